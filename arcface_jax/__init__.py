@@ -1,0 +1,1 @@
+"""ArcFace, additive angular margin loss for face recognition, in JAX and Flax."""
