@@ -1,0 +1,146 @@
+"""Encoded bytes to RGB pixels, and pixels to the network's size.
+
+Files come from strangers, so every way in is bounded: the number of pixels is
+read from the header before any is decoded, only raster formats are admitted,
+and whatever a decoder raises becomes one `InputError` that names the image.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from arcface_jax.errors import InputError
+
+try:
+    import simplejpeg
+except ImportError:  # Pillow decodes JPEG too, at about half the speed and with looser checks
+    simplejpeg = None
+
+MAX_PIXELS = 50_000_000
+"""Images of more pixels are refused before decoding, whatever their file size."""
+
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF", "MPO")
+_JPEG_START = b"\xff\xd8\xff"
+_EXIF_ORIENTATION = 0x0112
+
+
+def decode(encoded: bytes, name: str) -> np.ndarray:
+    """Decodes one image file's bytes.
+
+    JPEG goes through libjpeg-turbo in strict mode, so that a damaged stream is
+    an error and not a half-grey face. The EXIF orientation is applied. Grey,
+    palette and 1-bit images become RGB, 16-bit samples keep their high byte,
+    and transparent pixels are laid over white. The first frame of several
+    counts.
+
+    Args:
+      encoded: the file's content: JPEG, PNG, PGM, PPM, BMP, WebP, TIFF or GIF.
+      name: the file or record, for the error message.
+
+    Returns: uint8 [height, width, 3], RGB.
+
+    Raises:
+      InputError: empty, damaged, of an unknown format, or of more than
+        `MAX_PIXELS` pixels.
+    """
+    if not encoded:
+        raise InputError(f"{name}: empty image (0 bytes); remove or replace it")
+    if simplejpeg is not None and encoded[:3] == _JPEG_START:
+        return _decode_jpeg(encoded, name)
+    return _decode_with_pillow(encoded, name)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """PNG bytes of a uint8 [height, width, 3] image: lossless, so `decode` gives it back exactly."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Makes an image size × size without distorting it.
+
+    The largest centred square is cut out, then scaled by bicubic interpolation
+    with an antialiasing support. Stretching would change the proportions of a
+    face, and padding would add borders that a network trained on aligned crops
+    has never seen; so what is lost is the margin of the longer side. An image
+    that has the size already is returned as it is.
+
+    Args:
+      image: uint8 [height, width, 3].
+      size: side of the result in pixels.
+
+    Returns: uint8 [size, size, 3].
+    """
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def _decode_jpeg(encoded: bytes, name: str) -> np.ndarray:
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
+        _check_pixels(width, height, name)
+        if colorspace not in ("CMYK", "YCCK"):  # turbojpeg does not turn those into RGB; Pillow does
+            image = simplejpeg.decode_jpeg(encoded, colorspace="RGB")
+            return _upright(image, encoded)
+    except InputError:
+        raise
+    except Exception as error:  # ValueError for damage, others for what turbojpeg cannot represent
+        raise InputError(f"{name}: cannot decode this JPEG ({_one_line(error)}); remove or replace it") from error
+    return _decode_with_pillow(encoded, name)
+
+
+def _upright(image: np.ndarray, encoded: bytes) -> np.ndarray:
+    """Applies the EXIF orientation, which turbojpeg ignores."""
+    if b"Exif\0\0" not in encoded[:4096]:
+        return image
+    orientation = Image.open(io.BytesIO(encoded), formats=_FORMATS).getexif().get(_EXIF_ORIENTATION, 1)
+    if orientation == 1:
+        return image
+    exif = Image.Exif()
+    exif[_EXIF_ORIENTATION] = orientation
+    rotated = Image.fromarray(image)
+    rotated.info["exif"] = exif.tobytes()
+    return np.asarray(ImageOps.exif_transpose(rotated))
+
+
+def _decode_with_pillow(encoded: bytes, name: str) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+            _check_pixels(image.width, image.height, name)
+            if image.format == "PNG":  # loading ignores the checksums of the pixel data
+                Image.open(io.BytesIO(encoded), formats=("PNG",)).verify()
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image), name)
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, IndexError and more
+        raise InputError(f"{name}: cannot decode this image ({_one_line(error)}); remove or replace it") from error
+
+
+def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    if image.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip at 255 instead of scaling
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise InputError(f"{name}: floating-point pixels have no agreed range; save the image with 8 bits a channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return np.array(image.convert("RGB"))
+
+
+def _check_pixels(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{name}: {width}×{height} pixels, more than the limit of {MAX_PIXELS:,}; scale it down")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

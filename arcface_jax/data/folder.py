@@ -1,0 +1,66 @@
+"""A folder of images, one sub-folder an identity, or a zip archive of it."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from arcface_jax.data.encoded import EncodedSource, checked_index
+from arcface_jax.data.filetree import open_tree
+from arcface_jax.errors import InputError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp", ".tif", ".tiff")
+"""File names that are images, in either case."""
+
+
+class FolderSource(EncodedSource):
+    """ROOT/identity/image.jpg, at any depth.
+
+    Every folder that directly contains an image is an identity, named by its
+    path relative to the root: ORL's `s1`, Omniglot's `Balinese/character01`.
+    Identities are sorted by name and images by file name, so that the same
+    files give the same labels on every machine. Hidden files are left out; a
+    folder reached by several symbolic links counts once.
+
+    A zip archive of such a tree is read in place.
+
+    Args:
+      root: folder or zip file.
+      extensions: file names that count as images, lower case with the dot.
+
+    Raises:
+      InputError: the root is missing, is neither a folder nor a zip file, has
+        no image, or has images that belong to no identity.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], extensions: Sequence[str] = EXTENSIONS):
+        self._tree = open_tree(root)
+        self._paths = [path for path in self._tree.paths() if path.lower().endswith(tuple(extensions))]
+        if not self._paths:
+            raise InputError(f"{os.fspath(root)}: no image below it (looked for {', '.join(extensions)})")
+        loose = [path for path in self._paths if "/" not in path]
+        if loose:
+            raise InputError(
+                f"{self._tree.where(loose[0])}: {len(loose)} image(s) directly in the root belong to no identity; "
+                "put each identity's images in a folder of its own"
+            )
+        folders = [path.rpartition("/")[0] for path in self._paths]
+        self.identity_names: Sequence[str] = sorted(set(folders))
+        label_of = {name: label for label, name in enumerate(self.identity_names)}
+        self.labels = np.array([label_of[folder] for folder in folders], np.int32)
+
+    def path(self, index: int) -> str:
+        """Image `index`'s path relative to the root, with forward slashes."""
+        return self._paths[checked_index(index, len(self))]
+
+    def encoded(self, index: int) -> bytes:
+        """See `EncodedSource`."""
+        return self._tree.read(self.path(index))
+
+    def where(self, index: int) -> str:
+        """See `EncodedSource`."""
+        return self._tree.where(self.path(index))
+
+    def encoded_sizes(self) -> np.ndarray:
+        """See `EncodedSource`."""
+        return np.array([self._tree.size(path) for path in self._paths], np.int64)

@@ -1,0 +1,125 @@
+"""A whole data set in memory, decoded once and at the network's size."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import numpy as np
+
+from arcface_jax.data.decode import resize
+from arcface_jax.data.source import FaceSource
+from arcface_jax.errors import InputError
+
+OnUnreadable = Literal["raise", "skip"]
+_CHUNK = 256
+
+
+def batch_renderer(source: FaceSource) -> Callable[[np.ndarray], np.ndarray] | None:
+    """The source's optional method `render`, or None.
+
+    A source that makes many images at once faster than one by one has
+    `render(indices) -> uint8 [M, height, width, 3]`; whatever reads whole
+    batches uses it.
+    """
+    return getattr(source, "render", None)
+
+
+@dataclasses.dataclass(frozen=True)
+class MemorySource:
+    """Images in memory; itself a `FaceSource`.
+
+    Attributes:
+      images: uint8 [N, size, size, 3], RGB.
+      labels: int32 [N].
+      identity_names: what each label stands for.
+      fingerprint: of the source the images were read from.
+      skipped: one message for each image that could not be decoded.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    identity_names: Sequence[str]
+    fingerprint: str
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.images[index]
+
+    def render(self, indices: np.ndarray) -> np.ndarray:
+        """Images `indices`, uint8 [M, size, size, 3]."""
+        return self.images[indices]
+
+
+def load(
+    source: FaceSource,
+    image_size: int,
+    *,
+    on_unreadable: OnUnreadable = "raise",
+    threads: int = 4,
+    progress: Callable[[int], None] | None = None,
+) -> MemorySource:
+    """Decodes every image of a source into one array.
+
+    Args:
+      source: where the images are. Where it has `render`, that is used.
+      image_size: side in pixels; other sizes go through `decode.resize`.
+      on_unreadable: "raise" stops at the first image that cannot be decoded;
+        "skip" leaves such images out, with their messages in `skipped`.
+        Identities keep their labels, even one that loses all of its images.
+      threads: decoders working at once; they release the interpreter lock.
+      progress: called with the number of images done since the last call.
+
+    Returns: the images and their labels.
+
+    Raises:
+      InputError: an image cannot be decoded, under "raise"; or none can.
+    """
+    count = len(source)
+    images = np.empty((count, image_size, image_size, 3), np.uint8)
+    readable = np.ones(count, bool)
+    skipped: dict[int, str] = {}
+
+    def read_one(index: int) -> None:
+        try:
+            images[index] = resize(source[index], image_size)
+        except InputError as error:
+            if on_unreadable == "raise":
+                raise
+            readable[index] = False
+            skipped[index] = str(error)
+
+    render = batch_renderer(source)
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, count, _CHUNK):
+            chunk = range(start, min(start + _CHUNK, count))
+            if render is not None:
+                for index, image in zip(chunk, render(np.arange(chunk.start, chunk.stop)), strict=True):
+                    images[index] = resize(image, image_size)
+            else:
+                list(pool.map(read_one, chunk))
+            if progress is not None:
+                progress(len(chunk))
+    if not readable.any():
+        raise InputError(f"none of the {count} images can be decoded; the first: {skipped.get(0, 'there is none')}")
+    return MemorySource(
+        images=images if readable.all() else images[readable],
+        labels=np.asarray(source.labels)[readable].astype(np.int32),
+        identity_names=source.identity_names,
+        fingerprint=source.fingerprint,
+        skipped=tuple(skipped[index] for index in sorted(skipped)),
+    )
+
+
+def load_images(
+    source: FaceSource, image_size: int, *, threads: int = 4, progress: Callable[[int], None] | None = None
+) -> np.ndarray:
+    """All images of a source, uint8 [N, image_size, image_size, 3], in the order of its labels.
+
+    See `load`, of which this is the plain case: an image that cannot be decoded
+    raises InputError.
+    """
+    return load(source, image_size, threads=threads, progress=progress).images

@@ -1,0 +1,106 @@
+"""Views: a part of a source, or several sources as one. No image is copied."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from arcface_jax.data.encoded import checked_index
+from arcface_jax.data.source import FaceSource
+from arcface_jax.errors import InputError
+
+
+class Subset:
+    """Some images of a source, with labels renumbered 0 … n − 1 in the source's order.
+
+    A subset offers `encoded`, `where` and `render` exactly when its source does.
+
+    Args:
+      source: where the images are.
+      indices: int [M], which of them, in this order.
+
+    Raises:
+      InputError: an index is outside the source.
+    """
+
+    def __init__(self, source: FaceSource, indices: np.ndarray):
+        indices = np.asarray(indices, np.int64)
+        if len(indices) and (indices.min() < 0 or indices.max() >= len(source)):
+            raise InputError(f"indices {indices.min()} … {indices.max()} are outside a source of {len(source)} images")
+        self.source = source
+        self.indices = indices
+        kept, labels = np.unique(np.asarray(source.labels)[indices], return_inverse=True)
+        self.labels = labels.astype(np.int32)
+        self.identity_names: Sequence[str] = [source.identity_names[label] for label in kept]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.source[self._of(index)]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Digest of the source's fingerprint and of the indices."""
+        return hashlib.blake2b(self.source.fingerprint.encode() + self.indices.tobytes(), digest_size=16).hexdigest()
+
+    # Properties, so that hasattr(subset, "encoded") answers for the source.
+    @property
+    def encoded(self) -> Callable[[int], bytes]:
+        """The source's `encoded`, by this view's indices."""
+        read: Callable[[int], bytes] = self.source.encoded  # type: ignore[attr-defined]
+        return lambda index: read(self._of(index))
+
+    @property
+    def where(self) -> Callable[[int], str]:
+        """The source's `where`, by this view's indices."""
+        name: Callable[[int], str] = self.source.where  # type: ignore[attr-defined]
+        return lambda index: name(self._of(index))
+
+    @property
+    def render(self) -> Callable[[np.ndarray], np.ndarray]:
+        """The source's `render`, by this view's indices."""
+        draw: Callable[[np.ndarray], np.ndarray] = self.source.render  # type: ignore[attr-defined]
+        return lambda indices: draw(self.indices[np.asarray(indices)])
+
+    def _of(self, index: int) -> int:
+        return int(self.indices[checked_index(index, len(self))])
+
+
+class Concatenated:
+    """Several sources as one; each keeps identities of its own.
+
+    Labels of the second source start after the first's, and so on: nobody is
+    taken to be the same person for having the same name. Where the sources
+    share people, merge them on disk.
+
+    Args:
+      sources: at least one.
+    """
+
+    def __init__(self, sources: Sequence[FaceSource]):
+        if not sources:
+            raise InputError("sources: nothing to concatenate; give at least one source")
+        self.sources = list(sources)
+        self._ends = np.cumsum([len(source) for source in self.sources])
+        identities = np.cumsum([0, *(len(source.identity_names) for source in self.sources)])
+        self.labels = np.concatenate(
+            [np.asarray(source.labels) + first for source, first in zip(self.sources, identities[:-1], strict=True)]
+        ).astype(np.int32)
+        self.identity_names: Sequence[str] = [name for source in self.sources for name in source.identity_names]
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        index = checked_index(index, len(self))
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        start = self._ends[which - 1] if which else 0
+        return self.sources[which][int(index - start)]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Digest of the sources' fingerprints."""
+        joined = "".join(source.fingerprint for source in self.sources)
+        return hashlib.blake2b(joined.encode(), digest_size=16).hexdigest()

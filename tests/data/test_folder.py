@@ -1,0 +1,156 @@
+import os
+import pickle
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+
+from arcface_jax.data.decode import encode_png
+from arcface_jax.data.folder import FolderSource
+from arcface_jax.errors import InputError
+
+
+def picture(value: int, size: int = 8) -> np.ndarray:
+    return np.random.default_rng(value).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Three identities, one of them nested, with files that are not images beside them."""
+    for number, name in enumerate(("b/2.png", "b/10.PNG", "a/x.png", "deep/er/1.png", "a/notes.txt", "a/.hidden.png")):
+        path = tmp_path / "faces" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode_png(picture(number)))
+    return tmp_path / "faces"
+
+
+def zipped(tree, target):
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(tree.rglob("*"), reverse=True):
+            archive.write(path, path.relative_to(tree))
+    return target
+
+
+def test_identities_and_images_are_sorted(tree):
+    source = FolderSource(tree)
+    assert list(source.identity_names) == ["a", "b", "deep/er"]
+    assert [source.path(i) for i in range(len(source))] == ["a/x.png", "b/10.PNG", "b/2.png", "deep/er/1.png"]
+    np.testing.assert_array_equal(source.labels, [0, 1, 1, 2])
+    assert source.labels.dtype == np.int32
+    np.testing.assert_array_equal(source[1], picture(1))
+    np.testing.assert_array_equal(source[-1], picture(3))
+    with pytest.raises(IndexError):
+        source[4]
+
+
+def test_a_zip_archive_is_the_same_source(tree, tmp_path):
+    folder, archive = FolderSource(tree), FolderSource(zipped(tree, tmp_path / "faces.zip"))
+    assert list(archive.identity_names) == list(folder.identity_names)
+    assert archive.fingerprint == folder.fingerprint
+    for index in range(len(folder)):
+        np.testing.assert_array_equal(archive[index], folder[index])
+
+
+def test_the_fingerprint_follows_content_names_and_labels_but_not_times(tree):
+    before = FolderSource(tree).fingerprint
+    os.utime(tree / "a" / "x.png", (0, 0))
+    assert FolderSource(tree).fingerprint == before
+    content = (tree / "a" / "x.png").read_bytes()
+    (tree / "a" / "x.png").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    changed = FolderSource(tree).fingerprint
+    assert changed != before
+    (tree / "a").rename(tree / "c")
+    assert FolderSource(tree).fingerprint not in (before, changed)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_source_survives_pickling_and_many_threads(tree, tmp_path, kind):
+    source = FolderSource(tree if kind == "folder" else zipped(tree, tmp_path / "faces.zip"))
+    expected = [source[index] for index in range(4)]
+    copy = pickle.loads(pickle.dumps(source))
+    wrong = []
+
+    def read():
+        for _ in range(50):
+            wrong.extend(index for index in range(4) if not np.array_equal(copy[index], expected[index]))
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_symbolic_links_are_followed_and_loops_end(tree):
+    (tree / "b" / "loop").symlink_to(tree, target_is_directory=True)
+    (tree / "twin").symlink_to(tree / "a", target_is_directory=True)
+    (tree / "a" / "again").symlink_to(tree / "b", target_is_directory=True)
+    source = FolderSource(tree)
+    assert len(source) == 4
+    assert len(source.identity_names) == 3
+
+
+def test_a_pipe_is_not_opened_and_a_broken_link_is_named_on_access(tree):
+    os.mkfifo(tree / "a" / "pipe.png")
+    (tree / "a" / "zz.png").symlink_to(tree / "nowhere.png")
+    source = FolderSource(tree)
+    assert len(source) == 5
+    with pytest.raises(InputError, match=r"a/zz\.png: cannot read this file \(No such file"):
+        source[1]
+
+
+def test_an_unreadable_image_is_named_on_access(tree, tmp_path):
+    (tree / "a" / "y.png").write_bytes(b"not an image")
+    for source in (FolderSource(tree), FolderSource(zipped(tree, tmp_path / "faces.zip"))):
+        with pytest.raises(InputError, match=r"a/y\.png: cannot decode"):
+            source[1]
+
+
+def test_bad_roots_are_refused_in_one_line(tmp_path):
+    with pytest.raises(InputError, match="missing: no such folder or zip file"):
+        FolderSource(tmp_path / "missing")
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(InputError, match="file: neither a folder nor a zip file"):
+        FolderSource(tmp_path / "file")
+    (tmp_path / "empty" / "person").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"empty: no image below it \(looked for \.jpg"):
+        FolderSource(tmp_path / "empty")
+    (tmp_path / "loose").mkdir()
+    (tmp_path / "loose" / "1.png").write_bytes(encode_png(picture(0)))
+    with pytest.raises(InputError, match=r"loose/1\.png: 1 image\(s\) directly in the root"):
+        FolderSource(tmp_path / "loose")
+
+
+def test_only_the_given_extensions_count(tree):
+    (tree / "a" / "z.data").write_bytes(encode_png(picture(7)))
+    assert len(FolderSource(tree, extensions=[".data"])) == 1
+
+
+def test_members_that_point_outside_a_zip_write_nothing(tmp_path):
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
+        archive.writestr("../../evil/1.png", encode_png(picture(1)))
+        archive.writestr("good/1.png", encode_png(picture(2)))
+    source = FolderSource(tmp_path / "evil.zip")
+    np.testing.assert_array_equal(source[len(source) - 1], picture(2))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.zip"]
+
+
+def test_a_damaged_zip_member_is_named(tree, tmp_path):
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:  # stored, so the bytes can be found
+        archive.write(tree / "a" / "x.png", "a/x.png")
+    content = bytearray((tmp_path / "faces.zip").read_bytes())
+    content[content.index(b"IDAT") + 8] ^= 0xFF
+    (tmp_path / "faces.zip").write_bytes(content)
+    with pytest.raises(InputError, match=r"faces\.zip:a/x\.png: cannot read this file \(Bad CRC-32"):
+        FolderSource(tmp_path / "faces.zip")[0]
+
+
+def test_real_archives(shared_data):
+    faces = FolderSource(shared_data / "orl_faces.zip")
+    assert (len(faces), len(faces.identity_names), faces[0].shape) == (400, 40, (112, 92, 3))
+    characters = FolderSource(shared_data / "omniglot_background_small1.zip")
+    assert (len(characters), len(characters.identity_names)) == (2720, 136)
+    assert set(np.unique(characters[0])) == {0, 255}
+    assert np.mean(characters[0]) > 200  # black on white
