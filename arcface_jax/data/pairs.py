@@ -1,0 +1,215 @@
+"""Pairs of images for verification: all of them, or a drawn list in folds as LFW arranges it."""
+
+import dataclasses
+import heapq
+
+import numpy as np
+
+from arcface_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """A list of image pairs.
+
+    Attributes:
+      first: int64 [P], index of each pair's first image.
+      second: int64 [P], of its second.
+      same: bool [P], whether both show one identity.
+      num_folds: the list is this many contiguous parts of equal length, each half
+        same and half different; 1 if it is not arranged in folds.
+      disjoint_folds: whether no identity occurs in two folds.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    same: np.ndarray
+    num_folds: int = 1
+    disjoint_folds: bool = True
+
+    def __len__(self) -> int:
+        """The number of pairs, P."""
+        return len(self.same)
+
+
+def all_pairs(labels: np.ndarray) -> Pairs:
+    """Every unordered pair of different images, N(N − 1)/2 of them, in the order (0, 1), (0, 2) … (N − 2, N − 1).
+
+    Args:
+      labels: int [N], the identity of each image.
+    """
+    labels = _check_labels(labels)
+    first, second = np.triu_indices(len(labels), k=1)
+    return Pairs(first, second, labels[first] == labels[second])
+
+
+def draw_pairs(labels: np.ndarray, num_pairs: int, seed: int, num_folds: int = 10) -> Pairs:
+    """Draws a balanced list of pairs, in contiguous folds as LFW has them.
+
+    Each fold holds as many same as different pairs, the same ones first. No pair
+    occurs twice in either order, and no image is paired with itself. Same
+    pairs are spread over identities as evenly as their images allow;
+    different pairs take two identities at random, then an image of each. So
+    identities with many images do not rule the result.
+
+    Folds have disjoint identities if the identities can be divided so that each
+    fold has its share of distinct pairs; otherwise all folds draw from all
+    identities (`disjoint_folds` tells). Equal arguments give equal pairs.
+
+    Args:
+      labels: int [N], the identity of each image.
+      num_pairs: how many pairs are wanted. The list is shorter if the data have fewer
+        distinct pairs, and always a multiple of 2 · num_folds; its length tells.
+      seed: of the draw.
+      num_folds: number of folds.
+
+    Raises:
+      InputError: there is one identity only, no identity has two images, or not
+        even one same and one different pair per fold can be had.
+    """
+    labels = _check_labels(labels)
+    if num_folds < 1:
+        raise InputError(f"num_folds: {num_folds}; give at least 1")
+    blocks = _Blocks.of(labels)
+    if len(blocks.sizes) < 2:
+        raise InputError("labels: there is one identity only, so no different pairs; give at least two identities")
+    if blocks.num_same_pairs == 0:
+        raise InputError("labels: no identity has two images, so there are no same pairs; add images")
+    available = min(num_pairs // 2, blocks.num_same_pairs, blocks.num_different_pairs)
+    per_fold = available // num_folds
+    if per_fold == 0:
+        raise InputError(
+            f"num_pairs: {num_pairs} wanted in {num_folds} folds, but the data have {blocks.num_same_pairs} same and "
+            f"{blocks.num_different_pairs} different pairs and each fold needs one of each; use fewer folds or more"
+        )
+    rng = np.random.default_rng(seed)
+    parts = _disjoint_parts(blocks, num_folds, per_fold, rng)
+    if parts is None:
+        same = rng.permutation(blocks.draw_same(per_fold * num_folds, rng)).reshape(num_folds, per_fold, 2)
+        different = blocks.draw_different(per_fold * num_folds, rng).reshape(num_folds, per_fold, 2)
+    else:
+        same = np.stack([part.draw_same(per_fold, rng) for part in parts])
+        different = np.stack([part.draw_different(per_fold, rng) for part in parts])
+    pairs = np.concatenate([same, different], axis=1).reshape(-1, 2)
+    is_same = np.tile(np.arange(2 * per_fold) < per_fold, num_folds)
+    return Pairs(pairs[:, 0].copy(), pairs[:, 1].copy(), is_same, num_folds, num_folds == 1 or parts is not None)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blocks:
+    """Images sorted by identity: identity k has images[starts[k] : starts[k] + sizes[k]]."""
+
+    images: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+
+    @staticmethod
+    def of(labels: np.ndarray) -> "_Blocks":
+        _, starts, sizes = np.unique(np.sort(labels), return_index=True, return_counts=True)
+        return _Blocks(np.argsort(labels, kind="stable"), starts, sizes)
+
+    def part(self, identities: np.ndarray) -> "_Blocks":
+        """The blocks of some identities only."""
+        sizes = self.sizes[identities]
+        images = [self.images[self.starts[k] : self.starts[k] + self.sizes[k]] for k in identities]
+        return _Blocks(np.concatenate(images), np.cumsum(sizes) - sizes, sizes)
+
+    @property
+    def same_capacity(self) -> np.ndarray:
+        return self.sizes * (self.sizes - 1) // 2
+
+    @property
+    def num_same_pairs(self) -> int:
+        return int(self.same_capacity.sum())
+
+    @property
+    def num_different_pairs(self) -> int:
+        return int((self.sizes.sum() ** 2 - (self.sizes**2).sum()) // 2)
+
+    def draw_same(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """`count` distinct same pairs [count, 2], spread evenly over the identities."""
+        drawn = []
+        for identity, share in enumerate(_even_shares(self.same_capacity, count, rng)):
+            if share:
+                ranks = rng.choice(self.same_capacity[identity], share, replace=False, shuffle=False)
+                upper, lower = np.triu_indices(self.sizes[identity], k=1)
+                drawn.append(self.starts[identity] + np.stack([upper[ranks], lower[ranks]], axis=1))
+        return self.images[rng.permutation(np.concatenate(drawn))]
+
+    def draw_different(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """`count` distinct different pairs [count, 2].
+
+        A pair of positions i < j in two blocks has a rank: the pairs of earlier i, plus
+        j's place after the end of i's block. Identities are drawn uniformly as
+        long as that finds new pairs; what is then missing comes uniformly from the rest.
+        """
+        ends = np.repeat(self.starts + self.sizes, self.sizes)
+        partners = len(self.images) - ends
+        before = np.cumsum(partners) - partners
+        ranks = np.empty(0, np.int64)
+        for _ in range(8):
+            one = rng.integers(len(self.sizes), size=count)
+            other = (one + rng.integers(1, len(self.sizes), size=count)) % len(self.sizes)
+            low, high = np.minimum(one, other), np.maximum(one, other)
+            i = self.starts[low] + rng.integers(self.sizes[low])
+            j = self.starts[high] + rng.integers(self.sizes[high])
+            ranks = _distinct(np.concatenate([ranks, before[i] + j - ends[i]]))[:count]
+        if len(ranks) < count:
+            spare = rng.choice(self.num_different_pairs, count, replace=False)
+            ranks = _distinct(np.concatenate([ranks, spare]))[:count]
+        i = np.searchsorted(before + partners, ranks, side="right")
+        pairs = np.stack([self.images[i], self.images[ends[i] + ranks - before[i]]], axis=1)
+        swapped = rng.random(count) < 0.5  # else the first image would always be of the earlier identity
+        return np.where(swapped[:, None], pairs[:, ::-1], pairs)
+
+
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """The distinct values, in the order of their first occurrence."""
+    return values[np.sort(np.unique(values, return_index=True)[1])]
+
+
+def _even_shares(capacity: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Divides `count` as evenly as the capacities allow; who gets one more is drawn."""
+    low, high = 0, int(capacity.max())
+    while low < high:  # the largest level whose total does not exceed count
+        level = (low + high + 1) // 2
+        low, high = (level, high) if np.minimum(capacity, level).sum() <= count else (low, level - 1)
+    shares = np.minimum(capacity, low)
+    open_to_more = np.flatnonzero(capacity > low)
+    shares[rng.permutation(open_to_more)[: count - int(shares.sum())]] += 1
+    return shares
+
+
+def _disjoint_parts(blocks: _Blocks, num_folds: int, per_fold: int, rng: np.random.Generator) -> list[_Blocks] | None:
+    """Divides the identities among the folds, each able to give `per_fold` pairs of both kinds; None if that fails.
+
+    Identities go one by one, those with most same pairs first, to the fold with the fewest same pairs so far; those
+    with a single image, which have none, to the fold with the fewest images.
+    """
+    order = rng.permutation(len(blocks.sizes))
+    order = order[np.argsort(-blocks.same_capacity[order], kind="stable")]
+    members: list[list[int]] = [[] for _ in range(num_folds)]
+    images = [0] * num_folds
+    for load, identities in (
+        (blocks.same_capacity, order[blocks.same_capacity[order] > 0]),
+        (blocks.sizes, order[blocks.same_capacity[order] == 0]),
+    ):
+        heap = [(0 if load is blocks.same_capacity else images[fold], fold) for fold in range(num_folds)]
+        heapq.heapify(heap)
+        for identity in identities.tolist():
+            loaded, fold = heapq.heappop(heap)
+            members[fold].append(identity)
+            images[fold] += int(blocks.sizes[identity])
+            heapq.heappush(heap, (loaded + int(load[identity]), fold))
+    if not all(members):
+        return None
+    parts = [blocks.part(np.array(fold_members)) for fold_members in members]
+    enough = all(min(part.num_same_pairs, part.num_different_pairs) >= per_fold for part in parts)
+    return parts if enough else None
+
+
+def _check_labels(labels: np.ndarray) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"labels: shape {labels.shape}, dtype {labels.dtype}; give a non-empty vector of integers")
+    return labels

@@ -1,0 +1,174 @@
+"""Ten folds: pick a threshold on nine, apply it to the tenth, exactly and by sorting once.
+
+The candidates are every way the data can be cut, so no grid of thresholds
+limits the result. The published scripts' grid is in `published.py`.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.checks import check_same, check_scores, check_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldAccuracy:
+    """Accuracy over folds.
+
+    Attributes:
+      mean: mean of `per_fold`.
+      std: their standard deviation (ddof 0).
+      per_fold: [F], accuracy on each held-out fold.
+      thresholds: [F], what the other folds chose.
+    """
+
+    mean: float
+    std: float
+    per_fold: np.ndarray
+    thresholds: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldRates:
+    """TAR on held-out folds, at the threshold that the other folds put at a wanted FAR.
+
+    Attributes:
+      val: mean over folds of the TAR ("VAL") on the held-out fold.
+      std: its standard deviation (ddof 0).
+      far: mean over folds of the FAR that the threshold gave on the held-out fold.
+      thresholds: [F], what the other folds chose.
+    """
+
+    val: float
+    std: float
+    far: float
+    thresholds: np.ndarray
+
+
+def fold_numbers(num_pairs: int, num_folds: int = 10) -> np.ndarray:
+    """int [P]: the fold of each pair; contiguous, not shuffled, the first num_pairs % num_folds one larger."""
+    if not 2 <= num_folds <= num_pairs:
+        raise InputError(f"num_folds: {num_folds} folds of {num_pairs} pairs; give from 2 folds to one per pair")
+    sizes = np.full(num_folds, num_pairs // num_folds)
+    sizes[: num_pairs % num_folds] += 1
+    return np.repeat(np.arange(num_folds), sizes)
+
+
+def threshold_between(upper: np.floating, lower: np.floating) -> float:
+    """A threshold t with lower < t ≤ upper: the middle, as far as the scores' number format has one."""
+    middle = lower / 2 + upper / 2
+    return float(middle if lower < middle <= upper else upper)
+
+
+def best_threshold(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
+    """The threshold with the highest accuracy on these pairs, and that accuracy.
+
+    A threshold lies midway between two neighbouring distinct scores; of equally
+    good ones the strictest (highest) is taken. If rejecting everything is best
+    it is just above the highest score; if accepting everything is, it is the lowest score.
+
+    Args:
+      scores: [P], higher means more alike.
+      same: [P] bool.
+      weights: [P], how often each pair counts; once each if None.
+    """
+    scores = check_scores(scores)
+    same = check_same(same, len(scores))
+    weights = np.ones(len(scores), np.int64) if weights is None else check_weights(weights, len(scores))
+    order = np.argsort(-scores, kind="stable")
+    return _best_of_sorted(scores[order], np.where(same, weights, -weights)[order], float(weights.sum()))
+
+
+def _best_of_sorted(scores: np.ndarray, signed: np.ndarray, total: float) -> tuple[float, float]:
+    """`best_threshold` of descending scores; `signed` is the weight, negative for different pairs."""
+    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
+    gain = np.concatenate([[0], np.cumsum(signed)[ends]])  # correct(k) − #different, for k accepted runs of scores
+    best = int(np.argmax(gain))
+    num_different = -float(signed[signed < 0].sum())
+    accuracy = (num_different + float(gain[best])) / total if total else 0.0
+    if best == 0:
+        return float(np.nextafter(scores[0], np.asarray(np.inf, scores.dtype))), accuracy
+    upper = scores[ends[best - 1]]
+    if best == len(ends):
+        return float(upper), accuracy
+    return threshold_between(upper, scores[ends[best]]), accuracy
+
+
+def ten_fold_accuracy(
+    similarities: np.ndarray, same: np.ndarray, num_folds: int = 10, weights: np.ndarray | None = None
+) -> FoldAccuracy:
+    """LFW's accuracy: the best threshold of the other folds, applied to each fold.
+
+    A pair is called the same person if similarity ≥ threshold. The threshold
+    is `best_threshold` of the training folds, which never see the held-out fold.
+
+    Args:
+      similarities: [P], e.g. cosine; in the order of the pair list, folds contiguous.
+      same: [P] bool.
+      num_folds: contiguous folds, as `fold_numbers` cuts them.
+      weights: [P], how often each pair counts (bootstrap replicates); once each if None.
+
+    References: Huang et al., Labeled Faces in the Wild (2007), §IV.
+    """
+    similarities = check_scores(similarities, "similarities")
+    same = check_same(same, len(similarities))
+    weights = np.ones(len(same), np.int64) if weights is None else check_weights(weights, len(same))
+    folds = fold_numbers(len(same), num_folds)
+    order = np.argsort(-similarities, kind="stable")
+    ordered, signed, ordered_folds = similarities[order], np.where(same, weights, -weights)[order], folds[order]
+    per_fold, thresholds = np.zeros(num_folds), np.zeros(num_folds)
+    for fold in range(num_folds):
+        held_out = folds == fold
+        if not weights[held_out].any():
+            per_fold[fold] = np.nan  # a bootstrap replicate without this fold
+            continue
+        train = ordered_folds != fold
+        total = float(weights.sum() - weights[held_out].sum())
+        thresholds[fold], _ = _best_of_sorted(ordered[train], signed[train], total)
+        correct = (similarities[held_out] >= thresholds[fold]) == same[held_out]
+        per_fold[fold] = np.average(correct, weights=weights[held_out])
+    kept = ~np.isnan(per_fold)
+    return FoldAccuracy(float(per_fold[kept].mean()), float(per_fold[kept].std()), per_fold, thresholds)
+
+
+def val_at_far(similarities: np.ndarray, same: np.ndarray, far: float = 1e-3, num_folds: int = 10) -> FoldRates:
+    """VAL@FAR: TAR of each fold at the threshold that keeps the other folds' FAR at or below `far`.
+
+    The threshold is the smallest number that accepts at most ⌊far · n⌋ of the n
+    different pairs of the training folds: just above the next one's score.
+
+    Args:
+      similarities: [P], in the order of the pair list.
+      same: [P] bool; every fold needs both kinds of pairs.
+      far: wanted false accept rate.
+      num_folds: contiguous folds.
+
+    References: Schroff et al., FaceNet (arXiv:1503.03832), §4 (VAL and FAR).
+    """
+    similarities = check_scores(similarities, "similarities")
+    same = check_same(same, len(similarities))
+    if not 0.0 <= far < 1.0:
+        raise InputError(f"far: {far} is not a false accept rate below 1; give e.g. 1e-3")
+    folds = fold_numbers(len(same), num_folds)
+    check_both_kinds(folds, same, num_folds)
+    val, achieved, thresholds = np.zeros(num_folds), np.zeros(num_folds), np.zeros(num_folds)
+    for fold in range(num_folds):
+        impostors = np.sort(similarities[(folds != fold) & ~same])[::-1]
+        allowed = int(np.floor(far * len(impostors) * (1 + 1e-12)))  # .1 × 30 is 3, also in floating point
+        threshold = np.nextafter(impostors[allowed], np.asarray(np.inf, impostors.dtype))
+        accepted = similarities[folds == fold] >= threshold
+        same_here = same[folds == fold]
+        thresholds[fold], val[fold], achieved[fold] = threshold, accepted[same_here].mean(), accepted[~same_here].mean()
+    return FoldRates(float(val.mean()), float(val.std()), float(achieved.mean()), thresholds)
+
+
+def check_both_kinds(folds: np.ndarray, same: np.ndarray, num_folds: int) -> None:
+    """Refuses folds in which TAR or FAR would be 0/0."""
+    for kind, mask in (("same", same), ("different", ~same)):
+        counts = np.bincount(folds[mask], minlength=num_folds)
+        if (counts == 0).any():
+            raise InputError(
+                f"same: fold {int(np.argmin(counts)) + 1} of {num_folds} holds no {kind} pair; "
+                "order the pairs so that each fold has both kinds, or use fewer folds"
+            )

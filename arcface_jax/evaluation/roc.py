@@ -1,0 +1,159 @@
+"""The receiver operating characteristic: the one ROC that every protocol here uses.
+
+A pair is *accepted* (called the same person) if its score is at least the
+threshold, so equal scores are accepted together and the curve has one point
+per distinct score. No point is dropped.
+"""
+
+import dataclasses
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.checks import check_same, check_scores, check_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Roc:
+    """A full ROC, from "accept nothing" (threshold +∞) to "accept everything".
+
+    Attributes:
+      thresholds: [K], descending; +∞, then each distinct score once.
+      false_accepts: [K], different pairs with score ≥ threshold.
+      true_accepts: [K], same pairs with score ≥ threshold.
+      num_different: number (or total weight) of different pairs.
+      num_same: number (or total weight) of same pairs.
+      complete: False if only the highest scores were kept (a streamed tail), so
+        that the curve ends at `far[-1]` < 1.
+    """
+
+    thresholds: np.ndarray
+    false_accepts: np.ndarray
+    true_accepts: np.ndarray
+    num_different: float
+    num_same: float
+    complete: bool = True
+
+    @cached_property
+    def far(self) -> np.ndarray:
+        """[K] false accept rate (false match rate, FPR), ascending."""
+        return self.false_accepts / self.num_different
+
+    @cached_property
+    def tar(self) -> np.ndarray:
+        """[K] true accept rate (1 − false reject rate, TPR), ascending."""
+        return self.true_accepts / self.num_same
+
+    @cached_property
+    def frr(self) -> np.ndarray:
+        """[K] false reject rate, 1 − TAR, descending."""
+        return (self.num_same - self.true_accepts) / self.num_same
+
+
+def roc_curve(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None) -> Roc:
+    """The full ROC of pair scores, by one sort.
+
+        FAR(t) = #{different, score ≥ t} / #different
+        TAR(t) = #{same, score ≥ t} / #same
+
+    Args:
+      scores: [P], higher means more alike; finite.
+      same: [P], bool: whether the pair is one person.
+      weights: [P], ≥ 0: how often each pair counts (bootstrap replicates); one each if None.
+
+    Returns: the curve, with one point per distinct score and +∞ in front.
+
+    Raises:
+      InputError: a score is NaN or infinite, mismatched lengths, or a kind of pair is missing.
+    """
+    scores = check_scores(scores, "scores")
+    same = check_same(same, len(scores))
+    weights = None if weights is None else check_weights(weights, len(scores))
+    if not (np.diff(scores) <= 0).all():
+        order = np.argsort(-scores)
+        scores, same = scores[order], same[order]
+        weights = None if weights is None else weights[order]
+    if weights is None:
+        true_accepts = np.cumsum(same, dtype=np.int64)
+        total = np.arange(1, len(scores) + 1)
+    else:
+        true_accepts = np.cumsum(np.where(same, weights, 0))
+        total = np.cumsum(weights)
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # the last of each run of equal scores
+    true_accepts, total = true_accepts[last], total[last]
+    num_same, num_different = true_accepts[-1], total[-1] - true_accepts[-1]
+    if num_same == 0 or num_different == 0:
+        kind = "same" if num_same == 0 else "different"
+        raise InputError(f"same: none of the {len(scores)} pairs is a {kind} pair, so there is no ROC; give both kinds")
+    return Roc(
+        thresholds=np.concatenate([[np.inf], scores[last]]).astype(scores.dtype),
+        false_accepts=np.concatenate([[0], total - true_accepts]).astype(total.dtype),
+        true_accepts=np.concatenate([[0], true_accepts]).astype(total.dtype),
+        num_different=num_different.item(),
+        num_same=num_same.item(),
+    )
+
+
+Rule = Literal["nearest", "at_most"]
+
+
+def operating_point(roc: Roc, far: float, rule: Rule = "nearest") -> int:
+    """The index of the ROC point that stands for a wanted false accept rate.
+
+    "nearest" is the field's rule for IJB-B and IJB-C: the point whose FAR is
+    nearest to the wanted one; among equally near points the one with the larger
+    TAR. "at_most" is the conservative rule for deployment: the point with the
+    largest TAR whose FAR does not exceed the wanted one.
+
+    Raises:
+      InputError: `far` is not in [0, 1] or lies beyond the end of a streamed tail.
+    """
+    if not 0.0 <= far <= 1.0:
+        raise InputError(f"far: {far} is not a false accept rate; give a number from 0 to 1")
+    if not roc.complete and far > roc.far[-1]:
+        raise InputError(
+            f"far: {far:g} lies beyond the kept tail, which ends at {roc.far[-1]:g}; keep more of the highest scores"
+        )
+    if rule == "at_most":
+        return int(np.searchsorted(roc.far, far, side="right")) - 1
+    if rule != "nearest":
+        raise InputError(f"rule: {rule!r} is unknown; use 'nearest' or 'at_most'")
+    distance = np.abs(roc.far - far)
+    return len(distance) - 1 - int(np.argmin(distance[::-1]))
+
+
+def tar_at_far(roc: Roc, far: float, rule: Rule = "nearest") -> float:
+    """True accept rate at a wanted false accept rate; see `operating_point` for the rules.
+
+    With fewer than 1/far different pairs the nearest point may be FAR = 0:
+    `thresholds.deployment_threshold` says when that is so.
+    """
+    return float(roc.tar[operating_point(roc, far, rule)])
+
+
+def equal_error_rate(roc: Roc) -> float:
+    """The rate at which FAR = FRR, on the ROC joined by straight lines.
+
+    Between the last point with FAR < FRR and the first with FAR ≥ FRR the
+    crossing is found in closed form, so no root finder has to converge.
+    """
+    far, frr = roc.far, roc.frr
+    if not roc.complete and far[-1] < frr[-1]:
+        raise InputError("roc: the kept tail ends before FAR = FRR; keep more of the highest scores")
+    right = int(np.searchsorted(far - frr, 0.0, side="left"))
+    left = right - 1  # never negative: the first point has FAR 0 and FRR 1
+    gap_left, gap_right = frr[left] - far[left], far[right] - frr[right]
+    return float(far[left] + (far[right] - far[left]) * gap_left / (gap_left + gap_right))
+
+
+def area_under_curve(roc: Roc) -> float:
+    """Area under the ROC: P(same score > different score) + ½ P(equal).
+
+    The trapezoid rule on the full curve equals the Mann–Whitney statistic with
+    ties counted half.
+    """
+    if not roc.complete:
+        raise InputError("roc: only a tail was kept, and the area needs every score; use a complete ROC")
+    return float(np.trapezoid(roc.tar, roc.far))

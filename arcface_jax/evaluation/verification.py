@@ -1,0 +1,136 @@
+"""Pair verification as LFW, CFP, AgeDB-30, CALFW, CPLFW, YTF and RFW are scored: arrays in, numbers out."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.checks import check_embeddings, check_same
+from arcface_jax.evaluation.folds import best_threshold, ten_fold_accuracy, val_at_far
+from arcface_jax.evaluation.published import published_ten_fold_accuracy, published_val_at_far, squared_distances
+from arcface_jax.evaluation.roc import area_under_curve, equal_error_rate, roc_curve, tar_at_far
+
+
+@dataclasses.dataclass(frozen=True)
+class VerificationResult:
+    """What a table of pair verification shows.
+
+    Attributes:
+      accuracy: mean over folds of the accuracy on the held-out fold.
+      accuracy_std: its standard deviation over folds (ddof 0).
+      threshold: cosine similarity that separates all the pairs best (accept if ≥). It has seen every pair: to
+        deploy, take `thresholds.deployment_threshold` at the FAR you can bear.
+      val: mean over folds of the TAR at the threshold that the other folds put at FAR 1e-3.
+      val_std: its standard deviation over folds (ddof 0).
+      val_far: the FAR that those thresholds gave on the held-out folds.
+      tar: true accept rate on all pairs, at each false accept rate asked for.
+      eer: equal error rate.
+      auc: area under the ROC.
+      num_same: number of same pairs.
+      num_different: number of different pairs.
+    """
+
+    accuracy: float
+    accuracy_std: float
+    threshold: float
+    val: float
+    val_std: float
+    val_far: float
+    tar: Mapping[float, float]
+    eer: float
+    auc: float
+    num_same: int
+    num_different: int
+
+    def numbers(self) -> dict[str, float]:
+        """The result as flat names and numbers, for logs and tables."""
+        flat = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "tar"}
+        return flat | {f"tar@far={far:g}": value for far, value in self.tar.items()}
+
+
+VAL_FAR = 1e-3
+"""The false accept rate at which the field quotes VAL."""
+
+
+def pair_similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Cosine of each pair of unit rows, summed in float64.
+
+    Args:
+      first: [P, D], rows of norm 1.
+      second: [P, D], rows of norm 1.
+
+    Returns: [P], float64.
+
+    Raises:
+      InputError: shapes differ, or a row is NaN or not of norm 1 (it gives the row).
+    """
+    first, second = check_embeddings(first, "first"), check_embeddings(second, "second")
+    if first.shape != second.shape:
+        raise InputError(f"second: shape {second.shape}, but first has {first.shape}; give one row per pair in each")
+    return np.einsum("pd,pd->p", first, second, dtype=np.float64)
+
+
+def verify_pairs(
+    first: np.ndarray,
+    second: np.ndarray,
+    same: np.ndarray,
+    *,
+    folds: int = 10,
+    fars: Sequence[float] = (1e-2, 1e-3),
+    published_scripts: bool = False,
+) -> VerificationResult:
+    """Scores pairs of embeddings by the LFW protocol.
+
+    Args:
+      first: [P, D], unit embeddings of the pairs' first images.
+      second: [P, D], of the second ones.
+      same: [P] bool, in the order of the pair list.
+      folds: number of contiguous folds; each needs same and different pairs.
+      fars: false accept rates at which to report TAR.
+      published_scripts: compute accuracy and VAL as the published scripts do, to
+        the last digit (a grid of squared distances; see `published`). The other
+        numbers, which those scripts do not give, stay exact.
+
+    Raises:
+      InputError: mismatched lengths, a NaN or unnormalised row, a fold without
+        one kind of pair.
+    """
+    similarities = pair_similarities(first, second)
+    if not published_scripts:
+        return verify_similarities(similarities, same, folds=folds, fars=fars)
+    distances = squared_distances(np.asarray(first), np.asarray(second))
+    accuracy = published_ten_fold_accuracy(distances, same, folds)
+    val = published_val_at_far(distances, same, VAL_FAR, folds)
+    exact = verify_similarities(similarities, same, folds=folds, fars=fars)
+    return dataclasses.replace(
+        exact,
+        accuracy=accuracy.mean,
+        accuracy_std=accuracy.std,
+        val=val.val,
+        val_std=val.std,
+        val_far=val.far,
+    )
+
+
+def verify_similarities(
+    similarities: np.ndarray, same: np.ndarray, *, folds: int = 10, fars: Sequence[float] = (1e-2, 1e-3)
+) -> VerificationResult:
+    """`verify_pairs` from similarities [P] that were computed elsewhere; higher means more alike."""
+    accuracy = ten_fold_accuracy(similarities, same, folds)
+    val = val_at_far(similarities, same, VAL_FAR, folds)
+    roc = roc_curve(similarities, same)
+    num_same = int(np.count_nonzero(check_same(same, len(similarities))))
+    return VerificationResult(
+        accuracy=accuracy.mean,
+        accuracy_std=accuracy.std,
+        threshold=best_threshold(similarities, same)[0],
+        val=val.val,
+        val_std=val.std,
+        val_far=val.far,
+        tar={far: tar_at_far(roc, far) for far in fars},
+        eer=equal_error_rate(roc),
+        auc=area_under_curve(roc),
+        num_same=num_same,
+        num_different=len(similarities) - num_same,
+    )
