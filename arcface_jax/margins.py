@@ -1,0 +1,314 @@
+r"""Margins: psi, the function of the true class's cosine that stands between cosine similarity and cross-entropy.
+
+Every margin of the family is
+
+    psi(cosθ) = cos(m1·θ + m2) − m3
+
+with three numbers (SphereFace m1, ArcFace m2, CosFace m3), a rule for angles whose m1·θ + m2 is past π, and one of
+two gradients. A psi is a small frozen object, called with cosines and returning cosines of the same shape:
+
+    psi = arcface(0.5)
+    psi(jnp.cos(theta))             # cos(θ + 0.5)
+
+With numbers for margins it is hashable and compares by value, so it may be a static argument of `jax.jit`; with
+arrays (a margin for each example) it is a pytree whose leaves are those arrays. Wherever this library takes a psi, any
+function from cosines to cosines will do.
+
+References:
+  Deng et al., ArcFace, arXiv:1801.07698, eq. 4. Liu et al., SphereFace, arXiv:1704.08063. Wang et al., CosFace,
+  arXiv:1801.09414. Wang et al., NormFace, arXiv:1704.06369.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arcface_jax.arguments import check_between, check_choice
+from arcface_jax.errors import InputError
+
+Psi = Callable[[jax.Array], jax.Array]
+
+PAST_PI = ("none", "linear", "easy", "clip", "reflect")
+GRADIENTS = ("exact", "straight_through")
+SINE_GUARD = 1e-6
+LARGEST_M1 = 10.0
+
+
+def guarded_sine(cosine: jax.Array, guard: float = SINE_GUARD) -> jax.Array:
+    """sinθ = sqrt(1 − cos²θ + guard), whose slope −cosθ/sinθ stays finite (at most 1000) at cosθ = ±1.
+
+    A cosine that rounding has carried outside [−1, 1] counts as ±1. 1 − cos² is formed as (1 − cos)(1 + cos), which
+    does not cancel.
+
+    Args:
+      cosine: cosθ, any shape.
+      guard: what is added under the root.
+
+    Returns: an array like `cosine`.
+    """
+    square = (1.0 - cosine) * (1.0 + cosine)
+    # `where` rather than `maximum`, which would halve the slope at exactly ±1.
+    return jnp.sqrt(jnp.where(square < 0.0, 0.0, square) + guard)
+
+
+def angle(cosine: jax.Array) -> jax.Array:
+    """θ = atan2(sinθ, cosθ) with the guarded sine: arccos with a finite slope everywhere.
+
+    It differs from arccos by at most 1e-3 rad, at θ = 0 and π, and by 5e-7/tanθ elsewhere.
+
+    Args:
+      cosine: cosθ, any shape.
+
+    Returns: θ in radians, an array like `cosine`.
+    """
+    return jnp.arctan2(guarded_sine(cosine), cosine)
+
+
+@jax.custom_jvp
+def straight_through(cosine: jax.Array, value: jax.Array) -> jax.Array:
+    """`value`, with the derivative of `cosine`: value − cosine is treated as a constant.
+
+    For a margin this makes the loss's slope dL/dcosθ_y = s·(p_y − 1), whatever the margin.
+
+    Args:
+      cosine: any shape.
+      value: the same shape and dtype.
+
+    Returns: `value`.
+    """
+    del cosine
+    return value
+
+
+@straight_through.defjvp
+def _straight_through_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+    return primals[1], tangents[0]
+
+
+def _cos(x: Any) -> Any:
+    """Cosine, as a Python float (which never widens a dtype) when x is one."""
+    return math.cos(x) if isinstance(x, float) else jnp.cos(x)
+
+
+def _sin(x: Any) -> Any:
+    return math.sin(x) if isinstance(x, float) else jnp.sin(x)
+
+
+def _angle_where(total: float, m1: Any, m2: Any) -> Any:
+    """The θ in [0, π] at which m1·θ + m2 reaches `total`, or the nearer end where none does."""
+    theta = (total - m2) / m1
+    return min(max(theta, 0.0), math.pi) if isinstance(theta, float) else jnp.clip(theta, 0.0, math.pi)
+
+
+def _multiple_angle(cosine: jax.Array, sine: jax.Array, m1: Any) -> tuple[jax.Array, jax.Array]:
+    """(cos m1θ, sin m1θ): Chebyshev polynomials for a whole m1, the angle itself otherwise."""
+    if isinstance(m1, float) and m1.is_integer():
+        first: tuple[Any, Any] = (1.0, cosine)  # T_0, T_1
+        second: tuple[Any, Any] = (0.0, 1.0)  # U_−1, U_0
+        for _ in range(int(m1) - 1):
+            first = (first[1], 2.0 * cosine * first[1] - first[0])
+            second = (second[1], 2.0 * cosine * second[1] - second[0])
+        return first[1], sine * second[1]
+    theta = m1 * jnp.arctan2(sine, cosine)
+    return jnp.cos(theta), jnp.sin(theta)
+
+
+def _formula(cosine: jax.Array, m1: Any, m2: Any, guard: float) -> jax.Array:
+    """cos(m1·θ + m2) by the angle-addition formula."""
+    if isinstance(m2, float) and m2 == 0.0 and isinstance(m1, float) and m1 == 1.0:
+        return cosine
+    multiple_cosine, multiple_sine = _multiple_angle(cosine, guarded_sine(cosine, guard), m1)
+    return multiple_cosine * _cos(m2) - multiple_sine * _sin(m2)
+
+
+def _linear_drop(m1: Any, m2: Any) -> Any:
+    """What the linear rule takes from cosθ: δ·sinδ, δ = π − θ*, θ* the angle of the switch; m·sin m for ArcFace.
+
+    At θ* the first-order expansion of cos(m1θ + m2) about θ is cosθ − (π − θ*)·sinθ*, hence the form. Past
+    δ = 2.33 rad that would make psi jump up at the switch, so 1 − cosδ is the least it takes.
+    """
+    delta = math.pi - _angle_where(math.pi, m1, m2)
+    expansion, least = delta * _sin(delta), 1.0 - _cos(delta)
+    return max(expansion, least) if isinstance(delta, float) else jnp.maximum(expansion, least)
+
+
+def _half_turns(cosine: jax.Array, m1: Any, m2: Any) -> jax.Array:
+    """How many multiples of π lie below m1·θ + m2 (π among them, 0 not), from comparisons of cosines alone."""
+    most = (m1 if isinstance(m1, float) else LARGEST_M1) * math.pi + (m2 if isinstance(m2, float) else math.pi)
+    passed = [cosine < _cos(_angle_where(k * math.pi, m1, m2)) for k in range(1, math.floor(most / math.pi) + 1)]
+    return sum((p.astype(cosine.dtype) for p in passed), jnp.zeros_like(cosine))
+
+
+def _number(value: Any) -> Any:
+    """A Python float for any single number that is not a JAX array, which stays a leaf of the pytree."""
+    if isinstance(value, jax.Array):
+        return value
+    return float(value) if np.ndim(value) == 0 else jnp.asarray(value)
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclasses.dataclass(frozen=True)
+class CombinedMargin:
+    """psi(cosθ) = cos(m1·θ + m2) − m3 with a rule past π and a choice of gradient; make one with `combined`.
+
+    The class does not check its numbers, so that adaptive losses can shift an angle either way. Python floats are
+    static (part of the pytree's structure, hashed); arrays are leaves, and have no axis that the cosines lack.
+    """
+
+    m1: Any = 1.0
+    m2: Any = 0.0
+    m3: Any = 0.0
+    past_pi: str = "none"
+    gradient: str = "exact"
+    clip_epsilon: float = 1e-4
+
+    def __call__(self, cosine: jax.Array) -> jax.Array:
+        """psi of each cosine; computed in float32 (float64 for float64) and returned in the cosine's dtype."""
+        given = jnp.asarray(cosine)
+        cosine = given.astype(jnp.promote_types(given.dtype, jnp.float32))
+        m1, m2, m3 = (self._fitted(name, cosine) for name in ("m1", "m2", "m3"))
+        value = self._angular(cosine, m1, m2) - m3
+        if self.gradient == "straight_through":
+            value = straight_through(jnp.broadcast_to(cosine, value.shape), value)
+        return value.astype(given.dtype)
+
+    def _fitted(self, name: str, cosine: jax.Array) -> Any:
+        """The margin of this name, an array in the cosine's dtype and of a shape that broadcasts to the cosine's."""
+        margin = getattr(self, name)
+        if isinstance(margin, float):
+            return margin
+        if np.ndim(margin) and np.shape(margin) != cosine.shape[cosine.ndim - np.ndim(margin) :]:
+            raise InputError(f"{name} has shape {np.shape(margin)}; pass a number or one for each of {cosine.shape}")
+        return jnp.asarray(margin).astype(cosine.dtype)
+
+    def _angular(self, cosine: jax.Array, m1: Any, m2: Any) -> jax.Array:
+        """What stands for cos(m1·θ + m2) under the rule."""
+        if self.past_pi == "clip":
+            low, high = self.clip_epsilon, math.pi - self.clip_epsilon
+            cosine = jnp.clip(cosine, -1.0 + self.clip_epsilon, 1.0 - self.clip_epsilon)
+            value = _formula(cosine, m1, m2, guard=0.0)  # the clipped cosine keeps the sine from zero
+            value = jnp.where(cosine < _cos(_angle_where(high, m1, m2)), math.cos(high), value)
+            return jnp.where(cosine > _cos(_angle_where(low, m1, m2)), math.cos(low), value)
+        value = _formula(cosine, m1, m2, SINE_GUARD)
+        if self.past_pi == "linear":
+            past = cosine < _cos(_angle_where(math.pi, m1, m2))
+            return jnp.where(past, cosine - _linear_drop(m1, m2), value)
+        if self.past_pi == "easy":
+            return jnp.where(cosine > 0.0, value, cosine)
+        if self.past_pi == "reflect":
+            turns = _half_turns(cosine, m1, m2)
+            return (1.0 - 2.0 * (turns % 2.0)) * value - 2.0 * turns
+        return value
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """The margins that are arrays, then all that is static."""
+        margins = (self.m1, self.m2, self.m3)
+        static = tuple(m if isinstance(m, float) else None for m in margins)
+        leaves = tuple(m for m in margins if not isinstance(m, float))
+        return leaves, (*static, self.past_pi, self.gradient, self.clip_epsilon)
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple[Any, ...], leaves: tuple[Any, ...]) -> Self:
+        """The inverse of `tree_flatten`."""
+        remaining = iter(leaves)
+        margins = [next(remaining) if m is None else m for m in static[:3]]
+        return cls(*margins, *static[3:])
+
+
+def combined(
+    m1: Any,
+    m2: Any,
+    m3: Any,
+    *,
+    past_pi: str = "none",
+    gradient: str = "exact",
+    clip_epsilon: float = 1e-4,
+) -> CombinedMargin:
+    r"""psi(cosθ) = cos(m1·θ + m2) − m3, the combined margin of the ArcFace paper (its eq. 4).
+
+    Computed by the angle-addition formula with sinθ = sqrt(1 − cos²θ + 1e-6): no arccos, except where m1 is not a
+    whole number, where θ = atan2(sinθ, cosθ). The slope is finite everywhere.
+
+    `past_pi` says what stands in place of cos(m1θ + m2) where that angle is past π. (The subtraction of m3 stays.)
+    With θ* = (π − m2)/m1, the angle where it reaches π:
+
+      none     the formula goes on; psi turns round and rises again with θ. The paper and arcface_torch.
+      linear   cosθ − δ·sinδ, δ = π − θ*; for m1 = 1 that is cosθ − m2·sin m2. Falls throughout, jumps down at θ*.
+      easy     cosθ, and that from θ = 90° on (the margin applies only where cosθ > 0). Jumps up at 90°. MagFace.
+      clip     the angle is clipped to [ε, π − ε], after cosθ to [−1 + ε, 1 − ε]; ε = `clip_epsilon`; zero slope in
+               the clipped part. AdaFace.
+      reflect  (−1)^k·cos(m1θ + m2) − 2k with k = ⌊(m1θ + m2)/π⌋; −2 − cos(θ + m2) for ArcFace. Continuous, falls
+               throughout; for m1 = 2, 3, 4 this is SphereFace's own psi.
+
+    `gradient` is "exact" (of psi as written) or "straight_through" (psi − cosθ counts as a constant, so that
+    dL/dcosθ_y = s(p_y − 1): what computing the margin without gradients, as arcface_torch does, comes to).
+
+    Args:
+      m1: multiplies the angle; in (0, 10]. A number, or an array whose shape is that of the cosines (or its end).
+      m2: is added to the angle; radians, in [0, π]. A number or an array, [N] for a margin for each example.
+      m3: is subtracted from the cosine; in [0, 2]. A number or an array.
+      past_pi: one of none, linear, easy, clip, reflect.
+      gradient: exact or straight_through.
+      clip_epsilon: ε of the clip rule, in (0, 0.1]; no other rule has it.
+
+    Returns: psi; cosines [...] -> cosines [...].
+
+    Raises:
+      InputError: for a value outside these ranges (not for values inside a trace).
+
+    References:
+      Deng et al., ArcFace, arXiv:1801.07698.
+    """
+    check_between("m1", m1, 0.0, LARGEST_M1, open_low=True)
+    check_between("m2", m2, 0.0, math.pi)
+    check_between("m3", m3, 0.0, 2.0)
+    check_choice("past_pi", past_pi, PAST_PI)
+    check_choice("gradient", gradient, GRADIENTS)
+    check_between("clip_epsilon", clip_epsilon, 0.0, 0.1, open_low=True)
+    return CombinedMargin(_number(m1), _number(m2), _number(m3), past_pi, gradient, float(clip_epsilon))
+
+
+def softmax_on_sphere() -> CombinedMargin:
+    """psi(cosθ) = cosθ: no margin; softmax over cosines, as in NormFace (arXiv:1704.06369)."""
+    return combined(1.0, 0.0, 0.0)
+
+
+def normface() -> CombinedMargin:
+    """Another name for `softmax_on_sphere`."""
+    return softmax_on_sphere()
+
+
+def sphereface(m1: Any = 1.35, *, past_pi: str = "none", gradient: str = "exact") -> CombinedMargin:
+    """psi(cosθ) = cos(m1·θ); 1.35 is the ArcFace paper's setting. See `sphereface_original` for SphereFace's own."""
+    return combined(m1, 0.0, 0.0, past_pi=past_pi, gradient=gradient)
+
+
+def arcface(margin: Any = 0.5, *, past_pi: str = "none", gradient: str = "exact") -> CombinedMargin:
+    """psi(cosθ) = cos(θ + margin), margin in radians: the additive angular margin (arXiv:1801.07698, eq. 3)."""
+    check_between("margin", margin, 0.0, math.pi)
+    return combined(1.0, margin, 0.0, past_pi=past_pi, gradient=gradient)
+
+
+# The default psi of every loss.
+ARCFACE = arcface(0.5)
+
+
+def cosface(margin: Any = 0.35) -> CombinedMargin:
+    """psi(cosθ) = cosθ − margin: the additive cosine margin (arXiv:1801.09414). Its slope is 1 and no rule applies."""
+    check_between("margin", margin, 0.0, 2.0)
+    return combined(1.0, 0.0, margin)
+
+
+def cm1(*, past_pi: str = "none", gradient: str = "exact") -> CombinedMargin:
+    """CM1 of the ArcFace paper: (m1, m2, m3) = (1, 0.3, 0.2)."""
+    return combined(1.0, 0.3, 0.2, past_pi=past_pi, gradient=gradient)
+
+
+def cm2(*, past_pi: str = "none", gradient: str = "exact") -> CombinedMargin:
+    """CM2 of the ArcFace paper: (m1, m2, m3) = (0.9, 0.4, 0.15)."""
+    return combined(0.9, 0.4, 0.15, past_pi=past_pi, gradient=gradient)
