@@ -76,7 +76,7 @@ def best_threshold(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | N
     scores = check_scores(scores)
     same = check_same(same, len(scores))
     weights = np.ones(len(scores), np.int64) if weights is None else check_weights(weights, len(scores))
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores)
     return _best_of_sorted(scores[order], np.where(same, weights, -weights)[order], float(weights.sum()))
 
 
@@ -115,7 +115,7 @@ def ten_fold_accuracy(
     same = check_same(same, len(similarities))
     weights = np.ones(len(same), np.int64) if weights is None else check_weights(weights, len(same))
     folds = fold_numbers(len(same), num_folds)
-    order = np.argsort(-similarities, kind="stable")
+    order = np.argsort(-similarities)
     ordered, signed, ordered_folds = similarities[order], np.where(same, weights, -weights)[order], folds[order]
     per_fold, thresholds = np.zeros(num_folds), np.zeros(num_folds)
     for fold in range(num_folds):
