@@ -1,0 +1,279 @@
+"""From any source to batches: decoded ahead of time, exactly resumable, dealt out to hosts.
+
+Images stay uint8 up to the device; normalisation and augmentation happen there
+(`arcface_jax.pixels`, `arcface_jax.data.augment`).
+"""
+
+import collections
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, Self, TypedDict
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from arcface_jax.data.decode import resize
+from arcface_jax.data.memory import batch_renderer
+from arcface_jax.data.samplers import Sampler, Shuffled
+from arcface_jax.data.source import FaceSource
+from arcface_jax.errors import InputError
+
+OnUnreadable = Literal["raise", "substitute"]
+_MAX_SUBSTITUTIONS = 100
+
+
+class Batch(NamedTuple):
+    """One host's rows of a global batch.
+
+    Attributes:
+      images: uint8 [n, size, size, 3], RGB.
+      labels: int32 [n].
+    """
+
+    images: np.ndarray | jax.Array
+    labels: np.ndarray | jax.Array
+
+
+class State(TypedDict):
+    """Where an iterator stands. Plain values, so that it can be saved as JSON.
+
+    Attributes:
+      step: global batches handed out so far.
+      plan: what determines the batches: the source's fingerprint, the
+        sampler's description, and the image size.
+    """
+
+    step: int
+    plan: str
+
+
+class BatchIterator(Iterator[Batch]):
+    """Endless batches of one host, made by `batches`.
+
+    Batch t depends on the source, the sampler and t alone: not on the number
+    of hosts, workers or threads, which may change between a save and a resume.
+
+    Attributes:
+      unreadable: under "substitute", the message of every image met so far
+        that could not be decoded, with the number of times it was met.
+    """
+
+    def __init__(self, reader: "_BatchReader", plan: str, threads: int, workers: int, ahead: int):
+        self._reader, self._plan = reader, plan
+        self._threads, self._workers, self._ahead = threads, workers, ahead
+        self._step = 0
+        self._iterator: grain.DatasetIterator | None = None
+        self.unreadable: collections.Counter[str] = collections.Counter()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = self._start(self._step)
+        images, labels, unreadable = next(self._iterator)
+        self.unreadable.update(unreadable)
+        self._step += 1
+        return Batch(images, labels)
+
+    def get_state(self) -> State:
+        """The state after the batches handed out so far, however many were read ahead."""
+        return {"step": self._step, "plan": self._plan}
+
+    def set_state(self, state: State) -> None:
+        """Goes on from a saved state: the next batch is the one that came next then.
+
+        Raises:
+          InputError: the state was saved with other data, another sampler or
+            another image size, so that its batches are not this iterator's.
+        """
+        if state["plan"] != self._plan:
+            raise InputError(
+                f"the saved data state is of {state['plan']}, this run has {self._plan}; "
+                "resume with the same data, seed, batch size and image size, or start a new run"
+            )
+        self.close()
+        self._step = int(state["step"])
+
+    def close(self) -> None:
+        """Stops reading ahead and ends the worker processes."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self, step: int) -> grain.DatasetIterator:
+        # An element is a whole batch: one image each would spend more time in Python's locks than in decoding.
+        steps = grain.MapDataset.range(step, sys.maxsize).map(self._reader)
+        read = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(self._ahead, self._threads))
+        dataset = steps.to_iter_dataset(read)
+        if self._workers:
+            if not flags.FLAGS.is_parsed():  # Grain's workers read command-line flags that only absl programs have
+                flags.FLAGS.mark_as_parsed()
+            dataset = dataset.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=self._ahead)
+            )
+        return iter(dataset)
+
+
+def batches(
+    source: FaceSource,
+    batch_size: int,
+    image_size: int,
+    seed: int,
+    *,
+    sampler: Sampler | None = None,
+    host: int = 0,
+    num_hosts: int = 1,
+    threads: int = 4,
+    workers: int = 0,
+    ahead: int = 4,
+    on_unreadable: OnUnreadable = "raise",
+) -> BatchIterator:
+    """Endless shuffled batches of a source.
+
+    Args:
+      source: any `FaceSource`; worker processes get it by pickling.
+      batch_size: rows of the global batch, over all hosts.
+      image_size: side in pixels; other sizes go through `decode.resize`.
+      seed: of the order.
+      sampler: another order than `samplers.Shuffled(len(source), batch_size,
+        seed)`; its batch size must be `batch_size`.
+      host: this host's number, `jax.process_index()`. It gets rows
+        host · n … (host + 1) · n − 1 of each batch, n = batch_size / num_hosts.
+      num_hosts: `jax.process_count()`.
+      threads: batches decoded at once, in this process or in each worker.
+        Decoding releases the interpreter lock, so threads do for JPEG.
+      workers: processes that read; 0 reads in this process. They help where
+        Python code, not decoding, is the limit.
+      ahead: batches read ahead, in this process or in each worker.
+      on_unreadable: "raise" stops the run with the image's InputError;
+        "substitute" takes the next readable image of the source in its place
+        and counts it in `BatchIterator.unreadable`.
+
+    Returns: an iterator with `get_state`, `set_state` and `close`.
+
+    Raises:
+      InputError: a size does not fit.
+    """
+    if sampler is None:
+        sampler = Shuffled(len(source), batch_size, seed)
+    if sampler.batch_size != batch_size:
+        raise InputError(f"batch_size = {batch_size}, but the sampler makes batches of {sampler.batch_size}")
+    if num_hosts < 1 or not 0 <= host < num_hosts or batch_size % num_hosts:
+        raise InputError(
+            f"host {host} of {num_hosts} cannot have an equal part of batch_size = {batch_size}; "
+            "make the batch size a multiple of the number of hosts"
+        )
+    for name, value in (("image_size", image_size), ("threads", threads), ("ahead", ahead)):
+        if value < 1:
+            raise InputError(f"{name} = {value}: at least 1 is needed")
+    rows = batch_size // num_hosts
+    plan = f"data {source.fingerprint}, {sampler!r}, {image_size} pixels"
+    reader = _BatchReader(source, sampler, image_size, host * rows, (host + 1) * rows, on_unreadable)
+    return BatchIterator(reader, plan, threads, workers, ahead)
+
+
+@dataclasses.dataclass(frozen=True)
+class _BatchReader:
+    """Step number → (images, labels, messages), where all the reading is done."""
+
+    source: FaceSource
+    sampler: Sampler
+    image_size: int
+    start: int
+    stop: int
+    on_unreadable: OnUnreadable
+
+    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        indices = self.sampler.rows(step, self.start, self.stop)
+        images = np.empty((len(indices), self.image_size, self.image_size, 3), np.uint8)
+        unreadable: list[str] = []
+        render = batch_renderer(self.source)
+        if render is not None:
+            for row, image in enumerate(render(indices)):
+                images[row] = resize(image, self.image_size)
+        else:
+            for row, index in enumerate(indices):
+                indices[row] = self._read_into(images[row], int(index), unreadable)
+        return images, self._labels[indices], unreadable
+
+    @functools.cached_property
+    def _labels(self) -> np.ndarray:
+        return np.asarray(self.source.labels, np.int32)
+
+    def _read_into(self, image: np.ndarray, index: int, unreadable: list[str]) -> int:
+        """Reads image `index`, or its substitute, and returns which it was."""
+        for offset in range(min(_MAX_SUBSTITUTIONS, len(self._labels))):
+            candidate = (index + offset) % len(self._labels)
+            try:
+                image[:] = resize(self.source[candidate], self.image_size)
+                return candidate
+            except InputError as error:
+                if self.on_unreadable == "raise":
+                    raise
+                unreadable.append(str(error))
+        raise InputError(f"{unreadable[-1]}; and the {len(unreadable) - 1} images before it cannot be decoded either")
+
+
+class DevicePrefetch(Iterator[Batch]):
+    """Puts batches on the devices ahead of time, so that copying overlaps with computing.
+
+    Args:
+      iterator: of one host's rows.
+      sharding: of the global batch; its leading axis is the batch. None puts
+        whole batches on the default device.
+      depth: batches on the devices beyond the one in use.
+
+    Attributes:
+      waited: seconds that the last `next` took: what the training step waited
+        for data.
+    """
+
+    def __init__(self, iterator: BatchIterator, sharding: jax.sharding.Sharding | None = None, depth: int = 1):
+        self._iterator, self._sharding, self._depth = iterator, sharding, depth
+        self._queue: collections.deque[tuple[State, Batch]] = collections.deque()
+        self._state = iterator.get_state()
+        self.waited = 0.0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        begin = time.perf_counter()
+        while len(self._queue) <= self._depth:
+            batch = next(self._iterator)
+            self._queue.append((self._iterator.get_state(), Batch(*map(self._put, batch))))
+        self._state, batch = self._queue.popleft()
+        self.waited = time.perf_counter() - begin
+        return batch
+
+    def get_state(self) -> State:
+        """The state after the batches handed out, not those on the devices already."""
+        return self._state
+
+    def set_state(self, state: State) -> None:
+        """See `BatchIterator.set_state`."""
+        self._queue.clear()
+        self._iterator.set_state(state)
+        self._state = state
+
+    def close(self) -> None:
+        """See `BatchIterator.close`."""
+        self._queue.clear()
+        self._iterator.close()
+
+    def _put(self, local: np.ndarray | jax.Array) -> jax.Array:
+        if self._sharding is None:
+            return jax.device_put(local)
+        return jax.make_array_from_process_local_data(self._sharding, np.asarray(local))
