@@ -65,6 +65,10 @@ def margin_cross_entropy(
     scale = _check_scale(scale, cosine.shape[0])
     mask = target_mask(labels, cosine.shape[1])
     target = psi(take_target(cosine, mask))
+    if jnp.shape(target) != labels.shape:
+        raise InputError(
+            f"psi gives shape {jnp.shape(target)} for cosines of shape {labels.shape}; pass one that keeps it"
+        )
     logits = scale * jnp.where(mask, target[:, None], cosine)
     kept = None
     if filter_threshold is not None:

@@ -1,23 +1,4 @@
-r"""Margins: psi, the function of the true class's cosine that stands between cosine similarity and cross-entropy.
-
-Every margin of the family is
-
-    psi(cosθ) = cos(m1·θ + m2) − m3
-
-with three numbers (SphereFace m1, ArcFace m2, CosFace m3), a rule for angles whose m1·θ + m2 is past π, and one of
-two gradients. A psi is a small frozen object, called with cosines and returning cosines of the same shape:
-
-    psi = arcface(0.5)
-    psi(jnp.cos(theta))             # cos(θ + 0.5)
-
-With numbers for margins it is hashable and compares by value, so it may be a static argument of `jax.jit`; with
-arrays (a margin for each example) it is a pytree whose leaves are those arrays. Wherever this library takes a psi, any
-function from cosines to cosines will do.
-
-References:
-  Deng et al., ArcFace, arXiv:1801.07698, eq. 4. Liu et al., SphereFace, arXiv:1704.08063. Wang et al., CosFace,
-  arXiv:1801.09414. Wang et al., NormFace, arXiv:1704.06369.
-"""
+"""cos(m1·θ + m2) − m3: the combined margin, its rules past π and its two gradients."""
 
 import dataclasses
 import math
@@ -28,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arcface_jax.angles import SINE_GUARD, guarded_sine, multiple_angle, straight_through
 from arcface_jax.arguments import check_between, check_choice
 from arcface_jax.errors import InputError
 
@@ -35,59 +17,7 @@ Psi = Callable[[jax.Array], jax.Array]
 
 PAST_PI = ("none", "linear", "easy", "clip", "reflect")
 GRADIENTS = ("exact", "straight_through")
-SINE_GUARD = 1e-6
 LARGEST_M1 = 10.0
-
-
-def guarded_sine(cosine: jax.Array, guard: float = SINE_GUARD) -> jax.Array:
-    """sinθ = sqrt(1 − cos²θ + guard), whose slope −cosθ/sinθ stays finite (at most 1000) at cosθ = ±1.
-
-    A cosine that rounding has carried outside [−1, 1] counts as ±1. 1 − cos² is formed as (1 − cos)(1 + cos), which
-    does not cancel.
-
-    Args:
-      cosine: cosθ, any shape.
-      guard: what is added under the root.
-
-    Returns: an array like `cosine`.
-    """
-    square = (1.0 - cosine) * (1.0 + cosine)
-    # `where` rather than `maximum`, which would halve the slope at exactly ±1.
-    return jnp.sqrt(jnp.where(square < 0.0, 0.0, square) + guard)
-
-
-def angle(cosine: jax.Array) -> jax.Array:
-    """θ = atan2(sinθ, cosθ) with the guarded sine: arccos with a finite slope everywhere.
-
-    It differs from arccos by at most 1e-3 rad, at θ = 0 and π, and by 5e-7/tanθ elsewhere.
-
-    Args:
-      cosine: cosθ, any shape.
-
-    Returns: θ in radians, an array like `cosine`.
-    """
-    return jnp.arctan2(guarded_sine(cosine), cosine)
-
-
-@jax.custom_jvp
-def straight_through(cosine: jax.Array, value: jax.Array) -> jax.Array:
-    """`value`, with the derivative of `cosine`: value − cosine is treated as a constant.
-
-    For a margin this makes the loss's slope dL/dcosθ_y = s·(p_y − 1), whatever the margin.
-
-    Args:
-      cosine: any shape.
-      value: the same shape and dtype.
-
-    Returns: `value`.
-    """
-    del cosine
-    return value
-
-
-@straight_through.defjvp
-def _straight_through_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
-    return primals[1], tangents[0]
 
 
 def _cos(x: Any) -> Any:
@@ -105,24 +35,11 @@ def _angle_where(total: float, m1: Any, m2: Any) -> Any:
     return min(max(theta, 0.0), math.pi) if isinstance(theta, float) else jnp.clip(theta, 0.0, math.pi)
 
 
-def _multiple_angle(cosine: jax.Array, sine: jax.Array, m1: Any) -> tuple[jax.Array, jax.Array]:
-    """(cos m1θ, sin m1θ): Chebyshev polynomials for a whole m1, the angle itself otherwise."""
-    if isinstance(m1, float) and m1.is_integer():
-        first: tuple[Any, Any] = (1.0, cosine)  # T_0, T_1
-        second: tuple[Any, Any] = (0.0, 1.0)  # U_−1, U_0
-        for _ in range(int(m1) - 1):
-            first = (first[1], 2.0 * cosine * first[1] - first[0])
-            second = (second[1], 2.0 * cosine * second[1] - second[0])
-        return first[1], sine * second[1]
-    theta = m1 * jnp.arctan2(sine, cosine)
-    return jnp.cos(theta), jnp.sin(theta)
-
-
 def _formula(cosine: jax.Array, m1: Any, m2: Any, guard: float) -> jax.Array:
     """cos(m1·θ + m2) by the angle-addition formula."""
     if isinstance(m2, float) and m2 == 0.0 and isinstance(m1, float) and m1 == 1.0:
         return cosine
-    multiple_cosine, multiple_sine = _multiple_angle(cosine, guarded_sine(cosine, guard), m1)
+    multiple_cosine, multiple_sine = multiple_angle(cosine, guarded_sine(cosine, guard), m1)
     return multiple_cosine * _cos(m2) - multiple_sine * _sin(m2)
 
 
@@ -144,8 +61,8 @@ def _half_turns(cosine: jax.Array, m1: Any, m2: Any) -> jax.Array:
     return sum((p.astype(cosine.dtype) for p in passed), jnp.zeros_like(cosine))
 
 
-def _number(value: Any) -> Any:
-    """A Python float for any single number that is not a JAX array, which stays a leaf of the pytree."""
+def number(value: Any) -> Any:
+    """A margin as its psi keeps it: a Python float (static), or a JAX array (a leaf) if it is an array or traced."""
     if isinstance(value, jax.Array):
         return value
     return float(value) if np.ndim(value) == 0 else jnp.asarray(value)
@@ -270,45 +187,4 @@ def combined(
     check_choice("past_pi", past_pi, PAST_PI)
     check_choice("gradient", gradient, GRADIENTS)
     check_between("clip_epsilon", clip_epsilon, 0.0, 0.1, open_low=True)
-    return CombinedMargin(_number(m1), _number(m2), _number(m3), past_pi, gradient, float(clip_epsilon))
-
-
-def softmax_on_sphere() -> CombinedMargin:
-    """psi(cosθ) = cosθ: no margin; softmax over cosines, as in NormFace (arXiv:1704.06369)."""
-    return combined(1.0, 0.0, 0.0)
-
-
-def normface() -> CombinedMargin:
-    """Another name for `softmax_on_sphere`."""
-    return softmax_on_sphere()
-
-
-def sphereface(m1: Any = 1.35, *, past_pi: str = "none", gradient: str = "exact") -> CombinedMargin:
-    """psi(cosθ) = cos(m1·θ); 1.35 is the ArcFace paper's setting. See `sphereface_original` for SphereFace's own."""
-    return combined(m1, 0.0, 0.0, past_pi=past_pi, gradient=gradient)
-
-
-def arcface(margin: Any = 0.5, *, past_pi: str = "none", gradient: str = "exact") -> CombinedMargin:
-    """psi(cosθ) = cos(θ + margin), margin in radians: the additive angular margin (arXiv:1801.07698, eq. 3)."""
-    check_between("margin", margin, 0.0, math.pi)
-    return combined(1.0, margin, 0.0, past_pi=past_pi, gradient=gradient)
-
-
-# The default psi of every loss.
-ARCFACE = arcface(0.5)
-
-
-def cosface(margin: Any = 0.35) -> CombinedMargin:
-    """psi(cosθ) = cosθ − margin: the additive cosine margin (arXiv:1801.09414). Its slope is 1 and no rule applies."""
-    check_between("margin", margin, 0.0, 2.0)
-    return combined(1.0, 0.0, margin)
-
-
-def cm1(*, past_pi: str = "none", gradient: str = "exact") -> CombinedMargin:
-    """CM1 of the ArcFace paper: (m1, m2, m3) = (1, 0.3, 0.2)."""
-    return combined(1.0, 0.3, 0.2, past_pi=past_pi, gradient=gradient)
-
-
-def cm2(*, past_pi: str = "none", gradient: str = "exact") -> CombinedMargin:
-    """CM2 of the ArcFace paper: (m1, m2, m3) = (0.9, 0.4, 0.15)."""
-    return combined(0.9, 0.4, 0.15, past_pi=past_pi, gradient=gradient)
+    return CombinedMargin(number(m1), number(m2), number(m3), past_pi, gradient, float(clip_epsilon))
