@@ -162,6 +162,9 @@ def combined(
       reflect  (−1)^k·cos(m1θ + m2) − 2k with k = ⌊(m1θ + m2)/π⌋; −2 − cos(θ + m2) for ArcFace. Continuous, falls
                throughout; for m1 = 2, 3, 4 this is SphereFace's own psi.
 
+    For m1 ≥ 1, psi ≤ cosθ everywhere with linear and reflect, everywhere to within ε with clip, and with none and easy
+    as long as (m1 + 1)·θ + m2 ≤ 2π.
+
     `gradient` is "exact" (of psi as written) or "straight_through" (psi − cosθ counts as a constant, so that
     dL/dcosθ_y = s(p_y − 1): what computing the margin without gradients, as arcface_torch does, comes to).
 
