@@ -12,20 +12,21 @@ Nothing here depicts anyone.
 
 import functools
 import hashlib
+import numbers
 import operator
 from collections.abc import Sequence
 
 import numpy as np
 
-from arcface_jax.data.synthetic_parameters import identity_parameters, image_nuisances
+from arcface_jax.data.synthetic_parameters import draw_identities, identity_parameters, image_nuisances
 from arcface_jax.data.synthetic_render import render_faces
 from arcface_jax.errors import InputError
 
 GENERATOR_VERSION = 1
 """Part of the fingerprint; goes up when the same parameters would give other pixels."""
 
-_PIXELS_AT_ONCE = 16 * 32 * 32
-"""Pixels drawn together: a few dozen float32 planes of this size stay in a core's cache."""
+_PIXELS_AT_ONCE = 4 * 112 * 112
+"""Pixels drawn together: few enough that the float32 planes in use stay in a core's cache, measured."""
 _MAX_SIZE = 1024
 
 
@@ -79,9 +80,9 @@ class SyntheticFaces:
         self.image_size = _whole_number("image_size", image_size, 8, _MAX_SIZE)
         self.seed = _whole_number("seed", seed, 0, 2**64 - 1)
         self.first_identity = _whole_number("first_identity", first_identity, 0, 2**62)
-        if not 0.0 <= difficulty <= 2.0:
-            raise InputError(f"difficulty must be in 0 … 2, got {difficulty!r}")
-        self.difficulty = float(difficulty)
+        if not isinstance(difficulty, numbers.Real) or not 0.0 <= difficulty <= 2.0:
+            raise InputError(f"difficulty must be a number in 0 … 2, got {difficulty!r}")
+        self.difficulty: float = float(difficulty)
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
@@ -147,24 +148,24 @@ class SyntheticFaces:
         return self._render(indices, 0.0)
 
     def _render(self, indices: Sequence[int] | np.ndarray, difficulty: float) -> np.ndarray:
-        numbers = np.asarray(indices)
-        if numbers.size == 0:
+        wanted = np.asarray(indices)
+        if wanted.size == 0:
             return np.zeros((0, self.image_size, self.image_size, 3), np.uint8)
-        if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
-            raise InputError(f"indices must be whole numbers [B], got {numbers.dtype} of shape {numbers.shape}")
-        if numbers.min() < 0 or numbers.max() >= len(self):
-            raise IndexError(f"indices {numbers.min()} … {numbers.max()} of a source of {len(self)} images")
-        out = np.empty((len(numbers), self.image_size, self.image_size, 3), np.uint8)
+        if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
+            raise InputError(f"indices must be whole numbers [B], got {wanted.dtype} of shape {wanted.shape}")
+        if wanted.min() < 0 or wanted.max() >= len(self):
+            raise IndexError(f"indices {wanted.min()} … {wanted.max()} of a source of {len(self)} images")
+        out = np.empty((len(wanted), self.image_size, self.image_size, 3), np.uint8)
         step = max(1, _PIXELS_AT_ONCE // self.image_size**2)
-        for start in range(0, len(numbers), step):
-            chunk = numbers[start : start + step]
+        for start in range(0, len(wanted), step):
+            chunk = wanted[start : start + step]
             out[start : start + step] = self._draw(chunk, difficulty)
         return out
 
-    def _draw(self, numbers: np.ndarray, difficulty: float) -> np.ndarray:
-        identities = self.first_identity + numbers // self.images_per_identity
-        images = numbers % self.images_per_identity
-        person = identity_parameters(self.seed, identities)
+    def _draw(self, wanted: np.ndarray, difficulty: float) -> np.ndarray:
+        identities = self.first_identity + wanted // self.images_per_identity
+        images = wanted % self.images_per_identity
+        person = identity_parameters(draw_identities(self.seed, identities))
         grain = 3 * self.image_size**2
         picture = image_nuisances(self.seed, identities, images, difficulty, person.spectacles, grain)
         return render_faces(person, picture, self.image_size)

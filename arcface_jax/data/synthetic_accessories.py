@@ -24,11 +24,11 @@ def draw_glasses(scene: Scene) -> None:
     canvas.paint(lens * 0.10, np.full_like(picture.thing_colour, 0.75))
     canvas.paint(lens * 0.38 * streak * unit(np.abs(picture.glare)), np.ones_like(picture.thing_colour))
     rim = canvas.band(ring, -thickness, thickness)
-    bar = canvas.band(v + 3.0 - 0.03 * frame.u * frame.u * 0.0, -0.8 * thickness, 0.8 * thickness)
+    bar = canvas.band(v + 3.0, -0.8 * thickness, 0.8 * thickness)
     bridge = bar * unit(-(u + width) * 2.0) * (np.abs(canvas.x - points.bridge_x) < 14.0)
     arm = bar * unit((u - width) * 2.0) * canvas.cover(np.abs(canvas.x) - person.face_width - 3.0)
     wire = np.maximum(rim, np.maximum(bridge, arm)) * picture.glasses
-    canvas.paint(wire, picture.thing_colour * (0.25 + 0.75 * np.asarray(picture.frame_tone).reshape(-1, 1)), shade=0.95)
+    canvas.paint(wire, picture.thing_colour * (0.25 + 0.75 * picture.frame_tone.reshape(-1, 1)), shade=0.95)
 
 
 def draw_hat(scene: Scene) -> None:
@@ -36,13 +36,14 @@ def draw_hat(scene: Scene) -> None:
     person, picture, points, canvas = scene.person, scene.picture, scene.points, scene.canvas
     brim = person.hair_line + 0.5 * (points.forehead_y - person.hair_line) + 9.0 + 1.2 * picture.hair_shift
     x = canvas.x - 0.2 * points.forehead_x
-    half_width = person.face_width + 5.0
+    half_width = person.face_width + 4.0 + 0.5 * person.hair_volume
+    crown = person.skull_height + person.hair_volume - 4.0
     edge = canvas.y - brim + 0.004 * x * x
-    dome = (np.sqrt((x / half_width) ** 2 + (np.minimum(canvas.y + 8.0, 0.0) / 54.0) ** 2) - 1.0) * half_width
+    dome = (np.sqrt((x / half_width) ** 2 + (np.minimum(canvas.y + 8.0, 0.0) / crown) ** 2) - 1.0) * half_width
     knit = 0.82 + 0.13 * wave(x / (6.5 + 0.02 * canvas.y)) + scene.light.x * x * 0.008
     canvas.darken(picture.hat * 0.35 * canvas.cover(dome) * bump((np.maximum(edge, 0.0) / 6.0) ** 2))
     canvas.paint(picture.hat * canvas.cover(np.maximum(dome, edge)), picture.cloth_colour, shade=knit)
-    cuff = canvas.band(edge, -11.0 + 0.0 * brim, 0.6 + 0.0 * brim) * canvas.cover(dome - 1.5)
+    cuff = canvas.band(edge, -11.0, 0.6) * canvas.cover(dome - 1.5)
     canvas.paint(picture.hat * cuff, picture.thing_colour, shade=knit + 0.06)
 
 
@@ -51,7 +52,7 @@ def draw_scarf(scene: Scene) -> None:
     picture, points = scene.picture, scene.points
     canvas = scene.canvas.rows(0.45, 1.0)
     top = points.mouth_y + 0.35 * picture.cover_y - 4.0
-    edge = top - canvas.y - 0.007 * canvas.x * canvas.x * -1.0 * 0.6
+    edge = top - canvas.y + 0.004 * canvas.x * canvas.x
     fold = wave((canvas.y - 0.012 * canvas.x * canvas.x) / 13.0)
     alpha = picture.scarf * canvas.cover(edge)
     canvas.paint(alpha, picture.thing_colour, shade=0.85 + 0.12 * fold)

@@ -75,7 +75,7 @@ class Canvas:
 
     def paint(self, alpha: np.ndarray | float, colour: np.ndarray, shade: np.ndarray | float | None = None) -> None:
         """Lays `colour` [B, 3] over the picture with opacity `alpha`, and `shade` over the light if given."""
-        for plane, value in zip(self.planes, np.moveaxis(colour, -1, 0), strict=False):
+        for plane, value in zip(self.planes[:SHADE], colour.T, strict=True):
             plane += alpha * (column(value) - plane)
         if shade is not None:
             plane = self.planes[SHADE]

@@ -74,8 +74,8 @@ def draw_brows(scene: Scene) -> None:
     height = person.brow_height + picture.brow_raise + person.brow_arch * (1.0 - square)
     tilt = (person.brow_slant + picture.brow_frown) * frame.u
     centre = frame.v + height + person.eye_slant * frame.u * 0.5 + tilt
-    taper = person.brow_thickness * smooth((1.25 - along) / 0.9) * smooth((along + 1.25) / 0.25)
-    hairs = 1.0 + 0.15 * wave(frame.u / 2.9 + frame.v / 5.0)
+    taper = person.brow_thickness * smooth((1.25 - along) / 0.9) * smooth((along + 1.25) / 0.7)
+    hairs = 0.95 + 0.10 * wave(frame.u / 2.9 + frame.v / 5.0)
     alpha = canvas.band(centre, -taper, 0.75 * taper) * unit((1.3 - np.abs(along)) * 4.0)
     canvas.paint(person.brow_density * alpha * hairs, person.brow_colour * 0.85)
 
@@ -91,9 +91,9 @@ def draw_nose(scene: Scene) -> None:
     canvas.paint((0.35 + 0.6 * person.nostril) * canvas.cover((np.sqrt(hole) - 1.0) * 1.6), person.skin_colour * 0.33)
     wing = np.sqrt(((du - 0.62) / 0.42) ** 2 + ((v - 2.0) / 4.4) ** 2)
     outer = bump(((wing - 1.0) / 0.26) ** 2) * unit((du - 0.62) * 4.0)
-    canvas.darken(0.34 * outer)
+    canvas.darken(0.24 * outer * unit((v + 3.0) / 3.0))
     canvas.darken(0.30 * bump((u / 0.95) ** 2 + ((v - 6.6) / 2.3) ** 2))
-    tip = ((u + 0.22 * scene.light.x * -1.0) / 0.30) ** 2 + ((v + 2.4) / 2.4) ** 2
+    tip = ((u - 0.22 * scene.light.x) / 0.30) ** 2 + ((v + 2.4) / 2.4) ** 2
     canvas.paint(0.20 * bump(tip), _white(person.skin_colour, 1.0))
 
 
@@ -105,7 +105,8 @@ def draw_blush(scene: Scene) -> None:
     cheek = bump(((frame.u - 4.0) / 13.0) ** 2 + ((frame.v - 19.0) / 10.0) ** 2)
     rose = np.clip(person.skin_colour * np.array([1.02, 0.68, 0.68]), 0.0, 1.0)
     canvas.paint(person.blush * 0.55 * cheek, rose)
-    dots = wave(canvas.x / 4.3 + 0.31 * canvas.y) * wave(canvas.y / 3.7 - 0.17 * canvas.x + person.mole_x)
+    warp = 0.35 * wave(canvas.x / 9.7 + canvas.y / 13.1 + person.mole_x)
+    dots = wave(canvas.x / 4.9 + 0.31 * canvas.y + warp) * wave(canvas.y / 4.1 - 0.17 * canvas.x + 2.0 * warp)
     zone = bump(((frame.u + 4.0) / 21.0) ** 2 + ((frame.v - 16.0) / 10.0) ** 2)
     canvas.paint(person.freckle_amount * 0.75 * zone * unit(dots * 3.0 - 1.2), person.skin_colour * 0.62)
     side = np.abs(canvas.x - points.nose_x)
@@ -160,29 +161,30 @@ def draw_beard(scene: Scene, distance: np.ndarray, face: np.ndarray) -> None:
     canvas = scene.canvas.rows(0.45, 1.0)
     start = scene.canvas.x.shape[1] - canvas.x.shape[1]
     distance, face = distance[:, start:], face[:, start:]
-    grown = unit(person.beard_amount + picture.beard_growth * (person.beard_amount > 0.05))
+    grown = unit(person.beard_amount * (1.0 + 2.0 * picture.beard_growth))
     u, v = canvas.x - points.mouth_x, canvas.y - points.mouth_y
-    hairs = 0.86 + 0.14 * wave(canvas.x / 2.7 + 0.05 * canvas.y) * wave(canvas.y / 5.0 + 0.1 * canvas.x)
-    edge = v + 17.0 - 0.020 * u * u + 0.6 * wave(canvas.x / 5.0)
-    mouth = (u / (person.mouth_width + 3.0)) ** 2 + ((v - 0.8) / 8.0) ** 2
-    region = smooth(edge / 7.0) * smooth((mouth - 0.85) * 2.2) * face * unit(1.0 + distance * -0.2)
-    canvas.paint(0.88 * grown * region * hairs, person.brow_colour * 0.92, shade=None)
-    grown = unit(person.moustache_amount + picture.beard_growth * (person.moustache_amount > 0.05))
-    lip = v + 5.6 + 0.012 * u * u * -1.0
-    stripe = smooth(1.2 - np.abs(lip) / 3.2) * smooth(3.0 - np.abs(u) * 2.6 / (person.mouth_width + 1.0))
+    hairs = 0.90 + 0.10 * wave(canvas.x / 2.9 + 0.3 * wave(canvas.y / 7.0)) * wave(canvas.y / 8.0 + 0.15 * canvas.x)
+    cheek_line = v - 5.0 + 0.031 * u * u + 0.8 * wave(canvas.x / 6.0)
+    mouth = (u / (person.mouth_width + 1.0)) ** 2 + ((v - 0.5) / 7.0) ** 2
+    sides = smooth((person.beard_width - np.abs(u)) / 6.0 + 0.5)
+    region = smooth(cheek_line / 6.0 + 0.4) * smooth((mouth - 0.85) * 2.2) * sides * face * unit(1.0 - 0.3 * distance)
+    canvas.paint(0.88 * grown * region * hairs, person.brow_colour * 0.92)
+    grown = unit(person.moustache_amount * (1.0 + 2.0 * picture.beard_growth))
+    lip = v + person.upper_lip + 3.4 - 0.016 * u * u
+    stripe = smooth(1.3 - np.abs(lip) / 2.9) * smooth(3.0 - np.abs(u) * 2.6 / (person.mouth_width + 1.0))
     canvas.paint(0.88 * grown * stripe * hairs, person.brow_colour * 0.92)
 
 
-def draw_marks(scene: Scene) -> None:
-    """Two moles and a scar, which move with the part of the face they are on."""
+def draw_marks(scene: Scene, face: np.ndarray) -> None:
+    """Two moles and a scar, which move with the part of the face they are on; `face` is the head's coverage."""
     person, points, canvas = scene.person, scene.points, scene.canvas
     for name, radius in (("mole", 1.5), ("spot", 1.1)):
         x = getattr(person, f"{name}_x")
         depth = np.sqrt(np.maximum(1.0 - (x / 40.0) ** 2, 0.2)) * points.chin_x * 1.2
         square = (canvas.x - x - depth) ** 2 + (canvas.y - getattr(person, f"{name}_y")) ** 2
-        alpha = canvas.cover(np.sqrt(square) - radius) * getattr(person, f"{name}_amount")
+        alpha = canvas.cover(np.sqrt(square) - radius) * getattr(person, f"{name}_amount") * face
         canvas.paint(alpha, person.skin_colour * 0.36)
     along = canvas.y - person.scar_y
     across = canvas.x - person.scar_x - points.chin_x * 1.1 - 0.45 * along
     stripe = canvas.band(across, -0.6, 0.6) * unit((6.0 - np.abs(along)) * 0.5)
-    canvas.paint(person.scar_amount * stripe, np.minimum(person.skin_colour * 1.12 + 0.05, 1.0))
+    canvas.paint(person.scar_amount * stripe * face, np.minimum(person.skin_colour * 1.12 + 0.05, 1.0))

@@ -38,10 +38,10 @@ def draw_shoulders(scene: Scene) -> None:
     """Neck in the head's shadow, and clothes."""
     person, picture = scene.person, scene.picture
     canvas = scene.canvas.rows(0.55, 1.0)
-    neck = canvas.cover(np.abs(canvas.x) - 0.62 * person.face_width)
-    canvas.paint(neck, person.skin_colour * 0.92, shade=0.60)
-    slope = canvas.y - 47.0 - 0.004 * (canvas.x * canvas.x) * (np.abs(canvas.x) < 70.0)
-    collar = canvas.cover(-slope - 5.0 * bump((canvas.x / 22.0) ** 2) * -1.6)
+    neck = canvas.cover(np.abs(canvas.x) - 0.55 * person.face_width - 0.004 * canvas.y * canvas.y + 8.0)
+    canvas.paint(neck, person.skin_colour * 0.92, shade=0.52)
+    square = canvas.x * canvas.x
+    collar = canvas.cover(47.0 - canvas.y + 0.004 * np.minimum(square, 4900.0) + 8.0 * bump(square / 484.0))
     canvas.paint(collar, picture.cloth_colour, shade=0.80)
 
 
@@ -50,21 +50,30 @@ def _hair_cap(scene: Scene, canvas: Canvas, grow: float, end: np.ndarray) -> np.
     person, picture, points = scene.person, scene.picture, scene.points
     x = canvas.x - 0.25 * points.forehead_x + 0.25 * points.chin_x
     volume = person.hair_volume + picture.hair_puff + grow
-    curl = person.hair_wave * wave(canvas.y / 15.0 + canvas.x / 23.0)
-    half_width = person.face_width + 0.8 * volume + curl + 0.05 * np.maximum(canvas.y, 0.0)
+    curl = person.hair_wave * wave(canvas.y / 15.0 + canvas.x / 23.0) * (0.4 + 0.6 * person.hair_long)
+    curl = curl + 1.5 * person.hair_curl * wave(canvas.y / 6.3) * wave(canvas.x / 7.1)
+    # Short hair comes in to the head above the ears; long hair falls.
+    cropped = (1.0 - person.hair_long) * smooth((canvas.y + 34.0) / 34.0)
+    sides = (0.8 * volume + curl) * (1.0 - 0.8 * cropped)
+    half_width = person.face_width + sides + 0.06 * np.maximum(canvas.y, 0.0)
     u = x / half_width
     v = np.minimum(canvas.y + 2.0, 0.0) / (person.skull_height + volume)
     dome = (np.sqrt(u * u + v * v - 0.35 * np.minimum(u * u, 1.0) * v * v) - 1.0) * half_width
-    return np.maximum(dome, canvas.y - end - 0.12 * curl)
+    hem = canvas.y - end - 0.1 * person.hair_wave * wave(canvas.x / 11.0)
+    corner = 9.0
+    outside, below = np.maximum(dome + corner, 0.0), np.maximum(hem + corner, 0.0)
+    return np.minimum(np.maximum(dome, hem), -corner) + np.sqrt(outside * outside + below * below)
 
 
 def _strands(scene: Scene, canvas: Canvas) -> np.ndarray:
     """Light on hair: streaks that fan out from the part, and a ring of gloss."""
     person, picture = scene.person, scene.picture
     x = canvas.x - person.hair_part
-    fan = x / (canvas.y + 74.0)
+    fan = x / np.maximum(canvas.y + 74.0, 6.0)
     streaks = wave(fan * person.hair_frequency + 0.02 * person.hair_wave * canvas.y)
     fine = wave(fan * person.hair_frequency * 2.7 + 0.3)
+    curls = wave(canvas.x / 6.7 + 0.35 * wave(canvas.y / 9.1)) * wave(canvas.y / 6.1 + 0.3 * wave(canvas.x / 8.3))
+    streaks = streaks + person.hair_curl * (0.8 * curls - streaks)
     height = (canvas.y + 0.008 * x * x + person.skull_height * 0.72) / 9.0
     gloss = bump(height * height)
     side = scene.light.x * canvas.x * 0.008
@@ -75,7 +84,7 @@ def draw_back_hair(scene: Scene) -> None:
     """The hair behind head and neck."""
     person, canvas = scene.person, scene.canvas
     alpha = canvas.cover(_hair_cap(scene, canvas, 0.0, person.hair_end))
-    canvas.paint(alpha, person.hair_colour, shade=_strands(scene, canvas) - 0.22)
+    canvas.paint(alpha, person.hair_colour, shade=_strands(scene, canvas) - 0.24)
 
 
 def draw_ears(scene: Scene) -> None:
@@ -87,8 +96,10 @@ def draw_ears(scene: Scene) -> None:
     u = np.abs(canvas.x + turn) - (person.face_width + person.ear_out - 2.5) + turn * (right - 0.5) * 0.5
     v = canvas.y - person.ear_height - 0.3 * points.bridge_y - 3.0
     square = (u / (0.52 * person.ear_size)) ** 2 + (v / (1.15 * person.ear_size)) ** 2
-    canvas.paint(canvas.cover((np.sqrt(square) - 1.0) * 0.6 * person.ear_size), person.skin_colour, shade=0.84)
-    canvas.darken(0.32 * bump(square * 1.9))
+    shown = 1.0 - unit(person.hair_long * 4.0)
+    outline = (np.sqrt(square) - 1.0) * 0.6 * person.ear_size
+    canvas.paint(shown * canvas.cover(outline), person.skin_colour, shade=0.84)
+    canvas.darken(0.32 * shown * bump(square * 1.9))
 
 
 def face_outline(scene: Scene, canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -123,7 +134,9 @@ def _relief(scene: Scene, canvas: Canvas, slope: SimpleNamespace) -> None:
     """Adds nose, eye sockets, cheeks, mouth and chin to the face's slopes."""
     person, points = scene.person, scene.points
     x, y = canvas.x, canvas.y
-    _raise(slope, (x - points.nose_x) / (1.05 * person.nose_width), (y - points.nose_y) / 7.5, 1.5)
+    _raise(
+        slope, (x - points.nose_x) / (1.05 * person.nose_width), (y - points.nose_y) / 7.5, 0.115 * person.nose_depth
+    )
     for side, eye_x, eye_y in (
         (-1.0, points.eye_left_x, points.eye_left_y),
         (1.0, points.eye_right_x, points.eye_right_y),
@@ -137,7 +150,7 @@ def _relief(scene: Scene, canvas: Canvas, slope: SimpleNamespace) -> None:
     across = (x - points.bridge_x - (points.nose_x - points.bridge_x) * along) / width
     window = smooth((along + 0.35) / 0.6) * smooth((1.35 - along) / 0.35)
     hump = 1.0 + person.nose_bump * bump(((along - 0.5) / 0.35) ** 2)
-    slope.x += 1.7 * np.maximum(1.0 - across * across, np.float32(0.0)) * across * window * hump
+    slope.x += 0.13 * person.nose_depth * np.maximum(1.0 - across * across, np.float32(0.0)) * across * window * hump
 
 
 def draw_head(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
@@ -166,14 +179,19 @@ def draw_front_hair(scene: Scene) -> None:
     top = person.hair_line + 0.5 * (points.forehead_y - person.hair_line) + picture.hair_shift
     centre_x = 0.75 * points.forehead_x
     x = canvas.x - centre_x
-    jag = person.hair_wave * 1.1 * wave(x / 9.0 + 0.11 * person.hair_part) + 0.9 * wave(x / 4.1)
-    part = (x - person.hair_part - picture.hair_sway) / 13.0
-    line = top + person.hair_curve * 6.0 * wave(x / 90.0) + jag - 6.0 * bump(part * part) + 2.0
+    jag = person.hair_wave * wave(x / (7.0 + 0.6 * person.hair_frequency) + 0.11 * person.hair_part)
+    jag = jag + 0.7 * wave(x / 4.3 + 0.002 * x * x) + 1.2 * person.hair_curl * wave(x / 6.3)
+    part = (x - person.hair_part - picture.hair_sway) / 16.0
+    line = top + person.hair_sweep * (x - person.hair_part) + jag - person.hair_parting * bump(part * part) + 2.0
     height = np.maximum(6.0 - line, 8.0)
-    u = x / (0.93 * person.face_width)
+    low = unit((canvas.y + 6.0) / 52.0)
+    short = 0.10 * (1.0 - person.hair_long) * smooth((canvas.y + 16.0) / 18.0)
+    sideburn = (0.91 + short - 0.12 * person.hair_long * low * low) * person.face_width
+    u = x / sideburn
     v = np.minimum(canvas.y - 6.0, 0.0) / height
     opening = (np.sqrt(u * u + v * v - 0.55 * np.minimum(u * u, 1.0) * np.minimum(v * v, 1.0)) - 1.0) * 30.0
     cap = _hair_cap(scene, canvas, -0.4, np.maximum(person.hair_end, 0.0))
     shade = _strands(scene, canvas)
-    canvas.darken(0.30 * bump(np.maximum(-opening, 0.0) ** 2 / 30.0) * canvas.cover(cap + 4.0) * (canvas.y < 4.0))
+    cast = bump(np.maximum(-opening, 0.0) ** 2 / 30.0) * canvas.cover(cap + 4.0)
+    canvas.darken(0.30 * cast * np.maximum(unit(-canvas.y / 12.0), 0.7 * unit(person.hair_long * 3.0)))
     canvas.paint(canvas.cover(np.maximum(cap, -opening)), person.hair_colour, shade=shade)

@@ -25,11 +25,11 @@ IDENTITY_NORMAL = {
     "eye_distance": (17.6, 0.9),
     "eye_height": (-8.4, 0.9),
     "eye_width": (8.9, 0.6),
-    "eye_open": (5.0, 0.6),
+    "eye_open": (4.7, 0.6),
     "eye_slant": (0.05, 0.09),
     "eye_depth": (0.5, 0.25),
     "eye_almond": (0.0, 0.16),
-    "iris_size": (4.2, 0.3),
+    "iris_size": (4.4, 0.3),
     "lid_crease": (0.45, 0.25),
     "brow_height": (10.8, 1.2),
     "brow_thickness": (2.3, 0.6),
@@ -56,7 +56,8 @@ IDENTITY_NORMAL = {
     "ear_height": (0.0, 1.6),
     "blush": (0.35, 0.2),
     "hair_line": (-35.0, 3.6),
-    "hair_curve": (0.0, 0.12),
+    "hair_sweep": (0.0, 0.12),
+    "hair_parting": (4.0, 4.5),
     "hair_part": (0.0, 9.0),
     "hair_volume": (5.0, 1.8),
     "hair_wave": (1.2, 0.8),
@@ -84,25 +85,26 @@ IDENTITY_UNIFORM = (
     "scar",
     "spectacles",
     "bald",
+    "curl",
 )
 # name: (neutral value, standard deviation at difficulty 1)
 IMAGE_NORMAL = {
-    "yaw": (0.0, 0.27),
-    "pitch": (0.0, 0.13),
+    "yaw": (0.0, 0.32),
+    "pitch": (0.0, 0.15),
     "roll": (0.0, 0.06),
     "shift_x": (0.0, 2.2),
     "shift_y": (0.0, 2.2),
-    "zoom": (0.0, 0.05),
+    "zoom": (0.0, 0.06),
     "light_x": (-0.25, 0.55),
     "light_y": (-0.45, 0.35),
-    "ambient": (0.58, 0.10),
-    "diffuse": (0.52, 0.12),
-    "warm": (0.0, 0.09),
-    "tint": (0.0, 0.04),
-    "gain": (0.0, 0.16),
+    "ambient": (0.54, 0.10),
+    "diffuse": (0.57, 0.14),
+    "warm": (0.0, 0.13),
+    "tint": (0.0, 0.06),
+    "gain": (0.0, 0.18),
     "contrast": (1.0, 0.14),
     "saturation": (1.0, 0.16),
-    "smile": (1.6, 1.6),
+    "smile": (3.2, 2.0),
     "mouth_opening": (-0.6, 2.4),
     "squint": (0.0, 0.16),
     "brow_raise": (0.0, 1.4),
@@ -145,7 +147,17 @@ IMAGE_UNIFORM = {
     "noise": 0.0,
 }
 # Drawn uniform; below the probability (times difficulty) the thing is there.
-IMAGE_EVENT = {"hat": 0.13, "shadow": 0.25, "hand": 0.07, "scarf": 0.07, "patch": 0.07}
+IMAGE_EVENT = {
+    "hat": 0.15,
+    "shadow": 0.25,
+    "hand": 0.08,
+    "scarf": 0.08,
+    "patch": 0.08,
+    "grey": 0.12,
+    "tied": 0.30,
+    "shaved": 0.35,
+    "lipstick": 0.12,
+}
 GLASSES_SELDOM, GLASSES_OFTEN = 0.08, 0.75
 
 _SKIN = np.array(
@@ -189,7 +201,9 @@ def _ramp(position: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 def _stream(seed: int, identity: int, block: int) -> np.random.Generator:
     """The random stream of an identity (block 0) or of its image block − 1."""
-    return np.random.Generator(np.random.Philox(key=[seed, identity], counter=[0, 0, 0, block]))
+    # As uint64 arrays: a list with a number beyond 2⁶³ would go through float64 and lose its last bits.
+    key, counter = np.array([seed, identity], np.uint64), np.array([0, 0, 0, block], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 @functools.lru_cache(maxsize=8192)
@@ -198,21 +212,32 @@ def _identity_draw(seed: int, identity: int) -> np.ndarray:
     return np.concatenate([stream.standard_normal(len(IDENTITY_NORMAL)), stream.random(len(IDENTITY_UNIFORM))])
 
 
-def identity_parameters(seed: int, identities: np.ndarray) -> SimpleNamespace:
-    """Draws the people's own parameters.
+def draw_identities(seed: int, identities: np.ndarray) -> SimpleNamespace:
+    """Draws the numbers of the two identity tables.
 
     Args:
       seed: of the whole data set, 0 ≤ seed < 2⁶⁴.
       identities: int [B], numbers of the people.
 
-    Returns: float64 [B] (colours [B, 3]) for every name in the tables.
+    Returns: float64 [B] for every name in the tables.
     """
     draws = np.stack([_identity_draw(seed, int(identity)) for identity in identities])
     normal = np.clip(draws[:, : len(IDENTITY_NORMAL)], -2.2, 2.2)
-    person = SimpleNamespace(
+    return SimpleNamespace(
         **{name: mean + sd * normal[:, i] for i, (name, (mean, sd)) in enumerate(IDENTITY_NORMAL.items())},
         **{name: draws[:, len(IDENTITY_NORMAL) + i] for i, name in enumerate(IDENTITY_UNIFORM)},
     )
+
+
+def identity_parameters(draws: SimpleNamespace) -> SimpleNamespace:
+    """Turns drawn numbers into a person's looks.
+
+    Args:
+      draws: of `draw_identities`.
+
+    Returns: the same with colours (float64 [B, 3]) and amounts of hair, beard, marks and age.
+    """
+    person = SimpleNamespace(**vars(draws))
     _identity_colours(person)
     _identity_traits(person)
     return person
@@ -222,12 +247,12 @@ def _identity_colours(person: SimpleNamespace) -> None:
     """Skin, hair, iris and lip colours. Dark skin comes with dark hair and eyes more often than not."""
     warmth = person.skin_warmth[:, None] * np.array([1.0, 0.0, -1.0])
     person.skin_colour = _ramp(person.skin, _SKIN) + warmth
-    hair = _ramp(person.hair ** (1.0 + 2.5 * person.skin), _HAIR)
-    hair = hair + person.hair_warmth[:, None] * np.array([1.0, 0.1, -0.8])
-    grey = np.clip((person.age - 0.72) / 0.2, 0.0, 1.0)[:, None]
+    hair = _ramp(person.hair ** (1.0 + 3.5 * person.skin), _HAIR)
+    hair = hair * (1.0 + 3.0 * person.hair_warmth[:, None] * np.array([1.0, 0.1, -0.8]))
+    grey = np.clip((person.age - 0.76) / 0.2, 0.0, 1.0)[:, None]
     person.hair_colour = np.clip(hair + grey * (np.array([0.74, 0.73, 0.72]) - hair), 0.04, 0.95)
     person.brow_colour = hair + grey * 0.5 * (np.array([0.60, 0.58, 0.56]) - hair)
-    person.iris_colour = _ramp(person.iris ** (1.0 + 3.0 * person.skin), _IRIS)
+    person.iris_colour = _ramp(person.iris ** (0.8 + 2.5 * person.skin), _IRIS)
     rose = person.skin_colour * np.array([0.92, 0.56, 0.56]) + np.array([0.04, 0.0, 0.02])
     person.lip_colour = person.skin_colour + (0.45 + 0.5 * person.lip_red[:, None]) * (rose - person.skin_colour)
 
@@ -235,9 +260,11 @@ def _identity_colours(person: SimpleNamespace) -> None:
 def _identity_traits(person: SimpleNamespace) -> None:
     """Turns uniform draws into amounts, most of which are absent in most people."""
     adult = np.clip(person.age * 4.0, 0.0, 1.0)
-    long_hair = np.clip((person.length - 0.45) / 0.4, 0.0, 1.0)
-    person.hair_end = -4.0 + 62.0 * long_hair + 8.0 * person.length
-    masculine = 1.0 - np.clip((person.length - 0.40) / 0.15, 0.0, 1.0)
+    long_hair = np.clip((person.length - 0.55) / 0.3, 0.0, 1.0)
+    person.hair_end = -2.0 + 60.0 * long_hair + 6.0 * person.length
+    person.hair_long = np.clip(long_hair * 2.0, 0.0, 1.0)
+    person.hair_curl = np.clip((person.curl + 0.45 * person.skin - 0.75) / 0.25, 0.0, 1.0)
+    masculine = 1.0 - np.clip((person.length - 0.48) / 0.12, 0.0, 1.0)
     person.beard_amount = np.clip((person.beard - 0.55) / 0.3, 0.0, 1.0) * masculine * adult
     person.moustache_amount = np.clip((person.moustache - 0.6) / 0.25, 0.0, 1.0) * masculine * adult
     person.freckle_amount = np.clip((person.freckle - 0.7) / 0.25, 0.0, 1.0) * (1.0 - 0.8 * person.skin)
@@ -247,7 +274,9 @@ def _identity_traits(person: SimpleNamespace) -> None:
     person.scar_amount = (person.scar < 0.10) * 0.55
     receding = np.clip((person.bald - 0.80) / 0.2, 0.0, 1.0) * masculine * np.clip(person.age * 2.0 - 0.4, 0.0, 1.0)
     person.hair_line = person.hair_line - 16.0 * receding
-    person.hair_volume = np.maximum(person.hair_volume * (1.0 - 0.75 * receding), 0.6)
+    person.hair_volume = np.maximum(person.hair_volume * (1.0 - 0.75 * receding) + 3.5 * person.hair_curl, 0.6)
+    person.hair_part = person.hair_part * (0.5 + person.hair_long)
+    person.beard_width = 14.0 + 60.0 * np.clip(person.beard - 0.6, 0.0, 0.4)
     # Age lowers lids and corners of the mouth a little, and thins the lips.
     person.eye_open = person.eye_open - 0.7 * person.wrinkle
     person.mouth_corner = person.mouth_corner - 0.8 * person.wrinkle
@@ -291,6 +320,7 @@ def image_nuisances(
     picture.glasses = uniform[:, -1] < difficulty * often
     for name in ("back", "blob", "cloth", "thing"):
         rgb = np.stack([getattr(picture, f"{name}_{c}") for c in "rgb"], axis=-1)
-        setattr(picture, f"{name}_colour", 0.08 + 0.84 * rgb)
+        grey = rgb.mean(axis=-1, keepdims=True)
+        setattr(picture, f"{name}_colour", 0.10 + 0.82 * (grey + 0.62 * (rgb - grey)))
     picture.grain = grain
     return picture

@@ -48,7 +48,7 @@ def landmarks(person: SimpleNamespace, picture: SimpleNamespace) -> SimpleNamesp
     Returns: complex [B] positions and float [B] foreshortenings.
     """
     eye, corner = person.eye_distance, person.mouth_width
-    smile_width = corner * (1.0 + 0.03 * (picture.smile - 1.6))
+    smile_width = corner * (1.0 + 0.03 * (picture.smile - 3.2))
     return SimpleNamespace(
         eye_left=_project(-eye, person.eye_height, _EYE_DEPTH, picture),
         eye_right=_project(eye, person.eye_height, _EYE_DEPTH, picture),

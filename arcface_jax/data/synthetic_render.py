@@ -36,6 +36,20 @@ def _canvas(person: SimpleNamespace, picture: SimpleNamespace, points: SimpleNam
     return Canvas(x=x, y=y, pixel=column(np.abs(scale) * step), planes=planes)
 
 
+def _style(person: SimpleNamespace, picture: SimpleNamespace) -> None:
+    """What people do to their looks on a day: tie the hair, shave, paint the lips."""
+    loose = 1.0 - picture.tied
+    person.hair_end = -2.0 + loose * (person.hair_end + 2.0)
+    person.hair_long = loose * person.hair_long
+    person.hair_volume = person.hair_volume * (1.0 - 0.7 * picture.hat)
+    stubble = 0.12 + 0.88 * (1.0 - picture.shaved)
+    person.beard_amount = stubble * person.beard_amount
+    person.moustache_amount = stubble * person.moustache_amount
+    red = 0.8 * picture.lipstick[:, None]
+    person.lip_colour = person.lip_colour + red * (np.array([0.72, 0.13, 0.20]) - person.lip_colour)
+    picture.saturation = picture.saturation * (1.0 - picture.grey)
+
+
 def _light(picture: SimpleNamespace) -> SimpleNamespace:
     norm = np.sqrt(picture.light_x**2 + picture.light_y**2 + 1.0)
     return SimpleNamespace(x=picture.light_x / norm, y=picture.light_y / norm, z=1.0 / norm)
@@ -57,18 +71,27 @@ def _expose(scene: head.Scene) -> np.ndarray:
 
 
 def _blur(colour: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Five-tap blur along both axes, wider pictures with wider steps; edges repeat.
+    """Blurs along both axes, edges repeated: five neighbouring taps, then, in large pictures, five spread ones.
 
     Args:
       colour: float32 [3, B, H, W].
       sigma: float32 [B, 1, 1], in pixels of the 112×112 crop.
     """
     size = colour.shape[-1]
+    variance = (sigma * (size / TEMPLATE_SIZE)) ** 2
+    near_variance = np.minimum(variance, 1.5)
+    colour = _five_taps(colour, near_variance, 1)
     step = max(1, round(size / 56))
-    variance = (sigma * (size / (TEMPLATE_SIZE * step))) ** 2
-    # Weights of [far, near, centre, near, far] with this variance: 2·near + 8·far = variance.
-    far = np.minimum(variance, 2.0) * 0.05
-    near = 0.5 * np.minimum(variance - 8.0 * far, 0.5)
+    if step > 1:
+        colour = _five_taps(colour, np.minimum((variance - near_variance) / step**2, 1.5), step)
+    return colour
+
+
+def _five_taps(colour: np.ndarray, variance: np.ndarray, step: int) -> np.ndarray:
+    """Filters both axes with [far, near, centre, near, far], `step` pixels apart: 2·near + 8·far = variance ≤ 1.5."""
+    size = colour.shape[-1]
+    far = variance * variance * (0.0625 / 1.5)
+    near = 0.5 * variance - 4.0 * far
     centre = 1.0 - 2.0 * (near + far)
     for axis in (2, 3):
         padding = [(0, 0)] * 4
@@ -89,6 +112,7 @@ def render_faces(person: SimpleNamespace, picture: SimpleNamespace, size: int) -
 
     Returns: uint8 [B, size, size, 3], RGB.
     """
+    _style(person, picture)
     points = landmarks(person, picture)
     canvas = _canvas(person, picture, points, size)
     for name in ("shadow", "cover"):
@@ -109,14 +133,14 @@ def render_faces(person: SimpleNamespace, picture: SimpleNamespace, size: int) -
     features.draw_beard(scene, distance, face)
     features.draw_eyes(scene)
     features.draw_brows(scene)
-    features.draw_marks(scene)
+    features.draw_marks(scene, face)
     head.draw_front_hair(scene)
     accessories.draw_glasses(scene)
     accessories.draw_hat(scene)
     accessories.draw_scarf(scene)
     accessories.draw_hand(scene)
     accessories.draw_patch(scene)
-    colour = _blur(_expose(scene), columns.blur * columns.blur * 2.6)
+    colour = _blur(_expose(scene), columns.blur * columns.blur * columns.blur * 2.8)
     pixels = np.moveaxis(unit(colour), 0, -1) * 255.0
-    noise = (12.0 * columns.noise * columns.noise * columns.noise)[..., None]
+    noise = (9.0 * columns.noise * columns.noise * columns.noise)[..., None]
     return np.rint(np.minimum(np.maximum(pixels + noise * grain, 0.0), 255.0)).astype(np.uint8)
