@@ -43,6 +43,22 @@ def all_pairs(labels: np.ndarray) -> Pairs:
     return Pairs(first, second, labels[first] == labels[second])
 
 
+def same_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every unordered pair of images of one identity, without listing the others.
+
+    Args:
+      labels: int [N], the identity of each image.
+
+    Returns: (first, second), int64 indices, first < second, identity by identity.
+    """
+    blocks = _Blocks.of(_check_labels(labels))
+    parts = [
+        start + np.stack(np.triu_indices(size, k=1)) for start, size in zip(blocks.starts, blocks.sizes, strict=True)
+    ]
+    positions = np.concatenate(parts, axis=1)
+    return blocks.images[positions[0]], blocks.images[positions[1]]
+
+
 def draw_pairs(labels: np.ndarray, num_pairs: int, seed: int, num_folds: int = 10) -> Pairs:
     """Draws a balanced list of pairs, in contiguous folds as LFW has them.
 

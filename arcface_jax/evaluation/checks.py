@@ -62,13 +62,16 @@ def check_indices(indices: np.ndarray, size: int, name: str) -> np.ndarray:
     return indices.astype(np.int64)
 
 
-def check_embeddings(embeddings: np.ndarray, name: str = "embeddings", *, unit: bool = True) -> np.ndarray:
+def check_embeddings(
+    embeddings: np.ndarray, name: str = "embeddings", *, unit: bool = True, rows: np.ndarray | None = None
+) -> np.ndarray:
     """Returns `embeddings` [N, D] in float32 (or float64, if they are); refuses what no protocol can use.
 
     Args:
       embeddings: [N, D].
       name: what to call them in an error.
       unit: whether every row must have norm 1 (within 1 %).
+      rows: int [N], what an error calls the rows, when these are a part of a larger array.
 
     Raises:
       InputError: wrong rank, no rows, a row with NaN or ∞, or a row that is not
@@ -82,11 +85,15 @@ def check_embeddings(embeddings: np.ndarray, name: str = "embeddings", *, unit: 
     squared = np.einsum("nd,nd->n", embeddings, embeddings)
     invalid = ~np.isfinite(squared)
     if invalid.any():
-        raise InputError(f"{name}: row {int(np.argmax(invalid))} holds NaN or infinity; remove or repair it")
+        raise InputError(
+            f"{name}: row {first_row + int(np.argmax(invalid))} holds NaN or infinity; remove or repair it"
+        )
     if unit:
         norms = np.sqrt(squared)
         invalid = np.abs(norms - 1.0) > UNIT_NORM_TOLERANCE
         if invalid.any():
             row = int(np.argmax(invalid))
-            raise InputError(f"{name}: row {row} has norm {norms[row]:.4g}, not 1; normalise the rows first")
+            raise InputError(
+                f"{name}: row {first_row + row} has norm {norms[row]:.4g}, not 1; normalise the rows first"
+            )
     return embeddings

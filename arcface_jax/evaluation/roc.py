@@ -71,29 +71,67 @@ def roc_curve(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None =
     scores = check_scores(scores, "scores")
     same = check_same(same, len(scores))
     weights = None if weights is None else check_weights(weights, len(scores))
+    thresholds, true_accepts, false_accepts = _count_accepts(scores, same, weights)
+    num_same, num_different = true_accepts[-1], false_accepts[-1]
+    if num_same == 0 or num_different == 0:
+        kind = "same" if num_same == 0 else "different"
+        raise InputError(f"same: none of the {len(scores)} pairs is a {kind} pair, so there is no ROC; give both kinds")
+    return Roc(thresholds, false_accepts, true_accepts, num_different.item(), num_same.item())
+
+
+def roc_from_kinds(
+    same_scores: np.ndarray,
+    different_scores: np.ndarray,
+    *,
+    num_same: int | None = None,
+    num_different: int | None = None,
+) -> Roc:
+    """The ROC of scores that come as two arrays, of which only the highest may have been kept.
+
+    Args:
+      same_scores: [S], scores of same pairs.
+      different_scores: [I], scores of different pairs.
+      num_same: how many same pairs there are; more than S if some can never be
+        accepted, such as a known person whom a search did not find. S if None.
+      num_different: how many different pairs there are; more than I if only the highest
+        were kept, every other one being at most the lowest of them. I if None.
+
+    Returns: the curve; with a kept tail only, `complete` is False and the curve ends
+      above the lowest kept score, down to which it is exact.
+    """
+    num_same = len(same_scores) if num_same is None else num_same
+    num_different = len(different_scores) if num_different is None else num_different
+    if num_same < max(len(same_scores), 1) or num_different < max(len(different_scores), 1):
+        raise InputError(
+            f"num_same, num_different: {num_same}, {num_different}, but {len(same_scores)} same and "
+            f"{len(different_scores)} different scores were given; give at least one pair of each kind"
+        )
+    scores = check_scores(np.concatenate([same_scores, different_scores]))
+    thresholds, true_accepts, false_accepts = _count_accepts(scores, np.arange(len(scores)) < len(same_scores), None)
+    complete = num_different == len(different_scores)
+    if not complete:
+        known = thresholds > (np.min(different_scores) if len(different_scores) else np.inf)
+        known[0] = True
+        thresholds, true_accepts, false_accepts = thresholds[known], true_accepts[known], false_accepts[known]
+    return Roc(thresholds, false_accepts, true_accepts, num_different, num_same, complete)
+
+
+def _count_accepts(
+    scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Thresholds, true accepts and false accepts of the full curve, by one sort (none if sorted already)."""
     if not (np.diff(scores) <= 0).all():
         order = np.argsort(-scores)
         scores, same = scores[order], same[order]
         weights = None if weights is None else weights[order]
-    if weights is None:
-        true_accepts = np.cumsum(same, dtype=np.int64)
-        total = np.arange(1, len(scores) + 1)
-    else:
-        true_accepts = np.cumsum(np.where(same, weights, 0))
-        total = np.cumsum(weights)
     last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # the last of each run of equal scores
-    true_accepts, total = true_accepts[last], total[last]
-    num_same, num_different = true_accepts[-1], total[-1] - true_accepts[-1]
-    if num_same == 0 or num_different == 0:
-        kind = "same" if num_same == 0 else "different"
-        raise InputError(f"same: none of the {len(scores)} pairs is a {kind} pair, so there is no ROC; give both kinds")
-    return Roc(
-        thresholds=np.concatenate([[np.inf], scores[last]]).astype(scores.dtype),
-        false_accepts=np.concatenate([[0], total - true_accepts]).astype(total.dtype),
-        true_accepts=np.concatenate([[0], true_accepts]).astype(total.dtype),
-        num_different=num_different.item(),
-        num_same=num_same.item(),
-    )
+    if weights is None:
+        true_accepts, total = np.cumsum(same, dtype=np.int64)[last], last + 1
+    else:
+        true_accepts, total = np.cumsum(np.where(same, weights, 0))[last], np.cumsum(weights)[last]
+    thresholds = np.concatenate([[np.inf], scores[last]]).astype(scores.dtype)
+    start = np.zeros(1, total.dtype)
+    return thresholds, np.concatenate([start, true_accepts]), np.concatenate([start, total - true_accepts])
 
 
 Rule = Literal["nearest", "at_most"]

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.checks import check_embeddings, check_same
+from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.folds import best_threshold, ten_fold_accuracy, val_at_far
 from arcface_jax.evaluation.published import published_ten_fold_accuracy, published_val_at_far, squared_distances
 from arcface_jax.evaluation.roc import area_under_curve, equal_error_rate, roc_curve, tar_at_far
@@ -51,6 +53,35 @@ class VerificationResult:
 
 VAL_FAR = 1e-3
 """The false accept rate at which the field quotes VAL."""
+
+
+FlipRule = Literal["add", "concatenate"]
+
+
+def combine_flip(embedding: np.ndarray, mirrored: np.ndarray | None, rule: FlipRule = "add") -> np.ndarray:
+    """One unit embedding from those of an image and of its mirror image.
+
+        "add":          (x + x′)/‖x + x′‖           (the rule of the field)
+        "concatenate":  [x, x′]/‖[x, x′]‖           (twice the size; some projects)
+
+    Args:
+      embedding: x, [N, D], as the network gave it, not normalised.
+      mirrored: x′, [N, D], of the mirrored images; None to go without and only normalise x.
+      rule: which of the two.
+
+    Returns: float32 [N, D], or [N, 2D] for "concatenate".
+    """
+    embedding = check_embeddings(embedding, "embedding", unit=False)
+    if mirrored is None:
+        return unit_embeddings(embedding, "embedding")
+    mirrored = check_embeddings(mirrored, "mirrored", unit=False)
+    if embedding.shape != mirrored.shape:
+        raise InputError(f"mirrored: shape {mirrored.shape}, but embedding has {embedding.shape}; give one row each")
+    if rule == "add":
+        return unit_embeddings(embedding + mirrored, "embedding + mirrored")
+    if rule == "concatenate":
+        return unit_embeddings(np.concatenate([embedding, mirrored], axis=1), "[embedding, mirrored]")
+    raise InputError(f"rule: {rule!r} is unknown; use 'add' or 'concatenate'")
 
 
 def pair_similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:

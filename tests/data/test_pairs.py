@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcface_jax.data.pairs import Pairs, all_pairs, draw_pairs
+from arcface_jax.data.pairs import Pairs, all_pairs, draw_pairs, same_pairs
 from arcface_jax.errors import InputError
 
 
@@ -104,6 +104,15 @@ def test_all_pairs_of_four_images() -> None:
     assert pairs.first.tolist() == [0, 0, 0, 1, 1, 2]
     assert pairs.second.tolist() == [1, 2, 3, 2, 3, 3]
     assert pairs.same.tolist() == [True, False, True, False, True, False]
+
+
+def test_same_pairs_are_those_of_all_pairs() -> None:
+    labels = np.array([4, 2, 4, 4, 9, 2])
+    every = all_pairs(labels)
+    expected = set(zip(every.first[every.same].tolist(), every.second[every.same].tolist(), strict=True))
+    first, second = same_pairs(labels)
+    assert set(zip(first.tolist(), second.tolist(), strict=True)) == expected
+    assert len(first) == 4
 
 
 @pytest.mark.parametrize(

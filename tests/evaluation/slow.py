@@ -105,3 +105,71 @@ def _accuracy(threshold: float, distances: np.ndarray, same: np.ndarray) -> floa
     true_positives = np.sum(np.logical_and(predicted, same))
     true_negatives = np.sum(np.logical_and(np.logical_not(predicted), np.logical_not(same)))
     return float(true_positives + true_negatives) / distances.size
+
+
+def exact_units(rng: np.random.Generator, count: int) -> np.ndarray:
+    """float32 [count, 8], four entries of ±½ each: unit rows, ties abound, and every product is exact."""
+    rows = np.zeros((count, 8), np.float32)
+    for row in rows:
+        row[rng.choice(8, 4, replace=False)] = rng.choice([-0.5, 0.5], 4)
+    return rows
+
+
+def search(
+    gallery: np.ndarray, gallery_labels: np.ndarray, probes: np.ndarray, probe_labels: np.ndarray
+) -> list[tuple[float, float, int, int]]:
+    """(best mate, best impostor, its index, rank) of each probe, one comparison at a time."""
+    results = []
+    for probe, label in zip(probes.astype(np.float64), probe_labels, strict=True):
+        mate, impostor, index = -np.inf, -np.inf, -1
+        for entry, (row, other) in enumerate(zip(gallery.astype(np.float64), gallery_labels, strict=True)):
+            score = float(probe @ row)
+            if other == label:
+                mate = max(mate, score)
+            elif score > impostor:
+                impostor, index = score, entry
+        rank = 0
+        if mate > -np.inf:
+            rank = 1 + sum(
+                float(probe @ row) >= mate
+                for row, other in zip(gallery.astype(np.float64), gallery_labels, strict=True)
+                if other != label
+            )
+        results.append((mate, impostor, index, rank))
+    return results
+
+
+def tpir(results: list[tuple[float, float, int, int]], fpir: float) -> float:
+    """Rank-1 TPIR at the threshold whose FPIR is nearest; of equally near ones the larger TPIR."""
+    unknown = [impostor for mate, impostor, _, _ in results if mate == -np.inf]
+    known = [(mate, rank) for mate, _, _, rank in results if mate > -np.inf]
+    points = []
+    for threshold in [np.inf, *unknown, *(mate for mate, rank in known if rank == 1)]:
+        false = sum(impostor >= threshold for impostor in unknown) / len(unknown)
+        true = sum(mate >= threshold and rank == 1 for mate, rank in known) / len(known)
+        points.append((-abs(false - fpir), true))
+    return max(points)[1]
+
+
+def pool(
+    features: np.ndarray, templates: np.ndarray, media: np.ndarray, detector: np.ndarray | None, keep_norms: bool
+) -> dict[int, np.ndarray]:
+    """Templates by a loop over templates, media and images."""
+    pooled = {}
+    for template in sorted(set(templates.tolist())):
+        total = np.zeros(features.shape[1])
+        for medium in sorted(set(media[templates == template].tolist())):
+            images = []
+            for i in np.flatnonzero((templates == template) & (media == medium)):
+                image = features[i].astype(np.float64)
+                image = image if keep_norms else image / np.linalg.norm(image)
+                images.append(image if detector is None else image * detector[i])
+            total += np.mean(images, axis=0)
+        pooled[template] = total / np.linalg.norm(total)
+    return pooled
+
+
+def degrees(a: np.ndarray, b: np.ndarray) -> float:
+    """Angle between two vectors by arccos, in float64."""
+    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.embeddings import combine_flip, unit_embeddings
+from arcface_jax.evaluation.embeddings import unit_embeddings
+from arcface_jax.evaluation.verification import combine_flip
 
 
 def test_rows_become_unit_whatever_their_size() -> None:
@@ -16,6 +17,7 @@ def test_flip_rules_against_their_equations() -> None:
     x, mirrored = rng.normal(size=(2, 5, 8))
     added, both = combine_flip(x, mirrored), combine_flip(x, mirrored, "concatenate")
     np.testing.assert_allclose(added, (x + mirrored) / np.linalg.norm(x + mirrored, axis=1)[:, None], atol=1e-6)
+    assert np.array_equal(combine_flip(x, None), unit_embeddings(x))
     joined = np.hstack([x, mirrored])
     np.testing.assert_allclose(both, joined / np.linalg.norm(joined, axis=1)[:, None], atol=1e-6)
 

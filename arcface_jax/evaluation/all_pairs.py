@@ -1,0 +1,53 @@
+"""Every pair of a set of images, or of probes with distractors: the whole ROC, or its exact low-FAR end."""
+
+import numpy as np
+
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.checks import check_embeddings
+from arcface_jax.evaluation.roc import Roc, roc_from_kinds
+from arcface_jax.evaluation.scoring import HighestScores, score_tiles
+
+
+def all_pairs_roc(embeddings: np.ndarray, labels: np.ndarray, *, keep: int = 10_000_000) -> Roc:
+    """The ROC of all N(N − 1)/2 pairs, streamed: no list of pairs, no score matrix.
+
+    All scores of same pairs are kept, and the `keep` highest of different pairs. With
+    that many or fewer different pairs the curve is complete; otherwise it is exact
+    up to a FAR of about keep / #different and ends there.
+
+    Args:
+      embeddings: [N, D], unit rows.
+      labels: int [N].
+      keep: scores of different pairs to keep; 4 bytes each, twice that at times.
+    """
+    embeddings, labels = check_embeddings(embeddings), np.asarray(labels)
+    if labels.shape != (len(embeddings),):
+        raise InputError(f"labels: shape {labels.shape} for {len(embeddings)} embeddings; give one identity a row")
+    same_scores: list[np.ndarray] = []
+    different = HighestScores(keep)
+    for row, column, tile in score_tiles(embeddings, embeddings, upper=True):
+        i, j = np.arange(row, row + tile.shape[0])[:, None], np.arange(column, column + tile.shape[1])[None, :]
+        same = labels[i] == labels[j]
+        ordered = i < j
+        same_scores.append(tile[same & ordered])
+        different.add(tile[~same & ordered])
+    return roc_from_kinds(np.concatenate(same_scores), different.values(), num_different=different.count)
+
+
+def distractor_roc(
+    same_scores: np.ndarray, probes: np.ndarray, distractors: np.ndarray, *, keep: int = 10_000_000
+) -> Roc:
+    """MegaFace's verification: given scores of same pairs against every probe–distractor pair.
+
+    Args:
+      same_scores: [S], cosines of same pairs, e.g. from `scoring.score_pairs`.
+      probes: [P, D], unit rows.
+      distractors: [M, D], unit rows of people that no probe shows; may be a memory map.
+      keep: scores of different pairs to keep, as in `all_pairs_roc`.
+
+    References: Kemelmacher-Shlizerman et al., The MegaFace Benchmark (arXiv:1512.00596), §4.
+    """
+    different = HighestScores(keep)
+    for _, _, tile in score_tiles(probes, distractors):
+        different.add(tile)
+    return roc_from_kinds(same_scores, different.values(), num_different=different.count)

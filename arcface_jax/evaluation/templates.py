@@ -1,0 +1,196 @@
+"""Templates: several images and videos of one person as one embedding, as IJB-B and IJB-C compare them.
+
+Videos of YTF are the case of one medium per template: pass the video's number as template and as medium.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.checks import check_embeddings, check_same, check_weights
+from arcface_jax.evaluation.embeddings import unit_embeddings
+from arcface_jax.evaluation.roc import Roc, area_under_curve, equal_error_rate, roc_curve, tar_at_far
+from arcface_jax.evaluation.scoring import score_pairs
+
+IJB_FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""The false accept rates at which IJB tables quote TAR."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Templates:
+    """Pooled templates.
+
+    Attributes:
+      ids: int64 [T], ascending, each once.
+      embeddings: float32 [T, D], unit rows.
+    """
+
+    ids: np.ndarray
+    embeddings: np.ndarray
+
+    def rows(self, ids: np.ndarray, name: str = "template ids") -> np.ndarray:
+        """int64: the row of each template.
+
+        Raises:
+          InputError: a template is missing; the message gives its number and position.
+        """
+        ids = np.asarray(ids)
+        rows = np.searchsorted(self.ids, ids)
+        missing = self.ids[np.minimum(rows, len(self.ids) - 1)] != ids
+        if missing.any():
+            position = int(np.argmax(missing))
+            raise InputError(f"{name}: element {position} asks for template {ids[position]}, which has no image")
+        return rows
+
+
+def pool_templates(
+    features: np.ndarray,
+    template_ids: np.ndarray,
+    media_ids: np.ndarray,
+    *,
+    mirrored: np.ndarray | None = None,
+    detector_scores: np.ndarray | None = None,
+    norm_weighting: bool = True,
+) -> Templates:
+    """Pools image features into media, media into templates, and normalises.
+
+        medium   = mean of its images' features
+        template = Σ media / ‖Σ media‖
+
+    So a video of a hundred frames weighs as much as one still image.
+
+    Args:
+      features: [N, D], as the network gave them.
+      template_ids: int [N], the template of each image.
+      media_ids: int [N], its medium (frames of one video share one); counted within a template.
+      mirrored: [N, D], features of the mirrored images, to be added first; not if None.
+      detector_scores: [N], ≥ 0: how sure the detector was of the face; features are multiplied by it. Not if None.
+      norm_weighting: let features keep their norms, so that sure ones weigh more; otherwise each is normalised first.
+
+    Returns: the templates, by ascending number.
+
+    Raises:
+      InputError: mismatched lengths, NaN, or a template that sums to zero.
+
+    References: Whitelam et al., IARPA Janus Benchmark-B (CVPRW 2017); Maze et al., IJB-C (ICB 2018).
+    """
+    num_images = len(features)
+    template_ids, media_ids = np.asarray(template_ids), np.asarray(media_ids)
+    for name, ids in (("template_ids", template_ids), ("media_ids", media_ids)):
+        if ids.shape != (num_images,) or not np.issubdtype(ids.dtype, np.integer):
+            raise InputError(f"{name}: shape {ids.shape}, dtype {ids.dtype}; give one integer for {num_images} images")
+    if mirrored is not None and mirrored.shape != features.shape:
+        raise InputError(f"mirrored: shape {mirrored.shape}, but features has {features.shape}; give one row each")
+    if detector_scores is not None:
+        detector_scores = check_weights(detector_scores, num_images, "detector_scores")
+    order = np.lexsort((media_ids, template_ids))
+    new_template = np.append(True, np.diff(template_ids[order]) != 0)
+    new_medium = new_template | np.append(True, np.diff(media_ids[order]) != 0)
+    starts = np.append(np.flatnonzero(new_template), num_images)
+    ids, pooled = template_ids[order][new_template].astype(np.int64), []
+    for first, last in _runs(starts, 65_536):  # whole templates, so that the sorted copy stays small
+        part = order[starts[first] : starts[last]]
+        images = check_embeddings(features[part], "features", unit=False, rows=part)
+        if mirrored is not None:
+            images = images + check_embeddings(mirrored[part], "mirrored", unit=False, rows=part)
+        if not norm_weighting:
+            images = unit_embeddings(images, "features", rows=part)
+        if detector_scores is not None:
+            images = images * detector_scores[part, None]
+        media_starts = np.flatnonzero(new_medium[starts[first] : starts[last]])
+        counts = np.diff(np.append(media_starts, len(part)))
+        media = np.add.reduceat(images, media_starts, axis=0, dtype=np.float64) / counts[:, None]
+        media_of_templates = np.searchsorted(media_starts, starts[first:last] - starts[first])
+        pooled.append(np.add.reduceat(media, media_of_templates, axis=0))
+    summed = np.concatenate(pooled)
+    empty = ~summed.any(axis=1)
+    if empty.any():
+        raise InputError(
+            f"features: template {ids[np.argmax(empty)]} sums to zero and has no direction; check its images"
+        )
+    return Templates(ids, unit_embeddings(summed, "templates"))
+
+
+def _runs(starts: np.ndarray, most: int) -> list[tuple[int, int]]:
+    """Ranges of consecutive templates with at most `most` images together (or one template alone)."""
+    runs, first, num_templates = [], 0, len(starts) - 1
+    while first < num_templates:
+        last = max(first + 1, int(np.searchsorted(starts, starts[first] + most, side="right")) - 1)
+        runs.append((first, last))
+        first = last
+    return runs
+
+
+@dataclasses.dataclass(frozen=True)
+class TemplateVerificationResult:
+    """What a table of IJB 1:1 verification shows.
+
+    Attributes:
+      tar: true accept rate at each false accept rate asked for.
+      eer: equal error rate.
+      auc: area under the ROC.
+      num_same: number of same pairs.
+      num_different: number of different pairs.
+    """
+
+    tar: Mapping[float, float]
+    eer: float
+    auc: float
+    num_same: int
+    num_different: int
+
+    def numbers(self) -> dict[str, float]:
+        """The result as flat names and numbers, for logs and tables."""
+        named = {f"tar@far={far:g}": value for far, value in self.tar.items()}
+        return named | {
+            "eer": self.eer,
+            "auc": self.auc,
+            "num_same": self.num_same,
+            "num_different": self.num_different,
+        }
+
+
+def verify_templates(
+    templates: Templates,
+    first_ids: np.ndarray,
+    second_ids: np.ndarray,
+    same: np.ndarray,
+    *,
+    fars: Sequence[float] = IJB_FARS,
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[TemplateVerificationResult, Roc]:
+    """IJB 1:1: cosine of each listed pair of templates, TAR at the ROC point nearest to each FAR.
+
+    Args:
+      templates: from `pool_templates`.
+      first_ids: int [P], template numbers.
+      second_ids: int [P].
+      same: [P] bool.
+      fars: false accept rates.
+      devices: the devices to divide the pairs over; the default device if None.
+
+    Returns: (the numbers, the full ROC, every score of which is a point).
+
+    Raises:
+      InputError: a template that no image belongs to, or mismatched lengths.
+    """
+    same = check_same(same, len(first_ids))
+    scores = score_pairs(
+        templates.embeddings,
+        templates.embeddings,
+        templates.rows(first_ids, "first_ids"),
+        templates.rows(second_ids, "second_ids"),
+        devices=devices,
+    )
+    roc = roc_curve(scores, same)
+    result = TemplateVerificationResult(
+        {far: tar_at_far(roc, far) for far in fars},
+        equal_error_rate(roc),
+        area_under_curve(roc),
+        int(roc.num_same),
+        int(roc.num_different),
+    )
+    return result, roc
