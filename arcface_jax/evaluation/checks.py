@@ -83,17 +83,14 @@ def check_embeddings(
     if embeddings.dtype not in (np.float32, np.float64):
         embeddings = embeddings.astype(np.float32)
     squared = np.einsum("nd,nd->n", embeddings, embeddings)
+    numbers = range(len(embeddings)) if rows is None else rows
     invalid = ~np.isfinite(squared)
     if invalid.any():
-        raise InputError(
-            f"{name}: row {first_row + int(np.argmax(invalid))} holds NaN or infinity; remove or repair it"
-        )
+        raise InputError(f"{name}: row {numbers[np.argmax(invalid)]} holds NaN or infinity; remove or repair it")
     if unit:
         norms = np.sqrt(squared)
         invalid = np.abs(norms - 1.0) > UNIT_NORM_TOLERANCE
         if invalid.any():
             row = int(np.argmax(invalid))
-            raise InputError(
-                f"{name}: row {first_row + row} has norm {norms[row]:.4g}, not 1; normalise the rows first"
-            )
+            raise InputError(f"{name}: row {numbers[row]} has norm {norms[row]:.4g}, not 1; normalise the rows first")
     return embeddings

@@ -24,8 +24,8 @@ def unit_embeddings(embeddings: np.ndarray, name: str = "embeddings", *, rows: n
     embeddings = check_embeddings(embeddings, name, unit=False, rows=rows)
     largest = np.abs(embeddings).max(axis=1, keepdims=True)
     if not largest.all():
-        raise InputError(
-            f"{name}: row {int(np.argmin(largest))} is zero and has no direction; the network failed on it"
-        )
+        numbers = range(len(embeddings)) if rows is None else rows
+        row = numbers[int(np.argmin(largest))]
+        raise InputError(f"{name}: row {row} is zero and has no direction; the network failed on it")
     # Scaled first, so that the square of a tiny row's norm is still a number.
     return np.array(_normalise((embeddings / largest).astype(np.float32)))
