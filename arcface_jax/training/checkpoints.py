@@ -1,0 +1,90 @@
+"""Saving and restoring a run. The only module that knows Orbax."""
+
+import dataclasses
+import importlib.metadata
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from arcface_jax.errors import InputError
+from arcface_jax.training.config import Config
+from arcface_jax.training.state import TrainState
+
+_LIBRARIES = ("arcface-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that a run's numbers depend on; "source" for a package that is not installed."""
+    versions = {}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            versions[library] = "source"
+    return versions
+
+
+class Checkpoints:
+    """The checkpoints in one folder: atomic, the newest `keep` of them kept.
+
+    Each holds the training state and, as JSON, the configuration, the data's
+    fingerprint, the number of classes, the library versions, and what else the
+    caller wants to find again.
+    """
+
+    def __init__(self, folder: pathlib.Path, keep: int = 2) -> None:
+        """Opens the folder, making it where it is absent."""
+        self.folder = folder.absolute()
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False),
+        )
+
+    def latest_step(self) -> int | None:
+        """The step of the newest complete checkpoint, or None where there is none."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, metadata: dict[str, Any]) -> None:
+        """Writes `state` under its step; a checkpoint of that step that exists already stays as it is."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        content = {"metadata": ocp.args.JsonSave(metadata), "state": ocp.args.StandardSave(state)}
+        self._manager.save(step, args=ocp.args.Composite(**content), force=True)
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """The JSON part of a checkpoint."""
+        return dict(self._manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore())).metadata)
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state at `step`, with the shapes, types and placement of `like` (arrays or ShapeDtypeStructs).
+
+        Raises:
+          InputError: the checkpoint does not fit the configuration.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+            state: TrainState = self._manager.restore(step, args=args).state
+        except (ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"checkpoint {self.folder / str(step)}: does not fit this configuration ({reason}); use its own config"
+            ) from error
+        return state
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.close()
+
+
+def describe(config: Config, fingerprint: str, num_classes: int) -> dict[str, Any]:
+    """The metadata every checkpoint of a run carries."""
+    return {
+        "config": dataclasses.asdict(config),
+        "data_fingerprint": fingerprint,
+        "num_classes": num_classes,
+        "versions": library_versions(),
+    }

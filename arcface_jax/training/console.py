@@ -1,0 +1,129 @@
+"""What a person at a terminal sees of a run."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from arcface_jax.models.registry import count_parameters
+from arcface_jax.training.loop import Numbers
+from arcface_jax.training.setup import Setup
+
+# Where the output is a file or a pipe a bar cannot be drawn, and lines are printed this many seconds apart.
+_SECONDS_BETWEEN_LINES = 5.0
+
+_SURPRISE = 0.2
+"""Relative difference between the first loss and the expected one that is worth a warning."""
+
+
+class ConsoleReporter:
+    """Progress bar, verifications and the closing table. A `loop.Reporter`."""
+
+    def __init__(self, console: Console, total_steps: int, first_step: int = 0) -> None:
+        """The bar runs from `first_step` to `total_steps`."""
+        self._console = console
+        self._printed = 0.0
+        self._total = total_steps
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("loss {task.fields[loss]:.3f}"),
+            TextColumn("accuracy {task.fields[accuracy]:.1%}"),
+            TextColumn("{task.fields[speed]:.0f} images/s"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(
+            "training", total=total_steps, completed=first_step, loss=float("nan"), accuracy=0.0, speed=0.0
+        )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def first_loss(self, seen: float, expected: float) -> None:
+        """Prints the first loss beside the expected one, and what to look at where they differ."""
+        self._console.print(f"Initial loss: {seen:.2f} seen, {expected:.2f} expected of an untrained network.")
+        if not abs(seen - expected) <= _SURPRISE * expected:
+            self._console.print(
+                "[yellow]These differ. Likely causes: labels out of step with the images, embeddings that are all "
+                "alike, pixels normalised twice, or a loss.scale or loss.margin other than meant.[/yellow]"
+            )
+
+    def progress(self, step: int, metrics: dict[str, float]) -> None:
+        """Moves the bar, or prints a line now and then."""
+        loss, accuracy, speed = metrics["loss"], metrics["accuracy"], metrics["images_per_second"]
+        self._bar.update(self._task, completed=step, loss=loss, accuracy=accuracy, speed=speed)
+        if not self._console.is_terminal and (
+            step == self._total or time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES
+        ):
+            self._printed = time.monotonic()
+            self._console.print(
+                f"step {step}/{self._total}  loss {loss:.3f}  accuracy {accuracy:.1%}  {speed:.0f} images/s"
+            )
+
+    def verified(self, step: int, numbers: Numbers) -> None:
+        """Prints one line of a verification."""
+        what = "untrained" if step == 0 else f"step {step}"
+        self._console.print(
+            f"Verification, {what}: accuracy {numbers['accuracy']:.2%} ± {numbers['accuracy_std']:.2%}, "
+            f"AUC {numbers['auc']:.4f}"
+        )
+
+
+def print_plan(console: Console, setup: Setup) -> None:
+    """Says what is going to be trained, on what, and where."""
+    config, data = setup.config, setup.data
+    table = Table.grid(padding=(0, 2))
+    where = "synthetic faces" if config.data.source == "synthetic" else f"folder {config.data.root}"
+    size = config.data.image_size
+    table.add_row("Data", f"{where}, {size}×{size}, RGB")
+    table.add_row("Training", f"{len(data.train_images):,} images of {data.num_classes:,} identities")
+    table.add_row(
+        "Held out",
+        f"{len(data.test_images):,} images of {data.num_test_identities:,} other identities, "
+        f"{len(data.pairs):,} verification pairs",
+    )
+    parameters = count_parameters(setup.backbone, size)
+    head = data.num_classes * config.model.embedding_size
+    table.add_row(
+        "Model",
+        f"{config.model.name}, width {config.model.width}, {config.model.embedding_size}-d embedding: "
+        f"{parameters:,} parameters (and {head:,} class weights)",
+    )
+    expected = setup.objective.expected_initial_loss(data.num_classes, config.model.embedding_size)
+    table.add_row("Loss", f"{setup.objective}, expected to start at {expected:.2f}")
+    kind = f"{len(setup.devices)} × {setup.devices[0].device_kind}"
+    table.add_row("Devices", f"{kind} ({config.run.parallel})")
+    steps, batch = config.run.steps, config.run.batch_size
+    epochs = steps * batch / len(data.train_images)
+    table.add_row("Run", f"{steps:,} steps of {batch} images ({epochs:.1f} epochs), seed {config.run.seed}")
+    console.print(table)
+
+
+def print_results(console: Console, verifications: dict[int, Numbers]) -> None:
+    """The closing table: the untrained network and the trained one."""
+    table = Table(title="Verification of people never seen in training")
+    for column in ("", "accuracy", "TAR at FAR 1e-2", "TAR at FAR 1e-3", "EER", "AUC"):
+        table.add_column(column, justify="right")
+    for step in sorted({min(verifications), max(verifications)}):
+        numbers = verifications[step]
+        table.add_row(
+            "untrained" if step == 0 else f"after {step} steps",
+            f"{numbers['accuracy']:.2%} ± {numbers['accuracy_std']:.2%}",
+            f"{numbers['tar@far=0.01']:.2%}",
+            f"{numbers['tar@far=0.001']:.2%}",
+            f"{numbers['eer']:.2%}",
+            f"{numbers['auc']:.4f}",
+        )
+    console.print(table)

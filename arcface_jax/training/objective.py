@@ -1,0 +1,115 @@
+"""The head of a network: what is learnt beside the backbone, its loss and its scores."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from arcface_jax.arguments import check_positive
+from arcface_jax.errors import InputError
+from arcface_jax.logits import cosine_logits
+from arcface_jax.losses import expected_initial_loss, margin_softmax_loss, softmax_loss
+from arcface_jax.margins import Psi, arcface, cm1, cm2, cosface, normface, sphereface
+from arcface_jax.training.config import LossConfig
+
+
+DEFAULT_SCALE = 32.0
+"""Radius of the sphere where a configuration names none."""
+
+
+class Objective(Protocol):
+    """A classifier over the training identities, with parameters of its own."""
+
+    def init(self, key: jax.Array, num_classes: int, embedding_size: int) -> dict[str, jax.Array]:
+        """The head's parameters; each has `class_weights` [C, D]."""
+        ...
+
+    def loss(self, params: Any, embeddings: jax.Array, labels: jax.Array) -> jax.Array:
+        """Loss of each example, [N]."""
+        ...
+
+    def scores(self, params: Any, embeddings: jax.Array) -> jax.Array:
+        """[N, C], higher for likelier classes, without the margin."""
+        ...
+
+    def expected_initial_loss(self, num_classes: int, embedding_size: int) -> float:
+        """The mean loss to expect of an untrained network."""
+        ...
+
+
+def _class_weights(key: jax.Array, num_classes: int, embedding_size: int) -> jax.Array:
+    # Rows are normalised in the loss, so their length sets only how fast they turn; .01 is arcface_torch's.
+    return 0.01 * jax.random.normal(key, (num_classes, embedding_size), jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class MarginSoftmax:
+    """Softmax cross-entropy of s·cosines, with a margin on the true class."""
+
+    psi: Psi
+    scale: float
+
+    def init(self, key: jax.Array, num_classes: int, embedding_size: int) -> dict[str, jax.Array]:
+        """{"class_weights": [C, D]}."""
+        return {"class_weights": _class_weights(key, num_classes, embedding_size)}
+
+    def loss(self, params: Any, embeddings: jax.Array, labels: jax.Array) -> jax.Array:
+        """Margin softmax loss of each example, [N]."""
+        return margin_softmax_loss(embeddings, params["class_weights"], labels, psi=self.psi, scale=self.scale)
+
+    def scores(self, params: Any, embeddings: jax.Array) -> jax.Array:
+        """The cosines, [N, C]."""
+        return cosine_logits(embeddings, params["class_weights"])
+
+    def expected_initial_loss(self, num_classes: int, embedding_size: int) -> float:
+        """See `arcface_jax.losses.expected_initial_loss`; psi at a right angle stands for the margin."""
+        return float(expected_initial_loss(num_classes, self.psi, self.scale, embedding_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainSoftmax:
+    """Softmax cross-entropy of a dense layer with bias: the paper's baseline, no sphere, no margin."""
+
+    def init(self, key: jax.Array, num_classes: int, embedding_size: int) -> dict[str, jax.Array]:
+        """{"class_weights": [C, D], "bias": [C]}."""
+        return {
+            "class_weights": _class_weights(key, num_classes, embedding_size),
+            "bias": jnp.zeros((num_classes,), jnp.float32),
+        }
+
+    def loss(self, params: Any, embeddings: jax.Array, labels: jax.Array) -> jax.Array:
+        """Softmax loss of each example, [N]."""
+        return softmax_loss(embeddings, params["class_weights"], params["bias"], labels)
+
+    def scores(self, params: Any, embeddings: jax.Array) -> jax.Array:
+        """The logits, [N, C]."""
+        return embeddings @ params["class_weights"].T + params["bias"]
+
+    def expected_initial_loss(self, num_classes: int, embedding_size: int) -> float:
+        """ln C and half the variance of the logits, whose weights have standard deviation .01."""
+        return float(jnp.log(num_classes)) + embedding_size * 0.01**2 / 2
+
+
+def create_objective(config: LossConfig) -> Objective:
+    """Builds the objective that `config` names.
+
+    Raises:
+      InputError: a margin was given to a loss that has none to set, or is out of range.
+    """
+    if config.name == "softmax":
+        for name in ("margin", "scale"):
+            if (value := getattr(config, name)) is not None:
+                raise InputError(f"loss.{name} {value} does nothing with loss.name softmax; leave it out")
+        return PlainSoftmax()
+    scale = DEFAULT_SCALE if config.scale is None else config.scale
+    check_positive("loss.scale", scale)
+    adjustable: dict[str, Callable[..., Psi]] = {"arcface": arcface, "cosface": cosface, "sphereface": sphereface}
+    if config.name in adjustable:
+        make = adjustable[config.name]
+        return MarginSoftmax(make() if config.margin is None else make(config.margin), scale)
+    if config.margin is not None:
+        raise InputError(f"loss.margin {config.margin} does nothing with loss.name {config.name}; leave it out")
+    fixed: dict[str, Callable[[], Psi]] = {"normface": normface, "cm1": cm1, "cm2": cm2}
+    return MarginSoftmax(fixed[config.name](), scale)

@@ -1,0 +1,24 @@
+"""What all commands share: one-line errors, and exit codes."""
+
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+
+from arcface_jax.errors import InputError
+
+INPUT_ERROR = 2
+INTERRUPTED = 130
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Runs `main` and exits: 0 or what it returns; 2 with one line for bad input; 130 for Ctrl-C."""
+    try:
+        status = main() or 0
+    except InputError as error:
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="bold red", markup=False, highlight=False)
+        status = INPUT_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = INTERRUPTED
+    sys.exit(status)

@@ -1,0 +1,57 @@
+"""The pictures of a training run, from what the run found."""
+
+import pathlib
+
+import numpy as np
+from arcface_jax.figures.evaluation import roc_figure, score_histogram
+
+from arcface_jax.evaluation.roc import roc_curve
+from arcface_jax.figures.samples import contact_sheet
+from arcface_jax.figures.style import save
+from arcface_jax.figures.training import angle_histogram, learning_curve, loss_curve
+from arcface_jax.training.loop import RunResult
+from arcface_jax.training.run_folder import RunFolder, read_metrics
+from arcface_jax.training.setup import Setup
+
+_SHEET_ROWS, _SHEET_COLUMNS = 6, 10
+
+
+def sample_grid(images: np.ndarray, labels: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Some images [rows, columns, H, W, 3], one identity a row; black where an identity has too few."""
+    identities = np.unique(labels)[:rows]
+    grid = np.zeros((len(identities), columns, *images.shape[1:]), np.uint8)
+    for row, identity in enumerate(identities):
+        chosen = images[np.flatnonzero(labels == identity)[:columns]]
+        grid[row, : len(chosen)] = chosen
+    return grid
+
+
+def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib.Path]:
+    """Draws everything into the run's figures folder; returns the files."""
+    data = setup.data
+    metrics = [line for line in read_metrics(folder.path) if "loss" in line]
+    expected = setup.objective.expected_initial_loss(data.num_classes, setup.config.model.embedding_size)
+    checks = sorted(result.verifications)
+    roc = roc_curve(result.similarities, data.pairs.same)
+    pictures = {
+        "samples": contact_sheet(
+            sample_grid(data.train_images, data.train_labels, _SHEET_ROWS, _SHEET_COLUMNS),
+            "Training images, one person a row",
+        ),
+        "loss": loss_curve(
+            [int(line["step"]) for line in metrics],
+            [line["loss"] for line in metrics],
+            [line["accuracy"] for line in metrics],
+            expected,
+        ),
+        "learning_curve": learning_curve(
+            checks,
+            [result.verifications[step]["accuracy"] for step in checks],
+            [result.verifications[step]["accuracy_std"] for step in checks],
+            [result.verifications[step]["auc"] for step in checks],
+        ),
+        "roc": roc_figure({setup.config.loss.name: roc}),
+        "scores": score_histogram(result.similarities, data.pairs.same),
+        "angles": angle_histogram(result.angles),
+    }
+    return [file for name, figure in pictures.items() for file in save(figure, folder.figures / name)]

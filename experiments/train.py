@@ -1,0 +1,102 @@
+"""Trains a face model and verifies it on people it has never seen.
+
+python -m experiments.train                                  the embedded synthetic faces
+python -m experiments.train folder --data.root DIR           your own faces, DIR/person/*.jpg
+python -m experiments.train --config runs/RUN/config.json    a run again
+"""
+
+import dataclasses
+import pathlib
+import sys
+import time
+
+import tyro
+from rich.console import Console
+
+from arcface_jax.errors import InputError
+from arcface_jax.training.config import Config
+from arcface_jax.training.console import ConsoleReporter, print_plan, print_results
+from arcface_jax.training.loop import RunResult, Stopped, train
+from arcface_jax.training.run_folder import CONFIG_FILE, RunFolder
+from arcface_jax.training.setup import Setup, prepare
+from experiments.command import INTERRUPTED, run_command
+from experiments.configs import PRESETS
+from experiments.run_figures import draw_run
+
+
+def parse(arguments: list[str]) -> Config:
+    """Reads [PRESET] [--config FILE] [--section.field VALUE …]; the later wins."""
+    base = PRESETS["synthetic"]()
+    if arguments and not arguments[0].startswith("-"):
+        name, *arguments = arguments
+        if name not in PRESETS:
+            raise InputError(f"no preset is called {name!r}; choose one of {', '.join(PRESETS)}")
+        base = PRESETS[name]()
+    if arguments and arguments[0] == "--config":
+        if len(arguments) < 2:
+            raise InputError("--config needs a file: the config.json of a run")
+        base = Config.from_json_file(pathlib.Path(arguments[1]))
+        arguments = arguments[2:]
+    presets = "\n".join(f"  {name}: {(make.__doc__ or '').splitlines()[0]}" for name, make in PRESETS.items())
+    return tyro.cli(
+        Config,
+        default=base,
+        args=arguments,
+        prog="python -m experiments.train [PRESET] [--config FILE]",
+        description=f"{__doc__}\nPresets, with every option below to override:\n{presets}",
+    )
+
+
+def run_folder_path(config: Config) -> pathlib.Path:
+    """config.run.folder, or a new name from the loss and the time."""
+    if config.run.folder is not None:
+        return pathlib.Path(config.run.folder)
+    if config.run.resume:
+        raise InputError("run.resume needs --run.folder, the run to go on with")
+    return pathlib.Path("runs") / f"{config.loss.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult) -> None:
+    """Draws the pictures, writes the results and prints the closing table."""
+    pictures = draw_run(setup, folder, result)
+    folder.finish(
+        {
+            "verifications": {str(step): numbers for step, numbers in result.verifications.items()},
+            "seconds": round(result.seconds, 1),
+        }
+    )
+    print_results(console, result.verifications)
+    console.print(f"Trained and verified in {result.seconds:.0f} s. Written to {folder.path}:", highlight=False)
+    for what in ("config.json", "metrics.jsonl", "results.json", "tensorboard/", "checkpoints/"):
+        console.print(f"  {folder.path / what}", highlight=False)
+    for picture in pictures:
+        console.print(f"  {picture}", highlight=False)
+
+
+def main() -> int:
+    """Parses, trains, reports."""
+    config = parse(sys.argv[1:])
+    console = Console()
+    path = run_folder_path(config)
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, folder=str(path)))
+    folder = RunFolder(path, config)
+    console.print("Preparing the data …")
+    setup = prepare(config)
+    print_plan(console, setup)
+    with ConsoleReporter(console, config.run.steps) as reporter:
+        try:
+            result = train(setup, folder, reporter)
+        except Stopped as stop:
+            console.print(
+                f"Stopped at step {stop.step}, with a checkpoint. To go on: python -m experiments.train "
+                f"--config {path / CONFIG_FILE} --run.folder {path} --run.resume",
+                highlight=False,
+                soft_wrap=True,
+            )
+            return INTERRUPTED
+    finish(console, setup, folder, result)
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

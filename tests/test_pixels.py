@@ -1,0 +1,28 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arcface_jax.pixels import ADAFACE, ARCFACE_TORCH, INSIGHTFACE_MXNET, normalise
+
+PIXEL = np.array([[[[0, 128, 255]]]], np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("convention", "expected"),
+    [
+        (ARCFACE_TORCH, [-1.0, 0.5 / 127.5, 1.0]),
+        (INSIGHTFACE_MXNET, [-127.5 / 128, 0.5 / 128, 127.5 / 128]),
+        (ADAFACE, [1.0, 0.5 / 127.5, -1.0]),
+    ],
+)
+def test_published_conventions(convention, expected):
+    np.testing.assert_allclose(normalise(jnp.asarray(PIXEL), convention)[0, 0, 0], expected, rtol=1e-6)
+
+
+def test_bfloat16_out():
+    assert normalise(jnp.asarray(PIXEL), dtype=jnp.bfloat16).dtype == jnp.bfloat16
+
+
+def test_floats_are_refused_since_they_were_normalised_already():
+    with pytest.raises(TypeError, match="float32"):
+        normalise(jnp.zeros((1, 2, 2, 3)))
