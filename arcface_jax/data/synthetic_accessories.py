@@ -10,7 +10,7 @@ from arcface_jax.data.synthetic_head import Scene
 def draw_glasses(scene: Scene) -> None:
     """Frames from round to square, a bridge, side arms, and a reflection on the lenses."""
     person, picture, points = scene.person, scene.picture, scene.points
-    canvas = scene.canvas.rows(0.22, 0.72)
+    canvas = scene.canvas.rows(0.16, 0.80)
     frame = eye_frame(scene, canvas)
     u, v = frame.u - 0.5, frame.v - 2.0
     width = person.eye_distance * 0.73
@@ -50,7 +50,7 @@ def draw_hat(scene: Scene) -> None:
 def draw_scarf(scene: Scene) -> None:
     """A striped scarf over chin and, often, mouth."""
     picture, points = scene.picture, scene.points
-    canvas = scene.canvas.rows(0.45, 1.0)
+    canvas = scene.canvas.rows(0.35, 1.0)
     top = points.mouth_y + 0.35 * picture.cover_y - 4.0
     edge = top - canvas.y + 0.004 * canvas.x * canvas.x
     fold = wave((canvas.y - 0.012 * canvas.x * canvas.x) / 13.0)

@@ -7,7 +7,6 @@ so a picture does not depend on what else is in the batch.
 """
 
 import dataclasses
-from typing import Self
 
 import numpy as np
 
@@ -51,18 +50,21 @@ class Canvas:
       x, y: float32 [B, h, w], each pixel's place in the projected head's plane.
       pixel: float32 [B, 1, 1], the size of a pixel in that plane.
       planes: float32 [4, B, h, w], red, green, blue in [0, 1] and SHADE.
+      within: float32 [B, h, w], a stencil: what is drawn shows by this share. None for everywhere.
     """
 
     x: np.ndarray
     y: np.ndarray
     pixel: np.ndarray
     planes: np.ndarray
+    within: np.ndarray | None = None
 
-    def rows(self, top: float, bottom: float) -> Self:
+    def rows(self, top: float, bottom: float) -> "Canvas":
         """A view of the rows from `top` to `bottom`, fractions of the height."""
         height = self.x.shape[1]
         band = slice(int(np.floor(top * height)), int(np.ceil(bottom * height)))
-        return dataclasses.replace(self, x=self.x[:, band], y=self.y[:, band], planes=self.planes[:, :, band])
+        within = None if self.within is None else self.within[:, band]
+        return Canvas(self.x[:, band], self.y[:, band], self.pixel, self.planes[:, :, band], within)
 
     def cover(self, distance: np.ndarray, softness: float = 0.0) -> np.ndarray:
         """How much of each pixel a shape covers: `distance` < 0 inside, smoothstep over a pixel + `softness`."""
@@ -75,6 +77,7 @@ class Canvas:
 
     def paint(self, alpha: np.ndarray | float, colour: np.ndarray, shade: np.ndarray | float | None = None) -> None:
         """Lays `colour` [B, 3] over the picture with opacity `alpha`, and `shade` over the light if given."""
+        alpha = alpha if self.within is None else alpha * self.within
         for plane, value in zip(self.planes[:SHADE], colour.T, strict=True):
             plane += alpha * (column(value) - plane)
         if shade is not None:
@@ -83,4 +86,5 @@ class Canvas:
 
     def darken(self, alpha: np.ndarray) -> None:
         """Takes the share `alpha` of the light away."""
+        alpha = alpha if self.within is None else alpha * self.within
         self.planes[SHADE] *= 1.0 - alpha

@@ -29,7 +29,7 @@ def _white(colour: np.ndarray, value: float) -> np.ndarray:
 def draw_eyes(scene: Scene) -> None:
     """Whites, irises, pupils, highlights, lids and lashes."""
     person, picture = scene.person, scene.picture
-    canvas = scene.canvas.rows(0.22, 0.70)
+    canvas = scene.canvas.rows(0.18, 0.78)
     frame = eye_frame(scene, canvas)
     along = frame.u / person.eye_width
     across = frame.v + person.eye_slant * frame.u
@@ -67,7 +67,7 @@ def draw_eyes(scene: Scene) -> None:
 def draw_brows(scene: Scene) -> None:
     """Eyebrows: arched stripes that taper outwards."""
     person, picture = scene.person, scene.picture
-    canvas = scene.canvas.rows(0.08, 0.60)
+    canvas = scene.canvas.rows(0.06, 0.70)
     frame = eye_frame(scene, canvas)
     along = (frame.u + 0.5) / (person.eye_width * person.brow_length)
     square = along * along
@@ -83,7 +83,7 @@ def draw_brows(scene: Scene) -> None:
 def draw_nose(scene: Scene) -> None:
     """Nostrils, wings and the light on the tip; the ridge is part of the head's relief."""
     person, points = scene.person, scene.points
-    canvas = scene.canvas.rows(0.42, 0.85)
+    canvas = scene.canvas.rows(0.36, 0.92)
     u = (canvas.x - points.nose_x + 0.12 * (points.nose_x - points.bridge_x)) / person.nose_width
     v = canvas.y - points.nose_y
     du = np.abs(u)
@@ -100,7 +100,7 @@ def draw_nose(scene: Scene) -> None:
 def draw_blush(scene: Scene) -> None:
     """Red on cheeks and nose, freckles, and the lines of age."""
     person, points = scene.person, scene.points
-    canvas = scene.canvas.rows(0.25, 0.95)
+    canvas = scene.canvas.rows(0.15, 1.0)
     frame = eye_frame(scene, canvas)
     cheek = bump(((frame.u - 4.0) / 13.0) ** 2 + ((frame.v - 19.0) / 10.0) ** 2)
     rose = np.clip(person.skin_colour * np.array([1.02, 0.68, 0.68]), 0.0, 1.0)
@@ -115,7 +115,7 @@ def draw_blush(scene: Scene) -> None:
     canvas.darken((0.06 + 0.22 * person.wrinkle) * bump(fold * fold) * bump((2.0 * fold_y - 1.0) ** 2))
     crow = wave(frame.v / 4.6 + 0.1 * frame.u) * bump(((frame.u - 13.5) / 4.0) ** 2 + (frame.v / 7.0) ** 2)
     canvas.darken(0.35 * person.wrinkle * unit(crow))
-    brow = scene.canvas.rows(0.02, 0.45)
+    brow = scene.canvas.rows(0.0, 0.6)
     line = unit(wave((brow.y + 0.006 * brow.x * brow.x) / 6.5) * 2.0 - 1.0)
     canvas_zone = bump(((brow.x - points.forehead_x) / 26.0) ** 2 + ((brow.y - person.hair_line - 11.0) / 9.0) ** 2)
     brow.darken(0.26 * person.wrinkle * line * canvas_zone)
@@ -155,19 +155,19 @@ def draw_mouth(scene: Scene) -> None:
     canvas.paint((0.75 * line * inside) + 0.35 * corner * (1.0 - line * inside), person.lip_colour * 0.38)
 
 
-def draw_beard(scene: Scene, distance: np.ndarray, face: np.ndarray) -> None:
-    """Beard and moustache; `distance` and `face` are the head's outline and coverage."""
+def draw_beard(scene: Scene, distance: np.ndarray) -> None:
+    """Beard and moustache; `distance` is that to the head's outline, for the beard thins out there."""
     person, picture, points = scene.person, scene.picture, scene.points
-    canvas = scene.canvas.rows(0.45, 1.0)
+    canvas = scene.canvas.rows(0.35, 1.0)
     start = scene.canvas.x.shape[1] - canvas.x.shape[1]
-    distance, face = distance[:, start:], face[:, start:]
+    distance = distance[:, start:]
     grown = unit(person.beard_amount * (1.0 + 2.0 * picture.beard_growth))
     u, v = canvas.x - points.mouth_x, canvas.y - points.mouth_y
     hairs = 0.90 + 0.10 * wave(canvas.x / 2.9 + 0.3 * wave(canvas.y / 7.0)) * wave(canvas.y / 8.0 + 0.15 * canvas.x)
     cheek_line = v - 5.0 + 0.031 * u * u + 0.8 * wave(canvas.x / 6.0)
     mouth = (u / (person.mouth_width + 1.0)) ** 2 + ((v - 0.5) / 7.0) ** 2
     sides = smooth((person.beard_width - np.abs(u)) / 6.0 + 0.5)
-    region = smooth(cheek_line / 6.0 + 0.4) * smooth((mouth - 0.85) * 2.2) * sides * face * unit(1.0 - 0.3 * distance)
+    region = smooth(cheek_line / 6.0 + 0.4) * smooth((mouth - 0.85) * 2.2) * sides * unit(1.0 - 0.3 * distance)
     canvas.paint(0.88 * grown * region * hairs, person.brow_colour * 0.92)
     grown = unit(person.moustache_amount * (1.0 + 2.0 * picture.beard_growth))
     lip = v + person.upper_lip + 3.4 - 0.016 * u * u
@@ -175,16 +175,16 @@ def draw_beard(scene: Scene, distance: np.ndarray, face: np.ndarray) -> None:
     canvas.paint(0.88 * grown * stripe * hairs, person.brow_colour * 0.92)
 
 
-def draw_marks(scene: Scene, face: np.ndarray) -> None:
-    """Two moles and a scar, which move with the part of the face they are on; `face` is the head's coverage."""
+def draw_marks(scene: Scene) -> None:
+    """Two moles and a scar, which move with the part of the face they are on."""
     person, points, canvas = scene.person, scene.points, scene.canvas
     for name, radius in (("mole", 1.5), ("spot", 1.1)):
         x = getattr(person, f"{name}_x")
         depth = np.sqrt(np.maximum(1.0 - (x / 40.0) ** 2, 0.2)) * points.chin_x * 1.2
         square = (canvas.x - x - depth) ** 2 + (canvas.y - getattr(person, f"{name}_y")) ** 2
-        alpha = canvas.cover(np.sqrt(square) - radius) * getattr(person, f"{name}_amount") * face
+        alpha = canvas.cover(np.sqrt(square) - radius) * getattr(person, f"{name}_amount")
         canvas.paint(alpha, person.skin_colour * 0.36)
     along = canvas.y - person.scar_y
     across = canvas.x - person.scar_x - points.chin_x * 1.1 - 0.45 * along
     stripe = canvas.band(across, -0.6, 0.6) * unit((6.0 - np.abs(along)) * 0.5)
-    canvas.paint(person.scar_amount * stripe * face, np.minimum(person.skin_colour * 1.12 + 0.05, 1.0))
+    canvas.paint(person.scar_amount * stripe, np.minimum(person.skin_colour * 1.12 + 0.05, 1.0))

@@ -37,8 +37,9 @@ def draw_background(scene: Scene) -> None:
 def draw_shoulders(scene: Scene) -> None:
     """Neck in the head's shadow, and clothes."""
     person, picture = scene.person, scene.picture
-    canvas = scene.canvas.rows(0.55, 1.0)
-    neck = canvas.cover(np.abs(canvas.x) - 0.55 * person.face_width - 0.004 * canvas.y * canvas.y + 8.0)
+    canvas = scene.canvas.rows(0.40, 1.0)
+    neck_side = np.abs(canvas.x) - 0.55 * person.face_width - 0.004 * canvas.y * canvas.y + 8.0
+    neck = canvas.cover(np.maximum(neck_side, 15.0 - canvas.y))
     canvas.paint(neck, person.skin_colour * 0.92, shade=0.52)
     square = canvas.x * canvas.x
     collar = canvas.cover(47.0 - canvas.y + 0.004 * np.minimum(square, 4900.0) + 8.0 * bump(square / 484.0))
@@ -87,18 +88,18 @@ def draw_back_hair(scene: Scene) -> None:
     canvas.paint(alpha, person.hair_colour, shade=_strands(scene, canvas) - 0.24)
 
 
-def draw_ears(scene: Scene) -> None:
-    """Both ears; the one the head turns away from goes behind the cheek."""
-    person, points = scene.person, scene.points
-    canvas = scene.canvas.rows(0.25, 0.85)
-    turn = 0.22 * points.chin_x
-    right = (canvas.x > 0.0).astype(np.float32)
-    u = np.abs(canvas.x + turn) - (person.face_width + person.ear_out - 2.5) + turn * (right - 0.5) * 0.5
-    v = canvas.y - person.ear_height - 0.3 * points.bridge_y - 3.0
-    square = (u / (0.52 * person.ear_size)) ** 2 + (v / (1.15 * person.ear_size)) ** 2
-    shown = 1.0 - unit(person.hair_long * 4.0)
-    outline = (np.sqrt(square) - 1.0) * 0.6 * person.ear_size
-    canvas.paint(shown * canvas.cover(outline), person.skin_colour, shade=0.84)
+def draw_ears(scene: Scene, face: np.ndarray) -> None:
+    """Both ears: beside the face, whose coverage is `face`, or before it on the side that turns to the viewer."""
+    person, picture, canvas = scene.person, scene.picture, scene.canvas
+    side = 2.0 * (canvas.x > 0.0).astype(np.float32) - 1.0
+    near = -side * picture.yaw_sin
+    centre = side * (person.face_width + person.ear_out - 2.5) * picture.yaw_cos - 7.0 * picture.yaw_sin
+    u = (canvas.x - centre) / (person.ear_size * (0.52 + 0.35 * unit(near)))
+    v = (canvas.y - person.ear_height - 0.3 * scene.points.bridge_y - 3.0) / (1.15 * person.ear_size)
+    square = u * u + v * v
+    hidden = face * (1.0 - smooth(near * 4.0 - 0.2))
+    shown = (1.0 - unit(person.hair_long * 4.0)) * smooth(1.5 + near * 4.0) * (1.0 - hidden)
+    canvas.paint(shown * canvas.cover((np.sqrt(square) - 1.0) * 0.6 * person.ear_size), person.skin_colour, shade=0.84)
     canvas.darken(0.32 * shown * bump(square * 1.9))
 
 

@@ -115,8 +115,8 @@ def render_faces(person: SimpleNamespace, picture: SimpleNamespace, size: int) -
     _style(person, picture)
     points = landmarks(person, picture)
     canvas = _canvas(person, picture, points, size)
-    for name in ("shadow", "cover"):
-        angle = getattr(picture, f"{name}_angle")
+    angles = {"shadow": picture.shadow_angle, "cover": picture.cover_angle, "yaw": picture.yaw}
+    for name, angle in angles.items():
         setattr(picture, f"{name}_cos", np.cos(angle))
         setattr(picture, f"{name}_sin", np.sin(angle))
     grain = picture.grain.reshape(len(picture.yaw), size, size, 3)
@@ -125,16 +125,19 @@ def render_faces(person: SimpleNamespace, picture: SimpleNamespace, size: int) -
     head.draw_background(scene)
     head.draw_back_hair(scene)
     head.draw_shoulders(scene)
-    head.draw_ears(scene)
     face, distance = head.draw_head(scene)
+    # What belongs to the skin ends where the face does, also when a turned head hides half of it.
+    canvas.within = face
     features.draw_blush(scene)
     features.draw_nose(scene)
     features.draw_mouth(scene)
-    features.draw_beard(scene, distance, face)
+    features.draw_beard(scene, distance)
     features.draw_eyes(scene)
     features.draw_brows(scene)
-    features.draw_marks(scene, face)
+    features.draw_marks(scene)
+    canvas.within = None
     head.draw_front_hair(scene)
+    head.draw_ears(scene, face)
     accessories.draw_glasses(scene)
     accessories.draw_hat(scene)
     accessories.draw_scarf(scene)

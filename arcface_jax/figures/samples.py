@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from arcface_jax.errors import InputError
 from arcface_jax.figures.style import new_figure, style
 
+_SHEET_WIDTH = 9.0  # inches
+
 
 def contact_sheet(images: np.ndarray, title: str, row_labels: Sequence[str] | None = None) -> Figure:
     """One row an identity, one column an image of it.
@@ -36,8 +38,9 @@ def contact_sheet(images: np.ndarray, title: str, row_labels: Sequence[str] | No
             top, left = row * (height + gap), column * (width + gap)
             sheet[top : top + height, left : left + width] = images[row, column]
     with style():
-        inches = 10.0
-        figure = new_figure(inches, inches * sheet.shape[0] / sheet.shape[1] + 0.5)
+        labels_width = 0.2 + 0.11 * max((len(label) for label in row_labels or ()), default=0)
+        figure = new_figure(_SHEET_WIDTH + labels_width, _SHEET_WIDTH * sheet.shape[0] / sheet.shape[1] + 0.4)
+        figure.set_layout_engine("constrained", w_pad=0.1)
         axes = figure.subplots()
         axes.imshow(sheet, interpolation="nearest")
         axes.set_title(title)

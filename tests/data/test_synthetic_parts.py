@@ -164,3 +164,22 @@ def test_streams_are_independent():
     correlation = np.corrcoef(table[:-1].T, table[1:].T)[: table.shape[1], table.shape[1] :]
     assert np.abs(correlation).max() < 0.1
     np.testing.assert_allclose(table.mean(axis=0), 0.5, atol=0.03)
+
+
+def test_drawing_in_bands_of_rows_leaves_nothing_out(monkeypatch):
+    source = SyntheticFaces(400, 2, image_size=32)
+    in_bands = source.render(np.arange(800))
+    monkeypatch.setattr(Canvas, "rows", lambda canvas, _top, _bottom: canvas)
+    np.testing.assert_array_equal(source.render(np.arange(800)), in_bands)
+
+
+def test_features_end_where_a_turned_face_ends():
+    people, picture = _people(12), _neutral(12)
+    picture.yaw = np.full(12, 0.65)
+    picture.back_colour = picture.blob_colour = np.full((12, 3), 0.9)
+    people.mole_x, people.mole = np.full(12, 60.0), np.ones(12)
+    before = _draw(people, picture)
+    people.mole = np.zeros(12)
+    np.testing.assert_array_equal(_draw(people, picture), before)
+    people.mole_x = np.full(12, -20.0)
+    assert (_draw(people, picture) != before).any()
