@@ -85,6 +85,13 @@ def describe(source: FaceSource, index: int) -> str:
     return where(index) if where is not None else f"image {index}"
 
 
+def sort_identities(names: set[str]) -> list[str]:
+    """Sorted by value where all are whole numbers, so that 2 comes before 10; else as text."""
+    if all(name.isascii() and name.isdigit() and len(name) < 19 for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
 def checked_index(index: int, length: int) -> int:
     """`index` counted from 0, negative ones from the end.
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from arcface_jax.data.encoded import EncodedSource, checked_index
+from arcface_jax.data.encoded import EncodedSource, checked_index, sort_identities
 from arcface_jax.data.filetree import open_tree
 from arcface_jax.errors import InputError
 
@@ -18,8 +18,9 @@ class FolderSource(EncodedSource):
 
     Every folder that directly contains an image is an identity, named by its
     path relative to the root: ORL's `s1`, Omniglot's `Balinese/character01`.
-    Identities are sorted by name and images by file name, so that the same
-    files give the same labels on every machine. Hidden files are left out; a
+    Identities are sorted by name, by value where all names are whole numbers,
+    and images by file name, so that the same files give the same labels on
+    every machine. Hidden files are left out; a
     folder reached by several symbolic links counts once.
 
     A zip archive of such a tree is read in place.
@@ -45,9 +46,11 @@ class FolderSource(EncodedSource):
                 "put each identity's images in a folder of its own"
             )
         folders = [path.rpartition("/")[0] for path in self._paths]
-        self.identity_names: Sequence[str] = sorted(set(folders))
+        self.identity_names: Sequence[str] = sort_identities(set(folders))
         label_of = {name: label for label, name in enumerate(self.identity_names)}
-        self.labels = np.array([label_of[folder] for folder in folders], np.int32)
+        labels = np.array([label_of[folder] for folder in folders], np.int32)
+        order = np.argsort(labels, kind="stable")
+        self._paths, self.labels = [self._paths[index] for index in order], labels[order]
 
     def path(self, index: int) -> str:
         """Image `index`'s path relative to the root, with forward slashes."""

@@ -14,7 +14,7 @@ from arcface_jax.errors import InputError
 class Subset:
     """Some images of a source, with labels renumbered 0 … n − 1 in the source's order.
 
-    A subset offers `encoded`, `where` and `render` exactly when its source does.
+    A subset offers `encoded`, `where`, `path` and `render` exactly when its source does.
 
     Args:
       source: where the images are.
@@ -57,6 +57,12 @@ class Subset:
         """The source's `where`, by this view's indices."""
         name: Callable[[int], str] = self.source.where  # type: ignore[attr-defined]
         return lambda index: name(self._of(index))
+
+    @property
+    def path(self) -> Callable[[int], str]:
+        """The source's `path`, by this view's indices."""
+        path_of: Callable[[int], str] = self.source.path  # type: ignore[attr-defined]
+        return lambda index: path_of(self._of(index))
 
     @property
     def render(self) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,0 +1,159 @@
+"""Any source to RecordIO, to array_record (TFDS) or to a folder: resumable, atomic, checkable."""
+
+import collections
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from arcface_jax.data.convert_writers import ArrayRecordWriter, Encoder, FolderWriter, RecordIOWriter, Writer
+from arcface_jax.data.decode import decode
+from arcface_jax.data.open import open_source
+from arcface_jax.data.source import FaceSource
+from arcface_jax.errors import InputError
+
+Format = Literal["recordio", "array_record", "folder"]
+_WRITERS: dict[str, type[Writer]] = {
+    "recordio": RecordIOWriter,
+    "array_record": ArrayRecordWriter,
+    "folder": FolderWriter,
+}
+
+
+def convert(
+    source: FaceSource,
+    destination: str | os.PathLike[str],
+    format: Format,
+    *,
+    image_size: int | None = None,
+    jpeg_quality: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Writes every image of a source, identity by identity.
+
+    All is written to `destination.partial`, which takes the final name when it
+    is complete. Called again after an interruption it goes on where it was.
+
+    "recordio" makes a folder of `train.rec`, `train.idx`, `train.lst` and
+    `property`, as insightface has them; "array_record" a TFDS data set for
+    `tensorflow_datasets.builder_from_directory`; "folder" IDENTITY/IMAGE.
+
+    Args:
+      source: where the images are.
+      destination: folder to make; it must not exist.
+      format: what to write.
+      image_size: None keeps sizes; otherwise `decode.resize`.
+      jpeg_quality: None keeps stored bytes bit for bit where sizes are kept,
+        and writes PNG, which loses nothing, where images have to be encoded;
+        1 … 100 encodes every image as JPEG without colour subsampling.
+      progress: called with the number of images done since the last call.
+
+    Raises:
+      InputError: the destination exists, an unfinished conversion of something
+        else is in the way, or an image cannot be read.
+    """
+    final = pathlib.Path(destination)
+    if final.exists():
+        raise InputError(f"{final}: exists; remove it or give another name")
+    encode = Encoder(source, image_size, jpeg_quality)
+    partial = final.with_name(final.name + ".partial")
+    scratch = partial / ".progress"
+    plan = {
+        "format": format,
+        "source": source.fingerprint,
+        "image_size": image_size,
+        "jpeg_quality": jpeg_quality,
+    }
+    state = _begin(partial, scratch, plan)
+    writer = _WRITERS[format](source, partial, scratch, encode)
+    order = np.argsort(np.asarray(source.labels), kind="stable")
+    done = int(state.get("done", 0))
+    writer.resume(order, done, state)
+    if progress is not None and done:
+        progress(done)
+    while done < len(order):
+        stop = min(done + writer.chunk, len(order))
+        written = writer.write(done, stop)
+        _write_journal(scratch, {"plan": plan, "done": stop, **written})
+        if progress is not None:
+            progress(stop - done)
+        done = stop
+    writer.finish()
+    shutil.rmtree(scratch)
+    os.replace(partial, final)
+
+
+def verify(
+    source: FaceSource,
+    destination: str | os.PathLike[str],
+    *,
+    image_size: int | None = None,
+    jpeg_quality: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Reads a conversion back: the same bytes in the same identities, and every image decodes.
+
+    Args:
+      source: that was converted.
+      destination: what `convert` made of it.
+      image_size: as given to `convert`.
+      jpeg_quality: as given to `convert`.
+      progress: called with the number of images checked since the last call.
+
+    Raises:
+      InputError: there is a difference, or an image does not decode; names it.
+    """
+    encode = Encoder(source, image_size, jpeg_quality)
+    written = open_source(destination)
+    if len(written) != len(source):
+        raise InputError(f"{destination}: {len(written)} images, but the source has {len(source)}; convert again")
+    expected: dict[int, collections.Counter[bytes]] = collections.defaultdict(collections.Counter)
+    found: dict[int, collections.Counter[bytes]] = collections.defaultdict(collections.Counter)
+    for index in range(len(source)):
+        content = written.encoded(index)
+        decode(content, written.where(index))
+        found[int(written.labels[index])][_digest(content)] += 1
+        expected[int(source.labels[index])][_digest(encode(index))] += 1
+        if progress is not None:
+            progress(1)
+    left = collections.Counter(frozenset(images.items()) for images in found.values())
+    for label, images in expected.items():
+        key = frozenset(images.items())
+        if not left[key]:
+            name = source.identity_names[label]
+            raise InputError(f"{destination}: the images of identity {name} are not the source's; convert again")
+        left[key] -= 1
+
+
+def _begin(partial: pathlib.Path, scratch: pathlib.Path, plan: dict[str, Any]) -> dict[str, Any]:
+    """Makes the folders, or reads the journal of a conversion that was interrupted."""
+    journal = scratch / "journal.json"
+    if not partial.exists():
+        scratch.mkdir(parents=True)
+        _write_journal(scratch, {"plan": plan, "done": 0})
+        return {}
+    try:
+        state = json.loads(journal.read_text())
+    except (OSError, ValueError):
+        state = {}
+    if state.get("plan") != plan:
+        raise InputError(f"{partial}: left by another conversion, or not by one; remove it")
+    return state
+
+
+def _write_journal(scratch: pathlib.Path, state: dict[str, Any]) -> None:
+    temporary = scratch / "journal.json.new"
+    with open(temporary, "w") as file:
+        json.dump(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, scratch / "journal.json")
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()

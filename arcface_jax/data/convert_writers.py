@@ -1,0 +1,259 @@
+"""How `convert` writes each format. A writer can go on after the images its journal counts."""
+
+import os
+import pathlib
+import re
+from typing import Any, Protocol
+
+import array_record.python.array_record_module as array_record
+import numpy as np
+import simplejpeg
+import tensorflow_datasets
+
+from arcface_jax.data.decode import decode, encode_png, resize
+from arcface_jax.data.encoded import describe, encoded_reader
+from arcface_jax.data.recordio_format import RecordWriter, format_index, pack
+from arcface_jax.data.source import FaceSource
+from arcface_jax.data.tfds import image_example, image_features
+from arcface_jax.errors import InputError
+
+_CHUNK = 1000
+_SHARD = 8192
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_SIGNATURES = (
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"\x89PNG", ".png"),
+    (b"BM", ".bmp"),
+    (b"RIFF", ".webp"),
+    (b"II*\0", ".tif"),
+    (b"MM\0*", ".tif"),
+    (b"P5", ".pgm"),
+    (b"P6", ".ppm"),
+)
+
+
+class Encoder:
+    """Index → the bytes to store. See `convert.convert` for the arguments.
+
+    Attributes:
+      keeps_bytes: they are the source's stored bytes.
+    """
+
+    def __init__(self, source: FaceSource, image_size: int | None, jpeg_quality: int | None):
+        if jpeg_quality is not None and not 1 <= jpeg_quality <= 100:
+            raise InputError(f"jpeg_quality = {jpeg_quality}: give 1 … 100")
+        if image_size is not None and image_size < 1:
+            raise InputError(f"image_size = {image_size}: give at least 1")
+        self._source, self._image_size, self._jpeg_quality = source, image_size, jpeg_quality
+        self._stored = encoded_reader(source) if image_size is None and jpeg_quality is None else None
+        self.keeps_bytes = self._stored is not None
+
+    def __call__(self, index: int) -> bytes:
+        """The bytes of image `index`."""
+        if self._stored is not None:
+            return self._stored(index)
+        image = self._source[index]
+        if self._image_size is not None:
+            image = resize(image, self._image_size)
+        if self._jpeg_quality is None:
+            return encode_png(image)
+        return simplejpeg.encode_jpeg(np.ascontiguousarray(image), self._jpeg_quality, colorsubsampling="444")
+
+
+class FileNames:
+    """Relative paths for the images, which cannot lead out of a folder.
+
+    An image whose bytes are kept keeps its path, if it has a harmless one;
+    others are IDENTITY/NUMBER with the extension of their content.
+    """
+
+    def __init__(self, source: FaceSource, keeps_bytes: bool):
+        self._path = getattr(source, "path", None) if keeps_bytes else None
+        if self._path is not None and len({self._path(index) for index in range(len(source))}) < len(source):
+            self._path = None  # a list may name a file twice
+        self._labels = np.asarray(source.labels)
+        self._folders: list[str] = []
+        taken: set[str] = set()
+        digits = len(str(len(source.identity_names)))
+        for label, name in enumerate(source.identity_names):
+            folder = _harmless(name)
+            if folder is None or folder.lower() in taken:
+                folder = f"identity-{label:0{digits}d}"
+            taken.add(folder.lower())
+            self._folders.append(folder)
+
+    def __call__(self, index: int, number: int, content: bytes) -> str:
+        """The path of image `index`, which is written as number `number`."""
+        label = self._labels[index]
+        path = self._path(index) if self._path is not None else None
+        if path is not None and _harmless(path) == path and path.rpartition("/")[0] == self._folders[label]:
+            return path
+        extension = next((suffix for start, suffix in _SIGNATURES if content.startswith(start)), ".img")
+        return f"{self._folders[label]}/{number:08d}{extension}"
+
+
+class Writer(Protocol):
+    """Writes images in a given order.
+
+    Attributes:
+      chunk: images between two entries in the journal.
+    """
+
+    chunk: int
+
+    def __init__(self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder):
+        """Takes the place to write to, and a place for notes that are deleted at the end."""
+
+    def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
+        """Begins, or goes on after `done` images of `order`; `state` has what `write` returned then."""
+
+    def write(self, start: int, stop: int) -> dict[str, Any]:
+        """Writes images start … stop − 1 of the order; returns what `resume` needs."""
+        ...
+
+    def finish(self) -> None:
+        """Writes what goes beside the images."""
+
+
+class RecordIOWriter:
+    """Key 0, the header, is the file's first record; images have keys 1 … N; then come identities."""
+
+    chunk = _CHUNK
+
+    def __init__(self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder):
+        self._source, self._folder, self._encode = source, folder, encode
+        self._labels = np.asarray(source.labels)
+        self._notes = scratch / "offsets_and_names"
+        self._name = FileNames(source, encode.keeps_bytes)
+
+    def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
+        """See `Writer`."""
+        self._order = order
+        count, identities = len(order), len(self._source.identity_names)
+        self._records = RecordWriter(self._folder / "train.rec", append_at=state["rec_bytes"] if done else 0)
+        if not done:
+            self._records.write(pack((count + 1, count + 1 + identities), 0))
+        with open(self._notes, "ab") as notes:
+            notes.truncate(state["note_bytes"] if done else 0)
+
+    def write(self, start: int, stop: int) -> dict[str, Any]:
+        """See `Writer`."""
+        with open(self._notes, "ab") as notes:
+            for number in range(start, stop):
+                index = int(self._order[number])
+                content = self._encode(index)
+                if not content:
+                    raise InputError(f"{describe(self._source, index)}: empty image (0 bytes); remove it")
+                offset = self._records.write(pack(float(self._labels[index]), number + 1, content))
+                name = self._name(index, number, content)
+                notes.write(f"{offset}\t1\t{name}\t{self._labels[index]}\n".encode("utf-8", "surrogateescape"))
+            notes.flush()
+            os.fsync(notes.fileno())
+            self._records.flush()
+            return {"rec_bytes": self._records.tell(), "note_bytes": notes.tell()}
+
+    def finish(self) -> None:
+        """See `Writer`."""
+        notes = [line.split(b"\t", 1) for line in self._notes.read_bytes().splitlines(keepends=True)]
+        offsets = [0, *(int(offset) for offset, _ in notes)]
+        counts = np.bincount(self._labels, minlength=len(self._source.identity_names))
+        stops = np.cumsum(counts) + 1
+        for label, (size, stop) in enumerate(zip(counts, stops, strict=True)):
+            key = len(self._order) + 1 + label
+            offsets.append(self._records.write(pack((int(stop - size), int(stop)), key)))
+        self._records.close()
+        (self._folder / "train.idx").write_text(format_index(range(len(offsets)), offsets))
+        (self._folder / "train.lst").write_bytes(b"".join(line for _, line in notes))
+        first = int(self._order[0])
+        height, width = decode(self._encode(first), describe(self._source, first)).shape[:2]
+        (self._folder / "property").write_text(f"{len(counts)},{height},{width}")
+
+
+class FolderWriter:
+    """IDENTITY/IMAGE. Files after the journal's are written again."""
+
+    chunk = _CHUNK
+
+    def __init__(self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder):
+        self._folder, self._encode = folder, encode
+        self._name = FileNames(source, encode.keeps_bytes)
+
+    def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
+        """See `Writer`."""
+        self._order = order
+
+    def write(self, start: int, stop: int) -> dict[str, Any]:
+        """See `Writer`."""
+        for number in range(start, stop):
+            content = self._encode(int(self._order[number]))
+            path = self._folder / self._name(int(self._order[number]), number, content)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return {}
+
+    def finish(self) -> None:
+        """See `Writer`. Nothing goes beside the images."""
+
+
+class ArrayRecordWriter:
+    """A TFDS data set called `faces` with one split, `train`. A shard is written whole or not at all."""
+
+    chunk = _SHARD
+
+    def __init__(self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder):
+        self._labels, self._folder, self._encode = np.asarray(source.labels), folder, encode
+        self._features = image_features(_class_names(source))
+        self._files = tensorflow_datasets.core.ShardedFileTemplate(
+            data_dir=folder, dataset_name="faces", split="train", filetype_suffix="array_record", template=_TEMPLATE
+        )
+
+    def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
+        """See `Writer`."""
+        self._order = order
+        self._bytes = int(state.get("bytes", 0))
+
+    def write(self, start: int, stop: int) -> dict[str, Any]:
+        """See `Writer`."""
+        shards = -(-len(self._order) // _SHARD)
+        path = self._files.sharded_filepath(shard_index=start // _SHARD, num_shards=shards)
+        # A group of one record, so that reading one image decompresses no other.
+        writer = array_record.ArrayRecordWriter(os.fspath(path), "group_size:1")
+        for index in self._order[start:stop]:
+            example = image_example(self._encode(int(index)), int(self._labels[index]))
+            content = self._features.serialize_example(self._features.encode_example(example))
+            writer.write(content)
+            self._bytes += len(content)
+        writer.close()
+        return {"bytes": self._bytes}
+
+    def finish(self) -> None:
+        """See `Writer`."""
+        count = len(self._order)
+        lengths = [min(_SHARD, count - start) for start in range(0, count, _SHARD)]
+        tensorflow_datasets.folder_dataset.write_metadata(
+            data_dir=self._folder,
+            features=self._features,
+            split_infos=[
+                tensorflow_datasets.core.SplitInfo(
+                    name="train", shard_lengths=lengths, num_bytes=self._bytes, filename_template=self._files
+                )
+            ],
+            filename_template=_TEMPLATE,
+            check_data=False,
+        )
+
+
+def _class_names(source: FaceSource) -> list[str]:
+    """The identities' names, or their numbers where TFDS, which keeps one a line, cannot hold the names."""
+    names = list(source.identity_names)
+    if len(set(names)) == len(names) and all(name and name == name.strip() and name.isprintable() for name in names):
+        return names
+    return [str(label) for label in range(len(names))]
+
+
+def _harmless(path: str) -> str | None:
+    """The path, if it stays below the folder it is joined to, on every system; with odd characters replaced."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..") or part.startswith(".") or len(part) > 200 for part in parts) or len(parts) > 20:
+        return None
+    return "/".join(re.sub(r'[\x00-\x1f\\:*?"<>|]', "_", part) for part in parts)

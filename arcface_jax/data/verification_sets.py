@@ -1,0 +1,302 @@
+"""Published verification lists: `.bin` files, LFW's `pairs.txt`, three columns."""
+
+import collections
+import io
+import os
+import pathlib
+import pickle
+import pickletools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from arcface_jax.data.encoded import EncodedSource, checked_index
+from arcface_jax.data.filetree import without_extension
+from arcface_jax.data.pairs import Pairs
+from arcface_jax.errors import InputError
+
+_NUMPY_MODULES = (
+    "numpy.core.multiarray",
+    "numpy._core.multiarray",
+    "numpy.core.numeric",
+    "numpy._core.numeric",
+    "numpy",
+)
+
+
+class BinSource(EncodedSource):
+    """A `.bin` verification set (lfw.bin, cfp_fp.bin, agedb_30.bin …) of insightface.
+
+    The file is a pickle of a list of encoded images and a list of booleans;
+    images 2i and 2i + 1 are pair i. Pickles can run any program, so this one is
+    read by an unpickler that builds lists, bytes, booleans and uint8 arrays
+    and refuses everything else.
+
+    The file does not say who is who: the two images of a same pair share a
+    label, and every other image has one of its own. So `pairs` is what to
+    evaluate on, and `labels` alone understate who is the same.
+
+    Attributes:
+      pairs: the file's list, arranged in ten folds where its length allows.
+
+    Raises:
+      InputError: missing, damaged, or with something else inside.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._path = os.fspath(path)
+        self._images, same = _read_bin(self._path)
+        count = len(same)
+        first = np.arange(count, dtype=np.int64) * 2
+        self.pairs = Pairs(first, first + 1, same, 10 if count % 10 == 0 else 1)
+        own = np.arange(2 * count)
+        own[1::2][same] = own[0::2][same]
+        _, labels = np.unique(own, return_inverse=True)
+        self.labels = labels.astype(np.int32)
+        self.identity_names: Sequence[str] = [f"pair {at // 2} image {at % 2}" for at in np.unique(own)]
+
+    def encoded(self, index: int) -> bytes:
+        """See `EncodedSource`."""
+        return self._images[checked_index(index, len(self))]
+
+    def where(self, index: int) -> str:
+        """See `EncodedSource`."""
+        return f"{self._path} image {checked_index(index, len(self))}"
+
+    def encoded_sizes(self) -> np.ndarray:
+        """See `EncodedSource`."""
+        return np.array([len(image) for image in self._images], np.int64)
+
+
+class HasPaths(Protocol):
+    """A source whose images have relative paths: a folder, a zip archive, a list."""
+
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        """The number of images."""
+        ...
+
+    def path(self, index: int) -> str:
+        """The path of image `index`."""
+        ...
+
+
+def read_lfw_pairs(path: str | os.PathLike[str], source: HasPaths) -> Pairs:
+    """LFW's `pairs.txt` (or `pairsDevTrain.txt`) over a folder of LFW images.
+
+    The first line has the number of folds, where there are any, and of same
+    pairs in each; then each fold lists its same pairs as "name i j" and as many
+    different pairs as "name i name j". Image i of a name is
+    `name/name_000i` with any extension, at any depth of the source.
+
+    Raises:
+      InputError: a line cannot be read, names an image the source lacks, or
+        the number of lines is not the announced one.
+    """
+    path = os.fspath(path)
+    lines = _lines(path)
+    try:
+        header = [int(word) for word in lines[0][1].split()] if lines else []
+        num_folds, each = header if len(header) == 2 else (1, *header)
+    except ValueError:
+        raise InputError(f"{path} line 1: the number of folds and of same pairs are due, such as 10 300") from None
+    if min(num_folds, each) < 1 or len(lines) - 1 != 2 * num_folds * each:
+        raise InputError(f"{path}: {len(lines) - 1} pairs, but line 1 announces {num_folds} folds of 2 · {each}")
+    find = _finder(source, lambda stem: "/".join(stem.split("/")[-2:]))
+    rows = []
+    for number, line in lines[1:]:
+        words = line.split("\t") if "\t" in line else line.split()
+        where = f"{path} line {number}"
+        if len(words) not in (3, 4):
+            raise InputError(f"{where}: {len(words)} words; name i j, or name i name j, is due")
+        left, right = (words[0], words[1]), (words[-2] if len(words) == 4 else words[0], words[-1])
+        indices = [find(f"{name}/{name}_{number.zfill(4)}", where) for name, number in (left, right)]
+        rows.append((*indices, len(words) == 3))
+    return _as_pairs(rows, source, num_folds)
+
+
+def read_pair_list(path: str | os.PathLike[str], source: HasPaths, num_folds: int = 1) -> Pairs:
+    """A plain list of pairs: path, path, and 1 for same or 0 for different.
+
+    Columns are separated by tabs, commas or spaces. Paths are the source's,
+    with or without extension.
+
+    Args:
+      path: the list file.
+      source: where the images are.
+      num_folds: contiguous folds that the list is arranged in.
+
+    Raises:
+      InputError: a line cannot be read or names an image the source lacks, or
+        the list cannot be divided into so many folds.
+    """
+    path = os.fspath(path)
+    find = _finder(source, lambda stem: stem)
+    rows = []
+    for number, line in _lines(path):
+        where = f"{path} line {number}"
+        delimiter = next((mark for mark in "\t," if mark in line), None)
+        words = [word.strip() for word in line.split(delimiter)]
+        if len(words) != 3 or words[2] not in ("0", "1"):
+            raise InputError(f"{where}: path, path, 0 or 1 is due, got {line[:80]!r}")
+        rows.append((find(words[0], where), find(words[1], where), words[2] == "1"))
+    if not rows or num_folds < 1 or len(rows) % num_folds:
+        raise InputError(f"{path}: {len(rows)} pairs cannot be {num_folds} equal folds")
+    return _as_pairs(rows, source, num_folds)
+
+
+def _as_pairs(rows: list[tuple[Any, ...]], source: HasPaths, num_folds: int) -> Pairs:
+    first, second, same = (np.array(column) for column in zip(*rows, strict=True))
+    labels = np.asarray(source.labels)
+    folds = np.arange(len(rows)) // (len(rows) // num_folds)
+    seen = np.unique(np.stack([np.concatenate([labels[first], labels[second]]), np.tile(folds, 2)]), axis=1)
+    disjoint = len(np.unique(seen[0])) == seen.shape[1]
+    return Pairs(first.astype(np.int64), second.astype(np.int64), same.astype(bool), num_folds, disjoint)
+
+
+def _lines(path: str) -> list[tuple[int, str]]:
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise InputError(f"{path}: cannot read this list ({error.strerror})") from None
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _finder(source: HasPaths, key: Callable[[str], str]) -> Callable[[str, str], int]:
+    """A function from a listed path to the source's index; `key` says which part of a path counts."""
+    index_of: dict[str, int] = {}
+    ambiguous = collections.Counter()  # type: ignore[var-annotated]
+    for index in range(len(source)):
+        name = key(without_extension(source.path(index)))
+        ambiguous[name] += name in index_of
+        index_of[name] = index
+
+    def find(listed: str, where: str) -> int:
+        for name in (key(listed), key(without_extension(listed)) if listed else ""):
+            if name in index_of:
+                if ambiguous[name]:
+                    raise InputError(f"{where}: the source has more than one image {name}")
+                return index_of[name]
+        raise InputError(f"{where}: the source has no image {listed!r}")
+
+    return find
+
+
+class _ImagesOnly(pickle.Unpickler):
+    """Builds what a `.bin` file may contain; runs nothing else.
+
+    Array pickles name the functions that rebuild them. Those names are answered
+    with constructors of this module's own, which accept uint8 arrays and booleans alone.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in _NUMPY_MODULES:
+            known: dict[str, Callable[..., Any]] = {
+                "_reconstruct": _EmptyArray,
+                "ndarray": _EmptyArray,
+                "dtype": _Dtype,
+                "scalar": _scalar,
+                "_frombuffer": _from_buffer,
+            }
+            if name in known:
+                return _Constructor(known[name])
+        if (module, name) == ("_codecs", "encode"):  # how Python 2's protocols store bytes
+            return _Constructor(_encode_latin1)
+        raise pickle.UnpicklingError(f"it names {module}.{name}, and only images and booleans are allowed")
+
+
+class _Constructor:
+    """A function that a pickle may call but not set attributes on."""
+
+    def __init__(self, make: Callable[..., Any]):
+        self._make = make
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._make(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("it changes a function")
+
+
+class _Dtype:
+    def __init__(self, code: Any = "", *_: Any):
+        if code not in ("u1", "b1", "|u1", "|b1"):
+            raise pickle.UnpicklingError(f"an array of type {code!r}, and only uint8 and bool are allowed")
+
+    def __setstate__(self, state: Any) -> None:
+        """The byte order and such, which single bytes do not have."""
+
+
+class _EmptyArray:
+    """Stands for numpy.ndarray while unpickling; `data` becomes the array's bytes."""
+
+    data: bytes = b""
+
+    def __init__(self, *_: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        content = state[-1] if isinstance(state, tuple) and state else None
+        if isinstance(content, str):
+            content = content.encode("latin1")
+        if not isinstance(content, bytes):
+            raise pickle.UnpicklingError("an array without plain bytes")
+        self.data = content
+
+
+def _scalar(kind: Any = None, value: Any = None) -> bool:
+    if not isinstance(kind, _Dtype) or not isinstance(value, bytes | str) or len(value) != 1:
+        raise pickle.UnpicklingError("a number that is not a boolean")
+    return value not in ("\0", b"\0")
+
+
+def _from_buffer(data: Any = None, *_: Any) -> _EmptyArray:
+    array = _EmptyArray()
+    if not isinstance(data, bytes | bytearray):
+        raise pickle.UnpicklingError("an array without plain bytes")
+    array.data = bytes(data)
+    return array
+
+
+def _encode_latin1(text: Any = None, encoding: Any = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError("text in an unexpected encoding")
+    return text.encode("latin1")
+
+
+def _check_sizes(content: bytes) -> None:
+    """Refuses numbers that would make the unpickler allocate far more than the file's size.
+
+    Walking over the operations runs none of them.
+    """
+    for operation, argument, _ in pickletools.genops(content):
+        if "PUT" in operation.name and isinstance(argument, int) and argument > len(content):
+            raise pickle.UnpicklingError(f"memo number {argument} is absurd")
+
+
+def _read_bin(path: str) -> tuple[list[bytes], np.ndarray]:
+    """The encoded images and, for each two of them, whether they are the same person."""
+    try:
+        content = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read this file ({error.strerror})") from None
+    try:
+        _check_sizes(content)
+        loaded = _ImagesOnly(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # a damaged pickle raises anything: EOFError, KeyError, IndexError, MemoryError …
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: not a verification set of images and booleans ({reason})") from None
+    if not isinstance(loaded, tuple | list) or len(loaded) != 2 or not all(isinstance(part, list) for part in loaded):
+        raise InputError(f"{path}: not a verification set; a list of images and a list of booleans are due")
+    images = [image.data if isinstance(image, _EmptyArray) else image for image in loaded[0]]
+    for number, image in enumerate(images):
+        if not isinstance(image, bytes):
+            raise InputError(f"{path} image {number}: of type {type(image).__name__}, encoded bytes are due")
+    for number, value in enumerate(loaded[1]):
+        if not isinstance(value, bool) and value not in (0, 1):
+            raise InputError(f"{path} pair {number}: of type {type(value).__name__}, a boolean is due")
+    if len(images) != 2 * len(loaded[1]) or not images:
+        raise InputError(f"{path}: {len(images)} images for {len(loaded[1])} pairs; two for each are due")
+    return images, np.array(loaded[1], bool)

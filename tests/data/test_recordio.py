@@ -1,0 +1,285 @@
+import multiprocessing
+import pickle
+import struct
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arcface_jax.data.recordio import RecordIOSource, read_lst, read_property
+from arcface_jax.data.recordio_format import (
+    MAGIC,
+    RecordFile,
+    RecordWriter,
+    format_index,
+    pack,
+    read_index,
+    scan_index,
+    unpack,
+)
+from arcface_jax.errors import InputError
+
+
+@pytest.fixture
+def golden_files(golden, tmp_path):
+    (tmp_path / "train.rec").write_bytes(golden.rec)
+    (tmp_path / "train.idx").write_text(golden.idx)
+    return tmp_path
+
+
+def write_records(path, contents: list[bytes]) -> list[int]:
+    writer = RecordWriter(path)
+    offsets = [writer.write(content) for content in contents]
+    writer.close()
+    return offsets
+
+
+def test_the_golden_file_is_read(golden, golden_files):
+    source = RecordIOSource(golden_files)
+    assert [source.encoded(index) for index in range(4)] == golden.payloads
+    np.testing.assert_array_equal(source.labels, [0, 0, 1, 1])
+    assert list(source.identity_names) == ["0", "1"]
+    assert source.where(2) == f"{golden_files / 'train.rec'} at offset 80 (key 3)"
+    assert RecordIOSource(golden_files / "train.rec").fingerprint == source.fingerprint
+    header = RecordFile(golden_files / "train.rec").read(248)
+    np.testing.assert_array_equal(header.labels, [5, 7])
+
+
+def test_the_golden_file_is_written_bit_for_bit(golden, tmp_path):
+    contents = [
+        pack(label, key, payload)
+        for key, (label, payload) in enumerate(zip([0, 0, 1, 1], golden.payloads, strict=True), 1)
+    ]
+    contents += [pack((1, 3), 5), pack((3, 5), 6)]
+    header = bytearray(pack((5, 7), 0))
+    header[16] = 1  # that writer set id2 of the header
+    offsets = write_records(tmp_path / "x.rec", [*contents, bytes(header)])
+    assert (tmp_path / "x.rec").read_bytes() == golden.rec
+    assert format_index([1, 2, 3, 4, 5, 6, 0], offsets) == golden.idx
+
+
+def test_a_missing_index_is_rebuilt(golden, golden_files):
+    with_index = RecordIOSource(golden_files)
+    (golden_files / "train.idx").unlink()
+    rebuilt = RecordIOSource(golden_files)
+    assert [rebuilt.encoded(index) for index in range(4)] == golden.payloads
+    assert rebuilt.fingerprint == with_index.fingerprint
+    assert format_index(*scan_index(RecordFile(golden_files / "train.rec"))) == golden.idx
+
+
+# Payloads made of the magic number's own bytes find every way of cutting at it.
+tricky = st.lists(st.sampled_from([MAGIC, MAGIC[:1], MAGIC[1:3], b"\0", b"ab"]), max_size=12).map(b"".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(contents=st.lists(st.binary(max_size=40) | tricky, min_size=1, max_size=6))
+def test_any_content_comes_back(tmp_path_factory, contents):
+    path = tmp_path_factory.mktemp("records") / "x.rec"
+    offsets = write_records(path, contents)
+    file = RecordFile(path)
+    assert list(file.scan()) == offsets
+    assert [file.content(offset) for offset in offsets] == contents
+    assert len(file) % 4 == 0
+    stored = path.read_bytes()
+    starts = {at for at in range(0, len(stored), 4) if stored[at : at + 4] == MAGIC}
+    assert set(offsets) <= starts  # a magic number at an aligned place always starts a part
+    for at in starts:
+        word = struct.unpack_from("<I", stored, at + 4)[0]
+        assert word >> 29 in ((0, 1) if at in offsets else (2, 3))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    labels=st.integers(0, 2**24) | st.lists(st.integers(0, 2**24), min_size=1, max_size=5),
+    key=st.integers(0, 2**64 - 1),
+    payload=st.binary(max_size=30),
+)
+def test_headers_come_back(labels, key, payload):
+    record = unpack(pack(labels, key, payload), "x")
+    assert record.id == key
+    assert record.payload == payload
+    assert record.labels.tolist() == (labels if isinstance(labels, list) else [labels])
+    assert record.has_label_list == isinstance(labels, list)
+
+
+def test_labels_in_bulk_are_those_of_the_records(tmp_path):
+    contents = [
+        pack(3, 1, b"image"),
+        pack((1, 2), 2),
+        pack((7,), 3, b"x"),
+        pack((1, 2, 3), 4, b"yy"),
+        pack(struct.unpack("<f", MAGIC)[0], 5, b"label is the magic number"),
+        pack(5, struct.unpack("<Q", MAGIC + MAGIC)[0], b""),
+    ]
+    offsets = write_records(tmp_path / "x.rec", contents)
+    file = RecordFile(tmp_path / "x.rec")
+    pairs = file.read_label_pairs(np.array(offsets))
+    for offset, pair, content in zip(offsets, pairs, contents, strict=True):
+        labels = unpack(content, "x").labels
+        np.testing.assert_array_equal(file.read_head(offset).labels, labels)
+        np.testing.assert_array_equal(pair[: min(len(labels), 2)], labels[:2])
+        assert np.isnan(pair[len(labels) :]).all()
+
+
+def test_a_file_without_a_header_record_is_a_list_of_images(tmp_path):
+    offsets = write_records(tmp_path / "x.rec", [pack(7, 10, b"a"), pack(3, 11, b"b"), pack((7, 0.5), 12, b"c")])
+    (tmp_path / "x.idx").write_text(format_index([10, 11, 12], offsets))
+    source = RecordIOSource(tmp_path / "x.rec")
+    np.testing.assert_array_equal(source.labels, [1, 0, 1])
+    assert list(source.identity_names) == ["3", "7"]
+
+
+def test_images_outside_every_identitys_range_have_their_own_label(tmp_path):
+    contents = [pack((4, 5), 0), pack(0, 1, b"a"), pack(0, 2, b"b"), pack(1, 3, b"c"), pack((1, 3), 4)]
+    write_records(tmp_path / "x.rec", contents)
+    np.testing.assert_array_equal(RecordIOSource(tmp_path / "x.rec").labels, [0, 0, 1])
+
+
+def test_more_images_than_float32_counts(tmp_path):
+    # Key 2²⁴ + 3 for the first identity is stored as 2²⁴ + 4; keys in the index are exact.
+    big = 2**24
+    contents = [
+        pack((big + 4, big + 6), 0),
+        *(pack(label, big + key, b"i") for key, label in ((0, 0), (1, 0), (2, 1))),
+        pack((1, big), big + 3),
+        pack((big, big), big + 4),
+    ]
+    offsets = write_records(tmp_path / "x.rec", contents)
+    (tmp_path / "x.idx").write_text(format_index([0, *range(big, big + 5)], offsets))
+    np.testing.assert_array_equal(RecordIOSource(tmp_path / "x.rec").labels, [0, 0, 1])
+
+
+def test_labels_that_float32_merges_are_refused(tmp_path):
+    with pytest.raises(InputError, match="record 1: label 16777217 is not exact in float32"):
+        pack(2**24 + 1, 1)
+    write_records(tmp_path / "x.rec", [pack(2**24, 1, b"a"), pack(2**24 + 2, 2, b"b")])
+    with pytest.raises(InputError, match=r"x\.rec at offset 0: label 16777216 is 2²⁴ or more"):
+        RecordIOSource(tmp_path / "x.rec")
+
+
+@pytest.mark.parametrize("label", [-1.0, 0.5, float("inf"), float("nan")])
+def test_labels_that_are_no_counts_are_refused(tmp_path, label):
+    write_records(tmp_path / "x.rec", [struct.pack("<IfQQ", 0, label, 1, 0) + b"a"])
+    with pytest.raises(InputError, match=r"offset 0: label .* is not a count from 0"):
+        RecordIOSource(tmp_path / "x.rec")
+
+
+@pytest.mark.parametrize(
+    ("at", "new", "message"),
+    [
+        (80, b"\0", "offset 80: damaged record .*starts with"),
+        (84, b"\xff\xff\xff\x1f", "offset 80: damaged record .*the file ends after"),
+        (84 + 3, b"\xe0", "offset 80: damaged record .*unknown part kind 7"),
+        (84 + 3, b"\x40", "offset 80: damaged record .*middle"),
+        (120 + 3, b"\x20", "offset 80: damaged record .*next part is missing at offset 116"),
+        (88, b"\xff\xff\xff\x7f", "announces 2147483647 labels"),
+        (248 + 32, b"\0\0\xc0\x7f", "key 0.*two keys are due"),
+        (248 + 4, b"\x05", "5 bytes are too few for a record's header"),
+        (168 + 32, b"\0\0\x80\xbf", "offset 168: holds .* where a range of image keys is due"),
+    ],
+)
+def test_damage_is_named_with_its_offset(golden, golden_files, at, new, message):
+    content = bytearray(golden.rec)
+    content[at : at + len(new)] = new
+    (golden_files / "train.rec").write_bytes(content)
+
+    def read_all():
+        source = RecordIOSource(golden_files)
+        return [source.encoded(index) for index in range(len(source))]
+
+    with pytest.raises(InputError, match=message):
+        read_all()
+
+
+def test_a_scan_can_go_on_after_damage(golden, golden_files):
+    content = bytearray(golden.rec)
+    content[40] ^= 1
+    (golden_files / "train.rec").write_bytes(content)
+    file = RecordFile(golden_files / "train.rec")
+    with pytest.raises(InputError, match="offset 40"):
+        list(file.scan())
+    damaged: list[str] = []
+    assert list(file.scan(damaged)) == [0, 80, 128, 168, 208, 248]
+    assert len(damaged) == 1
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("", "empty, cut off"),
+        ("1\t0\n2", "empty, cut off"),
+        ("1\tzero\n", "not an index"),
+        ("1\t99999999999999999999999\n", "not an index"),
+        ("1\t0\n1\t40\n", "a key stands there twice"),
+        ("-1\t0\n", "negative"),
+        ("1\t2\n", "key 1 at offset 2 is no place"),
+        ("1\t4000\n", "key 1 at offset 4000 is no place in the 288 bytes"),
+        ("1\t44\n", "offset 44: damaged record"),
+    ],
+)
+def test_a_bad_index_is_refused(golden_files, index, message):
+    (golden_files / "train.idx").write_text(index)
+    with pytest.raises(InputError, match=message):
+        RecordIOSource(golden_files)
+
+
+def test_missing_and_empty_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"train\.rec: cannot open this record file \(No such file"):
+        RecordIOSource(tmp_path)
+    (tmp_path / "train.rec").write_bytes(b"")
+    with pytest.raises(InputError, match="empty file"):
+        RecordIOSource(tmp_path)
+    with pytest.raises(InputError, match=r"none\.idx: cannot read this index"):
+        read_index(tmp_path / "none.idx")
+
+
+def _read_all(source):
+    return [source.encoded(index) for index in range(len(source))]
+
+
+def test_threads_and_processes_read_what_one_reads(golden, golden_files):
+    source = RecordIOSource(golden_files)
+    wrong = []
+    threads = [
+        threading.Thread(target=lambda: wrong.extend(_read_all(source) != golden.payloads for _ in range(100)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not any(wrong)
+    assert _read_all(pickle.loads(pickle.dumps(source))) == golden.payloads
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(RecordIOSource.encoded, (source, 2)) == golden.payloads[2]
+
+
+def test_train_lst(tmp_path):
+    (tmp_path / "train.lst").write_text(
+        "1\ta/1.jpg\t0\n0\tb b/2.jpg\t3\t1\t2\t3\t4\n0\tc.jpg\t3\t1\t2\t3\t4\t" + "\t".join("0123456789") + "\n\n"
+    )
+    lines = list(read_lst(tmp_path / "train.lst"))
+    assert [(line.aligned, line.path, line.label) for line in lines] == [
+        (True, "a/1.jpg", 0),
+        (False, "b b/2.jpg", 3),
+        (False, "c.jpg", 3),
+    ]
+    assert lines[1].landmarks is None
+    np.testing.assert_array_equal(lines[2].landmarks, [[0, 5], [1, 6], [2, 7], [3, 8], [4, 9]])
+    for text, message in (("1\ta\n", "line 1: 2 columns"), ("1\ta\tx\n", "line 1: '1' and 'x' should be numbers")):
+        (tmp_path / "bad.lst").write_text(text)
+        with pytest.raises(InputError, match=message):
+            list(read_lst(tmp_path / "bad.lst"))
+    with pytest.raises(InputError, match="cannot read"):
+        list(read_lst(tmp_path / "none.lst"))
+
+
+def test_property(tmp_path):
+    (tmp_path / "property").write_text("85742,112,112\n")
+    assert read_property(tmp_path / "property") == (85742, 112, 112)
+    for text in ("", "1,2", "a,b,c", "0,112,112"):
+        (tmp_path / "property").write_text(text)
+        with pytest.raises(InputError, match="one line of identities,height,width is due"):
+            read_property(tmp_path / "property")

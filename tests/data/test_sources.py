@@ -1,0 +1,232 @@
+"""Lists, Parquet, TFDS: the same pictures through every door."""
+
+import io
+import json
+import pickle
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import tensorflow_datasets
+
+from arcface_jax.data.convert import convert
+from arcface_jax.data.decode import encode_png
+from arcface_jax.data.folder import FolderSource
+from arcface_jax.data.lists import ListSource
+from arcface_jax.data.open import open_source
+from arcface_jax.data.tfds import TfdsSource, image_example
+from arcface_jax.errors import InputError
+
+
+@pytest.fixture
+def tree(tmp_path, write_tree):
+    return write_tree(tmp_path / "faces", {"a": 2, "b": 3})
+
+
+def check(source, picture, labels, names):
+    """The source has pictures 0, 1, 2 … with these labels, also after pickling."""
+    for reader in (source, pickle.loads(pickle.dumps(source))):
+        assert len(reader) == len(labels)
+        for index in range(len(labels)):
+            np.testing.assert_array_equal(reader[index], picture(index))
+        np.testing.assert_array_equal(reader.labels, labels)
+        assert reader.labels.dtype == np.int32
+        assert list(reader.identity_names) == names
+        assert reader.fingerprint == source.fingerprint
+        assert reader.encoded_sizes().shape == (len(labels),)
+        assert all(isinstance(reader.where(index), str) for index in range(len(labels)))
+        with pytest.raises(IndexError):
+            reader[len(labels)]
+
+
+FILES = [("a/0.png", "10"), ("a/1.png", "10"), ("b/0.png", "9"), ("b/1.png", "9"), ("b/2.png", "9")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.csv", "".join(f"{path},{who}\n" for path, who in FILES)),
+        ("list.csv", "identity,note,path\n" + "".join(f'{who},"x,y",{path}\n' for path, who in FILES)),
+        ("list.tsv", "".join(f"{path}\t{who}\r\n" for path, who in FILES)),
+        ("list.txt", "\ufeff" + "\n".join(f"./{path}\t{who}" for path, who in FILES)),
+        ("list.lst", "".join(f"1\t{path}\t{who}\n" for path, who in FILES)),
+    ],
+)
+def test_a_list_names_paths_and_identities(tree, picture, name, text):
+    (tree / name).write_text(text, encoding="utf-8", newline="")
+    check(ListSource(tree / name), picture, [1, 1, 0, 0, 0], ["9", "10"])
+    (tree.parent / name).write_text(text, encoding="utf-8", newline="")
+    check(ListSource(tree.parent / name, root=tree), picture, [1, 1, 0, 0, 0], ["9", "10"])
+    assert isinstance(open_source(tree / name), ListSource)
+
+
+def test_a_list_reads_from_a_zip_and_takes_absolute_paths_below_its_root(tree, picture):
+    (tree / "list.csv").write_text("".join(f"{tree / path},x{who}\n" for path, who in FILES))
+    check(ListSource(tree / "list.csv"), picture, [0, 0, 1, 1, 1], ["x10", "x9"])
+    with zipfile.ZipFile(tree.parent / "faces.zip", "w") as archive:
+        for path, _ in FILES:
+            archive.write(tree / path, path)
+    (tree.parent / "list.csv").write_text("".join(f"{path},{who}\n" for path, who in FILES))
+    check(ListSource(tree.parent / "list.csv", tree.parent / "faces.zip"), picture, [1, 1, 0, 0, 0], ["9", "10"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "list.csv: the list is empty"),
+        ("a/0.png\n", r"list\.csv line 1: 1 column"),
+        ("a/0.png,1\n../secret.png,1\n", r"list\.csv line 2: '\.\./secret\.png' is not below"),
+        ("a/../../secret.png,1\n", "is not below"),
+        ("/etc/passwd,1\n", "'/etc/passwd' is not below"),
+        (",1\n", "'' is not below"),
+    ],
+)
+def test_a_bad_list_is_refused(tree, text, message):
+    (tree / "list.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        ListSource(tree / "list.csv")
+
+
+def test_a_listed_image_that_is_missing_is_named_on_access(tree):
+    (tree / "list.csv").write_text("a/0.png,1\na/zz.png,1\n")
+    with pytest.raises(InputError, match=r"a/zz\.png: cannot read this file"):
+        ListSource(tree / "list.csv")[1]
+    for name, message in (("none.csv", "cannot read this list"), ("list.json", "unknown kind of list")):
+        with pytest.raises(InputError, match=message):
+            ListSource(tree / name)
+
+
+def parquet_table(picture, *, wrapped: bool, identity):
+    import pyarrow as pa
+
+    images = [encode_png(picture(index)) for index in range(5)]
+    cells = [{"bytes": image, "path": None} for image in images] if wrapped else images
+    return pa.table({"image": cells, "label": identity})
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_parquet(tmp_path, picture, wrapped):
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = parquet_table(picture, wrapped=wrapped, identity=[4, 4, 11, 11, 11])
+    pq.write_table(table, tmp_path / "one.parquet", row_group_size=2)
+    check(open_source(tmp_path / "one.parquet"), picture, [0, 0, 1, 1, 1], ["4", "11"])
+    (tmp_path / "many").mkdir()
+    pq.write_table(table.slice(0, 3), tmp_path / "many" / "0.parquet", row_group_size=2)
+    pq.write_table(table.slice(3), tmp_path / "many" / "1.parquet", row_group_size=2)
+    check(open_source(tmp_path / "many"), picture, [0, 0, 1, 1, 1], ["4", "11"])
+
+
+def test_parquet_names_classes_as_hugging_face_does(tmp_path, picture):
+    pq = pytest.importorskip("pyarrow.parquet")
+    from arcface_jax.data.parquet import ParquetSource
+
+    feature = {"names": ["Ann", "Bob", "Cid"], "_type": "ClassLabel"}
+    metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    table = parquet_table(picture, wrapped=True, identity=[0, 0, 2, 2, 2]).replace_schema_metadata(metadata)
+    pq.write_table(table, tmp_path / "x.parquet")
+    check(ParquetSource(tmp_path / "x.parquet"), picture, [0, 0, 1, 1, 1], ["Ann", "Cid"])
+
+
+def test_bad_parquet_is_refused(tmp_path, picture):
+    pq = pytest.importorskip("pyarrow.parquet")
+    from arcface_jax.data.parquet import ParquetSource
+
+    path = tmp_path / "x.parquet"
+    with pytest.raises(InputError, match=r"x\.parquet: no such file"):
+        ParquetSource(path)
+    path.write_bytes(b"PAR1 nonsense")
+    with pytest.raises(InputError, match=r"x\.parquet: damaged, or not a Parquet file"):
+        ParquetSource(path)
+    pq.write_table(parquet_table(picture, wrapped=True, identity=["x", "x", None, "y", "y"]), path)
+    with pytest.raises(InputError, match="identity None; whole numbers or text are due"):
+        ParquetSource(path)
+    pq.write_table(parquet_table(picture, wrapped=True, identity=list("xxyyy")), path)
+    with pytest.raises(InputError, match="no column 'face'; it has image, label"):
+        ParquetSource(path, image_column="face")
+    with pytest.raises(InputError, match="row group 0 row 1: no image bytes in column 'label'"):
+        ParquetSource(path, image_column="label").encoded(1)
+
+
+def test_parquet_keeps_few_row_groups(tmp_path, picture, monkeypatch):
+    pq = pytest.importorskip("pyarrow.parquet")
+    from arcface_jax.data import parquet
+
+    pq.write_table(
+        parquet_table(picture, wrapped=False, identity=list("xxyyy")), tmp_path / "x.parquet", row_group_size=1
+    )
+    monkeypatch.setattr(parquet, "_CACHE_BYTES", 1200)
+    source = parquet.ParquetSource(tmp_path / "x.parquet")
+    for index in [0, 1, 2, 3, 4, 0, 2, 4]:
+        np.testing.assert_array_equal(source[index], picture(index))
+        assert len(source._cache) <= 2
+
+
+def test_tfds_reads_converted_sets_without_tensorflow(tree, picture, tmp_path):
+    convert(FolderSource(tree), tmp_path / "set", "array_record")
+    check(open_source(tmp_path / "set"), picture, [0, 0, 1, 1, 1], ["a", "b"])
+    assert len(TfdsSource(tmp_path / "set", split="train[:2]").identity_names) == 1
+    assert "tensorflow" not in sys.modules
+
+
+class DrawnFaces(tensorflow_datasets.core.GeneratorBasedBuilder):
+    """As `lfw` in the catalogue: a text identity under another name."""
+
+    VERSION = tensorflow_datasets.core.Version("1.0.0")
+
+    def _info(self):
+        return tensorflow_datasets.core.DatasetInfo(
+            builder=self,
+            features=tensorflow_datasets.features.FeaturesDict(
+                {
+                    "face": tensorflow_datasets.features.Image(shape=(12, 12, 3)),
+                    "who": tensorflow_datasets.features.Text(),
+                    "age": np.int64,
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for index in range(5):
+            image = np.random.default_rng(index).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            yield index, {"face": io.BytesIO(encode_png(image)), "who": "Zoe" if index < 2 else "Ann", "age": index}
+
+
+def test_tfds_by_catalogue_name_with_a_text_identity(tmp_path, picture):
+    DrawnFaces(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    source = TfdsSource("drawn_faces", data_dir=tmp_path, image_key="face", identity_key="who")
+    assert list(source.identity_names) == ["Ann", "Zoe"]
+    images = sorted(source[index].tobytes() for index in range(5))  # TFDS shuffles while preparing
+    assert images == sorted(picture(index).tobytes() for index in range(5))
+    for index in range(5):
+        number = next(n for n in range(5) if np.array_equal(source[index], picture(n)))
+        assert source.labels[index] == (1 if number < 2 else 0)
+    with pytest.raises(InputError, match="no column 'label'; it has"):
+        TfdsSource("drawn_faces", data_dir=tmp_path, image_key="face")
+    with pytest.raises(InputError, match=r"split test.*cannot be read"):
+        TfdsSource("drawn_faces", "test", data_dir=tmp_path, image_key="face", identity_key="who")
+
+
+def test_tfds_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no_such_set: TFDS has no such data set"):
+        open_source("tfds:no_such_set")
+    with pytest.raises(InputError, match="lfw split train: cannot be read"):
+        TfdsSource("lfw", data_dir=tmp_path)
+    with pytest.raises(InputError, match=r"no dataset_info\.json in it"):
+        TfdsSource(tmp_path)
+
+
+def test_examples_keep_the_encoded_bytes(picture):
+    encoded = encode_png(picture(0))
+    assert image_example(encoded, 3)["image"].getvalue() == encoded
+
+
+def test_open_source_refuses_what_it_does_not_know(tmp_path):
+    with pytest.raises(InputError, match="missing: no such file or folder; it can be a folder or zip file"):
+        open_source(tmp_path / "missing")
+    (tmp_path / "x.mp4").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"x\.mp4: unknown kind of file"):
+        open_source(tmp_path / "x.mp4")
