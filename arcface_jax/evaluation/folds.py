@@ -132,7 +132,13 @@ def ten_fold_accuracy(
     return FoldAccuracy(float(per_fold[kept].mean()), float(per_fold[kept].std()), per_fold, thresholds)
 
 
-def val_at_far(similarities: np.ndarray, same: np.ndarray, far: float = 1e-3, num_folds: int = 10) -> FoldRates:
+def val_at_far(
+    similarities: np.ndarray,
+    same: np.ndarray,
+    far: float = 1e-3,
+    num_folds: int = 10,
+    weights: np.ndarray | None = None,
+) -> FoldRates:
     """VAL@FAR: TAR of each fold at the threshold that keeps the other folds' FAR at or below `far`.
 
     The threshold is the smallest number that accepts at most ⌊far · n⌋ of the n
@@ -143,23 +149,32 @@ def val_at_far(similarities: np.ndarray, same: np.ndarray, far: float = 1e-3, nu
       same: [P] bool; every fold needs both kinds of pairs.
       far: wanted false accept rate.
       num_folds: contiguous folds.
+      weights: [P], how often each pair counts (bootstrap replicates); once each if None. Folds
+        that lose a kind of pair to them are left out of the means.
 
     References: Schroff et al., FaceNet (arXiv:1503.03832), §4 (VAL and FAR).
     """
     similarities = check_scores(similarities, "similarities")
     same = check_same(same, len(similarities))
+    weights = np.ones(len(same), np.int64) if weights is None else check_weights(weights, len(same))
     if not 0.0 <= far < 1.0:
         raise InputError(f"far: {far} is not a false accept rate below 1; give e.g. 1e-3")
     folds = fold_numbers(len(same), num_folds)
     check_both_kinds(folds, same, num_folds)
-    val, achieved, thresholds = np.zeros(num_folds), np.zeros(num_folds), np.zeros(num_folds)
+    order = np.argsort(-similarities)
+    order = order[~same[order]]
+    impostors, impostor_weights, impostor_folds = similarities[order], weights[order], folds[order]
+    rates, thresholds = np.full((num_folds, 2), np.nan), np.zeros(num_folds)
     for fold in range(num_folds):
-        impostors = np.sort(similarities[(folds != fold) & ~same])[::-1]
-        allowed = int(np.floor(far * len(impostors) * (1 + 1e-12)))  # .1 × 30 is 3, also in floating point
-        threshold = np.nextafter(impostors[allowed], np.asarray(np.inf, impostors.dtype))
-        accepted = similarities[folds == fold] >= threshold
-        same_here = same[folds == fold]
-        thresholds[fold], val[fold], achieved[fold] = threshold, accepted[same_here].mean(), accepted[~same_here].mean()
+        accepted_weight = np.cumsum(np.where(impostor_folds != fold, impostor_weights, 0))
+        allowed = np.floor(far * accepted_weight[-1] * (1 + 1e-12))  # .1 × 30 is 3, also in floating point
+        first_rejected = int(np.searchsorted(accepted_weight, allowed, side="right"))
+        kinds = [weights * ((folds == fold) & kind) for kind in (same, ~same)]
+        if first_rejected == len(impostors) or not all(kind.any() for kind in kinds):
+            continue
+        thresholds[fold] = np.nextafter(impostors[first_rejected], np.asarray(np.inf, impostors.dtype))
+        rates[fold] = [np.average(similarities >= thresholds[fold], weights=kind) for kind in kinds]
+    val, achieved = rates[~np.isnan(rates).any(axis=1)].T
     return FoldRates(float(val.mean()), float(val.std()), float(achieved.mean()), thresholds)
 
 

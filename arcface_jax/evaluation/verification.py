@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings, check_same
+from arcface_jax.evaluation.checks import check_embeddings
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.folds import best_threshold, ten_fold_accuracy, val_at_far
 from arcface_jax.evaluation.published import published_ten_fold_accuracy, published_val_at_far, squared_distances
@@ -145,23 +145,30 @@ def verify_pairs(
 
 
 def verify_similarities(
-    similarities: np.ndarray, same: np.ndarray, *, folds: int = 10, fars: Sequence[float] = (1e-2, 1e-3)
+    similarities: np.ndarray,
+    same: np.ndarray,
+    *,
+    folds: int = 10,
+    fars: Sequence[float] = (1e-2, 1e-3),
+    weights: np.ndarray | None = None,
 ) -> VerificationResult:
-    """`verify_pairs` from similarities [P] that were computed elsewhere; higher means more alike."""
-    accuracy = ten_fold_accuracy(similarities, same, folds)
-    val = val_at_far(similarities, same, VAL_FAR, folds)
-    roc = roc_curve(similarities, same)
-    num_same = int(np.count_nonzero(check_same(same, len(similarities))))
+    """`verify_pairs` from similarities [P] that were computed elsewhere; higher means more alike.
+
+    `weights` [P] say how often each pair counts, as a bootstrap replicate needs it; once each if None.
+    """
+    accuracy = ten_fold_accuracy(similarities, same, folds, weights)
+    val = val_at_far(similarities, same, VAL_FAR, folds, weights)
+    roc = roc_curve(similarities, same, weights)
     return VerificationResult(
         accuracy=accuracy.mean,
         accuracy_std=accuracy.std,
-        threshold=best_threshold(similarities, same)[0],
+        threshold=best_threshold(similarities, same, weights)[0],
         val=val.val,
         val_std=val.std,
         val_far=val.far,
         tar={far: tar_at_far(roc, far) for far in fars},
         eer=equal_error_rate(roc),
         auc=area_under_curve(roc),
-        num_same=num_same,
-        num_different=len(similarities) - num_same,
+        num_same=int(roc.num_same),
+        num_different=int(roc.num_different),
     )

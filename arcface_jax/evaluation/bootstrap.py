@@ -1,0 +1,332 @@
+"""Confidence intervals and comparisons by resampling identities, not pairs.
+
+Pairs that share a person rise and fall together, so resampling pairs as if they were independent makes intervals far
+too narrow. Here a replicate draws identities with replacement: one drawn c times counts as c people. A pair within an
+identity then counts c times, a pair of two identities c·c′ times.
+
+Where nobody says who is who, as in a `.bin` verification set, pass the fold of each pair as both its identities: the
+folds of LFW-style lists share no identity, so resampling folds is sound (and, with ten of them, cautious).
+
+References: Bolle et al., Error analysis of pattern recognition systems: the subsets bootstrap (CVIU 2004); Owen, The
+pigeonhole bootstrap (Ann. Appl. Stat. 2007).
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.checks import check_same, check_scores
+from arcface_jax.evaluation.identification import identify
+from arcface_jax.evaluation.roc import area_under_curve, equal_error_rate, roc_curve, tar_at_far
+from arcface_jax.evaluation.search import Search
+from arcface_jax.evaluation.verification import verify_similarities
+
+Numbers = Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A figure and where it would lie had other people been photographed.
+
+    Attributes:
+      estimate: the figure on the data.
+      low: lower end of the percentile interval.
+      high: upper end.
+    """
+
+    estimate: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """E.g. "0.9943 [0.9901, 0.9971]"."""
+        return f"{self.estimate:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two models on the same pairs.
+
+    Attributes:
+      difference: second − first.
+      low: lower end of the difference's interval.
+      high: upper end.
+      p_value: two-sided; how often resampling alone would give a difference of the other sign, twice.
+      verdict: "significant" if the interval leaves out zero, else "noise".
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    verdict: str
+
+
+def pair_replicates(
+    same: np.ndarray,
+    first_identity: np.ndarray,
+    second_identity: np.ndarray,
+    *,
+    num_replicates: int = 1000,
+    seed: int = 0,
+) -> Iterator[np.ndarray]:
+    """Weights of the pairs in each bootstrap replicate over identities.
+
+    Args:
+      same: [P] bool.
+      first_identity: [P], who (or which fold) the first image shows.
+      second_identity: [P], who the second one shows.
+      num_replicates: how many.
+      seed: of the draw; equal seeds give equal replicates, so that two models can be compared.
+
+    Yields: int64 [P]. A draw that has lost all same or all different pairs is drawn again.
+
+    Raises:
+      InputError: mismatched lengths, fewer than two identities, or a list in which most draws lose a kind.
+    """
+    same = check_same(same, len(first_identity))
+    if np.shape(first_identity) != np.shape(second_identity):
+        raise InputError(
+            f"second_identity: {len(second_identity)} for {len(first_identity)} pairs; give one an image of each pair"
+        )
+    names, numbers = np.unique(np.concatenate([first_identity, second_identity]), return_inverse=True)
+    if len(names) < 2:
+        raise InputError("first_identity, second_identity: one identity only; resampling needs at least two")
+    first, second = numbers[: len(same)], numbers[len(same) :]
+    within = first == second
+    rng = np.random.default_rng(seed)
+    for _ in range(num_replicates):
+        for _ in range(20):
+            counts = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+            weights = np.where(within, counts[first], counts[first] * counts[second])
+            if weights[same].any() and weights[~same].any():
+                break
+        else:
+            raise InputError(f"same: {len(names)} identities are too few to resample; most draws lose a kind of pair")
+        yield weights
+
+
+def bootstrap_pairs(
+    statistics: Callable[[np.ndarray | None], Numbers],
+    same: np.ndarray,
+    first_identity: np.ndarray,
+    second_identity: np.ndarray,
+    *,
+    num_replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Percentile intervals of any figures of a pair list.
+
+    Args:
+      statistics: takes weights [P] (None: each pair once) and returns named figures.
+      same: [P] bool.
+      first_identity: [P], see `pair_replicates`.
+      second_identity: [P].
+      num_replicates: how many.
+      confidence: of the interval.
+      seed: of the draw.
+    """
+    replicates = pair_replicates(same, first_identity, second_identity, num_replicates=num_replicates, seed=seed)
+    return _intervals(statistics(None), [statistics(weights) for weights in replicates], confidence)
+
+
+def verification_intervals(
+    similarities: np.ndarray,
+    same: np.ndarray,
+    first_identity: np.ndarray,
+    second_identity: np.ndarray,
+    *,
+    folds: int = 10,
+    fars: Sequence[float] = (1e-2, 1e-3),
+    num_replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """An interval for every figure of `verify_similarities`, by the names of its `numbers()`."""
+    return bootstrap_pairs(
+        lambda weights: verify_similarities(similarities, same, folds=folds, fars=fars, weights=weights).numbers(),
+        same,
+        first_identity,
+        second_identity,
+        num_replicates=num_replicates,
+        confidence=confidence,
+        seed=seed,
+    )
+
+
+def roc_intervals(
+    scores: np.ndarray,
+    same: np.ndarray,
+    first_identity: np.ndarray,
+    second_identity: np.ndarray,
+    *,
+    fars: Sequence[float] = (1e-4, 1e-3, 1e-2),
+    num_replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Intervals of TAR at each FAR, EER and AUC of a list without folds, such as all pairs or templates.
+
+    The pairs are sorted once; a replicate only sums weights. So millions of pairs take about as long
+    for a replicate as for two passes over them.
+    """
+    scores = check_scores(scores)
+    same = check_same(same, len(scores))
+    order = np.argsort(-scores)
+    scores, same = scores[order], same[order]
+
+    def statistics(weights: np.ndarray | None) -> Numbers:
+        roc = roc_curve(scores, same, weights)
+        tar = {f"tar@far={far:g}": tar_at_far(roc, far) for far in fars}
+        return tar | {"eer": equal_error_rate(roc), "auc": area_under_curve(roc)}
+
+    return bootstrap_pairs(
+        statistics,
+        same,
+        np.asarray(first_identity)[order],
+        np.asarray(second_identity)[order],
+        num_replicates=num_replicates,
+        confidence=confidence,
+        seed=seed,
+    )
+
+
+def identification_intervals(
+    search: Search,
+    probe_labels: np.ndarray,
+    *,
+    ranks: Sequence[int] = (1, 5, 10),
+    fpirs: Sequence[float] = (0.01, 0.1),
+    num_replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Intervals of the figures of `identify`: the people of the probes are resampled, the gallery stays.
+
+    Known and unknown people are resampled apart, so that each replicate has both.
+
+    Args:
+      search: from `search_gallery`.
+      probe_labels: int [P], who each probe shows.
+      ranks: as for `identify`.
+      fpirs: as for `identify`.
+      num_replicates: how many.
+      confidence: of the intervals.
+      seed: of the draw.
+    """
+    probe_labels = np.asarray(probe_labels)
+    if probe_labels.shape != search.rank.shape:
+        raise InputError(f"probe_labels: shape {probe_labels.shape} for {len(search.rank)} probes; give one each")
+    strata = []
+    for kind in (search.enrolled, ~search.enrolled):
+        probes = np.flatnonzero(kind)
+        _, numbers, counts = np.unique(probe_labels[probes], return_inverse=True, return_counts=True)
+        strata.append(np.split(probes[np.argsort(numbers, kind="stable")], np.cumsum(counts)[:-1]))
+    rng = np.random.default_rng(seed)
+
+    def statistics(chosen: np.ndarray) -> Numbers:
+        fields = (getattr(search, field.name)[chosen] for field in dataclasses.fields(search))
+        return identify(Search(*fields), ranks=ranks, fpirs=fpirs).numbers()
+
+    def draw() -> np.ndarray:
+        people = [stratum[i] for stratum in strata for i in rng.integers(len(stratum), size=len(stratum))]
+        return np.concatenate(people)
+
+    replicates = [statistics(draw()) for _ in range(num_replicates)]
+    return _intervals(statistics(np.arange(len(probe_labels))), replicates, confidence)
+
+
+def compare_pairs(
+    first_statistics: Callable[[np.ndarray | None], Numbers],
+    second_statistics: Callable[[np.ndarray | None], Numbers],
+    same: np.ndarray,
+    first_identity: np.ndarray,
+    second_identity: np.ndarray,
+    *,
+    num_replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Comparison]:
+    """A paired test of two models on one list of pairs: both see the same replicates.
+
+    What is hard for both models cancels in the difference, so that it is known much better than either figure.
+
+    Args:
+      first_statistics: weights [P] (None: each pair once) → named figures, of the first model.
+      second_statistics: of the second.
+      same: [P] bool.
+      first_identity: [P], see `pair_replicates`.
+      second_identity: [P].
+      num_replicates: how many.
+      confidence: a difference is called significant if this interval of it leaves out zero.
+      seed: of the draw.
+    """
+
+    def difference(weights: np.ndarray | None) -> Numbers:
+        first, second = first_statistics(weights), second_statistics(weights)
+        return {name: second[name] - first[name] for name in first}
+
+    replicates = [
+        difference(weights)
+        for weights in pair_replicates(same, first_identity, second_identity, num_replicates=num_replicates, seed=seed)
+    ]
+    comparisons = {}
+    for name, interval in _intervals(difference(None), replicates, confidence).items():
+        values = np.array([replicate[name] for replicate in replicates])
+        tail = min(np.count_nonzero(values <= 0), np.count_nonzero(values >= 0))
+        verdict = "significant" if interval.low > 0 or interval.high < 0 else "noise"
+        comparisons[name] = Comparison(
+            interval.estimate, interval.low, interval.high, min(1.0, 2 * (tail + 1) / (len(values) + 1)), verdict
+        )
+    return comparisons
+
+
+def compare_similarities(
+    first_similarities: np.ndarray,
+    second_similarities: np.ndarray,
+    same: np.ndarray,
+    first_identity: np.ndarray,
+    second_identity: np.ndarray,
+    *,
+    folds: int = 10,
+    fars: Sequence[float] = (1e-2, 1e-3),
+    num_replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Comparison]:
+    """`compare_pairs` for every figure of `verify_similarities`, from two models' similarities [P]."""
+
+    def statistics(similarities: np.ndarray) -> Callable[[np.ndarray | None], Numbers]:
+        return lambda weights: verify_similarities(
+            similarities, same, folds=folds, fars=fars, weights=weights
+        ).numbers()
+
+    return compare_pairs(
+        statistics(first_similarities),
+        statistics(second_similarities),
+        same,
+        first_identity,
+        second_identity,
+        num_replicates=num_replicates,
+        confidence=confidence,
+        seed=seed,
+    )
+
+
+def _intervals(estimate: Numbers, replicates: Sequence[Numbers], confidence: float) -> dict[str, Interval]:
+    """Percentile intervals; the ends are replicates themselves, never values in between."""
+    if not 0 < confidence < 1 or not replicates:
+        raise InputError(f"confidence: {confidence} with {len(replicates)} replicates; give e.g. 0.95 and 1000")
+    tail = (1 - confidence) / 2
+    intervals = {}
+    for name, value in estimate.items():
+        values = np.array([replicate[name] for replicate in replicates])
+        values = values[~np.isnan(values)]  # a replicate may lose what a figure is about, such as a small group
+        if len(values) == 0:
+            raise InputError(f"{name}: undefined in all {len(replicates)} replicates; more identities are needed")
+        low = float(np.quantile(values, tail, method="lower"))
+        intervals[name] = Interval(value, low, float(np.quantile(values, 1 - tail, method="higher")))
+    return intervals

@@ -1,0 +1,206 @@
+"""Readers of the metadata files of IJB-B and IJB-C: plain text, checked line by line.
+
+Two families are in use. NIST's protocol files are CSV with named columns (`ijbc_1N_gallery_G1.csv`,
+`ijbc_1N_probe_mixed.csv`, `ijbc_11_G1_G2_matches.csv`). The ones that come with aligned crops are lists with spaces
+(`ijbc_face_tid_mid.txt`, `ijbc_template_pair_label.txt`, `ijbc_name_5pts_score.txt`).
+"""
+
+import csv
+import dataclasses
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from arcface_jax.errors import InputError
+
+Path = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class FaceMedia:
+    """Which template and medium each image belongs to.
+
+    Attributes:
+      names: file name of each image.
+      template_ids: int64 [N].
+      media_ids: int64 [N].
+    """
+
+    names: list[str]
+    template_ids: np.ndarray
+    media_ids: np.ndarray
+
+
+def read_face_media(path: Path) -> FaceMedia:
+    """`ijb?_face_tid_mid.txt`: a line has file name, template, medium."""
+    names, numbers = [], []
+    for where, (name, *words) in _lines(path, 3, "file name, template, medium"):
+        names.append(name)
+        numbers.append([_integer(word, where) for word in words])
+    template_ids, media_ids = np.array(numbers, np.int64).T
+    return FaceMedia(names, template_ids, media_ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class TemplatePairs:
+    """The 1:1 comparisons.
+
+    Attributes:
+      first: int64 [P], template numbers.
+      second: int64 [P].
+      same: bool [P].
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    same: np.ndarray
+
+
+def read_template_pairs(path: Path) -> TemplatePairs:
+    """`ijb?_template_pair_label.txt`: a line has template, template, and 1 for same or 0 for different."""
+    table = _integer_table(path, " ", 3, "template, template, 0 or 1")
+    wrong = (table[:, 2] != 0) & (table[:, 2] != 1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputError(f"{os.fspath(path)} pair {row + 1}: the label is {table[row, 2]}; 0 or 1 is due")
+    return TemplatePairs(table[:, 0].copy(), table[:, 1].copy(), table[:, 2] == 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Landmarks:
+    """What the detector found in each image.
+
+    Attributes:
+      names: file name of each image.
+      points: float64 [N, 5, 2], x and y of left eye, right eye, nose, mouth corners, in pixels.
+      scores: float64 [N], how sure the detector was.
+    """
+
+    names: list[str]
+    points: np.ndarray
+    scores: np.ndarray
+
+
+def read_landmarks(path: Path) -> Landmarks:
+    """`ijb?_name_5pts_score.txt`: a line has file name, x and y of five points, detector score."""
+    names, numbers = [], []
+    for where, (name, *words) in _lines(path, 12, "file name, ten coordinates, score"):
+        names.append(name)
+        numbers.append([_real(word, where) for word in words])
+    table = np.array(numbers)
+    return Landmarks(names, table[:, :10].reshape(-1, 5, 2), table[:, 10])
+
+
+@dataclasses.dataclass(frozen=True)
+class TemplateSubjects:
+    """A gallery or a probe set: its templates and whom they show.
+
+    Attributes:
+      template_ids: int64 [T], each template once, in the file's order.
+      subject_ids: int64 [T].
+    """
+
+    template_ids: np.ndarray
+    subject_ids: np.ndarray
+
+
+def read_template_subjects(path: Path) -> TemplateSubjects:
+    """A protocol CSV with the columns TEMPLATE_ID and SUBJECT_ID, such as `ijbc_1N_gallery_G1.csv`.
+
+    Other columns may be there; a template has one line for each of its images and is returned once.
+
+    Raises:
+      InputError: a column is missing, a number cannot be read, or a template has two subjects.
+    """
+    subject_of: dict[int, int] = {}
+    rows = _csv_rows(path)
+    _, header = next(rows, ("", []))
+    columns = [name.strip().upper() for name in header]
+    if "TEMPLATE_ID" not in columns or "SUBJECT_ID" not in columns:
+        raise InputError(f"{os.fspath(path)} line 1: the columns TEMPLATE_ID and SUBJECT_ID are due, got {header[:6]}")
+    template_column, subject_column = columns.index("TEMPLATE_ID"), columns.index("SUBJECT_ID")
+    for where, row in rows:
+        if len(row) <= max(template_column, subject_column):
+            raise InputError(f"{where}: {len(row)} columns; the header names {len(columns)}")
+        template, subject = _integer(row[template_column], where), _integer(row[subject_column], where)
+        if subject_of.setdefault(template, subject) != subject:
+            raise InputError(f"{where}: template {template} is of subject {subject} and of {subject_of[template]}")
+    if not subject_of:
+        raise InputError(f"{os.fspath(path)}: no templates in this file")
+    return TemplateSubjects(np.array(list(subject_of), np.int64), np.array(list(subject_of.values()), np.int64))
+
+
+def read_template_matches(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """`ijb?_11_*_matches.csv`: a line has two templates to compare, with a comma. Who they are is in other files.
+
+    Returns: (first, second), int64 [P].
+    """
+    table = _integer_table(path, ",", 2, "template, template")
+    return table[:, 0].copy(), table[:, 1].copy()
+
+
+def _integer_table(path: Path, delimiter: str, columns: int, due: str) -> np.ndarray:
+    """int64 [rows, columns] of a large file; only if that fails is the file read again to find the line."""
+    try:
+        separator = None if delimiter == " " else delimiter
+        table = np.loadtxt(path, dtype=np.int64, delimiter=separator, comments=None, ndmin=2)
+    except OSError as error:
+        raise InputError(f"{os.fspath(path)}: cannot read this file ({error.strerror or error})") from None
+    except ValueError:
+        table = np.empty((0, 0), np.int64)
+    if table.shape[1:] == (columns,):
+        return table
+    for where, words in _lines(path, columns, due, delimiter):
+        for word in words:
+            _integer(word, where)
+    raise InputError(f"{os.fspath(path)}: not a table of {due}")
+
+
+def _lines(path: Path, columns: int, due: str, delimiter: str = " ") -> Iterator[tuple[str, list[str]]]:
+    """(place, words) of each line that is not blank."""
+    name, empty = os.fspath(path), True
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            for number, line in enumerate(file, 1):
+                words = line.split(None if delimiter == " " else delimiter)
+                if not line.strip():
+                    continue
+                empty = False
+                if len(words) != columns:
+                    raise InputError(f"{name} line {number}: {len(words)} words; {due} are due")
+                yield f"{name} line {number}", words
+    except OSError as error:
+        raise InputError(f"{name}: cannot read this file ({error.strerror})") from None
+    if empty:
+        raise InputError(f"{name}: the file is empty; {due} are due")
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    name = os.fspath(path)
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            for number, row in enumerate(csv.reader(file), 1):
+                if row:
+                    yield f"{name} line {number}", row
+    except OSError as error:
+        raise InputError(f"{name}: cannot read this file ({error.strerror})") from None
+    except csv.Error as error:
+        raise InputError(f"{name}: not a CSV file ({error})") from None
+
+
+def _integer(word: str, where: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise InputError(f"{where}: {word.strip()[:40]!r} is not a whole number") from None
+
+
+def _real(word: str, where: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        raise InputError(f"{where}: {word[:40]!r} is not a number")
+    return value

@@ -1,0 +1,120 @@
+"""Which threshold to deploy for a wanted false accept rate, and whether the data can know it."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.bootstrap import Interval, bootstrap_pairs
+from arcface_jax.evaluation.checks import check_same, check_scores
+from arcface_jax.evaluation.roc import Roc, operating_point, roc_curve
+
+
+@dataclasses.dataclass(frozen=True)
+class DeploymentThreshold:
+    """Accept a pair if its score is at least `threshold.estimate`.
+
+    Attributes:
+      wanted_far: what was asked for.
+      threshold: the lowest score of the data whose FAR does not exceed it, with its interval over identities.
+      tar: the TAR there, with its interval.
+      far: the FAR that the threshold has on the data.
+      num_different: different pairs that this rests on.
+      warning: why not to trust it, in one line; None if there are pairs enough.
+    """
+
+    wanted_far: float
+    threshold: Interval
+    tar: Interval
+    far: float
+    num_different: int
+    warning: str | None
+
+
+def deployment_threshold(
+    scores: np.ndarray,
+    same: np.ndarray,
+    first_identity: np.ndarray,
+    second_identity: np.ndarray,
+    far: float,
+    *,
+    num_replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> DeploymentThreshold:
+    """The threshold for a wanted false accept rate, by the conservative rule, with a bootstrap over identities.
+
+    Two rules say what n different pairs can know about a rate f. With f·n < 3 not even that the rate is below f is
+    known (no false accept in n trials leaves 3/n possible, at 95 %). Below f·n = 30 the observed rate may be off by
+    more than 30 % (at 90 %). Both count pairs as independent; the interval does not.
+
+    Args:
+      scores: [P], higher means more alike.
+      same: [P] bool.
+      first_identity: [P], who each pair's first image shows; see `bootstrap.pair_replicates`.
+      second_identity: [P].
+      far: wanted false accept rate, above 0.
+      num_replicates: of the bootstrap.
+      confidence: of the intervals.
+      seed: of the draw.
+
+    References: Doddington et al., The NIST speaker recognition evaluation (Speech Communication 2000), rule of 30;
+      Hanley & Lippman-Hand, If nothing goes wrong, is everything all right? (JAMA 1983), rule of three.
+    """
+    if not 0 < far < 1:
+        raise InputError(f"far: {far}; give a false accept rate between 0 and 1")
+    scores = check_scores(scores)
+    same = check_same(same, len(scores))
+    order = np.argsort(-scores)  # once, for all replicates
+    scores, same = scores[order], same[order]
+
+    def statistics(weights: np.ndarray | None) -> dict[str, float]:
+        curve = roc_curve(scores, same, weights)
+        threshold, point = _strict_threshold(curve, far)
+        return {"threshold": threshold, "tar": float(curve.tar[point])}
+
+    intervals = bootstrap_pairs(
+        statistics,
+        same,
+        np.asarray(first_identity)[order],
+        np.asarray(second_identity)[order],
+        num_replicates=num_replicates,
+        confidence=confidence,
+        seed=seed,
+    )
+    roc = roc_curve(scores, same)
+    num_different = int(roc.num_different)
+    return DeploymentThreshold(
+        far,
+        intervals["threshold"],
+        intervals["tar"],
+        float(roc.far[operating_point(roc, far, "at_most")]),
+        num_different,
+        too_few_pairs(num_different, far),
+    )
+
+
+def too_few_pairs(num_different: int, far: float) -> str | None:
+    """One line if `num_different` pairs cannot tell a false accept rate of `far`; None if they can."""
+    expected = far * num_different
+    if expected >= 30:
+        return None
+    wanted = f"{math.ceil(30 / far - 1e-9):,}"
+    if expected < 3:
+        return (
+            f"{num_different:,} different pairs cannot tell whether the FAR is below {far:g} at all; "
+            f"collect at least {wanted}"
+        )
+    return (
+        f"{num_different:,} different pairs give about {expected:.0f} false accepts at FAR {far:g}, so the true rate "
+        f"may be off by more than 30 %; collect at least {wanted}"
+    )
+
+
+def _strict_threshold(roc: Roc, far: float) -> tuple[float, int]:
+    """The threshold of the `at_most` point, and the point; above every score if even the highest is too often false."""
+    point = operating_point(roc, far, "at_most")
+    if point == 0:
+        return float(np.nextafter(roc.thresholds[1], np.asarray(np.inf, roc.thresholds.dtype))), point
+    return float(roc.thresholds[point]), point

@@ -1,0 +1,100 @@
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.ijb import (
+    read_face_media,
+    read_landmarks,
+    read_template_matches,
+    read_template_pairs,
+    read_template_subjects,
+)
+
+
+@pytest.fixture
+def write(tmp_path: pathlib.Path) -> Callable[[str], pathlib.Path]:
+    def to_file(text: str) -> pathlib.Path:
+        path = tmp_path / "meta.txt"
+        path.write_text(text)
+        return path
+
+    return to_file
+
+
+def test_faces_templates_and_media(write: Callable[[str], pathlib.Path]) -> None:
+    faces = read_face_media(write("1.jpg 1 69544\n2.jpg 1 69544\n\n3.jpg 7 12\n"))
+    assert faces.names == ["1.jpg", "2.jpg", "3.jpg"]
+    assert faces.template_ids.tolist() == [1, 1, 7]
+    assert faces.media_ids.tolist() == [69544, 69544, 12]
+
+
+def test_template_pairs(write: Callable[[str], pathlib.Path]) -> None:
+    pairs = read_template_pairs(write("1 11065 1\n1 11066 0\n"))
+    assert (pairs.first.tolist(), pairs.second.tolist(), pairs.same.tolist()) == (
+        [1, 1],
+        [11065, 11066],
+        [True, False],
+    )
+
+
+def test_landmarks(write: Callable[[str], pathlib.Path]) -> None:
+    found = read_landmarks(write("1.jpg 46.060 62.026 87.785 60.323 68.851 77.656 52.162 99.875 86.450 98.648 0.999\n"))
+    assert found.points.shape == (1, 5, 2)
+    assert found.points[0, 2].tolist() == [68.851, 77.656]
+    assert found.scores.tolist() == [0.999]
+
+
+def test_protocol_columns_are_found_by_name(write: Callable[[str], pathlib.Path]) -> None:
+    text = "FILENAME,template_id,SUBJECT_ID\nimg/1.png,5,70\nimg/2.png,5,70\nframes/3.png,2,71\n"
+    subjects = read_template_subjects(write(text))
+    assert (subjects.template_ids.tolist(), subjects.subject_ids.tolist()) == ([5, 2], [70, 71])
+
+
+def test_matches(write: Callable[[str], pathlib.Path]) -> None:
+    first, second = read_template_matches(write("1,9\n2,8\n"))
+    assert (first.tolist(), second.tolist()) == ([1, 2], [9, 8])
+
+
+@pytest.mark.parametrize(
+    ("reader", "text", "message"),
+    [
+        (read_face_media, "1.jpg 1 5\n2.jpg 1\n", "line 2: 2 words; file name, template, medium are due"),
+        (read_face_media, "1.jpg one 5\n", "line 1: 'one' is not a whole number"),
+        (read_face_media, "", "empty"),
+        (read_template_pairs, "1 2 1\n\n1 2 0 4\n", "line 3: 4 words"),
+        (read_template_pairs, "1 2 1\n1 x 0\n", "line 2: 'x' is not a whole number"),
+        (read_template_pairs, "1 2 1\n1 2 3\n", "pair 2: the label is 3"),
+        (read_template_matches, "1,2\n3;4\n", "line 2: 1 words"),
+        (read_landmarks, "a.jpg 1 2 3 4 5 6 7 8 9 10\n", "line 1: 11 words"),
+        (read_landmarks, "a.jpg 1 2 3 4 5 6 7 8 9 10 nan\n", "'nan' is not a number"),
+        (read_template_subjects, "TEMPLATE_ID,SUBJECT\n1,2\n", "line 1: the columns TEMPLATE_ID and SUBJECT_ID"),
+        (read_template_subjects, "TEMPLATE_ID,SUBJECT_ID\n1,2\n1,3\n", "line 3: template 1 is of subject 3 and of 2"),
+        (read_template_subjects, "TEMPLATE_ID,SUBJECT_ID\n1\n", "line 2: 1 columns"),
+        (read_template_subjects, "TEMPLATE_ID,SUBJECT_ID\n", "no templates"),
+    ],
+)
+def test_a_bad_line_is_named(
+    write: Callable[[str], pathlib.Path], reader: Callable[[pathlib.Path], object], text: str, message: str
+) -> None:
+    path = write(text)
+    with pytest.raises(InputError, match=message) as caught:
+        reader(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "reader", [read_face_media, read_template_pairs, read_landmarks, read_template_subjects, read_template_matches]
+)
+def test_a_missing_file_is_named(reader: Callable[[pathlib.Path], object]) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.txt: cannot read"):
+        reader(pathlib.Path("nowhere.txt"))
+
+
+def test_many_pairs_are_read_whole(write: Callable[[str], pathlib.Path]) -> None:
+    table = np.random.default_rng(0).integers(0, [30_000, 30_000, 2], (20_000, 3))
+    pairs = read_template_pairs(write("\n".join(" ".join(map(str, row)) for row in table.tolist())))
+    assert np.array_equal(np.stack([pairs.first, pairs.second, pairs.same], 1), table)
