@@ -1,11 +1,11 @@
 """Synthetic faces: the data set that needs no download.
 
-Drawn people with a hundred thousand possible neighbours, in the geometry of
-aligned face crops. What makes a person (shape of head, eyes, nose, mouth;
-skin, hair, marks) is spread over many small continuous differences. What
-changes from picture to picture (pose, light, expression, glasses, hat, things
-in front, blur, noise, background) is large. So the task is that of face
-recognition: tell people apart that were never seen in training.
+Drawn people, as many as wanted, in the geometry of aligned face crops. What
+makes a person (shape of head, eyes, nose, mouth; skin, hair, marks) is spread
+over many small continuous differences. What changes from picture to picture
+(pose, light, expression, glasses, hat, things in front, blur, noise,
+background) is large. So the task is that of face recognition: tell people
+apart that were never seen in training.
 
 Nothing here depicts anyone.
 """
@@ -57,8 +57,8 @@ class SyntheticFaces:
       seed: 0 … 2⁶⁴ − 1; another seed gives other people.
       first_identity: number of the first person.
       difficulty: scales everything that is not the person: pose, light,
-        expression, occlusion, blur, noise, crop. 1 is hard; 0 gives one
-        neutral picture of each person.
+        expression, occlusion, blur, noise, crop. 0 … 2; 1 is hard, 0 gives
+        one neutral picture of each person.
 
     Raises:
       InputError: an argument is out of its range; names it.

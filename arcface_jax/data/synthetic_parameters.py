@@ -292,8 +292,9 @@ def image_nuisances(
       seed: of the whole data set.
       identities: int [B].
       images: int [B], which image of its identity each is.
-      difficulty: multiplies every deviation from the neutral picture and the
-        probability of every accessory; 0 gives the neutral picture.
+      difficulty: multiplies every normal deviation from the neutral picture
+        and the probability of every event; uniform draws (colours, blur,
+        noise) reach their full range at 1. 0 gives the neutral picture.
       spectacles: float [B], the people's uniform draw for wearing glasses.
       noise_size: how many values of sensor noise to draw for each image.
 

@@ -1,4 +1,4 @@
-"""Draws batches of synthetic faces: scene, light and camera."""
+"""Draws batches of synthetic faces: builds the scene, draws its parts in order, takes the photograph."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,8 @@ import numpy as np
 from arcface_jax.data import synthetic_accessories as accessories
 from arcface_jax.data import synthetic_features as features
 from arcface_jax.data import synthetic_head as head
-from arcface_jax.data.synthetic_canvas import SHADE, Canvas, column, smooth, unit
+from arcface_jax.data.synthetic_camera import photograph
+from arcface_jax.data.synthetic_canvas import Canvas, column
 from arcface_jax.data.synthetic_pose import TEMPLATE_SIZE, alignment, landmarks
 
 
@@ -51,55 +52,9 @@ def _style(person: SimpleNamespace, picture: SimpleNamespace) -> None:
 
 
 def _light(picture: SimpleNamespace) -> SimpleNamespace:
+    """The direction the light comes from, unit length."""
     norm = np.sqrt(picture.light_x**2 + picture.light_y**2 + 1.0)
     return SimpleNamespace(x=picture.light_x / norm, y=picture.light_y / norm, z=1.0 / norm)
-
-
-def _expose(scene: head.Scene) -> np.ndarray:
-    """Multiplies colours by the light that falls on them: float32 [3, B, H, W]."""
-    canvas, picture = scene.canvas, scene.picture
-    across = canvas.x * picture.shadow_cos + canvas.y * picture.shadow_sin - picture.shadow_edge
-    canvas.darken(0.45 * picture.shadow * smooth(0.5 - across / 5.0))
-    lit = picture.ambient + picture.diffuse * canvas.planes[SHADE]
-    gain = 1.0 + picture.gain
-    # Warm light is red in the lights; shadows keep the sky's blue.
-    lights = (gain * (1.0 + picture.warm), gain * (1.0 + picture.tint), gain * (1.0 - picture.warm))
-    colour = np.stack([canvas.planes[c] * (lit * lights[c]) for c in range(3)])
-    grey = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2]
-    colour = grey + picture.saturation * (colour - grey)
-    return (colour - 0.5) * picture.contrast + 0.5
-
-
-def _blur(colour: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Blurs along both axes, edges repeated: five neighbouring taps, then, in large pictures, five spread ones.
-
-    Args:
-      colour: float32 [3, B, H, W].
-      sigma: float32 [B, 1, 1], in pixels of the 112×112 crop.
-    """
-    size = colour.shape[-1]
-    variance = (sigma * (size / TEMPLATE_SIZE)) ** 2
-    near_variance = np.minimum(variance, 1.5)
-    colour = _five_taps(colour, near_variance, 1)
-    step = max(1, round(size / 56))
-    if step > 1:
-        colour = _five_taps(colour, np.minimum((variance - near_variance) / step**2, 1.5), step)
-    return colour
-
-
-def _five_taps(colour: np.ndarray, variance: np.ndarray, step: int) -> np.ndarray:
-    """Filters both axes with [far, near, centre, near, far], `step` pixels apart: 2·near + 8·far = variance ≤ 1.5."""
-    size = colour.shape[-1]
-    far = variance * variance * (0.0625 / 1.5)
-    near = 0.5 * variance - 4.0 * far
-    centre = 1.0 - 2.0 * (near + far)
-    for axis in (2, 3):
-        padding = [(0, 0)] * 4
-        padding[axis] = (2 * step, 2 * step)
-        padded = np.pad(colour, padding, mode="edge")
-        view = [padded[(slice(None),) * axis + (slice(k * step, k * step + size),)] for k in range(5)]
-        colour = centre * view[2] + near * (view[1] + view[3]) + far * (view[0] + view[4])
-    return colour
 
 
 def render_faces(person: SimpleNamespace, picture: SimpleNamespace, size: int) -> np.ndarray:
@@ -112,6 +67,7 @@ def render_faces(person: SimpleNamespace, picture: SimpleNamespace, size: int) -
 
     Returns: uint8 [B, size, size, 3], RGB.
     """
+    person, picture = SimpleNamespace(**vars(person)), SimpleNamespace(**vars(picture))
     _style(person, picture)
     points = landmarks(person, picture)
     canvas = _canvas(person, picture, points, size)
@@ -143,7 +99,4 @@ def render_faces(person: SimpleNamespace, picture: SimpleNamespace, size: int) -
     accessories.draw_scarf(scene)
     accessories.draw_hand(scene)
     accessories.draw_patch(scene)
-    colour = _blur(_expose(scene), columns.blur * columns.blur * columns.blur * 2.8)
-    pixels = np.moveaxis(unit(colour), 0, -1) * 255.0
-    noise = (9.0 * columns.noise * columns.noise * columns.noise)[..., None]
-    return np.rint(np.minimum(np.maximum(pixels + noise * grain, 0.0), 255.0)).astype(np.uint8)
+    return photograph(scene, grain)

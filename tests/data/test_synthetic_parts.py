@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from arcface_jax.data import synthetic_parameters as parameters
 from arcface_jax.data.synthetic import SyntheticFaces
+from arcface_jax.data.synthetic_camera import MAX_BLUR, blur
 from arcface_jax.data.synthetic_canvas import Canvas, wave
 from arcface_jax.data.synthetic_pose import TEMPLATE, alignment, landmarks
 from arcface_jax.data.synthetic_render import render_faces
@@ -27,8 +28,7 @@ def _neutral(count: int, size: int = SIZE) -> SimpleNamespace:
 
 
 def _draw(people: SimpleNamespace, picture: SimpleNamespace) -> np.ndarray:
-    copy = SimpleNamespace(**vars(picture))
-    return render_faces(parameters.identity_parameters(people), copy, SIZE).astype(int)
+    return render_faces(parameters.identity_parameters(people), picture, SIZE).astype(int)
 
 
 def _mean_person() -> SimpleNamespace:
@@ -153,9 +153,34 @@ def test_band_covers_what_a_stripe_covers(low, width, pixel):
     np.testing.assert_allclose(covered, width, atol=1e-3)
 
 
+@pytest.mark.parametrize("size", [32, 64, 112, 224])
+def test_blur_has_the_variance_it_says_and_keeps_the_light(size):
+    sigma = np.array([0.0, 0.5, 1.5, MAX_BLUR], np.float32).reshape(-1, 1, 1)
+    point = np.zeros((3, 4, size, size), np.float32)
+    point[:, :, size // 2, size // 2] = 1.0
+    spread = blur(point, sigma).astype(np.float64)
+    np.testing.assert_allclose(spread.sum(axis=(2, 3)), 1.0, rtol=1e-5)
+    assert spread.min() >= 0.0
+    square = (np.arange(size) - size // 2) ** 2
+    for axis in (2, 3):
+        variance = (spread.sum(axis=5 - axis) * square).sum(axis=-1)
+        np.testing.assert_allclose(variance[0], (sigma.ravel() * size / 112) ** 2, rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(spread[:, 0], point[:, 0])
+
+
 def test_wave_is_nearly_a_sine():
     turns = np.linspace(-3, 3, 999, dtype=np.float32)
     np.testing.assert_allclose(wave(turns), np.sin(2 * np.pi * turns), atol=0.06)
+
+
+def test_rendering_leaves_its_arguments_alone():
+    people, picture = parameters.identity_parameters(_people(4)), _neutral(4)
+    picture.tied, names = np.ones(4, bool), set(vars(picture))
+    before = {name: value.copy() for name, value in vars(people).items()}
+    render_faces(people, picture, SIZE)
+    assert set(vars(picture)) == names
+    for name, value in before.items():
+        np.testing.assert_array_equal(getattr(people, name), value)
 
 
 def test_streams_are_independent():
