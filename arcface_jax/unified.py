@@ -137,6 +137,8 @@ def sphereface2_bias(
     similarity = 2.0 * 0.5**exponent - 1.0
     positive, negative = scale * (similarity - margin), scale * (similarity + margin)
     root = math.sqrt((1.0 - ratio) ** 2 + 4.0 * ratio * math.exp(positive - negative))
+    if ratio > 1.0:  # the same root of the quadratic, in the form that does not cancel here
+        return math.log(ratio - 1.0 + root) - math.log(2.0) - positive
     return math.log(2.0 * ratio) - negative - math.log(1.0 - ratio + root)
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.adaptive.statistics import batch_statistics
+from arcface_jax.adaptive.statistics import batch_statistics, moving_average
 from arcface_jax.arguments import check_between, check_floating, check_labels
 from arcface_jax.logits import row_norms
 from arcface_jax.losses import blank_ignored, margin_softmax_loss
@@ -63,8 +63,8 @@ def adaface_update(
     check_between("ema", ema, 0.0, 1.0)
     count, mean, std = batch_statistics(_clipped(norms), valid, axis_name)
     return AdaFaceState(
-        mean=jnp.where(count >= 1, ema * mean + (1.0 - ema) * state.mean, state.mean).astype(state.mean.dtype),
-        std=jnp.where(count >= 2, ema * std + (1.0 - ema) * state.std, state.std).astype(state.std.dtype),
+        mean=moving_average(state.mean, mean, ema, count >= 1),
+        std=moving_average(state.std, std, ema, count >= 2),
     )
 
 

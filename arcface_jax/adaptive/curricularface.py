@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.adaptive.statistics import batch_statistics
+from arcface_jax.adaptive.statistics import batch_statistics, moving_average
 from arcface_jax.arguments import check_between, check_floating, check_labels
 from arcface_jax.logits import cosine_logits, take_target, target_mask
 from arcface_jax.losses import blank_ignored, margin_cross_entropy
@@ -46,9 +46,7 @@ def curricularface_update(
     """
     check_between("decay", decay, 0.0, 1.0)
     count, mean, _ = batch_statistics(jax.lax.stop_gradient(target_cosine), valid, axis_name)
-    return CurricularFaceState(
-        jnp.where(count >= 1, decay * state.t + (1.0 - decay) * mean, state.t).astype(state.t.dtype)
-    )
+    return CurricularFaceState(moving_average(state.t, mean, 1.0 - decay, count >= 1))
 
 
 def curricular_cosines(cosine: jax.Array, threshold: jax.Array, t: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Statistics of a batch, over every device that holds a part of it."""
+"""Statistics of a batch, over every device that holds a part of it, and their running values."""
 
 from typing import Any
 
@@ -27,3 +27,9 @@ def batch_statistics(
     mean = total(values) / jnp.maximum(count, 1.0)
     variance = total((values - mean) ** 2) / jnp.maximum(count - 1.0, 1.0)
     return count, mean, jnp.sqrt(variance)
+
+
+def moving_average(old: jax.Array, new: jax.Array, weight: float, usable: jax.Array) -> jax.Array:
+    """weight·new + (1 − weight)·old where `usable`, old elsewhere; in `old`'s dtype, so that a scan can carry it."""
+    old = jnp.asarray(old)
+    return jnp.where(usable, weight * new + (1.0 - weight) * old, old).astype(old.dtype)

@@ -1,0 +1,347 @@
+"""Margin softmax and its relatives: against float64 NumPy, their laws, and the defects of others."""
+
+import json
+import math
+import pathlib
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from jax.test_util import check_grads
+
+from arcface_jax.errors import InputError
+from arcface_jax.logits import arcface_logits, cosine_logits, normalise_rows
+from arcface_jax.losses import (
+    expected_initial_loss,
+    margin_cross_entropy,
+    margin_softmax_loss,
+    minimum_scale,
+    normface_loss,
+    softmax_loss,
+)
+from arcface_jax.margins import arcface, class_wise, cm2, combined, cosface, normface, sphereface_original
+
+GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "margins.json").read_text())
+laws = settings(max_examples=15, deadline=None)
+loss_of = jax.jit(margin_softmax_loss, static_argnames=("psi", "scale", "label_smoothing", "filter_threshold"))
+
+
+def random(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def batch(seed=0, rows=6, classes=5, dim=8):
+    labels = np.random.default_rng(seed).integers(0, classes, rows)
+    return random(seed + 1, rows, dim), random(seed + 2, classes, dim), labels
+
+
+def numpy_margin_softmax(embeddings, weights, labels, psi, scale, smoothing=0.0, threshold=None):
+    """The definition in float64; `psi` works on angles."""
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    cosine = unit @ (weights / np.linalg.norm(weights, axis=1, keepdims=True)).T
+    losses = []
+    for row, y in zip(cosine, labels, strict=True):
+        logits = scale * row
+        logits[y] = scale * psi(np.arccos(row[y]))
+        kept = np.ones(len(row), bool) if threshold is None else (row <= threshold) | (np.arange(len(row)) == y)
+        target = (1 - smoothing) * (np.arange(len(row)) == y) + smoothing / kept.sum()
+        log_p = logits[kept] - np.log(np.exp(logits[kept]).sum())
+        losses.append(-(target[kept] * log_p).sum())
+    return np.array(losses)
+
+
+@pytest.mark.parametrize(
+    ("psi", "of_angle"),
+    [
+        (normface(), np.cos),
+        (arcface(), lambda t: np.cos(t + 0.5)),
+        (cosface(), lambda t: np.cos(t) - 0.35),
+        (cm2(), lambda t: np.cos(0.9 * t + 0.4) - 0.15),
+        (lambda c: c**3, lambda t: np.cos(t) ** 3),  # any function will do
+    ],
+)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_against_numpy(psi, of_angle, smoothing):
+    embeddings, weights, labels = batch()
+    wanted = numpy_margin_softmax(embeddings, weights, labels, of_angle, 16.0, smoothing)
+    with jax.enable_x64(True):
+        loss = loss_of(embeddings, weights, labels, psi=psi, scale=16.0, label_smoothing=smoothing)
+        np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    np.testing.assert_allclose(
+        loss_of(embeddings, weights, labels, psi=psi, scale=16.0, label_smoothing=smoothing), wanted, rtol=2e-5
+    )
+
+
+def test_it_is_the_cross_entropy_of_the_arcface_logits():
+    embeddings, weights, labels = batch()
+    logits, _ = arcface_logits(embeddings, weights, labels)
+    wanted = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    np.testing.assert_allclose(margin_softmax_loss(embeddings, weights, labels), wanted, rtol=1e-6)
+    smoothed = optax.softmax_cross_entropy(logits, optax.smooth_labels(jax.nn.one_hot(labels, 5), 0.2))
+    loss = margin_softmax_loss(embeddings, weights, labels, label_smoothing=0.2)
+    np.testing.assert_allclose(loss, smoothed, rtol=1e-5)
+
+
+@pytest.mark.parametrize("psi", [arcface(), arcface(past_pi="linear"), cm2(), sphereface_original()])
+def test_gradients_against_finite_differences(psi):
+    embeddings, weights, labels = batch()
+    with jax.enable_x64(True):
+        check_grads(
+            lambda e, w: margin_softmax_loss(e, w, labels, psi=psi, scale=8.0, label_smoothing=0.1),
+            (embeddings, weights),
+            order=1,
+            modes=["rev"],
+            atol=1e-5,
+            rtol=1e-5,
+        )
+
+
+@pytest.mark.parametrize("past_pi", ["none", "linear", "reflect"])
+def test_the_straight_through_slope_is_s_times_p_minus_one(past_pi):
+    cosine = jnp.asarray([[-0.95, 0.1, -0.3], [0.2, 0.9, 0.0]])
+    labels, scale = jnp.asarray([0, 1]), 8.0
+    psi = arcface(past_pi=past_pi, gradient="straight_through")
+    slope = jax.grad(lambda c: margin_cross_entropy(c, labels, psi=psi, scale=scale).sum())(cosine)
+    target = psi(cosine[jnp.arange(2), labels])
+    p = jax.nn.softmax(scale * cosine.at[jnp.arange(2), labels].set(target))
+    np.testing.assert_allclose(slope, scale * (p - jax.nn.one_hot(labels, 3)), atol=1e-5)
+
+
+def test_the_two_gradients_pull_past_pi_in_opposite_directions():
+    golden = GOLDEN["gradients_past_pi"]
+    cosine, labels = jnp.asarray([[-0.95, 1.0]]), jnp.asarray([0])
+    for gradient in ("exact", "straight_through"):
+        loss = lambda c, g=gradient: margin_cross_entropy(c, labels, psi=arcface(gradient=g))[0]  # noqa: E731
+        assert float(jax.grad(loss)(cosine)[0, 0]) == pytest.approx(golden[gradient], abs=5e-3)
+
+
+# Ignored rows, numbers for each example, filter ----------------------------------------------------------------------
+
+
+def test_an_ignored_row_has_no_loss_and_no_gradient_whatever_it_holds():
+    embeddings, weights, labels = batch()
+    padded = np.concatenate([embeddings, np.full((2, 8), np.nan)]).astype(np.float32)
+    padded_labels = np.concatenate([labels, [-1, -1]])
+    loss = lambda e, w, y: margin_softmax_loss(e, w, y, label_smoothing=0.1)  # noqa: E731
+    assert loss(padded, weights, padded_labels)[-2:].tolist() == [0.0, 0.0]
+    total = lambda *a: loss(*a).sum()  # noqa: E731
+    of_rows, of_weights = jax.grad(total, argnums=(0, 1))(jnp.asarray(padded), jnp.asarray(weights), padded_labels)
+    wanted_rows, wanted_weights = jax.grad(total, argnums=(0, 1))(jnp.asarray(embeddings), jnp.asarray(weights), labels)
+    assert not of_rows[-2:].any()
+    np.testing.assert_allclose(of_rows[:-2], wanted_rows, atol=1e-5)
+    np.testing.assert_allclose(of_weights, wanted_weights, atol=1e-5)
+
+
+def test_margins_and_scales_for_each_example():
+    embeddings, weights, labels = batch()
+    table = np.linspace(0.1, 0.7, 5).astype(np.float32)
+    scales = np.linspace(5.0, 50.0, 6).astype(np.float32)
+    psi = arcface(class_wise(table, labels))
+    together = jax.jit(margin_softmax_loss)(embeddings, weights, labels, psi=psi, scale=scales)
+    alone = [
+        margin_softmax_loss(embeddings[i : i + 1], weights, labels[i : i + 1], psi=arcface(table[y]), scale=scales[i])[
+            0
+        ]
+        for i, y in enumerate(labels)
+    ]
+    np.testing.assert_allclose(together, np.array(alone), rtol=1e-5)
+
+
+def test_the_filter_masks_the_class_rather_than_zeroing_its_cosine():
+    cosine = jnp.asarray([[0.6, 0.9, 0.1, 0.3]])
+    labels = jnp.asarray([0])
+    filtered = lambda c: margin_cross_entropy(c, labels, scale=8.0, filter_threshold=0.5)[0]  # noqa: E731
+    without = margin_cross_entropy(cosine[:, jnp.asarray([0, 2, 3])], labels, scale=8.0)[0]
+    zeroed = margin_cross_entropy(cosine.at[0, 1].set(0.0), labels, scale=8.0)[0]
+    assert float(filtered(cosine)) == pytest.approx(float(without), rel=1e-6)
+    assert abs(float(zeroed) - float(without)) > 1e-3
+    slope = jax.grad(filtered)(cosine)[0]
+    assert slope[1] == 0
+    assert (np.abs(slope[np.array([0, 2, 3])]) > 0).all()  # the true class is never filtered, above 0.5 as it is
+
+
+def test_the_filter_in_the_whole_loss_and_with_smoothing():
+    embeddings, weights, labels = batch()
+    wanted = numpy_margin_softmax(embeddings, weights, labels, lambda t: np.cos(t + 0.5), 16.0, 0.1, 0.2)
+    loss = loss_of(embeddings, weights, labels, psi=arcface(), scale=16.0, label_smoothing=0.1, filter_threshold=0.2)
+    np.testing.assert_allclose(loss, wanted, rtol=2e-5)
+
+
+def test_the_loss_does_not_saturate():
+    cosine = jnp.asarray([[-1.0, 1.0]])
+    loss = lambda c: margin_cross_entropy(c, jnp.asarray([0]), psi=normface())[0]  # noqa: E731
+    assert float(loss(cosine)) == pytest.approx(128.0)
+    assert float(loss(cosine)) > GOLDEN["saturated_loss_of_others"]
+    np.testing.assert_allclose(jax.grad(loss)(cosine), [[-64.0, 64.0]], rtol=1e-6)
+
+
+def test_micro_batches_average_where_summing_would_scale_the_loss():
+    embeddings, weights, labels = batch(rows=8)
+    whole = margin_softmax_loss(embeddings, weights, labels)
+    halves = [margin_softmax_loss(embeddings[i : i + 4], weights, labels[i : i + 4]) for i in (0, 4)]
+    np.testing.assert_allclose(jnp.concatenate(halves), whole, rtol=1e-6)
+    assert float(jnp.mean(jnp.stack([h.mean() for h in halves]))) == pytest.approx(float(whole.mean()), rel=1e-6)
+
+
+# Laws ----------------------------------------------------------------------------------------------------------------
+
+seeds = st.integers(0, 2**31 - 3)
+
+
+@laws
+@given(seeds)
+def test_rotation_invariance(seed):
+    embeddings, weights, labels = batch(seed)
+    rotation = np.linalg.qr(random(seed, 8, 8))[0]
+    np.testing.assert_allclose(
+        loss_of(embeddings @ rotation, weights @ rotation, labels), loss_of(embeddings, weights, labels), rtol=1e-4
+    )
+
+
+@laws
+@given(seeds, st.floats(-6, 6), st.floats(-6, 6))
+def test_invariance_to_lengths(seed, e_exponent, w_exponent):
+    embeddings, weights, labels = batch(seed)
+    lengths = 10 ** (w_exponent * np.random.default_rng(seed).uniform(size=(5, 1)))
+    np.testing.assert_allclose(
+        loss_of(embeddings * 10**e_exponent, weights * lengths, labels),
+        loss_of(embeddings, weights, labels),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@laws
+@given(seeds)
+def test_permutation_equivariance(seed):
+    embeddings, weights, labels = batch(seed)
+    rows, classes = np.random.default_rng(seed).permutation(6), np.random.default_rng(seed).permutation(5)
+    place = np.argsort(classes)
+    moved = loss_of(embeddings[rows], weights[classes], place[labels[rows]])
+    np.testing.assert_allclose(moved, loss_of(embeddings, weights, labels)[rows], rtol=1e-4, atol=1e-5)
+
+
+@laws
+@given(seeds, st.floats(0.1, 100.0))
+def test_margin_zero_is_softmax_at_a_temperature(seed, scale):
+    embeddings, weights, labels = batch(seed)
+    scale = np.float32(scale)
+    temperature = optax.softmax_cross_entropy_with_integer_labels(cosine_logits(embeddings, weights) * scale, labels)
+    for psi in (combined(1, 0, 0), arcface(0.0), normface()):
+        loss = margin_cross_entropy(cosine_logits(embeddings, weights), labels, psi=psi, scale=scale)
+        np.testing.assert_allclose(loss, temperature, rtol=1e-4, atol=1e-5)
+
+
+@laws
+@given(seeds)
+def test_a_larger_margin_is_a_larger_loss(seed):
+    embeddings, weights, labels = batch(seed)
+    losses = [loss_of(embeddings, weights, labels, psi=arcface(m, past_pi="linear")) for m in (0.0, 0.25, 0.5)]
+    assert (losses[0] <= losses[1] + 1e-5).all()
+    assert (losses[1] <= losses[2] + 1e-5).all()
+
+
+@laws
+@given(seeds)
+def test_the_gradient_is_orthogonal_to_embedding_and_weight(seed):
+    embeddings, weights, labels = batch(seed)
+    e, w = jnp.asarray(embeddings, jnp.float32), jnp.asarray(weights, jnp.float32)
+    of_e, of_w = gradients(e, w, labels)
+    for gradient, rows in ((of_e, e), (of_w, w)):
+        along = np.abs(jnp.sum(gradient * normalise_rows(rows), axis=1))
+        assert (along <= 1e-4 * (1 + jnp.linalg.norm(gradient, axis=1))).all()
+
+
+gradients = jax.jit(jax.grad(lambda e, w, y: margin_softmax_loss(e, w, y).sum(), argnums=(0, 1)))
+
+
+@pytest.mark.parametrize("rows", ["on its own centre", "opposite its centre", "zero"])
+def test_gradients_are_finite_at_the_poles(rows):
+    weights = jnp.eye(4, 8)
+    embeddings = {"on its own centre": weights, "opposite its centre": -weights, "zero": jnp.zeros((4, 8))}[rows]
+    for gradient in gradients(embeddings.astype(jnp.float32), weights, jnp.arange(4)):
+        assert np.isfinite(gradient).all()
+
+
+# Plain softmax, NormFace, what is known beforehand -------------------------------------------------------------------
+
+
+def test_plain_softmax_with_bias():
+    embeddings, weights, labels = batch()
+    bias = random(7, 5)
+    logits = embeddings @ weights.T + bias
+    wanted = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(6), labels]
+    np.testing.assert_allclose(softmax_loss(embeddings, weights, bias, labels), wanted, rtol=1e-5, atol=1e-6)
+    ignored = softmax_loss(embeddings, weights, bias, np.full(6, -1))
+    assert not ignored.any()
+
+
+def test_normface_learns_its_scale():
+    embeddings, weights, labels = batch()
+    log_scale = jnp.log(7.0)
+    loss = normface_loss(embeddings, weights, labels, log_scale)
+    np.testing.assert_allclose(loss, loss_of(embeddings, weights, labels, psi=normface(), scale=7.0), rtol=1e-5)
+    cosine = cosine_logits(embeddings, weights)
+    p = jax.nn.softmax(7.0 * cosine)
+    wanted = 7.0 * (jnp.sum(p * cosine, axis=1) - cosine[jnp.arange(6), labels])  # dL/d ln s
+    slope = jax.jacobian(normface_loss, argnums=3)(embeddings, weights, labels, log_scale)
+    np.testing.assert_allclose(slope, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("golden", GOLDEN["expected_initial_loss"])
+def test_the_expected_initial_loss_as_published(golden):
+    arguments = {name: golden[name] for name in ("num_classes", "margin", "scale", "dim")}
+    assert expected_initial_loss(**arguments) == pytest.approx(golden["loss"], abs=5e-3)
+    assert expected_initial_loss(**arguments | {"margin": arcface(0.5)}) == pytest.approx(golden["loss"], abs=5e-3)
+
+
+@pytest.mark.parametrize(("psi", "scale", "dim"), [(arcface(0.5), 64.0, 512), (cosface(0.35), 30.0, 128)])
+def test_the_expected_initial_loss_is_what_an_untrained_head_has(psi, scale, dim):
+    embeddings, weights, labels = batch(3, rows=256, classes=4000, dim=dim)
+    measured = float(loss_of(embeddings, weights, labels, psi=psi, scale=scale).mean())
+    assert measured == pytest.approx(expected_initial_loss(4000, psi, scale, dim), abs=0.5)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+@pytest.mark.parametrize("probability", [0.6, 0.9, 0.999])
+def test_the_minimum_scale_reaches_the_probability_on_a_simplex(classes, probability):
+    scale = minimum_scale(classes, probability)
+    cosine = np.full((1, classes), -1.0 / (classes - 1))
+    cosine[0, 0] = 1.0
+    with jax.enable_x64(True):
+        loss = margin_cross_entropy(cosine, np.array([0]), psi=normface(), scale=scale)
+    assert math.exp(-float(loss[0])) == pytest.approx(probability, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e, w, y: margin_softmax_loss(e, w, y, scale=-64), "scale is -64; pass a finite number above 0"),
+        (lambda e, w, y: margin_softmax_loss(e, w, y, scale=math.nan), "scale is nan"),
+        (lambda e, w, y: margin_softmax_loss(e, w, y, scale=np.ones(3)), r"scale has shape \(3,\)"),
+        (lambda e, w, y: margin_softmax_loss(e, w, y, label_smoothing=1.5), r"label_smoothing is 1\.5"),
+        (lambda e, w, y: margin_softmax_loss(e, w, y, filter_threshold=2), "filter_threshold is 2"),
+        (lambda e, w, y: margin_softmax_loss(e, w, y, psi=jnp.sum), r"psi gives shape \(\)"),
+        (lambda e, w, y: margin_softmax_loss(e, w, y + 5), r"labels\[\d\] is \d; pass a class, 0 to 4, or −1"),
+        (lambda e, w, y: margin_softmax_loss(e, w, y[:3]), r"labels has shape \(3,\)"),
+        (lambda e, w, y: margin_softmax_loss(e[0], w, y), r"embeddings has shape \(8,\)"),
+        (lambda e, w, y: margin_softmax_loss(e, w[:, :4], y), "last axes"),
+        (lambda e, w, y: margin_softmax_loss(e.astype(int), w, y), "embeddings has dtype int"),
+        (lambda e, w, y: softmax_loss(e, w, np.zeros(3), y), r"bias \(3,\) do not fit"),
+        (lambda e, w, y: normface_loss(e, w, y, np.zeros(2)), r"log_scale has shape \(2,\)"),
+        (lambda e, w, y: expected_initial_loss(0, 0.5, 64, 512), "num_classes is 0"),
+        (lambda e, w, y: expected_initial_loss(10, -0.5, 64, 512), r"margin is -0\.5"),
+        (lambda e, w, y: expected_initial_loss(10, 0.5, 0, 512), "scale is 0"),
+        (lambda e, w, y: expected_initial_loss(10, 0.5, 64, 0), "dim is 0"),
+        (lambda e, w, y: minimum_scale(1, 0.9), "num_classes is 1"),
+        (lambda e, w, y: minimum_scale(10, 0.05), r"probability is 0\.05"),
+        (lambda e, w, y: minimum_scale(10, 1.0), "probability is 1"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call(*batch())
