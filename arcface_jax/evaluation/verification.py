@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings
+from arcface_jax.evaluation.checks import check_embeddings, check_same, check_scores
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.folds import best_threshold, ten_fold_accuracy, val_at_far
 from arcface_jax.evaluation.published import published_ten_fold_accuracy, published_val_at_far, squared_distances
@@ -172,3 +172,22 @@ def verify_similarities(
         num_same=int(roc.num_same),
         num_different=int(roc.num_different),
     )
+
+
+def hardest_pairs(similarities: np.ndarray, same: np.ndarray, count: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs most wrong: different ones that look alike and same ones that do not.
+
+    Args:
+      similarities: [P], higher means more alike.
+      same: [P] bool.
+      count: how many of each, at most.
+
+    Returns: positions in the list: (different pairs by descending similarity, same pairs by ascending similarity). Of
+      equal similarities the first in the list comes first.
+    """
+    similarities = check_scores(similarities, "similarities")
+    same = check_same(same, len(similarities))
+    (different_pairs,), (same_pairs,) = np.nonzero(~same), np.nonzero(same)
+    accepts = different_pairs[np.argsort(-similarities[different_pairs], kind="stable")[:count]]
+    rejects = same_pairs[np.argsort(similarities[same_pairs], kind="stable")[:count]]
+    return accepts, rejects

@@ -6,7 +6,12 @@ from hypothesis import strategies as st
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.folds import best_threshold, fold_numbers, ten_fold_accuracy, threshold_between, val_at_far
 from arcface_jax.evaluation.published import published_ten_fold_accuracy, published_val_at_far, squared_distances
-from arcface_jax.evaluation.verification import pair_similarities, verify_pairs, verify_similarities
+from arcface_jax.evaluation.verification import (
+    hardest_pairs,
+    pair_similarities,
+    verify_pairs,
+    verify_similarities,
+)
 from tests.evaluation import slow
 
 tied_or_not = st.one_of(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), st.floats(-1, 1, width=32))
@@ -151,3 +156,12 @@ def test_bad_embeddings_name_the_row() -> None:
         verify_pairs(first, second, same[:-1])
     with pytest.raises(InputError, match="fold 6 of 10 holds no same pair"):
         verify_pairs(first, second, np.sort(same)[::-1])
+
+
+def test_hardest_pairs_are_the_most_wrong() -> None:
+    similarities = np.array([0.9, 0.1, 0.8, 0.8, 0.3, 0.2])
+    same = np.array([True, True, False, False, True, False])
+    accepts, rejects = hardest_pairs(similarities, same, 2)
+    assert accepts.tolist() == [2, 3]
+    assert rejects.tolist() == [1, 4]
+    assert hardest_pairs(similarities, same, 99)[1].tolist() == [1, 4, 0]
