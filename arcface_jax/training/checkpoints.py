@@ -51,7 +51,8 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        content = {"metadata": ocp.args.JsonSave(metadata), "state": ocp.args.StandardSave(state)}
+        about = metadata | {"arrays": _array_types(state)}
+        content = {"metadata": ocp.args.JsonSave(about), "state": ocp.args.StandardSave(state)}
         self._manager.save(step, args=ocp.args.Composite(**content), force=True)
 
     def metadata(self, step: int) -> dict[str, Any]:
@@ -64,20 +65,30 @@ class Checkpoints:
         Raises:
           InputError: the checkpoint does not fit the configuration.
         """
+        # Compared here, since Orbax notices only while its reading threads are at work.
+        saved, wanted = self.metadata(step)["arrays"], _array_types(like)
+        for name in sorted(saved.keys() | wanted.keys()):
+            if saved.get(name) != wanted.get(name):
+                raise InputError(
+                    f"checkpoint {self.folder / str(step)} does not fit this configuration: {name} is "
+                    f"{saved.get(name, 'absent')}, wanted {wanted.get(name, 'absent')}; use the run's own config.json"
+                )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        try:
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-            state: TrainState = self._manager.restore(step, args=args).state
-        except (ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"checkpoint {self.folder / str(step)}: does not fit this configuration ({reason}); use its own config"
-            ) from error
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        state: TrainState = self._manager.restore(step, args=args).state
         return state
 
     def close(self) -> None:
         """Waits for what is being written."""
         self._manager.close()
+
+
+def _array_types(state: TrainState) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in leaves
+    }
 
 
 def describe(config: Config, fingerprint: str, num_classes: int) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def make_train_step(
         if axis_name is not None:
             gradients, batch_stats, metrics = jax.lax.pmean((gradients, batch_stats, metrics), axis_name)
         updates, optimiser_state = optimiser.update(gradients, state.optimiser_state, state.params)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         state = TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),

@@ -5,8 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from arcface_jax.evaluation.embeddings import combine_flip, unit_embeddings
-from arcface_jax.evaluation.verification import VerificationResult, pair_similarities, verify_similarities
+from arcface_jax.evaluation.verification import (
+    VerificationResult,
+    combine_flip,
+    pair_similarities,
+    verify_similarities,
+)
 from arcface_jax.models.embed import EmbedFunction, embed_images, mirror
 from arcface_jax.training.dataset import NUM_FOLDS, RunData
 
@@ -28,10 +32,7 @@ class Verifier:
         """Cosine of each test pair, [P]."""
         images = self._data.test_images
         embeddings = self.embed(variables, images)
-        if self._flip:
-            unit = combine_flip(embeddings, self.embed(variables, mirror(images)))
-        else:
-            unit = unit_embeddings(embeddings)
+        unit = combine_flip(embeddings, self.embed(variables, mirror(images)) if self._flip else None)
         pairs = self._data.pairs
         return pair_similarities(unit[pairs.first], unit[pairs.second])
 

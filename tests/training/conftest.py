@@ -1,0 +1,46 @@
+"""A network and a run small enough to train in a second."""
+
+import dataclasses
+
+import flax.linen as nn
+import pytest
+
+from arcface_jax.models import registry
+from arcface_jax.models.layers import EmbeddingBatchNorm
+from arcface_jax.training.config import Config, DataConfig, ModelConfig, RunConfig
+
+
+class Tiny(nn.Module):
+    """A strided convolution, a dense layer and the usual last normalisation."""
+
+    embedding_size: int
+    width: int
+    dropout: float
+    dtype: object
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.relu(nn.Conv(self.width, (3, 3), 2, name="conv")(images))
+        x = nn.Dense(self.embedding_size, name="fc")(x.reshape(x.shape[0], -1))
+        return EmbeddingBatchNorm(1e-5, self.axis_name, name="features")(x, train)
+
+
+if "tiny" not in registry.names():
+    registry.register("tiny", Tiny)
+
+
+@pytest.fixture
+def tiny_config():
+    """Six steps on twelve synthetic people, half of them held out."""
+    return Config(
+        data=DataConfig(identities=12, images_per_identity=6, image_size=16, test_fraction=0.5, pairs=120),
+        model=ModelConfig(name="tiny", width=4, embedding_size=16),
+        run=RunConfig(steps=6, batch_size=16, evaluate_every=3, log_every=1),
+    )
+
+
+@pytest.fixture
+def with_run(tiny_config):
+    """tiny_config with some of its run settings changed."""
+    return lambda **changes: dataclasses.replace(tiny_config, run=dataclasses.replace(tiny_config.run, **changes))

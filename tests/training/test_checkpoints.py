@@ -1,0 +1,61 @@
+import jax
+import numpy as np
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.training.checkpoints import Checkpoints, describe
+from arcface_jax.training.setup import prepare
+
+
+@pytest.fixture
+def state(tiny_config):
+    return prepare(tiny_config).initial_state()
+
+
+def at(state, step):
+    return state.replace(step=np.int32(step))
+
+
+def test_a_state_comes_back_bit_for_bit_with_its_metadata(state, tiny_config, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(at(state, 4), describe(tiny_config, "abc", 6))
+    checkpoints.close()
+    again = Checkpoints(tmp_path)
+    assert again.latest_step() == 4
+    metadata = again.metadata(4)
+    assert metadata["data_fingerprint"] == "abc"
+    assert metadata["config"]["loss"]["name"] == "arcface"
+    assert {"jax", "flax", "optax"} <= metadata["versions"].keys()
+    restored = again.restore(4, state)
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(at(state, 4)))
+    again.close()
+
+
+def test_only_the_newest_are_kept(state, tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        checkpoints.save(at(state, step), {})
+    checkpoints.close()
+    assert sorted(int(folder.name) for folder in tmp_path.iterdir()) == [2, 3]
+
+
+def test_an_unfinished_save_is_not_taken_for_a_checkpoint(state, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(at(state, 1), {})
+    checkpoints.close()
+    (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
+    again = Checkpoints(tmp_path)
+    assert again.latest_step() == 1
+    again.close()
+
+
+def test_a_checkpoint_of_another_model_is_refused(state, tmp_path, tiny_config):
+    import dataclasses
+
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(at(state, 1), {})
+    wider = dataclasses.replace(tiny_config, model=dataclasses.replace(tiny_config.model, embedding_size=8))
+    with pytest.raises(InputError, match=r"does not fit this configuration: .* is float32\[.*16.*\], wanted float32\[.*8.*\]"):
+        checkpoints.restore(1, prepare(wider).initial_state())
+    checkpoints.close()

@@ -1,0 +1,153 @@
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.training.checkpoints import Checkpoints
+from arcface_jax.training.loop import Stopped, train
+from arcface_jax.training.run_folder import RunFolder, read_metrics
+from arcface_jax.training.setup import prepare
+
+
+class Recorder:
+    """Keeps what it is told; asks the run to stop at a step."""
+
+    def __init__(self, stop_at=None, with_signal=signal.SIGINT):
+        self.stop_at, self.with_signal = stop_at, with_signal
+        self.losses, self.verified_at, self.first = [], [], None
+
+    def first_loss(self, seen, expected):
+        self.first = (seen, expected)
+
+    def progress(self, step, metrics):
+        self.losses.append(metrics["loss"])
+        assert metrics["images_per_second"] > 0
+        if step == self.stop_at:
+            os.kill(os.getpid(), self.with_signal)
+
+    def verified(self, step, numbers):
+        self.verified_at.append(step)
+
+
+def run(config, path, recorder=None):
+    recorder = recorder or Recorder()
+    result = train(prepare(config), RunFolder(path, config), recorder)
+    return result, recorder
+
+
+def final_state(path, config):
+    checkpoints = Checkpoints(path / "checkpoints")
+    state = checkpoints.restore(checkpoints.latest_step(), prepare(config).initial_state())
+    checkpoints.close()
+    return jax.device_get(state)
+
+
+def assert_bit_identical(first, second):
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+@pytest.fixture
+def straight(tiny_config, tmp_path):
+    """An uninterrupted run: (folder, result)."""
+    result, _ = run(tiny_config, tmp_path / "straight")
+    return tmp_path / "straight", result
+
+
+def test_a_run_measures_and_keeps_everything(tiny_config, tmp_path):
+    result, recorder = run(tiny_config, tmp_path)
+    assert recorder.verified_at == [0, 3, 6] == sorted(result.verifications)
+    assert sorted(result.angles) == [0, 3, 6]
+    assert all(
+        angles.shape == (36,) and (angles >= 0).all() and (angles <= 180).all() for angles in result.angles.values()
+    )
+    assert len(result.similarities) == 120
+    seen, expected = recorder.first
+    assert seen == recorder.losses[0]
+    assert expected == pytest.approx(32 * np.sin(0.5) + np.log(6) + 32**2 / 32)
+    lines = read_metrics(tmp_path)
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["loss"] for line in lines if "loss" in line] == recorder.losses
+    assert [line["step"] for line in lines if "verification/accuracy" in line] == [0, 3, 6]
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert not (tmp_path / "results.json").exists()  # whoever finishes the run writes it
+
+
+def test_the_same_configuration_gives_the_same_metrics_to_the_last_bit(straight, tiny_config, tmp_path):
+    saved = type(tiny_config).from_json_file(straight[0] / "config.json")
+    run(saved, tmp_path / "again")
+    assert (straight[0] / "metrics.jsonl").read_bytes() == (tmp_path / "again" / "metrics.jsonl").read_bytes()
+
+
+def test_another_seed_gives_another_run(straight, with_run, tmp_path):
+    result, _ = run(with_run(seed=1), tmp_path / "other")
+    assert not np.array_equal(result.similarities, straight[1].similarities)
+
+
+@pytest.mark.parametrize("stop_at", [2, 3, 5])
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_resumed_ends_bit_identical(straight, tiny_config, with_run, tmp_path, stop_at, with_signal):
+    folder = tmp_path / "broken"
+    with pytest.raises(Stopped) as stopped:
+        run(tiny_config, folder, Recorder(stop_at, with_signal))
+    assert stopped.value.step == stop_at
+    result, recorder = run(with_run(resume=True), folder)
+    assert len(recorder.losses) == 6 - stop_at
+    assert_bit_identical(final_state(folder, tiny_config), final_state(straight[0], tiny_config))
+    np.testing.assert_array_equal(result.similarities, straight[1].similarities)
+    assert result.verifications == straight[1].verifications
+    assert (folder / "metrics.jsonl").read_bytes() == (straight[0] / "metrics.jsonl").read_bytes()
+
+
+def test_metrics_beyond_the_checkpoint_are_dropped_on_resuming(straight, tiny_config, with_run, tmp_path):
+    """As after a kill: the log ran ahead of the last checkpoint, and its last line is cut."""
+    folder = tmp_path / "killed"
+    with pytest.raises(Stopped):
+        run(tiny_config, folder, Recorder(4))
+    with (folder / "metrics.jsonl").open("a") as lines:
+        lines.write(json.dumps({"step": 5, "loss": -1.0}) + '\n{"step": 6, "lo')
+    run(with_run(resume=True), folder)
+    assert (folder / "metrics.jsonl").read_bytes() == (straight[0] / "metrics.jsonl").read_bytes()
+
+
+def test_pmap_run_equals_the_mesh_run(straight, with_run, tmp_path):
+    result, _ = run(with_run(parallel="pmap"), tmp_path / "pmap")
+    np.testing.assert_allclose(result.similarities, straight[1].similarities, atol=1e-3)
+    local, _ = run(with_run(parallel="pmap", statistics="local"), tmp_path / "local")
+    assert not np.allclose(local.similarities, straight[1].similarities, atol=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
+    hot = dataclasses.replace(tiny_config.optimiser, learning_rate=1e38, warmup=0.0)
+    with pytest.raises(InputError, match=r"the loss is nan at step \d; lower --optimiser.learning-rate"):
+        run(dataclasses.replace(tiny_config, optimiser=hot), tmp_path)
+
+
+def test_resuming_on_other_data_is_refused(tiny_config, with_run, tmp_path):
+    with pytest.raises(Stopped):
+        run(tiny_config, tmp_path, Recorder(2))
+    config = with_run(resume=True)
+    folder = RunFolder(tmp_path, config)
+    setup = prepare(config)
+    other = dataclasses.replace(setup, data=dataclasses.replace(setup.data, fingerprint="of something else"))
+    with pytest.raises(InputError, match="other data"):
+        train(other, folder, Recorder())
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"steps": 0}, "run.steps"),
+        ({"batch_size": 12}, "batch_size 12"),
+        ({"batch_size": 40}, "batch_size 40 is larger than the 36"),
+        ({"statistics": "local"}, "run.statistics local needs --run.parallel pmap"),
+    ],
+)
+def test_bad_run_settings_are_named(with_run, changes, named, tmp_path):
+    config = with_run(**changes)
+    with pytest.raises(InputError, match=named):
+        train(prepare(config), RunFolder(tmp_path, config), Recorder())

@@ -1,0 +1,81 @@
+import dataclasses
+import json
+
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.training.config import Config
+from arcface_jax.training.run_folder import MetricsWriter, RunFolder, read_metrics, write_whole
+
+
+def test_configuration_survives_the_file(tiny_config, tmp_path):
+    RunFolder(tmp_path, tiny_config)
+    assert Config.from_json_file(tmp_path / "config.json") == tiny_config
+
+
+def test_the_saved_recipe_does_not_name_its_folder(with_run, tmp_path):
+    RunFolder(tmp_path, with_run(folder=str(tmp_path)))
+    assert json.loads((tmp_path / "config.json").read_text())["run"]["folder"] is None
+
+
+def test_a_run_is_not_overwritten(tiny_config, tmp_path):
+    RunFolder(tmp_path, tiny_config)
+    with pytest.raises(InputError, match="holds a run already"):
+        RunFolder(tmp_path, tiny_config)
+
+
+def test_a_finished_run_is_not_resumed(tiny_config, with_run, tmp_path):
+    RunFolder(tmp_path, tiny_config).finish({"seconds": 1.0})
+    with pytest.raises(InputError, match="finished"):
+        RunFolder(tmp_path, with_run(resume=True))
+
+
+def test_resuming_with_another_configuration_names_each_difference(tiny_config, with_run, tmp_path):
+    RunFolder(tmp_path, tiny_config)
+    changed = dataclasses.replace(
+        with_run(resume=True, steps=7), loss=dataclasses.replace(tiny_config.loss, margin=0.3)
+    )
+    with pytest.raises(InputError, match=r"loss.margin is 0.3, was None; run.steps is 7, was 6"):
+        RunFolder(tmp_path, changed)
+
+
+def test_an_unwritable_folder_is_named(tiny_config, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match=r"run.folder .*file/run cannot be written"):
+        RunFolder(tmp_path / "file" / "run", tiny_config)
+
+
+def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
+    write_whole(tmp_path / "a", "old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.raises(OSError, match="no space"):
+        write_whole(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_metrics_are_json_lines(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(1, {"loss": 2.5})
+        writer.write(2, {"loss": 1.5})
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 1.5}]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "sections must be among data, model"),
+        ('{"dat": {}}', "sections must be among data, model"),
+        ('{"data": {"sorce": "folder"}}', "section data has unknown content \\['sorce'\\]"),
+        ('{"data": 3}', "section data has unknown content 3"),
+    ],
+)
+def test_a_bad_configuration_file_is_named(content, named, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match=named):
+        Config.from_json_file(tmp_path / "config.json")
+
+
+def test_a_missing_configuration_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"absent.json: cannot be read"):
+        Config.from_json_file(tmp_path / "absent.json")
