@@ -37,7 +37,7 @@ class RunFolder:
             raise InputError(f"run.folder {path} holds a finished run; choose another folder")
         # Where a run lies is no part of what it is: a saved configuration can be run again elsewhere.
         recipe = dataclasses.replace(config, run=dataclasses.replace(config.run, folder=None, resume=False))
-        if (path / CONFIG_FILE).exists():
+        if (path / METRICS_FILE).exists():
             if not config.run.resume:
                 raise InputError(f"run.folder {path} holds a run already; choose another, or go on with --run.resume")
             _check_same(path, Config.from_json_file(path / CONFIG_FILE), recipe)

@@ -20,8 +20,14 @@ def test_the_saved_recipe_does_not_name_its_folder(with_run, tmp_path):
 
 def test_a_run_is_not_overwritten(tiny_config, tmp_path):
     RunFolder(tmp_path, tiny_config)
+    MetricsWriter(tmp_path).__exit__()
     with pytest.raises(InputError, match="holds a run already"):
         RunFolder(tmp_path, tiny_config)
+
+
+def test_a_folder_whose_run_never_began_is_used(tiny_config, tmp_path):
+    RunFolder(tmp_path, tiny_config)
+    RunFolder(tmp_path, tiny_config)
 
 
 def test_a_finished_run_is_not_resumed(tiny_config, with_run, tmp_path):
@@ -32,6 +38,7 @@ def test_a_finished_run_is_not_resumed(tiny_config, with_run, tmp_path):
 
 def test_resuming_with_another_configuration_names_each_difference(tiny_config, with_run, tmp_path):
     RunFolder(tmp_path, tiny_config)
+    MetricsWriter(tmp_path).__exit__()
     changed = dataclasses.replace(
         with_run(resume=True, steps=7), loss=dataclasses.replace(tiny_config.loss, margin=0.3)
     )

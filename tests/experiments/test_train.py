@@ -1,0 +1,170 @@
+"""The command, as a person types it."""
+
+import json
+import pathlib
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import train
+from experiments.command import run_command
+
+SMALL = [
+    "--data.image-size",
+    "16",
+    "--model.width",
+    "4",
+    "--model.embedding-size",
+    "16",
+    "--run.steps",
+    "4",
+    "--run.batch-size",
+    "8",
+    "--run.evaluate-every",
+    "2",
+    "--run.log-every",
+    "1",
+    "--data.pairs",
+    "60",
+]
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """Runs the command in an empty folder; returns (exit status, what it printed, errors)."""
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["train", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            run_command(train.main)
+        printed = capsys.readouterr()
+        return stop.value.code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def people(tmp_path):
+    """A folder of six people with six grey pictures each."""
+    random = np.random.default_rng(0)
+    for person in range(6):
+        folder = tmp_path / "people" / f"p{person}"
+        folder.mkdir(parents=True)
+        base = random.integers(0, 255, (20, 16))
+        for picture in range(6):
+            pixels = np.clip(base + random.normal(0, 20, base.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{picture}.pgm")
+    return tmp_path / "people"
+
+
+def test_main_job_on_a_folder_from_start_to_end(command, people):
+    status, out, _ = command("folder", "--data.root", str(people), *SMALL, "--run.folder", "here")
+    assert status == 0
+    for said in (
+        "18 images of 3 identities",
+        "iresnet18",
+        "expected to start at",
+        "Initial loss",
+        "untrained",
+        "TAR at FAR",
+    ):
+        assert said in out
+    folder = pathlib.Path("here")
+    results = json.loads((folder / "results.json").read_text())
+    assert set(results["verifications"]) == {"0", "2", "4"}
+    assert 0 <= results["verifications"]["4"]["accuracy"] <= 1
+    for name in ("samples", "loss", "learning_curve", "roc", "scores", "angles"):
+        with Image.open(folder / "figures" / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+        assert f"{name}.png" in out
+    assert (folder / "checkpoints").is_dir()
+
+
+def test_a_saved_configuration_runs_again_to_the_same_bits(command, people):
+    assert command("folder", "--data.root", str(people), *SMALL, "--run.folder", "first")[0] == 0
+    assert command("--config", "first/config.json", "--run.folder", "second")[0] == 0
+    first, second = (pathlib.Path(name) / "metrics.jsonl" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_options_override_the_preset():
+    config = train.parse(["folder", "--data.root", "x", "--loss.name", "cosface", "--loss.margin", "0.2"])
+    assert config.data.source == "folder"
+    assert config.data.test_fraction == 0.5
+    assert (config.loss.name, config.loss.margin) == ("cosface", 0.2)
+
+
+def test_help_explains_every_field(command):
+    status, out, _ = command("--help")
+    assert status == 0
+    for said in ("--optimiser.weight-decay", "Share of the identities", "synthetic-112", "--config"):
+        assert said in out
+
+
+@pytest.mark.parametrize("arguments", [["--no.such", "1"], ["--run.steps", "many"], ["--loss.name", "arcfase"]])
+def test_unknown_options_and_values_end_with_status_2(command, arguments):
+    status, out, err = command(*arguments)
+    assert status == 2
+    assert arguments[0] in err + out
+    assert "Traceback" not in err + out
+    assert not list(pathlib.Path().glob("runs/*"))
+
+
+def corrupt(people):
+    (people / "p0" / "0.pgm").write_bytes(b"P5 16 20 255\n short")
+
+
+def empty(people):
+    for file in people.rglob("*.pgm"):
+        file.unlink()
+
+
+def one_identity(people):
+    for folder in list(people.iterdir())[1:]:
+        for file in folder.iterdir():
+            file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "said"),
+    [
+        (None, ["portrait"], "no preset is called 'portrait'"),
+        (None, ["folder"], "--data.root DIR"),
+        (None, ["--data.root", "people"], "data.root people is not used by source synthetic"),
+        (None, ["folder", "--data.root", "absent"], "absent"),
+        (empty, ["folder", "--data.root", "people"], "people"),
+        (corrupt, ["folder", "--data.root", "people"], "p0/0.pgm"),
+        (one_identity, ["folder", "--data.root", "people"], "of 1 identities"),
+        (None, ["folder", "--data.root", "people", "--run.batch-size", "80"], "batch_size 80 is larger than the 18"),
+        (None, ["folder", "--data.root", "people", "--run.folder", "people/p0/0.pgm/run"], "cannot be written"),
+        (None, ["--config", "absent.json"], "absent.json"),
+        (None, ["--config"], "--config needs a file"),
+        (None, ["--model.name", "vgg"], "vgg"),
+        (None, ["--loss.name", "softmax", "--loss.margin", "0.5"], "loss.margin 0.5 does nothing"),
+        (None, ["--run.resume"], "run.resume needs --run.folder"),
+    ],
+)
+def test_bad_input_is_one_clear_line(command, people, spoil, arguments, said):
+    if spoil:
+        spoil(people)
+    small = [] if "--config" in arguments else SMALL
+    # Later options win, so the case's own come last.
+    preset, own = (arguments[:1], arguments[1:]) if not arguments[0].startswith("-") else ([], arguments)
+    status, _, err = command(*own, *small) if "--config" in arguments else command(*preset, *small, *own)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert not list(pathlib.Path().rglob("results.json"))
+
+
+def test_faces_in_a_zip_file(shared_data, command):
+    with zipfile.ZipFile(shared_data / "orl_faces.zip") as archive:
+        assert len(archive.namelist()) >= 400
+    status, out, _ = command("folder", "--data.root", str(shared_data / "orl_faces.zip"), *SMALL)
+    assert status == 0
+    assert "200 images of 20 identities" in out
