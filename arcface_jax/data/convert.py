@@ -1,6 +1,7 @@
 """Any source to RecordIO, to array_record (TFDS) or to a folder: resumable, atomic, checkable."""
 
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -70,20 +71,20 @@ def convert(
         "jpeg_quality": jpeg_quality,
     }
     state = _begin(partial, scratch, plan)
-    writer = _WRITERS[format](source, partial, scratch, encode)
-    order = np.argsort(np.asarray(source.labels), kind="stable")
-    done = int(state.get("done", 0))
-    writer.resume(order, done, state)
-    if progress is not None and done:
-        progress(done)
-    while done < len(order):
-        stop = min(done + writer.chunk, len(order))
-        written = writer.write(done, stop)
-        _write_journal(scratch, {"plan": plan, "done": stop, **written})
-        if progress is not None:
-            progress(stop - done)
-        done = stop
-    writer.finish()
+    with contextlib.closing(_WRITERS[format](source, partial, scratch, encode)) as writer:
+        order = np.argsort(np.asarray(source.labels), kind="stable")
+        done = int(state.get("done", 0))
+        writer.resume(order, done, state)
+        if progress is not None and done:
+            progress(done)
+        while done < len(order):
+            stop = min(done + writer.chunk, len(order))
+            written = writer.write(done, stop)
+            _write_journal(scratch, {"plan": plan, "done": stop, **written})
+            if progress is not None:
+                progress(stop - done)
+            done = stop
+        writer.finish()
     shutil.rmtree(scratch)
     os.replace(partial, final)
 

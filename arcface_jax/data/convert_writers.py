@@ -114,6 +114,9 @@ class Writer(Protocol):
     def finish(self) -> None:
         """Writes what goes beside the images."""
 
+    def close(self) -> None:
+        """Closes files; the last call, also after an error."""
+
 
 class RecordIOWriter:
     """Key 0, the header, is the file's first record; images have keys 1 … N; then come identities."""
@@ -125,6 +128,7 @@ class RecordIOWriter:
         self._labels = np.asarray(source.labels)
         self._notes = scratch / "offsets_and_names"
         self._name = FileNames(source, encode.keeps_bytes)
+        self._records: RecordWriter | None = None
 
     def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
         """See `Writer`."""
@@ -138,6 +142,7 @@ class RecordIOWriter:
 
     def write(self, start: int, stop: int) -> dict[str, Any]:
         """See `Writer`."""
+        assert self._records is not None  # resume comes first
         with open(self._notes, "ab") as notes:
             for number in range(start, stop):
                 index = int(self._order[number])
@@ -154,6 +159,7 @@ class RecordIOWriter:
 
     def finish(self) -> None:
         """See `Writer`."""
+        assert self._records is not None
         notes = [line.split(b"\t", 1) for line in self._notes.read_bytes().splitlines(keepends=True)]
         offsets = [0, *(int(offset) for offset, _ in notes)]
         counts = np.bincount(self._labels, minlength=len(self._source.identity_names))
@@ -161,12 +167,17 @@ class RecordIOWriter:
         for label, (size, stop) in enumerate(zip(counts, stops, strict=True)):
             key = len(self._order) + 1 + label
             offsets.append(self._records.write(pack((int(stop - size), int(stop)), key)))
-        self._records.close()
+        self._records.flush()
         (self._folder / "train.idx").write_text(format_index(range(len(offsets)), offsets))
         (self._folder / "train.lst").write_bytes(b"".join(line for _, line in notes))
         first = int(self._order[0])
         height, width = decode(self._encode(first), describe(self._source, first)).shape[:2]
         (self._folder / "property").write_text(f"{len(counts)},{height},{width}")
+
+    def close(self) -> None:
+        """See `Writer`."""
+        if self._records is not None:
+            self._records.close()
 
 
 class FolderWriter:
@@ -194,6 +205,9 @@ class FolderWriter:
     def finish(self) -> None:
         """See `Writer`. Nothing goes beside the images."""
 
+    def close(self) -> None:
+        """See `Writer`. Every file is closed when it is written."""
+
 
 class ArrayRecordWriter:
     """A TFDS data set called `faces` with one split, `train`. A shard is written whole or not at all."""
@@ -218,12 +232,14 @@ class ArrayRecordWriter:
         path = self._files.sharded_filepath(shard_index=start // _SHARD, num_shards=shards)
         # A group of one record, so that reading one image decompresses no other.
         writer = array_record.ArrayRecordWriter(os.fspath(path), "group_size:1")
-        for index in self._order[start:stop]:
-            example = image_example(self._encode(int(index)), int(self._labels[index]))
-            content = self._features.serialize_example(self._features.encode_example(example))
-            writer.write(content)
-            self._bytes += len(content)
-        writer.close()
+        try:
+            for index in self._order[start:stop]:
+                example = image_example(self._encode(int(index)), int(self._labels[index]))
+                content = self._features.serialize_example(self._features.encode_example(example))
+                writer.write(content)
+                self._bytes += len(content)
+        finally:
+            writer.close()
         return {"bytes": self._bytes}
 
     def finish(self) -> None:
@@ -241,6 +257,9 @@ class ArrayRecordWriter:
             filename_template=_TEMPLATE,
             check_data=False,
         )
+
+    def close(self) -> None:
+        """See `Writer`. Every shard is closed when it is written."""
 
 
 def _class_names(source: FaceSource) -> list[str]:

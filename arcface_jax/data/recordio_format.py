@@ -226,8 +226,7 @@ class RecordWriter:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Ends the file."""
-        self.flush()
+        """Ends the file; closing twice is allowed."""
         self._file.close()
 
 

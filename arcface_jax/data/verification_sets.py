@@ -222,7 +222,7 @@ class _Constructor:
 
 class _Dtype:
     def __init__(self, code: Any = "", *_: Any):
-        if code not in ("u1", "b1", "|u1", "|b1"):
+        if code not in ("u1", "b1", "|u1", "|b1", b"u1", b"b1"):  # Python 2 wrote byte strings
             raise pickle.UnpicklingError(f"an array of type {code!r}, and only uint8 and bool are allowed")
 
     def __setstate__(self, state: Any) -> None:

@@ -1,0 +1,183 @@
+"""What to know about a data set before a long run."""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from arcface_jax.data.alignment import TEMPLATE_SIZE
+from arcface_jax.data.scan import Scan, eye_distance, near_pairs, scan
+from arcface_jax.data.source import FaceSource
+from arcface_jax.errors import InputError
+
+_ALIGNED_PIXELS = 8.0
+_ENOUGH_TO_AVERAGE = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The findings on a source; see `check`.
+
+    Attributes:
+      num_images: N.
+      num_identities: how many labels there are.
+      images_per_identity: int [num_identities].
+      single_image: names of identities with one image.
+      messages: one for each image that cannot be decoded.
+      exact_duplicates: groups of equal images, by index.
+      near_duplicates: pairs (i, j) that look the same but are not equal.
+      across_identities: the groups and pairs among these whose images have
+        different labels: one person under two names, or a wrong label.
+      odd_sizes: (height, width) → count, of images that are not 112×112.
+      aligned: whether the average image has eyes where the template has them;
+        taken for granted with fewer than 32 images, which show too little.
+    """
+
+    num_images: int
+    num_identities: int
+    images_per_identity: np.ndarray
+    single_image: tuple[str, ...]
+    messages: tuple[str, ...]
+    exact_duplicates: tuple[tuple[int, ...], ...]
+    near_duplicates: tuple[tuple[int, int], ...]
+    across_identities: tuple[tuple[int, ...], ...]
+    odd_sizes: dict[tuple[int, int], int]
+    aligned: bool
+
+    def warnings(self) -> list[str]:
+        """One line for each thing that deserves a look."""
+        lines = []
+        if self.messages:
+            lines.append(f"{len(self.messages)} images cannot be decoded; the first: {self.messages[0]}")
+        if self.single_image:
+            share = len(self.single_image) / self.num_identities
+            lines.append(
+                f"{len(self.single_image)} identities ({share:.0%}) have one image, which teaches nothing about what "
+                f"varies within a person; the first is {self.single_image[0]}"
+            )
+        if self.exact_duplicates:
+            extra = sum(len(group) - 1 for group in self.exact_duplicates)
+            lines.append(f"{extra} images are exact copies of others; the first: images {self.exact_duplicates[0]}")
+        if self.near_duplicates:
+            first = self.near_duplicates[0]
+            lines.append(f"{len(self.near_duplicates)} pairs of images look the same; the first: images {first}")
+        if self.across_identities:
+            first_group = self.across_identities[0]
+            lines.append(
+                f"{len(self.across_identities)} of these copies are under different identities, so labels are wrong or "
+                f"people are listed twice; the first: images {first_group}"
+            )
+        if self.odd_sizes:
+            count = sum(self.odd_sizes.values())
+            (height, width), _ = max(self.odd_sizes.items(), key=lambda item: item[1])
+            lines.append(f"{count} images are not 112×112, most often {width}×{height}; they will be cut and scaled")
+        if not self.aligned:
+            lines.append(
+                "the average image has no eyes where aligned crops have them; look at the contact sheet, and align "
+                "the images (python -m experiments.convert --landmarks or --detect) if they are photographs"
+            )
+        return lines
+
+
+def check_labels(source: FaceSource) -> None:
+    """Labels must be 0 … n − 1 with an image each, and as many as names.
+
+    Raises:
+      InputError: they are not; says what.
+    """
+    labels = np.asarray(source.labels)
+    if len(labels) != len(source):
+        raise InputError(f"the source has {len(source)} images but {len(labels)} labels")
+    if not len(labels):
+        raise InputError("the source has no images")
+    counts = np.bincount(labels, minlength=len(source.identity_names)) if labels.min() >= 0 else np.zeros(1)
+    if labels.min() < 0 or len(counts) != len(source.identity_names):
+        raise InputError(
+            f"labels are {labels.min()} … {labels.max()}, but there are {len(source.identity_names)} identity names"
+        )
+    if counts.min() == 0:
+        raise InputError(
+            f"{(counts == 0).sum()} labels have no image, the first is {np.argmin(counts)}; "
+            "renumber them (views.Subset)"
+        )
+
+
+def check(source: FaceSource, threads: int = 4, progress: Callable[[int], None] | None = None) -> Report:
+    """Reads every image and reports what deserves a look.
+
+    Args:
+      source: where the images are.
+      threads: decoders at work.
+      progress: called with the number of images done since the last call.
+
+    Raises:
+      InputError: the labels are not 0 … n − 1, so that nothing can be trained.
+    """
+    check_labels(source)
+    return report(source, scan(source, threads, progress))
+
+
+def report(source: FaceSource, found: Scan) -> Report:
+    """The report on a source that has been scanned."""
+    labels = np.asarray(source.labels)
+    counts = np.bincount(labels, minlength=len(source.identity_names))
+    exact = _equal_groups(found)
+    near = near_pairs(found.perceptual, found.readable)
+    same_content = {tuple(pair) for pair in near.tolist() if found.content[pair[0]] == found.content[pair[1]]}
+    pairs = tuple((int(a), int(b)) for a, b in near.tolist() if (a, b) not in same_content)
+    suspects: Iterable[tuple[int, ...]] = (*exact, *pairs)
+    odd = found.readable & (found.sizes != TEMPLATE_SIZE).any(axis=1)
+    sizes = collections.Counter((int(height), int(width)) for height, width in found.sizes[odd])
+    return Report(
+        num_images=len(source),
+        num_identities=len(counts),
+        images_per_identity=counts,
+        single_image=tuple(source.identity_names[int(label)] for label in np.flatnonzero(counts == 1)),
+        messages=tuple(found.messages[index] for index in sorted(found.messages)),
+        exact_duplicates=exact,
+        near_duplicates=pairs,
+        across_identities=tuple(group for group in suspects if len(set(labels[list(group)])) > 1),
+        odd_sizes=dict(sizes),
+        aligned=found.readable.sum() < _ENOUGH_TO_AVERAGE or eye_distance(found.mean_face) <= _ALIGNED_PIXELS,
+    )
+
+
+def estimate(
+    *,
+    num_images: int,
+    num_identities: int,
+    parameters: int,
+    images_per_second: float,
+    epochs: float,
+    embedding_dim: int = 512,
+) -> str:
+    """One line on what a run will take: bytes of weights with their momentum, and hours.
+
+    Args:
+      num_images: in an epoch.
+      num_identities: C; the classifier has C × embedding_dim weights.
+      parameters: of the backbone.
+      images_per_second: measured, over all devices.
+      epochs: passes over the data.
+      embedding_dim: D.
+    """
+    if not images_per_second > 0 or not math.isfinite(images_per_second):
+        raise InputError(f"images_per_second = {images_per_second}: give a measured, positive number")
+    classifier = num_identities * embedding_dim
+    # float32 weight, gradient and momentum.
+    gigabytes = 3 * 4 * (classifier + parameters) / 1e9
+    hours = num_images * epochs / images_per_second / 3600
+    return (
+        f"{classifier:,} weights of the classifier and {parameters:,} of the backbone need {gigabytes:.1f} GB with "
+        f"gradient and momentum; {epochs:g} epochs of {num_images:,} images take {hours:.1f} hours at "
+        f"{images_per_second:,.0f} images a second"
+    )
+
+
+def _equal_groups(found: Scan) -> tuple[tuple[int, ...], ...]:
+    groups: dict[bytes, list[int]] = collections.defaultdict(list)
+    for index in np.flatnonzero(found.readable):
+        groups[found.content[index].tobytes()].append(int(index))
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)

@@ -1,0 +1,115 @@
+"""Converts a face set: any source to RecordIO, array_record or a folder.
+
+python -m experiments.convert faces/ faces_rec --format recordio --check
+python -m experiments.convert faces_emore/train.rec faces_tfds --format array_record
+python -m experiments.convert photos.csv crops --format folder --landmarks landmarks.txt
+
+The source is a folder or zip file of identity/image.jpg, train.rec, a list
+(.csv, .tsv, .lst), Parquet, a .bin set, a prepared TFDS folder or tfds:NAME. An
+interrupted conversion goes on when the same command is given again.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from arcface_jax.data.convert import Format, convert, verify
+from arcface_jax.data.detection import FaceDetector, detect_landmarks
+from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
+from arcface_jax.data.open import open_source
+from arcface_jax.data.scan import find_unreadable
+from arcface_jax.data.source import FaceSource
+from arcface_jax.data.views import Subset
+from arcface_jax.errors import InputError
+from experiments.command import run_command
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The command line."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """What to convert."""
+    destination: Annotated[pathlib.Path, tyro.conf.Positional]
+    """Folder to make. With --check alone it may exist, and is only checked."""
+    format: Format = "recordio"
+    """recordio: train.rec, train.idx, train.lst, property. array_record: a TFDS data set. folder: IDENTITY/IMAGE."""
+    image_size: int | None = None
+    """Cut out the centred square and scale it to this many pixels; images keep their size if not given."""
+    jpeg_quality: int | None = None
+    """Encode as JPEG, 1 … 100. If not given, stored files are kept bit for bit, and new pixels become PNG."""
+    landmarks: pathlib.Path | None = None
+    """List of five landmarks for each image (path x1 y1 … x5 y5); images are aligned to 112×112 crops."""
+    detect: bool = False
+    """Find the largest face in each photograph and align it; needs the extra arcface-jax[detection]."""
+    skip_unreadable: bool = False
+    """Decode every image first and leave out those that cannot be."""
+    check: bool = False
+    """Afterwards read everything back and compare."""
+
+
+@contextmanager
+def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on the terminal; the value is a function that moves it on."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def leave_out(console: Console, source: FaceSource, messages: dict[int, str]) -> Subset:
+    """The source without the images that there is a message for; says which."""
+    for message in messages.values():
+        console.print(f"left out: {message}", markup=False, highlight=False)
+    kept = np.setdiff1d(np.arange(len(source)), list(messages))
+    if not len(kept):
+        raise InputError(f"none of the {len(source)} images can be used; the first: {next(iter(messages.values()))}")
+    return Subset(source, kept)
+
+
+def prepare(arguments: Arguments, console: Console) -> FaceSource:
+    """Opens the source, leaves out what cannot be used, aligns."""
+    source: FaceSource = open_source(arguments.source)
+    if arguments.detect and arguments.landmarks is not None:
+        raise InputError("--detect and --landmarks: give one of them")
+    if arguments.skip_unreadable:
+        with progress_bar(console, "Decoding", len(source)) as move:
+            source = leave_out(console, source, find_unreadable(source, progress=move))
+    if arguments.landmarks is not None:
+        source = AlignedSource(source, by_path(source, read_landmarks(arguments.landmarks)))
+    if arguments.detect:
+        with progress_bar(console, "Detecting", len(source)) as move:
+            landmarks, without = detect_landmarks(source, FaceDetector(), progress=move)
+        source = AlignedSource(leave_out(console, source, without), np.stack(list(landmarks.values())))
+    return source
+
+
+def run(arguments: Arguments) -> None:
+    """Opens, converts, checks."""
+    console = Console()
+    source = prepare(arguments, console)
+    options = {"image_size": arguments.image_size, "jpeg_quality": arguments.jpeg_quality}
+    if arguments.destination.exists() and arguments.check:
+        console.print(f"{arguments.destination} exists and is only checked.", markup=False, highlight=False)
+    else:
+        with progress_bar(console, "Writing", len(source)) as move:
+            convert(source, arguments.destination, arguments.format, progress=move, **options)
+    if arguments.check:
+        with progress_bar(console, "Checking", len(source)) as move:
+            verify(source, arguments.destination, progress=move, **options)
+    images, identities = len(source), len(source.identity_names)
+    checked = ", read back and equal" if arguments.check else ""
+    console.print(
+        f"{arguments.destination}: {images} images of {identities} identities{checked}", markup=False, highlight=False
+    )
+
+
+if __name__ == "__main__":
+    run_command(lambda: run(tyro.cli(Arguments, description=__doc__)))
