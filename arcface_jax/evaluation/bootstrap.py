@@ -27,6 +27,25 @@ Numbers = Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
+class Resampling:
+    """How to resample.
+
+    Attributes:
+      num_replicates: how many replicates; the more, the steadier the ends of an interval.
+      confidence: share of replicates inside an interval.
+      seed: equal seeds give equal replicates.
+    """
+
+    num_replicates: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+
+
+RESAMPLING = Resampling()
+"""A thousand replicates, 95 %."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Interval:
     """A figure and where it would lie had other people been photographed.
 
@@ -69,8 +88,7 @@ def pair_replicates(
     first_identity: np.ndarray,
     second_identity: np.ndarray,
     *,
-    num_replicates: int = 1000,
-    seed: int = 0,
+    resampling: Resampling = RESAMPLING,
 ) -> Iterator[np.ndarray]:
     """Weights of the pairs in each bootstrap replicate over identities.
 
@@ -78,8 +96,7 @@ def pair_replicates(
       same: [P] bool.
       first_identity: [P], who (or which fold) the first image shows.
       second_identity: [P], who the second one shows.
-      num_replicates: how many.
-      seed: of the draw; equal seeds give equal replicates, so that two models can be compared.
+      resampling: how many replicates and which seed; equal seeds let two models be compared.
 
     Yields: int64 [P]. A draw that has lost all same or all different pairs is drawn again.
 
@@ -96,8 +113,8 @@ def pair_replicates(
         raise InputError("first_identity, second_identity: one identity only; resampling needs at least two")
     first, second = numbers[: len(same)], numbers[len(same) :]
     within = first == second
-    rng = np.random.default_rng(seed)
-    for _ in range(num_replicates):
+    rng = np.random.default_rng(resampling.seed)
+    for _ in range(resampling.num_replicates):
         for _ in range(20):
             counts = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
             weights = np.where(within, counts[first], counts[first] * counts[second])
@@ -114,9 +131,7 @@ def bootstrap_pairs(
     first_identity: np.ndarray,
     second_identity: np.ndarray,
     *,
-    num_replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
     """Percentile intervals of any figures of a pair list.
 
@@ -125,12 +140,10 @@ def bootstrap_pairs(
       same: [P] bool.
       first_identity: [P], see `pair_replicates`.
       second_identity: [P].
-      num_replicates: how many.
-      confidence: of the interval.
-      seed: of the draw.
+      resampling: how many replicates, which confidence, which seed.
     """
-    replicates = pair_replicates(same, first_identity, second_identity, num_replicates=num_replicates, seed=seed)
-    return _intervals(statistics(None), [statistics(weights) for weights in replicates], confidence)
+    replicates = pair_replicates(same, first_identity, second_identity, resampling=resampling)
+    return _intervals(statistics(None), [statistics(weights) for weights in replicates], resampling.confidence)
 
 
 def verification_intervals(
@@ -141,9 +154,7 @@ def verification_intervals(
     *,
     folds: int = 10,
     fars: Sequence[float] = (1e-2, 1e-3),
-    num_replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
     """An interval for every figure of `verify_similarities`, by the names of its `numbers()`."""
     return bootstrap_pairs(
@@ -151,9 +162,7 @@ def verification_intervals(
         same,
         first_identity,
         second_identity,
-        num_replicates=num_replicates,
-        confidence=confidence,
-        seed=seed,
+        resampling=resampling,
     )
 
 
@@ -164,34 +173,33 @@ def roc_intervals(
     second_identity: np.ndarray,
     *,
     fars: Sequence[float] = (1e-4, 1e-3, 1e-2),
-    num_replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
     """Intervals of TAR at each FAR, EER and AUC of a list without folds, such as all pairs or templates.
 
     The pairs are sorted once; a replicate only sums weights. So millions of pairs take about as long
     for a replicate as for two passes over them.
     """
+    return bootstrap_pairs(
+        _roc_statistics(scores, same, fars), same, first_identity, second_identity, resampling=resampling
+    )
+
+
+def _roc_statistics(
+    scores: np.ndarray, same: np.ndarray, fars: Sequence[float]
+) -> Callable[[np.ndarray | None], Numbers]:
+    """Weights → TAR at each FAR, EER and AUC, with one sort for all calls."""
     scores = check_scores(scores)
     same = check_same(same, len(scores))
     order = np.argsort(-scores)
-    scores, same = scores[order], same[order]
+    ordered, ordered_same = scores[order], same[order]
 
     def statistics(weights: np.ndarray | None) -> Numbers:
-        roc = roc_curve(scores, same, weights)
+        roc = roc_curve(ordered, ordered_same, None if weights is None else weights[order])
         tar = {f"tar@far={far:g}": tar_at_far(roc, far) for far in fars}
         return tar | {"eer": equal_error_rate(roc), "auc": area_under_curve(roc)}
 
-    return bootstrap_pairs(
-        statistics,
-        same,
-        np.asarray(first_identity)[order],
-        np.asarray(second_identity)[order],
-        num_replicates=num_replicates,
-        confidence=confidence,
-        seed=seed,
-    )
+    return statistics
 
 
 def identification_intervals(
@@ -200,9 +208,7 @@ def identification_intervals(
     *,
     ranks: Sequence[int] = (1, 5, 10),
     fpirs: Sequence[float] = (0.01, 0.1),
-    num_replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
     """Intervals of the figures of `identify`: the people of the probes are resampled, the gallery stays.
 
@@ -213,9 +219,7 @@ def identification_intervals(
       probe_labels: int [P], who each probe shows.
       ranks: as for `identify`.
       fpirs: as for `identify`.
-      num_replicates: how many.
-      confidence: of the intervals.
-      seed: of the draw.
+      resampling: how many replicates, which confidence, which seed.
     """
     probe_labels = np.asarray(probe_labels)
     if probe_labels.shape != search.rank.shape:
@@ -225,7 +229,7 @@ def identification_intervals(
         probes = np.flatnonzero(kind)
         _, numbers, counts = np.unique(probe_labels[probes], return_inverse=True, return_counts=True)
         strata.append(np.split(probes[np.argsort(numbers, kind="stable")], np.cumsum(counts)[:-1]))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(resampling.seed)
 
     def statistics(chosen: np.ndarray) -> Numbers:
         fields = (getattr(search, field.name)[chosen] for field in dataclasses.fields(search))
@@ -235,8 +239,8 @@ def identification_intervals(
         people = [stratum[i] for stratum in strata for i in rng.integers(len(stratum), size=len(stratum))]
         return np.concatenate(people)
 
-    replicates = [statistics(draw()) for _ in range(num_replicates)]
-    return _intervals(statistics(np.arange(len(probe_labels))), replicates, confidence)
+    replicates = [statistics(draw()) for _ in range(resampling.num_replicates)]
+    return _intervals(statistics(np.arange(len(probe_labels))), replicates, resampling.confidence)
 
 
 def compare_pairs(
@@ -246,9 +250,7 @@ def compare_pairs(
     first_identity: np.ndarray,
     second_identity: np.ndarray,
     *,
-    num_replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    resampling: Resampling = RESAMPLING,
 ) -> dict[str, Comparison]:
     """A paired test of two models on one list of pairs: both see the same replicates.
 
@@ -260,9 +262,7 @@ def compare_pairs(
       same: [P] bool.
       first_identity: [P], see `pair_replicates`.
       second_identity: [P].
-      num_replicates: how many.
-      confidence: a difference is called significant if this interval of it leaves out zero.
-      seed: of the draw.
+      resampling: how many replicates, which confidence, which seed.
     """
 
     def difference(weights: np.ndarray | None) -> Numbers:
@@ -270,11 +270,10 @@ def compare_pairs(
         return {name: second[name] - first[name] for name in first}
 
     replicates = [
-        difference(weights)
-        for weights in pair_replicates(same, first_identity, second_identity, num_replicates=num_replicates, seed=seed)
+        difference(weights) for weights in pair_replicates(same, first_identity, second_identity, resampling=resampling)
     ]
     comparisons = {}
-    for name, interval in _intervals(difference(None), replicates, confidence).items():
+    for name, interval in _intervals(difference(None), replicates, resampling.confidence).items():
         values = np.array([replicate[name] for replicate in replicates])
         tail = min(np.count_nonzero(values <= 0), np.count_nonzero(values >= 0))
         verdict = "significant" if interval.low > 0 or interval.high < 0 else "noise"
@@ -282,6 +281,27 @@ def compare_pairs(
             interval.estimate, interval.low, interval.high, min(1.0, 2 * (tail + 1) / (len(values) + 1)), verdict
         )
     return comparisons
+
+
+def compare_roc(
+    first_scores: np.ndarray,
+    second_scores: np.ndarray,
+    same: np.ndarray,
+    first_identity: np.ndarray,
+    second_identity: np.ndarray,
+    *,
+    fars: Sequence[float] = (1e-4, 1e-3, 1e-2),
+    resampling: Resampling = RESAMPLING,
+) -> dict[str, Comparison]:
+    """`compare_pairs` for the figures of `roc_intervals`, from two models' scores [P] of a list without folds."""
+    return compare_pairs(
+        _roc_statistics(first_scores, same, fars),
+        _roc_statistics(second_scores, same, fars),
+        same,
+        first_identity,
+        second_identity,
+        resampling=resampling,
+    )
 
 
 def compare_similarities(
@@ -293,9 +313,7 @@ def compare_similarities(
     *,
     folds: int = 10,
     fars: Sequence[float] = (1e-2, 1e-3),
-    num_replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    resampling: Resampling = RESAMPLING,
 ) -> dict[str, Comparison]:
     """`compare_pairs` for every figure of `verify_similarities`, from two models' similarities [P]."""
 
@@ -310,9 +328,7 @@ def compare_similarities(
         same,
         first_identity,
         second_identity,
-        num_replicates=num_replicates,
-        confidence=confidence,
-        seed=seed,
+        resampling=resampling,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.bootstrap import Interval, bootstrap_pairs
+from arcface_jax.evaluation.bootstrap import RESAMPLING, Interval, Resampling, bootstrap_pairs
 from arcface_jax.evaluation.checks import check_indices, check_same, check_scores
 from arcface_jax.evaluation.verification import VerificationResult, verify_similarities
 
@@ -91,9 +91,7 @@ def group_rates(
     first_identity: np.ndarray,
     second_identity: np.ndarray,
     *,
-    num_replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    resampling: Resampling = RESAMPLING,
 ) -> GroupRates:
     """FAR and FRR of each group at the threshold that everyone gets, and how far apart they are.
 
@@ -107,9 +105,7 @@ def group_rates(
       threshold: common to all groups.
       first_identity: [P], see `bootstrap.pair_replicates`.
       second_identity: [P].
-      num_replicates: of the bootstrap.
-      confidence: of the intervals.
-      seed: of the draw.
+      resampling: how many replicates, which confidence, which seed.
     """
     scores = check_scores(scores)
     same = check_same(same, len(scores))
@@ -141,9 +137,7 @@ def group_rates(
         same,
         first_identity,
         second_identity,
-        num_replicates=num_replicates,
-        confidence=confidence,
-        seed=seed,
+        resampling=resampling,
     )
     parts: dict[str, dict[str, Interval]] = {"far": {}, "frr": {}, "gap": {}}
     for name, interval in intervals.items():

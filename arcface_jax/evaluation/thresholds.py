@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.bootstrap import Interval, bootstrap_pairs
+from arcface_jax.evaluation.bootstrap import RESAMPLING, Interval, Resampling, bootstrap_pairs
 from arcface_jax.evaluation.checks import check_same, check_scores
 from arcface_jax.evaluation.roc import Roc, operating_point, roc_curve
 
@@ -39,9 +39,7 @@ def deployment_threshold(
     second_identity: np.ndarray,
     far: float,
     *,
-    num_replicates: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    resampling: Resampling = RESAMPLING,
 ) -> DeploymentThreshold:
     """The threshold for a wanted false accept rate, by the conservative rule, with a bootstrap over identities.
 
@@ -55,9 +53,7 @@ def deployment_threshold(
       first_identity: [P], who each pair's first image shows; see `bootstrap.pair_replicates`.
       second_identity: [P].
       far: wanted false accept rate, above 0.
-      num_replicates: of the bootstrap.
-      confidence: of the intervals.
-      seed: of the draw.
+      resampling: how many replicates, which confidence, which seed.
 
     References: Doddington et al., The NIST speaker recognition evaluation (Speech Communication 2000), rule of 30;
       Hanley & Lippman-Hand, If nothing goes wrong, is everything all right? (JAMA 1983), rule of three.
@@ -79,9 +75,7 @@ def deployment_threshold(
         same,
         np.asarray(first_identity)[order],
         np.asarray(second_identity)[order],
-        num_replicates=num_replicates,
-        confidence=confidence,
-        seed=seed,
+        resampling=resampling,
     )
     roc = roc_curve(scores, same)
     num_different = int(roc.num_different)

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.quality import RejectCurve
@@ -74,6 +74,7 @@ def cmc_figure(curves: Mapping[str, np.ndarray]) -> Figure:
             axes.plot(
                 np.arange(1, len(curve) + 1), curve, marker="o", ms=3, lw=1.4, label=f"{name}: {curve[0]:.2%} first"
             )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("rank k")
         axes.set_ylabel("found among the first k")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -104,7 +105,7 @@ def score_histogram(scores: np.ndarray, same: np.ndarray, threshold: float | Non
             axes.axvline(threshold, color="black", ls="--", lw=1, label=f"threshold {threshold:.3f}")
         axes.set_xlabel("cosine similarity")
         axes.set_ylabel("density")
-        axes.legend(loc="upper right")
+        axes.legend(loc="best")
     return figure
 
 
@@ -151,7 +152,7 @@ def pair_sheet(first: np.ndarray, second: np.ndarray, scores: Sequence[float], t
             axes.axis("off")
         for axes, left, right, score in zip(grid.flat, first, second, scores, strict=False):
             axes.imshow(np.concatenate([left, right], axis=1), interpolation="nearest")
-            axes.set_title(f"{score:.3f}", y=-0.02, va="top", fontsize=9)
+            axes.text(0.5, -0.04, f"{score:.3f}", transform=axes.transAxes, ha="center", va="top", fontsize=9)
     return figure
 
 

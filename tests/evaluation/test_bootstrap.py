@@ -3,6 +3,7 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.bootstrap import (
+    Resampling,
     bootstrap_pairs,
     compare_similarities,
     identification_intervals,
@@ -32,7 +33,7 @@ def test_replicate_weights_are_products_of_how_often_people_were_drawn() -> None
     same = np.array([True, True, False, False])
     first, second = np.array([0, 1, 0, 1]), np.array([0, 1, 1, 2])
     seen = set()
-    for weights in pair_replicates(same, first, second, num_replicates=300, seed=1):
+    for weights in pair_replicates(same, first, second, resampling=Resampling(300, seed=1)):
         seen.add(tuple(weights.tolist()))
         assert weights[0] * weights[1] == weights[2]  # c0, c1 and c0·c1
     # Draws of three people with at least one same and one different pair left, as counts (c0, c1, c2).
@@ -50,7 +51,7 @@ def test_pairs_of_one_person_are_not_independent_evidence() -> None:
     rng = np.random.default_rng(0)
     first = np.concatenate([person, rng.integers(0, 25, 500)])
     second = np.concatenate([person, rng.integers(25, 50, 500)])
-    interval = roc_intervals(scores, same, first, second, fars=(0.0,), num_replicates=2000)["tar@far=0"]
+    interval = roc_intervals(scores, same, first, second, fars=(0.0,), resampling=Resampling(2000))["tar@far=0"]
     assert interval.estimate == pytest.approx(0.8)
     half_width = 1.96 * np.sqrt(0.8 * 0.2 / people)  # as for 50 trials, not 500
     assert (interval.high - interval.low) / 2 == pytest.approx(half_width, rel=0.15)
@@ -70,20 +71,20 @@ def test_intervals_cover_the_truth_about_as_often_as_they_claim() -> None:
         def mean(weights: np.ndarray | None, scores: np.ndarray = scores) -> dict[str, float]:
             return {"mean": float(np.average(scores[:160], weights=None if weights is None else weights[:160]))}
 
-        interval = bootstrap_pairs(mean, same, first, second, num_replicates=200, confidence=0.9, seed=trial)["mean"]
+        interval = bootstrap_pairs(mean, same, first, second, resampling=Resampling(200, 0.9, trial))["mean"]
         covered += interval.low <= 0 <= interval.high
     assert 46 <= covered <= 60  # 54 expected, with a standard deviation of 2.3
 
 
 def test_estimates_are_the_plain_figures_and_lie_inside() -> None:
     scores, _, same, first, second = pair_list(0)
-    intervals = verification_intervals(scores, same, first, second, num_replicates=60)
+    intervals = verification_intervals(scores, same, first, second, resampling=Resampling(60))
     assert {name: i.estimate for name, i in intervals.items()} == verify_similarities(scores, same).numbers()
     for name in ("accuracy", "eer", "auc", "tar@far=0.01"):
         assert intervals[name].low <= intervals[name].estimate <= intervals[name].high
         assert intervals[name].low < intervals[name].high
     roc = roc_curve(scores, same)
-    by_roc = roc_intervals(scores, same, first, second, fars=(0.1,), num_replicates=20)
+    by_roc = roc_intervals(scores, same, first, second, fars=(0.1,), resampling=Resampling(20))
     assert by_roc["tar@far=0.1"].estimate == tar_at_far(roc, 0.1)
     assert (by_roc["eer"].estimate, by_roc["auc"].estimate) == (equal_error_rate(roc), area_under_curve(roc))
     assert str(by_roc["auc"]).startswith(f"{area_under_curve(roc):.4f} [")
@@ -92,7 +93,7 @@ def test_estimates_are_the_plain_figures_and_lie_inside() -> None:
 def test_folds_stand_in_for_unknown_identities() -> None:
     scores, _, same, _, _ = pair_list(1)
     folds = np.arange(400) // 40
-    interval = verification_intervals(scores, same, folds, folds, num_replicates=60)["accuracy"]
+    interval = verification_intervals(scores, same, folds, folds, resampling=Resampling(60))["accuracy"]
     assert interval.low < interval.estimate < interval.high
 
 
@@ -100,17 +101,17 @@ def test_noise_is_called_noise_and_a_worse_model_significant() -> None:
     clean, noisy, same, first, second = pair_list(2, noise=0.3)
     rng = np.random.default_rng(0)
     twin = clean + 0.02 * rng.normal(size=400)
-    worse = compare_similarities(clean, noisy, same, first, second, num_replicates=200)
+    worse = compare_similarities(clean, noisy, same, first, second, resampling=Resampling(200))
     assert worse["auc"].verdict == "significant"
     assert worse["auc"].high < 0
     assert worse["auc"].p_value < 0.05
-    alike = compare_similarities(clean, twin, same, first, second, num_replicates=200)
+    alike = compare_similarities(clean, twin, same, first, second, resampling=Resampling(200))
     assert alike["auc"].verdict == "noise"
     assert alike["auc"].p_value > 0.05
-    itself = compare_similarities(clean, clean, same, first, second, num_replicates=50)
+    itself = compare_similarities(clean, clean, same, first, second, resampling=Resampling(50))
     assert {(c.difference, c.p_value, c.verdict) for c in itself.values()} == {(0.0, 1.0, "noise")}
     # Pairing makes the difference sharper than either figure.
-    alone = verification_intervals(clean, same, first, second, num_replicates=200)["auc"]
+    alone = verification_intervals(clean, same, first, second, resampling=Resampling(200))["auc"]
     assert alike["auc"].high - alike["auc"].low < 0.5 * (alone.high - alone.low)
 
 
@@ -126,7 +127,7 @@ def test_identification_resamples_people_not_probes() -> None:
         impostor_index=np.zeros(300, int),
         rank=np.where(found, 1, np.where(enrolled, 7, 0)),
     )
-    intervals = identification_intervals(search, labels, num_replicates=1000)
+    intervals = identification_intervals(search, labels, resampling=Resampling(1000))
     assert {name: i.estimate for name, i in intervals.items()} == identify(search).numbers()
     half_width = 1.96 * np.sqrt(2 / 3 * 1 / 3 / 30)
     assert (intervals["rank-1"].high - intervals["rank-1"].low) / 2 == pytest.approx(half_width, rel=0.15)
@@ -136,7 +137,7 @@ def test_identification_resamples_people_not_probes() -> None:
 def test_equal_seeds_give_equal_intervals() -> None:
     scores, _, same, first, second = pair_list(3)
     one, two, other = (
-        roc_intervals(scores, same, first, second, num_replicates=20, seed=seed)["auc"] for seed in (5, 5, 6)
+        roc_intervals(scores, same, first, second, resampling=Resampling(20, seed=seed))["auc"] for seed in (5, 5, 6)
     )
     assert one == two
     assert one != other
@@ -145,15 +146,15 @@ def test_equal_seeds_give_equal_intervals() -> None:
 def test_bad_input_is_named() -> None:
     scores, _, same, first, second = pair_list(4)
     with pytest.raises(InputError, match="one identity only"):
-        roc_intervals(scores, same, np.zeros(400), np.zeros(400), num_replicates=2)
+        roc_intervals(scores, same, np.zeros(400), np.zeros(400), resampling=Resampling(2))
     with pytest.raises(InputError, match="second_identity: 399 for 400"):
         list(pair_replicates(same, first, second[1:]))
     kinds = np.array([True, False])
     with pytest.raises(InputError, match="too few to resample"):
-        list(pair_replicates(kinds, np.array([0, 1]), np.array([0, 2]), num_replicates=1000))
+        list(pair_replicates(kinds, np.array([0, 1]), np.array([0, 2]), resampling=Resampling(1000)))
     with pytest.raises(InputError, match="confidence: 1"):
-        roc_intervals(scores, same, first, second, num_replicates=2, confidence=1.0)
+        roc_intervals(scores, same, first, second, resampling=Resampling(2, 1.0))
     with pytest.raises(InputError, match="0 replicates"):
-        roc_intervals(scores, same, first, second, num_replicates=0)
+        roc_intervals(scores, same, first, second, resampling=Resampling(0))
     with pytest.raises(InputError, match="probe_labels"):
         identification_intervals(Search(*(np.zeros(3) for _ in range(5))), np.zeros(4))

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.groups import group_rates, pair_groups, verify_by_group
 from arcface_jax.evaluation.quality import error_versus_reject
 from arcface_jax.evaluation.thresholds import deployment_threshold, too_few_pairs
@@ -26,7 +27,7 @@ def population(seed: int, people: int = 80, each: int = 3) -> tuple[np.ndarray, 
 def test_group_rates_are_plain_counts_and_the_gap_is_their_range() -> None:
     scores, same, first, second, labels = population(0)
     groups = pair_groups(np.where(labels < 40, "a", "b"), first, second)
-    rates = group_rates(scores, same, groups, 0.35, labels[first], labels[second], num_replicates=60)
+    rates = group_rates(scores, same, groups, 0.35, labels[first], labels[second], resampling=Resampling(60))
     for group in ("a", "b", "mixed"):
         inside = groups == group
         assert rates.far[group].estimate == np.mean(scores[inside & ~same] >= 0.35)
@@ -108,7 +109,7 @@ def test_bad_quality_is_named() -> None:
 
 def test_threshold_to_deploy_keeps_the_wanted_rate_and_says_how_sure_it_is() -> None:
     scores, same, first, second, labels = population(1)
-    found = deployment_threshold(scores, same, labels[first], labels[second], 1e-2, num_replicates=100)
+    found = deployment_threshold(scores, same, labels[first], labels[second], 1e-2, resampling=Resampling(100))
     impostors = scores[~same]
     assert np.mean(impostors >= found.threshold.estimate) == found.far <= 1e-2
     assert np.mean(impostors >= np.max(scores[scores < found.threshold.estimate])) > 1e-2
@@ -120,7 +121,7 @@ def test_threshold_to_deploy_keeps_the_wanted_rate_and_says_how_sure_it_is() -> 
 
 def test_too_few_impostors_are_said() -> None:
     scores, same, first, second, labels = population(1, people=10)
-    found = deployment_threshold(scores, same, labels[first], labels[second], 1e-6, num_replicates=20)
+    found = deployment_threshold(scores, same, labels[first], labels[second], 1e-6, resampling=Resampling(20))
     assert found.far == 0.0
     assert found.warning is not None
     assert "cannot tell whether the FAR is below 1e-06 at all; collect at least 30,000,000" in found.warning
@@ -131,7 +132,7 @@ def test_too_few_impostors_are_said() -> None:
 
 def test_threshold_above_everything_when_the_highest_score_is_false() -> None:
     scores, same = np.array([0.9, 0.5, 0.2]), np.array([False, True, False])
-    found = deployment_threshold(scores, same, np.array([0, 1, 0]), np.array([1, 1, 2]), 0.1, num_replicates=5)
+    found = deployment_threshold(scores, same, np.array([0, 1, 0]), np.array([1, 1, 2]), 0.1, resampling=Resampling(5))
     assert found.threshold.estimate > 0.9
     assert (found.far, found.tar.estimate) == (0.0, 0.0)
     with pytest.raises(InputError, match="far: 0"):

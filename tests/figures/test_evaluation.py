@@ -97,7 +97,7 @@ def test_pairs_stand_side_by_side_with_their_scores() -> None:
     assert picture.shape == (12, 20, 3)
     assert (picture[:, :10] == 0).all()
     assert (picture[:, 10:] == 255).all()
-    assert shown[3].get_title() == "0.300"
+    assert shown[3].texts[0].get_text() == "0.300"
 
 
 def test_bad_arrays_are_named() -> None:

@@ -1,0 +1,206 @@
+"""Everything that one set of embeddings can be asked: pairs, search, angles, quality, groups, thresholds."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from arcface_jax.data.pairs import Pairs, all_pairs, draw_pairs
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.angles import angle_statistics
+from arcface_jax.evaluation.bootstrap import (
+    RESAMPLING,
+    Interval,
+    Resampling,
+    identification_intervals,
+    roc_intervals,
+    verification_intervals,
+)
+from arcface_jax.evaluation.checks import UNIT_NORM_TOLERANCE, check_embeddings, check_indices
+from arcface_jax.evaluation.embeddings import unit_embeddings
+from arcface_jax.evaluation.folds import fold_numbers
+from arcface_jax.evaluation.groups import GroupRates, group_rates, pair_groups
+from arcface_jax.evaluation.quality import RejectCurve, error_versus_reject
+from arcface_jax.evaluation.roc import Roc, operating_point, roc_curve
+from arcface_jax.evaluation.scoring import score_pairs
+from arcface_jax.evaluation.search import Search, search_gallery
+from arcface_jax.evaluation.thresholds import DeploymentThreshold, deployment_threshold
+
+MOST_PAIRS = 20_000_000
+"""Of a set without a pair list, all pairs are scored up to this many; beyond, a balanced list is drawn."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddedSet:
+    """A set of embedded images.
+
+    Attributes:
+      name: what tables call it.
+      embeddings: [N, D], as the network gave them or unit rows.
+      labels: int [N], the identity of each image.
+      pairs: a published list; None to use all pairs.
+      identities_known: whether labels tell all identities, or only which pairs are the same (a `.bin` set). If not,
+        there is no search, and intervals resample folds.
+      images: uint8 [N, height, width, 3], for pictures of the hardest pairs; None without.
+      groups: [N], an attribute of each image, for rates by group; None without.
+      quality: [N], of each image, higher is better; None to take the embeddings' norms, if they are not all 1.
+    """
+
+    name: str
+    embeddings: np.ndarray
+    labels: np.ndarray
+    pairs: Pairs | None = None
+    identities_known: bool = True
+    images: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    quality: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to evaluate.
+
+    Attributes:
+      fars: false accept rates at which TAR is reported.
+      deployment_fars: false accept rates for which thresholds are proposed.
+      fpirs: false positive identification rates at which TPIR is reported.
+      ranks: ranks at which identification is reported.
+      enrolled: share of the identities that the gallery of the 1:N search knows.
+      resampling: of the intervals; its seed also draws pairs and who is enrolled.
+    """
+
+    fars: tuple[float, ...] = (1e-3, 1e-2)
+    deployment_fars: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
+    fpirs: tuple[float, ...] = (0.01, 0.1)
+    ranks: tuple[int, ...] = (1, 5)
+    enrolled: float = 0.5
+    resampling: Resampling = RESAMPLING
+
+
+@dataclasses.dataclass(frozen=True)
+class SetResult:
+    """What was found.
+
+    Attributes:
+      figures: every figure with its interval.
+      pairs: the pairs that were scored.
+      similarities: [P], their cosines.
+      roc: of those pairs.
+      first_cluster: [P], whom resampling treats as the first image's identity.
+      second_cluster: [P], the second's.
+      thresholds: one for each deployment FAR.
+      search: the 1:N search; None if identities are unknown or too few.
+      reject: error against rejected images; None without a quality.
+      groups: rates by group; None without groups.
+    """
+
+    figures: Mapping[str, Interval]
+    pairs: Pairs
+    similarities: np.ndarray
+    roc: Roc
+    first_cluster: np.ndarray
+    second_cluster: np.ndarray
+    thresholds: tuple[DeploymentThreshold, ...]
+    search: Search | None
+    reject: RejectCurve | None
+    groups: GroupRates | None
+
+
+def evaluate_set(data: EmbeddedSet, options: Options) -> SetResult:
+    """Runs every protocol that the set allows.
+
+    Raises:
+      InputError: mismatched lengths, NaN or zero embeddings, pairs out of range; the message names the place.
+    """
+    raw = check_embeddings(data.embeddings, f"{data.name}: embeddings", unit=False)
+    labels = np.asarray(data.labels)
+    if labels.shape != (len(raw),):
+        raise InputError(f"{data.name}: {len(raw)} embeddings but labels of shape {labels.shape}; give one an image")
+    unit = unit_embeddings(raw, f"{data.name}: embeddings")
+    pairs = _choose_pairs(data, labels, options.resampling.seed)
+    similarities = score_pairs(unit, unit, pairs.first, pairs.second)
+    first_cluster, second_cluster = _clusters(data, pairs, labels)
+    resampling = options.resampling
+    clustered = (similarities, pairs.same, first_cluster, second_cluster)
+    if pairs.num_folds > 1:
+        figures = verification_intervals(*clustered, folds=pairs.num_folds, fars=options.fars, resampling=resampling)
+    else:
+        figures = roc_intervals(*clustered, fars=options.fars, resampling=resampling)
+    roc = roc_curve(similarities, pairs.same)
+    search = None
+    if data.identities_known:
+        search, probes = _search(unit, labels, options)
+        if search is not None:
+            figures |= identification_intervals(
+                search, labels[probes], ranks=options.ranks, fpirs=options.fpirs, resampling=resampling
+            )
+        figures |= {
+            f"angle {name}": Interval(value, value, value) for name, value in angle_statistics(unit, labels).items()
+        }
+    groups = None
+    if data.groups is not None:
+        threshold = float(roc.thresholds[operating_point(roc, max(options.fars), "at_most")])
+        of_pairs = pair_groups(data.groups, pairs.first, pairs.second)
+        groups = group_rates(
+            similarities, pairs.same, of_pairs, threshold, first_cluster, second_cluster, resampling=resampling
+        )
+    return SetResult(
+        figures,
+        pairs,
+        similarities,
+        roc,
+        first_cluster,
+        second_cluster,
+        tuple(deployment_threshold(*clustered, far, resampling=resampling) for far in options.deployment_fars),
+        search,
+        _reject_curve(data, raw, similarities, pairs, max(options.fars)),
+        groups,
+    )
+
+
+def _choose_pairs(data: EmbeddedSet, labels: np.ndarray, seed: int) -> Pairs:
+    if data.pairs is not None:
+        check_indices(data.pairs.first, len(labels), f"{data.name}: pairs.first")
+        check_indices(data.pairs.second, len(labels), f"{data.name}: pairs.second")
+        return data.pairs
+    if len(labels) * (len(labels) - 1) // 2 <= MOST_PAIRS:
+        return all_pairs(labels)
+    return draw_pairs(labels, 200_000, seed)
+
+
+def _clusters(data: EmbeddedSet, pairs: Pairs, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whom resampling draws: identities; folds where nobody says who is who."""
+    if data.identities_known:
+        return labels[pairs.first], labels[pairs.second]
+    if pairs.num_folds < 2:
+        raise InputError(
+            f"{data.name}: neither identities nor folds are known, so no interval can be had; give a list in folds"
+        )
+    folds = fold_numbers(len(pairs), pairs.num_folds)
+    return folds, folds
+
+
+def _search(unit: np.ndarray, labels: np.ndarray, options: Options) -> tuple[Search | None, np.ndarray]:
+    """A gallery with the first image of some identities; probes are the others' images and the rest of theirs.
+
+    Returns: (the search, the images that were probes); None if there are too few identities or images.
+    """
+    identities, first_image, numbers = np.unique(labels, return_index=True, return_inverse=True)
+    num_enrolled = round(options.enrolled * len(identities))
+    drawn = np.random.default_rng(options.resampling.seed).permutation(len(identities))[:num_enrolled]
+    gallery = first_image[drawn]
+    probes = np.setdiff1d(np.arange(len(labels)), gallery)
+    if not np.isin(numbers[probes], drawn).any():
+        return None, probes
+    return search_gallery(unit[gallery], labels[gallery], unit[probes], labels[probes]), probes
+
+
+def _reject_curve(
+    data: EmbeddedSet, raw: np.ndarray, similarities: np.ndarray, pairs: Pairs, far: float
+) -> RejectCurve | None:
+    quality = data.quality
+    if quality is None:
+        quality = np.linalg.norm(raw, axis=1)
+        if np.allclose(quality, 1.0, atol=UNIT_NORM_TOLERANCE):
+            return None
+    return error_versus_reject(similarities, pairs.same, pairs.first, pairs.second, quality, far=far)

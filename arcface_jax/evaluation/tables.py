@@ -1,0 +1,133 @@
+"""One table of figures in the formats that people paste: text, Markdown, LaTeX, CSV, JSON."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from arcface_jax.evaluation.bootstrap import Interval
+
+Figures = Mapping[str, Interval]
+"""Figures of one row, by name. Without an interval the ends equal the estimate."""
+
+_NAMES = {
+    "accuracy_std": "deviation over folds (%)",
+    "threshold": "best threshold",
+    "val": "VAL@FAR=0.001 (%)",
+    "val_std": "VAL's deviation (%)",
+    "val_far": "FAR at VAL (%)",
+    "eer": "EER (%)",
+    "auc": "AUC (%)",
+    "num_same": "same pairs",
+    "num_different": "different pairs",
+    "num_enrolled": "probes of enrolled people",
+    "num_unknown": "probes of unknown people",
+    "angle intra": "Intra",
+    "angle inter": "Inter",
+    "angle w_ec": "W-EC",
+    "angle w_inter": "W-Inter",
+}
+
+_LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
+
+
+def format_figure(name: str, figure: Interval) -> str:
+    """A figure as papers print it: rates in percent, counts whole, others with four digits; then its interval."""
+    number = _formatter(name)
+    if figure.low == figure.high:
+        return number(figure.estimate)
+    return f"{number(figure.estimate)} [{number(figure.low)}, {number(figure.high)}]"
+
+
+def _formatter(name: str) -> Callable[[float], str]:
+    if name.startswith("num_"):
+        return lambda value: f"{value:.0f}"
+    if name == "threshold":
+        return lambda value: f"{value:.4f}"
+    if name.startswith("angle"):
+        return lambda value: f"{value:.2f}°"
+    return lambda value: f"{100 * value:.2f}"
+
+
+def heading(name: str) -> str:
+    """A column's heading: the figure's name as papers write it, with its unit."""
+    if name in _NAMES:
+        return _NAMES[name]
+    for prefix, written in (("tar@far=", "TAR@FAR="), ("tpir@fpir=", "TPIR@FPIR=")):
+        if name.startswith(prefix):
+            return f"{written}{name.removeprefix(prefix)} (%)"
+    return f"{name} (%)"
+
+
+def cells(rows: Mapping[str, Figures]) -> list[list[str]]:
+    """The table as text, headings first: one row a key, one column a figure that any row has; "–" where absent."""
+    names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
+    body = [
+        [row, *(format_figure(name, figures[name]) if name in figures else "–" for name in names)]
+        for row, figures in rows.items()
+    ]
+    return [["", *map(heading, names)], *body]
+
+
+def to_text(rows: Mapping[str, Figures]) -> str:
+    """For a terminal: one block a row, one line a figure, so that it never grows too wide."""
+    width = max((len(heading(name)) for figures in rows.values() for name in figures), default=0)
+    blocks = []
+    for row, figures in rows.items():
+        lines = [f"  {heading(name):<{width}}  {format_figure(name, figure)}" for name, figure in figures.items()]
+        blocks.append("\n".join([row, *lines]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def to_markdown(rows: Mapping[str, Figures]) -> str:
+    """A Markdown table, numbers aligned to the right."""
+    table = [[cell.replace("|", r"\|") for cell in row] for row in cells(rows)]
+    rule = ["---", *("---:" for _ in table[0][1:])]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [table[0], rule, *table[1:]]) + "\n"
+
+
+def to_latex(rows: Mapping[str, Figures]) -> str:
+    """A `tabular` with the rules of the booktabs package."""
+    table = [[_latex(cell) for cell in row] for row in cells(rows)]
+    lines = [rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 1)}}}", r"\toprule", _latex_row(table[0]), r"\midrule"]
+    lines += [_latex_row(row) for row in table[1:]]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _latex(cell: str) -> str:
+    escaped = "".join(_LATEX.get(character, character) for character in cell.replace("\\", "/"))
+    return escaped.replace("–", "--").replace("°", r"$^\circ$")
+
+
+def _latex_row(row: Sequence[str]) -> str:
+    return " & ".join(row) + r" \\"
+
+
+def to_csv(rows: Mapping[str, Figures]) -> str:
+    """One line a figure: row, figure, estimate, low, high, with all digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "figure", "estimate", "low", "high"])
+    for row, figures in rows.items():
+        for name, figure in figures.items():
+            writer.writerow([row, name, repr(figure.estimate), repr(figure.low), repr(figure.high)])
+    return text.getvalue()
+
+
+def to_json(rows: Mapping[str, Figures]) -> str:
+    """{row: {figure: {"estimate": …, "low": …, "high": …}}}, with all digits."""
+    content = {
+        row: {name: {"estimate": f.estimate, "low": f.low, "high": f.high} for name, f in figures.items()}
+        for row, figures in rows.items()
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+FORMATS: Mapping[str, Callable[[Mapping[str, Figures]], str]] = {
+    "txt": to_text,
+    "md": to_markdown,
+    "tex": to_latex,
+    "csv": to_csv,
+    "json": to_json,
+}
+"""File extension → writer."""

@@ -1,0 +1,192 @@
+"""Writes an evaluation down: tables in every format, pictures, and one HTML file that holds it all."""
+
+import base64
+import html
+import io
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from arcface_jax.evaluation.bootstrap import Comparison
+from arcface_jax.evaluation.identification import cumulative_match, open_set_roc
+from arcface_jax.evaluation.suite import EmbeddedSet, SetResult
+from arcface_jax.evaluation.tables import FORMATS, Figures, format_figure, heading
+from arcface_jax.evaluation.verification import hardest_pairs
+from arcface_jax.figures.evaluation import (
+    cmc_figure,
+    det_figure,
+    pair_sheet,
+    reject_figure,
+    roc_figure,
+    score_histogram,
+)
+from arcface_jax.figures.style import save
+
+_NUM_HARDEST = 10
+_CMC_RANKS = 20
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child { text-align: left; }
+figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #555; font-size: .9rem; }
+.warning { color: #b00; text-align: left; }
+"""
+
+
+def write_tables(rows: Mapping[str, Figures], folder: pathlib.Path) -> list[pathlib.Path]:
+    """table.txt, .md, .tex, .csv and .json in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for extension, write in FORMATS.items():
+        file = folder / f"table.{extension}"
+        file.write_text(write(rows), encoding="utf-8")
+        files.append(file)
+    return files
+
+
+def draw_set(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figure]]:
+    """Pictures of one set, by file name, each with its caption."""
+    count = f"{result.pairs.same.sum():,} same and {(~result.pairs.same).sum():,} different pairs"
+    pictures = {
+        "roc": (f"Verification: {count}.", roc_figure({data.name: result.roc})),
+        "det": ("Detection error trade-off of the same pairs.", det_figure({data.name: result.roc})),
+        "scores": (
+            "Similarities; the line is the first proposed threshold.",
+            score_histogram(result.similarities, result.pairs.same, result.thresholds[0].threshold.estimate),
+        ),
+    }
+    if result.search is not None:
+        known, unknown = int(result.search.enrolled.sum()), int((~result.search.enrolled).sum())
+        curve = cumulative_match(result.search, _CMC_RANKS)
+        pictures["cmc"] = (f"Search: {known:,} probes of enrolled people.", cmc_figure({data.name: curve}))
+        if unknown:
+            caption = f"Search with rejection: {unknown:,} probes of unknown people as well."
+            roc = open_set_roc(result.search)
+            pictures["identification_det"] = (caption, det_figure({data.name: roc}, identification=True))
+    if result.reject is not None:
+        pictures["reject"] = (
+            "Errors left when the images with the shortest embeddings are rejected.",
+            reject_figure({"by embedding norm": result.reject}),
+        )
+    if data.images is not None:
+        pictures |= _hardest(data.images, result)
+    return pictures
+
+
+def _hardest(images: np.ndarray, result: SetResult) -> dict[str, tuple[str, Figure]]:
+    accepts, rejects = hardest_pairs(result.similarities, result.pairs.same, _NUM_HARDEST)
+    sheets = {}
+    for name, title, chosen in (
+        ("false_accepts", "Different people who look most alike", accepts),
+        ("false_rejects", "Pictures of one person that look least alike", rejects),
+    ):
+        first, second = images[result.pairs.first[chosen]], images[result.pairs.second[chosen]]
+        sheet = pair_sheet(first, second, result.similarities[chosen].tolist(), title)
+        sheets[name] = ("With their similarities.", sheet)
+    return sheets
+
+
+def save_pictures(pictures: Mapping[str, tuple[str, Figure]], folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes each picture as a PNG file."""
+    return [file for name, (_, figure) in pictures.items() for file in save(figure, folder / name)]
+
+
+def html_report(
+    title: str,
+    rows: Mapping[str, Figures],
+    sets: Sequence[tuple[EmbeddedSet, SetResult, Mapping[str, tuple[str, Figure]]]],
+    comparisons: Mapping[str, Mapping[str, Comparison]],
+    confidence: float,
+) -> str:
+    """The whole evaluation as one HTML page, pictures inside; it needs no other file and no script."""
+    parts = [
+        "<!DOCTYPE html>",
+        f'<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>',
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p>In brackets: {confidence:.0%} intervals, by a bootstrap over identities (over folds where identities are"
+        " not known).</p>",
+        _figures_table(rows),
+    ]
+    if comparisons:
+        parts += ["<h2>Differences</h2>", _comparison_table(comparisons)]
+    for data, result, pictures in sets:
+        parts.append(f"<h2>{html.escape(data.name)}</h2>")
+        parts.append(_threshold_table(result))
+        if result.groups is not None:
+            parts.append(_group_table(result))
+        parts += [_picture(caption, figure) for caption, figure in pictures.values()]
+    return "\n".join([*parts, "</html>"]) + "\n"
+
+
+def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in body]
+    return f"<table><tr>{head}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+
+
+def _figures_table(rows: Mapping[str, Figures]) -> str:
+    """Sets as columns, for there are more figures than sets."""
+    names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
+    body = [[heading(n), *(format_figure(n, f[n]) if n in f else "–" for f in rows.values())] for n in names]
+    return _table(["", *rows], body)
+
+
+def _comparison_table(comparisons: Mapping[str, Mapping[str, Comparison]]) -> str:
+    body = [
+        [
+            pair,
+            name,
+            f"{100 * c.difference:+.2f}",
+            f"[{100 * c.low:+.2f}, {100 * c.high:+.2f}]",
+            f"{c.p_value:.3f}",
+            c.verdict,
+        ]
+        for pair, figures in comparisons.items()
+        for name, c in figures.items()
+    ]
+    return _table(["", "figure", "difference (%)", "interval", "p", "verdict"], body)
+
+
+def _threshold_table(result: SetResult) -> str:
+    body = []
+    for found in result.thresholds:
+        t, tar = found.threshold, found.tar
+        body.append(
+            [
+                f"{found.wanted_far:g}",
+                f"{t.estimate:.4f} [{t.low:.4f}, {t.high:.4f}]",
+                f"{found.far:.2g}",
+                f"{100 * tar.estimate:.2f} [{100 * tar.low:.2f}, {100 * tar.high:.2f}]",
+                found.warning or "",
+            ]
+        )
+    return "<h3>Thresholds to deploy</h3>" + _table(["wanted FAR", "threshold", "FAR here", "TAR (%)", "warning"], body)
+
+
+def _group_table(result: SetResult) -> str:
+    groups = result.groups
+    assert groups is not None
+    names = sorted(set(groups.far) | set(groups.frr))
+    body = [
+        [name, *(format_figure(kind, rates[name]) if name in rates else "–" for kind, rates in _kinds(result))]
+        for name in names
+    ]
+    body.append(["gap", *(format_figure(kind, groups.gaps[kind]) for kind, _ in _kinds(result))])
+    return "<h3>Rates by group, at one threshold</h3>" + _table(["group", "FAR (%)", "FRR (%)"], body)
+
+
+def _kinds(result: SetResult) -> list[tuple[str, Figures]]:
+    assert result.groups is not None
+    return [("far", result.groups.far), ("frr", result.groups.frr)]
+
+
+def _picture(caption: str, figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    text = html.escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+
+from arcface_jax.data.pairs import Pairs, draw_pairs
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.angles import angle_statistics
+from arcface_jax.evaluation.bootstrap import Resampling
+from arcface_jax.evaluation.embeddings import unit_embeddings
+from arcface_jax.evaluation.identification import identify
+from arcface_jax.evaluation.roc import equal_error_rate, roc_curve
+from arcface_jax.evaluation.suite import EmbeddedSet, Options, evaluate_set
+from arcface_jax.evaluation.verification import verify_pairs
+
+OPTIONS = Options(deployment_fars=(1e-2,), resampling=Resampling(20))
+
+
+def faces(people: int = 40, each: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings [N, 16] of unequal length and labels that are not 0 … C − 1."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(100 + 3 * np.arange(people), each)
+    centres = np.repeat(rng.normal(size=(people, 16)), each, axis=0)
+    quality = rng.uniform(0.5, 3, (len(labels), 1))
+    noisy = centres + 1.2 / quality * rng.normal(size=centres.shape)
+    return noisy / np.linalg.norm(noisy, axis=1, keepdims=True) * quality, labels
+
+
+def test_all_pairs_search_angles_and_quality_of_labelled_images() -> None:
+    embeddings, labels = faces()
+    result = evaluate_set(EmbeddedSet("set", embeddings, labels), OPTIONS)
+    unit = unit_embeddings(embeddings)
+    i, j = np.triu_indices(200, 1)
+    roc = roc_curve(np.einsum("pd,pd->p", unit[i], unit[j]), labels[i] == labels[j])
+    assert result.figures["eer"].estimate == pytest.approx(equal_error_rate(roc), abs=1e-4)
+    assert result.figures["angle intra"].estimate == pytest.approx(angle_statistics(unit, labels)["intra"])
+    search = result.search
+    assert search is not None
+    assert (search.enrolled.sum(), (~search.enrolled).sum()) == (20 * 4, 20 * 5)
+    for name, value in identify(search, ranks=OPTIONS.ranks, fpirs=OPTIONS.fpirs).numbers().items():
+        assert result.figures[name].estimate == value
+    assert result.reject is not None
+    assert result.reject.frr[-1] < 0.7 * result.reject.frr[0]  # short embeddings are the bad ones here
+    assert result.thresholds[0].far <= 0.01
+    assert result.groups is None
+
+
+def test_a_pair_list_is_scored_in_its_folds() -> None:
+    embeddings, labels = faces()
+    pairs = draw_pairs(labels, 400, seed=0)
+    result = evaluate_set(EmbeddedSet("set", embeddings, labels, pairs=pairs), OPTIONS)
+    unit = unit_embeddings(embeddings)
+    expected = verify_pairs(unit[pairs.first], unit[pairs.second], pairs.same)
+    assert result.figures["accuracy"].estimate == expected.accuracy
+    assert result.figures["accuracy"].low < expected.accuracy < result.figures["accuracy"].high
+
+
+def test_without_identities_folds_are_resampled_and_nothing_is_searched() -> None:
+    embeddings, labels = faces()
+    pairs = draw_pairs(labels, 400, seed=0)
+    unknown = np.arange(200)
+    data = EmbeddedSet("lfw", unit_embeddings(embeddings), unknown, pairs=pairs, identities_known=False)
+    result = evaluate_set(data, OPTIONS)
+    assert result.search is None
+    assert result.reject is None
+    assert "angle intra" not in result.figures
+    assert np.array_equal(result.first_cluster, np.arange(400) // 40)
+    flat = EmbeddedSet("lfw", embeddings, unknown, Pairs(pairs.first, pairs.second, pairs.same), identities_known=False)
+    with pytest.raises(InputError, match="lfw: neither identities nor folds"):
+        evaluate_set(flat, OPTIONS)
+
+
+def test_given_quality_and_groups_are_used() -> None:
+    embeddings, labels = faces()
+    data = EmbeddedSet(
+        "set",
+        unit_embeddings(embeddings),
+        labels,
+        groups=np.where(labels < 160, "a", "b"),
+        quality=np.linalg.norm(embeddings, axis=1),
+    )
+    result = evaluate_set(data, OPTIONS)
+    assert result.reject is not None
+    assert result.reject.frr[-1] < 0.7 * result.reject.frr[0]
+    assert result.groups is not None
+    assert set(result.groups.far) == {"a", "b", "mixed"}
+
+
+def test_a_person_in_one_image_each_leaves_no_search() -> None:
+    embeddings, _ = faces(people=6, each=2)
+    labels = np.array([0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
+    data = EmbeddedSet("set", embeddings, labels)
+    options = Options(deployment_fars=(0.1,), enrolled=0.0, resampling=Resampling(5))
+    assert evaluate_set(data, options).search is None
+
+
+def test_bad_sets_are_named() -> None:
+    embeddings, labels = faces()
+    with pytest.raises(InputError, match="mine: 200 embeddings but labels of shape"):
+        evaluate_set(EmbeddedSet("mine", embeddings, labels[1:]), OPTIONS)
+    with pytest.raises(InputError, match="mine: embeddings: row 3 holds NaN"):
+        evaluate_set(EmbeddedSet("mine", np.where(np.arange(200)[:, None] == 3, np.nan, embeddings), labels), OPTIONS)
+    far_off = Pairs(np.array([0, 200]), np.array([1, 2]), np.array([True, False]))
+    with pytest.raises(InputError, match=r"mine: pairs\.first: element 1 is 200, outside 0 … 199"):
+        evaluate_set(EmbeddedSet("mine", embeddings, labels, far_off), OPTIONS)

@@ -1,0 +1,55 @@
+import csv
+import io
+import json
+
+from arcface_jax.evaluation.bootstrap import Interval
+from arcface_jax.evaluation.tables import to_csv, to_json, to_latex, to_markdown, to_text
+
+ROWS = {
+    "model_a": {
+        "accuracy": Interval(0.99534, 0.9941, 0.9968),
+        "tar@far=0.001": Interval(0.25, 0.25, 0.25),
+        "num_same": Interval(3000, 3000, 3000),
+        "threshold": Interval(0.31239, 0.3, 0.32),
+    },
+    "b|c": {"accuracy": Interval(0.5, 0.4, 0.6), "angle intra": Interval(38.454, 38.454, 38.454)},
+}
+
+
+def test_text_has_a_line_for_each_figure() -> None:
+    lines = to_text(ROWS).splitlines()
+    assert lines[0] == "model_a"
+    assert lines[1].split() == ["accuracy", "(%)", "99.53", "[99.41,", "99.68]"]
+    assert [line.split()[-1] for line in lines[2:4]] == ["25.00", "3000"]
+    assert lines[4].strip().startswith("best threshold")
+    assert lines[4].endswith("0.3124 [0.3000, 0.3200]")
+    assert lines[-1].split() == ["Intra", "38.45°"]
+
+
+def test_markdown_aligns_and_escapes() -> None:
+    lines = to_markdown(ROWS).splitlines()
+    assert lines[0] == "|  | accuracy (%) | TAR@FAR=0.001 (%) | same pairs | best threshold | Intra |"
+    assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
+    assert lines[3] == r"| b\|c | 50.00 [40.00, 60.00] | – | – | – | 38.45° |"
+
+
+def test_latex_escapes_what_would_break_it() -> None:
+    text = to_latex(ROWS)
+    assert text.startswith("\\begin{tabular}{lrrrrr}\n\\toprule\n")
+    assert r"accuracy (\%) & TAR@FAR=0.001 (\%)" in text
+    assert r"model\_a & 99.53 [99.41, 99.68] & 25.00 & 3000 & 0.3124 [0.3000, 0.3200] & -- \\" in text
+    assert r"38.45$^\circ$ \\" in text
+    assert text.endswith("\\bottomrule\n\\end{tabular}\n")
+
+
+def test_csv_and_json_keep_every_digit() -> None:
+    table = list(csv.DictReader(io.StringIO(to_csv(ROWS))))
+    assert len(table) == 6
+    assert table[0] == {
+        "row": "model_a",
+        "figure": "accuracy",
+        "estimate": "0.99534",
+        "low": "0.9941",
+        "high": "0.9968",
+    }
+    assert json.loads(to_json(ROWS))["b|c"]["accuracy"] == {"estimate": 0.5, "low": 0.4, "high": 0.6}
