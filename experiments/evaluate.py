@@ -24,8 +24,9 @@ from arcface_jax.evaluation.checks import check_same
 from arcface_jax.evaluation.suite import EmbeddedSet, Options, SetResult, evaluate_set
 from arcface_jax.evaluation.tables import Figures, to_text
 from arcface_jax.evaluation.verification import combine_flip
+from arcface_jax.figures.evaluation_set import draw_set
 from experiments.command import run_command
-from experiments.evaluation_report import draw_set, html_report, save_pictures, write_tables
+from experiments.evaluation_report import html_report, write_tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,12 +137,11 @@ def report(arguments: Arguments, console: Console, sets: list[EmbeddedSet], resu
     """Prints the table and writes everything."""
     rows: dict[str, Figures] = {data.name: result.figures for data, result in zip(sets, results, strict=True)}
     comparisons = compare_results(sets, results, arguments)
-    drawn = []
-    files = write_tables(rows, arguments.output)
-    for data, result in zip(sets, results, strict=True):
-        pictures = draw_set(data, result)
-        drawn.append((data, result, pictures))
-        files += save_pictures(pictures, arguments.output / "figures" / data.name)
+    tables = write_tables(rows, arguments.output)
+    drawn = {
+        data.name: (result, draw_set(data, result, arguments.output / "figures" / data.name))
+        for data, result in zip(sets, results, strict=True)
+    }
     page = arguments.output / "report.html"
     page.write_text(html_report("Evaluation", rows, drawn, comparisons, arguments.confidence), encoding="utf-8")
     console.print(to_text(rows), markup=False, highlight=False, soft_wrap=True)
@@ -159,7 +159,9 @@ def report(arguments: Arguments, console: Console, sets: list[EmbeddedSet], resu
                 console.print(
                     f"  warning: {found.warning}", style="yellow", markup=False, highlight=False, soft_wrap=True
                 )
-    console.print(f"\nWritten: {page} and {len(files)} tables and pictures beside it.", markup=False, highlight=False)
+    console.print(
+        f"\nWritten: {page} and beside it {len(tables)} tables and the pictures.", markup=False, highlight=False
+    )
 
 
 def run(arguments: Arguments) -> None:

@@ -1,31 +1,14 @@
-"""Writes an evaluation down: tables in every format, pictures, and one HTML file that holds it all."""
+"""Writes an evaluation down: tables in every format, and one HTML file that holds tables and pictures."""
 
 import base64
 import html
-import io
 import pathlib
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from matplotlib.figure import Figure
-
 from arcface_jax.evaluation.bootstrap import Comparison
-from arcface_jax.evaluation.identification import cumulative_match, open_set_roc
-from arcface_jax.evaluation.suite import EmbeddedSet, SetResult
+from arcface_jax.evaluation.suite import SetResult
 from arcface_jax.evaluation.tables import FORMATS, Figures, format_figure, heading
-from arcface_jax.evaluation.verification import hardest_pairs
-from arcface_jax.figures.evaluation import (
-    cmc_figure,
-    det_figure,
-    pair_sheet,
-    reject_figure,
-    roc_figure,
-    score_histogram,
-)
-from arcface_jax.figures.style import save
-
-_NUM_HARDEST = 10
-_CMC_RANKS = 20
+from arcface_jax.figures.evaluation_set import Picture
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -48,57 +31,10 @@ def write_tables(rows: Mapping[str, Figures], folder: pathlib.Path) -> list[path
     return files
 
 
-def draw_set(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figure]]:
-    """Pictures of one set, by file name, each with its caption."""
-    count = f"{result.pairs.same.sum():,} same and {(~result.pairs.same).sum():,} different pairs"
-    pictures = {
-        "roc": (f"Verification: {count}.", roc_figure({data.name: result.roc})),
-        "det": ("Detection error trade-off of the same pairs.", det_figure({data.name: result.roc})),
-        "scores": (
-            "Similarities; the line is the first proposed threshold.",
-            score_histogram(result.similarities, result.pairs.same, result.thresholds[0].threshold.estimate),
-        ),
-    }
-    if result.search is not None:
-        known, unknown = int(result.search.enrolled.sum()), int((~result.search.enrolled).sum())
-        curve = cumulative_match(result.search, _CMC_RANKS)
-        pictures["cmc"] = (f"Search: {known:,} probes of enrolled people.", cmc_figure({data.name: curve}))
-        if unknown:
-            caption = f"Search with rejection: {unknown:,} probes of unknown people as well."
-            roc = open_set_roc(result.search)
-            pictures["identification_det"] = (caption, det_figure({data.name: roc}, identification=True))
-    if result.reject is not None:
-        pictures["reject"] = (
-            "Errors left when the images with the shortest embeddings are rejected.",
-            reject_figure({"by embedding norm": result.reject}),
-        )
-    if data.images is not None:
-        pictures |= _hardest(data.images, result)
-    return pictures
-
-
-def _hardest(images: np.ndarray, result: SetResult) -> dict[str, tuple[str, Figure]]:
-    accepts, rejects = hardest_pairs(result.similarities, result.pairs.same, _NUM_HARDEST)
-    sheets = {}
-    for name, title, chosen in (
-        ("false_accepts", "Different people who look most alike", accepts),
-        ("false_rejects", "Pictures of one person that look least alike", rejects),
-    ):
-        first, second = images[result.pairs.first[chosen]], images[result.pairs.second[chosen]]
-        sheet = pair_sheet(first, second, result.similarities[chosen].tolist(), title)
-        sheets[name] = ("With their similarities.", sheet)
-    return sheets
-
-
-def save_pictures(pictures: Mapping[str, tuple[str, Figure]], folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes each picture as a PNG file."""
-    return [file for name, (_, figure) in pictures.items() for file in save(figure, folder / name)]
-
-
 def html_report(
     title: str,
     rows: Mapping[str, Figures],
-    sets: Sequence[tuple[EmbeddedSet, SetResult, Mapping[str, tuple[str, Figure]]]],
+    sets: Mapping[str, tuple[SetResult, Sequence[Picture]]],
     comparisons: Mapping[str, Mapping[str, Comparison]],
     confidence: float,
 ) -> str:
@@ -113,12 +49,12 @@ def html_report(
     ]
     if comparisons:
         parts += ["<h2>Differences</h2>", _comparison_table(comparisons)]
-    for data, result, pictures in sets:
-        parts.append(f"<h2>{html.escape(data.name)}</h2>")
+    for name, (result, pictures) in sets.items():
+        parts.append(f"<h2>{html.escape(name)}</h2>")
         parts.append(_threshold_table(result))
         if result.groups is not None:
             parts.append(_group_table(result))
-        parts += [_picture(caption, figure) for caption, figure in pictures.values()]
+        parts += [_picture(picture) for picture in pictures]
     return "\n".join([*parts, "</html>"]) + "\n"
 
 
@@ -184,9 +120,7 @@ def _kinds(result: SetResult) -> list[tuple[str, Figures]]:
     return [("far", result.groups.far), ("frr", result.groups.frr)]
 
 
-def _picture(caption: str, figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    text = html.escape(caption)
+def _picture(picture: Picture) -> str:
+    data = base64.b64encode(picture.file.read_bytes()).decode()
+    text = html.escape(picture.caption)
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'

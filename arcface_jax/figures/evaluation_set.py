@@ -1,0 +1,80 @@
+"""All the pictures of one evaluated set, written to a folder."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from arcface_jax.evaluation.identification import cumulative_match, open_set_roc
+from arcface_jax.evaluation.suite import EmbeddedSet, SetResult
+from arcface_jax.evaluation.verification import hardest_pairs
+from arcface_jax.figures.evaluation import (
+    cmc_figure,
+    det_figure,
+    pair_sheet,
+    reject_figure,
+    roc_figure,
+    score_histogram,
+)
+from arcface_jax.figures.style import save
+
+_NUM_HARDEST = 10
+_CMC_RANKS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A PNG file and what to write below it."""
+
+    caption: str
+    file: pathlib.Path
+
+
+def draw_set(data: EmbeddedSet, result: SetResult, folder: pathlib.Path) -> list[Picture]:
+    """Draws ROC, DET, scores, search, quality and the hardest pairs, as far as the set has them."""
+    return [
+        Picture(caption, save(figure, folder / name)[0]) for name, (caption, figure) in _figures(data, result).items()
+    ]
+
+
+def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figure]]:
+    """By file name: caption and figure."""
+    count = f"{result.pairs.same.sum():,} same and {(~result.pairs.same).sum():,} different pairs"
+    pictures = {
+        "roc": (f"Verification: {count}.", roc_figure({data.name: result.roc})),
+        "det": ("Detection error trade-off of the same pairs.", det_figure({data.name: result.roc})),
+        "scores": (
+            "Similarities; the line is the first proposed threshold.",
+            score_histogram(result.similarities, result.pairs.same, result.thresholds[0].threshold.estimate),
+        ),
+    }
+    if result.search is not None:
+        known, unknown = int(result.search.enrolled.sum()), int((~result.search.enrolled).sum())
+        curve = cumulative_match(result.search, _CMC_RANKS)
+        pictures["cmc"] = (f"Search: {known:,} probes of enrolled people.", cmc_figure({data.name: curve}))
+        if unknown:
+            caption = f"Search with rejection: {unknown:,} probes of unknown people as well."
+            roc = open_set_roc(result.search)
+            pictures["identification_det"] = (caption, det_figure({data.name: roc}, identification=True))
+    if result.reject is not None:
+        pictures["reject"] = (
+            "Errors left when the images with the shortest embeddings are rejected.",
+            reject_figure({"by embedding norm": result.reject}),
+        )
+    if data.images is not None:
+        pictures |= _hardest(data.images, result)
+    return pictures
+
+
+def _hardest(images: np.ndarray, result: SetResult) -> dict[str, tuple[str, Figure]]:
+    accepts, rejects = hardest_pairs(result.similarities, result.pairs.same, _NUM_HARDEST)
+    sheets = {}
+    for name, title, chosen in (
+        ("false_accepts", "Different people who look most alike", accepts),
+        ("false_rejects", "Pictures of one person that look least alike", rejects),
+    ):
+        first, second = images[result.pairs.first[chosen]], images[result.pairs.second[chosen]]
+        sheet = pair_sheet(first, second, result.similarities[chosen].tolist(), title)
+        sheets[name] = ("With their similarities.", sheet)
+    return sheets
