@@ -5,7 +5,6 @@ python -m experiments.train folder --data.root DIR           your own faces, DIR
 python -m experiments.train --config runs/RUN/config.json    a run again
 """
 
-import dataclasses
 import pathlib
 import sys
 import time
@@ -73,12 +72,9 @@ def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult)
         console.print(f"  {picture}", highlight=False)
 
 
-def main() -> int:
-    """Parses, trains, reports."""
-    config = parse(sys.argv[1:])
-    console = Console()
+def run(config: Config, console: Console) -> int:
+    """Trains and reports; returns the exit status, 0 unless asked to stop."""
     path = run_folder_path(config)
-    config = dataclasses.replace(config, run=dataclasses.replace(config.run, folder=str(path)))
     folder = RunFolder(path, config)
     console.print("Preparing the data …")
     setup = prepare(config)
@@ -96,6 +92,11 @@ def main() -> int:
             return INTERRUPTED
     finish(console, setup, folder, result)
     return 0
+
+
+def main() -> int:
+    """Parses, trains, reports."""
+    return run(parse(sys.argv[1:]), Console())
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def angle_histogram(angles: Mapping[int, np.ndarray]) -> Figure:
     with style():
         figure = new_figure()
         axes = figure.subplots()
-        bins = np.arange(0.0, 181.0, 2.0)
+        bins = np.arange(0.0, 181.0, 2.0).tolist()
         for step in sorted(angles):
             degrees = angles[step]
             axes.hist(degrees, bins, density=True, alpha=0.55, label=f"step {step}: median {np.median(degrees):.0f}°")

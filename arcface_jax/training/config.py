@@ -46,6 +46,8 @@ class ModelConfig:
     """Type the backbone computes in; parameters, statistics and the loss stay float32."""
 
 
+PastPi = Literal["none", "linear", "easy", "clip", "reflect"]
+GradientName = Literal["exact", "straight_through"]
 LossName = Literal["arcface", "cosface", "sphereface", "normface", "cm1", "cm2", "softmax"]
 
 
@@ -60,6 +62,10 @@ class LossConfig:
     scale: float | None = None
     """Radius s of the sphere that the logits lie on (softmax has none). Default 32; the papers take 64, for 512-d
     embeddings of tens of thousands of people, with which a small network does not train from scratch."""
+    past_pi: PastPi = "none"
+    """What stands for cos(θ + m) where θ + m is past π; see `arcface_jax.margins.combined`."""
+    gradient: GradientName = "exact"
+    """exact: of the margin as written. straight_through: the margin counts as a constant (arcface_torch)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,6 @@ from arcface_jax.losses import expected_initial_loss, margin_softmax_loss, softm
 from arcface_jax.margins import Psi, arcface, cm1, cm2, cosface, normface, sphereface
 from arcface_jax.training.config import LossConfig
 
-
 DEFAULT_SCALE = 32.0
 """Radius of the sphere where a configuration names none."""
 
@@ -92,24 +91,33 @@ class PlainSoftmax:
         return float(jnp.log(num_classes)) + embedding_size * 0.01**2 / 2
 
 
+_ANGULAR: dict[str, Callable[..., Psi]] = {"arcface": arcface, "sphereface": sphereface, "cm1": cm1, "cm2": cm2}
+_WITHOUT_MARGIN_TO_SET = ("softmax", "normface", "cm1", "cm2")
+
+
 def create_objective(config: LossConfig) -> Objective:
     """Builds the objective that `config` names.
 
     Raises:
-      InputError: a margin was given to a loss that has none to set, or is out of range.
+      InputError: a setting is out of range, or does nothing with this loss.
     """
+    unused = {
+        "margin": config.margin is not None and config.name in _WITHOUT_MARGIN_TO_SET,
+        "scale": config.scale is not None and config.name == "softmax",
+        "past_pi": config.past_pi != LossConfig.past_pi and config.name not in _ANGULAR,
+        "gradient": config.gradient != LossConfig.gradient and config.name not in _ANGULAR,
+    }
+    for name, is_unused in unused.items():
+        if is_unused:
+            value = getattr(config, name)
+            raise InputError(f"loss.{name} {value} does nothing with loss.name {config.name}; leave it out")
     if config.name == "softmax":
-        for name in ("margin", "scale"):
-            if (value := getattr(config, name)) is not None:
-                raise InputError(f"loss.{name} {value} does nothing with loss.name softmax; leave it out")
         return PlainSoftmax()
     scale = DEFAULT_SCALE if config.scale is None else config.scale
     check_positive("loss.scale", scale)
-    adjustable: dict[str, Callable[..., Psi]] = {"arcface": arcface, "cosface": cosface, "sphereface": sphereface}
-    if config.name in adjustable:
-        make = adjustable[config.name]
-        return MarginSoftmax(make() if config.margin is None else make(config.margin), scale)
-    if config.margin is not None:
-        raise InputError(f"loss.margin {config.margin} does nothing with loss.name {config.name}; leave it out")
-    fixed: dict[str, Callable[[], Psi]] = {"normface": normface, "cm1": cm1, "cm2": cm2}
-    return MarginSoftmax(fixed[config.name](), scale)
+    margin = () if config.margin is None else (config.margin,)
+    if config.name in _ANGULAR:
+        psi = _ANGULAR[config.name](*margin, past_pi=config.past_pi, gradient=config.gradient)
+    else:
+        psi = cosface(*margin) if config.name == "cosface" else normface()
+    return MarginSoftmax(psi, scale)
