@@ -17,8 +17,10 @@ from arcface_jax.errors import InputError
 
 
 def is_concrete(value: Any) -> bool:
-    """Whether the value can be read now, which a value inside a JAX trace cannot."""
-    return not isinstance(value, jax.core.Tracer)
+    """Whether the value can be read here and now: not inside a JAX trace, and not partly on another host."""
+    if isinstance(value, jax.core.Tracer):
+        return False
+    return not isinstance(value, jax.Array) or value.is_fully_addressable
 
 
 def check_floating(name: str, value: jax.typing.ArrayLike, ndim: int | Sequence[int]) -> jax.Array:

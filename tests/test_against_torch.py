@@ -20,7 +20,7 @@ from arcface_jax.adaptive import (
     elasticface_loss,
     magface_loss,
 )
-from arcface_jax.logits import arcface_logits
+from arcface_jax.logits import arcface_logits, row_norms
 from arcface_jax.losses import margin_softmax_loss, normface_loss, softmax_loss
 from arcface_jax.margins import arcface, cm1, cm2, combined, cosface, normface, sphereface, sphereface_original
 from arcface_jax.pairwise import angular_triplet_loss, combination_loss, inter_penalty, intra_penalty
@@ -168,6 +168,13 @@ def torch_spherefaces_own(theta):
     return (5 * torch.cos(theta) + (-1) ** turns * torch.cos(4 * theta) - 2 * turns) / 6
 
 
+def torch_sphereface_in_full(e, w, y, _):
+    cosine = cosines(e, w)
+    logits = cosine.clone()
+    logits[torch.arange(ROWS), y] = torch_spherefaces_own(torch.acos(own(cosine, y)))
+    return functional.cross_entropy(e.norm(dim=1, keepdim=True) * logits, y, reduction="none")
+
+
 def margin(psi, **options):
     return lambda e, w, y, _: margin_softmax_loss(e, w, y, psi=psi, scale=SCALE, **options)
 
@@ -221,6 +228,12 @@ PAIRS = {
     ),
     "sphereface": (margin(sphereface()), cos(lambda t: 1.35 * t), 2e-5, 2e-4),
     "sphereface's own": (margin(sphereface_original()), torch_margin(torch_spherefaces_own), 2e-5, 2e-4),
+    "sphereface's own, embeddings not normalised": (
+        lambda e, w, y, _: margin_softmax_loss(e, w, y, psi=sphereface_original(), scale=row_norms(e)),
+        torch_sphereface_in_full,
+        2e-5,
+        2e-4,
+    ),
     "cm1": (margin(cm1()), torch_margin(lambda t: torch.cos(t + 0.3) - 0.2), 2e-5, 2e-4),
     "cm2": (margin(cm2()), torch_margin(lambda t: torch.cos(0.9 * t + 0.4) - 0.15), 2e-5, 2e-4),
     "m1 = 2": (margin(combined(2, 0.3, 0.1)), torch_margin(lambda t: torch.cos(2 * t + 0.3) - 0.1), 2e-5, 2e-4),

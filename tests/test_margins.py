@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from arcface_jax.angles import angle, guarded_sine
 from arcface_jax.errors import InputError
 from arcface_jax.margins import (
     GRADIENTS,
@@ -134,16 +133,6 @@ def test_values_and_slopes_are_finite_at_the_poles_and_beyond(name, rule, gradie
     slope = jax.vmap(jax.grad(psi))(cosine)
     assert np.isfinite(psi(cosine)).all()
     assert np.abs(slope).max() < 2e4
-
-
-def test_angle_is_arccos_with_a_finite_slope():
-    theta = np.linspace(0.01, np.pi - 0.01, 100)
-    with jax.enable_x64(True):
-        # 5e-7/tanθ to first order; the next order matters only within a degree of the poles.
-        np.testing.assert_allclose(angle(jnp.cos(theta)), theta + 5e-7 / np.tan(theta), atol=2e-7)
-    assert float(angle(jnp.float32(1.0))) == pytest.approx(1e-3, rel=1e-3)
-    assert float(jax.grad(angle)(1.0)) == pytest.approx(-1000, rel=1e-3)
-    assert float(jax.grad(guarded_sine)(-1.0)) == pytest.approx(1000, rel=1e-3)
 
 
 @pytest.mark.parametrize("psi", [arcface(), cosface(), cm1(), sphereface(3), sphereface_original()])
