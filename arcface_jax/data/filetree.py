@@ -94,23 +94,23 @@ class DirectoryTree:
     def size(self, path: str) -> int:
         """See `FileTree`."""
         try:
-            return os.stat(self.where(path)).st_size
-        except OSError:
+            return os.stat(os.path.join(self._root, path)).st_size
+        except (OSError, ValueError):  # ValueError: a NUL in the path
             return 0
 
     def read(self, path: str) -> bytes:
         """See `FileTree`."""
-        full = self.where(path)
         try:
-            with open(full, "rb") as file:
+            with open(os.path.join(self._root, path), "rb") as file:
                 content = file.read(MAX_FILE_BYTES + 1)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            raise InputError(f"{full}: cannot read this file ({getattr(error, 'strerror', error)})") from None
-        return _within_limit(content, full)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", error)
+            raise InputError(f"{self.where(path)}: cannot read this file ({reason})") from None
+        return _within_limit(content, self.where(path))
 
     def where(self, path: str) -> str:
         """See `FileTree`."""
-        return os.path.join(self._root, path)
+        return printable(os.path.join(self._root, path))
 
 
 class ZipTree:
@@ -158,7 +158,7 @@ class ZipTree:
 
     def where(self, path: str) -> str:
         """See `FileTree`."""
-        return f"{self._root}:{path}"
+        return printable(f"{self._root}:{path}")
 
     def _archive(self) -> zipfile.ZipFile:
         with self._lock:
@@ -168,6 +168,12 @@ class ZipTree:
                 except Exception as error:  # BadZipFile, OSError, and struct.error for damaged directories
                     raise InputError(f"{self._root}: cannot open this zip file ({error})") from error
             return self._opened[1]
+
+
+def printable(name: str) -> str:
+    """The name as it can stand in a message of one line: control characters and broken Unicode replaced."""
+    whole = name.encode("utf-8", "replace").decode("utf-8")
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in whole)
 
 
 def without_extension(path: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from arcface_jax.data.encoded import EncodedSource, checked_index, sort_identities
+from arcface_jax.data.filetree import printable
 from arcface_jax.errors import InputError
 
 _CACHE_BYTES = 1 << 30
@@ -66,7 +67,8 @@ class ParquetSource(EncodedSource):
     def encoded(self, index: int) -> bytes:
         """See `EncodedSource`."""
         group, row = self._locate(index)
-        value = self._group(group)[row].as_py()
+        cells = self._group(group)
+        value = _read(self.where(index), lambda: cells[row].as_py())
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
             raise InputError(f"{self.where(index)}: no image bytes in column {self._image_column!r}")
@@ -114,14 +116,21 @@ class ParquetSource(EncodedSource):
             self._open()
         with self._lock:
             if group not in self._cache:
-                number, inside = self._groups[group]
-                file, name = self._files[number], f"{self._paths[number]} row group {inside}"
-                column = self._image_column
-                self._cache[group] = _read(name, lambda: file.read_row_group(inside, [column])[column].combine_chunks())
+                self._cache[group] = self._read_group(group)
                 while len(self._cache) > 1 and sum(array.nbytes for array in self._cache.values()) > _CACHE_BYTES:
                     self._cache.popitem(last=False)
             self._cache.move_to_end(group)
             return self._cache[group]
+
+    def _read_group(self, group: int) -> Any:
+        number, inside = self._groups[group]
+        name = f"{self._paths[number]} row group {inside}"
+        table = _read(name, lambda: self._files[number].read_row_group(inside, [self._image_column]))
+        cells = _read(name, lambda: table[self._image_column].combine_chunks())
+        rows = int(self._ends[group]) - (int(self._ends[group - 1]) if group else 0)
+        if len(cells) != rows:
+            raise InputError(f"{name}: {len(cells)} images instead of {rows}; the file is damaged")
+        return cells
 
 
 def _read(name: str, action: Any) -> Any:
@@ -130,7 +139,9 @@ def _read(name: str, action: Any) -> Any:
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None
     except Exception as error:  # ArrowInvalid, OSError, ArrowNotImplementedError, MemoryError for absurd sizes
-        raise InputError(f"{name}: damaged, or not a Parquet file ({' '.join(str(error).split())[:200]})") from None
+        raise InputError(
+            f"{name}: damaged, or not a Parquet file ({printable(' '.join(str(error).split())[:200])})"
+        ) from None
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] | None:
