@@ -1,5 +1,8 @@
 """Every pair of a set of images, or of probes with distractors: the whole ROC, or its exact low-FAR end."""
 
+from collections.abc import Sequence
+
+import jax
 import numpy as np
 
 from arcface_jax.errors import InputError
@@ -8,7 +11,13 @@ from arcface_jax.evaluation.roc import Roc, roc_from_kinds
 from arcface_jax.evaluation.scoring import HighestScores, score_tiles
 
 
-def all_pairs_roc(embeddings: np.ndarray, labels: np.ndarray, *, keep: int = 10_000_000) -> Roc:
+def all_pairs_roc(
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    *,
+    keep: int = 10_000_000,
+    devices: Sequence[jax.Device] | None = None,
+) -> Roc:
     """The ROC of all N(N − 1)/2 pairs, streamed: no list of pairs, no score matrix.
 
     All scores of same pairs are kept, and the `keep` highest of different pairs. With
@@ -19,13 +28,14 @@ def all_pairs_roc(embeddings: np.ndarray, labels: np.ndarray, *, keep: int = 10_
       embeddings: [N, D], unit rows.
       labels: int [N].
       keep: scores of different pairs to keep; 4 bytes each, twice that at times.
+      devices: the devices to divide the work over; the default device if None.
     """
     embeddings, labels = check_embeddings(embeddings), np.asarray(labels)
     if labels.shape != (len(embeddings),):
         raise InputError(f"labels: shape {labels.shape} for {len(embeddings)} embeddings; give one identity a row")
     same_scores: list[np.ndarray] = []
     different = HighestScores(keep)
-    for row, column, tile in score_tiles(embeddings, embeddings, upper=True):
+    for row, column, tile in score_tiles(embeddings, embeddings, upper=True, devices=devices):
         i, j = np.arange(row, row + tile.shape[0])[:, None], np.arange(column, column + tile.shape[1])[None, :]
         same = labels[i] == labels[j]
         ordered = i < j
@@ -35,7 +45,12 @@ def all_pairs_roc(embeddings: np.ndarray, labels: np.ndarray, *, keep: int = 10_
 
 
 def distractor_roc(
-    same_scores: np.ndarray, probes: np.ndarray, distractors: np.ndarray, *, keep: int = 10_000_000
+    same_scores: np.ndarray,
+    probes: np.ndarray,
+    distractors: np.ndarray,
+    *,
+    keep: int = 10_000_000,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Roc:
     """MegaFace's verification: given scores of same pairs against every probe–distractor pair.
 
@@ -44,10 +59,11 @@ def distractor_roc(
       probes: [P, D], unit rows.
       distractors: [M, D], unit rows of people that no probe shows; may be a memory map.
       keep: scores of different pairs to keep, as in `all_pairs_roc`.
+      devices: the devices to divide the work over; the default device if None.
 
     References: Kemelmacher-Shlizerman et al., The MegaFace Benchmark (arXiv:1512.00596), §4.
     """
     different = HighestScores(keep)
-    for _, _, tile in score_tiles(probes, distractors):
+    for _, _, tile in score_tiles(probes, distractors, devices=devices):
         different.add(tile)
     return roc_from_kinds(same_scores, different.values(), num_different=different.count)

@@ -274,7 +274,7 @@ def compare_pairs(
     ]
     comparisons = {}
     for name, interval in _intervals(difference(None), replicates, resampling.confidence).items():
-        values = np.array([replicate[name] for replicate in replicates])
+        values = _values(replicates, name)
         tail = min(np.count_nonzero(values <= 0), np.count_nonzero(values >= 0))
         verdict = "significant" if interval.low > 0 or interval.high < 0 else "noise"
         comparisons[name] = Comparison(
@@ -339,10 +339,16 @@ def _intervals(estimate: Numbers, replicates: Sequence[Numbers], confidence: flo
     tail = (1 - confidence) / 2
     intervals = {}
     for name, value in estimate.items():
-        values = np.array([replicate[name] for replicate in replicates])
-        values = values[~np.isnan(values)]  # a replicate may lose what a figure is about, such as a small group
-        if len(values) == 0:
-            raise InputError(f"{name}: undefined in all {len(replicates)} replicates; more identities are needed")
+        values = _values(replicates, name)
         low = float(np.quantile(values, tail, method="lower"))
         intervals[name] = Interval(value, low, float(np.quantile(values, 1 - tail, method="higher")))
     return intervals
+
+
+def _values(replicates: Sequence[Numbers], name: str) -> np.ndarray:
+    """A figure's replicates, less those that lost what it is about, such as a small group."""
+    values = np.array([replicate[name] for replicate in replicates])
+    values = values[~np.isnan(values)]
+    if len(values) == 0:
+        raise InputError(f"{name}: undefined in all {len(replicates)} replicates; more identities are needed")
+    return values

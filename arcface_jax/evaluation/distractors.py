@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from arcface_jax.data.pairs import same_pairs
@@ -42,6 +43,7 @@ def distractor_identification(
     *,
     sizes: Sequence[int] = (10, 100, 1_000, 10_000, 100_000, 1_000_000),
     max_rank: int = 10,
+    devices: Sequence[jax.Device] | None = None,
 ) -> DistractorResult:
     """MegaFace's identification protocol (challenge 1).
 
@@ -55,6 +57,7 @@ def distractor_identification(
       distractors: [M, D], unit rows of people that no probe shows; may be a memory map.
       sizes: numbers of distractors, ascending; those above M are left out of the result.
       max_rank: length of the CMC.
+      devices: the devices to divide the distractors over; the default device if None.
 
     References: Kemelmacher-Shlizerman et al., The MegaFace Benchmark (arXiv:1512.00596), §4.
     """
@@ -72,7 +75,7 @@ def distractor_identification(
     best = np.full((len(probes), max_rank), -np.inf, np.float32)  # highest distractor scores so far
     cmc = []
     for start, stop in zip([0, *kept_sizes[:-1]], kept_sizes, strict=True):
-        found = search_candidates(distractors[start:stop], probes, min(max_rank, stop - start)).scores
+        found = search_candidates(distractors[start:stop], probes, min(max_rank, stop - start), devices=devices).scores
         best = -np.sort(-np.concatenate([best, found], axis=1), axis=1)[:, :max_rank]
         rank = 1 + (best[probe] >= mate[:, None]).sum(axis=1)  # beyond max_rank it is only known to be beyond
         cmc.append((rank[:, None] <= np.arange(1, max_rank + 1)).mean(axis=0))

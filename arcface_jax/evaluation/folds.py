@@ -150,7 +150,7 @@ def val_at_far(
       far: wanted false accept rate.
       num_folds: contiguous folds.
       weights: [P], how often each pair counts (bootstrap replicates); once each if None. Folds
-        that lose a kind of pair to them are left out of the means.
+        that lose a kind of pair to them are left out of the means, which are nan if all do.
 
     References: Schroff et al., FaceNet (arXiv:1503.03832), §4 (VAL and FAR).
     """
@@ -174,7 +174,10 @@ def val_at_far(
             continue
         thresholds[fold] = np.nextafter(impostors[first_rejected], np.asarray(np.inf, impostors.dtype))
         rates[fold] = [np.average(similarities >= thresholds[fold], weights=kind) for kind in kinds]
-    val, achieved = rates[~np.isnan(rates).any(axis=1)].T
+    kept = ~np.isnan(rates).any(axis=1)
+    if not kept.any():  # only weights can do that
+        return FoldRates(np.nan, np.nan, np.nan, thresholds)
+    val, achieved = rates[kept].T
     return FoldRates(float(val.mean()), float(val.std()), float(achieved.mean()), thresholds)
 
 

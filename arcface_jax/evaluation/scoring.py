@@ -133,7 +133,13 @@ class HighestScores:
 
 
 def score_tiles(
-    rows: np.ndarray, columns: np.ndarray, *, upper: bool = False, row_chunk: int = 256, column_chunk: int = 4096
+    rows: np.ndarray,
+    columns: np.ndarray,
+    *,
+    upper: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+    row_chunk: int = 256,
+    column_chunk: int = 4096,
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """All cosines between two sets of unit embeddings, tile by tile.
 
@@ -141,20 +147,25 @@ def score_tiles(
       rows: [N, D].
       columns: [M, D]; read in slices, so it may be a memory map.
       upper: leave out the tiles that have no pair (i, j) with i < j.
+      devices: the devices to divide the columns of a tile over; the default device if None.
       row_chunk: rows of a tile.
       column_chunk: columns of a tile.
 
     Yields: (first row, first column, float32 cosines of the tile). A tile at the edge is smaller.
     """
     rows = check_embeddings(rows, "rows")
+    mesh = device_mesh(devices)
+    row_chunk = min(row_chunk, len(rows))
+    column_chunk = -(-min(column_chunk, len(columns)) // mesh.size) * mesh.size
+    whole, divided = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DEVICES))
     for column in range(0, len(columns), column_chunk):
         width = min(column_chunk, len(columns) - column)
         numbers = np.arange(column, column + width)
         right = check_embeddings(columns[column : column + width], "columns", rows=numbers)
-        right = jax.device_put(_padded(right, min(column_chunk, len(columns))))
+        right = jax.device_put(_padded(right, column_chunk), divided)
         for row in range(0, min(len(rows), column + width - 1) if upper else len(rows), row_chunk):
             left = rows[row : row + row_chunk]
-            tile = np.asarray(_multiply(_padded(left, min(row_chunk, len(rows))), right))
+            tile = np.asarray(_multiply(jax.device_put(_padded(left, row_chunk), whole), right))
             yield row, column, tile[: len(left), :width]
 
 

@@ -51,10 +51,12 @@ def test_highest_scores_are_exact(parts: list[list[float]], capacity: int) -> No
     assert collector.count == len(everything)
 
 
-def test_tiles_cover_every_score_once() -> None:
+@pytest.mark.parametrize("devices", [None, 3])
+def test_tiles_cover_every_score_once(devices: int | None) -> None:
     rows, columns = unit(0, 11), unit(1, 7)
     full = np.full((11, 7), np.nan, np.float32)
-    for row, column, tile in score_tiles(rows, columns, row_chunk=4, column_chunk=3):
+    some = None if devices is None else jax.devices()[:devices]
+    for row, column, tile in score_tiles(rows, columns, row_chunk=4, column_chunk=3, devices=some):
         part = full[row : row + tile.shape[0], column : column + tile.shape[1]]
         assert np.isnan(part).all()
         part[:] = tile
@@ -70,6 +72,9 @@ def test_streamed_roc_is_the_full_roc_up_to_its_end(seed: int, keep: int) -> Non
     full = roc_curve((embeddings @ embeddings.T)[i, j], labels[i] == labels[j])
     tail = all_pairs_roc(embeddings, labels, keep=keep)
     length = len(tail.thresholds)
+    if seed % 4 == 0:
+        many = all_pairs_roc(embeddings, labels, keep=keep, devices=jax.devices()[:2])
+        assert np.array_equal(many.false_accepts, tail.false_accepts)
     assert (tail.num_same, tail.num_different) == (full.num_same, full.num_different)
     for name in ("thresholds", "false_accepts", "true_accepts"):
         assert np.array_equal(getattr(tail, name), getattr(full, name)[:length])

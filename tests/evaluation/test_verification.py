@@ -122,6 +122,17 @@ def test_weights_are_repetitions() -> None:
     np.testing.assert_allclose(weighted.per_fold, repeated.per_fold)
 
 
+def test_val_with_weights_is_val_of_repeated_pairs() -> None:
+    rng = np.random.default_rng(2)
+    scores, same = rng.normal(size=60).round(1), np.tile([True, False], 30)
+    weights = np.tile([2, 0, 1, 0, 1, 2], 10)  # 15 pairs and a total weight of 15 a fold
+    plain = val_at_far(np.repeat(scores, weights), np.repeat(same, weights), 0.2, 4)
+    weighted = val_at_far(scores, same, 0.2, 4, weights)
+    assert (weighted.val, weighted.std, weighted.far) == pytest.approx((plain.val, plain.std, plain.far))
+    nothing = val_at_far(scores, same, 0.2, 4, same.astype(int))
+    assert np.isnan(nothing.val)
+
+
 def test_perfect_and_useless_embeddings() -> None:
     same = lfw_like(num_pairs=200)[2]
     perfect = verify_similarities(np.where(same, 0.9, 0.1), same)

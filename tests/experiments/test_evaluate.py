@@ -1,13 +1,22 @@
+import itertools
 import json
 import pathlib
-import subprocess
-import sys
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from arcface_jax.errors import InputError
-from experiments.evaluate import Arguments, read_set, run
+from arcface_jax.models import registry
+from arcface_jax.training.config import Config, DataConfig, ModelConfig, RunConfig
+from arcface_jax.training.loop import train
+from arcface_jax.training.run_folder import RunFolder
+from arcface_jax.training.setup import prepare
+from experiments.command import run_command
+from experiments.evaluate import Arguments, run
+from experiments.evaluation_inputs import open_set, read_embeddings
 
 
 def write_faces(path: pathlib.Path, noise: float = 0.8, **more: np.ndarray) -> pathlib.Path:
@@ -29,7 +38,7 @@ def write_faces(path: pathlib.Path, noise: float = 0.8, **more: np.ndarray) -> p
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("evaluation")
     files = (write_faces(folder / "good.npz"), write_faces(folder / "bad.npz", noise=2.5))
-    run(Arguments(files, folder / "out", deployment_fars=(0.01, 1e-4), replicates=40))
+    run(Arguments(embeddings=files, output=folder / "out", deployment_fars=(0.01, 1e-4), replicates=40))
     return folder / "out"
 
 
@@ -56,20 +65,20 @@ def test_the_report_is_one_page_that_needs_nothing_else(evaluated: pathlib.Path)
     assert "Rates by group" in page
 
 
-def test_command_line_errors_are_one_line(tmp_path: pathlib.Path) -> None:
+def test_command_line_errors_are_one_line(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "notes.npz"
     path.write_text("not an archive")
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.evaluate", "--embeddings", str(path)], capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {path}: not an .npz file")
-    assert len(done.stderr.splitlines()) == 1
+    with pytest.raises(SystemExit) as stop:
+        run_command(lambda: run(Arguments(embeddings=(path,))))
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"error: {path}: not an .npz file")
+    assert len(errors.splitlines()) == 1
 
 
 def test_a_pair_list_in_the_file_is_used(tmp_path: pathlib.Path) -> None:
     pairs = {"first": np.array([0, 4]), "second": np.array([1, 9]), "same": np.array([1, 0])}
-    data = read_set(write_faces(tmp_path / "faces.npz", **pairs), "add", 2)
+    data = read_embeddings(write_faces(tmp_path / "faces.npz", **pairs), "add", 2).data
     assert data.pairs is not None
     assert (data.pairs.second.tolist(), data.pairs.same.tolist()) == ([1, 9], [True, False])
     assert data.pairs.num_folds == 2
@@ -91,17 +100,136 @@ def test_a_pair_list_in_the_file_is_used(tmp_path: pathlib.Path) -> None:
 def test_bad_files_are_named(tmp_path: pathlib.Path, arrays: dict[str, np.ndarray], message: str) -> None:
     path = write_faces(tmp_path / "faces.npz", **arrays)
     with pytest.raises(InputError, match=message) as caught:
-        read_set(path, "add", 10)
+        read_embeddings(path, "add", 10)
     assert "faces.npz" in str(caught.value)
 
 
 def test_missing_files_and_arrays_are_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.npz: cannot be read"):
-        read_set(tmp_path / "nowhere.npz", "add", 10)
+        read_embeddings(tmp_path / "nowhere.npz", "add", 10)
     np.savez(tmp_path / "few.npz", features=np.zeros((2, 3)))
     with pytest.raises(InputError, match="has no array 'embeddings', only features"):
-        read_set(tmp_path / "few.npz", "add", 10)
-    with pytest.raises(InputError, match="no file given"):
-        run(Arguments(()))
-    with pytest.raises(InputError, match="two files are called few"):
-        run(Arguments((tmp_path / "few.npz", tmp_path / "x" / "few.npz")))
+        read_embeddings(tmp_path / "few.npz", "add", 10)
+    with pytest.raises(InputError, match="nothing to evaluate"):
+        run(Arguments())
+    with pytest.raises(InputError, match="--sets: give the run"):
+        run(Arguments(sets=("lfw.bin",)))
+    with pytest.raises(InputError, match="holds no checkpoints"):
+        run(Arguments(checkpoint=(write_config(tmp_path),)))
+    with pytest.raises(InputError, match=r"config\.json: cannot be read"):
+        run(Arguments(checkpoint=(tmp_path / "nowhere",)))
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x").mkdir()
+    files = (write_faces(tmp_path / "faces.npz"), write_faces(tmp_path / "x" / "faces.npz"))
+    with pytest.raises(InputError, match="two sets are called 'faces'"):
+        run(Arguments(embeddings=files))
+
+
+def write_config(folder: pathlib.Path) -> pathlib.Path:
+    (folder / "config.json").write_text(Config().to_json())
+    return folder
+
+
+class Tiny(nn.Module):
+    """The least that maps images to embeddings."""
+
+    embedding_size: int
+    width: int
+    dropout: float
+    dtype: object
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        return nn.Dense(self.embedding_size)(images[:, ::4, ::4].reshape(len(images), -1))
+
+
+if "tiny-to-evaluate" not in registry.names():
+    registry.register("tiny-to-evaluate", Tiny)
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def first_loss(self, seen: float, expected: float) -> None: ...
+
+    def progress(self, step: int, metrics: dict[str, float]) -> None: ...
+
+    def verified(self, step: int, numbers: dict[str, float]) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The folder of a run of two steps."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    config = Config(
+        data=DataConfig(image_size=16, identities=48, images_per_identity=6, pairs=60),
+        model=ModelConfig(name="tiny-to-evaluate", width=4, embedding_size=16),
+        run=RunConfig(steps=2, batch_size=8, evaluate_every=2, log_every=1),
+    )
+    run_folder = RunFolder(folder, config)
+    result = train(prepare(config), run_folder, Silent())
+    run_folder.finish({"verifications": result.verifications})
+    return folder
+
+
+def test_a_run_is_evaluated_on_the_people_it_held_out(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    run(Arguments(checkpoint=(trained,), output=tmp_path, deployment_fars=(0.1,), replicates=5))
+    figures = json.loads((tmp_path / "table.json").read_text())["held out"]
+    in_training = json.loads((trained / "results.json").read_text())["verifications"]["2"]
+    for name in ("accuracy", "accuracy_std", "eer", "auc", "val", "tar@far=0.01"):
+        assert figures[name]["estimate"] == pytest.approx(in_training[name], abs=1e-6)
+
+
+def test_a_run_is_evaluated_on_given_sets(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    people = write_people(tmp_path / "people")
+    listed = tmp_path / "pairs.csv"
+    rows = []
+    for fold in ((0, 1, 2), (3, 4, 5)):
+        rows += [f"p{p}/{i}.png,p{p}/{i + 1}.png,1" for p in fold for i in range(3)]
+        rows += [f"p{p}/{i}.png,p{q}/{i}.png,0" for p, q in itertools.combinations(fold, 2) for i in range(3)]
+    listed.write_text("\n".join(rows))
+    arguments = Arguments(
+        checkpoint=(trained,),
+        sets=(f"all={people}", f"{people}+{listed}"),
+        output=tmp_path / "out",
+        folds=2,
+        deployment_fars=(0.1,),
+        replicates=20,
+    )
+    run(arguments)
+    figures = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert figures.keys() == {"all", "people"}
+    assert "accuracy" in figures["people"]
+    assert "accuracy" not in figures["all"]
+
+
+def test_sets_are_opened_by_what_they_are(tmp_path: pathlib.Path) -> None:
+    people = write_people(tmp_path / "people")
+    everyone = open_set(str(people), 16, 10)
+    assert (everyone.name, everyone.images.shape, everyone.pairs) == ("people", (24, 16, 16, 3), None)
+    lfw = tmp_path / "pairs.txt"
+    for name in ("Ada", "Bo"):
+        (tmp_path / "lfw" / name).mkdir(parents=True)
+        for image in (1, 2):
+            Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "lfw" / name / f"{name}_000{image}.png")
+    lfw.write_text("1\nAda\t1\t2\nAda\t1\tBo\t2\n")
+    pairs = open_set(f"LFW={tmp_path / 'lfw'}+{lfw}", 16, 10).pairs
+    assert pairs is not None
+    assert (pairs.first.tolist(), pairs.second.tolist(), pairs.same.tolist()) == ([0, 0], [1, 3], [True, False])
+    with pytest.raises(InputError, match="no such file or folder"):
+        open_set("nowhere", 16, 10)
+
+
+def write_people(folder: pathlib.Path) -> pathlib.Path:
+    """Six people with four images each."""
+    rng = np.random.default_rng(0)
+    for person in range(6):
+        (folder / f"p{person}").mkdir(parents=True)
+        base = rng.integers(0, 255, (16, 16))
+        for image in range(4):
+            pixels = np.clip(base + rng.normal(0, 20, base.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"p{person}" / f"{image}.png")
+    return folder

@@ -1,0 +1,165 @@
+"""What an evaluation starts from: files of embeddings, or trained runs and sets of images."""
+
+import dataclasses
+import hashlib
+import pathlib
+import zipfile
+from typing import Any, Literal
+
+import numpy as np
+
+from arcface_jax.data.memory import load_images
+from arcface_jax.data.open import open_source
+from arcface_jax.data.pairs import Pairs
+from arcface_jax.data.verification_sets import BinSource, read_lfw_pairs, read_pair_list
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.checks import check_same
+from arcface_jax.evaluation.suite import EmbeddedSet
+from arcface_jax.evaluation.verification import combine_flip
+from arcface_jax.models.embed import mirror
+from arcface_jax.training.dataset import load_data
+from experiments.trained import TrainedModel
+
+FlipRule = Literal["add", "concatenate", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A set to evaluate, and `content`, equal for entries that embed the same images and so can be compared."""
+
+    data: EmbeddedSet
+    content: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Images in memory, and what is known of them."""
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    pairs: Pairs | None
+    identities_known: bool
+    content: str
+
+
+def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
+    """Reads one .npz file of embeddings.
+
+    Raises:
+      InputError: not an .npz file, an array missing, or arrays that do not fit; the message names the file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, zipfile.BadZipFile, AttributeError) as error:
+        raise InputError(f"{path}: not an .npz file of plain arrays ({str(error).splitlines()[0]})") from None
+    for name in ("embeddings", "labels"):
+        if name not in arrays:
+            raise InputError(
+                f"{path}: has no array {name!r}, only {', '.join(sorted(arrays))}; save one under that name"
+            )
+    for name in ("labels", "mirrored", "images", "groups"):
+        if name in arrays and len(arrays[name]) != len(arrays["embeddings"]):
+            raise InputError(
+                f"{path}: {len(arrays[name])} {name} for {len(arrays['embeddings'])} embeddings; give one each"
+            )
+    pairs = _pairs_of(path, arrays, folds)
+    described = [arrays["labels"], *(() if pairs is None else (pairs.first, pairs.second, pairs.same))]
+    data = _embedded(
+        path.stem,
+        arrays["embeddings"],
+        arrays.get("mirrored"),
+        flip,
+        labels=arrays["labels"],
+        pairs=pairs,
+        images=arrays.get("images"),
+        groups=arrays.get("groups"),
+    )
+    return Entry(data, hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in described)).hexdigest())
+
+
+def _pairs_of(path: pathlib.Path, arrays: dict[str, np.ndarray], folds: int) -> Pairs | None:
+    present = [name for name in ("first", "second", "same") if name in arrays]
+    if not present:
+        return None
+    if len(present) < 3 or len({arrays[name].shape for name in present}) > 1:
+        raise InputError(f"{path}: a pair list needs first, second and same of one length; it has {', '.join(present)}")
+    same = check_same(arrays["same"], len(arrays["first"]), f"{path}: same")
+    return Pairs(arrays["first"], arrays["second"], same, folds, False)
+
+
+def _embedded(
+    name: str, embeddings: np.ndarray, mirrored: np.ndarray | None, flip: FlipRule, **known: Any
+) -> EmbeddedSet:
+    """Combines with the mirror images; the norm before that is the quality, for lengths are lost in it."""
+    if mirrored is None or flip == "none":
+        return EmbeddedSet(name, embeddings, **known)
+    quality = np.linalg.norm(embeddings, axis=1)
+    return EmbeddedSet(name, combine_flip(embeddings, mirrored, flip), quality=quality, **known)
+
+
+def open_set(specification: str, image_size: int, folds: int) -> ImageSet:
+    """Opens "[NAME=]SOURCE[+PAIRS]".
+
+    SOURCE is whatever `data.open.open_source` opens; PAIRS is LFW's pairs.txt or a list of path, path, 0 or 1.
+
+    Raises:
+      InputError: a source or list cannot be read.
+    """
+    name, equals, place = specification.partition("=")
+    if not equals:
+        name, place = "", specification
+    pair_file = None
+    if not pathlib.Path(place).exists() and "+" in place:
+        place, _, pair_file = place.rpartition("+")
+    source = open_source(place)
+    pairs = None
+    if isinstance(source, BinSource):
+        pairs = source.pairs
+    if pair_file is not None:
+        if not hasattr(source, "path"):
+            raise InputError(f"{specification}: {place} has no file names that a pair list could mean; use a folder")
+        is_lfw = _is_lfw_list(pathlib.Path(pair_file))
+        pairs = read_lfw_pairs(pair_file, source) if is_lfw else read_pair_list(pair_file, source, folds)
+    return ImageSet(
+        name or pathlib.Path(place.removeprefix("tfds:")).stem,
+        load_images(source, image_size),
+        np.asarray(source.labels),
+        pairs,
+        not isinstance(source, BinSource),
+        f"{source.fingerprint} {pair_file}",
+    )
+
+
+def _is_lfw_list(path: pathlib.Path) -> bool:
+    """Whether the first line is LFW's, the numbers of folds and pairs; whoever reads the list says what is wrong."""
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape") as file:
+            words = file.readline().split()
+    except OSError:
+        return False
+    return len(words) in (1, 2) and all(word.isdecimal() for word in words)
+
+
+def held_out_set(model: TrainedModel) -> ImageSet:
+    """The people that a run did not train on, with its own test pairs."""
+    data = load_data(model.config.data, model.config.run.seed)
+    return ImageSet("held out", data.test_images, data.test_labels, data.pairs, True, f"{data.fingerprint} held out")
+
+
+def embed_set(model: TrainedModel, images: ImageSet, flip: FlipRule, name: str) -> Entry:
+    """Embeds a set, and its mirror images unless flip is "none"."""
+    data = _embedded(
+        name,
+        model.embed(images.images),
+        None if flip == "none" else model.embed(mirror(images.images)),
+        flip,
+        labels=images.labels,
+        pairs=images.pairs,
+        identities_known=images.identities_known,
+        images=images.images,
+    )
+    return Entry(data, images.content)

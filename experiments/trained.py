@@ -1,0 +1,80 @@
+"""A trained run, ready to embed images."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from arcface_jax.errors import InputError
+from arcface_jax.models.embed import EmbedFunction, embed_images, make_embed_function
+from arcface_jax.training.checkpoints import Checkpoints
+from arcface_jax.training.config import Config
+from arcface_jax.training.objective import create_objective
+from arcface_jax.training.run_folder import CONFIG_FILE
+from arcface_jax.training.schedules import sgd
+from arcface_jax.training.setup import create_backbone, create_schedule
+from arcface_jax.training.state import create_state
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """The backbone of a run at its last checkpoint.
+
+    Attributes:
+      name: the run folder's.
+      config: the run's configuration.
+      variables: of the backbone.
+      step: of the checkpoint.
+    """
+
+    name: str
+    config: Config
+    variables: Any
+    step: int
+    _embed: EmbedFunction
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """float32 [N, D], not normalised, of uint8 [N, H, W, 3] RGB images."""
+        return embed_images(self._embed, self.variables, images)
+
+
+def load_trained(folder: pathlib.Path) -> TrainedModel:
+    """Reads the newest checkpoint of a run folder.
+
+    Raises:
+      InputError: no run, or no checkpoint, lies there.
+    """
+    config = Config.from_json_file(folder / CONFIG_FILE)
+    path = folder / "checkpoints"
+    if not path.is_dir():
+        raise InputError(f"{folder}: holds no checkpoints; give the folder of a run that has reached its first one")
+    checkpoints = Checkpoints(path)
+    step = checkpoints.latest_step()
+    if step is None:
+        raise InputError(f"{path}: no complete checkpoint; let the run go on to its first one")
+    optimiser = sgd(
+        create_schedule(config.optimiser, config.run.steps),
+        momentum=config.optimiser.momentum,
+        weight_decay=config.optimiser.weight_decay,
+        decay=config.optimiser.decay,
+    )
+    backbone = create_backbone(config)
+    num_classes = int(checkpoints.metadata(step)["num_classes"])
+    shapes = jax.eval_shape(
+        lambda: create_state(
+            backbone,
+            create_objective(config.loss),
+            optimiser,
+            num_classes=num_classes,
+            embedding_size=config.model.embedding_size,
+            image_size=config.data.image_size,
+            seed=config.run.seed,
+        )
+    )
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
+    state = checkpoints.restore(step, like)
+    checkpoints.close()
+    return TrainedModel(folder.resolve().name, config, state.backbone_variables, step, make_embed_function(backbone))
