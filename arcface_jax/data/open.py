@@ -8,12 +8,13 @@ from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.lists import ListSource
 from arcface_jax.data.parquet import ParquetSource
 from arcface_jax.data.recordio import RecordIOSource
+from arcface_jax.data.tar import TarSource
 from arcface_jax.data.verification_sets import BinSource
 from arcface_jax.errors import InputError
 
 KINDS = (
     "a folder or zip file of identity/image.jpg, train.rec (or its folder), a list (.csv, .tsv, .txt, .lst), "
-    "Parquet file(s), a .bin verification set, a prepared TFDS folder, or tfds:NAME"
+    "Parquet or .tar file(s), a .bin verification set, a prepared TFDS folder, or tfds:NAME"
 )
 
 
@@ -23,7 +24,7 @@ def open_source(path: str | os.PathLike[str]) -> EncodedSource:
     Args:
       path: a folder or zip archive of identity/image files; a `.rec` file or the
         folder with `train.rec`; a `.csv`, `.tsv`, `.txt` or `.lst` list; a
-        `.parquet` file or a folder of such; a `.bin` verification set; the
+        `.parquet` or `.tar` file or a folder of such; a `.bin` verification set; the
         folder of a prepared TFDS data set; or "tfds:NAME" or
         "tfds:NAME:SPLIT" for one of TFDS's catalogue.
 
@@ -43,6 +44,8 @@ def open_source(path: str | os.PathLike[str]) -> EncodedSource:
             return _tfds(text)
         if next(place.glob("*.parquet"), None) is not None:
             return ParquetSource(place)
+        if next(place.glob("*.tar"), None) is not None:
+            return TarSource(place)
         return FolderSource(place)
     match place.suffix.lower():
         case ".rec":
@@ -53,6 +56,8 @@ def open_source(path: str | os.PathLike[str]) -> EncodedSource:
             return ParquetSource(place)
         case ".bin":
             return BinSource(place)
+        case ".tar":
+            return TarSource(place)
         case ".zip":
             return FolderSource(place)
     raise InputError(f"{text}: unknown kind of file; it can be {KINDS}")

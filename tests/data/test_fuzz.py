@@ -10,6 +10,7 @@ hundred times as often:
 import io
 import pathlib
 import pickle
+import tarfile
 import warnings
 import zipfile
 
@@ -26,6 +27,7 @@ from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.landmarks import read_landmarks
 from arcface_jax.data.lists import ListSource
 from arcface_jax.data.recordio import RecordIOSource, read_lst, read_property
+from arcface_jax.data.tar import TarSource
 from arcface_jax.data.tfds import TfdsSource
 from arcface_jax.data.verification_sets import BinSource, read_lfw_pairs, read_pair_list
 from arcface_jax.errors import InputError
@@ -208,6 +210,24 @@ def test_damaged_zip_files(folder, tmp_path, compression, examples):
     def action(content: bytes) -> None:
         path.write_bytes(content)
         read_everything(FolderSource(path))
+
+    fuzz(path.read_bytes(), action, examples)
+
+
+@thoroughness
+@pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_damaged_tar_files(folder, tmp_path, layout, examples):
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=layout) as archive:
+        for file in sorted(folder.rglob("*.*")):
+            archive.add(file, str(file.relative_to(folder)))
+        member = tarfile.TarInfo("a/" * 20 + "p0_0000.cls" if layout != tarfile.USTAR_FORMAT else "p0/p0_0000.cls")
+        member.size = 2
+        archive.addfile(member, io.BytesIO(b"12"))
+
+    def action(content: bytes) -> None:
+        path.write_bytes(content)
+        read_everything(TarSource(path))
 
     fuzz(path.read_bytes(), action, examples)
 

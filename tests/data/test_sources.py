@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import sys
+import tarfile
 import zipfile
 
 import numpy as np
@@ -222,6 +223,56 @@ def test_tfds_that_is_not_there_is_refused(tmp_path):
 def test_examples_keep_the_encoded_bytes(picture):
     encoded = encode_png(picture(0))
     assert image_example(encoded, 3)["image"].getvalue() == encoded
+
+
+def write_tar(path, members, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def test_webdataset_shards(tmp_path, picture):
+    for shard, numbers in enumerate(([0, 1], [2, 3, 4])):
+        members = []
+        for number in numbers:
+            image = (f"{number:06d}.png", encode_png(picture(number)))
+            identity = (f"{number:06d}.cls", b"10" if number < 2 else b"9\n")
+            members += [image, identity] if number % 2 else [identity, image]
+        write_tar(tmp_path / f"shard-{shard}.tar", members)
+    check(open_source(tmp_path), picture, [1, 1, 0, 0, 0], ["9", "10"])
+
+
+def test_a_tar_file_of_folders(tmp_path, picture):
+    members = [(f"{name}.png", encode_png(picture(i))) for i, name in enumerate(("a/0", "a/1", "b/0", "b/1", "../b/2"))]
+    members += [("a/.hidden.png", b"x"), ("a/notes.md", b"x")]
+    write_tar(tmp_path / "x.tar", members)
+    check(open_source(tmp_path / "x.tar"), picture, [1, 1, 2, 2, 0], ["../b", "a", "b"])
+    assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
+
+
+def test_bad_tar_files_are_refused(tmp_path, picture):
+    path = tmp_path / "x.tar"
+    image = encode_png(picture(0))
+    write_tar(path, [("1.png", image)])
+    with pytest.raises(InputError, match=r"x\.tar:1\.png: no identity; put the image in a folder"):
+        open_source(path)
+    write_tar(path, [("a/1.md", b"x")])
+    with pytest.raises(InputError, match="no image in it"):
+        open_source(path)
+    write_tar(path, [("a/1.png", image)], "w:gz")
+    with pytest.raises(InputError, match="damaged, compressed, or not a tar file"):
+        open_source(path)
+    write_tar(path, [("a/1.png", image)])
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(InputError, match=r"a/1\.png is longer than the archive"):
+        open_source(path)
+    write_tar(path, [("a/1.png", image)])
+    source = open_source(path)
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(InputError, match="the archive ends"):
+        source[0]
 
 
 def test_open_source_refuses_what_it_does_not_know(tmp_path):
