@@ -6,8 +6,7 @@ python -m experiments.convert photos.csv crops --format folder --landmarks landm
 
 The source is a folder or zip file of identity/image.jpg, train.rec, a list
 (.csv, .tsv, .lst), Parquet, .tar shards, a .bin set, a prepared TFDS folder or
-tfds:NAME. An
-interrupted conversion goes on when the same command is given again.
+tfds:NAME. An interrupted conversion goes on when the same command is given again.
 """
 
 import dataclasses

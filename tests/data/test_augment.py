@@ -176,7 +176,7 @@ def test_colours_change_as_pillow_changes_them():
 
 def test_a_mask_covers_the_mouth_and_leaves_the_eyes():
     image = np.full((112, 112, 3), 7.0, np.float32)
-    masked = np.asarray(jax.vmap(module.draw_mask, (None, 0))(image, keys(50)))
+    masked = np.asarray(jax.jit(jax.vmap(module.draw_mask, (None, 0)))(image, keys(50)))
     covered = (masked != 7.0).any(axis=-1)
     points = np.round(TEMPLATE).astype(int)
     for x, y in points[3:]:
@@ -188,7 +188,7 @@ def test_a_mask_covers_the_mouth_and_leaves_the_eyes():
     assert 0.15 < shares.min() < shares.max() < 0.42
     colours = masked[:, 95, 56]
     assert colours.std(axis=0).min() > 20
-    small = np.asarray(module.draw_mask(jnp.full((56, 56, 3), 7.0), keys(1)[0]))
+    small = np.asarray(jax.jit(module.draw_mask)(jnp.full((56, 56, 3), 7.0), keys(1)[0]))
     assert abs((small != 7.0).any(axis=-1).mean() - shares[0]) < 0.02
 
 
