@@ -43,11 +43,11 @@ class ImageSet:
     content: str
 
 
-def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
-    """Reads one .npz file of embeddings.
+def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; nothing in it is executed.
 
     Raises:
-      InputError: not an .npz file, an array missing, or arrays that do not fit; the message names the file.
+      InputError: not such a file, or one of the needed arrays is missing; the message names the file.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -56,11 +56,21 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, zipfile.BadZipFile, AttributeError) as error:
         raise InputError(f"{path}: not an .npz file of plain arrays ({str(error).splitlines()[0]})") from None
-    for name in ("embeddings", "labels"):
+    for name in needed:
         if name not in arrays:
             raise InputError(
                 f"{path}: has no array {name!r}, only {', '.join(sorted(arrays))}; save one under that name"
             )
+    return arrays
+
+
+def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
+    """Reads one .npz file of embeddings.
+
+    Raises:
+      InputError: not an .npz file, an array missing, or arrays that do not fit; the message names the file.
+    """
+    arrays = read_arrays(path, ("embeddings", "labels"))
     for name in ("labels", "mirrored", "images", "groups"):
         if name in arrays and len(arrays[name]) != len(arrays["embeddings"]):
             raise InputError(

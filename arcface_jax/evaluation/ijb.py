@@ -140,6 +140,33 @@ def read_template_matches(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return table[:, 0].copy(), table[:, 1].copy()
 
 
+def subjects_of_templates(first: np.ndarray, second: np.ndarray, same: np.ndarray, num_templates: int) -> np.ndarray:
+    """Who is who, as far as a list of pairs tells: templates joined by same pairs, directly or through others.
+
+    So the 1:1 list alone suffices to resample subjects. A template without a same pair is a subject of its own.
+
+    Args:
+      first: int [P], rows of templates.
+      second: int [P].
+      same: [P] bool.
+      num_templates: T.
+
+    Returns: int64 [T], the lowest template row of each template's subject.
+    """
+    left, right = np.asarray(first)[same], np.asarray(second)[same]
+    subjects = np.arange(num_templates)
+    while True:
+        lowest = np.minimum(subjects[left], subjects[right])
+        joined = subjects.copy()
+        for side in (left, right):
+            np.minimum.at(joined, side, lowest)
+            np.minimum.at(joined, subjects[side], lowest)
+        joined = joined[joined]
+        if np.array_equal(joined, subjects):
+            return subjects
+        subjects = joined
+
+
 def _integer_table(path: Path, delimiter: str, columns: int, due: str) -> np.ndarray:
     """int64 [rows, columns] of a large file; only if that fails is the file read again to find the line."""
     try:

@@ -12,8 +12,10 @@ import numpy as np
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.checks import check_embeddings, check_same, check_weights
 from arcface_jax.evaluation.embeddings import unit_embeddings
+from arcface_jax.evaluation.ijb import TemplateSubjects
 from arcface_jax.evaluation.roc import Roc, area_under_curve, equal_error_rate, roc_curve, tar_at_far
 from arcface_jax.evaluation.scoring import score_pairs
+from arcface_jax.evaluation.search import Search, search_gallery
 
 IJB_FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """The false accept rates at which IJB tables quote TAR."""
@@ -153,38 +155,10 @@ class TemplateVerificationResult:
         }
 
 
-def verify_templates(
-    templates: Templates,
-    first_ids: np.ndarray,
-    second_ids: np.ndarray,
-    same: np.ndarray,
-    *,
-    fars: Sequence[float] = IJB_FARS,
-    devices: Sequence[jax.Device] | None = None,
+def verify_scores(
+    scores: np.ndarray, same: np.ndarray, *, fars: Sequence[float] = IJB_FARS
 ) -> tuple[TemplateVerificationResult, Roc]:
-    """IJB 1:1: cosine of each listed pair of templates, TAR at the ROC point nearest to each FAR.
-
-    Args:
-      templates: from `pool_templates`.
-      first_ids: int [P], template numbers.
-      second_ids: int [P].
-      same: [P] bool.
-      fars: false accept rates.
-      devices: the devices to divide the pairs over; the default device if None.
-
-    Returns: (the numbers, the full ROC, every score of which is a point).
-
-    Raises:
-      InputError: a template that no image belongs to, or mismatched lengths.
-    """
-    same = check_same(same, len(first_ids))
-    scores = score_pairs(
-        templates.embeddings,
-        templates.embeddings,
-        templates.rows(first_ids, "first_ids"),
-        templates.rows(second_ids, "second_ids"),
-        devices=devices,
-    )
+    """IJB 1:1 from scores [P]: TAR at the ROC point nearest to each FAR, on the full ROC, which is returned as well."""
     roc = roc_curve(scores, same)
     result = TemplateVerificationResult(
         {far: tar_at_far(roc, far) for far in fars},
@@ -194,3 +168,62 @@ def verify_templates(
         int(roc.num_different),
     )
     return result, roc
+
+
+def verify_templates(
+    templates: Templates,
+    first_ids: np.ndarray,
+    second_ids: np.ndarray,
+    same: np.ndarray,
+    *,
+    fars: Sequence[float] = IJB_FARS,
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[TemplateVerificationResult, Roc]:
+    """IJB 1:1: the cosine of each listed pair of templates, scored by `verify_scores`.
+
+    Args:
+      templates: from `pool_templates`.
+      first_ids: int [P], template numbers.
+      second_ids: int [P].
+      same: [P] bool.
+      fars: false accept rates.
+      devices: the devices to divide the pairs over; the default device if None.
+
+    Returns: (the numbers, the full ROC).
+
+    Raises:
+      InputError: a template that no image belongs to, or mismatched lengths.
+    """
+    same = check_same(same, len(first_ids))
+    first, second = templates.rows(first_ids, "first_ids"), templates.rows(second_ids, "second_ids")
+    scores = score_pairs(templates.embeddings, templates.embeddings, first, second, devices=devices)
+    return verify_scores(scores, same, fars=fars)
+
+
+def search_templates(
+    templates: Templates,
+    gallery: TemplateSubjects,
+    probes: TemplateSubjects,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> Search:
+    """IJB 1:N: each probe template against a gallery of templates; subjects the gallery lacks are unknown people.
+
+    Args:
+      templates: from `pool_templates`.
+      gallery: G1 or G2, from `ijb.read_template_subjects`.
+      probes: from the same.
+      devices: the devices to divide the gallery over; the default device if None.
+
+    Returns: what `identification` turns into rates.
+
+    Raises:
+      InputError: a template that no image belongs to.
+    """
+    return search_gallery(
+        templates.embeddings[templates.rows(gallery.template_ids, "gallery")],
+        gallery.subject_ids,
+        templates.embeddings[templates.rows(probes.template_ids, "probes")],
+        probes.subject_ids,
+        devices=devices,
+    )

@@ -3,6 +3,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.ijb import (
@@ -11,6 +13,7 @@ from arcface_jax.evaluation.ijb import (
     read_template_matches,
     read_template_pairs,
     read_template_subjects,
+    subjects_of_templates,
 )
 
 
@@ -98,3 +101,17 @@ def test_many_pairs_are_read_whole(write: Callable[[str], pathlib.Path]) -> None
     table = np.random.default_rng(0).integers(0, [30_000, 30_000, 2], (20_000, 3))
     pairs = read_template_pairs(write("\n".join(" ".join(map(str, row)) for row in table.tolist())))
     assert np.array_equal(np.stack([pairs.first, pairs.second, pairs.same], 1), table)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11), st.booleans()), max_size=25))
+def test_subjects_are_what_same_pairs_connect(pairs: list[tuple[int, int, bool]]) -> None:
+    groups = {template: {template} for template in range(12)}
+    for a, b, same in pairs:
+        if same and groups[a] is not groups[b]:
+            groups[a] |= groups[b]
+            for member in groups[b]:
+                groups[member] = groups[a]
+    table = np.array(pairs, int).reshape(-1, 3)
+    found = subjects_of_templates(table[:, 0], table[:, 1], table[:, 2] == 1, 12)
+    assert found.tolist() == [min(groups[template]) for template in range(12)]

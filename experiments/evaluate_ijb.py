@@ -1,0 +1,165 @@
+"""Scores precomputed features by IJB-B's or IJB-C's protocols: 1:1 verification and 1:N search.
+
+python -m experiments.evaluate_ijb --meta IJBC/meta --features ijbc_features.npz
+
+The folder of metadata has `*_face_tid_mid.txt` and `*_template_pair_label.txt`; `*_name_5pts_score.txt` for
+--detector-scores; and for the search `*_1N_gallery_*.csv` (one or two) and `*_1N_probe_mixed.csv`. The file of
+features holds `embeddings` [N, D] in the order of `*_face_tid_mid.txt`, not normalised, and may hold `mirrored` [N, D].
+"""
+
+import dataclasses
+import pathlib
+
+import tyro
+from rich.console import Console
+
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.bootstrap import Interval, Resampling, roc_intervals
+from arcface_jax.evaluation.identification import cumulative_match, identify, mean_of_galleries, open_set_roc
+from arcface_jax.evaluation.ijb import (
+    read_face_media,
+    read_landmarks,
+    read_template_pairs,
+    read_template_subjects,
+    subjects_of_templates,
+)
+from arcface_jax.evaluation.roc import Roc
+from arcface_jax.evaluation.scoring import score_pairs
+from arcface_jax.evaluation.search import Search
+from arcface_jax.evaluation.tables import to_text
+from arcface_jax.evaluation.templates import IJB_FARS, Templates, pool_templates, search_templates, verify_scores
+from arcface_jax.figures.evaluation import cmc_figure, det_figure, roc_figure
+from arcface_jax.figures.style import save
+from experiments.command import run_command
+from experiments.evaluation_inputs import read_arrays
+from experiments.evaluation_report import write_tables
+
+Figures = dict[str, Interval]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The command line."""
+
+    meta: pathlib.Path
+    """Folder of metadata files, see above."""
+    features: pathlib.Path
+    """NumPy .npz file of features, see above."""
+    output: pathlib.Path = pathlib.Path("evaluation_ijb")
+    """Folder to write: table.txt, .md, .tex, .csv, .json, and the pictures."""
+    norm_weighting: bool = True
+    """Let features keep their norms when they are pooled; otherwise each is normalised first."""
+    detector_scores: bool = False
+    """Weigh features by how sure the detector was."""
+    fars: tuple[float, ...] = IJB_FARS
+    """False accept rates at which TAR is reported."""
+    replicates: int = 0
+    """Bootstrap replicates for intervals of the 1:1 figures; 0 leaves them out. IJB-C takes seconds a replicate."""
+
+
+def find(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    """The metadata files of one kind, in order."""
+    return sorted(folder.glob(pattern))
+
+
+def find_one(folder: pathlib.Path, pattern: str) -> pathlib.Path:
+    """The one metadata file of a kind.
+
+    Raises:
+      InputError: there is none, or there are several.
+    """
+    files = find(folder, pattern)
+    if len(files) != 1:
+        raise InputError(f"{folder}: {len(files)} files {pattern}; exactly one is due (is this the meta folder?)")
+    return files[0]
+
+
+def read_templates(arguments: Arguments) -> Templates:
+    """Reads the features and pools them.
+
+    Raises:
+      InputError: a file cannot be read, or features and metadata do not fit.
+    """
+    media_file = find_one(arguments.meta, "*_face_tid_mid.txt")
+    media = read_face_media(media_file)
+    arrays = read_arrays(arguments.features, ("embeddings",))
+    if len(arrays["embeddings"]) != len(media.names):
+        raise InputError(
+            f"{arguments.features}: {len(arrays['embeddings'])} features, but {media_file} lists {len(media.names)} "
+            "images; give one a line, in its order"
+        )
+    scores = None
+    if arguments.detector_scores:
+        landmarks = read_landmarks(find_one(arguments.meta, "*_name_5pts_score.txt"))
+        if landmarks.names != media.names:
+            raise InputError(f"{arguments.meta}: *_name_5pts_score.txt lists other images than {media_file.name}")
+        scores = landmarks.scores
+    return pool_templates(
+        arrays["embeddings"],
+        media.template_ids,
+        media.media_ids,
+        mirrored=arrays.get("mirrored"),
+        detector_scores=scores,
+        norm_weighting=arguments.norm_weighting,
+    )
+
+
+def verify(arguments: Arguments, templates: Templates) -> tuple[Figures, Roc]:
+    """1:1, with intervals over subjects if asked for."""
+    pairs = read_template_pairs(find_one(arguments.meta, "*_template_pair_label.txt"))
+    first, second = templates.rows(pairs.first, "first templates"), templates.rows(pairs.second, "second templates")
+    scores = score_pairs(templates.embeddings, templates.embeddings, first, second)
+    result, roc = verify_scores(scores, pairs.same, fars=arguments.fars)
+    figures = without_interval(result.numbers())
+    if arguments.replicates:
+        subjects = subjects_of_templates(first, second, pairs.same, len(templates.ids))
+        resampling = Resampling(arguments.replicates)
+        figures |= roc_intervals(
+            scores, pairs.same, subjects[first], subjects[second], fars=arguments.fars, resampling=resampling
+        )
+    return figures, roc
+
+
+def search_galleries(arguments: Arguments, templates: Templates) -> dict[str, Search]:
+    """1:N: the probes against each gallery; nothing if the files are not there."""
+    galleries, probe_files = find(arguments.meta, "*_1N_gallery_*.csv"), find(arguments.meta, "*_1N_probe_mixed.csv")
+    if not galleries or len(probe_files) != 1:
+        return {}
+    probes = read_template_subjects(probe_files[0])
+    return {
+        path.stem.rpartition("_")[2]: search_templates(templates, read_template_subjects(path), probes)
+        for path in galleries
+    }
+
+
+def without_interval(numbers: dict[str, float]) -> Figures:
+    """Figures whose interval is not known."""
+    return {name: Interval(value, value, value) for name, value in numbers.items()}
+
+
+def run(arguments: Arguments) -> None:
+    """Pools, scores, prints, writes."""
+    console = Console()
+    templates = read_templates(arguments)
+    console.print(f"{len(templates.ids):,} templates.", highlight=False)
+    figures, roc = verify(arguments, templates)
+    rows = {"1:1": figures}
+    pictures = {"roc": roc_figure({"1:1": roc}), "det": det_figure({"1:1": roc})}
+    searches = search_galleries(arguments, templates)
+    if searches:
+        results = {name: identify(search, ranks=(1, 5, 10)) for name, search in searches.items()}
+        rows |= {f"1:N {name}": without_interval(result.numbers()) for name, result in results.items()}
+        rows["1:N mean"] = without_interval(mean_of_galleries(list(results.values())).numbers())
+        pictures["cmc"] = cmc_figure({name: cumulative_match(search) for name, search in searches.items()})
+        with_unknown = {name: open_set_roc(s) for name, s in searches.items() if not s.enrolled.all()}
+        if with_unknown:
+            pictures["identification_det"] = det_figure(with_unknown, identification=True)
+    write_tables(rows, arguments.output)
+    for name, picture in pictures.items():
+        save(picture, arguments.output / "figures" / name)
+    console.print(to_text(rows), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Written to {arguments.output}.", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    run_command(lambda: run(tyro.cli(Arguments, description=__doc__)))
