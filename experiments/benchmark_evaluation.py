@@ -5,7 +5,9 @@ python -m experiments.benchmark_evaluation --gallery 100000    a smaller search
 """
 
 import dataclasses
-import resource
+import importlib
+import importlib.util
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +24,6 @@ from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import search_gallery
 from arcface_jax.evaluation.templates import verify_scores
 from experiments.command import run_command
-
 
 Report = Callable[[str, str, str], None]
 """Takes what was measured, its time, and what to say beside it."""
@@ -59,7 +60,10 @@ def seconds(work: Callable[[], object], repeats: int = 1) -> float:
 
 
 def peak_gigabytes() -> float:
-    """The most memory this process has had so far."""
+    """The most memory this process has had so far; nan on Windows, which does not tell this way."""
+    if importlib.util.find_spec("resource") is None:
+        return math.nan
+    resource = importlib.import_module("resource")
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
