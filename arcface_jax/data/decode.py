@@ -10,6 +10,7 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
+from arcface_jax.data.messages import reason
 from arcface_jax.errors import InputError
 
 try:
@@ -92,7 +93,7 @@ def _decode_jpeg(encoded: bytes, name: str) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # ValueError for damage, others for what turbojpeg cannot represent
-        raise InputError(f"{name}: cannot decode this JPEG ({_one_line(error)}); remove or replace it") from error
+        raise InputError(f"{name}: cannot decode this JPEG ({reason(error)}); remove or replace it") from error
     return _decode_with_pillow(encoded, name)
 
 
@@ -121,7 +122,7 @@ def _decode_with_pillow(encoded: bytes, name: str) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, IndexError and more
-        raise InputError(f"{name}: cannot decode this image ({_one_line(error)}); remove or replace it") from error
+        raise InputError(f"{name}: cannot decode this image ({reason(error)}); remove or replace it") from error
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
@@ -140,7 +141,3 @@ def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
 def _check_pixels(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
         raise InputError(f"{name}: {width}×{height} pixels, more than the limit of {MAX_PIXELS:,}; scale it down")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -7,6 +7,7 @@ import threading
 import zipfile
 from typing import Protocol
 
+from arcface_jax.data.messages import printable, reason
 from arcface_jax.errors import InputError
 
 MAX_FILE_BYTES = 1 << 28
@@ -104,8 +105,8 @@ class DirectoryTree:
             with open(os.path.join(self._root, path), "rb") as file:
                 content = file.read(MAX_FILE_BYTES + 1)
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", error)
-            raise InputError(f"{self.where(path)}: cannot read this file ({reason})") from None
+            why = getattr(error, "strerror", error)
+            raise InputError(f"{self.where(path)}: cannot read this file ({why})") from None
         return _within_limit(content, self.where(path))
 
     def where(self, path: str) -> str:
@@ -153,7 +154,7 @@ class ZipTree:
         except KeyError:
             raise InputError(f"{self.where(path)}: no such file in the archive") from None
         except Exception as error:  # zlib.error, BadZipFile, EOFError, NotImplementedError, RuntimeError (encrypted)
-            raise InputError(f"{self.where(path)}: cannot read this file ({error})") from error
+            raise InputError(f"{self.where(path)}: cannot read this file ({reason(error)})") from error
         return _within_limit(content, self.where(path))
 
     def where(self, path: str) -> str:
@@ -166,14 +167,8 @@ class ZipTree:
                 try:
                     self._opened = (os.getpid(), zipfile.ZipFile(self._root))
                 except Exception as error:  # BadZipFile, OSError, and struct.error for damaged directories
-                    raise InputError(f"{self._root}: cannot open this zip file ({error})") from error
+                    raise InputError(f"{self._root}: cannot open this zip file ({reason(error)})") from error
             return self._opened[1]
-
-
-def printable(name: str) -> str:
-    """The name as it can stand in a message of one line: control characters and broken Unicode replaced."""
-    whole = name.encode("utf-8", "replace").decode("utf-8")
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in whole)
 
 
 def without_extension(path: str) -> str:

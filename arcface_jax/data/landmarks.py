@@ -9,6 +9,7 @@ import numpy as np
 
 from arcface_jax.data.alignment import TEMPLATE_SIZE, align
 from arcface_jax.data.encoded import describe
+from arcface_jax.data.messages import printable
 from arcface_jax.data.recordio import read_lst
 from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError
@@ -28,7 +29,7 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         found = {line.path: line.landmarks for line in read_lst(path)}
         missing = next((name for name, points in found.items() if points is None), None)
         if missing is not None:
-            raise InputError(f"{path}: {missing} has no landmarks (17 columns are due)")
+            raise InputError(f"{path}: {printable(missing)} has no landmarks (17 columns are due)")
         return {name: points for name, points in found.items() if points is not None}
     try:
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
@@ -105,5 +106,7 @@ def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarr
     paths = [path_of(index) for index in range(len(source))]
     missing = [path for path in paths if path not in landmarks]
     if missing:
-        raise InputError(f"landmarks: {len(missing)} of {len(paths)} images have none, the first is {missing[0]}")
+        raise InputError(
+            f"landmarks: {len(missing)} of {len(paths)} images have none, the first is {printable(missing[0])}"
+        )
     return np.stack([landmarks[path] for path in paths])

@@ -9,6 +9,7 @@ import numpy as np
 
 from arcface_jax.data.encoded import EncodedSource, checked_index, sort_identities
 from arcface_jax.data.filetree import open_tree
+from arcface_jax.data.messages import reason
 from arcface_jax.data.recordio import read_lst
 from arcface_jax.errors import InputError
 
@@ -90,7 +91,7 @@ def _entries(path: pathlib.Path) -> Iterator[tuple[str, str, str]]:
     except OSError as error:
         raise InputError(f"{path}: cannot read this list ({error.strerror})") from None
     except csv.Error as error:
-        raise InputError(f"{path}: not a list of this kind ({error})") from None
+        raise InputError(f"{path}: not a list of this kind ({reason(error)})") from None
 
 
 def _inside(image: str, root: pathlib.Path, where: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from arcface_jax.data.encoded import EncodedSource, checked_index, sort_identities
-from arcface_jax.data.filetree import printable
+from arcface_jax.data.messages import reason
 from arcface_jax.errors import InputError
 
 _CACHE_BYTES = 1 << 30
@@ -139,9 +139,7 @@ def _read(name: str, action: Any) -> Any:
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None
     except Exception as error:  # ArrowInvalid, OSError, ArrowNotImplementedError, MemoryError for absurd sizes
-        raise InputError(
-            f"{name}: damaged, or not a Parquet file ({printable(' '.join(str(error).split())[:200])})"
-        ) from None
+        raise InputError(f"{name}: damaged, or not a Parquet file ({reason(error)})") from None
 
 
 def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] | None:

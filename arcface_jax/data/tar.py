@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from arcface_jax.data.encoded import EncodedSource, checked_index, sort_identities
-from arcface_jax.data.filetree import MAX_FILE_BYTES, printable
+from arcface_jax.data.filetree import MAX_FILE_BYTES
 from arcface_jax.data.folder import EXTENSIONS
+from arcface_jax.data.messages import printable, reason
 from arcface_jax.errors import InputError
 
 _IDENTITY_EXTENSIONS = (".cls", ".txt")
@@ -112,6 +113,5 @@ def _index(path: str) -> tuple[list[tuple[str, int, int]], dict[str, str]]:
     except OSError as error:
         raise InputError(f"{path}: cannot read this archive ({error.strerror or error})") from None
     except Exception as error:  # tarfile raises ReadError, ValueError, UnicodeError and others for damaged headers
-        reason = printable(" ".join(str(error).split()))
-        raise InputError(f"{path}: damaged, compressed, or not a tar file ({reason})") from None
+        raise InputError(f"{path}: damaged, compressed, or not a tar file ({reason(error)})") from None
     return images, named

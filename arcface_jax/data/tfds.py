@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow_datasets
 
 from arcface_jax.data.encoded import EncodedSource, checked_index, sort_identities
+from arcface_jax.data.messages import reason
 from arcface_jax.errors import InputError
 
 
@@ -58,8 +59,7 @@ class TfdsSource(EncodedSource):
                 split=split, decoders={image_key: tensorflow_datasets.decode.SkipDecoding()}
             )
         except Exception as error:  # TFDS raises many kinds for a missing split, file or preparation
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"{self._name}: cannot be read ({reason}); prepare it as array_record") from None
+            raise InputError(f"{self._name}: cannot be read ({reason(error)}); prepare it as array_record") from None
         identities = [self._record(index)[identity_key] for index in range(len(self._records))]
         if not identities:
             raise InputError(f"{self._name}: no record in it")
@@ -92,8 +92,7 @@ class TfdsSource(EncodedSource):
         try:
             return self._records[index]
         except Exception as error:  # array_record and TFDS have no common error for a damaged record
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{self._name} record {index}: cannot be read ({reason})") from None
+            raise InputError(f"{self._name} record {index}: cannot be read ({reason(error)})") from None
 
 
 def image_features(names: Sequence[str]) -> tensorflow_datasets.features.FeaturesDict:
@@ -121,4 +120,4 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     try:
         return action()
     except Exception as error:  # DatasetNotFoundError, and anything that a damaged description causes
-        raise InputError(f"{missing}: TFDS has no such data set ({' '.join(str(error).split())[:200]})") from None
+        raise InputError(f"{missing}: TFDS has no such data set ({reason(error)})") from None

@@ -13,6 +13,7 @@ import numpy as np
 
 from arcface_jax.data.encoded import EncodedSource, checked_index
 from arcface_jax.data.filetree import without_extension
+from arcface_jax.data.messages import printable, reason
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.errors import InputError
 
@@ -177,7 +178,7 @@ def _finder(source: HasPaths, key: Callable[[str], str]) -> Callable[[str, str],
         for name in (key(listed), key(without_extension(listed)) if listed else ""):
             if name in index_of:
                 if ambiguous[name]:
-                    raise InputError(f"{where}: the source has more than one image {name}")
+                    raise InputError(f"{where}: the source has more than one image {printable(name)}")
                 return index_of[name]
         raise InputError(f"{where}: the source has no image {listed!r}")
 
@@ -286,8 +287,7 @@ def _read_bin(path: str) -> tuple[list[bytes], np.ndarray]:
         _check_sizes(content)
         loaded = _ImagesOnly(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # a damaged pickle raises anything: EOFError, KeyError, IndexError, MemoryError …
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: not a verification set of images and booleans ({reason})") from None
+        raise InputError(f"{path}: not a verification set of images and booleans ({reason(error)})") from None
     if not isinstance(loaded, tuple | list) or len(loaded) != 2 or not all(isinstance(part, list) for part in loaded):
         raise InputError(f"{path}: not a verification set; a list of images and a list of booleans are due")
     images = [image.data if isinstance(image, _EmptyArray) else image for image in loaded[0]]
