@@ -22,7 +22,8 @@ import tyro
 from rich.console import Console
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.bootstrap import Comparison, Resampling, compare_roc, compare_similarities
+from arcface_jax.evaluation.bootstrap import Resampling
+from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_similarities
 from arcface_jax.evaluation.suite import Options, SetResult, evaluate_set
 from arcface_jax.evaluation.tables import Figures, to_text
 from arcface_jax.figures.evaluation_set import draw_set

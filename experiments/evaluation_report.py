@@ -5,7 +5,7 @@ import html
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from arcface_jax.evaluation.bootstrap import Comparison
+from arcface_jax.evaluation.comparison import Comparison
 from arcface_jax.evaluation.suite import SetResult
 from arcface_jax.evaluation.tables import FORMATS, Figures, format_figure, heading
 from arcface_jax.figures.evaluation_set import Picture

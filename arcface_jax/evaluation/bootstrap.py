@@ -1,4 +1,4 @@
-"""Confidence intervals and comparisons by resampling identities, not pairs.
+"""Confidence intervals by resampling identities, not pairs.
 
 Pairs that share a person rise and fall together, so resampling pairs as if they were independent makes intervals far
 too narrow. Here a replicate draws identities with replacement: one drawn c times counts as c people. A pair within an
@@ -24,6 +24,10 @@ from arcface_jax.evaluation.search import Search
 from arcface_jax.evaluation.verification import verify_similarities
 
 Numbers = Mapping[str, float]
+"""Figures by name."""
+
+Statistics = Callable[[np.ndarray | None], Numbers]
+"""Weights [P] of the pairs (None: each once) → figures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,25 +66,6 @@ class Interval:
     def __str__(self) -> str:
         """E.g. "0.9943 [0.9901, 0.9971]"."""
         return f"{self.estimate:.4f} [{self.low:.4f}, {self.high:.4f}]"
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Two models on the same pairs.
-
-    Attributes:
-      difference: second − first.
-      low: lower end of the difference's interval.
-      high: upper end.
-      p_value: two-sided; how often resampling alone would give a difference of the other sign, twice.
-      verdict: "significant" if the interval leaves out zero, else "noise".
-    """
-
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    verdict: str
 
 
 def pair_replicates(
@@ -126,7 +111,7 @@ def pair_replicates(
 
 
 def bootstrap_pairs(
-    statistics: Callable[[np.ndarray | None], Numbers],
+    statistics: Statistics,
     same: np.ndarray,
     first_identity: np.ndarray,
     second_identity: np.ndarray,
@@ -143,7 +128,9 @@ def bootstrap_pairs(
       resampling: how many replicates, which confidence, which seed.
     """
     replicates = pair_replicates(same, first_identity, second_identity, resampling=resampling)
-    return _intervals(statistics(None), [statistics(weights) for weights in replicates], resampling.confidence)
+    return percentile_intervals(
+        statistics(None), [statistics(weights) for weights in replicates], resampling.confidence
+    )
 
 
 def verification_intervals(
@@ -181,14 +168,18 @@ def roc_intervals(
     for a replicate as for two passes over them.
     """
     return bootstrap_pairs(
-        _roc_statistics(scores, same, fars), same, first_identity, second_identity, resampling=resampling
+        roc_statistics(scores, same, fars), same, first_identity, second_identity, resampling=resampling
     )
 
 
-def _roc_statistics(
-    scores: np.ndarray, same: np.ndarray, fars: Sequence[float]
-) -> Callable[[np.ndarray | None], Numbers]:
-    """Weights → TAR at each FAR, EER and AUC, with one sort for all calls."""
+def roc_statistics(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Statistics:
+    """TAR at each FAR, EER and AUC as a function of weights, with one sort for all calls.
+
+    Args:
+      scores: [P], higher means more alike.
+      same: [P] bool.
+      fars: false accept rates.
+    """
     scores = check_scores(scores)
     same = check_same(same, len(scores))
     order = np.argsort(-scores)
@@ -240,112 +231,23 @@ def identification_intervals(
         return np.concatenate(people)
 
     replicates = [statistics(draw()) for _ in range(resampling.num_replicates)]
-    return _intervals(statistics(np.arange(len(probe_labels))), replicates, resampling.confidence)
+    return percentile_intervals(statistics(np.arange(len(probe_labels))), replicates, resampling.confidence)
 
 
-def compare_pairs(
-    first_statistics: Callable[[np.ndarray | None], Numbers],
-    second_statistics: Callable[[np.ndarray | None], Numbers],
-    same: np.ndarray,
-    first_identity: np.ndarray,
-    second_identity: np.ndarray,
-    *,
-    resampling: Resampling = RESAMPLING,
-) -> dict[str, Comparison]:
-    """A paired test of two models on one list of pairs: both see the same replicates.
-
-    What is hard for both models cancels in the difference, so that it is known much better than either figure.
-
-    Args:
-      first_statistics: weights [P] (None: each pair once) → named figures, of the first model.
-      second_statistics: of the second.
-      same: [P] bool.
-      first_identity: [P], see `pair_replicates`.
-      second_identity: [P].
-      resampling: how many replicates, which confidence, which seed.
-    """
-
-    def difference(weights: np.ndarray | None) -> Numbers:
-        first, second = first_statistics(weights), second_statistics(weights)
-        return {name: second[name] - first[name] for name in first}
-
-    replicates = [
-        difference(weights) for weights in pair_replicates(same, first_identity, second_identity, resampling=resampling)
-    ]
-    comparisons = {}
-    for name, interval in _intervals(difference(None), replicates, resampling.confidence).items():
-        values = _values(replicates, name)
-        tail = min(np.count_nonzero(values <= 0), np.count_nonzero(values >= 0))
-        verdict = "significant" if interval.low > 0 or interval.high < 0 else "noise"
-        comparisons[name] = Comparison(
-            interval.estimate, interval.low, interval.high, min(1.0, 2 * (tail + 1) / (len(values) + 1)), verdict
-        )
-    return comparisons
-
-
-def compare_roc(
-    first_scores: np.ndarray,
-    second_scores: np.ndarray,
-    same: np.ndarray,
-    first_identity: np.ndarray,
-    second_identity: np.ndarray,
-    *,
-    fars: Sequence[float] = (1e-4, 1e-3, 1e-2),
-    resampling: Resampling = RESAMPLING,
-) -> dict[str, Comparison]:
-    """`compare_pairs` for the figures of `roc_intervals`, from two models' scores [P] of a list without folds."""
-    return compare_pairs(
-        _roc_statistics(first_scores, same, fars),
-        _roc_statistics(second_scores, same, fars),
-        same,
-        first_identity,
-        second_identity,
-        resampling=resampling,
-    )
-
-
-def compare_similarities(
-    first_similarities: np.ndarray,
-    second_similarities: np.ndarray,
-    same: np.ndarray,
-    first_identity: np.ndarray,
-    second_identity: np.ndarray,
-    *,
-    folds: int = 10,
-    fars: Sequence[float] = (1e-2, 1e-3),
-    resampling: Resampling = RESAMPLING,
-) -> dict[str, Comparison]:
-    """`compare_pairs` for every figure of `verify_similarities`, from two models' similarities [P]."""
-
-    def statistics(similarities: np.ndarray) -> Callable[[np.ndarray | None], Numbers]:
-        return lambda weights: verify_similarities(
-            similarities, same, folds=folds, fars=fars, weights=weights
-        ).numbers()
-
-    return compare_pairs(
-        statistics(first_similarities),
-        statistics(second_similarities),
-        same,
-        first_identity,
-        second_identity,
-        resampling=resampling,
-    )
-
-
-def _intervals(estimate: Numbers, replicates: Sequence[Numbers], confidence: float) -> dict[str, Interval]:
+def percentile_intervals(estimate: Numbers, replicates: Sequence[Numbers], confidence: float) -> dict[str, Interval]:
     """Percentile intervals; the ends are replicates themselves, never values in between."""
     if not 0 < confidence < 1 or not replicates:
         raise InputError(f"confidence: {confidence} with {len(replicates)} replicates; give e.g. 0.95 and 1000")
     tail = (1 - confidence) / 2
     intervals = {}
     for name, value in estimate.items():
-        values = _values(replicates, name)
+        values = defined_values(replicates, name)
         low = float(np.quantile(values, tail, method="lower"))
         intervals[name] = Interval(value, low, float(np.quantile(values, 1 - tail, method="higher")))
     return intervals
 
 
-def _values(replicates: Sequence[Numbers], name: str) -> np.ndarray:
+def defined_values(replicates: Sequence[Numbers], name: str) -> np.ndarray:
     """A figure's replicates, less those that lost what it is about, such as a small group."""
     values = np.array([replicate[name] for replicate in replicates])
     values = values[~np.isnan(values)]

@@ -139,6 +139,10 @@ def group_rates(
         second_identity,
         resampling=resampling,
     )
+    return _by_kind(intervals)
+
+
+def _by_kind(intervals: Mapping[str, Interval]) -> GroupRates:
     parts: dict[str, dict[str, Interval]] = {"far": {}, "frr": {}, "gap": {}}
     for name, interval in intervals.items():
         kind, group = name.split(" ", 1)

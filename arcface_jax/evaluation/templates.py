@@ -79,13 +79,9 @@ def pool_templates(
 
     References: Whitelam et al., IARPA Janus Benchmark-B (CVPRW 2017); Maze et al., IJB-C (ICB 2018).
     """
-    num_images = len(features)
     template_ids, media_ids = np.asarray(template_ids), np.asarray(media_ids)
-    for name, ids in (("template_ids", template_ids), ("media_ids", media_ids)):
-        if ids.shape != (num_images,) or not np.issubdtype(ids.dtype, np.integer):
-            raise InputError(f"{name}: shape {ids.shape}, dtype {ids.dtype}; give one integer for {num_images} images")
-    if mirrored is not None and mirrored.shape != features.shape:
-        raise InputError(f"mirrored: shape {mirrored.shape}, but features has {features.shape}; give one row each")
+    _check_images(features, template_ids, media_ids, mirrored)
+    num_images = len(features)
     if detector_scores is not None:
         detector_scores = check_weights(detector_scores, num_images, "detector_scores")
     order = np.lexsort((media_ids, template_ids))
@@ -114,6 +110,18 @@ def pool_templates(
             f"features: template {ids[np.argmax(empty)]} sums to zero and has no direction; check its images"
         )
     return Templates(ids, unit_embeddings(summed, "templates"))
+
+
+def _check_images(
+    features: np.ndarray, template_ids: np.ndarray, media_ids: np.ndarray, mirrored: np.ndarray | None
+) -> None:
+    for name, ids in (("template_ids", template_ids), ("media_ids", media_ids)):
+        if ids.shape != (len(features),) or not np.issubdtype(ids.dtype, np.integer):
+            raise InputError(
+                f"{name}: shape {ids.shape}, dtype {ids.dtype}; give one integer for each of {len(features)} images"
+            )
+    if mirrored is not None and mirrored.shape != features.shape:
+        raise InputError(f"mirrored: shape {mirrored.shape}, but features has {features.shape}; give one row each")
 
 
 def _runs(starts: np.ndarray, most: int) -> list[tuple[int, int]]:

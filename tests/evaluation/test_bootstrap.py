@@ -5,12 +5,12 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.bootstrap import (
     Resampling,
     bootstrap_pairs,
-    compare_similarities,
     identification_intervals,
     pair_replicates,
     roc_intervals,
     verification_intervals,
 )
+from arcface_jax.evaluation.comparison import compare_similarities
 from arcface_jax.evaluation.identification import identify
 from arcface_jax.evaluation.roc import area_under_curve, equal_error_rate, roc_curve, tar_at_far
 from arcface_jax.evaluation.search import Search

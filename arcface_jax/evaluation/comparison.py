@@ -1,0 +1,126 @@
+"""Is one model better than another, or is it noise? A paired bootstrap over identities."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from arcface_jax.evaluation.bootstrap import (
+    RESAMPLING,
+    Numbers,
+    Resampling,
+    Statistics,
+    defined_values,
+    pair_replicates,
+    percentile_intervals,
+    roc_statistics,
+)
+from arcface_jax.evaluation.verification import verify_similarities
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two models on the same pairs.
+
+    Attributes:
+      difference: second − first.
+      low: lower end of the difference's interval.
+      high: upper end.
+      p_value: two-sided; how often resampling alone would give a difference of the other sign, twice.
+      verdict: "significant" if the interval leaves out zero, else "noise".
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    verdict: str
+
+
+def compare_pairs(
+    first_statistics: Statistics,
+    second_statistics: Statistics,
+    same: np.ndarray,
+    first_identity: np.ndarray,
+    second_identity: np.ndarray,
+    *,
+    resampling: Resampling = RESAMPLING,
+) -> dict[str, Comparison]:
+    """A paired test of two models on one list of pairs: both see the same replicates.
+
+    What is hard for both models cancels in the difference, so that it is known much better than either figure.
+
+    Args:
+      first_statistics: weights [P] (None: each pair once) → named figures, of the first model.
+      second_statistics: of the second.
+      same: [P] bool.
+      first_identity: [P], see `pair_replicates`.
+      second_identity: [P].
+      resampling: how many replicates, which confidence, which seed.
+    """
+
+    def difference(weights: np.ndarray | None) -> Numbers:
+        first, second = first_statistics(weights), second_statistics(weights)
+        return {name: second[name] - first[name] for name in first}
+
+    replicates = [
+        difference(weights) for weights in pair_replicates(same, first_identity, second_identity, resampling=resampling)
+    ]
+    comparisons = {}
+    for name, interval in percentile_intervals(difference(None), replicates, resampling.confidence).items():
+        values = defined_values(replicates, name)
+        tail = min(np.count_nonzero(values <= 0), np.count_nonzero(values >= 0))
+        verdict = "significant" if interval.low > 0 or interval.high < 0 else "noise"
+        comparisons[name] = Comparison(
+            interval.estimate, interval.low, interval.high, min(1.0, 2 * (tail + 1) / (len(values) + 1)), verdict
+        )
+    return comparisons
+
+
+def compare_roc(
+    first_scores: np.ndarray,
+    second_scores: np.ndarray,
+    same: np.ndarray,
+    first_identity: np.ndarray,
+    second_identity: np.ndarray,
+    *,
+    fars: Sequence[float] = (1e-4, 1e-3, 1e-2),
+    resampling: Resampling = RESAMPLING,
+) -> dict[str, Comparison]:
+    """`compare_pairs` for the figures of `roc_intervals`, from two models' scores [P] of a list without folds."""
+    return compare_pairs(
+        roc_statistics(first_scores, same, fars),
+        roc_statistics(second_scores, same, fars),
+        same,
+        first_identity,
+        second_identity,
+        resampling=resampling,
+    )
+
+
+def compare_similarities(
+    first_similarities: np.ndarray,
+    second_similarities: np.ndarray,
+    same: np.ndarray,
+    first_identity: np.ndarray,
+    second_identity: np.ndarray,
+    *,
+    folds: int = 10,
+    fars: Sequence[float] = (1e-2, 1e-3),
+    resampling: Resampling = RESAMPLING,
+) -> dict[str, Comparison]:
+    """`compare_pairs` for every figure of `verify_similarities`, from two models' similarities [P]."""
+
+    def statistics(similarities: np.ndarray) -> Statistics:
+        return lambda weights: verify_similarities(
+            similarities, same, folds=folds, fars=fars, weights=weights
+        ).numbers()
+
+    return compare_pairs(
+        statistics(first_similarities),
+        statistics(second_similarities),
+        same,
+        first_identity,
+        second_identity,
+        resampling=resampling,
+    )
