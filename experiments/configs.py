@@ -24,7 +24,7 @@ def synthetic_112() -> Config:
 def folder() -> Config:
     """A folder of identities (needs --data.root DIR), small: half of the people are held out."""
     return Config(
-        data=DataConfig(source="folder", test_fraction=0.5), run=RunConfig(steps=400, batch_size=64, evaluate_every=100)
+        data=DataConfig(source="folder", test_fraction=0.5), run=RunConfig(steps=400, batch_size=32, evaluate_every=100)
     )
 
 

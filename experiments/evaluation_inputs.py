@@ -157,7 +157,7 @@ def _is_lfw_list(path: pathlib.Path) -> bool:
 def held_out_set(model: TrainedModel) -> ImageSet:
     """The people that a run did not train on, with its own test pairs."""
     data = load_data(model.config.data, model.config.run.seed)
-    return ImageSet("held out", data.test_images, data.test_labels, data.pairs, True, f"{data.fingerprint} held out")
+    return ImageSet("held out", data.test.images, data.test.labels, data.pairs, True, f"{data.fingerprint} held out")
 
 
 def embed_set(model: TrainedModel, images: ImageSet, flip: FlipRule, name: str) -> Entry:

@@ -3,9 +3,12 @@
 import pathlib
 
 import numpy as np
-from arcface_jax.figures.evaluation import roc_figure, score_histogram
 
+from arcface_jax.data.memory import load
+from arcface_jax.data.source import FaceSource
+from arcface_jax.data.views import Subset
 from arcface_jax.evaluation.roc import roc_curve
+from arcface_jax.figures.evaluation import roc_figure, score_histogram
 from arcface_jax.figures.samples import contact_sheet
 from arcface_jax.figures.style import save
 from arcface_jax.figures.training import angle_histogram, learning_curve, loss_curve
@@ -16,13 +19,15 @@ from arcface_jax.training.setup import Setup
 _SHEET_ROWS, _SHEET_COLUMNS = 6, 10
 
 
-def sample_grid(images: np.ndarray, labels: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def sample_grid(source: FaceSource, image_size: int) -> np.ndarray:
     """Some images [rows, columns, H, W, 3], one identity a row; black where an identity has too few."""
-    identities = np.unique(labels)[:rows]
-    grid = np.zeros((len(identities), columns, *images.shape[1:]), np.uint8)
-    for row, identity in enumerate(identities):
-        chosen = images[np.flatnonzero(labels == identity)[:columns]]
-        grid[row, : len(chosen)] = chosen
+    labels = np.asarray(source.labels)
+    rows = [np.flatnonzero(labels == identity)[:_SHEET_COLUMNS] for identity in np.unique(labels)[:_SHEET_ROWS]]
+    images = iter(load(Subset(source, np.concatenate(rows)), image_size, on_unreadable="skip").images)
+    grid = np.zeros((len(rows), _SHEET_COLUMNS, image_size, image_size, 3), np.uint8)
+    for row, chosen in enumerate(rows):
+        for column, image in zip(range(len(chosen)), images, strict=False):
+            grid[row, column] = image
     return grid
 
 
@@ -35,8 +40,7 @@ def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib
     roc = roc_curve(result.similarities, data.pairs.same)
     pictures = {
         "samples": contact_sheet(
-            sample_grid(data.train_images, data.train_labels, _SHEET_ROWS, _SHEET_COLUMNS),
-            "Training images, one person a row",
+            sample_grid(data.train, setup.config.data.image_size), "Training images, one person a row"
         ),
         "loss": loss_curve(
             [int(line["step"]) for line in metrics],

@@ -61,6 +61,7 @@ def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult)
     folder.finish(
         {
             "verifications": {str(step): numbers for step, numbers in result.verifications.items()},
+            "speeds": result.speeds,
             "seconds": round(result.seconds, 1),
         }
     )

@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any, Literal, Self
 
+from arcface_jax.data.augment import Augmentation
 from arcface_jax.errors import InputError
 
 
@@ -12,10 +13,11 @@ from arcface_jax.errors import InputError
 class DataConfig:
     """What to train on, and who is held out."""
 
-    source: Literal["synthetic", "folder"] = "synthetic"
-    """synthetic: faces drawn on the fly. folder: DIR/identity/image files under data.root."""
+    source: Literal["synthetic", "folder", "auto"] = "synthetic"
+    """synthetic: drawn faces. folder: identity/image files under data.root. auto: whatever data.root is."""
     root: str | None = None
-    """Folder, or zip file of one, with one sub-folder of images for each identity (source folder)."""
+    """folder: a folder, or zip file of one, with a sub-folder of images for each identity. auto: also train.rec,
+    a list (.csv, .tsv, .lst), Parquet, .tar shards, a prepared TFDS folder, or tfds:NAME."""
     image_size: int = 32
     """Height and width in pixels that images are rendered at or resized to."""
     identities: int = 800
@@ -26,8 +28,12 @@ class DataConfig:
     """Share of the identities that is never trained on and verifies the model."""
     pairs: int = 6000
     """Verification pairs drawn from the held-out identities, half of them of one person."""
-    flip: bool = True
-    """Mirror training images at random, and embed the mirror image too when verifying."""
+    flip_test: bool = True
+    """When verifying, add the embedding of the mirror image."""
+    loading: Literal["memory", "stream"] = "memory"
+    """memory: decode the training images once, at the start. stream: decode them batch by batch, ahead of the step."""
+    unreadable: Literal["stop", "skip"] = "stop"
+    """What an image that cannot be decoded does: stop the run, or be left out and counted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +66,8 @@ class LossConfig:
     margin: float | None = None
     """arcface: m in radians; cosface: m; sphereface: the factor m. Default: the paper's .5, .35, 1.35."""
     scale: float | None = None
-    """Radius s of the sphere that the logits lie on (softmax has none). Default 32; the papers take 64, for 512-d
-    embeddings of tens of thousands of people, with which a small network does not train from scratch."""
+    """Radius s of the sphere that the logits lie on (softmax has none). Default 16, about twice the least
+    that can tell a few hundred people apart; 64 in the papers, which a small network does not train with from scratch."""
     past_pi: PastPi = "none"
     """What stands for cos(θ + m) where θ + m is past π; see `arcface_jax.margins.combined`."""
     gradient: GradientName = "exact"
@@ -90,13 +96,13 @@ class OptimiserConfig:
 class RunConfig:
     """How long, how often, where."""
 
-    steps: int = 800
+    steps: int = 1400
     """Optimiser steps."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Images a step, over all devices."""
     seed: int = 0
     """Seed of everything random: data, split, pairs, initial weights, shuffling, flips."""
-    evaluate_every: int = 200
+    evaluate_every: int = 350
     """Steps between verifications on the held-out identities."""
     log_every: int = 10
     """Steps between lines of metrics."""
@@ -116,6 +122,7 @@ class Config:
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optimiser: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)

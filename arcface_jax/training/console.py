@@ -34,12 +34,13 @@ class ConsoleReporter:
             TextColumn("loss {task.fields[loss]:.3f}"),
             TextColumn("accuracy {task.fields[accuracy]:.1%}"),
             TextColumn("{task.fields[speed]:.0f} images/s"),
+            TextColumn("data wait {task.fields[wait]:.0%}"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task(
-            "training", total=total_steps, completed=first_step, loss=float("nan"), accuracy=0.0, speed=0.0
+            "training", total=total_steps, completed=first_step, loss=float("nan"), accuracy=0.0, speed=0.0, wait=0.0
         )
 
     def __enter__(self) -> Self:
@@ -63,13 +64,16 @@ class ConsoleReporter:
     def progress(self, step: int, metrics: dict[str, float]) -> None:
         """Moves the bar, or prints a line now and then."""
         loss, accuracy, speed = metrics["loss"], metrics["accuracy"], metrics["images_per_second"]
-        self._bar.update(self._task, completed=step, loss=loss, accuracy=accuracy, speed=speed)
+        wait = metrics["data_wait"]
+        self._bar.update(self._task, completed=step, loss=loss, accuracy=accuracy, speed=speed, wait=wait)
         if not self._console.is_terminal and (
             step == self._total or time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES
         ):
             self._printed = time.monotonic()
             self._console.print(
-                f"step {step}/{self._total}  loss {loss:.3f}  accuracy {accuracy:.1%}  {speed:.0f} images/s"
+                f"step {step}/{self._total}  loss {loss:.3f}  accuracy {accuracy:.1%}  "
+                f"{speed:.0f} images/s  data wait {wait:.0%}",
+                highlight=False,
             )
 
     def verified(self, step: int, numbers: Numbers) -> None:
@@ -85,13 +89,14 @@ def print_plan(console: Console, setup: Setup) -> None:
     """Says what is going to be trained, on what, and where."""
     config, data = setup.config, setup.data
     table = Table.grid(padding=(0, 2))
-    where = "synthetic faces" if config.data.source == "synthetic" else f"folder {config.data.root}"
+    where = "synthetic faces" if config.data.source == "synthetic" else config.data.root
     size = config.data.image_size
     table.add_row("Data", f"{where}, {size}×{size}, RGB")
-    table.add_row("Training", f"{len(data.train_images):,} images of {data.num_classes:,} identities")
+    in_memory = "" if config.data.loading == "memory" else ", decoded on the way"
+    table.add_row("Training", f"{len(data.train):,} images of {data.num_classes:,} identities{in_memory}")
     table.add_row(
         "Held out",
-        f"{len(data.test_images):,} images of {data.num_test_identities:,} other identities, "
+        f"{len(data.test):,} images of {len(data.test.identity_names):,} other identities, "
         f"{len(data.pairs):,} verification pairs",
     )
     parameters = count_parameters(setup.backbone, size)
@@ -102,11 +107,13 @@ def print_plan(console: Console, setup: Setup) -> None:
         f"{parameters:,} parameters (and {head:,} class weights)",
     )
     expected = setup.objective.expected_initial_loss(data.num_classes, config.model.embedding_size)
-    table.add_row("Loss", f"{setup.objective}, expected to start at {expected:.2f}")
+    table.add_row(
+        "Loss", f"{config.loss.name}: softmax, target logit {setup.objective}; expected to start at {expected:.2f}"
+    )
     kind = f"{len(setup.devices)} × {setup.devices[0].device_kind}"
     table.add_row("Devices", f"{kind} ({config.run.parallel})")
     steps, batch = config.run.steps, config.run.batch_size
-    epochs = steps * batch / len(data.train_images)
+    epochs = steps * batch / len(data.train)
     table.add_row("Run", f"{steps:,} steps of {batch} images ({epochs:.1f} epochs), seed {config.run.seed}")
     console.print(table)
 

@@ -1,11 +1,11 @@
 """The training loop: batches in, metrics, verifications and checkpoints out."""
 
+import contextlib
 import dataclasses
 import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Protocol
 
@@ -15,8 +15,8 @@ import numpy as np
 from arcface_jax.analysis.angle_distributions import target_angles
 from arcface_jax.errors import InputError
 from arcface_jax.models.embed import make_embed_function
-from arcface_jax.training.batches import BatchOrder
 from arcface_jax.training.checkpoints import Checkpoints, describe
+from arcface_jax.training.dataset import sample_images
 from arcface_jax.training.run_folder import MetricsWriter, RunFolder
 from arcface_jax.training.setup import Setup
 from arcface_jax.training.state import TrainState
@@ -58,16 +58,18 @@ class RunResult:
       verifications: by step, from 0 (untrained) to the last.
       similarities: cosine of each test pair with the final model.
       angles: by step (start, middle, end), degrees between training images and their centres.
+      speeds: images_per_second, and data_wait, the share of the time that steps waited for data.
       seconds: from the first step to the last, compilation and verification included.
     """
 
     verifications: dict[int, Numbers]
     similarities: np.ndarray
     angles: dict[int, np.ndarray]
+    speeds: dict[str, float]
     seconds: float
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stop_requests() -> Iterator[dict[str, bool]]:
     """Turns the first Ctrl-C or termination signal into a request; the second interrupts at once."""
     request = {"stop": False}
@@ -89,15 +91,13 @@ class _Run:
     """The moving parts of one run, so that the loop below reads from top to bottom."""
 
     def __init__(self, setup: Setup, folder: RunFolder) -> None:
-        config, data = setup.config, setup.data
+        config = setup.config
         self.setup = setup
-        self.order = BatchOrder(len(data.train_images), config.run.batch_size, config.run.seed)
-        self.verifier = Verifier(data, make_embed_function(setup.backbone), flip=config.data.flip)
+        self.batches = setup.batches()
+        self.verifier = Verifier(setup.data, make_embed_function(setup.backbone), flip=config.data.flip_test)
         self.checkpoints = Checkpoints(folder.checkpoints)
         self.verifications: dict[int, Numbers] = {}
         self.angles: dict[int, np.ndarray] = {}
-        sample = np.random.default_rng(config.run.seed).permutation(len(data.train_images))[:_ANGLE_SAMPLE]
-        self.angle_sample = np.sort(sample)
 
     def start(self) -> TrainState:
         """The state to begin with: the newest checkpoint's, or a new one."""
@@ -112,6 +112,7 @@ class _Run:
             )
         self.verifications = {int(step): numbers for step, numbers in saved["verifications"].items()}
         self.angles = {int(step): np.array(degrees) for step, degrees in saved["angles"].items()}
+        self.batches.set_state(saved["data_state"])
         return self.checkpoints.restore(newest, state)
 
     def save(self, state: TrainState) -> None:
@@ -120,6 +121,7 @@ class _Run:
             "verifications": {str(step): numbers for step, numbers in self.verifications.items()},
             "angles": {str(step): np.round(degrees, 4).tolist() for step, degrees in self.angles.items()},
         }
+        found["data_state"] = self.batches.get_state()
         about = describe(self.setup.config, self.setup.data.fingerprint, self.setup.data.num_classes)
         self.checkpoints.save(state, about | found)
 
@@ -131,11 +133,15 @@ class _Run:
 
     def measure_angles(self, step: int, state: TrainState) -> None:
         """Keeps the distribution of θ between a sample of training images and their centres."""
-        images, labels = (
-            array[self.angle_sample] for array in (self.setup.data.train_images, self.setup.data.train_labels)
-        )
+        config = self.setup.config
+        images, labels = sample_images(self.setup.data.train, _ANGLE_SAMPLE, config.data.image_size, config.run.seed)
         embeddings = self.verifier.embed(state.backbone_variables, images)
         self.angles[step] = target_angles(embeddings, np.asarray(state.params["head"]["class_weights"]), labels)
+
+    def close(self) -> None:
+        """Stops reading ahead, and waits for what is being written."""
+        self.batches.close()
+        self.checkpoints.close()
 
 
 def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
@@ -154,8 +160,9 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
     first = int(state.step)
     angle_steps = {0, config.run.steps // 2, config.run.steps}
     started = time.perf_counter()
-    with MetricsWriter(folder.path, first) as writer, _stop_requests() as request:
+    with contextlib.closing(run), MetricsWriter(folder.path, first) as writer, _stop_requests() as request:
         state = setup.step.place(state)
+        timer = _Timer(config.run.batch_size)
 
         def visit(step: int) -> None:
             whole = setup.step.fetch(state)
@@ -170,10 +177,11 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
 
         if first == 0:
             visit(0)
-        logged, logged_at = first, time.perf_counter()
+        timer.start()
         for step in range(first + 1, config.run.steps + 1):
-            chosen = run.order[step - 1]
-            state, metrics = setup.step(state, data.train_images[chosen], data.train_labels[chosen])
+            batch = next(run.batches)
+            state, metrics = setup.step(state, batch.images, batch.labels)
+            timer.step(run.batches.waited)
             if step == 1:
                 expected = setup.objective.expected_initial_loss(data.num_classes, config.model.embedding_size)
                 reporter.first_loss(float(metrics["loss"]), expected)
@@ -182,19 +190,56 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
                 values["learning_rate"] = float(setup.schedule(step - 1))
                 _check_finite(step, values["loss"])
                 writer.write(step, values)
-                now = time.perf_counter()
-                speed = (step - logged) * config.run.batch_size / (now - logged_at)
-                reporter.progress(step, values | {"images_per_second": speed})
-                logged, logged_at = step, now
-            before = time.perf_counter()
+                speeds = timer.read()
+                writer.write_speeds(step, speeds)
+                reporter.progress(step, values | speeds)
+            timer.pause()
             visit(step)
-            logged_at += time.perf_counter() - before  # verification is not training time
+            timer.resume()
             if request["stop"] and step < config.run.steps:
                 run.save(setup.step.fetch(state))
                 raise Stopped(step)
-    run.checkpoints.close()
-    similarities = run.verifier.similarities(setup.step.fetch(state).backbone_variables)
-    return RunResult(run.verifications, similarities, run.angles, time.perf_counter() - started)
+        similarities = run.verifier.similarities(setup.step.fetch(state).backbone_variables)
+    return RunResult(run.verifications, similarities, run.angles, timer.average(), time.perf_counter() - started)
+
+
+class _Timer:
+    """Images a second, and the share of the time that steps waited for data; verification is not counted."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._totals = np.zeros(3)  # steps, seconds, seconds of waiting
+        self.start()
+
+    def start(self) -> None:
+        self._steps, self._waited, self._since, self._paused = 0, 0.0, time.perf_counter(), 0.0
+
+    def step(self, waited: float) -> None:
+        self._steps += 1
+        self._waited += waited
+
+    def pause(self) -> None:
+        self._paused = time.perf_counter()
+
+    def resume(self) -> None:
+        self._since += time.perf_counter() - self._paused
+
+    def read(self) -> dict[str, float]:
+        """The speeds since the last reading."""
+        seconds = time.perf_counter() - self._since
+        # The first step is mostly compilation.
+        if self._totals[0] or self._steps > 1:
+            self._totals += (self._steps, seconds, self._waited)
+        speeds = self._speeds(self._steps, seconds, self._waited)
+        self.start()
+        return speeds
+
+    def average(self) -> dict[str, float]:
+        """The speeds over the run, its first step left out."""
+        return self._speeds(*self._totals.tolist()) if self._totals[0] else {}
+
+    def _speeds(self, steps: float, seconds: float, waited: float) -> dict[str, float]:
+        return {"images_per_second": steps * self._batch_size / seconds, "data_wait": waited / seconds}
 
 
 def _check_finite(step: int, loss: float) -> None:

@@ -11,10 +11,10 @@ from arcface_jax.arguments import check_positive
 from arcface_jax.errors import InputError
 from arcface_jax.logits import cosine_logits
 from arcface_jax.losses import expected_initial_loss, margin_softmax_loss, softmax_loss
-from arcface_jax.margins import Psi, arcface, cm1, cm2, cosface, normface, sphereface
+from arcface_jax.margins import CombinedMargin, arcface, cm1, cm2, cosface, normface, sphereface
 from arcface_jax.training.config import LossConfig
 
-DEFAULT_SCALE = 32.0
+DEFAULT_SCALE = 16.0
 """Radius of the sphere where a configuration names none."""
 
 
@@ -47,8 +47,16 @@ def _class_weights(key: jax.Array, num_classes: int, embedding_size: int) -> jax
 class MarginSoftmax:
     """Softmax cross-entropy of s·cosines, with a margin on the true class."""
 
-    psi: Psi
+    psi: CombinedMargin
     scale: float
+
+    def __str__(self) -> str:
+        """The target logit as a formula, for people."""
+        psi = self.psi
+        angle = ("θ" if psi.m1 == 1 else f"{psi.m1:g}·θ") + (f" + {psi.m2:g}" if psi.m2 else "")
+        rule = "" if psi.past_pi == "none" else f", past π: {psi.past_pi}"
+        gradient = "" if psi.gradient == "exact" else ", straight-through gradient"
+        return f"{self.scale:g}·{f'(cos({angle}) − {psi.m3:g})' if psi.m3 else f'cos({angle})'}{rule}{gradient}"
 
     def init(self, key: jax.Array, num_classes: int, embedding_size: int) -> dict[str, jax.Array]:
         """{"class_weights": [C, D]}."""
@@ -71,6 +79,10 @@ class MarginSoftmax:
 class PlainSoftmax:
     """Softmax cross-entropy of a dense layer with bias: the paper's baseline, no sphere, no margin."""
 
+    def __str__(self) -> str:
+        """The logit as a formula, for people."""
+        return "w·x + b, nothing normalised"
+
     def init(self, key: jax.Array, num_classes: int, embedding_size: int) -> dict[str, jax.Array]:
         """{"class_weights": [C, D], "bias": [C]}."""
         return {
@@ -91,7 +103,12 @@ class PlainSoftmax:
         return float(jnp.log(num_classes)) + embedding_size * 0.01**2 / 2
 
 
-_ANGULAR: dict[str, Callable[..., Psi]] = {"arcface": arcface, "sphereface": sphereface, "cm1": cm1, "cm2": cm2}
+_ANGULAR: dict[str, Callable[..., CombinedMargin]] = {
+    "arcface": arcface,
+    "sphereface": sphereface,
+    "cm1": cm1,
+    "cm2": cm2,
+}
 _WITHOUT_MARGIN_TO_SET = ("softmax", "normface", "cm1", "cm2")
 
 

@@ -1,6 +1,6 @@
 """One training step over several devices: jit over a mesh, or pmap. Both take and give whole arrays."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,12 @@ class ParallelStep(Protocol):
         """The state without that layout."""
         ...
 
-    def __call__(
-        self, state: TrainState, images: np.ndarray, labels: np.ndarray
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+    @property
+    def batch_sharding(self) -> jax.sharding.Sharding | None:
+        """Where a whole batch may wait for its step; None for the default device, from where it may be moved."""
+        ...
+
+    def __call__(self, state: TrainState, images: Any, labels: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         """Takes one step on a whole batch; `state` is consumed. Metrics are scalars."""
         ...
 
@@ -53,9 +56,12 @@ class MeshStep:
         """The state as it is."""
         return state
 
-    def __call__(
-        self, state: TrainState, images: np.ndarray, labels: np.ndarray
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+    @property
+    def batch_sharding(self) -> jax.sharding.Sharding:
+        """Split over the mesh."""
+        return self._split
+
+    def __call__(self, state: TrainState, images: Any, labels: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         """See `ParallelStep`."""
         state, metrics = self._step(state, *jax.device_put((images, labels), self._split))
         if self._wait:
@@ -84,9 +90,12 @@ class PmapStep:
         """The first device's copy."""
         return jax.tree.map(lambda leaf: leaf[0], state)
 
-    def __call__(
-        self, state: TrainState, images: np.ndarray, labels: np.ndarray
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+    @property
+    def batch_sharding(self) -> None:
+        """Pmap itself splits a batch."""
+        return None
+
+    def __call__(self, state: TrainState, images: Any, labels: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         """See `ParallelStep`."""
         images, labels = (array.reshape(self._count, -1, *array.shape[1:]) for array in (images, labels))
         state, metrics = self._step(state, images, labels)

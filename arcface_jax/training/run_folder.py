@@ -94,6 +94,11 @@ class MetricsWriter:
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
+    def write_speeds(self, step: int, speeds: dict[str, float]) -> None:
+        """Adds scalars to the events only: the lines are what a repetition of the run gives again to the last bit."""
+        for name, value in speeds.items():
+            self._events.add_scalar(f"speed/{name}", value, step)
+
     def __enter__(self) -> Self:
         return self
 

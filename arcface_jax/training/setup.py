@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from arcface_jax.data.pipeline import DevicePrefetch, batches
 from arcface_jax.errors import InputError
 from arcface_jax.models import registry
 from arcface_jax.training.config import Config, OptimiserConfig
@@ -30,6 +31,19 @@ class Setup:
     optimiser: optax.GradientTransformation
     devices: list[jax.Device]
     step: ParallelStep
+
+    def batches(self) -> DevicePrefetch:
+        """The run's endless training batches, decoded and put on the devices ahead of their steps."""
+        config = self.config
+        iterator = batches(
+            self.data.train,
+            config.run.batch_size,
+            config.data.image_size,
+            config.run.seed,
+            threads=1 if config.data.loading == "memory" else 4,
+            on_unreadable="raise" if config.data.unreadable == "stop" else "substitute",
+        )
+        return DevicePrefetch(iterator, self.step.batch_sharding)
 
     def initial_state(self) -> TrainState:
         """The state at step 0, not yet placed."""
@@ -100,12 +114,18 @@ def prepare(config: Config) -> Setup:
         objective,
         optimiser,
         seed=run.seed,
-        flip=config.data.flip,
+        augmentation=config.augmentation,
         axis_name=DATA_AXIS if pmapped else None,
     )
+    data = load_data(config.data, run.seed)
+    if run.batch_size > len(data.train):
+        raise InputError(
+            f"run.batch_size {run.batch_size} is larger than the {len(data.train)} training images; "
+            f"set --run.batch-size to at most {len(data.train)}"
+        )
     return Setup(
         config=config,
-        data=load_data(config.data, run.seed),
+        data=data,
         backbone=backbone,
         objective=objective,
         schedule=schedule,

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from arcface_jax.data.augment import Augmentation, augment, example_keys
 from arcface_jax.pixels import ARCFACE_TORCH, PixelConvention, normalise
 from arcface_jax.training.objective import Objective
 from arcface_jax.training.state import TrainState
@@ -15,23 +16,10 @@ from arcface_jax.training.state import TrainState
 DATA_AXIS = "data"
 """The mesh and pmap axis over which a batch is split."""
 
+MIRROR_ONLY = Augmentation()
+"""The paper's augmentation."""
+
 StepFunction = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
-
-
-def flip_at_random(key: jax.Array, images: jax.Array, first_example: int | jax.Array = 0) -> jax.Array:
-    """Mirrors each image with probability ½.
-
-    The choice depends on the key and the example's number in the global batch,
-    so that it is the same however the batch is split over devices.
-
-    Args:
-      key: the step's key.
-      images: [N, H, W, channels].
-      first_example: number of images[0] in the global batch.
-    """
-    examples = first_example + jnp.arange(images.shape[0])
-    flips = jax.vmap(lambda example: jax.random.bernoulli(jax.random.fold_in(key, example)))(examples)
-    return jnp.where(flips[:, None, None, None], images[:, :, ::-1, :], images)
 
 
 def make_train_step(
@@ -40,7 +28,7 @@ def make_train_step(
     optimiser: optax.GradientTransformation,
     *,
     seed: int,
-    flip: bool = True,
+    augmentation: Augmentation = MIRROR_ONLY,
     pixels: PixelConvention = ARCFACE_TORCH,
     axis_name: str | None = None,
 ) -> StepFunction:
@@ -50,8 +38,8 @@ def make_train_step(
       backbone: Flax module of `arcface_jax.models`.
       objective: head and loss.
       optimiser: optax transformation over {"backbone", "head"}.
-      seed: of the flips and of dropout.
-      flip: mirror at random.
+      seed: of the augmentation and of dropout.
+      augmentation: what happens to the images, and how often; by default the paper's mirroring.
       pixels: what the backbone expects.
       axis_name: mapped axis that the batch is split over (pmap); gradients, running
         statistics and metrics are then averaged over it. None under jit, where the
@@ -63,12 +51,17 @@ def make_train_step(
     """
 
     def step(state: TrainState, images: jax.Array, labels: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        flip_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
-        if flip:
-            shard = 0 if axis_name is None else jax.lax.axis_index(axis_name)
-            images = flip_at_random(flip_key, images, shard * images.shape[0])
-        if axis_name is not None:
-            dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
+        augment_key, dropout_key = jax.random.split(jax.random.key(seed))
+        dropout_key = jax.random.fold_in(dropout_key, state.step)
+        if axis_name is None:
+            keys = example_keys(augment_key, state.step, images.shape[0])
+        else:
+            # The keys of the global batch's rows, so that an example fares the same however the batch is split.
+            shard, shards = jax.lax.axis_index(axis_name), jax.lax.psum(1, axis_name)
+            all_keys = example_keys(augment_key, state.step, images.shape[0] * shards)
+            keys = jax.lax.dynamic_slice_in_dim(all_keys, shard * images.shape[0], images.shape[0])
+            dropout_key = jax.random.fold_in(dropout_key, shard)
+        images = augment(images, keys, augmentation)
         inputs = normalise(images, pixels)
 
         def mean_loss(params: Any) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:

@@ -30,7 +30,7 @@ class Verifier:
 
     def similarities(self, variables: Mapping[str, Any]) -> np.ndarray:
         """Cosine of each test pair, [P]."""
-        images = self._data.test_images
+        images = self._data.test.images
         embeddings = self.embed(variables, images)
         unit = combine_flip(embeddings, self.embed(variables, mirror(images)) if self._flip else None)
         pairs = self._data.pairs

@@ -56,6 +56,8 @@ def test_a_checkpoint_of_another_model_is_refused(state, tmp_path, tiny_config):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(at(state, 1), {})
     wider = dataclasses.replace(tiny_config, model=dataclasses.replace(tiny_config.model, embedding_size=8))
-    with pytest.raises(InputError, match=r"does not fit this configuration: .* is float32\[.*16.*\], wanted float32\[.*8.*\]"):
+    with pytest.raises(
+        InputError, match=r"does not fit this configuration: .* is float32\[.*16.*\], wanted float32\[.*8.*\]"
+    ):
         checkpoints.restore(1, prepare(wider).initial_state())
     checkpoints.close()

@@ -68,7 +68,7 @@ def test_a_run_measures_and_keeps_everything(tiny_config, tmp_path):
     assert len(result.similarities) == 120
     seen, expected = recorder.first
     assert seen == recorder.losses[0]
-    assert expected == pytest.approx(32 * np.sin(0.5) + np.log(6) + 32**2 / 32)
+    assert expected == pytest.approx(16 * np.sin(0.5) + np.log(6) + 16**2 / 32)
     lines = read_metrics(tmp_path)
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert [line["loss"] for line in lines if "loss" in line] == recorder.losses
@@ -119,6 +119,14 @@ def test_pmap_run_equals_the_mesh_run(straight, with_run, tmp_path):
     np.testing.assert_allclose(result.similarities, straight[1].similarities, atol=1e-3)
     local, _ = run(with_run(parallel="pmap", statistics="local"), tmp_path / "local")
     assert not np.allclose(local.similarities, straight[1].similarities, atol=1e-3)
+
+
+def test_streaming_equals_memory(straight, tiny_config, tmp_path):
+    streamed = dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, loading="stream"))
+    result, _ = run(streamed, tmp_path / "stream")
+    np.testing.assert_array_equal(result.similarities, straight[1].similarities)
+    assert result.speeds["images_per_second"] > 0
+    assert 0 <= result.speeds["data_wait"] <= 1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from arcface_jax.data.augment import ADAFACE, Augmentation
 from arcface_jax.errors import InputError
 from arcface_jax.models.layers import EmbeddingBatchNorm
 from arcface_jax.training.config import LossConfig
@@ -14,8 +15,9 @@ from arcface_jax.training.objective import create_objective
 from arcface_jax.training.parallel import MeshStep, PmapStep, check_batch
 from arcface_jax.training.schedules import sgd
 from arcface_jax.training.state import create_state
-from arcface_jax.training.step import DATA_AXIS, flip_at_random, jit_step, make_train_step
+from arcface_jax.training.step import DATA_AXIS, MIRROR_ONLY, jit_step, make_train_step
 
+UNCHANGED = Augmentation(flip=0.0)
 CLASSES, SIZE, BATCH = 10, 6, 16
 
 
@@ -31,10 +33,10 @@ class Small(nn.Module):
         return EmbeddingBatchNorm(1e-5, self.axis_name, name="features")(x, train)
 
 
-def build(loss="arcface", axis_name=None, bn_axis=None, flip=True, learning_rate=0.01):
+def build(loss="arcface", axis_name=None, bn_axis=None, augmentation=MIRROR_ONLY, learning_rate=0.01):
     backbone, objective = Small(bn_axis), create_objective(LossConfig(name=loss))
     optimiser = sgd(optax.constant_schedule(learning_rate))
-    step = make_train_step(backbone, objective, optimiser, seed=5, flip=flip, axis_name=axis_name)
+    step = make_train_step(backbone, objective, optimiser, seed=5, augmentation=augmentation, axis_name=axis_name)
     state = create_state(backbone, objective, optimiser, num_classes=CLASSES, embedding_size=8, image_size=SIZE, seed=0)
     return step, state
 
@@ -78,6 +80,18 @@ def test_pmap_step_with_statistics_over_devices_equals_one_device(one_device, de
     assert_same_run(run(PmapStep(step, jax.devices()[:devices]), state), one_device)
 
 
+def test_augmentation_does_not_depend_on_the_split_over_devices():
+    step, state = build(augmentation=ADAFACE)
+    whole = run(MeshStep(step, jax.devices()[:1]), state)
+    step, state = build(augmentation=ADAFACE, axis_name=DATA_AXIS, bn_axis=DATA_AXIS)
+    assert_same_run(run(PmapStep(step, jax.devices()[:4]), state), whole)
+
+
+def test_augmentation_changes_the_run(one_device):
+    step, state = build(augmentation=UNCHANGED)
+    assert not np.allclose(run(MeshStep(step, jax.devices()[:1]), state)[0], one_device[0], rtol=1e-3)
+
+
 def test_local_statistics_are_each_devices_own(one_device):
     step, state = build(axis_name=DATA_AXIS)
     losses, final = run(PmapStep(step, jax.devices()[:8]), state)
@@ -89,7 +103,7 @@ def test_local_statistics_are_each_devices_own(one_device):
 
 def test_step_by_hand():
     """Loss, gradient and update against the pieces put together without the step."""
-    step, state = build(flip=False, learning_rate=0.1)
+    step, state = build(augmentation=UNCHANGED, learning_rate=0.1)
     images, labels = next(batches(1))
 
     def loss(params):
@@ -100,7 +114,7 @@ def test_step_by_hand():
         w = params["head"]["class_weights"]
         cosine = x @ (w / jnp.linalg.norm(w, axis=1, keepdims=True)).T
         target = jnp.cos(jnp.arccos(cosine) + 0.5)
-        logits = 32.0 * jnp.where(jax.nn.one_hot(labels, CLASSES) > 0, target, cosine)
+        logits = 16.0 * jnp.where(jax.nn.one_hot(labels, CLASSES) > 0, target, cosine)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(state.params)
@@ -116,7 +130,7 @@ def test_step_by_hand():
 
 @pytest.mark.parametrize("loss", ["arcface", "cosface", "sphereface", "normface", "cm1", "cm2", "softmax"])
 def test_every_loss_learns_one_batch(loss):
-    step, state = build(loss, flip=False, learning_rate=0.02)
+    step, state = build(loss, augmentation=UNCHANGED, learning_rate=0.02)
     compiled = jit_step(step)
     images, labels = next(batches(1))
     first = None
@@ -128,7 +142,7 @@ def test_every_loss_learns_one_batch(loss):
 
 
 def test_accuracy_counts_the_highest_score():
-    step, state = build(flip=False)
+    step, state = build(augmentation=UNCHANGED)
     images, labels = next(batches(1))
     inputs = (images.astype(np.float32) - 127.5) / 127.5
     x, _ = Small().apply(state.backbone_variables, inputs, True, mutable=["batch_stats"])
@@ -137,20 +151,22 @@ def test_accuracy_counts_the_highest_score():
     assert float(jit_step(step)(state, images, labels)[1]["accuracy"]) == pytest.approx(expected)
 
 
-def test_flips_depend_on_the_example_not_on_the_shard():
-    key = jax.random.key(0)
-    images = jax.random.randint(jax.random.key(1), (64, 2, 3, 3), 0, 255)
-    whole = flip_at_random(key, images)
-    parts = [flip_at_random(key, images[start : start + 16], start) for start in range(0, 64, 16)]
-    np.testing.assert_array_equal(whole, np.concatenate(parts))
-    flipped = np.any(whole != images, axis=(1, 2, 3))
-    assert 16 < flipped.sum() < 48
-    np.testing.assert_array_equal(whole[flipped], images[flipped][:, :, ::-1])
-
-
 def test_a_batch_must_split_evenly():
     with pytest.raises(InputError, match=r"batch_size 12 .* 8 devices"):
         check_batch(12, jax.devices()[:8])
+
+
+def test_objectives_say_what_they_are():
+    said = [str(create_objective(LossConfig(name))) for name in ("arcface", "cosface", "sphereface", "cm2", "softmax")]
+    assert said == [
+        "16·cos(θ + 0.5)",
+        "16·(cos(θ) − 0.35)",
+        "16·cos(1.35·θ)",
+        "16·(cos(0.9·θ + 0.4) − 0.15)",
+        "w·x + b, nothing normalised",
+    ]
+    config = LossConfig("arcface", scale=8.0, past_pi="linear", gradient="straight_through")
+    assert str(create_objective(config)) == "8·cos(θ + 0.5), past π: linear, straight-through gradient"
 
 
 @pytest.mark.parametrize(
@@ -159,6 +175,8 @@ def test_a_batch_must_split_evenly():
         (LossConfig("softmax", margin=0.5), "loss.margin 0.5 does nothing"),
         (LossConfig("softmax", scale=8.0), "loss.scale 8.0 does nothing"),
         (LossConfig("cm1", margin=0.5), "loss.margin 0.5 does nothing"),
+        (LossConfig("cosface", past_pi="linear"), "loss.past_pi linear does nothing"),
+        (LossConfig("normface", gradient="straight_through"), "loss.gradient straight_through does nothing"),
         (LossConfig("arcface", margin=-0.1), "-0.1"),
         (LossConfig("arcface", scale=0.0), "loss.scale"),
     ],
