@@ -1,5 +1,7 @@
 """AdaFace, MagFace, CurricularFace and ElasticFace against float64 NumPy, and alike on one device and on many."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,12 +98,14 @@ def test_adaface_clips_the_angle_at_both_ends():
 def test_adaface_ignores_padding_and_survives_small_batches(data):
     embeddings, weights, labels = data
     state = adaface_init()
-    loss, new = adaface_loss(embeddings, weights, labels, state)
+    step = jax.jit(adaface_loss)
+    loss, new = step(embeddings, weights, labels, state)
     padded = np.concatenate([embeddings, np.full((3, DIM), np.nan)])
-    padded_loss, padded_new = adaface_loss(padded, weights, np.concatenate([labels, [-1] * 3]), state)
+    padded_loss, padded_new = step(padded, weights, np.concatenate([labels, [-1] * 3]), state)
     np.testing.assert_allclose(padded_loss, np.concatenate([loss, [0, 0, 0]]), rtol=1e-6)
     np.testing.assert_allclose(padded_new, new, rtol=1e-6)
-    gradient = jax.grad(lambda w: adaface_loss(padded, w, np.concatenate([labels, [-1] * 3]), state)[0].sum())(weights)
+    total = lambda w: adaface_loss(padded, w, np.concatenate([labels, [-1] * 3]), state)[0].sum()  # noqa: E731
+    gradient = jax.jit(jax.grad(total))(weights)
     assert np.isfinite(gradient).all()
     nothing = adaface_update(state, jnp.ones(2), jnp.zeros(2, bool))
     assert (float(nothing.mean), float(nothing.std)) == (20.0, 100.0)
@@ -111,7 +115,8 @@ def test_adaface_ignores_padding_and_survives_small_batches(data):
 
 def test_no_gradient_through_the_lengths_in_adaface(data):
     embeddings, weights, labels = data
-    gradient = jax.grad(lambda e: adaface_loss(e, weights, labels, adaface_init())[0].sum())(jnp.asarray(embeddings))
+    total = lambda e: adaface_loss(e, weights, labels, adaface_init())[0].sum()  # noqa: E731
+    gradient = jax.jit(jax.grad(total))(embeddings)
     along = jnp.sum(gradient * embeddings, axis=1)
     np.testing.assert_allclose(along, 0.0, atol=1e-3 * float(jnp.abs(gradient).max() * np.abs(embeddings).max()))
 
@@ -231,22 +236,30 @@ def split(array):
     return jnp.asarray(array).reshape(DEVICES, -1, *np.shape(array)[1:])
 
 
-def on_one(function, embeddings, weights, labels):
-    def mean(e):
-        loss, state = function(e, weights, labels, None)
+@pytest.fixture(scope="module")
+def padded(data):
+    embeddings, weights, labels = data
+    return embeddings, weights, np.where(np.arange(ROWS) == 2, -1, labels)  # one padded row, on one device
+
+
+def gradient_loss_state(function, weights, axis_name):
+    def total(e, y):
+        loss, state = function(e, weights, y, axis_name)
         return loss.sum(), (loss, state)
 
-    return jax.jit(jax.grad(mean, has_aux=True))(jnp.asarray(embeddings, jnp.float32))
+    return jax.grad(total, has_aux=True)
+
+
+@pytest.fixture(scope="module")
+def on_one(padded):
+    embeddings, weights, labels = padded
+    return functools.cache(
+        lambda name: jax.jit(gradient_loss_state(STATEFUL[name], weights, None))(embeddings.astype(np.float32), labels)
+    )
 
 
 def on_many(function, embeddings, weights, labels, mapping):
-    def one_device(e, y):
-        def mean(e):
-            loss, state = function(e, weights, y, "devices")
-            return loss.sum(), (loss, state)
-
-        return jax.grad(mean, has_aux=True)(e)
-
+    one_device = gradient_loss_state(function, weights, "devices")
     if mapping is jax.shard_map:
         mesh = jax.make_mesh((DEVICES,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
         rows, everywhere = PartitionSpec("devices"), PartitionSpec()  # the map itself checks that the state agrees
@@ -254,7 +267,9 @@ def on_many(function, embeddings, weights, labels, mapping):
             one_device, mesh=mesh, in_specs=(rows, rows), out_specs=(rows, (rows, everywhere)), check_vma=True
         )
         return jax.jit(mapped)(jnp.asarray(embeddings, jnp.float32), jnp.asarray(labels))
-    return mapping(one_device, axis_name="devices")(split(embeddings).astype(jnp.float32), split(labels))
+    mapped = mapping(one_device, axis_name="devices")
+    mapped = jax.jit(mapped) if mapping is jax.vmap else mapped
+    return mapped(split(embeddings).astype(jnp.float32), split(labels))
 
 
 STATEFUL = {
@@ -272,11 +287,9 @@ STATEFUL = {
 
 @pytest.mark.parametrize("name", STATEFUL)
 @pytest.mark.parametrize("mapping", [jax.vmap, jax.pmap, jax.shard_map])
-def test_many_devices_agree_with_one(data, name, mapping):
-    embeddings, weights, labels = data
-    labels = np.where(np.arange(ROWS) == 2, -1, labels)  # one padded row, on one device
-    gradient, (loss, state) = on_one(STATEFUL[name], embeddings, weights, labels)
-    many_gradient, (many_loss, many_state) = on_many(STATEFUL[name], embeddings, weights, labels, mapping)
+def test_many_devices_agree_with_one(padded, on_one, name, mapping):
+    gradient, (loss, state) = on_one(name)
+    many_gradient, (many_loss, many_state) = on_many(STATEFUL[name], *padded, mapping)
     np.testing.assert_allclose(many_loss.reshape(-1), loss, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(many_gradient.reshape(ROWS, DIM), gradient, rtol=1e-3, atol=1e-4)
     for everywhere, once in zip(jax.tree.leaves(many_state), jax.tree.leaves(state), strict=True):

@@ -55,22 +55,22 @@ def test_an_ignored_row_gets_no_margin():
 def test_rows_have_length_one_and_orthogonal_gradients():
     x = jnp.asarray(random(0, 4, 16), jnp.float32)
     direction = jnp.asarray(random(1, 4, 16), jnp.float32)
-    unit, pullback = jax.vjp(normalise_rows, x)
+    unit, pullback = jax.vjp(jax.jit(normalise_rows), x)
     np.testing.assert_allclose(jnp.linalg.norm(unit, axis=1), 1.0, rtol=1e-6)
     np.testing.assert_allclose(jnp.sum(pullback(direction)[0] * x, axis=1), 0.0, atol=1e-5)
     with jax.enable_x64(True):
-        check_grads(normalise_rows, (random(2, 3, 4),), order=2, modes=["fwd", "rev"], atol=1e-4, rtol=1e-4)
-        check_grads(row_norms, (random(2, 3, 4),), order=1, modes=["fwd", "rev"], atol=1e-4, rtol=1e-4)
+        check_grads(jax.jit(normalise_rows), (random(2, 3, 4),), order=2, modes=["fwd", "rev"], atol=1e-4, rtol=1e-4)
+        check_grads(jax.jit(row_norms), (random(2, 3, 4),), order=1, modes=["fwd", "rev"], atol=1e-4, rtol=1e-4)
 
 
 def test_a_zero_row_gives_zeros_and_a_zero_gradient():
     x = jnp.zeros((2, 4)).at[1].set(1e-25)  # the second row's square underflows
     for function in (normalise_rows, row_norms):
-        value, pullback = jax.vjp(function, x)
+        value, pullback = jax.vjp(jax.jit(function), x)
         assert not value.any()
         assert not pullback(jnp.ones_like(value))[0].any()
     loss = lambda e, w: cosine_logits(e, w).sum()  # noqa: E731
-    for gradient in jax.grad(loss, argnums=(0, 1))(x, jnp.zeros((3, 4)).at[0].set(1.0)):
+    for gradient in jax.jit(jax.grad(loss, argnums=(0, 1)))(x, jnp.zeros((3, 4)).at[0].set(1.0)):
         assert np.isfinite(gradient).all()
 
 
@@ -103,7 +103,7 @@ def test_subcentres_reduce_to_the_nearest():
     each = jnp.stack([cosine_logits(x, w[:, k]) for k in range(3)])
     np.testing.assert_allclose(cosine_logits(x, w), each.max(axis=0), atol=1e-6)
     # Only the nearest sub-centre gets a gradient.
-    gradient = jax.grad(lambda w: cosine_logits(x, w)[0, 0])(jnp.asarray(w))
+    gradient = jax.jit(jax.grad(lambda w: cosine_logits(x, w)[0, 0]))(w)
     moved = np.abs(gradient).sum(axis=-1) > 0
     assert moved.sum() == 1
     assert moved[0, int(each[:, 0, 0].argmax())]

@@ -76,7 +76,9 @@ def test_gradients(gradient):
     if gradient == "exact":
         with jax.enable_x64(True):
             check_grads(
-                lambda e, w, b: sphereface2_loss(e, w, labels, b, scale=5.0) + uniface_loss(e, w, labels, b, scale=5.0),
+                jax.jit(
+                    lambda e, w, b: sphereface2_loss(e, w, labels, b, scale=5) + uniface_loss(e, w, labels, b, scale=5)
+                ),
                 (embeddings, weights, 0.5),
                 order=1,
                 modes=["rev"],
@@ -107,7 +109,8 @@ def test_ignored_rows():
     labels = np.full(6, -1)
     embeddings[:] = np.nan
     for loss in (sphereface2_loss, uniface_loss):
-        value, gradient = jax.value_and_grad(lambda w, loss=loss: loss(embeddings, w, labels, 0.0).sum())(weights)
+        total = lambda w, loss=loss: loss(embeddings, w, labels, 0.0).sum()  # noqa: E731
+        value, gradient = jax.jit(jax.value_and_grad(total))(weights)
         assert value == 0
         assert not gradient.any()
 

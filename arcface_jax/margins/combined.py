@@ -159,8 +159,8 @@ def combined(
       easy     cosθ, and that from θ = 90° on (the margin applies only where cosθ > 0). Jumps up at 90°. MagFace.
       clip     the angle is clipped to [ε, π − ε], after cosθ to [−1 + ε, 1 − ε]; ε = `clip_epsilon`; zero slope in
                the clipped part. AdaFace.
-      reflect  (−1)^k·cos(m1θ + m2) − 2k with k = ⌊(m1θ + m2)/π⌋; −2 − cos(θ + m2) for ArcFace. Continuous, falls
-               throughout; for m1 = 2, 3, 4 this is SphereFace's own psi.
+      reflect  (−1)^k·cos(m1θ + m2) − 2k with k = ⌊(m1θ + m2)/π⌋; −2 − cos(θ + m2) for ArcFace. Continuous and
+               falling throughout, to within the guard's m1²·1e-6; for m1 = 2, 3, 4 this is SphereFace's own psi.
 
     For m1 ≥ 1, psi ≤ cosθ everywhere with linear and reflect, everywhere to within ε with clip, and with none and easy
     as long as (m1 + 1)·θ + m2 ≤ 2π.
