@@ -1,0 +1,91 @@
+"""How the classes are split over devices, and what travels between them: embeddings and sums, never logits."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from arcface_jax.errors import InputError
+
+AxisName = str | tuple[str, ...]
+
+
+def shard_sizes(num_classes: int, shards: int) -> list[int]:
+    """How many classes each shard holds: C // shards, and one more on the first C % shards.
+
+    Raises:
+      InputError: for a number of classes or shards below 1.
+    """
+    if num_classes < 1 or shards < 1:
+        raise InputError(f"num_classes is {num_classes} and shards {shards}; pass 1 or more of each")
+    return [num_classes // shards + (rank < num_classes % shards) for rank in range(shards)]
+
+
+def shard_rows(num_classes: int, shards: int) -> int:
+    """The rows every shard's array has: the size of the largest shard, ⌈C/shards⌉; a smaller one ends in padding."""
+    return shard_sizes(num_classes, shards)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassAxis:
+    """The mapped axis that classes are split over; with `name=None` one device has them all.
+
+    Every method is called by all devices of the axis together, inside shard_map, pmap or vmap(axis_name=…).
+    """
+
+    name: AxisName | None
+    num_classes: int
+
+    @property
+    def size(self) -> int:
+        """Number of shards."""
+        return 1 if self.name is None else jax.lax.axis_size(self.name)
+
+    def index(self) -> Any:
+        """Number of this shard."""
+        return 0 if self.name is None else jax.lax.axis_index(self.name)
+
+    def check_rows(self, rows: int) -> None:
+        """Raises InputError unless this many rows are what a shard of the classes has."""
+        wanted = shard_rows(self.num_classes, self.size)
+        if rows != wanted:
+            raise InputError(
+                f"class_weights has {rows} rows on each of {self.size} devices; "
+                f"{self.num_classes} classes need {wanted}"
+            )
+
+    def first_class(self) -> Any:
+        """The number of this shard's first class."""
+        if self.name is None:
+            return 0
+        each, left = divmod(self.num_classes, self.size)
+        return self.index() * each + jnp.minimum(self.index(), left)
+
+    def classes_here(self) -> Any:
+        """How many classes this shard holds; rows after them are padding."""
+        if self.name is None:
+            return self.num_classes
+        each, left = divmod(self.num_classes, self.size)
+        return each + (self.index() < left).astype(jnp.int32)
+
+    def gather(self, rows: jax.Array) -> jax.Array:
+        """[n, …] of each device to [N, …] on all."""
+        return rows if self.name is None else jax.lax.all_gather(rows, self.name, tiled=True)
+
+    def scatter_sum(self, values: jax.Array, dimension: int) -> jax.Array:
+        """The sum over devices, of which each keeps its own n of N along `dimension`."""
+        if self.name is None:
+            return values
+        return jax.lax.psum_scatter(values, self.name, scatter_dimension=dimension, tiled=True)
+
+    def largest(self, values: jax.Array) -> jax.Array:
+        """The largest of the devices' values; a constant to differentiation."""
+        values = jax.lax.stop_gradient(values)
+        return values if self.name is None else jax.lax.pmax(values, self.name)
+
+    def own(self, values: jax.Array, rows: int) -> jax.Array:
+        """This device's n of N values that all have."""
+        if self.name is None:
+            return values
+        return jax.lax.dynamic_slice_in_dim(values, self.index() * rows, rows)

@@ -1,0 +1,167 @@
+"""Classes split over 1, 2, 4 and 8 devices: one loss and one gradient, whatever the split; what travels."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from arcface_jax.errors import InputError
+from arcface_jax.heads.class_axis import shard_rows, shard_sizes
+from arcface_jax.heads.sharded import shard_classes, sharded_margin_softmax_loss, unshard_classes
+from arcface_jax.losses import margin_softmax_loss
+from arcface_jax.margins import arcface, cm2
+
+STRAIGHT = arcface(past_pi="linear", gradient="straight_through")
+CASES = {
+    "straight-through": (1, {"psi": STRAIGHT}),
+    "sub-centres": (3, {"psi": cm2(), "label_smoothing": 0.1, "filter_threshold": 0.2}),
+    "fixed": (1, {"shift": "fixed", "label_smoothing": 0.1}),
+}
+RUNS = [
+    *(("shard_map", devices, case) for devices in (1, 2, 4, 8) for case in ("straight-through", "sub-centres")),
+    *(("pmap", 8, case) for case in ("straight-through", "sub-centres")),
+    *(("vmap", devices, "sub-centres") for devices in (2, 8)),
+    ("shard_map", 8, "fixed"),
+    ("vmap", 2, "fixed"),
+]
+
+
+@pytest.mark.parametrize(("classes", "shards"), [(93_431, 8), (53, 1), (53, 8), (8, 8), (3, 8)])
+def test_the_split(classes, shards):
+    sizes = shard_sizes(classes, shards)
+    assert sizes == [classes // shards + (rank < classes % shards) for rank in range(shards)]
+    assert sum(sizes) == classes
+    if classes == 93_431:
+        assert sizes == [11_679] * 7 + [11_678]
+    rows = np.arange(2 * classes).reshape(classes, 2) + 1
+    split = shard_classes(rows, shards)
+    assert split.shape == (shards, shard_rows(classes, shards), 2)
+    first = 0
+    for shard, size in zip(split, sizes, strict=True):
+        np.testing.assert_array_equal(shard[:size], rows[first : first + size])
+        assert not shard[size:].any()
+        first += size
+    np.testing.assert_array_equal(unshard_classes(split, classes), rows)
+
+
+@pytest.fixture(scope="module")
+def dense(problem):
+    """dense(case): the loss and its gradients on one device in float64."""
+
+    @functools.cache
+    def compute(case):
+        embeddings, tables, labels, importance = problem
+        centres, options = CASES[case]
+        options = {k: v for k, v in options.items() if k != "shift"}
+        total = lambda e, w: margin_softmax_loss(e, w, labels, scale=16.0, **options) @ importance  # noqa: E731
+        with jax.enable_x64(True):
+            return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(embeddings, tables[centres])
+
+    return compute
+
+
+@pytest.mark.parametrize(("mapped", "devices", "case"), RUNS, indirect=["mapped"])
+def test_every_split_is_the_dense_loss(problem, dense, mapped, devices, case):
+    embeddings, tables, labels, importance = problem
+    centres, options = CASES[case]
+
+    def total(e, w, y, weight):
+        options_here = dict(axis_name="classes", num_classes=53, scale=16.0, chunk=5, **options)
+        return sharded_margin_softmax_loss(e, w, y, **options_here) @ weight
+
+    def on_device(e, w, y, weight):
+        value, gradients = jax.value_and_grad(total, argnums=(0, 1))(e, w, y, weight)
+        return value[None], gradients
+
+    with jax.enable_x64(True):
+        shards = shard_classes(tables[centres], devices)
+        flat = shards.reshape(-1, *shards.shape[2:])
+        value, (of_e, of_w) = mapped(on_device, devices)(embeddings, flat, labels, importance)
+        wanted, (wanted_e, wanted_w) = dense(case)
+        np.testing.assert_allclose(value.sum(), wanted, rtol=1e-12)
+        np.testing.assert_allclose(of_e, wanted_e, atol=1e-12)
+        np.testing.assert_allclose(unshard_classes(of_w.reshape(shards.shape), 53), wanted_w, atol=1e-12)
+        assert not of_w.reshape(shards.shape)[53 % devices :, -1].any() or 53 % devices == 0  # padding
+
+
+def mesh_loss(mesh, batch_axes, class_axes, **options):
+    """The whole batch's losses under jit, the map inside and the gradient outside."""
+    one = functools.partial(sharded_margin_softmax_loss, axis_name=class_axes, num_classes=53, chunk=5, **options)
+    specs = (PartitionSpec(batch_axes), PartitionSpec(class_axes), PartitionSpec(batch_axes))
+    return jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(batch_axes))
+
+
+@pytest.mark.parametrize("class_axes", ["classes", ("data", "classes")])
+def test_a_mesh_of_data_and_classes(problem, dense, class_axes):
+    embeddings, tables, labels, importance = problem
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "classes"))
+    with jax.enable_x64(True):
+        shards = shard_classes(tables[1], 4 if class_axes == "classes" else 8)
+        loss = mesh_loss(mesh, ("data", "classes"), class_axes, scale=16.0, psi=STRAIGHT)
+        total = lambda e, w: loss(e, w, labels) @ importance  # noqa: E731
+        flat = shards.reshape(-1, 8)
+        value, (of_e, of_w) = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(embeddings, flat)
+        wanted, (wanted_e, wanted_w) = dense("straight-through")
+        np.testing.assert_allclose(value, wanted, rtol=1e-12)
+        np.testing.assert_allclose(of_e, wanted_e, atol=1e-12)
+        np.testing.assert_allclose(unshard_classes(of_w.reshape(shards.shape), 53), wanted_w, atol=1e-12)
+
+
+def test_what_each_device_brings_of_its_own(problem):
+    """Margins and scales of an example stay with it; a scale that all learn gets all of its gradient."""
+    embeddings, tables, labels, _ = problem
+    margins, scales = np.linspace(0.1, 0.7, 16), np.linspace(5.0, 20.0, 16)
+
+    def total(e, w, y, m, s, learnt):
+        axis = {"axis_name": "classes", "num_classes": 53, "chunk": 5}
+        return sharded_margin_softmax_loss(e, w, y, psi=arcface(m), scale=learnt * s, **axis).sum()
+
+    def dense_total(e, w, y, m, s, learnt):
+        return margin_softmax_loss(e, w, y, psi=arcface(m), scale=learnt * s).sum()
+
+    with jax.enable_x64(True):
+        split = [a.reshape(4, -1, *a.shape[1:]) for a in (embeddings, labels, margins, scales)]
+        run = jax.jit(jax.vmap(jax.value_and_grad(total, argnums=(3, 5)), (0, 0, 0, 0, 0, None), axis_name="classes"))
+        value, (of_m, of_s) = run(split[0], shard_classes(tables[1], 4), *split[1:], 1.0)
+        wanted = jax.jit(jax.value_and_grad(dense_total, argnums=(3, 5)))
+        wanted_value, (wanted_m, wanted_s) = wanted(embeddings, tables[1], labels, margins, scales, 1.0)
+        np.testing.assert_allclose(value.sum(), wanted_value, rtol=1e-12)
+        np.testing.assert_allclose(of_m.reshape(-1), wanted_m, atol=1e-11)
+        np.testing.assert_allclose(of_s.sum(), wanted_s, rtol=1e-11)
+
+
+def collective_shapes(program):
+    """The shapes, as text, that each collective of a compiled program puts out."""
+    pattern = r"= \(?([^=]*?)\)? (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+    return re.findall(pattern, program)
+
+
+def test_nothing_that_travels_grows_with_the_classes():
+    mesh = Mesh(np.array(jax.devices()), ("classes",))
+
+    def traffic(classes):
+        one = functools.partial(sharded_margin_softmax_loss, axis_name="classes", num_classes=classes, chunk=64)
+        spec = PartitionSpec("classes")
+        loss = jax.shard_map(one, mesh=mesh, in_specs=(spec, spec, spec), out_specs=spec)
+        gradients = jax.jit(jax.value_and_grad(lambda e, w, y: loss(e, w, y).mean(), argnums=(0, 1)))
+        shapes = ((32, 16), jnp.float32), ((8 * shard_rows(classes, 8), 16), jnp.float32), ((32,), jnp.int32)
+        lowered = gradients.lower(*(jax.ShapeDtypeStruct(*shape) for shape in shapes))
+        return collective_shapes(lowered.compile().as_text())
+
+    few, many = traffic(1_003), traffic(20_011)
+    assert few
+    assert few == many
+
+
+def test_a_shard_of_the_wrong_size_is_named():
+    call = functools.partial(sharded_margin_softmax_loss, axis_name="classes", num_classes=53)
+    with pytest.raises(InputError, match="class_weights has 6 rows on each of 2 devices; 53 classes need 27"):
+        jax.vmap(call, axis_name="classes")(jnp.ones((2, 4, 3)), jnp.ones((2, 6, 3)), jnp.zeros((2, 4), int))
+    with pytest.raises(InputError, match="2 shards of 6 rows do not hold 53 classes; they need 27 rows each"):
+        unshard_classes(jnp.ones((2, 6, 3)), 53)
+    with pytest.raises(InputError, match="num_classes is 53 and shards 0"):
+        shard_classes(jnp.ones((53, 3)), 0)
