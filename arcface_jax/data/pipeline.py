@@ -7,6 +7,8 @@ Images stay uint8 up to the device; normalisation and augmentation happen there
 import collections
 import dataclasses
 import functools
+import pathlib
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -155,7 +157,8 @@ def batches(
       threads: batches decoded at once, in this process or in each worker.
         Decoding releases the interpreter lock, so threads do for JPEG.
       workers: processes that read; 0 reads in this process. They help where
-        Python code, not decoding, is the limit.
+        Python code, not decoding, is the limit. A script that has some must
+        keep its own work under if __name__ == "__main__".
       ahead: batches read ahead, in this process or in each worker.
       on_unreadable: "raise" stops the run with the image's InputError;
         "substitute" takes the next readable image of the source in its place
@@ -175,6 +178,8 @@ def batches(
             f"host {host} of {num_hosts} cannot have an equal part of batch_size = {batch_size}; "
             "make the batch size a multiple of the number of hosts"
         )
+    if workers:
+        _check_main_guard()
     for name, value in (("image_size", image_size), ("threads", threads), ("ahead", ahead)):
         if value < 1:
             raise InputError(f"{name} = {value}: at least 1 is needed")
@@ -182,6 +187,22 @@ def batches(
     plan = f"data {source.fingerprint}, {sampler!r}, {image_size} pixels"
     reader = _BatchReader(source, sampler, image_size, host * rows, (host + 1) * rows, on_unreadable)
     return BatchIterator(reader, plan, threads, workers, ahead)
+
+
+def _check_main_guard() -> None:
+    """Worker processes import the program's file. Without the guard it would run again in each, which hangs both."""
+    path = getattr(sys.modules["__main__"], "__file__", None)
+    if path is None or not path.endswith(".py"):  # a notebook, an installed command
+        return
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    if not re.search(r"__name__\s*==\s*[\"']__main__", text):
+        raise InputError(
+            f"{path}: worker processes import this file again, so what it does must stand under "
+            'if __name__ == "__main__":'
+        )
 
 
 @dataclasses.dataclass(frozen=True)

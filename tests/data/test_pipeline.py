@@ -1,4 +1,9 @@
 import json
+import multiprocessing
+import os
+import pathlib
+import subprocess
+import sys
 import time
 
 import jax
@@ -60,6 +65,31 @@ def test_worker_processes_change_nothing_and_resume_without_them(source):
     with batches(source, 6, SIZE, seed=3) as iterator:
         iterator.set_state(state)
         assert take(iterator, 3) == expected[5:]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_run_instead_of_hanging_it(source):
+    with batches(source, 6, SIZE, seed=3, workers=1) as iterator:
+        next(iterator)
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+        with pytest.raises(RuntimeError, match="Worker process was terminated unexpectedly"):
+            take(iterator, 50)
+
+
+def test_a_script_without_the_main_guard_is_told_so(source, tmp_path):
+    root = pathlib.Path(source.where(0)).parent.parent
+    (tmp_path / "script.py").write_text(
+        "from arcface_jax.data.folder import FolderSource\n"
+        "from arcface_jax.data.pipeline import batches\n"
+        f"iterator = batches(FolderSource({str(root)!r}), 6, 8, 0, workers=1)\n"
+        "next(iterator)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2])}
+    command = [sys.executable, str(tmp_path / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert done.returncode != 0
+    assert 'what it does must stand under if __name__ == "__main__":' in done.stderr
 
 
 @pytest.mark.parametrize(
