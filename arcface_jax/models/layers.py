@@ -52,20 +52,93 @@ def batch_norm(
     return make
 
 
+class ConvNorm(nn.Module):
+    """Convolution – batch normalisation – PReLU, the last by choice: the unit of the mobile networks.
+
+    Attributes:
+      features: output channels.
+      kernel: height and width of the kernel.
+      stride: in both directions.
+      padding: pixels on every side.
+      groups: of channels that are convolved apart; as many as channels is a depthwise convolution.
+      activate: whether the PReLU follows.
+      dtype: of the computation.
+      epsilon: of the batch normalisation.
+      axis_name: mapped axis over which batch statistics are averaged, or None.
+    """
+
+    features: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    activate: bool = True
+    dtype: Dtype = jnp.float32
+    epsilon: float = 1e-5
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps [N, H, W, channels] to [N, H', W', features]."""
+        x = nn.Conv(
+            self.features,
+            self.kernel,
+            self.stride,
+            padding=self.padding,
+            feature_group_count=self.groups,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=conv_init,
+            name="conv",
+        )(x)
+        x = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)("bn")(x)
+        return PReLU(self.dtype, name="prelu")(x) if self.activate else x
+
+
+class SqueezeExcite(nn.Module):
+    """x · σ(W₂ max(W₁ x̄, 0)), x̄ the mean over the image: one gain for each channel.
+
+    References: Hu et al., Squeeze-and-Excitation Networks (arXiv:1709.01507), eqs. 2–4.
+    """
+
+    reduction: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Weighs the channels of x [N, H, W, channels]."""
+
+        def pointwise(features: int, name: str) -> nn.Conv:
+            return nn.Conv(features, (1, 1), use_bias=False, dtype=self.dtype, kernel_init=conv_init, name=name)
+
+        gain = jnp.mean(x, axis=(1, 2), keepdims=True)
+        gain = nn.relu(pointwise(max(1, x.shape[-1] // self.reduction), "fc1")(gain))
+        return x * nn.sigmoid(pointwise(x.shape[-1], "fc2")(gain))
+
+
+def flatten_channels_first(x: jax.Array) -> jax.Array:
+    """[N, H, W, channels] to [N, channels·H·W], in the order in which published dense layers expect it."""
+    return jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)
+
+
 class EmbeddingBatchNorm(nn.Module):
     """The batch normalisation that ends a backbone: its scale is a parameter frozen at 1.
 
     A learnt scale would let the network weigh embedding dimensions after the
     features were whitened; published models freeze it, but store and count it.
+    With affine=False there is neither that scale nor a bias, as some projects have it.
     """
 
     epsilon: float
     axis_name: str | None = None
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalises x [N, D] over the batch, in float32."""
         norm = batch_norm(train, dtype=jnp.float32, epsilon=self.epsilon, axis_name=self.axis_name, affine=False)
+        if not self.affine:
+            return norm("norm")(x)
         scale = self.param(FROZEN_SCALE, nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         return norm("norm")(x) * jax.lax.stop_gradient(scale) + bias

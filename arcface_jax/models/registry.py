@@ -1,5 +1,6 @@
 """Backbones by name."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -9,6 +10,10 @@ import jax.numpy as jnp
 from arcface_jax.errors import InputError
 from arcface_jax.models.iresnet import STAGE_BLOCKS, IResNet
 from arcface_jax.models.layers import Dtype
+from arcface_jax.models.mbf import ArcFaceTorchMobileFaceNet
+from arcface_jax.models.mobilefacenet import MobileFaceNet
+from arcface_jax.models.resnet import DEPTHS, ResNet
+from arcface_jax.models.vit import VisionTransformer
 
 Builder = Callable[..., nn.Module]
 
@@ -41,7 +46,8 @@ def create(
     Args:
       name: one of `names()`.
       embedding_size: D.
-      width: channels of the first stage; 64 is the published size.
+      width: channels of the first stage of an IResNet; 64 is the published size of every
+        backbone, and all channels are in proportion to it.
       dropout: rate before the embedding layer.
       dtype: of the computation; parameters stay float32.
       axis_name: mapped axis that batch statistics are averaged over; None for none.
@@ -62,20 +68,39 @@ def create(
     )
 
 
-def count_parameters(backbone: nn.Module, image_size: int) -> int:
-    """The number of parameters at image_size × image_size, counted without allocating any."""
-    variables = jax.eval_shape(
-        lambda: backbone.init(jax.random.key(0), jnp.zeros((1, image_size, image_size, 3), jnp.float32))
-    )
+def count_parameters(backbone: nn.Module, image_size: int | tuple[int, int]) -> int:
+    """The number of parameters, counted without allocating any.
+
+    Args:
+      backbone: a module of this package.
+      image_size: side, or (height, width), in pixels.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    variables = jax.eval_shape(lambda: backbone.init(jax.random.key(0), jnp.zeros((1, height, width, 3), jnp.float32)))
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
-def _iresnet(depth: int) -> Builder:
-    def build(**options: object) -> nn.Module:
-        return IResNet(STAGE_BLOCKS[depth], **options)  # type: ignore[arg-type]
+def _vision_transformer(channels: int, depth: int, drop_path: float) -> Builder:
+    def build(*, width: int, **options: object) -> nn.Module:
+        heads = 8
+        per_head = max(1, channels * width // (64 * heads))
+        return VisionTransformer(per_head * heads, depth, heads, drop_path=drop_path, **options)  # type: ignore[arg-type]
 
     return build
 
 
-for _depth in STAGE_BLOCKS:
-    register(f"iresnet{_depth}", _iresnet(_depth))
+for _depth, _blocks in STAGE_BLOCKS.items():
+    register(f"iresnet{_depth}", functools.partial(IResNet, _blocks))
+    register(f"se_iresnet{_depth}", functools.partial(IResNet, _blocks, squeeze=16))
+for _output in ("A", "B", "C", "D"):  # E is iresnet50
+    register(f"iresnet50{_output.lower()}", functools.partial(IResNet, STAGE_BLOCKS[50], output=_output))
+register("iresnet50_conv7", functools.partial(IResNet, STAGE_BLOCKS[50], stem="conv7"))
+for _depth in DEPTHS:
+    register(f"resnet{_depth}", functools.partial(ResNet, (_depth - 2) // 6))
+register("mobilefacenet", MobileFaceNet)
+register("mbf", ArcFaceTorchMobileFaceNet)
+register("mbf_large", functools.partial(ArcFaceTorchMobileFaceNet, (2, 8, 12, 4), 4))
+register("vit_t", _vision_transformer(256, 12, 0.1))
+register("vit_s", _vision_transformer(512, 12, 0.1))
+register("vit_b", _vision_transformer(512, 24, 0.1))
+register("vit_l", _vision_transformer(768, 24, 0.05))

@@ -1,5 +1,3 @@
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,36 +6,8 @@ import pytest
 from arcface_jax.errors import InputError
 from arcface_jax.models import registry
 from arcface_jax.models.iresnet import IResNet
-from arcface_jax.models.layers import FROZEN_SCALE, PReLU
-
-# The published networks at 112 × 112 with 512-d embeddings: parameters, and billions of multiply-adds.
-PUBLISHED = {18: (24_025_600, 2.6), 34: (34_139_328, None), 50: (43_590_848, 6.3), 100: (65_156_160, 12.1)}
-
-
-@pytest.mark.parametrize("depth", [18, 34, 50, 100, 200])
-def test_published_parameter_counts(depth):
-    expected = 118_833_920 if depth == 200 else PUBLISHED[depth][0]
-    assert registry.count_parameters(registry.create(f"iresnet{depth}"), 112) == expected
-
-
-def multiply_adds(program) -> int:
-    """Of the convolutions and the dense layer, those with padding's zeros included, as is customary."""
-    total = 0
-    for equation in program.eqns:
-        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
-            kernel = equation.invars[1].aval.shape
-            assert kernel[-1] == equation.outvars[0].aval.shape[-1]
-            total += equation.outvars[0].aval.size * math.prod(kernel[:-1])
-    return total
-
-
-@pytest.mark.parametrize("depth", [18, 50, 100])
-def test_published_multiply_adds(depth):
-    model = registry.create(f"iresnet{depth}")
-    images = jax.ShapeDtypeStruct((1, 112, 112, 3), jnp.float32)
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(images.shape)))
-    program = jax.make_jaxpr(model.apply)(variables, images)
-    assert multiply_adds(program) / 1e9 == pytest.approx(PUBLISHED[depth][1], rel=0.02)
+from arcface_jax.models.layers import FROZEN_SCALE, PReLU, SqueezeExcite
+from tests.models import quick
 
 
 def narrow(**options):
@@ -46,8 +16,17 @@ def narrow(**options):
 
 
 def train_mode(model, variables, images, **options):
-    apply = jax.jit(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"], **options))
-    return apply(variables, images)
+    return quick.run(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"], **options), variables, images)
+
+
+def capture(model, variables, images):
+    """The embeddings, and what every layer returned."""
+
+    def apply(variables, images):
+        return model.apply(variables, images, capture_intermediates=True, mutable=["intermediates"])
+
+    embeddings, state = quick.run(apply, variables, images)
+    return embeddings, state["intermediates"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +36,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def variables():
-    return jax.jit(narrow().init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    return quick.run(narrow().init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
 
 
 @pytest.mark.parametrize("size", [16, 32, 33, 112])
@@ -90,16 +69,14 @@ def test_frozen_scale_gets_no_gradient(batch, variables):
         embeddings, _ = narrow().apply({**variables, "params": params}, batch, True, mutable=["batch_stats"])
         return jnp.sum(embeddings**3)
 
-    gradients = jax.jit(jax.grad(total))(variables["params"])["features"]
+    gradients = quick.run(jax.grad(total), variables["params"])["features"]
     assert not np.any(gradients[FROZEN_SCALE])
     assert np.any(gradients["bias"])
 
 
 def test_flattens_channel_first(batch, variables):
     """The dense layer's rows are in channel, height, width order, as in published weights."""
-    model = narrow()
-    _, state = model.apply(variables, batch, capture_intermediates=True, mutable=["intermediates"])
-    seen = state["intermediates"]
+    _, seen = capture(narrow(), variables, batch)
     feature_map, dense = seen["bn2"]["__call__"][0], seen["fc"]["__call__"][0]
     by_hand = np.transpose(feature_map, (0, 3, 1, 2)).reshape(32, -1) @ variables["params"]["fc"]["kernel"]
     np.testing.assert_allclose(dense, by_hand, rtol=1e-5, atol=1e-5)
@@ -107,7 +84,7 @@ def test_flattens_channel_first(batch, variables):
 
 def test_bfloat16_keeps_parameters_and_embedding_in_float32(batch, variables):
     model = narrow(dtype=jnp.bfloat16)
-    own = model.init(jax.random.key(0), batch)
+    own = jax.eval_shape(model.init, jax.random.key(0), batch)
     assert {leaf.dtype for leaf in jax.tree.leaves(own)} == {jnp.dtype("float32")}
     embeddings, _ = train_mode(model, variables, batch)
     exact, _ = train_mode(narrow(), variables, batch)
@@ -122,7 +99,65 @@ def test_dropout_needs_its_key_and_acts_in_training_only(batch, variables):
     dropped, _ = train_mode(model, variables, batch, rngs=rngs)
     whole, _ = train_mode(narrow(), variables, batch)
     assert not np.allclose(dropped, whole)
-    np.testing.assert_array_equal(model.apply(variables, batch), narrow().apply(variables, batch))
+    for_use = [quick.run(network.apply, variables, batch) for network in (model, narrow())]
+    np.testing.assert_array_equal(*for_use)
+
+
+@pytest.mark.parametrize("output", ["A", "B", "C", "D"])
+def test_output_options_pool_before_the_embedding(batch, output):
+    """Averages the closed trunk over the image, then FC, BN and PReLU as the option's letter says."""
+    model = narrow(output=output).clone(embedding_size=32 if output == "A" else 16)
+    variables = quick.run(model.init, jax.random.key(0), batch)
+    embeddings, seen = capture(model, variables, batch)
+    params = variables["params"]
+    expected = np.asarray(seen["prelu2"]["__call__"][0], np.float64).mean((1, 2))
+    if output != "A":
+        expected = expected @ np.asarray(params["fc"]["kernel"], np.float64) + params["fc"]["bias"]
+    if output in "CD":
+        expected /= np.sqrt(1 + 1e-5)  # the untrained running statistics: mean 0, variance 1
+    if output == "D":
+        expected = np.where(expected > 0, expected, 0.25 * expected)
+    np.testing.assert_allclose(embeddings, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_option_a_has_the_last_stage_as_embedding():
+    with pytest.raises(InputError, match=r"embedding_size: 16.* 32 channels"):
+        jax.eval_shape(narrow(output="A").init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+
+
+@pytest.mark.parametrize("options", [{"output": "F"}, {"stem": "conv5"}])
+def test_unknown_options_are_named(options):
+    with pytest.raises(InputError, match=next(iter(options.values()))):
+        jax.eval_shape(narrow(**options).init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+
+
+@pytest.mark.parametrize(("stem", "side"), [("conv3", 7), ("conv7", 4)])
+def test_the_stem_sets_the_size_of_the_last_feature_map(stem, side):
+    model = narrow(stem=stem)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 112, 112, 3))))
+    assert shapes["params"]["fc"]["kernel"].shape == (side * side * 32, 16)
+
+
+def test_a_subsampled_shortcut_keeps_every_second_pixel(batch):
+    """With the residual branch set to zero the first block is its shortcut."""
+    model = narrow(shortcut="subsampled")
+    variables = quick.run(model.init, jax.random.key(0), batch)
+    block = variables["params"]["layer1_0"]
+    assert "downsample_conv" not in block
+    assert "downsample_conv" in variables["params"]["layer2_0"]
+    block["bn3"]["scale"] = jnp.zeros_like(block["bn3"]["scale"])
+    _, seen = capture(model, variables, batch)
+    np.testing.assert_array_equal(seen["layer1_0"]["__call__"][0], seen["prelu"]["__call__"][0][:, ::2, ::2])
+
+
+def test_squeeze_and_excitation_by_hand():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2, 3, 4, 8))
+    down, up = random.normal(size=(8, 2)), random.normal(size=(2, 8))
+    params = {"params": {"fc1": {"kernel": down[None, None]}, "fc2": {"kernel": up[None, None]}}}
+    gain = 1 / (1 + np.exp(-np.maximum(x.mean((1, 2)) @ down, 0) @ up))
+    result = SqueezeExcite(4).apply(jax.tree.map(jnp.float32, params), jnp.float32(x))
+    np.testing.assert_allclose(result, x * gain[:, None, None], rtol=1e-5)
 
 
 def test_prelu_by_hand():
@@ -134,7 +169,7 @@ def test_prelu_by_hand():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"name": "resnet50"}, "resnet50"),
+        ({"name": "vgg16"}, "vgg16"),
         ({"name": "iresnet18", "width": 0}, "model.width"),
         ({"name": "iresnet18", "embedding_size": -1}, "model.embedding_size"),
         ({"name": "iresnet18", "dropout": 1.0}, "model.dropout"),

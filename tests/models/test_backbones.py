@@ -1,0 +1,161 @@
+"""What every registered backbone must do, at a small size."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.losses import margin_softmax_loss
+from arcface_jax.models import registry
+from arcface_jax.models.iresnet import IResNet
+from arcface_jax.models.mbf import ArcFaceTorchMobileFaceNet
+from arcface_jax.models.mobilefacenet import Bottlenecks, MobileFaceNet
+from arcface_jax.models.resnet import ResNet
+from arcface_jax.models.vit import VisionTransformer
+from tests.models import quick
+
+# One or two blocks of every kind of network: all that is computed, but the depth.
+SMALL = {
+    "iresnet": functools.partial(IResNet, (1, 1), width=8),
+    "iresnet variant": functools.partial(
+        IResNet, (1, 1), width=16, stem="conv7", output="C", squeeze=16, shortcut="subsampled", inner_norm=False
+    ),
+    "resnet": functools.partial(ResNet, 1, width=32),
+    "mobilefacenet": functools.partial(
+        MobileFaceNet, width=16, bottlenecks=(Bottlenecks(2, 64, 2, 2), Bottlenecks(2, 128, 1, 2))
+    ),
+    "mbf": functools.partial(ArcFaceTorchMobileFaceNet, (1, 0, 1, 0), width=16),
+    "vit": functools.partial(VisionTransformer, 32, 2),
+}
+SIZE, EMBEDDING = 18, 16
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return jax.random.normal(jax.random.key(1), (16, SIZE, SIZE, 3)), jnp.arange(16) % 4
+
+
+@functools.cache
+def small(name, dtype="float32", axis_name=None):
+    return SMALL[name](embedding_size=EMBEDDING, dtype=jnp.dtype(dtype), axis_name=axis_name)
+
+
+@functools.cache
+def initial(name):
+    return quick.run(small(name).init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", SMALL)
+def test_takes_a_training_step_under_pmap(name, dtype, batch):
+    """Initial embeddings have unit variance over the whole batch.
+
+    Both devices end with the same state, float32 and finite, and no trainable parameter is left without gradient.
+    """
+    devices, axis = 2, "data"
+    model = small(name, dtype, axis)
+    optimiser = optax.sgd(0.02)
+    weights = jax.random.normal(jax.random.key(3), (4, EMBEDDING))
+
+    def step(params, stats, images, labels):
+        def loss(params):
+            variables, rngs = {"params": params, "batch_stats": stats}, {"dropout": jax.random.key(5)}
+            embeddings, updates = model.apply(variables, images, True, mutable=["batch_stats"], rngs=rngs)
+            return jnp.mean(margin_softmax_loss(embeddings, weights, labels, scale=8.0)), (
+                updates["batch_stats"],
+                embeddings,
+            )
+
+        gradients, (stats, embeddings) = jax.grad(loss, has_aux=True)(params)
+        gradients = jax.lax.pmean(gradients, axis)
+        changes, _ = optimiser.update(gradients, optimiser.init(params))
+        return optax.apply_updates(params, changes), stats, gradients, embeddings
+
+    images, labels = (array.reshape(devices, -1, *array.shape[1:]) for array in batch)
+    variables = initial(name)
+    pmapped = jax.pmap(step, axis_name=axis, in_axes=(None, None, 0, 0), devices=jax.devices()[:devices])
+    arguments = (variables["params"], variables["batch_stats"], images, labels)
+    compiled = pmapped.lower(*arguments).compile(compiler_options=quick.OPTIONS)
+    params, stats, gradients, embeddings = jax.block_until_ready(compiled(*arguments))
+    embeddings = np.asarray(embeddings).reshape(16, EMBEDDING)
+    np.testing.assert_allclose(embeddings.mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(embeddings.var(0), 1, rtol=0.05)
+    for leaf in jax.tree.leaves((params, stats)):
+        assert leaf.dtype == jnp.float32
+        assert np.all(np.isfinite(leaf))
+        np.testing.assert_array_equal(leaf[0], leaf[1])
+    still = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
+        if not np.any(leaf[0]) and "frozen_scale" not in jax.tree_util.keystr(path)
+    ]
+    assert not still
+
+
+@pytest.mark.parametrize(
+    "name", ["iresnet18", "se_iresnet18", "iresnet50a", "resnet20", "mobilefacenet", "mbf_large", "vit_t"]
+)
+def test_width_scales_every_registered_backbone(name):
+    def count(width: int) -> int:
+        size = width * 8 if name == "iresnet50a" else 16  # its embedding is the last stage
+        return registry.count_parameters(registry.create(name, width=width, embedding_size=size), 32)
+
+    assert count(16) < 0.45 * count(32)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_images_need_not_be_square(name):
+    shape = jax.eval_shape(lambda: small(name).init_with_output(jax.random.key(0), jnp.zeros((3, 48, 40, 3)))[0])
+    assert shape.shape == (3, EMBEDDING)
+    assert shape.dtype == jnp.float32
+
+
+def test_vit_masks_tokens_and_leaves_out_branches_in_training_only(batch):
+    model = SMALL["vit"](embedding_size=EMBEDDING)
+    images, variables = batch[0][:4], initial("vit")
+
+    def embed(model, key):
+        def apply(variables, key):
+            return model.apply(variables, images, True, mutable=["batch_stats"], rngs={"dropout": key})[0]
+
+        return quick.run(apply, variables, jax.random.key(key))
+
+    plain = model.clone(mask_ratio=0.0, drop_path=0.0)
+    np.testing.assert_array_equal(embed(plain, 0), embed(plain, 1))
+    for option in ({"mask_ratio": 0.3, "drop_path": 0.0}, {"mask_ratio": 0.0, "drop_path": 0.5}):
+        random = model.clone(**option)
+        assert not np.allclose(embed(random, 0), embed(random, 1))
+        for_use = [quick.run(network.apply, variables, images) for network in (random, plain)]
+        np.testing.assert_array_equal(*for_use)
+
+
+def test_vit_puts_the_mask_token_where_a_token_was_left_out():
+    """Without blocks, what reaches the first FC is each token's normalisation, or the mask token, in its place."""
+    model = VisionTransformer(8, 0, embedding_size=4, mask_ratio=0.5)
+    images = jax.random.normal(jax.random.key(0), (3, 36, 27, 3))
+    variables = model.init(jax.random.key(1), images)
+    seen = {}
+
+    def spy(next_fun, args, kwargs, context):
+        if context.module.name == "feature_fc1":
+            seen["tokens"] = np.asarray(args[0]).reshape(3, 12, 8)
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(spy):
+        model.apply(variables, images)
+        whole = seen["tokens"]
+        model.apply(variables, images, True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(2)})
+    masked = np.all(seen["tokens"] == np.asarray(variables["params"]["mask_token"]), axis=-1)
+    np.testing.assert_array_equal(masked.sum(1), 6)
+    assert len({tuple(row) for row in masked}) > 1
+    np.testing.assert_allclose(seen["tokens"][~masked], whole[~masked], rtol=1e-5, atol=1e-6)
+
+
+def test_vit_names_an_image_smaller_than_a_patch():
+    with pytest.raises(InputError, match="8×12 is smaller than a patch of 9×9"):
+        VisionTransformer(8, 1).init(jax.random.key(0), jnp.zeros((1, 8, 12, 3)))
