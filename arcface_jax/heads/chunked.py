@@ -7,6 +7,7 @@ import jax
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
 from arcface_jax.heads.class_axis import ClassAxis
 from arcface_jax.heads.class_sums import class_sums
+from arcface_jax.heads.sampling import ClassSample, places_in_sample, take_rows
 from arcface_jax.heads.softmax import (
     check_head,
     check_options,
@@ -32,8 +33,13 @@ def margin_softmax_over(
     chunk: int,
     shift: str,
     precision: jax.lax.PrecisionLike,
+    sample: ClassSample | None = None,
 ) -> jax.Array:
-    """The loss of this device's examples, with the classes split over `axis`; see the two functions that call it."""
+    """The loss of this device's examples, with the classes split over `axis`, or a sample of them.
+
+    See the functions that call it: `chunked_margin_softmax_loss`, `sharded_margin_softmax_loss` and
+    `sampled_margin_softmax_loss`.
+    """
     embeddings, class_weights = check_head(embeddings, class_weights, axis)
     options = check_options(
         chunk=chunk,
@@ -44,7 +50,10 @@ def margin_softmax_over(
         precision=precision,
     )
     batch = share_batch(embeddings, labels, scale, axis, compute_dtype(embeddings, class_weights))
-    sums = class_sums(batch.unit, class_weights, batch.local_labels, batch.all_scales, axis.classes_here(), options)
+    places, valid = batch.local_labels, axis.classes_here()
+    if sample is not None:
+        class_weights, places, valid = take_rows(class_weights, sample), places_in_sample(places, sample), sample.active
+    sums = class_sums(batch.unit, class_weights, places, batch.all_scales, valid, options)
     sums = reduce_sums(sums, batch, axis, options)
     return losses_from_sums(sums, has_class(batch.labels, axis.num_classes), psi, batch.scale, label_smoothing)
 

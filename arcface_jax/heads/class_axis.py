@@ -89,3 +89,14 @@ class ClassAxis:
         if self.name is None:
             return values
         return jax.lax.dynamic_slice_in_dim(values, self.index() * rows, rows)
+
+
+def class_axis(axis_name: AxisName | None, num_classes: int | None, rows: int) -> ClassAxis:
+    """The axis of a head with so many rows on a device; without a name all classes are here.
+
+    Raises:
+      InputError: for an axis without the number of classes.
+    """
+    if axis_name is not None and num_classes is None:
+        raise InputError(f"num_classes is None with axis_name {axis_name!r}; pass the number on all devices together")
+    return ClassAxis(axis_name, rows if num_classes is None else num_classes)

@@ -1,0 +1,255 @@
+"""The fused head step: equal to loss, gradient and optax step in turn; in place; bfloat16 trains as well."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from arcface_jax.errors import InputError
+from arcface_jax.heads.chunks import load, store
+from arcface_jax.heads.fused import HeadState, fused_head_step, init_head
+from arcface_jax.heads.row_optimisers import RowAdagrad, RowAdam, RowSgd
+from arcface_jax.heads.sharded import shard_classes, unshard_classes
+from arcface_jax.losses import margin_softmax_loss
+from arcface_jax.margins import arcface, cm2
+
+STRAIGHT = arcface(past_pi="linear", gradient="straight_through")
+CASES = {
+    "straight-through": (1, {"psi": STRAIGHT}),
+    "sub-centres": (3, {"psi": cm2(), "label_smoothing": 0.1, "filter_threshold": 0.2}),
+}
+SGD = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9))
+
+
+def reference(problem, case, steps=3):
+    """(losses, embedding gradients, class weights) of plain steps in float64; the batch is the same at each."""
+    embeddings, tables, labels, _ = problem
+    centres, options = CASES[case]
+
+    def mean(e, w):
+        loss = margin_softmax_loss(e, w, labels, scale=16.0, **options)
+        return loss.mean(), loss
+
+    @jax.jit
+    def step(w, state):
+        (_, loss), (of_e, of_w) = jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)(embeddings, w)
+        updates, state = SGD.update(of_w, state, w)
+        return optax.apply_updates(w, updates), state, loss, of_e
+
+    with jax.enable_x64(True):
+        weights = jnp.asarray(tables[centres])
+        state = SGD.init(weights)
+        for _ in range(steps):
+            weights, state, loss, of_e = step(weights, state)
+    return loss, of_e, weights
+
+
+@pytest.fixture(scope="module")
+def plain(problem):
+    return functools.cache(functools.partial(reference, problem))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("chunk", [5, 64])
+def test_three_steps_are_three_optax_steps(problem, plain, case, chunk):
+    embeddings, tables, labels, _ = problem
+    centres, options = CASES[case]
+    step = jax.jit(functools.partial(fused_head_step, scale=16.0, chunk=chunk, **options), donate_argnums=0)
+    with jax.enable_x64(True):
+        state = init_head(tables[centres], RowSgd(), dtype=jnp.float64)
+        for _ in range(3):
+            state, loss, of_e = step(state, embeddings, labels, 0.1)
+    wanted_loss, wanted_of_e, wanted_weights = plain(case)
+    assert int(state.step) == 3
+    np.testing.assert_allclose(loss, wanted_loss, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(of_e, wanted_of_e, atol=1e-12)
+    np.testing.assert_allclose(state.weights, wanted_weights, atol=1e-12)
+
+
+def test_in_float32_to_rounding(problem, plain):
+    embeddings, tables, labels, _ = problem
+    step = jax.jit(functools.partial(fused_head_step, scale=16.0, chunk=9, psi=STRAIGHT), donate_argnums=0)
+    state = init_head(tables[1].astype(np.float32), RowSgd())
+    for _ in range(3):
+        state, loss, of_e = step(state, embeddings.astype(np.float32), labels, 0.1)
+    wanted_loss, wanted_of_e, wanted_weights = plain("straight-through")
+    np.testing.assert_allclose(loss, wanted_loss, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(of_e, wanted_of_e, atol=1e-6)
+    np.testing.assert_allclose(state.class_weights, wanted_weights, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mapped", "devices", "case"),
+    [
+        *(("shard_map", devices, "straight-through") for devices in (1, 2, 4, 8)),
+        ("shard_map", 8, "sub-centres"),
+        ("pmap", 8, "straight-through"),
+        ("vmap", 4, "sub-centres"),
+    ],
+    indirect=["mapped"],
+)
+def test_classes_split_over_devices(problem, plain, mapped, devices, case):
+    embeddings, tables, labels, _ = problem
+    centres, options = CASES[case]
+
+    def on_device(weights, velocity, e, y):
+        state = HeadState(weights, (velocity,), jnp.zeros((), jnp.int32))
+        axis = {"axis_name": "classes", "num_classes": 53, "chunk": 4}
+        state, loss, of_e = fused_head_step(state, e, y, 0.1, scale=16.0, **axis, **options)
+        return state.weights, state.slots[0], loss, of_e
+
+    with jax.enable_x64(True):
+        shards = shard_classes(jnp.asarray(tables[centres]), devices)
+        weights = shards.reshape(-1, *shards.shape[2:])
+        velocity, step = jnp.zeros_like(weights), mapped(on_device, devices)
+        for _ in range(3):
+            weights, velocity, loss, of_e = jax.block_until_ready(step(weights, velocity, embeddings, labels))
+        wanted_loss, wanted_of_e, wanted_weights = plain(case)
+        np.testing.assert_allclose(loss, wanted_loss, rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(of_e, wanted_of_e, atol=1e-12)
+        np.testing.assert_allclose(unshard_classes(weights.reshape(shards.shape), 53), wanted_weights, atol=1e-12)
+
+
+def test_classes_repeated_over_a_second_axis(problem, plain):
+    embeddings, tables, labels, _ = problem
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "classes"))
+    both, classes = PartitionSpec(("data", "classes")), PartitionSpec("classes")
+
+    def on_device(weights, velocity, e, y):
+        state = HeadState(weights, (velocity,), jnp.zeros((), jnp.int32))
+        axes = {"axis_name": "classes", "num_classes": 53, "repeat_axis": "data", "chunk": 4}
+        state, loss, of_e = fused_head_step(state, e, y, 0.1, scale=16.0, psi=STRAIGHT, **axes)
+        return state.weights, state.slots[0], loss, of_e
+
+    specs = {"in_specs": (classes, classes, both, both), "out_specs": (classes, classes, both, both)}
+    step = jax.jit(jax.shard_map(on_device, mesh=mesh, **specs))
+    with jax.enable_x64(True):
+        shards = shard_classes(jnp.asarray(tables[1]), 4)
+        weights = shards.reshape(-1, 8)
+        velocity = jnp.zeros_like(weights)
+        for _ in range(3):
+            weights, velocity, _, of_e = jax.block_until_ready(step(weights, velocity, embeddings, labels))
+        _, wanted_of_e, wanted_weights = plain("straight-through")
+        np.testing.assert_allclose(of_e, wanted_of_e, atol=1e-12)
+        np.testing.assert_allclose(unshard_classes(weights.reshape(shards.shape), 53), wanted_weights, atol=1e-12)
+
+
+def numpy_adagrad(w, gradient, slots, step, rate=0.1, decay=0.01):
+    accumulator = slots[0] if slots else np.full(w.shape[:-1], 0.2)
+    g = gradient + decay * w
+    accumulator = accumulator + (g**2).mean(axis=-1)
+    return w - rate * g / (np.sqrt(accumulator)[..., None] + 1e-10), (accumulator,)
+
+
+def numpy_adam(w, gradient, slots, step, rate=0.1, decay=0.01):
+    m, v = slots or (np.zeros_like(w), np.zeros(w.shape[:-1]))
+    m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * (gradient**2).mean(axis=-1)
+    direction = m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)[..., None]
+    return w - rate * (direction + decay * w), (m, v)
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "update"),
+    [(RowAdagrad(weight_decay=0.01, initial=0.2), numpy_adagrad), (RowAdam(weight_decay=0.01), numpy_adam)],
+)
+@pytest.mark.parametrize("centres", [1, 3])
+def test_row_wise_optimisers_against_numpy(problem, optimiser, update, centres):
+    embeddings, tables, labels, importance = problem
+    with jax.enable_x64(True):
+        state = init_head(tables[centres], optimiser, dtype=jnp.float64)
+        step = jax.jit(
+            functools.partial(fused_head_step, optimiser=optimiser, scale=16.0, chunk=6, example_weights=importance)
+        )
+        total = lambda w: margin_softmax_loss(embeddings, w, labels, scale=16.0) @ importance  # noqa: E731
+        gradient = jax.jit(jax.grad(total))
+        weights, slots = tables[centres], None
+        for number in (1, 2, 3):
+            state, _, _ = step(state, embeddings, labels, 0.1)
+            weights, slots = update(weights, np.asarray(gradient(weights)), slots, number)
+        np.testing.assert_allclose(state.weights, weights, atol=1e-11)
+        for got, wanted in zip(state.slots, slots, strict=True):
+            np.testing.assert_allclose(got, wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("optimiser", [RowSgd(), RowAdagrad(), RowAdam()])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_it_works_in_place(optimiser, dtype):
+    """No temporary of the size of the weights, and every array of the state aliased to its successor."""
+    classes, dim, chunk = 2**16, 32, 512
+    weights = jax.ShapeDtypeStruct((classes, dim), jnp.float32)
+    state = jax.eval_shape(functools.partial(init_head, optimiser=optimiser, dtype=dtype), weights)
+    step = jax.jit(functools.partial(fused_head_step, optimiser=optimiser, chunk=chunk), donate_argnums=0)
+    batch = jax.ShapeDtypeStruct((16, dim), jnp.float32), jax.ShapeDtypeStruct((16,), jnp.int32)
+    memory = step.lower(state, *batch, 0.1, rounding_key=jax.random.key(0)).compile().memory_analysis()
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    assert memory.alias_size_in_bytes == whole
+    assert memory.temp_size_in_bytes < 24 * chunk * (dim + 16) * 4 < classes * dim * 2
+
+
+def test_stochastic_rounding_is_unbiased_and_exact_where_it_can_be():
+    values = jnp.asarray([1.0, 1.0 + 2.0**-10, -3.3, 1e-30, 0.0, jnp.inf, -jnp.inf, jnp.nan], jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    rounded = np.asarray(jax.vmap(lambda key: load(store(values, jnp.bfloat16, key)))(keys)).astype(np.float64)
+    assert (rounded[:, [0, 4, 5, 6]] == np.asarray(values, np.float64)[[0, 4, 5, 6]]).all()
+    assert np.isnan(rounded[:, 7]).all()
+    for column in (1, 2, 3):
+        value = float(values[column])
+        ends = np.unique(rounded[:, column])
+        assert len(ends) == 2
+        assert ends[0] < value < ends[1]
+        # Within four standard errors of a draw between the two neighbours.
+        assert abs(rounded[:, column].mean() - value) < 4 * (ends[1] - ends[0]) / 2 / np.sqrt(4000)
+    nearest = load(store(values, jnp.bfloat16))
+    np.testing.assert_array_equal(nearest.astype(np.float32), values.astype(jnp.bfloat16).astype(np.float32))
+
+
+def trained_loss(seed, dtype, stochastic, steps=150, classes=64, dim=16):
+    """The mean loss over the last ten steps of a head on fixed noisy clusters."""
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(classes, dim))
+    labels = generator.integers(0, classes, size=(steps, 64))
+    batches = (centres[labels] + 0.5 * generator.normal(size=(steps, 64, dim))).astype(np.float32)
+    state = init_head(jnp.asarray(0.1 * generator.normal(size=(classes, dim)), jnp.float32), RowSgd(), dtype=dtype)
+    keys = jax.random.split(jax.random.key(seed), steps)
+
+    def step(state, batch):
+        e, y, key = batch
+        rounding_key = key if stochastic else None
+        state, loss, _ = fused_head_step(state, e, y, 0.05, scale=16.0, rounding_key=rounding_key, chunk=64)
+        return state, loss.mean()
+
+    _, losses = jax.jit(lambda state, batches: jax.lax.scan(step, state, batches))(state, (batches, labels, keys))
+    return losses[0], losses[-10:].mean()
+
+
+def test_bf16_trains_as_well():
+    results = {
+        name: np.array([trained_loss(seed, *how) for seed in range(3)])
+        for name, how in {"float32": (jnp.float32, False), "bf16": (jnp.bfloat16, True)}.items()
+    }
+    assert (results["float32"][:, 1] < 0.5 * results["float32"][:, 0]).all()
+    np.testing.assert_allclose(results["bf16"][:, 1], results["float32"][:, 1], rtol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"axis_name": "classes"}, "num_classes is None with axis_name 'classes'"),
+        ({"example_weights": np.ones(3)}, r"example_weights has shape \(3,\)"),
+        ({"chunk": 0}, "chunk is 0"),
+        ({"scale": 0.0}, "scale is 0"),
+    ],
+)
+def test_bad_input_is_named(problem, options, message):
+    embeddings, tables, labels, _ = problem
+    state = init_head(tables[1].astype(np.float32), RowSgd())
+    with pytest.raises(InputError, match=message):
+        fused_head_step(state, embeddings, labels, 0.1, **options)
+    with pytest.raises(InputError, match="dtype is float16; pass one of"):
+        init_head(tables[1], RowSgd(), dtype=jnp.float16)
+    with pytest.raises(InputError, match=r"embeddings has shape \(16, 4\) and the head's weights \(53, 8\)"):
+        fused_head_step(state, embeddings[:, :4], labels, 0.1)
