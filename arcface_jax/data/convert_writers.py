@@ -5,7 +5,6 @@ import pathlib
 import re
 from typing import Any, Protocol
 
-import array_record.python.array_record_module as array_record
 import numpy as np
 import simplejpeg
 import tensorflow_datasets
@@ -228,10 +227,12 @@ class ArrayRecordWriter:
 
     def write(self, start: int, stop: int) -> dict[str, Any]:
         """See `Writer`."""
+        from array_record.python import array_record_module  # not built for every system, and only needed here
+
         shards = -(-len(self._order) // _SHARD)
         path = self._files.sharded_filepath(shard_index=start // _SHARD, num_shards=shards)
         # A group of one record, so that reading one image decompresses no other.
-        writer = array_record.ArrayRecordWriter(os.fspath(path), "group_size:1")
+        writer = array_record_module.ArrayRecordWriter(os.fspath(path), "group_size:1")
         try:
             for index in self._order[start:stop]:
                 example = image_example(self._encode(int(index)), int(self._labels[index]))
