@@ -23,7 +23,7 @@ class RecordIOSource(EncodedSource):
     a plain list of images, each with its label.
 
     Label values become 0 … n − 1 in their order. Identities are named by the
-    value, or, where a `.lst` file as `convert.write_recordio` makes it lies beside
+    value, or, where a `.lst` file as `convert.convert` makes it lies beside
     the `.rec`, by the folder part of its paths.
 
     Args:

@@ -18,7 +18,7 @@ class TfdsSource(EncodedSource):
     """A prepared TFDS data set in array_record files, by random access.
 
     Any data set of the catalogue with an image and an identity column will do,
-    such as `lfw` or `omniglot`, and those that `convert.write_array_record` or
+    such as `lfw` or `omniglot`, and those that `convert.convert` or
     the builders in `arcface_jax.data.tfds_builders` make. It must have been
     prepared with file_format="array_record":
 
