@@ -1,0 +1,43 @@
+"""A trained model with all that is needed to use it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from arcface_jax.models.embed import embed_images, make_embed_function
+from arcface_jax.pixels import PixelConvention
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A backbone, its weights, and what its images must look like.
+
+    Attributes:
+      backbone: Flax module of `arcface_jax.models`.
+      variables: {"params", "batch_stats"}.
+      pixels: colour order and value range that it was trained on.
+      image_size: (height, width) that it was trained on.
+      source: where it comes from, for people to read.
+      class_weights: float32 [C, D], the classifier that it was trained with; None where it was not kept.
+    """
+
+    backbone: nn.Module
+    variables: Mapping[str, Any]
+    pixels: PixelConvention
+    image_size: tuple[int, int]
+    source: str
+    class_weights: np.ndarray | None = None
+
+    @property
+    def embedding_size(self) -> int:
+        """D."""
+        size: int = self.backbone.embedding_size
+        return size
+
+    def embedder(self, batch_size: int = 64) -> Callable[[np.ndarray], np.ndarray]:
+        """Returns uint8 RGB [N, height, width, 3] -> float32 [N, D], not normalised; compiled once."""
+        embed = make_embed_function(self.backbone, self.pixels)
+        return lambda images: embed_images(embed, self.variables, images, batch_size=batch_size)
