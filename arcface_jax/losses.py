@@ -62,7 +62,7 @@ def margin_cross_entropy(
     cosine = check_floating("cosine", cosine, 2)
     cosine = cosine.astype(head_dtype(cosine))
     labels = check_labels(labels, *cosine.shape)
-    scale = _check_scale(scale, cosine.shape[0])
+    scale = column_of_scales(scale, cosine.shape[0], cosine.dtype)
     mask = target_mask(labels, cosine.shape[1])
     target = psi(take_target(cosine, mask))
     if jnp.shape(target) != labels.shape:
@@ -77,14 +77,25 @@ def margin_cross_entropy(
     return _cross_entropy(logits, mask, label_smoothing, kept)
 
 
-def _check_scale(scale: Any, rows: int) -> Any:
-    """The scale, ready to multiply [N, C]."""
+def column_of_scales(scale: Any, rows: int, dtype: jnp.dtype) -> Any:
+    """The scale as it multiplies [N, C]: a number as it is, an array in the head's dtype, [N] turned to [N, 1].
+
+    Args:
+      scale: s > 0; a number, a scalar array or [N].
+      rows: N.
+      dtype: of the cosines.
+
+    Returns: a float, or an array of shape [] or [N, 1].
+
+    Raises:
+      InputError: for another shape, or a number that is not positive.
+    """
     check_positive("scale", scale)
-    if jnp.ndim(scale) == 0:
-        return scale
-    if jnp.shape(scale) != (rows,):
+    if jnp.shape(scale) not in ((), (rows,)):
         raise InputError(f"scale has shape {jnp.shape(scale)}; pass a number or one for each example, shape {(rows,)}")
-    return jnp.asarray(scale)[:, None]
+    if jnp.ndim(scale) == 0:
+        return scale.astype(dtype) if isinstance(scale, jax.Array) else float(scale)
+    return jnp.asarray(scale).astype(dtype)[:, None]
 
 
 def blank_ignored(embeddings: jax.Array, labels: jax.Array) -> jax.Array:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from arcface_jax.angles import straight_through
 from arcface_jax.arguments import check_between, check_choice, check_floating, check_labels, check_positive
-from arcface_jax.logits import cosine_logits, head_dtype, take_target, target_mask
-from arcface_jax.losses import blank_ignored
+from arcface_jax.logits import cosine_logits, take_target, target_mask
+from arcface_jax.losses import blank_ignored, column_of_scales
 from arcface_jax.margins import GRADIENTS, Psi, cosface
 
 UNIFACE_MARGIN = cosface(0.4)
@@ -28,12 +28,10 @@ def _cosines_and_mask(
     return cosine, target_mask(labels, cosine.shape[1])
 
 
-def _binary_sum(
-    positive: jax.Array, negative: jax.Array, mask: jax.Array, positive_weight: float, negative_weight: float
-) -> jax.Array:
-    """w₊·ln(1 + e^{−positive}) + w₋·Σ_{j≠y} ln(1 + e^{negative_j}); 0 for a row without a true class."""
-    wrong = jnp.sum(jnp.where(mask, 0.0, jax.nn.softplus(negative)), axis=-1)
-    loss = positive_weight * jax.nn.softplus(-positive) + negative_weight * wrong
+def _binary_sum(logits: jax.Array, mask: jax.Array, positive_weight: float, negative_weight: float) -> jax.Array:
+    """w₊·ln(1 + e^{−logit_y}) + w₋·Σ_{j≠y} ln(1 + e^{logit_j}); 0 for a row without a true class."""
+    positive, negative = jax.nn.softplus(-logits), jax.nn.softplus(logits)
+    loss = jnp.sum(jnp.where(mask, positive_weight * positive, negative_weight * negative), axis=-1)
     return jnp.where(jnp.any(mask, axis=-1), loss, 0.0)
 
 
@@ -94,11 +92,9 @@ def sphereface2_loss(
     _check_sphereface2(balance, scale, margin, exponent)
     check_choice("gradient", gradient, GRADIENTS)
     cosine, mask = _cosines_and_mask(embeddings, class_weights, labels)
-    bias = bias.astype(head_dtype(bias))
     similarity = power_similarity(cosine, exponent, gradient=gradient)
-    positive = scale * (take_target(similarity, mask) - margin) + bias
-    negative = scale * (similarity + margin) + bias
-    return _binary_sum(positive, negative, mask, balance / scale, (1.0 - balance) / scale)
+    logits = scale * (similarity + jnp.where(mask, -margin, margin)) + bias.astype(cosine.dtype)
+    return _binary_sum(logits, mask, balance / scale, (1.0 - balance) / scale)
 
 
 def _check_sphereface2(balance: float, scale: float, margin: float, exponent: float) -> None:
@@ -164,7 +160,7 @@ def uniface_loss(
       labels: [N] integers in [0, C), or −1 for a row to ignore.
       bias: b, a scalar array to learn; start from `uniface_bias`.
       psi: the margin; the paper's is cosface(0.4).
-      scale: s > 0; a number or a scalar array.
+      scale: s > 0; a number, a scalar array or [N].
       negative_weight: λ > 0, which balances the many wrong classes against the one right one.
 
     Returns: [N].
@@ -176,12 +172,11 @@ def uniface_loss(
       Zhou et al., UniFace: Unified Cross-Entropy Loss for Deep Face Recognition, ICCV 2023.
     """
     bias = check_floating("bias", bias, 0)
-    check_positive("scale", scale)
     check_positive("negative_weight", negative_weight)
     cosine, mask = _cosines_and_mask(embeddings, class_weights, labels)
-    bias = bias.astype(head_dtype(bias))
-    positive = scale * psi(take_target(cosine, mask)) - bias
-    return _binary_sum(positive, scale * cosine - bias, mask, 1.0, negative_weight)
+    scale = column_of_scales(scale, cosine.shape[0], cosine.dtype)
+    logits = scale * jnp.where(mask, psi(take_target(cosine, mask))[:, None], cosine) - bias.astype(cosine.dtype)
+    return _binary_sum(logits, mask, 1.0, negative_weight)
 
 
 def uniface_bias(num_classes: int) -> float:

@@ -28,7 +28,7 @@ BATCHES, ROWS, CLASSES, DIM = 2, 6, 5, 8
 
 MARGINS = (
     *NAMED_MARGINS.values(),
-    *(combined(m1, 0.3, 0.1, past_pi=rule) for m1 in (1.0, 1.2) for rule in PAST_PI),
+    *(combined(1.2, 0.3, 0.1, past_pi=rule) for rule in PAST_PI),
     arcface(gradient="straight_through"),
     annealed(arcface(), 2.0),
     lambda c: c**3,

@@ -150,6 +150,15 @@ def test_margins_and_scales_for_each_example():
     np.testing.assert_allclose(together, np.array(alone), rtol=1e-5)
 
 
+def test_a_wider_scale_or_margin_does_not_widen_the_loss():
+    with jax.enable_x64(True):
+        cosine, labels = jnp.zeros((2, 3), jnp.float32), jnp.asarray([0, 1])
+        for scale in (16.0, np.float64(16), jnp.float64(16), jnp.full(2, 16.0)):
+            psi = arcface(jnp.full(2, 0.5), gradient="straight_through")
+            loss = lambda c, s=scale, p=psi: margin_cross_entropy(c, labels, psi=p, scale=s)  # noqa: E731
+            assert loss(cosine).dtype == jax.grad(lambda c, f=loss: f(c).sum())(cosine).dtype == jnp.float32
+
+
 def test_the_filter_masks_the_class_rather_than_zeroing_its_cosine():
     cosine = jnp.asarray([[0.6, 0.9, 0.1, 0.3]])
     labels = jnp.asarray([0])
