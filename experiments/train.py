@@ -3,6 +3,8 @@
 python -m experiments.train                                  the embedded synthetic faces
 python -m experiments.train folder --data.root DIR           your own faces, DIR/person/*.jpg
 python -m experiments.train --config runs/RUN/config.json    a run again
+python -m experiments.train … --check                        look at the data and the cost, train nothing;
+                                                             --against TEST_SET looks for images in both
 """
 
 import pathlib
@@ -20,6 +22,7 @@ from arcface_jax.training.run_folder import CONFIG_FILE, RunFolder
 from arcface_jax.training.setup import Setup, prepare
 from experiments.command import INTERRUPTED, run_command
 from experiments.configs import PRESETS
+from experiments.data_check import check_data
 from experiments.run_figures import draw_run
 
 
@@ -95,9 +98,28 @@ def run(config: Config, console: Console) -> int:
     return 0
 
 
+def take_check(arguments: list[str]) -> tuple[bool, list[str], list[str]]:
+    """Takes --check and each --against TEST_SET out of the arguments: (is it asked for, test sets, the others)."""
+    rest, against = [argument for argument in arguments if argument != "--check"], []
+    while "--against" in rest:
+        place = rest.index("--against")
+        if len(rest) == place + 1:
+            raise InputError("--against needs a test set: the path of a folder, .bin set, list or other source")
+        against.append(rest[place + 1])
+        del rest[place : place + 2]
+    asked = "--check" in arguments
+    if against and not asked:
+        raise InputError("--against belongs to --check, which compares the training data with a test set")
+    return asked, against, rest
+
+
 def main() -> int:
-    """Parses, trains, reports."""
-    return run(parse(sys.argv[1:]), Console())
+    """Parses, trains, reports; or only looks at the data."""
+    asked, against, arguments = take_check(sys.argv[1:])
+    config = parse(arguments)
+    if asked:
+        return check_data(config, Console(), pathlib.Path(config.run.folder or "runs/check"), against)
+    return run(config, Console())
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ class LossConfig:
     """arcface: m in radians; cosface: m; sphereface: the factor m. Default: the paper's .5, .35, 1.35."""
     scale: float | None = None
     """Radius s of the sphere that the logits lie on (softmax has none). Default 16, about twice the least
-    that can tell a few hundred people apart; 64 in the papers, which a small network does not train with from scratch."""
+    that can tell a few hundred people apart; 64 in the papers, too much for a small network."""
     past_pi: PastPi = "none"
     """What stands for cos(θ + m) where θ + m is past π; see `arcface_jax.margins.combined`."""
     gradient: GradientName = "exact"
@@ -110,6 +110,8 @@ class RunConfig:
     """Run folder to write; default runs/LOSS-DATE-TIME."""
     resume: bool = False
     """Go on from the last checkpoint in run.folder instead of refusing a folder that exists."""
+    devices: int | None = None
+    """How many of this machine's devices to use; default all."""
     parallel: Literal["jit", "pmap"] = "jit"
     """Over several devices: jit over a mesh, or pmap."""
     statistics: Literal["global", "local"] = "global"

@@ -4,6 +4,7 @@ import time
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -116,6 +117,14 @@ def print_plan(console: Console, setup: Setup) -> None:
     epochs = steps * batch / len(data.train)
     table.add_row("Run", f"{steps:,} steps of {batch} images ({epochs:.1f} epochs), seed {config.run.seed}")
     console.print(table)
+    counts = np.bincount(np.asarray(data.train.labels), minlength=data.num_classes)
+    if (counts == 1).any():
+        console.print(f"[yellow]{(counts == 1).sum():,} training identities have a single image.[/yellow]")
+    if data.skipped:
+        console.print(
+            f"[yellow]{len(data.skipped):,} images cannot be decoded and are left out; "
+            f"the first: {data.skipped[0]}[/yellow]"
+        )
 
 
 def print_results(console: Console, verifications: dict[int, Numbers]) -> None:

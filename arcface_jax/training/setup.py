@@ -97,7 +97,10 @@ def prepare(config: Config) -> Setup:
         )
     if run.statistics == "local" and run.parallel == "jit":
         raise InputError("run.statistics local needs --run.parallel pmap; under jit a step sees the whole batch")
-    devices = jax.local_devices()
+    available = jax.local_devices()
+    if run.devices is not None and not 1 <= run.devices <= len(available):
+        raise InputError(f"run.devices {run.devices}: this machine has {len(available)} of {available[0].device_kind}")
+    devices = available[: run.devices]
     check_batch(run.batch_size, devices)
     pmapped = run.parallel == "pmap"
     backbone = create_backbone(config, DATA_AXIS if pmapped and run.statistics == "global" else None)

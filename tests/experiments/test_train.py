@@ -13,22 +13,9 @@ from experiments import train
 from experiments.command import run_command
 
 SMALL = [
-    "--data.image-size",
-    "16",
-    "--model.width",
-    "4",
-    "--model.embedding-size",
-    "16",
-    "--run.steps",
-    "4",
-    "--run.batch-size",
-    "8",
-    "--run.evaluate-every",
-    "2",
-    "--run.log-every",
-    "1",
-    "--data.pairs",
-    "60",
+    *("--data.image-size", "16", "--data.pairs", "60", "--model.width", "4", "--model.embedding-size", "16"),
+    *("--run.steps", "4", "--run.batch-size", "8", "--run.evaluate-every", "2", "--run.log-every", "1"),
+    *("--run.devices", "1"),
 ]
 
 
@@ -168,3 +155,37 @@ def test_faces_in_a_zip_file(shared_data, command):
     status, out, _ = command("folder", "--data.root", str(shared_data / "orl_faces.zip"), *SMALL)
     assert status == 0
     assert "200 images of 20 identities" in out
+
+
+def test_check_looks_and_trains_nothing(command, people):
+    (people / "p1" / "copy.pgm").write_bytes((people / "p0" / "0.pgm").read_bytes())
+    status, out, _ = command(
+        "folder", "--data.root", "people", *SMALL, "--check", "--against", "people/p0/../../people"
+    )
+    assert status == 1
+    for said in (
+        "37 images of 6 identities",
+        "exact copies",
+        "under different identities",
+        "not 112×112",
+        "are in people",
+    ):
+        assert said in out
+    assert "hours at" in out
+    assert pathlib.Path("runs/check/contact_sheet.png").exists()
+    assert not list(pathlib.Path().rglob("metrics.jsonl"))
+
+
+def test_unreadable_images_are_left_out_and_counted_if_asked(command, people):
+    corrupt(people)
+    status, out, _ = command("folder", "--data.root", "people", *SMALL, "--data.unreadable", "skip")
+    assert status == 0
+    assert "1 images cannot be decoded and are left out" in out
+
+
+@pytest.mark.parametrize("arguments", [["--against"], ["--check", "--against"], ["--against", "x"]])
+def test_against_is_used_with_a_check_and_a_set(arguments):
+    from arcface_jax.errors import InputError
+
+    with pytest.raises(InputError, match="--against"):
+        train.take_check(arguments)

@@ -36,7 +36,7 @@ def tiny_config():
     return Config(
         data=DataConfig(identities=12, images_per_identity=6, image_size=16, test_fraction=0.5, pairs=120),
         model=ModelConfig(name="tiny", width=4, embedding_size=16),
-        run=RunConfig(steps=6, batch_size=16, evaluate_every=3, log_every=1),
+        run=RunConfig(steps=6, batch_size=16, evaluate_every=3, log_every=1, devices=2),
     )
 
 

@@ -150,7 +150,8 @@ def test_resuming_on_other_data_is_refused(tiny_config, with_run, tmp_path):
     ("changes", "named"),
     [
         ({"steps": 0}, "run.steps"),
-        ({"batch_size": 12}, "batch_size 12"),
+        ({"devices": 9}, "run.devices 9: this machine has 8"),
+        ({"batch_size": 13}, "batch_size 13"),
         ({"batch_size": 40}, "batch_size 40 is larger than the 36"),
         ({"statistics": "local"}, "run.statistics local needs --run.parallel pmap"),
     ],
