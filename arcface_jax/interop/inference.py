@@ -1,0 +1,44 @@
+"""A trained model as one function of an image's bytes: what every export contains."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from arcface_jax.interop.fold import fold_batch_norm
+from arcface_jax.interop.model import TrainedModel
+from arcface_jax.interop.quantise import WeightType, dequantise, quantise
+from arcface_jax.pixels import normalise
+
+ImageFunction = Callable[[jax.Array], jax.Array]
+
+
+def unit_embedding(
+    model: TrainedModel, *, fold: bool = True, flip: bool = False, weights: WeightType = "float32"
+) -> ImageFunction:
+    """Builds uint8 RGB images [N, height, width, 3] -> unit embeddings [N, D], preprocessing and weights included.
+
+    Args:
+      model: what to use.
+      fold: fold batch normalisations into the layers before them.
+      flip: add the mirror image's embedding before normalising, (x + x′)/‖x + x′‖, at twice the cost.
+      weights: type that the kernels are stored in.
+
+    Returns: a function to be jitted, exported or converted. An embedding of norm 0 stays 0.
+    """
+    network: Any = model.backbone
+    variables: Any = model.variables
+    if fold:
+        network, variables = fold_batch_norm(model.backbone, model.variables, model.image_size)
+    packed = quantise(variables, weights)
+
+    def embed(images: jax.Array) -> jax.Array:
+        unpacked = dequantise(packed)
+        embeddings = network.apply(unpacked, normalise(images, model.pixels))
+        if flip:
+            embeddings = embeddings + network.apply(unpacked, normalise(images[:, :, ::-1, :], model.pixels))
+        squared = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)
+        return embeddings / jnp.sqrt(jnp.maximum(squared, 1e-24))
+
+    return embed

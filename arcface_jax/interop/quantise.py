@@ -1,0 +1,58 @@
+"""Weights in fewer bytes: bfloat16, or int8 with one scale for each output channel."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arcface_jax.errors import InputError
+
+WeightType = Literal["float32", "bfloat16", "int8"]
+
+
+class Int8Kernel(NamedTuple):
+    """kernel ≈ values · scale.
+
+    Attributes:
+      values: int8, the kernel's shape.
+      scale: float32 [output channels].
+    """
+
+    values: jax.Array
+    scale: jax.Array
+
+
+def quantise(variables: Mapping[str, Any], weights: WeightType) -> Any:
+    """Kernels of convolutions and dense layers in the type `weights`; everything else stays float32.
+
+    int8 is symmetric, with the largest magnitude of each output channel at 127, so
+    that no weight is off by more than half a scale, max|w|/254. The arithmetic
+    of the network is not changed: `dequantise` comes before it.
+    """
+    if weights not in get_args(WeightType):
+        raise InputError(f"weights: {weights!r} is unknown; choose one of {', '.join(get_args(WeightType))}")
+
+    def convert(path: Any, leaf: Any) -> Any:
+        leaf = np.asarray(leaf)
+        if weights == "float32" or path[-1].key != "kernel":
+            return jnp.asarray(leaf)
+        if weights == "bfloat16":
+            return jnp.asarray(leaf, jnp.bfloat16)
+        largest = np.abs(leaf).max(axis=tuple(range(leaf.ndim - 1)))
+        scale = np.where(largest > 0, largest / 127, 1.0).astype(np.float32)
+        return Int8Kernel(jnp.asarray(np.rint(leaf / scale), jnp.int8), jnp.asarray(scale))
+
+    return jax.tree_util.tree_map_with_path(convert, dict(variables))
+
+
+def dequantise(variables: Any) -> Any:
+    """The float32 variables that `quantise` stands for; to be called inside the compiled function."""
+
+    def convert(leaf: Any) -> jax.Array:
+        if isinstance(leaf, Int8Kernel):
+            return leaf.values.astype(jnp.float32) * leaf.scale
+        return leaf.astype(jnp.float32)
+
+    return jax.tree.map(convert, variables, is_leaf=lambda leaf: isinstance(leaf, Int8Kernel))

@@ -1,0 +1,48 @@
+"""The order in which a backbone calls its layers, and what each is called on, found by tracing it once."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from arcface_jax.models.layers import PReLU
+
+_LAYERS = (nn.Conv, nn.Dense, nn.BatchNorm, PReLU)
+
+Path = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A layer as it is called.
+
+    Attributes:
+      path: of the module, such as ("layer1_0", "conv1").
+      layer: the module, to look up its class and options only.
+      input_of: path of the layer whose output is its input, unchanged; None where something stands between.
+    """
+
+    path: Path
+    layer: nn.Module
+    input_of: Path | None
+
+
+def calls(backbone: nn.Module, variables: Mapping[str, Any], image_size: tuple[int, int]) -> list[Call]:
+    """Every convolution, dense layer, batch normalisation and PReLU in the order of evaluation; nothing is computed."""
+    found: list[Call] = []
+    outputs: list[tuple[Any, Path]] = []  # the tracers themselves, so that no id is used twice
+
+    def record(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        result = next_function(*args, **kwargs)
+        if isinstance(context.module, _LAYERS) and context.method_name == "__call__":
+            source = [path for output, path in outputs if output is args[0]]
+            found.append(Call(context.module.path, context.module.clone(parent=None), source[0] if source else None))
+            outputs.append((result, context.module.path))
+        return result
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(lambda v, x: backbone.apply(v, x), variables, jnp.zeros((1, *image_size, 3)))
+    return found

@@ -1,0 +1,114 @@
+"""ONNX out, run by onnxruntime; ONNX in, as PyTorch's exporter writes it. Both need the extra."""
+
+import io
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.interop.inference import unit_embedding
+from arcface_jax.interop.onnx import export_onnx, import_onnx
+from arcface_jax.interop.torch import import_torch, model_from_state_dict
+from arcface_jax.pixels import PixelConvention
+from tests.models import quick
+
+onnx = pytest.importorskip("onnx")
+
+
+def run_onnx(path, images):
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(["embeddings"], {"images": images})[0]
+
+
+def from_pytorch(network, path):
+    torch = pytest.importorskip("torch")
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the exporter that wrote the published packs
+        torch.onnx.export(network, torch.zeros(1, 3, 32, 32), buffer, dynamo=False)
+    path.write_bytes(buffer.getvalue())
+
+
+@pytest.fixture(scope="module")
+def networks():
+    pytest.importorskip("torch")
+    from tests.interop import torch_networks
+
+    return torch_networks
+
+
+@pytest.mark.parametrize("name", ["IResNet", "Mbf"])
+def test_reads_what_pytorch_exported(tmp_path, networks, name):
+    """The exporter folds normalisations into convolutions and renames what it folded."""
+    torch = pytest.importorskip("torch")
+    options = {"Mbf": {"blocks": (1, 4, 6, 2)}}.get(name, {})
+    network = networks.randomise(getattr(networks, name)(**options))
+    from_pytorch(network, tmp_path / "pack.onnx")
+    model = import_onnx(tmp_path / "pack.onnx")
+    assert model.image_size == (32, 32)
+    assert model.pixels == PixelConvention("rgb", 127.5, 127.5)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    embeddings = quick.run(model.backbone.apply, model.variables, images)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    assert np.abs(embeddings - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_reads_the_pixels_that_a_graph_begins_with(tmp_path, networks):
+    torch = pytest.importorskip("torch")
+
+    class WithPixels(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+            self.register_buffer("offset", torch.tensor(127.5))
+            self.register_buffer("factor", torch.tensor(0.0078125))
+
+        def forward(self, x):
+            return self.network((x - self.offset) * self.factor)
+
+    from_pytorch(networks.randomise(WithPixels(networks.IResNet())), tmp_path / "mxnet.onnx")
+    assert import_onnx(tmp_path / "mxnet.onnx").pixels == PixelConvention("rgb", 127.5, 128.0)
+
+
+def test_other_graphs_are_named(tmp_path, networks):
+    with pytest.raises(InputError, match=r"absent.onnx: is no ONNX file"):
+        import_onnx(tmp_path / "absent.onnx")
+    (tmp_path / "junk.onnx").write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"junk.onnx: is no ONNX file"):
+        import_onnx(tmp_path / "junk.onnx")
+    from_pytorch(networks.randomise(networks.Ir()), tmp_path / "ir.onnx")
+    with pytest.raises(InputError, match=r"ir.onnx: .*but the file has|wanted"):
+        import_onnx(tmp_path / "ir.onnx")
+    import torch
+
+    from_pytorch(torch.nn.Conv2d(3, 4, 3), tmp_path / "conv.onnx")
+    with pytest.raises(InputError, match=r"conv.onnx: 1 convolutions and 0 dense layers"):
+        import_onnx(tmp_path / "conv.onnx")
+
+
+def test_onnxruntime_computes_the_same_on_any_batch(tmp_path, networks):
+    pytest.importorskip("jax2onnx")
+    network = networks.randomise(networks.MobileFaceNet())
+    weights = {key: value.numpy() for key, value in network.state_dict().items()}
+    model = model_from_state_dict(weights)
+    embed = unit_embedding(model)
+    export_onnx(embed, model.image_size, tmp_path / "model.onnx")
+    images = np.random.default_rng(0).integers(0, 256, (3, *model.image_size, 3), np.uint8)
+    for count in (1, 3):
+        expected = quick.run(embed, jnp.asarray(images[:count]))
+        np.testing.assert_allclose(run_onnx(tmp_path / "model.onnx", images[:count]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_the_real_model_on_real_faces(tmp_path, shared_data, weights):
+    pytest.importorskip("jax2onnx")
+    model = import_torch(shared_data / "mobilefacenet_casia_arcface.ckpt")
+    embed = unit_embedding(model, weights=weights)
+    export_onnx(embed, model.image_size, tmp_path / "model.onnx")
+    with np.load(shared_data / "mobilefacenet_reference.npz") as reference:
+        images = reference["images"]
+    np.testing.assert_allclose(run_onnx(tmp_path / "model.onnx", images), embed(images), atol=1e-5)
