@@ -304,7 +304,10 @@ def fused_head_step(
     part, of_unit = _sweep(part, problem, options, optimiser, rate, rounding_key, repeat_axis)
     if sample is not None:
         if update_unsampled:
-            idle = problem._replace(slopes=None, valid=axis.classes_here())
+            # Reading the gradient makes this sweep wait for the sampled rows to have been taken; were it free to go
+            # first, all of the state would be copied for them.
+            here = jnp.where(jnp.isnan(of_unit[0, 0]), 0, axis.classes_here())
+            idle = problem._replace(slopes=None, valid=here)
             state, _ = _sweep(state, idle, options, optimiser, rate, rounding_key, None)
         whole, cut = (state.weights, state.slots), (part.weights, part.slots)
         weights, slots = jax.tree.map(lambda array, rows: put_rows(array, rows, sample), whole, cut)

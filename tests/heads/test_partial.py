@@ -125,6 +125,25 @@ def test_momentum_of_rows_outside_the_sample(problem, update_unsampled, centres)
         np.testing.assert_allclose(state.slots[0], velocity, atol=1e-12)
 
 
+@pytest.mark.parametrize("update_unsampled", [True, False], ids=["V2", "V1"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_sampled_step_copies_the_sample_alone(update_unsampled, dtype):
+    classes, dim, rate = 2**16, 32, 1 / 16
+
+    def step(state, e, y, key):
+        sample = sample_classes(key, y, num_classes=classes, rate=rate)
+        return fused_head_step(state, e, y, 0.1, sample=sample, update_unsampled=update_unsampled, chunk=512)
+
+    weights = jax.ShapeDtypeStruct((classes, dim), jnp.float32)
+    state = jax.eval_shape(functools.partial(init_head, optimiser=RowSgd(), dtype=dtype), weights)
+    batch = jax.ShapeDtypeStruct((16, dim), jnp.float32), jax.ShapeDtypeStruct((16,), jnp.int32)
+    memory = jax.jit(step, donate_argnums=0).lower(state, *batch, jax.random.key(0)).compile().memory_analysis()
+    each = jnp.dtype(state.weights.dtype).itemsize
+    assert memory.alias_size_in_bytes == 2 * classes * dim * each + 4
+    numbers_to_draw_by = 16 * classes
+    assert memory.temp_size_in_bytes < numbers_to_draw_by + 4 * classes * dim * each * rate + 24 * 512 * (dim + 16) * 4
+
+
 def test_v2_is_any_optimiser_on_the_sampled_loss(problem):
     """The fused V2 step against optax, which knows nothing of samples."""
     embeddings, tables, labels, _ = problem
