@@ -1,0 +1,209 @@
+"""Measures a training step of the head, beside the dense head and plain PyTorch, and what it sends between devices."""
+
+import dataclasses
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from arcface_jax.errors import InputError
+from arcface_jax.figures.benchmark import head_growth
+from arcface_jax.figures.style import save
+from arcface_jax.heads.chunks import DEFAULT_CHUNK
+from arcface_jax.heads.partial import hard_classes, partition_recall
+from arcface_jax.heads.planner import HeadSize, compile_step, predicted_memory
+from arcface_jax.heads.sampling import sample_classes
+from arcface_jax.heads.traffic import collective_bytes
+from experiments.head_cases import CASES, TORCH, head_size
+
+Records = list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadBenchmark:
+    """A training step of the head (loss, gradients, SGD with momentum): time and peak memory, all heads in turn."""
+
+    batches: tuple[int, ...] = (256, 1024)
+    """Batch sizes N."""
+    classes: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    """Numbers of identities C."""
+    dim: int = 512
+    """D."""
+    chunk: int = DEFAULT_CHUNK
+    """Classes at a time."""
+    heads: Annotated[tuple[str, ...], tyro.conf.arg(metavar="HEAD …")] = (TORCH, *CASES)
+    """Which: torch, dense, chunked, fused-float32, fused-bfloat16, partial-0.1."""
+    rounds: int = 3
+    """How many times every head is measured; each round runs all heads one after the other."""
+    steps: int = 2
+    """Steps timed in a measurement, after one that is not."""
+    memory_gb: float = 12.0
+    """Heads that would need more than this are left out, and said to be."""
+    traffic: bool = False
+    """Count instead what travels between devices, in programs compiled for 2, 4 and 8 of them."""
+    recall: bool = False
+    """Measure instead how much of the exact partition function a part of the classes holds."""
+    output: pathlib.Path = pathlib.Path("runs/benchmark-head")
+    """Folder for records.json and the pictures."""
+
+
+def run_head_benchmark(config: HeadBenchmark) -> None:
+    """Does what `config` asks for."""
+    console = Console()
+    for head in config.heads:
+        if head not in (TORCH, *CASES):
+            raise InputError(f"heads has {head!r}; choose among {', '.join((TORCH, *CASES))}")
+    if config.traffic:
+        count_traffic(console, config)
+    elif config.recall:
+        measure_recall(console, config)
+    else:
+        measure_heads(console, config)
+
+
+# Time and memory -----------------------------------------------------------------------------------------------------
+
+
+def needed_gb(case: str, batch: int, classes: int, config: HeadBenchmark) -> float:
+    """GB a case needs; PyTorch's keeps the dense head's arrays and the normalised weights and their gradient."""
+    size = head_size(case, batch, classes, config.dim, config.chunk)
+    extra = 2 * classes * config.dim * 4 + 2 * batch * classes * 4 if case == TORCH else 0
+    return (predicted_memory(size).total + extra) / 1e9
+
+
+def measure_in_process(case: str, batch: int, classes: int, config: HeadBenchmark) -> dict[str, Any]:
+    """Runs `experiments.head_cases` for one case."""
+    numbers = (batch, classes, config.dim, config.chunk, config.steps)
+    command = [sys.executable, "-m", "experiments.head_cases", case, *map(str, numbers)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        message = (result.stderr.strip().splitlines() or [f"status {result.returncode}"])[-1]
+        raise InputError(f"measuring {case} with N = {batch}, C = {classes} failed: {message.removeprefix('error: ')}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def measure_heads(console: Console, config: HeadBenchmark) -> None:
+    """Measures every head at every size, prints tables, and draws growth with C for every N."""
+    records: Records = []
+    for batch in config.batches:
+        for classes in config.classes:
+            kept = [head for head in config.heads if needed_gb(head, batch, classes, config) <= config.memory_gb]
+            for head in set(config.heads) - set(kept):
+                need = needed_gb(head, batch, classes, config)
+                console.print(f"N = {batch}, C = {classes:,}: {head} left out, it needs {need:.1f} GB")
+            here = [measure_in_process(head, batch, classes, config) for _ in range(config.rounds) for head in kept]
+            records += here
+            console.print(size_table(here, batch, classes))
+            config.output.mkdir(parents=True, exist_ok=True)
+            (config.output / "records.json").write_text(json.dumps(records, indent=1))
+    for batch in config.batches:
+        chosen = [record for record in records if record["batch"] == batch]
+        seconds, megabytes = by_head(chosen, "seconds"), by_head(chosen, "peak_mb")
+        if seconds:
+            title = f"One step of the head: N = {batch}, D = {config.dim}, {jax.devices()[0].device_kind}"
+            for file in save(head_growth(seconds, megabytes, title), config.output / f"head_growth_{batch}"):
+                console.print(str(file))
+
+
+def by_head(records: Records, quantity: str) -> dict[str, dict[int, float]]:
+    """Medians over steps and rounds, by head and number of identities."""
+    values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        found = record[quantity]
+        values[record["case"]][record["classes"]] += found if isinstance(found, list) else [found]
+    return {head: {size: statistics.median(v) for size, v in sizes.items()} for head, sizes in values.items()}
+
+
+def size_table(records: Records, batch: int, classes: int) -> Table:
+    """All heads at one size. Ratios are medians of the rounds' own ratios, so that a slow moment counts for all."""
+    rounds: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        rounds[record["case"]].append(record)
+    table = Table(title=f"N = {batch}, C = {classes:,}: medians")
+    for column in (
+        "head",
+        "s/step",
+        "× faster than torch",
+        "× dense",
+        "of matmul rate",
+        "peak MB",
+        "XLA temporaries MB",
+    ):
+        table.add_column(column, justify="left" if column == "head" else "right")
+
+    def each_round(head: str) -> list[float]:
+        return [statistics.median(record["seconds"]) for record in rounds[head]]
+
+    def ratio(top: str, bottom: str) -> str:
+        if top not in rounds or bottom not in rounds:
+            return "–"
+        pairs = zip(each_round(top), each_round(bottom), strict=True)
+        return f"{statistics.median(a / b for a, b in pairs):.2f}"
+
+    for head, measured in rounds.items():
+        rates = [r["operations"] / statistics.median(r["seconds"]) / r["matmul_rate"] for r in measured]
+        table.add_row(
+            head,
+            f"{statistics.median(each_round(head)):.3f}",
+            ratio(TORCH, head),
+            ratio(head, "dense"),
+            "–" if head == TORCH else f"{100 * statistics.median(rates):.0f} %",
+            f"{statistics.median(r['peak_mb'] for r in measured):.0f}",
+            "–" if head == TORCH else f"{measured[0]['planned_temporary_mb']:.1f}",
+        )
+    return table
+
+
+# Traffic and recall --------------------------------------------------------------------------------------------------
+
+
+def count_traffic(console: Console, config: HeadBenchmark) -> None:
+    """Bytes by collective on each device, of programs compiled from shapes for simulated devices."""
+    jax.config.update("jax_num_cpu_devices", 8)
+    table = Table(title=f"What the collectives of a step put out on each device, bytes (D = {config.dim})")
+    for column in ("head", "devices", "identities", "N", "all-gather", "all-reduce", "reduce-scatter", "others"):
+        table.add_column(column, justify="left" if column == "head" else "right")
+    for head in ("chunked", "fused", "partial"):
+        for devices in (2, 4, 8):
+            for batch in config.batches:
+                for classes in config.classes:
+                    size = HeadSize(head, classes, config.dim, batch, devices=devices, chunk=config.chunk)
+                    sent = collective_bytes(compile_step(size).as_text())
+                    named = [sent.pop(kind, 0) for kind in ("all-gather", "all-reduce", "reduce-scatter")]
+                    numbers = (devices, classes, batch, *named, sum(sent.values()))
+                    table.add_row(head, *(f"{number:,}" for number in numbers))
+    console.print(table)
+
+
+def measure_recall(console: Console, config: HeadBenchmark) -> None:
+    """Of classes in groups, with embeddings at several distances from their own: a random and the nearest part."""
+    classes, batch = config.classes[0], config.batches[0]
+    keys = jax.random.split(jax.random.key(0), 5)
+    # A hundred look-alikes share a direction: centres lie 0.3 to 0.4 in cosine from each other within a group.
+    groups = jax.random.normal(keys[0], (max(classes // 100, 1), config.dim))
+    own = jax.random.normal(keys[1], (classes, config.dim))
+    weights = 0.6 * groups[jnp.arange(classes) % groups.shape[0]] + 0.8 * own
+    labels = jax.random.randint(keys[2], (batch,), 0, classes)
+    noise = jax.random.normal(keys[3], (batch, config.dim))
+    table = Table(title=f"Mean part of the exact Σ over wrong classes: N = {batch}, C = {classes:,}, s = 64")
+    for column in ("embedding: cosine to its centre", "classes used", "random part", "nearest part"):
+        table.add_column(column, justify="right")
+    recall = jax.jit(partition_recall)
+    mine = jax.jit(hard_classes, static_argnames="count")
+    for cosine in (0.0, 0.4, 0.8):
+        embeddings = cosine * weights[labels] + (1 - cosine**2) ** 0.5 * noise
+        for rate in (0.01, 0.03, 0.1, 0.3):
+            random = sample_classes(keys[4], labels, num_classes=classes, rate=rate)
+            nearest = mine(embeddings, weights, labels, count=int(rate * classes))
+            parts = [float(recall(embeddings, weights, labels, sample).mean()) for sample in (random, nearest)]
+            table.add_row(f"{cosine:.1f}", f"{100 * rate:g} %", *(f"{part:.3f}" for part in parts))
+    console.print(table)

@@ -1,0 +1,99 @@
+"""Says which head fits how many identities, before anything is allocated.
+
+python -m experiments.plan 1000000                                       one device of 80 GiB
+python -m experiments.plan 29000000 --batch 512 --compile                beside it, the plan of XLA's compiler
+python -m experiments.plan 100000000 --devices 8 --compile
+"""
+
+import dataclasses
+from typing import Annotated
+
+import jax
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from arcface_jax.heads.chunks import DEFAULT_CHUNK
+from arcface_jax.heads.planner import HeadSize, compiled_memory, predicted_memory, predicted_operations
+from experiments.command import run_command
+
+_HEADS = (
+    ("dense", "float32"),
+    ("chunked", "float32"),
+    ("fused", "float32"),
+    ("fused", "bfloat16"),
+    ("partial", "float32"),
+    ("partial", "bfloat16"),
+)
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig:
+    """A head to plan for: SGD with momentum, float32 arithmetic. The backbone's memory comes on top."""
+
+    identities: Annotated[int, tyro.conf.Positional]
+    """C."""
+    dim: int = 512
+    """D."""
+    batch: int = 512
+    """N over all devices."""
+    devices: int = 1
+    """Devices that share the classes."""
+    memory_gib: float = 80.0
+    """What each has for the head."""
+    tflops: float | None = None
+    """Float32 matmul rate of a device in 10¹² operations a second; gives the least time of a step."""
+    chunk: int = DEFAULT_CHUNK
+    """Classes at a time."""
+    rate: float = 0.1
+    """What part of the classes the partial head samples."""
+    compile: bool = False
+    """Compile every step from shapes too, for simulated devices, and show what the compiler plans."""
+
+
+def plan_table(config: PlanConfig) -> tuple[Table, str | None]:
+    """A row for every head, and the first of them, in order of simplicity and exactness, that fits."""
+    if config.compile:
+        jax.config.update("jax_num_cpu_devices", max(1, config.devices))
+    table = Table(
+        title=f"{config.identities:,} identities × {config.dim}, N = {config.batch}, {config.devices} devices"
+    )
+    names = ["head", "dtype", "weights + momentum", "gradient", "working", "GiB a device"]
+    names += ["compiled plan"] if config.compile else []
+    names += ["fits"] + (["≥ s/step"] if config.tflops else [])
+    for name in names:
+        table.add_column(name, justify="left" if name in ("head", "dtype", "fits") else "right")
+    best = None
+    for head, dtype in _HEADS:
+        size = HeadSize(
+            head, config.identities, config.dim, config.batch, config.devices, dtype, config.chunk, config.rate
+        )
+        memory = predicted_memory(size)
+        total = compiled_memory(size).total if config.compile else memory.total
+        fits = total <= config.memory_gib * _GIB
+        best = best or (f"{head} in {dtype}" if fits else None)
+        row = [head, dtype, *(f"{part / _GIB:.3f}" for part in (memory.state, memory.gradient, memory.working))]
+        row += [f"{memory.total / _GIB:.3f}"] + ([f"{total / _GIB:.3f}"] if config.compile else [])
+        row += ["yes" if fits else "no"]
+        row += [f"{predicted_operations(size) / config.tflops / 1e12:.4f}"] if config.tflops else []
+        table.add_row(*row)
+    return table, best
+
+
+def run(config: PlanConfig) -> None:
+    """Prints the table and the choice."""
+    console = Console()
+    table, best = plan_table(config)
+    console.print(table)
+    if best is None:
+        console.print(f"No head fits {config.memory_gib:g} GiB; use more devices.")
+    else:
+        exact = "over a sample of the classes" if best.startswith("partial") else "the exact softmax"
+        console.print(f"The first that fits {config.memory_gib:g} GiB: {best}, {exact}.")
+    if config.compile:
+        console.print("“compiled plan” is what XLA's compiler plans for these shapes, not a run.")
+
+
+if __name__ == "__main__":
+    run_command(lambda: run(tyro.cli(PlanConfig, description=__doc__)))

@@ -1,0 +1,96 @@
+"""The head's benchmark and planner as a person types them, at small sizes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.figures.benchmark import head_growth
+from experiments.benchmark_head import by_head, size_table
+from experiments.plan import PlanConfig, plan_table
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def command(*arguments):
+    environment = os.environ | {"COLUMNS": "200", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_two_heads_measured(tmp_path):
+    options = ["--batches", "8", "--classes", "500", "--dim", "16", "--chunk", "128", "--rounds", "1", "--steps", "1"]
+    heads = ["--heads", "dense", "fused-bfloat16"]
+    result = command("experiments.benchmark", "head", *options, *heads, "--output", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    dense, fused = json.loads((tmp_path / "records.json").read_text())
+    assert (dense["case"], fused["case"]) == ("dense", "fused-bfloat16")
+    assert abs(dense["first_loss"] - fused["first_loss"]) < 0.5  # the same problem, to bfloat16
+    assert all(record["seconds"][0] > 0 and record["matmul_rate"] > 0 for record in (dense, fused))
+    assert "fused-bfloat16" in result.stdout
+    assert (tmp_path / "head_growth_8.png").stat().st_size > 1000
+
+
+def test_a_head_unknown_is_one_line():
+    result = command("experiments.benchmark", "head", "--heads", "sparse")
+    assert result.returncode == 2
+    assert result.stderr.strip() == (
+        "error: heads has 'sparse'; choose among torch, dense, chunked, fused-float32, fused-bfloat16, partial-0.1"
+    )
+
+
+def record(case, seconds, classes=100, megabytes=10.0):
+    return {
+        "case": case,
+        "classes": classes,
+        "seconds": seconds,
+        "peak_mb": megabytes,
+        "operations": 1e9,
+        "matmul_rate": 1e10,
+        "planned_temporary_mb": 1.0,
+    }
+
+
+def test_ratios_are_of_the_same_round():
+    records = [record("torch", [4.0]), record("dense", [2.0]), record("torch", [40.0]), record("dense", [20.0])]
+    table = size_table(records, 8, 100)
+    cells = {column.header: list(column.cells) for column in table.columns}
+    assert cells["× faster than torch"] == ["1.00", "2.00"]
+    assert cells["× dense"] == ["2.00", "1.00"]
+    assert cells["of matmul rate"] == ["–", "3 %"]  # 1e9 operations in 2 s and in 20 s, of 1e10 a second
+    assert by_head(records, "seconds") == {"torch": {100: 22.0}, "dense": {100: 11.0}}
+
+
+def test_the_growth_is_drawn_for_every_head():
+    figure = head_growth({"dense": {10: 1.0, 100: 9.0}, "fused": {10: 0.5}}, {"dense": {10: 3.0, 100: 4.0}}, "title")
+    left, right = figure.axes
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["dense", "fused"]
+    assert left.lines[0].get_xydata().tolist() == [[10, 1], [100, 9]]
+    assert right.lines[0].get_xydata().tolist() == [[10, 3], [100, 4]]
+    assert left.get_xscale() == right.get_yscale() == "log"
+    with pytest.raises(InputError, match="seconds has no head"):
+        head_growth({}, {}, "title")
+
+
+def test_the_plan_names_the_first_head_that_fits():
+    table, best = plan_table(PlanConfig(29_000_000, chunk=8192))
+    assert best == "fused in bfloat16"
+    cells = {column.header: list(column.cells) for column in table.columns}
+    assert cells["fits"] == ["no", "no", "no", "yes", "no", "yes"]
+    assert plan_table(PlanConfig(10_000))[1] == "dense in float32"
+    assert plan_table(PlanConfig(2_000_000_000))[1] is None
+    assert plan_table(PlanConfig(100_000, dim=64, batch=32, compile=True))[1] == "dense in float32"
+
+
+def test_the_plan_command():
+    result = command("experiments.plan", "29000000", "--batch", "510", "--devices", "4")
+    assert result.returncode == 2
+    assert result.stderr.strip() == "error: batch is 510; pass a multiple of the 4 devices"
+    result = command("experiments.plan", "1000000", "--tflops", "20")
+    assert result.returncode == 0
+    assert "The first that fits 80 GiB: dense in float32, the exact softmax." in result.stdout

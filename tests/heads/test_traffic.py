@@ -1,0 +1,33 @@
+"""Communication counted from compiled programs."""
+
+import pytest
+
+from arcface_jax.heads.planner import HeadSize, compile_step
+from arcface_jax.heads.traffic import collective_bytes
+
+
+def test_bytes_are_counted_by_kind():
+    program = """
+      %a = f32[64,16]{1,0} all-gather(%x), dimensions={0}
+      %b = (f32[8]{0}, s32[3,2]{1,0}) all-reduce(%y, %z), to_apply=%sum
+      %c = bf16[10]{0} reduce-scatter(%y)
+      %d = (f32[4]{0}, pred[]) all-gather-start(%w)
+      %e = f32[4]{0} get-tuple-element(%all-reduce), index=0
+    """
+    assert collective_bytes(program) == {"all-gather": 4096 + 17, "all-reduce": 32 + 24, "reduce-scatter": 20}
+
+
+@pytest.mark.parametrize("head", ["chunked", "fused", "partial"])
+def test_a_step_sends_embeddings_and_sums_and_nothing_that_grows_with_the_classes(head):
+    def sent(classes, batch=32, dim=24, devices=8):
+        size = HeadSize(head, classes, dim, batch, devices=devices, chunk=64)
+        return collective_bytes(compile_step(size).as_text())
+
+    few = sent(1_009)
+    assert few == sent(20_011)
+    # Embeddings are gathered and their gradients summed; besides, at most a dozen numbers an example.
+    total, embeddings = sum(few.values()), 32 * 24 * 4
+    assert embeddings <= few["all-gather"]
+    assert total <= 2 * embeddings + 12 * 32 * 4
+    twice = sent(1_009, batch=64)
+    assert sum(twice.values()) == 2 * total
