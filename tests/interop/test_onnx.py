@@ -81,7 +81,7 @@ def test_other_graphs_are_named(tmp_path, networks):
     with pytest.raises(InputError, match=r"junk.onnx: is no ONNX file"):
         import_onnx(tmp_path / "junk.onnx")
     from_pytorch(networks.randomise(networks.Ir()), tmp_path / "ir.onnx")
-    with pytest.raises(InputError, match=r"ir.onnx: .*but the file has|wanted"):
+    with pytest.raises(InputError, match=r"ir.onnx: "):
         import_onnx(tmp_path / "ir.onnx")
     import torch
 

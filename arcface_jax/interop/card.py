@@ -1,0 +1,131 @@
+"""The model card that travels with an export: what the model is, what it was fed, how well it does."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Self
+
+from arcface_jax.errors import InputError
+
+CARD_FILE = "model_card.json"
+LARGEST_CHANGE = "largest change of a cosine"
+"""The metric that tells how far an export is from the model, over all pairs of the set."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """Accept a pair if its cosine is at least `cosine`.
+
+    Attributes:
+      far: the false accept rate that was wanted.
+      cosine: the threshold.
+      tar: the true accept rate there.
+      warning: why not to trust it; None if there were pairs enough.
+    """
+
+    far: float
+    cosine: float
+    tar: float
+    warning: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCard:
+    """Everything in a card but the weights; see `to_markdown` for the order in which people read it.
+
+    Attributes:
+      name: of the model.
+      source: the file or run that it was exported from.
+      network: class of the backbone.
+      parameters: their number.
+      embedding_size: D.
+      image_size: (height, width) of the uint8 RGB input.
+      training_pixels: what the network was trained on, already part of the export.
+      options: how it was exported: folded, flip, weights.
+      data: what it was trained on.
+      recipe: how it was trained.
+      licence: of the weights.
+      verified_on: the set that metrics and thresholds were measured on; None if none was given.
+      metrics: of the export, and under "original" of the model before it.
+      thresholds: for false accept rates 1e-3 … 1e-6.
+      versions: of the libraries.
+    """
+
+    name: str
+    source: str
+    network: str
+    parameters: int
+    embedding_size: int
+    image_size: tuple[int, int]
+    training_pixels: Mapping[str, Any]
+    options: Mapping[str, Any]
+    data: str
+    recipe: str
+    licence: str
+    verified_on: str | None
+    metrics: Mapping[str, Any]
+    thresholds: tuple[Threshold, ...]
+    versions: Mapping[str, str]
+
+    def to_json(self) -> str:
+        """Indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def read(cls, folder: pathlib.Path) -> Self:
+        """The card in an export's folder.
+
+        Raises:
+          InputError: there is none, or it lacks a field.
+        """
+        path = folder / CARD_FILE
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            thresholds = tuple(Threshold(**each) for each in content.pop("thresholds"))
+            height, width = content.pop("image_size")
+            return cls(**content, thresholds=thresholds, image_size=(int(height), int(width)))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); give the folder of an export") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: is no model card of this version ({error}); export the model again") from error
+
+    def threshold(self, far: float) -> Threshold:
+        """The threshold for a false accept rate.
+
+        Raises:
+          InputError: the card has none for it.
+        """
+        for threshold in self.thresholds:
+            if threshold.far == far:
+                return threshold
+        known = ", ".join(f"{each.far:g}" for each in self.thresholds)
+        raise InputError(
+            f"far: {far:g} has no threshold in the model card, "
+            + (f"which has {known}" if known else "which has none: export with --verify, or give --threshold")
+        )
+
+    def to_markdown(self) -> str:
+        """The card for people."""
+        height, width = self.image_size
+        lines = [
+            f"# {self.name}",
+            "",
+            f"{self.network}, {self.parameters:,} parameters. uint8 RGB images [N, {height}, {width}, 3] in, unit "
+            f"embeddings [N, {self.embedding_size}] out; preprocessing is part of the model.",
+            "",
+            f"- Exported from: {self.source}",
+            f"- Options: {', '.join(f'{key} {value}' for key, value in self.options.items())}",
+            f"- Training data: {self.data}",
+            f"- Recipe: {self.recipe}",
+            f"- Licence: {self.licence}",
+        ]
+        if self.verified_on is not None:
+            lines += ["", f"## Verified on {self.verified_on}", "", "| | original | this export |", "|---|---|---|"]
+            original = self.metrics["original"]
+            lines += [f"| {key} | {original[key]:.5f} | {self.metrics[key]:.5f} |" for key in original]
+            lines += [f"\nLargest change of a cosine: {self.metrics[LARGEST_CHANGE]:.2g}"]
+            lines += ["", "| FAR | accept from cosine | TAR | |", "|---|---|---|---|"]
+            lines += [f"| {t.far:g} | {t.cosine:.4f} | {t.tar:.4f} | {t.warning or ''} |" for t in self.thresholds]
+        lines += ["", "Libraries: " + ", ".join(f"{name} {version}" for name, version in self.versions.items()), ""]
+        return "\n".join(lines)

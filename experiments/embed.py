@@ -1,0 +1,194 @@
+"""Embeds images: any source in, embeddings as .npy or Parquet out.
+
+python -m experiments.embed runs/RUN faces/ embeddings.npy
+python -m experiments.embed exported lfw.bin embeddings.parquet --flip
+python -m experiments.embed 068.ckpt train.rec embeddings.npy --batch-size 256
+
+The model is the folder of a run or of an export, a PyTorch checkpoint or an ONNX file. Beside a .npy file
+[N, D] of unit rows comes a .csv that says which image and identity each row is. An interrupted run goes on when the
+same command is given again.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from arcface_jax.data.encoded import EncodedSource
+from arcface_jax.data.open import open_source
+from arcface_jax.errors import InputError
+from experiments.command import run_command
+from experiments.models import Embedder, fit, open_embedder
+
+_BATCHES_A_SAVE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The command line."""
+
+    model: Annotated[pathlib.Path, tyro.conf.Positional]
+    """The folder of a run or of an export, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file."""
+    source: Annotated[str, tyro.conf.Positional]
+    """Folder or zip file, list, train.rec, Parquet, .bin set, prepared TFDS folder or tfds:NAME."""
+    output: Annotated[pathlib.Path, tyro.conf.Positional]
+    """File to write, .npy or .parquet."""
+    flip: bool = False
+    """Add the mirror image's embedding, at twice the cost."""
+    batch_size: int = 64
+    """Images in one call."""
+    threads: int = 4
+    """Images decoded at once."""
+    project: str | None = None
+    """Project of a PyTorch checkpoint where its keys do not tell, such as adaface."""
+
+
+def batches(
+    source: EncodedSource, size: tuple[int, int], first: int, batch_size: int, threads: int
+) -> Iterator[np.ndarray]:
+    """Images from `first` on, uint8 [M, height, width, 3]; the next batch is decoded while the last one is used."""
+
+    def read(index: int) -> np.ndarray:
+        return fit(source[index], size)
+
+    def submit(start: int) -> list:
+        return [pool.submit(read, index) for index in range(start, min(start + batch_size, len(source)))]
+
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = submit(first)
+        while waiting:
+            first += len(waiting)
+            following = submit(first)
+            yield np.stack([image.result() for image in waiting])
+            waiting = following
+
+
+class Partial:
+    """Embeddings on their way to a file: a memory map beside it, and how many rows are done."""
+
+    def __init__(self, output: pathlib.Path, rows: int, size: int, recipe: dict[str, object]) -> None:
+        """Goes on with what an interrupted run of the same recipe left; else begins anew."""
+        self.path = output.with_name(output.name + ".partial.npy")
+        self._progress = output.with_name(output.name + ".partial.json")
+        self._recipe = recipe
+        self.done = 0
+        if self._progress.exists() and self.path.exists():
+            saved = json.loads(self._progress.read_text())
+            if saved["recipe"] == recipe:
+                self.done = int(saved["done"])
+        mode = "r+" if self.done else "w+"
+        shape = None if self.done else (rows, size)
+        self.rows = np.lib.format.open_memmap(self.path, mode, np.float32 if shape else None, shape)
+
+    def save(self, done: int) -> None:
+        """Makes the first `done` rows durable, then says so."""
+        self.rows.flush()
+        self.done = done
+        written = self._progress.with_name(self._progress.name + ".new")
+        written.write_text(json.dumps({"done": done, "recipe": self._recipe}))
+        os.replace(written, self._progress)
+
+    def finish(self) -> np.ndarray:
+        """The rows; what was written on the way can go."""
+        self._progress.unlink(missing_ok=True)
+        return self.rows
+
+
+def embed_source(
+    embedder: Embedder,
+    source: EncodedSource,
+    partial: Partial,
+    arguments: Arguments,
+    progress: Callable[[int], None],
+) -> None:
+    """Fills the rows that are not done yet."""
+    progress(partial.done)
+    at = partial.done
+    images = batches(source, embedder.image_size, at, arguments.batch_size, arguments.threads)
+    for number, batch in enumerate(images, start=1):
+        partial.rows[at : at + len(batch)] = embedder.embed(batch)
+        at += len(batch)
+        progress(len(batch))
+        if number % _BATCHES_A_SAVE == 0 or at == len(source):
+            partial.save(at)
+
+
+def write(output: pathlib.Path, partial: Partial, source: EncodedSource) -> None:
+    """The rows under their final name, with image and identity of each."""
+    places = [source.where(index) for index in range(len(source))]
+    identities = [source.identity_names[label] for label in source.labels]
+    rows = partial.finish()
+    if output.suffix == ".parquet":
+        try:
+            import pyarrow as arrow
+            import pyarrow.parquet
+        except ImportError as error:
+            raise InputError("pyarrow is needed to write Parquet: pip install 'arcface-jax[parquet]'") from error
+        flat = arrow.array(np.ascontiguousarray(rows).reshape(-1))
+        column = arrow.FixedSizeListArray.from_arrays(flat, rows.shape[1])
+        table = arrow.table({"image": places, "identity": identities, "embedding": column})
+        written = output.with_name(output.name + ".new")
+        arrow.parquet.write_table(table, written)
+        os.replace(written, output)
+        partial.path.unlink()
+        return
+    with output.with_suffix(".csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "identity"])
+        writer.writerows(zip(places, identities, strict=True))
+    os.replace(partial.path, output)
+
+
+def run(arguments: Arguments) -> None:
+    """Opens, embeds, writes."""
+    console = Console(soft_wrap=True)
+    if arguments.output.suffix not in (".npy", ".parquet"):
+        raise InputError(f"{arguments.output}: give a file that ends with .npy or .parquet")
+    if arguments.output.exists():
+        raise InputError(f"{arguments.output}: exists already; choose another file")
+    if not arguments.output.absolute().parent.is_dir():
+        raise InputError(f"{arguments.output}: its folder does not exist; make it first")
+    if arguments.threads < 1:
+        raise InputError(f"--threads: {arguments.threads}; give at least 1")
+    source = open_source(arguments.source)
+    embedder = open_embedder(
+        arguments.model, flip=arguments.flip, batch_size=arguments.batch_size, project=arguments.project
+    )
+    probe = embedder.embed(np.zeros((1, *embedder.image_size, 3), np.uint8))
+    status = arguments.model.stat()
+    recipe: dict[str, object] = {
+        "model": str(arguments.model.resolve()),
+        "model written": status.st_mtime,
+        "source": source.fingerprint,
+        "flip": arguments.flip,
+    }
+    partial = Partial(arguments.output, len(source), probe.shape[1], recipe)
+    begun, already = time.perf_counter(), partial.done
+    if already:
+        console.print(f"Going on after {already} images.", highlight=False)
+    columns = (TextColumn("Embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=len(source))
+        embed_source(embedder, source, partial, arguments, lambda count: bar.advance(task, count))
+    seconds = time.perf_counter() - begun
+    write(arguments.output, partial, source)
+    speed = (len(source) - already) / max(seconds, 1e-9)
+    console.print(
+        f"{arguments.output}: {len(source)} embeddings of {probe.shape[1]} numbers, {speed:.0f} images/s",
+        markup=False,
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    run_command(lambda: run(tyro.cli(Arguments, description=__doc__)))

@@ -1,0 +1,182 @@
+"""Exports a trained model: one function of the image's bytes, with its preprocessing and a model card.
+
+python -m experiments.export runs/RUN exported --verify faces.zip
+python -m experiments.export 068.ckpt exported --formats stablehlo onnx torch --weights int8 --verify faces.zip
+
+The model is the folder of a run, a PyTorch checkpoint or an ONNX file. With --verify the card tells the accuracy
+before and after, and thresholds at FAR 1e-3 … 1e-6.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+
+from arcface_jax.data.open import open_source
+from arcface_jax.data.pairs import Pairs, all_pairs
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.bootstrap import Resampling
+from arcface_jax.evaluation.roc import area_under_curve, equal_error_rate, roc_curve, tar_at_far
+from arcface_jax.evaluation.thresholds import deployment_threshold
+from arcface_jax.evaluation.verification import pair_similarities
+from arcface_jax.interop.card import CARD_FILE, LARGEST_CHANGE, ModelCard, Threshold
+from arcface_jax.interop.inference import unit_embedding
+from arcface_jax.interop.model import TrainedModel
+from arcface_jax.interop.onnx import export_onnx
+from arcface_jax.interop.quantise import WeightType
+from arcface_jax.interop.stablehlo import export_stablehlo
+from arcface_jax.interop.torch import save_torch
+from arcface_jax.training.checkpoints import library_versions
+from experiments.command import run_command
+from experiments.models import STABLEHLO_FILE, Embedder, fit, open_trained
+
+CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
+Format = Literal["stablehlo", "onnx", "torch"]
+UNKNOWN = "not stated"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The command line."""
+
+    model: Annotated[pathlib.Path, tyro.conf.Positional]
+    """The folder of a run, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file."""
+    folder: Annotated[pathlib.Path, tyro.conf.Positional]
+    """Folder to make."""
+    formats: tuple[Format, ...] = ("stablehlo",)
+    """stablehlo: for cpu, cuda and tpu, batch of any size. onnx: with the extra. torch: weights by arcface_torch's
+    names, without preprocessing, folding or smaller types."""
+    fold: bool = True
+    """Fold batch normalisations into the layers before them."""
+    flip: bool = False
+    """Add the mirror image's embedding, at twice the cost."""
+    weights: WeightType = "float32"
+    """Type that kernels are stored in; the arithmetic stays float32."""
+    verify: str | None = None
+    """Images of people (any source) to measure accuracy and thresholds on, all pairs of them."""
+    project: str | None = None
+    """Project of a PyTorch checkpoint where its keys do not tell, such as adaface."""
+    name: str | None = None
+    """Of the model in its card; the folder's if not given."""
+    data: str = UNKNOWN
+    """What the model was trained on, for the card."""
+    recipe: str = UNKNOWN
+    """How it was trained, for the card."""
+    licence: str = UNKNOWN
+    """Of the weights, for the card."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Faces:
+    images: np.ndarray
+    labels: np.ndarray
+    pairs: Pairs
+
+    def similarities(self, function: Callable[[jax.Array], jax.Array]) -> np.ndarray:
+        """Cosine of every pair."""
+        height, width = self.images.shape[1:3]
+        unit = Embedder("", (height, width), None, jax.jit(function), 64).embed(self.images)
+        return pair_similarities(unit[self.pairs.first], unit[self.pairs.second])
+
+
+def read_faces(source: str, size: tuple[int, int]) -> _Faces:
+    """Every image of a source at the model's size."""
+    opened = open_source(source)
+    images = np.stack([fit(opened[index], size) for index in range(len(opened))])
+    pairs = all_pairs(np.asarray(opened.labels))
+    if not pairs.same.any() or pairs.same.all():
+        raise InputError(f"--verify {source}: needs two people, and two images of one of them")
+    return _Faces(images, np.asarray(opened.labels), pairs)
+
+
+def measure(similarities: np.ndarray, same: np.ndarray) -> dict[str, float]:
+    """AUC, equal error rate, TAR at FAR 1e-2 and 1e-3."""
+    roc = roc_curve(similarities, same)
+    tars = {f"tar@far={far:g}": tar_at_far(roc, far) for far in (1e-2, 1e-3)}
+    return {"auc": area_under_curve(roc), "eer": equal_error_rate(roc), **tars}
+
+
+def find_thresholds(similarities: np.ndarray, faces: _Faces) -> tuple[Threshold, ...]:
+    """At each of CARD_FARS, with a warning where the pairs are too few to know it."""
+    people = faces.labels[faces.pairs.first], faces.labels[faces.pairs.second]
+    found = []
+    for far in CARD_FARS:
+        result = deployment_threshold(similarities, faces.pairs.same, *people, far, resampling=Resampling(20, 0.95, 0))
+        found.append(Threshold(far, result.threshold.estimate, result.tar.estimate, result.warning))
+    return tuple(found)
+
+
+def describe(arguments: Arguments, model: TrainedModel, function: Callable[[jax.Array], jax.Array]) -> ModelCard:
+    """The card; accuracy and thresholds are measured if a set was given."""
+    metrics: dict[str, object] = {}
+    thresholds: tuple[Threshold, ...] = ()
+    if arguments.verify is not None:
+        faces = read_faces(arguments.verify, model.image_size)
+        before = faces.similarities(unit_embedding(model, fold=False, flip=arguments.flip))
+        after = faces.similarities(function)
+        metrics = {**measure(after, faces.pairs.same), "original": measure(before, faces.pairs.same)}
+        metrics[LARGEST_CHANGE] = float(np.abs(after - before).max())
+        thresholds = find_thresholds(after, faces)
+    leaves = jax.tree.leaves(dict(model.variables)["params"])
+    return ModelCard(
+        name=arguments.name or arguments.folder.resolve().name,
+        source=model.source,
+        network=type(model.backbone).__name__,
+        parameters=sum(int(np.size(leaf)) for leaf in leaves),
+        embedding_size=model.embedding_size,
+        image_size=model.image_size,
+        training_pixels=dataclasses.asdict(model.pixels),
+        options={"fold": arguments.fold, "flip": arguments.flip, "weights": arguments.weights},
+        data=arguments.data,
+        recipe=arguments.recipe,
+        licence=arguments.licence,
+        verified_on=None if arguments.verify is None else pathlib.Path(arguments.verify).name,
+        metrics=metrics,
+        thresholds=thresholds,
+        versions=library_versions(),
+    )
+
+
+def write(arguments: Arguments, model: TrainedModel, function: Callable[[jax.Array], jax.Array]) -> list[pathlib.Path]:
+    """The files of the formats wanted."""
+    written = []
+    if "stablehlo" in arguments.formats:
+        written.append(arguments.folder / STABLEHLO_FILE)
+        written[-1].write_bytes(export_stablehlo(function, model.image_size))
+    if "onnx" in arguments.formats:
+        written.append(arguments.folder / "model.onnx")
+        export_onnx(function, model.image_size, written[-1])
+    if "torch" in arguments.formats:
+        written.append(arguments.folder / "model.pth")
+        save_torch(model, written[-1])
+    return written
+
+
+def run(arguments: Arguments) -> None:
+    """Opens, exports, measures, writes the card."""
+    console = Console(soft_wrap=True)
+    if not arguments.formats:
+        raise InputError("--formats: give at least one of stablehlo, onnx, torch")
+    if arguments.folder.exists():
+        raise InputError(f"{arguments.folder}: exists already; choose another folder")
+    model = open_trained(arguments.model, arguments.project)
+    function = unit_embedding(model, fold=arguments.fold, flip=arguments.flip, weights=arguments.weights)
+    card = describe(arguments, model, function)
+    try:
+        arguments.folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{arguments.folder}: cannot be made ({error.strerror})") from error
+    for path in write(arguments, model, function):
+        console.print(f"{path}: {path.stat().st_size:,} bytes", markup=False, highlight=False)
+    (arguments.folder / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
+    (arguments.folder / "README.md").write_text(card.to_markdown(), encoding="utf-8")
+    console.print(card.to_markdown(), markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    run_command(lambda: run(tyro.cli(Arguments, description=__doc__)))

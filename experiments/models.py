@@ -1,0 +1,106 @@
+"""Opens whatever a model is stored in: a run, an export, a PyTorch checkpoint, an ONNX file."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from PIL import Image
+
+from arcface_jax.errors import InputError
+from arcface_jax.interop.card import CARD_FILE, ModelCard
+from arcface_jax.interop.inference import unit_embedding
+from arcface_jax.interop.model import TrainedModel
+from arcface_jax.interop.onnx import import_onnx
+from arcface_jax.interop.stablehlo import load_stablehlo
+from arcface_jax.interop.torch import import_torch
+from arcface_jax.pixels import ARCFACE_TORCH
+from arcface_jax.training.run_folder import CONFIG_FILE
+from arcface_jax.training.setup import create_backbone
+from experiments.trained import load_trained
+
+STABLEHLO_FILE = "model.stablehlo"
+
+MODEL_HELP = "the folder of a run or of an export, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file"
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedder:
+    """Images to unit embeddings, whatever is behind it.
+
+    Attributes:
+      name: for people.
+      image_size: (height, width) that `embed` takes.
+      card: the model card of an export; None otherwise.
+    """
+
+    name: str
+    image_size: tuple[int, int]
+    card: ModelCard | None
+    _function: Callable[[np.ndarray], jax.Array]
+    _batch_size: int
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """float32 [N, D] of norm 1, of uint8 RGB [N, height, width, 3]; in batches of one shape."""
+        parts = []
+        for start in range(0, len(images), self._batch_size):
+            batch = images[start : start + self._batch_size]
+            filled = np.concatenate([batch, np.zeros((self._batch_size - len(batch), *batch.shape[1:]), np.uint8)])
+            parts.append(np.asarray(self._function(filled))[: len(batch)])
+        return np.concatenate(parts)
+
+
+def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel:
+    """A model with its weights, to export or to train on.
+
+    Raises:
+      InputError: nothing there, or nothing that can be read; an export has no weights to take out again.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
+    if (path / CONFIG_FILE).exists():
+        run = load_trained(path)
+        size = run.config.data.image_size
+        backbone = create_backbone(run.config)
+        return TrainedModel(backbone, run.variables, ARCFACE_TORCH, (size, size), f"{path}, step {run.step}")
+    if path.is_dir():
+        raise InputError(f"{path}: is no run; give {MODEL_HELP}")
+    if path.suffix == ".onnx":
+        return import_onnx(path)
+    return import_torch(path, project)
+
+
+def open_embedder(
+    path: pathlib.Path, *, flip: bool = False, batch_size: int = 64, project: str | None = None
+) -> Embedder:
+    """A model to embed with; an export as it was exported.
+
+    Raises:
+      InputError: as `open_trained`; or `flip` is wanted of an export without it.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size: {batch_size}; give at least 1")
+    if (path / CARD_FILE).exists():
+        card = ModelCard.read(path)
+        if flip and not card.options["flip"]:
+            raise InputError(f"{path}: was exported without the mirror image; export it again with --flip")
+        function, size = load_stablehlo(path / STABLEHLO_FILE)
+        return Embedder(card.name, size, card, function, batch_size)
+    model = open_trained(path, project)
+    function = jax.jit(unit_embedding(model, flip=flip))
+    return Embedder(model.source, model.image_size, None, function, batch_size)
+
+
+def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The largest centred part of an image that has the proportions of `size`, scaled to (height, width).
+
+    As `arcface_jax.data.decode.resize`, which is for squares.
+    """
+    if image.shape[:2] == size:
+        return image
+    scale = min(image.shape[0] / size[0], image.shape[1] / size[1])
+    height, width = scale * size[0], scale * size[1]
+    left, top = (image.shape[1] - width) / 2, (image.shape[0] - height) / 2
+    box = (left, top, left + width, top + height)
+    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC, box=box))

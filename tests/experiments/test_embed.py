@@ -1,0 +1,98 @@
+"""The embed command, as a person types it, and when it is interrupted."""
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tyro
+
+from arcface_jax.data.folder import FolderSource
+from arcface_jax.interop.inference import unit_embedding
+from arcface_jax.interop.torch import import_torch
+from experiments import embed
+
+
+def main():
+    embed.run(tyro.cli(embed.Arguments))
+
+
+@pytest.fixture
+def expected(small_checkpoint, crowd):
+    source = FolderSource(crowd)
+    images = jnp.stack([source[index] for index in range(len(source))])
+    return np.asarray(jax.jit(unit_embedding(import_torch(small_checkpoint)))(images))
+
+
+def test_rows_are_the_images_in_order(type_command, small_checkpoint, crowd, tmp_path, expected):
+    status, out, _ = type_command(main, small_checkpoint, crowd, tmp_path / "e.npy", "--batch-size", 6)
+    assert status == 0
+    assert "16 embeddings of 6 numbers" in out
+    rows = np.load(tmp_path / "e.npy")
+    np.testing.assert_allclose(rows, expected, atol=1e-5)
+    with (tmp_path / "e.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["identity"] for row in table] == [f"p{person}" for person in range(4) for _ in range(4)]
+    assert table[5]["image"].endswith("p1/1.png")
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_parquet_holds_images_identities_and_embeddings(type_command, small_checkpoint, crowd, tmp_path, expected):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert type_command(main, small_checkpoint, crowd, tmp_path / "e.parquet")[0] == 0
+    table = parquet.read_table(tmp_path / "e.parquet").to_pydict()
+    np.testing.assert_allclose(table["embedding"], expected, atol=1e-5)
+    assert table["identity"][15] == "p3"
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_an_interrupted_run_goes_on(type_command, small_checkpoint, crowd, tmp_path, monkeypatch, expected):
+    monkeypatch.setattr(embed, "_BATCHES_A_SAVE", 1)
+    arguments = (main, small_checkpoint, crowd, tmp_path / "e.npy", "--batch-size", 4)
+    read, fit = [], embed.fit
+
+    def breaks(image, size):
+        read.append(0)
+        if len(read) > 13:
+            raise KeyboardInterrupt
+        return fit(image, size)
+
+    monkeypatch.setattr(embed, "fit", breaks)
+    assert type_command(*arguments)[0] == 130
+    assert not (tmp_path / "e.npy").exists()
+    read.clear()
+    status, out, _ = type_command(*arguments)
+    assert status == 0
+    assert "Going on after" in out
+    assert len(read) < 13
+    np.testing.assert_allclose(np.load(tmp_path / "e.npy"), expected, atol=1e-5)
+
+
+def test_another_recipe_begins_anew(type_command, small_checkpoint, crowd, tmp_path, expected):
+    """What an interrupted run of other options left behind is not gone on with."""
+    partial = embed.Partial(tmp_path / "e.npy", 16, 6, {"flip": True})
+    partial.rows[:] = 7
+    partial.save(12)
+    status, out, _ = type_command(main, small_checkpoint, crowd, tmp_path / "e.npy")
+    assert status == 0
+    assert "Going on" not in out
+    np.testing.assert_allclose(np.load(tmp_path / "e.npy"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["small.pth", "crowd", "e.txt"], "e.txt: give a file that ends with"),
+        (["small.pth", "crowd", "no/e.npy"], "its folder does not exist"),
+        (["small.pth", "absent", "e.npy"], "absent"),
+        (["small.pth", "crowd", "e.npy", "--batch-size", "0"], "batch_size: 0"),
+        (["small.pth", "crowd", "e.npy", "--threads", "0"], "--threads: 0"),
+    ],
+)
+def test_bad_input_is_one_line(type_command, small_checkpoint, crowd, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = type_command(main, *arguments)
+    assert status == 2
+    assert said in err
+    assert "Traceback" not in err
