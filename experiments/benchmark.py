@@ -3,6 +3,7 @@
 python -m experiments.benchmark head                   the head: time and memory beside the dense head and PyTorch
 python -m experiments.benchmark head --traffic         what it sends between devices
 python -m experiments.benchmark head --recall          how much of the softmax a part of the classes holds
+python -m experiments.benchmark head-storage           loss with weights and momentum in float32 and bfloat16
 """
 
 import sys
@@ -13,9 +14,13 @@ import tyro
 
 from arcface_jax.errors import InputError
 from experiments.benchmark_head import HeadBenchmark, run_head_benchmark
+from experiments.benchmark_storage import StorageBenchmark, run_storage_benchmark
 from experiments.command import run_command
 
-BENCHMARKS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {"head": (HeadBenchmark, run_head_benchmark)}
+BENCHMARKS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "head": (HeadBenchmark, run_head_benchmark),
+    "head-storage": (StorageBenchmark, run_storage_benchmark),
+}
 
 
 def main() -> None:

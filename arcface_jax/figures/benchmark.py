@@ -1,7 +1,8 @@
-"""Pictures of the head's benchmark: time and memory as identities grow."""
+"""Pictures of the head's benchmarks: time and memory as identities grow, loss by how weights are kept."""
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from arcface_jax.errors import InputError
@@ -45,4 +46,31 @@ def head_growth(
             axes.set_ylabel(label)
         left.legend()
         figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def loss_by_storage(curves: Mapping[str, np.ndarray], width: int = 20) -> Figure:
+    """Loss by step for several ways to keep the weights: the mean over seeds, and the range of the seeds around it.
+
+    Args:
+      curves: by name, [seeds, steps].
+      width: steps that each point is the mean of.
+
+    Raises:
+      InputError: if a curve is shorter than `width`.
+    """
+    with style():
+        figure = new_figure()
+        axes = figure.subplots()
+        for number, (name, losses) in enumerate(curves.items()):
+            points = losses.shape[1] // width
+            if not points:
+                raise InputError(f"curve {name!r} has {losses.shape[1]} steps; pass {width} or more")
+            smooth = losses[:, : points * width].reshape(len(losses), points, width).mean(axis=2)
+            steps = (np.arange(points) + 0.5) * width
+            axes.fill_between(steps, smooth.min(axis=0), smooth.max(axis=0), color=PALETTE[number], alpha=0.2, lw=0)
+            axes.plot(steps, smooth.mean(axis=0), ls=("-", "--", ":")[number % 3], color=PALETTE[number], label=name)
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+        axes.legend()
     return figure

@@ -6,10 +6,11 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.figures.benchmark import head_growth
+from arcface_jax.figures.benchmark import head_growth, loss_by_storage
 from experiments.benchmark_head import by_head, size_table
 from experiments.plan import PlanConfig, plan_table
 
@@ -94,3 +95,18 @@ def test_the_plan_command():
     result = command("experiments.plan", "1000000", "--tflops", "20")
     assert result.returncode == 0
     assert "The first that fits 80 GiB: dense in float32, the exact softmax." in result.stdout
+
+
+def test_the_storage_benchmark(tmp_path):
+    options = ["--classes", "50", "--dim", "8", "--batch", "32", "--steps", "40", "--seeds", "2"]
+    result = command("experiments.benchmark", "head-storage", *options, "--output", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("bfloat16") == 2
+    assert (tmp_path / "loss_by_storage.png").stat().st_size > 1000
+
+
+def test_a_loss_curve_is_the_mean_over_seeds_and_steps():
+    axes = loss_by_storage({"float32": np.array([[1.0, 3.0, 5.0, 7.0, 9.0], [3.0, 5.0, 7.0, 9.0, 0.0]])}, 2).axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1.0, 3.0], [3.0, 7.0]])
+    with pytest.raises(InputError, match="curve 'a' has 5 steps; pass 20 or more"):
+        loss_by_storage({"a": np.zeros((1, 5))})

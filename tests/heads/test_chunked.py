@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -208,6 +209,26 @@ def test_the_memory_beyond_the_arguments_does_not_grow_with_the_classes(dtype, c
     copied = (65536 - 4096) * centres * dim * 2 if dtype == jnp.bfloat16 else 0
     assert many - few <= copied + 4096
     assert few - (4096 * centres * dim * 2 if dtype == jnp.bfloat16 else 0) < 12 * chunk * centres * (rows + dim) * 4
+
+
+def test_mapped_rematerialised_and_lowered_for_accelerators(problem):
+    embeddings, tables, labels, _ = problem
+    e, w = embeddings.astype(np.float32).reshape(2, 8, 8), tables[3].astype(np.float32)
+    loss = lambda e, w, y: chunked_margin_softmax_loss(e, w, y, chunk=9, label_smoothing=0.1).sum()  # noqa: E731
+    one, again = (jax.grad(f, argnums=(0, 1)) for f in (loss, jax.checkpoint(loss)))
+
+    @jax.jit
+    def program(e, w, y):
+        scanned = jax.lax.scan(lambda carry, batch: (carry, again(batch[0], w, batch[1])), None, (e, y))[1]
+        return jax.vmap(one, in_axes=(0, None, 0))(e, w, y), scanned
+
+    mapped, scanned = program(e, w, labels.reshape(2, 8))
+    wanted = jax.jit(jax.grad(loss, argnums=(0, 1)))(e.reshape(16, 8), w, labels)
+    for of_e, of_w in (mapped, scanned):
+        np.testing.assert_allclose(of_e.reshape(16, 8), wanted[0], atol=1e-4)
+        np.testing.assert_allclose(of_w.sum(axis=0), wanted[1], atol=1e-4)
+    exported = jax.export.export(program, platforms=("tpu", "cuda"))(e, w, labels.reshape(2, 8))
+    assert exported.platforms == ("tpu", "cuda")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -13,6 +14,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.heads.chunks import load, store
 from arcface_jax.heads.fused import HeadState, fused_head_step, init_head
 from arcface_jax.heads.row_optimisers import RowAdagrad, RowAdam, RowSgd
+from arcface_jax.heads.sampling import sample_classes
 from arcface_jax.heads.sharded import shard_classes, unshard_classes
 from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.margins import arcface, cm2
@@ -188,6 +190,20 @@ def test_it_works_in_place(optimiser, dtype):
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     assert memory.alias_size_in_bytes == whole
     assert memory.temp_size_in_bytes < 24 * chunk * (dim + 16) * 4 < classes * dim * 2
+
+
+def test_it_lowers_for_accelerators():
+    state = jax.eval_shape(functools.partial(init_head, optimiser=RowAdam(), dtype=jnp.bfloat16), jnp.ones((300, 8)))
+
+    @jax.jit
+    def step(state, e, y, key):
+        sample = sample_classes(key, y, num_classes=300, rate=0.1)
+        options = {"optimiser": RowAdam(), "chunk": 64, "sample": sample, "rounding_key": key}
+        return fused_head_step(state, e, y, 0.1, **options)
+
+    batch = jax.ShapeDtypeStruct((16, 8), jnp.bfloat16), jax.ShapeDtypeStruct((16,), jnp.int32)
+    exported = jax.export.export(step, platforms=("tpu", "cuda"))(state, *batch, jax.eval_shape(jax.random.key, 0))
+    assert exported.platforms == ("tpu", "cuda")
 
 
 def test_stochastic_rounding_is_unbiased_and_exact_where_it_can_be():
