@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from arcface_jax.errors import InputError
-from arcface_jax.heads.chunks import load, store
+from arcface_jax.heads.chunks import load, rounding_noise, store
 from arcface_jax.heads.fused import HeadState, fused_head_step, init_head
 from arcface_jax.heads.row_optimisers import RowAdagrad, RowAdam, RowSgd
 from arcface_jax.heads.sampling import sample_classes
@@ -221,6 +221,20 @@ def test_stochastic_rounding_is_unbiased_and_exact_where_it_can_be():
         assert abs(rounded[:, column].mean() - value) < 4 * (ends[1] - ends[0]) / 2 / np.sqrt(4000)
     nearest = load(store(values, jnp.bfloat16))
     np.testing.assert_array_equal(nearest.astype(np.float32), values.astype(jnp.bfloat16).astype(np.float32))
+
+
+def test_the_noise_of_rounding_is_uniform_and_new_with_every_key_and_element():
+    keys = jax.random.split(jax.random.key(3), 64)
+    noise = np.asarray(jax.jit(jax.vmap(lambda key: rounding_noise(key, (64, 64))))(keys)).reshape(64, -1) / 2.0**16
+    assert noise.min() >= 0.0
+    assert noise.max() < 1.0
+    # Sixteen equal bins hold an equal part, to five standard deviations; so do the bins of the lowest four bits.
+    for part in (noise * 16, noise * 2.0**16 % 16):
+        filled = np.bincount(part.astype(int).ravel(), minlength=16) / noise.size
+        assert np.abs(filled - 1 / 16).max() < 5 * np.sqrt(1 / 16 / noise.size)
+    centred = noise - 0.5
+    for a, b in ((centred[:, 1:], centred[:, :-1]), (centred[1:], centred[:-1]), (centred[:, 64:], centred[:, :-64])):
+        assert abs((a * b).mean() * 12) < 5 / np.sqrt(a.size)
 
 
 def trained_loss(seed, dtype, stochastic, steps=150, classes=64, dim=16):
