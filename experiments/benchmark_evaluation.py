@@ -23,7 +23,7 @@ from arcface_jax.evaluation.published import ACCURACY_GRID, published_ten_fold_a
 from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import search_gallery
 from arcface_jax.evaluation.templates import verify_scores
-from experiments.command import run_command
+from experiments.command import help_text, run_command
 
 Report = Callable[[str, str, str], None]
 """Takes what was measured, its time, and what to say beside it."""
@@ -155,4 +155,4 @@ def run(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, description=__doc__)))
+    run_command(lambda: run(tyro.cli(Arguments, description=help_text(__doc__))))

@@ -11,6 +11,12 @@ INPUT_ERROR = 2
 INTERRUPTED = 130
 
 
+def help_text(documentation: str | None) -> str:
+    """A command's module documentation for `--help`, which would otherwise run the lines of examples together."""
+    lines = (documentation or "").splitlines()
+    return "\n".join(f"\n{line}" if line.startswith("python -m ") else line for line in lines)
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Runs `main` and exits: 0 or what it returns; 2 with one line for bad input; 130 for Ctrl-C."""
     try:

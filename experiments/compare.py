@@ -22,7 +22,7 @@ from rich.table import Table
 from arcface_jax.errors import InputError
 from arcface_jax.training.config import Config, LossName
 from arcface_jax.training.run_folder import CONFIG_FILE, RESULTS_FILE
-from experiments.command import run_command
+from experiments.command import help_text, run_command
 from experiments.train import parse, run
 
 # What the table shows, as the results name it, and as a person reads it.
@@ -86,7 +86,9 @@ def main() -> int:
     """Trains what is missing, then prints and writes the table."""
     arguments = sys.argv[1:]
     split = arguments.index("--") if "--" in arguments else len(arguments)
-    config = tyro.cli(CompareConfig, args=arguments[:split], prog="python -m experiments.compare", description=__doc__)
+    config = tyro.cli(
+        CompareConfig, args=arguments[:split], prog="python -m experiments.compare", description=help_text(__doc__)
+    )
     base = parse(arguments[split + 1 :])
     console = Console()
     runs: dict[str, list[dict[str, float]]] = {"untrained": []}

@@ -28,7 +28,7 @@ from arcface_jax.data.scan import find_unreadable
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.views import Subset
 from arcface_jax.errors import InputError
-from experiments.command import run_command
+from experiments.command import help_text, run_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,4 +112,4 @@ def run(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, description=__doc__)))
+    run_command(lambda: run(tyro.cli(Arguments, description=help_text(__doc__))))

@@ -27,7 +27,7 @@ from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_s
 from arcface_jax.evaluation.suite import Options, SetResult, evaluate_set
 from arcface_jax.evaluation.tables import Figures, to_text
 from arcface_jax.figures.evaluation_set import draw_set
-from experiments.command import run_command
+from experiments.command import help_text, run_command
 from experiments.evaluation_inputs import Entry, FlipRule, embed_set, held_out_set, open_set, read_embeddings
 from experiments.evaluation_report import html_report, write_tables
 from experiments.trained import load_trained
@@ -162,4 +162,4 @@ def run(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, description=__doc__)))
+    run_command(lambda: run(tyro.cli(Arguments, description=help_text(__doc__))))

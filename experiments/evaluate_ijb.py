@@ -30,7 +30,7 @@ from arcface_jax.evaluation.tables import to_text
 from arcface_jax.evaluation.templates import IJB_FARS, Templates, pool_templates, search_templates, verify_scores
 from arcface_jax.figures.evaluation import cmc_figure, det_figure, roc_figure
 from arcface_jax.figures.style import save
-from experiments.command import run_command
+from experiments.command import help_text, run_command
 from experiments.evaluation_inputs import read_arrays
 from experiments.evaluation_report import write_tables
 
@@ -162,4 +162,4 @@ def run(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, description=__doc__)))
+    run_command(lambda: run(tyro.cli(Arguments, description=help_text(__doc__))))

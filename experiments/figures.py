@@ -1,6 +1,7 @@
 """Draws the README's and the documentation's pictures from the library's own numbers.
 
 python -m experiments.figures faces margins     these two, into docs/figures
+
 python -m experiments.figures --all             every one
 """
 
@@ -16,9 +17,11 @@ from matplotlib.figure import Figure
 
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
+from arcface_jax.figures.data import augmentation_sheet
+from arcface_jax.figures.margins import MARGIN_FIGURES
 from arcface_jax.figures.samples import contact_sheet
 from arcface_jax.figures.style import save
-from experiments.command import run_command
+from experiments.command import help_text, run_command
 
 
 def faces() -> Figure:
@@ -30,7 +33,17 @@ def faces() -> Figure:
     return contact_sheet(sheet, "Who is who? One person a row; first the neutral picture")
 
 
-FIGURES: dict[str, Callable[[], Figure]] = {"faces": faces}
+def augmentations() -> Figure:
+    """Eight synthetic people under each augmentation, always applied, and under AdaFace's mixture."""
+    people = 8
+    return augmentation_sheet(SyntheticFaces(people, 1, first_identity=8).neutral(np.arange(people)))
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "faces": faces,
+    "augmentations": augmentations,
+    **MARGIN_FIGURES,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +60,11 @@ class FiguresConfig:
 
 def main() -> None:
     """Draws and says what was written."""
-    known = "; ".join(f"{name}: {(draw.__doc__ or '').splitlines()[0]}" for name, draw in FIGURES.items())
     config = tyro.cli(
-        FiguresConfig, args=sys.argv[1:], prog="python -m experiments.figures", description=f"{__doc__}\n{known}"
+        FiguresConfig,
+        args=sys.argv[1:],
+        prog="python -m experiments.figures",
+        description=f"{help_text(__doc__)}\n\nFigures: {', '.join(FIGURES)}",
     )
     names = tuple(FIGURES) if config.all else config.names
     if not names:

@@ -20,7 +20,7 @@ from arcface_jax.training.console import ConsoleReporter, print_plan, print_resu
 from arcface_jax.training.loop import RunResult, Stopped, train
 from arcface_jax.training.run_folder import CONFIG_FILE, RunFolder
 from arcface_jax.training.setup import Setup, prepare
-from experiments.command import INTERRUPTED, run_command
+from experiments.command import INTERRUPTED, help_text, run_command
 from experiments.configs import PRESETS
 from experiments.data_check import check_data
 from experiments.run_figures import draw_run
@@ -45,7 +45,7 @@ def parse(arguments: list[str]) -> Config:
         default=base,
         args=arguments,
         prog="python -m experiments.train [PRESET] [--config FILE]",
-        description=f"{__doc__}\nPresets, with every option below to override:\n{presets}",
+        description=f"{help_text(__doc__)}\n\nPresets, with every option below to override:\n\n{presets}",
     )
 
 

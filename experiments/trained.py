@@ -13,8 +13,7 @@ from arcface_jax.training.checkpoints import Checkpoints
 from arcface_jax.training.config import Config
 from arcface_jax.training.objective import create_objective
 from arcface_jax.training.run_folder import CONFIG_FILE
-from arcface_jax.training.schedules import sgd
-from arcface_jax.training.setup import create_backbone, create_schedule
+from arcface_jax.training.setup import create_backbone, create_optimiser, create_schedule
 from arcface_jax.training.state import create_state
 
 
@@ -54,12 +53,7 @@ def load_trained(folder: pathlib.Path) -> TrainedModel:
     step = checkpoints.latest_step()
     if step is None:
         raise InputError(f"{path}: no complete checkpoint; let the run go on to its first one")
-    optimiser = sgd(
-        create_schedule(config.optimiser, config.run.steps),
-        momentum=config.optimiser.momentum,
-        weight_decay=config.optimiser.weight_decay,
-        decay=config.optimiser.decay,
-    )
+    optimiser = create_optimiser(config, create_schedule(config.optimiser, config.run.steps))
     backbone = create_backbone(config)
     num_classes = int(checkpoints.metadata(step)["num_classes"])
     shapes = jax.eval_shape(

@@ -1,8 +1,8 @@
 """Pictures of margins: psi and its slope over the angle, for every margin, rule past π and gradient."""
 
 import dataclasses
+import functools
 import math
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from arcface_jax.figures.style import PALETTE, new_figure, save, style
+from arcface_jax.figures.style import PALETTE, new_figure, style
 from arcface_jax.margins import (
     NAMED_MARGINS,
     PAST_PI,
@@ -145,18 +145,19 @@ def rule_curves(family: Family) -> Figure:
     return figure
 
 
-def all_margin_figures() -> dict[str, Figure]:
-    """Every picture of this module by file name: the named margins, each rule, SphereFace's annealing."""
+def _named_margins() -> Figure:
     named = {TITLES[name]: psi for name, psi in NAMED_MARGINS.items()}
-    figures = {"margins": margin_curves(named, "Margins: what stands in the place of the true class's cosine")}
-    for name, family in FAMILIES.items():
-        figures[f"margin_rules_{name}"] = rule_curves(family)
-    annealing = {f"λ = {weight}": sphereface_original(weight=weight) for weight in (1000, 50, 5, 1, 0)}
-    title = "SphereFace, m = 4: λ falls from 1000 to 5 in training"
-    figures["margin_annealing"] = margin_curves(annealing, title, (-1.0, 17.0))
-    return figures
+    return margin_curves(named, "Margins: what stands in the place of the true class's cosine")
 
 
-def draw_all(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes every picture of this module into a folder as PNG and returns the files."""
-    return [file for name, figure in all_margin_figures().items() for file in save(figure, folder / name)]
+def _annealing() -> Figure:
+    curves = {f"λ = {weight}": sphereface_original(weight=weight) for weight in (1000, 50, 5, 1, 0)}
+    return margin_curves(curves, "SphereFace, m = 4: λ falls from 1000 to 5 in training", (-1.0, 17.0))
+
+
+MARGIN_FIGURES: dict[str, Callable[[], Figure]] = {
+    "margins": _named_margins,
+    **{f"margin_rules_{name}": functools.partial(rule_curves, family) for name, family in FAMILIES.items()},
+    "margin_annealing": _annealing,
+}
+"""Every picture of this module by file name: the named margins, each rule, SphereFace's annealing."""

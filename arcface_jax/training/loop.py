@@ -209,6 +209,7 @@ class _Timer:
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
         self._totals = np.zeros(3)  # steps, seconds, seconds of waiting
+        self._warm = False  # the first reading is mostly compilation
         self.start()
 
     def start(self) -> None:
@@ -227,15 +228,15 @@ class _Timer:
     def read(self) -> dict[str, float]:
         """The speeds since the last reading."""
         seconds = time.perf_counter() - self._since
-        # The first step is mostly compilation.
-        if self._totals[0] or self._steps > 1:
+        if self._warm:
             self._totals += (self._steps, seconds, self._waited)
+        self._warm = True
         speeds = self._speeds(self._steps, seconds, self._waited)
         self.start()
         return speeds
 
     def average(self) -> dict[str, float]:
-        """The speeds over the run, its first step left out."""
+        """The speeds over the run, its first reading left out."""
         return self._speeds(*self._totals.tolist()) if self._totals[0] else {}
 
     def _speeds(self, steps: float, seconds: float, waited: float) -> dict[str, float]:

@@ -70,6 +70,12 @@ def create_schedule(config: OptimiserConfig, steps: int) -> optax.Schedule:
     return polynomial_schedule(config.learning_rate, warmup, steps)
 
 
+def create_optimiser(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """SGD as config.optimiser describes it."""
+    settings = config.optimiser
+    return sgd(schedule, momentum=settings.momentum, weight_decay=settings.weight_decay, decay=settings.decay)
+
+
 def create_backbone(config: Config, axis_name: str | None = None) -> nn.Module:
     """The backbone that config.model describes."""
     model = config.model
@@ -106,12 +112,7 @@ def prepare(config: Config) -> Setup:
     backbone = create_backbone(config, DATA_AXIS if pmapped and run.statistics == "global" else None)
     objective = create_objective(config.loss)
     schedule = create_schedule(config.optimiser, run.steps)
-    optimiser = sgd(
-        schedule,
-        momentum=config.optimiser.momentum,
-        weight_decay=config.optimiser.weight_decay,
-        decay=config.optimiser.decay,
-    )
+    optimiser = create_optimiser(config, schedule)
     step = make_train_step(
         backbone,
         objective,

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from arcface_jax.figures.margins import FAMILIES, TITLES, curve, draw_all, margin_curves, rule_curves
+from arcface_jax.figures.margins import FAMILIES, MARGIN_FIGURES, TITLES, curve, margin_curves, rule_curves
+from arcface_jax.figures.style import save
 from arcface_jax.margins import NAMED_MARGINS, PAST_PI, arcface
 
 
@@ -38,11 +39,8 @@ def test_every_rule_has_its_line_and_no_line_crosses_a_jump(name):
     assert figure.axes[1].get_ylabel() == "slope dψ / d cos θ"
 
 
-def test_all_of_them_are_written(tmp_path):
-    files = draw_all(tmp_path)
-    assert {file.stem for file in files} == {
-        "margins",
-        "margin_annealing",
-        *(f"margin_rules_{name}" for name in FAMILIES),
-    }
-    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+def test_all_of_them_are_drawn_by_name(tmp_path):
+    assert set(MARGIN_FIGURES) == {"margins", "margin_annealing", *(f"margin_rules_{name}" for name in FAMILIES)}
+    for name, draw in MARGIN_FIGURES.items():
+        (file,) = save(draw(), tmp_path / name)
+        assert file.read_bytes().startswith(b"\x89PNG")

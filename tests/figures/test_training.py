@@ -1,0 +1,27 @@
+import numpy as np
+import pytest
+
+from arcface_jax.figures.training import angle_histogram, learning_curve, loss_curve
+
+
+def test_loss_curve_shows_loss_accuracy_and_the_expected_start():
+    above, below = loss_curve([1, 2, 3], [9.0, 5.0, 2.0], [0.0, 0.5, 1.0], 8.5).axes
+    losses, expected = above.lines
+    np.testing.assert_array_equal(losses.get_ydata(), [9.0, 5.0, 2.0])
+    assert set(expected.get_ydata()) == {8.5}
+    np.testing.assert_array_equal(below.lines[0].get_ydata(), [0, 50, 100])
+
+
+def test_learning_curve_is_in_percent():
+    (axes,) = learning_curve([0, 10], [0.6, 0.9], [0.01, 0.02], [0.65, 0.95]).axes
+    assert "%" in axes.get_ylabel()
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [60, 90])
+
+
+def test_angle_histogram_names_each_median():
+    angles = {0: np.full(10, 90.0), 5: np.full(10, 60.0)}
+    (axes,) = angle_histogram(angles).axes
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ["step 0: median 90°", "step 5: median 60°"]
+    heights = [patch.get_height() for patch in axes.patches]
+    assert max(heights) == pytest.approx(0.5)  # all within one bin of two degrees
