@@ -1,11 +1,12 @@
-"""Embeds images: any source in, embeddings as .npy or Parquet out.
+"""Embeds images: any source in, embeddings as .npy, .npz or Parquet out.
 
 python -m experiments.embed runs/RUN faces/ embeddings.npy
 python -m experiments.embed exported lfw.bin embeddings.parquet --flip
 python -m experiments.embed 068.ckpt train.rec embeddings.npy --batch-size 256
 
 The model is the folder of a run or of an export, a PyTorch checkpoint or an ONNX file. Beside a .npy file
-[N, D] of unit rows comes a .csv that says which image and identity each row is. An interrupted run goes on when the
+[N, D] of unit rows comes a .csv that says which image and identity each row is; an .npz file with `embeddings` and
+`labels` is what experiments.evaluate reads. An interrupted run goes on when the
 same command is given again.
 """
 
@@ -42,7 +43,7 @@ class Arguments:
     source: Annotated[str, tyro.conf.Positional]
     """Folder or zip file, list, train.rec, Parquet, .bin set, prepared TFDS folder or tfds:NAME."""
     output: Annotated[pathlib.Path, tyro.conf.Positional]
-    """File to write, .npy or .parquet."""
+    """File to write, .npy, .npz or .parquet."""
     flip: bool = False
     """Add the mirror image's embedding, at twice the cost."""
     batch_size: int = 64
@@ -142,6 +143,12 @@ def write(output: pathlib.Path, partial: Partial, source: EncodedSource) -> None
         os.replace(written, output)
         partial.path.unlink()
         return
+    if output.suffix == ".npz":
+        written = output.with_name(output.name + ".new.npz")
+        np.savez(written, embeddings=rows, labels=source.labels, identities=identities, places=places)
+        os.replace(written, output)
+        partial.path.unlink()
+        return
     with output.with_suffix(".csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "identity"])
@@ -152,8 +159,8 @@ def write(output: pathlib.Path, partial: Partial, source: EncodedSource) -> None
 def run(arguments: Arguments) -> None:
     """Opens, embeds, writes."""
     console = Console(soft_wrap=True)
-    if arguments.output.suffix not in (".npy", ".parquet"):
-        raise InputError(f"{arguments.output}: give a file that ends with .npy or .parquet")
+    if arguments.output.suffix not in (".npy", ".npz", ".parquet"):
+        raise InputError(f"{arguments.output}: give a file that ends with .npy, .npz or .parquet")
     if arguments.output.exists():
         raise InputError(f"{arguments.output}: exists already; choose another file")
     if not arguments.output.absolute().parent.is_dir():

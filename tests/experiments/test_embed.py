@@ -12,6 +12,7 @@ from arcface_jax.data.folder import FolderSource
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.torch import import_torch
 from experiments import embed
+from experiments.evaluation_inputs import read_embeddings
 
 
 def main():
@@ -44,6 +45,14 @@ def test_parquet_holds_images_identities_and_embeddings(type_command, small_chec
     table = parquet.read_table(tmp_path / "e.parquet").to_pydict()
     np.testing.assert_allclose(table["embedding"], expected, atol=1e-5)
     assert table["identity"][15] == "p3"
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_npz_is_what_the_evaluation_reads(type_command, small_checkpoint, crowd, tmp_path, expected):
+    assert type_command(main, small_checkpoint, crowd, tmp_path / "e.npz")[0] == 0
+    entry = read_embeddings(tmp_path / "e.npz", "none", 1)
+    np.testing.assert_allclose(entry.data.embeddings, expected, atol=1e-5)
+    np.testing.assert_array_equal(entry.data.labels, np.repeat(np.arange(4), 4))
     assert not list(tmp_path.glob("*.partial*"))
 
 
