@@ -44,7 +44,7 @@ def head_growth(
             axes.set_yscale("log")
             axes.set_xlabel("identities")
             axes.set_ylabel(label)
-        left.legend()
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(heads))
         figure.suptitle(title, fontsize=11)
     return figure
 

@@ -70,7 +70,7 @@ def test_ratios_are_of_the_same_round():
 def test_the_growth_is_drawn_for_every_head():
     figure = head_growth({"dense": {10: 1.0, 100: 9.0}, "fused": {10: 0.5}}, {"dense": {10: 3.0, 100: 4.0}}, "title")
     left, right = figure.axes
-    assert [text.get_text() for text in left.get_legend().get_texts()] == ["dense", "fused"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["dense", "fused"]
     assert left.lines[0].get_xydata().tolist() == [[10, 1], [100, 9]]
     assert right.lines[0].get_xydata().tolist() == [[10, 3], [100, 4]]
     assert left.get_xscale() == right.get_yscale() == "log"
