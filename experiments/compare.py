@@ -113,7 +113,7 @@ def main() -> int:
     for column in ("loss", *COLUMNS.values()):
         table.add_column(column)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(cell.replace(" (", "\n(") for cell in row))  # a narrow terminal would cut the range off
     console.print(table)
     (config.folder / "comparison.md").write_text(markdown(rows))
     console.print(f"Written to {config.folder / 'comparison.md'}")
