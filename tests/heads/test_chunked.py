@@ -26,11 +26,14 @@ MARGINS = {
     },
     "a plain function": lambda c: 1.5 * c**3,
 }
+BOTH = {"filter_threshold": 0.2, "label_smoothing": 0.1}
 OPTIONS = (
-    {},
-    {"label_smoothing": 0.1},
-    {"filter_threshold": 0.2},
-    {"filter_threshold": 0.2, "label_smoothing": 0.1},
+    (1, "running", {}),
+    (1, "running", {"label_smoothing": 0.1}),
+    (1, "running", {"filter_threshold": 0.2}),
+    (1, "fixed", BOTH),
+    (3, "running", BOTH),
+    (3, "fixed", {}),
 )
 
 
@@ -64,7 +67,7 @@ def compare(problem, centres=1, chunk=7, shift="running", scale=16.0, **options)
     same(value_and_gradients(chunked, importance, **options)(*arguments), wanted)
 
 
-@pytest.mark.parametrize("first", range(0, len(MARGINS), 8))
+@pytest.mark.parametrize("first", range(0, len(MARGINS), 16))
 def test_every_margin_and_gradient_equals_the_dense_loss(problem, first):
     """Example i has the margin number first + i, so that one program tests many."""
     margins = [*MARGINS.values()][first : first + 16]
@@ -76,15 +79,13 @@ def test_every_margin_and_gradient_equals_the_dense_loss(problem, first):
         compare(problem, psi=psi)
 
 
-@pytest.mark.parametrize("centres", [1, 3])
-@pytest.mark.parametrize("shift", ["running", "fixed"])
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "+".join(o) or "plain")
-def test_every_option_equals_the_dense_loss(problem, options, shift, centres):
+@pytest.mark.parametrize(("centres", "shift", "options"), OPTIONS)
+def test_every_option_equals_the_dense_loss(problem, centres, shift, options):
     with jax.enable_x64(True):
         compare(problem, centres, shift=shift, psi=cm2(), **options)
 
 
-@pytest.mark.parametrize("chunk", [1, 52, 1000])
+@pytest.mark.parametrize("chunk", [1, 1000])
 def test_any_chunk(problem, chunk):
     with jax.enable_x64(True):
         compare(problem, 3, chunk=chunk)

@@ -160,7 +160,7 @@ def test_v2_is_any_optimiser_on_the_sampled_loss(problem):
         np.testing.assert_allclose(state.weights, weights, atol=1e-12)
 
 
-@pytest.mark.parametrize("mapped", ["shard_map", "vmap"], indirect=True)
+@pytest.mark.parametrize("mapped", ["shard_map", pytest.param("vmap", marks=pytest.mark.slow)], indirect=True)
 def test_sampled_on_four_devices(problem, mapped):
     """A sample of each shard is a sample of the whole; the step over it is the one-device step over that."""
     embeddings, tables, labels, _ = problem

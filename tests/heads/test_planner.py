@@ -12,14 +12,12 @@ GIB = 2**30
     "size",
     [
         HeadSize("dense", 40_000, 128, 64),
-        HeadSize("dense", 40_000, 64, 512),
-        HeadSize("chunked", 100_003, 256, 128),
         HeadSize("chunked", 100_003, 256, 128, devices=4),
         HeadSize("fused", 100_003, 256, 128),
         HeadSize("fused", 100_003, 256, 128, dtype="bfloat16"),
-        HeadSize("fused", 1_000_003, 512, 1024, devices=8, dtype="bfloat16"),
+        pytest.param(HeadSize("fused", 1_000_003, 512, 1024, devices=8, dtype="bfloat16"), marks=pytest.mark.slow),
         HeadSize("partial", 100_003, 256, 128),
-        HeadSize("partial", 1_000_003, 512, 1024, devices=8, dtype="bfloat16"),
+        pytest.param(HeadSize("partial", 1_000_003, 512, 1024, devices=8, dtype="bfloat16"), marks=pytest.mark.slow),
     ],
     ids=str,
 )

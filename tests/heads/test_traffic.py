@@ -19,8 +19,8 @@ def test_bytes_are_counted_by_kind():
 
 @pytest.mark.parametrize("head", ["chunked", "fused", "partial"])
 def test_a_step_sends_embeddings_and_sums_and_nothing_that_grows_with_the_classes(head):
-    def sent(classes, batch=32, dim=24, devices=8):
-        size = HeadSize(head, classes, dim, batch, devices=devices, chunk=64)
+    def sent(classes):
+        size = HeadSize(head, classes, 24, 32, devices=8, chunk=64)
         return collective_bytes(compile_step(size).as_text())
 
     few = sent(1_009)
@@ -29,5 +29,3 @@ def test_a_step_sends_embeddings_and_sums_and_nothing_that_grows_with_the_classe
     total, embeddings = sum(few.values()), 32 * 24 * 4
     assert embeddings <= few["all-gather"]
     assert total <= 2 * embeddings + 12 * 32 * 4
-    twice = sent(1_009, batch=64)
-    assert sum(twice.values()) == 2 * total
