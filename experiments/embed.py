@@ -25,11 +25,12 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from arcface_jax.data.decode import resize
 from arcface_jax.data.encoded import EncodedSource
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
 from experiments.command import run_command
-from experiments.models import Embedder, fit, open_embedder
+from experiments.models import Embedder, open_embedder
 
 _BATCHES_A_SAVE = 16
 
@@ -60,7 +61,7 @@ def batches(
     """Images from `first` on, uint8 [M, height, width, 3]; the next batch is decoded while the last one is used."""
 
     def read(index: int) -> np.ndarray:
-        return fit(source[index], size)
+        return resize(source[index], size)
 
     def submit(start: int) -> list:
         return [pool.submit(read, index) for index in range(start, min(start + batch_size, len(source)))]

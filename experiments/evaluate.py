@@ -2,6 +2,7 @@
 
 python -m experiments.evaluate --checkpoint runs/RUN                              the people that the run held out
 python -m experiments.evaluate --checkpoint runs/RUN --sets lfw.bin ORL=faces.zip LFW=lfw_aligned+pairs.txt
+python -m experiments.evaluate --checkpoint model.ckpt --sets faces.zip          a model trained elsewhere
 python -m experiments.evaluate --embeddings faces.npz
 python -m experiments.evaluate --embeddings model_a.npz model_b.npz               one set of images, two models
 
@@ -30,7 +31,8 @@ from arcface_jax.figures.evaluation_set import draw_set
 from experiments.command import help_text, run_command
 from experiments.evaluation_inputs import Entry, FlipRule, embed_set, held_out_set, open_set, read_embeddings
 from experiments.evaluation_report import html_report, write_tables
-from experiments.trained import load_trained
+from experiments.models import open_to_evaluate
+from experiments.trained import TrainedRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Arguments:
     """The command line."""
 
     checkpoint: tuple[pathlib.Path, ...] = ()
-    """Folders of trained runs."""
+    """Folders of trained runs, PyTorch checkpoints or .onnx files."""
     sets: tuple[str, ...] = ()
     """Sets to embed with them, see above; the people that each run held out if not given."""
     embeddings: tuple[pathlib.Path, ...] = ()
@@ -78,10 +80,14 @@ def read_entries(arguments: Arguments, console: Console) -> list[Entry]:
         raise InputError("--sets: give the run to embed them with, --checkpoint runs/RUN")
     entries = [read_embeddings(path, arguments.flip, arguments.folds) for path in arguments.embeddings]
     for folder in arguments.checkpoint:
-        model = load_trained(folder)
-        console.print(f"Embedding with {folder}, step {model.step} …", markup=False, highlight=False)
-        size = model.config.data.image_size
-        sets = [open_set(each, size, arguments.folds) for each in arguments.sets] or [held_out_set(model)]
+        model = open_to_evaluate(folder)
+        step = f", step {model.step}" if isinstance(model, TrainedRun) else ""
+        console.print(f"Embedding with {folder}{step} …", markup=False, highlight=False)
+        sets = [open_set(each, model.image_size, arguments.folds) for each in arguments.sets]
+        if not sets:
+            if not isinstance(model, TrainedRun):
+                raise InputError(f"{folder}: was not trained here and has no held-out people; give --sets")
+            sets = [held_out_set(model)]
         for images in sets:
             name = images.name if len(arguments.checkpoint) == 1 else f"{model.name}, {images.name}"
             entries.append(embed_set(model, images, arguments.flip, name))

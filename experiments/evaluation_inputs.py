@@ -18,7 +18,8 @@ from arcface_jax.evaluation.suite import EmbeddedSet
 from arcface_jax.evaluation.verification import combine_flip
 from arcface_jax.models.embed import mirror
 from arcface_jax.training.dataset import load_data
-from experiments.trained import TrainedModel
+from experiments.models import ImportedModel
+from experiments.trained import TrainedRun
 
 FlipRule = Literal["add", "concatenate", "none"]
 
@@ -111,7 +112,7 @@ def _embedded(
     return EmbeddedSet(name, combine_flip(embeddings, mirrored, flip), quality=quality, **known)
 
 
-def open_set(specification: str, image_size: int, folds: int) -> ImageSet:
+def open_set(specification: str, image_size: tuple[int, int], folds: int) -> ImageSet:
     """Opens "[NAME=]SOURCE[+PAIRS]".
 
     SOURCE is whatever `data.open.open_source` opens; PAIRS is LFW's pairs.txt or a list of path, path, 0 or 1.
@@ -154,13 +155,13 @@ def _is_lfw_list(path: pathlib.Path) -> bool:
     return len(words) in (1, 2) and all(word.isdecimal() for word in words)
 
 
-def held_out_set(model: TrainedModel) -> ImageSet:
+def held_out_set(model: TrainedRun) -> ImageSet:
     """The people that a run did not train on, with its own test pairs."""
     data = load_data(model.config.data, model.config.run.seed)
     return ImageSet("held out", data.test.images, data.test.labels, data.pairs, True, f"{data.fingerprint} held out")
 
 
-def embed_set(model: TrainedModel, images: ImageSet, flip: FlipRule, name: str) -> Entry:
+def embed_set(model: TrainedRun | ImportedModel, images: ImageSet, flip: FlipRule, name: str) -> Entry:
     """Embeds a set, and its mirror images unless flip is "none"."""
     data = _embedded(
         name,

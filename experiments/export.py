@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from arcface_jax.data.decode import resize
 from arcface_jax.data.open import open_source
 from arcface_jax.data.pairs import Pairs, all_pairs
 from arcface_jax.errors import InputError
@@ -33,7 +34,7 @@ from arcface_jax.interop.stablehlo import export_stablehlo
 from arcface_jax.interop.torch import save_torch
 from arcface_jax.training.checkpoints import library_versions
 from experiments.command import run_command
-from experiments.models import STABLEHLO_FILE, Embedder, fit, open_trained
+from experiments.models import STABLEHLO_FILE, Embedder, open_trained
 
 CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
 Format = Literal["stablehlo", "onnx", "torch"]
@@ -87,7 +88,7 @@ class _Faces:
 def read_faces(source: str, size: tuple[int, int]) -> _Faces:
     """Every image of a source at the model's size."""
     opened = open_source(source)
-    images = np.stack([fit(opened[index], size) for index in range(len(opened))])
+    images = np.stack([resize(opened[index], size) for index in range(len(opened))])
     pairs = all_pairs(np.asarray(opened.labels))
     if not pairs.same.any() or pairs.same.all():
         raise InputError(f"--verify {source}: needs two people, and two images of one of them")

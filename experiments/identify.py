@@ -18,12 +18,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from arcface_jax.data.decode import decode
+from arcface_jax.data.decode import decode, resize
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.search import search_candidates
 from experiments.command import run_command
-from experiments.models import Embedder, fit, open_embedder
+from experiments.models import Embedder, open_embedder
 
 Model = Annotated[pathlib.Path, tyro.conf.Positional]
 UNKNOWN = "unknown"
@@ -84,7 +84,7 @@ def read_photos(paths: tuple[pathlib.Path, ...], size: tuple[int, int]) -> np.nd
             content = path.read_bytes()
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-        images.append(fit(decode(content, str(path)), size))
+        images.append(resize(decode(content, str(path)), size))
     return np.stack(images)
 
 
@@ -122,7 +122,7 @@ def enrol(arguments: Enrol, console: Console) -> None:
         raise InputError(f"{arguments.gallery}: give a file that ends with .npz")
     source = open_source(arguments.people)
     embedder = open_embedder(arguments.model)
-    images = np.stack([fit(source[index], embedder.image_size) for index in range(len(source))])
+    images = np.stack([resize(source[index], embedder.image_size) for index in range(len(source))])
     names = np.array([source.identity_names[label] for label in source.labels])
     try:
         np.savez(arguments.gallery, embeddings=embedder.embed(images), names=names)

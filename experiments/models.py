@@ -3,10 +3,10 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from arcface_jax.errors import InputError
 from arcface_jax.interop.card import CARD_FILE, ModelCard
@@ -15,10 +15,11 @@ from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.onnx import import_onnx
 from arcface_jax.interop.stablehlo import load_stablehlo
 from arcface_jax.interop.torch import import_torch
+from arcface_jax.models.embed import EmbedFunction, embed_images, make_embed_function
 from arcface_jax.pixels import ARCFACE_TORCH
 from arcface_jax.training.run_folder import CONFIG_FILE
 from arcface_jax.training.setup import create_backbone
-from experiments.trained import load_trained
+from experiments.trained import TrainedRun, load_trained
 
 STABLEHLO_FILE = "model.stablehlo"
 
@@ -51,6 +52,38 @@ class Embedder:
         return np.concatenate(parts)
 
 
+@dataclasses.dataclass(frozen=True)
+class ImportedModel:
+    """A network trained elsewhere, as `TrainedRun` is one trained here.
+
+    Attributes:
+      name: the file's.
+      image_size: (height, width) that it takes.
+    """
+
+    name: str
+    image_size: tuple[int, int]
+    _variables: Any
+    _embed: EmbedFunction
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """float32 [N, D], not normalised, of uint8 [N, H, W, 3] RGB images."""
+        return embed_images(self._embed, self._variables, images)
+
+
+def open_to_evaluate(path: pathlib.Path) -> TrainedRun | ImportedModel:
+    """A run, or a model trained elsewhere, to embed with and without the mirror image.
+
+    Raises:
+      InputError: as `open_trained`.
+    """
+    if (path / CONFIG_FILE).exists():
+        return load_trained(path)
+    model = open_trained(path)
+    embed = make_embed_function(model.backbone, model.pixels)
+    return ImportedModel(path.stem, model.image_size, model.variables, embed)
+
+
 def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel:
     """A model with its weights, to export or to train on.
 
@@ -61,9 +94,8 @@ def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel
         raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
     if (path / CONFIG_FILE).exists():
         run = load_trained(path)
-        size = run.config.data.image_size
         backbone = create_backbone(run.config)
-        return TrainedModel(backbone, run.variables, ARCFACE_TORCH, (size, size), f"{path}, step {run.step}")
+        return TrainedModel(backbone, run.variables, ARCFACE_TORCH, run.image_size, f"{path}, step {run.step}")
     if path.is_dir():
         raise InputError(f"{path}: is no run; give {MODEL_HELP}")
     if path.suffix == ".onnx":
@@ -90,17 +122,3 @@ def open_embedder(
     model = open_trained(path, project)
     function = jax.jit(unit_embedding(model, flip=flip))
     return Embedder(model.source, model.image_size, None, function, batch_size)
-
-
-def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The largest centred part of an image that has the proportions of `size`, scaled to (height, width).
-
-    As `arcface_jax.data.decode.resize`, which is for squares.
-    """
-    if image.shape[:2] == size:
-        return image
-    scale = min(image.shape[0] / size[0], image.shape[1] / size[1])
-    height, width = scale * size[0], scale * size[1]
-    left, top = (image.shape[1] - width) / 2, (image.shape[0] - height) / 2
-    box = (left, top, left + width, top + height)
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC, box=box))

@@ -18,7 +18,7 @@ from arcface_jax.training.state import create_state
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainedModel:
+class TrainedRun:
     """The backbone of a run at its last checkpoint.
 
     Attributes:
@@ -34,12 +34,17 @@ class TrainedModel:
     step: int
     _embed: EmbedFunction
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) that the run was trained with."""
+        return self.config.data.image_size, self.config.data.image_size
+
     def embed(self, images: np.ndarray) -> np.ndarray:
         """float32 [N, D], not normalised, of uint8 [N, H, W, 3] RGB images."""
         return embed_images(self._embed, self.variables, images)
 
 
-def load_trained(folder: pathlib.Path) -> TrainedModel:
+def load_trained(folder: pathlib.Path) -> TrainedRun:
     """Reads the newest checkpoint of a run folder.
 
     Raises:
@@ -71,4 +76,4 @@ def load_trained(folder: pathlib.Path) -> TrainedModel:
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
     state = checkpoints.restore(step, like)
     checkpoints.close()
-    return TrainedModel(folder.resolve().name, config, state.backbone_variables, step, make_embed_function(backbone))
+    return TrainedRun(folder.resolve().name, config, state.backbone_variables, step, make_embed_function(backbone))

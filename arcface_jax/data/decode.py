@@ -59,10 +59,10 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Makes an image size × size without distorting it.
+def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Makes an image size × size, or height × width, without distorting it.
 
-    The largest centred square is cut out, then scaled by bicubic interpolation
+    The largest centred part with these proportions is cut out, then scaled by bicubic interpolation
     with an antialiasing support. Stretching would change the proportions of a
     face, and padding would add borders that a network trained on aligned crops
     has never seen; so what is lost is the margin of the longer side. An image
@@ -70,17 +70,23 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
     Args:
       image: uint8 [height, width, 3].
-      size: side of the result in pixels.
+      size: of the result in pixels: its side, or (height, width).
 
-    Returns: uint8 [size, size, 3].
+    Returns: uint8 [height, width, 3].
     """
-    height, width = image.shape[:2]
-    if (height, width) == (size, size):
+    wanted = height_and_width(size)
+    if image.shape[:2] == wanted:
         return image
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box))
+    scale = min(image.shape[0] / wanted[0], image.shape[1] / wanted[1])
+    height, width = scale * wanted[0], scale * wanted[1]
+    left, top = (image.shape[1] - width) / 2, (image.shape[0] - height) / 2
+    box = (left, top, left + width, top + height)
+    return np.asarray(Image.fromarray(image).resize(wanted[::-1], Image.Resampling.BICUBIC, box=box))
+
+
+def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an image size that may be the side of a square."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def _decode_jpeg(encoded: bytes, name: str) -> np.ndarray:

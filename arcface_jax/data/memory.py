@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from arcface_jax.data.decode import resize
+from arcface_jax.data.decode import height_and_width, resize
 from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError
 
@@ -56,7 +56,7 @@ class MemorySource:
 
 def load(
     source: FaceSource,
-    image_size: int,
+    image_size: int | tuple[int, int],
     *,
     on_unreadable: OnUnreadable = "raise",
     threads: int = 4,
@@ -66,7 +66,7 @@ def load(
 
     Args:
       source: where the images are. Where it has `render`, that is used.
-      image_size: side in pixels; other sizes go through `decode.resize`.
+      image_size: side in pixels, or (height, width); other sizes go through `decode.resize`.
       on_unreadable: "raise" stops at the first image that cannot be decoded;
         "skip" leaves such images out, with their messages in `skipped`.
         Identities keep their labels, even one that loses all of its images.
@@ -79,7 +79,7 @@ def load(
       InputError: an image cannot be decoded, under "raise"; or none can.
     """
     count = len(source)
-    images = np.empty((count, image_size, image_size, 3), np.uint8)
+    images = np.empty((count, *height_and_width(image_size), 3), np.uint8)
     readable = np.ones(count, bool)
     skipped: dict[int, str] = {}
 
@@ -115,7 +115,11 @@ def load(
 
 
 def load_images(
-    source: FaceSource, image_size: int, *, threads: int = 4, progress: Callable[[int], None] | None = None
+    source: FaceSource,
+    image_size: int | tuple[int, int],
+    *,
+    threads: int = 4,
+    progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """All images of a source, uint8 [N, image_size, image_size, 3], in the order of its labels.
 

@@ -141,3 +141,12 @@ def test_resize_down_does_not_alias():
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
     assert np.ptp(resize(stripes, 16)[2:-2, 2:-2].astype(int)) <= 2
+
+
+def test_resizing_to_other_proportions_cuts_the_longer_side():
+    """100 × 60 to 20 × 15: the full width of 60 gives 80 of the height, 10 less at each end, in scale 1/4."""
+    image = np.zeros((100, 60, 3), np.uint8)
+    image[10:90] = 200
+    assert resize(image, (20, 15)).shape == (20, 15, 3)
+    assert (resize(image, (20, 15)) == 200).all()
+    np.testing.assert_array_equal(resize(image, (16, 16)), resize(image, 16))

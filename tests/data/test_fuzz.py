@@ -32,7 +32,7 @@ from arcface_jax.data.tfds import TfdsSource
 from arcface_jax.data.verification_sets import BinSource, read_lfw_pairs, read_pair_list
 from arcface_jax.errors import InputError
 
-QUICK, THOROUGH = 40, 4000
+QUICK, THOROUGH = 40, 1000
 PICTURE = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
 
 

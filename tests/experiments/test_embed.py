@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tyro
 
+from arcface_jax.data.decode import resize
 from arcface_jax.data.folder import FolderSource
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.torch import import_torch
@@ -59,15 +60,15 @@ def test_npz_is_what_the_evaluation_reads(type_command, small_checkpoint, crowd,
 def test_an_interrupted_run_goes_on(type_command, small_checkpoint, crowd, tmp_path, monkeypatch, expected):
     monkeypatch.setattr(embed, "_BATCHES_A_SAVE", 1)
     arguments = (main, small_checkpoint, crowd, tmp_path / "e.npy", "--batch-size", 4)
-    read, fit = [], embed.fit
+    read = []
 
     def breaks(image, size):
         read.append(0)
         if len(read) > 13:
             raise KeyboardInterrupt
-        return fit(image, size)
+        return resize(image, size)
 
-    monkeypatch.setattr(embed, "fit", breaks)
+    monkeypatch.setattr(embed, "resize", breaks)
     assert type_command(*arguments)[0] == 130
     assert not (tmp_path / "e.npy").exists()
     read.clear()
