@@ -29,7 +29,7 @@ from arcface_jax.data.decode import resize
 from arcface_jax.data.encoded import EncodedSource
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
-from experiments.command import run_command
+from experiments.command import help_text, run_command
 from experiments.models import Embedder, open_embedder
 
 _BATCHES_A_SAVE = 16
@@ -199,4 +199,4 @@ def run(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, description=__doc__)))
+    run_command(lambda: run(tyro.cli(Arguments, description=help_text(__doc__))))

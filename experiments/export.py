@@ -33,7 +33,7 @@ from arcface_jax.interop.quantise import WeightType
 from arcface_jax.interop.stablehlo import export_stablehlo
 from arcface_jax.interop.torch import save_torch
 from arcface_jax.training.checkpoints import library_versions
-from experiments.command import run_command
+from experiments.command import help_text, run_command
 from experiments.models import STABLEHLO_FILE, Embedder, open_trained
 
 CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
@@ -180,4 +180,4 @@ def run(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, description=__doc__)))
+    run_command(lambda: run(tyro.cli(Arguments, description=help_text(__doc__))))

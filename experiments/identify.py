@@ -22,7 +22,7 @@ from arcface_jax.data.decode import decode, resize
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.search import search_candidates
-from experiments.command import run_command
+from experiments.command import help_text, run_command
 from experiments.models import Embedder, open_embedder
 
 Model = Annotated[pathlib.Path, tyro.conf.Positional]
@@ -181,6 +181,8 @@ def run(arguments: Enrol | Name | Verify) -> None:
 if __name__ == "__main__":
     run_command(
         lambda: run(
-            tyro.extras.subcommand_cli_from_dict({"enrol": Enrol, "name": Name, "verify": Verify}, description=__doc__)
+            tyro.extras.subcommand_cli_from_dict(
+                {"enrol": Enrol, "name": Name, "verify": Verify}, description=help_text(__doc__)
+            )
         )
     )

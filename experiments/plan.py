@@ -15,7 +15,7 @@ from rich.table import Table
 
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
 from arcface_jax.heads.planner import HeadSize, compiled_memory, predicted_memory, predicted_operations
-from experiments.command import run_command
+from experiments.command import help_text, run_command
 
 _HEADS = (
     ("dense", "float32"),
@@ -96,4 +96,4 @@ def run(config: PlanConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(PlanConfig, description=__doc__)))
+    run_command(lambda: run(tyro.cli(PlanConfig, description=help_text(__doc__))))
