@@ -54,8 +54,6 @@ class PlanConfig:
 
 def plan_table(config: PlanConfig) -> tuple[Table, str | None]:
     """A row for every head, and the first of them, in order of simplicity and exactness, that fits."""
-    if config.compile:
-        jax.config.update("jax_num_cpu_devices", max(1, config.devices))
     table = Table(
         title=f"{config.identities:,} identities × {config.dim}, N = {config.batch}, {config.devices} devices"
     )
@@ -83,6 +81,9 @@ def plan_table(config: PlanConfig) -> tuple[Table, str | None]:
 
 def run(config: PlanConfig) -> None:
     """Prints the table and the choice."""
+    if config.compile:
+        # Simulated devices have to be asked for before JAX starts its backend.
+        jax.config.update("jax_num_cpu_devices", max(1, config.devices))
     console = Console()
     table, best = plan_table(config)
     console.print(table)
