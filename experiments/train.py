@@ -10,7 +10,9 @@ python -m experiments.train … --check                        look at the data 
 import pathlib
 import sys
 import time
+from collections.abc import Mapping
 
+import numpy as np
 import tyro
 from rich.console import Console
 
@@ -58,6 +60,18 @@ def run_folder_path(config: Config) -> pathlib.Path:
     return pathlib.Path("runs") / f"{config.loss.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+def angle_warning(angles: Mapping[int, np.ndarray]) -> str | None:
+    """What to say of a run whose embeddings ended up facing away from their own centres."""
+    away = float(np.mean(angles[max(angles)] > 90.0))
+    if away < 0.5:
+        return None
+    return (
+        f"{away:.0%} of the training images are more than 90° from the centre of their own class. Past θ + m = π an "
+        "angular margin lowers the loss instead of raising it, and its exact gradient pushes on. Try "
+        "--loss.gradient straight_through, a smaller --loss.scale or a longer --optimiser.warmup."
+    )
+
+
 def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult) -> None:
     """Draws the pictures, writes the results and prints the closing table."""
     pictures = draw_run(setup, folder, result)
@@ -69,6 +83,8 @@ def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult)
         }
     )
     print_results(console, result.verifications)
+    if (warning := angle_warning(result.angles)) is not None:
+        console.print(f"[yellow]{warning}[/yellow]")
     console.print(f"Trained and verified in {result.seconds:.0f} s. Written to {folder.path}:", highlight=False)
     for what in ("config.json", "metrics.jsonl", "results.json", "tensorboard/", "checkpoints/"):
         console.print(f"  {folder.path / what}", highlight=False)

@@ -9,12 +9,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from arcface_jax.losses import minimum_scale
 from arcface_jax.models.registry import count_parameters
 from arcface_jax.training.loop import Numbers
+from arcface_jax.training.objective import MarginSoftmax
 from arcface_jax.training.setup import Setup
 
 # Where the output is a file or a pipe a bar cannot be drawn, and lines are printed this many seconds apart.
 _SECONDS_BETWEEN_LINES = 5.0
+
+_CONFIDENT = 0.9
+"""Probability of the true class that the scale should allow."""
 
 _SURPRISE = 0.2
 """Relative difference between the first loss and the expected one that is worth a warning."""
@@ -111,6 +116,11 @@ def print_plan(console: Console, setup: Setup) -> None:
     table.add_row(
         "Loss", f"{config.loss.name}: softmax, target logit {setup.objective}; expected to start at {expected:.2f}"
     )
+    if isinstance(setup.objective, MarginSoftmax):
+        least, scale = minimum_scale(data.num_classes, _CONFIDENT), setup.objective.scale
+        advice = "" if scale >= least else "; [yellow]raise --loss.scale[/yellow]"
+        needed = f"probability {_CONFIDENT} over {data.num_classes:,} classes takes {least:.1f} or more"
+        table.add_row("", f"scale {scale:g}; {needed}{advice}")
     kind = f"{len(setup.devices)} × {setup.devices[0].device_kind}"
     table.add_row("Devices", f"{kind} ({config.run.parallel})")
     steps, batch = config.run.steps, config.run.batch_size

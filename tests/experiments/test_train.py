@@ -55,6 +55,7 @@ def test_main_job_on_a_folder_from_start_to_end(command, people):
         "18 images of 3 identities",
         "iresnet18",
         "expected to start at",
+        "probability 0.9 over 3 classes takes",
         "Initial loss",
         "untrained",
         "TAR at FAR",
@@ -155,6 +156,13 @@ def test_faces_in_a_zip_file(shared_data, command):
     status, out, _ = command("folder", "--data.root", str(shared_data / "orl_faces.zip"), *SMALL)
     assert status == 0
     assert "200 images of 20 identities" in out
+
+
+def test_embeddings_that_face_away_from_their_centres_are_warned_of():
+    assert train.angle_warning({0: np.full(4, 100.0), 9: np.array([30.0, 40.0, 50.0, 160.0])}) is None
+    warning = train.angle_warning({0: np.full(4, 80.0), 9: np.array([30.0, 160.0, 150.0, 160.0])})
+    assert warning.startswith("75% of the training images")
+    assert "--loss.gradient straight_through" in warning
 
 
 def test_check_looks_and_trains_nothing(command, people):
