@@ -31,7 +31,9 @@ def normalise_rows(x: jax.Array) -> jax.Array:
     """x/‖x‖₂ over the last axis, in float32 or wider.
 
     A row whose squared norm is too small for the dtype (a norm below about 1e-19 in float32) gives zeros and a zero
-    gradient. Otherwise the gradient is (g − (g·u)u)/‖x‖ with u the result: orthogonal to the row.
+    gradient. A row that holds NaN or infinity, or whose squared norm overflows (above about 1e19), gives NaN, so that
+    a run that has diverged shows it. Otherwise the gradient is (g − (g·u)u)/‖x‖ with u the result, orthogonal to the
+    row.
 
     Args:
       x: [..., D].
@@ -40,8 +42,9 @@ def normalise_rows(x: jax.Array) -> jax.Array:
     """
     x = x.astype(head_dtype(x))
     square = jnp.sum(x * x, axis=-1, keepdims=True)
-    usable = square >= jnp.finfo(x.dtype).tiny
-    return jnp.where(usable, x * jax.lax.rsqrt(jnp.where(usable, square, 1.0)), 0.0)
+    too_small = square < jnp.finfo(x.dtype).tiny
+    inverse = jnp.where(jnp.isfinite(square), jax.lax.rsqrt(jnp.where(too_small, 1.0, square)), jnp.nan)
+    return jnp.where(too_small, 0.0, x * inverse)
 
 
 def cosine_logits(

@@ -64,6 +64,8 @@ def margin_cross_entropy(
     labels = check_labels(labels, *cosine.shape)
     scale = column_of_scales(scale, cosine.shape[0], cosine.dtype)
     mask = target_mask(labels, cosine.shape[1])
+    if not callable(psi):
+        raise InputError(f"psi is {psi!r}; pass a margin, for instance arcface(0.5), or a function of cosines")
     target = psi(take_target(cosine, mask))
     if jnp.shape(target) != labels.shape:
         raise InputError(

@@ -24,6 +24,10 @@ def run_command(main: Callable[[], int | None]) -> None:
     except InputError as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="bold red", markup=False, highlight=False)
         status = INPUT_ERROR
+    except OSError as error:
+        # What was opened last says most: a folder that is a file, a full disk, a missing permission.
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}; choose another place", file=sys.stderr)
+        status = INPUT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = INTERRUPTED

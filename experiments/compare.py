@@ -21,7 +21,7 @@ from rich.table import Table
 
 from arcface_jax.errors import InputError
 from arcface_jax.training.config import Config, LossName
-from arcface_jax.training.run_folder import CONFIG_FILE, RESULTS_FILE
+from arcface_jax.training.run_folder import CONFIG_FILE, METRICS_FILE, RESULTS_FILE
 from experiments.command import help_text, run_command
 from experiments.train import parse, run
 
@@ -96,7 +96,7 @@ def main() -> int:
         runs[loss] = []
         for seed in config.seeds:
             path = config.folder / f"{loss}-{seed}"
-            settings = dataclasses.replace(base.run, seed=seed, folder=str(path), resume=True)
+            settings = dataclasses.replace(base.run, seed=seed, folder=str(path), resume=(path / METRICS_FILE).exists())
             own = dataclasses.replace(base, loss=dataclasses.replace(base.loss, name=loss), run=settings)
             verifications = completed(path, own)
             if verifications is None:

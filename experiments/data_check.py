@@ -37,7 +37,7 @@ def check_data(config: Config, console: Console, folder: pathlib.Path, against: 
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("reading every image", total=len(source))
         found = scan(source, progress=lambda done: progress.advance(task, done))
-    findings = report(source, found)
+    findings = report(source, found, config.data.image_size)
     counts = findings.images_per_identity
     console.print(
         f"{findings.num_images:,} images of {findings.num_identities:,} identities, "
@@ -60,7 +60,7 @@ def check_data(config: Config, console: Console, folder: pathlib.Path, against: 
         console.print(cost(config, prepare(config)), highlight=False, soft_wrap=True)
     for file in save(identity_sheet(source, seed=config.run.seed), folder / "contact_sheet"):
         console.print(f"Contact sheet of random identities: {file}", highlight=False, soft_wrap=True)
-    console.print(f"{len(warnings)} findings." if warnings else "Nothing deserves a look.")
+    console.print(f"Findings: {len(warnings)}." if warnings else "Nothing deserves a look.")
     return 1 if warnings else 0
 
 

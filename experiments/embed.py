@@ -199,4 +199,4 @@ def run(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, description=help_text(__doc__))))
+    run_command(lambda: run(tyro.cli(Arguments, prog="python -m experiments.embed", description=help_text(__doc__))))

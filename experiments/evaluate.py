@@ -168,4 +168,4 @@ def run(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, description=help_text(__doc__))))
+    run_command(lambda: run(tyro.cli(Arguments, prog="python -m experiments.evaluate", description=help_text(__doc__))))

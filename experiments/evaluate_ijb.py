@@ -162,4 +162,6 @@ def run(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, description=help_text(__doc__))))
+    run_command(
+        lambda: run(tyro.cli(Arguments, prog="python -m experiments.evaluate_ijb", description=help_text(__doc__)))
+    )

@@ -182,7 +182,9 @@ if __name__ == "__main__":
     run_command(
         lambda: run(
             tyro.extras.subcommand_cli_from_dict(
-                {"enrol": Enrol, "name": Name, "verify": Verify}, description=help_text(__doc__)
+                {"enrol": Enrol, "name": Name, "verify": Verify},
+                prog="python -m experiments.identify",
+                description=help_text(__doc__),
             )
         )
     )

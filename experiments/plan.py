@@ -97,4 +97,4 @@ def run(config: PlanConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(PlanConfig, description=help_text(__doc__))))
+    run_command(lambda: run(tyro.cli(PlanConfig, prog="python -m experiments.plan", description=help_text(__doc__))))

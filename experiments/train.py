@@ -28,19 +28,36 @@ from experiments.data_check import check_data
 from experiments.run_figures import draw_run
 
 
+def take_option(arguments: list[str], option: str, wanted: str) -> tuple[list[str], list[str]]:
+    """Takes every `option VALUE` or `option=VALUE` out of the arguments: (the values, the other arguments)."""
+    values, rest = [], []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == option:
+            value = next(remaining, None)
+            if value is None:
+                raise InputError(f"{option} needs {wanted}")
+            values.append(value)
+        elif argument.startswith(f"{option}="):
+            values.append(argument.removeprefix(f"{option}="))
+        else:
+            rest.append(argument)
+    return values, rest
+
+
 def parse(arguments: list[str]) -> Config:
-    """Reads [PRESET] [--config FILE] [--section.field VALUE …]; the later wins."""
+    """Reads [PRESET] or --config FILE, then the options that change it."""
     base = PRESETS["synthetic"]()
-    if arguments and not arguments[0].startswith("-"):
-        name, *arguments = arguments
-        if name not in PRESETS:
-            raise InputError(f"no preset is called {name!r}; choose one of {', '.join(PRESETS)}")
-        base = PRESETS[name]()
-    if arguments and arguments[0] == "--config":
-        if len(arguments) < 2:
-            raise InputError("--config needs a file: the config.json of a run")
-        base = Config.from_json_file(pathlib.Path(arguments[1]))
-        arguments = arguments[2:]
+    preset = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    if preset is not None:
+        if preset not in PRESETS:
+            raise InputError(f"no preset is called {preset!r}; choose one of {', '.join(PRESETS)}")
+        base, arguments = PRESETS[preset](), arguments[1:]
+    files, arguments = take_option(arguments, "--config", "a file: the config.json of a run")
+    if files:
+        if preset is not None or len(files) > 1:
+            raise InputError("a preset and --config are two whole configurations; give one of them, once")
+        base = Config.from_json_file(pathlib.Path(files[0]))
     presets = "\n".join(f"  {name}: {(make.__doc__ or '').splitlines()[0]}" for name, make in PRESETS.items())
     return tyro.cli(
         Config,
@@ -97,7 +114,11 @@ def run(config: Config, console: Console) -> int:
     path = run_folder_path(config)
     folder = RunFolder(path, config)
     console.print("Preparing the data …")
-    setup = prepare(config)
+    try:
+        setup = prepare(config)
+    except BaseException:
+        folder.discard()
+        raise
     print_plan(console, setup)
     with ConsoleReporter(console, config.run.steps) as reporter:
         try:
@@ -116,13 +137,8 @@ def run(config: Config, console: Console) -> int:
 
 def take_check(arguments: list[str]) -> tuple[bool, list[str], list[str]]:
     """Takes --check and each --against TEST_SET out of the arguments: (is it asked for, test sets, the others)."""
-    rest, against = [argument for argument in arguments if argument != "--check"], []
-    while "--against" in rest:
-        place = rest.index("--against")
-        if len(rest) == place + 1:
-            raise InputError("--against needs a test set: the path of a folder, .bin set, list or other source")
-        against.append(rest[place + 1])
-        del rest[place : place + 2]
+    rest = [argument for argument in arguments if argument != "--check"]
+    against, rest = take_option(rest, "--against", "a test set: the path of a folder, .bin set, list or other source")
     asked = "--check" in arguments
     if against and not asked:
         raise InputError("--against belongs to --check, which compares the training data with a test set")

@@ -144,3 +144,10 @@ def test_shapes_are_checked_under_jit_and_labels_outside_act_as_ignored():
     x, w = random(0, 2, 3), random(1, 4, 3)
     logits, _ = jax.jit(arcface_logits)(x, w, np.array([7, -1]))
     np.testing.assert_allclose(logits, 64.0 * cosine_logits(x, w), rtol=1e-5, atol=1e-5)
+
+
+def test_a_row_that_has_diverged_stays_visible():
+    rows = jnp.array([[jnp.nan, 1.0], [jnp.inf, 1.0], [3e38, 1.0], [3.0, 4.0], [0.0, 0.0]])
+    unit = np.asarray(normalise_rows(rows))
+    assert np.isnan(unit[:3]).any(axis=1).all()
+    np.testing.assert_allclose(unit[3:], [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)

@@ -350,3 +350,9 @@ def test_the_minimum_scale_reaches_the_probability_on_a_simplex(classes, probabi
 def test_bad_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call(*batch())
+
+
+@pytest.mark.parametrize("psi", ["arcface", 0.5, None])
+def test_a_psi_that_is_no_function_is_named(psi):
+    with pytest.raises(InputError, match=r"psi is .*pass a margin"):
+        margin_softmax_loss(jnp.ones((2, 3)), jnp.ones((4, 3)), jnp.zeros(2, jnp.int32), psi=psi)

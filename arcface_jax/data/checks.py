@@ -30,7 +30,8 @@ class Report:
       near_duplicates: pairs (i, j) that look the same but are not equal.
       across_identities: the groups and pairs among these whose images have
         different labels: one person under two names, or a wrong label.
-      odd_sizes: (height, width) → count, of images that are not 112×112.
+      size: the side in pixels that images should have.
+      odd_sizes: (height, width) → count, of images that are not size × size.
       aligned: whether the average image has eyes where the template has them;
         taken for granted with fewer than 32 images, which show too little.
     """
@@ -43,6 +44,7 @@ class Report:
     exact_duplicates: tuple[tuple[int, ...], ...]
     near_duplicates: tuple[tuple[int, int], ...]
     across_identities: tuple[tuple[int, ...], ...]
+    size: int
     odd_sizes: dict[tuple[int, int], int]
     aligned: bool
 
@@ -72,7 +74,8 @@ class Report:
         if self.odd_sizes:
             count = sum(self.odd_sizes.values())
             (height, width), _ = max(self.odd_sizes.items(), key=lambda item: item[1])
-            lines.append(f"{count} images are not 112×112, most often {width}×{height}; they will be cut and scaled")
+            wanted = f"{self.size}×{self.size}"
+            lines.append(f"{count} images are not {wanted}, most often {width}×{height}; they will be cut and scaled")
         if not self.aligned:
             lines.append(
                 "the average image has no eyes where aligned crops have them; look at the contact sheet, and align "
@@ -119,8 +122,8 @@ def check(source: FaceSource, threads: int = 4, progress: Callable[[int], None] 
     return report(source, scan(source, threads, progress))
 
 
-def report(source: FaceSource, found: Scan) -> Report:
-    """The report on a source that has been scanned."""
+def report(source: FaceSource, found: Scan, size: int = TEMPLATE_SIZE) -> Report:
+    """The report on a source that has been scanned; `size` is the side in pixels that its images should have."""
     labels = np.asarray(source.labels)
     counts = np.bincount(labels, minlength=len(source.identity_names))
     exact = _equal_groups(found)
@@ -128,7 +131,7 @@ def report(source: FaceSource, found: Scan) -> Report:
     same_content = {tuple(pair) for pair in near.tolist() if found.content[pair[0]] == found.content[pair[1]]}
     pairs = tuple((int(a), int(b)) for a, b in near.tolist() if (a, b) not in same_content)
     suspects: Iterable[tuple[int, ...]] = (*exact, *pairs)
-    odd = found.readable & (found.sizes != TEMPLATE_SIZE).any(axis=1)
+    odd = found.readable & (found.sizes != size).any(axis=1)
     sizes = collections.Counter((int(height), int(width)) for height, width in found.sizes[odd])
     return Report(
         num_images=len(source),
@@ -139,6 +142,7 @@ def report(source: FaceSource, found: Scan) -> Report:
         exact_duplicates=exact,
         near_duplicates=pairs,
         across_identities=tuple(group for group in suspects if len(set(labels[list(group)])) > 1),
+        size=size,
         odd_sizes=dict(sizes),
         aligned=found.readable.sum() < _ENOUGH_TO_AVERAGE or eye_distance(found.mean_face) <= _ALIGNED_PIXELS,
     )

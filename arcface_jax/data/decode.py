@@ -21,7 +21,7 @@ except ImportError:  # Pillow decodes JPEG too, at about half the speed and with
 MAX_PIXELS = 50_000_000
 """Images of more pixels are refused before decoding, whatever their file size."""
 
-_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF", "MPO")
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF")
 _JPEG_START = b"\xff\xd8\xff"
 _EXIF_ORIENTATION = 0x0112
 

@@ -56,14 +56,27 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**content), force=True)
 
     def metadata(self, step: int) -> dict[str, Any]:
-        """The JSON part of a checkpoint."""
-        return dict(self._manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore())).metadata)
+        """The JSON part of a checkpoint.
+
+        Raises:
+          InputError: it is damaged.
+        """
+        return dict(self._read(step, metadata=ocp.args.JsonRestore()).metadata)
+
+    def _read(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (ValueError, KeyError, OSError, TypeError) as error:
+            reason = str(error).strip("'\"").splitlines()[0][:120]
+            others = [other for other in self._manager.all_steps() if other != step]
+            instead = f"remove its folder to use that of step {max(others)}" if others else "start the run anew"
+            raise InputError(f"checkpoint {self.folder / str(step)}: is damaged ({reason}); {instead}") from error
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state at `step`, with the shapes, types and placement of `like` (arrays or ShapeDtypeStructs).
 
         Raises:
-          InputError: the checkpoint does not fit the configuration.
+          InputError: the checkpoint does not fit the configuration, or is damaged.
         """
         # Compared here, since Orbax notices only while its reading threads are at work.
         saved, wanted = self.metadata(step)["arrays"], _array_types(like)
@@ -74,8 +87,7 @@ class Checkpoints:
                     f"{saved.get(name, 'absent')}, wanted {wanted.get(name, 'absent')}; use the run's own config.json"
                 )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        state: TrainState = self._manager.restore(step, args=args).state
+        state: TrainState = self._read(step, state=ocp.args.StandardRestore(abstract)).state
         return state
 
     def close(self) -> None:

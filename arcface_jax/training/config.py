@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from arcface_jax.data.augment import Augmentation
 from arcface_jax.errors import InputError
@@ -157,4 +157,19 @@ def _section(path: pathlib.Path, name: str, factory: Any, values: Any) -> Any:
     if not isinstance(values, dict) or not values.keys() <= known:
         unknown = sorted(set(values) - known) if isinstance(values, dict) else values
         raise InputError(f"configuration {path}: section {name} has unknown content {unknown}; known: {sorted(known)}")
+    hints = get_type_hints(factory)
+    for field, value in values.items():
+        if not _fits(value, hints[field]):
+            kind = getattr(hints[field], "__name__", str(hints[field]).replace("typing.", ""))
+            raise InputError(f"configuration {path}: {name}.{field} is {value!r}; give {kind}")
     return factory(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_args(hint):  # X | None
+        return any(_fits(value, one) for one in get_args(hint))
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint

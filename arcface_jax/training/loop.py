@@ -188,7 +188,7 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
             if step % config.run.log_every == 0 or step in (1, config.run.steps):
                 values = {name: float(value) for name, value in jax.device_get(metrics).items()}
                 values["learning_rate"] = float(setup.schedule(step - 1))
-                _check_finite(step, values["loss"])
+                _check_finite(step, values)
                 writer.write(step, values)
                 speeds = timer.read()
                 writer.write_speeds(step, speeds)
@@ -243,8 +243,10 @@ class _Timer:
         return {"images_per_second": steps * self._batch_size / seconds, "data_wait": waited / seconds}
 
 
-def _check_finite(step: int, loss: float) -> None:
-    if not math.isfinite(loss):
-        raise InputError(
-            f"the loss is {loss} at step {step}; lower --optimiser.learning-rate or lengthen --optimiser.warmup"
-        )
+def _check_finite(step: int, values: dict[str, float]) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise InputError(
+                f"{name} is {value} at step {step}: the run has diverged; lower --optimiser.learning-rate or lengthen "
+                "--optimiser.warmup, and start anew"
+            )

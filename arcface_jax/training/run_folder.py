@@ -1,5 +1,6 @@
 """The folder a run writes: configuration, metrics, results. Nothing half-written has its final name."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -41,11 +42,20 @@ class RunFolder:
             if not config.run.resume:
                 raise InputError(f"run.folder {path} holds a run already; choose another, or go on with --run.resume")
             _check_same(path, Config.from_json_file(path / CONFIG_FILE), recipe)
+        elif config.run.resume:
+            raise InputError(f"run.folder {path} holds no run to go on with; check the path, or leave out --run.resume")
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_whole(path / CONFIG_FILE, recipe.to_json())
         except OSError as error:
             raise InputError(f"run.folder {path} cannot be written ({error.strerror}); choose another") from error
+
+    def discard(self) -> None:
+        """Removes a folder whose run never began; leaves one that holds anything else."""
+        if not (self.path / METRICS_FILE).exists():
+            (self.path / CONFIG_FILE).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # something else lies there
+                self.path.rmdir()
 
     @property
     def checkpoints(self) -> pathlib.Path:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import train
+from arcface_jax.errors import InputError
+from experiments import figures, train
 from experiments.command import run_command
 
 SMALL = [
@@ -165,6 +166,31 @@ def test_embeddings_that_face_away_from_their_centres_are_warned_of():
     assert "--loss.gradient straight_through" in warning
 
 
+def test_config_may_stand_anywhere_but_not_beside_a_preset(tmp_path):
+    (tmp_path / "c.json").write_text('{"run": {"steps": 7}}')
+    for arguments in (
+        ["--run.seed", "3", "--config", f"{tmp_path}/c.json"],
+        [f"--config={tmp_path}/c.json", "--run.seed", "3"],
+    ):
+        assert (train.parse(arguments).run.steps, train.parse(arguments).run.seed) == (7, 3)
+    with pytest.raises(InputError, match="a preset and --config"):
+        train.parse(["folder", "--config", f"{tmp_path}/c.json"])
+
+
+def test_bad_input_leaves_no_folder_behind(command, people):
+    command("folder", "--data.root", "people", *SMALL, "--run.batch-size", "80", "--run.folder", "run")
+    assert not pathlib.Path("run").exists()
+
+
+def test_an_output_place_that_cannot_be_written_is_one_line(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(sys, "argv", ["figures", "faces", "--folder", str(tmp_path / "file" / "x")])
+    with pytest.raises(SystemExit) as stop:
+        run_command(figures.main)
+    assert stop.value.code == 2
+    assert "Not a directory" in capsys.readouterr().err
+
+
 def test_check_looks_and_trains_nothing(command, people):
     (people / "p1" / "copy.pgm").write_bytes((people / "p0" / "0.pgm").read_bytes())
     status, out, _ = command(
@@ -175,7 +201,7 @@ def test_check_looks_and_trains_nothing(command, people):
         "37 images of 6 identities",
         "exact copies",
         "under different identities",
-        "not 112×112",
+        "not 16×16",
         "are in people",
     ):
         assert said in out
@@ -193,7 +219,5 @@ def test_unreadable_images_are_left_out_and_counted_if_asked(command, people):
 
 @pytest.mark.parametrize("arguments", [["--against"], ["--check", "--against"], ["--against", "x"]])
 def test_against_is_used_with_a_check_and_a_set(arguments):
-    from arcface_jax.errors import InputError
-
     with pytest.raises(InputError, match="--against"):
         train.take_check(arguments)

@@ -61,3 +61,18 @@ def test_a_checkpoint_of_another_model_is_refused(state, tmp_path, tiny_config):
     ):
         checkpoints.restore(1, prepare(wider).initial_state())
     checkpoints.close()
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(state, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(at(state, 1), {})
+    checkpoints.save(at(state, 2), {})
+    for file in (tmp_path / "2" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(InputError, match=r"2: is damaged \(.*\); remove its folder to use that of step 1"):
+        checkpoints.restore(2, state)
+    (tmp_path / "1" / "metadata" / "metadata").unlink()
+    with pytest.raises(InputError, match="1: is damaged"):
+        checkpoints.metadata(1)
+    checkpoints.close()

@@ -46,6 +46,21 @@ def test_resuming_with_another_configuration_names_each_difference(tiny_config, 
         RunFolder(tmp_path, changed)
 
 
+def test_resuming_needs_a_run(with_run, tmp_path):
+    with pytest.raises(InputError, match="holds no run to go on with"):
+        RunFolder(tmp_path / "mistyped", with_run(resume=True))
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_a_run_that_never_began_leaves_nothing(tiny_config, tmp_path):
+    RunFolder(tmp_path / "run", tiny_config).discard()
+    assert not (tmp_path / "run").exists()
+    begun = RunFolder(tmp_path / "begun", tiny_config)
+    MetricsWriter(tmp_path / "begun").__exit__()
+    begun.discard()
+    assert (tmp_path / "begun" / "config.json").exists()
+
+
 def test_an_unwritable_folder_is_named(tiny_config, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"run.folder .*file/run cannot be written"):
@@ -75,6 +90,11 @@ def test_metrics_are_json_lines(tmp_path):
         ('{"dat": {}}', "sections must be among data, model"),
         ('{"data": {"sorce": "folder"}}', "section data has unknown content \\['sorce'\\]"),
         ('{"data": 3}', "section data has unknown content 3"),
+        ('{"run": {"steps": "many"}}', "run.steps is 'many'; give int"),
+        ('{"run": {"seed": 1.5}}', "run.seed is 1.5; give int"),
+        ('{"loss": {"name": "arcfase"}}', "loss.name is 'arcfase'; give Literal"),
+        ('{"loss": {"margin": "x"}}', "loss.margin is 'x'; give float"),
+        ('{"data": {"flip_test": 1}}', "data.flip_test is 1; give bool"),
     ],
 )
 def test_a_bad_configuration_file_is_named(content, named, tmp_path):
