@@ -1,5 +1,7 @@
 """The angle statistics of the ArcFace paper's Table 3, for any embeddings and centres."""
 
+import dataclasses
+
 import numpy as np
 
 from arcface_jax.errors import InputError
@@ -71,6 +73,60 @@ def nearest_other_degrees(directions: np.ndarray) -> np.ndarray:
     return degrees_between(directions, directions[nearest])
 
 
+@dataclasses.dataclass(frozen=True)
+class ClassAngles:
+    """One angle a class: what a figure of Table 3 is the mean of.
+
+    Attributes:
+      degrees: float64 [C].
+      counts: [C], how often each counts in the mean: its images for Intra, otherwise once.
+    """
+
+    degrees: np.ndarray
+    counts: np.ndarray
+
+    def mean(self, weights: np.ndarray | None = None) -> float:
+        """Mean in degrees; `weights` [C] says how often a bootstrap replicate has drawn each class."""
+        counts = self.counts if weights is None else self.counts * weights
+        return float(np.average(self.degrees, weights=counts))
+
+
+def class_angles(
+    embeddings: np.ndarray, labels: np.ndarray, class_weights: np.ndarray | None = None
+) -> dict[str, ClassAngles]:
+    """The angles of each class that `angle_statistics` averages, by the same names.
+
+    Args:
+      embeddings: [N, D], unit rows.
+      labels: int [N], as for `angle_statistics`.
+      class_weights: [C, D], in any length, or None.
+
+    Returns: "intra", whose angle of a class is the mean over its embeddings, "inter", and, with class weights, "w_ec"
+      and "w_inter".
+    """
+    labels = np.asarray(labels)
+    if class_weights is None:
+        names, labels = np.unique(labels, return_inverse=True)
+        num_classes = len(names)
+    else:
+        num_classes = len(class_weights)
+    centres = class_centres(embeddings, labels, num_classes)
+    counts, once = np.bincount(labels, minlength=num_classes), np.ones(num_classes, np.int64)
+    to_centre = np.concatenate(
+        [
+            degrees_between(embeddings[start : start + 8192], centres[labels[start : start + 8192]])
+            for start in range(0, len(embeddings), 8192)
+        ]
+    )
+    intra = np.bincount(labels, weights=to_centre, minlength=num_classes) / counts
+    angles = {"intra": ClassAngles(intra, counts), "inter": ClassAngles(nearest_other_degrees(centres), once)}
+    if class_weights is not None:
+        weights = unit_embeddings(class_weights, "class_weights")
+        angles["w_ec"] = ClassAngles(degrees_between(weights, centres), once)
+        angles["w_inter"] = ClassAngles(nearest_other_degrees(weights), once)
+    return angles
+
+
 def angle_statistics(
     embeddings: np.ndarray, labels: np.ndarray, class_weights: np.ndarray | None = None
 ) -> dict[str, float]:
@@ -90,20 +146,4 @@ def angle_statistics(
 
     References: Deng et al., ArcFace (arXiv:1801.07698), Table 3.
     """
-    labels = np.asarray(labels)
-    if class_weights is None:
-        names, labels = np.unique(labels, return_inverse=True)
-        num_classes = len(names)
-    else:
-        num_classes = len(class_weights)
-    centres = class_centres(embeddings, labels, num_classes)
-    intra_sum = sum(
-        float(degrees_between(embeddings[start : start + 8192], centres[labels[start : start + 8192]]).sum())
-        for start in range(0, len(embeddings), 8192)
-    )
-    statistics = {"intra": intra_sum / len(embeddings), "inter": float(nearest_other_degrees(centres).mean())}
-    if class_weights is not None:
-        weights = unit_embeddings(class_weights, "class_weights")
-        statistics["w_ec"] = float(degrees_between(weights, centres).mean())
-        statistics["w_inter"] = float(nearest_other_degrees(weights).mean())
-    return statistics
+    return {name: angles.mean() for name, angles in class_angles(embeddings, labels, class_weights).items()}

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.angles import ClassAngles
 from arcface_jax.evaluation.checks import check_same, check_scores
 from arcface_jax.evaluation.identification import identify
 from arcface_jax.evaluation.roc import area_under_curve, equal_error_rate, roc_curve, tar_at_far
@@ -232,6 +233,35 @@ def identification_intervals(
 
     replicates = [statistics(draw()) for _ in range(resampling.num_replicates)]
     return percentile_intervals(statistics(np.arange(len(probe_labels))), replicates, resampling.confidence)
+
+
+def angle_intervals(angles: Mapping[str, ClassAngles], *, resampling: Resampling = RESAMPLING) -> dict[str, Interval]:
+    """Intervals of the mean angles of Table 3: the classes are resampled, each with the angle that it has on the data.
+
+    So the nearest other centre of a class (Inter, W-Inter) is sought among all classes and stays, like the gallery of
+    a search. Sought among the classes drawn, of which a third are missing, it would be farther away in every
+    replicate, and the interval would lie above the figure. For that the intervals do not say how the nearest centre
+    changes with who else is in the set.
+
+    Args:
+      angles: from `angles.class_angles`; figures of equally many classes are resampled alike.
+      resampling: how many replicates, which confidence, which seed.
+
+    Raises:
+      InputError: a figure has fewer than two classes.
+    """
+    intervals = {}
+    for name, of_classes in angles.items():
+        num_classes = len(of_classes.degrees)
+        if num_classes < 2:
+            raise InputError(f"{name}: the angle of {num_classes} class; resampling needs at least two")
+        rng = np.random.default_rng(resampling.seed)
+        replicates = [
+            {name: of_classes.mean(np.bincount(rng.integers(num_classes, size=num_classes), minlength=num_classes))}
+            for _ in range(resampling.num_replicates)
+        ]
+        intervals |= percentile_intervals({name: of_classes.mean()}, replicates, resampling.confidence)
+    return intervals
 
 
 def percentile_intervals(estimate: Numbers, replicates: Sequence[Numbers], confidence: float) -> dict[str, Interval]:

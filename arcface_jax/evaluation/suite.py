@@ -7,11 +7,12 @@ import numpy as np
 
 from arcface_jax.data.pairs import Pairs, all_pairs, draw_pairs
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angles import angle_statistics
+from arcface_jax.evaluation.angles import class_angles
 from arcface_jax.evaluation.bootstrap import (
     RESAMPLING,
     Interval,
     Resampling,
+    angle_intervals,
     identification_intervals,
     roc_intervals,
     verification_intervals,
@@ -134,9 +135,8 @@ def evaluate_set(data: EmbeddedSet, options: Options) -> SetResult:
             figures |= identification_intervals(
                 search, labels[probes], ranks=options.ranks, fpirs=options.fpirs, resampling=resampling
             )
-        figures |= {
-            f"angle {name}": Interval(value, value, value) for name, value in angle_statistics(unit, labels).items()
-        }
+        angles = angle_intervals(class_angles(unit, labels), resampling=resampling)
+        figures |= {f"angle {name}": interval for name, interval in angles.items()}
     groups = None
     if data.groups is not None:
         threshold = float(roc.thresholds[operating_point(roc, max(options.fars), "at_most")])

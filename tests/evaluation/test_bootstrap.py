@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.angles import ClassAngles, angle_statistics, class_angles
 from arcface_jax.evaluation.bootstrap import (
     Resampling,
+    angle_intervals,
     bootstrap_pairs,
     identification_intervals,
     pair_replicates,
@@ -132,6 +134,34 @@ def test_identification_resamples_people_not_probes() -> None:
     half_width = 1.96 * np.sqrt(2 / 3 * 1 / 3 / 30)
     assert (intervals["rank-1"].high - intervals["rank-1"].low) / 2 == pytest.approx(half_width, rel=0.15)
     assert intervals["rank-10"].low == intervals["rank-10"].high == 1.0
+
+
+def test_angle_intervals_are_those_of_a_mean_over_classes() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(100), rng.integers(1, 6, 100))
+    centres = rng.normal(size=(100, 6))
+    embeddings = centres[labels] + 0.5 * rng.normal(size=(len(labels), 6))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    angles = class_angles(embeddings, labels, centres)
+    intervals = angle_intervals(angles, resampling=Resampling(2000))
+    assert {n: i.estimate for n, i in intervals.items()} == angle_statistics(embeddings, labels, centres)
+    for name in ("inter", "w_ec", "w_inter"):
+        half_width = 1.96 * angles[name].degrees.std() / 10
+        assert (intervals[name].high - intervals[name].low) / 2 == pytest.approx(half_width, rel=0.15)
+        assert (intervals[name].high + intervals[name].low) / 2 == pytest.approx(
+            intervals[name].estimate, abs=0.2 * half_width
+        )
+
+
+def test_a_class_counts_in_intra_as_often_as_it_has_images_and_is_drawn() -> None:
+    # Drawn twice, the first class gives 10, the second 40; drawn once each, they give (1 · 10 + 3 · 40) / 4.
+    intra = {"intra": ClassAngles(np.array([10.0, 40.0]), np.array([1, 3]))}
+    interval = angle_intervals(intra, resampling=Resampling(200))["intra"]
+    assert (interval.low, interval.estimate, interval.high) == (10, 32.5, 40)
+    half = angle_intervals(intra, resampling=Resampling(200, 0.3))["intra"]
+    assert (half.low, half.high) == (32.5, 32.5)
+    with pytest.raises(InputError, match="intra: the angle of 1 class"):
+        angle_intervals({"intra": ClassAngles(np.array([10.0]), np.array([1]))})
 
 
 def test_equal_seeds_give_equal_intervals() -> None:

@@ -32,6 +32,8 @@ def test_all_pairs_search_angles_and_quality_of_labelled_images() -> None:
     roc = roc_curve(np.einsum("pd,pd->p", unit[i], unit[j]), labels[i] == labels[j])
     assert result.figures["eer"].estimate == pytest.approx(equal_error_rate(roc), abs=1e-4)
     assert result.figures["angle intra"].estimate == pytest.approx(angle_statistics(unit, labels)["intra"])
+    for name in set(result.figures) - {"num_enrolled", "num_unknown"}:  # everyone has five images, so these stay
+        assert result.figures[name].low < result.figures[name].high, name
     search = result.search
     assert search is not None
     assert (search.enrolled.sum(), (~search.enrolled).sum()) == (20 * 4, 20 * 5)
