@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from arcface_jax.evaluation.thresholds import too_few_pairs
 from arcface_jax.losses import minimum_scale
 from arcface_jax.models.registry import count_parameters
 from arcface_jax.training.loop import Numbers
@@ -17,6 +18,9 @@ from arcface_jax.training.setup import Setup
 
 # Where the output is a file or a pipe a bar cannot be drawn, and lines are printed this many seconds apart.
 _SECONDS_BETWEEN_LINES = 5.0
+
+TABLE_FARS = (1e-2, 1e-3)
+"""False accept rates of the closing table."""
 
 _CONFIDENT = 0.9
 """Probability of the true class that the scale should allow."""
@@ -98,12 +102,14 @@ def print_plan(console: Console, setup: Setup) -> None:
     where = "synthetic faces" if config.data.source == "synthetic" else config.data.root
     size = config.data.image_size
     table.add_row("Data", f"{where}, {size}×{size}, RGB")
+    wanted = config.data.pairs
+    short = f" ({wanted:,} wanted, but there are no more)" if len(data.pairs) < wanted // 20 * 20 else ""
     in_memory = "" if config.data.loading == "memory" else ", decoded on the way"
     table.add_row("Training", f"{len(data.train):,} images of {data.num_classes:,} identities{in_memory}")
     table.add_row(
         "Held out",
         f"{len(data.test):,} images of {len(data.test.identity_names):,} other identities, "
-        f"{len(data.pairs):,} verification pairs",
+        f"{len(data.pairs):,} verification pairs{short}",
     )
     parameters = count_parameters(setup.backbone, size)
     head = data.num_classes * config.model.embedding_size
@@ -140,16 +146,18 @@ def print_plan(console: Console, setup: Setup) -> None:
 def print_results(console: Console, verifications: dict[int, Numbers]) -> None:
     """The closing table: the untrained network and the trained one."""
     table = Table(title="Verification of people never seen in training")
-    for column in ("", "accuracy", "TAR at FAR 1e-2", "TAR at FAR 1e-3", "EER", "AUC"):
+    for column in ("", "accuracy", *(f"TAR at FAR {far:g}" for far in TABLE_FARS), "EER", "AUC"):
         table.add_column(column, justify="right")
     for step in sorted({min(verifications), max(verifications)}):
         numbers = verifications[step]
         table.add_row(
             "untrained" if step == 0 else f"after {step} steps",
             f"{numbers['accuracy']:.2%} ± {numbers['accuracy_std']:.2%}",
-            f"{numbers['tar@far=0.01']:.2%}",
-            f"{numbers['tar@far=0.001']:.2%}",
+            *(f"{numbers[f'tar@far={far:g}']:.2%}" for far in TABLE_FARS),
             f"{numbers['eer']:.2%}",
             f"{numbers['auc']:.4f}",
         )
     console.print(table)
+    note = too_few_pairs(int(numbers["num_different"]), min(TABLE_FARS))
+    if note is not None:
+        console.print(f"Note: {note}.", highlight=False)
