@@ -250,7 +250,7 @@ def angle_intervals(angles: Mapping[str, ClassAngles], *, resampling: Resampling
     Raises:
       InputError: a figure has fewer than two classes.
     """
-    intervals = {}
+    intervals: dict[str, Interval] = {}
     for name, of_classes in angles.items():
         num_classes = len(of_classes.degrees)
         if num_classes < 2:
