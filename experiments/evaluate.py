@@ -6,6 +6,9 @@ python -m experiments.evaluate --checkpoint model.ckpt --sets faces.zip         
 python -m experiments.evaluate --embeddings faces.npz
 python -m experiments.evaluate --embeddings model_a.npz model_b.npz               one set of images, two models
 
+A run without --sets is evaluated on its own data: the people it held out and, for W-EC and W-Inter, the people it
+trained on.
+
 Several runs or files of the same images are compared with the first of them: what differs, and what is noise.
 
 A set is [NAME=]SOURCE[+PAIRS]: a .bin set; a folder, zip file, list, RecordIO, Parquet or TFDS source, of which all
@@ -28,11 +31,13 @@ from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_s
 from arcface_jax.evaluation.suite import Options, SetResult, evaluate_set
 from arcface_jax.evaluation.tables import Figures, to_text
 from arcface_jax.figures.evaluation_set import draw_set
+from arcface_jax.training.dataset import load_data
 from experiments.command import help_text, run_command
 from experiments.evaluation_inputs import Entry, FlipRule, embed_set, held_out_set, open_set, read_embeddings
 from experiments.evaluation_report import html_report, write_tables
 from experiments.models import open_to_evaluate
 from experiments.trained import TrainedRun
+from experiments.training_angles import training_angles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Arguments:
     checkpoint: tuple[pathlib.Path, ...] = ()
     """Folders of trained runs, PyTorch checkpoints or .onnx files."""
     sets: tuple[str, ...] = ()
-    """Sets to embed with them, see above; the people that each run held out if not given."""
+    """Sets to embed with them, see above; each run's own data if not given."""
     embeddings: tuple[pathlib.Path, ...] = ()
     """NumPy .npz files of embeddings, see above."""
     output: pathlib.Path = pathlib.Path("evaluation")
@@ -70,8 +75,10 @@ class Arguments:
         return Resampling(self.replicates, self.confidence, self.seed)
 
 
-def read_entries(arguments: Arguments, console: Console) -> list[Entry]:
+def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], dict[str, Figures]]:
     """Everything to evaluate: the files of embeddings, then each run on each set.
+
+    Returns: (what to evaluate, W-EC and W-Inter of each run that is evaluated on its own data).
 
     Raises:
       InputError: nothing given, something unreadable, or two with one name.
@@ -79,24 +86,26 @@ def read_entries(arguments: Arguments, console: Console) -> list[Entry]:
     if arguments.sets and not arguments.checkpoint:
         raise InputError("--sets: give the run to embed them with, --checkpoint runs/RUN")
     entries = [read_embeddings(path, arguments.flip, arguments.folds) for path in arguments.embeddings]
+    of_training: dict[str, Figures] = {}
     for folder in arguments.checkpoint:
         model = open_to_evaluate(folder)
+        prefix = "" if len(arguments.checkpoint) == 1 else f"{model.name}, "
         step = f", step {model.step}" if isinstance(model, TrainedRun) else ""
         console.print(f"Embedding with {folder}{step} …", markup=False, highlight=False)
         sets = [open_set(each, model.image_size, arguments.folds) for each in arguments.sets]
         if not sets:
             if not isinstance(model, TrainedRun):
                 raise InputError(f"{folder}: was not trained here and has no held-out people; give --sets")
-            sets = [held_out_set(model)]
-        for images in sets:
-            name = images.name if len(arguments.checkpoint) == 1 else f"{model.name}, {images.name}"
-            entries.append(embed_set(model, images, arguments.flip, name))
+            data = load_data(model.config.data, model.config.run.seed)
+            sets = [held_out_set(data)]
+            of_training[f"{prefix}training people"] = training_angles(model, data, arguments.resampling)
+        entries += [embed_set(model, images, arguments.flip, f"{prefix}{images.name}") for images in sets]
     if not entries:
         raise InputError("nothing to evaluate; give --checkpoint runs/RUN or --embeddings FILE.npz")
-    names = [entry.data.name for entry in entries]
+    names = [*(entry.data.name for entry in entries), *of_training]
     if len(set(names)) < len(names):
         raise InputError(f"two sets are called {max(names, key=names.count)!r}; rename one, --sets NAME=SOURCE")
-    return entries
+    return entries, of_training
 
 
 def compare_results(
@@ -121,14 +130,17 @@ def compare_results(
 
 
 def print_results(
-    console: Console, results: dict[str, SetResult], comparisons: dict[str, dict[str, Comparison]]
+    console: Console,
+    rows: dict[str, Figures],
+    results: dict[str, SetResult],
+    comparisons: dict[str, dict[str, Comparison]],
 ) -> None:
     """The table, the comparisons, and the thresholds with their warnings."""
 
     def line(text: str, style: str | None = None) -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
-    line(to_text({name: result.figures for name, result in results.items()}))
+    line(to_text(rows))
     for pair, figures in comparisons.items():
         for name, c in figures.items():
             line(f"{pair}, {name}: {c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}], p = {c.p_value:.3f}: {c.verdict}")
@@ -142,7 +154,7 @@ def print_results(
 def run(arguments: Arguments) -> None:
     """Reads, evaluates, prints, writes."""
     console = Console()
-    entries = read_entries(arguments, console)
+    entries, of_training = read_entries(arguments, console)
     options = Options(
         fars=arguments.fars,
         deployment_fars=arguments.deployment_fars,
@@ -154,8 +166,8 @@ def run(arguments: Arguments) -> None:
         console.print(f"Evaluating {entry.data.name} …", markup=False, highlight=False)
         results[entry.data.name] = evaluate_set(entry.data, options)
     comparisons = compare_results(entries, list(results.values()), arguments)
-    print_results(console, results, comparisons)
-    rows: dict[str, Figures] = {name: result.figures for name, result in results.items()}
+    rows: dict[str, Figures] = {name: result.figures for name, result in results.items()} | of_training
+    print_results(console, rows, results, comparisons)
     tables = write_tables(rows, arguments.output)
     drawn = {
         entry.data.name: (result, draw_set(entry.data, result, arguments.output / "figures" / entry.data.name))

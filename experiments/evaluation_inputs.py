@@ -17,7 +17,7 @@ from arcface_jax.evaluation.checks import check_same
 from arcface_jax.evaluation.suite import EmbeddedSet
 from arcface_jax.evaluation.verification import combine_flip
 from arcface_jax.models.embed import mirror
-from arcface_jax.training.dataset import load_data
+from arcface_jax.training.dataset import RunData
 from experiments.models import ImportedModel
 from experiments.trained import TrainedRun
 
@@ -155,9 +155,8 @@ def _is_lfw_list(path: pathlib.Path) -> bool:
     return len(words) in (1, 2) and all(word.isdecimal() for word in words)
 
 
-def held_out_set(model: TrainedRun) -> ImageSet:
+def held_out_set(data: RunData) -> ImageSet:
     """The people that a run did not train on, with its own test pairs."""
-    data = load_data(model.config.data, model.config.run.seed)
     return ImageSet("held out", data.test.images, data.test.labels, data.pairs, True, f"{data.fingerprint} held out")
 
 

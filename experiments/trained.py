@@ -19,18 +19,20 @@ from arcface_jax.training.state import create_state
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """The backbone of a run at its last checkpoint.
+    """The backbone and the class weights of a run at its last checkpoint.
 
     Attributes:
       name: the run folder's.
       config: the run's configuration.
       variables: of the backbone.
+      class_weights: float32 [C, D], of the head, not normalised.
       step: of the checkpoint.
     """
 
     name: str
     config: Config
     variables: Any
+    class_weights: np.ndarray
     step: int
     _embed: EmbedFunction
 
@@ -76,4 +78,11 @@ def load_trained(folder: pathlib.Path) -> TrainedRun:
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
     state = checkpoints.restore(step, like)
     checkpoints.close()
-    return TrainedRun(folder.resolve().name, config, state.backbone_variables, step, make_embed_function(backbone))
+    return TrainedRun(
+        folder.resolve().name,
+        config,
+        state.backbone_variables,
+        np.asarray(state.params["head"]["class_weights"]),
+        step,
+        make_embed_function(backbone),
+    )

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -9,14 +10,20 @@ import pytest
 from PIL import Image
 
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.angles import angle_statistics
+from arcface_jax.evaluation.bootstrap import Resampling
+from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.models import registry
 from arcface_jax.training.config import Config, DataConfig, ModelConfig, RunConfig
+from arcface_jax.training.dataset import load_data
 from arcface_jax.training.loop import train
 from arcface_jax.training.run_folder import RunFolder
 from arcface_jax.training.setup import prepare
 from experiments.command import run_command
 from experiments.evaluate import Arguments, run
 from experiments.evaluation_inputs import open_set, read_embeddings
+from experiments.trained import load_trained
+from experiments.training_angles import images_of_some_classes, training_angles
 
 
 def write_faces(path: pathlib.Path, noise: float = 0.8, **more: np.ndarray) -> pathlib.Path:
@@ -116,7 +123,7 @@ def test_missing_files_and_arrays_are_named(tmp_path: pathlib.Path) -> None:
         run(Arguments(sets=("lfw.bin",)))
     with pytest.raises(InputError, match="holds no checkpoints"):
         run(Arguments(checkpoint=(write_config(tmp_path),)))
-    with pytest.raises(InputError, match=r"config\.json: cannot be read"):
+    with pytest.raises(InputError, match="nowhere: no such file or folder"):
         run(Arguments(checkpoint=(tmp_path / "nowhere",)))
 
 
@@ -181,6 +188,41 @@ def test_a_run_is_evaluated_on_the_people_it_held_out(trained: pathlib.Path, tmp
     in_training = json.loads((trained / "results.json").read_text())["verifications"]["2"]
     for name in ("accuracy", "accuracy_std", "eer", "auc", "val", "tar@far=0.01"):
         assert figures[name]["estimate"] == pytest.approx(in_training[name], abs=1e-6)
+
+
+def test_the_class_weights_of_a_run_are_measured_on_its_training_people(
+    trained: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    run(Arguments(checkpoint=(trained,), output=tmp_path, deployment_fars=(0.1,), replicates=20))
+    figures = json.loads((tmp_path / "table.json").read_text())["training people"]
+    assert "training people" in (tmp_path / "report.html").read_text()
+    model = load_trained(trained)
+    people = load_data(model.config.data, model.config.run.seed).train
+    images = np.stack([people[index] for index in range(len(people))])
+    embeddings = unit_embeddings(model.embed(images))
+    expected = angle_statistics(embeddings, people.labels, model.class_weights)
+    assert figures.keys() == {"angle w_ec", "angle w_inter"}
+    for name in ("w_ec", "w_inter"):
+        found = figures[f"angle {name}"]
+        assert found["estimate"] == pytest.approx(expected[name], abs=1e-3)
+        assert found["low"] < found["estimate"] < found["high"]
+
+
+def test_w_ec_is_of_whole_classes(trained: pathlib.Path) -> None:
+    labels = np.array([7, 3, 3, 7, 5, 3, 9])
+    for most, seed in itertools.product(range(1, 8), range(5)):
+        chosen = images_of_some_classes(labels, most, seed)
+        classes = np.unique(labels[chosen])
+        assert np.array_equal(chosen, np.flatnonzero(np.isin(labels, classes)))
+        assert len(chosen) <= most or len(classes) == 2
+    assert len(images_of_some_classes(labels, 7, 0)) == 7
+    model = load_trained(trained)
+    data = load_data(model.config.data, model.config.run.seed)
+    whole, part = (training_angles(model, data, Resampling(5), most)["angle w_ec"] for most in (5000, 40))
+    assert whole.estimate != part.estimate
+    fewer = dataclasses.replace(model, class_weights=model.class_weights[1:])
+    with pytest.raises(InputError, match=rf"weights of {data.num_classes - 1} classes, but its data now have"):
+        training_angles(fewer, data, Resampling(5))
 
 
 def test_a_run_is_evaluated_on_given_sets(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
