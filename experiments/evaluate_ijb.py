@@ -10,11 +10,18 @@ features holds `embeddings` [N, D] in the order of `*_face_tid_mid.txt`, not nor
 import dataclasses
 import pathlib
 
+import numpy as np
 import tyro
 from rich.console import Console
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.bootstrap import Interval, Resampling, roc_intervals
+from arcface_jax.evaluation.bootstrap import (
+    Interval,
+    Resampling,
+    identification_intervals,
+    mean_identification_intervals,
+    roc_intervals,
+)
 from arcface_jax.evaluation.identification import cumulative_match, identify, mean_of_galleries, open_set_roc
 from arcface_jax.evaluation.ijb import (
     read_face_media,
@@ -36,6 +43,9 @@ from experiments.evaluation_report import write_tables
 
 Figures = dict[str, Interval]
 
+RANKS = (1, 5, 10)
+"""At which identification is reported."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -54,7 +64,7 @@ class Arguments:
     fars: tuple[float, ...] = IJB_FARS
     """False accept rates at which TAR is reported."""
     replicates: int = 0
-    """Bootstrap replicates for intervals of the 1:1 figures; 0 leaves them out. IJB-C takes seconds a replicate."""
+    """Bootstrap replicates for intervals over subjects; 0 leaves them out. IJB-C takes seconds a replicate."""
 
 
 def find(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
@@ -120,16 +130,42 @@ def verify(arguments: Arguments, templates: Templates) -> tuple[Figures, Roc]:
     return figures, roc
 
 
-def search_galleries(arguments: Arguments, templates: Templates) -> dict[str, Search]:
-    """1:N: the probes against each gallery; nothing if the files are not there."""
+def search_galleries(arguments: Arguments, templates: Templates) -> tuple[dict[str, Search], np.ndarray]:
+    """1:N: the probes against each gallery; nothing if the files are not there.
+
+    Returns: (searches by gallery, who each probe shows).
+    """
     galleries, probe_files = find(arguments.meta, "*_1N_gallery_*.csv"), find(arguments.meta, "*_1N_probe_mixed.csv")
     if not galleries or len(probe_files) != 1:
-        return {}
+        return {}, np.zeros(0, np.int64)
     probes = read_template_subjects(probe_files[0])
-    return {
+    searches = {
         path.stem.rpartition("_")[2]: search_templates(templates, read_template_subjects(path), probes)
         for path in galleries
     }
+    return searches, probes.subject_ids
+
+
+def identification_figures(
+    arguments: Arguments, searches: dict[str, Search], subjects: np.ndarray
+) -> dict[str, Figures]:
+    """Rows of each gallery and of their mean, with intervals over the probes' subjects if asked for."""
+    results = {name: identify(search, ranks=RANKS) for name, search in searches.items()}
+    rows = {f"1:N {name}": without_interval(result.numbers()) for name, result in results.items()}
+    rows["1:N mean"] = without_interval(mean_of_galleries(list(results.values())).numbers())
+    if arguments.replicates:
+        resampling = Resampling(arguments.replicates)
+        for name, search in searches.items():
+            found = identification_intervals(search, subjects, ranks=RANKS, resampling=resampling)
+            rows[f"1:N {name}"] |= rates_alone(found)
+        of_mean = mean_identification_intervals(list(searches.values()), subjects, ranks=RANKS, resampling=resampling)
+        rows["1:N mean"] |= rates_alone(of_mean)
+    return rows
+
+
+def rates_alone(figures: Figures) -> Figures:
+    """Without the counts of probes, which are no estimates of anything."""
+    return {name: figure for name, figure in figures.items() if not name.startswith("num_")}
 
 
 def without_interval(numbers: dict[str, float]) -> Figures:
@@ -145,11 +181,9 @@ def run(arguments: Arguments) -> None:
     figures, roc = verify(arguments, templates)
     rows = {"1:1": figures}
     pictures = {"roc": roc_figure({"1:1": roc}), "det": det_figure({"1:1": roc})}
-    searches = search_galleries(arguments, templates)
+    searches, subjects = search_galleries(arguments, templates)
     if searches:
-        results = {name: identify(search, ranks=(1, 5, 10)) for name, search in searches.items()}
-        rows |= {f"1:N {name}": without_interval(result.numbers()) for name, result in results.items()}
-        rows["1:N mean"] = without_interval(mean_of_galleries(list(results.values())).numbers())
+        rows |= identification_figures(arguments, searches, subjects)
         pictures["cmc"] = cmc_figure({name: cumulative_match(search) for name, search in searches.items()})
         with_unknown = {name: open_set_roc(s) for name, s in searches.items() if not s.enrolled.all()}
         if with_unknown:

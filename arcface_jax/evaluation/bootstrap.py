@@ -19,7 +19,7 @@ import numpy as np
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angles import ClassAngles
 from arcface_jax.evaluation.checks import check_same, check_scores
-from arcface_jax.evaluation.identification import identify
+from arcface_jax.evaluation.identification import identify, mean_of_galleries
 from arcface_jax.evaluation.roc import area_under_curve, equal_error_rate, roc_curve, tar_at_far
 from arcface_jax.evaluation.search import Search
 from arcface_jax.evaluation.verification import verify_similarities
@@ -213,19 +213,50 @@ def identification_intervals(
       fpirs: as for `identify`.
       resampling: how many replicates, which confidence, which seed.
     """
+    return mean_identification_intervals([search], probe_labels, ranks=ranks, fpirs=fpirs, resampling=resampling)
+
+
+def mean_identification_intervals(
+    searches: Sequence[Search],
+    probe_labels: np.ndarray,
+    *,
+    ranks: Sequence[int] = (1, 5, 10),
+    fpirs: Sequence[float] = (0.01, 0.1),
+    resampling: Resampling = RESAMPLING,
+) -> dict[str, Interval]:
+    """Intervals of `mean_of_galleries`: one set of probes searched in several galleries, such as IJB's G1 and G2.
+
+    A replicate draws the people once for all galleries. Those enrolled in the same galleries are resampled together
+    and apart from all others, so that each replicate has known and unknown people in every gallery.
+
+    Args:
+      searches: from `search_gallery`, one a gallery, all of the same probes in the same order.
+      probe_labels: int [P], who each probe shows.
+      ranks: as for `identify`.
+      fpirs: as for `identify`.
+      resampling: how many replicates, which confidence, which seed.
+    """
     probe_labels = np.asarray(probe_labels)
-    if probe_labels.shape != search.rank.shape:
-        raise InputError(f"probe_labels: shape {probe_labels.shape} for {len(search.rank)} probes; give one each")
+    if not searches:
+        raise InputError("searches: none given; give one per gallery")
+    for search in searches:
+        if probe_labels.shape != search.rank.shape:
+            raise InputError(f"probe_labels: shape {probe_labels.shape} for {len(search.rank)} probes; give one each")
+    unknown = np.stack([~search.enrolled for search in searches], axis=1)
+    _, kinds = np.unique(unknown, axis=0, return_inverse=True)
     strata = []
-    for kind in (search.enrolled, ~search.enrolled):
-        probes = np.flatnonzero(kind)
+    for kind in range(kinds.max() + 1):
+        probes = np.flatnonzero(kinds.ravel() == kind)
         _, numbers, counts = np.unique(probe_labels[probes], return_inverse=True, return_counts=True)
         strata.append(np.split(probes[np.argsort(numbers, kind="stable")], np.cumsum(counts)[:-1]))
     rng = np.random.default_rng(resampling.seed)
 
     def statistics(chosen: np.ndarray) -> Numbers:
-        fields = (getattr(search, field.name)[chosen] for field in dataclasses.fields(search))
-        return identify(Search(*fields), ranks=ranks, fpirs=fpirs).numbers()
+        results = []
+        for search in searches:
+            fields = (getattr(search, field.name)[chosen] for field in dataclasses.fields(search))
+            results.append(identify(Search(*fields), ranks=ranks, fpirs=fpirs))
+        return mean_of_galleries(results).numbers()
 
     def draw() -> np.ndarray:
         people = [stratum[i] for stratum in strata for i in rng.integers(len(stratum), size=len(stratum))]

@@ -8,12 +8,13 @@ from arcface_jax.evaluation.bootstrap import (
     angle_intervals,
     bootstrap_pairs,
     identification_intervals,
+    mean_identification_intervals,
     pair_replicates,
     roc_intervals,
     verification_intervals,
 )
 from arcface_jax.evaluation.comparison import compare_similarities
-from arcface_jax.evaluation.identification import identify
+from arcface_jax.evaluation.identification import identify, mean_of_galleries
 from arcface_jax.evaluation.roc import area_under_curve, equal_error_rate, roc_curve, tar_at_far
 from arcface_jax.evaluation.search import Search
 from arcface_jax.evaluation.verification import verify_similarities
@@ -134,6 +135,32 @@ def test_identification_resamples_people_not_probes() -> None:
     half_width = 1.96 * np.sqrt(2 / 3 * 1 / 3 / 30)
     assert (intervals["rank-1"].high - intervals["rank-1"].low) / 2 == pytest.approx(half_width, rel=0.15)
     assert intervals["rank-10"].low == intervals["rank-10"].high == 1.0
+
+
+def test_galleries_are_resampled_together() -> None:
+    # 40 people with four probes each, all found or none, half in one gallery and half in the other.
+    labels = np.repeat(np.arange(40), 4)
+    found = labels % 2 == 0
+
+    def search(enrolled: np.ndarray) -> Search:
+        rank = np.where(enrolled, np.where(found, 1, 7), 0)
+        scores = np.where(enrolled, 0.6, -np.inf), np.where(found, 0.1, 0.5)
+        return Search(scores[0], enrolled, scores[1], np.zeros(160, int), rank)
+
+    galleries = [search(labels < 20), search(labels >= 20)]
+    resampling = Resampling(1000)
+    mean = mean_identification_intervals(galleries, labels, resampling=resampling)
+    assert {n: i.estimate for n, i in mean.items()} == mean_of_galleries([identify(g) for g in galleries]).numbers()
+    half_width = 1.96 * np.sqrt(0.25 / 40)  # 40 people tell more than a gallery's 20
+    assert (mean["rank-1"].high - mean["rank-1"].low) / 2 == pytest.approx(half_width, rel=0.2)
+    # In the same gallery twice, nothing is averaged out.
+    twice = mean_identification_intervals(galleries[:1] * 2, labels, resampling=resampling)
+    once = identification_intervals(galleries[0], labels, resampling=resampling)
+    assert all(twice[name] == once[name] for name in once if not name.startswith("num_"))
+    with pytest.raises(InputError, match="searches: none given"):
+        mean_identification_intervals([], labels)
+    with pytest.raises(InputError, match=r"probe_labels: shape \(3,\) for 160 probes"):
+        mean_identification_intervals(galleries, labels[:3])
 
 
 def test_angle_intervals_are_those_of_a_mean_over_classes() -> None:

@@ -64,6 +64,11 @@ def test_verification_and_both_galleries(benchmark: Arguments) -> None:
     assert table["1:N G1"]["rank-1"]["estimate"] == rank_1[0]
     assert table["1:N mean"]["rank-1"]["estimate"] == np.mean(rank_1)
     assert table["1:N mean"]["tpir@fpir=0.1"]["estimate"] == pytest.approx(np.mean(tpir))
+    for row in ("1:N G1", "1:N G2", "1:N mean"):
+        for name in ("rank-1", "tpir@fpir=0.01", "tpir@fpir=0.1"):
+            assert table[row][name]["low"] < table[row][name]["high"], (row, name)
+            assert table[row][name]["low"] <= table[row][name]["estimate"] <= table[row][name]["high"]
+        assert table[row]["num_enrolled"]["low"] == table[row]["num_enrolled"]["high"]
     assert {file.stem for file in (benchmark.output / "figures").iterdir()} == {
         "roc",
         "det",
@@ -76,7 +81,10 @@ def test_detector_scores_change_the_templates(benchmark: Arguments) -> None:
     run(benchmark)
     before = (benchmark.output / "table.json").read_text()
     run(Arguments(benchmark.meta, benchmark.features, benchmark.output, detector_scores=True, fars=(0.01, 0.1)))
-    assert (benchmark.output / "table.json").read_text() != before
+    after = (benchmark.output / "table.json").read_text()
+    assert after != before
+    for figures in json.loads(after).values():  # no replicates, no intervals
+        assert all(figure["low"] == figure["estimate"] == figure["high"] for figure in figures.values())
 
 
 def test_what_does_not_fit_is_named(benchmark: Arguments, tmp_path: pathlib.Path) -> None:
