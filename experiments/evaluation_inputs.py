@@ -10,8 +10,9 @@ import numpy as np
 
 from arcface_jax.data.memory import load_images
 from arcface_jax.data.open import open_source
+from arcface_jax.data.pair_lists import read_lfw_pairs, read_pair_list
 from arcface_jax.data.pairs import Pairs
-from arcface_jax.data.verification_sets import BinSource, read_lfw_pairs, read_pair_list
+from arcface_jax.data.verification_sets import BinSource
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.checks import check_same
 from arcface_jax.evaluation.suite import EmbeddedSet

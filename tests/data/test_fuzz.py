@@ -26,10 +26,11 @@ from arcface_jax.data.decode import decode, encode_png
 from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.landmarks import read_landmarks
 from arcface_jax.data.lists import ListSource
+from arcface_jax.data.pair_lists import read_lfw_pairs, read_pair_list
 from arcface_jax.data.recordio import RecordIOSource, read_lst, read_property
 from arcface_jax.data.tar import TarSource
 from arcface_jax.data.tfds import TfdsSource
-from arcface_jax.data.verification_sets import BinSource, read_lfw_pairs, read_pair_list
+from arcface_jax.data.verification_sets import BinSource
 from arcface_jax.errors import InputError
 
 QUICK, THOROUGH = 40, 1000
