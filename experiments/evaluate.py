@@ -12,7 +12,7 @@ trained on.
 Several runs or files of the same images are compared with the first of them: what differs, and what is noise.
 
 A set is [NAME=]SOURCE[+PAIRS]: a .bin set; a folder, zip file, list, RecordIO, Parquet or TFDS source, of which all
-pairs are scored, or those of LFW's pairs.txt or of a list of path, path, 0 or 1.
+pairs are scored, or those of LFW's pairs.txt, of CFP's Protocol/Split/FP or FF, or of a list of path, path, 0 or 1.
 
 A file of embeddings holds `embeddings` [N, D] and `labels` [N]; it may hold `mirrored` [N, D] (embeddings of the
 mirrored images), `images` uint8 [N, height, width, 3] (for pictures of the hardest pairs), `groups` [N] (an attribute,

@@ -10,7 +10,7 @@ import numpy as np
 
 from arcface_jax.data.memory import load_images
 from arcface_jax.data.open import open_source
-from arcface_jax.data.pair_lists import read_lfw_pairs, read_pair_list
+from arcface_jax.data.pair_lists import cfp_labels, read_cfp_pairs, read_lfw_pairs, read_pair_list
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.data.verification_sets import BinSource
 from arcface_jax.errors import InputError
@@ -116,7 +116,8 @@ def _embedded(
 def open_set(specification: str, image_size: tuple[int, int], folds: int) -> ImageSet:
     """Opens "[NAME=]SOURCE[+PAIRS]".
 
-    SOURCE is whatever `data.open.open_source` opens; PAIRS is LFW's pairs.txt or a list of path, path, 0 or 1.
+    SOURCE is whatever `data.open.open_source` opens; PAIRS is LFW's pairs.txt, CFP's Protocol/Split/FF or FP, or
+    a list of path, path, 0 or 1.
 
     Raises:
       InputError: a source or list cannot be read.
@@ -128,18 +129,22 @@ def open_set(specification: str, image_size: tuple[int, int], folds: int) -> Ima
     if not pathlib.Path(place).exists() and "+" in place:
         place, _, pair_file = place.rpartition("+")
     source = open_source(place)
-    pairs = None
+    pairs, labels = None, np.asarray(source.labels)
     if isinstance(source, BinSource):
         pairs = source.pairs
     if pair_file is not None:
         if not hasattr(source, "path"):
             raise InputError(f"{specification}: {place} has no file names that a pair list could mean; use a folder")
-        is_lfw = _is_lfw_list(pathlib.Path(pair_file))
-        pairs = read_lfw_pairs(pair_file, source) if is_lfw else read_pair_list(pair_file, source, folds)
+        if pathlib.Path(pair_file).is_dir():
+            pairs, labels = read_cfp_pairs(pair_file, source), cfp_labels(source)
+        elif _is_lfw_list(pathlib.Path(pair_file)):
+            pairs = read_lfw_pairs(pair_file, source)
+        else:
+            pairs = read_pair_list(pair_file, source, folds)
     return ImageSet(
         name or pathlib.Path(place.removeprefix("tfds:")).stem,
         load_images(source, image_size),
-        np.asarray(source.labels),
+        labels,
         pairs,
         not isinstance(source, BinSource),
         f"{source.fingerprint} {pair_file}",

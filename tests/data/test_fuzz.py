@@ -26,7 +26,7 @@ from arcface_jax.data.decode import decode, encode_png
 from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.landmarks import read_landmarks
 from arcface_jax.data.lists import ListSource
-from arcface_jax.data.pair_lists import read_lfw_pairs, read_pair_list
+from arcface_jax.data.pair_lists import read_lfw_pairs, read_pair_list, read_ytf_splits
 from arcface_jax.data.recordio import RecordIOSource, read_lst, read_property
 from arcface_jax.data.tar import TarSource
 from arcface_jax.data.tfds import TfdsSource
@@ -289,6 +289,9 @@ def test_damaged_text_files(folder, tmp_path, examples):
     readers = {
         b"1\t1\np0\t0\t2\np0\t0\tp1\t1\n": lambda path: read_lfw_pairs(path, source),
         b"p0/p0_0000 p0/p0_0002 1\np0/p0_0000 p1/p1_0001 0\n": lambda path: read_pair_list(path, source),
+        b"split, a, b, same\n1, p/0, p/1, 1\n2, p/0, q/0, 0\n": lambda path: read_ytf_splits(
+            path, ["p/0", "p/1", "q/0"]
+        ),
         b"1\ta.jpg\t0\t1\t2\t3\t4\t0\t1\t2\t3\t4\t5\t6\t7\t8\t9\n": lambda path: list(read_lst(path)),
         b"a.jpg 0 1 2 3 4 5 6 7 8 9\nb.jpg,0,1,2,3,4,5,6,7,8,9\n": read_landmarks,
         b"85742,112,112\n": read_property,

@@ -261,6 +261,20 @@ def test_sets_are_opened_by_what_they_are(tmp_path: pathlib.Path) -> None:
     pairs = open_set(f"LFW={tmp_path / 'lfw'}+{lfw}", 16, 10).pairs
     assert pairs is not None
     assert (pairs.first.tolist(), pairs.second.tolist(), pairs.same.tolist()) == ([0, 0], [1, 3], [True, False])
+    for kind, letter in (("frontal", "F"), ("profile", "P")):
+        for person in ("001", "002"):
+            (tmp_path / "cfp" / person / kind).mkdir(parents=True)
+            Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "cfp" / person / kind / "01.png")
+        (tmp_path / "protocol" / "Split" / f"F{letter}" / "01").mkdir(parents=True)
+        listed = [f"{number} ../Data/Images/00{number}/{kind}/01.jpg" for number in (1, 2)]
+        (tmp_path / "protocol" / f"Pair_list_{letter}.txt").write_text("\n".join(listed))
+    split = tmp_path / "protocol" / "Split" / "FP"
+    (split / "01" / "same.txt").write_text("1,1\n")
+    (split / "01" / "diff.txt").write_text("1,2\n")
+    profiles = open_set(f"CFP-FP={tmp_path / 'cfp'}+{split}", 16, 10)
+    assert profiles.pairs is not None
+    assert (profiles.pairs.first.tolist(), profiles.pairs.second.tolist()) == ([0, 0], [1, 3])
+    assert profiles.labels.tolist() == [0, 0, 1, 1]  # a person's two folders are one identity
     with pytest.raises(InputError, match="no such file or folder"):
         open_set("nowhere", 16, 10)
 
