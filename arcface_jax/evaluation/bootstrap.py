@@ -134,6 +134,9 @@ def bootstrap_pairs(
     )
 
 
+_OF_THE_LIST = ("accuracy_std", "val_std", "num_same", "num_different")
+
+
 def verification_intervals(
     similarities: np.ndarray,
     same: np.ndarray,
@@ -144,14 +147,22 @@ def verification_intervals(
     fars: Sequence[float] = (1e-2, 1e-3),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
-    """An interval for every figure of `verify_similarities`, by the names of its `numbers()`."""
-    return bootstrap_pairs(
+    """An interval for every figure of `verify_similarities`, by the names of its `numbers()`.
+
+    Deviations over folds and numbers of pairs describe the list itself: resampling people inflates the first and
+    blurs the second, so these come without an interval.
+    """
+    intervals = bootstrap_pairs(
         lambda weights: verify_similarities(similarities, same, folds=folds, fars=fars, weights=weights).numbers(),
         same,
         first_identity,
         second_identity,
         resampling=resampling,
     )
+    return {
+        name: dataclasses.replace(one, low=one.estimate, high=one.estimate) if name in _OF_THE_LIST else one
+        for name, one in intervals.items()
+    }
 
 
 def roc_intervals(

@@ -82,6 +82,8 @@ def test_intervals_cover_the_truth_about_as_often_as_they_claim() -> None:
 def test_estimates_are_the_plain_figures_and_lie_inside() -> None:
     scores, _, same, first, second = pair_list(0)
     intervals = verification_intervals(scores, same, first, second, resampling=Resampling(60))
+    for described in ("accuracy_std", "val_std", "num_same", "num_different"):
+        assert intervals[described].low == intervals[described].high == intervals[described].estimate
     assert {name: i.estimate for name, i in intervals.items()} == verify_similarities(scores, same).numbers()
     for name in ("accuracy", "eer", "auc", "tar@far=0.01"):
         assert intervals[name].low <= intervals[name].estimate <= intervals[name].high
