@@ -79,6 +79,13 @@ def margin_cross_entropy(
     return _cross_entropy(logits, mask, label_smoothing, kept)
 
 
+def check_scale(scale: Any, rows: int) -> None:
+    """Raises InputError unless the scale is positive (where concrete), and a number or an array of one a row."""
+    check_positive("scale", scale)
+    if jnp.shape(scale) not in ((), (rows,)):
+        raise InputError(f"scale has shape {jnp.shape(scale)}; pass a number or one for each example, shape {(rows,)}")
+
+
 def column_of_scales(scale: Any, rows: int, dtype: jnp.dtype) -> Any:
     """The scale as it multiplies [N, C]: a number as it is, an array in the head's dtype, [N] turned to [N, 1].
 
@@ -92,9 +99,7 @@ def column_of_scales(scale: Any, rows: int, dtype: jnp.dtype) -> Any:
     Raises:
       InputError: for another shape, or a number that is not positive.
     """
-    check_positive("scale", scale)
-    if jnp.shape(scale) not in ((), (rows,)):
-        raise InputError(f"scale has shape {jnp.shape(scale)}; pass a number or one for each example, shape {(rows,)}")
+    check_scale(scale, rows)
     if jnp.ndim(scale) == 0:
         return scale.astype(dtype) if isinstance(scale, jax.Array) else float(scale)
     return jnp.asarray(scale).astype(dtype)[:, None]

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.arguments import check_between, check_choice, check_floating, check_labels, check_positive
+from arcface_jax.arguments import check_between, check_choice, check_floating, check_labels
 from arcface_jax.errors import InputError
 from arcface_jax.heads.class_axis import ClassAxis
 from arcface_jax.heads.class_sums import SHIFTS, ClassSums, SumOptions
 from arcface_jax.logits import head_dtype, normalise_rows
-from arcface_jax.losses import blank_ignored
+from arcface_jax.losses import blank_ignored, check_scale
 from arcface_jax.margins import Psi
 
 
@@ -22,14 +22,6 @@ class Batch(NamedTuple):
     unit: jax.Array  # [N, D]
     local_labels: jax.Array  # [N], numbered as this device's rows
     all_scales: jax.Array  # scalar or [N]
-
-
-def check_scale(scale: Any, rows: int, dtype: Any) -> jax.Array:
-    """The scale as an array, scalar or [N]."""
-    check_positive("scale", scale)
-    if jnp.shape(scale) not in ((), (rows,)):
-        raise InputError(f"scale has shape {jnp.shape(scale)}; pass a number or one for each example, shape {(rows,)}")
-    return jnp.asarray(scale, dtype)
 
 
 def check_options(
@@ -73,7 +65,8 @@ def share_batch(embeddings: jax.Array, labels: jax.Array, scale: Any, axis: Clas
     """Normalises the embeddings and gathers what every shard of the classes needs of them."""
     rows = embeddings.shape[0]
     labels = check_labels(labels, rows, axis.num_classes).astype(jnp.int32)
-    scale = check_scale(scale, rows, dtype)
+    check_scale(scale, rows)
+    scale = jnp.asarray(scale, dtype)
     unit = normalise_rows(blank_ignored(embeddings, labels).astype(dtype))
     all_labels = axis.gather(labels)
     first = axis.first_class()
