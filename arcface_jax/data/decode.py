@@ -8,7 +8,7 @@ and whatever a decoder raises becomes one `InputError` that names the image.
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from arcface_jax.data.messages import reason
 from arcface_jax.errors import InputError
@@ -127,6 +127,9 @@ def _decode_with_pillow(encoded: bytes, name: str) -> np.ndarray:
             return _to_rgb(ImageOps.exif_transpose(image), name)
     except InputError:
         raise
+    except UnidentifiedImageError as error:  # its own message gives an address in memory
+        known = "no image of a known format: " + ", ".join(_FORMATS)
+        raise InputError(f"{name}: cannot decode this image ({known}); remove or replace it") from error
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, IndexError and more
         raise InputError(f"{name}: cannot decode this image ({reason(error)}); remove or replace it") from error
 

@@ -151,3 +151,14 @@ def test_resizing_to_other_proportions_cuts_the_longer_side():
     inside = resize(image, (20, 15))[2:-2]  # bicubic reaches two rows past the cut
     assert (inside == 200).all()
     np.testing.assert_array_equal(resize(image, (16, 16)), resize(image, 16))
+
+
+def test_what_is_no_image_is_said_in_the_same_words_each_time():
+    messages = set()
+    for _ in range(3):
+        with pytest.raises(
+            InputError, match=r"x: cannot decode this image \(no image of a known format: JPEG, PNG"
+        ) as error:
+            decode(b"a text", "x")
+        messages.add(str(error.value))
+    assert len(messages) == 1
