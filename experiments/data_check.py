@@ -17,7 +17,7 @@ from arcface_jax.figures.style import save
 from arcface_jax.models.registry import count_parameters
 from arcface_jax.training.config import Config
 from arcface_jax.training.dataset import open_source
-from arcface_jax.training.setup import Setup, create_backbone, prepare
+from arcface_jax.training.setup import Setup, prepare
 
 _TIMED_STEPS = 5
 
@@ -86,7 +86,7 @@ def cost(config: Config, setup: Setup) -> str:
     return estimate(
         num_images=len(setup.data.train),
         num_identities=setup.data.num_classes,
-        parameters=count_parameters(create_backbone(config), config.data.image_size),
+        parameters=count_parameters(setup.backbone, config.data.image_size),
         images_per_second=_TIMED_STEPS * config.run.batch_size / seconds,
         epochs=round(config.run.steps * config.run.batch_size / len(setup.data.train), 1),
         embedding_dim=config.model.embedding_size,

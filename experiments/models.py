@@ -39,17 +39,12 @@ class Embedder:
     name: str
     image_size: tuple[int, int]
     card: ModelCard | None
-    _function: Callable[[np.ndarray], jax.Array]
+    _function: Callable[[Any], jax.Array]
     _batch_size: int
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """float32 [N, D] of norm 1, of uint8 RGB [N, height, width, 3]; in batches of one shape."""
-        parts = []
-        for start in range(0, len(images), self._batch_size):
-            batch = images[start : start + self._batch_size]
-            filled = np.concatenate([batch, np.zeros((self._batch_size - len(batch), *batch.shape[1:]), np.uint8)])
-            parts.append(np.asarray(self._function(filled))[: len(batch)])
-        return np.concatenate(parts)
+        return embed_images(lambda _, batch: self._function(batch), {}, images, batch_size=self._batch_size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,7 @@ from arcface_jax.training.checkpoints import Checkpoints
 from arcface_jax.training.config import Config
 from arcface_jax.training.objective import create_objective
 from arcface_jax.training.run_folder import CONFIG_FILE
-from arcface_jax.training.setup import create_backbone, create_optimiser, create_schedule
-from arcface_jax.training.state import create_state
+from arcface_jax.training.setup import create_backbone, create_optimiser, create_schedule, state_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +62,8 @@ def load_trained(folder: pathlib.Path) -> TrainedRun:
     optimiser = create_optimiser(config, create_schedule(config.optimiser, config.run.steps))
     backbone = create_backbone(config)
     num_classes = int(checkpoints.metadata(step)["num_classes"])
-    shapes = jax.eval_shape(
-        lambda: create_state(
-            backbone,
-            create_objective(config.loss),
-            optimiser,
-            num_classes=num_classes,
-            embedding_size=config.model.embedding_size,
-            image_size=config.data.image_size,
-            seed=config.run.seed,
-        )
-    )
+    objective = create_objective(config.loss)
+    shapes = jax.eval_shape(lambda: state_of(config, backbone, objective, optimiser, num_classes))
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
     state = checkpoints.restore(step, like)

@@ -98,6 +98,7 @@ class _Run:
         self.checkpoints = Checkpoints(folder.checkpoints)
         self.verifications: dict[int, Numbers] = {}
         self.angles: dict[int, np.ndarray] = {}
+        self.similarities: np.ndarray | None = None  # of the last verification of this process
 
     def start(self) -> TrainState:
         """The state to begin with: the newest checkpoint's, or a new one."""
@@ -128,7 +129,8 @@ class _Run:
     def verify(self, step: int, state: TrainState) -> Numbers:
         """Verifies the held-out identities, once for each step."""
         if step not in self.verifications:
-            self.verifications[step] = self.verifier.verify(state.backbone_variables).numbers()
+            self.similarities = self.verifier.similarities(state.backbone_variables)
+            self.verifications[step] = self.verifier.verify(self.similarities).numbers()
         return self.verifications[step]
 
     def measure_angles(self, step: int, state: TrainState) -> None:
@@ -199,7 +201,9 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
             if request["stop"] and step < config.run.steps:
                 run.save(setup.step.fetch(state))
                 raise Stopped(step)
-        similarities = run.verifier.similarities(setup.step.fetch(state).backbone_variables)
+        similarities = run.similarities
+        if similarities is None:  # went on from the last step: nothing was verified now
+            similarities = run.verifier.similarities(setup.step.fetch(state).backbone_variables)
     return RunResult(run.verifications, similarities, run.angles, timer.average(), time.perf_counter() - started)
 
 

@@ -47,15 +47,7 @@ class Setup:
 
     def initial_state(self) -> TrainState:
         """The state at step 0, not yet placed."""
-        return create_state(
-            self.backbone,
-            self.objective,
-            self.optimiser,
-            num_classes=self.data.num_classes,
-            embedding_size=self.config.model.embedding_size,
-            image_size=self.config.data.image_size,
-            seed=self.config.run.seed,
-        )
+        return state_of(self.config, self.backbone, self.objective, self.optimiser, self.data.num_classes)
 
 
 def create_schedule(config: OptimiserConfig, steps: int) -> optax.Schedule:
@@ -74,6 +66,25 @@ def create_optimiser(config: Config, schedule: optax.Schedule) -> optax.Gradient
     """SGD as config.optimiser describes it."""
     settings = config.optimiser
     return sgd(schedule, momentum=settings.momentum, weight_decay=settings.weight_decay, decay=settings.decay)
+
+
+def state_of(
+    config: Config,
+    backbone: nn.Module,
+    objective: Objective,
+    optimiser: optax.GradientTransformation,
+    num_classes: int,
+) -> TrainState:
+    """The state at step 0 of a run with this configuration."""
+    return create_state(
+        backbone,
+        objective,
+        optimiser,
+        num_classes=num_classes,
+        embedding_size=config.model.embedding_size,
+        image_size=config.data.image_size,
+        seed=config.run.seed,
+    )
 
 
 def create_backbone(config: Config, axis_name: str | None = None) -> nn.Module:
