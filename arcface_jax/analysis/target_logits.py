@@ -1,0 +1,186 @@
+"""What a margin does at each angle: the target logit, its slopes, and which way the loss pulls the embedding."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arcface_jax.arguments import check_between, check_positive
+from arcface_jax.errors import InputError
+from arcface_jax.losses import margin_cross_entropy
+from arcface_jax.margins import Psi
+
+# Rounding and the guard under the sine's root stay far below this; a psi that truly rises does not.
+_RISING = 1e-5
+
+
+def psi_at(psi: Psi, theta: np.ndarray) -> np.ndarray:
+    """psi(cosθ) in float64, whatever JAX's default precision.
+
+    Args:
+      psi: any margin that acts on each cosine alone.
+      theta: θ in radians, any shape.
+
+    Returns: float64, the shape of `theta`.
+    """
+    with jax.enable_x64(True):
+        return np.asarray(psi(jnp.cos(jnp.asarray(theta, jnp.float64))))
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetCurve:
+    """A target-logit curve, all float64 [K].
+
+    Attributes:
+      degrees: θ.
+      value: psi(cosθ), what takes the place of the true class's cosine.
+      cosine_slope: d psi/d cosθ.
+      angle_slope: d psi/dθ, θ in radians; −sinθ · cosine_slope. Positive where psi rises with the angle.
+    """
+
+    degrees: np.ndarray
+    value: np.ndarray
+    cosine_slope: np.ndarray
+    angle_slope: np.ndarray
+
+
+def target_curve(psi: Psi, degrees: np.ndarray) -> TargetCurve:
+    """psi and its slopes over the angle, by automatic differentiation: the paper's target-logit analysis.
+
+    The slopes are those that training sees: with `gradient="straight_through"` the slope d psi/d cosθ is 1, whatever
+    psi's values do.
+
+    Args:
+      psi: any margin that acts on each cosine alone.
+      degrees: θ, [K].
+
+    Returns: the curve.
+
+    Raises:
+      InputError: if an angle is outside [0°, 180°].
+
+    References:
+      Deng et al., ArcFace, arXiv:1801.07698, section "comparison with SphereFace and CosFace", the target-logit curves.
+    """
+    theta = _radians(degrees)
+    with jax.enable_x64(True):
+        # Compiled as one: op by op, each new number of angles would compile every operation.
+        cosine_slope = jax.jit(jax.vmap(jax.grad(lambda cosine: psi(cosine))))(jnp.cos(jnp.asarray(theta)))
+        angle_slope = _angle_slope(psi)(jnp.asarray(theta))
+    return TargetCurve(np.degrees(theta), psi_at(psi, theta), np.asarray(cosine_slope), np.asarray(angle_slope))
+
+
+def _angle_slope(psi: Psi) -> Callable[[jax.Array], jax.Array]:
+    """d psi(cosθ)/dθ of angles [K], compiled."""
+    return jax.jit(jax.vmap(jax.grad(lambda theta: psi(jnp.cos(theta)))))
+
+
+@dataclasses.dataclass(frozen=True)
+class LossCurve:
+    """The loss over the angle to the true class, all float64 [K].
+
+    Attributes:
+      degrees: θ_y.
+      loss: L, in nats.
+      gradient: dL/dθ_y, per radian. Positive where descent turns the embedding towards its class, negative where it
+        turns it away.
+    """
+
+    degrees: np.ndarray
+    loss: np.ndarray
+    gradient: np.ndarray
+
+
+def loss_curve(psi: Psi, degrees: np.ndarray, *, scale: float = 64.0, num_classes: int = 10_572) -> LossCurve:
+    r"""The loss and its gradient with respect to θ_y, all other classes at 90°:
+
+        L = −log( e^{s·psi(cosθ_y)} / (e^{s·psi(cosθ_y)} + C − 1) ),
+        dL/dθ_y = s·(p_y − 1)·d psi/dθ_y = s·(1 − p_y)·sinθ_y·d psi/d cosθ_y.
+
+    With a straight-through gradient d psi/d cosθ_y counts as 1. p_y lies between 0 and 1, so the sign is that of
+    −d psi/dθ_y, whatever the scale and the number of classes: see `repulsive_intervals`.
+
+    Args:
+      psi: any margin that acts on each cosine alone.
+      degrees: θ_y, [K].
+      scale: s.
+      num_classes: C ≥ 2; the default is CASIA-WebFace's.
+
+    Returns: the curve, from `losses.margin_cross_entropy` and automatic differentiation.
+
+    Raises:
+      InputError: for an angle outside [0°, 180°], a scale that is not positive, or fewer than two classes.
+
+    References:
+      Deng et al., ArcFace, arXiv:1801.07698, eq. 3.
+    """
+    theta = _radians(degrees)
+    check_positive("scale", scale)
+    check_between("num_classes", num_classes, 2, math.inf)
+    # C − 1 rivals at cosine 0 weigh e^{s·0}·(C − 1) in the sum: as much as a single one at ln(C − 1)/s.
+    rival = math.log(num_classes - 1) / scale
+    labels = jnp.zeros(theta.shape, jnp.int32)
+
+    def losses(angles: jax.Array) -> jax.Array:
+        target = jnp.cos(angles)
+        cosines = jnp.stack([target, jnp.full_like(target, rival)], axis=1)
+        return margin_cross_entropy(cosines, labels, psi=psi, scale=scale)
+
+    with jax.enable_x64(True):
+        # Each loss depends on its own angle alone, so moving all angles at once gives every derivative.
+        value, gradient = jax.jit(lambda angles: jax.jvp(losses, (angles,), (jnp.ones_like(angles),)))(theta)
+        return LossCurve(np.degrees(theta), np.asarray(value), np.asarray(gradient))
+
+
+def repulsive_intervals(psi: Psi, *, step: float = 0.05) -> list[tuple[float, float]]:
+    """Where the loss pushes the embedding away from its own class: where d psi/dθ > 0, so that dL/dθ_y < 0.
+
+    An embedding that training leaves there ends opposite to its class: for ArcFace with the formula's exact gradient
+    this begins at π − m. Ends are good to 0.001°; an interval narrower than `step` may be missed.
+
+    Args:
+      psi: any margin that acts on each cosine alone, with the gradient that training is to use.
+      step: of the angles looked at first, in degrees.
+
+    Returns: (first, last) in degrees, in order; none where descent always turns the embedding towards its class (or,
+      with a slope of zero, leaves it).
+
+    Raises:
+      InputError: for a step that is not positive, or above one degree.
+    """
+    check_between("step", step, 0.0, 1.0, open_low=True)
+    # The slope is zero at both ends by symmetry: begin half a step inside.
+    degrees = np.linspace(0.5 * step, 180.0 - 0.5 * step, max(round(180.0 / step), 2))
+
+    slope = _angle_slope(psi)
+
+    def rises(at: np.ndarray) -> np.ndarray:
+        with jax.enable_x64(True):
+            return np.asarray(slope(jnp.radians(jnp.asarray(at)))) > _RISING
+
+    inside = rises(degrees)
+    changes = np.flatnonzero(inside[1:] != inside[:-1])
+    edges = _bisect(rises, degrees[changes], degrees[changes + 1]) if len(changes) else np.zeros(0)
+    ends = [*([0.0] if inside[0] else []), *edges.tolist(), *([180.0] if inside[-1] else [])]
+    return list(zip(ends[::2], ends[1::2], strict=True))
+
+
+def _bisect(flag: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Where a truth value changes between each low and high."""
+    at_low = flag(low)
+    for _ in range(20):
+        middle = 0.5 * (low + high)
+        as_low = flag(middle) == at_low
+        low, high = np.where(as_low, middle, low), np.where(as_low, high, middle)
+    return 0.5 * (low + high)
+
+
+def _radians(degrees: np.ndarray) -> np.ndarray:
+    degrees = np.asarray(degrees, np.float64)
+    if degrees.ndim != 1:
+        raise InputError(f"degrees has shape {degrees.shape}; pass a list of angles, [K]")
+    check_between("degrees", degrees, 0.0, 180.0)
+    return np.radians(degrees)
