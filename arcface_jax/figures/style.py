@@ -9,8 +9,12 @@ import matplotlib
 from cycler import cycler
 from matplotlib.figure import Figure
 
+from arcface_jax.arguments import check_choice
+
 # Okabe and Ito's palette: distinguishable with every common colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+# In the palette's order, so that lines differ without colour too.
+LINE_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 
 _SETTINGS: dict[Any, Any] = {
     "figure.dpi": 110,
@@ -42,12 +46,31 @@ def new_figure(width: float = 7.0, height: float = 4.2) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+FORMATS = ("png", "svg", "pdf")
+# Without the date of drawing, so that equal pictures give equal files.
+_UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
+
 def save(figure: Figure, path: pathlib.Path, formats: Sequence[str] = ("png",)) -> list[pathlib.Path]:
-    """Writes `figure` as path.png (and other formats) and returns the files."""
+    """Writes a figure to files; equal figures give equal files.
+
+    Args:
+      figure: what to write.
+      path: of the files, without the extension that names the format.
+      formats: of FORMATS: png at 150 dots per inch, svg, pdf.
+
+    Returns: the files, path.png and so on.
+
+    Raises:
+      InputError: for another format.
+    """
+    for extension in formats:
+        check_choice("format", extension, FORMATS)
     path.parent.mkdir(parents=True, exist_ok=True)
     files = []
-    for extension in formats:
-        file = path.parent / f"{path.name}.{extension}"
-        figure.savefig(file)
-        files.append(file)
+    with style():
+        for extension in formats:
+            file = path.parent / f"{path.name}.{extension}"
+            figure.savefig(file, metadata=_UNDATED.get(extension))
+            files.append(file)
     return files
