@@ -1,4 +1,4 @@
-"""Pictures of margins: psi and its slope over the angle, for every margin, rule past π and gradient."""
+"""Pictures of margins over the angle: psi, its slope and the gradient of the loss, for each margin, rule and gradient."""
 
 import dataclasses
 import functools
@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from arcface_jax.figures.style import PALETTE, new_figure, style
+from arcface_jax.analysis.target_logits import loss_curve, repulsive_intervals, target_curve
+from arcface_jax.figures.style import LINE_STYLES, PALETTE, new_figure, style
 from arcface_jax.margins import (
     NAMED_MARGINS,
     PAST_PI,
@@ -26,7 +25,6 @@ from arcface_jax.margins import (
 )
 
 DEGREES = np.linspace(0.2, 179.8, 1797)
-_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 _WIDTH_OF_RULE = {"none": 5.0, "linear": 2.4, "easy": 1.8, "clip": 1.8, "reflect": 1.8}
 
 # The margins of NAMED_MARGINS as a reader knows them.
@@ -60,19 +58,6 @@ FAMILIES = {
 }
 
 
-def curve(psi: Psi, degrees: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """psi and its slope d psi/d cosθ at these angles.
-
-    Args:
-      psi: any margin that acts on each cosine alone.
-      degrees: θ, [K].
-
-    Returns: (psi [K], slope [K]).
-    """
-    cosine = jnp.cos(jnp.deg2rad(jnp.asarray(degrees, jnp.float32)))
-    return np.asarray(psi(cosine)), np.asarray(jax.vmap(jax.grad(psi))(cosine))
-
-
 def _broken(values: np.ndarray, jumps: np.ndarray) -> np.ndarray:
     """The values with a gap after each jump, so that no line is drawn across it."""
     broken = np.array(values, dtype=float)
@@ -95,7 +80,8 @@ def _two_panels(title: str, slope_limits: tuple[float, float]) -> tuple[Figure, 
 
 
 def _draw(left: Axes, right: Axes, psi: Psi, label: str, color: str, line: Any, width: float) -> None:
-    value, slope = curve(psi, DEGREES)
+    curve = target_curve(psi, DEGREES)
+    value, slope = curve.value, curve.cosine_slope
     jumps = np.abs(np.diff(value)) > 0.05
     left.plot(DEGREES, _broken(value, jumps), label=label, color=color, ls=line, lw=width)
     right.plot(DEGREES, _broken(slope, jumps | (np.abs(np.diff(slope)) > 0.3)), color=color, ls=line, lw=width)
@@ -116,7 +102,7 @@ def margin_curves(
     with style():
         figure, left, right = _two_panels(title, slope_limits)
         for index, (label, psi) in enumerate(margins.items()):
-            _draw(left, right, psi, label, PALETTE[index % len(PALETTE)], _LINES[index % len(_LINES)], 1.8)
+            _draw(left, right, psi, label, PALETTE[index % len(PALETTE)], LINE_STYLES[index % len(LINE_STYLES)], 1.8)
         figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
     return figure
 
@@ -133,7 +119,7 @@ def rule_curves(family: Family) -> Figure:
         figure, left, right = _two_panels(f"{family.title}, under each rule past π", family.slope_limits)
         for index, rule in enumerate(PAST_PI):
             color = "0.75" if rule == "none" else PALETTE[index - 1]
-            _draw(left, right, family.psi(rule), rule, color, _LINES[max(index - 1, 0)], _WIDTH_OF_RULE[rule])
+            _draw(left, right, family.psi(rule), rule, color, LINE_STYLES[max(index - 1, 0)], _WIDTH_OF_RULE[rule])
         left.plot(DEGREES, np.cos(np.deg2rad(DEGREES)), color="black", lw=0.8, label="left: cos θ, no margin")
         left.axvline(family.pi_reached_at_degrees, color="black", lw=1, ls=":", label="m1·θ + m2 = π")
         right.axvline(family.pi_reached_at_degrees, color="black", lw=1, ls=":")
@@ -155,9 +141,78 @@ def _annealing() -> Figure:
     return margin_curves(curves, "SphereFace, m = 4: λ falls from 1000 to 5 in training", (-1.0, 17.0))
 
 
-MARGIN_FIGURES: dict[str, Callable[[], Figure]] = {
+def target_logits() -> Figure:
+    """The paper's target-logit curves over its own range of angles, and how steeply each falls there."""
+    degrees = np.linspace(20.0, 100.0, 321)
+    with style():
+        figure = new_figure(9.0, 5.0)
+        left, right = figure.subplots(1, 2)
+        for index, (name, psi) in enumerate(NAMED_MARGINS.items()):
+            curve = target_curve(psi, degrees)
+            look: dict[str, Any] = {"color": PALETTE[index], "ls": LINE_STYLES[index], "lw": 2.0}
+            left.plot(degrees, curve.value, label=TITLES[name], **look)
+            right.plot(degrees, curve.angle_slope, **look)
+        left.set_ylabel("target cosine ψ(cos θ)")
+        right.set_ylabel("slope dψ/dθ, per radian")
+        for axes in (left, right):
+            axes.set_xlabel("angle θ to the true class, degrees")
+            axes.set_xlim(20, 100)
+            axes.set_xticks(range(20, 101, 20))
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=10)
+    return figure
+
+
+def loss_gradient(scale: float = 64.0, num_classes: int = 10_572) -> Figure:
+    """Which way the loss turns the embedding, and how hard: ArcFace under each rule past π, and every margin.
+
+    Args:
+      scale: s, the radius of the sphere of features.
+      num_classes: C, the number of classes; all but the true one are at 90°.
+    """
+    rules = {f"{rule}, exact": arcface(past_pi=rule) for rule in PAST_PI}
+    rules["any rule, straight-through"] = arcface(gradient="straight_through")
+    named = {TITLES[name]: psi for name, psi in NAMED_MARGINS.items()}
+    with style():
+        figure = new_figure(9.0, 6.2)
+        left, right = figure.subplots(1, 2, sharey=True)
+        for axes, margins, title in (
+            (left, rules, "ArcFace, m = 0.5, by rule past π"),
+            (right, named, "each margin, no rule, exact gradient"),
+        ):
+            for index, (label, psi) in enumerate(margins.items()):
+                # The lines that others run along are wide and pale below them.
+                wide = label.startswith(("none", "any rule", TITLES["softmax"]))
+                gradient = loss_curve(psi, DEGREES, scale=scale, num_classes=num_classes).gradient
+                axes.plot(
+                    DEGREES,
+                    _broken(gradient, np.abs(np.diff(gradient)) > 0.05 * scale),
+                    label=label + "".join(f", away {low:.0f}°–{high:.0f}°" for low, high in repulsive_intervals(psi)),
+                    color=PALETTE[index],
+                    ls="-" if wide else LINE_STYLES[index],
+                    lw=5.0 if wide else 1.8,
+                    alpha=0.4 if wide else 1.0,
+                    zorder=1.5 if wide else 2.0,
+                )
+            axes.set_title(title, fontsize=11)
+            axes.set_xlim(0, 180)
+            axes.set_xticks(range(0, 181, 30))
+            axes.set_xlabel("angle θ to the true class, degrees")
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), fontsize=10)
+        lowest = min(left.get_ylim()[0], -0.2 * scale)
+        left.set_ylim(bottom=lowest)
+        for axes in (left, right):
+            axes.axhspan(lowest, 0.0, color="0.93", zorder=0)
+            axes.axhline(0.0, color="black", lw=0.8)
+            axes.text(5, 0.5 * lowest, "descent turns the embedding\naway from its class", va="center", fontsize=10)
+        left.set_ylabel("gradient of the loss dL/dθ, per radian")
+    return figure
+
+
+MARGIN_FIGURES: dict[str, Callable[..., Figure]] = {
     "margins": _named_margins,
     **{f"margin_rules_{name}": functools.partial(rule_curves, family) for name, family in FAMILIES.items()},
     "margin_annealing": _annealing,
+    "target_logits": target_logits,
+    "loss_gradient": loss_gradient,
 }
-"""Every picture of this module by file name: the named margins, each rule, SphereFace's annealing."""
+"""Every picture of this module by file name."""
