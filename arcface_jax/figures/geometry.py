@@ -1,0 +1,303 @@
+"""Pictures of what a margin means between two classes: decision boundaries, arcs on the circle, caps of the sphere."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from arcface_jax.analysis.geometry import (
+    BOTH,
+    CLASS_1,
+    CLASS_2,
+    MARGIN,
+    boundary,
+    centres,
+    circle_regions,
+    margin_arc,
+    region,
+    region_edge,
+    softmax_boundary,
+    sphere_regions,
+)
+from arcface_jax.figures.margins import TITLES
+from arcface_jax.figures.style import LINE_STYLES, PALETTE, new_figure, style
+from arcface_jax.margins import NAMED_MARGINS, Psi
+
+# Pale, so that lines and letters stand out on them.
+_REGIONS = {
+    CLASS_1: ("#A9CCE3", "class 1"),
+    CLASS_2: ("#F5CBA7", "class 2"),
+    MARGIN: ("#E5E7E9", "margin: neither"),
+    BOTH: ("#D7BDE2", "both: a bonus, past π"),
+}
+_COLOURS = ListedColormap([_REGIONS[value][0] for value in (MARGIN, CLASS_1, CLASS_2, BOTH)])
+_LEVELS = BoundaryNorm([-0.5, 0.5, 1.5, 2.5, 3.5], 4)
+_LINE_1, _LINE_2 = PALETTE[0], PALETTE[1]
+
+# What each boundary of class 1 is, up to π.
+_EQUATIONS = {
+    "softmax": "θ2 = θ1",
+    "sphereface": "θ2 = 1.35·θ1",
+    "cosface": "cos θ2 = cos θ1 − 0.35",
+    "arcface": "θ2 = θ1 + 0.5 rad",
+    "cm1": "cos θ2 = cos(θ1+.3) − .2",
+    "cm2": "cos θ2 = cos(.9θ1+.4) − .15",
+}
+_NAMES = {
+    "softmax": "NormFace",
+    "sphereface": "SphereFace",
+    "cosface": "CosFace",
+    "arcface": "ArcFace",
+    "cm1": "CM1",
+    "cm2": "CM2",
+}
+
+
+def decision_boundaries() -> Figure:
+    """Each margin's two boundaries and what lies between them, over the angles to the two centres."""
+    return _planes(np.degrees, (0.0, 180.0), (0, 60, 120, 180), "angle θ{} to centre {}, degrees")
+
+
+def decision_boundaries_cosine() -> Figure:
+    """Each margin's two boundaries and what lies between them, over the cosines to the two centres."""
+    return _planes(np.cos, (-1.0, 1.0), (-1.0, 0.0, 1.0), "cosine cos θ{} to centre {}")
+
+
+def _planes(
+    transform: Callable[[np.ndarray], np.ndarray], limits: tuple[float, float], ticks: tuple[float, ...], label: str
+) -> Figure:
+    with style():
+        figure = new_figure(9.0, 5.4)
+        softmax, *panels, key = figure.subplots(2, 4, sharex=True, sharey=True).flat
+        _softmax_plane(softmax, transform)
+        for axes, (name, equation) in zip(panels, _EQUATIONS.items(), strict=True):
+            _plane(axes, transform, limits, NAMED_MARGINS[name])
+            axes.set_title(f"{_NAMES[name]}\n{equation}", fontsize=10)
+        for axes in (softmax, *panels):
+            axes.set_aspect("equal")
+            axes.set_xlim(*limits)
+            axes.set_ylim(*limits)
+            axes.set_xticks(ticks)
+            axes.set_yticks(ticks)
+            axes.grid(False)
+        panels[2].xaxis.set_tick_params(labelbottom=True)  # nothing is drawn below it
+        key.axis("off")
+        of_softmax = key.legend(
+            handles=softmax.lines,
+            title="softmax's boundary where",
+            loc="upper left",
+            bbox_to_anchor=(-0.12, 1.08),
+            fontsize=9,
+        )
+        key.add_artist(of_softmax)
+        handles = [*panels[0].lines, *_patches()]
+        key.legend(handles=handles, title="the others", loc="upper left", bbox_to_anchor=(-0.12, 0.6), fontsize=9)
+        for legend in (of_softmax, key.get_legend()):
+            legend.get_title().set_fontsize(9)
+            legend.set_in_layout(False)
+        figure.supxlabel(label.format(1, 1), fontsize=11)
+        figure.supylabel(label.format(2, 2), fontsize=11)
+    return figure
+
+
+def _plane(axes: Axes, transform: Callable[[np.ndarray], np.ndarray], limits: tuple[float, float], psi: Psi) -> None:
+    """The regions of one margin, with its boundaries over them."""
+    side = np.linspace(*limits, 361)
+    theta = np.radians(side) if transform is np.degrees else np.arccos(side)
+    axes.imshow(
+        region(psi, theta[None, :], theta[:, None]),
+        extent=(*limits, *limits),
+        origin="lower",
+        interpolation="nearest",
+        cmap=_COLOURS,
+        norm=_LEVELS,
+    )
+    along = np.linspace(0.0, math.pi, 721)
+    across = boundary(psi, along)
+    axes.plot(transform(along), transform(across), color=_LINE_1, lw=1.8, label="boundary of class 1")
+    axes.plot(transform(across), transform(along), color=_LINE_2, lw=1.8, ls="--", label="boundary of class 2")
+
+
+def _softmax_plane(axes: Axes, transform: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Plain softmax: one boundary, wherever the lengths of the weights and the biases put it."""
+    along = np.linspace(0.0, math.pi, 721)
+    for ratio, offset, line, text in (
+        (1.0, 0.0, "-", "‖W1‖ = ‖W2‖"),
+        (2.0, 0.0, "--", "‖W1‖ = 2‖W2‖"),
+        (0.5, 0.0, "-.", "‖W1‖ = ½‖W2‖"),
+        (1.0, 0.5, ":", "b1 − b2 = ½‖W2‖·‖x‖"),
+    ):
+        across = softmax_boundary(along, ratio, offset)
+        axes.plot(transform(along), transform(across), color="black", ls=line, lw=1.3, label=text)
+    axes.set_title("softmax\nno margin", fontsize=10)
+
+
+def margin_arcs() -> Figure:
+    """The arc between two classes' regions by the angle between their centres, for each margin."""
+    with style():
+        figure = new_figure(7.5, 4.6)
+        axes = figure.subplots()
+        _draw_arcs(axes)
+        axes.legend(fontsize=10, loc="upper right")
+    return figure
+
+
+def _draw_arcs(axes: Axes) -> None:
+    degrees = np.linspace(0.5, 180.0, 360)
+    for index, name in enumerate(NAMED_MARGINS):
+        arc = np.degrees(margin_arc(NAMED_MARGINS[name], np.radians(degrees)))
+        width = 2.4 if name == "arcface" else 1.7
+        axes.plot(degrees, arc, color=PALETTE[index], ls=LINE_STYLES[index], lw=width, label=TITLES[name])
+    axes.set_xlim(0, 180)
+    axes.set_ylim(-1, 60)
+    axes.set_xticks(range(0, 181, 30))
+    axes.set_xlabel("angle between the two centres, degrees")
+    axes.set_ylabel("arc between their regions, degrees")
+
+
+def circle_arcs(first_angle: float = 60.0, second_angle: float = 120.0) -> Figure:
+    """Each class's part of the circle and the arc between, for four margins and two angles between the centres.
+
+    Args:
+      first_angle: between the centres in the upper row, in degrees.
+      second_angle: in the lower row.
+    """
+    names = ("softmax", "sphereface", "cosface", "arcface")
+    with style():
+        figure = new_figure(9.0, 5.4)
+        grid = figure.subplots(2, len(names))
+        for row, degrees in enumerate((first_angle, second_angle)):
+            for column, name in enumerate(names):
+                _circle(grid[row, column], NAMED_MARGINS[name], math.radians(degrees))
+                grid[row, column].set_title(f"{_NAMES[name]}, {degrees:g}°", fontsize=11)
+        _legend(figure)
+    return figure
+
+
+def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
+    """A circle coloured by region, the two centres, and the width of the margin, centres at the top."""
+    phi = np.linspace(-math.pi, math.pi, 1441)
+    inner, outer = 0.86, 1.0
+    regions = circle_regions(psi, centre_angle, 0.5 * (phi[1:] + phi[:-1]))
+    # Seen with the middle of the centres at the top: (sin φ, cos φ).
+    for value in np.unique(regions):
+        for start, stop in _runs(regions == value):
+            arc = phi[start : stop + 1]
+            axes.fill(
+                np.concatenate([inner * np.sin(arc), outer * np.sin(arc[::-1])]),
+                np.concatenate([inner * np.cos(arc), outer * np.cos(arc[::-1])]),
+                color=_REGIONS[int(value)][0],
+                lw=0,
+            )
+    for (along, across, _), colour, text in zip(centres(centre_angle), (_LINE_1, _LINE_2), ("W1", "W2"), strict=True):
+        axes.annotate("", (0.86 * across, 0.86 * along), (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour})
+        axes.text(1.17 * across, 1.17 * along, text, ha="center", va="center", color=colour, fontsize=10)
+    edge = float(region_edge(psi, np.asarray(centre_angle)))
+    if math.isfinite(edge):
+        half = 0.5 * centre_angle - edge
+        for phi_edge in (-half, half):
+            axes.plot([0, math.sin(phi_edge)], [0, math.cos(phi_edge)], color="black", lw=0.8, ls=":")
+        axes.text(0, -0.25, f"arc {round(math.degrees(2 * half), 1) + 0.0}°", ha="center", va="center", fontsize=11)
+    else:
+        axes.text(0, -0.25, "no region\nbetween them", ha="center", va="center", fontsize=10)
+    axes.set_xlim(-1.28, 1.28)
+    axes.set_ylim(-1.05, 1.28)
+    axes.set_aspect("equal")
+    axes.axis("off")
+
+
+def sphere_caps(centre_angle: float = 75.0) -> Figure:
+    """Each class's part of the sphere and the band between them, for each margin, seen from between the centres.
+
+    Args:
+      centre_angle: between the two centres, in degrees.
+    """
+    with style():
+        figure = new_figure(9.0, 6.6)
+        grid = figure.subplots(2, 3)
+        for axes, (name, title) in zip(grid.flat, _NAMES.items(), strict=True):
+            _sphere(axes, NAMED_MARGINS[name], math.radians(centre_angle))
+            axes.set_title(title, fontsize=11)
+        _legend(figure)
+    return figure
+
+
+def _sphere(axes: Axes, psi: Psi, centre_angle: float) -> None:
+    """The near half of the sphere, coloured by region, with the arc between the two regions."""
+    axes.imshow(
+        sphere_regions(psi, centre_angle, 501),
+        extent=(-1, 1, -1, 1),
+        origin="lower",
+        interpolation="nearest",
+        cmap=_COLOURS,
+        norm=_LEVELS,
+    )
+    turn = np.linspace(0.0, 2.0 * math.pi, 361)
+    axes.plot(np.cos(turn), np.sin(turn), color="0.5", lw=1)
+    for elevation in np.radians([-60, -30, 0, 30, 60]):
+        axes.plot(math.cos(elevation) * np.sin(turn), np.full_like(turn, math.sin(elevation)), color="0.6", lw=0.4)
+    for azimuth in np.radians([-60, -30, 0, 30, 60]):
+        axes.plot(np.cos(turn) * math.sin(azimuth), np.sin(turn), color="0.6", lw=0.4)
+    for (_, across, _), colour, text in zip(centres(centre_angle), (_LINE_1, _LINE_2), ("W1", "W2"), strict=True):
+        axes.plot(across, 0.0, "o", color=colour)
+        axes.text(across, -0.14, text, ha="center", va="center", color=colour, fontsize=10)
+    edge = float(region_edge(psi, np.asarray(centre_angle)))
+    half = 0.5 * centre_angle - edge
+    if math.isfinite(edge) and half > 0.0:
+        axes.plot([-math.sin(half), math.sin(half)], [0, 0], color="black", lw=2.5, marker="|", ms=9)
+        axes.text(0, 0.14, f"arc {math.degrees(2 * half):.1f}°", ha="center", va="center", fontsize=10)
+    axes.set_xlim(-1.02, 1.02)
+    axes.set_ylim(-1.02, 1.02)
+    axes.set_aspect("equal")
+    axes.axis("off")
+
+
+def geometry(centre_angle: float = 75.0) -> Figure:
+    """The geometric interpretation in one picture: ArcFace's margin on the sphere and circle, and every margin's arc.
+
+    Args:
+      centre_angle: between the two centres on the sphere and the circle, in degrees.
+    """
+    with style():
+        figure = new_figure(9.0, 6.6)
+        above, below = figure.subfigures(2, 1, squeeze=False).flat
+        for axes, draw, name in zip(
+            above.subplots(1, 3), (_sphere, _sphere, _circle), ("softmax", "arcface", "arcface"), strict=True
+        ):
+            draw(axes, NAMED_MARGINS[name], math.radians(centre_angle))
+            place = "circle" if draw is _circle else "sphere"
+            axes.set_title(f"{_NAMES[name]}, on the {place}", fontsize=11)
+        axes = below.subplots()
+        _draw_arcs(axes)
+        handles, labels = axes.get_legend_handles_labels()
+        below.legend(handles, labels, loc="outside right center", fontsize=10)
+    return figure
+
+
+def _patches() -> list[Patch]:
+    return [Patch(color=colour, label=text) for colour, text in _REGIONS.values()]
+
+
+def _legend(figure: Figure) -> None:
+    figure.legend(handles=_patches(), loc="outside lower center", ncols=len(_REGIONS), fontsize=10)
+
+
+def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """Start and stop of each run of true values."""
+    steps = np.diff(np.concatenate([[0], flags.astype(np.int8), [0]]))
+    return list(zip(np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist(), strict=True))
+
+
+GEOMETRY_FIGURES: dict[str, Callable[..., Figure]] = {
+    "geometry": geometry,
+    "decision_boundaries": decision_boundaries,
+    "decision_boundaries_cosine": decision_boundaries_cosine,
+    "margin_arcs": margin_arcs,
+    "circle_arcs": circle_arcs,
+    "sphere_caps": sphere_caps,
+}
+"""Every picture of this module by file name."""
