@@ -1,15 +1,17 @@
 """Draws the README's and the documentation's pictures from the library's own numbers.
 
-python -m experiments.figures faces margins     these two, into docs/figures
-
-python -m experiments.figures --all             every one
+python -m experiments.figures faces margins                  these two, into docs/figures
+python -m experiments.figures layer --formats svg pdf        in other formats
+python -m experiments.figures loss_gradient -- --scale 16    one with arguments of its own; -- --help explains them
+python -m experiments.figures --all                          every one that needs no argument
 """
 
 import dataclasses
+import inspect
 import pathlib
 import sys
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -18,6 +20,8 @@ from matplotlib.figure import Figure
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 from arcface_jax.figures.data import augmentation_sheet
+from arcface_jax.figures.geometry import GEOMETRY_FIGURES
+from arcface_jax.figures.layer import layer
 from arcface_jax.figures.margins import MARGIN_FIGURES
 from arcface_jax.figures.samples import contact_sheet
 from arcface_jax.figures.style import save
@@ -39,9 +43,15 @@ def augmentations() -> Figure:
     return augmentation_sheet(SyntheticFaces(people, 1, first_identity=8).neutral(np.arange(people)))
 
 
-FIGURES: dict[str, Callable[[], Figure]] = {
+Drawing = Callable[..., Figure | Mapping[str, Figure]]
+
+# By name, what draws it: one figure, or several by file name. Its arguments, such as a file to read, are options of the
+# command after --; one without a default is needed, and --all leaves such a figure out.
+FIGURES: dict[str, Drawing] = {
     "faces": faces,
     "augmentations": augmentations,
+    "layer": layer,
+    **GEOMETRY_FIGURES,
     **MARGIN_FIGURES,
 }
 
@@ -53,27 +63,68 @@ class FiguresConfig:
     names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Names of figures."""
     all: bool = False
-    """Draw every figure."""
+    """Draw every figure that needs no argument."""
     folder: pathlib.Path = pathlib.Path("docs/figures")
     """Where the files go, NAME.png."""
+    formats: tuple[Literal["png", "svg", "pdf"], ...] = ("png",)
+    """Formats of the files."""
+
+
+def needs_arguments(drawing: Drawing) -> bool:
+    """Whether it cannot be drawn without being told something."""
+    return any(parameter.default is parameter.empty for parameter in inspect.signature(drawing).parameters.values())
+
+
+def draw(name: str, options: Sequence[str] = ()) -> dict[str, Figure]:
+    """Draws an entry of FIGURES.
+
+    Args:
+      name: of the figure.
+      options: its own arguments, as on a command line.
+
+    Returns: figures by file name: one of this name, or what the entry calls its several.
+    """
+    drawn = tyro.cli(FIGURES[name], args=list(options), prog=f"python -m experiments.figures {name} --")
+    return {name: drawn} if isinstance(drawn, Figure) else dict(drawn)
+
+
+def names_to_draw(config: FiguresConfig, options: Sequence[str]) -> list[str]:
+    """The figures a command line asks for.
+
+    Raises:
+      InputError: for none, an unknown one, options for several, or a figure that lacks its arguments.
+    """
+    if config.all:
+        if config.names or options:
+            raise InputError(f"--all and {[*config.names, *options]!r}; name figures or draw all, not both")
+        return [name for name, drawing in FIGURES.items() if not needs_arguments(drawing)]
+    if not config.names:
+        raise InputError(f"no figure named; choose among {', '.join(FIGURES)}, or --all")
+    for name in config.names:
+        if name not in FIGURES:
+            raise InputError(f"no figure is called {name!r}; choose among {', '.join(FIGURES)}, or --all")
+        if needs_arguments(FIGURES[name]) and not options:
+            raise InputError(f"figure {name!r} needs arguments; python -m experiments.figures {name} -- --help tells")
+    if options and len(config.names) > 1:
+        raise InputError(f"options after -- are for one figure, not for {', '.join(config.names)}; draw one at a time")
+    return list(config.names)
 
 
 def main() -> None:
     """Draws and says what was written."""
+    arguments = sys.argv[1:]
+    split = arguments.index("--") if "--" in arguments else len(arguments)
     config = tyro.cli(
         FiguresConfig,
-        args=sys.argv[1:],
+        args=arguments[:split],
         prog="python -m experiments.figures",
         description=f"{help_text(__doc__)}\n\nFigures: {', '.join(FIGURES)}",
     )
-    names = tuple(FIGURES) if config.all else config.names
-    if not names:
-        raise InputError(f"no figure named; choose among {', '.join(FIGURES)}, or --all")
-    for name in names:
-        if name not in FIGURES:
-            raise InputError(f"no figure is called {name!r}; choose among {', '.join(FIGURES)}, or --all")
-        for file in save(FIGURES[name](), config.folder / name):
-            print(file)
+    options = arguments[split + 1 :]
+    for name in names_to_draw(config, options):
+        for file_name, figure in draw(name, options).items():
+            for file in save(figure, config.folder / file_name, config.formats):
+                print(file)
 
 
 if __name__ == "__main__":
