@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from arcface_jax.interop.depthwise import ShiftedDepthwise
 from arcface_jax.interop.fold import fold_batch_norm
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.quantise import WeightType, dequantise, quantise
@@ -15,7 +16,12 @@ ImageFunction = Callable[[jax.Array], jax.Array]
 
 
 def unit_embedding(
-    model: TrainedModel, *, fold: bool = True, flip: bool = False, weights: WeightType = "float32"
+    model: TrainedModel,
+    *,
+    fold: bool = True,
+    flip: bool = False,
+    weights: WeightType = "float32",
+    shift_depthwise: bool = True,
 ) -> ImageFunction:
     """Builds uint8 RGB images [N, height, width, 3] -> unit embeddings [N, D], preprocessing and weights included.
 
@@ -24,6 +30,8 @@ def unit_embedding(
       fold: fold batch normalisations into the layers before them.
       flip: add the mirror image's embedding before normalising, (x + x′)/‖x + x′‖, at twice the cost.
       weights: type that the kernels are stored in.
+      shift_depthwise: compute depthwise convolutions in the way that is fast on CPUs, where it is compiled for one;
+        ONNX has a convolution of its own and needs False.
 
     Returns: a function to be jitted, exported or converted. An embedding of norm 0 stays 0.
     """
@@ -31,6 +39,8 @@ def unit_embedding(
     variables: Any = model.variables
     if fold:
         network, variables = fold_batch_norm(model.backbone, model.variables, model.image_size)
+    if shift_depthwise:
+        network = ShiftedDepthwise(network)
     packed = quantise(variables, weights)
 
     def embed(images: jax.Array) -> jax.Array:

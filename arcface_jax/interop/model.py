@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
+from arcface_jax.interop.depthwise import ShiftedDepthwise
 from arcface_jax.models.embed import embed_images, make_embed_function
 from arcface_jax.pixels import PixelConvention
 
@@ -39,5 +40,6 @@ class TrainedModel:
 
     def embedder(self, batch_size: int = 64) -> Callable[[np.ndarray], np.ndarray]:
         """Returns uint8 RGB [N, height, width, 3] -> float32 [N, D], not normalised; compiled once."""
-        embed = make_embed_function(self.backbone, self.pixels)
+        network: Any = ShiftedDepthwise(self.backbone)
+        embed = make_embed_function(network, self.pixels)
         return lambda images: embed_images(embed, self.variables, images, batch_size=batch_size)

