@@ -2,7 +2,7 @@
 
 python -m experiments.embed runs/RUN faces/ embeddings.npy
 python -m experiments.embed exported lfw.bin embeddings.parquet --flip
-python -m experiments.embed 068.ckpt train.rec embeddings.npy --batch-size 256
+python -m experiments.embed 068.ckpt photos/ embeddings.npz --detect
 
 The model is the folder of a run or of an export, a PyTorch checkpoint or an ONNX file. Beside a .npy file
 [N, D] of unit rows comes a .csv that says which image and identity each row is; an .npz file with `embeddings` and
@@ -16,8 +16,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
@@ -25,14 +24,14 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from arcface_jax.data.decode import resize
 from arcface_jax.data.encoded import EncodedSource
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
 from experiments.command import help_text, run_command
 from experiments.models import Embedder, open_embedder
+from experiments.photos import Cropper
 
-_BATCHES_A_SAVE = 16
+_IMAGES_A_SAVE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,34 +44,17 @@ class Arguments:
     """Folder or zip file, list, train.rec, Parquet, .bin set, prepared TFDS folder or tfds:NAME."""
     output: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write, .npy, .npz or .parquet."""
+    detect: bool = False
+    """Find the largest face in each photo and align it; needs the extra arcface-jax[detection]. Photos without a face
+    are left out. Without this, images must be cropped as the model's training images were."""
     flip: bool = False
     """Add the mirror image's embedding, at twice the cost."""
-    batch_size: int = 64
-    """Images in one call."""
+    batch_size: int | None = None
+    """Images in one call; if not given, 8 on a CPU, whose caches hold no more, else 256."""
     threads: int = 4
     """Images decoded at once."""
     project: str | None = None
     """Project of a PyTorch checkpoint where its keys do not tell, such as adaface."""
-
-
-def batches(
-    source: EncodedSource, size: tuple[int, int], first: int, batch_size: int, threads: int
-) -> Iterator[np.ndarray]:
-    """Images from `first` on, uint8 [M, height, width, 3]; the next batch is decoded while the last one is used."""
-
-    def read(index: int) -> np.ndarray:
-        return resize(source[index], size)
-
-    def submit(start: int) -> list:
-        return [pool.submit(read, index) for index in range(start, min(start + batch_size, len(source)))]
-
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = submit(first)
-        while waiting:
-            first += len(waiting)
-            following = submit(first)
-            yield np.stack([image.result() for image in waiting])
-            waiting = following
 
 
 class Partial:
@@ -113,23 +95,37 @@ def embed_source(
     arguments: Arguments,
     progress: Callable[[int], None],
 ) -> None:
-    """Fills the rows that are not done yet."""
+    """Fills the rows that are not done yet; without a face they are zero."""
     progress(partial.done)
     at = partial.done
-    images = batches(source, embedder.image_size, at, arguments.batch_size, arguments.threads)
-    for number, batch in enumerate(images, start=1):
-        partial.rows[at : at + len(batch)] = embedder.embed(batch)
-        at += len(batch)
-        progress(len(batch))
-        if number % _BATCHES_A_SAVE == 0 or at == len(source):
+    cropper = Cropper(embedder.image_size, arguments.detect)
+    for crops, found in cropper.batches(source, embedder.batch_size, first=at, threads=arguments.threads):
+        partial.rows[at : at + len(crops)] = embedder.embed(crops) * found[:, None]
+        at += len(crops)
+        progress(len(crops))
+        if at - partial.done >= _IMAGES_A_SAVE or at == len(source):
             partial.save(at)
 
 
-def write(output: pathlib.Path, partial: Partial, source: EncodedSource) -> None:
-    """The rows under their final name, with image and identity of each."""
-    places = [source.where(index) for index in range(len(source))]
-    identities = [source.identity_names[label] for label in source.labels]
+def with_face(rows: np.ndarray, source: EncodedSource, console: Console) -> np.ndarray:
+    """Indices of the images that a face was found in; the others are said."""
+    norms = np.concatenate([np.abs(rows[at : at + 65_536]).max(axis=1) for at in range(0, len(rows), 65_536)])
+    for index in np.flatnonzero(norms == 0):
+        console.print(f"left out: {source.where(int(index))}: no face found", markup=False, highlight=False)
+    (kept,) = np.nonzero(norms)
+    if not len(kept):
+        raise InputError(f"none of the {len(rows)} photos has a face that is found")
+    return kept
+
+
+def write(output: pathlib.Path, partial: Partial, source: EncodedSource, kept: np.ndarray) -> None:
+    """The kept rows under their final name, with image and identity of each."""
+    places = [source.where(index) for index in kept]
+    labels = np.asarray(source.labels)[kept]
+    identities = [source.identity_names[label] for label in labels]
     rows = partial.finish()
+    if len(kept) < len(rows):
+        rows = rows[kept]
     if output.suffix == ".parquet":
         try:
             import pyarrow as arrow
@@ -146,7 +142,7 @@ def write(output: pathlib.Path, partial: Partial, source: EncodedSource) -> None
         return
     if output.suffix == ".npz":
         written = output.with_name(output.name + ".new.npz")
-        np.savez(written, embeddings=rows, labels=source.labels, identities=identities, places=places)
+        np.savez(written, embeddings=rows, labels=labels, identities=identities, places=places)
         os.replace(written, output)
         partial.path.unlink()
         return
@@ -154,7 +150,13 @@ def write(output: pathlib.Path, partial: Partial, source: EncodedSource) -> None
         writer = csv.writer(file)
         writer.writerow(["image", "identity"])
         writer.writerows(zip(places, identities, strict=True))
-    os.replace(partial.path, output)
+    if len(kept) == len(source):
+        os.replace(partial.path, output)
+        return
+    written = output.with_name(output.name + ".new.npy")
+    np.save(written, rows)
+    os.replace(written, output)
+    partial.path.unlink()
 
 
 def run(arguments: Arguments) -> None:
@@ -179,6 +181,7 @@ def run(arguments: Arguments) -> None:
         "model written": status.st_mtime,
         "source": source.fingerprint,
         "flip": arguments.flip,
+        "detect": arguments.detect,
     }
     partial = Partial(arguments.output, len(source), probe.shape[1], recipe)
     begun, already = time.perf_counter(), partial.done
@@ -189,10 +192,11 @@ def run(arguments: Arguments) -> None:
         task = bar.add_task("", total=len(source))
         embed_source(embedder, source, partial, arguments, lambda count: bar.advance(task, count))
     seconds = time.perf_counter() - begun
-    write(arguments.output, partial, source)
+    kept = with_face(partial.rows, source, console) if arguments.detect else np.arange(len(source))
+    write(arguments.output, partial, source, kept)
     speed = (len(source) - already) / max(seconds, 1e-9)
     console.print(
-        f"{arguments.output}: {len(source)} embeddings of {probe.shape[1]} numbers, {speed:.0f} images/s",
+        f"{arguments.output}: {len(kept)} embeddings of {probe.shape[1]} numbers, {speed:.0f} images/s",
         markup=False,
         highlight=False,
     )

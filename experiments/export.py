@@ -34,7 +34,7 @@ from arcface_jax.interop.stablehlo import export_stablehlo
 from arcface_jax.interop.torch import save_torch
 from arcface_jax.training.checkpoints import library_versions
 from experiments.command import help_text, run_command
-from experiments.models import STABLEHLO_FILE, Embedder, open_trained
+from experiments.models import STABLEHLO_FILE, Embedder, default_batch_size, open_trained
 
 CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
 Format = Literal["stablehlo", "onnx", "torch"]
@@ -81,7 +81,7 @@ class _Faces:
     def similarities(self, function: Callable[[jax.Array], jax.Array]) -> np.ndarray:
         """Cosine of every pair."""
         height, width = self.images.shape[1:3]
-        unit = Embedder("", (height, width), None, jax.jit(function), 64).embed(self.images)
+        unit = Embedder("", (height, width), None, default_batch_size(), jax.jit(function)).embed(self.images)
         return pair_similarities(unit[self.pairs.first], unit[self.pairs.second])
 
 

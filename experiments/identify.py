@@ -2,15 +2,19 @@
 
 python -m experiments.identify enrol exported people/ gallery.npz          people/NAME/*.jpg
 python -m experiments.identify name exported gallery.npz new/*.jpg         a name, or unknown
-python -m experiments.identify verify exported a.jpg b.jpg                 the same person?
+python -m experiments.identify verify exported a.jpg b.jpg --detect        the same person?
+python -m experiments.identify search gallery.npy probes.npz found.csv     names for a file of embeddings
 
 The model is best an export with a card, which holds the threshold for --far; for others give --threshold. Photos must
-be cropped to the face as the model's training images were.
+be cropped to the face as the model's training images were, or need --detect, when enrolling as well. What
+experiments.embed writes, .npz or .npy, is a gallery too.
 """
 
+import csv
 import dataclasses
 import pathlib
-import zipfile
+import time
+from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
@@ -18,14 +22,20 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from arcface_jax.data.decode import decode, resize
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.search import search_candidates
+from arcface_jax.evaluation.templates import pool_templates
+from experiments.benchmark_evaluation import peak_gigabytes
 from experiments.command import help_text, run_command
+from experiments.gallery import Engine, find_candidates, read_gallery
 from experiments.models import Embedder, open_embedder
+from experiments.photos import Cropper
 
 Model = Annotated[pathlib.Path, tyro.conf.Positional]
+Detect = Annotated[
+    bool,
+    tyro.conf.arg(help="Find the largest face in each photo and align it; needs the extra arcface-jax[detection]."),
+]
 UNKNOWN = "unknown"
 
 
@@ -39,6 +49,9 @@ class Enrol:
     """Folder or zip file of NAME/image.jpg, or another source with identities."""
     gallery: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write, .npz."""
+    templates: bool = False
+    """One entry for each person, the mean of the embeddings, instead of one for each image."""
+    detect: Detect = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +70,10 @@ class Name:
     threshold: float | None = None
     """Cosine from which a name is given, instead of the card's."""
     candidates: int = 1
-    """How many of the most alike people to show for each photo."""
+    """How many of the most alike entries to show for each photo."""
+    detect: Detect = False
+    engine: Engine = "jax"
+    """What searches; both are exact. faiss needs the extra arcface-jax[faiss]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,18 +90,25 @@ class Verify:
     """False accept rate whose threshold is taken from the model card."""
     threshold: float | None = None
     """Cosine from which they are the same person, instead of the card's."""
+    detect: Detect = False
 
 
-def read_photos(paths: tuple[pathlib.Path, ...], size: tuple[int, int]) -> np.ndarray:
-    """Decodes image files at the model's size, uint8 [N, height, width, 3]."""
-    images = []
-    for path in paths:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-        images.append(resize(decode(content, str(path)), size))
-    return np.stack(images)
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """Names each of many embeddings, without a model: tells the time and the memory it takes."""
+
+    gallery: Annotated[pathlib.Path, tyro.conf.Positional]
+    """What enrol or experiments.embed wrote, .npz, or .npy (not read as a whole) with its .csv."""
+    probes: Annotated[pathlib.Path, tyro.conf.Positional]
+    """What experiments.embed wrote."""
+    output: Annotated[pathlib.Path, tyro.conf.Positional]
+    """File to write, .csv: image, person, then each candidate with its cosine."""
+    threshold: float | None = None
+    """Cosine from which a name is given; every probe gets one if this is not given."""
+    candidates: int = 1
+    """How many of the most alike entries to write for each probe."""
+    engine: Engine = "jax"
+    """What searches; both are exact. faiss needs the extra arcface-jax[faiss]."""
 
 
 def choose_threshold(embedder: Embedder, far: float, threshold: float | None, console: Console) -> float:
@@ -102,56 +125,50 @@ def choose_threshold(embedder: Embedder, far: float, threshold: float | None, co
     return found.cosine
 
 
-def read_gallery(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """(unit embeddings [G, D], names [G]) that enrol wrote; nothing in the file is executed."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            embeddings, names = file["embeddings"], file["names"]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
-    except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(f"{path}: is no gallery ({error}); make one with enrol") from error
-    if embeddings.ndim != 2 or len(embeddings) != len(names) or not len(names):
-        raise InputError(f"{path}: {embeddings.shape} embeddings for {len(names)} names; make it again with enrol")
-    return embeddings, names
-
-
 def enrol(arguments: Enrol, console: Console) -> None:
-    """Every image is an entry of its own, under its person's name."""
+    """Every image, or every person, is an entry under the person's name."""
     if arguments.gallery.suffix != ".npz":
         raise InputError(f"{arguments.gallery}: give a file that ends with .npz")
     source = open_source(arguments.people)
     embedder = open_embedder(arguments.model)
-    images = np.stack([resize(source[index], embedder.image_size) for index in range(len(source))])
-    names = np.array([source.identity_names[label] for label in source.labels])
+    parts, found = [], []
+    for crops, with_face in Cropper(embedder.image_size, arguments.detect).batches(source, embedder.batch_size):
+        parts.append(embedder.embed(crops))
+        found.append(with_face)
+    (kept,) = np.nonzero(np.concatenate(found))
+    for index in np.setdiff1d(np.arange(len(source)), kept):
+        console.print(f"left out: {source.where(int(index))}: no face found", markup=False, highlight=False)
+    if not len(kept):
+        raise InputError(f"{arguments.people}: none of the {len(source)} photos has a face that is found")
+    embeddings, labels = np.concatenate(parts)[kept], np.asarray(source.labels)[kept]
+    if arguments.templates:
+        pooled = pool_templates(embeddings, labels, np.arange(len(labels)))
+        embeddings, labels = pooled.embeddings, pooled.ids
+    names = np.array([source.identity_names[label] for label in labels])
     try:
-        np.savez(arguments.gallery, embeddings=embedder.embed(images), names=names)
+        np.savez(arguments.gallery, embeddings=embeddings, labels=labels, identities=names)
     except OSError as error:
         raise InputError(f"{arguments.gallery}: cannot be written ({error.strerror})") from error
     people = len(set(names.tolist()))
-    console.print(f"{arguments.gallery}: {len(names)} images of {people} people", markup=False, highlight=False)
+    entries = f", {len(names)} templates" if arguments.templates else ""
+    console.print(f"{arguments.gallery}: {len(kept)} images of {people} people{entries}", markup=False, highlight=False)
 
 
 def name(arguments: Name, console: Console) -> None:
     """The best entry of the gallery for each photo, if it is alike enough."""
     if not arguments.photos:
         raise InputError("photos: give at least one image file")
-    gallery, names = read_gallery(arguments.gallery)
+    gallery = read_gallery(arguments.gallery)
     embedder = open_embedder(arguments.model)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
-    probes = embedder.embed(read_photos(arguments.photos, embedder.image_size))
-    if probes.shape[1] != gallery.shape[1]:
-        raise InputError(
-            f"{arguments.gallery}: embeddings of {gallery.shape[1]} numbers, but the model gives {probes.shape[1]}; "
-            "enrol the people with this model"
-        )
-    found = search_candidates(gallery, probes, k=min(arguments.candidates, len(gallery)))
+    probes = embedder.embed(Cropper(embedder.image_size, arguments.detect).read(arguments.photos))
+    found = find_candidates(gallery.embeddings, probes, arguments.candidates, arguments.engine)
     table = Table("photo", "person", "cosine", "most alike")
     for photo, accepted, scores, indices in zip(
         arguments.photos, found.accepted(threshold), found.scores, found.indices, strict=True
     ):
-        alike = ", ".join(f"{names[i]} {score:.3f}" for score, i in zip(scores, indices, strict=True))
-        person = str(names[indices[0]]) if accepted else UNKNOWN
+        alike = ", ".join(f"{gallery.names[i]} {score:.3f}" for score, i in zip(scores, indices, strict=True))
+        person = str(gallery.names[indices[0]]) if accepted else UNKNOWN
         table.add_row(str(photo), person, f"{scores[0]:.3f}", alike)
     console.print(table)
     console.print(f"A name is given from a cosine of {threshold:.3f}.", highlight=False)
@@ -161,28 +178,69 @@ def verify(arguments: Verify, console: Console) -> None:
     """The cosine of two photos, and the decision."""
     embedder = open_embedder(arguments.model)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
-    first, second = embedder.embed(read_photos((arguments.first, arguments.second), embedder.image_size))
+    first, second = embedder.embed(
+        Cropper(embedder.image_size, arguments.detect).read((arguments.first, arguments.second))
+    )
     cosine = float(first @ second)
     answer = "the same person" if cosine >= threshold else "different people"
     console.print(f"{answer}: cosine {cosine:.3f}, threshold {threshold:.3f}", highlight=False)
 
 
-def run(arguments: Enrol | Name | Verify) -> None:
+def search(arguments: Search, console: Console) -> None:
+    """The best entries of the gallery for each probe, as a table on disk."""
+    if arguments.output.suffix != ".csv":
+        raise InputError(f"{arguments.output}: give a file that ends with .csv")
+    gallery, probes = read_gallery(arguments.gallery), read_gallery(arguments.probes)
+    begun = time.perf_counter()
+    found = find_candidates(gallery.embeddings, probes.embeddings, arguments.candidates, arguments.engine)
+    seconds, peak = time.perf_counter() - begun, peak_gigabytes()
+    threshold = -np.inf if arguments.threshold is None else arguments.threshold
+    numbers = range(1, found.indices.shape[1] + 1)
+    with arguments.output.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "person", *(f"{what}_{n}" for n in numbers for what in ("candidate", "cosine"))])
+        for place, accepted, scores, indices in zip(
+            probes.places, found.accepted(threshold), found.scores, found.indices, strict=True
+        ):
+            alike = [
+                text for score, i in zip(scores, indices, strict=True) for text in (gallery.names[i], f"{score:.6f}")
+            ]
+            writer.writerow([place, alike[0] if accepted else UNKNOWN, *alike])
+    console.print(
+        f"{arguments.output}: {len(probes.names):,} probes in {len(gallery.names):,} entries of "
+        f"{gallery.embeddings.shape[1]} numbers, {seconds:.1f} s, {len(probes.names) / seconds:.0f} probes/s, "
+        f"{peak:.1f} GB at most",
+        markup=False,
+        highlight=False,
+    )
+
+
+def run(arguments: Enrol | Name | Verify | Search) -> None:
     """Does what was asked."""
     console = Console(soft_wrap=True)
     if isinstance(arguments, Enrol):
         enrol(arguments, console)
     elif isinstance(arguments, Name):
         name(arguments, console)
-    else:
+    elif isinstance(arguments, Verify):
         verify(arguments, console)
+    else:
+        search(arguments, console)
+
+
+COMMANDS: dict[str, Callable[..., Enrol | Name | Verify | Search]] = {
+    "enrol": Enrol,
+    "name": Name,
+    "verify": Verify,
+    "search": Search,
+}
 
 
 if __name__ == "__main__":
     run_command(
         lambda: run(
             tyro.extras.subcommand_cli_from_dict(
-                {"enrol": Enrol, "name": Name, "verify": Verify},
+                COMMANDS,
                 prog="python -m experiments.identify",
                 description=help_text(__doc__),
             )

@@ -15,13 +15,15 @@ from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.onnx import import_onnx
 from arcface_jax.interop.stablehlo import load_stablehlo
 from arcface_jax.interop.torch import import_torch
-from arcface_jax.models.embed import EmbedFunction, embed_images, make_embed_function
+from arcface_jax.models.embed import embed_images
 from arcface_jax.pixels import ARCFACE_TORCH
 from arcface_jax.training.run_folder import CONFIG_FILE
 from arcface_jax.training.setup import create_backbone
 from experiments.trained import TrainedRun, load_trained
 
 STABLEHLO_FILE = "model.stablehlo"
+
+_CPU_BATCH, _BATCH = 8, 256  # as many images as a CPU's caches hold; enough to keep an accelerator busy
 
 MODEL_HELP = "the folder of a run or of an export, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file"
 
@@ -34,17 +36,18 @@ class Embedder:
       name: for people.
       image_size: (height, width) that `embed` takes.
       card: the model card of an export; None otherwise.
+      batch_size: images in one call.
     """
 
     name: str
     image_size: tuple[int, int]
     card: ModelCard | None
+    batch_size: int
     _function: Callable[[Any], jax.Array]
-    _batch_size: int
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """float32 [N, D] of norm 1, of uint8 RGB [N, height, width, 3]; in batches of one shape."""
-        return embed_images(lambda _, batch: self._function(batch), {}, images, batch_size=self._batch_size)
+        return embed_images(lambda _, batch: self._function(batch), {}, images, batch_size=self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,12 +61,11 @@ class ImportedModel:
 
     name: str
     image_size: tuple[int, int]
-    _variables: Any
-    _embed: EmbedFunction
+    _embed: Callable[[np.ndarray], np.ndarray]
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """float32 [N, D], not normalised, of uint8 [N, H, W, 3] RGB images."""
-        return embed_images(self._embed, self._variables, images)
+        return self._embed(images)
 
 
 def open_to_evaluate(path: pathlib.Path) -> TrainedRun | ImportedModel:
@@ -75,8 +77,12 @@ def open_to_evaluate(path: pathlib.Path) -> TrainedRun | ImportedModel:
     if (path / CONFIG_FILE).exists():
         return load_trained(path)
     model = open_trained(path)
-    embed = make_embed_function(model.backbone, model.pixels)
-    return ImportedModel(path.stem, model.image_size, model.variables, embed)
+    return ImportedModel(path.stem, model.image_size, model.embedder(default_batch_size()))
+
+
+def default_batch_size() -> int:
+    """Images in one call where nothing else is said, by the platform."""
+    return _CPU_BATCH if jax.default_backend() == "cpu" else _BATCH
 
 
 def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel:
@@ -99,13 +105,15 @@ def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel
 
 
 def open_embedder(
-    path: pathlib.Path, *, flip: bool = False, batch_size: int = 64, project: str | None = None
+    path: pathlib.Path, *, flip: bool = False, batch_size: int | None = None, project: str | None = None
 ) -> Embedder:
     """A model to embed with; an export as it was exported.
 
     Raises:
       InputError: as `open_trained`; or `flip` is wanted of an export without it.
     """
+    if batch_size is None:
+        batch_size = default_batch_size()
     if batch_size < 1:
         raise InputError(f"batch_size: {batch_size}; give at least 1")
     if (path / CARD_FILE).exists():
@@ -113,7 +121,7 @@ def open_embedder(
         if flip and not card.options["flip"]:
             raise InputError(f"{path}: was exported without the mirror image; export it again with --flip")
         function, size = load_stablehlo(path / STABLEHLO_FILE)
-        return Embedder(card.name, size, card, function, batch_size)
+        return Embedder(card.name, size, card, batch_size, function)
     model = open_trained(path, project)
     function = jax.jit(unit_embedding(model, flip=flip))
-    return Embedder(model.source, model.image_size, None, function, batch_size)
+    return Embedder(model.source, model.image_size, None, batch_size, function)

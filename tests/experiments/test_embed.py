@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import tyro
 
+from arcface_jax.data.alignment import TEMPLATE, align
 from arcface_jax.data.decode import resize
+from arcface_jax.data.detection import Detection
 from arcface_jax.data.folder import FolderSource
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.torch import import_torch
-from experiments import embed
+from experiments import embed, photos
 from experiments.evaluation_inputs import read_embeddings
+from experiments.gallery import read_gallery
 
 
 def main():
@@ -58,7 +61,7 @@ def test_npz_is_what_the_evaluation_reads(type_command, small_checkpoint, crowd,
 
 
 def test_an_interrupted_run_goes_on(type_command, small_checkpoint, crowd, tmp_path, monkeypatch, expected):
-    monkeypatch.setattr(embed, "_BATCHES_A_SAVE", 1)
+    monkeypatch.setattr(embed, "_IMAGES_A_SAVE", 4)
     arguments = (main, small_checkpoint, crowd, tmp_path / "e.npy", "--batch-size", 4)
     read = []
 
@@ -68,7 +71,7 @@ def test_an_interrupted_run_goes_on(type_command, small_checkpoint, crowd, tmp_p
             raise KeyboardInterrupt
         return resize(image, size)
 
-    monkeypatch.setattr(embed, "resize", breaks)
+    monkeypatch.setattr(photos, "resize", breaks)
     assert type_command(*arguments)[0] == 130
     assert not (tmp_path / "e.npy").exists()
     read.clear()
@@ -77,6 +80,43 @@ def test_an_interrupted_run_goes_on(type_command, small_checkpoint, crowd, tmp_p
     assert "Going on after" in out
     assert len(read) < 13
     np.testing.assert_allclose(np.load(tmp_path / "e.npy"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["e.npz", "e.npy"])
+def test_photos_without_a_face_are_left_out(type_command, small_checkpoint, crowd, tmp_path, monkeypatch, name):
+    """With a detector that finds faces in some photos, at the template's place."""
+    without = [FolderSource(crowd)[index] for index in (0, 5)]
+
+    class Detector:
+        def detect(self, photo):
+            if any(np.array_equal(photo, each) for each in without):
+                return []
+            return [Detection(np.zeros(4), TEMPLATE * 32 / 112, 1.0)]
+
+    monkeypatch.setattr(photos, "FaceDetector", Detector)
+    status, out, _ = type_command(main, small_checkpoint, crowd, tmp_path / name, "--detect")
+    assert status == 0
+    assert "14 embeddings of 6 numbers" in out
+    assert [line.rpartition("crowd/")[2] for line in out.splitlines() if line.startswith("left out")] == [
+        "p0/0.png: no face found",
+        "p1/1.png: no face found",
+    ]
+    gallery = read_gallery(tmp_path / name)
+    assert [place.rpartition("crowd/")[2] for place in gallery.places[:5]] == [
+        "p0/1.png", "p0/2.png", "p0/3.png", "p1/0.png", "p1/2.png"
+    ]  # fmt: skip
+    source = FolderSource(crowd)
+    crops = jnp.stack([align(source[index], TEMPLATE * 32 / 112, 32) for index in (1, 2, 3, 4, 6)])
+    aligned = jax.jit(unit_embedding(import_torch(small_checkpoint)))(crops)
+    np.testing.assert_allclose(gallery.embeddings[:5], aligned, atol=1e-5)
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_no_face_at_all_is_an_error(type_command, small_checkpoint, crowd, tmp_path, monkeypatch):
+    monkeypatch.setattr(photos, "FaceDetector", lambda: type("Blind", (), {"detect": lambda self, photo: []})())
+    status, _, err = type_command(main, small_checkpoint, crowd, tmp_path / "e.npz", "--detect")
+    assert status == 2
+    assert "none of the 16 photos has a face" in err
 
 
 def test_another_recipe_begins_anew(type_command, small_checkpoint, crowd, tmp_path, expected):

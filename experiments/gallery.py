@@ -1,0 +1,92 @@
+"""Galleries: embeddings with a name each, in the files that experiments.embed and experiments.identify write."""
+
+import csv
+import dataclasses
+import importlib
+import pathlib
+import zipfile
+from typing import Literal
+
+import numpy as np
+
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.checks import check_embeddings
+from arcface_jax.evaluation.search import Candidates, search_candidates
+
+Engine = Literal["jax", "faiss"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """Unit embeddings [G, D], the name of each, and the image that each comes from."""
+
+    embeddings: np.ndarray
+    names: np.ndarray
+    places: np.ndarray
+
+
+def read_gallery(path: pathlib.Path) -> Gallery:
+    """Reads an .npz file, or a .npy file (as a memory map) with its .csv; nothing in them is executed.
+
+    Raises:
+      InputError: not such files, or not one name for each embedding.
+    """
+    try:
+        embeddings, names, places = _read_npy(path) if path.suffix == ".npy" else _read_npz(path)
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError(
+            f"{path}: is no gallery ({error}); make one with experiments.identify enrol or experiments.embed"
+        ) from error
+    if embeddings.ndim != 2 or not len(embeddings) == len(names) == len(places) or not len(names):
+        raise InputError(f"{path}: {embeddings.shape} embeddings for {len(names)} names; make it again")
+    return Gallery(embeddings, names, places)
+
+
+def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
+    with path.with_suffix(".csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        lines = list(csv.DictReader(file))
+    return embeddings, np.array([line["identity"] for line in lines]), np.array([line["image"] for line in lines])
+
+
+def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        names = file["identities"]
+        places = file["places"] if "places" in file.files else names
+        return file["embeddings"], names, places
+
+
+def find_candidates(gallery: np.ndarray, probes: np.ndarray, k: int, engine: Engine = "jax") -> Candidates:
+    """The k gallery entries of the highest cosine for each probe, exactly, by either engine.
+
+    Args:
+      gallery: [G, D], unit rows.
+      probes: [P, D], unit rows.
+      k: at most G are returned.
+      engine: `search_candidates`, or the flat index of Faiss, which holds a copy of the gallery. Of equal cosines
+        Faiss takes any first.
+
+    Raises:
+      InputError: Faiss is not installed, or a row is not of norm 1.
+
+    References: Douze et al., The Faiss library (arXiv:2401.08281).
+    """
+    if probes.shape[1] != gallery.shape[1]:
+        raise InputError(
+            f"gallery: embeddings of {gallery.shape[1]} numbers, but the probes have {probes.shape[1]}; "
+            "embed both with the same model"
+        )
+    k = min(k, len(gallery))
+    if engine == "jax":
+        return search_candidates(gallery, probes, k)
+    try:
+        faiss = importlib.import_module("faiss")
+    except ImportError as error:
+        raise InputError("--engine faiss: needs Faiss; install arcface-jax[faiss]") from error
+    gallery, probes = check_embeddings(gallery, "gallery"), check_embeddings(probes, "probes")
+    index = faiss.IndexFlatIP(gallery.shape[1])
+    index.add(np.ascontiguousarray(gallery, np.float32))
+    scores, indices = index.search(np.ascontiguousarray(probes, np.float32), k)
+    return Candidates(scores, indices)

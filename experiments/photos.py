@@ -1,0 +1,88 @@
+"""Photos to the crops that a model takes: their middle, or the face that is found in them."""
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from arcface_jax.data.alignment import align
+from arcface_jax.data.decode import decode, resize
+from arcface_jax.data.detection import FaceDetector
+from arcface_jax.data.encoded import EncodedSource
+from arcface_jax.errors import InputError
+
+
+class Cropper:
+    """Cuts out what the model looks at.
+
+    Args:
+      size: (height, width) of the model.
+      detect: find the largest face and align it, instead of taking the middle as it is.
+
+    Raises:
+      InputError: faces are to be found, and the extra for it is not installed.
+    """
+
+    def __init__(self, size: tuple[int, int], detect: bool = False):
+        self._size = size
+        self._detector = FaceDetector() if detect else None
+
+    def find(self, photo: np.ndarray) -> np.ndarray | None:
+        """uint8 [height, width, 3] of the size, or None where no face is found in the RGB photo.
+
+        A model that takes 112×96 pixels was trained on the middle of the 112×112
+        crop to which faces are aligned.
+        """
+        if self._detector is None:
+            return resize(photo, self._size)
+        faces = self._detector.detect(photo)
+        try:
+            return resize(align(photo, faces[0].landmarks, max(self._size)), self._size) if faces else None
+        except InputError:  # landmarks that are no face's
+            return None
+
+    def crop(self, photo: np.ndarray, name: str) -> np.ndarray:
+        """As `find`; `name` is what the error calls a photo without a face."""
+        found = self.find(photo)
+        if found is None:
+            raise InputError(f"{name}: no face found; give a photo with one that is larger or more from the front")
+        return found
+
+    def read(self, paths: Sequence[pathlib.Path]) -> np.ndarray:
+        """The crops of image files, uint8 [N, height, width, 3]."""
+        crops = []
+        for path in paths:
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+            crops.append(self.crop(decode(content, str(path)), str(path)))
+        return np.stack(crops)
+
+    def batches(
+        self, source: EncodedSource, batch_size: int, *, first: int = 0, threads: int = 4
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The crops of a source from image `first` on, in order.
+
+        The next batch is decoded while the last one is used.
+
+        Yields: (crops uint8 [M, height, width, 3], found bool [M]); without a face the crop is black.
+        """
+
+        def read(index: int) -> np.ndarray | None:
+            return self.find(source[index])
+
+        def submit(start: int) -> list[Future[np.ndarray | None]]:
+            return [pool.submit(read, index) for index in range(start, min(start + batch_size, len(source)))]
+
+        black = np.zeros((*self._size, 3), np.uint8)
+        with ThreadPoolExecutor(threads) as pool:
+            waiting = submit(first)
+            while waiting:
+                first += len(waiting)
+                following = submit(first)
+                crops = [future.result() for future in waiting]
+                found = np.array([crop is not None for crop in crops])
+                yield np.stack([black if crop is None else crop for crop in crops]), found
+                waiting = following
