@@ -1,4 +1,4 @@
-"""Pictures of margins over the angle: psi, its slope and the gradient of the loss, for each margin, rule and gradient."""
+"""Pictures of margins over the angle: psi, its slope and the gradient of the loss, for each margin and rule past π."""
 
 import dataclasses
 import functools

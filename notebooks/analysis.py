@@ -1,0 +1,135 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What a margin does
+#
+# The ArcFace layer step by step, the geometry of its margin, and the target-logit analysis: first as numbers, then as
+# pictures. Nothing is trained here.
+#
+# Open it in Jupyter with jupytext, or run it as a script: `python notebooks/analysis.py`. The pictures are also written
+# to `runs/notebooks/analysis/`.
+
+# %%
+import math
+import pathlib
+
+import numpy as np
+
+from arcface_jax import margins
+from arcface_jax.analysis import geometry, target_logits
+from arcface_jax.analysis.layer import layer_steps
+from arcface_jax.figures import geometry as geometry_figures
+from arcface_jax.figures.layer import CLASS_WEIGHTS, EMBEDDINGS, LABELS, layer
+from arcface_jax.figures.margins import TITLES, loss_gradient
+from arcface_jax.figures.margins import target_logits as target_logit_figure
+from arcface_jax.figures.style import save
+
+try:
+    from IPython.display import Image
+except ImportError:  # run as a script
+    Image = None
+
+
+def show(name, figure):
+    (file,) = save(figure, pathlib.Path("runs/notebooks/analysis") / name)
+    return Image(filename=str(file)) if Image else file
+
+
+# %% [markdown]
+# ## The layer
+#
+# One embedding, three classes. Without a margin the embedding is right by 21° and its loss is next to nothing; the
+# margin asks for 28.6°, so there is still something to learn.
+
+# %%
+for m in (0.0, 0.2, 0.5):
+    steps = layer_steps(EMBEDDINGS, CLASS_WEIGHTS, LABELS, margin=m, scale=16.0)
+    print(f"m = {m}: logits {np.round(steps.logits[0], 2)}, p of the true class {steps.probabilities[0, 0]:.3f}")
+print(f"angles to the three centres: {np.round(steps.degrees[0], 1)}")
+
+# %%
+show("layer", layer())
+
+# %% [markdown]
+# ## Decision boundaries
+#
+# An example of class 1 is satisfied where psi(cos θ1) > cos θ2. For ArcFace the boundary is θ2 = θ1 + m, a margin that
+# is the same angle everywhere.
+
+# %%
+theta1 = np.radians([10, 30, 60, 90, 120, 140])
+print("width θ2 − θ1 of the margin, degrees, at θ1 =", np.degrees(theta1).round().astype(int))
+for name in ("softmax", "sphereface", "cosface", "arcface", "cm1", "cm2"):
+    width = np.degrees(geometry.boundary(margins.NAMED_MARGINS[name], theta1) - theta1)
+    print(f"  {TITLES[name]:24}", np.round(width, 1))
+
+# %%
+show("decision_boundaries", geometry_figures.decision_boundaries())
+
+# %%
+show("decision_boundaries_cosine", geometry_figures.decision_boundaries_cosine())
+
+# %% [markdown]
+# ## The arc between two classes
+#
+# Two centres α apart; each class's region ends somewhere on the way to the other. ArcFace leaves an arc of m between
+# them whatever α; CosFace leaves more between close centres, SphereFace less. Where centres
+# are closer than a margin allows (nan), not even a class's own centre satisfies it.
+
+# %%
+alpha = np.radians([20, 40, 60, 90, 120, 180])
+print("arc, degrees, at α =", np.degrees(alpha).round().astype(int))
+for name, psi in margins.NAMED_MARGINS.items():
+    print(f"  {TITLES[name]:24}", np.round(np.degrees(geometry.margin_arc(psi, alpha)), 1))
+assert abs(geometry.margin_arc(margins.arcface(0.5), math.radians(75)) - 0.5) < 1e-5
+
+# %%
+show("geometry", geometry_figures.geometry())
+
+# %%
+show("circle_arcs", geometry_figures.circle_arcs())
+
+# %%
+show("sphere_caps", geometry_figures.sphere_caps())
+
+# %% [markdown]
+# ## The target logit
+#
+# What stands in the place of the true class's cosine, over the angles that training goes through, and how steeply it
+# falls: that slope is the pull on the embedding.
+
+# %%
+degrees = np.array([20.0, 60.0, 90.0, 100.0])
+for name, psi in margins.NAMED_MARGINS.items():
+    curve = target_logits.target_curve(psi, degrees)
+    print(f"{TITLES[name]:24} psi {np.round(curve.value, 4)}  slope {np.round(curve.angle_slope, 3)}")
+
+# %%
+show("target_logits", target_logit_figure())
+
+# %% [markdown]
+# ## Past π
+#
+# Where θ + m passes π the formula turns round. Its exact gradient then turns the embedding *away* from its class; the
+# straight-through gradient never does. The sign does not depend on the scale or on the number of classes.
+
+# %%
+for rule in margins.PAST_PI:
+    for gradient in margins.GRADIENTS:
+        psi = margins.arcface(0.5, past_pi=rule, gradient=gradient)
+        (pull,) = target_logits.loss_curve(psi, np.array([170.0])).gradient
+        away = target_logits.repulsive_intervals(psi)
+        print(f"{rule:8} {gradient:16} dL/dθ at 170°: {pull:+7.2f}   away from its class: {np.round(away, 1).tolist()}")
+
+# %%
+show("loss_gradient", loss_gradient())
