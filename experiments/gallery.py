@@ -9,9 +9,12 @@ from typing import Literal
 
 import numpy as np
 
+from arcface_jax.data.encoded import EncodedSource
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.checks import check_embeddings
 from arcface_jax.evaluation.search import Candidates, search_candidates
+from experiments.models import Embedder
+from experiments.photos import Cropper
 
 Engine = Literal["jax", "faiss"]
 
@@ -56,6 +59,29 @@ def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         names = file["identities"]
         places = file["places"] if "places" in file.files else names
         return file["embeddings"], names, places
+
+
+def embed_people(embedder: Embedder, source: EncodedSource, *, detect: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Embeds every image of a source that a face is found in.
+
+    Args:
+      embedder: the model.
+      source: people, with several images each.
+      detect: find the largest face and align it.
+
+    Returns: (unit embeddings [M, D], the indices [M] of their images).
+
+    Raises:
+      InputError: no image has a face that is found.
+    """
+    parts, found = [], []
+    for crops, with_face in Cropper(embedder.image_size, detect).batches(source, embedder.batch_size):
+        parts.append(embedder.embed(crops))
+        found.append(with_face)
+    (kept,) = np.nonzero(np.concatenate(found))
+    if not len(kept):
+        raise InputError(f"{source.where(0)}: none of the {len(source)} photos from here on has a face that is found")
+    return np.concatenate(parts)[kept], kept
 
 
 def find_candidates(gallery: np.ndarray, probes: np.ndarray, k: int, engine: Engine = "jax") -> Candidates:

@@ -27,7 +27,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.templates import pool_templates
 from experiments.benchmark_evaluation import peak_gigabytes
 from experiments.command import help_text, run_command
-from experiments.gallery import Engine, find_candidates, read_gallery
+from experiments.gallery import Engine, embed_people, find_candidates, read_gallery
 from experiments.models import Embedder, open_embedder
 from experiments.photos import Cropper
 
@@ -131,16 +131,10 @@ def enrol(arguments: Enrol, console: Console) -> None:
         raise InputError(f"{arguments.gallery}: give a file that ends with .npz")
     source = open_source(arguments.people)
     embedder = open_embedder(arguments.model)
-    parts, found = [], []
-    for crops, with_face in Cropper(embedder.image_size, arguments.detect).batches(source, embedder.batch_size):
-        parts.append(embedder.embed(crops))
-        found.append(with_face)
-    (kept,) = np.nonzero(np.concatenate(found))
+    embeddings, kept = embed_people(embedder, source, detect=arguments.detect)
     for index in np.setdiff1d(np.arange(len(source)), kept):
         console.print(f"left out: {source.where(int(index))}: no face found", markup=False, highlight=False)
-    if not len(kept):
-        raise InputError(f"{arguments.people}: none of the {len(source)} photos has a face that is found")
-    embeddings, labels = np.concatenate(parts)[kept], np.asarray(source.labels)[kept]
+    labels = np.asarray(source.labels)[kept]
     if arguments.templates:
         pooled = pool_templates(embeddings, labels, np.arange(len(labels)))
         embeddings, labels = pooled.embeddings, pooled.ids

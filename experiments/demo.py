@@ -1,0 +1,180 @@
+"""A web page on this computer, to try a model with your own photos.
+
+python -m experiments.demo 068.ckpt --threshold 0.4
+python -m experiments.demo exported --people people/ --detect
+
+Two photos: the same person or not. With --people (people/NAME/*.jpg) also: who is this? Needs the extra
+arcface-jax[demo]. Nothing leaves the computer: the page is for this computer alone unless --host says otherwise,
+it loads nothing from elsewhere, and the photos are deleted when it is stopped.
+"""
+
+import dataclasses
+import importlib
+import os
+import pathlib
+import tempfile
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from arcface_jax.data.open import open_source
+from arcface_jax.errors import InputError
+from experiments.command import help_text, run_command
+from experiments.gallery import Gallery, embed_people, find_candidates, read_gallery
+from experiments.identify import UNKNOWN, choose_threshold
+from experiments.models import Embedder, open_embedder
+from experiments.photos import Cropper
+
+_FONTS = ["system-ui", "sans-serif"]
+_PHOTO_HEIGHT, _CROP_HEIGHT = 280, 190
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The command line."""
+
+    model: Annotated[pathlib.Path, tyro.conf.Positional]
+    """The folder of an export or of a run, a PyTorch checkpoint, or an .onnx file."""
+    people: str | None = None
+    """People to recognise: a folder of NAME/photo.jpg, or what experiments.identify enrol wrote (.npz)."""
+    detect: bool = False
+    """Find the largest face in each photo and align it; needs the extra arcface-jax[detection]. Without it the middle
+    of each photo is taken."""
+    far: float = 1e-3
+    """False accept rate whose threshold is taken from the model card."""
+    threshold: float | None = None
+    """Cosine from which two photos show one person, instead of the card's; the page can change it."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Others on the network can use the page at 0.0.0.0."""
+    port: int = 7860
+    """Port to listen on."""
+    open: bool = True
+    """Open the page in the browser."""
+
+
+class Answers:
+    """What the page says, without the page."""
+
+    def __init__(self, embedder: Embedder, cropper: Cropper, gallery: Gallery | None) -> None:
+        self._embedder, self._cropper, self._gallery = embedder, cropper, gallery
+
+    def _look(self, *photos: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """(crops, unit embeddings) of RGB photos."""
+        names = ("Photo",) if len(photos) == 1 else ("First photo", "Second photo")
+        crops = []
+        for name, photo in zip(names, photos, strict=True):
+            if photo is None:
+                raise InputError(f"{name}: missing; choose one")
+            crops.append(self._cropper.crop(photo, name))
+        return np.stack(crops), self._embedder.embed(np.stack(crops))
+
+    def compare(
+        self, first: np.ndarray | None, second: np.ndarray | None, threshold: float
+    ) -> tuple[str, np.ndarray | None, np.ndarray | None]:
+        """(what to say, what the model saw of each photo); a fault is said instead."""
+        try:
+            crops, (one, other) = self._look(first, second)
+        except InputError as error:
+            return f"## {error}", None, None
+        cosine = float(one @ other)
+        answer = "The same person" if cosine >= threshold else "Different people"
+        return f"## {answer}\nSimilarity {cosine:.3f}, threshold {threshold:.3f}", *crops
+
+    def name(self, photo: np.ndarray | None, threshold: float) -> tuple[str, np.ndarray | None]:
+        """(what to say, what the model saw of the photo); a fault is said instead."""
+        if self._gallery is None:
+            raise InputError("people: nobody was enrolled; start with --people")
+        try:
+            crops, embeddings = self._look(photo)
+        except InputError as error:
+            return f"## {error}", None
+        best = find_candidates(self._gallery.embeddings, embeddings, 1)
+        cosine, likest = float(best.scores[0, 0]), str(self._gallery.names[best.indices[0, 0]])
+        person = likest if cosine >= threshold else UNKNOWN
+        return f"## {person}\nMost alike: {likest}, similarity {cosine:.3f}, threshold {threshold:.3f}", crops[0]
+
+
+def enrol(embedder: Embedder, people: str, detect: bool) -> Gallery:
+    """A gallery file, or the people of a source of photos."""
+    if people.endswith(".npz"):
+        return read_gallery(pathlib.Path(people))
+    source = open_source(people)
+    embeddings, kept = embed_people(embedder, source, detect=detect)
+    names = np.array([source.identity_names[source.labels[index]] for index in kept])
+    return Gallery(embeddings, names, names)
+
+
+def build(answers: Answers, threshold: float, people: int) -> Any:
+    """The page, as Gradio's Blocks; without people there is nobody to name."""
+    gradio = importlib.import_module("gradio")
+
+    def photo(label: str) -> Any:
+        return gradio.Image(
+            label=label, type="numpy", sources=["upload", "clipboard"], buttons=[], height=_PHOTO_HEIGHT
+        )
+
+    def crop(label: str) -> Any:
+        return gradio.Image(label=label, interactive=False, buttons=[], height=_CROP_HEIGHT)
+
+    with gradio.Blocks(title="arcface-jax", analytics_enabled=False, delete_cache=(600, 600)) as page:
+        slider = gradio.Slider(
+            -1, 1, threshold, step=0.001, label="Threshold: from this similarity on it is one person"
+        )
+        with gradio.Tab("Same person?"):
+            with gradio.Row():
+                first, second = photo("First photo"), photo("Second photo")
+            button = gradio.Button("Compare", variant="primary", elem_id="compare")
+            said = gradio.Markdown(elem_id="compared")
+            with gradio.Row():
+                seen = [crop("What the model saw of the first"), crop("What the model saw of the second")]
+            button.click(answers.compare, [first, second, slider], [said, *seen], api_visibility="private")
+        if people:
+            with gradio.Tab("Who is this?"):
+                asked = photo(f"Photo, to be found among {people} people")
+                button = gradio.Button("Name", variant="primary", elem_id="name")
+                named, saw = gradio.Markdown(elem_id="named"), crop("What the model saw")
+                button.click(answers.name, [asked, slider], [named, saw], api_visibility="private")
+    return page
+
+
+def run(arguments: Arguments) -> None:
+    """Opens the model, enrols, serves until it is interrupted."""
+    console = Console(soft_wrap=True)
+    # Read when Gradio is imported: it would report each start to its makers.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        gradio = importlib.import_module("gradio")
+    except ImportError as error:
+        raise InputError("the page needs Gradio; install arcface-jax[demo]") from error
+    embedder = open_embedder(arguments.model, batch_size=2 if arguments.people is None else None)
+    threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
+    gallery = None if arguments.people is None else enrol(embedder, arguments.people, arguments.detect)
+    answers = Answers(embedder, Cropper(embedder.image_size, arguments.detect), gallery)
+    people = 0 if gallery is None else len(set(gallery.names.tolist()))
+    with tempfile.TemporaryDirectory() as photos:
+        os.environ["GRADIO_TEMP_DIR"] = photos
+        page = build(answers, threshold, people)
+        try:
+            page.launch(
+                server_name=arguments.host,
+                server_port=arguments.port,
+                share=False,
+                run_history=False,
+                enable_monitoring=False,
+                footer_links=[],
+                inbrowser=arguments.open,
+                quiet=True,
+                prevent_thread_lock=True,
+                max_file_size="50mb",
+                theme=gradio.themes.Default(font=_FONTS, font_mono=["monospace"]),
+            )
+        except OSError as error:
+            raise InputError(f"--port: {arguments.port} is taken; give another") from error
+        console.print(f"http://{arguments.host}:{arguments.port} (Ctrl-C stops)", markup=False, highlight=False)
+        page.block_thread()
+
+
+if __name__ == "__main__":
+    run_command(lambda: run(tyro.cli(Arguments, prog="python -m experiments.demo", description=help_text(__doc__))))

@@ -1,0 +1,170 @@
+"""The web page: what it says, and that a real browser shows it without any other computer."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tyro
+
+from arcface_jax.data.folder import FolderSource
+from arcface_jax.errors import InputError
+from experiments import demo
+from experiments.models import open_embedder
+from experiments.photos import Cropper
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+# Runs the command and says on stderr whom it connects to.
+WATCHED = """
+import sys
+def watch(event, arguments):
+    if event == "socket.connect" and isinstance(arguments[1], tuple):
+        print("connects to", arguments[1][0], file=sys.stderr, flush=True)
+sys.addaudithook(watch)
+sys.argv[0] = "demo"
+import runpy
+runpy.run_module("experiments.demo", run_name="__main__")
+"""
+
+
+def main():
+    demo.run(tyro.cli(demo.Arguments))
+
+
+@pytest.fixture
+def answers(small_checkpoint, crowd):
+    """Of a page that knows all but the fourth person."""
+    shutil.copytree(crowd, crowd.parent / "known")
+    shutil.rmtree(crowd.parent / "known" / "p3")
+    embedder = open_embedder(small_checkpoint)
+    gallery = demo.enrol(embedder, str(crowd.parent / "known"), detect=False)
+    return demo.Answers(embedder, Cropper(embedder.image_size), gallery)
+
+
+def test_two_photos_of_one_person_and_of_two(answers, crowd):
+    photos = FolderSource(crowd)
+    text, first, second = answers.compare(photos[0], photos[1], 0.95)
+    assert re.fullmatch(r"## The same person\nSimilarity 0\.9\d\d, threshold 0\.950", text)
+    np.testing.assert_array_equal(first, photos[0])
+    np.testing.assert_array_equal(second, photos[1])
+    assert answers.compare(photos[0], photos[4], 0.95)[0].startswith("## Different people")
+
+
+def test_a_name_or_unknown(answers, crowd):
+    photos = FolderSource(crowd)
+    assert answers.name(photos[6], 0.95)[0].startswith("## p1\nMost alike: p1, similarity")
+    assert answers.name(photos[12], 0.95)[0].startswith("## unknown\nMost alike: p")
+
+
+def test_faults_are_said_on_the_page(answers, crowd):
+    assert answers.compare(FolderSource(crowd)[0], None, 0.5) == ("## Second photo: missing; choose one", None, None)
+    assert answers.name(None, 0.5) == ("## Photo: missing; choose one", None)
+    nobody = demo.Answers(answers._embedder, answers._cropper, None)
+    with pytest.raises(InputError, match="start with --people"):
+        nobody.name(FolderSource(crowd)[0], 0.5)
+
+
+def test_without_gradio_it_says_what_to_install(type_command, small_checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    status, _, err = type_command(main, small_checkpoint, "--threshold", "0.5")
+    assert status == 2
+    assert "install arcface-jax[demo]" in err
+
+
+@pytest.fixture
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium, which drives the browser, is not installed")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("chromium and chromedriver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1000,1200"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.implicitly_wait(60)
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def page(small_checkpoint, crowd):
+    """(address, process) of the command as a person starts it."""
+    pytest.importorskip("gradio", reason="the extra arcface-jax[demo] is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", WATCHED, str(small_checkpoint), "--people", str(crowd), "--threshold", "0.95"]
+    process = subprocess.Popen(
+        [*command, "--port", str(port), "--no-open"],
+        cwd=REPOSITORY,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "TMPDIR": str(crowd.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    address = f"http://127.0.0.1:{port}"
+    first = process.stdout.readline()
+    if address not in first:
+        process.kill()
+        pytest.fail(first + process.stderr.read())
+    yield address, process
+    process.kill()
+    process.communicate()
+
+
+def wait_for(browser, element, text):
+    """The element's text once it contains `text`."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    found = browser.find_element(By.ID, element)
+    WebDriverWait(browser, 60).until(lambda _: text in found.text)
+    return found.text
+
+
+@pytest.mark.slow
+def test_a_browser_shows_it_and_asks_no_other_computer(browser, page, crowd, tmp_path):
+    from selenium.webdriver.common.by import By
+
+    address, process = page
+    browser.get(address)
+    inputs = browser.find_elements(By.CSS_SELECTOR, "input[type=file]")
+    for element, photo in zip(inputs[:2], ("p0/0.png", "p0/1.png"), strict=True):
+        element.send_keys(str(crowd / photo))
+    browser.find_element(By.ID, "compare").click()
+    assert re.search(r"Similarity 0\.9\d\d, threshold 0\.950", wait_for(browser, "compared", "The same person"))
+    browser.save_screenshot(str(tmp_path / "compare.png"))
+    browser.find_element(By.XPATH, "//button[@role='tab'][contains(., 'Who is this?')]").click()
+    browser.find_elements(By.CSS_SELECTOR, "input[type=file]")[-1].send_keys(str(crowd / "p2/3.png"))
+    browser.find_element(By.ID, "name").click()
+    assert "Most alike: p2" in wait_for(browser, "named", "p2")
+    browser.save_screenshot(str(tmp_path / "name.png"))
+
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert len(sent) > 5
+    assert [url for url in sent if not url.startswith((address, "data:", "blob:"))] == []
+
+    port = address.rpartition(":")[2]
+    command = [sys.executable, "-m", "experiments.demo", "small.pth", "--threshold", "0", "--no-open", "--port", port]
+    other = subprocess.run(
+        command, cwd=crowd.parent, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True
+    )
+    assert other.returncode == 2
+    assert other.stderr == f"error: --port: {port} is taken; give another\n"
+
+    temporary = [path for path in crowd.parent.rglob("*.png") if crowd not in path.parents]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert {line.split()[-1] for line in errors.splitlines() if line.startswith("connects to")} <= {"127.0.0.1"}
+    assert any(path.name not in ("compare.png", "name.png") for path in temporary)
+    assert not [path for path in temporary if path.name not in ("compare.png", "name.png") and path.exists()]
