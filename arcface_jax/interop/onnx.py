@@ -18,6 +18,7 @@ import numpy as np
 
 from arcface_jax.errors import InputError
 from arcface_jax.interop.model import TrainedModel
+from arcface_jax.interop.onnx_graph import fuse_prelu
 from arcface_jax.interop.tracing import Path, calls
 from arcface_jax.models import registry
 from arcface_jax.models.iresnet import IResNet
@@ -52,6 +53,7 @@ def export_onnx(
     model: Any = jax2onnx.to_onnx(
         function, inputs=[images], opset=OPSET, input_names=["images"], output_names=["embeddings"]
     )
+    fuse_prelu(model.graph)
     # What the converter notes about shapes inside differs from the truth where it moved a transposition.
     del model.graph.value_info[:]
     pathlib.Path(path).write_bytes(model.SerializeToString())

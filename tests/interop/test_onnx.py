@@ -101,10 +101,35 @@ def test_onnxruntime_computes_the_same_on_any_batch(tmp_path, networks):
     model = model_from_state_dict(weights)
     embed = unit_embedding(model, shift_depthwise=False)
     export_onnx(embed, model.image_size, tmp_path / "model.onnx")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    prelus = [
+        key for key in weights if key.endswith("prelu.weight") or key.endswith((".conv.2.weight", ".conv.5.weight"))
+    ]
+    assert kinds.count("PRelu") == len(prelus)
+    assert not {"Where", "GreaterOrEqual"} & set(kinds)
     images = np.random.default_rng(0).integers(0, 256, (3, *model.image_size, 3), np.uint8)
     for count in (1, 3):
         expected = quick.run(embed, jnp.asarray(images[:count]))
         np.testing.assert_allclose(run_onnx(tmp_path / "model.onnx", images[:count]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("function", ["another comparison", "another value", "another product"])
+def test_other_choices_are_left_alone(tmp_path, function):
+    pytest.importorskip("jax2onnx")
+    slope = np.array([0.1, 0.2, 0.3], np.float32)
+    choices = {
+        "another comparison": lambda x: jnp.where(x >= 1, x, x * slope),
+        "another value": lambda x: jnp.where(x >= 0, x + 1, x * slope),
+        "another product": lambda x: jnp.where(x >= 0, x, x * x),
+    }
+
+    def embed(images):
+        return choices[function](images.astype(jnp.float32) - 5)
+
+    export_onnx(embed, (2, 2), tmp_path / "model.onnx")
+    images = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    np.testing.assert_allclose(run_onnx(tmp_path / "model.onnx", images), embed(images), rtol=1e-6)
+    assert "PRelu" not in [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
 
 
 def test_a_function_that_asks_for_its_platform_is_refused(tmp_path):

@@ -1,0 +1,122 @@
+"""Measures embedding beside ONNX Runtime: the same network, the same images, turn by turn."""
+
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+
+from arcface_jax.errors import InputError
+from arcface_jax.interop.inference import unit_embedding
+from arcface_jax.interop.model import TrainedModel
+from arcface_jax.interop.onnx import export_onnx
+from arcface_jax.pixels import normalise
+from experiments.models import open_trained
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedBenchmark:
+    """Images a second of experiments.embed's network and of ONNX Runtime on this machine's processor, as JSON."""
+
+    model: Annotated[pathlib.Path, tyro.conf.Positional]
+    """The folder of a run, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file."""
+    batches: tuple[int, ...] = (1, 8, 32)
+    """Images in one call."""
+    rounds: int = 10
+    """How often each is measured, one after the other, so that whatever else the machine does slows both."""
+    threads: int = os.cpu_count() or 1
+    """Of ONNX Runtime; JAX takes all processors there are."""
+    onnx: pathlib.Path | None = None
+    """The same network from another exporter, such as PyTorch's; experiments.export's if not given."""
+    project: str | None = None
+    """Project of a PyTorch checkpoint where its keys do not tell, such as adaface."""
+
+
+def run_embed_benchmark(config: EmbedBenchmark) -> None:
+    """Prints the JSON."""
+    print(json.dumps(measure_embedding(config), indent=1))
+
+
+def measure_embedding(config: EmbedBenchmark) -> dict[str, Any]:
+    """Speeds and ratios for each batch size; ratios over 1 mean that JAX is faster.
+
+    Raises:
+      InputError: ONNX Runtime is not installed, or both do not compute the same embeddings.
+    """
+    if min(config.batches, default=0) < 1 or config.rounds < 1 or config.threads < 1:
+        raise InputError("--batches, --rounds and --threads: give numbers of at least 1")
+    model = open_trained(config.model, config.project)
+    ours, theirs = jax.jit(unit_embedding(model)), onnx_embedding(model, config)
+    images = np.random.default_rng(0).integers(0, 256, (max(config.batches), *model.image_size, 3), np.uint8)
+    difference = float(np.abs(np.asarray(ours(images)) - theirs(images)).max())
+    if not difference < 1e-3:
+        raise InputError(f"--onnx: its embeddings differ by {difference:.2g} from the model's; give the same network")
+    return {
+        "model": model.source,
+        "device": jax.devices()[0].device_kind,
+        "onnxruntime threads": config.threads,
+        "largest difference": difference,
+        "batches": [compare(batch, images[:batch], ours, theirs, config.rounds) for batch in config.batches],
+    }
+
+
+def compare(
+    batch: int,
+    images: np.ndarray,
+    ours: Callable[[np.ndarray], jax.Array],
+    theirs: Callable[[np.ndarray], np.ndarray],
+    rounds: int,
+) -> dict[str, float]:
+    """Medians over rounds, and the median of the rounds' own ratios."""
+
+    def speed(function: Callable[[np.ndarray], Any]) -> float:
+        begun = time.perf_counter()
+        np.asarray(function(images))
+        return batch / (time.perf_counter() - begun)
+
+    speed(ours), speed(theirs)  # the first call of a shape prepares
+    measured = [(speed(ours), speed(theirs)) for _ in range(rounds)]
+    return {
+        "batch": batch,
+        "jax images/s": round(statistics.median(first for first, _ in measured), 1),
+        "onnxruntime images/s": round(statistics.median(second for _, second in measured), 1),
+        "ratio": round(statistics.median(first / second for first, second in measured), 2),
+    }
+
+
+def onnx_embedding(model: TrainedModel, config: EmbedBenchmark) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 [N, H, W, 3] to unit embeddings by ONNX Runtime; a network that takes [N, 3, H, W] is given floats."""
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise InputError("onnxruntime is needed to compare with: pip install 'arcface-jax[onnx]'") from error
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = config.threads, 3
+    with tempfile.TemporaryDirectory() as folder:
+        path = config.onnx
+        if path is None:
+            path = pathlib.Path(folder) / "model.onnx"
+            export_onnx(unit_embedding(model, shift_depthwise=False), model.image_size, path)
+        try:
+            session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime has an error class of its own for each fault
+            raise InputError(f"{path}: ONNX Runtime cannot read it ({str(error)[:100]})") from error
+    (entry,) = session.get_inputs()
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        if entry.type == "tensor(uint8)":
+            return session.run(None, {entry.name: images})[0]
+        planes = np.asarray(normalise(jax.numpy.asarray(images), model.pixels)).transpose(0, 3, 1, 2)
+        embeddings = session.run(None, {entry.name: np.ascontiguousarray(planes)})[0]
+        return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+    return embed
