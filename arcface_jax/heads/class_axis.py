@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from arcface_jax.errors import InputError
 
@@ -25,6 +26,24 @@ def shard_sizes(num_classes: int, shards: int) -> list[int]:
 def shard_rows(num_classes: int, shards: int) -> int:
     """The rows every shard's array has: the size of the largest shard, ⌈C/shards⌉; a smaller one ends in padding."""
     return shard_sizes(num_classes, shards)[0]
+
+
+def rows_of_classes(classes: np.ndarray, num_classes: int, shards: int) -> np.ndarray:
+    """Where each class's row stands in the shards laid end to end, [shards·⌈C/shards⌉, …] with their padding rows.
+
+    Args:
+      classes: class numbers in [0, C), any shape.
+      num_classes: C.
+      shards: how many devices share the classes.
+
+    Returns: int64 row numbers, the shape of `classes`.
+    """
+    height, (short, full) = shard_rows(num_classes, shards), divmod(num_classes, shards)
+    classes = np.asarray(classes, np.int64)
+    beyond = classes - full * height  # in the shards that have a row less
+    if short == 0:
+        return classes
+    return np.where(beyond < 0, classes, (full + beyond // short) * height + beyond % short)
 
 
 @dataclasses.dataclass(frozen=True)
