@@ -38,6 +38,9 @@ INSIGHTFACE_MXNET = PixelConvention("rgb", 127.5, 128.0)
 ADAFACE = PixelConvention("bgr", 127.5, 127.5)
 """AdaFace's published checkpoints."""
 
+CONVENTIONS = {"arcface_torch": ARCFACE_TORCH, "insightface_mxnet": INSIGHTFACE_MXNET, "adaface": ADAFACE}
+"""The conventions by name."""
+
 
 def normalise(
     images: jax.Array, convention: PixelConvention = ARCFACE_TORCH, dtype: jnp.dtype = jnp.float32

@@ -11,7 +11,8 @@ def target_angles(embeddings: np.ndarray, class_weights: np.ndarray, labels: np.
 
     Args:
       embeddings: [N, D], need not be normalised.
-      class_weights: [C, D], one centre a row, need not be normalised.
+      class_weights: [C, D], one centre a row, or [C, K, D] with K sub-centres, of which the nearest counts; need not be
+        normalised.
       labels: int [N], each in 0 … C − 1.
 
     Returns: float32 [N], degrees, in [0, 180].
@@ -19,5 +20,9 @@ def target_angles(embeddings: np.ndarray, class_weights: np.ndarray, labels: np.
     References: Deng et al., ArcFace (arXiv:1801.07698), figure 3.
     """
     centres = np.asarray(normalise_rows(jnp.asarray(class_weights)[labels]))
-    cosines = np.sum(np.asarray(normalise_rows(jnp.asarray(embeddings))) * centres, axis=-1)
+    unit = np.asarray(normalise_rows(jnp.asarray(embeddings)))
+    if centres.ndim == 3:
+        cosines = np.max(np.sum(unit[:, None] * centres, axis=-1), axis=-1)
+    else:
+        cosines = np.sum(unit * centres, axis=-1)
     return np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0)))
