@@ -9,6 +9,9 @@ from arcface_jax.errors import InputError
 
 INPUT_ERROR = 2
 INTERRUPTED = 130
+"""Ctrl-C."""
+TERMINATED = 143
+"""A termination signal, as before a pre-emption: a run has saved a checkpoint, and the same command goes on."""
 
 
 def help_text(documentation: str | None) -> str:

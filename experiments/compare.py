@@ -21,7 +21,8 @@ from rich.table import Table
 
 from arcface_jax.errors import InputError
 from arcface_jax.training.config import Config, LossName
-from arcface_jax.training.run_folder import CONFIG_FILE, METRICS_FILE, RESULTS_FILE
+from arcface_jax.training.config_file import differences, read_config
+from arcface_jax.training.run_folder import CONFIG_FILE, RESULTS_FILE
 from experiments.command import help_text, run_command
 from experiments.train import parse, run
 
@@ -51,8 +52,7 @@ def completed(path: pathlib.Path, config: Config) -> dict[str, dict[str, float]]
     """The verifications of a run by step, if it is complete; the run must have had this configuration."""
     if not (path / RESULTS_FILE).exists():
         return None
-    recipe = dataclasses.replace(config, run=dataclasses.replace(config.run, folder=None, resume=False))
-    if Config.from_json_file(path / CONFIG_FILE) != recipe:
+    if differences(config, read_config(path / CONFIG_FILE)):
         raise InputError(f"folder {path} holds a run of another configuration; choose another --folder")
     verifications: dict[str, dict[str, float]] = json.loads((path / RESULTS_FILE).read_text())["verifications"]
     return verifications
@@ -96,7 +96,7 @@ def main() -> int:
         runs[loss] = []
         for seed in config.seeds:
             path = config.folder / f"{loss}-{seed}"
-            settings = dataclasses.replace(base.run, seed=seed, folder=str(path), resume=(path / METRICS_FILE).exists())
+            settings = dataclasses.replace(base.run, seed=seed, folder=str(path))
             own = dataclasses.replace(base, loss=dataclasses.replace(base.loss, name=loss), run=settings)
             verifications = completed(path, own)
             if verifications is None:

@@ -72,21 +72,22 @@ def where(source: FaceSource, index: int) -> str:
 
 def cost(config: Config, setup: Setup) -> str:
     """Memory of the weights, and the hours that the run will take, from a few timed steps."""
-    state = setup.step.place(setup.initial_state())
+    program = setup.program
+    state = program.step.place(setup.initial_state())
     batches = setup.batches()
     # The first step compiles.
     for number in range(_TIMED_STEPS + 1):
         if number == 1:
             started = time.perf_counter()
         batch = next(batches)
-        state, metrics = setup.step(state, batch.images, batch.labels)
+        state, metrics = program.step(state, batch.images, batch.labels)
         jax.block_until_ready(metrics)
     seconds = time.perf_counter() - started
     batches.close()
     return estimate(
         num_images=len(setup.data.train),
         num_identities=setup.data.num_classes,
-        parameters=count_parameters(setup.backbone, config.data.image_size),
+        parameters=count_parameters(setup.program.backbone, config.data.image_size),
         images_per_second=_TIMED_STEPS * config.run.batch_size / seconds,
         epochs=round(config.run.steps * config.run.batch_size / len(setup.data.train), 1),
         embedding_dim=config.model.embedding_size,

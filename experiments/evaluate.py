@@ -98,7 +98,8 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
                 raise InputError(f"{folder}: was not trained here and has no held-out people; give --sets")
             data = load_data(model.config.data, model.config.run.seed)
             sets = [held_out_set(data)]
-            of_training[f"{prefix}training people"] = training_angles(model, data, arguments.resampling)
+            if model.class_weights is not None and model.class_weights.ndim == 2:
+                of_training[f"{prefix}training people"] = training_angles(model, data, arguments.resampling)
         entries += [embed_set(model, images, arguments.flip, f"{prefix}{images.name}") for images in sets]
     if not entries:
         raise InputError("nothing to evaluate; give --checkpoint runs/RUN or --embeddings FILE.npz")

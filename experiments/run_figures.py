@@ -34,8 +34,8 @@ def sample_grid(source: FaceSource, image_size: int) -> np.ndarray:
 def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib.Path]:
     """Draws everything into the run's figures folder; returns the files."""
     data = setup.data
-    metrics = [line for line in read_metrics(folder.path) if "loss" in line]
-    expected = setup.objective.expected_initial_loss(data.num_classes, setup.config.model.embedding_size)
+    metrics = [line for line in read_metrics(folder.path) if line.get("loss") is not None]
+    expected = setup.program.objective.expected_initial_loss(data.num_classes, setup.config.model.embedding_size)
     checks = sorted(result.verifications)
     roc = roc_curve(result.similarities, data.pairs.same)
     pictures = {

@@ -8,21 +8,25 @@ python -m experiments.train … --check                        look at the data 
 """
 
 import pathlib
+import signal
 import sys
 import time
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 import tyro
 from rich.console import Console
 
 from arcface_jax.errors import InputError
 from arcface_jax.training.config import Config
+from arcface_jax.training.config_file import read_config
 from arcface_jax.training.console import ConsoleReporter, print_plan, print_results
-from arcface_jax.training.loop import RunResult, Stopped, train
+from arcface_jax.training.loop import RunResult, best_so_far, train
 from arcface_jax.training.run_folder import CONFIG_FILE, RunFolder
 from arcface_jax.training.setup import Setup, prepare
-from experiments.command import INTERRUPTED, help_text, run_command
+from arcface_jax.training.stopping import Stopped
+from experiments.command import INTERRUPTED, TERMINATED, help_text, run_command
 from experiments.configs import PRESETS
 from experiments.data_check import check_data
 from experiments.run_figures import draw_run
@@ -57,7 +61,7 @@ def parse(arguments: list[str]) -> Config:
     if files:
         if preset is not None or len(files) > 1:
             raise InputError("a preset and --config are two whole configurations; give one of them, once")
-        base = Config.from_json_file(pathlib.Path(files[0]))
+        base = read_config(pathlib.Path(files[0]))
     presets = "\n".join(f"  {name}: {(make.__doc__ or '').splitlines()[0]}" for name, make in PRESETS.items())
     return tyro.cli(
         Config,
@@ -72,8 +76,8 @@ def run_folder_path(config: Config) -> pathlib.Path:
     """config.run.folder, or a new name from the loss and the time."""
     if config.run.folder is not None:
         return pathlib.Path(config.run.folder)
-    if config.run.resume:
-        raise InputError("run.resume needs --run.folder, the run to go on with")
+    if config.run.resume == "changed" or config.run.distributed:
+        raise InputError("run.resume changed and run.distributed need --run.folder, the same for all processes")
     return pathlib.Path("runs") / f"{config.loss.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
@@ -92,9 +96,12 @@ def angle_warning(angles: Mapping[int, np.ndarray]) -> str | None:
 def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult) -> None:
     """Draws the pictures, writes the results and prints the closing table."""
     pictures = draw_run(setup, folder, result)
+    best = best_so_far(result.verifications)
     folder.finish(
         {
             "verifications": {str(step): numbers for step, numbers in result.verifications.items()},
+            "best": {name or "first": {"step": step, "accuracy": value} for name, (step, value) in best.items()},
+            "bad_steps": result.bad_steps,
             "speeds": result.speeds,
             "seconds": round(result.seconds, 1),
         }
@@ -111,8 +118,13 @@ def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult)
 
 def run(config: Config, console: Console) -> int:
     """Trains and reports; returns the exit status, 0 unless asked to stop."""
+    if config.run.distributed:
+        jax.distributed.initialize()
+        console.quiet = jax.process_index() > 0
     path = run_folder_path(config)
     folder = RunFolder(path, config)
+    for change in folder.changes:
+        console.print(f"[yellow]Going on with {change}[/yellow]", highlight=False)
     console.print("Preparing the data …")
     try:
         setup = prepare(config)
@@ -124,14 +136,15 @@ def run(config: Config, console: Console) -> int:
         try:
             result = train(setup, folder, reporter)
         except Stopped as stop:
+            again = f"--config {path / CONFIG_FILE} --run.folder {path}"
             console.print(
-                f"Stopped at step {stop.step}, with a checkpoint. To go on: python -m experiments.train "
-                f"--config {path / CONFIG_FILE} --run.folder {path} --run.resume",
+                f"Stopped at step {stop.step}, with a checkpoint. To go on: python -m experiments.train {again}",
                 highlight=False,
                 soft_wrap=True,
             )
-            return INTERRUPTED
-    finish(console, setup, folder, result)
+            return INTERRUPTED if stop.signal_number == signal.SIGINT else TERMINATED
+    if jax.process_index() == 0:
+        finish(console, setup, folder, result)
     return 0
 
 

@@ -4,16 +4,16 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 
 from arcface_jax.errors import InputError
 from arcface_jax.models.embed import EmbedFunction, embed_images, make_embed_function
 from arcface_jax.training.checkpoints import Checkpoints
 from arcface_jax.training.config import Config
-from arcface_jax.training.objective import create_objective
-from arcface_jax.training.run_folder import CONFIG_FILE
-from arcface_jax.training.setup import create_backbone, create_optimiser, create_schedule, state_of
+from arcface_jax.training.config_file import read_config
+from arcface_jax.training.resume import restore
+from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE
+from arcface_jax.training.setup import create_program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,15 +23,15 @@ class TrainedRun:
     Attributes:
       name: the run folder's.
       config: the run's configuration.
-      variables: of the backbone.
-      class_weights: float32 [C, D], of the head, not normalised.
+      variables: of the backbone; the moving average where the run kept one.
+      class_weights: float32 [C, D] or [C, K, D], of the head, not normalised; None for a loss without classes.
       step: of the checkpoint.
     """
 
     name: str
     config: Config
     variables: Any
-    class_weights: np.ndarray
+    class_weights: np.ndarray | None
     step: int
     _embed: EmbedFunction
 
@@ -51,28 +51,27 @@ def load_trained(folder: pathlib.Path) -> TrainedRun:
     Raises:
       InputError: no run, or no checkpoint, lies there.
     """
-    config = Config.from_json_file(folder / CONFIG_FILE)
-    path = folder / "checkpoints"
+    config = read_config(folder / CONFIG_FILE)
+    path = folder / CHECKPOINTS_FOLDER
     if not path.is_dir():
         raise InputError(f"{folder}: holds no checkpoints; give the folder of a run that has reached its first one")
     checkpoints = Checkpoints(path)
     step = checkpoints.latest_step()
     if step is None:
         raise InputError(f"{path}: no complete checkpoint; let the run go on to its first one")
-    optimiser = create_optimiser(config, create_schedule(config.optimiser, config.run.steps))
-    backbone = create_backbone(config)
     num_classes = int(checkpoints.metadata(step)["num_classes"])
-    objective = create_objective(config.loss)
-    shapes = jax.eval_shape(lambda: state_of(config, backbone, objective, optimiser, num_classes))
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
-    state = checkpoints.restore(step, like)
+    # On one device, whatever the run was made on.
+    place = dataclasses.replace(config.run, devices=1, parallel="jit", statistics="global", distributed=False)
+    program = create_program(dataclasses.replace(config, run=place), num_classes)
+    state = restore(checkpoints, step, program)
     checkpoints.close()
+    weights = program.objective.class_weights(state.params["head"], state.head_state)
+    variables = state.average or state.backbone_variables
     return TrainedRun(
         folder.resolve().name,
         config,
-        state.backbone_variables,
-        np.asarray(state.params["head"]["class_weights"]),
+        variables,
+        None if weights is None else np.asarray(weights, np.float32),
         step,
-        make_embed_function(backbone),
+        make_embed_function(program.backbone, program.train_step.pixels),
     )

@@ -37,6 +37,8 @@ def training_angles(
 
     References: Deng et al., ArcFace (arXiv:1801.07698), Table 3.
     """
+    if model.class_weights is None or model.class_weights.ndim != 2:
+        raise InputError(f"{model.name}: W-EC and W-Inter need one class weight a class; its loss has none, or several")
     if len(model.class_weights) != data.num_classes:
         raise InputError(
             f"{model.name}: has weights of {len(model.class_weights)} classes, but its data now have "

@@ -1,12 +1,18 @@
 """Saving and restoring a run. The only module that knows Orbax."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import pathlib
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from arcface_jax.errors import InputError
 from arcface_jax.training.config import Config
@@ -26,34 +32,95 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
+class DamagedCheckpoint(InputError):  # noqa: N818 - what it is, not an error of the caller
+    """A checkpoint that cannot be read."""
+
+
 class Checkpoints:
-    """The checkpoints in one folder: atomic, the newest `keep` of them kept.
+    """The checkpoints in one folder: atomic, written in the background, kept by a policy.
 
     Each holds the training state and, as JSON, the configuration, the data's
-    fingerprint, the number of classes, the library versions, and what else the
-    caller wants to find again.
+    fingerprint, the number of classes and over how many devices they are split, the library versions, and what else
+    the caller wants to find again. All processes of a run call each method together.
     """
 
-    def __init__(self, folder: pathlib.Path, keep: int = 2) -> None:
-        """Opens the folder, making it where it is absent."""
+    def __init__(self, folder: pathlib.Path, keep: int = 2, keep_best: int = 0) -> None:
+        """Opens the folder, making it where it is absent.
+
+        Args:
+          folder: where the checkpoints lie, one folder a step.
+          keep: how many of the newest stay.
+          keep_best: how many of those with the best score stay besides.
+        """
         self.folder = folder.absolute()
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=False),
+        policies = [preservation_policy.LatestN(keep)]
+        if keep_best:
+            best = preservation_policy.BestN(
+                get_metric_fn=lambda metrics: metrics["score"], n=keep_best, keep_checkpoints_without_metrics=False
+            )
+            policies.append(best)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            # What a killed process left half-written goes when the next one starts.
+            cleanup_tmp_directories=True,
         )
+        try:
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+        except OSError as error:
+            raise InputError(f"checkpoints {self.folder}: cannot be opened ({_reason(error)})") from error
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint, or None where there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, metadata: dict[str, Any]) -> None:
-        """Writes `state` under its step; a checkpoint of that step that exists already stays as it is."""
+    def steps(self) -> list[int]:
+        """The steps of all complete checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, state: TrainState, metadata: dict[str, Any], score: float | None = None) -> None:
+        """Writes `state` under its step, in the background; waits only for the save before.
+
+        A checkpoint of that step that exists already stays as it is.
+
+        Args:
+          state: may be consumed by a step as soon as this returns.
+          metadata: JSON.
+          score: by which the best are kept; None for a checkpoint that was not verified.
+
+        Raises:
+          InputError: this one, or the one before, could not be written.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
         about = metadata | {"arrays": _array_types(state)}
+        if jax.default_backend() == "cpu":  # there a save reads the arrays themselves, which the next step overwrites
+            state = jax.tree.map(jnp.copy, state)
         content = {"metadata": ocp.args.JsonSave(about), "state": ocp.args.StandardSave(state)}
-        self._manager.save(step, args=ocp.args.Composite(**content), force=True)
+        metrics = None if score is None else {"score": score}
+        with self._writing():
+            self._manager.save(step, metrics=metrics, args=ocp.args.Composite(**content), force=True)
+
+    def wait(self) -> None:
+        """Returns when the last save is complete.
+
+        Raises:
+          InputError: it could not be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            last = self.latest_step()
+            left = "no checkpoint is complete" if last is None else f"the checkpoint of step {last} is complete"
+            raise InputError(
+                f"checkpoints {self.folder}: cannot be written ({_reason(error)}); {left}: "
+                "make room there, or make it writable, and give the same command again"
+            ) from error
 
     def metadata(self, step: int) -> dict[str, Any]:
         """The JSON part of a checkpoint.
@@ -67,10 +134,19 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except (ValueError, KeyError, OSError, TypeError) as error:
-            reason = str(error).strip("'\"").splitlines()[0][:120]
             others = [other for other in self._manager.all_steps() if other != step]
             instead = f"remove its folder to use that of step {max(others)}" if others else "start the run anew"
-            raise InputError(f"checkpoint {self.folder / str(step)}: is damaged ({reason}); {instead}") from error
+            raise DamagedCheckpoint(
+                f"checkpoint {self.folder / str(step)}: is damaged ({_reason(error)}); {instead}"
+            ) from error
+
+    def read_tree(self, step: int) -> Any:
+        """The state at `step` as plain nested dictionaries of arrays, whatever shapes it has.
+
+        Raises:
+          InputError: it is damaged.
+        """
+        return self._read(step, state=ocp.args.StandardRestore()).state
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state at `step`, with the shapes, types and placement of `like` (arrays or ShapeDtypeStructs).
@@ -90,9 +166,38 @@ class Checkpoints:
         state: TrainState = self._read(step, state=ocp.args.StandardRestore(abstract)).state
         return state
 
+    def set_aside(self, step: int) -> pathlib.Path:
+        """Moves a damaged checkpoint out of the way, so that its step can be saved again; returns where to."""
+        damaged = self.folder / str(step)
+        aside = self.folder.with_name(f"damaged-{step}-{uuid.uuid4().hex[:8]}")
+        if jax.process_index() == 0:
+            damaged.rename(aside)
+        barrier(f"set aside {step}")
+        self._manager.reload()
+        return aside
+
     def close(self) -> None:
-        """Waits for what is being written."""
-        self._manager.close()
+        """Waits for what is being written.
+
+        Raises:
+          InputError: it could not be written.
+        """
+        with self._writing():
+            self._manager.close()
+
+
+def barrier(name: str) -> None:
+    """Waits for all processes of a run; `name` must be the same in all."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error that lies deepest, which says most."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip("'\"").splitlines()
+    return lines[0][:160] if lines else type(error).__name__
 
 
 def _array_types(state: TrainState) -> dict[str, str]:
@@ -103,9 +208,10 @@ def _array_types(state: TrainState) -> dict[str, str]:
     }
 
 
-def describe(config: Config, fingerprint: str, num_classes: int) -> dict[str, Any]:
+def describe(config: Config, fingerprint: str, num_classes: int, shards: int) -> dict[str, Any]:
     """The metadata every checkpoint of a run carries."""
     return {
+        "shards": shards,
         "config": dataclasses.asdict(config),
         "data_fingerprint": fingerprint,
         "num_classes": num_classes,

@@ -1,12 +1,9 @@
 """Every setting of a training run, as frozen dataclasses that JSON can hold."""
 
 import dataclasses
-import json
-import pathlib
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from arcface_jax.data.augment import Augmentation
-from arcface_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +31,13 @@ class DataConfig:
     """memory: decode the training images once, at the start. stream: decode them batch by batch, ahead of the step."""
     unreadable: Literal["stop", "skip"] = "stop"
     """What an image that cannot be decoded does: stop the run, or be left out and counted."""
+    sampler: Literal["shuffled", "balanced", "capped"] = "shuffled"
+    """shuffled: every image once an epoch. balanced: data.images-each of every identity in a batch, for losses over
+    pairs. capped: no identity more than data.images-each times an epoch."""
+    images_each: int = 4
+    """Images of one identity in a batch (sampler balanced), or at most in an epoch (sampler capped)."""
+    verify: tuple[str, ...] = ()
+    """More sets to verify on, besides the held-out people: .bin sets, or folders of people."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +45,7 @@ class ModelConfig:
     """The embedding network."""
 
     name: str = "iresnet18"
-    """Backbone: iresnet18, 34, 50, 100 or 200."""
+    """Backbone, one of `arcface_jax.models.registry.names()`: iresnet18 … 200, mobilefacenet, mbf, vit_t …"""
     width: int = 16
     """Channels of the first stage; 64 is the published size."""
     embedding_size: int = 128
@@ -50,11 +54,38 @@ class ModelConfig:
     """Dropout rate before the embedding layer."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type the backbone computes in; parameters, statistics and the loss stay float32."""
+    remat: bool = False
+    """Keep only each block's input for the backward pass and compute the rest again (`jax.checkpoint`): less memory,
+    about a third more time."""
+    init: str | None = None
+    """Trained backbone to start from: a run folder, a PyTorch checkpoint or an .onnx file of the same network."""
+    pixels: Literal["arcface_torch", "insightface_mxnet", "adaface"] = "arcface_torch"
+    """What the backbone expects of its pixels: RGB over 127.5, RGB over 128, or BGR over 127.5."""
 
 
 PastPi = Literal["none", "linear", "easy", "clip", "reflect"]
 GradientName = Literal["exact", "straight_through"]
-LossName = Literal["arcface", "cosface", "sphereface", "normface", "cm1", "cm2", "softmax"]
+LossName = Literal[
+    "arcface",
+    "cosface",
+    "sphereface",
+    "normface",
+    "cm1",
+    "cm2",
+    "softmax",
+    "adaface",
+    "magface",
+    "curricularface",
+    "elasticface",
+    "elasticface_plus",
+    "elasticface_cos",
+    "elasticface_cos_plus",
+    "intra",
+    "inter",
+    "triplet",
+    "sphereface2",
+    "uniface",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,34 +93,80 @@ class LossConfig:
     """The classification loss."""
 
     name: LossName = "arcface"
-    """Margin, by its name in the paper; softmax is the plain layer with a bias, without normalisation."""
+    """Loss, by its name in the papers; softmax is the plain layer with a bias, without normalisation; intra and inter
+    add the paper's penalties to normface; triplet has no classes, and wants data.sampler balanced."""
     margin: float | None = None
-    """arcface: m in radians; cosface: m; sphereface: the factor m. Default: the paper's .5, .35, 1.35."""
+    """arcface: m in radians; cosface: m; sphereface: the factor m; adaface: m; triplet: radians. Default: the papers'
+    .5, .35, 1.35, .4, .35."""
     scale: float | None = None
-    """Radius s of the sphere that the logits lie on (softmax has none). Default 16, about twice the least
+    """Radius s of the sphere that the logits lie on (softmax and triplet have none). Default 16, about twice the least
     that can tell a few hundred people apart; 64 in the papers, too much for a small network."""
     past_pi: PastPi = "none"
     """What stands for cos(θ + m) where θ + m is past π; see `arcface_jax.margins.combined`."""
     gradient: GradientName = "exact"
     """exact: of the margin as written. straight_through: the margin counts as a constant (arcface_torch)."""
+    margin_warmup: float = 0.0
+    """Share of the run over which the margin rises linearly from none."""
+    sub_centers: int = 1
+    """Centres of each class, K; its cosine is the largest of theirs, so that wrong labels gather in a centre apart."""
+    label_smoothing: float = 0.0
+    """Share ε of the wanted distribution that is spread over all classes."""
+    filter_threshold: float | None = None
+    """Leave a wrong class out of an example's softmax where its cosine is above this: likely the same person."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """How the classes are computed with; the loss is the same number for dense, chunked and sharded."""
+
+    kind: Literal["dense", "chunked", "sharded"] = "dense"
+    """dense: all logits at once. chunked: a chunk of classes at a time, memory O(batch · chunk). sharded: the classes
+    split over the devices, chunked on each."""
+    chunk: int = 2048
+    """The most classes at a time (chunked and sharded)."""
+    sample_rate: float = 1.0
+    """Partial FC: share of the classes in each step's softmax, the batch's own always among them."""
+    update: Literal["optimiser", "fused"] = "optimiser"
+    """optimiser: a gradient of all class weights, through the optimiser. fused: rows are updated by SGD as their
+    gradient is formed, which is never stored (chunked and sharded)."""
+    unsampled: Literal["update", "keep"] = "update"
+    """Classes outside the sample under update fused: go on with momentum and decay (Partial FC V2), or stay (V1)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """How update fused stores class weights and momentum; bfloat16 is rounded at random."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimiserConfig:
-    """SGD with momentum, and its learning rate over time."""
+    """What turns gradients into updates, and its learning rate over time."""
 
+    name: str = "sgd"
+    """sgd, or any optimiser that optax has by this name: adamw, lamb, lion, adagrad …"""
+    options: str = ""
+    """Further arguments of an optimiser other than sgd, as JSON: {"b1": 0.9, "b2": 0.99}."""
     learning_rate: float = 0.1
     """Peak learning rate."""
+    reference_batch: int | None = None
+    """The batch size that learning-rate is meant for; it is scaled linearly to run.batch-size. None: taken as it is."""
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 5e-4
-    """Weight decay, added to the gradient (coupled, as the papers do)."""
+    """Weight decay λ: coupled, λ·w added to the gradient, as the papers do; or an optimiser's own (adamw, lamb …)."""
     decay: Literal["kernels", "all"] = "kernels"
     """What decays. kernels: convolutions, dense layers, class weights. all: also biases, normalisation, PReLU."""
-    schedule: Literal["polynomial", "steps", "cosine"] = "polynomial"
-    """polynomial: to 0 with power 1 (arcface_torch). steps: ÷10 at 5/8 and 7/8 of the run (the paper). cosine."""
+    schedule: Literal["polynomial", "steps", "cosine", "constant"] = "polynomial"
+    """polynomial: to 0 with power 1 (arcface_torch). steps: ÷10 at each of optimiser.drops (the paper). cosine."""
+    drops: tuple[float, ...] = (0.625, 0.875)
+    """Shares of the run at which schedule steps divides the rate by 10; the paper's CASIA run: 20K and 28K of 32K."""
     warmup: float = 0.05
     """Share of the run over which the learning rate rises linearly from 0."""
+    clip: float | None = None
+    """Scale gradients down to this norm, over all parameters together."""
+    ema: float = 0.0
+    """Decay of a moving average of the backbone's weights and statistics, verified beside them; 0 keeps none."""
+    frozen: float = 0.0
+    """Share of the run at its start in which only the head learns; 1 for a backbone that never does."""
+    backbone_rate: float = 1.0
+    """What the backbone's learning rate is multiplied by, to fine-tune it gently under a new head."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,22 +177,44 @@ class RunConfig:
     """Optimiser steps."""
     batch_size: int = 64
     """Images a step, over all devices."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after the other, for less memory: the gradient is the mean over all of
+    the batch; batch statistics, and those of adaptive losses, are each part's own."""
     seed: int = 0
     """Seed of everything random: data, split, pairs, initial weights, shuffling, flips."""
     evaluate_every: int = 350
-    """Steps between verifications on the held-out identities."""
+    """Steps between verifications."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints; default as often as verifications."""
+    keep: int = 2
+    """Newest checkpoints to keep."""
+    keep_best: int = 0
+    """Checkpoints of the best verification accuracy to keep besides."""
     log_every: int = 10
     """Steps between lines of metrics."""
+    bad_steps: int = 10
+    """Steps in a row with a loss or gradient that is not finite, each skipped, after which the run stops."""
     folder: str | None = None
-    """Run folder to write; default runs/LOSS-DATE-TIME."""
-    resume: bool = False
-    """Go on from the last checkpoint in run.folder instead of refusing a folder that exists."""
+    """Run folder to write; default runs/LOSS-DATE-TIME. An unfinished run of the same configuration there goes on."""
+    resume: Literal["auto", "changed"] = "auto"
+    """changed: go on with the run in run.folder although the configuration differs."""
     devices: int | None = None
-    """How many of this machine's devices to use; default all."""
+    """How many devices to use; default all."""
+    distributed: bool = False
+    """One of several processes: join the others by `jax.distributed.initialize`, which finds SLURM, TPU pods and
+    Open MPI, or the addresses in JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
     parallel: Literal["jit", "pmap"] = "jit"
     """Over several devices: jit over a mesh, or pmap."""
     statistics: Literal["global", "local"] = "global"
     """Batch statistics over all devices, or each device's own (pmap only)."""
+    profile: int = 0
+    """Steps to trace, after the first ten, into the run folder's profile/ for Perfetto, XProf or TensorBoard."""
+    wandb: str | None = None
+    """Weights & Biases project to report to as well (needs the wandb package)."""
+
+
+PLACE_SETTINGS = ("folder", "resume", "devices", "distributed", "keep", "keep_best", "profile", "wandb")
+"""Settings of `RunConfig` that say where and how a run is made, not what it is: they may change when it goes on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,50 +225,6 @@ class Config:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
     optimiser: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)
-
-    def to_json(self) -> str:
-        """The configuration as indented JSON, every field present."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json_file(cls, path: pathlib.Path) -> Self:
-        """Reads what `to_json` wrote.
-
-        Raises:
-          InputError: the file is missing, is not JSON, or has a section or field this version does not know.
-        """
-        try:
-            content = json.loads(path.read_text())
-        except OSError as error:
-            raise InputError(f"configuration {path}: cannot be read ({error.strerror}); check the path") from error
-        except ValueError as error:
-            raise InputError(f"configuration {path}: is not JSON ({error}); use a config.json of a run") from error
-        sections = {field.name: field.default_factory for field in dataclasses.fields(cls)}
-        if not isinstance(content, dict) or not content.keys() <= sections.keys():
-            raise InputError(f"configuration {path}: sections must be among {', '.join(sections)}")
-        return cls(**{name: _section(path, name, sections[name], value) for name, value in content.items()})
-
-
-def _section(path: pathlib.Path, name: str, factory: Any, values: Any) -> Any:
-    known = {field.name for field in dataclasses.fields(factory)}
-    if not isinstance(values, dict) or not values.keys() <= known:
-        unknown = sorted(set(values) - known) if isinstance(values, dict) else values
-        raise InputError(f"configuration {path}: section {name} has unknown content {unknown}; known: {sorted(known)}")
-    hints = get_type_hints(factory)
-    for field, value in values.items():
-        if not _fits(value, hints[field]):
-            kind = getattr(hints[field], "__name__", str(hints[field]).replace("typing.", ""))
-            raise InputError(f"configuration {path}: {name}.{field} is {value!r}; give {kind}")
-    return factory(**values)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_args(hint):  # X | None
-        return any(_fits(value, one) for one in get_args(hint))
-    if hint is float:
-        return type(value) in (int, float)
-    return type(value) is hint

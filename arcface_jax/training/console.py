@@ -2,19 +2,24 @@
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import jax
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from arcface_jax.evaluation.thresholds import too_few_pairs
 from arcface_jax.losses import minimum_scale
 from arcface_jax.models.registry import count_parameters
-from arcface_jax.training.loop import Numbers
-from arcface_jax.training.objective import MarginSoftmax
+from arcface_jax.training.dataset import HELD_OUT
+from arcface_jax.training.loop import BEST_BY
+from arcface_jax.training.margin_softmax import FusedMarginSoftmax, MarginSoftmax
+from arcface_jax.training.optimisers import peak_learning_rate
 from arcface_jax.training.setup import Setup
+from arcface_jax.training.verifier import AVERAGE, Numbers
 
 # Where the output is a file or a pipe a bar cannot be drawn, and lines are printed this many seconds apart.
 _SECONDS_BETWEEN_LINES = 5.0
@@ -43,15 +48,17 @@ class ConsoleReporter:
             TextColumn("{task.completed}/{task.total}"),
             TextColumn("loss {task.fields[loss]:.3f}"),
             TextColumn("accuracy {task.fields[accuracy]:.1%}"),
+            TextColumn("rate {task.fields[rate]:.2g}"),
             TextColumn("{task.fields[speed]:.0f} images/s"),
             TextColumn("data wait {task.fields[wait]:.0%}"),
+            TextColumn("{task.fields[memory]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task(
-            "training", total=total_steps, completed=first_step, loss=float("nan"), accuracy=0.0, speed=0.0, wait=0.0
-        )
+        numbers: dict[str, Any] = {"loss": float("nan"), "accuracy": 0.0, "rate": 0.0, "speed": 0.0, "wait": 0.0}
+        self._task = self._bar.add_task("training", total=total_steps, completed=first_step, memory="", **numbers)
+        self._bad_steps = 0.0
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -61,6 +68,10 @@ class ConsoleReporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+    def says(self, message: str) -> None:
+        """Prints it."""
+        self._console.print(f"[yellow]{escape(message)}[/yellow]", highlight=False)
 
     def first_loss(self, seen: float, expected: float) -> None:
         """Prints the first loss beside the expected one, and what to look at where they differ."""
@@ -74,25 +85,40 @@ class ConsoleReporter:
     def progress(self, step: int, metrics: dict[str, float]) -> None:
         """Moves the bar, or prints a line now and then."""
         loss, accuracy, speed = metrics["loss"], metrics["accuracy"], metrics["images_per_second"]
-        wait = metrics["data_wait"]
-        self._bar.update(self._task, completed=step, loss=loss, accuracy=accuracy, speed=speed, wait=wait)
+        wait, rate = metrics["data_wait"], metrics["learning_rate"]
+        memory = f"{metrics['memory'] / 2**30:.1f} GiB" if "memory" in metrics else ""
+        self._bar.update(
+            self._task, completed=step, loss=loss, accuracy=accuracy, speed=speed, wait=wait, rate=rate, memory=memory
+        )
+        if metrics["bad_steps"] > self._bad_steps:
+            self._bad_steps = metrics["bad_steps"]
+            self.says(
+                f"step {step}: {self._bad_steps:.0f} steps so far had a loss or gradient that is not finite, and "
+                "were skipped"
+            )
         if not self._console.is_terminal and (
             step == self._total or time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES
         ):
             self._printed = time.monotonic()
             self._console.print(
-                f"step {step}/{self._total}  loss {loss:.3f}  accuracy {accuracy:.1%}  "
-                f"{speed:.0f} images/s  data wait {wait:.0%}",
+                f"step {step}/{self._total}  loss {loss:.3f}  accuracy {accuracy:.1%}  rate {rate:.2g}  "
+                f"{speed:.0f} images/s  data wait {wait:.0%}  {memory}".rstrip(),
                 highlight=False,
             )
 
-    def verified(self, step: int, numbers: Numbers) -> None:
-        """Prints one line of a verification."""
+    def verified(self, step: int, numbers: Numbers, best: dict[str, tuple[int, float]]) -> None:
+        """Prints one line for each set of a verification."""
         what = "untrained" if step == 0 else f"step {step}"
-        self._console.print(
-            f"Verification, {what}: accuracy {numbers['accuracy']:.2%} ± {numbers['accuracy_std']:.2%}, "
-            f"AUC {numbers['auc']:.4f}"
-        )
+        for prefix, (best_step, best_value) in best.items():
+            if f"{prefix}/{BEST_BY}".removeprefix("/") not in numbers:
+                continue
+            own = {name: numbers[f"{prefix}/{name}".removeprefix("/")] for name in (BEST_BY, "accuracy_std", "auc")}
+            where = {"": "", AVERAGE: ", moving average"}.get(prefix, f", {prefix}")
+            so_far = "" if best_step in (0, step) else f" (best so far {best_value:.2%} at step {best_step})"
+            self._console.print(
+                f"Verification, {what}{where}: accuracy {own[BEST_BY]:.2%} ± {own['accuracy_std']:.2%}, "
+                f"AUC {own['auc']:.4f}{so_far}"
+            )
 
 
 def print_plan(console: Console, setup: Setup) -> None:
@@ -106,29 +132,42 @@ def print_plan(console: Console, setup: Setup) -> None:
     short = f" ({wanted:,} wanted, but there are no more)" if len(data.pairs) < wanted // 20 * 20 else ""
     in_memory = "" if config.data.loading == "memory" else ", decoded on the way"
     table.add_row("Training", f"{len(data.train):,} images of {data.num_classes:,} identities{in_memory}")
-    table.add_row(
-        "Held out",
-        f"{len(data.test):,} images of {len(data.test.identity_names):,} other identities, "
-        f"{len(data.pairs):,} verification pairs{short}",
-    )
-    parameters = count_parameters(setup.backbone, size)
-    head = data.num_classes * config.model.embedding_size
+    for tested in data.sets:
+        held_out = tested.name == HELD_OUT
+        table.add_row(
+            "Held out" if held_out else "Verified on",
+            (
+                f"{len(tested.images):,} images of {len(tested.images.identity_names):,} other identities"
+                if held_out
+                else f"{tested.name}, {len(tested.images):,} images"
+            )
+            + f", {len(tested.pairs):,} verification pairs{short if held_out else ''}",
+        )
+    program = setup.program
+    parameters = count_parameters(program.backbone, size)
+    head = data.num_classes * config.model.embedding_size * config.loss.sub_centers
     table.add_row(
         "Model",
         f"{config.model.name}, width {config.model.width}, {config.model.embedding_size}-d embedding: "
         f"{parameters:,} parameters (and {head:,} class weights)",
     )
-    expected = setup.objective.expected_initial_loss(data.num_classes, config.model.embedding_size)
-    table.add_row(
-        "Loss", f"{config.loss.name}: softmax, target logit {setup.objective}; expected to start at {expected:.2f}"
-    )
-    if isinstance(setup.objective, MarginSoftmax):
-        least, scale = minimum_scale(data.num_classes, _CONFIDENT), setup.objective.scale
+    expected = program.objective.expected_initial_loss(data.num_classes, config.model.embedding_size)
+    softmax = program.objective.softmax if isinstance(program.objective, FusedMarginSoftmax) else program.objective
+    kind = "softmax, target logit " if isinstance(softmax, MarginSoftmax) else ""
+    table.add_row("Loss", f"{config.loss.name}: {kind}{program.objective}; expected to start at {expected:.2f}")
+    if isinstance(softmax, MarginSoftmax):
+        least, scale = minimum_scale(data.num_classes, _CONFIDENT), softmax.scale
         advice = "" if scale >= least else "; [yellow]raise --loss.scale[/yellow]"
         needed = f"probability {_CONFIDENT} over {data.num_classes:,} classes takes {least:.1f} or more"
         table.add_row("", f"scale {scale:g}; {needed}{advice}")
-    kind = f"{len(setup.devices)} × {setup.devices[0].device_kind}"
-    table.add_row("Devices", f"{kind} ({config.run.parallel})")
+    if config.head.kind != "dense":
+        sampled = f", {config.head.sample_rate:.0%} of the classes a step" if config.head.sample_rate < 1 else ""
+        table.add_row("Head", f"{config.head.kind}, {config.head.chunk:,} classes at a time{sampled}")
+    rate = peak_learning_rate(config.optimiser, config.run.batch_size)
+    table.add_row("Optimiser", f"{config.optimiser.name}, learning rate {rate:g}, {config.optimiser.schedule}")
+    processes = "" if jax.process_count() == 1 else f" of {jax.process_count()} processes"
+    devices = f"{len(program.devices)} × {program.devices[0].device_kind}{processes}"
+    table.add_row("Devices", f"{devices} ({config.run.parallel})")
     steps, batch = config.run.steps, config.run.batch_size
     epochs = steps * batch / len(data.train)
     table.add_row("Run", f"{steps:,} steps of {batch} images ({epochs:.1f} epochs), seed {config.run.seed}")

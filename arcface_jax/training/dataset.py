@@ -1,6 +1,7 @@
-"""The data of a run: people to train on, and held-out people to verify."""
+"""The data of a run: people to train on, and other people to verify."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 
@@ -9,9 +10,11 @@ from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.memory import MemorySource, OnUnreadable, load
 from arcface_jax.data.open import open_source as open_path
 from arcface_jax.data.pairs import Pairs, draw_pairs
+from arcface_jax.data.samplers import Balanced, Capped, Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.split import split_identities
 from arcface_jax.data.synthetic import SyntheticFaces
+from arcface_jax.data.verification_sets import BinSource
 from arcface_jax.data.views import Subset
 from arcface_jax.errors import InputError
 from arcface_jax.training.config import DataConfig
@@ -20,21 +23,42 @@ NUM_FOLDS = 10
 """Folds of the verification protocol."""
 
 
+HELD_OUT = "held_out"
+"""Name of the set of people that a run holds out of its own source."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VerificationSet:
+    """Images in memory, and the pairs of them to verify."""
+
+    name: str
+    images: MemorySource
+    pairs: Pairs
+
+
 @dataclasses.dataclass(frozen=True)
 class RunData:
-    """A run's training source, its test images, and the pairs of these to verify.
+    """A run's training source and the sets that verify it.
 
     Attributes:
       train: source of the training images, in memory or not.
-      test: the held-out people's images, in memory.
-      pairs: drawn from the test images.
+      sets: what to verify on; the first counts, it is the people held out where there are such.
       fingerprint: of the whole source, before the split.
     """
 
     train: FaceSource
-    test: MemorySource
-    pairs: Pairs
+    sets: tuple[VerificationSet, ...]
     fingerprint: str
+
+    @property
+    def test(self) -> MemorySource:
+        """The images of the first set."""
+        return self.sets[0].images
+
+    @property
+    def pairs(self) -> Pairs:
+        """The pairs of the first set."""
+        return self.sets[0].pairs
 
     @property
     def num_classes(self) -> int:
@@ -44,7 +68,8 @@ class RunData:
     @property
     def skipped(self) -> tuple[str, ...]:
         """A message for each image that was left out because it cannot be decoded."""
-        return self.test.skipped + (self.train.skipped if isinstance(self.train, MemorySource) else ())
+        tested = sum((one.images.skipped for one in self.sets), ())
+        return tested + (self.train.skipped if isinstance(self.train, MemorySource) else ())
 
 
 def open_source(config: DataConfig, seed: int) -> FaceSource:
@@ -73,15 +98,55 @@ def load_data(config: DataConfig, seed: int) -> RunData:
         raise InputError(f"data.image_size {config.image_size} is too small; 16 is the least, 112 the published size")
     source = open_source(config, seed)
     check_labels(source)
-    train, test = split_identities(source, config.test_fraction, seed)
     on_unreadable: OnUnreadable = "raise" if config.unreadable == "stop" else "skip"
-    in_memory = load(test, config.image_size, on_unreadable=on_unreadable)
+    train, sets = source, []
+    if config.test_fraction > 0:
+        train, test = split_identities(source, config.test_fraction, seed)
+        held_out = load(test, config.image_size, on_unreadable=on_unreadable)
+        sets.append(
+            VerificationSet(HELD_OUT, held_out, draw_pairs(held_out.labels, config.pairs, seed, num_folds=NUM_FOLDS))
+        )
+    sets += [_open_set(path, config, seed, on_unreadable) for path in config.verify]
+    if not sets:
+        raise InputError("data.test_fraction is 0 and data.verify empty: give one of them, or nothing is verified")
+    names = [one.name for one in sets]
+    if len(set(names)) < len(names):
+        raise InputError(f"data.verify: the sets are called {', '.join(names)}; give files of different names")
     return RunData(
         train=train if config.loading == "stream" else load(train, config.image_size, on_unreadable=on_unreadable),
-        test=in_memory,
-        pairs=draw_pairs(in_memory.labels, config.pairs, seed, num_folds=NUM_FOLDS),
+        sets=tuple(sets),
         fingerprint=source.fingerprint,
     )
+
+
+def _open_set(path: str, config: DataConfig, seed: int, on_unreadable: OnUnreadable) -> VerificationSet:
+    """A published .bin set with its own pairs, or pairs drawn from whatever else there is."""
+    source = open_path(path)
+    images = load(source, config.image_size, on_unreadable="raise" if isinstance(source, BinSource) else on_unreadable)
+    if isinstance(source, BinSource):
+        return VerificationSet(pathlib.Path(path).stem, images, source.pairs)
+    pairs = draw_pairs(images.labels, config.pairs, seed, num_folds=NUM_FOLDS)
+    return VerificationSet(pathlib.Path(path).stem, images, pairs)
+
+
+def create_sampler(config: DataConfig, source: FaceSource, batch_size: int, seed: int) -> Sampler:
+    """The order in which a run sees its training images.
+
+    Raises:
+      InputError: a setting is out of range, or without effect.
+    """
+    if config.sampler == "shuffled":
+        if config.images_each != DataConfig.images_each:
+            raise InputError(f"data.images_each {config.images_each} does nothing with sampler shuffled; leave it out")
+        return Shuffled(len(source), batch_size, seed)
+    labels = np.asarray(source.labels)
+    if config.sampler == "capped":
+        return Capped(labels, config.images_each, batch_size, seed)
+    if config.images_each < 1 or batch_size % config.images_each:
+        raise InputError(
+            f"data.images_each {config.images_each} must divide run.batch_size {batch_size} with sampler balanced"
+        )
+    return Balanced(labels, batch_size // config.images_each, config.images_each, seed)
 
 
 def sample_images(source: FaceSource, count: int, image_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

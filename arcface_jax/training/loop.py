@@ -2,43 +2,37 @@
 
 import contextlib
 import dataclasses
-import math
-import signal
+import pathlib
 import time
-from collections.abc import Iterator
-from types import FrameType
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from arcface_jax.analysis.angle_distributions import target_angles
+from arcface_jax.data.pipeline import Batch
 from arcface_jax.errors import InputError
-from arcface_jax.models.embed import make_embed_function
-from arcface_jax.training.checkpoints import Checkpoints, describe
-from arcface_jax.training.dataset import sample_images
+from arcface_jax.training.bad_steps import diagnose, keep_batch
+from arcface_jax.training.checkpoints import Checkpoints, barrier, describe
+from arcface_jax.training.resume import newest_readable
 from arcface_jax.training.run_folder import MetricsWriter, RunFolder
 from arcface_jax.training.setup import Setup
 from arcface_jax.training.state import TrainState
-from arcface_jax.training.verifier import Verifier
+from arcface_jax.training.stopping import Stopped, stop_requests
+from arcface_jax.training.timer import Timer
+from arcface_jax.training.verifier import Numbers, Verifier
 
-_ANGLE_SAMPLE = 2048
-"""Training images whose angles to their centres are kept at the start, middle and end."""
+_PROFILE_AFTER = 10
+"""Steps before a trace begins, so that compilation is not in it."""
 
-
-Numbers = dict[str, float]
-
-
-class Stopped(Exception):  # noqa: N818 - asked for, not an error
-    """The run was asked to stop; its last checkpoint is at `step`."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(step)
-        self.step = step
+BEST_BY = "accuracy"
+"""The number of a verification that the best one is named by."""
 
 
 class Reporter(Protocol):
     """Who is told how the run goes."""
+
+    def says(self, message: str) -> None:
+        """Something that a person should know."""
 
     def first_loss(self, seen: float, expected: float) -> None:
         """The loss of the first batch, before any update, beside the expected one."""
@@ -46,8 +40,8 @@ class Reporter(Protocol):
     def progress(self, step: int, metrics: dict[str, float]) -> None:
         """Metrics at `step`, every run.log_every steps."""
 
-    def verified(self, step: int, numbers: Numbers) -> None:
-        """A verification of the held-out identities, see `VerificationResult.numbers`."""
+    def verified(self, step: int, numbers: Numbers, best: dict[str, tuple[int, float]]) -> None:
+        """A verification, see `Verifier.verify`, and the best so far, see `best_so_far`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +50,11 @@ class RunResult:
 
     Attributes:
       verifications: by step, from 0 (untrained) to the last.
-      similarities: cosine of each test pair with the final model.
+      similarities: cosine of each pair of the first set with the final model.
       angles: by step (start, middle, end), degrees between training images and their centres.
       speeds: images_per_second, and data_wait, the share of the time that steps waited for data.
       seconds: from the first step to the last, compilation and verification included.
+      bad_steps: steps that were skipped since loss or gradient were not finite.
     """
 
     verifications: dict[int, Numbers]
@@ -67,45 +62,42 @@ class RunResult:
     angles: dict[int, np.ndarray]
     speeds: dict[str, float]
     seconds: float
+    bad_steps: int
 
 
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[dict[str, bool]]:
-    """Turns the first Ctrl-C or termination signal into a request; the second interrupts at once."""
-    request = {"stop": False}
+def best_so_far(verifications: dict[int, Numbers]) -> dict[str, tuple[int, float]]:
+    """For each set (and "average"), the step of its highest accuracy, the first of equals, and that accuracy.
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if request["stop"]:
-            raise KeyboardInterrupt
-        request["stop"] = True
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    The set that counts, whose numbers have no prefix, is called "".
+    """
+    best: dict[str, tuple[int, float]] = {}
+    for step in sorted(verifications):
+        for name, value in verifications[step].items():
+            prefix, _, what = name.rpartition("/")
+            if what == BEST_BY and (prefix not in best or value > best[prefix][1]):
+                best[prefix] = (step, value)
+    return best
 
 
 class _Run:
     """The moving parts of one run, so that the loop below reads from top to bottom."""
 
-    def __init__(self, setup: Setup, folder: RunFolder) -> None:
+    def __init__(self, setup: Setup, folder: RunFolder, reporter: Reporter) -> None:
         config = setup.config
-        self.setup = setup
+        self.setup, self.folder, self.reporter = setup, folder, reporter
         self.batches = setup.batches()
-        self.verifier = Verifier(setup.data, make_embed_function(setup.backbone), flip=config.data.flip_test)
-        self.checkpoints = Checkpoints(folder.checkpoints)
+        self.verifier = Verifier(setup)
+        self.checkpoints = Checkpoints(folder.checkpoints, config.run.keep, config.run.keep_best)
         self.verifications: dict[int, Numbers] = {}
         self.angles: dict[int, np.ndarray] = {}
         self.similarities: np.ndarray | None = None  # of the last verification of this process
 
     def start(self) -> TrainState:
-        """The state to begin with: the newest checkpoint's, or a new one."""
-        state = self.setup.initial_state()
-        newest = self.checkpoints.latest_step()
-        if newest is None:
-            return state
+        """The whole state to begin with: the newest checkpoint's that can be read, or a new one."""
+        found = newest_readable(self.checkpoints, self.setup.program, self.reporter.says)
+        if found is None:
+            return self.setup.initial_state()
+        newest, state = found
         saved = self.checkpoints.metadata(newest)
         if saved["data_fingerprint"] != self.setup.data.fingerprint:
             raise InputError(
@@ -114,31 +106,65 @@ class _Run:
         self.verifications = {int(step): numbers for step, numbers in saved["verifications"].items()}
         self.angles = {int(step): np.array(degrees) for step, degrees in saved["angles"].items()}
         self.batches.set_state(saved["data_state"])
-        return self.checkpoints.restore(newest, state)
+        self.reporter.says(f"Going on from the checkpoint of step {newest}.")
+        return state
 
     def save(self, state: TrainState) -> None:
-        """Checkpoints the state with what was found so far."""
+        """Checkpoints the whole state with what was found so far, in the background."""
+        step = int(state.step)
         found: dict[str, Any] = {
             "verifications": {str(step): numbers for step, numbers in self.verifications.items()},
             "angles": {str(step): np.round(degrees, 4).tolist() for step, degrees in self.angles.items()},
+            "data_state": self.batches.get_state(),
         }
-        found["data_state"] = self.batches.get_state()
-        about = describe(self.setup.config, self.setup.data.fingerprint, self.setup.data.num_classes)
-        self.checkpoints.save(state, about | found)
+        program, data = self.setup.program, self.setup.data
+        about = describe(program.config, data.fingerprint, program.num_classes, program.shards)
+        self.checkpoints.save(state, about | found, self.verifications.get(step, {}).get(BEST_BY))
 
-    def verify(self, step: int, state: TrainState) -> Numbers:
-        """Verifies the held-out identities, once for each step."""
-        if step not in self.verifications:
-            self.similarities = self.verifier.similarities(state.backbone_variables)
-            self.verifications[step] = self.verifier.verify(self.similarities).numbers()
-        return self.verifications[step]
+    def visit(self, step: int, state: TrainState, writer: MetricsWriter) -> None:
+        """What is due after `step`: angles, verification, checkpoint."""
+        run = self.setup.config.run
+        last = step == run.steps
+        if step % run.evaluate_every == 0 or last or step == run.steps // 2:
+            angles = self.verifier.angles(state)
+            writer.write_histogram(step, "theta", angles)
+            writer.write_histogram(step, "target_cosine", np.cos(np.radians(angles)))
+            if step in (0, run.steps // 2, run.steps):
+                self.angles[step] = angles
+        if (step % run.evaluate_every == 0 or last) and step not in self.verifications:
+            self.verifications[step], self.similarities = self.verifier.verify(state)
+            numbers = self.verifications[step]
+            self.reporter.verified(step, numbers, best_so_far(self.verifications))
+            writer.write(step, {f"verification/{name}": value for name, value in numbers.items()})
+        every = run.evaluate_every if run.checkpoint_every is None else run.checkpoint_every
+        if step and (step % every == 0 or last):
+            self.save(state)
 
-    def measure_angles(self, step: int, state: TrainState) -> None:
-        """Keeps the distribution of θ between a sample of training images and their centres."""
-        config = self.setup.config
-        images, labels = sample_images(self.setup.data.train, _ANGLE_SAMPLE, config.data.image_size, config.run.seed)
-        embeddings = self.verifier.embed(state.backbone_variables, images)
-        self.angles[step] = target_angles(embeddings, np.asarray(state.params["head"]["class_weights"]), labels)
+    def is_due(self, step: int) -> bool:
+        """Whether `visit` has anything to do after `step`."""
+        run = self.setup.config.run
+        every = {run.evaluate_every, run.checkpoint_every or run.evaluate_every}
+        return step in (0, run.steps // 2, run.steps) or any(step % one == 0 for one in every)
+
+    def give_up(self, step: int, state: TrainState, batch: Batch) -> None:
+        """Keeps state and batch of a step that is the last of too many bad ones, and says where it goes wrong.
+
+        Raises:
+          InputError: always.
+        """
+        self.save(state)
+        self.checkpoints.wait()
+        in_a_row = int(state.bad_steps[0])
+        place: pathlib.Path = self.folder.path / f"bad-step-{step}"
+        indices = self.setup.sampler.rows(step - 1, 0, self.setup.config.run.batch_size)
+        keep_batch(place, step, indices, batch.images, batch.labels)
+        barrier(f"bad step {step}")
+        where = f"; {diagnose(place).first_bad()}" if jax.process_count() == 1 else ""
+        raise InputError(
+            f"loss or gradient was not finite in {in_a_row} steps in a row, up to step {step}{where}. Nothing was "
+            f"learnt from them. See python -m experiments.replay {place}; lower --optimiser.learning-rate, lengthen "
+            "--optimiser.warmup or set --optimiser.clip, and start anew"
+        )
 
     def close(self) -> None:
         """Stops reading ahead, and waits for what is being written."""
@@ -150,107 +176,95 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
     """Trains to the end, or to the next request to stop.
 
     Verifies before the first step, every run.evaluate_every steps and at the
-    end, and writes a checkpoint each time.
+    end, and writes a checkpoint as often or every run.checkpoint_every steps.
 
     Raises:
       Stopped: Ctrl-C or a termination signal came; a checkpoint of the last step was written.
-      InputError: the loss is not finite; or a checkpoint to go on from does not fit.
+      InputError: the loss is not finite in too many steps; a checkpoint to go on from does not fit, or one cannot be
+        written.
     """
-    config, data = setup.config, setup.data
-    run = _Run(setup, folder)
-    state = run.start()
-    first = int(state.step)
-    angle_steps = {0, config.run.steps // 2, config.run.steps}
+    config, program = setup.config, setup.program
+    run = _Run(setup, folder, reporter)
     started = time.perf_counter()
-    with contextlib.closing(run), MetricsWriter(folder.path, first) as writer, _stop_requests() as request:
-        state = setup.step.place(state)
-        timer = _Timer(config.run.batch_size)
-
-        def visit(step: int) -> None:
-            whole = setup.step.fetch(state)
-            if step in angle_steps:
-                run.measure_angles(step, whole)
-            if step % config.run.evaluate_every == 0 or step == config.run.steps:
-                numbers = run.verify(step, whole)
-                reporter.verified(step, numbers)
-                writer.write(step, {f"verification/{name}": value for name, value in numbers.items()})
-                if step:
-                    run.save(whole)
-
+    with contextlib.ExitStack() as stack:
+        stack.callback(run.close)
+        whole = run.start()
+        first = int(whole.step)
+        writer = stack.enter_context(MetricsWriter(folder.path, config, first))
+        request = stack.enter_context(stop_requests())
         if first == 0:
-            visit(0)
-        timer.start()
+            run.visit(0, whole, writer)
+        state = program.step.place(whole)
+        del whole  # its arrays are the step's now
+        timer, profile = Timer(config.run.batch_size), _Profile(folder.path, first, config.run.profile)
+        stack.callback(profile.stop)
         for step in range(first + 1, config.run.steps + 1):
+            profile.at(step)
             batch = next(run.batches)
-            state, metrics = setup.step(state, batch.images, batch.labels)
+            state, metrics = program.step(state, batch.images, batch.labels)
             timer.step(run.batches.waited)
             if step == 1:
-                expected = setup.objective.expected_initial_loss(data.num_classes, config.model.embedding_size)
+                expected = program.objective.expected_initial_loss(program.num_classes, config.model.embedding_size)
                 reporter.first_loss(float(metrics["loss"]), expected)
-            if step % config.run.log_every == 0 or step in (1, config.run.steps):
+            logged = step % config.run.log_every == 0 or step in (1, config.run.steps)
+            if logged:
                 values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                values["learning_rate"] = float(setup.schedule(step - 1))
-                _check_finite(step, values)
+                in_a_row = values.pop("bad_in_a_row")
+                values["learning_rate"] = float(program.schedule(step - 1))
                 writer.write(step, values)
                 speeds = timer.read()
                 writer.write_speeds(step, speeds)
-                reporter.progress(step, values | speeds)
-            timer.pause()
-            visit(step)
-            timer.resume()
-            if request["stop"] and step < config.run.steps:
-                run.save(setup.step.fetch(state))
-                raise Stopped(step)
+                reporter.progress(step, values | speeds | _memory())
+                if in_a_row >= config.run.bad_steps:
+                    run.give_up(step, program.step.fetch(state), batch)
+            if run.is_due(step):
+                timer.pause()
+                due = program.step.fetch(state)
+                if not int(due.bad_steps[0]):
+                    run.visit(step, due, writer)
+                elif step == config.run.steps:
+                    run.give_up(step, due, batch)
+                del due  # the next step consumes its arrays
+                timer.resume()
+            # Several processes agree when they log; asking at every step would cost a message each.
+            asked = request.agreed() if logged or jax.process_count() == 1 else 0
+            if asked and step < config.run.steps:
+                run.save(program.step.fetch(state))
+                run.checkpoints.wait()
+                raise Stopped(step, asked)
+        whole = program.step.fetch(state)
         similarities = run.similarities
         if similarities is None:  # went on from the last step: nothing was verified now
-            similarities = run.verifier.similarities(setup.step.fetch(state).backbone_variables)
-    return RunResult(run.verifications, similarities, run.angles, timer.average(), time.perf_counter() - started)
+            similarities = run.verifier.verify(whole)[1]
+        bad_steps = int(whole.bad_steps[1])
+    seconds = time.perf_counter() - started
+    return RunResult(run.verifications, similarities, run.angles, timer.average(), seconds, bad_steps)
 
 
-class _Timer:
-    """Images a second, and the share of the time that steps waited for data; verification is not counted."""
-
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._totals = np.zeros(3)  # steps, seconds, seconds of waiting
-        self._warm = False  # the first reading is mostly compilation
-        self.start()
-
-    def start(self) -> None:
-        self._steps, self._waited, self._since, self._paused = 0, 0.0, time.perf_counter(), 0.0
-
-    def step(self, waited: float) -> None:
-        self._steps += 1
-        self._waited += waited
-
-    def pause(self) -> None:
-        self._paused = time.perf_counter()
-
-    def resume(self) -> None:
-        self._since += time.perf_counter() - self._paused
-
-    def read(self) -> dict[str, float]:
-        """The speeds since the last reading."""
-        seconds = time.perf_counter() - self._since
-        if self._warm:
-            self._totals += (self._steps, seconds, self._waited)
-        self._warm = True
-        speeds = self._speeds(self._steps, seconds, self._waited)
-        self.start()
-        return speeds
-
-    def average(self) -> dict[str, float]:
-        """The speeds over the run, its first reading left out."""
-        return self._speeds(*self._totals.tolist()) if self._totals[0] else {}
-
-    def _speeds(self, steps: float, seconds: float, waited: float) -> dict[str, float]:
-        return {"images_per_second": steps * self._batch_size / seconds, "data_wait": waited / seconds}
+def _memory() -> dict[str, float]:
+    """{"memory": bytes in use on the first device of this process}; empty where the device does not tell."""
+    statistics = jax.local_devices()[0].memory_stats()
+    return {"memory": float(statistics["bytes_in_use"])} if statistics else {}
 
 
-def _check_finite(step: int, values: dict[str, float]) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise InputError(
-                f"{name} is {value} at step {step}: the run has diverged; lower --optimiser.learning-rate or lengthen "
-                "--optimiser.warmup, and start anew"
-            )
+class _Profile:
+    """A trace of some steps of a run."""
+
+    def __init__(self, folder: pathlib.Path, first: int, steps: int) -> None:
+        self._folder = folder / "profile"
+        self._from, self._to = first + _PROFILE_AFTER + 1, first + _PROFILE_AFTER + 1 + steps
+        self._running = False
+
+    def at(self, step: int) -> None:
+        """Starts or ends the trace where it is due."""
+        if step == self._from and self._to > self._from:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        elif step == self._to:
+            self.stop()
+
+    def stop(self) -> None:
+        """Ends the trace if there is one."""
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False

@@ -3,18 +3,24 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
+import re
 from typing import Any, Self
 
+import jax
+import numpy as np
 from tensorboardX import SummaryWriter
 
 from arcface_jax.errors import InputError
 from arcface_jax.training.config import Config
+from arcface_jax.training.config_file import differences, read_config, to_json
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
+CHECKPOINTS_FOLDER = "checkpoints"
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
@@ -25,34 +31,51 @@ def write_whole(path: pathlib.Path, text: str) -> None:
 
 
 class RunFolder:
-    """A run's folder; `results.json` appears in it only when the run is complete."""
+    """A run's folder; `results.json` appears in it only when the run is complete.
+
+    Attributes:
+      path: where it lies.
+      changes: what a run that goes on with `run.resume changed` has other than before.
+    """
 
     def __init__(self, path: pathlib.Path, config: Config) -> None:
-        """Makes the folder, or with config.run.resume opens an unfinished one.
+        """Makes the folder, or opens that of an unfinished run.
 
         Raises:
-          InputError: the folder holds a run already and is not to be resumed, or cannot be written.
+          InputError: the folder holds a finished run or one of another configuration, or cannot be written.
         """
         self.path = path
+        self.changes: list[str] = []
         if (path / RESULTS_FILE).exists():
             raise InputError(f"run.folder {path} holds a finished run; choose another folder")
-        # Where a run lies is no part of what it is: a saved configuration can be run again elsewhere.
-        recipe = dataclasses.replace(config, run=dataclasses.replace(config.run, folder=None, resume=False))
-        if (path / METRICS_FILE).exists():
-            if not config.run.resume:
-                raise InputError(f"run.folder {path} holds a run already; choose another, or go on with --run.resume")
-            _check_same(path, Config.from_json_file(path / CONFIG_FILE), recipe)
-        elif config.run.resume:
+        if self.is_begun:
+            self.changes = differences(config, read_config(path / CONFIG_FILE))
+            if self.changes and config.run.resume != "changed":
+                raise InputError(
+                    f"run.folder {path} holds a run of another configuration ({'; '.join(self.changes)}); choose "
+                    f"another folder, go on with its own (--config {path / CONFIG_FILE} --run.folder {path}), or "
+                    "change it on the way with --run.resume changed"
+                )
+        elif config.run.resume == "changed":
             raise InputError(f"run.folder {path} holds no run to go on with; check the path, or leave out --run.resume")
+        if jax.process_index() > 0:
+            return
+        # Where a run lies is no part of what it is: a saved configuration can be run again elsewhere.
+        saved = dataclasses.replace(config, run=dataclasses.replace(config.run, folder=None, resume="auto"))
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_whole(path / CONFIG_FILE, recipe.to_json())
+            write_whole(path / CONFIG_FILE, to_json(saved))
         except OSError as error:
             raise InputError(f"run.folder {path} cannot be written ({error.strerror}); choose another") from error
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run has taken its first step here."""
+        return (self.path / METRICS_FILE).exists()
+
     def discard(self) -> None:
         """Removes a folder whose run never began; leaves one that holds anything else."""
-        if not (self.path / METRICS_FILE).exists():
+        if not self.is_begun:
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # something else lies there
                 self.path.rmdir()
@@ -60,7 +83,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> pathlib.Path:
         """Where the checkpoints go."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS_FOLDER
 
     @property
     def figures(self) -> pathlib.Path:
@@ -72,25 +95,19 @@ class RunFolder:
         write_whole(self.path / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
 
 
-def _check_same(path: pathlib.Path, saved: Config, given: Config) -> None:
-    differences = [
-        f"{section}.{name} is {value!r}, was {dataclasses.asdict(saved)[section][name]!r}"
-        for section, values in dataclasses.asdict(given).items()
-        for name, value in values.items()
-        if value != dataclasses.asdict(saved)[section][name]
-    ]
-    if differences:
-        raise InputError(
-            f"run.folder {path} was trained with another configuration ({'; '.join(differences)}); "
-            f"go on with its own: --config {path / CONFIG_FILE} --run.folder {path} --run.resume"
-        )
-
-
 class MetricsWriter:
-    """Metrics as JSON lines and as TensorBoard events."""
+    """Metrics as JSON lines, as TensorBoard events and, if wanted, in Weights & Biases; by the first process alone."""
 
-    def __init__(self, folder: pathlib.Path, first_step: int = 0) -> None:
-        """Goes on after `first_step`; lines beyond it, from a run that broke off later, are dropped."""
+    def __init__(self, folder: pathlib.Path, config: Config, first_step: int = 0) -> None:
+        """Goes on after `first_step`; lines beyond it, from a run that broke off later, are dropped.
+
+        Raises:
+          InputError: run.wandb is set and the package not installed.
+        """
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        self._wandb = _open_wandb(folder, config)
         path = folder / METRICS_FILE
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step] if first_step else []
         write_whole(path, "".join(kept))
@@ -98,23 +115,59 @@ class MetricsWriter:
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Adds one line {"step": step, …} and the same as scalars."""
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        """Adds one line {"step": step, …} and the same as scalars; what is not finite becomes null and no scalar."""
+        if not self._active:
+            return
+        line = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._lines.write(json.dumps({"step": step, **line}) + "\n")
         self._lines.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        self._scalars(step, values)
 
     def write_speeds(self, step: int, speeds: dict[str, float]) -> None:
         """Adds scalars to the events only: the lines are what a repetition of the run gives again to the last bit."""
-        for name, value in speeds.items():
-            self._events.add_scalar(f"speed/{name}", value, step)
+        if self._active:
+            self._scalars(step, {f"speed/{name}": value for name, value in speeds.items()})
+
+    def write_histogram(self, step: int, name: str, values: np.ndarray) -> None:
+        """Adds the distribution of the finite values to the events."""
+        values = values[np.isfinite(values)]
+        if self._active and values.size:
+            self._events.add_histogram(name, values, step)
+
+    def _scalars(self, step: int, values: dict[str, float]) -> None:
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        for name, value in finite.items():
+            self._events.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(finite, step=step)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lines.close()
-        self._events.close()
+        if self._active:
+            self._lines.close()
+            self._events.close()
+            if self._wandb is not None:
+                self._wandb.finish()
+
+
+def _open_wandb(folder: pathlib.Path, config: Config) -> Any:
+    """A Weights & Biases run that goes on where the folder's did; None where none is wanted."""
+    if config.run.wandb is None:
+        return None
+    try:
+        import wandb
+    except ImportError as error:
+        raise InputError("run.wandb needs the wandb package: pip install wandb, or leave it out") from error
+    return wandb.init(
+        project=config.run.wandb,
+        name=folder.name,
+        id=re.sub(r"[^\w-]", "-", folder.name),
+        resume="allow",
+        dir=str(folder),
+        config=dataclasses.asdict(config),
+    )
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict[str, float]]:

@@ -60,6 +60,12 @@ def cosine_schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.S
     return _after_warmup(peak, warmup_steps, optax.cosine_decay_schedule(peak, total_steps - warmup_steps))
 
 
+def constant_schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """Linear warm-up from 0, then the peak to the end."""
+    _check(peak, warmup_steps, total_steps)
+    return _after_warmup(peak, warmup_steps, optax.constant_schedule(peak))
+
+
 def decay_mask(params: Any, decay: str = "kernels") -> Any:
     """Which parameters weight decay applies to, as a tree of booleans.
 

@@ -10,6 +10,9 @@ import optax
 
 from arcface_jax.training.objective import Objective
 
+CLASS_ROWS = ("class_weights", "rows")
+"""Names of the parts of a state that have a row for each class, and are split over devices by the sharded head."""
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -18,15 +21,21 @@ class TrainState:
     Attributes:
       step: int32 scalar, steps taken. Random numbers and the position in the data
         follow from it and the seed, so that neither is stored.
-      params: {"backbone": …, "head": …}.
+      params: {"backbone": …, "head": …}, what the optimiser trains.
       batch_stats: running statistics of the backbone's normalisations.
       optimiser_state: of the optax transformation over `params`.
+      head_state: what the head carries itself: an adaptive loss's statistics, the rows of a fused head.
+      average: moving averages of the backbone's {"params", "batch_stats"}; empty without.
+      bad_steps: int32 [2], steps in a row, and in all, that were skipped since loss or gradient were not finite.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     optimiser_state: optax.OptState
+    head_state: Any
+    average: Any
+    bad_steps: jax.Array
 
     @property
     def backbone_variables(self) -> dict[str, Any]:
@@ -34,7 +43,13 @@ class TrainState:
         return {"params": self.params["backbone"], "batch_stats": self.batch_stats}
 
 
-def create_state(
+def is_class_rows(path: tuple[Any, ...], leaf: Any) -> bool:
+    """Whether a leaf of a state, given its path, has a row for each class."""
+    names = {getattr(key, "key", getattr(key, "name", None)) for key in path}
+    return not names.isdisjoint(CLASS_ROWS) and leaf.ndim > 0
+
+
+def initial_state(
     backbone: nn.Module,
     objective: Objective,
     optimiser: optax.GradientTransformation,
@@ -43,22 +58,37 @@ def create_state(
     embedding_size: int,
     image_size: int,
     seed: int,
+    shards: int = 1,
+    average: bool = False,
 ) -> TrainState:
-    """Initialises the backbone, the head and the optimiser from `seed`."""
+    """Backbone, head and optimiser at step 0, drawn from `seed`; a pure function, to be compiled or only shaped.
+
+    Args:
+      backbone: Flax module of `arcface_jax.models`.
+      objective: the head.
+      optimiser: optax transformation over {"backbone", "head"}.
+      num_classes: C.
+      embedding_size: D.
+      image_size: side in pixels.
+      seed: of the initial weights.
+      shards: devices that class rows are laid out for.
+      average: whether moving averages of the backbone are kept.
+
+    Returns: the state.
+    """
     backbone_key, head_key = jax.random.split(jax.random.key(seed))
-
-    @jax.jit
-    def create() -> TrainState:
-        variables = backbone.init(backbone_key, jnp.zeros((1, image_size, image_size, 3), jnp.float32))
-        params = {
-            "backbone": variables["params"],
-            "head": objective.init(head_key, num_classes, embedding_size),
-        }
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            batch_stats=variables.get("batch_stats", {}),
-            optimiser_state=optimiser.init(params),
-        )
-
-    return create()
+    variables = backbone.init(backbone_key, jnp.zeros((1, image_size, image_size, 3), jnp.float32))
+    batch_stats = variables.get("batch_stats", {})
+    params = {
+        "backbone": variables["params"],
+        "head": objective.init(head_key, num_classes, embedding_size, shards),
+    }
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        optimiser_state=optimiser.init(params),
+        head_state=objective.init_state(head_key, num_classes, embedding_size, shards),
+        average={"params": variables["params"], "batch_stats": batch_stats} if average else {},
+        bad_steps=jnp.zeros(2, jnp.int32),
+    )

@@ -1,41 +1,98 @@
-"""Verification of the held-out identities during a run."""
+"""Verification of people a run never trains on, and the angles of those it does."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from arcface_jax.analysis.angle_distributions import target_angles
+from arcface_jax.evaluation.angles import class_centres
+from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.verification import (
     VerificationResult,
     combine_flip,
     pair_similarities,
     verify_similarities,
 )
-from arcface_jax.models.embed import EmbedFunction, embed_images, mirror
-from arcface_jax.training.dataset import NUM_FOLDS, RunData
+from arcface_jax.heads.class_axis import rows_of_classes
+from arcface_jax.models.embed import embed_images, make_embed_function, mirror
+from arcface_jax.training.dataset import VerificationSet, sample_images
+from arcface_jax.training.setup import Program, Setup
+from arcface_jax.training.state import TrainState
+
+Numbers = dict[str, float]
+
+AVERAGE = "average"
+"""Prefix of the numbers of the moving average of the weights."""
+
+_ANGLE_SAMPLE = 2048
+"""Training images whose angles to their centres are measured."""
 
 
 class Verifier:
-    """Embeds the test images and scores the test pairs by the LFW protocol."""
+    """Embeds the sets of a run and scores their pairs by the LFW protocol."""
 
-    def __init__(self, data: RunData, embed: EmbedFunction, *, flip: bool) -> None:
-        """With `flip`, each embedding is the normalised sum of the image's and its mirror image's."""
-        self._data = data
-        self._embed = embed
-        self._flip = flip
+    def __init__(self, setup: Setup) -> None:
+        """Compiles when it is first used."""
+        self._setup = setup
+        self._embed = make_embed_function(setup.program.backbone, setup.program.train_step.pixels)
+        self._sample: tuple[np.ndarray, np.ndarray] | None = None
 
-    def embed(self, variables: Mapping[str, Any], images: np.ndarray) -> np.ndarray:
-        """Embeddings [N, D] of `images`, without the mirror image, not normalised."""
-        return embed_images(self._embed, variables, images)
+    def similarities(self, variables: Mapping[str, Any], tested: VerificationSet) -> np.ndarray:
+        """Cosine of each pair of a set, [P]."""
+        images, flip = tested.images.images, self._setup.config.data.flip_test
+        mirrored = embed_images(self._embed, variables, mirror(images)) if flip else None
+        unit = combine_flip(embed_images(self._embed, variables, images), mirrored)
+        return pair_similarities(unit[tested.pairs.first], unit[tested.pairs.second])
 
-    def similarities(self, variables: Mapping[str, Any]) -> np.ndarray:
-        """Cosine of each test pair, [P]."""
-        images = self._data.test.images
-        embeddings = self.embed(variables, images)
-        unit = combine_flip(embeddings, self.embed(variables, mirror(images)) if self._flip else None)
-        pairs = self._data.pairs
-        return pair_similarities(unit[pairs.first], unit[pairs.second])
+    def verify(self, state: TrainState) -> tuple[Numbers, np.ndarray]:
+        """Verifies every set.
 
-    def verify(self, similarities: np.ndarray) -> VerificationResult:
-        """Accuracy over folds, TAR at FAR, EER and AUC of the test pairs with these similarities."""
-        return verify_similarities(similarities, self._data.pairs.same, folds=NUM_FOLDS)
+        Returns: (accuracy over folds, TAR at FAR, EER, AUC … of the first set, and the same of each other set after
+          its name and a slash, and of the first set by the moving average after "average/"; similarities of the first
+          set's pairs).
+        """
+        program, (first, *others) = self._setup.program, self._setup.data.sets
+        variables = program.step.local(state.backbone_variables)
+        similarities = self.similarities(variables, first)
+        numbers = _scored(similarities, first).numbers()
+        for other in others:
+            scored = _scored(self.similarities(variables, other), other).numbers()
+            numbers |= {f"{other.name}/{name}": value for name, value in scored.items()}
+        if state.average:
+            scored = _scored(self.similarities(program.step.local(state.average), first), first).numbers()
+            numbers |= {f"{AVERAGE}/{name}": value for name, value in scored.items()}
+        return numbers, similarities
+
+    def angles(self, state: TrainState) -> np.ndarray:
+        """Degrees between a sample of training images and the centres of their classes, [n].
+
+        Centres are class weights (of sub-centres, the nearest); for a loss without classes, the means of the sample.
+        """
+        setup, config = self._setup, self._setup.config
+        if self._sample is None:
+            self._sample = sample_images(setup.data.train, _ANGLE_SAMPLE, config.data.image_size, config.run.seed)
+        images, labels = self._sample
+        variables = setup.program.step.local(state.backbone_variables)
+        embeddings = embed_images(self._embed, variables, images)
+        centres = rows_of(setup.program, state, labels)
+        if centres is None:
+            present, numbers = np.unique(labels, return_inverse=True)
+            centres = class_centres(unit_embeddings(embeddings, "embeddings"), numbers, len(present))[numbers]
+        return target_angles(embeddings, centres, np.arange(len(labels)))
+
+
+def _scored(similarities: np.ndarray, tested: VerificationSet) -> VerificationResult:
+    return verify_similarities(similarities, tested.pairs.same, folds=max(2, tested.pairs.num_folds))
+
+
+def rows_of(program: Program, state: TrainState, classes: np.ndarray) -> np.ndarray | None:
+    """The class weights of some classes, wherever they lie: [n, D] or [n, K, D]; None for a loss without classes."""
+    weights = program.objective.class_weights(state.params["head"], state.head_state)
+    if weights is None:
+        return None
+    rows = rows_of_classes(classes, program.num_classes, program.shards)
+    take = jax.jit(lambda weights: jnp.take(weights, rows, axis=0), out_shardings=state.step.sharding)
+    return np.asarray(program.step.local(take(weights)))

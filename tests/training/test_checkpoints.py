@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -13,12 +15,12 @@ def state(tiny_config):
 
 
 def at(state, step):
-    return state.replace(step=np.int32(step))
+    return dataclasses.replace(state, step=np.int32(step))
 
 
 def test_a_state_comes_back_bit_for_bit_with_its_metadata(state, tiny_config, tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(at(state, 4), describe(tiny_config, "abc", 6))
+    checkpoints.save(at(state, 4), describe(tiny_config, "abc", 6, 1))
     checkpoints.close()
     again = Checkpoints(tmp_path)
     assert again.latest_step() == 4
@@ -51,10 +53,9 @@ def test_an_unfinished_save_is_not_taken_for_a_checkpoint(state, tmp_path):
 
 
 def test_a_checkpoint_of_another_model_is_refused(state, tmp_path, tiny_config):
-    import dataclasses
-
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(at(state, 1), {})
+    checkpoints.wait()
     wider = dataclasses.replace(tiny_config, model=dataclasses.replace(tiny_config.model, embedding_size=8))
     with pytest.raises(
         InputError, match=r"does not fit this configuration: .* is float32\[.*16.*\], wanted float32\[.*8.*\]"
@@ -67,6 +68,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(state, tmp_pat
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(at(state, 1), {})
     checkpoints.save(at(state, 2), {})
+    checkpoints.wait()
     for file in (tmp_path / "2" / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:20])

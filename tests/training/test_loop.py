@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
+from arcface_jax.training.bad_steps import diagnose
 from arcface_jax.training.checkpoints import Checkpoints
-from arcface_jax.training.loop import Stopped, train
+from arcface_jax.training.config_file import read_config
+from arcface_jax.training.loop import train
 from arcface_jax.training.run_folder import RunFolder, read_metrics
 from arcface_jax.training.setup import prepare
+from arcface_jax.training.stopping import Stopped
 
 
 class Recorder:
@@ -19,7 +22,7 @@ class Recorder:
 
     def __init__(self, stop_at=None, with_signal=signal.SIGINT):
         self.stop_at, self.with_signal = stop_at, with_signal
-        self.losses, self.verified_at, self.first = [], [], None
+        self.losses, self.verified_at, self.said, self.first = [], [], [], None
 
     def first_loss(self, seen, expected):
         self.first = (seen, expected)
@@ -30,8 +33,12 @@ class Recorder:
         if step == self.stop_at:
             os.kill(os.getpid(), self.with_signal)
 
-    def verified(self, step, numbers):
+    def verified(self, step, numbers, best):
         self.verified_at.append(step)
+        self.best = best
+
+    def says(self, message):
+        self.said.append(message)
 
 
 def run(config, path, recorder=None):
@@ -78,7 +85,7 @@ def test_a_run_measures_and_keeps_everything(tiny_config, tmp_path):
 
 
 def test_the_same_configuration_gives_the_same_metrics_to_the_last_bit(straight, tiny_config, tmp_path):
-    saved = type(tiny_config).from_json_file(straight[0] / "config.json")
+    saved = read_config(straight[0] / "config.json")
     run(saved, tmp_path / "again")
     assert (straight[0] / "metrics.jsonl").read_bytes() == (tmp_path / "again" / "metrics.jsonl").read_bytes()
 
@@ -94,8 +101,8 @@ def test_stopped_and_resumed_ends_bit_identical(straight, tiny_config, with_run,
     folder = tmp_path / "broken"
     with pytest.raises(Stopped) as stopped:
         run(tiny_config, folder, Recorder(stop_at, with_signal))
-    assert stopped.value.step == stop_at
-    result, recorder = run(with_run(resume=True), folder)
+    assert (stopped.value.step, stopped.value.signal_number) == (stop_at, with_signal)
+    result, recorder = run(tiny_config, folder)
     assert len(recorder.losses) == 6 - stop_at
     assert_bit_identical(final_state(folder, tiny_config), final_state(straight[0], tiny_config))
     np.testing.assert_array_equal(result.similarities, straight[1].similarities)
@@ -110,7 +117,7 @@ def test_metrics_beyond_the_checkpoint_are_dropped_on_resuming(straight, tiny_co
         run(tiny_config, folder, Recorder(4))
     with (folder / "metrics.jsonl").open("a") as lines:
         lines.write(json.dumps({"step": 5, "loss": -1.0}) + '\n{"step": 6, "lo')
-    run(with_run(resume=True), folder)
+    run(tiny_config, folder)
     assert (folder / "metrics.jsonl").read_bytes() == (straight[0] / "metrics.jsonl").read_bytes()
 
 
@@ -129,20 +136,36 @@ def test_streaming_equals_memory(straight, tiny_config, tmp_path):
     assert 0 <= result.speeds["data_wait"] <= 1
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
-    hot = dataclasses.replace(tiny_config.optimiser, learning_rate=1e38, warmup=0.0)
+def test_steps_that_are_not_finite_are_skipped_and_too_many_stop_the_run_with_a_dump(with_run, tmp_path):
+    config = with_run(bad_steps=2)
+    hot = dataclasses.replace(config.optimiser, learning_rate=1e30, warmup=0.0)
     with pytest.raises(
-        InputError, match=r"is (nan|inf) at step \d: the run has diverged; lower --optimiser.learning-rate"
+        InputError, match=r"not finite in 2 steps in a row, up to step 3; (activations|gradients): .*bad-step-3"
     ):
-        run(dataclasses.replace(tiny_config, optimiser=hot), tmp_path)
+        run(dataclasses.replace(config, optimiser=hot), tmp_path)
+    # Steps 2 and 3 touched nothing: the state is that after step 1, but for the counts.
+    assert [line["bad_steps"] for line in read_metrics(tmp_path) if "loss" in line] == [0, 1, 2]
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    after = checkpoints.read_tree(3)
+    assert after["bad_steps"].tolist() == [2, 2]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+    checkpoints.close()
+    with np.load(tmp_path / "bad-step-3" / "batch.npz") as batch:
+        assert batch["images"].shape == (16, 16, 16, 3)
+        source = prepare(config).data.train
+        np.testing.assert_array_equal(np.asarray(source.labels)[batch["indices"]], batch["labels"])
+        np.testing.assert_array_equal(np.stack([source[int(i)] for i in batch["indices"]]), batch["images"])
+    diagnosis = diagnose(tmp_path / "bad-step-3")
+    assert diagnosis.first_bad().split(":")[0] in ("activations", "gradients")
+    assert all(layer.bad == 0 for layer in diagnosis.parameters)
+    assert not np.isfinite(diagnosis.loss)
 
 
 def test_resuming_on_other_data_is_refused(tiny_config, with_run, tmp_path):
     with pytest.raises(Stopped):
         run(tiny_config, tmp_path, Recorder(2))
-    config = with_run(resume=True)
-    folder = RunFolder(tmp_path, config)
-    setup = prepare(config)
+    folder = RunFolder(tmp_path, tiny_config)
+    setup = prepare(tiny_config)
     other = dataclasses.replace(setup, data=dataclasses.replace(setup.data, fingerprint="of something else"))
     with pytest.raises(InputError, match="other data"):
         train(other, folder, Recorder())
@@ -152,7 +175,7 @@ def test_resuming_on_other_data_is_refused(tiny_config, with_run, tmp_path):
     ("changes", "named"),
     [
         ({"steps": 0}, "run.steps"),
-        ({"devices": 9}, "run.devices 9: this machine has 8"),
+        ({"devices": 9}, "run.devices 9: there are 8"),
         ({"batch_size": 13}, "batch_size 13"),
         ({"batch_size": 40}, "batch_size 40 is larger than the 36"),
         ({"statistics": "local"}, "run.statistics local needs --run.parallel pmap"),

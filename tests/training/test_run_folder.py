@@ -5,12 +5,13 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.training.config import Config
+from arcface_jax.training.config_file import read_config
 from arcface_jax.training.run_folder import MetricsWriter, RunFolder, read_metrics, write_whole
 
 
 def test_configuration_survives_the_file(tiny_config, tmp_path):
     RunFolder(tmp_path, tiny_config)
-    assert Config.from_json_file(tmp_path / "config.json") == tiny_config
+    assert read_config(tmp_path / "config.json") == tiny_config
 
 
 def test_the_saved_recipe_does_not_name_its_folder(with_run, tmp_path):
@@ -18,11 +19,11 @@ def test_the_saved_recipe_does_not_name_its_folder(with_run, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["run"]["folder"] is None
 
 
-def test_a_run_is_not_overwritten(tiny_config, tmp_path):
+def test_an_unfinished_run_of_the_same_configuration_goes_on(tiny_config, with_run, tmp_path):
     RunFolder(tmp_path, tiny_config)
-    MetricsWriter(tmp_path).__exit__()
-    with pytest.raises(InputError, match="holds a run already"):
-        RunFolder(tmp_path, tiny_config)
+    MetricsWriter(tmp_path, tiny_config).__exit__()
+    # Where and how a run is made may differ.
+    assert RunFolder(tmp_path, with_run(devices=1, keep=5, folder=str(tmp_path))).changes == []
 
 
 def test_a_folder_whose_run_never_began_is_used(tiny_config, tmp_path):
@@ -33,22 +34,23 @@ def test_a_folder_whose_run_never_began_is_used(tiny_config, tmp_path):
 def test_a_finished_run_is_not_resumed(tiny_config, with_run, tmp_path):
     RunFolder(tmp_path, tiny_config).finish({"seconds": 1.0})
     with pytest.raises(InputError, match="finished"):
-        RunFolder(tmp_path, with_run(resume=True))
+        RunFolder(tmp_path, with_run(resume="changed"))
 
 
 def test_resuming_with_another_configuration_names_each_difference(tiny_config, with_run, tmp_path):
     RunFolder(tmp_path, tiny_config)
-    MetricsWriter(tmp_path).__exit__()
-    changed = dataclasses.replace(
-        with_run(resume=True, steps=7), loss=dataclasses.replace(tiny_config.loss, margin=0.3)
-    )
-    with pytest.raises(InputError, match=r"loss.margin is 0.3, was None; run.steps is 7, was 6"):
+    MetricsWriter(tmp_path, tiny_config).__exit__()
+    changed = dataclasses.replace(with_run(steps=7), loss=dataclasses.replace(tiny_config.loss, margin=0.3))
+    with pytest.raises(InputError, match=r"loss.margin is 0.3, was None; run.steps is 7, was 6.*--run.resume changed"):
         RunFolder(tmp_path, changed)
+    asked = dataclasses.replace(changed, run=dataclasses.replace(changed.run, resume="changed"))
+    assert RunFolder(tmp_path, asked).changes == ["loss.margin is 0.3, was None", "run.steps is 7, was 6"]
+    assert read_config(tmp_path / "config.json") == changed
 
 
 def test_resuming_needs_a_run(with_run, tmp_path):
     with pytest.raises(InputError, match="holds no run to go on with"):
-        RunFolder(tmp_path / "mistyped", with_run(resume=True))
+        RunFolder(tmp_path / "mistyped", with_run(resume="changed"))
     assert not (tmp_path / "mistyped").exists()
 
 
@@ -56,7 +58,7 @@ def test_a_run_that_never_began_leaves_nothing(tiny_config, tmp_path):
     RunFolder(tmp_path / "run", tiny_config).discard()
     assert not (tmp_path / "run").exists()
     begun = RunFolder(tmp_path / "begun", tiny_config)
-    MetricsWriter(tmp_path / "begun").__exit__()
+    MetricsWriter(tmp_path / "begun", tiny_config).__exit__()
     begun.discard()
     assert (tmp_path / "begun" / "config.json").exists()
 
@@ -76,10 +78,11 @@ def test_a_file_is_whole_or_absent(tmp_path, monkeypatch):
 
 
 def test_metrics_are_json_lines(tmp_path):
-    with MetricsWriter(tmp_path) as writer:
+    with MetricsWriter(tmp_path, Config()) as writer:
         writer.write(1, {"loss": 2.5})
-        writer.write(2, {"loss": 1.5})
-    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 1.5}]
+        writer.write(2, {"loss": float("nan")})
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": None}]
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
@@ -95,14 +98,15 @@ def test_metrics_are_json_lines(tmp_path):
         ('{"loss": {"name": "arcfase"}}', "loss.name is 'arcfase'; give Literal"),
         ('{"loss": {"margin": "x"}}', "loss.margin is 'x'; give float"),
         ('{"data": {"flip_test": 1}}', "data.flip_test is 1; give bool"),
+        ('{"data": {"verify": [1]}}', "data.verify is \\(1,\\); give tuple"),
     ],
 )
 def test_a_bad_configuration_file_is_named(content, named, tmp_path):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(InputError, match=named):
-        Config.from_json_file(tmp_path / "config.json")
+        read_config(tmp_path / "config.json")
 
 
 def test_a_missing_configuration_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"absent.json: cannot be read"):
-        Config.from_json_file(tmp_path / "absent.json")
+        read_config(tmp_path / "absent.json")

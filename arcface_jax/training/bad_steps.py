@@ -1,0 +1,139 @@
+"""A step whose loss or gradient is not finite: what is kept of it, and where in the network it comes from."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from arcface_jax.errors import InputError
+from arcface_jax.training.checkpoints import Checkpoints
+from arcface_jax.training.config_file import read_config
+from arcface_jax.training.resume import restore
+from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, write_whole
+from arcface_jax.training.setup import create_program
+
+BATCH_FILE = "batch.npz"
+REPORT_FILE = "report.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerNorms:
+    """One array of a network in a step.
+
+    Attributes:
+      name: its path.
+      norm: of its finite part.
+      bad: how many of its numbers are not finite.
+    """
+
+    name: str
+    norm: float
+    bad: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """A step taken apart.
+
+    Attributes:
+      loss: the mean loss.
+      cosines: of each example looked at with its own class.
+      activations, parameters, gradients: of each layer, in the order of the network.
+    """
+
+    loss: float
+    cosines: list[float]
+    activations: list[LayerNorms]
+    parameters: list[LayerNorms]
+    gradients: list[LayerNorms]
+
+    def first_bad(self) -> str:
+        """Where the first number that is not finite appears, for people."""
+        for kind in ("parameters", "activations", "gradients"):
+            for layer in getattr(self, kind):
+                if layer.bad:
+                    return f"{kind}: {layer.name}, {layer.bad} numbers that are not finite"
+        return "parameters, activations and gradients are finite: it is the update that overflows"
+
+
+def keep_batch(folder: pathlib.Path, step: int, indices: np.ndarray, images: Any, labels: Any) -> None:
+    """Writes the whole batch of a bad step for `diagnose`; the state is in the checkpoint of its step."""
+    if jax.process_count() > 1:
+        images, labels = multihost_utils.process_allgather((images, labels), tiled=True)
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(folder / BATCH_FILE, step=step, indices=indices, images=np.asarray(images), labels=np.asarray(labels))
+
+
+def diagnose(folder: pathlib.Path) -> Diagnosis:
+    """Computes a kept step again on one device, layer by layer, and writes report.json beside the batch.
+
+    Args:
+      folder: RUN/bad-step-N.
+
+    Returns: what was found.
+
+    Raises:
+      InputError: the folder, the run's configuration or its checkpoint cannot be read.
+    """
+    run = folder.parent
+    try:
+        with np.load(folder / BATCH_FILE, allow_pickle=False) as batch:
+            step, images, labels = int(batch["step"]), batch["images"], batch["labels"]
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{folder / BATCH_FILE}: cannot be read ({error}); give the bad-step folder of a run"
+        ) from error
+    config = read_config(run / CONFIG_FILE)
+    place = dataclasses.replace(config.run, devices=1, parallel="jit", statistics="global", distributed=False)
+    checkpoints = Checkpoints(run / CHECKPOINTS_FOLDER)
+    if step not in checkpoints.steps():
+        raise InputError(f"{run}: the checkpoint of step {step} is gone; without its state the step cannot be replayed")
+    num_classes = int(checkpoints.metadata(step)["num_classes"])
+    program = create_program(dataclasses.replace(config, run=place), num_classes)
+    state = restore(checkpoints, step, program)
+    checkpoints.close()
+    train_step = program.train_step
+    # The counter stands after the bad step; its random numbers are those of the one before.
+    state = dataclasses.replace(state, step=state.step - 1)
+
+    @jax.jit
+    def take_apart(state: Any, images: jax.Array, labels: jax.Array) -> Any:
+        batch = train_step.with_keys(state.step, images, labels)
+        variables = state.backbone_variables
+        _, captured = train_step.backbone.apply(
+            variables,
+            train_step.inputs(batch.images, batch.example_keys),
+            train=True,
+            mutable=["batch_stats", "intermediates"],
+            rngs={"dropout": batch.dropout_key},
+            capture_intermediates=True,
+        )
+        found = train_step.forward_and_backward(state, images, labels)
+        return found, captured["intermediates"]
+
+    found, activations = take_apart(state, jnp.asarray(images), jnp.asarray(labels))
+    diagnosis = Diagnosis(
+        loss=float(found.metrics["loss"]),
+        cosines=[round(float(cosine), 6) for cosine in np.ravel(found.target_cosine)],
+        activations=_norms(activations),
+        parameters=_norms(state.params),
+        gradients=_norms(found.gradients),
+    )
+    write_whole(folder / REPORT_FILE, json.dumps(dataclasses.asdict(diagnosis), indent=1) + "\n")
+    return diagnosis
+
+
+def _norms(tree: Any) -> list[LayerNorms]:
+    layers = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        values = np.asarray(leaf, np.float64)
+        finite = np.isfinite(values)
+        name = jax.tree_util.keystr(path, simple=True, separator="/").replace("/__call__/0", "")
+        layers.append(LayerNorms(name, float(np.linalg.norm(values[finite])), int(np.sum(~finite))))
+    return layers

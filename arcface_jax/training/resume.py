@@ -1,0 +1,62 @@
+"""Going on from a checkpoint: the newest that can be read, on any number of devices."""
+
+from collections.abc import Callable
+
+import jax
+
+from arcface_jax.errors import InputError
+from arcface_jax.heads import shard_classes, unshard_classes
+from arcface_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
+from arcface_jax.training.setup import Program
+from arcface_jax.training.state import TrainState, is_class_rows
+
+
+def restore(checkpoints: Checkpoints, step: int, program: Program) -> TrainState:
+    """The whole state of a checkpoint, its class rows laid out for the program's devices.
+
+    From another number of shards each process first holds all class rows once; with the same number it never does.
+
+    Raises:
+      InputError: it is damaged, or of another configuration.
+    """
+    saved = int(checkpoints.metadata(step)["shards"])
+    shapes = program.step.shapes(program.make_state)
+    if saved == program.shards:
+        return checkpoints.restore(step, shapes)
+    replicated = shapes.step.sharding
+    as_saved = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated),
+        jax.eval_shape(lambda: program.make_state(saved)),
+    )
+
+    def lay_out(state: TrainState) -> TrainState:
+        def move(path: tuple[object, ...], leaf: jax.Array) -> jax.Array:
+            if not is_class_rows(path, leaf):
+                return leaf
+            rows = unshard_classes(leaf.reshape(saved, -1, *leaf.shape[1:]), program.num_classes)
+            return shard_classes(rows, program.shards).reshape(-1, *leaf.shape[1:])
+
+        moved: TrainState = jax.tree_util.tree_map_with_path(move, state)
+        return moved
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    return jax.jit(lay_out, out_shardings=shardings)(checkpoints.restore(step, as_saved))
+
+
+def newest_readable(
+    checkpoints: Checkpoints, program: Program, tell: Callable[[str], None]
+) -> tuple[int, TrainState] | None:
+    """(step, state) of the newest checkpoint that can be read; those that cannot are set aside. None without any.
+
+    Raises:
+      InputError: there are checkpoints and none can be read, or one is of another configuration.
+    """
+    steps = checkpoints.steps()
+    for step in reversed(steps):
+        try:
+            return step, restore(checkpoints, step, program)
+        except DamagedCheckpoint as error:
+            tell(f"{error}; set aside as {checkpoints.set_aside(step)}, going on from the one before")
+    if steps:
+        raise InputError(f"checkpoints {checkpoints.folder}: none could be read; start anew in another --run.folder")
+    return None

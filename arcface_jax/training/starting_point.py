@@ -1,0 +1,84 @@
+"""A run that starts from a backbone that was trained before, here or elsewhere."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from arcface_jax.errors import InputError
+from arcface_jax.interop.onnx import import_onnx
+from arcface_jax.interop.torch import import_torch
+from arcface_jax.pixels import CONVENTIONS, PixelConvention
+from arcface_jax.training.checkpoints import Checkpoints
+from arcface_jax.training.config_file import read_config
+from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE
+from arcface_jax.training.state import TrainState
+
+
+def start_from(path: str, state: TrainState, pixels: PixelConvention) -> TrainState:
+    """The state with the backbone of `path` in it, head and optimiser as they are.
+
+    Args:
+      path: a run folder, a PyTorch checkpoint or an .onnx file.
+      state: at step 0.
+      pixels: what the run feeds its backbone.
+
+    Returns: the state, placed as it was.
+
+    Raises:
+      InputError: nothing there that can be read, another network, or one that was trained on other pixels.
+    """
+    place = pathlib.Path(path)
+    if not place.exists():
+        raise InputError(
+            f"model.init {path}: no such file or folder; give a run, a PyTorch checkpoint or an .onnx file"
+        )
+    if (place / CONFIG_FILE).exists():
+        variables, trained_on = _of_run(place), CONVENTIONS[read_config(place / CONFIG_FILE).model.pixels]
+    else:
+        model = import_onnx(place) if place.suffix == ".onnx" else import_torch(place)
+        variables, trained_on = dict(model.variables), model.pixels
+    if trained_on != pixels:
+        name = next((name for name, one in CONVENTIONS.items() if one == trained_on), str(trained_on))
+        raise InputError(f"model.init {path}: was trained on pixels {name}; set --model.pixels {name}")
+    params = _fitted(path, "params", variables["params"], state.params["backbone"])
+    batch_stats = _fitted(path, "batch_stats", variables.get("batch_stats", {}), state.batch_stats)
+    average = {"params": params, "batch_stats": batch_stats} if state.average else state.average
+    # Copies, for the step consumes each array once.
+    return dataclasses.replace(
+        state,
+        params={**state.params, "backbone": params},
+        batch_stats=batch_stats,
+        average=jax.tree.map(jnp.copy, average),
+    )
+
+
+def _of_run(folder: pathlib.Path) -> dict[str, Any]:
+    checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
+    step = checkpoints.latest_step()
+    if step is None:
+        raise InputError(f"model.init {folder}: no complete checkpoint; let that run go on to its first one")
+    state = checkpoints.read_tree(step)
+    checkpoints.close()
+    return {"params": state["params"]["backbone"], "batch_stats": state["batch_stats"]}
+
+
+def _fitted(path: str, what: str, given: Any, wanted: Any) -> Any:
+    """`given`, placed as `wanted` is; every name and shape must agree."""
+    have = {
+        jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in jax.tree_util.tree_leaves_with_path(given)
+    }
+    want = {
+        jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in jax.tree_util.tree_leaves_with_path(wanted)
+    }
+    for name in sorted(have.keys() | want.keys()):
+        shapes = [list(tree[name].shape) if name in tree else "absent" for tree in (have, want)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"model.init {path}: {what}/{name} is {shapes[0]}, this run's model has {shapes[1]}; "
+                "set --model.name, --model.width, --model.embedding-size and --data.image-size to the trained model's"
+            )
+    placed = [jax.device_put(jnp.asarray(have[name], want[name].dtype), want[name].sharding) for name in want]
+    return jax.tree.unflatten(jax.tree.structure(wanted), placed)
