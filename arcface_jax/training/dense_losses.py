@@ -1,4 +1,4 @@
-"""Heads that need all logits: plain softmax, CurricularFace, Intra, Inter, SphereFace2, UniFace; and the triplet loss."""
+"""Heads that need all logits: plain softmax, CurricularFace, Intra, Inter, SphereFace2, UniFace; the triplet loss."""
 
 import dataclasses
 from collections.abc import Callable

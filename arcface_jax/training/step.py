@@ -59,8 +59,8 @@ class TrainStep:
     own class has the highest score, before the margin), theta (mean angle to the own class, degrees), feature_norm,
     gradient_norm and head_gradient_norm (of what the optimiser updates, before clipping), bad_in_a_row and bad_steps.
 
-    A step whose loss, gradients or updated parameters are not finite changes nothing but the counts of steps (and, where a backbone's
-    backward pass alone overflows, the rows of a head that is fused with its update).
+    A step whose loss, gradients or updated parameters are not finite changes nothing but the counts of steps (and,
+    where a backbone's backward pass alone overflows, the rows of a head that is fused with its update).
 
     Attributes:
       backbone: Flax module of `arcface_jax.models`.

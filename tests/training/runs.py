@@ -1,0 +1,48 @@
+"""Runs for tests, and what is left of them."""
+
+import os
+import signal
+
+import jax
+
+from arcface_jax.training.checkpoints import Checkpoints
+from arcface_jax.training.loop import train
+from arcface_jax.training.run_folder import RunFolder
+from arcface_jax.training.setup import prepare
+
+
+class Recorder:
+    """Keeps what it is told; asks the run to stop at a step."""
+
+    def __init__(self, stop_at=None, with_signal=signal.SIGINT):
+        self.stop_at, self.with_signal = stop_at, with_signal
+        self.losses, self.verified_at, self.said, self.first = [], [], [], None
+
+    def first_loss(self, seen, expected):
+        self.first = (seen, expected)
+
+    def progress(self, step, metrics):
+        self.losses.append(metrics["loss"])
+        assert metrics["images_per_second"] > 0
+        if step == self.stop_at:
+            os.kill(os.getpid(), self.with_signal)
+
+    def verified(self, step, numbers, best):
+        self.verified_at.append(step)
+        self.best = best
+
+    def says(self, message):
+        self.said.append(message)
+
+
+def run(config, path, recorder=None):
+    recorder = recorder or Recorder()
+    result = train(prepare(config), RunFolder(path, config), recorder)
+    return result, recorder
+
+
+def final_state(path, config):
+    checkpoints = Checkpoints(path / "checkpoints")
+    state = checkpoints.restore(checkpoints.latest_step(), prepare(config).initial_state())
+    checkpoints.close()
+    return jax.device_get(state)

@@ -1,0 +1,88 @@
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from arcface_jax.data.samplers import Balanced, Capped, Shuffled
+from arcface_jax.data.synthetic import SyntheticFaces
+from arcface_jax.errors import InputError
+from arcface_jax.training.config import DataConfig
+from arcface_jax.training.dataset import create_sampler, load_data
+
+DATA = DataConfig(identities=8, images_per_identity=4, image_size=16, pairs=40, test_fraction=0.5)
+
+
+@pytest.fixture
+def bin_set(tmp_path):
+    """Twenty pairs of pictures in one file, as insightface keeps them."""
+    import io
+
+    faces, encoded = SyntheticFaces(4, 10, image_size=16), []
+    for image in faces.render(np.arange(40)):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        encoded.append(file.getvalue())
+    path = tmp_path / "lfw.bin"
+    path.write_bytes(pickle.dumps((encoded, [number % 2 == 0 for number in range(20)])))
+    return path
+
+
+def test_more_sets_are_verified_with_their_own_pairs(bin_set):
+    data = load_data(dataclasses.replace(DATA, verify=(str(bin_set),)), 0)
+    assert [one.name for one in data.sets] == ["held_out", "lfw"]
+    assert len(data.sets[1].pairs) == 20
+    assert data.sets[1].images.images.shape == (40, 16, 16, 3)
+    assert data.num_classes == 4
+
+
+def test_nobody_need_be_held_out_where_there_is_another_set(bin_set):
+    data = load_data(dataclasses.replace(DATA, test_fraction=0.0, verify=(str(bin_set),)), 0)
+    assert data.num_classes == 8
+    assert data.pairs is data.sets[0].pairs
+    assert data.test is data.sets[0].images
+
+
+def test_a_folder_of_people_is_a_set_too(tmp_path):
+    for number, image in enumerate(SyntheticFaces(6, 4, image_size=16).render(np.arange(24))):
+        person = tmp_path / "people" / f"person{number // 4}"
+        person.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(person / f"{number}.png")
+    data = load_data(dataclasses.replace(DATA, verify=(str(tmp_path / "people"),)), 0)
+    assert len(data.sets[1].pairs) == 40
+    assert data.sets[1].pairs.same.mean() == 0.5
+
+
+def test_sets_that_cannot_be_are_named(bin_set, tmp_path):
+    with pytest.raises(InputError, match="nothing is verified"):
+        load_data(dataclasses.replace(DATA, test_fraction=0.0), 0)
+    with pytest.raises(InputError, match=r"absent.bin: no such file"):
+        load_data(dataclasses.replace(DATA, verify=(str(tmp_path / "absent.bin"),)), 0)
+    with pytest.raises(InputError, match="lfw, lfw; give files of different names"):
+        load_data(dataclasses.replace(DATA, verify=(str(bin_set), str(bin_set))), 0)
+
+
+def test_the_sampler_that_is_named():
+    source = SyntheticFaces(8, 6, image_size=16)
+    assert isinstance(create_sampler(DATA, source, 8, 0), Shuffled)
+    balanced = create_sampler(dataclasses.replace(DATA, sampler="balanced", images_each=2), source, 8, 0)
+    assert isinstance(balanced, Balanced)
+    labels = np.asarray(source.labels)[balanced.rows(0, 0, 8)]
+    assert sorted(np.unique(labels, return_counts=True)[1]) == [2, 2, 2, 2]
+    capped = create_sampler(dataclasses.replace(DATA, sampler="capped", images_each=3), source, 8, 0)
+    assert isinstance(capped, Capped)
+    assert capped.epoch_images == 24
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"images_each": 5}, "data.images_each 5 does nothing with sampler shuffled"),
+        ({"sampler": "balanced", "images_each": 3}, "data.images_each 3 must divide run.batch_size 8"),
+        ({"sampler": "capped", "images_each": 0}, "cap = 0"),
+    ],
+)
+def test_samplers_that_cannot_be_are_named(changes, named):
+    with pytest.raises(InputError, match=named):
+        create_sampler(dataclasses.replace(DATA, **changes), SyntheticFaces(8, 6, image_size=16), 8, 0)

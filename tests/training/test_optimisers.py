@@ -1,0 +1,116 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.models.layers import FROZEN_SCALE
+from arcface_jax.training.config import OptimiserConfig
+from arcface_jax.training.optimisers import create_optimiser, create_schedule, frozen_steps, peak_learning_rate
+
+PARAMS = {
+    "backbone": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.ones(3), FROZEN_SCALE: jnp.ones(3)},
+    "head": {"class_weights": jnp.full((4, 3), -1.0)},
+}
+GRADIENTS = jax.tree.map(lambda leaf: 0.1 * leaf, PARAMS)
+
+
+def trained(config, steps=6, count=6):
+    schedule = create_schedule(config, steps, 64)
+    optimiser = create_optimiser(config, schedule, steps)
+    params, state, history = PARAMS, optimiser.init(PARAMS), []
+    for _ in range(count):
+        updates, state = optimiser.update(GRADIENTS, state, params)
+        params = optax.apply_updates(params, updates)
+        history.append(params)
+    return history
+
+
+PLAIN = OptimiserConfig(warmup=0.0, schedule="constant")
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "lion", "adam", "adagrad", "rmsprop", "novograd", "adabelief"])
+def test_any_optax_optimiser_by_name(name):
+    config = dataclasses.replace(PLAIN, name=name, learning_rate=0.01)
+    history = trained(config)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(history[-1]))
+    assert not np.allclose(history[-1]["head"]["class_weights"], PARAMS["head"]["class_weights"])
+
+
+def test_options_reach_the_optimiser_and_decay_has_its_mask():
+    config = dataclasses.replace(PLAIN, name="adamw", learning_rate=0.01, options='{"b1": 0.5, "b2": 0.6}')
+    expected, state = PARAMS, None
+    reference = optax.adamw(
+        0.01, b1=0.5, b2=0.6, weight_decay=5e-4, mask=jax.tree.map(lambda leaf: leaf.ndim > 1, PARAMS)
+    )
+    state = reference.init(PARAMS)
+    for _ in range(6):
+        updates, state = reference.update(GRADIENTS, state, expected)
+        expected = optax.apply_updates(expected, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), trained(config)[-1], expected)
+
+
+def test_an_optimiser_without_decay_gets_it_coupled():
+    config = dataclasses.replace(PLAIN, name="adagrad", weight_decay=0.5)
+    reference = optax.adagrad(0.1)
+    decayed = {**GRADIENTS["head"], "class_weights": GRADIENTS["head"]["class_weights"] - 0.5}
+    updates, _ = reference.update(decayed, reference.init(PARAMS["head"]), PARAMS["head"])
+    expected = optax.apply_updates(PARAMS["head"], updates)
+    np.testing.assert_allclose(trained(config, count=1)[0]["head"]["class_weights"], expected["class_weights"])
+
+
+def test_a_frozen_backbone_stays_and_then_learns_with_the_schedule_where_it_stands():
+    config = OptimiserConfig(warmup=0.0, frozen=0.5, backbone_rate=0.1, momentum=0.0, weight_decay=0.0)
+    history = trained(config)
+    for params in history[:3]:
+        jax.tree.map(np.testing.assert_array_equal, params["backbone"], PARAMS["backbone"])
+    rate = 0.1 * (1 - 3 / 6)  # polynomial, after three of six steps
+    kernel = PARAMS["backbone"]["kernel"] - 0.1 * rate * GRADIENTS["backbone"]["kernel"]
+    np.testing.assert_allclose(history[3]["backbone"]["kernel"], kernel, rtol=1e-6)
+    free = trained(dataclasses.replace(config, frozen=0.0, backbone_rate=1.0))
+    np.testing.assert_allclose(history[-1]["head"]["class_weights"], free[-1]["head"]["class_weights"], rtol=1e-6)
+
+
+def test_a_backbone_that_never_learns_keeps_no_momentum():
+    history = trained(OptimiserConfig(frozen=1.0))
+    jax.tree.map(np.testing.assert_array_equal, history[-1]["backbone"], PARAMS["backbone"])
+    assert frozen_steps(OptimiserConfig(frozen=1.0), 7) == 7
+
+
+def test_the_learning_rate_scales_with_the_batch():
+    config = OptimiserConfig(learning_rate=0.1, reference_batch=512)
+    assert peak_learning_rate(config, 1024) == pytest.approx(0.2)
+    assert peak_learning_rate(OptimiserConfig(), 1024) == 0.1
+    assert float(create_schedule(dataclasses.replace(config, warmup=0.0), 10, 256)(0)) == pytest.approx(0.05)
+
+
+def test_the_papers_drops():
+    config = OptimiserConfig(schedule="steps", warmup=0.0)
+    schedule = create_schedule(config, 32_000, 512)
+    rates = [float(schedule(step)) for step in (0, 19_999, 20_000, 27_999, 28_000, 31_999)]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (OptimiserConfig(name="adamwww"), "optimiser.name adamwww: optax has no such optimiser"),
+        (OptimiserConfig(name="chain"), "optimiser.name chain"),
+        (OptimiserConfig(name="adamw", momentum=0.5), "optimiser.momentum 0.5 is sgd's"),
+        (OptimiserConfig(name="adamw", options="{"), "optimiser.options {: is not JSON"),
+        (OptimiserConfig(name="adamw", options="[1]"), "give a JSON object"),
+        (OptimiserConfig(name="adamw", options='{"beta": 1}'), "adamw knows no beta"),
+        (OptimiserConfig(options='{"b1": 1}'), "optimiser.options .* are for other optimisers"),
+        (OptimiserConfig(frozen=1.5), "optimiser.frozen"),
+        (OptimiserConfig(backbone_rate=-1.0), "optimiser.backbone_rate"),
+        (OptimiserConfig(reference_batch=0), "optimiser.reference_batch is 0"),
+        (OptimiserConfig(drops=(0.5,)), "optimiser.drops .* does nothing with schedule polynomial"),
+        (OptimiserConfig(schedule="steps", drops=(0.9, 0.5)), "must ascend"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(config, named):
+    with pytest.raises(InputError, match=named):
+        trained(config)

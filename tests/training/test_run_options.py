@@ -1,0 +1,157 @@
+"""What a run does on request: averages, best checkpoints, other starting points, traces."""
+
+import dataclasses
+import json
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.training.checkpoints import Checkpoints
+from arcface_jax.training.loop import best_so_far
+from arcface_jax.training.run_folder import RunFolder, read_metrics
+from arcface_jax.training.setup import prepare
+from tests.training.runs import Recorder, final_state, run
+
+
+def with_(config, **sections):
+    """The configuration with some settings of some sections changed."""
+    changed = {name: dataclasses.replace(getattr(config, name), **values) for name, values in sections.items()}
+    return dataclasses.replace(config, **changed)
+
+
+def test_the_moving_average_is_kept_verified_and_changes_nothing_else(tiny_config, tmp_path):
+    plain, _ = run(tiny_config, tmp_path / "plain")
+    result, recorder = run(with_(tiny_config, optimiser={"ema": 0.5}), tmp_path / "average")
+    np.testing.assert_array_equal(result.similarities, plain.similarities)
+    assert {"", "average"} == recorder.best.keys()
+    assert "average/auc" in result.verifications[6]
+    assert result.verifications[6]["average/auc"] != result.verifications[6]["auc"]
+    state = final_state(tmp_path / "average", with_(tiny_config, optimiser={"ema": 0.5}))
+    kernel = ("backbone", "conv", "kernel")
+    assert not np.allclose(state.average["params"]["conv"]["kernel"], state.params[kernel[0]][kernel[1]][kernel[2]])
+
+
+def test_best_so_far_takes_the_first_of_equals():
+    found = {
+        0: {"accuracy": 0.5, "lfw/accuracy": 0.9, "auc": 0.99},
+        3: {"accuracy": 0.7, "lfw/accuracy": 0.8, "auc": 0.5},
+        6: {"accuracy": 0.7, "lfw/accuracy": 0.9, "auc": 0.5},
+    }
+    assert best_so_far(found) == {"": (3, 0.7), "lfw": (0, 0.9)}
+
+
+def test_checkpoints_are_kept_by_age_and_by_accuracy(with_run, tmp_path):
+    config = with_run(checkpoint_every=1, evaluate_every=2, keep=1, keep_best=1)
+    result, _ = run(config, tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    best = max((step for step in result.verifications if step), key=lambda step: result.verifications[step]["accuracy"])
+    assert checkpoints.steps()[-1] == 6
+    assert len(checkpoints.steps()) <= 2
+    accuracies = {step: numbers["accuracy"] for step, numbers in result.verifications.items() if step}
+    assert max(accuracies[step] for step in checkpoints.steps() if step in accuracies) == accuracies[best]
+    checkpoints.close()
+
+
+def test_a_run_starts_from_another_runs_backbone(tiny_config, tmp_path):
+    run(tiny_config, tmp_path / "first")
+    before = final_state(tmp_path / "first", tiny_config)
+    config = with_(tiny_config, model={"init": str(tmp_path / "first")}, run={"seed": 1})
+    state = jax.device_get(prepare(config).initial_state())
+    jax.tree.map(np.testing.assert_array_equal, state.backbone_variables, before.backbone_variables)
+    assert not np.array_equal(state.params["head"]["class_weights"], before.params["head"]["class_weights"])
+    result, _ = run(with_(config, optimiser={"frozen": 0.5}), tmp_path / "second")
+    assert result.bad_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ({"width": 8}, r"model.init .*: params/conv/bias is \[4\], this run's model has \[8\]; set --model.name"),
+        (
+            {"pixels": "adaface"},
+            r"model.init .*: was trained on pixels arcface_torch; set --model.pixels arcface_torch",
+        ),
+        ({"init": "nowhere"}, r"model.init nowhere: no such file or folder"),
+    ],
+)
+def test_a_starting_point_that_does_not_fit_is_named(tiny_config, tmp_path, model, named):
+    run(tiny_config, tmp_path / "first")
+    config = with_(tiny_config, model={"init": str(tmp_path / "first")} | model)
+    with pytest.raises(InputError, match=named):
+        prepare(config).initial_state()
+
+
+def test_accumulated_and_rematerialised_runs_go_through(tiny_config, tmp_path):
+    result, _ = run(with_(tiny_config, run={"accumulate": 4}), tmp_path)
+    assert result.bad_steps == 0
+    with pytest.raises(InputError, match="2 devices in use times 3 parts"):
+        prepare(with_(tiny_config, run={"accumulate": 3}))
+
+
+@pytest.mark.slow
+def test_a_profile_is_a_trace_of_some_steps(with_run, tmp_path):
+    run(with_run(steps=14, evaluate_every=14, profile=2), tmp_path)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_metrics_go_to_weights_and_biases_on_request(with_run, tmp_path, monkeypatch):
+    told = []
+    fake = types.ModuleType("wandb")
+    fake.init = lambda **about: told.append(about) or fake
+    fake.log = lambda values, step: told.append((step, values))
+    fake.finish = lambda: told.append("finished")
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    config = with_run(wandb="faces")
+    run(config, tmp_path / "reported")
+    assert told[0]["project"] == "faces"
+    assert told[0]["config"]["loss"]["name"] == "arcface"
+    logged = {step for step, values in told[1:-1] if "loss" in values}
+    assert logged == {line["step"] for line in read_metrics(tmp_path / "reported") if "loss" in line}
+    assert told[-1] == "finished"
+
+
+def test_weights_and_biases_must_be_there_if_wanted(with_run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(InputError, match=r"run.wandb needs the wandb package"):
+        run(with_run(wandb="faces"), tmp_path)
+
+
+def test_the_losses_without_classes_and_with_sub_centres_are_trained_and_measured(tiny_config, tmp_path):
+    triplet = with_(tiny_config, loss={"name": "triplet"}, data={"sampler": "balanced", "images_each": 4})
+    result, _ = run(triplet, tmp_path / "triplet")
+    assert sorted(result.angles) == [0, 3, 6]
+    result, _ = run(with_(tiny_config, loss={"sub_centers": 2}), tmp_path / "centres")
+    assert all(np.isfinite(angles).all() for angles in result.angles.values())
+
+
+def test_a_checkpoint_tells_what_it_was_made_with(tiny_config, tmp_path):
+    run(tiny_config, tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    about = checkpoints.metadata(6)
+    checkpoints.close()
+    assert about["config"] == json.loads(json.dumps(dataclasses.asdict(tiny_config)))
+    assert about["num_classes"] == 6
+    assert about["shards"] == 1
+    assert about["data_fingerprint"] == prepare(tiny_config).data.fingerprint
+    assert about["data_state"]["step"] == 6
+    assert "jax" in about["versions"]
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tiny_config, with_run, tmp_path):
+    straight, _ = run(with_run(checkpoint_every=1), tmp_path / "straight")
+    folder = tmp_path / "broken"
+    with pytest.raises(Exception, match="5"):
+        run(with_run(checkpoint_every=1), folder, Recorder(5))
+    for file in (folder / "checkpoints" / "5" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:20])
+    result, recorder = run(with_run(checkpoint_every=1), folder)
+    assert "5: is damaged" in recorder.said[0]
+    assert "step 4" in recorder.said[1]
+    assert [path.name for path in folder.glob("damaged-5-*")]
+    np.testing.assert_array_equal(result.similarities, straight.similarities)
+    assert RunFolder(folder, with_run(checkpoint_every=1)).is_begun
