@@ -4,13 +4,14 @@ python -m experiments.export runs/RUN exported --verify faces.zip
 python -m experiments.export 068.ckpt exported --formats stablehlo onnx torch --weights int8 --verify faces.zip
 
 The model is the folder of a run, a PyTorch checkpoint or an ONNX file. With --verify the card tells the accuracy
-before and after, and thresholds at FAR 1e-3 … 1e-6.
+before and after, and thresholds at FAR 1e-3 … 1e-6; of a run it quotes the configuration and the last results.
 """
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -33,6 +34,7 @@ from arcface_jax.interop.quantise import WeightType
 from arcface_jax.interop.stablehlo import export_stablehlo
 from arcface_jax.interop.torch import save_torch
 from arcface_jax.training.checkpoints import library_versions
+from arcface_jax.training.run_folder import CONFIG_FILE, RESULTS_FILE
 from experiments.command import help_text, run_command
 from experiments.models import STABLEHLO_FILE, Embedder, default_batch_size, open_trained
 
@@ -64,10 +66,10 @@ class Arguments:
     """Project of a PyTorch checkpoint where its keys do not tell, such as adaface."""
     name: str | None = None
     """Of the model in its card; the folder's if not given."""
-    data: str = UNKNOWN
-    """What the model was trained on, for the card."""
-    recipe: str = UNKNOWN
-    """How it was trained, for the card."""
+    data: str | None = None
+    """What the model was trained on, for the card; of a run what its configuration says if not given."""
+    recipe: str | None = None
+    """How it was trained, for the card; of a run its configuration is quoted as well."""
     licence: str = UNKNOWN
     """Of the weights, for the card."""
 
@@ -112,6 +114,40 @@ def find_thresholds(similarities: np.ndarray, faces: _Faces) -> tuple[Threshold,
     return tuple(found)
 
 
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """What a run's folder says for the card."""
+
+    config: dict[str, Any] | None
+    results: dict[str, Any]
+
+    @property
+    def data(self) -> str:
+        """The training data in a few words."""
+        if self.config is None:
+            return UNKNOWN
+        data = self.config.get("data", {})
+        root = data.get("root")
+        return f"{data.get('source', UNKNOWN)}" + ("" if root is None else f", {pathlib.Path(root).name}")
+
+    @property
+    def recipe(self) -> str:
+        """Where to read how it was trained."""
+        return UNKNOWN if self.config is None else "the configuration below"
+
+
+def read_run(path: pathlib.Path) -> RunFacts:
+    """The configuration and the last verification of a run's folder; nothing of another model."""
+    if not (path / CONFIG_FILE).exists():
+        return RunFacts(None, {})
+    config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    verifications: dict[str, dict[str, Any]] = {}
+    if (path / RESULTS_FILE).exists():
+        verifications = json.loads((path / RESULTS_FILE).read_text(encoding="utf-8")).get("verifications", {})
+    last = max(verifications, key=int, default=None)
+    return RunFacts(config, {} if last is None else {"step": int(last), **verifications[last]})
+
+
 def describe(arguments: Arguments, model: TrainedModel, function: Callable[[jax.Array], jax.Array]) -> ModelCard:
     """The card; accuracy and thresholds are measured if a set was given."""
     metrics: dict[str, object] = {}
@@ -123,6 +159,7 @@ def describe(arguments: Arguments, model: TrainedModel, function: Callable[[jax.
         metrics = {**measure(after, faces.pairs.same), "original": measure(before, faces.pairs.same)}
         metrics[LARGEST_CHANGE] = float(np.abs(after - before).max())
         thresholds = find_thresholds(after, faces)
+    run = read_run(arguments.model)
     leaves = jax.tree.leaves(dict(model.variables)["params"])
     return ModelCard(
         name=arguments.name or arguments.folder.resolve().name,
@@ -133,8 +170,10 @@ def describe(arguments: Arguments, model: TrainedModel, function: Callable[[jax.
         image_size=model.image_size,
         training_pixels=dataclasses.asdict(model.pixels),
         options={"fold": arguments.fold, "flip": arguments.flip, "weights": arguments.weights},
-        data=arguments.data,
-        recipe=arguments.recipe,
+        data=arguments.data or run.data,
+        recipe=arguments.recipe or run.recipe,
+        config=run.config,
+        run_results=run.results,
         licence=arguments.licence,
         verified_on=None if arguments.verify is None else pathlib.Path(arguments.verify).name,
         metrics=metrics,
@@ -151,7 +190,10 @@ def write(arguments: Arguments, model: TrainedModel, function: Callable[[jax.Arr
         written[-1].write_bytes(export_stablehlo(function, model.image_size))
     if "onnx" in arguments.formats:
         written.append(arguments.folder / "model.onnx")
-        export_onnx(function, model.image_size, written[-1])
+        plain = unit_embedding(
+            model, fold=arguments.fold, flip=arguments.flip, weights=arguments.weights, shift_depthwise=False
+        )
+        export_onnx(plain, model.image_size, written[-1])
     if "torch" in arguments.formats:
         written.append(arguments.folder / "model.pth")
         save_torch(model, written[-1])

@@ -16,7 +16,7 @@ from arcface_jax.interop.onnx import import_onnx
 from arcface_jax.interop.stablehlo import load_stablehlo
 from arcface_jax.interop.torch import import_torch
 from arcface_jax.models.embed import embed_images
-from arcface_jax.pixels import ARCFACE_TORCH
+from arcface_jax.pixels import CONVENTIONS
 from arcface_jax.training.run_folder import CONFIG_FILE
 from arcface_jax.training.setup import create_backbone
 from experiments.trained import TrainedRun, load_trained
@@ -96,7 +96,9 @@ def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel
     if (path / CONFIG_FILE).exists():
         run = load_trained(path)
         backbone = create_backbone(run.config)
-        return TrainedModel(backbone, run.variables, ARCFACE_TORCH, run.image_size, f"{path}, step {run.step}")
+        return TrainedModel(
+            backbone, run.variables, CONVENTIONS[run.config.model.pixels], run.image_size, f"{path}, step {run.step}"
+        )
     if path.is_dir():
         raise InputError(f"{path}: is no run; give {MODEL_HELP}")
     if path.suffix == ".onnx":

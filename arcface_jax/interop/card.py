@@ -44,7 +44,9 @@ class ModelCard:
       training_pixels: what the network was trained on, already part of the export.
       options: how it was exported: folded, flip, weights.
       data: what it was trained on.
-      recipe: how it was trained.
+      recipe: how it was trained, in words.
+      config: every setting of the run, where it was trained here; None otherwise.
+      run_results: the run's last verification, on the people that it held out; empty if there is none.
       licence: of the weights.
       verified_on: the set that metrics and thresholds were measured on; None if none was given.
       metrics: of the export, and under "original" of the model before it.
@@ -62,6 +64,8 @@ class ModelCard:
     options: Mapping[str, Any]
     data: str
     recipe: str
+    config: Mapping[str, Any] | None
+    run_results: Mapping[str, Any]
     licence: str
     verified_on: str | None
     metrics: Mapping[str, Any]
@@ -127,5 +131,16 @@ class ModelCard:
             lines += [f"\nLargest change of a cosine: {self.metrics[LARGEST_CHANGE]:.2g}"]
             lines += ["", "| FAR | accept from cosine | TAR | |", "|---|---|---|---|"]
             lines += [f"| {t.far:g} | {t.cosine:.4f} | {t.tar:.4f} | {t.warning or ''} |" for t in self.thresholds]
+        if self.run_results:
+            lines += ["", "## The run's own last verification, on the people it held out", "", "| | |", "|---|---|"]
+            lines += [f"| {key} | {value:.5g} |" for key, value in self.run_results.items()]
+        if self.config is not None:
+            lines += [
+                "",
+                "## Recipe",
+                "",
+                "Save it as config.json, and `python -m experiments.train --config config.json`",
+            ]
+            lines += ["trains the model again:", "", "```json", json.dumps(self.config, indent=2), "```"]
         lines += ["", "Libraries: " + ", ".join(f"{name} {version}" for name, version in self.versions.items()), ""]
         return "\n".join(lines)

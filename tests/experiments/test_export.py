@@ -13,7 +13,8 @@ from arcface_jax.interop.card import ModelCard
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.stablehlo import load_stablehlo
 from arcface_jax.interop.torch import import_torch
-from experiments import export
+from experiments import export, train
+from experiments.trained import load_trained
 
 
 def main():
@@ -46,6 +47,53 @@ def test_an_export_holds_the_model_and_tells_its_accuracy(type_command, small_ch
     assert 0 < change < 0.1
     again = import_torch(folder / "model.pth")
     jax.tree.map(np.testing.assert_array_equal, dict(again.variables), dict(model.variables))
+
+
+def test_what_a_runs_folder_says(tmp_path):
+    assert export.read_run(tmp_path) == export.RunFacts(None, {})
+    assert export.RunFacts(None, {}).data == "not stated"
+    config = {"data": {"source": "auto", "root": "/secret/train.rec"}, "loss": {"name": "cosface"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    facts = export.read_run(tmp_path)
+    assert facts == export.RunFacts(config, {})
+    assert facts.data == "auto, train.rec"
+    (tmp_path / "results.json").write_text(json.dumps({"verifications": {"9": {"auc": 0.5}, "10": {"auc": 0.75}}}))
+    assert export.read_run(tmp_path).results == {"step": 10, "auc": 0.75}
+
+
+@pytest.mark.slow
+def test_the_card_of_a_run_quotes_its_recipe_and_results(type_command, crowd, tmp_path):
+    run, folder = tmp_path / "run", tmp_path / "out"
+    small = [
+        *("--data.image-size", 16, "--data.pairs", 20, "--model.width", 4, "--model.embedding-size", 8),
+        *("--run.steps", 2, "--run.batch-size", 4, "--run.evaluate-every", 2, "--run.devices", 1, "--run.folder", run),
+    ]
+    status, _, err = type_command(
+        train.main, "folder", "--data.root", crowd, "--model.pixels", "insightface_mxnet", *small
+    )
+    assert status == 0, err
+    assert type_command(main, run, folder, "--formats", "stablehlo", "torch")[0] == 0
+    card, config = ModelCard.read(folder), json.loads((run / "config.json").read_text())
+    assert card.config == config
+    assert card.data == "folder, crowd"
+    assert card.recipe == "the configuration below"
+    assert card.training_pixels["divisor"] == 128.0
+    last = json.loads((run / "results.json").read_text())["verifications"]["2"]
+    assert card.run_results == {"step": 2, **last}
+    text = (folder / "README.md").read_text()
+    assert json.loads(text.partition("```json")[2].partition("```")[0]) == config
+    assert f"| auc | {last['auc']:.5g} |" in text
+    trained = load_trained(run)
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    expected = trained.embed(images)
+    embed, size = load_stablehlo(folder / "model.stablehlo")
+    assert size == (16, 16)
+    np.testing.assert_allclose(embed(images), expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        dict(import_torch(folder / "model.pth").variables["params"]),
+        jax.tree.map(np.asarray, dict(trained.variables["params"])),
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Whole checkpoints as the projects write them: heads, prefixes, pixels, and what does not fit."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,28 @@ def test_arcface_torch_checkpoints(tmp_path, classes):
     assert alone.pixels == ARCFACE_TORCH
     assert alone.image_size == (32, 32)
     np.testing.assert_array_equal(resumed.class_weights, classes)
+
+
+@pytest.mark.parametrize(
+    ("project", "network", "prefix", "buffers"),
+    [
+        ("curricularface", functools.partial(networks.Ir, inner_norm=False), "", {"t": torch.zeros(1)}),
+        ("curricularface", functools.partial(networks.Ir, inner_norm=False), "module.", {"t": torch.zeros(1)}),
+        ("elasticface", functools.partial(networks.IResNet, width=8, squeeze=4), "", {}),
+        ("elasticface", networks.IResNet, "module.", {}),
+    ],
+)
+def test_backbone_and_head_in_a_file_each(tmp_path, classes, project, network, prefix, buffers):
+    """CurricularFace and ElasticFace; in both a class is a column of `kernel`."""
+    torch.save(state(network(), prefix), tmp_path / "backbone.pth")
+    torch.save({"kernel": classes.T.contiguous(), **buffers}, tmp_path / "head.pth")
+    model = import_torch(tmp_path / "backbone.pth", project)
+    assert model.pixels == ARCFACE_TORCH
+    assert model.image_size == (32, 32)
+    assert model.source == f"backbone.pth ({project})"
+    np.testing.assert_array_equal(read_class_weights([tmp_path / "head.pth"], model.embedding_size), classes)
+    guessed = import_torch(tmp_path / "backbone.pth")
+    assert (guessed.pixels, guessed.backbone) == (model.pixels, model.backbone)
 
 
 def test_mobilefacenet_knows_its_image_size_and_divisor(tmp_path):
