@@ -1,0 +1,196 @@
+"""Eight people in two dimensions: the gap that a margin leaves between classes, drawn and measured.
+
+python -m experiments.toy                                    eight synthetic people
+python -m experiments.toy --dimension 3
+python -m experiments.toy --people faces.zip                 the first eight of a folder, zip file, …
+python -m experiments.toy --margin 0.9                       more than a circle of eight classes can hold
+
+Trains a small network on half of each person's images with plain softmax, softmax on the sphere and ArcFace, several
+times each, and measures the smallest angle between neighbouring classes, on those images and on the other half.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+
+from arcface_jax.analysis.class_gaps import class_gaps, even_circle_probability
+from arcface_jax.data.memory import load
+from arcface_jax.data.open import open_source
+from arcface_jax.data.source import FaceSource
+from arcface_jax.data.synthetic import SyntheticFaces
+from arcface_jax.data.views import Subset
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.embeddings import unit_embeddings
+from arcface_jax.figures.features import Features, features_figure
+from arcface_jax.figures.style import save
+from arcface_jax.margins import arcface
+from experiments.command import help_text, run_command
+from experiments.small_model import Recipe, train_small
+
+IMAGES_OF_A_PERSON = 100
+"""Synthetic images of each person, half of them to train on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The command line."""
+
+    people: str | None = None
+    """Source of images; synthetic people if not given."""
+    identities: int = 8
+    """How many people; of a source, the first ones."""
+    dimension: int = 2
+    """Of the embedding, 2 or 3."""
+    margin: float = 0.5
+    """ArcFace's m, radians. On a circle of C people it must be below 2π/C."""
+    scale: float = 16.0
+    """s of the softmax on the sphere and of ArcFace."""
+    difficulty: float = 0.5
+    """Of synthetic images, 0 … 2: at 1 a two-dimensional embedding does not learn all of them."""
+    steps: int = 800
+    """Of training."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the networks; the picture shows the first."""
+    quantile: float = 0.02
+    """Share of a class's images at each side that its edge leaves out."""
+    output: pathlib.Path = pathlib.Path("runs/toy")
+    """Folder for toy.json and the picture."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Halves:
+    """Images to train on and unseen ones of the same people."""
+
+    training: np.ndarray
+    training_labels: np.ndarray
+    unseen: np.ndarray
+    unseen_labels: np.ndarray
+
+
+def read_halves(arguments: Arguments) -> Halves:
+    """Every other image of each person to train on, the rest unseen.
+
+    Raises:
+      InputError: a source without enough people, or a person with a single image.
+    """
+    if arguments.dimension not in (2, 3):
+        raise InputError(f"--dimension {arguments.dimension}: only 2 and 3 can be drawn")
+    source: FaceSource
+    if arguments.people is None:
+        source = SyntheticFaces(
+            arguments.identities, IMAGES_OF_A_PERSON, image_size=32, difficulty=arguments.difficulty
+        )
+    else:
+        source = open_source(arguments.people)
+    labels = np.asarray(source.labels)
+    if not 2 <= arguments.identities <= len(source.identity_names):
+        raise InputError(
+            f"--identities {arguments.identities}: give from 2 to the {len(source.identity_names)} people of the source"
+        )
+    sample = load(Subset(source, np.flatnonzero(labels < arguments.identities)), 32)
+    place = np.zeros(len(sample), np.int64)
+    for label in range(arguments.identities):
+        own = np.flatnonzero(sample.labels == label)
+        if len(own) < 2:
+            raise InputError(
+                f"{sample.identity_names[label]}: has {len(own)} image(s); two are needed, one for each half"
+            )
+        place[own] = np.arange(len(own))
+    first = place % 2 == 0
+    return Halves(sample.images[first], sample.labels[first], sample.images[~first], sample.labels[~first])
+
+
+def study(
+    data: Halves, recipe: Recipe, arguments: Arguments, seed: int, progress: Progress
+) -> tuple[dict[str, float], Features]:
+    """Trains once; returns what was measured, and the panel to draw."""
+    task = progress.add_task(f"{name_of(recipe)}, seed {seed}", total=recipe.steps)
+    model = train_small(data.training, data.training_labels, recipe, seed, lambda _: progress.advance(task))
+    progress.remove_task(task)
+    assert model.class_weights is not None
+    embed = model.embedder()
+    training, unseen = (unit_embeddings(embed(images)) for images in (data.training, data.unseen))
+    centres = unit_embeddings(model.class_weights)
+    numbers: dict[str, float] = {}
+    for name, embeddings, labels in (
+        ("training", training, data.training_labels),
+        ("unseen", unseen, data.unseen_labels),
+    ):
+        found = class_gaps(embeddings, labels, quantile=arguments.quantile).numbers()
+        found["nearest_centre"] = float(np.mean((embeddings @ centres.T).argmax(axis=1) == labels))
+        numbers |= {f"{name}_{key}": value for key, value in found.items()}
+    note = f"smallest gap {numbers['training_smallest_gap']:.1f}°"
+    panel = Features(
+        name_of(recipe), training, data.training_labels, unseen, data.unseen_labels, centres=centres, note=note
+    )
+    return numbers, panel
+
+
+def name_of(recipe: Recipe) -> str:
+    """The loss, for people."""
+    if recipe.margin is None:
+        return "softmax"
+    return f"ArcFace, m = {recipe.margin:g}" if recipe.margin else "softmax on the sphere"
+
+
+def check_feasible(arguments: Arguments, console: Console) -> dict[str, float]:
+    """What a circle bears: the largest margin, and the best probability of the true class."""
+    largest = 2 * math.pi / arguments.identities
+    best = even_circle_probability(arguments.identities, arcface(arguments.margin), arguments.scale)
+    if arguments.dimension == 2:
+        line = (
+            f"{arguments.identities} classes on a circle are {math.degrees(largest):.1f}° apart, m is "
+            f"{math.degrees(arguments.margin):.1f}°; at best softmax gives the true class {best:.1%} at s = "
+            f"{arguments.scale:g}"
+        )
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if arguments.margin >= largest:
+            console.print(
+                f"warning: m = {arguments.margin:g} is not below 2π/C = {largest:.3f}; no arrangement satisfies it",
+                style="yellow",
+            )
+    return {"largest_feasible_margin": largest, "best_probability": best}
+
+
+def run(arguments: Arguments) -> None:
+    """Trains, measures, prints, writes."""
+    console = Console()
+    if not arguments.seeds:
+        raise InputError("--seeds: give at least one")
+    data = read_halves(arguments)
+    report: dict[str, object] = {"circle": check_feasible(arguments, console)}
+    panels = []
+    with Progress(console=console, transient=True) as progress:
+        for margin in (None, 0.0, arguments.margin):
+            recipe = Recipe(arguments.dimension, margin, arguments.scale, arguments.steps)
+            runs = [study(data, recipe, arguments, seed, progress) for seed in arguments.seeds]
+            panels.append(runs[0][1])
+            values = {key: [numbers[key] for numbers, _ in runs] for key in runs[0][0]}
+            report[name_of(recipe)] = values
+            line = (
+                f"{name_of(recipe)}: smallest gap {spread_of(values['training_smallest_gap'])}°, "
+                f"spread {spread_of(values['training_spread'])}°; unseen images: spread "
+                f"{spread_of(values['unseen_spread'])}°, nearest to their centre "
+                f"{spread_of([100 * share for share in values['unseen_nearest_centre']])} %"
+            )
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    file = arguments.output / "toy.json"
+    file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    pictures = save(features_figure(panels), arguments.output / f"toy_{arguments.dimension}d", ("png", "svg"))
+    console.print(f"Written: {file}, {', '.join(map(str, pictures))}", markup=False, highlight=False, soft_wrap=True)
+
+
+def spread_of(values: list[float]) -> str:
+    """Median (lowest … highest) over seeds."""
+    return f"{np.median(values):.1f} ({min(values):.1f} … {max(values):.1f})"
+
+
+if __name__ == "__main__":
+    run_command(lambda: run(tyro.cli(Arguments, prog="python -m experiments.toy", description=help_text(__doc__))))

@@ -1,0 +1,56 @@
+"""The toy command, as a person types it."""
+
+import json
+
+import numpy as np
+import pytest
+import tyro
+
+from experiments import small_model, toy
+
+
+def main():
+    toy.run(tyro.cli(toy.Arguments))
+
+
+def test_a_small_model_learns_what_it_is_shown():
+    labels = np.arange(24) % 3
+    rng = np.random.default_rng(0)
+    images = np.clip(60 + 60 * labels[:, None, None, None] + rng.normal(0, 5, (24, 32, 32, 3)), 0, 255).astype(np.uint8)
+    recipe = small_model.Recipe(2, margin=0.5, steps=40, batch_size=24)
+    steps = []
+    model = small_model.train_small(images, labels, recipe, seed=0, on_step=steps.append)
+    embeddings = model.embedder()(images)
+    assert steps == list(range(40))
+    assert model.class_weights.shape == (3, 2)
+    assert ((embeddings @ model.class_weights.T).argmax(axis=1) == labels).all()
+
+
+def test_it_measures_each_loss_on_a_folder_of_people(type_command, crowd, tmp_path):
+    options = ("--people", crowd, "--identities", 4, "--steps", 3, "--seeds", 0, 1, "--output", tmp_path / "out")
+    status, out, _ = type_command(main, *options)
+    assert status == 0
+    assert "4 classes on a circle are 90.0° apart, m is 28.6°" in out
+    report = json.loads((tmp_path / "out/toy.json").read_text())
+    assert report["circle"]["largest_feasible_margin"] == pytest.approx(np.pi / 2)
+    for loss in ("softmax", "softmax on the sphere", "ArcFace, m = 0.5"):
+        assert loss in out
+        assert len(report[loss]["training_smallest_gap"]) == 2
+        assert np.isfinite(report[loss]["unseen_spread"]).all()
+    assert (tmp_path / "out/toy_2d.png").exists()
+    assert (tmp_path / "out/toy_2d.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--dimension", "4"], "--dimension 4: only 2 and 3"),
+        (["--identities", "1"], "--identities 1: give from 2"),
+        (["--people", "absent.zip"], "absent.zip: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(type_command, options, said):
+    status, out, err = type_command(main, *options)
+    assert status == 2
+    assert said in err
+    assert "Traceback" not in err + out
