@@ -119,6 +119,16 @@ right = np.mean(source.labels[nearest] == source.labels)
 print(f"The most alike other image shows the same person for {right:.1%} of the images.")
 
 # %% [markdown]
+# The images for which it does not, each with the neighbour that it was taken for.
+
+# %%
+(mistaken,) = np.nonzero(source.labels[nearest] != source.labels)
+taken_for = nearest[mistaken]
+cosines = pair_similarities(embeddings[mistaken], embeddings[taken_for])
+if len(mistaken):
+    show("mistaken", pair_sheet(images[mistaken], images[taken_for], cosines, "Taken for another person"))
+
+# %% [markdown]
 # ## Mistakes
 #
 # The different people whom the model finds most alike, and the images of one person that it finds least alike.
