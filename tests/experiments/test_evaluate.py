@@ -15,6 +15,7 @@ from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.models import registry
 from arcface_jax.training.config import Config, DataConfig, ModelConfig, RunConfig
+from arcface_jax.training.config_file import to_json
 from arcface_jax.training.dataset import load_data
 from arcface_jax.training.loop import train
 from arcface_jax.training.run_folder import RunFolder
@@ -135,7 +136,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: pathlib.Path) -> None:
 
 
 def write_config(folder: pathlib.Path) -> pathlib.Path:
-    (folder / "config.json").write_text(Config().to_json())
+    (folder / "config.json").write_text(to_json(Config()))
     return folder
 
 
@@ -160,11 +161,13 @@ if "tiny-to-evaluate" not in registry.names():
 class Silent:
     """A reporter that says nothing."""
 
+    def says(self, message: str) -> None: ...
+
     def first_loss(self, seen: float, expected: float) -> None: ...
 
     def progress(self, step: int, metrics: dict[str, float]) -> None: ...
 
-    def verified(self, step: int, numbers: dict[str, float]) -> None: ...
+    def verified(self, step: int, numbers: dict[str, float], best: dict[str, tuple[int, float]]) -> None: ...
 
 
 @pytest.fixture(scope="module")

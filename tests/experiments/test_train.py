@@ -134,7 +134,7 @@ def one_identity(people):
         (None, ["--config"], "--config needs a file"),
         (None, ["--model.name", "vgg"], "vgg"),
         (None, ["--loss.name", "softmax", "--loss.margin", "0.5"], "loss.margin 0.5 does nothing"),
-        (None, ["--run.resume"], "run.resume needs --run.folder"),
+        (None, ["--run.resume", "changed"], "need --run.folder"),
     ],
 )
 def test_bad_input_is_one_clear_line(command, people, spoil, arguments, said):
