@@ -85,8 +85,7 @@ def train_small(
     batch_size = min(recipe.batch_size, len(images))
     to_network, to_head, to_data = jax.random.split(jax.random.key(seed), 3)
     backbone = recipe.backbone
-    shape = jnp.zeros((1, *images.shape[1:]), jnp.float32)
-    variables = jax.jit(backbone.init)(to_network, shape)
+    variables = _initialise(backbone, to_network, jnp.zeros((1, *images.shape[1:]), jnp.float32))
     weights = jax.random.normal(to_head, (num_classes, recipe.embedding_size))
     if recipe.embedding_size == 2:
         directions = 2 * np.pi * np.arange(num_classes) / num_classes
@@ -106,6 +105,11 @@ def train_small(
     height, width = images.shape[1:3]
     class_weights = np.asarray(params["class_weights"])
     return TrainedModel(backbone, trained, ARCFACE_TORCH, (height, width), f"small model, seed {seed}", class_weights)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initialise(backbone: nn.Module, key: jax.Array, images: jax.Array) -> Any:
+    return backbone.init(key, images)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ times each, and measures the smallest angle between neighbouring classes, on tho
 """
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -30,11 +31,15 @@ from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.figures.features import Features, features_figure
 from arcface_jax.figures.style import save
 from arcface_jax.margins import arcface
+from arcface_jax.models.embed import embed_images, make_embed_function
 from experiments.command import help_text, run_command
 from experiments.small_model import Recipe, train_small
 
 IMAGES_OF_A_PERSON = 100
 """Synthetic images of each person, half of them to train on."""
+
+
+_make_embed = functools.cache(make_embed_function)  # compiled once for all losses and seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +119,11 @@ def study(
     model = train_small(data.training, data.training_labels, recipe, seed, lambda _: progress.advance(task))
     progress.remove_task(task)
     assert model.class_weights is not None
-    embed = model.embedder()
-    training, unseen = (unit_embeddings(embed(images)) for images in (data.training, data.unseen))
+    embed = _make_embed(recipe.backbone)
+    training, unseen = (
+        unit_embeddings(embed_images(embed, model.variables, images, batch_size=64))
+        for images in (data.training, data.unseen)
+    )
     centres = unit_embeddings(model.class_weights)
     numbers: dict[str, float] = {}
     for name, embeddings, labels in (

@@ -1,0 +1,53 @@
+"""Embeddings and their centres in a plane."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from arcface_jax.errors import InputError
+from arcface_jax.figures.style import PALETTE, new_figure, style
+
+_MARKERS = "osD^vP*X<>ph"
+
+
+def plane_figure(
+    plane: np.ndarray, labels: np.ndarray, centres: np.ndarray, names: Sequence[str], title: str
+) -> Figure:
+    """Each embedding a point, each person a colour and marker, each centre a large one with the person's name.
+
+    The axes have no unit: a layout such as t-SNE has none.
+
+    Args:
+      plane: [N, 2], where the embeddings lie.
+      labels: int [N], 0 … C − 1.
+      centres: [C, 2], where their centres lie.
+      names: [C].
+      title: above.
+
+    Raises:
+      InputError: for shapes that do not fit.
+    """
+    fits = plane.ndim == centres.ndim == 2 and plane.shape[1] == centres.shape[1] == 2
+    if not fits or len(labels) != len(plane) or len(names) != len(centres):
+        raise InputError(
+            f"plane {plane.shape}, labels [{len(labels)}], centres {centres.shape} and names [{len(names)}] do not fit; "
+            "give [N, 2], [N], [C, 2] and [C]"
+        )
+    with style():
+        figure = new_figure(7.0, 6.2)
+        axes = figure.subplots()
+        for person, name in enumerate(names):
+            colour = PALETTE[person % len(PALETTE)]
+            marker = _MARKERS[person // len(PALETTE) % len(_MARKERS)]
+            axes.scatter(*plane[labels == person].T, s=12, marker=marker, color=colour, alpha=0.55, linewidths=0)
+            axes.scatter(
+                *centres[person], s=60, marker=marker, color=colour, edgecolors="black", linewidths=0.9, zorder=3
+            )
+            axes.annotate(name, centres[person], (4, 4), textcoords="offset points", fontsize=8, zorder=4)
+        axes.set_title(title)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_xlabel("first direction of the layout (no unit)")
+        axes.set_ylabel("second direction of the layout (no unit)")
+    return figure

@@ -1,0 +1,157 @@
+"""Faces out of a trained model: what it has learnt of a person, and whether another model recognises it.
+
+python -m experiments.invert                                             a small model, trained first
+python -m experiments.invert runs/RUN --judge runs/OTHER --target weights
+python -m experiments.invert model.ckpt --people faces.zip --judge runs/RUN
+
+Starts from noise and changes pixels until the model embeds them as the target (a row of its class weights, or the mean
+embedding of a person's images), with a prior from the statistics of its batch normalisations. The judge has had no
+part in this: only it can say whether the face is like the person, for the inverted model is fooled by design.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+
+from arcface_jax.analysis.inversion import Likeness, Prior, cosine_loss, invert, likeness
+from arcface_jax.data.decode import resize
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.embeddings import unit_embeddings
+from arcface_jax.figures.inversion import inversion_figure
+from arcface_jax.figures.style import save
+from arcface_jax.interop.model import TrainedModel
+from arcface_jax.models.batch_statistics import with_statistics
+from arcface_jax.pixels import PixelConvention
+from experiments.analysed import embed_people, open_analysed, open_people
+from experiments.command import help_text, run_command
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The command line."""
+
+    model: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
+    """The folder of a run, a PyTorch checkpoint, or an .onnx file; a small model is trained if not given."""
+    judge: pathlib.Path | None = None
+    """Another model, which only looks at the result; without a model, a small one of another seed."""
+    people: str | None = None
+    """Source of people; a run's own training people if not given."""
+    target: Literal["embeddings", "weights"] = "embeddings"
+    """What to reach: the mean embedding of a person's images, or the person's row of the class weights."""
+    count: int = 8
+    """Faces to generate, of the first people, in one batch."""
+    gallery: int = 40
+    """People, the first ones, among whom each face is to be recognised."""
+    steps: int = 150
+    """Of Adam."""
+    learning_rate: float = 0.25
+    """Of Adam, at the start."""
+    prior: Prior = dataclasses.field(default_factory=Prior)
+    """Weights of what makes an image likely."""
+    seed: int = 0
+    """Of the noise to start from."""
+    output: pathlib.Path = pathlib.Path("runs/inversion")
+    """Folder for inversion.json, the picture and the generated images (inversion.npz)."""
+
+
+def generate(model: TrainedModel, targets: np.ndarray, arguments: Arguments) -> np.ndarray:
+    """uint8 [N, height, width, 3], RGB, one image for each target [N, D]."""
+    low, high = ((grey - model.pixels.offset) / model.pixels.divisor for grey in (0.0, 255.0))
+    to_start, to_mirror = jax.random.split(jax.random.key(arguments.seed))
+    start = 0.5 * jax.random.normal(to_start, (len(targets), *model.image_size, 3))
+    with Progress(transient=True) as progress:
+        task = progress.add_task("inverting", total=arguments.steps)
+        found = invert(
+            with_statistics(model.backbone, model.variables),
+            cosine_loss(jnp.asarray(targets)),
+            jnp.clip(start, low, high),
+            key=to_mirror,
+            prior=arguments.prior,
+            steps=arguments.steps,
+            learning_rate=arguments.learning_rate,
+            bounds=(low, high),
+            on_step=lambda *_: progress.advance(task),
+        )
+    return to_pixels(found.images, model.pixels)
+
+
+def to_pixels(images: np.ndarray, convention: PixelConvention) -> np.ndarray:
+    """The inverse of `pixels.normalise`: uint8 RGB images of what a network takes."""
+    if convention.color_order == "bgr":
+        images = images[..., ::-1]
+    return np.clip(np.round(images * convention.divisor + convention.offset), 0, 255).astype(np.uint8)
+
+
+def describe(name: str, generated: Likeness, real: Likeness) -> str:
+    """One line: how like the generated faces are to their people, beside real images."""
+    ours, theirs = generated.numbers(), real.numbers()
+    return (
+        f"{name}: cosine to the own person {ours['own']:.3f} (real images {theirs['own']:.3f}), to the most alike "
+        f"other {ours['nearest_other']:.3f} ({theirs['nearest_other']:.3f}), own person first {ours['rank_1']:.0%} "
+        f"({theirs['rank_1']:.0%})"
+    )
+
+
+def run(arguments: Arguments) -> None:
+    """Generates, judges, prints, writes."""
+    console = Console()
+    if not 1 <= arguments.count <= arguments.gallery:
+        raise InputError(f"--count {arguments.count}: give from 1 to the {arguments.gallery} people of the gallery")
+    model, own = open_analysed(arguments.model)
+    people = open_people(arguments.people, own, arguments.gallery, model.image_size)
+    judge = None
+    if arguments.judge is not None or arguments.model is None:
+        judge = open_analysed(arguments.judge, seed=1)[0]
+    count = min(arguments.count, len(people.names))
+    embeddings, centres = embed_people(model, people)
+    targets = centres[:count]
+    if arguments.target == "weights":
+        if model.class_weights is None or arguments.people is not None:
+            raise InputError("--target weights: needs a run, and its own people; take --target embeddings")
+        targets = unit_embeddings(model.class_weights[:count])
+    faces = generate(model, targets, arguments)
+    order, report, lines = np.arange(count), {}, []
+    by_model = unit_embeddings(model.embedder()(faces))
+    reached = np.sum(by_model * targets, axis=1)
+    report["target"] = reached.tolist()
+    console.print(f"Cosine to the target: {reached.mean():.3f}", highlight=False)
+    for name, who in (("model", model), ("judge", judge)):
+        if who is None:
+            continue
+        if who is not model:
+            embeddings, centres = embed_people(who, people)
+        shown = np.stack([resize(face, who.image_size) for face in faces])
+        found = likeness(unit_embeddings(who.embedder()(shown)), centres, order)
+        real = likeness(embeddings, centres, people.labels)
+        report[name] = {
+            "source": who.source,
+            "generated": found.numbers(),
+            "real": real.numbers(),
+            "own": found.own.tolist(),
+            "rank": found.rank.tolist(),
+        }
+        console.print(describe(name, found, real), markup=False, highlight=False, soft_wrap=True)
+        lines.append([f"{name} {cosine:.2f}" for cosine in found.own])
+    if judge is None:
+        console.print("No judge: a model's own opinion of faces made to please it says nothing; give --judge")
+    first = np.array([np.flatnonzero(people.labels == person)[0] for person in order])
+    notes = ["\n".join(parts) for parts in zip(*lines, strict=True)]
+    figure = inversion_figure([("real", people.images[first]), ("generated", faces)], notes)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    file = arguments.output / "inversion.json"
+    file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    np.savez(arguments.output / "inversion.npz", images=faces, labels=order)
+    pictures = save(figure, arguments.output / "inversion", ("png", "svg"))
+    console.print(f"Written: {file}, {', '.join(map(str, pictures))}", markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run_command(lambda: run(tyro.cli(Arguments, prog="python -m experiments.invert", description=help_text(__doc__))))

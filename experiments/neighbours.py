@@ -1,0 +1,156 @@
+"""Who is near whom: the people whose centres are most alike, the mistakes between them, and all embeddings in a plane.
+
+python -m experiments.neighbours                                    a small model, trained first, and people unseen by it
+python -m experiments.neighbours runs/RUN --people faces.zip
+python -m experiments.neighbours model.ckpt --people faces.zip --layout tsne        needs scikit-learn
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from arcface_jax.analysis.neighbours import ClassPairs, kept_neighbours, nearest_classes, principal_plane, tsne_plane
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.all_pairs import all_pairs_roc
+from arcface_jax.evaluation.roc import operating_point
+from arcface_jax.figures.evaluation import pair_sheet
+from arcface_jax.figures.neighbours import plane_figure
+from arcface_jax.figures.style import save
+from experiments.analysed import DEFAULT_PEOPLE, People, default_source, embed_people, open_analysed, open_people
+from experiments.command import help_text, run_command
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The command line."""
+
+    model: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
+    """The folder of a run, a PyTorch checkpoint, or an .onnx file; a small model is trained if not given."""
+    people: str | None = None
+    """Source of people; a run's own training people if not given."""
+    gallery: int = 40
+    """How many people, the first ones."""
+    layout: Literal["principal", "tsne"] = "principal"
+    """How embeddings come into a plane: by the directions of largest variance, or by t-SNE."""
+    drawn: int = 12
+    """How many people are in the picture: those of the most alike pairs first."""
+    pairs: int = 10
+    """Pairs of people to list."""
+    far: float = 1e-2
+    """False accept rate whose threshold decides what is a mistake."""
+    seed: int = 0
+    """Of t-SNE."""
+    output: pathlib.Path = pathlib.Path("runs/neighbours")
+    """Folder for neighbours.json and the pictures."""
+
+
+def most_alike_images(embeddings: np.ndarray, labels: np.ndarray, pairs: ClassPairs) -> tuple[np.ndarray, np.ndarray]:
+    """For each pair of people the two images, one of each, that are most alike: (first [K], second [K])."""
+    chosen = []
+    for one, other in zip(pairs.first, pairs.second, strict=True):
+        first, second = np.flatnonzero(labels == one), np.flatnonzero(labels == other)
+        best = np.unravel_index(np.argmax(embeddings[first] @ embeddings[second].T), (len(first), len(second)))
+        chosen.append((first[best[0]], second[best[1]]))
+    return np.array([pair[0] for pair in chosen]), np.array([pair[1] for pair in chosen])
+
+
+def drawn_people(pairs: ClassPairs, count: int, num_people: int) -> np.ndarray:
+    """Up to `count` people, those of the most alike pairs first."""
+    in_pairs = np.stack([pairs.first, pairs.second], axis=1).reshape(-1)
+    order = list(dict.fromkeys([*in_pairs.tolist(), *range(num_people)]))
+    return np.array(order[:count])
+
+
+def lay_out(
+    arguments: Arguments, embeddings: np.ndarray, labels: np.ndarray, centres: np.ndarray, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """(places of the embeddings, their labels, places of the centres, share of neighbours kept)."""
+    shown = np.isin(labels, chosen)
+    number = {person: place for place, person in enumerate(chosen.tolist())}
+    points = np.concatenate([embeddings[shown], centres[chosen]])
+    count = int(shown.sum())
+    if arguments.layout == "tsne":
+        plane = tsne_plane(points, perplexity=min(15.0, (len(points) - 1) / 3), seed=arguments.seed)
+    else:
+        plane = principal_plane(points)
+    own_labels = np.array([number[label] for label in labels[shown].tolist()])
+    kept = kept_neighbours(points[:count], plane[:count], k=min(5, count - 1))
+    return plane[:count], own_labels, plane[count:], kept
+
+
+def table_of(pairs: ClassPairs, people: People) -> Table:
+    """The pairs, for people to read."""
+    table = Table("person", "most alike", "cosine of their centres", "pairs of images mistaken")
+    for one, other, cosine, mistakes in zip(pairs.first, pairs.second, pairs.cosine, pairs.mistakes, strict=True):
+        table.add_row(people.names[one], people.names[other], f"{cosine:.3f}", f"{mistakes:.1%}")
+    return table
+
+
+def run(arguments: Arguments) -> None:
+    """Embeds, compares, prints, writes."""
+    console = Console()
+    if min(arguments.drawn, arguments.pairs, arguments.gallery) < 2:
+        raise InputError("--drawn, --pairs and --gallery: give at least 2 of each")
+    if not 0 < arguments.far < 1:
+        raise InputError(f"--far {arguments.far:g}: give a rate between 0 and 1")
+    model, own = open_analysed(arguments.model)
+    if arguments.model is None:
+        own = default_source(first_identity=DEFAULT_PEOPLE)
+    people = open_people(arguments.people, own, arguments.gallery, model.image_size)
+    embeddings, centres = embed_people(model, people)
+    roc = all_pairs_roc(embeddings, people.labels)
+    point = operating_point(roc, arguments.far, "at_most")
+    threshold = min(float(roc.thresholds[point]), 1.0)
+    pairs = nearest_classes(embeddings, people.labels, centres, threshold, count=arguments.pairs)
+    chosen = drawn_people(pairs, arguments.drawn, len(people.names))
+    plane, labels, places, kept = lay_out(arguments, embeddings, people.labels, centres, chosen)
+    others = (centres @ centres.T)[np.triu_indices(len(centres), 1)]
+    console.print(table_of(pairs, people))
+    console.print(
+        f"Threshold {threshold:.3f} at FAR {roc.far[point]:.2g}, TAR {roc.tar[point]:.1%}. Centres of two people: "
+        f"cosine {np.median(others):.3f} (median), {others.max():.3f} (highest). The picture keeps {kept:.0%} of the "
+        "nearest neighbours.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    report = {
+        "threshold": threshold,
+        "far": float(roc.far[point]),
+        "tar": float(roc.tar[point]),
+        "median_cosine_of_centres": float(np.median(others)),
+        "neighbours_kept": kept,
+        "pairs": [
+            {"first": people.names[one], "second": people.names[other], "cosine": cosine, "mistakes": mistakes}
+            for one, other, cosine, mistakes in zip(
+                pairs.first, pairs.second, pairs.cosine.tolist(), pairs.mistakes.tolist(), strict=True
+            )
+        ],
+    }
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    file = arguments.output / "neighbours.json"
+    file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    names = [people.names[person].rpartition("/")[2].removeprefix("synthetic-").lstrip("0") for person in chosen]
+    layout = "t-SNE" if arguments.layout == "tsne" else "principal plane"
+    title = f"{len(chosen)} people, {layout}; keeps {kept:.0%} of the nearest neighbours"
+    first, second = most_alike_images(embeddings, people.labels, pairs)
+    sheet = pair_sheet(
+        people.images[first], people.images[second], pairs.cosine.tolist(), "The most alike people: cosine of centres"
+    )
+    pictures = [
+        *save(plane_figure(plane, labels, places, names, title), arguments.output / "plane", ("png", "svg")),
+        *save(sheet, arguments.output / "most_alike"),
+    ]
+    console.print(f"Written: {file}, {', '.join(map(str, pictures))}", markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run_command(
+        lambda: run(tyro.cli(Arguments, prog="python -m experiments.neighbours", description=help_text(__doc__)))
+    )
