@@ -1,8 +1,19 @@
-"""Presets: named configurations of `experiments.train`. Each says what it is for."""
+"""Presets: named configurations of `experiments.train`. Each says what it is for.
+
+The recipes of the papers take the data from the command line, and sets to verify on beside it:
+
+python -m experiments.train ms1mv3-r50 --data.root ms1mv3 --data.verify ms1mv3/lfw.bin ms1mv3/cfp_fp.bin
+
+Their batch sizes are over all devices. With another --run.batch-size the learning rate follows (reference_batch, but
+for AdamW); --run.steps is to be set with it. `python -m experiments.plan --preset NAME` says what a device needs.
+"""
 
 import dataclasses
+from collections.abc import Callable
 
 from arcface_jax.training.config import Config, DataConfig, RunConfig
+from experiments.recipes import adaptive, arcface_torch, paper
+from experiments.recipes.recipe import Recipe
 
 
 def synthetic() -> Config:
@@ -28,4 +39,11 @@ def folder() -> Config:
     )
 
 
-PRESETS = {"synthetic": synthetic, "synthetic-112": synthetic_112, "folder": folder}
+RECIPES: dict[str, Recipe] = {one.name: one for one in paper.RECIPES + arcface_torch.RECIPES + adaptive.RECIPES}
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    "synthetic": synthetic,
+    "synthetic-112": synthetic_112,
+    "folder": folder,
+    **RECIPES,
+}

@@ -3,9 +3,12 @@
 python -m experiments.plan 1000000                                       one device of 80 GiB
 python -m experiments.plan 29000000 --batch 512 --compile                beside it, the plan of XLA's compiler
 python -m experiments.plan 100000000 --devices 8 --compile
+python -m experiments.plan --preset webface42m-r100                      a whole run: network, head, devices
+python -m experiments.plan --all-presets --markdown
 """
 
 import dataclasses
+import sys
 from typing import Annotated
 
 import jax
@@ -16,6 +19,7 @@ from rich.table import Table
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
 from arcface_jax.heads.planner import HeadSize, compiled_memory, predicted_memory, predicted_operations
 from experiments.command import help_text, run_command
+from experiments.preset_plan import PresetPlan, print_presets
 
 _HEADS = (
     ("dense", "float32"),
@@ -96,5 +100,18 @@ def run(config: PlanConfig) -> None:
         console.print("“compiled plan” is what XLA's compiler plans for these shapes, not a run.")
 
 
+def main() -> None:
+    """Plans a head by the number of its identities, or whole presets."""
+    arguments = sys.argv[1:]
+    program, about = "python -m experiments.plan", help_text(__doc__)
+    # Each takes its own options, so that none is accepted that does nothing.
+    if any(argument.split("=")[0] in ("--preset", "--all-presets") for argument in arguments):
+        # Shapes need no accelerator, and must not wait for one that is busy.
+        jax.config.update("jax_platforms", "cpu")
+        print_presets(tyro.cli(PresetPlan, args=arguments, prog=program, description=about), Console())
+    else:
+        run(tyro.cli(PlanConfig, args=arguments, prog=program, description=about))
+
+
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(PlanConfig, prog="python -m experiments.plan", description=help_text(__doc__))))
+    run_command(main)
