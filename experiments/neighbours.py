@@ -1,6 +1,6 @@
 """Who is near whom: the people whose centres are most alike, the mistakes between them, and all embeddings in a plane.
 
-python -m experiments.neighbours                                    a small model, trained first, and people unseen by it
+python -m experiments.neighbours                                  a small model, trained first, and people unseen by it
 python -m experiments.neighbours runs/RUN --people faces.zip
 python -m experiments.neighbours model.ckpt --people faces.zip --layout tsne        needs scikit-learn
 """

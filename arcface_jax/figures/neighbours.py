@@ -31,7 +31,7 @@ def plane_figure(
     fits = plane.ndim == centres.ndim == 2 and plane.shape[1] == centres.shape[1] == 2
     if not fits or len(labels) != len(plane) or len(names) != len(centres):
         raise InputError(
-            f"plane {plane.shape}, labels [{len(labels)}], centres {centres.shape} and names [{len(names)}] do not fit; "
+            f"plane {plane.shape}, labels [{len(labels)}], centres {centres.shape}, names [{len(names)}] do not fit; "
             "give [N, 2], [N], [C, 2] and [C]"
         )
     with style():
@@ -40,9 +40,24 @@ def plane_figure(
         for person, name in enumerate(names):
             colour = PALETTE[person % len(PALETTE)]
             marker = _MARKERS[person // len(PALETTE) % len(_MARKERS)]
-            axes.scatter(*plane[labels == person].T, s=12, marker=marker, color=colour, alpha=0.55, linewidths=0)
             axes.scatter(
-                *centres[person], s=60, marker=marker, color=colour, edgecolors="black", linewidths=0.9, zorder=3
+                plane[labels == person, 0],
+                plane[labels == person, 1],
+                s=12,
+                marker=marker,
+                color=colour,
+                alpha=0.55,
+                linewidths=0,
+            )
+            axes.scatter(
+                centres[person, 0],
+                centres[person, 1],
+                s=60,
+                marker=marker,
+                color=colour,
+                edgecolors="black",
+                linewidths=0.9,
+                zorder=3,
             )
             axes.annotate(name, centres[person], (4, 4), textcoords="offset points", fontsize=8, zorder=4)
         axes.set_title(title)
