@@ -1,6 +1,5 @@
 """Writes an evaluation down: tables in every format, and one HTML file that holds tables and pictures."""
 
-import base64
 import html
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,15 +8,7 @@ from arcface_jax.evaluation.comparison import Comparison
 from arcface_jax.evaluation.suite import SetResult
 from arcface_jax.evaluation.tables import FORMATS, Figures, format_figure, heading
 from arcface_jax.figures.evaluation_set import Picture
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #555; font-size: .9rem; }
-.warning { color: #b00; text-align: left; }
-"""
+from experiments.html_page import page, picture, table
 
 
 def write_tables(rows: Mapping[str, Figures], folder: pathlib.Path) -> list[pathlib.Path]:
@@ -40,9 +31,6 @@ def html_report(
 ) -> str:
     """The whole evaluation as one HTML page, pictures inside; it needs no other file and no script."""
     parts = [
-        "<!DOCTYPE html>",
-        f'<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>',
-        f"<h1>{html.escape(title)}</h1>",
         f"<p>In brackets: {confidence:.0%} intervals, by a bootstrap over identities (over folds where identities are"
         " not known).</p>",
         _figures_table(rows),
@@ -54,21 +42,15 @@ def html_report(
         parts.append(_threshold_table(result))
         if result.groups is not None:
             parts.append(_group_table(result))
-        parts += [_picture(picture) for picture in pictures]
-    return "\n".join([*parts, "</html>"]) + "\n"
-
-
-def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in body]
-    return f"<table><tr>{head}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+        parts += [picture(each.file, each.caption) for each in pictures]
+    return page(title, parts)
 
 
 def _figures_table(rows: Mapping[str, Figures]) -> str:
     """Sets as columns, for there are more figures than sets."""
     names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
     body = [[heading(n), *(format_figure(n, f[n]) if n in f else "–" for f in rows.values())] for n in names]
-    return _table(["", *rows], body)
+    return table(["", *rows], body)
 
 
 def _comparison_table(comparisons: Mapping[str, Mapping[str, Comparison]]) -> str:
@@ -84,7 +66,7 @@ def _comparison_table(comparisons: Mapping[str, Mapping[str, Comparison]]) -> st
         for pair, figures in comparisons.items()
         for name, c in figures.items()
     ]
-    return _table(["", "figure", "difference (%)", "interval", "p", "verdict"], body)
+    return table(["", "figure", "difference (%)", "interval", "p", "verdict"], body)
 
 
 def _threshold_table(result: SetResult) -> str:
@@ -100,7 +82,7 @@ def _threshold_table(result: SetResult) -> str:
                 found.warning or "",
             ]
         )
-    return "<h3>Thresholds to deploy</h3>" + _table(["wanted FAR", "threshold", "FAR here", "TAR (%)", "warning"], body)
+    return "<h3>Thresholds to deploy</h3>" + table(["wanted FAR", "threshold", "FAR here", "TAR (%)", "warning"], body)
 
 
 def _group_table(result: SetResult) -> str:
@@ -112,15 +94,9 @@ def _group_table(result: SetResult) -> str:
         for name in names
     ]
     body.append(["gap", *(format_figure(kind, groups.gaps[kind]) for kind, _ in _kinds(result))])
-    return "<h3>Rates by group, at one threshold</h3>" + _table(["group", "FAR (%)", "FRR (%)"], body)
+    return "<h3>Rates by group, at one threshold</h3>" + table(["group", "FAR (%)", "FRR (%)"], body)
 
 
 def _kinds(result: SetResult) -> list[tuple[str, Figures]]:
     assert result.groups is not None
     return [("far", result.groups.far), ("frr", result.groups.frr)]
-
-
-def _picture(picture: Picture) -> str:
-    data = base64.b64encode(picture.file.read_bytes()).decode()
-    text = html.escape(picture.caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'

@@ -9,6 +9,7 @@ from arcface_jax.data.source import FaceSource
 from arcface_jax.data.views import Subset
 from arcface_jax.evaluation.roc import roc_curve
 from arcface_jax.figures.evaluation import roc_figure, score_histogram
+from arcface_jax.figures.monitor import monitor
 from arcface_jax.figures.samples import contact_sheet
 from arcface_jax.figures.style import save
 from arcface_jax.figures.training import angle_histogram, learning_curve, loss_curve
@@ -57,5 +58,6 @@ def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib
         "roc": roc_figure({setup.config.loss.name: roc}),
         "scores": score_histogram(result.similarities, data.pairs.same),
         "angles": angle_histogram(result.angles),
+        "monitor": monitor(metrics),
     }
     return [file for name, figure in pictures.items() for file in save(figure, folder.figures / name)]

@@ -23,13 +23,17 @@ from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import read_config
 from arcface_jax.training.console import ConsoleReporter, print_plan, print_results
 from arcface_jax.training.loop import RunResult, best_so_far, train
-from arcface_jax.training.run_folder import CONFIG_FILE, RunFolder
+from arcface_jax.training.processes import join_processes
+from arcface_jax.training.run_folder import CONFIG_FILE, RunFolder, write_whole
 from arcface_jax.training.setup import Setup, prepare
 from arcface_jax.training.stopping import Stopped
 from experiments.command import INTERRUPTED, TERMINATED, help_text, run_command
 from experiments.configs import PRESETS
 from experiments.data_check import check_data
 from experiments.run_figures import draw_run
+from experiments.run_report import run_page
+
+SUMMARY_FILE = "summary.html"
 
 
 def take_option(arguments: list[str], option: str, wanted: str) -> tuple[list[str], list[str]]:
@@ -106,11 +110,12 @@ def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult)
             "seconds": round(result.seconds, 1),
         }
     )
+    write_whole(folder.path / SUMMARY_FILE, run_page(f"Run {folder.path.name}", setup, result, pictures))
     print_results(console, result.verifications)
     if (warning := angle_warning(result.angles)) is not None:
         console.print(f"[yellow]{warning}[/yellow]")
     console.print(f"Trained and verified in {result.seconds:.0f} s. Written to {folder.path}:", highlight=False)
-    for what in ("config.json", "metrics.jsonl", "results.json", "tensorboard/", "checkpoints/"):
+    for what in (SUMMARY_FILE, "config.json", "metrics.jsonl", "results.json", "tensorboard/", "checkpoints/"):
         console.print(f"  {folder.path / what}", highlight=False)
     for picture in pictures:
         console.print(f"  {picture}", highlight=False)
@@ -119,7 +124,7 @@ def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult)
 def run(config: Config, console: Console) -> int:
     """Trains and reports; returns the exit status, 0 unless asked to stop."""
     if config.run.distributed:
-        jax.distributed.initialize()
+        join_processes()
         console.quiet = jax.process_index() > 0
     path = run_folder_path(config)
     folder = RunFolder(path, config)

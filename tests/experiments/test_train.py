@@ -2,6 +2,9 @@
 
 import json
 import pathlib
+import re
+import shutil
+import subprocess
 import sys
 import zipfile
 
@@ -66,11 +69,39 @@ def test_main_job_on_a_folder_from_start_to_end(command, people):
     results = json.loads((folder / "results.json").read_text())
     assert set(results["verifications"]) == {"0", "2", "4"}
     assert 0 <= results["verifications"]["4"]["accuracy"] <= 1
-    for name in ("samples", "loss", "learning_curve", "roc", "scores", "angles"):
+    for name in ("samples", "loss", "learning_curve", "roc", "scores", "angles", "monitor"):
         with Image.open(folder / "figures" / f"{name}.png") as picture:
             assert min(picture.size) > 300
         assert f"{name}.png" in out
     assert (folder / "checkpoints").is_dir()
+    summary = (folder / "summary.html").read_text()
+    assert summary.count("data:image/png;base64,") == 7
+    assert not re.search(r"(src|href)=\"(?!data:)", summary)  # it needs no other file
+    for said in ("held_out, untrained", "held_out, step 4", "18 images of 3 identities", "optimiser.weight_decay"):
+        assert said in summary
+    best = results["best"]["first"]
+    assert best["accuracy"] == max(numbers["accuracy"] for numbers in results["verifications"].values())
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_summary_with_every_picture(command, people):
+    """Chromium lays the page out: seven pictures one below the other, none broken, no sideways scrolling."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    assert command("folder", "--data.root", str(people), *SMALL, "--run.folder", "here")[0] == 0
+    page = pathlib.Path("here/summary.html").resolve()
+    probe = (
+        "<script>onload=()=>{const i=[...document.images];document.title='seen '+i.filter(p=>p.naturalWidth>300&&"
+        "p.getBoundingClientRect().width>300).length+' wide '+(document.documentElement.scrollWidth>innerWidth)}"
+        "</script>"
+    )
+    (page.parent / "probed.html").write_text(page.read_text() + probe)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,800", "--dump-dom"]
+    shown = subprocess.run(
+        [chromium, *options, (page.parent / "probed.html").as_uri()], capture_output=True, text=True, timeout=120
+    )
+    assert "<title>seen 7 wide false</title>" in shown.stdout
 
 
 def test_a_saved_configuration_runs_again_to_the_same_bits(command, people):

@@ -1,0 +1,34 @@
+"""What a person looks at when a run goes wrong: rate, angles, lengths and gradients by step."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from arcface_jax.figures.style import new_figure, style
+
+PANELS = {
+    "learning_rate": "learning rate",
+    "theta": "angle θ to the own class,\ndegrees (mean of a batch)",
+    "feature_norm": "length of an embedding\n(mean of a batch)",
+    "gradient_norm": "norm of the gradient",
+}
+"""Metrics that are drawn, and their axes' labels."""
+
+
+def monitor(metrics: Sequence[Mapping[str, float | None]]) -> Figure:
+    """Four metrics of a run by step; steps that were skipped leave gaps.
+
+    Args:
+      metrics: lines of metrics.jsonl, of training.
+    """
+    with style():
+        figure = new_figure(7.0, 5.2)
+        axes = figure.subplots(2, 2, sharex=True)
+        for one, (name, label) in zip(axes.flat, PANELS.items(), strict=True):
+            known = [(line["step"], line[name]) for line in metrics if line.get(name) is not None]
+            one.plot(*zip(*known, strict=True), lw=1.0)
+            one.set_ylabel(label)
+            one.set_ylim(bottom=0)
+        for one in axes[1]:
+            one.set_xlabel("step")
+    return figure

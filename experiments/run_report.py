@@ -1,0 +1,81 @@
+"""A training run as one HTML page: results, pictures, configuration."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from arcface_jax.training.checkpoints import library_versions
+from arcface_jax.training.console import TABLE_FARS
+from arcface_jax.training.loop import RunResult, best_so_far
+from arcface_jax.training.setup import Setup
+from arcface_jax.training.verifier import Numbers
+from experiments.html_page import page, picture, table
+
+CAPTIONS = {
+    "learning_curve": "Verification of the first set during training: accuracy with its deviation over folds, and AUC.",
+    "roc": "True against false accept rate of the final model.",
+    "scores": "Similarities of same and of different pairs.",
+    "loss": "Training loss and accuracy; dotted, the loss expected of an untrained network.",
+    "angles": "Angles between training images and the centres of their classes, at the start, middle and end.",
+    "monitor": "Learning rate, angle to the own class, length of the embeddings, and norm of the gradient.",
+    "samples": "Some of the training images, as they are before augmentation: one person a row.",
+}
+"""Pictures of a run in the order in which a person wants them, and what each shows."""
+
+
+def _row(label: str, numbers: Numbers, prefix: str) -> list[str]:
+    def number(name: str) -> float:
+        return numbers[f"{prefix}/{name}".removeprefix("/")]
+
+    rates = [f"{100 * number(f'tar@far={far:g}'):.2f}" for far in TABLE_FARS]
+    accuracy = f"{100 * number('accuracy'):.2f} ± {100 * number('accuracy_std'):.2f}"
+    return [label, accuracy, *rates, f"{100 * number('eer'):.2f}", f"{number('auc'):.4f}"]
+
+
+def results_table(result: RunResult, first_set: str) -> str:
+    """Each set: untrained, at its best, and at the end."""
+    header = ["", "accuracy, %", *(f"TAR at FAR {far:g}, %" for far in TABLE_FARS), "EER, %", "AUC"]
+    body = []
+    last = max(result.verifications)
+    for prefix, (best, _) in best_so_far(result.verifications).items():
+        name = prefix or first_set
+        for step in sorted({0, best, last}):
+            when = ("untrained" if step == 0 else f"step {step}") + (", best" if step == best else "")
+            body.append(_row(f"{name}, {when}", result.verifications[step], prefix))
+    return table(header, body)
+
+
+def run_page(title: str, setup: Setup, result: RunResult, pictures: Sequence[pathlib.Path]) -> str:
+    """The page; `pictures` are PNG files named as `CAPTIONS` has them."""
+    program, data = setup.program, setup.data
+    devices = f"{len(program.devices)} × {program.devices[0].device_kind}"
+    facts = [
+        ["training data", f"{len(data.train):,} images of {data.num_classes:,} identities ({data.fingerprint[:12]})"],
+        *(
+            ["verification set", f"{one.name}: {len(one.images):,} images, {len(one.pairs):,} pairs"]
+            for one in data.sets
+        ),
+        ["loss", f"{setup.config.loss.name}: {program.objective}"],
+        ["devices", devices],
+        ["time", f"{result.seconds:.0f} s, verification included"],
+        *(["speed", f"{result.speeds['images_per_second']:.0f} images/s"] for _ in range(bool(result.speeds))),
+        *(["waiting for data", f"{result.speeds['data_wait']:.0%}"] for _ in range(bool(result.speeds))),
+        ["skipped steps", f"{result.bad_steps}"],
+        ["versions", ", ".join(f"{name} {version}" for name, version in library_versions().items())],
+    ]
+    settings = [
+        [f"{section}.{name}", str(value)]
+        for section, values in dataclasses.asdict(setup.config).items()
+        for name, value in values.items()
+    ]
+    files = {file.stem: file for file in pictures if file.suffix == ".png"}
+    return page(
+        title,
+        [
+            results_table(result, data.sets[0].name),
+            table(["", ""], facts, words=True),
+            *(picture(files[name], caption) for name, caption in CAPTIONS.items() if name in files),
+            "<h2>Configuration</h2>",
+            table(["", ""], settings, words=True),
+        ],
+    )
