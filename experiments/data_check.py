@@ -87,7 +87,7 @@ def cost(config: Config, setup: Setup) -> str:
     return estimate(
         num_images=len(setup.data.train),
         num_identities=setup.data.num_classes,
-        parameters=count_parameters(setup.program.backbone, config.data.image_size),
+        parameters=count_parameters(setup.program.backbone, config.data.size),
         images_per_second=_TIMED_STEPS * config.run.batch_size / seconds,
         epochs=round(config.run.steps * config.run.batch_size / len(setup.data.train), 1),
         embedding_dim=config.model.embedding_size,

@@ -20,12 +20,12 @@ from arcface_jax.training.setup import Setup
 _SHEET_ROWS, _SHEET_COLUMNS = 6, 10
 
 
-def sample_grid(source: FaceSource, image_size: int) -> np.ndarray:
+def sample_grid(source: FaceSource, image_size: tuple[int, int]) -> np.ndarray:
     """Some images [rows, columns, H, W, 3], one identity a row; black where an identity has too few."""
     labels = np.asarray(source.labels)
     rows = [np.flatnonzero(labels == identity)[:_SHEET_COLUMNS] for identity in np.unique(labels)[:_SHEET_ROWS]]
     images = iter(load(Subset(source, np.concatenate(rows)), image_size, on_unreadable="skip").images)
-    grid = np.zeros((len(rows), _SHEET_COLUMNS, image_size, image_size, 3), np.uint8)
+    grid = np.zeros((len(rows), _SHEET_COLUMNS, *image_size, 3), np.uint8)
     for row, chosen in enumerate(rows):
         for column, image in zip(range(len(chosen)), images, strict=False):
             grid[row, column] = image
@@ -41,7 +41,7 @@ def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib
     roc = roc_curve(result.similarities, data.pairs.same)
     pictures = {
         "samples": contact_sheet(
-            sample_grid(data.train, setup.config.data.image_size), "Training images, one person a row"
+            sample_grid(data.train, setup.config.data.size), "Training images, one person a row"
         ),
         "loss": loss_curve(
             [int(line["step"]) for line in metrics],

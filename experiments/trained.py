@@ -38,7 +38,7 @@ class TrainedRun:
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) that the run was trained with."""
-        return self.config.data.image_size, self.config.data.image_size
+        return self.config.data.size
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """float32 [N, D], not normalised, of uint8 [N, H, W, 3] RGB images."""

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from arcface_jax.data.decode import resize
+from arcface_jax.data.decode import height_and_width, resize
 from arcface_jax.data.memory import batch_renderer
 from arcface_jax.data.samplers import Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
@@ -131,7 +131,7 @@ class BatchIterator(Iterator[Batch]):
 def batches(
     source: FaceSource,
     batch_size: int,
-    image_size: int,
+    image_size: int | tuple[int, int],
     seed: int,
     *,
     sampler: Sampler | None = None,
@@ -147,7 +147,7 @@ def batches(
     Args:
       source: any `FaceSource`; worker processes get it by pickling.
       batch_size: rows of the global batch, over all hosts.
-      image_size: side in pixels; other sizes go through `decode.resize`.
+      image_size: side in pixels, or (height, width); other sizes go through `decode.resize`.
       seed: of the order.
       sampler: another order than `samplers.Shuffled(len(source), batch_size,
         seed)`; its batch size must be `batch_size`.
@@ -180,12 +180,13 @@ def batches(
         )
     if workers:
         _check_main_guard()
-    for name, value in (("image_size", image_size), ("threads", threads), ("ahead", ahead)):
+    height, width = height_and_width(image_size)
+    for name, value in (("image_size", min(height, width)), ("threads", threads), ("ahead", ahead)):
         if value < 1:
             raise InputError(f"{name} = {value}: at least 1 is needed")
     rows = batch_size // num_hosts
-    plan = f"data {source.fingerprint}, {sampler!r}, {image_size} pixels"
-    reader = _BatchReader(source, sampler, image_size, host * rows, (host + 1) * rows, on_unreadable)
+    plan = f"data {source.fingerprint}, {sampler!r}, {height if height == width else f'{height}×{width}'} pixels"
+    reader = _BatchReader(source, sampler, (height, width), host * rows, (host + 1) * rows, on_unreadable)
     return BatchIterator(reader, plan, threads, workers, ahead)
 
 
@@ -211,14 +212,14 @@ class _BatchReader:
 
     source: FaceSource
     sampler: Sampler
-    image_size: int
+    image_size: tuple[int, int]
     start: int
     stop: int
     on_unreadable: OnUnreadable
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
         indices = self.sampler.rows(step, self.start, self.stop)
-        images = np.empty((len(indices), self.image_size, self.image_size, 3), np.uint8)
+        images = np.empty((len(indices), *self.image_size, 3), np.uint8)
         unreadable: list[str] = []
         render = batch_renderer(self.source)
         if render is not None:

@@ -16,7 +16,9 @@ class DataConfig:
     """folder: a folder, or zip file of one, with a sub-folder of images for each identity. auto: also train.rec,
     a list (.csv, .tsv, .lst), Parquet, .tar shards, a prepared TFDS folder, or tfds:NAME."""
     image_size: int = 32
-    """Height and width in pixels that images are rendered at or resized to."""
+    """Height in pixels that images are rendered at or resized to; also their width, unless that is given."""
+    image_width: int | None = None
+    """Width in pixels, for a network that takes images of another shape: 96 with 112 for MobileFaceNet."""
     identities: int = 800
     """People to draw (source synthetic), training and test together."""
     images_per_identity: int = 20
@@ -38,6 +40,11 @@ class DataConfig:
     """Images of one identity in a batch (sampler balanced), or at most in an epoch (sampler capped)."""
     verify: tuple[str, ...] = ()
     """More sets to verify on, besides the held-out people: .bin sets, or folders of people."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images."""
+        return self.image_size, self.image_size if self.image_width is None else self.image_width
 
 
 @dataclasses.dataclass(frozen=True)

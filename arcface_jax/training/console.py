@@ -126,8 +126,8 @@ def print_plan(console: Console, setup: Setup) -> None:
     config, data = setup.config, setup.data
     table = Table.grid(padding=(0, 2))
     where = "synthetic faces" if config.data.source == "synthetic" else config.data.root
-    size = config.data.image_size
-    table.add_row("Data", f"{where}, {size}×{size}, RGB")
+    size = config.data.size
+    table.add_row("Data", f"{where}, {size[0]}×{size[1]}, RGB")
     wanted = config.data.pairs
     short = f" ({wanted:,} wanted, but there are no more)" if len(data.pairs) < wanted // 20 * 20 else ""
     in_memory = "" if config.data.loading == "memory" else ", decoded on the way"

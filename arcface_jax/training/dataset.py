@@ -81,6 +81,8 @@ def open_source(config: DataConfig, seed: int) -> FaceSource:
     if config.source == "synthetic":
         if config.root is not None:
             raise InputError(f"data.root {config.root} is not used by source synthetic; add --data.source folder")
+        if config.image_width not in (None, config.image_size):
+            raise InputError(f"data.image_width {config.image_width}: synthetic faces are square; leave it out")
         return SyntheticFaces(config.identities, config.images_per_identity, image_size=config.image_size, seed=seed)
     if config.root is None:
         raise InputError(f"data.root is missing: --data.source {config.source} needs --data.root DIR")
@@ -94,15 +96,18 @@ def load_data(config: DataConfig, seed: int) -> RunData:
       InputError: a setting is out of range, the source cannot be opened or split, or (unless
         config.unreadable is "skip") an image cannot be decoded.
     """
-    if config.image_size < 16:
-        raise InputError(f"data.image_size {config.image_size} is too small; 16 is the least, 112 the published size")
+    if min(config.size) < 16:
+        raise InputError(
+            f"data.image_size {config.image_size}, image_width {config.image_width}: too small; 16 is the least, 112 "
+            "the published size"
+        )
     source = open_source(config, seed)
     check_labels(source)
     on_unreadable: OnUnreadable = "raise" if config.unreadable == "stop" else "skip"
     train, sets = source, []
     if config.test_fraction > 0:
         train, test = split_identities(source, config.test_fraction, seed)
-        held_out = load(test, config.image_size, on_unreadable=on_unreadable)
+        held_out = load(test, config.size, on_unreadable=on_unreadable)
         sets.append(
             VerificationSet(HELD_OUT, held_out, draw_pairs(held_out.labels, config.pairs, seed, num_folds=NUM_FOLDS))
         )
@@ -113,7 +118,7 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     if len(set(names)) < len(names):
         raise InputError(f"data.verify: the sets are called {', '.join(names)}; give files of different names")
     return RunData(
-        train=train if config.loading == "stream" else load(train, config.image_size, on_unreadable=on_unreadable),
+        train=train if config.loading == "stream" else load(train, config.size, on_unreadable=on_unreadable),
         sets=tuple(sets),
         fingerprint=source.fingerprint,
     )
@@ -122,7 +127,7 @@ def load_data(config: DataConfig, seed: int) -> RunData:
 def _open_set(path: str, config: DataConfig, seed: int, on_unreadable: OnUnreadable) -> VerificationSet:
     """A published .bin set with its own pairs, or pairs drawn from whatever else there is."""
     source = open_path(path)
-    images = load(source, config.image_size, on_unreadable="raise" if isinstance(source, BinSource) else on_unreadable)
+    images = load(source, config.size, on_unreadable="raise" if isinstance(source, BinSource) else on_unreadable)
     if isinstance(source, BinSource):
         return VerificationSet(pathlib.Path(path).stem, images, source.pairs)
     pairs = draw_pairs(images.labels, config.pairs, seed, num_folds=NUM_FOLDS)
@@ -149,8 +154,10 @@ def create_sampler(config: DataConfig, source: FaceSource, batch_size: int, seed
     return Balanced(labels, batch_size // config.images_each, config.images_each, seed)
 
 
-def sample_images(source: FaceSource, count: int, image_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A random sample of a source: (images uint8 [n, size, size, 3], labels [n]), in the source's order."""
+def sample_images(
+    source: FaceSource, count: int, image_size: int | tuple[int, int], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random sample of a source: (images uint8 [n, height, width, 3], labels [n]), in the source's order."""
     chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:count])
     sample = load(Subset(source, chosen), image_size, on_unreadable="skip")
     own_labels = np.unique(np.asarray(source.labels)[chosen])  # a subset renumbers them, in this order

@@ -63,7 +63,7 @@ class Program:
             self.optimiser,
             num_classes=self.num_classes,
             embedding_size=config.model.embedding_size,
-            image_size=config.data.image_size,
+            image_size=config.data.size,
             seed=config.run.seed,
             shards=self.shards if shards is None else shards,
             average=config.optimiser.ema > 0,
@@ -89,7 +89,7 @@ class Setup:
         iterator = batches(
             self.data.train,
             config.run.batch_size,
-            config.data.image_size,
+            config.data.size,
             config.run.seed,
             sampler=self.sampler,
             host=jax.process_index(),

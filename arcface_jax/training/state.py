@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from arcface_jax.data.decode import height_and_width
 from arcface_jax.training.objective import Objective
 
 CLASS_ROWS = ("class_weights", "rows")
@@ -56,7 +57,7 @@ def initial_state(
     *,
     num_classes: int,
     embedding_size: int,
-    image_size: int,
+    image_size: int | tuple[int, int],
     seed: int,
     shards: int = 1,
     average: bool = False,
@@ -69,7 +70,7 @@ def initial_state(
       optimiser: optax transformation over {"backbone", "head"}.
       num_classes: C.
       embedding_size: D.
-      image_size: side in pixels.
+      image_size: side, or (height, width), in pixels.
       seed: of the initial weights.
       shards: devices that class rows are laid out for.
       average: whether moving averages of the backbone are kept.
@@ -77,7 +78,7 @@ def initial_state(
     Returns: the state.
     """
     backbone_key, head_key = jax.random.split(jax.random.key(seed))
-    variables = backbone.init(backbone_key, jnp.zeros((1, image_size, image_size, 3), jnp.float32))
+    variables = backbone.init(backbone_key, jnp.zeros((1, *height_and_width(image_size), 3), jnp.float32))
     batch_stats = variables.get("batch_stats", {})
     params = {
         "backbone": variables["params"],

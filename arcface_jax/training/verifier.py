@@ -73,7 +73,7 @@ class Verifier:
         """
         setup, config = self._setup, self._setup.config
         if self._sample is None:
-            self._sample = sample_images(setup.data.train, _ANGLE_SAMPLE, config.data.image_size, config.run.seed)
+            self._sample = sample_images(setup.data.train, _ANGLE_SAMPLE, config.data.size, config.run.seed)
         images, labels = self._sample
         variables = setup.program.step.local(state.backbone_variables)
         embeddings = embed_images(self._embed, variables, images)
