@@ -23,7 +23,7 @@ from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import read_config
 from arcface_jax.training.console import ConsoleReporter, print_plan, print_results
 from arcface_jax.training.loop import RunResult, best_so_far, train
-from arcface_jax.training.processes import join_processes
+from arcface_jax.training.processes import is_loss_of_others, join_processes, leave
 from arcface_jax.training.run_folder import CONFIG_FILE, RunFolder, write_whole
 from arcface_jax.training.setup import Setup, prepare
 from arcface_jax.training.stopping import Stopped
@@ -148,6 +148,10 @@ def run(config: Config, console: Console) -> int:
                 soft_wrap=True,
             )
             return INTERRUPTED if stop.signal_number == signal.SIGINT else TERMINATED
+        except jax.errors.JaxRuntimeError as error:
+            if is_loss_of_others(error):
+                leave(error)
+            raise
     if jax.process_index() == 0:
         finish(console, setup, folder, result)
     return 0

@@ -114,6 +114,8 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
+        except jax.errors.JaxRuntimeError:  # of the devices, or of another process: no file is at fault
+            raise
         except (OSError, ValueError, RuntimeError) as error:
             last = self.latest_step()
             left = "no checkpoint is complete" if last is None else f"the checkpoint of step {last} is complete"
@@ -134,7 +136,7 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except (ValueError, KeyError, OSError, TypeError) as error:
-            others = [other for other in self._manager.all_steps() if other != step]
+            others = [other for other in self._manager.all_steps() if other < step]
             instead = f"remove its folder to use that of step {max(others)}" if others else "start the run anew"
             raise DamagedCheckpoint(
                 f"checkpoint {self.folder / str(step)}: is damaged ({_reason(error)}); {instead}"
