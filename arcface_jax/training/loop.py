@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
+from types import TracebackType
 from typing import Any, Protocol
 
 import jax
@@ -13,6 +14,7 @@ from arcface_jax.data.pipeline import Batch
 from arcface_jax.errors import InputError
 from arcface_jax.training.bad_steps import diagnose, keep_batch
 from arcface_jax.training.checkpoints import Checkpoints, barrier, describe
+from arcface_jax.training.processes import is_loss_of_others
 from arcface_jax.training.resume import newest_readable
 from arcface_jax.training.run_folder import MetricsWriter, RunFolder
 from arcface_jax.training.setup import Setup
@@ -114,7 +116,7 @@ class _Run:
         step = int(state.step)
         found: dict[str, Any] = {
             "verifications": {str(step): numbers for step, numbers in self.verifications.items()},
-            "angles": {str(step): np.round(degrees, 4).tolist() for step, degrees in self.angles.items()},
+            "angles": {str(step): degrees.tolist() for step, degrees in self.angles.items()},
             "data_state": self.batches.get_state(),
         }
         program, data = self.setup.program, self.setup.data
@@ -130,7 +132,7 @@ class _Run:
             writer.write_histogram(step, "theta", angles)
             writer.write_histogram(step, "target_cosine", np.cos(np.radians(angles)))
             if step in (0, run.steps // 2, run.steps):
-                self.angles[step] = angles
+                self.angles[step] = np.round(np.asarray(angles, np.float64), 4)  # as a checkpoint gives them back
         if (step % run.evaluate_every == 0 or last) and step not in self.verifications:
             self.verifications[step], self.similarities = self.verifier.verify(state)
             numbers = self.verifications[step]
@@ -166,10 +168,11 @@ class _Run:
             "--optimiser.warmup or set --optimiser.clip, and start anew"
         )
 
-    def close(self) -> None:
-        """Stops reading ahead, and waits for what is being written."""
+    def close(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stops reading ahead, and waits for what is being written, but not for processes that are gone."""
         self.batches.close()
-        self.checkpoints.close()
+        if not is_loss_of_others(error):
+            self.checkpoints.close()
 
 
 def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
@@ -187,7 +190,7 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
     run = _Run(setup, folder, reporter)
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
-        stack.callback(run.close)
+        stack.push(run.close)
         whole = run.start()
         first = int(whole.step)
         writer = stack.enter_context(MetricsWriter(folder.path, config, first))

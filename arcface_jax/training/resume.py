@@ -46,17 +46,23 @@ def restore(checkpoints: Checkpoints, step: int, program: Program) -> TrainState
 def newest_readable(
     checkpoints: Checkpoints, program: Program, tell: Callable[[str], None]
 ) -> tuple[int, TrainState] | None:
-    """(step, state) of the newest checkpoint that can be read; those that cannot are set aside. None without any.
+    """(step, state) of the newest checkpoint that can be read; newer ones are set aside. None where there is none.
 
     Raises:
       InputError: there are checkpoints and none can be read, or one is of another configuration.
     """
     steps = checkpoints.steps()
+    damaged: list[tuple[int, DamagedCheckpoint]] = []
     for step in reversed(steps):
         try:
-            return step, restore(checkpoints, step, program)
+            state = restore(checkpoints, step, program)
         except DamagedCheckpoint as error:
-            tell(f"{error}; set aside as {checkpoints.set_aside(step)}, going on from the one before")
+            damaged.append((step, error))
+            continue
+        # Not before there is one to go on from: a folder without any would begin the run anew.
+        for bad, reason in damaged:
+            tell(f"{reason}; set aside as {checkpoints.set_aside(bad)}, going on from the one before")
+        return step, state
     if steps:
         raise InputError(f"checkpoints {checkpoints.folder}: none could be read; start anew in another --run.folder")
     return None
