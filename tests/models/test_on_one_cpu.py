@@ -1,0 +1,180 @@
+"""What training on a single CPU device computes in its own way, against the standard operations and NumPy."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from arcface_jax.models import convolution, layers, normalisation
+from arcface_jax.models.iresnet import IResNet
+from arcface_jax.models.mobilefacenet import Bottlenecks, MobileFaceNet
+from arcface_jax.models.resnet import ResNet
+from tests.models import quick
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """The tests simulate several devices; these are about one."""
+    for module in (convolution, layers):
+        monkeypatch.setattr(module, "one_cpu", lambda: True)
+
+
+def random(*shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def standard(x, kernel, stride):
+    padding = ((kernel.shape[0] // 2,) * 2,) * 2
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+# Every form: 1×1, a map smaller than the kernel, stride 2 on even and odd maps, and what stays as it is.
+@pytest.mark.parametrize(("size", "stride"), [*itertools.product((1, 3, 5), (1, 2))])
+@pytest.mark.parametrize("shape", [(3, 8, 6, 4), (5, 2, 2, 3), (2, 7, 9, 3), (2, 4, 4, 2)])
+def test_convolutions_and_their_gradients_are_the_standard_ones(shape, size, stride):
+    x, kernel = random(*shape), random(size, size, shape[-1], 5, seed=1)
+
+    def both(x, kernel, gradient, function):
+        output, pullback = jax.vjp(lambda x, kernel: function(x, kernel, stride), x, kernel)
+        return output, *pullback(gradient)
+
+    gradient = random(*jax.eval_shape(lambda: standard(x, kernel, stride)).shape, seed=2)
+    results = [
+        quick.run(lambda *arguments, form=form: both(*arguments, form), x, kernel, gradient)
+        for form in (convolution.cpu_convolution, standard)
+    ]
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"feature_group_count": 4}, {"padding": ((0, 0), (0, 0))}, {"window_strides": (2, 1)}, {"dtype": jnp.bfloat16}],
+)
+def test_other_convolutions_stay_as_they_are(alone, options):
+    options = {"window_strides": (2, 2), "padding": ((1, 1), (1, 1)), "dtype": jnp.float32} | options
+    dtype = options.pop("dtype")
+    groups = options.get("feature_group_count", 1)
+    x, kernel = random(2, 8, 8, 4).astype(dtype), random(3, 3, 4 // groups, 8).astype(dtype)
+    names = ("NHWC", "HWIO", "NHWC")
+    ours, theirs = (
+        str(jax.make_jaxpr(lambda x, k, f=f: f(x, k, dimension_numbers=names, **options))(x, kernel))
+        for f in (convolution.convolve, jax.lax.conv_general_dilated)
+    )
+    assert ours == theirs
+
+
+def test_several_devices_keep_the_standard_step():
+    """The choice is for one CPU device: elsewhere the traced program has no derivative written by hand."""
+    assert jax.device_count() > 1
+    model = IResNet((1, 1), embedding_size=8, width=4)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+
+    def embed(variables, images, train):
+        return model.apply(variables, images, train, mutable=["batch_stats"] if train else False)
+
+    images = jnp.zeros((4, 8, 8, 3))
+    assert "custom_vjp" not in str(jax.make_jaxpr(embed, static_argnums=2)(variables, images, True))
+
+
+def test_evaluation_keeps_the_standard_operations(alone):
+    model = IResNet((1, 1), embedding_size=8, width=4)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    images = jnp.zeros((4, 8, 8, 3))
+    assert "custom_vjp" not in str(jax.make_jaxpr(model.apply)(variables, images))
+    train = jax.make_jaxpr(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"]))(variables, images)
+    assert "custom_vjp" in str(train)
+
+
+# Batch normalisation -------------------------------------------------------------------------------------------------
+
+
+def by_hand(x, scale, bias, slope, epsilon=1e-5):
+    x = np.asarray(x, np.float64)
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    y = (x - mean) / np.sqrt(variance + epsilon) * scale + bias
+    return (y if slope is None else np.where(y >= 0, y, y * slope)), mean, variance
+
+
+@pytest.mark.parametrize("slope", [None, jnp.array([0.25, -0.5, 1.5])])
+def test_batch_normalisation_by_hand(slope):
+    x, scale, bias = 2 * random(5, 3, 4, 3) + 1, jnp.array([1.0, -2.0, 0.5]), jnp.array([0.3, 0.0, -1.0])
+    result = quick.run(normalisation.normalise_batch, x, scale, bias, slope, jnp.float32(1e-5))
+    for ours, expected in zip(result, by_hand(x, scale, bias, slope), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cache", [1, 2**30])
+@pytest.mark.parametrize("slope", [None, jnp.array([0.25, -0.5])])
+def test_the_gradient_of_batch_normalisation(slope, cache, monkeypatch):
+    """Against finite differences; in parts of one image (cache 1), and all at once."""
+    monkeypatch.setattr(normalisation, "CACHE_BYTES", cache)
+    x, weights = random(3, 2, 2, 2), random(3, 2, 2, 2, seed=1)
+
+    def total(x, scale, bias, *slope):
+        result = normalisation.normalise_batch(x, scale, bias, slope[0] if slope else None, 1e-5)
+        return jnp.sum(result.output * weights) + jnp.sum(result.mean**2) + jnp.sum(result.variance**2)
+
+    arguments = (x, jnp.array([1.5, -0.5]), jnp.array([0.1, 0.2]), *(() if slope is None else (slope,)))
+    check_grads(jax.jit(total), arguments, 1, modes=["rev"], rtol=2e-2, atol=2e-2)
+
+
+def test_the_parts_may_leave_a_rest(monkeypatch):
+    """Seven images, two at a time."""
+    x, gradient, ones = random(7, 2, 2, 4), random(7, 2, 2, 4, seed=1), jnp.ones(4)
+
+    def gradients():
+        _, pullback = jax.vjp(
+            lambda x, scale, bias, slope: normalisation.normalise_batch(x, scale, bias, slope, 1e-5).output,
+            *(x, ones, 0.1 * ones, 0.25 * ones),
+        )
+        return pullback(gradient)
+
+    whole = jax.jit(gradients)()
+    monkeypatch.setattr(normalisation, "CACHE_BYTES", 4 * 2 * x[0].size * 2)
+    # A function traced before is not traced again, so these are new ones.
+    assert "length=3" in str(jax.make_jaxpr(lambda: gradients())())
+    for ours, expected in zip(jax.jit(lambda: gradients())(), whole, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+# Whole networks ------------------------------------------------------------------------------------------------------
+
+NETWORKS = {
+    "iresnet": IResNet((1, 1), embedding_size=8, width=4),
+    "iresnet variant": IResNet(
+        (1, 1), embedding_size=8, width=16, squeeze=16, shortcut="subsampled", inner_norm=False, output="C"
+    ),
+    "resnet": ResNet(1, embedding_size=8, width=16),
+    "mobilefacenet": MobileFaceNet(8, width=8, bottlenecks=(Bottlenecks(2, 64, 2, 2),)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_training_step_is_the_standard_one(name, monkeypatch):
+    """Same parameter tree, loss, gradients and running statistics, whichever way it is computed."""
+    model, images = NETWORKS[name], random(6, 16, 16, 3)
+    variables = quick.run(model.init, jax.random.key(0), images)
+
+    def loss(params):
+        variables_now = {**variables, "params": params}
+        embeddings, updates = model.apply(variables_now, images, True, mutable=["batch_stats"])
+        return jnp.sum(jnp.tanh(embeddings) ** 3), updates
+
+    results = []
+    for alone in (False, True):
+        for module in (convolution, layers):
+            monkeypatch.setattr(module, "one_cpu", lambda alone=alone: alone)
+        own = jax.eval_shape(lambda: model.init(jax.random.key(0), images, True))
+        assert jax.tree.structure(own) == jax.tree.structure(variables)
+        # A function traced before is not traced again, so this is a new one.
+        program = jax.make_jaxpr(lambda params: loss(params))(variables["params"])
+        assert ("custom_vjp" in str(program)) == alone
+        results.append(quick.run(lambda params: jax.value_and_grad(loss, has_aux=True)(params), variables["params"]))
+    for ours, expected in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=2e-4 * (1 + np.abs(expected).max()))
