@@ -19,8 +19,10 @@ from arcface_jax.models.layers import (
     PReLU,
     SqueezeExcite,
     batch_norm,
-    conv_init,
+    convolution,
     flatten_channels_first,
+    norm_prelu,
+    rematerialised,
 )
 
 STAGE_BLOCKS = {
@@ -67,22 +69,12 @@ class IResNetBlock(nn.Module):
         norm = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)
 
         def conv(kernel: int, stride: int, name: str) -> nn.Conv:
-            return nn.Conv(
-                self.features,
-                (kernel, kernel),
-                stride,
-                padding=kernel // 2,
-                use_bias=False,
-                dtype=self.dtype,
-                kernel_init=conv_init,
-                name=name,
-            )
+            return convolution(self.features, (kernel, kernel), stride, train=train, dtype=self.dtype, name=name)
 
         residual = norm("bn1")(x)
         residual = conv(3, 1, "conv1")(residual)
-        if self.inner_norm:
-            residual = norm("bn2")(residual)
-        residual = PReLU(self.dtype, name="prelu")(residual)
+        prelu = PReLU(self.dtype, name="prelu")
+        residual = norm_prelu(residual, norm("bn2"), prelu) if self.inner_norm else prelu(residual)
         residual = conv(3, self.stride, "conv2")(residual)
         residual = norm("bn3")(residual)
         if self.squeeze:
@@ -118,6 +110,7 @@ class IResNet(nn.Module):
       inner_norm: whether a BN stands between a block's first convolution and its PReLU;
         CurricularFace has none.
       embedding_affine: whether the last BN has its (frozen) scale and bias.
+      remat: compute each block again for its gradient, instead of keeping what it computed.
     """
 
     stage_blocks: Sequence[int]
@@ -133,6 +126,7 @@ class IResNet(nn.Module):
     shortcut: Shortcut = "projected"
     inner_norm: bool = True
     embedding_affine: bool = True
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -142,9 +136,10 @@ class IResNet(nn.Module):
         the collection `batch_stats`, updated; dropout > 0 then needs a `dropout` key.
         """
         x = self._stem(images.astype(self.dtype), train)
+        block_type = rematerialised(IResNetBlock, self.remat)
         for stage, blocks in enumerate(self.stage_blocks):
             for block in range(blocks):
-                x = IResNetBlock(
+                x = block_type(
                     self.width * 2**stage,
                     stride=2 if block == 0 and (stage > 0 or self.stem == "conv3") else 1,
                     dtype=self.dtype,
@@ -161,18 +156,9 @@ class IResNet(nn.Module):
         if self.stem not in get_args(Stem):
             raise InputError(f"stem: {self.stem!r} is no input option; take one of {', '.join(get_args(Stem))}")
         kernel, stride = (3, 1) if self.stem == "conv3" else (7, 2)
-        x = nn.Conv(
-            self.width,
-            (kernel, kernel),
-            stride,
-            padding=kernel // 2,
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=conv_init,
-            name="conv1",
-        )(x)
+        x = convolution(self.width, (kernel, kernel), stride, train=train, dtype=self.dtype, name="conv1")(x)
         norm = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)
-        x = PReLU(self.dtype, name="prelu")(norm("bn1")(x))
+        x = norm_prelu(x, norm("bn1"), PReLU(self.dtype, name="prelu"))
         return x if self.stem == "conv3" else nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
     def _ending(self, x: jax.Array, train: bool) -> jax.Array:

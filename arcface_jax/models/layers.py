@@ -7,6 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from arcface_jax.models.convolution import convolve, one_cpu
+from arcface_jax.models.normalisation import normalise_batch
+
 Dtype = Any
 
 FROZEN_SCALE = "frozen_scale"
@@ -26,19 +29,41 @@ class PReLU(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the activation to x [..., channels]."""
+    def __call__(self, x: jax.Array, norm: "CpuBatchNorm | None" = None) -> jax.Array:
+        """Applies the activation to x [..., channels], or to norm(x), both in one."""
         slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],), jnp.float32)
+        if norm is not None:
+            return norm(x, slope)
         return jnp.where(x >= 0, x, x * slope.astype(self.dtype))
+
+
+class CpuBatchNorm(nn.BatchNorm):
+    """Flax's batch normalisation in training, by `normalise_batch`; equal to rounding."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, slope: jax.Array | None = None) -> jax.Array:  # type: ignore[override]
+        """Normalises x [..., channels]; a PReLU of that `slope` may follow."""
+        shape = (x.shape[-1],)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        scale = self.param("scale", self.scale_init, shape, self.param_dtype)
+        bias = self.param("bias", self.bias_init, shape, self.param_dtype)
+        result = normalise_batch(x.astype(jnp.float32), scale, bias, slope, self.epsilon)
+        if not self.is_initializing():
+            mean.value = self.momentum * mean.value + (1 - self.momentum) * result.mean
+            variance.value = self.momentum * variance.value + (1 - self.momentum) * result.variance
+        return result.output
 
 
 def batch_norm(
     train: bool, *, dtype: Dtype, epsilon: float, axis_name: str | None = None, affine: bool = True
 ) -> Callable[..., nn.BatchNorm]:
     """Batch normalisation as every backbone here uses it: running momentum .9, statistics in float32."""
+    on_cpu = train and affine and axis_name is None and dtype == jnp.float32 and one_cpu()
+    kind = CpuBatchNorm if on_cpu else nn.BatchNorm
 
     def make(name: str) -> nn.BatchNorm:
-        return nn.BatchNorm(
+        return kind(
             use_running_average=not train,
             momentum=0.9,
             epsilon=epsilon,
@@ -50,6 +75,43 @@ def batch_norm(
         )
 
     return make
+
+
+def norm_prelu(x: jax.Array, norm: nn.BatchNorm, prelu: PReLU) -> jax.Array:
+    """prelu(norm(x)), in one where the normalisation can."""
+    return prelu(x, norm) if isinstance(norm, CpuBatchNorm) else prelu(norm(x))
+
+
+def convolution(
+    features: int,
+    kernel: tuple[int, int],
+    stride: int,
+    *,
+    train: bool,
+    dtype: Dtype,
+    name: str,
+    padding: int | None = None,
+    groups: int = 1,
+) -> nn.Conv:
+    """A convolution without bias, padded by half its kernel unless `padding` says otherwise; see `convolve`."""
+    return nn.Conv(
+        features,
+        kernel,
+        stride,
+        padding=kernel[0] // 2 if padding is None else padding,
+        feature_group_count=groups,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=conv_init,
+        # What is evaluated or exported stays the standard operation.
+        conv_general_dilated=convolve if train else None,
+        name=name,
+    )
+
+
+def rematerialised(block: type[nn.Module], remat: bool) -> type[nn.Module]:
+    """The type of block, called with (x, train), computed again for its gradient if `remat` says so."""
+    return nn.remat(block, static_argnums=(2,)) if remat else block
 
 
 class ConvNorm(nn.Module):
@@ -80,19 +142,19 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, channels] to [N, H', W', features]."""
-        x = nn.Conv(
+        conv = convolution(
             self.features,
             self.kernel,
             self.stride,
-            padding=self.padding,
-            feature_group_count=self.groups,
-            use_bias=False,
+            train=train,
             dtype=self.dtype,
-            kernel_init=conv_init,
             name="conv",
-        )(x)
-        x = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)("bn")(x)
-        return PReLU(self.dtype, name="prelu")(x) if self.activate else x
+            padding=self.padding,
+            groups=self.groups,
+        )
+        x = conv(x)
+        norm = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)("bn")
+        return norm_prelu(x, norm, PReLU(self.dtype, name="prelu")) if self.activate else norm(x)
 
 
 class SqueezeExcite(nn.Module):

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.models.layers import ConvNorm, Dtype, batch_norm, conv_init
+from arcface_jax.models.layers import ConvNorm, Dtype, batch_norm, conv_init, rematerialised
 from arcface_jax.models.mobilefacenet import Bottleneck
 
 _STAGES = ((64, 128, 128), (128, 256, 256), (128, 512, 256))
@@ -29,6 +29,7 @@ class ArcFaceTorchMobileFaceNet(nn.Module):
       epsilon: of the batch normalisations.
       dtype: of the computation; parameters, statistics and the embedding stay float32.
       axis_name: mapped axis over which batch statistics are averaged, or None.
+      remat: compute each bottleneck again for its gradient, instead of keeping what it computed.
     """
 
     blocks: tuple[int, int, int, int] = (1, 4, 6, 2)
@@ -39,12 +40,15 @@ class ArcFaceTorchMobileFaceNet(nn.Module):
     epsilon: float = 1e-5
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Embeds `images` [N, height, width, 3] of at least 16 pixels; returns float32 [N, embedding_size]."""
         unit = functools.partial(ConvNorm, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)
-        bottleneck = functools.partial(Bottleneck, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)
+        bottleneck = functools.partial(
+            rematerialised(Bottleneck, self.remat), dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name
+        )
 
         def scaled(channels: int) -> int:
             return max(1, channels * self.width // 64)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.models.layers import ConvNorm, Dtype
+from arcface_jax.models.layers import ConvNorm, Dtype, rematerialised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +72,7 @@ class MobileFaceNet(nn.Module):
       dtype: of the computation; parameters, statistics and the embedding stay float32.
       axis_name: mapped axis over which batch statistics are averaged, or None.
       bottlenecks: the rows of the table.
+      remat: compute each bottleneck again for its gradient, instead of keeping what it computed.
     """
 
     embedding_size: int = 128
@@ -81,6 +82,7 @@ class MobileFaceNet(nn.Module):
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
     bottlenecks: tuple[Bottlenecks, ...] = PUBLISHED_BOTTLENECKS
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -93,12 +95,13 @@ class MobileFaceNet(nn.Module):
         first = scaled(64)
         x = unit(first, (3, 3), 2, padding=1, name="conv1")(images.astype(self.dtype), train)
         x = unit(first, (3, 3), padding=1, groups=first, name="dw_conv1")(x, train)
+        bottleneck = rematerialised(Bottleneck, self.remat)
         number = 0
         for row in self.bottlenecks:
             for place in range(row.count):
                 stride = row.stride if place == 0 else 1
                 features = scaled(row.channels)
-                x = Bottleneck(
+                x = bottleneck(
                     inner=row.expansion * x.shape[-1],
                     features=features,
                     stride=stride,

@@ -1,6 +1,7 @@
 """Backbones by name."""
 
 import functools
+import inspect
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -21,7 +22,10 @@ _BUILDERS: dict[str, Builder] = {}
 
 
 def register(name: str, builder: Builder) -> None:
-    """Makes `builder(embedding_size, width, dropout, dtype, axis_name) -> nn.Module` known as `name`."""
+    """Makes `builder(embedding_size, width, dropout, dtype, axis_name) -> nn.Module` known as `name`.
+
+    It may take `remat` too, see `create`.
+    """
     if name in _BUILDERS:
         raise InputError(f"backbone {name!r} is registered already; choose another name")
     _BUILDERS[name] = builder
@@ -40,6 +44,7 @@ def create(
     dropout: float = 0.0,
     dtype: Dtype = jnp.float32,
     axis_name: str | None = None,
+    remat: bool = False,
 ) -> nn.Module:
     """Builds the backbone called `name`.
 
@@ -51,11 +56,13 @@ def create(
       dropout: rate before the embedding layer.
       dtype: of the computation; parameters stay float32.
       axis_name: mapped axis that batch statistics are averaged over; None for none.
+      remat: compute each block's forward pass again for its gradient (`jax.checkpoint`): memory for time on
+        accelerators. XLA's CPU compiler finds the two passes equal and merges them, so nothing changes there.
 
     Returns: a Flax module mapping ([N, H, W, 3] normalised images, train) to [N, D].
 
     Raises:
-      InputError: no backbone has that name, or a size is not positive.
+      InputError: no backbone has that name, a size is not positive, or the backbone cannot do what `remat` asks.
     """
     if name not in _BUILDERS:
         raise InputError(f"model.name: no backbone is called {name!r}; choose one of {', '.join(names())}")
@@ -63,8 +70,14 @@ def create(
         raise InputError(f"model.embedding_size and model.width must be positive, got {embedding_size} and {width}")
     if not 0.0 <= dropout < 1.0:
         raise InputError(f"model.dropout must be in [0, 1), got {dropout}")
+    by_choice = {}
+    if remat:
+        parameters = inspect.signature(_BUILDERS[name]).parameters.values()
+        if not any(p.name == "remat" or p.kind is p.VAR_KEYWORD for p in parameters):
+            raise InputError(f"model.remat: {name!r} cannot compute its blocks again; leave it out")
+        by_choice["remat"] = True
     return _BUILDERS[name](
-        embedding_size=embedding_size, width=width, dropout=dropout, dtype=dtype, axis_name=axis_name
+        embedding_size=embedding_size, width=width, dropout=dropout, dtype=dtype, axis_name=axis_name, **by_choice
     )
 
 

@@ -3,11 +3,13 @@
 References: He et al., Deep Residual Learning (arXiv:1512.03385), §4.2.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.models.layers import Dtype, EmbeddingBatchNorm, batch_norm, conv_init
+from arcface_jax.models.layers import Dtype, EmbeddingBatchNorm, batch_norm, convolution, rematerialised
 
 DEPTHS = (20, 32, 44, 56, 110)
 """The published depths, 6n + 2 with n blocks in each of the three stages."""
@@ -26,21 +28,9 @@ class BasicBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, channels] to [N, ⌈H/stride⌉, ⌈W/stride⌉, features]."""
         norm = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)
-        conv = nn.Conv(
-            self.features,
-            (3, 3),
-            self.stride,
-            padding=1,
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=conv_init,
-            name="conv1",
-        )
-        y = nn.relu(norm("bn1")(conv(x)))
-        conv = nn.Conv(
-            self.features, (3, 3), padding=1, use_bias=False, dtype=self.dtype, kernel_init=conv_init, name="conv2"
-        )
-        y = norm("bn2")(conv(y))
+        conv = functools.partial(convolution, self.features, (3, 3), train=train, dtype=self.dtype)
+        y = nn.relu(norm("bn1")(conv(self.stride, name="conv1")(x)))
+        y = norm("bn2")(conv(1, name="conv2")(y))
         x = x[:, :: self.stride, :: self.stride]
         return nn.relu(jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.features - x.shape[-1]))) + y)
 
@@ -56,6 +46,7 @@ class ResNet(nn.Module):
       epsilon: of the batch normalisations.
       dtype: of the computation; parameters, statistics and the embedding stay float32.
       axis_name: mapped axis over which batch statistics are averaged, or None.
+      remat: compute each block again for its gradient, instead of keeping what it computed.
     """
 
     blocks: int
@@ -65,17 +56,19 @@ class ResNet(nn.Module):
     epsilon: float = 1e-5
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Embeds `images` [N, height, width, 3], any size; returns float32 [N, embedding_size]."""
         first = max(1, self.width // 4)
         norm = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)
-        conv = nn.Conv(first, (3, 3), padding=1, use_bias=False, dtype=self.dtype, kernel_init=conv_init, name="conv1")
+        conv = convolution(first, (3, 3), 1, train=train, dtype=self.dtype, name="conv1")
         x = nn.relu(norm("bn1")(conv(images.astype(self.dtype))))
+        block_type = rematerialised(BasicBlock, self.remat)
         for stage in range(3):
             for block in range(self.blocks):
-                x = BasicBlock(
+                x = block_type(
                     first * 2**stage,
                     stride=2 if stage > 0 and block == 0 else 1,
                     dtype=self.dtype,

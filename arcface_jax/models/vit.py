@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from arcface_jax.errors import InputError
-from arcface_jax.models.layers import Dtype, batch_norm
+from arcface_jax.models.layers import Dtype, batch_norm, rematerialised
 
 # Variances are of the centred values: E[x²] − E[x]² loses digits where a token has an outlier.
 _layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
@@ -74,6 +74,7 @@ class VisionTransformer(nn.Module):
       epsilon: of the two batch normalisations.
       dtype: of the computation; parameters, statistics, the sum of the branches and the embedding stay float32.
       axis_name: mapped axis over which batch statistics are averaged, or None.
+      remat: compute each block again for its gradient, instead of keeping what it computed.
     """
 
     channels: int
@@ -87,6 +88,7 @@ class VisionTransformer(nn.Module):
     epsilon: float = 2e-5
     dtype: Dtype = jnp.float32
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -114,9 +116,10 @@ class VisionTransformer(nn.Module):
             noise = jax.random.uniform(self.make_rng("dropout"), (batch, tokens))
             order = jnp.argsort(noise, axis=1)[:, :, None]
             x = jnp.take_along_axis(x, order[:, : int(tokens * (1 - self.mask_ratio))], axis=1)
+        block_type = rematerialised(Block, self.remat)
         for number in range(self.depth):
             rate = self.drop_path * number / max(1, self.depth - 1)
-            x = Block(self.heads, rate, self.dtype, name=f"blocks_{number}")(x, train)
+            x = block_type(self.heads, rate, self.dtype, name=f"blocks_{number}")(x, train)
         x = _layer_norm(dtype=jnp.float32, name="norm")(x)
         if order is not None:
             left_out = jnp.broadcast_to(mask_token, (batch, tokens - x.shape[1], self.channels))

@@ -159,3 +159,57 @@ def test_vit_puts_the_mask_token_where_a_token_was_left_out():
 def test_vit_names_an_image_smaller_than_a_patch():
     with pytest.raises(InputError, match="8×12 is smaller than a patch of 9×9"):
         VisionTransformer(8, 1).init(jax.random.key(0), jnp.zeros((1, 8, 12, 3)))
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "iresnet variant"])
+def test_computing_blocks_again_changes_memory_alone(name, batch):
+    """remat: the same tree, loss, statistics and gradients."""
+    variables, results = initial(name), []
+    for remat in (False, True):
+        model = small(name).clone(remat=remat)
+
+        def loss(params, model=model):
+            rngs = {"dropout": jax.random.key(5)}
+            embeddings, updates = model.apply(
+                {**variables, "params": params}, batch[0], True, mutable=["batch_stats"], rngs=rngs
+            )
+            return jnp.sum(jnp.tanh(embeddings) ** 3), updates
+
+        own = jax.eval_shape(lambda model=model: model.init(jax.random.key(0), batch[0]))
+        assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, variables)
+        results.append(quick.run(jax.value_and_grad(loss, has_aux=True), variables["params"]))
+    for kept, again in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(again, kept, rtol=1e-4, atol=1e-4 * (1 + np.abs(kept).max()))
+
+
+@pytest.mark.parametrize("name", ["iresnet50", "resnet20", "mobilefacenet", "mbf", "vit_t"])
+def test_a_network_that_computes_blocks_again_keeps_less_for_its_gradient(name):
+    """What the backward pass takes over from the forward pass; XLA's CPU compiler would merge the two again."""
+    images = jax.ShapeDtypeStruct((16, 64, 64, 3), jnp.float32)
+
+    def kept(remat: bool) -> int:
+        model = registry.create(name, width=16, embedding_size=16, remat=remat)
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+
+        def embed(variables, images):
+            rngs = {"dropout": jax.random.key(0)}
+            return model.apply(variables, images, True, mutable=["batch_stats"], rngs=rngs)[0]
+
+        pullback = jax.eval_shape(lambda variables, images: jax.vjp(embed, variables, images)[1], variables, images)
+        return sum(leaf.size for leaf in jax.tree.leaves(pullback)) - sum(
+            leaf.size for leaf in jax.tree.leaves(variables)
+        )
+
+    assert kept(True) < 0.5 * kept(False)
+
+
+def test_a_backbone_that_cannot_compute_blocks_again_says_so(monkeypatch):
+    def build(embedding_size, width, dropout, dtype, axis_name):
+        return small("resnet")
+
+    monkeypatch.setattr(registry, "_BUILDERS", {"own": build})
+    assert registry.create("own") is small("resnet")
+    with pytest.raises(InputError, match=r"model.remat: 'own' cannot"):
+        registry.create("own", remat=True)
+    monkeypatch.undo()
+    assert registry.create("iresnet18", remat=True).remat

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
+from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.models import registry
 from arcface_jax.models.iresnet import IResNet
-from arcface_jax.models.layers import FROZEN_SCALE, PReLU, SqueezeExcite
+from arcface_jax.models.layers import FROZEN_SCALE, PReLU, SqueezeExcite, batch_norm
 from tests.models import quick
 
 
@@ -91,6 +92,40 @@ def test_bfloat16_keeps_parameters_and_embedding_in_float32(batch, variables):
     assert embeddings.dtype == jnp.float32
     cosine = np.sum(embeddings * exact, -1) / np.linalg.norm(embeddings, axis=-1) / np.linalg.norm(exact, axis=-1)
     assert cosine.min() > 0.99
+
+
+def test_a_step_in_bfloat16_is_close_to_float32s(batch, variables):
+    """And batch statistics are summed in float32: of bfloat16 values with mean 100 they keep the variance."""
+    weights = jax.random.normal(jax.random.key(2), (8, 16))
+
+    def step(model):
+        def loss(params):
+            variables_now = {**variables, "params": params}
+            embeddings, updates = model.apply(variables_now, batch, True, mutable=["batch_stats"])
+            return jnp.mean(margin_softmax_loss(embeddings, weights, jnp.arange(32) % 8, scale=8.0)), updates
+
+        return quick.run(jax.value_and_grad(loss, has_aux=True), variables["params"])
+
+    (loss, updates), gradients = step(narrow(dtype=jnp.bfloat16))
+    (exact_loss, exact_updates), exact_gradients = step(narrow())
+    assert {leaf.dtype for leaf in jax.tree.leaves((loss, updates, gradients))} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(loss, exact_loss, rtol=0.01)
+    for ours, exact in zip(jax.tree.leaves(updates), jax.tree.leaves(exact_updates), strict=True):
+        np.testing.assert_allclose(ours, exact, atol=0.02)
+    flat, exact = (np.concatenate([np.ravel(g) for g in jax.tree.leaves(t)]) for t in (gradients, exact_gradients))
+    assert np.dot(flat, exact) / np.linalg.norm(flat) / np.linalg.norm(exact) > 0.98
+
+    norm = batch_norm(True, dtype=jnp.bfloat16, epsilon=1e-5)("norm")
+    # bfloat16 holds 99 and 101 exactly, but no sum of 2,000 of them.
+    values = jnp.tile(jnp.array([99.0, 101.0], jnp.bfloat16), 1000)[:, None]
+    start = {
+        "params": {"scale": jnp.ones(1), "bias": jnp.zeros(1)},
+        "batch_stats": {"mean": jnp.zeros(1), "var": jnp.zeros(1)},
+    }
+    output, updates = norm.apply(start, values, mutable=["batch_stats"])
+    assert output.dtype == jnp.bfloat16
+    np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.1 * 100, rtol=1e-5)
+    np.testing.assert_allclose(updates["batch_stats"]["var"], 0.1 * 1, rtol=0.02)
 
 
 def test_dropout_needs_its_key_and_acts_in_training_only(batch, variables):
