@@ -1,9 +1,14 @@
 """The angle between an embedding and the centre of its own class, over a run."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
+from arcface_jax.arguments import check_between, check_positive
+from arcface_jax.errors import InputError
 from arcface_jax.logits import normalise_rows
+from arcface_jax.margins import Psi
 
 
 def target_angles(embeddings: np.ndarray, class_weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -26,3 +31,40 @@ def target_angles(embeddings: np.ndarray, class_weights: np.ndarray, labels: np.
     else:
         cosines = np.sum(unit * centres, axis=-1)
     return np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0)))
+
+
+def angle_density(degrees: np.ndarray, grid: np.ndarray, bandwidth: float = 2.0) -> np.ndarray:
+    """Density of angles, per degree: a Gaussian about each, folded back at 0° and 180° so that the area stays 1.
+
+        p(x) = 1/n Σᵢ [φ(x − θᵢ) + φ(x + θᵢ) + φ(x − 360° + θᵢ)],  φ a normal density of deviation `bandwidth`
+
+    Args:
+      degrees: [N], in [0, 180], N ≥ 1.
+      grid: [G], where the density is wanted, in [0, 180].
+      bandwidth: degrees.
+
+    Returns: float64 [G].
+
+    Raises:
+      InputError: there is no angle, one is out of range, or the bandwidth is not positive.
+    """
+    check_positive("bandwidth", bandwidth)
+    check_between("degrees", degrees, 0.0, 180.0)
+    if not np.size(degrees):
+        raise InputError("degrees is empty; a density needs at least one angle")
+    angles = np.asarray(degrees, np.float64)
+    centres = np.concatenate([angles, -angles, 360.0 - angles])
+    distance = (np.asarray(grid, np.float64)[:, None] - centres) / bandwidth
+    return np.exp(-(distance**2) / 2).sum(axis=1) / (len(angles) * bandwidth * math.sqrt(2.0 * math.pi))
+
+
+def target_logits(degrees: np.ndarray, psi: Psi) -> np.ndarray:
+    """ψ(cos θ) of each angle: the target logit over s.
+
+    Args:
+      degrees: [N].
+      psi: cosines -> target logits over s.
+
+    Returns: float32 [N].
+    """
+    return np.asarray(psi(jnp.cos(jnp.radians(jnp.asarray(degrees, jnp.float32)))))
