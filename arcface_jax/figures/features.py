@@ -59,7 +59,9 @@ def features_figure(panels: Sequence[Features]) -> Figure:
             axes = figure.add_subplot(1, len(panels), number + 1, projection="3d" if dim == 3 else None)
             (_draw_sphere if dim == 3 else _draw_circle)(axes, panel)
             axes.set_title(f"{panel.name}\n{panel.note}", fontsize=11)
-        where = "outer ring: training images; inner ring: unseen images" if dim == 2 else "crosses: unseen images"
+        where = "outer ring: training images; inner ring: unseen images"
+        if dim == 3:
+            where = "crosses: unseen images; the far side shows through"
         figure.supxlabel(f"{where}; lines: class weights", fontsize=10)
     return figure
 
@@ -87,7 +89,7 @@ def _draw_sphere(axes, panel: Features) -> None:  # type: ignore[no-untyped-def]
         (panel.training, panel.training_labels, "o"),
     ):
         axes.scatter(*points.T, c=[_colour(label) for label in labels], s=8, marker=marker, lw=0.6, depthshade=False)
-    axes.set_box_aspect((1, 1, 1), zoom=1.25)
+    axes.set_box_aspect((1, 1, 1), zoom=1.5)
     axes.view_init(25, 35)
     axes.axis("off")
 
