@@ -4,6 +4,7 @@ python -m experiments.benchmark head                   the head: time and memory
 python -m experiments.benchmark head --traffic         what it sends between devices
 python -m experiments.benchmark head --recall          how much of the softmax a part of the classes holds
 python -m experiments.benchmark head-storage           loss with weights and momentum in float32 and bfloat16
+python -m experiments.benchmark step                   training steps of a network beside plain PyTorch
 python -m experiments.benchmark embed MODEL            embedding photos beside ONNX Runtime
 """
 
@@ -16,12 +17,14 @@ import tyro
 from arcface_jax.errors import InputError
 from experiments.benchmark_embed import EmbedBenchmark, run_embed_benchmark
 from experiments.benchmark_head import HeadBenchmark, run_head_benchmark
+from experiments.benchmark_step import StepBenchmark, run_step_benchmark
 from experiments.benchmark_storage import StorageBenchmark, run_storage_benchmark
 from experiments.command import run_command
 
 BENCHMARKS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "head": (HeadBenchmark, run_head_benchmark),
     "head-storage": (StorageBenchmark, run_storage_benchmark),
+    "step": (StepBenchmark, run_step_benchmark),
     "embed": (EmbedBenchmark, run_embed_benchmark),
 }
 
