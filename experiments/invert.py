@@ -116,6 +116,8 @@ def run(arguments: Arguments) -> None:
     if arguments.target == "weights":
         if model.class_weights is None or arguments.people is not None:
             raise InputError("--target weights: needs a run, and its own people; take --target embeddings")
+        if model.class_weights.ndim != 2:
+            raise InputError("--target weights: a class of this run has several sub-centres; take --target embeddings")
         targets = unit_embeddings(model.class_weights[:count])
     faces = generate(model, targets, arguments)
     order, report, lines = np.arange(count), {}, []
