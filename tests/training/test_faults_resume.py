@@ -1,0 +1,162 @@
+"""Going on elsewhere and after damage: the number of devices is no part of what a run is."""
+
+import dataclasses
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.heads import unshard_classes
+from arcface_jax.training.checkpoints import Checkpoints
+from arcface_jax.training.config import HeadConfig
+from arcface_jax.training.loop import train
+from arcface_jax.training.resume import newest_readable
+from arcface_jax.training.run_folder import RunFolder, read_metrics
+from arcface_jax.training.setup import prepare
+from arcface_jax.training.state import is_class_rows
+from arcface_jax.training.stopping import Stopped
+from experiments.reliability_faults import DAMAGES, truncate
+
+CLASSES = 7  # no number of devices but 1 divides it, and of 8 devices one has no class
+
+HEADS = {
+    "dense": HeadConfig(),
+    "sharded": HeadConfig(kind="sharded", chunk=2),
+    "fused": HeadConfig(kind="sharded", chunk=2, update="fused"),
+    "fused bfloat16": HeadConfig(kind="sharded", chunk=2, update="fused", dtype="bfloat16"),
+}
+
+
+class Asks:
+    """Hears how a run goes, and asks it to stop at a step."""
+
+    def __init__(self, stop_at=None):
+        self.stop_at, self.said = stop_at, []
+
+    def first_loss(self, seen, expected):
+        assert np.isfinite(seen)
+
+    def progress(self, step, metrics):
+        if step == self.stop_at:
+            signal.raise_signal(signal.SIGTERM)
+
+    def verified(self, step, numbers, best):
+        assert 0 <= numbers["accuracy"] <= 1
+
+    def says(self, message):
+        self.said.append(message)
+
+
+def run_until(config, folder, stop_at):
+    with pytest.raises(Stopped):
+        train(prepare(config), RunFolder(folder, config), Asks(stop_at))
+
+
+def class_rows(folder, program):
+    """Every array with a row for each class of the newest checkpoint, as the program lays it out, by its name."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    _, state = newest_readable(checkpoints, program, lambda message: pytest.fail(message))
+    checkpoints.close()
+    return {
+        jax.tree_util.keystr(path): np.asarray(
+            unshard_classes(np.asarray(leaf).reshape(program.shards, -1, *leaf.shape[1:]), CLASSES)
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        if is_class_rows(path, leaf)
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["sharded", "fused bfloat16", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dense", "fused"))]
+)
+def test_a_run_goes_on_from_eight_devices_to_two_to_four(with_run, tmp_path, name):
+    def on(devices):
+        config = with_run(devices=devices)
+        return dataclasses.replace(config, head=HEADS[name], data=dataclasses.replace(config.data, identities=14))
+
+    setup = prepare(on(8))
+    assert setup.data.num_classes == CLASSES
+    train(setup, RunFolder(tmp_path / "straight", on(8)), Asks())
+    run_until(on(8), tmp_path / "moved", 2)
+    # Weights and momentum move as they are, to the last bit.
+    layouts = [class_rows(tmp_path / "moved", prepare(on(devices)).program) for devices in (8, 2)]
+    assert len(layouts[0]) == 2  # weights and momentum
+    assert all(np.abs(rows.astype(np.float32)).max() > 0 for rows in layouts[0].values())
+    jax.tree.map(np.testing.assert_array_equal, *layouts)
+    run_until(on(2), tmp_path / "moved", 4)
+    asks = Asks()
+    train(prepare(on(4)), RunFolder(tmp_path / "moved", on(4)), asks)
+    assert asks.said == ["Going on from the checkpoint of step 4."]
+    # Batch statistics are global, so that only the order of sums differs; bfloat16 rows are rounded by other draws.
+    tolerance = 3e-2 if "bfloat16" in name else 2e-4
+    straight, moved = read_metrics(tmp_path / "straight"), read_metrics(tmp_path / "moved")
+    assert [line["step"] for line in moved] == [line["step"] for line in straight]
+    for one, other in zip(straight, moved, strict=True):
+        for metric in ("loss", "theta", "feature_norm", "gradient_norm"):
+            if metric in one:
+                assert other[metric] == pytest.approx(one[metric], rel=tolerance), (one["step"], metric)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's reading threads
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_is_read(tiny_config, tmp_path, damage):
+    program = prepare(tiny_config).program
+    state = program.step.create(program.make_state)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (3, 4):
+        checkpoints.save(dataclasses.replace(state, step=state.step + step), {"shards": 1})
+    checkpoints.wait()
+    damage(checkpoints.folder / "4")
+    said = []
+    step, found = newest_readable(checkpoints, program, said.append)
+    assert step == int(found.step) == 3
+    assert len(said) == 1
+    assert "4: is damaged" in said[0]
+    assert "set aside as" in said[0]
+    (aside,) = tmp_path.glob("damaged-4-*")
+    assert aside.is_dir()
+    assert checkpoints.steps() == [3]
+    checkpoints.save(dataclasses.replace(state, step=state.step + 4), {"shards": 1})  # its step can be saved again
+    checkpoints.wait()
+    assert checkpoints.steps() == [3, 4]
+    checkpoints.close()
+
+
+def test_where_no_checkpoint_can_be_read_all_stay_and_the_run_is_not_begun_anew(tiny_config, tmp_path):
+    run_until(tiny_config, tmp_path, 4)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    for checkpoint in (tmp_path / "checkpoints").iterdir():
+        truncate(checkpoint)
+    for _ in range(2):
+        with pytest.raises(InputError, match="none could be read"):
+            train(prepare(tiny_config), RunFolder(tmp_path, tiny_config), Asks())
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_steps_that_are_not_finite_are_skipped_counted_and_survive_a_restart(with_run, tmp_path, monkeypatch):
+    """The loss of step 3 alone is made NaN: parameters, momentum and statistics pass it by."""
+    config = with_run(devices=1)
+
+    def spoilt():
+        setup = prepare(config)
+        objective = setup.program.train_step.objective
+        compute = type(objective).gradients
+
+        def gradients(self, params, state, embeddings, labels, moment, axis_name=None):
+            embeddings = jax.numpy.where(moment.step == 2, jax.numpy.nan, embeddings)
+            return compute(self, params, state, embeddings, labels, moment, axis_name)
+
+        monkeypatch.setattr(type(objective), "gradients", gradients)
+        return setup
+
+    setup = spoilt()
+    with pytest.raises(Stopped):
+        train(setup, RunFolder(tmp_path, config), Asks(4))
+    result = train(setup, RunFolder(tmp_path, config), Asks())
+    assert result.bad_steps == 1
+    lines = [line for line in read_metrics(tmp_path) if "loss" in line]
+    assert [line["bad_steps"] for line in lines] == [0, 0, 1, 1, 1, 1]
+    assert [line["loss"] is None for line in lines] == [False, False, True, False, False, False]
