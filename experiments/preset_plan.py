@@ -54,7 +54,7 @@ def memory_table(found: Cost) -> Table:
     )
     table.add_column("devices", justify="right")
     for name in _PARTS:
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(name.replace("_", " "), justify="right", no_wrap="_" not in name)
     for memory in found.memory.values():
         table.add_row(str(memory.devices), *(f"{getattr(memory, name) / _GIB:.3f}" for name in _PARTS))
     return table

@@ -80,7 +80,8 @@ class Recipe:
         """How long it takes, and how that is known."""
         if self.speed is None:
             return "no published speed of this network; --check times a few steps"
-        return f"{self.hours:.1f} hours at {self.speed.images_per_second:,.0f} images a second ({self.speed.of})"
+        speed = f"{self.speed.images_per_second:,.0f} images a second"
+        return f"{self.hours:.1f} hours at {speed}, which others measured ({self.speed.of})"
 
     def facts(self) -> str:
         """Data, schedule, published result and hours, for the documentation."""
