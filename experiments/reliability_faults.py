@@ -15,13 +15,13 @@ from experiments.reliability_runs import TINY, Child, Lost, Run, Tally, differen
 
 KILLED = -signal.SIGKILL
 STATEFUL = TINY | {"loss.name": "adaface", "optimiser.ema": "0.9"}
-"""With momentum, running statistics of the backbone and of the loss, and a moving average: all that a state can hold."""
+"""With momentum, running statistics of the backbone and of the loss, and a moving average of the weights."""
 
 _LAG = 0.2
 """Seconds over which a blow falls after what it waits for."""
 
 
-def kills(place: pathlib.Path, times: int, seed: int = 0) -> Tally:
+def kills(place: pathlib.Path, times: int = 20, seed: int = 0) -> Tally:
     """kill −9 while starting, stepping, saving, and drawing the pictures; each time the same command again."""
     tally = Tally("kill -9", "at random moments; half of them while a checkpoint is being written")
     rng = random.Random(seed)

@@ -164,10 +164,10 @@ class Run:
     options: dict[str, str]
     devices: int = 1
 
-    def start(self, **environment: str) -> Child:
-        """Gives the command, with more environment variables."""
+    def start(self, *flags: str, **environment: str) -> Child:
+        """Gives the command, with flags and environment variables of this start."""
         arguments = [text for name, value in self.options.items() for text in (f"--{name}", value)]
-        return self.give("experiments.train", *arguments, "--run.folder", str(self.folder), **environment)
+        return self.give("experiments.train", *arguments, *flags, "--run.folder", str(self.folder), **environment)
 
     def give(self, *command: str, **environment: str) -> Child:
         """Gives another command."""
@@ -259,7 +259,7 @@ def _found(run: Run) -> dict[str, Any]:
 
 
 def differences(run: Run, other: Run) -> list[str]:
-    """What two finished runs differ in, to the last bit: parameters, optimiser state, metrics, verifications, angles."""
+    """What two finished runs differ in, to the last bit: the whole state, metrics, verifications, angles."""
     for each in (run, other):
         if not each.is_finished():
             return [f"{each.folder.name} is not finished"]
@@ -277,7 +277,5 @@ def differences(run: Run, other: Run) -> list[str]:
     if _found(run) != _found(other):
         found.append(f"verifications, angles or the place in the data of {run.folder.name} differ")
     results = [json.loads((each.folder / RESULTS_FILE).read_text()) for each in (run, other)]
-    for name in ("verifications", "best", "bad_steps"):
-        if results[0][name] != results[1][name]:
-            found.append(f"{name} in {RESULTS_FILE} of {run.folder.name} differ")
-    return found
+    kinds = [name for name in ("verifications", "best", "bad_steps") if results[0][name] != results[1][name]]
+    return found + [f"{name} in {RESULTS_FILE} of {run.folder.name} differ" for name in kinds]

@@ -1,0 +1,69 @@
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from arcface_jax.errors import InputError
+from experiments import reliability
+from experiments.reliability import FAULTS, ReliabilityConfig, run_reliability, strike
+from experiments.reliability_processes import metric_differences
+from experiments.reliability_runs import Lost, Run, Tally
+
+
+def test_one_fault_from_start_to_end(tmp_path, type_command):
+    status, out, _ = type_command(reliability.main, "--faults", "unwritable", "--output", tmp_path / "out" / "t.json")
+    assert status == 0
+    assert "unwritable folder: 1 times, nothing lost" in out
+    (tally,) = json.loads((tmp_path / "out" / "t.json").read_text())
+    assert (tally["fault"], tally["times"], tally["lost"]) == ("unwritable folder", 1, [])
+    assert tally["seconds"] > 0
+
+
+def test_what_is_lost_is_told_and_fails_the_command(tmp_path, monkeypatch):
+    def loses(place):
+        raise Lost("the run that nothing happens to ended with 1")
+
+    monkeypatch.setitem(FAULTS, "signals", loses)
+    console = Console(file=io.StringIO(), width=200)
+    assert run_reliability(ReliabilityConfig(faults=("signals",)), console) == 1
+    assert "the run that nothing happens to ended with 1" in console.file.getvalue()
+    assert strike("signals", tmp_path, ReliabilityConfig()).lost == ["the run that nothing happens to ended with 1"]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (ReliabilityConfig(faults=("flood",)), "faults: .*flood.*; choose among kills"),
+        (ReliabilityConfig(faults=()), "none given"),
+        (ReliabilityConfig(kills=0), "kills must be positive"),
+    ],
+)
+def test_bad_arguments_are_named(config, said):
+    with pytest.raises(InputError, match=said):
+        run_reliability(config, Console(quiet=True))
+
+
+def test_a_folder_with_runs_of_another_time_is_refused(tmp_path):
+    (tmp_path / "calm").mkdir()
+    with pytest.raises(InputError, match="is not empty"):
+        run_reliability(ReliabilityConfig(folder=tmp_path), Console(quiet=True))
+
+
+def test_a_tally_notes_each_thing_that_is_not_as_promised():
+    tally = Tally("fault", "what")
+    tally.expect(True, "well")
+    tally.expect(False, "not well")
+    assert tally.lost == ["not well"]
+
+
+def test_metrics_far_apart_are_found(tmp_path):
+    runs = [Run(tmp_path / name, {}) for name in ("a", "b", "c")]
+    lines = [{"step": 0, "verification/accuracy": 0.5}, {"step": 1, "loss": 2.0}]
+    for run, loss, steps in zip(runs, (2.0, 2.1, 2.0), (2, 2, 1), strict=True):
+        run.folder.mkdir()
+        text = [json.dumps(line | ({"loss": loss} if "loss" in line else {})) + "\n" for line in lines[:steps]]
+        (run.folder / "metrics.jsonl").write_text("".join(text))
+    assert metric_differences(runs[0], runs[0]) == []
+    assert metric_differences(runs[1], runs[0]) == ["loss at step 1 is 2.1, wanted 2.0"]
+    assert "have the steps [0], wanted [0, 1]" in metric_differences(runs[2], runs[0])[0]

@@ -1,0 +1,43 @@
+"""The training command comes back from whatever happens to it: each fault of `experiments.reliability`, few times."""
+
+import pytest
+
+from experiments.reliability_faults import (
+    changed_data,
+    cut_metadata,
+    damaged_checkpoints,
+    full_disk,
+    kills,
+    no_place,
+    not_finite,
+    other_configuration,
+    signals,
+    truncate,
+)
+
+
+def test_killed_and_started_again_ends_bit_identical(tmp_path):
+    tally = kills(tmp_path, times=2)
+    assert (tally.times, tally.lost) == (2, [])
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_ends_bit_identical(tmp_path):
+    tally = kills(tmp_path, times=20, seed=1)
+    assert (tally.times, tally.lost) == (20, [])
+    in_a_save = int(tally.what.split(", ")[1].split()[0])
+    assert in_a_save >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [signals, full_disk, other_configuration, changed_data, not_finite, no_place])
+def test_nothing_is_lost(fault, tmp_path):
+    tally = fault(tmp_path)
+    assert tally.times > 0
+    assert tally.lost == []
+
+
+@pytest.mark.slow
+def test_damaged_checkpoints_lose_the_steps_since_the_one_before_alone(tmp_path):
+    tally = damaged_checkpoints(tmp_path, damages=(truncate, cut_metadata))
+    assert (tally.times, tally.lost) == (4, [])

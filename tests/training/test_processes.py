@@ -1,0 +1,38 @@
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.training.processes import is_loss_of_others, join_processes
+from experiments.reliability_processes import several_processes
+
+ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({ADDRESS: "localhost:1", COUNT: "2"}, f"{ADDRESS}, {COUNT} set, but not {NUMBER}"),
+        ({COUNT: "2", NUMBER: "0"}, f"{COUNT}, {NUMBER} set, but not {ADDRESS}"),
+        ({ADDRESS: "localhost:1", COUNT: "two", NUMBER: "0"}, f"{COUNT} is 'two'; give a whole number"),
+        ({ADDRESS: "localhost:1", COUNT: "2", NUMBER: "2"}, f"{NUMBER} is 2; with {COUNT} = 2 give 0 to 1"),
+        ({}, "the other processes cannot be joined .*; start each under SLURM"),
+    ],
+)
+def test_processes_that_cannot_join_are_told_what_is_missing(monkeypatch, variables, said):
+    for name in (ADDRESS, COUNT, NUMBER, "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=said):
+        join_processes()
+
+
+def test_an_error_of_a_process_alone_is_no_loss_of_others():
+    assert not is_loss_of_others(None)
+    assert not is_loss_of_others(ValueError("x"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("head", "launcher"), [("dense", "slurm"), ("sharded", "variables")])
+def test_two_processes_are_one_run_whatever_happens_to_one_of_them(tmp_path, head, launcher):
+    tally = several_processes(tmp_path, head, launcher)
+    assert (tally.times, tally.lost) == (3, [])
