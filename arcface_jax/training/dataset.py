@@ -101,6 +101,8 @@ def load_data(config: DataConfig, seed: int) -> RunData:
             f"data.image_size {config.image_size}, image_width {config.image_width}: too small; 16 is the least, 112 "
             "the published size"
         )
+    if config.test_fraction == 0 and not config.verify:
+        raise InputError("data.test_fraction is 0 and data.verify empty: give one of them, or nothing is verified")
     source = open_source(config, seed)
     check_labels(source)
     on_unreadable: OnUnreadable = "raise" if config.unreadable == "stop" else "skip"
@@ -112,8 +114,6 @@ def load_data(config: DataConfig, seed: int) -> RunData:
             VerificationSet(HELD_OUT, held_out, draw_pairs(held_out.labels, config.pairs, seed, num_folds=NUM_FOLDS))
         )
     sets += [_open_set(path, config, seed, on_unreadable) for path in config.verify]
-    if not sets:
-        raise InputError("data.test_fraction is 0 and data.verify empty: give one of them, or nothing is verified")
     names = [one.name for one in sets]
     if len(set(names)) < len(names):
         raise InputError(f"data.verify: the sets are called {', '.join(names)}; give files of different names")
