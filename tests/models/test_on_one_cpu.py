@@ -1,6 +1,7 @@
 """What training on a single CPU device computes in its own way, against the standard operations and NumPy."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -178,3 +179,18 @@ def test_a_training_step_is_the_standard_one(name, monkeypatch):
         results.append(quick.run(lambda params: jax.value_and_grad(loss, has_aux=True)(params), variables["params"]))
     for ours, expected in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=2e-4 * (1 + np.abs(expected).max()))
+
+
+@pytest.mark.parametrize(("size", "stride", "side"), [(3, 1, 8), (3, 2, 8), (3, 2, 9), (5, 2, 8)])
+def test_gradients_are_convolutions_in_one_order_of_dimensions(size, stride, side):
+    """The one that XLA's CPU compiler is fast at within a loop, too; the standard gradients have others."""
+    x, kernel = random(2, side, side, 3), random(size, size, 3, 4, seed=1)
+
+    def orders(function):
+        gradients = jax.grad(lambda x, kernel: jnp.sum(function(x, kernel, stride) ** 2), argnums=(0, 1))
+        return set(
+            re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", jax.jit(gradients).lower(x, kernel).as_text())
+        )
+
+    assert orders(convolution.cpu_convolution) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
+    assert len(orders(standard)) == 3
