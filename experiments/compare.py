@@ -1,85 +1,107 @@
 """Trains several losses under the same budget over several seeds, and compares the verification of unseen people.
 
-python -m experiments.compare                                        ArcFace and softmax, three seeds
-python -m experiments.compare --losses arcface cosface --seeds 0 1   others
+python -m experiments.compare                                        ArcFace, softmax and NormFace, three seeds
+python -m experiments.compare --losses arcface arcface:0.3 cosface   others; a number is the margin
 python -m experiments.compare -- folder --data.root DIR              your own faces (options of experiments.train)
 
-Runs that are complete already are read, not repeated, so the same command goes on after a break.
+The first loss is tested against each other one, over the seeds. Runs that are complete already are read, not repeated,
+so the same command goes on after a break. `python -m experiments.study` is the paper's whole study on a small budget.
 """
 
 import dataclasses
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, get_args
 
-import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from arcface_jax.errors import InputError
+from arcface_jax.figures.study import losses_figure
+from arcface_jax.figures.style import save
 from arcface_jax.training.config import Config, LossName
-from arcface_jax.training.config_file import differences, read_config
-from arcface_jax.training.run_folder import CONFIG_FILE, RESULTS_FILE
+from arcface_jax.training.run_folder import write_whole
 from experiments.command import help_text, run_command
-from experiments.train import parse, run
+from experiments.study_plan import changed
+from experiments.study_pool import completed, interrupt_on_termination, run_all
+from experiments.study_run import Case
+from experiments.study_tables import (
+    DIFFERENCE_HEADER,
+    Results,
+    by_seed,
+    difference_rows,
+    differences,
+    markdown,
+    verification_numbers,
+    verification_rows,
+)
+from experiments.train import parse
 
-# What the table shows, as the results name it, and as a person reads it.
 COLUMNS = {
-    "accuracy": "accuracy",
-    "tar@far=0.01": "TAR at FAR 1e-2",
-    "tar@far=0.001": "TAR at FAR 1e-3",
-    "eer": "EER",
-    "auc": "AUC",
+    "accuracy": "accuracy, %",
+    "tar@far=0.01": "TAR at FAR 1e-2, %",
+    "tar@far=0.001": "TAR at FAR 1e-3, %",
+    "eer": "EER, %",
+    "auc": "AUC, %",
 }
+"""What the table shows, as the results name it, and as a person reads it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
     """Which runs to compare."""
 
-    losses: tuple[LossName, ...] = ("arcface", "softmax")
-    """Losses, each with its default margin and scale."""
+    losses: tuple[str, ...] = ("arcface", "softmax", "normface")
+    """Losses with their default margin and scale, or NAME:MARGIN."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; each draws other identities, another split, other initial weights."""
     folder: Annotated[pathlib.Path, tyro.conf.arg(metavar="DIR")] = pathlib.Path("runs/compare")
     """Where the runs and the table go."""
+    processes: int = os.cpu_count() or 1
+    """Runs at once, each on one core; 1 on an accelerator."""
 
 
-def completed(path: pathlib.Path, config: Config) -> dict[str, dict[str, float]] | None:
-    """The verifications of a run by step, if it is complete; the run must have had this configuration."""
-    if not (path / RESULTS_FILE).exists():
-        return None
-    if differences(config, read_config(path / CONFIG_FILE)):
-        raise InputError(f"folder {path} holds a run of another configuration; choose another --folder")
-    verifications: dict[str, dict[str, float]] = json.loads((path / RESULTS_FILE).read_text())["verifications"]
-    return verifications
+def case_of(loss: str, base: Config, seeds: Sequence[int]) -> Case:
+    """The case of NAME or NAME:MARGIN.
+
+    Raises:
+      InputError: no loss is called so, or the margin is no number.
+    """
+    name, colon, margin = loss.partition(":")
+    if name not in get_args(LossName):
+        raise InputError(f"--losses {loss}: no loss is called {name!r}; choose one of {', '.join(get_args(LossName))}")
+    config = changed(base, {"loss.name": name} | ({"data.sampler": "balanced"} if name == "triplet" else {}))
+    if colon:
+        try:
+            config = changed(config, {"loss.margin": float(margin)})
+        except ValueError as error:
+            raise InputError(
+                f"--losses {loss}: {margin!r} is no number; give NAME:MARGIN, such as {name}:0.3"
+            ) from error
+    return Case(f"{name}_m{margin}" if colon else name, config, seeds=tuple(seeds))
 
 
-def last_and_first(verifications: dict[str, dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """The numbers of the trained network and of the untrained one."""
-    return verifications[max(verifications, key=int)], verifications["0"]
-
-
-def summary(numbers: Sequence[dict[str, float]], column: str) -> str:
-    """Median over seeds, with the lowest and the highest."""
-    values = np.array([one[column] for one in numbers])
-    if column == "auc":
-        return f"{np.median(values):.4f} ({values.min():.4f}–{values.max():.4f})"
-    return f"{np.median(values):.2%} ({values.min():.2%}–{values.max():.2%})"
-
-
-def table_rows(runs: dict[str, list[dict[str, float]]]) -> list[list[str]]:
-    """One row a loss: its name and the summary of each column."""
-    return [[name, *(summary(numbers, column) for column in COLUMNS)] for name, numbers in runs.items()]
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """The table as Markdown."""
-    lines = [["loss", *COLUMNS.values()], ["---", *("---:" for _ in COLUMNS)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def write_comparison(folder: pathlib.Path, runs: dict[str, Results]) -> list[list[str]]:
+    """Writes comparison.md, .json and the picture; returns the rows of the table."""
+    first, *others = runs
+    tests = differences(runs, first, others, COLUMNS)
+    rows = verification_rows(runs, COLUMNS)
+    text = markdown(("loss", *COLUMNS.values()), rows)
+    if tests:
+        text += "\n" + markdown(DIFFERENCE_HEADER, difference_rows(tests, first, COLUMNS))
+    write_whole(folder / "comparison.md", text)
+    numbers = {
+        "losses": verification_numbers(runs, COLUMNS),
+        "tests": {f"{other} {column}": dataclasses.asdict(one) for (other, column), one in tests.items()},
+    }
+    write_whole(folder / "comparison.json", json.dumps(numbers, indent=2) + "\n")
+    accuracies = {name: [100 * value for value in by_seed(one, "accuracy").values()] for name, one in runs.items()}
+    save(losses_figure({"people never seen in training": accuracies}, COLUMNS["accuracy"]), folder / "comparison")
+    return rows
 
 
 def main() -> int:
@@ -90,33 +112,26 @@ def main() -> int:
         CompareConfig, args=arguments[:split], prog="python -m experiments.compare", description=help_text(__doc__)
     )
     base = parse(arguments[split + 1 :])
-    console = Console()
-    runs: dict[str, list[dict[str, float]]] = {"untrained": []}
-    for loss in config.losses:
-        runs[loss] = []
-        for seed in config.seeds:
-            path = config.folder / f"{loss}-{seed}"
-            settings = dataclasses.replace(base.run, seed=seed, folder=str(path))
-            own = dataclasses.replace(base, loss=dataclasses.replace(base.loss, name=loss), run=settings)
-            verifications = completed(path, own)
-            if verifications is None:
-                console.rule(f"{loss}, seed {seed}")
-                if (status := run(own, console)) != 0:
-                    return status
-                verifications = completed(path, own) or {}
-            trained, untrained = last_and_first(verifications)
-            runs[loss].append(trained)
-            if loss == config.losses[0]:
-                runs["untrained"].append(untrained)
-    rows = table_rows(runs)
-    table = Table(title=f"Median over {len(config.seeds)} seeds (lowest–highest), people never seen in training")
+    console = Console(highlight=False, soft_wrap=True)
+    cases = [case_of(loss, base, config.seeds) for loss in dict.fromkeys(config.losses)]
+    if not cases or not config.seeds:
+        raise InputError("--losses and --seeds: nothing to compare; give at least one of each")
+    interrupt_on_termination()
+    for one in run_all(cases, config.folder, config.processes, console.print):
+        if one.results is None:
+            raise InputError(f"{one.name}, seed {one.seed}: {one.error}")
+    runs: dict[str, Results] = {
+        case.name: {seed: results for seed in case.seeds if (results := completed(case, config.folder, seed))}
+        for case in cases
+    }
+    rows = write_comparison(config.folder, runs)
+    table = Table(title=f"Mean ± deviation over {len(config.seeds)} seeds, people never seen in training")
     for column in ("loss", *COLUMNS.values()):
         table.add_column(column)
     for row in rows:
-        table.add_row(*(cell.replace(" (", "\n(") for cell in row))  # a narrow terminal would cut the range off
+        table.add_row(*row)
     console.print(table)
-    (config.folder / "comparison.md").write_text(markdown(rows))
-    console.print(f"Written to {config.folder / 'comparison.md'}")
+    console.print(f"Written to {config.folder / 'comparison.md'}, .json and .png")
     return 0
 
 

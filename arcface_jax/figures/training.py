@@ -59,7 +59,8 @@ def angle_histogram(angles: Mapping[int, np.ndarray]) -> Figure:
         for step in sorted(angles):
             degrees = angles[step]
             axes.hist(degrees, bins, density=True, alpha=0.55, label=f"step {step}: median {np.median(degrees):.0f}°")
-        axes.set_xlim(0, 120)
+        farthest = max((float(np.max(degrees)) for degrees in angles.values()), default=0.0)
+        axes.set_xlim(0, 120 if farthest <= 120 else 180)  # few pass 120° unless training goes astray
         axes.set_xlabel("angle θ between an embedding and its class centre, degrees")
         axes.set_ylabel("density, per degree")
         axes.legend()

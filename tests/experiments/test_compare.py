@@ -5,12 +5,8 @@ import pytest
 
 from experiments import compare, figures
 from experiments.command import run_command
-
-TINY = [
-    *("--data.image-size", "16", "--data.identities", "8", "--data.images-per-identity", "6", "--data.pairs", "60"),
-    *("--data.test-fraction", "0.5", "--model.width", "4", "--model.embedding-size", "16", "--run.steps", "2"),
-    *("--run.batch-size", "8", "--run.evaluate-every", "2", "--run.log-every", "1", "--run.devices", "1"),
-]
+from experiments.study_tables import cell, differences, verification_rows
+from tests.experiments.small_network import SMALL_OPTIONS
 
 
 def run(monkeypatch, module, *arguments):
@@ -20,32 +16,67 @@ def run(monkeypatch, module, *arguments):
     return stop.value.code
 
 
-def test_median_and_range_over_seeds():
-    numbers = [{"accuracy": 0.8, "auc": 0.9}, {"accuracy": 0.9, "auc": 0.95}, {"accuracy": 0.7, "auc": 0.5}]
-    assert compare.summary(numbers, "accuracy") == "80.00% (70.00%–90.00%)"
-    assert compare.summary(numbers, "auc") == "0.9000 (0.5000–0.9500)"
+def results(first, last):
+    return {"verifications": {"0": {"accuracy": first}, "20": {"accuracy": 0.5}, "100": {"accuracy": last}}}
+
+
+def test_mean_and_deviation_over_seeds():
+    assert cell([0.8, 0.9, 0.7], 100) == "80.0 ± 10.0"
+    assert cell([0.8], 100) == "80.0"
+    assert cell([]) == "–"
+
+
+def test_rows_are_in_the_order_of_the_last_accuracy():
+    runs = {"softmax": {0: results(0.6, 0.8), 1: results(0.6, 0.8)}, "arcface": {0: results(0.6, 0.9)}, "none": {}}
+    assert verification_rows(runs, {"accuracy": "accuracy"}) == [
+        ["arcface", "90.0"],
+        ["softmax", "80.0 ± 0.0"],
+        ["untrained", "60.0 ± 0.0"],
+    ]
+
+
+def test_losses_are_tested_over_the_seeds_that_both_have():
+    runs = {
+        "arcface": {0: results(0, 0.9), 1: results(0, 0.8), 2: results(0, 0.7)},
+        "softmax": {2: results(0, 0.6), 1: results(0, 0.75)},
+        "normface": {0: results(0, 0.5)},
+    }
+    found = differences(runs, "arcface", ["softmax", "normface"], {"accuracy": "accuracy"})
+    assert list(found) == [("softmax", "accuracy")]
+    assert found["softmax", "accuracy"].mean == pytest.approx(0.075)
+    assert found["softmax", "accuracy"].count == 2
 
 
 def test_runs_are_compared_and_finished_ones_not_repeated(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    arguments = ["--losses", "arcface", "softmax", "--seeds", "0", "--folder", "c", "--", *TINY]
+    options = ["--losses", "arcface", "arcface:0.3", "--seeds", "0", "1", "--folder", "c", "--processes", "1"]
+    arguments = [*options, "--", *SMALL_OPTIONS]
     assert run(monkeypatch, compare, *arguments) == 0
+    assert "[4/4]" in capsys.readouterr().out
     table = (tmp_path / "c" / "comparison.md").read_text()
-    assert [line.split("|")[1].strip() for line in table.splitlines()] == [
-        "loss",
-        "---",
-        "untrained",
-        "arcface",
-        "softmax",
-    ]
-    results = json.loads((tmp_path / "c" / "arcface-0" / "results.json").read_text())["verifications"]
-    assert f"{results['2']['accuracy']:.2%}" in table.splitlines()[3]
-    capsys.readouterr()
+    first = [line.split("|")[1].strip() for line in table.splitlines() if line]
+    assert first[:2] == ["loss", "---"]
+    assert set(first[2:4]) == {"arcface", "arcface_m0.3"}
+    assert first[4] == "untrained"
+    assert "arcface − arcface_m0.3, accuracy, %" in first
+    saved = json.loads((tmp_path / "c" / "arcface_m0.3-1" / "results.json").read_text())["verifications"]
+    numbers = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    assert numbers["losses"]["arcface_m0.3"]["eer"]["by_seed"]["1"] == saved["4"]["eer"]
+    assert (tmp_path / "c" / "comparison.png").stat().st_size > 5000
     assert run(monkeypatch, compare, *arguments) == 0
-    assert "Preparing" not in capsys.readouterr().out
+    assert "[1/" not in capsys.readouterr().out
     changed = [*arguments, "--optimiser.learning-rate", "0.01"]
     assert run(monkeypatch, compare, *changed) == 2
     assert "another configuration" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [("arcfice", "no loss is called 'arcfice'; choose one of arcface"), ("arcface:big", "'big' is no number")],
+)
+def test_unknown_losses_are_named(monkeypatch, tmp_path, capsys, loss, message):
+    assert run(monkeypatch, compare, "--losses", loss, "--folder", str(tmp_path)) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_figures_are_drawn_by_name(monkeypatch, tmp_path, capsys):

@@ -25,3 +25,8 @@ def test_angle_histogram_names_each_median():
     assert texts == ["step 0: median 90°", "step 5: median 60°"]
     heights = [patch.get_height() for patch in axes.patches]
     assert max(heights) == pytest.approx(0.5)  # all within one bin of two degrees
+
+
+def test_angle_histogram_shows_embeddings_that_face_away():
+    (axes,) = angle_histogram({0: np.full(10, 90.0), 5: np.full(10, 160.0)}).axes
+    assert axes.get_xlim() == (0, 180)

@@ -1,0 +1,106 @@
+"""Tables of runs over seeds, as Markdown and as numbers for JSON."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from arcface_jax.analysis.over_seeds import PairedDifference, paired_difference, summarise
+
+Results = Mapping[int, Mapping[str, Any]]
+"""Results of the runs of a case, by seed."""
+
+COLUMNS = {"accuracy": "accuracy, %", "tar@far=0.001": "TAR at FAR 1e-3, %", "auc": "AUC, %"}
+"""What tables of verification show: as results name it, and as a person reads it."""
+
+UNTRAINED = "untrained"
+
+
+def last(results: Mapping[str, Any]) -> dict[str, float]:
+    """The verification of the trained network."""
+    verifications = results["verifications"]
+    numbers: dict[str, float] = verifications[max(verifications, key=int)]
+    return numbers
+
+
+def by_seed(runs: Results, column: str, *, untrained: bool = False) -> dict[int, float]:
+    """A figure of the last verification, or of that before training, by seed."""
+    return {
+        seed: (results["verifications"]["0"] if untrained else last(results))[column] for seed, results in runs.items()
+    }
+
+
+def cell(values: Sequence[float], factor: float = 1.0, digits: int = 1) -> str:
+    """Mean ± deviation over seeds; the mean alone for one seed; a dash for none."""
+    if not values:
+        return "–"
+    summary = summarise(values)
+    mean = f"{factor * summary.mean:.{digits}f}"
+    return mean if summary.count == 1 else f"{mean} ± {factor * summary.deviation:.{digits}f}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, the first column flush left and the others flush right."""
+    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def verification_rows(cases: Mapping[str, Results], columns: Mapping[str, str] = COLUMNS) -> list[list[str]]:
+    """One row a case, the best mean first, and the untrained network of the first case last."""
+    named = {name: runs for name, runs in cases.items() if runs}
+    means = {name: summarise(list(by_seed(runs, "accuracy").values())).mean for name, runs in named.items()}
+    rows = [
+        [name, *(cell(list(by_seed(named[name], column).values()), 100.0) for column in columns)]
+        for name in sorted(named, key=means.__getitem__, reverse=True)
+    ]
+    first = next(iter(named.values()), None)
+    if first is not None:
+        values = (list(by_seed(first, column, untrained=True).values()) for column in columns)
+        rows.append([UNTRAINED, *(cell(one, 100.0) for one in values)])
+    return rows
+
+
+def verification_numbers(cases: Mapping[str, Results], columns: Mapping[str, str] = COLUMNS) -> dict[str, Any]:
+    """By case and column: values by seed, and their summary."""
+    return {
+        name: {
+            column: {"by_seed": values, **dataclasses.asdict(summarise(list(values.values())))}
+            for column in columns
+            for values in [by_seed(runs, column)]
+        }
+        for name, runs in cases.items()
+        if runs
+    }
+
+
+def differences(
+    cases: Mapping[str, Results], first: str, others: Sequence[str], columns: Mapping[str, str] = COLUMNS
+) -> dict[tuple[str, str], PairedDifference]:
+    """`first` less each other case in each column, over the seeds that both have, by (other, column)."""
+    found = {}
+    for other in others:
+        shared = sorted(set(cases.get(first, {})) & set(cases.get(other, {})))
+        if len(shared) < 2:
+            continue
+        for column in columns:
+            mine, theirs = by_seed(cases[first], column), by_seed(cases[other], column)
+            found[other, column] = paired_difference([mine[s] for s in shared], [theirs[s] for s in shared])
+    return found
+
+
+def difference_rows(
+    found: Mapping[tuple[str, str], PairedDifference], first: str, columns: Mapping[str, str] = COLUMNS
+) -> list[list[str]]:
+    """One row a test: what is compared, the difference with its interval, p, and in how many seeds it is ahead."""
+    return [
+        [
+            f"{first} − {other}, {columns[column]}",
+            f"{100 * one.mean:+.2f} [{100 * one.low:+.2f}, {100 * one.high:+.2f}]",
+            f"{one.p_value:.3f}",
+            f"{one.wins} of {one.count}",
+            one.verdict,
+        ]
+        for (other, column), one in found.items()
+    ]
+
+
+DIFFERENCE_HEADER = ("paired over seeds", "difference, points [95 %]", "p", "seeds ahead", "verdict")

@@ -1,0 +1,155 @@
+import dataclasses
+import json
+from typing import get_args
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from arcface_jax.data.memory import MemorySource
+from arcface_jax.errors import InputError
+from arcface_jax.training.config import Config, LossName
+from arcface_jax.training.dataset import RunData
+from arcface_jax.training.loop import train
+from arcface_jax.training.run_folder import RunFolder, read_metrics
+from arcface_jax.training.setup import prepare
+from experiments import study, study_run
+from experiments.study_plan import PARTS, Plan, base_config, changed
+from experiments.study_pool import completed, merge, run_all
+from experiments.study_report import REPORTS, Findings
+from experiments.study_run import ANGLES_FILE, KEPT_FILE, Case, Quiet, cleaned, with_wrong_labels
+from tests.experiments.small_network import SMALL, SMALL_OPTIONS
+
+
+def tiny(**changes) -> Config:
+    return changed(changed(base_config(), SMALL), changes)
+
+
+def tiny_plan(seeds=(0,)) -> Plan:
+    return Plan(tiny(), seeds, seeds, None)
+
+
+def test_the_plan_has_every_loss_and_shares_runs_between_parts():
+    plan = Plan(base_config(), (0, 1, 2), (0, 1, 2, 3, 4), None)
+    named = {case.config.loss.name for case in plan.cases("losses").values()}
+    assert named >= set(get_args(LossName)) - {"elasticface_cos", "elasticface_cos_plus"}
+    cases = merge([case for part in PARTS for case in plan.cases(part).values()])
+    assert len({case.name for case in cases}) == len(cases)
+    same = ["losses:synthetic/arcface", "margins:0.5", "scales:16", "sizes:64", "noise:0% K=1", "angles:arcface"]
+    shared = [plan.cases(part)[label] for part, label in (one.split(":") for one in same)]
+    assert {case.name for case in shared} == {"synthetic/arcface"}
+    assert all(case == shared[0] for case in shared)
+    assert shared[0].seeds == (0, 1, 2, 3, 4)
+    assert plan.cases("margins")["0"].config.loss.name == "normface"
+    assert plan.cases("losses")["synthetic/triplet"].config.data.sampler == "balanced"
+
+
+def test_characters_are_not_mirrored(tmp_path):
+    path = tmp_path / "characters.zip"
+    path.write_bytes(b"")
+    case = Plan(base_config(), (0,), (0,), path).cases("losses")["omniglot/cosface"]
+    assert (case.config.augmentation.flip, case.config.data.flip_test) == (0.0, False)
+    with pytest.raises(InputError, match="no such file"):
+        Plan(base_config(), (0,), (0,), tmp_path / "missing.zip").cases("losses")
+
+
+def test_cases_of_one_name_must_be_alike():
+    case = Case("a", Config(), seeds=(0, 1))
+    (both,) = merge([case, dataclasses.replace(case, seeds=(1, 2), watched=0)])
+    assert (both.seeds, both.watched) == ((0, 1, 2), 0)
+    with pytest.raises(InputError, match="two cases are called 'a'"):
+        merge([case, dataclasses.replace(case, noise=0.1)])
+
+
+def test_a_shared_program_trains_as_an_ordinary_run(tmp_path):
+    case = Case("elasticface", tiny(**{"loss.name": "elasticface"}), seeds=(3, 4))  # draws margins, images, flips
+    assert all(one.error is None for one in run_all([case], tmp_path, 1, lambda _: None))
+    config = case.seeded(tmp_path / "ordinary", 4)
+    folder = RunFolder(tmp_path / "ordinary" / "run", config)
+    ordinary = train(prepare(config), folder, Quiet())
+    found = completed(case, tmp_path, 4)
+    assert found["verifications"]["4"]["auc"] == pytest.approx(ordinary.verifications[4]["auc"], abs=1e-6)
+    ours, theirs = read_metrics(tmp_path / "elasticface-4"), read_metrics(folder.path)
+    losses = [[line["loss"] for line in lines if "loss" in line] for lines in (ours, theirs)]
+    assert len(losses[0]) == 4
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    with np.load(tmp_path / "elasticface-4" / ANGLES_FILE) as kept:
+        np.testing.assert_allclose(kept["degrees"][-1], ordinary.angles[4], atol=0.01)
+
+
+def test_the_command_runs_reports_and_does_not_repeat(type_command, tmp_path):
+    command = ["losses", "angles", "--only", "arcface", "normface", "--seeds", "0", "1", "--test-seeds", "0", "1"]
+    command += ["--folder", tmp_path / "s", "--processes", "1"]
+    status, printed, _ = type_command(study.main, *command, "--", *SMALL_OPTIONS)
+    assert status == 0
+    assert "4 runs of 2 settings, 0 complete" in printed
+    text = (tmp_path / "s" / "study.md").read_text()
+    for expected in ("| arcface |", "| normface |", "| untrained |", "arcface − normface, accuracy, %", "| W–EC |"):
+        assert expected in text
+    numbers = json.loads((tmp_path / "s" / "losses.json").read_text())["synthetic"]
+    accuracies = numbers["losses"]["arcface"]["accuracy"]
+    results = json.loads((tmp_path / "s" / "synthetic" / "arcface-1" / "results.json").read_text())
+    assert accuracies["by_seed"]["1"] == results["verifications"]["4"]["accuracy"]
+    assert accuracies["mean"] == pytest.approx(np.mean(list(accuracies["by_seed"].values())))
+    for name in ("losses.png", "theta_ridges.svg", "target_logit_ridges.png", "angle_table.png"):
+        assert (tmp_path / "s" / name).stat().st_size > 5000
+    with Image.open(tmp_path / "s" / "theta.gif") as gif:
+        assert gif.n_frames >= 5  # the start and each of four steps
+    status, printed, _ = type_command(study.main, *command, "--plan", "--", *SMALL_OPTIONS)
+    assert "4 runs of 2 settings, 4 complete." in printed
+    status, _, errors = type_command(study.main, *command, "--", *SMALL_OPTIONS, "--optimiser.learning-rate", "0.01")
+    assert status == 2
+    assert "another configuration (optimiser.learning_rate is 0.01, was 0.1)" in errors
+    status, _, errors = type_command(study.main, "margins", "--only", "softmax")
+    assert "--only softmax: no setting of margins is called so; choose among arcface, arcface_m0.1" in errors
+
+
+def test_wrong_labels_are_found_cleaned_and_trained_without(tmp_path, monkeypatch):
+    monkeypatch.setattr(study_run, "MAX_DEGREES", 100.0)  # four steps bring nothing within 75°
+    plan = tiny_plan()
+    cases = [plan.cases("noise")[label] for label in ("20% K=1", "20% K=3", "20% cleaned")]
+    done = run_all(cases[::-1], tmp_path, 1, lambda _: None)
+    assert [one.error for one in done] == [None] * 3
+    assert [one.name for one in done][-1] == "synthetic/arcface_cleaned20"  # after what it is cleaned by
+    kept = np.load(tmp_path / "synthetic" / "arcface_k3_noise20-0" / KEPT_FILE)
+    assert len(kept) == 24
+    with_k = completed(cases[1], tmp_path, 0)["noise"]
+    assert with_k["dropped"] == pytest.approx(1 - kept.mean())
+    runs = {label: {0: completed(case, tmp_path, 0)} for label, case in plan.cases("noise").items() if case in cases}
+    report = REPORTS["noise"](Findings(plan.cases("noise"), runs, tmp_path))
+    assert report.text.count("\n| 20%") == 3
+
+
+def test_wrong_labels_change_the_fingerprint():
+    images = np.zeros((20, 16, 16, 3), np.uint8)
+    source = MemorySource(images, np.repeat(np.arange(4, dtype=np.int32), 5), list("abcd"), "print")
+    data = RunData(source, (), "print")
+    noisy, wrong = with_wrong_labels(data, 0.25, 0)
+    assert wrong.sum() == 5
+    np.testing.assert_array_equal(noisy.train.labels != source.labels, wrong)
+    assert noisy.fingerprint != with_wrong_labels(data, 0.25, 1)[0].fingerprint != data.fingerprint
+
+
+def test_cleaning_keeps_what_is_near_the_dominant_centre():
+    embeddings = np.array([[1, 0], [0.9, 0.1], [1, -0.1], [0, 1], [0, -1]], np.float32)
+    weights = np.array([[[0, 1], [1, 0]], [[0, -1], [0, -0.5]]], np.float32)  # [C, K, D]
+    labels = np.array([0, 0, 0, 0, 1])
+    np.testing.assert_array_equal(cleaned(embeddings, weights, labels), [True, True, True, False, True])
+    np.testing.assert_array_equal(cleaned(embeddings, weights[:, 0], labels), [False, False, False, True, True])
+
+
+def test_optimisation_is_drawn_by_rule_and_by_cure(tmp_path):
+    plan = tiny_plan()
+    cases = plan.cases("optimisation")
+    for label in ("s = 64, past π none, exact", "m = 1, margin warm-up"):
+        path = cases[label].folder(tmp_path, 0)
+        path.mkdir(parents=True)
+        (path / "metrics.jsonl").write_text('{"step": 1, "theta": 90.0}\n{"step": 4, "theta": 150.0}\n')
+    results = {"theta": {"0": 90.0, "4": 150.0}, "away": 0.99, "bad_steps": 0}
+    results["verifications"] = {"4": {"accuracy": 0.6}}
+    runs = {label: {0: results} if cases[label].folder(tmp_path, 0).exists() else {} for label in cases}
+    report = REPORTS["optimisation"](Findings(cases, runs, tmp_path))
+    assert "| s = 64, past π none, exact | 150.0 | 99.0 | 60.0 | 0 |" in report.text
+    rules, cures = report.figures["optimisation"].axes
+    assert (rules.get_title(), cures.get_title()) == ("s = 64, exact gradient", "m = 1")
+    np.testing.assert_allclose(cures.lines[0].get_ydata(), [90.0, 150.0])
