@@ -63,6 +63,8 @@ class Checkpoints:
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             # What a killed process left half-written goes when the next one starts.
             cleanup_tmp_directories=True,
+            # A folder that cannot be made is an error at once; in the background the writers would wait minutes for it.
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
         try:
             self._manager = ocp.CheckpointManager(self.folder, options=options)
