@@ -149,8 +149,8 @@ def batches(
       batch_size: rows of the global batch, over all hosts.
       image_size: side in pixels, or (height, width); other sizes go through `decode.resize`.
       seed: of the order.
-      sampler: another order than `samplers.Shuffled(len(source), batch_size,
-        seed)`; its batch size must be `batch_size`.
+      sampler: another order than `samplers.Shuffled(len(source), batch_size, seed)`; its batch size must be
+        `batch_size`.
       host: this host's number, `jax.process_index()`. It gets rows
         host · n … (host + 1) · n − 1 of each batch, n = batch_size / num_hosts.
       num_hosts: `jax.process_count()`.

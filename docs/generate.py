@@ -1,0 +1,133 @@
+"""The pages that nobody writes by hand: a page a module, the commands, the recipes, the notebooks."""
+
+import ast
+import functools
+import pathlib
+import shutil
+import tomllib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = "arcface_jax"
+
+
+def version() -> str:
+    """The package's, from pyproject.toml."""
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+
+
+def write_pages(folder: pathlib.Path) -> None:
+    """Writes everything anew; what a page no longer says is gone."""
+    shutil.rmtree(folder, ignore_errors=True)
+    pages = {
+        "commands.md": commands_page(),
+        "recipes.md": recipes_table(),
+        "notebooks.md": notebooks_page(),
+        **{f"notebooks/{path.name}": path.read_text(encoding="utf-8") for path in notebooks()},
+        **{f"api/{name}.rst": module_page(name) for name in modules()},
+    }
+    for name, text in pages.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def modules() -> dict[str, pathlib.Path]:
+    """Every public module by its full name, packages before what is in them."""
+    found = {}
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if not any(part.startswith("_") for part in name.split(".")):
+            found[name] = path
+    return dict(sorted(found.items()))
+
+
+@functools.cache
+def defined_names(path: pathlib.Path) -> frozenset[str]:
+    """What a module defines itself, at its top level."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return frozenset(names)
+
+
+def exported_names(path: pathlib.Path) -> list[str]:
+    """Its __all__, or nothing."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            return [str(name) for name in ast.literal_eval(node.value)]
+    return []
+
+
+def module_page(name: str) -> str:
+    """A module's docstring and members; of a package, where each exported name is defined, and its modules."""
+    everything = modules()
+    path = everything[name]
+    lines = [name, "=" * len(name), "", f".. automodule:: {name}", ""]
+    if path.name != "__init__.py":
+        return "\n".join(lines)
+    if exported := exported_names(path):
+        lines += ["Exported here:", ""]
+        lines += [f"- {_link(exported_name, name)}" for exported_name in exported] + [""]
+    inside = [other for other in everything if other.rpartition(".")[0] == name]
+    return "\n".join([*lines, ".. toctree::", "   :maxdepth: 1", "", *(f"   {other}" for other in inside), ""])
+
+
+def _link(exported: str, package: str) -> str:
+    for module, path in modules().items():
+        inside = module.startswith(f"{package}.") and path.name != "__init__.py"
+        if inside and exported in defined_names(path):
+            return f":py:obj:`{exported} <{module}.{exported}>`, of `{module}`"
+    raise ValueError(f"{package} exports {exported}, which none of its modules defines")
+
+
+def commands() -> dict[str, str]:
+    """The docstring of each module of experiments that can be run."""
+    found = {}
+    for path in sorted((ROOT / "experiments").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if '\nif __name__ == "__main__":\n' in text:
+            found[path.stem] = ast.get_docstring(ast.parse(text)) or ""
+    return found
+
+
+def commands_page() -> str:
+    """A section for each command."""
+    intro = "# Commands\n\nEach explains all its options with `--help`.\n"
+    sections = (f"## {name}\n\n```text\n{text}\n```\n" for name, text in commands().items())
+    return "\n".join([intro, *sections])
+
+
+def recipes_table() -> str:
+    """The presets of the papers, as they say themselves."""
+    from experiments.configs import RECIPES
+
+    rows = [("preset", "data", "network and loss", "schedule", "published result", "time, from a published speed")]
+    for name, recipe in RECIPES.items():
+        config, data = recipe(), recipe.data
+        rows.append(
+            (
+                f"`{name}`",
+                f"{data.name}: {data.identities:,} identities, {data.images:,} images",
+                f"{config.model.name}, {config.loss.name}",
+                recipe.schedule(),
+                recipe.published or "none of exactly this run",
+                recipe.expected(),
+            )
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], ("---",) * len(rows[0]), *rows[1:]]) + "\n"
+
+
+def notebooks() -> list[pathlib.Path]:
+    """The jupytext files."""
+    return sorted((ROOT / "notebooks").glob("*.py"))
+
+
+def notebooks_page() -> str:
+    """Links to them."""
+    names = "\n".join(f"notebooks/{path.stem}" for path in notebooks())
+    return f"# Notebooks\n\nThe tests run each from top to bottom.\n\n```{{toctree}}\n:maxdepth: 1\n\n{names}\n```\n"

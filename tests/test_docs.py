@@ -1,0 +1,175 @@
+"""The documentation says what is true: commands, options, presets and links exist; the site builds without warnings."""
+
+import dataclasses
+import html.parser
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+import typing
+import urllib.parse
+
+import pytest
+
+from arcface_jax.training.config import Config
+from experiments.configs import PRESETS
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))} | {
+    name: (ROOT / name).read_text(encoding="utf-8") for name in ("SECURITY.md", "CHANGELOG.md")
+}
+TEXT = "\n".join(PAGES.values())
+# A command ends with its line, its code span or its cell.
+COMMANDS = sorted(set(re.findall(r"python -m (experiments\.\w+)([^`\n|]*)", TEXT.replace("\\\n", " "))))
+
+
+def config_options() -> set[str]:
+    """--section.name of everything a run can be told."""
+    sections = typing.get_type_hints(Config)
+    return {
+        f"--{section}.{field.name}".replace("_", "-")
+        for section, kind in sections.items()
+        for field in dataclasses.fields(kind)
+    }
+
+
+def test_there_is_something_to_check():
+    assert len(COMMANDS) > 20
+    assert {"from-arcface-torch.md", "training-options.md", "pods-and-clusters.md", "recipes.md", "faq.md"} <= set(
+        PAGES
+    )
+
+
+@pytest.mark.parametrize("page", list(PAGES))
+def test_options_of_a_run_exist(page):
+    named = set(re.findall(r"--[a-z]+\.[a-z-]+", PAGES[page]))
+    assert named <= config_options()
+
+
+@pytest.mark.parametrize(("module", "rest"), COMMANDS)
+def test_commands_and_their_own_options_exist(module, rest):
+    source = ROOT / (module.replace(".", "/") + ".py")
+    words = set(re.findall(r"\w+", source.read_text(encoding="utf-8")))
+    if module == "experiments.plan":
+        words |= set(re.findall(r"\w+", (ROOT / "experiments" / "preset_plan.py").read_text(encoding="utf-8")))
+    if module == "experiments.benchmark":
+        words |= set(re.findall(r"\w+", (ROOT / "experiments" / "benchmark_head.py").read_text(encoding="utf-8")))
+    own = {option for option in re.findall(r"--([a-z][a-z-]*)(?![a-z.-])", rest) if option not in ("help", "config")}
+    assert {option.replace("-", "_") for option in own} <= words
+
+
+@pytest.mark.parametrize(("module", "rest"), [one for one in COMMANDS if one[0] == "experiments.train"])
+def test_presets_exist(module, rest):
+    first = rest.split()[0] if rest.split() else "-"
+    assert first.startswith(("-", "…")) or first in PRESETS
+
+
+@pytest.mark.parametrize("page", list(PAGES))
+def test_links_lead_to_files(page):
+    folder = ROOT if page.isupper() or not (ROOT / "docs" / page).exists() else ROOT / "docs"
+    for link in re.findall(r"\]\(((?!https?:)[^)#]+)", PAGES[page]):
+        assert (folder / link).exists(), link
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", TEXT, re.S))
+def test_code_runs(code):
+    exec(compile(code, "documentation", "exec"), {})
+
+
+def docs_module(name: str) -> typing.Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_docstrings_become_restructured_text():
+    docstring = """Cross-entropy, with a margin:
+
+    L = −log( e^{s·psi_} / |C| )
+
+See `arcface_jax.margins` and `cos -> cos`; y_ counts *.
+
+Args:
+  cosine: cosθ_y.
+
+Returns: [N], or
+  a scalar.
+""".splitlines()
+    assert docs_module("docstrings").to_restructured_text(docstring) == [
+        "Cross-entropy, with a margin:",
+        "",
+        "::",
+        "",
+        "    L = −log( e^{s·psi_} / |C| )",
+        "",
+        r"See `arcface_jax.margins` and ``cos -> cos``; y\_ counts \*.",
+        "",
+        "Args:",
+        "  cosine: cosθ_y.",
+        "",
+        ":Returns: [N], or",
+        "  a scalar.",
+    ]
+
+
+def test_every_public_module_has_a_page_and_every_export_a_place():
+    generate = docs_module("generate")
+    files = {path for path in (ROOT / "arcface_jax").rglob("*.py") if not path.stem.startswith("_")}
+    assert files <= set(generate.modules().values())
+    for name, path in generate.modules().items():
+        assert name in generate.module_page(name)
+        assert set(generate.exported_names(path)) <= set(re.findall(r":py:obj:`(\w+) ", generate.module_page(name)))
+    assert generate.version() == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+class Page(html.parser.HTMLParser):
+    """Where a page can be entered, where it leads, and what it loads."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.anchors |= {value for name, value in attrs if name in ("id", "name") and value}
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"])
+        if tag in ("script", "img", "link", "iframe", "source"):
+            self.loaded += [values[name] for name in ("src", "href") if values.get(name)]
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings_and_its_links_are_whole(tmp_path):
+    for package in ("sphinx", "furo", "myst_nb"):
+        pytest.importorskip(package)
+    site = tmp_path / "site"
+    run = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", str(site)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
+    pages = {path: Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
+    assert len(pages) > 100
+    for path, page in pages.items():
+        assert not [url for url in page.loaded if urllib.parse.urlsplit(url).netloc], (
+            "something is loaded from elsewhere"
+        )
+        for link in page.links:
+            parts = urllib.parse.urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else path
+            assert target.exists(), f"{path.name}: {link}"
+            if parts.fragment and target in pages:
+                assert urllib.parse.unquote(parts.fragment) in pages[target].anchors, f"{path.name}: {link}"
