@@ -32,12 +32,12 @@ def kills(place: pathlib.Path, times: int = 20, seed: int = 0) -> Tally:
         number += 1
         run = calm.another(f"killed-{number}")
         while not run.is_finished():
-            child = run.start()
-            if tally.times == times or not _strike(run, child, next(moments), rng):
+            started, child = time.time(), run.start()
+            if tally.times == times or not _strike(run, child, started, next(moments), rng):
                 tally.expect_end(child.wait(), 0)
                 break
             tally.times += 1
-            in_a_save += run.is_saving()
+            in_a_save += run.is_saving(since=started)
         tally.lost += differences(run, calm)
     tally.what = f"at random moments, {in_a_save} of them in the middle of a save; the same command each time"
     return tally
@@ -49,7 +49,7 @@ def _moments(rng: random.Random) -> Iterator[str]:
         yield from rng.sample(("save", "step", "save", "start", "save", "end"), 6)
 
 
-def _strike(run: Run, child: Child, moment: str, rng: random.Random) -> bool:
+def _strike(run: Run, child: Child, started: float, moment: str, rng: random.Random) -> bool:
     """Kills at a moment; False where the run ended before."""
     before, steps = run.newest(), int(run.options["run.steps"])
     if moment == "start":
@@ -60,7 +60,7 @@ def _strike(run: Run, child: Child, moment: str, rng: random.Random) -> bool:
     else:
         wanted = min(before + rng.choice((0, 1, 2)), steps - 1)
         child.wait_until(lambda: run.newest() >= wanted)
-        child.wait_until(lambda: run.newest() > wanted or run.is_saving())
+        child.wait_until(lambda: run.newest() > wanted or run.is_saving(since=started))
         time.sleep(rng.uniform(0.0, _LAG) if moment == "step" else rng.uniform(0.0, 0.03))
     if child.process.poll() is not None:
         return False
@@ -209,7 +209,7 @@ def _contents(folder: pathlib.Path) -> dict[str, bytes]:
 
 def changed_data(place: pathlib.Path) -> Tally:
     """Images that change, come or go between two starts: refused."""
-    tally = Tally("changed data", "an image replaced, one added: refused; put back: goes on")
+    tally = Tally("changed data", "an image replaced, one removed: refused; put back: goes on")
     people = place / "people"
     _draw_people(people)
     options = {name: value for name, value in STATEFUL.items() if name.startswith(("model", "run", "loss", "optim"))}

@@ -195,9 +195,15 @@ class Run:
             return 0
         return max((int(name) for name in os.listdir(self.checkpoints) if name.isdecimal()), default=0)
 
-    def is_saving(self) -> bool:
-        """Whether a save is unfinished."""
-        return self.checkpoints.is_dir() and any(not name.isdecimal() for name in os.listdir(self.checkpoints))
+    def is_saving(self, since: float = 0.0) -> bool:
+        """Whether there is an unfinished save, begun after a time (of `time.time`)."""
+        if not self.checkpoints.is_dir():
+            return False
+        for name in os.listdir(self.checkpoints):
+            with contextlib.suppress(FileNotFoundError):  # finished in this moment
+                if not name.isdecimal() and (self.checkpoints / name).stat().st_ctime >= since:
+                    return True
+        return False
 
     def is_finished(self) -> bool:
         """Whether it is complete."""
