@@ -28,7 +28,7 @@ from arcface_jax.training.run_folder import write_whole
 from experiments.command import help_text, run_command
 from experiments.study_plan import changed
 from experiments.study_pool import completed, interrupt_on_termination, run_all
-from experiments.study_run import Case
+from experiments.study_run import Case, finite
 from experiments.study_tables import (
     DIFFERENCE_HEADER,
     Results,
@@ -98,7 +98,7 @@ def write_comparison(folder: pathlib.Path, runs: dict[str, Results]) -> list[lis
         "losses": verification_numbers(runs, COLUMNS),
         "tests": {f"{other} {column}": dataclasses.asdict(one) for (other, column), one in tests.items()},
     }
-    write_whole(folder / "comparison.json", json.dumps(numbers, indent=2) + "\n")
+    write_whole(folder / "comparison.json", json.dumps(finite(numbers), indent=2, allow_nan=False) + "\n")
     accuracies = {name: [100 * value for value in by_seed(one, "accuracy").values()] for name, one in runs.items()}
     save(losses_figure({"people never seen in training": accuracies}, COLUMNS["accuracy"]), folder / "comparison")
     return rows

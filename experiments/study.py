@@ -29,7 +29,7 @@ from experiments.command import help_text, run_command
 from experiments.study_plan import PARTS, Part, Plan, base_config
 from experiments.study_pool import completed, interrupt_on_termination, merge, missing, run_all
 from experiments.study_report import REPORTS, Findings
-from experiments.study_run import Case
+from experiments.study_run import Case, finite
 
 TITLES: dict[Part, str] = {
     "losses": "Losses under one budget, people never seen in training (mean ± deviation over seeds)",
@@ -106,7 +106,7 @@ def write_report(part: Part, plan: Plan, root: pathlib.Path) -> list[pathlib.Pat
         return []
     report = REPORTS[part](Findings(cases, runs, root))
     write_whole(root / f"{part}.md", f"## {TITLES[part]}\n\n{report.text}")
-    write_whole(root / f"{part}.json", json.dumps(report.numbers, indent=2) + "\n")
+    write_whole(root / f"{part}.json", json.dumps(finite(report.numbers), indent=2, allow_nan=False) + "\n")
     files = [root / f"{part}.md", root / f"{part}.json"]
     for name, figure in report.figures.items():
         files += save(figure, root / name, ("png", "svg"))

@@ -72,7 +72,7 @@ class Findings:
 def losses_report(found: Findings) -> Report:
     """Table 2: the verification of every loss, with the tests between those that have more seeds."""
     texts, numbers, panels = [], {}, {}
-    for data_set in dict.fromkeys(label.split("/")[0] for label in found.cases):
+    for data_set in dict.fromkeys(label.split("/")[0] for label, one in found.runs.items() if one):
         runs = {label.split("/")[1]: one for label, one in found.runs.items() if label.startswith(f"{data_set}/")}
         tests = differences(runs, TESTED[0], TESTED[1:])
         numbers[data_set] = {
@@ -190,7 +190,7 @@ def noise_report(found: Findings) -> Report:
         verified = [cell(list(by_seed(runs, column).values()), 100.0) for column in COLUMNS]
         cleaning = [one["noise"] for one in runs.values() if "noise" in one]
         rates = [[one[what] for one in cleaning] for what in ("found", "precision", "dropped", "left")]
-        defined = [[value for value in values if value is not None and np.isfinite(value)] for values in rates]
+        defined = [[value for value in values if value is not None] for values in rates]
         rows.append([label, *verified, *(cell(values, 100.0) for values in defined)])
         values = [100 * value for value in by_seed(runs, "accuracy").values()]
         lines.setdefault(how, {})[float(share.rstrip("%"))] = values

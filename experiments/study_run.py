@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -225,8 +227,18 @@ def run_case(case: Case, root: pathlib.Path, seed: int) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
     }
+    results = finite(results)
     folder.finish(results)
     return results
+
+
+def finite(tree: Any) -> Any:
+    """Numbers for JSON, which knows no NaN: what is not finite becomes null."""
+    if isinstance(tree, Mapping):
+        return {str(key): finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def measured(

@@ -17,7 +17,7 @@ from experiments import study, study_run
 from experiments.study_plan import PARTS, Plan, base_config, changed
 from experiments.study_pool import completed, merge, run_all
 from experiments.study_report import REPORTS, Findings
-from experiments.study_run import ANGLES_FILE, KEPT_FILE, Case, Quiet, cleaned, with_wrong_labels
+from experiments.study_run import ANGLES_FILE, KEPT_FILE, Case, Quiet, cleaned, finite, with_wrong_labels
 from tests.experiments.small_network import SMALL, SMALL_OPTIONS
 
 
@@ -136,6 +136,28 @@ def test_cleaning_keeps_what_is_near_the_dominant_centre():
     labels = np.array([0, 0, 0, 0, 1])
     np.testing.assert_array_equal(cleaned(embeddings, weights, labels), [True, True, True, False, True])
     np.testing.assert_array_equal(cleaned(embeddings, weights[:, 0], labels), [False, False, False, True, True])
+
+
+def test_json_has_null_for_what_is_not_finite():
+    assert finite({1: [float("nan"), 2.0], "a": {"b": (float("inf"), "c", 3)}}) == {
+        "1": [None, 2.0],
+        "a": {"b": [None, "c", 3]},
+    }
+
+
+def test_a_data_set_without_runs_is_left_out_and_orders_are_compared(tmp_path):
+    numbers = {"tar@far=0.001": 0.1, "auc": 0.9}
+
+    def result(accuracy):
+        return {0: {"verifications": {"0": {"accuracy": 0.5, **numbers}, "4": {"accuracy": accuracy, **numbers}}}}
+
+    runs = {"synthetic/arcface": result(0.8), "synthetic/softmax": result(0.9), "omniglot/arcface": {}}
+    report = REPORTS["losses"](Findings({}, runs, tmp_path))
+    assert list(report.numbers) == ["synthetic"]
+    assert report.text.index("| softmax | 90.0 |") < report.text.index("| arcface | 80.0 |")
+    assert (
+        "0 of 1 pairs in its order, Kendall's τ -1.00. The paper has the other order of: softmax above" in report.text
+    )
 
 
 def test_optimisation_is_drawn_by_rule_and_by_cure(tmp_path):
