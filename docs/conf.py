@@ -3,6 +3,7 @@
 sphinx-build -W --keep-going docs build/docs
 """
 
+import os
 import pathlib
 import sys
 
@@ -10,6 +11,7 @@ from sphinx.application import Sphinx
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
+os.environ["PYTHONPATH"] = str(HERE.parent)  # for the notebooks, where they are run
 
 import docstrings  # noqa: E402 - beside this file
 import generate  # noqa: E402
@@ -42,10 +44,15 @@ nb_execution_mode = "off"
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_execution_timeout = 600
+# Needs real faces, which are not part of the repository.
+if not (HERE.parent.parent / "shared" / "data").is_dir():
+    nb_execution_excludepatterns = ["*trained_model*"]
 
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "arcface-jax"
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
 html_copy_source = False
 html_show_sourcelink = False
 

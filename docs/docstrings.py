@@ -23,7 +23,8 @@ def escape(line: str) -> str:
             parts[number] = part if _MAYBE_A_NAME.fullmatch(part) else f"`{part}`"
         else:
             text = re.sub(r"([*|\\])", r"\\\1", part)
-            parts[number] = re.sub(r"(?<=\w)_(?!\w)", r"\\_", text)
+            text = re.sub(r"(?<=\w)_(?!\w)", r"\\_", text)
+            parts[number] = re.sub(r"(?<=: )(\w)\.(?= |$)", r"\1\\.", text)  # "rows: N." is no list
     return "".join(parts)
 
 

@@ -106,17 +106,17 @@ def recipes_table() -> str:
     """The presets of the papers, as they say themselves."""
     from experiments.configs import RECIPES
 
-    rows = [("preset", "data", "network and loss", "schedule", "published result", "time, from a published speed")]
+    rows = [("preset", "data (identities)", "network, loss", "schedule", "published result", "hours")]
     for name, recipe in RECIPES.items():
-        config, data = recipe(), recipe.data
+        config, hours = recipe(), recipe.hours
         rows.append(
             (
                 f"`{name}`",
-                f"{data.name}: {data.identities:,} identities, {data.images:,} images",
+                f"{recipe.data.name} ({recipe.data.identities:,})",
                 f"{config.model.name}, {config.loss.name}",
                 recipe.schedule(),
                 recipe.published or "none of exactly this run",
-                recipe.expected(),
+                "unknown" if hours is None else f"{hours:.1f}",
             )
         )
     return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], ("---",) * len(rows[0]), *rows[1:]]) + "\n"
