@@ -75,8 +75,8 @@ class TrainStep:
       accumulate: parts that the batch is computed in one after the other; part i has rows i, i + accumulate, ….
         Gradients are means over the whole batch; batch statistics are each part's own, one after the other, and so
         are those of an adaptive loss.
-      frozen_steps: for so many steps the backbone runs with its running statistics, which stay as they are. (That its
-        parameters stay is up to the optimiser.)
+      frozen_steps: for so many steps the backbone runs with its running statistics, which stay as they are, and has no
+        gradient. (That decay does not move its parameters is up to the optimiser.)
       clip: the largest norm of all gradients together; longer ones are scaled down to it.
       average_decay: d of the moving averages, a ← d·a + (1 − d)·w with d = min(decay, (1 + t)/(10 + t)).
     """
@@ -154,7 +154,8 @@ class TrainStep:
             return embeddings, updates.get("batch_stats", {})
 
         def frozen(params: Any) -> tuple[jax.Array, Any]:
-            variables = {"params": params, "batch_stats": batch_stats}
+            # No gradient, so that none is computed: it would be thrown away.
+            variables = {"params": jax.lax.stop_gradient(params), "batch_stats": batch_stats}
             embeddings: jax.Array = self.backbone.apply(variables, inputs, train=False)  # type: ignore[assignment]
             return embeddings, batch_stats
 
