@@ -254,8 +254,6 @@ def not_finite(place: pathlib.Path) -> Tally:
     for dump in dumps:
         tally.expect_end(run.give("experiments.replay", str(dump)).wait(), 0, "not finite")
         tally.expect((dump / "report.json").exists(), "the replay left no report")
-    milder = run.another("hot", optimiser__learning_rate="0.1", run__resume="changed")
-    tally.expect_end(milder.to_the_end(), 0)
     return tally
 
 
