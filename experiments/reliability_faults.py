@@ -137,6 +137,14 @@ def zero_arrays(checkpoint: pathlib.Path) -> None:
             file.write_bytes(bytes(file.stat().st_size))
 
 
+def flip_bit(checkpoint: pathlib.Path) -> None:
+    """Flips one bit in the middle of the largest file of arrays, as a failing disk may."""
+    file = max(_files(checkpoint / "state"), key=lambda file: file.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
 def lose_everything(checkpoint: pathlib.Path) -> None:
     """Leaves an empty folder."""
     shutil.rmtree(checkpoint)
@@ -150,6 +158,7 @@ DAMAGES: tuple[Callable[[pathlib.Path], None], ...] = (
     lose_state,
     lose_manifest,
     zero_arrays,
+    flip_bit,
     lose_everything,
 )
 """Ways to damage a checkpoint."""

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from arcface_jax.errors import InputError
+from arcface_jax.training.checksums import checksums
 from arcface_jax.training.config import Config
 from arcface_jax.training.state import TrainState
 
@@ -95,7 +96,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        about = metadata | {"arrays": _array_types(state)}
+        about = metadata | {"arrays": _array_types(state), "checksums": checksums(state)}
         if jax.default_backend() == "cpu":  # there a save reads the arrays themselves, which the next step overwrites
             state = jax.tree.map(jnp.copy, state)
         content = {"metadata": ocp.args.JsonSave(about), "state": ocp.args.StandardSave(state)}
@@ -138,11 +139,12 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except (ValueError, KeyError, OSError, TypeError) as error:
-            others = [other for other in self._manager.all_steps() if other < step]
-            instead = f"remove its folder to use that of step {max(others)}" if others else "start the run anew"
-            raise DamagedCheckpoint(
-                f"checkpoint {self.folder / str(step)}: is damaged ({_reason(error)}); {instead}"
-            ) from error
+            raise self._damaged(step, _reason(error)) from error
+
+    def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
+        others = [other for other in self._manager.all_steps() if other < step]
+        instead = f"remove its folder to use that of step {max(others)}" if others else "start the run anew"
+        return DamagedCheckpoint(f"checkpoint {self.folder / str(step)}: is damaged ({reason}); {instead}")
 
     def read_tree(self, step: int) -> Any:
         """The state at `step` as plain nested dictionaries of arrays, whatever shapes it has.
@@ -168,6 +170,10 @@ class Checkpoints:
                 )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         state: TrainState = self._read(step, state=ocp.args.StandardRestore(abstract)).state
+        found = checksums(state)
+        for name, value in self.metadata(step).get("checksums", {}).items():
+            if found[name] != value:  # no part of the format itself guards the arrays' own bytes
+                raise self._damaged(step, f"{name} is not what was saved")
         return state
 
     def set_aside(self, step: int) -> pathlib.Path:
