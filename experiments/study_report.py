@@ -37,6 +37,10 @@ from experiments.study_tables import (
 ANGLE_TITLES = dict(zip(ANGLE_ROWS, ("W–EC", "W–Inter", "Intra1", "Inter1", "Intra2", "Inter2"), strict=True))
 
 
+CLEANING = ("found, %", "precision, %", "wrong of those left, %", "found at 40°, %", "precision at 40°, %")
+"""Columns on what a clean-up finds, within the paper's 75° but for the last two."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What a part found.
@@ -180,7 +184,7 @@ def sweep_report(found: Findings, name: str, x_label: str, logarithmic: bool) ->
 
 def noise_report(found: Findings) -> Report:
     """Wrong labels: verification with one centre, with sub-centres and after a clean-up; what the clean-up found."""
-    header = ("wrong labels, training", *COLUMNS.values(), "found, %", "precision, %", "dropped, %", "left wrong, %")
+    header = ("wrong labels, training", *COLUMNS.values(), *CLEANING)
     rows = []
     lines: dict[str, dict[float, list[float]]] = {}
     for label, runs in found.runs.items():
@@ -189,7 +193,8 @@ def noise_report(found: Findings) -> Report:
         share, _, how = label.partition(" ")
         verified = [cell(list(by_seed(runs, column).values()), 100.0) for column in COLUMNS]
         cleaning = [one["noise"] for one in runs.values() if "noise" in one]
-        rates = [[one[what] for one in cleaning] for what in ("found", "precision", "dropped", "left")]
+        rates = [[one[what] for one in cleaning] for what in ("found", "precision", "left")]
+        rates += [[one["at"]["40"][what] for one in cleaning] for what in ("found", "precision")]
         defined = [[value for value in values if value is not None] for values in rates]
         rows.append([label, *verified, *(cell(values, 100.0) for values in defined)])
         values = [100 * value for value in by_seed(runs, "accuracy").values()]

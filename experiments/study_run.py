@@ -40,6 +40,9 @@ KEPT_FILE = "kept.npy"
 MOMENTS = 24
 """How often, evenly over a run that is watched, its angles are kept."""
 
+STRICTER = (40.0, 50.0, 60.0)
+"""Other bounds in degrees that the clean-up is measured at, none of which training goes by."""
+
 MAX_DEGREES = 75.0
 """From the centre of its class: what lies farther away is taken for noise (Sub-center ArcFace)."""
 
@@ -265,21 +268,30 @@ def measured(
     own = np.asarray(weights) if comparable else None  # a clean-up may have emptied a class
     results["angles"]["trained"] = angle_statistics(embeddings, train_images.labels, own)
     if wrong.any() and weights is not None:
-        kept = cleaned(embeddings, np.asarray(weights), train_images.labels)
+        kept = cleaned(embeddings, np.asarray(weights), train_images.labels, MAX_DEGREES)
         np.save(folder / KEPT_FILE, kept)
         results["noise"] = dataclasses.asdict(detection(~kept, wrong))
+        stricter = {
+            degrees: cleaned(embeddings, np.asarray(weights), train_images.labels, degrees) for degrees in STRICTER
+        }
+        results["noise"]["at"] = {
+            f"{degrees:g}": dataclasses.asdict(detection(~near, wrong)) for degrees, near in stricter.items()
+        }
     return results
 
 
-def cleaned(embeddings: np.ndarray, class_weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The images within MAX_DEGREES of their class's centre, of sub-centres the dominant one: bool [N].
+def cleaned(
+    embeddings: np.ndarray, class_weights: np.ndarray, labels: np.ndarray, max_degrees: float = MAX_DEGREES
+) -> np.ndarray:
+    """The images near enough to their class's centre, of sub-centres the dominant one: bool [N].
 
     Args:
       embeddings: [N, D].
       class_weights: [C, D] or [C, K, D].
       labels: int [N].
+      max_degrees: how far is near enough.
     """
     unit, own = jnp.asarray(embeddings), jnp.asarray(labels)
     centres = jnp.asarray(class_weights if class_weights.ndim == 3 else class_weights[:, None])
     dominant = dominant_centres(centres, subcenter_counts(unit, centres, own))
-    return np.asarray(within_angle(unit, dominant, own, max_degrees=MAX_DEGREES))
+    return np.asarray(within_angle(unit, dominant, own, max_degrees=max_degrees))

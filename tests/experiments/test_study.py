@@ -115,6 +115,7 @@ def test_wrong_labels_are_found_cleaned_and_trained_without(tmp_path, monkeypatc
     assert len(kept) == 24
     with_k = completed(cases[1], tmp_path, 0)["noise"]
     assert with_k["dropped"] == pytest.approx(1 - kept.mean())
+    assert with_k["at"]["40"]["found"] >= with_k["at"]["60"]["found"] >= with_k["found"]
     runs = {label: {0: completed(case, tmp_path, 0)} for label, case in plan.cases("noise").items() if case in cases}
     report = REPORTS["noise"](Findings(plan.cases("noise"), runs, tmp_path))
     assert report.text.count("\n| 20%") == 3
