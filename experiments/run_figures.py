@@ -40,9 +40,7 @@ def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib
     checks = sorted(result.verifications)
     roc = roc_curve(result.similarities, data.pairs.same)
     pictures = {
-        "samples": contact_sheet(
-            sample_grid(data.train, setup.config.data.size), "Training images, one person a row"
-        ),
+        "samples": contact_sheet(sample_grid(data.train, setup.config.data.size), "Training images, one person a row"),
         "loss": loss_curve(
             [int(line["step"]) for line in metrics],
             [line["loss"] for line in metrics],
