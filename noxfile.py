@@ -54,7 +54,7 @@ def types(session: nox.Session) -> None:
 @nox.session(python=LOWEST)
 def docs(session: nox.Session) -> None:
     """The site, in build/docs; every warning is an error. Arguments go to Sphinx."""
-    session.install("-r", "requirements-docs.txt")
+    session.install("-r", "requirements.txt", "-r", "requirements-parquet.txt", "-r", "requirements-docs.txt")
     session.run(
         "python",
         "-m",
