@@ -163,12 +163,15 @@ DAMAGES: tuple[Callable[[pathlib.Path], None], ...] = (
 )
 """Ways to damage a checkpoint."""
 
+TYPICAL = (truncate, cut_metadata, flip_bit, lose_everything)
+"""Those that the command tries: a write that broke off, in either part; a failing disk; a file system's repair."""
+
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     return [file for file in sorted(folder.rglob("*")) if file.is_file()]
 
 
-def damaged_checkpoints(place: pathlib.Path, damages: tuple[Callable[[pathlib.Path], None], ...] = DAMAGES) -> Tally:
+def damaged_checkpoints(place: pathlib.Path, damages: tuple[Callable[[pathlib.Path], None], ...] = TYPICAL) -> Tally:
     """Damages the newest checkpoint in several ways, then all of them."""
     tally = Tally("damaged checkpoint", "the newest one damaged: kept aside, the one before goes on")
     calm = reference(Run(place / "calm", STATEFUL))
