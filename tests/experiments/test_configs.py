@@ -162,8 +162,10 @@ def test_help_lists_every_preset(capsys):
 
 
 def test_the_data_come_from_the_command_line(tmp_path):
-    with pytest.raises(InputError, match=r"data\.root is missing: --data\.source auto needs"):
+    with pytest.raises(InputError, match="nothing is verified"):
         load_data(train.parse(["ms1mv3-r50"]).data, 0)
+    with pytest.raises(InputError, match=r"data\.root is missing: --data\.source auto needs"):
+        load_data(train.parse(["ms1mv3-r50", "--data.verify", "lfw.bin"]).data, 0)
     config = train.parse(["ms1mv3-r50", "--data.root", str(tmp_path), "--data.verify", "lfw.bin", "cfp_fp.bin"])
     assert config.data.verify == ("lfw.bin", "cfp_fp.bin")
     halved = train.parse(["ms1mv3-r50", "--run.batch-size", "512"])
