@@ -122,8 +122,8 @@ class Child:
         try:
             status = self.process.wait(patience)
         except subprocess.TimeoutExpired as error:
-            self.kill()
-            raise Lost(f"hung for {patience:.0f} s: … {self.said()[-400:]}") from error
+            self._tell_where()
+            raise Lost(f"hung for {patience:.0f} s: … {self.said()[-4000:]}") from error
         self._reader.join()
         return Ended(status, self.said())
 
@@ -134,10 +134,17 @@ class Child:
             if self.process.poll() is not None:
                 return happened()
             if time.monotonic() > until:
-                self.kill()
-                raise Lost(f"got nowhere in {patience:.0f} s: … {self.said()[-400:]}")
+                self._tell_where()
+                raise Lost(f"got nowhere in {patience:.0f} s: … {self.said()[-4000:]}")
             time.sleep(_POLL)
         return True
+
+    def _tell_where(self) -> None:
+        """Lets Python print where every thread of it stands, and ends it."""
+        self.send(signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10.0)
+        self.kill()
 
     def send(self, number: int) -> None:
         """Sends a signal."""
@@ -175,6 +182,7 @@ class Run:
         defaults = {"JAX_COMPILATION_CACHE_DIR": str(self.folder.parent / "compiled"), "MPLBACKEND": "agg"}
         own = {
             "JAX_PLATFORMS": "cpu",
+            "PYTHONFAULTHANDLER": "1",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={self.devices}",
         }
