@@ -130,7 +130,8 @@ class MeshStep:
     def create(self, make: Callable[[], TrainState]) -> TrainState:
         """See `ParallelStep`."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes(make))
-        return jax.jit(make, out_shardings=shardings)()
+        state = jax.jit(make, out_shardings=shardings)()
+        return jax.block_until_ready(state) if self._wait else state
 
     def place(self, state: TrainState) -> TrainState:
         """Copies what is replicated to every device, and splits class rows."""
