@@ -5,6 +5,7 @@ python -m experiments.reliability --faults kills signals     some of them
 python -m experiments.reliability --kills 200 --seed 1       many kills, at other moments
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 import json
@@ -49,6 +50,8 @@ class ReliabilityConfig:
     """How often kill -9 strikes."""
     seed: int = 0
     """Of the moments at which it does."""
+    at_once: int = 2
+    """Faults committed at the same time; each keeps about one core busy."""
     folder: pathlib.Path | None = None
     """Where the runs are kept; by default they are removed again."""
     output: pathlib.Path | None = None
@@ -77,8 +80,14 @@ def print_tallies(console: Console, tallies: list[Tally]) -> None:
     console.print(table)
 
 
+def _told(tally: Tally, console: Console) -> Tally:
+    lost = len(tally.lost) or "nothing"
+    console.print(f"{tally.fault}: {tally.times} times, {lost} lost, {tally.seconds:.0f} s", highlight=False)
+    return tally
+
+
 def run_reliability(config: ReliabilityConfig, console: Console) -> int:
-    """Commits the faults one after the other; returns 0 if nothing was lost.
+    """Commits the faults; returns 0 if nothing was lost.
 
     Raises:
       InputError: a fault has no such name, or there is nothing to do.
@@ -86,20 +95,14 @@ def run_reliability(config: ReliabilityConfig, console: Console) -> int:
     unknown = [name for name in config.faults if name not in FAULTS]
     if unknown or not config.faults:
         raise InputError(f"faults: {unknown or 'none given'}; choose among {', '.join(FAULTS)}")
-    if config.kills < 1:
-        raise InputError(f"kills must be positive, got {config.kills}")
+    if config.kills < 1 or config.at_once < 1:
+        raise InputError(f"kills and at_once must be positive, got {config.kills} and {config.at_once}")
     if config.folder is not None and config.folder.exists() and any(config.folder.iterdir()):
         raise InputError(f"folder {config.folder} is not empty: its runs would be of another time; choose another")
     with tempfile.TemporaryDirectory() as temporary:
         place = (config.folder or pathlib.Path(temporary)).absolute()
-        tallies = []
-        for name in config.faults:
-            tally = strike(name, place, config)
-            tallies.append(tally)
-            console.print(
-                f"{tally.fault}: {tally.times} times, {len(tally.lost) or 'nothing'} lost, {tally.seconds:.0f} s",
-                highlight=False,
-            )
+        with concurrent.futures.ThreadPoolExecutor(config.at_once) as pool:
+            tallies = list(pool.map(lambda name: _told(strike(name, place, config), console), config.faults))
     print_tallies(console, tallies)
     if config.output is not None:
         config.output.parent.mkdir(parents=True, exist_ok=True)

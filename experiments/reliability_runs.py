@@ -21,6 +21,7 @@ from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER, METRICS_FILE, RE
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _POLL = 0.002
+_REFERENCE = threading.Lock()
 
 PATIENCE = 300.0
 """Seconds after which a start that neither ended nor got anywhere counts as hanging."""
@@ -241,10 +242,11 @@ def reference(run: Run) -> Run:
     Raises:
       Lost: it does not end well.
     """
-    if not run.is_finished():
-        ended = run.to_the_end()
-        if ended.status:
-            raise Lost(f"the run that nothing happens to ended with {ended.status}: … {ended.said[-400:]}")
+    with _REFERENCE:  # several faults at once compare with the same one
+        if not run.is_finished():
+            ended = run.to_the_end()
+            if ended.status:
+                raise Lost(f"the run that nothing happens to ended with {ended.status}: … {ended.said[-400:]}")
     return run
 
 
