@@ -13,7 +13,7 @@ from arcface_jax.logits import cosine_logits, normalise_rows
 from arcface_jax.losses import softmax_loss
 from arcface_jax.pairwise import angular_triplet_loss, combination_loss
 from arcface_jax.training.margin_softmax import random_class_weights
-from arcface_jax.training.objective import Gradients, Moment, Outcome, gradients_of_mean
+from arcface_jax.training.objective import DifferentiableHead, Moment, Outcome
 from arcface_jax.unified import sphereface2_bias, sphereface2_loss, uniface_bias, uniface_loss
 
 LossFunction = Callable[[Any, Any, jax.Array, jax.Array, str | None], tuple[jax.Array, dict[str, Any]]]
@@ -29,7 +29,7 @@ def _nearest_by(scores: jax.Array, embeddings: jax.Array, weights: jax.Array, la
 
 
 @dataclasses.dataclass(frozen=True)
-class DenseLoss:
+class DenseLoss(DifferentiableHead):
     """A loss over class weights that is computed from all logits.
 
     Attributes:
@@ -69,17 +69,13 @@ class DenseLoss:
         moment: Moment,
         axis_name: str | None = None,
     ) -> Outcome:
-        """See `Differentiable`."""
+        """See `DifferentiableHead`."""
         loss, state = self.loss(params, state, embeddings, labels, axis_name)
         embeddings, params = jax.lax.stop_gradient((embeddings, params))
         weights = params["class_weights"]
         by_dot_product = self.by_dot_product
         scores = embeddings @ weights.T + params["bias"] if by_dot_product else cosine_logits(embeddings, weights)
         return Outcome(loss, state=state, **_nearest_by(scores, embeddings, weights, labels))
-
-    def gradients(self, *arguments: Any, **options: Any) -> tuple[Outcome, Gradients]:
-        """See `Objective`."""
-        return gradients_of_mean(self, *arguments, **options)
 
     def class_weights(self, params: Any, state: Any) -> jax.Array:
         """See `Objective`."""
@@ -93,7 +89,7 @@ class DenseLoss:
 
 
 @dataclasses.dataclass(frozen=True)
-class TripletLoss:
+class TripletLoss(DifferentiableHead):
     """The angular triplet loss among the examples of a batch: no classes.
 
     Attributes:
@@ -124,7 +120,7 @@ class TripletLoss:
         moment: Moment,
         axis_name: str | None = None,
     ) -> Outcome:
-        """See `Differentiable`. A hit is an anchor whose nearest other image in the batch is of its own class."""
+        """See `DifferentiableHead`. A hit is an anchor whose nearest other image in the batch is of its own class."""
         loss = angular_triplet_loss(embeddings, labels, margin=self.margin, axis_name=axis_name)
         embeddings = jax.lax.stop_gradient(embeddings)
         cosines = cosine_logits(embeddings, embeddings)
@@ -133,10 +129,6 @@ class TripletLoss:
         nearest = jnp.argmax(jnp.where(other, cosines, -2.0), axis=-1)
         positive = jnp.sum(jnp.where(same, cosines, 0.0), axis=-1) / jnp.maximum(jnp.sum(same, axis=-1), 1)
         return Outcome(loss, labels[nearest] == labels, positive, state)
-
-    def gradients(self, *arguments: Any, **options: Any) -> tuple[Outcome, Gradients]:
-        """See `Objective`."""
-        return gradients_of_mean(self, *arguments, **options)
 
     def class_weights(self, params: Any, state: Any) -> None:
         """See `Objective`."""

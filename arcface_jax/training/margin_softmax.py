@@ -24,7 +24,7 @@ from arcface_jax.logits import cosine_logits
 from arcface_jax.losses import expected_initial_loss, margin_softmax_loss
 from arcface_jax.training.config import HeadConfig
 from arcface_jax.training.margin_rules import MarginRule, largest_of_normals, typical_margin
-from arcface_jax.training.objective import Gradients, Moment, Outcome, gradients_of_mean
+from arcface_jax.training.objective import DifferentiableHead, Gradients, Moment, Outcome
 
 _LOOKED_AT = 32
 """Examples of each device that accuracy and θ are measured on where the classes are too many for all logits."""
@@ -43,7 +43,7 @@ def random_class_weights(
 
 
 @dataclasses.dataclass(frozen=True)
-class MarginSoftmax:
+class MarginSoftmax(DifferentiableHead):
     """Softmax cross-entropy of s·cosines, with a margin on the true class.
 
     Attributes:
@@ -92,24 +92,15 @@ class MarginSoftmax:
         moment: Moment,
         axis_name: str | None = None,
     ) -> Outcome:
-        """See `Differentiable`."""
+        """See `DifferentiableHead`."""
         weights = params["class_weights"]
         margin = self.rule(embeddings, labels, state, moment, axis_name)
         loss = self._softmax(axis_name, labels, moment)(embeddings, weights, labels, psi=margin.psi)
         return Outcome(loss + margin.penalty, *self.look(weights, embeddings, labels, axis_name), margin.state)
 
-    def gradients(self, *arguments: Any, **options: Any) -> tuple[Outcome, Gradients]:
-        """See `Objective`."""
-        return gradients_of_mean(self, *arguments, **options)
-
     def _softmax(self, axis_name: str | None, labels: jax.Array, moment: Moment) -> Any:
         """The loss function of (embeddings, class_weights, labels, psi=…)."""
-        head = self.head
-        common: dict[str, Any] = {
-            "scale": self.scale,
-            "label_smoothing": self.label_smoothing,
-            "filter_threshold": self.filter_threshold,
-        }
+        head, common = self.head, self.loss_options
         if head.kind == "dense":
             return functools.partial(margin_softmax_loss, **common)
         if head.sample_rate < 1.0:
@@ -122,9 +113,18 @@ class MarginSoftmax:
             return functools.partial(chunked_margin_softmax_loss, chunk=head.chunk, **common)
         return functools.partial(sharded_margin_softmax_loss, chunk=head.chunk, **self.class_axis(axis_name), **common)
 
+    @property
+    def loss_options(self) -> dict[str, Any]:
+        """What every margin softmax takes besides its margin."""
+        return {
+            "scale": self.scale,
+            "label_smoothing": self.label_smoothing,
+            "filter_threshold": self.filter_threshold,
+        }
+
     def class_axis(self, axis_name: str | None) -> dict[str, Any]:
         """Over what the classes are split, as the functions of `arcface_jax.heads` take it."""
-        return {"axis_name": axis_name if self.head.kind == "sharded" else None, "num_classes": self.num_classes}
+        return {"axis_name": axis_name if self.splits_classes else None, "num_classes": self.num_classes}
 
     def look(
         self, weights: jax.Array, embeddings: jax.Array, labels: jax.Array, axis_name: str | None
@@ -209,8 +209,7 @@ class FusedMarginSoftmax:
         sample_key, rounding_key = jax.random.split(moment.key)
         sample = None
         if config.sample_rate < 1.0:
-            classes = {**split, "num_classes": softmax.num_classes}
-            sample = sample_classes(sample_key, labels, rate=config.sample_rate, **classes)
+            sample = sample_classes(sample_key, labels, rate=config.sample_rate, **split)
 
         def update(rows: HeadState) -> tuple[HeadState, jax.Array, jax.Array]:
             step = fused_head_step(
@@ -220,13 +219,11 @@ class FusedMarginSoftmax:
                 moment.learning_rate,
                 optimiser=self.optimiser,
                 psi=margin.psi,
-                scale=softmax.scale,
-                label_smoothing=softmax.label_smoothing,
-                filter_threshold=softmax.filter_threshold,
                 chunk=config.chunk,
                 rounding_key=rounding_key if config.dtype == "bfloat16" else None,
                 sample=sample,
                 update_unsampled=config.unsampled == "update",
+                **softmax.loss_options,
                 **split,
             )
             return step.state, step.loss, step.embedding_gradients

@@ -95,8 +95,8 @@ class Objective(Protocol):
         ...
 
 
-class Differentiable(Protocol):
-    """A head whose gradients are those of a function."""
+class DifferentiableHead:
+    """A head whose gradients are those of its `evaluate`."""
 
     def evaluate(
         self,
@@ -108,23 +108,16 @@ class Differentiable(Protocol):
         axis_name: str | None = None,
     ) -> Outcome:
         """Losses and the new state."""
-        ...
+        raise NotImplementedError
 
+    def gradients(
+        self, params: Any, state: Any, embeddings: jax.Array, *batch: Any, **options: Any
+    ) -> tuple[Outcome, Gradients]:
+        """See `Objective`."""
 
-def gradients_of_mean(
-    head: Differentiable,
-    params: Any,
-    state: Any,
-    embeddings: jax.Array,
-    labels: jax.Array,
-    moment: Moment,
-    axis_name: str | None = None,
-) -> tuple[Outcome, Gradients]:
-    """`Objective.gradients` by differentiating `evaluate`."""
+        def mean_loss(params: Any, embeddings: jax.Array) -> tuple[jax.Array, Outcome]:
+            outcome = self.evaluate(params, state, embeddings, *batch, **options)
+            return jnp.mean(outcome.loss), outcome
 
-    def mean_loss(params: Any, embeddings: jax.Array) -> tuple[jax.Array, Outcome]:
-        outcome = head.evaluate(params, state, embeddings, labels, moment, axis_name)
-        return jnp.mean(outcome.loss), outcome
-
-    (of_params, of_embeddings), outcome = jax.grad(mean_loss, argnums=(0, 1), has_aux=True)(params, embeddings)
-    return outcome, Gradients(of_params, of_embeddings)
+        (of_params, of_embeddings), outcome = jax.grad(mean_loss, argnums=(0, 1), has_aux=True)(params, embeddings)
+        return outcome, Gradients(of_params, of_embeddings)

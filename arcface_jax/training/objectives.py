@@ -62,8 +62,11 @@ def create_objective(
     check_positive("loss.scale", scale)
     if loss.name not in _MARGIN_SOFTMAX:
         return _dense(loss, scale)
+    rule = _margin_rule(loss, steps)
+    if head.update == "fused" and rule.learns_from_norms:
+        raise InputError(f"head.update fused has no loss.name {loss.name}, whose margin has a gradient; use optimiser")
     softmax = MarginSoftmax(
-        _margin_rule(loss, steps),
+        rule,
         scale,
         head,
         num_classes=num_classes,
@@ -147,8 +150,6 @@ def _check_head(loss: LossConfig, head: HeadConfig, optimiser: OptimiserConfig) 
         unused = {name: getattr(head, name) != getattr(default, name) for name in ("unsampled", "dtype")}
         _refuse("head", unused, head, "head.update optimiser")
         return
-    if loss.name == "magface":
-        raise InputError("head.update fused has no loss.name magface, whose margin has a gradient; use optimiser")
     if optimiser.name != "sgd" or optimiser.clip is not None:
         raise InputError(
             "head.update fused updates rows by SGD as their gradient is formed: it needs --optimiser.name sgd, and no "
