@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from arcface_jax.training.checkpoints import Checkpoints
 from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER, METRICS_FILE, RESULTS_FILE, read_metrics
+from arcface_jax.training.state import named_leaves
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _POLL = 0.002
@@ -264,8 +264,7 @@ def final_state(run: Run) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, by name."""
     with opened(run) as checkpoints:
         tree = checkpoints.read_tree(run.newest())
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
+    return {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
 
 
 def _found(run: Run) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from arcface_jax.models.embed import EmbedFunction, embed_images, make_embed_fun
 from arcface_jax.training.checkpoints import Checkpoints
 from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import read_config
-from arcface_jax.training.resume import restore
+from arcface_jax.training.resume import restore_on_one_device
 from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE
-from arcface_jax.training.setup import create_program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +58,7 @@ def load_trained(folder: pathlib.Path) -> TrainedRun:
     step = checkpoints.latest_step()
     if step is None:
         raise InputError(f"{path}: no complete checkpoint; let the run go on to its first one")
-    num_classes = int(checkpoints.metadata(step)["num_classes"])
-    # On one device, whatever the run was made on.
-    place = dataclasses.replace(config.run, devices=1, parallel="jit", statistics="global", distributed=False)
-    program = create_program(dataclasses.replace(config, run=place), num_classes)
-    state = restore(checkpoints, step, program)
+    program, state = restore_on_one_device(checkpoints, step, config)
     checkpoints.close()
     weights = program.objective.class_weights(state.params["head"], state.head_state)
     variables = state.average or state.backbone_variables

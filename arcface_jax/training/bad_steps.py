@@ -13,9 +13,9 @@ from jax.experimental import multihost_utils
 from arcface_jax.errors import InputError
 from arcface_jax.training.checkpoints import Checkpoints
 from arcface_jax.training.config_file import read_config
-from arcface_jax.training.resume import restore
+from arcface_jax.training.resume import restore_on_one_device
 from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, write_whole
-from arcface_jax.training.setup import create_program
+from arcface_jax.training.state import named_leaves
 
 BATCH_FILE = "batch.npz"
 REPORT_FILE = "report.json"
@@ -90,13 +90,10 @@ def diagnose(folder: pathlib.Path) -> Diagnosis:
             f"{folder / BATCH_FILE}: cannot be read ({error}); give the bad-step folder of a run"
         ) from error
     config = read_config(run / CONFIG_FILE)
-    place = dataclasses.replace(config.run, devices=1, parallel="jit", statistics="global", distributed=False)
     checkpoints = Checkpoints(run / CHECKPOINTS_FOLDER)
     if step not in checkpoints.steps():
         raise InputError(f"{run}: the checkpoint of step {step} is gone; without its state the step cannot be replayed")
-    num_classes = int(checkpoints.metadata(step)["num_classes"])
-    program = create_program(dataclasses.replace(config, run=place), num_classes)
-    state = restore(checkpoints, step, program)
+    program, state = restore_on_one_device(checkpoints, step, config)
     checkpoints.close()
     train_step = program.train_step
     # The counter stands after the bad step; its random numbers are those of the one before.
@@ -131,9 +128,9 @@ def diagnose(folder: pathlib.Path) -> Diagnosis:
 
 def _norms(tree: Any) -> list[LayerNorms]:
     layers = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    for path, leaf in named_leaves(tree).items():
         values = np.asarray(leaf, np.float64)
         finite = np.isfinite(values)
-        name = jax.tree_util.keystr(path, simple=True, separator="/").replace("/__call__/0", "")
+        name = path.replace("/__call__/0", "")
         layers.append(LayerNorms(name, float(np.linalg.norm(values[finite])), int(np.sum(~finite))))
     return layers

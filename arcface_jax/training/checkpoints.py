@@ -17,7 +17,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from arcface_jax.errors import InputError
 from arcface_jax.training.checksums import checksums
 from arcface_jax.training.config import Config
-from arcface_jax.training.state import TrainState
+from arcface_jax.training.state import TrainState, named_leaves
 
 _LIBRARIES = ("arcface-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -161,7 +161,8 @@ class Checkpoints:
           InputError: the checkpoint does not fit the configuration, or is damaged.
         """
         # Compared here, since Orbax notices only while its reading threads are at work.
-        saved, wanted = self.metadata(step)["arrays"], _array_types(like)
+        about = self.metadata(step)
+        saved, wanted = about["arrays"], _array_types(like)
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):
                 raise InputError(
@@ -171,7 +172,7 @@ class Checkpoints:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         state: TrainState = self._read(step, state=ocp.args.StandardRestore(abstract)).state
         found = checksums(state)
-        for name, value in self.metadata(step).get("checksums", {}).items():
+        for name, value in about.get("checksums", {}).items():
             if found[name] != value:  # no part of the format itself guards the arrays' own bytes
                 raise self._damaged(step, f"{name} is not what was saved")
         return state
@@ -211,11 +212,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _array_types(state: TrainState) -> dict[str, str]:
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in leaves
-    }
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named_leaves(state).items()}
 
 
 def describe(config: Config, fingerprint: str, num_classes: int, shards: int) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from arcface_jax.training.state import named_leaves
+
 _UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 _BLOCK = 1 << 20
 """Elements at a time, so that what is computed on the way stays small."""
@@ -37,12 +39,11 @@ def checksums(tree: Any) -> dict[str, int]:
 
     Arrays may be split over devices along their first axis.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    own = np.array([_of_own_parts(leaf) for _, leaf in leaves], np.uint32)
+    leaves = named_leaves(tree)
+    own = np.array([_of_own_parts(leaf) for leaf in leaves.values()], np.uint32)
     if jax.process_count() > 1:
         own = np.sum(multihost_utils.process_allgather(own), axis=0, dtype=np.uint32)
-    names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves)
-    return {name: int(value) for name, value in zip(names, own, strict=True)}
+    return {name: int(value) for name, value in zip(leaves, own, strict=True)}
 
 
 def _of_own_parts(leaf: Any) -> int:

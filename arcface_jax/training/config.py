@@ -208,8 +208,8 @@ class RunConfig:
     devices: int | None = None
     """How many devices to use; default all."""
     distributed: bool = False
-    """One of several processes: join the others by `jax.distributed.initialize`, which finds SLURM, TPU pods and
-    Open MPI, or the addresses in JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
+    """One of several processes: join the others by `jax.distributed.initialize`, which finds SLURM and Open MPI
+    (one task a GPU), TPU pods, or the addresses in JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
     parallel: Literal["jit", "pmap"] = "jit"
     """Over several devices: jit over a mesh, or pmap."""
     statistics: Literal["global", "local"] = "global"

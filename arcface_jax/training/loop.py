@@ -125,28 +125,32 @@ class _Run:
 
     def visit(self, step: int, state: TrainState, writer: MetricsWriter) -> None:
         """What is due after `step`: angles, verification, checkpoint."""
-        run = self.setup.config.run
-        last = step == run.steps
-        if step % run.evaluate_every == 0 or last or step == run.steps // 2:
+        middle = self.setup.config.run.steps // 2
+        if self._verifies(step) or step == middle:
             angles = self.verifier.angles(state)
             writer.write_histogram(step, "theta", angles)
             writer.write_histogram(step, "target_cosine", np.cos(np.radians(angles)))
-            if step in (0, run.steps // 2, run.steps):
+            if step in (0, middle, self.setup.config.run.steps):
                 self.angles[step] = np.round(np.asarray(angles, np.float64), 4)  # as a checkpoint gives them back
-        if (step % run.evaluate_every == 0 or last) and step not in self.verifications:
+        if self._verifies(step) and step not in self.verifications:
             self.verifications[step], self.similarities = self.verifier.verify(state)
             numbers = self.verifications[step]
             self.reporter.verified(step, numbers, best_so_far(self.verifications))
             writer.write(step, {f"verification/{name}": value for name, value in numbers.items()})
-        every = run.evaluate_every if run.checkpoint_every is None else run.checkpoint_every
-        if step and (step % every == 0 or last):
+        if self._saves(step):
             self.save(state)
 
     def is_due(self, step: int) -> bool:
         """Whether `visit` has anything to do after `step`."""
+        return self._verifies(step) or self._saves(step) or step == self.setup.config.run.steps // 2
+
+    def _verifies(self, step: int) -> bool:
         run = self.setup.config.run
-        every = {run.evaluate_every, run.checkpoint_every or run.evaluate_every}
-        return step in (0, run.steps // 2, run.steps) or any(step % one == 0 for one in every)
+        return step % run.evaluate_every == 0 or step == run.steps
+
+    def _saves(self, step: int) -> bool:
+        run = self.setup.config.run
+        return step > 0 and (step % (run.checkpoint_every or run.evaluate_every) == 0 or step == run.steps)
 
     def give_up(self, step: int, state: TrainState, batch: Batch) -> None:
         """Keeps state and batch of a step that is the last of too many bad ones, and says where it goes wrong.
@@ -238,7 +242,8 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
         whole = program.step.fetch(state)
         similarities = run.similarities
         if similarities is None:  # went on from the last step: nothing was verified now
-            similarities = run.verifier.verify(whole)[1]
+            variables = program.step.local(whole.backbone_variables)
+            similarities = run.verifier.similarities(variables, setup.data.sets[0])
         bad_steps = int(whole.bad_steps[1])
     seconds = time.perf_counter() - started
     return RunResult(run.verifications, similarities, run.angles, timer.average(), seconds, bad_steps)

@@ -1,5 +1,6 @@
 """Going on from a checkpoint: the newest that can be read, on any number of devices."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -7,7 +8,8 @@ import jax
 from arcface_jax.errors import InputError
 from arcface_jax.heads import shard_classes, unshard_classes
 from arcface_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
-from arcface_jax.training.setup import Program
+from arcface_jax.training.config import Config
+from arcface_jax.training.setup import Program, create_program
 from arcface_jax.training.state import TrainState, is_class_rows
 
 
@@ -41,6 +43,18 @@ def restore(checkpoints: Checkpoints, step: int, program: Program) -> TrainState
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     return jax.jit(lay_out, out_shardings=shardings)(checkpoints.restore(step, as_saved))
+
+
+def restore_on_one_device(checkpoints: Checkpoints, step: int, config: Config) -> tuple[Program, TrainState]:
+    """(program, whole state) of a checkpoint of a run with this configuration, whatever the run was made on.
+
+    Raises:
+      InputError: as `restore`.
+    """
+    place = dataclasses.replace(config.run, devices=1, parallel="jit", statistics="global", distributed=False)
+    num_classes = int(checkpoints.metadata(step)["num_classes"])
+    program = create_program(dataclasses.replace(config, run=place), num_classes)
+    return program, restore(checkpoints, step, program)
 
 
 def newest_readable(

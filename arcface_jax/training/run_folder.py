@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any, Self
 
 import jax
@@ -28,6 +29,15 @@ def write_whole(path: pathlib.Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)
+
+
+def finite(tree: Any) -> Any:
+    """Numbers for JSON, which knows no NaN: what is not finite becomes null."""
+    if isinstance(tree, Mapping):
+        return {str(key): finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 class RunFolder:
@@ -118,8 +128,7 @@ class MetricsWriter:
         """Adds one line {"step": step, …} and the same as scalars; what is not finite becomes null and no scalar."""
         if not self._active:
             return
-        line = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._lines.write(json.dumps({"step": step, **line}) + "\n")
+        self._lines.write(json.dumps({"step": step, **finite(values)}) + "\n")
         self._lines.flush()
         self._scalars(step, values)
 

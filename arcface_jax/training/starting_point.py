@@ -14,7 +14,7 @@ from arcface_jax.pixels import CONVENTIONS, PixelConvention
 from arcface_jax.training.checkpoints import Checkpoints
 from arcface_jax.training.config_file import read_config
 from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE
-from arcface_jax.training.state import TrainState
+from arcface_jax.training.state import TrainState, named_leaves
 
 
 def start_from(path: str, state: TrainState, pixels: PixelConvention) -> TrainState:
@@ -67,12 +67,7 @@ def _of_run(folder: pathlib.Path) -> dict[str, Any]:
 
 def _fitted(path: str, what: str, given: Any, wanted: Any) -> Any:
     """`given`, placed as `wanted` is; every name and shape must agree."""
-    have = {
-        jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in jax.tree_util.tree_leaves_with_path(given)
-    }
-    want = {
-        jax.tree_util.keystr(k, simple=True, separator="/"): v for k, v in jax.tree_util.tree_leaves_with_path(wanted)
-    }
+    have, want = named_leaves(given), named_leaves(wanted)
     for name in sorted(have.keys() | want.keys()):
         shapes = [list(tree[name].shape) if name in tree else "absent" for tree in (have, want)]
         if shapes[0] != shapes[1]:

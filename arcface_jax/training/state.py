@@ -44,6 +44,12 @@ class TrainState:
         return {"params": self.params["backbone"], "batch_stats": self.batch_stats}
 
 
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths, "params/backbone/conv1/kernel", in the tree's order."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
 def is_class_rows(path: tuple[Any, ...], leaf: Any) -> bool:
     """Whether a leaf of a state, given its path, has a row for each class."""
     names = {getattr(key, "key", getattr(key, "name", None)) for key in path}
