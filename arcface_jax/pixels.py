@@ -11,6 +11,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 ColorOrder = Literal["rgb", "bgr"]
 
@@ -63,3 +64,17 @@ def normalise(
     if convention.color_order == "bgr":
         images = images[..., ::-1]
     return ((images.astype(jnp.float32) - convention.offset) / convention.divisor).astype(dtype)
+
+
+def to_pixels(images: np.ndarray, convention: PixelConvention = ARCFACE_TORCH) -> np.ndarray:
+    """The inverse of `normalise`: uint8 RGB images of what a network takes, to the nearest grey level in [0, 255].
+
+    Args:
+      images: [..., height, width, 3], floating.
+      convention: what the network takes.
+
+    Returns: same shape, uint8, RGB.
+    """
+    if convention.color_order == "bgr":
+        images = images[..., ::-1]
+    return np.clip(np.round(images * convention.divisor + convention.offset), 0, 255).astype(np.uint8)

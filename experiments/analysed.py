@@ -16,7 +16,7 @@ from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.training.dataset import load_data
 from arcface_jax.training.run_folder import CONFIG_FILE
-from experiments.models import open_trained
+from experiments.models import as_model, open_trained
 from experiments.small_model import Recipe, train_small
 from experiments.trained import load_trained
 
@@ -72,11 +72,10 @@ def open_analysed(path: pathlib.Path | None, seed: int = 0) -> tuple[TrainedMode
     """
     if path is None:
         return default_model(seed), default_source()
-    model = open_trained(path)
     if not (path / CONFIG_FILE).exists():
-        return model, None
+        return open_trained(path), None
     run = load_trained(path)
-    model = dataclasses.replace(model, class_weights=run.class_weights)
+    model = dataclasses.replace(as_model(run, path), class_weights=run.class_weights)
     return model, load_data(run.config.data, run.config.run.seed).train
 
 

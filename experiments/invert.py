@@ -29,7 +29,7 @@ from arcface_jax.figures.inversion import inversion_figure
 from arcface_jax.figures.style import save
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.models.batch_statistics import with_statistics
-from arcface_jax.pixels import PixelConvention
+from arcface_jax.pixels import to_pixels
 from experiments.analysed import embed_people, open_analysed, open_people
 from experiments.command import help_text, run_command
 
@@ -81,13 +81,6 @@ def generate(model: TrainedModel, targets: np.ndarray, arguments: Arguments) -> 
             on_step=lambda *_: progress.advance(task),
         )
     return to_pixels(found.images, model.pixels)
-
-
-def to_pixels(images: np.ndarray, convention: PixelConvention) -> np.ndarray:
-    """The inverse of `pixels.normalise`: uint8 RGB images of what a network takes."""
-    if convention.color_order == "bgr":
-        images = images[..., ::-1]
-    return np.clip(np.round(images * convention.divisor + convention.offset), 0, 255).astype(np.uint8)
 
 
 def describe(name: str, generated: Likeness, real: Likeness) -> str:

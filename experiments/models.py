@@ -85,6 +85,13 @@ def default_batch_size() -> int:
     return _CPU_BATCH if jax.default_backend() == "cpu" else _BATCH
 
 
+def as_model(run: TrainedRun, path: pathlib.Path) -> TrainedModel:
+    """The backbone of a run that lies at `path`."""
+    pixels = CONVENTIONS[run.config.model.pixels]
+    source = f"{path}, step {run.step}"
+    return TrainedModel(create_backbone(run.config), run.variables, pixels, run.image_size, source)
+
+
 def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel:
     """A model with its weights, to export or to train on.
 
@@ -94,11 +101,7 @@ def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
     if (path / CONFIG_FILE).exists():
-        run = load_trained(path)
-        backbone = create_backbone(run.config)
-        return TrainedModel(
-            backbone, run.variables, CONVENTIONS[run.config.model.pixels], run.image_size, f"{path}, step {run.step}"
-        )
+        return as_model(load_trained(path), path)
     if path.is_dir():
         raise InputError(f"{path}: is no run; give {MODEL_HELP}")
     if path.suffix == ".onnx":

@@ -13,7 +13,6 @@ from PIL import Image
 
 from experiments.reliability_runs import TINY, Child, Lost, Run, Tally, differences, reference
 
-KILLED = -signal.SIGKILL
 STATEFUL = TINY | {"loss.name": "adaface", "optimiser.ema": "0.9"}
 """With momentum, running statistics of the backbone and of the loss, and a moving average of the weights."""
 

@@ -48,7 +48,6 @@ def results_table(result: RunResult, first_set: str) -> str:
 def run_page(title: str, setup: Setup, result: RunResult, pictures: Sequence[pathlib.Path]) -> str:
     """The page; `pictures` are PNG files named as `CAPTIONS` has them."""
     program, data = setup.program, setup.data
-    devices = f"{len(program.devices)} × {program.devices[0].device_kind}"
     facts = [
         ["training data", f"{len(data.train):,} images of {data.num_classes:,} identities ({data.fingerprint[:12]})"],
         *(
@@ -56,13 +55,14 @@ def run_page(title: str, setup: Setup, result: RunResult, pictures: Sequence[pat
             for one in data.sets
         ),
         ["loss", f"{setup.config.loss.name}: {program.objective}"],
-        ["devices", devices],
+        ["devices", f"{len(program.devices)} × {program.devices[0].device_kind}"],
         ["time", f"{result.seconds:.0f} s, verification included"],
-        *(["speed", f"{result.speeds['images_per_second']:.0f} images/s"] for _ in range(bool(result.speeds))),
-        *(["waiting for data", f"{result.speeds['data_wait']:.0%}"] for _ in range(bool(result.speeds))),
         ["skipped steps", f"{result.bad_steps}"],
         ["versions", ", ".join(f"{name} {version}" for name, version in library_versions().items())],
     ]
+    if result.speeds:  # a run of a few steps has none
+        speed, wait = result.speeds["images_per_second"], result.speeds["data_wait"]
+        facts[-2:-2] = [["speed", f"{speed:.0f} images/s"], ["waiting for data", f"{wait:.0%}"]]
     settings = [
         [f"{section}.{name}", str(value)]
         for section, values in dataclasses.asdict(setup.config).items()

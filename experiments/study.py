@@ -24,12 +24,12 @@ from arcface_jax.errors import InputError
 from arcface_jax.figures.ridges import animate_angles
 from arcface_jax.figures.style import save
 from arcface_jax.training.config import Config
-from arcface_jax.training.run_folder import write_whole
+from arcface_jax.training.run_folder import finite, write_whole
 from experiments.command import help_text, run_command
 from experiments.study_plan import PARTS, Part, Plan, base_config
 from experiments.study_pool import completed, interrupt_on_termination, merge, missing, run_all
 from experiments.study_report import REPORTS, Findings
-from experiments.study_run import Case, finite
+from experiments.study_run import Case
 
 TITLES: dict[Part, str] = {
     "losses": "Losses under one budget, people never seen in training (mean ± deviation over seeds)",

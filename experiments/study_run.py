@@ -3,10 +3,8 @@
 import dataclasses
 import functools
 import hashlib
-import math
 import pathlib
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -26,7 +24,7 @@ from arcface_jax.training.dataset import RunData, create_sampler, load_data
 from arcface_jax.training.loop import RunResult, train
 from arcface_jax.training.parallel import MeshStep
 from arcface_jax.training.resume import restore
-from arcface_jax.training.run_folder import RunFolder
+from arcface_jax.training.run_folder import RunFolder, finite
 from arcface_jax.training.setup import Program, Setup, create_program
 from arcface_jax.training.state import TrainState
 from arcface_jax.training.verifier import Numbers, Verifier
@@ -233,15 +231,6 @@ def run_case(case: Case, root: pathlib.Path, seed: int) -> dict[str, Any]:
     results = finite(results)
     folder.finish(results)
     return results
-
-
-def finite(tree: Any) -> Any:
-    """Numbers for JSON, which knows no NaN: what is not finite becomes null."""
-    if isinstance(tree, Mapping):
-        return {str(key): finite(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def measured(

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arcface_jax.pixels import ADAFACE, ARCFACE_TORCH, INSIGHTFACE_MXNET, normalise
+from arcface_jax.pixels import ADAFACE, ARCFACE_TORCH, INSIGHTFACE_MXNET, normalise, to_pixels
 
 PIXEL = np.array([[[[0, 128, 255]]]], np.uint8)
 
@@ -26,3 +26,9 @@ def test_bfloat16_out():
 def test_floats_are_refused_since_they_were_normalised_already():
     with pytest.raises(TypeError, match="float32"):
         normalise(jnp.zeros((1, 2, 2, 3)))
+
+
+@pytest.mark.parametrize("convention", [INSIGHTFACE_MXNET, ADAFACE])
+def test_pixels_go_back_to_what_they_were(convention):
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3)).astype(np.uint8)
+    assert (to_pixels(np.asarray(normalise(images, convention)), convention) == images).all()

@@ -15,21 +15,6 @@ ANGLES = {
 }
 """Table 3, degrees, by loss; 1 is CASIA-WebFace, 2 is LFW. The triplet loss has no class weights."""
 
-LFW_ACCURACY = {
-    "arcface_m0.4": 99.53,
-    "arcface_m0.45": 99.46,
-    "arcface": 99.53,
-    "arcface_m0.55": 99.41,
-    "sphereface": 99.11,
-    "cosface": 99.51,
-    "cm1": 99.48,
-    "cm2": 99.50,
-    "softmax": 99.08,
-    "normface": 98.56,
-    "triplet": 98.98,
-}
-"""Table 2, first column: accuracy on LFW in percent, trained on CASIA-WebFace with ResNet-50."""
-
 AGEDB_ACCURACY = {
     "arcface_m0.4": 94.98,
     "arcface_m0.45": 94.93,

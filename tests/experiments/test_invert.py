@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tyro
 
-from arcface_jax.pixels import ADAFACE, INSIGHTFACE_MXNET, normalise
 from experiments import invert
 
 
@@ -40,12 +39,6 @@ def test_a_checkpoint_is_inverted_and_judged(type_command, small_checkpoint, cro
         assert file["images"].shape == (2, 32, 32, 3)
         assert file["images"].dtype == np.uint8
     assert (tmp_path / "out/inversion.png").exists()
-
-
-@pytest.mark.parametrize("convention", [INSIGHTFACE_MXNET, ADAFACE])
-def test_pixels_go_back_to_what_they_were(convention):
-    images = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3)).astype(np.uint8)
-    assert (invert.to_pixels(np.asarray(normalise(images, convention)), convention) == images).all()
 
 
 @pytest.mark.parametrize(
