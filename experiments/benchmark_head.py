@@ -4,8 +4,6 @@ import dataclasses
 import json
 import pathlib
 import statistics
-import subprocess
-import sys
 from collections import defaultdict
 from typing import Annotated, Any
 
@@ -24,6 +22,7 @@ from arcface_jax.heads.planner import HeadSize, compile_step, predicted_memory
 from arcface_jax.heads.sampling import sample_classes
 from arcface_jax.heads.traffic import collective_bytes
 from experiments.head_cases import CASES, TORCH, head_size
+from experiments.measured_process import measure_in_process
 
 Records = list[dict[str, Any]]
 
@@ -80,15 +79,10 @@ def needed_gb(case: str, batch: int, classes: int, config: HeadBenchmark) -> flo
     return (predicted_memory(size).total + extra) / 1e9
 
 
-def measure_in_process(case: str, batch: int, classes: int, config: HeadBenchmark) -> dict[str, Any]:
+def measure_case(case: str, batch: int, classes: int, config: HeadBenchmark) -> dict[str, Any]:
     """Runs `experiments.head_cases` for one case."""
     numbers = (batch, classes, config.dim, config.chunk, config.steps)
-    command = [sys.executable, "-m", "experiments.head_cases", case, *map(str, numbers)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        message = (result.stderr.strip().splitlines() or [f"status {result.returncode}"])[-1]
-        raise InputError(f"measuring {case} with N = {batch}, C = {classes} failed: {message.removeprefix('error: ')}")
-    return json.loads(result.stdout.splitlines()[-1])
+    return measure_in_process("experiments.head_cases", case, numbers, f"{case} with N = {batch}, C = {classes}")
 
 
 def measure_heads(console: Console, config: HeadBenchmark) -> None:
@@ -100,7 +94,7 @@ def measure_heads(console: Console, config: HeadBenchmark) -> None:
             for head in set(config.heads) - set(kept):
                 need = needed_gb(head, batch, classes, config)
                 console.print(f"N = {batch}, C = {classes:,}: {head} left out, it needs {need:.1f} GB")
-            here = [measure_in_process(head, batch, classes, config) for _ in range(config.rounds) for head in kept]
+            here = [measure_case(head, batch, classes, config) for _ in range(config.rounds) for head in kept]
             records += here
             console.print(size_table(here, batch, classes))
             config.output.mkdir(parents=True, exist_ok=True)

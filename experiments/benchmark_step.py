@@ -8,8 +8,6 @@ import os
 import pathlib
 import platform
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -20,6 +18,7 @@ from rich.table import Table
 
 from arcface_jax.errors import InputError
 from arcface_jax.models.iresnet import STAGE_BLOCKS
+from experiments.measured_process import measure_in_process
 from experiments.step_cases import OURS, TORCH
 
 Records = Sequence[dict[str, Any]]
@@ -65,7 +64,7 @@ def run_step_benchmark(config: StepBenchmark) -> None:
     records = []
     for size in sizes:
         for number in range(config.rounds):
-            records += [{"round": number, **measure_in_process(case, size, config)} for case in cases]
+            records += [{"round": number, **measure_case(case, size, config)} for case in cases]
         config.output.mkdir(parents=True, exist_ok=True)
         (config.output / "records.json").write_text(json.dumps({"machine": about, "records": records}, indent=1))
     console.print(step_table(records, f"iresnet{config.depth}, one training step"))
@@ -103,15 +102,10 @@ def machine(cases: Sequence[str]) -> dict[str, str]:
     }
 
 
-def measure_in_process(case: str, size: tuple[int, int, int], config: StepBenchmark) -> dict[str, Any]:
+def measure_case(case: str, size: tuple[int, int, int], config: StepBenchmark) -> dict[str, Any]:
     """Runs `experiments.step_cases` for one case."""
     numbers = (config.depth, *size, config.embedding_size, config.classes, config.steps)
-    command = [sys.executable, "-m", "experiments.step_cases", case, *map(str, numbers)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        message = (result.stderr.strip().splitlines() or [f"status {result.returncode}"])[-1]
-        raise InputError(f"measuring {case} at {','.join(map(str, size))} failed: {message.removeprefix('error: ')}")
-    return json.loads(result.stdout.splitlines()[-1])
+    return measure_in_process("experiments.step_cases", case, numbers, f"{case} at {','.join(map(str, size))}")
 
 
 def step_table(records: Records, title: str) -> Table:

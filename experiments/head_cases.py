@@ -3,11 +3,9 @@
 python -m experiments.head_cases fused-float32 256 100000 512 2048 2      prints one line of JSON
 """
 
-import json
 import pathlib
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +16,7 @@ import jax.numpy as jnp
 from arcface_jax.errors import InputError
 from arcface_jax.heads.fused import HeadState
 from arcface_jax.heads.planner import HeadSize, compile_step, predicted_operations
-from experiments.command import run_command
+from experiments.measured_process import serve
 
 CASES = {
     "dense": ("dense", "float32"),
@@ -152,11 +150,5 @@ def measure(case: str, batch: int, classes: int, dim: int, chunk: int, steps: in
     }
 
 
-def main() -> None:
-    """Reads case, batch, classes, dim, chunk and steps."""
-    case, *numbers = sys.argv[1:]
-    print(json.dumps(measure(case, *map(int, numbers))))
-
-
 if __name__ == "__main__":
-    run_command(main)
+    serve(measure)

@@ -5,8 +5,6 @@ python -m experiments.step_cases arcface-jax 18 32 16 64 512 1000 5      prints 
 The numbers are depth, image side, width, batch, D, C and steps.
 """
 
-import json
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +17,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.models import registry
 from arcface_jax.models.iresnet import STAGE_BLOCKS
-from experiments.command import run_command
+from experiments.measured_process import serve
 
 OURS, TORCH = "arcface-jax", "torch"
 
@@ -98,11 +96,5 @@ def measure(
     }
 
 
-def main() -> None:
-    """Reads the case and its numbers."""
-    case, *numbers = sys.argv[1:]
-    print(json.dumps(measure(case, *map(int, numbers))))
-
-
 if __name__ == "__main__":
-    run_command(main)
+    serve(measure)
