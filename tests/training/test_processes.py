@@ -1,5 +1,3 @@
-import os
-
 import pytest
 
 from arcface_jax.errors import InputError
@@ -34,20 +32,7 @@ def test_an_error_of_a_process_alone_is_no_loss_of_others():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("head", "launcher"),
-    [
-        ("dense", "slurm"),
-        pytest.param(
-            "sharded",
-            "variables",
-            marks=pytest.mark.skipif(
-                "ARCFACE_JAX_ALL_PROCESSES" not in os.environ,
-                reason="needs idle cores, or the processes do not meet in time; ARCFACE_JAX_ALL_PROCESSES=1 runs it",
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize(("head", "launcher"), [("dense", "slurm"), ("sharded", "variables")])
 def test_two_processes_are_one_run_whatever_happens_to_one_of_them(tmp_path, head, launcher):
     tally = several_processes(tmp_path, head, launcher)
     assert (tally.times, tally.lost) == (3, [])
