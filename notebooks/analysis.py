@@ -14,7 +14,7 @@
 # # What a margin does
 #
 # The ArcFace layer step by step, the geometry of its margin, and the target-logit analysis: first as numbers, then as
-# pictures. Nothing is trained here.
+# pictures. No network is trained here.
 #
 # Open it in Jupyter with jupytext, or run it as a script: `python notebooks/analysis.py`. The pictures are also written
 # to `runs/notebooks/analysis/`.
@@ -23,16 +23,22 @@
 import math
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax import margins
 from arcface_jax.analysis import geometry, target_logits
+from arcface_jax.analysis.class_gaps import class_gaps, even_circle_probability
+from arcface_jax.analysis.inversion import cosine_loss, invert
 from arcface_jax.analysis.layer import layer_steps
 from arcface_jax.figures import geometry as geometry_figures
 from arcface_jax.figures.layer import CLASS_WEIGHTS, EMBEDDINGS, LABELS, layer
 from arcface_jax.figures.margins import TITLES, loss_gradient
 from arcface_jax.figures.margins import target_logits as target_logit_figure
 from arcface_jax.figures.style import save
+from arcface_jax.models import registry
+from arcface_jax.models.batch_statistics import with_statistics
 
 try:
     from IPython.display import Image
@@ -133,3 +139,35 @@ for rule in margins.PAST_PI:
 
 # %%
 show("loss_gradient", loss_gradient())
+
+# %% [markdown]
+# ## Eight people on a circle
+#
+# A network with a two-dimensional embedding puts each class on an arc of the circle. The margin widens the empty arcs
+# between them, as far as the circle has room: eight classes are 45° apart, so m must be below 2π/8 = .785.
+
+# %%
+for margin in (0.0, 0.5, 0.785, 1.0):
+    best = even_circle_probability(8, margins.arcface(margin), scale=16.0)
+    print(f"m = {margin:5.3f}: the true class gets at best {best:.1%}")
+
+# %%
+labels = np.repeat(np.arange(8), 50)
+angles = np.radians(45 * labels + np.random.default_rng(0).normal(0, 2, 400))
+gaps = class_gaps(np.stack([np.cos(angles), np.sin(angles)], axis=1), labels, quantile=0.02)
+# Degrees. For trained features, with pictures: python -m experiments.toy
+print({name: round(value, 1) for name, value in gaps.numbers().items()})
+
+# %% [markdown]
+# ## A face out of a model
+#
+# The embedding is drawn to a target, the statistics of every batch normalisation to the running ones. A model is
+# always fooled by what was made for it; ask another one: python -m experiments.invert
+
+# %%
+backbone = registry.create("iresnet18", embedding_size=16, width=4)  # a trained one shows faces
+start = 0.5 * jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
+network = with_statistics(backbone, backbone.init(jax.random.key(1), start))
+targets = jax.random.normal(jax.random.key(2), (4, 16))
+found = invert(network, cosine_loss(targets), jnp.clip(start, -1, 1), key=jax.random.key(3), steps=30)
+print(f"loss {found.losses[0]:.2f} → {found.losses[-1]:.2f}")

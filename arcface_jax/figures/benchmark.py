@@ -1,14 +1,74 @@
-"""Pictures of the head's benchmarks: time and memory as identities grow, loss by how weights are kept."""
+"""Pictures of benchmarks: ratios, the head's time and memory as identities grow, loss by how weights are kept."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from arcface_jax.errors import InputError
 from arcface_jax.figures.style import PALETTE, new_figure, style
 
 _MARKERS = "osD^vPX*"
+_CLOSE_TICKS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4, 5)
+
+
+def ratio_bars(ratios: Mapping[str, tuple[float, float, float]], label: str = "times as fast") -> Figure:
+    """A bar from 1 to each ratio, with its range; the axis is logarithmic, so that 2 and 1/2 are equally far from 1.
+
+    Args:
+      ratios: (lowest, median, highest) by name, all above 0.
+      label: of the axis.
+
+    Raises:
+      InputError: if there is no ratio, or one is not above 0.
+    """
+    values = np.array(list(ratios.values()))
+    if not len(values) or not (values > 0).all():
+        raise InputError(f"ratios is {dict(ratios)}; give one or more, each above 0")
+    low, median, high = values.T
+    lines = [textwrap.fill(name, 34) for name in ratios]
+    rows = np.arange(len(lines))
+    with style():
+        figure = new_figure(7.0, 0.9 + 0.22 * sum(line.count("\n") + 2 for line in lines))
+        axes = figure.subplots()
+        axes.set_xscale("log")
+        colours = [PALETTE[0] if value >= 1 else PALETTE[1] for value in median]
+        axes.barh(rows, median - 1, left=1, height=0.55, color=colours)
+        axes.errorbar(
+            median, rows, xerr=(median - low, high - median), fmt="none", ecolor="black", elinewidth=1.2, capsize=3
+        )
+        axes.axvline(1, color="0.2", lw=1.2)
+        least, most = min(low.min(), 1.0), max(high.max(), 1.0)
+        room = max(most / least, 1.2) ** 0.08
+        # The numbers stand in a column of their own, so that no bar runs into one.
+        axes.set_xlim(least / room, most * room)
+        for row, value in zip(rows, median, strict=True):
+            axes.text(1.02, row, f"{value:.3g}", transform=axes.get_yaxis_transform(), va="center")
+        ticks = _CLOSE_TICKS if most / least < 4 else _wide_ticks(least, most)
+        shown = [tick for tick in ticks if least / room <= tick <= most * room]
+        axes.xaxis.set_major_locator(FixedLocator(_thinned(shown)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_yticks(rows, lines)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(label)
+    return figure
+
+
+def _wide_ticks(least: float, most: float) -> list[float]:
+    """1, 2 and 5 times every power of ten, or the powers alone where there are many."""
+    powers = range(int(np.floor(np.log10(least))), int(np.ceil(np.log10(most))) + 1)
+    return [step * 10.0**power for power in powers for step in ((1, 2, 5) if len(powers) < 4 else (1,))]
+
+
+def _thinned(ticks: Sequence[float], most: int = 8) -> list[float]:
+    """About so many of the ticks at most, evenly, 1 among them."""
+    step = len(ticks) // most + 1
+    return list(ticks[list(ticks).index(1) % step :: step])
 
 
 def head_growth(
@@ -31,22 +91,50 @@ def head_growth(
         figure = new_figure(10.0, 4.4)
         left, right = figure.subplots(1, 2)
         for axes, values, label in ((left, seconds, "seconds a step"), (right, megabytes, "peak resident, MB")):
-            for number, head in enumerate(heads):
-                points: Sequence[tuple[int, float]] = sorted(values.get(head, {}).items())
-                axes.plot(
-                    [classes for classes, _ in points],
-                    [value for _, value in points],
-                    marker=_MARKERS[number % len(_MARKERS)],
-                    color=PALETTE[number % len(PALETTE)],
-                    label=head,
-                )
-            axes.set_xscale("log")
-            axes.set_yscale("log")
-            axes.set_xlabel("identities")
+            _growth(axes, {head: values.get(head, {}) for head in heads})
             axes.set_ylabel(label)
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(heads))
         figure.suptitle(title, fontsize=11)
     return figure
+
+
+def planned_memory(plans: Mapping[str, Mapping[int, float]], device: float) -> Figure:
+    """Memory that a step of each head needs, by the number of identities, beside what a device has.
+
+    Args:
+      plans: GiB by head, then by number of identities.
+      device: GiB.
+
+    Raises:
+      InputError: if there is no plan.
+    """
+    if not plans:
+        raise InputError("plans has no head; give one or more")
+    with style():
+        figure = new_figure(7.0, 4.4)
+        axes = figure.subplots()
+        _growth(axes, plans)
+        axes.axhline(device, color="0.4", ls="--", lw=1)
+        axes.text(0.99, device, f"{device:g} GiB", transform=axes.get_yaxis_transform(), ha="right", va="bottom")
+        axes.set_ylabel("memory of a step, GiB")
+        axes.legend()
+    return figure
+
+
+def _growth(axes: Axes, values: Mapping[str, Mapping[int, float]]) -> None:
+    """A line a head over the number of identities, both axes logarithmic."""
+    for number, (head, by_classes) in enumerate(values.items()):
+        points: Sequence[tuple[int, float]] = sorted(by_classes.items())
+        axes.plot(
+            [classes for classes, _ in points],
+            [value for _, value in points],
+            marker=_MARKERS[number % len(_MARKERS)],
+            color=PALETTE[number % len(PALETTE)],
+            label=head,
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("identities")
 
 
 def loss_by_storage(curves: Mapping[str, np.ndarray], width: int = 20) -> Figure:

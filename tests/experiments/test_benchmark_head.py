@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.figures.benchmark import head_growth, loss_by_storage
+from arcface_jax.figures.benchmark import head_growth, loss_by_storage, planned_memory
 from experiments.benchmark_head import by_head, size_table
 from experiments.plan import PlanConfig, plan_table
 
@@ -76,6 +76,15 @@ def test_the_growth_is_drawn_for_every_head():
     assert left.get_xscale() == right.get_yscale() == "log"
     with pytest.raises(InputError, match="seconds has no head"):
         head_growth({}, {}, "title")
+
+
+def test_planned_memory_is_drawn_beside_what_a_device_has():
+    figure = planned_memory({"dense": {10: 1.0, 100: 9.0}, "fused": {10: 0.5}}, device=4.0)
+    (axes,) = figure.axes
+    assert [line.get_xydata().tolist() for line in axes.lines[:2]] == [[[10, 1], [100, 9]], [[10, 0.5]]]
+    assert [text.get_text() for text in axes.texts] == ["4 GiB"]
+    with pytest.raises(InputError, match="plans has no head"):
+        planned_memory({}, device=4.0)
 
 
 def test_the_plan_names_the_first_head_that_fits():
