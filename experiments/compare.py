@@ -23,8 +23,9 @@ from rich.table import Table
 from arcface_jax.errors import InputError
 from arcface_jax.figures.study import losses_figure
 from arcface_jax.figures.style import save
+from arcface_jax.files import write_whole
 from arcface_jax.training.config import Config, LossName
-from arcface_jax.training.run_folder import finite, write_whole
+from arcface_jax.training.run_folder import finite
 from experiments.command import help_text, run_command
 from experiments.study_plan import changed
 from experiments.study_pool import completed, interrupt_on_termination, run_all

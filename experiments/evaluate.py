@@ -31,6 +31,7 @@ from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_s
 from arcface_jax.evaluation.suite import Options, SetResult, evaluate_set
 from arcface_jax.evaluation.tables import Figures, to_text
 from arcface_jax.figures.evaluation_set import draw_set
+from arcface_jax.files import write_whole
 from arcface_jax.training.dataset import load_data
 from experiments.command import help_text, run_command
 from experiments.evaluation_inputs import Entry, FlipRule, embed_set, held_out_set, open_set, read_embeddings
@@ -175,7 +176,7 @@ def run(arguments: Arguments) -> None:
         for entry, result in zip(entries, results.values(), strict=True)
     }
     page = arguments.output / "report.html"
-    page.write_text(html_report("Evaluation", rows, drawn, comparisons, arguments.confidence), encoding="utf-8")
+    write_whole(page, html_report("Evaluation", rows, drawn, comparisons, arguments.confidence))
     written = f"\nWritten: {page}, and beside it {len(tables)} tables and the pictures."
     console.print(written, markup=False, highlight=False)
 

@@ -8,6 +8,7 @@ from arcface_jax.evaluation.comparison import Comparison
 from arcface_jax.evaluation.suite import SetResult
 from arcface_jax.evaluation.tables import FORMATS, Figures, format_figure, heading
 from arcface_jax.figures.evaluation_set import Picture
+from arcface_jax.files import write_whole
 from experiments.html_page import page, picture, table
 
 
@@ -17,7 +18,7 @@ def write_tables(rows: Mapping[str, Figures], folder: pathlib.Path) -> list[path
     files = []
     for extension, write in FORMATS.items():
         file = folder / f"table.{extension}"
-        file.write_text(write(rows), encoding="utf-8")
+        write_whole(file, write(rows))
         files.append(file)
     return files
 

@@ -26,6 +26,7 @@ from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.roc import area_under_curve, equal_error_rate, roc_curve, tar_at_far
 from arcface_jax.evaluation.thresholds import deployment_threshold
 from arcface_jax.evaluation.verification import pair_similarities
+from arcface_jax.files import write_whole
 from arcface_jax.interop.card import CARD_FILE, LARGEST_CHANGE, ModelCard, Threshold
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.model import TrainedModel
@@ -187,7 +188,7 @@ def write(arguments: Arguments, model: TrainedModel, function: Callable[[jax.Arr
     written = []
     if "stablehlo" in arguments.formats:
         written.append(arguments.folder / STABLEHLO_FILE)
-        written[-1].write_bytes(export_stablehlo(function, model.image_size))
+        write_whole(written[-1], export_stablehlo(function, model.image_size))
     if "onnx" in arguments.formats:
         written.append(arguments.folder / "model.onnx")
         plain = unit_embedding(
@@ -216,8 +217,8 @@ def run(arguments: Arguments) -> None:
         raise InputError(f"{arguments.folder}: cannot be made ({error.strerror})") from error
     for path in write(arguments, model, function):
         console.print(f"{path}: {path.stat().st_size:,} bytes", markup=False, highlight=False)
-    (arguments.folder / CARD_FILE).write_text(card.to_json(), encoding="utf-8")
-    (arguments.folder / "README.md").write_text(card.to_markdown(), encoding="utf-8")
+    write_whole(arguments.folder / CARD_FILE, card.to_json())
+    write_whole(arguments.folder / "README.md", card.to_markdown())
     console.print(card.to_markdown(), markup=False, highlight=False)
 
 

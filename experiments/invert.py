@@ -27,6 +27,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.figures.inversion import inversion_figure
 from arcface_jax.figures.style import save
+from arcface_jax.files import whole_file, write_whole
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.models.batch_statistics import with_statistics
 from arcface_jax.pixels import to_pixels
@@ -142,8 +143,9 @@ def run(arguments: Arguments) -> None:
     figure = inversion_figure([("real", people.images[first]), ("generated", faces)], notes)
     arguments.output.mkdir(parents=True, exist_ok=True)
     file = arguments.output / "inversion.json"
-    file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    np.savez(arguments.output / "inversion.npz", images=faces, labels=order)
+    write_whole(file, json.dumps(report, indent=2) + "\n")
+    with whole_file(arguments.output / "inversion.npz") as arrays:
+        np.savez(arrays, images=faces, labels=order)
     pictures = save(figure, arguments.output / "inversion", ("png", "svg"))
     console.print(f"Written: {file}, {', '.join(map(str, pictures))}", markup=False, highlight=False, soft_wrap=True)
 

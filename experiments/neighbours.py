@@ -22,6 +22,7 @@ from arcface_jax.evaluation.roc import operating_point
 from arcface_jax.figures.evaluation import pair_sheet
 from arcface_jax.figures.neighbours import plane_figure
 from arcface_jax.figures.style import save
+from arcface_jax.files import write_whole
 from experiments.analysed import DEFAULT_PEOPLE, People, default_source, embed_people, open_analysed, open_people
 from experiments.command import help_text, run_command
 
@@ -135,7 +136,7 @@ def run(arguments: Arguments) -> None:
     }
     arguments.output.mkdir(parents=True, exist_ok=True)
     file = arguments.output / "neighbours.json"
-    file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(report, indent=2) + "\n")
     names = [people.names[person].rpartition("/")[2].removeprefix("synthetic-").lstrip("0") for person in chosen]
     layout = "t-SNE" if arguments.layout == "tsne" else "principal plane"
     title = f"{len(chosen)} people, {layout}; keeps {kept:.0%} of the nearest neighbours"

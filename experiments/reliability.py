@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arcface_jax.errors import InputError
-from arcface_jax.training.run_folder import write_whole
+from arcface_jax.files import write_whole
 from experiments import reliability_faults as faults
 from experiments.command import help_text, run_command
 from experiments.reliability_processes import several_processes

@@ -23,8 +23,9 @@ from rich.console import Console
 from arcface_jax.errors import InputError
 from arcface_jax.figures.ridges import animate_angles
 from arcface_jax.figures.style import save
+from arcface_jax.files import write_whole
 from arcface_jax.training.config import Config
-from arcface_jax.training.run_folder import finite, write_whole
+from arcface_jax.training.run_folder import finite
 from experiments.command import help_text, run_command
 from experiments.study_plan import PARTS, Part, Plan, base_config
 from experiments.study_pool import completed, interrupt_on_termination, merge, missing, run_all

@@ -30,6 +30,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.figures.features import Features, features_figure
 from arcface_jax.figures.style import save
+from arcface_jax.files import write_whole
 from arcface_jax.margins import arcface
 from arcface_jax.models.embed import embed_images, make_embed_function
 from experiments.command import help_text, run_command
@@ -190,7 +191,7 @@ def run(arguments: Arguments) -> None:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
     file = arguments.output / "toy.json"
-    file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(report, indent=2) + "\n")
     pictures = save(features_figure(panels), arguments.output / f"toy_{arguments.dimension}d", ("png", "svg"))
     console.print(f"Written: {file}, {', '.join(map(str, pictures))}", markup=False, highlight=False, soft_wrap=True)
 

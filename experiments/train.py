@@ -19,12 +19,13 @@ import tyro
 from rich.console import Console
 
 from arcface_jax.errors import InputError
+from arcface_jax.files import write_whole
 from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import read_config
 from arcface_jax.training.console import ConsoleReporter, print_plan, print_results
 from arcface_jax.training.loop import RunResult, best_so_far, train
 from arcface_jax.training.processes import is_loss_of_others, join_processes, leave
-from arcface_jax.training.run_folder import CONFIG_FILE, RunFolder, write_whole
+from arcface_jax.training.run_folder import CONFIG_FILE, RunFolder
 from arcface_jax.training.setup import Setup, prepare
 from arcface_jax.training.stopping import Stopped
 from experiments.command import INTERRUPTED, TERMINATED, help_text, run_command

@@ -23,7 +23,7 @@ LAYERS = (
     ("arcface_jax.logits",),
     ("arcface_jax.margins",),
     ("arcface_jax.angles",),
-    ("arcface_jax.arguments", "arcface_jax.pixels"),
+    ("arcface_jax.arguments", "arcface_jax.files", "arcface_jax.pixels"),
     ("arcface_jax.errors",),
 )
 WITHOUT_FLAX = ("margins", "logits", "losses", "adaptive", "heads", "evaluation", "analysis")

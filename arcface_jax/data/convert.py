@@ -17,6 +17,7 @@ from arcface_jax.data.decode import decode
 from arcface_jax.data.open import open_source
 from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError
+from arcface_jax.files import write_whole
 
 Format = Literal["recordio", "array_record", "folder"]
 _WRITERS: dict[str, type[Writer]] = {
@@ -148,12 +149,7 @@ def _begin(partial: pathlib.Path, scratch: pathlib.Path, plan: dict[str, Any]) -
 
 
 def _write_journal(scratch: pathlib.Path, state: dict[str, Any]) -> None:
-    temporary = scratch / "journal.json.new"
-    with open(temporary, "w") as file:
-        json.dump(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, scratch / "journal.json")
+    write_whole(scratch / "journal.json", json.dumps(state))
 
 
 def _digest(content: bytes) -> bytes:

@@ -15,6 +15,7 @@ from arcface_jax.data.recordio_format import RecordWriter, format_index, pack
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.tfds import image_example, image_features
 from arcface_jax.errors import InputError
+from arcface_jax.files import write_whole
 
 _CHUNK = 1000
 _SHARD = 8192
@@ -167,11 +168,11 @@ class RecordIOWriter:
             key = len(self._order) + 1 + label
             offsets.append(self._records.write(pack((int(stop - size), int(stop)), key)))
         self._records.flush()
-        (self._folder / "train.idx").write_text(format_index(range(len(offsets)), offsets))
-        (self._folder / "train.lst").write_bytes(b"".join(line for _, line in notes))
+        write_whole(self._folder / "train.idx", format_index(range(len(offsets)), offsets))
+        write_whole(self._folder / "train.lst", b"".join(line for _, line in notes))
         first = int(self._order[0])
         height, width = decode(self._encode(first), describe(self._source, first)).shape[:2]
-        (self._folder / "property").write_text(f"{len(counts)},{height},{width}")
+        write_whole(self._folder / "property", f"{len(counts)},{height},{width}")
 
     def close(self) -> None:
         """See `Writer`."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax.errors import InputError
+from arcface_jax.files import write_whole
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.onnx_graph import fuse_prelu
 from arcface_jax.interop.tracing import Path, calls
@@ -56,7 +57,7 @@ def export_onnx(
     fuse_prelu(model.graph)
     # What the converter notes about shapes inside differs from the truth where it moved a transposition.
     del model.graph.value_info[:]
-    pathlib.Path(path).write_bytes(model.SerializeToString())
+    write_whole(path, model.SerializeToString())
 
 
 def import_onnx(path: str | os.PathLike[str]) -> TrainedModel:

@@ -11,10 +11,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from arcface_jax.errors import InputError
+from arcface_jax.files import write_whole
 from arcface_jax.training.checkpoints import Checkpoints
 from arcface_jax.training.config_file import read_config
 from arcface_jax.training.resume import restore_on_one_device
-from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, write_whole
+from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE
 from arcface_jax.training.state import named_leaves
 
 BATCH_FILE = "batch.npz"

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from arcface_jax.errors import InputError
+from arcface_jax.files import write_whole
 from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import differences, read_config, to_json
 
@@ -22,13 +22,6 @@ CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
 CHECKPOINTS_FOLDER = "checkpoints"
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that a reader finds all of it or none."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def finite(tree: Any) -> Any:
