@@ -11,14 +11,11 @@ tfds:NAME. An interrupted conversion goes on when the same command is given agai
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from arcface_jax.data.convert import Format, convert, verify
 from arcface_jax.data.detection import FaceDetector, detect_landmarks
@@ -29,6 +26,7 @@ from arcface_jax.data.source import FaceSource
 from arcface_jax.data.views import Subset
 from arcface_jax.errors import InputError
 from experiments.command import help_text, run_command
+from experiments.progress import progress_bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +51,6 @@ class Arguments:
     """Decode every image first and leave out those that cannot be."""
     check: bool = False
     """Afterwards read everything back and compare."""
-
-
-@contextmanager
-def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on the terminal; the value is a function that moves it on."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda count: progress.advance(task, count)
 
 
 def leave_out(console: Console, source: FaceSource, messages: dict[int, str]) -> Subset:

@@ -12,24 +12,26 @@ same command is given again.
 
 import csv
 import dataclasses
+import io
 import json
-import os
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from arcface_jax.data.encoded import EncodedSource
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
+from arcface_jax.files import replace_whole, whole_file, write_whole
+from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER
 from experiments.command import help_text, run_command
-from experiments.models import Embedder, open_embedder
+from experiments.models import STABLEHLO_FILE, Embedder, open_embedder
 from experiments.photos import Cropper
+from experiments.progress import progress_bar
 
 _IMAGES_A_SAVE = 1024
 
@@ -78,14 +80,12 @@ class Partial:
         """Makes the first `done` rows durable, then says so."""
         self.rows.flush()
         self.done = done
-        written = self._progress.with_name(self._progress.name + ".new")
-        written.write_text(json.dumps({"done": done, "recipe": self._recipe}))
-        os.replace(written, self._progress)
+        write_whole(self._progress, json.dumps({"done": done, "recipe": self._recipe}))
 
-    def finish(self) -> np.ndarray:
-        """The rows; what was written on the way can go."""
+    def discard(self) -> None:
+        """Removes what was written on the way: the last act, for then there is nothing to go on with."""
+        self.path.unlink(missing_ok=True)
         self._progress.unlink(missing_ok=True)
-        return self.rows
 
 
 def embed_source(
@@ -118,56 +118,83 @@ def with_face(rows: np.ndarray, source: EncodedSource, console: Console) -> np.n
     return kept
 
 
+def import_arrow() -> Any:
+    """The package pyarrow, with pyarrow.parquet."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError("pyarrow is needed to write Parquet: pip install 'arcface-jax[parquet]'") from error
+    return pyarrow
+
+
 def write(output: pathlib.Path, partial: Partial, source: EncodedSource, kept: np.ndarray) -> None:
     """The kept rows under their final name, with image and identity of each."""
     places = [source.where(index) for index in kept]
     labels = np.asarray(source.labels)[kept]
     identities = [source.identity_names[label] for label in labels]
-    rows = partial.finish()
-    if len(kept) < len(rows):
-        rows = rows[kept]
+    rows = partial.rows if len(kept) == len(source) else partial.rows[kept]
     if output.suffix == ".parquet":
-        try:
-            import pyarrow as arrow
-            import pyarrow.parquet
-        except ImportError as error:
-            raise InputError("pyarrow is needed to write Parquet: pip install 'arcface-jax[parquet]'") from error
+        arrow = import_arrow()
         flat = arrow.array(np.ascontiguousarray(rows).reshape(-1))
         column = arrow.FixedSizeListArray.from_arrays(flat, rows.shape[1])
         table = arrow.table({"image": places, "identity": identities, "embedding": column})
-        written = output.with_name(output.name + ".new")
-        arrow.parquet.write_table(table, written)
-        os.replace(written, output)
-        partial.path.unlink()
-        return
-    if output.suffix == ".npz":
-        written = output.with_name(output.name + ".new.npz")
-        np.savez(written, embeddings=rows, labels=labels, identities=identities, places=places)
-        os.replace(written, output)
-        partial.path.unlink()
-        return
-    with output.with_suffix(".csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "identity"])
-        writer.writerows(zip(places, identities, strict=True))
-    if len(kept) == len(source):
-        os.replace(partial.path, output)
-        return
-    written = output.with_name(output.name + ".new.npy")
-    np.save(written, rows)
-    os.replace(written, output)
-    partial.path.unlink()
+        with whole_file(output) as file:
+            arrow.parquet.write_table(table, file)
+    elif output.suffix == ".npz":
+        with whole_file(output) as file:
+            np.savez(file, embeddings=rows, labels=labels, identities=identities, places=places)
+    else:
+        with whole_file(output.with_suffix(".csv")) as file:
+            text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)
+            writer = csv.writer(text)
+            writer.writerow(["image", "identity"])
+            writer.writerows(zip(places, identities, strict=True))
+            text.detach()
+        if len(kept) == len(source):
+            replace_whole(partial.path, output)
+        else:
+            with whole_file(output) as file:
+                np.save(file, rows)
+    partial.discard()
+
+
+def check_output(output: pathlib.Path) -> None:
+    """Refuses, before the work begins, what could not be written after it."""
+    if output.suffix not in (".npy", ".npz", ".parquet"):
+        raise InputError(f"{output}: give a file that ends with .npy, .npz or .parquet")
+    for path in (output, output.with_suffix(".csv")) if output.suffix == ".npy" else (output,):
+        if path.exists():
+            beside = "" if path == output else f", and a list is to be written there beside {output.name}"
+            raise InputError(f"{path}: exists already{beside}; choose another file")
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"{output}: its folder does not exist; make it first")
+    if output.suffix == ".parquet":
+        import_arrow()
+
+
+def recipe_of(arguments: Arguments, embedder: Embedder, source: EncodedSource) -> dict[str, object]:
+    """What an interrupted run must agree in to be gone on with. A folder's own time does not tell that a run has come
+    to another checkpoint, or that an export was made anew.
+    """
+    model = arguments.model
+    parts = (model / STABLEHLO_FILE, model / CHECKPOINTS_FOLDER)
+    written = next((part for part in parts if part.exists()), model)
+    return {
+        "model": str(model.resolve()),
+        "name": embedder.name,
+        "model written": written.stat().st_mtime,
+        "project": arguments.project,
+        "source": source.fingerprint,
+        "flip": arguments.flip,
+        "detect": arguments.detect,
+    }
 
 
 def run(arguments: Arguments) -> None:
     """Opens, embeds, writes."""
     console = Console(soft_wrap=True)
-    if arguments.output.suffix not in (".npy", ".npz", ".parquet"):
-        raise InputError(f"{arguments.output}: give a file that ends with .npy, .npz or .parquet")
-    if arguments.output.exists():
-        raise InputError(f"{arguments.output}: exists already; choose another file")
-    if not arguments.output.absolute().parent.is_dir():
-        raise InputError(f"{arguments.output}: its folder does not exist; make it first")
+    check_output(arguments.output)
     if arguments.threads < 1:
         raise InputError(f"--threads: {arguments.threads}; give at least 1")
     source = open_source(arguments.source)
@@ -175,22 +202,13 @@ def run(arguments: Arguments) -> None:
         arguments.model, flip=arguments.flip, batch_size=arguments.batch_size, project=arguments.project
     )
     probe = embedder.embed(np.zeros((1, *embedder.image_size, 3), np.uint8))
-    status = arguments.model.stat()
-    recipe: dict[str, object] = {
-        "model": str(arguments.model.resolve()),
-        "model written": status.st_mtime,
-        "source": source.fingerprint,
-        "flip": arguments.flip,
-        "detect": arguments.detect,
-    }
+    recipe = recipe_of(arguments, embedder, source)
     partial = Partial(arguments.output, len(source), probe.shape[1], recipe)
     begun, already = time.perf_counter(), partial.done
     if already:
         console.print(f"Going on after {already} images.", highlight=False)
-    columns = (TextColumn("Embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=len(source))
-        embed_source(embedder, source, partial, arguments, lambda count: bar.advance(task, count))
+    with progress_bar(console, "Embedding", len(source)) as move:
+        embed_source(embedder, source, partial, arguments, move)
     seconds = time.perf_counter() - begun
     kept = with_face(partial.rows, source, console) if arguments.detect else np.arange(len(source))
     write(arguments.output, partial, source, kept)

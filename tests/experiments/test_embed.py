@@ -1,6 +1,9 @@
 """The embed command, as a person types it, and when it is interrupted."""
 
 import csv
+import dataclasses
+import os
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +17,10 @@ from arcface_jax.data.detection import Detection
 from arcface_jax.data.folder import FolderSource
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.torch import import_torch
-from experiments import embed, photos
+from experiments import embed, export, photos
 from experiments.evaluation_inputs import read_embeddings
 from experiments.gallery import read_gallery
+from experiments.models import STABLEHLO_FILE, open_embedder
 
 
 def main():
@@ -80,6 +84,93 @@ def test_an_interrupted_run_goes_on(type_command, small_checkpoint, crowd, tmp_p
     assert "Going on after" in out
     assert len(read) < 13
     np.testing.assert_allclose(np.load(tmp_path / "e.npy"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "writer"), [("e.npz", "savez"), ("e.npy", "replace_whole")])
+def test_a_disk_that_fills_at_the_end_costs_no_embedding(
+    type_command, small_checkpoint, crowd, tmp_path, monkeypatch, expected, name, writer
+):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", name)
+
+    arguments = (main, small_checkpoint, crowd, tmp_path / name)
+    with monkeypatch.context() as patch:
+        patch.setattr(np if writer == "savez" else embed, writer, full)
+        status, _, err = type_command(*arguments)
+    assert status == 2
+    assert "No space left" in err
+    assert not (tmp_path / name).exists()
+    (tmp_path / "e.csv").unlink(missing_ok=True)
+    monkeypatch.setattr(photos, "resize", lambda *_: pytest.fail("an image was embedded again"))
+    status, out, _ = type_command(*arguments)
+    assert status == 0
+    assert "Going on after 16 images" in out
+    np.testing.assert_allclose(read_gallery(tmp_path / name).embeddings, expected, atol=1e-5)
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_parquet_without_its_package_is_refused_at_once(type_command, small_checkpoint, crowd, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    status, _, err = type_command(main, small_checkpoint, crowd, tmp_path / "e.parquet")
+    assert status == 2
+    assert "pip install 'arcface-jax[parquet]'" in err
+    assert not list(tmp_path.glob("e.parquet*"))
+
+
+def test_a_list_is_not_overwritten_by_the_one_beside_the_embeddings(type_command, small_checkpoint, crowd, tmp_path):
+    """Here it is the source itself."""
+    listed = tmp_path / "faces.csv"
+    listed.write_text("".join(f"crowd/p{person}/0.png,p{person}\n" for person in range(4)))
+    before = listed.read_bytes()
+    status, _, err = type_command(main, small_checkpoint, listed, tmp_path / "faces.npy")
+    assert status == 2
+    assert "faces.csv: exists already, and a list is to be written there beside faces.npy" in err
+    assert listed.read_bytes() == before
+    assert type_command(main, small_checkpoint, listed, tmp_path / "faces.npz")[0] == 0
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Makes the next command stop after eight images of four a batch; returns how to let them through again."""
+    monkeypatch.setattr(embed, "_IMAGES_A_SAVE", 4)
+    images = []
+
+    def breaks(image, size):
+        images.append(image)
+        if len(images) > 13:
+            raise KeyboardInterrupt
+        return resize(image, size)
+
+    monkeypatch.setattr(photos, "resize", breaks)
+    return lambda: monkeypatch.setattr(photos, "resize", resize)
+
+
+def test_a_run_that_has_come_to_another_step_is_embedded_anew(
+    type_command, small_checkpoint, crowd, tmp_path, monkeypatch, interrupted
+):
+    arguments = (main, small_checkpoint, crowd, tmp_path / "e.npz", "--batch-size", 4)
+    for step in (100, 200):
+        monkeypatch.setattr(
+            embed,
+            "open_embedder",
+            lambda *a, step=step, **k: dataclasses.replace(open_embedder(*a, **k), name=f"run, step {step}"),
+        )
+        status, out, _ = type_command(*arguments)
+        assert status == (130 if step == 100 else 0)
+        interrupted()
+    assert "Going on" not in out
+
+
+def test_an_export_made_anew_is_embedded_anew(type_command, small_checkpoint, crowd, tmp_path, interrupted):
+    """Its folder's own time stays as it was."""
+    export.run(export.Arguments(small_checkpoint, tmp_path / "out"))
+    arguments = (main, tmp_path / "out", crowd, tmp_path / "e.npz", "--batch-size", 4)
+    assert type_command(*arguments)[0] == 130
+    interrupted()
+    os.utime(tmp_path / "out" / STABLEHLO_FILE, (1e9, 1e9))
+    status, out, _ = type_command(*arguments)
+    assert status == 0
+    assert "Going on" not in out
 
 
 @pytest.mark.parametrize("name", ["e.npz", "e.npy"])
