@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import pathlib
 import zipfile
+import zlib
 from typing import Any, Literal
 
 import numpy as np
@@ -56,8 +57,9 @@ def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.nda
             arrays = {name: file[name] for name in file.files}
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, zipfile.BadZipFile, AttributeError) as error:
-        raise InputError(f"{path}: not an .npz file of plain arrays ({str(error).splitlines()[0]})") from None
+    except (ValueError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        said = str(error).splitlines()[0]
+        raise InputError(f"{path}: not an .npz file of plain arrays ({said}); write it with numpy.savez") from None
     for name in needed:
         if name not in arrays:
             raise InputError(

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import importlib
 import pathlib
-import zipfile
 from typing import Literal
 
 import numpy as np
@@ -13,6 +12,7 @@ from arcface_jax.data.encoded import EncodedSource
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.checks import check_embeddings
 from arcface_jax.evaluation.search import Candidates, search_candidates
+from experiments.evaluation_inputs import read_arrays
 from experiments.models import Embedder
 from experiments.photos import Cropper
 
@@ -34,31 +34,31 @@ def read_gallery(path: pathlib.Path) -> Gallery:
     Raises:
       InputError: not such files, or not one name for each embedding.
     """
-    try:
-        embeddings, names, places = _read_npy(path) if path.suffix == ".npy" else _read_npz(path)
-    except OSError as error:
-        raise InputError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise InputError(
-            f"{path}: is no gallery ({error}); make one with experiments.identify enrol or experiments.embed"
-        ) from error
+    embeddings, names, places = _read_npy(path) if path.suffix == ".npy" else _read_npz(path)
     if embeddings.ndim != 2 or not len(embeddings) == len(names) == len(places) or not len(names):
         raise InputError(f"{path}: {embeddings.shape} embeddings for {len(names)} names; make it again")
     return Gallery(embeddings, names, places)
 
 
 def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
-    with path.with_suffix(".csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        lines = list(csv.DictReader(file))
-    return embeddings, np.array([line["identity"] for line in lines]), np.array([line["image"] for line in lines])
+    try:
+        embeddings = np.lib.format.open_memmap(path, "r")
+        with path.with_suffix(".csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            lines = list(csv.DictReader(file))
+        names, places = ([line[column] for line in lines] for column in ("identity", "image"))
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, KeyError, EOFError) as error:
+        raise InputError(
+            f"{path}: is no gallery ({error}); make one with experiments.identify enrol or experiments.embed"
+        ) from error
+    return embeddings, np.array(names), np.array(places)
 
 
 def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        names = file["identities"]
-        places = file["places"] if "places" in file.files else names
-        return file["embeddings"], names, places
+    arrays = read_arrays(path, ("embeddings", "identities"))
+    names = arrays["identities"]
+    return arrays["embeddings"], names, arrays.get("places", names)
 
 
 def embed_people(embedder: Embedder, source: EncodedSource, *, detect: bool = False) -> tuple[np.ndarray, np.ndarray]:

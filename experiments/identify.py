@@ -25,6 +25,7 @@ from rich.table import Table
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.templates import pool_templates
+from arcface_jax.files import whole_file
 from experiments.benchmark_evaluation import peak_gigabytes
 from experiments.command import help_text, run_command
 from experiments.gallery import Engine, embed_people, find_candidates, read_gallery
@@ -129,6 +130,10 @@ def enrol(arguments: Enrol, console: Console) -> None:
     """Every image, or every person, is an entry under the person's name."""
     if arguments.gallery.suffix != ".npz":
         raise InputError(f"{arguments.gallery}: give a file that ends with .npz")
+    if arguments.gallery.exists():
+        raise InputError(f"{arguments.gallery}: exists already; choose another file")
+    if not arguments.gallery.absolute().parent.is_dir():
+        raise InputError(f"{arguments.gallery}: its folder does not exist; make it first")
     source = open_source(arguments.people)
     embedder = open_embedder(arguments.model)
     embeddings, kept = embed_people(embedder, source, detect=arguments.detect)
@@ -140,7 +145,8 @@ def enrol(arguments: Enrol, console: Console) -> None:
         embeddings, labels = pooled.embeddings, pooled.ids
     names = np.array([source.identity_names[label] for label in labels])
     try:
-        np.savez(arguments.gallery, embeddings=embeddings, labels=labels, identities=names)
+        with whole_file(arguments.gallery) as file:
+            np.savez(file, embeddings=embeddings, labels=labels, identities=names)
     except OSError as error:
         raise InputError(f"{arguments.gallery}: cannot be written ({error.strerror})") from error
     people = len(set(names.tolist()))

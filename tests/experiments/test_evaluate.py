@@ -116,6 +116,11 @@ def test_missing_files_and_arrays_are_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.npz: cannot be read"):
         read_embeddings(tmp_path / "nowhere.npz", "add", 10)
     np.savez(tmp_path / "few.npz", features=np.zeros((2, 3)))
+    for name, content in (("array.npz", None), ("empty.npz", b"")):
+        with (tmp_path / name).open("wb") as file:
+            np.save(file, np.eye(3)) if content is None else file.write(content)
+        with pytest.raises(InputError, match=f"{name}: not an .npz file of plain arrays"):
+            read_embeddings(tmp_path / name, "add", 10)
     with pytest.raises(InputError, match="has no array 'embeddings', only features"):
         read_embeddings(tmp_path / "few.npz", "add", 10)
     with pytest.raises(InputError, match="nothing to evaluate"):

@@ -65,6 +65,14 @@ def test_a_template_is_a_persons_mean(type_command, small_checkpoint, enrolled, 
         np.testing.assert_allclose(template, mean / np.linalg.norm(mean), atol=1e-6)
 
 
+def test_a_gallery_is_not_overwritten(type_command, small_checkpoint, crowd, enrolled):
+    before = enrolled.read_bytes()
+    status, _, err = type_command(main, "enrol", small_checkpoint, crowd, enrolled)
+    assert status == 2
+    assert "gallery.npz: exists already; choose another file" in err
+    assert enrolled.read_bytes() == before
+
+
 def test_search_names_a_file_of_embeddings(type_command, small_checkpoint, crowd, enrolled, tmp_path):
     """A memory-mapped gallery and probes that experiments.embed wrote."""
     embed.run(embed.Arguments(small_checkpoint, str(tmp_path / "known"), tmp_path / "gallery.npy"))
@@ -145,8 +153,11 @@ def test_an_exports_card_has_the_threshold(type_command, small_checkpoint, crowd
     ("arguments", "said"),
     [
         (["enrol", "small.pth", "crowd", "g.txt"], "g.txt: give a file that ends with .npz"),
+        (["enrol", "small.pth", "crowd", "no/g.npz"], "no/g.npz: its folder does not exist; make it first"),
         (["name", "small.pth", "absent.npz", "crowd/p0/0.png"], "absent.npz: cannot be read"),
-        (["name", "small.pth", "junk.npz", "crowd/p0/0.png"], "junk.npz: is no gallery"),
+        (["name", "small.pth", "junk.npz", "crowd/p0/0.png"], "junk.npz: not an .npz file of plain arrays"),
+        (["name", "small.pth", "array.npz", "crowd/p0/0.png"], "array.npz: not an .npz file of plain arrays"),
+        (["search", "archive.npy", "wide.npz", "found.csv"], "archive.npy: is no gallery"),
         (["name", "small.pth", "wide.npz", "crowd/p0/0.png", "--threshold", "0"], "embeddings of 9 numbers"),
         (["name", "small.pth", "wide.npz"], "photos: give at least one"),
         (["search", "wide.npz", "wide.npz", "found.txt"], "found.txt: give a file that ends with .csv"),
@@ -159,6 +170,9 @@ def test_an_exports_card_has_the_threshold(type_command, small_checkpoint, crowd
 def test_bad_input_is_one_line(type_command, small_checkpoint, crowd, tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "junk.npz").write_bytes(b"junk")
+    for name, write in (("array.npz", np.save), ("archive.npy", np.savez)):
+        with (tmp_path / name).open("wb") as file:
+            write(file, np.eye(9))
     np.savez(tmp_path / "wide.npz", embeddings=np.eye(9, dtype=np.float32), identities=np.array(list("abcdefghi")))
     np.savez(tmp_path / "short.npz", embeddings=np.eye(9, dtype=np.float32), identities=np.array(["a", "b"]))
     np.save(tmp_path / "wide.npy", np.eye(9))
