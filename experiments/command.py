@@ -1,5 +1,6 @@
 """What all commands share: one-line errors, and exit codes."""
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -12,6 +13,14 @@ INTERRUPTED = 130
 """Ctrl-C."""
 TERMINATED = 143
 """A termination signal, as before a pre-emption: a run has saved a checkpoint, and the same command goes on."""
+
+_ELSEWHERE = "; choose another place"
+_REMEDIES = {
+    errno.ENOENT: "; check the path",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM), _ELSEWHERE),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), _ELSEWHERE),
+}
+"""What to do about an error of the operating system, where that is known."""
 
 
 def help_text(documentation: str | None) -> str:
@@ -29,7 +38,8 @@ def run_command(main: Callable[[], int | None]) -> None:
         status = INPUT_ERROR
     except OSError as error:
         # What was opened last says most: a folder that is a file, a full disk, a missing permission.
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}; choose another place", file=sys.stderr)
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}{remedy}", file=sys.stderr)
         status = INPUT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -9,9 +9,11 @@ it loads nothing from elsewhere, and the photos are deleted when it is stopped.
 """
 
 import dataclasses
+import errno
 import importlib
 import os
 import pathlib
+import socket
 import tempfile
 from typing import Annotated, Any
 
@@ -139,6 +141,30 @@ def build(answers: Answers, threshold: float, people: int) -> Any:
     return page
 
 
+def check_address(host: str, port: int) -> None:
+    """Whether a page can be served there.
+
+    Raises:
+      InputError: the address is not this computer's, or the port is taken, or not allowed.
+    """
+    if not 0 < port < 65_536:
+        raise InputError(f"--port {port}: give a number from 1 to 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            if os.name == "posix":  # elsewhere this would allow a port that somebody listens on
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(f"--port: {port} is taken; give another") from error
+        if error.errno == errno.EACCES:
+            raise InputError(f"--port {port}: {error.strerror}; give one from 1024 on") from error
+        raise InputError(
+            f"--host {host}: {error.strerror or error}; give an address of this computer, such as 127.0.0.1"
+        ) from error
+
+
 def run(arguments: Arguments) -> None:
     """Opens the model, enrols, serves until it is interrupted."""
     console = Console(soft_wrap=True)
@@ -148,6 +174,7 @@ def run(arguments: Arguments) -> None:
         gradio = importlib.import_module("gradio")
     except ImportError as error:
         raise InputError("the page needs Gradio; install arcface-jax[demo]") from error
+    check_address(arguments.host, arguments.port)
     embedder = open_embedder(arguments.model, batch_size=2 if arguments.people is None else None)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
     gallery = None if arguments.people is None else enrol(embedder, arguments.people, arguments.detect)
@@ -170,8 +197,8 @@ def run(arguments: Arguments) -> None:
                 max_file_size="50mb",
                 theme=gradio.themes.Default(font=_FONTS, font_mono=["monospace"]),
             )
-        except OSError as error:
-            raise InputError(f"--port: {arguments.port} is taken; give another") from error
+        except OSError as error:  # somebody was faster, or Gradio cannot reach its own page
+            raise InputError(f"--host {arguments.host}, --port {arguments.port}: {error}") from error
         console.print(f"http://{arguments.host}:{arguments.port} (Ctrl-C stops)", markup=False, highlight=False)
         page.block_thread()
 

@@ -78,6 +78,22 @@ def test_without_gradio_it_says_what_to_install(type_command, small_checkpoint, 
     assert "install arcface-jax[demo]" in err
 
 
+def test_an_address_that_cannot_be_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"--port: {port} is taken; give another"):
+            demo.check_address("127.0.0.1", port)
+    demo.check_address("127.0.0.1", port)
+    with pytest.raises(InputError, match=r"--host 192\.0\.2\.1: .*; give an address of this computer"):
+        demo.check_address("192.0.2.1", port)
+    with pytest.raises(InputError, match=r"--host no such host: .*; give an address of this computer"):
+        demo.check_address("no such host", port)
+    with pytest.raises(InputError, match="--port 70000: give a number"):
+        demo.check_address("127.0.0.1", 70_000)
+
+
 @pytest.fixture
 def browser():
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium, which drives the browser, is not installed")
