@@ -58,12 +58,15 @@ def default_model(seed: int) -> TrainedModel:
     return train_small(sample.images, sample.labels, _DEFAULT_RECIPE, seed)
 
 
-def open_analysed(path: pathlib.Path | None, seed: int = 0) -> tuple[TrainedModel, FaceSource | None]:
+def open_analysed(
+    path: pathlib.Path | None, seed: int = 0, project: str | None = None
+) -> tuple[TrainedModel, FaceSource | None]:
     """A model with, as far as it is known, its class weights and the people that these stand for.
 
     Args:
       path: a run's folder, or another model's file; None for `default_model`.
       seed: of that one.
+      project: of a PyTorch checkpoint, where its keys do not tell.
 
     Returns: (model, the source of its training people, or None).
 
@@ -71,9 +74,11 @@ def open_analysed(path: pathlib.Path | None, seed: int = 0) -> tuple[TrainedMode
       InputError: nothing that can be read.
     """
     if path is None:
+        if project is not None:
+            raise InputError(f"--project {project}: there is no checkpoint that it could be of; give one")
         return default_model(seed), default_source()
     if not (path / CONFIG_FILE).exists():
-        return open_trained(path), None
+        return open_trained(path, project), None
     run = load_trained(path)
     model = dataclasses.replace(as_model(run, path), class_weights=run.class_weights)
     return model, load_data(run.config.data, run.config.run.seed).train

@@ -26,7 +26,7 @@ from arcface_jax.errors import InputError
 from experiments.command import help_text, run_command
 from experiments.gallery import Gallery, embed_people, find_candidates, read_gallery
 from experiments.identify import UNKNOWN, choose_threshold
-from experiments.models import Embedder, open_embedder
+from experiments.models import Embedder, Project, open_embedder
 from experiments.photos import Cropper
 
 _FONTS = ["system-ui", "sans-serif"]
@@ -48,6 +48,7 @@ class Arguments:
     """False accept rate whose threshold is taken from the model card."""
     threshold: float | None = None
     """Cosine from which two photos show one person, instead of the card's; the page can change it."""
+    project: Project = None
     host: str = "127.0.0.1"
     """Address to listen on. Others on the network can use the page at 0.0.0.0."""
     port: int = 7860
@@ -175,7 +176,9 @@ def run(arguments: Arguments) -> None:
     except ImportError as error:
         raise InputError("the page needs Gradio; install arcface-jax[demo]") from error
     check_address(arguments.host, arguments.port)
-    embedder = open_embedder(arguments.model, batch_size=2 if arguments.people is None else None)
+    embedder = open_embedder(
+        arguments.model, batch_size=2 if arguments.people is None else None, project=arguments.project
+    )
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
     gallery = None if arguments.people is None else enrol(embedder, arguments.people, arguments.detect)
     answers = Answers(embedder, Cropper(embedder.image_size, arguments.detect), gallery)

@@ -29,7 +29,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.files import replace_whole, whole_file, write_whole
 from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER
 from experiments.command import help_text, run_command
-from experiments.models import STABLEHLO_FILE, Embedder, open_embedder
+from experiments.models import STABLEHLO_FILE, Embedder, Project, open_embedder
 from experiments.photos import Cropper
 from experiments.progress import progress_bar
 
@@ -55,8 +55,7 @@ class Arguments:
     """Images in one call; if not given, 8 on a CPU, whose caches hold no more, else 256."""
     threads: int = 4
     """Images decoded at once."""
-    project: str | None = None
-    """Project of a PyTorch checkpoint where its keys do not tell, such as adaface."""
+    project: Project = None
 
 
 class Partial:

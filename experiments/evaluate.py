@@ -36,7 +36,7 @@ from arcface_jax.training.dataset import load_data
 from experiments.command import help_text, run_command
 from experiments.evaluation_inputs import Entry, FlipRule, embed_set, held_out_set, open_set, read_embeddings
 from experiments.evaluation_report import html_report, write_tables
-from experiments.models import open_to_evaluate
+from experiments.models import open_to_evaluate, takes_project
 from experiments.trained import TrainedRun
 from experiments.training_angles import training_angles
 
@@ -47,6 +47,9 @@ class Arguments:
 
     checkpoint: tuple[pathlib.Path, ...] = ()
     """Folders of trained runs, PyTorch checkpoints or .onnx files."""
+    project: str | None = None
+    """Project of the PyTorch checkpoints among them where their keys do not tell, such as adaface; evaluate those of
+    different projects one by one."""
     sets: tuple[str, ...] = ()
     """Sets to embed with them, see above; each run's own data if not given."""
     embeddings: tuple[pathlib.Path, ...] = ()
@@ -86,10 +89,12 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
     """
     if arguments.sets and not arguments.checkpoint:
         raise InputError("--sets: give the run to embed them with, --checkpoint runs/RUN")
+    if arguments.project is not None and not any(map(takes_project, arguments.checkpoint)):
+        raise InputError(f"--project {arguments.project}: no --checkpoint is a PyTorch file; leave it out")
     entries = [read_embeddings(path, arguments.flip, arguments.folds) for path in arguments.embeddings]
     of_training: dict[str, Figures] = {}
     for folder in arguments.checkpoint:
-        model = open_to_evaluate(folder)
+        model = open_to_evaluate(folder, arguments.project if takes_project(folder) else None)
         prefix = "" if len(arguments.checkpoint) == 1 else f"{model.name}, "
         step = f", step {model.step}" if isinstance(model, TrainedRun) else ""
         console.print(f"Embedding with {folder}{step} …", markup=False, highlight=False)

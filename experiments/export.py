@@ -37,7 +37,7 @@ from arcface_jax.interop.torch import save_torch
 from arcface_jax.training.checkpoints import library_versions
 from arcface_jax.training.run_folder import CONFIG_FILE, RESULTS_FILE
 from experiments.command import help_text, run_command
-from experiments.models import STABLEHLO_FILE, Embedder, default_batch_size, open_trained
+from experiments.models import STABLEHLO_FILE, Embedder, Project, default_batch_size, open_trained
 
 CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
 Format = Literal["stablehlo", "onnx", "torch"]
@@ -63,8 +63,7 @@ class Arguments:
     """Type that kernels are stored in; the arithmetic stays float32."""
     verify: str | None = None
     """Images of people (any source) to measure accuracy and thresholds on, all pairs of them."""
-    project: str | None = None
-    """Project of a PyTorch checkpoint where its keys do not tell, such as adaface."""
+    project: Project = None
     name: str | None = None
     """Of the model in its card; the folder's if not given."""
     data: str | None = None

@@ -29,7 +29,7 @@ from arcface_jax.files import whole_file
 from experiments.benchmark_evaluation import peak_gigabytes
 from experiments.command import help_text, run_command
 from experiments.gallery import Engine, embed_people, find_candidates, read_gallery
-from experiments.models import Embedder, open_embedder
+from experiments.models import Embedder, Project, open_embedder
 from experiments.photos import Cropper
 
 Model = Annotated[pathlib.Path, tyro.conf.Positional]
@@ -53,6 +53,7 @@ class Enrol:
     templates: bool = False
     """One entry for each person, the mean of the embeddings, instead of one for each image."""
     detect: Detect = False
+    project: Project = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Name:
     candidates: int = 1
     """How many of the most alike entries to show for each photo."""
     detect: Detect = False
+    project: Project = None
     engine: Engine = "jax"
     """What searches; both are exact. faiss needs the extra arcface-jax[faiss]."""
 
@@ -92,6 +94,7 @@ class Verify:
     threshold: float | None = None
     """Cosine from which they are the same person, instead of the card's."""
     detect: Detect = False
+    project: Project = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +138,7 @@ def enrol(arguments: Enrol, console: Console) -> None:
     if not arguments.gallery.absolute().parent.is_dir():
         raise InputError(f"{arguments.gallery}: its folder does not exist; make it first")
     source = open_source(arguments.people)
-    embedder = open_embedder(arguments.model)
+    embedder = open_embedder(arguments.model, project=arguments.project)
     embeddings, kept = embed_people(embedder, source, detect=arguments.detect)
     for index in np.setdiff1d(np.arange(len(source)), kept):
         console.print(f"left out: {source.where(int(index))}: no face found", markup=False, highlight=False)
@@ -159,7 +162,7 @@ def name(arguments: Name, console: Console) -> None:
     if not arguments.photos:
         raise InputError("photos: give at least one image file")
     gallery = read_gallery(arguments.gallery)
-    embedder = open_embedder(arguments.model)
+    embedder = open_embedder(arguments.model, project=arguments.project)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
     probes = embedder.embed(Cropper(embedder.image_size, arguments.detect).read(arguments.photos))
     found = find_candidates(gallery.embeddings, probes, arguments.candidates, arguments.engine)
@@ -176,7 +179,7 @@ def name(arguments: Name, console: Console) -> None:
 
 def verify(arguments: Verify, console: Console) -> None:
     """The cosine of two photos, and the decision."""
-    embedder = open_embedder(arguments.model)
+    embedder = open_embedder(arguments.model, project=arguments.project)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
     first, second = embedder.embed(
         Cropper(embedder.image_size, arguments.detect).read((arguments.first, arguments.second))

@@ -33,6 +33,7 @@ from arcface_jax.models.batch_statistics import with_statistics
 from arcface_jax.pixels import to_pixels
 from experiments.analysed import embed_people, open_analysed, open_people
 from experiments.command import help_text, run_command
+from experiments.models import Project
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,10 @@ class Arguments:
 
     model: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
     """The folder of a run, a PyTorch checkpoint, or an .onnx file; a small model is trained if not given."""
+    project: Project = None
     judge: pathlib.Path | None = None
     """Another model, which only looks at the result; without a model, a small one of another seed."""
+    judge_project: Project = None
     people: str | None = None
     """Source of people; a run's own training people if not given."""
     target: Literal["embeddings", "weights"] = "embeddings"
@@ -99,11 +102,13 @@ def run(arguments: Arguments) -> None:
     console = Console()
     if not 1 <= arguments.count <= arguments.gallery:
         raise InputError(f"--count {arguments.count}: give from 1 to the {arguments.gallery} people of the gallery")
-    model, own = open_analysed(arguments.model)
+    if arguments.judge is None and arguments.judge_project is not None:
+        raise InputError(f"--judge-project {arguments.judge_project}: give --judge as well, a PyTorch checkpoint")
+    model, own = open_analysed(arguments.model, project=arguments.project)
     people = open_people(arguments.people, own, arguments.gallery, model.image_size)
     judge = None
     if arguments.judge is not None or arguments.model is None:
-        judge = open_analysed(arguments.judge, seed=1)[0]
+        judge = open_analysed(arguments.judge, seed=1, project=arguments.judge_project)[0]
     count = min(arguments.count, len(people.names))
     embeddings, centres = embed_people(model, people)
     targets = centres[:count]

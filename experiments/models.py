@@ -3,10 +3,11 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
+import tyro
 
 from arcface_jax.errors import InputError
 from arcface_jax.interop.card import CARD_FILE, ModelCard
@@ -26,6 +27,12 @@ STABLEHLO_FILE = "model.stablehlo"
 _CPU_BATCH, _BATCH = 8, 256  # as many images as a CPU's caches hold; enough to keep an accelerator busy
 
 MODEL_HELP = "the folder of a run or of an export, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file"
+
+Project = Annotated[
+    str | None,
+    tyro.conf.arg(help="Project of a PyTorch checkpoint where its keys do not tell, such as adaface."),
+]
+"""The option --project of every command that opens a model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +75,7 @@ class ImportedModel:
         return self._embed(images)
 
 
-def open_to_evaluate(path: pathlib.Path) -> TrainedRun | ImportedModel:
+def open_to_evaluate(path: pathlib.Path, project: str | None = None) -> TrainedRun | ImportedModel:
     """A run, or a model trained elsewhere, to embed with and without the mirror image.
 
     Raises:
@@ -76,8 +83,19 @@ def open_to_evaluate(path: pathlib.Path) -> TrainedRun | ImportedModel:
     """
     if (path / CONFIG_FILE).exists():
         return load_trained(path)
-    model = open_trained(path)
+    model = open_trained(path, project)
     return ImportedModel(path.stem, model.image_size, model.embedder(default_batch_size()))
+
+
+def takes_project(path: pathlib.Path) -> bool:
+    """Whether a model is a PyTorch checkpoint, of which there is a project to name; others say it themselves."""
+    return path.is_file() and path.suffix != ".onnx"
+
+
+def check_project(path: pathlib.Path, project: str | None) -> None:
+    """Refuses a project where it would do nothing."""
+    if project is not None and path.exists() and not takes_project(path):
+        raise InputError(f"--project {project}: {path} is no PyTorch checkpoint, and says it itself; leave it out")
 
 
 def default_batch_size() -> int:
@@ -96,8 +114,10 @@ def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel
     """A model with its weights, to export or to train on.
 
     Raises:
-      InputError: nothing there, or nothing that can be read; an export has no weights to take out again.
+      InputError: nothing there, or nothing that can be read; an export has no weights to take out again; a project
+        for what is no PyTorch checkpoint.
     """
+    check_project(path, project)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
     if (path / CONFIG_FILE).exists():
@@ -119,6 +139,7 @@ def open_embedder(
     """
     if batch_size is None:
         batch_size = default_batch_size()
+    check_project(path, project)
     if batch_size < 1:
         raise InputError(f"batch_size: {batch_size}; give at least 1")
     if (path / CARD_FILE).exists():

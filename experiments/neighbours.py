@@ -25,6 +25,7 @@ from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
 from experiments.analysed import DEFAULT_PEOPLE, People, default_source, embed_people, open_analysed, open_people
 from experiments.command import help_text, run_command
+from experiments.models import Project
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Arguments:
 
     model: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
     """The folder of a run, a PyTorch checkpoint, or an .onnx file; a small model is trained if not given."""
+    project: Project = None
     people: str | None = None
     """Source of people; a run's own training people if not given."""
     gallery: int = 40
@@ -100,7 +102,7 @@ def run(arguments: Arguments) -> None:
         raise InputError("--drawn, --pairs and --gallery: give at least 2 of each")
     if not 0 < arguments.far < 1:
         raise InputError(f"--far {arguments.far:g}: give a rate between 0 and 1")
-    model, own = open_analysed(arguments.model)
+    model, own = open_analysed(arguments.model, project=arguments.project)
     if arguments.model is None:
         own = default_source(first_identity=DEFAULT_PEOPLE)
     people = open_people(arguments.people, own, arguments.gallery, model.image_size)

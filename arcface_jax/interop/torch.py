@@ -56,7 +56,7 @@ def import_torch(path: str | os.PathLike[str], project: str | None = None) -> Tr
     try:
         model = model_from_state_dict(_find_state_dict(content), project)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
     head = model.class_weights
     if head is None and isinstance(content, dict) and isinstance(content.get(_HEAD_CONTAINER), dict):
         head = _class_weights(content[_HEAD_CONTAINER], model.embedding_size)[0]

@@ -56,11 +56,15 @@ SIGNATURES = {
 """A key that only this naming has; what stands before it is the checkpoint's prefix."""
 
 
+class UnknownProjectError(InputError):
+    """A checkpoint that does not say which project it is of."""
+
+
 def guess_project(naming: str, prefix: str, weights: Weights) -> str:
     """The project whose checkpoints look like this.
 
     Raises:
-      InputError: several do, and they expect different pixels.
+      UnknownProjectError: several do, and they expect different pixels.
     """
     if naming == "mobilefacenet":
         return "mobilefacenet_pytorch"
@@ -70,9 +74,9 @@ def guess_project(naming: str, prefix: str, weights: Weights) -> str:
         if "body.0.res_layer.5.running_mean" not in weights:  # no normalisation between convolution and PReLU
             return "curricularface"
         if prefix != "model.":
-            raise InputError(
-                "project: several projects name their weights like this and some of them expect BGR; "
-                f"say which it is: {', '.join(PROJECTS)}"
+            raise UnknownProjectError(
+                "project: several projects name their weights like this and some of them expect BGR; say which it is "
+                f"by --project, in Python by project=: {', '.join(PROJECTS)}"
             )
         return "adaface"
     return "arcface_torch"

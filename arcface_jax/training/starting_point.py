@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from arcface_jax.errors import InputError
 from arcface_jax.interop.onnx import import_onnx
 from arcface_jax.interop.torch import import_torch
+from arcface_jax.interop.torch_projects import UnknownProjectError
 from arcface_jax.pixels import CONVENTIONS, PixelConvention
 from arcface_jax.training.checkpoints import Checkpoints
 from arcface_jax.training.config_file import read_config
@@ -38,7 +39,13 @@ def start_from(path: str, state: TrainState, pixels: PixelConvention) -> TrainSt
     if (place / CONFIG_FILE).exists():
         variables, trained_on = _of_run(place), CONVENTIONS[read_config(place / CONFIG_FILE).model.pixels]
     else:
-        model = import_onnx(place) if place.suffix == ".onnx" else import_torch(place)
+        try:
+            model = import_onnx(place) if place.suffix == ".onnx" else import_torch(place)
+        except UnknownProjectError as error:  # only of networks that no --model.name is, whichever the project
+            raise InputError(
+                f"model.init {path}: its weights are named as in AdaFace's and CurricularFace's own networks, and no "
+                "--model.name is one of these; give a checkpoint of the network that --model.name says"
+            ) from error
         variables, trained_on = dict(model.variables), model.pixels
     if trained_on != pixels:
         name = next((name for name, one in CONVENTIONS.items() if one == trained_on), str(trained_on))
