@@ -41,10 +41,14 @@ def normalise_rows(x: jax.Array) -> jax.Array:
     Returns: [..., D], rows of length 1 (or 0).
     """
     x = x.astype(head_dtype(x))
-    square = jnp.sum(x * x, axis=-1, keepdims=True)
-    too_small = square < jnp.finfo(x.dtype).tiny
+    return x * inverse_norms(jnp.sum(x * x, axis=-1, keepdims=True))
+
+
+def inverse_norms(square: jax.Array) -> jax.Array:
+    """1/‖x‖₂ of ‖x‖₂²: 0, without a gradient, where that is too small for the dtype; NaN where it is not finite."""
+    too_small = square < jnp.finfo(square.dtype).tiny
     inverse = jnp.where(jnp.isfinite(square), jax.lax.rsqrt(jnp.where(too_small, 1.0, square)), jnp.nan)
-    return jnp.where(too_small, 0.0, x * inverse)
+    return jnp.where(too_small, 0.0, inverse)
 
 
 def cosine_logits(

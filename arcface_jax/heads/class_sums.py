@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax.heads.chunks import Chunks, over_chunks, read_rows, split_classes, vary_over, varying_axes, write_rows
+from arcface_jax.logits import inverse_norms
 
 SHIFTS = ("running", "fixed")
 
@@ -72,11 +73,9 @@ def view_chunk(unit: jax.Array, rows: jax.Array, precision: jax.lax.PrecisionLik
     if centres > 1:
         rows = jnp.moveaxis(rows, 1, 0)
     rows = rows.reshape(centres * size, dim)
-    square = jnp.sum(rows * rows, axis=-1)
-    usable = square >= jnp.finfo(rows.dtype).tiny
-    inverse_norms = jnp.where(usable, jax.lax.rsqrt(jnp.where(usable, square, 1.0)), 0.0)
-    every = (jnp.einsum("nd,cd->nc", unit, rows, precision=precision) * inverse_norms).reshape(-1, centres, size)
-    return ChunkView(rows, inverse_norms, every, every[:, 0] if centres == 1 else jnp.max(every, axis=1))
+    inverse = inverse_norms(jnp.sum(rows * rows, axis=-1))
+    every = (jnp.einsum("nd,cd->nc", unit, rows, precision=precision) * inverse).reshape(-1, centres, size)
+    return ChunkView(rows, inverse, every, every[:, 0] if centres == 1 else jnp.max(every, axis=1))
 
 
 def pull_back_chunk(

@@ -85,6 +85,16 @@ def test_every_option_equals_the_dense_loss(problem, centres, shift, options):
         compare(problem, centres, shift=shift, psi=cm2(), **options)
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf, 3e19])
+def test_a_class_weight_that_is_not_finite_shows_in_the_loss(problem, broken):
+    embeddings, tables, labels, _ = problem
+    weights = tables[1].astype(np.float32)
+    weights[20, 0] = broken  # the square of 3e19 overflows
+    for loss in (margin_softmax_loss, functools.partial(chunked_margin_softmax_loss, chunk=7)):
+        values = jax.jit(loss)(embeddings.astype(np.float32), weights, labels)
+        np.testing.assert_array_equal(np.isnan(values), labels >= 0)
+
+
 @pytest.mark.parametrize("chunk", [1, 1000])
 def test_any_chunk(problem, chunk):
     with jax.enable_x64(True):
