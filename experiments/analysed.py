@@ -15,7 +15,7 @@ from arcface_jax.evaluation.angles import class_centres
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.training.dataset import load_data
-from arcface_jax.training.run_folder import CONFIG_FILE
+from arcface_jax.training.saved_runs import find_run
 from experiments.models import as_model, open_trained
 from experiments.small_model import Recipe, train_small
 from experiments.trained import load_trained
@@ -77,9 +77,10 @@ def open_analysed(
         if project is not None:
             raise InputError(f"--project {project}: there is no checkpoint that it could be of; give one")
         return default_model(seed), default_source()
-    if not (path / CONFIG_FILE).exists():
+    found = find_run(path)
+    if found is None:
         return open_trained(path, project), None
-    run = load_trained(path)
+    run = load_trained(found)
     model = dataclasses.replace(as_model(run, path), class_weights=run.class_weights)
     return model, load_data(run.config.data, run.config.run.seed).train
 

@@ -36,6 +36,7 @@ from arcface_jax.interop.stablehlo import export_stablehlo
 from arcface_jax.interop.torch import save_torch
 from arcface_jax.training.checkpoints import library_versions
 from arcface_jax.training.run_folder import CONFIG_FILE, RESULTS_FILE
+from arcface_jax.training.saved_runs import find_run
 from experiments.command import help_text, run_command
 from experiments.models import STABLEHLO_FILE, Embedder, Project, default_batch_size, open_trained
 
@@ -138,12 +139,15 @@ class RunFacts:
 
 def read_run(path: pathlib.Path) -> RunFacts:
     """The configuration and the last verification of a run's folder; nothing of another model."""
-    if not (path / CONFIG_FILE).exists():
+    run = find_run(path)
+    if run is None:
         return RunFacts(None, {})
-    config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = json.loads((run.folder / CONFIG_FILE).read_text(encoding="utf-8"))
     verifications: dict[str, dict[str, Any]] = {}
-    if (path / RESULTS_FILE).exists():
-        verifications = json.loads((path / RESULTS_FILE).read_text(encoding="utf-8")).get("verifications", {})
+    if (run.folder / RESULTS_FILE).exists():
+        verifications = json.loads((run.folder / RESULTS_FILE).read_text(encoding="utf-8")).get("verifications", {})
+    if run.step is not None:
+        verifications = {step: numbers for step, numbers in verifications.items() if int(step) == run.step}
     last = max(verifications, key=int, default=None)
     return RunFacts(config, {} if last is None else {"step": int(last), **verifications[last]})
 

@@ -18,7 +18,7 @@ from arcface_jax.interop.stablehlo import load_stablehlo
 from arcface_jax.interop.torch import import_torch
 from arcface_jax.models.embed import embed_images
 from arcface_jax.pixels import CONVENTIONS
-from arcface_jax.training.run_folder import CONFIG_FILE
+from arcface_jax.training.saved_runs import find_run
 from arcface_jax.training.setup import create_backbone
 from experiments.trained import TrainedRun, load_trained
 
@@ -26,7 +26,10 @@ STABLEHLO_FILE = "model.stablehlo"
 
 _CPU_BATCH, _BATCH = 8, 256  # as many images as a CPU's caches hold; enough to keep an accelerator busy
 
-MODEL_HELP = "the folder of a run or of an export, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file"
+MODEL_HELP = (
+    "the folder of a run (RUN/checkpoints/STEP for one of its checkpoints) or of an export, a PyTorch checkpoint "
+    "(.pt, .pth, .ckpt), or an .onnx file"
+)
 
 Project = Annotated[
     str | None,
@@ -81,8 +84,8 @@ def open_to_evaluate(path: pathlib.Path, project: str | None = None) -> TrainedR
     Raises:
       InputError: as `open_trained`.
     """
-    if (path / CONFIG_FILE).exists():
-        return load_trained(path)
+    if (run := find_run(path)) is not None:
+        return load_trained(run)
     model = open_trained(path, project)
     return ImportedModel(path.stem, model.image_size, model.embedder(default_batch_size()))
 
@@ -120,8 +123,8 @@ def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel
     check_project(path, project)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
-    if (path / CONFIG_FILE).exists():
-        return as_model(load_trained(path), path)
+    if (run := find_run(path)) is not None:
+        return as_model(load_trained(run), path)
     if path.is_dir():
         raise InputError(f"{path}: is no run; give {MODEL_HELP}")
     if path.suffix == ".onnx":

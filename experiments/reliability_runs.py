@@ -253,7 +253,7 @@ def reference(run: Run) -> Run:
 @contextlib.contextmanager
 def opened(run: Run) -> Iterator[Checkpoints]:
     """Its checkpoints, for reading."""
-    checkpoints = Checkpoints(run.checkpoints)
+    checkpoints = Checkpoints(run.checkpoints, to_read=True)
     try:
         yield checkpoints
     finally:

@@ -1,26 +1,22 @@
 """A trained run, ready to embed images."""
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import numpy as np
 
-from arcface_jax.errors import InputError
 from arcface_jax.models.embed import EmbedFunction, embed_images, make_embed_function
-from arcface_jax.training.checkpoints import Checkpoints
 from arcface_jax.training.config import Config
-from arcface_jax.training.config_file import read_config
 from arcface_jax.training.resume import restore_on_one_device
-from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE
+from arcface_jax.training.saved_runs import SavedRun
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """The backbone and the class weights of a run at its last checkpoint.
+    """The backbone and the class weights of a run at one of its checkpoints.
 
     Attributes:
-      name: the run folder's.
+      name: the run folder's; with the step where a checkpoint was named.
       config: the run's configuration.
       variables: of the backbone; the moving average where the run kept one.
       class_weights: float32 [C, D] or [C, K, D], of the head, not normalised; None for a loss without classes.
@@ -44,26 +40,19 @@ class TrainedRun:
         return embed_images(self._embed, self.variables, images)
 
 
-def load_trained(folder: pathlib.Path) -> TrainedRun:
-    """Reads the newest checkpoint of a run folder.
+def load_trained(run: SavedRun) -> TrainedRun:
+    """Reads a checkpoint of a run.
 
     Raises:
-      InputError: no run, or no checkpoint, lies there.
+      InputError: there is no checkpoint, or it is damaged.
     """
-    config = read_config(folder / CONFIG_FILE)
-    path = folder / CHECKPOINTS_FOLDER
-    if not path.is_dir():
-        raise InputError(f"{folder}: holds no checkpoints; give the folder of a run that has reached its first one")
-    checkpoints = Checkpoints(path)
-    step = checkpoints.latest_step()
-    if step is None:
-        raise InputError(f"{path}: no complete checkpoint; let the run go on to its first one")
-    program, state = restore_on_one_device(checkpoints, step, config)
-    checkpoints.close()
+    config = run.config
+    with run.opened() as (checkpoints, step):
+        program, state = restore_on_one_device(checkpoints, step, config)
     weights = program.objective.class_weights(state.params["head"], state.head_state)
     variables = state.average or state.backbone_variables
     return TrainedRun(
-        folder.resolve().name,
+        run.name,
         config,
         variables,
         None if weights is None else np.asarray(weights, np.float32),

@@ -12,10 +12,8 @@ from jax.experimental import multihost_utils
 
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
-from arcface_jax.training.checkpoints import Checkpoints
-from arcface_jax.training.config_file import read_config
 from arcface_jax.training.resume import restore_on_one_device
-from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE
+from arcface_jax.training.saved_runs import SavedRun
 from arcface_jax.training.state import named_leaves
 
 BATCH_FILE = "batch.npz"
@@ -90,12 +88,9 @@ def diagnose(folder: pathlib.Path) -> Diagnosis:
         raise InputError(
             f"{folder / BATCH_FILE}: cannot be read ({error}); give the bad-step folder of a run"
         ) from error
-    config = read_config(run / CONFIG_FILE)
-    checkpoints = Checkpoints(run / CHECKPOINTS_FOLDER)
-    if step not in checkpoints.steps():
-        raise InputError(f"{run}: the checkpoint of step {step} is gone; without its state the step cannot be replayed")
-    program, state = restore_on_one_device(checkpoints, step, config)
-    checkpoints.close()
+    saved = SavedRun(run, step)
+    with saved.opened() as (checkpoints, _):
+        program, state = restore_on_one_device(checkpoints, step, saved.config)
     train_step = program.train_step
     # The counter stands after the bad step; its random numbers are those of the one before.
     state = dataclasses.replace(state, step=state.step - 1)

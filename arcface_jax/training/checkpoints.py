@@ -45,13 +45,14 @@ class Checkpoints:
     the caller wants to find again. All processes of a run call each method together.
     """
 
-    def __init__(self, folder: pathlib.Path, keep: int = 2, keep_best: int = 0) -> None:
+    def __init__(self, folder: pathlib.Path, keep: int = 2, keep_best: int = 0, *, to_read: bool = False) -> None:
         """Opens the folder, making it where it is absent.
 
         Args:
           folder: where the checkpoints lie, one folder a step.
           keep: how many of the newest stay.
           keep_best: how many of those with the best score stay besides.
+          to_read: nothing is made or tidied up; what a run at work is just writing stays.
         """
         self.folder = folder.absolute()
         policies = [preservation_policy.LatestN(keep)]
@@ -63,7 +64,8 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             # What a killed process left half-written goes when the next one starts.
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not to_read,
+            create=not to_read,
             # A folder that cannot be made is an error at once; in the background the writers would wait minutes for it.
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
@@ -143,8 +145,16 @@ class Checkpoints:
 
     def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
         others = [other for other in self._manager.all_steps() if other < step]
-        instead = f"remove its folder to use that of step {max(others)}" if others else "start the run anew"
+        instead = f"that of step {max(others)} may be whole" if others else "there is none before it"
         return DamagedCheckpoint(f"checkpoint {self.folder / str(step)}: is damaged ({reason}); {instead}")
+
+    def _checked(self, step: int, state: Any, saved: dict[str, int]) -> Any:
+        """The state, if its arrays are those that were saved: no part of the format guards their bytes."""
+        found = checksums(state)
+        for name, value in saved.items():
+            if found.get(name) != value:
+                raise self._damaged(step, f"{name} is not what was saved")
+        return state
 
     def read_tree(self, step: int) -> Any:
         """The state at `step` as plain nested dictionaries of arrays, whatever shapes it has.
@@ -152,7 +162,8 @@ class Checkpoints:
         Raises:
           InputError: it is damaged.
         """
-        return self._read(step, state=ocp.args.StandardRestore()).state
+        state = self._read(step, state=ocp.args.StandardRestore()).state
+        return self._checked(step, state, self.metadata(step).get("checksums", {}))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state at `step`, with the shapes, types and placement of `like` (arrays or ShapeDtypeStructs).
@@ -170,12 +181,9 @@ class Checkpoints:
                     f"{saved.get(name, 'absent')}, wanted {wanted.get(name, 'absent')}; use the run's own config.json"
                 )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        state: TrainState = self._read(step, state=ocp.args.StandardRestore(abstract)).state
-        found = checksums(state)
-        for name, value in about.get("checksums", {}).items():
-            if found[name] != value:  # no part of the format itself guards the arrays' own bytes
-                raise self._damaged(step, f"{name} is not what was saved")
-        return state
+        state = self._read(step, state=ocp.args.StandardRestore(abstract)).state
+        restored: TrainState = self._checked(step, state, about.get("checksums", {}))
+        return restored
 
     def set_aside(self, step: int) -> pathlib.Path:
         """Moves a damaged checkpoint out of the way, so that its step can be saved again; returns where to."""

@@ -39,7 +39,7 @@ class DataConfig:
     images_each: int = 4
     """Images of one identity in a batch (sampler balanced), or at most in an epoch (sampler capped)."""
     verify: tuple[str, ...] = ()
-    """More sets to verify on, besides the held-out people: .bin sets, or folders of people."""
+    """More sets to verify on, besides the held-out people: .bin sets, or anything that has people with labels."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -66,8 +66,8 @@ class ModelConfig:
     about a third more time."""
     init: str | None = None
     """Trained backbone to start from: a run folder, a PyTorch checkpoint or an .onnx file of the same network."""
-    pixels: Literal["arcface_torch", "insightface_mxnet", "adaface"] = "arcface_torch"
-    """What the backbone expects of its pixels: RGB over 127.5, RGB over 128, or BGR over 127.5."""
+    pixels: Literal["arcface_torch", "insightface_mxnet", "adaface", "magface"] = "arcface_torch"
+    """What the backbone expects of its pixels: RGB over 127.5, RGB over 128, BGR over 127.5, or BGR from 0 to 1."""
 
 
 PastPi = Literal["none", "linear", "easy", "clip", "reflect"]
@@ -196,7 +196,7 @@ class RunConfig:
     keep: int = 2
     """Newest checkpoints to keep."""
     keep_best: int = 0
-    """Checkpoints of the best verification accuracy to keep besides."""
+    """Checkpoints of the best verification accuracy to keep besides; each verification then writes one."""
     log_every: int = 10
     """Steps between lines of metrics."""
     bad_steps: int = 10

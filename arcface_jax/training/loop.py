@@ -150,7 +150,8 @@ class _Run:
 
     def _saves(self, step: int) -> bool:
         run = self.setup.config.run
-        return step > 0 and (step % (run.checkpoint_every or run.evaluate_every) == 0 or step == run.steps)
+        scored = run.keep_best > 0 and self._verifies(step)  # else the best verification would have no checkpoint
+        return step > 0 and (step % (run.checkpoint_every or run.evaluate_every) == 0 or step == run.steps or scored)
 
     def give_up(self, step: int, state: TrainState, batch: Batch) -> None:
         """Keeps state and batch of a step that is the last of too many bad ones, and says where it goes wrong.
@@ -171,6 +172,12 @@ class _Run:
             f"learnt from them. See python -m experiments.replay {place}; lower --optimiser.learning-rate, lengthen "
             "--optimiser.warmup or set --optimiser.clip, and start anew"
         )
+
+    def tell_unreadable(self) -> None:
+        """Says how often a streamed image could not be decoded, and another took its place."""
+        if count := self.batches.unreadable.total():
+            first = next(iter(self.batches.unreadable))
+            self.reporter.says(f"{count} times an image could not be decoded and another took its place: {first} …")
 
     def close(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Stops reading ahead, and waits for what is being written, but not for processes that are gone."""
@@ -239,6 +246,7 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
                 run.save(program.step.fetch(state))
                 run.checkpoints.wait()
                 raise Stopped(step, asked)
+        run.tell_unreadable()
         whole = program.step.fetch(state)
         similarities = run.similarities
         if similarities is None:  # went on from the last step: nothing was verified now

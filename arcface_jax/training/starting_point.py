@@ -12,9 +12,7 @@ from arcface_jax.interop.onnx import import_onnx
 from arcface_jax.interop.torch import import_torch
 from arcface_jax.interop.torch_projects import UnknownProjectError
 from arcface_jax.pixels import CONVENTIONS, PixelConvention
-from arcface_jax.training.checkpoints import Checkpoints
-from arcface_jax.training.config_file import read_config
-from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE
+from arcface_jax.training.saved_runs import SavedRun, find_run
 from arcface_jax.training.state import TrainState, named_leaves
 
 
@@ -22,7 +20,7 @@ def start_from(path: str, state: TrainState, pixels: PixelConvention) -> TrainSt
     """The state with the backbone of `path` in it, head and optimiser as they are.
 
     Args:
-      path: a run folder, a PyTorch checkpoint or an .onnx file.
+      path: a run folder, one of its checkpoints, a PyTorch checkpoint or an .onnx file.
       state: at step 0.
       pixels: what the run feeds its backbone.
 
@@ -36,8 +34,8 @@ def start_from(path: str, state: TrainState, pixels: PixelConvention) -> TrainSt
         raise InputError(
             f"model.init {path}: no such file or folder; give a run, a PyTorch checkpoint or an .onnx file"
         )
-    if (place / CONFIG_FILE).exists():
-        variables, trained_on = _of_run(place), CONVENTIONS[read_config(place / CONFIG_FILE).model.pixels]
+    if (run := find_run(place)) is not None:
+        variables, trained_on = _of_run(run), CONVENTIONS[run.config.model.pixels]
     else:
         try:
             model = import_onnx(place) if place.suffix == ".onnx" else import_torch(place)
@@ -62,13 +60,9 @@ def start_from(path: str, state: TrainState, pixels: PixelConvention) -> TrainSt
     )
 
 
-def _of_run(folder: pathlib.Path) -> dict[str, Any]:
-    checkpoints = Checkpoints(folder / CHECKPOINTS_FOLDER)
-    step = checkpoints.latest_step()
-    if step is None:
-        raise InputError(f"model.init {folder}: no complete checkpoint; let that run go on to its first one")
-    state = checkpoints.read_tree(step)
-    checkpoints.close()
+def _of_run(run: SavedRun) -> dict[str, Any]:
+    with run.opened() as (checkpoints, step):
+        state = checkpoints.read_tree(step)
     return {"params": state["params"]["backbone"], "batch_stats": state["batch_stats"]}
 
 

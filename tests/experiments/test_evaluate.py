@@ -19,10 +19,11 @@ from arcface_jax.training.config_file import to_json
 from arcface_jax.training.dataset import load_data
 from arcface_jax.training.loop import train
 from arcface_jax.training.run_folder import RunFolder
+from arcface_jax.training.saved_runs import SavedRun
 from arcface_jax.training.setup import prepare
 from experiments.command import run_command
 from experiments.evaluate import Arguments, run
-from experiments.evaluation_inputs import open_set, read_embeddings
+from experiments.evaluation_inputs import load_set, read_embeddings
 from experiments.trained import load_trained
 from experiments.training_angles import images_of_some_classes, training_angles
 
@@ -204,7 +205,7 @@ def test_the_class_weights_of_a_run_are_measured_on_its_training_people(
     run(Arguments(checkpoint=(trained,), output=tmp_path, deployment_fars=(0.1,), replicates=20))
     figures = json.loads((tmp_path / "table.json").read_text())["training people"]
     assert "training people" in (tmp_path / "report.html").read_text()
-    model = load_trained(trained)
+    model = load_trained(SavedRun(trained))
     people = load_data(model.config.data, model.config.run.seed).train
     images = np.stack([people[index] for index in range(len(people))])
     embeddings = unit_embeddings(model.embed(images))
@@ -224,7 +225,7 @@ def test_w_ec_is_of_whole_classes(trained: pathlib.Path) -> None:
         assert np.array_equal(chosen, np.flatnonzero(np.isin(labels, classes)))
         assert len(chosen) <= most or len(classes) == 2
     assert len(images_of_some_classes(labels, 7, 0)) == 7
-    model = load_trained(trained)
+    model = load_trained(SavedRun(trained))
     data = load_data(model.config.data, model.config.run.seed)
     whole, part = (training_angles(model, data, Resampling(5), most)["angle w_ec"] for most in (5000, 40))
     assert whole.estimate != part.estimate
@@ -258,7 +259,7 @@ def test_a_run_is_evaluated_on_given_sets(trained: pathlib.Path, tmp_path: pathl
 
 def test_sets_are_opened_by_what_they_are(tmp_path: pathlib.Path) -> None:
     people = write_people(tmp_path / "people")
-    everyone = open_set(str(people), 16, 10)
+    everyone = load_set(str(people), 16, 10)
     assert (everyone.name, everyone.images.shape, everyone.pairs) == ("people", (24, 16, 16, 3), None)
     lfw = tmp_path / "pairs.txt"
     for name in ("Ada", "Bo"):
@@ -266,7 +267,7 @@ def test_sets_are_opened_by_what_they_are(tmp_path: pathlib.Path) -> None:
         for image in (1, 2):
             Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "lfw" / name / f"{name}_000{image}.png")
     lfw.write_text("1\nAda\t1\t2\nAda\t1\tBo\t2\n")
-    pairs = open_set(f"LFW={tmp_path / 'lfw'}+{lfw}", 16, 10).pairs
+    pairs = load_set(f"LFW={tmp_path / 'lfw'}+{lfw}", 16, 10).pairs
     assert pairs is not None
     assert (pairs.first.tolist(), pairs.second.tolist(), pairs.same.tolist()) == ([0, 0], [1, 3], [True, False])
     for kind, letter in (("frontal", "F"), ("profile", "P")):
@@ -279,12 +280,12 @@ def test_sets_are_opened_by_what_they_are(tmp_path: pathlib.Path) -> None:
     split = tmp_path / "protocol" / "Split" / "FP"
     (split / "01" / "same.txt").write_text("1,1\n")
     (split / "01" / "diff.txt").write_text("1,2\n")
-    profiles = open_set(f"CFP-FP={tmp_path / 'cfp'}+{split}", 16, 10)
+    profiles = load_set(f"CFP-FP={tmp_path / 'cfp'}+{split}", 16, 10)
     assert profiles.pairs is not None
     assert (profiles.pairs.first.tolist(), profiles.pairs.second.tolist()) == ([0, 0], [1, 3])
     assert profiles.labels.tolist() == [0, 0, 1, 1]  # a person's two folders are one identity
     with pytest.raises(InputError, match="no such file or folder"):
-        open_set("nowhere", 16, 10)
+        load_set("nowhere", 16, 10)
 
 
 def write_people(folder: pathlib.Path) -> pathlib.Path:

@@ -13,6 +13,7 @@ from arcface_jax.interop.card import ModelCard
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.stablehlo import load_stablehlo
 from arcface_jax.interop.torch import import_torch
+from arcface_jax.training.saved_runs import SavedRun
 from experiments import export, train
 from experiments.trained import load_trained
 
@@ -83,7 +84,7 @@ def test_the_card_of_a_run_quotes_its_recipe_and_results(type_command, crowd, tm
     text = (folder / "README.md").read_text()
     assert json.loads(text.partition("```json")[2].partition("```")[0]) == config
     assert f"| auc | {last['auc']:.5g} |" in text
-    trained = load_trained(run)
+    trained = load_trained(SavedRun(run))
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     expected = trained.embed(images)
     embed, size = load_stablehlo(folder / "model.stablehlo")

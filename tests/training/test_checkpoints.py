@@ -72,9 +72,28 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(state, tmp_pat
     for file in (tmp_path / "2" / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:20])
-    with pytest.raises(InputError, match=r"2: is damaged \(.*\); remove its folder to use that of step 1"):
+    with pytest.raises(InputError, match=r"2: is damaged \(.*\); that of step 1 may be whole"):
         checkpoints.restore(2, state)
     (tmp_path / "1" / "metadata" / "metadata").unlink()
     with pytest.raises(InputError, match="1: is damaged"):
         checkpoints.metadata(1)
+    checkpoints.close()
+
+
+def test_a_flipped_bit_is_noticed_however_the_state_is_read(state, tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(at(state, 1), {})
+    checkpoints.wait()
+    read = checkpoints._read
+
+    def damaged(step, **items):
+        found = read(step, **items)
+        if "state" in items:
+            kernel = found.state["params"]["backbone"]["conv"]["kernel"]
+            found.state["params"]["backbone"]["conv"]["kernel"] = kernel.at[0, 0, 0, 0].add(1e-3)
+        return found
+
+    monkeypatch.setattr(checkpoints, "_read", damaged)
+    with pytest.raises(InputError, match=r"1: is damaged \(params/backbone/conv/kernel is not what was saved\)"):
+        checkpoints.read_tree(1)
     checkpoints.close()

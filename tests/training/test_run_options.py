@@ -56,6 +56,14 @@ def test_checkpoints_are_kept_by_age_and_by_accuracy(with_run, tmp_path):
     checkpoints.close()
 
 
+def test_each_verification_has_a_checkpoint_where_the_best_is_kept(with_run, tmp_path):
+    config = with_run(checkpoint_every=6, evaluate_every=2, keep=3, keep_best=1)
+    run(config, tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", to_read=True)
+    assert checkpoints.steps() == [2, 4, 6]
+    checkpoints.close()
+
+
 def test_a_run_starts_from_another_runs_backbone(tiny_config, tmp_path):
     run(tiny_config, tmp_path / "first")
     before = final_state(tmp_path / "first", tiny_config)
@@ -63,6 +71,9 @@ def test_a_run_starts_from_another_runs_backbone(tiny_config, tmp_path):
     state = jax.device_get(prepare(config).initial_state())
     jax.tree.map(np.testing.assert_array_equal, state.backbone_variables, before.backbone_variables)
     assert not np.array_equal(state.params["head"]["class_weights"], before.params["head"]["class_weights"])
+    earlier = with_(config, model={"init": str(tmp_path / "first" / "checkpoints" / "3")})
+    at_step_3 = jax.device_get(prepare(earlier).initial_state()).backbone_variables
+    assert not np.array_equal(at_step_3["params"]["fc"]["kernel"], before.params["backbone"]["fc"]["kernel"])
     result, _ = run(with_(config, optimiser={"frozen": 0.5}), tmp_path / "second")
     assert result.bad_steps == 0
 
