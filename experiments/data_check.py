@@ -6,15 +6,16 @@ import time
 import jax
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
-from arcface_jax.data.checks import estimate, report
+from arcface_jax.data.checks import report
 from arcface_jax.data.open import open_source as open_path
 from arcface_jax.data.scan import overlap, scan
 from arcface_jax.data.source import FaceSource
 from arcface_jax.figures.data import identity_sheet
 from arcface_jax.figures.style import save
-from arcface_jax.models.registry import count_parameters
+from arcface_jax.training.abstract import cost as abstract_cost
 from arcface_jax.training.config import Config
 from arcface_jax.training.dataset import open_source
 from arcface_jax.training.setup import Setup, prepare
@@ -37,7 +38,7 @@ def check_data(config: Config, console: Console, folder: pathlib.Path, against: 
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("reading every image", total=len(source))
         found = scan(source, progress=lambda done: progress.advance(task, done))
-    findings = report(source, found, config.data.image_size)
+    findings = report(source, found, config.data.size)
     counts = findings.images_per_identity
     console.print(
         f"{findings.num_images:,} images of {findings.num_identities:,} identities, "
@@ -53,13 +54,13 @@ def check_data(config: Config, console: Console, folder: pathlib.Path, against: 
                 f"{second} there. A test on them is void"
             )
         else:
-            console.print(f"No image is in {path} too.")
+            console.print(f"No image is in {path} too.", markup=False)
     for warning in warnings:
-        console.print(f"[yellow]•[/yellow] {warning}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]•[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
     if not findings.messages:
         console.print(cost(config, prepare(config)), highlight=False, soft_wrap=True)
     for file in save(identity_sheet(source, seed=config.run.seed), folder / "contact_sheet"):
-        console.print(f"Contact sheet of random identities: {file}", highlight=False, soft_wrap=True)
+        console.print(f"Contact sheet of random identities: {file}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"Findings: {len(warnings)}." if warnings else "Nothing deserves a look.")
     return 1 if warnings else 0
 
@@ -71,7 +72,7 @@ def where(source: FaceSource, index: int) -> str:
 
 
 def cost(config: Config, setup: Setup) -> str:
-    """Memory of the weights, and the hours that the run will take, from a few timed steps."""
+    """Memory by `training.abstract`, and the hours that the run will take, from a few timed steps."""
     program = setup.program
     state = program.step.place(setup.initial_state())
     batches = setup.batches()
@@ -84,11 +85,13 @@ def cost(config: Config, setup: Setup) -> str:
         jax.block_until_ready(metrics)
     seconds = time.perf_counter() - started
     batches.close()
-    return estimate(
-        num_images=len(setup.data.train),
-        num_identities=setup.data.num_classes,
-        parameters=count_parameters(setup.program.backbone, config.data.size),
-        images_per_second=_TIMED_STEPS * config.run.batch_size / seconds,
-        epochs=round(config.run.steps * config.run.batch_size / len(setup.data.train), 1),
-        embedding_dim=config.model.embedding_size,
+    devices = config.run.devices or jax.device_count()
+    planned = abstract_cost(config, setup.data.num_classes, (devices,))
+    memory, images = planned.memory[devices], config.run.steps * config.run.batch_size
+    speed = _TIMED_STEPS * config.run.batch_size / seconds
+    return (
+        f"{planned.class_weights:,} weights of the head and {planned.parameters:,} of the backbone; about "
+        f"{memory.total / 1e9:.1f} GB on each of {devices} devices, {memory.state / 1e9:.1f} of it kept from step to "
+        f"step; {images / len(setup.data.train):.1f} epochs of {len(setup.data.train):,} images take "
+        f"{images / speed / 3600:.1f} hours at {speed:,.0f} images a second"
     )

@@ -2,12 +2,12 @@
 
 import collections
 import dataclasses
-import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from arcface_jax.data.alignment import TEMPLATE_SIZE
+from arcface_jax.data.decode import height_and_width
 from arcface_jax.data.scan import Scan, eye_distance, near_pairs, scan
 from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError
@@ -30,8 +30,8 @@ class Report:
       near_duplicates: pairs (i, j) that look the same but are not equal.
       across_identities: the groups and pairs among these whose images have
         different labels: one person under two names, or a wrong label.
-      size: the side in pixels that images should have.
-      odd_sizes: (height, width) → count, of images that are not size × size.
+      size: (height, width) in pixels that images should have.
+      odd_sizes: (height, width) → count, of images of another size.
       aligned: whether the average image has eyes where the template has them;
         taken for granted with fewer than 32 images, which show too little.
     """
@@ -44,7 +44,7 @@ class Report:
     exact_duplicates: tuple[tuple[int, ...], ...]
     near_duplicates: tuple[tuple[int, int], ...]
     across_identities: tuple[tuple[int, ...], ...]
-    size: int
+    size: tuple[int, int]
     odd_sizes: dict[tuple[int, int], int]
     aligned: bool
 
@@ -74,7 +74,7 @@ class Report:
         if self.odd_sizes:
             count = sum(self.odd_sizes.values())
             (height, width), _ = max(self.odd_sizes.items(), key=lambda item: item[1])
-            wanted = f"{self.size}×{self.size}"
+            wanted = f"{self.size[1]}×{self.size[0]}"
             lines.append(f"{count} images are not {wanted}, most often {width}×{height}; they will be cut and scaled")
         if not self.aligned:
             lines.append(
@@ -122,8 +122,9 @@ def check(source: FaceSource, threads: int = 4, progress: Callable[[int], None] 
     return report(source, scan(source, threads, progress))
 
 
-def report(source: FaceSource, found: Scan, size: int = TEMPLATE_SIZE) -> Report:
-    """The report on a source that has been scanned; `size` is the side in pixels that its images should have."""
+def report(source: FaceSource, found: Scan, size: int | tuple[int, int] = TEMPLATE_SIZE) -> Report:
+    """The report on a source that has been scanned; `size` is what its images should have: side or (height, width)."""
+    size = height_and_width(size)
     labels = np.asarray(source.labels)
     counts = np.bincount(labels, minlength=len(source.identity_names))
     exact = _equal_groups(found)
@@ -131,7 +132,7 @@ def report(source: FaceSource, found: Scan, size: int = TEMPLATE_SIZE) -> Report
     same_content = {tuple(pair) for pair in near.tolist() if found.content[pair[0]] == found.content[pair[1]]}
     pairs = tuple((int(a), int(b)) for a, b in near.tolist() if (a, b) not in same_content)
     suspects: Iterable[tuple[int, ...]] = (*exact, *pairs)
-    odd = found.readable & (found.sizes != size).any(axis=1)
+    odd = found.readable & (found.sizes != np.array(size)).any(axis=1)
     sizes = collections.Counter((int(height), int(width)) for height, width in found.sizes[odd])
     return Report(
         num_images=len(source),
@@ -145,38 +146,6 @@ def report(source: FaceSource, found: Scan, size: int = TEMPLATE_SIZE) -> Report
         size=size,
         odd_sizes=dict(sizes),
         aligned=found.readable.sum() < _ENOUGH_TO_AVERAGE or eye_distance(found.mean_face) <= _ALIGNED_PIXELS,
-    )
-
-
-def estimate(
-    *,
-    num_images: int,
-    num_identities: int,
-    parameters: int,
-    images_per_second: float,
-    epochs: float,
-    embedding_dim: int = 512,
-) -> str:
-    """One line on what a run will take: bytes of weights with their momentum, and hours.
-
-    Args:
-      num_images: in an epoch.
-      num_identities: C; the classifier has C × embedding_dim weights.
-      parameters: of the backbone.
-      images_per_second: measured, over all devices.
-      epochs: passes over the data.
-      embedding_dim: D.
-    """
-    if not images_per_second > 0 or not math.isfinite(images_per_second):
-        raise InputError(f"images_per_second = {images_per_second}: give a measured, positive number")
-    classifier = num_identities * embedding_dim
-    # float32 weight, gradient and momentum.
-    gigabytes = 3 * 4 * (classifier + parameters) / 1e9
-    hours = num_images * epochs / images_per_second / 3600
-    return (
-        f"{classifier:,} weights of the classifier and {parameters:,} of the backbone need {gigabytes:.1f} GB with "
-        f"gradient and momentum; {epochs:g} epochs of {num_images:,} images take {hours:.1f} hours at "
-        f"{images_per_second:,.0f} images a second"
     )
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from arcface_jax.arguments import check_between
+from arcface_jax.data.decode import height_and_width
 from arcface_jax.errors import InputError
 from arcface_jax.heads.planner import HeadSize, predicted_memory, predicted_operations
 from arcface_jax.training.config import Config
@@ -119,12 +120,12 @@ def state_memory(program: Program, devices: int) -> DeviceMemory:
 
 
 @functools.lru_cache(maxsize=64)
-def kept_activations(backbone: nn.Module, image_size: int) -> int:
+def kept_activations(backbone: nn.Module, image_size: int | tuple[int, int]) -> int:
     """Bytes that automatic differentiation keeps for each image of a batch: what grows with it.
 
     Args:
       backbone: as it is trained, with its dtype and rematerialisation.
-      image_size: side in pixels.
+      image_size: side, or (height, width), in pixels.
 
     Returns: the difference between the residuals of two images and of one.
     """
@@ -142,14 +143,14 @@ def kept_activations(backbone: nn.Module, image_size: int) -> int:
         return jax.vjp(embed, variables["params"])[1]
 
     def kept(count: int) -> int:
-        images = jax.ShapeDtypeStruct((count, image_size, image_size, 3), jnp.float32)
+        images = jax.ShapeDtypeStruct((count, *height_and_width(image_size), 3), jnp.float32)
         return sum(_bytes(leaf) for leaf in jax.tree.leaves(jax.eval_shape(residuals, images)))
 
     return kept(2) - kept(1)
 
 
 @functools.lru_cache(maxsize=64)
-def forward_operations(backbone: nn.Module, image_size: int) -> float:
+def forward_operations(backbone: nn.Module, image_size: int | tuple[int, int]) -> float:
     """Operations of the backbone for one image, by XLA's count of the lowered program; padding does not count.
 
     Twice the multiply-adds that papers call FLOPs; those are often counted with the zeros of the padding, which makes
@@ -158,7 +159,7 @@ def forward_operations(backbone: nn.Module, image_size: int) -> float:
     Raises:
       InputError: the backend at hand counts no operations.
     """
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *height_and_width(image_size), 3), jnp.float32)
     variables = jax.eval_shape(lambda: backbone.init(jax.random.key(0), jnp.zeros(images.shape, images.dtype)))
     analysis = jax.jit(backbone.apply).lower(variables, images).cost_analysis()
     if not analysis or "flops" not in analysis:
@@ -180,7 +181,7 @@ def cost(config: Config, num_classes: int, devices: tuple[int, ...] = DEVICE_COU
       InputError: a setting of the configuration is out of range or without effect, or a number of devices not positive.
     """
     program = abstract_program(config, num_classes)
-    run, image_size = config.run, config.data.image_size
+    run, image_size = config.run, config.data.size
     by_image = kept_activations(program.backbone, image_size)
     memory = {}
     for count in devices:
@@ -203,8 +204,8 @@ def cost(config: Config, num_classes: int, devices: tuple[int, ...] = DEVICE_COU
     )
 
 
-def lower_step(program: Program) -> jax.stages.Lowered:
-    """The whole training step of a program, lowered for its devices from shapes: augmentation, network, head, update.
+def trace_step(program: Program) -> jax.stages.Traced:
+    """The whole training step of a program, traced for its devices from shapes: augmentation, network, head, update.
 
     Raises:
       InputError: for pmap, whose step is of one device.
@@ -212,13 +213,22 @@ def lower_step(program: Program) -> jax.stages.Lowered:
     config = program.config
     if config.run.parallel == "pmap":
         raise InputError("run.parallel pmap has no step over all devices to lower; use --run.parallel jit")
-    batch, size = config.run.batch_size, config.data.image_size
+    batch = config.run.batch_size
     sharding = program.step.batch_sharding
-    return jax.jit(program.train_step, donate_argnums=0).lower(
+    return jax.jit(program.train_step, donate_argnums=0).trace(
         program.step.shapes(program.make_state),
-        jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8, sharding=sharding),
+        jax.ShapeDtypeStruct((batch, *config.data.size, 3), jnp.uint8, sharding=sharding),
         jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=sharding),
     )
+
+
+def lower_step(program: Program) -> jax.stages.Lowered:
+    """What `trace_step` traces, lowered.
+
+    Raises:
+      InputError: for pmap, whose step is of one device.
+    """
+    return trace_step(program).lower()
 
 
 def _bytes(leaf: Any) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arcface_jax.data.checks import check, check_labels, estimate
+from arcface_jax.data.checks import check, check_labels, report
 from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.memory import MemorySource, load
 from arcface_jax.data.scan import eye_distance, find_unreadable, near_pairs, overlap, perceptual_hash, scan
@@ -71,6 +71,10 @@ def test_unreadable_and_odd_images_are_listed(tmp_path, write_tree):
     assert found.odd_sizes == {(12, 12): 3}
     assert "1 images cannot be decoded; the first:" in found.warnings()[0]
     assert "3 images are not 112×112, most often 12×12" in "\n".join(found.warnings())
+    assert not report(source, scan(source), (12, 12)).odd_sizes
+    wide = report(source, scan(source), (112, 96))
+    assert wide.odd_sizes == {(12, 12): 3}
+    assert "3 images are not 96×112" in "\n".join(wide.warnings())
 
 
 @pytest.mark.parametrize("change", [recompressed, darker, smaller])
@@ -155,17 +159,6 @@ def test_labels_that_are_not_contiguous_are_refused(labels, names, message):
         check_labels(MemorySource(images, np.array(labels, np.int32), ["x"] * names, "f"))
     with pytest.raises(InputError, match="no images"):
         check_labels(MemorySource(images[:0], np.zeros(0, np.int32), [], "f"))
-
-
-def test_the_estimate_is_arithmetic():
-    line = estimate(
-        num_images=5_822_653, num_identities=85_742, parameters=43_590_848, images_per_second=3000, epochs=20
-    )
-    assert "43,899,904 weights of the classifier" in line
-    assert "1.0 GB" in line  # 12 bytes × 87.5 million
-    assert "take 10.8 hours" in line
-    with pytest.raises(InputError, match="images_per_second = 0"):
-        estimate(num_images=1, num_identities=1, parameters=1, images_per_second=0, epochs=1)
 
 
 def test_the_contact_sheet_shows_identities_and_marks_what_cannot_be_read(tmp_path, write_tree, faces):
