@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from arcface_jax.errors import InputError
 from arcface_jax.figures.ridges import animate_angles
@@ -152,7 +153,7 @@ def main() -> int:
     console.print(f"  {write_summary(plan, config.folder)}")
     failed = [one for one in done if one.results is None]
     for one in failed:
-        console.print(f"[red]{one.name}, seed {one.seed} failed:[/red] {one.error}")
+        console.print(f"[red]{one.name}, seed {one.seed} failed:[/red] {escape(str(one.error))}")
     return 1 if failed else 0
 
 

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
@@ -115,11 +116,13 @@ def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult)
     print_results(console, result.verifications)
     if (warning := angle_warning(result.angles)) is not None:
         console.print(f"[yellow]{warning}[/yellow]")
-    console.print(f"Trained and verified in {result.seconds:.0f} s. Written to {folder.path}:", highlight=False)
+    console.print(
+        f"Trained and verified in {result.seconds:.0f} s. Written to {folder.path}:", highlight=False, markup=False
+    )
     for what in (SUMMARY_FILE, "config.json", "metrics.jsonl", "results.json", "tensorboard/", "checkpoints/"):
-        console.print(f"  {folder.path / what}", highlight=False)
+        console.print(f"  {folder.path / what}", highlight=False, markup=False)
     for picture in pictures:
-        console.print(f"  {picture}", highlight=False)
+        console.print(f"  {picture}", highlight=False, markup=False)
 
 
 def run(config: Config, console: Console) -> int:
@@ -130,7 +133,7 @@ def run(config: Config, console: Console) -> int:
     path = run_folder_path(config)
     folder = RunFolder(path, config)
     for change in folder.changes:
-        console.print(f"[yellow]Going on with {change}[/yellow]", highlight=False)
+        console.print(f"[yellow]Going on with {escape(change)}[/yellow]", highlight=False)
     console.print("Preparing the data …")
     try:
         setup = prepare(config)
@@ -146,6 +149,7 @@ def run(config: Config, console: Console) -> int:
             console.print(
                 f"Stopped at step {stop.step}, with a checkpoint. To go on: python -m experiments.train {again}",
                 highlight=False,
+                markup=False,
                 soft_wrap=True,
             )
             return INTERRUPTED if stop.signal_number == signal.SIGINT else TERMINATED

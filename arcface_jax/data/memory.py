@@ -30,7 +30,7 @@ class MemorySource:
     """Images in memory; itself a `FaceSource`.
 
     Attributes:
-      images: uint8 [N, size, size, 3], RGB.
+      images: uint8 [N, height, width, 3], RGB.
       labels: int32 [N].
       identity_names: what each label stands for.
       fingerprint: of the source the images were read from.
@@ -50,7 +50,7 @@ class MemorySource:
         return self.images[index]
 
     def render(self, indices: np.ndarray) -> np.ndarray:
-        """Images `indices`, uint8 [M, size, size, 3]."""
+        """Images `indices`, uint8 [M, height, width, 3]."""
         return self.images[indices]
 
 

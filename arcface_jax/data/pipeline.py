@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     """One host's rows of a global batch.
 
     Attributes:
-      images: uint8 [n, size, size, 3], RGB.
+      images: uint8 [n, height, width, 3], RGB.
       labels: int32 [n].
     """
 
@@ -289,6 +289,11 @@ class DevicePrefetch(Iterator[Batch]):
         self._queue.clear()
         self._iterator.set_state(state)
         self._state = state
+
+    @property
+    def unreadable(self) -> collections.Counter[str]:
+        """See `BatchIterator`; of all batches read, those on the devices already among them."""
+        return self._iterator.unreadable
 
     def close(self) -> None:
         """See `BatchIterator.close`."""

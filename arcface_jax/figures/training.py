@@ -36,7 +36,7 @@ def learning_curve(
         axes = figure.subplots()
         percent, deviation = 100 * np.asarray(accuracies), 100 * np.asarray(deviations)
         axes.errorbar(
-            steps, percent, yerr=deviation, marker="o", capsize=3, label="accuracy ± deviation over ten folds"
+            steps, percent, yerr=deviation, marker="o", capsize=3, label="accuracy ± deviation over folds"
         )
         axes.plot(steps, 100 * np.asarray(aucs), marker="s", label="area under the ROC")
         axes.set_xlabel("step (0 is the untrained network)")

@@ -37,8 +37,8 @@ _SURPRISE = 0.2
 class ConsoleReporter:
     """Progress bar, verifications and the closing table. A `loop.Reporter`."""
 
-    def __init__(self, console: Console, total_steps: int, first_step: int = 0) -> None:
-        """The bar runs from `first_step` to `total_steps`."""
+    def __init__(self, console: Console, total_steps: int) -> None:
+        """The bar runs to `total_steps`."""
         self._console = console
         self._printed = 0.0
         self._total = total_steps
@@ -57,7 +57,7 @@ class ConsoleReporter:
             disable=not console.is_terminal,
         )
         numbers: dict[str, Any] = {"loss": float("nan"), "accuracy": 0.0, "rate": 0.0, "speed": 0.0, "wait": 0.0}
-        self._task = self._bar.add_task("training", total=total_steps, completed=first_step, memory="", **numbers)
+        self._task = self._bar.add_task("training", total=total_steps, memory="", **numbers)
         self._bad_steps = 0.0
 
     def __enter__(self) -> Self:
@@ -117,7 +117,8 @@ class ConsoleReporter:
             so_far = "" if best_step in (0, step) else f" (best so far {best_value:.2%} at step {best_step})"
             self._console.print(
                 f"Verification, {what}{where}: accuracy {own[BEST_BY]:.2%} ± {own['accuracy_std']:.2%}, "
-                f"AUC {own['auc']:.4f}{so_far}"
+                f"AUC {own['auc']:.4f}{so_far}",
+                markup=False,
             )
 
 
@@ -127,7 +128,7 @@ def print_plan(console: Console, setup: Setup) -> None:
     table = Table.grid(padding=(0, 2))
     where = "synthetic faces" if config.data.source == "synthetic" else config.data.root
     size = config.data.size
-    table.add_row("Data", f"{where}, {size[0]}×{size[1]}, RGB")
+    table.add_row("Data", f"{escape(str(where))}, {size[0]}×{size[1]}, RGB")
     wanted = config.data.pairs
     short = f" ({wanted:,} wanted, but there are no more)" if len(data.pairs) < wanted // 20 * 20 else ""
     in_memory = "" if config.data.loading == "memory" else ", decoded on the way"
@@ -139,7 +140,7 @@ def print_plan(console: Console, setup: Setup) -> None:
             (
                 f"{len(tested.images):,} images of {len(tested.images.identity_names):,} other identities"
                 if held_out
-                else f"{tested.name}, {len(tested.images):,} images"
+                else f"{escape(tested.name)}, {len(tested.images):,} images"
             )
             + f", {len(tested.pairs):,} verification pairs{short if held_out else ''}",
         )
@@ -178,7 +179,7 @@ def print_plan(console: Console, setup: Setup) -> None:
     if data.skipped:
         console.print(
             f"[yellow]{len(data.skipped):,} images cannot be decoded and are left out; "
-            f"the first: {data.skipped[0]}[/yellow]"
+            f"the first: {escape(data.skipped[0])}[/yellow]"
         )
 
 

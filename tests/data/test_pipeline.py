@@ -147,6 +147,7 @@ def test_unreadable_images_stop_the_run_or_are_substituted_and_counted(source, t
         assert sorted(batch.labels) == [0, 1, 1, 1]
         next(iterator)
         assert list(iterator.unreadable.values()) == [2]
+        assert DevicePrefetch(iterator).unreadable is iterator.unreadable
     for path in tmp_path.rglob("*.png"):
         path.write_bytes(b"damaged")
     with (

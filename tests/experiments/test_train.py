@@ -248,6 +248,35 @@ def test_unreadable_images_are_left_out_and_counted_if_asked(command, people):
     assert "1 images cannot be decoded and are left out" in out
 
 
+def test_unreadable_images_of_a_stream_are_replaced_and_counted(command, people):
+    corrupt(people)
+    streamed = (
+        "--data.unreadable",
+        "skip",
+        "--data.loading",
+        "stream",
+        "--data.test-fraction",
+        "0",
+        "--data.verify",
+        "v",
+    )
+    shutil.copytree(people, people.parent / "v", ignore=shutil.ignore_patterns("p0"))
+    status, out, _ = command("folder", "--data.root", "people", *SMALL, *streamed)
+    assert status == 0
+    assert re.search(
+        r"[1-9]\d* times an image could not be decoded and another took its place: .*p0", " ".join(out.split())
+    )
+
+
+def test_names_with_brackets_are_printed_as_they_are(command, people):
+    people.rename(people.parent / "[old]")
+    status, out, _ = command("folder", "--data.root", "[old]", *SMALL, "--check")
+    assert status in (0, 1)
+    status, out, _ = command("folder", "--data.root", "[old]", *SMALL)
+    assert status == 0
+    assert "[old], 16×16" in out
+
+
 @pytest.mark.parametrize("arguments", [["--against"], ["--check", "--against"], ["--against", "x"]])
 def test_against_is_used_with_a_check_and_a_set(arguments):
     with pytest.raises(InputError, match="--against"):
