@@ -39,7 +39,15 @@ INSIGHTFACE_MXNET = PixelConvention("rgb", 127.5, 128.0)
 ADAFACE = PixelConvention("bgr", 127.5, 127.5)
 """AdaFace's published checkpoints."""
 
-CONVENTIONS = {"arcface_torch": ARCFACE_TORCH, "insightface_mxnet": INSIGHTFACE_MXNET, "adaface": ADAFACE}
+MAGFACE = PixelConvention("bgr", 0.0, 255.0)
+"""MagFace's published checkpoints: [0, 1], nothing subtracted."""
+
+CONVENTIONS = {
+    "arcface_torch": ARCFACE_TORCH,
+    "insightface_mxnet": INSIGHTFACE_MXNET,
+    "adaface": ADAFACE,
+    "magface": MAGFACE,
+}
 """The conventions by name."""
 
 

@@ -13,10 +13,7 @@ from arcface_jax.models.iresnet import IResNet
 from arcface_jax.models.mbf import ArcFaceTorchMobileFaceNet
 from arcface_jax.models.mobilefacenet import PUBLISHED_BOTTLENECKS, MobileFaceNet
 from arcface_jax.models.vit import VisionTransformer
-from arcface_jax.pixels import ADAFACE, ARCFACE_TORCH, INSIGHTFACE_MXNET, PixelConvention
-
-MAGFACE = PixelConvention("bgr", 0.0, 255.0)
-"""MagFace: BGR in [0, 1], nothing subtracted."""
+from arcface_jax.pixels import ADAFACE, ARCFACE_TORCH, INSIGHTFACE_MXNET, MAGFACE, PixelConvention
 
 Weights = Mapping[str, np.ndarray]
 

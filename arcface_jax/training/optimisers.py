@@ -56,13 +56,15 @@ def create_optimiser(config: OptimiserConfig, schedule: optax.Schedule, steps: i
     """The optimiser of a run.
 
     With a frozen or slower backbone it is two, each with the schedule: the backbone's starts where the freeze ends,
-    and until then keeps neither momentum nor decay.
+    and until then keeps neither momentum nor decay. Clipping is the step's, which knows all devices' gradients.
 
     Raises:
       InputError: an unknown optimiser, or a setting out of range or without effect.
     """
     frozen = frozen_steps(config, steps)
     check_between("optimiser.backbone_rate", config.backbone_rate, 0.0, float("inf"))
+    if config.clip is not None:
+        check_positive("optimiser.clip", config.clip)
     optimiser = _base(config, schedule)
     if frozen or config.backbone_rate != 1.0:
 
@@ -73,10 +75,7 @@ def create_optimiser(config: OptimiserConfig, schedule: optax.Schedule, steps: i
         if frozen:
             backbone = optax.conditionally_mask(backbone, lambda step: step >= frozen)
         optimiser = optax.partition({"backbone": backbone, "head": optimiser}, {"backbone": "backbone", "head": "head"})
-    if config.clip is None:
-        return optimiser
-    check_positive("optimiser.clip", config.clip)
-    return optax.chain(optax.clip_by_global_norm(config.clip), optimiser)
+    return optimiser
 
 
 def _base(config: OptimiserConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

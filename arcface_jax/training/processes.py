@@ -29,8 +29,16 @@ def join_processes() -> None:
         raise InputError(f"run.distributed: {', '.join(given)} set, but not {missing}; set all three in every process")
     if count is not None and number is not None and not 0 <= number < count:
         raise InputError(f"run.distributed: {NUMBER} is {number}; with {COUNT} = {count} give 0 to {count - 1}")
+    host = given.get(ADDRESS, "").rpartition(":")[0]
+    # By default the coordinator listens on every network that the machine has.
+    bind = given[ADDRESS] if host in ("localhost", "127.0.0.1") else None
     try:
-        jax.distributed.initialize(num_processes=count, process_id=number, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(
+            num_processes=count,
+            process_id=number,
+            coordinator_bind_address=bind,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
     except (ValueError, RuntimeError) as error:
         raise InputError(
             f"run.distributed: the other processes cannot be joined ({str(error).splitlines()[0]}); start each under "

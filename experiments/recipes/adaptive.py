@@ -54,7 +54,7 @@ def _adaface(network: str, data: DataSet, head: HeadConfig) -> Config:
 def _magface(network: str) -> Config:
     config = Config(
         data=stream_of_crops(),
-        model=published_size(network, dropout=0.4),
+        model=dataclasses.replace(published_size(network, dropout=0.4), pixels="magface"),
         augmentation=Augmentation(),
         loss=LossConfig(name="magface", scale=64.0),
         head=HeadConfig(kind="sharded"),
@@ -99,10 +99,9 @@ def magface_ms1mv2_r18() -> Config:
 
 @recipe(MS1MV2, published=None, speed=R50_MAGFACE)
 def magface_ms1mv2_r50() -> Config:
-    """MS1MV2, r50, MagFace (10, 110, .45, .8, 35): its authors' script.
+    """MS1MV2, r50, MagFace (10, 110, .45, .8, 35): its authors' script; pixels are BGR in [0, 1].
 
-    They publish the numbers of r100: IJB-C at FAR 1e-4 95.97 (as AdaFace quotes it). Their pixels are BGR over 255,
-    these arcface_torch's.
+    They publish the numbers of r100: IJB-C at FAR 1e-4 95.97 (as AdaFace quotes it).
     """
     return _magface("iresnet50")
 

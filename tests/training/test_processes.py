@@ -26,6 +26,18 @@ def test_processes_that_cannot_join_are_told_what_is_missing(monkeypatch, variab
         join_processes()
 
 
+@pytest.mark.parametrize(
+    ("address", "bound"), [("localhost:1", "localhost:1"), ("127.0.0.1:2", "127.0.0.1:2"), ("host0:3", None)]
+)
+def test_a_local_coordinator_listens_to_this_machine_alone(monkeypatch, address, bound):
+    asked = {}
+    monkeypatch.setattr("jax.distributed.initialize", lambda **options: asked.update(options))
+    for name, value in {ADDRESS: address, COUNT: "2", NUMBER: "0"}.items():
+        monkeypatch.setenv(name, value)
+    join_processes()
+    assert asked["coordinator_bind_address"] == bound
+
+
 def test_an_error_of_a_process_alone_is_no_loss_of_others():
     assert not is_loss_of_others(None)
     assert not is_loss_of_others(ValueError("x"))
