@@ -34,7 +34,7 @@ from arcface_jax.figures.evaluation_set import draw_set
 from arcface_jax.files import write_whole
 from arcface_jax.training.dataset import load_data
 from experiments.command import help_text, run_command
-from experiments.evaluation_inputs import Entry, FlipRule, embed_set, held_out_set, open_set, read_embeddings
+from experiments.evaluation_inputs import Entry, FlipRule, embed_set, held_out_set, load_set, read_embeddings
 from experiments.evaluation_report import html_report, write_tables
 from experiments.models import open_to_evaluate, takes_project
 from experiments.trained import TrainedRun
@@ -98,7 +98,7 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
         prefix = "" if len(arguments.checkpoint) == 1 else f"{model.name}, "
         step = f", step {model.step}" if isinstance(model, TrainedRun) else ""
         console.print(f"Embedding with {folder}{step} …", markup=False, highlight=False)
-        sets = [open_set(each, model.image_size, arguments.folds) for each in arguments.sets]
+        sets = [load_set(each, model.image_size, arguments.folds) for each in arguments.sets]
         if not sets:
             if not isinstance(model, TrainedRun):
                 raise InputError(f"{folder}: was not trained here and has no held-out people; give --sets")

@@ -10,10 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from arcface_jax.data.memory import load_images
-from arcface_jax.data.open import open_source
-from arcface_jax.data.pair_lists import cfp_labels, read_cfp_pairs, read_lfw_pairs, read_pair_list
+from arcface_jax.data.open import open_set
 from arcface_jax.data.pairs import Pairs
-from arcface_jax.data.verification_sets import BinSource
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.checks import check_same
 from arcface_jax.evaluation.suite import EmbeddedSet
@@ -115,52 +113,17 @@ def _embedded(
     return EmbeddedSet(name, combine_flip(embeddings, mirrored, flip), quality=quality, **known)
 
 
-def open_set(specification: str, image_size: tuple[int, int], folds: int) -> ImageSet:
-    """Opens "[NAME=]SOURCE[+PAIRS]".
-
-    SOURCE is whatever `data.open.open_source` opens; PAIRS is LFW's pairs.txt, CFP's Protocol/Split/FF or FP, or
-    a list of path, path, 0 or 1.
-
-    Raises:
-      InputError: a source or list cannot be read.
-    """
-    name, equals, place = specification.partition("=")
-    if not equals:
-        name, place = "", specification
-    pair_file = None
-    if not pathlib.Path(place).exists() and "+" in place:
-        place, _, pair_file = place.rpartition("+")
-    source = open_source(place)
-    pairs, labels = None, np.asarray(source.labels)
-    if isinstance(source, BinSource):
-        pairs = source.pairs
-    if pair_file is not None:
-        if not hasattr(source, "path"):
-            raise InputError(f"{specification}: {place} has no file names that a pair list could mean; use a folder")
-        if pathlib.Path(pair_file).is_dir():
-            pairs, labels = read_cfp_pairs(pair_file, source), cfp_labels(source)
-        elif _is_lfw_list(pathlib.Path(pair_file)):
-            pairs = read_lfw_pairs(pair_file, source)
-        else:
-            pairs = read_pair_list(pair_file, source, folds)
+def load_set(specification: str, image_size: tuple[int, int], folds: int) -> ImageSet:
+    """The images of what `data.open.open_set` opens."""
+    opened = open_set(specification, folds)
     return ImageSet(
-        name or pathlib.Path(place.removeprefix("tfds:")).stem,
-        load_images(source, image_size),
-        labels,
-        pairs,
-        not isinstance(source, BinSource),
-        f"{source.fingerprint} {pair_file}",
+        opened.name,
+        load_images(opened.source, image_size),
+        opened.labels,
+        opened.pairs,
+        opened.identities_known,
+        opened.content,
     )
-
-
-def _is_lfw_list(path: pathlib.Path) -> bool:
-    """Whether the first line is LFW's, the numbers of folds and pairs; whoever reads the list says what is wrong."""
-    try:
-        with path.open(encoding="utf-8", errors="surrogateescape") as file:
-            words = file.readline().split()
-    except OSError:
-        return False
-    return len(words) in (1, 2) and all(word.isdecimal() for word in words)
 
 
 def held_out_set(data: RunData) -> ImageSet:

@@ -1,11 +1,16 @@
 """One way to open whatever faces are stored in."""
 
+import dataclasses
 import os
 import pathlib
+
+import numpy as np
 
 from arcface_jax.data.encoded import EncodedSource
 from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.lists import ListSource
+from arcface_jax.data.pair_lists import cfp_labels, read_cfp_pairs, read_lfw_pairs, read_pair_list
+from arcface_jax.data.pairs import Pairs
 from arcface_jax.data.parquet import ParquetSource
 from arcface_jax.data.recordio import RecordIOSource
 from arcface_jax.data.tar import TarSource
@@ -67,3 +72,82 @@ def _tfds(name: str, split: str = "train") -> EncodedSource:
     from arcface_jax.data.tfds import TfdsSource  # imported when needed: TFDS takes a while to import
 
     return TfdsSource(name, split)
+
+
+@dataclasses.dataclass(frozen=True)
+class PeopleSet:
+    """Images of people to verify on, and what is known of them.
+
+    Attributes:
+      name: of the set.
+      source: its images.
+      labels: [N], who each image shows.
+      pairs: the list to score; None where no list came with the images.
+      identities_known: whether images of different labels are of different people.
+      content: equal for sets of the same images and pairs.
+    """
+
+    name: str
+    source: EncodedSource
+    labels: np.ndarray
+    pairs: Pairs | None
+    identities_known: bool
+    content: str
+
+
+def open_set(specification: str, folds: int = 10) -> PeopleSet:
+    """Opens "[NAME=]SOURCE[+PAIRS]".
+
+    Args:
+      specification: SOURCE is whatever `open_source` opens; PAIRS is LFW's pairs.txt, CFP's Protocol/Split/FF or FP, or
+        a list of path, path, 0 or 1. Where SOURCE exists, "=" and "+" may be part of its name.
+      folds: contiguous folds of a list that does not tell them itself.
+
+    Raises:
+      InputError: a source or list cannot be read.
+    """
+    name, place, pair_file = _parts(specification)
+    source = open_source(place)
+    pairs, labels = source.pairs if isinstance(source, BinSource) else None, np.asarray(source.labels)
+    if pair_file is not None:
+        if not hasattr(source, "path"):
+            raise InputError(f"{specification}: {place} has no file names that a pair list could mean; use a folder")
+        if pathlib.Path(pair_file).is_dir():
+            pairs, labels = read_cfp_pairs(pair_file, source), cfp_labels(source)
+        elif _is_lfw_list(pathlib.Path(pair_file)):
+            pairs = read_lfw_pairs(pair_file, source)
+        else:
+            pairs = read_pair_list(pair_file, source, folds)
+    return PeopleSet(
+        name or pathlib.Path(place.removeprefix("tfds:")).stem,
+        source,
+        labels,
+        pairs,
+        not isinstance(source, BinSource),
+        f"{source.fingerprint} {pair_file}",
+    )
+
+
+def _parts(specification: str) -> tuple[str, str, str | None]:
+    """(name or "", source, pair list or None): the first reading whose source exists; else as it is written."""
+    equals = [at for at, sign in enumerate(specification) if sign == "="]
+    named = [("", specification), *((specification[:at], specification[at + 1 :]) for at in equals)]
+    for name, rest in named:
+        if pathlib.Path(rest).exists():
+            return name, rest, None
+        for at in reversed([at for at, sign in enumerate(rest) if sign == "+"]):
+            if pathlib.Path(rest[:at]).exists():
+                return name, rest[:at], rest[at + 1 :]
+    name, rest = named[1] if equals else named[0]
+    place, plus, pair_file = rest.rpartition("+")
+    return (name, place, pair_file) if plus else (name, rest, None)
+
+
+def _is_lfw_list(path: pathlib.Path) -> bool:
+    """Whether the first line is LFW's, the numbers of folds and pairs; whoever reads the list says what is wrong."""
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape") as file:
+            words = file.readline().split()
+    except OSError:
+        return False
+    return len(words) in (1, 2) and all(word.isdecimal() for word in words)

@@ -39,7 +39,8 @@ class DataConfig:
     images_each: int = 4
     """Images of one identity in a batch (sampler balanced), or at most in an epoch (sampler capped)."""
     verify: tuple[str, ...] = ()
-    """More sets to verify on, besides the held-out people: .bin sets, or anything that has people with labels."""
+    """More sets to verify on, besides the held-out people: [NAME=]SOURCE[+PAIRS], where SOURCE is a .bin set or any
+    other people, and PAIRS a list as experiments.evaluate takes it; without one, data.pairs of them are drawn."""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -1,20 +1,20 @@
 """The data of a run: people to train on, and other people to verify."""
 
 import dataclasses
-import pathlib
 
 import numpy as np
 
+from arcface_jax.arguments import check_between
 from arcface_jax.data.checks import check_labels
 from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.memory import MemorySource, OnUnreadable, load
+from arcface_jax.data.open import open_set
 from arcface_jax.data.open import open_source as open_path
 from arcface_jax.data.pairs import Pairs, draw_pairs
 from arcface_jax.data.samplers import Balanced, Capped, Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.split import split_identities
 from arcface_jax.data.synthetic import SyntheticFaces
-from arcface_jax.data.verification_sets import BinSource
 from arcface_jax.data.views import Subset
 from arcface_jax.errors import InputError
 from arcface_jax.training.config import DataConfig
@@ -101,6 +101,7 @@ def load_data(config: DataConfig, seed: int) -> RunData:
             f"data.image_size {config.image_size}, image_width {config.image_width}: too small; 16 is the least, 112 "
             "the published size"
         )
+    check_between("data.test_fraction", config.test_fraction, 0.0, 1.0)
     if config.test_fraction == 0 and not config.verify:
         raise InputError("data.test_fraction is 0 and data.verify empty: give one of them, or nothing is verified")
     source = open_source(config, seed)
@@ -113,10 +114,10 @@ def load_data(config: DataConfig, seed: int) -> RunData:
         sets.append(
             VerificationSet(HELD_OUT, held_out, draw_pairs(held_out.labels, config.pairs, seed, num_folds=NUM_FOLDS))
         )
-    sets += [_open_set(path, config, seed, on_unreadable) for path in config.verify]
+    sets += [_load_set(each, config, seed, on_unreadable) for each in config.verify]
     names = [one.name for one in sets]
     if len(set(names)) < len(names):
-        raise InputError(f"data.verify: the sets are called {', '.join(names)}; give files of different names")
+        raise InputError(f"data.verify: the sets are called {', '.join(names)}; name one by NAME=SOURCE")
     return RunData(
         train=train if config.loading == "stream" else load(train, config.size, on_unreadable=on_unreadable),
         sets=tuple(sets),
@@ -124,14 +125,13 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     )
 
 
-def _open_set(path: str, config: DataConfig, seed: int, on_unreadable: OnUnreadable) -> VerificationSet:
-    """A published .bin set with its own pairs, or pairs drawn from whatever else there is."""
-    source = open_path(path)
-    images = load(source, config.size, on_unreadable="raise" if isinstance(source, BinSource) else on_unreadable)
-    if isinstance(source, BinSource):
-        return VerificationSet(pathlib.Path(path).stem, images, source.pairs)
-    pairs = draw_pairs(images.labels, config.pairs, seed, num_folds=NUM_FOLDS)
-    return VerificationSet(pathlib.Path(path).stem, images, pairs)
+def _load_set(specification: str, config: DataConfig, seed: int, on_unreadable: OnUnreadable) -> VerificationSet:
+    """What `open_set` opens, with its own pairs, of which no image may be left out, or else with drawn ones."""
+    opened = open_set(specification, NUM_FOLDS)
+    if opened.pairs is not None:
+        return VerificationSet(opened.name, load(opened.source, config.size), opened.pairs)
+    images = load(opened.source, config.size, on_unreadable=on_unreadable)
+    return VerificationSet(opened.name, images, draw_pairs(images.labels, config.pairs, seed, num_folds=NUM_FOLDS))
 
 
 def create_sampler(config: DataConfig, source: FaceSource, batch_size: int, seed: int) -> Sampler:

@@ -284,8 +284,18 @@ def test_sets_are_opened_by_what_they_are(tmp_path: pathlib.Path) -> None:
     assert profiles.pairs is not None
     assert (profiles.pairs.first.tolist(), profiles.pairs.second.tolist()) == ([0, 0], [1, 3])
     assert profiles.labels.tolist() == [0, 0, 1, 1]  # a person's two folders are one identity
-    with pytest.raises(InputError, match="no such file or folder"):
-        load_set("nowhere", 16, 10)
+    for sign in ("=", "+", "=+="):
+        people.rename(tmp_path / f"a{sign}b")
+        people = tmp_path / f"a{sign}b"
+        assert load_set(str(people), 16, 10).name == people.name
+        assert load_set(f"mine={people}", 16, 10).name == "mine"
+        listed = tmp_path / f"pairs{sign}.csv"
+        listed.write_text("p0/0.png,p0/1.png,1\np0/0.png,p1/1.png,0")
+        opened = load_set(f"mine={people}+{listed}", 16, 1)
+        assert (opened.name, len(opened.pairs)) == ("mine", 2)
+    for absent in ("nowhere", "name=nowhere", "name=nowhere+pairs.txt"):
+        with pytest.raises(InputError, match=r"^nowhere: no such file or folder"):
+            load_set(absent, 16, 10)
 
 
 def write_people(folder: pathlib.Path) -> pathlib.Path:

@@ -54,12 +54,37 @@ def test_a_folder_of_people_is_a_set_too(tmp_path):
     assert data.sets[1].pairs.same.mean() == 0.5
 
 
+def test_a_set_has_the_pairs_of_its_list_and_the_name_it_is_given(tmp_path):
+    for number, image in enumerate(SyntheticFaces(4, 5, image_size=16).render(np.arange(20))):
+        person = tmp_path / "a=b" / f"p{number // 5}"
+        person.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(person / f"{number % 5}.png")
+    rows = [f"p0/{i}.png,p0/{(i + 1) % 5}.png,1\np{1 + i % 3}/{i}.png,p0/{i}.png,0" for i in range(5)] * 2
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    folder, listed = str(tmp_path / "a=b"), f"mine={tmp_path / 'a=b'}+{tmp_path / 'pairs.csv'}"
+    data = load_data(dataclasses.replace(DATA, test_fraction=0.0, verify=(folder, listed)), 0)
+    assert [(one.name, len(one.pairs)) for one in data.sets] == [("a=b", 40), ("mine", 20)]
+    assert data.sets[1].pairs.num_folds == 10
+    assert data.sets[1].pairs.same.tolist() == [True, False] * 10
+    (tmp_path / "a=b/p0/0.png").write_bytes(b"damaged")
+    skipping = dataclasses.replace(DATA, test_fraction=0.0, unreadable="skip")
+    assert len(load_data(dataclasses.replace(skipping, verify=(folder,)), 0).test) == 19
+    with pytest.raises(InputError, match=r"p0/0\.png"):  # the list means images by their places
+        load_data(dataclasses.replace(skipping, verify=(listed,)), 0)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.5, float("nan")])
+def test_a_share_of_people_that_cannot_be_is_named(fraction):
+    with pytest.raises(InputError, match=r"data.test_fraction is .*; pass a number in \[0, 1\]"):
+        load_data(dataclasses.replace(DATA, test_fraction=fraction), 0)
+
+
 def test_sets_that_cannot_be_are_named(bin_set, tmp_path):
     with pytest.raises(InputError, match="nothing is verified"):
         load_data(dataclasses.replace(DATA, test_fraction=0.0), 0)
     with pytest.raises(InputError, match=r"absent.bin: no such file"):
         load_data(dataclasses.replace(DATA, verify=(str(tmp_path / "absent.bin"),)), 0)
-    with pytest.raises(InputError, match="lfw, lfw; give files of different names"):
+    with pytest.raises(InputError, match="lfw, lfw; name one by NAME=SOURCE"):
         load_data(dataclasses.replace(DATA, verify=(str(bin_set), str(bin_set))), 0)
 
 
