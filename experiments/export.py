@@ -23,13 +23,13 @@ from arcface_jax.data.open import open_source
 from arcface_jax.data.pairs import Pairs, all_pairs
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.bootstrap import Resampling
-from arcface_jax.evaluation.roc import area_under_curve, equal_error_rate, roc_curve, tar_at_far
+from arcface_jax.evaluation.roc import roc_curve, roc_numbers
 from arcface_jax.evaluation.thresholds import deployment_threshold
 from arcface_jax.evaluation.verification import pair_similarities
 from arcface_jax.files import write_whole
 from arcface_jax.interop.card import CARD_FILE, LARGEST_CHANGE, ModelCard, Threshold
 from arcface_jax.interop.inference import unit_embedding
-from arcface_jax.interop.model import TrainedModel
+from arcface_jax.interop.model import TrainedModel, default_batch_size
 from arcface_jax.interop.onnx import export_onnx
 from arcface_jax.interop.quantise import WeightType
 from arcface_jax.interop.stablehlo import export_stablehlo
@@ -38,7 +38,7 @@ from arcface_jax.training.checkpoints import library_versions
 from arcface_jax.training.run_folder import CONFIG_FILE, RESULTS_FILE
 from arcface_jax.training.saved_runs import find_run
 from experiments.command import help_text, run_command
-from experiments.models import STABLEHLO_FILE, Embedder, Project, default_batch_size, open_trained
+from experiments.models import STABLEHLO_FILE, Embedder, Project, open_trained
 
 CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
 Format = Literal["stablehlo", "onnx", "torch"]
@@ -100,9 +100,8 @@ def read_faces(source: str, size: tuple[int, int]) -> _Faces:
 
 def measure(similarities: np.ndarray, same: np.ndarray) -> dict[str, float]:
     """AUC, equal error rate, TAR at FAR 1e-2 and 1e-3."""
-    roc = roc_curve(similarities, same)
-    tars = {f"tar@far={far:g}": tar_at_far(roc, far) for far in (1e-2, 1e-3)}
-    return {"auc": area_under_curve(roc), "eer": equal_error_rate(roc), **tars}
+    found = roc_numbers(roc_curve(similarities, same), (1e-2, 1e-3))
+    return {"auc": found.auc, "eer": found.eer} | found.numbers()
 
 
 def find_thresholds(similarities: np.ndarray, faces: _Faces) -> tuple[Threshold, ...]:

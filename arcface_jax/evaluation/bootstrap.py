@@ -20,7 +20,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angles import ClassAngles
 from arcface_jax.evaluation.checks import check_same, check_scores
 from arcface_jax.evaluation.identification import identify, mean_of_galleries
-from arcface_jax.evaluation.roc import area_under_curve, equal_error_rate, roc_curve, tar_at_far
+from arcface_jax.evaluation.roc import roc_curve, roc_numbers
 from arcface_jax.evaluation.search import Search
 from arcface_jax.evaluation.verification import verify_similarities
 
@@ -199,8 +199,7 @@ def roc_statistics(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) 
 
     def statistics(weights: np.ndarray | None) -> Numbers:
         roc = roc_curve(ordered, ordered_same, None if weights is None else weights[order])
-        tar = {f"tar@far={far:g}": tar_at_far(roc, far) for far in fars}
-        return tar | {"eer": equal_error_rate(roc), "auc": area_under_curve(roc)}
+        return roc_numbers(roc, fars).numbers()
 
     return statistics
 

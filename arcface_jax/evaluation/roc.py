@@ -6,6 +6,7 @@ per distinct score. No point is dropped.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -195,3 +196,31 @@ def area_under_curve(roc: Roc) -> float:
     if not roc.complete:
         raise InputError("roc: only a tail was kept, and the area needs every score; use a complete ROC")
     return float(np.trapezoid(roc.tar, roc.far))
+
+
+@dataclasses.dataclass(frozen=True)
+class RocNumbers:
+    """What a table shows of an ROC.
+
+    Attributes:
+      tar: true accept rate at each false accept rate asked for, by `tar_at_far`.
+      eer: equal error rate.
+      auc: area under the curve.
+    """
+
+    tar: Mapping[float, float]
+    eer: float
+    auc: float
+
+    def numbers(self) -> dict[str, float]:
+        """The same as flat names and numbers."""
+        return {f"tar@far={far:g}": value for far, value in self.tar.items()} | {"eer": self.eer, "auc": self.auc}
+
+
+def roc_numbers(roc: Roc, fars: Sequence[float]) -> RocNumbers:
+    """TAR at each wanted false accept rate, EER and AUC of a complete ROC.
+
+    Raises:
+      InputError: one of `fars` is no rate, or only a tail of the ROC was kept.
+    """
+    return RocNumbers({far: tar_at_far(roc, far) for far in fars}, equal_error_rate(roc), area_under_curve(roc))

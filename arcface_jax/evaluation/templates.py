@@ -13,7 +13,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.checks import check_embeddings, check_same, check_weights
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.ijb import TemplateSubjects
-from arcface_jax.evaluation.roc import Roc, area_under_curve, equal_error_rate, roc_curve, tar_at_far
+from arcface_jax.evaluation.roc import Roc, roc_curve, roc_numbers
 from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import Search, search_gallery
 
@@ -168,14 +168,9 @@ def verify_scores(
 ) -> tuple[TemplateVerificationResult, Roc]:
     """IJB 1:1 from scores [P]: TAR at the ROC point nearest to each FAR, on the full ROC, which is returned as well."""
     roc = roc_curve(scores, same)
-    result = TemplateVerificationResult(
-        {far: tar_at_far(roc, far) for far in fars},
-        equal_error_rate(roc),
-        area_under_curve(roc),
-        int(roc.num_same),
-        int(roc.num_different),
-    )
-    return result, roc
+    found = roc_numbers(roc, fars)
+    counts = int(roc.num_same), int(roc.num_different)
+    return TemplateVerificationResult(found.tar, found.eer, found.auc, *counts), roc
 
 
 def verify_templates(

@@ -11,7 +11,7 @@ from arcface_jax.evaluation.checks import check_embeddings, check_same, check_sc
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.folds import best_threshold, ten_fold_accuracy, val_at_far
 from arcface_jax.evaluation.published import published_ten_fold_accuracy, published_val_at_far, squared_distances
-from arcface_jax.evaluation.roc import area_under_curve, equal_error_rate, roc_curve, tar_at_far
+from arcface_jax.evaluation.roc import roc_curve, roc_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +159,7 @@ def verify_similarities(
     accuracy = ten_fold_accuracy(similarities, same, folds, weights)
     val = val_at_far(similarities, same, VAL_FAR, folds, weights)
     roc = roc_curve(similarities, same, weights)
+    found = roc_numbers(roc, fars)
     return VerificationResult(
         accuracy=accuracy.mean,
         accuracy_std=accuracy.std,
@@ -166,9 +167,9 @@ def verify_similarities(
         val=val.val,
         val_std=val.std,
         val_far=val.far,
-        tar={far: tar_at_far(roc, far) for far in fars},
-        eer=equal_error_rate(roc),
-        auc=area_under_curve(roc),
+        tar=found.tar,
+        eer=found.eer,
+        auc=found.auc,
         num_same=int(roc.num_same),
         num_different=int(roc.num_different),
     )

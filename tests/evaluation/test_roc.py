@@ -4,7 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.roc import area_under_curve, equal_error_rate, operating_point, roc_curve, tar_at_far
+from arcface_jax.evaluation.roc import (
+    area_under_curve,
+    equal_error_rate,
+    operating_point,
+    roc_curve,
+    roc_numbers,
+    tar_at_far,
+)
 from tests.evaluation import slow
 
 # Scores from a handful of values, so that ties, within and across kinds, are the rule.
@@ -30,6 +37,10 @@ def test_equals_the_slow_version(pairs: list[tuple[float, bool]], far: float) ->
     assert tar_at_far(roc, far) == slow.tar_nearest(scores, same, far)
     assert equal_error_rate(roc) == pytest.approx(slow.equal_error(scores, same), abs=1e-12)
     assert area_under_curve(roc) == pytest.approx(slow.mann_whitney(scores, same), abs=1e-12)
+    found = roc_numbers(roc, (far,))
+    assert found.tar == {far: tar_at_far(roc, far)}
+    assert (found.eer, found.auc) == (equal_error_rate(roc), area_under_curve(roc))
+    assert found.numbers() == {f"tar@far={far:g}": found.tar[far], "eer": found.eer, "auc": found.auc}
     strict = operating_point(roc, far, "at_most")
     assert roc.tar[strict] == max(y for x, y in slow.roc_points(scores, same) if x <= far)
     assert roc.far[strict] <= far
