@@ -104,6 +104,7 @@ def commands_page() -> str:
 
 def recipes_table() -> str:
     """The presets of the papers, as they say themselves."""
+    from arcface_jax.evaluation.tables import markdown_table
     from experiments.configs import RECIPES
 
     rows = [("preset", "data (identities)", "network, loss", "schedule", "published result", "hours")]
@@ -119,7 +120,7 @@ def recipes_table() -> str:
                 "unknown" if hours is None else f"{hours:.1f}",
             )
         )
-    return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], ("---",) * len(rows[0]), *rows[1:]]) + "\n"
+    return markdown_table(rows[0], rows[1:], numbers=False)
 
 
 def notebooks() -> list[pathlib.Path]:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.figures.study import losses_figure
 from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
@@ -36,7 +37,6 @@ from experiments.study_tables import (
     by_seed,
     difference_rows,
     differences,
-    markdown,
     verification_numbers,
     verification_rows,
 )
@@ -91,9 +91,9 @@ def write_comparison(folder: pathlib.Path, runs: dict[str, Results]) -> list[lis
     first, *others = runs
     tests = differences(runs, first, others, COLUMNS)
     rows = verification_rows(runs, COLUMNS)
-    text = markdown(("loss", *COLUMNS.values()), rows)
+    text = markdown_table(("loss", *COLUMNS.values()), rows)
     if tests:
-        text += "\n" + markdown(DIFFERENCE_HEADER, difference_rows(tests, first, COLUMNS))
+        text += "\n" + markdown_table(DIFFERENCE_HEADER, difference_rows(tests, first, COLUMNS))
     write_whole(folder / "comparison.md", text)
     numbers = {
         "losses": verification_numbers(runs, COLUMNS),

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.training.abstract import DEVICE_COUNTS, Cost, cost
 from arcface_jax.training.config import HeadConfig
 from experiments.configs import RECIPES
@@ -84,12 +85,6 @@ def all_presets_rows() -> list[list[str]]:
     return rows
 
 
-def as_markdown(rows: list[list[str]]) -> str:
-    """A header and rows as a Markdown table."""
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 _ABOUT_ALL = (
     "Parameters: backbone + class weights. GiB: weights, optimiser and gradients, exact, + activations and head, "
     "estimated before XLA fuses."
@@ -99,7 +94,7 @@ _ABOUT_ALL = (
 def _print_all(console: Console, markdown: bool) -> None:
     rows = all_presets_rows()
     if markdown:
-        print(as_markdown(rows), "", _ABOUT_ALL, sep="\n")
+        print(markdown_table(rows[0], rows[1:], numbers=False), _ABOUT_ALL, sep="\n")
         return
     table = Table(caption=_ABOUT_ALL)
     for name in rows[0]:
@@ -141,7 +136,8 @@ def print_presets(plan: PresetPlan, console: Console) -> None:
     ]
     if plan.markdown:
         table = memory_table(found)
-        print(*lines, "", as_markdown(_memory_rows(table)), "", table.title, sep="\n")
+        header, *rows = _memory_rows(table)
+        print(*lines, "", markdown_table(header, rows), table.title, sep="\n")
         return
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from arcface_jax.analysis.over_seeds import compare_order, summarise
 from arcface_jax.analysis.paper_tables import AGEDB_ACCURACY, ANGLE_ROWS, ANGLES
+from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.figures.ridges import angle_ridges, logit_ridges
 from arcface_jax.figures.study import angle_table_figure, courses_figure, losses_figure, sweep_figure
 from arcface_jax.margins import Psi, softmax_on_sphere
@@ -29,7 +30,6 @@ from experiments.study_tables import (
     difference_rows,
     differences,
     last,
-    markdown,
     verification_numbers,
     verification_rows,
 )
@@ -84,8 +84,8 @@ def losses_report(found: Findings) -> Report:
             "tests": {f"{other} {column}": dataclasses.asdict(one) for (other, column), one in tests.items()},
         }
         header = ("loss", *COLUMNS.values())
-        texts += [f"### {data_set}\n", markdown(header, verification_rows(runs))]
-        texts += [markdown(DIFFERENCE_HEADER, difference_rows(tests, TESTED[0]))] if tests else []
+        texts += [f"### {data_set}\n", markdown_table(header, verification_rows(runs))]
+        texts += [markdown_table(DIFFERENCE_HEADER, difference_rows(tests, TESTED[0]))] if tests else []
         means = {name: summarise(list(by_seed(one, "accuracy").values())).mean for name, one in runs.items() if one}
         if len(means.keys() & AGEDB_ACCURACY.keys()) > 1:
             order = compare_order(means, AGEDB_ACCURACY)
@@ -133,7 +133,7 @@ def angles_report(found: Findings) -> Report:
     if angles:
         psis = {name: psi_of(found.cases[name].config) for name in angles}
         figures |= {"theta_ridges": angle_ridges(angles), "target_logit_ridges": logit_ridges(angles, psis)}
-    table = markdown(("degrees (the paper's)", *ours), rows)
+    table = markdown_table(("degrees (the paper's)", *ours), rows)
     return Report(f"{table}\n{''.join(texts)}", numbers, figures, angles)
 
 
@@ -179,7 +179,7 @@ def sweep_report(found: Findings, name: str, x_label: str, logarithmic: bool) ->
         rows.append([label, *verified, *angles, away])
         points[float(label)] = [100 * value for value in by_seed(runs, "accuracy").values()]
     figure = sweep_figure({"ArcFace": points}, x_label, "accuracy of unseen people, %", logarithmic=logarithmic)
-    return Report(markdown(header, rows), verification_numbers(found.runs), {name: figure})
+    return Report(markdown_table(header, rows), verification_numbers(found.runs), {name: figure})
 
 
 def noise_report(found: Findings) -> Report:
@@ -207,7 +207,7 @@ def noise_report(found: Findings) -> Report:
         for label, verified in verification_numbers(found.runs).items()
     }
     figure = sweep_figure(lines, "wrong labels in the training set, %", "accuracy of unseen people, %")
-    return Report(markdown(header, rows), numbers, {"noise": figure})
+    return Report(markdown_table(header, rows), numbers, {"noise": figure})
 
 
 def optimisation_report(found: Findings) -> Report:
@@ -228,7 +228,7 @@ def optimisation_report(found: Findings) -> Report:
         for title, wanted in optimisation_panels(list(found.cases)).items()
     }
     panels = {title: lines for title, lines in panels.items() if lines}
-    return Report(markdown(header, rows), numbers, {"optimisation": courses_figure(panels)} if panels else {})
+    return Report(markdown_table(header, rows), numbers, {"optimisation": courses_figure(panels)} if panels else {})
 
 
 def optimisation_panels(labels: Sequence[str]) -> dict[str, dict[str, str]]:

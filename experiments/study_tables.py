@@ -38,12 +38,6 @@ def cell(values: Sequence[float], factor: float = 1.0, digits: int = 1) -> str:
     return mean if summary.count == 1 else f"{mean} ± {factor * summary.deviation:.{digits}f}"
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, the first column flush left and the others flush right."""
-    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def verification_rows(cases: Mapping[str, Results], columns: Mapping[str, str] = COLUMNS) -> list[list[str]]:
     """One row a case, the best mean first, and the untrained network of the first case last."""
     named = {name: runs for name, runs in cases.items() if runs}

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from arcface_jax.evaluation.bootstrap import Interval
 
@@ -81,9 +81,16 @@ def to_text(rows: Mapping[str, Figures]) -> str:
 
 def to_markdown(rows: Mapping[str, Figures]) -> str:
     """A Markdown table, numbers aligned to the right."""
-    table = [[cell.replace("|", r"\|") for cell in row] for row in cells(rows)]
-    rule = ["---", *("---:" for _ in table[0][1:])]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [table[0], rule, *table[1:]]) + "\n"
+    header, *body = cells(rows)
+    return markdown_table(header, body)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> str:
+    """Any table as Markdown: the first column flush left, the others flush right where they hold `numbers`."""
+    rule = ["---", *("---:" if numbers else "---" for _ in header[1:])]
+    escaped = ([cell.replace("|", r"\|") for cell in row] for row in rows)
+    titles = [title.replace("|", r"\|") for title in header]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (titles, rule, *escaped))
 
 
 def to_latex(rows: Mapping[str, Figures]) -> str:

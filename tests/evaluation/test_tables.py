@@ -3,7 +3,7 @@ import io
 import json
 
 from arcface_jax.evaluation.bootstrap import Interval
-from arcface_jax.evaluation.tables import to_csv, to_json, to_latex, to_markdown, to_text
+from arcface_jax.evaluation.tables import markdown_table, to_csv, to_json, to_latex, to_markdown, to_text
 
 ROWS = {
     "model_a": {
@@ -31,6 +31,12 @@ def test_markdown_aligns_and_escapes() -> None:
     assert lines[0] == "|  | accuracy (%) | TAR@FAR=0.001 (%) | same pairs | best threshold | Intra |"
     assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     assert lines[3] == r"| b\|c | 50.00 [40.00, 60.00] | – | – | – | 38.45° |"
+
+
+def test_any_table_is_written_and_escaped_the_same_way() -> None:
+    table = markdown_table(("a|b", "n"), [("x|y", "1"), ("z", "2")])
+    assert table == "| a\\|b | n |\n| --- | ---: |\n| x\\|y | 1 |\n| z | 2 |\n"
+    assert markdown_table(("a", "b"), [], numbers=False) == "| a | b |\n| --- | --- |\n"
 
 
 def test_latex_escapes_what_would_break_it() -> None:
