@@ -16,7 +16,7 @@ from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.training.dataset import load_data
 from arcface_jax.training.saved_runs import find_run
-from experiments.models import as_model, open_trained
+from experiments.models import open_trained
 from experiments.small_model import Recipe, train_small
 from experiments.trained import load_trained
 
@@ -81,8 +81,7 @@ def open_analysed(
     if found is None:
         return open_trained(path, project), None
     run = load_trained(found)
-    model = dataclasses.replace(as_model(run, path), class_weights=run.class_weights)
-    return model, load_data(run.config.data, run.config.run.seed).train
+    return run.model, load_data(run.config.data, run.config.run.seed).train
 
 
 def choose_people(source: FaceSource, count: int, image_size: tuple[int, int]) -> People:

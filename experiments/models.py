@@ -12,19 +12,15 @@ import tyro
 from arcface_jax.errors import InputError
 from arcface_jax.interop.card import CARD_FILE, ModelCard
 from arcface_jax.interop.inference import unit_embedding
-from arcface_jax.interop.model import TrainedModel
+from arcface_jax.interop.model import TrainedModel, default_batch_size
 from arcface_jax.interop.onnx import import_onnx
 from arcface_jax.interop.stablehlo import load_stablehlo
 from arcface_jax.interop.torch import import_torch
 from arcface_jax.models.embed import embed_images
-from arcface_jax.pixels import CONVENTIONS
 from arcface_jax.training.saved_runs import find_run
-from arcface_jax.training.setup import create_backbone
 from experiments.trained import TrainedRun, load_trained
 
 STABLEHLO_FILE = "model.stablehlo"
-
-_CPU_BATCH, _BATCH = 8, 256  # as many images as a CPU's caches hold; enough to keep an accelerator busy
 
 MODEL_HELP = (
     "the folder of a run (RUN/checkpoints/STEP for one of its checkpoints) or of an export, a PyTorch checkpoint "
@@ -87,7 +83,7 @@ def open_to_evaluate(path: pathlib.Path, project: str | None = None) -> TrainedR
     if (run := find_run(path)) is not None:
         return load_trained(run)
     model = open_trained(path, project)
-    return ImportedModel(path.stem, model.image_size, model.embedder(default_batch_size()))
+    return ImportedModel(path.stem, model.image_size, model.embedder())
 
 
 def takes_project(path: pathlib.Path) -> bool:
@@ -101,18 +97,6 @@ def check_project(path: pathlib.Path, project: str | None) -> None:
         raise InputError(f"--project {project}: {path} is no PyTorch checkpoint, and says it itself; leave it out")
 
 
-def default_batch_size() -> int:
-    """Images in one call where nothing else is said, by the platform."""
-    return _CPU_BATCH if jax.default_backend() == "cpu" else _BATCH
-
-
-def as_model(run: TrainedRun, path: pathlib.Path) -> TrainedModel:
-    """The backbone of a run that lies at `path`."""
-    pixels = CONVENTIONS[run.config.model.pixels]
-    source = f"{path}, step {run.step}"
-    return TrainedModel(create_backbone(run.config), run.variables, pixels, run.image_size, source)
-
-
 def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel:
     """A model with its weights, to export or to train on.
 
@@ -124,7 +108,7 @@ def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
     if (run := find_run(path)) is not None:
-        return as_model(load_trained(run), path)
+        return load_trained(run).model
     if path.is_dir():
         raise InputError(f"{path}: is no run; give {MODEL_HELP}")
     if path.suffix == ".onnx":

@@ -1,11 +1,12 @@
 """A trained run, ready to embed images."""
 
 import dataclasses
-from typing import Any
+import functools
+from collections.abc import Callable
 
 import numpy as np
 
-from arcface_jax.models.embed import EmbedFunction, embed_images, make_embed_function
+from arcface_jax.interop.model import TrainedModel
 from arcface_jax.training.config import Config
 from arcface_jax.training.resume import restore_on_one_device
 from arcface_jax.training.saved_runs import SavedRun
@@ -18,26 +19,30 @@ class TrainedRun:
     Attributes:
       name: the run folder's; with the step where a checkpoint was named.
       config: the run's configuration.
-      variables: of the backbone; the moving average where the run kept one.
-      class_weights: float32 [C, D] or [C, K, D], of the head, not normalised; None for a loss without classes.
       step: of the checkpoint.
+      model: the backbone with the moving average of its weights where the run kept one, and the class weights, of
+        sub-centres [C, K, D]; None for a loss without classes.
     """
 
     name: str
     config: Config
-    variables: Any
-    class_weights: np.ndarray | None
     step: int
-    _embed: EmbedFunction
+    model: TrainedModel
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) that the run was trained with."""
-        return self.config.data.size
+        return self.model.image_size
 
-    def embed(self, images: np.ndarray) -> np.ndarray:
-        """float32 [N, D], not normalised, of uint8 [N, H, W, 3] RGB images."""
-        return embed_images(self._embed, self.variables, images)
+    @property
+    def class_weights(self) -> np.ndarray | None:
+        """The model's."""
+        return self.model.class_weights
+
+    @functools.cached_property
+    def embed(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Of uint8 RGB [N, H, W, 3] images, float32 [N, D], not normalised."""
+        return self.model.embedder()
 
 
 def load_trained(run: SavedRun) -> TrainedRun:
@@ -50,12 +55,12 @@ def load_trained(run: SavedRun) -> TrainedRun:
     with run.opened() as (checkpoints, step):
         program, state = restore_on_one_device(checkpoints, step, config)
     weights = program.objective.class_weights(state.params["head"], state.head_state)
-    variables = state.average or state.backbone_variables
-    return TrainedRun(
-        run.name,
-        config,
-        variables,
+    model = TrainedModel(
+        program.backbone,
+        state.average or state.backbone_variables,
+        program.train_step.pixels,
+        config.data.size,
+        f"{run.folder}, step {step}",
         None if weights is None else np.asarray(weights, np.float32),
-        step,
-        make_embed_function(program.backbone, program.train_step.pixels),
     )
+    return TrainedRun(run.name, config, step, model)

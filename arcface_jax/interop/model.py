@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 
 from arcface_jax.interop.depthwise import ShiftedDepthwise
@@ -22,7 +23,8 @@ class TrainedModel:
       pixels: colour order and value range that it was trained on.
       image_size: (height, width) that it was trained on.
       source: where it comes from, for people to read.
-      class_weights: float32 [C, D], the classifier that it was trained with; None where it was not kept.
+      class_weights: float32 [C, D], or [C, K, D] of sub-centres, the classifier that it was trained with; None where it
+        was not kept.
     """
 
     backbone: nn.Module
@@ -38,8 +40,18 @@ class TrainedModel:
         size: int = self.backbone.embedding_size
         return size
 
-    def embedder(self, batch_size: int = 64) -> Callable[[np.ndarray], np.ndarray]:
-        """Returns uint8 RGB [N, height, width, 3] -> float32 [N, D], not normalised; compiled once."""
+    def embedder(self, batch_size: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
+        """Returns uint8 RGB [N, height, width, 3] -> float32 [N, D], not normalised; compiled once.
+
+        Args:
+          batch_size: images in one call; `default_batch_size` if None.
+        """
         network: Any = ShiftedDepthwise(self.backbone)
         embed = make_embed_function(network, self.pixels)
+        batch_size = default_batch_size() if batch_size is None else batch_size
         return lambda images: embed_images(embed, self.variables, images, batch_size=batch_size)
+
+
+def default_batch_size() -> int:
+    """Images in one call where nothing else is said: what a CPU's caches hold, or what keeps an accelerator busy."""
+    return 8 if jax.default_backend() == "cpu" else 256

@@ -229,7 +229,7 @@ def test_w_ec_is_of_whole_classes(trained: pathlib.Path) -> None:
     data = load_data(model.config.data, model.config.run.seed)
     whole, part = (training_angles(model, data, Resampling(5), most)["angle w_ec"] for most in (5000, 40))
     assert whole.estimate != part.estimate
-    fewer = dataclasses.replace(model, class_weights=model.class_weights[1:])
+    fewer = dataclasses.replace(model, model=dataclasses.replace(model.model, class_weights=model.class_weights[1:]))
     with pytest.raises(InputError, match=rf"weights of {data.num_classes - 1} classes, but its data now have"):
         training_angles(fewer, data, Resampling(5))
 

@@ -93,7 +93,7 @@ def test_the_card_of_a_run_quotes_its_recipe_and_results(type_command, crowd, tm
     jax.tree.map(
         np.testing.assert_array_equal,
         dict(import_torch(folder / "model.pth").variables["params"]),
-        jax.tree.map(np.asarray, dict(trained.variables["params"])),
+        jax.tree.map(np.asarray, dict(trained.model.variables["params"])),
     )
 
 
