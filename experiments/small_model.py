@@ -20,9 +20,7 @@ from arcface_jax.losses import margin_softmax_loss, softmax_loss
 from arcface_jax.margins import arcface
 from arcface_jax.models.iresnet import IResNet
 from arcface_jax.pixels import ARCFACE_TORCH, normalise
-
-WEIGHT_DECAY = 5e-4
-MOMENTUM = 0.9
+from arcface_jax.training.schedules import sgd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +53,7 @@ class Recipe:
     def optimiser(self) -> optax.GradientTransformation:
         """Momentum SGD with weight decay; clipped, since a margin makes single steps large."""
         rate = optax.cosine_decay_schedule(self.learning_rate, self.steps)
-        return optax.chain(
-            optax.clip_by_global_norm(5.0), optax.add_decayed_weights(WEIGHT_DECAY), optax.sgd(rate, MOMENTUM)
-        )
+        return optax.chain(optax.clip_by_global_norm(5.0), sgd(rate, decay="all"))
 
 
 def train_small(
@@ -73,7 +69,7 @@ def train_small(
     where a random start crowds them they stay crowded. In more dimensions they start at random.
 
     Args:
-      images: uint8 [N, H, W, 3], RGB; N at least the batch size.
+      images: uint8 [N, H, W, 3], RGB; all of them a step where they are fewer than a batch.
       labels: int [N], in 0 … C − 1.
       recipe: how.
       seed: of the network and the order of the images.

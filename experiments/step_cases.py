@@ -17,6 +17,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.models import registry
 from arcface_jax.models.iresnet import STAGE_BLOCKS
+from arcface_jax.training.schedules import sgd
 from experiments.measured_process import serve
 
 OURS, TORCH = "arcface-jax", "torch"
@@ -25,7 +26,7 @@ OURS, TORCH = "arcface-jax", "torch"
 def jax_step(depth: int, image: int, width: int, batch: int, dim: int, classes: int) -> tuple[Callable[[], float], int]:
     """(takes a step and gives the loss, temporary bytes that the compiler plans); images stay the same."""
     backbone = registry.create(f"iresnet{depth}", width=width, embedding_size=dim)
-    optimiser = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9))
+    optimiser = sgd(optax.constant_schedule(0.1), decay="all")
     keys = jax.random.split(jax.random.key(0), 3)
     images = jax.random.normal(keys[0], (batch, image, image, 3))
     labels = jnp.arange(batch) % classes

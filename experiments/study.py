@@ -123,7 +123,7 @@ def write_summary(plan: Plan, root: pathlib.Path) -> pathlib.Path:
     runs = [json.loads(file.read_text()) for file in sorted(root.rglob("results.json"))]
     data, run, model = plan.base.data, plan.base.run, plan.base.model
     budget = (
-        f"{run.steps} steps of {run.batch_size} images of {data.image_size}×{data.image_size} pixels; {model.name}, "
+        f"{run.steps} steps of {run.batch_size} images of {'×'.join(map(str, data.size))} pixels; {model.name}, "
         f"width {model.width}, {model.embedding_size}-d; {len(runs)} runs, "
         f"{sum(one['cpu_seconds'] for one in runs) / 60:.0f} min of one core in all."
     )
