@@ -26,9 +26,9 @@ from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.templates import pool_templates
 from arcface_jax.files import whole_file
-from experiments.benchmark_evaluation import peak_gigabytes
 from experiments.command import help_text, run_command
 from experiments.gallery import Engine, embed_people, find_candidates, read_gallery
+from experiments.machine import peak_gigabytes
 from experiments.models import Embedder, Project, open_embedder
 from experiments.photos import Cropper
 
