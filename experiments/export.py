@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from arcface_jax.data.decode import resize
+from arcface_jax.data.memory import load_images
 from arcface_jax.data.open import open_source
 from arcface_jax.data.pairs import Pairs, all_pairs
 from arcface_jax.errors import InputError
@@ -91,7 +91,7 @@ class _Faces:
 def read_faces(source: str, size: tuple[int, int]) -> _Faces:
     """Every image of a source at the model's size."""
     opened = open_source(source)
-    images = np.stack([resize(opened[index], size) for index in range(len(opened))])
+    images = load_images(opened, size)
     pairs = all_pairs(np.asarray(opened.labels))
     if not pairs.same.any() or pairs.same.all():
         raise InputError(f"--verify {source}: needs two people, and two images of one of them")

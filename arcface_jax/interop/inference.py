@@ -48,6 +48,7 @@ def unit_embedding(
         embeddings = network.apply(unpacked, normalise(images, model.pixels))
         if flip:
             embeddings = embeddings + network.apply(unpacked, normalise(images[:, :, ::-1, :], model.pixels))
+        # Not logits.normalise_rows: its cases for gradients and divergence would be nodes of every exported graph.
         squared = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)
         return embeddings / jnp.sqrt(jnp.maximum(squared, 1e-24))
 
