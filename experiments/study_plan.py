@@ -52,6 +52,8 @@ LOSSES: dict[str, dict[str, Any]] = {
     "curricularface": {"loss.name": "curricularface"},
     "elasticface": {"loss.name": "elasticface"},
     "elasticface_plus": {"loss.name": "elasticface_plus"},
+    "elasticface_cos": {"loss.name": "elasticface_cos"},
+    "elasticface_cos_plus": {"loss.name": "elasticface_cos_plus"},
     "sphereface2": {"loss.name": "sphereface2"},
     "uniface": {"loss.name": "uniface"},
 }
