@@ -1,31 +1,34 @@
 """Measures embedding beside ONNX Runtime: the same network, the same images, turn by turn."""
 
 import dataclasses
+import functools
 import importlib
-import json
 import os
 import pathlib
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import jax
 import numpy as np
 import tyro
+from rich.table import Table
 
 from arcface_jax.errors import InputError
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.onnx import export_onnx
 from arcface_jax.pixels import normalise
+from experiments.benchmark_report import Former, Record, Report, ratio_of_rounds, take_turns
 from experiments.models import open_trained
+
+OURS, THEIRS = "arcface-jax", "ONNX Runtime"
 
 
 @dataclasses.dataclass(frozen=True)
 class EmbedBenchmark:
-    """Images a second of experiments.embed's network and of ONNX Runtime on this machine's processor, as JSON."""
+    """Images a second of experiments.embed's network and of ONNX Runtime on this machine's processor."""
 
     model: Annotated[pathlib.Path, tyro.conf.Positional]
     """The folder of a run, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file."""
@@ -39,58 +42,50 @@ class EmbedBenchmark:
     """The same network from another exporter, such as PyTorch's; experiments.export's if not given."""
     project: str | None = None
     """Project of a PyTorch checkpoint where its keys do not tell, such as adaface."""
+    output: pathlib.Path = pathlib.Path("runs/benchmark-embed")
+    """Folder for records.json and the picture."""
+    compare: Former = None
 
 
-def run_embed_benchmark(config: EmbedBenchmark) -> None:
-    """Prints the JSON."""
-    print(json.dumps(measure_embedding(config), indent=1))
-
-
-def measure_embedding(config: EmbedBenchmark) -> dict[str, Any]:
-    """Speeds and ratios for each batch size; ratios over 1 mean that JAX is faster.
+def run_embed_benchmark(config: EmbedBenchmark) -> int:
+    """Measures every batch size, prints a table; ratios over 1 mean that JAX is faster.
 
     Raises:
       InputError: ONNX Runtime is not installed, or both do not compute the same embeddings.
     """
     if min(config.batches, default=0) < 1 or config.rounds < 1 or config.threads < 1:
         raise InputError("--batches, --rounds and --threads: give numbers of at least 1")
+    report = Report("embed", config.output, config.compare, ["onnxruntime"])
     model = open_trained(config.model, config.project)
     ours, theirs = jax.jit(unit_embedding(model)), onnx_embedding(model, config)
     images = np.random.default_rng(0).integers(0, 256, (max(config.batches), *model.image_size, 3), np.uint8)
     difference = float(np.abs(np.asarray(ours(images)) - theirs(images)).max())
     if not difference < 1e-3:
         raise InputError(f"--onnx: its embeddings differ by {difference:.2g} from the model's; give the same network")
-    return {
-        "model": model.source,
-        "device": jax.devices()[0].device_kind,
-        "onnxruntime threads": config.threads,
-        "largest difference": difference,
-        "batches": [compare(batch, images[:batch], ours, theirs, config.rounds) for batch in config.batches],
-    }
+    report.say(f"{model.source}, ONNX Runtime with {config.threads} threads; largest difference {difference:.2g}")
+    about = {"model": model.source, "onnxruntime_threads": config.threads, "largest_difference": difference}
+    network = f"{type(model.backbone).__name__}, {'×'.join(map(str, model.image_size))}"
+    ratios = {}
+    for batch in config.batches:
+        part = images[:batch]
+        cases = {OURS: functools.partial(lambda x: np.asarray(ours(x)), part), THEIRS: functools.partial(theirs, part)}
+        seconds = take_turns(cases, config.rounds)
+        report.add(*({**about, "batch": batch, "case": case, "seconds": taken} for case, taken in seconds.items()))
+        ratios[f"{network}, batch {batch}, beside {THEIRS}"] = ratio_of_rounds(seconds[THEIRS], seconds[OURS])
+    report.console.print(embed_table(report.records))
+    return report.finish(ratios)
 
 
-def compare(
-    batch: int,
-    images: np.ndarray,
-    ours: Callable[[np.ndarray], jax.Array],
-    theirs: Callable[[np.ndarray], np.ndarray],
-    rounds: int,
-) -> dict[str, float]:
-    """Medians over rounds, and the median of the rounds' own ratios."""
-
-    def speed(function: Callable[[np.ndarray], Any]) -> float:
-        begun = time.perf_counter()
-        np.asarray(function(images))
-        return batch / (time.perf_counter() - begun)
-
-    speed(ours), speed(theirs)  # the first call of a shape prepares
-    measured = [(speed(ours), speed(theirs)) for _ in range(rounds)]
-    return {
-        "batch": batch,
-        "jax images/s": round(statistics.median(first for first, _ in measured), 1),
-        "onnxruntime images/s": round(statistics.median(second for _, second in measured), 1),
-        "ratio": round(statistics.median(first / second for first, second in measured), 2),
-    }
+def embed_table(records: Sequence[Record]) -> Table:
+    """Medians over rounds, and the range, in images a second."""
+    table = Table(title="Images a second")
+    for column in ("batch", "", "median", "lowest", "highest"):
+        table.add_column(column, justify="right" if column else "left")
+    for record in records:
+        rates = [record["batch"] / seconds for seconds in record["seconds"]]
+        numbers = (statistics.median(rates), min(rates), max(rates))
+        table.add_row(str(record["batch"]), record["case"], *(f"{number:.1f}" for number in numbers))
+    return table
 
 
 def onnx_embedding(model: TrainedModel, config: EmbedBenchmark) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,11 +1,10 @@
 """Measures a training step of the head, beside the dense head and plain PyTorch, and what it sends between devices."""
 
 import dataclasses
-import json
 import pathlib
 import statistics
 from collections import defaultdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +20,11 @@ from arcface_jax.heads.partial import hard_classes, partition_recall
 from arcface_jax.heads.planner import HeadSize, compile_step, predicted_memory
 from arcface_jax.heads.sampling import sample_classes
 from arcface_jax.heads.traffic import collective_bytes
+from experiments.benchmark_report import Former, Ratio, Record, Report, ratio_of_rounds, round_seconds
 from experiments.head_cases import CASES, TORCH, head_size
 from experiments.measured_process import measure_in_process
 
-Records = list[dict[str, Any]]
+Records = list[Record]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,20 +53,20 @@ class HeadBenchmark:
     """Measure instead how much of the exact partition function a part of the classes holds."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-head")
     """Folder for records.json and the pictures."""
+    compare: Former = None
 
 
-def run_head_benchmark(config: HeadBenchmark) -> None:
+def run_head_benchmark(config: HeadBenchmark) -> int:
     """Does what `config` asks for."""
-    console = Console()
     for head in config.heads:
         if head not in (TORCH, *CASES):
             raise InputError(f"heads has {head!r}; choose among {', '.join((TORCH, *CASES))}")
-    if config.traffic:
-        count_traffic(console, config)
-    elif config.recall:
-        measure_recall(console, config)
-    else:
-        measure_heads(console, config)
+    if not (config.traffic or config.recall):
+        return measure_heads(config)
+    if config.compare is not None:
+        raise InputError("--compare is for time and memory; leave out --traffic and --recall, or --compare")
+    (count_traffic if config.traffic else measure_recall)(Console(), config)
+    return 0
 
 
 # Time and memory -----------------------------------------------------------------------------------------------------
@@ -79,33 +79,34 @@ def needed_gb(case: str, batch: int, classes: int, config: HeadBenchmark) -> flo
     return (predicted_memory(size).total + extra) / 1e9
 
 
-def measure_case(case: str, batch: int, classes: int, config: HeadBenchmark) -> dict[str, Any]:
+def measure_case(case: str, batch: int, classes: int, config: HeadBenchmark) -> Record:
     """Runs `experiments.head_cases` for one case."""
     numbers = (batch, classes, config.dim, config.chunk, config.steps)
     return measure_in_process("experiments.head_cases", case, numbers, f"{case} with N = {batch}, C = {classes}")
 
 
-def measure_heads(console: Console, config: HeadBenchmark) -> None:
+def measure_heads(config: HeadBenchmark) -> int:
     """Measures every head at every size, prints tables, and draws growth with C for every N."""
-    records: Records = []
+    report = Report("head", config.output, config.compare, [TORCH] if TORCH in config.heads else [])
+    ratios: dict[str, Ratio] = {}
     for batch in config.batches:
         for classes in config.classes:
             kept = [head for head in config.heads if needed_gb(head, batch, classes, config) <= config.memory_gb]
             for head in set(config.heads) - set(kept):
                 need = needed_gb(head, batch, classes, config)
-                console.print(f"N = {batch}, C = {classes:,}: {head} left out, it needs {need:.1f} GB")
+                report.say(f"N = {batch}, C = {classes:,}: {head} left out, it needs {need:.1f} GB")
             here = [measure_case(head, batch, classes, config) for _ in range(config.rounds) for head in kept]
-            records += here
-            console.print(size_table(here, batch, classes))
-            config.output.mkdir(parents=True, exist_ok=True)
-            (config.output / "records.json").write_text(json.dumps(records, indent=1))
+            report.add(*here)
+            report.console.print(size_table(here, batch, classes))
+            ratios |= head_ratios(here, batch, classes)
     for batch in config.batches:
-        chosen = [record for record in records if record["batch"] == batch]
+        chosen = [record for record in report.records if record["batch"] == batch]
         seconds, megabytes = by_head(chosen, "seconds"), by_head(chosen, "peak_mb")
         if seconds:
             title = f"One step of the head: N = {batch}, D = {config.dim}, {jax.devices()[0].device_kind}"
             for file in save(head_growth(seconds, megabytes, title), config.output / f"head_growth_{batch}"):
-                console.print(str(file))
+                report.say(str(file))
+    return report.finish(ratios, "times as fast, or as small", bars=False)
 
 
 def by_head(records: Records, quantity: str) -> dict[str, dict[int, float]]:
@@ -117,11 +118,32 @@ def by_head(records: Records, quantity: str) -> dict[str, dict[int, float]]:
     return {head: {size: statistics.median(v) for size, v in sizes.items()} for head, sizes in values.items()}
 
 
-def size_table(records: Records, batch: int, classes: int) -> Table:
-    """All heads at one size. Ratios are medians of the rounds' own ratios, so that a slow moment counts for all."""
-    rounds: dict[str, list[dict[str, Any]]] = defaultdict(list)
+def by_case(records: Records) -> dict[str, Records]:
+    """Records of one size by head, in the order of the rounds."""
+    rounds: dict[str, Records] = defaultdict(list)
     for record in records:
         rounds[record["case"]].append(record)
+    return rounds
+
+
+def head_ratios(records: Records, batch: int, classes: int) -> dict[str, Ratio]:
+    """Of one size: how many times as fast and as small as PyTorch's head each is, or as the dense one without that."""
+    rounds, ratios = by_case(records), {}
+    other, name = (TORCH, "PyTorch") if TORCH in rounds else ("dense", "dense")
+    for head, measured in rounds.items():
+        if head == other or other not in rounds:
+            continue
+        what = f"N = {batch}, C = {classes:,}, {head} beside {name}"
+        ratios[f"{what}: speed"] = ratio_of_rounds(round_seconds(rounds[other]), round_seconds(measured))
+        theirs, own = ([record["peak_mb"] for record in found] for found in (rounds[other], measured))
+        if min(*theirs, *own) > 0:  # a tiny head may fit in pages that the process has already
+            ratios[f"{what}: memory"] = ratio_of_rounds(theirs, own)
+    return ratios
+
+
+def size_table(records: Records, batch: int, classes: int) -> Table:
+    """All heads at one size. Ratios are medians of the rounds' own ratios, so that a slow moment counts for all."""
+    rounds = by_case(records)
     table = Table(title=f"N = {batch}, C = {classes:,}: medians")
     for column in (
         "head",
@@ -134,20 +156,16 @@ def size_table(records: Records, batch: int, classes: int) -> Table:
     ):
         table.add_column(column, justify="left" if column == "head" else "right")
 
-    def each_round(head: str) -> list[float]:
-        return [statistics.median(record["seconds"]) for record in rounds[head]]
-
     def ratio(top: str, bottom: str) -> str:
         if top not in rounds or bottom not in rounds:
             return "–"
-        pairs = zip(each_round(top), each_round(bottom), strict=True)
-        return f"{statistics.median(a / b for a, b in pairs):.2f}"
+        return f"{ratio_of_rounds(round_seconds(rounds[top]), round_seconds(rounds[bottom])).median:.2f}"
 
     for head, measured in rounds.items():
         rates = [r["operations"] / statistics.median(r["seconds"]) / r["matmul_rate"] for r in measured]
         table.add_row(
             head,
-            f"{statistics.median(each_round(head)):.3f}",
+            f"{statistics.median(round_seconds(measured)):.3f}",
             ratio(TORCH, head),
             ratio(head, "dense"),
             "–" if head == TORCH else f"{100 * statistics.median(rates):.0f} %",

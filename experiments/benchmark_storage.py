@@ -7,13 +7,13 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from arcface_jax.figures.benchmark import loss_by_storage
 from arcface_jax.figures.style import save
 from arcface_jax.heads.fused import HeadState, fused_head_step, init_head
 from arcface_jax.heads.row_optimisers import RowSgd
+from experiments.benchmark_report import Former, Report, ratio_of_rounds
 
 STORAGES = {
     "float32": (jnp.float32, False),
@@ -41,7 +41,8 @@ class StorageBenchmark:
     noise: float = 0.7
     """Standard deviation of an embedding's noise in each dimension, the centres' being 1."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-storage")
-    """Folder for the picture."""
+    """Folder for records.json and the pictures."""
+    compare: Former = None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -64,9 +65,9 @@ def losses_of_a_run(config: StorageBenchmark, storage: str, seed: jax.Array) -> 
     return jax.lax.scan(step, state, jnp.arange(config.steps))[1]
 
 
-def run_storage_benchmark(config: StorageBenchmark) -> None:
-    """Trains, prints the last tenth's loss, draws the curves."""
-    console = Console()
+def run_storage_benchmark(config: StorageBenchmark) -> int:
+    """Trains, prints the last tenth's loss, draws the curves; a round is a seed."""
+    report = Report("head-storage", config.output, config.compare)
     curves = {
         storage: np.stack([np.asarray(losses_of_a_run(config, storage, seed)) for seed in range(config.seeds)])
         for storage in STORAGES
@@ -78,6 +79,15 @@ def run_storage_benchmark(config: StorageBenchmark) -> None:
     for storage, values in last.items():
         difference = f"{(values - last['float32']).mean():+.4f}"
         table.add_row(storage, f"{values.mean():.4f}", f"{values.std():.4f}", difference)
-    console.print(table)
+        report.add({"kept_in": storage, "classes": config.classes, "steps": config.steps, "loss": values.tolist()})
+    report.console.print(table)
     for file in save(loss_by_storage(curves), config.output / "loss_by_storage"):
-        console.print(str(file))
+        report.say(str(file))
+    sizes = f"C = {config.classes:,}, N = {config.batch}, {config.steps} steps"
+    exact = last["float32"].tolist()
+    ratios = {
+        f"{sizes}: loss in float32 / in {storage}": ratio_of_rounds(exact, values.tolist())
+        for storage, values in last.items()
+        if storage != "float32"
+    }
+    return report.finish(ratios, "ratio of losses")

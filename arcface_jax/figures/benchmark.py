@@ -46,7 +46,7 @@ def ratio_bars(ratios: Mapping[str, tuple[float, float, float]], label: str = "t
         # The numbers stand in a column of their own, so that no bar runs into one.
         axes.set_xlim(least / room, most * room)
         for row, value in zip(rows, median, strict=True):
-            axes.text(1.02, row, f"{value:.3g}", transform=axes.get_yaxis_transform(), va="center")
+            axes.text(1.02, float(row), f"{value:.3g}", transform=axes.get_yaxis_transform(), va="center")
         ticks = _CLOSE_TICKS if most / least < 4 else _wide_ticks(least, most)
         shown = [tick for tick in ticks if least / room <= tick <= most * room]
         axes.xaxis.set_major_locator(FixedLocator(_thinned(shown)))

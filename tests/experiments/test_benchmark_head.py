@@ -11,7 +11,8 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.figures.benchmark import head_growth, loss_by_storage, planned_memory
-from experiments.benchmark_head import by_head, size_table
+from experiments.benchmark_head import HeadBenchmark, by_head, head_ratios, run_head_benchmark, size_table
+from experiments.benchmark_report import Ratio
 from experiments.plan import PlanConfig, plan_table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -29,12 +30,16 @@ def test_two_heads_measured(tmp_path):
     heads = ["--heads", "dense", "fused-bfloat16"]
     result = command("experiments.benchmark", "head", *options, *heads, "--output", str(tmp_path))
     assert result.returncode == 0, result.stderr
-    dense, fused = json.loads((tmp_path / "records.json").read_text())
+    saved = json.loads((tmp_path / "records.json").read_text())
+    dense, fused = saved["records"]
     assert (dense["case"], fused["case"]) == ("dense", "fused-bfloat16")
     assert abs(dense["first_loss"] - fused["first_loss"]) < 0.5  # the same problem, to bfloat16
     assert all(record["seconds"][0] > 0 and record["matmul_rate"] > 0 for record in (dense, fused))
     assert "fused-bfloat16" in result.stdout
     assert (tmp_path / "head_growth_8.png").stat().st_size > 1000
+    assert saved["machine"]["device"] == "cpu"
+    ratio = saved["ratios"]["N = 8, C = 500, fused-bfloat16 beside dense: speed"]
+    assert ratio["median"] == pytest.approx(dense["seconds"][0] / fused["seconds"][0])
 
 
 def test_a_head_unknown_is_one_line():
@@ -43,6 +48,11 @@ def test_a_head_unknown_is_one_line():
     assert result.stderr.strip() == (
         "error: heads has 'sparse'; choose among torch, dense, chunked, fused-float32, fused-bfloat16, partial-0.1"
     )
+
+
+def test_only_measured_heads_are_compared():
+    with pytest.raises(InputError, match="--compare is for time and memory"):
+        run_head_benchmark(HeadBenchmark(traffic=True, compare=pathlib.Path("records.json")))
 
 
 def record(case, seconds, classes=100, megabytes=10.0):
@@ -65,6 +75,20 @@ def test_ratios_are_of_the_same_round():
     assert cells["× dense"] == ["2.00", "1.00"]
     assert cells["of matmul rate"] == ["–", "3 %"]  # 1e9 operations in 2 s and in 20 s, of 1e10 a second
     assert by_head(records, "seconds") == {"torch": {100: 22.0}, "dense": {100: 11.0}}
+
+
+def test_speed_and_memory_are_compared_with_pytorch_or_the_dense_head():
+    torch = [record("torch", [4.0], megabytes=30.0), record("torch", [9.0], megabytes=30.0)]
+    dense = [record("dense", [2.0], megabytes=15.0), record("dense", [3.0], megabytes=10.0)]
+    fused = [record("fused", [1.0], megabytes=5.0), record("fused", [1.0], megabytes=0.0)]
+    size = "N = 8, C = 100"
+    assert head_ratios([*torch, *dense, *fused], 8, 100) == {
+        f"{size}, dense beside PyTorch: speed": Ratio(2.5, 2.0, 3.0),
+        f"{size}, dense beside PyTorch: memory": Ratio(2.5, 2.0, 3.0),
+        f"{size}, fused beside PyTorch: speed": Ratio(6.5, 4.0, 9.0),  # no ratio to a memory of nothing
+    }
+    assert head_ratios([*dense, *fused], 8, 100) == {f"{size}, fused beside dense: speed": Ratio(2.5, 2.0, 3.0)}
+    assert head_ratios(fused, 8, 100) == {}
 
 
 def test_the_growth_is_drawn_for_every_head():
@@ -110,8 +134,13 @@ def test_the_storage_benchmark(tmp_path):
     options = ["--classes", "50", "--dim", "8", "--batch", "32", "--steps", "40", "--seeds", "2"]
     result = command("experiments.benchmark", "head-storage", *options, "--output", str(tmp_path))
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("bfloat16") == 2
+    assert all(kept in result.stdout for kept in ("bfloat16, to nearest", "bfloat16, at random"))
     assert (tmp_path / "loss_by_storage.png").stat().st_size > 1000
+    saved = json.loads((tmp_path / "records.json").read_text())
+    exact, nearest, _ = (record["loss"] for record in saved["records"])
+    ratio = saved["ratios"]["C = 50, N = 32, 40 steps: loss in float32 / in bfloat16, to nearest"]
+    assert ratio["high"] == pytest.approx(max(a / b for a, b in zip(exact, nearest, strict=True)))
+    assert (tmp_path / "ratios.svg").exists()
 
 
 def test_a_loss_curve_is_the_mean_over_seeds_and_steps():

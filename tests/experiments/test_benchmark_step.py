@@ -14,7 +14,8 @@ import pytest
 from arcface_jax.errors import InputError
 from arcface_jax.interop.torch import model_from_state_dict
 from arcface_jax.losses import margin_softmax_loss
-from experiments.benchmark_step import StepBenchmark, read_size, run_step_benchmark, step_table
+from experiments.benchmark_report import Ratio
+from experiments.benchmark_step import StepBenchmark, read_size, run_step_benchmark, step_ratios, step_table
 from tests.models import quick
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -43,10 +44,14 @@ def test_a_step_is_measured(tmp_path):
     assert "16, 4, 8" in result.stdout
     if "torch" not in {record["case"] for record in saved["records"]}:
         assert "torch is not installed: no comparison" in result.stdout
+        assert saved["ratios"] == {}
+    else:
+        assert set(saved["ratios"]) == {"iresnet18, 16×16, width 4, batch 8, beside PyTorch"}
+        assert (tmp_path / "ratios.png").stat().st_size > 1000
 
 
 def record(case, seconds, planned):
-    size = {"image": 32, "width": 16, "batch": 64}
+    size = {"depth": 18, "image": 32, "width": 16, "batch": 64}
     return {"case": case, "seconds": seconds, "seconds_until_ready": 1.0, "planned_temporary_mb": planned, **size}
 
 
@@ -63,8 +68,10 @@ def test_ratios_are_of_the_same_round():
     assert cells["images/s"] == ["352.0", "170.7"]
     assert cells["lowest"] == ["64.0", "21.3"]
     assert cells["temporary MB"] == ["5", "–"]
+    assert step_ratios(records) == {"iresnet18, 32×32, width 16, batch 64, beside PyTorch": Ratio(2.5, 2.0, 3.0)}
     alone = {column.header: list(column.cells) for column in step_table(records[:1], "title").columns}
     assert alone["× torch"] == ["–"]
+    assert step_ratios(records[:1]) == {}
 
 
 @pytest.mark.parametrize("text", ["112,64", "112,64,0", "112x64x8", ""])
