@@ -98,9 +98,10 @@ def torch_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float
     """A plain PyTorch head: normalise, linear, margin, cross-entropy, backward, SGD."""
     try:
         import torch
+
+        from experiments.torch_iresnet import arcface_loss
     except ImportError as error:
         raise InputError("head torch needs PyTorch; install torch, or leave it out of --heads") from error
-    functional = torch.nn.functional
     embeddings = torch.randn(size.batch, size.dim, requires_grad=True)
     labels = torch.arange(size.batch) * (size.num_classes // size.batch)
     held: dict[str, Any] = {}
@@ -110,12 +111,7 @@ def torch_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float
         held["sgd"] = torch.optim.SGD([held["weights"]], lr=0.1, momentum=0.9, weight_decay=5e-4)
 
     def step() -> float:
-        cosine = functional.linear(functional.normalize(embeddings), functional.normalize(held["weights"]))
-        rows = torch.arange(size.batch)
-        target = cosine[rows, labels].clamp(-1 + 1e-7, 1 - 1e-7)
-        logits = cosine.clone()
-        logits[rows, labels] = torch.cos(torch.acos(target) + 0.5)
-        loss = functional.cross_entropy(64.0 * logits, labels)
+        loss = arcface_loss(embeddings, held["weights"], labels)
         held["sgd"].zero_grad()
         loss.backward()
         held["sgd"].step()

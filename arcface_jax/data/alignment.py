@@ -6,20 +6,9 @@ import numpy as np
 from PIL import Image
 from skimage.transform import estimate_transform
 
+from arcface_jax.data.template import TEMPLATE, TEMPLATE_SIZE
 from arcface_jax.errors import InputError
 
-TEMPLATE = np.array(
-    [
-        [38.2946, 51.6963],  # left eye, as seen in the picture
-        [73.5318, 51.5014],  # right eye
-        [56.0252, 71.7366],  # tip of the nose
-        [41.5493, 92.3655],  # left corner of the mouth
-        [70.7299, 92.2041],  # right corner
-    ]
-)
-"""Where the landmarks lie in a 112×112 crop: (x, y) in pixels, the centre of the first pixel at (0, 0)."""
-
-TEMPLATE_SIZE = 112
 _MAX_RESIDUAL = 18.0
 
 

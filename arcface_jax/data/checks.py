@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from arcface_jax.data.alignment import TEMPLATE_SIZE
 from arcface_jax.data.decode import height_and_width
 from arcface_jax.data.scan import Scan, eye_distance, near_pairs, scan
 from arcface_jax.data.source import FaceSource
+from arcface_jax.data.template import TEMPLATE_SIZE
 from arcface_jax.errors import InputError
 
 _ALIGNED_PIXELS = 8.0

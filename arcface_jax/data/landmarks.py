@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from arcface_jax.data.alignment import TEMPLATE_SIZE, align
+from arcface_jax.data.alignment import align
 from arcface_jax.data.encoded import describe
 from arcface_jax.data.messages import printable
 from arcface_jax.data.recordio import read_lst
 from arcface_jax.data.source import FaceSource
+from arcface_jax.data.template import TEMPLATE_SIZE
 from arcface_jax.errors import InputError
 
 

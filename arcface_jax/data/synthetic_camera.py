@@ -4,7 +4,7 @@ import numpy as np
 
 from arcface_jax.data.synthetic_canvas import SHADE, smooth, unit
 from arcface_jax.data.synthetic_head import Scene
-from arcface_jax.data.synthetic_pose import TEMPLATE_SIZE
+from arcface_jax.data.template import TEMPLATE_SIZE
 
 MAX_BLUR = 2.7
 """The widest blur's standard deviation, in pixels of the 112×112 crop."""

@@ -13,17 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-TEMPLATE_SIZE = 112.0
-TEMPLATE = np.array(
-    [
-        (38.2946, 51.6963),
-        (73.5318, 51.5014),
-        (56.0252, 71.7366),
-        (41.5493, 92.3655),
-        (70.7299, 92.2041),
-    ]
-)
-"""ArcFace's five points in a 112×112 crop: the viewer's left eye and right eye, nose tip, mouth corners."""
+from arcface_jax.data.template import TEMPLATE
 
 # Depth of the features, in pixels of the crop: the head's half width is about 37.
 _EYE_DEPTH, _MOUTH_DEPTH, _CORNER_DEPTH, _BRIDGE_DEPTH = 34.0, 42.0, 35.0, 39.0

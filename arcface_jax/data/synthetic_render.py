@@ -9,7 +9,8 @@ from arcface_jax.data import synthetic_features as features
 from arcface_jax.data import synthetic_head as head
 from arcface_jax.data.synthetic_camera import photograph
 from arcface_jax.data.synthetic_canvas import Canvas, column
-from arcface_jax.data.synthetic_pose import TEMPLATE_SIZE, alignment, landmarks
+from arcface_jax.data.synthetic_pose import alignment, landmarks
+from arcface_jax.data.template import TEMPLATE_SIZE
 
 
 def _columns(values: SimpleNamespace) -> SimpleNamespace:

@@ -3,11 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcface_jax.data.alignment import TEMPLATE, align, alignment_residual, similarity
+from arcface_jax.data.alignment import align, alignment_residual, similarity
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
 from arcface_jax.data.synthetic import SyntheticFaces
+from arcface_jax.data.template import TEMPLATE
 from arcface_jax.data.views import Subset
 from arcface_jax.errors import InputError
 

@@ -233,7 +233,8 @@ def test_the_command(source, tmp_path, capsys):
 
 
 def test_the_command_aligns(source, tmp_path, picture):
-    from arcface_jax.data.alignment import TEMPLATE, align
+    from arcface_jax.data.alignment import align
+    from arcface_jax.data.template import TEMPLATE
 
     (tmp_path / "photos" / "Ann").mkdir(parents=True)
     from arcface_jax.data.decode import encode_png

@@ -11,8 +11,9 @@ from arcface_jax.data import synthetic_parameters as parameters
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.data.synthetic_camera import MAX_BLUR, blur
 from arcface_jax.data.synthetic_canvas import Canvas, wave
-from arcface_jax.data.synthetic_pose import TEMPLATE, alignment, landmarks
+from arcface_jax.data.synthetic_pose import alignment, landmarks
 from arcface_jax.data.synthetic_render import render_faces
+from arcface_jax.data.template import TEMPLATE
 
 LANDMARKS = ("eye_left", "eye_right", "nose", "corner_left", "corner_right")
 SIZE = 40
