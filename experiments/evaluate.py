@@ -30,11 +30,12 @@ from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_similarities
 from arcface_jax.evaluation.suite import Options, SetResult, evaluate_set
 from arcface_jax.evaluation.tables import Figures, to_text
+from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.figures.evaluation_set import draw_set
 from arcface_jax.files import write_whole
 from arcface_jax.training.dataset import load_data
 from experiments.command import help_text, run_command
-from experiments.evaluation_inputs import Entry, FlipRule, embed_set, held_out_set, load_set, read_embeddings
+from experiments.evaluation_inputs import Entry, embed_set, held_out_set, load_set, read_embeddings
 from experiments.evaluation_report import html_report, write_tables
 from experiments.models import open_to_evaluate, takes_project
 from experiments.trained import TrainedRun

@@ -25,7 +25,7 @@ from arcface_jax.evaluation.bootstrap import (
 from arcface_jax.evaluation.identification import cumulative_match, identify, mean_of_galleries, open_set_roc
 from arcface_jax.evaluation.ijb import (
     read_face_media,
-    read_landmarks,
+    read_ijb_landmarks,
     read_template_pairs,
     read_template_subjects,
     subjects_of_templates,
@@ -100,7 +100,7 @@ def read_templates(arguments: Arguments) -> Templates:
         )
     scores = None
     if arguments.detector_scores:
-        landmarks = read_landmarks(find_one(arguments.meta, "*_name_5pts_score.txt"))
+        landmarks = read_ijb_landmarks(find_one(arguments.meta, "*_name_5pts_score.txt"))
         if landmarks.names != media.names:
             raise InputError(f"{arguments.meta}: *_name_5pts_score.txt lists other images than {media_file.name}")
         scores = landmarks.scores

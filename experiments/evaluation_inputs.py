@@ -5,7 +5,7 @@ import hashlib
 import pathlib
 import zipfile
 import zlib
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +15,11 @@ from arcface_jax.data.pairs import Pairs
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.checks import check_same
 from arcface_jax.evaluation.suite import EmbeddedSet
-from arcface_jax.evaluation.verification import combine_flip
+from arcface_jax.evaluation.verification import FlipRule, combine_flip
 from arcface_jax.models.embed import mirror
 from arcface_jax.training.dataset import RunData
 from experiments.models import ImportedModel
 from experiments.trained import TrainedRun
-
-FlipRule = Literal["add", "concatenate", "none"]
 
 
 @dataclasses.dataclass(frozen=True)

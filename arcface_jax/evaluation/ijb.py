@@ -82,7 +82,7 @@ class Landmarks:
     scores: np.ndarray
 
 
-def read_landmarks(path: Path) -> Landmarks:
+def read_ijb_landmarks(path: Path) -> Landmarks:
     """`ijb?_name_5pts_score.txt`: a line has file name, x and y of five points, detector score."""
     names, numbers = [], []
     for where, (name, *words) in _lines(path, 12, "file name, ten coordinates, score"):

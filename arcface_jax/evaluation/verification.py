@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -55,7 +55,7 @@ VAL_FAR = 1e-3
 """The false accept rate at which the field quotes VAL."""
 
 
-FlipRule = Literal["add", "concatenate"]
+FlipRule = Literal["add", "concatenate", "none"]
 
 
 def combine_flip(embedding: np.ndarray, mirrored: np.ndarray | None, rule: FlipRule = "add") -> np.ndarray:
@@ -63,25 +63,26 @@ def combine_flip(embedding: np.ndarray, mirrored: np.ndarray | None, rule: FlipR
 
         "add":          (x + x′)/‖x + x′‖           (the rule of the field)
         "concatenate":  [x, x′]/‖[x, x′]‖           (twice the size; some projects)
+        "none":         x/‖x‖                       (the mirror image left out)
 
     Args:
       embedding: x, [N, D], as the network gave it, not normalised.
       mirrored: x′, [N, D], of the mirrored images; None to go without and only normalise x.
-      rule: which of the two.
+      rule: which of the three.
 
     Returns: float32 [N, D], or [N, 2D] for "concatenate".
     """
     embedding = check_embeddings(embedding, "embedding", unit=False)
-    if mirrored is None:
+    if rule not in get_args(FlipRule):
+        raise InputError(f"rule: {rule!r} is unknown; use {', '.join(map(repr, get_args(FlipRule)))}")
+    if mirrored is None or rule == "none":
         return unit_embeddings(embedding, "embedding")
     mirrored = check_embeddings(mirrored, "mirrored", unit=False)
     if embedding.shape != mirrored.shape:
         raise InputError(f"mirrored: shape {mirrored.shape}, but embedding has {embedding.shape}; give one row each")
     if rule == "add":
         return unit_embeddings(embedding + mirrored, "embedding + mirrored")
-    if rule == "concatenate":
-        return unit_embeddings(np.concatenate([embedding, mirrored], axis=1), "[embedding, mirrored]")
-    raise InputError(f"rule: {rule!r} is unknown; use 'add' or 'concatenate'")
+    return unit_embeddings(np.concatenate([embedding, mirrored], axis=1), "[embedding, mirrored]")
 
 
 def pair_similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ def test_flip_rules_against_their_equations() -> None:
     added, both = combine_flip(x, mirrored), combine_flip(x, mirrored, "concatenate")
     np.testing.assert_allclose(added, (x + mirrored) / np.linalg.norm(x + mirrored, axis=1)[:, None], atol=1e-6)
     assert np.array_equal(combine_flip(x, None), unit_embeddings(x))
+    assert np.array_equal(combine_flip(x, mirrored, "none"), unit_embeddings(x))
     joined = np.hstack([x, mirrored])
     np.testing.assert_allclose(both, joined / np.linalg.norm(joined, axis=1)[:, None], atol=1e-6)
 
@@ -33,4 +34,4 @@ def test_rows_without_direction_are_refused() -> None:
     with pytest.raises(InputError, match="mirrored: shape"):
         combine_flip(x, x[:2])
     with pytest.raises(InputError, match="rule: 'mean'"):
-        combine_flip(x, x, "mean")  # type: ignore[arg-type]
+        combine_flip(x, None, "mean")  # type: ignore[arg-type]

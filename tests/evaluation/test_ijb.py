@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.ijb import (
     read_face_media,
-    read_landmarks,
+    read_ijb_landmarks,
     read_template_matches,
     read_template_pairs,
     read_template_subjects,
@@ -44,7 +44,9 @@ def test_template_pairs(write: Callable[[str], pathlib.Path]) -> None:
 
 
 def test_landmarks(write: Callable[[str], pathlib.Path]) -> None:
-    found = read_landmarks(write("1.jpg 46.060 62.026 87.785 60.323 68.851 77.656 52.162 99.875 86.450 98.648 0.999\n"))
+    found = read_ijb_landmarks(
+        write("1.jpg 46.060 62.026 87.785 60.323 68.851 77.656 52.162 99.875 86.450 98.648 0.999\n")
+    )
     assert found.points.shape == (1, 5, 2)
     assert found.points[0, 2].tolist() == [68.851, 77.656]
     assert found.scores.tolist() == [0.999]
@@ -71,8 +73,8 @@ def test_matches(write: Callable[[str], pathlib.Path]) -> None:
         (read_template_pairs, "1 2 1\n1 x 0\n", "line 2: 'x' is not a whole number"),
         (read_template_pairs, "1 2 1\n1 2 3\n", "pair 2: the label is 3"),
         (read_template_matches, "1,2\n3;4\n", "line 2: 1 words"),
-        (read_landmarks, "a.jpg 1 2 3 4 5 6 7 8 9 10\n", "line 1: 11 words"),
-        (read_landmarks, "a.jpg 1 2 3 4 5 6 7 8 9 10 nan\n", "'nan' is not a number"),
+        (read_ijb_landmarks, "a.jpg 1 2 3 4 5 6 7 8 9 10\n", "line 1: 11 words"),
+        (read_ijb_landmarks, "a.jpg 1 2 3 4 5 6 7 8 9 10 nan\n", "'nan' is not a number"),
         (read_template_subjects, "TEMPLATE_ID,SUBJECT\n1,2\n", "line 1: the columns TEMPLATE_ID and SUBJECT_ID"),
         (read_template_subjects, "TEMPLATE_ID,SUBJECT_ID\n1,2\n1,3\n", "line 3: template 1 is of subject 3 and of 2"),
         (read_template_subjects, "TEMPLATE_ID,SUBJECT_ID\n1\n", "line 2: 1 columns"),
@@ -90,7 +92,7 @@ def test_a_bad_line_is_named(
 
 
 @pytest.mark.parametrize(
-    "reader", [read_face_media, read_template_pairs, read_landmarks, read_template_subjects, read_template_matches]
+    "reader", [read_face_media, read_template_pairs, read_ijb_landmarks, read_template_subjects, read_template_matches]
 )
 def test_a_missing_file_is_named(reader: Callable[[pathlib.Path], object]) -> None:
     with pytest.raises(InputError, match=r"nowhere\.txt: cannot read"):
