@@ -9,7 +9,7 @@ python -m experiments.benchmark data                   images a second of the in
 python -m experiments.benchmark evaluation             ten folds, ROC, 1:1, 1:N beside a loop, scikit-learn, NumPy
 python -m experiments.benchmark embed MODEL            embedding photos beside ONNX Runtime
 python -m experiments.benchmark compile                compiling a training step, without and with the cache
-python -m experiments.benchmark step --compare FILE    its ratios beside those of a former run's records.json
+python -m experiments.benchmark step --compare FILE    ratios beside those of a former run: its records.json
 
 Each measures in rounds, everything in turn, and gives the ratios of the rounds: those stay the same on a busy machine,
 where times do not. All of it goes to runs/benchmark-NAME, or --output: records.json, ratios.png, ratios.svg.

@@ -18,7 +18,7 @@ from experiments.benchmark_report import Former, Ratio, Record, Report, ratio_of
 from experiments.compile_cases import step_config
 from experiments.measured_process import measure_in_process
 
-COLD, FILLING, WARM = "no cache", "filling the cache", "cache"
+COLD, FILLING, WARM = "no cache", "filling", "cache"
 STAGES = ("trace", "lower", "compile")
 
 
@@ -56,7 +56,7 @@ def run_compile_benchmark(config: CompileBenchmark) -> int:
     numbers = (config.image_size, config.width, config.embedding_size, config.batch, config.classes)
     if min(*numbers, config.rounds) < 1 or not config.networks:
         raise InputError("a size or rounds is below 1, or no network named; pass 1 or more of each")
-    report = Report("compile", config.output, config.compare)
+    report = Report("compile", config)
     with tempfile.TemporaryDirectory() as folder:
         for network in config.networks:
             measure_network(report, network, numbers, config.rounds, folder)
@@ -89,15 +89,16 @@ def by_network(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
     """Records by network, then case."""
     groups: dict[str, dict[str, list[Record]]] = {}
     for record in records:
-        what = f"{record['network']}, batch {record['batch']}"
-        groups.setdefault(what, {}).setdefault(record["case"], []).append(record)
+        groups.setdefault(record["network"], {}).setdefault(record["case"], []).append(record)
     return groups
 
 
 def compile_ratios(records: Sequence[Record]) -> dict[str, Ratio]:
     """What the cache saves, and how near the compiled operations are to what the step needs by its shapes."""
     ratios = {}
-    for what, cases in by_network(records).items():
+    for network, cases in by_network(records).items():
+        one = cases[COLD][0]
+        what = f"{network}, {one['image']}×{one['image']}, width {one['width']}, batch {one['batch']}"
         for name, stages in (("all stages", STAGES), ("compile alone", ("compile",))):
             cold, warm = ([sum(r[stage] for stage in stages) for r in cases[case]] for case in (COLD, WARM))
             ratios[f"{what}: {name}, no cache / cache"] = ratio_of_rounds(cold, warm)
@@ -111,13 +112,13 @@ def compile_ratios(records: Sequence[Record]) -> dict[str, Ratio]:
 def compile_table(records: Sequence[Record]) -> Table:
     """Medians over rounds; memory is arguments, results and temporaries together."""
     table = Table(title="Seconds to compile a training step")
-    for column in ("network", "", *STAGES, "all", "10⁹ operations", "GB accessed", "GB at peak"):
+    for column in ("network", "", *STAGES, "all", "GFLOP", "GB moved", "peak GB"):
         table.add_column(column, justify="left" if column in ("network", "") else "right")
-    for what, cases in by_network(records).items():
+    for network, cases in by_network(records).items():
         for case, found in cases.items():
             seconds = [statistics.median(record[stage] for record in found) for stage in STAGES]
             total = statistics.median(sum(record[stage] for stage in STAGES) for record in found)
             sizes = [found[0][key] for key in ("flops", "bytes_accessed", "peak_bytes")]
             cells = ["–" if size is None else f"{size / 1e9:.2f}" for size in sizes]
-            table.add_row(what, case, *(f"{value:.2f}" for value in (*seconds, total)), *cells)
+            table.add_row(network, case, *(f"{value:.2f}" for value in (*seconds, total)), *cells)
     return table

@@ -71,7 +71,7 @@ def run_data_benchmark(config: DataBenchmark) -> int:
     if config.identities * config.images_per_identity < config.batch:
         raise InputError(f"batch is {config.batch}; pass no more than identities × images-per-identity")
     packages = ["grain", "pillow", *(["simplejpeg"] if importlib.util.find_spec("simplejpeg") else [])]
-    report = Report("data", config.output, config.compare, packages)
+    report = Report("data", config, packages)
     decoders = {PILLOW: pillow_decoder(config.image_size)}
     if importlib.util.find_spec("cv2") is None:
         report.say("OpenCV (cv2) is not installed: beside Pillow alone")

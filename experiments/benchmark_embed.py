@@ -55,7 +55,7 @@ def run_embed_benchmark(config: EmbedBenchmark) -> int:
     """
     if min(config.batches, default=0) < 1 or config.rounds < 1 or config.threads < 1:
         raise InputError("--batches, --rounds and --threads: give numbers of at least 1")
-    report = Report("embed", config.output, config.compare, ["onnxruntime"])
+    report = Report("embed", config, ["onnxruntime"])
     model = open_trained(config.model, config.project)
     ours, theirs = jax.jit(unit_embedding(model)), onnx_embedding(model, config)
     images = np.random.default_rng(0).integers(0, 256, (max(config.batches), *model.image_size, 3), np.uint8)

@@ -87,7 +87,7 @@ def measure_case(case: str, batch: int, classes: int, config: HeadBenchmark) -> 
 
 def measure_heads(config: HeadBenchmark) -> int:
     """Measures every head at every size, prints tables, and draws growth with C for every N."""
-    report = Report("head", config.output, config.compare, [TORCH] if TORCH in config.heads else [])
+    report = Report("head", config, [TORCH] if TORCH in config.heads else [])
     ratios: dict[str, Ratio] = {}
     for batch in config.batches:
         for classes in config.classes:

@@ -7,7 +7,7 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import tyro
 from rich.console import Console
@@ -101,6 +101,20 @@ def take_turns(
     return seconds
 
 
+class Options(Protocol):
+    """What the options of every benchmark have, besides its own."""
+
+    @property
+    def output(self) -> pathlib.Path:
+        """Folder for what is written."""
+        ...
+
+    @property
+    def compare(self) -> pathlib.Path | None:
+        """A former run's records.json."""
+        ...
+
+
 class Report:
     """One run of a benchmark: what it runs on, what was measured, and what becomes of it.
 
@@ -110,12 +124,14 @@ class Report:
       file: records.json.
     """
 
-    def __init__(self, benchmark: str, folder: pathlib.Path, former: pathlib.Path | None, packages: Sequence[str] = ()):
-        self.benchmark, self.file = benchmark, folder / "records.json"
+    def __init__(self, benchmark: str, options: Options, packages: Sequence[str] = ()):
+        self.benchmark, self.file = benchmark, options.output / "records.json"
         self.records: list[Record] = []
         self.console = Console()
-        self._former = None if former is None else read_report(former, benchmark)  # before hours of measuring
+        # Read now, before hours of measuring.
+        self._former = None if options.compare is None else read_report(options.compare, benchmark)
         self._machine, self._ratios = machine(packages), dict[str, Ratio]()
+        self._settings = {key: str(value) for key, value in vars(options).items() if key not in ("output", "compare")}
         self.say(", ".join(f"{key} {value}" for key, value in self._machine.items()))
 
     def say(self, line: str) -> None:
@@ -153,9 +169,10 @@ class Report:
         self.say(str(self.file))
         if self._former is None:
             return 0
-        former_machine, former_ratios = self._former
-        for key in sorted(former_machine.keys() | self._machine.keys()):
-            old, new = former_machine.get(key, "none"), self._machine.get(key, "none")
+        former_about, former_ratios = self._former
+        about = self._machine | self._settings
+        for key in sorted(former_about.keys() | about.keys()):
+            old, new = former_about.get(key, "none"), about.get(key, "none")
             if old != new:
                 self.say(f"another {key}: {old} then, {new} now")
         table, worse = comparison(former_ratios, ratios)
@@ -168,6 +185,7 @@ class Report:
         content = {
             "benchmark": self.benchmark,
             "machine": self._machine,
+            "settings": self._settings,
             "records": self.records,
             "ratios": ratios,
         }
@@ -175,7 +193,7 @@ class Report:
 
 
 def read_report(path: pathlib.Path, benchmark: str) -> tuple[dict[str, str], dict[str, Ratio]]:
-    """(machine, ratios) of a file that a `Report` of this benchmark wrote.
+    """(machine and settings, ratios) of a file that a `Report` of this benchmark wrote.
 
     Raises:
       InputError: it is not such a file.
@@ -183,7 +201,8 @@ def read_report(path: pathlib.Path, benchmark: str) -> tuple[dict[str, str], dic
     advice = f"give records.json of a former `python -m experiments.benchmark {benchmark}`"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found, about = content["benchmark"], {str(key): str(value) for key, value in content["machine"].items()}
+        found = content["benchmark"]
+        about = {str(key): str(value) for part in ("machine", "settings") for key, value in content[part].items()}
         ratios = {
             str(name): Ratio(*(float(numbers[key]) for key in ("median", "low", "high")))
             for name, numbers in content["ratios"].items()

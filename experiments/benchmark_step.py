@@ -52,7 +52,7 @@ def run_step_benchmark(config: StepBenchmark) -> int:
         raise InputError(f"rounds and steps are {config.rounds} and {config.steps}; pass 1 or more")
     sizes = [read_size(text) for text in config.sizes]
     cases = (OURS, TORCH) if importlib.util.find_spec("torch") else (OURS,)
-    report = Report("step", config.output, config.compare, [TORCH] if TORCH in cases else [])
+    report = Report("step", config, [TORCH] if TORCH in cases else [])
     if TORCH not in cases:
         report.say("torch is not installed: no comparison")
     for size in sizes:

@@ -67,7 +67,7 @@ def losses_of_a_run(config: StorageBenchmark, storage: str, seed: jax.Array) -> 
 
 def run_storage_benchmark(config: StorageBenchmark) -> int:
     """Trains, prints the last tenth's loss, draws the curves; a round is a seed."""
-    report = Report("head-storage", config.output, config.compare)
+    report = Report("head-storage", config)
     curves = {
         storage: np.stack([np.asarray(losses_of_a_run(config, storage, seed)) for seed in range(config.seeds)])
         for storage in STORAGES

@@ -53,7 +53,7 @@ def ratio_bars(ratios: Mapping[str, tuple[float, float, float]], label: str = "t
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_yticks(rows, lines)
-        axes.invert_yaxis()
+        axes.set_ylim(len(lines) - 0.4, -0.6)  # the first on top
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(label)
     return figure

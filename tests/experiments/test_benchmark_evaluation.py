@@ -25,7 +25,7 @@ SIZES = (
 )
 
 
-def test_every_measurement_is_printed(tmp_path, type_command, monkeypatch) -> None:
+def test_every_measurement_is_printed(tmp_path, type_command) -> None:
     pytest.importorskip("sklearn")
     status, printed, _ = type_command(benchmark.main, "evaluation", *SIZES.split(), "--output", tmp_path)
     assert status == 0
@@ -42,6 +42,19 @@ def test_every_measurement_is_printed(tmp_path, type_command, monkeypatch) -> No
     assert {"scikit-learn", "jax"} <= set(saved["machine"])
     assert all(record["seconds"][0] > 0 for record in saved["records"])
     assert (tmp_path / "ratios.svg").exists()
+
+    # A former run that was a million times as fast beside the loop is not to be reached.
+    for number in ("median", "low", "high"):
+        saved["ratios"]["ten folds of 100 pairs, published grid, beside a loop"][number] *= 1e6
+    former = tmp_path / "former.json"
+    former.write_text(json.dumps(saved))
+    options = (*SIZES.split(), "--output", tmp_path, "--compare", former)
+    status, printed, _ = type_command(benchmark.main, "evaluation", *options)
+    assert status == 1
+    assert "worse" in printed
+    status, _, error = type_command(benchmark.main, "evaluation", "--compare", tmp_path / "ratios.svg")
+    assert status == 2
+    assert error.startswith(f"error: {tmp_path / 'ratios.svg'}: not what a benchmark writes")
 
 
 def test_without_scikit_learn_the_rest_is_measured(tmp_path, monkeypatch, capsys) -> None:

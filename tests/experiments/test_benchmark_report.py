@@ -1,6 +1,8 @@
 """What the benchmarks share: the arithmetic of rounds, the file, the picture, and a former run beside this one."""
 
+import dataclasses
 import json
+import pathlib
 import time
 
 import numpy as np
@@ -13,6 +15,13 @@ from experiments.benchmark_report import Ratio, Report, comparison, ratio_of_rou
 from experiments.machine import machine
 
 STEADY = Ratio(1.0, 0.9, 1.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    output: pathlib.Path
+    compare: pathlib.Path | None
+    batch: int = 8
 
 
 def test_ratios_are_of_the_same_round():
@@ -71,7 +80,7 @@ def test_a_ratio_of_one_side_is_listed():
 
 
 def test_a_run_is_compared_with_the_one_before(tmp_path, capsys):
-    first = Report("toy", tmp_path / "first", None)
+    first = Report("toy", Toy(tmp_path / "first", None))
     first.add({"case": "a", "seconds": [1.0]})
     assert first.finish({"a / b": STEADY}) == 0
     saved = json.loads((tmp_path / "first" / "records.json").read_text())
@@ -79,21 +88,23 @@ def test_a_run_is_compared_with_the_one_before(tmp_path, capsys):
     assert saved["machine"] == machine()
     assert saved["records"] == [{"case": "a", "seconds": [1.0]}]
     assert saved["ratios"] == {"a / b": {"median": 1.0, "low": 0.9, "high": 1.1}}
-    assert read_report(first.file, "toy") == (machine(), {"a / b": STEADY})
+    assert saved["settings"] == {"batch": "8"}
+    assert read_report(first.file, "toy") == (machine() | {"batch": "8"}, {"a / b": STEADY})
     assert (tmp_path / "first" / "ratios.png").stat().st_size > 1000
     assert "<svg" in (tmp_path / "first" / "ratios.svg").read_text()
     capsys.readouterr()
 
     saved["machine"]["cores"] = "1000"
     first.file.write_text(json.dumps(saved))
-    again = Report("toy", tmp_path / "again", first.file)
+    again = Report("toy", Toy(tmp_path / "again", first.file, batch=9))
     assert again.finish({"a / b": Ratio(0.95, 0.9, 1.0)}) == 0
     printed = capsys.readouterr().out
     assert "another cores: 1000 then" in printed
+    assert "another batch: 8 then, 9 now" in printed
     assert "no difference" in printed
-    assert Report("toy", tmp_path / "again", first.file).finish({"a / b": Ratio(0.5, 0.4, 0.6)}) == 1
+    assert Report("toy", Toy(tmp_path / "again", first.file)).finish({"a / b": Ratio(0.5, 0.4, 0.6)}) == 1
     assert "worse" in capsys.readouterr().out
-    assert Report("toy", tmp_path / "again", first.file).finish({}) == 0  # nothing to compare with, nothing drawn
+    assert Report("toy", Toy(tmp_path / "again", first.file)).finish({}) == 0  # nothing to compare with, nothing drawn
     assert "only then" in capsys.readouterr().out
 
 
@@ -102,11 +113,17 @@ def test_a_run_is_compared_with_the_one_before(tmp_path, capsys):
     [
         ("{", "JSONDecodeError"),
         ("[1, 2]", "TypeError"),
-        ('{"benchmark": "toy", "machine": {}}', "KeyError: 'ratios'"),
-        ('{"benchmark": "toy", "machine": {}, "ratios": {"a": {"median": 1, "low": 1}}}', "KeyError: 'high'"),
-        ('{"benchmark": "toy", "machine": {}, "ratios": {"a": 3}}', "TypeError"),
-        ('{"benchmark": "toy", "machine": {}, "ratios": {"a": {"median": NaN, "low": 1, "high": 1}}}', "not finite"),
-        ('{"benchmark": "head", "machine": {}, "ratios": {}}', "of the benchmark 'head'"),
+        ('{"benchmark": "toy", "machine": {}, "settings": {}}', "KeyError: 'ratios'"),
+        (
+            '{"benchmark": "toy", "machine": {}, "settings": {}, "ratios": {"a": {"median": 1, "low": 1}}}',
+            "KeyError: 'high'",
+        ),
+        ('{"benchmark": "toy", "machine": {}, "settings": {}, "ratios": {"a": 3}}', "TypeError"),
+        (
+            '{"benchmark": "toy", "machine": {}, "settings": {}, "ratios": {"": {"median": NaN, "low": 1, "high": 1}}}',
+            "not finite",
+        ),
+        ('{"benchmark": "head", "machine": {}, "settings": {}, "ratios": {}}', "of the benchmark 'head'"),
         (None, "No such file"),
     ],
 )
@@ -115,7 +132,7 @@ def test_another_file_is_one_line(tmp_path, content, said):
     if content is not None:
         path.write_text(content)
     with pytest.raises(InputError) as error:
-        Report("toy", tmp_path / "output", path)
+        Report("toy", Toy(tmp_path / "output", path))
     (line,) = str(error.value).splitlines()
     assert line.startswith(f"{path}: ")
     assert said in line
