@@ -28,13 +28,13 @@ COMMANDS = sorted(set(re.findall(r"python -m (experiments\.\w+)([^`\n|]*)", TEXT
 
 
 def config_options() -> set[str]:
-    """--section.name of everything a run can be told."""
-    sections = typing.get_type_hints(Config)
-    return {
-        f"--{section}.{field.name}".replace("_", "-")
-        for section, kind in sections.items()
-        for field in dataclasses.fields(kind)
-    }
+    """--section.name of everything a run can be told, and --section.no-name of what can be switched off."""
+    options = set()
+    for section, kind in typing.get_type_hints(Config).items():
+        for field in dataclasses.fields(kind):
+            negations = ("", "no-") if field.type is bool else ("",)
+            options |= {f"--{section}.{prefix}{field.name}".replace("_", "-") for prefix in negations}
+    return options
 
 
 def test_there_is_something_to_check():

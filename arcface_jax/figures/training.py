@@ -35,9 +35,7 @@ def learning_curve(
         figure = new_figure()
         axes = figure.subplots()
         percent, deviation = 100 * np.asarray(accuracies), 100 * np.asarray(deviations)
-        axes.errorbar(
-            steps, percent, yerr=deviation, marker="o", capsize=3, label="accuracy ± deviation over folds"
-        )
+        axes.errorbar(steps, percent, yerr=deviation, marker="o", capsize=3, label="accuracy ± deviation over folds")
         axes.plot(steps, 100 * np.asarray(aucs), marker="s", label="area under the ROC")
         axes.set_xlabel("step (0 is the untrained network)")
         axes.set_ylabel("verification of unseen people, %")
