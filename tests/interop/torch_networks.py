@@ -3,62 +3,14 @@
 import torch
 from torch import nn
 
-
-class Excite(nn.Module):
-    def __init__(self, channels, reduction):
-        super().__init__()
-        self.fc1 = nn.Conv2d(channels, channels // reduction, 1, bias=False)
-        self.fc2 = nn.Conv2d(channels // reduction, channels, 1, bias=False)
-
-    def forward(self, x):
-        gain = torch.relu(self.fc1(x.mean((2, 3), keepdim=True)))
-        return x * torch.sigmoid(self.fc2(gain))
+from experiments.torch_iresnet import Excite, TorchIResNet
 
 
-class IResNetBlock(nn.Module):
-    def __init__(self, inputs, outputs, stride, epsilon, squeeze):
-        super().__init__()
-        self.bn1 = nn.BatchNorm2d(inputs, eps=epsilon)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs, eps=epsilon)
-        self.prelu = nn.PReLU(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs, eps=epsilon)
-        self.se_block = Excite(outputs, squeeze) if squeeze else None
-        shapes_differ = stride != 1 or inputs != outputs
-        projection = (nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs, eps=epsilon))
-        self.downsample = nn.Sequential(*projection) if shapes_differ else None
-
-    def forward(self, x):
-        y = self.bn3(self.conv2(self.prelu(self.bn2(self.conv1(self.bn1(x))))))
-        if self.se_block is not None:
-            y = self.se_block(y)
-        return y + (x if self.downsample is None else self.downsample(x))
-
-
-class IResNet(nn.Module):
+class IResNet(TorchIResNet):
     """arcface_torch, ElasticFace (squeeze) and MagFace (epsilon 2e-5)."""
 
     def __init__(self, blocks=(2, 1, 1, 1), width=4, embedding=6, size=32, epsilon=1e-5, squeeze=0):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width, eps=epsilon)
-        self.prelu = nn.PReLU(width)
-        channels = width
-        for stage, count in enumerate(blocks):
-            layer = []
-            for number in range(count):
-                layer.append(IResNetBlock(channels, width << stage, 2 if number == 0 else 1, epsilon, squeeze))
-                channels = width << stage
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*layer))
-        self.bn2 = nn.BatchNorm2d(channels, eps=epsilon)
-        self.fc = nn.Linear(channels * (size // 16) ** 2, embedding)
-        self.features = nn.BatchNorm1d(embedding, eps=epsilon)
-
-    def forward(self, x):
-        x = self.prelu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.features(self.fc(torch.flatten(self.bn2(x), 1)))
+        super().__init__(blocks, width, embedding, size, epsilon, squeeze)
 
 
 class IrBlock(nn.Module):
