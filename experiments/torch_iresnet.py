@@ -45,7 +45,7 @@ class Block(nn.Module):
 
 
 class TorchIResNet(nn.Module):
-    """`arcface_jax.models.iresnet.IResNet` with its defaults; epsilon 2e-5 makes it MagFace's, squeeze ElasticFace's."""
+    """`arcface_jax.models.iresnet.IResNet` with its defaults; MagFace's with epsilon 2e-5, ElasticFace's squeezes."""
 
     def __init__(
         self,
