@@ -205,5 +205,6 @@ CURES: dict[str, dict[str, Any]] = {
     "straight-through": {"loss.gradient": "straight_through"},
     "gradient clipped": {"optimiser.clip": 2.0},
     "a tenth of the rate": {"optimiser.learning_rate": 0.01},
+    "CosFace instead": {"loss.name": "cosface"},
 }
 """What may help where ArcFace does not learn."""

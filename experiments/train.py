@@ -93,9 +93,9 @@ def angle_warning(angles: Mapping[int, np.ndarray]) -> str | None:
     if away < 0.5:
         return None
     return (
-        f"{away:.0%} of the training images are more than 90° from the centre of their own class. Past θ + m = π an "
-        "angular margin lowers the loss instead of raising it, and its exact gradient pushes on. Try "
-        "--loss.gradient straight_through, a smaller --loss.scale or a longer --optimiser.warmup."
+        f"{away:.0%} of the training images are more than 90° from the centre of their own class: the exact gradient "
+        "of an angular margin pushed embeddings and classes apart as a whole, before they had parted. Try "
+        "--loss.margin-warmup 0.5, --loss.gradient straight_through or a smaller --loss.scale."
     )
 
 

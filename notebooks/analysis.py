@@ -141,6 +141,25 @@ for rule in margins.PAST_PI:
 show("loss_gradient", loss_gradient())
 
 # %% [markdown]
+# ## Why a large scale or margin can fail from scratch
+#
+# The gradients of all cosines of an example add up to s(1 − p)(1 − d psi/d cos θ). For a softmax and for CosFace that
+# is zero: what pulls the true class pushes the others as much. For ArcFace it is positive above 90° − m/2, where every
+# network begins: embedding and classes are pushed apart as a whole, whatever the rule past π. With the straight-through
+# gradient, or with `easy`, which has no margin above 90°, they are not; a margin that grows slowly pushes later.
+
+# %%
+degrees = np.array([30.0, 60.0, 75.7, 90.0, 120.0, 150.0])
+print("θ, degrees      ", degrees)
+for title, psi in {
+    "ArcFace": margins.arcface(0.5),
+    "ArcFace, easy": margins.arcface(0.5, past_pi="easy"),
+    "straight-through": margins.arcface(0.5, gradient="straight_through"),
+    "CosFace": margins.cosface(0.35),
+}.items():
+    print(f"{title:16}", np.round(target_logits.common_push(psi, degrees), 3))
+
+# %% [markdown]
 # ## Eight people on a circle
 #
 # A network with a two-dimensional embedding puts each class on an arc of the circle. The margin widens the empty arcs

@@ -168,6 +168,30 @@ def repulsive_intervals(psi: Psi, *, step: float = 0.05) -> list[tuple[float, fl
     return list(zip(ends[::2], ends[1::2], strict=True))
 
 
+def common_push(psi: Psi, degrees: np.ndarray) -> np.ndarray:
+    r"""The part of the gradient that all cosines share, for one example at the angle θ_y:
+
+        Σ_j ∂L/∂cosθ_j = s·(1 − p_y)·(1 − d psi/d cosθ_y),     of which this is the last factor.
+
+    Where it is positive, descent moves the embedding and all class weights apart as a whole; where it is zero, what
+    pulls the true class pushes the others as much. It is zero everywhere for a softmax, for CosFace, and for any margin
+    with a straight-through gradient. For ArcFace it is 1 − sin(θ + m)/sinθ, positive above θ = 90° − m/2: there an
+    untrained network begins, at 90°, with embeddings that all point one way, so that one push moves all of them. Unless
+    they part soon, all angles grow together. A larger scale or margin makes it likelier; a margin that grows slowly,
+    and the rule past π called "easy", which has no margin above 90°, avoid it.
+
+    Args:
+      psi: any margin that acts on each cosine alone, with the gradient that training is to use.
+      degrees: θ_y, [K].
+
+    Returns: 1 − d psi/d cosθ_y, float64 [K].
+
+    Raises:
+      InputError: if an angle is outside [0°, 180°].
+    """
+    return np.asarray(1.0 - target_curve(psi, degrees).cosine_slope)
+
+
 def _bisect(flag: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Where a truth value changes between each low and high."""
     at_low = flag(low)

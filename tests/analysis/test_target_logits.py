@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from arcface_jax.analysis.target_logits import loss_curve, psi_at, repulsive_intervals, target_curve
+from arcface_jax.analysis.target_logits import common_push, loss_curve, psi_at, repulsive_intervals, target_curve
 from arcface_jax.errors import InputError
 from arcface_jax.losses import margin_cross_entropy
 from arcface_jax.margins import (
@@ -135,3 +135,30 @@ def test_where_the_loss_repels(psi, wanted):
 def test_bad_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", NAMED_MARGINS)
+def test_the_common_push_is_the_sum_of_all_cosines_gradients(name):
+    psi, scale = NAMED_MARGINS[name], 8.0
+    degrees = np.array([25.0, 64.0, 80.0, 100.0])
+    cosines = np.random.default_rng(0).uniform(-0.5, 0.5, (4, 6))
+    cosines[:, 2] = np.cos(np.radians(degrees))
+    labels = np.full(4, 2)
+    with jax.enable_x64(True):
+        loss = lambda c: margin_cross_entropy(c, labels, psi=psi, scale=scale).sum()  # noqa: E731
+        summed = np.asarray(jax.grad(loss)(cosines)).sum(axis=1)
+    logits = scale * cosines
+    logits[:, 2] = scale * psi_at(psi, np.radians(degrees))
+    own = np.exp(logits[:, 2]) / np.exp(logits).sum(axis=1)
+    np.testing.assert_allclose(summed, scale * (1 - own) * common_push(psi, degrees), rtol=1e-9, atol=1e-9)
+
+
+def test_only_a_slope_other_than_one_pushes_everything_and_arcface_from_half_a_margin_before_90_degrees():
+    degrees = np.linspace(5.0, 175.0, 35)
+    for psi in (cosface(0.35), arcface(0.0), arcface(0.5, gradient="straight_through")):
+        np.testing.assert_allclose(common_push(psi, degrees), 0.0, atol=1e-12)
+    for margin in (0.3, 0.5, 1.0):
+        turn = 90.0 - np.degrees(margin) / 2
+        before, at, after = common_push(arcface(margin), np.array([turn - 1, turn, turn + 1]))
+        assert before < -1e-3 < abs(at) < 1e-3 < after
+    assert not common_push(arcface(0.5, past_pi="easy"), np.array([91.0, 130.0, 170.0])).any()
