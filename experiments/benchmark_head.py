@@ -1,6 +1,7 @@
 """Measures a training step of the head, beside the dense head and plain PyTorch, and what it sends between devices."""
 
 import dataclasses
+import importlib.util
 import pathlib
 import statistics
 from collections import defaultdict
@@ -62,6 +63,9 @@ def run_head_benchmark(config: HeadBenchmark) -> int:
         if head not in (TORCH, *CASES):
             raise InputError(f"heads has {head!r}; choose among {', '.join((TORCH, *CASES))}")
     if not (config.traffic or config.recall):
+        if TORCH in config.heads and importlib.util.find_spec("torch") is None:
+            print("torch is not installed: no comparison with it")
+            config = dataclasses.replace(config, heads=tuple(head for head in config.heads if head != TORCH))
         return measure_heads(config)
     if config.compare is not None:
         raise InputError("--compare is for time and memory; leave out --traffic and --recall, or --compare")

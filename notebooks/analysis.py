@@ -16,8 +16,8 @@
 # The ArcFace layer step by step, the geometry of its margin, and the target-logit analysis: first as numbers, then as
 # pictures. No network is trained here.
 #
-# Open it in Jupyter with jupytext, or run it as a script: `python notebooks/analysis.py`. The pictures are also written
-# to `runs/notebooks/analysis/`.
+# Open it in Jupyter with jupytext, or run it as a script from the repository: `PYTHONPATH=. python
+# notebooks/analysis.py`. The pictures are also written to `runs/notebooks/analysis/`.
 
 # %%
 import math

@@ -16,8 +16,8 @@
 # Every margin of this library is a function psi from the cosine of the true class to the cosine that takes its place in
 # a softmax. This notebook draws each of them, with the line of code that makes it, and then tries every loss.
 #
-# Open it in Jupyter with jupytext, or run it as a script: `python notebooks/losses.py`. The pictures are also written
-# to `runs/notebooks/losses/`.
+# Open it in Jupyter with jupytext, or run it as a script from the repository: `PYTHONPATH=. python
+# notebooks/losses.py`. The pictures are also written to `runs/notebooks/losses/`.
 
 # %%
 import pathlib

@@ -18,8 +18,8 @@
 #
 # To train for real, `python -m experiments.train` does all this with checkpoints, schedules, several devices, reports.
 #
-# Open it in Jupyter with jupytext, or run it as a script: `python notebooks/quick_start.py`. The pictures are also
-# written to `runs/notebooks/quick_start/`.
+# Open it in Jupyter with jupytext, or run it as a script from the repository: `PYTHONPATH=. python
+# notebooks/quick_start.py`. The pictures are also written to `runs/notebooks/quick_start/`.
 
 # %%
 import pathlib

@@ -17,9 +17,9 @@
 # class weights, and an optimiser's copy of them. Here are the ways out, each compared with the plain loss: chunks, an
 # update without gradient, classes split over devices, a sample of the classes.
 #
-# Open it in Jupyter with jupytext, or run it as a script: `python notebooks/scaling.py`. Eight devices are simulated on
-# the CPU; on a machine with accelerators leave that line out. The picture is also written to
-# `runs/notebooks/scaling/`.
+# Open it in Jupyter with jupytext, or run it as a script from the repository: `PYTHONPATH=. python
+# notebooks/scaling.py`. Eight devices are simulated on the CPU; on a machine with accelerators leave that line out.
+# The picture is also written to `runs/notebooks/scaling/`.
 
 # %%
 import functools

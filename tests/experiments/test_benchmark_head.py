@@ -13,6 +13,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.figures.benchmark import head_growth, loss_by_storage, planned_memory
 from experiments.benchmark_head import HeadBenchmark, by_head, head_ratios, run_head_benchmark, size_table
 from experiments.benchmark_report import Ratio
+from experiments.head_cases import CASES
 from experiments.plan import PlanConfig, plan_table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -100,6 +101,15 @@ def test_the_growth_is_drawn_for_every_head():
     assert left.get_xscale() == right.get_yscale() == "log"
     with pytest.raises(InputError, match="seconds has no head"):
         head_growth({}, {}, "title")
+
+
+def test_without_pytorch_the_others_are_measured(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("experiments.benchmark_head.measure_heads", lambda config: asked.append(config) or 0)
+    assert run_head_benchmark(HeadBenchmark()) == 0
+    assert asked[0].heads == tuple(CASES)
+    assert "torch is not installed" in capsys.readouterr().out
 
 
 def test_planned_memory_is_drawn_beside_what_a_device_has():
