@@ -139,7 +139,8 @@ def run(arguments: Arguments) -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     file = arguments.output / "neighbours.json"
     write_whole(file, json.dumps(report, indent=2) + "\n")
-    names = [people.names[person].rpartition("/")[2].removeprefix("synthetic-").lstrip("0") for person in chosen]
+    names = [people.names[person].rpartition("/")[2].removeprefix("synthetic-") for person in chosen]
+    names = [name.lstrip("0") or name[-1:] for name in names]
     layout = "t-SNE" if arguments.layout == "tsne" else "principal plane"
     title = f"{len(chosen)} people, {layout}; keeps {kept:.0%} of the nearest neighbours"
     first, second = most_alike_images(embeddings, people.labels, pairs)

@@ -192,6 +192,7 @@ def test_faces_in_a_zip_file(shared_data, command):
 
 def test_embeddings_that_face_away_from_their_centres_are_warned_of():
     assert train.angle_warning({0: np.full(4, 100.0), 9: np.array([30.0, 40.0, 50.0, 160.0])}) is None
+    assert train.angle_warning({9: np.linspace(70.0, 111.0, 50)}) is None  # hardly trained yet
     warning = train.angle_warning({0: np.full(4, 80.0), 9: np.array([30.0, 160.0, 150.0, 160.0])})
     assert warning.startswith("75% of the training images")
     assert "--loss.gradient straight_through" in warning
