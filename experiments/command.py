@@ -1,6 +1,7 @@
 """What all commands share: one-line errors, and exit codes."""
 
 import errno
+import pathlib
 import sys
 from collections.abc import Callable
 
@@ -27,6 +28,18 @@ def help_text(documentation: str | None) -> str:
     """A command's module documentation for `--help`, which would otherwise run the lines of examples together."""
     lines = (documentation or "").splitlines()
     return "\n".join(f"\n{line}" if line.startswith("python -m ") else line for line in lines)
+
+
+def check_new_file(path: pathlib.Path, beside: str = "") -> None:
+    """Refuses, before the work begins, a file that could not be written after it.
+
+    Raises:
+      InputError: it exists, of which `beside` may say more, or its folder does not.
+    """
+    if path.exists():
+        raise InputError(f"{path}: exists already{beside}; choose another file")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: its folder does not exist; make it first")
 
 
 def run_command(main: Callable[[], int | None]) -> None:

@@ -11,6 +11,7 @@ import itertools
 import time
 from typing import Any
 
+from arcface_jax.heads.planner import planned_bytes
 from arcface_jax.training.abstract import abstract_program, trace_step
 from arcface_jax.training.config import Config
 from experiments.measured_process import serve
@@ -51,12 +52,7 @@ def measure(network: str, image: int, width: int, dim: int, batch: int, classes:
         "compile": compilation,
         "flops": counted.get("flops"),
         "bytes_accessed": counted.get("bytes accessed"),
-        "peak_bytes": None
-        if planned is None
-        else planned.argument_size_in_bytes
-        + planned.output_size_in_bytes
-        - planned.alias_size_in_bytes
-        + planned.temp_size_in_bytes,
+        "peak_bytes": None if planned is None else planned_bytes(planned),
     }
 
 

@@ -85,7 +85,7 @@ def cost(config: Config, setup: Setup) -> str:
         jax.block_until_ready(metrics)
     seconds = time.perf_counter() - started
     batches.close()
-    devices = config.run.devices or jax.device_count()
+    devices = len(program.devices)
     planned = abstract_cost(config, setup.data.num_classes, (devices,))
     memory, images = planned.memory[devices], config.run.steps * config.run.batch_size
     speed = _TIMED_STEPS * config.run.batch_size / seconds

@@ -28,7 +28,7 @@ from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
 from arcface_jax.files import replace_whole, whole_file, write_whole
 from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER
-from experiments.command import help_text, run_command
+from experiments.command import check_new_file, help_text, run_command
 from experiments.models import STABLEHLO_FILE, Embedder, Project, open_embedder
 from experiments.photos import Cropper
 from experiments.progress import progress_bar
@@ -162,12 +162,9 @@ def check_output(output: pathlib.Path) -> None:
     """Refuses, before the work begins, what could not be written after it."""
     if output.suffix not in (".npy", ".npz", ".parquet"):
         raise InputError(f"{output}: give a file that ends with .npy, .npz or .parquet")
-    for path in (output, output.with_suffix(".csv")) if output.suffix == ".npy" else (output,):
-        if path.exists():
-            beside = "" if path == output else f", and a list is to be written there beside {output.name}"
-            raise InputError(f"{path}: exists already{beside}; choose another file")
-    if not output.absolute().parent.is_dir():
-        raise InputError(f"{output}: its folder does not exist; make it first")
+    check_new_file(output)
+    if output.suffix == ".npy":
+        check_new_file(output.with_suffix(".csv"), f", and a list is to be written there beside {output.name}")
     if output.suffix == ".parquet":
         import_arrow()
 

@@ -26,7 +26,7 @@ from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.templates import pool_templates
 from arcface_jax.files import whole_file
-from experiments.command import help_text, run_command
+from experiments.command import check_new_file, help_text, run_command
 from experiments.gallery import Engine, embed_people, find_candidates, read_gallery
 from experiments.machine import peak_gigabytes
 from experiments.models import Embedder, Project, open_embedder
@@ -133,10 +133,7 @@ def enrol(arguments: Enrol, console: Console) -> None:
     """Every image, or every person, is an entry under the person's name."""
     if arguments.gallery.suffix != ".npz":
         raise InputError(f"{arguments.gallery}: give a file that ends with .npz")
-    if arguments.gallery.exists():
-        raise InputError(f"{arguments.gallery}: exists already; choose another file")
-    if not arguments.gallery.absolute().parent.is_dir():
-        raise InputError(f"{arguments.gallery}: its folder does not exist; make it first")
+    check_new_file(arguments.gallery)
     source = open_source(arguments.people)
     embedder = open_embedder(arguments.model, project=arguments.project)
     embeddings, kept = embed_people(embedder, source, detect=arguments.detect)

@@ -10,13 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from arcface_jax.training.checkpoints import Checkpoints
 from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER, METRICS_FILE, RESULTS_FILE, read_metrics
+from arcface_jax.training.saved_runs import SavedRun
 from arcface_jax.training.state import named_leaves
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -250,26 +250,16 @@ def reference(run: Run) -> Run:
     return run
 
 
-@contextlib.contextmanager
-def opened(run: Run) -> Iterator[Checkpoints]:
-    """Its checkpoints, for reading."""
-    checkpoints = Checkpoints(run.checkpoints, to_read=True)
-    try:
-        yield checkpoints
-    finally:
-        checkpoints.close()
-
-
 def final_state(run: Run) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, by name."""
-    with opened(run) as checkpoints:
-        tree = checkpoints.read_tree(run.newest())
+    with SavedRun(run.folder).opened() as (checkpoints, newest):
+        tree = checkpoints.read_tree(newest)
     return {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
 
 
 def _found(run: Run) -> dict[str, Any]:
-    with opened(run) as checkpoints:
-        metadata = checkpoints.metadata(run.newest())
+    with SavedRun(run.folder).opened() as (checkpoints, newest):
+        metadata = checkpoints.metadata(newest)
     return {name: metadata[name] for name in ("verifications", "angles", "data_state", "data_fingerprint")}
 
 

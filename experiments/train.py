@@ -90,10 +90,10 @@ def run_folder_path(config: Config) -> pathlib.Path:
 def angle_warning(angles: Mapping[int, np.ndarray]) -> str | None:
     """What to say of a run whose embeddings ended up facing away from their own centres."""
     last = angles[max(angles)]
-    away = float(np.mean(last > 90.0))
     # An untrained network's angles lie around 90°: a run that has only just begun is none to warn of.
     if np.median(last) < 100.0:
         return None
+    away = float(np.mean(last > 90.0))
     return (
         f"{away:.0%} of the training images are more than 90° from the centre of their own class: the exact gradient "
         "of an angular margin pushed embeddings and classes apart as a whole, before they had parted. Try "

@@ -52,8 +52,10 @@ from arcface_jax.heads import (
     sharded_margin_softmax_loss,
     unshard_classes,
 )
+from arcface_jax.heads.class_axis import shard_rows
 from arcface_jax.heads.planner import HeadSize, compiled_memory, predicted_memory
 from arcface_jax.heads.traffic import collective_bytes
+from arcface_jax.logits import row_norms
 
 try:
     from IPython.display import Image
@@ -150,7 +152,7 @@ value, (of_embeddings, of_shards) = sharded(CLASSES)(embeddings, shards.reshape(
 gathered = (value, (of_embeddings, unshard_classes(of_shards.reshape(shards.shape), CLASSES)))
 print(f"eight devices differ from one by {difference(exact, gathered):.1e} at most")
 for count in (CLASSES, 100_003):
-    rows = jax.ShapeDtypeStruct((8 * -(-count // 8), DIM), jnp.float32)
+    rows = jax.ShapeDtypeStruct((8 * shard_rows(count, 8), DIM), jnp.float32)
     sent = collective_bytes(sharded(count).lower(embeddings, rows).compile().as_text())
     print(f"{count:>7,} classes: bytes sent {dict(sent)}")
 
@@ -178,7 +180,7 @@ absent = np.setdiff1d(np.arange(CLASSES), labels)
 
 
 def shrinkage(before, after):
-    lengths = [jnp.linalg.norm(head.class_weights[absent].astype(jnp.float32), axis=1) for head in (before, after)]
+    lengths = [row_norms(head.class_weights[absent]) for head in (before, after)]
     return float((1 - lengths[1] / lengths[0]).mean())
 
 

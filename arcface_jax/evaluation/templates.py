@@ -13,7 +13,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.checks import check_embeddings, check_same, check_weights
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.ijb import TemplateSubjects
-from arcface_jax.evaluation.roc import Roc, roc_curve, roc_numbers
+from arcface_jax.evaluation.roc import Roc, RocNumbers, roc_curve, roc_numbers
 from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import Search, search_gallery
 
@@ -154,10 +154,7 @@ class TemplateVerificationResult:
 
     def numbers(self) -> dict[str, float]:
         """The result as flat names and numbers, for logs and tables."""
-        named = {f"tar@far={far:g}": value for far, value in self.tar.items()}
-        return named | {
-            "eer": self.eer,
-            "auc": self.auc,
+        return RocNumbers(self.tar, self.eer, self.auc).numbers() | {
             "num_same": self.num_same,
             "num_different": self.num_different,
         }

@@ -11,7 +11,7 @@ from arcface_jax.evaluation.checks import check_embeddings, check_same, check_sc
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.folds import best_threshold, ten_fold_accuracy, val_at_far
 from arcface_jax.evaluation.published import published_ten_fold_accuracy, published_val_at_far, squared_distances
-from arcface_jax.evaluation.roc import roc_curve, roc_numbers
+from arcface_jax.evaluation.roc import RocNumbers, roc_curve, roc_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class VerificationResult:
     def numbers(self) -> dict[str, float]:
         """The result as flat names and numbers, for logs and tables."""
         flat = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "tar"}
-        return flat | {f"tar@far={far:g}": value for far, value in self.tar.items()}
+        return flat | RocNumbers(self.tar, self.eer, self.auc).numbers()
 
 
 VAL_FAR = 1e-3

@@ -216,8 +216,11 @@ def compiled_memory(size: HeadSize) -> Memory:
 
     Returns: the plan; `working` holds all that is not weights or momentum, a stored gradient included.
     """
-    memory = compile_step(size).memory_analysis()
-    arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
-    total = arguments + outputs - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     state = predicted_memory(size).state
-    return Memory(state, 0, total - state)
+    return Memory(state, 0, planned_bytes(compile_step(size).memory_analysis()) - state)
+
+
+def planned_bytes(plan: Any) -> int:
+    """Arguments, results and temporaries of a compiled program's `memory_analysis()`, each once."""
+    arguments, outputs = plan.argument_size_in_bytes, plan.output_size_in_bytes
+    return int(arguments + outputs - plan.alias_size_in_bytes + plan.temp_size_in_bytes)

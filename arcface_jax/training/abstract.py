@@ -222,15 +222,6 @@ def trace_step(program: Program) -> jax.stages.Traced:
     )
 
 
-def lower_step(program: Program) -> jax.stages.Lowered:
-    """What `trace_step` traces, lowered.
-
-    Raises:
-      InputError: for pmap, whose step is of one device.
-    """
-    return trace_step(program).lower()
-
-
 def _bytes(leaf: Any) -> int:
     return int(leaf.size * leaf.dtype.itemsize)
 

@@ -162,8 +162,8 @@ class Checkpoints:
         Raises:
           InputError: it is damaged.
         """
-        state = self._read(step, state=ocp.args.StandardRestore()).state
-        return self._checked(step, state, self.metadata(step).get("checksums", {}))
+        found = self._read(step, state=ocp.args.StandardRestore(), metadata=ocp.args.JsonRestore())
+        return self._checked(step, found.state, found.metadata.get("checksums", {}))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state at `step`, with the shapes, types and placement of `like` (arrays or ShapeDtypeStructs).

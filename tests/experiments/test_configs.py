@@ -9,7 +9,7 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.models.registry import count_parameters, create
-from arcface_jax.training.abstract import abstract_program, abstract_state, forward_operations, lower_step, state_memory
+from arcface_jax.training.abstract import abstract_program, abstract_state, forward_operations, state_memory, trace_step
 from arcface_jax.training.dataset import load_data
 from arcface_jax.training.optimisers import create_schedule, peak_learning_rate
 from arcface_jax.training.setup import create_program
@@ -70,7 +70,7 @@ def test_parameters_and_operations_are_the_published(network):
 def lower(name):
     recipe = RECIPES[name]
     program = create_program(recipe(), recipe.data.identities)
-    state, metrics = lower_step(program).out_info
+    state, metrics = trace_step(program).lower().out_info
     expected = abstract_state(program, len(program.devices))
     assert jax.tree.structure(state) == jax.tree.structure(expected)
     for got, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):

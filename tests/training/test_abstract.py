@@ -16,8 +16,8 @@ from arcface_jax.training.abstract import (
     cost,
     forward_operations,
     kept_activations,
-    lower_step,
     state_memory,
+    trace_step,
 )
 from arcface_jax.training.config import Config, DataConfig, HeadConfig, LossConfig, ModelConfig, RunConfig
 from arcface_jax.training.setup import create_program
@@ -80,7 +80,7 @@ def test_what_is_stored_is_to_the_byte_what_a_compiled_step_takes(devices, kind)
     program = create_program(config, CLASSES)
     step = dataclasses.replace(program.train_step, backbone=Tiny())
     program = dataclasses.replace(program, backbone=Tiny(), train_step=step)
-    plan = lower_step(program).compile().memory_analysis()
+    plan = trace_step(program).lower().compile().memory_analysis()
     counted = state_memory(program, devices)
     images_and_labels = BATCH // devices * (32 * 32 * 3 + 4)
     # XLA leaves out scalars that a step does not read, or aligns them.
@@ -92,7 +92,7 @@ def test_what_is_stored_is_to_the_byte_what_a_compiled_step_takes(devices, kind)
 def test_the_estimate_is_near_the_plan_of_the_compiler():
     config = changed(run={"devices": 1})
     counted = cost(config, CLASSES, (1,)).memory[1]
-    plan = lower_step(create_program(config, CLASSES)).compile().memory_analysis()
+    plan = trace_step(create_program(config, CLASSES)).lower().compile().memory_analysis()
     working = counted.gradients + counted.activations + counted.head
     assert working == pytest.approx(plan.temp_size_in_bytes, rel=0.25)
 
@@ -156,7 +156,7 @@ def test_rematerialisation_keeps_less_and_computes_more():
 def test_the_state_of_the_lowered_step_is_the_abstract_one():
     program = create_program(changed(head={"kind": "sharded"}), CLASSES)
     abstract = abstract_state(abstract_program(program.config, CLASSES), len(program.devices))
-    state, metrics = lower_step(program).out_info
+    state, metrics = trace_step(program).lower().out_info
     shapes = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (state, abstract)]
     assert shapes[0] == shapes[1]
     assert {metric.shape for metric in metrics.values()} == {()}
@@ -167,6 +167,6 @@ def test_bad_input_is_refused():
     with pytest.raises(InputError, match="devices"):
         state_memory(program, 0)
     with pytest.raises(InputError, match=r"run\.parallel pmap"):
-        lower_step(create_program(changed(run={"parallel": "pmap"}), CLASSES))
+        trace_step(create_program(changed(run={"parallel": "pmap"}), CLASSES))
     with pytest.raises(InputError, match=r"optimiser\.warmup"):
         cost(changed(optimiser={"warmup": 2.0}), CLASSES)
