@@ -45,8 +45,8 @@ def check_labels(labels: jax.typing.ArrayLike, rows: int, num_classes: int | Non
         raise InputError(f"labels has shape {array.shape}; pass one label for each embedding, shape {(rows,)}")
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise InputError(f"labels has dtype {array.dtype}; pass integers")
-    if rows and is_concrete(array):
-        values = np.asarray(array)
+    if rows and is_concrete(labels):
+        values = np.asarray(labels)  # as they came: JAX's 32 bits would turn 2³² into 0
         bad = (values < -1) | (values >= num_classes) if num_classes is not None else values < -1
         if bad.any():
             row = int(np.argmax(bad))

@@ -86,6 +86,11 @@ def cosine_logits(
     return cosine if cosine.ndim == 2 else jnp.max(cosine, axis=-1)
 
 
+def has_class(labels: jax.Array, num_classes: int) -> jax.Array:
+    """Whether a label is a class, [N] booleans: not −1, nor, in a trace that could not check it, out of range."""
+    return (labels >= 0) & (labels < num_classes)
+
+
 def target_mask(labels: jax.Array, num_classes: int) -> jax.Array:
     """Whether class j is the row's true class: [N, C] booleans; all false in the row of an ignored label, −1."""
     return labels[:, None] == jnp.arange(num_classes)[None, :]

@@ -64,19 +64,28 @@ def margin_cross_entropy(
     labels = check_labels(labels, *cosine.shape)
     scale = column_of_scales(scale, cosine.shape[0], cosine.dtype)
     mask = target_mask(labels, cosine.shape[1])
-    if not callable(psi):
-        raise InputError(f"psi is {psi!r}; pass a margin, for instance arcface(0.5), or a function of cosines")
-    target = psi(take_target(cosine, mask))
-    if jnp.shape(target) != labels.shape:
-        raise InputError(
-            f"psi gives shape {jnp.shape(target)} for cosines of shape {labels.shape}; pass one that keeps it"
-        )
-    logits = scale * jnp.where(mask, target[:, None], cosine)
+    logits = scale * jnp.where(mask, apply_psi(psi, take_target(cosine, mask))[:, None], cosine)
     kept = None
     if filter_threshold is not None:
         check_between("filter_threshold", filter_threshold, -1.0, 1.0)
         kept = mask | (cosine <= filter_threshold)
     return _cross_entropy(logits, mask, label_smoothing, kept)
+
+
+def apply_psi(psi: Psi, cosine: jax.Array) -> jax.Array:
+    """psi of the true class's cosines [N], [N] too.
+
+    Raises:
+      InputError: psi is no function, or gives another shape.
+    """
+    if not callable(psi):
+        raise InputError(f"psi is {psi!r}; pass a margin, for instance arcface(0.5), or a function of cosines")
+    target = psi(cosine)
+    if jnp.shape(target) != cosine.shape:
+        raise InputError(
+            f"psi gives shape {jnp.shape(target)} for cosines of shape {cosine.shape}; pass one that keeps it"
+        )
+    return target
 
 
 def check_scale(scale: Any, rows: int) -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from arcface_jax.angles import angle
 from arcface_jax.arguments import check_between, check_choice, check_floating, check_labels
 from arcface_jax.errors import InputError
-from arcface_jax.logits import cosine_logits, head_dtype, normalise_rows, target_mask
+from arcface_jax.logits import cosine_logits, has_class, head_dtype, normalise_rows, target_mask
 from arcface_jax.losses import blank_ignored, margin_softmax_loss
 from arcface_jax.margins import ARCFACE, Psi
 
@@ -42,7 +42,7 @@ def intra_penalty(embeddings: jax.Array, class_weights: jax.Array, labels: jax.A
     dtype = head_dtype(embeddings, class_weights)
     own = normalise_rows(jnp.take(class_weights, labels, axis=0, mode="clip").astype(dtype))
     cosine = jnp.sum(normalise_rows(blank_ignored(embeddings, labels).astype(dtype)) * own, axis=-1)
-    return jnp.where(_usable(labels, class_weights.shape[0]), angle(cosine) / math.pi, 0.0)
+    return jnp.where(has_class(labels, class_weights.shape[0]), angle(cosine) / math.pi, 0.0)
 
 
 def inter_penalty(class_weights: jax.Array, labels: jax.Array) -> jax.Array:
@@ -64,14 +64,10 @@ def inter_penalty(class_weights: jax.Array, labels: jax.Array) -> jax.Array:
     classes = class_weights.shape[0]
     if classes < 2:
         raise InputError(f"class_weights has shape {class_weights.shape}; Inter needs two classes or more")
-    labels = check_labels(labels, jnp.shape(labels)[0], classes)
+    labels = check_labels(labels, jnp.size(labels), classes)
     cosine = cosine_logits(jnp.take(class_weights, labels, axis=0, mode="clip"), class_weights)
     angles = jnp.where(target_mask(labels, classes), 0.0, angle(cosine))
-    return jnp.where(_usable(labels, classes), -jnp.sum(angles, axis=-1) / (math.pi * (classes - 1)), 0.0)
-
-
-def _usable(labels: jax.Array, classes: int) -> jax.Array:
-    return (labels >= 0) & (labels < classes)
+    return jnp.where(has_class(labels, classes), -jnp.sum(angles, axis=-1) / (math.pi * (classes - 1)), 0.0)
 
 
 def angular_triplet_loss(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from arcface_jax.arguments import check_between, check_floating, check_labels
 from arcface_jax.errors import InputError
-from arcface_jax.logits import head_dtype, normalise_rows
+from arcface_jax.logits import has_class, head_dtype, normalise_rows
 
 
 def _own_cosines(embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array) -> jax.Array:
@@ -46,7 +46,7 @@ def subcenter_counts(embeddings: jax.Array, class_weights: jax.Array, labels: ja
     classes, centres, _ = class_weights.shape
     labels = check_labels(labels, embeddings.shape[0], classes)
     nearest = jnp.argmax(_own_cosines(embeddings, class_weights, labels), axis=-1)
-    usable = (labels >= 0) & (labels < classes)
+    usable = has_class(labels, classes)
     slot = jnp.where(usable, labels * centres + nearest, classes * centres)
     return jnp.zeros(classes * centres, jnp.int32).at[slot].add(1, mode="drop").reshape(classes, centres)
 
@@ -93,4 +93,4 @@ def within_angle(
     labels = check_labels(labels, embeddings.shape[0], centres.shape[0])
     check_between("max_degrees", max_degrees, 0.0, 180.0)
     cosine = _own_cosines(embeddings, centres[:, None, :], labels)[:, 0]
-    return (labels >= 0) & (labels < centres.shape[0]) & (cosine >= math.cos(math.radians(max_degrees)))
+    return has_class(labels, centres.shape[0]) & (cosine >= math.cos(math.radians(max_degrees)))

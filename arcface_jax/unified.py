@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from arcface_jax.angles import straight_through
 from arcface_jax.arguments import check_between, check_choice, check_floating, check_labels, check_positive
 from arcface_jax.logits import cosine_logits, take_target, target_mask
-from arcface_jax.losses import blank_ignored, column_of_scales
+from arcface_jax.losses import apply_psi, blank_ignored, column_of_scales
 from arcface_jax.margins import GRADIENTS, Psi, cosface
 
 UNIFACE_MARGIN = cosface(0.4)
@@ -175,7 +175,9 @@ def uniface_loss(
     check_positive("negative_weight", negative_weight)
     cosine, mask = _cosines_and_mask(embeddings, class_weights, labels)
     scale = column_of_scales(scale, cosine.shape[0], cosine.dtype)
-    logits = scale * jnp.where(mask, psi(take_target(cosine, mask))[:, None], cosine) - bias.astype(cosine.dtype)
+    logits = scale * jnp.where(mask, apply_psi(psi, take_target(cosine, mask))[:, None], cosine) - bias.astype(
+        cosine.dtype
+    )
     return _binary_sum(logits, mask, 1.0, negative_weight)
 
 

@@ -18,6 +18,11 @@ def test_labels_of_any_integer_kind(dtype):
         check_labels(np.array([0, 3], dtype), 2, 3)
 
 
+def test_a_label_beyond_32_bits_is_no_class():
+    with pytest.raises(InputError, match=r"labels\[1\] is 4294967296; pass a class, 0 to 9"):
+        check_labels(np.array([0, 2**32]), 2, 10)
+
+
 def test_labels_without_an_upper_end_and_without_rows():
     assert check_labels([10**6, -1], 2).tolist() == [10**6, -1]
     assert check_labels(np.zeros(0, int), 0, 5).shape == (0,)

@@ -187,7 +187,8 @@ def test_the_loss_does_not_saturate():
     np.testing.assert_allclose(jax.grad(loss)(cosine), [[-64.0, 64.0]], rtol=1e-6)
 
 
-def test_micro_batches_average_where_summing_would_scale_the_loss():
+def test_an_examples_loss_does_not_depend_on_the_others():
+    """So the mean of the parts of a batch is the batch's, however it is divided."""
     embeddings, weights, labels = batch(rows=8)
     whole = loss_of(embeddings, weights, labels)
     halves = [loss_of(embeddings[i : i + 4], weights, labels[i : i + 4]) for i in (0, 4)]

@@ -94,6 +94,14 @@ def test_the_published_values_past_pi(rule):
     assert value == pytest.approx(golden[rule], abs=1.5e-6)
 
 
+def test_a_cosine_just_below_minus_one_reflects_the_same_for_margins_of_each_example():
+    cosine = np.array([-1.0 - 1e-7, -1.0, -0.9])
+    wanted = arcface(0.5, past_pi="reflect")(jnp.asarray(cosine, jnp.float32))
+    found = arcface(jnp.full(3, 0.5), past_pi="reflect")(jnp.asarray(cosine, jnp.float32))
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert float(wanted[0]) > -1.2
+
+
 def test_where_the_rules_begin():
     golden = GOLDEN["past_pi"]
     none, linear = (arcface(golden["margin"], past_pi=rule) for rule in ("none", "linear"))

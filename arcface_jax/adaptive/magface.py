@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from arcface_jax.arguments import check_between, check_floating, check_labels
 from arcface_jax.errors import InputError
-from arcface_jax.logits import row_norms
+from arcface_jax.logits import has_class, row_norms
 from arcface_jax.losses import blank_ignored, margin_softmax_loss
 from arcface_jax.margins import CombinedMargin, combined
 
@@ -128,5 +128,5 @@ def magface_loss(
     )
     loss = margin_softmax_loss(embeddings, class_weights, labels, psi=psi, scale=scale)
     regulariser = magface_regulariser(norms, lower_norm=lower_norm, upper_norm=upper_norm)
-    usable = (labels >= 0) & (labels < jnp.shape(class_weights)[0])
+    usable = has_class(labels, jnp.shape(class_weights)[0])
     return loss + jnp.where(usable, regulariser_weight * regulariser, 0.0)

@@ -12,11 +12,11 @@ from arcface_jax.heads.softmax import (
     check_head,
     check_options,
     compute_dtype,
-    has_class,
     losses_from_sums,
     reduce_sums,
     share_batch,
 )
+from arcface_jax.logits import has_class
 from arcface_jax.margins import ARCFACE, Psi
 
 

@@ -156,7 +156,8 @@ def cosine_slopes(
     slopes: Slopes, cosine: jax.Array, scale: jax.Array, is_target: jax.Array, wrong: jax.Array
 ) -> jax.Array:
     """dL/dcosθ of a chunk, [N, c]."""
-    p = jnp.exp(scale[:, None] * cosine - slopes.log_partition[:, None])
+    # No wrong class's is above 1. The others, and all of a row whose sum is lost, may overflow: 0·∞ would be NaN.
+    p = jnp.exp(jnp.minimum(scale[:, None] * cosine - slopes.log_partition[:, None], 0.0))
     of_wrong = jnp.where(wrong, slopes.weight[:, None] * p + slopes.constant[:, None], 0.0)
     return jnp.where(is_target, slopes.target[:, None], of_wrong)
 

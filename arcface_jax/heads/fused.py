@@ -42,11 +42,11 @@ from arcface_jax.heads.softmax import (
     Batch,
     check_options,
     compute_dtype,
-    has_class,
     losses_from_sums,
     reduce_sums,
     share_batch,
 )
+from arcface_jax.logits import has_class
 from arcface_jax.margins import ARCFACE, Psi
 
 DTYPES = ("float32", "float64", "bfloat16")
@@ -244,7 +244,8 @@ def fused_head_step(
       labels: [N] integers in [0, C), or −1 for a row to ignore.
       learning_rate: η, a number or a traced scalar.
       optimiser: what makes the update; static.
-      psi, scale, label_smoothing, filter_threshold, chunk, shift, precision: as `chunked_margin_softmax_loss` has them.
+      psi, scale, label_smoothing, filter_threshold, chunk, shift, precision: as `chunked_margin_softmax_loss` has them;
+        where psi or scale depend on the embeddings, `embedding_gradients` lack what comes through them.
       example_weights: [N], what multiplies each loss in the objective; 1/N by default, N counted over all devices.
       rounding_key: round bfloat16 storage at random with this key, new at every step; None rounds to nearest. In
         float32 it does nothing.

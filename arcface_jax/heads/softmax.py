@@ -10,7 +10,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.heads.class_axis import ClassAxis
 from arcface_jax.heads.class_sums import SHIFTS, ClassSums, SumOptions
 from arcface_jax.logits import head_dtype, normalise_rows
-from arcface_jax.losses import blank_ignored, check_scale
+from arcface_jax.losses import apply_psi, blank_ignored, check_scale
 from arcface_jax.margins import Psi
 
 
@@ -96,35 +96,25 @@ def reduce_sums(sums: ClassSums, batch: Batch, axis: ClassAxis, options: SumOpti
     return ClassSums(target, jnp.where(nothing, -jnp.inf, log_partition), cosine_sum, count)
 
 
-def losses_from_sums(sums: ClassSums, has_class: jax.Array, psi: Psi, scale: jax.Array, smoothing: float) -> jax.Array:
+def losses_from_sums(sums: ClassSums, valid: jax.Array, psi: Psi, scale: jax.Array, smoothing: float) -> jax.Array:
     r"""The margin softmax of each example:
 
         ln(e^{s·psi(cosθ_y)} + Σ_{j≠y} e^{s·cosθ_j}) − (1 − ε)·s·psi(cosθ_y) − ε·(mean of all logits).
 
     Args:
       sums: over all classes.
-      has_class: [n], false for a row to ignore.
+      valid: [n], false for a row to ignore.
       psi: the margin.
       scale: s, scalar or [n].
       smoothing: ε.
 
     Returns: [n], 0 for the rows to ignore.
     """
-    target = psi(sums.target)
-    if jnp.shape(target) != sums.target.shape:
-        raise InputError(
-            f"psi gives shape {jnp.shape(target)} for cosines of shape {sums.target.shape}; pass one that keeps it"
-        )
-    logit = scale * target
+    logit = scale * apply_psi(psi, sums.target)
     loss = jnp.logaddexp(sums.log_partition, logit) - (1.0 - smoothing) * logit
     if smoothing:
         loss -= smoothing * (logit + scale * sums.cosine_sum) / (1.0 + sums.wrong_classes)
-    return jnp.where(has_class, loss, 0.0)
-
-
-def has_class(labels: jax.Array, num_classes: int) -> jax.Array:
-    """Whether a label is a class: not −1, nor, in a trace that could not check it, out of range."""
-    return (labels >= 0) & (labels < num_classes)
+    return jnp.where(valid, loss, 0.0)
 
 
 def compute_dtype(embeddings: jax.Array, class_weights: jax.Array) -> Any:

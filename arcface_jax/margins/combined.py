@@ -57,7 +57,14 @@ def _linear_drop(m1: Any, m2: Any) -> Any:
 def _half_turns(cosine: jax.Array, m1: Any, m2: Any) -> jax.Array:
     """How many multiples of π lie below m1·θ + m2 (π among them, 0 not), from comparisons of cosines alone."""
     most = (m1 if isinstance(m1, float) else LARGEST_M1) * math.pi + (m2 if isinstance(m2, float) else math.pi)
-    passed = [cosine < _cos(_angle_where(k * math.pi, m1, m2)) for k in range(1, math.floor(most / math.pi) + 1)]
+
+    def is_passed(k: int) -> jax.Array:
+        below = cosine < _cos(_angle_where(k * math.pi, m1, m2))
+        # An array's largest sum is not known: a multiple that it does not reach lies beyond π, wherever the cosine is.
+        reached = k * math.pi <= m1 * math.pi + m2
+        return below & reached if isinstance(reached, jax.Array) else below
+
+    passed = [is_passed(k) for k in range(1, math.floor(most / math.pi) + 1)]
     return sum((p.astype(cosine.dtype) for p in passed), jnp.zeros_like(cosine))
 
 

@@ -89,7 +89,7 @@ def class_wise(margins: jax.Array, labels: jax.Array) -> jax.Array:
       InputError: for a wrong shape, dtype or label.
     """
     margins = check_floating("margins", margins, 1)
-    labels = check_labels(labels, jnp.shape(labels)[0], margins.shape[0])
+    labels = check_labels(labels, jnp.size(labels), margins.shape[0])
     return jnp.take(margins, labels, mode="clip")
 
 

@@ -162,6 +162,8 @@ class IResNet(nn.Module):
         return x if self.stem == "conv3" else nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
     def _ending(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.shortcut not in get_args(Shortcut):
+            raise InputError(f"shortcut: {self.shortcut!r} is none; take one of {', '.join(get_args(Shortcut))}")
         if self.output not in get_args(Output):
             raise InputError(f"output: {self.output!r} is none of the paper's options {', '.join(get_args(Output))}")
         norm = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)

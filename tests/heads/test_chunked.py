@@ -187,6 +187,15 @@ def test_the_running_maximum_holds_where_the_fixed_shift_underflows():
     assert loss(shift="fixed") == 0.0  # e^{200(−1 − 1)} is 0 in float32
 
 
+def test_a_row_that_the_fixed_shift_loses_has_no_gradient():
+    # e^{200(.5 − 1)} is 0 in float32, and e^{200·.5} is ∞: neither may turn into NaN.
+    e, w = jnp.asarray([[1.0, 0.0]]), jnp.asarray([[-1.0, 0.1], [0.5, 0.75**0.5]])
+    loss = lambda e, w: chunked_margin_softmax_loss(e, w, np.array([0]), scale=200.0, shift="fixed")[0]  # noqa: E731
+    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(e, w)
+    assert value == 0.0
+    assert all((gradient == 0.0).all() for gradient in gradients)
+
+
 def test_bf16_weights_and_their_gradient(problem):
     embeddings, tables, labels, importance = problem
     e, w = jnp.asarray(embeddings, jnp.bfloat16), jnp.asarray(tables[1], jnp.bfloat16)
@@ -252,6 +261,7 @@ def test_mapped_rematerialised_and_lowered_for_accelerators(problem):
         ({"label_smoothing": 2.0}, "label_smoothing is 2"),
         ({"filter_threshold": -2.0}, "filter_threshold is -2"),
         ({"psi": jnp.sum}, r"psi gives shape \(\)"),
+        ({"psi": "arcface"}, "psi is 'arcface'; pass a margin"),
     ],
 )
 def test_bad_input_is_named(problem, options, message):
