@@ -104,6 +104,7 @@ def angle_warning(angles: Mapping[int, np.ndarray]) -> str | None:
 def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult) -> None:
     """Draws the pictures, writes the results and prints the closing table."""
     pictures = draw_run(setup, folder, result)
+    write_whole(folder.path / SUMMARY_FILE, run_page(f"Run {folder.path.name}", setup, result, pictures))
     best = best_so_far(result.verifications)
     folder.finish(
         {
@@ -114,7 +115,6 @@ def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult)
             "seconds": round(result.seconds, 1),
         }
     )
-    write_whole(folder.path / SUMMARY_FILE, run_page(f"Run {folder.path.name}", setup, result, pictures))
     print_results(console, result.verifications)
     if (warning := angle_warning(result.angles)) is not None:
         console.print(f"[yellow]{warning}[/yellow]")
@@ -134,6 +134,9 @@ def run(config: Config, console: Console) -> int:
         console.quiet = jax.process_index() > 0
     path = run_folder_path(config)
     folder = RunFolder(path, config)
+    if folder.is_finished:  # as when a cluster starts a job again
+        console.print(f"{path}: this run is finished, its results are there", highlight=False, markup=False)
+        return 0
     for change in folder.changes:
         console.print(f"[yellow]Going on with {escape(change)}[/yellow]", highlight=False)
     console.print("Preparing the data …")
@@ -158,6 +161,9 @@ def run(config: Config, console: Console) -> int:
         except jax.errors.JaxRuntimeError as error:
             if is_loss_of_others(error):
                 leave(error)
+            raise
+        except InputError:
+            folder.discard()  # of a run that has not begun: its starting point was refused
             raise
     if jax.process_index() == 0:
         finish(console, setup, folder, result)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import zipfile
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from arcface_jax.errors import InputError
-from arcface_jax.files import write_whole
+from arcface_jax.files import whole_file, write_whole
 from arcface_jax.training.resume import restore_on_one_device
 from arcface_jax.training.saved_runs import SavedRun
 from arcface_jax.training.state import named_leaves
@@ -66,7 +67,8 @@ def keep_batch(folder: pathlib.Path, step: int, indices: np.ndarray, images: Any
         images, labels = multihost_utils.process_allgather((images, labels), tiled=True)
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / BATCH_FILE, step=step, indices=indices, images=np.asarray(images), labels=np.asarray(labels))
+        with whole_file(folder / BATCH_FILE) as file:
+            np.savez(file, step=step, indices=indices, images=np.asarray(images), labels=np.asarray(labels))
 
 
 def diagnose(folder: pathlib.Path) -> Diagnosis:
@@ -84,7 +86,7 @@ def diagnose(folder: pathlib.Path) -> Diagnosis:
     try:
         with np.load(folder / BATCH_FILE, allow_pickle=False) as batch:
             step, images, labels = int(batch["step"]), batch["images"], batch["labels"]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{folder / BATCH_FILE}: cannot be read ({error}); give the bad-step folder of a run"
         ) from error
@@ -92,8 +94,8 @@ def diagnose(folder: pathlib.Path) -> Diagnosis:
     with saved.opened() as (checkpoints, _):
         program, state = restore_on_one_device(checkpoints, step, saved.config)
     train_step = program.train_step
-    # The counter stands after the bad step; its random numbers are those of the one before.
-    state = dataclasses.replace(state, step=state.step - 1)
+    # The counters stand after the bad step; its random numbers and its learning rate are those of the one before.
+    state = dataclasses.replace(state, step=state.step - 1, bad_steps=state.bad_steps - 1)
 
     @jax.jit
     def take_apart(state: Any, images: jax.Array, labels: jax.Array) -> Any:

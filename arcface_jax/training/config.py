@@ -201,7 +201,8 @@ class RunConfig:
     log_every: int = 10
     """Steps between lines of metrics."""
     bad_steps: int = 10
-    """Steps in a row with a loss or gradient that is not finite, each skipped, after which the run stops."""
+    """Steps in a row with a loss or gradient that is not finite, each skipped, after which the run stops, at the next
+    line of metrics or verification."""
     folder: str | None = None
     """Run folder to write; default runs/LOSS-DATE-TIME. An unfinished run of the same configuration there goes on."""
     resume: Literal["auto", "changed"] = "auto"
@@ -220,6 +221,9 @@ class RunConfig:
     wandb: str | None = None
     """Weights & Biases project to report to as well (needs the wandb package)."""
 
+
+PROFILE_AFTER = 10
+"""Steps of this process before a trace begins, so that compilation is not in it."""
 
 PLACE_SETTINGS = ("folder", "resume", "devices", "distributed", "keep", "keep_best", "profile", "wandb")
 """Settings of `RunConfig` that say where and how a run is made, not what it is: they may change when it goes on."""

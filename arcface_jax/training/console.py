@@ -147,10 +147,11 @@ def print_plan(console: Console, setup: Setup) -> None:
     program = setup.program
     parameters = count_parameters(program.backbone, size)
     head = data.num_classes * config.model.embedding_size * config.loss.sub_centers
+    classes = "" if config.loss.name == "triplet" else f" (and {head:,} class weights)"
     table.add_row(
         "Model",
         f"{config.model.name}, width {config.model.width}, {config.model.embedding_size}-d embedding: "
-        f"{parameters:,} parameters (and {head:,} class weights)",
+        f"{parameters:,} parameters{classes}",
     )
     expected = program.objective.expected_initial_loss(data.num_classes, config.model.embedding_size)
     softmax = program.objective.softmax if isinstance(program.objective, FusedMarginSoftmax) else program.objective

@@ -16,7 +16,7 @@ from arcface_jax.data.source import FaceSource
 from arcface_jax.data.split import split_identities
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.data.views import Subset
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, concerning
 from arcface_jax.training.config import DataConfig
 
 NUM_FOLDS = 10
@@ -86,6 +86,12 @@ def open_source(config: DataConfig, seed: int) -> FaceSource:
         return SyntheticFaces(config.identities, config.images_per_identity, image_size=config.image_size, seed=seed)
     if config.root is None:
         raise InputError(f"data.root is missing: --data.source {config.source} needs --data.root DIR")
+    for name in ("identities", "images_per_identity"):
+        if getattr(config, name) != getattr(DataConfig, name):
+            raise InputError(
+                f"data.{name} {getattr(config, name)} draws synthetic faces, and does nothing with source "
+                f"{config.source}; leave it at {getattr(DataConfig, name)}"
+            )
     return FolderSource(config.root) if config.source == "folder" else open_path(config.root)
 
 
@@ -109,11 +115,11 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     on_unreadable: OnUnreadable = "raise" if config.unreadable == "stop" else "skip"
     train, sets = source, []
     if config.test_fraction > 0:
-        train, test = split_identities(source, config.test_fraction, seed)
-        held_out = load(test, config.size, on_unreadable=on_unreadable)
-        sets.append(
-            VerificationSet(HELD_OUT, held_out, draw_pairs(held_out.labels, config.pairs, seed, num_folds=NUM_FOLDS))
-        )
+        with concerning(f"data.root {config.root}" if config.root else "synthetic faces"):
+            train, test = split_identities(source, config.test_fraction, seed)
+            held_out = load(test, config.size, on_unreadable=on_unreadable)
+            drawn = draw_pairs(held_out.labels, config.pairs, seed, num_folds=NUM_FOLDS)
+        sets.append(VerificationSet(HELD_OUT, held_out, drawn))
     sets += [_load_set(each, config, seed, on_unreadable) for each in config.verify]
     names = [one.name for one in sets]
     if len(set(names)) < len(names):
@@ -131,7 +137,9 @@ def _load_set(specification: str, config: DataConfig, seed: int, on_unreadable: 
     if opened.pairs is not None:
         return VerificationSet(opened.name, load(opened.source, config.size), opened.pairs)
     images = load(opened.source, config.size, on_unreadable=on_unreadable)
-    return VerificationSet(opened.name, images, draw_pairs(images.labels, config.pairs, seed, num_folds=NUM_FOLDS))
+    with concerning(f"data.verify {specification}"):
+        drawn = draw_pairs(images.labels, config.pairs, seed, num_folds=NUM_FOLDS)
+    return VerificationSet(opened.name, images, drawn)
 
 
 def create_sampler(config: DataConfig, source: FaceSource, batch_size: int, seed: int) -> Sampler:

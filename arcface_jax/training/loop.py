@@ -14,6 +14,7 @@ from arcface_jax.data.pipeline import Batch
 from arcface_jax.errors import InputError
 from arcface_jax.training.bad_steps import diagnose, keep_batch
 from arcface_jax.training.checkpoints import Checkpoints, barrier, describe
+from arcface_jax.training.config import PROFILE_AFTER
 from arcface_jax.training.processes import is_loss_of_others
 from arcface_jax.training.resume import newest_readable
 from arcface_jax.training.run_folder import MetricsWriter, RunFolder
@@ -22,9 +23,6 @@ from arcface_jax.training.state import TrainState
 from arcface_jax.training.stopping import Stopped, stop_requests
 from arcface_jax.training.timer import Timer
 from arcface_jax.training.verifier import Numbers, Verifier
-
-_PROFILE_AFTER = 10
-"""Steps before a trace begins, so that compilation is not in it."""
 
 BEST_BY = "accuracy"
 """The number of a verification that the best one is named by."""
@@ -224,7 +222,9 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
             if logged:
                 values = {name: float(value) for name, value in jax.device_get(metrics).items()}
                 in_a_row = values.pop("bad_in_a_row")
-                values["learning_rate"] = float(program.schedule(step - 1))
+                # The schedule goes by the updates before this step; those of bad steps were not made.
+                updates = step - 1 - (values["bad_steps"] - (in_a_row > 0))
+                values["learning_rate"] = float(program.schedule(updates))
                 writer.write(step, values)
                 speeds = timer.read()
                 writer.write_speeds(step, speeds)
@@ -234,10 +234,15 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
             if run.is_due(step):
                 timer.pause()
                 due = program.step.fetch(state)
-                if not int(due.bad_steps[0]):
-                    run.visit(step, due, writer)
-                elif step == config.run.steps:
+                in_a_row = int(due.bad_steps[0])
+                if in_a_row >= config.run.bad_steps:
                     run.give_up(step, due, batch)
+                try:
+                    run.visit(step, due, writer)
+                except InputError:
+                    if not in_a_row:
+                        raise
+                    run.give_up(step, due, batch)  # the model cannot be verified any more: why is in its steps
                 del due  # the next step consumes its arrays
                 timer.resume()
             # Several processes agree when they log; asking at every step would cost a message each.
@@ -268,7 +273,7 @@ class _Profile:
 
     def __init__(self, folder: pathlib.Path, first: int, steps: int) -> None:
         self._folder = folder / "profile"
-        self._from, self._to = first + _PROFILE_AFTER + 1, first + _PROFILE_AFTER + 1 + steps
+        self._from, self._to = first + PROFILE_AFTER + 1, first + PROFILE_AFTER + 1 + steps
         self._running = False
 
     def at(self, step: int) -> None:

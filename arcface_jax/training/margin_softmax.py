@@ -20,7 +20,7 @@ from arcface_jax.heads import (
 )
 from arcface_jax.heads.chunks import load
 from arcface_jax.heads.nearest import nearest_class
-from arcface_jax.logits import cosine_logits
+from arcface_jax.logits import cosine_logits, normalise_rows
 from arcface_jax.losses import expected_initial_loss, margin_softmax_loss
 from arcface_jax.training.config import HeadConfig
 from arcface_jax.training.margin_rules import MarginRule, largest_of_normals, typical_margin
@@ -231,7 +231,8 @@ class FusedMarginSoftmax:
         def leave(rows: HeadState) -> tuple[HeadState, jax.Array, jax.Array]:
             return rows, jnp.full_like(embeddings[:, 0], jnp.nan), jnp.full_like(embeddings, jnp.nan)
 
-        finite = jnp.all(jnp.isfinite(embeddings))
+        # Of unit length, for long ones have no finite length: their rows would be NaN, and so would all classes'.
+        finite = jnp.all(jnp.isfinite(normalise_rows(embeddings.astype(jnp.float32))))
         shards = 1
         if axis_name is not None:
             finite = jax.lax.pmin(finite.astype(jnp.int32), axis_name) > 0

@@ -1,5 +1,6 @@
 """From the names and numbers of a configuration to a head."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -84,6 +85,7 @@ def _margin_rule(loss: LossConfig, steps: int) -> MarginRule:
     if loss.name in _ELASTIC:
         return _ELASTIC[loss.name]
     if loss.name == "adaface":
+        check_between("loss.margin", AdaFaceMargin(*margin).margin, 0.0, math.pi / 2)
         return AdaFaceMargin(*margin)
     if loss.name == "magface":
         return MagFaceMargin()
@@ -131,6 +133,9 @@ def _check_loss(loss: LossConfig) -> None:
         "filter_threshold": changed["filter_threshold"] and loss.name not in _MARGIN_SOFTMAX,
     }
     _refuse("loss", unused, loss, f"loss.name {loss.name}")
+    check_between("loss.label_smoothing", loss.label_smoothing, 0.0, 1.0)
+    if loss.filter_threshold is not None:
+        check_between("loss.filter_threshold", loss.filter_threshold, -1.0, 1.0)
     if loss.sub_centers < 1:
         raise InputError(f"loss.sub_centers is {loss.sub_centers}; pass 1 or more")
 

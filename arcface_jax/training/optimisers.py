@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from arcface_jax.arguments import check_between, check_positive
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, concerning
 from arcface_jax.training.config import OptimiserConfig
 from arcface_jax.training.schedules import (
     constant_schedule,
@@ -39,11 +39,13 @@ def create_schedule(config: OptimiserConfig, steps: int, batch_size: int) -> opt
         raise InputError(f"optimiser.warmup must be a share of the run in [0, 1), got {config.warmup}")
     peak, warmup = peak_learning_rate(config, batch_size), round(config.warmup * steps)
     if config.schedule == "steps":
-        return step_schedule(peak, warmup, steps, tuple(round(share * steps) for share in config.drops))
+        with concerning("optimiser"):
+            return step_schedule(peak, warmup, steps, tuple(round(share * steps) for share in config.drops))
     if config.drops != OptimiserConfig.drops:
         raise InputError(f"optimiser.drops {config.drops} does nothing with schedule {config.schedule}; leave it out")
     make = {"cosine": cosine_schedule, "constant": constant_schedule, "polynomial": polynomial_schedule}
-    return make[config.schedule](peak, warmup, steps)
+    with concerning("optimiser"):
+        return make[config.schedule](peak, warmup, steps)
 
 
 def frozen_steps(config: OptimiserConfig, steps: int) -> int:
@@ -63,6 +65,8 @@ def create_optimiser(config: OptimiserConfig, schedule: optax.Schedule, steps: i
     """
     frozen = frozen_steps(config, steps)
     check_between("optimiser.backbone_rate", config.backbone_rate, 0.0, float("inf"))
+    check_between("optimiser.weight_decay", config.weight_decay, 0.0, float("inf"))
+    check_between("optimiser.ema", config.ema, 0.0, 1.0)
     if config.clip is not None:
         check_positive("optimiser.clip", config.clip)
     optimiser = _base(config, schedule)
@@ -92,6 +96,9 @@ def _base(config: OptimiserConfig, schedule: optax.Schedule) -> optax.GradientTr
         )
     options = _options(config)
     known = inspect.signature(make).parameters
+    for name in ("learning_rate", "weight_decay"):
+        if name in options:
+            raise InputError(f"optimiser.options has {name}; give it by --optimiser.{name.replace('_', '-')}")
     if unknown := sorted(options.keys() - known.keys()):
         raise InputError(f"optimiser.options: {config.name} knows no {', '.join(unknown)}; it has {', '.join(known)}")
 

@@ -16,7 +16,8 @@ from arcface_jax.training.state import TrainState, is_class_rows
 def restore(checkpoints: Checkpoints, step: int, program: Program) -> TrainState:
     """The whole state of a checkpoint, its class rows laid out for the program's devices.
 
-    From another number of shards each process first holds all class rows once; with the same number it never does.
+    From another number of shards all class rows are first held in the memory of the host, or, by several processes, on
+    each device; with the same number they never are.
 
     Raises:
       InputError: it is damaged, or of another configuration.
@@ -25,9 +26,9 @@ def restore(checkpoints: Checkpoints, step: int, program: Program) -> TrainState
     shapes = program.step.shapes(program.make_state)
     if saved == program.shards:
         return checkpoints.restore(step, shapes)
-    replicated = shapes.step.sharding
+    whole = _on_the_host() or shapes.step.sharding
     as_saved = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
         jax.eval_shape(lambda: program.make_state(saved)),
     )
 
@@ -42,7 +43,19 @@ def restore(checkpoints: Checkpoints, step: int, program: Program) -> TrainState
         return moved
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    return jax.jit(lay_out, out_shardings=shardings)(checkpoints.restore(step, as_saved))
+    if whole is shapes.step.sharding:
+        return jax.jit(lay_out, out_shardings=shardings)(checkpoints.restore(step, as_saved))
+    return jax.tree.map(jax.device_put, jax.jit(lay_out)(checkpoints.restore(step, as_saved)), shardings)
+
+
+def _on_the_host() -> jax.sharding.Sharding | None:
+    """Where a single process has more memory than a device; None where there is no such place."""
+    if jax.process_count() > 1:
+        return None
+    try:
+        return jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+        return None
 
 
 def restore_on_one_device(checkpoints: Checkpoints, step: int, config: Config) -> tuple[Program, TrainState]:

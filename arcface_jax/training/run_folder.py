@@ -39,18 +39,23 @@ class RunFolder:
     Attributes:
       path: where it lies.
       changes: what a run that goes on with `run.resume changed` has other than before.
+      is_finished: the same run was made here to its end, and nothing is left to do.
     """
 
     def __init__(self, path: pathlib.Path, config: Config) -> None:
-        """Makes the folder, or opens that of an unfinished run.
+        """Makes the folder, or opens that of a run of the same configuration.
 
         Raises:
-          InputError: the folder holds a finished run or one of another configuration, or cannot be written.
+          InputError: the folder holds a run of another configuration, or cannot be written.
         """
         self.path = path
         self.changes: list[str] = []
-        if (path / RESULTS_FILE).exists():
-            raise InputError(f"run.folder {path} holds a finished run; choose another folder")
+        self.is_finished = (path / RESULTS_FILE).exists()
+        if self.is_finished:
+            changes = differences(config, read_config(path / CONFIG_FILE))
+            if changes or config.run.resume == "changed":
+                raise InputError(f"run.folder {path} holds a finished run{_of_another(changes)}; choose another folder")
+            return
         if self.is_begun:
             self.changes = differences(config, read_config(path / CONFIG_FILE))
             if self.changes and config.run.resume != "changed":
@@ -80,8 +85,9 @@ class RunFolder:
         """Removes a folder whose run never began; leaves one that holds anything else."""
         if not self.is_begun:
             (self.path / CONFIG_FILE).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # something else lies there
-                self.path.rmdir()
+            for folder in (self.checkpoints, self.path):
+                with contextlib.suppress(OSError):  # something else lies there
+                    folder.rmdir()
 
     @property
     def checkpoints(self) -> pathlib.Path:
@@ -152,6 +158,10 @@ class MetricsWriter:
             self._events.close()
             if self._wandb is not None:
                 self._wandb.finish()
+
+
+def _of_another(changes: list[str]) -> str:
+    return f" of another configuration ({'; '.join(changes)})" if changes else ""
 
 
 def _open_wandb(folder: pathlib.Path, config: Config) -> Any:

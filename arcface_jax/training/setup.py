@@ -12,13 +12,13 @@ from arcface_jax.data.samplers import Sampler
 from arcface_jax.errors import InputError
 from arcface_jax.models import registry
 from arcface_jax.pixels import CONVENTIONS
-from arcface_jax.training.config import Config, RunConfig
+from arcface_jax.training.config import PROFILE_AFTER, Config, RunConfig
 from arcface_jax.training.dataset import RunData, create_sampler, load_data
 from arcface_jax.training.objective import Objective
 from arcface_jax.training.objectives import create_objective
 from arcface_jax.training.optimisers import create_optimiser, create_schedule, frozen_steps
 from arcface_jax.training.parallel import MeshStep, OverMesh, ParallelStep, PmapStep, check_batch, data_mesh
-from arcface_jax.training.starting_point import start_from
+from arcface_jax.training.starting_point import check_exists, start_from
 from arcface_jax.training.state import TrainState, initial_state
 from arcface_jax.training.step import DATA_AXIS, TrainStep
 
@@ -131,6 +131,7 @@ def create_program(config: Config, num_classes: int) -> Program:
     _check_run(run)
     devices = _devices(run)
     check_batch(run.batch_size, devices, run.accumulate)
+    _check_accumulation(config)
     pmapped = run.parallel == "pmap"
     backbone = create_backbone(config, DATA_AXIS if pmapped and run.statistics == "global" else None)
     schedule = create_schedule(config.optimiser, run.steps, run.batch_size)
@@ -169,6 +170,8 @@ def create_program(config: Config, num_classes: int) -> Program:
 
 
 def _check_run(run: RunConfig) -> None:
+    if run.seed < 0:
+        raise InputError(f"run.seed must not be negative, got {run.seed}")
     for name in ("steps", "log_every", "evaluate_every", "keep", "bad_steps"):
         if getattr(run, name) < 1:
             raise InputError(f"run.{name} must be positive, got {getattr(run, name)}")
@@ -176,10 +179,30 @@ def _check_run(run: RunConfig) -> None:
         raise InputError(f"run.checkpoint_every must be positive, got {run.checkpoint_every}")
     if run.keep_best < 0 or run.profile < 0:
         raise InputError(f"run.keep_best and run.profile must not be negative, got {run.keep_best} and {run.profile}")
+    if run.profile and run.steps < PROFILE_AFTER + run.profile:
+        raise InputError(
+            f"run.profile {run.profile} begins after step {PROFILE_AFTER}, and run.steps is {run.steps}; give at least "
+            f"{PROFILE_AFTER + run.profile} steps"
+        )
     if run.statistics == "local" and run.parallel == "jit":
         raise InputError("run.statistics local needs --run.parallel pmap; under jit a step sees the whole batch")
     if run.parallel == "pmap" and jax.process_count() > 1:
         raise InputError("run.parallel pmap is for one process; use jit, whose mesh spans processes")
+
+
+def _check_accumulation(config: Config) -> None:
+    if config.run.accumulate == 1:
+        return
+    if config.head.update == "fused":
+        raise InputError(
+            f"run.accumulate {config.run.accumulate} with head.update fused would update the class rows in every part; "
+            "use --head.update optimiser"
+        )
+    if config.loss.name == "triplet":
+        raise InputError(
+            f"run.accumulate {config.run.accumulate} with loss.name triplet leaves no pairs of one person in a part; "
+            "leave it out"
+        )
 
 
 def _devices(run: RunConfig) -> list[jax.Device]:
@@ -198,6 +221,8 @@ def prepare(config: Config) -> Setup:
       InputError: a setting is out of range, or the data cannot be used.
     """
     create_program(config, 2)  # a wrong setting is found before data are loaded
+    if config.model.init is not None:
+        check_exists(config.model.init)
     data = load_data(config.data, config.run.seed)
     batch_size = config.run.batch_size
     if batch_size > len(data.train):
@@ -205,5 +230,7 @@ def prepare(config: Config) -> Setup:
             f"run.batch_size {batch_size} is larger than the {len(data.train)} training images; "
             f"set --run.batch-size to at most {len(data.train)}"
         )
+    if config.loss.name == "triplet" and config.data.sampler == "balanced" and config.data.images_each < 2:
+        raise InputError(f"data.images_each {config.data.images_each}: loss.name triplet needs 2 or more of a person")
     sampler = create_sampler(config.data, data.train, batch_size, config.run.seed)
     return Setup(create_program(config, data.num_classes), data, sampler)

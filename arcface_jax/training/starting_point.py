@@ -16,6 +16,20 @@ from arcface_jax.training.saved_runs import SavedRun, find_run
 from arcface_jax.training.state import TrainState, named_leaves
 
 
+def check_exists(path: str) -> pathlib.Path:
+    """The path, if anything is there.
+
+    Raises:
+      InputError: nothing is.
+    """
+    place = pathlib.Path(path)
+    if not place.exists():
+        raise InputError(
+            f"model.init {path}: no such file or folder; give a run, a PyTorch checkpoint or an .onnx file"
+        )
+    return place
+
+
 def start_from(path: str, state: TrainState, pixels: PixelConvention) -> TrainState:
     """The state with the backbone of `path` in it, head and optimiser as they are.
 
@@ -29,11 +43,7 @@ def start_from(path: str, state: TrainState, pixels: PixelConvention) -> TrainSt
     Raises:
       InputError: nothing there that can be read, another network, or one that was trained on other pixels.
     """
-    place = pathlib.Path(path)
-    if not place.exists():
-        raise InputError(
-            f"model.init {path}: no such file or folder; give a run, a PyTorch checkpoint or an .onnx file"
-        )
+    place = check_exists(path)
     if (run := find_run(place)) is not None:
         variables, trained_on = _of_run(run), CONVENTIONS[run.config.model.pixels]
     else:

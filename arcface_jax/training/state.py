@@ -39,6 +39,11 @@ class TrainState:
     bad_steps: jax.Array
 
     @property
+    def updates(self) -> jax.Array:
+        """How often the parameters were updated: what schedules go by, as the optimiser's own counts do."""
+        return self.step - self.bad_steps[1]
+
+    @property
     def backbone_variables(self) -> dict[str, Any]:
         """What the backbone's `apply` takes."""
         return {"params": self.params["backbone"], "batch_stats": self.batch_stats}

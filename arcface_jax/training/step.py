@@ -142,9 +142,9 @@ class TrainStep:
         return found._replace(gradients=gradients, metrics=metrics, batch_stats=batch_stats)
 
     def embed(
-        self, params: Any, batch_stats: Any, step: jax.Array, inputs: jax.Array, dropout_key: jax.Array
+        self, params: Any, batch_stats: Any, updates: jax.Array, inputs: jax.Array, dropout_key: jax.Array
     ) -> tuple[jax.Array, Any]:
-        """(embeddings, new batch statistics) of normalised images."""
+        """(embeddings, new batch statistics) of normalised images, after so many updates of the parameters."""
 
         def training(params: Any) -> tuple[jax.Array, Any]:
             variables, random = {"params": params, "batch_stats": batch_stats}, {"dropout": dropout_key}
@@ -161,7 +161,7 @@ class TrainStep:
 
         if self.frozen_steps == 0:
             return training(params)
-        return jax.lax.cond(step < self.frozen_steps, frozen, training, params)
+        return jax.lax.cond(updates < self.frozen_steps, frozen, training, params)
 
     def inputs(self, images: jax.Array, keys: jax.Array) -> jax.Array:
         """Augmented and normalised."""
@@ -183,11 +183,11 @@ class TrainStep:
     def _part(self, state: TrainState, batch: Batch) -> Found:
         inputs = self.inputs(batch.images, batch.example_keys)
         embeddings, pull_back, batch_stats = jax.vjp(
-            lambda params: self.embed(params, state.batch_stats, state.step, inputs, batch.dropout_key),
+            lambda params: self.embed(params, state.batch_stats, state.updates, inputs, batch.dropout_key),
             state.params["backbone"],
             has_aux=True,
         )
-        rate = jnp.asarray(0.0 if self.schedule is None else self.schedule(state.step), jnp.float32)
+        rate = jnp.asarray(0.0 if self.schedule is None else self.schedule(state.updates), jnp.float32)
         outcome, of_head = self.objective.gradients(
             state.params["head"],
             state.head_state,

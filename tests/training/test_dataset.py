@@ -88,6 +88,22 @@ def test_sets_that_cannot_be_are_named(bin_set, tmp_path):
         load_data(dataclasses.replace(DATA, verify=(str(bin_set), str(bin_set))), 0)
 
 
+def test_people_that_cannot_be_split_or_paired_are_named(tmp_path):
+    for person, count in (("a", 1), ("b", 1), ("c", 1), ("d", 1)):
+        (tmp_path / person).mkdir()
+        for number in range(count):
+            Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / person / f"{number}.png")
+    folder = DataConfig(source="folder", root=str(tmp_path), image_size=16, test_fraction=0.5)
+    with pytest.raises(InputError, match=rf"data.root {tmp_path}: labels: no identity has two images"):
+        load_data(folder, 0)
+    with pytest.raises(InputError, match=rf"data.root {tmp_path}: test_fraction = 0.1 of 4 identities"):
+        load_data(dataclasses.replace(folder, test_fraction=0.1), 0)
+    with pytest.raises(InputError, match=rf"data.verify ones={tmp_path}: labels: no identity has two images"):
+        load_data(dataclasses.replace(DATA, verify=(f"ones={tmp_path}",)), 0)
+    with pytest.raises(InputError, match=r"data.images_per_identity 5 draws synthetic faces, and does nothing with"):
+        load_data(dataclasses.replace(folder, images_per_identity=5), 0)
+
+
 def test_the_sampler_that_is_named():
     source = SyntheticFaces(8, 6, image_size=16)
     assert isinstance(create_sampler(DATA, source, 8, 0), Shuffled)

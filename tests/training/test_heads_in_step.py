@@ -187,6 +187,34 @@ def test_a_frozen_backbones_statistics_stay_and_only_the_head_has_a_gradient():
     assert np.any(train(LossConfig(), frozen_steps=2)[1].batch_stats["features"]["norm"]["mean"])
 
 
+def test_embeddings_too_long_to_have_a_length_leave_a_fused_heads_rows_alone():
+    objective = create_objective(LossConfig(), fused(CHUNKED), num_classes=CLASSES)
+    state = objective.init_state(jax.random.key(0), CLASSES, 8)
+    embeddings = jnp.full((BATCH, 8), 1e20)  # finite, and their squares are not
+    moment = Moment(jnp.int32(0), jax.random.key(1), jnp.float32(0.1))
+    outcome, _ = objective.gradients({}, state, embeddings, jnp.zeros(BATCH, jnp.int32), moment)
+    jax.tree.map(np.testing.assert_array_equal, outcome.state["rows"], state["rows"])
+    assert np.isnan(outcome.loss).all()
+
+
+def test_a_schedule_goes_by_the_updates_that_were_made():
+    """After a bad step a fused head learns at the rate at which the optimiser trains the backbone."""
+    falls = optax.piecewise_constant_schedule(0.1, {1: 0.0})  # nothing moves after the first update
+    objective = create_objective(LossConfig(), fused(CHUNKED), num_classes=CLASSES)
+    step = jax.jit(TrainStep(backbone=Small(), objective=objective, optimiser=sgd(falls), seed=5, schedule=falls))
+    state = initial_state(
+        Small(), objective, sgd(falls), num_classes=CLASSES, embedding_size=8, image_size=SIZE, seed=0
+    )
+    state = dataclasses.replace(state, step=state.step + 3, bad_steps=jnp.array([0, 3], jnp.int32))
+    before = state
+    for moves in (True, False):
+        state, _ = step(before, *next(batches(1)))
+        changed = not np.array_equal(state.head_state["rows"].weights, before.head_state["rows"].weights)
+        kernels = [one.params["backbone"]["fc"]["kernel"] for one in (state, before)]
+        assert (changed, not np.array_equal(*kernels)) == (moves, moves)
+        before = state
+
+
 def test_clipping_scales_all_gradients_to_the_norm():
     """One step of SGD without momentum: the update's length is the rate times the clipped norm (and the decay)."""
     objective, optimiser = create_objective(LossConfig()), optax.sgd(1.0)
@@ -227,7 +255,7 @@ def test_a_step_that_is_not_finite_touches_nothing(head):
     new, metrics = jax.jit(step)(bad, *next(batches(1)))
     assert not np.isfinite(metrics["loss"])
     assert new.bad_steps.tolist() == [1, 1]
-    assert int(new.step) == 1
+    assert (int(new.step), int(new.updates)) == (1, 0)
     same = dataclasses.replace(new, step=bad.step, bad_steps=bad.bad_steps)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(same), jax.device_get(bad))
     good = dataclasses.replace(new, params=state.params)

@@ -3,6 +3,7 @@ import json
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -124,6 +125,22 @@ def test_steps_that_are_not_finite_are_skipped_and_too_many_stop_the_run_with_a_
     assert not np.isfinite(diagnosis.loss)
 
 
+def test_a_last_step_that_is_not_finite_ends_the_run_with_what_was_learnt(with_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "arcface_jax.training.setup.create_schedule", lambda *_: lambda step: jnp.where(step < 1, 0.1, jnp.inf)
+    )
+    result, recorder = run(with_run(steps=2), tmp_path)
+    assert result.bad_steps == 1
+    assert sorted(result.verifications) == recorder.verified_at == [0, 2]
+
+
+def test_a_model_that_cannot_be_verified_ends_the_run_with_a_dump(with_run, tmp_path):
+    config = with_run(steps=2)  # its first update ruins the weights, and no second can be made
+    hot = dataclasses.replace(config.optimiser, learning_rate=1e30, warmup=0.0)
+    with pytest.raises(InputError, match=r"not finite in 1 steps in a row, up to step 2; .*bad-step-2"):
+        run(dataclasses.replace(config, optimiser=hot), tmp_path)
+
+
 def test_resuming_on_other_data_is_refused(tiny_config, with_run, tmp_path):
     with pytest.raises(Stopped):
         run(tiny_config, tmp_path, Recorder(2))
@@ -142,6 +159,7 @@ def test_resuming_on_other_data_is_refused(tiny_config, with_run, tmp_path):
         ({"batch_size": 13}, "batch_size 13"),
         ({"batch_size": 40}, "batch_size 40 is larger than the 36"),
         ({"statistics": "local"}, "run.statistics local needs --run.parallel pmap"),
+        ({"seed": -1}, "run.seed must not be negative, got -1"),
     ],
 )
 def test_bad_run_settings_are_named(with_run, changes, named, tmp_path):

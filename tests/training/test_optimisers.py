@@ -108,7 +108,12 @@ def test_the_papers_drops():
         (OptimiserConfig(backbone_rate=-1.0), "optimiser.backbone_rate"),
         (OptimiserConfig(reference_batch=0), "optimiser.reference_batch is 0"),
         (OptimiserConfig(drops=(0.5,)), "optimiser.drops .* does nothing with schedule polynomial"),
-        (OptimiserConfig(schedule="steps", drops=(0.9, 0.5)), "must ascend"),
+        (OptimiserConfig(schedule="steps", drops=(0.9, 0.5)), "optimiser: boundaries must ascend"),
+        (OptimiserConfig(weight_decay=-1.0), "optimiser.weight_decay is -1"),
+        (OptimiserConfig(ema=5.0), "optimiser.ema is 5"),
+        (OptimiserConfig(name="adamw", options='{"learning_rate": 1}'), "give it by --optimiser.learning-rate"),
+        (OptimiserConfig(name="adamw", options='{"weight_decay": 1}'), "give it by --optimiser.weight-decay"),
+        (OptimiserConfig(learning_rate=-1.0), "optimiser: learning rate must be positive, got -1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config, named):

@@ -35,6 +35,14 @@ def test_a_finished_run_is_not_resumed(tiny_config, with_run, tmp_path):
     RunFolder(tmp_path, tiny_config).finish({"seconds": 1.0})
     with pytest.raises(InputError, match="finished"):
         RunFolder(tmp_path, with_run(resume="changed"))
+    with pytest.raises(InputError, match=r"a finished run of another configuration \(run.steps is 7, was 6\)"):
+        RunFolder(tmp_path, with_run(steps=7))
+
+
+def test_the_same_command_finds_a_finished_run(tiny_config, with_run, tmp_path):
+    assert not RunFolder(tmp_path, tiny_config).is_finished
+    RunFolder(tmp_path, tiny_config).finish({"seconds": 1.0})
+    assert RunFolder(tmp_path, with_run(folder=str(tmp_path))).is_finished
 
 
 def test_resuming_with_another_configuration_names_each_difference(tiny_config, with_run, tmp_path):
@@ -55,7 +63,9 @@ def test_resuming_needs_a_run(with_run, tmp_path):
 
 
 def test_a_run_that_never_began_leaves_nothing(tiny_config, tmp_path):
-    RunFolder(tmp_path / "run", tiny_config).discard()
+    run = RunFolder(tmp_path / "run", tiny_config)
+    run.checkpoints.mkdir()
+    run.discard()
     assert not (tmp_path / "run").exists()
     begun = RunFolder(tmp_path / "begun", tiny_config)
     MetricsWriter(tmp_path / "begun", tiny_config).__exit__()

@@ -86,7 +86,6 @@ def test_a_run_starts_from_another_runs_backbone(tiny_config, tmp_path):
             {"pixels": "adaface"},
             r"model.init .*: was trained on pixels arcface_torch; set --model.pixels arcface_torch",
         ),
-        ({"init": "nowhere"}, r"model.init nowhere: no such file or folder"),
     ],
 )
 def test_a_starting_point_that_does_not_fit_is_named(tiny_config, tmp_path, model, named):
@@ -96,9 +95,26 @@ def test_a_starting_point_that_does_not_fit_is_named(tiny_config, tmp_path, mode
         prepare(config).initial_state()
 
 
-def test_accumulated_and_rematerialised_runs_go_through(tiny_config, tmp_path):
+def test_a_starting_point_that_is_not_there_is_missed_before_data_are_loaded(tiny_config):
+    with pytest.raises(InputError, match=r"model.init nowhere: no such file or folder"):
+        prepare(with_(tiny_config, model={"init": "nowhere"}, data={"verify": ("neither.bin",)}))
+
+
+def test_a_run_too_short_for_its_profile_is_refused(with_run):
+    with pytest.raises(InputError, match=r"run.profile 2 begins after step 10, and run.steps is 11; give at least 12"):
+        prepare(with_run(steps=11, profile=2))
+
+
+def test_accumulated_runs_go_through_but_not_where_a_part_would_be_wrong(tiny_config, tmp_path):
     result, _ = run(with_(tiny_config, run={"accumulate": 4}), tmp_path)
     assert result.bad_steps == 0
+    accumulated = with_(tiny_config, run={"accumulate": 2})
+    with pytest.raises(InputError, match="would update the class rows in every part"):
+        prepare(with_(accumulated, head={"kind": "chunked", "update": "fused"}))
+    with pytest.raises(InputError, match="leaves no pairs of one person in a part"):
+        prepare(with_(accumulated, loss={"name": "triplet"}, data={"sampler": "balanced"}))
+    with pytest.raises(InputError, match=r"data.images_each 1: loss.name triplet needs 2 or more"):
+        prepare(with_(tiny_config, loss={"name": "triplet"}, data={"sampler": "balanced", "images_each": 1}))
     with pytest.raises(InputError, match="2 devices in use times 3 parts"):
         prepare(with_(tiny_config, run={"accumulate": 3}))
 
