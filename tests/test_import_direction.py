@@ -18,12 +18,11 @@ LAYERS = (
         "arcface_jax.pairwise",
         "arcface_jax.subcenter",
         "arcface_jax.unified",
-        "arcface_jax.combinations",
     ),
     ("arcface_jax.logits",),
     ("arcface_jax.margins",),
     ("arcface_jax.angles",),
-    ("arcface_jax.arguments", "arcface_jax.files", "arcface_jax.pixels"),
+    ("arcface_jax.arguments", "arcface_jax.files", "arcface_jax.pickles", "arcface_jax.pixels"),
     ("arcface_jax.errors",),
 )
 WITHOUT_FLAX = ("margins", "logits", "losses", "adaptive", "heads", "evaluation", "analysis")

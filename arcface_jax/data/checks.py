@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from arcface_jax.data.decode import height_and_width
+from arcface_jax.data.messages import printable
 from arcface_jax.data.scan import Scan, eye_distance, near_pairs, scan
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.template import TEMPLATE_SIZE
@@ -57,7 +58,7 @@ class Report:
             share = len(self.single_image) / self.num_identities
             lines.append(
                 f"{len(self.single_image)} identities ({share:.0%}) have one image, which teaches nothing about what "
-                f"varies within a person; the first is {self.single_image[0]}"
+                f"varies within a person; the first is {printable(self.single_image[0])}"
             )
         if self.exact_duplicates:
             extra = sum(len(group) - 1 for group in self.exact_duplicates)

@@ -79,6 +79,8 @@ class FileNames:
             folder = _harmless(name)
             if folder is None or folder.lower() in taken:
                 folder = f"identity-{label:0{digits}d}"
+            while folder.lower() in taken:  # somebody else is called so
+                folder += "-"
             taken.add(folder.lower())
             self._folders.append(folder)
 

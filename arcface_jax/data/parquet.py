@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from arcface_jax.data.encoded import EncodedSource, checked_index, sort_identities
-from arcface_jax.data.messages import reason
+from arcface_jax.data.messages import printable, reason
 from arcface_jax.errors import InputError
 
 _CACHE_BYTES = 1 << 30
@@ -28,7 +28,7 @@ class ParquetSource(EncodedSource):
     them is kept, so a small set or reading in order is fast, and shuffled
     training on a large set is not: convert it to RecordIO or array_record first.
 
-    Needs the extra `arcface-jax[parquet]`.
+    Needs the packages of requirements-parquet.txt.
 
     Args:
       path: a file, or a folder whose `.parquet` files count in sorted order.
@@ -54,7 +54,8 @@ class ParquetSource(EncodedSource):
         for number, (name, file) in enumerate(zip(self._paths, self._files, strict=True)):
             for column in (image_column, identity_column):
                 if column not in file.schema_arrow.names:
-                    raise InputError(f"{name}: no column {column!r}; it has {', '.join(file.schema_arrow.names)}")
+                    there = printable(", ".join(file.schema_arrow.names))
+                    raise InputError(f"{name}: no column {column!r}; it has {there}")
             class_names = class_names or _class_names(file.schema_arrow.metadata, identity_column)
             identities += _read(name, lambda file=file: file.read([identity_column])[identity_column].to_pylist())
             self._groups += [(number, group) for group in range(file.num_row_groups)]
@@ -99,7 +100,7 @@ class ParquetSource(EncodedSource):
         try:
             import pyarrow.parquet as pq
         except ImportError:
-            raise InputError("reading Parquet needs pyarrow; install arcface-jax[parquet]") from None
+            raise InputError("reading Parquet needs pyarrow; pip install -r requirements-parquet.txt") from None
         self._files = [_read(name, lambda name=name: pq.ParquetFile(name, memory_map=True)) for name in self._paths]
         self._lock = threading.Lock()
         self._cache: collections.OrderedDict[int, Any] = collections.OrderedDict()

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -74,9 +74,13 @@ class RecordIOSource(EncodedSource):
         ends = np.append(np.sort(self._offsets), len(self._file))
         return ends[np.searchsorted(ends, self._image_offsets, side="right")] - self._image_offsets
 
-    def path(self, index: int) -> str | None:
-        """Where the image lay before it was packed, if a `.lst` file tells."""
-        return self._paths[checked_index(index, len(self))] if self._paths is not None else None
+    @property
+    def path(self) -> Callable[[int], str]:
+        """By index, where the image lay before it was packed; only where a `.lst` file tells."""
+        paths = self._paths
+        if paths is None:
+            raise AttributeError("path: no .lst file tells where the images lay")
+        return lambda index: paths[checked_index(index, len(self))]
 
     def _offset(self, index: int) -> int:
         return int(self._image_offsets[checked_index(index, len(self))])
@@ -144,7 +148,10 @@ class RecordIOSource(EncodedSource):
 
     def _use_list(self, path: pathlib.Path, values: np.ndarray) -> None:
         """Takes names and paths from a `.lst` file if it describes exactly these images."""
-        lines = list(read_lst(path))
+        try:
+            lines = list(read_lst(path))
+        except InputError:  # the list of another program, as MXNet's im2rec writes one with columns of its own
+            return
         if [line.label for line in lines] != values.tolist():
             return
         names: dict[int, str] = {}
@@ -203,30 +210,3 @@ def _parse_lst_line(columns: list[str], where: str) -> ListLine:
         return ListLine(int(columns[0]) == 1, columns[1], int(float(columns[2])), landmarks)
     except (ValueError, OverflowError):
         raise InputError(f"{where}: {columns[0]!r} and {columns[2]!r} should be numbers") from None
-
-
-class Property(NamedTuple):
-    """The content of a `property` file."""
-
-    num_identities: int
-    height: int
-    width: int
-
-
-def read_property(path: str | os.PathLike[str]) -> Property:
-    """Reads insightface's `property` file: one line, "identities,height,width".
-
-    Raises:
-      InputError: missing, or something else.
-    """
-    path = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            values = [int(value) for value in file.read(1024).split(b",")]
-    except OSError as error:
-        raise InputError(f"{path}: cannot read this file ({error.strerror})") from None
-    except ValueError:
-        values = []
-    if len(values) != 3 or min(values) < 1:
-        raise InputError(f"{path}: one line of identities,height,width is due, such as 85742,112,112")
-    return Property(*values)

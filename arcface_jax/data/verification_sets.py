@@ -4,7 +4,6 @@ import io
 import os
 import pathlib
 import pickle
-import pickletools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from arcface_jax.data.encoded import EncodedSource, checked_index
 from arcface_jax.data.messages import reason
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.errors import InputError
+from arcface_jax.pickles import check_memo_numbers
 
 _NUMPY_MODULES = (
     "numpy.core.multiarray",
@@ -150,16 +150,6 @@ def _encode_latin1(text: Any = None, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _check_sizes(content: bytes) -> None:
-    """Refuses numbers that would make the unpickler allocate far more than the file's size.
-
-    Walking over the operations runs none of them.
-    """
-    for operation, argument, _ in pickletools.genops(content):
-        if "PUT" in operation.name and isinstance(argument, int) and argument > len(content):
-            raise pickle.UnpicklingError(f"memo number {argument} is absurd")
-
-
 def _read_bin(path: str) -> tuple[list[bytes], np.ndarray]:
     """The encoded images and, for each two of them, whether they are the same person."""
     try:
@@ -167,7 +157,7 @@ def _read_bin(path: str) -> tuple[list[bytes], np.ndarray]:
     except OSError as error:
         raise InputError(f"{path}: cannot read this file ({error.strerror})") from None
     try:
-        _check_sizes(content)
+        check_memo_numbers(content, len(content))
         loaded = _ImagesOnly(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # a damaged pickle raises anything: EOFError, KeyError, IndexError, MemoryError …
         raise InputError(f"{path}: not a verification set of images and booleans ({reason(error)})") from None

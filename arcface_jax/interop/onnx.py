@@ -1,4 +1,4 @@
-"""ONNX: models out by jax2onnx, and insightface's packs in. Needs the extra arcface-jax[onnx].
+"""ONNX: models out by jax2onnx, and insightface's packs in. Needs the packages of requirements-onnx.txt.
 
 An import reads the numbers only. It follows the graph's order of evaluation, for the
 names of initialisers in published files are an exporter's counters.
@@ -46,7 +46,7 @@ def export_onnx(
     try:
         import jax2onnx
     except ImportError as error:
-        raise InputError("jax2onnx is needed to write ONNX: pip install 'arcface-jax[onnx]'") from error
+        raise InputError("jax2onnx is needed to write ONNX: pip install -r requirements-onnx.txt") from error
     traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((1, *image_size, 3), jnp.uint8))
     if "platform_index" in str(traced.jaxpr):
         raise InputError("function: computes differently on a CPU, which ONNX cannot; give shift_depthwise=False")
@@ -74,11 +74,14 @@ def import_onnx(path: str | os.PathLike[str]) -> TrainedModel:
         import onnx
         import onnx.numpy_helper
     except ImportError as error:
-        raise InputError("onnx is needed to read ONNX: pip install 'arcface-jax[onnx]'") from error
+        raise InputError("onnx is needed to read ONNX: pip install -r requirements-onnx.txt") from error
     try:
         # Weights in other files are left alone: their names may lead anywhere.
         graph = onnx.load(path, load_external_data=False).graph
         constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant" and node.attribute[0].name == "value":
+                constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
     except Exception as error:  # OSError, protobuf's DecodeError, ValueError of external data
         raise InputError(f"{path}: is no ONNX file that can be read ({str(error)[:100]})") from error
     try:
@@ -203,8 +206,28 @@ def _set_dense(path: Path, node: _Layer, layer: Any, params: dict[Path, Any]) ->
 
 def _pixels(graph: Any, constants: dict[str, np.ndarray]) -> PixelConvention:
     """(x − 127.5)/127.5, RGB, as insightface feeds its packs, unless the graph begins by doing it itself."""
-    first = {node.op_type: node for node in list(graph.node)[:8] if node.op_type in ("Sub", "Mul")}
-    if set(first) != {"Sub", "Mul"}:
-        return PixelConvention("rgb", 127.5, 127.5)
-    offset, factor = (constants[first[kind].input[1]] for kind in ("Sub", "Mul"))
-    return PixelConvention("rgb", float(offset.reshape(-1)[0]), 1.0 / float(factor.reshape(-1)[0]))
+    (name,) = [one.name for one in graph.input if one.name not in constants]
+    offset, factor, does_itself = 0.0, 1.0, False  # (x − offset)·factor so far
+    while True:
+        node = next((node for node in graph.node if name in node.input), None)
+        if node is None or node.op_type in _LAYERS:
+            break
+        name = node.output[0]
+        if node.op_type in ("Identity", "Cast"):
+            continue
+        number = _number(node, constants)
+        offset += {"Sub": number, "Add": -number}.get(node.op_type, 0.0) / factor
+        factor *= {"Mul": number, "Div": 1.0 / number}.get(node.op_type, 1.0)
+        does_itself = True
+    return PixelConvention("rgb", offset, 1.0 / factor) if does_itself else PixelConvention("rgb", 127.5, 127.5)
+
+
+def _number(node: Any, constants: dict[str, np.ndarray]) -> float:
+    """What a node before the first layer adds to, subtracts from, multiplies or divides the pixels by."""
+    operand = constants.get(node.input[1]) if node.op_type in ("Sub", "Add", "Mul", "Div") else None
+    if operand is None or operand.size == 0 or np.ptp(operand) != 0 or (node.op_type != "Sub" and not operand.any()):
+        raise InputError(
+            f"node {node.name or node.output[0]} ({node.op_type}) comes before the first layer and is no arithmetic "
+            "of the pixels with one number"
+        )
+    return float(operand.reshape(-1)[0])

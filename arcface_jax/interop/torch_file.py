@@ -8,6 +8,7 @@ beside the weights, becomes an inert placeholder: it is neither imported nor cal
 
 import collections
 import dataclasses
+import io
 import math
 import os
 import pathlib
@@ -20,6 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from arcface_jax.errors import InputError
+from arcface_jax.pickles import check_memo_numbers
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _DTYPES: dict[str, Any] = {
@@ -134,20 +136,30 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path}: is no file of torch.save that can be read ({reason})") from error
 
 
+def _load(file: IO[bytes], size: int) -> Any:
+    """The next pickle of a file of `size` bytes."""
+    start = file.tell()
+    check_memo_numbers(file, size)
+    file.seek(start)
+    return _Unpickler(file).load()
+
+
 def _read_zip(file: IO[bytes]) -> Any:
     with zipfile.ZipFile(file) as archive:
         (listing,) = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
         root = listing.removesuffix("data.pkl")
         if root + "byteorder" in archive.namelist() and archive.read(root + "byteorder") != b"little":
             raise ValueError("it is of a big-endian machine")
-        with archive.open(listing) as content:
-            loaded = _Unpickler(content).load()
+        # torch.save never compresses: a size beyond the file's own is an attack on the memory.
+        if archive.getinfo(listing).compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{listing} is compressed")
+        content = archive.read(listing)
+        loaded = _load(io.BytesIO(content), len(content))
         read: dict[str, np.ndarray] = {}
 
         def numbers(storage: _Storage) -> np.ndarray:
             if storage.key not in read:
                 entry = archive.getinfo(f"{root}data/{storage.key}")
-                # torch.save never compresses: a size beyond the file's own is an attack on the memory.
                 if entry.compress_type != zipfile.ZIP_STORED:
                     raise ValueError(f"storage {storage.key} is compressed")
                 read[storage.key] = np.frombuffer(archive.read(entry), storage.dtype)
@@ -157,16 +169,17 @@ def _read_zip(file: IO[bytes]) -> Any:
 
 
 def _read_sequence(file: IO[bytes]) -> Any:
+    size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    if _Unpickler(file).load() != _MAGIC:
+    if _load(file, size) != _MAGIC:
         raise ValueError("its first pickle is not torch.save's mark")
-    _, about, loaded = (_Unpickler(file).load() for _ in range(3))
+    _, about, loaded = (_load(file, size) for _ in range(3))
     if not about["little_endian"]:
         raise ValueError("it is of a big-endian machine")
     storages: dict[str, _Storage] = {}
     _with_arrays(loaded, lambda storage: storages.setdefault(storage.key, storage), rebuild=False)
     read: dict[str, np.ndarray] = {}
-    for key in _Unpickler(file).load():
+    for key in _load(file, size):
         count = int.from_bytes(file.read(8), "little")
         if key not in storages or count != storages[key].count:
             raise ValueError(f"storage {key} has {count} numbers, which no tensor says")

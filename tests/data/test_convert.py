@@ -12,7 +12,7 @@ from arcface_jax.data.decode import decode
 from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.memory import load
 from arcface_jax.data.open import open_source
-from arcface_jax.data.recordio import RecordIOSource, read_property
+from arcface_jax.data.recordio import RecordIOSource
 from arcface_jax.data.views import Subset
 from arcface_jax.errors import InputError
 from experiments.convert import Arguments, run
@@ -53,7 +53,7 @@ def test_a_folder_comes_back_from_recordio_file_for_file(source, tmp_path):
 
 def test_the_text_files_beside_a_rec(source, tmp_path):
     convert(source, tmp_path / "out", "recordio")
-    assert read_property(tmp_path / "out" / "property") == (3, 12, 12)
+    assert (tmp_path / "out" / "property").read_text() == "3,12,12"
     assert files(tmp_path / "out") == ["property", "train.idx", "train.lst", "train.rec"]
     (tmp_path / "out" / "train.lst").unlink()
     numbered = RecordIOSource(tmp_path / "out")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcface_jax.data.recordio import RecordIOSource, read_lst, read_property
+from arcface_jax.data.landmarks import by_path
+from arcface_jax.data.recordio import RecordIOSource, read_lst
 from arcface_jax.data.recordio_format import (
     MAGIC,
     RecordFile,
@@ -276,10 +277,9 @@ def test_train_lst(tmp_path):
         list(read_lst(tmp_path / "none.lst"))
 
 
-def test_property(tmp_path):
-    (tmp_path / "property").write_text("85742,112,112\n")
-    assert read_property(tmp_path / "property") == (85742, 112, 112)
-    for text in ("", "1,2", "a,b,c", "0,112,112"):
-        (tmp_path / "property").write_text(text)
-        with pytest.raises(InputError, match="one line of identities,height,width is due"):
-            read_property(tmp_path / "property")
+def test_the_list_of_another_program_beside_the_records_is_passed_over(golden_files):
+    (golden_files / "train.lst").write_text("0\t1.000000\ta/b.jpg\n1\t0.000000\ta/c.jpg\n")  # as im2rec writes it
+    source = RecordIOSource(golden_files)
+    assert not hasattr(source, "path")
+    with pytest.raises(InputError, match="this source has none; use a folder or a list"):
+        by_path(source, {})

@@ -1,5 +1,6 @@
 """ONNX out, run by onnxruntime; ONNX in, as PyTorch's exporter writes it. Both need the extra."""
 
+import dataclasses
 import io
 import warnings
 
@@ -59,6 +60,38 @@ def test_reads_what_pytorch_exported(tmp_path, networks, name):
     with torch.no_grad():
         expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
     assert np.abs(embeddings - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("before", "pixels"),
+    [
+        (lambda x: (x - 127.5) / 128.0, PixelConvention("rgb", 127.5, 128.0)),
+        (lambda x: x / 255.0, PixelConvention("rgb", 0.0, 255.0)),
+        (lambda x: (x * 2.0 + 3.0) * 0.5, PixelConvention("rgb", -1.5, 1.0)),
+        (lambda x: x.flip(1), None),
+        (lambda x: x - x.new_tensor([1.0, 2.0, 3.0]).reshape(1, 3, 1, 1), None),
+    ],
+)
+def test_reads_whatever_arithmetic_a_graph_begins_with(tmp_path, networks, before, pixels):
+    torch = pytest.importorskip("torch")
+
+    class WithPixels(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            return self.network(before(x))
+
+    from_pytorch(networks.randomise(WithPixels(networks.IResNet())), tmp_path / "with.onnx")
+    if pixels is None:
+        with pytest.raises(InputError, match=r"with.onnx: node .* comes before the first layer and is no arithmetic"):
+            import_onnx(tmp_path / "with.onnx")
+    else:
+        colours, *numbers = dataclasses.astuple(import_onnx(tmp_path / "with.onnx").pixels)
+        wanted_colours, *wanted = dataclasses.astuple(pixels)
+        assert colours == wanted_colours
+        assert numbers == pytest.approx(wanted)
 
 
 def test_reads_the_pixels_that_a_graph_begins_with(tmp_path, networks):

@@ -141,3 +141,23 @@ def test_other_files_are_refused(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"absent.pt: cannot be read"):
         read_torch_file(tmp_path / "absent.pt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_an_absurd_memo_number_is_refused(tmp_path, zipped):
+    """The unpickler would make room for it."""
+    absurd = b"\x80\x02}r\xff\xff\xff\x7f."  # an empty dict, remembered under 2³¹ − 1
+    if zipped:
+        with zipfile.ZipFile(tmp_path / "f.pt", "w") as archive:
+            archive.writestr("archive/data.pkl", absurd)
+    else:
+        (tmp_path / "f.pt").write_bytes(absurd)
+    with pytest.raises(InputError, match="memo number 2147483647 is absurd"):
+        read_torch_file(tmp_path / "f.pt")
+
+
+def test_a_compressed_pickle_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "f.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}, 2))
+    with pytest.raises(InputError, match="is compressed"):
+        read_torch_file(tmp_path / "f.pt")
