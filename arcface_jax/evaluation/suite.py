@@ -65,7 +65,7 @@ class Options:
       fars: false accept rates at which TAR is reported.
       deployment_fars: false accept rates for which thresholds are proposed.
       fpirs: false positive identification rates at which TPIR is reported.
-      ranks: ranks at which identification is reported.
+      ranks: ranks at which identification is reported; those beyond the gallery, where everyone is found, are not.
       enrolled: share of the identities that the gallery of the 1:N search knows.
       resampling: of the intervals; its seed also draws pairs and who is enrolled.
     """
@@ -91,6 +91,7 @@ class SetResult:
       second_cluster: [P], the second's.
       thresholds: one for each deployment FAR.
       search: the 1:N search; None if identities are unknown or too few.
+      gallery_size: entries of its gallery, one a person; 0 without a search.
       reject: error against rejected images; None without a quality.
       groups: rates by group; None without groups.
     """
@@ -103,6 +104,7 @@ class SetResult:
     second_cluster: np.ndarray
     thresholds: tuple[DeploymentThreshold, ...]
     search: Search | None
+    gallery_size: int
     reject: RejectCurve | None
     groups: GroupRates | None
 
@@ -118,9 +120,9 @@ def evaluate_set(data: EmbeddedSet, options: Options) -> SetResult:
     if labels.shape != (len(raw),):
         raise InputError(f"{data.name}: {len(raw)} embeddings but labels of shape {labels.shape}; give one an image")
     unit = unit_embeddings(raw, f"{data.name}: embeddings")
-    pairs = _choose_pairs(data, labels, options.resampling.seed)
+    pairs = choose_pairs(data, labels, options.resampling.seed)
     similarities = score_pairs(unit, unit, pairs.first, pairs.second)
-    first_cluster, second_cluster = _clusters(data, pairs, labels)
+    first_cluster, second_cluster = resampled_clusters(data, pairs, labels)
     resampling = options.resampling
     clustered = (similarities, pairs.same, first_cluster, second_cluster)
     if pairs.num_folds > 1:
@@ -128,12 +130,18 @@ def evaluate_set(data: EmbeddedSet, options: Options) -> SetResult:
     else:
         figures = roc_intervals(*clustered, fars=options.fars, resampling=resampling)
     roc = roc_curve(similarities, pairs.same)
-    search = None
+    search, gallery_size = None, 0
     if data.identities_known:
-        search, probes = _search(unit, labels, options)
+        search, gallery, probes = _search(unit, labels, options)
         if search is not None:
+            gallery_size = len(gallery)
+            figures |= {"num_gallery": Interval(gallery_size, gallery_size, gallery_size)}
             figures |= identification_intervals(
-                search, labels[probes], ranks=options.ranks, fpirs=options.fpirs, resampling=resampling
+                search,
+                labels[probes],
+                ranks=tuple(rank for rank in options.ranks if rank < gallery_size) or (1,),
+                fpirs=options.fpirs,
+                resampling=resampling,
             )
         angles = angle_intervals(class_angles(unit, labels), resampling=resampling)
         figures |= {f"angle {name}": interval for name, interval in angles.items()}
@@ -153,12 +161,18 @@ def evaluate_set(data: EmbeddedSet, options: Options) -> SetResult:
         second_cluster,
         tuple(deployment_threshold(*clustered, far, resampling=resampling) for far in options.deployment_fars),
         search,
+        gallery_size,
         _reject_curve(data, raw, similarities, pairs, max(options.fars)),
         groups,
     )
 
 
-def _choose_pairs(data: EmbeddedSet, labels: np.ndarray, seed: int) -> Pairs:
+def choose_pairs(data: EmbeddedSet, labels: np.ndarray, seed: int) -> Pairs:
+    """The set's own list; all pairs where it has none, or, of too many, a balanced list.
+
+    Raises:
+      InputError: a pair names an image that is not there.
+    """
     if data.pairs is not None:
         check_indices(data.pairs.first, len(labels), f"{data.name}: pairs.first")
         check_indices(data.pairs.second, len(labels), f"{data.name}: pairs.second")
@@ -168,8 +182,12 @@ def _choose_pairs(data: EmbeddedSet, labels: np.ndarray, seed: int) -> Pairs:
     return draw_pairs(labels, 200_000, seed)
 
 
-def _clusters(data: EmbeddedSet, pairs: Pairs, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whom resampling draws: identities; folds where nobody says who is who."""
+def resampled_clusters(data: EmbeddedSet, pairs: Pairs, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whom resampling draws for each pair's images: identities; folds where nobody says who is who.
+
+    Raises:
+      InputError: there are no folds either.
+    """
     if data.identities_known:
         return labels[pairs.first], labels[pairs.second]
     if pairs.num_folds < 2:
@@ -180,10 +198,11 @@ def _clusters(data: EmbeddedSet, pairs: Pairs, labels: np.ndarray) -> tuple[np.n
     return folds, folds
 
 
-def _search(unit: np.ndarray, labels: np.ndarray, options: Options) -> tuple[Search | None, np.ndarray]:
+def _search(unit: np.ndarray, labels: np.ndarray, options: Options) -> tuple[Search | None, np.ndarray, np.ndarray]:
     """A gallery with the first image of some identities; probes are the others' images and the rest of theirs.
 
-    Returns: (the search, the images that were probes); None if there are too few identities or images.
+    Returns: (the search, the images of the gallery, those that were probes); no search if there are too few
+      identities or images.
     """
     identities, first_image, numbers = np.unique(labels, return_index=True, return_inverse=True)
     num_enrolled = round(options.enrolled * len(identities))
@@ -191,8 +210,8 @@ def _search(unit: np.ndarray, labels: np.ndarray, options: Options) -> tuple[Sea
     gallery = first_image[drawn]
     probes = np.setdiff1d(np.arange(len(labels)), gallery)
     if not np.isin(numbers[probes], drawn).any():
-        return None, probes
-    return search_gallery(unit[gallery], labels[gallery], unit[probes], labels[probes]), probes
+        return None, gallery, probes
+    return search_gallery(unit[gallery], labels[gallery], unit[probes], labels[probes]), gallery, probes
 
 
 def _reject_curve(

@@ -51,8 +51,9 @@ def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figur
     }
     if result.search is not None:
         known, unknown = int(result.search.enrolled.sum()), int((~result.search.enrolled).sum())
-        curve = cumulative_match(result.search, _CMC_RANKS)
-        pictures["cmc"] = (f"Search: {known:,} probes of enrolled people.", cmc_figure({data.name: curve}))
+        curve = cumulative_match(result.search, min(_CMC_RANKS, result.gallery_size))
+        caption = f"Search: {known:,} probes of the {result.gallery_size:,} people enrolled."
+        pictures["cmc"] = (caption, cmc_figure({data.name: curve}))
         if unknown:
             caption = f"Search with rejection: {unknown:,} probes of unknown people as well."
             roc = open_set_roc(result.search)

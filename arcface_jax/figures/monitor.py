@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from arcface_jax.figures.style import new_figure, style
@@ -25,8 +26,8 @@ def monitor(metrics: Sequence[Mapping[str, float | None]]) -> Figure:
         figure = new_figure(7.0, 5.2)
         axes = figure.subplots(2, 2, sharex=True)
         for one, (name, label) in zip(axes.flat, PANELS.items(), strict=True):
-            known = [(line["step"], line[name]) for line in metrics if line.get(name) is not None]
-            one.plot(*zip(*known, strict=True), lw=1.0)
+            values = [(line["step"], np.nan if line[name] is None else line[name]) for line in metrics if name in line]
+            one.plot(*zip(*values, strict=True), lw=1.0)
             one.set_ylabel(label)
             one.set_ylim(bottom=0)
         for one in axes[1]:

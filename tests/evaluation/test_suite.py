@@ -32,17 +32,25 @@ def test_all_pairs_search_angles_and_quality_of_labelled_images() -> None:
     roc = roc_curve(np.einsum("pd,pd->p", unit[i], unit[j]), labels[i] == labels[j])
     assert result.figures["eer"].estimate == pytest.approx(equal_error_rate(roc), abs=1e-4)
     assert result.figures["angle intra"].estimate == pytest.approx(angle_statistics(unit, labels)["intra"])
-    for name in set(result.figures) - {"num_enrolled", "num_unknown"}:  # everyone has five images, so these stay
+    for name in result.figures.keys() - {"num_gallery", "num_enrolled", "num_unknown"}:  # everyone has five images
         assert result.figures[name].low < result.figures[name].high, name
     search = result.search
     assert search is not None
     assert (search.enrolled.sum(), (~search.enrolled).sum()) == (20 * 4, 20 * 5)
+    assert (result.gallery_size, result.figures["num_gallery"].estimate) == (20, 20)
     for name, value in identify(search, ranks=OPTIONS.ranks, fpirs=OPTIONS.fpirs).numbers().items():
         assert result.figures[name].estimate == value
     assert result.reject is not None
     assert result.reject.frr[-1] < 0.7 * result.reject.frr[0]  # short embeddings are the bad ones here
     assert result.thresholds[0].far <= 0.01
     assert result.groups is None
+
+
+def test_ranks_beyond_the_gallery_are_left_out() -> None:
+    embeddings, labels = faces(people=10)
+    result = evaluate_set(EmbeddedSet("set", embeddings, labels), OPTIONS)
+    assert result.gallery_size == 5
+    assert [name for name in result.figures if name.startswith("rank")] == ["rank-1"]
 
 
 def test_a_pair_list_is_scored_in_its_folds() -> None:
