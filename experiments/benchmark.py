@@ -12,7 +12,8 @@ python -m experiments.benchmark compile                compiling a training step
 python -m experiments.benchmark step --compare FILE    ratios beside those of a former run: its records.json
 
 Each measures in rounds, everything in turn, and gives the ratios of the rounds: those stay the same on a busy machine,
-where times do not. All of it goes to runs/benchmark-NAME, or --output: records.json, ratios.png, ratios.svg.
+where times do not. All of it goes to runs/benchmark-NAME, or --output: records.json and pictures; --traffic and
+--recall print a table alone.
 """
 
 import importlib

@@ -64,10 +64,12 @@ def run_data_benchmark(config: DataBenchmark) -> int:
     """Writes the files, measures, prints a table.
 
     Raises:
-      InputError: a number is not positive, or there are not enough images for a batch.
+      InputError: a number is not positive, or there are not enough images for a batch, or batches to measure.
     """
     if min(config.batch, config.batches, config.threads, config.rounds) < 1:
         raise InputError("batch, batches, threads or rounds is below 1; pass 1 or more of each")
+    if config.batches < read_ahead(config):
+        raise InputError(f"batches is {config.batches}; pass {read_ahead(config)} or more: so many are read ahead")
     if config.identities * config.images_per_identity < config.batch:
         raise InputError(f"batch is {config.batch}; pass no more than identities × images-per-identity")
     packages = ["grain", "pillow", *(["simplejpeg"] if importlib.util.find_spec("simplejpeg") else [])]
@@ -126,13 +128,18 @@ def opencv_decoder(size: int) -> DecodeOne:
     return read
 
 
+def read_ahead(config: DataBenchmark) -> int:
+    """The most batches that are ready, or in the making, before they are asked for: at least one a thread."""
+    return max(config.threads, 4)
+
+
 def pipeline_rate(source: EncodedSource, config: DataBenchmark, seed: int) -> float:
     """Images a second of the pipeline under way, by the times at which batches come out of it.
 
-    The first batches, at least one a thread, are not counted: what was read ahead of them would be a gift.
+    Those read ahead are not counted: they would be a gift.
     """
     with batches(source, config.batch, config.image_size, seed, threads=config.threads) as iterator:
-        for _ in range(max(config.threads, 4)):
+        for _ in range(read_ahead(config)):
             next(iterator)
         begun = time.perf_counter()
         for _ in range(config.batches):

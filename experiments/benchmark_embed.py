@@ -93,7 +93,7 @@ def onnx_embedding(model: TrainedModel, config: EmbedBenchmark) -> Callable[[np.
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError as error:
-        raise InputError("onnxruntime is needed to compare with: pip install 'arcface-jax[onnx]'") from error
+        raise InputError("onnxruntime is needed to compare with: pip install -r requirements-onnx.txt") from error
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = config.threads, 3
     with tempfile.TemporaryDirectory() as folder:

@@ -146,19 +146,13 @@ def head_ratios(records: Records, batch: int, classes: int) -> dict[str, Ratio]:
 
 
 def size_table(records: Records, batch: int, classes: int) -> Table:
-    """All heads at one size. Ratios are medians of the rounds' own ratios, so that a slow moment counts for all."""
+    """All heads at one size. × is how many times as fast: medians of the rounds' own ratios, so that a slow moment
+    counts for all. temp. is what XLA plans besides the state.
+    """
     rounds = by_case(records)
     table = Table(title=f"N = {batch}, C = {classes:,}: medians")
-    for column in (
-        "head",
-        "s/step",
-        "× faster than torch",
-        "× dense",
-        "of matmul rate",
-        "peak MB",
-        "XLA temporaries MB",
-    ):
-        table.add_column(column, justify="left" if column == "head" else "right")
+    for column in ("head", "s/step", "× torch", "× dense", "of matmul rate", "peak MB", "temp. MB"):
+        table.add_column(column, justify="left" if column == "head" else "right", no_wrap=column == "head")
 
     def ratio(top: str, bottom: str) -> str:
         if top not in rounds or bottom not in rounds:
@@ -171,7 +165,7 @@ def size_table(records: Records, batch: int, classes: int) -> Table:
             head,
             f"{statistics.median(round_seconds(measured)):.3f}",
             ratio(TORCH, head),
-            ratio(head, "dense"),
+            ratio("dense", head),
             "–" if head == TORCH else f"{100 * statistics.median(rates):.0f} %",
             f"{statistics.median(r['peak_mb'] for r in measured):.0f}",
             "–" if head == TORCH else f"{measured[0]['planned_temporary_mb']:.1f}",

@@ -20,6 +20,8 @@ from arcface_jax.files import write_whole
 from experiments.machine import machine
 
 Record = dict[str, Any]
+FEWEST_ROUNDS = 3
+"""With fewer the lowest and highest ratio of the rounds say nothing of their spread."""
 Former = Annotated[
     pathlib.Path | None,
     tyro.conf.arg(
@@ -128,10 +130,13 @@ class Report:
         self.benchmark, self.file = benchmark, options.output / "records.json"
         self.records: list[Record] = []
         self.console = Console()
+        self._settings = {key: str(value) for key, value in vars(options).items() if key not in ("output", "compare")}
         # Read now, before hours of measuring.
         self._former = None if options.compare is None else read_report(options.compare, benchmark)
+        if self._former is not None:
+            check_rounds(self._settings, "--rounds")
+            check_rounds(self._former[0], f"{options.compare}: rounds")
         self._machine, self._ratios = machine(packages), dict[str, Ratio]()
-        self._settings = {key: str(value) for key, value in vars(options).items() if key not in ("output", "compare")}
         self.say(", ".join(f"{key} {value}" for key, value in self._machine.items()))
 
     def say(self, line: str) -> None:
@@ -190,6 +195,19 @@ class Report:
             "ratios": ratios,
         }
         write_whole(self.file, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def check_rounds(settings: Mapping[str, str], what: str) -> None:
+    """Refuses to compare ratios whose spread is not known.
+
+    Raises:
+      InputError: the settings name fewer rounds than it takes.
+    """
+    rounds = int(settings.get("rounds", FEWEST_ROUNDS))
+    if rounds < FEWEST_ROUNDS:
+        raise InputError(
+            f"{what} {rounds}: too few to tell a change from noise; --compare needs {FEWEST_ROUNDS} or more"
+        )
 
 
 def read_report(path: pathlib.Path, benchmark: str) -> tuple[dict[str, str], dict[str, Ratio]]:

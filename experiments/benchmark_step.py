@@ -102,8 +102,8 @@ def step_table(records: Sequence[Record], title: str) -> Table:
     start is the time until the first step is done, compilation included; temporary, what XLA plans beside the state.
     """
     table = Table(title=title)
-    for column in ("image, width, batch", "", "images/s", "lowest", "highest", "× torch", "start, s", "temporary MB"):
-        table.add_column(column, justify="right" if column else "left")
+    for column in ("image, width, batch", "", "images/s", "lowest", "highest", "× torch", "start, s", "temp. MB"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=not column)
     for size, cases in by_size(records).items():
         for case, rounds in cases.items():
             seconds = round_seconds(rounds)

@@ -21,7 +21,7 @@ from experiments.benchmark_data import (
 )
 
 IMAGES = "--identities 4 --images-per-identity 4 --stored-sizes 24 --image-size 16"
-TURNS = "--batch 4 --batches 3 --threads 2 --rounds 2"
+TURNS = "--batch 4 --batches 4 --threads 2 --rounds 2"
 
 
 def test_all_are_measured_on_both_formats(tmp_path, type_command):

@@ -22,6 +22,7 @@ class Toy:
     output: pathlib.Path
     compare: pathlib.Path | None
     batch: int = 8
+    rounds: int = 3
 
 
 def test_ratios_are_of_the_same_round():
@@ -88,8 +89,8 @@ def test_a_run_is_compared_with_the_one_before(tmp_path, capsys):
     assert saved["machine"] == machine()
     assert saved["records"] == [{"case": "a", "seconds": [1.0]}]
     assert saved["ratios"] == {"a / b": {"median": 1.0, "low": 0.9, "high": 1.1}}
-    assert saved["settings"] == {"batch": "8"}
-    assert read_report(first.file, "toy") == (machine() | {"batch": "8"}, {"a / b": STEADY})
+    assert saved["settings"] == {"batch": "8", "rounds": "3"}
+    assert read_report(first.file, "toy") == (machine() | {"batch": "8", "rounds": "3"}, {"a / b": STEADY})
     assert (tmp_path / "first" / "ratios.png").stat().st_size > 1000
     assert "<svg" in (tmp_path / "first" / "ratios.svg").read_text()
     capsys.readouterr()
@@ -106,6 +107,15 @@ def test_a_run_is_compared_with_the_one_before(tmp_path, capsys):
     assert "worse" in capsys.readouterr().out
     assert Report("toy", Toy(tmp_path / "again", first.file)).finish({}) == 0  # nothing to compare with, nothing drawn
     assert "only then" in capsys.readouterr().out
+
+
+def test_one_round_is_not_compared(tmp_path):
+    few = Report("toy", Toy(tmp_path / "few", None, rounds=1))
+    assert few.finish({"a / b": STEADY}) == 0
+    with pytest.raises(InputError, match=r"records.json: rounds 1: too few to tell a change from noise"):
+        Report("toy", Toy(tmp_path / "again", few.file))
+    with pytest.raises(InputError, match="--rounds 2: too few to tell a change from noise; --compare needs 3 or more"):
+        Report("toy", Toy(tmp_path / "again", few.file, rounds=2))
 
 
 @pytest.mark.parametrize(

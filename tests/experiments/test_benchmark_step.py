@@ -67,7 +67,7 @@ def test_ratios_are_of_the_same_round():
     assert cells["× torch"] == ["2.50", "1.00"]
     assert cells["images/s"] == ["352.0", "170.7"]
     assert cells["lowest"] == ["64.0", "21.3"]
-    assert cells["temporary MB"] == ["5", "–"]
+    assert cells["temp. MB"] == ["5", "–"]
     assert step_ratios(records) == {"iresnet18, 32×32, width 16, batch 64, beside PyTorch": Ratio(2.5, 2.0, 3.0)}
     alone = {column.header: list(column.cells) for column in step_table(records[:1], "title").columns}
     assert alone["× torch"] == ["–"]
