@@ -3,10 +3,12 @@
 import errno
 import pathlib
 import sys
+import tempfile
 from collections.abc import Callable
 
 from rich.console import Console
 
+from arcface_jax.data.messages import printable
 from arcface_jax.errors import InputError
 
 INPUT_ERROR = 2
@@ -34,12 +36,35 @@ def check_new_file(path: pathlib.Path, beside: str = "") -> None:
     """Refuses, before the work begins, a file that could not be written after it.
 
     Raises:
-      InputError: it exists, of which `beside` may say more, or its folder does not.
+      InputError: it exists, of which `beside` may say more, or its folder does not, or cannot be written.
     """
     if path.exists():
         raise InputError(f"{path}: exists already{beside}; choose another file")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: its folder does not exist; make it first")
+    _check_writable(path.absolute().parent)
+
+
+def make_folder(path: pathlib.Path) -> pathlib.Path:
+    """Makes the folder that results will go to, before the work begins, and returns it.
+
+    Raises:
+      InputError: it cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made a folder ({error.strerror}); choose another with --output") from error
+    _check_writable(path)
+    return path
+
+
+def _check_writable(folder: pathlib.Path) -> None:
+    """Tries: permissions do not tell of a disk that can only be read."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
 
 
 def run_command(main: Callable[[], int | None]) -> None:
@@ -47,7 +72,8 @@ def run_command(main: Callable[[], int | None]) -> None:
     try:
         status = main() or 0
     except InputError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="bold red", markup=False, highlight=False)
+        line = f"error: {printable(str(error))}"
+        Console(stderr=True, soft_wrap=True).print(line, style="bold red", markup=False, highlight=False)
         status = INPUT_ERROR
     except OSError as error:
         # What was opened last says most: a folder that is a file, a full disk, a missing permission.

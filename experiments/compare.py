@@ -86,14 +86,15 @@ def case_of(loss: str, base: Config, seeds: Sequence[int]) -> Case:
     return Case(f"{name}_m{margin}" if colon else name, config, seeds=tuple(seeds))
 
 
-def write_comparison(folder: pathlib.Path, runs: dict[str, Results]) -> list[list[str]]:
-    """Writes comparison.md, .json and the picture; returns the rows of the table."""
+def write_comparison(folder: pathlib.Path, runs: dict[str, Results]) -> tuple[list[list[str]], list[list[str]]]:
+    """Writes comparison.md, .json and the picture; returns the rows of the table and those of the tests."""
     first, *others = runs
     tests = differences(runs, first, others, COLUMNS)
     rows = verification_rows(runs, COLUMNS)
     text = markdown_table(("loss", *COLUMNS.values()), rows)
+    rows_of_tests = difference_rows(tests, first, COLUMNS)
     if tests:
-        text += "\n" + markdown_table(DIFFERENCE_HEADER, difference_rows(tests, first, COLUMNS))
+        text += "\n" + markdown_table(DIFFERENCE_HEADER, rows_of_tests)
     write_whole(folder / "comparison.md", text)
     numbers = {
         "losses": verification_numbers(runs, COLUMNS),
@@ -102,7 +103,15 @@ def write_comparison(folder: pathlib.Path, runs: dict[str, Results]) -> list[lis
     write_whole(folder / "comparison.json", json.dumps(finite(numbers), indent=2, allow_nan=False) + "\n")
     accuracies = {name: [100 * value for value in by_seed(one, "accuracy").values()] for name, one in runs.items()}
     save(losses_figure({"people never seen in training": accuracies}, COLUMNS["accuracy"]), folder / "comparison")
-    return rows
+    return rows, rows_of_tests
+
+
+def table_of(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Table:
+    """The rows for a terminal."""
+    table = Table(*header, title=title)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def main() -> int:
@@ -125,13 +134,11 @@ def main() -> int:
         case.name: {seed: results for seed in case.seeds if (results := completed(case, config.folder, seed))}
         for case in cases
     }
-    rows = write_comparison(config.folder, runs)
-    table = Table(title=f"Mean ± deviation over {len(config.seeds)} seeds, people never seen in training")
-    for column in ("loss", *COLUMNS.values()):
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    rows, rows_of_tests = write_comparison(config.folder, runs)
+    title = f"Mean ± deviation over {len(config.seeds)} seeds, people never seen in training"
+    console.print(table_of(("loss", *COLUMNS.values()), rows, title))
+    if rows_of_tests:
+        console.print(table_of(DIFFERENCE_HEADER, rows_of_tests))
     console.print(f"Written to {config.folder / 'comparison.md'}, .json and .png")
     return 0
 

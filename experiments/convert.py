@@ -46,7 +46,7 @@ class Arguments:
     landmarks: pathlib.Path | None = None
     """List of five landmarks for each image (path x1 y1 … x5 y5); images are aligned to 112×112 crops."""
     detect: bool = False
-    """Find the largest face in each photograph and align it; needs the extra arcface-jax[detection]."""
+    """Find the largest face in each photograph and align it; needs the packages of requirements-detection.txt."""
     skip_unreadable: bool = False
     """Decode every image first and leave out those that cannot be."""
     check: bool = False

@@ -4,7 +4,7 @@ python -m experiments.demo 068.ckpt --threshold 0.4
 python -m experiments.demo exported --people people/ --detect
 
 Two photos: the same person or not. With --people (people/NAME/*.jpg) also: who is this? Needs the extra
-arcface-jax[demo]. Nothing leaves the computer: the page is for this computer alone unless --host says otherwise,
+requirements-demo.txt. Nothing leaves the computer: the page is for this computer alone unless --host says otherwise,
 it loads nothing from elsewhere, and the photos are deleted when it is stopped.
 """
 
@@ -24,7 +24,14 @@ from rich.console import Console
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
 from experiments.command import help_text, run_command
-from experiments.gallery import Gallery, embed_people, find_candidates, read_gallery
+from experiments.gallery import (
+    Gallery,
+    check_same_model,
+    embed_patterns,
+    embed_people,
+    find_candidates,
+    read_gallery,
+)
 from experiments.identify import UNKNOWN, choose_threshold
 from experiments.models import Embedder, Project, open_embedder
 from experiments.photos import Cropper
@@ -42,8 +49,8 @@ class Arguments:
     people: str | None = None
     """People to recognise: a folder of NAME/photo.jpg, or what experiments.identify enrol wrote (.npz)."""
     detect: bool = False
-    """Find the largest face in each photo and align it; needs the extra arcface-jax[detection]. Without it the middle
-    of each photo is taken."""
+    """Find the largest face in each photo and align it; needs the packages of requirements-detection.txt. Without it
+    the middle of each photo is taken."""
     far: float = 1e-3
     """False accept rate whose threshold is taken from the model card."""
     threshold: float | None = None
@@ -102,7 +109,9 @@ class Answers:
 def enrol(embedder: Embedder, people: str, detect: bool) -> Gallery:
     """A gallery file, or the people of a source of photos."""
     if people.endswith(".npz"):
-        return read_gallery(pathlib.Path(people))
+        gallery = read_gallery(pathlib.Path(people))
+        check_same_model(gallery, pathlib.Path(people), embed_patterns(embedder), embedder.name)
+        return gallery
     source = open_source(people)
     embeddings, kept = embed_people(embedder, source, detect=detect)
     names = np.array([source.identity_names[source.labels[index]] for index in kept])
@@ -174,7 +183,7 @@ def run(arguments: Arguments) -> None:
     try:
         gradio = importlib.import_module("gradio")
     except ImportError as error:
-        raise InputError("the page needs Gradio; install arcface-jax[demo]") from error
+        raise InputError("the page needs Gradio; pip install -r requirements-demo.txt") from error
     check_address(arguments.host, arguments.port)
     embedder = open_embedder(
         arguments.model, batch_size=2 if arguments.people is None else None, project=arguments.project

@@ -17,7 +17,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -25,10 +25,13 @@ from rich.console import Console
 
 from arcface_jax.data.encoded import EncodedSource
 from arcface_jax.data.open import open_source
+from arcface_jax.data.verification_sets import BinSource
 from arcface_jax.errors import InputError
 from arcface_jax.files import replace_whole, whole_file, write_whole
 from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER
 from experiments.command import check_new_file, help_text, run_command
+from experiments.evaluation_inputs import SOURCE
+from experiments.gallery import PATTERNS, embed_patterns
 from experiments.models import STABLEHLO_FILE, Embedder, Project, open_embedder
 from experiments.photos import Cropper
 from experiments.progress import progress_bar
@@ -47,12 +50,14 @@ class Arguments:
     output: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write, .npy, .npz or .parquet."""
     detect: bool = False
-    """Find the largest face in each photo and align it; needs the extra arcface-jax[detection]. Photos without a face
-    are left out. Without this, images must be cropped as the model's training images were."""
+    """Find the largest face in each photo and align it; needs the packages of requirements-detection.txt. Photos
+    without a face are left out. Without this, images must be cropped as the model's training images were."""
     flip: bool = False
     """Add the mirror image's embedding, at twice the cost."""
     batch_size: int | None = None
     """Images in one call; if not given, 8 on a CPU, whose caches hold no more, else 256."""
+    unreadable: Literal["stop", "skip"] = "stop"
+    """What an image that cannot be decoded does: stop, with what is done kept, or skip: it is left out."""
     threads: int = 4
     """Images decoded at once."""
     project: Project = None
@@ -97,23 +102,27 @@ def embed_source(
     """Fills the rows that are not done yet; without a face they are zero."""
     progress(partial.done)
     at = partial.done
-    cropper = Cropper(embedder.image_size, arguments.detect)
-    for crops, found in cropper.batches(source, embedder.batch_size, first=at, threads=arguments.threads):
-        partial.rows[at : at + len(crops)] = embedder.embed(crops) * found[:, None]
-        at += len(crops)
-        progress(len(crops))
-        if at - partial.done >= _IMAGES_A_SAVE or at == len(source):
-            partial.save(at)
+    cropper = Cropper(embedder.image_size, arguments.detect, skip_unreadable=arguments.unreadable == "skip")
+    try:
+        for crops, found in cropper.batches(source, embedder.batch_size, first=at, threads=arguments.threads):
+            partial.rows[at : at + len(crops)] = embedder.embed(crops) * found[:, None]
+            at += len(crops)
+            progress(len(crops))
+            if at - partial.done >= _IMAGES_A_SAVE:
+                partial.save(at)
+    finally:
+        partial.save(at)
 
 
-def with_face(rows: np.ndarray, source: EncodedSource, console: Console) -> np.ndarray:
-    """Indices of the images that a face was found in; the others are said."""
+def embedded(rows: np.ndarray, source: EncodedSource, console: Console) -> np.ndarray:
+    """Indices of the images that were embedded; the others are said."""
     norms = np.concatenate([np.abs(rows[at : at + 65_536]).max(axis=1) for at in range(0, len(rows), 65_536)])
     for index in np.flatnonzero(norms == 0):
-        console.print(f"left out: {source.where(int(index))}: no face found", markup=False, highlight=False)
+        place = source.where(int(index))
+        console.print(f"left out: {place}: no face found, or unreadable", markup=False, highlight=False)
     (kept,) = np.nonzero(norms)
     if not len(kept):
-        raise InputError(f"none of the {len(rows)} photos has a face that is found")
+        raise InputError(f"none of the {len(rows)} photos can be decoded and has a face that is found")
     return kept
 
 
@@ -123,12 +132,14 @@ def import_arrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError("pyarrow is needed to write Parquet: pip install 'arcface-jax[parquet]'") from error
+        raise InputError("pyarrow is needed to write Parquet: pip install -r requirements-parquet.txt") from error
     return pyarrow
 
 
-def write(output: pathlib.Path, partial: Partial, source: EncodedSource, kept: np.ndarray) -> None:
-    """The kept rows under their final name, with image and identity of each."""
+def write(
+    output: pathlib.Path, partial: Partial, source: EncodedSource, kept: np.ndarray, patterns: np.ndarray
+) -> None:
+    """The kept rows under their final name, with image and identity of each; in an .npz file, what tells the model."""
     places = [source.where(index) for index in kept]
     labels = np.asarray(source.labels)[kept]
     identities = [source.identity_names[label] for label in labels]
@@ -142,7 +153,8 @@ def write(output: pathlib.Path, partial: Partial, source: EncodedSource, kept: n
             arrow.parquet.write_table(table, file)
     elif output.suffix == ".npz":
         with whole_file(output) as file:
-            np.savez(file, embeddings=rows, labels=labels, identities=identities, places=places)
+            arrays = {"embeddings": rows, "labels": labels, "identities": identities, "places": places}
+            np.savez(file, **arrays, **about_pairs(source, kept), **{PATTERNS: patterns, SOURCE: source.fingerprint})
     else:
         with whole_file(output.with_suffix(".csv")) as file:
             text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)
@@ -156,6 +168,22 @@ def write(output: pathlib.Path, partial: Partial, source: EncodedSource, kept: n
             with whole_file(output) as file:
                 np.save(file, rows)
     partial.discard()
+
+
+def about_pairs(source: EncodedSource, kept: np.ndarray) -> dict[str, Any]:
+    """The list of a .bin set, of the images that are kept, as experiments.evaluate reads it; else nothing."""
+    if not isinstance(source, BinSource):
+        return {}
+    row = np.full(len(source), -1)
+    row[kept] = np.arange(len(kept))
+    first, second = row[source.pairs.first], row[source.pairs.second]
+    both = (first >= 0) & (second >= 0)
+    return {
+        "first": first[both],
+        "second": second[both],
+        "same": source.pairs.same[both],
+        "identities_known": False,
+    }
 
 
 def check_output(output: pathlib.Path) -> None:
@@ -197,20 +225,21 @@ def run(arguments: Arguments) -> None:
     embedder = open_embedder(
         arguments.model, flip=arguments.flip, batch_size=arguments.batch_size, project=arguments.project
     )
-    probe = embedder.embed(np.zeros((1, *embedder.image_size, 3), np.uint8))
+    patterns = embed_patterns(embedder)
     recipe = recipe_of(arguments, embedder, source)
-    partial = Partial(arguments.output, len(source), probe.shape[1], recipe)
+    partial = Partial(arguments.output, len(source), patterns.shape[1], recipe)
     begun, already = time.perf_counter(), partial.done
     if already:
         console.print(f"Going on after {already} images.", highlight=False)
     with progress_bar(console, "Embedding", len(source)) as move:
         embed_source(embedder, source, partial, arguments, move)
     seconds = time.perf_counter() - begun
-    kept = with_face(partial.rows, source, console) if arguments.detect else np.arange(len(source))
-    write(arguments.output, partial, source, kept)
+    some = arguments.detect or arguments.unreadable == "skip"
+    kept = embedded(partial.rows, source, console) if some else np.arange(len(source))
+    write(arguments.output, partial, source, kept, patterns)
     speed = (len(source) - already) / max(seconds, 1e-9)
     console.print(
-        f"{arguments.output}: {len(kept)} embeddings of {probe.shape[1]} numbers, {speed:.0f} images/s",
+        f"{arguments.output}: {len(kept)} embeddings of {patterns.shape[1]} numbers, {speed:.0f} images/s",
         markup=False,
         highlight=False,
     )

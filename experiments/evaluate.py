@@ -6,8 +6,8 @@ python -m experiments.evaluate --checkpoint model.ckpt --sets faces.zip         
 python -m experiments.evaluate --embeddings faces.npz
 python -m experiments.evaluate --embeddings model_a.npz model_b.npz               one set of images, two models
 
-A run without --sets is evaluated on its own data: the people it held out and, for W-EC and W-Inter, the people it
-trained on.
+A run without --sets is evaluated on its own data: the people it held out, the sets of its data.verify and, for W-EC
+and W-Inter, the people it trained on.
 
 Several runs or files of the same images are compared with the first of them: what differs, and what is noise.
 
@@ -16,7 +16,8 @@ pairs are scored, or those of LFW's pairs.txt, of CFP's Protocol/Split/FP or FF,
 
 A file of embeddings holds `embeddings` [N, D] and `labels` [N]; it may hold `mirrored` [N, D] (embeddings of the
 mirrored images), `images` uint8 [N, height, width, 3] (for pictures of the hardest pairs), `groups` [N] (an attribute,
-for rates by group), and `first`, `second`, `same` [P] (a pair list; otherwise all pairs are scored).
+for rates by group), `first`, `second`, `same` [P] (a pair list; otherwise all pairs are scored), and
+`identities_known` (false where labels tell no more than which pairs are the same). experiments.embed writes such files.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.figures.evaluation_set import draw_set
 from arcface_jax.files import write_whole
 from arcface_jax.training.dataset import load_data
-from experiments.command import help_text, run_command
+from experiments.command import help_text, make_folder, run_command
 from experiments.evaluation_inputs import Entry, embed_set, held_out_set, load_set, read_embeddings
 from experiments.evaluation_report import html_report, write_tables
 from experiments.models import open_to_evaluate, takes_project
@@ -55,10 +56,11 @@ class Arguments:
     """Sets to embed with them, see above; each run's own data if not given."""
     embeddings: tuple[pathlib.Path, ...] = ()
     """NumPy .npz files of embeddings, see above."""
-    output: pathlib.Path = pathlib.Path("evaluation")
+    output: pathlib.Path = pathlib.Path("runs/evaluation")
     """Folder to write: report.html, table.txt, .md, .tex, .csv, .json, and the pictures."""
-    flip: FlipRule = "add"
-    """How an image's embedding is combined with that of its mirror image; none leaves the mirror image out."""
+    flip: FlipRule | None = None
+    """How an image's embedding is combined with that of its mirror image; none leaves the mirror image out. If not
+    given, add; or none for a run that verifies without it (data.no-flip-test)."""
     folds: int = 10
     """Contiguous folds of a pair list that does not tell them itself; 1 for what needs no folds."""
     fars: tuple[float, ...] = (1e-3, 1e-2)
@@ -92,7 +94,7 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
         raise InputError("--sets: give the run to embed them with, --checkpoint runs/RUN")
     if arguments.project is not None and not any(map(takes_project, arguments.checkpoint)):
         raise InputError(f"--project {arguments.project}: no --checkpoint is a PyTorch file; leave it out")
-    entries = [read_embeddings(path, arguments.flip, arguments.folds) for path in arguments.embeddings]
+    entries = [read_embeddings(path, arguments.flip or "add", arguments.folds) for path in arguments.embeddings]
     of_training: dict[str, Figures] = {}
     for folder in arguments.checkpoint:
         model = open_to_evaluate(folder, arguments.project if takes_project(folder) else None)
@@ -104,10 +106,12 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
             if not isinstance(model, TrainedRun):
                 raise InputError(f"{folder}: was not trained here and has no held-out people; give --sets")
             data = load_data(model.config.data, model.config.run.seed)
-            sets = [held_out_set(data)]
+            sets = [held_out_set(data)] if model.config.data.test_fraction > 0 else []
+            sets += [load_set(each, model.image_size, arguments.folds) for each in model.config.data.verify]
             if model.class_weights is not None and model.class_weights.ndim == 2:
                 of_training[f"{prefix}training people"] = training_angles(model, data, arguments.resampling)
-        entries += [embed_set(model, images, arguments.flip, f"{prefix}{images.name}") for images in sets]
+        verified = "none" if isinstance(model, TrainedRun) and not model.config.data.flip_test else "add"
+        entries += [embed_set(model, images, arguments.flip or verified, f"{prefix}{images.name}") for images in sets]
     if not entries:
         raise InputError("nothing to evaluate; give --checkpoint runs/RUN or --embeddings FILE.npz")
     names = [*(entry.data.name for entry in entries), *of_training]
@@ -162,6 +166,7 @@ def print_results(
 def run(arguments: Arguments) -> None:
     """Reads, evaluates, prints, writes."""
     console = Console()
+    make_folder(arguments.output)
     entries, of_training = read_entries(arguments, console)
     options = Options(
         fars=arguments.fars,

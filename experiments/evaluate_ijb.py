@@ -37,7 +37,7 @@ from arcface_jax.evaluation.tables import to_text
 from arcface_jax.evaluation.templates import IJB_FARS, Templates, pool_templates, search_templates, verify_scores
 from arcface_jax.figures.evaluation import cmc_figure, det_figure, roc_figure
 from arcface_jax.figures.style import save
-from experiments.command import help_text, run_command
+from experiments.command import help_text, make_folder, run_command
 from experiments.evaluation_inputs import read_arrays
 from experiments.evaluation_report import write_tables
 
@@ -55,7 +55,7 @@ class Arguments:
     """Folder of metadata files, see above."""
     features: pathlib.Path
     """NumPy .npz file of features, see above."""
-    output: pathlib.Path = pathlib.Path("evaluation_ijb")
+    output: pathlib.Path = pathlib.Path("runs/evaluation-ijb")
     """Folder to write: table.txt, .md, .tex, .csv, .json, and the pictures."""
     norm_weighting: bool = True
     """Let features keep their norms when they are pooled; otherwise each is normalised first."""
@@ -176,6 +176,7 @@ def without_interval(numbers: dict[str, float]) -> Figures:
 def run(arguments: Arguments) -> None:
     """Pools, scores, prints, writes."""
     console = Console()
+    make_folder(arguments.output)
     templates = read_templates(arguments)
     console.print(f"{len(templates.ids):,} templates.", highlight=False)
     figures, roc = verify(arguments, templates)

@@ -21,6 +21,9 @@ from arcface_jax.training.dataset import RunData
 from experiments.models import ImportedModel
 from experiments.trained import TrainedRun
 
+SOURCE = "source_fingerprint"
+"""The array of an .npz file that tells which images it is of: their source's fingerprint."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -78,6 +81,8 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
             )
     pairs = _pairs_of(path, arrays, folds)
     described = [arrays["labels"], *(() if pairs is None else (pairs.first, pairs.second, pairs.same))]
+    if SOURCE in arrays:
+        described.append(arrays[SOURCE])
     data = _embedded(
         path.stem,
         arrays["embeddings"],
@@ -87,6 +92,7 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
         pairs=pairs,
         images=arrays.get("images"),
         groups=arrays.get("groups"),
+        identities_known=bool(arrays.get("identities_known", True)),
     )
     return Entry(data, hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in described)).hexdigest())
 

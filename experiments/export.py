@@ -10,6 +10,7 @@ before and after, and thresholds at FAR 1e-3 … 1e-6; of a run it quotes the co
 import dataclasses
 import json
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -19,13 +20,14 @@ import tyro
 from rich.console import Console
 
 from arcface_jax.data.memory import load_images
-from arcface_jax.data.open import open_source
-from arcface_jax.data.pairs import Pairs, all_pairs
+from arcface_jax.data.open import open_set
+from arcface_jax.data.pairs import Pairs
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.roc import roc_curve, roc_numbers
+from arcface_jax.evaluation.scoring import score_pairs
+from arcface_jax.evaluation.suite import EmbeddedSet, choose_pairs, resampled_clusters
 from arcface_jax.evaluation.thresholds import deployment_threshold
-from arcface_jax.evaluation.verification import pair_similarities
 from arcface_jax.files import write_whole
 from arcface_jax.interop.card import CARD_FILE, LARGEST_CHANGE, ModelCard, Threshold
 from arcface_jax.interop.inference import unit_embedding
@@ -37,7 +39,7 @@ from arcface_jax.interop.torch import save_torch
 from arcface_jax.training.checkpoints import library_versions
 from arcface_jax.training.run_folder import CONFIG_FILE, RESULTS_FILE
 from arcface_jax.training.saved_runs import find_run
-from experiments.command import help_text, run_command
+from experiments.command import help_text, make_folder, run_command
 from experiments.models import STABLEHLO_FILE, Embedder, Project, open_trained
 
 CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
@@ -63,7 +65,8 @@ class Arguments:
     weights: WeightType = "float32"
     """Type that kernels are stored in; the arithmetic stays float32."""
     verify: str | None = None
-    """Images of people (any source) to measure accuracy and thresholds on, all pairs of them."""
+    """[NAME=]SOURCE[+PAIRS] to measure accuracy and thresholds on, as experiments.evaluate takes it; without a list all
+    pairs of its people."""
     project: Project = None
     name: str | None = None
     """Of the model in its card; the folder's if not given."""
@@ -78,24 +81,25 @@ class Arguments:
 @dataclasses.dataclass(frozen=True)
 class _Faces:
     images: np.ndarray
-    labels: np.ndarray
     pairs: Pairs
+    clusters: tuple[np.ndarray, np.ndarray]
 
     def similarities(self, function: Callable[[jax.Array], jax.Array]) -> np.ndarray:
         """Cosine of every pair."""
         height, width = self.images.shape[1:3]
         unit = Embedder("", (height, width), None, default_batch_size(), jax.jit(function)).embed(self.images)
-        return pair_similarities(unit[self.pairs.first], unit[self.pairs.second])
+        return score_pairs(unit, unit, self.pairs.first, self.pairs.second)
 
 
-def read_faces(source: str, size: tuple[int, int]) -> _Faces:
-    """Every image of a source at the model's size."""
-    opened = open_source(source)
-    images = load_images(opened, size)
-    pairs = all_pairs(np.asarray(opened.labels))
+def read_faces(specification: str, size: tuple[int, int]) -> _Faces:
+    """Every image of a set at the model's size, and its pairs."""
+    opened = open_set(specification)
+    images = load_images(opened.source, size)
+    data = EmbeddedSet(opened.name, images, opened.labels, opened.pairs, opened.identities_known)
+    pairs = choose_pairs(data, opened.labels, seed=0)
     if not pairs.same.any() or pairs.same.all():
-        raise InputError(f"--verify {source}: needs two people, and two images of one of them")
-    return _Faces(images, np.asarray(opened.labels), pairs)
+        raise InputError(f"--verify {specification}: needs two people, and two images of one of them")
+    return _Faces(images, pairs, resampled_clusters(data, pairs, opened.labels))
 
 
 def measure(similarities: np.ndarray, same: np.ndarray) -> dict[str, float]:
@@ -106,10 +110,11 @@ def measure(similarities: np.ndarray, same: np.ndarray) -> dict[str, float]:
 
 def find_thresholds(similarities: np.ndarray, faces: _Faces) -> tuple[Threshold, ...]:
     """At each of CARD_FARS, with a warning where the pairs are too few to know it."""
-    people = faces.labels[faces.pairs.first], faces.labels[faces.pairs.second]
     found = []
     for far in CARD_FARS:
-        result = deployment_threshold(similarities, faces.pairs.same, *people, far, resampling=Resampling(20, 0.95, 0))
+        result = deployment_threshold(
+            similarities, faces.pairs.same, *faces.clusters, far, resampling=Resampling(20, 0.95, 0)
+        )
         found.append(Threshold(far, result.threshold.estimate, result.tar.estimate, result.warning))
     return tuple(found)
 
@@ -185,20 +190,22 @@ def describe(arguments: Arguments, model: TrainedModel, function: Callable[[jax.
     )
 
 
-def write(arguments: Arguments, model: TrainedModel, function: Callable[[jax.Array], jax.Array]) -> list[pathlib.Path]:
+def write(
+    arguments: Arguments, folder: pathlib.Path, model: TrainedModel, function: Callable[[jax.Array], jax.Array]
+) -> list[pathlib.Path]:
     """The files of the formats wanted."""
     written = []
     if "stablehlo" in arguments.formats:
-        written.append(arguments.folder / STABLEHLO_FILE)
+        written.append(folder / STABLEHLO_FILE)
         write_whole(written[-1], export_stablehlo(function, model.image_size))
     if "onnx" in arguments.formats:
-        written.append(arguments.folder / "model.onnx")
+        written.append(folder / "model.onnx")
         plain = unit_embedding(
             model, fold=arguments.fold, flip=arguments.flip, weights=arguments.weights, shift_depthwise=False
         )
         export_onnx(plain, model.image_size, written[-1])
     if "torch" in arguments.formats:
-        written.append(arguments.folder / "model.pth")
+        written.append(folder / "model.pth")
         save_torch(model, written[-1])
     return written
 
@@ -212,15 +219,20 @@ def run(arguments: Arguments) -> None:
         raise InputError(f"{arguments.folder}: exists already; choose another folder")
     model = open_trained(arguments.model, arguments.project)
     function = unit_embedding(model, fold=arguments.fold, flip=arguments.flip, weights=arguments.weights)
-    card = describe(arguments, model, function)
+    # Under its own name once it is whole: what a missing package stops can be asked for again by the same command.
+    partial = arguments.folder.with_name(arguments.folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    make_folder(partial)
     try:
-        arguments.folder.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"{arguments.folder}: cannot be made ({error.strerror})") from error
-    for path in write(arguments, model, function):
+        written = write(arguments, partial, model, function)
+        card = describe(arguments, model, function)
+        write_whole(partial / CARD_FILE, card.to_json())
+        write_whole(partial / "README.md", card.to_markdown())
+        partial.rename(arguments.folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    for path in (arguments.folder / file.name for file in written):
         console.print(f"{path}: {path.stat().st_size:,} bytes", markup=False, highlight=False)
-    write_whole(arguments.folder / CARD_FILE, card.to_json())
-    write_whole(arguments.folder / "README.md", card.to_markdown())
     console.print(card.to_markdown(), markup=False, highlight=False)
 
 

@@ -18,14 +18,20 @@ from experiments.photos import Cropper
 
 Engine = Literal["jax", "faiss"]
 
+PATTERNS = "pattern_embeddings"
+"""The array of an .npz file that tells which model made it: `embed_patterns`."""
+_SAME_MODEL = 0.99
+"""Cosine of the patterns' embeddings that a model keeps on other devices and in other types, and that no other has."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Unit embeddings [G, D], the name of each, and the image that each comes from."""
+    """Unit embeddings [G, D], the name and the image of each, and `embed_patterns` of their model where it is known."""
 
     embeddings: np.ndarray
     names: np.ndarray
     places: np.ndarray
+    patterns: np.ndarray | None = None
 
 
 def read_gallery(path: pathlib.Path) -> Gallery:
@@ -34,10 +40,39 @@ def read_gallery(path: pathlib.Path) -> Gallery:
     Raises:
       InputError: not such files, or not one name for each embedding.
     """
-    embeddings, names, places = _read_npy(path) if path.suffix == ".npy" else _read_npz(path)
+    embeddings, names, places, *patterns = _read_npy(path) if path.suffix == ".npy" else _read_npz(path)
     if embeddings.ndim != 2 or not len(embeddings) == len(names) == len(places) or not len(names):
         raise InputError(f"{path}: {embeddings.shape} embeddings for {len(names)} names; make it again")
-    return Gallery(embeddings, names, places)
+    return Gallery(embeddings, names, places, *patterns)
+
+
+def embed_patterns(embedder: Embedder) -> np.ndarray:
+    """Unit embeddings [4, D] of four patterns that are the same for every model, and for their mirror images."""
+    height, width = embedder.image_size
+    fields = np.random.default_rng(0).integers(0, 256, (4, 8, 4, 3), np.uint8)
+    down, across = np.arange(height), np.minimum(np.arange(width), np.arange(width)[::-1])
+    return embedder.embed(fields[:, down * 8 // height][:, :, across * 8 // width])
+
+
+def check_same_model(gallery: Gallery, path: pathlib.Path, patterns: np.ndarray | None, other: str) -> None:
+    """Refuses to compare the embeddings of two models, where both are known.
+
+    Args:
+      gallery: embeddings of one.
+      path: their file.
+      patterns: `embed_patterns` of the other; None if they are not known.
+      other: what the other is.
+
+    Raises:
+      InputError: they are of different models.
+    """
+    if gallery.patterns is None or patterns is None:
+        return
+    alike = gallery.patterns.shape == patterns.shape and bool(
+        np.all(np.sum(gallery.patterns * patterns, axis=1) > _SAME_MODEL)
+    )
+    if not alike:
+        raise InputError(f"{path}: was embedded with another model than {other}; make it again with the same one")
 
 
 def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -55,10 +90,10 @@ def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return embeddings, np.array(names), np.array(places)
 
 
-def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
     arrays = read_arrays(path, ("embeddings", "identities"))
     names = arrays["identities"]
-    return arrays["embeddings"], names, arrays.get("places", names)
+    return arrays["embeddings"], names, arrays.get("places", names), arrays.get(PATTERNS)
 
 
 def embed_people(embedder: Embedder, source: EncodedSource, *, detect: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +145,7 @@ def find_candidates(gallery: np.ndarray, probes: np.ndarray, k: int, engine: Eng
     try:
         faiss = importlib.import_module("faiss")
     except ImportError as error:
-        raise InputError("--engine faiss: needs Faiss; install arcface-jax[faiss]") from error
+        raise InputError("--engine faiss: needs Faiss; pip install -r requirements-faiss.txt") from error
     gallery, probes = check_embeddings(gallery, "gallery"), check_embeddings(probes, "probes")
     index = faiss.IndexFlatIP(gallery.shape[1])
     index.add(np.ascontiguousarray(gallery, np.float32))

@@ -12,6 +12,7 @@ experiments.embed writes, .npz or .npy, is a gallery too.
 
 import csv
 import dataclasses
+import io
 import pathlib
 import time
 from collections.abc import Callable
@@ -22,12 +23,21 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from arcface_jax.data.messages import printable
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.templates import pool_templates
 from arcface_jax.files import whole_file
 from experiments.command import check_new_file, help_text, run_command
-from experiments.gallery import Engine, embed_people, find_candidates, read_gallery
+from experiments.gallery import (
+    PATTERNS,
+    Engine,
+    check_same_model,
+    embed_patterns,
+    embed_people,
+    find_candidates,
+    read_gallery,
+)
 from experiments.machine import peak_gigabytes
 from experiments.models import Embedder, Project, open_embedder
 from experiments.photos import Cropper
@@ -35,7 +45,9 @@ from experiments.photos import Cropper
 Model = Annotated[pathlib.Path, tyro.conf.Positional]
 Detect = Annotated[
     bool,
-    tyro.conf.arg(help="Find the largest face in each photo and align it; needs the extra arcface-jax[detection]."),
+    tyro.conf.arg(
+        help="Find the largest face in each photo and align it; needs the packages of requirements-detection.txt."
+    ),
 ]
 UNKNOWN = "unknown"
 
@@ -76,7 +88,7 @@ class Name:
     detect: Detect = False
     project: Project = None
     engine: Engine = "jax"
-    """What searches; both are exact. faiss needs the extra arcface-jax[faiss]."""
+    """What searches; both are exact. faiss needs the packages of requirements-faiss.txt."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +124,7 @@ class Search:
     candidates: int = 1
     """How many of the most alike entries to write for each probe."""
     engine: Engine = "jax"
-    """What searches; both are exact. faiss needs the extra arcface-jax[faiss]."""
+    """What searches; both are exact. faiss needs the packages of requirements-faiss.txt."""
 
 
 def choose_threshold(embedder: Embedder, far: float, threshold: float | None, console: Console) -> float:
@@ -146,7 +158,13 @@ def enrol(arguments: Enrol, console: Console) -> None:
     names = np.array([source.identity_names[label] for label in labels])
     try:
         with whole_file(arguments.gallery) as file:
-            np.savez(file, embeddings=embeddings, labels=labels, identities=names)
+            np.savez(
+                file,
+                embeddings=embeddings,
+                labels=labels,
+                identities=names,
+                **{PATTERNS: embed_patterns(embedder)},
+            )
     except OSError as error:
         raise InputError(f"{arguments.gallery}: cannot be written ({error.strerror})") from error
     people = len(set(names.tolist()))
@@ -160,6 +178,7 @@ def name(arguments: Name, console: Console) -> None:
         raise InputError("photos: give at least one image file")
     gallery = read_gallery(arguments.gallery)
     embedder = open_embedder(arguments.model, project=arguments.project)
+    check_same_model(gallery, arguments.gallery, embed_patterns(embedder), str(arguments.model))
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
     probes = embedder.embed(Cropper(embedder.image_size, arguments.detect).read(arguments.photos))
     found = find_candidates(gallery.embeddings, probes, arguments.candidates, arguments.engine)
@@ -167,8 +186,9 @@ def name(arguments: Name, console: Console) -> None:
     for photo, accepted, scores, indices in zip(
         arguments.photos, found.accepted(threshold), found.scores, found.indices, strict=True
     ):
-        alike = ", ".join(f"{gallery.names[i]} {score:.3f}" for score, i in zip(scores, indices, strict=True))
-        person = str(gallery.names[indices[0]]) if accepted else UNKNOWN
+        names = [printable(str(gallery.names[i])) for i in indices]
+        alike = ", ".join(f"{name} {score:.3f}" for name, score in zip(names, scores, strict=True))
+        person = names[0] if accepted else UNKNOWN
         table.add_row(str(photo), person, f"{scores[0]:.3f}", alike)
     console.print(table)
     console.print(f"A name is given from a cosine of {threshold:.3f}.", highlight=False)
@@ -190,14 +210,17 @@ def search(arguments: Search, console: Console) -> None:
     """The best entries of the gallery for each probe, as a table on disk."""
     if arguments.output.suffix != ".csv":
         raise InputError(f"{arguments.output}: give a file that ends with .csv")
+    check_new_file(arguments.output)
     gallery, probes = read_gallery(arguments.gallery), read_gallery(arguments.probes)
+    check_same_model(gallery, arguments.gallery, probes.patterns, str(arguments.probes))
     begun = time.perf_counter()
     found = find_candidates(gallery.embeddings, probes.embeddings, arguments.candidates, arguments.engine)
     seconds, peak = time.perf_counter() - begun, peak_gigabytes()
     threshold = -np.inf if arguments.threshold is None else arguments.threshold
     numbers = range(1, found.indices.shape[1] + 1)
-    with arguments.output.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
+    with whole_file(arguments.output) as file:
+        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)
+        writer = csv.writer(text)
         writer.writerow(["image", "person", *(f"{what}_{n}" for n in numbers for what in ("candidate", "cosine"))])
         for place, accepted, scores, indices in zip(
             probes.places, found.accepted(threshold), found.scores, found.indices, strict=True
@@ -206,6 +229,7 @@ def search(arguments: Search, console: Console) -> None:
                 text for score, i in zip(scores, indices, strict=True) for text in (gallery.names[i], f"{score:.6f}")
             ]
             writer.writerow([place, alike[0] if accepted else UNKNOWN, *alike])
+        text.detach()
     console.print(
         f"{arguments.output}: {len(probes.names):,} probes in {len(gallery.names):,} entries of "
         f"{gallery.embeddings.shape[1]} numbers, {seconds:.1f} s, {len(probes.names) / seconds:.0f} probes/s, "

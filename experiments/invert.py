@@ -32,7 +32,7 @@ from arcface_jax.interop.model import TrainedModel
 from arcface_jax.models.batch_statistics import with_statistics
 from arcface_jax.pixels import to_pixels
 from experiments.analysed import embed_people, open_analysed, open_people
-from experiments.command import help_text, run_command
+from experiments.command import help_text, make_folder, run_command
 from experiments.models import Project
 
 
@@ -104,6 +104,7 @@ def run(arguments: Arguments) -> None:
         raise InputError(f"--count {arguments.count}: give from 1 to the {arguments.gallery} people of the gallery")
     if arguments.judge is None and arguments.judge_project is not None:
         raise InputError(f"--judge-project {arguments.judge_project}: give --judge as well, a PyTorch checkpoint")
+    make_folder(arguments.output)
     model, own = open_analysed(arguments.model, project=arguments.project)
     people = open_people(arguments.people, own, arguments.gallery, model.image_size)
     judge = None
@@ -146,7 +147,6 @@ def run(arguments: Arguments) -> None:
     first = np.array([np.flatnonzero(people.labels == person)[0] for person in order])
     notes = ["\n".join(parts) for parts in zip(*lines, strict=True)]
     figure = inversion_figure([("real", people.images[first]), ("generated", faces)], notes)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     file = arguments.output / "inversion.json"
     write_whole(file, json.dumps(report, indent=2) + "\n")
     with whole_file(arguments.output / "inversion.npz") as arrays:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arcface_jax.analysis.neighbours import ClassPairs, kept_neighbours, nearest_classes, principal_plane, tsne_plane
+from arcface_jax.data.messages import printable
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.all_pairs import all_pairs_roc
 from arcface_jax.evaluation.roc import operating_point
@@ -24,7 +25,7 @@ from arcface_jax.figures.neighbours import plane_figure
 from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
 from experiments.analysed import DEFAULT_PEOPLE, People, default_source, embed_people, open_analysed, open_people
-from experiments.command import help_text, run_command
+from experiments.command import help_text, make_folder, run_command
 from experiments.models import Project
 
 
@@ -91,7 +92,7 @@ def table_of(pairs: ClassPairs, people: People) -> Table:
     """The pairs, for people to read."""
     table = Table("person", "most alike", "cosine of their centres", "pairs of images mistaken")
     for one, other, cosine, mistakes in zip(pairs.first, pairs.second, pairs.cosine, pairs.mistakes, strict=True):
-        table.add_row(people.names[one], people.names[other], f"{cosine:.3f}", f"{mistakes:.1%}")
+        table.add_row(*(printable(people.names[who]) for who in (one, other)), f"{cosine:.3f}", f"{mistakes:.1%}")
     return table
 
 
@@ -102,6 +103,7 @@ def run(arguments: Arguments) -> None:
         raise InputError("--drawn, --pairs and --gallery: give at least 2 of each")
     if not 0 < arguments.far < 1:
         raise InputError(f"--far {arguments.far:g}: give a rate between 0 and 1")
+    make_folder(arguments.output)
     model, own = open_analysed(arguments.model, project=arguments.project)
     if arguments.model is None:
         own = default_source(first_identity=DEFAULT_PEOPLE)
@@ -136,7 +138,6 @@ def run(arguments: Arguments) -> None:
             )
         ],
     }
-    arguments.output.mkdir(parents=True, exist_ok=True)
     file = arguments.output / "neighbours.json"
     write_whole(file, json.dumps(report, indent=2) + "\n")
     names = [people.names[person].rpartition("/")[2].removeprefix("synthetic-") for person in chosen]

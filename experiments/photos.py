@@ -19,13 +19,14 @@ class Cropper:
     Args:
       size: (height, width) of the model.
       detect: find the largest face and align it, instead of taking the middle as it is.
+      skip_unreadable: in `batches`, an image that cannot be decoded is one without a face.
 
     Raises:
       InputError: faces are to be found, and the extra for it is not installed.
     """
 
-    def __init__(self, size: tuple[int, int], detect: bool = False):
-        self._size = size
+    def __init__(self, size: tuple[int, int], detect: bool = False, *, skip_unreadable: bool = False):
+        self._size, self._skip_unreadable = size, skip_unreadable
         self._detector = FaceDetector() if detect else None
 
     def find(self, photo: np.ndarray) -> np.ndarray | None:
@@ -71,7 +72,13 @@ class Cropper:
         """
 
         def read(index: int) -> np.ndarray | None:
-            return self.find(source[index])
+            try:
+                photo = source[index]
+            except InputError:
+                if self._skip_unreadable:
+                    return None
+                raise
+            return self.find(photo)
 
         def submit(start: int) -> list[Future[np.ndarray | None]]:
             return [pool.submit(read, index) for index in range(start, min(start + batch_size, len(source)))]

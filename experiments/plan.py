@@ -16,6 +16,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from arcface_jax.errors import InputError
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
 from arcface_jax.heads.planner import HeadSize, compiled_memory, predicted_memory, predicted_operations
 from experiments.command import help_text, run_command
@@ -85,6 +86,10 @@ def plan_table(config: PlanConfig) -> tuple[Table, str | None]:
 
 def run(config: PlanConfig) -> None:
     """Prints the table and the choice."""
+    positive = {"IDENTITIES": config.identities, "--memory-gib": config.memory_gib, "--tflops": config.tflops}
+    for name, value in positive.items():
+        if value is not None and not value > 0:
+            raise InputError(f"{name} {value:g}: give a number above 0")
     if config.compile:
         # Simulated devices have to be asked for before JAX starts its backend.
         jax.config.update("jax_num_cpu_devices", max(1, config.devices))

@@ -111,8 +111,14 @@ class Plan:
             return config
         if self.omniglot is None or not self.omniglot.exists():
             raise InputError(f"--omniglot {self.omniglot}: no such file; give the zip of characters, or leave it out")
-        data = dataclasses.replace(config.data, source="folder", root=str(self.omniglot), test_fraction=0.5)
-        data = dataclasses.replace(data, flip_test=False)  # a mirrored character is another
+        data = DataConfig(
+            source="folder",
+            root=str(self.omniglot),
+            image_size=config.data.image_size,
+            pairs=config.data.pairs,
+            test_fraction=0.5,
+            flip_test=False,  # a mirrored character is another
+        )
         return dataclasses.replace(config, data=data, augmentation=Augmentation(flip=0.0))
 
     def case(self, name: str, changes: Mapping[str, Any], data_set: str = SYNTHETIC, **options: Any) -> Case:

@@ -33,7 +33,7 @@ from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
 from arcface_jax.margins import arcface
 from arcface_jax.models.embed import embed_images, make_embed_function
-from experiments.command import help_text, run_command
+from experiments.command import help_text, make_folder, run_command
 from experiments.small_model import Recipe, train_small
 
 IMAGES_OF_A_PERSON = 100
@@ -172,6 +172,7 @@ def run(arguments: Arguments) -> None:
     console = Console()
     if not arguments.seeds:
         raise InputError("--seeds: give at least one")
+    make_folder(arguments.output)
     data = read_halves(arguments)
     report: dict[str, object] = {"circle": check_feasible(arguments, console)}
     panels = []
@@ -189,7 +190,6 @@ def run(arguments: Arguments) -> None:
                 f"{spread_of([100 * share for share in values['unseen_nearest_centre']])} %"
             )
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     file = arguments.output / "toy.json"
     write_whole(file, json.dumps(report, indent=2) + "\n")
     pictures = save(features_figure(panels), arguments.output / f"toy_{arguments.dimension}d", ("png", "svg"))

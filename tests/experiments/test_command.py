@@ -5,6 +5,9 @@ import os
 
 import pytest
 
+from arcface_jax.errors import InputError
+from experiments.command import check_new_file, make_folder
+
 
 def raises(error):
     def main():
@@ -31,3 +34,22 @@ def test_a_missing_input_is_not_told_to_lie_elsewhere(type_command, tmp_path):
 
 def test_ctrl_c_has_a_status_of_its_own(type_command):
     assert type_command(raises(KeyboardInterrupt()))[0] == 130
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    assert make_folder(tmp_path / "a" / "b").is_dir()
+    check_new_file(tmp_path / "a" / "new.npz")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file: exists already; choose another file"):
+        check_new_file(tmp_path / "file")
+    with pytest.raises(InputError, match=r"file/x: cannot be made a folder \(Not a directory\); choose another"):
+        make_folder(tmp_path / "file" / "x")
+
+    def read_only(dir):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    with pytest.raises(InputError, match=r"a: cannot be written \(Read-only file system\)"):
+        make_folder(tmp_path / "a")
+    with pytest.raises(InputError, match=r"a: cannot be written \(Read-only file system\)"):
+        check_new_file(tmp_path / "a" / "new.npz")

@@ -75,7 +75,7 @@ def test_without_gradio_it_says_what_to_install(type_command, small_checkpoint, 
     monkeypatch.setitem(sys.modules, "gradio", None)
     status, _, err = type_command(main, small_checkpoint, "--threshold", "0.5")
     assert status == 2
-    assert "install arcface-jax[demo]" in err
+    assert "pip install -r requirements-demo.txt" in err
 
 
 def test_an_address_that_cannot_be_is_named():
@@ -114,7 +114,7 @@ def browser():
 @pytest.fixture
 def page(small_checkpoint, crowd):
     """(address, process) of the command as a person starts it."""
-    pytest.importorskip("gradio", reason="the extra arcface-jax[demo] is not installed")
+    pytest.importorskip("gradio", reason="the packages of requirements-demo.txt are not installed")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

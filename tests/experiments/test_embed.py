@@ -22,6 +22,7 @@ from experiments import embed, export, photos
 from experiments.evaluation_inputs import read_embeddings
 from experiments.gallery import read_gallery
 from experiments.models import STABLEHLO_FILE, open_embedder
+from tests.experiments.bin_set import write_bin
 
 
 def main():
@@ -63,6 +64,31 @@ def test_npz_is_what_the_evaluation_reads(type_command, small_checkpoint, crowd,
     np.testing.assert_allclose(entry.data.embeddings, expected, atol=1e-5)
     np.testing.assert_array_equal(entry.data.labels, np.repeat(np.arange(4), 4))
     assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_a_verification_set_keeps_its_pairs(type_command, small_checkpoint, tmp_path):
+    entries = []
+    for name, seed in (("lfw", 0), ("agedb", 1)):
+        source = write_bin(tmp_path / f"{name}.bin", seed)
+        assert type_command(main, small_checkpoint, source, tmp_path / f"{name}.npz")[0] == 0
+        entries.append(read_embeddings(tmp_path / f"{name}.npz", "none", 10))
+    first, second = entries
+    assert not first.data.identities_known
+    assert first.data.pairs.first.tolist() == list(range(0, 40, 2))
+    assert first.data.pairs.same.tolist() == [True, False] * 10
+    assert first.content != second.content  # other images, whatever their labels
+
+
+def test_an_image_that_cannot_be_decoded_stops_or_is_left_out(type_command, small_checkpoint, crowd, tmp_path):
+    (crowd / "p3" / "3.png").write_bytes(b"damaged")
+    arguments = (main, small_checkpoint, crowd, tmp_path / "e.npz", "--batch-size", 4)
+    status, _, err = type_command(*arguments)
+    assert (status, "p3/3.png" in err) == (2, True)
+    status, out, _ = type_command(*arguments, "--unreadable", "skip")
+    assert status == 0
+    assert "Going on after 12 images" in out  # what was done when it stopped is not done again
+    assert "p3/3.png: no face found, or unreadable" in out
+    assert len(read_gallery(tmp_path / "e.npz").names) == 15
 
 
 def test_an_interrupted_run_goes_on(type_command, small_checkpoint, crowd, tmp_path, monkeypatch, expected):
@@ -114,7 +140,7 @@ def test_parquet_without_its_package_is_refused_at_once(type_command, small_chec
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     status, _, err = type_command(main, small_checkpoint, crowd, tmp_path / "e.parquet")
     assert status == 2
-    assert "pip install 'arcface-jax[parquet]'" in err
+    assert "pip install -r requirements-parquet.txt" in err
     assert not list(tmp_path.glob("e.parquet*"))
 
 
@@ -190,8 +216,8 @@ def test_photos_without_a_face_are_left_out(type_command, small_checkpoint, crow
     assert status == 0
     assert "14 embeddings of 6 numbers" in out
     assert [line.rpartition("crowd/")[2] for line in out.splitlines() if line.startswith("left out")] == [
-        "p0/0.png: no face found",
-        "p1/1.png: no face found",
+        "p0/0.png: no face found, or unreadable",
+        "p1/1.png: no face found, or unreadable",
     ]
     gallery = read_gallery(tmp_path / name)
     assert [place.rpartition("crowd/")[2] for place in gallery.places[:5]] == [
@@ -208,7 +234,7 @@ def test_no_face_at_all_is_an_error(type_command, small_checkpoint, crowd, tmp_p
     monkeypatch.setattr(photos, "FaceDetector", lambda: type("Blind", (), {"detect": lambda self, photo: []})())
     status, _, err = type_command(main, small_checkpoint, crowd, tmp_path / "e.npz", "--detect")
     assert status == 2
-    assert "none of the 16 photos has a face" in err
+    assert "none of the 16 photos can be decoded" in err
 
 
 def test_another_recipe_begins_anew(type_command, small_checkpoint, crowd, tmp_path, expected):

@@ -1,6 +1,7 @@
 """The export command, as a person types it."""
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from arcface_jax.interop.torch import import_torch
 from arcface_jax.training.saved_runs import SavedRun
 from experiments import export, train
 from experiments.trained import load_trained
+from tests.experiments.bin_set import write_bin
 
 
 def main():
@@ -116,6 +118,21 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert said in err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_format_that_cannot_be_written_leaves_nothing(type_command, small_checkpoint, crowd, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    arguments = (main, small_checkpoint, tmp_path / "out", "--formats", "stablehlo", "onnx", "--verify", crowd)
+    status, _, err = type_command(*arguments)
+    assert (status, "jax2onnx is needed" in err) == (2, True)
+    assert {path.name for path in tmp_path.iterdir()} == {"small.pth", "crowd"}
+
+
+def test_a_verification_set_is_measured_on_its_own_pairs(type_command, small_checkpoint, tmp_path):
+    write_bin(tmp_path / "lfw.bin")
+    status, _, err = type_command(main, small_checkpoint, tmp_path / "out", "--verify", tmp_path / "lfw.bin")
+    assert status == 0, err
+    assert ModelCard.read(tmp_path / "out").thresholds[0].warning.startswith("10 different pairs")
 
 
 def test_a_damaged_card_is_named(tmp_path):

@@ -13,7 +13,8 @@ from PIL import Image
 from arcface_jax.errors import InputError
 from arcface_jax.interop.card import CARD_FILE, ModelCard, Threshold
 from experiments import embed, export, identify
-from experiments.gallery import find_candidates, read_gallery
+from experiments.gallery import embed_patterns, find_candidates, read_gallery
+from experiments.models import open_embedder
 from experiments.photos import Cropper
 
 
@@ -73,6 +74,29 @@ def test_a_gallery_is_not_overwritten(type_command, small_checkpoint, crowd, enr
     assert enrolled.read_bytes() == before
 
 
+def test_a_gallery_of_another_model_is_refused(type_command, small_checkpoint, crowd, enrolled, tmp_path):
+    torch = pytest.importorskip("torch")
+    weights = torch.load(small_checkpoint, weights_only=True)
+    weights["fc.weight"] = weights["fc.weight"].flip(0)
+    torch.save(weights, tmp_path / "other.pth")
+    photo = crowd / "p0/3.png"
+    status, _, err = type_command(main, "name", tmp_path / "other.pth", enrolled, photo, "--threshold", "0.5")
+    assert status == 2
+    assert "gallery.npz: was embedded with another model than" in err
+    embed.run(embed.Arguments(tmp_path / "other.pth", str(crowd), tmp_path / "probes.npz"))
+    status, _, err = type_command(main, "search", enrolled, tmp_path / "probes.npz", tmp_path / "found.csv")
+    assert status == 2
+    assert "gallery.npz: was embedded with another model than" in err
+    assert not (tmp_path / "found.csv").exists()
+
+
+def test_patterns_know_a_model_again_with_and_without_the_mirror_image(small_checkpoint):
+    once, both = (embed_patterns(open_embedder(small_checkpoint, flip=flip)) for flip in (False, True))
+    np.testing.assert_allclose(np.linalg.norm(once, axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(once, both, atol=1e-5)
+    assert np.max(once @ once.T - np.eye(4)) < 0.999  # four different patterns
+
+
 def test_search_names_a_file_of_embeddings(type_command, small_checkpoint, crowd, enrolled, tmp_path):
     """A memory-mapped gallery and probes that experiments.embed wrote."""
     embed.run(embed.Arguments(small_checkpoint, str(tmp_path / "known"), tmp_path / "gallery.npy"))
@@ -111,7 +135,7 @@ def test_faiss_finds_the_same(tmp_path):
 
 def test_a_missing_engine_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(InputError, match=r"install arcface-jax\[faiss\]"):
+    with pytest.raises(InputError, match=r"pip install -r requirements-faiss.txt"):
         find_candidates(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32), 1, "faiss")
 
 

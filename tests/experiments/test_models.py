@@ -42,7 +42,7 @@ COMMANDS = {
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_project_that_is_asked_for_can_be_given(type_command, unclear, name):
     if name == "demo":
-        pytest.importorskip("gradio", reason="the extra arcface-jax[demo] is not installed")
+        pytest.importorskip("gradio", reason="the packages of requirements-demo.txt are not installed")
     main, arguments, said = COMMANDS[name]
     arguments = [*arguments[:1], unclear, *arguments[1:]]
     status, _, err = type_command(main, *arguments)

@@ -111,6 +111,17 @@ def test_a_saved_configuration_runs_again_to_the_same_bits(command, people):
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_a_finished_run_is_left_as_it_is(command, people):
+    """As when a cluster starts a job again that had ended."""
+    arguments = ["folder", "--data.root", "people", *SMALL, "--run.folder", "here"]
+    assert command(*arguments)[0] == 0
+    before = {file: file.stat().st_mtime_ns for file in pathlib.Path("here").rglob("*")}
+    status, out, _ = command(*arguments)
+    assert (status, out) == (0, "here: this run is finished, its results are there\n")
+    assert {file: file.stat().st_mtime_ns for file in pathlib.Path("here").rglob("*")} == before
+    assert command(*arguments, "--run.steps", "5")[0] == 2
+
+
 def test_options_override_the_preset():
     config = train.parse(["folder", "--data.root", "x", "--loss.name", "cosface", "--loss.margin", "0.2"])
     assert config.data.source == "folder"
@@ -211,6 +222,12 @@ def test_config_may_stand_anywhere_but_not_beside_a_preset(tmp_path):
 
 def test_bad_input_leaves_no_folder_behind(command, people):
     command("folder", "--data.root", "people", *SMALL, "--run.batch-size", "80", "--run.folder", "run")
+    assert not pathlib.Path("run").exists()
+    pathlib.Path("model.pth").write_bytes(b"no model")
+    status, _, err = command(
+        "folder", "--data.root", "people", *SMALL, "--model.init", "model.pth", "--run.folder", "run"
+    )
+    assert (status, err.count("model.pth")) == (2, 1)
     assert not pathlib.Path("run").exists()
 
 
