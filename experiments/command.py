@@ -1,10 +1,12 @@
 """What all commands share: one-line errors, and exit codes."""
 
+import dataclasses
 import errno
 import pathlib
 import sys
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
 
@@ -67,8 +69,23 @@ def _check_writable(folder: pathlib.Path) -> None:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
 
 
+@dataclasses.dataclass(frozen=True)
+class _Unraisable:
+    """The former way with errors that no caller sees, but for one that is nobody's: when a checkpoint is damaged, Orbax
+    closes the event loop that its other reading threads then report to.
+    """
+
+    former: Callable[[Any], None]
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self.former(unraisable)
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Runs `main` and exits: 0 or what it returns; 2 with one line for bad input; 130 for Ctrl-C."""
+    if not isinstance(sys.unraisablehook, _Unraisable):
+        sys.unraisablehook = _Unraisable(sys.unraisablehook)
     try:
         status = main() or 0
     except InputError as error:

@@ -2,11 +2,13 @@
 
 import errno
 import os
+import sys
+import types
 
 import pytest
 
 from arcface_jax.errors import InputError
-from experiments.command import check_new_file, make_folder
+from experiments.command import check_new_file, make_folder, run_command
 
 
 def raises(error):
@@ -30,6 +32,17 @@ def test_a_missing_input_is_not_told_to_lie_elsewhere(type_command, tmp_path):
     status, _, err = type_command(lambda: (tmp_path / "absent").read_text())
     assert status == 2
     assert err == f"error: {tmp_path / 'absent'}: No such file or directory; check the path\n"
+
+
+def test_threads_that_a_damaged_checkpoint_leaves_behind_are_not_heard(monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            run_command(lambda: None)
+    for said in ("Event loop is closed", "another"):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(said)))
+    assert [str(one.exc_value) for one in heard] == ["another"]
 
 
 def test_ctrl_c_has_a_status_of_its_own(type_command):
