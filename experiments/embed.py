@@ -153,8 +153,9 @@ def write(
             arrow.parquet.write_table(table, file)
     elif output.suffix == ".npz":
         with whole_file(output) as file:
-            arrays = {"embeddings": rows, "labels": labels, "identities": identities, "places": places}
-            np.savez(file, **arrays, **about_pairs(source, kept), **{PATTERNS: patterns, SOURCE: source.fingerprint})
+            arrays: dict[str, Any] = {"embeddings": rows, "labels": labels, "identities": identities, "places": places}
+            arrays |= about_pairs(source, kept) | {PATTERNS: patterns, SOURCE: source.fingerprint}
+            np.savez(file, **arrays)
     else:
         with whole_file(output.with_suffix(".csv")) as file:
             text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)

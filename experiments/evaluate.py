@@ -110,7 +110,7 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
             sets += [load_set(each, model.image_size, arguments.folds) for each in model.config.data.verify]
             if model.class_weights is not None and model.class_weights.ndim == 2:
                 of_training[f"{prefix}training people"] = training_angles(model, data, arguments.resampling)
-        verified = "none" if isinstance(model, TrainedRun) and not model.config.data.flip_test else "add"
+        verified: FlipRule = "none" if isinstance(model, TrainedRun) and not model.config.data.flip_test else "add"
         entries += [embed_set(model, images, arguments.flip or verified, f"{prefix}{images.name}") for images in sets]
     if not entries:
         raise InputError("nothing to evaluate; give --checkpoint runs/RUN or --embeddings FILE.npz")

@@ -16,7 +16,7 @@ import io
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -158,13 +158,8 @@ def enrol(arguments: Enrol, console: Console) -> None:
     names = np.array([source.identity_names[label] for label in labels])
     try:
         with whole_file(arguments.gallery) as file:
-            np.savez(
-                file,
-                embeddings=embeddings,
-                labels=labels,
-                identities=names,
-                **{PATTERNS: embed_patterns(embedder)},
-            )
+            arrays: dict[str, Any] = {"embeddings": embeddings, "labels": labels, "identities": names}
+            np.savez(file, **arrays | {PATTERNS: embed_patterns(embedder)})
     except OSError as error:
         raise InputError(f"{arguments.gallery}: cannot be written ({error.strerror})") from error
     people = len(set(names.tolist()))

@@ -22,7 +22,7 @@ from experiments import embed, export, photos
 from experiments.evaluation_inputs import read_embeddings
 from experiments.gallery import read_gallery
 from experiments.models import STABLEHLO_FILE, open_embedder
-from tests.experiments.bin_set import write_bin
+from tests.bin_set import write_bin
 
 
 def main():

@@ -26,6 +26,7 @@ from experiments.evaluate import Arguments, run
 from experiments.evaluation_inputs import load_set, read_embeddings
 from experiments.trained import load_trained
 from experiments.training_angles import images_of_some_classes, training_angles
+from tests.bin_set import write_bin
 
 
 def write_faces(path: pathlib.Path, noise: float = 0.8, **more: np.ndarray) -> pathlib.Path:
@@ -197,6 +198,25 @@ def test_a_run_is_evaluated_on_the_people_it_held_out(trained: pathlib.Path, tmp
     in_training = json.loads((trained / "results.json").read_text())["verifications"]["2"]
     for name in ("accuracy", "accuracy_std", "eer", "auc", "val", "tar@far=0.01"):
         assert figures[name]["estimate"] == pytest.approx(in_training[name], abs=1e-6)
+
+
+def test_a_run_is_evaluated_on_the_sets_that_verified_it_as_they_did(tmp_path: pathlib.Path) -> None:
+    lfw = write_bin(tmp_path / "lfw.bin", image_size=16)
+    config = Config(
+        data=DataConfig(
+            image_size=16, identities=8, images_per_identity=6, test_fraction=0.0, verify=(str(lfw),), flip_test=False
+        ),
+        model=ModelConfig(name="tiny-to-evaluate", width=4, embedding_size=16),
+        run=RunConfig(steps=1, batch_size=8, evaluate_every=1, log_every=1),
+    )
+    run_folder = RunFolder(tmp_path / "run", config)
+    result = train(prepare(config), run_folder, Silent())
+    run_folder.finish({"verifications": result.verifications})
+    run(Arguments(checkpoint=(tmp_path / "run",), output=tmp_path / "out", deployment_fars=(0.1,), replicates=5))
+    figures = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert figures.keys() == {"lfw", "training people"}
+    assert figures["lfw"]["accuracy"]["estimate"] == pytest.approx(result.verifications[1]["accuracy"], abs=1e-6)
+    assert not any(name.startswith(("rank", "angle")) for name in figures["lfw"])  # who is who is not known
 
 
 def test_the_class_weights_of_a_run_are_measured_on_its_training_people(

@@ -17,7 +17,7 @@ from arcface_jax.interop.torch import import_torch
 from arcface_jax.training.saved_runs import SavedRun
 from experiments import export, train
 from experiments.trained import load_trained
-from tests.experiments.bin_set import write_bin
+from tests.bin_set import write_bin
 
 
 def main():

@@ -1,5 +1,4 @@
 import dataclasses
-import pickle
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 from arcface_jax.training.config import DataConfig
 from arcface_jax.training.dataset import create_sampler, load_data
+from tests.bin_set import write_bin
 
 DATA = DataConfig(identities=8, images_per_identity=4, image_size=16, pairs=40, test_fraction=0.5)
 
@@ -17,16 +17,7 @@ DATA = DataConfig(identities=8, images_per_identity=4, image_size=16, pairs=40, 
 @pytest.fixture
 def bin_set(tmp_path):
     """Twenty pairs of pictures in one file, as insightface keeps them."""
-    import io
-
-    faces, encoded = SyntheticFaces(4, 10, image_size=16), []
-    for image in faces.render(np.arange(40)):
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, "PNG")
-        encoded.append(file.getvalue())
-    path = tmp_path / "lfw.bin"
-    path.write_bytes(pickle.dumps((encoded, [number % 2 == 0 for number in range(20)])))
-    return path
+    return write_bin(tmp_path / "lfw.bin", image_size=16)
 
 
 def test_more_sets_are_verified_with_their_own_pairs(bin_set):
