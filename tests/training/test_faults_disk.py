@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import os
 import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -38,6 +40,16 @@ def save_and_wait(checkpoints, state):
     checkpoints.wait()
 
 
+def wait_until_nothing_changes(folder):
+    def listed():
+        return sorted(os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
+
+    before, now = None, listed()
+    while now != before:
+        time.sleep(0.5)
+        before, now = now, listed()
+
+
 @pytest.fixture
 def state_at(with_run):
     program = prepare(with_run(devices=1)).program
@@ -56,7 +68,10 @@ def test_a_full_disk_costs_no_checkpoint_but_the_one_that_did_not_fit(disk, stat
     assert shutil.disk_usage(disk).free == 0
     with pytest.raises(InputError, match=r"cannot be written \(.*\); the checkpoint of step 1 is complete: make room"):
         save_and_wait(checkpoints, state_at(2))
+    # The process that failed to save would have ended. Its writers are given the time to.
+    wait_until_nothing_changes(disk)
     (disk / "filler").unlink()
+    wait_until_nothing_changes(disk)
     again = Checkpoints(disk / "checkpoints")
     assert again.steps() == [1]
     assert int(again.restore(1, state_at(0)).step) == 1
