@@ -69,7 +69,7 @@ def run_head_benchmark(config: HeadBenchmark) -> int:
         return measure_heads(config)
     if config.compare is not None:
         raise InputError("--compare is for time and memory; leave out --traffic and --recall, or --compare")
-    (count_traffic if config.traffic else measure_recall)(Console(), config)
+    (count_traffic if config.traffic else measure_recall)(Console(emoji=False), config)
     return 0
 
 

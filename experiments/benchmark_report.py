@@ -129,7 +129,7 @@ class Report:
     def __init__(self, benchmark: str, options: Options, packages: Sequence[str] = ()):
         self.benchmark, self.file = benchmark, options.output / "records.json"
         self.records: list[Record] = []
-        self.console = Console()
+        self.console = Console(emoji=False)
         self._settings = {key: str(value) for key, value in vars(options).items() if key not in ("output", "compare")}
         # Read now, before hours of measuring.
         self._former = None if options.compare is None else read_report(options.compare, benchmark)

@@ -90,7 +90,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         status = main() or 0
     except InputError as error:
         line = f"error: {printable(str(error))}"
-        Console(stderr=True, soft_wrap=True).print(line, style="bold red", markup=False, highlight=False)
+        Console(emoji=False, stderr=True, soft_wrap=True).print(line, style="bold red", markup=False, highlight=False)
         status = INPUT_ERROR
     except OSError as error:
         # What was opened last says most: a folder that is a file, a full disk, a missing permission.

@@ -122,7 +122,7 @@ def main() -> int:
         CompareConfig, args=arguments[:split], prog="python -m experiments.compare", description=help_text(__doc__)
     )
     base = parse(arguments[split + 1 :])
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(emoji=False, highlight=False, soft_wrap=True)
     cases = [case_of(loss, base, config.seeds) for loss in dict.fromkeys(config.losses)]
     if not cases or not config.seeds:
         raise InputError("--losses and --seeds: nothing to compare; give at least one of each")

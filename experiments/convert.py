@@ -82,7 +82,7 @@ def prepare(arguments: Arguments, console: Console) -> FaceSource:
 
 def run(arguments: Arguments) -> None:
     """Opens, converts, checks."""
-    console = Console()
+    console = Console(emoji=False)
     source = prepare(arguments, console)
     options = {"image_size": arguments.image_size, "jpeg_quality": arguments.jpeg_quality}
     if arguments.destination.exists() and arguments.check:

@@ -177,7 +177,7 @@ def check_address(host: str, port: int) -> None:
 
 def run(arguments: Arguments) -> None:
     """Opens the model, enrols, serves until it is interrupted."""
-    console = Console(soft_wrap=True)
+    console = Console(emoji=False, soft_wrap=True)
     # Read when Gradio is imported: it would report each start to its makers.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:

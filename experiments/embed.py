@@ -218,7 +218,7 @@ def recipe_of(arguments: Arguments, embedder: Embedder, source: EncodedSource) -
 
 def run(arguments: Arguments) -> None:
     """Opens, embeds, writes."""
-    console = Console(soft_wrap=True)
+    console = Console(emoji=False, soft_wrap=True)
     check_output(arguments.output)
     if arguments.threads < 1:
         raise InputError(f"--threads: {arguments.threads}; give at least 1")

@@ -22,6 +22,7 @@ for rates by group), `first`, `second`, `same` [P] (a pair list; otherwise all p
 
 import dataclasses
 import pathlib
+import time
 
 import tyro
 from rich.console import Console
@@ -35,7 +36,7 @@ from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.figures.evaluation_set import draw_set
 from arcface_jax.files import write_whole
 from arcface_jax.training.dataset import load_data
-from experiments.command import help_text, make_folder, run_command
+from experiments.command import check_new_file, help_text, make_folder, run_command
 from experiments.evaluation_inputs import Entry, embed_set, held_out_set, load_set, read_embeddings
 from experiments.evaluation_report import html_report, write_tables
 from experiments.models import open_to_evaluate, takes_project
@@ -56,8 +57,9 @@ class Arguments:
     """Sets to embed with them, see above; each run's own data if not given."""
     embeddings: tuple[pathlib.Path, ...] = ()
     """NumPy .npz files of embeddings, see above."""
-    output: pathlib.Path = pathlib.Path("runs/evaluation")
-    """Folder to write: report.html, table.txt, .md, .tex, .csv, .json, and the pictures."""
+    output: pathlib.Path | None = None
+    """Folder to write, runs/evaluation-DATE-TIME if not given: report.html, table.txt, .md, .tex, .csv, .json, and the
+    pictures."""
     flip: FlipRule | None = None
     """How an image's embedding is combined with that of its mirror image; none leaves the mirror image out. If not
     given, add; or none for a run that verifies without it (data.no-flip-test)."""
@@ -165,8 +167,12 @@ def print_results(
 
 def run(arguments: Arguments) -> None:
     """Reads, evaluates, prints, writes."""
-    console = Console()
-    make_folder(arguments.output)
+    console = Console(emoji=False)
+    output = arguments.output or pathlib.Path("runs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
+    page = output / "report.html"
+    check_new_file(page, ", of another evaluation") if output.is_dir() else make_folder(output)
+    if arguments.folds < 1:
+        raise InputError(f"--folds {arguments.folds}: give 1 or more")
     entries, of_training = read_entries(arguments, console)
     options = Options(
         fars=arguments.fars,
@@ -181,12 +187,11 @@ def run(arguments: Arguments) -> None:
     comparisons = compare_results(entries, list(results.values()), arguments)
     rows: dict[str, Figures] = {name: result.figures for name, result in results.items()} | of_training
     print_results(console, rows, results, comparisons)
-    tables = write_tables(rows, arguments.output)
+    tables = write_tables(rows, output)
     drawn = {
-        entry.data.name: (result, draw_set(entry.data, result, arguments.output / "figures" / entry.data.name))
+        entry.data.name: (result, draw_set(entry.data, result, output / "figures" / entry.data.name))
         for entry, result in zip(entries, results.values(), strict=True)
     }
-    page = arguments.output / "report.html"
     write_whole(page, html_report("Evaluation", rows, drawn, comparisons, arguments.confidence))
     written = f"\nWritten: {page}, and beside it {len(tables)} tables and the pictures."
     console.print(written, markup=False, highlight=False)

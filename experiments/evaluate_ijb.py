@@ -175,7 +175,7 @@ def without_interval(numbers: dict[str, float]) -> Figures:
 
 def run(arguments: Arguments) -> None:
     """Pools, scores, prints, writes."""
-    console = Console()
+    console = Console(emoji=False)
     make_folder(arguments.output)
     templates = read_templates(arguments)
     console.print(f"{len(templates.ids):,} templates.", highlight=False)

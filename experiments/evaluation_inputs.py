@@ -51,13 +51,15 @@ def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.nda
     Raises:
       InputError: not such a file, or one of the needed arrays is missing; the message names the file.
     """
+    if path.exists() and path.suffix != ".npz":
+        raise InputError(f"{path}: is no .npz file; give one that numpy.savez or experiments.embed wrote")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        said = str(error).splitlines()[0]
+        said = "it is something else" if "allow_pickle" in str(error) else str(error).splitlines()[0]
         raise InputError(f"{path}: not an .npz file of plain arrays ({said}); write it with numpy.savez") from None
     for name in needed:
         if name not in arrays:

@@ -212,7 +212,7 @@ def write(
 
 def run(arguments: Arguments) -> None:
     """Opens, exports, measures, writes the card."""
-    console = Console(soft_wrap=True)
+    console = Console(emoji=False, soft_wrap=True)
     if not arguments.formats:
         raise InputError("--formats: give at least one of stablehlo, onnx, torch")
     if arguments.folder.exists():

@@ -236,7 +236,7 @@ def search(arguments: Search, console: Console) -> None:
 
 def run(arguments: Enrol | Name | Verify | Search) -> None:
     """Does what was asked."""
-    console = Console(soft_wrap=True)
+    console = Console(emoji=False, soft_wrap=True)
     if isinstance(arguments, Enrol):
         enrol(arguments, console)
     elif isinstance(arguments, Name):

@@ -99,7 +99,7 @@ def describe(name: str, generated: Likeness, real: Likeness) -> str:
 
 def run(arguments: Arguments) -> None:
     """Generates, judges, prints, writes."""
-    console = Console()
+    console = Console(emoji=False)
     if not 1 <= arguments.count <= arguments.gallery:
         raise InputError(f"--count {arguments.count}: give from 1 to the {arguments.gallery} people of the gallery")
     if arguments.judge is None and arguments.judge_project is not None:

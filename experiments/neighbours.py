@@ -98,7 +98,7 @@ def table_of(pairs: ClassPairs, people: People) -> Table:
 
 def run(arguments: Arguments) -> None:
     """Embeds, compares, prints, writes."""
-    console = Console()
+    console = Console(emoji=False)
     if min(arguments.drawn, arguments.pairs, arguments.gallery) < 2:
         raise InputError("--drawn, --pairs and --gallery: give at least 2 of each")
     if not 0 < arguments.far < 1:

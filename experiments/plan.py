@@ -93,7 +93,7 @@ def run(config: PlanConfig) -> None:
     if config.compile:
         # Simulated devices have to be asked for before JAX starts its backend.
         jax.config.update("jax_num_cpu_devices", max(1, config.devices))
-    console = Console()
+    console = Console(emoji=False)
     table, best = plan_table(config)
     console.print(table)
     if best is None:
@@ -113,7 +113,7 @@ def main() -> None:
     if any(argument.split("=")[0] in ("--preset", "--all-presets") for argument in arguments):
         # Shapes need no accelerator, and must not wait for one that is busy.
         jax.config.update("jax_platforms", "cpu")
-        print_presets(tyro.cli(PresetPlan, args=arguments, prog=program, description=about), Console())
+        print_presets(tyro.cli(PresetPlan, args=arguments, prog=program, description=about), Console(emoji=False))
     else:
         run(tyro.cli(PlanConfig, args=arguments, prog=program, description=about))
 

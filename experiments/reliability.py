@@ -115,7 +115,7 @@ def main() -> int:
     config = tyro.cli(
         ReliabilityConfig, args=sys.argv[1:], prog="python -m experiments.reliability", description=help_text(__doc__)
     )
-    return run_reliability(config, Console())
+    return run_reliability(config, Console(emoji=False))
 
 
 if __name__ == "__main__":

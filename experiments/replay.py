@@ -47,7 +47,7 @@ def main() -> None:
     config = tyro.cli(
         ReplayConfig, args=sys.argv[1:], prog="python -m experiments.replay", description=help_text(__doc__)
     )
-    print_diagnosis(Console(), diagnose(config.folder))
+    print_diagnosis(Console(emoji=False), diagnose(config.folder))
 
 
 if __name__ == "__main__":

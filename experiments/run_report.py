@@ -56,7 +56,7 @@ def run_page(title: str, setup: Setup, result: RunResult, pictures: Sequence[pat
         ),
         ["loss", f"{setup.config.loss.name}: {program.objective}"],
         ["devices", f"{len(program.devices)} × {program.devices[0].device_kind}"],
-        ["time", f"{result.seconds:.0f} s, verification included"],
+        ["time", f"{result.seconds:.0f} s from step {result.began_at} on, verification included"],
         ["skipped steps", f"{result.bad_steps}"],
         ["versions", ", ".join(f"{name} {version}" for name, version in library_versions().items())],
     ]

@@ -141,7 +141,7 @@ def main() -> int:
     base = tyro.cli(Config, default=base_config(), args=arguments[split + 1 :], prog="python -m experiments.study --")
     plan = Plan(base, config.seeds, config.test_seeds, config.omniglot)
     cases = chosen_cases(config, plan)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(emoji=False, highlight=False, soft_wrap=True)
     console.print(f"Study in {config.folder}: {describe(cases, config.folder)}.")
     if config.plan:
         return 0

@@ -91,7 +91,7 @@ def run_all(cases: Sequence[Case], root: pathlib.Path, processes: int, say: Say)
       cases: as from `merge`.
       root: folder of the runs.
       processes: how many at once; 1 for this process itself.
-      say: is told of each run as it ends.
+      say: is told of the runs of a case when the last of them ends, and how to go on where all are stopped.
 
     Returns: the runs that ended now.
     """
@@ -102,10 +102,15 @@ def run_all(cases: Sequence[Case], root: pathlib.Path, processes: int, say: Say)
         [case for case in todo if case.cleaned_by is None],
         [case for case in todo if case.cleaned_by is not None],
     ):
-        for one in _run(wave, root, processes):
-            done.append(one)
-            left = (time.perf_counter() - started) / len(done) * (total - len(done))
-            say(f"[{len(done)}/{total}] {one.name}, seed {one.seed}: {_outcome(one)}; about {left / 60:.0f} min left")
+        try:
+            for one in _run(wave, root, processes):
+                done.append(one)
+                left = (time.perf_counter() - started) / len(done) * (total - len(done))
+                outcome = f"{_outcome(one)}; about {left / 60:.0f} min left"
+                say(f"[{len(done)}/{total}] {one.name}, seed {one.seed}: {outcome}")
+        except KeyboardInterrupt:
+            say(f"Stopped. {root} keeps what was done; the same command goes on.")
+            raise
     return done
 
 

@@ -38,6 +38,10 @@ def cell(values: Sequence[float], factor: float = 1.0, digits: int = 1) -> str:
     return mean if summary.count == 1 else f"{mean} ± {factor * summary.deviation:.{digits}f}"
 
 
+LOWER_IS_BETTER = ("eer",)
+"""Columns of errors: of two cases the one with less is ahead."""
+
+
 def verification_rows(cases: Mapping[str, Results], columns: Mapping[str, str] = COLUMNS) -> list[list[str]]:
     """One row a case, the best mean first, and the untrained network of the first case last."""
     named = {name: runs for name, runs in cases.items() if runs}
@@ -76,8 +80,11 @@ def differences(
         if len(shared) < 2:
             continue
         for column in columns:
-            mine, theirs = by_seed(cases[first], column), by_seed(cases[other], column)
-            found[other, column] = paired_difference([mine[s] for s in shared], [theirs[s] for s in shared])
+            mine, theirs = ([by_seed(cases[name], column)[seed] for seed in shared] for name in (first, other))
+            found[other, column] = paired_difference(mine, theirs)
+            if column in LOWER_IS_BETTER:
+                wins = paired_difference(theirs, mine).wins
+                found[other, column] = dataclasses.replace(found[other, column], wins=wins)
     return found
 
 

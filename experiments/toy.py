@@ -97,7 +97,7 @@ def read_halves(arguments: Arguments) -> Halves:
     labels = np.asarray(source.labels)
     if not 2 <= arguments.identities <= len(source.identity_names):
         raise InputError(
-            f"--identities {arguments.identities}: give from 2 to the {len(source.identity_names)} people of the source"
+            f"--identities {arguments.identities}: give 2 or more, of the {len(source.identity_names)} people there are"
         )
     sample = load(Subset(source, np.flatnonzero(labels < arguments.identities)), 32)
     place = np.zeros(len(sample), np.int64)
@@ -169,7 +169,7 @@ def check_feasible(arguments: Arguments, console: Console) -> dict[str, float]:
 
 def run(arguments: Arguments) -> None:
     """Trains, measures, prints, writes."""
-    console = Console()
+    console = Console(emoji=False)
     if not arguments.seeds:
         raise InputError("--seeds: give at least one")
     make_folder(arguments.output)

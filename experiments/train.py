@@ -113,13 +113,17 @@ def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult)
             "bad_steps": result.bad_steps,
             "speeds": result.speeds,
             "seconds": round(result.seconds, 1),
+            "began_at": result.began_at,
         }
     )
     print_results(console, result.verifications)
     if (warning := angle_warning(result.angles)) is not None:
         console.print(f"[yellow]{warning}[/yellow]")
+    since = f", since it went on at step {result.began_at}" if result.began_at else ""
     console.print(
-        f"Trained and verified in {result.seconds:.0f} s. Written to {folder.path}:", highlight=False, markup=False
+        f"Trained and verified in {result.seconds:.0f} s{since}. Written to {folder.path}:",
+        highlight=False,
+        markup=False,
     )
     for what in (SUMMARY_FILE, "config.json", "metrics.jsonl", "results.json", "tensorboard/", "checkpoints/"):
         console.print(f"  {folder.path / what}", highlight=False, markup=False)
@@ -185,8 +189,8 @@ def main() -> int:
     asked, against, arguments = take_check(sys.argv[1:])
     config = parse(arguments)
     if asked:
-        return check_data(config, Console(), pathlib.Path(config.run.folder or "runs/check"), against)
-    return run(config, Console())
+        return check_data(config, Console(emoji=False), pathlib.Path(config.run.folder or "runs/check"), against)
+    return run(config, Console(emoji=False))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from arcface_jax.data.synthetic import SyntheticFaces
 
 
 def write_bin(path: pathlib.Path, seed: int = 0, image_size: int = 32) -> pathlib.Path:
-    """Twenty pairs of faces, every other one of one person."""
+    """Twenty pairs of faces, every other one said to be of one person."""
     faces, encoded = SyntheticFaces(4, 10, image_size=image_size, seed=seed), []
     for image in faces.render(np.arange(40)):
         file = io.BytesIO()

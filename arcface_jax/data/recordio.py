@@ -50,7 +50,8 @@ class RecordIOSource(EncodedSource):
         if outside.any():
             raise InputError(
                 f"{index}: key {self._keys[outside][0]} at offset {self._offsets[outside][0]} is no place in the "
-                f"{len(self._file)} bytes of {rec}; delete the index to have it rebuilt"
+                f"{len(self._file)} bytes of {rec}: that is cut short, or the index is another's; restore it, or "
+                "delete the index to have it rebuilt"
             )
         values = self._read_labels()
         unique, labels = np.unique(values, return_inverse=True)

@@ -53,7 +53,8 @@ class RunResult:
       similarities: cosine of each pair of the first set with the final model.
       angles: by step (start, middle, end), degrees between training images and their centres.
       speeds: images_per_second, and data_wait, the share of the time that steps waited for data.
-      seconds: from the first step to the last, compilation and verification included.
+      seconds: of this process, from its first step to the last, compilation and verification included.
+      began_at: steps that were done when it began, by processes before it.
       bad_steps: steps that were skipped since loss or gradient were not finite.
     """
 
@@ -62,6 +63,7 @@ class RunResult:
     angles: dict[int, np.ndarray]
     speeds: dict[str, float]
     seconds: float
+    began_at: int
     bad_steps: int
 
 
@@ -259,7 +261,7 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
             similarities = run.verifier.similarities(variables, setup.data.sets[0])
         bad_steps = int(whole.bad_steps[1])
     seconds = time.perf_counter() - started
-    return RunResult(run.verifications, similarities, run.angles, timer.average(), seconds, bad_steps)
+    return RunResult(run.verifications, similarities, run.angles, timer.average(), seconds, first, bad_steps)
 
 
 def _memory() -> dict[str, float]:

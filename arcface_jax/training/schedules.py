@@ -1,6 +1,7 @@
 """Learning rates over the steps of a run, and the optimiser that uses them."""
 
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -17,8 +18,8 @@ def _after_warmup(peak: float, warmup_steps: int, then: optax.Schedule) -> optax
 
 
 def _check(peak: float, warmup_steps: int, total_steps: int) -> None:
-    if peak <= 0:
-        raise InputError(f"learning rate must be positive, got {peak}")
+    if not (peak > 0 and math.isfinite(peak)):
+        raise InputError(f"learning rate must be positive and finite, got {peak}")
     if not 0 <= warmup_steps < total_steps:
         raise InputError(f"warm-up must be shorter than the run: {warmup_steps} of {total_steps} steps")
 

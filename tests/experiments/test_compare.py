@@ -47,6 +47,16 @@ def test_losses_are_tested_over_the_seeds_that_both_have():
     assert found["softmax", "accuracy"].count == 2
 
 
+def test_less_of_an_error_is_ahead():
+    runs = {
+        name: {seed: {"verifications": {"0": {"eer": 0.5}, "9": {"eer": value + seed / 100}}} for seed in (0, 1)}
+        for name, value in (("arcface", 0.3), ("softmax", 0.2))
+    }
+    for first, second, wins in (("arcface", "softmax", 0), ("softmax", "arcface", 2)):
+        found = differences(runs, first, [second], {"eer": "EER"})[second, "eer"]
+        assert (found.wins, found.mean > 0) == (wins, wins == 0)
+
+
 def test_runs_are_compared_and_finished_ones_not_repeated(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     options = ["--losses", "arcface", "arcface:0.3", "--seeds", "0", "1", "--folder", "c", "--processes", "1"]

@@ -113,7 +113,8 @@ def test_the_papers_drops():
         (OptimiserConfig(ema=5.0), "optimiser.ema is 5"),
         (OptimiserConfig(name="adamw", options='{"learning_rate": 1}'), "give it by --optimiser.learning-rate"),
         (OptimiserConfig(name="adamw", options='{"weight_decay": 1}'), "give it by --optimiser.weight-decay"),
-        (OptimiserConfig(learning_rate=-1.0), "optimiser: learning rate must be positive, got -1"),
+        (OptimiserConfig(learning_rate=-1.0), "optimiser: learning rate must be positive and finite, got -1"),
+        (OptimiserConfig(learning_rate=float("nan")), "optimiser: learning rate must be positive and finite, got nan"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config, named):
