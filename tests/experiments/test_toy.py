@@ -48,7 +48,7 @@ def test_it_measures_each_loss_on_a_folder_of_people(type_command, crowd, tmp_pa
     ("options", "said"),
     [
         (["--dimension", "4"], "--dimension 4: only 2 and 3"),
-        (["--identities", "1"], "--identities 1: give from 2"),
+        (["--identities", "1"], "--identities 1: give 2 or more"),
         (["--people", "absent.zip"], "absent.zip: no such file"),
     ],
 )
