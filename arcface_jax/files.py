@@ -1,10 +1,11 @@
 """Files that a reader finds whole or not at all, whatever happens to the process or to the power."""
 
 import contextlib
+import io
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
@@ -43,6 +44,15 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+
+
+@contextlib.contextmanager
+def whole_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
+    """As `whole_file`, for text as `csv` writes it: UTF-8, with names that are not Unicode as they came."""
+    with whole_file(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)
+        yield text
+        text.detach()
 
 
 def replace_whole(written: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:

@@ -175,9 +175,8 @@ def uniface_loss(
     check_positive("negative_weight", negative_weight)
     cosine, mask = _cosines_and_mask(embeddings, class_weights, labels)
     scale = column_of_scales(scale, cosine.shape[0], cosine.dtype)
-    logits = scale * jnp.where(mask, apply_psi(psi, take_target(cosine, mask))[:, None], cosine) - bias.astype(
-        cosine.dtype
-    )
+    target = apply_psi(psi, take_target(cosine, mask))[:, None]
+    logits = scale * jnp.where(mask, target, cosine) - bias.astype(cosine.dtype)
     return _binary_sum(logits, mask, 1.0, negative_weight)
 
 

@@ -22,6 +22,7 @@ from arcface_jax.heads.planner import HeadSize, compile_step, predicted_memory
 from arcface_jax.heads.sampling import sample_classes
 from arcface_jax.heads.traffic import collective_bytes
 from experiments.benchmark_report import Former, Ratio, Record, Report, ratio_of_rounds, round_seconds
+from experiments.command import new_console
 from experiments.head_cases import CASES, TORCH, head_size
 from experiments.measured_process import measure_in_process
 
@@ -69,7 +70,7 @@ def run_head_benchmark(config: HeadBenchmark) -> int:
         return measure_heads(config)
     if config.compare is not None:
         raise InputError("--compare is for time and memory; leave out --traffic and --recall, or --compare")
-    (count_traffic if config.traffic else measure_recall)(Console(emoji=False), config)
+    (count_traffic if config.traffic else measure_recall)(new_console(), config)
     return 0
 
 

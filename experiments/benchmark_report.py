@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from arcface_jax.errors import InputError
 from arcface_jax.figures.benchmark import ratio_bars
 from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
+from experiments.command import new_console
 from experiments.machine import machine
 
 Record = dict[str, Any]
@@ -129,7 +129,7 @@ class Report:
     def __init__(self, benchmark: str, options: Options, packages: Sequence[str] = ()):
         self.benchmark, self.file = benchmark, options.output / "records.json"
         self.records: list[Record] = []
-        self.console = Console(emoji=False)
+        self.console = new_console()
         self._settings = {key: str(value) for key, value in vars(options).items() if key not in ("output", "compare")}
         # Read now, before hours of measuring.
         self._former = None if options.compare is None else read_report(options.compare, benchmark)

@@ -34,6 +34,11 @@ def help_text(documentation: str | None) -> str:
     return "\n".join(f"\n{line}" if line.startswith("python -m ") else line for line in lines)
 
 
+def new_console(**options: Any) -> Console:
+    """A console that prints ":x:" in a path or a name as it is."""
+    return Console(emoji=False, **options)
+
+
 def check_new_file(path: pathlib.Path, beside: str = "") -> None:
     """Refuses, before the work begins, a file that could not be written after it.
 
@@ -47,8 +52,8 @@ def check_new_file(path: pathlib.Path, beside: str = "") -> None:
     _check_writable(path.absolute().parent)
 
 
-def make_folder(path: pathlib.Path) -> pathlib.Path:
-    """Makes the folder that results will go to, before the work begins, and returns it.
+def make_folder(path: pathlib.Path) -> None:
+    """Makes the folder that results will go to, before the work begins.
 
     Raises:
       InputError: it cannot be made or written.
@@ -58,7 +63,6 @@ def make_folder(path: pathlib.Path) -> pathlib.Path:
     except OSError as error:
         raise InputError(f"{path}: cannot be made a folder ({error.strerror}); choose another with --output") from error
     _check_writable(path)
-    return path
 
 
 def _check_writable(folder: pathlib.Path) -> None:
@@ -90,7 +94,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         status = main() or 0
     except InputError as error:
         line = f"error: {printable(str(error))}"
-        Console(emoji=False, stderr=True, soft_wrap=True).print(line, style="bold red", markup=False, highlight=False)
+        new_console(stderr=True, soft_wrap=True).print(line, style="bold red", markup=False, highlight=False)
         status = INPUT_ERROR
     except OSError as error:
         # What was opened last says most: a folder that is a file, a full disk, a missing permission.

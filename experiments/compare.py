@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import Annotated, get_args
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from arcface_jax.errors import InputError
@@ -27,7 +26,7 @@ from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
 from arcface_jax.training.config import Config, LossName
 from arcface_jax.training.run_folder import finite
-from experiments.command import help_text, run_command
+from experiments.command import help_text, new_console, run_command
 from experiments.study_plan import changed
 from experiments.study_pool import completed, interrupt_on_termination, run_all
 from experiments.study_run import Case
@@ -122,7 +121,7 @@ def main() -> int:
         CompareConfig, args=arguments[:split], prog="python -m experiments.compare", description=help_text(__doc__)
     )
     base = parse(arguments[split + 1 :])
-    console = Console(emoji=False, highlight=False, soft_wrap=True)
+    console = new_console(highlight=False, soft_wrap=True)
     cases = [case_of(loss, base, config.seeds) for loss in dict.fromkeys(config.losses)]
     if not cases or not config.seeds:
         raise InputError("--losses and --seeds: nothing to compare; give at least one of each")

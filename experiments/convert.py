@@ -25,7 +25,7 @@ from arcface_jax.data.scan import find_unreadable
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.views import Subset
 from arcface_jax.errors import InputError
-from experiments.command import help_text, run_command
+from experiments.command import help_text, new_console, run_command
 from experiments.progress import progress_bar
 
 
@@ -82,7 +82,7 @@ def prepare(arguments: Arguments, console: Console) -> FaceSource:
 
 def run(arguments: Arguments) -> None:
     """Opens, converts, checks."""
-    console = Console(emoji=False)
+    console = new_console()
     source = prepare(arguments, console)
     options = {"image_size": arguments.image_size, "jpeg_quality": arguments.jpeg_quality}
     if arguments.destination.exists() and arguments.check:

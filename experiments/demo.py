@@ -19,11 +19,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from rich.console import Console
 
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
-from experiments.command import help_text, run_command
+from experiments.command import help_text, new_console, run_command
 from experiments.gallery import (
     Gallery,
     check_same_model,
@@ -177,7 +176,7 @@ def check_address(host: str, port: int) -> None:
 
 def run(arguments: Arguments) -> None:
     """Opens the model, enrols, serves until it is interrupted."""
-    console = Console(emoji=False, soft_wrap=True)
+    console = new_console(soft_wrap=True)
     # Read when Gradio is imported: it would report each start to its makers.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:

@@ -12,7 +12,6 @@ same command is given again.
 
 import csv
 import dataclasses
-import io
 import json
 import pathlib
 import time
@@ -27,9 +26,9 @@ from arcface_jax.data.encoded import EncodedSource
 from arcface_jax.data.open import open_source
 from arcface_jax.data.verification_sets import BinSource
 from arcface_jax.errors import InputError
-from arcface_jax.files import replace_whole, whole_file, write_whole
+from arcface_jax.files import replace_whole, whole_file, whole_text, write_whole
 from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER
-from experiments.command import check_new_file, help_text, run_command
+from experiments.command import check_new_file, help_text, new_console, run_command
 from experiments.evaluation_inputs import SOURCE
 from experiments.gallery import PATTERNS, embed_patterns
 from experiments.models import STABLEHLO_FILE, Embedder, Project, open_embedder
@@ -157,12 +156,10 @@ def write(
             arrays |= about_pairs(source, kept) | {PATTERNS: patterns, SOURCE: source.fingerprint}
             np.savez(file, **arrays)
     else:
-        with whole_file(output.with_suffix(".csv")) as file:
-            text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)
+        with whole_text(output.with_suffix(".csv")) as text:
             writer = csv.writer(text)
             writer.writerow(["image", "identity"])
             writer.writerows(zip(places, identities, strict=True))
-            text.detach()
         if len(kept) == len(source):
             replace_whole(partial.path, output)
         else:
@@ -218,7 +215,7 @@ def recipe_of(arguments: Arguments, embedder: Embedder, source: EncodedSource) -
 
 def run(arguments: Arguments) -> None:
     """Opens, embeds, writes."""
-    console = Console(emoji=False, soft_wrap=True)
+    console = new_console(soft_wrap=True)
     check_output(arguments.output)
     if arguments.threads < 1:
         raise InputError(f"--threads: {arguments.threads}; give at least 1")

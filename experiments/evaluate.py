@@ -36,7 +36,7 @@ from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.figures.evaluation_set import draw_set
 from arcface_jax.files import write_whole
 from arcface_jax.training.dataset import load_data
-from experiments.command import check_new_file, help_text, make_folder, run_command
+from experiments.command import check_new_file, help_text, make_folder, new_console, run_command
 from experiments.evaluation_inputs import Entry, embed_set, held_out_set, load_set, read_embeddings
 from experiments.evaluation_report import html_report, write_tables
 from experiments.models import open_to_evaluate, takes_project
@@ -167,12 +167,13 @@ def print_results(
 
 def run(arguments: Arguments) -> None:
     """Reads, evaluates, prints, writes."""
-    console = Console(emoji=False)
-    output = arguments.output or pathlib.Path("runs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
-    page = output / "report.html"
-    check_new_file(page, ", of another evaluation") if output.is_dir() else make_folder(output)
+    console = new_console()
     if arguments.folds < 1:
         raise InputError(f"--folds {arguments.folds}: give 1 or more")
+    output = arguments.output or pathlib.Path("runs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
+    make_folder(output)
+    page = output / "report.html"
+    check_new_file(page, ", of another evaluation")
     entries, of_training = read_entries(arguments, console)
     options = Options(
         fars=arguments.fars,

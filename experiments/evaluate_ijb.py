@@ -12,7 +12,6 @@ import pathlib
 
 import numpy as np
 import tyro
-from rich.console import Console
 
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.bootstrap import (
@@ -37,7 +36,7 @@ from arcface_jax.evaluation.tables import to_text
 from arcface_jax.evaluation.templates import IJB_FARS, Templates, pool_templates, search_templates, verify_scores
 from arcface_jax.figures.evaluation import cmc_figure, det_figure, roc_figure
 from arcface_jax.figures.style import save
-from experiments.command import help_text, make_folder, run_command
+from experiments.command import help_text, make_folder, new_console, run_command
 from experiments.evaluation_inputs import read_arrays
 from experiments.evaluation_report import write_tables
 
@@ -175,7 +174,7 @@ def without_interval(numbers: dict[str, float]) -> Figures:
 
 def run(arguments: Arguments) -> None:
     """Pools, scores, prints, writes."""
-    console = Console(emoji=False)
+    console = new_console()
     make_folder(arguments.output)
     templates = read_templates(arguments)
     console.print(f"{len(templates.ids):,} templates.", highlight=False)

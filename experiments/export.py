@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 import jax
 import numpy as np
 import tyro
-from rich.console import Console
 
 from arcface_jax.data.memory import load_images
 from arcface_jax.data.open import open_set
@@ -39,7 +38,7 @@ from arcface_jax.interop.torch import save_torch
 from arcface_jax.training.checkpoints import library_versions
 from arcface_jax.training.run_folder import CONFIG_FILE, RESULTS_FILE
 from arcface_jax.training.saved_runs import find_run
-from experiments.command import help_text, make_folder, run_command
+from experiments.command import help_text, make_folder, new_console, run_command
 from experiments.models import STABLEHLO_FILE, Embedder, Project, open_trained
 
 CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
@@ -212,7 +211,7 @@ def write(
 
 def run(arguments: Arguments) -> None:
     """Opens, exports, measures, writes the card."""
-    console = Console(emoji=False, soft_wrap=True)
+    console = new_console(soft_wrap=True)
     if not arguments.formats:
         raise InputError("--formats: give at least one of stablehlo, onnx, torch")
     if arguments.folder.exists():

@@ -12,7 +12,6 @@ experiments.embed writes, .npz or .npy, is a gallery too.
 
 import csv
 import dataclasses
-import io
 import pathlib
 import time
 from collections.abc import Callable
@@ -27,8 +26,8 @@ from arcface_jax.data.messages import printable
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.templates import pool_templates
-from arcface_jax.files import whole_file
-from experiments.command import check_new_file, help_text, run_command
+from arcface_jax.files import whole_file, whole_text
+from experiments.command import check_new_file, help_text, new_console, run_command
 from experiments.gallery import (
     PATTERNS,
     Engine,
@@ -156,10 +155,11 @@ def enrol(arguments: Enrol, console: Console) -> None:
         pooled = pool_templates(embeddings, labels, np.arange(len(labels)))
         embeddings, labels = pooled.embeddings, pooled.ids
     names = np.array([source.identity_names[label] for label in labels])
+    arrays: dict[str, Any] = {"embeddings": embeddings, "labels": labels, "identities": names}
+    arrays[PATTERNS] = embed_patterns(embedder)
     try:
         with whole_file(arguments.gallery) as file:
-            arrays: dict[str, Any] = {"embeddings": embeddings, "labels": labels, "identities": names}
-            np.savez(file, **arrays | {PATTERNS: embed_patterns(embedder)})
+            np.savez(file, **arrays)
     except OSError as error:
         raise InputError(f"{arguments.gallery}: cannot be written ({error.strerror})") from error
     people = len(set(names.tolist()))
@@ -213,8 +213,7 @@ def search(arguments: Search, console: Console) -> None:
     seconds, peak = time.perf_counter() - begun, peak_gigabytes()
     threshold = -np.inf if arguments.threshold is None else arguments.threshold
     numbers = range(1, found.indices.shape[1] + 1)
-    with whole_file(arguments.output) as file:
-        text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)
+    with whole_text(arguments.output) as text:
         writer = csv.writer(text)
         writer.writerow(["image", "person", *(f"{what}_{n}" for n in numbers for what in ("candidate", "cosine"))])
         for place, accepted, scores, indices in zip(
@@ -224,7 +223,6 @@ def search(arguments: Search, console: Console) -> None:
                 text for score, i in zip(scores, indices, strict=True) for text in (gallery.names[i], f"{score:.6f}")
             ]
             writer.writerow([place, alike[0] if accepted else UNKNOWN, *alike])
-        text.detach()
     console.print(
         f"{arguments.output}: {len(probes.names):,} probes in {len(gallery.names):,} entries of "
         f"{gallery.embeddings.shape[1]} numbers, {seconds:.1f} s, {len(probes.names) / seconds:.0f} probes/s, "
@@ -236,7 +234,7 @@ def search(arguments: Search, console: Console) -> None:
 
 def run(arguments: Enrol | Name | Verify | Search) -> None:
     """Does what was asked."""
-    console = Console(emoji=False, soft_wrap=True)
+    console = new_console(soft_wrap=True)
     if isinstance(arguments, Enrol):
         enrol(arguments, console)
     elif isinstance(arguments, Name):

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.progress import Progress
 
 from arcface_jax.analysis.inversion import Likeness, Prior, cosine_loss, invert, likeness
@@ -32,7 +31,7 @@ from arcface_jax.interop.model import TrainedModel
 from arcface_jax.models.batch_statistics import with_statistics
 from arcface_jax.pixels import to_pixels
 from experiments.analysed import embed_people, open_analysed, open_people
-from experiments.command import help_text, make_folder, run_command
+from experiments.command import help_text, make_folder, new_console, run_command
 from experiments.models import Project
 
 
@@ -99,7 +98,7 @@ def describe(name: str, generated: Likeness, real: Likeness) -> str:
 
 def run(arguments: Arguments) -> None:
     """Generates, judges, prints, writes."""
-    console = Console(emoji=False)
+    console = new_console()
     if not 1 <= arguments.count <= arguments.gallery:
         raise InputError(f"--count {arguments.count}: give from 1 to the {arguments.gallery} people of the gallery")
     if arguments.judge is None and arguments.judge_project is not None:

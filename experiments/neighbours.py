@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from arcface_jax.analysis.neighbours import ClassPairs, kept_neighbours, nearest_classes, principal_plane, tsne_plane
@@ -25,7 +24,7 @@ from arcface_jax.figures.neighbours import plane_figure
 from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
 from experiments.analysed import DEFAULT_PEOPLE, People, default_source, embed_people, open_analysed, open_people
-from experiments.command import help_text, make_folder, run_command
+from experiments.command import help_text, make_folder, new_console, run_command
 from experiments.models import Project
 
 
@@ -98,7 +97,7 @@ def table_of(pairs: ClassPairs, people: People) -> Table:
 
 def run(arguments: Arguments) -> None:
     """Embeds, compares, prints, writes."""
-    console = Console(emoji=False)
+    console = new_console()
     if min(arguments.drawn, arguments.pairs, arguments.gallery) < 2:
         raise InputError("--drawn, --pairs and --gallery: give at least 2 of each")
     if not 0 < arguments.far < 1:

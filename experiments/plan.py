@@ -13,13 +13,12 @@ from typing import Annotated
 
 import jax
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from arcface_jax.errors import InputError
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
 from arcface_jax.heads.planner import HeadSize, compiled_memory, predicted_memory, predicted_operations
-from experiments.command import help_text, run_command
+from experiments.command import help_text, new_console, run_command
 from experiments.preset_plan import PresetPlan, print_presets
 
 _HEADS = (
@@ -93,7 +92,7 @@ def run(config: PlanConfig) -> None:
     if config.compile:
         # Simulated devices have to be asked for before JAX starts its backend.
         jax.config.update("jax_num_cpu_devices", max(1, config.devices))
-    console = Console(emoji=False)
+    console = new_console()
     table, best = plan_table(config)
     console.print(table)
     if best is None:
@@ -113,7 +112,7 @@ def main() -> None:
     if any(argument.split("=")[0] in ("--preset", "--all-presets") for argument in arguments):
         # Shapes need no accelerator, and must not wait for one that is busy.
         jax.config.update("jax_platforms", "cpu")
-        print_presets(tyro.cli(PresetPlan, args=arguments, prog=program, description=about), Console(emoji=False))
+        print_presets(tyro.cli(PresetPlan, args=arguments, prog=program, description=about), new_console())
     else:
         run(tyro.cli(PlanConfig, args=arguments, prog=program, description=about))
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 from experiments import reliability_faults as faults
-from experiments.command import help_text, run_command
+from experiments.command import help_text, new_console, run_command
 from experiments.reliability_processes import several_processes
 from experiments.reliability_runs import Lost, Tally
 
@@ -115,7 +115,7 @@ def main() -> int:
     config = tyro.cli(
         ReliabilityConfig, args=sys.argv[1:], prog="python -m experiments.reliability", description=help_text(__doc__)
     )
-    return run_reliability(config, Console(emoji=False))
+    return run_reliability(config, new_console())
 
 
 if __name__ == "__main__":

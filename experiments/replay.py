@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arcface_jax.training.bad_steps import Diagnosis, LayerNorms, diagnose
-from experiments.command import help_text, run_command
+from experiments.command import help_text, new_console, run_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ def main() -> None:
     config = tyro.cli(
         ReplayConfig, args=sys.argv[1:], prog="python -m experiments.replay", description=help_text(__doc__)
     )
-    print_diagnosis(Console(emoji=False), diagnose(config.folder))
+    print_diagnosis(new_console(), diagnose(config.folder))
 
 
 if __name__ == "__main__":

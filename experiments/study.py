@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.markup import escape
 
 from arcface_jax.errors import InputError
@@ -27,7 +26,7 @@ from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
 from arcface_jax.training.config import Config
 from arcface_jax.training.run_folder import finite
-from experiments.command import help_text, run_command
+from experiments.command import help_text, new_console, run_command
 from experiments.study_plan import PARTS, Part, Plan, base_config
 from experiments.study_pool import completed, interrupt_on_termination, merge, missing, run_all
 from experiments.study_report import REPORTS, Findings
@@ -141,7 +140,7 @@ def main() -> int:
     base = tyro.cli(Config, default=base_config(), args=arguments[split + 1 :], prog="python -m experiments.study --")
     plan = Plan(base, config.seeds, config.test_seeds, config.omniglot)
     cases = chosen_cases(config, plan)
-    console = Console(emoji=False, highlight=False, soft_wrap=True)
+    console = new_console(highlight=False, soft_wrap=True)
     console.print(f"Study in {config.folder}: {describe(cases, config.folder)}.")
     if config.plan:
         return 0

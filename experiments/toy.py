@@ -33,7 +33,7 @@ from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
 from arcface_jax.margins import arcface
 from arcface_jax.models.embed import embed_images, make_embed_function
-from experiments.command import help_text, make_folder, run_command
+from experiments.command import help_text, make_folder, new_console, run_command
 from experiments.small_model import Recipe, train_small
 
 IMAGES_OF_A_PERSON = 100
@@ -169,7 +169,7 @@ def check_feasible(arguments: Arguments, console: Console) -> dict[str, float]:
 
 def run(arguments: Arguments) -> None:
     """Trains, measures, prints, writes."""
-    console = Console(emoji=False)
+    console = new_console()
     if not arguments.seeds:
         raise InputError("--seeds: give at least one")
     make_folder(arguments.output)

@@ -29,7 +29,7 @@ from arcface_jax.training.processes import is_loss_of_others, join_processes, le
 from arcface_jax.training.run_folder import CONFIG_FILE, RunFolder
 from arcface_jax.training.setup import Setup, prepare
 from arcface_jax.training.stopping import Stopped
-from experiments.command import INTERRUPTED, TERMINATED, help_text, run_command
+from experiments.command import INTERRUPTED, TERMINATED, help_text, new_console, run_command
 from experiments.configs import PRESETS
 from experiments.data_check import check_data
 from experiments.run_figures import draw_run
@@ -189,8 +189,8 @@ def main() -> int:
     asked, against, arguments = take_check(sys.argv[1:])
     config = parse(arguments)
     if asked:
-        return check_data(config, Console(emoji=False), pathlib.Path(config.run.folder or "runs/check"), against)
-    return run(config, Console(emoji=False))
+        return check_data(config, new_console(), pathlib.Path(config.run.folder or "runs/check"), against)
+    return run(config, new_console())
 
 
 if __name__ == "__main__":

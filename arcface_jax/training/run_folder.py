@@ -51,13 +51,14 @@ class RunFolder:
         self.path = path
         self.changes: list[str] = []
         self.is_finished = (path / RESULTS_FILE).exists()
+        if self.is_finished or self.is_begun:
+            self.changes = differences(config, read_config(path / CONFIG_FILE))
         if self.is_finished:
-            changes = differences(config, read_config(path / CONFIG_FILE))
-            if changes or config.run.resume == "changed":
-                raise InputError(f"run.folder {path} holds a finished run{_of_another(changes)}; choose another folder")
+            if self.changes or config.run.resume == "changed":
+                other = f" of another configuration ({'; '.join(self.changes)})" if self.changes else ""
+                raise InputError(f"run.folder {path} holds a finished run{other}; choose another folder")
             return
         if self.is_begun:
-            self.changes = differences(config, read_config(path / CONFIG_FILE))
             if self.changes and config.run.resume != "changed":
                 raise InputError(
                     f"run.folder {path} holds a run of another configuration ({'; '.join(self.changes)}); choose "
@@ -158,10 +159,6 @@ class MetricsWriter:
             self._events.close()
             if self._wandb is not None:
                 self._wandb.finish()
-
-
-def _of_another(changes: list[str]) -> str:
-    return f" of another configuration ({'; '.join(changes)})" if changes else ""
 
 
 def _open_wandb(folder: pathlib.Path, config: Config) -> Any:

@@ -50,7 +50,8 @@ def test_ctrl_c_has_a_status_of_its_own(type_command):
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
-    assert make_folder(tmp_path / "a" / "b").is_dir()
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
     check_new_file(tmp_path / "a" / "new.npz")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file: exists already; choose another file"):
