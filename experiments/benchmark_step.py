@@ -14,7 +14,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.models.iresnet import STAGE_BLOCKS
 from experiments.benchmark_report import Former, Ratio, Record, Report, ratio_of_rounds, round_seconds
 from experiments.measured_process import measure_in_process
-from experiments.step_cases import OURS, TORCH
+from experiments.step_cases import OURS, TORCH, TORCH_WIDTH
 
 Size = tuple[int, int, int]
 
@@ -32,9 +32,9 @@ class StepBenchmark:
     depth: int = 18
     """Of the IResNet."""
     embedding_size: int = 512
-    """D."""
+    """Length of the embeddings, D."""
     classes: int = 1000
-    """C, identities of the head."""
+    """Identities of the head, C."""
     rounds: int = 5
     """How many times each is measured, the two one after the other, each in a process of its own."""
     steps: int = 10
@@ -52,6 +52,12 @@ def run_step_benchmark(config: StepBenchmark) -> int:
         raise InputError(f"rounds and steps are {config.rounds} and {config.steps}; pass 1 or more")
     sizes = [read_size(text) for text in config.sizes]
     cases = (OURS, TORCH) if importlib.util.find_spec("torch") else (OURS,)
+    narrow = [text for text, (_, width, _) in zip(config.sizes, sizes, strict=True) if width < TORCH_WIDTH]
+    if narrow and TORCH in cases:
+        raise InputError(
+            f"sizes has {narrow[0]!r}: PyTorch crashes with a width below {TORCH_WIDTH} (a fault of oneDNN's); "
+            "take a wider network, or measure without PyTorch installed"
+        )
     report = Report("step", config, [TORCH] if TORCH in cases else [])
     if TORCH not in cases:
         report.say("torch is not installed: no comparison")

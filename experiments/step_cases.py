@@ -22,6 +22,11 @@ from experiments.measured_process import serve
 
 OURS, TORCH = "arcface-jax", "torch"
 
+TORCH_WIDTH = 16
+"""Fewest channels of the first stage that PyTorch can be given: oneDNN's strided 1×1 convolution writes beyond its
+memory where the input, channels last, has less than a block of them (github.com/uxlfoundation/oneDNN/issues/6035).
+"""
+
 
 def jax_step(depth: int, image: int, width: int, batch: int, dim: int, classes: int) -> tuple[Callable[[], float], int]:
     """(takes a step and gives the loss, temporary bytes that the compiler plans); images stay the same."""
