@@ -20,12 +20,11 @@ _LAG = 0.2
 """Seconds over which a blow falls after what it waits for."""
 
 
-def kills(place: pathlib.Path, times: int = 20, seed: int = 0, steps: int = 24) -> Tally:
+def kills(place: pathlib.Path, times: int = 20, seed: int = 0) -> Tally:
     """kill −9 while starting, stepping, saving, and drawing the pictures; each time the same command again."""
     tally = Tally("kill -9", "at random moments; half of them while a checkpoint is being written")
     rng = random.Random(seed)
-    name = "calm" if steps == int(STATEFUL["run.steps"]) else f"calm-{steps}"
-    calm = reference(Run(place / name, STATEFUL | {"run.steps": str(steps)}))
+    calm = reference(Run(place / "calm", STATEFUL))
     moments = _moments(rng)
     in_a_save, number = 0, 0
     while tally.times < times:

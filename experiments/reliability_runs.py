@@ -185,7 +185,7 @@ class Run:
             "JAX_PLATFORMS": "cpu",
             "PYTHONFAULTHANDLER": "1",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={self.devices}",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={self.devices}",
         }
         return Child(command, defaults | os.environ | own | environment)
 

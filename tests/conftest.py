@@ -15,6 +15,14 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
+_QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The default tests compile without optimising, which is most of their time; slow ones as users do."""
+    if config.getoption("markexpr") == "not slow":
+        os.environ["XLA_FLAGS"] = f"{_QUICK_TO_COMPILE} {os.environ['XLA_FLAGS']}"
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:

@@ -17,7 +17,8 @@ from experiments import figures, train
 from experiments.command import run_command
 
 SMALL = [
-    *("--data.image-size", "16", "--data.pairs", "60", "--model.width", "4", "--model.embedding-size", "16"),
+    *("--data.image-size", "16", "--data.pairs", "60", "--model.name", "resnet20", "--model.width", "4"),
+    *("--model.embedding-size", "16"),
     *("--run.steps", "4", "--run.batch-size", "8", "--run.evaluate-every", "2", "--run.log-every", "1"),
     *("--run.devices", "1"),
 ]
@@ -57,7 +58,7 @@ def test_main_job_on_a_folder_from_start_to_end(command, people):
     assert status == 0
     for said in (
         "18 images of 3 identities",
-        "iresnet18",
+        "resnet20, width 4",
         "expected to start at",
         "probability 0.9 over 3 classes takes",
         "Initial loss",

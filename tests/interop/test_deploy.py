@@ -21,7 +21,6 @@ from arcface_jax.models.mobilefacenet import Bottlenecks, MobileFaceNet
 from arcface_jax.models.resnet import ResNet
 from arcface_jax.models.vit import VisionTransformer
 from arcface_jax.pixels import ADAFACE, normalise
-from tests.models import quick
 
 SIZE = (32, 24)
 # Each network, and its normalisations that directly follow a convolution or dense layer.
@@ -59,7 +58,7 @@ def images():
 
 
 def plain(model, images):
-    return np.asarray(quick.run(model.backbone.apply, model.variables, normalise(jnp.asarray(images), model.pixels)))
+    return np.asarray(jax.jit(model.backbone.apply)(model.variables, normalise(jnp.asarray(images), model.pixels)))
 
 
 def normalised(x):
@@ -71,7 +70,7 @@ def test_folding_changes_nothing_but_the_number_of_layers(name, images):
     model = trained(name)
     folded, variables = fold_batch_norm(model.backbone, model.variables, SIZE)
     assert len(folded.folded) == NETWORKS[name][1]
-    embeddings = quick.run(folded.apply, variables, normalise(jnp.asarray(images), model.pixels))
+    embeddings = jax.jit(folded.apply)(variables, normalise(jnp.asarray(images), model.pixels))
     np.testing.assert_allclose(embeddings, plain(model, images), rtol=2e-5, atol=2e-5)
     before, after = (
         len(flax.traverse_util.flatten_dict(dict(tree["batch_stats"]))) for tree in (model.variables, variables)
@@ -121,7 +120,7 @@ def test_bfloat16_rounds_kernels_only():
 @pytest.mark.parametrize("options", [{}, {"fold": False}, {"flip": True}, {"weights": "bfloat16"}, {"weights": "int8"}])
 def test_the_exported_function_is_preprocessing_network_and_norm(options, images):
     model = trained("mobilefacenet")
-    embeddings = quick.run(unit_embedding(model, **options), jnp.asarray(images))
+    embeddings = jax.jit(unit_embedding(model, **options))(jnp.asarray(images))
     expected = plain(model, images)
     if "flip" in options:
         expected = expected + plain(model, images[:, :, ::-1])

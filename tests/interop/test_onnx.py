@@ -17,7 +17,6 @@ from arcface_jax.interop.torch import import_torch, model_from_state_dict
 from arcface_jax.models import registry
 from arcface_jax.models.mobilefacenet import MobileFaceNet
 from arcface_jax.pixels import ARCFACE_TORCH, PixelConvention
-from tests.models import quick
 
 onnx = pytest.importorskip("onnx")
 
@@ -56,7 +55,7 @@ def test_reads_what_pytorch_exported(tmp_path, networks, name):
     assert model.image_size == (32, 32)
     assert model.pixels == PixelConvention("rgb", 127.5, 127.5)
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
-    embeddings = quick.run(model.backbone.apply, model.variables, images)
+    embeddings = jax.jit(model.backbone.apply)(model.variables, images)
     with torch.no_grad():
         expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
     assert np.abs(embeddings - expected).max() <= 1e-5 * np.abs(expected).max()
@@ -142,7 +141,7 @@ def test_onnxruntime_computes_the_same_on_any_batch(tmp_path, networks):
     assert not {"Where", "GreaterOrEqual"} & set(kinds)
     images = np.random.default_rng(0).integers(0, 256, (3, *model.image_size, 3), np.uint8)
     for count in (1, 3):
-        expected = quick.run(embed, jnp.asarray(images[:count]))
+        expected = jax.jit(embed)(jnp.asarray(images[:count]))
         np.testing.assert_allclose(run_onnx(tmp_path / "model.onnx", images[:count]), expected, atol=1e-5)
 
 

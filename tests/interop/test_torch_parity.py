@@ -14,7 +14,6 @@ from arcface_jax.interop.torch_keys import naming_of
 torch = pytest.importorskip("torch")
 
 from tests.interop import torch_networks as networks  # noqa: E402 (needs torch)
-from tests.models import quick  # noqa: E402
 
 # Network, image size, the prefix and project its checkpoints have.
 CASES = {
@@ -70,7 +69,7 @@ def computed(name):
         )
         return jnp.sum(embeddings * weights_of(model)), (embeddings, state["intermediates"])
 
-    return quick.run(jax.value_and_grad(total, argnums=(0, 1), has_aux=True), model.variables["params"], images)
+    return jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(model.variables["params"], images)
 
 
 def weights_of(model):

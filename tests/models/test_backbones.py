@@ -17,7 +17,6 @@ from arcface_jax.models.mbf import ArcFaceTorchMobileFaceNet
 from arcface_jax.models.mobilefacenet import Bottlenecks, MobileFaceNet
 from arcface_jax.models.resnet import ResNet
 from arcface_jax.models.vit import VisionTransformer
-from tests.models import quick
 
 # One or two blocks of every kind of network: all that is computed, but the depth.
 SMALL = {
@@ -47,7 +46,7 @@ def small(name, dtype="float32", axis_name=None):
 
 @functools.cache
 def initial(name):
-    return quick.run(small(name).init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
+    return jax.jit(small(name).init)(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -80,7 +79,7 @@ def test_takes_a_training_step_under_pmap(name, dtype, batch):
     variables = initial(name)
     pmapped = jax.pmap(step, axis_name=axis, in_axes=(None, None, 0, 0), devices=jax.devices()[:devices])
     arguments = (variables["params"], variables["batch_stats"], images, labels)
-    compiled = pmapped.lower(*arguments).compile(compiler_options=quick.OPTIONS)
+    compiled = pmapped.lower(*arguments).compile()
     params, stats, gradients, embeddings = jax.block_until_ready(compiled(*arguments))
     embeddings = np.asarray(embeddings).reshape(16, EMBEDDING)
     np.testing.assert_allclose(embeddings.mean(0), 0, atol=1e-3)
@@ -123,14 +122,14 @@ def test_vit_masks_tokens_and_leaves_out_branches_in_training_only(batch):
         def apply(variables, key):
             return model.apply(variables, images, True, mutable=["batch_stats"], rngs={"dropout": key})[0]
 
-        return quick.run(apply, variables, jax.random.key(key))
+        return jax.jit(apply)(variables, jax.random.key(key))
 
     plain = model.clone(mask_ratio=0.0, drop_path=0.0)
     np.testing.assert_array_equal(embed(plain, 0), embed(plain, 1))
     for option in ({"mask_ratio": 0.3, "drop_path": 0.0}, {"mask_ratio": 0.0, "drop_path": 0.5}):
         random = model.clone(**option)
         assert not np.allclose(embed(random, 0), embed(random, 1))
-        for_use = [quick.run(network.apply, variables, images) for network in (random, plain)]
+        for_use = [jax.jit(network.apply)(variables, images) for network in (random, plain)]
         np.testing.assert_array_equal(*for_use)
 
 
@@ -177,7 +176,7 @@ def test_computing_blocks_again_changes_memory_alone(name, batch):
 
         own = jax.eval_shape(lambda model=model: model.init(jax.random.key(0), batch[0]))
         assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, variables)
-        results.append(quick.run(jax.value_and_grad(loss, has_aux=True), variables["params"]))
+        results.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"]))
     for kept, again in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(again, kept, rtol=1e-4, atol=1e-4 * (1 + np.abs(kept).max()))
 

@@ -8,7 +8,6 @@ from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.models import registry
 from arcface_jax.models.iresnet import IResNet
 from arcface_jax.models.layers import FROZEN_SCALE, PReLU, SqueezeExcite, batch_norm
-from tests.models import quick
 
 
 def narrow(**options):
@@ -17,7 +16,7 @@ def narrow(**options):
 
 
 def train_mode(model, variables, images, **options):
-    return quick.run(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"], **options), variables, images)
+    return jax.jit(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"], **options))(variables, images)
 
 
 def capture(model, variables, images):
@@ -26,7 +25,7 @@ def capture(model, variables, images):
     def apply(variables, images):
         return model.apply(variables, images, capture_intermediates=True, mutable=["intermediates"])
 
-    embeddings, state = quick.run(apply, variables, images)
+    embeddings, state = jax.jit(apply)(variables, images)
     return embeddings, state["intermediates"]
 
 
@@ -37,7 +36,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def variables():
-    return quick.run(narrow().init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    return jax.jit(narrow().init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
 
 
 @pytest.mark.parametrize("size", [16, 32, 33, 112])
@@ -70,7 +69,7 @@ def test_frozen_scale_gets_no_gradient(batch, variables):
         embeddings, _ = narrow().apply({**variables, "params": params}, batch, True, mutable=["batch_stats"])
         return jnp.sum(embeddings**3)
 
-    gradients = quick.run(jax.grad(total), variables["params"])["features"]
+    gradients = jax.jit(jax.grad(total))(variables["params"])["features"]
     assert not np.any(gradients[FROZEN_SCALE])
     assert np.any(gradients["bias"])
 
@@ -104,7 +103,7 @@ def test_a_step_in_bfloat16_is_close_to_float32s(batch, variables):
             embeddings, updates = model.apply(variables_now, batch, True, mutable=["batch_stats"])
             return jnp.mean(margin_softmax_loss(embeddings, weights, jnp.arange(32) % 8, scale=8.0)), updates
 
-        return quick.run(jax.value_and_grad(loss, has_aux=True), variables["params"])
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
 
     (loss, updates), gradients = step(narrow(dtype=jnp.bfloat16))
     (exact_loss, exact_updates), exact_gradients = step(narrow())
@@ -134,7 +133,7 @@ def test_dropout_needs_its_key_and_acts_in_training_only(batch, variables):
     dropped, _ = train_mode(model, variables, batch, rngs=rngs)
     whole, _ = train_mode(narrow(), variables, batch)
     assert not np.allclose(dropped, whole)
-    for_use = [quick.run(network.apply, variables, batch) for network in (model, narrow())]
+    for_use = [jax.jit(network.apply)(variables, batch) for network in (model, narrow())]
     np.testing.assert_array_equal(*for_use)
 
 
@@ -142,7 +141,7 @@ def test_dropout_needs_its_key_and_acts_in_training_only(batch, variables):
 def test_output_options_pool_before_the_embedding(batch, output):
     """Averages the closed trunk over the image, then FC, BN and PReLU as the option's letter says."""
     model = narrow(output=output).clone(embedding_size=32 if output == "A" else 16)
-    variables = quick.run(model.init, jax.random.key(0), batch)
+    variables = jax.jit(model.init)(jax.random.key(0), batch)
     embeddings, seen = capture(model, variables, batch)
     params = variables["params"]
     expected = np.asarray(seen["prelu2"]["__call__"][0], np.float64).mean((1, 2))
@@ -176,7 +175,7 @@ def test_the_stem_sets_the_size_of_the_last_feature_map(stem, side):
 def test_a_subsampled_shortcut_keeps_every_second_pixel(batch):
     """With the residual branch set to zero the first block is its shortcut."""
     model = narrow(shortcut="subsampled")
-    variables = quick.run(model.init, jax.random.key(0), batch)
+    variables = jax.jit(model.init)(jax.random.key(0), batch)
     block = variables["params"]["layer1_0"]
     assert "downsample_conv" not in block
     assert "downsample_conv" in variables["params"]["layer2_0"]

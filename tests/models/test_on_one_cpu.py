@@ -13,7 +13,6 @@ from arcface_jax.models import convolution, layers, normalisation
 from arcface_jax.models.iresnet import IResNet
 from arcface_jax.models.mobilefacenet import Bottlenecks, MobileFaceNet
 from arcface_jax.models.resnet import ResNet
-from tests.models import quick
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ def test_convolutions_and_their_gradients_are_the_standard_ones(shape, size, str
 
     gradient = random(*jax.eval_shape(lambda: standard(x, kernel, stride)).shape, seed=2)
     results = [
-        quick.run(lambda *arguments, form=form: both(*arguments, form), x, kernel, gradient)
+        jax.jit(lambda *arguments, form=form: both(*arguments, form))(x, kernel, gradient)
         for form in (convolution.cpu_convolution, standard)
     ]
     for ours, theirs in zip(*results, strict=True):
@@ -105,7 +104,7 @@ def by_hand(x, scale, bias, slope, epsilon=1e-5):
 @pytest.mark.parametrize("slope", [None, jnp.array([0.25, -0.5, 1.5])])
 def test_batch_normalisation_by_hand(slope):
     x, scale, bias = 2 * random(5, 3, 4, 3) + 1, jnp.array([1.0, -2.0, 0.5]), jnp.array([0.3, 0.0, -1.0])
-    result = quick.run(normalisation.normalise_batch, x, scale, bias, slope, jnp.float32(1e-5))
+    result = jax.jit(normalisation.normalise_batch)(x, scale, bias, slope, jnp.float32(1e-5))
     for ours, expected in zip(result, by_hand(x, scale, bias, slope), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
@@ -160,7 +159,7 @@ NETWORKS = {
 def test_a_training_step_is_the_standard_one(name, monkeypatch):
     """Same parameter tree, loss, gradients and running statistics, whichever way it is computed."""
     model, images = NETWORKS[name], random(6, 16, 16, 3)
-    variables = quick.run(model.init, jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
 
     def loss(params):
         variables_now = {**variables, "params": params}
@@ -176,7 +175,7 @@ def test_a_training_step_is_the_standard_one(name, monkeypatch):
         # A function traced before is not traced again, so this is a new one.
         program = jax.make_jaxpr(lambda params: loss(params))(variables["params"])
         assert ("custom_vjp" in str(program)) == alone
-        results.append(quick.run(lambda params: jax.value_and_grad(loss, has_aux=True)(params), variables["params"]))
+        results.append(jax.jit(lambda params: jax.value_and_grad(loss, has_aux=True)(params))(variables["params"]))
     for ours, expected in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=2e-4 * (1 + np.abs(expected).max()))
 
