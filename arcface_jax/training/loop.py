@@ -140,6 +140,32 @@ class _Run:
         if self._saves(step):
             self.save(state)
 
+    def visit_or_give_up(self, step: int, state: TrainState, batch: Batch, writer: MetricsWriter) -> None:
+        """`visit`, unless there were too many bad steps, or a bad one left a model that cannot be verified.
+
+        Raises:
+          InputError: from `give_up`, which says why in terms of the steps, or from `visit`.
+        """
+        in_a_row = int(state.bad_steps[0])
+        if in_a_row >= self.setup.config.run.bad_steps:
+            self.give_up(step, state, batch)
+        try:
+            self.visit(step, state, writer)
+        except InputError:
+            if in_a_row:
+                self.give_up(step, state, batch)
+            raise
+
+    def log(self, step: int, metrics: dict[str, jax.Array], timer: Timer, writer: MetricsWriter) -> int:
+        """Writes and reports the metrics of a step; returns how many bad steps came in a row up to it."""
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        in_a_row = int(values.pop("bad_in_a_row"))
+        writer.write(step, values)
+        speeds = timer.read()  # now that the step is done, which the metrics waited for
+        writer.write_speeds(step, speeds)
+        self.reporter.progress(step, values | speeds | _memory())
+        return in_a_row
+
     def is_due(self, step: int) -> bool:
         """Whether `visit` has anything to do after `step`."""
         return self._verifies(step) or self._saves(step) or step == self.setup.config.run.steps // 2
@@ -221,31 +247,11 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
                 expected = program.objective.expected_initial_loss(program.num_classes, config.model.embedding_size)
                 reporter.first_loss(float(metrics["loss"]), expected)
             logged = step % config.run.log_every == 0 or step in (1, config.run.steps)
-            if logged:
-                values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                in_a_row = values.pop("bad_in_a_row")
-                # The schedule goes by the updates before this step; those of bad steps were not made.
-                updates = step - 1 - (values["bad_steps"] - (in_a_row > 0))
-                values["learning_rate"] = float(program.schedule(updates))
-                writer.write(step, values)
-                speeds = timer.read()
-                writer.write_speeds(step, speeds)
-                reporter.progress(step, values | speeds | _memory())
-                if in_a_row >= config.run.bad_steps:
-                    run.give_up(step, program.step.fetch(state), batch)
+            if logged and run.log(step, metrics, timer, writer) >= config.run.bad_steps:
+                run.give_up(step, program.step.fetch(state), batch)
             if run.is_due(step):
                 timer.pause()
-                due = program.step.fetch(state)
-                in_a_row = int(due.bad_steps[0])
-                if in_a_row >= config.run.bad_steps:
-                    run.give_up(step, due, batch)
-                try:
-                    run.visit(step, due, writer)
-                except InputError:
-                    if not in_a_row:
-                        raise
-                    run.give_up(step, due, batch)  # the model cannot be verified any more: why is in its steps
-                del due  # the next step consumes its arrays
+                run.visit_or_give_up(step, program.step.fetch(state), batch, writer)
                 timer.resume()
             # Several processes agree when they log; asking at every step would cost a message each.
             asked = request.agreed() if logged or jax.process_count() == 1 else 0

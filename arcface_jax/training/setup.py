@@ -32,7 +32,6 @@ class Program:
       num_classes: C.
       backbone: the embedding network.
       objective: the head.
-      schedule: the learning rate by step.
       optimiser: over {"backbone", "head"}.
       devices: that share the work, of all processes.
       train_step: of one device, or of all under jit.
@@ -43,7 +42,6 @@ class Program:
     num_classes: int
     backbone: nn.Module
     objective: Objective
-    schedule: optax.Schedule
     optimiser: optax.GradientTransformation
     devices: list[jax.Device]
     train_step: TrainStep
@@ -161,7 +159,6 @@ def create_program(config: Config, num_classes: int) -> Program:
         num_classes=num_classes,
         backbone=backbone,
         objective=objective,
-        schedule=schedule,
         optimiser=optimiser,
         devices=devices,
         train_step=train_step,

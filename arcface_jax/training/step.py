@@ -57,7 +57,8 @@ class TrainStep:
 
     To be compiled, see `arcface_jax.training.parallel`. Metrics are scalars: loss, accuracy (share of examples whose
     own class has the highest score, before the margin), theta (mean angle to the own class, degrees), feature_norm,
-    gradient_norm and head_gradient_norm (of what the optimiser updates, before clipping), bad_in_a_row and bad_steps.
+    gradient_norm and head_gradient_norm (of what the optimiser updates, before clipping), learning_rate (with a
+    schedule), bad_in_a_row and bad_steps.
 
     A step whose loss, gradients or updated parameters are not finite changes nothing but the counts of steps (and,
     where a backbone's backward pass alone overflows, the rows of a head that is fused with its update).
@@ -67,7 +68,7 @@ class TrainStep:
       objective: head and loss.
       optimiser: optax transformation over {"backbone", "head"}.
       seed: of the augmentation, of dropout and of the head's own draws.
-      schedule: the learning rate by step, for a head that updates itself.
+      schedule: the learning rate by update, for a head that updates itself and for the metrics.
       augmentation: what happens to the images, and how often; by default the paper's mirroring.
       pixels: what the backbone expects.
       axis_name: mapped axis that the batch is split over (pmap); gradients, running statistics and metrics are then
@@ -123,6 +124,8 @@ class TrainStep:
             state,
         )
         metrics |= {"bad_in_a_row": bad_steps[0], "bad_steps": bad_steps[1]}
+        if self.schedule is not None:
+            metrics["learning_rate"] = self._rate(state)
         return dataclasses.replace(new, step=state.step + 1, bad_steps=bad_steps), metrics
 
     def forward_and_backward(self, state: TrainState, images: jax.Array, labels: jax.Array) -> Found:
@@ -187,13 +190,12 @@ class TrainStep:
             state.params["backbone"],
             has_aux=True,
         )
-        rate = jnp.asarray(0.0 if self.schedule is None else self.schedule(state.updates), jnp.float32)
         outcome, of_head = self.objective.gradients(
             state.params["head"],
             state.head_state,
             embeddings,
             batch.labels,
-            Moment(state.step, batch.head_key, rate),
+            Moment(state.step, batch.head_key, self._rate(state)),
             axis_name=self.axis_name,
         )
         (of_backbone,) = pull_back(of_head.embeddings.astype(embeddings.dtype))
@@ -206,6 +208,10 @@ class TrainStep:
         }
         gradients = {"backbone": of_backbone, "head": of_head.params}
         return Found(gradients, metrics, batch_stats, outcome.state, outcome.target_cosine)
+
+    def _rate(self, state: TrainState) -> jax.Array:
+        """The learning rate of the update that follows; 0 without a schedule."""
+        return jnp.asarray(0.0 if self.schedule is None else self.schedule(state.updates), jnp.float32)
 
     def _parts(self, state: TrainState, batch: Batch) -> Found:
         def split(rows: jax.Array) -> jax.Array:

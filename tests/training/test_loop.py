@@ -108,7 +108,10 @@ def test_steps_that_are_not_finite_are_skipped_and_too_many_stop_the_run_with_a_
     ):
         run(dataclasses.replace(config, optimiser=hot), tmp_path)
     # Steps 2 and 3 touched nothing: the state is that after step 1, but for the counts.
-    assert [line["bad_steps"] for line in read_metrics(tmp_path) if "loss" in line] == [0, 1, 2]
+    lines = [line for line in read_metrics(tmp_path) if "loss" in line]
+    assert [line["bad_steps"] for line in lines] == [0, 1, 2]
+    first, second, third = (line["learning_rate"] for line in lines)
+    assert first > second == third  # a step that made no update leaves the schedule where it was
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     after = checkpoints.read_tree(3)
     assert after["bad_steps"].tolist() == [2, 2]
