@@ -33,11 +33,11 @@ class CompileBenchmark:
     width: int = 64
     """Channels of the first stage; 64 as published."""
     embedding_size: int = 512
-    """D."""
+    """Length of the embeddings, D."""
     batch: int = 8
-    """N."""
+    """Images of a step, N."""
     classes: int = 1000
-    """C, identities of the head."""
+    """Identities of the head, C."""
     rounds: int = 3
     """How often each is compiled without the cache, and then with it."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-compile")

@@ -38,7 +38,7 @@ class HeadBenchmark:
     classes: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     """Numbers of identities C."""
     dim: int = 512
-    """D."""
+    """Length of the embeddings, D."""
     chunk: int = DEFAULT_CHUNK
     """Classes at a time."""
     heads: Annotated[tuple[str, ...], tyro.conf.arg(metavar="HEAD …")] = (TORCH, *CASES)

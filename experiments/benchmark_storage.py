@@ -27,11 +27,11 @@ class StorageBenchmark:
     """A head alone, learning noisy clusters on a sphere, SGD with momentum, the rate falling linearly to zero."""
 
     classes: int = 2000
-    """C."""
+    """Identities of the head, C."""
     dim: int = 64
-    """D."""
+    """Length of the embeddings, D."""
     batch: int = 256
-    """N."""
+    """Images of a step, N."""
     steps: int = 600
     """Steps of a run."""
     seeds: int = 5

@@ -52,7 +52,7 @@ class Arguments:
     """Find the largest face in each photo and align it; needs the packages of requirements-detection.txt. Photos
     without a face are left out. Without this, images must be cropped as the model's training images were."""
     flip: bool = False
-    """Add the mirror image's embedding, at twice the cost."""
+    """Add the mirror image's embedding, at twice the cost, as experiments.evaluate does where nothing else is said."""
     batch_size: int | None = None
     """Images in one call; if not given, 8 on a CPU, whose caches hold no more, else 256."""
     unreadable: Literal["stop", "skip"] = "stop"

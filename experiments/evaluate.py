@@ -43,6 +43,9 @@ from experiments.models import open_to_evaluate, takes_project
 from experiments.trained import TrainedRun
 from experiments.training_angles import training_angles
 
+PAGE = "report.html"
+"""The report's file, in the folder of an evaluation."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -62,7 +65,8 @@ class Arguments:
     pictures."""
     flip: FlipRule | None = None
     """How an image's embedding is combined with that of its mirror image; none leaves the mirror image out. If not
-    given, add; or none for a run that verifies without it (data.no-flip-test)."""
+    given, add; or none for a run that verifies without it (data.no-flip-test). An .npz file without mirrored
+    embeddings is evaluated as it is."""
     folds: int = 10
     """Contiguous folds of a pair list that does not tell them itself; 1 for what needs no folds."""
     fars: tuple[float, ...] = (1e-3, 1e-2)
@@ -166,14 +170,22 @@ def print_results(
 
 
 def run(arguments: Arguments) -> None:
-    """Reads, evaluates, prints, writes."""
-    console = new_console()
+    """Makes the folder, and evaluates into it; a folder that was made in vain is taken away again."""
     if arguments.folds < 1:
         raise InputError(f"--folds {arguments.folds}: give 1 or more")
     output = arguments.output or pathlib.Path("runs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
     make_folder(output)
-    page = output / "report.html"
-    check_new_file(page, ", of another evaluation")
+    check_new_file(output / PAGE, ", of another evaluation")
+    try:
+        evaluate(arguments, output, new_console())
+    finally:
+        if not any(output.iterdir()):
+            output.rmdir()
+
+
+def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> None:
+    """Reads, evaluates, prints, writes."""
+    page = output / PAGE
     entries, of_training = read_entries(arguments, console)
     options = Options(
         fars=arguments.fars,

@@ -148,10 +148,12 @@ def run(arguments: Arguments) -> None:
     figure = inversion_figure([("real", people.images[first]), ("generated", faces)], notes)
     file = arguments.output / "inversion.json"
     write_whole(file, json.dumps(report, indent=2) + "\n")
-    with whole_file(arguments.output / "inversion.npz") as arrays:
+    images = arguments.output / "inversion.npz"
+    with whole_file(images) as arrays:
         np.savez(arrays, images=faces, labels=order)
     pictures = save(figure, arguments.output / "inversion", ("png", "svg"))
-    console.print(f"Written: {file}, {', '.join(map(str, pictures))}", markup=False, highlight=False, soft_wrap=True)
+    written = ", ".join(map(str, (file, images, *pictures)))
+    console.print(f"Written: {written}", markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -37,11 +37,11 @@ class PlanConfig:
     """A head to plan for: SGD with momentum, float32 arithmetic. The backbone's memory comes on top."""
 
     identities: Annotated[int, tyro.conf.Positional]
-    """C."""
+    """Identities, C in the papers."""
     dim: int = 512
-    """D."""
+    """Length of the embeddings, D."""
     batch: int = 512
-    """N over all devices."""
+    """Images of a step, N, over all devices."""
     devices: int = 1
     """Devices that share the classes."""
     memory_gib: float = 80.0

@@ -89,7 +89,7 @@ for name, psi in named.items():
 # %%
 mixtures = {
     "combined(1.1, 0.2, 0.1)": margins.combined(1.1, 0.2, 0.1),
-    "lambda c: c - 0.3 * (1 - c)": lambda c: c - 0.3 * (1 - c),
+    "your own: c - 0.3 (1 - c)": lambda c: c - 0.3 * (1 - c),
     "annealed(arcface(0.5), 1.0)": margins.annealed(margins.arcface(0.5), 1.0),
 }
 show("mixtures", margin_curves(mixtures, "Mixtures"))

@@ -15,7 +15,7 @@ from arcface_jax.evaluation.thresholds import too_few_pairs
 from arcface_jax.losses import minimum_scale
 from arcface_jax.models.registry import count_parameters
 from arcface_jax.training.dataset import HELD_OUT
-from arcface_jax.training.loop import BEST_BY
+from arcface_jax.training.loop import BEST_BY, best_so_far
 from arcface_jax.training.margin_softmax import FusedMarginSoftmax, MarginSoftmax
 from arcface_jax.training.optimisers import peak_learning_rate
 from arcface_jax.training.setup import Setup
@@ -110,16 +110,28 @@ class ConsoleReporter:
         """Prints one line for each set of a verification."""
         what = "untrained" if step == 0 else f"step {step}"
         for prefix, (best_step, best_value) in best.items():
-            if f"{prefix}/{BEST_BY}".removeprefix("/") not in numbers:
+            if not (own := _of_set(numbers, prefix)):
                 continue
-            own = {name: numbers[f"{prefix}/{name}".removeprefix("/")] for name in (BEST_BY, "accuracy_std", "auc")}
-            where = {"": "", AVERAGE: ", moving average"}.get(prefix, f", {prefix}")
             so_far = "" if best_step in (0, step) else f" (best so far {best_value:.2%} at step {best_step})"
             self._console.print(
-                f"Verification, {what}{where}: accuracy {own[BEST_BY]:.2%} ± {own['accuracy_std']:.2%}, "
+                f"Verification, {what}{_in_words(prefix)}: accuracy {own[BEST_BY]:.2%} ± {own['accuracy_std']:.2%}, "
                 f"AUC {own['auc']:.4f}{so_far}",
                 markup=False,
             )
+
+
+def _of_set(numbers: Numbers, prefix: str) -> Numbers:
+    """The numbers of one set of a verification by their own names; "" is the first set, whose names have no prefix."""
+    if prefix:
+        return {
+            name.removeprefix(f"{prefix}/"): value for name, value in numbers.items() if name.startswith(f"{prefix}/")
+        }
+    return {name: value for name, value in numbers.items() if "/" not in name}
+
+
+def _in_words(prefix: str) -> str:
+    """What a line adds for a set."""
+    return {"": "", AVERAGE: ", moving average"}.get(prefix, f", {prefix}")
 
 
 def print_plan(console: Console, setup: Setup) -> None:
@@ -185,20 +197,23 @@ def print_plan(console: Console, setup: Setup) -> None:
 
 
 def print_results(console: Console, verifications: dict[int, Numbers]) -> None:
-    """The closing table: the untrained network and the trained one."""
+    """The closing table: the untrained network and the trained one; of further sets, the trained one alone."""
     table = Table(title="Verification of people never seen in training")
     for column in ("", "accuracy", *(f"TAR at FAR {far:g}" for far in TABLE_FARS), "EER", "AUC"):
         table.add_column(column, justify="right")
-    for step in sorted({min(verifications), max(verifications)}):
-        numbers = verifications[step]
+    last = max(verifications)
+    prefixes = list(best_so_far({last: verifications[last]}))
+    for step, prefix in dict.fromkeys([(min(verifications), ""), *((last, prefix) for prefix in prefixes)]):
+        numbers = _of_set(verifications[step], prefix)
         table.add_row(
-            "untrained" if step == 0 else f"after {step} steps",
+            ("untrained" if step == 0 else f"after {step} steps") + _in_words(prefix),
             f"{numbers['accuracy']:.2%} ± {numbers['accuracy_std']:.2%}",
             *(f"{numbers[f'tar@far={far:g}']:.2%}" for far in TABLE_FARS),
             f"{numbers['eer']:.2%}",
             f"{numbers['auc']:.4f}",
         )
     console.print(table)
-    note = too_few_pairs(int(numbers["num_different"]), min(TABLE_FARS))
+    fewest = min(_of_set(verifications[last], prefix)["num_different"] for prefix in prefixes)
+    note = too_few_pairs(int(fewest), min(TABLE_FARS))
     if note is not None:
         console.print(f"Note: {note}.", highlight=False)

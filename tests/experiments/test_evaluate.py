@@ -79,10 +79,11 @@ def test_command_line_errors_are_one_line(tmp_path: pathlib.Path, capsys: pytest
     path = tmp_path / "notes.npz"
     path.write_text("not an archive")
     with pytest.raises(SystemExit) as stop:
-        run_command(lambda: run(Arguments(embeddings=(path,))))
+        run_command(lambda: run(Arguments(embeddings=(path,), output=tmp_path / "report")))
     assert stop.value.code == 2
     errors = capsys.readouterr().err
     assert errors.startswith(f"error: {path}: not an .npz file")
+    assert not (tmp_path / "report").exists()
     assert len(errors.splitlines()) == 1
 
 

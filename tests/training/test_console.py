@@ -1,0 +1,35 @@
+"""The closing table has a line for every set that a run was verified on."""
+
+import io
+
+from rich.console import Console
+
+from arcface_jax.training.console import print_results
+
+
+def numbers(accuracy, different, prefix=""):
+    values = {"accuracy": accuracy, "accuracy_std": 0.01, "tar@far=0.01": 0.4, "tar@far=0.001": 0.3, "eer": 0.1}
+    return {f"{prefix}{name}": value for name, value in (values | {"auc": 0.9, "num_different": different}).items()}
+
+
+def test_every_set_and_the_moving_average_have_a_line():
+    before = numbers(0.5, 90_000) | numbers(0.51, 80_000, "lfw/")
+    after = numbers(0.8, 90_000) | numbers(0.9, 80_000, "lfw/") | numbers(0.85, 90_000, "average/")
+    console = Console(file=io.StringIO(), width=120)
+    print_results(console, {0: before, 4: after})
+    printed = console.file.getvalue()
+    lines = [line for line in printed.splitlines() if "%" in line]
+    assert [line.split("│")[1].strip() for line in lines] == [
+        "untrained",
+        "after 4 steps",
+        "after 4 steps, lfw",
+        "after 4 steps, moving average",
+    ]
+    assert ["50.00%" in lines[0], "80.00%" in lines[1], "90.00%" in lines[2], "85.00%" in lines[3]] == [True] * 4
+    assert "Note" not in printed
+
+
+def test_the_note_goes_by_the_set_with_the_fewest_pairs():
+    console = Console(file=io.StringIO(), width=120)
+    print_results(console, {4: numbers(0.8, 90_000) | numbers(0.9, 80, "small/")})
+    assert "Note: 80 different pairs" in console.file.getvalue()
