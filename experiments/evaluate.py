@@ -111,9 +111,12 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
         if not sets:
             if not isinstance(model, TrainedRun):
                 raise InputError(f"{folder}: was not trained here and has no held-out people; give --sets")
-            data = load_data(model.config.data, model.config.run.seed)
-            sets = [held_out_set(data)] if model.config.data.test_fraction > 0 else []
-            sets += [load_set(each, model.image_size, arguments.folds) for each in model.config.data.verify]
+            own = model.config.data
+            # The sets of data.verify are opened below, with all that an evaluation wants to know of them.
+            needed = dataclasses.replace(own, verify=()) if own.test_fraction > 0 else own
+            data = load_data(needed, model.config.run.seed)
+            sets = [held_out_set(data)] if own.test_fraction > 0 else []
+            sets += [load_set(each, model.image_size, arguments.folds) for each in own.verify]
             if model.class_weights is not None and model.class_weights.ndim == 2:
                 of_training[f"{prefix}training people"] = training_angles(model, data, arguments.resampling)
         verified: FlipRule = "none" if isinstance(model, TrainedRun) and not model.config.data.flip_test else "add"
