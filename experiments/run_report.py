@@ -8,7 +8,7 @@ from arcface_jax.training.checkpoints import library_versions
 from arcface_jax.training.console import TABLE_FARS
 from arcface_jax.training.loop import RunResult, best_so_far
 from arcface_jax.training.setup import Setup
-from arcface_jax.training.verifier import Numbers
+from arcface_jax.training.verifier import Numbers, by_set
 from experiments.html_page import page, picture, table
 
 CAPTIONS = {
@@ -23,13 +23,10 @@ CAPTIONS = {
 """Pictures of a run in the order in which a person wants them, and what each shows."""
 
 
-def _row(label: str, numbers: Numbers, prefix: str) -> list[str]:
-    def number(name: str) -> float:
-        return numbers[f"{prefix}/{name}".removeprefix("/")]
-
-    rates = [f"{100 * number(f'tar@far={far:g}'):.2f}" for far in TABLE_FARS]
-    accuracy = f"{100 * number('accuracy'):.2f} ± {100 * number('accuracy_std'):.2f}"
-    return [label, accuracy, *rates, f"{100 * number('eer'):.2f}", f"{number('auc'):.4f}"]
+def _row(label: str, numbers: Numbers) -> list[str]:
+    rates = [f"{100 * numbers[f'tar@far={far:g}']:.2f}" for far in TABLE_FARS]
+    accuracy = f"{100 * numbers['accuracy']:.2f} ± {100 * numbers['accuracy_std']:.2f}"
+    return [label, accuracy, *rates, f"{100 * numbers['eer']:.2f}", f"{numbers['auc']:.4f}"]
 
 
 def results_table(result: RunResult, first_set: str) -> str:
@@ -37,11 +34,10 @@ def results_table(result: RunResult, first_set: str) -> str:
     header = ["", "accuracy, %", *(f"TAR at FAR {far:g}, %" for far in TABLE_FARS), "EER, %", "AUC"]
     body = []
     last = max(result.verifications)
-    for prefix, (best, _) in best_so_far(result.verifications).items():
-        name = prefix or first_set
+    for name, (best, _) in best_so_far(result.verifications).items():
         for step in sorted({0, best, last}):
             when = ("untrained" if step == 0 else f"step {step}") + (", best" if step == best else "")
-            body.append(_row(f"{name}, {when}", result.verifications[step], prefix))
+            body.append(_row(f"{name or first_set}, {when}", by_set(result.verifications[step])[name]))
     return table(header, body)
 
 

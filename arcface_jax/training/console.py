@@ -15,11 +15,11 @@ from arcface_jax.evaluation.thresholds import too_few_pairs
 from arcface_jax.losses import minimum_scale
 from arcface_jax.models.registry import count_parameters
 from arcface_jax.training.dataset import HELD_OUT
-from arcface_jax.training.loop import BEST_BY, best_so_far
+from arcface_jax.training.loop import BEST_BY
 from arcface_jax.training.margin_softmax import FusedMarginSoftmax, MarginSoftmax
 from arcface_jax.training.optimisers import peak_learning_rate
 from arcface_jax.training.setup import Setup
-from arcface_jax.training.verifier import AVERAGE, Numbers
+from arcface_jax.training.verifier import AVERAGE, Numbers, by_set
 
 # Where the output is a file or a pipe a bar cannot be drawn, and lines are printed this many seconds apart.
 _SECONDS_BETWEEN_LINES = 5.0
@@ -109,29 +109,19 @@ class ConsoleReporter:
     def verified(self, step: int, numbers: Numbers, best: dict[str, tuple[int, float]]) -> None:
         """Prints one line for each set of a verification."""
         what = "untrained" if step == 0 else f"step {step}"
-        for prefix, (best_step, best_value) in best.items():
-            if not (own := _of_set(numbers, prefix)):
-                continue
+        for name, own in by_set(numbers).items():
+            best_step, best_value = best[name]
             so_far = "" if best_step in (0, step) else f" (best so far {best_value:.2%} at step {best_step})"
             self._console.print(
-                f"Verification, {what}{_in_words(prefix)}: accuracy {own[BEST_BY]:.2%} ± {own['accuracy_std']:.2%}, "
+                f"Verification, {what}{_in_words(name)}: accuracy {own[BEST_BY]:.2%} ± {own['accuracy_std']:.2%}, "
                 f"AUC {own['auc']:.4f}{so_far}",
                 markup=False,
             )
 
 
-def _of_set(numbers: Numbers, prefix: str) -> Numbers:
-    """The numbers of one set of a verification by their own names; "" is the first set, whose names have no prefix."""
-    if prefix:
-        return {
-            name.removeprefix(f"{prefix}/"): value for name, value in numbers.items() if name.startswith(f"{prefix}/")
-        }
-    return {name: value for name, value in numbers.items() if "/" not in name}
-
-
-def _in_words(prefix: str) -> str:
+def _in_words(name: str) -> str:
     """What a line adds for a set."""
-    return {"": "", AVERAGE: ", moving average"}.get(prefix, f", {prefix}")
+    return {"": "", AVERAGE: ", moving average"}.get(name, f", {name}")
 
 
 def print_plan(console: Console, setup: Setup) -> None:
@@ -201,19 +191,21 @@ def print_results(console: Console, verifications: dict[int, Numbers]) -> None:
     table = Table(title="Verification of people never seen in training")
     for column in ("", "accuracy", *(f"TAR at FAR {far:g}" for far in TABLE_FARS), "EER", "AUC"):
         table.add_column(column, justify="right")
-    last = max(verifications)
-    prefixes = list(best_so_far({last: verifications[last]}))
-    for step, prefix in dict.fromkeys([(min(verifications), ""), *((last, prefix) for prefix in prefixes)]):
-        numbers = _of_set(verifications[step], prefix)
+    first, last = min(verifications), max(verifications)
+    trained = by_set(verifications[last])
+    lines = [(last, name, numbers) for name, numbers in trained.items()]
+    if first < last:
+        lines.insert(0, (first, "", by_set(verifications[first])[""]))
+    for step, name, numbers in lines:
         table.add_row(
-            ("untrained" if step == 0 else f"after {step} steps") + _in_words(prefix),
+            ("untrained" if step == 0 else f"after {step} steps") + _in_words(name),
             f"{numbers['accuracy']:.2%} ± {numbers['accuracy_std']:.2%}",
             *(f"{numbers[f'tar@far={far:g}']:.2%}" for far in TABLE_FARS),
             f"{numbers['eer']:.2%}",
             f"{numbers['auc']:.4f}",
         )
     console.print(table)
-    fewest = min(_of_set(verifications[last], prefix)["num_different"] for prefix in prefixes)
+    fewest = min(numbers["num_different"] for numbers in trained.values())
     note = too_few_pairs(int(fewest), min(TABLE_FARS))
     if note is not None:
         console.print(f"Note: {note}.", highlight=False)

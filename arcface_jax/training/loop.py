@@ -22,7 +22,7 @@ from arcface_jax.training.setup import Setup
 from arcface_jax.training.state import TrainState
 from arcface_jax.training.stopping import Stopped, stop_requests
 from arcface_jax.training.timer import Timer
-from arcface_jax.training.verifier import Numbers, Verifier
+from arcface_jax.training.verifier import Numbers, Verifier, by_set
 
 BEST_BY = "accuracy"
 """The number of a verification that the best one is named by."""
@@ -70,14 +70,13 @@ class RunResult:
 def best_so_far(verifications: dict[int, Numbers]) -> dict[str, tuple[int, float]]:
     """For each set (and "average"), the step of its highest accuracy, the first of equals, and that accuracy.
 
-    The set that counts, whose numbers have no prefix, is called "".
+    Sets are called as `by_set` calls them.
     """
     best: dict[str, tuple[int, float]] = {}
     for step in sorted(verifications):
-        for name, value in verifications[step].items():
-            prefix, _, what = name.rpartition("/")
-            if what == BEST_BY and (prefix not in best or value > best[prefix][1]):
-                best[prefix] = (step, value)
+        for name, own in by_set(verifications[step]).items():
+            if name not in best or own[BEST_BY] > best[name][1]:
+                best[name] = (step, own[BEST_BY])
     return best
 
 

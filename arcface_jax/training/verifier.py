@@ -31,6 +31,15 @@ _ANGLE_SAMPLE = 2048
 """Training images whose angles to their centres are measured."""
 
 
+def by_set(numbers: Numbers) -> dict[str, Numbers]:
+    """The numbers of a verification by set (and "average"), each under its own name; the first set is called ""."""
+    sets: dict[str, Numbers] = {}
+    for name, value in numbers.items():
+        prefix, _, own = name.rpartition("/")
+        sets.setdefault(prefix, {})[own] = value
+    return sets
+
+
 class Verifier:
     """Embeds the sets of a run and scores their pairs by the LFW protocol."""
 
