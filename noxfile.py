@@ -10,7 +10,9 @@ import pathlib
 import nox
 
 LOWEST = "3.11"
-"""The Python that is tested with the lowest versions of the dependencies; the others have the newest."""
+"""The Python that is tested with the lowest versions of the dependencies; the others have the
+newest.
+"""
 
 nox.options.sessions = ["tests", "lint", "types"]
 nox.options.error_on_missing_interpreters = False
@@ -54,7 +56,9 @@ def types(session: nox.Session) -> None:
 @nox.session(python=LOWEST)
 def docs(session: nox.Session) -> None:
     """The site, in build/docs; every warning is an error. Arguments go to Sphinx."""
-    session.install("-r", "requirements.txt", "-r", "requirements-parquet.txt", "-r", "requirements-docs.txt")
+    session.install(
+        "-r", "requirements.txt", "-r", "requirements-parquet.txt", "-r", "requirements-docs.txt"
+    )
     session.run(
         "python",
         "-m",

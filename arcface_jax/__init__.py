@@ -6,7 +6,12 @@ instance `arcface_jax.evaluation.verification` or `arcface_jax.data.folder`.
 
 from arcface_jax.errors import InputError
 from arcface_jax.logits import arcface_logits, cosine_logits, normalise_rows
-from arcface_jax.losses import expected_initial_loss, margin_softmax_loss, minimum_scale, softmax_loss
+from arcface_jax.losses import (
+    expected_initial_loss,
+    margin_softmax_loss,
+    minimum_scale,
+    softmax_loss,
+)
 from arcface_jax.margins import arcface, cm1, cm2, combined, cosface, normface, sphereface
 
 __all__ = [

@@ -9,10 +9,11 @@ SINE_GUARD = 1e-6
 
 
 def guarded_sine(cosine: jax.Array, guard: float = SINE_GUARD) -> jax.Array:
-    """sinθ = sqrt(1 − cos²θ + guard), whose slope −cosθ/sinθ stays finite (at most 1000) at cosθ = ±1.
+    """sinθ = sqrt(1 − cos²θ + guard), whose slope −cosθ/sinθ stays finite (at most 1000) at cosθ =
+    ±1.
 
-    A cosine that rounding has carried outside [−1, 1] counts as ±1. 1 − cos² is formed as (1 − cos)(1 + cos), which
-    does not cancel.
+    A cosine that rounding has carried outside [−1, 1] counts as ±1. 1 − cos² is formed as (1 −
+    cos)(1 + cos), which does not cancel.
 
     Args:
       cosine: cosθ, any shape.
@@ -39,7 +40,8 @@ def angle(cosine: jax.Array) -> jax.Array:
 
 
 def multiple_angle(cosine: jax.Array, sine: jax.Array, factor: Any) -> tuple[jax.Array, jax.Array]:
-    """(cos kθ, sin kθ): Chebyshev polynomials for a Python float k that is whole, the angle itself otherwise.
+    """(cos kθ, sin kθ): Chebyshev polynomials for a Python float k that is whole, the angle itself
+    otherwise.
 
     Args:
       cosine: cosθ, any shape.
@@ -63,8 +65,8 @@ def multiple_angle(cosine: jax.Array, sine: jax.Array, factor: Any) -> tuple[jax
 def straight_through(cosine: jax.Array, value: jax.Array) -> jax.Array:
     """`value`, with the derivative of `cosine`: value − cosine is treated as a constant.
 
-    For a margin this makes the loss's slope dL/dcosθ_y = s·(p_y − 1), whatever the margin. Nothing flows to what
-    `value` was made from.
+    For a margin this makes the loss's slope dL/dcosθ_y = s·(p_y − 1), whatever the margin. Nothing
+    flows to what `value` was made from.
 
     Args:
       cosine: any shape.

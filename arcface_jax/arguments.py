@@ -1,8 +1,9 @@
-"""Checks of what a caller passes, at the moment of the call: each error names the argument and its value.
+"""Checks of what a caller passes, at the moment of the call: each error names the argument and its
+value.
 
-Shapes and dtypes are known under `jit` too and are always checked. Values (a label's range, a scale's sign) can be
-read only outside a trace, so under `jit`, `vmap`, `pmap` or `scan` they are the caller's duty; each function says
-what it then does with them.
+Shapes and dtypes are known under `jit` too and are always checked. Values (a label's range, a
+scale's sign) can be read only outside a trace, so under `jit`, `vmap`, `pmap` or `scan` they are
+the caller's duty; each function says what it then does with them.
 """
 
 import math
@@ -17,14 +18,18 @@ from arcface_jax.errors import InputError
 
 
 def is_concrete(value: Any) -> bool:
-    """Whether the value can be read here and now: not inside a JAX trace, and not partly on another host."""
+    """Whether the value can be read here and now: not inside a JAX trace, and not partly on
+    another host.
+    """
     if isinstance(value, jax.core.Tracer):
         return False
     return not isinstance(value, jax.Array) or value.is_fully_addressable
 
 
 def check_floating(name: str, value: jax.typing.ArrayLike, ndim: int | Sequence[int]) -> jax.Array:
-    """`value` as a JAX array, if it holds floating-point numbers and has `ndim` axes (or one of several counts)."""
+    """`value` as a JAX array, if it holds floating-point numbers and has `ndim` axes (or one of
+    several counts).
+    """
     array = jnp.asarray(value)
     allowed = (ndim,) if isinstance(ndim, int) else tuple(ndim)
     if array.ndim not in allowed:
@@ -35,14 +40,20 @@ def check_floating(name: str, value: jax.typing.ArrayLike, ndim: int | Sequence[
     return array
 
 
-def check_labels(labels: jax.typing.ArrayLike, rows: int, num_classes: int | None = None) -> jax.Array:
-    """`labels` as a JAX array [N] of integers, one for each of `rows` rows, each −1 (ignored) or in [0, num_classes).
+def check_labels(
+    labels: jax.typing.ArrayLike, rows: int, num_classes: int | None = None
+) -> jax.Array:
+    """`labels` as a JAX array [N] of integers, one for each of `rows` rows, each −1 (ignored) or in
+    [0, num_classes).
 
-    The range is read only when the labels are concrete. `num_classes=None` leaves the upper end open.
+    The range is read only when the labels are concrete. `num_classes=None` leaves the upper end
+    open.
     """
     array = jnp.asarray(labels)
     if array.shape != (rows,):
-        raise InputError(f"labels has shape {array.shape}; pass one label for each embedding, shape {(rows,)}")
+        raise InputError(
+            f"labels has shape {array.shape}; pass one label for each embedding, shape {(rows,)}"
+        )
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise InputError(f"labels has dtype {array.dtype}; pass integers")
     if rows and is_concrete(labels):
@@ -51,7 +62,9 @@ def check_labels(labels: jax.typing.ArrayLike, rows: int, num_classes: int | Non
         if bad.any():
             row = int(np.argmax(bad))
             wanted = "0 or more" if num_classes is None else f"a class, 0 to {num_classes - 1}"
-            raise InputError(f"labels[{row}] is {values[row]}; pass {wanted}, or −1 for a row to ignore")
+            raise InputError(
+                f"labels[{row}] is {values[row]}; pass {wanted}, or −1 for a row to ignore"
+            )
     return array
 
 
@@ -61,15 +74,20 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise InputError(f"{name} is {value!r}; pass one of {', '.join(choices)}")
 
 
-def check_between(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
-    """Raises unless every number of `value` is finite and in [low, high] (in (low, high] with `open_low`).
+def check_between(
+    name: str, value: Any, low: float, high: float, *, open_low: bool = False
+) -> None:
+    """Raises unless every number of `value` is finite and in [low, high] (in (low, high] with
+    `open_low`).
 
     Does nothing for a traced value. Use an infinite end for a one-sided range.
     """
     if not is_concrete(value):
         return
     numbers = np.asarray(value, dtype=np.float64)
-    inside = (numbers > low if open_low else numbers >= low) & (numbers <= high) & np.isfinite(numbers)
+    inside = (
+        (numbers > low if open_low else numbers >= low) & (numbers <= high) & np.isfinite(numbers)
+    )
     if inside.all():
         return
     first = numbers[~inside].flat[0] if numbers.ndim else float(numbers)
@@ -81,5 +99,7 @@ def check_between(name: str, value: Any, low: float, high: float, *, open_low: b
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raises unless every number of `value` is finite and above zero; does nothing for a traced value."""
+    """Raises unless every number of `value` is finite and above zero; does nothing for a traced
+    value.
+    """
     check_between(name, value, 0.0, math.inf, open_low=True)

@@ -14,7 +14,9 @@ class InputError(ValueError):
 
 @contextlib.contextmanager
 def concerning(what: str) -> Iterator[None]:
-    """Puts `what`, a file or an argument, before the message of an error in a function that knows only arrays."""
+    """Puts `what`, a file or an argument, before the message of an error in a function that
+    knows only arrays.
+    """
     try:
         yield
     except InputError as error:

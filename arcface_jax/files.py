@@ -1,4 +1,6 @@
-"""Files that a reader finds whole or not at all, whatever happens to the process or to the power."""
+"""Files that a reader finds whole or not at all, whatever happens to the process or to the
+power.
+"""
 
 import contextlib
 import io
@@ -9,7 +11,8 @@ from typing import BinaryIO, TextIO
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Writes a file so that a reader finds all of `content` under this name, or what was there before.
+    """Writes a file so that a reader finds all of `content` under this name, or what was there
+    before.
 
     Args:
       path: the file; its folder must exist.
@@ -48,7 +51,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def whole_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """As `whole_file`, for text as `csv` writes it: UTF-8, with names that are not Unicode as they came."""
+    """As `whole_file`, for text as `csv` writes it: UTF-8, with names that are not Unicode as
+    they came.
+    """
     with whole_file(path) as file:
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)
         yield text
@@ -69,7 +74,8 @@ def replace_whole(written: str | os.PathLike[str], path: str | os.PathLike[str])
 
 
 def _sync_folder(folder: pathlib.Path) -> None:
-    # Windows cannot open a folder, and some file systems cannot sync one: there the name may be lost with the power.
+    # Windows cannot open a folder, and some file systems cannot sync one: there the name may be
+    # lost with the power.
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:

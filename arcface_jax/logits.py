@@ -30,10 +30,10 @@ def row_norms(x: jax.Array) -> jax.Array:
 def normalise_rows(x: jax.Array) -> jax.Array:
     """x/‖x‖₂ over the last axis, in float32 or wider.
 
-    A row whose squared norm is too small for the dtype (a norm below about 1e-19 in float32) gives zeros and a zero
-    gradient. A row that holds NaN or infinity, or whose squared norm overflows (above about 1e19), gives NaN, so that
-    a run that has diverged shows it. Otherwise the gradient is (g − (g·u)u)/‖x‖ with u the result, orthogonal to the
-    row.
+    A row whose squared norm is too small for the dtype (a norm below about 1e-19 in float32) gives
+    zeros and a zero gradient. A row that holds NaN or infinity, or whose squared norm overflows
+    (above about 1e19), gives NaN, so that a run that has diverged shows it. Otherwise the gradient
+    is (g − (g·u)u)/‖x‖ with u the result, orthogonal to the row.
 
     Args:
       x: [..., D].
@@ -45,24 +45,29 @@ def normalise_rows(x: jax.Array) -> jax.Array:
 
 
 def inverse_norms(square: jax.Array) -> jax.Array:
-    """1/‖x‖₂ of ‖x‖₂²: 0, without a gradient, where that is too small for the dtype; NaN where it is not finite."""
+    """1/‖x‖₂ of ‖x‖₂²: 0, without a gradient, where that is too small for the dtype; NaN where
+    it is not finite.
+    """
     too_small = square < jnp.finfo(square.dtype).tiny
-    inverse = jnp.where(jnp.isfinite(square), jax.lax.rsqrt(jnp.where(too_small, 1.0, square)), jnp.nan)
+    inverse = jnp.where(
+        jnp.isfinite(square), jax.lax.rsqrt(jnp.where(too_small, 1.0, square)), jnp.nan
+    )
     return jnp.where(too_small, 0.0, inverse)
 
 
 def cosine_logits(
     embeddings: jax.Array, class_weights: jax.Array, *, precision: jax.lax.PrecisionLike = "highest"
 ) -> jax.Array:
-    """cosθ_ij between each embedding and each class weight: both normalised by row, then multiplied.
+    """cosθ_ij between each embedding and each class weight: both normalised by row, then
+    multiplied.
 
     With sub-centres, class_weights [C, K, D], a class's cosine is the largest of its K.
 
     Args:
       embeddings: [N, D], any floating-point dtype.
       class_weights: [C, D], one class a row, or [C, K, D].
-      precision: of the matrix product. "highest" is float32 on every device; lower ones let an accelerator round
-        the factors to bf16 or TF32 first, which moves a cosine by about 1e-3.
+      precision: of the matrix product. "highest" is float32 on every device; lower ones let an
+        accelerator round the factors to bf16 or TF32 first, which moves a cosine by about 1e-3.
 
     Returns: [N, C] in float32 (float64 for float64 inputs), within rounding of [−1, 1].
 
@@ -87,37 +92,47 @@ def cosine_logits(
 
 
 def has_class(labels: jax.Array, num_classes: int) -> jax.Array:
-    """Whether a label is a class, [N] booleans: not −1, nor, in a trace that could not check it, out of range."""
+    """Whether a label is a class, [N] booleans: not −1, nor, in a trace that could not check
+    it, out of range.
+    """
     return (labels >= 0) & (labels < num_classes)
 
 
 def target_mask(labels: jax.Array, num_classes: int) -> jax.Array:
-    """Whether class j is the row's true class: [N, C] booleans; all false in the row of an ignored label, −1."""
+    """Whether class j is the row's true class: [N, C] booleans; all false in the row of an
+    ignored label, −1.
+    """
     return labels[:, None] == jnp.arange(num_classes)[None, :]
 
 
 def take_target(values: jax.Array, mask: jax.Array) -> jax.Array:
     """The value at the true class: [N, C], [N, C] -> [N]; zero for an ignored row.
 
-    A masked sum rather than a gather: its transpose fuses with what surrounds it instead of scattering.
+    A masked sum rather than a gather: its transpose fuses with what surrounds it instead of
+    scattering.
     """
     return jnp.sum(jnp.where(mask, values, 0.0), axis=-1)
 
 
 def arcface_logits(
-    embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array, *, margin: float = 0.5, scale: float = 64.0
+    embeddings: jax.Array,
+    class_weights: jax.Array,
+    labels: jax.Array,
+    *,
+    margin: float = 0.5,
+    scale: float = 64.0,
 ) -> tuple[jax.Array, jax.Array]:
     """The ArcFace head: s·cos(θ_j + m·[j = y]).
 
-    With W and x normalised by row, cosθ_j = W_j·x, sinθ = sqrt(1 − cos²θ + 1e-6), and for the true class alone
-    phi = cosθ·cos m − sinθ·sin m in place of cosθ; all times s. The formula is used for every angle: nothing is
-    switched past θ + m = π.
+    With W and x normalised by row, cosθ_j = W_j·x, sinθ = sqrt(1 − cos²θ + 1e-6), and for the true
+    class alone phi = cosθ·cos m − sinθ·sin m in place of cosθ; all times s. The formula is used for
+    every angle: nothing is switched past θ + m = π.
 
     Args:
       embeddings: x, [N, D].
       class_weights: W, [C, D], one class a row.
-      labels: y, [N] integers in [0, C); a row labelled −1 gets no margin. Under `jit` the range is not checked and a
-        label outside it acts as −1.
+      labels: y, [N] integers in [0, C); a row labelled −1 gets no margin. Under `jit` the range is
+        not checked and a label outside it acts as −1.
       margin: m in radians, in [0, π].
       scale: s, the radius of the sphere of features.
 

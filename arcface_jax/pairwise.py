@@ -1,7 +1,8 @@
-"""The geometric losses that the ArcFace paper compares and combines: Intra, Inter and the angular triplet.
+"""The geometric losses that the ArcFace paper compares and combines: Intra, Inter and the angular
+triplet.
 
-All come back per example, [N], and are 0 without gradient where the label is −1. Angles are in radians and have finite
-slopes everywhere, between identical and between opposite vectors too.
+All come back per example, [N], and are 0 without gradient where the label is −1. Angles are in
+radians and have finite slopes everywhere, between identical and between opposite vectors too.
 """
 
 import math
@@ -21,7 +22,8 @@ MINING = ("hard", "semi_hard")
 
 
 def intra_penalty(embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array) -> jax.Array:
-    """θ_y/π, the angle between an embedding and its class's weight. The Intra loss adds it to the softmax (eq. 5).
+    """θ_y/π, the angle between an embedding and its class's weight. The Intra loss adds it to the
+    softmax (eq. 5).
 
     Args:
       embeddings: [N, D].
@@ -46,7 +48,8 @@ def intra_penalty(embeddings: jax.Array, class_weights: jax.Array, labels: jax.A
 
 
 def inter_penalty(class_weights: jax.Array, labels: jax.Array) -> jax.Array:
-    """−mean over j ≠ y of the angle between W_y and W_j, over π. The Inter loss adds it to the softmax (eq. 6).
+    """−mean over j ≠ y of the angle between W_y and W_j, over π. The Inter loss adds it to the
+    softmax (eq. 6).
 
     Args:
       class_weights: [C, D], C ≥ 2.
@@ -63,11 +66,15 @@ def inter_penalty(class_weights: jax.Array, labels: jax.Array) -> jax.Array:
     class_weights = check_floating("class_weights", class_weights, 2)
     classes = class_weights.shape[0]
     if classes < 2:
-        raise InputError(f"class_weights has shape {class_weights.shape}; Inter needs two classes or more")
+        raise InputError(
+            f"class_weights has shape {class_weights.shape}; Inter needs two classes or more"
+        )
     labels = check_labels(labels, jnp.size(labels), classes)
     cosine = cosine_logits(jnp.take(class_weights, labels, axis=0, mode="clip"), class_weights)
     angles = jnp.where(target_mask(labels, classes), 0.0, angle(cosine))
-    return jnp.where(has_class(labels, classes), -jnp.sum(angles, axis=-1) / (math.pi * (classes - 1)), 0.0)
+    return jnp.where(
+        has_class(labels, classes), -jnp.sum(angles, axis=-1) / (math.pi * (classes - 1)), 0.0
+    )
 
 
 def angular_triplet_loss(
@@ -80,16 +87,19 @@ def angular_triplet_loss(
 ) -> jax.Array:
     r"""max(0, θ(a, p) + margin − θ(a, n)) with positives p and negatives n found in the batch.
 
-    Every row is an anchor once. With mining "hard" its positive is the farthest one and its negative the nearest.
-    With "semi_hard" every positive is used, each with the nearest negative that is farther than it (the farthest
-    negative where none is), and the anchor's loss is the mean. The choice itself has no gradient.
+    Every row is an anchor once. With mining "hard" its positive is the farthest one and its
+    negative the nearest. With "semi_hard" every positive is used, each with the nearest negative
+    that is farther than it (the farthest negative where none is), and the anchor's loss is the
+    mean. The choice itself has no gradient.
 
     Args:
       embeddings: [N, D].
-      labels: [N] integers, 0 or more; a row labelled −1 is neither anchor nor positive nor negative.
+      labels: [N] integers, 0 or more; a row labelled −1 is neither anchor nor positive nor
+        negative.
       margin: radians, in [0, π].
       mining: hard or semi_hard.
-      axis_name: of the devices to search beside this one, under `pmap`, `shard_map` or `vmap`; anchors stay local.
+      axis_name: of the devices to search beside this one, under `pmap`, `shard_map` or `vmap`;
+        anchors stay local.
 
     Returns: [N]; 0 for an anchor without a positive or without a negative.
 
@@ -97,8 +107,8 @@ def angular_triplet_loss(
       InputError: for a wrong shape, dtype, label, margin or mining.
 
     References:
-      Deng et al., ArcFace, arXiv:1801.07698, section 3 (margin 0.35); Schroff et al., FaceNet, arXiv:1503.03832, and
-      Hermans et al., arXiv:1703.07737, for the mining.
+      Deng et al., ArcFace, arXiv:1801.07698, section 3 (margin 0.35); Schroff et al., FaceNet,
+      arXiv:1503.03832, and Hermans et al., arXiv:1703.07737, for the mining.
     """
     embeddings = check_floating("embeddings", embeddings, 2)
     rows = embeddings.shape[0]
@@ -139,12 +149,17 @@ def _hard(cosine: jax.Array, positive: jax.Array, negative: jax.Array, margin: f
     return _hinge(_pick(cosine, farthest), _pick(cosine, nearest), margin)[:, 0]
 
 
-def _semi_hard(cosine: jax.Array, positive: jax.Array, negative: jax.Array, margin: float) -> jax.Array:
+def _semi_hard(
+    cosine: jax.Array, positive: jax.Array, negative: jax.Array, margin: float
+) -> jax.Array:
     distance = -jax.lax.stop_gradient(cosine)  # grows with the angle
     candidates = jnp.where(negative, distance, jnp.inf)
     order = jnp.argsort(candidates, axis=-1)
-    # The place, among the anchor's negatives from near to far, of the first that is farther than the positive.
-    place = jax.vmap(lambda row, query: jnp.searchsorted(row, query, side="right"))(_pick(candidates, order), distance)
+    # The place, among the anchor's negatives from near to far, of the first that is farther than
+    # the positive.
+    place = jax.vmap(lambda row, query: jnp.searchsorted(row, query, side="right"))(
+        _pick(candidates, order), distance
+    )
     last = jnp.sum(negative, axis=-1, keepdims=True) - 1
     chosen = _pick(order, jnp.clip(place, 0, jnp.maximum(last, 0)))
     hinge = jnp.where(positive, _hinge(cosine, _pick(cosine, chosen), margin), 0.0)
@@ -168,8 +183,9 @@ def combination_loss(
 ) -> jax.Array:
     """Margin softmax plus weighted Intra, Inter and triplet terms: the paper's combinations.
 
-    psi=normface() with intra_weight=1 is the paper's Intra loss and with inter_weight=1 its Inter loss; psi=arcface()
-    gives ArcFace+Intra, ArcFace+Inter, and with triplet_weight=1 ArcFace+Triplet. A term of weight 0 is not computed.
+    psi=normface() with intra_weight=1 is the paper's Intra loss and with inter_weight=1 its Inter
+    loss; psi=arcface() gives ArcFace+Intra, ArcFace+Inter, and with triplet_weight=1
+    ArcFace+Triplet. A term of weight 0 is not computed.
 
     Args:
       embeddings: [N, D].
@@ -193,9 +209,15 @@ def combination_loss(
     References:
       Deng et al., ArcFace, arXiv:1801.07698, section 3.3 and table 2.
     """
-    for name, weight in (("intra", intra_weight), ("inter", inter_weight), ("triplet", triplet_weight)):
+    for name, weight in (
+        ("intra", intra_weight),
+        ("inter", inter_weight),
+        ("triplet", triplet_weight),
+    ):
         check_between(f"{name}_weight", weight, 0.0, math.inf)
-    loss = margin_softmax_loss(embeddings, class_weights, labels, psi=psi, scale=scale, label_smoothing=label_smoothing)
+    loss = margin_softmax_loss(
+        embeddings, class_weights, labels, psi=psi, scale=scale, label_smoothing=label_smoothing
+    )
     if intra_weight:
         loss = loss + intra_weight * intra_penalty(embeddings, class_weights, labels)
     if inter_weight:

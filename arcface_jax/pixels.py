@@ -68,14 +68,17 @@ def normalise(
         once already, and twice is a silent error.
     """
     if images.dtype != jnp.uint8:
-        raise TypeError(f"images must be uint8 in [0, 255], got {images.dtype}; do not normalise them first")
+        raise TypeError(
+            f"images must be uint8 in [0, 255], got {images.dtype}; do not normalise them first"
+        )
     if convention.color_order == "bgr":
         images = images[..., ::-1]
     return ((images.astype(jnp.float32) - convention.offset) / convention.divisor).astype(dtype)
 
 
 def to_pixels(images: np.ndarray, convention: PixelConvention = ARCFACE_TORCH) -> np.ndarray:
-    """The inverse of `normalise`: uint8 RGB images of what a network takes, to the nearest grey level in [0, 255].
+    """The inverse of `normalise`: uint8 RGB images of what a network takes, to the nearest grey
+    level in [0, 255].
 
     Args:
       images: [..., height, width, 3], floating.
@@ -85,4 +88,6 @@ def to_pixels(images: np.ndarray, convention: PixelConvention = ARCFACE_TORCH) -
     """
     if convention.color_order == "bgr":
         images = images[..., ::-1]
-    return np.clip(np.round(images * convention.divisor + convention.offset), 0, 255).astype(np.uint8)
+    return np.clip(np.round(images * convention.divisor + convention.offset), 0, 255).astype(
+        np.uint8
+    )

@@ -1,11 +1,13 @@
-"""Cleaning a noisy training set with sub-centres: find each class's dominant centre, drop what lies far from it.
+"""Cleaning a noisy training set with sub-centres: find each class's dominant centre, drop what lies
+far from it.
 
-Training itself needs nothing from here: give any loss class_weights [C, K, D], and a class's cosine is the largest of
-its K. Afterwards:
+Training itself needs nothing from here: give any loss class_weights [C, K, D], and a class's cosine
+is the largest of its K. Afterwards:
 
-    counts = sum(subcenter_counts(e, weights, y) for e, y in batches)      # one pass over the training set
-    centres = dominant_centres(weights, counts)                            # [C, D], an ordinary head
-    keep = within_angle(e, centres, y)                                     # a second pass: False is noise
+    counts = sum(subcenter_counts(e, weights, y) for e, y in batches)      # one pass over the
+    training set centres = dominant_centres(weights, counts)                            # [C, D], an
+    ordinary head keep = within_angle(e, centres, y)                                     # a second
+    pass: False is noise
 
 References:
   Deng et al., Sub-center ArcFace, ECCV 2020.
@@ -25,11 +27,16 @@ def _own_cosines(embeddings: jax.Array, class_weights: jax.Array, labels: jax.Ar
     """Cosines of each embedding with its own class's K centres, [N, K]."""
     dtype = head_dtype(embeddings, class_weights)
     own = normalise_rows(jnp.take(class_weights, labels, axis=0, mode="clip").astype(dtype))
-    return jnp.einsum("nd,nkd->nk", normalise_rows(embeddings.astype(dtype)), own, precision="highest")
+    return jnp.einsum(
+        "nd,nkd->nk", normalise_rows(embeddings.astype(dtype)), own, precision="highest"
+    )
 
 
-def subcenter_counts(embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array) -> jax.Array:
-    """How many examples of each class have each of its sub-centres nearest; add the counts of batches together.
+def subcenter_counts(
+    embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array
+) -> jax.Array:
+    """How many examples of each class have each of its sub-centres nearest; add the counts of
+    batches together.
 
     Args:
       embeddings: [N, D].
@@ -48,7 +55,12 @@ def subcenter_counts(embeddings: jax.Array, class_weights: jax.Array, labels: ja
     nearest = jnp.argmax(_own_cosines(embeddings, class_weights, labels), axis=-1)
     usable = has_class(labels, classes)
     slot = jnp.where(usable, labels * centres + nearest, classes * centres)
-    return jnp.zeros(classes * centres, jnp.int32).at[slot].add(1, mode="drop").reshape(classes, centres)
+    return (
+        jnp.zeros(classes * centres, jnp.int32)
+        .at[slot]
+        .add(1, mode="drop")
+        .reshape(classes, centres)
+    )
 
 
 def dominant_centres(class_weights: jax.Array, counts: jax.Array) -> jax.Array:
@@ -66,7 +78,8 @@ def dominant_centres(class_weights: jax.Array, counts: jax.Array) -> jax.Array:
     class_weights = check_floating("class_weights", class_weights, 3)
     if jnp.shape(counts) != class_weights.shape[:2]:
         raise InputError(
-            f"counts has shape {jnp.shape(counts)}; pass one for each sub-centre, {class_weights.shape[:2]}"
+            f"counts has shape {jnp.shape(counts)}; pass one for each sub-centre, "
+            f"{class_weights.shape[:2]}"
         )
     dominant = jnp.argmax(jnp.asarray(counts), axis=-1)
     return jnp.take_along_axis(class_weights, dominant[:, None, None], axis=1)[:, 0]
@@ -75,7 +88,8 @@ def dominant_centres(class_weights: jax.Array, counts: jax.Array) -> jax.Array:
 def within_angle(
     embeddings: jax.Array, centres: jax.Array, labels: jax.Array, *, max_degrees: float = 75.0
 ) -> jax.Array:
-    """Whether each example is at most so many degrees from its class's dominant centre: the ones to keep.
+    """Whether each example is at most so many degrees from its class's dominant centre: the ones to
+    keep.
 
     Args:
       embeddings: [N, D].

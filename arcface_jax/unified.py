@@ -1,7 +1,8 @@
-"""Losses that judge every pair of embedding and class by itself, against one threshold: SphereFace2 and UniFace.
+"""Losses that judge every pair of embedding and class by itself, against one threshold: SphereFace2
+and UniFace.
 
-Each of the C cosines of an example is a binary decision with a bias that all share and that is learnt. Losses come back
-per example, [N], summed over the classes; 0 where the label is −1.
+Each of the C cosines of an example is a binary decision with a bias that all share and that is
+learnt. Losses come back per example, [N], summed over the classes; 0 where the label is −1.
 """
 
 import math
@@ -11,7 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from arcface_jax.angles import straight_through
-from arcface_jax.arguments import check_between, check_choice, check_floating, check_labels, check_positive
+from arcface_jax.arguments import (
+    check_between,
+    check_choice,
+    check_floating,
+    check_labels,
+    check_positive,
+)
 from arcface_jax.logits import cosine_logits, take_target, target_mask
 from arcface_jax.losses import apply_psi, blank_ignored, column_of_scales
 from arcface_jax.margins import GRADIENTS, Psi, cosface
@@ -28,8 +35,12 @@ def _cosines_and_mask(
     return cosine, target_mask(labels, cosine.shape[1])
 
 
-def _binary_sum(logits: jax.Array, mask: jax.Array, positive_weight: float, negative_weight: float) -> jax.Array:
-    """w₊·ln(1 + e^{−logit_y}) + w₋·Σ_{j≠y} ln(1 + e^{logit_j}); 0 for a row without a true class."""
+def _binary_sum(
+    logits: jax.Array, mask: jax.Array, positive_weight: float, negative_weight: float
+) -> jax.Array:
+    """w₊·ln(1 + e^{−logit_y}) + w₋·Σ_{j≠y} ln(1 + e^{logit_j}); 0 for a row without a true
+    class.
+    """
     positive, negative = jax.nn.softplus(-logits), jax.nn.softplus(logits)
     loss = jnp.sum(jnp.where(mask, positive_weight * positive, negative_weight * negative), axis=-1)
     return jnp.where(jnp.any(mask, axis=-1), loss, 0.0)
@@ -64,8 +75,8 @@ def sphereface2_loss(
 ) -> jax.Array:
     r"""SphereFace2, its additive-cosine form:
 
-        L = λ/r·ln(1 + e^{−r(g(cosθ_y) − m) − b}) + (1 − λ)/r·Σ_{j≠y} ln(1 + e^{r(g(cosθ_j) + m) + b}),
-        g(z) = 2((z + 1)/2)^t − 1.
+        L = λ/r·ln(1 + e^{−r(g(cosθ_y) − m) − b}) + (1 − λ)/r·Σ_{j≠y} ln(1 + e^{r(g(cosθ_j) + m) +
+        b}), g(z) = 2((z + 1)/2)^t − 1.
 
     The authors' code multiplies this by 50 and uses the straight-through gradient for g and m.
 
@@ -105,9 +116,15 @@ def _check_sphereface2(balance: float, scale: float, margin: float, exponent: fl
 
 
 def sphereface2_bias(
-    num_classes: int, *, balance: float = 0.7, scale: float = 40.0, margin: float = 0.4, exponent: float = 3.0
+    num_classes: int,
+    *,
+    balance: float = 0.7,
+    scale: float = 40.0,
+    margin: float = 0.4,
+    exponent: float = 3.0,
 ) -> float:
-    """The bias at which, with all cosines 0, the true class pulls as hard as all the others together push.
+    """The bias at which, with all cosines 0, the true class pulls as hard as all the others
+    together push.
 
     It solves λ·σ(−a₊ − b) = (1 − λ)(C − 1)·σ(a₋ + b) with a± = r(g(0) ∓ m), a quadratic in e^b.
 

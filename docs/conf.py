@@ -1,4 +1,5 @@
-"""Sphinx's configuration: pages in Markdown, the API from docstrings, the notebooks; nothing loaded from elsewhere.
+"""Sphinx's configuration: pages in Markdown, the API from docstrings, the notebooks; nothing loaded
+from elsewhere.
 
 sphinx-build -W --keep-going docs build/docs
 """
@@ -39,7 +40,8 @@ napoleon_use_ivar = True  # a dataclass's fields are documented in its own docst
 myst_heading_anchors = 3
 myst_enable_extensions = ["dollarmath"]
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
-# The tests run the notebooks; `-D nb_execution_mode=force` runs them here as well, and shows what they give.
+# The tests run the notebooks; `-D nb_execution_mode=force` runs them here as well, and shows what
+# they give.
 nb_execution_mode = "off"
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True

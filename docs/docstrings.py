@@ -1,4 +1,5 @@
-"""This library's docstrings as reStructuredText: their equations are plain text, indented, and stay as they are.
+"""This library's docstrings as reStructuredText: their equations are plain text, indented, and stay
+as they are.
 
 The sections Args, Raises, Attributes … are Napoleon's; what is left is done here, before it.
 """
@@ -16,7 +17,9 @@ _MAYBE_A_NAME = re.compile(r"`(?=[\w.]*[A-Z_.])[A-Za-z][\w.]*`")
 
 
 def escape(line: str) -> str:
-    """A line in which nothing is markup but `code`: a link if it may be a name of this library, else as it is."""
+    """A line in which nothing is markup but `code`: a link if it may be a name of this library,
+    else as it is.
+    """
     parts = _CODE.split(line)
     for number, part in enumerate(parts):
         if number % 2:
@@ -66,7 +69,9 @@ def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
 
 
 def _skip(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leaves out what nobody wrote: the fields of a named tuple, and Flax's additions to a module."""
+    """Leaves out what nobody wrote: the fields of a named tuple, and Flax's additions to a
+    module.
+    """
     document = getattr(obj, "__doc__", None) or ""
     return True if document.startswith("Alias for field number") else None
 

@@ -1,4 +1,6 @@
-"""The pages that nobody writes by hand: a page a module, the commands, the recipes, the notebooks."""
+"""The pages that nobody writes by hand: a page a module, the commands, the recipes, the
+notebooks.
+"""
 
 import ast
 import functools
@@ -12,7 +14,9 @@ PACKAGE = "arcface_jax"
 
 def version() -> str:
     """The package's, from pyproject.toml."""
-    return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+    return str(
+        tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    )
 
 
 def write_pages(folder: pathlib.Path) -> None:
@@ -58,13 +62,17 @@ def defined_names(path: pathlib.Path) -> frozenset[str]:
 def exported_names(path: pathlib.Path) -> list[str]:
     """Its __all__, or nothing."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets
+        ):
             return [str(name) for name in ast.literal_eval(node.value)]
     return []
 
 
 def module_page(name: str) -> str:
-    """A module's docstring and members; of a package, where each exported name is defined, and its modules."""
+    """A module's docstring and members; of a package, where each exported name is defined, and
+    its modules.
+    """
     everything = modules()
     path = everything[name]
     lines = [name, "=" * len(name), "", f".. automodule:: {name}", ""]
@@ -74,7 +82,9 @@ def module_page(name: str) -> str:
         lines += ["Exported here:", ""]
         lines += [f"- {_link(exported_name, name)}" for exported_name in exported] + [""]
     inside = [other for other in everything if other.rpartition(".")[0] == name]
-    return "\n".join([*lines, ".. toctree::", "   :maxdepth: 1", "", *(f"   {other}" for other in inside), ""])
+    return "\n".join(
+        [*lines, ".. toctree::", "   :maxdepth: 1", "", *(f"   {other}" for other in inside), ""]
+    )
 
 
 def _link(exported: str, package: str) -> str:
@@ -107,7 +117,9 @@ def recipes_table() -> str:
     from arcface_jax.evaluation.tables import markdown_table
     from experiments.configs import RECIPES
 
-    rows = [("preset", "data (identities)", "network, loss", "schedule", "published result", "hours")]
+    rows = [
+        ("preset", "data (identities)", "network, loss", "schedule", "published result", "hours")
+    ]
     for name, recipe in RECIPES.items():
         config, hours = recipe(), recipe.hours
         rows.append(
@@ -131,4 +143,7 @@ def notebooks() -> list[pathlib.Path]:
 def notebooks_page() -> str:
     """Links to them."""
     names = "\n".join(f"notebooks/{path.stem}" for path in notebooks())
-    return f"# Notebooks\n\nThe tests run each from top to bottom.\n\n```{{toctree}}\n:maxdepth: 1\n\n{names}\n```\n"
+    return (
+        f"# Notebooks\n\nThe tests run each from top to bottom.\n\n```{{toctree}}\n:maxdepth: "
+        f"1\n\n{names}\n```\n"
+    )

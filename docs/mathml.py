@@ -18,4 +18,6 @@ def _block(translator: Any, node: nodes.math_block) -> None:
 
 def connect(app: Any) -> None:
     """Makes it the renderer called "mathml"."""
-    app.add_html_math_renderer("mathml", inline_renderers=(_inline, None), block_renderers=(_block, None))
+    app.add_html_math_renderer(
+        "mathml", inline_renderers=(_inline, None), block_renderers=(_block, None)
+    )

@@ -42,13 +42,21 @@ class People:
 
     def at_size(self, image_size: tuple[int, int]) -> np.ndarray:
         """The same images, height × width."""
-        return self.images if self.images.shape[1:3] == image_size else load(self.source, image_size).images
+        return (
+            self.images
+            if self.images.shape[1:3] == image_size
+            else load(self.source, image_size).images
+        )
 
 
 def default_source(first_identity: int = 0) -> SyntheticFaces:
     """The synthetic people of a study without data."""
     return SyntheticFaces(
-        DEFAULT_PEOPLE, DEFAULT_IMAGES, image_size=DEFAULT_SIZE, difficulty=0.5, first_identity=first_identity
+        DEFAULT_PEOPLE,
+        DEFAULT_IMAGES,
+        image_size=DEFAULT_SIZE,
+        difficulty=0.5,
+        first_identity=first_identity,
     )
 
 
@@ -75,7 +83,9 @@ def open_analysed(
     """
     if path is None:
         if project is not None:
-            raise InputError(f"--project {project}: there is no checkpoint that it could be of; give one")
+            raise InputError(
+                f"--project {project}: there is no checkpoint that it could be of; give one"
+            )
         return default_model(seed), default_source()
     found = find_run(path)
     if found is None:
@@ -93,12 +103,16 @@ def choose_people(source: FaceSource, count: int, image_size: tuple[int, int]) -
     labels = np.asarray(source.labels)
     chosen = Subset(source, np.flatnonzero(labels < count))
     if len(chosen.identity_names) < 2:
-        raise InputError(f"people: {len(chosen.identity_names)} of them; give a source of at least two")
+        raise InputError(
+            f"people: {len(chosen.identity_names)} of them; give a source of at least two"
+        )
     sample = load(chosen, image_size)
     return People(chosen, sample.images, sample.labels, tuple(chosen.identity_names))
 
 
-def open_people(people: str | None, own: FaceSource | None, count: int, image_size: tuple[int, int]) -> People:
+def open_people(
+    people: str | None, own: FaceSource | None, count: int, image_size: tuple[int, int]
+) -> People:
     """The people that `--people` names, or else the model's own.
 
     Raises:
@@ -107,7 +121,10 @@ def open_people(people: str | None, own: FaceSource | None, count: int, image_si
     if people is not None:
         return choose_people(open_source(people), count, image_size)
     if own is None:
-        raise InputError("--people: a model that was not trained here comes without people; give a source of them")
+        raise InputError(
+            "--people: a model that was not trained here comes without people; give a source of "
+            "them"
+        )
     return choose_people(own, count, image_size)
 
 

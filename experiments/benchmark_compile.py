@@ -1,4 +1,6 @@
-"""Measures what a training step takes to trace, lower and compile, without and with the persistent cache."""
+"""Measures what a training step takes to trace, lower and compile, without and with the
+persistent cache.
+"""
 
 import dataclasses
 import pathlib
@@ -24,9 +26,14 @@ STAGES = ("trace", "lower", "compile")
 
 @dataclasses.dataclass(frozen=True)
 class CompileBenchmark:
-    """Published networks with ArcFace and SGD, compiled from shapes for one device; each time in a fresh process."""
+    """Published networks with ArcFace and SGD, compiled from shapes for one device; each time
+    in a fresh process.
+    """
 
-    networks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME …")] = ("iresnet18", "iresnet100")
+    networks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME …")] = (
+        "iresnet18",
+        "iresnet100",
+    )
     """Backbones, by `arcface_jax.models.registry.names()`."""
     image_size: int = 112
     """Side of the images."""
@@ -64,7 +71,9 @@ def run_compile_benchmark(config: CompileBenchmark) -> int:
     return report.finish(compile_ratios(report.records), "ratio")
 
 
-def measure_network(report: Report, network: str, numbers: Sequence[int], rounds: int, cache: str) -> None:
+def measure_network(
+    report: Report, network: str, numbers: Sequence[int], rounds: int, cache: str
+) -> None:
     """One process that fills the cache, then a cold and a warm one in every round."""
     kept = {
         "JAX_ENABLE_COMPILATION_CACHE": "true",
@@ -75,7 +84,9 @@ def measure_network(report: Report, network: str, numbers: Sequence[int], rounds
 
     def measure(case: str) -> Record:
         what = f"{network}, {case}"
-        found = measure_in_process("experiments.compile_cases", network, numbers, what, settings[case])
+        found = measure_in_process(
+            "experiments.compile_cases", network, numbers, what, settings[case]
+        )
         return {"case": case, **found, "flops_needed": needed}
 
     needed = cost(step_config(network, *numbers[:-1]), numbers[-1], (1,)).step_operations
@@ -94,13 +105,19 @@ def by_network(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
 
 
 def compile_ratios(records: Sequence[Record]) -> dict[str, Ratio]:
-    """What the cache saves, and how near the compiled operations are to what the step needs by its shapes."""
+    """What the cache saves, and how near the compiled operations are to what the step needs by
+    its shapes.
+    """
     ratios = {}
     for network, cases in by_network(records).items():
         one = cases[COLD][0]
-        what = f"{network}, {one['image']}×{one['image']}, width {one['width']}, batch {one['batch']}"
+        what = (
+            f"{network}, {one['image']}×{one['image']}, width {one['width']}, batch {one['batch']}"
+        )
         for name, stages in (("all stages", STAGES), ("compile alone", ("compile",))):
-            cold, warm = ([sum(r[stage] for stage in stages) for r in cases[case]] for case in (COLD, WARM))
+            cold, warm = (
+                [sum(r[stage] for stage in stages) for r in cases[case]] for case in (COLD, WARM)
+            )
             ratios[f"{what}: {name}, no cache / cache"] = ratio_of_rounds(cold, warm)
         counted = [(r["flops_needed"], r["flops"]) for r in cases[COLD] if r["flops"]]
         if counted:

@@ -1,4 +1,6 @@
-"""Measures the input pipeline beside plain loops over the same files: images a second, from a file to a batch."""
+"""Measures the input pipeline beside plain loops over the same files: images a second, from a
+file to a batch.
+"""
 
 import dataclasses
 import importlib
@@ -35,7 +37,9 @@ DecodeOne = Callable[[bytes], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class DataBenchmark:
-    """Shuffled batches of JPEGs in a RecordIO file and in a folder, both written here from the synthetic faces."""
+    """Shuffled batches of JPEGs in a RecordIO file and in a folder, both written here from the
+    synthetic faces.
+    """
 
     identities: int = 100
     """People."""
@@ -64,15 +68,25 @@ def run_data_benchmark(config: DataBenchmark) -> int:
     """Writes the files, measures, prints a table.
 
     Raises:
-      InputError: a number is not positive, or there are not enough images for a batch, or batches to measure.
+      InputError: a number is not positive, or there are not enough images for a batch, or batches
+        to measure.
     """
     if min(config.batch, config.batches, config.threads, config.rounds) < 1:
         raise InputError("batch, batches, threads or rounds is below 1; pass 1 or more of each")
     if config.batches < read_ahead(config):
-        raise InputError(f"batches is {config.batches}; pass {read_ahead(config)} or more: so many are read ahead")
+        raise InputError(
+            f"batches is {config.batches}; pass {read_ahead(config)} or more: so many are read "
+            f"ahead"
+        )
     if config.identities * config.images_per_identity < config.batch:
-        raise InputError(f"batch is {config.batch}; pass no more than identities × images-per-identity")
-    packages = ["grain", "pillow", *(["simplejpeg"] if importlib.util.find_spec("simplejpeg") else [])]
+        raise InputError(
+            f"batch is {config.batch}; pass no more than identities × images-per-identity"
+        )
+    packages = [
+        "grain",
+        "pillow",
+        *(["simplejpeg"] if importlib.util.find_spec("simplejpeg") else []),
+    ]
     report = Report("data", config, packages)
     decoders = {PILLOW: pillow_decoder(config.image_size)}
     if importlib.util.find_spec("cv2") is None:
@@ -84,24 +98,36 @@ def run_data_benchmark(config: DataBenchmark) -> int:
         for stored in config.stored_sizes:
             faces = SyntheticFaces(config.identities, config.images_per_identity, image_size=stored)
             for kind in FORMATS:
-                source = write_images(faces, pathlib.Path(folder) / f"{kind}-{stored}", kind, config.quality)
+                source = write_images(
+                    faces, pathlib.Path(folder) / f"{kind}-{stored}", kind, config.quality
+                )
                 records = measure_source(source, decoders, config)
                 report.add(*({"format": kind, "stored": stored, **record} for record in records))
-                what = f"{_NAMES[kind]}, {stored}×{stored} to {config.image_size}×{config.image_size}"
+                what = (
+                    f"{_NAMES[kind]}, {stored}×{stored} to {config.image_size}×{config.image_size}"
+                )
                 ratios |= source_ratios(what, records)
     report.console.print(data_table(report.records))
     return report.finish(ratios)
 
 
 def write_images(
-    faces: SyntheticFaces, destination: pathlib.Path, kind: Literal["recordio", "folder"], quality: int
+    faces: SyntheticFaces,
+    destination: pathlib.Path,
+    kind: Literal["recordio", "folder"],
+    quality: int,
 ) -> EncodedSource:
     """The faces as JPEGs on disk, opened."""
     convert(faces, destination, kind, jpeg_quality=quality)
-    return RecordIOSource(destination / "train.rec") if kind == "recordio" else FolderSource(destination)
+    return (
+        RecordIOSource(destination / "train.rec")
+        if kind == "recordio"
+        else FolderSource(destination)
+    )
 
 
-# What is measured ----------------------------------------------------------------------------------------------------
+# What is measured
+# ----------------------------------------------------------------------------------------
 
 
 def pillow_decoder(size: int) -> DecodeOne:
@@ -109,13 +135,19 @@ def pillow_decoder(size: int) -> DecodeOne:
 
     def read(encoded: bytes) -> np.ndarray:
         image = Image.open(io.BytesIO(encoded)).convert("RGB")
-        return np.asarray(image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC))
+        return np.asarray(
+            image
+            if image.size == (size, size)
+            else image.resize((size, size), Image.Resampling.BICUBIC)
+        )
 
     return read
 
 
 def opencv_decoder(size: int) -> DecodeOne:
-    """The usual lines with OpenCV; area interpolation, which does not alias where it scales down."""
+    """The usual lines with OpenCV; area interpolation, which does not alias where it scales
+    down.
+    """
     cv2 = importlib.import_module("cv2")
     cv2.setNumThreads(1)  # the loop has its own
 
@@ -129,7 +161,9 @@ def opencv_decoder(size: int) -> DecodeOne:
 
 
 def read_ahead(config: DataBenchmark) -> int:
-    """The most batches that are ready, or in the making, before they are asked for: at least one a thread."""
+    """The most batches that are ready, or in the making, before they are asked for: at least
+    one a thread.
+    """
     return max(config.threads, 4)
 
 
@@ -147,19 +181,29 @@ def pipeline_rate(source: EncodedSource, config: DataBenchmark, seed: int) -> fl
         return config.batches * config.batch / (time.perf_counter() - begun)
 
 
-def loop_rate(work: Callable[[np.ndarray], object], source: EncodedSource, config: DataBenchmark, seed: int) -> float:
-    """Images a second of a function of the image numbers of a batch, called by a pool of threads; batches as above."""
+def loop_rate(
+    work: Callable[[np.ndarray], object], source: EncodedSource, config: DataBenchmark, seed: int
+) -> float:
+    """Images a second of a function of the image numbers of a batch, called by a pool of
+    threads; batches as above.
+    """
     sampler = Shuffled(len(source), config.batch, seed)
     with ThreadPoolExecutor(config.threads) as pool:
         begun = time.perf_counter()
-        for _ in pool.map(lambda step: work(sampler.rows(step, 0, config.batch)), range(config.batches)):
+        for _ in pool.map(
+            lambda step: work(sampler.rows(step, 0, config.batch)), range(config.batches)
+        ):
             pass
         return config.batches * config.batch / (time.perf_counter() - begun)
 
 
-def measure_source(source: EncodedSource, decoders: dict[str, DecodeOne], config: DataBenchmark) -> list[Record]:
+def measure_source(
+    source: EncodedSource, decoders: dict[str, DecodeOne], config: DataBenchmark
+) -> list[Record]:
     """Images a second of everything in every round."""
-    encoded = [source.encoded(index) for index in range(len(source))]  # decoding alone has them in memory
+    encoded = [
+        source.encoded(index) for index in range(len(source))
+    ]  # decoding alone has them in memory
 
     def decode_alone(rows: np.ndarray) -> None:
         for row in rows:
@@ -181,7 +225,9 @@ def source_ratios(what: str, records: list[Record]) -> dict[str, Ratio]:
     """The pipeline's speed over every loop's."""
     rates = {record["case"]: record["images_per_second"] for record in records}
     return {
-        f"{what}, beside {name}": ratio_of_rounds(rates[PIPELINE], rates[name]) for name in rates if name != PIPELINE
+        f"{what}, beside {name}": ratio_of_rounds(rates[PIPELINE], rates[name])
+        for name in rates
+        if name != PIPELINE
     }
 
 

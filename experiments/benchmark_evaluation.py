@@ -1,4 +1,6 @@
-"""Measures the evaluator at the sizes of the published benchmarks, on random embeddings, beside what it replaces."""
+"""Measures the evaluator at the sizes of the published benchmarks, on random embeddings, beside
+what it replaces.
+"""
 
 import dataclasses
 import functools
@@ -28,7 +30,9 @@ _BLOCK = 128
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationBenchmark:
-    """Ten folds, ROCs, 1:1 verification of templates and 1:N search; the defaults are LFW's and IJB-C's sizes."""
+    """Ten folds, ROCs, 1:1 verification of templates and 1:N search; the defaults are LFW's and
+    IJB-C's sizes.
+    """
 
     pairs: int = 6000
     """Pairs of the ten-fold protocol."""
@@ -59,11 +63,22 @@ def run_evaluation_benchmark(config: EvaluationBenchmark) -> int:
     Raises:
       InputError: a size is not positive.
     """
-    sizes = (config.templates, config.template_pairs, config.same_pairs, config.gallery, config.probes)
+    sizes = (
+        config.templates,
+        config.template_pairs,
+        config.same_pairs,
+        config.gallery,
+        config.probes,
+    )
     if min(*sizes, *config.roc_pairs, config.dimension, config.rounds) < 1 or config.pairs < 20:
-        raise InputError("a size is too small; pass 20 --pairs or more, and 1 or more of everything else")
+        raise InputError(
+            "a size is too small; pass 20 --pairs or more, and 1 or more of everything else"
+        )
     if config.probes > config.gallery:
-        raise InputError(f"probes is {config.probes}; pass no more than the {config.gallery} entries of the gallery")
+        raise InputError(
+            f"probes is {config.probes}; pass no more than the {config.gallery} entries of the "
+            f"gallery"
+        )
     with_scikit_learn = importlib.util.find_spec("sklearn") is not None
     report = Report("evaluation", config, ["scikit-learn"] if with_scikit_learn else [])
     rng = np.random.default_rng(0)
@@ -87,7 +102,12 @@ def random_units(rng: np.random.Generator, rows: int, dimension: int) -> np.ndar
 
 
 def measure_cases(
-    report: Report, what: str, cases: Mapping[str, Callable[[], object]], rounds: int, *, warm: bool = True
+    report: Report,
+    what: str,
+    cases: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    warm: bool = True,
 ) -> dict[str, list[float]]:
     """Takes turns, records and prints; returns seconds by case."""
     seconds = take_turns(cases, rounds, warm=warm)
@@ -97,7 +117,8 @@ def measure_cases(
     return seconds
 
 
-# Ten folds, and ROCs -------------------------------------------------------------------------------------------------
+# Ten folds, and ROCs
+# ----------------------------------------------------------------------------------------
 
 
 def loop_over_thresholds(distances: np.ndarray, same: np.ndarray) -> float:
@@ -105,7 +126,9 @@ def loop_over_thresholds(distances: np.ndarray, same: np.ndarray) -> float:
     folds, accuracies = fold_numbers(len(same)), []
     for fold in range(10):
         train, test = folds != fold, folds == fold
-        on_train = [np.mean((distances[train] < threshold) == same[train]) for threshold in ACCURACY_GRID]
+        on_train = [
+            np.mean((distances[train] < threshold) == same[train]) for threshold in ACCURACY_GRID
+        ]
         best = ACCURACY_GRID[int(np.argmax(on_train))]
         accuracies.append(np.mean((distances[test] < best) == same[test]))
     return float(np.mean(accuracies))
@@ -116,7 +139,11 @@ def measure_folds(report: Report, config: EvaluationBenchmark, rng: np.random.Ge
     same = np.tile(np.arange(config.pairs // 10) < config.pairs // 20, 10)
     similarities = np.where(same, 0.6, 0.1) + 0.2 * rng.standard_normal(len(same))
     distances = 2 - 2 * similarities
-    loop, grid, exact = f"loop over {len(ACCURACY_GRID)} thresholds", "published grid", "exact thresholds"
+    loop, grid, exact = (
+        f"loop over {len(ACCURACY_GRID)} thresholds",
+        "published grid",
+        "exact thresholds",
+    )
     what = f"ten folds of {len(same):,} pairs"
     seconds = measure_cases(
         report,
@@ -128,7 +155,10 @@ def measure_folds(report: Report, config: EvaluationBenchmark, rng: np.random.Ge
         },
         config.rounds,
     )
-    return {f"{what}, {case}, beside a loop": ratio_of_rounds(seconds[loop], seconds[case]) for case in (grid, exact)}
+    return {
+        f"{what}, {case}, beside a loop": ratio_of_rounds(seconds[loop], seconds[case])
+        for case in (grid, exact)
+    }
 
 
 def scikit_learn_roc(scores: np.ndarray, same: np.ndarray) -> float:
@@ -148,18 +178,25 @@ def measure_rocs(report: Report, config: EvaluationBenchmark, rng: np.random.Gen
         what = f"ROC and AUC of {pairs:,} pairs"
 
         cases = {
-            "arcface-jax": functools.partial(lambda *pairs: area_under_curve(roc_curve(*pairs)), scores, same),
+            "arcface-jax": functools.partial(
+                lambda *pairs: area_under_curve(roc_curve(*pairs)), scores, same
+            ),
             "scikit-learn": functools.partial(scikit_learn_roc, scores, same),
         }
         seconds = measure_cases(report, what, cases, config.rounds)
-        ratios[f"{what}, beside scikit-learn"] = ratio_of_rounds(seconds["scikit-learn"], seconds["arcface-jax"])
+        ratios[f"{what}, beside scikit-learn"] = ratio_of_rounds(
+            seconds["scikit-learn"], seconds["arcface-jax"]
+        )
     return ratios
 
 
-# Templates and search ------------------------------------------------------------------------------------------------
+# Templates and search
+# ----------------------------------------------------------------------------------------
 
 
-def measure_templates(report: Report, config: EvaluationBenchmark, rng: np.random.Generator) -> None:
+def measure_templates(
+    report: Report, config: EvaluationBenchmark, rng: np.random.Generator
+) -> None:
     """1:1 verification: cosines, then the full ROC."""
     templates = random_units(rng, config.templates, config.dimension)
     first, second = rng.integers(0, config.templates, (2, config.template_pairs), dtype=np.int32)
@@ -170,8 +207,14 @@ def measure_templates(report: Report, config: EvaluationBenchmark, rng: np.rando
         nonlocal scores
         scores = score_pairs(templates, templates, first, second)
 
-    what = f"1:1, {config.template_pairs:,} pairs of {config.templates:,} templates, {config.dimension}-d"
-    steps = {"cosines": score, "full ROC, TAR at 1e-6 … 1e-1, EER, AUC": lambda: verify_scores(scores, same)}
+    what = (
+        f"1:1, {config.template_pairs:,} pairs of {config.templates:,} templates, "
+        f"{config.dimension}-d"
+    )
+    steps = {
+        "cosines": score,
+        "full ROC, TAR at 1e-6 … 1e-1, EER, AUC": lambda: verify_scores(scores, same),
+    }
     measure_cases(report, what, steps, config.rounds, warm=False)
     report.say(f"1:1: {peak_gigabytes():.2f} GB at most so far")
 
@@ -179,14 +222,18 @@ def measure_templates(report: Report, config: EvaluationBenchmark, rng: np.rando
 def numpy_cumulative_match(
     gallery: np.ndarray, labels: np.ndarray, probes: np.ndarray, wanted: np.ndarray
 ) -> np.ndarray:
-    """CMC of ranks 1 … 20 by NumPy: blocks of probes times the gallery, and the best of each row."""
+    """CMC of ranks 1 … 20 by NumPy: blocks of probes times the gallery, and the best of each
+    row.
+    """
     ranks = min(_RANKS, len(gallery))
     hits = np.zeros(ranks, np.int64)
     for start in range(0, len(probes), _BLOCK):
         scores = probes[start : start + _BLOCK] @ gallery.T
         best = np.argpartition(scores, -ranks, axis=1)[:, -ranks:]
         order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
-        found = labels[np.take_along_axis(best, order, axis=1)] == wanted[start : start + _BLOCK, None]
+        found = (
+            labels[np.take_along_axis(best, order, axis=1)] == wanted[start : start + _BLOCK, None]
+        )
         hits += found.cumsum(axis=1).astype(bool).sum(axis=0)
     return hits / len(probes)
 
@@ -196,7 +243,9 @@ def measure_search(report: Report, config: EvaluationBenchmark, rng: np.random.G
     gallery = random_units(rng, config.gallery, config.dimension)
     labels = np.arange(config.gallery)
     enrolled = rng.choice(config.gallery, config.probes, replace=False)
-    probes = gallery[enrolled] + 0.08 * rng.standard_normal((config.probes, config.dimension), dtype=np.float32)
+    probes = gallery[enrolled] + 0.08 * rng.standard_normal(
+        (config.probes, config.dimension), dtype=np.float32
+    )
     probes /= np.linalg.norm(probes, axis=1, keepdims=True)
     what = f"1:N, {config.probes:,} probes in {config.gallery:,} entries, {config.dimension}-d"
     peaks = [peak_gigabytes()]
@@ -207,8 +256,17 @@ def measure_search(report: Report, config: EvaluationBenchmark, rng: np.random.G
 
     # One tile of each, so that no measurement has the compilation in it.
     search_gallery(gallery[enrolled[:4096]], enrolled[:4096], probes[:256], enrolled[:256])
-    cases = {"arcface-jax": ours, "NumPy": lambda: numpy_cumulative_match(gallery, labels, probes, enrolled)}
+    cases = {
+        "arcface-jax": ours,
+        "NumPy": lambda: numpy_cumulative_match(gallery, labels, probes, enrolled),
+    }
     seconds = measure_cases(report, what, cases, config.rounds, warm=False)
-    speed = 2e-9 * config.gallery * config.probes * config.dimension / statistics.median(seconds["arcface-jax"])
+    speed = (
+        2e-9
+        * config.gallery
+        * config.probes
+        * config.dimension
+        / statistics.median(seconds["arcface-jax"])
+    )
     report.say(f"1:N: {speed:.0f} GFLOP/s; {peaks[1]:.2f} GB at most, {peaks[0]:.2f} before")
     return {f"{what}, beside NumPy": ratio_of_rounds(seconds["NumPy"], seconds["arcface-jax"])}

@@ -1,4 +1,6 @@
-"""What all benchmarks share: turns, ratios of rounds; a file, a table, a picture, a former run beside it."""
+"""What all benchmarks share: turns, ratios of rounds; a file, a table, a picture, a former run
+beside it.
+"""
 
 import dataclasses
 import json
@@ -26,7 +28,8 @@ Former = Annotated[
     pathlib.Path | None,
     tyro.conf.arg(
         metavar="FILE",
-        help="records.json of a former run of this benchmark, to compare the ratios with: exit status 1 if one is "
+        help="records.json of a former run of this benchmark, to compare the ratios with: exit "
+        "status 1 if one is "
         "worse, which is when its highest round is below the former's lowest.",
     ),
 ]
@@ -34,7 +37,8 @@ Former = Annotated[
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """How many times one quantity is another, over rounds. Every benchmark has them so that more is better.
+    """How many times one quantity is another, over rounds. Every benchmark has them so that more is
+    better.
 
     Attributes:
       median: of the rounds' own ratios, so that a slow moment of the machine counts for both.
@@ -47,7 +51,9 @@ class Ratio:
     high: float
 
     def worse_than(self, former: "Ratio") -> bool:
-        """Whether the medians fall by more than both spreads, high − median here and median − low there, together."""
+        """Whether the medians fall by more than both spreads, high − median here and median −
+        low there, together.
+        """
         return self.high < former.low
 
     def __str__(self) -> str:
@@ -65,25 +71,31 @@ def ratio_of_rounds(top: Sequence[float], bottom: Sequence[float]) -> Ratio:
       InputError: no round, or not the same number of them.
     """
     if not top or len(top) != len(bottom):
-        raise InputError(f"rounds: {len(top)} and {len(bottom)} numbers; give one or more, as many of both")
+        raise InputError(
+            f"rounds: {len(top)} and {len(bottom)} numbers; give one or more, as many of both"
+        )
     ratios = [a / b for a, b in zip(top, bottom, strict=True)]
     return Ratio(statistics.median(ratios), min(ratios), max(ratios))
 
 
 def round_seconds(records: Sequence[Record]) -> list[float]:
-    """One number a round of records that have "seconds" of several steps: the median of each one's."""
+    """One number a round of records that have "seconds" of several steps: the median of each
+    one's.
+    """
     return [statistics.median(record["seconds"]) for record in records]
 
 
 def take_turns(
     cases: Mapping[str, Callable[[], object]], rounds: int, *, warm: bool = True, least: float = 0.1
 ) -> dict[str, list[float]]:
-    """Times several pieces of work, one after the other in every round, so that what else the machine does slows all.
+    """Times several pieces of work, one after the other in every round, so that what else the
+    machine does slows all.
 
     Args:
       cases: the work by name.
       rounds: how often all are measured.
-      warm: run each once before, untimed: what compiles, or reads a file for the first time, does it then.
+      warm: run each once before, untimed: what compiles, or reads a file for the first time, does
+        it then.
       least: seconds that a measurement lasts at least; shorter work is repeated until then.
 
     Returns: by name, the seconds of one run of the work in each round.
@@ -130,7 +142,11 @@ class Report:
         self.benchmark, self.file = benchmark, options.output / "records.json"
         self.records: list[Record] = []
         self.console = new_console()
-        self._settings = {key: str(value) for key, value in vars(options).items() if key not in ("output", "compare")}
+        self._settings = {
+            key: str(value)
+            for key, value in vars(options).items()
+            if key not in ("output", "compare")
+        }
         # Read now, before hours of measuring.
         self._former = None if options.compare is None else read_report(options.compare, benchmark)
         if self._former is not None:
@@ -148,7 +164,9 @@ class Report:
         self.records += records
         self._write()
 
-    def finish(self, ratios: Mapping[str, Ratio], label: str = "times as fast", *, bars: bool = True) -> int:
+    def finish(
+        self, ratios: Mapping[str, Ratio], label: str = "times as fast", *, bars: bool = True
+    ) -> int:
         """Writes and draws the ratios, prints them, and compares them with the former run's.
 
         Args:
@@ -169,7 +187,9 @@ class Report:
             self.console.print(table)
         if ratios and bars:
             points = {name: (ratio.low, ratio.median, ratio.high) for name, ratio in ratios.items()}
-            for path in save(ratio_bars(points, label), self.file.with_name("ratios"), ("png", "svg")):
+            for path in save(
+                ratio_bars(points, label), self.file.with_name("ratios"), ("png", "svg")
+            ):
                 self.say(str(path))
         self.say(str(self.file))
         if self._former is None:
@@ -206,7 +226,8 @@ def check_rounds(settings: Mapping[str, str], what: str) -> None:
     rounds = int(settings.get("rounds", FEWEST_ROUNDS))
     if rounds < FEWEST_ROUNDS:
         raise InputError(
-            f"{what} {rounds}: too few to tell a change from noise; --compare needs {FEWEST_ROUNDS} or more"
+            f"{what} {rounds}: too few to tell a change from noise; --compare needs "
+            f"{FEWEST_ROUNDS} or more"
         )
 
 
@@ -220,7 +241,11 @@ def read_report(path: pathlib.Path, benchmark: str) -> tuple[dict[str, str], dic
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = content["benchmark"]
-        about = {str(key): str(value) for part in ("machine", "settings") for key, value in content[part].items()}
+        about = {
+            str(key): str(value)
+            for part in ("machine", "settings")
+            for key, value in content[part].items()
+        }
         ratios = {
             str(name): Ratio(*(float(numbers[key]) for key in ("median", "low", "high")))
             for name, numbers in content["ratios"].items()
@@ -228,8 +253,12 @@ def read_report(path: pathlib.Path, benchmark: str) -> tuple[dict[str, str], dic
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; {advice}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path}: not what a benchmark writes ({type(error).__name__}: {error}); {advice}") from error
-    if not all(math.isfinite(number) for ratio in ratios.values() for number in dataclasses.astuple(ratio)):
+        raise InputError(
+            f"{path}: not what a benchmark writes ({type(error).__name__}: {error}); {advice}"
+        ) from error
+    if not all(
+        math.isfinite(number) for ratio in ratios.values() for number in dataclasses.astuple(ratio)
+    ):
         raise InputError(f"{path}: a ratio is not finite; {advice}")
     if found != benchmark:
         raise InputError(f"{path}: of the benchmark {found!r}; {advice}")
@@ -237,7 +266,9 @@ def read_report(path: pathlib.Path, benchmark: str) -> tuple[dict[str, str], dic
 
 
 def comparison(former: Mapping[str, Ratio], now: Mapping[str, Ratio]) -> tuple[Table, bool]:
-    """(old and new of every ratio, whether any is worse). One that is missing on a side is listed, and no fault."""
+    """(old and new of every ratio, whether any is worse). One that is missing on a side is
+    listed, and no fault.
+    """
     table = Table(title="Compared with the former run")
     table.add_column("ratio", overflow="fold")
     for column in ("then", "now", ""):
@@ -251,5 +282,7 @@ def comparison(former: Mapping[str, Ratio], now: Mapping[str, Ratio]) -> tuple[T
             verdict, any_worse = "worse", True
         else:
             verdict = "better" if old.worse_than(new) else "no difference"
-        table.add_row(name, *("–" if ratio is None else str(ratio) for ratio in (old, new)), verdict)
+        table.add_row(
+            name, *("–" if ratio is None else str(ratio) for ratio in (old, new)), verdict
+        )
     return table, any_worse

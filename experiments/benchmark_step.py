@@ -1,4 +1,6 @@
-"""Measures a training step of a network beside the same network in plain PyTorch, if that is installed."""
+"""Measures a training step of a network beside the same network in plain PyTorch, if that is
+installed.
+"""
 
 import dataclasses
 import importlib.util
@@ -12,7 +14,14 @@ from rich.table import Table
 
 from arcface_jax.errors import InputError
 from arcface_jax.models.iresnet import STAGE_BLOCKS
-from experiments.benchmark_report import Former, Ratio, Record, Report, ratio_of_rounds, round_seconds
+from experiments.benchmark_report import (
+    Former,
+    Ratio,
+    Record,
+    Report,
+    ratio_of_rounds,
+    round_seconds,
+)
 from experiments.measured_process import measure_in_process
 from experiments.step_cases import OURS, TORCH, TORCH_WIDTH
 
@@ -21,7 +30,9 @@ Size = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class StepBenchmark:
-    """A training step of IResNet with ArcFace (forward, backward, SGD with momentum), float32, everything in turn."""
+    """A training step of IResNet with ArcFace (forward, backward, SGD with momentum), float32,
+    everything in turn.
+    """
 
     sizes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE,WIDTH,BATCH …")] = (
         "32,16,64",
@@ -36,7 +47,9 @@ class StepBenchmark:
     classes: int = 1000
     """Identities of the head, C."""
     rounds: int = 5
-    """How many times each is measured, the two one after the other, each in a process of its own."""
+    """How many times each is measured, the two one after the other, each in a process of its
+    own.
+    """
     steps: int = 10
     """Steps timed in a measurement, after two that are not."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-step")
@@ -47,15 +60,20 @@ class StepBenchmark:
 def run_step_benchmark(config: StepBenchmark) -> int:
     """Measures, prints a table, writes every record."""
     if config.depth not in STAGE_BLOCKS:
-        raise InputError(f"depth is {config.depth}; choose one of {', '.join(map(str, STAGE_BLOCKS))}")
+        raise InputError(
+            f"depth is {config.depth}; choose one of {', '.join(map(str, STAGE_BLOCKS))}"
+        )
     if config.rounds < 1 or config.steps < 1:
         raise InputError(f"rounds and steps are {config.rounds} and {config.steps}; pass 1 or more")
     sizes = [read_size(text) for text in config.sizes]
     cases = (OURS, TORCH) if importlib.util.find_spec("torch") else (OURS,)
-    narrow = [text for text, (_, width, _) in zip(config.sizes, sizes, strict=True) if width < TORCH_WIDTH]
+    narrow = [
+        text for text, (_, width, _) in zip(config.sizes, sizes, strict=True) if width < TORCH_WIDTH
+    ]
     if narrow and TORCH in cases:
         raise InputError(
-            f"sizes has {narrow[0]!r}: PyTorch crashes with a width below {TORCH_WIDTH} (a fault of oneDNN's); "
+            f"sizes has {narrow[0]!r}: PyTorch crashes with a width below {TORCH_WIDTH} (a fault "
+            f"of oneDNN's); "
             "take a wider network, or measure without PyTorch installed"
         )
     report = Report("step", config, [TORCH] if TORCH in cases else [])
@@ -80,7 +98,9 @@ def read_size(text: str) -> Size:
 def measure_case(case: str, size: Size, config: StepBenchmark) -> Record:
     """Runs `experiments.step_cases` for one case."""
     numbers = (config.depth, *size, config.embedding_size, config.classes, config.steps)
-    return measure_in_process("experiments.step_cases", case, numbers, f"{case} at {','.join(map(str, size))}")
+    return measure_in_process(
+        "experiments.step_cases", case, numbers, f"{case} at {','.join(map(str, size))}"
+    )
 
 
 def by_size(records: Sequence[Record]) -> dict[Size, dict[str, list[Record]]]:
@@ -93,11 +113,16 @@ def by_size(records: Sequence[Record]) -> dict[Size, dict[str, list[Record]]]:
 
 
 def step_ratios(records: Sequence[Record]) -> dict[str, Ratio]:
-    """How many times as fast as PyTorch a step is at every size; nothing where that was not measured."""
+    """How many times as fast as PyTorch a step is at every size; nothing where that was not
+    measured.
+    """
     ratios = {}
     for (image, width, batch), cases in by_size(records).items():
         if TORCH in cases:
-            name = f"iresnet{cases[OURS][0]['depth']}, {image}×{image}, width {width}, batch {batch}, beside PyTorch"
+            name = (
+                f"iresnet{cases[OURS][0]['depth']}, {image}×{image}, width {width}, batch "
+                f"{batch}, beside PyTorch"
+            )
             ratios[name] = ratio_of_rounds(round_seconds(cases[TORCH]), round_seconds(cases[OURS]))
     return ratios
 
@@ -105,10 +130,20 @@ def step_ratios(records: Sequence[Record]) -> dict[str, Ratio]:
 def step_table(records: Sequence[Record], title: str) -> Table:
     """Medians over rounds of each round's median; ratios are of the same round.
 
-    start is the time until the first step is done, compilation included; temporary, what XLA plans beside the state.
+    start is the time until the first step is done, compilation included; temporary, what XLA plans
+    beside the state.
     """
     table = Table(title=title)
-    for column in ("image, width, batch", "", "images/s", "lowest", "highest", "× torch", "start, s", "temp. MB"):
+    for column in (
+        "image, width, batch",
+        "",
+        "images/s",
+        "lowest",
+        "highest",
+        "× torch",
+        "start, s",
+        "temp. MB",
+    ):
         table.add_column(column, justify="right" if column else "left", no_wrap=not column)
     for size, cases in by_size(records).items():
         for case, rounds in cases.items():

@@ -1,4 +1,6 @@
-"""Trains a head with its weights and momentum kept in several ways, over seeds: does bfloat16 train as well?"""
+"""Trains a head with its weights and momentum kept in several ways, over seeds: does bfloat16
+train as well?
+"""
 
 import dataclasses
 import functools
@@ -24,7 +26,9 @@ STORAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class StorageBenchmark:
-    """A head alone, learning noisy clusters on a sphere, SGD with momentum, the rate falling linearly to zero."""
+    """A head alone, learning noisy clusters on a sphere, SGD with momentum, the rate falling
+    linearly to zero.
+    """
 
     classes: int = 2000
     """Identities of the head, C."""
@@ -56,7 +60,9 @@ def losses_of_a_run(config: StorageBenchmark, storage: str, seed: jax.Array) -> 
     def step(state: HeadState, number: jax.Array) -> tuple[HeadState, jax.Array]:
         which, noise, rounding = jax.random.split(jax.random.fold_in(keys[2], number), 3)
         labels = jax.random.randint(which, (config.batch,), 0, config.classes)
-        embeddings = centres[labels] + config.noise * jax.random.normal(noise, (config.batch, config.dim))
+        embeddings = centres[labels] + config.noise * jax.random.normal(
+            noise, (config.batch, config.dim)
+        )
         rate = config.learning_rate * (1.0 - number / config.steps)
         key = rounding if at_random else None
         state, loss, _ = fused_head_step(state, embeddings, labels, rate, rounding_key=key)
@@ -69,17 +75,35 @@ def run_storage_benchmark(config: StorageBenchmark) -> int:
     """Trains, prints the last tenth's loss, draws the curves; a round is a seed."""
     report = Report("head-storage", config)
     curves = {
-        storage: np.stack([np.asarray(losses_of_a_run(config, storage, seed)) for seed in range(config.seeds)])
+        storage: np.stack(
+            [np.asarray(losses_of_a_run(config, storage, seed)) for seed in range(config.seeds)]
+        )
         for storage in STORAGES
     }
-    last = {storage: values[:, -config.steps // 10 :].mean(axis=1) for storage, values in curves.items()}
-    table = Table(title=f"Mean loss of the last tenth of {config.steps} steps, {config.seeds} seeds")
-    for column in ("kept in", "mean", "standard deviation", "mean difference to float32, same seed"):
+    last = {
+        storage: values[:, -config.steps // 10 :].mean(axis=1) for storage, values in curves.items()
+    }
+    table = Table(
+        title=f"Mean loss of the last tenth of {config.steps} steps, {config.seeds} seeds"
+    )
+    for column in (
+        "kept in",
+        "mean",
+        "standard deviation",
+        "mean difference to float32, same seed",
+    ):
         table.add_column(column, justify="left" if column == "kept in" else "right")
     for storage, values in last.items():
         difference = f"{(values - last['float32']).mean():+.4f}"
         table.add_row(storage, f"{values.mean():.4f}", f"{values.std():.4f}", difference)
-        report.add({"kept_in": storage, "classes": config.classes, "steps": config.steps, "loss": values.tolist()})
+        report.add(
+            {
+                "kept_in": storage,
+                "classes": config.classes,
+                "steps": config.steps,
+                "loss": values.tolist(),
+            }
+        )
     report.console.print(table)
     for file in save(loss_by_storage(curves), config.output / "loss_by_storage"):
         report.say(str(file))

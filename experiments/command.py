@@ -17,19 +17,25 @@ INPUT_ERROR = 2
 INTERRUPTED = 130
 """Ctrl-C."""
 TERMINATED = 143
-"""A termination signal, as before a pre-emption: a run has saved a checkpoint, and the same command goes on."""
+"""A termination signal, as before a pre-emption: a run has saved a checkpoint, and the same
+command goes on.
+"""
 
 _ELSEWHERE = "; choose another place"
 _REMEDIES = {
     errno.ENOENT: "; check the path",
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM), _ELSEWHERE),
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM), _ELSEWHERE
+    ),
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), _ELSEWHERE),
 }
 """What to do about an error of the operating system, where that is known."""
 
 
 def help_text(documentation: str | None) -> str:
-    """A command's module documentation for `--help`, which would otherwise run the lines of examples together."""
+    """A command's module documentation for `--help`, which would otherwise run the lines of
+    examples together.
+    """
     lines = (documentation or "").splitlines()
     return "\n".join(f"\n{line}" if line.startswith("python -m ") else line for line in lines)
 
@@ -43,7 +49,8 @@ def check_new_file(path: pathlib.Path, beside: str = "") -> None:
     """Refuses, before the work begins, a file that could not be written after it.
 
     Raises:
-      InputError: it exists, of which `beside` may say more, or its folder does not, or cannot be written.
+      InputError: it exists, of which `beside` may say more, or its folder does not, or cannot be
+        written.
     """
     if path.exists():
         raise InputError(f"{path}: exists already{beside}; choose another file")
@@ -61,7 +68,9 @@ def make_folder(path: pathlib.Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be made a folder ({error.strerror}); choose another with --output") from error
+        raise InputError(
+            f"{path}: cannot be made a folder ({error.strerror}); choose another with --output"
+        ) from error
     _check_writable(path)
 
 
@@ -70,13 +79,16 @@ def _check_writable(folder: pathlib.Path) -> None:
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class _Unraisable:
-    """The former way with errors that no caller sees, but for one that is nobody's: when a checkpoint is damaged, Orbax
-    closes the event loop that its other reading threads then report to.
+    """The former way with errors that no caller sees, but for one that is nobody's: when a
+    checkpoint is damaged, Orbax closes the event loop that its other reading threads then report
+    to.
     """
 
     former: Callable[[Any], None]
@@ -87,19 +99,27 @@ class _Unraisable:
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs `main` and exits: 0 or what it returns; 2 with one line for bad input; 130 for Ctrl-C."""
+    """Runs `main` and exits: 0 or what it returns; 2 with one line for bad input; 130 for
+    Ctrl-C.
+    """
     if not isinstance(sys.unraisablehook, _Unraisable):
         sys.unraisablehook = _Unraisable(sys.unraisablehook)
     try:
         status = main() or 0
     except InputError as error:
         line = f"error: {printable(str(error))}"
-        new_console(stderr=True, soft_wrap=True).print(line, style="bold red", markup=False, highlight=False)
+        new_console(stderr=True, soft_wrap=True).print(
+            line, style="bold red", markup=False, highlight=False
+        )
         status = INPUT_ERROR
     except OSError as error:
-        # What was opened last says most: a folder that is a file, a full disk, a missing permission.
+        # What was opened last says most: a folder that is a file, a full disk, a missing
+        # permission.
         remedy = _REMEDIES.get(error.errno or 0, "")
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}{remedy}", file=sys.stderr)
+        print(
+            f"error: {error.filename or 'a file'}: {error.strerror or error}{remedy}",
+            file=sys.stderr,
+        )
         status = INPUT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

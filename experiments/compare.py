@@ -1,11 +1,15 @@
-"""Trains several losses under the same budget over several seeds, and compares the verification of unseen people.
+"""Trains several losses under the same budget over several seeds, and compares the verification of
+unseen people.
 
-python -m experiments.compare                                        ArcFace, softmax and NormFace, three seeds
+python -m experiments.compare                                        ArcFace, softmax and NormFace,
+three seeds
 python -m experiments.compare --losses arcface arcface:0.3 cosface   others; a number is the margin
-python -m experiments.compare -- folder --data.root DIR              your own faces (options of experiments.train)
+python -m experiments.compare -- folder --data.root DIR              your own faces (options of
+experiments.train)
 
-The first loss is tested against each other one, over the seeds. Runs that are complete already are read, not repeated,
-so the same command goes on after a break. `python -m experiments.study` is the paper's whole study on a small budget.
+The first loss is tested against each other one, over the seeds. Runs that are complete already are
+read, not repeated, so the same command goes on after a break. `python -m experiments.study` is the
+paper's whole study on a small budget.
 """
 
 import dataclasses
@@ -73,8 +77,13 @@ def case_of(loss: str, base: Config, seeds: Sequence[int]) -> Case:
     """
     name, colon, margin = loss.partition(":")
     if name not in get_args(LossName):
-        raise InputError(f"--losses {loss}: no loss is called {name!r}; choose one of {', '.join(get_args(LossName))}")
-    config = changed(base, {"loss.name": name} | ({"data.sampler": "balanced"} if name == "triplet" else {}))
+        raise InputError(
+            f"--losses {loss}: no loss is called {name!r}; choose one of "
+            f"{', '.join(get_args(LossName))}"
+        )
+    config = changed(
+        base, {"loss.name": name} | ({"data.sampler": "balanced"} if name == "triplet" else {})
+    )
     if colon:
         try:
             config = changed(config, {"loss.margin": float(margin)})
@@ -85,8 +94,12 @@ def case_of(loss: str, base: Config, seeds: Sequence[int]) -> Case:
     return Case(f"{name}_m{margin}" if colon else name, config, seeds=tuple(seeds))
 
 
-def write_comparison(folder: pathlib.Path, runs: dict[str, Results]) -> tuple[list[list[str]], list[list[str]]]:
-    """Writes comparison.md, .json and the picture; returns the rows of the table and those of the tests."""
+def write_comparison(
+    folder: pathlib.Path, runs: dict[str, Results]
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Writes comparison.md, .json and the picture; returns the rows of the table and those of
+    the tests.
+    """
     first, *others = runs
     tests = differences(runs, first, others, COLUMNS)
     rows = verification_rows(runs, COLUMNS)
@@ -97,15 +110,27 @@ def write_comparison(folder: pathlib.Path, runs: dict[str, Results]) -> tuple[li
     write_whole(folder / "comparison.md", text)
     numbers = {
         "losses": verification_numbers(runs, COLUMNS),
-        "tests": {f"{other} {column}": dataclasses.asdict(one) for (other, column), one in tests.items()},
+        "tests": {
+            f"{other} {column}": dataclasses.asdict(one) for (other, column), one in tests.items()
+        },
     }
-    write_whole(folder / "comparison.json", json.dumps(finite(numbers), indent=2, allow_nan=False) + "\n")
-    accuracies = {name: [100 * value for value in by_seed(one, "accuracy").values()] for name, one in runs.items()}
-    save(losses_figure({"people never seen in training": accuracies}, COLUMNS["accuracy"]), folder / "comparison")
+    write_whole(
+        folder / "comparison.json", json.dumps(finite(numbers), indent=2, allow_nan=False) + "\n"
+    )
+    accuracies = {
+        name: [100 * value for value in by_seed(one, "accuracy").values()]
+        for name, one in runs.items()
+    }
+    save(
+        losses_figure({"people never seen in training": accuracies}, COLUMNS["accuracy"]),
+        folder / "comparison",
+    )
     return rows, rows_of_tests
 
 
-def table_of(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Table:
+def table_of(
+    header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None
+) -> Table:
     """The rows for a terminal."""
     table = Table(*header, title=title)
     for row in rows:
@@ -118,7 +143,10 @@ def main() -> int:
     arguments = sys.argv[1:]
     split = arguments.index("--") if "--" in arguments else len(arguments)
     config = tyro.cli(
-        CompareConfig, args=arguments[:split], prog="python -m experiments.compare", description=help_text(__doc__)
+        CompareConfig,
+        args=arguments[:split],
+        prog="python -m experiments.compare",
+        description=help_text(__doc__),
     )
     base = parse(arguments[split + 1 :])
     console = new_console(highlight=False, soft_wrap=True)
@@ -130,7 +158,11 @@ def main() -> int:
         if one.results is None:
             raise InputError(f"{one.name}, seed {one.seed}: {one.error}")
     runs: dict[str, Results] = {
-        case.name: {seed: results for seed in case.seeds if (results := completed(case, config.folder, seed))}
+        case.name: {
+            seed: results
+            for seed in case.seeds
+            if (results := completed(case, config.folder, seed))
+        }
         for case in cases
     }
     rows, rows_of_tests = write_comparison(config.folder, runs)

@@ -2,8 +2,8 @@
 
 python -m experiments.compile_cases iresnet18 112 64 512 8 1000      prints one line of JSON
 
-The numbers are image side, width, D, batch and C. Whether XLA's results are kept is JAX's own setting:
-JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE.
+The numbers are image side, width, D, batch and C. Whether XLA's results are kept is JAX's own
+setting: JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE.
 """
 
 import dataclasses
@@ -18,7 +18,9 @@ from experiments.measured_process import serve
 
 
 def step_config(network: str, image: int, width: int, dim: int, batch: int) -> Config:
-    """The default configuration with this network; its step augments, embeds, takes the loss and updates."""
+    """The default configuration with this network; its step augments, embeds, takes the loss
+    and updates.
+    """
     base = Config()
     return dataclasses.replace(
         base,
@@ -28,8 +30,12 @@ def step_config(network: str, image: int, width: int, dim: int, batch: int) -> C
     )
 
 
-def measure(network: str, image: int, width: int, dim: int, batch: int, classes: int) -> dict[str, Any]:
-    """Seconds of each stage, and what XLA says of the result; None where a backend does not tell."""
+def measure(
+    network: str, image: int, width: int, dim: int, batch: int, classes: int
+) -> dict[str, Any]:
+    """Seconds of each stage, and what XLA says of the result; None where a backend does not
+    tell.
+    """
     program = abstract_program(step_config(network, image, width, dim, batch), classes)
     times = [time.perf_counter()]
     traced = trace_step(program)

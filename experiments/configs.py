@@ -2,10 +2,12 @@
 
 The recipes of the papers take the data from the command line, and sets to verify on beside it:
 
-python -m experiments.train ms1mv3-r50 --data.root ms1mv3 --data.verify ms1mv3/lfw.bin ms1mv3/cfp_fp.bin
+python -m experiments.train ms1mv3-r50 --data.root ms1mv3 --data.verify ms1mv3/lfw.bin
+ms1mv3/cfp_fp.bin
 
-Their batch sizes are over all devices. With another --run.batch-size the learning rate follows (reference_batch, but
-for AdamW); --run.steps is to be set with it. `python -m experiments.plan --preset NAME` says what a device needs.
+Their batch sizes are over all devices. With another --run.batch-size the learning rate follows
+(reference_batch, but for AdamW); --run.steps is to be set with it. `python -m experiments.plan
+--preset NAME` says what a device needs.
 """
 
 import dataclasses
@@ -35,11 +37,14 @@ def synthetic_112() -> Config:
 def folder() -> Config:
     """A folder of identities (needs --data.root DIR), small: half of the people are held out."""
     return Config(
-        data=DataConfig(source="folder", test_fraction=0.5), run=RunConfig(steps=400, batch_size=32, evaluate_every=100)
+        data=DataConfig(source="folder", test_fraction=0.5),
+        run=RunConfig(steps=400, batch_size=32, evaluate_every=100),
     )
 
 
-RECIPES: dict[str, Recipe] = {one.name: one for one in paper.RECIPES + arcface_torch.RECIPES + adaptive.RECIPES}
+RECIPES: dict[str, Recipe] = {
+    one.name: one for one in paper.RECIPES + arcface_torch.RECIPES + adaptive.RECIPES
+}
 
 PRESETS: dict[str, Callable[[], Config]] = {
     "synthetic": synthetic,

@@ -38,15 +38,25 @@ class Arguments:
     destination: Annotated[pathlib.Path, tyro.conf.Positional]
     """Folder to make. With --check alone it may exist, and is only checked."""
     format: Format = "recordio"
-    """recordio: train.rec, train.idx, train.lst, property. array_record: a TFDS data set. folder: IDENTITY/IMAGE."""
+    """recordio: train.rec, train.idx, train.lst, property. array_record: a TFDS data set.
+    folder: IDENTITY/IMAGE.
+    """
     image_size: int | None = None
-    """Cut out the centred square and scale it to this many pixels; images keep their size if not given."""
+    """Cut out the centred square and scale it to this many pixels; images keep their size if
+    not given.
+    """
     jpeg_quality: int | None = None
-    """Encode as JPEG, 1 … 100. If not given, stored files are kept bit for bit, and new pixels become PNG."""
+    """Encode as JPEG, 1 … 100. If not given, stored files are kept bit for bit, and new pixels
+    become PNG.
+    """
     landmarks: pathlib.Path | None = None
-    """List of five landmarks for each image (path x1 y1 … x5 y5); images are aligned to 112×112 crops."""
+    """List of five landmarks for each image (path x1 y1 … x5 y5); images are aligned to 112×112
+    crops.
+    """
     detect: bool = False
-    """Find the largest face in each photograph and align it; needs the packages of requirements-detection.txt."""
+    """Find the largest face in each photograph and align it; needs the packages of
+    requirements-detection.txt.
+    """
     skip_unreadable: bool = False
     """Decode every image first and leave out those that cannot be."""
     check: bool = False
@@ -59,7 +69,10 @@ def leave_out(console: Console, source: FaceSource, messages: dict[int, str]) ->
         console.print(f"left out: {message}", markup=False, highlight=False)
     kept = np.setdiff1d(np.arange(len(source)), list(messages))
     if not len(kept):
-        raise InputError(f"none of the {len(source)} images can be used; the first: {next(iter(messages.values()))}")
+        raise InputError(
+            f"none of the {len(source)} images can be used; the first: "
+            f"{next(iter(messages.values()))}"
+        )
     return Subset(source, kept)
 
 
@@ -76,7 +89,9 @@ def prepare(arguments: Arguments, console: Console) -> FaceSource:
     if arguments.detect:
         with progress_bar(console, "Detecting", len(source)) as move:
             landmarks, without = detect_landmarks(source, FaceDetector(), progress=move)
-        source = AlignedSource(leave_out(console, source, without), np.stack(list(landmarks.values())))
+        source = AlignedSource(
+            leave_out(console, source, without), np.stack(list(landmarks.values()))
+        )
     return source
 
 
@@ -86,7 +101,9 @@ def run(arguments: Arguments) -> None:
     source = prepare(arguments, console)
     options = {"image_size": arguments.image_size, "jpeg_quality": arguments.jpeg_quality}
     if arguments.destination.exists() and arguments.check:
-        console.print(f"{arguments.destination} exists and is only checked.", markup=False, highlight=False)
+        console.print(
+            f"{arguments.destination} exists and is only checked.", markup=False, highlight=False
+        )
     else:
         with progress_bar(console, "Writing", len(source)) as move:
             convert(source, arguments.destination, arguments.format, progress=move, **options)
@@ -96,9 +113,17 @@ def run(arguments: Arguments) -> None:
     images, identities = len(source), len(source.identity_names)
     checked = ", read back and equal" if arguments.check else ""
     console.print(
-        f"{arguments.destination}: {images} images of {identities} identities{checked}", markup=False, highlight=False
+        f"{arguments.destination}: {images} images of {identities} identities{checked}",
+        markup=False,
+        highlight=False,
     )
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, prog="python -m experiments.convert", description=help_text(__doc__))))
+    run_command(
+        lambda: run(
+            tyro.cli(
+                Arguments, prog="python -m experiments.convert", description=help_text(__doc__)
+            )
+        )
+    )

@@ -1,4 +1,6 @@
-"""The look at the data before a long run: `python -m experiments.train … --check [--against TEST_SET]`."""
+"""The look at the data before a long run: `python -m experiments.train … --check [--against
+TEST_SET]`.
+"""
 
 import pathlib
 import time
@@ -50,7 +52,8 @@ def check_data(config: Config, console: Console, folder: pathlib.Path, against: 
         if len(shared):
             first, second = shared[0]
             warnings.append(
-                f"{len(shared)} images are in {path} too; the first: image {first} ({where(source, first)}) is image "
+                f"{len(shared)} images are in {path} too; the first: image {first} "
+                f"({where(source, first)}) is image "
                 f"{second} there. A test on them is void"
             )
         else:
@@ -60,7 +63,12 @@ def check_data(config: Config, console: Console, folder: pathlib.Path, against: 
     if not findings.messages:
         console.print(cost(config, prepare(config)), highlight=False, soft_wrap=True)
     for file in save(identity_sheet(source, seed=config.run.seed), folder / "contact_sheet"):
-        console.print(f"Contact sheet of random identities: {file}", highlight=False, soft_wrap=True, markup=False)
+        console.print(
+            f"Contact sheet of random identities: {file}",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
     console.print(f"Findings: {len(warnings)}." if warnings else "Nothing deserves a look.")
     return 1 if warnings else 0
 
@@ -72,7 +80,9 @@ def where(source: FaceSource, index: int) -> str:
 
 
 def cost(config: Config, setup: Setup) -> str:
-    """Memory by `training.abstract`, and the hours that the run will take, from a few timed steps."""
+    """Memory by `training.abstract`, and the hours that the run will take, from a few timed
+    steps.
+    """
     program = setup.program
     state = program.step.place(setup.initial_state())
     batches = setup.batches()
@@ -90,8 +100,11 @@ def cost(config: Config, setup: Setup) -> str:
     memory, images = planned.memory[devices], config.run.steps * config.run.batch_size
     speed = _TIMED_STEPS * config.run.batch_size / seconds
     return (
-        f"{planned.class_weights:,} weights of the head and {planned.parameters:,} of the backbone; about "
-        f"{memory.total / 1e9:.1f} GB on each of {devices} devices, {memory.state / 1e9:.1f} of it kept from step to "
-        f"step; {images / len(setup.data.train):.1f} epochs of {len(setup.data.train):,} images take "
+        f"{planned.class_weights:,} weights of the head and {planned.parameters:,} of the "
+        f"backbone; about "
+        f"{memory.total / 1e9:.1f} GB on each of {devices} devices, {memory.state / 1e9:.1f} of it "
+        f"kept from step to "
+        f"step; {images / len(setup.data.train):.1f} epochs of {len(setup.data.train):,} images "
+        f"take "
         f"{images / speed / 3600:.1f} hours at {speed:,.0f} images a second"
     )

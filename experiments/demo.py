@@ -3,9 +3,10 @@
 python -m experiments.demo 068.ckpt --threshold 0.4
 python -m experiments.demo exported --people people/ --detect
 
-Two photos: the same person or not. With --people (people/NAME/*.jpg) also: who is this? Needs the extra
-requirements-demo.txt. Nothing leaves the computer: the page is for this computer alone unless --host says otherwise,
-it loads nothing from elsewhere, and the photos are deleted when it is stopped.
+Two photos: the same person or not. With --people (people/NAME/*.jpg) also: who is this? Needs the
+extra requirements-demo.txt. Nothing leaves the computer: the page is for this computer alone unless
+--host says otherwise, it loads nothing from elsewhere, and the photos are deleted when it is
+stopped.
 """
 
 import dataclasses
@@ -46,14 +47,19 @@ class Arguments:
     model: Annotated[pathlib.Path, tyro.conf.Positional]
     """The folder of an export or of a run, a PyTorch checkpoint, or an .onnx file."""
     people: str | None = None
-    """People to recognise: a folder of NAME/photo.jpg, or what experiments.identify enrol wrote (.npz)."""
+    """People to recognise: a folder of NAME/photo.jpg, or what experiments.identify enrol wrote
+    (.npz).
+    """
     detect: bool = False
-    """Find the largest face in each photo and align it; needs the packages of requirements-detection.txt. Without it
-    the middle of each photo is taken."""
+    """Find the largest face in each photo and align it; needs the packages of
+    requirements-detection.txt. Without it the middle of each photo is taken.
+    """
     far: float = 1e-3
     """False accept rate whose threshold is taken from the model card."""
     threshold: float | None = None
-    """Cosine from which two photos show one person, instead of the card's; the page can change it."""
+    """Cosine from which two photos show one person, instead of the card's; the page can change
+    it.
+    """
     project: Project = None
     host: str = "127.0.0.1"
     """Address to listen on. Others on the network can use the page at 0.0.0.0."""
@@ -102,7 +108,11 @@ class Answers:
         best = find_candidates(self._gallery.embeddings, embeddings, 1)
         cosine, likest = float(best.scores[0, 0]), str(self._gallery.names[best.indices[0, 0]])
         person = likest if cosine >= threshold else UNKNOWN
-        return f"## {person}\nMost alike: {likest}, similarity {cosine:.3f}, threshold {threshold:.3f}", crops[0]
+        return (
+            f"## {person}\nMost alike: {likest}, similarity {cosine:.3f}, threshold "
+            f"{threshold:.3f}",
+            crops[0],
+        )
 
 
 def enrol(embedder: Embedder, people: str, detect: bool) -> Gallery:
@@ -123,15 +133,25 @@ def build(answers: Answers, threshold: float, people: int) -> Any:
 
     def photo(label: str) -> Any:
         return gradio.Image(
-            label=label, type="numpy", sources=["upload", "clipboard"], buttons=[], height=_PHOTO_HEIGHT
+            label=label,
+            type="numpy",
+            sources=["upload", "clipboard"],
+            buttons=[],
+            height=_PHOTO_HEIGHT,
         )
 
     def crop(label: str) -> Any:
         return gradio.Image(label=label, interactive=False, buttons=[], height=_CROP_HEIGHT)
 
-    with gradio.Blocks(title="arcface-jax", analytics_enabled=False, delete_cache=(600, 600)) as page:
+    with gradio.Blocks(
+        title="arcface-jax", analytics_enabled=False, delete_cache=(600, 600)
+    ) as page:
         slider = gradio.Slider(
-            -1, 1, threshold, step=0.001, label="Threshold: from this similarity on it is one person"
+            -1,
+            1,
+            threshold,
+            step=0.001,
+            label="Threshold: from this similarity on it is one person",
         )
         with gradio.Tab("Same person?"):
             with gradio.Row():
@@ -139,8 +159,13 @@ def build(answers: Answers, threshold: float, people: int) -> Any:
             button = gradio.Button("Compare", variant="primary", elem_id="compare")
             said = gradio.Markdown(elem_id="compared")
             with gradio.Row():
-                seen = [crop("What the model saw of the first"), crop("What the model saw of the second")]
-            button.click(answers.compare, [first, second, slider], [said, *seen], api_visibility="private")
+                seen = [
+                    crop("What the model saw of the first"),
+                    crop("What the model saw of the second"),
+                ]
+            button.click(
+                answers.compare, [first, second, slider], [said, *seen], api_visibility="private"
+            )
         if people:
             with gradio.Tab("Who is this?"):
                 asked = photo(f"Photo, to be found among {people} people")
@@ -159,7 +184,9 @@ def check_address(host: str, port: int) -> None:
     if not 0 < port < 65_536:
         raise InputError(f"--port {port}: give a number from 1 to 65535")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
         with socket.socket(family, kind, protocol) as probe:
             if os.name == "posix":  # elsewhere this would allow a port that somebody listens on
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -170,7 +197,8 @@ def check_address(host: str, port: int) -> None:
         if error.errno == errno.EACCES:
             raise InputError(f"--port {port}: {error.strerror}; give one from 1024 on") from error
         raise InputError(
-            f"--host {host}: {error.strerror or error}; give an address of this computer, such as 127.0.0.1"
+            f"--host {host}: {error.strerror or error}; give an address of this computer, such as "
+            f"127.0.0.1"
         ) from error
 
 
@@ -185,10 +213,14 @@ def run(arguments: Arguments) -> None:
         raise InputError("the page needs Gradio; pip install -r requirements-demo.txt") from error
     check_address(arguments.host, arguments.port)
     embedder = open_embedder(
-        arguments.model, batch_size=2 if arguments.people is None else None, project=arguments.project
+        arguments.model,
+        batch_size=2 if arguments.people is None else None,
+        project=arguments.project,
     )
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
-    gallery = None if arguments.people is None else enrol(embedder, arguments.people, arguments.detect)
+    gallery = (
+        None if arguments.people is None else enrol(embedder, arguments.people, arguments.detect)
+    )
     answers = Answers(embedder, Cropper(embedder.image_size, arguments.detect), gallery)
     people = 0 if gallery is None else len(set(gallery.names.tolist()))
     with tempfile.TemporaryDirectory() as photos:
@@ -209,10 +241,20 @@ def run(arguments: Arguments) -> None:
                 theme=gradio.themes.Default(font=_FONTS, font_mono=["monospace"]),
             )
         except OSError as error:  # somebody was faster, or Gradio cannot reach its own page
-            raise InputError(f"--host {arguments.host}, --port {arguments.port}: {error}") from error
-        console.print(f"http://{arguments.host}:{arguments.port} (Ctrl-C stops)", markup=False, highlight=False)
+            raise InputError(
+                f"--host {arguments.host}, --port {arguments.port}: {error}"
+            ) from error
+        console.print(
+            f"http://{arguments.host}:{arguments.port} (Ctrl-C stops)",
+            markup=False,
+            highlight=False,
+        )
         page.block_thread()
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, prog="python -m experiments.demo", description=help_text(__doc__))))
+    run_command(
+        lambda: run(
+            tyro.cli(Arguments, prog="python -m experiments.demo", description=help_text(__doc__))
+        )
+    )

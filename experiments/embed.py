@@ -4,10 +4,10 @@ python -m experiments.embed runs/RUN faces/ embeddings.npy
 python -m experiments.embed exported lfw.bin embeddings.parquet --flip
 python -m experiments.embed 068.ckpt photos/ embeddings.npz --detect
 
-The model is the folder of a run or of an export, a PyTorch checkpoint or an ONNX file. Beside a .npy file
-[N, D] of unit rows comes a .csv that says which image and identity each row is; an .npz file with `embeddings` and
-`labels` is what experiments.evaluate reads. An interrupted run goes on when the
-same command is given again.
+The model is the folder of a run or of an export, a PyTorch checkpoint or an ONNX file. Beside a
+.npy file [N, D] of unit rows comes a .csv that says which image and identity each row is; an .npz
+file with `embeddings` and `labels` is what experiments.evaluate reads. An interrupted run goes on
+when the same command is given again.
 """
 
 import csv
@@ -43,20 +43,28 @@ class Arguments:
     """The command line."""
 
     model: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The folder of a run or of an export, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file."""
+    """The folder of a run or of an export, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx
+    file.
+    """
     source: Annotated[str, tyro.conf.Positional]
     """Folder or zip file, list, train.rec, Parquet, .bin set, prepared TFDS folder or tfds:NAME."""
     output: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write, .npy, .npz or .parquet."""
     detect: bool = False
-    """Find the largest face in each photo and align it; needs the packages of requirements-detection.txt. Photos
-    without a face are left out. Without this, images must be cropped as the model's training images were."""
+    """Find the largest face in each photo and align it; needs the packages of
+    requirements-detection.txt. Photos without a face are left out. Without this, images must be
+    cropped as the model's training images were.
+    """
     flip: bool = False
-    """Add the mirror image's embedding, at twice the cost, as experiments.evaluate does where nothing else is said."""
+    """Add the mirror image's embedding, at twice the cost, as experiments.evaluate does where
+    nothing else is said.
+    """
     batch_size: int | None = None
     """Images in one call; if not given, 8 on a CPU, whose caches hold no more, else 256."""
     unreadable: Literal["stop", "skip"] = "stop"
-    """What an image that cannot be decoded does: stop, with what is done kept, or skip: it is left out."""
+    """What an image that cannot be decoded does: stop, with what is done kept, or skip: it is
+    left out.
+    """
     threads: int = 4
     """Images decoded at once."""
     project: Project = None
@@ -65,7 +73,9 @@ class Arguments:
 class Partial:
     """Embeddings on their way to a file: a memory map beside it, and how many rows are done."""
 
-    def __init__(self, output: pathlib.Path, rows: int, size: int, recipe: dict[str, object]) -> None:
+    def __init__(
+        self, output: pathlib.Path, rows: int, size: int, recipe: dict[str, object]
+    ) -> None:
         """Goes on with what an interrupted run of the same recipe left; else begins anew."""
         self.path = output.with_name(output.name + ".partial.npy")
         self._progress = output.with_name(output.name + ".partial.json")
@@ -86,7 +96,9 @@ class Partial:
         write_whole(self._progress, json.dumps({"done": done, "recipe": self._recipe}))
 
     def discard(self) -> None:
-        """Removes what was written on the way: the last act, for then there is nothing to go on with."""
+        """Removes what was written on the way: the last act, for then there is nothing to go on
+        with.
+        """
         self.path.unlink(missing_ok=True)
         self._progress.unlink(missing_ok=True)
 
@@ -101,9 +113,13 @@ def embed_source(
     """Fills the rows that are not done yet; without a face they are zero."""
     progress(partial.done)
     at = partial.done
-    cropper = Cropper(embedder.image_size, arguments.detect, skip_unreadable=arguments.unreadable == "skip")
+    cropper = Cropper(
+        embedder.image_size, arguments.detect, skip_unreadable=arguments.unreadable == "skip"
+    )
     try:
-        for crops, found in cropper.batches(source, embedder.batch_size, first=at, threads=arguments.threads):
+        for crops, found in cropper.batches(
+            source, embedder.batch_size, first=at, threads=arguments.threads
+        ):
             partial.rows[at : at + len(crops)] = embedder.embed(crops) * found[:, None]
             at += len(crops)
             progress(len(crops))
@@ -115,13 +131,19 @@ def embed_source(
 
 def embedded(rows: np.ndarray, source: EncodedSource, console: Console) -> np.ndarray:
     """Indices of the images that were embedded; the others are said."""
-    norms = np.concatenate([np.abs(rows[at : at + 65_536]).max(axis=1) for at in range(0, len(rows), 65_536)])
+    norms = np.concatenate(
+        [np.abs(rows[at : at + 65_536]).max(axis=1) for at in range(0, len(rows), 65_536)]
+    )
     for index in np.flatnonzero(norms == 0):
         place = source.where(int(index))
-        console.print(f"left out: {place}: no face found, or unreadable", markup=False, highlight=False)
+        console.print(
+            f"left out: {place}: no face found, or unreadable", markup=False, highlight=False
+        )
     (kept,) = np.nonzero(norms)
     if not len(kept):
-        raise InputError(f"none of the {len(rows)} photos can be decoded and has a face that is found")
+        raise InputError(
+            f"none of the {len(rows)} photos can be decoded and has a face that is found"
+        )
     return kept
 
 
@@ -131,14 +153,22 @@ def import_arrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError("pyarrow is needed to write Parquet: pip install -r requirements-parquet.txt") from error
+        raise InputError(
+            "pyarrow is needed to write Parquet: pip install -r requirements-parquet.txt"
+        ) from error
     return pyarrow
 
 
 def write(
-    output: pathlib.Path, partial: Partial, source: EncodedSource, kept: np.ndarray, patterns: np.ndarray
+    output: pathlib.Path,
+    partial: Partial,
+    source: EncodedSource,
+    kept: np.ndarray,
+    patterns: np.ndarray,
 ) -> None:
-    """The kept rows under their final name, with image and identity of each; in an .npz file, what tells the model."""
+    """The kept rows under their final name, with image and identity of each; in an .npz file,
+    what tells the model.
+    """
     places = [source.where(index) for index in kept]
     labels = np.asarray(source.labels)[kept]
     identities = [source.identity_names[label] for label in labels]
@@ -152,7 +182,12 @@ def write(
             arrow.parquet.write_table(table, file)
     elif output.suffix == ".npz":
         with whole_file(output) as file:
-            arrays: dict[str, Any] = {"embeddings": rows, "labels": labels, "identities": identities, "places": places}
+            arrays: dict[str, Any] = {
+                "embeddings": rows,
+                "labels": labels,
+                "identities": identities,
+                "places": places,
+            }
             arrays |= about_pairs(source, kept) | {PATTERNS: patterns, SOURCE: source.fingerprint}
             np.savez(file, **arrays)
     else:
@@ -169,7 +204,9 @@ def write(
 
 
 def about_pairs(source: EncodedSource, kept: np.ndarray) -> dict[str, Any]:
-    """The list of a .bin set, of the images that are kept, as experiments.evaluate reads it; else nothing."""
+    """The list of a .bin set, of the images that are kept, as experiments.evaluate reads it;
+    else nothing.
+    """
     if not isinstance(source, BinSource):
         return {}
     row = np.full(len(source), -1)
@@ -190,14 +227,16 @@ def check_output(output: pathlib.Path) -> None:
         raise InputError(f"{output}: give a file that ends with .npy, .npz or .parquet")
     check_new_file(output)
     if output.suffix == ".npy":
-        check_new_file(output.with_suffix(".csv"), f", and a list is to be written there beside {output.name}")
+        check_new_file(
+            output.with_suffix(".csv"), f", and a list is to be written there beside {output.name}"
+        )
     if output.suffix == ".parquet":
         import_arrow()
 
 
 def recipe_of(arguments: Arguments, embedder: Embedder, source: EncodedSource) -> dict[str, object]:
-    """What an interrupted run must agree in to be gone on with. A folder's own time does not tell that a run has come
-    to another checkpoint, or that an export was made anew.
+    """What an interrupted run must agree in to be gone on with. A folder's own time does not tell
+    that a run has come to another checkpoint, or that an export was made anew.
     """
     model = arguments.model
     parts = (model / STABLEHLO_FILE, model / CHECKPOINTS_FOLDER)
@@ -221,7 +260,10 @@ def run(arguments: Arguments) -> None:
         raise InputError(f"--threads: {arguments.threads}; give at least 1")
     source = open_source(arguments.source)
     embedder = open_embedder(
-        arguments.model, flip=arguments.flip, batch_size=arguments.batch_size, project=arguments.project
+        arguments.model,
+        flip=arguments.flip,
+        batch_size=arguments.batch_size,
+        project=arguments.project,
     )
     patterns = embed_patterns(embedder)
     recipe = recipe_of(arguments, embedder, source)
@@ -237,11 +279,16 @@ def run(arguments: Arguments) -> None:
     write(arguments.output, partial, source, kept, patterns)
     speed = (len(source) - already) / max(seconds, 1e-9)
     console.print(
-        f"{arguments.output}: {len(kept)} embeddings of {patterns.shape[1]} numbers, {speed:.0f} images/s",
+        f"{arguments.output}: {len(kept)} embeddings of {patterns.shape[1]} numbers, {speed:.0f} "
+        f"images/s",
         markup=False,
         highlight=False,
     )
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, prog="python -m experiments.embed", description=help_text(__doc__))))
+    run_command(
+        lambda: run(
+            tyro.cli(Arguments, prog="python -m experiments.embed", description=help_text(__doc__))
+        )
+    )

@@ -1,23 +1,31 @@
-"""Evaluates embeddings of any model: verification, search, angles, quality, thresholds, each with its interval.
+"""Evaluates embeddings of any model: verification, search, angles, quality, thresholds, each with
+its interval.
 
-python -m experiments.evaluate --checkpoint runs/RUN                              the people that the run held out
-python -m experiments.evaluate --checkpoint runs/RUN --sets lfw.bin ORL=faces.zip LFW=lfw_aligned+pairs.txt
-python -m experiments.evaluate --checkpoint model.ckpt --sets faces.zip          a model trained elsewhere
+python -m experiments.evaluate --checkpoint runs/RUN                              the people that
+the run held out
+python -m experiments.evaluate --checkpoint runs/RUN --sets lfw.bin ORL=faces.zip
+LFW=lfw_aligned+pairs.txt
+python -m experiments.evaluate --checkpoint model.ckpt --sets faces.zip          a model trained
+elsewhere
 python -m experiments.evaluate --embeddings faces.npz
-python -m experiments.evaluate --embeddings model_a.npz model_b.npz               one set of images, two models
+python -m experiments.evaluate --embeddings model_a.npz model_b.npz               one set of images,
+two models
 
-A run without --sets is evaluated on its own data: the people it held out, the sets of its data.verify and, for W-EC
-and W-Inter, the people it trained on.
+A run without --sets is evaluated on its own data: the people it held out, the sets of its
+data.verify and, for W-EC and W-Inter, the people it trained on.
 
-Several runs or files of the same images are compared with the first of them: what differs, and what is noise.
+Several runs or files of the same images are compared with the first of them: what differs, and what
+is noise.
 
-A set is [NAME=]SOURCE[+PAIRS]: a .bin set; a folder, zip file, list, RecordIO, Parquet or TFDS source, of which all
-pairs are scored, or those of LFW's pairs.txt, of CFP's Protocol/Split/FP or FF, or of a list of path, path, 0 or 1.
+A set is [NAME=]SOURCE[+PAIRS]: a .bin set; a folder, zip file, list, RecordIO, Parquet or TFDS
+source, of which all pairs are scored, or those of LFW's pairs.txt, of CFP's Protocol/Split/FP or
+FF, or of a list of path, path, 0 or 1.
 
-A file of embeddings holds `embeddings` [N, D] and `labels` [N]; it may hold `mirrored` [N, D] (embeddings of the
-mirrored images), `images` uint8 [N, height, width, 3] (for pictures of the hardest pairs), `groups` [N] (an attribute,
-for rates by group), `first`, `second`, `same` [P] (a pair list; otherwise all pairs are scored), and
-`identities_known` (false where labels tell no more than which pairs are the same). experiments.embed writes such files.
+A file of embeddings holds `embeddings` [N, D] and `labels` [N]; it may hold `mirrored` [N, D]
+(embeddings of the mirrored images), `images` uint8 [N, height, width, 3] (for pictures of the
+hardest pairs), `groups` [N] (an attribute, for rates by group), `first`, `second`, `same` [P] (a
+pair list; otherwise all pairs are scored), and `identities_known` (false where labels tell no more
+than which pairs are the same). experiments.embed writes such files.
 """
 
 import dataclasses
@@ -54,19 +62,22 @@ class Arguments:
     checkpoint: tuple[pathlib.Path, ...] = ()
     """Folders of trained runs, PyTorch checkpoints or .onnx files."""
     project: str | None = None
-    """Project of the PyTorch checkpoints among them where their keys do not tell, such as adaface; evaluate those of
-    different projects one by one."""
+    """Project of the PyTorch checkpoints among them where their keys do not tell, such as adaface;
+    evaluate those of different projects one by one.
+    """
     sets: tuple[str, ...] = ()
     """Sets to embed with them, see above; each run's own data if not given."""
     embeddings: tuple[pathlib.Path, ...] = ()
     """NumPy .npz files of embeddings, see above."""
     output: pathlib.Path | None = None
-    """Folder to write, runs/evaluation-DATE-TIME if not given: report.html, table.txt, .md, .tex, .csv, .json, and the
-    pictures."""
+    """Folder to write, runs/evaluation-DATE-TIME if not given: report.html, table.txt, .md, .tex,
+    .csv, .json, and the pictures.
+    """
     flip: FlipRule | None = None
-    """How an image's embedding is combined with that of its mirror image; none leaves the mirror image out. If not
-    given, add; or none for a run that verifies without it (data.no-flip-test). An .npz file without mirrored
-    embeddings is evaluated as it is."""
+    """How an image's embedding is combined with that of its mirror image; none leaves the mirror
+    image out. If not given, add; or none for a run that verifies without it (data.no-flip-test). An
+    .npz file without mirrored embeddings is evaluated as it is.
+    """
     folds: int = 10
     """Contiguous folds of a pair list that does not tell them itself; 1 for what needs no folds."""
     fars: tuple[float, ...] = (1e-3, 1e-2)
@@ -74,7 +85,9 @@ class Arguments:
     deployment_fars: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
     """False accept rates for which thresholds are proposed."""
     enrolled: float = 0.5
-    """Share of the people whom the gallery of the search knows, by one image each; the others are unknown."""
+    """Share of the people whom the gallery of the search knows, by one image each; the others
+    are unknown.
+    """
     replicates: int = 1000
     """Bootstrap replicates."""
     confidence: float = 0.95
@@ -99,8 +112,13 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
     if arguments.sets and not arguments.checkpoint:
         raise InputError("--sets: give the run to embed them with, --checkpoint runs/RUN")
     if arguments.project is not None and not any(map(takes_project, arguments.checkpoint)):
-        raise InputError(f"--project {arguments.project}: no --checkpoint is a PyTorch file; leave it out")
-    entries = [read_embeddings(path, arguments.flip or "add", arguments.folds) for path in arguments.embeddings]
+        raise InputError(
+            f"--project {arguments.project}: no --checkpoint is a PyTorch file; leave it out"
+        )
+    entries = [
+        read_embeddings(path, arguments.flip or "add", arguments.folds)
+        for path in arguments.embeddings
+    ]
     of_training: dict[str, Figures] = {}
     for folder in arguments.checkpoint:
         model = open_to_evaluate(folder, arguments.project if takes_project(folder) else None)
@@ -110,22 +128,34 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
         sets = [load_set(each, model.image_size, arguments.folds) for each in arguments.sets]
         if not sets:
             if not isinstance(model, TrainedRun):
-                raise InputError(f"{folder}: was not trained here and has no held-out people; give --sets")
+                raise InputError(
+                    f"{folder}: was not trained here and has no held-out people; give --sets"
+                )
             own = model.config.data
-            # The sets of data.verify are opened below, with all that an evaluation wants to know of them.
+            # The sets of data.verify are opened below, with all that an evaluation wants to know of
+            # them.
             needed = dataclasses.replace(own, verify=()) if own.test_fraction > 0 else own
             data = load_data(needed, model.config.run.seed)
             sets = [held_out_set(data)] if own.test_fraction > 0 else []
             sets += [load_set(each, model.image_size, arguments.folds) for each in own.verify]
             if model.class_weights is not None and model.class_weights.ndim == 2:
-                of_training[f"{prefix}training people"] = training_angles(model, data, arguments.resampling)
-        verified: FlipRule = "none" if isinstance(model, TrainedRun) and not model.config.data.flip_test else "add"
-        entries += [embed_set(model, images, arguments.flip or verified, f"{prefix}{images.name}") for images in sets]
+                of_training[f"{prefix}training people"] = training_angles(
+                    model, data, arguments.resampling
+                )
+        verified: FlipRule = (
+            "none" if isinstance(model, TrainedRun) and not model.config.data.flip_test else "add"
+        )
+        entries += [
+            embed_set(model, images, arguments.flip or verified, f"{prefix}{images.name}")
+            for images in sets
+        ]
     if not entries:
         raise InputError("nothing to evaluate; give --checkpoint runs/RUN or --embeddings FILE.npz")
     names = [*(entry.data.name for entry in entries), *of_training]
     if len(set(names)) < len(names):
-        raise InputError(f"two sets are called {max(names, key=names.count)!r}; rename one, --sets NAME=SOURCE")
+        raise InputError(
+            f"two sets are called {max(names, key=names.count)!r}; rename one, --sets NAME=SOURCE"
+        )
     return entries, of_training
 
 
@@ -140,10 +170,18 @@ def compare_results(
         if reference == number:
             continue
         first = results[reference]
-        scored = (first.similarities, second.similarities, first.pairs.same, first.first_cluster, first.second_cluster)
+        scored = (
+            first.similarities,
+            second.similarities,
+            first.pairs.same,
+            first.first_cluster,
+            first.second_cluster,
+        )
         folds = first.pairs.num_folds
         if folds > 1:
-            found = compare_similarities(*scored, folds=folds, fars=arguments.fars, resampling=arguments.resampling)
+            found = compare_similarities(
+                *scored, folds=folds, fars=arguments.fars, resampling=arguments.resampling
+            )
         else:
             found = compare_roc(*scored, fars=arguments.fars, resampling=arguments.resampling)
         comparisons[f"{entry.data.name} − {entries[reference].data.name}"] = found
@@ -164,19 +202,29 @@ def print_results(
     line(to_text(rows))
     for pair, figures in comparisons.items():
         for name, c in figures.items():
-            line(f"{pair}, {name}: {c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}], p = {c.p_value:.3f}: {c.verdict}")
+            line(
+                f"{pair}, {name}: {c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}], p = "
+                f"{c.p_value:.3f}: {c.verdict}"
+            )
     for name, result in results.items():
         for found in result.thresholds:
-            line(f"{name}: for FAR {found.wanted_far:g} accept from {found.threshold}, TAR {found.tar}")
+            line(
+                f"{name}: for FAR {found.wanted_far:g} accept from {found.threshold}, TAR "
+                f"{found.tar}"
+            )
             if found.warning is not None:
                 line(f"  warning: {found.warning}", "yellow")
 
 
 def run(arguments: Arguments) -> None:
-    """Makes the folder, and evaluates into it; a folder that was made in vain is taken away again."""
+    """Makes the folder, and evaluates into it; a folder that was made in vain is taken away
+    again.
+    """
     if arguments.folds < 1:
         raise InputError(f"--folds {arguments.folds}: give 1 or more")
-    output = arguments.output or pathlib.Path("runs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
+    output = (
+        arguments.output or pathlib.Path("runs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
     make_folder(output)
     check_new_file(output / PAGE, ", of another evaluation")
     try:
@@ -201,11 +249,16 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
         console.print(f"Evaluating {entry.data.name} …", markup=False, highlight=False)
         results[entry.data.name] = evaluate_set(entry.data, options)
     comparisons = compare_results(entries, list(results.values()), arguments)
-    rows: dict[str, Figures] = {name: result.figures for name, result in results.items()} | of_training
+    rows: dict[str, Figures] = {
+        name: result.figures for name, result in results.items()
+    } | of_training
     print_results(console, rows, results, comparisons)
     tables = write_tables(rows, output)
     drawn = {
-        entry.data.name: (result, draw_set(entry.data, result, output / "figures" / entry.data.name))
+        entry.data.name: (
+            result,
+            draw_set(entry.data, result, output / "figures" / entry.data.name),
+        )
         for entry, result in zip(entries, results.values(), strict=True)
     }
     write_whole(page, html_report("Evaluation", rows, drawn, comparisons, arguments.confidence))
@@ -214,4 +267,10 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, prog="python -m experiments.evaluate", description=help_text(__doc__))))
+    run_command(
+        lambda: run(
+            tyro.cli(
+                Arguments, prog="python -m experiments.evaluate", description=help_text(__doc__)
+            )
+        )
+    )

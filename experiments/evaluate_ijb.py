@@ -2,9 +2,10 @@
 
 python -m experiments.evaluate_ijb --meta IJBC/meta --features ijbc_features.npz
 
-The folder of metadata has `*_face_tid_mid.txt` and `*_template_pair_label.txt`; `*_name_5pts_score.txt` for
---detector-scores; and for the search `*_1N_gallery_*.csv` (one or two) and `*_1N_probe_mixed.csv`. The file of
-features holds `embeddings` [N, D] in the order of `*_face_tid_mid.txt`, not normalised, and may hold `mirrored` [N, D].
+The folder of metadata has `*_face_tid_mid.txt` and `*_template_pair_label.txt`;
+`*_name_5pts_score.txt` for --detector-scores; and for the search `*_1N_gallery_*.csv` (one or two)
+and `*_1N_probe_mixed.csv`. The file of features holds `embeddings` [N, D] in the order of
+`*_face_tid_mid.txt`, not normalised, and may hold `mirrored` [N, D].
 """
 
 import dataclasses
@@ -21,7 +22,12 @@ from arcface_jax.evaluation.bootstrap import (
     mean_identification_intervals,
     roc_intervals,
 )
-from arcface_jax.evaluation.identification import cumulative_match, identify, mean_of_galleries, open_set_roc
+from arcface_jax.evaluation.identification import (
+    cumulative_match,
+    identify,
+    mean_of_galleries,
+    open_set_roc,
+)
 from arcface_jax.evaluation.ijb import (
     read_face_media,
     read_ijb_landmarks,
@@ -33,7 +39,13 @@ from arcface_jax.evaluation.roc import Roc
 from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import Search
 from arcface_jax.evaluation.tables import to_text
-from arcface_jax.evaluation.templates import IJB_FARS, Templates, pool_templates, search_templates, verify_scores
+from arcface_jax.evaluation.templates import (
+    IJB_FARS,
+    Templates,
+    pool_templates,
+    search_templates,
+    verify_scores,
+)
 from arcface_jax.figures.evaluation import cmc_figure, det_figure, roc_figure
 from arcface_jax.figures.style import save
 from experiments.command import help_text, make_folder, new_console, run_command
@@ -63,7 +75,9 @@ class Arguments:
     fars: tuple[float, ...] = IJB_FARS
     """False accept rates at which TAR is reported."""
     replicates: int = 0
-    """Bootstrap replicates for intervals over subjects; 0 leaves them out. IJB-C takes seconds a replicate."""
+    """Bootstrap replicates for intervals over subjects; 0 leaves them out. IJB-C takes seconds
+    a replicate.
+    """
 
 
 def find(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
@@ -79,7 +93,9 @@ def find_one(folder: pathlib.Path, pattern: str) -> pathlib.Path:
     """
     files = find(folder, pattern)
     if len(files) != 1:
-        raise InputError(f"{folder}: {len(files)} files {pattern}; exactly one is due (is this the meta folder?)")
+        raise InputError(
+            f"{folder}: {len(files)} files {pattern}; exactly one is due (is this the meta folder?)"
+        )
     return files[0]
 
 
@@ -94,14 +110,17 @@ def read_templates(arguments: Arguments) -> Templates:
     arrays = read_arrays(arguments.features, ("embeddings",))
     if len(arrays["embeddings"]) != len(media.names):
         raise InputError(
-            f"{arguments.features}: {len(arrays['embeddings'])} features, but {media_file} lists {len(media.names)} "
+            f"{arguments.features}: {len(arrays['embeddings'])} features, but {media_file} lists "
+            f"{len(media.names)} "
             "images; give one a line, in its order"
         )
     scores = None
     if arguments.detector_scores:
         landmarks = read_ijb_landmarks(find_one(arguments.meta, "*_name_5pts_score.txt"))
         if landmarks.names != media.names:
-            raise InputError(f"{arguments.meta}: *_name_5pts_score.txt lists other images than {media_file.name}")
+            raise InputError(
+                f"{arguments.meta}: *_name_5pts_score.txt lists other images than {media_file.name}"
+            )
         scores = landmarks.scores
     return pool_templates(
         arrays["embeddings"],
@@ -116,7 +135,10 @@ def read_templates(arguments: Arguments) -> Templates:
 def verify(arguments: Arguments, templates: Templates) -> tuple[Figures, Roc]:
     """1:1, with intervals over subjects if asked for."""
     pairs = read_template_pairs(find_one(arguments.meta, "*_template_pair_label.txt"))
-    first, second = templates.rows(pairs.first, "first templates"), templates.rows(pairs.second, "second templates")
+    first, second = (
+        templates.rows(pairs.first, "first templates"),
+        templates.rows(pairs.second, "second templates"),
+    )
     scores = score_pairs(templates.embeddings, templates.embeddings, first, second)
     result, roc = verify_scores(scores, pairs.same, fars=arguments.fars)
     figures = without_interval(result.numbers())
@@ -124,22 +146,34 @@ def verify(arguments: Arguments, templates: Templates) -> tuple[Figures, Roc]:
         subjects = subjects_of_templates(first, second, pairs.same, len(templates.ids))
         resampling = Resampling(arguments.replicates)
         figures |= roc_intervals(
-            scores, pairs.same, subjects[first], subjects[second], fars=arguments.fars, resampling=resampling
+            scores,
+            pairs.same,
+            subjects[first],
+            subjects[second],
+            fars=arguments.fars,
+            resampling=resampling,
         )
     return figures, roc
 
 
-def search_galleries(arguments: Arguments, templates: Templates) -> tuple[dict[str, Search], np.ndarray]:
+def search_galleries(
+    arguments: Arguments, templates: Templates
+) -> tuple[dict[str, Search], np.ndarray]:
     """1:N: the probes against each gallery; nothing if the files are not there.
 
     Returns: (searches by gallery, who each probe shows).
     """
-    galleries, probe_files = find(arguments.meta, "*_1N_gallery_*.csv"), find(arguments.meta, "*_1N_probe_mixed.csv")
+    galleries, probe_files = (
+        find(arguments.meta, "*_1N_gallery_*.csv"),
+        find(arguments.meta, "*_1N_probe_mixed.csv"),
+    )
     if not galleries or len(probe_files) != 1:
         return {}, np.zeros(0, np.int64)
     probes = read_template_subjects(probe_files[0])
     searches = {
-        path.stem.rpartition("_")[2]: search_templates(templates, read_template_subjects(path), probes)
+        path.stem.rpartition("_")[2]: search_templates(
+            templates, read_template_subjects(path), probes
+        )
         for path in galleries
     }
     return searches, probes.subject_ids
@@ -148,7 +182,9 @@ def search_galleries(arguments: Arguments, templates: Templates) -> tuple[dict[s
 def identification_figures(
     arguments: Arguments, searches: dict[str, Search], subjects: np.ndarray
 ) -> dict[str, Figures]:
-    """Rows of each gallery and of their mean, with intervals over the probes' subjects if asked for."""
+    """Rows of each gallery and of their mean, with intervals over the probes' subjects if asked
+    for.
+    """
     results = {name: identify(search, ranks=RANKS) for name, search in searches.items()}
     rows = {f"1:N {name}": without_interval(result.numbers()) for name, result in results.items()}
     rows["1:N mean"] = without_interval(mean_of_galleries(list(results.values())).numbers())
@@ -157,7 +193,9 @@ def identification_figures(
         for name, search in searches.items():
             found = identification_intervals(search, subjects, ranks=RANKS, resampling=resampling)
             rows[f"1:N {name}"] |= rates_alone(found)
-        of_mean = mean_identification_intervals(list(searches.values()), subjects, ranks=RANKS, resampling=resampling)
+        of_mean = mean_identification_intervals(
+            list(searches.values()), subjects, ranks=RANKS, resampling=resampling
+        )
         rows["1:N mean"] |= rates_alone(of_mean)
     return rows
 
@@ -184,8 +222,12 @@ def run(arguments: Arguments) -> None:
     searches, subjects = search_galleries(arguments, templates)
     if searches:
         rows |= identification_figures(arguments, searches, subjects)
-        pictures["cmc"] = cmc_figure({name: cumulative_match(search) for name, search in searches.items()})
-        with_unknown = {name: open_set_roc(s) for name, s in searches.items() if not s.enrolled.all()}
+        pictures["cmc"] = cmc_figure(
+            {name: cumulative_match(search) for name, search in searches.items()}
+        )
+        with_unknown = {
+            name: open_set_roc(s) for name, s in searches.items() if not s.enrolled.all()
+        }
         if with_unknown:
             pictures["identification_det"] = det_figure(with_unknown, identification=True)
     write_tables(rows, arguments.output)
@@ -197,5 +239,9 @@ def run(arguments: Arguments) -> None:
 
 if __name__ == "__main__":
     run_command(
-        lambda: run(tyro.cli(Arguments, prog="python -m experiments.evaluate_ijb", description=help_text(__doc__)))
+        lambda: run(
+            tyro.cli(
+                Arguments, prog="python -m experiments.evaluate_ijb", description=help_text(__doc__)
+            )
+        )
     )

@@ -27,7 +27,9 @@ SOURCE = "source_fingerprint"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A set to evaluate, and `content`, equal for entries that embed the same images and so can be compared."""
+    """A set to evaluate, and `content`, equal for entries that embed the same images and so can
+    be compared.
+    """
 
     data: EmbeddedSet
     content: str
@@ -49,22 +51,37 @@ def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.nda
     """All arrays of an .npz file; nothing in it is executed.
 
     Raises:
-      InputError: not such a file, or one of the needed arrays is missing; the message names the file.
+      InputError: not such a file, or one of the needed arrays is missing; the message names the
+        file.
     """
     if path.exists() and path.suffix != ".npz":
-        raise InputError(f"{path}: is no .npz file; give one that numpy.savez or experiments.embed wrote")
+        raise InputError(
+            f"{path}: is no .npz file; give one that numpy.savez or experiments.embed wrote"
+        )
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        said = "it is something else" if "allow_pickle" in str(error) else str(error).splitlines()[0]
-        raise InputError(f"{path}: not an .npz file of plain arrays ({said}); write it with numpy.savez") from None
+    except (
+        ValueError,
+        TypeError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        said = (
+            "it is something else" if "allow_pickle" in str(error) else str(error).splitlines()[0]
+        )
+        raise InputError(
+            f"{path}: not an .npz file of plain arrays ({said}); write it with numpy.savez"
+        ) from None
     for name in needed:
         if name not in arrays:
             raise InputError(
-                f"{path}: has no array {name!r}, only {', '.join(sorted(arrays))}; save one under that name"
+                f"{path}: has no array {name!r}, only {', '.join(sorted(arrays))}; save one under "
+                f"that name"
             )
     return arrays
 
@@ -73,16 +90,21 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
     """Reads one .npz file of embeddings.
 
     Raises:
-      InputError: not an .npz file, an array missing, or arrays that do not fit; the message names the file.
+      InputError: not an .npz file, an array missing, or arrays that do not fit; the message names
+        the file.
     """
     arrays = read_arrays(path, ("embeddings", "labels"))
     for name in ("labels", "mirrored", "images", "groups"):
         if name in arrays and len(arrays[name]) != len(arrays["embeddings"]):
             raise InputError(
-                f"{path}: {len(arrays[name])} {name} for {len(arrays['embeddings'])} embeddings; give one each"
+                f"{path}: {len(arrays[name])} {name} for {len(arrays['embeddings'])} embeddings; "
+                f"give one each"
             )
     pairs = _pairs_of(path, arrays, folds)
-    described = [arrays["labels"], *(() if pairs is None else (pairs.first, pairs.second, pairs.same))]
+    described = [
+        arrays["labels"],
+        *(() if pairs is None else (pairs.first, pairs.second, pairs.same)),
+    ]
     if SOURCE in arrays:
         described.append(arrays[SOURCE])
     data = _embedded(
@@ -96,7 +118,12 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
         groups=arrays.get("groups"),
         identities_known=bool(arrays.get("identities_known", True)),
     )
-    return Entry(data, hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in described)).hexdigest())
+    return Entry(
+        data,
+        hashlib.sha256(
+            b"".join(np.ascontiguousarray(part).tobytes() for part in described)
+        ).hexdigest(),
+    )
 
 
 def _pairs_of(path: pathlib.Path, arrays: dict[str, np.ndarray], folds: int) -> Pairs | None:
@@ -104,7 +131,10 @@ def _pairs_of(path: pathlib.Path, arrays: dict[str, np.ndarray], folds: int) -> 
     if not present:
         return None
     if len(present) < 3 or len({arrays[name].shape for name in present}) > 1:
-        raise InputError(f"{path}: a pair list needs first, second and same of one length; it has {', '.join(present)}")
+        raise InputError(
+            f"{path}: a pair list needs first, second and same of one length; it has "
+            f"{', '.join(present)}"
+        )
     same = check_same(arrays["same"], len(arrays["first"]), f"{path}: same")
     return Pairs(arrays["first"], arrays["second"], same, folds, False)
 
@@ -112,7 +142,9 @@ def _pairs_of(path: pathlib.Path, arrays: dict[str, np.ndarray], folds: int) -> 
 def _embedded(
     name: str, embeddings: np.ndarray, mirrored: np.ndarray | None, flip: FlipRule, **known: Any
 ) -> EmbeddedSet:
-    """Combines with the mirror images; the norm before that is the quality, for lengths are lost in it."""
+    """Combines with the mirror images; the norm before that is the quality, for lengths are
+    lost in it.
+    """
     if mirrored is None or flip == "none":
         return EmbeddedSet(name, embeddings, **known)
     quality = np.linalg.norm(embeddings, axis=1)
@@ -134,10 +166,19 @@ def load_set(specification: str, image_size: tuple[int, int], folds: int) -> Ima
 
 def held_out_set(data: RunData) -> ImageSet:
     """The people that a run did not train on, with its own test pairs."""
-    return ImageSet("held out", data.test.images, data.test.labels, data.pairs, True, f"{data.fingerprint} held out")
+    return ImageSet(
+        "held out",
+        data.test.images,
+        data.test.labels,
+        data.pairs,
+        True,
+        f"{data.fingerprint} held out",
+    )
 
 
-def embed_set(model: TrainedRun | ImportedModel, images: ImageSet, flip: FlipRule, name: str) -> Entry:
+def embed_set(
+    model: TrainedRun | ImportedModel, images: ImageSet, flip: FlipRule, name: str
+) -> Entry:
     """Embeds a set, and its mirror images unless flip is "none"."""
     data = _embedded(
         name,

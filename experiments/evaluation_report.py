@@ -1,4 +1,6 @@
-"""Writes an evaluation down: tables in every format, and one HTML file that holds tables and pictures."""
+"""Writes an evaluation down: tables in every format, and one HTML file that holds tables and
+pictures.
+"""
 
 import html
 import pathlib
@@ -30,9 +32,12 @@ def html_report(
     comparisons: Mapping[str, Mapping[str, Comparison]],
     confidence: float,
 ) -> str:
-    """The whole evaluation as one HTML page, pictures inside; it needs no other file and no script."""
+    """The whole evaluation as one HTML page, pictures inside; it needs no other file and no
+    script.
+    """
     parts = [
-        f"<p>In brackets: {confidence:.0%} intervals, by a bootstrap over identities (over folds where identities are"
+        f"<p>In brackets: {confidence:.0%} intervals, by a bootstrap over identities (over folds "
+        f"where identities are"
         " not known).</p>",
         _figures_table(rows),
     ]
@@ -50,7 +55,10 @@ def html_report(
 def _figures_table(rows: Mapping[str, Figures]) -> str:
     """Sets as columns, for there are more figures than sets."""
     names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
-    body = [[heading(n), *(format_figure(n, f[n]) if n in f else "–" for f in rows.values())] for n in names]
+    body = [
+        [heading(n), *(format_figure(n, f[n]) if n in f else "–" for f in rows.values())]
+        for n in names
+    ]
     return table(["", *rows], body)
 
 
@@ -83,7 +91,9 @@ def _threshold_table(result: SetResult) -> str:
                 found.warning or "",
             ]
         )
-    return "<h3>Thresholds to deploy</h3>" + table(["wanted FAR", "threshold", "FAR here", "TAR (%)", "warning"], body)
+    return "<h3>Thresholds to deploy</h3>" + table(
+        ["wanted FAR", "threshold", "FAR here", "TAR (%)", "warning"], body
+    )
 
 
 def _group_table(result: SetResult) -> str:
@@ -91,11 +101,19 @@ def _group_table(result: SetResult) -> str:
     assert groups is not None
     names = sorted(set(groups.far) | set(groups.frr))
     body = [
-        [name, *(format_figure(kind, rates[name]) if name in rates else "–" for kind, rates in _kinds(result))]
+        [
+            name,
+            *(
+                format_figure(kind, rates[name]) if name in rates else "–"
+                for kind, rates in _kinds(result)
+            ),
+        ]
         for name in names
     ]
     body.append(["gap", *(format_figure(kind, groups.gaps[kind]) for kind, _ in _kinds(result))])
-    return "<h3>Rates by group, at one threshold</h3>" + table(["group", "FAR (%)", "FRR (%)"], body)
+    return "<h3>Rates by group, at one threshold</h3>" + table(
+        ["group", "FAR (%)", "FRR (%)"], body
+    )
 
 
 def _kinds(result: SetResult) -> list[tuple[str, Figures]]:

@@ -1,10 +1,13 @@
-"""Exports a trained model: one function of the image's bytes, with its preprocessing and a model card.
+"""Exports a trained model: one function of the image's bytes, with its preprocessing and a model
+card.
 
 python -m experiments.export runs/RUN exported --verify faces.zip
-python -m experiments.export 068.ckpt exported --formats stablehlo onnx torch --weights int8 --verify faces.zip
+python -m experiments.export 068.ckpt exported --formats stablehlo onnx torch --weights int8
+--verify faces.zip
 
-The model is the folder of a run, a PyTorch checkpoint or an ONNX file. With --verify the card tells the accuracy
-before and after, and thresholds at FAR 1e-3 … 1e-6; of a run it quotes the configuration and the last results.
+The model is the folder of a run, a PyTorch checkpoint or an ONNX file. With --verify the card tells
+the accuracy before and after, and thresholds at FAR 1e-3 … 1e-6; of a run it quotes the
+configuration and the last results.
 """
 
 import dataclasses
@@ -55,8 +58,9 @@ class Arguments:
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
     """Folder to make."""
     formats: tuple[Format, ...] = ("stablehlo",)
-    """stablehlo: for cpu, cuda and tpu, batch of any size. onnx: with the extra. torch: weights by arcface_torch's
-    names, without preprocessing, folding or smaller types."""
+    """stablehlo: for cpu, cuda and tpu, batch of any size. onnx: with the extra. torch: weights by
+    arcface_torch's names, without preprocessing, folding or smaller types.
+    """
     fold: bool = True
     """Fold batch normalisations into the layers before them."""
     flip: bool = False
@@ -64,13 +68,16 @@ class Arguments:
     weights: WeightType = "float32"
     """Type that kernels are stored in; the arithmetic stays float32."""
     verify: str | None = None
-    """[NAME=]SOURCE[+PAIRS] to measure accuracy and thresholds on, as experiments.evaluate takes it; without a list all
-    pairs of its people."""
+    """[NAME=]SOURCE[+PAIRS] to measure accuracy and thresholds on, as experiments.evaluate takes
+    it; without a list all pairs of its people.
+    """
     project: Project = None
     name: str | None = None
     """Of the model in its card; the folder's if not given."""
     data: str | None = None
-    """What the model was trained on, for the card; of a run what its configuration says if not given."""
+    """What the model was trained on, for the card; of a run what its configuration says if not
+    given.
+    """
     recipe: str | None = None
     """How it was trained, for the card; of a run its configuration is quoted as well."""
     licence: str = UNKNOWN
@@ -86,7 +93,9 @@ class _Faces:
     def similarities(self, function: Callable[[jax.Array], jax.Array]) -> np.ndarray:
         """Cosine of every pair."""
         height, width = self.images.shape[1:3]
-        unit = Embedder("", (height, width), None, default_batch_size(), jax.jit(function)).embed(self.images)
+        unit = Embedder("", (height, width), None, default_batch_size(), jax.jit(function)).embed(
+            self.images
+        )
         return score_pairs(unit, unit, self.pairs.first, self.pairs.second)
 
 
@@ -97,7 +106,9 @@ def read_faces(specification: str, size: tuple[int, int]) -> _Faces:
     data = EmbeddedSet(opened.name, images, opened.labels, opened.pairs, opened.identities_known)
     pairs = choose_pairs(data, opened.labels, seed=0)
     if not pairs.same.any() or pairs.same.all():
-        raise InputError(f"--verify {specification}: needs two people, and two images of one of them")
+        raise InputError(
+            f"--verify {specification}: needs two people, and two images of one of them"
+        )
     return _Faces(images, pairs, resampled_clusters(data, pairs, opened.labels))
 
 
@@ -132,7 +143,9 @@ class RunFacts:
             return UNKNOWN
         data = self.config.get("data", {})
         root = data.get("root")
-        return f"{data.get('source', UNKNOWN)}" + ("" if root is None else f", {pathlib.Path(root).name}")
+        return f"{data.get('source', UNKNOWN)}" + (
+            "" if root is None else f", {pathlib.Path(root).name}"
+        )
 
     @property
     def recipe(self) -> str:
@@ -148,14 +161,20 @@ def read_run(path: pathlib.Path) -> RunFacts:
     config = json.loads((run.folder / CONFIG_FILE).read_text(encoding="utf-8"))
     verifications: dict[str, dict[str, Any]] = {}
     if (run.folder / RESULTS_FILE).exists():
-        verifications = json.loads((run.folder / RESULTS_FILE).read_text(encoding="utf-8")).get("verifications", {})
+        verifications = json.loads((run.folder / RESULTS_FILE).read_text(encoding="utf-8")).get(
+            "verifications", {}
+        )
     if run.step is not None:
-        verifications = {step: numbers for step, numbers in verifications.items() if int(step) == run.step}
+        verifications = {
+            step: numbers for step, numbers in verifications.items() if int(step) == run.step
+        }
     last = max(verifications, key=int, default=None)
     return RunFacts(config, {} if last is None else {"step": int(last), **verifications[last]})
 
 
-def describe(arguments: Arguments, model: TrainedModel, function: Callable[[jax.Array], jax.Array]) -> ModelCard:
+def describe(
+    arguments: Arguments, model: TrainedModel, function: Callable[[jax.Array], jax.Array]
+) -> ModelCard:
     """The card; accuracy and thresholds are measured if a set was given."""
     metrics: dict[str, object] = {}
     thresholds: tuple[Threshold, ...] = ()
@@ -163,7 +182,10 @@ def describe(arguments: Arguments, model: TrainedModel, function: Callable[[jax.
         faces = read_faces(arguments.verify, model.image_size)
         before = faces.similarities(unit_embedding(model, fold=False, flip=arguments.flip))
         after = faces.similarities(function)
-        metrics = {**measure(after, faces.pairs.same), "original": measure(before, faces.pairs.same)}
+        metrics = {
+            **measure(after, faces.pairs.same),
+            "original": measure(before, faces.pairs.same),
+        }
         metrics[LARGEST_CHANGE] = float(np.abs(after - before).max())
         thresholds = find_thresholds(after, faces)
     run = read_run(arguments.model)
@@ -190,7 +212,10 @@ def describe(arguments: Arguments, model: TrainedModel, function: Callable[[jax.
 
 
 def write(
-    arguments: Arguments, folder: pathlib.Path, model: TrainedModel, function: Callable[[jax.Array], jax.Array]
+    arguments: Arguments,
+    folder: pathlib.Path,
+    model: TrainedModel,
+    function: Callable[[jax.Array], jax.Array],
 ) -> list[pathlib.Path]:
     """The files of the formats wanted."""
     written = []
@@ -200,7 +225,11 @@ def write(
     if "onnx" in arguments.formats:
         written.append(folder / "model.onnx")
         plain = unit_embedding(
-            model, fold=arguments.fold, flip=arguments.flip, weights=arguments.weights, shift_depthwise=False
+            model,
+            fold=arguments.fold,
+            flip=arguments.flip,
+            weights=arguments.weights,
+            shift_depthwise=False,
         )
         export_onnx(plain, model.image_size, written[-1])
     if "torch" in arguments.formats:
@@ -217,8 +246,11 @@ def run(arguments: Arguments) -> None:
     if arguments.folder.exists():
         raise InputError(f"{arguments.folder}: exists already; choose another folder")
     model = open_trained(arguments.model, arguments.project)
-    function = unit_embedding(model, fold=arguments.fold, flip=arguments.flip, weights=arguments.weights)
-    # Under its own name once it is whole: what a missing package stops can be asked for again by the same command.
+    function = unit_embedding(
+        model, fold=arguments.fold, flip=arguments.flip, weights=arguments.weights
+    )
+    # Under its own name once it is whole: what a missing package stops can be asked for again by
+    # the same command.
     partial = arguments.folder.with_name(arguments.folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     make_folder(partial)
@@ -236,4 +268,8 @@ def run(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, prog="python -m experiments.export", description=help_text(__doc__))))
+    run_command(
+        lambda: run(
+            tyro.cli(Arguments, prog="python -m experiments.export", description=help_text(__doc__))
+        )
+    )

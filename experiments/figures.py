@@ -2,7 +2,8 @@
 
 python -m experiments.figures faces margins                  these two, into docs/figures
 python -m experiments.figures layer --formats svg pdf        in other formats
-python -m experiments.figures loss_gradient -- --scale 16    one with arguments of its own; -- --help explains them
+python -m experiments.figures loss_gradient -- --scale 16    one with arguments of its own; --
+--help explains them
 python -m experiments.figures --all                          every one that needs no argument
 """
 
@@ -32,21 +33,28 @@ def faces() -> Figure:
     """Synthetic people, one a row: the neutral picture, then eight as training sees them."""
     people, pictures = 6, 9
     source = SyntheticFaces(people, pictures, first_identity=8)
-    sheet = source.render(np.arange(people * pictures)).reshape(people, pictures, 112, 112, 3).copy()
+    sheet = (
+        source.render(np.arange(people * pictures)).reshape(people, pictures, 112, 112, 3).copy()
+    )
     sheet[:, 0] = source.neutral(np.arange(people) * pictures)
     return contact_sheet(sheet, "Who is who? One person a row; first the neutral picture")
 
 
 def augmentations() -> Figure:
-    """Eight synthetic people under each augmentation, always applied, and under AdaFace's mixture."""
+    """Eight synthetic people under each augmentation, always applied, and under AdaFace's
+    mixture.
+    """
     people = 8
-    return augmentation_sheet(SyntheticFaces(people, 1, first_identity=8).neutral(np.arange(people)))
+    return augmentation_sheet(
+        SyntheticFaces(people, 1, first_identity=8).neutral(np.arange(people))
+    )
 
 
 Drawing = Callable[..., Figure | Mapping[str, Figure]]
 
-# By name, what draws it: one figure, or several by file name. Its arguments, such as a file to read, are options of the
-# command after --; one without a default is needed, and --all leaves such a figure out.
+# By name, what draws it: one figure, or several by file name. Its arguments, such as a file to
+# read, are options of the command after --; one without a default is needed, and --all leaves such
+# a figure out.
 FIGURES: dict[str, Drawing] = {
     "faces": faces,
     "augmentations": augmentations,
@@ -72,7 +80,10 @@ class FiguresConfig:
 
 def needs_arguments(drawing: Drawing) -> bool:
     """Whether it cannot be drawn without being told something."""
-    return any(parameter.default is parameter.empty for parameter in inspect.signature(drawing).parameters.values())
+    return any(
+        parameter.default is parameter.empty
+        for parameter in inspect.signature(drawing).parameters.values()
+    )
 
 
 def draw(name: str, options: Sequence[str] = ()) -> dict[str, Figure]:
@@ -84,7 +95,9 @@ def draw(name: str, options: Sequence[str] = ()) -> dict[str, Figure]:
 
     Returns: figures by file name: one of this name, or what the entry calls its several.
     """
-    drawn = tyro.cli(FIGURES[name], args=list(options), prog=f"python -m experiments.figures {name} --")
+    drawn = tyro.cli(
+        FIGURES[name], args=list(options), prog=f"python -m experiments.figures {name} --"
+    )
     return {name: drawn} if isinstance(drawn, Figure) else dict(drawn)
 
 
@@ -92,21 +105,32 @@ def names_to_draw(config: FiguresConfig, options: Sequence[str]) -> list[str]:
     """The figures a command line asks for.
 
     Raises:
-      InputError: for none, an unknown one, options for several, or a figure that lacks its arguments.
+      InputError: for none, an unknown one, options for several, or a figure that lacks its
+        arguments.
     """
     if config.all:
         if config.names or options:
-            raise InputError(f"--all and {[*config.names, *options]!r}; name figures or draw all, not both")
+            raise InputError(
+                f"--all and {[*config.names, *options]!r}; name figures or draw all, not both"
+            )
         return [name for name, drawing in FIGURES.items() if not needs_arguments(drawing)]
     if not config.names:
         raise InputError(f"no figure named; choose among {', '.join(FIGURES)}, or --all")
     for name in config.names:
         if name not in FIGURES:
-            raise InputError(f"no figure is called {name!r}; choose among {', '.join(FIGURES)}, or --all")
+            raise InputError(
+                f"no figure is called {name!r}; choose among {', '.join(FIGURES)}, or --all"
+            )
         if needs_arguments(FIGURES[name]) and not options:
-            raise InputError(f"figure {name!r} needs arguments; python -m experiments.figures {name} -- --help tells")
+            raise InputError(
+                f"figure {name!r} needs arguments; python -m experiments.figures {name} -- --help "
+                f"tells"
+            )
     if options and len(config.names) > 1:
-        raise InputError(f"options after -- are for one figure, not for {', '.join(config.names)}; draw one at a time")
+        raise InputError(
+            f"options after -- are for one figure, not for {', '.join(config.names)}; draw one at "
+            f"a time"
+        )
     return list(config.names)
 
 

@@ -1,4 +1,6 @@
-"""Galleries: embeddings with a name each, in the files that experiments.embed and experiments.identify write."""
+"""Galleries: embeddings with a name each, in the files that experiments.embed and
+experiments.identify write.
+"""
 
 import csv
 import dataclasses
@@ -21,12 +23,16 @@ Engine = Literal["jax", "faiss"]
 PATTERNS = "pattern_embeddings"
 """The array of an .npz file that tells which model made it: `embed_patterns`."""
 _SAME_MODEL = 0.99
-"""Cosine of the patterns' embeddings that a model keeps on other devices and in other types, and that no other has."""
+"""Cosine of the patterns' embeddings that a model keeps on other devices and in other types,
+and that no other has.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Unit embeddings [G, D], the name and the image of each, and `embed_patterns` of their model where it is known."""
+    """Unit embeddings [G, D], the name and the image of each, and `embed_patterns` of their
+    model where it is known.
+    """
 
     embeddings: np.ndarray
     names: np.ndarray
@@ -35,26 +41,35 @@ class Gallery:
 
 
 def read_gallery(path: pathlib.Path) -> Gallery:
-    """Reads an .npz file, or a .npy file (as a memory map) with its .csv; nothing in them is executed.
+    """Reads an .npz file, or a .npy file (as a memory map) with its .csv; nothing in them is
+    executed.
 
     Raises:
       InputError: not such files, or not one name for each embedding.
     """
-    embeddings, names, places, *patterns = _read_npy(path) if path.suffix == ".npy" else _read_npz(path)
+    embeddings, names, places, *patterns = (
+        _read_npy(path) if path.suffix == ".npy" else _read_npz(path)
+    )
     if embeddings.ndim != 2 or not len(embeddings) == len(names) == len(places) or not len(names):
-        raise InputError(f"{path}: {embeddings.shape} embeddings for {len(names)} names; make it again")
+        raise InputError(
+            f"{path}: {embeddings.shape} embeddings for {len(names)} names; make it again"
+        )
     return Gallery(embeddings, names, places, *patterns)
 
 
 def embed_patterns(embedder: Embedder) -> np.ndarray:
-    """Unit embeddings [4, D] of four patterns that are the same for every model, and for their mirror images."""
+    """Unit embeddings [4, D] of four patterns that are the same for every model, and for their
+    mirror images.
+    """
     height, width = embedder.image_size
     fields = np.random.default_rng(0).integers(0, 256, (4, 8, 4, 3), np.uint8)
     down, across = np.arange(height), np.minimum(np.arange(width), np.arange(width)[::-1])
     return embedder.embed(fields[:, down * 8 // height][:, :, across * 8 // width])
 
 
-def check_same_model(gallery: Gallery, path: pathlib.Path, patterns: np.ndarray | None, other: str) -> None:
+def check_same_model(
+    gallery: Gallery, path: pathlib.Path, patterns: np.ndarray | None, other: str
+) -> None:
     """Refuses to compare the embeddings of two models, where both are known.
 
     Args:
@@ -72,20 +87,27 @@ def check_same_model(gallery: Gallery, path: pathlib.Path, patterns: np.ndarray 
         np.all(np.sum(gallery.patterns * patterns, axis=1) > _SAME_MODEL)
     )
     if not alike:
-        raise InputError(f"{path}: was embedded with another model than {other}; make it again with the same one")
+        raise InputError(
+            f"{path}: was embedded with another model than {other}; make it again with the same one"
+        )
 
 
 def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     try:
         embeddings = np.lib.format.open_memmap(path, "r")
-        with path.with_suffix(".csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with path.with_suffix(".csv").open(
+            newline="", encoding="utf-8", errors="surrogateescape"
+        ) as file:
             lines = list(csv.DictReader(file))
         names, places = ([line[column] for line in lines] for column in ("identity", "image"))
     except OSError as error:
-        raise InputError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
+        raise InputError(
+            f"{error.filename or path}: cannot be read ({error.strerror or error})"
+        ) from error
     except (ValueError, KeyError, EOFError) as error:
         raise InputError(
-            f"{path}: is no gallery ({error}); make one with experiments.identify enrol or experiments.embed"
+            f"{path}: is no gallery ({error}); make one with experiments.identify enrol or "
+            f"experiments.embed"
         ) from error
     return embeddings, np.array(names), np.array(places)
 
@@ -96,7 +118,9 @@ def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     return arrays["embeddings"], names, arrays.get("places", names), arrays.get(PATTERNS)
 
 
-def embed_people(embedder: Embedder, source: EncodedSource, *, detect: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def embed_people(
+    embedder: Embedder, source: EncodedSource, *, detect: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Embeds every image of a source that a face is found in.
 
     Args:
@@ -110,24 +134,31 @@ def embed_people(embedder: Embedder, source: EncodedSource, *, detect: bool = Fa
       InputError: no image has a face that is found.
     """
     parts, found = [], []
-    for crops, with_face in Cropper(embedder.image_size, detect).batches(source, embedder.batch_size):
+    for crops, with_face in Cropper(embedder.image_size, detect).batches(
+        source, embedder.batch_size
+    ):
         parts.append(embedder.embed(crops))
         found.append(with_face)
     (kept,) = np.nonzero(np.concatenate(found))
     if not len(kept):
-        raise InputError(f"{source.where(0)}: none of the {len(source)} photos from here on has a face that is found")
+        raise InputError(
+            f"{source.where(0)}: none of the {len(source)} photos from here on has a face that is "
+            f"found"
+        )
     return np.concatenate(parts)[kept], kept
 
 
-def find_candidates(gallery: np.ndarray, probes: np.ndarray, k: int, engine: Engine = "jax") -> Candidates:
+def find_candidates(
+    gallery: np.ndarray, probes: np.ndarray, k: int, engine: Engine = "jax"
+) -> Candidates:
     """The k gallery entries of the highest cosine for each probe, exactly, by either engine.
 
     Args:
       gallery: [G, D], unit rows.
       probes: [P, D], unit rows.
       k: at most G are returned.
-      engine: `search_candidates`, or the flat index of Faiss, which holds a copy of the gallery. Of equal cosines
-        Faiss takes any first.
+      engine: `search_candidates`, or the flat index of Faiss, which holds a copy of the gallery. Of
+        equal cosines Faiss takes any first.
 
     Raises:
       InputError: Faiss is not installed, or a row is not of norm 1.
@@ -136,7 +167,8 @@ def find_candidates(gallery: np.ndarray, probes: np.ndarray, k: int, engine: Eng
     """
     if probes.shape[1] != gallery.shape[1]:
         raise InputError(
-            f"gallery: embeddings of {gallery.shape[1]} numbers, but the probes have {probes.shape[1]}; "
+            f"gallery: embeddings of {gallery.shape[1]} numbers, but the probes have "
+            f"{probes.shape[1]}; "
             "embed both with the same model"
         )
     k = min(k, len(gallery))
@@ -145,7 +177,9 @@ def find_candidates(gallery: np.ndarray, probes: np.ndarray, k: int, engine: Eng
     try:
         faiss = importlib.import_module("faiss")
     except ImportError as error:
-        raise InputError("--engine faiss: needs Faiss; pip install -r requirements-faiss.txt") from error
+        raise InputError(
+            "--engine faiss: needs Faiss; pip install -r requirements-faiss.txt"
+        ) from error
     gallery, probes = check_embeddings(gallery, "gallery"), check_embeddings(probes, "probes")
     index = faiss.IndexFlatIP(gallery.shape[1])
     index.add(np.ascontiguousarray(gallery, np.float32))

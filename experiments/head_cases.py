@@ -1,4 +1,5 @@
-"""One measurement of one head in a process of its own: time, and the resident memory of its steps alone.
+"""One measurement of one head in a process of its own: time, and the resident memory of its steps
+alone.
 
 python -m experiments.head_cases fused-float32 256 100000 512 2048 2      prints one line of JSON
 """
@@ -54,7 +55,11 @@ def matmul_rate(size: int = 2048, repeats: int = 5) -> float:
     a = jax.random.normal(jax.random.key(0), (size, size))
     product = jax.jit(lambda a: a @ a)
     product(a).block_until_ready()
-    return 2.0 * size**3 / statistics.median(_time(lambda: product(a).block_until_ready()) for _ in range(repeats))
+    return (
+        2.0
+        * size**3
+        / statistics.median(_time(lambda: product(a).block_until_ready()) for _ in range(repeats))
+    )
 
 
 def _time(work: Callable[[], Any]) -> float:
@@ -68,10 +73,13 @@ def _block(dim: int) -> jax.Array:
 
 
 def jax_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float], int]:
-    """(makes the state, takes a step and gives the mean loss, temporary bytes that the compiler plans)."""
+    """(makes the state, takes a step and gives the mean loss, temporary bytes that the compiler
+    plans).
+    """
     compiled = compile_step(size)
     dtype = jnp.uint16 if size.dtype == "bfloat16" else jnp.float32
-    # Rows are those of a small block: a random array of this size would need another while it is made.
+    # Rows are those of a small block: a random array of this size would need another while it is
+    # made.
     bits = jax.lax.bitcast_convert_type(_block(size.dim).astype(jnp.bfloat16), jnp.uint16)
     block = bits if size.dtype == "bfloat16" else _block(size.dim)
     embeddings = jax.random.normal(jax.random.key(2), (size.batch, size.dim))
@@ -84,11 +92,15 @@ def jax_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float],
 
     def make() -> None:
         weights = fill()
-        held["state"] = HeadState(weights, (jnp.zeros(weights.shape, dtype),), jnp.zeros((), jnp.int32))
+        held["state"] = HeadState(
+            weights, (jnp.zeros(weights.shape, dtype),), jnp.zeros((), jnp.int32)
+        )
         jax.block_until_ready(held["state"])
 
     def step() -> float:
-        held["state"], loss, _ = compiled(held.pop("state"), embeddings, labels, rate, jax.random.wrap_key_data(key))
+        held["state"], loss, _ = compiled(
+            held.pop("state"), embeddings, labels, rate, jax.random.wrap_key_data(key)
+        )
         return float(loss.mean())
 
     return make, step, compiled.memory_analysis().temp_size_in_bytes
@@ -101,13 +113,17 @@ def torch_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float
 
         from experiments.torch_iresnet import arcface_loss
     except ImportError as error:
-        raise InputError("head torch needs PyTorch; install torch, or leave it out of --heads") from error
+        raise InputError(
+            "head torch needs PyTorch; install torch, or leave it out of --heads"
+        ) from error
     embeddings = torch.randn(size.batch, size.dim, requires_grad=True)
     labels = torch.arange(size.batch) * (size.num_classes // size.batch)
     held: dict[str, Any] = {}
 
     def make() -> None:
-        held["weights"] = torch.nn.Parameter(torch.empty(size.num_classes, size.dim).normal_(std=0.01))
+        held["weights"] = torch.nn.Parameter(
+            torch.empty(size.num_classes, size.dim).normal_(std=0.01)
+        )
         held["sgd"] = torch.optim.SGD([held["weights"]], lr=0.1, momentum=0.9, weight_decay=5e-4)
 
     def step() -> float:
@@ -120,8 +136,12 @@ def torch_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float
     return make, step, 0
 
 
-def measure(case: str, batch: int, classes: int, dim: int, chunk: int, steps: int) -> dict[str, Any]:
-    """Seconds of each step after the first, MB, and the matmul rate before and after, all in this process."""
+def measure(
+    case: str, batch: int, classes: int, dim: int, chunk: int, steps: int
+) -> dict[str, Any]:
+    """Seconds of each step after the first, MB, and the matmul rate before and after, all in
+    this process.
+    """
     size = head_size(case, batch, classes, dim, chunk)
     rates = [matmul_rate()]
     make, step, temporary = (torch_stepper if case == TORCH else jax_stepper)(size)

@@ -6,9 +6,11 @@ import pathlib
 from collections.abc import Sequence
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
+  padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right;
+  font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child { text-align: left; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #555; font-size: .9rem; }
 .words td { text-align: left; }
@@ -17,12 +19,20 @@ figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #555; 
 
 def page(title: str, parts: Sequence[str]) -> str:
     """The whole file; `parts` are HTML."""
-    head = f'<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
-    return "\n".join(["<!DOCTYPE html>", head, f"<h1>{html.escape(title)}</h1>", *parts, "</html>"]) + "\n"
+    head = (
+        f'<html lang="en"><meta '
+        f'charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
+    )
+    return (
+        "\n".join(["<!DOCTYPE html>", head, f"<h1>{html.escape(title)}</h1>", *parts, "</html>"])
+        + "\n"
+    )
 
 
 def table(header: Sequence[str], body: Sequence[Sequence[str]], *, words: bool = False) -> str:
-    """A table of text; with `words` the cells are aligned to the left, else to the right but the first."""
+    """A table of text; with `words` the cells are aligned to the left, else to the right but
+    the first.
+    """
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in body]
     kind = ' class="words"' if words else ""
@@ -34,4 +44,7 @@ def picture(file: pathlib.Path, caption: str) -> str:
     """A PNG file, inside the page."""
     data = base64.b64encode(file.read_bytes()).decode()
     text = html.escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    return (
+        f'<figure><img alt="{text}" '
+        f'src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    )

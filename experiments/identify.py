@@ -3,11 +3,12 @@
 python -m experiments.identify enrol exported people/ gallery.npz          people/NAME/*.jpg
 python -m experiments.identify name exported gallery.npz new/*.jpg         a name, or unknown
 python -m experiments.identify verify exported a.jpg b.jpg --detect        the same person?
-python -m experiments.identify search gallery.npy probes.npz found.csv     names for a file of embeddings
+python -m experiments.identify search gallery.npy probes.npz found.csv     names for a file of
+embeddings
 
-The model is best an export with a card, which holds the threshold for --far; for others give --threshold. Photos must
-be cropped to the face as the model's training images were, or need --detect, when enrolling as well. What
-experiments.embed writes, .npz or .npy, is a gallery too.
+The model is best an export with a card, which holds the threshold for --far; for others give
+--threshold. Photos must be cropped to the face as the model's training images were, or need
+--detect, when enrolling as well. What experiments.embed writes, .npz or .npy, is a gallery too.
 """
 
 import csv
@@ -45,7 +46,8 @@ Model = Annotated[pathlib.Path, tyro.conf.Positional]
 Detect = Annotated[
     bool,
     tyro.conf.arg(
-        help="Find the largest face in each photo and align it; needs the packages of requirements-detection.txt."
+        help="Find the largest face in each photo and align it; needs the packages of "
+        "requirements-detection.txt."
     ),
 ]
 UNKNOWN = "unknown"
@@ -78,8 +80,10 @@ class Name:
     photos: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional]
     """Image files."""
     far: float = 1e-3
-    """False accept rate whose threshold is taken from the model card. It is of one comparison: an unknown person is
-    compared with every entry, so in a gallery of G entries the rate of wrong names is up to G times this."""
+    """False accept rate whose threshold is taken from the model card. It is of one comparison: an
+    unknown person is compared with every entry, so in a gallery of G entries the rate of wrong
+    names is up to G times this.
+    """
     threshold: float | None = None
     """Cosine from which a name is given, instead of the card's."""
     candidates: int = 1
@@ -126,13 +130,16 @@ class Search:
     """What searches; both are exact. faiss needs the packages of requirements-faiss.txt."""
 
 
-def choose_threshold(embedder: Embedder, far: float, threshold: float | None, console: Console) -> float:
+def choose_threshold(
+    embedder: Embedder, far: float, threshold: float | None, console: Console
+) -> float:
     """The one given, or the model card's, with its warning."""
     if threshold is not None:
         return threshold
     if embedder.card is None:
         raise InputError(
-            "--threshold: the model has no card to take one from; give it, or export the model with --verify"
+            "--threshold: the model has no card to take one from; give it, or export the model "
+            "with --verify"
         )
     found = embedder.card.threshold(far)
     if found.warning is not None:
@@ -149,7 +156,9 @@ def enrol(arguments: Enrol, console: Console) -> None:
     embedder = open_embedder(arguments.model, project=arguments.project)
     embeddings, kept = embed_people(embedder, source, detect=arguments.detect)
     for index in np.setdiff1d(np.arange(len(source)), kept):
-        console.print(f"left out: {source.where(int(index))}: no face found", markup=False, highlight=False)
+        console.print(
+            f"left out: {source.where(int(index))}: no face found", markup=False, highlight=False
+        )
     labels = np.asarray(source.labels)[kept]
     if arguments.templates:
         pooled = pool_templates(embeddings, labels, np.arange(len(labels)))
@@ -164,7 +173,11 @@ def enrol(arguments: Enrol, console: Console) -> None:
         raise InputError(f"{arguments.gallery}: cannot be written ({error.strerror})") from error
     people = len(set(names.tolist()))
     entries = f", {len(names)} templates" if arguments.templates else ""
-    console.print(f"{arguments.gallery}: {len(kept)} images of {people} people{entries}", markup=False, highlight=False)
+    console.print(
+        f"{arguments.gallery}: {len(kept)} images of {people} people{entries}",
+        markup=False,
+        highlight=False,
+    )
 
 
 def name(arguments: Name, console: Console) -> None:
@@ -209,23 +222,34 @@ def search(arguments: Search, console: Console) -> None:
     gallery, probes = read_gallery(arguments.gallery), read_gallery(arguments.probes)
     check_same_model(gallery, arguments.gallery, probes.patterns, str(arguments.probes))
     begun = time.perf_counter()
-    found = find_candidates(gallery.embeddings, probes.embeddings, arguments.candidates, arguments.engine)
+    found = find_candidates(
+        gallery.embeddings, probes.embeddings, arguments.candidates, arguments.engine
+    )
     seconds, peak = time.perf_counter() - begun, peak_gigabytes()
     threshold = -np.inf if arguments.threshold is None else arguments.threshold
     numbers = range(1, found.indices.shape[1] + 1)
     with whole_text(arguments.output) as text:
         writer = csv.writer(text)
-        writer.writerow(["image", "person", *(f"{what}_{n}" for n in numbers for what in ("candidate", "cosine"))])
+        writer.writerow(
+            [
+                "image",
+                "person",
+                *(f"{what}_{n}" for n in numbers for what in ("candidate", "cosine")),
+            ]
+        )
         for place, accepted, scores, indices in zip(
             probes.places, found.accepted(threshold), found.scores, found.indices, strict=True
         ):
             alike = [
-                text for score, i in zip(scores, indices, strict=True) for text in (gallery.names[i], f"{score:.6f}")
+                text
+                for score, i in zip(scores, indices, strict=True)
+                for text in (gallery.names[i], f"{score:.6f}")
             ]
             writer.writerow([place, alike[0] if accepted else UNKNOWN, *alike])
     console.print(
         f"{arguments.output}: {len(probes.names):,} probes in {len(gallery.names):,} entries of "
-        f"{gallery.embeddings.shape[1]} numbers, {seconds:.1f} s, {len(probes.names) / seconds:.0f} probes/s, "
+        f"{gallery.embeddings.shape[1]} numbers, {seconds:.1f} s, "
+        f"{len(probes.names) / seconds:.0f} probes/s, "
         f"{peak:.1f} GB at most",
         markup=False,
         highlight=False,

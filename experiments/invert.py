@@ -1,12 +1,15 @@
-"""Faces out of a trained model: what it has learnt of a person, and whether another model recognises it.
+"""Faces out of a trained model: what it has learnt of a person, and whether another model
+recognises it.
 
-python -m experiments.invert                                             a small model, trained first
+python -m experiments.invert                                             a small model, trained
+first
 python -m experiments.invert runs/RUN --judge runs/OTHER --target weights
 python -m experiments.invert model.ckpt --people faces.zip --judge runs/RUN
 
-Starts from noise and changes pixels until the model embeds them as the target (a row of its class weights, or the mean
-embedding of a person's images), with a prior from the statistics of its batch normalisations. The judge has had no
-part in this: only it can say whether the face is like the person, for the inverted model is fooled by design.
+Starts from noise and changes pixels until the model embeds them as the target (a row of its class
+weights, or the mean embedding of a person's images), with a prior from the statistics of its batch
+normalisations. The judge has had no part in this: only it can say whether the face is like the
+person, for the inverted model is fooled by design.
 """
 
 import dataclasses
@@ -40,15 +43,21 @@ class Arguments:
     """The command line."""
 
     model: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
-    """The folder of a run, a PyTorch checkpoint, or an .onnx file; a small model is trained if not given."""
+    """The folder of a run, a PyTorch checkpoint, or an .onnx file; a small model is trained if
+    not given.
+    """
     project: Project = None
     judge: pathlib.Path | None = None
-    """Another model, which only looks at the result; without a model, a small one of another seed."""
+    """Another model, which only looks at the result; without a model, a small one of another
+    seed.
+    """
     judge_project: Project = None
     people: str | None = None
     """Source of people; a run's own training people if not given."""
     target: Literal["embeddings", "weights"] = "embeddings"
-    """What to reach: the mean embedding of a person's images, or the person's row of the class weights."""
+    """What to reach: the mean embedding of a person's images, or the person's row of the class
+    weights.
+    """
     count: int = 8
     """Faces to generate, of the first people, in one batch."""
     gallery: int = 40
@@ -90,8 +99,10 @@ def describe(name: str, generated: Likeness, real: Likeness) -> str:
     """One line: how like the generated faces are to their people, beside real images."""
     ours, theirs = generated.numbers(), real.numbers()
     return (
-        f"{name}: cosine to the own person {ours['own']:.3f} (real images {theirs['own']:.3f}), to the most alike "
-        f"other {ours['nearest_other']:.3f} ({theirs['nearest_other']:.3f}), own person first {ours['rank_1']:.0%} "
+        f"{name}: cosine to the own person {ours['own']:.3f} (real images {theirs['own']:.3f}), to "
+        f"the most alike "
+        f"other {ours['nearest_other']:.3f} ({theirs['nearest_other']:.3f}), own person first "
+        f"{ours['rank_1']:.0%} "
         f"({theirs['rank_1']:.0%})"
     )
 
@@ -100,9 +111,14 @@ def run(arguments: Arguments) -> None:
     """Generates, judges, prints, writes."""
     console = new_console()
     if not 1 <= arguments.count <= arguments.gallery:
-        raise InputError(f"--count {arguments.count}: give from 1 to the {arguments.gallery} people of the gallery")
+        raise InputError(
+            f"--count {arguments.count}: give from 1 to the {arguments.gallery} people of the "
+            f"gallery"
+        )
     if arguments.judge is None and arguments.judge_project is not None:
-        raise InputError(f"--judge-project {arguments.judge_project}: give --judge as well, a PyTorch checkpoint")
+        raise InputError(
+            f"--judge-project {arguments.judge_project}: give --judge as well, a PyTorch checkpoint"
+        )
     make_folder(arguments.output)
     model, own = open_analysed(arguments.model, project=arguments.project)
     people = open_people(arguments.people, own, arguments.gallery, model.image_size)
@@ -114,9 +130,14 @@ def run(arguments: Arguments) -> None:
     targets = centres[:count]
     if arguments.target == "weights":
         if model.class_weights is None or arguments.people is not None:
-            raise InputError("--target weights: needs a run, and its own people; take --target embeddings")
+            raise InputError(
+                "--target weights: needs a run, and its own people; take --target embeddings"
+            )
         if model.class_weights.ndim != 2:
-            raise InputError("--target weights: a class of this run has several sub-centres; take --target embeddings")
+            raise InputError(
+                "--target weights: a class of this run has several sub-centres; take --target "
+                "embeddings"
+            )
         targets = unit_embeddings(model.class_weights[:count])
     faces = generate(model, targets, arguments)
     order, report, lines = np.arange(count), {}, []
@@ -142,7 +163,9 @@ def run(arguments: Arguments) -> None:
         console.print(describe(name, found, real), markup=False, highlight=False, soft_wrap=True)
         lines.append([f"{name} {cosine:.2f}" for cosine in found.own])
     if judge is None:
-        console.print("No judge: a model's own opinion of faces made to please it says nothing; give --judge")
+        console.print(
+            "No judge: a model's own opinion of faces made to please it says nothing; give --judge"
+        )
     first = np.array([np.flatnonzero(people.labels == person)[0] for person in order])
     notes = ["\n".join(parts) for parts in zip(*lines, strict=True)]
     figure = inversion_figure([("real", people.images[first]), ("generated", faces)], notes)
@@ -157,4 +180,8 @@ def run(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, prog="python -m experiments.invert", description=help_text(__doc__))))
+    run_command(
+        lambda: run(
+            tyro.cli(Arguments, prog="python -m experiments.invert", description=help_text(__doc__))
+        )
+    )

@@ -1,4 +1,6 @@
-"""What measurements depend on: this machine, the versions of what runs on it, and the memory used so far."""
+"""What measurements depend on: this machine, the versions of what runs on it, and the memory
+used so far.
+"""
 
 import importlib
 import importlib.metadata
@@ -14,12 +16,16 @@ import jax
 
 
 def machine(packages: Sequence[str] = ()) -> dict[str, str]:
-    """What figures depend on: device, processor, versions of JAX and of `packages`, tuning in the environment."""
+    """What figures depend on: device, processor, versions of JAX and of `packages`, tuning in
+    the environment.
+    """
     versions = {}
     for name in ("jax", "jaxlib", "flax", *packages):
         try:
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # the same module from a package of another name
+        except (
+            importlib.metadata.PackageNotFoundError
+        ):  # the same module from a package of another name
             versions[name] = "unknown"
     processor = platform.processor() or platform.machine()
     information = pathlib.Path("/proc/cpuinfo")
@@ -27,7 +33,9 @@ def machine(packages: Sequence[str] = ()) -> dict[str, str]:
         lines = information.read_text().splitlines()
         models = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
         processor = models[0] if models else processor
-    tuned = {name: os.environ[name] for name in ("GLIBC_TUNABLES", "XLA_FLAGS") if name in os.environ}
+    tuned = {
+        name: os.environ[name] for name in ("GLIBC_TUNABLES", "XLA_FLAGS") if name in os.environ
+    }
     return {
         "device": jax.devices()[0].device_kind,
         "processor": processor,

@@ -1,4 +1,6 @@
-"""A measurement in a process of its own, so that nothing of another one is in its memory: both ends of it."""
+"""A measurement in a process of its own, so that nothing of another one is in its memory: both
+ends of it.
+"""
 
 import json
 import os
@@ -14,7 +16,11 @@ Record = dict[str, Any]
 
 
 def measure_in_process(
-    module: str, case: str, numbers: Sequence[int], what: str, environment: Mapping[str, str] | None = None
+    module: str,
+    case: str,
+    numbers: Sequence[int],
+    what: str,
+    environment: Mapping[str, str] | None = None,
 ) -> Record:
     """What `python -m MODULE CASE NUMBERS` measures, where it ends in `serve`.
 

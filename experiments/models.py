@@ -23,13 +23,16 @@ from experiments.trained import TrainedRun, load_trained
 STABLEHLO_FILE = "model.stablehlo"
 
 MODEL_HELP = (
-    "the folder of a run (RUN/checkpoints/STEP for one of its checkpoints) or of an export, a PyTorch checkpoint "
+    "the folder of a run (RUN/checkpoints/STEP for one of its checkpoints) or of an export, a "
+    "PyTorch checkpoint "
     "(.pt, .pth, .ckpt), or an .onnx file"
 )
 
 Project = Annotated[
     str | None,
-    tyro.conf.arg(help="Project of a PyTorch checkpoint where its keys do not tell, such as adaface."),
+    tyro.conf.arg(
+        help="Project of a PyTorch checkpoint where its keys do not tell, such as adaface."
+    ),
 ]
 """The option --project of every command that opens a model."""
 
@@ -53,7 +56,9 @@ class Embedder:
 
     def embed(self, images: np.ndarray) -> np.ndarray:
         """float32 [N, D] of norm 1, of uint8 RGB [N, height, width, 3]; in batches of one shape."""
-        return embed_images(lambda _, batch: self._function(batch), {}, images, batch_size=self.batch_size)
+        return embed_images(
+            lambda _, batch: self._function(batch), {}, images, batch_size=self.batch_size
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,22 +92,27 @@ def open_to_evaluate(path: pathlib.Path, project: str | None = None) -> TrainedR
 
 
 def takes_project(path: pathlib.Path) -> bool:
-    """Whether a model is a PyTorch checkpoint, of which there is a project to name; others say it themselves."""
+    """Whether a model is a PyTorch checkpoint, of which there is a project to name; others say
+    it themselves.
+    """
     return path.is_file() and path.suffix != ".onnx"
 
 
 def check_project(path: pathlib.Path, project: str | None) -> None:
     """Refuses a project where it would do nothing."""
     if project is not None and path.exists() and not takes_project(path):
-        raise InputError(f"--project {project}: {path} is no PyTorch checkpoint, and says it itself; leave it out")
+        raise InputError(
+            f"--project {project}: {path} is no PyTorch checkpoint, and says it itself; leave it "
+            f"out"
+        )
 
 
 def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel:
     """A model with its weights, to export or to train on.
 
     Raises:
-      InputError: nothing there, or nothing that can be read; an export has no weights to take out again; a project
-        for what is no PyTorch checkpoint.
+      InputError: nothing there, or nothing that can be read; an export has no weights to take out
+        again; a project for what is no PyTorch checkpoint.
     """
     check_project(path, project)
     if not path.exists():
@@ -117,7 +127,11 @@ def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel
 
 
 def open_embedder(
-    path: pathlib.Path, *, flip: bool = False, batch_size: int | None = None, project: str | None = None
+    path: pathlib.Path,
+    *,
+    flip: bool = False,
+    batch_size: int | None = None,
+    project: str | None = None,
 ) -> Embedder:
     """A model to embed with; an export as it was exported.
 
@@ -132,7 +146,9 @@ def open_embedder(
     if (path / CARD_FILE).exists():
         card = ModelCard.read(path)
         if flip and not card.options["flip"]:
-            raise InputError(f"{path}: was exported without the mirror image; export it again with --flip")
+            raise InputError(
+                f"{path}: was exported without the mirror image; export it again with --flip"
+            )
         function, size = load_stablehlo(path / STABLEHLO_FILE)
         return Embedder(card.name, size, card, batch_size, function)
     model = open_trained(path, project)

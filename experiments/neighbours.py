@@ -1,8 +1,11 @@
-"""Who is near whom: the people whose centres are most alike, the mistakes between them, and all embeddings in a plane.
+"""Who is near whom: the people whose centres are most alike, the mistakes between them, and all
+embeddings in a plane.
 
-python -m experiments.neighbours                                  a small model, trained first, and people unseen by it
+python -m experiments.neighbours                                  a small model, trained first, and
+people unseen by it
 python -m experiments.neighbours runs/RUN --people faces.zip
-python -m experiments.neighbours model.ckpt --people faces.zip --layout tsne        needs scikit-learn
+python -m experiments.neighbours model.ckpt --people faces.zip --layout tsne        needs
+scikit-learn
 """
 
 import dataclasses
@@ -14,7 +17,13 @@ import numpy as np
 import tyro
 from rich.table import Table
 
-from arcface_jax.analysis.neighbours import ClassPairs, kept_neighbours, nearest_classes, principal_plane, tsne_plane
+from arcface_jax.analysis.neighbours import (
+    ClassPairs,
+    kept_neighbours,
+    nearest_classes,
+    principal_plane,
+    tsne_plane,
+)
 from arcface_jax.data.messages import printable
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.all_pairs import all_pairs_roc
@@ -23,7 +32,14 @@ from arcface_jax.figures.evaluation import pair_sheet
 from arcface_jax.figures.neighbours import plane_figure
 from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
-from experiments.analysed import DEFAULT_PEOPLE, People, default_source, embed_people, open_analysed, open_people
+from experiments.analysed import (
+    DEFAULT_PEOPLE,
+    People,
+    default_source,
+    embed_people,
+    open_analysed,
+    open_people,
+)
 from experiments.command import help_text, make_folder, new_console, run_command
 from experiments.models import Project
 
@@ -33,7 +49,9 @@ class Arguments:
     """The command line."""
 
     model: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
-    """The folder of a run, a PyTorch checkpoint, or an .onnx file; a small model is trained if not given."""
+    """The folder of a run, a PyTorch checkpoint, or an .onnx file; a small model is trained if
+    not given.
+    """
     project: Project = None
     people: str | None = None
     """Source of people; a run's own training people if not given."""
@@ -53,12 +71,18 @@ class Arguments:
     """Folder for neighbours.json and the pictures."""
 
 
-def most_alike_images(embeddings: np.ndarray, labels: np.ndarray, pairs: ClassPairs) -> tuple[np.ndarray, np.ndarray]:
-    """For each pair of people the two images, one of each, that are most alike: (first [K], second [K])."""
+def most_alike_images(
+    embeddings: np.ndarray, labels: np.ndarray, pairs: ClassPairs
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each pair of people the two images, one of each, that are most alike: (first [K],
+    second [K]).
+    """
     chosen = []
     for one, other in zip(pairs.first, pairs.second, strict=True):
         first, second = np.flatnonzero(labels == one), np.flatnonzero(labels == other)
-        best = np.unravel_index(np.argmax(embeddings[first] @ embeddings[second].T), (len(first), len(second)))
+        best = np.unravel_index(
+            np.argmax(embeddings[first] @ embeddings[second].T), (len(first), len(second))
+        )
         chosen.append((first[best[0]], second[best[1]]))
     return np.array([pair[0] for pair in chosen]), np.array([pair[1] for pair in chosen])
 
@@ -71,7 +95,11 @@ def drawn_people(pairs: ClassPairs, count: int, num_people: int) -> np.ndarray:
 
 
 def lay_out(
-    arguments: Arguments, embeddings: np.ndarray, labels: np.ndarray, centres: np.ndarray, chosen: np.ndarray
+    arguments: Arguments,
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    centres: np.ndarray,
+    chosen: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """(places of the embeddings, their labels, places of the centres, share of neighbours kept)."""
     shown = np.isin(labels, chosen)
@@ -90,8 +118,14 @@ def lay_out(
 def table_of(pairs: ClassPairs, people: People) -> Table:
     """The pairs, for people to read."""
     table = Table("person", "most alike", "cosine of their centres", "pairs of images mistaken")
-    for one, other, cosine, mistakes in zip(pairs.first, pairs.second, pairs.cosine, pairs.mistakes, strict=True):
-        table.add_row(*(printable(people.names[who]) for who in (one, other)), f"{cosine:.3f}", f"{mistakes:.1%}")
+    for one, other, cosine, mistakes in zip(
+        pairs.first, pairs.second, pairs.cosine, pairs.mistakes, strict=True
+    ):
+        table.add_row(
+            *(printable(people.names[who]) for who in (one, other)),
+            f"{cosine:.3f}",
+            f"{mistakes:.1%}",
+        )
     return table
 
 
@@ -117,8 +151,10 @@ def run(arguments: Arguments) -> None:
     others = (centres @ centres.T)[np.triu_indices(len(centres), 1)]
     console.print(table_of(pairs, people))
     console.print(
-        f"Threshold {threshold:.3f} at FAR {roc.far[point]:.2g}, TAR {roc.tar[point]:.1%}. Centres of two people: "
-        f"cosine {np.median(others):.3f} (median), {others.max():.3f} (highest). The picture keeps {kept:.0%} of the "
+        f"Threshold {threshold:.3f} at FAR {roc.far[point]:.2g}, TAR {roc.tar[point]:.1%}. Centres "
+        f"of two people: "
+        f"cosine {np.median(others):.3f} (median), {others.max():.3f} (highest). The picture keeps "
+        f"{kept:.0%} of the "
         "nearest neighbours.",
         markup=False,
         highlight=False,
@@ -131,30 +167,57 @@ def run(arguments: Arguments) -> None:
         "median_cosine_of_centres": float(np.median(others)),
         "neighbours_kept": kept,
         "pairs": [
-            {"first": people.names[one], "second": people.names[other], "cosine": cosine, "mistakes": mistakes}
+            {
+                "first": people.names[one],
+                "second": people.names[other],
+                "cosine": cosine,
+                "mistakes": mistakes,
+            }
             for one, other, cosine, mistakes in zip(
-                pairs.first, pairs.second, pairs.cosine.tolist(), pairs.mistakes.tolist(), strict=True
+                pairs.first,
+                pairs.second,
+                pairs.cosine.tolist(),
+                pairs.mistakes.tolist(),
+                strict=True,
             )
         ],
     }
     file = arguments.output / "neighbours.json"
     write_whole(file, json.dumps(report, indent=2) + "\n")
-    names = [people.names[person].rpartition("/")[2].removeprefix("synthetic-") for person in chosen]
+    names = [
+        people.names[person].rpartition("/")[2].removeprefix("synthetic-") for person in chosen
+    ]
     names = [name.lstrip("0") or name[-1:] for name in names]
     layout = "t-SNE" if arguments.layout == "tsne" else "principal plane"
     title = f"{len(chosen)} people, {layout}; keeps {kept:.0%} of the nearest neighbours"
     first, second = most_alike_images(embeddings, people.labels, pairs)
     sheet = pair_sheet(
-        people.images[first], people.images[second], pairs.cosine.tolist(), "The most alike people: cosine of centres"
+        people.images[first],
+        people.images[second],
+        pairs.cosine.tolist(),
+        "The most alike people: cosine of centres",
     )
     pictures = [
-        *save(plane_figure(plane, labels, places, names, title), arguments.output / "plane", ("png", "svg")),
+        *save(
+            plane_figure(plane, labels, places, names, title),
+            arguments.output / "plane",
+            ("png", "svg"),
+        ),
         *save(sheet, arguments.output / "most_alike"),
     ]
-    console.print(f"Written: {file}, {', '.join(map(str, pictures))}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"Written: {file}, {', '.join(map(str, pictures))}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 if __name__ == "__main__":
     run_command(
-        lambda: run(tyro.cli(Arguments, prog="python -m experiments.neighbours", description=help_text(__doc__)))
+        lambda: run(
+            tyro.cli(
+                Arguments, prog="python -m experiments.neighbours", description=help_text(__doc__)
+            )
+        )
     )

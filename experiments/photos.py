@@ -25,7 +25,9 @@ class Cropper:
       InputError: faces are to be found, and the extra for it is not installed.
     """
 
-    def __init__(self, size: tuple[int, int], detect: bool = False, *, skip_unreadable: bool = False):
+    def __init__(
+        self, size: tuple[int, int], detect: bool = False, *, skip_unreadable: bool = False
+    ):
         self._size, self._skip_unreadable = size, skip_unreadable
         self._detector = FaceDetector() if detect else None
 
@@ -39,7 +41,11 @@ class Cropper:
             return resize(photo, self._size)
         faces = self._detector.detect(photo)
         try:
-            return resize(align(photo, faces[0].landmarks, max(self._size)), self._size) if faces else None
+            return (
+                resize(align(photo, faces[0].landmarks, max(self._size)), self._size)
+                if faces
+                else None
+            )
         except InputError:  # landmarks that are no face's
             return None
 
@@ -47,7 +53,10 @@ class Cropper:
         """As `find`; `name` is what the error calls a photo without a face."""
         found = self.find(photo)
         if found is None:
-            raise InputError(f"{name}: no face found; give a photo with one that is larger or more from the front")
+            raise InputError(
+                f"{name}: no face found; give a photo with one that is larger or more from the "
+                f"front"
+            )
         return found
 
     def read(self, paths: Sequence[pathlib.Path]) -> np.ndarray:
@@ -57,7 +66,9 @@ class Cropper:
             try:
                 content = path.read_bytes()
             except OSError as error:
-                raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+                raise InputError(
+                    f"{path}: cannot be read ({error.strerror}); check the path"
+                ) from error
             crops.append(self.crop(decode(content, str(path)), str(path)))
         return np.stack(crops)
 
@@ -68,7 +79,8 @@ class Cropper:
 
         The next batch is decoded while the last one is used.
 
-        Yields: (crops uint8 [M, height, width, 3], found bool [M]); without a face the crop is black.
+        Yields: (crops uint8 [M, height, width, 3], found bool [M]); without a face the crop is
+          black.
         """
 
         def read(index: int) -> np.ndarray | None:
@@ -81,7 +93,10 @@ class Cropper:
             return self.find(photo)
 
         def submit(start: int) -> list[Future[np.ndarray | None]]:
-            return [pool.submit(read, index) for index in range(start, min(start + batch_size, len(source)))]
+            return [
+                pool.submit(read, index)
+                for index in range(start, min(start + batch_size, len(source)))
+            ]
 
         black = np.zeros((*self._size, 3), np.uint8)
         with ThreadPoolExecutor(threads) as pool:

@@ -1,4 +1,6 @@
-"""What the presets of the papers cost, told from shapes alone: `python -m experiments.plan --preset NAME`."""
+"""What the presets of the papers cost, told from shapes alone: `python -m experiments.plan
+--preset NAME`.
+"""
 
 import dataclasses
 
@@ -42,7 +44,11 @@ def find_recipe(name: str) -> Recipe:
 
 def head_in_words(head: HeadConfig) -> str:
     """Kind, and what is sampled."""
-    return head.kind if head.sample_rate == 1.0 else f"{head.kind}, {head.sample_rate:g} of the classes"
+    return (
+        head.kind
+        if head.sample_rate == 1.0
+        else f"{head.kind}, {head.sample_rate:g} of the classes"
+    )
 
 
 def memory_table(found: Cost) -> Table:
@@ -57,14 +63,25 @@ def memory_table(found: Cost) -> Table:
     for name in _PARTS:
         table.add_column(name.replace("_", " "), justify="right", no_wrap="_" not in name)
     for memory in found.memory.values():
-        table.add_row(str(memory.devices), *(f"{getattr(memory, name) / _GIB:.3f}" for name in _PARTS))
+        table.add_row(
+            str(memory.devices), *(f"{getattr(memory, name) / _GIB:.3f}" for name in _PARTS)
+        )
     return table
 
 
 def all_presets_rows() -> list[list[str]]:
     """The table of all presets, its header first."""
     rows = [
-        ["preset", "data", "network", "head", "schedule", "published", "parameters", f"GiB a device, of {_TOLD_ON}"],
+        [
+            "preset",
+            "data",
+            "network",
+            "head",
+            "schedule",
+            "published",
+            "parameters",
+            f"GiB a device, of {_TOLD_ON}",
+        ],
     ]
     for name, recipe in RECIPES.items():
         config, data = recipe(), recipe.data
@@ -79,14 +96,16 @@ def all_presets_rows() -> list[list[str]]:
                 recipe.schedule(),
                 recipe.published or "–",
                 f"{found.parameters:,} + {found.class_weights:,}",
-                f"{(memory.state + memory.gradients) / _GIB:.1f} + {(memory.activations + memory.head) / _GIB:.1f}",
+                f"{(memory.state + memory.gradients) / _GIB:.1f} + "
+                f"{(memory.activations + memory.head) / _GIB:.1f}",
             ]
         )
     return rows
 
 
 _ABOUT_ALL = (
-    "Parameters: backbone + class weights. GiB: weights, optimiser and gradients, exact, + activations and head, "
+    "Parameters: backbone + class weights. GiB: weights, optimiser and gradients, exact, + "
+    "activations and head, "
     "estimated before XLA fuses."
 )
 
@@ -120,7 +139,9 @@ def print_presets(plan: PresetPlan, console: Console) -> None:
         raise InputError("give --preset NAME or --all-presets, one of them")
     if plan.all_presets:
         if plan.devices != DEVICE_COUNTS:
-            raise InputError(f"--devices is for --preset; the table of all presets is for {_TOLD_ON}")
+            raise InputError(
+                f"--devices is for --preset; the table of all presets is for {_TOLD_ON}"
+            )
         _print_all(console, plan.markdown)
         return
     recipe = find_recipe(plan.preset or "")
@@ -131,8 +152,10 @@ def print_presets(plan: PresetPlan, console: Console) -> None:
         *(line.strip() for line in recipe.facts().splitlines()),
         f"Network: {config.model.name} in {config.model.dtype}, {found.parameters:,} parameters, "
         f"{found.forward_operations / 2e9:.2f} G multiply-adds an image.",
-        f"Head: {config.loss.name}, {head_in_words(config.head)}, {found.class_weights:,} class weights.",
-        f"A step of {config.run.batch_size:,} images: {found.step_operations / 1e12:.1f} · 10¹² operations.",
+        f"Head: {config.loss.name}, {head_in_words(config.head)}, {found.class_weights:,} class "
+        f"weights.",
+        f"A step of {config.run.batch_size:,} images: {found.step_operations / 1e12:.1f} · 10¹² "
+        f"operations.",
     ]
     if plan.markdown:
         table = memory_table(found)

@@ -45,7 +45,9 @@ class ReliabilityConfig:
     """Which faults, and how often."""
 
     faults: tuple[str, ...] = tuple(FAULTS)
-    """Names among kills, signals, full_disk, damage, configuration, data, not_finite, unwritable, processes."""
+    """Names among kills, signals, full_disk, damage, configuration, data, not_finite,
+    unwritable, processes.
+    """
     kills: int = 20
     """How often kill -9 strikes."""
     seed: int = 0
@@ -59,7 +61,9 @@ class ReliabilityConfig:
 
 
 def strike(name: str, place: pathlib.Path, config: ReliabilityConfig) -> Tally:
-    """Commits one fault on runs in a folder; whatever does not come back is in the tally's `lost`."""
+    """Commits one fault on runs in a folder; whatever does not come back is in the tally's
+    `lost`.
+    """
     begin = time.monotonic()
     try:
         kills = functools.partial(faults.kills, times=config.kills, seed=config.seed)
@@ -72,17 +76,28 @@ def strike(name: str, place: pathlib.Path, config: ReliabilityConfig) -> Tally:
 
 def print_tallies(console: Console, tallies: list[Tally]) -> None:
     """A row for each fault."""
-    table = Table("fault", "what was done", "times", "lost", "seconds", title="Faults, each on the training command")
+    table = Table(
+        "fault",
+        "what was done",
+        "times",
+        "lost",
+        "seconds",
+        title="Faults, each on the training command",
+    )
     for tally in tallies:
         lost = "\n".join(tally.lost) or "nothing"
         style = "red" if tally.lost else None
-        table.add_row(tally.fault, tally.what, str(tally.times), lost, f"{tally.seconds:.0f}", style=style)
+        table.add_row(
+            tally.fault, tally.what, str(tally.times), lost, f"{tally.seconds:.0f}", style=style
+        )
     console.print(table)
 
 
 def _told(tally: Tally, console: Console) -> Tally:
     lost = len(tally.lost) or "nothing"
-    console.print(f"{tally.fault}: {tally.times} times, {lost} lost, {tally.seconds:.0f} s", highlight=False)
+    console.print(
+        f"{tally.fault}: {tally.times} times, {lost} lost, {tally.seconds:.0f} s", highlight=False
+    )
     return tally
 
 
@@ -96,24 +111,37 @@ def run_reliability(config: ReliabilityConfig, console: Console) -> int:
     if unknown or not config.faults:
         raise InputError(f"faults: {unknown or 'none given'}; choose among {', '.join(FAULTS)}")
     if config.kills < 1 or config.at_once < 1:
-        raise InputError(f"kills and at_once must be positive, got {config.kills} and {config.at_once}")
+        raise InputError(
+            f"kills and at_once must be positive, got {config.kills} and {config.at_once}"
+        )
     if config.folder is not None and config.folder.exists() and any(config.folder.iterdir()):
-        raise InputError(f"folder {config.folder} is not empty: its runs would be of another time; choose another")
+        raise InputError(
+            f"folder {config.folder} is not empty: its runs would be of another time; choose "
+            f"another"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         place = (config.folder or pathlib.Path(temporary)).absolute()
         with concurrent.futures.ThreadPoolExecutor(config.at_once) as pool:
-            tallies = list(pool.map(lambda name: _told(strike(name, place, config), console), config.faults))
+            tallies = list(
+                pool.map(lambda name: _told(strike(name, place, config), console), config.faults)
+            )
     print_tallies(console, tallies)
     if config.output is not None:
         config.output.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(config.output, json.dumps([dataclasses.asdict(tally) for tally in tallies], indent=2) + "\n")
+        write_whole(
+            config.output,
+            json.dumps([dataclasses.asdict(tally) for tally in tallies], indent=2) + "\n",
+        )
     return int(any(tally.lost for tally in tallies))
 
 
 def main() -> int:
     """Parses and runs."""
     config = tyro.cli(
-        ReliabilityConfig, args=sys.argv[1:], prog="python -m experiments.reliability", description=help_text(__doc__)
+        ReliabilityConfig,
+        args=sys.argv[1:],
+        prog="python -m experiments.reliability",
+        description=help_text(__doc__),
     )
     return run_reliability(config, new_console())
 

@@ -1,4 +1,6 @@
-"""Faults of one process, each struck on the real command: kills, signals, a full disk, damaged checkpoints …"""
+"""Faults of one process, each struck on the real command: kills, signals, a full disk, damaged
+checkpoints …
+"""
 
 import pathlib
 import random
@@ -14,14 +16,18 @@ from PIL import Image
 from experiments.reliability_runs import TINY, Child, Lost, Run, Tally, differences, reference
 
 STATEFUL = TINY | {"loss.name": "adaface", "optimiser.ema": "0.9"}
-"""With momentum, running statistics of the backbone and of the loss, and a moving average of the weights."""
+"""With momentum, running statistics of the backbone and of the loss, and a moving average of
+the weights.
+"""
 
 _LAG = 0.2
 """Seconds over which a blow falls after what it waits for."""
 
 
 def kills(place: pathlib.Path, times: int = 20, seed: int = 0) -> Tally:
-    """kill −9 while starting, stepping, saving, and drawing the pictures; each time the same command again."""
+    """kill −9 while starting, stepping, saving, and drawing the pictures; each time the same
+    command again.
+    """
     tally = Tally("kill -9", "at random moments; half of them while a checkpoint is being written")
     rng = random.Random(seed)
     calm = reference(Run(place / "calm", STATEFUL))
@@ -38,7 +44,10 @@ def kills(place: pathlib.Path, times: int = 20, seed: int = 0) -> Tally:
             tally.times += 1
             in_a_save += run.is_saving(since=started)
         tally.lost += differences(run, calm)
-    tally.what = f"at random moments, {in_a_save} of them in the middle of a save; the same command each time"
+    tally.what = (
+        f"at random moments, {in_a_save} of them in the middle of a save; the same "
+        f"command each time"
+    )
     return tally
 
 
@@ -68,15 +77,22 @@ def _strike(run: Run, child: Child, started: float, moment: str, rng: random.Ran
 
 
 def signals(place: pathlib.Path) -> Tally:
-    """A termination signal, then Ctrl-C; checkpoints of the last step each time, though none was due."""
-    tally = Tally("signals", "SIGTERM ends with 143, SIGINT with 130, both with a checkpoint of the last step")
+    """A termination signal, then Ctrl-C; checkpoints of the last step each time, though none
+    was due.
+    """
+    tally = Tally(
+        "signals", "SIGTERM ends with 143, SIGINT with 130, both with a checkpoint of the last step"
+    )
     calm = reference(Run(place / "calm", STATEFUL))
     run = calm.another("signalled", run__checkpoint_every="3")
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        tally.expect_end(run.stop(run.start(), number), status, "with a checkpoint. To go on: python -m")
+        tally.expect_end(
+            run.stop(run.start(), number), status, "with a checkpoint. To go on: python -m"
+        )
         tally.times += 1
         tally.expect(
-            run.newest() == run.last_logged(), f"steps {run.newest()} to {run.last_logged()} were done, not saved"
+            run.newest() == run.last_logged(),
+            f"steps {run.newest()} to {run.last_logged()} were done, not saved",
         )
     tally.expect_end(run.to_the_end(), 0)
     tally.lost += differences(run, calm)
@@ -85,15 +101,23 @@ def signals(place: pathlib.Path) -> Tally:
 
 def full_disk(place: pathlib.Path) -> Tally:
     """No file may grow any more from some step on, as on a full disk; then there is room again."""
-    tally = Tally("full disk", "no byte can be written from some step on: ends with 2, goes on once there is room")
+    tally = Tally(
+        "full disk",
+        "no byte can be written from some step on: ends with 2, goes on once there is room",
+    )
     calm = reference(Run(place / "calm", STATEFUL))
     run = calm.another("full")
     child = run.start()
     if not child.wait_until(lambda: run.newest() >= 3):
         raise Lost(f"ended before the disk was full: … {child.said()[-400:]}")
-    resource.prlimit(child.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))  # files of the run only
+    resource.prlimit(
+        child.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY)
+    )  # files of the run only
     tally.times += 1
-    tally.expect(child.wait().status == 2, f"ended with {child.process.returncode}, expected 2: {child.said()[-400:]}")
+    tally.expect(
+        child.wait().status == 2,
+        f"ended with {child.process.returncode}, expected 2: {child.said()[-400:]}",
+    )
     tally.expect("error:" in child.said(), f"does not say why it ended: … {child.said()[-400:]}")
     tally.expect(run.newest() >= 3, "the checkpoints from before are gone")
     tally.expect_end(run.to_the_end(), 0, "Going on from the checkpoint of step")
@@ -163,16 +187,22 @@ DAMAGES: tuple[Callable[[pathlib.Path], None], ...] = (
 """Ways to damage a checkpoint."""
 
 TYPICAL = (truncate, cut_metadata, flip_bit, lose_everything)
-"""Those that the command tries: a write that broke off, in either part; a failing disk; a file system's repair."""
+"""Those that the command tries: a write that broke off, in either part; a failing disk; a file
+system's repair.
+"""
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     return [file for file in sorted(folder.rglob("*")) if file.is_file()]
 
 
-def damaged_checkpoints(place: pathlib.Path, damages: tuple[Callable[[pathlib.Path], None], ...] = TYPICAL) -> Tally:
+def damaged_checkpoints(
+    place: pathlib.Path, damages: tuple[Callable[[pathlib.Path], None], ...] = TYPICAL
+) -> Tally:
     """Damages the newest checkpoint in several ways, then all of them."""
-    tally = Tally("damaged checkpoint", "the newest one damaged: kept aside, the one before goes on")
+    tally = Tally(
+        "damaged checkpoint", "the newest one damaged: kept aside, the one before goes on"
+    )
     calm = reference(Run(place / "calm", STATEFUL))
     run = calm.another("damaged")
     run.stop(run.start(), steps=2)
@@ -181,9 +211,16 @@ def damaged_checkpoints(place: pathlib.Path, damages: tuple[Callable[[pathlib.Pa
         damage(run.checkpoints / str(newest))
         tally.times += 1
         tally.expect_end(
-            run.stop(run.start()), 143, f"{newest}: is damaged", "set aside as", "Going on from the checkpoint"
+            run.stop(run.start()),
+            143,
+            f"{newest}: is damaged",
+            "set aside as",
+            "Going on from the checkpoint",
         )
-        tally.expect(any(run.folder.glob(f"damaged-{newest}-*")), f"the damaged checkpoint {newest} was not kept")
+        tally.expect(
+            any(run.folder.glob(f"damaged-{newest}-*")),
+            f"the damaged checkpoint {newest} was not kept",
+        )
     kept = run.folder.with_name("kept")
     shutil.copytree(run.checkpoints, kept)
     for checkpoint in run.checkpoints.iterdir():
@@ -200,7 +237,9 @@ def damaged_checkpoints(place: pathlib.Path, damages: tuple[Callable[[pathlib.Pa
 
 def other_configuration(place: pathlib.Path) -> Tally:
     """The same folder with another configuration: refused, unless it is said to be meant."""
-    tally = Tally("other configuration", "refused with the differences; --run.resume changed goes on")
+    tally = Tally(
+        "other configuration", "refused with the differences; --run.resume changed goes on"
+    )
     run = Run(place / "configured", STATEFUL)
     run.stop(run.start())
     before = _contents(run.folder)
@@ -223,8 +262,17 @@ def changed_data(place: pathlib.Path) -> Tally:
     tally = Tally("changed data", "an image replaced, one removed: refused; put back: goes on")
     people = place / "people"
     _draw_people(people)
-    options = {name: value for name, value in STATEFUL.items() if name.startswith(("model", "run", "loss", "optim"))}
-    options |= {"data.source": "folder", "data.root": str(people), "data.image-size": "16", "data.pairs": "60"}
+    options = {
+        name: value
+        for name, value in STATEFUL.items()
+        if name.startswith(("model", "run", "loss", "optim"))
+    }
+    options |= {
+        "data.source": "folder",
+        "data.root": str(people),
+        "data.image-size": "16",
+        "data.pairs": "60",
+    }
     options |= {"data.test-fraction": "0.5", "data.loading": "stream"}
     calm = reference(Run(place / "calm-people", options))
     run = calm.another("changing")
@@ -253,8 +301,13 @@ def _draw_people(folder: pathlib.Path) -> None:
 
 
 def not_finite(place: pathlib.Path) -> Tally:
-    """A learning rate that overflows: the steps are skipped and counted, the run stops, its last step is replayed."""
-    tally = Tally("not finite", "a learning rate that overflows: steps skipped and counted, the last one replayed")
+    """A learning rate that overflows: the steps are skipped and counted, the run stops, its
+    last step is replayed.
+    """
+    tally = Tally(
+        "not finite",
+        "a learning rate that overflows: steps skipped and counted, the last one replayed",
+    )
     hot = {"optimiser.learning-rate": "1e30", "optimiser.warmup": "0.0", "run.bad-steps": "3"}
     run = Run(place / "hot", TINY | hot)
     ended = run.to_the_end()

@@ -1,4 +1,6 @@
-"""Faults of several processes on this computer: signals to one of them, one that dies, fewer when the run goes on."""
+"""Faults of several processes on this computer: signals to one of them, one that dies, fewer
+when the run goes on.
+"""
 
 import pathlib
 import signal
@@ -13,7 +15,9 @@ DEVICES = 8
 """Simulated devices of all processes together."""
 
 TOLERANCE = 2e-5
-"""Largest relative difference of a metric over so few steps: sums over devices and processes are in another order."""
+"""Largest relative difference of a metric over so few steps: sums over devices and processes
+are in another order.
+"""
 
 _STARTS = 3
 """How often processes may lose each other before anything was done to them."""
@@ -29,7 +33,9 @@ def free_port() -> int:
 
 
 def start_together(run: Run, processes: int = 2, launcher: Launcher = "variables") -> list[Child]:
-    """Starts every process of a run on its share of the devices, as a person with variables or SLURM would."""
+    """Starts every process of a run on its share of the devices, as a person with variables or
+    SLURM would.
+    """
     port = str(free_port())
     children = []
     for number in range(processes):
@@ -50,10 +56,18 @@ def start_together(run: Run, processes: int = 2, launcher: Launcher = "variables
     return children
 
 
-def several_processes(place: pathlib.Path, head: str = "sharded", launcher: Launcher = "variables") -> Tally:
-    """Two processes of four devices: SIGTERM to one, kill −9 of each, then one process of eight to the end."""
-    tally = Tally("processes", f"two processes, {head} head: SIGTERM to one stops both, one dying ends the other")
-    # Seven classes, which no number of devices divides; a rate at which rounding does not grow from step to step.
+def several_processes(
+    place: pathlib.Path, head: str = "sharded", launcher: Launcher = "variables"
+) -> Tally:
+    """Two processes of four devices: SIGTERM to one, kill −9 of each, then one process of eight
+    to the end.
+    """
+    tally = Tally(
+        "processes",
+        f"two processes, {head} head: SIGTERM to one stops both, one dying ends the other",
+    )
+    # Seven classes, which no number of devices divides; a rate at which rounding does not grow from
+    # step to step.
     options = TINY | {"head.kind": head, "data.identities": "14", "run.checkpoint-every": "2"}
     options |= {"optimiser.learning-rate": "0.0002"}
     calm = reference(Run(place / f"calm-{head}", options, DEVICES))
@@ -76,9 +90,13 @@ def _stop_one(run: Run, children: list[Child], tally: Tally) -> None:
     tally.times += 1
     for child in children:
         ended = child.wait()
-        tally.expect(ended.status == 143, f"SIGTERM to one of two: one ended with {ended.status}: {ended.said[-400:]}")
+        tally.expect(
+            ended.status == 143,
+            f"SIGTERM to one of two: one ended with {ended.status}: {ended.said[-400:]}",
+        )
     tally.expect(
-        run.newest() == run.last_logged(), f"steps {run.newest()} to {run.last_logged()} were done and not saved"
+        run.newest() == run.last_logged(),
+        f"steps {run.newest()} to {run.last_logged()} were done and not saved",
     )
 
 
@@ -92,8 +110,8 @@ def _kill_one(run: Run, children: list[Child], victim: int, tally: Tally) -> Non
 def _running(run: Run, launcher: Launcher) -> list[Child]:
     """Starts all processes and waits for a checkpoint.
 
-    Where one compiles half a minute longer than the other, as on a computer with much else to do, the CPU's collectives
-    give up; the command is given again then, as a scheduler would.
+    Where one compiles half a minute longer than the other, as on a computer with much else to do,
+    the CPU's collectives give up; the command is given again then, as a scheduler would.
     """
     step = run.newest() + 2
     for _ in range(_STARTS):
@@ -105,7 +123,9 @@ def _running(run: Run, launcher: Launcher) -> list[Child]:
 
 
 def metric_differences(run: Run, other: Run) -> list[str]:
-    """Where the metrics of two finished runs are farther apart than `TOLERANCE`, or steps are missing."""
+    """Where the metrics of two finished runs are farther apart than `TOLERANCE`, or steps are
+    missing.
+    """
     first, second = read_metrics(run.folder), read_metrics(other.folder)
     steps = [[line["step"] for line in lines] for lines in (first, second)]
     if steps[0] != steps[1]:

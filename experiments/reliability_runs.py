@@ -1,4 +1,6 @@
-"""Starts of the training command as child processes, and what they leave, for `experiments.reliability`."""
+"""Starts of the training command as child processes, and what they leave, for
+`experiments.reliability`.
+"""
 
 import contextlib
 import dataclasses
@@ -15,7 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER, METRICS_FILE, RESULTS_FILE, read_metrics
+from arcface_jax.training.run_folder import (
+    CHECKPOINTS_FOLDER,
+    METRICS_FILE,
+    RESULTS_FILE,
+    read_metrics,
+)
 from arcface_jax.training.saved_runs import SavedRun
 from arcface_jax.training.state import named_leaves
 
@@ -84,7 +91,9 @@ class Tally:
         words = " ".join(ended.said.split())  # lines are wrapped where the console says so
         missing = [text for text in said if text not in words]
         if ended.status != status or missing:
-            self.lost.append(f"ended with {ended.status}, expected {status} and {missing}: … {words[-400:]}")
+            self.lost.append(
+                f"ended with {ended.status}, expected {status} and {missing}: … {words[-400:]}"
+            )
 
 
 class Child:
@@ -175,17 +184,23 @@ class Run:
     def start(self, *flags: str, **environment: str) -> Child:
         """Gives the command, with flags and environment variables of this start."""
         arguments = [text for name, value in self.options.items() for text in (f"--{name}", value)]
-        return self.give("experiments.train", *arguments, *flags, "--run.folder", str(self.folder), **environment)
+        return self.give(
+            "experiments.train", *arguments, *flags, "--run.folder", str(self.folder), **environment
+        )
 
     def give(self, *command: str, **environment: str) -> Child:
         """Gives another command."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        defaults = {"JAX_COMPILATION_CACHE_DIR": str(self.folder.parent / "compiled"), "MPLBACKEND": "agg"}
+        defaults = {
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder.parent / "compiled"),
+            "MPLBACKEND": "agg",
+        }
         own = {
             "JAX_PLATFORMS": "cpu",
             "PYTHONFAULTHANDLER": "1",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={self.devices}",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+            f"--xla_force_host_platform_device_count={self.devices}",
         }
         return Child(command, defaults | os.environ | own | environment)
 
@@ -202,7 +217,9 @@ class Run:
         """The step of the newest checkpoint; 0 without any."""
         if not self.checkpoints.is_dir():
             return 0
-        return max((int(name) for name in os.listdir(self.checkpoints) if name.isdecimal()), default=0)
+        return max(
+            (int(name) for name in os.listdir(self.checkpoints) if name.isdecimal()), default=0
+        )
 
     def is_saving(self, since: float = 0.0) -> bool:
         """Whether there is an unfinished save, begun after a time (of `time.time`)."""
@@ -232,8 +249,12 @@ class Run:
 
     def another(self, name: str, **options: str) -> "Run":
         """The same beside it, with other options (double underscore for a dot)."""
-        changed = {option.replace("__", ".").replace("_", "-"): value for option, value in options.items()}
-        return dataclasses.replace(self, folder=self.folder.with_name(name), options=self.options | changed)
+        changed = {
+            option.replace("__", ".").replace("_", "-"): value for option, value in options.items()
+        }
+        return dataclasses.replace(
+            self, folder=self.folder.with_name(name), options=self.options | changed
+        )
 
 
 def reference(run: Run) -> Run:
@@ -246,7 +267,10 @@ def reference(run: Run) -> Run:
         if not run.is_finished():
             ended = run.to_the_end()
             if ended.status:
-                raise Lost(f"the run that nothing happens to ended with {ended.status}: … {ended.said[-400:]}")
+                raise Lost(
+                    f"the run that nothing happens to ended with {ended.status}: … "
+                    f"{ended.said[-400:]}"
+                )
     return run
 
 
@@ -260,11 +284,16 @@ def final_state(run: Run) -> dict[str, np.ndarray]:
 def _found(run: Run) -> dict[str, Any]:
     with SavedRun(run.folder).opened() as (checkpoints, newest):
         metadata = checkpoints.metadata(newest)
-    return {name: metadata[name] for name in ("verifications", "angles", "data_state", "data_fingerprint")}
+    return {
+        name: metadata[name]
+        for name in ("verifications", "angles", "data_state", "data_fingerprint")
+    }
 
 
 def differences(run: Run, other: Run) -> list[str]:
-    """What two finished runs differ in, to the last bit: the whole state, metrics, verifications, angles."""
+    """What two finished runs differ in, to the last bit: the whole state, metrics,
+    verifications, angles.
+    """
     for each in (run, other):
         if not each.is_finished():
             return [f"{each.folder.name} is not finished"]
@@ -275,12 +304,21 @@ def differences(run: Run, other: Run) -> list[str]:
     arrays = [
         name
         for name in sorted(first.keys() | second.keys())
-        if name not in first or name not in second or first[name].tobytes() != second[name].tobytes()
+        if name not in first
+        or name not in second
+        or first[name].tobytes() != second[name].tobytes()
     ]
     if arrays:
-        found.append(f"{len(arrays)} arrays of the final state of {run.folder.name} differ, first {arrays[0]}")
+        found.append(
+            f"{len(arrays)} arrays of the final state of {run.folder.name} differ, first "
+            f"{arrays[0]}"
+        )
     if _found(run) != _found(other):
         found.append(f"verifications, angles or the place in the data of {run.folder.name} differ")
     results = [json.loads((each.folder / RESULTS_FILE).read_text()) for each in (run, other)]
-    kinds = [name for name in ("verifications", "best", "bad_steps") if results[0][name] != results[1][name]]
+    kinds = [
+        name
+        for name in ("verifications", "best", "bad_steps")
+        if results[0][name] != results[1][name]
+    ]
     return found + [f"{name} in {RESULTS_FILE} of {run.folder.name} differ" for name in kinds]

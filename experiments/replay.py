@@ -30,22 +30,33 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
     cosines = np.array(diagnosis.cosines)
     finite = cosines[np.isfinite(cosines)]
     spread = f"{finite.min():.3f} to {finite.max():.3f}" if finite.size else "none"
-    console.print(f"Loss {diagnosis.loss:.6g}; first number that is not finite: {diagnosis.first_bad()}")
     console.print(
-        f"Cosines with the own class: {spread}; {len(cosines) - len(finite)} of {len(cosines)} are not finite"
+        f"Loss {diagnosis.loss:.6g}; first number that is not finite: {diagnosis.first_bad()}"
+    )
+    console.print(
+        f"Cosines with the own class: {spread}; {len(cosines) - len(finite)} of {len(cosines)} are "
+        f"not finite"
     )
     for kind in ("activations", "parameters", "gradients"):
         table = Table("layer", "norm of the finite part", "not finite", title=kind.capitalize())
         layers: list[LayerNorms] = getattr(diagnosis, kind)
         for layer in layers:
-            table.add_row(layer.name, f"{layer.norm:.4g}", str(layer.bad or ""), style="red" if layer.bad else None)
+            table.add_row(
+                layer.name,
+                f"{layer.norm:.4g}",
+                str(layer.bad or ""),
+                style="red" if layer.bad else None,
+            )
         console.print(table)
 
 
 def main() -> None:
     """Replays and prints."""
     config = tyro.cli(
-        ReplayConfig, args=sys.argv[1:], prog="python -m experiments.replay", description=help_text(__doc__)
+        ReplayConfig,
+        args=sys.argv[1:],
+        prog="python -m experiments.replay",
+        description=help_text(__doc__),
     )
     print_diagnosis(new_console(), diagnose(config.folder))
 

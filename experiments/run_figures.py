@@ -21,10 +21,17 @@ _SHEET_ROWS, _SHEET_COLUMNS = 6, 10
 
 
 def sample_grid(source: FaceSource, image_size: tuple[int, int]) -> np.ndarray:
-    """Some images [rows, columns, H, W, 3], one identity a row; black where an identity has too few."""
+    """Some images [rows, columns, H, W, 3], one identity a row; black where an identity has too
+    few.
+    """
     labels = np.asarray(source.labels)
-    rows = [np.flatnonzero(labels == identity)[:_SHEET_COLUMNS] for identity in np.unique(labels)[:_SHEET_ROWS]]
-    images = iter(load(Subset(source, np.concatenate(rows)), image_size, on_unreadable="skip").images)
+    rows = [
+        np.flatnonzero(labels == identity)[:_SHEET_COLUMNS]
+        for identity in np.unique(labels)[:_SHEET_ROWS]
+    ]
+    images = iter(
+        load(Subset(source, np.concatenate(rows)), image_size, on_unreadable="skip").images
+    )
     grid = np.zeros((len(rows), _SHEET_COLUMNS, *image_size, 3), np.uint8)
     for row, chosen in enumerate(rows):
         for column, image in zip(range(len(chosen)), images, strict=False):
@@ -36,11 +43,15 @@ def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib
     """Draws everything into the run's figures folder; returns the files."""
     data = setup.data
     metrics = [line for line in read_metrics(folder.path) if line.get("loss") is not None]
-    expected = setup.program.objective.expected_initial_loss(data.num_classes, setup.config.model.embedding_size)
+    expected = setup.program.objective.expected_initial_loss(
+        data.num_classes, setup.config.model.embedding_size
+    )
     checks = sorted(result.verifications)
     roc = roc_curve(result.similarities, data.pairs.same)
     pictures = {
-        "samples": contact_sheet(sample_grid(data.train, setup.config.data.size), "Training images, one person a row"),
+        "samples": contact_sheet(
+            sample_grid(data.train, setup.config.data.size), "Training images, one person a row"
+        ),
         "loss": loss_curve(
             [int(line["step"]) for line in metrics],
             [line["loss"] for line in metrics],
@@ -58,4 +69,6 @@ def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib
         "angles": angle_histogram(result.angles),
         "monitor": monitor(metrics),
     }
-    return [file for name, figure in pictures.items() for file in save(figure, folder.figures / name)]
+    return [
+        file for name, figure in pictures.items() for file in save(figure, folder.figures / name)
+    ]

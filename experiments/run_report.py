@@ -12,12 +12,15 @@ from arcface_jax.training.verifier import Numbers, by_set
 from experiments.html_page import page, picture, table
 
 CAPTIONS = {
-    "learning_curve": "Verification of the first set during training: accuracy with its deviation over folds, and AUC.",
+    "learning_curve": "Verification of the first set during training: accuracy with its deviation "
+    "over folds, and AUC.",
     "roc": "True against false accept rate of the final model.",
     "scores": "Similarities of same and of different pairs.",
     "loss": "Training loss and accuracy; dotted, the loss expected of an untrained network.",
-    "angles": "Angles between training images and the centres of their classes, at the start, middle and end.",
-    "monitor": "Learning rate, angle to the own class, length of the embeddings, and norm of the gradient.",
+    "angles": "Angles between training images and the centres of their classes, at the start, "
+    "middle and end.",
+    "monitor": "Learning rate, angle to the own class, length of the embeddings, and norm of the "
+    "gradient.",
     "samples": "Some of the training images, as they are before augmentation: one person a row.",
 }
 """Pictures of a run in the order in which a person wants them, and what each shows."""
@@ -36,8 +39,12 @@ def results_table(result: RunResult, first_set: str) -> str:
     last = max(result.verifications)
     for name, (best, _) in best_so_far(result.verifications).items():
         for step in sorted({0, best, last}):
-            when = ("untrained" if step == 0 else f"step {step}") + (", best" if step == best else "")
-            body.append(_row(f"{name or first_set}, {when}", by_set(result.verifications[step])[name]))
+            when = ("untrained" if step == 0 else f"step {step}") + (
+                ", best" if step == best else ""
+            )
+            body.append(
+                _row(f"{name or first_set}, {when}", by_set(result.verifications[step])[name])
+            )
     return table(header, body)
 
 
@@ -45,16 +52,26 @@ def run_page(title: str, setup: Setup, result: RunResult, pictures: Sequence[pat
     """The page; `pictures` are PNG files named as `CAPTIONS` has them."""
     program, data = setup.program, setup.data
     facts = [
-        ["training data", f"{len(data.train):,} images of {data.num_classes:,} identities ({data.fingerprint[:12]})"],
+        [
+            "training data",
+            f"{len(data.train):,} images of {data.num_classes:,} identities "
+            f"({data.fingerprint[:12]})",
+        ],
         *(
-            ["verification set", f"{one.name}: {len(one.images):,} images, {len(one.pairs):,} pairs"]
+            [
+                "verification set",
+                f"{one.name}: {len(one.images):,} images, {len(one.pairs):,} pairs",
+            ]
             for one in data.sets
         ),
         ["loss", f"{setup.config.loss.name}: {program.objective}"],
         ["devices", f"{len(program.devices)} × {program.devices[0].device_kind}"],
         ["time", f"{result.seconds:.0f} s from step {result.began_at} on, verification included"],
         ["skipped steps", f"{result.bad_steps}"],
-        ["versions", ", ".join(f"{name} {version}" for name, version in library_versions().items())],
+        [
+            "versions",
+            ", ".join(f"{name} {version}" for name, version in library_versions().items()),
+        ],
     ]
     if result.speeds:  # a run of a few steps has none
         speed, wait = result.speeds["images_per_second"], result.speeds["data_wait"]

@@ -1,4 +1,5 @@
-"""A small network trained in seconds: what the studies of analysis use where no trained model is given.
+"""A small network trained in seconds: what the studies of analysis use where no trained model is
+given.
 
 It is no recipe to train a model to keep; that is `experiments.train`.
 """
@@ -29,8 +30,9 @@ class Recipe:
 
     Attributes:
       embedding_size: D.
-      margin: ArcFace's m in radians, reached half-way, for a full margin at the start scatters classes that are not
-        yet told apart; 0 for softmax on the sphere; None for plain softmax with bias.
+      margin: ArcFace's m in radians, reached half-way, for a full margin at the start scatters
+        classes that are not yet told apart; 0 for softmax on the sphere; None for plain softmax
+        with bias.
       scale: s, not used by plain softmax.
       steps: of momentum SGD; the learning rate falls to 0 along a half cosine.
       batch_size: images a step.
@@ -65,8 +67,9 @@ def train_small(
 ) -> TrainedModel:
     """Trains on images in memory, mirrored at random.
 
-    In two dimensions the class weights start evenly around the circle: there classes cannot pass one another, and
-    where a random start crowds them they stay crowded. In more dimensions they start at random.
+    In two dimensions the class weights start evenly around the circle: there classes cannot pass
+    one another, and where a random start crowds them they stay crowded. In more dimensions they
+    start at random.
 
     Args:
       images: uint8 [N, H, W, 3], RGB; all of them a step where they are fewer than a batch.
@@ -86,21 +89,38 @@ def train_small(
     if recipe.embedding_size == 2:
         directions = 2 * np.pi * np.arange(num_classes) / num_classes
         weights = jnp.stack([jnp.cos(directions), jnp.sin(directions)], axis=1)
-    params = {"backbone": variables["params"], "class_weights": weights, "bias": jnp.zeros(num_classes)}
+    params = {
+        "backbone": variables["params"],
+        "class_weights": weights,
+        "bias": jnp.zeros(num_classes),
+    }
     statistics, state = variables["batch_stats"], recipe.optimiser.init(params)
     rng = np.random.default_rng(seed)
-    update = _make_update(recipe if recipe.margin is None else dataclasses.replace(recipe, margin=0.0))
+    update = _make_update(
+        recipe if recipe.margin is None else dataclasses.replace(recipe, margin=0.0)
+    )
     for step in range(recipe.steps):
         chosen = rng.choice(len(images), batch_size, replace=False)
-        batch = augment(jnp.asarray(images[chosen]), example_keys(to_data, step, batch_size), Augmentation())
+        batch = augment(
+            jnp.asarray(images[chosen]), example_keys(to_data, step, batch_size), Augmentation()
+        )
         margin = (recipe.margin or 0.0) * min(1.0, 2 * step / recipe.steps)
-        params, statistics, state = update(params, statistics, state, batch, jnp.asarray(labels[chosen]), margin)
+        params, statistics, state = update(
+            params, statistics, state, batch, jnp.asarray(labels[chosen]), margin
+        )
         if on_step is not None:
             on_step(step)
     trained = {"params": params["backbone"], "batch_stats": statistics}
     height, width = images.shape[1:3]
     class_weights = np.asarray(params["class_weights"])
-    return TrainedModel(backbone, trained, ARCFACE_TORCH, (height, width), f"small model, seed {seed}", class_weights)
+    return TrainedModel(
+        backbone,
+        trained,
+        ARCFACE_TORCH,
+        (height, width),
+        f"small model, seed {seed}",
+        class_weights,
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -110,10 +130,14 @@ def _initialise(backbone: nn.Module, key: jax.Array, images: jax.Array) -> Any:
 
 @functools.cache
 def _make_update(recipe: Recipe) -> Callable[..., Any]:
-    """One step of SGD, compiled once for all seeds and margins: the margin is an argument of the step."""
+    """One step of SGD, compiled once for all seeds and margins: the margin is an argument of
+    the step.
+    """
     backbone: nn.Module = recipe.backbone
 
-    def update(params: Any, statistics: Any, state: Any, images: jax.Array, labels: jax.Array, margin: Any) -> Any:
+    def update(
+        params: Any, statistics: Any, state: Any, images: jax.Array, labels: jax.Array, margin: Any
+    ) -> Any:
         def loss(params: Any) -> tuple[jax.Array, Any]:
             embeddings, changed = backbone.apply(
                 {"params": params["backbone"], "batch_stats": statistics},
@@ -125,7 +149,9 @@ def _make_update(recipe: Recipe) -> Callable[..., Any]:
             if recipe.margin is None:
                 losses = softmax_loss(embeddings, weights, params["bias"], labels)
             else:
-                losses = margin_softmax_loss(embeddings, weights, labels, psi=arcface(margin), scale=recipe.scale)
+                losses = margin_softmax_loss(
+                    embeddings, weights, labels, psi=arcface(margin), scale=recipe.scale
+                )
             return jnp.mean(losses), changed["batch_stats"]
 
         gradient, changed = jax.grad(loss, has_aux=True)(params)

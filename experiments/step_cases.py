@@ -23,13 +23,18 @@ from experiments.measured_process import serve
 OURS, TORCH = "arcface-jax", "torch"
 
 TORCH_WIDTH = 16
-"""Fewest channels of the first stage that PyTorch can be given: oneDNN's strided 1×1 convolution writes beyond its
-memory where the input, channels last, has less than a block of them (github.com/uxlfoundation/oneDNN/issues/6035).
+"""Fewest channels of the first stage that PyTorch can be given: oneDNN's strided 1×1 convolution
+writes beyond its memory where the input, channels last, has less than a block of them
+(github.com/uxlfoundation/oneDNN/issues/6035).
 """
 
 
-def jax_step(depth: int, image: int, width: int, batch: int, dim: int, classes: int) -> tuple[Callable[[], float], int]:
-    """(takes a step and gives the loss, temporary bytes that the compiler plans); images stay the same."""
+def jax_step(
+    depth: int, image: int, width: int, batch: int, dim: int, classes: int
+) -> tuple[Callable[[], float], int]:
+    """(takes a step and gives the loss, temporary bytes that the compiler plans); images stay
+    the same.
+    """
     backbone = registry.create(f"iresnet{depth}", width=width, embedding_size=dim)
     optimiser = sgd(optax.constant_schedule(0.1), decay="all")
     keys = jax.random.split(jax.random.key(0), 3)
@@ -39,13 +44,20 @@ def jax_step(depth: int, image: int, width: int, batch: int, dim: int, classes: 
     @jax.jit
     def create() -> Any:
         variables = backbone.init(keys[1], images[:1])
-        params = {"backbone": variables["params"], "head": 0.01 * jax.random.normal(keys[2], (classes, dim))}
+        params = {
+            "backbone": variables["params"],
+            "head": 0.01 * jax.random.normal(keys[2], (classes, dim)),
+        }
         return params, variables["batch_stats"], optimiser.init(params)
 
-    def mean_loss(params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
+    def mean_loss(
+        params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, Any]:
         variables = {"params": params["backbone"], "batch_stats": batch_stats}
         embeddings, updates = backbone.apply(variables, images, train=True, mutable=["batch_stats"])
-        return jnp.mean(margin_softmax_loss(embeddings, params["head"], labels)), updates["batch_stats"]
+        return jnp.mean(margin_softmax_loss(embeddings, params["head"], labels)), updates[
+            "batch_stats"
+        ]
 
     def step(state: Any, images: jax.Array, labels: jax.Array) -> tuple[Any, jax.Array]:
         params, batch_stats, optimiser_state = state
@@ -77,7 +89,9 @@ def measure(
         try:
             from experiments.torch_iresnet import torch_step
         except ImportError as error:
-            raise InputError("torch is not installed; install it, or measure arcface-jax alone") from error
+            raise InputError(
+                "torch is not installed; install it, or measure arcface-jax alone"
+            ) from error
         step = torch_step(STAGE_BLOCKS[depth], width, dim, image, batch, classes)
     first_loss = step()
     ready = time.perf_counter() - start

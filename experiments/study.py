@@ -1,12 +1,18 @@
-"""The ArcFace paper's study from our own runs: losses, angles, margins, scales, sizes, wrong labels, optimisation.
+"""The ArcFace paper's study from our own runs: losses, angles, margins, scales, sizes, wrong
+labels, optimisation.
 
-python -m experiments.study --omniglot omniglot.zip      everything: about an hour on two idle CPU cores
-python -m experiments.study losses angles                two parts; parts share the runs that they have in common
-python -m experiments.study --plan                       how many runs there are and how many are done, and run none
-python -m experiments.study margins -- --run.steps 800   under another budget (options of experiments.train)
+python -m experiments.study --omniglot omniglot.zip      everything: about an hour on two idle CPU
+cores
+python -m experiments.study losses angles                two parts; parts share the runs that they
+have in common
+python -m experiments.study --plan                       how many runs there are and how many are
+done, and run none
+python -m experiments.study margins -- --run.steps 800   under another budget (options of
+experiments.train)
 
-A run that is complete is read, not repeated, so that the same command goes on after a break. Each part writes
-PART.md, PART.json and pictures into the folder; study.md has all parts, and what they cost.
+A run that is complete is read, not repeated, so that the same command goes on after a break. Each
+part writes PART.md, PART.json and pictures into the folder; study.md has all parts, and what they
+cost.
 """
 
 import dataclasses
@@ -33,7 +39,8 @@ from experiments.study_report import REPORTS, Findings
 from experiments.study_run import Case
 
 TITLES: dict[Part, str] = {
-    "losses": "Losses under one budget, people never seen in training (mean ± deviation over seeds)",
+    "losses": "Losses under one budget, people never seen in training (mean ± deviation over "
+    "seeds)",
     "angles": "Angles between embeddings, class centres and class weights (Table 3)",
     "margins": "ArcFace over the margin",
     "scales": "ArcFace over the scale",
@@ -52,9 +59,13 @@ class StudyConfig:
     folder: Annotated[pathlib.Path, tyro.conf.arg(metavar="DIR")] = pathlib.Path("runs/study")
     """Where the runs, tables and pictures go."""
     only: tuple[str, ...] = ()
-    """Of the parts, only the settings whose folder is called so, such as arcface or arcface_m0.3."""
+    """Of the parts, only the settings whose folder is called so, such as arcface or
+    arcface_m0.3.
+    """
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds; each draws other people, another split, other initial weights. Part optimisation has the first alone."""
+    """Seeds; each draws other people, another split, other initial weights. Part optimisation
+    has the first alone.
+    """
     test_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of ArcFace, softmax and NormFace, for the tests between them."""
     omniglot: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -76,10 +87,13 @@ def chosen_cases(config: StudyConfig, plan: Plan) -> list[Case]:
     for name in config.only:
         if name not in names:
             raise InputError(
-                f"--only {name}: no setting of {', '.join(config.parts)} is called so; choose among "
+                f"--only {name}: no setting of {', '.join(config.parts)} is called so; choose "
+                f"among "
                 f"{', '.join(sorted(names))}"
             )
-    return [case for case in cases if not config.only or case.name.rpartition("/")[2] in config.only]
+    return [
+        case for case in cases if not config.only or case.name.rpartition("/")[2] in config.only
+    ]
 
 
 def describe(cases: Sequence[Case], root: pathlib.Path) -> str:
@@ -87,11 +101,16 @@ def describe(cases: Sequence[Case], root: pathlib.Path) -> str:
     todo = missing(cases, root)
     runs, left = (sum(len(case.seeds) for case in some) for some in (cases, todo))
     costs = [
-        results["cpu_seconds"] for case in cases for seed in case.seeds if (results := completed(case, root, seed))
+        results["cpu_seconds"]
+        for case in cases
+        for seed in case.seeds
+        if (results := completed(case, root, seed))
     ]
     text = f"{runs} runs of {len(cases)} settings, {runs - left} complete"
     if costs and left:
-        text += f"; those took {sum(costs) / len(costs):.0f} s of computing each, so {left} more about "
+        text += (
+            f"; those took {sum(costs) / len(costs):.0f} s of computing each, so {left} more about "
+        )
         text += f"{left * sum(costs) / len(costs) / 60:.0f} min of one core"
     return text
 
@@ -107,7 +126,9 @@ def write_report(part: Part, plan: Plan, root: pathlib.Path) -> list[pathlib.Pat
         return []
     report = REPORTS[part](Findings(cases, runs, root))
     write_whole(root / f"{part}.md", f"## {TITLES[part]}\n\n{report.text}")
-    write_whole(root / f"{part}.json", json.dumps(finite(report.numbers), indent=2, allow_nan=False) + "\n")
+    write_whole(
+        root / f"{part}.json", json.dumps(finite(report.numbers), indent=2, allow_nan=False) + "\n"
+    )
     files = [root / f"{part}.md", root / f"{part}.json"]
     for name, figure in report.figures.items():
         files += save(figure, root / name, ("png", "svg"))
@@ -122,7 +143,8 @@ def write_summary(plan: Plan, root: pathlib.Path) -> pathlib.Path:
     runs = [json.loads(file.read_text()) for file in sorted(root.rglob("results.json"))]
     data, run, model = plan.base.data, plan.base.run, plan.base.model
     budget = (
-        f"{run.steps} steps of {run.batch_size} images of {'×'.join(map(str, data.size))} pixels; {model.name}, "
+        f"{run.steps} steps of {run.batch_size} images of {'×'.join(map(str, data.size))} pixels; "
+        f"{model.name}, "
         f"width {model.width}, {model.embedding_size}-d; {len(runs)} runs, "
         f"{sum(one['cpu_seconds'] for one in runs) / 60:.0f} min of one core in all."
     )
@@ -135,9 +157,17 @@ def main() -> int:
     arguments = sys.argv[1:]
     split = arguments.index("--") if "--" in arguments else len(arguments)
     config = tyro.cli(
-        StudyConfig, args=arguments[:split], prog="python -m experiments.study", description=help_text(__doc__)
+        StudyConfig,
+        args=arguments[:split],
+        prog="python -m experiments.study",
+        description=help_text(__doc__),
     )
-    base = tyro.cli(Config, default=base_config(), args=arguments[split + 1 :], prog="python -m experiments.study --")
+    base = tyro.cli(
+        Config,
+        default=base_config(),
+        args=arguments[split + 1 :],
+        prog="python -m experiments.study --",
+    )
     plan = Plan(base, config.seeds, config.test_seeds, config.omniglot)
     cases = chosen_cases(config, plan)
     console = new_console(highlight=False, soft_wrap=True)

@@ -63,8 +63,8 @@ LOSSES: dict[str, dict[str, Any]] = {
 def base_config() -> Config:
     """The budget of every run: a narrow IResNet-18 on 24×24 pixels, 600 steps of 64 images.
 
-    The learning rate rises over a fifth of the run: with a twentieth, so short a run ends with the class weights far
-    from the people they stand for.
+    The learning rate rises over a fifth of the run: with a twentieth, so short a run ends with the
+    class weights far from the people they stand for.
     """
     return Config(
         data=DataConfig(image_size=24, identities=320, images_per_identity=20, pairs=20_000),
@@ -79,7 +79,9 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     for name, value in changes.items():
         section, _, field = name.partition(".")
         part: Any = getattr(config, section)
-        config = dataclasses.replace(config, **{section: dataclasses.replace(part, **{field: value})})
+        config = dataclasses.replace(
+            config, **{section: dataclasses.replace(part, **{field: value})}
+        )
     return config
 
 
@@ -88,7 +90,8 @@ class Plan:
     """The cases of every part.
 
     Attributes:
-      base: configuration that every case changes; its verifications are set to start, middle and end.
+      base: configuration that every case changes; its verifications are set to start, middle and
+        end.
       seeds: of every case but those of part optimisation, which have the first alone.
       test_seeds: of the losses in TESTED.
       omniglot: zip file or folder of characters; None for a study of synthetic faces alone.
@@ -110,7 +113,10 @@ class Plan:
         if data_set == SYNTHETIC:
             return config
         if self.omniglot is None or not self.omniglot.exists():
-            raise InputError(f"--omniglot {self.omniglot}: no such file; give the zip of characters, or leave it out")
+            raise InputError(
+                f"--omniglot {self.omniglot}: no such file; give the zip of characters, or leave "
+                f"it out"
+            )
         data = DataConfig(
             source="folder",
             root=str(self.omniglot),
@@ -121,18 +127,25 @@ class Plan:
         )
         return dataclasses.replace(config, data=data, augmentation=Augmentation(flip=0.0))
 
-    def case(self, name: str, changes: Mapping[str, Any], data_set: str = SYNTHETIC, **options: Any) -> Case:
+    def case(
+        self, name: str, changes: Mapping[str, Any], data_set: str = SYNTHETIC, **options: Any
+    ) -> Case:
         """A case on a data set; its name is that of the folder."""
         seeds = tuple(dict.fromkeys(self.seeds + self.test_seeds)) if name in TESTED else self.seeds
         watched = self.seeds[0] if name in WATCHED and data_set == SYNTHETIC else None
         config = changed(self.config(data_set), changes)
-        return Case(f"{data_set}/{name}", config, **({"seeds": seeds, "watched": watched} | options))
+        return Case(
+            f"{data_set}/{name}", config, **({"seeds": seeds, "watched": watched} | options)
+        )
 
     def cases(self, part: Part) -> dict[str, Case]:
         """The cases of a part by the labels of its tables."""
         parts: dict[Part, Callable[[], dict[str, Case]]] = {
             "losses": self._losses,
-            "angles": lambda: {name: self.case(name, LOSSES[name]) for name in dict.fromkeys(ANGLE_LOSSES + WATCHED)},
+            "angles": lambda: {
+                name: self.case(name, LOSSES[name])
+                for name in dict.fromkeys(ANGLE_LOSSES + WATCHED)
+            },
             "margins": lambda: {f"{margin:g}": self._margin(margin) for margin in MARGINS},
             "scales": lambda: {f"{scale:g}": self._scale(scale) for scale in SCALES},
             "sizes": lambda: {str(size): self._size(size) for size in SIZES},
@@ -174,9 +187,13 @@ class Plan:
             percent = f"{noise:.0%}"
             if noise == 0.0:
                 cases[f"{percent} K=1"] = self.case("arcface", {})
-                cases[f"{percent} K={SUB_CENTERS}"] = self.case(f"arcface_k{SUB_CENTERS}", sub_centers)
+                cases[f"{percent} K={SUB_CENTERS}"] = self.case(
+                    f"arcface_k{SUB_CENTERS}", sub_centers
+                )
                 continue
-            with_k = self.case(f"arcface_k{SUB_CENTERS}_noise{percent[:-1]}", sub_centers, noise=noise)
+            with_k = self.case(
+                f"arcface_k{SUB_CENTERS}_noise{percent[:-1]}", sub_centers, noise=noise
+            )
             cases[f"{percent} K=1"] = self.case(f"arcface_noise{percent[:-1]}", {}, noise=noise)
             cases[f"{percent} K={SUB_CENTERS}"] = with_k
             cases[f"{percent} cleaned"] = self.case(
@@ -189,9 +206,15 @@ class Plan:
         cases = {}
         for past_pi in RULES:
             for gradient in ("exact", "straight_through"):
-                changes = {"loss.scale": _LARGE_SCALE, "loss.past_pi": past_pi, "loss.gradient": gradient}
+                changes = {
+                    "loss.scale": _LARGE_SCALE,
+                    "loss.past_pi": past_pi,
+                    "loss.gradient": gradient,
+                }
                 name = f"optimisation/{past_pi}_{gradient}"
-                cases[f"s = {_LARGE_SCALE:g}, past π {past_pi}, {gradient}"] = self.case(name, changes, seeds=first)
+                cases[f"s = {_LARGE_SCALE:g}, past π {past_pi}, {gradient}"] = self.case(
+                    name, changes, seeds=first
+                )
         for trouble, what in TROUBLES.items():
             for cure, changes in CURES.items():
                 name = f"optimisation/{trouble}_{cure}".replace(" ", "").replace("=", "")
@@ -202,7 +225,10 @@ class Plan:
 _LARGE_SCALE = 64.0
 RULES = ("none", "linear", "easy", "clip", "reflect")
 
-TROUBLES: dict[str, dict[str, Any]] = {"s = 64": {"loss.scale": _LARGE_SCALE}, "m = 1": {"loss.margin": 1.0}}
+TROUBLES: dict[str, dict[str, Any]] = {
+    "s = 64": {"loss.scale": _LARGE_SCALE},
+    "m = 1": {"loss.margin": 1.0},
+}
 """Settings with which ArcFace may not learn from scratch."""
 
 CURES: dict[str, dict[str, Any]] = {

@@ -53,7 +53,8 @@ def completed(case: Case, root: pathlib.Path, seed: int) -> dict[str, Any] | Non
     changes = differences(case.seeded(root, seed), read_config(path / CONFIG_FILE))
     if changes:
         raise InputError(
-            f"folder {path} holds a run of another configuration ({'; '.join(changes)}); choose another --folder"
+            f"folder {path} holds a run of another configuration ({'; '.join(changes)}); choose "
+            f"another --folder"
         )
     results: dict[str, Any] = json.loads((path / RESULTS_FILE).read_text())
     return results
@@ -68,8 +69,12 @@ def merge(cases: Sequence[Case]) -> list[Case]:
     merged: dict[str, Case] = {}
     for case in cases:
         known = merged.setdefault(case.name, case)
-        if dataclasses.replace(known, seeds=(), watched=None) != dataclasses.replace(case, seeds=(), watched=None):
-            raise InputError(f"two cases are called {case.name!r}; give each setting a name of its own")
+        if dataclasses.replace(known, seeds=(), watched=None) != dataclasses.replace(
+            case, seeds=(), watched=None
+        ):
+            raise InputError(
+                f"two cases are called {case.name!r}; give each setting a name of its own"
+            )
         seeds = tuple(dict.fromkeys(known.seeds + case.seeds))
         watched = case.watched if known.watched is None else known.watched
         merged[case.name] = dataclasses.replace(known, seeds=seeds, watched=watched)
@@ -78,7 +83,10 @@ def merge(cases: Sequence[Case]) -> list[Case]:
 
 def missing(cases: Sequence[Case], root: pathlib.Path) -> list[Case]:
     """What is yet to run: the cases with the seeds whose runs are not complete."""
-    left = [(case, [seed for seed in case.seeds if completed(case, root, seed) is None]) for case in cases]
+    left = [
+        (case, [seed for seed in case.seeds if completed(case, root, seed) is None])
+        for case in cases
+    ]
     return [dataclasses.replace(case, seeds=tuple(seeds)) for case, seeds in left if seeds]
 
 
@@ -91,7 +99,8 @@ def run_all(cases: Sequence[Case], root: pathlib.Path, processes: int, say: Say)
       cases: as from `merge`.
       root: folder of the runs.
       processes: how many at once; 1 for this process itself.
-      say: is told of the runs of a case when the last of them ends, and how to go on where all are stopped.
+      say: is told of the runs of a case when the last of them ends, and how to go on where all are
+        stopped.
 
     Returns: the runs that ended now.
     """
@@ -128,7 +137,9 @@ def _run(cases: Sequence[Case], root: pathlib.Path, processes: int) -> Iterator[
                 yield run_one(case, root, seed)
         return
     with _environment(root):
-        pool = concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
+        pool = concurrent.futures.ProcessPoolExecutor(
+            processes, multiprocessing.get_context("spawn")
+        )
         try:
             futures = [pool.submit(run_seeds, case, root) for case in cases]
             for future in concurrent.futures.as_completed(futures):
@@ -139,7 +150,9 @@ def _run(cases: Sequence[Case], root: pathlib.Path, processes: int) -> Iterator[
 
 @contextlib.contextmanager
 def _environment(root: pathlib.Path) -> Iterator[None]:
-    """What processes started inside inherit: one thread each, and a store of what all have compiled."""
+    """What processes started inside inherit: one thread each, and a store of what all have
+    compiled.
+    """
     before = dict(os.environ)
     os.environ["XLA_FLAGS"] = f"{before.get('XLA_FLAGS', '')} {_ONE_THREAD}".strip()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((root / "compiled").resolve()))

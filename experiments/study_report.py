@@ -12,7 +12,12 @@ from arcface_jax.analysis.over_seeds import compare_order, summarise
 from arcface_jax.analysis.paper_tables import AGEDB_ACCURACY, ANGLE_ROWS, ANGLES
 from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.figures.ridges import angle_ridges, logit_ridges
-from arcface_jax.figures.study import angle_table_figure, courses_figure, losses_figure, sweep_figure
+from arcface_jax.figures.study import (
+    angle_table_figure,
+    courses_figure,
+    losses_figure,
+    sweep_figure,
+)
 from arcface_jax.margins import Psi, softmax_on_sphere
 from arcface_jax.training.config import Config
 from arcface_jax.training.margin_rules import FixedMargin
@@ -34,10 +39,18 @@ from experiments.study_tables import (
     verification_rows,
 )
 
-ANGLE_TITLES = dict(zip(ANGLE_ROWS, ("W–EC", "W–Inter", "Intra1", "Inter1", "Intra2", "Inter2"), strict=True))
+ANGLE_TITLES = dict(
+    zip(ANGLE_ROWS, ("W–EC", "W–Inter", "Intra1", "Inter1", "Intra2", "Inter2"), strict=True)
+)
 
 
-CLEANING = ("found, %", "precision, %", "wrong of those left, %", "found at 40°, %", "precision at 40°, %")
+CLEANING = (
+    "found, %",
+    "precision, %",
+    "wrong of those left, %",
+    "found at 40°, %",
+    "precision at 40°, %",
+)
 """Columns on what a clean-up finds, within the paper's 75° but for the last two."""
 
 
@@ -74,25 +87,46 @@ class Findings:
 
 
 def losses_report(found: Findings) -> Report:
-    """Table 2: the verification of every loss, with the tests between those that have more seeds."""
+    """Table 2: the verification of every loss, with the tests between those that have more
+    seeds.
+    """
     texts, numbers, panels = [], {}, {}
     for data_set in dict.fromkeys(label.split("/")[0] for label, one in found.runs.items() if one):
-        runs = {label.split("/")[1]: one for label, one in found.runs.items() if label.startswith(f"{data_set}/")}
+        runs = {
+            label.split("/")[1]: one
+            for label, one in found.runs.items()
+            if label.startswith(f"{data_set}/")
+        }
         tests = differences(runs, TESTED[0], TESTED[1:])
         numbers[data_set] = {
             "losses": verification_numbers(runs),
-            "tests": {f"{other} {column}": dataclasses.asdict(one) for (other, column), one in tests.items()},
+            "tests": {
+                f"{other} {column}": dataclasses.asdict(one)
+                for (other, column), one in tests.items()
+            },
         }
         header = ("loss", *COLUMNS.values())
         texts += [f"### {data_set}\n", markdown_table(header, verification_rows(runs))]
-        texts += [markdown_table(DIFFERENCE_HEADER, difference_rows(tests, TESTED[0]))] if tests else []
-        means = {name: summarise(list(by_seed(one, "accuracy").values())).mean for name, one in runs.items() if one}
+        texts += (
+            [markdown_table(DIFFERENCE_HEADER, difference_rows(tests, TESTED[0]))] if tests else []
+        )
+        means = {
+            name: summarise(list(by_seed(one, "accuracy").values())).mean
+            for name, one in runs.items()
+            if one
+        }
         if len(means.keys() & AGEDB_ACCURACY.keys()) > 1:
             order = compare_order(means, AGEDB_ACCURACY)
             numbers[data_set]["order"] = dataclasses.asdict(order)
-            texts.append(order_text(order.tau, order.swapped, order.num_pairs, "accuracies on AgeDB-30 (Table 2)"))
+            texts.append(
+                order_text(
+                    order.tau, order.swapped, order.num_pairs, "accuracies on AgeDB-30 (Table 2)"
+                )
+            )
         panels[data_set] = {
-            name: [100 * v for v in by_seed(one, "accuracy").values()] for name, one in runs.items() if one
+            name: [100 * v for v in by_seed(one, "accuracy").values()]
+            for name, one in runs.items()
+            if one
         }
     return Report("\n".join(texts), numbers, {"losses": losses_figure(panels, "accuracy, %")})
 
@@ -102,17 +136,25 @@ def order_text(tau: float, swapped: Sequence[tuple[str, str]], num_pairs: int, w
     differing = "; ".join(f"{a} above {b}" for a, b in swapped)
     end = f" The paper has the other order of: {differing}." if swapped else ""
     agreeing = num_pairs - len(swapped)
-    return f"Beside the paper's {what}: {agreeing} of {num_pairs} pairs in its order, Kendall's τ {tau:.2f}.{end}\n"
+    return (
+        f"Beside the paper's {what}: {agreeing} of {num_pairs} pairs in its order, Kendall's τ "
+        f"{tau:.2f}.{end}\n"
+    )
 
 
 def angles_report(found: Findings) -> Report:
     """Table 3, and the distributions of θ and of the target logit."""
     ours = {
-        name: {row: [values[row] for values in map(table_row, runs.values()) if row in values] for row in ANGLE_ROWS}
+        name: {
+            row: [values[row] for values in map(table_row, runs.values()) if row in values]
+            for row in ANGLE_ROWS
+        }
         for name, runs in found.runs.items()
         if name in ANGLE_LOSSES and runs
     }
-    ours = {name: {row: values for row, values in one.items() if values} for name, one in ours.items()}
+    ours = {
+        name: {row: values for row, values in one.items() if values} for name, one in ours.items()
+    }
     rows, texts, orders = [], [], {}
     for row, title in ANGLE_TITLES.items():
         cells = (f"{cell(one.get(row, []))} ({paper(name, row)})" for name, one in ours.items())
@@ -122,7 +164,9 @@ def angles_report(found: Findings) -> Report:
         if len(means.keys() & published.keys()) > 1:
             order = compare_order(means, published)
             orders[row] = dataclasses.asdict(order)
-            texts.append(f"- {title}: " + order_text(order.tau, order.swapped, order.num_pairs, "figures"))
+            texts.append(
+                f"- {title}: " + order_text(order.tau, order.swapped, order.num_pairs, "figures")
+            )
     numbers = {"ours": ours, "paper": ANGLES, "order": orders}
     angles = {
         name: watched_angles(case, found.root)
@@ -132,7 +176,10 @@ def angles_report(found: Findings) -> Report:
     figures = {"angle_table": angle_table_figure(ours, ANGLES, ANGLE_TITLES)}
     if angles:
         psis = {name: psi_of(found.cases[name].config) for name in angles}
-        figures |= {"theta_ridges": angle_ridges(angles), "target_logit_ridges": logit_ridges(angles, psis)}
+        figures |= {
+            "theta_ridges": angle_ridges(angles),
+            "target_logit_ridges": logit_ridges(angles, psis),
+        }
     table = markdown_table(("degrees (the paper's)", *ours), rows)
     return Report(f"{table}\n{''.join(texts)}", numbers, figures, angles)
 
@@ -155,11 +202,15 @@ def watched_angles(case: Case, root: pathlib.Path) -> dict[int, np.ndarray]:
     """Degrees by step of the watched run of a case."""
     assert case.watched is not None
     with np.load(case.folder(root, case.watched) / ANGLES_FILE, allow_pickle=False) as kept:
-        return {int(step): degrees for step, degrees in zip(kept["steps"], kept["degrees"], strict=True)}
+        return {
+            int(step): degrees for step, degrees in zip(kept["steps"], kept["degrees"], strict=True)
+        }
 
 
 def psi_of(config: Config) -> Psi:
-    """The target-logit transform of a loss; cos θ for one without a margin that is the same for all."""
+    """The target-logit transform of a loss; cos θ for one without a margin that is the same for
+    all.
+    """
     objective = create_objective(config.loss)
     if isinstance(objective, MarginSoftmax) and isinstance(objective.rule, FixedMargin):
         return objective.rule.psi
@@ -174,16 +225,23 @@ def sweep_report(found: Findings, name: str, x_label: str, logarithmic: bool) ->
         if not runs:
             continue
         verified = [cell(list(by_seed(runs, column).values()), 100.0) for column in COLUMNS]
-        angles = [cell([one["angles"]["trained"][what] for one in runs.values()]) for what in ("intra", "inter")]
+        angles = [
+            cell([one["angles"]["trained"][what] for one in runs.values()])
+            for what in ("intra", "inter")
+        ]
         away = cell([one["away"] for one in runs.values()], 100.0)
         rows.append([label, *verified, *angles, away])
         points[float(label)] = [100 * value for value in by_seed(runs, "accuracy").values()]
-    figure = sweep_figure({"ArcFace": points}, x_label, "accuracy of unseen people, %", logarithmic=logarithmic)
+    figure = sweep_figure(
+        {"ArcFace": points}, x_label, "accuracy of unseen people, %", logarithmic=logarithmic
+    )
     return Report(markdown_table(header, rows), verification_numbers(found.runs), {name: figure})
 
 
 def noise_report(found: Findings) -> Report:
-    """Wrong labels: verification with one centre, with sub-centres and after a clean-up; what the clean-up found."""
+    """Wrong labels: verification with one centre, with sub-centres and after a clean-up; what
+    the clean-up found.
+    """
     header = ("wrong labels, training", *COLUMNS.values(), *CLEANING)
     rows = []
     lines: dict[str, dict[float, list[float]]] = {}
@@ -206,29 +264,60 @@ def noise_report(found: Findings) -> Report:
         }
         for label, verified in verification_numbers(found.runs).items()
     }
-    figure = sweep_figure(lines, "wrong labels in the training set, %", "accuracy of unseen people, %")
+    figure = sweep_figure(
+        lines, "wrong labels in the training set, %", "accuracy of unseen people, %"
+    )
     return Report(markdown_table(header, rows), numbers, {"noise": figure})
 
 
 def optimisation_report(found: Findings) -> Report:
-    """Where ArcFace learns from scratch, and where it does not: by rule past π, gradient, and cure."""
-    header = ("setting", "θ at the end, median °", "at more than 90°, %", "accuracy, %", "bad steps")
+    """Where ArcFace learns from scratch, and where it does not: by rule past π, gradient, and
+    cure.
+    """
+    header = (
+        "setting",
+        "θ at the end, median °",
+        "at more than 90°, %",
+        "accuracy, %",
+        "bad steps",
+    )
     rows, numbers, courses = [], {}, {}
     for label, runs in found.runs.items():
         for seed, one in runs.items():
             theta = one["theta"][max(one["theta"], key=int)]
             accuracy = last(one)["accuracy"]
-            cells = (f"{theta:.1f}", f"{100 * one['away']:.1f}", f"{100 * accuracy:.1f}", str(one["bad_steps"]))
+            cells = (
+                f"{theta:.1f}",
+                f"{100 * one['away']:.1f}",
+                f"{100 * accuracy:.1f}",
+                str(one["bad_steps"]),
+            )
             rows.append([label, *cells])
-            numbers[label] = {"theta": one["theta"], "away": one["away"], "accuracy": accuracy, "seed": seed}
-            lines = [line for line in read_metrics(found.cases[label].folder(found.root, seed)) if line.get("theta")]
-            courses[label] = ([int(line["step"]) for line in lines], [line["theta"] for line in lines])
+            numbers[label] = {
+                "theta": one["theta"],
+                "away": one["away"],
+                "accuracy": accuracy,
+                "seed": seed,
+            }
+            lines = [
+                line
+                for line in read_metrics(found.cases[label].folder(found.root, seed))
+                if line.get("theta")
+            ]
+            courses[label] = (
+                [int(line["step"]) for line in lines],
+                [line["theta"] for line in lines],
+            )
     panels = {
         title: {short: courses[label] for short, label in wanted.items() if label in courses}
         for title, wanted in optimisation_panels(list(found.cases)).items()
     }
     panels = {title: lines for title, lines in panels.items() if lines}
-    return Report(markdown_table(header, rows), numbers, {"optimisation": courses_figure(panels)} if panels else {})
+    return Report(
+        markdown_table(header, rows),
+        numbers,
+        {"optimisation": courses_figure(panels)} if panels else {},
+    )
 
 
 def optimisation_panels(labels: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -240,7 +329,9 @@ def optimisation_panels(labels: Sequence[str]) -> dict[str, dict[str, str]]:
         }
         for gradient in ("exact", "straight_through")
     }
-    return panels | {trouble: {cure: f"{trouble}, {cure}" for cure in CURES} for trouble in TROUBLES}
+    return panels | {
+        trouble: {cure: f"{trouble}, {cure}" for cure in CURES} for trouble in TROUBLES
+    }
 
 
 REPORTS: dict[Part, Callable[[Findings], Report]] = {

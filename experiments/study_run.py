@@ -1,4 +1,6 @@
-"""One run of a study: trained and measured. Runs that differ in the seed alone share one compiled program."""
+"""One run of a study: trained and measured. Runs that differ in the seed alone share one
+compiled program.
+"""
 
 import dataclasses
 import functools
@@ -33,7 +35,9 @@ ANGLES_FILE = "angles.npz"
 """In a run's folder: steps [T] and degrees [T, n], of the same training images at each moment."""
 
 KEPT_FILE = "kept.npy"
-"""In the folder of a run with wrong labels: bool [N], the training images that the clean-up keeps."""
+"""In the folder of a run with wrong labels: bool [N], the training images that the clean-up
+keeps.
+"""
 
 MOMENTS = 24
 """How often, evenly over a run that is watched, its angles are kept."""
@@ -54,8 +58,10 @@ class Case:
       config: its run.seed and run.folder are replaced.
       seeds: one run each.
       noise: share of the training images that get a wrong label.
-      cleaned_by: name of a case with the same noise, whose clean-up decides which images this one trains on.
-      watched: the seed whose run keeps its angles at MOMENTS moments, not only at start, middle and end.
+      cleaned_by: name of a case with the same noise, whose clean-up decides which images this one
+        trains on.
+      watched: the seed whose run keeps its angles at MOMENTS moments, not only at start, middle and
+        end.
     """
 
     name: str
@@ -73,12 +79,15 @@ class Case:
         """The configuration of the run of a seed."""
         run = dataclasses.replace(self.config.run, seed=seed, folder=str(self.folder(root, seed)))
         if seed == self.watched:
-            run = dataclasses.replace(run, checkpoint_every=max(1, run.steps // MOMENTS), keep=2 * MOMENTS)
+            run = dataclasses.replace(
+                run, checkpoint_every=max(1, run.steps // MOMENTS), keep=2 * MOMENTS
+            )
         return dataclasses.replace(self.config, run=run)
 
 
 class SharedProgram:
-    """One compilation for runs that differ in the seed alone: the seed is an argument of what is compiled.
+    """One compilation for runs that differ in the seed alone: the seed is an argument of what is
+    compiled.
 
     A run's numbers are those of `experiments.train` with its configuration, up to the last bits.
     """
@@ -88,13 +97,16 @@ class SharedProgram:
 
         def make(seed: jax.Array) -> TrainState:
             run: Any = dataclasses.replace(program.config.run, seed=seed)  # type: ignore[arg-type]
-            return dataclasses.replace(program, config=dataclasses.replace(program.config, run=run)).make_state()
+            return dataclasses.replace(
+                program, config=dataclasses.replace(program.config, run=run)
+            ).make_state()
 
         def step(seed: jax.Array, state: TrainState, images: Any, labels: Any) -> Any:
             seeded = dataclasses.replace(program.train_step, seed=seed)  # type: ignore[arg-type]
             return seeded(state, images, labels)
 
-        # Runs once, so that it is not worth optimising: XLA's CPU compiler takes a quarter of the time so.
+        # Runs once, so that it is not worth optimising: XLA's CPU compiler takes a quarter of the
+        # time so.
         quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
         self.make = jax.jit(make, compiler_options=quickly)
         self.step = jax.jit(step, donate_argnums=1)
@@ -106,12 +118,18 @@ class SeededStep(MeshStep):
 
     def __init__(self, shared: SharedProgram, program: Program) -> None:
         """`program` is that of the run."""
-        super().__init__(program.train_step, program.devices, split_classes=program.objective.splits_classes)
+        super().__init__(
+            program.train_step, program.devices, split_classes=program.objective.splits_classes
+        )
         self._shared, self._seed = shared, np.int32(program.config.run.seed)
 
-    def __call__(self, state: TrainState, images: Any, labels: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    def __call__(
+        self, state: TrainState, images: Any, labels: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         """See `ParallelStep`."""
-        stepped: tuple[TrainState, dict[str, jax.Array]] = self._shared.step(self._seed, state, images, labels)
+        stepped: tuple[TrainState, dict[str, jax.Array]] = self._shared.step(
+            self._seed, state, images, labels
+        )
         return stepped
 
 
@@ -154,7 +172,9 @@ def _with_train(data: RunData, train: MemorySource) -> RunData:
 
 
 def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup, np.ndarray]:
-    """(everything that a run of a case needs, bool [N] which of its training images have a wrong label)."""
+    """(everything that a run of a case needs, bool [N] which of its training images have a
+    wrong label).
+    """
     config = case.seeded(root, seed)
     if config.run.distributed:
         raise InputError("run.distributed: runs of one process each are compared; leave it out")
@@ -168,7 +188,9 @@ def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup,
     program = create_program(config, data.num_classes)
     shared = None
     if len(program.devices) == 1 and config.run.parallel == "jit" and config.model.init is None:
-        anonymous = dataclasses.replace(config.run, seed=0, folder=None, checkpoint_every=None, keep=1)
+        anonymous = dataclasses.replace(
+            config.run, seed=0, folder=None, checkpoint_every=None, keep=1
+        )
         shared = _shared_program(dataclasses.replace(config, run=anonymous), data.num_classes)
         program = dataclasses.replace(program, step=SeededStep(shared, program))
     sampler = create_sampler(config.data, data.train, config.run.batch_size, seed)
@@ -178,7 +200,9 @@ def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup,
 def _only(data: RunData, kept: np.ndarray) -> RunData:
     train = data.train
     assert isinstance(train, MemorySource)
-    return _with_train(data, dataclasses.replace(train, images=train.images[kept], labels=train.labels[kept]))
+    return _with_train(
+        data, dataclasses.replace(train, images=train.images[kept], labels=train.labels[kept])
+    )
 
 
 class Quiet:
@@ -218,11 +242,16 @@ def run_case(case: Case, root: pathlib.Path, seed: int) -> dict[str, Any]:
     angles = result.angles
     if seed == case.watched:
         verifier = Verifier(setup)
-        angles |= {step: verifier.angles(restore(checkpoints, step, setup.program)) for step in checkpoints.steps()}
+        angles |= {
+            step: verifier.angles(restore(checkpoints, step, setup.program))
+            for step in checkpoints.steps()
+        }
     checkpoints.close()
     steps = sorted(angles)
     np.savez_compressed(
-        folder.path / ANGLES_FILE, steps=steps, degrees=np.stack([angles[step] for step in steps]).astype(np.float32)
+        folder.path / ANGLES_FILE,
+        steps=steps,
+        degrees=np.stack([angles[step] for step in steps]).astype(np.float32),
     )
     results |= {
         "seconds": round(time.perf_counter() - started, 1),
@@ -234,13 +263,23 @@ def run_case(case: Case, root: pathlib.Path, seed: int) -> dict[str, Any]:
 
 
 def measured(
-    setup: SharedSetup, result: RunResult, checkpoints: Checkpoints, wrong: np.ndarray, folder: pathlib.Path
+    setup: SharedSetup,
+    result: RunResult,
+    checkpoints: Checkpoints,
+    wrong: np.ndarray,
+    folder: pathlib.Path,
 ) -> dict[str, Any]:
-    """Angles of Table 3 of the last checkpoint, on trained and on held-out people; and what a clean-up finds."""
+    """Angles of Table 3 of the last checkpoint, on trained and on held-out people; and what a
+    clean-up finds.
+    """
     program = setup.program
     state = restore(checkpoints, setup.config.run.steps, program)
     variables = program.step.local(state.backbone_variables)
-    embed = setup.shared.embed if setup.shared else make_embed_function(program.backbone, program.train_step.pixels)
+    embed = (
+        setup.shared.embed
+        if setup.shared
+        else make_embed_function(program.backbone, program.train_step.pixels)
+    )
     test, last = setup.data.test, result.angles[max(result.angles)]
     held_out = unit_embeddings(embed_images(embed, variables, test.images), "embeddings")
     results: dict[str, Any] = {
@@ -253,7 +292,11 @@ def measured(
         return results
     embeddings = unit_embeddings(embed_images(embed, variables, train_images.images), "embeddings")
     weights = program.objective.class_weights(state.params["head"], state.head_state)
-    comparable = weights is not None and weights.ndim == 2 and len(np.unique(train_images.labels)) == len(weights)
+    comparable = (
+        weights is not None
+        and weights.ndim == 2
+        and len(np.unique(train_images.labels)) == len(weights)
+    )
     own = np.asarray(weights) if comparable else None  # a clean-up may have emptied a class
     results["angles"]["trained"] = angle_statistics(embeddings, train_images.labels, own)
     if wrong.any() and weights is not None:
@@ -261,16 +304,21 @@ def measured(
         np.save(folder / KEPT_FILE, kept)
         results["noise"] = dataclasses.asdict(detection(~kept, wrong))
         stricter = {
-            degrees: cleaned(embeddings, np.asarray(weights), train_images.labels, degrees) for degrees in STRICTER
+            degrees: cleaned(embeddings, np.asarray(weights), train_images.labels, degrees)
+            for degrees in STRICTER
         }
         results["noise"]["at"] = {
-            f"{degrees:g}": dataclasses.asdict(detection(~near, wrong)) for degrees, near in stricter.items()
+            f"{degrees:g}": dataclasses.asdict(detection(~near, wrong))
+            for degrees, near in stricter.items()
         }
     return results
 
 
 def cleaned(
-    embeddings: np.ndarray, class_weights: np.ndarray, labels: np.ndarray, max_degrees: float = MAX_DEGREES
+    embeddings: np.ndarray,
+    class_weights: np.ndarray,
+    labels: np.ndarray,
+    max_degrees: float = MAX_DEGREES,
 ) -> np.ndarray:
     """The images near enough to their class's centre, of sub-centres the dominant one: bool [N].
 

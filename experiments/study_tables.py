@@ -25,7 +25,8 @@ def last(results: Mapping[str, Any]) -> dict[str, float]:
 def by_seed(runs: Results, column: str, *, untrained: bool = False) -> dict[int, float]:
     """A figure of the last verification, or of that before training, by seed."""
     return {
-        seed: (results["verifications"]["0"] if untrained else last(results))[column] for seed, results in runs.items()
+        seed: (results["verifications"]["0"] if untrained else last(results))[column]
+        for seed, results in runs.items()
     }
 
 
@@ -42,10 +43,15 @@ LOWER_IS_BETTER = ("eer",)
 """Columns of errors: of two cases the one with less is ahead."""
 
 
-def verification_rows(cases: Mapping[str, Results], columns: Mapping[str, str] = COLUMNS) -> list[list[str]]:
+def verification_rows(
+    cases: Mapping[str, Results], columns: Mapping[str, str] = COLUMNS
+) -> list[list[str]]:
     """One row a case, the best mean first, and the untrained network of the first case last."""
     named = {name: runs for name, runs in cases.items() if runs}
-    means = {name: summarise(list(by_seed(runs, "accuracy").values())).mean for name, runs in named.items()}
+    means = {
+        name: summarise(list(by_seed(runs, "accuracy").values())).mean
+        for name, runs in named.items()
+    }
     rows = [
         [name, *(cell(list(by_seed(named[name], column).values()), 100.0) for column in columns)]
         for name in sorted(named, key=means.__getitem__, reverse=True)
@@ -57,7 +63,9 @@ def verification_rows(cases: Mapping[str, Results], columns: Mapping[str, str] =
     return rows
 
 
-def verification_numbers(cases: Mapping[str, Results], columns: Mapping[str, str] = COLUMNS) -> dict[str, Any]:
+def verification_numbers(
+    cases: Mapping[str, Results], columns: Mapping[str, str] = COLUMNS
+) -> dict[str, Any]:
     """By case and column: values by seed, and their summary."""
     return {
         name: {
@@ -71,16 +79,23 @@ def verification_numbers(cases: Mapping[str, Results], columns: Mapping[str, str
 
 
 def differences(
-    cases: Mapping[str, Results], first: str, others: Sequence[str], columns: Mapping[str, str] = COLUMNS
+    cases: Mapping[str, Results],
+    first: str,
+    others: Sequence[str],
+    columns: Mapping[str, str] = COLUMNS,
 ) -> dict[tuple[str, str], PairedDifference]:
-    """`first` less each other case in each column, over the seeds that both have, by (other, column)."""
+    """`first` less each other case in each column, over the seeds that both have, by (other,
+    column).
+    """
     found = {}
     for other in others:
         shared = sorted(set(cases.get(first, {})) & set(cases.get(other, {})))
         if len(shared) < 2:
             continue
         for column in columns:
-            mine, theirs = ([by_seed(cases[name], column)[seed] for seed in shared] for name in (first, other))
+            mine, theirs = (
+                [by_seed(cases[name], column)[seed] for seed in shared] for name in (first, other)
+            )
             found[other, column] = paired_difference(mine, theirs)
             if column in LOWER_IS_BETTER:
                 wins = paired_difference(theirs, mine).wins
@@ -89,9 +104,13 @@ def differences(
 
 
 def difference_rows(
-    found: Mapping[tuple[str, str], PairedDifference], first: str, columns: Mapping[str, str] = COLUMNS
+    found: Mapping[tuple[str, str], PairedDifference],
+    first: str,
+    columns: Mapping[str, str] = COLUMNS,
 ) -> list[list[str]]:
-    """One row a test: what is compared, the difference with its interval, p, and in how many seeds it is ahead."""
+    """One row a test: what is compared, the difference with its interval, p, and in how many
+    seeds it is ahead.
+    """
     return [
         [
             f"{first} − {other}, {columns[column]}",
@@ -104,4 +123,10 @@ def difference_rows(
     ]
 
 
-DIFFERENCE_HEADER = ("paired over seeds", "difference, points [95 %]", "p", "seeds ahead", "verdict")
+DIFFERENCE_HEADER = (
+    "paired over seeds",
+    "difference, points [95 %]",
+    "p",
+    "seeds ahead",
+    "verdict",
+)

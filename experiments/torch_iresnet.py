@@ -1,4 +1,6 @@
-"""IResNet and ArcFace in plain PyTorch, to measure beside; keys of the weights are those of arcface_torch."""
+"""IResNet and ArcFace in plain PyTorch, to measure beside; keys of the weights are those of
+arcface_torch.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -22,9 +24,13 @@ class Excite(nn.Module):
 
 
 class Block(nn.Module):
-    """BN – conv3×3 – BN – PReLU – conv3×3 (strided) – BN, squeeze and excitation if wanted, plus the shortcut."""
+    """BN – conv3×3 – BN – PReLU – conv3×3 (strided) – BN, squeeze and excitation if wanted,
+    plus the shortcut.
+    """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, epsilon: float, squeeze: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, epsilon: float, squeeze: int
+    ) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs, eps=epsilon)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False)
@@ -33,7 +39,10 @@ class Block(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs, eps=epsilon)
         self.se_block = Excite(outputs, squeeze) if squeeze else None
-        projection = (nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs, eps=epsilon))
+        projection = (
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False),
+            nn.BatchNorm2d(outputs, eps=epsilon),
+        )
         self.downsample = nn.Sequential(*projection) if stride != 1 or inputs != outputs else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -45,7 +54,9 @@ class Block(nn.Module):
 
 
 class TorchIResNet(nn.Module):
-    """`arcface_jax.models.iresnet.IResNet` with its defaults; MagFace's with epsilon 2e-5, ElasticFace's squeezes."""
+    """`arcface_jax.models.iresnet.IResNet` with its defaults; MagFace's with epsilon 2e-5,
+    ElasticFace's squeezes.
+    """
 
     def __init__(
         self,
@@ -64,7 +75,9 @@ class TorchIResNet(nn.Module):
         for stage, count in enumerate(stage_blocks):
             blocks = []
             for number in range(count):
-                blocks.append(Block(channels, width << stage, 2 if number == 0 else 1, epsilon, squeeze))
+                blocks.append(
+                    Block(channels, width << stage, 2 if number == 0 else 1, epsilon, squeeze)
+                )
                 channels = width << stage
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
             side = -(-side // 2)
@@ -91,15 +104,24 @@ def arcface_loss(
     margin: float = 0.5,
     scale: float = 64.0,
 ) -> torch.Tensor:
-    """Mean cross-entropy of scale · cos(θ + margin) for the own class, scale · cos θ for the others."""
-    cosine = functional.linear(functional.normalize(embeddings), functional.normalize(class_weights))
+    """Mean cross-entropy of scale · cos(θ + margin) for the own class, scale · cos θ for the
+    others.
+    """
+    cosine = functional.linear(
+        functional.normalize(embeddings), functional.normalize(class_weights)
+    )
     own = cosine.gather(1, labels[:, None]).clamp(-1 + 1e-7, 1 - 1e-7)
     logits = scale * cosine.scatter(1, labels[:, None], torch.cos(torch.acos(own) + margin))
     return functional.cross_entropy(logits, labels)
 
 
 def torch_step(
-    stage_blocks: Sequence[int], width: int, embedding_size: int, image_size: int, batch: int, classes: int
+    stage_blocks: Sequence[int],
+    width: int,
+    embedding_size: int,
+    image_size: int,
+    batch: int,
+    classes: int,
 ) -> Callable[[], float]:
     """A training step, channels last, on images that stay the same: takes it and gives the loss."""
     network = TorchIResNet(stage_blocks, width, embedding_size, image_size)

@@ -2,11 +2,14 @@
 
 python -m experiments.toy                                    eight synthetic people
 python -m experiments.toy --dimension 3
-python -m experiments.toy --people faces.zip                 the first eight of a folder, zip file, …
-python -m experiments.toy --margin 0.9                       more than a circle of eight classes can hold
+python -m experiments.toy --people faces.zip                 the first eight of a folder, zip file,
+…
+python -m experiments.toy --margin 0.9                       more than a circle of eight classes can
+hold
 
-Trains a small network on half of each person's images with plain softmax, softmax on the sphere and ArcFace, several
-times each, and measures the smallest angle between neighbouring classes, on those images and on the other half.
+Trains a small network on half of each person's images with plain softmax, softmax on the sphere and
+ArcFace, several times each, and measures the smallest angle between neighbouring classes, on those
+images and on the other half.
 """
 
 import dataclasses
@@ -97,7 +100,8 @@ def read_halves(arguments: Arguments) -> Halves:
     labels = np.asarray(source.labels)
     if not 2 <= arguments.identities <= len(source.identity_names):
         raise InputError(
-            f"--identities {arguments.identities}: give 2 or more, of the {len(source.identity_names)} people there are"
+            f"--identities {arguments.identities}: give 2 or more, of the "
+            f"{len(source.identity_names)} people there are"
         )
     sample = load(Subset(source, np.flatnonzero(labels < arguments.identities)), 32)
     place = np.zeros(len(sample), np.int64)
@@ -105,11 +109,14 @@ def read_halves(arguments: Arguments) -> Halves:
         own = np.flatnonzero(sample.labels == label)
         if len(own) < 2:
             raise InputError(
-                f"{sample.identity_names[label]}: has {len(own)} image(s); two are needed, one for each half"
+                f"{sample.identity_names[label]}: has {len(own)} image(s); two are needed, one for "
+                f"each half"
             )
         place[own] = np.arange(len(own))
     first = place % 2 == 0
-    return Halves(sample.images[first], sample.labels[first], sample.images[~first], sample.labels[~first])
+    return Halves(
+        sample.images[first], sample.labels[first], sample.images[~first], sample.labels[~first]
+    )
 
 
 def study(
@@ -117,7 +124,9 @@ def study(
 ) -> tuple[dict[str, float], Features]:
     """Trains once; returns what was measured, and the panel to draw."""
     task = progress.add_task(f"{name_of(recipe)}, seed {seed}", total=recipe.steps)
-    model = train_small(data.training, data.training_labels, recipe, seed, lambda _: progress.advance(task))
+    model = train_small(
+        data.training, data.training_labels, recipe, seed, lambda _: progress.advance(task)
+    )
     progress.remove_task(task)
     assert model.class_weights is not None
     embed = _make_embed(recipe.backbone)
@@ -136,7 +145,13 @@ def study(
         numbers |= {f"{name}_{key}": value for key, value in found.items()}
     note = f"smallest gap {numbers['training_smallest_gap']:.1f}°"
     panel = Features(
-        name_of(recipe), training, data.training_labels, unseen, data.unseen_labels, centres=centres, note=note
+        name_of(recipe),
+        training,
+        data.training_labels,
+        unseen,
+        data.unseen_labels,
+        centres=centres,
+        note=note,
     )
     return numbers, panel
 
@@ -154,14 +169,17 @@ def check_feasible(arguments: Arguments, console: Console) -> dict[str, float]:
     best = even_circle_probability(arguments.identities, arcface(arguments.margin), arguments.scale)
     if arguments.dimension == 2:
         line = (
-            f"{arguments.identities} classes on a circle are {math.degrees(largest):.1f}° apart, m is "
-            f"{math.degrees(arguments.margin):.1f}°; at best softmax gives the true class {best:.1%} at s = "
+            f"{arguments.identities} classes on a circle are {math.degrees(largest):.1f}° apart, m "
+            f"is "
+            f"{math.degrees(arguments.margin):.1f}°; at best softmax gives the true class "
+            f"{best:.1%} at s = "
             f"{arguments.scale:g}"
         )
         console.print(line, markup=False, highlight=False, soft_wrap=True)
         if arguments.margin >= largest:
             console.print(
-                f"warning: m = {arguments.margin:g} is not below 2π/C = {largest:.3f}; no arrangement satisfies it",
+                f"warning: m = {arguments.margin:g} is not below 2π/C = {largest:.3f}; no "
+                f"arrangement satisfies it",
                 style="yellow",
             )
     return {"largest_feasible_margin": largest, "best_probability": best}
@@ -192,8 +210,15 @@ def run(arguments: Arguments) -> None:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     file = arguments.output / "toy.json"
     write_whole(file, json.dumps(report, indent=2) + "\n")
-    pictures = save(features_figure(panels), arguments.output / f"toy_{arguments.dimension}d", ("png", "svg"))
-    console.print(f"Written: {file}, {', '.join(map(str, pictures))}", markup=False, highlight=False, soft_wrap=True)
+    pictures = save(
+        features_figure(panels), arguments.output / f"toy_{arguments.dimension}d", ("png", "svg")
+    )
+    console.print(
+        f"Written: {file}, {', '.join(map(str, pictures))}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def spread_of(values: list[float]) -> str:
@@ -202,4 +227,8 @@ def spread_of(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    run_command(lambda: run(tyro.cli(Arguments, prog="python -m experiments.toy", description=help_text(__doc__))))
+    run_command(
+        lambda: run(
+            tyro.cli(Arguments, prog="python -m experiments.toy", description=help_text(__doc__))
+        )
+    )

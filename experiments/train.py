@@ -3,8 +3,10 @@
 python -m experiments.train                                  the embedded synthetic faces
 python -m experiments.train folder --data.root DIR           your own faces, DIR/person/*.jpg
 python -m experiments.train --config runs/RUN/config.json    a run again
-python -m experiments.train … --check                        look at the data and the cost, train nothing;
-                                                             --against TEST_SET looks for images in both
+python -m experiments.train … --check                        look at the data and the cost, train
+nothing;
+                                                             --against TEST_SET looks for images in
+                                                             both
 """
 
 import pathlib
@@ -39,7 +41,9 @@ SUMMARY_FILE = "summary.html"
 
 
 def take_option(arguments: list[str], option: str, wanted: str) -> tuple[list[str], list[str]]:
-    """Takes every `option VALUE` or `option=VALUE` out of the arguments: (the values, the other arguments)."""
+    """Takes every `option VALUE` or `option=VALUE` out of the arguments: (the values, the other
+    arguments).
+    """
     values, rest = [], []
     remaining = iter(arguments)
     for argument in remaining:
@@ -66,15 +70,20 @@ def parse(arguments: list[str]) -> Config:
     files, arguments = take_option(arguments, "--config", "a file: the config.json of a run")
     if files:
         if preset is not None or len(files) > 1:
-            raise InputError("a preset and --config are two whole configurations; give one of them, once")
+            raise InputError(
+                "a preset and --config are two whole configurations; give one of them, once"
+            )
         base = read_config(pathlib.Path(files[0]))
-    presets = "\n".join(f"  {name}: {(make.__doc__ or '').splitlines()[0]}" for name, make in PRESETS.items())
+    presets = "\n".join(
+        f"  {name}: {(make.__doc__ or '').splitlines()[0]}" for name, make in PRESETS.items()
+    )
     return tyro.cli(
         Config,
         default=base,
         args=arguments,
         prog="python -m experiments.train [PRESET] [--config FILE]",
-        description=f"{help_text(__doc__)}\n\nPresets, with every option below to override:\n\n{presets}",
+        description=f"{help_text(__doc__)}\n\nPresets, with every option below to "
+        f"override:\n\n{presets}",
     )
 
 
@@ -83,20 +92,25 @@ def run_folder_path(config: Config) -> pathlib.Path:
     if config.run.folder is not None:
         return pathlib.Path(config.run.folder)
     if config.run.resume == "changed" or config.run.distributed:
-        raise InputError("run.resume changed and run.distributed need --run.folder, the same for all processes")
+        raise InputError(
+            "run.resume changed and run.distributed need --run.folder, the same for all processes"
+        )
     return pathlib.Path("runs") / f"{config.loss.name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def angle_warning(angles: Mapping[int, np.ndarray]) -> str | None:
     """What to say of a run whose embeddings ended up facing away from their own centres."""
     last = angles[max(angles)]
-    # An untrained network's angles lie around 90°: a run that has only just begun is none to warn of.
+    # An untrained network's angles lie around 90°: a run that has only just begun is none to warn
+    # of.
     if np.median(last) < 100.0:
         return None
     away = float(np.mean(last > 90.0))
     return (
-        f"{away:.0%} of the training images are more than 90° from the centre of their own class: the exact gradient "
-        "of an angular margin pushed embeddings and classes apart as a whole, before they had parted. Try "
+        f"{away:.0%} of the training images are more than 90° from the centre of their own class: "
+        f"the exact gradient "
+        "of an angular margin pushed embeddings and classes apart as a whole, before they had "
+        "parted. Try "
         "--loss.margin-warmup 0.5, --loss.gradient straight_through or a smaller --loss.scale."
     )
 
@@ -104,12 +118,17 @@ def angle_warning(angles: Mapping[int, np.ndarray]) -> str | None:
 def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult) -> None:
     """Draws the pictures, writes the results and prints the closing table."""
     pictures = draw_run(setup, folder, result)
-    write_whole(folder.path / SUMMARY_FILE, run_page(f"Run {folder.path.name}", setup, result, pictures))
+    write_whole(
+        folder.path / SUMMARY_FILE, run_page(f"Run {folder.path.name}", setup, result, pictures)
+    )
     best = best_so_far(result.verifications)
     folder.finish(
         {
             "verifications": {str(step): numbers for step, numbers in result.verifications.items()},
-            "best": {name or "first": {"step": step, "accuracy": value} for name, (step, value) in best.items()},
+            "best": {
+                name or "first": {"step": step, "accuracy": value}
+                for name, (step, value) in best.items()
+            },
             "bad_steps": result.bad_steps,
             "speeds": result.speeds,
             "seconds": round(result.seconds, 1),
@@ -125,7 +144,14 @@ def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult)
         highlight=False,
         markup=False,
     )
-    for what in (SUMMARY_FILE, "config.json", "metrics.jsonl", "results.json", "tensorboard/", "checkpoints/"):
+    for what in (
+        SUMMARY_FILE,
+        "config.json",
+        "metrics.jsonl",
+        "results.json",
+        "tensorboard/",
+        "checkpoints/",
+    ):
         console.print(f"  {folder.path / what}", highlight=False, markup=False)
     for picture in pictures:
         console.print(f"  {picture}", highlight=False, markup=False)
@@ -139,7 +165,9 @@ def run(config: Config, console: Console) -> int:
     path = run_folder_path(config)
     folder = RunFolder(path, config)
     if folder.is_finished:  # as when a cluster starts a job again
-        console.print(f"{path}: this run is finished, its results are there", highlight=False, markup=False)
+        console.print(
+            f"{path}: this run is finished, its results are there", highlight=False, markup=False
+        )
         return 0
     for change in folder.changes:
         console.print(f"[yellow]Going on with {escape(change)}[/yellow]", highlight=False)
@@ -156,7 +184,8 @@ def run(config: Config, console: Console) -> int:
         except Stopped as stop:
             again = f"--config {path / CONFIG_FILE} --run.folder {path}"
             console.print(
-                f"Stopped at step {stop.step}, with a checkpoint. To go on: python -m experiments.train {again}",
+                f"Stopped at step {stop.step}, with a checkpoint. To go on: python -m "
+                f"experiments.train {again}",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,
@@ -175,12 +204,18 @@ def run(config: Config, console: Console) -> int:
 
 
 def take_check(arguments: list[str]) -> tuple[bool, list[str], list[str]]:
-    """Takes --check and each --against TEST_SET out of the arguments: (is it asked for, test sets, the others)."""
+    """Takes --check and each --against TEST_SET out of the arguments: (is it asked for, test
+    sets, the others).
+    """
     rest = [argument for argument in arguments if argument != "--check"]
-    against, rest = take_option(rest, "--against", "a test set: the path of a folder, .bin set, list or other source")
+    against, rest = take_option(
+        rest, "--against", "a test set: the path of a folder, .bin set, list or other source"
+    )
     asked = "--check" in arguments
     if against and not asked:
-        raise InputError("--against belongs to --check, which compares the training data with a test set")
+        raise InputError(
+            "--against belongs to --check, which compares the training data with a test set"
+        )
     return asked, against, rest
 
 
@@ -189,7 +224,9 @@ def main() -> int:
     asked, against, arguments = take_check(sys.argv[1:])
     config = parse(arguments)
     if asked:
-        return check_data(config, new_console(), pathlib.Path(config.run.folder or "runs/check"), against)
+        return check_data(
+            config, new_console(), pathlib.Path(config.run.folder or "runs/check"), against
+        )
     return run(config, new_console())
 
 

@@ -20,8 +20,8 @@ class TrainedRun:
       name: the run folder's; with the step where a checkpoint was named.
       config: the run's configuration.
       step: of the checkpoint.
-      model: the backbone with the moving average of its weights where the run kept one, and the class weights, of
-        sub-centres [C, K, D]; None for a loss without classes.
+      model: the backbone with the moving average of its weights where the run kept one, and the
+        class weights, of sub-centres [C, K, D]; None for a loss without classes.
     """
 
     name: str

@@ -13,8 +13,8 @@
 # %% [markdown]
 # # What a margin does
 #
-# The ArcFace layer step by step, the geometry of its margin, and the target-logit analysis: first as numbers, then as
-# pictures. No network is trained here.
+# The ArcFace layer step by step, the geometry of its margin, and the target-logit analysis: first
+# as numbers, then as pictures. No network is trained here.
 #
 # Open it in Jupyter with jupytext, or run it as a script from the repository: `PYTHONPATH=. python
 # notebooks/analysis.py`. The pictures are also written to `runs/notebooks/analysis/`.
@@ -54,13 +54,16 @@ def show(name, figure):
 # %% [markdown]
 # ## The layer
 #
-# One embedding, three classes. Without a margin the embedding is right by 21° and its loss is next to nothing; the
-# margin asks for 28.6°, so there is still something to learn.
+# One embedding, three classes. Without a margin the embedding is right by 21° and its loss is next
+# to nothing; the margin asks for 28.6°, so there is still something to learn.
 
 # %%
 for m in (0.0, 0.2, 0.5):
     steps = layer_steps(EMBEDDINGS, CLASS_WEIGHTS, LABELS, margin=m, scale=16.0)
-    print(f"m = {m}: logits {np.round(steps.logits[0], 2)}, p of the true class {steps.probabilities[0, 0]:.3f}")
+    print(
+        f"m = {m}: logits {np.round(steps.logits[0], 2)}, p of the true class "
+        f"{steps.probabilities[0, 0]:.3f}"
+    )
 print(f"angles to the three centres: {np.round(steps.degrees[0], 1)}")
 
 # %%
@@ -69,8 +72,8 @@ show("layer", layer())
 # %% [markdown]
 # ## Decision boundaries
 #
-# An example of class 1 is satisfied where psi(cos θ1) > cos θ2. For ArcFace the boundary is θ2 = θ1 + m, a margin that
-# is the same angle everywhere.
+# An example of class 1 is satisfied where psi(cos θ1) > cos θ2. For ArcFace the boundary is θ2 = θ1
+# + m, a margin that is the same angle everywhere.
 
 # %%
 theta1 = np.radians([10, 30, 60, 90, 120, 140])
@@ -88,9 +91,9 @@ show("decision_boundaries_cosine", geometry_figures.decision_boundaries_cosine()
 # %% [markdown]
 # ## The arc between two classes
 #
-# Two centres α apart; each class's region ends somewhere on the way to the other. ArcFace leaves an arc of m between
-# them whatever α; CosFace leaves more between close centres, SphereFace less. Where centres
-# are closer than a margin allows (nan), not even a class's own centre satisfies it.
+# Two centres α apart; each class's region ends somewhere on the way to the other. ArcFace leaves an
+# arc of m between them whatever α; CosFace leaves more between close centres, SphereFace less.
+# Where centres are closer than a margin allows (nan), not even a class's own centre satisfies it.
 
 # %%
 alpha = np.radians([20, 40, 60, 90, 120, 180])
@@ -111,14 +114,17 @@ show("sphere_caps", geometry_figures.sphere_caps())
 # %% [markdown]
 # ## The target logit
 #
-# What stands in the place of the true class's cosine, over the angles that training goes through, and how steeply it
+# What stands in the place of the true class's cosine, over the angles that training goes through,
+# and how steeply it
 # falls: that slope is the pull on the embedding.
 
 # %%
 degrees = np.array([20.0, 60.0, 90.0, 100.0])
 for name, psi in margins.NAMED_MARGINS.items():
     curve = target_logits.target_curve(psi, degrees)
-    print(f"{TITLES[name]:24} psi {np.round(curve.value, 4)}  slope {np.round(curve.angle_slope, 3)}")
+    print(
+        f"{TITLES[name]:24} psi {np.round(curve.value, 4)}  slope {np.round(curve.angle_slope, 3)}"
+    )
 
 # %%
 show("target_logits", target_logit_figure())
@@ -126,8 +132,9 @@ show("target_logits", target_logit_figure())
 # %% [markdown]
 # ## Past π
 #
-# Where θ + m passes π the formula turns round. Its exact gradient then turns the embedding *away* from its class; the
-# straight-through gradient never does. The sign does not depend on the scale or on the number of classes.
+# Where θ + m passes π the formula turns round. Its exact gradient then turns the embedding *away*
+# from its class; the straight-through gradient never does. The sign does not depend on the scale or
+# on the number of classes.
 
 # %%
 for rule in margins.PAST_PI:
@@ -135,7 +142,10 @@ for rule in margins.PAST_PI:
         psi = margins.arcface(0.5, past_pi=rule, gradient=gradient)
         (pull,) = target_logits.loss_curve(psi, np.array([170.0])).gradient
         away = target_logits.repulsive_intervals(psi)
-        print(f"{rule:8} {gradient:16} dL/dθ at 170°: {pull:+7.2f}   away from its class: {np.round(away, 1).tolist()}")
+        print(
+            f"{rule:8} {gradient:16} dL/dθ at 170°: {pull:+7.2f}   away from its class: "
+            f"{np.round(away, 1).tolist()}"
+        )
 
 # %%
 show("loss_gradient", loss_gradient())
@@ -143,10 +153,11 @@ show("loss_gradient", loss_gradient())
 # %% [markdown]
 # ## Why a large scale or margin can fail from scratch
 #
-# The gradients of all cosines of an example add up to s(1 − p)(1 − d psi/d cos θ). For a softmax and for CosFace that
-# is zero: what pulls the true class pushes the others as much. For ArcFace it is positive above 90° − m/2, where every
-# network begins: embedding and classes are pushed apart as a whole, whatever the rule past π. With the straight-through
-# gradient, or with `easy`, which has no margin above 90°, they are not; a margin that grows slowly pushes later.
+# The gradients of all cosines of an example add up to s(1 − p)(1 − d psi/d cos θ). For a softmax
+# and for CosFace that is zero: what pulls the true class pushes the others as much. For ArcFace it
+# is positive above 90° − m/2, where every network begins: embedding and classes are pushed apart as
+# a whole, whatever the rule past π. With the straight-through gradient, or with `easy`, which has
+# no margin above 90°, they are not; a margin that grows slowly pushes later.
 
 # %%
 degrees = np.array([30.0, 60.0, 75.7, 90.0, 120.0, 150.0])
@@ -162,8 +173,9 @@ for title, psi in {
 # %% [markdown]
 # ## Eight people on a circle
 #
-# A network with a two-dimensional embedding puts each class on an arc of the circle. The margin widens the empty arcs
-# between them, as far as the circle has room: eight classes are 45° apart, so m must be below 2π/8 = .785.
+# A network with a two-dimensional embedding puts each class on an arc of the circle. The margin
+# widens the empty arcs between them, as far as the circle has room: eight classes are 45° apart, so
+# m must be below 2π/8 = .785.
 
 # %%
 for margin in (0.0, 0.5, 0.785, 1.0):
@@ -180,13 +192,16 @@ print({name: round(value, 1) for name, value in gaps.numbers().items()})
 # %% [markdown]
 # ## A face out of a model
 #
-# The embedding is drawn to a target, the statistics of every batch normalisation to the running ones. A model is
-# always fooled by what was made for it; ask another one: python -m experiments.invert
+# The embedding is drawn to a target, the statistics of every batch normalisation to the running
+# ones. A model is always fooled by what was made for it; ask another one: python -m
+# experiments.invert
 
 # %%
 backbone = registry.create("iresnet18", embedding_size=16, width=4)  # a trained one shows faces
 start = 0.5 * jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
 network = with_statistics(backbone, backbone.init(jax.random.key(1), start))
 targets = jax.random.normal(jax.random.key(2), (4, 16))
-found = invert(network, cosine_loss(targets), jnp.clip(start, -1, 1), key=jax.random.key(3), steps=30)
+found = invert(
+    network, cosine_loss(targets), jnp.clip(start, -1, 1), key=jax.random.key(3), steps=30
+)
 print(f"loss {found.losses[0]:.2f} → {found.losses[-1]:.2f}")

@@ -13,8 +13,9 @@
 # %% [markdown]
 # # Margins and losses
 #
-# Every margin of this library is a function psi from the cosine of the true class to the cosine that takes its place in
-# a softmax. This notebook draws each of them, with the line of code that makes it, and then tries every loss.
+# Every margin of this library is a function psi from the cosine of the true class to the cosine
+# that takes its place in a softmax. This notebook draws each of them, with the line of code that
+# makes it, and then tries every loss.
 #
 # Open it in Jupyter with jupytext, or run it as a script from the repository: `PYTHONPATH=. python
 # notebooks/losses.py`. The pictures are also written to `runs/notebooks/losses/`.
@@ -45,8 +46,8 @@ def show(name, figure):
 # %% [markdown]
 # ## ArcFace
 #
-# `arcface_logits` is the head as the paper has it: cosines of normalised embeddings and class weights, an angle of
-# 0.5 rad added for the true class, all times the scale.
+# `arcface_logits` is the head as the paper has it: cosines of normalised embeddings and class
+# weights, an angle of 0.5 rad added for the true class, all times the scale.
 
 # %%
 key_embeddings, key_weights = jax.random.split(jax.random.key(0))
@@ -55,15 +56,17 @@ class_weights = 0.05 * jax.random.normal(key_weights, (1000, 512))
 labels = jnp.arange(8)
 
 logits, unit_embeddings = arcface_logits(embeddings, class_weights, labels, margin=0.5, scale=64.0)
-loss = losses.margin_softmax_loss(embeddings, class_weights, labels, psi=margins.arcface(0.5), scale=64.0)
+loss = losses.margin_softmax_loss(
+    embeddings, class_weights, labels, psi=margins.arcface(0.5), scale=64.0
+)
 print(f"logits {logits.shape}, loss of each example {np.round(np.asarray(loss, float), 1)}")
 print(f"expected of an untrained head: {losses.expected_initial_loss(1000, 0.5, 64.0, 512):.1f}")
 
 # %% [markdown]
 # ## Every margin
 #
-# The combined margin is $\psi(\cos\theta) = \cos(m_1\theta + m_2) - m_3$. The slope is what the gradient of the loss is
-# multiplied by.
+# The combined margin is $\psi(\cos\theta) = \cos(m_1\theta + m_2) - m_3$. The slope is what the
+# gradient of the loss is multiplied by.
 
 # %%
 named = {
@@ -97,9 +100,9 @@ show("mixtures", margin_curves(mixtures, "Mixtures"))
 # %% [markdown]
 # ## Past π
 #
-# Where $m_1\theta + m_2$ passes π the formula turns round: an embedding nearly opposite its class would be pushed
-# farther. Projects differ in what they put there; `past_pi` names the choice. `gradient="straight_through"` replaces
-# the slope by 1.
+# Where $m_1\theta + m_2$ passes π the formula turns round: an embedding nearly opposite its class
+# would be pushed farther. Projects differ in what they put there; `past_pi` names the choice.
+# `gradient="straight_through"` replaces the slope by 1.
 
 # %%
 show("rules_arcface", rule_curves(FAMILIES["arcface"]))  # arcface(past_pi=...)
@@ -127,24 +130,35 @@ for rule in margins.PAST_PI:
 # SphereFace brings its margin in with a weight λ that falls during training.
 
 # %%
-annealing = {f"weight={weight}": margins.sphereface_original(4, weight=weight) for weight in (1000, 50, 5, 0)}
+annealing = {
+    f"weight={weight}": margins.sphereface_original(4, weight=weight) for weight in (1000, 50, 5, 0)
+}
 show("annealing", margin_curves(annealing, "sphereface_original(4, weight=λ)", (-1.0, 17.0)))
 
 # %%
-print("λ at steps 0, 100, 1000, 10000:", margins.sphereface_annealing(jnp.array([0, 100, 1000, 10000])))
+print(
+    "λ at steps 0, 100, 1000, 10000:",
+    margins.sphereface_annealing(jnp.array([0, 100, 1000, 10000])),
+)
 
 # %% [markdown]
 # ## Margins that follow the data
 #
-# AdaFace reads the image's quality from the length of its embedding; MagFace gives longer embeddings larger margins.
+# AdaFace reads the image's quality from the length of its embedding; MagFace gives longer
+# embeddings larger margins.
 
 # %%
 state = adaptive.AdaFaceState(mean=jnp.float32(20.0), std=jnp.float32(3.0))
-by_quality = {f"adaface_psi, length {n}": adaptive.adaface_psi(jnp.float32(n), state) for n in (5.0, 20.0, 35.0)}
+by_quality = {
+    f"adaface_psi, length {n}": adaptive.adaface_psi(jnp.float32(n), state)
+    for n in (5.0, 20.0, 35.0)
+}
 show("adaface", margin_curves(by_quality, "AdaFace: lengths 20 ± 3 are average"))
 
 # %%
-by_length = {f"magface_psi, length {n}": adaptive.magface_psi(jnp.float32(n)) for n in (10.0, 60.0, 110.0)}
+by_length = {
+    f"magface_psi, length {n}": adaptive.magface_psi(jnp.float32(n)) for n in (10.0, 60.0, 110.0)
+}
 show("magface", margin_curves(by_length, "MagFace"))
 
 # %% [markdown]
@@ -162,7 +176,9 @@ args = (embeddings, class_weights, labels)
 
 values = {
     "softmax with bias": losses.softmax_loss(embeddings, class_weights, bias, labels),
-    "NormFace, learnt scale": losses.normface_loss(*args, jnp.log(losses.minimum_scale(1000, 0.99))),
+    "NormFace, learnt scale": losses.normface_loss(
+        *args, jnp.log(losses.minimum_scale(1000, 0.99))
+    ),
     "ArcFace": losses.margin_softmax_loss(*args),
     "ArcFace, label smoothing 0.1": losses.margin_softmax_loss(*args, label_smoothing=0.1),
     "ArcFace, filter at 0.1": losses.margin_softmax_loss(*args, filter_threshold=0.1),
@@ -170,7 +186,9 @@ values = {
     "ArcFace, three sub-centres": losses.margin_softmax_loss(embeddings, subcentres, labels),
     "Softmax + Intra": pairwise.combination_loss(*args, psi=margins.normface(), intra_weight=1.0),
     "Softmax + Inter": pairwise.combination_loss(*args, psi=margins.normface(), inter_weight=1.0),
-    "ArcFace + triplet": pairwise.combination_loss(embeddings, class_weights, labels // 2, triplet_weight=1.0),
+    "ArcFace + triplet": pairwise.combination_loss(
+        embeddings, class_weights, labels // 2, triplet_weight=1.0
+    ),
     "triplet": pairwise.angular_triplet_loss(embeddings, labels // 2, margin=0.35),
     "SphereFace2": unified.sphereface2_loss(*args, jnp.float32(unified.sphereface2_bias(1000))),
     "UniFace": unified.uniface_loss(*args, jnp.float32(unified.uniface_bias(1000))),
@@ -195,8 +213,8 @@ for step in range(3):
 print(f"lengths in this batch: {float(row_norms(embeddings).mean()):.2f}")
 
 # %% [markdown]
-# Sub-centres clean a training set: count which centre each example is nearest to, keep the dominant one, and drop what
-# is more than 75° from it. (Random embeddings are all noise.)
+# Sub-centres clean a training set: count which centre each example is nearest to, keep the dominant
+# one, and drop what is more than 75° from it. (Random embeddings are all noise.)
 
 # %%
 counts = subcenter.subcenter_counts(embeddings, subcentres, labels)
@@ -206,10 +224,14 @@ print("to keep:", np.asarray(subcenter.within_angle(embeddings, centres, labels)
 # %% [markdown]
 # ## Before training
 #
-# What the loss of an untrained network should be, and the least scale with which a softmax over cosines can be sure.
+# What the loss of an untrained network should be, and the least scale with which a softmax over
+# cosines can be sure.
 
 # %%
 for classes in (10_572, 85_742, 360_232):
     initial = losses.expected_initial_loss(classes, margins.arcface(0.5), 64.0, 512)
     scale = losses.minimum_scale(classes, 0.9)
-    print(f"{classes:7,} identities: loss at the start {initial:.2f}, scale for 90% at least {scale:.1f}")
+    print(
+        f"{classes:7,} identities: loss at the start {initial:.2f}, scale for 90% at least "
+        f"{scale:.1f}"
+    )

@@ -13,10 +13,12 @@
 # %% [markdown]
 # # Quick start
 #
-# A network, the ArcFace loss and an optax optimiser in a page of JAX: train on faces of 200 people, then tell apart
-# people whom the network has never seen. Nothing is downloaded; a minute on two CPU cores.
+# A network, the ArcFace loss and an optax optimiser in a page of JAX: train on faces of 200 people,
+# then tell apart people whom the network has never seen. Nothing is downloaded; a minute on two CPU
+# cores.
 #
-# To train for real, `python -m experiments.train` does all this with checkpoints, schedules, several devices, reports.
+# To train for real, `python -m experiments.train` does all this with checkpoints, schedules,
+# several devices, reports.
 #
 # Open it in Jupyter with jupytext, or run it as a script from the repository: `PYTHONPATH=. python
 # notebooks/quick_start.py`. The pictures are also written to `runs/notebooks/quick_start/`.
@@ -57,13 +59,15 @@ def show(name, figure):
 # %% [markdown]
 # ## Faces
 #
-# Drawn ones: who it is sets the shape of the face, each picture its pose, light, glasses, hat and blur. A folder of
-# your own is `arcface_jax.data.folder.FolderSource`.
+# Drawn ones: who it is sets the shape of the face, each picture its pose, light, glasses, hat and
+# blur. A folder of your own is `arcface_jax.data.folder.FolderSource`.
 
 # %%
 IDENTITIES, IMAGES, SIZE = 200, 20, 24
 people = SyntheticFaces(IDENTITIES, IMAGES, image_size=SIZE)
-strangers = SyntheticFaces(100, IMAGES, image_size=SIZE, first_identity=IDENTITIES)  # not one of the people above
+strangers = SyntheticFaces(
+    100, IMAGES, image_size=SIZE, first_identity=IDENTITIES
+)  # not one of the people above
 images, labels = people.render(np.arange(len(people))), people.labels
 by_person = images.reshape(IDENTITIES, IMAGES, SIZE, SIZE, 3)
 show("people", contact_sheet(by_person[:5, :10], "Five people, ten pictures of each"))
@@ -71,9 +75,9 @@ show("people", contact_sheet(by_person[:5, :10], "Five people, ten pictures of e
 # %% [markdown]
 # ## Network, loss, step
 #
-# The class weights, one row an identity, are trained like any other parameter and thrown away at the end. The margin is
-# an argument of the step: it grows over the first half, since a full margin on a network that knows nothing scatters
-# the classes.
+# The class weights, one row an identity, are trained like any other parameter and thrown away at
+# the end. The margin is an argument of the step: it grows over the first half, since a full margin
+# on a network that knows nothing scatters the classes.
 
 # %%
 SCALE, STEPS, BATCH = 16.0, 600, 64
@@ -85,7 +89,9 @@ params = {
 }
 statistics = variables["batch_stats"]
 rate = optax.warmup_cosine_decay_schedule(0.0, 0.1, STEPS // 5, STEPS)
-optimiser = optax.chain(optax.clip_by_global_norm(5.0), optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9))
+optimiser = optax.chain(
+    optax.clip_by_global_norm(5.0), optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9)
+)
 state = optimiser.init(params)
 
 
@@ -93,10 +99,19 @@ state = optimiser.init(params)
 def step(params, statistics, state, images, labels, margin):
     def loss(params):
         variables = {"params": params["backbone"], "batch_stats": statistics}
-        embeddings, changed = backbone.apply(variables, normalise(images), train=True, mutable=["batch_stats"])
-        losses = margin_softmax_loss(embeddings, params["class_weights"], labels, psi=arcface(margin), scale=SCALE)
-        cosines = cosine_logits(embeddings, params["class_weights"])[jnp.arange(len(labels)), labels]
-        return losses.mean(), (changed["batch_stats"], jnp.degrees(jnp.arccos(jnp.clip(cosines, -1.0, 1.0))))
+        embeddings, changed = backbone.apply(
+            variables, normalise(images), train=True, mutable=["batch_stats"]
+        )
+        losses = margin_softmax_loss(
+            embeddings, params["class_weights"], labels, psi=arcface(margin), scale=SCALE
+        )
+        cosines = cosine_logits(embeddings, params["class_weights"])[
+            jnp.arange(len(labels)), labels
+        ]
+        return losses.mean(), (
+            changed["batch_stats"],
+            jnp.degrees(jnp.arccos(jnp.clip(cosines, -1.0, 1.0))),
+        )
 
     (value, (statistics, theta)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     change, state = optimiser.update(gradient, state, params)
@@ -106,9 +121,9 @@ def step(params, statistics, state, images, labels, margin):
 # %% [markdown]
 # ## Training
 #
-# The first loss is known before anything is trained, give or take one, for an untrained network gives everybody much
-# the same embedding. When it is far off, something is wrong with labels, pixels or scale. The loss goes up while the
-# margin grows: what counts is θ.
+# The first loss is known before anything is trained, give or take one, for an untrained network
+# gives everybody much the same embedding. When it is far off, something is wrong with labels,
+# pixels or scale. The loss goes up while the margin grows: what counts is θ.
 
 # %%
 rng = np.random.default_rng(0)
@@ -118,13 +133,19 @@ for number in range(STEPS):
     chosen = rng.choice(len(images), BATCH, replace=False)
     batch = np.where(rng.random((BATCH, 1, 1, 1)) < 0.5, mirror(images[chosen]), images[chosen])
     margin = 0.5 * min(1.0, 2 * number / STEPS)
-    params, statistics, state, value, angles = step(params, statistics, state, batch, labels[chosen], margin)
+    params, statistics, state, value, angles = step(
+        params, statistics, state, batch, labels[chosen], margin
+    )
     if number % 100 == 0 or number == STEPS - 1:
         theta[number] = np.asarray(angles)
-        print(f"step {number:4}  margin {margin:.2f}  loss {value:6.3f}  median θ {np.median(theta[number]):5.1f}°")
+        print(
+            f"step {number:4}  margin {margin:.2f}  loss {value:6.3f}  median θ "
+            f"{np.median(theta[number]):5.1f}°"
+        )
 
 # %% [markdown]
-# θ, the angle between an embedding and its class weight, begins near 90° and shrinks as the network learns.
+# θ, the angle between an embedding and its class weight, begins near 90° and shrinks as the network
+# learns.
 
 # %%
 show("theta", angle_ridges({"ArcFace": theta}))
@@ -141,7 +162,9 @@ embed = make_embed_function(backbone)
 
 
 def verify(variables):
-    unit = combine_flip(embed_images(embed, variables, faces), embed_images(embed, variables, mirror(faces)))
+    unit = combine_flip(
+        embed_images(embed, variables, faces), embed_images(embed, variables, mirror(faces))
+    )
     similarities = pair_similarities(unit[pairs.first], unit[pairs.second])
     return similarities, verify_similarities(similarities, pairs.same)
 
@@ -149,7 +172,10 @@ def verify(variables):
 _, before = verify(variables)
 similarities, after = verify({"params": params["backbone"], "batch_stats": statistics})
 for name, result in (("untrained", before), ("trained", after)):
-    print(f"{name:10} accuracy {result.accuracy:.1%} ± {result.accuracy_std:.1%} over folds, AUC {result.auc:.3f}")
+    print(
+        f"{name:10} accuracy {result.accuracy:.1%} ± {result.accuracy_std:.1%} over folds, AUC "
+        f"{result.auc:.3f}"
+    )
 
 # %%
 show("similarities", score_histogram(similarities, pairs.same, after.threshold))

@@ -13,13 +13,14 @@
 # %% [markdown]
 # # The head at scale
 #
-# With a million identities the classifier is the problem, not the network: N × C logits, a gradient as large as the
-# class weights, and an optimiser's copy of them. Here are the ways out, each compared with the plain loss: chunks, an
-# update without gradient, classes split over devices, a sample of the classes.
+# With a million identities the classifier is the problem, not the network: N × C logits, a gradient
+# as large as the class weights, and an optimiser's copy of them. Here are the ways out, each
+# compared with the plain loss: chunks, an update without gradient, classes split over devices, a
+# sample of the classes.
 #
 # Open it in Jupyter with jupytext, or run it as a script from the repository: `PYTHONPATH=. python
-# notebooks/scaling.py`. Eight devices are simulated on the CPU; on a machine with accelerators leave that line out.
-# The picture is also written to `runs/notebooks/scaling/`.
+# notebooks/scaling.py`. Eight devices are simulated on the CPU; on a machine with accelerators
+# leave that line out. The picture is also written to `runs/notebooks/scaling/`.
 
 # %%
 import functools
@@ -71,9 +72,9 @@ def show(name, figure):
 # %% [markdown]
 # ## What a step needs
 #
-# By arithmetic, for D = 512, a batch of 512 and SGD with momentum, on one device: only the fused head keeps to the
-# weights and their momentum, and in bfloat16 these are half as large. `python -m experiments.plan 29000000 --compile`
-# prints the same for any size.
+# By arithmetic, for D = 512, a batch of 512 and SGD with momentum, on one device: only the fused
+# head keeps to the weights and their momentum, and in bfloat16 these are half as large. `python -m
+# experiments.plan 29000000 --compile` prints the same for any size.
 
 # %%
 HEADS = {
@@ -84,7 +85,10 @@ HEADS = {
 }
 COUNTS = [10_000, 100_000, 1_000_000, 10_000_000, 29_000_000, 100_000_000]
 plans = {
-    name: {count: predicted_memory(HeadSize(head, count, dtype=dtype)).total / 2**30 for count in COUNTS}
+    name: {
+        count: predicted_memory(HeadSize(head, count, dtype=dtype)).total / 2**30
+        for count in COUNTS
+    }
     for name, (head, dtype) in HEADS.items()
 }
 print("GiB" + " " * 15 + "".join(f"{count:>13,}" for count in COUNTS))
@@ -95,8 +99,8 @@ for name, plan in plans.items():
 show("planned_memory", planned_memory(plans, device=80.0))
 
 # %% [markdown]
-# The compiler's own plan, for a program that is compiled from shapes alone and never run: 29 million identities on one
-# device.
+# The compiler's own plan, for a program that is compiled from shapes alone and never run: 29
+# million identities on one device.
 
 # %%
 plan = compiled_memory(HeadSize("fused", 29_000_000, dtype="bfloat16"))
@@ -108,7 +112,11 @@ print(f"29,000,000 identities × 512 in bfloat16, planned by XLA: {plan.total / 
 # The same loss and the same gradients to rounding, without ever holding the logits.
 
 # %%
-CLASSES, DIM, BATCH = 10_007, 64, 64  # a prime number of classes, to be split over eight devices below
+CLASSES, DIM, BATCH = (
+    10_007,
+    64,
+    64,
+)  # a prime number of classes, to be split over eight devices below
 keys = jax.random.split(jax.random.key(0), 4)
 embeddings = jax.random.normal(keys[0], (BATCH, DIM))
 class_weights = jax.random.normal(keys[1], (CLASSES, DIM))
@@ -116,34 +124,49 @@ labels = jax.random.randint(keys[2], (BATCH,), 0, CLASSES)
 
 
 def mean_of(loss, **options):
-    return jax.jit(jax.value_and_grad(lambda e, w: loss(e, w, labels, **options).mean(), argnums=(0, 1)))
+    return jax.jit(
+        jax.value_and_grad(lambda e, w: loss(e, w, labels, **options).mean(), argnums=(0, 1))
+    )
 
 
 def difference(a, b):
-    return max(float(jnp.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return max(
+        float(jnp.abs(x - y).max())
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
 
 
 dense = mean_of(margin_softmax_loss)
 chunked = mean_of(chunked_margin_softmax_loss, chunk=1024)
 exact = dense(embeddings, class_weights)
-print(f"loss {exact[0]:.4f}; chunked differs by {difference(exact, chunked(embeddings, class_weights)):.1e} at most")
+print(
+    f"loss {exact[0]:.4f}; chunked differs by "
+    f"{difference(exact, chunked(embeddings, class_weights)):.1e} at most"
+)
 for name, function in (("dense", dense), ("chunked", chunked)):
     memory = function.lower(embeddings, class_weights).compile().memory_analysis()
-    print(f"{name:8} works with {memory.temp_size_in_bytes / 2**20:6.1f} MiB besides arguments and gradients")
+    print(
+        f"{name:8} works with {memory.temp_size_in_bytes / 2**20:6.1f} MiB besides arguments and "
+        f"gradients"
+    )
 
 # %% [markdown]
 # ## Over devices
 #
-# Each device holds an eighth of the classes. Embeddings are gathered, the partition function is summed; logits never
-# travel, so that what is sent does not depend on the number of classes.
+# Each device holds an eighth of the classes. Embeddings are gathered, the partition function is
+# summed; logits never travel, so that what is sent does not depend on the number of classes.
 
 # %%
 mesh = Mesh(np.array(jax.devices()), ("classes",))
 
 
 def sharded(num_classes):
-    loss = functools.partial(sharded_margin_softmax_loss, axis_name="classes", num_classes=num_classes)
-    each = jax.shard_map(loss, mesh=mesh, in_specs=(P("classes"), P("classes"), P("classes")), out_specs=P("classes"))
+    loss = functools.partial(
+        sharded_margin_softmax_loss, axis_name="classes", num_classes=num_classes
+    )
+    each = jax.shard_map(
+        loss, mesh=mesh, in_specs=(P("classes"), P("classes"), P("classes")), out_specs=P("classes")
+    )
     return jax.jit(jax.value_and_grad(lambda e, w: each(e, w, labels).mean(), argnums=(0, 1)))
 
 
@@ -159,12 +182,14 @@ for count in (CLASSES, 100_003):
 # %% [markdown]
 # ## Without a gradient of the weights
 #
-# The fused step gives the losses, the gradients by the embeddings, and new weights: each chunk's gradient is formed,
-# used and dropped. The state is donated and changes in place.
+# The fused step gives the losses, the gradients by the embeddings, and new weights: each chunk's
+# gradient is formed, used and dropped. The state is donated and changes in place.
 
 # %%
 optimiser = RowSgd(momentum=0.9, weight_decay=5e-4)
-step = jax.jit(functools.partial(fused_head_step, optimiser=optimiser, chunk=2048), donate_argnums=0)
+step = jax.jit(
+    functools.partial(fused_head_step, optimiser=optimiser, chunk=2048), donate_argnums=0
+)
 state = init_head(0.1 * class_weights, optimiser)
 for number in range(10):
     state, loss, embedding_gradients = step(state, embeddings, labels, 0.01)
@@ -172,8 +197,9 @@ for number in range(10):
         print(f"step {number}: loss {loss.mean():.3f}, by embeddings {embedding_gradients.shape}")
 
 # %% [markdown]
-# In bfloat16 an update smaller than half of the last digit is lost, weight decay above all; rounded at random it is
-# kept in the mean. Here is how the rows of classes that are not in the batch shrink in ten steps:
+# In bfloat16 an update smaller than half of the last digit is lost, weight decay above all; rounded
+# at random it is kept in the mean. Here is how the rows of classes that are not in the batch shrink
+# in ten steps:
 
 # %%
 absent = np.setdiff1d(np.arange(CLASSES), labels)
@@ -199,21 +225,28 @@ print(f"bfloat16, rounded at random  {ten_steps(jnp.bfloat16, jax.random.key(7))
 # %% [markdown]
 # ## Some of the classes
 #
-# Partial FC draws classes at random; the nearest ones hold more of the softmax, once the network knows something. Here
-# the embeddings lie at a cosine of 0.6 to their own centre.
+# Partial FC draws classes at random; the nearest ones hold more of the softmax, once the network
+# knows something. Here the embeddings lie at a cosine of 0.6 to their own centre.
 
 # %%
 near = 0.6 * class_weights[labels] + 0.8 * embeddings
 for rate in (0.01, 0.1, 0.3):
     random = sample_classes(keys[3], labels, num_classes=CLASSES, rate=rate)
     nearest = hard_classes(near, class_weights, labels, count=int(rate * CLASSES))
-    held = [float(partition_recall(near, class_weights, labels, sample).mean()) for sample in (random, nearest)]
-    print(f"{rate:4.0%} of the classes: of the exact sum {held[0]:.1%} at random, {held[1]:.1%} of the nearest")
+    held = [
+        float(partition_recall(near, class_weights, labels, sample).mean())
+        for sample in (random, nearest)
+    ]
+    print(
+        f"{rate:4.0%} of the classes: of the exact sum {held[0]:.1%} at random, {held[1]:.1%} of "
+        f"the nearest"
+    )
 
 # %% [markdown]
 # ## More and fewer identities
 #
-# New identities start at the mean of their embeddings; those that are dropped take their momentum along.
+# New identities start at the mean of their embeddings; those that are dropped take their momentum
+# along.
 
 # %%
 newcomers = jax.random.normal(jax.random.key(9), (30, DIM))

@@ -13,12 +13,13 @@
 # %% [markdown]
 # # A trained model on one page
 #
-# Import a face model that others trained, embed a set of faces, verify it, and look at whom it takes for whom.
+# Import a face model that others trained, embed a set of faces, verify it, and look at whom it
+# takes for whom.
 #
-# The model is the MobileFaceNet of MobileFaceNet_Pytorch (trained with ArcFace on CASIA-WebFace), the faces are the
-# ORL Database of Faces of AT&T Laboratories Cambridge: 40 people with 10 grey images each. Any other checkpoint that
-# `import_torch` reads, and any folder of people, will do as well. The pictures are also written to
-# `runs/notebooks/trained_model/`.
+# The model is the MobileFaceNet of MobileFaceNet_Pytorch (trained with ArcFace on CASIA-WebFace),
+# the faces are the ORL Database of Faces of AT&T Laboratories Cambridge: 40 people with 10 grey
+# images each. Any other checkpoint that `import_torch` reads, and any folder of people, will do as
+# well. The pictures are also written to `runs/notebooks/trained_model/`.
 
 # %%
 import pathlib
@@ -52,12 +53,17 @@ def show(name, figure):
 
 data = pathlib.Path(arcface_jax.__file__).parents[2] / "shared" / "data"
 if not data.is_dir():
-    sys.exit(print(f"Nothing to show: put mobilefacenet_casia_arcface.ckpt and orl_faces.zip into {data}"))
+    sys.exit(
+        print(
+            f"Nothing to show: put mobilefacenet_casia_arcface.ckpt and orl_faces.zip into {data}"
+        )
+    )
 
 # %% [markdown]
 # ## The model
 #
-# No PyTorch is needed, and nothing in the file is run. What the pixels must look like comes with the model.
+# No PyTorch is needed, and nothing in the file is run. What the pixels must look like comes with
+# the model.
 
 # %%
 model = import_torch(data / "mobilefacenet_casia_arcface.ckpt")
@@ -66,13 +72,18 @@ print(model.source, model.image_size, model.pixels)
 # %% [markdown]
 # ## The faces
 #
-# ORL's images are not aligned to the template that the network was trained on, so we cut out about the same part.
+# ORL's images are not aligned to the template that the network was trained on, so we cut out about
+# the same part.
 
 # %%
 source = FolderSource(data / "orl_faces.zip")
 cropped = [Image.fromarray(source[index][8:104, 5:87]) for index in range(len(source))]
-images = np.stack([np.asarray(image.resize((96, 112), Image.Resampling.BILINEAR)) for image in cropped])
-show("faces", contact_sheet(images[:20].reshape(2, 10, *images.shape[1:]), "Two of the forty people"))
+images = np.stack(
+    [np.asarray(image.resize((96, 112), Image.Resampling.BILINEAR)) for image in cropped]
+)
+show(
+    "faces", contact_sheet(images[:20].reshape(2, 10, *images.shape[1:]), "Two of the forty people")
+)
 
 # %% [markdown]
 # ## Embeddings
@@ -94,7 +105,10 @@ pairs = all_pairs(source.labels)
 similarities = pair_similarities(embeddings[pairs.first], embeddings[pairs.second])
 roc = roc_curve(similarities, pairs.same)
 auc = area_under_curve(roc)
-print(f"AUC {auc:.4f}, TAR {tar_at_far(roc, 1e-2):.3f} at FAR 1e-2, {tar_at_far(roc, 1e-3):.3f} at FAR 1e-3")
+print(
+    f"AUC {auc:.4f}, TAR {tar_at_far(roc, 1e-2):.3f} at FAR 1e-2, {tar_at_far(roc, 1e-3):.3f} at "
+    f"FAR 1e-3"
+)
 
 # %%
 show("scores", score_histogram(similarities, pairs.same))
@@ -126,22 +140,36 @@ print(f"The most alike other image shows the same person for {right:.1%} of the 
 taken_for = nearest[mistaken]
 cosines = pair_similarities(embeddings[mistaken], embeddings[taken_for])
 if len(mistaken):
-    show("mistaken", pair_sheet(images[mistaken], images[taken_for], cosines, "Taken for another person"))
+    show(
+        "mistaken",
+        pair_sheet(images[mistaken], images[taken_for], cosines, "Taken for another person"),
+    )
 
 # %% [markdown]
 # ## Mistakes
 #
-# The different people whom the model finds most alike, and the images of one person that it finds least alike.
+# The different people whom the model finds most alike, and the images of one person that it finds
+# least alike.
 
 # %%
 accepts, rejects = hardest_pairs(similarities, pairs.same, count=5)
 show(
     "alike",
-    pair_sheet(images[pairs.first[accepts]], images[pairs.second[accepts]], similarities[accepts], "Different people"),
+    pair_sheet(
+        images[pairs.first[accepts]],
+        images[pairs.second[accepts]],
+        similarities[accepts],
+        "Different people",
+    ),
 )
 
 # %%
 show(
     "unlike",
-    pair_sheet(images[pairs.first[rejects]], images[pairs.second[rejects]], similarities[rejects], "One person"),
+    pair_sheet(
+        images[pairs.first[rejects]],
+        images[pairs.second[rejects]],
+        similarities[rejects],
+        "One person",
+    ),
 )

@@ -7,7 +7,9 @@ import tempfile
 # Before JAX starts its backend: eight CPU devices stand in for eight accelerators.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "arcface_jax_test_cache"))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "arcface_jax_test_cache")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 os.environ.setdefault("MPLBACKEND", "agg")
 
@@ -19,7 +21,9 @@ _QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expen
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The default tests compile without optimising, which is most of their time; slow ones as users do."""
+    """The default tests compile without optimising, which is most of their time; slow ones as
+    users do.
+    """
     if config.getoption("markexpr") == "not slow":
         os.environ["XLA_FLAGS"] = f"{_QUICK_TO_COMPILE} {os.environ['XLA_FLAGS']}"
 

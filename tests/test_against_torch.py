@@ -1,7 +1,8 @@
 """Every loss beside a few lines of PyTorch, value and gradient, in float64.
 
-The PyTorch versions follow the papers: arccos where the papers have angles, in-place indices, no guard. They agree to
-the size of this library's guards (1e-6 under the root of the sine); the source's own formula agrees to rounding.
+The PyTorch versions follow the papers: arccos where the papers have angles, in-place indices, no
+guard. They agree to the size of this library's guards (1e-6 under the root of the sine); the
+source's own formula agrees to rounding.
 """
 
 import math
@@ -22,8 +23,22 @@ from arcface_jax.adaptive import (
 )
 from arcface_jax.logits import arcface_logits, row_norms
 from arcface_jax.losses import margin_softmax_loss, normface_loss, softmax_loss
-from arcface_jax.margins import arcface, cm1, cm2, combined, cosface, normface, sphereface, sphereface_original
-from arcface_jax.pairwise import angular_triplet_loss, combination_loss, inter_penalty, intra_penalty
+from arcface_jax.margins import (
+    arcface,
+    cm1,
+    cm2,
+    combined,
+    cosface,
+    normface,
+    sphereface,
+    sphereface_original,
+)
+from arcface_jax.pairwise import (
+    angular_triplet_loss,
+    combination_loss,
+    inter_penalty,
+    intra_penalty,
+)
 from arcface_jax.unified import sphereface2_loss, uniface_loss
 
 torch = pytest.importorskip("torch")
@@ -60,7 +75,9 @@ def torch_margin(target_of_angle, smoothing=0.0):
         cosine = cosines(e, w)
         logits = cosine.clone()
         logits[torch.arange(ROWS), y] = target_of_angle(torch.acos(own(cosine, y)))
-        return functional.cross_entropy(SCALE * logits, y, reduction="none", label_smoothing=smoothing)
+        return functional.cross_entropy(
+            SCALE * logits, y, reduction="none", label_smoothing=smoothing
+        )
 
     return loss
 
@@ -69,7 +86,9 @@ def torch_source(e, w, y, _):
     cosine = cosines(e, w)
     phi = cosine * math.cos(0.5) - torch.sqrt(1.0 - cosine**2 + 1e-6) * math.sin(0.5)
     one_hot = functional.one_hot(y, CLASSES)
-    return functional.cross_entropy(SCALE * (one_hot * phi + (1 - one_hot) * cosine), y, reduction="none")
+    return functional.cross_entropy(
+        SCALE * (one_hot * phi + (1 - one_hot) * cosine), y, reduction="none"
+    )
 
 
 def torch_straight_through(e, w, y, _):
@@ -80,7 +99,9 @@ def torch_straight_through(e, w, y, _):
 
 
 def torch_triplet(e, y, margin=0.35, hard=False):
-    theta = torch.acos((functional.normalize(e) @ functional.normalize(e).T).clamp(-1 + 1e-12, 1 - 1e-12))
+    theta = torch.acos(
+        (functional.normalize(e) @ functional.normalize(e).T).clamp(-1 + 1e-12, 1 - 1e-12)
+    )
     losses = []
     for a in range(ROWS):
         same = (y == y[a]) & (torch.arange(ROWS) != a)
@@ -91,7 +112,10 @@ def torch_triplet(e, y, margin=0.35, hard=False):
         if hard:
             losses.append(functional.relu(positives.max() + margin - negatives[0]))
             continue
-        chosen = [negatives[negatives > p][0] if (negatives > p).any() else negatives[-1] for p in positives]
+        chosen = [
+            negatives[negatives > p][0] if (negatives > p).any() else negatives[-1]
+            for p in positives
+        ]
         losses.append(functional.relu(positives + margin - torch.stack(chosen)).mean())
     return torch.stack(losses)
 
@@ -122,7 +146,9 @@ def torch_sphereface2(e, w, y, b):
 def torch_uniface(e, w, y, b):
     cosine, one_hot = cosines(e, w), functional.one_hot(y, CLASSES)
     positive = functional.softplus(-(SCALE * (cosine - 0.4) - b))
-    return (one_hot * positive + 2.0 * (1 - one_hot) * functional.softplus(SCALE * cosine - b)).sum(dim=1)
+    return (one_hot * positive + 2.0 * (1 - one_hot) * functional.softplus(SCALE * cosine - b)).sum(
+        dim=1
+    )
 
 
 def torch_adaface(e, w, y, _):
@@ -150,7 +176,11 @@ def torch_magface(e, w, y, _, easy=True):
 def torch_curricularface(e, w, y, _):
     cosine = cosines(e, w)
     mine = own(cosine, y)
-    target = torch.where(mine > math.cos(math.pi - 0.5), torch.cos(torch.acos(mine) + 0.5), mine - 0.5 * math.sin(0.5))
+    target = torch.where(
+        mine > math.cos(math.pi - 0.5),
+        torch.cos(torch.acos(mine) + 0.5),
+        mine - 0.5 * math.sin(0.5),
+    )
     t = (0.99 * 0.3 + 0.01 * mine.mean()).detach()
     modulated = torch.where(cosine > target[:, None], cosine * (t + cosine), cosine)
     return cross_entropy(modulated, y, target)
@@ -201,10 +231,17 @@ PAIRS = {
         1e-10,
     ),
     "arcface": (margin(arcface()), cos(lambda t: t + 0.5), 2e-5, 2e-4),
-    "straight-through": (margin(arcface(gradient="straight_through")), torch_straight_through, 2e-5, 2e-4),
+    "straight-through": (
+        margin(arcface(gradient="straight_through")),
+        torch_straight_through,
+        2e-5,
+        2e-4,
+    ),
     "linear": (
         margin(arcface(past_pi="linear")),
-        torch_margin(lambda t: torch.where(t > math.pi - 0.5, t.cos() - 0.5 * math.sin(0.5), (t + 0.5).cos())),
+        torch_margin(
+            lambda t: torch.where(t > math.pi - 0.5, t.cos() - 0.5 * math.sin(0.5), (t + 0.5).cos())
+        ),
         2e-5,
         2e-4,
     ),
@@ -222,36 +259,69 @@ PAIRS = {
     ),
     "reflect": (
         margin(arcface(past_pi="reflect")),
-        torch_margin(lambda t: torch.where(t > math.pi - 0.5, -2 - torch.cos(t + 0.5), torch.cos(t + 0.5))),
+        torch_margin(
+            lambda t: torch.where(t > math.pi - 0.5, -2 - torch.cos(t + 0.5), torch.cos(t + 0.5))
+        ),
         2e-5,
         2e-4,
     ),
     "sphereface": (margin(sphereface()), cos(lambda t: 1.35 * t), 2e-5, 2e-4),
-    "sphereface's own": (margin(sphereface_original()), torch_margin(torch_spherefaces_own), 2e-5, 2e-4),
+    "sphereface's own": (
+        margin(sphereface_original()),
+        torch_margin(torch_spherefaces_own),
+        2e-5,
+        2e-4,
+    ),
     "sphereface's own, embeddings not normalised": (
-        lambda e, w, y, _: margin_softmax_loss(e, w, y, psi=sphereface_original(), scale=row_norms(e)),
+        lambda e, w, y, _: margin_softmax_loss(
+            e, w, y, psi=sphereface_original(), scale=row_norms(e)
+        ),
         torch_sphereface_in_full,
         2e-5,
         2e-4,
     ),
     "cm1": (margin(cm1()), torch_margin(lambda t: torch.cos(t + 0.3) - 0.2), 2e-5, 2e-4),
     "cm2": (margin(cm2()), torch_margin(lambda t: torch.cos(0.9 * t + 0.4) - 0.15), 2e-5, 2e-4),
-    "m1 = 2": (margin(combined(2, 0.3, 0.1)), torch_margin(lambda t: torch.cos(2 * t + 0.3) - 0.1), 2e-5, 2e-4),
+    "m1 = 2": (
+        margin(combined(2, 0.3, 0.1)),
+        torch_margin(lambda t: torch.cos(2 * t + 0.3) - 0.1),
+        2e-5,
+        2e-4,
+    ),
     "plain softmax": (
         lambda e, w, y, b: softmax_loss(e, w, b * jnp.arange(CLASSES), y),
-        lambda e, w, y, b: functional.cross_entropy(e @ w.T + b * torch.arange(CLASSES), y, reduction="none"),
+        lambda e, w, y, b: functional.cross_entropy(
+            e @ w.T + b * torch.arange(CLASSES), y, reduction="none"
+        ),
         1e-11,
         1e-10,
     ),
     "normface": (
         normface_loss,
-        lambda e, w, y, b: functional.cross_entropy(torch.exp(b) * cosines(e, w), y, reduction="none"),
+        lambda e, w, y, b: functional.cross_entropy(
+            torch.exp(b) * cosines(e, w), y, reduction="none"
+        ),
         1e-11,
         1e-10,
     ),
-    "intra": (lambda e, w, y, _: intra_penalty(e, w, y), lambda e, w, y, _: torch_intra(e, w, y), 2e-6, 1e-5),
-    "inter": (lambda e, w, y, _: inter_penalty(w, y), lambda e, w, y, _: torch_inter(w, y), 2e-6, 1e-5),
-    "triplet": (lambda e, w, y, _: angular_triplet_loss(e, y), lambda e, w, y, _: torch_triplet(e, y), 2e-6, 1e-5),
+    "intra": (
+        lambda e, w, y, _: intra_penalty(e, w, y),
+        lambda e, w, y, _: torch_intra(e, w, y),
+        2e-6,
+        1e-5,
+    ),
+    "inter": (
+        lambda e, w, y, _: inter_penalty(w, y),
+        lambda e, w, y, _: torch_inter(w, y),
+        2e-6,
+        1e-5,
+    ),
+    "triplet": (
+        lambda e, w, y, _: angular_triplet_loss(e, y),
+        lambda e, w, y, _: torch_triplet(e, y),
+        2e-6,
+        1e-5,
+    ),
     "triplet, hard": (
         lambda e, w, y, _: angular_triplet_loss(e, y, mining="hard"),
         lambda e, w, y, _: torch_triplet(e, y, hard=True),
@@ -266,7 +336,12 @@ PAIRS = {
         2e-5,
         2e-4,
     ),
-    "sphereface2": (lambda e, w, y, b: sphereface2_loss(e, w, y, b, scale=SCALE), torch_sphereface2, 1e-11, 1e-10),
+    "sphereface2": (
+        lambda e, w, y, b: sphereface2_loss(e, w, y, b, scale=SCALE),
+        torch_sphereface2,
+        1e-11,
+        1e-10,
+    ),
     "uniface": (
         lambda e, w, y, b: uniface_loss(e, w, y, b, scale=SCALE, negative_weight=2.0),
         torch_uniface,
@@ -288,13 +363,17 @@ PAIRS = {
         2e-4,
     ),
     "magface, linear": (
-        lambda e, w, y, _: magface_loss(e, w, y, lower_norm=1.0, upper_norm=6.0, scale=SCALE, past_pi="linear"),
+        lambda e, w, y, _: magface_loss(
+            e, w, y, lower_norm=1.0, upper_norm=6.0, scale=SCALE, past_pi="linear"
+        ),
         lambda *arguments: torch_magface(*arguments, easy=False),
         2e-5,
         2e-4,
     ),
     "curricularface": (
-        lambda e, w, y, _: curricularface_loss(e, w, y, CurricularFaceState(jnp.float64(0.3)), scale=SCALE)[0],
+        lambda e, w, y, _: curricularface_loss(
+            e, w, y, CurricularFaceState(jnp.float64(0.3)), scale=SCALE
+        )[0],
         torch_curricularface,
         2e-5,
         2e-4,
@@ -321,9 +400,15 @@ def test_value_and_gradient(name, data):
         return (loss * jnp.arange(1.0, ROWS + 1)).sum(), loss
 
     with jax.enable_x64(True):
-        gradients, loss = jax.jit(jax.grad(weighted, argnums=(0, 1, 2), has_aux=True))(embeddings, weights, number)
+        gradients, loss = jax.jit(jax.grad(weighted, argnums=(0, 1, 2), has_aux=True))(
+            embeddings, weights, number
+        )
         assert loss.dtype == jnp.float64
-    np.testing.assert_allclose(loss, wanted.detach().numpy(), rtol=value_tolerance, atol=value_tolerance)
+    np.testing.assert_allclose(
+        loss, wanted.detach().numpy(), rtol=value_tolerance, atol=value_tolerance
+    )
     for ours_gradient, leaf in zip(gradients, leaves, strict=True):
         theirs_gradient = np.zeros(leaf.shape) if leaf.grad is None else leaf.grad.numpy()
-        np.testing.assert_allclose(ours_gradient, theirs_gradient, rtol=gradient_tolerance, atol=gradient_tolerance)
+        np.testing.assert_allclose(
+            ours_gradient, theirs_gradient, rtol=gradient_tolerance, atol=gradient_tolerance
+        )

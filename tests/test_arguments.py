@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arcface_jax.arguments import check_between, check_choice, check_floating, check_labels, check_positive
+from arcface_jax.arguments import (
+    check_between,
+    check_choice,
+    check_floating,
+    check_labels,
+    check_positive,
+)
 from arcface_jax.errors import InputError
 
 

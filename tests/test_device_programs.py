@@ -1,4 +1,6 @@
-"""Every public loss under every transformation, in bf16 and float64, and lowered for TPU and CUDA without either."""
+"""Every public loss under every transformation, in bf16 and float64, and lowered for TPU and
+CUDA without either.
+"""
 
 import functools
 
@@ -17,7 +19,12 @@ from arcface_jax.adaptive import (
     magface_loss,
 )
 from arcface_jax.logits import arcface_logits, cosine_logits
-from arcface_jax.losses import margin_cross_entropy, margin_softmax_loss, normface_loss, softmax_loss
+from arcface_jax.losses import (
+    margin_cross_entropy,
+    margin_softmax_loss,
+    normface_loss,
+    softmax_loss,
+)
 from arcface_jax.margins import NAMED_MARGINS, PAST_PI, annealed, arcface, class_wise, combined
 from arcface_jax.pairwise import angular_triplet_loss, combination_loss
 from arcface_jax.subcenter import dominant_centres, subcenter_counts, within_angle
@@ -36,10 +43,18 @@ MARGINS = (
 
 
 def every_margin(e, w, y):
-    """The mean over all margins, so that one program holds them all; among them one for each class and one traced."""
+    """The mean over all margins, so that one program holds them all; among them one for each
+    class and one traced.
+    """
     cosine = cosine_logits(e, w)
-    margins = (*MARGINS, arcface(class_wise(jnp.linspace(0.1, 0.6, CLASSES), y)), annealed(arcface(), jnp.float32(2.0)))
-    return sum(margin_cross_entropy(cosine, y, psi=psi, scale=16.0) for psi in margins) / len(margins)
+    margins = (
+        *MARGINS,
+        arcface(class_wise(jnp.linspace(0.1, 0.6, CLASSES), y)),
+        annealed(arcface(), jnp.float32(2.0)),
+    )
+    return sum(margin_cross_entropy(cosine, y, psi=psi, scale=16.0) for psi in margins) / len(
+        margins
+    )
 
 
 # Each takes (embeddings [N, D], class_weights [C, D], labels [N]) and gives [N].
@@ -48,9 +63,15 @@ LOSSES = {
     "smoothed and filtered": lambda e, w, y: margin_softmax_loss(
         e, w, y, scale=16.0, label_smoothing=0.1, filter_threshold=0.3
     ),
-    "sub-centres": lambda e, w, y: margin_softmax_loss(e, jnp.stack([w, w[::-1]], axis=1), y, scale=16.0),
-    "arcface_logits": lambda e, w, y: jax.nn.logsumexp(arcface_logits(e, w, y, scale=16.0)[0], axis=1),
-    "plain softmax": lambda e, w, y: softmax_loss(e, w, jnp.linspace(-1.0, 1.0, CLASSES).astype(w.dtype), y),
+    "sub-centres": lambda e, w, y: margin_softmax_loss(
+        e, jnp.stack([w, w[::-1]], axis=1), y, scale=16.0
+    ),
+    "arcface_logits": lambda e, w, y: jax.nn.logsumexp(
+        arcface_logits(e, w, y, scale=16.0)[0], axis=1
+    ),
+    "plain softmax": lambda e, w, y: softmax_loss(
+        e, w, jnp.linspace(-1.0, 1.0, CLASSES).astype(w.dtype), y
+    ),
     "normface": lambda e, w, y: normface_loss(e, w, y, jnp.float32(2.0)),
     "triplet, hard": lambda e, w, y: angular_triplet_loss(e, y, mining="hard"),
     "softmax, intra, inter and triplet": lambda e, w, y: combination_loss(
@@ -58,13 +79,17 @@ LOSSES = {
     ),
     "sphereface2": lambda e, w, y: sphereface2_loss(e, w, y, jnp.float32(-1.0)),
     "uniface": lambda e, w, y: uniface_loss(e, w, y, jnp.float32(4.0), scale=16.0),
-    "adaface": lambda e, w, y: adaface_loss(e, w, y, AdaFaceState(jnp.float32(3.0), jnp.float32(1.0)), scale=16.0)[0],
+    "adaface": lambda e, w, y: adaface_loss(
+        e, w, y, AdaFaceState(jnp.float32(3.0), jnp.float32(1.0)), scale=16.0
+    )[0],
     "magface": lambda e, w, y: magface_loss(e, w, y, lower_norm=1.0, upper_norm=5.0, scale=16.0),
-    "curricularface": lambda e, w, y: curricularface_loss(e, w, y, CurricularFaceState(jnp.float32(0.3)), scale=16.0)[
-        0
-    ],
+    "curricularface": lambda e, w, y: curricularface_loss(
+        e, w, y, CurricularFaceState(jnp.float32(0.3)), scale=16.0
+    )[0],
     "elasticface": lambda e, w, y: elasticface_loss(e, w, y, jax.random.key(0), scale=16.0),
-    "elasticface+": lambda e, w, y: elasticface_loss(e, w, y, jax.random.key(0), kind="cos", plus=True, scale=16.0),
+    "elasticface+": lambda e, w, y: elasticface_loss(
+        e, w, y, jax.random.key(0), kind="cos", plus=True, scale=16.0
+    ),
 }
 
 
@@ -100,7 +125,9 @@ def transformed(loss):
 
     @jax.jit
     def program(e, w, y):
-        scanned = jax.lax.scan(lambda carry, batch: (carry, again(batch[0], w, batch[1])), None, (e, y))[1]
+        scanned = jax.lax.scan(
+            lambda carry, batch: (carry, again(batch[0], w, batch[1])), None, (e, y)
+        )[1]
         return jax.vmap(one, in_axes=(0, None, 0))(e, w, y), scanned
 
     return program
@@ -108,7 +135,9 @@ def transformed(loss):
 
 def close(got, wanted, rtol, atol):
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=rtol, atol=atol)
+        np.testing.assert_allclose(
+            np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=rtol, atol=atol
+        )
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -121,7 +150,9 @@ def test_every_transformation_gives_the_same(name, data):
     mapped, scanned = transformed(LOSSES[name])(embeddings, weights, labels)
     close(mapped, wanted, 1e-4, 1e-4)
     close(scanned, wanted, 1e-4, 1e-4)
-    on_devices = jax.pmap(losses_and_gradients(LOSSES[name]), in_axes=(0, None, 0))(embeddings, weights, labels)
+    on_devices = jax.pmap(losses_and_gradients(LOSSES[name]), in_axes=(0, None, 0))(
+        embeddings, weights, labels
+    )
     close(on_devices, wanted, 1e-4, 1e-4)
 
 
@@ -131,14 +162,19 @@ def test_bf16_and_float64(name, data):
     one = compiled(name)
     gradients, loss = one(embeddings[0], weights, labels[0])
     assert loss.dtype == jnp.float32
-    half_gradients, half_loss = one(embeddings[0].astype(jnp.bfloat16), weights.astype(jnp.bfloat16), labels[0])
+    half_gradients, half_loss = one(
+        embeddings[0].astype(jnp.bfloat16), weights.astype(jnp.bfloat16), labels[0]
+    )
     assert half_loss.dtype == jnp.float32
     assert all(gradient.dtype == jnp.bfloat16 for gradient in half_gradients)
-    # The inputs are exact in bf16, so the loss is the same and only the gradient's storage is coarser.
+    # The inputs are exact in bf16, so the loss is the same and only the gradient's storage is
+    # coarser.
     close(half_loss, loss, 1e-5, 1e-5)
     close(half_gradients, gradients, 1e-2, 1e-2)
     with jax.enable_x64(True):
-        double_gradients, double_loss = one(embeddings[0].astype(np.float64), weights.astype(np.float64), labels[0])
+        double_gradients, double_loss = one(
+            embeddings[0].astype(np.float64), weights.astype(np.float64), labels[0]
+        )
         assert double_loss.dtype == jnp.float64
         assert all(gradient.dtype == jnp.float64 for gradient in double_gradients)
         if not name.startswith("elasticface"):  # another dtype draws other margins
@@ -150,7 +186,9 @@ def test_bf16_and_float64(name, data):
 def test_it_lowers_for_tpu_and_cuda(name, data):
     embeddings, weights, labels = data
     program = jax.export.export(compiled(name), platforms=("tpu", "cuda"))
-    exported = program(embeddings[0].astype(jnp.bfloat16), weights, labels[0])  # as a bf16 backbone would call it
+    exported = program(
+        embeddings[0].astype(jnp.bfloat16), weights, labels[0]
+    )  # as a bf16 backbone would call it
     assert exported.platforms == ("tpu", "cuda")
 
 
@@ -162,7 +200,10 @@ def test_the_clean_up_runs_and_lowers(data):
         return within_angle(e, dominant_centres(w, subcenter_counts(e, w, y)), y)
 
     assert jax.jit(clean)(embeddings[0], weights, labels[0]).shape == (ROWS,)
-    assert jax.vmap(clean, in_axes=(0, None, 0))(embeddings, weights, labels).shape == (BATCHES, ROWS)
+    assert jax.vmap(clean, in_axes=(0, None, 0))(embeddings, weights, labels).shape == (
+        BATCHES,
+        ROWS,
+    )
     jax.export.export(jax.jit(clean), platforms=("tpu", "cuda"))(embeddings[0], weights, labels[0])
 
 
@@ -172,12 +213,23 @@ def test_a_scan_carries_the_state_as_a_loop_does(data):
     def step(state, batch, axis=None):
         ada, curricular = state
         ada = adaface_loss(batch[0], weights, batch[1], ada, axis_name=axis)[1]
-        return (ada, curricularface_loss(batch[0], weights, batch[1], curricular, axis_name=axis)[1]), None
+        return (
+            ada,
+            curricularface_loss(batch[0], weights, batch[1], curricular, axis_name=axis)[1],
+        ), None
 
-    looped = start = (AdaFaceState(jnp.float32(3.0), jnp.float32(1.0)), CurricularFaceState(jnp.float32(0.3)))
+    looped = start = (
+        AdaFaceState(jnp.float32(3.0), jnp.float32(1.0)),
+        CurricularFaceState(jnp.float32(0.3)),
+    )
     for batch in zip(embeddings, labels, strict=True):
         looped, _ = jax.jit(step)(looped, batch)
-    close(jax.jit(lambda e, y: jax.lax.scan(step, start, (e, y))[0])(embeddings, labels), looped, 1e-5, 1e-6)
+    close(
+        jax.jit(lambda e, y: jax.lax.scan(step, start, (e, y))[0])(embeddings, labels),
+        looped,
+        1e-5,
+        1e-6,
+    )
 
     # The same with every batch on two devices, half each.
     def on_a_device(e, y):

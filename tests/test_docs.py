@@ -1,4 +1,6 @@
-"""The documentation says what is true: commands, options, presets and links exist; the site builds without warnings."""
+"""The documentation says what is true: commands, options, presets and links exist; the site
+builds without warnings.
+"""
 
 import ast
 import dataclasses
@@ -19,29 +21,39 @@ from arcface_jax.training.config import Config
 from experiments.configs import PRESETS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))} | {
-    name: (ROOT / name).read_text(encoding="utf-8") for name in ("SECURITY.md", "CHANGELOG.md")
-}
+PAGES = {
+    path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))
+} | {name: (ROOT / name).read_text(encoding="utf-8") for name in ("SECURITY.md", "CHANGELOG.md")}
 TEXT = "\n".join(PAGES.values())
 # A command ends with its line, its code span or its cell.
-COMMANDS = sorted(set(re.findall(r"python -m (experiments\.\w+)([^`\n|]*)", TEXT.replace("\\\n", " "))))
+COMMANDS = sorted(
+    set(re.findall(r"python -m (experiments\.\w+)([^`\n|]*)", TEXT.replace("\\\n", " ")))
+)
 
 
 def config_options() -> set[str]:
-    """--section.name of everything a run can be told, and --section.no-name of what can be switched off."""
+    """--section.name of everything a run can be told, and --section.no-name of what can be
+    switched off.
+    """
     options = set()
     for section, kind in typing.get_type_hints(Config).items():
         for field in dataclasses.fields(kind):
             negations = ("", "no-") if field.type is bool else ("",)
-            options |= {f"--{section}.{prefix}{field.name}".replace("_", "-") for prefix in negations}
+            options |= {
+                f"--{section}.{prefix}{field.name}".replace("_", "-") for prefix in negations
+            }
     return options
 
 
 def test_there_is_something_to_check():
     assert len(COMMANDS) > 20
-    assert {"from-arcface-torch.md", "training-options.md", "pods-and-clusters.md", "recipes.md", "faq.md"} <= set(
-        PAGES
-    )
+    assert {
+        "from-arcface-torch.md",
+        "training-options.md",
+        "pods-and-clusters.md",
+        "recipes.md",
+        "faq.md",
+    } <= set(PAGES)
 
 
 @pytest.mark.parametrize("page", list(PAGES))
@@ -51,14 +63,21 @@ def test_options_of_a_run_exist(page):
 
 
 # Modules whose options a command has besides its own.
-OPTIONS_ELSEWHERE = {"experiments.plan": ["preset_plan"], "experiments.benchmark": ["benchmark_head"]}
+OPTIONS_ELSEWHERE = {
+    "experiments.plan": ["preset_plan"],
+    "experiments.benchmark": ["benchmark_head"],
+}
 
 
 def command_options(module: str) -> set[str]:
-    """The fields of a command's dataclasses, and the options that it takes out of the arguments itself."""
+    """The fields of a command's dataclasses, and the options that it takes out of the arguments
+    itself.
+    """
     found = {"--help"}
     for name in [module.removeprefix("experiments."), *OPTIONS_ELSEWHERE.get(module, [])]:
-        for node in ast.walk(ast.parse((ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8"))):
+        for node in ast.walk(
+            ast.parse((ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8"))
+        ):
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 found.add("--" + node.target.id.replace("_", "-"))
             elif isinstance(node, ast.Constant) and re.fullmatch(r"--[a-z-]+", str(node.value)):
@@ -71,7 +90,9 @@ def test_commands_and_their_own_options_exist(module, rest):
     assert set(re.findall(r"--[a-z][a-z-]*(?![a-z.-])", rest)) <= command_options(module)
 
 
-@pytest.mark.parametrize(("module", "rest"), [one for one in COMMANDS if one[0] == "experiments.train"])
+@pytest.mark.parametrize(
+    ("module", "rest"), [one for one in COMMANDS if one[0] == "experiments.train"]
+)
 def test_presets_exist(module, rest):
     first = rest.split()[0] if rest.split() else "-"
     assert first.startswith(("-", "…")) or first in PRESETS
@@ -134,8 +155,13 @@ def test_every_public_module_has_a_page_and_every_export_a_place():
     assert files <= set(generate.modules().values())
     for name, path in generate.modules().items():
         assert name in generate.module_page(name)
-        assert set(generate.exported_names(path)) <= set(re.findall(r":py:obj:`(\w+) ", generate.module_page(name)))
-    assert generate.version() == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+        assert set(generate.exported_names(path)) <= set(
+            re.findall(r":py:obj:`(\w+) ", generate.module_page(name))
+        )
+    assert (
+        generate.version()
+        == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    )
 
 
 class Page(html.parser.HTMLParser):
@@ -181,7 +207,11 @@ def test_the_site_builds_without_warnings_and_its_links_are_whole(tmp_path):
             parts = urllib.parse.urlsplit(link)
             if parts.scheme or parts.netloc:
                 continue
-            target = (path.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else path
+            target = (
+                (path.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else path
+            )
             assert target.exists(), f"{path.name}: {link}"
             if parts.fragment and target in pages:
-                assert urllib.parse.unquote(parts.fragment) in pages[target].anchors, f"{path.name}: {link}"
+                assert urllib.parse.unquote(parts.fragment) in pages[target].anchors, (
+                    f"{path.name}: {link}"
+                )

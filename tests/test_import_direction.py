@@ -10,7 +10,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # From the top down. A module may import from its own layer and from those below.
 LAYERS = (
     ("experiments",),
-    ("arcface_jax.training", "arcface_jax.evaluation", "arcface_jax.interop", "arcface_jax.figures"),
+    (
+        "arcface_jax.training",
+        "arcface_jax.evaluation",
+        "arcface_jax.interop",
+        "arcface_jax.figures",
+    ),
     ("arcface_jax.analysis", "arcface_jax.data", "arcface_jax.models", "arcface_jax.heads"),
     (
         "arcface_jax.losses",
@@ -30,7 +35,10 @@ WITHOUT_FLAX = ("margins", "logits", "losses", "adaptive", "heads", "evaluation"
 
 def modules() -> dict[str, pathlib.Path]:
     files = [*(ROOT / "arcface_jax").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]
-    return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+    return {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in files
+    }
 
 
 def imports(file: pathlib.Path) -> set[str]:
@@ -51,11 +59,15 @@ def layer(name: str) -> int | None:
     return None
 
 
-@pytest.mark.parametrize("name", [name for name in modules() if name not in ("arcface_jax", "experiments")])
+@pytest.mark.parametrize(
+    "name", [name for name in modules() if name not in ("arcface_jax", "experiments")]
+)
 def test_imports_only_go_down(name: str) -> None:
     own = layer(name)
     assert own is not None, f"{name} has no layer: add it to LAYERS"
-    upward = [other for other in imports(modules()[name]) if (at := layer(other)) is not None and at < own]
+    upward = [
+        other for other in imports(modules()[name]) if (at := layer(other)) is not None and at < own
+    ]
     assert not upward, f"{name} imports upward: {upward}"
 
 
@@ -73,6 +85,7 @@ def test_no_private_name_crosses_modules(name: str) -> None:
     private = [
         other
         for other in imports(modules()[name])
-        if other.startswith(("arcface_jax", "experiments")) and other.rsplit(".", 1)[-1].startswith("_")
+        if other.startswith(("arcface_jax", "experiments"))
+        and other.rsplit(".", 1)[-1].startswith("_")
     ]
     assert not private

@@ -36,12 +36,18 @@ def test_arcface_logits_are_the_source_formula(dtype, tolerance):
     weights[1] = embeddings[1]  # θ = 0
     with jax.enable_x64(dtype == np.float64):
         logits, unit = arcface_logits(
-            jnp.asarray(embeddings, dtype), jnp.asarray(weights, dtype), labels, margin=0.4, scale=30.0
+            jnp.asarray(embeddings, dtype),
+            jnp.asarray(weights, dtype),
+            labels,
+            margin=0.4,
+            scale=30.0,
         )
         assert logits.dtype == unit.dtype == dtype
     wanted_logits, wanted_unit = numpy_arcface(embeddings, weights, labels, 0.4, 30.0)
     # At θ = 0 and π the slope of the sine, up to 1000, magnifies float32's rounding of the cosine.
-    np.testing.assert_allclose(logits, wanted_logits, atol=max(tolerance, 1e-10) if dtype == np.float64 else 2e-3)
+    np.testing.assert_allclose(
+        logits, wanted_logits, atol=max(tolerance, 1e-10) if dtype == np.float64 else 2e-3
+    )
     np.testing.assert_allclose(np.asarray(logits)[2:], wanted_logits[2:], atol=tolerance)
     np.testing.assert_allclose(unit, wanted_unit, atol=1e-6)
 
@@ -59,8 +65,22 @@ def test_rows_have_length_one_and_orthogonal_gradients():
     np.testing.assert_allclose(jnp.linalg.norm(unit, axis=1), 1.0, rtol=1e-6)
     np.testing.assert_allclose(jnp.sum(pullback(direction)[0] * x, axis=1), 0.0, atol=1e-5)
     with jax.enable_x64(True):
-        check_grads(jax.jit(normalise_rows), (random(2, 3, 4),), order=2, modes=["fwd", "rev"], atol=1e-4, rtol=1e-4)
-        check_grads(jax.jit(row_norms), (random(2, 3, 4),), order=1, modes=["fwd", "rev"], atol=1e-4, rtol=1e-4)
+        check_grads(
+            jax.jit(normalise_rows),
+            (random(2, 3, 4),),
+            order=2,
+            modes=["fwd", "rev"],
+            atol=1e-4,
+            rtol=1e-4,
+        )
+        check_grads(
+            jax.jit(row_norms),
+            (random(2, 3, 4),),
+            order=1,
+            modes=["fwd", "rev"],
+            atol=1e-4,
+            rtol=1e-4,
+        )
 
 
 def test_a_zero_row_gives_zeros_and_a_zero_gradient():
@@ -81,7 +101,11 @@ def test_the_length_of_a_row_does_not_matter(length):
 
 
 @laws
-@given(st.integers(0, 2**31), st.sampled_from([jnp.float16, jnp.bfloat16, jnp.float32]), st.floats(-3, 3))
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from([jnp.float16, jnp.bfloat16, jnp.float32]),
+    st.floats(-3, 3),
+)
 def test_cosines_stay_within_rounding_of_one(seed, dtype, exponent):
     x = jnp.asarray(random(seed, 4, 512) * 10**exponent, dtype)
     cosine = cosine_logits(x, jnp.concatenate([x, -x]))
@@ -95,7 +119,9 @@ def test_cosines_stay_within_rounding_of_one(seed, dtype, exponent):
 def test_rotating_everything_changes_nothing(seed):
     x, w = random(seed, 3, 6), random(seed + 1, 4, 6)
     rotation = np.linalg.qr(random(seed + 2, 6, 6))[0]
-    np.testing.assert_allclose(cosine_logits(x @ rotation, w @ rotation), cosine_logits(x, w), atol=1e-6)
+    np.testing.assert_allclose(
+        cosine_logits(x @ rotation, w @ rotation), cosine_logits(x, w), atol=1e-6
+    )
 
 
 def test_subcentres_reduce_to_the_nearest():
@@ -116,12 +142,24 @@ def test_subcentres_reduce_to_the_nearest():
             (np.ones((2, 3)), np.ones((4, 5)), np.zeros(2, int)),
             r"embeddings has shape \(2, 3\) and class_weights \(4, 5\)",
         ),
-        ((np.ones(3), np.ones((4, 3)), np.zeros(1, int)), r"embeddings has shape \(3,\); pass an array with 2 axes"),
-        ((np.ones((2, 3)), np.ones(3), np.zeros(2, int)), r"class_weights has shape \(3,\); pass an array with 2 or 3"),
+        (
+            (np.ones(3), np.ones((4, 3)), np.zeros(1, int)),
+            r"embeddings has shape \(3,\); pass an array with 2 axes",
+        ),
+        (
+            (np.ones((2, 3)), np.ones(3), np.zeros(2, int)),
+            r"class_weights has shape \(3,\); pass an array with 2 or 3",
+        ),
         ((np.ones((2, 3), int), np.ones((4, 3)), np.zeros(2, int)), r"embeddings has dtype int"),
         ((np.ones((2, 3)), np.ones((4, 3)), np.zeros(3, int)), r"labels has shape \(3,\)"),
-        ((np.ones((2, 3)), np.ones((4, 3)), np.zeros(2)), r"labels has dtype float32; pass integers"),
-        ((np.ones((2, 3)), np.ones((4, 3)), np.array([0, 4])), r"labels\[1\] is 4; pass a class, 0 to 3"),
+        (
+            (np.ones((2, 3)), np.ones((4, 3)), np.zeros(2)),
+            r"labels has dtype float32; pass integers",
+        ),
+        (
+            (np.ones((2, 3)), np.ones((4, 3)), np.array([0, 4])),
+            r"labels\[1\] is 4; pass a class, 0 to 3",
+        ),
         ((np.ones((2, 3)), np.ones((4, 3)), np.array([-2, 0])), r"labels\[0\] is -2"),
     ],
 )

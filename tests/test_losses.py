@@ -1,4 +1,6 @@
-"""Margin softmax and its relatives: against float64 NumPy, their laws, and the defects of others."""
+"""Margin softmax and its relatives: against float64 NumPy, their laws, and the defects of
+others.
+"""
 
 import json
 import math
@@ -23,11 +25,21 @@ from arcface_jax.losses import (
     normface_loss,
     softmax_loss,
 )
-from arcface_jax.margins import arcface, class_wise, cm2, combined, cosface, normface, sphereface_original
+from arcface_jax.margins import (
+    arcface,
+    class_wise,
+    cm2,
+    combined,
+    cosface,
+    normface,
+    sphereface_original,
+)
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "margins.json").read_text())
 laws = settings(max_examples=15, deadline=None)
-loss_of = jax.jit(margin_softmax_loss, static_argnames=("psi", "scale", "label_smoothing", "filter_threshold"))
+loss_of = jax.jit(
+    margin_softmax_loss, static_argnames=("psi", "scale", "label_smoothing", "filter_threshold")
+)
 gradients = jax.jit(jax.grad(lambda e, w, y: margin_softmax_loss(e, w, y).sum(), argnums=(0, 1)))
 
 
@@ -48,7 +60,11 @@ def numpy_margin_softmax(embeddings, weights, labels, psi, scale, smoothing=0.0,
     for row, y in zip(cosine, labels, strict=True):
         logits = scale * row
         logits[y] = scale * psi(np.arccos(row[y]))
-        kept = np.ones(len(row), bool) if threshold is None else (row <= threshold) | (np.arange(len(row)) == y)
+        kept = (
+            np.ones(len(row), bool)
+            if threshold is None
+            else (row <= threshold) | (np.arange(len(row)) == y)
+        )
         target = (1 - smoothing) * (np.arange(len(row)) == y) + smoothing / kept.sum()
         log_p = logits[kept] - np.log(np.exp(logits[kept]).sum())
         losses.append(-(target[kept] * log_p).sum())
@@ -73,7 +89,9 @@ def test_against_numpy(psi, of_angle, smoothing):
         loss = loss_of(embeddings, weights, labels, psi=psi, scale=16.0, label_smoothing=smoothing)
         np.testing.assert_allclose(loss, wanted, rtol=1e-5)
     np.testing.assert_allclose(
-        loss_of(embeddings, weights, labels, psi=psi, scale=16.0, label_smoothing=smoothing), wanted, rtol=2e-5
+        loss_of(embeddings, weights, labels, psi=psi, scale=16.0, label_smoothing=smoothing),
+        wanted,
+        rtol=2e-5,
     )
 
 
@@ -82,17 +100,25 @@ def test_it_is_the_cross_entropy_of_the_arcface_logits():
     logits, _ = arcface_logits(embeddings, weights, labels)
     wanted = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     np.testing.assert_allclose(margin_softmax_loss(embeddings, weights, labels), wanted, rtol=1e-6)
-    smoothed = optax.softmax_cross_entropy(logits, optax.smooth_labels(jax.nn.one_hot(labels, 5), 0.2))
+    smoothed = optax.softmax_cross_entropy(
+        logits, optax.smooth_labels(jax.nn.one_hot(labels, 5), 0.2)
+    )
     loss = margin_softmax_loss(embeddings, weights, labels, label_smoothing=0.2)
     np.testing.assert_allclose(loss, smoothed, rtol=1e-5)
 
 
-@pytest.mark.parametrize("psi", [arcface(), arcface(past_pi="linear"), cm2(), sphereface_original()])
+@pytest.mark.parametrize(
+    "psi", [arcface(), arcface(past_pi="linear"), cm2(), sphereface_original()]
+)
 def test_gradients_against_finite_differences(psi):
     embeddings, weights, labels = batch()
     with jax.enable_x64(True):
         check_grads(
-            jax.jit(lambda e, w: margin_softmax_loss(e, w, labels, psi=psi, scale=8.0, label_smoothing=0.1)),
+            jax.jit(
+                lambda e, w: margin_softmax_loss(
+                    e, w, labels, psi=psi, scale=8.0, label_smoothing=0.1
+                )
+            ),
             (embeddings, weights),
             order=1,
             modes=["rev"],
@@ -106,7 +132,9 @@ def test_the_straight_through_slope_is_s_times_p_minus_one(past_pi):
     cosine = jnp.asarray([[-0.95, 0.1, -0.3], [0.2, 0.9, 0.0]])
     labels, scale = jnp.asarray([0, 1]), 8.0
     psi = arcface(past_pi=past_pi, gradient="straight_through")
-    slope = jax.jit(jax.grad(lambda c: margin_cross_entropy(c, labels, psi=psi, scale=scale).sum()))(cosine)
+    slope = jax.jit(
+        jax.grad(lambda c: margin_cross_entropy(c, labels, psi=psi, scale=scale).sum())
+    )(cosine)
     target = psi(cosine[jnp.arange(2), labels])
     p = jax.nn.softmax(scale * cosine.at[jnp.arange(2), labels].set(target))
     np.testing.assert_allclose(slope, scale * (p - jax.nn.one_hot(labels, 3)), atol=1e-5)
@@ -117,10 +145,13 @@ def test_the_two_gradients_pull_past_pi_in_opposite_directions():
     cosine, labels = jnp.asarray([[-0.95, 1.0]]), jnp.asarray([0])
     for gradient in ("exact", "straight_through"):
         loss = lambda c, g=gradient: margin_cross_entropy(c, labels, psi=arcface(gradient=g))[0]  # noqa: E731
-        assert float(jax.jit(jax.grad(loss))(cosine)[0, 0]) == pytest.approx(golden[gradient], abs=5e-3)
+        assert float(jax.jit(jax.grad(loss))(cosine)[0, 0]) == pytest.approx(
+            golden[gradient], abs=5e-3
+        )
 
 
-# Ignored rows, numbers for each example, filter ----------------------------------------------------------------------
+# Ignored rows, numbers for each example, filter
+# ----------------------------------------------------------------------
 
 
 def test_an_ignored_row_has_no_loss_and_no_gradient_whatever_it_holds():
@@ -142,9 +173,13 @@ def test_margins_and_scales_for_each_example():
     psi = arcface(class_wise(table, labels))
     together = jax.jit(margin_softmax_loss)(embeddings, weights, labels, psi=psi, scale=scales)
     alone = [
-        margin_softmax_loss(embeddings[i : i + 1], weights, labels[i : i + 1], psi=arcface(table[y]), scale=scales[i])[
-            0
-        ]
+        margin_softmax_loss(
+            embeddings[i : i + 1],
+            weights,
+            labels[i : i + 1],
+            psi=arcface(table[y]),
+            scale=scales[i],
+        )[0]
         for i, y in enumerate(labels)
     ]
     np.testing.assert_allclose(together, np.array(alone), rtol=1e-5)
@@ -156,7 +191,11 @@ def test_a_wider_scale_or_margin_does_not_widen_the_loss():
         for scale in (16.0, np.float64(16), jnp.float64(16), jnp.full(2, 16.0)):
             psi = arcface(jnp.full(2, 0.5), gradient="straight_through")
             loss = lambda c, s=scale, p=psi: margin_cross_entropy(c, labels, psi=p, scale=s)  # noqa: E731
-            assert loss(cosine).dtype == jax.grad(lambda c, f=loss: f(c).sum())(cosine).dtype == jnp.float32
+            assert (
+                loss(cosine).dtype
+                == jax.grad(lambda c, f=loss: f(c).sum())(cosine).dtype
+                == jnp.float32
+            )
 
 
 def test_the_filter_masks_the_class_rather_than_zeroing_its_cosine():
@@ -169,13 +208,25 @@ def test_the_filter_masks_the_class_rather_than_zeroing_its_cosine():
     assert abs(float(zeroed) - float(without)) > 1e-3
     slope = jax.jit(jax.grad(filtered))(cosine)[0]
     assert slope[1] == 0
-    assert (np.abs(slope[np.array([0, 2, 3])]) > 0).all()  # the true class is never filtered, above 0.5 as it is
+    assert (
+        np.abs(slope[np.array([0, 2, 3])]) > 0
+    ).all()  # the true class is never filtered, above 0.5 as it is
 
 
 def test_the_filter_in_the_whole_loss_and_with_smoothing():
     embeddings, weights, labels = batch()
-    wanted = numpy_margin_softmax(embeddings, weights, labels, lambda t: np.cos(t + 0.5), 16.0, 0.1, 0.2)
-    loss = loss_of(embeddings, weights, labels, psi=arcface(), scale=16.0, label_smoothing=0.1, filter_threshold=0.2)
+    wanted = numpy_margin_softmax(
+        embeddings, weights, labels, lambda t: np.cos(t + 0.5), 16.0, 0.1, 0.2
+    )
+    loss = loss_of(
+        embeddings,
+        weights,
+        labels,
+        psi=arcface(),
+        scale=16.0,
+        label_smoothing=0.1,
+        filter_threshold=0.2,
+    )
     np.testing.assert_allclose(loss, wanted, rtol=2e-5)
 
 
@@ -193,10 +244,13 @@ def test_an_examples_loss_does_not_depend_on_the_others():
     whole = loss_of(embeddings, weights, labels)
     halves = [loss_of(embeddings[i : i + 4], weights, labels[i : i + 4]) for i in (0, 4)]
     np.testing.assert_allclose(jnp.concatenate(halves), whole, rtol=1e-6)
-    assert float(jnp.mean(jnp.stack([h.mean() for h in halves]))) == pytest.approx(float(whole.mean()), rel=1e-6)
+    assert float(jnp.mean(jnp.stack([h.mean() for h in halves]))) == pytest.approx(
+        float(whole.mean()), rel=1e-6
+    )
 
 
-# Laws ----------------------------------------------------------------------------------------------------------------
+# Laws
+# ----------------------------------------------------------------------------------------
 
 seeds = st.integers(0, 2**31 - 3)
 
@@ -207,7 +261,9 @@ def test_rotation_invariance(seed):
     embeddings, weights, labels = batch(seed)
     rotation = np.linalg.qr(random(seed, 8, 8))[0]
     np.testing.assert_allclose(
-        loss_of(embeddings @ rotation, weights @ rotation, labels), loss_of(embeddings, weights, labels), rtol=1e-4
+        loss_of(embeddings @ rotation, weights @ rotation, labels),
+        loss_of(embeddings, weights, labels),
+        rtol=1e-4,
     )
 
 
@@ -228,10 +284,15 @@ def test_invariance_to_lengths(seed, e_exponent, w_exponent):
 @given(seeds)
 def test_permutation_equivariance(seed):
     embeddings, weights, labels = batch(seed)
-    rows, classes = np.random.default_rng(seed).permutation(6), np.random.default_rng(seed).permutation(5)
+    rows, classes = (
+        np.random.default_rng(seed).permutation(6),
+        np.random.default_rng(seed).permutation(5),
+    )
     place = np.argsort(classes)
     moved = loss_of(embeddings[rows], weights[classes], place[labels[rows]])
-    np.testing.assert_allclose(moved, loss_of(embeddings, weights, labels)[rows], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        moved, loss_of(embeddings, weights, labels)[rows], rtol=1e-4, atol=1e-5
+    )
 
 
 @laws
@@ -239,9 +300,13 @@ def test_permutation_equivariance(seed):
 def test_margin_zero_is_softmax_at_a_temperature(seed, scale):
     embeddings, weights, labels = batch(seed)
     scale = np.float32(scale)
-    temperature = optax.softmax_cross_entropy_with_integer_labels(cosine_logits(embeddings, weights) * scale, labels)
+    temperature = optax.softmax_cross_entropy_with_integer_labels(
+        cosine_logits(embeddings, weights) * scale, labels
+    )
     for psi in (combined(1, 0, 0), arcface(0.0), normface()):
-        loss = margin_cross_entropy(cosine_logits(embeddings, weights), labels, psi=psi, scale=scale)
+        loss = margin_cross_entropy(
+            cosine_logits(embeddings, weights), labels, psi=psi, scale=scale
+        )
         np.testing.assert_allclose(loss, temperature, rtol=1e-4, atol=1e-5)
 
 
@@ -249,7 +314,10 @@ def test_margin_zero_is_softmax_at_a_temperature(seed, scale):
 @given(seeds)
 def test_a_larger_margin_is_a_larger_loss(seed):
     embeddings, weights, labels = batch(seed)
-    losses = [loss_of(embeddings, weights, labels, psi=arcface(m, past_pi="linear")) for m in (0.0, 0.25, 0.5)]
+    losses = [
+        loss_of(embeddings, weights, labels, psi=arcface(m, past_pi="linear"))
+        for m in (0.0, 0.25, 0.5)
+    ]
     assert (losses[0] <= losses[1] + 1e-5).all()
     assert (losses[1] <= losses[2] + 1e-5).all()
 
@@ -268,12 +336,17 @@ def test_the_gradient_is_orthogonal_to_embedding_and_weight(seed):
 @pytest.mark.parametrize("rows", ["on its own centre", "opposite its centre", "zero"])
 def test_gradients_are_finite_at_the_poles(rows):
     weights = jnp.eye(4, 8)
-    embeddings = {"on its own centre": weights, "opposite its centre": -weights, "zero": jnp.zeros((4, 8))}[rows]
+    embeddings = {
+        "on its own centre": weights,
+        "opposite its centre": -weights,
+        "zero": jnp.zeros((4, 8)),
+    }[rows]
     for gradient in gradients(embeddings.astype(jnp.float32), weights, jnp.arange(4)):
         assert np.isfinite(gradient).all()
 
 
-# Plain softmax, NormFace, what is known beforehand -------------------------------------------------------------------
+# Plain softmax, NormFace, what is known beforehand
+# -------------------------------------------------------------------
 
 
 def test_plain_softmax_with_bias():
@@ -281,7 +354,9 @@ def test_plain_softmax_with_bias():
     bias = random(7, 5)
     logits = embeddings @ weights.T + bias
     wanted = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(6), labels]
-    np.testing.assert_allclose(softmax_loss(embeddings, weights, bias, labels), wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        softmax_loss(embeddings, weights, bias, labels), wanted, rtol=1e-5, atol=1e-6
+    )
     ignored = softmax_loss(embeddings, weights, bias, np.full(6, -1))
     assert not ignored.any()
 
@@ -290,7 +365,9 @@ def test_normface_learns_its_scale():
     embeddings, weights, labels = batch()
     log_scale = jnp.log(7.0)
     loss = normface_loss(embeddings, weights, labels, log_scale)
-    np.testing.assert_allclose(loss, loss_of(embeddings, weights, labels, psi=normface(), scale=7.0), rtol=1e-5)
+    np.testing.assert_allclose(
+        loss, loss_of(embeddings, weights, labels, psi=normface(), scale=7.0), rtol=1e-5
+    )
     cosine = cosine_logits(embeddings, weights)
     p = jax.nn.softmax(7.0 * cosine)
     wanted = 7.0 * (jnp.sum(p * cosine, axis=1) - cosine[jnp.arange(6), labels])  # dL/d ln s
@@ -302,10 +379,14 @@ def test_normface_learns_its_scale():
 def test_the_expected_initial_loss_as_published(golden):
     arguments = {name: golden[name] for name in ("num_classes", "margin", "scale", "dim")}
     assert expected_initial_loss(**arguments) == pytest.approx(golden["loss"], abs=5e-3)
-    assert expected_initial_loss(**arguments | {"margin": arcface(0.5)}) == pytest.approx(golden["loss"], abs=5e-3)
+    assert expected_initial_loss(**arguments | {"margin": arcface(0.5)}) == pytest.approx(
+        golden["loss"], abs=5e-3
+    )
 
 
-@pytest.mark.parametrize(("psi", "scale", "dim"), [(arcface(0.5), 64.0, 512), (cosface(0.35), 30.0, 128)])
+@pytest.mark.parametrize(
+    ("psi", "scale", "dim"), [(arcface(0.5), 64.0, 512), (cosface(0.35), 30.0, 128)]
+)
 def test_the_expected_initial_loss_is_what_an_untrained_head_has(psi, scale, dim):
     embeddings, weights, labels = batch(3, rows=256, classes=4000, dim=dim)
     measured = float(loss_of(embeddings, weights, labels, psi=psi, scale=scale).mean())
@@ -326,13 +407,22 @@ def test_the_minimum_scale_reaches_the_probability_on_a_simplex(classes, probabi
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda e, w, y: margin_softmax_loss(e, w, y, scale=-64), "scale is -64; pass a finite number above 0"),
+        (
+            lambda e, w, y: margin_softmax_loss(e, w, y, scale=-64),
+            "scale is -64; pass a finite number above 0",
+        ),
         (lambda e, w, y: margin_softmax_loss(e, w, y, scale=math.nan), "scale is nan"),
         (lambda e, w, y: margin_softmax_loss(e, w, y, scale=np.ones(3)), r"scale has shape \(3,\)"),
-        (lambda e, w, y: margin_softmax_loss(e, w, y, label_smoothing=1.5), r"label_smoothing is 1\.5"),
+        (
+            lambda e, w, y: margin_softmax_loss(e, w, y, label_smoothing=1.5),
+            r"label_smoothing is 1\.5",
+        ),
         (lambda e, w, y: margin_softmax_loss(e, w, y, filter_threshold=2), "filter_threshold is 2"),
         (lambda e, w, y: margin_softmax_loss(e, w, y, psi=jnp.sum), r"psi gives shape \(\)"),
-        (lambda e, w, y: margin_softmax_loss(e, w, y + 5), r"labels\[\d\] is \d; pass a class, 0 to 4, or −1"),
+        (
+            lambda e, w, y: margin_softmax_loss(e, w, y + 5),
+            r"labels\[\d\] is \d; pass a class, 0 to 4, or −1",
+        ),
         (lambda e, w, y: margin_softmax_loss(e, w, y[:3]), r"labels has shape \(3,\)"),
         (lambda e, w, y: margin_softmax_loss(e[0], w, y), r"embeddings has shape \(8,\)"),
         (lambda e, w, y: margin_softmax_loss(e, w[:, :4], y), "last axes"),

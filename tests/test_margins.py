@@ -1,4 +1,6 @@
-"""Margins: published values, every rule and gradient against float64 NumPy, and the laws they promise."""
+"""Margins: published values, every rule and gradient against float64 NumPy, and the laws they
+promise.
+"""
 
 import json
 import math
@@ -108,7 +110,9 @@ def test_where_the_rules_begin():
     before, after = golden["switch"] + 1e-6, golden["switch"] - 1e-6
     assert float(linear(before)) == float(none(before))
     assert float(linear(after)) == pytest.approx(after - golden["m_sin_m"], abs=1e-6)
-    assert float(arcface(0.5, past_pi="clip")(1.0)) == pytest.approx(golden["clip_at_cosine_1"], abs=1e-6)
+    assert float(arcface(0.5, past_pi="clip")(1.0)) == pytest.approx(
+        golden["clip_at_cosine_1"], abs=1e-6
+    )
 
 
 def test_the_two_gradients_differ_in_sign_past_pi():
@@ -124,7 +128,9 @@ def test_every_combination_is_its_definition(name, rule, gradient):
     m1, m2, m3 = NUMBERS[name]
     theta = np.linspace(0.1, np.pi - 0.1, 400)
     turn = (m1 * theta + m2) / np.pi
-    theta = theta[(np.abs(turn - np.round(turn)) > 1e-3) & (np.abs(np.cos(theta)) > 1e-3)]  # off the jumps and kinks
+    theta = theta[
+        (np.abs(turn - np.round(turn)) > 1e-3) & (np.abs(np.cos(theta)) > 1e-3)
+    ]  # off the jumps and kinks
     psi = combined(m1, m2, m3, past_pi=rule, gradient=gradient)
     with jax.enable_x64(True):
         cosine = jnp.cos(theta)
@@ -151,7 +157,8 @@ def test_no_inverse_function_where_a_formula_avoids_it(psi, differentiated):
     assert not any(inverse in primitives for inverse in ("acos", "atan2", "asin"))
 
 
-# Defects of other projects -------------------------------------------------------------------------------------------
+# Defects of other projects
+# ----------------------------------------------------------------------------------------
 
 
 def test_a_combined_margin_does_not_silently_become_cosface():
@@ -161,14 +168,19 @@ def test_a_combined_margin_does_not_silently_become_cosface():
 
 
 def test_a_pure_multiplicative_margin_does_not_raise():
-    assert float(combined(1.35, 0, 0)(jnp.float32(0.5))) == pytest.approx(math.cos(1.35 * math.pi / 3), abs=1e-5)
+    assert float(combined(1.35, 0, 0)(jnp.float32(0.5))) == pytest.approx(
+        math.cos(1.35 * math.pi / 3), abs=1e-5
+    )
 
 
-# Laws ----------------------------------------------------------------------------------------------------------------
+# Laws
+# ----------------------------------------------------------------------------------------
 
 ANGLES = np.linspace(0.0, np.pi, 2001)
 margins = st.tuples(
-    st.one_of(st.integers(1, 5).map(float), st.floats(1.0, 5.0)), st.floats(0.0, 2.5), st.floats(0.0, 1.0)
+    st.one_of(st.integers(1, 5).map(float), st.floats(1.0, 5.0)),
+    st.floats(0.0, 2.5),
+    st.floats(0.0, 1.0),
 )
 laws = settings(max_examples=30, deadline=None)
 
@@ -214,18 +226,25 @@ def test_margin_zero_is_the_cosine_itself(rule, gradient):
 def test_a_whole_m1_agrees_with_the_angle(m1, m2):
     chebyshev = combined(m1, m2, 0)
     general = combined(jnp.asarray(float(m1)), m2, 0)  # an array goes through the angle
-    np.testing.assert_allclose(values_over_angles(chebyshev), values_over_angles(general), atol=2e-5 * m1)
+    np.testing.assert_allclose(
+        values_over_angles(chebyshev), values_over_angles(general), atol=2e-5 * m1
+    )
 
 
-# Objects -------------------------------------------------------------------------------------------------------------
+# Objects
+# ----------------------------------------------------------------------------------------
 
 
 def test_a_psi_is_hashable_and_compares_by_value():
     assert arcface(0.5) == combined(1, 0.5, 0) == arcface(np.float32(0.5))
     assert hash(arcface(0.5)) == hash(combined(1.0, 0.5, 0.0))
-    assert arcface(0.5) != arcface(0.5, past_pi="linear") != arcface(0.5, gradient="straight_through")
+    assert (
+        arcface(0.5) != arcface(0.5, past_pi="linear") != arcface(0.5, gradient="straight_through")
+    )
     assert normface() == softmax_on_sphere()
-    assert len({sphereface_original(), sphereface_original(4, weight=5), sphereface_original(3)}) == 2
+    assert (
+        len({sphereface_original(), sphereface_original(4, weight=5), sphereface_original(3)}) == 2
+    )
 
 
 def test_a_psi_may_be_static_or_traced_and_compiles_once():
@@ -240,7 +259,11 @@ def test_a_psi_may_be_static_or_traced_and_compiles_once():
     assert jnp.array_equal(static(arcface(0.5), cosine), static(combined(1, 0.5, 0), cosine))
     assert len(traces) == 1
     traced = jax.jit(apply)
-    for psi in (arcface(0.5), arcface(jnp.full(5, 0.5)), annealed(arcface(jnp.float32(0.5)), jnp.float32(0.0))):
+    for psi in (
+        arcface(0.5),
+        arcface(jnp.full(5, 0.5)),
+        annealed(arcface(jnp.float32(0.5)), jnp.float32(0.0)),
+    ):
         np.testing.assert_allclose(traced(psi, cosine), arcface(0.5)(cosine), atol=1e-6)
     assert len(traces) == 4
     traced(annealed(arcface(jnp.float32(0.3)), jnp.float32(2.0)), cosine)
@@ -252,16 +275,23 @@ def test_a_margin_for_each_example(rule):
     each = jnp.asarray([0.0, 0.2, 0.5, 0.9])
     cosine = jnp.asarray([0.3, -0.99, -0.95, 0.9])
     together = combined(1.0, each, 0.1 * each, past_pi=rule)(cosine)
-    alone = [combined(1, float(m), 0.1 * float(m), past_pi=rule)(c) for m, c in zip(each, cosine, strict=True)]
+    alone = [
+        combined(1, float(m), 0.1 * float(m), past_pi=rule)(c)
+        for m, c in zip(each, cosine, strict=True)
+    ]
     np.testing.assert_allclose(together, jnp.stack(alone), atol=1e-6)
     over_m1 = combined(1.0 + each, 0.2, 0, past_pi=rule)(cosine)
-    alone = [combined(1 + float(m), 0.2, 0, past_pi=rule)(c) for m, c in zip(each, cosine, strict=True)]
+    alone = [
+        combined(1 + float(m), 0.2, 0, past_pi=rule)(c) for m, c in zip(each, cosine, strict=True)
+    ]
     np.testing.assert_allclose(over_m1, jnp.stack(alone), atol=1e-5)
 
 
 def test_a_margin_for_each_class():
     table = jnp.asarray([0.1, 0.5, 0.3])
-    assert class_wise(table, jnp.asarray([2, 0, 1, 1])).tolist() == pytest.approx([0.3, 0.1, 0.5, 0.5])
+    assert class_wise(table, jnp.asarray([2, 0, 1, 1])).tolist() == pytest.approx(
+        [0.3, 0.1, 0.5, 0.5]
+    )
     assert np.isfinite(class_wise(table, jnp.asarray([-1]))).all()
     with pytest.raises(InputError, match=r"labels\[1\] is 3"):
         class_wise(table, jnp.asarray([0, 3]))
@@ -283,7 +313,9 @@ def test_annealing_moves_from_the_cosine_to_the_margin():
 
 def test_spherefaces_own_schedule():
     steps = jnp.asarray([0, 100, 1000, 10_000])
-    np.testing.assert_allclose(sphereface_annealing(steps), [1000, 1000 / 13, 1000 / 121, 5], rtol=1e-6)
+    np.testing.assert_allclose(
+        sphereface_annealing(steps), [1000, 1000 / 13, 1000 / 121, 5], rtol=1e-6
+    )
 
 
 def test_the_shape_and_dtype_of_the_cosine_are_kept():
@@ -305,8 +337,14 @@ def test_the_shape_and_dtype_of_the_cosine_are_kept():
         (lambda: combined(-1.35, 0, 0), r"m1 is -1\.35"),
         (lambda: combined(1, 4, 0), r"m2 is 4"),
         (lambda: combined(1, 0, -0.1), r"m3 is -0\.1"),
-        (lambda: arcface(past_pi="wrap"), r"past_pi is 'wrap'; pass one of none, linear, easy, clip, reflect"),
-        (lambda: arcface(gradient="none"), r"gradient is 'none'; pass one of exact, straight_through"),
+        (
+            lambda: arcface(past_pi="wrap"),
+            r"past_pi is 'wrap'; pass one of none, linear, easy, clip, reflect",
+        ),
+        (
+            lambda: arcface(gradient="none"),
+            r"gradient is 'none'; pass one of exact, straight_through",
+        ),
         (lambda: combined(1, 0, 0, past_pi="clip", clip_epsilon=0), r"clip_epsilon is 0"),
         (lambda: sphereface_original(3.5), r"m is 3\.5; pass a whole number"),
         (lambda: sphereface_original(weight=-1), r"weight is -1"),

@@ -1,4 +1,6 @@
-"""The source distribution and the wheel hold what they should, and work where the repository is not."""
+"""The source distribution and the wheel hold what they should, and work where the repository is
+not.
+"""
 
 import os
 import pathlib
@@ -44,7 +46,9 @@ def built(tmp_path_factory):
 
 
 def tracked(*folders):
-    return {str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    return {
+        str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).rglob("*.py")
+    }
 
 
 def test_the_source_distribution_is_whole(built):
@@ -52,18 +56,32 @@ def test_the_source_distribution_is_whole(built):
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert tracked("arcface_jax", "experiments", "tests", "notebooks") <= names
     assert {file.name for file in ROOT.glob("requirements*.txt")} <= names
-    assert {"README.md", "LICENSE", "CITATION.cff", "docs/figures/layer.png", "tests/golden/margins.json"} <= names
+    assert {
+        "README.md",
+        "LICENSE",
+        "CITATION.cff",
+        "docs/figures/layer.png",
+        "tests/golden/margins.json",
+    } <= names
 
 
 def test_the_wheel_has_the_package_and_the_commands_alone(built):
     with zipfile.ZipFile(built[1]) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
-        (metadata,) = (wheel.read(name).decode() for name in wheel.namelist() if name.endswith("/METADATA"))
+        (metadata,) = (
+            wheel.read(name).decode() for name in wheel.namelist() if name.endswith("/METADATA")
+        )
     assert names == tracked("arcface_jax", "experiments") | {"arcface_jax/py.typed"}
-    needed = [line.partition(">=")[0] for line in (ROOT / "requirements.txt").read_text().split() if ">=" in line]
-    assert {line.partition(">=")[0] for line in metadata.splitlines() if line.startswith("Requires-Dist: ")} >= {
-        f"Requires-Dist: {name}" for name in needed
-    }
+    needed = [
+        line.partition(">=")[0]
+        for line in (ROOT / "requirements.txt").read_text().split()
+        if ">=" in line
+    ]
+    assert {
+        line.partition(">=")[0]
+        for line in metadata.splitlines()
+        if line.startswith("Requires-Dist: ")
+    } >= {f"Requires-Dist: {name}" for name in needed}
 
 
 def test_the_wheel_works_outside_the_repository(built, tmp_path):

@@ -9,7 +9,12 @@ from jax.test_util import check_grads
 from arcface_jax.errors import InputError
 from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.margins import arcface, normface
-from arcface_jax.pairwise import angular_triplet_loss, combination_loss, inter_penalty, intra_penalty
+from arcface_jax.pairwise import (
+    angular_triplet_loss,
+    combination_loss,
+    inter_penalty,
+    intra_penalty,
+)
 
 triplet = jax.jit(angular_triplet_loss, static_argnames=("margin", "mining"))
 
@@ -34,7 +39,9 @@ def numpy_triplet(embeddings, labels, margin, mining):
     losses = np.zeros(rows)
     for a in range(rows):
         positives = [p for p in range(rows) if p != a and labels[p] == labels[a] >= 0]
-        negatives = sorted(theta[a, n] for n in range(rows) if labels[n] >= 0 and labels[n] != labels[a] >= 0)
+        negatives = sorted(
+            theta[a, n] for n in range(rows) if labels[n] >= 0 and labels[n] != labels[a] >= 0
+        )
         if not positives or not negatives:
             continue
         if mining == "hard":
@@ -63,7 +70,9 @@ def test_inter_is_minus_the_mean_angle_between_weights_over_pi():
 
 def test_inter_is_least_on_a_simplex():
     simplex = np.eye(5) - 0.2
-    np.testing.assert_allclose(inter_penalty(simplex, np.arange(5)), -np.arccos(-0.25) / np.pi, atol=2e-6)
+    np.testing.assert_allclose(
+        inter_penalty(simplex, np.arange(5)), -np.arccos(-0.25) / np.pi, atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("mining", ["hard", "semi_hard"])
@@ -90,11 +99,20 @@ def test_triplet_gradients(mining):
     embeddings, _, labels = batch(1)
     with jax.enable_x64(True):
         check_grads(
-            lambda e: triplet(e, labels, margin=0.5, mining=mining), (embeddings,), 1, ["rev"], atol=1e-5, rtol=1e-5
+            lambda e: triplet(e, labels, margin=0.5, mining=mining),
+            (embeddings,),
+            1,
+            ["rev"],
+            atol=1e-5,
+            rtol=1e-5,
         )
-    doubled = jnp.asarray(np.repeat(embeddings[:2], 2, axis=0), jnp.float32)  # identical and opposite embeddings
+    doubled = jnp.asarray(
+        np.repeat(embeddings[:2], 2, axis=0), jnp.float32
+    )  # identical and opposite embeddings
     doubled = doubled.at[2:].set(-doubled[:2])
-    gradient = jax.grad(lambda e: triplet(e, jnp.asarray([0, 0, 1, 1]), margin=0.5, mining=mining).sum())(doubled)
+    gradient = jax.grad(
+        lambda e: triplet(e, jnp.asarray([0, 0, 1, 1]), margin=0.5, mining=mining).sum()
+    )(doubled)
     assert np.isfinite(gradient).all()
 
 
@@ -111,9 +129,12 @@ def test_mining_reaches_the_other_devices(mining, mapping):
     mapped = mapping(one_device, axis_name="d")
     mapped = jax.jit(mapped) if mapping is jax.vmap else mapped
     loss, gradient = mapped(e.reshape(4, 2, -1), y.reshape(4, 2))
-    np.testing.assert_allclose(loss.reshape(-1), numpy_triplet(embeddings, labels, 0.35, mining), atol=3e-6)
+    np.testing.assert_allclose(
+        loss.reshape(-1), numpy_triplet(embeddings, labels, 0.35, mining), atol=3e-6
+    )
     wanted = jax.jit(jax.grad(lambda e: angular_triplet_loss(e, y, mining=mining).sum()))(e)
-    # A row is also another device's negative; gathering embeddings brings that part of its gradient back to it.
+    # A row is also another device's negative; gathering embeddings brings that part of its gradient
+    # back to it.
     np.testing.assert_allclose(gradient.reshape(8, -1), wanted, atol=3e-5)
 
 
@@ -130,7 +151,9 @@ def test_the_papers_combinations():
         ({"triplet_weight": 1.0, "triplet_margin": 0.3, "mining": "hard"}, with_arcface + hard),
         ({}, with_arcface),
     ):
-        np.testing.assert_allclose(combination_loss(embeddings, weights, labels, **options), wanted, rtol=1e-6)
+        np.testing.assert_allclose(
+            combination_loss(embeddings, weights, labels, **options), wanted, rtol=1e-6
+        )
 
 
 def test_ignored_rows_and_coinciding_vectors_have_finite_gradients():
@@ -142,10 +165,14 @@ def test_ignored_rows_and_coinciding_vectors_have_finite_gradients():
 
     @jax.jit
     def total(e, w):
-        return combination_loss(e, w, labels, intra_weight=1.0, inter_weight=1.0, triplet_weight=1.0)
+        return combination_loss(
+            e, w, labels, intra_weight=1.0, inter_weight=1.0, triplet_weight=1.0
+        )
 
     assert float(total(embeddings, weights)[3]) == 0.0
-    gradients = jax.grad(lambda e, w: total(e, w).sum(), argnums=(0, 1))(jnp.asarray(embeddings), jnp.asarray(weights))
+    gradients = jax.grad(lambda e, w: total(e, w).sum(), argnums=(0, 1))(
+        jnp.asarray(embeddings), jnp.asarray(weights)
+    )
     assert all(np.isfinite(g).all() for g in gradients)
     assert not gradients[0][3].any()
 
@@ -154,11 +181,17 @@ def test_ignored_rows_and_coinciding_vectors_have_finite_gradients():
     ("call", "message"),
     [
         (lambda e, w, y: angular_triplet_loss(e, y, margin=-0.35), r"margin is -0\.35"),
-        (lambda e, w, y: angular_triplet_loss(e, y, mining="easy"), "mining is 'easy'; pass one of hard, semi_hard"),
+        (
+            lambda e, w, y: angular_triplet_loss(e, y, mining="easy"),
+            "mining is 'easy'; pass one of hard, semi_hard",
+        ),
         (lambda e, w, y: angular_triplet_loss(e, y - 5), r"labels\[0\] is -"),
         (lambda e, w, y: combination_loss(e, w, y, intra_weight=-1.0), "intra_weight is -1"),
         (lambda e, w, y: combination_loss(e, w, y, scale=0.0), "scale is 0"),
-        (lambda e, w, y: inter_penalty(w[:1], y * 0), r"class_weights has shape \(1, 6\); Inter needs two classes"),
+        (
+            lambda e, w, y: inter_penalty(w[:1], y * 0),
+            r"class_weights has shape \(1, 6\); Inter needs two classes",
+        ),
         (lambda e, w, y: intra_penalty(e, w, y + 4), r"labels\[\d\] is \d; pass a class, 0 to 3"),
     ],
 )

@@ -16,7 +16,9 @@ PIXEL = np.array([[[[0, 128, 255]]]], np.uint8)
     ],
 )
 def test_published_conventions(convention, expected):
-    np.testing.assert_allclose(normalise(jnp.asarray(PIXEL), convention)[0, 0, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        normalise(jnp.asarray(PIXEL), convention)[0, 0, 0], expected, rtol=1e-6
+    )
 
 
 def test_bfloat16_out():

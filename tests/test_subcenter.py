@@ -11,11 +11,15 @@ from arcface_jax.subcenter import dominant_centres, subcenter_counts, within_ang
 
 
 def noisy_set(seed=0, dim=32):
-    """Two classes with K = 3 centres; class 0 has 20 images about centre 2 and 5 of someone else about centre 0."""
+    """Two classes with K = 3 centres; class 0 has 20 images about centre 2 and 5 of someone
+    else about centre 0.
+    """
     generator = np.random.default_rng(seed)
     weights = np.linalg.qr(generator.normal(size=(dim, 6)))[0].T.reshape(2, 3, dim)
     near = lambda centre, n: centre + 0.05 * generator.normal(size=(n, dim))  # noqa: E731
-    embeddings = np.concatenate([near(weights[0, 2], 20), near(weights[0, 0], 5), near(weights[1, 1], 10)])
+    embeddings = np.concatenate(
+        [near(weights[0, 2], 20), near(weights[0, 0], 5), near(weights[1, 1], 10)]
+    )
     return embeddings, weights, np.repeat([0, 1], [25, 10])
 
 
@@ -48,9 +52,13 @@ def test_the_rule_is_75_degrees(degrees, kept):
 def test_the_loss_takes_subcentres_and_one_is_plain():
     embeddings, weights, labels = noisy_set()
     plain = margin_softmax_loss(embeddings, weights[:, 1], labels)
-    np.testing.assert_allclose(margin_softmax_loss(embeddings, weights[:, 1:2], labels), plain, rtol=1e-6)
+    np.testing.assert_allclose(
+        margin_softmax_loss(embeddings, weights[:, 1:2], labels), plain, rtol=1e-6
+    )
     # Noise has its own centre to go to, so it costs less than with the dominant centre alone.
-    with_all, dominant = (margin_softmax_loss(embeddings, w, labels) for w in (weights, weights[[0, 1], [2, 1]]))
+    with_all, dominant = (
+        margin_softmax_loss(embeddings, w, labels) for w in (weights, weights[[0, 1], [2, 1]])
+    )
     assert (with_all[20:25] < dominant[20:25] - 10).all()
 
 

@@ -10,7 +10,13 @@ from jax.test_util import check_grads
 
 from arcface_jax.errors import InputError
 from arcface_jax.margins import arcface
-from arcface_jax.unified import power_similarity, sphereface2_bias, sphereface2_loss, uniface_bias, uniface_loss
+from arcface_jax.unified import (
+    power_similarity,
+    sphereface2_bias,
+    sphereface2_loss,
+    uniface_bias,
+    uniface_loss,
+)
 
 
 def batch(seed=0, rows=6, classes=5, dim=8):
@@ -37,12 +43,16 @@ def test_sphereface2():
     similarity = 2 * ((cosines(embeddings, weights) + 1) / 2) ** t - 1
     wanted = [
         sum(
-            balance / r * softplus(-r * (g - m) - bias) if j == y else (1 - balance) / r * softplus(r * (g + m) + bias)
+            balance / r * softplus(-r * (g - m) - bias)
+            if j == y
+            else (1 - balance) / r * softplus(r * (g + m) + bias)
             for j, g in enumerate(row)
         )
         for row, y in zip(similarity, labels, strict=True)
     ]
-    loss = sphereface2_loss(embeddings, weights, labels, bias, scale=r, margin=m, exponent=t, balance=balance)
+    loss = sphereface2_loss(
+        embeddings, weights, labels, bias, scale=r, margin=m, exponent=t, balance=balance
+    )
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
 
 
@@ -65,7 +75,9 @@ def test_uniface_takes_any_margin():
     cosine = cosines(embeddings, weights)
     own = np.cos(np.arccos(cosine[np.arange(6), labels]) + 0.3)
     mask = np.arange(5) == labels[:, None]
-    wanted = softplus(-(16 * own - 1.0)) + np.where(mask, 0, softplus(16 * cosine - 1.0)).sum(axis=1)
+    wanted = softplus(-(16 * own - 1.0)) + np.where(mask, 0, softplus(16 * cosine - 1.0)).sum(
+        axis=1
+    )
     loss = uniface_loss(embeddings, weights, labels, 1.0, psi=arcface(0.3), scale=16.0)
     np.testing.assert_allclose(loss, wanted, rtol=2e-5)
 
@@ -77,7 +89,10 @@ def test_gradients(gradient):
         with jax.enable_x64(True):
             check_grads(
                 jax.jit(
-                    lambda e, w, b: sphereface2_loss(e, w, labels, b, scale=5) + uniface_loss(e, w, labels, b, scale=5)
+                    lambda e, w, b: (
+                        sphereface2_loss(e, w, labels, b, scale=5)
+                        + uniface_loss(e, w, labels, b, scale=5)
+                    )
                 ),
                 (embeddings, weights, 0.5),
                 order=1,
@@ -85,12 +100,16 @@ def test_gradients(gradient):
                 atol=1e-5,
                 rtol=1e-5,
             )
-    slope = jax.vmap(jax.grad(lambda c: power_similarity(c, 3.0, gradient=gradient)))(jnp.asarray([-1.0, 0.0, 1.0]))
+    slope = jax.vmap(jax.grad(lambda c: power_similarity(c, 3.0, gradient=gradient)))(
+        jnp.asarray([-1.0, 0.0, 1.0])
+    )
     assert slope.tolist() == ([0.0, 0.75, 3.0] if gradient == "exact" else [1.0, 1.0, 1.0])
 
 
 def test_a_cosine_below_minus_one_by_rounding_is_no_nan():
-    assert np.isfinite(jax.value_and_grad(lambda c: power_similarity(c, 2.5))(jnp.float32(-1 - 1e-6))).all()
+    assert np.isfinite(
+        jax.value_and_grad(lambda c: power_similarity(c, 2.5))(jnp.float32(-1 - 1e-6))
+    ).all()
 
 
 @pytest.mark.parametrize("classes", [2, 100, 85_742])
@@ -118,7 +137,10 @@ def test_ignored_rows():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda e, w, y: sphereface2_loss(e, w, y, 0.0, balance=0.0), r"balance is 0; pass a number in \(0, 1\]"),
+        (
+            lambda e, w, y: sphereface2_loss(e, w, y, 0.0, balance=0.0),
+            r"balance is 0; pass a number in \(0, 1\]",
+        ),
         (lambda e, w, y: sphereface2_loss(e, w, y, 0.0, scale=-1.0), "scale is -1"),
         (lambda e, w, y: sphereface2_loss(e, w, y, 0.0, margin=-0.4), r"margin is -0\.4"),
         (lambda e, w, y: sphereface2_loss(e, w, y, 0.0, exponent=0.5), r"exponent is 0\.5"),

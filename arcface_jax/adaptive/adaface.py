@@ -1,4 +1,6 @@
-"""AdaFace: a margin that follows the quality of the image, read from the length of its embedding."""
+"""AdaFace: a margin that follows the quality of the image, read from the length of its
+embedding.
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -45,18 +47,26 @@ def _clipped(norms: jax.Array) -> jax.Array:
 
 
 def adaface_update(
-    state: AdaFaceState, norms: jax.Array, valid: jax.Array, *, ema: float = 0.01, axis_name: Any = None
+    state: AdaFaceState,
+    norms: jax.Array,
+    valid: jax.Array,
+    *,
+    ema: float = 0.01,
+    axis_name: Any = None,
 ) -> AdaFaceState:
-    """new = ema·(batch's) + (1 − ema)·old, for the mean and the standard deviation (with n − 1) of the lengths.
+    """new = ema·(batch's) + (1 − ema)·old, for the mean and the standard deviation (with n − 1) of
+    the lengths.
 
-    A batch with no valid row changes nothing, and one with a single valid row leaves the deviation as it was.
+    A batch with no valid row changes nothing, and one with a single valid row leaves the deviation
+    as it was.
 
     Args:
       state: the old state.
       norms: [N], lengths of the embeddings; clipped to [0.001, 100].
       valid: [N] booleans, false for padding.
       ema: in [0, 1].
-      axis_name: of the devices that share the batch; the statistics are then those of the whole batch.
+      axis_name: of the devices that share the batch; the statistics are then those of the whole
+        batch.
 
     Returns: the new state, the same on every device.
     """
@@ -71,10 +81,12 @@ def adaface_update(
 def adaface_psi(
     norms: jax.Array, state: AdaFaceState, *, margin: float = 0.4, concentration: float = 0.333
 ) -> CombinedMargin:
-    """psi(cosθ) = cos(clip(θ − m·ẑ)) − (m + m·ẑ) with ẑ = clip(h·(‖x‖ − μ)/(σ + 0.001), −1, 1), for each example.
+    """psi(cosθ) = cos(clip(θ − m·ẑ)) − (m + m·ẑ) with ẑ = clip(h·(‖x‖ − μ)/(σ + 0.001), −1, 1), for
+    each example.
 
-    ẑ = −1, a poor image, makes it ArcFace with margin m, ẑ = 0 CosFace with margin m, and ẑ = 1, a good image, an
-    angle lessened by m and a cosine lessened by 2m. No gradient flows through the lengths.
+    ẑ = −1, a poor image, makes it ArcFace with margin m, ẑ = 0 CosFace with margin m, and ẑ = 1, a
+    good image, an angle lessened by m and a cosine lessened by 2m. No gradient flows through the
+    lengths.
 
     Args:
       norms: ‖x‖, [N], clipped to [0.001, 100].
@@ -91,7 +103,9 @@ def adaface_psi(
     check_between("concentration", concentration, 0.0, math.inf, open_low=True)
     deviation = concentration * (_clipped(norms) - state.mean) / (state.std + _EPSILON)
     quality = jnp.clip(deviation, -1.0, 1.0)
-    return CombinedMargin(1.0, -margin * quality, margin + margin * quality, past_pi="clip", clip_epsilon=_EPSILON)
+    return CombinedMargin(
+        1.0, -margin * quality, margin + margin * quality, past_pi="clip", clip_epsilon=_EPSILON
+    )
 
 
 def adaface_loss(
@@ -106,7 +120,8 @@ def adaface_loss(
     ema: float = 0.01,
     axis_name: Any = None,
 ) -> tuple[jax.Array, AdaFaceState]:
-    """AdaFace: margin softmax with the psi of `adaface_psi`, after `adaface_update` of the running statistics.
+    """AdaFace: margin softmax with the psi of `adaface_psi`, after `adaface_update` of the running
+    statistics.
 
     Args:
       embeddings: [N, D], not normalised: their lengths stand for the image's quality.

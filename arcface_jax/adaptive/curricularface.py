@@ -50,7 +50,8 @@ def curricularface_update(
 
 
 def curricular_cosines(cosine: jax.Array, threshold: jax.Array, t: jax.Array) -> jax.Array:
-    """cosθ_j·(t + cosθ_j) where cosθ_j is above the row's threshold, cosθ_j elsewhere; at most 2 in all.
+    """cosθ_j·(t + cosθ_j) where cosθ_j is above the row's threshold, cosθ_j elsewhere; at most 2 in
+    all.
 
     Args:
       cosine: of the wrong classes, [N, C].
@@ -73,10 +74,11 @@ def curricularface_loss(
     decay: float = 0.99,
     axis_name: Any = None,
 ) -> tuple[jax.Array, CurricularFaceState]:
-    """CurricularFace: margin softmax in which a wrong class with cosθ_j > psi(cosθ_y) has cosθ_j(t + cosθ_j).
+    """CurricularFace: margin softmax in which a wrong class with cosθ_j > psi(cosθ_y) has cosθ_j(t
+    + cosθ_j).
 
-    t is updated before it is used. The threshold is psi(cosθ_y) as the paper has it; the authors' code compares with
-    cos(θ_y + m) even where its rule past π puts something else in the logit.
+    t is updated before it is used. The threshold is psi(cosθ_y) as the paper has it; the authors'
+    code compares with cos(θ_y + m) even where its rule past π puts something else in the logit.
 
     Args:
       embeddings: [N, D].
@@ -101,7 +103,9 @@ def curricularface_loss(
     cosine = cosine_logits(blank_ignored(embeddings, labels), class_weights)
     mask = target_mask(labels, cosine.shape[1])
     target = take_target(cosine, mask)
-    state = curricularface_update(state, target, jnp.any(mask, axis=-1), decay=decay, axis_name=axis_name)
+    state = curricularface_update(
+        state, target, jnp.any(mask, axis=-1), decay=decay, axis_name=axis_name
+    )
     modulated = curricular_cosines(cosine, psi(target), state.t)
     loss = margin_cross_entropy(jnp.where(mask, cosine, modulated), labels, psi=psi, scale=scale)
     return loss, state

@@ -23,10 +23,12 @@ def elastic_margins(
     plus: bool = False,
     axis_name: Any = None,
 ) -> jax.Array:
-    """Margins drawn from N(mean, std²); with `plus`, the farther from its class, the larger an example's margin.
+    """Margins drawn from N(mean, std²); with `plus`, the farther from its class, the larger an
+    example's margin.
 
     Args:
-      key: a PRNG key; under `axis_name` the same on every device, which then hold the parts of one draw.
+      key: a PRNG key; under `axis_name` the same on every device, which then hold the parts of one
+        draw.
       target_cosine: cosθ_y, [N], by which `plus` sorts.
       valid: [N] booleans; `plus` sorts these rows among themselves.
       mean: of the normal distribution.
@@ -45,10 +47,13 @@ def elastic_margins(
         valid = jax.lax.all_gather(valid, axis_name, tiled=True)
     margins = mean + std * jax.random.normal(key, cosine.shape, dtype)
     if plus:
-        # Padding goes last on both sides, so that valid rows share out the margins drawn for valid rows.
+        # Padding goes last on both sides, so that valid rows share out the margins drawn for valid
+        # rows.
         ascending = jnp.sort(jnp.where(valid, margins, jnp.inf))
         nearest_first = jnp.argsort(jnp.where(valid, -cosine, jnp.inf))
-        margins = jnp.where(valid, jnp.zeros_like(margins).at[nearest_first].set(ascending), margins)
+        margins = jnp.where(
+            valid, jnp.zeros_like(margins).at[nearest_first].set(ascending), margins
+        )
     return jax.lax.dynamic_slice_in_dim(margins, start, rows)
 
 
@@ -83,7 +88,9 @@ def elasticface_psi(
     check_between("std", std, 0.0, 1.0)
 
     def psi(cosine: jax.Array) -> jax.Array:
-        margins = elastic_margins(key, cosine, valid, mean=mean, std=std, plus=plus, axis_name=axis_name)
+        margins = elastic_margins(
+            key, cosine, valid, mean=mean, std=std, plus=plus, axis_name=axis_name
+        )
         margin = CombinedMargin(m2=margins) if kind == "arc" else CombinedMargin(m3=margins)
         return margin(cosine)
 
@@ -105,7 +112,8 @@ def elasticface_loss(
 ) -> jax.Array:
     """ElasticFace and ElasticFace+: margin softmax with a random margin for each example.
 
-    The paper's settings: Arc 0.5 ± 0.0125 and, with `plus`, 0.5 ± 0.0175; Cos 0.35 ± 0.0125 and 0.35 ± 0.025.
+    The paper's settings: Arc 0.5 ± 0.0125 and, with `plus`, 0.5 ± 0.0175; Cos 0.35 ± 0.0125 and
+    0.35 ± 0.025.
 
     Args:
       embeddings: [N, D].
@@ -115,10 +123,11 @@ def elasticface_loss(
       kind: arc, cos(θ + m), or cos, cosθ − m.
       mean: of m; radians for arc. Give 0.35 with kind cos.
       std: of m.
-      plus: give the largest margins to the examples farthest from their class. (The authors' code applies the sorting
-        permutation where its inverse is meant; this follows the paper.)
+      plus: give the largest margins to the examples farthest from their class. (The authors' code
+        applies the sorting permutation where its inverse is meant; this follows the paper.)
       scale: s > 0.
-      axis_name: of the devices that share the batch, which then draw what one device with the whole batch would.
+      axis_name: of the devices that share the batch, which then draw what one device with the whole
+        batch would.
 
     Returns: [N].
 
@@ -130,5 +139,7 @@ def elasticface_loss(
     """
     embeddings = check_floating("embeddings", embeddings, 2)
     labels = check_labels(labels, embeddings.shape[0], jnp.shape(class_weights)[0])
-    psi = elasticface_psi(key, labels >= 0, kind=kind, mean=mean, std=std, plus=plus, axis_name=axis_name)
+    psi = elasticface_psi(
+        key, labels >= 0, kind=kind, mean=mean, std=std, plus=plus, axis_name=axis_name
+    )
     return margin_softmax_loss(embeddings, class_weights, labels, psi=psi, scale=scale)

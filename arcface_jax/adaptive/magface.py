@@ -16,7 +16,9 @@ from arcface_jax.margins import CombinedMargin, combined
 def _check_norms(lower_norm: float, upper_norm: float) -> None:
     check_between("lower_norm", lower_norm, 0.0, math.inf, open_low=True)
     if not upper_norm > lower_norm:
-        raise InputError(f"upper_norm is {upper_norm:g}; pass a number above lower_norm, {lower_norm:g}")
+        raise InputError(
+            f"upper_norm is {upper_norm:g}; pass a number above lower_norm, {lower_norm:g}"
+        )
 
 
 def magface_margins(
@@ -27,7 +29,8 @@ def magface_margins(
     lower_margin: float = 0.45,
     upper_margin: float = 0.8,
 ) -> jax.Array:
-    """m(a) = l_m + (u_m − l_m)·(a − l_a)/(u_a − l_a), a the length of the embedding clipped to [l_a, u_a].
+    """m(a) = l_m + (u_m − l_m)·(a − l_a)/(u_a − l_a), a the length of the embedding clipped to
+    [l_a, u_a].
 
     Args:
       norms: [N].
@@ -49,7 +52,8 @@ def magface_margins(
 
 
 def magface_psi(norms: jax.Array, *, past_pi: str = "easy", **limits: float) -> CombinedMargin:
-    """psi(cosθ) = cos(θ + m(‖x‖)) for each example, with the authors' easy margin unless another rule is named.
+    """psi(cosθ) = cos(θ + m(‖x‖)) for each example, with the authors' easy margin unless another
+    rule is named.
 
     Args:
       norms: [N].
@@ -61,7 +65,9 @@ def magface_psi(norms: jax.Array, *, past_pi: str = "easy", **limits: float) -> 
     return combined(1.0, magface_margins(norms, **limits), 0.0, past_pi=past_pi)
 
 
-def magface_regulariser(norms: jax.Array, *, lower_norm: float = 10.0, upper_norm: float = 110.0) -> jax.Array:
+def magface_regulariser(
+    norms: jax.Array, *, lower_norm: float = 10.0, upper_norm: float = 110.0
+) -> jax.Array:
     """g(a) = 1/a + a/u_a², a the length clipped to [l_a, u_a]: falls with the length, flat at u_a.
 
     Args:

@@ -9,14 +9,16 @@ import jax.numpy as jnp
 def batch_statistics(
     values: jax.Array, valid: jax.Array, axis_name: Any = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Count, mean and standard deviation (with n − 1) of the valid values, the same on every device.
+    """Count, mean and standard deviation (with n − 1) of the valid values, the same on every
+    device.
 
     Args:
       values: [N].
       valid: [N] booleans.
       axis_name: of the devices that hold the other parts of the batch, if any.
 
-    Returns: (count, mean, standard deviation), scalars; 0 for a mean of nothing and a deviation of fewer than two.
+    Returns: (count, mean, standard deviation), scalars; 0 for a mean of nothing and a deviation of
+      fewer than two.
     """
 
     def total(x: jax.Array) -> jax.Array:
@@ -30,6 +32,8 @@ def batch_statistics(
 
 
 def moving_average(old: jax.Array, new: jax.Array, weight: float, usable: jax.Array) -> jax.Array:
-    """weight·new + (1 − weight)·old where `usable`, old elsewhere; in `old`'s dtype, so that a scan can carry it."""
+    """weight·new + (1 − weight)·old where `usable`, old elsewhere; in `old`'s dtype, so that a
+    scan can carry it.
+    """
     old = jnp.asarray(old)
     return jnp.where(usable, weight * new + (1.0 - weight) * old, old).astype(old.dtype)

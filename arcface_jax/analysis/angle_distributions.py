@@ -11,13 +11,15 @@ from arcface_jax.logits import normalise_rows
 from arcface_jax.margins import Psi
 
 
-def target_angles(embeddings: np.ndarray, class_weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def target_angles(
+    embeddings: np.ndarray, class_weights: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
     """θ_y = arccos(ê · Ŵ_y) of each example, the angle that the margin is added to.
 
     Args:
       embeddings: [N, D], need not be normalised.
-      class_weights: [C, D], one centre a row, or [C, K, D] with K sub-centres, of which the nearest counts; need not be
-        normalised.
+      class_weights: [C, D], one centre a row, or [C, K, D] with K sub-centres, of which the nearest
+        counts; need not be normalised.
       labels: int [N], each in 0 … C − 1.
 
     Returns: float32 [N], degrees, in [0, 180].
@@ -34,9 +36,11 @@ def target_angles(embeddings: np.ndarray, class_weights: np.ndarray, labels: np.
 
 
 def angle_density(degrees: np.ndarray, grid: np.ndarray, bandwidth: float = 2.0) -> np.ndarray:
-    """Density of angles, per degree: a Gaussian about each, folded back at 0° and 180° so that the area stays 1.
+    """Density of angles, per degree: a Gaussian about each, folded back at 0° and 180° so that the
+    area stays 1.
 
-        p(x) = 1/n Σᵢ [φ(x − θᵢ) + φ(x + θᵢ) + φ(x − 360° + θᵢ)],  φ a normal density of deviation `bandwidth`
+        p(x) = 1/n Σᵢ [φ(x − θᵢ) + φ(x + θᵢ) + φ(x − 360° + θᵢ)],  φ a normal density of deviation
+        `bandwidth`
 
     Args:
       degrees: [N], in [0, 180], N ≥ 1.
@@ -55,7 +59,9 @@ def angle_density(degrees: np.ndarray, grid: np.ndarray, bandwidth: float = 2.0)
     angles = np.asarray(degrees, np.float64)
     centres = np.concatenate([angles, -angles, 360.0 - angles])
     distance = (np.asarray(grid, np.float64)[:, None] - centres) / bandwidth
-    return np.exp(-(distance**2) / 2).sum(axis=1) / (len(angles) * bandwidth * math.sqrt(2.0 * math.pi))
+    return np.exp(-(distance**2) / 2).sum(axis=1) / (
+        len(angles) * bandwidth * math.sqrt(2.0 * math.pi)
+    )
 
 
 def target_logits(degrees: np.ndarray, psi: Psi) -> np.ndarray:

@@ -1,7 +1,7 @@
 """How far apart classes lie: the empty angle between two of them, and how wide each is.
 
-The ArcFace paper draws eight identities on a circle to show the gap that the margin leaves between them. Here the gap
-is a number, in any dimension.
+The ArcFace paper draws eight identities on a circle to show the gap that the margin leaves between
+them. Here the gap is a number, in any dimension.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ class ClassGaps:
 
     Attributes:
       classes: int [C], the labels, ascending.
-      between: float64 [C, C], the gap between each two classes; negative where they overlap, infinite on the diagonal.
+      between: float64 [C, C], the gap between each two classes; negative where they overlap,
+        infinite on the diagonal.
       spread: float64 [C], mean angle of each class's embeddings to its centre.
     """
 
@@ -48,24 +49,27 @@ class ClassGaps:
 def class_gaps(embeddings: np.ndarray, labels: np.ndarray, *, quantile: float = 0.0) -> ClassGaps:
     """The empty angle between each two classes, seen along the great circle through their centres.
 
-    Let a and b be the centres (the directions of the mean unit embeddings) and φ(x) the angle at which x, projected
-    onto their plane, stands, counted from a towards b. Then
+    Let a and b be the centres (the directions of the mean unit embeddings) and φ(x) the angle at
+    which x, projected onto their plane, stands, counted from a towards b. Then
 
         gap(a, b) = Q_q{φ(x): x of b} − Q_{1−q}{φ(x): x of a}.
 
-    In two dimensions this is the empty arc. In more it is the angle between two hyperplanes through the origin with
-    one class on the one side of both, the other class on the other side; where it is positive the classes are linearly
-    separable. Only neighbours' gaps mean anything: the arc between classes that are far apart may hold others.
+    In two dimensions this is the empty arc. In more it is the angle between two hyperplanes through
+    the origin with one class on the one side of both, the other class on the other side; where it
+    is positive the classes are linearly separable. Only neighbours' gaps mean anything: the arc
+    between classes that are far apart may hold others.
 
     Args:
       embeddings: [N, D], D ≥ 2; lengths do not matter.
       labels: int [N], at least two classes.
-      quantile: q, the share of each class's embeddings on the side of the other that is left out; 0 counts all.
+      quantile: q, the share of each class's embeddings on the side of the other that is left out; 0
+        counts all.
 
     Returns: the gaps and spreads of the classes present.
 
     Raises:
-      InputError: for wrong shapes, one class, a quantile outside [0, 0.5], or a row or class without direction.
+      InputError: for wrong shapes, one class, a quantile outside [0, 0.5], or a row or class
+        without direction.
 
     References: Deng et al., ArcFace (arXiv:1801.07698), the toy example of eight identities.
     """
@@ -73,39 +77,53 @@ def class_gaps(embeddings: np.ndarray, labels: np.ndarray, *, quantile: float = 
     embeddings, labels = np.asarray(embeddings, np.float64), np.asarray(labels)
     if embeddings.ndim != 2 or embeddings.shape[1] < 2 or labels.shape != embeddings.shape[:1]:
         raise InputError(
-            f"embeddings {embeddings.shape} and labels {labels.shape} do not fit; give [N, D] with D ≥ 2, and [N]"
+            f"embeddings {embeddings.shape} and labels {labels.shape} do not fit; give [N, D] with "
+            f"D ≥ 2, and [N]"
         )
     classes = np.unique(labels)
     if len(classes) < 2:
         raise InputError(f"labels: {len(classes)} class(es); a gap needs two")
     unit = _directions(embeddings, "embeddings: row", range(len(labels)))
     members = [unit[labels == label] for label in classes]
-    centres = _directions(np.stack([each.mean(axis=0) for each in members]), "labels: the mean of class", classes)
+    centres = _directions(
+        np.stack([each.mean(axis=0) for each in members]), "labels: the mean of class", classes
+    )
     between = np.full((len(classes), len(classes)), np.inf)
     for i in range(len(classes)):
         for j in range(i + 1, len(classes)):
             towards = _orthogonal_part(centres[j], centres[i])
-            middle = np.abs(_angle_at(centres[j], centres[i], towards)) / 2  # 180° may come as −180°
+            middle = (
+                np.abs(_angle_at(centres[j], centres[i], towards)) / 2
+            )  # 180° may come as −180°
             first, second = (
-                _wrapped(_angle_at(each, centres[i], towards) - middle) for each in (members[i], members[j])
+                _wrapped(_angle_at(each, centres[i], towards) - middle)
+                for each in (members[i], members[j])
             )
-            between[i, j] = between[j, i] = np.quantile(second, quantile) - np.quantile(first, 1.0 - quantile)
+            between[i, j] = between[j, i] = np.quantile(second, quantile) - np.quantile(
+                first, 1.0 - quantile
+            )
     spread = [
-        np.mean(2 * np.arctan2(np.linalg.norm(each - centre, axis=1), np.linalg.norm(each + centre, axis=1)))
+        np.mean(
+            2
+            * np.arctan2(
+                np.linalg.norm(each - centre, axis=1), np.linalg.norm(each + centre, axis=1)
+            )
+        )
         for each, centre in zip(members, centres, strict=True)
     ]
     return ClassGaps(classes, np.degrees(between), np.degrees(spread))
 
 
 def even_circle_probability(num_classes: int, psi: Psi, scale: float) -> float:
-    """Softmax's probability of the true class where C centres divide the circle evenly and embeddings sit on them.
+    """Softmax's probability of the true class where C centres divide the circle evenly and
+    embeddings sit on them.
 
         p = e^{s·psi(1)} / (e^{s·psi(1)} + Σ_{k=1}^{C−1} e^{s·cos(2πk/C)})
 
-    The best a two-dimensional embedding of C classes can reach. ArcFace's margin is feasible on a circle for
-    m < 2π/C only: at the centre θ_y + m must be below the angle 2π/C to the next centre, and an embedding may be off
-    by (2π/C − m)/2 before the margin is violated. From m = 2π/C on, p is below 1/3 whatever the scale, and a larger
-    scale makes it worse.
+    The best a two-dimensional embedding of C classes can reach. ArcFace's margin is feasible on a
+    circle for m < 2π/C only: at the centre θ_y + m must be below the angle 2π/C to the next centre,
+    and an embedding may be off by (2π/C − m)/2 before the margin is violated. From m = 2π/C on, p
+    is below 1/3 whatever the scale, and a larger scale makes it worse.
 
     Args:
       num_classes: C ≥ 2.
@@ -129,12 +147,16 @@ def _directions(rows: np.ndarray, name: str, numbers: range | np.ndarray) -> np.
     bad = ~(np.isfinite(lengths) & (lengths > _TINY))
     if bad.any():
         at = int(np.argmax(bad))
-        raise InputError(f"{name} {numbers[at]} has length {lengths[at]:g} and so no direction; leave it out")
+        raise InputError(
+            f"{name} {numbers[at]} has length {lengths[at]:g} and so no direction; leave it out"
+        )
     return rows / lengths[:, None]
 
 
 def _orthogonal_part(vector: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """The unit vector in the plane of both that is orthogonal to `axis`; any one where the two are parallel."""
+    """The unit vector in the plane of both that is orthogonal to `axis`; any one where the two
+    are parallel.
+    """
     for candidate in (vector, *np.eye(len(axis))):
         part = candidate - (candidate @ axis) * axis
         length = np.linalg.norm(part)

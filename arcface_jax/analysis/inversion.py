@@ -1,10 +1,11 @@
 """Faces out of a model: pixels changed until the model takes them for a wanted identity.
 
-What a face model has learnt of a person is in its weights and in the running statistics of its batch normalisations.
-Gradient descent on the pixels brings both back: the embedding is drawn to a target, the statistics of the generated
-batch to the running ones.
+What a face model has learnt of a person is in its weights and in the running statistics of its
+batch normalisations. Gradient descent on the pixels brings both back: the embedding is drawn to a
+target, the statistics of the generated batch to the running ones.
 
-References: Deng et al., ArcFace (arXiv:1801.07698v4), the section on inverting the model; Yin et al., Dreaming to
+References: Deng et al., ArcFace (arXiv:1801.07698v4), the section on inverting the model; Yin et
+  al., Dreaming to
 Distill (arXiv:1912.08795), for the prior from batch statistics.
 """
 
@@ -24,7 +25,8 @@ from arcface_jax.logits import normalise_rows, row_norms
 
 
 class LayerStatistics(NamedTuple):
-    """What one batch normalisation sees, and what it has seen in training; each [channels], float32.
+    """What one batch normalisation sees, and what it has seen in training; each [channels],
+    float32.
 
     Attributes:
       mean: of the batch.
@@ -48,7 +50,8 @@ EmbeddingLoss = Callable[[jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Prior:
-    """How much counts what makes an image likely, beside the identity. The defaults are the ArcFace paper's.
+    """How much counts what makes an image likely, beside the identity. The defaults are the ArcFace
+    paper's.
 
     Attributes:
       statistics: weight of `standardised_distance`.
@@ -72,8 +75,9 @@ def standardised_distance(layers: Sequence[LayerStatistics], epsilon: float = 1e
 
         R = Σ_layers mean_channels [ (μ − μ̂)²/σ̂² + (σ²/σ̂² − 1)² ]
 
-    The plain squared distance Σ‖μ − μ̂‖² + ‖σ² − σ̂²‖² depends on each layer's units: networks whose activations are
-    large would follow it and nothing else. Standardised, one weight serves every network.
+    The plain squared distance Σ‖μ − μ̂‖² + ‖σ² − σ̂²‖² depends on each layer's units: networks
+    whose activations are large would follow it and nothing else. Standardised, one weight serves
+    every network.
 
     Args:
       layers: one entry a batch normalisation.
@@ -92,7 +96,9 @@ def standardised_distance(layers: Sequence[LayerStatistics], epsilon: float = 1e
 
 
 def total_variation(images: jax.Array) -> jax.Array:
-    """‖∂x/∂row‖₂ + ‖∂x/∂column‖₂ of a batch [N, H, W, C], by differences of neighbours; a scalar."""
+    """‖∂x/∂row‖₂ + ‖∂x/∂column‖₂ of a batch [N, H, W, C], by differences of neighbours; a
+    scalar.
+    """
     return _length(images[:, 1:] - images[:, :-1]) + _length(images[:, :, 1:] - images[:, :, :-1])
 
 
@@ -121,7 +127,9 @@ def inversion_loss(
       prior: the weights.
     """
     embeddings, layers = network(images)
-    likely = prior.statistics * standardised_distance(layers) + prior.total_variation * total_variation(images)
+    likely = prior.statistics * standardised_distance(
+        layers
+    ) + prior.total_variation * total_variation(images)
     return jnp.mean(embedding_loss(embeddings)) + likely + prior.l2 * _length(images)
 
 
@@ -139,14 +147,16 @@ def invert(
 ) -> Inversion:
     """Changes pixels by Adam until a network embeds them as wanted and takes them for likely.
 
-    Each step shows the network the batch or, half of the time, its mirror image. The learning rate falls to 0 along a
-    half cosine. Pixels stay inside the bounds, so that an image file can hold them.
+    Each step shows the network the batch or, half of the time, its mirror image. The learning rate
+    falls to 0 along a half cosine. Pixels stay inside the bounds, so that an image file can hold
+    them.
 
     Args:
-      network: embeddings and batch statistics of normalised images, such as `with_statistics` makes.
+      network: embeddings and batch statistics of normalised images, such as `with_statistics`
+        makes.
       embedding_loss: what is wrong with each embedding, such as `cosine_loss`.
-      start: [N, H, W, 3], normalised, usually noise. The statistics are of the whole batch: N different identities
-        make a batch like those of training, one does not.
+      start: [N, H, W, 3], normalised, usually noise. The statistics are of the whole batch: N
+        different identities make a batch like those of training, one does not.
       key: of the mirroring.
       prior: weights beside the identity.
       steps: of Adam.
@@ -157,7 +167,8 @@ def invert(
     Returns: the images.
 
     Raises:
-      InputError: for a wrong shape, no step, bounds that hold nothing, or a learning rate that is not positive.
+      InputError: for a wrong shape, no step, bounds that hold nothing, or a learning rate that is
+        not positive.
 
     References: Deng et al., ArcFace (arXiv:1801.07698v4).
     """
@@ -176,7 +187,9 @@ def invert(
         mirrored = jax.random.bernoulli(jax.random.fold_in(key, step))
 
         def loss(x: jax.Array) -> jax.Array:
-            return inversion_loss(network, embedding_loss, jnp.where(mirrored, x[:, :, ::-1], x), prior)
+            return inversion_loss(
+                network, embedding_loss, jnp.where(mirrored, x[:, :, ::-1], x), prior
+            )
 
         value, gradient = jax.value_and_grad(loss)(images)
         change, state = optimiser.update(gradient, state)
@@ -233,7 +246,8 @@ def likeness(embeddings: np.ndarray, centres: np.ndarray, people: np.ndarray) ->
     fits = embeddings.ndim == centres.ndim == 2 and embeddings.shape[1:] == centres.shape[1:]
     if not fits or people.shape != embeddings.shape[:1] or len(centres) < 2:
         raise InputError(
-            f"embeddings {embeddings.shape}, centres {centres.shape} and people {people.shape} do not fit; "
+            f"embeddings {embeddings.shape}, centres {centres.shape} and people {people.shape} do "
+            f"not fit; "
             "give [N, D], [P, D] of at least two people, and [N]"
         )
     cosines = embeddings @ centres.T

@@ -8,8 +8,11 @@ from arcface_jax.arguments import check_between
 from arcface_jax.errors import InputError
 
 
-def wrong_labels(labels: np.ndarray, share: float, num_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gives a share of the images, drawn at random, the label of another class, each other class as likely.
+def wrong_labels(
+    labels: np.ndarray, share: float, num_classes: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gives a share of the images, drawn at random, the label of another class, each other class as
+    likely.
 
     Args:
       labels: int [N], each in 0 … num_classes − 1.
@@ -61,7 +64,10 @@ def detection(dropped: np.ndarray, wrong: np.ndarray) -> Detection:
     """
     dropped, wrong = np.asarray(dropped, bool), np.asarray(wrong, bool)
     if dropped.shape != wrong.shape or dropped.size == 0:
-        raise InputError(f"dropped, wrong: shapes {dropped.shape} and {wrong.shape}; give one flag for each image")
+        raise InputError(
+            f"dropped, wrong: shapes {dropped.shape} and {wrong.shape}; give one flag for each "
+            f"image"
+        )
     return Detection(
         found=_share(dropped & wrong, wrong),
         precision=_share(dropped & wrong, dropped),

@@ -44,7 +44,12 @@ class LayerSteps:
 
 
 def layer_steps(
-    embeddings: np.ndarray, class_weights: np.ndarray, labels: np.ndarray, *, margin: float = 0.5, scale: float = 64.0
+    embeddings: np.ndarray,
+    class_weights: np.ndarray,
+    labels: np.ndarray,
+    *,
+    margin: float = 0.5,
+    scale: float = 64.0,
 ) -> LayerSteps:
     """Every intermediate value of the ArcFace layer, by the library's own functions, in float64.
 
@@ -64,7 +69,9 @@ def layer_steps(
       Deng et al., ArcFace, arXiv:1801.07698, figure 2 and eq. 3.
     """
     if np.min(labels, initial=0) < 0:
-        raise InputError(f"labels holds {np.min(labels)}; every row needs its class here, 0 or more")
+        raise InputError(
+            f"labels holds {np.min(labels)}; every row needs its class here, 0 or more"
+        )
     with jax.enable_x64(True):
         x, weights = jnp.asarray(embeddings, jnp.float64), jnp.asarray(class_weights, jnp.float64)
         arguments = (x, weights, jnp.asarray(labels))

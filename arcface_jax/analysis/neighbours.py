@@ -19,7 +19,8 @@ class ClassPairs:
       first: int [K], a class of each pair.
       second: int [K], the other, a higher number.
       cosine: float64 [K], of their centres.
-      mistakes: float64 [K], share of the pairs of images, one of each class, that the threshold takes for one person.
+      mistakes: float64 [K], share of the pairs of images, one of each class, that the threshold
+        takes for one person.
     """
 
     first: np.ndarray
@@ -29,14 +30,21 @@ class ClassPairs:
 
 
 def nearest_classes(
-    embeddings: np.ndarray, labels: np.ndarray, centres: np.ndarray, threshold: float, *, count: int = 10
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    centres: np.ndarray,
+    threshold: float,
+    *,
+    count: int = 10,
 ) -> ClassPairs:
-    """The pairs of classes whose centres are most alike, and how often a threshold mistakes them for each other.
+    """The pairs of classes whose centres are most alike, and how often a threshold mistakes them
+    for each other.
 
     Args:
       embeddings: [N, D], unit rows.
       labels: int [N], each a row of `centres`.
-      centres: [C, D], unit rows, such as the directions of the classes' mean embeddings or of their weights; C ≥ 2.
+      centres: [C, D], unit rows, such as the directions of the classes' mean embeddings or of their
+        weights; C ≥ 2.
       threshold: a pair of images is accepted as one person if its cosine is at least this.
       count: pairs of classes wanted, at most.
 
@@ -60,8 +68,8 @@ def nearest_classes(
 
 
 def principal_plane(points: np.ndarray) -> np.ndarray:
-    """The projection on the two directions of largest variance: [N, D] to float64 [N, 2]; linear, and so faithful to
-    large distances and blind to what the plane leaves out.
+    """The projection on the two directions of largest variance: [N, D] to float64 [N, 2]; linear,
+    and so faithful to large distances and blind to what the plane leaves out.
 
     Raises:
       InputError: fewer than two points or dimensions.
@@ -95,15 +103,20 @@ def tsne_plane(points: np.ndarray, *, perplexity: float = 15.0, seed: int = 0) -
     try:
         manifold = importlib.import_module("sklearn.manifold")
     except ModuleNotFoundError:
-        raise InputError("t-SNE needs scikit-learn; pip install scikit-learn, or take the principal plane") from None
+        raise InputError(
+            "t-SNE needs scikit-learn; pip install scikit-learn, or take the principal plane"
+        ) from None
     if not 0 < perplexity < len(points):
-        raise InputError(f"perplexity: {perplexity:g} of {len(points)} points; give a positive number below that")
+        raise InputError(
+            f"perplexity: {perplexity:g} of {len(points)} points; give a positive number below that"
+        )
     layout = manifold.TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=seed)
     return np.asarray(layout.fit_transform(np.asarray(points, np.float32)))
 
 
 def kept_neighbours(points: np.ndarray, plane: np.ndarray, k: int = 5) -> float:
-    """How faithful a picture is: the mean share of each point's k nearest neighbours that are so in the plane too.
+    """How faithful a picture is: the mean share of each point's k nearest neighbours that are so in
+    the plane too.
 
     Args:
       points: [N, D], compared by Euclidean distance, which orders unit rows as the cosine does.
@@ -117,9 +130,14 @@ def kept_neighbours(points: np.ndarray, plane: np.ndarray, k: int = 5) -> float:
     """
     points, plane = np.asarray(points, np.float64), np.asarray(plane, np.float64)
     if points.ndim != 2 or plane.ndim != 2 or len(points) != len(plane):
-        raise InputError(f"points {points.shape} and plane {plane.shape} do not fit; give one place for each point")
+        raise InputError(
+            f"points {points.shape} and plane {plane.shape} do not fit; give one place for each "
+            f"point"
+        )
     if not 1 <= k < len(points):
-        raise InputError(f"k: {k} neighbours among {len(points)} points; give from 1 to {len(points) - 1}")
+        raise InputError(
+            f"k: {k} neighbours among {len(points)} points; give from 1 to {len(points) - 1}"
+        )
     kept = 0
     for start in range(0, len(points), _ROWS_AT_ONCE):
         rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(points)))
@@ -142,9 +160,13 @@ def _checked(
     fits = embeddings.ndim == centres.ndim == 2 and embeddings.shape[1:] == centres.shape[1:]
     if not fits or labels.shape != embeddings.shape[:1] or len(centres) < 2:
         raise InputError(
-            f"embeddings {embeddings.shape}, labels {labels.shape} and centres {centres.shape} do not fit; "
+            f"embeddings {embeddings.shape}, labels {labels.shape} and centres {centres.shape} do "
+            f"not fit; "
             "give [N, D], [N], and [C, D] of at least two classes"
         )
     if len(labels) and not (labels.min() >= 0 and labels.max() < len(centres)):
-        raise InputError(f"labels: {labels.min()} … {labels.max()} for {len(centres)} centres; number them from 0")
+        raise InputError(
+            f"labels: {labels.min()} … {labels.max()} for {len(centres)} centres; number them from "
+            f"0"
+        )
     return embeddings, labels, centres

@@ -43,7 +43,9 @@ def summarise(values: Sequence[float] | np.ndarray) -> Summary:
     array = _finite("values", values)
     deviation = float(array.std(ddof=1)) if len(array) > 1 else float("nan")
     middle = float(np.median(array))
-    return Summary(float(array.mean()), deviation, middle, float(array.min()), float(array.max()), len(array))
+    return Summary(
+        float(array.mean()), deviation, middle, float(array.min()), float(array.max()), len(array)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +75,16 @@ class PairedDifference:
 
 
 def paired_difference(
-    first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, confidence: float = 0.95
+    first: Sequence[float] | np.ndarray,
+    second: Sequence[float] | np.ndarray,
+    confidence: float = 0.95,
 ) -> PairedDifference:
     """Whether one experiment is ahead of another, over seeds that both were run with.
 
-    A seed decides the people, the split, the pairs and the weights to start from, so runs of one seed rise and fall
-    together, and what is tested is the mean of the differences: t = d̄ / (s_d / √n) with n − 1 degrees of freedom.
-    With three seeds only a difference of 2.5 deviations or more is significant at 5 %.
+    A seed decides the people, the split, the pairs and the weights to start from, so runs of one
+    seed rise and fall together, and what is tested is the mean of the differences: t = d̄ / (s_d /
+    √n) with n − 1 degrees of freedom. With three seeds only a difference of 2.5 deviations or more
+    is significant at 5 %.
 
     Args:
       first: [n], n ≥ 2, one a seed.
@@ -93,7 +98,8 @@ def paired_difference(
     differences = _finite("first", first), _finite("second", second)
     if differences[0].shape != differences[1].shape or len(differences[0]) < 2:
         raise InputError(
-            f"first, second: {len(differences[0])} and {len(differences[1])} values; give one of each of two seeds or "
+            f"first, second: {len(differences[0])} and {len(differences[1])} values; give one of "
+            f"each of two seeds or "
             "more, the same for both"
         )
     difference = differences[0] - differences[1]
@@ -112,8 +118,10 @@ class Order:
     """How far two lists put the same things into the same order.
 
     Attributes:
-      tau: Kendall's τ-b, 1 for the same order, −1 for the reverse; NaN where a list has equal values only.
-      swapped: pairs (a, b) that the first list has in the order a > b and the second in the order a < b.
+      tau: Kendall's τ-b, 1 for the same order, −1 for the reverse; NaN where a list has equal
+        values only.
+      swapped: pairs (a, b) that the first list has in the order a > b and the second in the order a
+        < b.
       num_pairs: of things, n(n − 1)/2.
     """
 
@@ -148,5 +156,7 @@ def compare_order(first: Mapping[str, float], second: Mapping[str, float]) -> Or
 def _finite(name: str, values: Sequence[float] | np.ndarray) -> np.ndarray:
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
-        raise InputError(f"{name} is {array.tolist()}; give one finite number for each seed, at least one")
+        raise InputError(
+            f"{name} is {array.tolist()}; give one finite number for each seed, at least one"
+        )
     return array

@@ -1,4 +1,6 @@
-"""What a margin does at each angle: the target logit, its slopes, and which way the loss pulls the embedding."""
+"""What a margin does at each angle: the target logit, its slopes, and which way the loss pulls
+the embedding.
+"""
 
 import dataclasses
 import math
@@ -38,7 +40,8 @@ class TargetCurve:
       degrees: θ.
       value: psi(cosθ), what takes the place of the true class's cosine.
       cosine_slope: d psi/d cosθ.
-      angle_slope: d psi/dθ, θ in radians; −sinθ · cosine_slope. Positive where psi rises with the angle.
+      angle_slope: d psi/dθ, θ in radians; −sinθ · cosine_slope. Positive where psi rises with the
+        angle.
     """
 
     degrees: np.ndarray
@@ -48,10 +51,11 @@ class TargetCurve:
 
 
 def target_curve(psi: Psi, degrees: np.ndarray) -> TargetCurve:
-    """psi and its slopes over the angle, by automatic differentiation: the paper's target-logit analysis.
+    """psi and its slopes over the angle, by automatic differentiation: the paper's target-logit
+    analysis.
 
-    The slopes are those that training sees: with `gradient="straight_through"` the slope d psi/d cosθ is 1, whatever
-    psi's values do.
+    The slopes are those that training sees: with `gradient="straight_through"` the slope d psi/d
+    cosθ is 1, whatever psi's values do.
 
     Args:
       psi: any margin that acts on each cosine alone.
@@ -63,14 +67,19 @@ def target_curve(psi: Psi, degrees: np.ndarray) -> TargetCurve:
       InputError: if an angle is outside [0°, 180°].
 
     References:
-      Deng et al., ArcFace, arXiv:1801.07698, section "comparison with SphereFace and CosFace", the target-logit curves.
+      Deng et al., ArcFace, arXiv:1801.07698, section "comparison with SphereFace and CosFace", the
+      target-logit curves.
     """
     theta = _radians(degrees)
     with jax.enable_x64(True):
         # Compiled as one: op by op, each new number of angles would compile every operation.
-        cosine_slope = jax.jit(jax.vmap(jax.grad(lambda cosine: psi(cosine))))(jnp.cos(jnp.asarray(theta)))
+        cosine_slope = jax.jit(jax.vmap(jax.grad(lambda cosine: psi(cosine))))(
+            jnp.cos(jnp.asarray(theta))
+        )
         angle_slope = _angle_slope(psi)(jnp.asarray(theta))
-    return TargetCurve(np.degrees(theta), psi_at(psi, theta), np.asarray(cosine_slope), np.asarray(angle_slope))
+    return TargetCurve(
+        np.degrees(theta), psi_at(psi, theta), np.asarray(cosine_slope), np.asarray(angle_slope)
+    )
 
 
 def _angle_slope(psi: Psi) -> Callable[[jax.Array], jax.Array]:
@@ -85,8 +94,8 @@ class LossCurve:
     Attributes:
       degrees: θ_y.
       loss: L, in nats.
-      gradient: dL/dθ_y, per radian. Positive where descent turns the embedding towards its class, negative where it
-        turns it away.
+      gradient: dL/dθ_y, per radian. Positive where descent turns the embedding towards its class,
+        negative where it turns it away.
     """
 
     degrees: np.ndarray
@@ -94,14 +103,17 @@ class LossCurve:
     gradient: np.ndarray
 
 
-def loss_curve(psi: Psi, degrees: np.ndarray, *, scale: float = 64.0, num_classes: int = 10_572) -> LossCurve:
+def loss_curve(
+    psi: Psi, degrees: np.ndarray, *, scale: float = 64.0, num_classes: int = 10_572
+) -> LossCurve:
     r"""The loss and its gradient with respect to θ_y, all other classes at 90°:
 
         L = −log( e^{s·psi(cosθ_y)} / (e^{s·psi(cosθ_y)} + C − 1) ),
         dL/dθ_y = s·(p_y − 1)·d psi/dθ_y = s·(1 − p_y)·sinθ_y·d psi/d cosθ_y.
 
-    With a straight-through gradient d psi/d cosθ_y counts as 1. p_y lies between 0 and 1, so the sign is that of
-    −d psi/dθ_y, whatever the scale and the number of classes: see `repulsive_intervals`.
+    With a straight-through gradient d psi/d cosθ_y counts as 1. p_y lies between 0 and 1, so the
+    sign is that of −d psi/dθ_y, whatever the scale and the number of classes: see
+    `repulsive_intervals`.
 
     Args:
       psi: any margin that acts on each cosine alone.
@@ -112,7 +124,8 @@ def loss_curve(psi: Psi, degrees: np.ndarray, *, scale: float = 64.0, num_classe
     Returns: the curve, from `losses.margin_cross_entropy` and automatic differentiation.
 
     Raises:
-      InputError: for an angle outside [0°, 180°], a scale that is not positive, or fewer than two classes.
+      InputError: for an angle outside [0°, 180°], a scale that is not positive, or fewer than two
+        classes.
 
     References:
       Deng et al., ArcFace, arXiv:1801.07698, eq. 3.
@@ -120,7 +133,8 @@ def loss_curve(psi: Psi, degrees: np.ndarray, *, scale: float = 64.0, num_classe
     theta = _radians(degrees)
     check_positive("scale", scale)
     check_between("num_classes", num_classes, 2, math.inf)
-    # C − 1 rivals at cosine 0 weigh e^{s·0}·(C − 1) in the sum: as much as a single one at ln(C − 1)/s.
+    # C − 1 rivals at cosine 0 weigh e^{s·0}·(C − 1) in the sum: as much as a single one at ln(C −
+    # 1)/s.
     rival = math.log(num_classes - 1) / scale
     labels = jnp.zeros(theta.shape, jnp.int32)
 
@@ -130,23 +144,28 @@ def loss_curve(psi: Psi, degrees: np.ndarray, *, scale: float = 64.0, num_classe
         return margin_cross_entropy(cosines, labels, psi=psi, scale=scale)
 
     with jax.enable_x64(True):
-        # Each loss depends on its own angle alone, so moving all angles at once gives every derivative.
-        value, gradient = jax.jit(lambda angles: jax.jvp(losses, (angles,), (jnp.ones_like(angles),)))(theta)
+        # Each loss depends on its own angle alone, so moving all angles at once gives every
+        # derivative.
+        value, gradient = jax.jit(
+            lambda angles: jax.jvp(losses, (angles,), (jnp.ones_like(angles),))
+        )(theta)
         return LossCurve(np.degrees(theta), np.asarray(value), np.asarray(gradient))
 
 
 def repulsive_intervals(psi: Psi, *, step: float = 0.05) -> list[tuple[float, float]]:
-    """Where the loss pushes the embedding away from its own class: where d psi/dθ > 0, so that dL/dθ_y < 0.
+    """Where the loss pushes the embedding away from its own class: where d psi/dθ > 0, so that
+    dL/dθ_y < 0.
 
-    An embedding that training leaves there ends opposite to its class: for ArcFace with the formula's exact gradient
-    this begins at π − m. Ends are good to 0.001°; an interval narrower than `step` may be missed.
+    An embedding that training leaves there ends opposite to its class: for ArcFace with the
+    formula's exact gradient this begins at π − m. Ends are good to 0.001°; an interval narrower
+    than `step` may be missed.
 
     Args:
       psi: any margin that acts on each cosine alone, with the gradient that training is to use.
       step: of the angles looked at first, in degrees.
 
-    Returns: (first, last) in degrees, in order; none where descent always turns the embedding towards its class (or,
-      with a slope of zero, leaves it).
+    Returns: (first, last) in degrees, in order; none where descent always turns the embedding
+      towards its class (or, with a slope of zero, leaves it).
 
     Raises:
       InputError: for a step that is not positive, or above one degree.
@@ -173,12 +192,13 @@ def common_push(psi: Psi, degrees: np.ndarray) -> np.ndarray:
 
         Σ_j ∂L/∂cosθ_j = s·(1 − p_y)·(1 − d psi/d cosθ_y),     of which this is the last factor.
 
-    Where it is positive, descent moves the embedding and all class weights apart as a whole; where it is zero, what
-    pulls the true class pushes the others as much. It is zero everywhere for a softmax, for CosFace, and for any margin
-    with a straight-through gradient. For ArcFace it is 1 − sin(θ + m)/sinθ, positive above θ = 90° − m/2: there an
-    untrained network begins, at 90°, with embeddings that all point one way, so that one push moves all of them. Unless
-    they part soon, all angles grow together. A larger scale or margin makes it likelier; a margin that grows slowly,
-    and the rule past π called "easy", which has no margin above 90°, avoid it.
+    Where it is positive, descent moves the embedding and all class weights apart as a whole; where
+    it is zero, what pulls the true class pushes the others as much. It is zero everywhere for a
+    softmax, for CosFace, and for any margin with a straight-through gradient. For ArcFace it is 1 −
+    sin(θ + m)/sinθ, positive above θ = 90° − m/2: there an untrained network begins, at 90°, with
+    embeddings that all point one way, so that one push moves all of them. Unless they part soon,
+    all angles grow together. A larger scale or margin makes it likelier; a margin that grows
+    slowly, and the rule past π called "easy", which has no margin above 90°, avoid it.
 
     Args:
       psi: any margin that acts on each cosine alone, with the gradient that training is to use.
@@ -192,7 +212,9 @@ def common_push(psi: Psi, degrees: np.ndarray) -> np.ndarray:
     return np.asarray(1.0 - target_curve(psi, degrees).cosine_slope)
 
 
-def _bisect(flag: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _bisect(
+    flag: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
     """Where a truth value changes between each low and high."""
     at_low = flag(low)
     for _ in range(20):

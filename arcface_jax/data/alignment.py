@@ -31,7 +31,10 @@ def similarity(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """
     points, targets = np.asarray(points, np.float64), np.asarray(targets, np.float64)
     if points.ndim != 2 or points.shape != targets.shape or points.shape[1] != 2:
-        raise InputError(f"points of shape {points.shape} and targets of shape {targets.shape}; both must be [n, 2]")
+        raise InputError(
+            f"points of shape {points.shape} and targets of shape {targets.shape}; both must be "
+            f"[n, 2]"
+        )
     if not np.isfinite(points).all() or np.ptp(points, axis=0).max() < 1e-6:
         raise InputError("points: at least two different, finite ones are needed")
     matrix = np.asarray(estimate_transform("similarity", points, targets).params)[:2]
@@ -62,13 +65,16 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -
     """
     landmarks = np.asarray(landmarks, np.float64)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise InputError(f"image must be uint8 [height, width, 3], got {image.dtype} of shape {image.shape}")
+        raise InputError(
+            f"image must be uint8 [height, width, 3], got {image.dtype} of shape {image.shape}"
+        )
     if landmarks.shape != (5, 2):
         raise InputError(f"landmarks must be [5, 2], got {landmarks.shape}")
     residual = alignment_residual(landmarks)
     if residual > _MAX_RESIDUAL:
         raise InputError(
-            f"landmarks lie {residual:.0f} pixels from the template's shape; the order is left eye, right eye, nose, "
+            f"landmarks lie {residual:.0f} pixels from the template's shape; the order is left "
+            f"eye, right eye, nose, "
             "left and right corner of the mouth, as seen in the picture"
         )
     to_crop = similarity(landmarks, TEMPLATE * (size / TEMPLATE_SIZE))
@@ -82,12 +88,18 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -
     # Pillow counts from the first pixel's corner, landmarks from its centre.
     offset = (shift + 0.5 - to_photo @ [0.5, 0.5]) / factor
     rows = np.column_stack([to_photo / factor, offset])
-    crop = photo.transform((size, size), Image.Transform.AFFINE, tuple(rows.ravel()), Image.Resampling.BICUBIC)
+    crop = photo.transform(
+        (size, size), Image.Transform.AFFINE, tuple(rows.ravel()), Image.Resampling.BICUBIC
+    )
     return np.asarray(crop)
 
 
 def alignment_residual(landmarks: np.ndarray) -> float:
-    """Root of the mean squared distance, in pixels of the 112×112 crop, of aligned landmarks to the template."""
+    """Root of the mean squared distance, in pixels of the 112×112 crop, of aligned landmarks to
+    the template.
+    """
     landmarks = np.asarray(landmarks, np.float64)
     matrix = similarity(landmarks, TEMPLATE)
-    return float(np.sqrt((((landmarks @ matrix[:, :2].T + matrix[:, 2]) - TEMPLATE) ** 2).sum(axis=1).mean()))
+    return float(
+        np.sqrt((((landmarks @ matrix[:, :2].T + matrix[:, 2]) - TEMPLATE) ** 2).sum(axis=1).mean())
+    )

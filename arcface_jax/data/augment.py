@@ -69,7 +69,9 @@ def example_keys(key: jax.Array, step: jax.Array | int, batch_size: int) -> jax.
 
 
 @functools.partial(jax.jit, static_argnames="augmentation")
-def augment(images: jax.Array, keys: jax.Array, augmentation: Augmentation = Augmentation()) -> jax.Array:
+def augment(
+    images: jax.Array, keys: jax.Array, augmentation: Augmentation = Augmentation()
+) -> jax.Array:
     """Changes each image at random.
 
     In the order mask, erasing, crop, photometric, low resolution, flip. Those
@@ -141,7 +143,9 @@ def erase(image: jax.Array, key: jax.Array, area: tuple[float, float] = (0.02, 0
     where, noise = jax.random.split(key)
     height, width, _ = image.shape
     inside = _rectangle(where, (height, width), area, (0.3, 1 / 0.3))
-    return jnp.where(inside[:, :, None], jax.random.uniform(noise, image.shape, maxval=255.0), image)
+    return jnp.where(
+        inside[:, :, None], jax.random.uniform(noise, image.shape, maxval=255.0), image
+    )
 
 
 def change_colours(image: jax.Array, key: jax.Array, strength: float = 0.5) -> jax.Array:
@@ -176,7 +180,9 @@ def change_colours(image: jax.Array, key: jax.Array, strength: float = 0.5) -> j
     return image
 
 
-def lower_resolution(image: jax.Array, key: jax.Array, ratio: tuple[float, float] = (0.2, 1.0)) -> jax.Array:
+def lower_resolution(
+    image: jax.Array, key: jax.Array, ratio: tuple[float, float] = (0.2, 1.0)
+) -> jax.Array:
     """Scales the image down, with antialiasing, and up again, smoothly or in blocks.
 
     Args:
@@ -219,7 +225,9 @@ def draw_mask(image: jax.Array, key: jax.Array) -> jax.Array:
     period, phase, depth = jax.random.uniform(
         fold_key, (3,), minval=jnp.array([7.0, 0.0, 0.0]), maxval=jnp.array([14.0, 6.3, 0.12])
     )
-    shade = (1.0 - 0.25 * across**2) * (1.0 - depth * (1.0 + jnp.sin(y * (6.2832 / period) + phase)))
+    shade = (1.0 - 0.25 * across**2) * (
+        1.0 - depth * (1.0 + jnp.sin(y * (6.2832 / period) + phase))
+    )
     colour = jax.random.uniform(colour_key, (3,), minval=30.0, maxval=255.0)
     return jnp.where(covered[:, :, None], shade[:, :, None] * colour, image)
 
@@ -227,12 +235,17 @@ def draw_mask(image: jax.Array, key: jax.Array) -> jax.Array:
 def _rectangle(
     key: jax.Array, shape: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float]
 ) -> jax.Array:
-    """bool [height, width]: inside a random rectangle of a share of the area and an aspect ratio, log-uniform."""
+    """bool [height, width]: inside a random rectangle of a share of the area and an aspect
+    ratio, log-uniform.
+    """
     area_key, aspect_key, place_key = jax.random.split(key, 3)
     height, width = shape
     pixels = jax.random.uniform(area_key, minval=area[0], maxval=area[1]) * (height * width)
-    ratio = jnp.exp(jax.random.uniform(aspect_key, minval=jnp.log(aspect[0]), maxval=jnp.log(aspect[1])))
-    # A side that would be longer than the image's is cut, and the other one lengthened to keep the area.
+    ratio = jnp.exp(
+        jax.random.uniform(aspect_key, minval=jnp.log(aspect[0]), maxval=jnp.log(aspect[1]))
+    )
+    # A side that would be longer than the image's is cut, and the other one lengthened to keep the
+    # area.
     tall = jnp.clip(jnp.sqrt(pixels / ratio), pixels / width, height)
     size = jnp.clip(jnp.round(jnp.stack([tall, pixels / tall])), 1, jnp.array(shape))
     start = jnp.floor(jax.random.uniform(place_key, (2,)) * (jnp.array(shape) - size + 1))

@@ -53,34 +53,49 @@ class Report:
         """One line for each thing that deserves a look."""
         lines = []
         if self.messages:
-            lines.append(f"{len(self.messages)} images cannot be decoded; the first: {self.messages[0]}")
+            lines.append(
+                f"{len(self.messages)} images cannot be decoded; the first: {self.messages[0]}"
+            )
         if self.single_image:
             share = len(self.single_image) / self.num_identities
             lines.append(
-                f"{len(self.single_image)} identities ({share:.0%}) have one image, which teaches nothing about what "
+                f"{len(self.single_image)} identities ({share:.0%}) have one image, which teaches "
+                f"nothing about what "
                 f"varies within a person; the first is {printable(self.single_image[0])}"
             )
         if self.exact_duplicates:
             extra = sum(len(group) - 1 for group in self.exact_duplicates)
-            lines.append(f"{extra} images are exact copies of others; the first: images {self.exact_duplicates[0]}")
+            lines.append(
+                f"{extra} images are exact copies of others; the first: images "
+                f"{self.exact_duplicates[0]}"
+            )
         if self.near_duplicates:
             first = self.near_duplicates[0]
-            lines.append(f"{len(self.near_duplicates)} pairs of images look the same; the first: images {first}")
+            lines.append(
+                f"{len(self.near_duplicates)} pairs of images look the same; the first: images "
+                f"{first}"
+            )
         if self.across_identities:
             first_group = self.across_identities[0]
             lines.append(
-                f"{len(self.across_identities)} of these copies are under different identities, so labels are wrong or "
+                f"{len(self.across_identities)} of these copies are under different identities, so "
+                f"labels are wrong or "
                 f"people are listed twice; the first: images {first_group}"
             )
         if self.odd_sizes:
             count = sum(self.odd_sizes.values())
             (height, width), _ = max(self.odd_sizes.items(), key=lambda item: item[1])
             wanted = f"{self.size[1]}×{self.size[0]}"
-            lines.append(f"{count} images are not {wanted}, most often {width}×{height}; they will be cut and scaled")
+            lines.append(
+                f"{count} images are not {wanted}, most often {width}×{height}; they will be cut "
+                f"and scaled"
+            )
         if not self.aligned:
             lines.append(
-                "the average image has no eyes where aligned crops have them; look at the contact sheet, and align "
-                "the images (python -m experiments.convert --landmarks or --detect) if they are photographs"
+                "the average image has no eyes where aligned crops have them; look at the contact "
+                "sheet, and align "
+                "the images (python -m experiments.convert --landmarks or --detect) if they are "
+                "photographs"
             )
         return lines
 
@@ -96,10 +111,15 @@ def check_labels(source: FaceSource) -> None:
         raise InputError(f"the source has {len(source)} images but {len(labels)} labels")
     if not len(labels):
         raise InputError("the source has no images")
-    counts = np.bincount(labels, minlength=len(source.identity_names)) if labels.min() >= 0 else np.zeros(1)
+    counts = (
+        np.bincount(labels, minlength=len(source.identity_names))
+        if labels.min() >= 0
+        else np.zeros(1)
+    )
     if labels.min() < 0 or len(counts) != len(source.identity_names):
         raise InputError(
-            f"labels are {labels.min()} … {labels.max()}, but there are {len(source.identity_names)} identity names"
+            f"labels are {labels.min()} … {labels.max()}, but there are "
+            f"{len(source.identity_names)} identity names"
         )
     if counts.min() == 0:
         raise InputError(
@@ -108,7 +128,9 @@ def check_labels(source: FaceSource) -> None:
         )
 
 
-def check(source: FaceSource, threads: int = 4, progress: Callable[[int], None] | None = None) -> Report:
+def check(
+    source: FaceSource, threads: int = 4, progress: Callable[[int], None] | None = None
+) -> Report:
     """Reads every image and reports what deserves a look.
 
     Args:
@@ -124,13 +146,17 @@ def check(source: FaceSource, threads: int = 4, progress: Callable[[int], None] 
 
 
 def report(source: FaceSource, found: Scan, size: int | tuple[int, int] = TEMPLATE_SIZE) -> Report:
-    """The report on a source that has been scanned; `size` is what its images should have: side or (height, width)."""
+    """The report on a source that has been scanned; `size` is what its images should have: side
+    or (height, width).
+    """
     size = height_and_width(size)
     labels = np.asarray(source.labels)
     counts = np.bincount(labels, minlength=len(source.identity_names))
     exact = _equal_groups(found)
     near = near_pairs(found.perceptual, found.readable)
-    same_content = {tuple(pair) for pair in near.tolist() if found.content[pair[0]] == found.content[pair[1]]}
+    same_content = {
+        tuple(pair) for pair in near.tolist() if found.content[pair[0]] == found.content[pair[1]]
+    }
     pairs = tuple((int(a), int(b)) for a, b in near.tolist() if (a, b) not in same_content)
     suspects: Iterable[tuple[int, ...]] = (*exact, *pairs)
     odd = found.readable & (found.sizes != np.array(size)).any(axis=1)
@@ -139,14 +165,17 @@ def report(source: FaceSource, found: Scan, size: int | tuple[int, int] = TEMPLA
         num_images=len(source),
         num_identities=len(counts),
         images_per_identity=counts,
-        single_image=tuple(source.identity_names[int(label)] for label in np.flatnonzero(counts == 1)),
+        single_image=tuple(
+            source.identity_names[int(label)] for label in np.flatnonzero(counts == 1)
+        ),
         messages=tuple(found.messages[index] for index in sorted(found.messages)),
         exact_duplicates=exact,
         near_duplicates=pairs,
         across_identities=tuple(group for group in suspects if len(set(labels[list(group)])) > 1),
         size=size,
         odd_sizes=dict(sizes),
-        aligned=found.readable.sum() < _ENOUGH_TO_AVERAGE or eye_distance(found.mean_face) <= _ALIGNED_PIXELS,
+        aligned=found.readable.sum() < _ENOUGH_TO_AVERAGE
+        or eye_distance(found.mean_face) <= _ALIGNED_PIXELS,
     )
 
 

@@ -12,7 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from arcface_jax.data.convert_writers import ArrayRecordWriter, Encoder, FolderWriter, RecordIOWriter, Writer
+from arcface_jax.data.convert_writers import (
+    ArrayRecordWriter,
+    Encoder,
+    FolderWriter,
+    RecordIOWriter,
+    Writer,
+)
 from arcface_jax.data.decode import decode
 from arcface_jax.data.open import open_source
 from arcface_jax.data.source import FaceSource
@@ -113,7 +119,9 @@ def verify(
     encode = Encoder(source, image_size, jpeg_quality)
     written = open_source(destination)
     if len(written) != len(source):
-        raise InputError(f"{destination}: {len(written)} images, but the source has {len(source)}; convert again")
+        raise InputError(
+            f"{destination}: {len(written)} images, but the source has {len(source)}; convert again"
+        )
     expected: dict[int, collections.Counter[bytes]] = collections.defaultdict(collections.Counter)
     found: dict[int, collections.Counter[bytes]] = collections.defaultdict(collections.Counter)
     for index in range(len(source)):
@@ -128,7 +136,9 @@ def verify(
         key = frozenset(images.items())
         if not left[key]:
             name = source.identity_names[label]
-            raise InputError(f"{destination}: the images of identity {name} are not the source's; convert again")
+            raise InputError(
+                f"{destination}: the images of identity {name} are not the source's; convert again"
+            )
         left[key] -= 1
 
 

@@ -45,7 +45,9 @@ class Encoder:
         if image_size is not None and image_size < 1:
             raise InputError(f"image_size = {image_size}: give at least 1")
         self._source, self._image_size, self._jpeg_quality = source, image_size, jpeg_quality
-        self._stored = encoded_reader(source) if image_size is None and jpeg_quality is None else None
+        self._stored = (
+            encoded_reader(source) if image_size is None and jpeg_quality is None else None
+        )
         self.keeps_bytes = self._stored is not None
 
     def __call__(self, index: int) -> bytes:
@@ -57,7 +59,9 @@ class Encoder:
             image = resize(image, self._image_size)
         if self._jpeg_quality is None:
             return encode_png(image)
-        return simplejpeg.encode_jpeg(np.ascontiguousarray(image), self._jpeg_quality, colorsubsampling="444")
+        return simplejpeg.encode_jpeg(
+            np.ascontiguousarray(image), self._jpeg_quality, colorsubsampling="444"
+        )
 
 
 class FileNames:
@@ -69,7 +73,9 @@ class FileNames:
 
     def __init__(self, source: FaceSource, keeps_bytes: bool):
         self._path = getattr(source, "path", None) if keeps_bytes else None
-        if self._path is not None and len({self._path(index) for index in range(len(source))}) < len(source):
+        if self._path is not None and len(
+            {self._path(index) for index in range(len(source))}
+        ) < len(source):
             self._path = None  # a list may name a file twice
         self._labels = np.asarray(source.labels)
         self._folders: list[str] = []
@@ -88,9 +94,15 @@ class FileNames:
         """The path of image `index`, which is written as number `number`."""
         label = self._labels[index]
         path = self._path(index) if self._path is not None else None
-        if path is not None and _harmless(path) == path and path.rpartition("/")[0] == self._folders[label]:
+        if (
+            path is not None
+            and _harmless(path) == path
+            and path.rpartition("/")[0] == self._folders[label]
+        ):
             return path
-        extension = next((suffix for start, suffix in _SIGNATURES if content.startswith(start)), ".img")
+        extension = next(
+            (suffix for start, suffix in _SIGNATURES if content.startswith(start)), ".img"
+        )
         return f"{self._folders[label]}/{number:08d}{extension}"
 
 
@@ -103,11 +115,15 @@ class Writer(Protocol):
 
     chunk: int
 
-    def __init__(self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder):
+    def __init__(
+        self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder
+    ):
         """Takes the place to write to, and a place for notes that are deleted at the end."""
 
     def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
-        """Begins, or goes on after `done` images of `order`; `state` has what `write` returned then."""
+        """Begins, or goes on after `done` images of `order`; `state` has what `write` returned
+        then.
+        """
 
     def write(self, start: int, stop: int) -> dict[str, Any]:
         """Writes images start … stop − 1 of the order; returns what `resume` needs."""
@@ -121,11 +137,15 @@ class Writer(Protocol):
 
 
 class RecordIOWriter:
-    """Key 0, the header, is the file's first record; images have keys 1 … N; then come identities."""
+    """Key 0, the header, is the file's first record; images have keys 1 … N; then come
+    identities.
+    """
 
     chunk = _CHUNK
 
-    def __init__(self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder):
+    def __init__(
+        self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder
+    ):
         self._source, self._folder, self._encode = source, folder, encode
         self._labels = np.asarray(source.labels)
         self._notes = scratch / "offsets_and_names"
@@ -136,7 +156,9 @@ class RecordIOWriter:
         """See `Writer`."""
         self._order = order
         count, identities = len(order), len(self._source.identity_names)
-        self._records = RecordWriter(self._folder / "train.rec", append_at=state["rec_bytes"] if done else 0)
+        self._records = RecordWriter(
+            self._folder / "train.rec", append_at=state["rec_bytes"] if done else 0
+        )
         if not done:
             self._records.write(pack((count + 1, count + 1 + identities), 0))
         with open(self._notes, "ab") as notes:
@@ -150,10 +172,16 @@ class RecordIOWriter:
                 index = int(self._order[number])
                 content = self._encode(index)
                 if not content:
-                    raise InputError(f"{describe(self._source, index)}: empty image (0 bytes); remove it")
+                    raise InputError(
+                        f"{describe(self._source, index)}: empty image (0 bytes); remove it"
+                    )
                 offset = self._records.write(pack(float(self._labels[index]), number + 1, content))
                 name = self._name(index, number, content)
-                notes.write(f"{offset}\t1\t{name}\t{self._labels[index]}\n".encode("utf-8", "surrogateescape"))
+                notes.write(
+                    f"{offset}\t1\t{name}\t{self._labels[index]}\n".encode(
+                        "utf-8", "surrogateescape"
+                    )
+                )
             notes.flush()
             os.fsync(notes.fileno())
             self._records.flush()
@@ -162,7 +190,9 @@ class RecordIOWriter:
     def finish(self) -> None:
         """See `Writer`."""
         assert self._records is not None
-        notes = [line.split(b"\t", 1) for line in self._notes.read_bytes().splitlines(keepends=True)]
+        notes = [
+            line.split(b"\t", 1) for line in self._notes.read_bytes().splitlines(keepends=True)
+        ]
         offsets = [0, *(int(offset) for offset, _ in notes)]
         counts = np.bincount(self._labels, minlength=len(self._source.identity_names))
         stops = np.cumsum(counts) + 1
@@ -187,7 +217,9 @@ class FolderWriter:
 
     chunk = _CHUNK
 
-    def __init__(self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder):
+    def __init__(
+        self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder
+    ):
         self._folder, self._encode = folder, encode
         self._name = FileNames(source, encode.keeps_bytes)
 
@@ -212,15 +244,23 @@ class FolderWriter:
 
 
 class ArrayRecordWriter:
-    """A TFDS data set called `faces` with one split, `train`. A shard is written whole or not at all."""
+    """A TFDS data set called `faces` with one split, `train`. A shard is written whole or not
+    at all.
+    """
 
     chunk = _SHARD
 
-    def __init__(self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder):
+    def __init__(
+        self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder
+    ):
         self._labels, self._folder, self._encode = np.asarray(source.labels), folder, encode
         self._features = image_features(_class_names(source))
         self._files = tensorflow_datasets.core.ShardedFileTemplate(
-            data_dir=folder, dataset_name="faces", split="train", filetype_suffix="array_record", template=_TEMPLATE
+            data_dir=folder,
+            dataset_name="faces",
+            split="train",
+            filetype_suffix="array_record",
+            template=_TEMPLATE,
         )
 
     def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
@@ -230,7 +270,9 @@ class ArrayRecordWriter:
 
     def write(self, start: int, stop: int) -> dict[str, Any]:
         """See `Writer`."""
-        from array_record.python import array_record_module  # not built for every system, and only needed here
+        from array_record.python import (
+            array_record_module,
+        )  # not built for every system, and only needed here
 
         shards = -(-len(self._order) // _SHARD)
         path = self._files.sharded_filepath(shard_index=start // _SHARD, num_shards=shards)
@@ -255,7 +297,10 @@ class ArrayRecordWriter:
             features=self._features,
             split_infos=[
                 tensorflow_datasets.core.SplitInfo(
-                    name="train", shard_lengths=lengths, num_bytes=self._bytes, filename_template=self._files
+                    name="train",
+                    shard_lengths=lengths,
+                    num_bytes=self._bytes,
+                    filename_template=self._files,
                 )
             ],
             filename_template=_TEMPLATE,
@@ -267,16 +312,25 @@ class ArrayRecordWriter:
 
 
 def _class_names(source: FaceSource) -> list[str]:
-    """The identities' names, or their numbers where TFDS, which keeps one a line, cannot hold the names."""
+    """The identities' names, or their numbers where TFDS, which keeps one a line, cannot hold
+    the names.
+    """
     names = list(source.identity_names)
-    if len(set(names)) == len(names) and all(name and name == name.strip() and name.isprintable() for name in names):
+    if len(set(names)) == len(names) and all(
+        name and name == name.strip() and name.isprintable() for name in names
+    ):
         return names
     return [str(label) for label in range(len(names))]
 
 
 def _harmless(path: str) -> str | None:
-    """The path, if it stays below the folder it is joined to, on every system; with odd characters replaced."""
+    """The path, if it stays below the folder it is joined to, on every system; with odd
+    characters replaced.
+    """
     parts = path.split("/")
-    if any(part in ("", ".", "..") or part.startswith(".") or len(part) > 200 for part in parts) or len(parts) > 20:
+    if (
+        any(part in ("", ".", "..") or part.startswith(".") or len(part) > 200 for part in parts)
+        or len(parts) > 20
+    ):
         return None
     return "/".join(re.sub(r'[\x00-\x1f\\:*?"<>|]', "_", part) for part in parts)

@@ -53,7 +53,9 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of a uint8 [height, width, 3] image: lossless, so `decode` gives it back exactly."""
+    """PNG bytes of a uint8 [height, width, 3] image: lossless, so `decode` gives it back
+    exactly.
+    """
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -81,7 +83,9 @@ def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     height, width = scale * wanted[0], scale * wanted[1]
     left, top = (image.shape[1] - width) / 2, (image.shape[0] - height) / 2
     box = (left, top, left + width, top + height)
-    return np.asarray(Image.fromarray(image).resize(wanted[::-1], Image.Resampling.BICUBIC, box=box))
+    return np.asarray(
+        Image.fromarray(image).resize(wanted[::-1], Image.Resampling.BICUBIC, box=box)
+    )
 
 
 def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -93,13 +97,18 @@ def _decode_jpeg(encoded: bytes, name: str) -> np.ndarray:
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
         _check_pixels(width, height, name)
-        if colorspace not in ("CMYK", "YCCK"):  # turbojpeg does not turn those into RGB; Pillow does
+        if colorspace not in (
+            "CMYK",
+            "YCCK",
+        ):  # turbojpeg does not turn those into RGB; Pillow does
             image = simplejpeg.decode_jpeg(encoded, colorspace="RGB")
             return _upright(image, encoded)
     except InputError:
         raise
     except Exception as error:  # ValueError for damage, others for what turbojpeg cannot represent
-        raise InputError(f"{name}: cannot decode this JPEG ({reason(error)}); remove or replace it") from error
+        raise InputError(
+            f"{name}: cannot decode this JPEG ({reason(error)}); remove or replace it"
+        ) from error
     return _decode_with_pillow(encoded, name)
 
 
@@ -107,7 +116,9 @@ def _upright(image: np.ndarray, encoded: bytes) -> np.ndarray:
     """Applies the EXIF orientation, which turbojpeg ignores."""
     if b"Exif\0\0" not in encoded[:4096]:
         return image
-    orientation = Image.open(io.BytesIO(encoded), formats=_FORMATS).getexif().get(_EXIF_ORIENTATION, 1)
+    orientation = (
+        Image.open(io.BytesIO(encoded), formats=_FORMATS).getexif().get(_EXIF_ORIENTATION, 1)
+    )
     if orientation == 1:
         return image
     exif = Image.Exif()
@@ -129,17 +140,28 @@ def _decode_with_pillow(encoded: bytes, name: str) -> np.ndarray:
         raise
     except UnidentifiedImageError as error:  # its own message gives an address in memory
         known = "no image of a known format: " + ", ".join(_FORMATS)
-        raise InputError(f"{name}: cannot decode this image ({known}); remove or replace it") from error
-    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, IndexError and more
-        raise InputError(f"{name}: cannot decode this image ({reason(error)}); remove or replace it") from error
+        raise InputError(
+            f"{name}: cannot decode this image ({known}); remove or replace it"
+        ) from error
+    except (
+        Exception
+    ) as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, IndexError and more
+        raise InputError(
+            f"{name}: cannot decode this image ({reason(error)}); remove or replace it"
+        ) from error
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
-    if image.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip at 255 instead of scaling
+    if image.mode.startswith(
+        "I"
+    ):  # 16-bit grey; convert("RGB") would clip at 255 instead of scaling
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode == "F":
-        raise InputError(f"{name}: floating-point pixels have no agreed range; save the image with 8 bits a channel")
+        raise InputError(
+            f"{name}: floating-point pixels have no agreed range; save the image with 8 bits a "
+            f"channel"
+        )
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -149,4 +171,6 @@ def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
 
 def _check_pixels(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
-        raise InputError(f"{name}: {width}×{height} pixels, more than the limit of {MAX_PIXELS:,}; scale it down")
+        raise InputError(
+            f"{name}: {width}×{height} pixels, more than the limit of {MAX_PIXELS:,}; scale it down"
+        )

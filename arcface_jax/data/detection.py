@@ -68,7 +68,9 @@ class FaceDetector:
           image: uint8 [height, width, 3], RGB.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise InputError(f"image must be uint8 [height, width, 3], got {image.dtype} of shape {image.shape}")
+            raise InputError(
+                f"image must be uint8 [height, width, 3], got {image.dtype} of shape {image.shape}"
+            )
         height, width = image.shape[:2]
         longest = max(height, width)
         scale = min(max(longest, _SHORTEST), _LONGEST) / longest
@@ -76,7 +78,9 @@ class FaceDetector:
             self._net.in_shape = (round(width * scale), round(height * scale))
             boxes, landmarks = self._net(np.ascontiguousarray(image), threshold=self._threshold)
         found = [
-            Detection(box[:4].astype(np.float64), points.reshape(5, 2).astype(np.float64), float(box[4]))
+            Detection(
+                box[:4].astype(np.float64), points.reshape(5, 2).astype(np.float64), float(box[4])
+            )
             for box, points in zip(boxes, landmarks, strict=True)
         ]
         return sorted(found, key=lambda face: -float(np.prod(face.box[2:] - face.box[:2])))

@@ -76,7 +76,9 @@ class DirectoryTree:
                 with os.scandir(full) as scan:
                     entries = sorted(scan, key=lambda entry: entry.name)
             except OSError as error:
-                raise InputError(f"{full}: cannot list this folder ({error.strerror}); check its permissions") from None
+                raise InputError(
+                    f"{full}: cannot list this folder ({error.strerror}); check its permissions"
+                ) from None
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
@@ -87,7 +89,9 @@ class DirectoryTree:
                 relative = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir():
                     subfolders.append(relative)
-                elif entry.is_file() or _is_broken_link(entry):  # not a pipe or a device, which could hang
+                elif entry.is_file() or _is_broken_link(
+                    entry
+                ):  # not a pipe or a device, which could hang
                     found.append((folder, entry.name))
             pending.extend(reversed(subfolders))
         return [f"{folder}/{name}" if folder else name for folder, name in sorted(found)]
@@ -136,7 +140,9 @@ class ZipTree:
     def paths(self) -> list[str]:
         """See `FileTree`."""
         members = {info.filename for info in self._archive().infolist() if not info.is_dir()}
-        visible = [name for name in members if not any(_is_hidden(part) for part in name.split("/"))]
+        visible = [
+            name for name in members if not any(_is_hidden(part) for part in name.split("/"))
+        ]
         return sorted(visible, key=lambda name: (name.rpartition("/")[0], name.rpartition("/")[2]))
 
     def size(self, path: str) -> int:
@@ -153,8 +159,11 @@ class ZipTree:
                 content = member.read(MAX_FILE_BYTES + 1)
         except KeyError:
             raise InputError(f"{self.where(path)}: no such file in the archive") from None
-        except Exception as error:  # zlib.error, BadZipFile, EOFError, NotImplementedError, RuntimeError (encrypted)
-            raise InputError(f"{self.where(path)}: cannot read this file ({reason(error)})") from error
+        # zlib.error, BadZipFile, EOFError, NotImplementedError, RuntimeError (encrypted)
+        except Exception as error:
+            raise InputError(
+                f"{self.where(path)}: cannot read this file ({reason(error)})"
+            ) from error
         return _within_limit(content, self.where(path))
 
     def where(self, path: str) -> str:
@@ -166,8 +175,12 @@ class ZipTree:
             if self._opened is None or self._opened[0] != os.getpid():
                 try:
                     self._opened = (os.getpid(), zipfile.ZipFile(self._root))
-                except Exception as error:  # BadZipFile, OSError, and struct.error for damaged directories
-                    raise InputError(f"{self._root}: cannot open this zip file ({reason(error)})") from error
+                except (
+                    Exception
+                ) as error:  # BadZipFile, OSError, and struct.error for damaged directories
+                    raise InputError(
+                        f"{self._root}: cannot open this zip file ({reason(error)})"
+                    ) from error
             return self._opened[1]
 
 
@@ -187,5 +200,7 @@ def _is_broken_link(entry: os.DirEntry[str]) -> bool:
 
 def _within_limit(content: bytes, where: str) -> bytes:
     if len(content) > MAX_FILE_BYTES:
-        raise InputError(f"{where}: larger than {MAX_FILE_BYTES >> 20} MiB, which no face image is; remove it")
+        raise InputError(
+            f"{where}: larger than {MAX_FILE_BYTES >> 20} MiB, which no face image is; remove it"
+        )
     return content

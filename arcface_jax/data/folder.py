@@ -36,13 +36,18 @@ class FolderSource(EncodedSource):
 
     def __init__(self, root: str | os.PathLike[str], extensions: Sequence[str] = EXTENSIONS):
         self._tree = open_tree(root)
-        self._paths = [path for path in self._tree.paths() if path.lower().endswith(tuple(extensions))]
+        self._paths = [
+            path for path in self._tree.paths() if path.lower().endswith(tuple(extensions))
+        ]
         if not self._paths:
-            raise InputError(f"{os.fspath(root)}: no image below it (looked for {', '.join(extensions)})")
+            raise InputError(
+                f"{os.fspath(root)}: no image below it (looked for {', '.join(extensions)})"
+            )
         loose = [path for path in self._paths if "/" not in path]
         if loose:
             raise InputError(
-                f"{self._tree.where(loose[0])}: {len(loose)} image(s) directly in the root belong to no identity; "
+                f"{self._tree.where(loose[0])}: {len(loose)} image(s) directly in the root belong "
+                f"to no identity; "
                 "put each identity's images in a folder of its own"
             )
         folders = [path.rpartition("/")[0] for path in self._paths]

@@ -46,7 +46,8 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             points = np.array(values, np.float64).reshape(5, 2)
         except ValueError:
             raise InputError(
-                f"{path} line {number}: path and 10 numbers x1 y1 … x5 y5 are due, got {line[:80]!r}"
+                f"{path} line {number}: path and 10 numbers x1 y1 … x5 y5 are due, got "
+                f"{line[:80]!r}"
             ) from None
         if not np.isfinite(points).all():
             raise InputError(f"{path} line {number}: landmarks are not finite")
@@ -69,7 +70,9 @@ class AlignedSource:
     def __init__(self, source: FaceSource, landmarks: np.ndarray, size: int = TEMPLATE_SIZE):
         landmarks = np.asarray(landmarks, np.float64)
         if landmarks.shape != (len(source), 5, 2):
-            raise InputError(f"landmarks must be [{len(source)}, 5, 2] for this source, got {landmarks.shape}")
+            raise InputError(
+                f"landmarks must be [{len(source)}, 5, 2] for this source, got {landmarks.shape}"
+            )
         self.source, self.landmarks, self.size = source, landmarks, size
         self.labels = np.asarray(source.labels)
         self.identity_names: Sequence[str] = source.identity_names
@@ -77,7 +80,9 @@ class AlignedSource:
     @property
     def fingerprint(self) -> str:
         """Digest of the photographs' fingerprint, the landmarks and the size."""
-        parts = self.source.fingerprint.encode() + self.landmarks.tobytes() + str(self.size).encode()
+        parts = (
+            self.source.fingerprint.encode() + self.landmarks.tobytes() + str(self.size).encode()
+        )
         return hashlib.blake2b(parts, digest_size=16).hexdigest()
 
     def __len__(self) -> int:
@@ -103,11 +108,14 @@ def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarr
     """
     path_of = getattr(source, "path", None)
     if path_of is None:
-        raise InputError("landmarks are listed by path, and this source has none; use a folder or a list")
+        raise InputError(
+            "landmarks are listed by path, and this source has none; use a folder or a list"
+        )
     paths = [path_of(index) for index in range(len(source))]
     missing = [path for path in paths if path not in landmarks]
     if missing:
         raise InputError(
-            f"landmarks: {len(missing)} of {len(paths)} images have none, the first is {printable(missing[0])}"
+            f"landmarks: {len(missing)} of {len(paths)} images have none, the first is "
+            f"{printable(missing[0])}"
         )
     return np.stack([landmarks[path] for path in paths])

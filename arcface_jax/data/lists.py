@@ -86,8 +86,14 @@ def _entries(path: pathlib.Path) -> Iterator[tuple[str, str, str]]:
                     image_column, identity_column = names.index("path"), names.index("identity")
                 elif row:
                     if len(row) <= max(image_column, identity_column):
-                        raise InputError(f"{path} line {number}: {len(row)} column(s), path and identity are due")
-                    yield f"{path} line {number}", row[image_column].strip(), row[identity_column].strip()
+                        raise InputError(
+                            f"{path} line {number}: {len(row)} column(s), path and identity are due"
+                        )
+                    yield (
+                        f"{path} line {number}",
+                        row[image_column].strip(),
+                        row[identity_column].strip(),
+                    )
     except OSError as error:
         raise InputError(f"{path}: cannot read this list ({error.strerror})") from None
     except csv.Error as error:
@@ -99,5 +105,7 @@ def _inside(image: str, root: pathlib.Path, where: str) -> str:
     relative = os.path.relpath(image, root) if os.path.isabs(image) else os.path.normpath(image)
     relative = relative.replace(os.sep, "/")
     if not image or relative.split("/")[0] == "..":
-        raise InputError(f"{where}: {image!r} is not below {root}; give the root that all paths lie in")
+        raise InputError(
+            f"{where}: {image!r} is not below {root}; give the root that all paths lie in"
+        )
     return relative

@@ -97,14 +97,19 @@ def load(
         for start in range(0, count, _CHUNK):
             chunk = range(start, min(start + _CHUNK, count))
             if render is not None:
-                for index, image in zip(chunk, render(np.arange(chunk.start, chunk.stop)), strict=True):
+                for index, image in zip(
+                    chunk, render(np.arange(chunk.start, chunk.stop)), strict=True
+                ):
                     images[index] = resize(image, image_size)
             else:
                 list(pool.map(read_one, chunk))
             if progress is not None:
                 progress(len(chunk))
     if not readable.any():
-        raise InputError(f"none of the {count} images can be decoded; the first: {skipped.get(0, 'there is none')}")
+        raise InputError(
+            f"none of the {count} images can be decoded; the first: "
+            f"{skipped.get(0, 'there is none')}"
+        )
     return MemorySource(
         images=images if readable.all() else images[readable],
         labels=np.asarray(source.labels)[readable].astype(np.int32),

@@ -18,7 +18,8 @@ from arcface_jax.data.verification_sets import BinSource
 from arcface_jax.errors import InputError
 
 KINDS = (
-    "a folder or zip file of identity/image.jpg, train.rec (or its folder), a list (.csv, .tsv, .txt, .lst), "
+    "a folder or zip file of identity/image.jpg, train.rec (or its folder), a list (.csv, .tsv, "
+    ".txt, .lst), "
     "Parquet or .tar file(s), a .bin verification set, a prepared TFDS folder, or tfds:NAME"
 )
 
@@ -69,7 +70,9 @@ def open_source(path: str | os.PathLike[str]) -> EncodedSource:
 
 
 def _tfds(name: str, split: str = "train") -> EncodedSource:
-    from arcface_jax.data.tfds import TfdsSource  # imported when needed: TFDS takes a while to import
+    from arcface_jax.data.tfds import (
+        TfdsSource,
+    )  # imported when needed: TFDS takes a while to import
 
     return TfdsSource(name, split)
 
@@ -99,8 +102,9 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
     """Opens "[NAME=]SOURCE[+PAIRS]".
 
     Args:
-      specification: SOURCE is whatever `open_source` opens; PAIRS is LFW's pairs.txt, CFP's Protocol/Split/FF or FP, or
-        a list of path, path, 0 or 1. Where SOURCE exists, "=" and "+" may be part of its name.
+      specification: SOURCE is whatever `open_source` opens; PAIRS is LFW's pairs.txt, CFP's
+        Protocol/Split/FF or FP, or a list of path, path, 0 or 1. Where SOURCE exists, "=" and "+"
+        may be part of its name.
       folds: contiguous folds of a list that does not tell them itself.
 
     Raises:
@@ -108,10 +112,16 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
     """
     name, place, pair_file = _parts(specification)
     source = open_source(place)
-    pairs, labels = source.pairs if isinstance(source, BinSource) else None, np.asarray(source.labels)
+    pairs, labels = (
+        source.pairs if isinstance(source, BinSource) else None,
+        np.asarray(source.labels),
+    )
     if pair_file is not None:
         if not hasattr(source, "path"):
-            raise InputError(f"{specification}: {place} has no file names that a pair list could mean; use a folder")
+            raise InputError(
+                f"{specification}: {place} has no file names that a pair list could mean; use a "
+                f"folder"
+            )
         if pathlib.Path(pair_file).is_dir():
             pairs, labels = read_cfp_pairs(pair_file, source), cfp_labels(source)
         elif _is_lfw_list(pathlib.Path(pair_file)):
@@ -129,7 +139,9 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
 
 
 def _parts(specification: str) -> tuple[str, str, str | None]:
-    """(name or "", source, pair list or None): the first reading whose source exists; else as it is written."""
+    """(name or "", source, pair list or None): the first reading whose source exists; else as
+    it is written.
+    """
     equals = [at for at, sign in enumerate(specification) if sign == "="]
     named = [("", specification), *((specification[:at], specification[at + 1 :]) for at in equals)]
     for name, rest in named:
@@ -144,7 +156,9 @@ def _parts(specification: str) -> tuple[str, str, str | None]:
 
 
 def _is_lfw_list(path: pathlib.Path) -> bool:
-    """Whether the first line is LFW's, the numbers of folds and pairs; whoever reads the list says what is wrong."""
+    """Whether the first line is LFW's, the numbers of folds and pairs; whoever reads the list
+    says what is wrong.
+    """
     try:
         with path.open(encoding="utf-8", errors="surrogateescape") as file:
             words = file.readline().split()

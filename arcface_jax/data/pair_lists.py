@@ -1,4 +1,6 @@
-"""Published lists of pairs as text: LFW's `pairs.txt`, CFP's protocol, YTF's `splits.txt`, three columns."""
+"""Published lists of pairs as text: LFW's `pairs.txt`, CFP's protocol, YTF's `splits.txt`,
+three columns.
+"""
 
 import collections
 import os
@@ -46,9 +48,13 @@ def read_lfw_pairs(path: str | os.PathLike[str], source: HasPaths) -> Pairs:
         header = [int(word) for word in lines[0][1].split()] if lines else []
         num_folds, each = header if len(header) == 2 else (1, *header)
     except ValueError:
-        raise InputError(f"{path} line 1: the number of folds and of same pairs are due, such as 10 300") from None
+        raise InputError(
+            f"{path} line 1: the number of folds and of same pairs are due, such as 10 300"
+        ) from None
     if min(num_folds, each) < 1 or len(lines) - 1 != 2 * num_folds * each:
-        raise InputError(f"{path}: {len(lines) - 1} pairs, but line 1 announces {num_folds} folds of 2 · {each}")
+        raise InputError(
+            f"{path}: {len(lines) - 1} pairs, but line 1 announces {num_folds} folds of 2 · {each}"
+        )
     find = _finder(_stems(source), lambda stem: _last(stem, 2))
     rows = []
     for number, line in lines[1:]:
@@ -57,7 +63,9 @@ def read_lfw_pairs(path: str | os.PathLike[str], source: HasPaths) -> Pairs:
         if len(words) not in (3, 4):
             raise InputError(f"{where}: {len(words)} words; name i j, or name i name j, is due")
         left, right = (words[0], words[1]), (words[-2] if len(words) == 4 else words[0], words[-1])
-        indices = [find(f"{name}/{name}_{number.zfill(4)}", where) for name, number in (left, right)]
+        indices = [
+            find(f"{name}/{name}_{number.zfill(4)}", where) for name, number in (left, right)
+        ]
         rows.append((*indices, len(words) == 3))
     return _as_pairs(rows, source.labels, num_folds)
 
@@ -95,28 +103,31 @@ def read_pair_list(path: str | os.PathLike[str], source: HasPaths, num_folds: in
 def read_cfp_pairs(split: str | os.PathLike[str], source: HasPaths) -> Pairs:
     """CFP's frontal–frontal or frontal–profile protocol over a folder of its images.
 
-    `Protocol/Split/FP` has a folder a fold, 01 … 10, each with `same.txt` and `diff.txt`, whose lines "i,j" are numbers
-    of `Protocol/Pair_list_F.txt` and `Protocol/Pair_list_P.txt` (for `Protocol/Split/FF`, twice of the former). Those
-    have lines "number path", such as "1 ../Data/Images/001/frontal/01.jpg", of which the last three parts count; the
-    source may have other extensions, at any depth.
+    `Protocol/Split/FP` has a folder a fold, 01 … 10, each with `same.txt` and `diff.txt`, whose
+    lines "i,j" are numbers of `Protocol/Pair_list_F.txt` and `Protocol/Pair_list_P.txt` (for
+    `Protocol/Split/FF`, twice of the former). Those have lines "number path", such as "1
+    ../Data/Images/001/frontal/01.jpg", of which the last three parts count; the source may have
+    other extensions, at any depth.
 
     Args:
       split: the folder FF or FP.
-      source: where the images are. A `FolderSource` takes a person's frontal and profile folders for two identities;
-        `cfp_labels` joins them.
+      source: where the images are. A `FolderSource` takes a person's frontal and profile folders
+        for two identities; `cfp_labels` joins them.
 
     Returns: the folds in the order of their numbers, each with its same pairs first.
 
     Raises:
-      InputError: a file is missing, a line cannot be read or names what is not there, or folds are of unequal length;
-        the message names the file and the line.
+      InputError: a file is missing, a line cannot be read or names what is not there, or folds are
+        of unequal length; the message names the file and the line.
 
     References: Sengupta et al., Frontal to Profile Face Verification in the Wild (WACV 2016).
     """
     folder = pathlib.Path(split)
     kinds = folder.name.upper()
     if kinds not in ("FF", "FP"):
-        raise InputError(f"{folder}: the protocol's folder FF or FP is due, such as Protocol/Split/FP")
+        raise InputError(
+            f"{folder}: the protocol's folder FF or FP is due, such as Protocol/Split/FP"
+        )
     protocol = folder.absolute().parent.parent
     lists = {kind: _cfp_list(protocol / f"Pair_list_{kind}.txt") for kind in dict.fromkeys(kinds)}
     find = _finder(_stems(source), lambda stem: _last(stem, 3))
@@ -131,30 +142,43 @@ def read_cfp_pairs(split: str | os.PathLike[str], source: HasPaths) -> Pairs:
                 words = [word.strip() for word in line.split(",")]
                 if len(words) != 2:
                     raise InputError(f"{where}: number,number is due, got {printable(line[:80])!r}")
-                listed = [_listed(lists[kind], word, where, kind) for kind, word in zip(kinds, words, strict=True)]
+                listed = [
+                    _listed(lists[kind], word, where, kind)
+                    for kind, word in zip(kinds, words, strict=True)
+                ]
                 first, second = (find(image, place) for image, place in listed)
                 rows.append((first, second, name == "same.txt"))
         sizes.add(len(rows) - before)
     if len(sizes) != 1 or not rows:
-        raise InputError(f"{folder}: folds of {' and '.join(map(str, sorted(sizes)))} pairs; equal ones are due")
+        raise InputError(
+            f"{folder}: folds of {' and '.join(map(str, sorted(sizes)))} pairs; equal ones are due"
+        )
     return _as_pairs(rows, cfp_labels(source), len(folds))
 
 
 def cfp_labels(source: HasPaths) -> np.ndarray:
-    """int64 [N]: who each image of CFP shows, by the folder above `frontal` or `profile`, numbered by name."""
-    people = [_last(source.path(index), 3).rpartition("/")[0].rpartition("/")[0] for index in range(len(source))]
+    """int64 [N]: who each image of CFP shows, by the folder above `frontal` or `profile`,
+    numbered by name.
+    """
+    people = [
+        _last(source.path(index), 3).rpartition("/")[0].rpartition("/")[0]
+        for index in range(len(source))
+    ]
     return np.unique(people, return_inverse=True)[1].astype(np.int64)
 
 
 def _cfp_folds(folder: pathlib.Path) -> list[pathlib.Path]:
     try:
-        folds = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        folds = [
+            path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
+        ]
     except OSError as error:
         raise InputError(f"{folder}: cannot read this folder ({error.strerror})") from None
     strange = [path.name for path in folds if not path.name.isdecimal()]
     if strange or not folds:
         raise InputError(
-            f"{folder}: folders 01, 02 … of folds are due, got {printable(' '.join(strange)[:80]) or 'none'}"
+            f"{folder}: folders 01, 02 … of folds are due, got "
+            f"{printable(' '.join(strange)[:80]) or 'none'}"
         )
     return sorted(folds, key=lambda path: int(path.name))
 
@@ -169,12 +193,16 @@ def _cfp_list(path: pathlib.Path) -> dict[str, tuple[str, str]]:
             raise InputError(f"{where}: number path is due, got {printable(line[:80])!r}")
         key = str(int(words[0]))
         if key in listed:
-            raise InputError(f"{where}: image {key} is already on {listed[key][1]}; number each once")
+            raise InputError(
+                f"{where}: image {key} is already on {listed[key][1]}; number each once"
+            )
         listed[key] = words[1], where
     return listed
 
 
-def _listed(listed: dict[str, tuple[str, str]], word: str, where: str, kind: str) -> tuple[str, str]:
+def _listed(
+    listed: dict[str, tuple[str, str]], word: str, where: str, kind: str
+) -> tuple[str, str]:
     found = listed.get(str(int(word))) if word.isdecimal() and len(word) < 10 else None
     if found is None:
         raise InputError(f"{where}: Pair_list_{kind}.txt has no image {printable(word[:40])!r}")
@@ -184,21 +212,23 @@ def _listed(listed: dict[str, tuple[str, str]], word: str, where: str, kind: str
 def read_ytf_splits(path: str | os.PathLike[str], videos: Sequence[str]) -> Pairs:
     """YouTube Faces' `splits.txt`: pairs of videos, in ten splits.
 
-    After a line of headings come lines "split, first video, second video, 1 for same or 0 for different", where a
-    video is `Person/0`; further columns are left alone.
+    After a line of headings come lines "split, first video, second video, 1 for same or 0 for
+    different", where a video is `Person/0`; further columns are left alone.
 
     Args:
       path: the list file.
-      videos: names of the videos, of which the last two parts count. To a `FolderSource` of the frames, a folder a
-        video, they are its `identity_names`, and the pairs then are of its labels: compare e.g. the centres of
-        `evaluation.angles.class_centres`.
+      videos: names of the videos, of which the last two parts count. To a `FolderSource` of the
+        frames, a folder a video, they are its `identity_names`, and the pairs then are of its
+        labels: compare e.g. the centres of `evaluation.angles.class_centres`.
 
     Returns: pairs of indices into `videos`, split by split.
 
     Raises:
-      InputError: a line cannot be read or names a video that is not there, or splits are of unequal length.
+      InputError: a line cannot be read or names a video that is not there, or splits are of unequal
+        length.
 
-    References: Wolf et al., Face Recognition in Unconstrained Videos with Matched Background Similarity (CVPR 2011).
+    References: Wolf et al., Face Recognition in Unconstrained Videos with Matched Background
+      Similarity (CVPR 2011).
     """
     path = os.fspath(path)
     find = _finder(videos, lambda name: _last(name, 2), "video")
@@ -208,15 +238,26 @@ def read_ytf_splits(path: str | os.PathLike[str], videos: Sequence[str]) -> Pair
         words = [word.strip() for word in line.split(",")]
         if position == 0 and not words[0].isdecimal():
             continue  # the headings
-        if len(words) < 4 or not words[0].isdecimal() or len(words[0]) > 9 or words[3] not in ("0", "1"):
-            raise InputError(f"{where}: split, video, video, 0 or 1 is due, got {printable(line[:80])!r}")
+        if (
+            len(words) < 4
+            or not words[0].isdecimal()
+            or len(words[0]) > 9
+            or words[3] not in ("0", "1")
+        ):
+            raise InputError(
+                f"{where}: split, video, video, 0 or 1 is due, got {printable(line[:80])!r}"
+            )
         rows.append((int(words[0]), find(words[1], where), find(words[2], where), words[3] == "1"))
     rows.sort(key=lambda row: row[0])
     sizes = collections.Counter(row[0] for row in rows)
     if len(set(sizes.values())) != 1:
-        found = ", ".join(f"{size} pairs in split {split}" for split, size in list(sizes.items())[:10])
+        found = ", ".join(
+            f"{size} pairs in split {split}" for split, size in list(sizes.items())[:10]
+        )
         raise InputError(f"{path}: splits of equal length are due, got {found or 'no pairs'}")
-    people = np.unique([_last(name, 2).rpartition("/")[0] for name in videos], return_inverse=True)[1]
+    people = np.unique([_last(name, 2).rpartition("/")[0] for name in videos], return_inverse=True)[
+        1
+    ]
     return _as_pairs([row[1:] for row in rows], people, len(sizes))
 
 
@@ -224,9 +265,13 @@ def _as_pairs(rows: Sequence[tuple[Any, ...]], labels: np.ndarray, num_folds: in
     first, second, same = (np.array(column) for column in zip(*rows, strict=True))
     labels = np.asarray(labels)
     folds = np.arange(len(rows)) // (len(rows) // num_folds)
-    seen = np.unique(np.stack([np.concatenate([labels[first], labels[second]]), np.tile(folds, 2)]), axis=1)
+    seen = np.unique(
+        np.stack([np.concatenate([labels[first], labels[second]]), np.tile(folds, 2)]), axis=1
+    )
     disjoint = len(np.unique(seen[0])) == seen.shape[1]
-    return Pairs(first.astype(np.int64), second.astype(np.int64), same.astype(bool), num_folds, disjoint)
+    return Pairs(
+        first.astype(np.int64), second.astype(np.int64), same.astype(bool), num_folds, disjoint
+    )
 
 
 def _lines(path: str) -> list[tuple[int, str]]:
@@ -234,7 +279,9 @@ def _lines(path: str) -> list[tuple[int, str]]:
         text = pathlib.Path(path).read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise InputError(f"{path}: cannot read this list ({error.strerror})") from None
-    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    return [
+        (number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()
+    ]
 
 
 def _stems(source: HasPaths) -> Iterable[str]:
@@ -245,8 +292,12 @@ def _last(path: str, parts: int) -> str:
     return "/".join(path.split("/")[-parts:])
 
 
-def _finder(names: Iterable[str], key: Callable[[str], str], kind: str = "image") -> Callable[[str, str], int]:
-    """A function from a listed name to its index in `names`; `key` says which part of a name counts."""
+def _finder(
+    names: Iterable[str], key: Callable[[str], str], kind: str = "image"
+) -> Callable[[str, str], int]:
+    """A function from a listed name to its index in `names`; `key` says which part of a name
+    counts.
+    """
     index_of: dict[str, int] = {}
     ambiguous = collections.Counter()  # type: ignore[var-annotated]
     for index, name in enumerate(map(key, names)):
@@ -258,7 +309,9 @@ def _finder(names: Iterable[str], key: Callable[[str], str], kind: str = "image"
         for name in (key(listed), key(without_extension(listed)) if has_name else ""):
             if name in index_of:
                 if ambiguous[name]:
-                    raise InputError(f"{where}: the source has more than one {kind} {printable(name)}")
+                    raise InputError(
+                        f"{where}: the source has more than one {kind} {printable(name)}"
+                    )
                 return index_of[name]
         raise InputError(f"{where}: the source has no {kind} {listed!r}")
 

@@ -33,7 +33,8 @@ class Pairs:
 
 
 def all_pairs(labels: np.ndarray) -> Pairs:
-    """Every unordered pair of different images, N(N − 1)/2 of them, in the order (0, 1), (0, 2) … (N − 2, N − 1).
+    """Every unordered pair of different images, N(N − 1)/2 of them, in the order (0, 1), (0, 2) …
+    (N − 2, N − 1).
 
     Args:
       labels: int [N], the identity of each image.
@@ -53,7 +54,8 @@ def same_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     blocks = _Blocks.of(_check_labels(labels))
     parts = [
-        start + np.stack(np.triu_indices(size, k=1)) for start, size in zip(blocks.starts, blocks.sizes, strict=True)
+        start + np.stack(np.triu_indices(size, k=1))
+        for start, size in zip(blocks.starts, blocks.sizes, strict=True)
     ]
     positions = np.concatenate(parts, axis=1)
     return blocks.images[positions[0]], blocks.images[positions[1]]
@@ -88,27 +90,42 @@ def draw_pairs(labels: np.ndarray, num_pairs: int, seed: int, num_folds: int = 1
         raise InputError(f"num_folds: {num_folds}; give at least 1")
     blocks = _Blocks.of(labels)
     if len(blocks.sizes) < 2:
-        raise InputError("labels: there is one identity only, so no different pairs; give at least two identities")
+        raise InputError(
+            "labels: there is one identity only, so no different pairs; give at least two "
+            "identities"
+        )
     if blocks.num_same_pairs == 0:
-        raise InputError("labels: no identity has two images, so there are no same pairs; add images")
+        raise InputError(
+            "labels: no identity has two images, so there are no same pairs; add images"
+        )
     available = min(num_pairs // 2, blocks.num_same_pairs, blocks.num_different_pairs)
     per_fold = available // num_folds
     if per_fold == 0:
         raise InputError(
-            f"num_pairs: {num_pairs} wanted in {num_folds} folds, but the data have {blocks.num_same_pairs} same and "
-            f"{blocks.num_different_pairs} different pairs and each fold needs one of each; use fewer folds or more"
+            f"num_pairs: {num_pairs} wanted in {num_folds} folds, but the data have "
+            f"{blocks.num_same_pairs} same and "
+            f"{blocks.num_different_pairs} different pairs and each fold needs one of each; use "
+            f"fewer folds or more"
         )
     rng = np.random.default_rng(seed)
     parts = _disjoint_parts(blocks, num_folds, per_fold, rng)
     if parts is None:
-        same = rng.permutation(blocks.draw_same(per_fold * num_folds, rng)).reshape(num_folds, per_fold, 2)
+        same = rng.permutation(blocks.draw_same(per_fold * num_folds, rng)).reshape(
+            num_folds, per_fold, 2
+        )
         different = blocks.draw_different(per_fold * num_folds, rng).reshape(num_folds, per_fold, 2)
     else:
         same = np.stack([part.draw_same(per_fold, rng) for part in parts])
         different = np.stack([part.draw_different(per_fold, rng) for part in parts])
     pairs = np.concatenate([same, different], axis=1).reshape(-1, 2)
     is_same = np.tile(np.arange(2 * per_fold) < per_fold, num_folds)
-    return Pairs(pairs[:, 0].copy(), pairs[:, 1].copy(), is_same, num_folds, num_folds == 1 or parts is not None)
+    return Pairs(
+        pairs[:, 0].copy(),
+        pairs[:, 1].copy(),
+        is_same,
+        num_folds,
+        num_folds == 1 or parts is not None,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +164,9 @@ class _Blocks:
         drawn = []
         for identity, share in enumerate(_even_shares(self.same_capacity, count, rng)):
             if share:
-                ranks = rng.choice(self.same_capacity[identity], share, replace=False, shuffle=False)
+                ranks = rng.choice(
+                    self.same_capacity[identity], share, replace=False, shuffle=False
+                )
                 upper, lower = np.triu_indices(self.sizes[identity], k=1)
                 drawn.append(self.starts[identity] + np.stack([upper[ranks], lower[ranks]], axis=1))
         return self.images[rng.permutation(np.concatenate(drawn))]
@@ -175,7 +194,9 @@ class _Blocks:
             ranks = _distinct(np.concatenate([ranks, spare]))[:count]
         i = np.searchsorted(before + partners, ranks, side="right")
         pairs = np.stack([self.images[i], self.images[ends[i] + ranks - before[i]]], axis=1)
-        swapped = rng.random(count) < 0.5  # else the first image would always be of the earlier identity
+        swapped = (
+            rng.random(count) < 0.5
+        )  # else the first image would always be of the earlier identity
         return np.where(swapped[:, None], pairs[:, ::-1], pairs)
 
 
@@ -189,18 +210,23 @@ def _even_shares(capacity: np.ndarray, count: int, rng: np.random.Generator) -> 
     low, high = 0, int(capacity.max())
     while low < high:  # the largest level whose total does not exceed count
         level = (low + high + 1) // 2
-        low, high = (level, high) if np.minimum(capacity, level).sum() <= count else (low, level - 1)
+        low, high = (
+            (level, high) if np.minimum(capacity, level).sum() <= count else (low, level - 1)
+        )
     shares = np.minimum(capacity, low)
     open_to_more = np.flatnonzero(capacity > low)
     shares[rng.permutation(open_to_more)[: count - int(shares.sum())]] += 1
     return shares
 
 
-def _disjoint_parts(blocks: _Blocks, num_folds: int, per_fold: int, rng: np.random.Generator) -> list[_Blocks] | None:
-    """Divides the identities among the folds, each able to give `per_fold` pairs of both kinds; None if that fails.
+def _disjoint_parts(
+    blocks: _Blocks, num_folds: int, per_fold: int, rng: np.random.Generator
+) -> list[_Blocks] | None:
+    """Divides the identities among the folds, each able to give `per_fold` pairs of both kinds;
+    None if that fails.
 
-    Identities go one by one, those with most same pairs first, to the fold with the fewest same pairs so far; those
-    with a single image, which have none, to the fold with the fewest images.
+    Identities go one by one, those with most same pairs first, to the fold with the fewest same
+    pairs so far; those with a single image, which have none, to the fold with the fewest images.
     """
     order = rng.permutation(len(blocks.sizes))
     order = order[np.argsort(-blocks.same_capacity[order], kind="stable")]
@@ -210,7 +236,9 @@ def _disjoint_parts(blocks: _Blocks, num_folds: int, per_fold: int, rng: np.rand
         (blocks.same_capacity, order[blocks.same_capacity[order] > 0]),
         (blocks.sizes, order[blocks.same_capacity[order] == 0]),
     ):
-        heap = [(0 if load is blocks.same_capacity else images[fold], fold) for fold in range(num_folds)]
+        heap = [
+            (0 if load is blocks.same_capacity else images[fold], fold) for fold in range(num_folds)
+        ]
         heapq.heapify(heap)
         for identity in identities.tolist():
             loaded, fold = heapq.heappop(heap)
@@ -227,5 +255,8 @@ def _disjoint_parts(blocks: _Blocks, num_folds: int, per_fold: int, rng: np.rand
 def _check_labels(labels: np.ndarray) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(f"labels: shape {labels.shape}, dtype {labels.dtype}; give a non-empty vector of integers")
+        raise InputError(
+            f"labels: shape {labels.shape}, dtype {labels.dtype}; give a non-empty vector of "
+            f"integers"
+        )
     return labels

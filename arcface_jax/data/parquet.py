@@ -40,9 +40,18 @@ class ParquetSource(EncodedSource):
         lacks a column.
     """
 
-    def __init__(self, path: str | os.PathLike[str], image_column: str = "image", identity_column: str = "label"):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        image_column: str = "image",
+        identity_column: str = "label",
+    ):
         root = pathlib.Path(path)
-        self._paths = [str(file) for file in sorted(root.glob("**/*.parquet"))] if root.is_dir() else [str(root)]
+        self._paths = (
+            [str(file) for file in sorted(root.glob("**/*.parquet"))]
+            if root.is_dir()
+            else [str(root)]
+        )
         if not self._paths:
             raise InputError(f"{root}: no .parquet file below it")
         self._image_column = image_column
@@ -57,12 +66,18 @@ class ParquetSource(EncodedSource):
                     there = printable(", ".join(file.schema_arrow.names))
                     raise InputError(f"{name}: no column {column!r}; it has {there}")
             class_names = class_names or _class_names(file.schema_arrow.metadata, identity_column)
-            identities += _read(name, lambda file=file: file.read([identity_column])[identity_column].to_pylist())
+            identities += _read(
+                name, lambda file=file: file.read([identity_column])[identity_column].to_pylist()
+            )
             self._groups += [(number, group) for group in range(file.num_row_groups)]
-            sizes += [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            sizes += [
+                file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
+            ]
         self._ends = np.cumsum(sizes)
         if not identities or len(identities) != self._ends[-1]:
-            raise InputError(f"{self._paths[0]}: {len(identities)} identities for {sum(sizes)} rows")
+            raise InputError(
+                f"{self._paths[0]}: {len(identities)} identities for {sum(sizes)} rows"
+            )
         self.labels, self.identity_names = _to_labels(identities, class_names, self._paths[0])
 
     def encoded(self, index: int) -> bytes:
@@ -72,7 +87,9 @@ class ParquetSource(EncodedSource):
         value = _read(self.where(index), lambda: cells[row].as_py())
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
-            raise InputError(f"{self.where(index)}: no image bytes in column {self._image_column!r}")
+            raise InputError(
+                f"{self.where(index)}: no image bytes in column {self._image_column!r}"
+            )
         return content
 
     def where(self, index: int) -> str:
@@ -82,7 +99,10 @@ class ParquetSource(EncodedSource):
 
     def encoded_sizes(self) -> np.ndarray:
         """See `EncodedSource`. Each row group's stored bytes, spread evenly over its rows."""
-        stored = [self._files[file].metadata.row_group(group).total_byte_size for file, group in self._groups]
+        stored = [
+            self._files[file].metadata.row_group(group).total_byte_size
+            for file, group in self._groups
+        ]
         rows = np.diff(self._ends, prepend=0)
         return np.repeat(np.array(stored) // np.maximum(rows, 1), rows).astype(np.int64)
 
@@ -100,8 +120,13 @@ class ParquetSource(EncodedSource):
         try:
             import pyarrow.parquet as pq
         except ImportError:
-            raise InputError("reading Parquet needs pyarrow; pip install -r requirements-parquet.txt") from None
-        self._files = [_read(name, lambda name=name: pq.ParquetFile(name, memory_map=True)) for name in self._paths]
+            raise InputError(
+                "reading Parquet needs pyarrow; pip install -r requirements-parquet.txt"
+            ) from None
+        self._files = [
+            _read(name, lambda name=name: pq.ParquetFile(name, memory_map=True))
+            for name in self._paths
+        ]
         self._lock = threading.Lock()
         self._cache: collections.OrderedDict[int, Any] = collections.OrderedDict()
         self._pid = os.getpid()
@@ -118,7 +143,10 @@ class ParquetSource(EncodedSource):
         with self._lock:
             if group not in self._cache:
                 self._cache[group] = self._read_group(group)
-                while len(self._cache) > 1 and sum(array.nbytes for array in self._cache.values()) > _CACHE_BYTES:
+                while (
+                    len(self._cache) > 1
+                    and sum(array.nbytes for array in self._cache.values()) > _CACHE_BYTES
+                ):
                     self._cache.popitem(last=False)
             self._cache.move_to_end(group)
             return self._cache[group]
@@ -126,7 +154,9 @@ class ParquetSource(EncodedSource):
     def _read_group(self, group: int) -> Any:
         number, inside = self._groups[group]
         name = f"{self._paths[number]} row group {inside}"
-        table = _read(name, lambda: self._files[number].read_row_group(inside, [self._image_column]))
+        table = _read(
+            name, lambda: self._files[number].read_row_group(inside, [self._image_column])
+        )
         cells = _read(name, lambda: table[self._image_column].combine_chunks())
         rows = int(self._ends[group]) - (int(self._ends[group - 1]) if group else 0)
         if len(cells) != rows:
@@ -139,7 +169,9 @@ def _read(name: str, action: Any) -> Any:
         return action()
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None
-    except Exception as error:  # ArrowInvalid, OSError, ArrowNotImplementedError, MemoryError for absurd sizes
+    except (
+        Exception
+    ) as error:  # ArrowInvalid, OSError, ArrowNotImplementedError, MemoryError for absurd sizes
         raise InputError(f"{name}: damaged, or not a Parquet file ({reason(error)})") from None
 
 
@@ -150,10 +182,14 @@ def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] 
         names = feature["names"]
     except (KeyError, TypeError, ValueError):
         return None
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+    return (
+        names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+    )
 
 
-def _to_labels(identities: list[Any], class_names: list[str] | None, name: str) -> tuple[np.ndarray, Sequence[str]]:
+def _to_labels(
+    identities: list[Any], class_names: list[str] | None, name: str
+) -> tuple[np.ndarray, Sequence[str]]:
     wrong = next((value for value in identities if not isinstance(value, int | str)), 0)
     if not isinstance(wrong, int | str):
         raise InputError(f"{name}: identity {wrong!r}; whole numbers or text are due")
@@ -161,6 +197,8 @@ def _to_labels(identities: list[Any], class_names: list[str] | None, name: str) 
     names = sort_identities(set(texts))
     label_of = {text: label for label, text in enumerate(names)}
     labels = np.array([label_of[text] for text in texts], np.int32)
-    if class_names is not None and all(text.isdigit() and int(text) < len(class_names) for text in names):
+    if class_names is not None and all(
+        text.isdigit() and int(text) < len(class_names) for text in names
+    ):
         names = [class_names[int(text)] for text in names]
     return labels, names

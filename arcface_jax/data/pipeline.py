@@ -115,15 +115,22 @@ class BatchIterator(Iterator[Batch]):
         self.close()
 
     def _start(self, step: int) -> grain.DatasetIterator:
-        # An element is a whole batch: one image each would spend more time in Python's locks than in decoding.
+        # An element is a whole batch: one image each would spend more time in Python's locks than
+        # in decoding.
         steps = grain.MapDataset.range(step, sys.maxsize).map(self._reader)
-        read = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=max(self._ahead, self._threads))
+        read = grain.ReadOptions(
+            num_threads=self._threads, prefetch_buffer_size=max(self._ahead, self._threads)
+        )
         dataset = steps.to_iter_dataset(read)
         if self._workers:
-            if not flags.FLAGS.is_parsed():  # Grain's workers read command-line flags that only absl programs have
+            if (
+                not flags.FLAGS.is_parsed()
+            ):  # Grain's workers read command-line flags that only absl programs have
                 flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=self._ahead)
+                grain.MultiprocessingOptions(
+                    num_workers=self._workers, per_worker_buffer_size=self._ahead
+                )
             )
         return iter(dataset)
 
@@ -149,8 +156,8 @@ def batches(
       batch_size: rows of the global batch, over all hosts.
       image_size: side in pixels, or (height, width); other sizes go through `decode.resize`.
       seed: of the order.
-      sampler: another order than `samplers.Shuffled(len(source), batch_size, seed)`; its batch size must be
-        `batch_size`.
+      sampler: another order than `samplers.Shuffled(len(source), batch_size, seed)`; its batch size
+        must be `batch_size`.
       host: this host's number, `jax.process_index()`. It gets rows
         host · n … (host + 1) · n − 1 of each batch, n = batch_size / num_hosts.
       num_hosts: `jax.process_count()`.
@@ -172,7 +179,9 @@ def batches(
     if sampler is None:
         sampler = Shuffled(len(source), batch_size, seed)
     if sampler.batch_size != batch_size:
-        raise InputError(f"batch_size = {batch_size}, but the sampler makes batches of {sampler.batch_size}")
+        raise InputError(
+            f"batch_size = {batch_size}, but the sampler makes batches of {sampler.batch_size}"
+        )
     if num_hosts < 1 or not 0 <= host < num_hosts or batch_size % num_hosts:
         raise InputError(
             f"host {host} of {num_hosts} cannot have an equal part of batch_size = {batch_size}; "
@@ -185,13 +194,20 @@ def batches(
         if value < 1:
             raise InputError(f"{name} = {value}: at least 1 is needed")
     rows = batch_size // num_hosts
-    plan = f"data {source.fingerprint}, {sampler!r}, {height if height == width else f'{height}×{width}'} pixels"
-    reader = _BatchReader(source, sampler, (height, width), host * rows, (host + 1) * rows, on_unreadable)
+    plan = (
+        f"data {source.fingerprint}, {sampler!r}, "
+        f"{height if height == width else f'{height}×{width}'} pixels"
+    )
+    reader = _BatchReader(
+        source, sampler, (height, width), host * rows, (host + 1) * rows, on_unreadable
+    )
     return BatchIterator(reader, plan, threads, workers, ahead)
 
 
 def _check_main_guard() -> None:
-    """Worker processes import the program's file. Without the guard it would run again in each, which hangs both."""
+    """Worker processes import the program's file. Without the guard it would run again in each,
+    which hangs both.
+    """
     path = getattr(sys.modules["__main__"], "__file__", None)
     if path is None or not path.endswith(".py"):  # a notebook, an installed command
         return
@@ -245,7 +261,10 @@ class _BatchReader:
                 if self.on_unreadable == "raise":
                     raise
                 unreadable.append(str(error))
-        raise InputError(f"{unreadable[-1]}; and the {len(unreadable) - 1} images before it cannot be decoded either")
+        raise InputError(
+            f"{unreadable[-1]}; and the {len(unreadable) - 1} images before it cannot be decoded "
+            f"either"
+        )
 
 
 class DevicePrefetch(Iterator[Batch]):
@@ -262,7 +281,9 @@ class DevicePrefetch(Iterator[Batch]):
         for data.
     """
 
-    def __init__(self, iterator: BatchIterator, sharding: jax.sharding.Sharding | None = None, depth: int = 1):
+    def __init__(
+        self, iterator: BatchIterator, sharding: jax.sharding.Sharding | None = None, depth: int = 1
+    ):
         self._iterator, self._sharding, self._depth = iterator, sharding, depth
         self._queue: collections.deque[tuple[State, Batch]] = collections.deque()
         self._state = iterator.get_state()

@@ -49,8 +49,10 @@ class RecordIOSource(EncodedSource):
         outside = (self._offsets % 4 != 0) | (self._offsets + 8 > len(self._file))
         if outside.any():
             raise InputError(
-                f"{index}: key {self._keys[outside][0]} at offset {self._offsets[outside][0]} is no place in the "
-                f"{len(self._file)} bytes of {rec}: that is cut short, or the index is another's; restore it, or "
+                f"{index}: key {self._keys[outside][0]} at offset {self._offsets[outside][0]} is "
+                f"no place in the "
+                f"{len(self._file)} bytes of {rec}: that is cut short, or the index is another's; "
+                f"restore it, or "
                 "delete the index to have it rebuilt"
             )
         values = self._read_labels()
@@ -68,7 +70,9 @@ class RecordIOSource(EncodedSource):
     def where(self, index: int) -> str:
         """See `EncodedSource`."""
         index = checked_index(index, len(self))
-        return f"{self._file.where(int(self._image_offsets[index]))} (key {self._image_keys[index]})"
+        return (
+            f"{self._file.where(int(self._image_offsets[index]))} (key {self._image_keys[index]})"
+        )
 
     def encoded_sizes(self) -> np.ndarray:
         """See `EncodedSource`. Distances to the next record: lengths with their padding."""
@@ -98,22 +102,31 @@ class RecordIOSource(EncodedSource):
         images = (self._keys > 0) & (self._keys < first)
         self._image_keys, self._image_offsets = self._keys[images], self._offsets[images]
         if not len(self._image_keys):
-            raise InputError(f"{self._file.path}: no image before key {first}, where identities start")
-        if first > _FLOAT32_EXACT:  # the ranges in identity records are rounded to a multiple of 2 or more
+            raise InputError(
+                f"{self._file.path}: no image before key {first}, where identities start"
+            )
+        if (
+            first > _FLOAT32_EXACT
+        ):  # the ranges in identity records are rounded to a multiple of 2 or more
             return self._label_values(self._image_offsets)
         values = np.full(len(self._image_keys), -1, np.int64)
         identities = self._offsets[(self._keys >= first) & (self._keys < end)]
         ranges = self._file.read_label_pairs(identities)
-        wrong = ~((ranges[:, 0] >= 0) & (ranges[:, 1] >= ranges[:, 0]) & (ranges[:, 1] <= _FLOAT32_EXACT))
+        wrong = ~(
+            (ranges[:, 0] >= 0) & (ranges[:, 1] >= ranges[:, 0]) & (ranges[:, 1] <= _FLOAT32_EXACT)
+        )
         if wrong.any():
             where = self._file.where(int(identities[wrong][0]))
             raise InputError(
-                f"{where}: holds {ranges[wrong][0]} where a range of image keys is due; the file is damaged"
+                f"{where}: holds {ranges[wrong][0]} where a range of image keys is due; the file "
+                f"is damaged"
             )
         starts, stops = np.searchsorted(self._image_keys, ranges.astype(np.int64)).T
         filled = starts < stops
         starts, stops = starts[filled], stops[filled]
-        for start, stop, value in zip(starts, stops, self._label_values(self._image_offsets[starts]), strict=True):
+        for start, stop, value in zip(
+            starts, stops, self._label_values(self._image_offsets[starts]), strict=True
+        ):
             values[start:stop] = value
         rest = values < 0  # images that no identity's range names
         values[rest] = self._label_values(self._image_offsets[rest])
@@ -122,24 +135,36 @@ class RecordIOSource(EncodedSource):
     def _identity_keys(self, labels: np.ndarray) -> tuple[int, int]:
         """First identity key and end key, from the labels of the file's header record."""
         where = f"{self._file.where(int(self._offsets[0]))} (key 0)"
-        if len(labels) < 2 or not np.isfinite(labels).all() or not 1 <= labels[0] <= labels[1] <= 2**53:
-            raise InputError(f"{where}: holds {labels[:4]} where two keys are due; the file is damaged")
+        if (
+            len(labels) < 2
+            or not np.isfinite(labels).all()
+            or not 1 <= labels[0] <= labels[1] <= 2**53
+        ):
+            raise InputError(
+                f"{where}: holds {labels[:4]} where two keys are due; the file is damaged"
+            )
         first, end = int(labels[0]), int(labels[1])
         if first <= _FLOAT32_EXACT:
             return first, end
-        # Rounded, by up to half of float32's spacing. Images carry no list of labels and identities do.
+        # Rounded, by up to half of float32's spacing. Images carry no list of labels and identities
+        # do.
         slack = int(np.spacing(labels[0]))
         near = np.flatnonzero((self._keys >= first - slack) & (self._keys <= first + slack))
         for index in near:
             if self._file.read_head(int(self._offsets[index])).has_label_list:
                 return int(self._keys[index]), int(self._keys[-1]) + 1
-        raise InputError(f"{where}: no identity's record near key {first}, where the header says they start")
+        raise InputError(
+            f"{where}: no identity's record near key {first}, where the header says they start"
+        )
 
     def _label_values(self, offsets: np.ndarray) -> np.ndarray:
         """The labels of the records at `offsets` as int64, checked."""
         labels = self._file.read_label_pairs(offsets)[:, 0]
         for wrong, why in (
-            (~(np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels))), "is not a count from 0"),
+            (
+                ~(np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels))),
+                "is not a count from 0",
+            ),
             (labels >= _FLOAT32_EXACT, "is 2²⁴ or more, where float32 merges identities"),
         ):
             if wrong.any():
@@ -151,7 +176,9 @@ class RecordIOSource(EncodedSource):
         """Takes names and paths from a `.lst` file if it describes exactly these images."""
         try:
             lines = list(read_lst(path))
-        except InputError:  # the list of another program, as MXNet's im2rec writes one with columns of its own
+        except (
+            InputError
+        ):  # the list of another program, as MXNet's im2rec writes one with columns of its own
             return
         if [line.label for line in lines] != values.tolist():
             return
@@ -204,10 +231,13 @@ def read_lst(path: str | os.PathLike[str]) -> Iterator[ListLine]:
 def _parse_lst_line(columns: list[str], where: str) -> ListLine:
     if len(columns) not in (3, 7, 17):
         raise InputError(
-            f"{where}: {len(columns)} columns; aligned, path, label [, 4 of a box [, 10 of landmarks]] are due"
+            f"{where}: {len(columns)} columns; aligned, path, label [, 4 of a box [, 10 of "
+            f"landmarks]] are due"
         )
     try:
-        landmarks = np.array(columns[7:], np.float64).reshape(2, 5).T if len(columns) == 17 else None
+        landmarks = (
+            np.array(columns[7:], np.float64).reshape(2, 5).T if len(columns) == 17 else None
+        )
         return ListLine(int(columns[0]) == 1, columns[1], int(float(columns[2])), landmarks)
     except (ValueError, OverflowError):
         raise InputError(f"{where}: {columns[0]!r} and {columns[2]!r} should be numbers") from None

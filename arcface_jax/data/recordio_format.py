@@ -59,7 +59,9 @@ class RecordFile:
             with open(self.path, "rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
-            raise InputError(f"{self.path}: cannot open this record file ({error.strerror})") from None
+            raise InputError(
+                f"{self.path}: cannot open this record file ({error.strerror})"
+            ) from None
         except ValueError:
             raise InputError(f"{self.path}: empty file, not a record file") from None
         self._words = np.frombuffer(self._map, "<u4", len(self._map) // 4)
@@ -93,25 +95,45 @@ class RecordFile:
             raise self._damaged(offset, "a record's middle, not its start")
         head = self._map[start : start + min(length, _HEADER.size)]
         if len(head) == _HEADER.size and _HEADER.unpack(head)[0] > 0:
-            head += self._map[start + _HEADER.size : start + min(length, _HEADER.size + 4 * _HEADER.unpack(head)[0])]
+            head += self._map[
+                start + _HEADER.size : start
+                + min(length, _HEADER.size + 4 * _HEADER.unpack(head)[0])
+            ]
         if kind == _FIRST and len(head) == length:  # the header itself is split
             return self.read(offset)._replace(payload=b"")
         return unpack(head, self.where(offset))
 
     def read_label_pairs(self, offsets: np.ndarray) -> np.ndarray:
-        """The first two labels of the records at `offsets`, float32 [M, 2]; NaN where there is no second, or none.
+        """The first two labels of the records at `offsets`, float32 [M, 2]; NaN where there is no
+        second, or none.
 
         For millions of records: the ordinary ones are read in bulk.
         """
         pairs = np.full((len(offsets), 2), np.nan, np.float32)
         inside = (offsets % 4 == 0) & (offsets >= 0) & (offsets + 40 <= 4 * len(self._words))
         at = np.where(inside, offsets, 0) // 4
-        magic, length, flag = (self._words[at + k] for k in range(3)) if len(self._words) >= 10 else (at * 0,) * 3
-        plain = inside & (magic == _MAGIC_WORD) & (flag == 0) & (length >= _HEADER.size) & (length < 1 << _LENGTH_BITS)
+        magic, length, flag = (
+            (self._words[at + k] for k in range(3)) if len(self._words) >= 10 else (at * 0,) * 3
+        )
+        plain = (
+            inside
+            & (magic == _MAGIC_WORD)
+            & (flag == 0)
+            & (length >= _HEADER.size)
+            & (length < 1 << _LENGTH_BITS)
+        )
         pairs[plain, 0] = self._words[at[plain] + 3].view("<f4")
-        listed = inside & (magic == _MAGIC_WORD) & (flag == 2) & (length >= 32) & (length < 1 << _LENGTH_BITS)
+        listed = (
+            inside
+            & (magic == _MAGIC_WORD)
+            & (flag == 2)
+            & (length >= 32)
+            & (length < 1 << _LENGTH_BITS)
+        )
         pairs[listed] = self._words[at[listed, None] + [8, 9]].view("<f4")
-        for row in np.flatnonzero(~plain & ~listed):  # split inside the header, longer lists, damaged
+        for row in np.flatnonzero(
+            ~plain & ~listed
+        ):  # split inside the header, longer lists, damaged
             labels = self.read_head(int(offsets[row])).labels[:2]
             pairs[row, : len(labels)] = labels
         return pairs
@@ -161,7 +183,9 @@ class RecordFile:
     def _part(self, offset: int) -> tuple[int, int, int]:
         """(kind, start of the payload, length) of the part at `offset`."""
         if offset % 4 or not 0 <= offset <= len(self._map) - _PART.size:
-            raise self._damaged(offset, f"outside the file's {len(self._map)} bytes, or not a multiple of 4")
+            raise self._damaged(
+                offset, f"outside the file's {len(self._map)} bytes, or not a multiple of 4"
+            )
         magic, word = _PART.unpack_from(self._map, offset)
         kind, length = word >> _LENGTH_BITS, word & ((1 << _LENGTH_BITS) - 1)
         start = offset + _PART.size
@@ -170,7 +194,9 @@ class RecordFile:
         if kind > _LAST:
             raise self._damaged(offset, f"unknown part kind {kind}")
         if start + length > len(self._map):
-            raise self._damaged(offset, f"{length} bytes long, but the file ends after {len(self._map) - start}")
+            raise self._damaged(
+                offset, f"{length} bytes long, but the file ends after {len(self._map) - start}"
+            )
         if length > MAX_FILE_BYTES:
             raise self._damaged(offset, f"longer than {MAX_FILE_BYTES >> 20} MiB")
         return kind, start, length
@@ -186,7 +212,9 @@ class RecordFile:
         return len(self._map)
 
     def _damaged(self, offset: int, why: str) -> InputError:
-        return InputError(f"{self.where(offset)}: damaged record ({why}); restore the file or rebuild its index")
+        return InputError(
+            f"{self.where(offset)}: damaged record ({why}); restore the file or rebuild its index"
+        )
 
 
 class RecordWriter:
@@ -208,7 +236,9 @@ class RecordWriter:
         parts = _split_at_magic(content)
         for number, part in enumerate(parts):
             if len(part) >= 1 << _LENGTH_BITS:
-                raise InputError(f"a record of {len(content)} bytes is longer than the format's limit of 512 MiB")
+                raise InputError(
+                    f"a record of {len(content)} bytes is longer than the format's limit of 512 MiB"
+                )
             first, last = number == 0, number == len(parts) - 1
             kind = _WHOLE if first and last else _FIRST if first else _LAST if last else _MIDDLE
             self._file.write(_PART.pack(MAGIC, kind << _LENGTH_BITS | len(part)))
@@ -245,7 +275,8 @@ def pack(labels: float | Sequence[float], id: int, payload: bytes = b"") -> byte
     stored = values.astype(np.float32)
     if not np.array_equal(stored, values):
         raise InputError(
-            f"record {id}: label {values[stored != values][0]:.0f} is not exact in float32, use less than 2²⁴"
+            f"record {id}: label {values[stored != values][0]:.0f} is not exact in float32, use "
+            f"less than 2²⁴"
         )
     if np.ndim(labels) == 0:
         return _HEADER.pack(0, float(stored[0]), id, 0) + payload
@@ -255,13 +286,17 @@ def pack(labels: float | Sequence[float], id: int, payload: bytes = b"") -> byte
 def unpack(content: bytes, where: str) -> Record:
     """The inverse of `pack`; `where` names the record in messages."""
     if len(content) < _HEADER.size:
-        raise InputError(f"{where}: {len(content)} bytes are too few for a record's header of {_HEADER.size}")
+        raise InputError(
+            f"{where}: {len(content)} bytes are too few for a record's header of {_HEADER.size}"
+        )
     flag, label, id, _ = _HEADER.unpack_from(content)
     if flag == 0:
         return Record(np.array([label], np.float32), id, content[_HEADER.size :], False)
     end = _HEADER.size + 4 * flag
     if end > len(content):
-        raise InputError(f"{where}: the header announces {flag} labels, but the record has {len(content)} bytes")
+        raise InputError(
+            f"{where}: the header announces {flag} labels, but the record has {len(content)} bytes"
+        )
     return Record(np.frombuffer(content[_HEADER.size : end], "<f4"), id, content[end:], True)
 
 
@@ -280,7 +315,9 @@ def read_index(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     try:
         numbers = np.array(content.split(), np.int64)
     except (ValueError, OverflowError):
-        raise InputError(f"{path}: not an index (lines of key, tab, offset); delete it to have it rebuilt") from None
+        raise InputError(
+            f"{path}: not an index (lines of key, tab, offset); delete it to have it rebuilt"
+        ) from None
     if len(numbers) == 0 or len(numbers) % 2 or numbers.min() < 0:
         raise InputError(f"{path}: empty, cut off or negative; delete it to have it rebuilt")
     keys, offsets = numbers[0::2], numbers[1::2]

@@ -84,7 +84,8 @@ class Balanced:
         self._images = _ImagesByIdentity(labels, seed)
         if min(identities, images) < 1 or identities > self._images.num_identities:
             raise InputError(
-                f"identities = {identities}, images = {images}: a batch needs at least 1 of each, and no more "
+                f"identities = {identities}, images = {images}: a batch needs at least 1 of each, "
+                f"and no more "
                 f"identities than the {self._images.num_identities} there are"
             )
         self._per_batch, self._each = identities, images
@@ -102,7 +103,10 @@ class Balanced:
         epoch, batch = divmod(step, self._batches_per_epoch)
         first = epoch * self._images.num_identities + batch * self._per_batch
         slots = np.arange(start // self._each, -(-stop // self._each))
-        chosen = [self._images.visit(int(identity), epoch, self._each) for identity in self._identities(first + slots)]
+        chosen = [
+            self._images.visit(int(identity), epoch, self._each)
+            for identity in self._identities(first + slots)
+        ]
         skipped = start - slots[0] * self._each if len(slots) else 0
         return np.concatenate([np.empty(0, np.int64), *chosen])[skipped : skipped + stop - start]
 
@@ -142,11 +146,17 @@ class Capped:
         positions = step * self.batch_size + np.arange(start, stop)
         slots = self._order(positions)
         identities = np.searchsorted(self._ends, slots, side="right")
-        within = slots - self._ends[identities] + np.minimum(self._images.counts[identities], self._cap)
+        within = (
+            slots - self._ends[identities] + np.minimum(self._images.counts[identities], self._cap)
+        )
         epochs = positions // self.epoch_images
         rows = zip(identities, epochs, within, strict=True)
         return np.array(
-            [self._images.visit(int(who), int(epoch), self._cap)[which] for who, epoch, which in rows], np.int64
+            [
+                self._images.visit(int(who), int(epoch), self._cap)[which]
+                for who, epoch, which in rows
+            ],
+            np.int64,
         )
 
 
@@ -173,7 +183,8 @@ class _ImagesByIdentity:
         self._shuffled = functools.lru_cache(maxsize=8192)(self._shuffled_uncached)
 
     def visit(self, identity: int, visit: int, images: int) -> np.ndarray:
-        """The min(count, images) images for the identity's visit number `visit`, repeated up to `images`.
+        """The min(count, images) images for the identity's visit number `visit`, repeated up to
+        `images`.
 
         A pass shuffles the identity's images and cuts them into parts of
         `images`; the remainder of a pass is left out of it, so that no part

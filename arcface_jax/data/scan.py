@@ -1,4 +1,6 @@
-"""One pass over a data set's images: what is readable, what is equal, what an average face looks like."""
+"""One pass over a data set's images: what is readable, what is equal, what an average face
+looks like.
+"""
 
 import dataclasses
 import hashlib
@@ -59,11 +61,15 @@ def find_unreadable(
 
     found: dict[int, str] = {}
     for chunk, results in _in_chunks(message, len(source), threads, progress):
-        found.update((index, text) for index, text in zip(chunk, results, strict=True) if text is not None)
+        found.update(
+            (index, text) for index, text in zip(chunk, results, strict=True) if text is not None
+        )
     return found
 
 
-def scan(source: FaceSource, threads: int = 4, progress: Callable[[int], None] | None = None) -> Scan:
+def scan(
+    source: FaceSource, threads: int = 4, progress: Callable[[int], None] | None = None
+) -> Scan:
     """Reads every image once.
 
     Args:
@@ -89,7 +95,9 @@ def scan(source: FaceSource, threads: int = 4, progress: Callable[[int], None] |
             return None
         result.readable[index] = True
         result.sizes[index] = image.shape[:2]
-        digest = hashlib.blake2b(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes(), digest_size=16)
+        digest = hashlib.blake2b(
+            repr(image.shape).encode() + np.ascontiguousarray(image).tobytes(), digest_size=16
+        )
         result.content[index] = np.void(digest.digest())
         result.perceptual[index] = perceptual_hash(image)
         return np.asarray(Image.fromarray(resize(image, TEMPLATE_SIZE)).convert("L"))
@@ -128,7 +136,9 @@ def overlap(first: Scan, second: Scan) -> np.ndarray:
     Returns: int64 [M, 2], index in the first and in the second, of equal images.
       Near copies are left out: the faces of different people can look alike.
     """
-    index_of = {found.tobytes(): index for index, found in enumerate(first.content) if first.readable[index]}
+    index_of = {
+        found.tobytes(): index for index, found in enumerate(first.content) if first.readable[index]
+    }
     pairs = [
         (index_of[found.tobytes()], index)
         for index, found in enumerate(second.content)
@@ -162,14 +172,17 @@ def near_pairs(hashes: np.ndarray, readable: np.ndarray, bits: int = _NEAR_BITS)
         for start, stop in zip(starts, np.r_[starts[1:], len(order)], strict=True):
             if 2 <= stop - start <= _CROWDED:
                 group = order[start:stop]
-                distance = np.bitwise_count(hashes[group, None] ^ hashes[None, group]).sum(axis=2, dtype=np.int32)
+                distance = np.bitwise_count(hashes[group, None] ^ hashes[None, group]).sum(
+                    axis=2, dtype=np.int32
+                )
                 left, right = np.nonzero(np.triu(distance <= bits, k=1))
                 found.update(zip(group[left].tolist(), group[right].tolist(), strict=True))
     return np.array(sorted((min(pair), max(pair)) for pair in found), np.int64).reshape(-1, 2)
 
 
 def eye_distance(mean_face: np.ndarray) -> float:
-    """How far the average face's eyes lie from the alignment template's, in pixels of the 112×112 crop.
+    """How far the average face's eyes lie from the alignment template's, in pixels of the 112×112
+    crop.
 
     Eyes are the darkest small spots in the upper middle of an average face. It is
     made symmetric first, so that one place says where both are. Of aligned crops

@@ -27,15 +27,21 @@ def split_identities(source: FaceSource, test_fraction: float, seed: int) -> tup
         than two identities, with which nothing can be told apart.
     """
     if not 0 < test_fraction < 1:
-        raise InputError(f"test_fraction = {test_fraction}: give a share of the identities between 0 and 1")
+        raise InputError(
+            f"test_fraction = {test_fraction}: give a share of the identities between 0 and 1"
+        )
     count = len(source.identity_names)
     test_count = round(test_fraction * count)
     if min(test_count, count - test_count) < 2:
         raise InputError(
-            f"test_fraction = {test_fraction} of {count} identities leaves {count - test_count} for training and "
-            f"{test_count} for testing; each side needs at least 2, so add identities or change test_fraction"
+            f"test_fraction = {test_fraction} of {count} identities leaves {count - test_count} "
+            f"for training and "
+            f"{test_count} for testing; each side needs at least 2, so add identities or change "
+            f"test_fraction"
         )
     is_test = np.zeros(count, bool)
     is_test[np.random.default_rng(seed).permutation(count)[:test_count]] = True
     goes_to_test = is_test[np.asarray(source.labels)]
-    return Subset(source, np.flatnonzero(~goes_to_test)), Subset(source, np.flatnonzero(goes_to_test))
+    return Subset(source, np.flatnonzero(~goes_to_test)), Subset(
+        source, np.flatnonzero(goes_to_test)
+    )

@@ -18,7 +18,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from arcface_jax.data.synthetic_parameters import draw_identities, identity_parameters, image_nuisances
+from arcface_jax.data.synthetic_parameters import (
+    draw_identities,
+    identity_parameters,
+    image_nuisances,
+)
 from arcface_jax.data.synthetic_render import render_faces
 from arcface_jax.errors import InputError
 
@@ -26,7 +30,9 @@ GENERATOR_VERSION = 1
 """Part of the fingerprint; goes up when the same parameters would give other pixels."""
 
 _PIXELS_AT_ONCE = 4 * 112 * 112
-"""Pixels drawn together: few enough that the float32 planes in use stay in a core's cache, measured."""
+"""Pixels drawn together: few enough that the float32 planes in use stay in a core's cache,
+measured.
+"""
 _MAX_SIZE = 1024
 
 
@@ -76,7 +82,9 @@ class SyntheticFaces:
     ) -> None:
         """Checks and keeps the arguments; nothing is drawn yet."""
         self.num_identities = _whole_number("num_identities", num_identities, 1, 2**31 - 1)
-        self.images_per_identity = _whole_number("images_per_identity", images_per_identity, 1, 2**31 - 1)
+        self.images_per_identity = _whole_number(
+            "images_per_identity", images_per_identity, 1, 2**31 - 1
+        )
         self.image_size = _whole_number("image_size", image_size, 8, _MAX_SIZE)
         self.seed = _whole_number("seed", seed, 0, 2**64 - 1)
         self.first_identity = _whole_number("first_identity", first_identity, 0, 2**62)
@@ -141,7 +149,8 @@ class SyntheticFaces:
         return self._render(indices, self.difficulty)
 
     def neutral(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The people of the images `indices`, frontal, in even light, uncovered: what their identity alone looks like.
+        """The people of the images `indices`, frontal, in even light, uncovered: what their
+        identity alone looks like.
 
         Args and Returns: as for `render`.
         """
@@ -152,9 +161,13 @@ class SyntheticFaces:
         if wanted.size == 0:
             return np.zeros((0, self.image_size, self.image_size, 3), np.uint8)
         if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
-            raise InputError(f"indices must be whole numbers [B], got {wanted.dtype} of shape {wanted.shape}")
+            raise InputError(
+                f"indices must be whole numbers [B], got {wanted.dtype} of shape {wanted.shape}"
+            )
         if wanted.min() < 0 or wanted.max() >= len(self):
-            raise IndexError(f"indices {wanted.min()} … {wanted.max()} of a source of {len(self)} images")
+            raise IndexError(
+                f"indices {wanted.min()} … {wanted.max()} of a source of {len(self)} images"
+            )
         out = np.empty((len(wanted), self.image_size, self.image_size, 3), np.uint8)
         step = max(1, _PIXELS_AT_ONCE // self.image_size**2)
         for start in range(0, len(wanted), step):
@@ -167,5 +180,7 @@ class SyntheticFaces:
         images = wanted % self.images_per_identity
         person = identity_parameters(draw_identities(self.seed, identities))
         grain = 3 * self.image_size**2
-        picture = image_nuisances(self.seed, identities, images, difficulty, person.spectacles, grain)
+        picture = image_nuisances(
+            self.seed, identities, images, difficulty, person.spectacles, grain
+        )
         return render_faces(person, picture, self.image_size)

@@ -14,7 +14,8 @@ _TAPS_VARIANCE = 1.5
 
 
 def expose(scene: Scene) -> np.ndarray:
-    """Multiplies colours by the light that falls on them, with a cast shadow, then sets saturation and contrast.
+    """Multiplies colours by the light that falls on them, with a cast shadow, then sets saturation
+    and contrast.
 
     Returns: float32 [3, B, H, W], not cut to [0, 1].
     """
@@ -54,7 +55,9 @@ def blur(colour: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 
 def _five_taps(colour: np.ndarray, variance: np.ndarray, step: int) -> np.ndarray:
-    """Filters both axes with [far, near, centre, near, far], `step` pixels apart; 2·near + 8·far is the variance."""
+    """Filters both axes with [far, near, centre, near, far], `step` pixels apart; 2·near +
+    8·far is the variance.
+    """
     size = colour.shape[-1]
     far = variance * variance * (0.0625 / _TAPS_VARIANCE)
     near = 0.5 * variance - 4.0 * far
@@ -63,7 +66,9 @@ def _five_taps(colour: np.ndarray, variance: np.ndarray, step: int) -> np.ndarra
         padding = [(0, 0)] * 4
         padding[axis] = (2 * step, 2 * step)
         padded = np.pad(colour, padding, mode="edge")
-        view = [padded[(slice(None),) * axis + (slice(k * step, k * step + size),)] for k in range(5)]
+        view = [
+            padded[(slice(None),) * axis + (slice(k * step, k * step + size),)] for k in range(5)
+        ]
         colour = centre * view[2] + near * (view[1] + view[3]) + far * (view[0] + view[4])
     return colour
 

@@ -41,7 +41,9 @@ def draw_eyes(scene: Scene) -> None:
     inside = unit((1.08 - np.abs(along)) * 5.0)
     crease = upper - 2.0 - 0.8 * lens
     canvas.darken(person.lid_crease * 0.6 * canvas.band(across, crease - 0.7, crease + 0.7) * lens)
-    canvas.darken((0.10 + 0.22 * person.wrinkle) * canvas.band(across, lower + 2.2, lower + 4.0) * lens)
+    canvas.darken(
+        (0.10 + 0.22 * person.wrinkle) * canvas.band(across, lower + 2.2, lower + 4.0) * lens
+    )
     white = canvas.band(across, upper, lower) * inside
     canvas.paint(white, _white(person.iris_colour, 0.95), shade=0.92)
     # The upper lid's shadow on the ball.
@@ -88,7 +90,10 @@ def draw_nose(scene: Scene) -> None:
     v = canvas.y - points.nose_y
     du = np.abs(u)
     hole = ((du - 0.42) / 0.27) ** 2 + ((v - 4.6 + 1.5 * du) / 1.6) ** 2
-    canvas.paint((0.35 + 0.6 * person.nostril) * canvas.cover((np.sqrt(hole) - 1.0) * 1.6), person.skin_colour * 0.33)
+    canvas.paint(
+        (0.35 + 0.6 * person.nostril) * canvas.cover((np.sqrt(hole) - 1.0) * 1.6),
+        person.skin_colour * 0.33,
+    )
     wing = np.sqrt(((du - 0.62) / 0.42) ** 2 + ((v - 2.0) / 4.4) ** 2)
     outer = bump(((wing - 1.0) / 0.26) ** 2) * unit((du - 0.62) * 4.0)
     canvas.darken(0.24 * outer * unit((v + 3.0) / 3.0))
@@ -106,18 +111,28 @@ def draw_blush(scene: Scene) -> None:
     rose = np.clip(person.skin_colour * np.array([1.02, 0.68, 0.68]), 0.0, 1.0)
     canvas.paint(person.blush * 0.55 * cheek, rose)
     warp = 0.35 * wave(canvas.x / 9.7 + canvas.y / 13.1 + person.mole_x)
-    dots = wave(canvas.x / 4.9 + 0.31 * canvas.y + warp) * wave(canvas.y / 4.1 - 0.17 * canvas.x + 2.0 * warp)
+    dots = wave(canvas.x / 4.9 + 0.31 * canvas.y + warp) * wave(
+        canvas.y / 4.1 - 0.17 * canvas.x + 2.0 * warp
+    )
     zone = bump(((frame.u + 4.0) / 21.0) ** 2 + ((frame.v - 16.0) / 10.0) ** 2)
-    canvas.paint(person.freckle_amount * 0.75 * zone * unit(dots * 3.0 - 1.2), person.skin_colour * 0.62)
+    canvas.paint(
+        person.freckle_amount * 0.75 * zone * unit(dots * 3.0 - 1.2), person.skin_colour * 0.62
+    )
     side = np.abs(canvas.x - points.nose_x)
     fold_y = unit((canvas.y - points.nose_y - 1.0) / 17.0)
     fold = (side - person.nose_width - 3.5 - 6.0 * fold_y) / 1.5
-    canvas.darken((0.06 + 0.22 * person.wrinkle) * bump(fold * fold) * bump((2.0 * fold_y - 1.0) ** 2))
-    crow = wave(frame.v / 4.6 + 0.1 * frame.u) * bump(((frame.u - 13.5) / 4.0) ** 2 + (frame.v / 7.0) ** 2)
+    canvas.darken(
+        (0.06 + 0.22 * person.wrinkle) * bump(fold * fold) * bump((2.0 * fold_y - 1.0) ** 2)
+    )
+    crow = wave(frame.v / 4.6 + 0.1 * frame.u) * bump(
+        ((frame.u - 13.5) / 4.0) ** 2 + (frame.v / 7.0) ** 2
+    )
     canvas.darken(0.35 * person.wrinkle * unit(crow))
     brow = scene.canvas.rows(0.0, 0.6)
     line = unit(wave((brow.y + 0.006 * brow.x * brow.x) / 6.5) * 2.0 - 1.0)
-    canvas_zone = bump(((brow.x - points.forehead_x) / 26.0) ** 2 + ((brow.y - person.hair_line - 11.0) / 9.0) ** 2)
+    canvas_zone = bump(
+        ((brow.x - points.forehead_x) / 26.0) ** 2 + ((brow.y - person.hair_line - 11.0) / 9.0) ** 2
+    )
     brow.darken(0.26 * person.wrinkle * line * canvas_zone)
 
 
@@ -137,7 +152,11 @@ def draw_mouth(scene: Scene) -> None:
     centre = smile * (lens - 0.45)
     bow = 1.0 - 0.42 * person.lip_bow * bump(square * 18.0)
     full = lens * (1.0 + 0.35 * square)
-    top = centre - 0.25 * opening * lens - np.maximum(person.upper_lip - 0.12 * picture.smile, 0.9) * full * bow
+    top = (
+        centre
+        - 0.25 * opening * lens
+        - np.maximum(person.upper_lip - 0.12 * picture.smile, 0.9) * full * bow
+    )
     upper_edge, lower_edge = centre - 0.25 * opening * lens, centre + 0.75 * opening * lens
     bottom = lower_edge + np.maximum(person.lower_lip - 0.15 * picture.smile, 1.2) * lens
     inside = unit((1.05 - np.abs(u)) * 8.0)
@@ -148,30 +167,47 @@ def draw_mouth(scene: Scene) -> None:
     canvas.paint(0.22 * shine, _white(person.lip_colour, 1.0))
     gape = canvas.band(v, upper_edge, lower_edge) * inside
     canvas.paint(gape, np.broadcast_to(np.array([0.25, 0.06, 0.07]), person.lip_colour.shape))
-    teeth = canvas.band(v, upper_edge, upper_edge + 0.62 * (lower_edge - upper_edge)) * unit((0.86 - np.abs(u)) * 6.0)
+    teeth = canvas.band(v, upper_edge, upper_edge + 0.62 * (lower_edge - upper_edge)) * unit(
+        (0.86 - np.abs(u)) * 6.0
+    )
     canvas.paint(0.95 * teeth, _white(person.lip_colour, 0.95))
-    line = canvas.band(v, centre - 0.25 * opening * lens - 0.5, centre - 0.25 * opening * lens + 0.45)
+    line = canvas.band(
+        v, centre - 0.25 * opening * lens - 0.5, centre - 0.25 * opening * lens + 0.45
+    )
     corner = bump(((np.abs(u) - 1.0) / 0.12) ** 2 + ((v - centre) / 1.8) ** 2)
-    canvas.paint((0.75 * line * inside) + 0.35 * corner * (1.0 - line * inside), person.lip_colour * 0.38)
+    canvas.paint(
+        (0.75 * line * inside) + 0.35 * corner * (1.0 - line * inside), person.lip_colour * 0.38
+    )
 
 
 def draw_beard(scene: Scene, distance: np.ndarray) -> None:
-    """Beard and moustache; `distance` is that to the head's outline, for the beard thins out there."""
+    """Beard and moustache; `distance` is that to the head's outline, for the beard thins out
+    there.
+    """
     person, picture, points = scene.person, scene.picture, scene.points
     canvas = scene.canvas.rows(0.35, 1.0)
     start = scene.canvas.x.shape[1] - canvas.x.shape[1]
     distance = distance[:, start:]
     grown = unit(person.beard_amount * (1.0 + 2.0 * picture.beard_growth))
     u, v = canvas.x - points.mouth_x, canvas.y - points.mouth_y
-    hairs = 0.90 + 0.10 * wave(canvas.x / 2.9 + 0.3 * wave(canvas.y / 7.0)) * wave(canvas.y / 8.0 + 0.15 * canvas.x)
+    hairs = 0.90 + 0.10 * wave(canvas.x / 2.9 + 0.3 * wave(canvas.y / 7.0)) * wave(
+        canvas.y / 8.0 + 0.15 * canvas.x
+    )
     cheek_line = v - 5.0 + 0.031 * u * u + 0.8 * wave(canvas.x / 6.0)
     mouth = (u / (person.mouth_width + 1.0)) ** 2 + ((v - 0.5) / 7.0) ** 2
     sides = smooth((person.beard_width - np.abs(u)) / 6.0 + 0.5)
-    region = smooth(cheek_line / 6.0 + 0.4) * smooth((mouth - 0.85) * 2.2) * sides * unit(1.0 - 0.3 * distance)
+    region = (
+        smooth(cheek_line / 6.0 + 0.4)
+        * smooth((mouth - 0.85) * 2.2)
+        * sides
+        * unit(1.0 - 0.3 * distance)
+    )
     canvas.paint(0.88 * grown * region * hairs, person.brow_colour * 0.92)
     grown = unit(person.moustache_amount * (1.0 + 2.0 * picture.beard_growth))
     lip = v + person.upper_lip + 3.4 - 0.016 * u * u
-    stripe = smooth(1.3 - np.abs(lip) / 2.9) * smooth(3.0 - np.abs(u) * 2.6 / (person.mouth_width + 1.0))
+    stripe = smooth(1.3 - np.abs(lip) / 2.9) * smooth(
+        3.0 - np.abs(u) * 2.6 / (person.mouth_width + 1.0)
+    )
     canvas.paint(0.88 * grown * stripe * hairs, person.brow_colour * 0.92)
 
 

@@ -201,7 +201,8 @@ def _ramp(position: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 def _stream(seed: int, identity: int, block: int) -> np.random.Generator:
     """The random stream of an identity (block 0) or of its image block − 1."""
-    # As uint64 arrays: a list with a number beyond 2⁶³ would go through float64 and lose its last bits.
+    # As uint64 arrays: a list with a number beyond 2⁶³ would go through float64 and lose its last
+    # bits.
     key, counter = np.array([seed, identity], np.uint64), np.array([0, 0, 0, block], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
@@ -209,7 +210,9 @@ def _stream(seed: int, identity: int, block: int) -> np.random.Generator:
 @functools.lru_cache(maxsize=8192)
 def _identity_draw(seed: int, identity: int) -> np.ndarray:
     stream = _stream(seed, identity, 0)
-    return np.concatenate([stream.standard_normal(len(IDENTITY_NORMAL)), stream.random(len(IDENTITY_UNIFORM))])
+    return np.concatenate(
+        [stream.standard_normal(len(IDENTITY_NORMAL)), stream.random(len(IDENTITY_UNIFORM))]
+    )
 
 
 def draw_identities(seed: int, identities: np.ndarray) -> SimpleNamespace:
@@ -224,7 +227,10 @@ def draw_identities(seed: int, identities: np.ndarray) -> SimpleNamespace:
     draws = np.stack([_identity_draw(seed, int(identity)) for identity in identities])
     normal = np.clip(draws[:, : len(IDENTITY_NORMAL)], -2.2, 2.2)
     return SimpleNamespace(
-        **{name: mean + sd * normal[:, i] for i, (name, (mean, sd)) in enumerate(IDENTITY_NORMAL.items())},
+        **{
+            name: mean + sd * normal[:, i]
+            for i, (name, (mean, sd)) in enumerate(IDENTITY_NORMAL.items())
+        },
         **{name: draws[:, len(IDENTITY_NORMAL) + i] for i, name in enumerate(IDENTITY_UNIFORM)},
     )
 
@@ -244,7 +250,9 @@ def identity_parameters(draws: SimpleNamespace) -> SimpleNamespace:
 
 
 def _identity_colours(person: SimpleNamespace) -> None:
-    """Skin, hair, iris and lip colours. Dark skin comes with dark hair and eyes more often than not."""
+    """Skin, hair, iris and lip colours. Dark skin comes with dark hair and eyes more often than
+    not.
+    """
     warmth = person.skin_warmth[:, None] * np.array([1.0, 0.0, -1.0])
     person.skin_colour = _ramp(person.skin, _SKIN) + warmth
     hair = _ramp(person.hair ** (1.0 + 3.5 * person.skin), _HAIR)
@@ -254,7 +262,9 @@ def _identity_colours(person: SimpleNamespace) -> None:
     person.brow_colour = hair + grey * 0.5 * (np.array([0.60, 0.58, 0.56]) - hair)
     person.iris_colour = _ramp(person.iris ** (0.8 + 2.5 * person.skin), _IRIS)
     rose = person.skin_colour * np.array([0.92, 0.56, 0.56]) + np.array([0.04, 0.0, 0.02])
-    person.lip_colour = person.skin_colour + (0.45 + 0.5 * person.lip_red[:, None]) * (rose - person.skin_colour)
+    person.lip_colour = person.skin_colour + (0.45 + 0.5 * person.lip_red[:, None]) * (
+        rose - person.skin_colour
+    )
 
 
 def _identity_traits(person: SimpleNamespace) -> None:
@@ -267,14 +277,22 @@ def _identity_traits(person: SimpleNamespace) -> None:
     masculine = 1.0 - np.clip((person.length - 0.48) / 0.12, 0.0, 1.0)
     person.beard_amount = np.clip((person.beard - 0.55) / 0.3, 0.0, 1.0) * masculine * adult
     person.moustache_amount = np.clip((person.moustache - 0.6) / 0.25, 0.0, 1.0) * masculine * adult
-    person.freckle_amount = np.clip((person.freckle - 0.7) / 0.25, 0.0, 1.0) * (1.0 - 0.8 * person.skin)
+    person.freckle_amount = np.clip((person.freckle - 0.7) / 0.25, 0.0, 1.0) * (
+        1.0 - 0.8 * person.skin
+    )
     person.wrinkle = np.clip((person.age - 0.45) / 0.5, 0.0, 1.0)
     person.mole_amount = (person.mole < 0.35) * 0.75
     person.spot_amount = (person.spot < 0.25) * 0.65
     person.scar_amount = (person.scar < 0.10) * 0.55
-    receding = np.clip((person.bald - 0.80) / 0.2, 0.0, 1.0) * masculine * np.clip(person.age * 2.0 - 0.4, 0.0, 1.0)
+    receding = (
+        np.clip((person.bald - 0.80) / 0.2, 0.0, 1.0)
+        * masculine
+        * np.clip(person.age * 2.0 - 0.4, 0.0, 1.0)
+    )
     person.hair_line = person.hair_line - 16.0 * receding
-    person.hair_volume = np.maximum(person.hair_volume * (1.0 - 0.75 * receding) + 3.5 * person.hair_curl, 0.6)
+    person.hair_volume = np.maximum(
+        person.hair_volume * (1.0 - 0.75 * receding) + 3.5 * person.hair_curl, 0.6
+    )
     person.hair_part = person.hair_part * (0.5 + person.hair_long)
     person.beard_width = 14.0 + 60.0 * np.clip(person.beard - 0.6, 0.0, 0.4)
     # Age lowers lids and corners of the mouth a little, and thins the lips.
@@ -284,7 +302,12 @@ def _identity_traits(person: SimpleNamespace) -> None:
 
 
 def image_nuisances(
-    seed: int, identities: np.ndarray, images: np.ndarray, difficulty: float, spectacles: np.ndarray, noise_size: int
+    seed: int,
+    identities: np.ndarray,
+    images: np.ndarray,
+    difficulty: float,
+    spectacles: np.ndarray,
+    noise_size: int,
 ) -> SimpleNamespace:
     """Draws what differs from image to image of one person.
 
@@ -313,9 +336,18 @@ def image_nuisances(
             stream.standard_normal(out=grain[row], dtype=np.float32)
     normal = np.clip(normal, -2.2, 2.2)
     picture = SimpleNamespace(
-        **{k: mean + difficulty * sd * normal[:, i] for i, (k, (mean, sd)) in enumerate(IMAGE_NORMAL.items())},
-        **{k: v + min(difficulty, 1.0) * (uniform[:, i] - v) for i, (k, v) in enumerate(IMAGE_UNIFORM.items())},
-        **{k: uniform[:, n_uniform + i] < difficulty * p for i, (k, p) in enumerate(IMAGE_EVENT.items())},
+        **{
+            k: mean + difficulty * sd * normal[:, i]
+            for i, (k, (mean, sd)) in enumerate(IMAGE_NORMAL.items())
+        },
+        **{
+            k: v + min(difficulty, 1.0) * (uniform[:, i] - v)
+            for i, (k, v) in enumerate(IMAGE_UNIFORM.items())
+        },
+        **{
+            k: uniform[:, n_uniform + i] < difficulty * p
+            for i, (k, p) in enumerate(IMAGE_EVENT.items())
+        },
     )
     often = np.where(spectacles < 0.15, GLASSES_OFTEN, GLASSES_SELDOM)
     picture.glasses = uniform[:, -1] < difficulty * often

@@ -19,7 +19,9 @@ from arcface_jax.data.template import TEMPLATE
 _EYE_DEPTH, _MOUTH_DEPTH, _CORNER_DEPTH, _BRIDGE_DEPTH = 34.0, 42.0, 35.0, 39.0
 
 
-def _project(x: np.ndarray, y: np.ndarray, z: np.ndarray | float, picture: SimpleNamespace) -> np.ndarray:
+def _project(
+    x: np.ndarray, y: np.ndarray, z: np.ndarray | float, picture: SimpleNamespace
+) -> np.ndarray:
     """Rotates by yaw, then pitch (both in radians), and drops the depth; complex [B]."""
     turned = x * np.cos(picture.yaw) + z * np.sin(picture.yaw)
     depth = z * np.cos(picture.yaw) - x * np.sin(picture.yaw)
@@ -45,7 +47,9 @@ def landmarks(person: SimpleNamespace, picture: SimpleNamespace) -> SimpleNamesp
         eye_left_width=_foreshortening(-eye, _EYE_DEPTH, picture),
         eye_right_width=_foreshortening(eye, _EYE_DEPTH, picture),
         bridge=_project(0.0 * eye, person.eye_height - 2.0, _BRIDGE_DEPTH, picture),
-        nose=_project(person.nose_shift, person.nose_tip, _BRIDGE_DEPTH + person.nose_depth, picture),
+        nose=_project(
+            person.nose_shift, person.nose_tip, _BRIDGE_DEPTH + person.nose_depth, picture
+        ),
         mouth=_project(0.0 * eye, person.mouth_height, _MOUTH_DEPTH, picture),
         corner_left=_project(-smile_width, person.mouth_height, _CORNER_DEPTH, picture),
         corner_right=_project(smile_width, person.mouth_height, _CORNER_DEPTH, picture),
@@ -63,7 +67,13 @@ def alignment(points: SimpleNamespace, picture: SimpleNamespace) -> tuple[np.nda
 
     Returns: a and b, complex [B].
     """
-    found = (points.eye_left, points.eye_right, points.nose, points.corner_left, points.corner_right)
+    found = (
+        points.eye_left,
+        points.eye_right,
+        points.nose,
+        points.corner_left,
+        points.corner_right,
+    )
     wanted = TEMPLATE[:, 0] + 1j * TEMPLATE[:, 1]
     middle, target = sum(found) / 5.0, wanted.mean()
     # Sums written out, as a reduction's order of addition may depend on the size of the batch.

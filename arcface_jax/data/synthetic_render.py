@@ -1,4 +1,6 @@
-"""Draws batches of synthetic faces: builds the scene, draws its parts in order, takes the photograph."""
+"""Draws batches of synthetic faces: builds the scene, draws its parts in order, takes the
+photograph.
+"""
 
 from types import SimpleNamespace
 
@@ -25,7 +27,9 @@ def _columns(values: SimpleNamespace) -> SimpleNamespace:
     return columns
 
 
-def _canvas(person: SimpleNamespace, picture: SimpleNamespace, points: SimpleNamespace, size: int) -> Canvas:
+def _canvas(
+    person: SimpleNamespace, picture: SimpleNamespace, points: SimpleNamespace, size: int
+) -> Canvas:
     """An empty canvas whose pixels know their place in the head's plane."""
     scale, shift = alignment(points, picture)
     step = TEMPLATE_SIZE / size

@@ -37,7 +37,9 @@ class TarSource(EncodedSource):
 
     def __init__(self, path: str | os.PathLike[str]):
         root = pathlib.Path(path)
-        self._paths = [str(file) for file in sorted(root.glob("*.tar"))] if root.is_dir() else [str(root)]
+        self._paths = (
+            [str(file) for file in sorted(root.glob("*.tar"))] if root.is_dir() else [str(root)]
+        )
         if not self._paths:
             raise InputError(f"{root}: no .tar file in it")
         self._places: list[tuple[int, str, int, int]] = []  # (archive, member, offset, size)
@@ -49,7 +51,8 @@ class TarSource(EncodedSource):
                 identity = named.get(stem, folder)
                 if not identity:
                     raise InputError(
-                        f"{archive}:{printable(name)}: no identity; put the image in a folder of its identity, or its "
+                        f"{archive}:{printable(name)}: no identity; put the image in a folder of "
+                        f"its identity, or its "
                         f"identity into {printable(stem)}.cls"
                     )
                 self._places.append((number, name, offset, size))
@@ -68,9 +71,13 @@ class TarSource(EncodedSource):
                 file.seek(offset)
                 content = file.read(size)
         except OSError as error:
-            raise InputError(f"{self.where(index)}: cannot read this file ({error.strerror})") from None
+            raise InputError(
+                f"{self.where(index)}: cannot read this file ({error.strerror})"
+            ) from None
         if len(content) != size:
-            raise InputError(f"{self.where(index)}: the archive ends {size - len(content)} bytes too early")
+            raise InputError(
+                f"{self.where(index)}: the archive ends {size - len(content)} bytes too early"
+            )
         return content
 
     def where(self, index: int) -> str:
@@ -92,26 +99,41 @@ def _index(path: str) -> tuple[list[tuple[str, int, int]], dict[str, str]]:
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 stem, extension = os.path.splitext(member.name)
-                hidden = any(part.startswith(".") and part not in (".", "..") for part in member.name.split("/"))
+                hidden = any(
+                    part.startswith(".") and part not in (".", "..")
+                    for part in member.name.split("/")
+                )
                 if not member.isreg() or hidden:
                     continue
                 if not 0 <= member.size <= length - member.offset_data:
                     raise InputError(
-                        f"{path}: member {printable(member.name)} is longer than the archive; it is cut off"
+                        f"{path}: member {printable(member.name)} is longer than the archive; it "
+                        f"is cut off"
                     )
                 if extension.lower() in EXTENSIONS:
                     if member.size > MAX_FILE_BYTES:
-                        raise InputError(f"{path}: image {printable(member.name)} of {member.size} bytes; remove it")
+                        raise InputError(
+                            f"{path}: image {printable(member.name)} of {member.size} bytes; "
+                            f"remove it"
+                        )
                     images.append((member.name, member.offset_data, member.size))
                 elif extension.lower() in _IDENTITY_EXTENSIONS and member.size <= _LONGEST_IDENTITY:
                     stream = archive.extractfile(member)
-                    text = stream.read().decode("utf-8", "replace").strip() if stream is not None else ""
+                    text = (
+                        stream.read().decode("utf-8", "replace").strip()
+                        if stream is not None
+                        else ""
+                    )
                     if text:
                         named.setdefault(stem, text)
     except InputError:
         raise
     except OSError as error:
         raise InputError(f"{path}: cannot read this archive ({error.strerror or error})") from None
-    except Exception as error:  # tarfile raises ReadError, ValueError, UnicodeError and others for damaged headers
-        raise InputError(f"{path}: damaged, compressed, or not a tar file ({reason(error)})") from None
+    except (
+        Exception
+    ) as error:  # tarfile raises ReadError, ValueError, UnicodeError and others for damaged headers
+        raise InputError(
+            f"{path}: damaged, compressed, or not a tar file ({reason(error)})"
+        ) from None
     return images, named

@@ -58,24 +58,35 @@ class TfdsSource(EncodedSource):
             self._records: Sequence[Any] = builder.as_data_source(
                 split=split, decoders={image_key: tensorflow_datasets.decode.SkipDecoding()}
             )
-        except Exception as error:  # TFDS raises many kinds for a missing split, file or preparation
-            raise InputError(f"{self._name}: cannot be read ({reason(error)}); prepare it as array_record") from None
+        except (
+            Exception
+        ) as error:  # TFDS raises many kinds for a missing split, file or preparation
+            raise InputError(
+                f"{self._name}: cannot be read ({reason(error)}); prepare it as array_record"
+            ) from None
         identities = [self._record(index)[identity_key] for index in range(len(self._records))]
         if not identities:
             raise InputError(f"{self._name}: no record in it")
-        texts = [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in identities]
+        texts = [
+            value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+            for value in identities
+        ]
         names = sort_identities(set(texts))
         label_of = {text: label for label, text in enumerate(names)}
         self.labels = np.array([label_of[text] for text in texts], np.int32)
         feature = features[identity_key]
         is_class = isinstance(feature, tensorflow_datasets.features.ClassLabel)
-        self.identity_names: Sequence[str] = [feature.int2str(int(text)) for text in names] if is_class else names
+        self.identity_names: Sequence[str] = (
+            [feature.int2str(int(text)) for text in names] if is_class else names
+        )
 
     def encoded(self, index: int) -> bytes:
         """See `EncodedSource`."""
         content = self._record(checked_index(index, len(self)))[self._image_key]
         if not isinstance(content, bytes):
-            raise InputError(f"{self.where(index)}: column {self._image_key!r} holds no image bytes")
+            raise InputError(
+                f"{self.where(index)}: column {self._image_key!r} holds no image bytes"
+            )
         return content
 
     def where(self, index: int) -> str:
@@ -85,21 +96,31 @@ class TfdsSource(EncodedSource):
     def encoded_sizes(self) -> np.ndarray:
         """See `EncodedSource`. The average of the data set, which keeps no sizes."""
         splits = self._records.dataset_info.splits.values()  # type: ignore[attr-defined]
-        average = sum(split.num_bytes for split in splits) // max(sum(split.num_examples for split in splits), 1)
+        average = sum(split.num_bytes for split in splits) // max(
+            sum(split.num_examples for split in splits), 1
+        )
         return np.full(len(self), average, np.int64)
 
     def _record(self, index: int) -> dict[str, Any]:
         try:
             return self._records[index]
-        except Exception as error:  # array_record and TFDS have no common error for a damaged record
-            raise InputError(f"{self._name} record {index}: cannot be read ({reason(error)})") from None
+        except (
+            Exception
+        ) as error:  # array_record and TFDS have no common error for a damaged record
+            raise InputError(
+                f"{self._name} record {index}: cannot be read ({reason(error)})"
+            ) from None
 
 
 def image_features(names: Sequence[str]) -> tensorflow_datasets.features.FeaturesDict:
-    """The TFDS features of this library's data sets: `image` of any size, and `label` with these class names."""
+    """The TFDS features of this library's data sets: `image` of any size, and `label` with
+    these class names.
+    """
     return tensorflow_datasets.features.FeaturesDict(
         {
-            "image": tensorflow_datasets.features.Image(shape=(None, None, 3), encoding_format="png"),
+            "image": tensorflow_datasets.features.Image(
+                shape=(None, None, 3), encoding_format="png"
+            ),
             "label": tensorflow_datasets.features.ClassLabel(names=names),
         }
     )
@@ -114,10 +135,19 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     if (pathlib.Path(name) / "dataset_info.json").exists():
         action, missing = lambda: tensorflow_datasets.builder_from_directory(name), name
     elif os.sep in name and pathlib.Path(name).exists():
-        raise InputError(f"{name}: no dataset_info.json in it; give the folder of the data set's version")
+        raise InputError(
+            f"{name}: no dataset_info.json in it; give the folder of the data set's version"
+        )
     else:
-        action, missing = lambda: tensorflow_datasets.builder(name, data_dir=data_dir, file_format="array_record"), name
+        action, missing = (
+            lambda: tensorflow_datasets.builder(
+                name, data_dir=data_dir, file_format="array_record"
+            ),
+            name,
+        )
     try:
         return action()
-    except Exception as error:  # DatasetNotFoundError, and anything that a damaged description causes
+    except (
+        Exception
+    ) as error:  # DatasetNotFoundError, and anything that a damaged description causes
         raise InputError(f"{missing}: TFDS has no such data set ({reason(error)})") from None

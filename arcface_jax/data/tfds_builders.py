@@ -53,7 +53,10 @@ class SyntheticFaces(tensorflow_datasets.core.GeneratorBasedBuilder):
 
     VERSION = tensorflow_datasets.core.Version("1.0.0")
     BUILDER_CONFIGS = (
-        SyntheticConfig(name="standard", description="1,000 people to train on and 200 to test on, 20 images each."),
+        SyntheticConfig(
+            name="standard",
+            description="1,000 people to train on and 200 to test on, 20 images each.",
+        ),
         SyntheticConfig(
             name="small",
             description="50 people to train on and 20 to test on, 8 images each.",
@@ -67,7 +70,8 @@ class SyntheticFaces(tensorflow_datasets.core.GeneratorBasedBuilder):
         names = [*self._source("train").identity_names, *self._source("test").identity_names]
         return tensorflow_datasets.core.DatasetInfo(
             builder=self,
-            description="Drawn faces; nobody is depicted. Identities of `train` and `test` are disjoint.",
+            description="Drawn faces; nobody is depicted. Identities of `train` and `test` are "
+            "disjoint.",
             features=image_features(names),
             supervised_keys=("image", "label"),
             disable_shuffling=True,  # readers shuffle; a prepared set keeps the source's order
@@ -83,7 +87,10 @@ class SyntheticFaces(tensorflow_datasets.core.GeneratorBasedBuilder):
         for start in range(0, len(source), _AT_ONCE):
             indices = np.arange(start, min(start + _AT_ONCE, len(source)))
             for index, image in zip(indices, source.render(indices), strict=True):
-                yield int(index), image_example(encode_png(image), first + int(source.labels[index]))
+                yield (
+                    int(index),
+                    image_example(encode_png(image), first + int(source.labels[index])),
+                )
 
     def _source(self, split: str) -> SyntheticSource:
         config = self.builder_config
@@ -114,11 +121,15 @@ class FaceFiles(tensorflow_datasets.core.GeneratorBasedBuilder):
 
     def __init__(self, path: str | None = None, config: Any = None, **options: Any):
         if path is None:
-            raise InputError('face_files: give the images\' place, tfds.builder("face_files", path=…)')
+            raise InputError(
+                'face_files: give the images\' place, tfds.builder("face_files", path=…)'
+            )
         self._faces = open_source(path)
         if config is None:
             digest = hashlib.blake2b(self._faces.fingerprint.encode(), digest_size=6).hexdigest()
-            config = tensorflow_datasets.core.BuilderConfig(name=f"set_{digest}", description="Faces from files.")
+            config = tensorflow_datasets.core.BuilderConfig(
+                name=f"set_{digest}", description="Faces from files."
+            )
         super().__init__(config=config, **options)
 
     def _info(self) -> Any:

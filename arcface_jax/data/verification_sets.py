@@ -53,7 +53,9 @@ class BinSource(EncodedSource):
         own[1::2][same] = own[0::2][same]
         _, labels = np.unique(own, return_inverse=True)
         self.labels = labels.astype(np.int32)
-        self.identity_names: Sequence[str] = [f"pair {at // 2} image {at % 2}" for at in np.unique(own)]
+        self.identity_names: Sequence[str] = [
+            f"pair {at // 2} image {at % 2}" for at in np.unique(own)
+        ]
 
     def encoded(self, index: int) -> bytes:
         """See `EncodedSource`."""
@@ -88,7 +90,9 @@ class _ImagesOnly(pickle.Unpickler):
                 return _Constructor(known[name])
         if (module, name) == ("_codecs", "encode"):  # how Python 2's protocols store bytes
             return _Constructor(_encode_latin1)
-        raise pickle.UnpicklingError(f"it names {module}.{name}, and only images and booleans are allowed")
+        raise pickle.UnpicklingError(
+            f"it names {module}.{name}, and only images and booleans are allowed"
+        )
 
 
 class _Constructor:
@@ -107,7 +111,9 @@ class _Constructor:
 class _Dtype:
     def __init__(self, code: Any = "", *_: Any):
         if code not in ("u1", "b1", "|u1", "|b1", b"u1", b"b1"):  # Python 2 wrote byte strings
-            raise pickle.UnpicklingError(f"an array of type {code!r}, and only uint8 and bool are allowed")
+            raise pickle.UnpicklingError(
+                f"an array of type {code!r}, and only uint8 and bool are allowed"
+            )
 
     def __setstate__(self, state: Any) -> None:
         """The byte order and such, which single bytes do not have."""
@@ -159,17 +165,33 @@ def _read_bin(path: str) -> tuple[list[bytes], np.ndarray]:
     try:
         check_memo_numbers(content, len(content))
         loaded = _ImagesOnly(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # a damaged pickle raises anything: EOFError, KeyError, IndexError, MemoryError …
-        raise InputError(f"{path}: not a verification set of images and booleans ({reason(error)})") from None
-    if not isinstance(loaded, tuple | list) or len(loaded) != 2 or not all(isinstance(part, list) for part in loaded):
-        raise InputError(f"{path}: not a verification set; a list of images and a list of booleans are due")
+    except (
+        Exception
+    ) as error:  # a damaged pickle raises anything: EOFError, KeyError, IndexError, MemoryError …
+        raise InputError(
+            f"{path}: not a verification set of images and booleans ({reason(error)})"
+        ) from None
+    if (
+        not isinstance(loaded, tuple | list)
+        or len(loaded) != 2
+        or not all(isinstance(part, list) for part in loaded)
+    ):
+        raise InputError(
+            f"{path}: not a verification set; a list of images and a list of booleans are due"
+        )
     images = [image.data if isinstance(image, _EmptyArray) else image for image in loaded[0]]
     for number, image in enumerate(images):
         if not isinstance(image, bytes):
-            raise InputError(f"{path} image {number}: of type {type(image).__name__}, encoded bytes are due")
+            raise InputError(
+                f"{path} image {number}: of type {type(image).__name__}, encoded bytes are due"
+            )
     for number, value in enumerate(loaded[1]):
         if not isinstance(value, bool) and value not in (0, 1):
-            raise InputError(f"{path} pair {number}: of type {type(value).__name__}, a boolean is due")
+            raise InputError(
+                f"{path} pair {number}: of type {type(value).__name__}, a boolean is due"
+            )
     if len(images) != 2 * len(loaded[1]) or not images:
-        raise InputError(f"{path}: {len(images)} images for {len(loaded[1])} pairs; two for each are due")
+        raise InputError(
+            f"{path}: {len(images)} images for {len(loaded[1])} pairs; two for each are due"
+        )
     return images, np.array(loaded[1], bool)

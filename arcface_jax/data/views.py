@@ -27,7 +27,10 @@ class Subset:
     def __init__(self, source: FaceSource, indices: np.ndarray):
         indices = np.asarray(indices, np.int64)
         if len(indices) and (indices.min() < 0 or indices.max() >= len(source)):
-            raise InputError(f"indices {indices.min()} … {indices.max()} are outside a source of {len(source)} images")
+            raise InputError(
+                f"indices {indices.min()} … {indices.max()} are outside a source of {len(source)} "
+                f"images"
+            )
         self.source = source
         self.indices = indices
         kept, labels = np.unique(np.asarray(source.labels)[indices], return_inverse=True)
@@ -43,7 +46,9 @@ class Subset:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Digest of the source's fingerprint and of the indices."""
-        return hashlib.blake2b(self.source.fingerprint.encode() + self.indices.tobytes(), digest_size=16).hexdigest()
+        return hashlib.blake2b(
+            self.source.fingerprint.encode() + self.indices.tobytes(), digest_size=16
+        ).hexdigest()
 
     # Properties, so that hasattr(subset, "encoded") answers for the source.
     @property
@@ -92,9 +97,14 @@ class Concatenated:
         self._ends = np.cumsum([len(source) for source in self.sources])
         identities = np.cumsum([0, *(len(source.identity_names) for source in self.sources)])
         self.labels = np.concatenate(
-            [np.asarray(source.labels) + first for source, first in zip(self.sources, identities[:-1], strict=True)]
+            [
+                np.asarray(source.labels) + first
+                for source, first in zip(self.sources, identities[:-1], strict=True)
+            ]
         ).astype(np.int32)
-        self.identity_names: Sequence[str] = [name for source in self.sources for name in source.identity_names]
+        self.identity_names: Sequence[str] = [
+            name for source in self.sources for name in source.identity_names
+        ]
 
     def __len__(self) -> int:
         return int(self._ends[-1])

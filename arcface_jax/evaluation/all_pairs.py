@@ -1,4 +1,6 @@
-"""Every pair of a set of images, or of probes with distractors: the whole ROC, or its exact low-FAR end."""
+"""Every pair of a set of images, or of probes with distractors: the whole ROC, or its exact
+low-FAR end.
+"""
 
 from collections.abc import Sequence
 
@@ -32,16 +34,24 @@ def all_pairs_roc(
     """
     embeddings, labels = check_embeddings(embeddings), np.asarray(labels)
     if labels.shape != (len(embeddings),):
-        raise InputError(f"labels: shape {labels.shape} for {len(embeddings)} embeddings; give one identity a row")
+        raise InputError(
+            f"labels: shape {labels.shape} for {len(embeddings)} embeddings; give one identity a "
+            f"row"
+        )
     same_scores: list[np.ndarray] = []
     different = HighestScores(keep)
     for row, column, tile in score_tiles(embeddings, embeddings, upper=True, devices=devices):
-        i, j = np.arange(row, row + tile.shape[0])[:, None], np.arange(column, column + tile.shape[1])[None, :]
+        i, j = (
+            np.arange(row, row + tile.shape[0])[:, None],
+            np.arange(column, column + tile.shape[1])[None, :],
+        )
         same = labels[i] == labels[j]
         ordered = i < j
         same_scores.append(tile[same & ordered])
         different.add(tile[~same & ordered])
-    return roc_from_kinds(np.concatenate(same_scores), different.values(), num_different=different.count)
+    return roc_from_kinds(
+        np.concatenate(same_scores), different.values(), num_different=different.count
+    )
 
 
 def distractor_roc(

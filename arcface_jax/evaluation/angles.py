@@ -23,16 +23,21 @@ def class_centres(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) 
     embeddings = check_embeddings(embeddings)
     labels = check_indices(labels, num_classes, "labels")
     if len(labels) != len(embeddings):
-        raise InputError(f"labels: {len(labels)} for {len(embeddings)} embeddings; give one class a row")
+        raise InputError(
+            f"labels: {len(labels)} for {len(embeddings)} embeddings; give one class a row"
+        )
     counts = np.bincount(labels, minlength=num_classes)
     if not counts.all():
         raise InputError(
-            f"labels: class {int(np.argmin(counts))} of {num_classes} has no embedding; renumber the classes"
+            f"labels: class {int(np.argmin(counts))} of {num_classes} has no embedding; renumber "
+            f"the classes"
         )
     order = np.argsort(labels, kind="stable")
     starts = np.cumsum(counts) - counts
     sums = np.zeros((num_classes, embeddings.shape[1]))
-    for first in range(0, num_classes, 1024):  # some classes at a time, so that the sorted copy stays small
+    for first in range(
+        0, num_classes, 1024
+    ):  # some classes at a time, so that the sorted copy stays small
         last = min(first + 1024, num_classes)
         rows = order[starts[first] : starts[last - 1] + counts[last - 1]]
         parts = starts[first:last] - starts[first]
@@ -43,10 +48,14 @@ def class_centres(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) 
 def degrees_between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Angle in degrees of each pair of unit rows, accurate near 0° and 180° too.
 
-    θ = 2·atan2(‖a − b‖, ‖a + b‖), in float64; arccos of a float32 cosine is off by up to .03° near 0°.
+    θ = 2·atan2(‖a − b‖, ‖a + b‖), in float64; arccos of a float32 cosine is off by up to .03° near
+    0°.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    return np.degrees(2 * np.arctan2(np.linalg.norm(first - second, axis=1), np.linalg.norm(first + second, axis=1)))
+    return np.degrees(
+        2
+        * np.arctan2(np.linalg.norm(first - second, axis=1), np.linalg.norm(first + second, axis=1))
+    )
 
 
 def nearest_other_degrees(directions: np.ndarray) -> np.ndarray:
@@ -63,7 +72,10 @@ def nearest_other_degrees(directions: np.ndarray) -> np.ndarray:
     nearest = np.zeros(len(directions), np.int64)
     best = np.full(len(directions), -np.inf, np.float32)
     for row, column, tile in score_tiles(directions, directions):
-        rows, columns = np.arange(row, row + tile.shape[0]), np.arange(column, column + tile.shape[1])
+        rows, columns = (
+            np.arange(row, row + tile.shape[0]),
+            np.arange(column, column + tile.shape[1]),
+        )
         cosines = np.where(rows[:, None] == columns[None, :], -np.inf, tile)
         index = cosines.argmax(axis=1)
         found = cosines[np.arange(len(rows)), index]
@@ -86,7 +98,9 @@ class ClassAngles:
     counts: np.ndarray
 
     def mean(self, weights: np.ndarray | None = None) -> float:
-        """Mean in degrees; `weights` [C] says how often a bootstrap replicate has drawn each class."""
+        """Mean in degrees; `weights` [C] says how often a bootstrap replicate has drawn each
+        class.
+        """
         counts = self.counts if weights is None else self.counts * weights
         return float(np.average(self.degrees, weights=counts))
 
@@ -101,8 +115,8 @@ def class_angles(
       labels: int [N], as for `angle_statistics`.
       class_weights: [C, D], in any length, or None.
 
-    Returns: "intra", whose angle of a class is the mean over its embeddings, "inter", and, with class weights, "w_ec"
-      and "w_inter".
+    Returns: "intra", whose angle of a class is the mean over its embeddings, "inter", and, with
+      class weights, "w_ec" and "w_inter".
     """
     labels = np.asarray(labels)
     if class_weights is None:
@@ -119,7 +133,10 @@ def class_angles(
         ]
     )
     intra = np.bincount(labels, weights=to_centre, minlength=num_classes) / counts
-    angles = {"intra": ClassAngles(intra, counts), "inter": ClassAngles(nearest_other_degrees(centres), once)}
+    angles = {
+        "intra": ClassAngles(intra, counts),
+        "inter": ClassAngles(nearest_other_degrees(centres), once),
+    }
     if class_weights is not None:
         weights = unit_embeddings(class_weights, "class_weights")
         angles["w_ec"] = ClassAngles(degrees_between(weights, centres), once)
@@ -139,11 +156,15 @@ def angle_statistics(
 
     Args:
       embeddings: [N, D], unit rows.
-      labels: int [N], classes; numbered 0 … C − 1 as the rows of `class_weights` if these are given.
+      labels: int [N], classes; numbered 0 … C − 1 as the rows of `class_weights` if these are
+        given.
       class_weights: [C, D], in any length; without them only Intra and Inter are computed.
 
     Returns: {"intra": …, "inter": …} and, with class weights, "w_ec" and "w_inter".
 
     References: Deng et al., ArcFace (arXiv:1801.07698), Table 3.
     """
-    return {name: angles.mean() for name, angles in class_angles(embeddings, labels, class_weights).items()}
+    return {
+        name: angles.mean()
+        for name, angles in class_angles(embeddings, labels, class_weights).items()
+    }

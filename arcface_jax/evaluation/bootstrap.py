@@ -1,13 +1,16 @@
 """Confidence intervals by resampling identities, not pairs.
 
-Pairs that share a person rise and fall together, so resampling pairs as if they were independent makes intervals far
-too narrow. Here a replicate draws identities with replacement: one drawn c times counts as c people. A pair within an
-identity then counts c times, a pair of two identities c·c′ times.
+Pairs that share a person rise and fall together, so resampling pairs as if they were independent
+makes intervals far too narrow. Here a replicate draws identities with replacement: one drawn c
+times counts as c people. A pair within an identity then counts c times, a pair of two identities
+c·c′ times.
 
-Where nobody says who is who, as in a `.bin` verification set, pass the fold of each pair as both its identities: the
-folds of LFW-style lists share no identity, so resampling folds is sound (and, with ten of them, cautious).
+Where nobody says who is who, as in a `.bin` verification set, pass the fold of each pair as both
+its identities: the folds of LFW-style lists share no identity, so resampling folds is sound (and,
+with ten of them, cautious).
 
-References: Bolle et al., Error analysis of pattern recognition systems: the subsets bootstrap (CVIU 2004); Owen, The
+References: Bolle et al., Error analysis of pattern recognition systems: the subsets bootstrap (CVIU
+  2004); Owen, The
 pigeonhole bootstrap (Ann. Appl. Stat. 2007).
 """
 
@@ -87,16 +90,22 @@ def pair_replicates(
     Yields: int64 [P]. A draw that has lost all same or all different pairs is drawn again.
 
     Raises:
-      InputError: mismatched lengths, fewer than two identities, or a list in which most draws lose a kind.
+      InputError: mismatched lengths, fewer than two identities, or a list in which most draws lose
+        a kind.
     """
     same = check_same(same, len(first_identity))
     if np.shape(first_identity) != np.shape(second_identity):
         raise InputError(
-            f"second_identity: {len(second_identity)} for {len(first_identity)} pairs; give one an image of each pair"
+            f"second_identity: {len(second_identity)} for {len(first_identity)} pairs; give one an "
+            f"image of each pair"
         )
-    names, numbers = np.unique(np.concatenate([first_identity, second_identity]), return_inverse=True)
+    names, numbers = np.unique(
+        np.concatenate([first_identity, second_identity]), return_inverse=True
+    )
     if len(names) < 2:
-        raise InputError("first_identity, second_identity: one identity only; resampling needs at least two")
+        raise InputError(
+            "first_identity, second_identity: one identity only; resampling needs at least two"
+        )
     first, second = numbers[: len(same)], numbers[len(same) :]
     within = first == second
     rng = np.random.default_rng(resampling.seed)
@@ -107,7 +116,10 @@ def pair_replicates(
             if weights[same].any() and weights[~same].any():
                 break
         else:
-            raise InputError(f"same: {len(names)} identities are too few to resample; most draws lose a kind of pair")
+            raise InputError(
+                f"same: {len(names)} identities are too few to resample; most draws lose a kind of "
+                f"pair"
+            )
         yield weights
 
 
@@ -149,18 +161,22 @@ def verification_intervals(
 ) -> dict[str, Interval]:
     """An interval for every figure of `verify_similarities`, by the names of its `numbers()`.
 
-    Deviations over folds and numbers of pairs describe the list itself: resampling people inflates the first and
-    blurs the second, so these come without an interval.
+    Deviations over folds and numbers of pairs describe the list itself: resampling people inflates
+    the first and blurs the second, so these come without an interval.
     """
     intervals = bootstrap_pairs(
-        lambda weights: verify_similarities(similarities, same, folds=folds, fars=fars, weights=weights).numbers(),
+        lambda weights: verify_similarities(
+            similarities, same, folds=folds, fars=fars, weights=weights
+        ).numbers(),
         same,
         first_identity,
         second_identity,
         resampling=resampling,
     )
     return {
-        name: dataclasses.replace(one, low=one.estimate, high=one.estimate) if name in _OF_THE_LIST else one
+        name: dataclasses.replace(one, low=one.estimate, high=one.estimate)
+        if name in _OF_THE_LIST
+        else one
         for name, one in intervals.items()
     }
 
@@ -174,13 +190,18 @@ def roc_intervals(
     fars: Sequence[float] = (1e-4, 1e-3, 1e-2),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
-    """Intervals of TAR at each FAR, EER and AUC of a list without folds, such as all pairs or templates.
+    """Intervals of TAR at each FAR, EER and AUC of a list without folds, such as all pairs or
+    templates.
 
-    The pairs are sorted once; a replicate only sums weights. So millions of pairs take about as long
-    for a replicate as for two passes over them.
+    The pairs are sorted once; a replicate only sums weights. So millions of pairs take about as
+    long for a replicate as for two passes over them.
     """
     return bootstrap_pairs(
-        roc_statistics(scores, same, fars), same, first_identity, second_identity, resampling=resampling
+        roc_statistics(scores, same, fars),
+        same,
+        first_identity,
+        second_identity,
+        resampling=resampling,
     )
 
 
@@ -212,7 +233,8 @@ def identification_intervals(
     fpirs: Sequence[float] = (0.01, 0.1),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
-    """Intervals of the figures of `identify`: the people of the probes are resampled, the gallery stays.
+    """Intervals of the figures of `identify`: the people of the probes are resampled, the gallery
+    stays.
 
     Known and unknown people are resampled apart, so that each replicate has both.
 
@@ -223,7 +245,9 @@ def identification_intervals(
       fpirs: as for `identify`.
       resampling: how many replicates, which confidence, which seed.
     """
-    return mean_identification_intervals([search], probe_labels, ranks=ranks, fpirs=fpirs, resampling=resampling)
+    return mean_identification_intervals(
+        [search], probe_labels, ranks=ranks, fpirs=fpirs, resampling=resampling
+    )
 
 
 def mean_identification_intervals(
@@ -234,10 +258,12 @@ def mean_identification_intervals(
     fpirs: Sequence[float] = (0.01, 0.1),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
-    """Intervals of `mean_of_galleries`: one set of probes searched in several galleries, such as IJB's G1 and G2.
+    """Intervals of `mean_of_galleries`: one set of probes searched in several galleries, such as
+    IJB's G1 and G2.
 
-    A replicate draws the people once for all galleries. Those enrolled in the same galleries are resampled together
-    and apart from all others, so that each replicate has known and unknown people in every gallery.
+    A replicate draws the people once for all galleries. Those enrolled in the same galleries are
+    resampled together and apart from all others, so that each replicate has known and unknown
+    people in every gallery.
 
     Args:
       searches: from `search_gallery`, one a gallery, all of the same probes in the same order.
@@ -251,13 +277,18 @@ def mean_identification_intervals(
         raise InputError("searches: none given; give one per gallery")
     for search in searches:
         if probe_labels.shape != search.rank.shape:
-            raise InputError(f"probe_labels: shape {probe_labels.shape} for {len(search.rank)} probes; give one each")
+            raise InputError(
+                f"probe_labels: shape {probe_labels.shape} for {len(search.rank)} probes; give one "
+                f"each"
+            )
     unknown = np.stack([~search.enrolled for search in searches], axis=1)
     _, kinds = np.unique(unknown, axis=0, return_inverse=True)
     strata = []
     for kind in range(kinds.max() + 1):
         probes = np.flatnonzero(kinds.ravel() == kind)
-        _, numbers, counts = np.unique(probe_labels[probes], return_inverse=True, return_counts=True)
+        _, numbers, counts = np.unique(
+            probe_labels[probes], return_inverse=True, return_counts=True
+        )
         strata.append(np.split(probes[np.argsort(numbers, kind="stable")], np.cumsum(counts)[:-1]))
     rng = np.random.default_rng(resampling.seed)
 
@@ -269,20 +300,27 @@ def mean_identification_intervals(
         return mean_of_galleries(results).numbers()
 
     def draw() -> np.ndarray:
-        people = [stratum[i] for stratum in strata for i in rng.integers(len(stratum), size=len(stratum))]
+        people = [
+            stratum[i] for stratum in strata for i in rng.integers(len(stratum), size=len(stratum))
+        ]
         return np.concatenate(people)
 
     replicates = [statistics(draw()) for _ in range(resampling.num_replicates)]
-    return percentile_intervals(statistics(np.arange(len(probe_labels))), replicates, resampling.confidence)
+    return percentile_intervals(
+        statistics(np.arange(len(probe_labels))), replicates, resampling.confidence
+    )
 
 
-def angle_intervals(angles: Mapping[str, ClassAngles], *, resampling: Resampling = RESAMPLING) -> dict[str, Interval]:
-    """Intervals of the mean angles of Table 3: the classes are resampled, each with the angle that it has on the data.
+def angle_intervals(
+    angles: Mapping[str, ClassAngles], *, resampling: Resampling = RESAMPLING
+) -> dict[str, Interval]:
+    """Intervals of the mean angles of Table 3: the classes are resampled, each with the angle that
+    it has on the data.
 
-    So the nearest other centre of a class (Inter, W-Inter) is sought among all classes and stays, like the gallery of
-    a search. Sought among the classes drawn, of which a third are missing, it would be farther away in every
-    replicate, and the interval would lie above the figure. For that the intervals do not say how the nearest centre
-    changes with who else is in the set.
+    So the nearest other centre of a class (Inter, W-Inter) is sought among all classes and stays,
+    like the gallery of a search. Sought among the classes drawn, of which a third are missing, it
+    would be farther away in every replicate, and the interval would lie above the figure. For that
+    the intervals do not say how the nearest centre changes with who else is in the set.
 
     Args:
       angles: from `angles.class_angles`; figures of equally many classes are resampled alike.
@@ -295,26 +333,40 @@ def angle_intervals(angles: Mapping[str, ClassAngles], *, resampling: Resampling
     for name, of_classes in angles.items():
         num_classes = len(of_classes.degrees)
         if num_classes < 2:
-            raise InputError(f"{name}: the angle of {num_classes} class; resampling needs at least two")
+            raise InputError(
+                f"{name}: the angle of {num_classes} class; resampling needs at least two"
+            )
         rng = np.random.default_rng(resampling.seed)
         replicates = [
-            {name: of_classes.mean(np.bincount(rng.integers(num_classes, size=num_classes), minlength=num_classes))}
+            {
+                name: of_classes.mean(
+                    np.bincount(rng.integers(num_classes, size=num_classes), minlength=num_classes)
+                )
+            }
             for _ in range(resampling.num_replicates)
         ]
-        intervals |= percentile_intervals({name: of_classes.mean()}, replicates, resampling.confidence)
+        intervals |= percentile_intervals(
+            {name: of_classes.mean()}, replicates, resampling.confidence
+        )
     return intervals
 
 
-def percentile_intervals(estimate: Numbers, replicates: Sequence[Numbers], confidence: float) -> dict[str, Interval]:
+def percentile_intervals(
+    estimate: Numbers, replicates: Sequence[Numbers], confidence: float
+) -> dict[str, Interval]:
     """Percentile intervals; the ends are replicates themselves, never values in between."""
     if not 0 < confidence < 1 or not replicates:
-        raise InputError(f"confidence: {confidence} with {len(replicates)} replicates; give e.g. 0.95 and 1000")
+        raise InputError(
+            f"confidence: {confidence} with {len(replicates)} replicates; give e.g. 0.95 and 1000"
+        )
     tail = (1 - confidence) / 2
     intervals = {}
     for name, value in estimate.items():
         values = defined_values(replicates, name)
         low = float(np.quantile(values, tail, method="lower"))
-        intervals[name] = Interval(value, low, float(np.quantile(values, 1 - tail, method="higher")))
+        intervals[name] = Interval(
+            value, low, float(np.quantile(values, 1 - tail, method="higher"))
+        )
     return intervals
 
 
@@ -323,5 +375,7 @@ def defined_values(replicates: Sequence[Numbers], name: str) -> np.ndarray:
     values = np.array([replicate[name] for replicate in replicates])
     values = values[~np.isnan(values)]
     if len(values) == 0:
-        raise InputError(f"{name}: undefined in all {len(replicates)} replicates; more identities are needed")
+        raise InputError(
+            f"{name}: undefined in all {len(replicates)} replicates; more identities are needed"
+        )
     return values

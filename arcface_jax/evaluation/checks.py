@@ -1,17 +1,23 @@
-"""Checks that every protocol makes on its arrays: one clear line with the position of the first fault."""
+"""Checks that every protocol makes on its arrays: one clear line with the position of the first
+fault.
+"""
 
 import numpy as np
 
 from arcface_jax.errors import InputError
 
-UNIT_NORM_TOLERANCE = 1e-2  # bfloat16 rows that were normalised pass; a forgotten normalisation does not
+UNIT_NORM_TOLERANCE = (
+    1e-2  # bfloat16 rows that were normalised pass; a forgotten normalisation does not
+)
 
 
 def check_scores(scores: np.ndarray, name: str = "scores") -> np.ndarray:
     """Returns `scores` as a floating vector; refuses NaN, ∞, other ranks and emptiness."""
     scores = np.asarray(scores)
     if scores.ndim != 1 or scores.size == 0:
-        raise InputError(f"{name}: shape {scores.shape}; give a non-empty vector with one score per pair")
+        raise InputError(
+            f"{name}: shape {scores.shape}; give a non-empty vector with one score per pair"
+        )
     if not np.issubdtype(scores.dtype, np.floating):
         if not (np.issubdtype(scores.dtype, np.integer) or scores.dtype == bool):
             raise InputError(f"{name}: dtype {scores.dtype}; give real numbers")
@@ -21,7 +27,10 @@ def check_scores(scores: np.ndarray, name: str = "scores") -> np.ndarray:
     invalid = ~np.isfinite(scores)
     if invalid.any():
         position = int(np.argmax(invalid))
-        raise InputError(f"{name}: element {position} of {len(scores)} is {scores[position]}; remove or repair it")
+        raise InputError(
+            f"{name}: element {position} of {len(scores)} is {scores[position]}; remove or repair "
+            f"it"
+        )
     return scores
 
 
@@ -29,12 +38,16 @@ def check_same(same: np.ndarray, length: int, name: str = "same") -> np.ndarray:
     """Returns `same` as bool [length]; 0 and 1 pass as False and True."""
     same = np.asarray(same)
     if same.shape != (length,):
-        raise InputError(f"{name}: shape {same.shape}, but there are {length} scores; give one flag per pair")
+        raise InputError(
+            f"{name}: shape {same.shape}, but there are {length} scores; give one flag per pair"
+        )
     if same.dtype != bool:
         invalid = (same != 0) & (same != 1)
         if invalid.any():
             position = int(np.argmax(invalid))
-            raise InputError(f"{name}: element {position} is {same[position]}; give booleans (or 0 and 1)")
+            raise InputError(
+                f"{name}: element {position} is {same[position]}; give booleans (or 0 and 1)"
+            )
     return same.astype(bool)
 
 
@@ -42,11 +55,16 @@ def check_weights(weights: np.ndarray, length: int, name: str = "weights") -> np
     """Returns `weights` [length]; refuses negative, infinite and NaN ones."""
     weights = np.asarray(weights)
     if weights.shape != (length,):
-        raise InputError(f"{name}: shape {weights.shape}, but there are {length} scores; give one weight per pair")
+        raise InputError(
+            f"{name}: shape {weights.shape}, but there are {length} scores; give one weight per "
+            f"pair"
+        )
     invalid = ~(np.isfinite(weights) & (weights >= 0))
     if invalid.any():
         position = int(np.argmax(invalid))
-        raise InputError(f"{name}: element {position} is {weights[position]}; give finite weights ≥ 0")
+        raise InputError(
+            f"{name}: element {position} is {weights[position]}; give finite weights ≥ 0"
+        )
     return weights
 
 
@@ -54,18 +72,27 @@ def check_indices(indices: np.ndarray, size: int, name: str) -> np.ndarray:
     """Returns `indices` as an integer vector within 0 … size − 1."""
     indices = np.asarray(indices)
     if indices.ndim != 1 or not (np.issubdtype(indices.dtype, np.integer) or indices.size == 0):
-        raise InputError(f"{name}: shape {indices.shape}, dtype {indices.dtype}; give a vector of integers")
+        raise InputError(
+            f"{name}: shape {indices.shape}, dtype {indices.dtype}; give a vector of integers"
+        )
     invalid = (indices < 0) | (indices >= size)
     if invalid.any():
         position = int(np.argmax(invalid))
-        raise InputError(f"{name}: element {position} is {indices[position]}, outside 0 … {size - 1}")
+        raise InputError(
+            f"{name}: element {position} is {indices[position]}, outside 0 … {size - 1}"
+        )
     return indices.astype(np.int64)
 
 
 def check_embeddings(
-    embeddings: np.ndarray, name: str = "embeddings", *, unit: bool = True, rows: np.ndarray | None = None
+    embeddings: np.ndarray,
+    name: str = "embeddings",
+    *,
+    unit: bool = True,
+    rows: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns `embeddings` [N, D] in float32 (or float64, if they are); refuses what no protocol can use.
+    """Returns `embeddings` [N, D] in float32 (or float64, if they are); refuses what no protocol
+    can use.
 
     Args:
       embeddings: [N, D].
@@ -86,11 +113,16 @@ def check_embeddings(
     numbers = range(len(embeddings)) if rows is None else rows
     invalid = ~np.isfinite(squared)
     if invalid.any():
-        raise InputError(f"{name}: row {numbers[np.argmax(invalid)]} holds NaN or infinity; remove or repair it")
+        raise InputError(
+            f"{name}: row {numbers[np.argmax(invalid)]} holds NaN or infinity; remove or repair it"
+        )
     if unit:
         norms = np.sqrt(squared)
         invalid = np.abs(norms - 1.0) > UNIT_NORM_TOLERANCE
         if invalid.any():
             row = int(np.argmax(invalid))
-            raise InputError(f"{name}: row {numbers[row]} has norm {norms[row]:.4g}, not 1; normalise the rows first")
+            raise InputError(
+                f"{name}: row {numbers[row]} has norm {norms[row]:.4g}, not 1; normalise the rows "
+                f"first"
+            )
     return embeddings

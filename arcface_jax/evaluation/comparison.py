@@ -26,7 +26,8 @@ class Comparison:
       difference: second − first.
       low: lower end of the difference's interval.
       high: upper end.
-      p_value: two-sided; how often resampling alone would give a difference of the other sign, twice.
+      p_value: two-sided; how often resampling alone would give a difference of the other sign,
+        twice.
       verdict: "significant" if the interval leaves out zero, else "noise".
     """
 
@@ -48,7 +49,8 @@ def compare_pairs(
 ) -> dict[str, Comparison]:
     """A paired test of two models on one list of pairs: both see the same replicates.
 
-    What is hard for both models cancels in the difference, so that it is known much better than either figure.
+    What is hard for both models cancels in the difference, so that it is known much better than
+    either figure.
 
     Args:
       first_statistics: weights [P] (None: each pair once) → named figures, of the first model.
@@ -64,15 +66,22 @@ def compare_pairs(
         return {name: second[name] - first[name] for name in first}
 
     replicates = [
-        difference(weights) for weights in pair_replicates(same, first_identity, second_identity, resampling=resampling)
+        difference(weights)
+        for weights in pair_replicates(same, first_identity, second_identity, resampling=resampling)
     ]
     comparisons = {}
-    for name, interval in percentile_intervals(difference(None), replicates, resampling.confidence).items():
+    for name, interval in percentile_intervals(
+        difference(None), replicates, resampling.confidence
+    ).items():
         values = defined_values(replicates, name)
         tail = min(np.count_nonzero(values <= 0), np.count_nonzero(values >= 0))
         verdict = "significant" if interval.low > 0 or interval.high < 0 else "noise"
         comparisons[name] = Comparison(
-            interval.estimate, interval.low, interval.high, min(1.0, 2 * (tail + 1) / (len(values) + 1)), verdict
+            interval.estimate,
+            interval.low,
+            interval.high,
+            min(1.0, 2 * (tail + 1) / (len(values) + 1)),
+            verdict,
         )
     return comparisons
 
@@ -87,7 +96,9 @@ def compare_roc(
     fars: Sequence[float] = (1e-4, 1e-3, 1e-2),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Comparison]:
-    """`compare_pairs` for the figures of `roc_intervals`, from two models' scores [P] of a list without folds."""
+    """`compare_pairs` for the figures of `roc_intervals`, from two models' scores [P] of a list
+    without folds.
+    """
     return compare_pairs(
         roc_statistics(first_scores, same, fars),
         roc_statistics(second_scores, same, fars),
@@ -109,7 +120,9 @@ def compare_similarities(
     fars: Sequence[float] = (1e-2, 1e-3),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Comparison]:
-    """`compare_pairs` for every figure of `verify_similarities`, from two models' similarities [P]."""
+    """`compare_pairs` for every figure of `verify_similarities`, from two models' similarities
+    [P].
+    """
 
     def statistics(similarities: np.ndarray) -> Statistics:
         return lambda weights: verify_similarities(

@@ -47,9 +47,10 @@ def distractor_identification(
 ) -> DistractorResult:
     """MegaFace's identification protocol (challenge 1).
 
-    A trial takes an ordered pair of images of one person: the first is the probe, the second is put into a
-    gallery of distractors. Its rank is 1 + the number of distractors that score at least as high (a tie,
-    within `TIE`, counts against it). Size n means the first n distractors: permute them beforehand for a random subset.
+    A trial takes an ordered pair of images of one person: the first is the probe, the second is put
+    into a gallery of distractors. Its rank is 1 + the number of distractors that score at least as
+    high (a tie, within `TIE`, counts against it). Size n means the first n distractors: permute
+    them beforehand for a random subset.
 
     Args:
       probes: [P, D], unit rows.
@@ -64,19 +65,30 @@ def distractor_identification(
     probes = check_embeddings(probes, "probes")
     kept_sizes = [size for size in sizes if size <= len(distractors)]
     if not kept_sizes or list(kept_sizes) != sorted(set(kept_sizes)) or kept_sizes[0] < 1:
-        raise InputError(f"sizes: {tuple(sizes)} of {len(distractors)} distractors; give ascending numbers within them")
+        raise InputError(
+            f"sizes: {tuple(sizes)} of {len(distractors)} distractors; give ascending numbers "
+            f"within them"
+        )
     if len(probe_labels) != len(probes):
-        raise InputError(f"probe_labels: {len(probe_labels)} labels of {len(probes)} probes; give one each")
+        raise InputError(
+            f"probe_labels: {len(probe_labels)} labels of {len(probes)} probes; give one each"
+        )
     first, second = same_pairs(np.asarray(probe_labels))
     if len(first) == 0:
-        raise InputError("probe_labels: no person has two images, so there is no mate to hide; add images")
+        raise InputError(
+            "probe_labels: no person has two images, so there is no mate to hide; add images"
+        )
     mate = np.tile(score_pairs(probes, probes, first, second), 2) - TIE
     probe = np.concatenate([first, second])
     best = np.full((len(probes), max_rank), -np.inf, np.float32)  # highest distractor scores so far
     cmc = []
     for start, stop in zip([0, *kept_sizes[:-1]], kept_sizes, strict=True):
-        found = search_candidates(distractors[start:stop], probes, min(max_rank, stop - start), devices=devices).scores
+        found = search_candidates(
+            distractors[start:stop], probes, min(max_rank, stop - start), devices=devices
+        ).scores
         best = -np.sort(-np.concatenate([best, found], axis=1), axis=1)[:, :max_rank]
-        rank = 1 + (best[probe] >= mate[:, None]).sum(axis=1)  # beyond max_rank it is only known to be beyond
+        rank = 1 + (best[probe] >= mate[:, None]).sum(
+            axis=1
+        )  # beyond max_rank it is only known to be beyond
         cmc.append((rank[:, None] <= np.arange(1, max_rank + 1)).mean(axis=0))
     return DistractorResult(np.array(kept_sizes), np.array(cmc), len(mate))

@@ -10,7 +10,9 @@ from arcface_jax.logits import normalise_rows
 _normalise = jax.jit(normalise_rows)
 
 
-def unit_embeddings(embeddings: np.ndarray, name: str = "embeddings", *, rows: np.ndarray | None = None) -> np.ndarray:
+def unit_embeddings(
+    embeddings: np.ndarray, name: str = "embeddings", *, rows: np.ndarray | None = None
+) -> np.ndarray:
     """x/‖x‖ of each row, float32; refuses rows that have no direction.
 
     Args:
@@ -26,6 +28,8 @@ def unit_embeddings(embeddings: np.ndarray, name: str = "embeddings", *, rows: n
     if not largest.all():
         numbers = range(len(embeddings)) if rows is None else rows
         row = numbers[int(np.argmin(largest))]
-        raise InputError(f"{name}: row {row} is zero and has no direction; the network failed on it")
+        raise InputError(
+            f"{name}: row {row} is zero and has no direction; the network failed on it"
+        )
     # Scaled first, so that the square of a tiny row's norm is still a number.
     return np.array(_normalise((embeddings / largest).astype(np.float32)))

@@ -47,21 +47,29 @@ class FoldRates:
 
 
 def fold_numbers(num_pairs: int, num_folds: int = 10) -> np.ndarray:
-    """int [P]: the fold of each pair; contiguous, not shuffled, the first num_pairs % num_folds one larger."""
+    """int [P]: the fold of each pair; contiguous, not shuffled, the first num_pairs % num_folds
+    one larger.
+    """
     if not 2 <= num_folds <= num_pairs:
-        raise InputError(f"num_folds: {num_folds} folds of {num_pairs} pairs; give from 2 folds to one per pair")
+        raise InputError(
+            f"num_folds: {num_folds} folds of {num_pairs} pairs; give from 2 folds to one per pair"
+        )
     sizes = np.full(num_folds, num_pairs // num_folds)
     sizes[: num_pairs % num_folds] += 1
     return np.repeat(np.arange(num_folds), sizes)
 
 
 def threshold_between(upper: np.floating, lower: np.floating) -> float:
-    """A threshold t with lower < t ≤ upper: the middle, as far as the scores' number format has one."""
+    """A threshold t with lower < t ≤ upper: the middle, as far as the scores' number format has
+    one.
+    """
     middle = lower / 2 + upper / 2
     return float(middle if lower < middle <= upper else upper)
 
 
-def best_threshold(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
+def best_threshold(
+    scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[float, float]:
     """The threshold with the highest accuracy on these pairs, and that accuracy.
 
     A threshold lies midway between two neighbouring distinct scores; of equally
@@ -75,15 +83,23 @@ def best_threshold(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | N
     """
     scores = check_scores(scores)
     same = check_same(same, len(scores))
-    weights = np.ones(len(scores), np.int64) if weights is None else check_weights(weights, len(scores))
+    weights = (
+        np.ones(len(scores), np.int64) if weights is None else check_weights(weights, len(scores))
+    )
     order = np.argsort(-scores)
-    return _best_of_sorted(scores[order], np.where(same, weights, -weights)[order], float(weights.sum()))
+    return _best_of_sorted(
+        scores[order], np.where(same, weights, -weights)[order], float(weights.sum())
+    )
 
 
 def _best_of_sorted(scores: np.ndarray, signed: np.ndarray, total: float) -> tuple[float, float]:
-    """`best_threshold` of descending scores; `signed` is the weight, negative for different pairs."""
+    """`best_threshold` of descending scores; `signed` is the weight, negative for different
+    pairs.
+    """
     ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-    gain = np.concatenate([[0], np.cumsum(signed)[ends]])  # correct(k) − #different, for k accepted runs of scores
+    gain = np.concatenate(
+        [[0], np.cumsum(signed)[ends]]
+    )  # correct(k) − #different, for k accepted runs of scores
     best = int(np.argmax(gain))
     num_different = -float(signed[signed < 0].sum())
     accuracy = (num_different + float(gain[best])) / total if total else 0.0
@@ -96,7 +112,10 @@ def _best_of_sorted(scores: np.ndarray, signed: np.ndarray, total: float) -> tup
 
 
 def ten_fold_accuracy(
-    similarities: np.ndarray, same: np.ndarray, num_folds: int = 10, weights: np.ndarray | None = None
+    similarities: np.ndarray,
+    same: np.ndarray,
+    num_folds: int = 10,
+    weights: np.ndarray | None = None,
 ) -> FoldAccuracy:
     """LFW's accuracy: the best threshold of the other folds, applied to each fold.
 
@@ -116,7 +135,11 @@ def ten_fold_accuracy(
     weights = np.ones(len(same), np.int64) if weights is None else check_weights(weights, len(same))
     folds = fold_numbers(len(same), num_folds)
     order = np.argsort(-similarities)
-    ordered, signed, ordered_folds = similarities[order], np.where(same, weights, -weights)[order], folds[order]
+    ordered, signed, ordered_folds = (
+        similarities[order],
+        np.where(same, weights, -weights)[order],
+        folds[order],
+    )
     per_fold, thresholds = np.zeros(num_folds), np.zeros(num_folds)
     for fold in range(num_folds):
         held_out = folds == fold
@@ -129,7 +152,9 @@ def ten_fold_accuracy(
         correct = (similarities[held_out] >= thresholds[fold]) == same[held_out]
         per_fold[fold] = np.average(correct, weights=weights[held_out])
     kept = ~np.isnan(per_fold)
-    return FoldAccuracy(float(per_fold[kept].mean()), float(per_fold[kept].std()), per_fold, thresholds)
+    return FoldAccuracy(
+        float(per_fold[kept].mean()), float(per_fold[kept].std()), per_fold, thresholds
+    )
 
 
 def val_at_far(
@@ -167,12 +192,16 @@ def val_at_far(
     rates, thresholds = np.full((num_folds, 2), np.nan), np.zeros(num_folds)
     for fold in range(num_folds):
         accepted_weight = np.cumsum(np.where(impostor_folds != fold, impostor_weights, 0))
-        allowed = np.floor(far * accepted_weight[-1] * (1 + 1e-12))  # .1 × 30 is 3, also in floating point
+        allowed = np.floor(
+            far * accepted_weight[-1] * (1 + 1e-12)
+        )  # .1 × 30 is 3, also in floating point
         first_rejected = int(np.searchsorted(accepted_weight, allowed, side="right"))
         kinds = [weights * ((folds == fold) & kind) for kind in (same, ~same)]
         if first_rejected == len(impostors) or not all(kind.any() for kind in kinds):
             continue
-        thresholds[fold] = np.nextafter(impostors[first_rejected], np.asarray(np.inf, impostors.dtype))
+        thresholds[fold] = np.nextafter(
+            impostors[first_rejected], np.asarray(np.inf, impostors.dtype)
+        )
         rates[fold] = [np.average(similarities >= thresholds[fold], weights=kind) for kind in kinds]
     kept = ~np.isnan(rates).any(axis=1)
     if not kept.any():  # only weights can do that

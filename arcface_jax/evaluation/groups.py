@@ -38,7 +38,8 @@ def verify_by_group(
     folds: int = 10,
     fars: Sequence[float] = (1e-2, 1e-3),
 ) -> dict[str, VerificationResult]:
-    """RFW's protocol: each group's pairs, in their order, scored by the ten folds with thresholds of their own.
+    """RFW's protocol: each group's pairs, in their order, scored by the ten folds with thresholds
+    of their own.
 
     Args:
       similarities: [P].
@@ -55,7 +56,9 @@ def verify_by_group(
     same = check_same(same, len(similarities))
     groups = _check_groups(groups, len(similarities))
     return {
-        str(name): verify_similarities(similarities[groups == name], same[groups == name], folds=folds, fars=fars)
+        str(name): verify_similarities(
+            similarities[groups == name], same[groups == name], folds=folds, fars=fars
+        )
         for name in np.unique(groups)
         if name != MIXED
     }
@@ -113,13 +116,18 @@ def group_rates(
     accepted = scores >= threshold
     wrong = np.where(same, ~accepted, accepted)
     names, numbers = np.unique(groups, return_inverse=True)
-    cells, num_cells = 2 * numbers + same, 2 * len(names)  # one cell for each group and kind of pair
+    cells, num_cells = (
+        2 * numbers + same,
+        2 * len(names),
+    )  # one cell for each group and kind of pair
     present = np.bincount(cells, minlength=num_cells).reshape(-1, 2) > 0
     kinds = ("far", "frr")
 
     def statistics(weights: np.ndarray | None) -> dict[str, float]:
         total = np.bincount(cells, weights, minlength=num_cells).reshape(-1, 2)
-        errors = np.bincount(cells, wrong if weights is None else wrong * weights, minlength=num_cells).reshape(-1, 2)
+        errors = np.bincount(
+            cells, wrong if weights is None else wrong * weights, minlength=num_cells
+        ).reshape(-1, 2)
         rates = np.divide(
             errors, total, out=np.full(total.shape, np.nan), where=total > 0
         )  # nan: lost in this replicate

@@ -26,7 +26,9 @@ def cumulative_match(search: Search, max_rank: int = 20) -> np.ndarray:
         raise InputError(f"max_rank: {max_rank}; give at least 1")
     ranks = search.rank[search.enrolled]
     if len(ranks) == 0:
-        raise InputError("search: no probe has a mate in the gallery, so ranks mean nothing; check the labels")
+        raise InputError(
+            "search: no probe has a mate in the gallery, so ranks mean nothing; check the labels"
+        )
     counts = np.bincount(np.minimum(ranks, max_rank + 1), minlength=max_rank + 2)
     return np.cumsum(counts[1 : max_rank + 1]) / len(ranks)
 
@@ -45,9 +47,14 @@ def open_set_roc(search: Search, max_rank: int = 1) -> Roc:
     unknown, enrolled = ~search.enrolled, search.enrolled
     if not unknown.any() or not enrolled.any():
         kind = "unknown" if not unknown.any() else "enrolled"
-        raise InputError(f"search: no probe is of an {kind} person, so TPIR at FPIR is undefined; add such probes")
+        raise InputError(
+            f"search: no probe is of an {kind} person, so TPIR at FPIR is undefined; add such "
+            f"probes"
+        )
     found = enrolled & (search.rank <= max_rank)
-    return roc_from_kinds(search.mate[found], search.impostor[unknown], num_same=int(enrolled.sum()))
+    return roc_from_kinds(
+        search.mate[found], search.impostor[unknown], num_same=int(enrolled.sum())
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +94,24 @@ def identify(
     if num_unknown:
         roc = open_set_roc(search)
         tpir = {fpir: tar_at_far(roc, fpir, rule) for fpir in fpirs}
-    return IdentificationResult({k: float(curve[k - 1]) for k in ranks}, tpir, int(search.enrolled.sum()), num_unknown)
+    return IdentificationResult(
+        {k: float(curve[k - 1]) for k in ranks}, tpir, int(search.enrolled.sum()), num_unknown
+    )
 
 
 def mean_of_galleries(results: Sequence[IdentificationResult]) -> IdentificationResult:
-    """IJB's 1:N figure: the mean of each rate over the galleries G1 and G2; the probe counts add up."""
+    """IJB's 1:N figure: the mean of each rate over the galleries G1 and G2; the probe counts
+    add up.
+    """
     if not results:
         raise InputError("results: none given; give one per gallery")
     first = results[0]
-    if any(r.rank.keys() != first.rank.keys() or r.tpir.keys() != first.tpir.keys() for r in results):
-        raise InputError("results: they hold different ranks or FPIRs; compute each gallery with the same ones")
+    if any(
+        r.rank.keys() != first.rank.keys() or r.tpir.keys() != first.tpir.keys() for r in results
+    ):
+        raise InputError(
+            "results: they hold different ranks or FPIRs; compute each gallery with the same ones"
+        )
     return IdentificationResult(
         {k: float(np.mean([r.rank[k] for r in results])) for k in first.rank},
         {fpir: float(np.mean([r.tpir[fpir] for r in results])) for fpir in first.tpir},
@@ -114,9 +129,10 @@ def published_tpir(
 ) -> dict[float, float]:
     """TPIR at FPIR as the published IJB script counts it, for comparing with old tables.
 
-    Its quirks: every probe is enrolled and has one mate; the threshold is the ⌈x·P⌉-th highest of *all* P(G − 1)
-    non-mate scores, so that one probe can use up several false positives; a mate must exceed it strictly; its rank
-    does not matter. The default, `open_set_roc`, counts searches of unknown people, each once.
+    Its quirks: every probe is enrolled and has one mate; the threshold is the ⌈x·P⌉-th highest of
+    *all* P(G − 1) non-mate scores, so that one probe can use up several false positives; a mate
+    must exceed it strictly; its rank does not matter. The default, `open_set_roc`, counts searches
+    of unknown people, each once.
 
     Raises:
       InputError: a probe has no mate or several; the message gives the probe.
@@ -127,7 +143,9 @@ def published_tpir(
     mate = np.zeros(len(probes), np.float32)
     allowed = {fpir: math.ceil(fpir * len(probes)) for fpir in fpirs}
     if min(allowed.values()) < 1 or max(allowed.values()) > len(probes) * (len(gallery) - 1):
-        raise InputError(f"fpirs: {tuple(fpirs)}; give rates above 0 that the number of scores can show")
+        raise InputError(
+            f"fpirs: {tuple(fpirs)}; give rates above 0 that the number of scores can show"
+        )
     others = HighestScores(max(allowed.values()))
     for row, column, tile in score_tiles(probes, gallery):
         rows, columns = slice(row, row + tile.shape[0]), slice(column, column + tile.shape[1])
@@ -137,6 +155,9 @@ def published_tpir(
         others.add(tile[~mates])
     if (mate_count != 1).any():
         probe = int(np.argmax(mate_count != 1))
-        raise InputError(f"probe_labels: probe {probe} has {mate_count[probe]} mates; this rule needs exactly one")
+        raise InputError(
+            f"probe_labels: probe {probe} has {mate_count[probe]} mates; this rule needs exactly "
+            f"one"
+        )
     highest = np.sort(others.values())[::-1]
     return {fpir: float(np.mean(mate > highest[count - 1])) for fpir, count in allowed.items()}

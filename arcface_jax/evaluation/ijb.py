@@ -1,8 +1,9 @@
 """Readers of the metadata files of IJB-B and IJB-C: plain text, checked line by line.
 
 Two families are in use. NIST's protocol files are CSV with named columns (`ijbc_1N_gallery_G1.csv`,
-`ijbc_1N_probe_mixed.csv`, `ijbc_11_G1_G2_matches.csv`). The ones that come with aligned crops are lists with spaces
-(`ijbc_face_tid_mid.txt`, `ijbc_template_pair_label.txt`, `ijbc_name_5pts_score.txt`).
+`ijbc_1N_probe_mixed.csv`, `ijbc_11_G1_G2_matches.csv`). The ones that come with aligned crops are
+lists with spaces (`ijbc_face_tid_mid.txt`, `ijbc_template_pair_label.txt`,
+`ijbc_name_5pts_score.txt`).
 """
 
 import csv
@@ -58,12 +59,16 @@ class TemplatePairs:
 
 
 def read_template_pairs(path: Path) -> TemplatePairs:
-    """`ijb?_template_pair_label.txt`: a line has template, template, and 1 for same or 0 for different."""
+    """`ijb?_template_pair_label.txt`: a line has template, template, and 1 for same or 0 for
+    different.
+    """
     table = _integer_table(path, " ", 3, "template, template, 0 or 1")
     wrong = (table[:, 2] != 0) & (table[:, 2] != 1)
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise InputError(f"{os.fspath(path)} pair {row + 1}: the label is {table[row, 2]}; 0 or 1 is due")
+        raise InputError(
+            f"{os.fspath(path)} pair {row + 1}: the label is {table[row, 2]}; 0 or 1 is due"
+        )
     return TemplatePairs(table[:, 0].copy(), table[:, 1].copy(), table[:, 2] == 1)
 
 
@@ -118,21 +123,33 @@ def read_template_subjects(path: Path) -> TemplateSubjects:
     _, header = next(rows, ("", []))
     columns = [name.strip().upper() for name in header]
     if "TEMPLATE_ID" not in columns or "SUBJECT_ID" not in columns:
-        raise InputError(f"{os.fspath(path)} line 1: the columns TEMPLATE_ID and SUBJECT_ID are due, got {header[:6]}")
+        raise InputError(
+            f"{os.fspath(path)} line 1: the columns TEMPLATE_ID and SUBJECT_ID are due, got "
+            f"{header[:6]}"
+        )
     template_column, subject_column = columns.index("TEMPLATE_ID"), columns.index("SUBJECT_ID")
     for where, row in rows:
         if len(row) <= max(template_column, subject_column):
             raise InputError(f"{where}: {len(row)} columns; the header names {len(columns)}")
-        template, subject = _integer(row[template_column], where), _integer(row[subject_column], where)
+        template, subject = (
+            _integer(row[template_column], where),
+            _integer(row[subject_column], where),
+        )
         if subject_of.setdefault(template, subject) != subject:
-            raise InputError(f"{where}: template {template} is of subject {subject} and of {subject_of[template]}")
+            raise InputError(
+                f"{where}: template {template} is of subject {subject} and of "
+                f"{subject_of[template]}"
+            )
     if not subject_of:
         raise InputError(f"{os.fspath(path)}: no templates in this file")
-    return TemplateSubjects(np.array(list(subject_of), np.int64), np.array(list(subject_of.values()), np.int64))
+    return TemplateSubjects(
+        np.array(list(subject_of), np.int64), np.array(list(subject_of.values()), np.int64)
+    )
 
 
 def read_template_matches(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """`ijb?_11_*_matches.csv`: a line has two templates to compare, with a comma. Who they are is in other files.
+    """`ijb?_11_*_matches.csv`: a line has two templates to compare, with a comma. Who they are is
+    in other files.
 
     Returns: (first, second), int64 [P].
     """
@@ -140,10 +157,14 @@ def read_template_matches(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return table[:, 0].copy(), table[:, 1].copy()
 
 
-def subjects_of_templates(first: np.ndarray, second: np.ndarray, same: np.ndarray, num_templates: int) -> np.ndarray:
-    """Who is who, as far as a list of pairs tells: templates joined by same pairs, directly or through others.
+def subjects_of_templates(
+    first: np.ndarray, second: np.ndarray, same: np.ndarray, num_templates: int
+) -> np.ndarray:
+    """Who is who, as far as a list of pairs tells: templates joined by same pairs, directly or
+    through others.
 
-    So the 1:1 list alone suffices to resample subjects. A template without a same pair is a subject of its own.
+    So the 1:1 list alone suffices to resample subjects. A template without a same pair is a subject
+    of its own.
 
     Args:
       first: int [P], rows of templates.
@@ -168,12 +189,16 @@ def subjects_of_templates(first: np.ndarray, second: np.ndarray, same: np.ndarra
 
 
 def _integer_table(path: Path, delimiter: str, columns: int, due: str) -> np.ndarray:
-    """int64 [rows, columns] of a large file; only if that fails is the file read again to find the line."""
+    """int64 [rows, columns] of a large file; only if that fails is the file read again to find
+    the line.
+    """
     try:
         separator = None if delimiter == " " else delimiter
         table = np.loadtxt(path, dtype=np.int64, delimiter=separator, comments=None, ndmin=2)
     except OSError as error:
-        raise InputError(f"{os.fspath(path)}: cannot read this file ({error.strerror or error})") from None
+        raise InputError(
+            f"{os.fspath(path)}: cannot read this file ({error.strerror or error})"
+        ) from None
     except ValueError:
         table = np.empty((0, 0), np.int64)
     if table.shape[1:] == (columns,):
@@ -184,7 +209,9 @@ def _integer_table(path: Path, delimiter: str, columns: int, due: str) -> np.nda
     raise InputError(f"{os.fspath(path)}: not a table of {due}")
 
 
-def _lines(path: Path, columns: int, due: str, delimiter: str = " ") -> Iterator[tuple[str, list[str]]]:
+def _lines(
+    path: Path, columns: int, due: str, delimiter: str = " "
+) -> Iterator[tuple[str, list[str]]]:
     """(place, words) of each line that is not blank."""
     name, empty = os.fspath(path), True
     try:

@@ -19,7 +19,8 @@ class RejectCurve:
 
     Attributes:
       fractions: [F], shares of images that were to be rejected.
-      rejected: [F], shares that were; smaller where images of equal quality stand at the cut, which all stay.
+      rejected: [F], shares that were; smaller where images of equal quality stand at the cut, which
+        all stay.
       frr: [F], false reject rate of the pairs left; nan where no same pair is left.
       far: [F], false accept rate of the pairs left; nan where no different pair is left.
       threshold: the score at or above which a pair is accepted, the same for all.
@@ -34,7 +35,9 @@ class RejectCurve:
     @property
     def area(self) -> float:
         """Mean FRR over the fractions (trapezoid rule): the lower, the better the quality score."""
-        return float(np.trapezoid(self.frr, self.fractions) / (self.fractions[-1] - self.fractions[0]))
+        return float(
+            np.trapezoid(self.frr, self.fractions) / (self.fractions[-1] - self.fractions[0])
+        )
 
 
 def error_versus_reject(
@@ -49,8 +52,9 @@ def error_versus_reject(
 ) -> RejectCurve:
     """FRR at a fixed threshold, against the share of lowest-quality images rejected.
 
-    The threshold is set once, on all pairs, by the conservative rule (FAR at most `far`). A pair is left out when
-    either image is rejected. With MagFace and AdaFace the norm of the embedding is the quality.
+    The threshold is set once, on all pairs, by the conservative rule (FAR at most `far`). A pair is
+    left out when either image is rejected. With MagFace and AdaFace the norm of the embedding is
+    the quality.
 
     Args:
       scores: [P], higher means more alike.
@@ -61,20 +65,26 @@ def error_versus_reject(
       far: false accept rate that sets the threshold.
       fractions: shares of images to reject, ascending, in [0, 1).
 
-    References: Grother & Tabassi, Performance of biometric quality measures (TPAMI 2007); Meng et al., MagFace
-      (arXiv:2103.06627), §4.4.
+    References: Grother & Tabassi, Performance of biometric quality measures (TPAMI 2007); Meng et
+      al., MagFace (arXiv:2103.06627), §4.4.
     """
     scores = check_scores(scores)
     same = check_same(same, len(scores))
     quality = check_scores(quality, "quality")
-    first, second = check_indices(first, len(quality), "first"), check_indices(second, len(quality), "second")
+    first, second = (
+        check_indices(first, len(quality), "first"),
+        check_indices(second, len(quality), "second"),
+    )
     if not len(first) == len(second) == len(scores):
         raise InputError(
-            f"first, second: {len(first)} and {len(second)} for {len(scores)} scores; give one each a pair"
+            f"first, second: {len(first)} and {len(second)} for {len(scores)} scores; give one "
+            f"each a pair"
         )
     wanted = np.asarray(fractions, np.float64)
     if len(wanted) < 2 or not (np.diff(wanted) > 0).all() or wanted[0] < 0 or wanted[-1] >= 1:
-        raise InputError(f"fractions: {tuple(fractions)}; give at least two ascending shares in [0, 1)")
+        raise InputError(
+            f"fractions: {tuple(fractions)}; give at least two ascending shares in [0, 1)"
+        )
     roc = roc_curve(scores, same)
     threshold = roc.thresholds[operating_point(roc, far, "at_most")]
     accepted = scores >= threshold
@@ -82,12 +92,16 @@ def error_versus_reject(
     pair_quality = np.minimum(quality[first], quality[second])
     rejected, frr, false_accept = [], [], []
     for fraction in wanted:
-        cut = ascending[int(fraction * len(quality) * (1 + 1e-12))]  # so many images, or fewer, lie below it
+        cut = ascending[
+            int(fraction * len(quality) * (1 + 1e-12))
+        ]  # so many images, or fewer, lie below it
         rejected.append(np.mean(quality < cut))
         kept = pair_quality >= cut
         frr.append(_share(~accepted, kept & same))
         false_accept.append(_share(accepted, kept & ~same))
-    return RejectCurve(wanted, np.array(rejected), np.array(frr), np.array(false_accept), float(threshold))
+    return RejectCurve(
+        wanted, np.array(rejected), np.array(frr), np.array(false_accept), float(threshold)
+    )
 
 
 def _share(condition: np.ndarray, among: np.ndarray) -> float:

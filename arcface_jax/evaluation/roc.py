@@ -76,7 +76,10 @@ def roc_curve(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None =
     num_same, num_different = true_accepts[-1], false_accepts[-1]
     if num_same == 0 or num_different == 0:
         kind = "same" if num_same == 0 else "different"
-        raise InputError(f"same: none of the {len(scores)} pairs is a {kind} pair, so there is no ROC; give both kinds")
+        raise InputError(
+            f"same: none of the {len(scores)} pairs is a {kind} pair, so there is no ROC; give "
+            f"both kinds"
+        )
     return Roc(thresholds, false_accepts, true_accepts, num_different.item(), num_same.item())
 
 
@@ -104,35 +107,51 @@ def roc_from_kinds(
     num_different = len(different_scores) if num_different is None else num_different
     if num_same < max(len(same_scores), 1) or num_different < max(len(different_scores), 1):
         raise InputError(
-            f"num_same, num_different: {num_same}, {num_different}, but {len(same_scores)} same and "
-            f"{len(different_scores)} different scores were given; give at least one pair of each kind"
+            f"num_same, num_different: {num_same}, {num_different}, but {len(same_scores)} same "
+            f"and "
+            f"{len(different_scores)} different scores were given; give at least one pair of each "
+            f"kind"
         )
     scores = check_scores(np.concatenate([same_scores, different_scores]))
-    thresholds, true_accepts, false_accepts = _count_accepts(scores, np.arange(len(scores)) < len(same_scores), None)
+    thresholds, true_accepts, false_accepts = _count_accepts(
+        scores, np.arange(len(scores)) < len(same_scores), None
+    )
     complete = num_different == len(different_scores)
     if not complete:
         known = thresholds > (np.min(different_scores) if len(different_scores) else np.inf)
         known[0] = True
-        thresholds, true_accepts, false_accepts = thresholds[known], true_accepts[known], false_accepts[known]
+        thresholds, true_accepts, false_accepts = (
+            thresholds[known],
+            true_accepts[known],
+            false_accepts[known],
+        )
     return Roc(thresholds, false_accepts, true_accepts, num_different, num_same, complete)
 
 
 def _count_accepts(
     scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thresholds, true accepts and false accepts of the full curve, by one sort (none if sorted already)."""
+    """Thresholds, true accepts and false accepts of the full curve, by one sort (none if sorted
+    already).
+    """
     if not (np.diff(scores) <= 0).all():
         order = np.argsort(-scores)
         scores, same = scores[order], same[order]
         weights = None if weights is None else weights[order]
-    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # the last of each run of equal scores
+    last = np.flatnonzero(
+        np.append(scores[1:] != scores[:-1], True)
+    )  # the last of each run of equal scores
     if weights is None:
         true_accepts, total = np.cumsum(same, dtype=np.int64)[last], last + 1
     else:
         true_accepts, total = np.cumsum(np.where(same, weights, 0))[last], np.cumsum(weights)[last]
     thresholds = np.concatenate([[np.inf], scores[last]]).astype(scores.dtype)
     start = np.zeros(1, total.dtype)
-    return thresholds, np.concatenate([start, true_accepts]), np.concatenate([start, total - true_accepts])
+    return (
+        thresholds,
+        np.concatenate([start, true_accepts]),
+        np.concatenate([start, total - true_accepts]),
+    )
 
 
 Rule = Literal["nearest", "at_most"]
@@ -153,7 +172,8 @@ def operating_point(roc: Roc, far: float, rule: Rule = "nearest") -> int:
         raise InputError(f"far: {far} is not a false accept rate; give a number from 0 to 1")
     if not roc.complete and far > roc.far[-1]:
         raise InputError(
-            f"far: {far:g} lies beyond the kept tail, which ends at {roc.far[-1]:g}; keep more of the highest scores"
+            f"far: {far:g} lies beyond the kept tail, which ends at {roc.far[-1]:g}; keep more of "
+            f"the highest scores"
         )
     if rule == "at_most":
         return int(np.searchsorted(roc.far, far, side="right")) - 1
@@ -180,7 +200,9 @@ def equal_error_rate(roc: Roc) -> float:
     """
     far, frr = roc.far, roc.frr
     if not roc.complete and far[-1] < frr[-1]:
-        raise InputError("roc: the kept tail ends before FAR = FRR; keep more of the highest scores")
+        raise InputError(
+            "roc: the kept tail ends before FAR = FRR; keep more of the highest scores"
+        )
     right = int(np.searchsorted(far - frr, 0.0, side="left"))
     left = right - 1  # never negative: the first point has FAR 0 and FRR 1
     gap_left, gap_right = frr[left] - far[left], far[right] - frr[right]
@@ -194,7 +216,9 @@ def area_under_curve(roc: Roc) -> float:
     ties counted half.
     """
     if not roc.complete:
-        raise InputError("roc: only a tail was kept, and the area needs every score; use a complete ROC")
+        raise InputError(
+            "roc: only a tail was kept, and the area needs every score; use a complete ROC"
+        )
     return float(np.trapezoid(roc.tar, roc.far))
 
 
@@ -214,7 +238,10 @@ class RocNumbers:
 
     def numbers(self) -> dict[str, float]:
         """The same as flat names and numbers."""
-        return {f"tar@far={far:g}": value for far, value in self.tar.items()} | {"eer": self.eer, "auc": self.auc}
+        return {f"tar@far={far:g}": value for far, value in self.tar.items()} | {
+            "eer": self.eer,
+            "auc": self.auc,
+        }
 
 
 def roc_numbers(roc: Roc, fars: Sequence[float]) -> RocNumbers:
@@ -223,4 +250,6 @@ def roc_numbers(roc: Roc, fars: Sequence[float]) -> RocNumbers:
     Raises:
       InputError: one of `fars` is no rate, or only a tail of the ROC was kept.
     """
-    return RocNumbers({far: tar_at_far(roc, far) for far in fars}, equal_error_rate(roc), area_under_curve(roc))
+    return RocNumbers(
+        {far: tar_at_far(roc, far) for far in fars}, equal_error_rate(roc), area_under_curve(roc)
+    )

@@ -30,7 +30,8 @@ def score_pairs(
     chunk: int = 1024,
     block: int = 2**20,
 ) -> np.ndarray:
-    """Cosine of each listed pair, float32: score[p] = first_embeddings[first[p]] · second_embeddings[second[p]].
+    """Cosine of each listed pair, float32: score[p] = first_embeddings[first[p]] ·
+    second_embeddings[second[p]].
 
     The pairs go through one compiled program in blocks; each device has all the
     embeddings and a part of the block, of which it gathers `chunk` pairs at a
@@ -54,17 +55,28 @@ def score_pairs(
     """
     first_embeddings = check_embeddings(first_embeddings, "first_embeddings")
     same_array = second_embeddings is first_embeddings
-    second_embeddings = first_embeddings if same_array else check_embeddings(second_embeddings, "second_embeddings")
+    second_embeddings = (
+        first_embeddings if same_array else check_embeddings(second_embeddings, "second_embeddings")
+    )
     first = check_indices(first, len(first_embeddings), "first")
     second = check_indices(second, len(second_embeddings), "second")
     if len(first) != len(second):
-        raise InputError(f"second: {len(second)} indices, but first has {len(first)}; give one per pair in each")
+        raise InputError(
+            f"second: {len(second)} indices, but first has {len(first)}; give one per pair in each"
+        )
     mesh = device_mesh(devices)
     step = chunk * mesh.size
     block = step * max(1, min(block, -(-len(first) // step) * step) // step)
-    replicated, divided = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DEVICES))
+    replicated, divided = (
+        NamedSharding(mesh, PartitionSpec()),
+        NamedSharding(mesh, PartitionSpec(DEVICES)),
+    )
     left = jax.device_put(np.asarray(first_embeddings, np.float32), replicated)
-    right = left if same_array else jax.device_put(np.asarray(second_embeddings, np.float32), replicated)
+    right = (
+        left
+        if same_array
+        else jax.device_put(np.asarray(second_embeddings, np.float32), replicated)
+    )
     program = _pair_program(mesh, chunk)
     scores = np.empty(len(first), np.float32)
     for start in range(0, len(first), block):
@@ -89,7 +101,13 @@ def _pair_program(mesh: Mesh, chunk: int) -> jax.stages.Wrapped:
 
     whole, divided = PartitionSpec(), PartitionSpec(DEVICES)
     return jax.jit(
-        jax.shard_map(part, mesh=mesh, in_specs=(whole, whole, divided, divided), out_specs=divided, check_vma=False)
+        jax.shard_map(
+            part,
+            mesh=mesh,
+            in_specs=(whole, whole, divided, divided),
+            out_specs=divided,
+            check_vma=False,
+        )
     )
 
 
@@ -157,7 +175,10 @@ def score_tiles(
     mesh = device_mesh(devices)
     row_chunk = min(row_chunk, len(rows))
     column_chunk = -(-min(column_chunk, len(columns)) // mesh.size) * mesh.size
-    whole, divided = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DEVICES))
+    whole, divided = (
+        NamedSharding(mesh, PartitionSpec()),
+        NamedSharding(mesh, PartitionSpec(DEVICES)),
+    )
     for column in range(0, len(columns), column_chunk):
         width = min(column_chunk, len(columns) - column)
         numbers = np.arange(column, column + width)

@@ -1,7 +1,8 @@
-"""One-to-many search: every probe against every gallery entry, streamed so that no score matrix is ever held.
+"""One-to-many search: every probe against every gallery entry, streamed so that no score matrix is
+ever held.
 
-The gallery goes by in chunks of rows (divided over the devices, if there are several), and each probe keeps a few
-numbers. So the gallery may be a memory map of any length.
+The gallery goes by in chunks of rows (divided over the devices, if there are several), and each
+probe keeps a few numbers. So the gallery may be a memory map of any length.
 """
 
 import dataclasses
@@ -22,14 +23,16 @@ _PADDING = -1  # the identity of rows that fill up the last chunk
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What a search found for each of P probes. A probe's *mates* are the gallery entries of its identity.
+    """What a search found for each of P probes. A probe's *mates* are the gallery entries of its
+    identity.
 
     Attributes:
       mate: float32 [P], the highest score of a mate; −∞ if the gallery has none.
       enrolled: bool [P], whether the gallery has a mate.
       impostor: float32 [P], the highest score of an entry of another identity; −∞ if there is none.
       impostor_index: int64 [P], that entry (the first of equals); −1 if there is none.
-      rank: int64 [P], 1 + the number of entries of other identities that score at least as high as the best
+      rank: int64 [P], 1 + the number of entries of other identities that score at least as high as
+        the best
         mate: a tie counts against the probe. 0 if it has no mate.
     """
 
@@ -50,7 +53,8 @@ def search_gallery(
     gallery_chunk: int = 4096,
     probe_chunk: int = 256,
 ) -> Search:
-    """Searches a gallery of known identities for each probe; what `identification` turns into rates.
+    """Searches a gallery of known identities for each probe; what `identification` turns into
+    rates.
 
     The score is the cosine. A first pass finds each probe's best mate, looking only at
     the chunks that hold one; a second compares all entries with it. Both multiply
@@ -58,7 +62,8 @@ def search_gallery(
 
     Args:
       gallery: [G, D], unit rows; read in slices, so it may be a memory map.
-      gallery_labels: int [G], identities; several entries may share one. Distractors have labels that no probe has.
+      gallery_labels: int [G], identities; several entries may share one. Distractors have labels
+        that no probe has.
       probes: [P, D], unit rows.
       probe_labels: int [P].
       devices: the devices to divide each gallery chunk over; the default device if None.
@@ -66,7 +71,8 @@ def search_gallery(
       probe_chunk: probes compared at a time.
 
     Raises:
-      InputError: mismatched lengths, or a row that is NaN or not of unit norm; the message gives the row.
+      InputError: mismatched lengths, or a row that is NaN or not of unit norm; the message gives
+        the row.
     """
     probes = check_embeddings(probes, "probes")
     gallery_ids, probe_ids = _common_identities(gallery, gallery_labels, probes, probe_labels)
@@ -78,11 +84,19 @@ def search_gallery(
     for chunk in stream:
         (wanted,) = np.nonzero(np.isin(probe_ids, gallery_ids[chunk.start : chunk.stop]))
         for rows in _batches(wanted, probe_chunk):
-            found = best_mate(*_pad_probes(probes, probe_ids, rows, probe_chunk), chunk.embeddings, chunk.identities)
+            found = best_mate(
+                *_pad_probes(probes, probe_ids, rows, probe_chunk),
+                chunk.embeddings,
+                chunk.identities,
+            )
             mate[rows] = np.maximum(mate[rows], np.asarray(found)[: len(rows)])
 
     batches = [
-        (rows, _pad_probes(probes, probe_ids, rows, probe_chunk), np.pad(mate[rows], (0, probe_chunk - len(rows))))
+        (
+            rows,
+            _pad_probes(probes, probe_ids, rows, probe_chunk),
+            np.pad(mate[rows], (0, probe_chunk - len(rows))),
+        )
         for rows in _batches(np.arange(len(probes)), probe_chunk)
     ]
     impostor = np.full(len(probes), -np.inf, np.float32)
@@ -112,7 +126,9 @@ class Candidates:
     indices: np.ndarray
 
     def accepted(self, threshold: float) -> np.ndarray:
-        """bool [P]: whether the best candidate reaches the threshold; the others are rejected as unknown."""
+        """bool [P]: whether the best candidate reaches the threshold; the others are rejected
+        as unknown.
+        """
         return self.scores[:, 0] >= threshold
 
 
@@ -137,15 +153,21 @@ def search_candidates(
     """
     probes = check_embeddings(probes, "probes")
     if not 1 <= k <= len(gallery):
-        raise InputError(f"k: {k} candidates of {len(gallery)} gallery entries; give from 1 to {len(gallery)}")
-    stream = _GalleryStream(gallery, np.zeros(len(gallery), np.int32), device_mesh(devices), gallery_chunk)
+        raise InputError(
+            f"k: {k} candidates of {len(gallery)} gallery entries; give from 1 to {len(gallery)}"
+        )
+    stream = _GalleryStream(
+        gallery, np.zeros(len(gallery), np.int32), device_mesh(devices), gallery_chunk
+    )
     probe_chunk = min(probe_chunk, len(probes))
     top = _candidate_program(stream.mesh, min(k, stream.length // stream.mesh.size))
     scores, indices = np.full((len(probes), k), -np.inf, np.float32), np.full((len(probes), k), -1)
     for chunk in stream:
         for rows in _batches(np.arange(len(probes)), probe_chunk):
             batch = _pad_probes(probes, np.zeros(len(probes), np.int32), rows, probe_chunk)[0]
-            found, where = (np.asarray(x)[: len(rows)] for x in top(batch, chunk.embeddings, chunk.identities))
+            found, where = (
+                np.asarray(x)[: len(rows)] for x in top(batch, chunk.embeddings, chunk.identities)
+            )
             merged = np.concatenate([scores[rows], found], axis=1)
             order = np.argsort(-merged, axis=1, kind="stable")[:, :k]
             scores[rows] = np.take_along_axis(merged, order, axis=1)
@@ -163,9 +185,13 @@ class _Chunk:
 
 
 class _GalleryStream:
-    """Gallery chunks on the devices: equal shapes, the last one filled up with rows of identity `_PADDING`."""
+    """Gallery chunks on the devices: equal shapes, the last one filled up with rows of identity
+    `_PADDING`.
+    """
 
-    def __init__(self, gallery: np.ndarray, identities: np.ndarray, mesh: Mesh, length: int) -> None:
+    def __init__(
+        self, gallery: np.ndarray, identities: np.ndarray, mesh: Mesh, length: int
+    ) -> None:
         self.gallery, self.identities, self.mesh = gallery, identities, mesh
         self.length = -(-min(length, len(gallery)) // mesh.size) * mesh.size
         self._sharding = NamedSharding(mesh, PartitionSpec(DEVICES))
@@ -173,7 +199,9 @@ class _GalleryStream:
     def __iter__(self):  # type: ignore[no-untyped-def]
         for start in range(0, len(self.gallery), self.length):
             stop = min(start + self.length, len(self.gallery))
-            rows = check_embeddings(self.gallery[start:stop], "gallery", rows=np.arange(start, stop)).astype(np.float32)
+            rows = check_embeddings(
+                self.gallery[start:stop], "gallery", rows=np.arange(start, stop)
+            ).astype(np.float32)
             padding = self.length - len(rows)
             identities = np.pad(self.identities[start:stop], (0, padding), constant_values=_PADDING)
             put = functools.partial(jax.device_put, device=self._sharding)
@@ -197,11 +225,18 @@ def _common_identities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both label vectors as int32 numbers of one numbering."""
     gallery_labels, probe_labels = np.asarray(gallery_labels), np.asarray(probe_labels)
-    for name, labels, rows in (("gallery", gallery_labels, gallery), ("probe", probe_labels, probes)):
+    for name, labels, rows in (
+        ("gallery", gallery_labels, gallery),
+        ("probe", probe_labels, probes),
+    ):
         if labels.shape != (len(rows),):
-            raise InputError(f"{name}_labels: shape {labels.shape} for {len(rows)} rows; give one identity a row")
+            raise InputError(
+                f"{name}_labels: shape {labels.shape} for {len(rows)} rows; give one identity a row"
+            )
     if gallery.ndim != 2 or len(gallery) == 0 or gallery.shape[1] != probes.shape[1]:
-        raise InputError(f"gallery: shape {gallery.shape}, probes {probes.shape}; give [G, D] and [P, D]")
+        raise InputError(
+            f"gallery: shape {gallery.shape}, probes {probes.shape}; give [G, D] and [P, D]"
+        )
     _, numbers = np.unique(np.concatenate([gallery_labels, probe_labels]), return_inverse=True)
     numbers = numbers.astype(np.int32)
     return numbers[: len(gallery)], numbers[len(gallery) :]
@@ -211,7 +246,9 @@ def _over_devices(function: Callable, mesh: Mesh, num_replicated_after: int) -> 
     """jit of a function of (probes, probe ids, gallery shard, gallery id shard, replicated …)."""
     whole, divided = PartitionSpec(), PartitionSpec(DEVICES)
     specs = (whole, whole, divided, divided) + (whole,) * num_replicated_after
-    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False))
+    return jax.jit(
+        jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
+    )
 
 
 def _scores(probes: jax.Array, gallery: jax.Array) -> jax.Array:
@@ -222,22 +259,35 @@ def _scores(probes: jax.Array, gallery: jax.Array) -> jax.Array:
 def _search_programs(mesh: Mesh) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped]:
     """The two passes of `search_gallery`, each over a tile divided along the gallery."""
 
-    def best_mate(probes: jax.Array, probe_ids: jax.Array, gallery: jax.Array, gallery_ids: jax.Array) -> jax.Array:
+    def best_mate(
+        probes: jax.Array, probe_ids: jax.Array, gallery: jax.Array, gallery_ids: jax.Array
+    ) -> jax.Array:
         mates = probe_ids[:, None] == gallery_ids[None, :]
-        return jax.lax.pmax(jnp.max(jnp.where(mates, _scores(probes, gallery), -jnp.inf), axis=1), DEVICES)
+        return jax.lax.pmax(
+            jnp.max(jnp.where(mates, _scores(probes, gallery), -jnp.inf), axis=1), DEVICES
+        )
 
     def compare(
-        probes: jax.Array, probe_ids: jax.Array, gallery: jax.Array, gallery_ids: jax.Array, mate: jax.Array
+        probes: jax.Array,
+        probe_ids: jax.Array,
+        gallery: jax.Array,
+        gallery_ids: jax.Array,
+        mate: jax.Array,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         others = (probe_ids[:, None] != gallery_ids[None, :]) & (gallery_ids != _PADDING)[None, :]
-        # The barrier, the count in float32 (exact, a chunk being short) and the search for the maximum's place instead
-        # of argmax halve the time of a tile on a CPU: each becomes one vectorised pass over a tile in the cache.
+        # The barrier, the count in float32 (exact, a chunk being short) and the search for the
+        # maximum's place instead of argmax halve the time of a tile on a CPU: each becomes one
+        # vectorised pass over a tile in the cache.
         scores = jax.lax.optimization_barrier(jnp.where(others, _scores(probes, gallery), -jnp.inf))
         not_below = (scores >= mate[:, None]) & others
-        count = jax.lax.psum(jnp.sum(not_below.astype(jnp.float32), axis=1).astype(jnp.int32), DEVICES)
+        count = jax.lax.psum(
+            jnp.sum(not_below.astype(jnp.float32), axis=1).astype(jnp.int32), DEVICES
+        )
         local = jnp.max(scores, axis=1)
         best = jax.lax.pmax(local, DEVICES)
-        place = jnp.arange(len(gallery), dtype=jnp.int32) + jax.lax.axis_index(DEVICES) * len(gallery)
+        place = jnp.arange(len(gallery), dtype=jnp.int32) + jax.lax.axis_index(DEVICES) * len(
+            gallery
+        )
         places = jnp.where(scores == best[:, None], place[None, :], jnp.iinfo(jnp.int32).max)
         first = jax.lax.pmin(jnp.min(places, axis=1), DEVICES)
         return best, first, count
@@ -247,13 +297,19 @@ def _search_programs(mesh: Mesh) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped
 
 @functools.cache
 def _candidate_program(mesh: Mesh, k: int) -> Callable:
-    """(probes, gallery, gallery ids) -> the k best of each device's part, in the order of the gallery's parts."""
+    """(probes, gallery, gallery ids) -> the k best of each device's part, in the order of the
+    gallery's parts.
+    """
 
-    def top(probes: jax.Array, _: jax.Array, gallery: jax.Array, gallery_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def top(
+        probes: jax.Array, _: jax.Array, gallery: jax.Array, gallery_ids: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         scores = jnp.where((gallery_ids == _PADDING)[None, :], -jnp.inf, _scores(probes, gallery))
         best, index = jax.lax.top_k(scores, k)
         index = index + jax.lax.axis_index(DEVICES) * len(gallery)
         return tuple(jax.lax.all_gather(x, DEVICES, axis=1, tiled=True) for x in (best, index))
 
     program = _over_devices(top, mesh, 0)
-    return lambda probes, gallery, ids: program(probes, np.zeros(len(probes), np.int32), gallery, ids)
+    return lambda probes, gallery, ids: program(
+        probes, np.zeros(len(probes), np.int32), gallery, ids
+    )

@@ -1,4 +1,6 @@
-"""Everything that one set of embeddings can be asked: pairs, search, angles, quality, groups, thresholds."""
+"""Everything that one set of embeddings can be asked: pairs, search, angles, quality, groups,
+thresholds.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,7 +30,9 @@ from arcface_jax.evaluation.search import Search, search_gallery
 from arcface_jax.evaluation.thresholds import DeploymentThreshold, deployment_threshold
 
 MOST_PAIRS = 20_000_000
-"""Of a set without a pair list, all pairs are scored up to this many; beyond, a balanced list is drawn."""
+"""Of a set without a pair list, all pairs are scored up to this many; beyond, a balanced list
+is drawn.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +44,12 @@ class EmbeddedSet:
       embeddings: [N, D], as the network gave them or unit rows.
       labels: int [N], the identity of each image.
       pairs: a published list; None to use all pairs.
-      identities_known: whether labels tell all identities, or only which pairs are the same (a `.bin` set). If not,
-        there is no search, and intervals resample folds.
+      identities_known: whether labels tell all identities, or only which pairs are the same (a
+        `.bin` set). If not, there is no search, and intervals resample folds.
       images: uint8 [N, height, width, 3], for pictures of the hardest pairs; None without.
       groups: [N], an attribute of each image, for rates by group; None without.
-      quality: [N], of each image, higher is better; None to take the embeddings' norms, if they are not all 1.
+      quality: [N], of each image, higher is better; None to take the embeddings' norms, if they are
+        not all 1.
     """
 
     name: str
@@ -65,7 +70,8 @@ class Options:
       fars: false accept rates at which TAR is reported.
       deployment_fars: false accept rates for which thresholds are proposed.
       fpirs: false positive identification rates at which TPIR is reported.
-      ranks: ranks at which identification is reported; those beyond the gallery, where everyone is found, are not.
+      ranks: ranks at which identification is reported; those beyond the gallery, where everyone is
+        found, are not.
       enrolled: share of the identities that the gallery of the 1:N search knows.
       resampling: of the intervals; its seed also draws pairs and who is enrolled.
     """
@@ -113,12 +119,16 @@ def evaluate_set(data: EmbeddedSet, options: Options) -> SetResult:
     """Runs every protocol that the set allows.
 
     Raises:
-      InputError: mismatched lengths, NaN or zero embeddings, pairs out of range; the message names the place.
+      InputError: mismatched lengths, NaN or zero embeddings, pairs out of range; the message names
+        the place.
     """
     raw = check_embeddings(data.embeddings, f"{data.name}: embeddings", unit=False)
     labels = np.asarray(data.labels)
     if labels.shape != (len(raw),):
-        raise InputError(f"{data.name}: {len(raw)} embeddings but labels of shape {labels.shape}; give one an image")
+        raise InputError(
+            f"{data.name}: {len(raw)} embeddings but labels of shape {labels.shape}; give one an "
+            f"image"
+        )
     unit = unit_embeddings(raw, f"{data.name}: embeddings")
     pairs = choose_pairs(data, labels, options.resampling.seed)
     similarities = score_pairs(unit, unit, pairs.first, pairs.second)
@@ -126,7 +136,9 @@ def evaluate_set(data: EmbeddedSet, options: Options) -> SetResult:
     resampling = options.resampling
     clustered = (similarities, pairs.same, first_cluster, second_cluster)
     if pairs.num_folds > 1:
-        figures = verification_intervals(*clustered, folds=pairs.num_folds, fars=options.fars, resampling=resampling)
+        figures = verification_intervals(
+            *clustered, folds=pairs.num_folds, fars=options.fars, resampling=resampling
+        )
     else:
         figures = roc_intervals(*clustered, fars=options.fars, resampling=resampling)
     roc = roc_curve(similarities, pairs.same)
@@ -150,7 +162,13 @@ def evaluate_set(data: EmbeddedSet, options: Options) -> SetResult:
         threshold = float(roc.thresholds[operating_point(roc, max(options.fars), "at_most")])
         of_pairs = pair_groups(data.groups, pairs.first, pairs.second)
         groups = group_rates(
-            similarities, pairs.same, of_pairs, threshold, first_cluster, second_cluster, resampling=resampling
+            similarities,
+            pairs.same,
+            of_pairs,
+            threshold,
+            first_cluster,
+            second_cluster,
+            resampling=resampling,
         )
     return SetResult(
         figures,
@@ -159,7 +177,10 @@ def evaluate_set(data: EmbeddedSet, options: Options) -> SetResult:
         roc,
         first_cluster,
         second_cluster,
-        tuple(deployment_threshold(*clustered, far, resampling=resampling) for far in options.deployment_fars),
+        tuple(
+            deployment_threshold(*clustered, far, resampling=resampling)
+            for far in options.deployment_fars
+        ),
         search,
         gallery_size,
         _reject_curve(data, raw, similarities, pairs, max(options.fars)),
@@ -182,7 +203,9 @@ def choose_pairs(data: EmbeddedSet, labels: np.ndarray, seed: int) -> Pairs:
     return draw_pairs(labels, 200_000, seed)
 
 
-def resampled_clusters(data: EmbeddedSet, pairs: Pairs, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def resampled_clusters(
+    data: EmbeddedSet, pairs: Pairs, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Whom resampling draws for each pair's images: identities; folds where nobody says who is who.
 
     Raises:
@@ -192,26 +215,36 @@ def resampled_clusters(data: EmbeddedSet, pairs: Pairs, labels: np.ndarray) -> t
         return labels[pairs.first], labels[pairs.second]
     if pairs.num_folds < 2:
         raise InputError(
-            f"{data.name}: neither identities nor folds are known, so no interval can be had; give a list in folds"
+            f"{data.name}: neither identities nor folds are known, so no interval can be had; give "
+            f"a list in folds"
         )
     folds = fold_numbers(len(pairs), pairs.num_folds)
     return folds, folds
 
 
-def _search(unit: np.ndarray, labels: np.ndarray, options: Options) -> tuple[Search | None, np.ndarray, np.ndarray]:
-    """A gallery with the first image of some identities; probes are the others' images and the rest of theirs.
+def _search(
+    unit: np.ndarray, labels: np.ndarray, options: Options
+) -> tuple[Search | None, np.ndarray, np.ndarray]:
+    """A gallery with the first image of some identities; probes are the others' images and the rest
+    of theirs.
 
-    Returns: (the search, the images of the gallery, those that were probes); no search if there are too few
-      identities or images.
+    Returns: (the search, the images of the gallery, those that were probes); no search if there are
+      too few identities or images.
     """
     identities, first_image, numbers = np.unique(labels, return_index=True, return_inverse=True)
     num_enrolled = round(options.enrolled * len(identities))
-    drawn = np.random.default_rng(options.resampling.seed).permutation(len(identities))[:num_enrolled]
+    drawn = np.random.default_rng(options.resampling.seed).permutation(len(identities))[
+        :num_enrolled
+    ]
     gallery = first_image[drawn]
     probes = np.setdiff1d(np.arange(len(labels)), gallery)
     if not np.isin(numbers[probes], drawn).any():
         return None, gallery, probes
-    return search_gallery(unit[gallery], labels[gallery], unit[probes], labels[probes]), gallery, probes
+    return (
+        search_gallery(unit[gallery], labels[gallery], unit[probes], labels[probes]),
+        gallery,
+        probes,
+    )
 
 
 def _reject_curve(
@@ -222,4 +255,6 @@ def _reject_curve(
         quality = np.linalg.norm(raw, axis=1)
         if np.allclose(quality, 1.0, atol=UNIT_NORM_TOLERANCE):
             return None
-    return error_versus_reject(similarities, pairs.same, pairs.first, pairs.second, quality, far=far)
+    return error_versus_reject(
+        similarities, pairs.same, pairs.first, pairs.second, quality, far=far
+    )

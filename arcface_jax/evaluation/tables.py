@@ -33,7 +33,9 @@ _LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{"
 
 
 def format_figure(name: str, figure: Interval) -> str:
-    """A figure as papers print it: rates in percent, counts whole, others with four digits; then its interval."""
+    """A figure as papers print it: rates in percent, counts whole, others with four digits;
+    then its interval.
+    """
     number = _formatter(name)
     if figure.low == figure.high:
         return number(figure.estimate)
@@ -61,7 +63,9 @@ def heading(name: str) -> str:
 
 
 def cells(rows: Mapping[str, Figures]) -> list[list[str]]:
-    """The table as text, headings first: one row a key, one column a figure that any row has; "–" where absent."""
+    """The table as text, headings first: one row a key, one column a figure that any row has;
+    "–" where absent.
+    """
     names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
     body = [
         [row, *(format_figure(name, figures[name]) if name in figures else "–" for name in names)]
@@ -75,7 +79,10 @@ def to_text(rows: Mapping[str, Figures]) -> str:
     width = max((len(heading(name)) for figures in rows.values() for name in figures), default=0)
     blocks = []
     for row, figures in rows.items():
-        lines = [f"  {heading(name):<{width}}  {format_figure(name, figure)}" for name, figure in figures.items()]
+        lines = [
+            f"  {heading(name):<{width}}  {format_figure(name, figure)}"
+            for name, figure in figures.items()
+        ]
         blocks.append("\n".join([row, *lines]))
     return "\n\n".join(blocks) + "\n"
 
@@ -86,8 +93,12 @@ def to_markdown(rows: Mapping[str, Figures]) -> str:
     return markdown_table(header, body)
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> str:
-    """Any table as Markdown: the first column flush left, the others flush right where they hold `numbers`."""
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True
+) -> str:
+    """Any table as Markdown: the first column flush left, the others flush right where they
+    hold `numbers`.
+    """
     rule = ["---", *("---:" if numbers else "---" for _ in header[1:])]
     escaped = ([cell.replace("|", r"\|") for cell in row] for row in rows)
     titles = [title.replace("|", r"\|") for title in header]
@@ -97,7 +108,12 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numb
 def to_latex(rows: Mapping[str, Figures]) -> str:
     """A `tabular` with the rules of the booktabs package."""
     table = [[_latex(cell) for cell in row] for row in cells(rows)]
-    lines = [rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 1)}}}", r"\toprule", _latex_row(table[0]), r"\midrule"]
+    lines = [
+        rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 1)}}}",
+        r"\toprule",
+        _latex_row(table[0]),
+        r"\midrule",
+    ]
     lines += [_latex_row(row) for row in table[1:]]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -125,7 +141,10 @@ def to_csv(rows: Mapping[str, Figures]) -> str:
 def to_json(rows: Mapping[str, Figures]) -> str:
     """{row: {figure: {"estimate": …, "low": …, "high": …}}}, with all digits."""
     content = {
-        row: {name: {"estimate": f.estimate, "low": f.low, "high": f.high} for name, f in figures.items()}
+        row: {
+            name: {"estimate": f.estimate, "low": f.low, "high": f.high}
+            for name, f in figures.items()
+        }
         for row, figures in rows.items()
     }
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

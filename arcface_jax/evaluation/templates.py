@@ -1,6 +1,8 @@
-"""Templates: several images and videos of one person as one embedding, as IJB-B and IJB-C compare them.
+"""Templates: several images and videos of one person as one embedding, as IJB-B and IJB-C compare
+them.
 
-Videos of YTF are the case of one medium per template: pass the video's number as template and as medium.
+Videos of YTF are the case of one medium per template: pass the video's number as template and as
+medium.
 """
 
 import dataclasses
@@ -44,7 +46,9 @@ class Templates:
         missing = self.ids[np.minimum(rows, len(self.ids) - 1)] != ids
         if missing.any():
             position = int(np.argmax(missing))
-            raise InputError(f"{name}: element {position} asks for template {ids[position]}, which has no image")
+            raise InputError(
+                f"{name}: element {position} asks for template {ids[position]}, which has no image"
+            )
         return rows
 
 
@@ -69,15 +73,18 @@ def pool_templates(
       template_ids: int [N], the template of each image.
       media_ids: int [N], its medium (frames of one video share one); counted within a template.
       mirrored: [N, D], features of the mirrored images, to be added first; not if None.
-      detector_scores: [N], ≥ 0: how sure the detector was of the face; features are multiplied by it. Not if None.
-      norm_weighting: let features keep their norms, so that sure ones weigh more; otherwise each is normalised first.
+      detector_scores: [N], ≥ 0: how sure the detector was of the face; features are multiplied by
+        it. Not if None.
+      norm_weighting: let features keep their norms, so that sure ones weigh more; otherwise each is
+        normalised first.
 
     Returns: the templates, by ascending number.
 
     Raises:
       InputError: mismatched lengths, NaN, or a template that sums to zero.
 
-    References: Whitelam et al., IARPA Janus Benchmark-B (CVPRW 2017); Maze et al., IJB-C (ICB 2018).
+    References: Whitelam et al., IARPA Janus Benchmark-B (CVPRW 2017); Maze et al., IJB-C (ICB
+      2018).
     """
     template_ids, media_ids = np.asarray(template_ids), np.asarray(media_ids)
     _check_images(features, template_ids, media_ids, mirrored)
@@ -89,7 +96,9 @@ def pool_templates(
     new_medium = new_template | np.append(True, np.diff(media_ids[order]) != 0)
     starts = np.append(np.flatnonzero(new_template), num_images)
     ids, pooled = template_ids[order][new_template].astype(np.int64), []
-    for first, last in _runs(starts, 65_536):  # whole templates, so that the sorted copy stays small
+    for first, last in _runs(
+        starts, 65_536
+    ):  # whole templates, so that the sorted copy stays small
         part = order[starts[first] : starts[last]]
         images = check_embeddings(features[part], "features", unit=False, rows=part)
         if mirrored is not None:
@@ -107,25 +116,35 @@ def pool_templates(
     empty = ~summed.any(axis=1)
     if empty.any():
         raise InputError(
-            f"features: template {ids[np.argmax(empty)]} sums to zero and has no direction; check its images"
+            f"features: template {ids[np.argmax(empty)]} sums to zero and has no direction; check "
+            f"its images"
         )
     return Templates(ids, unit_embeddings(summed, "templates"))
 
 
 def _check_images(
-    features: np.ndarray, template_ids: np.ndarray, media_ids: np.ndarray, mirrored: np.ndarray | None
+    features: np.ndarray,
+    template_ids: np.ndarray,
+    media_ids: np.ndarray,
+    mirrored: np.ndarray | None,
 ) -> None:
     for name, ids in (("template_ids", template_ids), ("media_ids", media_ids)):
         if ids.shape != (len(features),) or not np.issubdtype(ids.dtype, np.integer):
             raise InputError(
-                f"{name}: shape {ids.shape}, dtype {ids.dtype}; give one integer for each of {len(features)} images"
+                f"{name}: shape {ids.shape}, dtype {ids.dtype}; give one integer for each of "
+                f"{len(features)} images"
             )
     if mirrored is not None and mirrored.shape != features.shape:
-        raise InputError(f"mirrored: shape {mirrored.shape}, but features has {features.shape}; give one row each")
+        raise InputError(
+            f"mirrored: shape {mirrored.shape}, but features has {features.shape}; give one row "
+            f"each"
+        )
 
 
 def _runs(starts: np.ndarray, most: int) -> list[tuple[int, int]]:
-    """Ranges of consecutive templates with at most `most` images together (or one template alone)."""
+    """Ranges of consecutive templates with at most `most` images together (or one template
+    alone).
+    """
     runs, first, num_templates = [], 0, len(starts) - 1
     while first < num_templates:
         last = max(first + 1, int(np.searchsorted(starts, starts[first] + most, side="right")) - 1)
@@ -163,7 +182,9 @@ class TemplateVerificationResult:
 def verify_scores(
     scores: np.ndarray, same: np.ndarray, *, fars: Sequence[float] = IJB_FARS
 ) -> tuple[TemplateVerificationResult, Roc]:
-    """IJB 1:1 from scores [P]: TAR at the ROC point nearest to each FAR, on the full ROC, which is returned as well."""
+    """IJB 1:1 from scores [P]: TAR at the ROC point nearest to each FAR, on the full ROC, which
+    is returned as well.
+    """
     roc = roc_curve(scores, same)
     found = roc_numbers(roc, fars)
     counts = int(roc.num_same), int(roc.num_different)
@@ -207,7 +228,8 @@ def search_templates(
     *,
     devices: Sequence[jax.Device] | None = None,
 ) -> Search:
-    """IJB 1:N: each probe template against a gallery of templates; subjects the gallery lacks are unknown people.
+    """IJB 1:N: each probe template against a gallery of templates; subjects the gallery lacks are
+    unknown people.
 
     Args:
       templates: from `pool_templates`.

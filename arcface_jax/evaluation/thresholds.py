@@ -17,7 +17,8 @@ class DeploymentThreshold:
 
     Attributes:
       wanted_far: what was asked for.
-      threshold: the lowest score of the data whose FAR does not exceed it, with its interval over identities.
+      threshold: the lowest score of the data whose FAR does not exceed it, with its interval over
+        identities.
       tar: the TAR there, with its interval.
       far: the FAR that the threshold has on the data.
       num_different: different pairs that this rests on.
@@ -41,11 +42,13 @@ def deployment_threshold(
     *,
     resampling: Resampling = RESAMPLING,
 ) -> DeploymentThreshold:
-    """The threshold for a wanted false accept rate, by the conservative rule, with a bootstrap over identities.
+    """The threshold for a wanted false accept rate, by the conservative rule, with a bootstrap over
+    identities.
 
-    Two rules say what n different pairs can know about a rate f. With f·n < 3 not even that the rate is below f is
-    known (no false accept in n trials leaves 3/n possible, at 95 %). Below f·n = 30 the observed rate may be off by
-    more than 30 % (at 90 %). Both count pairs as independent; the interval does not.
+    Two rules say what n different pairs can know about a rate f. With f·n < 3 not even that the
+    rate is below f is known (no false accept in n trials leaves 3/n possible, at 95 %). Below f·n =
+    30 the observed rate may be off by more than 30 % (at 90 %). Both count pairs as independent;
+    the interval does not.
 
     Args:
       scores: [P], higher means more alike.
@@ -55,8 +58,9 @@ def deployment_threshold(
       far: wanted false accept rate, above 0.
       resampling: how many replicates, which confidence, which seed.
 
-    References: Doddington et al., The NIST speaker recognition evaluation (Speech Communication 2000), rule of 30;
-      Hanley & Lippman-Hand, If nothing goes wrong, is everything all right? (JAMA 1983), rule of three.
+    References: Doddington et al., The NIST speaker recognition evaluation (Speech Communication
+      2000), rule of 30; Hanley & Lippman-Hand, If nothing goes wrong, is everything all right?
+      (JAMA 1983), rule of three.
     """
     if not 0 < far < 1:
         raise InputError(f"far: {far}; give a false accept rate between 0 and 1")
@@ -90,25 +94,33 @@ def deployment_threshold(
 
 
 def too_few_pairs(num_different: int, far: float) -> str | None:
-    """One line if `num_different` pairs cannot tell a false accept rate of `far`; None if they can."""
+    """One line if `num_different` pairs cannot tell a false accept rate of `far`; None if they
+    can.
+    """
     expected = far * num_different
     if expected >= 30:
         return None
     wanted = f"{math.ceil(30 / far - 1e-9):,}"
     if expected < 3:
         return (
-            f"{num_different:,} different pairs cannot tell whether the FAR is below {far:g} at all; "
+            f"{num_different:,} different pairs cannot tell whether the FAR is below {far:g} at "
+            f"all; "
             f"collect at least {wanted}"
         )
     return (
-        f"{num_different:,} different pairs give about {expected:.0f} false accepts at FAR {far:g}, so the true rate "
+        f"{num_different:,} different pairs give about {expected:.0f} false accepts at FAR "
+        f"{far:g}, so the true rate "
         f"may be off by more than 30 %; collect at least {wanted}"
     )
 
 
 def _strict_threshold(roc: Roc, far: float) -> tuple[float, int]:
-    """The threshold of the `at_most` point, and the point; above every score if even the highest is too often false."""
+    """The threshold of the `at_most` point, and the point; above every score if even the
+    highest is too often false.
+    """
     point = operating_point(roc, far, "at_most")
     if point == 0:
-        return float(np.nextafter(roc.thresholds[1], np.asarray(np.inf, roc.thresholds.dtype))), point
+        return float(
+            np.nextafter(roc.thresholds[1], np.asarray(np.inf, roc.thresholds.dtype))
+        ), point
     return float(roc.thresholds[point]), point

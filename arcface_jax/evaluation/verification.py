@@ -1,4 +1,6 @@
-"""Pair verification as LFW, CFP, AgeDB-30, CALFW, CPLFW, YTF and RFW are scored: arrays in, numbers out."""
+"""Pair verification as LFW, CFP, AgeDB-30, CALFW, CPLFW, YTF and RFW are scored: arrays in,
+numbers out.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,7 +12,11 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.checks import check_embeddings, check_same, check_scores
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.folds import best_threshold, ten_fold_accuracy, val_at_far
-from arcface_jax.evaluation.published import published_ten_fold_accuracy, published_val_at_far, squared_distances
+from arcface_jax.evaluation.published import (
+    published_ten_fold_accuracy,
+    published_val_at_far,
+    squared_distances,
+)
 from arcface_jax.evaluation.roc import RocNumbers, roc_curve, roc_numbers
 
 
@@ -21,8 +27,8 @@ class VerificationResult:
     Attributes:
       accuracy: mean over folds of the accuracy on the held-out fold.
       accuracy_std: its standard deviation over folds (ddof 0).
-      threshold: cosine similarity that separates all the pairs best (accept if ≥). It has seen every pair: to
-        deploy, take `thresholds.deployment_threshold` at the FAR you can bear.
+      threshold: cosine similarity that separates all the pairs best (accept if ≥). It has seen
+        every pair: to deploy, take `thresholds.deployment_threshold` at the FAR you can bear.
       val: mean over folds of the TAR at the threshold that the other folds put at FAR 1e-3.
       val_std: its standard deviation over folds (ddof 0).
       val_far: the FAR that those thresholds gave on the held-out folds.
@@ -47,7 +53,11 @@ class VerificationResult:
 
     def numbers(self) -> dict[str, float]:
         """The result as flat names and numbers, for logs and tables."""
-        flat = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "tar"}
+        flat = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "tar"
+        }
         return flat | RocNumbers(self.tar, self.eer, self.auc).numbers()
 
 
@@ -58,7 +68,9 @@ VAL_FAR = 1e-3
 FlipRule = Literal["add", "concatenate", "none"]
 
 
-def combine_flip(embedding: np.ndarray, mirrored: np.ndarray | None, rule: FlipRule = "add") -> np.ndarray:
+def combine_flip(
+    embedding: np.ndarray, mirrored: np.ndarray | None, rule: FlipRule = "add"
+) -> np.ndarray:
     """One unit embedding from those of an image and of its mirror image.
 
         "add":          (x + x′)/‖x + x′‖           (the rule of the field)
@@ -74,12 +86,17 @@ def combine_flip(embedding: np.ndarray, mirrored: np.ndarray | None, rule: FlipR
     """
     embedding = check_embeddings(embedding, "embedding", unit=False)
     if rule not in get_args(FlipRule):
-        raise InputError(f"rule: {rule!r} is unknown; use {', '.join(map(repr, get_args(FlipRule)))}")
+        raise InputError(
+            f"rule: {rule!r} is unknown; use {', '.join(map(repr, get_args(FlipRule)))}"
+        )
     if mirrored is None or rule == "none":
         return unit_embeddings(embedding, "embedding")
     mirrored = check_embeddings(mirrored, "mirrored", unit=False)
     if embedding.shape != mirrored.shape:
-        raise InputError(f"mirrored: shape {mirrored.shape}, but embedding has {embedding.shape}; give one row each")
+        raise InputError(
+            f"mirrored: shape {mirrored.shape}, but embedding has {embedding.shape}; give one row "
+            f"each"
+        )
     if rule == "add":
         return unit_embeddings(embedding + mirrored, "embedding + mirrored")
     return unit_embeddings(np.concatenate([embedding, mirrored], axis=1), "[embedding, mirrored]")
@@ -99,7 +116,10 @@ def pair_similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """
     first, second = check_embeddings(first, "first"), check_embeddings(second, "second")
     if first.shape != second.shape:
-        raise InputError(f"second: shape {second.shape}, but first has {first.shape}; give one row per pair in each")
+        raise InputError(
+            f"second: shape {second.shape}, but first has {first.shape}; give one row per pair in "
+            f"each"
+        )
     return np.einsum("pd,pd->p", first, second, dtype=np.float64)
 
 
@@ -155,7 +175,8 @@ def verify_similarities(
 ) -> VerificationResult:
     """`verify_pairs` from similarities [P] that were computed elsewhere; higher means more alike.
 
-    `weights` [P] say how often each pair counts, as a bootstrap replicate needs it; once each if None.
+    `weights` [P] say how often each pair counts, as a bootstrap replicate needs it; once each if
+    None.
     """
     accuracy = ten_fold_accuracy(similarities, same, folds, weights)
     val = val_at_far(similarities, same, VAL_FAR, folds, weights)
@@ -176,7 +197,9 @@ def verify_similarities(
     )
 
 
-def hardest_pairs(similarities: np.ndarray, same: np.ndarray, count: int = 10) -> tuple[np.ndarray, np.ndarray]:
+def hardest_pairs(
+    similarities: np.ndarray, same: np.ndarray, count: int = 10
+) -> tuple[np.ndarray, np.ndarray]:
     """The pairs most wrong: different ones that look alike and same ones that do not.
 
     Args:
@@ -184,8 +207,8 @@ def hardest_pairs(similarities: np.ndarray, same: np.ndarray, count: int = 10) -
       same: [P] bool.
       count: how many of each, at most.
 
-    Returns: positions in the list: (different pairs by descending similarity, same pairs by ascending similarity). Of
-      equal similarities the first in the list comes first.
+    Returns: positions in the list: (different pairs by descending similarity, same pairs by
+      ascending similarity). Of equal similarities the first in the list comes first.
     """
     similarities = check_scores(similarities, "similarities")
     same = check_same(same, len(similarities))

@@ -1,4 +1,6 @@
-"""Pictures of benchmarks: ratios, the head's time and memory as identities grow, loss by how weights are kept."""
+"""Pictures of benchmarks: ratios, the head's time and memory as identities grow, loss by how
+weights are kept.
+"""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -15,8 +17,11 @@ _MARKERS = "osD^vPX*"
 _CLOSE_TICKS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4, 5)
 
 
-def ratio_bars(ratios: Mapping[str, tuple[float, float, float]], label: str = "times as fast") -> Figure:
-    """A bar from 1 to each ratio, with its range; the axis is logarithmic, so that 2 and 1/2 are equally far from 1.
+def ratio_bars(
+    ratios: Mapping[str, tuple[float, float, float]], label: str = "times as fast"
+) -> Figure:
+    """A bar from 1 to each ratio, with its range; the axis is logarithmic, so that 2 and 1/2 are
+    equally far from 1.
 
     Args:
       ratios: (lowest, median, highest) by name, all above 0.
@@ -38,7 +43,13 @@ def ratio_bars(ratios: Mapping[str, tuple[float, float, float]], label: str = "t
         colours = [PALETTE[0] if value >= 1 else PALETTE[1] for value in median]
         axes.barh(rows, median - 1, left=1, height=0.55, color=colours)
         axes.errorbar(
-            median, rows, xerr=(median - low, high - median), fmt="none", ecolor="black", elinewidth=1.2, capsize=3
+            median,
+            rows,
+            xerr=(median - low, high - median),
+            fmt="none",
+            ecolor="black",
+            elinewidth=1.2,
+            capsize=3,
         )
         axes.axvline(1, color="0.2", lw=1.2)
         least, most = min(low.min(), 1.0), max(high.max(), 1.0)
@@ -46,7 +57,9 @@ def ratio_bars(ratios: Mapping[str, tuple[float, float, float]], label: str = "t
         # The numbers stand in a column of their own, so that no bar runs into one.
         axes.set_xlim(least / room, most * room)
         for row, value in zip(rows, median, strict=True):
-            axes.text(1.02, float(row), f"{value:.3g}", transform=axes.get_yaxis_transform(), va="center")
+            axes.text(
+                1.02, float(row), f"{value:.3g}", transform=axes.get_yaxis_transform(), va="center"
+            )
         ticks = _CLOSE_TICKS if most / least < 4 else _wide_ticks(least, most)
         shown = [tick for tick in ticks if least / room <= tick <= most * room]
         axes.xaxis.set_major_locator(FixedLocator(_thinned(shown)))
@@ -62,7 +75,9 @@ def ratio_bars(ratios: Mapping[str, tuple[float, float, float]], label: str = "t
 def _wide_ticks(least: float, most: float) -> list[float]:
     """1, 2 and 5 times every power of ten, or the powers alone where there are many."""
     powers = range(int(np.floor(np.log10(least))), int(np.ceil(np.log10(most))) + 1)
-    return [step * 10.0**power for power in powers for step in ((1, 2, 5) if len(powers) < 4 else (1,))]
+    return [
+        step * 10.0**power for power in powers for step in ((1, 2, 5) if len(powers) < 4 else (1,))
+    ]
 
 
 def _thinned(ticks: Sequence[float], most: int = 8) -> list[float]:
@@ -72,9 +87,12 @@ def _thinned(ticks: Sequence[float], most: int = 8) -> list[float]:
 
 
 def head_growth(
-    seconds: Mapping[str, Mapping[int, float]], megabytes: Mapping[str, Mapping[int, float]], title: str
+    seconds: Mapping[str, Mapping[int, float]],
+    megabytes: Mapping[str, Mapping[int, float]],
+    title: str,
 ) -> Figure:
-    """Time and resident memory of a step by the number of identities, both axes logarithmic, one line a head.
+    """Time and resident memory of a step by the number of identities, both axes logarithmic, one
+    line a head.
 
     Args:
       seconds: by head, then by number of identities.
@@ -90,10 +108,15 @@ def head_growth(
     with style():
         figure = new_figure(10.0, 4.4)
         left, right = figure.subplots(1, 2)
-        for axes, values, label in ((left, seconds, "seconds a step"), (right, megabytes, "peak resident, MB")):
+        for axes, values, label in (
+            (left, seconds, "seconds a step"),
+            (right, megabytes, "peak resident, MB"),
+        ):
             _growth(axes, {head: values.get(head, {}) for head in heads})
             axes.set_ylabel(label)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(heads))
+        figure.legend(
+            *left.get_legend_handles_labels(), loc="outside lower center", ncols=len(heads)
+        )
         figure.suptitle(title, fontsize=11)
     return figure
 
@@ -115,7 +138,14 @@ def planned_memory(plans: Mapping[str, Mapping[int, float]], device: float) -> F
         axes = figure.subplots()
         _growth(axes, plans)
         axes.axhline(device, color="0.4", ls="--", lw=1)
-        axes.text(0.99, device, f"{device:g} GiB", transform=axes.get_yaxis_transform(), ha="right", va="bottom")
+        axes.text(
+            0.99,
+            device,
+            f"{device:g} GiB",
+            transform=axes.get_yaxis_transform(),
+            ha="right",
+            va="bottom",
+        )
         axes.set_ylabel("memory of a step, GiB")
         axes.legend()
     return figure
@@ -138,7 +168,8 @@ def _growth(axes: Axes, values: Mapping[str, Mapping[int, float]]) -> None:
 
 
 def loss_by_storage(curves: Mapping[str, np.ndarray], width: int = 20) -> Figure:
-    """Loss by step for several ways to keep the weights: the mean over seeds, and the range of the seeds around it.
+    """Loss by step for several ways to keep the weights: the mean over seeds, and the range of the
+    seeds around it.
 
     Args:
       curves: by name, [seeds, steps].
@@ -153,11 +184,26 @@ def loss_by_storage(curves: Mapping[str, np.ndarray], width: int = 20) -> Figure
         for number, (name, losses) in enumerate(curves.items()):
             points = losses.shape[1] // width
             if not points:
-                raise InputError(f"curve {name!r} has {losses.shape[1]} steps; pass {width} or more")
+                raise InputError(
+                    f"curve {name!r} has {losses.shape[1]} steps; pass {width} or more"
+                )
             smooth = losses[:, : points * width].reshape(len(losses), points, width).mean(axis=2)
             steps = (np.arange(points) + 0.5) * width
-            axes.fill_between(steps, smooth.min(axis=0), smooth.max(axis=0), color=PALETTE[number], alpha=0.2, lw=0)
-            axes.plot(steps, smooth.mean(axis=0), ls=("-", "--", ":")[number % 3], color=PALETTE[number], label=name)
+            axes.fill_between(
+                steps,
+                smooth.min(axis=0),
+                smooth.max(axis=0),
+                color=PALETTE[number],
+                alpha=0.2,
+                lw=0,
+            )
+            axes.plot(
+                steps,
+                smooth.mean(axis=0),
+                ls=("-", "--", ":")[number % 3],
+                color=PALETTE[number],
+                label=name,
+            )
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
         axes.legend()

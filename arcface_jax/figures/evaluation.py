@@ -1,4 +1,6 @@
-"""Pictures of an evaluation: ROC, DET, CMC, score histograms, rejection curves and the hardest pairs."""
+"""Pictures of an evaluation: ROC, DET, CMC, score histograms, rejection curves and the hardest
+pairs.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,7 +40,8 @@ def roc_figure(rocs: Mapping[str, Roc]) -> Figure:
 
 
 def det_figure(rocs: Mapping[str, Roc], *, identification: bool = False) -> Figure:
-    """Detection error trade-off, miss rate against false alarm rate, both logarithmic; the EER lies on the diagonal.
+    """Detection error trade-off, miss rate against false alarm rate, both logarithmic; the EER lies
+    on the diagonal.
 
     Args:
       rocs: name → curve.
@@ -52,10 +55,16 @@ def det_figure(rocs: Mapping[str, Roc], *, identification: bool = False) -> Figu
             shown = shown[roc.frr[shown] > 0]  # zero has no place on a logarithmic axis
             lowest = min(lowest, 1.0 / roc.num_same)
             axes.plot(roc.far[shown], roc.frr[shown], lw=1.6, label=name)
-        _far_axis(axes, rocs, "false positive identification rate" if identification else "false accept rate")
+        _far_axis(
+            axes,
+            rocs,
+            "false positive identification rate" if identification else "false accept rate",
+        )
         axes.set_yscale("log")
         axes.set_ylim(_decade_below(lowest), 1.0)
-        axes.set_ylabel("false negative identification rate" if identification else "false reject rate")
+        axes.set_ylabel(
+            "false negative identification rate" if identification else "false reject rate"
+        )
         diagonal = np.array([max(axes.get_xlim()[0], axes.get_ylim()[0]), 1.0])
         axes.plot(diagonal, diagonal, color="grey", ls=":", lw=1, label="equal error")
         axes.legend(loc="lower left")
@@ -72,7 +81,12 @@ def cmc_figure(curves: Mapping[str, np.ndarray]) -> Figure:
         figure, axes = _one_axes()
         for name, curve in _at_least_one(curves, "curves").items():
             axes.plot(
-                np.arange(1, len(curve) + 1), curve, marker="o", ms=3, lw=1.4, label=f"{name}: {curve[0]:.2%} first"
+                np.arange(1, len(curve) + 1),
+                curve,
+                marker="o",
+                ms=3,
+                lw=1.4,
+                label=f"{name}: {curve[0]:.2%} first",
             )
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("rank k")
@@ -93,16 +107,26 @@ def score_histogram(scores: np.ndarray, same: np.ndarray, threshold: float | Non
     """
     scores, same = np.asarray(scores), np.asarray(same, bool)
     if scores.shape != same.shape or scores.size == 0:
-        raise InputError(f"scores, same: shapes {scores.shape} and {same.shape}; give one flag for each score")
+        raise InputError(
+            f"scores, same: shapes {scores.shape} and {same.shape}; give one flag for each score"
+        )
     with style():
         figure, axes = _one_axes()
         low, high = float(scores.min()), float(scores.max())
         bins = np.linspace(low, high if high > low else low + 1e-3, 81)
         for kind, mask in (("different people", ~same), ("same person", same)):
             if mask.any():
-                axes.hist(scores[mask], bins.tolist(), density=True, alpha=0.6, label=f"{kind}: {mask.sum():,} pairs")
+                axes.hist(
+                    scores[mask],
+                    bins.tolist(),
+                    density=True,
+                    alpha=0.6,
+                    label=f"{kind}: {mask.sum():,} pairs",
+                )
         if threshold is not None:
-            axes.axvline(threshold, color="black", ls="--", lw=1, label=f"threshold {threshold:.3f}")
+            axes.axvline(
+                threshold, color="black", ls="--", lw=1, label=f"threshold {threshold:.3f}"
+            )
         axes.set_xlabel("cosine similarity")
         axes.set_ylabel("density")
         axes.legend(loc="best")
@@ -110,7 +134,9 @@ def score_histogram(scores: np.ndarray, same: np.ndarray, threshold: float | Non
 
 
 def reject_figure(curves: Mapping[str, RejectCurve]) -> Figure:
-    """False reject rate at a fixed threshold against the share of lowest-quality images rejected."""
+    """False reject rate at a fixed threshold against the share of lowest-quality images
+    rejected.
+    """
     with style():
         figure, axes = _one_axes()
         for name, curve in _at_least_one(curves, "curves").items():
@@ -124,8 +150,11 @@ def reject_figure(curves: Mapping[str, RejectCurve]) -> Figure:
     return figure
 
 
-def pair_sheet(first: np.ndarray, second: np.ndarray, scores: Sequence[float], title: str, columns: int = 5) -> Figure:
-    """Pairs of pictures side by side with their scores, such as the hardest false accepts or rejects.
+def pair_sheet(
+    first: np.ndarray, second: np.ndarray, scores: Sequence[float], title: str, columns: int = 5
+) -> Figure:
+    """Pairs of pictures side by side with their scores, such as the hardest false accepts or
+    rejects.
 
     Args:
       first: uint8 [P, height, width, 3], RGB.
@@ -134,12 +163,20 @@ def pair_sheet(first: np.ndarray, second: np.ndarray, scores: Sequence[float], t
       title: above the sheet.
       columns: pairs in a row.
     """
-    if first.shape != second.shape or first.ndim != 4 or first.shape[-1] != 3 or first.dtype != np.uint8:
+    if (
+        first.shape != second.shape
+        or first.ndim != 4
+        or first.shape[-1] != 3
+        or first.dtype != np.uint8
+    ):
         raise InputError(
-            f"first, second: {first.dtype} of shapes {first.shape} and {second.shape}; give uint8 [P, height, width, 3]"
+            f"first, second: {first.dtype} of shapes {first.shape} and {second.shape}; give uint8 "
+            f"[P, height, width, 3]"
         )
     if len(scores) != len(first) or len(first) == 0:
-        raise InputError(f"scores: {len(scores)} for {len(first)} pairs; give one for each of at least one pair")
+        raise InputError(
+            f"scores: {len(scores)} for {len(first)} pairs; give one for each of at least one pair"
+        )
     columns = min(columns, len(first))
     rows = math.ceil(len(first) / columns)
     height, width = first.shape[1:3]
@@ -152,7 +189,15 @@ def pair_sheet(first: np.ndarray, second: np.ndarray, scores: Sequence[float], t
             axes.axis("off")
         for axes, left, right, score in zip(grid.flat, first, second, scores, strict=False):
             axes.imshow(np.concatenate([left, right], axis=1), interpolation="nearest")
-            axes.text(0.5, -0.04, f"{score:.3f}", transform=axes.transAxes, ha="center", va="top", fontsize=9)
+            axes.text(
+                0.5,
+                -0.04,
+                f"{score:.3f}",
+                transform=axes.transAxes,
+                ha="center",
+                va="top",
+                fontsize=9,
+            )
     return figure
 
 
@@ -168,7 +213,9 @@ def _at_least_one(curves: Mapping[str, T], name: str) -> Mapping[str, T]:
 
 
 def _visible_points(roc: Roc) -> np.ndarray:
-    """Indices of points that draw the same line: at every FAR up to a thousand or so, the first and last TAR."""
+    """Indices of points that draw the same line: at every FAR up to a thousand or so, the first
+    and last TAR.
+    """
     (positive,) = np.nonzero(roc.far > 0)
     start = int(positive[0]) if len(positive) else len(roc.far) - 1
     points = np.arange(start, len(roc.far))

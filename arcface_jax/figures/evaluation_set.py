@@ -34,7 +34,8 @@ class Picture:
 def draw_set(data: EmbeddedSet, result: SetResult, folder: pathlib.Path) -> list[Picture]:
     """Draws ROC, DET, scores, search, quality and the hardest pairs, as far as the set has them."""
     return [
-        Picture(caption, save(figure, folder / name)[0]) for name, (caption, figure) in _figures(data, result).items()
+        Picture(caption, save(figure, folder / name)[0])
+        for name, (caption, figure) in _figures(data, result).items()
     ]
 
 
@@ -43,10 +44,15 @@ def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figur
     count = f"{result.pairs.same.sum():,} same and {(~result.pairs.same).sum():,} different pairs"
     pictures = {
         "roc": (f"Verification: {count}.", roc_figure({data.name: result.roc})),
-        "det": ("Detection error trade-off of the same pairs.", det_figure({data.name: result.roc})),
+        "det": (
+            "Detection error trade-off of the same pairs.",
+            det_figure({data.name: result.roc}),
+        ),
         "scores": (
             "Similarities; the line is the first proposed threshold.",
-            score_histogram(result.similarities, result.pairs.same, result.thresholds[0].threshold.estimate),
+            score_histogram(
+                result.similarities, result.pairs.same, result.thresholds[0].threshold.estimate
+            ),
         ),
     }
     if result.search is not None:
@@ -57,7 +63,10 @@ def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figur
         if unknown:
             caption = f"Search with rejection: {unknown:,} probes of unknown people as well."
             roc = open_set_roc(result.search)
-            pictures["identification_det"] = (caption, det_figure({data.name: roc}, identification=True))
+            pictures["identification_det"] = (
+                caption,
+                det_figure({data.name: roc}, identification=True),
+            )
     if result.reject is not None:
         pictures["reject"] = (
             "Errors left when the images with the shortest embeddings are rejected.",

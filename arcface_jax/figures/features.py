@@ -1,4 +1,6 @@
-"""Embeddings in two and three dimensions, on the circle and the sphere, with the centres of their classes."""
+"""Embeddings in two and three dimensions, on the circle and the sphere, with the centres of
+their classes.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -39,8 +41,8 @@ class Features:
 def features_figure(panels: Sequence[Features]) -> Figure:
     """The features of several losses side by side: a colour a class, a line to each class weight.
 
-    In two dimensions training images lie on the outer ring and unseen ones on the inner; in three, unseen ones are
-    drawn as crosses.
+    In two dimensions training images lie on the outer ring and unseen ones on the inner; in three,
+    unseen ones are drawn as crosses.
 
     Raises:
       InputError: no panel, or embeddings of other than 2 or 3 dimensions.
@@ -49,14 +51,18 @@ def features_figure(panels: Sequence[Features]) -> Figure:
         raise InputError("panels: nothing to draw; give at least one")
     for panel in panels:
         if panel.training.ndim != 2 or panel.training.shape[1] not in (2, 3):
-            raise InputError(f"{panel.name}: embeddings of shape {panel.training.shape}; give [N, 2] or [N, 3]")
+            raise InputError(
+                f"{panel.name}: embeddings of shape {panel.training.shape}; give [N, 2] or [N, 3]"
+            )
     dim = panels[0].training.shape[1]
     with style():
         figure = new_figure(_PANEL * len(panels), _PANEL + 0.9)
         # Axes that are switched off get no room for their titles.
         figure.set_layout_engine("constrained", rect=(0.0, 0.0, 1.0, 0.92))
         for number, panel in enumerate(panels):
-            axes = figure.add_subplot(1, len(panels), number + 1, projection="3d" if dim == 3 else None)
+            axes = figure.add_subplot(
+                1, len(panels), number + 1, projection="3d" if dim == 3 else None
+            )
             (_draw_sphere if dim == 3 else _draw_circle)(axes, panel)
             axes.set_title(f"{panel.name}\n{panel.note}", fontsize=11)
         where = "outer ring: training images; inner ring: unseen images"
@@ -67,11 +73,22 @@ def features_figure(panels: Sequence[Features]) -> Figure:
 
 
 def _draw_circle(axes, panel: Features) -> None:  # type: ignore[no-untyped-def]
-    sides = zip(_RINGS, (panel.training, panel.unseen), (panel.training_labels, panel.unseen_labels), strict=True)
+    sides = zip(
+        _RINGS,
+        (panel.training, panel.unseen),
+        (panel.training_labels, panel.unseen_labels),
+        strict=True,
+    )
     for label, centre in enumerate(panel.centres):
         axes.plot([0, 0.78 * centre[0]], [0, 0.78 * centre[1]], color=_colour(label), lw=1.4)
     for radius, points, labels in sides:
-        axes.scatter(*(radius * points.T), c=[_colour(label) for label in labels], s=7, linewidths=0, alpha=0.7)
+        axes.scatter(
+            *(radius * points.T),
+            c=[_colour(label) for label in labels],
+            s=7,
+            linewidths=0,
+            alpha=0.7,
+        )
     axes.set_aspect("equal")
     axes.set_xlim(-1.08, 1.08)
     axes.set_ylim(-1.08, 1.08)
@@ -80,7 +97,11 @@ def _draw_circle(axes, panel: Features) -> None:  # type: ignore[no-untyped-def]
 
 def _draw_sphere(axes, panel: Features) -> None:  # type: ignore[no-untyped-def]
     longitude, latitude = np.meshgrid(np.linspace(0, 2 * np.pi, 25), np.linspace(0, np.pi, 13))
-    grid = (np.cos(longitude) * np.sin(latitude), np.sin(longitude) * np.sin(latitude), np.cos(latitude))
+    grid = (
+        np.cos(longitude) * np.sin(latitude),
+        np.sin(longitude) * np.sin(latitude),
+        np.cos(latitude),
+    )
     axes.plot_wireframe(*grid, color="grey", lw=0.3, alpha=0.4)
     for label, centre in enumerate(panel.centres):
         axes.plot(*np.stack([np.zeros(3), centre], axis=1), color=_colour(label), lw=1.4)
@@ -88,7 +109,14 @@ def _draw_sphere(axes, panel: Features) -> None:  # type: ignore[no-untyped-def]
         (panel.unseen, panel.unseen_labels, "x"),
         (panel.training, panel.training_labels, "o"),
     ):
-        axes.scatter(*points.T, c=[_colour(label) for label in labels], s=8, marker=marker, lw=0.6, depthshade=False)
+        axes.scatter(
+            *points.T,
+            c=[_colour(label) for label in labels],
+            s=8,
+            marker=marker,
+            lw=0.6,
+            depthshade=False,
+        )
     axes.set_box_aspect((1, 1, 1), zoom=1.5)
     axes.view_init(25, 35)
     axes.axis("off")

@@ -1,4 +1,6 @@
-"""Pictures of what a margin means between two classes: decision boundaries, arcs on the circle, caps of the sphere."""
+"""Pictures of what a margin means between two classes: decision boundaries, arcs on the circle,
+caps of the sphere.
+"""
 
 import math
 from collections.abc import Callable
@@ -58,17 +60,24 @@ _NAMES = {
 
 
 def decision_boundaries() -> Figure:
-    """Each margin's two boundaries and what lies between them, over the angles to the two centres."""
+    """Each margin's two boundaries and what lies between them, over the angles to the two
+    centres.
+    """
     return _planes(np.degrees, (0.0, 180.0), (0, 60, 120, 180), "angle θ{} to centre {}, degrees")
 
 
 def decision_boundaries_cosine() -> Figure:
-    """Each margin's two boundaries and what lies between them, over the cosines to the two centres."""
+    """Each margin's two boundaries and what lies between them, over the cosines to the two
+    centres.
+    """
     return _planes(np.cos, (-1.0, 1.0), (-1.0, 0.0, 1.0), "cosine cos θ{} to centre {}")
 
 
 def _planes(
-    transform: Callable[[np.ndarray], np.ndarray], limits: tuple[float, float], ticks: tuple[float, ...], label: str
+    transform: Callable[[np.ndarray], np.ndarray],
+    limits: tuple[float, float],
+    ticks: tuple[float, ...],
+    label: str,
 ) -> Figure:
     with style():
         figure = new_figure(9.0, 5.4)
@@ -95,7 +104,13 @@ def _planes(
         )
         key.add_artist(of_softmax)
         handles = [*panels[0].lines, *_patches()]
-        key.legend(handles=handles, title="the others", loc="upper left", bbox_to_anchor=(-0.12, 0.6), fontsize=9)
+        key.legend(
+            handles=handles,
+            title="the others",
+            loc="upper left",
+            bbox_to_anchor=(-0.12, 0.6),
+            fontsize=9,
+        )
         for legend in (of_softmax, key.get_legend()):
             legend.get_title().set_fontsize(9)
             legend.set_in_layout(False)
@@ -104,7 +119,9 @@ def _planes(
     return figure
 
 
-def _plane(axes: Axes, transform: Callable[[np.ndarray], np.ndarray], limits: tuple[float, float], psi: Psi) -> None:
+def _plane(
+    axes: Axes, transform: Callable[[np.ndarray], np.ndarray], limits: tuple[float, float], psi: Psi
+) -> None:
     """The regions of one margin, with its boundaries over them."""
     side = np.linspace(*limits, 361)
     theta = np.radians(side) if transform is np.degrees else np.arccos(side)
@@ -118,8 +135,17 @@ def _plane(axes: Axes, transform: Callable[[np.ndarray], np.ndarray], limits: tu
     )
     along = np.linspace(0.0, math.pi, 721)
     across = boundary(psi, along)
-    axes.plot(transform(along), transform(across), color=_LINE_1, lw=1.8, label="boundary of class 1")
-    axes.plot(transform(across), transform(along), color=_LINE_2, lw=1.8, ls="--", label="boundary of class 2")
+    axes.plot(
+        transform(along), transform(across), color=_LINE_1, lw=1.8, label="boundary of class 1"
+    )
+    axes.plot(
+        transform(across),
+        transform(along),
+        color=_LINE_2,
+        lw=1.8,
+        ls="--",
+        label="boundary of class 2",
+    )
 
 
 def _softmax_plane(axes: Axes, transform: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -151,7 +177,9 @@ def _draw_arcs(axes: Axes) -> None:
     for index, name in enumerate(NAMED_MARGINS):
         arc = np.degrees(margin_arc(NAMED_MARGINS[name], np.radians(degrees)))
         width = 2.4 if name == "arcface" else 1.7
-        axes.plot(degrees, arc, color=PALETTE[index], ls=LINE_STYLES[index], lw=width, label=TITLES[name])
+        axes.plot(
+            degrees, arc, color=PALETTE[index], ls=LINE_STYLES[index], lw=width, label=TITLES[name]
+        )
     axes.set_xlim(0, 180)
     axes.set_ylim(-1, 60)
     axes.set_xticks(range(0, 181, 30))
@@ -160,7 +188,8 @@ def _draw_arcs(axes: Axes) -> None:
 
 
 def circle_arcs(first_angle: float = 60.0, second_angle: float = 120.0) -> Figure:
-    """Each class's part of the circle and the arc between, for four margins and two angles between the centres.
+    """Each class's part of the circle and the arc between, for four margins and two angles between
+    the centres.
 
     Args:
       first_angle: between the centres in the upper row, in degrees.
@@ -179,7 +208,9 @@ def circle_arcs(first_angle: float = 60.0, second_angle: float = 120.0) -> Figur
 
 
 def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
-    """A circle coloured by region, the two centres, and the width of the margin, centres at the top."""
+    """A circle coloured by region, the two centres, and the width of the margin, centres at the
+    top.
+    """
     phi = np.linspace(-math.pi, math.pi, 1441)
     inner, outer = 0.86, 1.0
     regions = circle_regions(psi, centre_angle, 0.5 * (phi[1:] + phi[:-1]))
@@ -193,15 +224,33 @@ def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
                 color=_REGIONS[int(value)][0],
                 lw=0,
             )
-    for (along, across, _), colour, text in zip(centres(centre_angle), (_LINE_1, _LINE_2), ("W1", "W2"), strict=True):
-        axes.annotate("", (0.86 * across, 0.86 * along), (0, 0), arrowprops={"arrowstyle": "-|>", "color": colour})
-        axes.text(1.17 * across, 1.17 * along, text, ha="center", va="center", color=colour, fontsize=10)
+    for (along, across, _), colour, text in zip(
+        centres(centre_angle), (_LINE_1, _LINE_2), ("W1", "W2"), strict=True
+    ):
+        axes.annotate(
+            "",
+            (0.86 * across, 0.86 * along),
+            (0, 0),
+            arrowprops={"arrowstyle": "-|>", "color": colour},
+        )
+        axes.text(
+            1.17 * across, 1.17 * along, text, ha="center", va="center", color=colour, fontsize=10
+        )
     edge = float(region_edge(psi, np.asarray(centre_angle)))
     if math.isfinite(edge):
         half = 0.5 * centre_angle - edge
         for phi_edge in (-half, half):
-            axes.plot([0, math.sin(phi_edge)], [0, math.cos(phi_edge)], color="black", lw=0.8, ls=":")
-        axes.text(0, -0.25, f"arc {round(math.degrees(2 * half), 1) + 0.0}°", ha="center", va="center", fontsize=11)
+            axes.plot(
+                [0, math.sin(phi_edge)], [0, math.cos(phi_edge)], color="black", lw=0.8, ls=":"
+            )
+        axes.text(
+            0,
+            -0.25,
+            f"arc {round(math.degrees(2 * half), 1) + 0.0}°",
+            ha="center",
+            va="center",
+            fontsize=11,
+        )
     else:
         axes.text(0, -0.25, "no region\nbetween them", ha="center", va="center", fontsize=10)
     axes.set_xlim(-1.28, 1.28)
@@ -211,7 +260,8 @@ def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
 
 
 def sphere_caps(centre_angle: float = 75.0) -> Figure:
-    """Each class's part of the sphere and the band between them, for each margin, seen from between the centres.
+    """Each class's part of the sphere and the band between them, for each margin, seen from between
+    the centres.
 
     Args:
       centre_angle: between the two centres, in degrees.
@@ -239,17 +289,28 @@ def _sphere(axes: Axes, psi: Psi, centre_angle: float) -> None:
     turn = np.linspace(0.0, 2.0 * math.pi, 361)
     axes.plot(np.cos(turn), np.sin(turn), color="0.5", lw=1)
     for elevation in np.radians([-60, -30, 0, 30, 60]):
-        axes.plot(math.cos(elevation) * np.sin(turn), np.full_like(turn, math.sin(elevation)), color="0.6", lw=0.4)
+        axes.plot(
+            math.cos(elevation) * np.sin(turn),
+            np.full_like(turn, math.sin(elevation)),
+            color="0.6",
+            lw=0.4,
+        )
     for azimuth in np.radians([-60, -30, 0, 30, 60]):
         axes.plot(np.cos(turn) * math.sin(azimuth), np.sin(turn), color="0.6", lw=0.4)
-    for (_, across, _), colour, text in zip(centres(centre_angle), (_LINE_1, _LINE_2), ("W1", "W2"), strict=True):
+    for (_, across, _), colour, text in zip(
+        centres(centre_angle), (_LINE_1, _LINE_2), ("W1", "W2"), strict=True
+    ):
         axes.plot(across, 0.0, "o", color=colour)
         axes.text(across, -0.14, text, ha="center", va="center", color=colour, fontsize=10)
     edge = float(region_edge(psi, np.asarray(centre_angle)))
     half = 0.5 * centre_angle - edge
     if math.isfinite(edge) and half > 0.0:
-        axes.plot([-math.sin(half), math.sin(half)], [0, 0], color="black", lw=2.5, marker="|", ms=9)
-        axes.text(0, 0.14, f"arc {math.degrees(2 * half):.1f}°", ha="center", va="center", fontsize=10)
+        axes.plot(
+            [-math.sin(half), math.sin(half)], [0, 0], color="black", lw=2.5, marker="|", ms=9
+        )
+        axes.text(
+            0, 0.14, f"arc {math.degrees(2 * half):.1f}°", ha="center", va="center", fontsize=10
+        )
     axes.set_xlim(-1.02, 1.02)
     axes.set_ylim(-1.02, 1.02)
     axes.set_aspect("equal")
@@ -257,7 +318,8 @@ def _sphere(axes: Axes, psi: Psi, centre_angle: float) -> None:
 
 
 def geometry(centre_angle: float = 75.0) -> Figure:
-    """The geometric interpretation in one picture: ArcFace's margin on the sphere and circle, and every margin's arc.
+    """The geometric interpretation in one picture: ArcFace's margin on the sphere and circle, and
+    every margin's arc.
 
     Args:
       centre_angle: between the two centres on the sphere and the circle, in degrees.
@@ -266,7 +328,10 @@ def geometry(centre_angle: float = 75.0) -> Figure:
         figure = new_figure(9.0, 6.6)
         above, below = figure.subfigures(2, 1, squeeze=False).flat
         for axes, draw, name in zip(
-            above.subplots(1, 3), (_sphere, _sphere, _circle), ("softmax", "arcface", "arcface"), strict=True
+            above.subplots(1, 3),
+            (_sphere, _sphere, _circle),
+            ("softmax", "arcface", "arcface"),
+            strict=True,
         ):
             draw(axes, NAMED_MARGINS[name], math.radians(centre_angle))
             place = "circle" if draw is _circle else "sphere"
@@ -289,7 +354,9 @@ def _legend(figure: Figure) -> None:
 def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
     """Start and stop of each run of true values."""
     steps = np.diff(np.concatenate([[0], flags.astype(np.int8), [0]]))
-    return list(zip(np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist(), strict=True))
+    return list(
+        zip(np.flatnonzero(steps == 1).tolist(), np.flatnonzero(steps == -1).tolist(), strict=True)
+    )
 
 
 GEOMETRY_FIGURES: dict[str, Callable[..., Figure]] = {

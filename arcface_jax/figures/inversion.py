@@ -12,7 +12,9 @@ _CELL = 1.15  # inches
 
 
 def inversion_figure(
-    rows: Sequence[tuple[str, np.ndarray]], notes: Sequence[str], title: str = "Faces out of a model"
+    rows: Sequence[tuple[str, np.ndarray]],
+    notes: Sequence[str],
+    title: str = "Faces out of a model",
 ) -> Figure:
     """One column a person, one row a kind of image, such as real and generated.
 
@@ -27,7 +29,12 @@ def inversion_figure(
     if not rows:
         raise InputError("rows: nothing to draw; give at least one kind of image")
     for name, images in rows:
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or len(images) != len(notes):
+        if (
+            images.ndim != 4
+            or images.shape[-1] != 3
+            or images.dtype != np.uint8
+            or len(images) != len(notes)
+        ):
             raise InputError(
                 f"{name}: {images.dtype} of shape {images.shape} for {len(notes)} notes; "
                 "give uint8 [P, height, width, 3] and one note a person"

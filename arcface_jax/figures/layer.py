@@ -17,7 +17,8 @@ _TRUE, _OTHER, _BOX = PALETTE[1], PALETTE[0], "#EEF2F5"
 
 
 def layer(margin: float = 0.5, scale: float = 16.0) -> Figure:
-    """The layer's steps from embedding and class weights to the loss, and below them what each gives for an example.
+    """The layer's steps from embedding and class weights to the loss, and below them what each
+    gives for an example.
 
     Args:
       margin: m, in radians.
@@ -59,7 +60,16 @@ def _diagram(axes: Axes) -> None:
         ((83, 25), (86.5, 25)),
     ):
         axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "0.25", "lw": 1.4})
-    axes.text(61, 49, "the only change", ha="center", va="center", color=_TRUE, fontsize=10, style="italic")
+    axes.text(
+        61,
+        49,
+        "the only change",
+        ha="center",
+        va="center",
+        color=_TRUE,
+        fontsize=10,
+        style="italic",
+    )
 
 
 def _box(axes: Axes, x: float, y: float, width: float, text: str, edge: str = "0.4") -> None:
@@ -93,8 +103,10 @@ def _table(axes: Axes, steps: LayerSteps, margin: float, scale: float) -> None:
     axes.text(
         0.5,
         47,
-        f"An example: N = 1, D = {EMBEDDINGS.shape[1]}, C = {len(CLASS_WEIGHTS)};  x = ({_numbers(EMBEDDINGS[0])}), "
-        f"‖x‖ = {steps.embedding_norms[0]:g};  m = {margin:g} rad = {np.degrees(margin):.1f}°,  s = {scale:g}",
+        f"An example: N = 1, D = {EMBEDDINGS.shape[1]}, C = {len(CLASS_WEIGHTS)};  x = "
+        f"({_numbers(EMBEDDINGS[0])}), "
+        f"‖x‖ = {steps.embedding_norms[0]:g};  m = {margin:g} rad = {np.degrees(margin):.1f}°,  s "
+        f"= {scale:g}",
         va="center",
         fontsize=10,
     )
@@ -108,17 +120,35 @@ def _table(axes: Axes, steps: LayerSteps, margin: float, scale: float) -> None:
             f"{steps.degrees[0, row]:.1f}°",
             f"{steps.plain_logits[0, row]:.2f}",
             f"{steps.plain_probabilities[0, row]:.3f}",
-            f"cos {steps.target_degrees[0]:.1f}° = {steps.logits[0, row] / scale:.3f}" if true else "the same",
+            f"cos {steps.target_degrees[0]:.1f}° = {steps.logits[0, row] / scale:.3f}"
+            if true
+            else "the same",
             f"{steps.logits[0, row]:.2f}",
             f"{steps.probabilities[0, row]:.3f}",
         )
         for place, text in zip(places, cells, strict=True):
             axes.text(
-                place, 22 - 7 * row, text, ha="center", va="center", fontsize=10, color=_TRUE if true else "black"
+                place,
+                22 - 7 * row,
+                text,
+                ha="center",
+                va="center",
+                fontsize=10,
+                color=_TRUE if true else "black",
             )
     axes.plot([0.5, 100], [4, 4], color="0.4", lw=1)
-    axes.text(63.5, 0, f"loss {steps.plain_loss[0]:.3f}", ha="center", va="center", fontsize=10, color=_TRUE)
-    axes.text(95.5, 0, f"loss {steps.loss[0]:.3f}", ha="center", va="center", fontsize=10, color=_TRUE)
+    axes.text(
+        63.5,
+        0,
+        f"loss {steps.plain_loss[0]:.3f}",
+        ha="center",
+        va="center",
+        fontsize=10,
+        color=_TRUE,
+    )
+    axes.text(
+        95.5, 0, f"loss {steps.loss[0]:.3f}", ha="center", va="center", fontsize=10, color=_TRUE
+    )
 
 
 def _numbers(values: np.ndarray) -> str:

@@ -1,4 +1,6 @@
-"""Pictures of margins over the angle: psi, its slope and the gradient of the loss, for each margin and rule past π."""
+"""Pictures of margins over the angle: psi, its slope and the gradient of the loss, for each
+margin and rule past π.
+"""
 
 import dataclasses
 import functools
@@ -41,7 +43,9 @@ TITLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A margin that a rule past π changes: its name, psi for each rule, where it reaches π, the slopes to show."""
+    """A margin that a rule past π changes: its name, psi for each rule, where it reaches π, the
+    slopes to show.
+    """
 
     title: str
     psi: Callable[[str], Psi]
@@ -50,8 +54,12 @@ class Family:
 
 
 FAMILIES = {
-    "sphereface": Family("SphereFace, m1 = 1.35", lambda rule: sphereface(past_pi=rule), 180 / 1.35),
-    "arcface": Family("ArcFace, m2 = 0.5", lambda rule: arcface(past_pi=rule), 180 - math.degrees(0.5)),
+    "sphereface": Family(
+        "SphereFace, m1 = 1.35", lambda rule: sphereface(past_pi=rule), 180 / 1.35
+    ),
+    "arcface": Family(
+        "ArcFace, m2 = 0.5", lambda rule: arcface(past_pi=rule), 180 - math.degrees(0.5)
+    ),
     "cm1": Family("CM1", lambda rule: cm1(past_pi=rule), 180 - math.degrees(0.3)),
     "cm2": Family("CM2", lambda rule: cm2(past_pi=rule), (180 - math.degrees(0.4)) / 0.9),
     "m1_4": Family("m1 = 4", lambda rule: combined(4, 0, 0, past_pi=rule), 45.0, (-17.0, 17.0)),
@@ -79,18 +87,29 @@ def _two_panels(title: str, slope_limits: tuple[float, float]) -> tuple[Figure, 
     return figure, left, right
 
 
-def _draw(left: Axes, right: Axes, psi: Psi, label: str, color: str, line: Any, width: float) -> None:
+def _draw(
+    left: Axes, right: Axes, psi: Psi, label: str, color: str, line: Any, width: float
+) -> None:
     curve = target_curve(psi, DEGREES)
     value, slope = curve.value, curve.cosine_slope
     jumps = np.abs(np.diff(value)) > 0.05
     left.plot(DEGREES, _broken(value, jumps), label=label, color=color, ls=line, lw=width)
-    right.plot(DEGREES, _broken(slope, jumps | (np.abs(np.diff(slope)) > 0.3)), color=color, ls=line, lw=width)
+    right.plot(
+        DEGREES,
+        _broken(slope, jumps | (np.abs(np.diff(slope)) > 0.3)),
+        color=color,
+        ls=line,
+        lw=width,
+    )
 
 
 def margin_curves(
-    margins: Mapping[str, Psi], title: str = "Margins", slope_limits: tuple[float, float] = (-3.0, 5.0)
+    margins: Mapping[str, Psi],
+    title: str = "Margins",
+    slope_limits: tuple[float, float] = (-3.0, 5.0),
 ) -> Figure:
-    """Target cosine and slope of each margin over the angle: the paper's target-logit curves, continued to 180°.
+    """Target cosine and slope of each margin over the angle: the paper's target-logit curves,
+    continued to 180°.
 
     Args:
       margins: psi by label.
@@ -102,13 +121,22 @@ def margin_curves(
     with style():
         figure, left, right = _two_panels(title, slope_limits)
         for index, (label, psi) in enumerate(margins.items()):
-            _draw(left, right, psi, label, PALETTE[index % len(PALETTE)], LINE_STYLES[index % len(LINE_STYLES)], 1.8)
+            _draw(
+                left,
+                right,
+                psi,
+                label,
+                PALETTE[index % len(PALETTE)],
+                LINE_STYLES[index % len(LINE_STYLES)],
+                1.8,
+            )
         figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
 def rule_curves(family: Family) -> Figure:
-    """One margin under every rule past π, and both gradients: the straight-through slope is 1 whatever the rule.
+    """One margin under every rule past π, and both gradients: the straight-through slope is 1
+    whatever the rule.
 
     Args:
       family: an entry of FAMILIES, or a new one.
@@ -116,12 +144,30 @@ def rule_curves(family: Family) -> Figure:
     Returns: the figure.
     """
     with style():
-        figure, left, right = _two_panels(f"{family.title}, under each rule past π", family.slope_limits)
+        figure, left, right = _two_panels(
+            f"{family.title}, under each rule past π", family.slope_limits
+        )
         for index, rule in enumerate(PAST_PI):
             color = "0.75" if rule == "none" else PALETTE[index - 1]
-            _draw(left, right, family.psi(rule), rule, color, LINE_STYLES[max(index - 1, 0)], _WIDTH_OF_RULE[rule])
-        left.plot(DEGREES, np.cos(np.deg2rad(DEGREES)), color="black", lw=0.8, label="left: cos θ, no margin")
-        left.axvline(family.pi_reached_at_degrees, color="black", lw=1, ls=":", label="m1·θ + m2 = π")
+            _draw(
+                left,
+                right,
+                family.psi(rule),
+                rule,
+                color,
+                LINE_STYLES[max(index - 1, 0)],
+                _WIDTH_OF_RULE[rule],
+            )
+        left.plot(
+            DEGREES,
+            np.cos(np.deg2rad(DEGREES)),
+            color="black",
+            lw=0.8,
+            label="left: cos θ, no margin",
+        )
+        left.axvline(
+            family.pi_reached_at_degrees, color="black", lw=1, ls=":", label="m1·θ + m2 = π"
+        )
         right.axvline(family.pi_reached_at_degrees, color="black", lw=1, ls=":")
         right.axhline(1.0, color="black", lw=0.8)
         handles, labels = left.get_legend_handles_labels()
@@ -138,11 +184,15 @@ def _named_margins() -> Figure:
 
 def _annealing() -> Figure:
     curves = {f"λ = {weight}": sphereface_original(weight=weight) for weight in (1000, 50, 5, 1, 0)}
-    return margin_curves(curves, "SphereFace, m = 4: λ falls from 1000 to 5 in training", (-1.0, 17.0))
+    return margin_curves(
+        curves, "SphereFace, m = 4: λ falls from 1000 to 5 in training", (-1.0, 17.0)
+    )
 
 
 def target_logits() -> Figure:
-    """The paper's target-logit curves over its own range of angles, and how steeply each falls there."""
+    """The paper's target-logit curves over its own range of angles, and how steeply each falls
+    there.
+    """
     degrees = np.linspace(20.0, 100.0, 321)
     with style():
         figure = new_figure(9.0, 5.0)
@@ -158,12 +208,15 @@ def target_logits() -> Figure:
             axes.set_xlabel("angle θ to the true class, degrees")
             axes.set_xlim(20, 100)
             axes.set_xticks(range(20, 101, 20))
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=10)
+        figure.legend(
+            *left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=10
+        )
     return figure
 
 
 def loss_gradient(scale: float = 64.0, num_classes: int = 10_572) -> Figure:
-    """Which way the loss turns the embedding, and how hard: ArcFace under each rule past π, and every margin.
+    """Which way the loss turns the embedding, and how hard: ArcFace under each rule past π, and
+    every margin.
 
     Args:
       scale: s, the radius of the sphere of features.
@@ -186,7 +239,10 @@ def loss_gradient(scale: float = 64.0, num_classes: int = 10_572) -> Figure:
                 axes.plot(
                     DEGREES,
                     _broken(gradient, np.abs(np.diff(gradient)) > 0.05 * scale),
-                    label=label + "".join(f", away {low:.0f}°–{high:.0f}°" for low, high in repulsive_intervals(psi)),
+                    label=label
+                    + "".join(
+                        f", away {low:.0f}°–{high:.0f}°" for low, high in repulsive_intervals(psi)
+                    ),
                     color=PALETTE[index],
                     ls="-" if wide else LINE_STYLES[index],
                     lw=5.0 if wide else 1.8,
@@ -203,14 +259,23 @@ def loss_gradient(scale: float = 64.0, num_classes: int = 10_572) -> Figure:
         for axes in (left, right):
             axes.axhspan(lowest, 0.0, color="0.93", zorder=0)
             axes.axhline(0.0, color="black", lw=0.8)
-            axes.text(5, 0.5 * lowest, "descent turns the embedding\naway from its class", va="center", fontsize=10)
+            axes.text(
+                5,
+                0.5 * lowest,
+                "descent turns the embedding\naway from its class",
+                va="center",
+                fontsize=10,
+            )
         left.set_ylabel("gradient of the loss dL/dθ, per radian")
     return figure
 
 
 MARGIN_FIGURES: dict[str, Callable[..., Figure]] = {
     "margins": _named_margins,
-    **{f"margin_rules_{name}": functools.partial(rule_curves, family) for name, family in FAMILIES.items()},
+    **{
+        f"margin_rules_{name}": functools.partial(rule_curves, family)
+        for name, family in FAMILIES.items()
+    },
     "margin_annealing": _annealing,
     "target_logits": target_logits,
     "loss_gradient": loss_gradient,

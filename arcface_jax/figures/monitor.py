@@ -26,7 +26,11 @@ def monitor(metrics: Sequence[Mapping[str, float | None]]) -> Figure:
         figure = new_figure(7.0, 5.2)
         axes = figure.subplots(2, 2, sharex=True)
         for one, (name, label) in zip(axes.flat, PANELS.items(), strict=True):
-            values = [(line["step"], np.nan if line[name] is None else line[name]) for line in metrics if name in line]
+            values = [
+                (line["step"], np.nan if line[name] is None else line[name])
+                for line in metrics
+                if name in line
+            ]
             one.plot(*zip(*values, strict=True), lw=1.0)
             one.set_ylabel(label)
             one.set_ylim(bottom=0)

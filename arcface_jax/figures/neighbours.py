@@ -14,7 +14,8 @@ _MARKERS = "osD^vP*X<>ph"
 def plane_figure(
     plane: np.ndarray, labels: np.ndarray, centres: np.ndarray, names: Sequence[str], title: str
 ) -> Figure:
-    """Each embedding a point, each person a colour and marker, each centre a large one with the person's name.
+    """Each embedding a point, each person a colour and marker, each centre a large one with the
+    person's name.
 
     The axes have no unit: a layout such as t-SNE has none.
 
@@ -31,7 +32,8 @@ def plane_figure(
     fits = plane.ndim == centres.ndim == 2 and plane.shape[1] == centres.shape[1] == 2
     if not fits or len(labels) != len(plane) or len(names) != len(centres):
         raise InputError(
-            f"plane {plane.shape}, labels [{len(labels)}], centres {centres.shape}, names [{len(names)}] do not fit; "
+            f"plane {plane.shape}, labels [{len(labels)}], centres {centres.shape}, names "
+            f"[{len(names)}] do not fit; "
             "give [N, 2], [N], [C, 2] and [C]"
         )
     with style():
@@ -59,7 +61,9 @@ def plane_figure(
                 linewidths=0.9,
                 zorder=3,
             )
-            axes.annotate(name, centres[person], (4, 4), textcoords="offset points", fontsize=8, zorder=4)
+            axes.annotate(
+                name, centres[person], (4, 4), textcoords="offset points", fontsize=8, zorder=4
+            )
         axes.set_title(title)
         axes.set_xticks([])
         axes.set_yticks([])

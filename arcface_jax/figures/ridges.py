@@ -25,14 +25,19 @@ def angle_ridges(angles: Angles) -> Figure:
     """Density of θ, one row a loss, at the start, the middle and the end of training.
 
     Args:
-      angles: of every loss at the same number of steps or at more; the first, the middle one and the last are drawn.
+      angles: of every loss at the same number of steps or at more; the first, the middle one and
+        the last are drawn.
 
     References: Deng et al., ArcFace (arXiv:1801.07698), figure 3(a).
     """
     rows = _moments(angles)
     with style():
         figure, axes = _frame(len(rows))
-        tallest = max(float(angle_density(one, _GRID).max()) for moments in rows.values() for one in moments.values())
+        tallest = max(
+            float(angle_density(one, _GRID).max())
+            for moments in rows.values()
+            for one in moments.values()
+        )
         for row, moments in enumerate(rows.values()):
             for number, degrees in enumerate(moments.values()):
                 _ridge(axes, row, number, _GRID, angle_density(degrees, _GRID) / tallest * _OVERLAP)
@@ -43,7 +48,8 @@ def angle_ridges(angles: Angles) -> Figure:
 
 
 def logit_ridges(angles: Angles, psis: Mapping[str, Psi]) -> Figure:
-    """Density of the target logit over s, ψ(cos θ), one row a loss, at start, middle and end of training.
+    """Density of the target logit over s, ψ(cos θ), one row a loss, at start, middle and end of
+    training.
 
     Args:
       angles: as for `angle_ridges`.
@@ -58,7 +64,10 @@ def logit_ridges(angles: Angles, psis: Mapping[str, Psi]) -> Figure:
     grid = np.linspace(low - 0.05, high + 0.05, 400)
     with style():
         figure, axes = _frame(len(rows))
-        densities = {name: {step: _density(one, grid) for step, one in row.items()} for name, row in rows.items()}
+        densities = {
+            name: {step: _density(one, grid) for step, one in row.items()}
+            for name, row in rows.items()
+        }
         tallest = max(float(one.max()) for row in densities.values() for one in row.values())
         for row, moments in enumerate(densities.values()):
             for number, density in enumerate(moments.values()):
@@ -85,8 +94,13 @@ def animate_angles(angles: Angles, path: pathlib.Path, frames_per_second: int = 
     steps = sorted(next(iter(_checked(angles).values())))
     for name, moments in angles.items():
         if sorted(moments) != steps:
-            raise InputError(f"angles: {name} has the steps {sorted(moments)}, not {steps}; give the same for all")
-    densities = {name: {step: angle_density(angles[name][step], _GRID) for step in steps} for name in angles}
+            raise InputError(
+                f"angles: {name} has the steps {sorted(moments)}, not {steps}; give the same for "
+                f"all"
+            )
+    densities = {
+        name: {step: angle_density(angles[name][step], _GRID) for step in steps} for name in angles
+    }
     tallest = max(float(one.max()) for row in densities.values() for one in row.values())
     end = _end(one for row in angles.values() for one in row.values())
     file = path.parent / f"{path.name}.gif"
@@ -122,7 +136,9 @@ def _moments(angles: Angles) -> dict[str, dict[int, np.ndarray]]:
     for name, moments in _checked(angles).items():
         steps = sorted(moments)
         middle = min(steps, key=lambda step: abs(step - (steps[0] + steps[-1]) / 2))
-        chosen[name] = {step: moments[step] for step in dict.fromkeys((steps[0], middle, steps[-1]))}
+        chosen[name] = {
+            step: moments[step] for step in dict.fromkeys((steps[0], middle, steps[-1]))
+        }
     return chosen
 
 
@@ -145,9 +161,14 @@ def _ridge(axes: Axes, row: int, number: int, grid: np.ndarray, height: np.ndarr
     axes.plot(grid, -row + height, color=colour, ls=line, lw=1.4)
 
 
-def _name_rows(axes: Axes, rows: Mapping[str, Mapping[int, np.ndarray]], median: Callable[[np.ndarray], str]) -> None:
+def _name_rows(
+    axes: Axes, rows: Mapping[str, Mapping[int, np.ndarray]], median: Callable[[np.ndarray], str]
+) -> None:
     """Names at the left with the medians below them, and a legend of the moments above."""
-    names = [f"{name}\n{' → '.join(median(one) for one in moments.values())}" for name, moments in rows.items()]
+    names = [
+        f"{name}\n{' → '.join(median(one) for one in moments.values())}"
+        for name, moments in rows.items()
+    ]
     axes.set_yticks(-np.arange(len(rows)), names)
     axes.set_ylim(-len(rows) + 0.8, 1.05)
     steps = list(next(iter(rows.values())))

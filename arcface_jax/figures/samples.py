@@ -11,7 +11,9 @@ from arcface_jax.figures.style import new_figure, style
 _SHEET_WIDTH = 9.0  # inches
 
 
-def contact_sheet(images: np.ndarray, title: str, row_labels: Sequence[str] | None = None) -> Figure:
+def contact_sheet(
+    images: np.ndarray, title: str, row_labels: Sequence[str] | None = None
+) -> Figure:
     """One row an identity, one column an image of it.
 
     Args:
@@ -26,7 +28,8 @@ def contact_sheet(images: np.ndarray, title: str, row_labels: Sequence[str] | No
     """
     if images.ndim != 5 or images.shape[-1] != 3 or images.dtype != np.uint8 or images.size == 0:
         raise InputError(
-            f"images must be uint8 [rows, columns, height, width, 3], got {images.dtype} of shape {images.shape}"
+            f"images must be uint8 [rows, columns, height, width, 3], got {images.dtype} of shape "
+            f"{images.shape}"
         )
     rows, columns, height, width, _ = images.shape
     if row_labels is not None and len(row_labels) != rows:
@@ -39,7 +42,9 @@ def contact_sheet(images: np.ndarray, title: str, row_labels: Sequence[str] | No
             sheet[top : top + height, left : left + width] = images[row, column]
     with style():
         labels_width = 0.2 + 0.11 * max((len(label) for label in row_labels or ()), default=0)
-        figure = new_figure(_SHEET_WIDTH + labels_width, _SHEET_WIDTH * sheet.shape[0] / sheet.shape[1] + 0.4)
+        figure = new_figure(
+            _SHEET_WIDTH + labels_width, _SHEET_WIDTH * sheet.shape[0] / sheet.shape[1] + 0.4
+        )
         figure.set_layout_engine("constrained", w_pad=0.1)
         axes = figure.subplots()
         axes.imshow(sheet, interpolation="nearest")

@@ -1,4 +1,6 @@
-"""Pictures of a study: losses side by side, sweeps over a setting, angles beside the paper's, courses of training."""
+"""Pictures of a study: losses side by side, sweeps over a setting, angles beside the paper's,
+courses of training.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,10 +16,12 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def losses_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> Figure:
-    """One row a loss, a small mark a seed, a large one with a bar for mean ± deviation; one panel a data set.
+    """One row a loss, a small mark a seed, a large one with a bar for mean ± deviation; one panel a
+    data set.
 
     Args:
-      panels: by data set and by loss, one value a seed; rows are in the order of the first panel's means.
+      panels: by data set and by loss, one value a seed; rows are in the order of the first panel's
+        means.
       label: of the horizontal axis, with its unit.
     """
     if not panels or not all(panels.values()):
@@ -33,9 +37,13 @@ def losses_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], label: st
                     continue
                 summary = summarise(rows[name])
                 colour = PALETTE[1] if name == "arcface" else PALETTE[0]
-                axes.plot(rows[name], [height] * len(rows[name]), ".", color="black", ms=3, alpha=0.5)
+                axes.plot(
+                    rows[name], [height] * len(rows[name]), ".", color="black", ms=3, alpha=0.5
+                )
                 bar = summary.deviation if summary.count > 1 else 0.0
-                axes.errorbar(summary.mean, height, xerr=bar, fmt="o", color=colour, ms=5, capsize=2, lw=1)
+                axes.errorbar(
+                    summary.mean, height, xerr=bar, fmt="o", color=colour, ms=5, capsize=2, lw=1
+                )
             axes.set_title(data_set, fontsize=11)
             axes.set_xlabel(label)
         columns[0].set_yticks(np.arange(len(names)), names, fontsize=9)
@@ -44,7 +52,11 @@ def losses_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], label: st
 
 
 def sweep_figure(
-    lines: Mapping[str, Mapping[float, Sequence[float]]], x_label: str, y_label: str, *, logarithmic: bool = False
+    lines: Mapping[str, Mapping[float, Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    *,
+    logarithmic: bool = False,
 ) -> Figure:
     """Mean over seeds against a setting, with a band from the lowest seed to the highest.
 
@@ -61,8 +73,13 @@ def sweep_figure(
             x = sorted(points)
             summaries = [summarise(points[value]) for value in x]
             colour = PALETTE[number % len(PALETTE)]
-            looks = {"ls": LINE_STYLES[number % len(LINE_STYLES)], "marker": _MARKERS[number % len(_MARKERS)]}
-            axes.plot(x, [one.mean for one in summaries], color=colour, lw=1.5, ms=5, label=name, **looks)
+            looks = {
+                "ls": LINE_STYLES[number % len(LINE_STYLES)],
+                "marker": _MARKERS[number % len(_MARKERS)],
+            }
+            axes.plot(
+                x, [one.mean for one in summaries], color=colour, lw=1.5, ms=5, label=name, **looks
+            )
             low, high = [one.low for one in summaries], [one.high for one in summaries]
             axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
         if logarithmic:
@@ -83,7 +100,8 @@ def angle_table_figure(
     paper: Mapping[str, Mapping[str, float]],
     titles: Mapping[str, str],
 ) -> Figure:
-    """Each figure of Table 3 in a panel: ours, one mark a seed, and the paper's as a cross, one row a loss.
+    """Each figure of Table 3 in a panel: ours, one mark a seed, and the paper's as a cross, one row
+    a loss.
 
     Args:
       ours: by loss and by figure, one value a seed, degrees.
@@ -98,7 +116,14 @@ def angle_table_figure(
             for height, name in enumerate(names):
                 if key in ours[name]:
                     mean = float(np.mean(ours[name][key]))
-                    axes.plot(ours[name][key], [height] * len(ours[name][key]), ".", color=PALETTE[0], ms=3, alpha=0.6)
+                    axes.plot(
+                        ours[name][key],
+                        [height] * len(ours[name][key]),
+                        ".",
+                        color=PALETTE[0],
+                        ms=3,
+                        alpha=0.6,
+                    )
                     axes.plot(mean, height, "o", color=PALETTE[0], ms=6)
                 if key in paper.get(name, {}):
                     axes.plot(paper[name][key], height, "x", color=PALETTE[1], ms=7, mew=2)
@@ -115,7 +140,9 @@ def angle_table_figure(
     return figure
 
 
-def courses_figure(panels: Mapping[str, Mapping[str, tuple[Sequence[int], Sequence[float]]]]) -> Figure:
+def courses_figure(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[int], Sequence[float]]]],
+) -> Figure:
     """Mean θ of the training batches by step, one panel a question, one line a setting.
 
     Args:
@@ -130,7 +157,10 @@ def courses_figure(panels: Mapping[str, Mapping[str, tuple[Sequence[int], Sequen
             axes.remove()
         for axes, (title, lines) in zip(grid.flat, panels.items(), strict=False):
             for number, (name, (steps, degrees)) in enumerate(lines.items()):
-                colour, line = PALETTE[number % len(PALETTE)], LINE_STYLES[number % len(LINE_STYLES)]
+                colour, line = (
+                    PALETTE[number % len(PALETTE)],
+                    LINE_STYLES[number % len(LINE_STYLES)],
+                )
                 axes.plot(steps, degrees, color=colour, ls=line, lw=1.6, label=name)
             axes.axhline(90.0, color="grey", lw=0.8)
             axes.set_title(title, fontsize=11)

@@ -14,7 +14,15 @@ from arcface_jax.arguments import check_choice
 # Okabe and Ito's palette: distinguishable with every common colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 # In the palette's order, so that lines differ without colour too.
-LINE_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
+LINE_STYLES: tuple[Any, ...] = (
+    "-",
+    "--",
+    "-.",
+    ":",
+    (0, (5, 1, 1, 1, 1, 1)),
+    (0, (8, 2)),
+    (0, (1, 1)),
+)
 
 _SETTINGS: dict[Any, Any] = {
     "figure.dpi": 110,
@@ -51,7 +59,9 @@ FORMATS = ("png", "svg", "pdf")
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
-def save(figure: Figure, path: pathlib.Path, formats: Sequence[str] = ("png",)) -> list[pathlib.Path]:
+def save(
+    figure: Figure, path: pathlib.Path, formats: Sequence[str] = ("png",)
+) -> list[pathlib.Path]:
     """Writes a figure to files; equal figures give equal files.
 
     Args:

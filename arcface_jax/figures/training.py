@@ -9,14 +9,23 @@ from arcface_jax.figures.style import new_figure, style
 
 
 def loss_curve(
-    steps: Sequence[int], losses: Sequence[float], accuracies: Sequence[float], expected_initial_loss: float
+    steps: Sequence[int],
+    losses: Sequence[float],
+    accuracies: Sequence[float],
+    expected_initial_loss: float,
 ) -> Figure:
     """Training loss and accuracy by step, with the loss an untrained network should start at."""
     with style():
         figure = new_figure(7.0, 6.0)
         above, below = figure.subplots(2, 1, sharex=True)
         above.plot(steps, losses, lw=1.2)
-        above.axhline(expected_initial_loss, color="black", ls=":", lw=1, label="expected of an untrained network")
+        above.axhline(
+            expected_initial_loss,
+            color="black",
+            ls=":",
+            lw=1,
+            label="expected of an untrained network",
+        )
         above.set_ylabel("training loss")
         above.set_ylim(bottom=0)
         above.legend()
@@ -28,14 +37,24 @@ def loss_curve(
 
 
 def learning_curve(
-    steps: Sequence[int], accuracies: Sequence[float], deviations: Sequence[float], aucs: Sequence[float]
+    steps: Sequence[int],
+    accuracies: Sequence[float],
+    deviations: Sequence[float],
+    aucs: Sequence[float],
 ) -> Figure:
     """Verification of held-out identities by step: accuracy ± deviation over folds, and AUC."""
     with style():
         figure = new_figure()
         axes = figure.subplots()
         percent, deviation = 100 * np.asarray(accuracies), 100 * np.asarray(deviations)
-        axes.errorbar(steps, percent, yerr=deviation, marker="o", capsize=3, label="accuracy ± deviation over folds")
+        axes.errorbar(
+            steps,
+            percent,
+            yerr=deviation,
+            marker="o",
+            capsize=3,
+            label="accuracy ± deviation over folds",
+        )
         axes.plot(steps, 100 * np.asarray(aucs), marker="s", label="area under the ROC")
         axes.set_xlabel("step (0 is the untrained network)")
         axes.set_ylabel("verification of unseen people, %")
@@ -56,9 +75,17 @@ def angle_histogram(angles: Mapping[int, np.ndarray]) -> Figure:
         bins = np.arange(0.0, 181.0, 2.0).tolist()
         for step in sorted(angles):
             degrees = angles[step]
-            axes.hist(degrees, bins, density=True, alpha=0.55, label=f"step {step}: median {np.median(degrees):.0f}°")
+            axes.hist(
+                degrees,
+                bins,
+                density=True,
+                alpha=0.55,
+                label=f"step {step}: median {np.median(degrees):.0f}°",
+            )
         farthest = max((float(np.max(degrees)) for degrees in angles.values()), default=0.0)
-        axes.set_xlim(0, 120 if farthest <= 120 else 180)  # few pass 120° unless training goes astray
+        axes.set_xlim(
+            0, 120 if farthest <= 120 else 180
+        )  # few pass 120° unless training goes astray
         axes.set_xlabel("angle θ between an embedding and its class centre, degrees")
         axes.set_ylabel("density, per degree")
         axes.legend()

@@ -52,10 +52,16 @@ def margin_softmax_over(
     batch = share_batch(embeddings, labels, scale, axis, compute_dtype(embeddings, class_weights))
     places, valid = batch.local_labels, axis.classes_here()
     if sample is not None:
-        class_weights, places, valid = take_rows(class_weights, sample), places_in_sample(places, sample), sample.active
+        class_weights, places, valid = (
+            take_rows(class_weights, sample),
+            places_in_sample(places, sample),
+            sample.active,
+        )
     sums = class_sums(batch.unit, class_weights, places, batch.all_scales, valid, options)
     sums = reduce_sums(sums, batch, axis, options)
-    return losses_from_sums(sums, has_class(batch.labels, axis.num_classes), psi, batch.scale, label_smoothing)
+    return losses_from_sums(
+        sums, has_class(batch.labels, axis.num_classes), psi, batch.scale, label_smoothing
+    )
 
 
 def chunked_margin_softmax_loss(
@@ -71,13 +77,14 @@ def chunked_margin_softmax_loss(
     shift: str = "running",
     precision: jax.lax.PrecisionLike = "highest",
 ) -> jax.Array:
-    r"""`arcface_jax.losses.margin_softmax_loss` without the logits: the classes are gone through in chunks.
+    r"""`arcface_jax.losses.margin_softmax_loss` without the logits: the classes are gone through in
+    chunks.
 
         L = ln(e^{s·psi(cosθ_y)} + Σ_{j≠y} e^{s·cosθ_j}) − s·psi(cosθ_y).
 
-    The value and the gradient are the dense loss's to rounding. Beyond the arguments and their gradients the memory is
-    O(N·chunk): the backward pass forms each chunk's cosines again, four products of N × C × D in all against three.
-    Reverse-mode differentiation only, once.
+    The value and the gradient are the dense loss's to rounding. Beyond the arguments and their
+    gradients the memory is O(N·chunk): the backward pass forms each chunk's cosines again, four
+    products of N × C × D in all against three. Reverse-mode differentiation only, once.
 
     Args:
       embeddings: [N, D]; their lengths do not matter.
@@ -88,8 +95,9 @@ def chunked_margin_softmax_loss(
       label_smoothing: ε in [0, 1].
       filter_threshold: leave wrong classes whose cosine is above this out of the softmax.
       chunk: the most classes at a time; it need not divide C.
-      shift: what is subtracted before exponentials: "running", the largest logit so far, or "fixed", s. With "fixed" a
-        row all of whose wrong classes have cosθ < 1 − 87/s underflows, and counts as one without wrong classes.
+      shift: what is subtracted before exponentials: "running", the largest logit so far, or
+        "fixed", s. With "fixed" a row all of whose wrong classes have cosθ < 1 − 87/s underflows,
+        and counts as one without wrong classes.
       precision: of the matrix products; see `arcface_jax.logits.cosine_logits`.
 
     Returns: the loss of each example, [N], float32 (float64 for float64 arguments).
@@ -98,8 +106,8 @@ def chunked_margin_softmax_loss(
       InputError: for a wrong shape, dtype, label, scale, smoothing, threshold, chunk or shift.
 
     References:
-      Deng et al., ArcFace, arXiv:1801.07698. Wijmans et al., Cut Your Losses, arXiv:2411.09009, for losses without
-      logits.
+      Deng et al., ArcFace, arXiv:1801.07698. Wijmans et al., Cut Your Losses, arXiv:2411.09009, for
+      losses without logits.
     """
     return margin_softmax_over(
         ClassAxis(None, class_weights.shape[0]),

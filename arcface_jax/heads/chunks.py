@@ -1,8 +1,9 @@
-"""Class weights a chunk of rows at a time: where each chunk starts, how it is read and written, how it is stored.
+"""Class weights a chunk of rows at a time: where each chunk starts, how it is read and written, how
+it is stored.
 
-XLA's CPU compiler has no bfloat16 slices: it converts the whole array to float32 to take a slice, or to replace one.
-What is updated in place is therefore kept as `uint16` that hold the bits of bfloat16, on every platform alike; `store`
-and `load` go between the two.
+XLA's CPU compiler has no bfloat16 slices: it converts the whole array to float32 to take a slice,
+or to replace one. What is updated in place is therefore kept as `uint16` that hold the bits of
+bfloat16, on every platform alike; `store` and `load` go between the two.
 """
 
 import dataclasses
@@ -21,10 +22,12 @@ DEFAULT_CHUNK = 2048
 
 @dataclasses.dataclass(frozen=True)
 class Chunks:
-    """`count` chunks of `size` consecutive classes; the last one is moved back to end at the last class.
+    """`count` chunks of `size` consecutive classes; the last one is moved back to end at the last
+    class.
 
-    The classes that the last chunk then shares with the one before it belong to the latter (`fresh`). Going through
-    the chunks from the last to the first, a row that is written in both ends as its owner wrote it.
+    The classes that the last chunk then shares with the one before it belong to the latter
+    (`fresh`). Going through the chunks from the last to the first, a row that is written in both
+    ends as its owner wrote it.
     """
 
     classes: int
@@ -36,7 +39,9 @@ class Chunks:
         return jnp.minimum(index * self.size, self.classes - self.size)
 
     def classes_of(self, index: Any, valid: Any) -> tuple[jax.Array, jax.Array]:
-        """([size] class numbers, [size] whether each belongs to this chunk and is below `valid`)."""
+        """([size] class numbers, [size] whether each belongs to this chunk and is below
+        `valid`).
+        """
         classes = self.start(index) + jnp.arange(self.size, dtype=jnp.int32)
         return classes, (classes >= index * self.size) & (classes < valid)
 
@@ -63,8 +68,8 @@ def store(values: jax.Array, dtype: Any, key: jax.Array | None = None) -> jax.Ar
     Args:
       values: any shape.
       dtype: float32, float64 or bfloat16 (or uint16, which means the same).
-      key: for bfloat16, round up or down at random, so that the expected value is the value: an update too small to
-        move a weight then moves it now and then. None rounds to nearest.
+      key: for bfloat16, round up or down at random, so that the expected value is the value: an
+        update too small to move a weight then moves it now and then. None rounds to nearest.
 
     Returns: the shape of `values`.
     """
@@ -80,10 +85,11 @@ def store(values: jax.Array, dtype: Any, key: jax.Array | None = None) -> jax.Ar
 
 
 def rounding_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform 16-bit numbers in uint32: two words from the key, mixed into each element's number by a hash.
+    """Uniform 16-bit numbers in uint32: two words from the key, mixed into each element's number by
+    a hash.
 
-    `jax.random.bits` would do, and would take longer than all the products of a chunk together on a CPU; whether a
-    number is rounded up or down needs less.
+    `jax.random.bits` would do, and would take longer than all the products of a chunk together on a
+    CPU; whether a number is rounded up or down needs less.
 
     Args:
       key: a PRNG key.
@@ -97,7 +103,9 @@ def rounding_noise(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _mixed(x: jax.Array) -> jax.Array:
-    """The 32-bit finaliser of MurmurHash3, a bijection in which every input bit moves every output bit."""
+    """The 32-bit finaliser of MurmurHash3, a bijection in which every input bit moves every
+    output bit.
+    """
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
@@ -105,7 +113,9 @@ def _mixed(x: jax.Array) -> jax.Array:
 
 def load(stored: jax.Array) -> jax.Array:
     """What `store` kept: float32 (or wider) as it is, bfloat16 from its bits, whole."""
-    return jax.lax.bitcast_convert_type(stored, jnp.bfloat16) if stored.dtype == jnp.uint16 else stored
+    return (
+        jax.lax.bitcast_convert_type(stored, jnp.bfloat16) if stored.dtype == jnp.uint16 else stored
+    )
 
 
 def read_rows(stored: jax.Array, start: Any, size: int, dtype: Any) -> jax.Array:
@@ -121,10 +131,11 @@ def over_chunks(
     *,
     backwards: bool = False,
 ) -> Any:
-    """carry ← body(index, stored, carry) for every chunk of an array that is only read; the last carry.
+    """carry ← body(index, stored, carry) for every chunk of an array that is only read; the last
+    carry.
 
-    The array goes through the loop, behind a barrier: the compiler would otherwise move the conversion of a bfloat16
-    chunk out of the loop, and convert all of the array first.
+    The array goes through the loop, behind a barrier: the compiler would otherwise move the
+    conversion of a bfloat16 chunk out of the loop, and convert all of the array first.
     """
 
     def step(done: Any, held: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
@@ -134,20 +145,25 @@ def over_chunks(
     return jax.lax.fori_loop(0, chunks.count, step, (stored, carry))[1]
 
 
-def write_rows(stored: jax.Array, rows: jax.Array, start: Any, key: jax.Array | None = None) -> jax.Array:
+def write_rows(
+    stored: jax.Array, rows: jax.Array, start: Any, key: jax.Array | None = None
+) -> jax.Array:
     """`stored` with these rows in place of those from `start`."""
     return jax.lax.dynamic_update_slice_in_dim(stored, store(rows, stored.dtype, key), start, 0)
 
 
 def varying_axes(*arrays: Any) -> frozenset[str]:
     """The axes of an enclosing `shard_map` along which any of the arrays differs."""
-    return frozenset().union(*(jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(arrays)))
+    return frozenset().union(
+        *(jax.typeof(leaf).manual_axis_type.varying for leaf in jax.tree.leaves(arrays))
+    )
 
 
 def vary_over(axes: frozenset[str], tree: Any) -> Any:
     """The arrays, typed by `shard_map` as differing along all these axes; without one, the arrays.
 
-    What a loop carries must have one type throughout. The transpose sums a gradient over the axes that are added.
+    What a loop carries must have one type throughout. The transpose sums a gradient over the axes
+    that are added.
     """
 
     def cast(array: Any) -> Any:

@@ -1,4 +1,6 @@
-"""How the classes are split over devices, and what travels between them: embeddings and sums, never logits."""
+"""How the classes are split over devices, and what travels between them: embeddings and sums,
+never logits.
+"""
 
 import dataclasses
 from typing import Any
@@ -19,17 +21,22 @@ def shard_sizes(num_classes: int, shards: int) -> list[int]:
       InputError: for a number of classes or shards below 1.
     """
     if num_classes < 1 or shards < 1:
-        raise InputError(f"num_classes is {num_classes} and shards {shards}; pass 1 or more of each")
+        raise InputError(
+            f"num_classes is {num_classes} and shards {shards}; pass 1 or more of each"
+        )
     return [num_classes // shards + (rank < num_classes % shards) for rank in range(shards)]
 
 
 def shard_rows(num_classes: int, shards: int) -> int:
-    """The rows every shard's array has: the size of the largest shard, ⌈C/shards⌉; a smaller one ends in padding."""
+    """The rows every shard's array has: the size of the largest shard, ⌈C/shards⌉; a smaller
+    one ends in padding.
+    """
     return shard_sizes(num_classes, shards)[0]
 
 
 def rows_of_classes(classes: np.ndarray, num_classes: int, shards: int) -> np.ndarray:
-    """Where each class's row stands in the shards laid end to end, [shards·⌈C/shards⌉, …] with their padding rows.
+    """Where each class's row stands in the shards laid end to end, [shards·⌈C/shards⌉, …] with
+    their padding rows.
 
     Args:
       classes: class numbers in [0, C), any shape.
@@ -50,7 +57,8 @@ def rows_of_classes(classes: np.ndarray, num_classes: int, shards: int) -> np.nd
 class ClassAxis:
     """The mapped axis that classes are split over; with `name=None` one device has them all.
 
-    Every method is called by all devices of the axis together, inside shard_map, pmap or vmap(axis_name=…).
+    Every method is called by all devices of the axis together, inside shard_map, pmap or
+    vmap(axis_name=…).
     """
 
     name: AxisName | None
@@ -117,5 +125,8 @@ def class_axis(axis_name: AxisName | None, num_classes: int | None, rows: int) -
       InputError: for an axis without the number of classes.
     """
     if axis_name is not None and num_classes is None:
-        raise InputError(f"num_classes is None with axis_name {axis_name!r}; pass the number on all devices together")
+        raise InputError(
+            f"num_classes is None with axis_name {axis_name!r}; pass the number on all devices "
+            f"together"
+        )
     return ClassAxis(axis_name, rows if num_classes is None else num_classes)

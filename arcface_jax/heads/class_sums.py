@@ -1,8 +1,10 @@
-"""What a margin softmax needs of the classes: four numbers an example, from one pass over the class weights.
+"""What a margin softmax needs of the classes: four numbers an example, from one pass over the class
+weights.
 
-The margin touches the true class's cosine alone. So the loss is a function of [N] arrays: that cosine, and sums over
-the wrong classes. `class_sums` forms them chunk by chunk, forwards and backwards, with no more than [N, chunk] logits
-alive; psi, whatever it is, stays outside and is differentiated as any other function of [N].
+The margin touches the true class's cosine alone. So the loss is a function of [N] arrays: that
+cosine, and sums over the wrong classes. `class_sums` forms them chunk by chunk, forwards and
+backwards, with no more than [N, chunk] logits alive; psi, whatever it is, stays outside and is
+differentiated as any other function of [N].
 """
 
 import dataclasses
@@ -13,7 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arcface_jax.heads.chunks import Chunks, over_chunks, read_rows, split_classes, vary_over, varying_axes, write_rows
+from arcface_jax.heads.chunks import (
+    Chunks,
+    over_chunks,
+    read_rows,
+    split_classes,
+    vary_over,
+    varying_axes,
+    write_rows,
+)
 from arcface_jax.logits import inverse_norms
 
 SHIFTS = ("running", "fixed")
@@ -25,8 +35,9 @@ class SumOptions:
 
     Attributes:
       chunk: the most classes at a time.
-      shift: "running" subtracts the largest logit so far before exponentials; "fixed" subtracts s, which no logit of a
-        wrong class exceeds: one reduction less, but a row all of whose wrong classes have cosθ < 1 − 87/s is lost.
+      shift: "running" subtracts the largest logit so far before exponentials; "fixed" subtracts s,
+        which no logit of a wrong class exceeds: one reduction less, but a row all of whose wrong
+        classes have cosθ < 1 − 87/s is lost.
       cosine_sum: whether Σ cosθ_j is wanted.
       scale_gradient: whether the scale is to be differentiated.
       filter_threshold: wrong classes with a cosine above this are left out.
@@ -42,7 +53,8 @@ class SumOptions:
 
 
 class ClassSums(NamedTuple):
-    """For each of N examples, over the classes at hand; the wrong ones are those but y that no filter leaves out.
+    """For each of N examples, over the classes at hand; the wrong ones are those but y that no
+    filter leaves out.
 
     Attributes:
       target: cosθ_y, 0 where y is not among the classes.
@@ -74,14 +86,22 @@ def view_chunk(unit: jax.Array, rows: jax.Array, precision: jax.lax.PrecisionLik
         rows = jnp.moveaxis(rows, 1, 0)
     rows = rows.reshape(centres * size, dim)
     inverse = inverse_norms(jnp.sum(rows * rows, axis=-1))
-    every = (jnp.einsum("nd,cd->nc", unit, rows, precision=precision) * inverse).reshape(-1, centres, size)
+    every = (jnp.einsum("nd,cd->nc", unit, rows, precision=precision) * inverse).reshape(
+        -1, centres, size
+    )
     return ChunkView(rows, inverse, every, every[:, 0] if centres == 1 else jnp.max(every, axis=1))
 
 
 def pull_back_chunk(
-    view: ChunkView, slopes: jax.Array, unit: jax.Array, shape: tuple[int, ...], precision: jax.lax.PrecisionLike
+    view: ChunkView,
+    slopes: jax.Array,
+    unit: jax.Array,
+    shape: tuple[int, ...],
+    precision: jax.lax.PrecisionLike,
 ) -> tuple[jax.Array, jax.Array]:
-    """From dL/dcosθ [N, c] to (dL/d unit embeddings [N, D], dL/d rows of `shape`, [c, D] or [c, K, D])."""
+    """From dL/dcosθ [N, c] to (dL/d unit embeddings [N, D], dL/d rows of `shape`, [c, D] or [c,
+    K, D]).
+    """
     centres = view.every_cosine.shape[1]
     if centres == 1:
         every = slopes[:, None, :]
@@ -100,9 +120,16 @@ def pull_back_chunk(
 
 
 def masks(
-    view: ChunkView, chunks: Chunks, index: Any, labels: jax.Array, valid: Any, filter_threshold: float | None
+    view: ChunkView,
+    chunks: Chunks,
+    index: Any,
+    labels: jax.Array,
+    valid: Any,
+    filter_threshold: float | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Which of a chunk's cosines [N, c] belong to the true class, and which to a wrong class that counts."""
+    """Which of a chunk's cosines [N, c] belong to the true class, and which to a wrong class
+    that counts.
+    """
     classes, fresh = chunks.classes_of(index, valid)
     target = (labels[:, None] == classes) & fresh
     wrong = ~target & fresh
@@ -112,7 +139,12 @@ def masks(
 
 
 def _forward(
-    options: SumOptions, unit: jax.Array, weights: jax.Array, labels: jax.Array, scale: jax.Array, valid: jax.Array
+    options: SumOptions,
+    unit: jax.Array,
+    weights: jax.Array,
+    labels: jax.Array,
+    scale: jax.Array,
+    valid: jax.Array,
 ) -> ClassSums:
     chunks = split_classes(weights.shape[0], options.chunk)
     axes = varying_axes(unit, weights, labels, scale, valid)
@@ -120,7 +152,9 @@ def _forward(
     scale = jnp.broadcast_to(scale, zeros.shape)
     start = (-scale if options.shift == "running" else scale, zeros, zeros, zeros, zeros)
 
-    def add_chunk(index: Any, weights: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def add_chunk(
+        index: Any, weights: jax.Array, carry: tuple[jax.Array, ...]
+    ) -> tuple[jax.Array, ...]:
         shift, partition, target, cosine_sum, count = carry
         rows = read_rows(weights, chunks.start(index), chunks.size, unit.dtype)
         view = view_chunk(unit, rows, options.precision)
@@ -137,7 +171,9 @@ def _forward(
             count += jnp.sum(wrong, axis=1, dtype=count.dtype)
         return shift, partition, target, cosine_sum, count
 
-    shift, partition, target, cosine_sum, count = over_chunks(chunks, weights, add_chunk, vary_over(axes, start))
+    shift, partition, target, cosine_sum, count = over_chunks(
+        chunks, weights, add_chunk, vary_over(axes, start)
+    )
     return ClassSums(target, shift + jnp.log(partition), cosine_sum, count)
 
 
@@ -156,7 +192,8 @@ def cosine_slopes(
     slopes: Slopes, cosine: jax.Array, scale: jax.Array, is_target: jax.Array, wrong: jax.Array
 ) -> jax.Array:
     """dL/dcosθ of a chunk, [N, c]."""
-    # No wrong class's is above 1. The others, and all of a row whose sum is lost, may overflow: 0·∞ would be NaN.
+    # No wrong class's is above 1. The others, and all of a row whose sum is lost, may overflow: 0·∞
+    # would be NaN.
     p = jnp.exp(jnp.minimum(scale[:, None] * cosine - slopes.log_partition[:, None], 0.0))
     of_wrong = jnp.where(wrong, slopes.weight[:, None] * p + slopes.constant[:, None], 0.0)
     return jnp.where(is_target, slopes.target[:, None], of_wrong)
@@ -164,17 +201,26 @@ def cosine_slopes(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _class_sums(
-    options: SumOptions, unit: jax.Array, weights: jax.Array, labels: jax.Array, scale: jax.Array, valid: jax.Array
+    options: SumOptions,
+    unit: jax.Array,
+    weights: jax.Array,
+    labels: jax.Array,
+    scale: jax.Array,
+    valid: jax.Array,
 ) -> ClassSums:
     return _forward(options, unit, weights, labels, scale, valid)
 
 
-def _class_sums_forward(options: SumOptions, *arguments: jax.Array) -> tuple[ClassSums, tuple[Any, ...]]:
+def _class_sums_forward(
+    options: SumOptions, *arguments: jax.Array
+) -> tuple[ClassSums, tuple[Any, ...]]:
     sums = _forward(options, *arguments)
     return sums, (*arguments, sums.log_partition)
 
 
-def _class_sums_backward(options: SumOptions, saved: tuple[Any, ...], cotangents: ClassSums) -> tuple[Any, ...]:
+def _class_sums_backward(
+    options: SumOptions, saved: tuple[Any, ...], cotangents: ClassSums
+) -> tuple[Any, ...]:
     unit, weights, labels, scale, valid, log_partition = saved
     chunks = split_classes(weights.shape[0], options.chunk)
     axes = varying_axes(unit, weights, labels, scale, valid)
@@ -185,10 +231,13 @@ def _class_sums_backward(options: SumOptions, saved: tuple[Any, ...], cotangents
         log_partition=jnp.where(jnp.isfinite(log_partition), log_partition, 0.0),
         constant=cotangents.cosine_sum,
     )
-    # The bits of bfloat16, because XLA's CPU compiler would convert all of the gradient to write one chunk of it.
+    # The bits of bfloat16, because XLA's CPU compiler would convert all of the gradient to write
+    # one chunk of it.
     stored = jnp.uint16 if weights.dtype == jnp.bfloat16 else weights.dtype
 
-    def add_chunk(index: Any, weights: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def add_chunk(
+        index: Any, weights: jax.Array, carry: tuple[jax.Array, ...]
+    ) -> tuple[jax.Array, ...]:
         of_unit, of_weights, of_scale = carry
         rows = read_rows(weights, chunks.start(index), chunks.size, unit.dtype)
         view = view_chunk(unit, rows, options.precision)
@@ -198,7 +247,11 @@ def _class_sums_backward(options: SumOptions, saved: tuple[Any, ...], cotangents
         if options.scale_gradient:
             through_partition = jnp.where(wrong, slope - slopes.constant[:, None], 0.0)
             of_scale += jnp.sum(through_partition * view.cosine, axis=1)
-        return of_unit + of_unit_here, write_rows(of_weights, of_rows, chunks.start(index)), of_scale
+        return (
+            of_unit + of_unit_here,
+            write_rows(of_weights, of_rows, chunks.start(index)),
+            of_scale,
+        )
 
     start = (jnp.zeros_like(unit), jnp.zeros(weights.shape, stored), jnp.zeros_like(log_partition))
     start = vary_over(axes, start)
@@ -206,8 +259,13 @@ def _class_sums_backward(options: SumOptions, saved: tuple[Any, ...], cotangents
     of_weights = jax.lax.bitcast_convert_type(of_weights, weights.dtype)
     # s·weight was differentiated by cosθ; by s it is cosθ·weight, hence the division.
     of_scale = of_scale / scales
-    of_scale = of_scale.astype(scale.dtype) if jnp.ndim(scale) else jnp.sum(of_scale).astype(scale.dtype)
-    no_gradient = np.zeros(labels.shape, jax.dtypes.float0), np.zeros(valid.shape, jax.dtypes.float0)
+    of_scale = (
+        of_scale.astype(scale.dtype) if jnp.ndim(scale) else jnp.sum(of_scale).astype(scale.dtype)
+    )
+    no_gradient = (
+        np.zeros(labels.shape, jax.dtypes.float0),
+        np.zeros(valid.shape, jax.dtypes.float0),
+    )
     return of_unit, of_weights, no_gradient[0], of_scale, no_gradient[1]
 
 
@@ -215,14 +273,20 @@ _class_sums.defvjp(_class_sums_forward, _class_sums_backward)
 
 
 def class_sums(
-    unit: jax.Array, weights: jax.Array, labels: jax.Array, scale: jax.Array, valid: Any, options: SumOptions
+    unit: jax.Array,
+    weights: jax.Array,
+    labels: jax.Array,
+    scale: jax.Array,
+    valid: Any,
+    options: SumOptions,
 ) -> ClassSums:
     """The sums over the first `valid` of the classes at hand, differentiable in reverse mode.
 
     Args:
       unit: embeddings of length 1, [N, D], float32 or float64.
       weights: [C, D] or [C, K, D], of any floating dtype.
-      labels: [N] int32, numbered as the rows of `weights`; any other number means that y is not among them.
+      labels: [N] int32, numbered as the rows of `weights`; any other number means that y is not
+        among them.
       scale: s, scalar or [N].
       valid: how many rows count; an integer, which may be traced.
       options: how.

@@ -1,11 +1,14 @@
-"""The head's whole step in one go: loss, gradient by embeddings, and the class weights updated, a chunk at a time.
+"""The head's whole step in one go: loss, gradient by embeddings, and the class weights updated, a
+chunk at a time.
 
-A class-weight gradient is as large as the class weights. Here each chunk's is formed, used and dropped: two passes over
-the classes, the first for the partition function, the second for slopes and updates, in place on donated buffers.
+A class-weight gradient is as large as the class weights. Here each chunk's is formed, used and
+dropped: two passes over the classes, the first for the partition function, the second for slopes
+  and updates, in place on donated buffers.
 
-How it stays in place under XLA: each chunk of an optimiser's slots is written and then read again, behind a barrier, to
-update the weights. Otherwise the two writes are fused with each other's reads and both arrays are copied, in every turn
-of the loop. `compiled.memory_analysis().temp_size_in_bytes` tells.
+How it stays in place under XLA: each chunk of an optimiser's slots is written and then read again,
+behind a barrier, to update the weights. Otherwise the two writes are fused with each other's reads
+and both arrays are copied, in every turn of the loop.
+`compiled.memory_analysis().temp_size_in_bytes` tells.
 """
 
 from typing import Any, NamedTuple
@@ -56,8 +59,8 @@ class HeadState(NamedTuple):
     """A head in training.
 
     Attributes:
-      weights: [C, D] or [C, K, D], as `arcface_jax.heads.chunks.store` keeps them: float32, or bfloat16's bits as
-        uint16.
+      weights: [C, D] or [C, K, D], as `arcface_jax.heads.chunks.store` keeps them: float32, or
+        bfloat16's bits as uint16.
       slots: the optimiser's arrays, a row for each class.
       step: how many steps were taken.
     """
@@ -86,7 +89,9 @@ class HeadStep(NamedTuple):
     embedding_gradients: jax.Array
 
 
-def init_head(class_weights: jax.Array, optimiser: RowOptimiser, *, dtype: Any = jnp.float32) -> HeadState:
+def init_head(
+    class_weights: jax.Array, optimiser: RowOptimiser, *, dtype: Any = jnp.float32
+) -> HeadState:
     """The state of a new head.
 
     Args:
@@ -107,7 +112,9 @@ def init_head(class_weights: jax.Array, optimiser: RowOptimiser, *, dtype: Any =
 
 
 class _Problem(NamedTuple):
-    """What the update of a chunk needs besides the chunk; `slopes` None means no gradient but the optimiser's own."""
+    """What the update of a chunk needs besides the chunk; `slopes` None means no gradient but
+    the optimiser's own.
+    """
 
     unit: jax.Array
     labels: jax.Array
@@ -133,12 +140,16 @@ def _sweep(
         if problem.slopes is None:
             return jnp.zeros_like(unit), jnp.zeros_like(rows)
         view = view_chunk(unit, rows, options.precision)
-        is_target, wrong = masks(view, chunks, index, problem.labels, problem.valid, options.filter_threshold)
+        is_target, wrong = masks(
+            view, chunks, index, problem.labels, problem.valid, options.filter_threshold
+        )
         slope = cosine_slopes(problem.slopes, view.cosine, problem.scales, is_target, wrong)
         of_unit, gradient = pull_back_chunk(view, slope, unit, rows.shape, options.precision)
         return of_unit, gradient if repeat_axis is None else jax.lax.psum(gradient, repeat_axis)
 
-    def update(done: Any, carry: tuple[jax.Array, Slots, jax.Array]) -> tuple[jax.Array, Slots, jax.Array]:
+    def update(
+        done: Any, carry: tuple[jax.Array, Slots, jax.Array]
+    ) -> tuple[jax.Array, Slots, jax.Array]:
         weights, slots, of_unit = carry
         index = chunks.from_last(done)
         start = chunks.start(index)
@@ -166,14 +177,23 @@ def _sweep(
         return write(weights, moved, rows, keys[0]), slots, of_unit + of_unit_here
 
     of_unit = vary_over(varying_axes(unit, state.weights), jnp.zeros_like(unit))
-    weights, slots, of_unit = jax.lax.fori_loop(0, chunks.count, update, (state.weights, state.slots, of_unit))
+    weights, slots, of_unit = jax.lax.fori_loop(
+        0, chunks.count, update, (state.weights, state.slots, of_unit)
+    )
     return HeadState(weights, slots, step), of_unit
 
 
 def _loss_and_slopes(
-    sums: ClassSums, batch: Batch, axis: ClassAxis, psi: Psi, smoothing: float, example_weights: jax.Array
+    sums: ClassSums,
+    batch: Batch,
+    axis: ClassAxis,
+    psi: Psi,
+    smoothing: float,
+    example_weights: jax.Array,
 ) -> tuple[jax.Array, Slopes]:
-    """This device's losses [n] and the slopes of all N examples, from this device's reduced sums."""
+    """This device's losses [n] and the slopes of all N examples, from this device's reduced
+    sums.
+    """
     valid = has_class(batch.labels, axis.num_classes)
 
     def loss_of(target: jax.Array, log_partition: jax.Array, cosine_sum: jax.Array) -> jax.Array:
@@ -181,14 +201,22 @@ def _loss_and_slopes(
         return losses_from_sums(whole, valid, psi, batch.scale, smoothing)
 
     loss, pull_back = jax.vjp(loss_of, *sums[:3])
-    of_target, of_partition, of_cosine_sum = pull_back(vary_over(varying_axes(loss), example_weights))
+    of_target, of_partition, of_cosine_sum = pull_back(
+        vary_over(varying_axes(loss), example_weights)
+    )
     log_partition = jnp.where(jnp.isfinite(sums.log_partition), sums.log_partition, 0.0)
-    slopes = jnp.stack([of_target, batch.scale * of_partition, log_partition, of_cosine_sum], axis=1)
+    slopes = jnp.stack(
+        [of_target, batch.scale * of_partition, log_partition, of_cosine_sum], axis=1
+    )
     return loss, Slopes(*axis.gather(slopes).T)
 
 
 def _check_example_weights(
-    example_weights: jax.Array | None, rows: int, axis: ClassAxis, repeat_axis: str | None, dtype: Any
+    example_weights: jax.Array | None,
+    rows: int,
+    axis: ClassAxis,
+    repeat_axis: str | None,
+    dtype: Any,
 ) -> jax.Array:
     """1/N, N of all devices, unless given."""
     if example_weights is None:
@@ -196,7 +224,8 @@ def _check_example_weights(
         return jnp.full(rows, 1.0 / (rows * axis.size * repeats), dtype)
     if jnp.shape(example_weights) != (rows,):
         raise InputError(
-            f"example_weights has shape {jnp.shape(example_weights)}; pass one for each example, shape {(rows,)}"
+            f"example_weights has shape {jnp.shape(example_weights)}; pass one for each example, "
+            f"shape {(rows,)}"
         )
     return jnp.asarray(example_weights, dtype)
 
@@ -223,20 +252,22 @@ def fused_head_step(
     sample: ClassSample | None = None,
     update_unsampled: bool = True,
 ) -> HeadStep:
-    """Margin softmax, its gradient by the embeddings, and one optimiser step of the class weights, without dL/dW.
+    """Margin softmax, its gradient by the embeddings, and one optimiser step of the class weights,
+    without dL/dW.
 
-    Compile it with the state donated, by itself or within a larger step, and it works in place: besides the state and
-    O(N·(chunk + D)) nothing is held.
+    Compile it with the state donated, by itself or within a larger step, and it works in place:
+    besides the state and O(N·(chunk + D)) nothing is held.
 
         step = jax.jit(functools.partial(fused_head_step, optimiser=RowSgd()), donate_argnums=0)
         state, loss, embedding_gradients = step(state, embeddings, labels, learning_rate)
 
-    The backbone's gradient follows from `embedding_gradients` by its `jax.vjp`. In float32 the result is the plain
-    optax step's to rounding; everything is computed in float32 whatever the storage.
+    The backbone's gradient follows from `embedding_gradients` by its `jax.vjp`. In float32 the
+    result is the plain optax step's to rounding; everything is computed in float32 whatever the
+    storage.
 
-    With a `sample` it is Partial FC: the softmax runs over the sample. `update_unsampled` says what happens to the
-    other rows: updated with a gradient of zero, so that momentum and weight decay go on (V2, and any plain optimiser),
-    or left alone with their slots (V1).
+    With a `sample` it is Partial FC: the softmax runs over the sample. `update_unsampled` says what
+    happens to the other rows: updated with a gradient of zero, so that momentum and weight decay go
+    on (V2, and any plain optimiser), or left alone with their slots (V1).
 
     Args:
       state: from `init_head` or the last step.
@@ -244,15 +275,18 @@ def fused_head_step(
       labels: [N] integers in [0, C), or −1 for a row to ignore.
       learning_rate: η, a number or a traced scalar.
       optimiser: what makes the update; static.
-      psi, scale, label_smoothing, filter_threshold, chunk, shift, precision: as `chunked_margin_softmax_loss` has them;
-        where psi or scale depend on the embeddings, `embedding_gradients` lack what comes through them.
-      example_weights: [N], what multiplies each loss in the objective; 1/N by default, N counted over all devices.
-      rounding_key: round bfloat16 storage at random with this key, new at every step; None rounds to nearest. In
-        float32 it does nothing.
+      psi, scale, label_smoothing, filter_threshold, chunk, shift, precision: as
+        `chunked_margin_softmax_loss` has them; where psi or scale depend on the embeddings,
+        `embedding_gradients` lack what comes through them.
+      example_weights: [N], what multiplies each loss in the objective; 1/N by default, N counted
+        over all devices.
+      rounding_key: round bfloat16 storage at random with this key, new at every step; None rounds
+        to nearest. In float32 it does nothing.
       axis_name: the mapped axis that the classes are split over; see `sharded_margin_softmax_loss`.
       num_classes: C of all devices together; needed with `axis_name`.
-      repeat_axis: a mapped axis that splits the batch further, over which the classes are repeated. Each chunk's
-        gradient is summed over it: that traffic is O(C·D/devices), as in any data-parallel head.
+      repeat_axis: a mapped axis that splits the batch further, over which the classes are repeated.
+        Each chunk's gradient is summed over it: that traffic is O(C·D/devices), as in any
+        data-parallel head.
       sample: from `sample_classes` or `hard_classes`.
       update_unsampled: V2 or V1.
 
@@ -262,16 +296,21 @@ def fused_head_step(
       InputError: for a wrong shape, dtype, label or option.
 
     References:
-      An et al., Partial FC, arXiv:2010.05222 (V1), arXiv:2203.15565 (V2). Gupta et al., Deep learning with limited
-      numerical precision, arXiv:1502.02551, for stochastic rounding.
+      An et al., Partial FC, arXiv:2010.05222 (V1), arXiv:2203.15565 (V2). Gupta et al., Deep
+      learning with limited numerical precision, arXiv:1502.02551, for stochastic rounding.
     """
     if sample is not None and repeat_axis is not None:
-        raise InputError(f"repeat_axis is {repeat_axis!r} with a sample; split the classes over both axes instead")
+        raise InputError(
+            f"repeat_axis is {repeat_axis!r} with a sample; split the classes over both axes "
+            f"instead"
+        )
     axis = class_axis(axis_name, num_classes, state.weights.shape[0])
     axis.check_rows(state.weights.shape[0])
     embeddings = check_floating("embeddings", embeddings, 2)
     if embeddings.shape[1] != state.weights.shape[-1]:
-        raise InputError(f"embeddings has shape {embeddings.shape} and the head's weights {state.weights.shape}")
+        raise InputError(
+            f"embeddings has shape {embeddings.shape} and the head's weights {state.weights.shape}"
+        )
     dtype = compute_dtype(embeddings, state.weights)
     options = check_options(
         chunk=chunk,
@@ -281,7 +320,9 @@ def fused_head_step(
         scale=scale,
         precision=precision,
     )
-    example_weights = _check_example_weights(example_weights, embeddings.shape[0], axis, repeat_axis, dtype)
+    example_weights = _check_example_weights(
+        example_weights, embeddings.shape[0], axis, repeat_axis, dtype
+    )
 
     def shared(embeddings: jax.Array) -> tuple[jax.Array, Batch]:
         batch = share_batch(embeddings, labels, scale, axis, dtype)
@@ -290,7 +331,9 @@ def fused_head_step(
     unit, pull_back, batch = jax.vjp(shared, embeddings, has_aux=True)
     part, places, valid = state, batch.local_labels, axis.classes_here()
     if sample is not None:
-        weights, slots = jax.tree.map(lambda array: take_rows(array, sample), (state.weights, state.slots))
+        weights, slots = jax.tree.map(
+            lambda array: take_rows(array, sample), (state.weights, state.slots)
+        )
         part = HeadState(weights, slots, state.step)
         places, valid = places_in_sample(batch.local_labels, sample), sample.active
 
@@ -301,12 +344,14 @@ def fused_head_step(
     if rounding_key is not None:
         rounding_key = jax.random.fold_in(rounding_key, axis.index())
     rate = jnp.asarray(learning_rate, dtype)
-    problem = _Problem(unit, places, jnp.broadcast_to(batch.all_scales, (unit.shape[0],)), slopes, valid)
+    problem = _Problem(
+        unit, places, jnp.broadcast_to(batch.all_scales, (unit.shape[0],)), slopes, valid
+    )
     part, of_unit = _sweep(part, problem, options, optimiser, rate, rounding_key, repeat_axis)
     if sample is not None:
         if update_unsampled:
-            # Reading the gradient makes this sweep wait for the sampled rows to have been taken; were it free to go
-            # first, all of the state would be copied for them.
+            # Reading the gradient makes this sweep wait for the sampled rows to have been taken;
+            # were it free to go first, all of the state would be copied for them.
             here = jnp.where(jnp.isnan(of_unit[0, 0]), 0, axis.classes_here())
             idle = problem._replace(slopes=None, valid=here)
             state, _ = _sweep(state, idle, options, optimiser, rate, rounding_key, None)

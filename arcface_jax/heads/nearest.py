@@ -5,7 +5,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.heads.chunks import DEFAULT_CHUNK, over_chunks, read_rows, split_classes, vary_over, varying_axes
+from arcface_jax.heads.chunks import (
+    DEFAULT_CHUNK,
+    over_chunks,
+    read_rows,
+    split_classes,
+    vary_over,
+    varying_axes,
+)
 from arcface_jax.heads.class_axis import AxisName, class_axis
 from arcface_jax.heads.class_sums import view_chunk
 from arcface_jax.heads.softmax import check_head, compute_dtype, share_batch
@@ -33,7 +40,8 @@ def nearest_class(
     chunk: int = DEFAULT_CHUNK,
     precision: jax.lax.PrecisionLike = "highest",
 ) -> NearestClass:
-    """The class of the largest cosine and the cosine with the own class, a chunk of classes at a time; no gradient.
+    """The class of the largest cosine and the cosine with the own class, a chunk of classes at a
+    time; no gradient.
 
     Args:
       embeddings: [N, D]; on several devices, this one's.
@@ -52,12 +60,18 @@ def nearest_class(
     axis = class_axis(axis_name, num_classes, class_weights.shape[0])
     embeddings, class_weights = jax.lax.stop_gradient(check_head(embeddings, class_weights, axis))
     batch = share_batch(embeddings, labels, 1.0, axis, compute_dtype(embeddings, class_weights))
-    unit, own_rows, here = jax.lax.stop_gradient(batch.unit), batch.local_labels, axis.classes_here()
+    unit, own_rows, here = (
+        jax.lax.stop_gradient(batch.unit),
+        batch.local_labels,
+        axis.classes_here(),
+    )
     chunks = split_classes(class_weights.shape[0], chunk)
 
     def look(index: Any, weights: jax.Array, found: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         best, row, own = found
-        cosine = view_chunk(unit, read_rows(weights, chunks.start(index), chunks.size, unit.dtype), precision).cosine
+        cosine = view_chunk(
+            unit, read_rows(weights, chunks.start(index), chunks.size, unit.dtype), precision
+        ).cosine
         rows, fresh = chunks.classes_of(index, here)
         cosine = jnp.where(fresh, cosine, -2.0)
         place = jnp.argmax(cosine, axis=1)
@@ -67,8 +81,14 @@ def nearest_class(
         return jnp.where(better, largest, best), jnp.where(better, rows[place], row), own
 
     axes = varying_axes(unit, class_weights, own_rows)
-    start = (jnp.full(unit.shape[0], -3.0, unit.dtype), jnp.zeros(unit.shape[0], jnp.int32), jnp.zeros_like(unit[:, 0]))
-    best, row, own = over_chunks(chunks, vary_over(axes, class_weights), look, vary_over(axes, start))
+    start = (
+        jnp.full(unit.shape[0], -3.0, unit.dtype),
+        jnp.zeros(unit.shape[0], jnp.int32),
+        jnp.zeros_like(unit[:, 0]),
+    )
+    best, row, own = over_chunks(
+        chunks, vary_over(axes, class_weights), look, vary_over(axes, start)
+    )
     count = embeddings.shape[0]
     if axis.name is None:
         return NearestClass(row, own)

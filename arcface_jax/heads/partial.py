@@ -1,4 +1,6 @@
-"""Margin softmax over a part of the classes: Partial FC's random part, or the classes nearest to the batch."""
+"""Margin softmax over a part of the classes: Partial FC's random part, or the classes nearest
+to the batch.
+"""
 
 from typing import Any
 
@@ -7,10 +9,23 @@ import jax.numpy as jnp
 
 from arcface_jax.errors import InputError
 from arcface_jax.heads.chunked import margin_softmax_over
-from arcface_jax.heads.chunks import DEFAULT_CHUNK, over_chunks, read_rows, split_classes, vary_over, varying_axes
+from arcface_jax.heads.chunks import (
+    DEFAULT_CHUNK,
+    over_chunks,
+    read_rows,
+    split_classes,
+    vary_over,
+    varying_axes,
+)
 from arcface_jax.heads.class_axis import AxisName, class_axis
 from arcface_jax.heads.class_sums import ClassSums, SumOptions, class_sums, view_chunk
-from arcface_jax.heads.sampling import ClassSample, best_rows, places_in_sample, present_classes, take_rows
+from arcface_jax.heads.sampling import (
+    ClassSample,
+    best_rows,
+    places_in_sample,
+    present_classes,
+    take_rows,
+)
 from arcface_jax.heads.softmax import check_head, compute_dtype, reduce_sums, share_batch
 from arcface_jax.margins import ARCFACE, Psi
 
@@ -35,9 +50,9 @@ def sampled_margin_softmax_loss(
 
         L = ln(e^{s·psi(cosθ_y)} + Σ_{j∈S, j≠y} e^{s·cosθ_j}) − s·psi(cosθ_y).
 
-    Differentiated by all class weights, it gives the rows outside the sample a gradient of zero: with any optimiser
-    that is Partial FC V2. For V1, and for either without a gradient of all rows, see
-    `arcface_jax.heads.fused.fused_head_step`.
+    Differentiated by all class weights, it gives the rows outside the sample a gradient of zero:
+    with any optimiser that is Partial FC V2. For V1, and for either without a gradient of all rows,
+    see `arcface_jax.heads.fused.fused_head_step`.
 
     Args:
       embeddings: [N, D]; on several devices, this one's.
@@ -46,8 +61,8 @@ def sampled_margin_softmax_loss(
       sample: from `sample_classes` or `hard_classes`, with these labels.
       axis_name: the mapped axis that classes and examples are split over, if any.
       num_classes: C of all devices together; needed with `axis_name`.
-      psi, scale, label_smoothing, filter_threshold, chunk, shift, precision: as `chunked_margin_softmax_loss` has them;
-        smoothing spreads ε over the sample.
+      psi, scale, label_smoothing, filter_threshold, chunk, shift, precision: as
+        `chunked_margin_softmax_loss` has them; smoothing spreads ε over the sample.
 
     Returns: the loss of each example, [N].
 
@@ -84,11 +99,12 @@ def hard_classes(
     chunk: int = DEFAULT_CHUNK,
     precision: jax.lax.PrecisionLike = "highest",
 ) -> ClassSample:
-    """The batch's own classes and, up to `count` in all, those whose centre is nearest to an embedding of the batch.
+    """The batch's own classes and, up to `count` in all, those whose centre is nearest to an
+    embedding of the batch.
 
-    A class's score is its largest cosine with any example; rows to ignore have none. Finding them costs one of the four
-    products of the exact loss; `partition_recall` says how much of the softmax they hold. A sample may serve several
-    steps.
+    A class's score is its largest cosine with any example; rows to ignore have none. Finding them
+    costs one of the four products of the exact loss; `partition_recall` says how much of the
+    softmax they hold. A sample may serve several steps.
 
     Args:
       embeddings: [N, D]; on several devices, this one's.
@@ -109,7 +125,9 @@ def hard_classes(
     embeddings, class_weights = check_head(embeddings, class_weights, axis)
     rows = class_weights.shape[0]
     if not 1 <= count <= rows:
-        raise InputError(f"count is {count}; pass a number of classes from 1 to {rows}, those on a device")
+        raise InputError(
+            f"count is {count}; pass a number of classes from 1 to {rows}, those on a device"
+        )
     batch = share_batch(embeddings, labels, 1.0, axis, compute_dtype(embeddings, class_weights))
     unit = jax.lax.stop_gradient(batch.unit)
     class_weights = jax.lax.stop_gradient(class_weights)
@@ -117,7 +135,9 @@ def hard_classes(
     chunks = split_classes(rows, chunk)
 
     def score_chunk(index: Any, weights: jax.Array, scores: jax.Array) -> jax.Array:
-        view = view_chunk(unit, read_rows(weights, chunks.start(index), chunks.size, unit.dtype), precision)
+        view = view_chunk(
+            unit, read_rows(weights, chunks.start(index), chunks.size, unit.dtype), precision
+        )
         best = jnp.max(jnp.where(counts[:, None], view.cosine, -2.0), axis=0)
         return jax.lax.dynamic_update_slice_in_dim(scores, best, chunks.start(index), 0)
 
@@ -141,11 +161,12 @@ def partition_recall(
     chunk: int = DEFAULT_CHUNK,
     precision: jax.lax.PrecisionLike = "highest",
 ) -> jax.Array:
-    r"""How much of the exact partition function a sample holds: Σ_{j∈S, j≠y} e^{s·cosθ_j} / Σ_{j≠y} e^{s·cosθ_j}.
+    r"""How much of the exact partition function a sample holds: Σ_{j∈S, j≠y} e^{s·cosθ_j} / Σ_{j≠y}
+    e^{s·cosθ_j}.
 
     Args:
-      embeddings, class_weights, labels, sample, scale, axis_name, num_classes, chunk, precision: as in
-        `sampled_margin_softmax_loss`.
+      embeddings, class_weights, labels, sample, scale, axis_name, num_classes, chunk, precision: as
+        in `sampled_margin_softmax_loss`.
 
     Returns: [N], in [0, 1]: 1 where there is no wrong class.
 
@@ -159,11 +180,18 @@ def partition_recall(
 
     def sums(weights: jax.Array, places: jax.Array, valid: Any) -> ClassSums:
         return reduce_sums(
-            class_sums(batch.unit, weights, places, batch.all_scales, valid, options), batch, axis, options
+            class_sums(batch.unit, weights, places, batch.all_scales, valid, options),
+            batch,
+            axis,
+            options,
         )
 
     every = sums(class_weights, batch.local_labels, axis.classes_here())
-    sampled = sums(take_rows(class_weights, sample), places_in_sample(batch.local_labels, sample), sample.active)
+    sampled = sums(
+        take_rows(class_weights, sample),
+        places_in_sample(batch.local_labels, sample),
+        sample.active,
+    )
     empty = jnp.isneginf(every.log_partition)
     ratio = jnp.exp(sampled.log_partition - jnp.where(empty, 0.0, every.log_partition))
     return jnp.where(empty, 1.0, jnp.minimum(ratio, 1.0))

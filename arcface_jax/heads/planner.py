@@ -1,8 +1,8 @@
 """How much memory a training step of a head needs on each device, predicted, and as XLA plans it.
 
-The prediction is arithmetic: what is as large as the class weights, and what a step works with besides. The plan of
-XLA's compiler for the same step comes from `compiled_memory`, which allocates nothing, so that it can be had for a head
-that no machine at hand would hold.
+The prediction is arithmetic: what is as large as the class weights, and what a step works with
+besides. The plan of XLA's compiler for the same step comes from `compiled_memory`, which allocates
+nothing, so that it can be had for a head that no machine at hand would hold.
 """
 
 import dataclasses
@@ -37,8 +37,9 @@ class HeadSize:
     """A head and the step that trains it, with SGD and momentum.
 
     Attributes:
-      head: dense (the class weights repeated on every device, the batch split), or, with the classes split over
-        devices, chunked (then an optax step), fused, or partial (fused, over a sample, V2).
+      head: dense (the class weights repeated on every device, the batch split), or, with the
+        classes split over devices, chunked (then an optax step), fused, or partial (fused, over a
+        sample, V2).
       num_classes: C.
       dim: D.
       batch: N over all devices.
@@ -64,19 +65,29 @@ class HeadSize:
             check_between(name, getattr(self, name), 1, math.inf)
         check_between("rate", self.rate, 0.0, 1.0, open_low=True)
         if self.batch % self.devices:
-            raise InputError(f"batch is {self.batch}; pass a multiple of the {self.devices} devices")
+            raise InputError(
+                f"batch is {self.batch}; pass a multiple of the {self.devices} devices"
+            )
         if self.dtype == "bfloat16" and self.head in ("dense", "chunked"):
-            raise InputError(f"dtype is bfloat16 with head {self.head}; pass fused or partial, which train in it")
+            raise InputError(
+                f"dtype is bfloat16 with head {self.head}; pass fused or partial, which train in it"
+            )
 
     @property
     def rows(self) -> int:
         """Classes on each device."""
-        return self.num_classes if self.head == "dense" else shard_rows(self.num_classes, self.devices)
+        return (
+            self.num_classes if self.head == "dense" else shard_rows(self.num_classes, self.devices)
+        )
 
     @property
     def sampled_rows(self) -> int:
         """Classes that the softmax on each device runs over."""
-        return max(int(self.rate * self.rows), min(self.rows, self.batch)) if self.head == "partial" else self.rows
+        return (
+            max(int(self.rate * self.rows), min(self.rows, self.batch))
+            if self.head == "partial"
+            else self.rows
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +113,11 @@ class Memory:
 def predicted_memory(size: HeadSize) -> Memory:
     """What a step needs by arithmetic.
 
-    In a chunk of c classes three arrays of [N, c] and two of [c, D] are alive at once, for rounding at random five more
-    of [c, D], and three of [N, D] throughout. The dense head has three of [N, C], or one and the normalised weights if
-    that is more. Partial has copies of the sampled weights and momentum, before and after the step, and four numbers a
-    class to draw them by. All this is on the safe side of what XLA plans.
+    In a chunk of c classes three arrays of [N, c] and two of [c, D] are alive at once, for rounding
+    at random five more of [c, D], and three of [N, D] throughout. The dense head has three of [N,
+    C], or one and the normalised weights if that is more. Partial has copies of the sampled weights
+    and momentum, before and after the step, and four numbers a class to draw them by. All this is
+    on the safe side of what XLA plans.
     """
     each = 4 if size.dtype == "float32" else 2
     state = 2 * size.rows * size.dim * each
@@ -123,29 +135,39 @@ def predicted_memory(size: HeadSize) -> Memory:
 
 
 def predicted_operations(size: HeadSize) -> float:
-    """Floating-point operations of a step on each device: three (dense) or four products of N × C × D."""
+    """Floating-point operations of a step on each device: three (dense) or four products of N ×
+    C × D.
+    """
     batch = size.batch / size.devices if size.head == "dense" else size.batch
     return _MATMULS[size.head] * 2.0 * batch * size.sampled_rows * size.dim
 
 
-def _plain_step(loss_of: Callable[..., jax.Array], state: HeadState, e: Any, y: Any, rate: Any) -> HeadStep:
+def _plain_step(
+    loss_of: Callable[..., jax.Array], state: HeadState, e: Any, y: Any, rate: Any
+) -> HeadStep:
     """Loss, gradients, then optax: how a head that stores its gradient is trained."""
 
     def mean(e: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
         loss = loss_of(e, w, y)
         return loss.mean(), loss
 
-    (_, loss), (of_e, of_w) = jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)(e, state.weights)
+    (_, loss), (of_e, of_w) = jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)(
+        e, state.weights
+    )
     optimiser = optax.chain(optax.add_decayed_weights(5e-4), optax.trace(0.9))
     momentum = (optax.EmptyState(), optax.TraceState(state.slots[0]))
     update, (_, moved) = optimiser.update(of_w, momentum, state.weights)
-    return HeadStep(HeadState(state.weights - rate * update, (moved.trace,), state.step + 1), loss, of_e)
+    return HeadStep(
+        HeadState(state.weights - rate * update, (moved.trace,), state.step + 1), loss, of_e
+    )
 
 
 def device_step(size: HeadSize) -> Callable[..., HeadStep]:
-    """The step of one device: (state, embeddings [n, D], labels [n], learning rate, key) -> `HeadStep`.
+    """The step of one device: (state, embeddings [n, D], labels [n], learning rate, key) ->
+    `HeadStep`.
 
-    Every head but the dense one runs inside a map over the axis "classes" if there are several devices.
+    Every head but the dense one runs inside a map over the axis "classes" if there are several
+    devices.
     """
     axis: dict[str, Any] = {"axis_name": AXIS, "num_classes": size.num_classes, "chunk": size.chunk}
     if size.head == "dense":
@@ -154,10 +176,14 @@ def device_step(size: HeadSize) -> Callable[..., HeadStep]:
         loss = functools.partial(sharded_margin_softmax_loss, **axis)
         return lambda state, e, y, rate, key: _plain_step(loss, state, e, y, rate)
 
-    def step(state: HeadState, e: jax.Array, y: jax.Array, rate: jax.Array, key: jax.Array) -> HeadStep:
+    def step(
+        state: HeadState, e: jax.Array, y: jax.Array, rate: jax.Array, key: jax.Array
+    ) -> HeadStep:
         sample = None
         if size.head == "partial":
-            sample = sample_classes(key, y, num_classes=size.num_classes, rate=size.rate, axis_name=AXIS)
+            sample = sample_classes(
+                key, y, num_classes=size.num_classes, rate=size.rate, axis_name=AXIS
+            )
         rounding_key = key if size.dtype == "bfloat16" else None
         return fused_head_step(state, e, y, rate, sample=sample, rounding_key=rounding_key, **axis)
 
@@ -165,16 +191,19 @@ def device_step(size: HeadSize) -> Callable[..., HeadStep]:
 
 
 def jitted_step(size: HeadSize) -> tuple[Any, Mesh]:
-    """The step on whole arrays, compiled when called, with its state donated; and the mesh it runs on.
+    """The step on whole arrays, compiled when called, with its state donated; and the mesh it runs
+    on.
 
-    The mesh holds the first `devices` of JAX's devices; state [devices·rows, …], embeddings and labels are split over
-    it.
+    The mesh holds the first `devices` of JAX's devices; state [devices·rows, …], embeddings and
+    labels are split over it.
     """
     available = jax.devices()
     if size.head == "dense":
         return jax.jit(device_step(size), donate_argnums=0), Mesh(np.array(available[:1]), (AXIS,))
     if len(available) < size.devices:
-        raise InputError(f"devices is {size.devices} and JAX has {len(available)}; simulate more, or pass fewer")
+        raise InputError(
+            f"devices is {size.devices} and JAX has {len(available)}; simulate more, or pass fewer"
+        )
     mesh = Mesh(np.array(available[: size.devices]), (AXIS,))
     split: Any = PartitionSpec(AXIS)
     whole: Any = PartitionSpec()
@@ -194,12 +223,18 @@ def compile_step(size: HeadSize) -> Any:
     shards = 1 if size.head == "dense" else size.devices
     split, whole = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
 
-    def shape(dims: tuple[int, ...], dtype: Any, sharding: NamedSharding = split) -> jax.ShapeDtypeStruct:
+    def shape(
+        dims: tuple[int, ...], dtype: Any, sharding: NamedSharding = split
+    ) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(dims, dtype, sharding=sharding)
 
     weights = jax.ShapeDtypeStruct((shards * size.rows, size.dim), jnp.float32)
-    abstract = jax.eval_shape(functools.partial(init_head, optimiser=RowSgd(), dtype=size.dtype), weights)
-    state = jax.tree.map(lambda leaf: shape(leaf.shape, leaf.dtype, split if leaf.ndim else whole), abstract)
+    abstract = jax.eval_shape(
+        functools.partial(init_head, optimiser=RowSgd(), dtype=size.dtype), weights
+    )
+    state = jax.tree.map(
+        lambda leaf: shape(leaf.shape, leaf.dtype, split if leaf.ndim else whole), abstract
+    )
     batch = size.batch // size.devices if size.head == "dense" else size.batch
     key = jax.eval_shape(lambda: jax.random.key(0))
     return step.lower(
@@ -214,7 +249,8 @@ def compile_step(size: HeadSize) -> Any:
 def compiled_memory(size: HeadSize) -> Memory:
     """What XLA's compiler plans for the step: a plan, not a run.
 
-    Returns: the plan; `working` holds all that is not weights or momentum, a stored gradient included.
+    Returns: the plan; `working` holds all that is not weights or momentum, a stored gradient
+      included.
     """
     state = predicted_memory(size).state
     return Memory(state, 0, planned_bytes(compile_step(size).memory_analysis()) - state)

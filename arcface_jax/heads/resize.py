@@ -1,7 +1,9 @@
-"""A trained head with other identities: added, dropped, merged, or split over another number of devices.
+"""A trained head with other identities: added, dropped, merged, or split over another number of
+devices.
 
-These run between steps, outside jit, on a head whose classes are all in one array (`unshard_head` gathers shards). What
-renumbers the classes also gives the new number of each old one, −1 where it is gone: new_labels = numbers[labels].
+These run between steps, outside jit, on a head whose classes are all in one array (`unshard_head`
+gathers shards). What renumbers the classes also gives the new number of each old one, −1 where it
+is gone: new_labels = numbers[labels].
 """
 
 from collections.abc import Sequence
@@ -20,7 +22,8 @@ from arcface_jax.logits import head_dtype, normalise_rows, row_norms
 
 
 def class_means(embeddings: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
-    """The mean direction of each class's embeddings, of length 1: where the class weight of a new identity starts.
+    """The mean direction of each class's embeddings, of length 1: where the class weight of a new
+    identity starts.
 
     Args:
       embeddings: [N, D].
@@ -36,20 +39,25 @@ def class_means(embeddings: jax.Array, labels: jax.Array, num_classes: int) -> j
     labels = check_labels(labels, embeddings.shape[0], num_classes)
     units = normalise_rows(embeddings.astype(head_dtype(embeddings)))
     place = jnp.where(labels < 0, num_classes, labels)
-    sums = jnp.zeros((num_classes, embeddings.shape[1]), units.dtype).at[place].add(units, mode="drop")
+    sums = (
+        jnp.zeros((num_classes, embeddings.shape[1]), units.dtype).at[place].add(units, mode="drop")
+    )
     means = normalise_rows(sums)
     lost = np.flatnonzero(~np.asarray(jnp.any(means != 0.0, axis=1)))
     if lost.size:
-        raise InputError(f"identity {lost[0]} has no embedding with a direction; give every new identity one or more")
+        raise InputError(
+            f"identity {lost[0]} has no embedding with a direction; give every new identity one or "
+            f"more"
+        )
     return means
 
 
 def add_classes(state: HeadState, optimiser: RowOptimiser, directions: jax.Array) -> HeadState:
     """Appends identities, which get the numbers C, C + 1, ….
 
-    A new row points in its direction and is as long as the median of the old ones, so that it turns as fast as they do.
-    Its slots are a new head's. With K sub-centres all K start there, the others than the first moved by a hundredth of
-    their length (in a fixed way), so that they can part.
+    A new row points in its direction and is as long as the median of the old ones, so that it turns
+    as fast as they do. Its slots are a new head's. With K sub-centres all K start there, the others
+    than the first moved by a hundredth of their length (in a fixed way), so that they can part.
 
     Args:
       state: of C classes.
@@ -63,17 +71,23 @@ def add_classes(state: HeadState, optimiser: RowOptimiser, directions: jax.Array
     """
     directions = check_floating("directions", directions, 2)
     if directions.shape[1] != state.weights.shape[-1]:
-        raise InputError(f"directions has shape {directions.shape}; pass [new, {state.weights.shape[-1]}]")
+        raise InputError(
+            f"directions has shape {directions.shape}; pass [new, {state.weights.shape[-1]}]"
+        )
     old = load(state.weights)
     rows = normalise_rows(directions.astype(head_dtype(old)))
     if old.ndim == 3:
-        noise = normalise_rows(jax.random.normal(jax.random.key(0), (rows.shape[0], *old.shape[1:]), rows.dtype))
+        noise = normalise_rows(
+            jax.random.normal(jax.random.key(0), (rows.shape[0], *old.shape[1:]), rows.dtype)
+        )
         rows = normalise_rows(rows[:, None] + 0.01 * noise.at[:, 0].set(0.0))
     length = jnp.median(row_norms(old))
     new = store(rows * jnp.where(length > 0.0, length, 1.0), state.weights.dtype)
     join = lambda a, b: jnp.concatenate([a, b])  # noqa: E731
     return HeadState(
-        join(state.weights, new), jax.tree.map(join, state.slots, optimiser.init(new)), jnp.asarray(state.step)
+        join(state.weights, new),
+        jax.tree.map(join, state.slots, optimiser.init(new)),
+        jnp.asarray(state.step),
     )
 
 
@@ -81,7 +95,9 @@ def _check_classes(name: str, classes: Sequence[int], num_classes: int) -> None:
     numbers = list(classes)
     for number in numbers:
         if not 0 <= number < num_classes:
-            raise InputError(f"{name} names class {number}; pass numbers from 0 to {num_classes - 1}")
+            raise InputError(
+                f"{name} names class {number}; pass numbers from 0 to {num_classes - 1}"
+            )
     if len(set(numbers)) < len(numbers):
         twice = next(number for number in numbers if numbers.count(number) > 1)
         raise InputError(f"{name} names class {twice} twice")
@@ -111,11 +127,14 @@ def drop_classes(state: HeadState, classes: Sequence[int]) -> tuple[HeadState, n
     return HeadState(weights, slots, state.step), numbers
 
 
-def merge_classes(state: HeadState, groups: Sequence[Sequence[int]]) -> tuple[HeadState, np.ndarray]:
+def merge_classes(
+    state: HeadState, groups: Sequence[Sequence[int]]
+) -> tuple[HeadState, np.ndarray]:
     """Makes one identity of each group: identities found to be the same person.
 
-    The first of a group takes the mean direction and the mean length of their class weights, and the mean of their
-    slots; the others go. With sub-centres, whose order means nothing, the first keeps its own weights and slots.
+    The first of a group takes the mean direction and the mean length of their class weights, and
+    the mean of their slots; the others go. With sub-centres, whose order means nothing, the first
+    keeps its own weights and slots.
 
     Args:
       state: of C classes.
@@ -137,7 +156,9 @@ def merge_classes(state: HeadState, groups: Sequence[Sequence[int]]) -> tuple[He
             rows = load(weights[members]).astype(head_dtype(load(weights[:0])))
             mean = normalise_rows(jnp.sum(normalise_rows(rows), axis=0)) * jnp.mean(row_norms(rows))
             weights = weights.at[group[0]].set(store(mean, weights.dtype))
-            slots = jax.tree.map(lambda slot, m=members: slot.at[m[0]].set(_mean_of(slot, m)), slots)
+            slots = jax.tree.map(
+                lambda slot, m=members: slot.at[m[0]].set(_mean_of(slot, m)), slots
+            )
     state, numbers = drop_classes(
         HeadState(weights, slots, state.step), [number for group in groups for number in group[1:]]
     )
@@ -152,12 +173,18 @@ def _mean_of(slot: jax.Array, members: np.ndarray) -> jax.Array:
 
 
 def shard_head(state: HeadState, shards: int) -> HeadState:
-    """Splits a head over devices: each array [C, …] -> [shards, ⌈C/shards⌉, …]; see `shard_classes`."""
-    weights, slots = jax.tree.map(lambda array: shard_classes(array, shards), (state.weights, state.slots))
+    """Splits a head over devices: each array [C, …] -> [shards, ⌈C/shards⌉, …]; see
+    `shard_classes`.
+    """
+    weights, slots = jax.tree.map(
+        lambda array: shard_classes(array, shards), (state.weights, state.slots)
+    )
     return HeadState(weights, slots, state.step)
 
 
 def unshard_head(state: HeadState, num_classes: int) -> HeadState:
     """The inverse of `shard_head`. Together they put a head on another number of devices."""
-    weights, slots = jax.tree.map(lambda array: unshard_classes(array, num_classes), (state.weights, state.slots))
+    weights, slots = jax.tree.map(
+        lambda array: unshard_classes(array, num_classes), (state.weights, state.slots)
+    )
     return HeadState(weights, slots, state.step)

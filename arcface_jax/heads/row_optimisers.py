@@ -1,8 +1,10 @@
-"""Optimisers whose update of a class's row needs nothing but that row: what a head can apply chunk by chunk.
+"""Optimisers whose update of a class's row needs nothing but that row: what a head can apply chunk
+by chunk.
 
-Each is a frozen, hashable object with three methods. An update is made in two halves, because a chunk of one array is
-written before the next array's is formed from it (see `arcface_jax.heads.fused`): `advance` gives the new slots, `move`
-the new rows from the slots as they were stored.
+Each is a frozen, hashable object with three methods. An update is made in two halves, because a
+chunk of one array is written before the next array's is formed from it (see
+`arcface_jax.heads.fused`): `advance` gives the new slots, `move` the new rows from the slots as
+they were stored.
 """
 
 import dataclasses
@@ -26,14 +28,21 @@ class RowOptimiser(Protocol):
         ...
 
     def move(
-        self, rows: jax.Array, gradient: jax.Array, slots: Slots, learning_rate: jax.Array, step: jax.Array
+        self,
+        rows: jax.Array,
+        gradient: jax.Array,
+        slots: Slots,
+        learning_rate: jax.Array,
+        step: jax.Array,
     ) -> jax.Array:
         """The new rows, from the old rows and the new slots; `step` counts from 1."""
         ...
 
 
 def _number_dtype(weights: jax.Array) -> Any:
-    """What a number a row is kept in: float32 (float64 beside float64), also where weights are kept in bfloat16."""
+    """What a number a row is kept in: float32 (float64 beside float64), also where weights are
+    kept in bfloat16.
+    """
     return jnp.float64 if weights.dtype == jnp.float64 else jnp.float32
 
 
@@ -41,7 +50,8 @@ def _number_dtype(weights: jax.Array) -> Any:
 class RowSgd:
     """SGD with momentum and weight decay: v ← μ·v + g + λ·w, w ← w − η·v.
 
-    The same as optax.chain(optax.add_decayed_weights(λ), optax.sgd(η, μ)). One slot, of the size of the weights.
+    The same as optax.chain(optax.add_decayed_weights(λ), optax.sgd(η, μ)). One slot, of the size of
+    the weights.
 
     Attributes:
       momentum: μ.
@@ -59,7 +69,9 @@ class RowSgd:
         """The velocity."""
         return (self.momentum * slots[0] + gradient + self.weight_decay * rows,)
 
-    def move(self, rows: jax.Array, gradient: jax.Array, slots: Slots, learning_rate: Any, step: Any) -> jax.Array:
+    def move(
+        self, rows: jax.Array, gradient: jax.Array, slots: Slots, learning_rate: Any, step: Any
+    ) -> jax.Array:
         """Along the velocity."""
         return rows - learning_rate * slots[0]
 
@@ -88,7 +100,9 @@ class RowAdagrad:
         """With this gradient added."""
         return (slots[0] + jnp.mean((gradient + self.weight_decay * rows) ** 2, axis=-1),)
 
-    def move(self, rows: jax.Array, gradient: jax.Array, slots: Slots, learning_rate: Any, step: Any) -> jax.Array:
+    def move(
+        self, rows: jax.Array, gradient: jax.Array, slots: Slots, learning_rate: Any, step: Any
+    ) -> jax.Array:
         """Against the gradient, over the root of the accumulator."""
         rate = learning_rate / (jnp.sqrt(slots[0]) + self.epsilon)
         return rows - rate[..., None] * (gradient + self.weight_decay * rows)
@@ -99,7 +113,8 @@ class RowAdam:
     """Adam with one second moment a row, and decoupled weight decay.
 
     m ← β₁·m + (1 − β₁)·g, v ← β₂·v + (1 − β₂)·mean(g²) over the row,
-    w ← w − η·(m/(1 − β₁ᵗ)/(√(v/(1 − β₂ᵗ)) + ε) + λ·w). One slot of the size of the weights and one number a row.
+    w ← w − η·(m/(1 − β₁ᵗ)/(√(v/(1 − β₂ᵗ)) + ε) + λ·w). One slot of the size of the weights and one
+    number a row.
 
     Attributes:
       beta1: β₁.
@@ -126,7 +141,9 @@ class RowAdam:
             self.beta2 * second + (1.0 - self.beta2) * square,
         )
 
-    def move(self, rows: jax.Array, gradient: jax.Array, slots: Slots, learning_rate: Any, step: Any) -> jax.Array:
+    def move(
+        self, rows: jax.Array, gradient: jax.Array, slots: Slots, learning_rate: Any, step: Any
+    ) -> jax.Array:
         """Along the first moment over the root of the second, both freed of their start at zero."""
         first, second = slots
         second = second / (1.0 - self.beta2**step)

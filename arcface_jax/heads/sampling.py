@@ -13,7 +13,8 @@ class ClassSample(NamedTuple):
     """Some of this device's classes.
 
     Attributes:
-      rows: [S] their row numbers, ascending; after `active` of them, the number of rows, which stands for none.
+      rows: [S] their row numbers, ascending; after `active` of them, the number of rows, which
+        stands for none.
       active: how many there are, at most S.
     """
 
@@ -30,7 +31,9 @@ def present_classes(labels: jax.Array, axis: ClassAxis) -> jax.Array:
     return jnp.zeros(rows, bool).at[local].set(True, mode="drop")
 
 
-def best_rows(scores: jax.Array, present: jax.Array, wanted: Any, size: int, classes_here: Any) -> ClassSample:
+def best_rows(
+    scores: jax.Array, present: jax.Array, wanted: Any, size: int, classes_here: Any
+) -> ClassSample:
     """The present classes and, up to `wanted` in all, those with the largest scores.
 
     Args:
@@ -60,13 +63,16 @@ def sample_classes(
     rate: float,
     axis_name: AxisName | None = None,
 ) -> ClassSample:
-    """Partial FC's sample: the batch's own classes and, up to ⌊rate·C_local⌋ in all, others drawn uniformly.
+    """Partial FC's sample: the batch's own classes and, up to ⌊rate·C_local⌋ in all, others drawn
+    uniformly.
 
-    The size of the arrays is fixed by `rate`, C and N; how many classes the sample really has is `active`, which
-    exceeds ⌊rate·C_local⌋ only where the batch has more classes on the device than that.
+    The size of the arrays is fixed by `rate`, C and N; how many classes the sample really has is
+    `active`, which exceeds ⌊rate·C_local⌋ only where the batch has more classes on the device than
+    that.
 
     Args:
-      key: a PRNG key, new at every step and the same on all devices, which draw different numbers from it.
+      key: a PRNG key, new at every step and the same on all devices, which draw different numbers
+        from it.
       labels: this device's [n] integers, or −1.
       num_classes: C, of all devices together.
       rate: in (0, 1].
@@ -85,7 +91,9 @@ def sample_classes(
     rows = shard_rows(num_classes, axis.size)
     examples = labels.shape[0] * axis.size
     # A shard without the padding row has one class more, and may want one more.
-    wanted = jnp.where(jnp.asarray(axis.classes_here()) == rows, int(rate * rows), int(rate * (rows - 1)))
+    wanted = jnp.where(
+        jnp.asarray(axis.classes_here()) == rows, int(rate * rows), int(rate * (rows - 1))
+    )
     size = max(int(rate * rows), min(rows, examples))
     key = jax.random.fold_in(key, axis.index())
     scores = (jax.random.bits(key, (rows,), jnp.uint32) >> 2).astype(jnp.int32)
@@ -103,7 +111,9 @@ def put_rows(array: jax.Array, rows: jax.Array, sample: ClassSample) -> jax.Arra
 
 
 def places_in_sample(local_labels: jax.Array, sample: ClassSample) -> jax.Array:
-    """Labels numbered as the rows of the device, numbered as the rows of the sample; −1 where they are not in it."""
+    """Labels numbered as the rows of the device, numbered as the rows of the sample; −1 where
+    they are not in it.
+    """
     place = jnp.minimum(jnp.searchsorted(sample.rows, local_labels), sample.rows.shape[0] - 1)
     found = (sample.rows[place] == local_labels) & (place < sample.active)
     return jnp.where(found, place, -1).astype(jnp.int32)

@@ -15,8 +15,9 @@ from arcface_jax.margins import ARCFACE, Psi
 def shard_classes(rows: jax.Array, shards: int) -> jax.Array:
     """Splits an array with a row for each class over shards: [C, …] -> [shards, ⌈C/shards⌉, …].
 
-    Shard r holds C // shards classes, and one more if r < C % shards; a shard with one fewer ends in a row of zeros.
-    Flattened to [shards·⌈C/shards⌉, …], each shard's rows are what `jax.sharding.PartitionSpec(axis)` gives its device.
+    Shard r holds C // shards classes, and one more if r < C % shards; a shard with one fewer ends
+    in a row of zeros. Flattened to [shards·⌈C/shards⌉, …], each shard's rows are what
+    `jax.sharding.PartitionSpec(axis)` gives its device.
 
     Args:
       rows: class weights, or an optimiser's slot.
@@ -73,21 +74,25 @@ def sharded_margin_softmax_loss(
     shift: str = "running",
     precision: jax.lax.PrecisionLike = "highest",
 ) -> jax.Array:
-    """The margin softmax over all classes, by devices that each hold a shard of them and a part of the batch.
+    """The margin softmax over all classes, by devices that each hold a shard of them and a part of
+    the batch.
 
-    Called on each device of `axis_name`, inside shard_map, pmap or vmap(axis_name=…). Embeddings and labels are
-    gathered over the axis; each device goes through its own classes in chunks; the partition function and the true
-    class's cosine are summed over the axis, and each device keeps those of its own examples. What travels is O(N·D),
-    whatever the number of classes; logits never do.
+    Called on each device of `axis_name`, inside shard_map, pmap or vmap(axis_name=…). Embeddings
+    and labels are gathered over the axis; each device goes through its own classes in chunks; the
+    partition function and the true class's cosine are summed over the axis, and each device keeps
+    those of its own examples. What travels is O(N·D), whatever the number of classes; logits never
+    do.
 
-    Differentiate the sum over all devices' examples: outside shard_map, or inside pmap, vmap or shard_map with each
-    device's own sum. The gradient of a shard of class weights then comes from all N examples and needs no further
-    reduction over `axis_name`. On a mesh with another axis, over which the batch is split and the class weights
-    repeated, shard_map's transpose adds up that axis; under nested pmap or vmap, use psum.
+    Differentiate the sum over all devices' examples: outside shard_map, or inside pmap, vmap or
+    shard_map with each device's own sum. The gradient of a shard of class weights then comes from
+    all N examples and needs no further reduction over `axis_name`. On a mesh with another axis,
+    over which the batch is split and the class weights repeated, shard_map's transpose adds up that
+    axis; under nested pmap or vmap, use psum.
 
     Args:
       embeddings: this device's [n, D]; the same n on all.
-      class_weights: this device's classes, [⌈C/devices⌉, D] or [⌈C/devices⌉, K, D]; see `shard_classes`.
+      class_weights: this device's classes, [⌈C/devices⌉, D] or [⌈C/devices⌉, K, D]; see
+        `shard_classes`.
       labels: this device's [n] integers in [0, C), or −1 for a row to ignore.
       axis_name: the mapped axis, or several (shard_map only).
       num_classes: C, of all devices together; any number.
@@ -96,7 +101,8 @@ def sharded_margin_softmax_loss(
       label_smoothing: ε in [0, 1].
       filter_threshold: leave wrong classes whose cosine is above this out of the softmax.
       chunk: the most classes at a time.
-      shift: "running" or "fixed"; see `chunked_margin_softmax_loss`. "fixed" saves the reduction of a maximum, [N].
+      shift: "running" or "fixed"; see `chunked_margin_softmax_loss`. "fixed" saves the reduction of
+        a maximum, [N].
       precision: of the matrix products.
 
     Returns: the loss of this device's examples, [n].

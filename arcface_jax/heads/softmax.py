@@ -15,7 +15,9 @@ from arcface_jax.margins import Psi
 
 
 class Batch(NamedTuple):
-    """This device's n examples, and all N of the devices that share the classes, checked and normalised."""
+    """This device's n examples, and all N of the devices that share the classes, checked and
+    normalised.
+    """
 
     labels: jax.Array  # [n]
     scale: jax.Array  # scalar or [n]
@@ -48,7 +50,9 @@ def check_options(
     )
 
 
-def check_head(embeddings: jax.Array, class_weights: jax.Array, axis: ClassAxis) -> tuple[jax.Array, jax.Array]:
+def check_head(
+    embeddings: jax.Array, class_weights: jax.Array, axis: ClassAxis
+) -> tuple[jax.Array, jax.Array]:
     """Embeddings and class weights as arrays that fit each other and the axis."""
     embeddings = check_floating("embeddings", embeddings, 2)
     class_weights = check_floating("class_weights", class_weights, (2, 3))
@@ -61,7 +65,9 @@ def check_head(embeddings: jax.Array, class_weights: jax.Array, axis: ClassAxis)
     return embeddings, class_weights
 
 
-def share_batch(embeddings: jax.Array, labels: jax.Array, scale: Any, axis: ClassAxis, dtype: Any) -> Batch:
+def share_batch(
+    embeddings: jax.Array, labels: jax.Array, scale: Any, axis: ClassAxis, dtype: Any
+) -> Batch:
     """Normalises the embeddings and gathers what every shard of the classes needs of them."""
     rows = embeddings.shape[0]
     labels = check_labels(labels, rows, axis.num_classes).astype(jnp.int32)
@@ -85,7 +91,11 @@ def reduce_sums(sums: ClassSums, batch: Batch, axis: ClassAxis, options: SumOpti
     if axis.name is None:
         return sums
     scales = jnp.broadcast_to(batch.all_scales, sums.target.shape)
-    shift = jnp.maximum(axis.largest(sums.log_partition), -scales) if options.shift == "running" else scales
+    shift = (
+        jnp.maximum(axis.largest(sums.log_partition), -scales)
+        if options.shift == "running"
+        else scales
+    )
     parts = [jnp.exp(sums.log_partition - shift), sums.target]
     if options.cosine_sum:
         parts += [sums.cosine_sum, sums.wrong_classes]
@@ -96,10 +106,13 @@ def reduce_sums(sums: ClassSums, batch: Batch, axis: ClassAxis, options: SumOpti
     return ClassSums(target, jnp.where(nothing, -jnp.inf, log_partition), cosine_sum, count)
 
 
-def losses_from_sums(sums: ClassSums, valid: jax.Array, psi: Psi, scale: jax.Array, smoothing: float) -> jax.Array:
+def losses_from_sums(
+    sums: ClassSums, valid: jax.Array, psi: Psi, scale: jax.Array, smoothing: float
+) -> jax.Array:
     r"""The margin softmax of each example:
 
-        ln(e^{s·psi(cosθ_y)} + Σ_{j≠y} e^{s·cosθ_j}) − (1 − ε)·s·psi(cosθ_y) − ε·(mean of all logits).
+        ln(e^{s·psi(cosθ_y)} + Σ_{j≠y} e^{s·cosθ_j}) − (1 − ε)·s·psi(cosθ_y) − ε·(mean of all
+        logits).
 
     Args:
       sums: over all classes.
@@ -119,4 +132,8 @@ def losses_from_sums(sums: ClassSums, valid: jax.Array, psi: Psi, scale: jax.Arr
 
 def compute_dtype(embeddings: jax.Array, class_weights: jax.Array) -> Any:
     """float32, or float64 if either has it; bits of bfloat16 count as bfloat16."""
-    return head_dtype(embeddings) if class_weights.dtype == jnp.uint16 else head_dtype(embeddings, class_weights)
+    return (
+        head_dtype(embeddings)
+        if class_weights.dtype == jnp.uint16
+        else head_dtype(embeddings, class_weights)
+    )

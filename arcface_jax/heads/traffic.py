@@ -22,8 +22,8 @@ def _bytes_of(dtype: str, dims: str) -> int:
 def collective_bytes(program: str) -> Counter[str]:
     """Bytes of what the collectives of a program put out on one device, by kind.
 
-    An all-gather puts out what it gathered, [N, …]; a reduce-scatter its own part, though N's worth was sent. An
-    instruction within a loop counts once.
+    An all-gather puts out what it gathered, [N, …]; a reduce-scatter its own part, though N's worth
+    was sent. An instruction within a loop counts once.
 
     Args:
       program: optimised HLO text, `compiled.as_text()`.
@@ -33,5 +33,7 @@ def collective_bytes(program: str) -> Counter[str]:
     total: Counter[str] = Counter()
     for instruction in _INSTRUCTION.finditer(program):
         shapes = _SHAPE.finditer(instruction["shapes"])
-        total[instruction["kind"]] += sum(_bytes_of(shape["dtype"], shape["dims"]) for shape in shapes)
+        total[instruction["kind"]] += sum(
+            _bytes_of(shape["dtype"], shape["dims"]) for shape in shapes
+        )
     return total

@@ -1,4 +1,6 @@
-"""The model card that travels with an export: what the model is, what it was fed, how well it does."""
+"""The model card that travels with an export: what the model is, what it was fed, how well it
+does.
+"""
 
 import dataclasses
 import json
@@ -32,7 +34,8 @@ class Threshold:
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """Everything in a card but the weights; see `to_markdown` for the order in which people read it.
+    """Everything in a card but the weights; see `to_markdown` for the order in which people read
+    it.
 
     Attributes:
       name: of the model.
@@ -46,7 +49,8 @@ class ModelCard:
       data: what it was trained on.
       recipe: how it was trained, in words.
       config: every setting of the run, where it was trained here; None otherwise.
-      run_results: the run's last verification, on the people that it held out; empty if there is none.
+      run_results: the run's last verification, on the people that it held out; empty if there is
+        none.
       licence: of the weights.
       verified_on: the set that metrics and thresholds were measured on; None if none was given.
       metrics: of the export, and under "original" of the model before it.
@@ -90,9 +94,13 @@ class ModelCard:
             height, width = content.pop("image_size")
             return cls(**content, thresholds=thresholds, image_size=(int(height), int(width)))
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); give the folder of an export") from error
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror}); give the folder of an export"
+            ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: is no model card of this version ({error}); export the model again") from error
+            raise InputError(
+                f"{path}: is no model card of this version ({error}); export the model again"
+            ) from error
 
     def threshold(self, far: float) -> Threshold:
         """The threshold for a false accept rate.
@@ -106,7 +114,11 @@ class ModelCard:
         known = ", ".join(f"{each.far:g}" for each in self.thresholds)
         raise InputError(
             f"far: {far:g} has no threshold in the model card, "
-            + (f"which has {known}" if known else "which has none: export with --verify, or give --threshold")
+            + (
+                f"which has {known}"
+                if known
+                else "which has none: export with --verify, or give --threshold"
+            )
         )
 
     def to_markdown(self) -> str:
@@ -115,7 +127,8 @@ class ModelCard:
         lines = [
             f"# {self.name}",
             "",
-            f"{self.network}, {self.parameters:,} parameters. uint8 RGB images [N, {height}, {width}, 3] in, unit "
+            f"{self.network}, {self.parameters:,} parameters. uint8 RGB images [N, {height}, "
+            f"{width}, 3] in, unit "
             f"embeddings [N, {self.embedding_size}] out; preprocessing is part of the model.",
             "",
             f"- Exported from: {self.source}",
@@ -125,14 +138,31 @@ class ModelCard:
             f"- Licence: {self.licence}",
         ]
         if self.verified_on is not None:
-            lines += ["", f"## Verified on {self.verified_on}", "", "| | original | this export |", "|---|---|---|"]
+            lines += [
+                "",
+                f"## Verified on {self.verified_on}",
+                "",
+                "| | original | this export |",
+                "|---|---|---|",
+            ]
             original = self.metrics["original"]
-            lines += [f"| {key} | {original[key]:.5f} | {self.metrics[key]:.5f} |" for key in original]
+            lines += [
+                f"| {key} | {original[key]:.5f} | {self.metrics[key]:.5f} |" for key in original
+            ]
             lines += [f"\nLargest change of a cosine: {self.metrics[LARGEST_CHANGE]:.2g}"]
             lines += ["", "| FAR | accept from cosine | TAR | |", "|---|---|---|---|"]
-            lines += [f"| {t.far:g} | {t.cosine:.4f} | {t.tar:.4f} | {t.warning or ''} |" for t in self.thresholds]
+            lines += [
+                f"| {t.far:g} | {t.cosine:.4f} | {t.tar:.4f} | {t.warning or ''} |"
+                for t in self.thresholds
+            ]
         if self.run_results:
-            lines += ["", "## The run's own last verification, on the people it held out", "", "| | |", "|---|---|"]
+            lines += [
+                "",
+                "## The run's own last verification, on the people it held out",
+                "",
+                "| | |",
+                "|---|---|",
+            ]
             lines += [f"| {key} | {value:.5g} |" for key, value in self.run_results.items()]
         if self.config is not None:
             lines += [
@@ -141,6 +171,17 @@ class ModelCard:
                 "",
                 "Save it as config.json, and `python -m experiments.train --config config.json`",
             ]
-            lines += ["trains the model again:", "", "```json", json.dumps(self.config, indent=2), "```"]
-        lines += ["", "Libraries: " + ", ".join(f"{name} {version}" for name, version in self.versions.items()), ""]
+            lines += [
+                "trains the model again:",
+                "",
+                "```json",
+                json.dumps(self.config, indent=2),
+                "```",
+            ]
+        lines += [
+            "",
+            "Libraries: "
+            + ", ".join(f"{name} {version}" for name, version in self.versions.items()),
+            "",
+        ]
         return "\n".join(lines)

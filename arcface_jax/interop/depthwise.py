@@ -1,4 +1,6 @@
-"""Depthwise convolutions as sums of shifted images: on a CPU some twenty times faster than as grouped convolutions."""
+"""Depthwise convolutions as sums of shifted images: on a CPU some twenty times faster than as
+grouped convolutions.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,8 +15,11 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 _MOST_SHIFTS = 25  # a kernel over the whole feature map is one weighted sum already
 
 
-def shifted_sum(images: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: Padding) -> jax.Array:
-    """The depthwise convolution as products and sums of whole images, which a compiler fuses into one loop.
+def shifted_sum(
+    images: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: Padding
+) -> jax.Array:
+    """The depthwise convolution as products and sums of whole images, which a compiler fuses into
+    one loop.
 
         y[n, i, j, c] = Σ_{a, b} x[n, s₁i + a − p₁, s₂j + b − p₂, c] · w[a, b, 0, c]
 
@@ -22,12 +27,15 @@ def shifted_sum(images: jax.Array, kernel: jax.Array, stride: tuple[int, int], p
       images: x [N, height, width, channels].
       kernel: w [kernel height, kernel width, 1, channels].
       stride: (s₁, s₂).
-      padding: ((before, after), (before, after)) rows and columns of zeros; p₁ and p₂ are those before.
+      padding: ((before, after), (before, after)) rows and columns of zeros; p₁ and p₂ are those
+        before.
 
     Returns: y [N, height', width', channels].
     """
     padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
-    height, width = ((padded.shape[axis + 1] - kernel.shape[axis]) // stride[axis] + 1 for axis in (0, 1))
+    height, width = (
+        (padded.shape[axis + 1] - kernel.shape[axis]) // stride[axis] + 1 for axis in (0, 1)
+    )
     total = jnp.zeros((), images.dtype)
     for row in range(kernel.shape[0]):
         for column in range(kernel.shape[1]):
@@ -39,7 +47,8 @@ def shifted_sum(images: jax.Array, kernel: jax.Array, stride: tuple[int, int], p
 
 @dataclasses.dataclass(frozen=True)
 class ShiftedDepthwise:
-    """A backbone for use only, whose depthwise convolutions are shifted sums wherever it is compiled for a CPU.
+    """A backbone for use only, whose depthwise convolutions are shifted sums wherever it is
+    compiled for a CPU.
 
     On other platforms, and in an export for them, they stay convolutions.
 
@@ -55,7 +64,9 @@ class ShiftedDepthwise:
         size: int = self.backbone.embedding_size
         return size
 
-    def apply(self, variables: Mapping[str, Any], images: jax.Array, train: bool = False) -> jax.Array:
+    def apply(
+        self, variables: Mapping[str, Any], images: jax.Array, train: bool = False
+    ) -> jax.Array:
         """As the backbone's own `apply`."""
         with nn.intercept_methods(_replace):
             return jnp.asarray(self.backbone.apply(variables, images, train=train))
@@ -63,10 +74,17 @@ class ShiftedDepthwise:
 
 def _replace(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
     conv = context.module
-    if type(conv) is not nn.Conv or context.method_name != "__call__" or not _can_be_shifted(conv, args[0]):
+    if (
+        type(conv) is not nn.Conv
+        or context.method_name != "__call__"
+        or not _can_be_shifted(conv, args[0])
+    ):
         return next_function(*args, **kwargs)
     (images,) = args
-    stride, padding = _pair(conv.strides or 1), (_pair(_pair(conv.padding)[0]), _pair(_pair(conv.padding)[1]))
+    stride, padding = (
+        _pair(conv.strides or 1),
+        (_pair(_pair(conv.padding)[0]), _pair(_pair(conv.padding)[1])),
+    )
     dtype = conv.dtype or images.dtype
     kernel: jax.Array = conv.get_variable("params", "kernel").astype(dtype)
 
@@ -96,4 +114,10 @@ def _can_be_shifted(conv: nn.Conv, images: jax.Array) -> bool:
     plain = conv.mask is None and not conv.use_bias and not isinstance(conv.padding, str)
     undilated = conv.input_dilation in (None, 1) and conv.kernel_dilation in (None, 1)
     depthwise = conv.feature_group_count == conv.features == images.shape[-1] > 1
-    return plain and undilated and depthwise and len(kernel) == 2 and kernel[0] * kernel[1] <= _MOST_SHIFTS
+    return (
+        plain
+        and undilated
+        and depthwise
+        and len(kernel) == 2
+        and kernel[0] * kernel[1] <= _MOST_SHIFTS
+    )

@@ -1,4 +1,6 @@
-"""Batch normalisations folded into the layers before them: the same function with less to compute and to store."""
+"""Batch normalisations folded into the layers before them: the same function with less to
+compute and to store.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -31,13 +33,23 @@ class FoldedBackbone:
         size: int = self.backbone.embedding_size
         return size
 
-    def apply(self, variables: Mapping[str, Any], images: jax.Array, train: bool = False) -> jax.Array:
-        """Embeds normalised `images` [N, H, W, 3] with the variables that `fold_batch_norm` returned."""
+    def apply(
+        self, variables: Mapping[str, Any], images: jax.Array, train: bool = False
+    ) -> jax.Array:
+        """Embeds normalised `images` [N, H, W, 3] with the variables that `fold_batch_norm`
+        returned.
+        """
         if train:
-            raise TypeError("a folded network has no batch statistics to train with; train the network it came from")
+            raise TypeError(
+                "a folded network has no batch statistics to train with; train the network it came "
+                "from"
+            )
 
         def replace(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            if not isinstance(context.module, nn.BatchNorm) or context.module.path not in self.folded:
+            if (
+                not isinstance(context.module, nn.BatchNorm)
+                or context.module.path not in self.folded
+            ):
                 return next_function(*args, **kwargs)
             bias: jax.Array = context.module.get_variable("params", "bias")
             return args[0] + bias.astype(args[0].dtype)
@@ -63,15 +75,29 @@ def fold_batch_norm(
 
     Returns: the folded network and its variables, computed in float64 and stored in float32.
     """
-    params = {path: np.asarray(v) for path, v in flax.traverse_util.flatten_dict(dict(variables["params"])).items()}
-    stats = {path: np.asarray(v) for path, v in flax.traverse_util.flatten_dict(dict(variables["batch_stats"])).items()}
+    params = {
+        path: np.asarray(v)
+        for path, v in flax.traverse_util.flatten_dict(dict(variables["params"])).items()
+    }
+    stats = {
+        path: np.asarray(v)
+        for path, v in flax.traverse_util.flatten_dict(dict(variables["batch_stats"])).items()
+    }
     folded = set()
     for call in calls(backbone, variables, image_size):
         source = call.input_of
-        if not isinstance(call.layer, nn.BatchNorm) or source is None or (*source, "kernel") not in params:
+        if (
+            not isinstance(call.layer, nn.BatchNorm)
+            or source is None
+            or (*source, "kernel") not in params
+        ):
             continue
-        mean, variance = (stats.pop((*call.path, name)).astype(np.float64) for name in ("mean", "var"))
-        factor = params.pop((*call.path, "scale"), np.ones(mean.shape)) / np.sqrt(variance + call.layer.epsilon)
+        mean, variance = (
+            stats.pop((*call.path, name)).astype(np.float64) for name in ("mean", "var")
+        )
+        factor = params.pop((*call.path, "scale"), np.ones(mean.shape)) / np.sqrt(
+            variance + call.layer.epsilon
+        )
         shift = params.get((*source, "bias"), np.zeros(mean.shape)) - mean
         bias = params.get((*call.path, "bias"), np.zeros(mean.shape)) + factor * shift
         params[*source, "kernel"] = (params[*source, "kernel"] * factor).astype(np.float32)
@@ -80,5 +106,8 @@ def fold_batch_norm(
         params[*call.path, "bias"] = bias.astype(np.float32)
         folded.add(call.path)
     result = {"params": params, "batch_stats": stats}
-    arrays = {name: jax.tree.map(jnp.asarray, flax.traverse_util.unflatten_dict(tree)) for name, tree in result.items()}
+    arrays = {
+        name: jax.tree.map(jnp.asarray, flax.traverse_util.unflatten_dict(tree))
+        for name, tree in result.items()
+    }
     return FoldedBackbone(backbone, frozenset(folded)), arrays

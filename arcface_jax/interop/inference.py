@@ -23,15 +23,17 @@ def unit_embedding(
     weights: WeightType = "float32",
     shift_depthwise: bool = True,
 ) -> ImageFunction:
-    """Builds uint8 RGB images [N, height, width, 3] -> unit embeddings [N, D], preprocessing and weights included.
+    """Builds uint8 RGB images [N, height, width, 3] -> unit embeddings [N, D], preprocessing and
+    weights included.
 
     Args:
       model: what to use.
       fold: fold batch normalisations into the layers before them.
-      flip: add the mirror image's embedding before normalising, (x + x′)/‖x + x′‖, at twice the cost.
+      flip: add the mirror image's embedding before normalising, (x + x′)/‖x + x′‖, at twice the
+        cost.
       weights: type that the kernels are stored in.
-      shift_depthwise: compute depthwise convolutions in the way that is fast on CPUs, where it is compiled for one;
-        ONNX has a convolution of its own and needs False.
+      shift_depthwise: compute depthwise convolutions in the way that is fast on CPUs, where it is
+        compiled for one; ONNX has a convolution of its own and needs False.
 
     Returns: a function to be jitted, exported or converted. An embedding of norm 0 stays 0.
     """
@@ -47,8 +49,11 @@ def unit_embedding(
         unpacked = dequantise(packed)
         embeddings = network.apply(unpacked, normalise(images, model.pixels))
         if flip:
-            embeddings = embeddings + network.apply(unpacked, normalise(images[:, :, ::-1, :], model.pixels))
-        # Not logits.normalise_rows: its cases for gradients and divergence would be nodes of every exported graph.
+            embeddings = embeddings + network.apply(
+                unpacked, normalise(images[:, :, ::-1, :], model.pixels)
+            )
+        # Not logits.normalise_rows: its cases for gradients and divergence would be nodes of every
+        # exported graph.
         squared = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)
         return embeddings / jnp.sqrt(jnp.maximum(squared, 1e-24))
 

@@ -23,8 +23,8 @@ class TrainedModel:
       pixels: colour order and value range that it was trained on.
       image_size: (height, width) that it was trained on.
       source: where it comes from, for people to read.
-      class_weights: float32 [C, D], or [C, K, D] of sub-centres, the classifier that it was trained with; None where it
-        was not kept.
+      class_weights: float32 [C, D], or [C, K, D] of sub-centres, the classifier that it was trained
+        with; None where it was not kept.
     """
 
     backbone: nn.Module
@@ -53,5 +53,7 @@ class TrainedModel:
 
 
 def default_batch_size() -> int:
-    """Images in one call where nothing else is said: what a CPU's caches hold, or what keeps an accelerator busy."""
+    """Images in one call where nothing else is said: what a CPU's caches hold, or what keeps an
+    accelerator busy.
+    """
     return 8 if jax.default_backend() == "cpu" else 256

@@ -1,4 +1,5 @@
-"""ONNX: models out by jax2onnx, and insightface's packs in. Needs the packages of requirements-onnx.txt.
+"""ONNX: models out by jax2onnx, and insightface's packs in. Needs the packages of
+requirements-onnx.txt.
 
 An import reads the numbers only. It follows the graph's order of evaluation, for the
 names of initialisers in published files are an exporter's counters.
@@ -31,9 +32,12 @@ _LAYERS = ("Conv", "BatchNormalization", "PRelu", "Gemm", "MatMul")
 
 
 def export_onnx(
-    function: Callable[[jax.Array], jax.Array], image_size: tuple[int, int], path: str | os.PathLike[str]
+    function: Callable[[jax.Array], jax.Array],
+    image_size: tuple[int, int],
+    path: str | os.PathLike[str],
 ) -> None:
-    """Writes a function of uint8 images [batch, height, width, 3] as an ONNX file, the batch of any size.
+    """Writes a function of uint8 images [batch, height, width, 3] as an ONNX file, the batch of any
+    size.
 
     Args:
       function: as `inference.unit_embedding` returns it with shift_depthwise=False.
@@ -46,16 +50,21 @@ def export_onnx(
     try:
         import jax2onnx
     except ImportError as error:
-        raise InputError("jax2onnx is needed to write ONNX: pip install -r requirements-onnx.txt") from error
+        raise InputError(
+            "jax2onnx is needed to write ONNX: pip install -r requirements-onnx.txt"
+        ) from error
     traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((1, *image_size, 3), jnp.uint8))
     if "platform_index" in str(traced.jaxpr):
-        raise InputError("function: computes differently on a CPU, which ONNX cannot; give shift_depthwise=False")
+        raise InputError(
+            "function: computes differently on a CPU, which ONNX cannot; give shift_depthwise=False"
+        )
     images = jax.ShapeDtypeStruct(("batch", *image_size, 3), jnp.uint8)
     model: Any = jax2onnx.to_onnx(
         function, inputs=[images], opset=OPSET, input_names=["images"], output_names=["embeddings"]
     )
     fuse_prelu(model.graph)
-    # What the converter notes about shapes inside differs from the truth where it moved a transposition.
+    # What the converter notes about shapes inside differs from the truth where it moved a
+    # transposition.
     del model.graph.value_info[:]
     write_whole(path, model.SerializeToString())
 
@@ -74,16 +83,22 @@ def import_onnx(path: str | os.PathLike[str]) -> TrainedModel:
         import onnx
         import onnx.numpy_helper
     except ImportError as error:
-        raise InputError("onnx is needed to read ONNX: pip install -r requirements-onnx.txt") from error
+        raise InputError(
+            "onnx is needed to read ONNX: pip install -r requirements-onnx.txt"
+        ) from error
     try:
         # Weights in other files are left alone: their names may lead anywhere.
         graph = onnx.load(path, load_external_data=False).graph
-        constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        constants = {
+            tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer
+        }
         for node in graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
     except Exception as error:  # OSError, protobuf's DecodeError, ValueError of external data
-        raise InputError(f"{path}: is no ONNX file that can be read ({str(error)[:100]})") from error
+        raise InputError(
+            f"{path}: is no ONNX file that can be read ({str(error)[:100]})"
+        ) from error
     try:
         layers = [_Layer(node, constants) for node in graph.node if node.op_type in _LAYERS]
         backbone, image_size = _describe(layers)
@@ -104,7 +119,9 @@ class _Layer:
         if missing:
             raise InputError(f"node {self.name}: {', '.join(missing)} is no constant of the file")
         self.constants = [constants[name] for name in node.input[1:]]
-        if self.kind == "MatMul" or (self.kind == "Gemm" and not self._transposed):  # [in, out], as Flax has it
+        if self.kind == "MatMul" or (
+            self.kind == "Gemm" and not self._transposed
+        ):  # [in, out], as Flax has it
             self.constants[0] = self.constants[0].T
         if self.kind == "MatMul":
             self.kind = "Gemm"
@@ -123,7 +140,9 @@ def _describe(layers: list[_Layer]) -> tuple[nn.Module, tuple[int, int]]:
     kernels = [layer.constants[0] for layer in layers if layer.kind == "Conv"]
     dense = [layer.constants[0] for layer in layers if layer.kind == "Gemm"]
     if not kernels or len(dense) != 1 or not all(kernel.ndim == 4 for kernel in kernels):
-        raise InputError(f"{len(kernels)} convolutions and {len(dense)} dense layers; no network here has these")
+        raise InputError(
+            f"{len(kernels)} convolutions and {len(dense)} dense layers; no network here has these"
+        )
     epsilons = {round(layer.epsilon, 9) for layer in layers if layer.kind == "BatchNormalization"}
     if len(epsilons) > 1:
         raise InputError(f"its batch normalisations have several epsilons, {sorted(epsilons)}")
@@ -131,26 +150,36 @@ def _describe(layers: list[_Layer]) -> tuple[nn.Module, tuple[int, int]]:
     embedding_size, width = dense[0].shape[0], kernels[0].shape[0]
     if any(kernel.shape[1] == 1 for kernel in kernels):
         side = 16 * kernels[-1].shape[2]
-        backbone = registry.create("mbf", embedding_size=embedding_size, width=kernels[-1].shape[0] // 8)
+        backbone = registry.create(
+            "mbf", embedding_size=embedding_size, width=kernels[-1].shape[0] // 8
+        )
         return backbone.clone(epsilon=epsilon), (side, side)
     stages = [0, 0, 0, 0]
     for kernel in [kernel for kernel in kernels[1:] if kernel.shape[2:] == (3, 3)][::2]:
         stage = round(math.log2(kernel.shape[0] / width))
         if not 0 <= stage < 4:
-            raise InputError(f"a block has {kernel.shape[0]} channels, but the stem {width}; this is no IResNet")
+            raise InputError(
+                f"a block has {kernel.shape[0]} channels, but the stem {width}; this is no IResNet"
+            )
         stages[stage] += 1
     side = 16 * math.isqrt(dense[0].shape[1] // (8 * width))
     return IResNet(tuple(stages), embedding_size, width, epsilon=epsilon), (side, side)
 
 
 def _fill(backbone: nn.Module, image_size: tuple[int, int], layers: list[_Layer]) -> dict[str, Any]:
-    """Gives every layer of the backbone, in the order of evaluation, the numbers of the next node."""
-    wanted = jax.eval_shape(lambda: backbone.init(jax.random.key(0), jnp.zeros((1, *image_size, 3))))
+    """Gives every layer of the backbone, in the order of evaluation, the numbers of the next
+    node.
+    """
+    wanted = jax.eval_shape(
+        lambda: backbone.init(jax.random.key(0), jnp.zeros((1, *image_size, 3)))
+    )
     shapes = {name: flax.traverse_util.flatten_dict(tree) for name, tree in wanted.items()}
     params: dict[Path, np.ndarray] = {}
     stats: dict[Path, np.ndarray] = {}
     nodes: Iterator[_Layer] = iter(layers)
-    pending: np.ndarray | None = None  # the bias of a convolution whose normalisation was folded into it
+    pending: np.ndarray | None = (
+        None  # the bias of a convolution whose normalisation was folded into it
+    )
     for call in calls(backbone, wanted, image_size):
         if isinstance(call.layer, nn.BatchNorm) and pending is not None:
             size = len(pending)
@@ -160,7 +189,10 @@ def _fill(backbone: nn.Module, image_size: tuple[int, int], layers: list[_Layer]
             continue
         node, kind = next(nodes, None), _kind(call.layer)
         if node is None or node.kind != kind:
-            raise InputError(f"{'/'.join(call.path)} is a {kind}, but the file has {node.kind if node else 'no more'}")
+            raise InputError(
+                f"{'/'.join(call.path)} is a {kind}, but the file has "
+                f"{node.kind if node else 'no more'}"
+            )
         if kind == "BatchNormalization":
             _set_norm(call.path, node.constants, params, stats)
         elif kind == "PRelu":
@@ -171,12 +203,17 @@ def _fill(backbone: nn.Module, image_size: tuple[int, int], layers: list[_Layer]
         else:
             _set_dense(call.path, node, call.layer, params)
     if (left := next(nodes, None)) is not None:
-        raise InputError(f"node {left.name} ({left.kind}) comes after the last layer of {type(backbone).__name__}")
+        raise InputError(
+            f"node {left.name} ({left.kind}) comes after the last layer of "
+            f"{type(backbone).__name__}"
+        )
     result = {}
     for name, found in (("params", params), ("batch_stats", stats)):
         for path, leaf in shapes[name].items():
             if found[path].shape != leaf.shape:
-                raise InputError(f"{'/'.join(path)} has shape {found[path].shape}, wanted {leaf.shape}")
+                raise InputError(
+                    f"{'/'.join(path)} has shape {found[path].shape}, wanted {leaf.shape}"
+                )
         arrays = {path: np.ascontiguousarray(value, np.float32) for path, value in found.items()}
         result[name] = flax.traverse_util.unflatten_dict(arrays)
     return result
@@ -187,7 +224,9 @@ def _kind(layer: nn.Module) -> str:
     return kinds[type(layer)]
 
 
-def _set_norm(path: Path, values: list[np.ndarray], params: dict[Path, Any], stats: dict[Path, Any]) -> None:
+def _set_norm(
+    path: Path, values: list[np.ndarray], params: dict[Path, Any], stats: dict[Path, Any]
+) -> None:
     scale, bias, mean, variance = values
     stats[*path, "mean"], stats[*path, "var"] = mean, variance
     if path == ("features", "norm"):
@@ -205,7 +244,9 @@ def _set_dense(path: Path, node: _Layer, layer: Any, params: dict[Path, Any]) ->
 
 
 def _pixels(graph: Any, constants: dict[str, np.ndarray]) -> PixelConvention:
-    """(x − 127.5)/127.5, RGB, as insightface feeds its packs, unless the graph begins by doing it itself."""
+    """(x − 127.5)/127.5, RGB, as insightface feeds its packs, unless the graph begins by doing
+    it itself.
+    """
     (name,) = [one.name for one in graph.input if one.name not in constants]
     offset, factor, does_itself = 0.0, 1.0, False  # (x − offset)·factor so far
     while True:
@@ -219,15 +260,27 @@ def _pixels(graph: Any, constants: dict[str, np.ndarray]) -> PixelConvention:
         offset += {"Sub": number, "Add": -number}.get(node.op_type, 0.0) / factor
         factor *= {"Mul": number, "Div": 1.0 / number}.get(node.op_type, 1.0)
         does_itself = True
-    return PixelConvention("rgb", offset, 1.0 / factor) if does_itself else PixelConvention("rgb", 127.5, 127.5)
+    return (
+        PixelConvention("rgb", offset, 1.0 / factor)
+        if does_itself
+        else PixelConvention("rgb", 127.5, 127.5)
+    )
 
 
 def _number(node: Any, constants: dict[str, np.ndarray]) -> float:
-    """What a node before the first layer adds to, subtracts from, multiplies or divides the pixels by."""
+    """What a node before the first layer adds to, subtracts from, multiplies or divides the
+    pixels by.
+    """
     operand = constants.get(node.input[1]) if node.op_type in ("Sub", "Add", "Mul", "Div") else None
-    if operand is None or operand.size == 0 or np.ptp(operand) != 0 or (node.op_type != "Sub" and not operand.any()):
+    if (
+        operand is None
+        or operand.size == 0
+        or np.ptp(operand) != 0
+        or (node.op_type != "Sub" and not operand.any())
+    ):
         raise InputError(
-            f"node {node.name or node.output[0]} ({node.op_type}) comes before the first layer and is no arithmetic "
+            f"node {node.name or node.output[0]} ({node.op_type}) comes before the first layer and "
+            f"is no arithmetic "
             "of the pixels with one number"
         )
     return float(operand.reshape(-1)[0])

@@ -1,4 +1,6 @@
-"""A model as one portable file that JAX runs without this library: StableHLO, through jax.export."""
+"""A model as one portable file that JAX runs without this library: StableHLO, through
+jax.export.
+"""
 
 import os
 import pathlib
@@ -15,9 +17,12 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export_stablehlo(
-    function: Callable[[jax.Array], jax.Array], image_size: tuple[int, int], platforms: Sequence[str] = PLATFORMS
+    function: Callable[[jax.Array], jax.Array],
+    image_size: tuple[int, int],
+    platforms: Sequence[str] = PLATFORMS,
 ) -> bytes:
-    """Serialises a function of uint8 images [N, height, width, 3], for any N and for every platform named.
+    """Serialises a function of uint8 images [N, height, width, 3], for any N and for every platform
+    named.
 
     Args:
       function: as `inference.unit_embedding` returns it; its weights become constants.
@@ -28,16 +33,21 @@ def export_stablehlo(
     """
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_size, 3), jnp.uint8)
-    return bytes(jax.export.export(jax.jit(function), platforms=tuple(platforms))(images).serialize())
+    return bytes(
+        jax.export.export(jax.jit(function), platforms=tuple(platforms))(images).serialize()
+    )
 
 
-def load_stablehlo(path: str | os.PathLike[str]) -> tuple[Callable[[np.ndarray], jax.Array], tuple[int, int]]:
+def load_stablehlo(
+    path: str | os.PathLike[str],
+) -> tuple[Callable[[np.ndarray], jax.Array], tuple[int, int]]:
     """Reads what `export_stablehlo` gave, from a file.
 
     Returns: (the compiled function, its (height, width)).
 
     Raises:
-      InputError: the file cannot be read, holds something else, or was not exported for this machine's platform.
+      InputError: the file cannot be read, holds something else, or was not exported for this
+        machine's platform.
     """
     path = pathlib.Path(path)
     try:
@@ -45,11 +55,22 @@ def load_stablehlo(path: str | os.PathLike[str]) -> tuple[Callable[[np.ndarray],
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except Exception as error:  # the format's reader has no error of its own
-        raise InputError(f"{path}: is no exported model ({str(error)[:100] or type(error).__name__})") from error
+        raise InputError(
+            f"{path}: is no exported model ({str(error)[:100] or type(error).__name__})"
+        ) from error
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     if platform not in exported.platforms:
-        raise InputError(f"{path}: is for {', '.join(exported.platforms)}, but this is {platform}; export it again")
-    if len(exported.in_avals) != 1 or exported.in_avals[0].ndim != 4 or exported.in_avals[0].dtype != jnp.uint8:
-        raise InputError(f"{path}: takes {exported.in_avals}, not uint8 images [N, height, width, 3]")
+        raise InputError(
+            f"{path}: is for {', '.join(exported.platforms)}, but this is {platform}; export it "
+            f"again"
+        )
+    if (
+        len(exported.in_avals) != 1
+        or exported.in_avals[0].ndim != 4
+        or exported.in_avals[0].dtype != jnp.uint8
+    ):
+        raise InputError(
+            f"{path}: takes {exported.in_avals}, not uint8 images [N, height, width, 3]"
+        )
     _, height, width, _ = exported.in_avals[0].shape
     return jax.jit(exported.call), (int(height), int(width))

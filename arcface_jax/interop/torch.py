@@ -24,12 +24,26 @@ from arcface_jax.interop.torch_keys import flax_layout, naming_of, torch_key, to
 from arcface_jax.interop.torch_projects import PROJECTS, SIGNATURES, describe, guess_project
 
 # Under what name the projects keep the weights in a checkpoint, besides optimisers and settings.
-_CONTAINERS = ("state_dict_backbone", "net_state_dict", "state_dict", "model_state_dict", "model", "backbone")
+_CONTAINERS = (
+    "state_dict_backbone",
+    "net_state_dict",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "backbone",
+)
 _HEAD_CONTAINER = "state_dict_softmax_fc"
 _HEAD_KEYS = ("head.kernel", "head.weight", "module.fc.weight", "fc.weight", "kernel", "weight")
 _HEADS_BY_ROWS = ("head.weight", "weight")
 # Running values of the heads and counters, which no backbone needs.
-_BUFFERS = ("num_batches_tracked", "head.t", "head.batch_mean", "head.batch_std", "head.ema_mean", "head.ema_std")
+_BUFFERS = (
+    "num_batches_tracked",
+    "head.t",
+    "head.batch_mean",
+    "head.batch_std",
+    "head.ema_mean",
+    "head.ema_std",
+)
 
 
 def import_torch(path: str | os.PathLike[str], project: str | None = None) -> TrainedModel:
@@ -58,15 +72,23 @@ def import_torch(path: str | os.PathLike[str], project: str | None = None) -> Tr
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error
     head = model.class_weights
-    if head is None and isinstance(content, dict) and isinstance(content.get(_HEAD_CONTAINER), dict):
+    if (
+        head is None
+        and isinstance(content, dict)
+        and isinstance(content.get(_HEAD_CONTAINER), dict)
+    ):
         head = _class_weights(content[_HEAD_CONTAINER], model.embedding_size)[0]
     return dataclasses.replace(model, source=f"{path.name} ({model.source})", class_weights=head)
 
 
-def model_from_state_dict(weights: Mapping[str, np.ndarray], project: str | None = None) -> TrainedModel:
+def model_from_state_dict(
+    weights: Mapping[str, np.ndarray], project: str | None = None
+) -> TrainedModel:
     """`import_torch` from arrays by their PyTorch names."""
     naming, prefix = _recognise(weights)
-    inside = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    inside = {
+        key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
+    }
     outside = {key: value for key, value in weights.items() if not key.startswith(prefix)}
     if project is None:
         project = guess_project(naming, prefix, inside)
@@ -79,7 +101,8 @@ def model_from_state_dict(weights: Mapping[str, np.ndarray], project: str | None
 
 
 def read_class_weights(paths: Sequence[str | os.PathLike[str]], embedding_size: int) -> np.ndarray:
-    """The classifier [C, D] from files of its own, as arcface_torch, CurricularFace and ElasticFace write it.
+    """The classifier [C, D] from files of its own, as arcface_torch, CurricularFace and ElasticFace
+    write it.
 
     Args:
       paths: one file, or one for each process that held a part of the classes, in their order.
@@ -101,9 +124,11 @@ def read_class_weights(paths: Sequence[str | os.PathLike[str]], embedding_size: 
 
 
 def export_state_dict(model: TrainedModel) -> dict[str, np.ndarray]:
-    """The weights by arcface_torch's names and in its layout (or those of the project that has the network).
+    """The weights by arcface_torch's names and in its layout (or those of the project that has the
+    network).
 
-    Exact: importing the result gives the same bits. Counters of batches, which Flax does not keep, are 0.
+    Exact: importing the result gives the same bits. Counters of batches, which Flax does not keep,
+      are 0.
 
     Raises:
       InputError: no PyTorch project has this network.
@@ -128,7 +153,9 @@ def save_torch(model: TrainedModel, path: str | os.PathLike[str]) -> None:
         import torch
     except ImportError as error:
         raise InputError("PyTorch is needed to write its checkpoints: pip install torch") from error
-    weights = {key: torch.from_numpy(value.copy()) for key, value in export_state_dict(model).items()}
+    weights = {
+        key: torch.from_numpy(value.copy()) for key, value in export_state_dict(model).items()
+    }
     torch.save(weights, path)
 
 
@@ -139,7 +166,9 @@ def _find_state_dict(content: Any) -> dict[str, np.ndarray]:
         candidates += [content[name] for name in _CONTAINERS if name in content]
     for candidate in candidates[::-1]:
         if isinstance(candidate, dict):
-            arrays = {str(key): value for key, value in candidate.items() if isinstance(value, np.ndarray)}
+            arrays = {
+                str(key): value for key, value in candidate.items() if isinstance(value, np.ndarray)
+            }
             if arrays:
                 return arrays
     found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
@@ -162,7 +191,11 @@ def _class_weights(
     """The classifier [C, D] among the weights and its key. Most projects have it as [D, C]."""
     for key in _HEAD_KEYS:
         matrix = weights.get(key)
-        if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or embedding_size not in matrix.shape:
+        if (
+            not isinstance(matrix, np.ndarray)
+            or matrix.ndim != 2
+            or embedding_size not in matrix.shape
+        ):
             continue
         # As many classes as dimensions: then only the project's habit tells.
         square_by_rows = key in _HEADS_BY_ROWS and matrix.shape[0] == matrix.shape[1]
@@ -180,10 +213,15 @@ def _flatten(variables: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
 
 
 def _fill(
-    backbone: nn.Module, image_size: tuple[int, int], weights: Mapping[str, np.ndarray], unknown: Sequence[str]
+    backbone: nn.Module,
+    image_size: tuple[int, int],
+    weights: Mapping[str, np.ndarray],
+    unknown: Sequence[str],
 ) -> dict[str, Any]:
     """The backbone's variables from PyTorch's, after every key has been accounted for."""
-    wanted = jax.eval_shape(lambda: backbone.init(jax.random.key(0), jnp.zeros((1, *image_size, 3))))
+    wanted = jax.eval_shape(
+        lambda: backbone.init(jax.random.key(0), jnp.zeros((1, *image_size, 3)))
+    )
     naming = naming_of(backbone)
     keys = {path: torch_key(path, naming) for path in _flatten(wanted)}
     problems = [f"{key} is missing" for key in keys.values() if key not in weights]
@@ -202,5 +240,7 @@ def _fill(
             arrays[path] = np.ascontiguousarray(array, dtype=np.float32)
         filled[collection] = flax.traverse_util.unflatten_dict(arrays)
     if problems:
-        raise InputError(f"{len(problems)} keys do not fit {type(backbone).__name__}: {'; '.join(problems)}")
+        raise InputError(
+            f"{len(problems)} keys do not fit {type(backbone).__name__}: {'; '.join(problems)}"
+        )
     return filled

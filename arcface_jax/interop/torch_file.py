@@ -1,4 +1,5 @@
-"""Reads what `torch.save` wrote, without PyTorch and without running anything that the file contains.
+"""Reads what `torch.save` wrote, without PyTorch and without running anything that the file
+contains.
 
 Both formats: the zip archive (PyTorch ≥ 1.6) and the sequence of pickles before it. An
 unpickler that knows three harmless callables rebuilds tensors as NumPy arrays. Every
@@ -55,13 +56,17 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """The tensor as an array of its own; ValueError where it would reach outside the storage."""
+        """The tensor as an array of its own; ValueError where it would reach outside the
+        storage.
+        """
         if any(not isinstance(n, int) or n < 0 for n in (self.offset, *self.shape, *self.strides)):
             raise ValueError("a tensor has a negative size")
         if len(self.shape) != len(self.strides) or len(self.shape) > 32:
             raise ValueError("a tensor's sizes and strides do not match")
         count = math.prod(self.shape)
-        last = self.offset + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
+        last = self.offset + sum(
+            (n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True)
+        )
         if count and (last >= len(numbers) or count > len(numbers)):
             raise ValueError("a tensor reaches outside its storage")
         if count == 0:
@@ -71,7 +76,9 @@ class _Tensor:
 
 
 class _Inert:
-    """Stands for an object that is not weights; takes whatever a pickle does to it, and does nothing."""
+    """Stands for an object that is not weights; takes whatever a pickle does to it, and does
+    nothing.
+    """
 
     def __new__(cls, *_: Any, **__: Any) -> "_Inert":
         return object.__new__(cls)
@@ -109,7 +116,12 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         """The storage that a tensor refers to."""
-        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], np.dtype):
+        if (
+            not isinstance(pid, tuple)
+            or len(pid) < 5
+            or pid[0] != "storage"
+            or not isinstance(pid[1], np.dtype)
+        ):
             raise pickle.UnpicklingError(f"an unknown kind of storage, {str(pid)[:80]}")
         if len(pid) > 5 and pid[5] is not None:
             raise pickle.UnpicklingError("a view of a storage, as PyTorch before 0.4 wrote them")
@@ -117,7 +129,8 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> Any:
-    """The object in a file that `torch.save` wrote: dicts, lists, numbers and text, each tensor as a NumPy array.
+    """The object in a file that `torch.save` wrote: dicts, lists, numbers and text, each tensor as
+    a NumPy array.
 
     Args:
       path: .pt, .pth, .ckpt or however it is called.
@@ -130,8 +143,12 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
         with path.open("rb") as file:
             return _read_zip(file) if zipfile.is_zipfile(file) else _read_sequence(file)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
-    except Exception as error:  # whatever a pickle or archive can raise that is damaged or was made to do harm
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}); check the path"
+        ) from error
+    except (
+        Exception
+    ) as error:  # whatever a pickle or archive can raise that is damaged or was made to do harm
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path}: is no file of torch.save that can be read ({reason})") from error
 
@@ -148,7 +165,10 @@ def _read_zip(file: IO[bytes]) -> Any:
     with zipfile.ZipFile(file) as archive:
         (listing,) = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
         root = listing.removesuffix("data.pkl")
-        if root + "byteorder" in archive.namelist() and archive.read(root + "byteorder") != b"little":
+        if (
+            root + "byteorder" in archive.namelist()
+            and archive.read(root + "byteorder") != b"little"
+        ):
             raise ValueError("it is of a big-endian machine")
         # torch.save never compresses: a size beyond the file's own is an attack on the memory.
         if archive.getinfo(listing).compress_type != zipfile.ZIP_STORED:
@@ -190,12 +210,16 @@ def _read_sequence(file: IO[bytes]) -> Any:
 
 def _checked(numbers: np.ndarray, storage: _Storage) -> np.ndarray:
     if len(numbers) != storage.count or numbers.dtype != storage.dtype:
-        raise ValueError(f"storage {storage.key} has {len(numbers)} numbers instead of {storage.count}")
+        raise ValueError(
+            f"storage {storage.key} has {len(numbers)} numbers instead of {storage.count}"
+        )
     return numbers
 
 
 def _with_arrays(value: Any, numbers: Callable[[_Storage], Any], rebuild: bool = True) -> Any:
-    """`value` with every tensor read; without `rebuild` only `numbers` is called for each storage."""
+    """`value` with every tensor read; without `rebuild` only `numbers` is called for each
+    storage.
+    """
     if isinstance(value, _Tensor):
         found = numbers(value.storage)
         return value.read(found) if rebuild else None

@@ -1,4 +1,5 @@
-"""What each parameter of a backbone is called in the PyTorch projects, one function for each naming.
+"""What each parameter of a backbone is called in the PyTorch projects, one function for each
+naming.
 
 A function takes the path of a Flax module, such as ("layer1_0", "conv1"), and returns
 the name of the PyTorch module, "layer1.0.conv1". `torch_key` adds the parameter.
@@ -43,7 +44,9 @@ def torch_key(path: Sequence[str], naming: Naming) -> str:
 
 
 def torch_layout(leaf: str, array: np.ndarray) -> np.ndarray:
-    """A Flax array in PyTorch's order: convolutions [out, in, height, width], dense layers [out, in]."""
+    """A Flax array in PyTorch's order: convolutions [out, in, height, width], dense layers
+    [out, in].
+    """
     if leaf == "kernel":
         return np.transpose(array, (3, 2, 0, 1) if array.ndim == 4 else (1, 0))
     return array
@@ -74,7 +77,8 @@ def naming_of(backbone: nn.Module) -> Naming:
     if isinstance(backbone, VisionTransformer):
         return _vit_naming
     raise InputError(
-        f"backbone {type(backbone).__name__}: no PyTorch project is known that has it with these options; "
+        f"backbone {type(backbone).__name__}: no PyTorch project is known that has it with these "
+        f"options; "
         "export to ONNX or StableHLO"
     )
 
@@ -87,7 +91,9 @@ def _iresnet_naming(modules: Sequence[str]) -> str:
 
 
 def _ir_naming(backbone: IResNet) -> Naming:
-    """AdaFace's and CurricularFace's: input_layer, body (blocks numbered throughout), output_layer."""
+    """AdaFace's and CurricularFace's: input_layer, body (blocks numbered throughout),
+    output_layer.
+    """
     inner = ("bn1", "conv1", "bn2", "prelu", "conv2", "bn3", "se")
     order = inner if backbone.inner_norm else tuple(name for name in inner if name != "bn2")
     outer = {"conv1": "input_layer.0", "bn1": "input_layer.1", "prelu": "input_layer.2"}
@@ -115,7 +121,9 @@ def _mobilefacenet_naming(modules: Sequence[str]) -> str:
 def _mbf_naming(modules: Sequence[str]) -> str:
     first = {"gdc": "features.layers.0", "fc": "features.layers.2", "features": "features.layers.3"}
     # layers_3_1 is bottleneck 1 of the sequence that is layer 3.
-    name = first.get(modules[0]) or re.sub(r"^layers_(\d+)_(\d+)$", r"layers.\1.layers.\2", modules[0])
+    name = first.get(modules[0]) or re.sub(
+        r"^layers_(\d+)_(\d+)$", r"layers.\1.layers.\2", modules[0]
+    )
     name = re.sub(r"^layers_(\d+)$", r"layers.\1", name)
     return ".".join([name, *(f"layers.{(_BOTTLENECK | _UNIT)[module]}" for module in modules[1:])])
 

@@ -1,4 +1,6 @@
-"""The PyTorch projects whose checkpoints can be read: what their files say, and what they leave unsaid."""
+"""The PyTorch projects whose checkpoints can be read: what their files say, and what they leave
+unsaid.
+"""
 
 import dataclasses
 import math
@@ -68,19 +70,26 @@ def guess_project(naming: str, prefix: str, weights: Weights) -> str:
     if naming == "iresnet" and "features." in prefix:
         return "magface"
     if naming == "ir":
-        if "body.0.res_layer.5.running_mean" not in weights:  # no normalisation between convolution and PReLU
+        if (
+            "body.0.res_layer.5.running_mean" not in weights
+        ):  # no normalisation between convolution and PReLU
             return "curricularface"
         if prefix != "model.":
             raise UnknownProjectError(
-                "project: several projects name their weights like this and some of them expect BGR; say which it is "
+                "project: several projects name their weights like this and some of them expect "
+                "BGR; say which it is "
                 f"by --project, in Python by project=: {', '.join(PROJECTS)}"
             )
         return "adaface"
     return "arcface_torch"
 
 
-def describe(naming: str, weights: Weights, epsilon: float | None) -> tuple[nn.Module, tuple[int, int]]:
-    """The backbone that weights of this naming belong to, and the image size (height, width) it was trained on."""
+def describe(
+    naming: str, weights: Weights, epsilon: float | None
+) -> tuple[nn.Module, tuple[int, int]]:
+    """The backbone that weights of this naming belong to, and the image size (height, width) it
+    was trained on.
+    """
     build = {
         "iresnet": _iresnet,
         "ir": _ir,
@@ -106,7 +115,9 @@ def _need(weights: Weights, key: str, dimensions: int) -> np.ndarray:
     if key not in weights:
         raise InputError(f"{key}: missing, and the network cannot be told without it")
     if weights[key].ndim != dimensions or 0 in weights[key].shape:
-        raise InputError(f"{key}: shape {weights[key].shape}, wanted {dimensions} dimensions, none of them 0")
+        raise InputError(
+            f"{key}: shape {weights[key].shape}, wanted {dimensions} dimensions, none of them 0"
+        )
     return weights[key]
 
 
@@ -132,14 +143,20 @@ def _iresnet(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module, tupl
 
 
 def _ir(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module, tuple[int, int]]:
-    width, dense = _need(weights, "input_layer.0.weight", 4).shape[0], _need(weights, "output_layer.3.weight", 2)
+    width, dense = (
+        _need(weights, "input_layer.0.weight", 4).shape[0],
+        _need(weights, "output_layer.3.weight", 2),
+    )
     inner_norm = "body.0.res_layer.5.running_mean" in weights
     stages = [0, 0, 0, 0]
     for number in range(_count(weights, "body")):
         channels = _need(weights, f"body.{number}.res_layer.1.weight", 4).shape
         stage = round(math.log2(channels[0] / width))
         if channels[2:] != (3, 3) or not 0 <= stage < 4:
-            raise InputError(f"body.{number}.res_layer.1.weight: shape {channels}; bottleneck blocks are not supported")
+            raise InputError(
+                f"body.{number}.res_layer.1.weight: shape {channels}; bottleneck blocks are not "
+                f"supported"
+            )
         stages[stage] += 1
     excitation = f"body.0.res_layer.{6 if inner_norm else 5}.fc1.weight"
     squeeze = _reduction(weights, excitation)
@@ -161,9 +178,15 @@ def _mobilefacenet(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module
     blocks, published = _count(weights, "blocks"), sum(row.count for row in PUBLISHED_BOTTLENECKS)
     if blocks != published:
         raise InputError(f"blocks: {blocks} bottlenecks, but MobileFaceNet has {published}")
-    width, whole = _need(weights, "conv1.conv.weight", 4).shape[0], _need(weights, "linear7.conv.weight", 4)
+    width, whole = (
+        _need(weights, "conv1.conv.weight", 4).shape[0],
+        _need(weights, "linear7.conv.weight", 4),
+    )
     embedding_size = _need(weights, "linear1.conv.weight", 4).shape[0]
-    return MobileFaceNet(embedding_size, width, **options), (16 * whole.shape[2], 16 * whole.shape[3])
+    return MobileFaceNet(embedding_size, width, **options), (
+        16 * whole.shape[2],
+        16 * whole.shape[3],
+    )
 
 
 def _mbf(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module, tuple[int, int]]:
@@ -178,7 +201,9 @@ def _mbf(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module, tuple[in
     blocks = (first, second, third, fourth)
     side = 16 * _need(weights, "features.layers.0.layers.0.weight", 4).shape[2]
     embedding_size = _need(weights, "features.layers.2.weight", 2).shape[0]
-    backbone = ArcFaceTorchMobileFaceNet(blocks, channels // max(1, width), embedding_size, width, **options)
+    backbone = ArcFaceTorchMobileFaceNet(
+        blocks, channels // max(1, width), embedding_size, width, **options
+    )
     return backbone, (side, side)
 
 
@@ -186,8 +211,11 @@ def _vit(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module, tuple[in
     channels, _, patch, _ = _need(weights, "patch_embed.proj.weight", 4).shape
     tokens = _need(weights, "pos_embed", 3).shape[1]
     embedding_size = _need(weights, "feature.2.weight", 2).shape[0]
-    backbone = VisionTransformer(channels, _count(weights, "blocks"), 8, embedding_size, patch, **options)
-    # Every size with this number of whole patches fits; 112 pixels, where it is one of them, is what was published.
+    backbone = VisionTransformer(
+        channels, _count(weights, "blocks"), 8, embedding_size, patch, **options
+    )
+    # Every size with this number of whole patches fits; 112 pixels, where it is one of them, is
+    # what was published.
     side = math.isqrt(tokens) * patch
     side = 112 if side <= 112 < side + patch else side
     return backbone, (side, side)

@@ -1,4 +1,6 @@
-"""The order in which a backbone calls its layers, and what each is called on, found by tracing it once."""
+"""The order in which a backbone calls its layers, and what each is called on, found by tracing
+it once.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,7 +24,8 @@ class Call:
     Attributes:
       path: of the module, such as ("layer1_0", "conv1").
       layer: the module, to look up its class and options only.
-      input_of: path of the layer whose output is its input, unchanged; None where something stands between.
+      input_of: path of the layer whose output is its input, unchanged; None where something stands
+        between.
     """
 
     path: Path
@@ -30,8 +33,12 @@ class Call:
     input_of: Path | None
 
 
-def calls(backbone: nn.Module, variables: Mapping[str, Any], image_size: tuple[int, int]) -> list[Call]:
-    """Every convolution, dense layer, batch normalisation and PReLU in the order of evaluation; nothing is computed."""
+def calls(
+    backbone: nn.Module, variables: Mapping[str, Any], image_size: tuple[int, int]
+) -> list[Call]:
+    """Every convolution, dense layer, batch normalisation and PReLU in the order of evaluation;
+    nothing is computed.
+    """
     found: list[Call] = []
     outputs: list[tuple[Any, Path]] = []  # the tracers themselves, so that no id is used twice
 
@@ -39,7 +46,13 @@ def calls(backbone: nn.Module, variables: Mapping[str, Any], image_size: tuple[i
         result = next_function(*args, **kwargs)
         if isinstance(context.module, _LAYERS) and context.method_name == "__call__":
             source = [path for output, path in outputs if output is args[0]]
-            found.append(Call(context.module.path, context.module.clone(parent=None), source[0] if source else None))
+            found.append(
+                Call(
+                    context.module.path,
+                    context.module.clone(parent=None),
+                    source[0] if source else None,
+                )
+            )
             outputs.append((result, context.module.path))
         return result
 

@@ -22,24 +22,32 @@ class AnnealedMargin:
     def __call__(self, cosine: jax.Array) -> jax.Array:
         """psi of each cosine, in the cosine's dtype."""
         cosine = jnp.asarray(cosine)
-        return ((self.weight * cosine + self.inner(cosine)) / (1.0 + self.weight)).astype(cosine.dtype)
+        return ((self.weight * cosine + self.inner(cosine)) / (1.0 + self.weight)).astype(
+            cosine.dtype
+        )
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Leaves: what of the inner psi and of the weight is arrays."""
         inner_is_tree = isinstance(self.inner, CombinedMargin | AnnealedMargin)
         weight_is_static = isinstance(self.weight, float)
         leaves = (self.inner if inner_is_tree else None, None if weight_is_static else self.weight)
-        return leaves, (None if inner_is_tree else self.inner, self.weight if weight_is_static else None)
+        return leaves, (
+            None if inner_is_tree else self.inner,
+            self.weight if weight_is_static else None,
+        )
 
     @classmethod
     def tree_unflatten(cls, static: tuple[Any, ...], leaves: tuple[Any, ...]) -> Self:
         """The inverse of `tree_flatten`."""
-        inner, weight = (leaf if fixed is None else fixed for fixed, leaf in zip(static, leaves, strict=True))
+        inner, weight = (
+            leaf if fixed is None else fixed for fixed, leaf in zip(static, leaves, strict=True)
+        )
         return cls(inner, weight)
 
 
 def annealed(inner: Psi, weight: Any) -> AnnealedMargin:
-    """psi(cosθ) = (λ·cosθ + inner(cosθ))/(1 + λ): a margin that comes in as λ falls from large to small.
+    """psi(cosθ) = (λ·cosθ + inner(cosθ))/(1 + λ): a margin that comes in as λ falls from large to
+    small.
 
     Args:
       inner: any psi.
@@ -58,9 +66,15 @@ def annealed(inner: Psi, weight: Any) -> AnnealedMargin:
 
 
 def sphereface_annealing(
-    step: Any, *, base: float = 1000.0, gamma: float = 0.12, power: float = 1.0, minimum: float = 5.0
+    step: Any,
+    *,
+    base: float = 1000.0,
+    gamma: float = 0.12,
+    power: float = 1.0,
+    minimum: float = 5.0,
 ) -> jax.Array:
-    """λ at a step: max(minimum, base·(1 + gamma·step)^−power), with the values of SphereFace's published solver.
+    """λ at a step: max(minimum, base·(1 + gamma·step)^−power), with the values of SphereFace's
+    published solver.
 
     Args:
       step: 0, 1, 2, …; a number or an array.

@@ -32,7 +32,9 @@ def _sin(x: Any) -> Any:
 def _angle_where(total: float, m1: Any, m2: Any) -> Any:
     """The θ in [0, π] at which m1·θ + m2 reaches `total`, or the nearer end where none does."""
     theta = (total - m2) / m1
-    return min(max(theta, 0.0), math.pi) if isinstance(theta, float) else jnp.clip(theta, 0.0, math.pi)
+    return (
+        min(max(theta, 0.0), math.pi) if isinstance(theta, float) else jnp.clip(theta, 0.0, math.pi)
+    )
 
 
 def _formula(cosine: jax.Array, m1: Any, m2: Any, guard: float) -> jax.Array:
@@ -44,10 +46,12 @@ def _formula(cosine: jax.Array, m1: Any, m2: Any, guard: float) -> jax.Array:
 
 
 def _linear_drop(m1: Any, m2: Any) -> Any:
-    """What the linear rule takes from cosθ: δ·sinδ, δ = π − θ*, θ* the angle of the switch; m·sin m for ArcFace.
+    """What the linear rule takes from cosθ: δ·sinδ, δ = π − θ*, θ* the angle of the switch; m·sin m
+    for ArcFace.
 
-    At θ* the first-order expansion of cos(m1θ + m2) about θ is cosθ − (π − θ*)·sinθ*, hence the form. Past
-    δ = 2.33 rad that would make psi jump up at the switch, so 1 − cosδ is the least it takes.
+    At θ* the first-order expansion of cos(m1θ + m2) about θ is cosθ − (π − θ*)·sinθ*, hence the
+    form. Past δ = 2.33 rad that would make psi jump up at the switch, so 1 − cosδ is the least it
+    takes.
     """
     delta = math.pi - _angle_where(math.pi, m1, m2)
     expansion, least = delta * _sin(delta), 1.0 - _cos(delta)
@@ -55,12 +59,17 @@ def _linear_drop(m1: Any, m2: Any) -> Any:
 
 
 def _half_turns(cosine: jax.Array, m1: Any, m2: Any) -> jax.Array:
-    """How many multiples of π lie below m1·θ + m2 (π among them, 0 not), from comparisons of cosines alone."""
-    most = (m1 if isinstance(m1, float) else LARGEST_M1) * math.pi + (m2 if isinstance(m2, float) else math.pi)
+    """How many multiples of π lie below m1·θ + m2 (π among them, 0 not), from comparisons of
+    cosines alone.
+    """
+    most = (m1 if isinstance(m1, float) else LARGEST_M1) * math.pi + (
+        m2 if isinstance(m2, float) else math.pi
+    )
 
     def is_passed(k: int) -> jax.Array:
         below = cosine < _cos(_angle_where(k * math.pi, m1, m2))
-        # An array's largest sum is not known: a multiple that it does not reach lies beyond π, wherever the cosine is.
+        # An array's largest sum is not known: a multiple that it does not reach lies beyond π,
+        # wherever the cosine is.
         reached = k * math.pi <= m1 * math.pi + m2
         return below & reached if isinstance(reached, jax.Array) else below
 
@@ -69,7 +78,9 @@ def _half_turns(cosine: jax.Array, m1: Any, m2: Any) -> jax.Array:
 
 
 def number(value: Any) -> Any:
-    """A margin as its psi keeps it: a Python float (static), or a JAX array (a leaf) if it is an array or traced."""
+    """A margin as its psi keeps it: a Python float (static), or a JAX array (a leaf) if it is
+    an array or traced.
+    """
     if isinstance(value, jax.Array):
         return value
     return float(value) if np.ndim(value) == 0 else jnp.asarray(value)
@@ -78,10 +89,12 @@ def number(value: Any) -> Any:
 @jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True)
 class CombinedMargin:
-    """psi(cosθ) = cos(m1·θ + m2) − m3 with a rule past π and a choice of gradient; make one with `combined`.
+    """psi(cosθ) = cos(m1·θ + m2) − m3 with a rule past π and a choice of gradient; make one with
+    `combined`.
 
-    The class does not check its numbers, so that adaptive losses can shift an angle either way. Python floats are
-    static (part of the pytree's structure, hashed); arrays are leaves, and have no axis that the cosines lack.
+    The class does not check its numbers, so that adaptive losses can shift an angle either way.
+    Python floats are static (part of the pytree's structure, hashed); arrays are leaves, and have
+    no axis that the cosines lack.
     """
 
     m1: Any = 1.0
@@ -92,7 +105,9 @@ class CombinedMargin:
     clip_epsilon: float = 1e-4
 
     def __call__(self, cosine: jax.Array) -> jax.Array:
-        """psi of each cosine; computed in float32 (float64 for float64) and returned in the cosine's dtype."""
+        """psi of each cosine; computed in float32 (float64 for float64) and returned in the
+        cosine's dtype.
+        """
         given = jnp.asarray(cosine)
         cosine = given.astype(jnp.promote_types(given.dtype, jnp.float32))
         m1, m2, m3 = (self._fitted(name, cosine) for name in ("m1", "m2", "m3"))
@@ -102,12 +117,17 @@ class CombinedMargin:
         return value.astype(given.dtype)
 
     def _fitted(self, name: str, cosine: jax.Array) -> Any:
-        """The margin of this name, an array in the cosine's dtype and of a shape that broadcasts to the cosine's."""
+        """The margin of this name, an array in the cosine's dtype and of a shape that
+        broadcasts to the cosine's.
+        """
         margin = getattr(self, name)
         if isinstance(margin, float):
             return margin
         if np.ndim(margin) and np.shape(margin) != cosine.shape[cosine.ndim - np.ndim(margin) :]:
-            raise InputError(f"{name} has shape {np.shape(margin)}; pass a number or one for each of {cosine.shape}")
+            raise InputError(
+                f"{name} has shape {np.shape(margin)}; pass a number or one for each of "
+                f"{cosine.shape}"
+            )
         return jnp.asarray(margin).astype(cosine.dtype)
 
     def _angular(self, cosine: jax.Array, m1: Any, m2: Any) -> jax.Array:
@@ -115,7 +135,9 @@ class CombinedMargin:
         if self.past_pi == "clip":
             low, high = self.clip_epsilon, math.pi - self.clip_epsilon
             cosine = jnp.clip(cosine, -1.0 + self.clip_epsilon, 1.0 - self.clip_epsilon)
-            value = _formula(cosine, m1, m2, guard=0.0)  # the clipped cosine keeps the sine from zero
+            value = _formula(
+                cosine, m1, m2, guard=0.0
+            )  # the clipped cosine keeps the sine from zero
             value = jnp.where(cosine < _cos(_angle_where(high, m1, m2)), math.cos(high), value)
             return jnp.where(cosine > _cos(_angle_where(low, m1, m2)), math.cos(low), value)
         value = _formula(cosine, m1, m2, SINE_GUARD)
@@ -155,29 +177,35 @@ def combined(
 ) -> CombinedMargin:
     r"""psi(cosθ) = cos(m1·θ + m2) − m3, the combined margin of the ArcFace paper (its eq. 4).
 
-    Computed by the angle-addition formula with sinθ = sqrt(1 − cos²θ + 1e-6): no arccos, except where m1 is not a
-    whole number, where θ = atan2(sinθ, cosθ). The slope is finite everywhere.
+    Computed by the angle-addition formula with sinθ = sqrt(1 − cos²θ + 1e-6): no arccos, except
+    where m1 is not a whole number, where θ = atan2(sinθ, cosθ). The slope is finite everywhere.
 
-    `past_pi` says what stands in place of cos(m1θ + m2) where that angle is past π. (The subtraction of m3 stays.)
-    With θ* = (π − m2)/m1, the angle where it reaches π:
+    `past_pi` says what stands in place of cos(m1θ + m2) where that angle is past π. (The
+    subtraction of m3 stays.) With θ* = (π − m2)/m1, the angle where it reaches π:
 
-      none     the formula goes on; psi turns round and rises again with θ. The paper and arcface_torch.
-      linear   cosθ − δ·sinδ, δ = π − θ*; for m1 = 1 that is cosθ − m2·sin m2. Falls throughout, jumps down at θ*.
-      easy     cosθ, and that from θ = 90° on (the margin applies only where cosθ > 0). Jumps up at 90°. MagFace.
-      clip     the angle is clipped to [ε, π − ε], after cosθ to [−1 + ε, 1 − ε]; ε = `clip_epsilon`; zero slope in
+      none     the formula goes on; psi turns round and rises again with θ. The paper and
+      arcface_torch. linear   cosθ − δ·sinδ, δ = π − θ*; for m1 = 1 that is cosθ − m2·sin m2. Falls
+      throughout, jumps down at θ*. easy     cosθ, and that from θ = 90° on (the margin applies only
+      where cosθ > 0). Jumps up at 90°. MagFace. clip     the angle is clipped to [ε, π − ε], after
+      cosθ to [−1 + ε, 1 − ε]; ε = `clip_epsilon`; zero slope in
                the clipped part. AdaFace.
-      reflect  (−1)^k·cos(m1θ + m2) − 2k with k = ⌊(m1θ + m2)/π⌋; −2 − cos(θ + m2) for ArcFace. Continuous and
-               falling throughout, to within the guard's m1²·1e-6; for m1 = 2, 3, 4 this is SphereFace's own psi.
+      reflect  (−1)^k·cos(m1θ + m2) − 2k with k = ⌊(m1θ + m2)/π⌋; −2 − cos(θ + m2) for ArcFace.
+      Continuous and
+               falling throughout, to within the guard's m1²·1e-6; for m1 = 2, 3, 4 this is
+               SphereFace's own psi.
 
-    For m1 ≥ 1, psi ≤ cosθ everywhere with linear and reflect, everywhere to within ε with clip, and with none and easy
-    as long as (m1 + 1)·θ + m2 ≤ 2π.
+    For m1 ≥ 1, psi ≤ cosθ everywhere with linear and reflect, everywhere to within ε with clip, and
+    with none and easy as long as (m1 + 1)·θ + m2 ≤ 2π.
 
-    `gradient` is "exact" (of psi as written) or "straight_through" (psi − cosθ counts as a constant, so that
-    dL/dcosθ_y = s(p_y − 1): what computing the margin without gradients, as arcface_torch does, comes to).
+    `gradient` is "exact" (of psi as written) or "straight_through" (psi − cosθ counts as a
+    constant, so that dL/dcosθ_y = s(p_y − 1): what computing the margin without gradients, as
+    arcface_torch does, comes to).
 
     Args:
-      m1: multiplies the angle; in (0, 10]. A number, or an array whose shape is that of the cosines (or its end).
-      m2: is added to the angle; radians, in [0, π]. A number or an array, [N] for a margin for each example.
+      m1: multiplies the angle; in (0, 10]. A number, or an array whose shape is that of the cosines
+        (or its end).
+      m2: is added to the angle; radians, in [0, π]. A number or an array, [N] for a margin for each
+        example.
       m3: is subtracted from the cosine; in [0, 2]. A number or an array.
       past_pi: one of none, linear, easy, clip, reflect.
       gradient: exact or straight_through.
@@ -197,4 +225,6 @@ def combined(
     check_choice("past_pi", past_pi, PAST_PI)
     check_choice("gradient", gradient, GRADIENTS)
     check_between("clip_epsilon", clip_epsilon, 0.0, 0.1, open_low=True)
-    return CombinedMargin(number(m1), number(m2), number(m3), past_pi, gradient, float(clip_epsilon))
+    return CombinedMargin(
+        number(m1), number(m2), number(m3), past_pi, gradient, float(clip_epsilon)
+    )

@@ -23,12 +23,16 @@ def normface() -> CombinedMargin:
 
 
 def sphereface(m1: Any = 1.35, *, past_pi: str = "none", gradient: str = "exact") -> CombinedMargin:
-    """psi(cosθ) = cos(m1·θ); 1.35 is the ArcFace paper's setting. See `sphereface_original` for SphereFace's own."""
+    """psi(cosθ) = cos(m1·θ); 1.35 is the ArcFace paper's setting. See `sphereface_original` for
+    SphereFace's own.
+    """
     return combined(m1, 0.0, 0.0, past_pi=past_pi, gradient=gradient)
 
 
 def arcface(margin: Any = 0.5, *, past_pi: str = "none", gradient: str = "exact") -> CombinedMargin:
-    """psi(cosθ) = cos(θ + margin), margin in radians: the additive angular margin (arXiv:1801.07698, eq. 3)."""
+    """psi(cosθ) = cos(θ + margin), margin in radians: the additive angular margin
+    (arXiv:1801.07698, eq. 3).
+    """
     check_between("margin", margin, 0.0, math.pi)
     return combined(1.0, margin, 0.0, past_pi=past_pi, gradient=gradient)
 
@@ -38,7 +42,9 @@ ARCFACE = arcface(0.5)
 
 
 def cosface(margin: Any = 0.35) -> CombinedMargin:
-    """psi(cosθ) = cosθ − margin: the additive cosine margin (arXiv:1801.09414). Its slope is 1 and no rule applies."""
+    """psi(cosθ) = cosθ − margin: the additive cosine margin (arXiv:1801.09414). Its slope is 1
+    and no rule applies.
+    """
     check_between("margin", margin, 0.0, 2.0)
     return combined(1.0, 0.0, margin)
 
@@ -53,10 +59,13 @@ def cm2(*, past_pi: str = "none", gradient: str = "exact") -> CombinedMargin:
     return combined(0.9, 0.4, 0.15, past_pi=past_pi, gradient=gradient)
 
 
-def sphereface_original(m: int = 4, *, weight: Any = 5.0, gradient: str = "exact") -> AnnealedMargin:
+def sphereface_original(
+    m: int = 4, *, weight: Any = 5.0, gradient: str = "exact"
+) -> AnnealedMargin:
     """SphereFace's own margin: (λ·cosθ + (−1)^k·cos(mθ) − 2k)/(1 + λ) with k = ⌊mθ/π⌋.
 
-    The paper multiplies it by the length of the embedding, not by a constant: pass scale=row_norms(embeddings).
+    The paper multiplies it by the length of the embedding, not by a constant: pass
+    scale=row_norms(embeddings).
 
     Args:
       m: a whole number from 1 to 10.
@@ -81,7 +90,8 @@ def class_wise(margins: jax.Array, labels: jax.Array) -> jax.Array:
 
     Args:
       margins: [C].
-      labels: [N] integers in [0, C); an ignored label, −1, gets some class's margin, which its loss of 0 hides.
+      labels: [N] integers in [0, C); an ignored label, −1, gets some class's margin, which its loss
+        of 0 hides.
 
     Returns: [N].
 
@@ -93,7 +103,8 @@ def class_wise(margins: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.take(margins, labels, mode="clip")
 
 
-# Every margin with fixed numbers that the ArcFace paper compares, by the name used in commands and figures.
+# Every margin with fixed numbers that the ArcFace paper compares, by the name used in commands and
+# figures.
 NAMED_MARGINS: dict[str, Psi] = {
     "softmax": softmax_on_sphere(),
     "sphereface": sphereface(),

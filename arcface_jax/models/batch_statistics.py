@@ -11,29 +11,35 @@ from arcface_jax.analysis.inversion import LayerStatistics, Network
 
 
 def with_statistics(backbone: nn.Module, variables: Mapping[str, Any]) -> Network:
-    """The backbone as it embeds, each batch normalisation's input statistics beside its running ones.
+    """The backbone as it embeds, each batch normalisation's input statistics beside its running
+    ones.
 
-    The statistics are taken from the inputs of every `nn.BatchNorm`, over all axes but the channels, by intercepting
-    its call; so it works for any backbone built from that layer, and what is embedded is the same as without.
+    The statistics are taken from the inputs of every `nn.BatchNorm`, over all axes but the
+    channels, by intercepting its call; so it works for any backbone built from that layer, and what
+    is embedded is the same as without.
 
     Args:
       backbone: a Flax module mapping (images, train) to embeddings.
       variables: {"params", "batch_stats"}.
 
-    Returns: normalised images [N, H, W, 3] -> (embeddings [N, D], statistics in the order of the calls, empty for a
-      network without batch normalisation).
+    Returns: normalised images [N, H, W, 3] -> (embeddings [N, D], statistics in the order of the
+      calls, empty for a network without batch normalisation).
     """
 
     def network(images: jax.Array) -> tuple[jax.Array, list[LayerStatistics]]:
         seen: list[LayerStatistics] = []
 
-        def watch(call: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
+        def watch(
+            call: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext
+        ) -> Any:
             layer = context.module
             if isinstance(layer, nn.BatchNorm) and context.method_name == "__call__":
                 inputs = jnp.asarray(arguments[0], jnp.float32)
                 axes = tuple(range(inputs.ndim - 1))
                 running: Any = (layer.get_variable("batch_stats", name) for name in ("mean", "var"))
-                seen.append(LayerStatistics(jnp.mean(inputs, axes), jnp.var(inputs, axes), *running))
+                seen.append(
+                    LayerStatistics(jnp.mean(inputs, axes), jnp.var(inputs, axes), *running)
+                )
             return call(*arguments, **options)
 
         with nn.intercept_methods(watch):

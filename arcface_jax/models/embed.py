@@ -13,12 +13,18 @@ from arcface_jax.pixels import ARCFACE_TORCH, PixelConvention, normalise
 EmbedFunction = Callable[[Mapping[str, Any], jax.typing.ArrayLike], jax.Array]
 
 
-def make_embed_function(backbone: nn.Module, pixels: PixelConvention = ARCFACE_TORCH) -> EmbedFunction:
-    """Returns the jitted (variables, uint8 [N, H, W, 3] RGB) -> float32 [N, D], running statistics in use."""
+def make_embed_function(
+    backbone: nn.Module, pixels: PixelConvention = ARCFACE_TORCH
+) -> EmbedFunction:
+    """Returns the jitted (variables, uint8 [N, H, W, 3] RGB) -> float32 [N, D], running
+    statistics in use.
+    """
 
     @jax.jit
     def embed(variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
-        return jnp.asarray(backbone.apply(variables, normalise(images, pixels), train=False), jnp.float32)
+        return jnp.asarray(
+            backbone.apply(variables, normalise(images, pixels), train=False), jnp.float32
+        )
 
     return embed
 
@@ -26,7 +32,8 @@ def make_embed_function(backbone: nn.Module, pixels: PixelConvention = ARCFACE_T
 def embed_images(
     embed: EmbedFunction, variables: Mapping[str, Any], images: np.ndarray, *, batch_size: int = 256
 ) -> np.ndarray:
-    """Embeds all `images` in batches of `batch_size`, the last one padded so that one program serves.
+    """Embeds all `images` in batches of `batch_size`, the last one padded so that one program
+    serves.
 
     Args:
       embed: what `make_embed_function` returned.

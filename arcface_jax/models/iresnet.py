@@ -36,7 +36,9 @@ STAGE_BLOCKS = {
 """Residual blocks in each of the four stages, by the network's published depth."""
 
 Stem = Literal["conv3", "conv7"]
-"""Input options. conv3: conv3×3 at full resolution (the paper's prefix L). conv7: conv7×7 stride 2, max pooling."""
+"""Input options. conv3: conv3×3 at full resolution (the paper's prefix L). conv7: conv7×7
+stride 2, max pooling.
+"""
 
 Output = Literal["A", "B", "C", "D", "E"]
 """Output options: what stands between the last residual block and the embedding.
@@ -47,12 +49,15 @@ pooling the trunk is closed by BN – PReLU, since its blocks end without either
 """
 
 Shortcut = Literal["projected", "subsampled"]
-"""Where a block changes its shape. projected: conv1×1 – BN. subsampled: that only if the number of channels changes,
-otherwise every stride-th pixel as it is."""
+"""Where a block changes its shape. projected: conv1×1 – BN. subsampled: that only if the number of
+channels changes, otherwise every stride-th pixel as it is.
+"""
 
 
 class IResNetBlock(nn.Module):
-    """BN – conv3×3 – BN – PReLU – conv3×3 (strided) – BN – [squeeze and excitation], plus the shortcut."""
+    """BN – conv3×3 – BN – PReLU – conv3×3 (strided) – BN – [squeeze and excitation], plus the
+    shortcut.
+    """
 
     features: int
     stride: int
@@ -69,7 +74,9 @@ class IResNetBlock(nn.Module):
         norm = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)
 
         def conv(kernel: int, stride: int, name: str) -> nn.Conv:
-            return convolution(self.features, (kernel, kernel), stride, train=train, dtype=self.dtype, name=name)
+            return convolution(
+                self.features, (kernel, kernel), stride, train=train, dtype=self.dtype, name=name
+            )
 
         residual = norm("bn1")(x)
         residual = conv(3, 1, "conv1")(residual)
@@ -154,18 +161,27 @@ class IResNet(nn.Module):
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         if self.stem not in get_args(Stem):
-            raise InputError(f"stem: {self.stem!r} is no input option; take one of {', '.join(get_args(Stem))}")
+            raise InputError(
+                f"stem: {self.stem!r} is no input option; take one of {', '.join(get_args(Stem))}"
+            )
         kernel, stride = (3, 1) if self.stem == "conv3" else (7, 2)
-        x = convolution(self.width, (kernel, kernel), stride, train=train, dtype=self.dtype, name="conv1")(x)
+        x = convolution(
+            self.width, (kernel, kernel), stride, train=train, dtype=self.dtype, name="conv1"
+        )(x)
         norm = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)
         x = norm_prelu(x, norm("bn1"), PReLU(self.dtype, name="prelu"))
         return x if self.stem == "conv3" else nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
     def _ending(self, x: jax.Array, train: bool) -> jax.Array:
         if self.shortcut not in get_args(Shortcut):
-            raise InputError(f"shortcut: {self.shortcut!r} is none; take one of {', '.join(get_args(Shortcut))}")
+            raise InputError(
+                f"shortcut: {self.shortcut!r} is none; take one of {', '.join(get_args(Shortcut))}"
+            )
         if self.output not in get_args(Output):
-            raise InputError(f"output: {self.output!r} is none of the paper's options {', '.join(get_args(Output))}")
+            raise InputError(
+                f"output: {self.output!r} is none of the paper's options "
+                f"{', '.join(get_args(Output))}"
+            )
         norm = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)
         x = norm("bn2")(x)
         if self.output == "E":
@@ -177,7 +193,8 @@ class IResNet(nn.Module):
             if self.output == "A":
                 if self.embedding_size != x.shape[-1]:
                     raise InputError(
-                        f"embedding_size: {self.embedding_size}, but output option A gives the {x.shape[-1]} channels "
+                        f"embedding_size: {self.embedding_size}, but output option A gives the "
+                        f"{x.shape[-1]} channels "
                         "of the last stage; take that size, or another option"
                     )
                 return x
@@ -185,5 +202,7 @@ class IResNet(nn.Module):
         x = nn.Dense(self.embedding_size, dtype=jnp.float32, name="fc")(x)
         if self.output == "B":
             return x
-        x = EmbeddingBatchNorm(self.epsilon, self.axis_name, self.embedding_affine, name="features")(x, train)
+        x = EmbeddingBatchNorm(
+            self.epsilon, self.axis_name, self.embedding_affine, name="features"
+        )(x, train)
         return PReLU(name="prelu3")(x) if self.output == "D" else x

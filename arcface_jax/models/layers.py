@@ -58,7 +58,9 @@ class CpuBatchNorm(nn.BatchNorm):
 def batch_norm(
     train: bool, *, dtype: Dtype, epsilon: float, axis_name: str | None = None, affine: bool = True
 ) -> Callable[..., nn.BatchNorm]:
-    """Batch normalisation as every backbone here uses it: running momentum .9, statistics in float32."""
+    """Batch normalisation as every backbone here uses it: running momentum .9, statistics in
+    float32.
+    """
     on_cpu = train and affine and axis_name is None and dtype == jnp.float32 and one_cpu()
     kind = CpuBatchNorm if on_cpu else nn.BatchNorm
 
@@ -93,7 +95,9 @@ def convolution(
     padding: int | None = None,
     groups: int = 1,
 ) -> nn.Conv:
-    """A convolution without bias, padded by half its kernel unless `padding` says otherwise; see `convolve`."""
+    """A convolution without bias, padded by half its kernel unless `padding` says otherwise;
+    see `convolve`.
+    """
     return nn.Conv(
         features,
         kernel,
@@ -110,12 +114,15 @@ def convolution(
 
 
 def rematerialised(block: type[nn.Module], remat: bool) -> type[nn.Module]:
-    """The type of block, called with (x, train), computed again for its gradient if `remat` says so."""
+    """The type of block, called with (x, train), computed again for its gradient if `remat`
+    says so.
+    """
     return nn.remat(block, static_argnums=(2,)) if remat else block
 
 
 class ConvNorm(nn.Module):
-    """Convolution – batch normalisation – PReLU, the last by choice: the unit of the mobile networks.
+    """Convolution – batch normalisation – PReLU, the last by choice: the unit of the mobile
+    networks.
 
     Attributes:
       features: output channels.
@@ -153,7 +160,9 @@ class ConvNorm(nn.Module):
             groups=self.groups,
         )
         x = conv(x)
-        norm = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)("bn")
+        norm = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)(
+            "bn"
+        )
         return norm_prelu(x, norm, PReLU(self.dtype, name="prelu")) if self.activate else norm(x)
 
 
@@ -171,7 +180,9 @@ class SqueezeExcite(nn.Module):
         """Weighs the channels of x [N, H, W, channels]."""
 
         def pointwise(features: int, name: str) -> nn.Conv:
-            return nn.Conv(features, (1, 1), use_bias=False, dtype=self.dtype, kernel_init=conv_init, name=name)
+            return nn.Conv(
+                features, (1, 1), use_bias=False, dtype=self.dtype, kernel_init=conv_init, name=name
+            )
 
         gain = jnp.mean(x, axis=(1, 2), keepdims=True)
         gain = nn.relu(pointwise(max(1, x.shape[-1] // self.reduction), "fc1")(gain))
@@ -179,7 +190,9 @@ class SqueezeExcite(nn.Module):
 
 
 def flatten_channels_first(x: jax.Array) -> jax.Array:
-    """[N, H, W, channels] to [N, channels·H·W], in the order in which published dense layers expect it."""
+    """[N, H, W, channels] to [N, channels·H·W], in the order in which published dense layers
+    expect it.
+    """
     return jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)
 
 
@@ -198,7 +211,9 @@ class EmbeddingBatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalises x [N, D] over the batch, in float32."""
-        norm = batch_norm(train, dtype=jnp.float32, epsilon=self.epsilon, axis_name=self.axis_name, affine=False)
+        norm = batch_norm(
+            train, dtype=jnp.float32, epsilon=self.epsilon, axis_name=self.axis_name, affine=False
+        )
         if not self.affine:
             return norm("norm")(x)
         scale = self.param(FROZEN_SCALE, nn.initializers.ones, (x.shape[-1],), jnp.float32)

@@ -13,11 +13,14 @@ from arcface_jax.models.layers import ConvNorm, Dtype, batch_norm, conv_init, re
 from arcface_jax.models.mobilefacenet import Bottleneck
 
 _STAGES = ((64, 128, 128), (128, 256, 256), (128, 512, 256))
-"""Channels (times `scale`), inner channels of the strided bottleneck and of the others, stage by stage."""
+"""Channels (times `scale`), inner channels of the strided bottleneck and of the others, stage
+by stage.
+"""
 
 
 class ArcFaceTorchMobileFaceNet(nn.Module):
-    """conv3×3 stride 2 – stem – three stages, each begun with stride 2 – conv1×1 – global depthwise – FC – BN.
+    """conv3×3 stride 2 – stem – three stages, each begun with stride 2 – conv1×1 – global depthwise
+    – FC – BN.
 
     Attributes:
       blocks: bottlenecks of the stem and of the three stages after their strided
@@ -44,10 +47,17 @@ class ArcFaceTorchMobileFaceNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Embeds `images` [N, height, width, 3] of at least 16 pixels; returns float32 [N, embedding_size]."""
-        unit = functools.partial(ConvNorm, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)
+        """Embeds `images` [N, height, width, 3] of at least 16 pixels; returns float32 [N,
+        embedding_size].
+        """
+        unit = functools.partial(
+            ConvNorm, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name
+        )
         bottleneck = functools.partial(
-            rematerialised(Bottleneck, self.remat), dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name
+            rematerialised(Bottleneck, self.remat),
+            dtype=self.dtype,
+            epsilon=self.epsilon,
+            axis_name=self.axis_name,
         )
 
         def scaled(channels: int) -> int:
@@ -62,18 +72,26 @@ class ArcFaceTorchMobileFaceNet(nn.Module):
             images.astype(self.dtype), train
         )
         if self.blocks[0] == 1:
-            x = unit(x.shape[-1], kernel=(3, 3), padding=1, groups=scaled(64), name="layers_1")(x, train)
+            x = unit(x.shape[-1], kernel=(3, 3), padding=1, groups=scaled(64), name="layers_1")(
+                x, train
+            )
         else:
             x = bottlenecks(x, scaled(128), self.blocks[0], "layers_1")
         for stage, (channels, strided, inner) in enumerate(_STAGES):
             features = scaled(channels) * self.scale
             begin = bottleneck(scaled(strided), features, 2, False, name=f"layers_{2 * stage + 2}")
-            x = bottlenecks(begin(x, train), scaled(inner), self.blocks[stage + 1], f"layers_{2 * stage + 3}")
+            x = bottlenecks(
+                begin(x, train), scaled(inner), self.blocks[stage + 1], f"layers_{2 * stage + 3}"
+            )
         last = scaled(512)
         x = unit(last, name="conv_sep")(x, train).astype(jnp.float32)
         kernel = (x.shape[1], x.shape[2])
         whole = functools.partial(unit, dtype=jnp.float32)
-        x = whole(last, kernel=kernel, groups=last, activate=False, name="gdc")(x, train)[:, 0, 0, :]
+        x = whole(last, kernel=kernel, groups=last, activate=False, name="gdc")(x, train)[
+            :, 0, 0, :
+        ]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = nn.Dense(self.embedding_size, use_bias=False, kernel_init=conv_init, name="fc")(x)
-        return batch_norm(train, dtype=jnp.float32, epsilon=self.epsilon, axis_name=self.axis_name)("features")(x)
+        return batch_norm(train, dtype=jnp.float32, epsilon=self.epsilon, axis_name=self.axis_name)(
+            "features"
+        )(x)

@@ -34,7 +34,8 @@ PUBLISHED_BOTTLENECKS = (
 
 
 class Bottleneck(nn.Module):
-    """conv1×1 to `inner` channels – depthwise 3×3 (strided) – linear conv1×1 to `features`, plus x by choice.
+    """conv1×1 to `inner` channels – depthwise 3×3 (strided) – linear conv1×1 to `features`, plus x
+    by choice.
 
     Each convolution has its BN, the first two a PReLU.
     """
@@ -50,15 +51,20 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps [N, H, W, channels] to [N, ⌈H/stride⌉, ⌈W/stride⌉, features]."""
-        unit = functools.partial(ConvNorm, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)
+        unit = functools.partial(
+            ConvNorm, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name
+        )
         y = unit(self.inner, name="expand")(x, train)
-        y = unit(self.inner, (3, 3), self.stride, padding=1, groups=self.inner, name="depthwise")(y, train)
+        y = unit(self.inner, (3, 3), self.stride, padding=1, groups=self.inner, name="depthwise")(
+            y, train
+        )
         y = unit(self.features, activate=False, name="project")(y, train)
         return x + y if self.residual else y
 
 
 class MobileFaceNet(nn.Module):
-    """The network of the paper: bottlenecks, then a depthwise convolution over the whole feature map.
+    """The network of the paper: bottlenecks, then a depthwise convolution over the whole feature
+    map.
 
     conv3×3 stride 2 – depthwise 3×3 – bottlenecks – conv1×1 to 512 – global
     depthwise convolution (its kernel is the feature map: 7×7 for 112×112
@@ -86,8 +92,12 @@ class MobileFaceNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Embeds `images` [N, height, width, 3] of at least 16 pixels; returns float32 [N, embedding_size]."""
-        unit = functools.partial(ConvNorm, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)
+        """Embeds `images` [N, height, width, 3] of at least 16 pixels; returns float32 [N,
+        embedding_size].
+        """
+        unit = functools.partial(
+            ConvNorm, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name
+        )
 
         def scaled(channels: int) -> int:
             return max(1, channels * self.width // 64)

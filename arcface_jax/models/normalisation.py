@@ -1,7 +1,8 @@
 """Batch normalisation and the PReLU after it, differentiated by hand; for training on a CPU.
 
-XLA's CPU compiler writes x − μ and every product that is summed to memory, once for each sum. Here the sums that a
-gradient needs are taken a few images at a time, while these are in cache, and nothing of a batch's size is kept but x.
+XLA's CPU compiler writes x − μ and every product that is summed to memory, once for each sum. Here
+the sums that a gradient needs are taken a few images at a time, while these are in cache, and
+nothing of a batch's size is kept but x.
 """
 
 from typing import Any, NamedTuple
@@ -33,7 +34,8 @@ def normalise_batch(
 ) -> Normalised:
     """y = scale · (x − μ) / √(σ² + ε) + bias, then max(y, 0) + slope · min(y, 0).
 
-    μ and σ² = E[x²] − μ² are the batch's, for each channel; they are returned for the running statistics.
+    μ and σ² = E[x²] − μ² are the batch's, for each channel; they are returned for the running
+    statistics.
 
     Args:
       x: [N, …, C], float32.
@@ -60,13 +62,19 @@ def _backward(saved: tuple[Any, ...], gradients: Normalised) -> tuple[jax.Array 
     x, scale, bias, slope, mean, inverse = saved
     gradient = gradients.output
 
-    def before_activation(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def before_activation(
+        x: jax.Array, gradient: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """x − μ, ∂L/∂y, and the example's part of ∂L/∂slope."""
         centred = x - mean
         if slope is None:
             return centred, gradient, jnp.zeros(())
         y = centred * (inverse * scale) + bias
-        return centred, jnp.where(y >= 0, gradient, gradient * slope), jnp.where(y >= 0, 0.0, gradient * y)
+        return (
+            centred,
+            jnp.where(y >= 0, gradient, gradient * slope),
+            jnp.where(y >= 0, 0.0, gradient * y),
+        )
 
     def sums(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         centred, through, to_slope = before_activation(x, gradient)
@@ -103,7 +111,9 @@ def _sum_over_parts(function: Any, x: jax.Array, gradient: jax.Array) -> Any:
 
     if count == images:
         return function(x, gradient)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(lambda: part(0, count)))
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(lambda: part(0, count))
+    )
     total = lax.scan(add, zeros, jnp.arange(images // count))[0]
     left = images % count
     return jax.tree.map(jnp.add, total, part(images - left, left)) if left else total

@@ -22,7 +22,8 @@ _BUILDERS: dict[str, Builder] = {}
 
 
 def register(name: str, builder: Builder) -> None:
-    """Makes `builder(embedding_size, width, dropout, dtype, axis_name) -> nn.Module` known as `name`.
+    """Makes `builder(embedding_size, width, dropout, dtype, axis_name) -> nn.Module` known as
+    `name`.
 
     It may take `remat` too, see `create`.
     """
@@ -56,18 +57,25 @@ def create(
       dropout: rate before the embedding layer.
       dtype: of the computation; parameters stay float32.
       axis_name: mapped axis that batch statistics are averaged over; None for none.
-      remat: compute each block's forward pass again for its gradient (`jax.checkpoint`): memory for time on
-        accelerators. XLA's CPU compiler finds the two passes equal and merges them, so nothing changes there.
+      remat: compute each block's forward pass again for its gradient (`jax.checkpoint`): memory for
+        time on accelerators. XLA's CPU compiler finds the two passes equal and merges them, so
+        nothing changes there.
 
     Returns: a Flax module mapping ([N, H, W, 3] normalised images, train) to [N, D].
 
     Raises:
-      InputError: no backbone has that name, a size is not positive, or the backbone cannot do what `remat` asks.
+      InputError: no backbone has that name, a size is not positive, or the backbone cannot do what
+        `remat` asks.
     """
     if name not in _BUILDERS:
-        raise InputError(f"model.name: no backbone is called {name!r}; choose one of {', '.join(names())}")
+        raise InputError(
+            f"model.name: no backbone is called {name!r}; choose one of {', '.join(names())}"
+        )
     if embedding_size < 1 or width < 1:
-        raise InputError(f"model.embedding_size and model.width must be positive, got {embedding_size} and {width}")
+        raise InputError(
+            f"model.embedding_size and model.width must be positive, got {embedding_size} and "
+            f"{width}"
+        )
     if not 0.0 <= dropout < 1.0:
         raise InputError(f"model.dropout must be in [0, 1), got {dropout}")
     by_choice = {}
@@ -77,7 +85,12 @@ def create(
             raise InputError(f"model.remat: {name!r} cannot compute its blocks again; leave it out")
         by_choice["remat"] = True
     return _BUILDERS[name](
-        embedding_size=embedding_size, width=width, dropout=dropout, dtype=dtype, axis_name=axis_name, **by_choice
+        embedding_size=embedding_size,
+        width=width,
+        dropout=dropout,
+        dtype=dtype,
+        axis_name=axis_name,
+        **by_choice,
     )
 
 
@@ -89,7 +102,9 @@ def count_parameters(backbone: nn.Module, image_size: int | tuple[int, int]) -> 
       image_size: side, or (height, width), in pixels.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    variables = jax.eval_shape(lambda: backbone.init(jax.random.key(0), jnp.zeros((1, height, width, 3), jnp.float32)))
+    variables = jax.eval_shape(
+        lambda: backbone.init(jax.random.key(0), jnp.zeros((1, height, width, 3), jnp.float32))
+    )
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
@@ -106,7 +121,9 @@ for _depth, _blocks in STAGE_BLOCKS.items():
     register(f"iresnet{_depth}", functools.partial(IResNet, _blocks))
     register(f"se_iresnet{_depth}", functools.partial(IResNet, _blocks, squeeze=16))
 for _output in ("A", "B", "C", "D"):  # E is iresnet50
-    register(f"iresnet50{_output.lower()}", functools.partial(IResNet, STAGE_BLOCKS[50], output=_output))
+    register(
+        f"iresnet50{_output.lower()}", functools.partial(IResNet, STAGE_BLOCKS[50], output=_output)
+    )
 register("iresnet50_conv7", functools.partial(IResNet, STAGE_BLOCKS[50], stem="conv7"))
 for _depth in DEPTHS:
     register(f"resnet{_depth}", functools.partial(ResNet, (_depth - 2) // 6))

@@ -9,14 +9,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.models.layers import Dtype, EmbeddingBatchNorm, batch_norm, convolution, rematerialised
+from arcface_jax.models.layers import (
+    Dtype,
+    EmbeddingBatchNorm,
+    batch_norm,
+    convolution,
+    rematerialised,
+)
 
 DEPTHS = (20, 32, 44, 56, 110)
 """The published depths, 6n + 2 with n blocks in each of the three stages."""
 
 
 class BasicBlock(nn.Module):
-    """ReLU(conv3×3 (strided) – BN – ReLU – conv3×3 – BN, plus x), x subsampled and zero-padded where it widens."""
+    """ReLU(conv3×3 (strided) – BN – ReLU – conv3×3 – BN, plus x), x subsampled and zero-padded
+    where it widens.
+    """
 
     features: int
     stride: int
@@ -41,7 +49,8 @@ class ResNet(nn.Module):
     Attributes:
       blocks: in each stage; the depth is 6·blocks + 2.
       embedding_size: D.
-      width: 64 is the published size, for which the stages have 16, 32 and 64 channels; others in proportion.
+      width: 64 is the published size, for which the stages have 16, 32 and 64 channels; others in
+        proportion.
       dropout: rate before the FC.
       epsilon: of the batch normalisations.
       dtype: of the computation; parameters, statistics and the embedding stay float32.

@@ -1,4 +1,5 @@
-"""The vision transformers of arcface_torch: patches of 9×9 pixels, no class token, every token in the embedding.
+"""The vision transformers of arcface_torch: patches of 9×9 pixels, no class token, every token in
+the embedding.
 
 References: Dosovitskiy et al., An Image is Worth 16×16 Words (arXiv:2010.11929); Huang et
 al., Deep Networks with Stochastic Depth (arXiv:1603.09382); insightface, recognition/arcface_torch.
@@ -28,8 +29,12 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens [N, T, C] to [N, T, C]."""
         batch, tokens, channels = x.shape
-        qkv = nn.Dense(3 * channels, use_bias=False, dtype=self.dtype, kernel_init=_token_init, name="qkv")(x)
-        q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, channels // self.heads), 2, 0)
+        qkv = nn.Dense(
+            3 * channels, use_bias=False, dtype=self.dtype, kernel_init=_token_init, name="qkv"
+        )(x)
+        q, k, v = jnp.moveaxis(
+            qkv.reshape(batch, tokens, 3, self.heads, channels // self.heads), 2, 0
+        )
         scores = jnp.einsum("nqhd,nkhd->nhqk", q, k, preferred_element_type=jnp.float32)
         weights = nn.softmax(scores * (channels // self.heads) ** -0.5, axis=-1).astype(self.dtype)
         mixed = jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(batch, tokens, channels)
@@ -37,7 +42,9 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(LN x), then x + MLP(LN x) with ReLU6; each branch left out at random in training."""
+    """x + attention(LN x), then x + MLP(LN x) with ReLU6; each branch left out at random in
+    training.
+    """
 
     heads: int
     drop_path: float
@@ -49,7 +56,11 @@ class Block(nn.Module):
         channels = x.shape[-1]
         # One decision for each example and branch: the mask is broadcast over tokens and channels.
         drop = nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train)
-        x = x + drop(Attention(self.heads, self.dtype, name="attn")(_layer_norm(dtype=self.dtype, name="norm1")(x)))
+        x = x + drop(
+            Attention(self.heads, self.dtype, name="attn")(
+                _layer_norm(dtype=self.dtype, name="norm1")(x)
+            )
+        )
         y = _layer_norm(dtype=self.dtype, name="norm2")(x)
         y = nn.Dense(4 * channels, dtype=self.dtype, kernel_init=_token_init, name="fc1")(y)
         y = nn.Dense(channels, dtype=self.dtype, kernel_init=_token_init, name="fc2")(nn.relu6(y))
@@ -72,7 +83,8 @@ class VisionTransformer(nn.Module):
       mask_ratio: share of the tokens that training leaves out.
       dropout: rate before the first FC.
       epsilon: of the two batch normalisations.
-      dtype: of the computation; parameters, statistics, the sum of the branches and the embedding stay float32.
+      dtype: of the computation; parameters, statistics, the sum of the branches and the embedding
+        stay float32.
       axis_name: mapped axis over which batch statistics are averaged, or None.
       remat: compute each block again for its gradient, instead of keeping what it computed.
     """
@@ -98,7 +110,9 @@ class VisionTransformer(nn.Module):
         """
         batch, height, width, _ = images.shape
         if min(height, width) < self.patch:
-            raise InputError(f"image size {height}×{width} is smaller than a patch of {self.patch}×{self.patch}")
+            raise InputError(
+                f"image size {height}×{width} is smaller than a patch of {self.patch}×{self.patch}"
+            )
         patches = nn.Conv(
             self.channels,
             (self.patch, self.patch),
@@ -110,7 +124,9 @@ class VisionTransformer(nn.Module):
         )(images.astype(self.dtype))
         x = patches.reshape(batch, -1, self.channels).astype(jnp.float32)
         x = x + self.param("pos_embed", _token_init, (1, x.shape[1], self.channels), jnp.float32)
-        mask_token = self.param("mask_token", nn.initializers.normal(0.02), (1, 1, self.channels), jnp.float32)
+        mask_token = self.param(
+            "mask_token", nn.initializers.normal(0.02), (1, 1, self.channels), jnp.float32
+        )
         tokens, order = x.shape[1], None
         if train and self.mask_ratio > 0:
             noise = jax.random.uniform(self.make_rng("dropout"), (batch, tokens))
@@ -123,10 +139,14 @@ class VisionTransformer(nn.Module):
         x = _layer_norm(dtype=jnp.float32, name="norm")(x)
         if order is not None:
             left_out = jnp.broadcast_to(mask_token, (batch, tokens - x.shape[1], self.channels))
-            x = jnp.take_along_axis(jnp.concatenate([x, left_out], axis=1), jnp.argsort(order, axis=1), axis=1)
+            x = jnp.take_along_axis(
+                jnp.concatenate([x, left_out], axis=1), jnp.argsort(order, axis=1), axis=1
+            )
         x = nn.Dropout(self.dropout, deterministic=not train)(x.reshape(batch, -1))
         norm = batch_norm(train, dtype=jnp.float32, epsilon=self.epsilon, axis_name=self.axis_name)
         x = nn.Dense(self.channels, use_bias=False, kernel_init=_token_init, name="feature_fc1")(x)
         x = norm("feature_bn1")(x)
-        x = nn.Dense(self.embedding_size, use_bias=False, kernel_init=_token_init, name="feature_fc2")(x)
+        x = nn.Dense(
+            self.embedding_size, use_bias=False, kernel_init=_token_init, name="feature_fc2"
+        )(x)
         return norm("feature_bn2")(x)

@@ -1,7 +1,9 @@
-"""What a configuration costs, from shapes alone: parameters, operations, and memory on any number of devices.
+"""What a configuration costs, from shapes alone: parameters, operations, and memory on any number
+of devices.
 
-Nothing is allocated and no data are needed, so that a run on sixty-four accelerators can be looked at on a laptop.
-What is stored from step to step is counted exactly; what a step works with besides is estimated.
+Nothing is allocated and no data are needed, so that a run on sixty-four accelerators can be looked
+at on a laptop. What is stored from step to step is counted exactly; what a step works with besides
+is estimated.
 """
 
 import dataclasses
@@ -32,14 +34,17 @@ class DeviceMemory:
 
     Attributes:
       devices: that share batch and, with a sharded head, classes.
-      backbone: its parameters, running statistics and moving averages, and the little else that a state has; exact.
+      backbone: its parameters, running statistics and moving averages, and the little else that a
+        state has; exact.
       optimiser: what the optimiser keeps for the backbone; exact.
-      class_rows: class weights and what the optimiser keeps for them; exact, padding of uneven shards included.
-      gradients: of all that the optimiser trains, twice where a batch is computed in parts; exact, of arrays that a
-        compiler may share with others.
-      activations: an estimate: what automatic differentiation keeps of the backbone for this device's images, in the
-        network's own dtypes. XLA's plan of a step on a CPU comes within a few per cent of it in float32; where a
-        compiler fuses more, or recomputes what is cheap, a step keeps less.
+      class_rows: class weights and what the optimiser keeps for them; exact, padding of uneven
+        shards included.
+      gradients: of all that the optimiser trains, twice where a batch is computed in parts; exact,
+        of arrays that a compiler may share with others.
+      activations: an estimate: what automatic differentiation keeps of the backbone for this
+        device's images, in the network's own dtypes. XLA's plan of a step on a CPU comes within a
+        few per cent of it in float32; where a compiler fuses more, or recomputes what is cheap, a
+        step keeps less.
       head: an estimate: what the loss works with, by `arcface_jax.heads.planner`.
     """
 
@@ -69,9 +74,10 @@ class Cost:
     Attributes:
       parameters: of the backbone.
       class_weights: C × D, or C × K × D.
-      forward_operations: of the backbone for one image, multiplications and additions counted apart.
-      step_operations: of a whole step, over all devices: forward, backward (twice that), the forward again with
-        model.remat, and the head's products.
+      forward_operations: of the backbone for one image, multiplications and additions counted
+        apart.
+      step_operations: of a whole step, over all devices: forward, backward (twice that), the
+        forward again with model.remat, and the head's products.
       memory: by number of devices.
     """
 
@@ -83,13 +89,17 @@ class Cost:
 
 
 def abstract_program(config: Config, num_classes: int) -> Program:
-    """The program of a configuration on the first device at hand, for its shapes: they do not depend on which."""
+    """The program of a configuration on the first device at hand, for its shapes: they do not
+    depend on which.
+    """
     run = dataclasses.replace(config.run, devices=1, distributed=False)
     return create_program(dataclasses.replace(config, run=run), num_classes)
 
 
 def abstract_state(program: Program, devices: int) -> TrainState:
-    """The shapes of a program's whole state, its class rows laid out for so many devices if it splits them."""
+    """The shapes of a program's whole state, its class rows laid out for so many devices if it
+    splits them.
+    """
     shards = devices if program.objective.splits_classes else 1
     shapes: TrainState = jax.eval_shape(functools.partial(program.make_state, shards))
     return shapes
@@ -137,7 +147,11 @@ def kept_activations(backbone: nn.Module, image_size: int | tuple[int, int]) -> 
         def embed(params: Any) -> Any:
             random = {"dropout": jax.random.key(0)}
             return backbone.apply(
-                {"params": params, **statistics}, images, train=True, mutable=["batch_stats"], rngs=random
+                {"params": params, **statistics},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs=random,
             )[0]
 
         return jax.vjp(embed, variables["params"])[1]
@@ -151,19 +165,24 @@ def kept_activations(backbone: nn.Module, image_size: int | tuple[int, int]) -> 
 
 @functools.lru_cache(maxsize=64)
 def forward_operations(backbone: nn.Module, image_size: int | tuple[int, int]) -> float:
-    """Operations of the backbone for one image, by XLA's count of the lowered program; padding does not count.
+    """Operations of the backbone for one image, by XLA's count of the lowered program; padding does
+    not count.
 
-    Twice the multiply-adds that papers call FLOPs; those are often counted with the zeros of the padding, which makes
-    them a few per cent more for a network of 3×3 convolutions.
+    Twice the multiply-adds that papers call FLOPs; those are often counted with the zeros of the
+    padding, which makes them a few per cent more for a network of 3×3 convolutions.
 
     Raises:
       InputError: the backend at hand counts no operations.
     """
     images = jax.ShapeDtypeStruct((1, *height_and_width(image_size), 3), jnp.float32)
-    variables = jax.eval_shape(lambda: backbone.init(jax.random.key(0), jnp.zeros(images.shape, images.dtype)))
+    variables = jax.eval_shape(
+        lambda: backbone.init(jax.random.key(0), jnp.zeros(images.shape, images.dtype))
+    )
     analysis = jax.jit(backbone.apply).lower(variables, images).cost_analysis()
     if not analysis or "flops" not in analysis:
-        raise InputError(f"backend {jax.default_backend()} counts no operations; set JAX_PLATFORMS=cpu for this")
+        raise InputError(
+            f"backend {jax.default_backend()} counts no operations; set JAX_PLATFORMS=cpu for this"
+        )
     return float(analysis["flops"])
 
 
@@ -173,12 +192,14 @@ def cost(config: Config, num_classes: int, devices: tuple[int, ...] = DEVICE_COU
     Args:
       config: the configuration.
       num_classes: C.
-      devices: numbers of devices to tell the memory for; a batch of N is ⌈N/devices⌉ images on each.
+      devices: numbers of devices to tell the memory for; a batch of N is ⌈N/devices⌉ images on
+        each.
 
     Returns: the cost.
 
     Raises:
-      InputError: a setting of the configuration is out of range or without effect, or a number of devices not positive.
+      InputError: a setting of the configuration is out of range or without effect, or a number of
+        devices not positive.
     """
     program = abstract_program(config, num_classes)
     run, image_size = config.run, config.data.size
@@ -191,7 +212,9 @@ def cost(config: Config, num_classes: int, devices: tuple[int, ...] = DEVICE_COU
         working = 0 if head is None else predicted_memory(head).working
         memory[count] = dataclasses.replace(stored, activations=images * by_image, head=working)
     shapes = abstract_state(program, 1)
-    weights = jax.eval_shape(program.objective.class_weights, shapes.params["head"], shapes.head_state)
+    weights = jax.eval_shape(
+        program.objective.class_weights, shapes.params["head"], shapes.head_state
+    )
     forward = forward_operations(program.backbone, image_size)
     whole = _head_size(program, math.ceil(run.batch_size / run.accumulate), 1)
     of_head = 0.0 if whole is None else run.accumulate * predicted_operations(whole)
@@ -205,14 +228,17 @@ def cost(config: Config, num_classes: int, devices: tuple[int, ...] = DEVICE_COU
 
 
 def trace_step(program: Program) -> jax.stages.Traced:
-    """The whole training step of a program, traced for its devices from shapes: augmentation, network, head, update.
+    """The whole training step of a program, traced for its devices from shapes: augmentation,
+    network, head, update.
 
     Raises:
       InputError: for pmap, whose step is of one device.
     """
     config = program.config
     if config.run.parallel == "pmap":
-        raise InputError("run.parallel pmap has no step over all devices to lower; use --run.parallel jit")
+        raise InputError(
+            "run.parallel pmap has no step over all devices to lower; use --run.parallel jit"
+        )
     batch = config.run.batch_size
     sharding = program.step.batch_sharding
     return jax.jit(program.train_step, donate_argnums=0).trace(
@@ -227,14 +253,20 @@ def _bytes(leaf: Any) -> int:
 
 
 def _head_size(program: Program, images: int, devices: int) -> HeadSize | None:
-    """The head as the planner sees it, for so many images on each device; None for a loss without classes."""
+    """The head as the planner sees it, for so many images on each device; None for a loss
+    without classes.
+    """
     config, objective = program.config, program.objective
     if config.loss.name == "triplet":
         return None
     softmax = objective.softmax if isinstance(objective, FusedMarginSoftmax) else objective
     # Sub-centres are further rows of the same product.
     rows = program.num_classes * config.loss.sub_centers
-    size: dict[str, Any] = {"num_classes": rows, "dim": config.model.embedding_size, "chunk": config.head.chunk}
+    size: dict[str, Any] = {
+        "num_classes": rows,
+        "dim": config.model.embedding_size,
+        "chunk": config.head.chunk,
+    }
     if not isinstance(softmax, MarginSoftmax) or config.head.kind == "dense":
         return HeadSize("dense", batch=images * devices, devices=devices, **size)
     # Without a sharded head every device has all classes, and its own images alone.

@@ -1,4 +1,6 @@
-"""A step whose loss or gradient is not finite: what is kept of it, and where in the network it comes from."""
+"""A step whose loss or gradient is not finite: what is kept of it, and where in the network it
+comes from.
+"""
 
 import dataclasses
 import json
@@ -61,18 +63,29 @@ class Diagnosis:
         return "parameters, activations and gradients are finite: it is the update that overflows"
 
 
-def keep_batch(folder: pathlib.Path, step: int, indices: np.ndarray, images: Any, labels: Any) -> None:
-    """Writes the whole batch of a bad step for `diagnose`; the state is in the checkpoint of its step."""
+def keep_batch(
+    folder: pathlib.Path, step: int, indices: np.ndarray, images: Any, labels: Any
+) -> None:
+    """Writes the whole batch of a bad step for `diagnose`; the state is in the checkpoint of
+    its step.
+    """
     if jax.process_count() > 1:
         images, labels = multihost_utils.process_allgather((images, labels), tiled=True)
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(folder / BATCH_FILE) as file:
-            np.savez(file, step=step, indices=indices, images=np.asarray(images), labels=np.asarray(labels))
+            np.savez(
+                file,
+                step=step,
+                indices=indices,
+                images=np.asarray(images),
+                labels=np.asarray(labels),
+            )
 
 
 def diagnose(folder: pathlib.Path) -> Diagnosis:
-    """Computes a kept step again on one device, layer by layer, and writes report.json beside the batch.
+    """Computes a kept step again on one device, layer by layer, and writes report.json beside the
+    batch.
 
     Args:
       folder: RUN/bad-step-N.
@@ -94,7 +107,8 @@ def diagnose(folder: pathlib.Path) -> Diagnosis:
     with saved.opened() as (checkpoints, _):
         program, state = restore_on_one_device(checkpoints, step, saved.config)
     train_step = program.train_step
-    # The counters stand after the bad step; its random numbers and its learning rate are those of the one before.
+    # The counters stand after the bad step; its random numbers and its learning rate are those of
+    # the one before.
     state = dataclasses.replace(state, step=state.step - 1, bad_steps=state.bad_steps - 1)
 
     @jax.jit

@@ -41,11 +41,14 @@ class Checkpoints:
     """The checkpoints in one folder: atomic, written in the background, kept by a policy.
 
     Each holds the training state and, as JSON, the configuration, the data's
-    fingerprint, the number of classes and over how many devices they are split, the library versions, and what else
-    the caller wants to find again. All processes of a run call each method together.
+    fingerprint, the number of classes and over how many devices they are split, the library
+    versions, and what else the caller wants to find again. All processes of a run call each method
+    together.
     """
 
-    def __init__(self, folder: pathlib.Path, keep: int = 2, keep_best: int = 0, *, to_read: bool = False) -> None:
+    def __init__(
+        self, folder: pathlib.Path, keep: int = 2, keep_best: int = 0, *, to_read: bool = False
+    ) -> None:
         """Opens the folder, making it where it is absent.
 
         Args:
@@ -58,7 +61,9 @@ class Checkpoints:
         policies = [preservation_policy.LatestN(keep)]
         if keep_best:
             best = preservation_policy.BestN(
-                get_metric_fn=lambda metrics: metrics["score"], n=keep_best, keep_checkpoints_without_metrics=False
+                get_metric_fn=lambda metrics: metrics["score"],
+                n=keep_best,
+                keep_checkpoints_without_metrics=False,
             )
             policies.append(best)
         options = ocp.CheckpointManagerOptions(
@@ -66,13 +71,16 @@ class Checkpoints:
             # What a killed process left half-written goes when the next one starts.
             cleanup_tmp_directories=not to_read,
             create=not to_read,
-            # A folder that cannot be made is an error at once; in the background the writers would wait minutes for it.
+            # A folder that cannot be made is an error at once; in the background the writers would
+            # wait minutes for it.
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
         try:
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
-            raise InputError(f"checkpoints {self.folder}: cannot be opened ({_reason(error)})") from error
+            raise InputError(
+                f"checkpoints {self.folder}: cannot be opened ({_reason(error)})"
+            ) from error
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint, or None where there is none."""
@@ -99,12 +107,16 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         about = metadata | {"arrays": _array_types(state), "checksums": checksums(state)}
-        if jax.default_backend() == "cpu":  # there a save reads the arrays themselves, which the next step overwrites
+        if (
+            jax.default_backend() == "cpu"
+        ):  # there a save reads the arrays themselves, which the next step overwrites
             state = jax.tree.map(jnp.copy, state)
         content = {"metadata": ocp.args.JsonSave(about), "state": ocp.args.StandardSave(state)}
         metrics = None if score is None else {"score": score}
         with self._writing():
-            self._manager.save(step, metrics=metrics, args=ocp.args.Composite(**content), force=True)
+            self._manager.save(
+                step, metrics=metrics, args=ocp.args.Composite(**content), force=True
+            )
 
     def wait(self) -> None:
         """Returns when the last save is complete.
@@ -119,11 +131,17 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except jax.errors.JaxRuntimeError:  # of the devices, or of another process: no file is at fault
+        except (
+            jax.errors.JaxRuntimeError
+        ):  # of the devices, or of another process: no file is at fault
             raise
         except (OSError, ValueError, RuntimeError) as error:
             last = self.latest_step()
-            left = "no checkpoint is complete" if last is None else f"the checkpoint of step {last} is complete"
+            left = (
+                "no checkpoint is complete"
+                if last is None
+                else f"the checkpoint of step {last} is complete"
+            )
             raise InputError(
                 f"checkpoints {self.folder}: cannot be written ({_reason(error)}); {left}: "
                 "make room there, or make it writable, and give the same command again"
@@ -145,11 +163,17 @@ class Checkpoints:
 
     def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
         others = [other for other in self._manager.all_steps() if other < step]
-        instead = f"that of step {max(others)} may be whole" if others else "there is none before it"
-        return DamagedCheckpoint(f"checkpoint {self.folder / str(step)}: is damaged ({reason}); {instead}")
+        instead = (
+            f"that of step {max(others)} may be whole" if others else "there is none before it"
+        )
+        return DamagedCheckpoint(
+            f"checkpoint {self.folder / str(step)}: is damaged ({reason}); {instead}"
+        )
 
     def _checked(self, step: int, state: Any, saved: dict[str, int]) -> Any:
-        """The state, if its arrays are those that were saved: no part of the format guards their bytes."""
+        """The state, if its arrays are those that were saved: no part of the format guards
+        their bytes.
+        """
         found = checksums(state)
         for name, value in saved.items():
             if found.get(name) != value:
@@ -166,7 +190,8 @@ class Checkpoints:
         return self._checked(step, found.state, found.metadata.get("checksums", {}))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state at `step`, with the shapes, types and placement of `like` (arrays or ShapeDtypeStructs).
+        """The state at `step`, with the shapes, types and placement of `like` (arrays or
+        ShapeDtypeStructs).
 
         Raises:
           InputError: the checkpoint does not fit the configuration, or is damaged.
@@ -177,8 +202,10 @@ class Checkpoints:
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):
                 raise InputError(
-                    f"checkpoint {self.folder / str(step)} does not fit this configuration: {name} is "
-                    f"{saved.get(name, 'absent')}, wanted {wanted.get(name, 'absent')}; use the run's own config.json"
+                    f"checkpoint {self.folder / str(step)} does not fit this configuration: {name} "
+                    f"is "
+                    f"{saved.get(name, 'absent')}, wanted {wanted.get(name, 'absent')}; use the "
+                    f"run's own config.json"
                 )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         state = self._read(step, state=ocp.args.StandardRestore(abstract)).state
@@ -186,7 +213,9 @@ class Checkpoints:
         return restored
 
     def set_aside(self, step: int) -> pathlib.Path:
-        """Moves a damaged checkpoint out of the way, so that its step can be saved again; returns where to."""
+        """Moves a damaged checkpoint out of the way, so that its step can be saved again;
+        returns where to.
+        """
         damaged = self.folder / str(step)
         aside = self.folder.with_name(f"damaged-{step}-{uuid.uuid4().hex[:8]}")
         if jax.process_index() == 0:

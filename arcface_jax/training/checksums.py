@@ -1,4 +1,6 @@
-"""A number for each array of a state that another bit pattern would hardly give, however the array is split."""
+"""A number for each array of a state that another bit pattern would hardly give, however the
+array is split.
+"""
 
 from typing import Any
 
@@ -16,7 +18,8 @@ _BLOCK = 1 << 20
 def checksum(array: np.ndarray, first: int = 0) -> int:
     """Σᵢ (2i + 1)·bᵢ mod 2³² over the elements' bit patterns bᵢ in row-major order.
 
-    The weights are odd, so that no change of a single bit goes unnoticed; a sum over parts is that of the whole.
+    The weights are odd, so that no change of a single bit goes unnoticed; a sum over parts is that
+    of the whole.
 
     Args:
       array: any shape, elements of 1, 2 or 4 bytes.
@@ -35,7 +38,8 @@ def checksum(array: np.ndarray, first: int = 0) -> int:
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """`checksum` of every array of a tree, by its path; all processes that hold a part of it call this together.
+    """`checksum` of every array of a tree, by its path; all processes that hold a part of it call
+    this together.
 
     Arrays may be split over devices along their first axis.
     """
@@ -53,7 +57,9 @@ def _of_own_parts(leaf: Any) -> int:
     row = int(np.prod(leaf.shape[1:]))
     total = 0
     for part in leaf.addressable_shards:
-        local = leaf.is_fully_addressable and jax.process_index() > 0  # each process has the whole of it
+        local = (
+            leaf.is_fully_addressable and jax.process_index() > 0
+        )  # each process has the whole of it
         if part.replica_id == 0 and not local:
             start = (part.index[0].start or 0) * row if part.index else 0
             total += checksum(np.asarray(part.data), start)

@@ -11,14 +11,22 @@ class DataConfig:
     """What to train on, and who is held out."""
 
     source: Literal["synthetic", "folder", "auto"] = "synthetic"
-    """synthetic: drawn faces. folder: identity/image files under data.root. auto: whatever data.root is."""
+    """synthetic: drawn faces. folder: identity/image files under data.root. auto: whatever
+    data.root is.
+    """
     root: str | None = None
-    """folder: a folder, or zip file of one, with a sub-folder of images for each identity. auto: also train.rec,
-    a list (.csv, .tsv, .lst), Parquet, .tar shards, a prepared TFDS folder, or tfds:NAME."""
+    """folder: a folder, or zip file of one, with a sub-folder of images for each identity. auto:
+    also train.rec, a list (.csv, .tsv, .lst), Parquet, .tar shards, a prepared TFDS folder, or
+    tfds:NAME.
+    """
     image_size: int = 32
-    """Height in pixels that images are rendered at or resized to; also their width, unless that is given."""
+    """Height in pixels that images are rendered at or resized to; also their width, unless that
+    is given.
+    """
     image_width: int | None = None
-    """Width in pixels, for a network that takes images of another shape: 96 with 112 for MobileFaceNet."""
+    """Width in pixels, for a network that takes images of another shape: 96 with 112 for
+    MobileFaceNet.
+    """
     identities: int = 800
     """People to draw (source synthetic), training and test together."""
     images_per_identity: int = 20
@@ -30,17 +38,24 @@ class DataConfig:
     flip_test: bool = True
     """When verifying, add the embedding of the mirror image."""
     loading: Literal["memory", "stream"] = "memory"
-    """memory: decode the training images once, at the start. stream: decode them batch by batch, ahead of the step."""
+    """memory: decode the training images once, at the start. stream: decode them batch by
+    batch, ahead of the step.
+    """
     unreadable: Literal["stop", "skip"] = "stop"
     """What an image that cannot be decoded does: stop the run, or be left out and counted."""
     sampler: Literal["shuffled", "balanced", "capped"] = "shuffled"
-    """shuffled: every image once an epoch. balanced: data.images-each of every identity in a batch, for losses over
-    pairs. capped: no identity more than data.images-each times an epoch."""
+    """shuffled: every image once an epoch. balanced: data.images-each of every identity in a batch,
+    for losses over pairs. capped: no identity more than data.images-each times an epoch.
+    """
     images_each: int = 4
-    """Images of one identity in a batch (sampler balanced), or at most in an epoch (sampler capped)."""
+    """Images of one identity in a batch (sampler balanced), or at most in an epoch (sampler
+    capped).
+    """
     verify: tuple[str, ...] = ()
-    """More sets to verify on, besides the held-out people: [NAME=]SOURCE[+PAIRS], where SOURCE is a .bin set or any
-    other people, and PAIRS a list as experiments.evaluate takes it; without one, data.pairs of them are drawn."""
+    """More sets to verify on, besides the held-out people: [NAME=]SOURCE[+PAIRS], where SOURCE is a
+    .bin set or any other people, and PAIRS a list as experiments.evaluate takes it; without one,
+    data.pairs of them are drawn.
+    """
 
     @property
     def size(self) -> tuple[int, int]:
@@ -53,7 +68,9 @@ class ModelConfig:
     """The embedding network."""
 
     name: str = "iresnet18"
-    """Backbone, one of `arcface_jax.models.registry.names()`: iresnet18 … 200, mobilefacenet, mbf, vit_t …"""
+    """Backbone, one of `arcface_jax.models.registry.names()`: iresnet18 … 200, mobilefacenet,
+    mbf, vit_t …
+    """
     width: int = 16
     """Channels of the first stage; 64 is the published size."""
     embedding_size: int = 128
@@ -63,12 +80,17 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type the backbone computes in; parameters, statistics and the loss stay float32."""
     remat: bool = False
-    """Keep only each block's input for the backward pass and compute the rest again (`jax.checkpoint`): less memory,
-    about a third more time."""
+    """Keep only each block's input for the backward pass and compute the rest again
+    (`jax.checkpoint`): less memory, about a third more time.
+    """
     init: str | None = None
-    """Trained backbone to start from: a run folder, a PyTorch checkpoint or an .onnx file of the same network."""
+    """Trained backbone to start from: a run folder, a PyTorch checkpoint or an .onnx file of
+    the same network.
+    """
     pixels: Literal["arcface_torch", "insightface_mxnet", "adaface", "magface"] = "arcface_torch"
-    """What the backbone expects of its pixels: RGB over 127.5, RGB over 128, BGR over 127.5, or BGR from 0 to 1."""
+    """What the backbone expects of its pixels: RGB over 127.5, RGB over 128, BGR over 127.5, or
+    BGR from 0 to 1.
+    """
 
 
 PastPi = Literal["none", "linear", "easy", "clip", "reflect"]
@@ -101,44 +123,63 @@ class LossConfig:
     """The classification loss."""
 
     name: LossName = "arcface"
-    """Loss, by its name in the papers; softmax is the plain layer with a bias, without normalisation; intra and inter
-    add the paper's penalties to normface; triplet has no classes, and wants data.sampler balanced."""
+    """Loss, by its name in the papers; softmax is the plain layer with a bias, without
+    normalisation; intra and inter add the paper's penalties to normface; triplet has no classes,
+    and wants data.sampler balanced.
+    """
     margin: float | None = None
-    """arcface: m in radians; cosface: m; sphereface: the factor m; adaface: m; triplet: radians. Default: the papers'
-    .5, .35, 1.35, .4, .35."""
+    """arcface: m in radians; cosface: m; sphereface: the factor m; adaface: m; triplet: radians.
+    Default: the papers' .5, .35, 1.35, .4, .35.
+    """
     scale: float | None = None
-    """Radius s of the sphere that the logits lie on (softmax and triplet have none). Default 16, about twice the least
-    that can tell a few hundred people apart; 64 in the papers, too much for a small network."""
+    """Radius s of the sphere that the logits lie on (softmax and triplet have none). Default 16,
+    about twice the least that can tell a few hundred people apart; 64 in the papers, too much for a
+    small network.
+    """
     past_pi: PastPi = "none"
     """What stands for cos(θ + m) where θ + m is past π; see `arcface_jax.margins.combined`."""
     gradient: GradientName = "exact"
-    """exact: of the margin as written. straight_through: the margin counts as a constant (arcface_torch)."""
+    """exact: of the margin as written. straight_through: the margin counts as a constant
+    (arcface_torch).
+    """
     margin_warmup: float = 0.0
     """Share of the run over which the margin rises linearly from none."""
     sub_centers: int = 1
-    """Centres of each class, K; its cosine is the largest of theirs, so that wrong labels gather in a centre apart."""
+    """Centres of each class, K; its cosine is the largest of theirs, so that wrong labels
+    gather in a centre apart.
+    """
     label_smoothing: float = 0.0
     """Share ε of the wanted distribution that is spread over all classes."""
     filter_threshold: float | None = None
-    """Leave a wrong class out of an example's softmax where its cosine is above this: likely the same person."""
+    """Leave a wrong class out of an example's softmax where its cosine is above this: likely
+    the same person.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig:
-    """How the classes are computed with; the loss is the same number for dense, chunked and sharded."""
+    """How the classes are computed with; the loss is the same number for dense, chunked and
+    sharded.
+    """
 
     kind: Literal["dense", "chunked", "sharded"] = "dense"
-    """dense: all logits at once. chunked: a chunk of classes at a time, memory O(batch · chunk). sharded: the classes
-    split over the devices, chunked on each."""
+    """dense: all logits at once. chunked: a chunk of classes at a time, memory O(batch · chunk).
+    sharded: the classes split over the devices, chunked on each.
+    """
     chunk: int = 2048
     """The most classes at a time (chunked and sharded)."""
     sample_rate: float = 1.0
-    """Partial FC: share of the classes in each step's softmax, the batch's own always among them."""
+    """Partial FC: share of the classes in each step's softmax, the batch's own always among
+    them.
+    """
     update: Literal["optimiser", "fused"] = "optimiser"
-    """optimiser: a gradient of all class weights, through the optimiser. fused: rows are updated by SGD as their
-    gradient is formed, which is never stored (chunked and sharded)."""
+    """optimiser: a gradient of all class weights, through the optimiser. fused: rows are updated by
+    SGD as their gradient is formed, which is never stored (chunked and sharded).
+    """
     unsampled: Literal["update", "keep"] = "update"
-    """Classes outside the sample under update fused: go on with momentum and decay (Partial FC V2), or stay (V1)."""
+    """Classes outside the sample under update fused: go on with momentum and decay (Partial FC
+    V2), or stay (V1).
+    """
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How update fused stores class weights and momentum; bfloat16 is rounded at random."""
 
@@ -154,27 +195,43 @@ class OptimiserConfig:
     learning_rate: float = 0.1
     """Peak learning rate."""
     reference_batch: int | None = None
-    """The batch size that learning-rate is meant for; it is scaled linearly to run.batch-size. None: taken as it is."""
+    """The batch size that learning-rate is meant for; it is scaled linearly to run.batch-size.
+    None: taken as it is.
+    """
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 5e-4
-    """Weight decay λ: coupled, λ·w added to the gradient, as the papers do; or an optimiser's own (adamw, lamb …)."""
+    """Weight decay λ: coupled, λ·w added to the gradient, as the papers do; or an optimiser's
+    own (adamw, lamb …).
+    """
     decay: Literal["kernels", "all"] = "kernels"
-    """What decays. kernels: convolutions, dense layers, class weights. all: also biases, normalisation, PReLU."""
+    """What decays. kernels: convolutions, dense layers, class weights. all: also biases,
+    normalisation, PReLU.
+    """
     schedule: Literal["polynomial", "steps", "cosine", "constant"] = "polynomial"
-    """polynomial: to 0 with power 1 (arcface_torch). steps: ÷10 at each of optimiser.drops (the paper). cosine."""
+    """polynomial: to 0 with power 1 (arcface_torch). steps: ÷10 at each of optimiser.drops (the
+    paper). cosine.
+    """
     drops: tuple[float, ...] = (0.625, 0.875)
-    """Shares of the run at which schedule steps divides the rate by 10; the paper's CASIA run: 20K and 28K of 32K."""
+    """Shares of the run at which schedule steps divides the rate by 10; the paper's CASIA run:
+    20K and 28K of 32K.
+    """
     warmup: float = 0.05
     """Share of the run over which the learning rate rises linearly from 0."""
     clip: float | None = None
     """Scale gradients down to this norm, over all parameters together."""
     ema: float = 0.0
-    """Decay of a moving average of the backbone's weights and statistics, verified beside them; 0 keeps none."""
+    """Decay of a moving average of the backbone's weights and statistics, verified beside them;
+    0 keeps none.
+    """
     frozen: float = 0.0
-    """Share of the run at its start in which only the head learns; 1 for a backbone that never does."""
+    """Share of the run at its start in which only the head learns; 1 for a backbone that never
+    does.
+    """
     backbone_rate: float = 1.0
-    """What the backbone's learning rate is multiplied by, to fine-tune it gently under a new head."""
+    """What the backbone's learning rate is multiplied by, to fine-tune it gently under a new
+    head.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,8 +243,9 @@ class RunConfig:
     batch_size: int = 64
     """Images a step, over all devices."""
     accumulate: int = 1
-    """Parts that a batch is computed in, one after the other, for less memory: the gradient is the mean over all of
-    the batch; batch statistics, and those of adaptive losses, are each part's own."""
+    """Parts that a batch is computed in, one after the other, for less memory: the gradient is the
+    mean over all of the batch; batch statistics, and those of adaptive losses, are each part's own.
+    """
     seed: int = 0
     """Seed of everything random: data, split, pairs, initial weights, shuffling, flips."""
     evaluate_every: int = 350
@@ -197,27 +255,36 @@ class RunConfig:
     keep: int = 2
     """Newest checkpoints to keep."""
     keep_best: int = 0
-    """Checkpoints of the best verification accuracy to keep besides; each verification then writes one."""
+    """Checkpoints of the best verification accuracy to keep besides; each verification then
+    writes one.
+    """
     log_every: int = 10
     """Steps between lines of metrics."""
     bad_steps: int = 10
-    """Steps in a row with a loss or gradient that is not finite, each skipped, after which the run stops, at the next
-    line of metrics or verification."""
+    """Steps in a row with a loss or gradient that is not finite, each skipped, after which the run
+    stops, at the next line of metrics or verification.
+    """
     folder: str | None = None
-    """Run folder to write; default runs/LOSS-DATE-TIME. An unfinished run of the same configuration there goes on."""
+    """Run folder to write; default runs/LOSS-DATE-TIME. An unfinished run of the same
+    configuration there goes on.
+    """
     resume: Literal["auto", "changed"] = "auto"
     """changed: go on with the run in run.folder although the configuration differs."""
     devices: int | None = None
     """How many devices to use; default all."""
     distributed: bool = False
-    """One of several processes: join the others by `jax.distributed.initialize`, which finds SLURM and Open MPI
-    (one task a GPU), TPU pods, or the addresses in JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
+    """One of several processes: join the others by `jax.distributed.initialize`, which finds SLURM
+    and Open MPI (one task a GPU), TPU pods, or the addresses in JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    """
     parallel: Literal["jit", "pmap"] = "jit"
     """Over several devices: jit over a mesh, or pmap."""
     statistics: Literal["global", "local"] = "global"
     """Batch statistics over all devices, or each device's own (pmap only)."""
     profile: int = 0
-    """Steps to trace, after the first ten, into the run folder's profile/ for Perfetto, XProf or TensorBoard."""
+    """Steps to trace, after the first ten, into the run folder's profile/ for Perfetto, XProf
+    or TensorBoard.
+    """
     wandb: str | None = None
     """Weights & Biases project to report to as well (needs the wandb package)."""
 
@@ -225,8 +292,19 @@ class RunConfig:
 PROFILE_AFTER = 10
 """Steps of this process before a trace begins, so that compilation is not in it."""
 
-PLACE_SETTINGS = ("folder", "resume", "devices", "distributed", "keep", "keep_best", "profile", "wandb")
-"""Settings of `RunConfig` that say where and how a run is made, not what it is: they may change when it goes on."""
+PLACE_SETTINGS = (
+    "folder",
+    "resume",
+    "devices",
+    "distributed",
+    "keep",
+    "keep_best",
+    "profile",
+    "wandb",
+)
+"""Settings of `RunConfig` that say where and how a run is made, not what it is: they may change
+when it goes on.
+"""
 
 
 @dataclasses.dataclass(frozen=True)

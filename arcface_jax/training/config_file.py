@@ -18,18 +18,25 @@ def read_config(path: pathlib.Path) -> Config:
     """Reads what `to_json` wrote.
 
     Raises:
-      InputError: the file is missing, is not JSON, or has a section or field this version does not know.
+      InputError: the file is missing, is not JSON, or has a section or field this version does not
+        know.
     """
     try:
         content = json.loads(path.read_text())
     except OSError as error:
-        raise InputError(f"configuration {path}: cannot be read ({error.strerror}); check the path") from error
+        raise InputError(
+            f"configuration {path}: cannot be read ({error.strerror}); check the path"
+        ) from error
     except ValueError as error:
-        raise InputError(f"configuration {path}: is not JSON ({error}); use a config.json of a run") from error
+        raise InputError(
+            f"configuration {path}: is not JSON ({error}); use a config.json of a run"
+        ) from error
     sections = {field.name: field.default_factory for field in dataclasses.fields(Config)}
     if not isinstance(content, dict) or not content.keys() <= sections.keys():
         raise InputError(f"configuration {path}: sections must be among {', '.join(sections)}")
-    return Config(**{name: _section(path, name, sections[name], value) for name, value in content.items()})
+    return Config(
+        **{name: _section(path, name, sections[name], value) for name, value in content.items()}
+    )
 
 
 def recipe(config: Config) -> Config:
@@ -54,7 +61,10 @@ def _section(path: pathlib.Path, name: str, factory: Any, values: Any) -> Any:
     known = {field.name for field in dataclasses.fields(factory)}
     if not isinstance(values, dict) or not values.keys() <= known:
         unknown = sorted(set(values) - known) if isinstance(values, dict) else values
-        raise InputError(f"configuration {path}: section {name} has unknown content {unknown}; known: {sorted(known)}")
+        raise InputError(
+            f"configuration {path}: section {name} has unknown content {unknown}; known: "
+            f"{sorted(known)}"
+        )
     hints = get_type_hints(factory)
     values = {field: _from_json(value, hints[field]) for field, value in values.items()}
     for field, value in values.items():

@@ -21,7 +21,8 @@ from arcface_jax.training.optimisers import peak_learning_rate
 from arcface_jax.training.setup import Setup
 from arcface_jax.training.verifier import AVERAGE, Numbers, by_set
 
-# Where the output is a file or a pipe a bar cannot be drawn, and lines are printed this many seconds apart.
+# Where the output is a file or a pipe a bar cannot be drawn, and lines are printed this many
+# seconds apart.
 _SECONDS_BETWEEN_LINES = 5.0
 
 TABLE_FARS = (1e-2, 1e-3)
@@ -56,7 +57,13 @@ class ConsoleReporter:
             console=console,
             disable=not console.is_terminal,
         )
-        numbers: dict[str, Any] = {"loss": float("nan"), "accuracy": 0.0, "rate": 0.0, "speed": 0.0, "wait": 0.0}
+        numbers: dict[str, Any] = {
+            "loss": float("nan"),
+            "accuracy": 0.0,
+            "rate": 0.0,
+            "speed": 0.0,
+            "wait": 0.0,
+        }
         self._task = self._bar.add_task("training", total=total_steps, memory="", **numbers)
         self._bad_steps = 0.0
 
@@ -65,7 +72,10 @@ class ConsoleReporter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
 
@@ -75,11 +85,15 @@ class ConsoleReporter:
 
     def first_loss(self, seen: float, expected: float) -> None:
         """Prints the first loss beside the expected one, and what to look at where they differ."""
-        self._console.print(f"Initial loss: {seen:.2f} seen, {expected:.2f} expected of an untrained network.")
+        self._console.print(
+            f"Initial loss: {seen:.2f} seen, {expected:.2f} expected of an untrained network."
+        )
         if not abs(seen - expected) <= _SURPRISE * expected:
             self._console.print(
-                "[yellow]These differ. Likely causes: labels out of step with the images, embeddings that are all "
-                "alike, pixels normalised twice, or a loss.scale or loss.margin other than meant.[/yellow]"
+                "[yellow]These differ. Likely causes: labels out of step with the images, "
+                "embeddings that are all "
+                "alike, pixels normalised twice, or a loss.scale or loss.margin other than "
+                "meant.[/yellow]"
             )
 
     def progress(self, step: int, metrics: dict[str, float]) -> None:
@@ -88,12 +102,20 @@ class ConsoleReporter:
         wait, rate = metrics["data_wait"], metrics["learning_rate"]
         memory = f"{metrics['memory'] / 2**30:.1f} GiB" if "memory" in metrics else ""
         self._bar.update(
-            self._task, completed=step, loss=loss, accuracy=accuracy, speed=speed, wait=wait, rate=rate, memory=memory
+            self._task,
+            completed=step,
+            loss=loss,
+            accuracy=accuracy,
+            speed=speed,
+            wait=wait,
+            rate=rate,
+            memory=memory,
         )
         if metrics["bad_steps"] > self._bad_steps:
             self._bad_steps = metrics["bad_steps"]
             self.says(
-                f"step {step}: {self._bad_steps:.0f} steps so far had a loss or gradient that is not finite, and "
+                f"step {step}: {self._bad_steps:.0f} steps so far had a loss or gradient that is "
+                f"not finite, and "
                 "were skipped"
             )
         if not self._console.is_terminal and (
@@ -101,7 +123,8 @@ class ConsoleReporter:
         ):
             self._printed = time.monotonic()
             self._console.print(
-                f"step {step}/{self._total}  loss {loss:.3f}  accuracy {accuracy:.1%}  rate {rate:.2g}  "
+                f"step {step}/{self._total}  loss {loss:.3f}  accuracy {accuracy:.1%}  rate "
+                f"{rate:.2g}  "
                 f"{speed:.0f} images/s  data wait {wait:.0%}  {memory}".rstrip(),
                 highlight=False,
             )
@@ -111,9 +134,14 @@ class ConsoleReporter:
         what = "untrained" if step == 0 else f"step {step}"
         for name, own in by_set(numbers).items():
             best_step, best_value = best[name]
-            so_far = "" if best_step in (0, step) else f" (best so far {best_value:.2%} at step {best_step})"
+            so_far = (
+                ""
+                if best_step in (0, step)
+                else f" (best so far {best_value:.2%} at step {best_step})"
+            )
             self._console.print(
-                f"Verification, {what}{_in_words(name)}: accuracy {own[BEST_BY]:.2%} ± {own['accuracy_std']:.2%}, "
+                f"Verification, {what}{_in_words(name)}: accuracy {own[BEST_BY]:.2%} ± "
+                f"{own['accuracy_std']:.2%}, "
                 f"AUC {own['auc']:.4f}{so_far}",
                 markup=False,
             )
@@ -132,15 +160,22 @@ def print_plan(console: Console, setup: Setup) -> None:
     size = config.data.size
     table.add_row("Data", f"{escape(str(where))}, {size[0]}×{size[1]}, RGB")
     wanted = config.data.pairs
-    short = f" ({wanted:,} wanted, but there are no more)" if len(data.pairs) < wanted // 20 * 20 else ""
+    short = (
+        f" ({wanted:,} wanted, but there are no more)"
+        if len(data.pairs) < wanted // 20 * 20
+        else ""
+    )
     in_memory = "" if config.data.loading == "memory" else ", decoded on the way"
-    table.add_row("Training", f"{len(data.train):,} images of {data.num_classes:,} identities{in_memory}")
+    table.add_row(
+        "Training", f"{len(data.train):,} images of {data.num_classes:,} identities{in_memory}"
+    )
     for tested in data.sets:
         held_out = tested.name == HELD_OUT
         table.add_row(
             "Held out" if held_out else "Verified on",
             (
-                f"{len(tested.images):,} images of {len(tested.images.identity_names):,} other identities"
+                f"{len(tested.images):,} images of {len(tested.images.identity_names):,} other "
+                f"identities"
                 if held_out
                 else f"{escape(tested.name)}, {len(tested.images):,} images"
             )
@@ -152,33 +187,57 @@ def print_plan(console: Console, setup: Setup) -> None:
     classes = "" if config.loss.name == "triplet" else f" (and {head:,} class weights)"
     table.add_row(
         "Model",
-        f"{config.model.name}, width {config.model.width}, {config.model.embedding_size}-d embedding: "
+        f"{config.model.name}, width {config.model.width}, {config.model.embedding_size}-d "
+        f"embedding: "
         f"{parameters:,} parameters{classes}",
     )
-    expected = program.objective.expected_initial_loss(data.num_classes, config.model.embedding_size)
-    softmax = program.objective.softmax if isinstance(program.objective, FusedMarginSoftmax) else program.objective
+    expected = program.objective.expected_initial_loss(
+        data.num_classes, config.model.embedding_size
+    )
+    softmax = (
+        program.objective.softmax
+        if isinstance(program.objective, FusedMarginSoftmax)
+        else program.objective
+    )
     kind = "softmax, target logit " if isinstance(softmax, MarginSoftmax) else ""
-    table.add_row("Loss", f"{config.loss.name}: {kind}{program.objective}; expected to start at {expected:.2f}")
+    table.add_row(
+        "Loss",
+        f"{config.loss.name}: {kind}{program.objective}; expected to start at {expected:.2f}",
+    )
     if isinstance(softmax, MarginSoftmax):
         least, scale = minimum_scale(data.num_classes, _CONFIDENT), softmax.scale
         advice = "" if scale >= least else "; [yellow]raise --loss.scale[/yellow]"
-        needed = f"probability {_CONFIDENT} over {data.num_classes:,} classes takes {least:.1f} or more"
+        needed = (
+            f"probability {_CONFIDENT} over {data.num_classes:,} classes takes {least:.1f} or more"
+        )
         table.add_row("", f"scale {scale:g}; {needed}{advice}")
     if config.head.kind != "dense":
-        sampled = f", {config.head.sample_rate:.0%} of the classes a step" if config.head.sample_rate < 1 else ""
-        table.add_row("Head", f"{config.head.kind}, {config.head.chunk:,} classes at a time{sampled}")
+        sampled = (
+            f", {config.head.sample_rate:.0%} of the classes a step"
+            if config.head.sample_rate < 1
+            else ""
+        )
+        table.add_row(
+            "Head", f"{config.head.kind}, {config.head.chunk:,} classes at a time{sampled}"
+        )
     rate = peak_learning_rate(config.optimiser, config.run.batch_size)
-    table.add_row("Optimiser", f"{config.optimiser.name}, learning rate {rate:g}, {config.optimiser.schedule}")
+    table.add_row(
+        "Optimiser", f"{config.optimiser.name}, learning rate {rate:g}, {config.optimiser.schedule}"
+    )
     processes = "" if jax.process_count() == 1 else f" of {jax.process_count()} processes"
     devices = f"{len(program.devices)} × {program.devices[0].device_kind}{processes}"
     table.add_row("Devices", f"{devices} ({config.run.parallel})")
     steps, batch = config.run.steps, config.run.batch_size
     epochs = steps * batch / len(data.train)
-    table.add_row("Run", f"{steps:,} steps of {batch} images ({epochs:.1f} epochs), seed {config.run.seed}")
+    table.add_row(
+        "Run", f"{steps:,} steps of {batch} images ({epochs:.1f} epochs), seed {config.run.seed}"
+    )
     console.print(table)
     counts = np.bincount(np.asarray(data.train.labels), minlength=data.num_classes)
     if (counts == 1).any():
-        console.print(f"[yellow]{(counts == 1).sum():,} training identities have a single image.[/yellow]")
+        console.print(
+            f"[yellow]{(counts == 1).sum():,} training identities have a single image.[/yellow]"
+        )
     if data.skipped:
         console.print(
             f"[yellow]{len(data.skipped):,} images cannot be decoded and are left out; "
@@ -187,7 +246,9 @@ def print_plan(console: Console, setup: Setup) -> None:
 
 
 def print_results(console: Console, verifications: dict[int, Numbers]) -> None:
-    """The closing table: the untrained network and the trained one; of further sets, the trained one alone."""
+    """The closing table: the untrained network and the trained one; of further sets, the
+    trained one alone.
+    """
     table = Table(title="Verification of people never seen in training")
     for column in ("", "accuracy", *(f"TAR at FAR {far:g}" for far in TABLE_FARS), "EER", "AUC"):
         table.add_column(column, justify="right")

@@ -80,16 +80,25 @@ def open_source(config: DataConfig, seed: int) -> FaceSource:
     """
     if config.source == "synthetic":
         if config.root is not None:
-            raise InputError(f"data.root {config.root} is not used by source synthetic; add --data.source folder")
+            raise InputError(
+                f"data.root {config.root} is not used by source synthetic; add --data.source folder"
+            )
         if config.image_width not in (None, config.image_size):
-            raise InputError(f"data.image_width {config.image_width}: synthetic faces are square; leave it out")
-        return SyntheticFaces(config.identities, config.images_per_identity, image_size=config.image_size, seed=seed)
+            raise InputError(
+                f"data.image_width {config.image_width}: synthetic faces are square; leave it out"
+            )
+        return SyntheticFaces(
+            config.identities, config.images_per_identity, image_size=config.image_size, seed=seed
+        )
     if config.root is None:
-        raise InputError(f"data.root is missing: --data.source {config.source} needs --data.root DIR")
+        raise InputError(
+            f"data.root is missing: --data.source {config.source} needs --data.root DIR"
+        )
     for name in ("identities", "images_per_identity"):
         if getattr(config, name) != getattr(DataConfig, name):
             raise InputError(
-                f"data.{name} {getattr(config, name)} draws synthetic faces, and does nothing with source "
+                f"data.{name} {getattr(config, name)} draws synthetic faces, and does nothing with "
+                f"source "
                 f"{config.source}; leave it at {getattr(DataConfig, name)}"
             )
     return FolderSource(config.root) if config.source == "folder" else open_path(config.root)
@@ -104,12 +113,16 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     """
     if min(config.size) < 16:
         raise InputError(
-            f"data.image_size {config.image_size}, image_width {config.image_width}: too small; 16 is the least, 112 "
+            f"data.image_size {config.image_size}, image_width {config.image_width}: too small; 16 "
+            f"is the least, 112 "
             "the published size"
         )
     check_between("data.test_fraction", config.test_fraction, 0.0, 1.0)
     if config.test_fraction == 0 and not config.verify:
-        raise InputError("data.test_fraction is 0 and data.verify empty: give one of them, or nothing is verified")
+        raise InputError(
+            "data.test_fraction is 0 and data.verify empty: give one of them, or nothing is "
+            "verified"
+        )
     source = open_source(config, seed)
     check_labels(source)
     on_unreadable: OnUnreadable = "raise" if config.unreadable == "stop" else "skip"
@@ -123,16 +136,24 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     sets += [_load_set(each, config, seed, on_unreadable) for each in config.verify]
     names = [one.name for one in sets]
     if len(set(names)) < len(names):
-        raise InputError(f"data.verify: the sets are called {', '.join(names)}; name one by NAME=SOURCE")
+        raise InputError(
+            f"data.verify: the sets are called {', '.join(names)}; name one by NAME=SOURCE"
+        )
     return RunData(
-        train=train if config.loading == "stream" else load(train, config.size, on_unreadable=on_unreadable),
+        train=train
+        if config.loading == "stream"
+        else load(train, config.size, on_unreadable=on_unreadable),
         sets=tuple(sets),
         fingerprint=source.fingerprint,
     )
 
 
-def _load_set(specification: str, config: DataConfig, seed: int, on_unreadable: OnUnreadable) -> VerificationSet:
-    """What `open_set` opens, with its own pairs, of which no image may be left out, or else with drawn ones."""
+def _load_set(
+    specification: str, config: DataConfig, seed: int, on_unreadable: OnUnreadable
+) -> VerificationSet:
+    """What `open_set` opens, with its own pairs, of which no image may be left out, or else
+    with drawn ones.
+    """
     opened = open_set(specification, NUM_FOLDS)
     if opened.pairs is not None:
         return VerificationSet(opened.name, load(opened.source, config.size), opened.pairs)
@@ -150,14 +171,18 @@ def create_sampler(config: DataConfig, source: FaceSource, batch_size: int, seed
     """
     if config.sampler == "shuffled":
         if config.images_each != DataConfig.images_each:
-            raise InputError(f"data.images_each {config.images_each} does nothing with sampler shuffled; leave it out")
+            raise InputError(
+                f"data.images_each {config.images_each} does nothing with sampler shuffled; leave "
+                f"it out"
+            )
         return Shuffled(len(source), batch_size, seed)
     labels = np.asarray(source.labels)
     if config.sampler == "capped":
         return Capped(labels, config.images_each, batch_size, seed)
     if config.images_each < 1 or batch_size % config.images_each:
         raise InputError(
-            f"data.images_each {config.images_each} must divide run.batch_size {batch_size} with sampler balanced"
+            f"data.images_each {config.images_each} must divide run.batch_size {batch_size} with "
+            f"sampler balanced"
         )
     return Balanced(labels, batch_size // config.images_each, config.images_each, seed)
 
@@ -165,8 +190,12 @@ def create_sampler(config: DataConfig, source: FaceSource, batch_size: int, seed
 def sample_images(
     source: FaceSource, count: int, image_size: int | tuple[int, int], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A random sample of a source: (images uint8 [n, height, width, 3], labels [n]), in the source's order."""
+    """A random sample of a source: (images uint8 [n, height, width, 3], labels [n]), in the
+    source's order.
+    """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:count])
     sample = load(Subset(source, chosen), image_size, on_unreadable="skip")
-    own_labels = np.unique(np.asarray(source.labels)[chosen])  # a subset renumbers them, in this order
+    own_labels = np.unique(
+        np.asarray(source.labels)[chosen]
+    )  # a subset renumbers them, in this order
     return sample.images, own_labels[sample.labels]

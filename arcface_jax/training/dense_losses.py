@@ -1,4 +1,6 @@
-"""Heads that need all logits: plain softmax, CurricularFace, Intra, Inter, SphereFace2, UniFace; the triplet loss."""
+"""Heads that need all logits: plain softmax, CurricularFace, Intra, Inter, SphereFace2,
+UniFace; the triplet loss.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,11 +18,15 @@ from arcface_jax.training.margin_softmax import random_class_weights
 from arcface_jax.training.objective import DifferentiableHead, Moment, Outcome
 from arcface_jax.unified import sphereface2_bias, sphereface2_loss, uniface_bias, uniface_loss
 
-LossFunction = Callable[[Any, Any, jax.Array, jax.Array, str | None], tuple[jax.Array, dict[str, Any]]]
+LossFunction = Callable[
+    [Any, Any, jax.Array, jax.Array, str | None], tuple[jax.Array, dict[str, Any]]
+]
 """(params, state, embeddings, labels, axis_name) -> (loss [n], new state)."""
 
 
-def _nearest_by(scores: jax.Array, embeddings: jax.Array, weights: jax.Array, labels: jax.Array) -> dict[str, Any]:
+def _nearest_by(
+    scores: jax.Array, embeddings: jax.Array, weights: jax.Array, labels: jax.Array
+) -> dict[str, Any]:
     own = normalise_rows(jnp.take(weights, labels, axis=0, mode="clip"))
     return {
         "hits": jnp.argmax(scores, axis=-1) == labels,
@@ -36,7 +42,8 @@ class DenseLoss(DifferentiableHead):
       formula: the loss, for people.
       loss: the function.
       initial_state: of an adaptive loss.
-      bias: from the number of classes, the start of a learnt bias: a number, or [C]; None for a loss without.
+      bias: from the number of classes, the start of a learnt bias: a number, or [C]; None for a
+        loss without.
       by_dot_product: whether classes are told apart by w·x + b instead of the cosine.
     """
 
@@ -51,12 +58,18 @@ class DenseLoss(DifferentiableHead):
         """The loss as a formula, for people."""
         return self.formula
 
-    def init(self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1) -> dict[str, Any]:
+    def init(
+        self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1
+    ) -> dict[str, Any]:
         """{"class_weights": [C, D]} and perhaps a "bias"."""
-        bias = {} if self.bias is None else {"bias": jnp.asarray(self.bias(num_classes), jnp.float32)}
+        bias = (
+            {} if self.bias is None else {"bias": jnp.asarray(self.bias(num_classes), jnp.float32)}
+        )
         return {"class_weights": random_class_weights(key, num_classes, embedding_size), **bias}
 
-    def init_state(self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1) -> dict[str, Any]:
+    def init_state(
+        self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1
+    ) -> dict[str, Any]:
         """The adaptive loss's."""
         return self.initial_state()
 
@@ -74,7 +87,11 @@ class DenseLoss(DifferentiableHead):
         embeddings, params = jax.lax.stop_gradient((embeddings, params))
         weights = params["class_weights"]
         by_dot_product = self.by_dot_product
-        scores = embeddings @ weights.T + params["bias"] if by_dot_product else cosine_logits(embeddings, weights)
+        scores = (
+            embeddings @ weights.T + params["bias"]
+            if by_dot_product
+            else cosine_logits(embeddings, weights)
+        )
         return Outcome(loss, state=state, **_nearest_by(scores, embeddings, weights, labels))
 
     def class_weights(self, params: Any, state: Any) -> jax.Array:
@@ -103,11 +120,15 @@ class TripletLoss(DifferentiableHead):
         """The loss as a formula, for people."""
         return f"max(0, θ(anchor, positive) + {self.margin:g} − θ(anchor, negative)), semi-hard"
 
-    def init(self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1) -> dict[str, Any]:
+    def init(
+        self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1
+    ) -> dict[str, Any]:
         """Nothing is learnt beside the backbone."""
         return {}
 
-    def init_state(self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1) -> dict[str, Any]:
+    def init_state(
+        self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1
+    ) -> dict[str, Any]:
         """Nothing is remembered."""
         return {}
 
@@ -120,14 +141,18 @@ class TripletLoss(DifferentiableHead):
         moment: Moment,
         axis_name: str | None = None,
     ) -> Outcome:
-        """See `DifferentiableHead`. A hit is an anchor whose nearest other image in the batch is of its own class."""
+        """See `DifferentiableHead`. A hit is an anchor whose nearest other image in the batch
+        is of its own class.
+        """
         loss = angular_triplet_loss(embeddings, labels, margin=self.margin, axis_name=axis_name)
         embeddings = jax.lax.stop_gradient(embeddings)
         cosines = cosine_logits(embeddings, embeddings)
         other = ~jnp.eye(len(labels), dtype=bool)
         same = (labels[:, None] == labels) & other
         nearest = jnp.argmax(jnp.where(other, cosines, -2.0), axis=-1)
-        positive = jnp.sum(jnp.where(same, cosines, 0.0), axis=-1) / jnp.maximum(jnp.sum(same, axis=-1), 1)
+        positive = jnp.sum(jnp.where(same, cosines, 0.0), axis=-1) / jnp.maximum(
+            jnp.sum(same, axis=-1), 1
+        )
         return Outcome(loss, labels[nearest] == labels, positive, state)
 
     def class_weights(self, params: Any, state: Any) -> None:
@@ -151,19 +176,35 @@ def simulated_loss(objective: Any, params: Any, num_classes: int, embedding_size
 def plain_softmax(label_smoothing: float) -> DenseLoss:
     """The paper's baseline: a dense layer with bias, no sphere, no margin."""
 
-    def loss(params: Any, state: Any, embeddings: jax.Array, labels: jax.Array, axis_name: str | None) -> Any:
+    def loss(
+        params: Any, state: Any, embeddings: jax.Array, labels: jax.Array, axis_name: str | None
+    ) -> Any:
         weights, bias = params["class_weights"], params["bias"]
-        return softmax_loss(embeddings, weights, bias, labels, label_smoothing=label_smoothing), state
+        return softmax_loss(
+            embeddings, weights, bias, labels, label_smoothing=label_smoothing
+        ), state
 
-    return DenseLoss("w·x + b, nothing normalised", loss, bias=lambda classes: jnp.zeros(classes), by_dot_product=True)
+    return DenseLoss(
+        "w·x + b, nothing normalised",
+        loss,
+        bias=lambda classes: jnp.zeros(classes),
+        by_dot_product=True,
+    )
 
 
 def curricularface(scale: float) -> DenseLoss:
     """CurricularFace with the authors' margin."""
 
-    def loss(params: Any, state: Any, embeddings: jax.Array, labels: jax.Array, axis_name: str | None) -> Any:
+    def loss(
+        params: Any, state: Any, embeddings: jax.Array, labels: jax.Array, axis_name: str | None
+    ) -> Any:
         losses, new = curricularface_loss(
-            embeddings, params["class_weights"], labels, state["curricularface"], scale=scale, axis_name=axis_name
+            embeddings,
+            params["class_weights"],
+            labels,
+            state["curricularface"],
+            scale=scale,
+            axis_name=axis_name,
         )
         return losses, {"curricularface": new}
 
@@ -171,12 +212,16 @@ def curricularface(scale: float) -> DenseLoss:
     return DenseLoss(formula, loss, lambda: {"curricularface": curricularface_init()})
 
 
-def combination(psi: Any, scale: float, label_smoothing: float, *, intra: float = 0.0, inter: float = 0.0) -> DenseLoss:
+def combination(
+    psi: Any, scale: float, label_smoothing: float, *, intra: float = 0.0, inter: float = 0.0
+) -> DenseLoss:
     """The paper's Intra and Inter losses: penalties beside a softmax on the sphere."""
     if not intra and not inter:
         raise InputError("intra and inter are both 0; give one of them a weight")
 
-    def loss(params: Any, state: Any, embeddings: jax.Array, labels: jax.Array, axis_name: str | None) -> Any:
+    def loss(
+        params: Any, state: Any, embeddings: jax.Array, labels: jax.Array, axis_name: str | None
+    ) -> Any:
         losses = combination_loss(
             embeddings,
             params["class_weights"],
@@ -196,7 +241,9 @@ def combination(psi: Any, scale: float, label_smoothing: float, *, intra: float 
 def sphereface2(scale: float) -> DenseLoss:
     """SphereFace2, additive-cosine form, with a learnt bias."""
 
-    def loss(params: Any, state: Any, embeddings: jax.Array, labels: jax.Array, axis_name: str | None) -> Any:
+    def loss(
+        params: Any, state: Any, embeddings: jax.Array, labels: jax.Array, axis_name: str | None
+    ) -> Any:
         weights, bias = params["class_weights"], params["bias"]
         return sphereface2_loss(embeddings, weights, labels, bias, scale=scale), state
 
@@ -207,7 +254,13 @@ def sphereface2(scale: float) -> DenseLoss:
 def uniface(scale: float) -> DenseLoss:
     """UniFace's unified cross-entropy with the margin cosface(0.4), with a learnt bias."""
 
-    def loss(params: Any, state: Any, embeddings: jax.Array, labels: jax.Array, axis_name: str | None) -> Any:
-        return uniface_loss(embeddings, params["class_weights"], labels, params["bias"], scale=scale), state
+    def loss(
+        params: Any, state: Any, embeddings: jax.Array, labels: jax.Array, axis_name: str | None
+    ) -> Any:
+        return uniface_loss(
+            embeddings, params["class_weights"], labels, params["bias"], scale=scale
+        ), state
 
-    return DenseLoss(f"one threshold for all pairs, {scale:g}·(cosθ − 0.4)", loss, bias=uniface_bias)
+    return DenseLoss(
+        f"one threshold for all pairs, {scale:g}·(cosθ − 0.4)", loss, bias=uniface_bias
+    )

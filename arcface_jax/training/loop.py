@@ -53,7 +53,8 @@ class RunResult:
       similarities: cosine of each pair of the first set with the final model.
       angles: by step (start, middle, end), degrees between training images and their centres.
       speeds: images_per_second, and data_wait, the share of the time that steps waited for data.
-      seconds: of this process, from its first step to the last, compilation and verification included.
+      seconds: of this process, from its first step to the last, compilation and verification
+        included.
       began_at: steps that were done when it began, by processes before it.
       bad_steps: steps that were skipped since loss or gradient were not finite.
     """
@@ -68,7 +69,8 @@ class RunResult:
 
 
 def best_so_far(verifications: dict[int, Numbers]) -> dict[str, tuple[int, float]]:
-    """For each set (and "average"), the step of its highest accuracy, the first of equals, and that accuracy.
+    """For each set (and "average"), the step of its highest accuracy, the first of equals, and that
+    accuracy.
 
     Sets are called as `by_set` calls them.
     """
@@ -102,9 +104,12 @@ class _Run:
         saved = self.checkpoints.metadata(newest)
         if saved["data_fingerprint"] != self.setup.data.fingerprint:
             raise InputError(
-                f"checkpoint {newest} of {self.checkpoints.folder} was trained on other data; use a new folder"
+                f"checkpoint {newest} of {self.checkpoints.folder} was trained on other data; use "
+                f"a new folder"
             )
-        self.verifications = {int(step): numbers for step, numbers in saved["verifications"].items()}
+        self.verifications = {
+            int(step): numbers for step, numbers in saved["verifications"].items()
+        }
         self.angles = {int(step): np.array(degrees) for step, degrees in saved["angles"].items()}
         self.batches.set_state(saved["data_state"])
         self.reporter.says(f"Going on from the checkpoint of step {newest}.")
@@ -130,7 +135,9 @@ class _Run:
             writer.write_histogram(step, "theta", angles)
             writer.write_histogram(step, "target_cosine", np.cos(np.radians(angles)))
             if step in (0, middle, self.setup.config.run.steps):
-                self.angles[step] = np.round(np.asarray(angles, np.float64), 4)  # as a checkpoint gives them back
+                self.angles[step] = np.round(
+                    np.asarray(angles, np.float64), 4
+                )  # as a checkpoint gives them back
         if self._verifies(step) and step not in self.verifications:
             self.verifications[step], self.similarities = self.verifier.verify(state)
             numbers = self.verifications[step]
@@ -139,8 +146,11 @@ class _Run:
         if self._saves(step):
             self.save(state)
 
-    def visit_or_give_up(self, step: int, state: TrainState, batch: Batch, writer: MetricsWriter) -> None:
-        """`visit`, unless there were too many bad steps, or a bad one left a model that cannot be verified.
+    def visit_or_give_up(
+        self, step: int, state: TrainState, batch: Batch, writer: MetricsWriter
+    ) -> None:
+        """`visit`, unless there were too many bad steps, or a bad one left a model that cannot be
+        verified.
 
         Raises:
           InputError: from `give_up`, which says why in terms of the steps, or from `visit`.
@@ -155,8 +165,12 @@ class _Run:
                 self.give_up(step, state, batch)
             raise
 
-    def log(self, step: int, metrics: dict[str, jax.Array], timer: Timer, writer: MetricsWriter) -> int:
-        """Writes and reports the metrics of a step; returns how many bad steps came in a row up to it."""
+    def log(
+        self, step: int, metrics: dict[str, jax.Array], timer: Timer, writer: MetricsWriter
+    ) -> int:
+        """Writes and reports the metrics of a step; returns how many bad steps came in a row up
+        to it.
+        """
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         in_a_row = int(values.pop("bad_in_a_row"))
         writer.write(step, values)
@@ -175,11 +189,16 @@ class _Run:
 
     def _saves(self, step: int) -> bool:
         run = self.setup.config.run
-        scored = run.keep_best > 0 and self._verifies(step)  # else the best verification would have no checkpoint
-        return step > 0 and (step % (run.checkpoint_every or run.evaluate_every) == 0 or step == run.steps or scored)
+        scored = run.keep_best > 0 and self._verifies(
+            step
+        )  # else the best verification would have no checkpoint
+        return step > 0 and (
+            step % (run.checkpoint_every or run.evaluate_every) == 0 or step == run.steps or scored
+        )
 
     def give_up(self, step: int, state: TrainState, batch: Batch) -> None:
-        """Keeps state and batch of a step that is the last of too many bad ones, and says where it goes wrong.
+        """Keeps state and batch of a step that is the last of too many bad ones, and says where it
+        goes wrong.
 
         Raises:
           InputError: always.
@@ -193,8 +212,10 @@ class _Run:
         barrier(f"bad step {step}")
         where = f"; {diagnose(place).first_bad()}" if jax.process_count() == 1 else ""
         raise InputError(
-            f"loss or gradient was not finite in {in_a_row} steps in a row, up to step {step}{where}. Nothing was "
-            f"learnt from them. See python -m experiments.replay {place}; lower --optimiser.learning-rate, lengthen "
+            f"loss or gradient was not finite in {in_a_row} steps in a row, up to step "
+            f"{step}{where}. Nothing was "
+            f"learnt from them. See python -m experiments.replay {place}; lower "
+            f"--optimiser.learning-rate, lengthen "
             "--optimiser.warmup or set --optimiser.clip, and start anew"
         )
 
@@ -202,10 +223,19 @@ class _Run:
         """Says how often a streamed image could not be decoded, and another took its place."""
         if count := self.batches.unreadable.total():
             first = next(iter(self.batches.unreadable))
-            self.reporter.says(f"{count} times an image could not be decoded and another took its place: {first} …")
+            self.reporter.says(
+                f"{count} times an image could not be decoded and another took its place: {first} …"
+            )
 
-    def close(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Stops reading ahead, and waits for what is being written, but not for processes that are gone."""
+    def close(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stops reading ahead, and waits for what is being written, but not for processes that
+        are gone.
+        """
         self.batches.close()
         if not is_loss_of_others(error):
             self.checkpoints.close()
@@ -219,8 +249,8 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
 
     Raises:
       Stopped: Ctrl-C or a termination signal came; a checkpoint of the last step was written.
-      InputError: the loss is not finite in too many steps; a checkpoint to go on from does not fit, or one cannot be
-        written.
+      InputError: the loss is not finite in too many steps; a checkpoint to go on from does not fit,
+        or one cannot be written.
     """
     config, program = setup.config, setup.program
     run = _Run(setup, folder, reporter)
@@ -235,7 +265,10 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
             run.visit(0, whole, writer)
         state = program.step.place(whole)
         del whole  # its arrays are the step's now
-        timer, profile = Timer(config.run.batch_size), _Profile(folder.path, first, config.run.profile)
+        timer, profile = (
+            Timer(config.run.batch_size),
+            _Profile(folder.path, first, config.run.profile),
+        )
         stack.callback(profile.stop)
         for step in range(first + 1, config.run.steps + 1):
             profile.at(step)
@@ -243,7 +276,9 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
             state, metrics = program.step(state, batch.images, batch.labels)
             timer.step(run.batches.waited)
             if step == 1:
-                expected = program.objective.expected_initial_loss(program.num_classes, config.model.embedding_size)
+                expected = program.objective.expected_initial_loss(
+                    program.num_classes, config.model.embedding_size
+                )
                 reporter.first_loss(float(metrics["loss"]), expected)
             logged = step % config.run.log_every == 0 or step in (1, config.run.steps)
             if logged and run.log(step, metrics, timer, writer) >= config.run.bad_steps:
@@ -266,11 +301,15 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
             similarities = run.verifier.similarities(variables, setup.data.sets[0])
         bad_steps = int(whole.bad_steps[1])
     seconds = time.perf_counter() - started
-    return RunResult(run.verifications, similarities, run.angles, timer.average(), seconds, first, bad_steps)
+    return RunResult(
+        run.verifications, similarities, run.angles, timer.average(), seconds, first, bad_steps
+    )
 
 
 def _memory() -> dict[str, float]:
-    """{"memory": bytes in use on the first device of this process}; empty where the device does not tell."""
+    """{"memory": bytes in use on the first device of this process}; empty where the device does
+    not tell.
+    """
     statistics = jax.local_devices()[0].memory_stats()
     return {"memory": float(statistics["bytes_in_use"])} if statistics else {}
 

@@ -1,4 +1,6 @@
-"""Where the margin of each example comes from: a constant, the image's quality, chance, or the step of the run."""
+"""Where the margin of each example comes from: a constant, the image's quality, chance, or the
+step of the run.
+"""
 
 import dataclasses
 import math
@@ -47,15 +49,24 @@ class MarginRule(Protocol):
         ...
 
     def __call__(
-        self, embeddings: jax.Array, labels: jax.Array, state: Any, moment: Moment, axis_name: str | None
+        self,
+        embeddings: jax.Array,
+        labels: jax.Array,
+        state: Any,
+        moment: Moment,
+        axis_name: str | None,
     ) -> Margin:
-        """The margins of this device's n examples; `axis_name` names the devices that share the batch."""
+        """The margins of this device's n examples; `axis_name` names the devices that share the
+        batch.
+        """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedMargin:
-    """One psi for all, brought in linearly over the first `warmup_steps`: m1 from 1, m2 and m3 from 0."""
+    """One psi for all, brought in linearly over the first `warmup_steps`: m1 from 1, m2 and m3
+    from 0.
+    """
 
     psi: CombinedMargin
     warmup_steps: int = 0
@@ -76,7 +87,12 @@ class FixedMargin:
         return {}
 
     def __call__(
-        self, embeddings: jax.Array, labels: jax.Array, state: Any, moment: Moment, axis_name: str | None
+        self,
+        embeddings: jax.Array,
+        labels: jax.Array,
+        state: Any,
+        moment: Moment,
+        axis_name: str | None,
     ) -> Margin:
         """See `MarginRule`."""
         if self.warmup_steps == 0:
@@ -96,14 +112,21 @@ class AdaFaceMargin:
 
     def __str__(self) -> str:
         """The target logit as a formula, for people."""
-        return f"cos(θ − {self.margin:g}·ẑ) − {self.margin:g}·(1 + ẑ), ẑ from the embedding's length"
+        return (
+            f"cos(θ − {self.margin:g}·ẑ) − {self.margin:g}·(1 + ẑ), ẑ from the embedding's length"
+        )
 
     def init(self) -> dict[str, Any]:
         """Running mean and deviation of the lengths."""
         return {"adaface": adaface_init()}
 
     def __call__(
-        self, embeddings: jax.Array, labels: jax.Array, state: Any, moment: Moment, axis_name: str | None
+        self,
+        embeddings: jax.Array,
+        labels: jax.Array,
+        state: Any,
+        moment: Moment,
+        axis_name: str | None,
     ) -> Margin:
         """See `MarginRule`."""
         norms = row_norms(embeddings)
@@ -113,7 +136,9 @@ class AdaFaceMargin:
 
 @dataclasses.dataclass(frozen=True)
 class MagFaceMargin:
-    """MagFace's, from the embedding's length, with its regulariser; see `arcface_jax.adaptive.magface_loss`."""
+    """MagFace's, from the embedding's length, with its regulariser; see
+    `arcface_jax.adaptive.magface_loss`.
+    """
 
     regulariser_weight: float = 35.0
     learns_from_norms = True
@@ -127,11 +152,18 @@ class MagFaceMargin:
         return {}
 
     def __call__(
-        self, embeddings: jax.Array, labels: jax.Array, state: Any, moment: Moment, axis_name: str | None
+        self,
+        embeddings: jax.Array,
+        labels: jax.Array,
+        state: Any,
+        moment: Moment,
+        axis_name: str | None,
     ) -> Margin:
         """See `MarginRule`."""
         norms = row_norms(embeddings)
-        return Margin(magface_psi(norms), state, self.regulariser_weight * magface_regulariser(norms))
+        return Margin(
+            magface_psi(norms), state, self.regulariser_weight * magface_regulariser(norms)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,26 +187,40 @@ class ElasticMargin:
         return {}
 
     def __call__(
-        self, embeddings: jax.Array, labels: jax.Array, state: Any, moment: Moment, axis_name: str | None
+        self,
+        embeddings: jax.Array,
+        labels: jax.Array,
+        state: Any,
+        moment: Moment,
+        axis_name: str | None,
     ) -> Margin:
         """See `MarginRule`."""
-        options = {"kind": self.kind, "mean": self.mean, "std": self.std, "plus": self.plus}
-        return Margin(elasticface_psi(moment.key, labels >= 0, axis_name=axis_name, **options), state)  # type: ignore[arg-type]
+        options: Any = {"kind": self.kind, "mean": self.mean, "std": self.std, "plus": self.plus}
+        return Margin(
+            elasticface_psi(moment.key, labels >= 0, axis_name=axis_name, **options), state
+        )
 
 
 def typical_margin(rule: MarginRule, cosine: float, embedding_size: int) -> tuple[float, float]:
-    """(mean of psi about this cosine, mean penalty) at step 0 for embeddings of independent standard normal numbers."""
+    """(mean of psi about this cosine, mean penalty) at step 0 for embeddings of independent
+    standard normal numbers.
+    """
     embeddings = jax.random.normal(jax.random.key(0), (512, embedding_size))
     labels = jnp.zeros(len(embeddings), jnp.int32)
     now = Moment(jnp.zeros((), jnp.int32), jax.random.key(1), jnp.zeros(()))
     margin = rule(embeddings, labels, rule.init(), now, None)
-    # Both sides of the cosine: the easy margin's psi jumps at a right angle, just where an untrained network starts.
-    around = [margin.psi(jnp.full(len(embeddings), cosine + side, jnp.float32)) for side in (-1e-6, 1e-6)]
+    # Both sides of the cosine: the easy margin's psi jumps at a right angle, just where an
+    # untrained network starts.
+    around = [
+        margin.psi(jnp.full(len(embeddings), cosine + side, jnp.float32)) for side in (-1e-6, 1e-6)
+    ]
     return float(jnp.mean(jnp.stack(around))), float(jnp.mean(jnp.asarray(margin.penalty)))
 
 
 def largest_of_normals(count: int) -> tuple[float, float]:
-    """(mean, variance) of the largest of `count` independent standard normal numbers, by quadrature."""
+    """(mean, variance) of the largest of `count` independent standard normal numbers, by
+    quadrature.
+    """
     if count == 1:
         return 0.0, 1.0
     x = jnp.linspace(-8.0, 8.0, 4001)

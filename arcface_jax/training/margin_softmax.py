@@ -27,17 +27,25 @@ from arcface_jax.training.margin_rules import MarginRule, largest_of_normals, ty
 from arcface_jax.training.objective import DifferentiableHead, Gradients, Moment, Outcome
 
 _LOOKED_AT = 32
-"""Examples of each device that accuracy and θ are measured on where the classes are too many for all logits."""
+"""Examples of each device that accuracy and θ are measured on where the classes are too many
+for all logits.
+"""
 
 
 def random_class_weights(
     key: jax.Array, num_classes: int, embedding_size: int, *, sub_centers: int = 1, shards: int = 1
 ) -> jax.Array:
-    """[C, D], or [C, K, D] for K > 1 sub-centres, laid out for so many shards; the same classes for any number.
+    """[C, D], or [C, K, D] for K > 1 sub-centres, laid out for so many shards; the same classes for
+    any number.
 
-    Rows are normalised in the loss, so their length sets only how fast they turn; .01 is arcface_torch's.
+    Rows are normalised in the loss, so their length sets only how fast they turn; .01 is
+    arcface_torch's.
     """
-    shape = (num_classes, embedding_size) if sub_centers == 1 else (num_classes, sub_centers, embedding_size)
+    shape = (
+        (num_classes, embedding_size)
+        if sub_centers == 1
+        else (num_classes, sub_centers, embedding_size)
+    )
     rows = 0.01 * jax.random.normal(key, shape, jnp.float32)
     return rows if shards == 1 else shard_classes(rows, shards).reshape(-1, *shape[1:])
 
@@ -74,12 +82,18 @@ class MarginSoftmax(DifferentiableHead):
         """Whether the head is sharded."""
         return self.head.kind == "sharded"
 
-    def init(self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1) -> dict[str, Any]:
+    def init(
+        self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1
+    ) -> dict[str, Any]:
         """{"class_weights": [C, D]}."""
-        weights = random_class_weights(key, num_classes, embedding_size, sub_centers=self.sub_centers, shards=shards)
+        weights = random_class_weights(
+            key, num_classes, embedding_size, sub_centers=self.sub_centers, shards=shards
+        )
         return {"class_weights": weights}
 
-    def init_state(self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1) -> dict[str, Any]:
+    def init_state(
+        self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1
+    ) -> dict[str, Any]:
         """The rule's."""
         return self.rule.init()
 
@@ -96,7 +110,9 @@ class MarginSoftmax(DifferentiableHead):
         weights = params["class_weights"]
         margin = self.rule(embeddings, labels, state, moment, axis_name)
         loss = self._softmax(axis_name, labels, moment)(embeddings, weights, labels, psi=margin.psi)
-        return Outcome(loss + margin.penalty, *self.look(weights, embeddings, labels, axis_name), margin.state)
+        return Outcome(
+            loss + margin.penalty, *self.look(weights, embeddings, labels, axis_name), margin.state
+        )
 
     def _softmax(self, axis_name: str | None, labels: jax.Array, moment: Moment) -> Any:
         """The loss function of (embeddings, class_weights, labels, psi=…)."""
@@ -111,7 +127,9 @@ class MarginSoftmax(DifferentiableHead):
             )
         if head.kind == "chunked":
             return functools.partial(chunked_margin_softmax_loss, chunk=head.chunk, **common)
-        return functools.partial(sharded_margin_softmax_loss, chunk=head.chunk, **self.class_axis(axis_name), **common)
+        return functools.partial(
+            sharded_margin_softmax_loss, chunk=head.chunk, **self.class_axis(axis_name), **common
+        )
 
     @property
     def loss_options(self) -> dict[str, Any]:
@@ -124,7 +142,10 @@ class MarginSoftmax(DifferentiableHead):
 
     def class_axis(self, axis_name: str | None) -> dict[str, Any]:
         """Over what the classes are split, as the functions of `arcface_jax.heads` take it."""
-        return {"axis_name": axis_name if self.splits_classes else None, "num_classes": self.num_classes}
+        return {
+            "axis_name": axis_name if self.splits_classes else None,
+            "num_classes": self.num_classes,
+        }
 
     def look(
         self, weights: jax.Array, embeddings: jax.Array, labels: jax.Array, axis_name: str | None
@@ -136,7 +157,9 @@ class MarginSoftmax(DifferentiableHead):
             own = jnp.take_along_axis(cosines, labels[:, None], axis=1, mode="clip")[:, 0]
             return jnp.argmax(cosines, axis=-1) == labels, own
         embeddings, labels = embeddings[:_LOOKED_AT], labels[:_LOOKED_AT]
-        found = nearest_class(embeddings, weights, labels, chunk=self.head.chunk, **self.class_axis(axis_name))
+        found = nearest_class(
+            embeddings, weights, labels, chunk=self.head.chunk, **self.class_axis(axis_name)
+        )
         return found.label == labels, found.own_cosine
 
     def class_weights(self, params: Any, state: Any) -> jax.Array:
@@ -145,12 +168,18 @@ class MarginSoftmax(DifferentiableHead):
         return weights
 
     def expected_initial_loss(self, num_classes: int, embedding_size: int) -> float:
-        """See `arcface_jax.losses.expected_initial_loss`; for K sub-centres all cosines are the largest of K."""
+        """See `arcface_jax.losses.expected_initial_loss`; for K sub-centres all cosines are the
+        largest of K.
+        """
         mean, variance = largest_of_normals(self.sub_centers)
         cosine = mean / embedding_size**0.5
         psi, penalty = typical_margin(self.rule, cosine, embedding_size)
         seen = self.num_classes_in_softmax(num_classes)
-        loss = float(expected_initial_loss(seen, lambda _: jnp.asarray(psi - cosine), self.scale, embedding_size))
+        loss = float(
+            expected_initial_loss(
+                seen, lambda _: jnp.asarray(psi - cosine), self.scale, embedding_size
+            )
+        )
         wider = self.scale**2 * (variance - 1.0) / (2 * embedding_size)
         return loss + wider + self.label_smoothing * self.scale * (psi - cosine) + penalty
 
@@ -161,7 +190,8 @@ class MarginSoftmax(DifferentiableHead):
 
 @dataclasses.dataclass(frozen=True)
 class FusedMarginSoftmax:
-    """A margin softmax that updates its class weights itself, by SGD, without ever storing their gradient.
+    """A margin softmax that updates its class weights itself, by SGD, without ever storing their
+    gradient.
 
     Attributes:
       softmax: what it computes.
@@ -180,11 +210,15 @@ class FusedMarginSoftmax:
         """Whether the head is sharded."""
         return self.softmax.splits_classes
 
-    def init(self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1) -> dict[str, Any]:
+    def init(
+        self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1
+    ) -> dict[str, Any]:
         """Nothing is left for the optimiser."""
         return {}
 
-    def init_state(self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1) -> dict[str, Any]:
+    def init_state(
+        self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1
+    ) -> dict[str, Any]:
         """{"rows": `HeadState`} and the rule's."""
         weights = self.softmax.init(key, num_classes, embedding_size, shards)["class_weights"]
         head = init_head(weights, self.optimiser, dtype=jnp.dtype(self.softmax.head.dtype))
@@ -229,16 +263,22 @@ class FusedMarginSoftmax:
             return step.state, step.loss, step.embedding_gradients
 
         def leave(rows: HeadState) -> tuple[HeadState, jax.Array, jax.Array]:
-            return rows, jnp.full_like(embeddings[:, 0], jnp.nan), jnp.full_like(embeddings, jnp.nan)
+            return (
+                rows,
+                jnp.full_like(embeddings[:, 0], jnp.nan),
+                jnp.full_like(embeddings, jnp.nan),
+            )
 
-        # Of unit length, for long ones have no finite length: their rows would be NaN, and so would all classes'.
+        # Of unit length, for long ones have no finite length: their rows would be NaN, and so would
+        # all classes'.
         finite = jnp.all(jnp.isfinite(normalise_rows(embeddings.astype(jnp.float32))))
         shards = 1
         if axis_name is not None:
             finite = jax.lax.pmin(finite.astype(jnp.int32), axis_name) > 0
             shards = jax.lax.axis_size(axis_name)
         rows, loss, of_embeddings = jax.lax.cond(finite, update, leave, rows)
-        # `fused_head_step` differentiates the mean over all devices; a `Gradients` is of this device's mean.
+        # `fused_head_step` differentiates the mean over all devices; a `Gradients` is of this
+        # device's mean.
         gradients = Gradients({}, of_embeddings * (shards if split["axis_name"] is not None else 1))
         return Outcome(loss, hits, target_cosine, {"rows": rows, **margin.state}), gradients
 

@@ -1,4 +1,6 @@
-"""What a training step asks of the head of a network: parameters, a loss, and what it remembers between steps."""
+"""What a training step asks of the head of a network: parameters, a loss, and what it remembers
+between steps.
+"""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -25,8 +27,9 @@ class Outcome(NamedTuple):
 
     Attributes:
       loss: [n].
-      hits: [m] booleans, whether an example's own class has the highest score, before any margin. m is n, or fewer
-        where looking at every class for every example would cost as much as the loss.
+      hits: [m] booleans, whether an example's own class has the highest score, before any margin. m
+        is n, or fewer where looking at every class for every example would cost as much as the
+        loss.
       target_cosine: [m], cosine between the embedding and its own class.
       state: the head's new state.
     """
@@ -52,8 +55,8 @@ class Gradients(NamedTuple):
 class Objective(Protocol):
     """A classifier over the training identities, with parameters of its own.
 
-    A leaf called `class_weights`, and all of a state's part called `rows`, has a row for each class: it is what the
-    sharded head splits over devices.
+    A leaf called `class_weights`, and all of a state's part called `rows`, has a row for each
+    class: it is what the sharded head splits over devices.
     """
 
     @property
@@ -61,11 +64,15 @@ class Objective(Protocol):
         """Whether class rows are split over the devices that share a batch."""
         ...
 
-    def init(self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1) -> dict[str, Any]:
+    def init(
+        self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1
+    ) -> dict[str, Any]:
         """What the optimiser trains, its class rows laid out for so many shards."""
         ...
 
-    def init_state(self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1) -> dict[str, Any]:
+    def init_state(
+        self, key: jax.Array, num_classes: int, embedding_size: int, shards: int = 1
+    ) -> dict[str, Any]:
         """What the head itself carries from step to step."""
         ...
 
@@ -80,14 +87,16 @@ class Objective(Protocol):
     ) -> tuple[Outcome, Gradients]:
         """Losses, new state, and gradients of their mean over these n examples.
 
-        With `axis_name` it runs on each device of that axis, which share the batch: gradients of a replicated
-        parameter, and of embeddings, are then to be averaged over the axis, as the mean losses are; those of class
-        rows that are split over it are whole.
+        With `axis_name` it runs on each device of that axis, which share the batch: gradients of a
+        replicated parameter, and of embeddings, are then to be averaged over the axis, as the mean
+        losses are; those of class rows that are split over it are whole.
         """
         ...
 
     def class_weights(self, params: Any, state: Any) -> jax.Array | None:
-        """[rows, D] or [rows, K, D] as they are laid out over the shards; None where a loss has no classes."""
+        """[rows, D] or [rows, K, D] as they are laid out over the shards; None where a loss has
+        no classes.
+        """
         ...
 
     def expected_initial_loss(self, num_classes: int, embedding_size: int) -> float:
@@ -119,5 +128,7 @@ class DifferentiableHead:
             outcome = self.evaluate(params, state, embeddings, *batch, **options)
             return jnp.mean(outcome.loss), outcome
 
-        (of_params, of_embeddings), outcome = jax.grad(mean_loss, argnums=(0, 1), has_aux=True)(params, embeddings)
+        (of_params, of_embeddings), outcome = jax.grad(mean_loss, argnums=(0, 1), has_aux=True)(
+            params, embeddings
+        )
         return outcome, Gradients(of_params, of_embeddings)

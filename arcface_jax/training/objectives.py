@@ -10,7 +10,13 @@ from arcface_jax.heads import RowSgd
 from arcface_jax.margins import CombinedMargin, arcface, cm1, cm2, cosface, normface, sphereface
 from arcface_jax.training import dense_losses
 from arcface_jax.training.config import HeadConfig, LossConfig, OptimiserConfig
-from arcface_jax.training.margin_rules import AdaFaceMargin, ElasticMargin, FixedMargin, MagFaceMargin, MarginRule
+from arcface_jax.training.margin_rules import (
+    AdaFaceMargin,
+    ElasticMargin,
+    FixedMargin,
+    MagFaceMargin,
+    MarginRule,
+)
 from arcface_jax.training.margin_softmax import FusedMarginSoftmax, MarginSoftmax
 from arcface_jax.training.objective import Objective
 
@@ -65,7 +71,10 @@ def create_objective(
         return _dense(loss, scale)
     rule = _margin_rule(loss, steps)
     if head.update == "fused" and rule.learns_from_norms:
-        raise InputError(f"head.update fused has no loss.name {loss.name}, whose margin has a gradient; use optimiser")
+        raise InputError(
+            f"head.update fused has no loss.name {loss.name}, whose margin has a gradient; use "
+            f"optimiser"
+        )
     softmax = MarginSoftmax(
         rule,
         scale,
@@ -105,8 +114,12 @@ def _dense(loss: LossConfig, scale: float) -> Objective:
     makers: dict[str, Callable[[], Objective]] = {
         "softmax": lambda: dense_losses.plain_softmax(loss.label_smoothing),
         "curricularface": lambda: dense_losses.curricularface(scale),
-        "intra": lambda: dense_losses.combination(normface(), scale, loss.label_smoothing, intra=1.0),
-        "inter": lambda: dense_losses.combination(normface(), scale, loss.label_smoothing, inter=1.0),
+        "intra": lambda: dense_losses.combination(
+            normface(), scale, loss.label_smoothing, intra=1.0
+        ),
+        "inter": lambda: dense_losses.combination(
+            normface(), scale, loss.label_smoothing, inter=1.0
+        ),
         "sphereface2": lambda: dense_losses.sphereface2(scale),
         "uniface": lambda: dense_losses.uniface(scale),
     }
@@ -116,18 +129,23 @@ def _dense(loss: LossConfig, scale: float) -> Objective:
 def _refuse(section: str, unused: dict[str, bool], config: Any, why: str) -> None:
     for name, is_unused in unused.items():
         if is_unused:
-            raise InputError(f"{section}.{name} {getattr(config, name)} does nothing with {why}; leave it out")
+            raise InputError(
+                f"{section}.{name} {getattr(config, name)} does nothing with {why}; leave it out"
+            )
 
 
 def _check_loss(loss: LossConfig) -> None:
     default = LossConfig()
-    changed = {name: getattr(loss, name) != getattr(default, name) for name in default.__dataclass_fields__}
+    changed = {
+        name: getattr(loss, name) != getattr(default, name) for name in default.__dataclass_fields__
+    }
     unused = {
         "margin": changed["margin"] and loss.name not in _WITH_MARGIN_TO_SET,
         "scale": changed["scale"] and loss.name in ("softmax", "triplet"),
         "past_pi": changed["past_pi"] and loss.name not in _ANGULAR,
         "gradient": changed["gradient"] and loss.name not in _ANGULAR,
-        "margin_warmup": changed["margin_warmup"] and (loss.name not in _FIXED or loss.name == "normface"),
+        "margin_warmup": changed["margin_warmup"]
+        and (loss.name not in _FIXED or loss.name == "normface"),
         "sub_centers": changed["sub_centers"] and loss.name not in _MARGIN_SOFTMAX,
         "label_smoothing": changed["label_smoothing"] and loss.name not in _WITH_SMOOTHING,
         "filter_threshold": changed["filter_threshold"] and loss.name not in _MARGIN_SOFTMAX,
@@ -142,7 +160,9 @@ def _check_loss(loss: LossConfig) -> None:
 
 def _check_head(loss: LossConfig, head: HeadConfig, optimiser: OptimiserConfig) -> None:
     if head.kind != "dense" and loss.name not in _MARGIN_SOFTMAX:
-        raise InputError(f"head.kind {head.kind} has no loss.name {loss.name}, which needs all logits; use dense")
+        raise InputError(
+            f"head.kind {head.kind} has no loss.name {loss.name}, which needs all logits; use dense"
+        )
     dense = {"chunk": head.chunk, "sample_rate": head.sample_rate, "update": head.update}
     default = HeadConfig()
     if head.kind == "dense":
@@ -152,13 +172,18 @@ def _check_head(loss: LossConfig, head: HeadConfig, optimiser: OptimiserConfig) 
         raise InputError(f"head.chunk is {head.chunk}; pass 1 or more classes")
     check_between("head.sample_rate", head.sample_rate, 0.0, 1.0, open_low=True)
     if head.update == "optimiser":
-        unused = {name: getattr(head, name) != getattr(default, name) for name in ("unsampled", "dtype")}
+        unused = {
+            name: getattr(head, name) != getattr(default, name) for name in ("unsampled", "dtype")
+        }
         _refuse("head", unused, head, "head.update optimiser")
         return
     if optimiser.name != "sgd" or optimiser.clip is not None:
         raise InputError(
-            "head.update fused updates rows by SGD as their gradient is formed: it needs --optimiser.name sgd, and no "
+            "head.update fused updates rows by SGD as their gradient is formed: it needs "
+            "--optimiser.name sgd, and no "
             "optimiser.clip; or use --head.update optimiser"
         )
     if head.unsampled != default.unsampled and head.sample_rate == 1.0:
-        raise InputError(f"head.unsampled {head.unsampled} does nothing with head.sample_rate 1; leave it out")
+        raise InputError(
+            f"head.unsampled {head.unsampled} does nothing with head.sample_rate 1; leave it out"
+        )

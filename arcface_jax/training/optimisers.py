@@ -29,21 +29,34 @@ def peak_learning_rate(config: OptimiserConfig, batch_size: int) -> float:
     if config.reference_batch is None:
         return config.learning_rate
     if config.reference_batch < 1:
-        raise InputError(f"optimiser.reference_batch is {config.reference_batch}; pass 1 or more images")
+        raise InputError(
+            f"optimiser.reference_batch is {config.reference_batch}; pass 1 or more images"
+        )
     return config.learning_rate * batch_size / config.reference_batch
 
 
 def create_schedule(config: OptimiserConfig, steps: int, batch_size: int) -> optax.Schedule:
     """The learning rate over `steps`."""
     if not 0 <= config.warmup < 1:
-        raise InputError(f"optimiser.warmup must be a share of the run in [0, 1), got {config.warmup}")
+        raise InputError(
+            f"optimiser.warmup must be a share of the run in [0, 1), got {config.warmup}"
+        )
     peak, warmup = peak_learning_rate(config, batch_size), round(config.warmup * steps)
     if config.schedule == "steps":
         with concerning("optimiser"):
-            return step_schedule(peak, warmup, steps, tuple(round(share * steps) for share in config.drops))
+            return step_schedule(
+                peak, warmup, steps, tuple(round(share * steps) for share in config.drops)
+            )
     if config.drops != OptimiserConfig.drops:
-        raise InputError(f"optimiser.drops {config.drops} does nothing with schedule {config.schedule}; leave it out")
-    make = {"cosine": cosine_schedule, "constant": constant_schedule, "polynomial": polynomial_schedule}
+        raise InputError(
+            f"optimiser.drops {config.drops} does nothing with schedule {config.schedule}; leave "
+            f"it out"
+        )
+    make = {
+        "cosine": cosine_schedule,
+        "constant": constant_schedule,
+        "polynomial": polynomial_schedule,
+    }
     with concerning("optimiser"):
         return make[config.schedule](peak, warmup, steps)
 
@@ -54,11 +67,14 @@ def frozen_steps(config: OptimiserConfig, steps: int) -> int:
     return round(config.frozen * steps)
 
 
-def create_optimiser(config: OptimiserConfig, schedule: optax.Schedule, steps: int) -> optax.GradientTransformation:
+def create_optimiser(
+    config: OptimiserConfig, schedule: optax.Schedule, steps: int
+) -> optax.GradientTransformation:
     """The optimiser of a run.
 
-    With a frozen or slower backbone it is two, each with the schedule: the backbone's starts where the freeze ends,
-    and until then keeps neither momentum nor decay. Clipping is the step's, which knows all devices' gradients.
+    With a frozen or slower backbone it is two, each with the schedule: the backbone's starts where
+    the freeze ends, and until then keeps neither momentum nor decay. Clipping is the step's, which
+    knows all devices' gradients.
 
     Raises:
       InputError: an unknown optimiser, or a setting out of range or without effect.
@@ -78,29 +94,45 @@ def create_optimiser(config: OptimiserConfig, schedule: optax.Schedule, steps: i
         backbone = _base(config, later)
         if frozen:
             backbone = optax.conditionally_mask(backbone, lambda step: step >= frozen)
-        optimiser = optax.partition({"backbone": backbone, "head": optimiser}, {"backbone": "backbone", "head": "head"})
+        optimiser = optax.partition(
+            {"backbone": backbone, "head": optimiser}, {"backbone": "backbone", "head": "head"}
+        )
     return optimiser
 
 
 def _base(config: OptimiserConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     if config.name == "sgd":
         if config.options:
-            raise InputError(f"optimiser.options {config.options} are for other optimisers; set momentum and decay")
-        return sgd(schedule, momentum=config.momentum, weight_decay=config.weight_decay, decay=config.decay)
+            raise InputError(
+                f"optimiser.options {config.options} are for other optimisers; set momentum and "
+                f"decay"
+            )
+        return sgd(
+            schedule, momentum=config.momentum, weight_decay=config.weight_decay, decay=config.decay
+        )
     make = getattr(optax, config.name, None)
     if not inspect.isfunction(make) or "learning_rate" not in inspect.signature(make).parameters:
-        raise InputError(f"optimiser.name {config.name}: optax has no such optimiser; try sgd, adamw, lamb or lion")
+        raise InputError(
+            f"optimiser.name {config.name}: optax has no such optimiser; try sgd, adamw, lamb or "
+            f"lion"
+        )
     if config.momentum != OptimiserConfig.momentum:
         raise InputError(
-            f"optimiser.momentum {config.momentum} is sgd's; give that of {config.name} by --optimiser.options, as JSON"
+            f"optimiser.momentum {config.momentum} is sgd's; give that of {config.name} by "
+            f"--optimiser.options, as JSON"
         )
     options = _options(config)
     known = inspect.signature(make).parameters
     for name in ("learning_rate", "weight_decay"):
         if name in options:
-            raise InputError(f"optimiser.options has {name}; give it by --optimiser.{name.replace('_', '-')}")
+            raise InputError(
+                f"optimiser.options has {name}; give it by --optimiser.{name.replace('_', '-')}"
+            )
     if unknown := sorted(options.keys() - known.keys()):
-        raise InputError(f"optimiser.options: {config.name} knows no {', '.join(unknown)}; it has {', '.join(known)}")
+        raise InputError(
+            f"optimiser.options: {config.name} knows no {', '.join(unknown)}; it has "
+            f"{', '.join(known)}"
+        )
 
     def mask(params: Any) -> Any:
         return decay_mask(params, config.decay)
@@ -118,5 +150,7 @@ def _options(config: OptimiserConfig) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"optimiser.options {config.options}: is not JSON ({error})") from error
     if not isinstance(options, dict):
-        raise InputError(f'optimiser.options {config.options}: give a JSON object, for instance {{"b1": 0.9}}')
+        raise InputError(
+            f'optimiser.options {config.options}: give a JSON object, for instance {{"b1": 0.9}}'
+        )
     return options

@@ -1,4 +1,6 @@
-"""One training step over several devices: jit over a mesh, or pmap. Both take and give whole arrays."""
+"""One training step over several devices: jit over a mesh, or pmap. Both take and give whole
+arrays.
+"""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -39,16 +41,22 @@ class ParallelStep(Protocol):
 
     @property
     def batch_sharding(self) -> jax.sharding.Sharding | None:
-        """Where a whole batch may wait for its step; None for the default device, from where it may be moved."""
+        """Where a whole batch may wait for its step; None for the default device, from where it
+        may be moved.
+        """
         ...
 
-    def __call__(self, state: TrainState, images: Any, labels: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    def __call__(
+        self, state: TrainState, images: Any, labels: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Takes one step on a whole batch; `state` is consumed. Metrics are scalars."""
         ...
 
 
 class OverMesh:
-    """A sharded head under jit: each device runs the head's own function on its classes and its part of the batch."""
+    """A sharded head under jit: each device runs the head's own function on its classes and its
+    part of the batch.
+    """
 
     def __init__(self, objective: Objective, mesh: Mesh) -> None:
         """`mesh` has the one axis DATA_AXIS."""
@@ -74,8 +82,12 @@ class OverMesh:
     ) -> tuple[Outcome, Gradients]:
         """See `Objective`; `axis_name` is None, for the arrays are whole."""
 
-        def on_device(params: Any, state: Any, embeddings: jax.Array, labels: jax.Array, moment: Moment) -> Any:
-            outcome, gradients = self._objective.gradients(params, state, embeddings, labels, moment, DATA_AXIS)
+        def on_device(
+            params: Any, state: Any, embeddings: jax.Array, labels: jax.Array, moment: Moment
+        ) -> Any:
+            outcome, gradients = self._objective.gradients(
+                params, state, embeddings, labels, moment, DATA_AXIS
+            )
             # Of this device's mean loss; the mean over all is wanted.
             return outcome, jax.tree.map(lambda leaf: leaf / self._mesh.size, gradients)
 
@@ -92,7 +104,10 @@ class OverMesh:
 
 def _class_row_specs(tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: PartitionSpec(DATA_AXIS) if is_class_rows(path, leaf) else PartitionSpec(), tree
+        lambda path, leaf: (
+            PartitionSpec(DATA_AXIS) if is_class_rows(path, leaf) else PartitionSpec()
+        ),
+        tree,
     )
 
 
@@ -102,13 +117,19 @@ def data_mesh(devices: list[jax.Device]) -> Mesh:
 
 
 class MeshStep:
-    """jit with the state replicated, but for split class rows, and the batch split over a mesh: the default.
+    """jit with the state replicated, but for split class rows, and the batch split over a mesh: the
+    default.
 
-    The program sees the whole batch, so batch statistics are over all devices. The mesh may span processes.
+    The program sees the whole batch, so batch statistics are over all devices. The mesh may span
+    processes.
     """
 
-    def __init__(self, step: StepFunction, devices: list[jax.Device], *, split_classes: bool = False) -> None:
-        """`step` is a `TrainStep` without axis_name; `split_classes` says that its head is an `OverMesh`."""
+    def __init__(
+        self, step: StepFunction, devices: list[jax.Device], *, split_classes: bool = False
+    ) -> None:
+        """`step` is a `TrainStep` without axis_name; `split_classes` says that its head is an
+        `OverMesh`.
+        """
         mesh = data_mesh(devices)
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
@@ -122,7 +143,9 @@ class MeshStep:
 
         def place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             split = self._split_classes and is_class_rows(path, leaf)
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._split if split else self._replicated)
+            return jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=self._split if split else self._replicated
+            )
 
         shapes: TrainState = jax.tree_util.tree_map_with_path(place, jax.eval_shape(make))
         return shapes
@@ -135,7 +158,9 @@ class MeshStep:
 
     def place(self, state: TrainState) -> TrainState:
         """Copies what is replicated to every device, and splits class rows."""
-        return jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, self.shapes(lambda: state)))
+        return jax.device_put(
+            state, jax.tree.map(lambda leaf: leaf.sharding, self.shapes(lambda: state))
+        )
 
     def fetch(self, state: TrainState) -> TrainState:
         """The state as it is."""
@@ -150,7 +175,9 @@ class MeshStep:
         """Split over the mesh."""
         return self._split
 
-    def __call__(self, state: TrainState, images: Any, labels: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    def __call__(
+        self, state: TrainState, images: Any, labels: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         """See `ParallelStep`."""
         state, metrics = self._step(state, *jax.device_put((images, labels), self._split))
         if self._wait:
@@ -165,7 +192,9 @@ class PmapStep:
     axis_name=DATA_AXIS.
     """
 
-    def __init__(self, step: StepFunction, devices: list[jax.Device], *, split_classes: bool = False) -> None:
+    def __init__(
+        self, step: StepFunction, devices: list[jax.Device], *, split_classes: bool = False
+    ) -> None:
         """`step` is a `TrainStep` with axis_name=DATA_AXIS."""
         self._step = jax.pmap(step, axis_name=DATA_AXIS, devices=devices, donate_argnums=0)
         self._count = len(devices)
@@ -176,7 +205,8 @@ class PmapStep:
         """See `ParallelStep`; on the default device."""
         place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), jax.eval_shape(make)
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            jax.eval_shape(make),
         )
 
     def create(self, make: Callable[[], TrainState]) -> TrainState:
@@ -184,7 +214,9 @@ class PmapStep:
         return jax.jit(make)()
 
     def place(self, state: TrainState) -> TrainState:
-        """Adds the leading device axis, along which class rows are split and all else is repeated."""
+        """Adds the leading device axis, along which class rows are split and all else is
+        repeated.
+        """
 
         def place(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
             if self._split_classes and is_class_rows(path, leaf):
@@ -214,9 +246,13 @@ class PmapStep:
         """Pmap itself splits a batch."""
         return None
 
-    def __call__(self, state: TrainState, images: Any, labels: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    def __call__(
+        self, state: TrainState, images: Any, labels: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         """See `ParallelStep`."""
-        images, labels = (array.reshape(self._count, -1, *array.shape[1:]) for array in (images, labels))
+        images, labels = (
+            array.reshape(self._count, -1, *array.shape[1:]) for array in (images, labels)
+        )
         state, metrics = self._step(state, images, labels)
         if self._wait:
             jax.block_until_ready(state)
@@ -224,12 +260,15 @@ class PmapStep:
 
 
 def check_batch(batch_size: int, devices: list[jax.Device], accumulate: int = 1) -> None:
-    """Raises InputError where a batch cannot be split evenly over the devices, and over the parts it is computed in."""
+    """Raises InputError where a batch cannot be split evenly over the devices, and over the
+    parts it is computed in.
+    """
     parts = len(devices) * accumulate
     if accumulate < 1:
         raise InputError(f"run.accumulate is {accumulate}; pass 1 or more parts")
     if batch_size < 1 or batch_size % parts:
         in_parts = "" if accumulate == 1 else f" times {accumulate} parts"
         raise InputError(
-            f"run.batch_size {batch_size} must be a positive multiple of the {len(devices)} devices in use{in_parts}"
+            f"run.batch_size {batch_size} must be a positive multiple of the {len(devices)} "
+            f"devices in use{in_parts}"
         )

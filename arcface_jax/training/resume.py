@@ -16,8 +16,8 @@ from arcface_jax.training.state import TrainState, is_class_rows
 def restore(checkpoints: Checkpoints, step: int, program: Program) -> TrainState:
     """The whole state of a checkpoint, its class rows laid out for the program's devices.
 
-    From another number of shards all class rows are first held in the memory of the host, or, by several processes, on
-    each device; with the same number they never are.
+    From another number of shards all class rows are first held in the memory of the host, or, by
+    several processes, on each device; with the same number they never are.
 
     Raises:
       InputError: it is damaged, or of another configuration.
@@ -45,7 +45,9 @@ def restore(checkpoints: Checkpoints, step: int, program: Program) -> TrainState
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     if whole is shapes.step.sharding:
         return jax.jit(lay_out, out_shardings=shardings)(checkpoints.restore(step, as_saved))
-    return jax.tree.map(jax.device_put, jax.jit(lay_out)(checkpoints.restore(step, as_saved)), shardings)
+    return jax.tree.map(
+        jax.device_put, jax.jit(lay_out)(checkpoints.restore(step, as_saved)), shardings
+    )
 
 
 def _on_the_host() -> jax.sharding.Sharding | None:
@@ -58,13 +60,18 @@ def _on_the_host() -> jax.sharding.Sharding | None:
         return None
 
 
-def restore_on_one_device(checkpoints: Checkpoints, step: int, config: Config) -> tuple[Program, TrainState]:
-    """(program, whole state) of a checkpoint of a run with this configuration, whatever the run was made on.
+def restore_on_one_device(
+    checkpoints: Checkpoints, step: int, config: Config
+) -> tuple[Program, TrainState]:
+    """(program, whole state) of a checkpoint of a run with this configuration, whatever the run was
+    made on.
 
     Raises:
       InputError: as `restore`.
     """
-    place = dataclasses.replace(config.run, devices=1, parallel="jit", statistics="global", distributed=False)
+    place = dataclasses.replace(
+        config.run, devices=1, parallel="jit", statistics="global", distributed=False
+    )
     num_classes = int(checkpoints.metadata(step)["num_classes"])
     program = create_program(dataclasses.replace(config, run=place), num_classes)
     return program, restore(checkpoints, step, program)
@@ -73,7 +80,8 @@ def restore_on_one_device(checkpoints: Checkpoints, step: int, config: Config) -
 def newest_readable(
     checkpoints: Checkpoints, program: Program, tell: Callable[[str], None]
 ) -> tuple[int, TrainState] | None:
-    """(step, state) of the newest checkpoint that can be read; newer ones are set aside. None where there is none.
+    """(step, state) of the newest checkpoint that can be read; newer ones are set aside. None where
+    there is none.
 
     Raises:
       InputError: there are checkpoints and none can be read, or one is of another configuration.
@@ -88,8 +96,13 @@ def newest_readable(
             continue
         # Not before there is one to go on from: a folder without any would begin the run anew.
         for bad, reason in damaged:
-            tell(f"{reason}; set aside as {checkpoints.set_aside(bad)}, going on from the one before")
+            tell(
+                f"{reason}; set aside as {checkpoints.set_aside(bad)}, going on from the one before"
+            )
         return step, state
     if steps:
-        raise InputError(f"checkpoints {checkpoints.folder}: none could be read; start anew in another --run.folder")
+        raise InputError(
+            f"checkpoints {checkpoints.folder}: none could be read; start anew in another "
+            f"--run.folder"
+        )
     return None

@@ -1,4 +1,6 @@
-"""The folder a run writes: configuration, metrics, results. Nothing half-written has its final name."""
+"""The folder a run writes: configuration, metrics, results. Nothing half-written has its final
+name.
+"""
 
 import contextlib
 import dataclasses
@@ -55,27 +57,41 @@ class RunFolder:
             self.changes = differences(config, read_config(path / CONFIG_FILE))
         if self.is_finished:
             if self.changes or config.run.resume == "changed":
-                other = f" of another configuration ({'; '.join(self.changes)})" if self.changes else ""
-                raise InputError(f"run.folder {path} holds a finished run{other}; choose another folder")
+                other = (
+                    f" of another configuration ({'; '.join(self.changes)})" if self.changes else ""
+                )
+                raise InputError(
+                    f"run.folder {path} holds a finished run{other}; choose another folder"
+                )
             return
         if self.is_begun:
             if self.changes and config.run.resume != "changed":
                 raise InputError(
-                    f"run.folder {path} holds a run of another configuration ({'; '.join(self.changes)}); choose "
-                    f"another folder, go on with its own (--config {path / CONFIG_FILE} --run.folder {path}), or "
+                    f"run.folder {path} holds a run of another configuration "
+                    f"({'; '.join(self.changes)}); choose "
+                    f"another folder, go on with its own (--config {path / CONFIG_FILE} "
+                    f"--run.folder {path}), or "
                     "change it on the way with --run.resume changed"
                 )
         elif config.run.resume == "changed":
-            raise InputError(f"run.folder {path} holds no run to go on with; check the path, or leave out --run.resume")
+            raise InputError(
+                f"run.folder {path} holds no run to go on with; check the path, or leave out "
+                f"--run.resume"
+            )
         if jax.process_index() > 0:
             return
-        # Where a run lies is no part of what it is: a saved configuration can be run again elsewhere.
-        saved = dataclasses.replace(config, run=dataclasses.replace(config.run, folder=None, resume="auto"))
+        # Where a run lies is no part of what it is: a saved configuration can be run again
+        # elsewhere.
+        saved = dataclasses.replace(
+            config, run=dataclasses.replace(config.run, folder=None, resume="auto")
+        )
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_whole(path / CONFIG_FILE, to_json(saved))
         except OSError as error:
-            raise InputError(f"run.folder {path} cannot be written ({error.strerror}); choose another") from error
+            raise InputError(
+                f"run.folder {path} cannot be written ({error.strerror}); choose another"
+            ) from error
 
     @property
     def is_begun(self) -> bool:
@@ -106,10 +122,13 @@ class RunFolder:
 
 
 class MetricsWriter:
-    """Metrics as JSON lines, as TensorBoard events and, if wanted, in Weights & Biases; by the first process alone."""
+    """Metrics as JSON lines, as TensorBoard events and, if wanted, in Weights & Biases; by the
+    first process alone.
+    """
 
     def __init__(self, folder: pathlib.Path, config: Config, first_step: int = 0) -> None:
-        """Goes on after `first_step`; lines beyond it, from a run that broke off later, are dropped.
+        """Goes on after `first_step`; lines beyond it, from a run that broke off later, are
+        dropped.
 
         Raises:
           InputError: run.wandb is set and the package not installed.
@@ -119,13 +138,19 @@ class MetricsWriter:
             return
         self._wandb = _open_wandb(folder, config)
         path = folder / METRICS_FILE
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step] if first_step else []
+        kept = (
+            [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
+            if first_step
+            else []
+        )
         write_whole(path, "".join(kept))
         self._lines = path.open("a")
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Adds one line {"step": step, …} and the same as scalars; what is not finite becomes null and no scalar."""
+        """Adds one line {"step": step, …} and the same as scalars; what is not finite becomes
+        null and no scalar.
+        """
         if not self._active:
             return
         self._lines.write(json.dumps({"step": step, **finite(values)}) + "\n")
@@ -133,7 +158,9 @@ class MetricsWriter:
         self._scalars(step, values)
 
     def write_speeds(self, step: int, speeds: dict[str, float]) -> None:
-        """Adds scalars to the events only: the lines are what a repetition of the run gives again to the last bit."""
+        """Adds scalars to the events only: the lines are what a repetition of the run gives
+        again to the last bit.
+        """
         if self._active:
             self._scalars(step, {f"speed/{name}": value for name, value in speeds.items()})
 
@@ -168,7 +195,9 @@ def _open_wandb(folder: pathlib.Path, config: Config) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise InputError("run.wandb needs the wandb package: pip install wandb, or leave it out") from error
+        raise InputError(
+            "run.wandb needs the wandb package: pip install wandb, or leave it out"
+        ) from error
     return wandb.init(
         project=config.run.wandb,
         name=folder.name,

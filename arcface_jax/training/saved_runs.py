@@ -1,4 +1,6 @@
-"""Runs to read from: found by the path that a user gives, opened so that a run still at work is not disturbed."""
+"""Runs to read from: found by the path that a user gives, opened so that a run still at work is
+not disturbed.
+"""
 
 import contextlib
 import pathlib
@@ -42,15 +44,20 @@ class SavedRun(NamedTuple):
         """
         place = self.folder / CHECKPOINTS_FOLDER
         if not place.is_dir():
-            raise InputError(f"{self.folder}: holds no checkpoints; give a run that has reached its first one")
+            raise InputError(
+                f"{self.folder}: holds no checkpoints; give a run that has reached its first one"
+            )
         checkpoints = Checkpoints(place, to_read=True)
         try:
             steps = checkpoints.steps()
             if not steps:
-                raise InputError(f"{place}: no complete checkpoint; let the run go on to its first one")
+                raise InputError(
+                    f"{place}: no complete checkpoint; let the run go on to its first one"
+                )
             if self.step is not None and self.step not in steps:
                 raise InputError(
-                    f"{place / str(self.step)}: no such checkpoint; there are {', '.join(map(str, steps))}"
+                    f"{place / str(self.step)}: no such checkpoint; there are "
+                    f"{', '.join(map(str, steps))}"
                 )
             yield checkpoints, steps[-1] if self.step is None else self.step
         finally:
@@ -58,10 +65,18 @@ class SavedRun(NamedTuple):
 
 
 def find_run(path: pathlib.Path) -> SavedRun | None:
-    """The run that a path means: RUN, its newest checkpoint; RUN/checkpoints/STEP, that one; None for anything else."""
+    """The run that a path means: RUN, its newest checkpoint; RUN/checkpoints/STEP, that one;
+    None for anything else.
+    """
     if (path / CONFIG_FILE).exists():
         return SavedRun(path)
     place = path.absolute()
-    if place.name.isdecimal() and place.parent.name == CHECKPOINTS_FOLDER and (place.parents[1] / CONFIG_FILE).exists():
-        return SavedRun(path.parents[1] if len(path.parts) > 2 else place.parents[1], int(place.name))
+    if (
+        place.name.isdecimal()
+        and place.parent.name == CHECKPOINTS_FOLDER
+        and (place.parents[1] / CONFIG_FILE).exists()
+    ):
+        return SavedRun(
+            path.parents[1] if len(path.parts) > 2 else place.parents[1], int(place.name)
+        )
     return None

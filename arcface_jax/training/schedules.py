@@ -14,17 +14,23 @@ from arcface_jax.models.layers import FROZEN_SCALE
 def _after_warmup(peak: float, warmup_steps: int, then: optax.Schedule) -> optax.Schedule:
     if warmup_steps == 0:
         return then
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), then], [warmup_steps])
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, peak, warmup_steps), then], [warmup_steps]
+    )
 
 
 def _check(peak: float, warmup_steps: int, total_steps: int) -> None:
     if not (peak > 0 and math.isfinite(peak)):
         raise InputError(f"learning rate must be positive and finite, got {peak}")
     if not 0 <= warmup_steps < total_steps:
-        raise InputError(f"warm-up must be shorter than the run: {warmup_steps} of {total_steps} steps")
+        raise InputError(
+            f"warm-up must be shorter than the run: {warmup_steps} of {total_steps} steps"
+        )
 
 
-def polynomial_schedule(peak: float, warmup_steps: int, total_steps: int, power: float = 1.0) -> optax.Schedule:
+def polynomial_schedule(
+    peak: float, warmup_steps: int, total_steps: int, power: float = 1.0
+) -> optax.Schedule:
     """Linear warm-up from 0, then peak · (1 − progress)^power, 0 at `total_steps`.
 
     arcface_torch's schedule with power 1, except that its step 0 is here warmed
@@ -36,9 +42,14 @@ def polynomial_schedule(peak: float, warmup_steps: int, total_steps: int, power:
 
 
 def step_schedule(
-    peak: float, warmup_steps: int, total_steps: int, boundaries: tuple[int, ...], factor: float = 0.1
+    peak: float,
+    warmup_steps: int,
+    total_steps: int,
+    boundaries: tuple[int, ...],
+    factor: float = 0.1,
 ) -> optax.Schedule:
-    """Linear warm-up from 0, then peak, multiplied by `factor` at each boundary (the paper's schedule).
+    """Linear warm-up from 0, then peak, multiplied by `factor` at each boundary (the paper's
+    schedule).
 
     Args:
       peak: learning rate after the warm-up.
@@ -49,16 +60,24 @@ def step_schedule(
     """
     _check(peak, warmup_steps, total_steps)
     ascending = all(a < b for a, b in itertools.pairwise(boundaries))
-    if not ascending or (boundaries and not warmup_steps <= boundaries[0] <= boundaries[-1] <= total_steps):
-        raise InputError(f"boundaries must ascend between the warm-up and the end of the run, got {boundaries}")
-    decay = optax.piecewise_constant_schedule(peak, {boundary - warmup_steps: factor for boundary in boundaries})
+    if not ascending or (
+        boundaries and not warmup_steps <= boundaries[0] <= boundaries[-1] <= total_steps
+    ):
+        raise InputError(
+            f"boundaries must ascend between the warm-up and the end of the run, got {boundaries}"
+        )
+    decay = optax.piecewise_constant_schedule(
+        peak, {boundary - warmup_steps: factor for boundary in boundaries}
+    )
     return _after_warmup(peak, warmup_steps, decay)
 
 
 def cosine_schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
     """Linear warm-up from 0, then half a cosine from the peak to 0 at `total_steps`."""
     _check(peak, warmup_steps, total_steps)
-    return _after_warmup(peak, warmup_steps, optax.cosine_decay_schedule(peak, total_steps - warmup_steps))
+    return _after_warmup(
+        peak, warmup_steps, optax.cosine_decay_schedule(peak, total_steps - warmup_steps)
+    )
 
 
 def constant_schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
@@ -85,7 +104,11 @@ def decay_mask(params: Any, decay: str = "kernels") -> Any:
 
 
 def sgd(
-    schedule: optax.Schedule, *, momentum: float = 0.9, weight_decay: float = 5e-4, decay: str = "kernels"
+    schedule: optax.Schedule,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    decay: str = "kernels",
 ) -> optax.GradientTransformation:
     """SGD with momentum and coupled weight decay: v ← μ·v + (g + λ·w); w ← w − lr·v."""
     if not 0.0 <= momentum < 1.0:

@@ -17,7 +17,14 @@ from arcface_jax.training.dataset import RunData, create_sampler, load_data
 from arcface_jax.training.objective import Objective
 from arcface_jax.training.objectives import create_objective
 from arcface_jax.training.optimisers import create_optimiser, create_schedule, frozen_steps
-from arcface_jax.training.parallel import MeshStep, OverMesh, ParallelStep, PmapStep, check_batch, data_mesh
+from arcface_jax.training.parallel import (
+    MeshStep,
+    OverMesh,
+    ParallelStep,
+    PmapStep,
+    check_batch,
+    data_mesh,
+)
 from arcface_jax.training.starting_point import check_exists, start_from
 from arcface_jax.training.state import TrainState, initial_state
 from arcface_jax.training.step import DATA_AXIS, TrainStep
@@ -53,7 +60,9 @@ class Program:
         return len(self.devices) if self.objective.splits_classes else 1
 
     def make_state(self, shards: int | None = None) -> TrainState:
-        """The state at step 0, for another number of shards if given: a pure function, to be compiled or shaped."""
+        """The state at step 0, for another number of shards if given: a pure function, to be
+        compiled or shaped.
+        """
         config = self.config
         return initial_state(
             self.backbone,
@@ -82,7 +91,9 @@ class Setup:
         return self.program.config
 
     def batches(self) -> DevicePrefetch:
-        """The run's endless training batches, decoded and put on the devices ahead of their steps."""
+        """The run's endless training batches, decoded and put on the devices ahead of their
+        steps.
+        """
         config = self.config
         iterator = batches(
             self.data.train,
@@ -98,7 +109,9 @@ class Setup:
         return DevicePrefetch(iterator, self.program.step.batch_sharding)
 
     def initial_state(self) -> TrainState:
-        """The whole state at step 0, on the devices; from a trained backbone where the configuration names one."""
+        """The whole state at step 0, on the devices; from a trained backbone where the
+        configuration names one.
+        """
         program = self.program
         state = program.step.create(program.make_state)
         init = self.config.model.init
@@ -131,14 +144,28 @@ def create_program(config: Config, num_classes: int) -> Program:
     check_batch(run.batch_size, devices, run.accumulate)
     _check_accumulation(config)
     pmapped = run.parallel == "pmap"
-    backbone = create_backbone(config, DATA_AXIS if pmapped and run.statistics == "global" else None)
+    backbone = create_backbone(
+        config, DATA_AXIS if pmapped and run.statistics == "global" else None
+    )
     schedule = create_schedule(config.optimiser, run.steps, run.batch_size)
     optimiser = create_optimiser(config.optimiser, schedule, run.steps)
     objective = create_objective(
-        config.loss, config.head, num_classes=num_classes, steps=run.steps, optimiser=config.optimiser
+        config.loss,
+        config.head,
+        num_classes=num_classes,
+        steps=run.steps,
+        optimiser=config.optimiser,
     )
-    if pmapped and config.head.update == "fused" and not objective.splits_classes and len(devices) > 1:
-        raise InputError("head.update fused under pmap needs --head.kind sharded: each device would go its own way")
+    if (
+        pmapped
+        and config.head.update == "fused"
+        and not objective.splits_classes
+        and len(devices) > 1
+    ):
+        raise InputError(
+            "head.update fused under pmap needs --head.kind sharded: each device would go its own "
+            "way"
+        )
     split = objective.splits_classes
     train_step = TrainStep(
         backbone=backbone,
@@ -175,16 +202,24 @@ def _check_run(run: RunConfig) -> None:
     if run.checkpoint_every is not None and run.checkpoint_every < 1:
         raise InputError(f"run.checkpoint_every must be positive, got {run.checkpoint_every}")
     if run.keep_best < 0 or run.profile < 0:
-        raise InputError(f"run.keep_best and run.profile must not be negative, got {run.keep_best} and {run.profile}")
+        raise InputError(
+            f"run.keep_best and run.profile must not be negative, got {run.keep_best} and "
+            f"{run.profile}"
+        )
     if run.profile and run.steps < PROFILE_AFTER + run.profile:
         raise InputError(
-            f"run.profile {run.profile} begins after step {PROFILE_AFTER}, and run.steps is {run.steps}; give at least "
+            f"run.profile {run.profile} begins after step {PROFILE_AFTER}, and run.steps is "
+            f"{run.steps}; give at least "
             f"{PROFILE_AFTER + run.profile} steps"
         )
     if run.statistics == "local" and run.parallel == "jit":
-        raise InputError("run.statistics local needs --run.parallel pmap; under jit a step sees the whole batch")
+        raise InputError(
+            "run.statistics local needs --run.parallel pmap; under jit a step sees the whole batch"
+        )
     if run.parallel == "pmap" and jax.process_count() > 1:
-        raise InputError("run.parallel pmap is for one process; use jit, whose mesh spans processes")
+        raise InputError(
+            "run.parallel pmap is for one process; use jit, whose mesh spans processes"
+        )
 
 
 def _check_accumulation(config: Config) -> None:
@@ -192,12 +227,14 @@ def _check_accumulation(config: Config) -> None:
         return
     if config.head.update == "fused":
         raise InputError(
-            f"run.accumulate {config.run.accumulate} with head.update fused would update the class rows in every part; "
+            f"run.accumulate {config.run.accumulate} with head.update fused would update the class "
+            f"rows in every part; "
             "use --head.update optimiser"
         )
     if config.loss.name == "triplet":
         raise InputError(
-            f"run.accumulate {config.run.accumulate} with loss.name triplet leaves no pairs of one person in a part; "
+            f"run.accumulate {config.run.accumulate} with loss.name triplet leaves no pairs of one "
+            f"person in a part; "
             "leave it out"
         )
 
@@ -205,9 +242,14 @@ def _check_accumulation(config: Config) -> None:
 def _devices(run: RunConfig) -> list[jax.Device]:
     available = jax.devices()
     if run.devices is not None and not 1 <= run.devices <= len(available):
-        raise InputError(f"run.devices {run.devices}: there are {len(available)} of {available[0].device_kind}")
+        raise InputError(
+            f"run.devices {run.devices}: there are {len(available)} of {available[0].device_kind}"
+        )
     if run.devices is not None and jax.process_count() > 1 and run.devices != len(available):
-        raise InputError(f"run.devices {run.devices}: several processes use all {len(available)} of their devices")
+        raise InputError(
+            f"run.devices {run.devices}: several processes use all {len(available)} of their "
+            f"devices"
+        )
     return available[: run.devices]
 
 
@@ -227,7 +269,14 @@ def prepare(config: Config) -> Setup:
             f"run.batch_size {batch_size} is larger than the {len(data.train)} training images; "
             f"set --run.batch-size to at most {len(data.train)}"
         )
-    if config.loss.name == "triplet" and config.data.sampler == "balanced" and config.data.images_each < 2:
-        raise InputError(f"data.images_each {config.data.images_each}: loss.name triplet needs 2 or more of a person")
+    if (
+        config.loss.name == "triplet"
+        and config.data.sampler == "balanced"
+        and config.data.images_each < 2
+    ):
+        raise InputError(
+            f"data.images_each {config.data.images_each}: loss.name triplet needs 2 or more of a "
+            f"person"
+        )
     sampler = create_sampler(config.data, data.train, batch_size, config.run.seed)
     return Setup(create_program(config, data.num_classes), data, sampler)

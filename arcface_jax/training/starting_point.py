@@ -25,7 +25,8 @@ def check_exists(path: str) -> pathlib.Path:
     place = pathlib.Path(path)
     if not place.exists():
         raise InputError(
-            f"model.init {path}: no such file or folder; give a run, a PyTorch checkpoint or an .onnx file"
+            f"model.init {path}: no such file or folder; give a run, a PyTorch checkpoint or an "
+            f".onnx file"
         )
     return place
 
@@ -41,7 +42,8 @@ def start_from(path: str, state: TrainState, pixels: PixelConvention) -> TrainSt
     Returns: the state, placed as it was.
 
     Raises:
-      InputError: nothing there that can be read, another network, or one that was trained on other pixels.
+      InputError: nothing there that can be read, another network, or one that was trained on other
+        pixels.
     """
     place = check_exists(path)
     if (run := find_run(place)) is not None:
@@ -49,15 +51,23 @@ def start_from(path: str, state: TrainState, pixels: PixelConvention) -> TrainSt
     else:
         try:
             model = import_onnx(place) if place.suffix == ".onnx" else import_torch(place)
-        except UnknownProjectError as error:  # only of networks that no --model.name is, whichever the project
+        except (
+            UnknownProjectError
+        ) as error:  # only of networks that no --model.name is, whichever the project
             raise InputError(
-                f"model.init {path}: its weights are named as in AdaFace's and CurricularFace's own networks, and no "
-                "--model.name is one of these; give a checkpoint of the network that --model.name says"
+                f"model.init {path}: its weights are named as in AdaFace's and CurricularFace's "
+                f"own networks, and no "
+                "--model.name is one of these; give a checkpoint of the network that --model.name "
+                "says"
             ) from error
         variables, trained_on = dict(model.variables), model.pixels
     if trained_on != pixels:
-        name = next((name for name, one in CONVENTIONS.items() if one == trained_on), str(trained_on))
-        raise InputError(f"model.init {path}: was trained on pixels {name}; set --model.pixels {name}")
+        name = next(
+            (name for name, one in CONVENTIONS.items() if one == trained_on), str(trained_on)
+        )
+        raise InputError(
+            f"model.init {path}: was trained on pixels {name}; set --model.pixels {name}"
+        )
     params = _fitted(path, "params", variables["params"], state.params["backbone"])
     batch_stats = _fitted(path, "batch_stats", variables.get("batch_stats", {}), state.batch_stats)
     average = {"params": params, "batch_stats": batch_stats} if state.average else state.average
@@ -83,8 +93,13 @@ def _fitted(path: str, what: str, given: Any, wanted: Any) -> Any:
         shapes = [list(tree[name].shape) if name in tree else "absent" for tree in (have, want)]
         if shapes[0] != shapes[1]:
             raise InputError(
-                f"model.init {path}: {what}/{name} is {shapes[0]}, this run's model has {shapes[1]}; "
-                "set --model.name, --model.width, --model.embedding-size and --data.image-size to the trained model's"
+                f"model.init {path}: {what}/{name} is {shapes[0]}, this run's model has "
+                f"{shapes[1]}; "
+                "set --model.name, --model.width, --model.embedding-size and --data.image-size to "
+                "the trained model's"
             )
-    placed = [jax.device_put(jnp.asarray(have[name], want[name].dtype), want[name].sharding) for name in want]
+    placed = [
+        jax.device_put(jnp.asarray(have[name], want[name].dtype), want[name].sharding)
+        for name in want
+    ]
     return jax.tree.unflatten(jax.tree.structure(wanted), placed)

@@ -12,7 +12,9 @@ from arcface_jax.data.decode import height_and_width
 from arcface_jax.training.objective import Objective
 
 CLASS_ROWS = ("class_weights", "rows")
-"""Names of the parts of a state that have a row for each class, and are split over devices by the sharded head."""
+"""Names of the parts of a state that have a row for each class, and are split over devices by
+the sharded head.
+"""
 
 
 @flax.struct.dataclass
@@ -25,9 +27,11 @@ class TrainState:
       params: {"backbone": …, "head": …}, what the optimiser trains.
       batch_stats: running statistics of the backbone's normalisations.
       optimiser_state: of the optax transformation over `params`.
-      head_state: what the head carries itself: an adaptive loss's statistics, the rows of a fused head.
+      head_state: what the head carries itself: an adaptive loss's statistics, the rows of a fused
+        head.
       average: moving averages of the backbone's {"params", "batch_stats"}; empty without.
-      bad_steps: int32 [2], steps in a row, and in all, that were skipped since loss or gradient were not finite.
+      bad_steps: int32 [2], steps in a row, and in all, that were skipped since loss or gradient
+        were not finite.
     """
 
     step: jax.Array
@@ -40,7 +44,9 @@ class TrainState:
 
     @property
     def updates(self) -> jax.Array:
-        """How often the parameters were updated: what schedules go by, as the optimiser's own counts do."""
+        """How often the parameters were updated: what schedules go by, as the optimiser's own
+        counts do.
+        """
         return self.step - self.bad_steps[1]
 
     @property
@@ -73,7 +79,8 @@ def initial_state(
     shards: int = 1,
     average: bool = False,
 ) -> TrainState:
-    """Backbone, head and optimiser at step 0, drawn from `seed`; a pure function, to be compiled or only shaped.
+    """Backbone, head and optimiser at step 0, drawn from `seed`; a pure function, to be compiled or
+    only shaped.
 
     Args:
       backbone: Flax module of `arcface_jax.models`.
@@ -89,7 +96,9 @@ def initial_state(
     Returns: the state.
     """
     backbone_key, head_key = jax.random.split(jax.random.key(seed))
-    variables = backbone.init(backbone_key, jnp.zeros((1, *height_and_width(image_size), 3), jnp.float32))
+    variables = backbone.init(
+        backbone_key, jnp.zeros((1, *height_and_width(image_size), 3), jnp.float32)
+    )
     batch_stats = variables.get("batch_stats", {})
     params = {
         "backbone": variables["params"],

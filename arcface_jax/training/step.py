@@ -55,13 +55,14 @@ class Found(NamedTuple):
 class TrainStep:
     """The pure step (state, uint8 images [N, H, W, 3], labels [N]) -> (state, metrics).
 
-    To be compiled, see `arcface_jax.training.parallel`. Metrics are scalars: loss, accuracy (share of examples whose
-    own class has the highest score, before the margin), theta (mean angle to the own class, degrees), feature_norm,
-    gradient_norm and head_gradient_norm (of what the optimiser updates, before clipping), learning_rate (with a
-    schedule), bad_in_a_row and bad_steps.
+    To be compiled, see `arcface_jax.training.parallel`. Metrics are scalars: loss, accuracy (share
+    of examples whose own class has the highest score, before the margin), theta (mean angle to the
+    own class, degrees), feature_norm, gradient_norm and head_gradient_norm (of what the optimiser
+    updates, before clipping), learning_rate (with a schedule), bad_in_a_row and bad_steps.
 
-    A step whose loss, gradients or updated parameters are not finite changes nothing but the counts of steps (and,
-    where a backbone's backward pass alone overflows, the rows of a head that is fused with its update).
+    A step whose loss, gradients or updated parameters are not finite changes nothing but the counts
+    of steps (and, where a backbone's backward pass alone overflows, the rows of a head that is
+    fused with its update).
 
     Attributes:
       backbone: Flax module of `arcface_jax.models`.
@@ -71,15 +72,18 @@ class TrainStep:
       schedule: the learning rate by update, for a head that updates itself and for the metrics.
       augmentation: what happens to the images, and how often; by default the paper's mirroring.
       pixels: what the backbone expects.
-      axis_name: mapped axis that the batch is split over (pmap); gradients, running statistics and metrics are then
-        averaged over it. None under jit, where the compiler does this from the arrays' sharding.
-      accumulate: parts that the batch is computed in one after the other; part i has rows i, i + accumulate, ….
-        Gradients are means over the whole batch; batch statistics are each part's own, one after the other, and so
-        are those of an adaptive loss.
-      frozen_steps: for so many steps the backbone runs with its running statistics, which stay as they are, and has no
-        gradient. (That decay does not move its parameters is up to the optimiser.)
+      axis_name: mapped axis that the batch is split over (pmap); gradients, running statistics and
+        metrics are then averaged over it. None under jit, where the compiler does this from the
+        arrays' sharding.
+      accumulate: parts that the batch is computed in one after the other; part i has rows i, i +
+        accumulate, …. Gradients are means over the whole batch; batch statistics are each part's
+        own, one after the other, and so are those of an adaptive loss.
+      frozen_steps: for so many steps the backbone runs with its running statistics, which stay as
+        they are, and has no gradient. (That decay does not move its parameters is up to the
+        optimiser.)
       clip: the largest norm of all gradients together; longer ones are scaled down to it.
-      average_decay: d of the moving averages, a ← d·a + (1 − d)·w with d = min(decay, (1 + t)/(10 + t)).
+      average_decay: d of the moving averages, a ← d·a + (1 − d)·w with d = min(decay, (1 + t)/(10 +
+        t)).
     """
 
     backbone: nn.Module
@@ -105,7 +109,9 @@ class TrainStep:
         if self.clip is not None:
             shrink = jnp.minimum(1.0, self.clip / jnp.maximum(metrics["gradient_norm"], 1e-30))
             gradients = jax.tree.map(lambda leaf: leaf * shrink, gradients)
-        updates, optimiser_state = self.optimiser.update(gradients, state.optimiser_state, state.params)
+        updates, optimiser_state = self.optimiser.update(
+            gradients, state.optimiser_state, state.params
+        )
         params = optax.apply_updates(state.params, updates)
         new = dataclasses.replace(
             state,
@@ -113,13 +119,23 @@ class TrainStep:
             batch_stats=found.batch_stats,
             optimiser_state=optimiser_state,
             head_state=found.head_state,
-            average=self._average(state, {"params": params["backbone"], "batch_stats": found.batch_stats}),
+            average=self._average(
+                state, {"params": params["backbone"], "batch_stats": found.batch_stats}
+            ),
         )
-        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"]) & self._all_finite(params)
-        bad_steps = jnp.stack([jnp.where(good, 0, state.bad_steps[0] + 1), state.bad_steps[1] + ~good])
+        good = (
+            jnp.isfinite(metrics["loss"])
+            & jnp.isfinite(metrics["gradient_norm"])
+            & self._all_finite(params)
+        )
+        bad_steps = jnp.stack(
+            [jnp.where(good, 0, state.bad_steps[0] + 1), state.bad_steps[1] + ~good]
+        )
         new = jax.tree_util.tree_map_with_path(
             # A fused head has seen to its rows itself; to choose here would copy them.
-            lambda path, after, before: after if _is_fused(path) else jnp.where(good, after, before),
+            lambda path, after, before: (
+                after if _is_fused(path) else jnp.where(good, after, before)
+            ),
             new,
             state,
         )
@@ -128,15 +144,21 @@ class TrainStep:
             metrics["learning_rate"] = self._rate(state)
         return dataclasses.replace(new, step=state.step + 1, bad_steps=bad_steps), metrics
 
-    def forward_and_backward(self, state: TrainState, images: jax.Array, labels: jax.Array) -> Found:
-        """Means over the whole batch, over all devices: gradients, metrics; and the new statistics."""
+    def forward_and_backward(
+        self, state: TrainState, images: jax.Array, labels: jax.Array
+    ) -> Found:
+        """Means over the whole batch, over all devices: gradients, metrics; and the new
+        statistics.
+        """
         batch = self.with_keys(state.step, images, labels)
         found = self._part(state, batch) if self.accumulate == 1 else self._parts(state, batch)
         if self.axis_name is None:
             return found
 
         def mean(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-            if self.objective.splits_classes and is_class_rows(path, leaf):  # whole already, of the sum over devices
+            if self.objective.splits_classes and is_class_rows(
+                path, leaf
+            ):  # whole already, of the sum over devices
                 return leaf / jax.lax.axis_size(self.axis_name)
             return jax.lax.pmean(leaf, self.axis_name)
 
@@ -145,12 +167,22 @@ class TrainStep:
         return found._replace(gradients=gradients, metrics=metrics, batch_stats=batch_stats)
 
     def embed(
-        self, params: Any, batch_stats: Any, updates: jax.Array, inputs: jax.Array, dropout_key: jax.Array
+        self,
+        params: Any,
+        batch_stats: Any,
+        updates: jax.Array,
+        inputs: jax.Array,
+        dropout_key: jax.Array,
     ) -> tuple[jax.Array, Any]:
-        """(embeddings, new batch statistics) of normalised images, after so many updates of the parameters."""
+        """(embeddings, new batch statistics) of normalised images, after so many updates of the
+        parameters.
+        """
 
         def training(params: Any) -> tuple[jax.Array, Any]:
-            variables, random = {"params": params, "batch_stats": batch_stats}, {"dropout": dropout_key}
+            variables, random = (
+                {"params": params, "batch_stats": batch_stats},
+                {"dropout": dropout_key},
+            )
             embeddings, updates = self.backbone.apply(
                 variables, inputs, train=True, mutable=["batch_stats"], rngs=random
             )
@@ -177,16 +209,23 @@ class TrainStep:
         head_key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), step), 1)
         rows = images.shape[0]
         if self.axis_name is None:
-            return Batch(images, labels, example_keys(augment_key, step, rows), dropout_key, head_key)
-        # The keys of the global batch's rows, so that an example fares the same however the batch is split.
+            return Batch(
+                images, labels, example_keys(augment_key, step, rows), dropout_key, head_key
+            )
+        # The keys of the global batch's rows, so that an example fares the same however the batch
+        # is split.
         shard, shards = jax.lax.axis_index(self.axis_name), jax.lax.axis_size(self.axis_name)
-        keys = jax.lax.dynamic_slice_in_dim(example_keys(augment_key, step, rows * shards), shard * rows, rows)
+        keys = jax.lax.dynamic_slice_in_dim(
+            example_keys(augment_key, step, rows * shards), shard * rows, rows
+        )
         return Batch(images, labels, keys, jax.random.fold_in(dropout_key, shard), head_key)
 
     def _part(self, state: TrainState, batch: Batch) -> Found:
         inputs = self.inputs(batch.images, batch.example_keys)
         embeddings, pull_back, batch_stats = jax.vjp(
-            lambda params: self.embed(params, state.batch_stats, state.updates, inputs, batch.dropout_key),
+            lambda params: self.embed(
+                params, state.batch_stats, state.updates, inputs, batch.dropout_key
+            ),
             state.params["backbone"],
             has_aux=True,
         )
@@ -211,7 +250,9 @@ class TrainStep:
 
     def _rate(self, state: TrainState) -> jax.Array:
         """The learning rate of the update that follows; 0 without a schedule."""
-        return jnp.asarray(0.0 if self.schedule is None else self.schedule(state.updates), jnp.float32)
+        return jnp.asarray(
+            0.0 if self.schedule is None else self.schedule(state.updates), jnp.float32
+        )
 
     def _parts(self, state: TrainState, batch: Batch) -> Found:
         def split(rows: jax.Array) -> jax.Array:
@@ -225,25 +266,38 @@ class TrainStep:
 
         def add(sums: Found, number: jax.Array) -> tuple[Found, jax.Array]:
             new = part(sums.batch_stats, sums.head_state, number)
-            added = jax.tree.map(jnp.add, (sums.gradients, sums.metrics), (new.gradients, new.metrics))
+            added = jax.tree.map(
+                jnp.add, (sums.gradients, sums.metrics), (new.gradients, new.metrics)
+            )
             return sums._replace(
-                gradients=added[0], metrics=added[1], batch_stats=new.batch_stats, head_state=new.head_state
+                gradients=added[0],
+                metrics=added[1],
+                batch_stats=new.batch_stats,
+                head_state=new.head_state,
             ), new.target_cosine
 
         parts = tuple(map(split, (batch.images, batch.labels, batch.example_keys)))
         shapes = jax.eval_shape(part, state.batch_stats, state.head_state, jnp.zeros((), jnp.int32))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes.gradients, shapes.metrics))
+        zeros = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes.gradients, shapes.metrics)
+        )
         sums = Found(zeros[0], zeros[1], state.batch_stats, state.head_state, jnp.zeros(()))
         sums, cosines = jax.lax.scan(add, sums, jnp.arange(self.accumulate))
         means = jax.tree.map(lambda leaf: leaf / self.accumulate, (sums.gradients, sums.metrics))
         return sums._replace(gradients=means[0], metrics=means[1], target_cosine=cosines)
 
     def _norms(self, gradients: dict[str, Any]) -> dict[str, jax.Array]:
-        """Norms of the gradients; class rows that are split over a mapped axis are summed over it."""
+        """Norms of the gradients; class rows that are split over a mapped axis are summed over
+        it.
+        """
 
         def square(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
             square = jnp.sum(jnp.square(leaf.astype(jnp.float32)))
-            split = self.axis_name is not None and self.objective.splits_classes and is_class_rows(path, leaf)
+            split = (
+                self.axis_name is not None
+                and self.objective.splits_classes
+                and is_class_rows(path, leaf)
+            )
             return jax.lax.psum(square, self.axis_name) if split else square
 
         squares = jax.tree_util.tree_map_with_path(square, gradients)
@@ -262,8 +316,13 @@ class TrainStep:
         if not state.average:
             return state.average
         decay = jnp.minimum(self.average_decay, (1.0 + state.step) / (10.0 + state.step))
-        return jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.average, latest)
+        return jax.tree.map(
+            lambda old, new: decay * old + (1.0 - decay) * new, state.average, latest
+        )
 
 
 def _is_fused(path: tuple[Any, ...]) -> bool:
-    return [getattr(key, "name", getattr(key, "key", None)) for key in path[:2]] == ["head_state", "rows"]
+    return [getattr(key, "name", getattr(key, "key", None)) for key in path[:2]] == [
+        "head_state",
+        "rows",
+    ]

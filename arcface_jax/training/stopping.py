@@ -32,7 +32,9 @@ class StopRequest:
         self._signal_number = number
 
     def agreed(self) -> int:
-        """The signal that any process of the run received, 0 for none; the same answer in all of them."""
+        """The signal that any process of the run received, 0 for none; the same answer in all
+        of them.
+        """
         if jax.process_count() == 1:
             return self._signal_number
         return int(np.max(multihost_utils.process_allgather(np.int32(self._signal_number))))
@@ -40,9 +42,13 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Turns the first Ctrl-C or termination signal into a request; the second interrupts at once."""
+    """Turns the first Ctrl-C or termination signal into a request; the second interrupts at
+    once.
+    """
     request = StopRequest()
-    previous = {number: signal.signal(number, request.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, request.ask) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield request
     finally:

@@ -6,7 +6,9 @@ import numpy as np
 
 
 class Timer:
-    """Images a second, and the share of the time that steps waited for data; verification is not counted."""
+    """Images a second, and the share of the time that steps waited for data; verification is
+    not counted.
+    """
 
     def __init__(self, batch_size: int) -> None:
         """`batch_size` images a step."""
@@ -47,4 +49,7 @@ class Timer:
         return self._speeds(*self._totals.tolist()) if self._totals[0] else {}
 
     def _speeds(self, steps: float, seconds: float, waited: float) -> dict[str, float]:
-        return {"images_per_second": steps * self._batch_size / seconds, "data_wait": waited / seconds}
+        return {
+            "images_per_second": steps * self._batch_size / seconds,
+            "data_wait": waited / seconds,
+        }

@@ -32,7 +32,9 @@ _ANGLE_SAMPLE = 2048
 
 
 def by_set(numbers: Numbers) -> dict[str, Numbers]:
-    """The numbers of a verification by set (and "average"), each under its own name; the first set is called ""."""
+    """The numbers of a verification by set (and "average"), each under its own name; the first
+    set is called "".
+    """
     sets: dict[str, Numbers] = {}
     for name, value in numbers.items():
         prefix, _, own = name.rpartition("/")
@@ -59,9 +61,9 @@ class Verifier:
     def verify(self, state: TrainState) -> tuple[Numbers, np.ndarray]:
         """Verifies every set.
 
-        Returns: (accuracy over folds, TAR at FAR, EER, AUC … of the first set, and the same of each other set after
-          its name and a slash, and of the first set by the moving average after "average/"; similarities of the first
-          set's pairs).
+        Returns: (accuracy over folds, TAR at FAR, EER, AUC … of the first set, and the same of each
+          other set after its name and a slash, and of the first set by the moving average after
+          "average/"; similarities of the first set's pairs).
         """
         program, (first, *others) = self._setup.program, self._setup.data.sets
         variables = program.step.local(state.backbone_variables)
@@ -71,37 +73,50 @@ class Verifier:
             scored = _scored(self.similarities(variables, other), other).numbers()
             numbers |= {f"{other.name}/{name}": value for name, value in scored.items()}
         if state.average:
-            scored = _scored(self.similarities(program.step.local(state.average), first), first).numbers()
+            scored = _scored(
+                self.similarities(program.step.local(state.average), first), first
+            ).numbers()
             numbers |= {f"{AVERAGE}/{name}": value for name, value in scored.items()}
         return numbers, similarities
 
     def angles(self, state: TrainState) -> np.ndarray:
         """Degrees between a sample of training images and the centres of their classes, [n].
 
-        Centres are class weights (of sub-centres, the nearest); for a loss without classes, the means of the sample.
+        Centres are class weights (of sub-centres, the nearest); for a loss without classes, the
+        means of the sample.
         """
         setup, config = self._setup, self._setup.config
         if self._sample is None:
-            self._sample = sample_images(setup.data.train, _ANGLE_SAMPLE, config.data.size, config.run.seed)
+            self._sample = sample_images(
+                setup.data.train, _ANGLE_SAMPLE, config.data.size, config.run.seed
+            )
         images, labels = self._sample
         variables = setup.program.step.local(state.backbone_variables)
         embeddings = embed_images(self._embed, variables, images)
         centres = rows_of(setup.program, state, labels)
         if centres is None:
             present, numbers = np.unique(labels, return_inverse=True)
-            centres = class_centres(unit_embeddings(embeddings, "embeddings"), numbers, len(present))[numbers]
+            centres = class_centres(
+                unit_embeddings(embeddings, "embeddings"), numbers, len(present)
+            )[numbers]
         return target_angles(embeddings, centres, np.arange(len(labels)))
 
 
 def _scored(similarities: np.ndarray, tested: VerificationSet) -> VerificationResult:
-    return verify_similarities(similarities, tested.pairs.same, folds=max(2, tested.pairs.num_folds))
+    return verify_similarities(
+        similarities, tested.pairs.same, folds=max(2, tested.pairs.num_folds)
+    )
 
 
 def rows_of(program: Program, state: TrainState, classes: np.ndarray) -> np.ndarray | None:
-    """The class weights of some classes, wherever they lie: [n, D] or [n, K, D]; None for a loss without classes."""
+    """The class weights of some classes, wherever they lie: [n, D] or [n, K, D]; None for a
+    loss without classes.
+    """
     weights = program.objective.class_weights(state.params["head"], state.head_state)
     if weights is None:
         return None
     rows = rows_of_classes(classes, program.num_classes, program.shards)
-    take = jax.jit(lambda weights: jnp.take(weights, rows, axis=0), out_shardings=state.step.sharding)
+    take = jax.jit(
+        lambda weights: jnp.take(weights, rows, axis=0), out_shardings=state.step.sharding
+    )
     return np.asarray(program.step.local(take(weights)))

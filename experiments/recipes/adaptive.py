@@ -1,6 +1,7 @@
 """The runs of AdaFace (Kim et al., arXiv:2204.00964) and MagFace (Meng et al., arXiv:2103.06627).
 
-References: mk-minchul/AdaFace and IrvingMeng/MagFace, their scripts and README. In both r18 and r50 are IResNets with
+References: mk-minchul/AdaFace and IrvingMeng/MagFace, their scripts and README. In both r18 and r50
+  are IResNets with
 dropout .4; AdaFace's have no convolution on a shortcut that keeps its width, those here do.
 """
 
@@ -35,7 +36,9 @@ def _in_steps(data: DataSet, epochs: int, drops: tuple[int, ...], config: Config
         drops=tuple(epoch / epochs for epoch in drops),
         warmup=0.0,
     )
-    return dataclasses.replace(config, optimiser=optimiser, run=long_run(steps_of(epochs, data, _BATCH), _BATCH))
+    return dataclasses.replace(
+        config, optimiser=optimiser, run=long_run(steps_of(epochs, data, _BATCH), _BATCH)
+    )
 
 
 def _adaface(network: str, data: DataSet, head: HeadConfig) -> Config:
@@ -65,16 +68,20 @@ def _magface(network: str) -> Config:
 
 @recipe(CASIA, published="LFW 99.13, CFP-FP 92.59, AgeDB-30 92.72 (AdaFace's README)", speed=None)
 def adaface_casia_r18() -> Config:
-    """CASIA-WebFace, r18, AdaFace .4, with crops, low resolution and changed colours; pixels are BGR.
+    """CASIA-WebFace, r18, AdaFace .4, with crops, low resolution and changed colours; pixels are
+    BGR.
 
     The schedule is that of AdaFace's scripts, which are for MS1MV2.
     """
     return _adaface("iresnet18", CASIA, HeadConfig())
 
 
-@recipe(CASIA, published="LFW 99.42, CFP-FP 96.41, AgeDB-30 94.38 (AdaFace's README)", speed=R50_MAGFACE)
+@recipe(
+    CASIA, published="LFW 99.42, CFP-FP 96.41, AgeDB-30 94.38 (AdaFace's README)", speed=R50_MAGFACE
+)
 def adaface_casia_r50() -> Config:
-    """CASIA-WebFace, r50, AdaFace .4, with crops, low resolution and changed colours; pixels are BGR.
+    """CASIA-WebFace, r50, AdaFace .4, with crops, low resolution and changed colours; pixels are
+    BGR.
 
     The schedule is that of AdaFace's scripts, which are for MS1MV2.
     """
@@ -106,4 +113,10 @@ def magface_ms1mv2_r50() -> Config:
     return _magface("iresnet50")
 
 
-RECIPES = (adaface_casia_r18, adaface_casia_r50, adaface_ms1mv2_r50, magface_ms1mv2_r18, magface_ms1mv2_r50)
+RECIPES = (
+    adaface_casia_r18,
+    adaface_casia_r50,
+    adaface_ms1mv2_r50,
+    magface_ms1mv2_r18,
+    magface_ms1mv2_r50,
+)

@@ -1,4 +1,5 @@
-"""The runs of the ArcFace paper (Deng et al., arXiv:1801.07698): SGD, the rate divided by 10 twice, dropout .4.
+"""The runs of the ArcFace paper (Deng et al., arXiv:1801.07698): SGD, the rate divided by 10 twice,
+dropout .4.
 
 Their code's rule past θ + m = π is the linear one. It computed in float32, these in bfloat16.
 """
@@ -40,12 +41,16 @@ def _paper(network: str, steps: int, drops: tuple[int, ...], head: HeadConfig) -
     )
 
 
-@recipe(CASIA, published="LFW 99.53, CFP-FP 95.56, AgeDB-30 95.15 (the paper, Table 2)", speed=R50_MAGFACE)
+@recipe(
+    CASIA,
+    published="LFW 99.53, CFP-FP 95.56, AgeDB-30 95.15 (the paper, Table 2)",
+    speed=R50_MAGFACE,
+)
 def casia_r50() -> Config:
     """CASIA-WebFace, r50, ArcFace .5: the run of the paper's Table 2.
 
-    The published result is of the same schedule; its margins .4, .45, .55 are --loss.margin away, its other losses
-    --loss.name.
+    The published result is of the same schedule; its margins .4, .45, .55 are --loss.margin away,
+    its other losses --loss.name.
     """
     return _paper("iresnet50", 32_000, (20_000, 28_000), HeadConfig())
 
@@ -54,14 +59,16 @@ def casia_r50() -> Config:
 def ms1mv2_r50() -> Config:
     """MS1MV2, r50, ArcFace .5: the paper's schedule.
 
-    The paper publishes r100. arcface_torch, by a schedule of its own, has IJB-C at FAR 1e-4 95.97 for r50.
+    The paper publishes r100. arcface_torch, by a schedule of its own, has IJB-C at FAR 1e-4 95.97
+    for r50.
     """
     return _paper("iresnet50", 180_000, (100_000, 160_000), HeadConfig(kind="sharded"))
 
 
 @recipe(
     MS1MV2,
-    published="CALFW 95.45, CPLFW 92.08, IJB-C at FAR 1e-4 96.03 (the paper, the last as AdaFace quotes it)",
+    published="CALFW 95.45, CPLFW 92.08, IJB-C at FAR 1e-4 96.03 (the paper, the last as AdaFace "
+    "quotes it)",
     speed=R100_MAGFACE,
 )
 def ms1mv2_r100() -> Config:

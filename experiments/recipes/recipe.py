@@ -1,4 +1,6 @@
-"""What a published recipe is: a configuration, the data that it is for, and what it gave its authors."""
+"""What a published recipe is: a configuration, the data that it is for, and what it gave its
+authors.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -40,7 +42,9 @@ class Recipe:
     speed: Speed | None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "__doc__", f"{(self.make.__doc__ or '').rstrip()}\n\n    {self.facts()}\n")
+        object.__setattr__(
+            self, "__doc__", f"{(self.make.__doc__ or '').rstrip()}\n\n    {self.facts()}\n"
+        )
 
     def __call__(self) -> Config:
         """The configuration; the data's place is for the command line."""
@@ -71,7 +75,9 @@ class Recipe:
         length = f"{run.steps:,} steps of {run.batch_size:,} ({self.epochs:.1f} epochs)"
         warmup = f", warm-up {round(optimiser.warmup * run.steps):,}" if optimiser.warmup else ""
         if optimiser.schedule == "steps":
-            shape = "÷10 at " + ", ".join(f"{round(share * run.steps):,}" for share in optimiser.drops)
+            shape = "÷10 at " + ", ".join(
+                f"{round(share * run.steps):,}" for share in optimiser.drops
+            )
         else:
             shape = optimiser.schedule
         return f"{optimiser.name} {optimiser.learning_rate:g}, {shape}{warmup}; {length}"
@@ -96,12 +102,15 @@ class Recipe:
         )
 
 
-def recipe(data: DataSet, *, published: str | None, speed: Speed | None) -> Callable[[Callable[[], Config]], Recipe]:
+def recipe(
+    data: DataSet, *, published: str | None, speed: Speed | None
+) -> Callable[[Callable[[], Config]], Recipe]:
     """Makes a `Recipe` of a function that returns a configuration."""
     return lambda make: Recipe(make, data, published, speed)
 
 
-# The aligned 112×112 crops that the papers train on. Cut anew, a set may have other numbers: a run counts its own.
+# The aligned 112×112 crops that the papers train on. Cut anew, a set may have other numbers: a run
+# counts its own.
 CASIA = DataSet("CASIA-WebFace", 10_572, 490_623)
 MS1MV2 = DataSet("MS1MV2", 85_742, 5_822_653)
 MS1MV3 = DataSet("MS1MV3", 93_431, 5_179_510)
@@ -112,12 +121,18 @@ WEBFACE42M = DataSet("WebFace42M", 2_059_906, 42_474_557)
 
 R50_MAGFACE = Speed(3388.66, "MagFace's table: r50 in float16, 85,742 identities, 8 V100")
 R100_MAGFACE = Speed(2013.90, "MagFace's table: r100 in float16, 85,742 identities, 8 V100")
-R50_ARCFACE_TORCH = Speed(4824, "arcface_torch's table: r50, 125,000 identities, model parallel, 8 V100")
-R50_PARTIAL_FC = Speed(4738, "arcface_torch's table: r50, 1.4 million identities, Partial FC .1, 8 V100")
+R50_ARCFACE_TORCH = Speed(
+    4824, "arcface_torch's table: r50, 125,000 identities, model parallel, 8 V100"
+)
+R50_PARTIAL_FC = Speed(
+    4738, "arcface_torch's table: r50, 1.4 million identities, Partial FC .1, 8 V100"
+)
 
 
 def stream_of_crops() -> DataConfig:
-    """Whatever data.root holds, 112×112, decoded on the way; all of it trains, and data.verify names what verifies."""
+    """Whatever data.root holds, 112×112, decoded on the way; all of it trains, and data.verify
+    names what verifies.
+    """
     return DataConfig(source="auto", image_size=112, test_fraction=0.0, loading="stream")
 
 

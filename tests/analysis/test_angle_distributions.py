@@ -15,7 +15,11 @@ def test_known_angles_whatever_the_lengths():
 
 def test_against_float64_numpy():
     random = np.random.default_rng(0)
-    embeddings, centres, labels = random.normal(size=(50, 16)), random.normal(size=(7, 16)), random.integers(0, 7, 50)
+    embeddings, centres, labels = (
+        random.normal(size=(50, 16)),
+        random.normal(size=(7, 16)),
+        random.integers(0, 7, 50),
+    )
     lengths = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(centres[labels], axis=1)
     expected = np.degrees(np.arccos(np.sum(embeddings * centres[labels], axis=1) / lengths))
     found = target_angles(embeddings.astype(np.float32), centres.astype(np.float32), labels)

@@ -39,7 +39,9 @@ def test_overlap_is_negative_and_outliers_can_be_left_out():
 
 def test_opposite_centres_have_a_gap_too():
     embeddings = on_circle(np.array([-10.0, 10.0, 170.0, 190.0]))
-    assert class_gaps(embeddings, np.array([0, 0, 1, 1])).nearest.tolist() == pytest.approx([160, 160])
+    assert class_gaps(embeddings, np.array([0, 0, 1, 1])).nearest.tolist() == pytest.approx(
+        [160, 160]
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -54,41 +56,58 @@ def test_a_rotation_and_lengths_change_nothing_and_a_positive_gap_separates(dim,
     np.testing.assert_allclose(turned.between, found.between, atol=1e-6)
     if found.between[0, 1] > 0:
         unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-        a, b = (unit[labels == c].mean(0) / np.linalg.norm(unit[labels == c].mean(0)) for c in (0, 1))
+        a, b = (
+            unit[labels == c].mean(0) / np.linalg.norm(unit[labels == c].mean(0)) for c in (0, 1)
+        )
         along = (b - (a @ b) * a) / np.linalg.norm(b - (a @ b) * a)
         phi = np.arctan2(unit @ along, unit @ a)
         half = np.arctan2(b @ along, b @ a) / 2
         phi = (phi - half + np.pi) % (2 * np.pi) - np.pi
-        assert np.degrees(phi[labels == 1].min() - phi[labels == 0].max()) == pytest.approx(found.between[0, 1])
+        assert np.degrees(phi[labels == 1].min() - phi[labels == 0].max()) == pytest.approx(
+            found.between[0, 1]
+        )
 
 
 def test_on_the_sphere_it_is_the_arc_between_caps():
-    # Two caps of 10° around directions 50° apart: the wedge that touches a cap of radius r is r wide at its centre.
+    # Two caps of 10° around directions 50° apart: the wedge that touches a cap of radius r is r
+    # wide at its centre.
     ring = np.linspace(0, 2 * np.pi, 360, endpoint=False)
     r = np.radians(10)
-    cap = np.stack([np.full(360, np.cos(r)), np.sin(r) * np.cos(ring), np.sin(r) * np.sin(ring)], axis=1)
+    cap = np.stack(
+        [np.full(360, np.cos(r)), np.sin(r) * np.cos(ring), np.sin(r) * np.sin(ring)], axis=1
+    )
     turn = np.radians(50)
-    rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    rotation = np.array(
+        [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+    )
     found = class_gaps(np.concatenate([cap, cap @ rotation.T]), np.repeat([0, 1], 360))
     assert found.nearest[0] == pytest.approx(30, abs=0.01)
     np.testing.assert_allclose(found.spread, 10)
 
 
-@pytest.mark.parametrize(("classes", "margin", "scale"), [(8, 0.5, 16.0), (8, 0.0, 16.0), (5, 0.9, 3.0)])
+@pytest.mark.parametrize(
+    ("classes", "margin", "scale"), [(8, 0.5, 16.0), (8, 0.0, 16.0), (5, 0.9, 3.0)]
+)
 def test_probability_on_an_even_circle_is_softmaxs(classes, margin, scale):
     angles = 2 * np.pi * np.arange(classes) / classes
     logits = scale * np.cos(angles)
     logits[0] = scale * math.cos(margin)
     expected = np.exp(logits)[0] / np.exp(logits).sum()
     psi = arcface(margin) if margin else softmax_on_sphere()
-    assert even_circle_probability(classes, psi, scale) == pytest.approx(expected, rel=2e-3)  # the sine's guard
+    assert even_circle_probability(classes, psi, scale) == pytest.approx(
+        expected, rel=2e-3
+    )  # the sine's guard
 
 
 def test_a_margin_of_the_whole_angle_between_centres_is_infeasible():
     feasible, infeasible = arcface(0.9 * 2 * math.pi / 8), arcface(2 * math.pi / 8)
     assert even_circle_probability(8, feasible, 256.0) > 0.999
     assert even_circle_probability(8, infeasible, 16.0) == pytest.approx(1 / 3, abs=5e-3)
-    assert even_circle_probability(8, arcface(1.0), 64.0) < even_circle_probability(8, arcface(1.0), 16.0) < 1 / 3
+    assert (
+        even_circle_probability(8, arcface(1.0), 64.0)
+        < even_circle_probability(8, arcface(1.0), 16.0)
+        < 1 / 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +118,12 @@ def test_a_margin_of_the_whole_angle_between_centres_is_infeasible():
         (np.ones((4, 2)), np.zeros(4), 0.0, "a gap needs two"),
         (np.ones((4, 2)), np.arange(4), 0.6, "quantile is 0.6"),
         (np.array([[1.0, 0.0], [0.0, 0.0]]), np.arange(2), 0.0, "embeddings: row 1 has length 0"),
-        (np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 1.0]]), np.array([4, 4, 5]), 0.0, "the mean of class 4 has length 0"),
+        (
+            np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 1.0]]),
+            np.array([4, 4, 5]),
+            0.0,
+            "the mean of class 4 has length 0",
+        ),
     ],
 )
 def test_bad_arrays_are_named(embeddings, labels, quantile, said):

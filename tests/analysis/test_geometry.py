@@ -1,4 +1,6 @@
-"""Decision boundaries and margins between two classes, against closed forms and against the losses themselves."""
+"""Decision boundaries and margins between two classes, against closed forms and against the
+losses themselves.
+"""
 
 import math
 
@@ -13,7 +15,14 @@ from arcface_jax.analysis import geometry
 from arcface_jax.angles import SINE_GUARD
 from arcface_jax.errors import InputError
 from arcface_jax.losses import margin_cross_entropy, softmax_loss
-from arcface_jax.margins import NAMED_MARGINS, arcface, combined, cosface, softmax_on_sphere, sphereface
+from arcface_jax.margins import (
+    NAMED_MARGINS,
+    arcface,
+    combined,
+    cosface,
+    softmax_on_sphere,
+    sphereface,
+)
 
 laws = settings(max_examples=25, deadline=None)
 
@@ -37,21 +46,34 @@ def test_the_other_boundaries_are_their_equations():
     np.testing.assert_array_equal(np.isnan(across), ~inside)  # it leaves the sphere
     np.testing.assert_allclose(np.cos(across[inside]), np.cos(theta[inside]) - 0.35, atol=1e-12)
     before_pi = np.linspace(0.02, math.pi / 1.35 - 0.02, 100)
-    np.testing.assert_allclose(geometry.boundary(sphereface(1.35), before_pi), 1.35 * before_pi, atol=5e-5)
+    np.testing.assert_allclose(
+        geometry.boundary(sphereface(1.35), before_pi), 1.35 * before_pi, atol=5e-5
+    )
     mixed = geometry.boundary(NAMED_MARGINS["cm2"], before_pi)
     np.testing.assert_allclose(np.cos(mixed), np.cos(0.9 * before_pi + 0.4) - 0.15, atol=2e-5)
 
 
 def test_past_pi_the_formulas_boundary_folds_back_and_reflects_leaves_the_sphere():
     theta = np.array([math.pi - 0.4, math.pi - 0.1])
-    np.testing.assert_allclose(geometry.boundary(arcface(0.5), theta), 2 * math.pi - 0.5 - theta, atol=2e-5)
+    np.testing.assert_allclose(
+        geometry.boundary(arcface(0.5), theta), 2 * math.pi - 0.5 - theta, atol=2e-5
+    )
     assert np.isnan(geometry.boundary(arcface(0.5, past_pi="reflect"), theta)).all()
     assert geometry.region(arcface(0.5), math.pi - 0.1, math.pi - 0.1) == geometry.BOTH
-    assert geometry.region(arcface(0.5, past_pi="reflect"), math.pi - 0.1, math.pi - 0.1) == geometry.MARGIN
+    assert (
+        geometry.region(arcface(0.5, past_pi="reflect"), math.pi - 0.1, math.pi - 0.1)
+        == geometry.MARGIN
+    )
 
 
 @laws
-@given(st.floats(1.0, 4.0), st.floats(0.0, 1.0), st.floats(0.0, 0.6), st.floats(0.0, 1.5), st.floats(0.5, 64.0))
+@given(
+    st.floats(1.0, 4.0),
+    st.floats(0.0, 1.0),
+    st.floats(0.0, 0.6),
+    st.floats(0.0, 1.5),
+    st.floats(0.5, 64.0),
+)
 def test_on_the_boundary_the_loss_is_ln_2_whatever_the_scale(m1, m2, m3, theta, scale):
     psi = combined(m1, m2, m3)
     across = float(geometry.boundary(psi, theta))
@@ -89,9 +111,13 @@ def test_a_region_is_where_the_boundaries_say():
     regions = geometry.region(arcface(0.5), first, second)
     gap = second - first
     clear = np.abs(np.abs(gap) - 0.5) > 1e-4
-    wanted = np.where(gap > 0.5, geometry.CLASS_1, np.where(gap < -0.5, geometry.CLASS_2, geometry.MARGIN))
+    wanted = np.where(
+        gap > 0.5, geometry.CLASS_1, np.where(gap < -0.5, geometry.CLASS_2, geometry.MARGIN)
+    )
     np.testing.assert_array_equal(regions[clear], wanted[clear])
-    np.testing.assert_array_equal(geometry.region(softmax_on_sphere(), theta, theta), geometry.MARGIN)
+    np.testing.assert_array_equal(
+        geometry.region(softmax_on_sphere(), theta, theta), geometry.MARGIN
+    )
 
 
 ALPHAS = np.radians([61.0, 75.0, 90.0, 120.0, 150.0, 180.0])
@@ -138,7 +164,9 @@ def test_centres_closer_than_the_margin_have_no_region_between_them():
 
 
 def test_without_a_margin_nothing_lies_between_even_at_the_ends():
-    np.testing.assert_allclose(geometry.margin_arc(arcface(0.0), np.linspace(0.0, math.pi, 37)), 0.0, atol=1e-12)
+    np.testing.assert_allclose(
+        geometry.margin_arc(arcface(0.0), np.linspace(0.0, math.pi, 37)), 0.0, atol=1e-12
+    )
     bonus = geometry.margin_arc(lambda cosine: cosine + 0.1, np.asarray(math.pi / 2))
     assert bonus == pytest.approx(-2 * math.asin(0.1 / math.sqrt(2)))  # the regions overlap
 

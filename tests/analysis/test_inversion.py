@@ -21,7 +21,9 @@ PROJECTION = RNG.normal(size=(48, 5)).astype(np.float32)
 
 
 def linear_network(images):
-    """A stand-in for a backbone: one linear map, and the statistics of the colours against N(0.2, 0.25)."""
+    """A stand-in for a backbone: one linear map, and the statistics of the colours against
+    N(0.2, 0.25).
+    """
     colours = (jnp.mean(images, (0, 1, 2)), jnp.var(images, (0, 1, 2)))
     return images.reshape(len(images), -1) @ PROJECTION, [
         LayerStatistics(*colours, jnp.full(3, 0.2, images.dtype), jnp.full(3, 0.25, images.dtype))
@@ -33,7 +35,9 @@ def test_distance_of_statistics_is_in_units_of_the_running_deviation():
     running_variance = RNG.uniform(0.5, 2.0, 6).astype(np.float32)
     layer = LayerStatistics(mean, variance, running_mean, running_variance)
     sigma = running_variance.astype(np.float64) + 1e-5
-    expected = np.mean((mean - running_mean) ** 2 / sigma) + np.mean(((variance - running_variance) / sigma) ** 2)
+    expected = np.mean((mean - running_mean) ** 2 / sigma) + np.mean(
+        ((variance - running_variance) / sigma) ** 2
+    )
     assert standardised_distance([layer, layer]) == pytest.approx(2 * expected, rel=1e-5)
     scaled = LayerStatistics(1e3 * mean, 1e6 * variance, 1e3 * running_mean, 1e6 * running_variance)
     assert standardised_distance([scaled]) == pytest.approx(expected, rel=1e-3)
@@ -54,7 +58,11 @@ def test_loss_is_the_weighted_sum_and_its_gradient_is_right():
     targets = RNG.normal(size=(3, 5)).astype(np.float32)
     prior = Prior(0.3, 0.2, 0.1)
     embeddings = images.reshape(3, -1) @ PROJECTION
-    cosines = np.sum(embeddings * targets, 1) / np.linalg.norm(embeddings, axis=1) / np.linalg.norm(targets, axis=1)
+    cosines = (
+        np.sum(embeddings * targets, 1)
+        / np.linalg.norm(embeddings, axis=1)
+        / np.linalg.norm(targets, axis=1)
+    )
     parts = (
         np.mean(1 - cosines),
         0.3 * standardised_distance(linear_network(images)[1]),
@@ -80,7 +88,13 @@ def test_inversion_reaches_the_target_inside_the_bounds_and_follows_the_prior():
 
     steps = []
     options = {"key": jax.random.key(1), "steps": 120, "bounds": (-0.9, 1.1)}
-    found = invert(symmetric, cosine_loss(targets), start, on_step=lambda step, _: steps.append(step), **options)
+    found = invert(
+        symmetric,
+        cosine_loss(targets),
+        start,
+        on_step=lambda step, _: steps.append(step),
+        **options,
+    )
     embeddings = np.asarray(symmetric(jnp.asarray(found.images))[0])
     assert (np.asarray(cosine_loss(targets)(jnp.asarray(embeddings))) < 0.02).all()
     assert found.images.min() >= -0.9
@@ -90,7 +104,9 @@ def test_inversion_reaches_the_target_inside_the_bounds_and_follows_the_prior():
     assert found.losses[-1] < 0.2 * found.losses[0]
 
     def off(prior):
-        images = jnp.asarray(invert(symmetric, cosine_loss(targets), start, prior=prior, **options).images)
+        images = jnp.asarray(
+            invert(symmetric, cosine_loss(targets), start, prior=prior, **options).images
+        )
         return float(standardised_distance(symmetric(images)[1]))
 
     assert off(Prior(statistics=1.0)) < 0.1 * off(Prior(statistics=0.0))
@@ -103,7 +119,9 @@ def test_likeness_is_counted_by_hand():
     np.testing.assert_allclose(found.own, [0.8, 0.6, 0.0])
     np.testing.assert_allclose(found.nearest_other, [0.6, 0.6, 1.0])
     assert found.rank.tolist() == [1, 2, 3]  # a tie counts against the face
-    assert found.numbers() == pytest.approx({"own": 1.4 / 3, "nearest_other": 2.2 / 3, "rank_1": 1 / 3})
+    assert found.numbers() == pytest.approx(
+        {"own": 1.4 / 3, "nearest_other": 2.2 / 3, "rank_1": 1 / 3}
+    )
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,9 @@ def test_so_many_labels_are_wrong_and_only_those():
 def test_every_other_class_is_as_likely():
     labels = np.zeros(30_000, int)
     noisy, _ = wrong_labels(labels, 1.0, 4, seed=0)
-    np.testing.assert_allclose(np.bincount(noisy, minlength=4) / len(labels), [0, 1 / 3, 1 / 3, 1 / 3], atol=0.01)
+    np.testing.assert_allclose(
+        np.bincount(noisy, minlength=4) / len(labels), [0, 1 / 3, 1 / 3, 1 / 3], atol=0.01
+    )
 
 
 def test_detection_by_hand():

@@ -14,7 +14,11 @@ def softmax(logits):
 
 def test_every_step_is_as_by_hand():
     random = np.random.default_rng(0)
-    x, weights, labels = random.normal(size=(4, 6)), random.normal(size=(5, 6)), np.array([3, 0, 4, 0])
+    x, weights, labels = (
+        random.normal(size=(4, 6)),
+        random.normal(size=(5, 6)),
+        np.array([3, 0, 4, 0]),
+    )
     steps = layer_steps(x, weights, labels, margin=0.3, scale=7.0)
     norms, weight_norms = np.linalg.norm(x, axis=1), np.linalg.norm(weights, axis=1)
     cosines = (x @ weights.T) / np.outer(norms, weight_norms)

@@ -4,7 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcface_jax.analysis import neighbours
-from arcface_jax.analysis.neighbours import kept_neighbours, nearest_classes, principal_plane, tsne_plane
+from arcface_jax.analysis.neighbours import (
+    kept_neighbours,
+    nearest_classes,
+    principal_plane,
+    tsne_plane,
+)
 from arcface_jax.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -12,7 +17,9 @@ RNG = np.random.default_rng(0)
 
 def people(count=4, images=6, dim=5, noise=0.3):
     labels = np.repeat(np.arange(count), images)
-    embeddings = RNG.normal(size=(count, dim))[labels] + noise * RNG.normal(size=(count * images, dim))
+    embeddings = RNG.normal(size=(count, dim))[labels] + noise * RNG.normal(
+        size=(count * images, dim)
+    )
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     centres = np.stack([embeddings[labels == person].mean(0) for person in range(count)])
     return embeddings, labels, centres / np.linalg.norm(centres, axis=1, keepdims=True)
@@ -22,9 +29,12 @@ def test_pairs_of_classes_and_mistakes_are_counted_by_hand():
     embeddings, labels, centres = people()
     found = nearest_classes(embeddings, labels, centres, 0.3, count=100)
     slow = sorted(
-        ((float(centres[i] @ centres[j]), i, j) for i in range(4) for j in range(i + 1, 4)), key=lambda pair: -pair[0]
+        ((float(centres[i] @ centres[j]), i, j) for i in range(4) for j in range(i + 1, 4)),
+        key=lambda pair: -pair[0],
     )
-    assert [(i, j) for _, i, j in slow] == list(zip(found.first.tolist(), found.second.tolist(), strict=True))
+    assert [(i, j) for _, i, j in slow] == list(
+        zip(found.first.tolist(), found.second.tolist(), strict=True)
+    )
     np.testing.assert_allclose(found.cosine, [cosine for cosine, _, _ in slow])
     for k, (_, i, j) in enumerate(slow):
         accepted = [a @ b >= 0.3 for a in embeddings[labels == i] for b in embeddings[labels == j]]

@@ -23,7 +23,10 @@ def test_paired_difference_is_scipys_paired_t_test():
     found, test = paired_difference(first, second), stats.ttest_rel(first, second)
     assert found.p_value == pytest.approx(float(test.pvalue))
     interval = test.confidence_interval(0.95)
-    assert (found.low, found.high) == (pytest.approx(float(interval.low)), pytest.approx(float(interval.high)))
+    assert (found.low, found.high) == (
+        pytest.approx(float(interval.low)),
+        pytest.approx(float(interval.high)),
+    )
     assert (found.wins, found.count, found.verdict) == (3, 4, "noise")
 
 

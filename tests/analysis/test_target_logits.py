@@ -1,10 +1,18 @@
-"""Target-logit curves against closed forms and finite differences; the loss's gradient against the loss itself."""
+"""Target-logit curves against closed forms and finite differences; the loss's gradient against
+the loss itself.
+"""
 
 import jax
 import numpy as np
 import pytest
 
-from arcface_jax.analysis.target_logits import common_push, loss_curve, psi_at, repulsive_intervals, target_curve
+from arcface_jax.analysis.target_logits import (
+    common_push,
+    loss_curve,
+    psi_at,
+    repulsive_intervals,
+    target_curve,
+)
 from arcface_jax.errors import InputError
 from arcface_jax.losses import margin_cross_entropy
 from arcface_jax.margins import (
@@ -20,7 +28,11 @@ from arcface_jax.margins import (
     sphereface_original,
 )
 
-RULES = {f"{rule}, {gradient}": arcface(past_pi=rule, gradient=gradient) for rule in PAST_PI for gradient in GRADIENTS}
+RULES = {
+    f"{rule}, {gradient}": arcface(past_pi=rule, gradient=gradient)
+    for rule in PAST_PI
+    for gradient in GRADIENTS
+}
 
 
 def test_a_curve_is_psi_and_its_slopes_in_closed_form():
@@ -55,7 +67,9 @@ def test_the_slope_past_pi_is_a_finite_difference(rule):
 @pytest.mark.parametrize("name", RULES)
 def test_the_two_slopes_belong_together(name):
     curve = target_curve(RULES[name], np.linspace(1.0, 179.0, 40))
-    np.testing.assert_allclose(curve.angle_slope, -np.sin(np.radians(curve.degrees)) * curve.cosine_slope, atol=1e-12)
+    np.testing.assert_allclose(
+        curve.angle_slope, -np.sin(np.radians(curve.degrees)) * curve.cosine_slope, atol=1e-12
+    )
     if name.endswith("straight_through"):
         np.testing.assert_array_equal(curve.cosine_slope, 1.0)
 
@@ -71,16 +85,22 @@ def test_the_loss_is_that_of_every_other_class_at_90_degrees(name, num_classes, 
     cosines[:, 0] = np.cos(np.radians(degrees))
     labels = np.zeros(len(degrees), np.int32)
     with jax.enable_x64(True):
-        loss = jax.jit(lambda given: margin_cross_entropy(given, labels, psi=RULES[name], scale=scale))(cosines)
+        loss = jax.jit(
+            lambda given: margin_cross_entropy(given, labels, psi=RULES[name], scale=scale)
+        )(cosines)
     np.testing.assert_allclose(curve.loss, loss, rtol=1e-10, atol=1e-12)
     # The equation of the docstring, with p from the loss.
     slope = target_curve(RULES[name], degrees).angle_slope
-    np.testing.assert_allclose(curve.gradient, scale * np.expm1(-curve.loss) * slope, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        curve.gradient, scale * np.expm1(-curve.loss) * slope, rtol=1e-9, atol=1e-12
+    )
 
 
 def test_the_gradient_is_a_finite_difference_of_the_loss():
     degrees, h = np.linspace(40.0, 175.0, 28), 1e-4
-    curve, low, high = (loss_curve(arcface(), degrees + d, scale=16.0, num_classes=100) for d in (0.0, -h, h))
+    curve, low, high = (
+        loss_curve(arcface(), degrees + d, scale=16.0, num_classes=100) for d in (0.0, -h, h)
+    )
     difference = (high.loss - low.loss) / (2 * np.radians(h))
     np.testing.assert_allclose(curve.gradient, difference, rtol=1e-6, atol=1e-6)
 
@@ -125,7 +145,10 @@ def test_where_the_loss_repels(psi, wanted):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: target_curve(arcface(), np.array([10.0, 181.0])), r"degrees is 181; pass a number in \[0, 180\]"),
+        (
+            lambda: target_curve(arcface(), np.array([10.0, 181.0])),
+            r"degrees is 181; pass a number in \[0, 180\]",
+        ),
         (lambda: target_curve(arcface(), np.array(10.0)), r"degrees has shape \(\)"),
         (lambda: loss_curve(arcface(), np.array([10.0]), scale=0.0), "scale is 0"),
         (lambda: loss_curve(arcface(), np.array([10.0]), num_classes=1), "num_classes is 1"),
@@ -150,10 +173,12 @@ def test_the_common_push_is_the_sum_of_all_cosines_gradients(name):
     logits = scale * cosines
     logits[:, 2] = scale * psi_at(psi, np.radians(degrees))
     own = np.exp(logits[:, 2]) / np.exp(logits).sum(axis=1)
-    np.testing.assert_allclose(summed, scale * (1 - own) * common_push(psi, degrees), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        summed, scale * (1 - own) * common_push(psi, degrees), rtol=1e-9, atol=1e-9
+    )
 
 
-def test_only_a_slope_other_than_one_pushes_everything_and_arcface_from_half_a_margin_before_90_degrees():
+def test_only_a_slope_other_than_one_pushes_all_and_arcface_from_half_a_margin_before_90():
     degrees = np.linspace(5.0, 175.0, 35)
     for psi in (cosface(0.35), arcface(0.0), arcface(0.5, gradient="straight_through")):
         np.testing.assert_allclose(common_push(psi, degrees), 0.0, atol=1e-12)

@@ -16,7 +16,10 @@ from arcface_jax.errors import InputError
 def transform(angle: float, scale: float, x: float, y: float) -> np.ndarray:
     """[2, 3], written out independently of the code under test."""
     return np.array(
-        [[scale * np.cos(angle), -scale * np.sin(angle), x], [scale * np.sin(angle), scale * np.cos(angle), y]]
+        [
+            [scale * np.cos(angle), -scale * np.sin(angle), x],
+            [scale * np.sin(angle), scale * np.cos(angle), y],
+        ]
     )
 
 
@@ -83,7 +86,9 @@ def test_an_aligned_crop_stays_as_it_is(face):
     assert np.abs(align(photo, TEMPLATE + np.array([70, 50])).astype(int) - face).max() <= 1
 
 
-@pytest.mark.parametrize(("angle", "scale"), [(0.4, 1.0), (-2.0, 1.5), (0.1, 0.7), (3.0, 2.6), (0.0, 4.0)])
+@pytest.mark.parametrize(
+    ("angle", "scale"), [(0.4, 1.0), (-2.0, 1.5), (0.1, 0.7), (3.0, 2.6), (0.0, 4.0)]
+)
 def test_a_face_put_into_a_photo_comes_back(face, angle, scale):
     """The photo is made by scikit-image's warp, another library with its own pixel conventions."""
     from skimage.transform import AffineTransform, warp
@@ -155,12 +160,22 @@ def test_a_source_of_aligned_crops(photos, separator):
     assert aligned.fingerprint != AlignedSource(source, landmarks + 1).fingerprint
     subset = Subset(source, np.array([2]))
     np.testing.assert_array_equal(
-        AlignedSource(subset, by_path(subset, read_landmarks(photos / "landmarks.txt")))[0], aligned[2]
+        AlignedSource(subset, by_path(subset, read_landmarks(photos / "landmarks.txt")))[0],
+        aligned[2],
     )
 
 
 def test_landmarks_of_a_train_lst(photos):
-    columns = ["0", "Ann/1.png", "0", "1", "2", "3", "4", *(f"{value:.4f}" for value in TEMPLATE.T.ravel())]
+    columns = [
+        "0",
+        "Ann/1.png",
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+        *(f"{value:.4f}" for value in TEMPLATE.T.ravel()),
+    ]
     (photos / "train.lst").write_text("\t".join(columns))
     np.testing.assert_allclose(read_landmarks(photos / "train.lst")["Ann/1.png"], TEMPLATE)
     (photos / "train.lst").write_text("1\tAnn/1.png\t0")
@@ -172,7 +187,10 @@ def test_bad_landmarks_are_refused(photos):
     source = FolderSource(photos)
     for text, message in (
         ("Ann/1.png 1 2 3", "line 1: path and 10 numbers"),
-        (line("Ann/1.png", " ") + "\n" + line("Ann/2.png", " ").replace("48.2946", "x"), "line 2: path and 10 numbers"),
+        (
+            line("Ann/1.png", " ") + "\n" + line("Ann/2.png", " ").replace("48.2946", "x"),
+            "line 2: path and 10 numbers",
+        ),
         (line("Ann/1.png", " ").replace("48.2946", "nan"), "line 1: landmarks are not finite"),
     ):
         (photos / "landmarks.txt").write_text(text)

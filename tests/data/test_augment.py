@@ -12,7 +12,9 @@ from arcface_jax.data.template import TEMPLATE
 from arcface_jax.errors import InputError
 
 SIZE = 32
-EVERYTHING = Augmentation(flip=0.5, crop=0.5, low_resolution=0.5, photometric=0.5, erasing=0.5, mask=0.5)
+EVERYTHING = Augmentation(
+    flip=0.5, crop=0.5, low_resolution=0.5, photometric=0.5, erasing=0.5, mask=0.5
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,9 @@ def test_flip_alone_is_exact_and_happens_to_half(images):
 
 def test_a_rate_of_zero_changes_nothing_and_of_one_changes_all(images):
     np.testing.assert_array_equal(augment(images, keys(16), Augmentation(flip=0.0)), images)
-    np.testing.assert_array_equal(augment(images, keys(16), Augmentation(flip=1.0)), images[:, :, ::-1])
+    np.testing.assert_array_equal(
+        augment(images, keys(16), Augmentation(flip=1.0)), images[:, :, ::-1]
+    )
 
 
 def test_each_example_depends_on_its_key_and_pixels_alone(images):
@@ -53,16 +57,22 @@ def test_each_example_depends_on_its_key_and_pixels_alone(images):
     assert not np.array_equal(together, images)
     np.testing.assert_array_equal(augment(images, keys(16), EVERYTHING), together)
     order = np.random.default_rng(0).permutation(16)
-    np.testing.assert_array_equal(augment(images[order], keys(16)[order], EVERYTHING), together[order])
+    np.testing.assert_array_equal(
+        augment(images[order], keys(16)[order], EVERYTHING), together[order]
+    )
     assert not np.array_equal(augment(images, keys(16, seed=1), EVERYTHING), together)
 
 
 def test_devices_do_not_change_the_result(images):
     mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
-    sharded = augment(jax.device_put(images, sharding), jax.device_put(keys(16), sharding), EVERYTHING)
+    sharded = augment(
+        jax.device_put(images, sharding), jax.device_put(keys(16), sharding), EVERYTHING
+    )
     assert sharded.sharding == sharding
-    difference = np.abs(np.asarray(sharded).astype(int) - np.asarray(augment(images, keys(16), EVERYTHING)))
+    difference = np.abs(
+        np.asarray(sharded).astype(int) - np.asarray(augment(images, keys(16), EVERYTHING))
+    )
     assert difference.max() <= 1  # a float that rounds the other way
 
 
@@ -76,9 +86,15 @@ def test_switching_one_on_leaves_the_others_as_they_were(images):
 
 
 def test_keys_differ_by_row_step_and_run():
-    data = [jax.random.key_data(example_keys(jax.random.key(seed), step, 8)) for seed in (0, 1) for step in (0, 1)]
+    data = [
+        jax.random.key_data(example_keys(jax.random.key(seed), step, 8))
+        for seed in (0, 1)
+        for step in (0, 1)
+    ]
     assert len(np.unique(np.concatenate(data), axis=0)) == 32
-    np.testing.assert_array_equal(jax.random.key_data(example_keys(jax.random.key(0), 0, 4)), data[0][:4])
+    np.testing.assert_array_equal(
+        jax.random.key_data(example_keys(jax.random.key(0), 0, 4)), data[0][:4]
+    )
 
 
 def rectangles(inside: np.ndarray) -> np.ndarray:
@@ -125,11 +141,15 @@ def test_every_side_is_reached():
 
 
 def resampled(image: np.ndarray, small: int, method: Image.Resampling) -> np.ndarray:
-    """Pillow's bilinear down-scaling with antialiasing, then `method` up; float pixels, so channel by channel."""
+    """Pillow's bilinear down-scaling with antialiasing, then `method` up; float pixels, so
+    channel by channel.
+    """
     planes = []
     for channel in range(3):
         plane = Image.fromarray(image[..., channel].astype(np.float32))
-        planes.append(plane.resize((small, small), Image.Resampling.BILINEAR).resize((SIZE, SIZE), method))
+        planes.append(
+            plane.resize((small, small), Image.Resampling.BILINEAR).resize((SIZE, SIZE), method)
+        )
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
 
@@ -144,7 +164,9 @@ def test_low_resolution_is_what_pillow_does():
         }
         best = min(errors, key=lambda choice: errors[choice])
         if SIZE % best[0] and best[1] == Image.Resampling.NEAREST:
-            assert np.median(np.abs(result - resampled(image, *best))) < 0.01  # blocks whose edges round differently
+            assert (
+                np.median(np.abs(result - resampled(image, *best))) < 0.01
+            )  # blocks whose edges round differently
         else:
             assert errors[best] < 0.01
         sizes.add(best)
@@ -170,7 +192,9 @@ def test_colours_change_as_pillow_changes_them():
         order = tuple(jax.random.permutation(order_key, 3).tolist())
         orders.add(order)
         result = np.asarray(change(picture.astype(np.float32), key))
-        assert np.abs(result - pillow(order, factors)).max() <= 4  # Pillow rounds after each of three steps
+        assert (
+            np.abs(result - pillow(order, factors)).max() <= 4
+        )  # Pillow rounds after each of three steps
     assert len(orders) > 3
 
 

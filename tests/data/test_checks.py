@@ -7,7 +7,14 @@ from PIL import Image
 from arcface_jax.data.checks import check, check_labels, report
 from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.memory import MemorySource, load
-from arcface_jax.data.scan import eye_distance, find_unreadable, near_pairs, overlap, perceptual_hash, scan
+from arcface_jax.data.scan import (
+    eye_distance,
+    find_unreadable,
+    near_pairs,
+    overlap,
+    perceptual_hash,
+    scan,
+)
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 from arcface_jax.figures.data import identity_sheet
@@ -20,7 +27,9 @@ def faces() -> MemorySource:
 
 def with_images(images, labels) -> MemorySource:
     labels = np.asarray(labels, np.int32)
-    return MemorySource(np.asarray(images), labels, [f"person {label}" for label in range(labels.max() + 1)], "f")
+    return MemorySource(
+        np.asarray(images), labels, [f"person {label}" for label in range(labels.max() + 1)], "f"
+    )
 
 
 def recompressed(image: np.ndarray, quality: int = 70) -> np.ndarray:
@@ -48,14 +57,22 @@ def test_every_defect_is_found_and_named(faces):
     images = list(faces.images)
     labels = list(faces.labels)
     images += [images[5], recompressed(images[9]), images[2]]
-    labels += [labels[5], labels[9], 20]  # a copy, a near copy, and a copy under another and lonely name
+    labels += [
+        labels[5],
+        labels[9],
+        20,
+    ]  # a copy, a near copy, and a copy under another and lonely name
     found = check(with_images(images, labels))
     assert found.exact_duplicates == ((2, 82), (5, 80))
     assert found.near_duplicates == ((9, 81),)
     assert found.across_identities == ((2, 82),)
     assert found.single_image == ("person 20",)
     text = "\n".join(found.warnings())
-    for part in ("1 identities (5%) have one image", "2 images are exact copies", "1 pairs of images look the same"):
+    for part in (
+        "1 identities (5%) have one image",
+        "2 images are exact copies",
+        "1 pairs of images look the same",
+    ):
         assert part in text
     assert "1 of these copies are under different identities" in text
 
@@ -80,7 +97,8 @@ def test_unreadable_and_odd_images_are_listed(tmp_path, write_tree):
 @pytest.mark.parametrize("change", [recompressed, darker, smaller])
 def test_perceptual_hashes_survive_what_copies_go_through(faces, change):
     distances = [
-        np.bitwise_count(perceptual_hash(image) ^ perceptual_hash(change(image))).sum() for image in faces.images
+        np.bitwise_count(perceptual_hash(image) ^ perceptual_hash(change(image))).sum()
+        for image in faces.images
     ]
     assert np.mean(np.array(distances) <= 15) > 0.9
 
@@ -115,7 +133,9 @@ def test_images_shared_with_a_test_set_are_found(faces):
 @pytest.mark.parametrize("shift", [10, 20])
 def test_faces_that_are_not_aligned_are_noticed(faces, shift):
     rng = np.random.default_rng(0)
-    moved = [np.roll(image, rng.integers(-shift, shift + 1, 2), axis=(0, 1)) for image in faces.images]
+    moved = [
+        np.roll(image, rng.integers(-shift, shift + 1, 2), axis=(0, 1)) for image in faces.images
+    ]
     found = check(with_images(moved, faces.labels))
     assert not found.aligned
     assert "the average image has no eyes where aligned crops have them" in found.warnings()[-1]
@@ -123,7 +143,11 @@ def test_faces_that_are_not_aligned_are_noticed(faces, shift):
 
 def test_loose_crops_are_noticed(faces):
     loose = [
-        np.asarray(Image.fromarray(np.pad(image, ((30, 30), (30, 30), (0, 0)), mode="edge")).resize((112, 112)))
+        np.asarray(
+            Image.fromarray(np.pad(image, ((30, 30), (30, 30), (0, 0)), mode="edge")).resize(
+                (112, 112)
+            )
+        )
         for image in faces.images
     ]
     assert not check(with_images(loose, faces.labels)).aligned
@@ -161,7 +185,9 @@ def test_labels_that_are_not_contiguous_are_refused(labels, names, message):
         check_labels(MemorySource(images[:0], np.zeros(0, np.int32), [], "f"))
 
 
-def test_the_contact_sheet_shows_identities_and_marks_what_cannot_be_read(tmp_path, write_tree, faces):
+def test_the_contact_sheet_shows_identities_and_marks_what_cannot_be_read(
+    tmp_path, write_tree, faces
+):
     figure = identity_sheet(faces, rows=3, columns=5)
     assert figure.axes[0].get_title() == "3 of 20 identities, 80 images"
     root = write_tree(tmp_path / "faces", {"a": 2, "b": 1})

@@ -48,7 +48,11 @@ def test_a_folder_comes_back_from_recordio_file_for_file(source, tmp_path):
     convert(open_source(tmp_path / "packed"), tmp_path / "back", "folder")
     names = files(tmp_path / "faces")
     assert files(tmp_path / "back") == names
-    assert filecmp.cmpfiles(tmp_path / "back", tmp_path / "faces", names, shallow=False) == (names, [], [])
+    assert filecmp.cmpfiles(tmp_path / "back", tmp_path / "faces", names, shallow=False) == (
+        names,
+        [],
+        [],
+    )
 
 
 def test_the_text_files_beside_a_rec(source, tmp_path):
@@ -91,7 +95,11 @@ class StopHere(Exception):  # noqa: N818 — not an error
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("stop", range(1, 6))
 def test_an_interrupted_conversion_goes_on(source, tmp_path, monkeypatch, format, stop):
-    for writer in (convert_writers.RecordIOWriter, convert_writers.FolderWriter, convert_writers.ArrayRecordWriter):
+    for writer in (
+        convert_writers.RecordIOWriter,
+        convert_writers.FolderWriter,
+        convert_writers.ArrayRecordWriter,
+    ):
         monkeypatch.setattr(writer, "chunk", 2)
     monkeypatch.setattr(convert_writers, "_SHARD", 2)
     convert(source, tmp_path / "whole", format)
@@ -116,7 +124,9 @@ def test_an_interrupted_conversion_goes_on(source, tmp_path, monkeypatch, format
             file.write(b"half a record")
     limit, before = -1, len(reads)
     convert(source, tmp_path / "out", format)
-    assert len(reads) - before == 6 - 2 * ((stop - 1) // 2) + (format == "recordio")  # one for `property`
+    assert len(reads) - before == 6 - 2 * ((stop - 1) // 2) + (
+        format == "recordio"
+    )  # one for `property`
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     for name in files(tmp_path / "out"):
         assert (tmp_path / "out" / name).read_bytes() == (
@@ -132,7 +142,10 @@ def test_what_is_in_the_way_is_refused(source, tmp_path):
     (tmp_path / "new.partial").mkdir()
     with pytest.raises(InputError, match=r"new\.partial: left by another conversion"):
         convert(source, tmp_path / "new", "folder")
-    for options, message in (({"jpeg_quality": 101}, "jpeg_quality = 101"), ({"image_size": 0}, "image_size = 0")):
+    for options, message in (
+        ({"jpeg_quality": 101}, "jpeg_quality = 101"),
+        ({"image_size": 0}, "image_size = 0"),
+    ):
         with pytest.raises(InputError, match=message):
             convert(source, tmp_path / "other", "folder", **options)
 
@@ -209,7 +222,11 @@ def test_paths_are_kept_only_where_they_are_harmless_and_name_the_identity():
     source = Named(["a", "b", "c"], ["a/1.png", "../b/2.png", "elsewhere/3.png"])
     names = FileNames(source, keeps_bytes=True)
     png = b"\x89PNG"
-    assert [names(index, index, png) for index in range(3)] == ["a/1.png", "b/00000001.png", "c/00000002.png"]
+    assert [names(index, index, png) for index in range(3)] == [
+        "a/1.png",
+        "b/00000001.png",
+        "c/00000002.png",
+    ]
     assert FileNames(source, keeps_bytes=False)(0, 7, b"\xff\xd8\xff") == "a/00000007.jpg"
     twice = Named(["a", "b"], ["a/1.png", "a/1.png"])
     assert FileNames(twice, keeps_bytes=True)(0, 0, b"?") == "a/00000000.img"
@@ -221,13 +238,22 @@ def command(*arguments):
 
 def test_the_command(source, tmp_path, capsys):
     command(tmp_path / "faces", tmp_path / "out", "--format", "recordio", "--check")
-    assert "6 images of 3 identities, read back and equal" in " ".join(capsys.readouterr().out.split())
+    assert "6 images of 3 identities, read back and equal" in " ".join(
+        capsys.readouterr().out.split()
+    )
     command(tmp_path / "faces", tmp_path / "out", "--check")
     assert "is only checked" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(InputError, match="out: exists"):
         command(tmp_path / "faces", tmp_path / "out")
     (tmp_path / "faces" / "b" / "0.png").write_bytes(b"damaged")
-    command(tmp_path / "faces", tmp_path / "skipped", "--format", "folder", "--skip-unreadable", "--check")
+    command(
+        tmp_path / "faces",
+        tmp_path / "skipped",
+        "--format",
+        "folder",
+        "--skip-unreadable",
+        "--check",
+    )
     assert "left out:" in capsys.readouterr().out
     assert len(open_source(tmp_path / "skipped")) == 5
 
@@ -242,11 +268,21 @@ def test_the_command_aligns(source, tmp_path, picture):
     photo = picture(0, 200, 220)
     (tmp_path / "photos" / "Ann" / "1.png").write_bytes(encode_png(photo))
     points = TEMPLATE * 1.2 + [20, 10]
-    (tmp_path / "list.txt").write_text("Ann/1.png " + " ".join(f"{value:.4f}" for value in points.ravel()))
+    (tmp_path / "list.txt").write_text(
+        "Ann/1.png " + " ".join(f"{value:.4f}" for value in points.ravel())
+    )
     command(
-        tmp_path / "photos", tmp_path / "crops", "--format", "folder", "--landmarks", tmp_path / "list.txt", "--check"
+        tmp_path / "photos",
+        tmp_path / "crops",
+        "--format",
+        "folder",
+        "--landmarks",
+        tmp_path / "list.txt",
+        "--check",
     )
     crop = decode((tmp_path / "crops" / "Ann" / "00000000.png").read_bytes(), "x")
     np.testing.assert_array_equal(crop, align(photo, np.round(points, 4)))
     with pytest.raises(InputError, match="give one of them"):
-        command(tmp_path / "photos", tmp_path / "x", "--landmarks", tmp_path / "list.txt", "--detect")
+        command(
+            tmp_path / "photos", tmp_path / "x", "--landmarks", tmp_path / "list.txt", "--detect"
+        )

@@ -51,11 +51,17 @@ def test_jpeg_is_the_same_with_and_without_simplejpeg(smooth, monkeypatch):
 def test_grey_one_bit_palette_and_cmyk_become_rgb(noise):
     grey = Image.fromarray(noise[..., 0])
     for format in ("PNG", "PPM"):
-        np.testing.assert_array_equal(decode(saved(grey, format), "x"), np.repeat(noise[..., :1], 3, axis=2))
+        np.testing.assert_array_equal(
+            decode(saved(grey, format), "x"), np.repeat(noise[..., :1], 3, axis=2)
+        )
     bits = Image.fromarray(noise[..., 0]).convert("1", dither=Image.Dither.NONE)
-    np.testing.assert_array_equal(decode(saved(bits, "PNG"), "x")[..., 0], np.where(noise[..., 0] >= 128, 255, 0))
+    np.testing.assert_array_equal(
+        decode(saved(bits, "PNG"), "x")[..., 0], np.where(noise[..., 0] >= 128, 255, 0)
+    )
     palette = Image.fromarray(noise).quantize(16)
-    np.testing.assert_array_equal(decode(saved(palette, "PNG"), "x"), np.asarray(palette.convert("RGB")))
+    np.testing.assert_array_equal(
+        decode(saved(palette, "PNG"), "x"), np.asarray(palette.convert("RGB"))
+    )
     assert decode(saved(Image.fromarray(noise).convert("CMYK"), "JPEG"), "x").shape == noise.shape
     assert decode(saved(grey, "JPEG"), "x").shape == noise.shape
 
@@ -63,12 +69,16 @@ def test_grey_one_bit_palette_and_cmyk_become_rgb(noise):
 def test_sixteen_bits_are_scaled_not_clipped():
     values = np.array([[0, 256, 32768, 65535]], np.uint16)
     for format in ("PNG", "PPM", "TIFF"):
-        np.testing.assert_array_equal(decode(saved(Image.fromarray(values), format), "x")[..., 0], [[0, 1, 128, 255]])
+        np.testing.assert_array_equal(
+            decode(saved(Image.fromarray(values), format), "x")[..., 0], [[0, 1, 128, 255]]
+        )
 
 
 def test_transparency_is_laid_over_white():
     pixels = np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], np.uint8)
-    np.testing.assert_array_equal(decode(saved(Image.fromarray(pixels), "PNG"), "x"), [[[10, 20, 30], [255, 255, 255]]])
+    np.testing.assert_array_equal(
+        decode(saved(Image.fromarray(pixels), "PNG"), "x"), [[[10, 20, 30], [255, 255, 255]]]
+    )
 
 
 def test_floating_point_pixels_are_refused():
@@ -144,7 +154,9 @@ def test_resize_down_does_not_alias():
 
 
 def test_resizing_to_other_proportions_cuts_the_longer_side():
-    """100 × 60 to 20 × 15: the full width of 60 gives 80 of the height, 10 less at each end, in scale 1/4."""
+    """100 × 60 to 20 × 15: the full width of 60 gives 80 of the height, 10 less at each end, in
+    scale 1/4.
+    """
     image = np.zeros((100, 60, 3), np.uint8)
     image[10:90] = 200
     assert resize(image, (20, 15)).shape == (20, 15, 3)

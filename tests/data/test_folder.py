@@ -18,7 +18,9 @@ def picture(value: int, size: int = 8) -> np.ndarray:
 @pytest.fixture
 def tree(tmp_path):
     """Three identities, one of them nested, with files that are not images beside them."""
-    for number, name in enumerate(("b/2.png", "b/10.PNG", "a/x.png", "deep/er/1.png", "a/notes.txt", "a/.hidden.png")):
+    for number, name in enumerate(
+        ("b/2.png", "b/10.PNG", "a/x.png", "deep/er/1.png", "a/notes.txt", "a/.hidden.png")
+    ):
         path = tmp_path / "faces" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode_png(picture(number)))
@@ -35,7 +37,12 @@ def zipped(tree, target):
 def test_identities_and_images_are_sorted(tree):
     source = FolderSource(tree)
     assert list(source.identity_names) == ["a", "b", "deep/er"]
-    assert [source.path(i) for i in range(len(source))] == ["a/x.png", "b/10.PNG", "b/2.png", "deep/er/1.png"]
+    assert [source.path(i) for i in range(len(source))] == [
+        "a/x.png",
+        "b/10.PNG",
+        "b/2.png",
+        "deep/er/1.png",
+    ]
     np.testing.assert_array_equal(source.labels, [0, 1, 1, 2])
     assert source.labels.dtype == np.int32
     np.testing.assert_array_equal(source[1], picture(1))
@@ -73,7 +80,9 @@ def test_a_source_survives_pickling_and_many_threads(tree, tmp_path, kind):
 
     def read():
         for _ in range(50):
-            wrong.extend(index for index in range(4) if not np.array_equal(copy[index], expected[index]))
+            wrong.extend(
+                index for index in range(4) if not np.array_equal(copy[index], expected[index])
+            )
 
     threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
@@ -139,12 +148,16 @@ def test_members_that_point_outside_a_zip_write_nothing(tmp_path):
 
 
 def test_a_damaged_zip_member_is_named(tree, tmp_path):
-    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:  # stored, so the bytes can be found
+    with zipfile.ZipFile(
+        tmp_path / "faces.zip", "w"
+    ) as archive:  # stored, so the bytes can be found
         archive.write(tree / "a" / "x.png", "a/x.png")
     content = bytearray((tmp_path / "faces.zip").read_bytes())
     content[content.index(b"IDAT") + 8] ^= 0xFF
     (tmp_path / "faces.zip").write_bytes(content)
-    with pytest.raises(InputError, match=r"faces\.zip:a/x\.png: cannot read this file \(Bad CRC-32"):
+    with pytest.raises(
+        InputError, match=r"faces\.zip:a/x\.png: cannot read this file \(Bad CRC-32"
+    ):
         FolderSource(tmp_path / "faces.zip")[0]
 
 

@@ -53,7 +53,11 @@ def image_files() -> dict[str, bytes]:
         ("progressive jpeg", Image.fromarray(PICTURE), {"format": "JPEG", "progressive": True}),
         ("cmyk jpeg", Image.fromarray(PICTURE).convert("CMYK"), {"format": "JPEG"}),
         ("palette png", Image.fromarray(PICTURE).quantize(16), {"format": "PNG"}),
-        ("deflated tiff", Image.fromarray(PICTURE), {"format": "TIFF", "compression": "tiff_deflate"}),
+        (
+            "deflated tiff",
+            Image.fromarray(PICTURE),
+            {"format": "TIFF", "compression": "tiff_deflate"},
+        ),
     ):
         buffer = io.BytesIO()
         image.save(buffer, **options)
@@ -73,7 +77,12 @@ def edits(length: int) -> st.SearchStrategy[list[tuple[str, int, int, bytes]]]:
     """One to four changes: kind, place, amount, new bytes."""
     kinds = st.sampled_from(["flip", "set", "word", "cut", "remove", "repeat", "insert"])
     word = st.sampled_from([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80"])
-    edit = st.tuples(kinds, st.integers(0, length - 1), st.integers(1, 40), word | st.binary(min_size=1, max_size=8))
+    edit = st.tuples(
+        kinds,
+        st.integers(0, length - 1),
+        st.integers(1, 40),
+        word | st.binary(min_size=1, max_size=8),
+    )
     return st.lists(edit, min_size=1, max_size=4)
 
 
@@ -134,7 +143,9 @@ def fuzz(content: bytes, action, examples: int) -> None:
     """Calls action(damaged content) for `examples` different damages."""
     count = 0
 
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
     @given(changes=edits(len(content)))
     def run(changes: list[tuple[str, int, int, bytes]]) -> None:
         nonlocal count
@@ -159,7 +170,10 @@ def test_damaged_images(name, examples):
 @thoroughness
 def test_random_bytes_as_images(examples):
     @settings(max_examples=examples, deadline=None, database=None)
-    @given(start=st.sampled_from([b"", *(content[:20] for content in IMAGES.values())]), rest=st.binary(max_size=300))
+    @given(
+        start=st.sampled_from([b"", *(content[:20] for content in IMAGES.values())]),
+        rest=st.binary(max_size=300),
+    )
     def run(start, rest):
         survives(lambda: check_image(decode(start + rest, "x")))
 
@@ -222,7 +236,9 @@ def test_damaged_tar_files(folder, tmp_path, layout, examples):
     with tarfile.open(path, "w", format=layout) as archive:
         for file in sorted(folder.rglob("*.*")):
             archive.add(file, str(file.relative_to(folder)))
-        member = tarfile.TarInfo("a/" * 20 + "p0_0000.cls" if layout != tarfile.USTAR_FORMAT else "p0/p0_0000.cls")
+        member = tarfile.TarInfo(
+            "a/" * 20 + "p0_0000.cls" if layout != tarfile.USTAR_FORMAT else "p0/p0_0000.cls"
+        )
         member.size = 2
         archive.addfile(member, io.BytesIO(b"12"))
 
@@ -236,7 +252,10 @@ def test_damaged_tar_files(folder, tmp_path, layout, examples):
 @thoroughness
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 def test_damaged_bin_files(tmp_path, protocol, examples):
-    images = [np.frombuffer(IMAGES[name], np.uint8) if name == "png" else IMAGES[name] for name in ("jpeg", "png")]
+    images = [
+        np.frombuffer(IMAGES[name], np.uint8) if name == "png" else IMAGES[name]
+        for name in ("jpeg", "png")
+    ]
 
     def action(content: bytes) -> None:
         (tmp_path / "x.bin").write_bytes(content)
@@ -288,11 +307,15 @@ def test_damaged_text_files(folder, tmp_path, examples):
     source = FolderSource(folder)
     readers = {
         b"1\t1\np0\t0\t2\np0\t0\tp1\t1\n": lambda path: read_lfw_pairs(path, source),
-        b"p0/p0_0000 p0/p0_0002 1\np0/p0_0000 p1/p1_0001 0\n": lambda path: read_pair_list(path, source),
+        b"p0/p0_0000 p0/p0_0002 1\np0/p0_0000 p1/p1_0001 0\n": lambda path: read_pair_list(
+            path, source
+        ),
         b"split, a, b, same\n1, p/0, p/1, 1\n2, p/0, q/0, 0\n": lambda path: read_ytf_splits(
             path, ["p/0", "p/1", "q/0"]
         ),
-        b"1\ta.jpg\t0\t1\t2\t3\t4\t0\t1\t2\t3\t4\t5\t6\t7\t8\t9\n": lambda path: list(read_lst(path)),
+        b"1\ta.jpg\t0\t1\t2\t3\t4\t0\t1\t2\t3\t4\t5\t6\t7\t8\t9\n": lambda path: list(
+            read_lst(path)
+        ),
         b"a.jpg 0 1 2 3 4 5 6 7 8 9\nb.jpg,0,1,2,3,4,5,6,7,8,9\n": read_landmarks,
     }
     for content, reader in readers.items():
@@ -307,7 +330,9 @@ def test_damaged_text_files(folder, tmp_path, examples):
 
 
 @thoroughness
-@pytest.mark.parametrize("part", ["faces-train.array_record-00000-of-00001", "dataset_info.json", "features.json"])
+@pytest.mark.parametrize(
+    "part", ["faces-train.array_record-00000-of-00001", "dataset_info.json", "features.json"]
+)
 def test_damaged_tfds_sets(folder, tmp_path, part, examples):
     convert(FolderSource(folder), tmp_path / "set", "array_record")
     path = tmp_path / "set" / part

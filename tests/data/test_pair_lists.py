@@ -3,7 +3,13 @@ import pytest
 
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.folder import FolderSource
-from arcface_jax.data.pair_lists import cfp_labels, read_cfp_pairs, read_lfw_pairs, read_pair_list, read_ytf_splits
+from arcface_jax.data.pair_lists import (
+    cfp_labels,
+    read_cfp_pairs,
+    read_lfw_pairs,
+    read_pair_list,
+    read_ytf_splits,
+)
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angles import class_centres
 from arcface_jax.evaluation.verification import verify_pairs
@@ -23,7 +29,9 @@ def test_lfw_pairs(lfw):
     source = FolderSource(lfw)
     name = {index: source.path(index).rsplit("/", 1)[1] for index in range(len(source))}
     (lfw / "pairs.txt").write_text(
-        "2\t1\nAnn_Lee\t1\t11\nAnn_Lee\t2\tBo\t1\nCy\t2\t1\nCy\t1\tCy\t2\n".replace("Cy\t1\tCy", "Cy\t1\tBo")
+        "2\t1\nAnn_Lee\t1\t11\nAnn_Lee\t2\tBo\t1\nCy\t2\t1\nCy\t1\tCy\t2\n".replace(
+            "Cy\t1\tCy", "Cy\t1\tBo"
+        )
     )
     pairs = read_lfw_pairs(lfw / "pairs.txt", source)
     assert [(name[a], name[b]) for a, b in zip(pairs.first, pairs.second, strict=True)] == [
@@ -59,10 +67,16 @@ def test_bad_lfw_pairs_are_refused(lfw, text, message):
 @pytest.mark.parametrize("separator", [" ", "\t", ", "])
 def test_a_list_of_three_columns(lfw, separator):
     source = FolderSource(lfw)
-    rows = [("lfw/Bo/Bo_0001.jpg", "lfw/Bo/Bo_0002", "1"), ("lfw/Bo/Bo_0001.jpg", "lfw/Cy/Cy_0011.jpg", "0")]
+    rows = [
+        ("lfw/Bo/Bo_0001.jpg", "lfw/Bo/Bo_0002", "1"),
+        ("lfw/Bo/Bo_0001.jpg", "lfw/Cy/Cy_0011.jpg", "0"),
+    ]
     (lfw / "pairs.csv").write_text("\n".join(separator.join(row) for row in rows))
     pairs = read_pair_list(lfw / "pairs.csv", source)
-    assert [source.path(int(index)) for index in pairs.second] == ["lfw/Bo/Bo_0002.jpg", "lfw/Cy/Cy_0011.jpg"]
+    assert [source.path(int(index)) for index in pairs.second] == [
+        "lfw/Bo/Bo_0002.jpg",
+        "lfw/Cy/Cy_0011.jpg",
+    ]
     np.testing.assert_array_equal(pairs.same, [True, False])
     assert read_pair_list(lfw / "pairs.csv", source, num_folds=2).num_folds == 2
     with pytest.raises(InputError, match="2 pairs cannot be 3 equal folds"):
@@ -94,7 +108,9 @@ def test_an_ambiguous_name_is_refused(lfw, picture):
 
 @pytest.fixture
 def cfp(tmp_path, picture):
-    """Four people with two frontal and two profile images, and two folds of two same and two different pairs."""
+    """Four people with two frontal and two profile images, and two folds of two same and two
+    different pairs.
+    """
     numbers = {"frontal": 2, "profile": 2}
     protocol = tmp_path / "Protocol"
     protocol.mkdir()
@@ -108,7 +124,10 @@ def cfp(tmp_path, picture):
                 lines.append(f"{len(lines) + 1} ../Data/Images/{person:03d}/{kind}/{image:02d}.jpg")
         (protocol / f"Pair_list_{letter}.txt").write_text("\r\n".join(lines))
     for kinds in ("FF", "FP"):
-        for fold, (same, different) in {"01": ("1,2\n3,4\n", "1,3\n2,4\n"), "02": ("5,6\n7,8", "5,7\n6,8")}.items():
+        for fold, (same, different) in {
+            "01": ("1,2\n3,4\n", "1,3\n2,4\n"),
+            "02": ("5,6\n7,8", "5,7\n6,8"),
+        }.items():
             folder = protocol / "Split" / kinds / fold
             folder.mkdir(parents=True)
             (folder / "same.txt").write_text(same)
@@ -123,10 +142,14 @@ def test_cfp_pairs(cfp, monkeypatch):
     for kinds, second_kind in (("FF", "frontal"), ("FP", "profile")):
         pairs = read_cfp_pairs(cfp / "Protocol" / "Split" / kinds, source)
         listed = [(1, 2), (3, 4), (1, 3), (2, 4), (5, 6), (7, 8), (5, 7), (6, 8)]
-        name = lambda number, kind: f"Images/{(number + 1) // 2:03d}/{kind}/{2 - number % 2:02d}.png"  # noqa: E731
-        assert [(source.path(int(i)), source.path(int(j))) for i, j in zip(pairs.first, pairs.second, strict=True)] == [
-            (name(i, "frontal"), name(j, second_kind)) for i, j in listed
-        ]
+
+        def name(number, kind):
+            return f"Images/{(number + 1) // 2:03d}/{kind}/{2 - number % 2:02d}.png"
+
+        assert [
+            (source.path(int(i)), source.path(int(j)))
+            for i, j in zip(pairs.first, pairs.second, strict=True)
+        ] == [(name(i, "frontal"), name(j, second_kind)) for i, j in listed]
         np.testing.assert_array_equal(pairs.same, [True, True, False, False] * 2)
         assert (pairs.num_folds, pairs.disjoint_folds) == (2, True)
         labels = cfp_labels(source)
@@ -138,12 +161,32 @@ def test_cfp_pairs(cfp, monkeypatch):
     ("file", "text", "message"),
     [
         ("Split/FP/02/same.txt", "5,6\n7 8", r"same\.txt line 2: number,number is due, got '7 8'"),
-        ("Split/FP/02/same.txt", "5,6\n7,9", r"same\.txt line 2: Pair_list_P\.txt has no image '9'"),
-        ("Split/FP/02/diff.txt", "x,7\n6,8", r"diff\.txt line 1: Pair_list_F\.txt has no image 'x'"),
+        (
+            "Split/FP/02/same.txt",
+            "5,6\n7,9",
+            r"same\.txt line 2: Pair_list_P\.txt has no image '9'",
+        ),
+        (
+            "Split/FP/02/diff.txt",
+            "x,7\n6,8",
+            r"diff\.txt line 1: Pair_list_F\.txt has no image 'x'",
+        ),
         ("Split/FP/02/diff.txt", "5,7", "FP: folds of 3 and 4 pairs; equal ones are due"),
-        ("Pair_list_P.txt", "1 a/b/c.jpg\n2", r"Pair_list_P\.txt line 2: number path is due, got '2'"),
-        ("Pair_list_P.txt", "1 a/b/c.jpg\n01 a/b/d.jpg", r"line 2: image 1 is already on .*Pair_list_P\.txt line 1"),
-        ("Pair_list_P.txt", "1 a.jpg\n2 a/b/c.jpg", r"Pair_list_P\.txt line 2: the source has no image 'a/b/c.jpg'"),
+        (
+            "Pair_list_P.txt",
+            "1 a/b/c.jpg\n2",
+            r"Pair_list_P\.txt line 2: number path is due, got '2'",
+        ),
+        (
+            "Pair_list_P.txt",
+            "1 a/b/c.jpg\n01 a/b/d.jpg",
+            r"line 2: image 1 is already on .*Pair_list_P\.txt line 1",
+        ),
+        (
+            "Pair_list_P.txt",
+            "1 a.jpg\n2 a/b/c.jpg",
+            r"Pair_list_P\.txt line 2: the source has no image 'a/b/c.jpg'",
+        ),
     ],
 )
 def test_bad_cfp_lists_are_refused(cfp, file, text, message):
@@ -197,13 +240,17 @@ def test_ytf_videos_are_compared_by_the_centres_of_their_frames(tmp_path, pictur
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(encode_png(picture(0)))
     source = FolderSource(tmp_path / "frames")
-    embeddings = np.stack([people[source.path(index).split("/")[0]] for index in range(len(source))])
+    embeddings = np.stack(
+        [people[source.path(index).split("/")[0]] for index in range(len(source))]
+    )
     embeddings += 0.1 * random.normal(size=embeddings.shape)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     videos = class_centres(embeddings, source.labels, len(source.identity_names))
     pairs = read_ytf_splits(tmp_path / "splits.txt", source.identity_names)
     assert pairs.disjoint_folds
-    result = verify_pairs(videos[pairs.first], videos[pairs.second], pairs.same, folds=pairs.num_folds)
+    result = verify_pairs(
+        videos[pairs.first], videos[pairs.second], pairs.same, folds=pairs.num_folds
+    )
     assert result.accuracy == 1.0
 
 
@@ -211,7 +258,10 @@ def test_ytf_videos_are_compared_by_the_centres_of_their_frames(tmp_path, pictur
     ("text", "message"),
     [
         ("", r"splits\.txt: splits of equal length are due, got no pairs"),
-        ("split, a, b, same\n1, Bo/1, Cy/0\n", "line 2: split, video, video, 0 or 1 is due, got '1, Bo/1, Cy/0'"),
+        (
+            "split, a, b, same\n1, Bo/1, Cy/0\n",
+            "line 2: split, video, video, 0 or 1 is due, got '1, Bo/1, Cy/0'",
+        ),
         ("split, a, b, same\n1, Bo/1, Cy/0, yes\n", "line 2: split, video, video, 0 or 1 is due"),
         ("split, a, b, same\nx, Bo/1, Cy/0, 0\n", "line 2: split, video, video, 0 or 1 is due"),
         ("split, a, b, same\n1, Bo/1, Cy/2, 0\n", "line 2: the source has no video 'Cy/2'"),

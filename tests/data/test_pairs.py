@@ -11,12 +11,17 @@ def laws(pairs: Pairs, labels: np.ndarray) -> None:
     first, second = pairs.first, pairs.second
     assert np.array_equal(pairs.same, labels[first] == labels[second])
     assert (first != second).all()
-    assert len({frozenset(pair) for pair in zip(first.tolist(), second.tolist(), strict=True)}) == len(pairs)
+    assert len(
+        {frozenset(pair) for pair in zip(first.tolist(), second.tolist(), strict=True)}
+    ) == len(pairs)
     folds = pairs.same.reshape(pairs.num_folds, -1)
     half = folds.shape[1] // 2
     assert folds[:, :half].all()
     assert not folds[:, half:].any()
-    members = [set(labels[part].ravel()) for part in np.split(np.stack([first, second], 1), pairs.num_folds)]
+    members = [
+        set(labels[part].ravel())
+        for part in np.split(np.stack([first, second], 1), pairs.num_folds)
+    ]
     overlap = any(members[i] & members[j] for i in range(len(members)) for j in range(i))
     if pairs.disjoint_folds:
         assert not overlap
@@ -75,7 +80,9 @@ def test_every_different_pair_is_taken_when_all_are_needed() -> None:
     st.integers(0, 3),
     st.integers(1, 4),
 )
-def test_laws_hold_or_the_request_is_refused(labels: list[int], wanted: int, seed: int, folds: int) -> None:
+def test_laws_hold_or_the_request_is_refused(
+    labels: list[int], wanted: int, seed: int, folds: int
+) -> None:
     array = np.array(labels)
     sizes = np.unique(array, return_counts=True)[1]
     same = int((sizes * (sizes - 1) // 2).sum())
@@ -109,7 +116,9 @@ def test_all_pairs_of_four_images() -> None:
 def test_same_pairs_are_those_of_all_pairs() -> None:
     labels = np.array([4, 2, 4, 4, 9, 2])
     every = all_pairs(labels)
-    expected = set(zip(every.first[every.same].tolist(), every.second[every.same].tolist(), strict=True))
+    expected = set(
+        zip(every.first[every.same].tolist(), every.second[every.same].tolist(), strict=True)
+    )
     first, second = same_pairs(labels)
     assert set(zip(first.tolist(), second.tolist(), strict=True)) == expected
     assert len(first) == 4

@@ -52,7 +52,10 @@ def test_batches_are_uint8_images_and_int32_labels_without_end(source):
 
 @pytest.mark.parametrize(("threads", "ahead"), [(1, 1), (2, 1), (3, 7)])
 def test_threads_change_nothing(source, threads, ahead):
-    with batches(source, 6, SIZE, seed=3) as one, batches(source, 6, SIZE, 3, threads=threads, ahead=ahead) as other:
+    with (
+        batches(source, 6, SIZE, seed=3) as one,
+        batches(source, 6, SIZE, 3, threads=threads, ahead=ahead) as other,
+    ):
         assert take(one, 12) == take(other, 12)
 
 
@@ -87,13 +90,20 @@ def test_a_script_without_the_main_guard_is_told_so(source, tmp_path):
     )
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2])}
     command = [sys.executable, str(tmp_path / "script.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=environment, check=False
+    )
     assert done.returncode != 0
     assert 'what it does must stand under if __name__ == "__main__":' in done.stderr
 
 
 @pytest.mark.parametrize(
-    "sampler", [None, Balanced(np.repeat(np.arange(5), 4), 4, 3, 1), Capped(np.repeat(np.arange(5), 4), 3, 12, 1)]
+    "sampler",
+    [
+        None,
+        Balanced(np.repeat(np.arange(5), 4), 4, 3, 1),
+        Capped(np.repeat(np.arange(5), 4), 3, 12, 1),
+    ],
 )
 def test_resuming_gives_the_next_batch_on_any_number_of_hosts(source, sampler):
     def run(host, num_hosts):
@@ -113,7 +123,9 @@ def test_resuming_gives_the_next_batch_on_any_number_of_hosts(source, sampler):
             with run(host, num_hosts) as iterator:
                 iterator.set_state(saved[0])
                 parts.append(take(iterator, 6))
-        assert [[image for part in rows for image in part] for rows in zip(*parts, strict=True)] == expected[4:]
+        assert [
+            [image for part in rows for image in part] for rows in zip(*parts, strict=True)
+        ] == expected[4:]
 
 
 def test_going_back_and_closing_are_allowed_at_any_time(source):
@@ -128,7 +140,11 @@ def test_going_back_and_closing_are_allowed_at_any_time(source):
 
 def test_a_state_of_another_run_is_refused(source):
     iterator = batches(source, 6, SIZE, seed=0)
-    for other in (batches(source, 6, SIZE, seed=1), batches(source, 5, SIZE, 0), batches(source, 6, SIZE + 1, 0)):
+    for other in (
+        batches(source, 6, SIZE, seed=1),
+        batches(source, 5, SIZE, 0),
+        batches(source, 6, SIZE + 1, 0),
+    ):
         with pytest.raises(InputError, match=r"the saved data state is of data .* start a new run"):
             iterator.set_state(other.get_state())
 
@@ -139,7 +155,10 @@ def test_unreadable_images_stop_the_run_or_are_substituted_and_counted(source, t
         content = b"damaged" if index == 1 else source.encoded(index)
         (tmp_path / f"{index // 2}" / f"{index}.png").write_bytes(content)
     damaged = FolderSource(tmp_path)
-    with batches(damaged, 4, SIZE, seed=0) as iterator, pytest.raises(InputError, match=r"1\.png: cannot decode"):
+    with (
+        batches(damaged, 4, SIZE, seed=0) as iterator,
+        pytest.raises(InputError, match=r"1\.png: cannot decode"),
+    ):
         next(iterator)
     with batches(damaged, 4, SIZE, seed=0, on_unreadable="substitute") as iterator:
         batch = next(iterator)
@@ -170,18 +189,27 @@ def test_a_source_that_renders_is_asked_for_whole_batches(source):
         def render(self, indices):
             return np.stack([source[int(index)] for index in indices])
 
-    with batches(Rendering(), 6, SIZE, seed=2) as rendered, batches(source, 6, SIZE, seed=2) as read:
+    with (
+        batches(Rendering(), 6, SIZE, seed=2) as rendered,
+        batches(source, 6, SIZE, seed=2) as read,
+    ):
         assert take(rendered, 4) == take(read, 4)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 7, "num_hosts": 2}, "host 0 of 2 cannot have an equal part of batch_size = 7"),
+        (
+            {"batch_size": 7, "num_hosts": 2},
+            "host 0 of 2 cannot have an equal part of batch_size = 7",
+        ),
         ({"host": 2, "num_hosts": 2}, "host 2 of 2"),
         ({"image_size": 0}, "image_size = 0"),
         ({"threads": 0}, "threads = 0"),
-        ({"sampler": Balanced(np.arange(5), 2, 2, 0)}, "batch_size = 6, but the sampler makes batches of 4"),
+        (
+            {"sampler": Balanced(np.arange(5), 2, 2, 0)},
+            "batch_size = 6, but the sampler makes batches of 4",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(source, options, message):

@@ -71,7 +71,9 @@ def test_a_missing_index_is_rebuilt(golden, golden_files):
 
 
 # Payloads made of the magic number's own bytes find every way of cutting at it.
-tricky = st.lists(st.sampled_from([MAGIC, MAGIC[:1], MAGIC[1:3], b"\0", b"ab"]), max_size=12).map(b"".join)
+tricky = st.lists(st.sampled_from([MAGIC, MAGIC[:1], MAGIC[1:3], b"\0", b"ab"]), max_size=12).map(
+    b"".join
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -125,7 +127,9 @@ def test_labels_in_bulk_are_those_of_the_records(tmp_path):
 
 
 def test_a_file_without_a_header_record_is_a_list_of_images(tmp_path):
-    offsets = write_records(tmp_path / "x.rec", [pack(7, 10, b"a"), pack(3, 11, b"b"), pack((7, 0.5), 12, b"c")])
+    offsets = write_records(
+        tmp_path / "x.rec", [pack(7, 10, b"a"), pack(3, 11, b"b"), pack((7, 0.5), 12, b"c")]
+    )
     (tmp_path / "x.idx").write_text(format_index([10, 11, 12], offsets))
     source = RecordIOSource(tmp_path / "x.rec")
     np.testing.assert_array_equal(source.labels, [1, 0, 1])
@@ -133,7 +137,13 @@ def test_a_file_without_a_header_record_is_a_list_of_images(tmp_path):
 
 
 def test_images_outside_every_identitys_range_have_their_own_label(tmp_path):
-    contents = [pack((4, 5), 0), pack(0, 1, b"a"), pack(0, 2, b"b"), pack(1, 3, b"c"), pack((1, 3), 4)]
+    contents = [
+        pack((4, 5), 0),
+        pack(0, 1, b"a"),
+        pack(0, 2, b"b"),
+        pack(1, 3, b"c"),
+        pack((1, 3), 4),
+    ]
     write_records(tmp_path / "x.rec", contents)
     np.testing.assert_array_equal(RecordIOSource(tmp_path / "x.rec").labels, [0, 0, 1])
 
@@ -227,7 +237,9 @@ def test_a_bad_index_is_refused(golden_files, index, message):
 
 
 def test_missing_and_empty_files_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"train\.rec: cannot open this record file \(No such file"):
+    with pytest.raises(
+        InputError, match=r"train\.rec: cannot open this record file \(No such file"
+    ):
         RecordIOSource(tmp_path)
     (tmp_path / "train.rec").write_bytes(b"")
     with pytest.raises(InputError, match="empty file"):
@@ -244,7 +256,9 @@ def test_threads_and_processes_read_what_one_reads(golden, golden_files):
     source = RecordIOSource(golden_files)
     wrong = []
     threads = [
-        threading.Thread(target=lambda: wrong.extend(_read_all(source) != golden.payloads for _ in range(100)))
+        threading.Thread(
+            target=lambda: wrong.extend(_read_all(source) != golden.payloads for _ in range(100))
+        )
         for _ in range(4)
     ]
     for thread in threads:
@@ -259,7 +273,9 @@ def test_threads_and_processes_read_what_one_reads(golden, golden_files):
 
 def test_train_lst(tmp_path):
     (tmp_path / "train.lst").write_text(
-        "1\ta/1.jpg\t0\n0\tb b/2.jpg\t3\t1\t2\t3\t4\n0\tc.jpg\t3\t1\t2\t3\t4\t" + "\t".join("0123456789") + "\n\n"
+        "1\ta/1.jpg\t0\n0\tb b/2.jpg\t3\t1\t2\t3\t4\n0\tc.jpg\t3\t1\t2\t3\t4\t"
+        + "\t".join("0123456789")
+        + "\n\n"
     )
     lines = list(read_lst(tmp_path / "train.lst"))
     assert [(line.aligned, line.path, line.label) for line in lines] == [
@@ -269,7 +285,10 @@ def test_train_lst(tmp_path):
     ]
     assert lines[1].landmarks is None
     np.testing.assert_array_equal(lines[2].landmarks, [[0, 5], [1, 6], [2, 7], [3, 8], [4, 9]])
-    for text, message in (("1\ta\n", "line 1: 2 columns"), ("1\ta\tx\n", "line 1: '1' and 'x' should be numbers")):
+    for text, message in (
+        ("1\ta\n", "line 1: 2 columns"),
+        ("1\ta\tx\n", "line 1: '1' and 'x' should be numbers"),
+    ):
         (tmp_path / "bad.lst").write_text(text)
         with pytest.raises(InputError, match=message):
             list(read_lst(tmp_path / "bad.lst"))
@@ -278,7 +297,9 @@ def test_train_lst(tmp_path):
 
 
 def test_the_list_of_another_program_beside_the_records_is_passed_over(golden_files):
-    (golden_files / "train.lst").write_text("0\t1.000000\ta/b.jpg\n1\t0.000000\ta/c.jpg\n")  # as im2rec writes it
+    (golden_files / "train.lst").write_text(
+        "0\t1.000000\ta/b.jpg\n1\t0.000000\ta/c.jpg\n"
+    )  # as im2rec writes it
     source = RecordIOSource(golden_files)
     assert not hasattr(source, "path")
     with pytest.raises(InputError, match="this source has none; use a folder or a list"):

@@ -17,7 +17,9 @@ seeds = st.integers(-(2**40), 2**40)
 def taken(sampler, count: int) -> np.ndarray:
     """The first `count` images in the sampler's order."""
     steps = -(-count // sampler.batch_size)
-    return np.concatenate([sampler.rows(step, 0, sampler.batch_size) for step in range(steps)])[:count]
+    return np.concatenate([sampler.rows(step, 0, sampler.batch_size) for step in range(steps)])[
+        :count
+    ]
 
 
 @settings(max_examples=40, deadline=None)
@@ -36,7 +38,8 @@ def test_epochs_and_seeds_differ_and_neighbouring_seeds_are_not_an_epoch_apart()
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_shuffle_is_uniform(seed):
-    # Where image 0 lands over 2,000 epochs of 10: chi-square with 9 degrees of freedom, 99.99 % quantile 33.7.
+    # Where image 0 lands over 2,000 epochs of 10: chi-square with 9 degrees of freedom, 99.99 %
+    # quantile 33.7.
     order = taken(Shuffled(10, 10, seed), 20_000).reshape(-1, 10)
     counts = np.bincount(np.argmin(order, axis=1), minlength=10)
     assert ((counts - 200) ** 2 / 200).sum() < 33.7
@@ -57,7 +60,10 @@ def test_rows_are_the_batch_in_any_division_and_after_pickling(make):
         batch = sampler.rows(step, 0, 12)
         assert batch.shape == (12,)
         for hosts in (2, 3, 4, 12):
-            parts = [copy.rows(step, host * 12 // hosts, (host + 1) * 12 // hosts) for host in range(hosts)]
+            parts = [
+                copy.rows(step, host * 12 // hosts, (host + 1) * 12 // hosts)
+                for host in range(hosts)
+            ]
             np.testing.assert_array_equal(np.concatenate(parts), batch)
     assert repr(copy) == repr(sampler)
 
@@ -81,7 +87,9 @@ def test_balanced_visits_every_identity_and_image():
     labels = np.repeat(np.arange(6), 4)
     sampler = Balanced(labels, 3, 2, 0)
     assert sampler.epoch_images == 12
-    assert sorted(taken(sampler, 24)) == list(range(24))  # two epochs of 2 images for each identity with 4
+    assert sorted(taken(sampler, 24)) == list(
+        range(24)
+    )  # two epochs of 2 images for each identity with 4
 
 
 @settings(max_examples=40, deadline=None)
@@ -92,7 +100,9 @@ def test_capped_epochs_have_each_identity_at_most_cap_times(labels, cap, batch, 
     assert sampler.epoch_images == np.minimum(counts, cap).sum()
     for epoch in taken(sampler, 3 * sampler.epoch_images).reshape(3, -1):
         assert len(set(epoch)) == len(epoch)
-        np.testing.assert_array_equal(np.bincount(labels[epoch], minlength=len(counts)), np.minimum(counts, cap))
+        np.testing.assert_array_equal(
+            np.bincount(labels[epoch], minlength=len(counts)), np.minimum(counts, cap)
+        )
 
 
 def test_capped_moves_on_to_the_other_images_of_a_large_identity():

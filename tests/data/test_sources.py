@@ -48,7 +48,10 @@ FILES = [("a/0.png", "10"), ("a/1.png", "10"), ("b/0.png", "9"), ("b/1.png", "9"
     ("name", "text"),
     [
         ("list.csv", "".join(f"{path},{who}\n" for path, who in FILES)),
-        ("list.csv", "identity,note,path\n" + "".join(f'{who},"x,y",{path}\n' for path, who in FILES)),
+        (
+            "list.csv",
+            "identity,note,path\n" + "".join(f'{who},"x,y",{path}\n' for path, who in FILES),
+        ),
         ("list.tsv", "".join(f"{path}\t{who}\r\n" for path, who in FILES)),
         ("list.txt", "\ufeff" + "\n".join(f"./{path}\t{who}" for path, who in FILES)),
         ("list.lst", "".join(f"1\t{path}\t{who}\n" for path, who in FILES)),
@@ -69,7 +72,12 @@ def test_a_list_reads_from_a_zip_and_takes_absolute_paths_below_its_root(tree, p
         for path, _ in FILES:
             archive.write(tree / path, path)
     (tree.parent / "list.csv").write_text("".join(f"{path},{who}\n" for path, who in FILES))
-    check(ListSource(tree.parent / "list.csv", tree.parent / "faces.zip"), picture, [1, 1, 0, 0, 0], ["9", "10"])
+    check(
+        ListSource(tree.parent / "list.csv", tree.parent / "faces.zip"),
+        picture,
+        [1, 1, 0, 0, 0],
+        ["9", "10"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,7 +101,10 @@ def test_a_listed_image_that_is_missing_is_named_on_access(tree):
     (tree / "list.csv").write_text("a/0.png,1\na/zz.png,1\n")
     with pytest.raises(InputError, match=r"a/zz\.png: cannot read this file"):
         ListSource(tree / "list.csv")[1]
-    for name, message in (("none.csv", "cannot read this list"), ("list.json", "unknown kind of list")):
+    for name, message in (
+        ("none.csv", "cannot read this list"),
+        ("list.json", "unknown kind of list"),
+    ):
         with pytest.raises(InputError, match=message):
             ListSource(tree / name)
 
@@ -124,7 +135,9 @@ def test_parquet_names_classes_as_hugging_face_does(tmp_path, picture):
 
     feature = {"names": ["Ann", "Bob", "Cid"], "_type": "ClassLabel"}
     metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
-    table = parquet_table(picture, wrapped=True, identity=[0, 0, 2, 2, 2]).replace_schema_metadata(metadata)
+    table = parquet_table(picture, wrapped=True, identity=[0, 0, 2, 2, 2]).replace_schema_metadata(
+        metadata
+    )
     pq.write_table(table, tmp_path / "x.parquet")
     check(ParquetSource(tmp_path / "x.parquet"), picture, [0, 0, 1, 1, 1], ["Ann", "Cid"])
 
@@ -154,7 +167,9 @@ def test_parquet_keeps_few_row_groups(tmp_path, picture, monkeypatch):
     from arcface_jax.data import parquet
 
     pq.write_table(
-        parquet_table(picture, wrapped=False, identity=list("xxyyy")), tmp_path / "x.parquet", row_group_size=1
+        parquet_table(picture, wrapped=False, identity=list("xxyyy")),
+        tmp_path / "x.parquet",
+        row_group_size=1,
     )
     monkeypatch.setattr(parquet, "_CACHE_BYTES", 1200)
     source = parquet.ParquetSource(tmp_path / "x.parquet")
@@ -193,7 +208,14 @@ class DrawnFaces(tensorflow_datasets.core.GeneratorBasedBuilder):
     def _generate_examples(self):
         for index in range(5):
             image = np.random.default_rng(index).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-            yield index, {"face": io.BytesIO(encode_png(image)), "who": "Zoe" if index < 2 else "Ann", "age": index}
+            yield (
+                index,
+                {
+                    "face": io.BytesIO(encode_png(image)),
+                    "who": "Zoe" if index < 2 else "Ann",
+                    "age": index,
+                },
+            )
 
 
 def test_tfds_by_catalogue_name_with_a_text_identity(tmp_path, picture):
@@ -245,7 +267,10 @@ def test_webdataset_shards(tmp_path, picture):
 
 
 def test_a_tar_file_of_folders(tmp_path, picture):
-    members = [(f"{name}.png", encode_png(picture(i))) for i, name in enumerate(("a/0", "a/1", "b/0", "b/1", "../b/2"))]
+    members = [
+        (f"{name}.png", encode_png(picture(i)))
+        for i, name in enumerate(("a/0", "a/1", "b/0", "b/1", "../b/2"))
+    ]
     members += [("a/.hidden.png", b"x"), ("a/notes.md", b"x")]
     write_tar(tmp_path / "x.tar", members)
     check(open_source(tmp_path / "x.tar"), picture, [1, 1, 2, 2, 0], ["../b", "a", "b"])
@@ -276,7 +301,9 @@ def test_bad_tar_files_are_refused(tmp_path, picture):
 
 
 def test_open_source_refuses_what_it_does_not_know(tmp_path):
-    with pytest.raises(InputError, match="missing: no such file or folder; it can be a folder or zip file"):
+    with pytest.raises(
+        InputError, match="missing: no such file or folder; it can be a folder or zip file"
+    ):
         open_source(tmp_path / "missing")
     (tmp_path / "x.mp4").write_bytes(b"x")
     with pytest.raises(InputError, match=r"x\.mp4: unknown kind of file"):

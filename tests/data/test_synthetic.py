@@ -54,18 +54,26 @@ def test_large_numbers_are_people_too():
     far = SyntheticFaces(100_000, 50, image_size=16, seed=2**64 - 1, first_identity=2**40)
     picture = far[len(far) - 1]
     np.testing.assert_array_equal(
-        picture, SyntheticFaces(1, 50, image_size=16, seed=2**64 - 1, first_identity=2**40 + 99_999)[49]
+        picture,
+        SyntheticFaces(1, 50, image_size=16, seed=2**64 - 1, first_identity=2**40 + 99_999)[49],
     )
     assert picture.std() > 10
-    assert (picture != SyntheticFaces(1, 1, image_size=16, seed=2**64 - 2, first_identity=2**40 + 99_999)[0]).any()
+    assert (
+        picture
+        != SyntheticFaces(1, 1, image_size=16, seed=2**64 - 2, first_identity=2**40 + 99_999)[0]
+    ).any()
 
 
 def test_every_person_is_another():
     thumbnails = SyntheticFaces(400, 1, image_size=24).neutral(np.arange(400)).reshape(400, -1)
-    distances = np.abs(thumbnails[:, None, ::7].astype(np.int16) - thumbnails[None, :, ::7]).mean(axis=-1)
+    distances = np.abs(thumbnails[:, None, ::7].astype(np.int16) - thumbnails[None, :, ::7]).mean(
+        axis=-1
+    )
     np.fill_diagonal(distances, 255)
     assert distances.min() > 1.0
-    other_seed = SyntheticFaces(400, 1, image_size=24, seed=1).neutral(np.arange(400)).reshape(400, -1)
+    other_seed = (
+        SyntheticFaces(400, 1, image_size=24, seed=1).neutral(np.arange(400)).reshape(400, -1)
+    )
     assert (np.abs(thumbnails.astype(np.int16) - other_seed).mean(axis=1) > 1.0).all()
 
 
@@ -101,11 +109,17 @@ def test_pixels_alone_hardly_verify():
     assert 0.55 < accuracy < 0.70, accuracy
 
 
-GOLDEN_MEANS = [[192.4, 174.0, 162.7], [141.0, 120.3, 109.6], [111.1, 86.7, 73.2], [154.7, 135.2, 123.9]]
+GOLDEN_MEANS = [
+    [192.4, 174.0, 162.7],
+    [141.0, 120.3, 109.6],
+    [111.1, 86.7, 73.2],
+    [154.7, 135.2, 123.9],
+]
 
 
 def test_neutral_faces_look_as_they_always_did():
-    # Loose, as the last bit of sin, cos and exp differs between platforms: colour means of four people, at 32×32.
+    # Loose, as the last bit of sin, cos and exp differs between platforms: colour means of four
+    # people, at 32×32.
     neutral = SyntheticFaces(4, 1, image_size=32).neutral(np.arange(4))
     np.testing.assert_allclose(neutral.mean(axis=(1, 2)), GOLDEN_MEANS, atol=0.5)
 

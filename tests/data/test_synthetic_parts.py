@@ -1,4 +1,6 @@
-"""The generator's parts: pose against plain NumPy, drawing primitives, and that every parameter does something."""
+"""The generator's parts: pose against plain NumPy, drawing primitives, and that every parameter
+does something.
+"""
 
 from types import SimpleNamespace
 
@@ -25,7 +27,9 @@ def _people(count: int) -> SimpleNamespace:
 
 def _neutral(count: int, size: int = SIZE) -> SimpleNamespace:
     numbers = np.arange(count)
-    return parameters.image_nuisances(0, numbers, numbers, 0.0, np.full(count, 0.5), 3 * size * size)
+    return parameters.image_nuisances(
+        0, numbers, numbers, 0.0, np.full(count, 0.5), 3 * size * size
+    )
 
 
 def _draw(people: SimpleNamespace, picture: SimpleNamespace) -> np.ndarray:
@@ -54,10 +58,13 @@ def test_alignment_is_the_least_squares_similarity():
     scale, shift = alignment(points, picture)
     for k in range(9):
         found = np.array([getattr(points, name)[k] for name in LANDMARKS])
-        # [x −y 1 0; y x 0 1] · (cos, sin, tx, ty) = template, solved without the generator's formula.
+        # [x −y 1 0; y x 0 1] · (cos, sin, tx, ty) = template, solved without the generator's
+        # formula.
         x, y, one, zero = found.real, found.imag, np.ones(5), np.zeros(5)
         matrix = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])
-        answer = np.linalg.lstsq(matrix, np.concatenate([TEMPLATE[:, 0], TEMPLATE[:, 1]]), rcond=None)[0]
+        answer = np.linalg.lstsq(
+            matrix, np.concatenate([TEMPLATE[:, 0], TEMPLATE[:, 1]]), rcond=None
+        )[0]
         forward = answer[0] + 1j * answer[1]
         np.testing.assert_allclose(1.0 / scale[k], forward, rtol=1e-9)
         np.testing.assert_allclose(-shift[k] / scale[k], answer[2] + 1j * answer[3], rtol=1e-9)
@@ -79,7 +86,10 @@ def test_pupils_of_real_pictures_are_where_the_template_says():
     for x, y in TEMPLATE[:2]:
         rows, columns = np.mgrid[round(y) - 7 : round(y) + 8, round(x) - 7 : round(x) + 8]
         darkness = np.maximum(np.percentile(grey[rows, columns], 30) - grey[rows, columns], 0.0)
-        centre = (darkness * columns).sum() / darkness.sum(), (darkness * rows).sum() / darkness.sum()
+        centre = (
+            (darkness * columns).sum() / darkness.sum(),
+            (darkness * rows).sum() / darkness.sum(),
+        )
         np.testing.assert_allclose(centre, (x, y), atol=2.0)
 
 
@@ -92,9 +102,12 @@ def test_other_sizes_show_the_same_picture(size):
     assert np.abs(averaged - small).mean() < 6.0
 
 
-@pytest.mark.parametrize("name", list(parameters.IDENTITY_NORMAL) + list(parameters.IDENTITY_UNIFORM))
+@pytest.mark.parametrize(
+    "name", list(parameters.IDENTITY_NORMAL) + list(parameters.IDENTITY_UNIFORM)
+)
 def test_every_identity_parameter_shows(name):
-    # In some of 40 people: a beard's width shows in a beard. Glasses are the one trait that needs a nuisance.
+    # In some of 40 people: a beard's width shows in a beard. Glasses are the one trait that needs a
+    # nuisance.
     people, picture = _people(40), _neutral(40)
     if name == "spectacles":
         numbers = np.arange(40)
@@ -115,17 +128,25 @@ PATCH_ONLY = {"cover_x", "cover_y", "cover_angle", "cover_size"}
 SHADOW_ONLY = {"shadow_edge", "shadow_angle"}
 
 
-@pytest.mark.parametrize("name", [*parameters.IMAGE_NORMAL, *parameters.IMAGE_UNIFORM, *parameters.IMAGE_EVENT])
+@pytest.mark.parametrize(
+    "name", [*parameters.IMAGE_NORMAL, *parameters.IMAGE_UNIFORM, *parameters.IMAGE_EVENT]
+)
 def test_every_nuisance_shows(name):
     people = _people(40)
 
     def drawn(changed: bool) -> np.ndarray:
         picture = _neutral(40)
-        for event, names in (("glasses", GLASSES_ONLY), ("patch", PATCH_ONLY), ("shadow", SHADOW_ONLY)):
+        for event, names in (
+            ("glasses", GLASSES_ONLY),
+            ("patch", PATCH_ONLY),
+            ("shadow", SHADOW_ONLY),
+        ):
             if name in names:
                 setattr(picture, event, np.ones(40, bool))
         if name == "noise":
-            picture.grain = np.random.default_rng(0).standard_normal((40, 3 * SIZE * SIZE)).astype(np.float32)
+            picture.grain = (
+                np.random.default_rng(0).standard_normal((40, 3 * SIZE * SIZE)).astype(np.float32)
+            )
         if changed:
             _change(picture)
         return _draw(people, picture)
@@ -137,7 +158,9 @@ def test_every_nuisance_shows(name):
             setattr(picture, name, np.ones(40, bool))
         elif name[-2:] in ("_r", "_g", "_b"):
             colour = f"{name[:-2]}_colour"
-            setattr(picture, colour, getattr(picture, colour) + np.eye(3)["rgb".index(name[-1])] * 0.4)
+            setattr(
+                picture, colour, getattr(picture, colour) + np.eye(3)["rgb".index(name[-1])] * 0.4
+            )
         else:
             setattr(picture, name, np.full(40, 0.9))
 
@@ -149,7 +172,12 @@ def test_every_nuisance_shows(name):
 def test_band_covers_what_a_stripe_covers(low, width, pixel):
     # Summed over a column of pixels, coverage times pixel size is the stripe's width, however thin.
     place = ((np.arange(200) - 100) * pixel).astype(np.float32).reshape(1, -1, 1)
-    canvas = Canvas(x=place, y=place, pixel=np.full((1, 1, 1), pixel, np.float32), planes=np.zeros((4, 1, 200, 1)))
+    canvas = Canvas(
+        x=place,
+        y=place,
+        pixel=np.full((1, 1, 1), pixel, np.float32),
+        planes=np.zeros((4, 1, 200, 1)),
+    )
     covered = canvas.band(place, np.float32(low), np.float32(low + width)).sum() * pixel
     np.testing.assert_allclose(covered, width, atol=1e-3)
 
@@ -165,7 +193,9 @@ def test_blur_has_the_variance_it_says_and_keeps_the_light(size):
     square = (np.arange(size) - size // 2) ** 2
     for axis in (2, 3):
         variance = (spread.sum(axis=5 - axis) * square).sum(axis=-1)
-        np.testing.assert_allclose(variance[0], (sigma.ravel() * size / 112) ** 2, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(
+            variance[0], (sigma.ravel() * size / 112) ** 2, rtol=1e-3, atol=1e-6
+        )
     np.testing.assert_array_equal(spread[:, 0], point[:, 0])
 
 

@@ -15,7 +15,12 @@ from arcface_jax.errors import InputError
 
 def test_synthetic_faces_are_those_of_the_generator(tmp_path):
     config = tfds_builders.SyntheticConfig(
-        name="tiny", train_identities=3, test_identities=2, images_per_identity=2, image_size=16, seed=4
+        name="tiny",
+        train_identities=3,
+        test_identities=2,
+        images_per_identity=2,
+        image_size=16,
+        seed=4,
     )
     builder = tensorflow_datasets.builder(
         "synthetic_faces", config=config, data_dir=tmp_path, file_format="array_record"
@@ -49,7 +54,9 @@ def test_files_become_a_tfds_set_bit_for_bit(tmp_path, write_tree, packed):
     )
     builder.download_and_prepare()
     written = TfdsSource(builder.data_dir)
-    assert [written.encoded(index) for index in range(5)] == [source.encoded(index) for index in range(5)]
+    assert [written.encoded(index) for index in range(5)] == [
+        source.encoded(index) for index in range(5)
+    ]
     np.testing.assert_array_equal(written.labels, source.labels)
     assert list(written.identity_names) == ["a", "b"]
 
@@ -62,11 +69,15 @@ def test_a_builder_without_a_place_is_refused():
 def test_neither_building_nor_reading_imports_tensorflow(tmp_path):
     program = (
         "import sys, tensorflow_datasets as tfds, arcface_jax.data.tfds_builders as b\n"
-        "c = b.SyntheticConfig(name='t', train_identities=2, test_identities=2, images_per_identity=1, image_size=8)\n"
-        f"x = tfds.builder('synthetic_faces', config=c, data_dir={str(tmp_path)!r}, file_format='array_record')\n"
+        "c = b.SyntheticConfig(name='t', train_identities=2, test_identities=2, "
+        "images_per_identity=1, image_size=8)\n"
+        f"x = tfds.builder('synthetic_faces', config=c, data_dir={str(tmp_path)!r}, "
+        f"file_format='array_record')\n"
         "x.download_and_prepare()\n"
         "assert len(x.as_data_source(split='train')) == 2\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

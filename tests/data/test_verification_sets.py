@@ -32,7 +32,9 @@ def as_columns(images):
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("form", [as_bytes, as_arrays, as_columns])
-@pytest.mark.parametrize("same", [SAME, [np.bool_(value) for value in SAME]], ids=["bool", "np.bool"])
+@pytest.mark.parametrize(
+    "same", [SAME, [np.bool_(value) for value in SAME]], ids=["bool", "np.bool"]
+)
 def test_every_form_of_a_bin_file_is_read(tmp_path, encoded, picture, protocol, form, same):
     (tmp_path / "x.bin").write_bytes(pickle.dumps((form(encoded), same), protocol=protocol))
     source = open_source(tmp_path / "x.bin")
@@ -48,7 +50,8 @@ def test_every_form_of_a_bin_file_is_read(tmp_path, encoded, picture, protocol, 
 
 
 def test_a_bin_file_of_python_2(tmp_path):
-    # What Python 2's cPickle wrote: byte strings by the opcodes SHORT_BINSTRING and BINSTRING, old numpy module names.
+    # What Python 2's cPickle wrote: byte strings by the opcodes SHORT_BINSTRING and BINSTRING, old
+    # numpy module names.
     images = b"]q\x01(U\x03a\xff\x00q\x02T\x02\x00\x00\x00bbq\x03e"
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR(K\x01(K\x03tcnumpy\ndtype\n"
@@ -108,7 +111,10 @@ def test_nothing_but_images_and_booleans_is_built_or_run(tmp_path, monkeypatch, 
         (b"\x80\x04", "not a verification set of images and booleans"),
         (b"r\xff\xff\xff\x7f.", "memo number 2147483647 is absurd"),
         (b"\x80\x02]r\xff\xff\xff\x7f.", "memo number 2147483647 is absurd"),
-        (b"\x80\x05\x96\xff\xff\xff\xff\xff\x00\x00\x00.", "not a verification set of images and booleans"),
+        (
+            b"\x80\x05\x96\xff\xff\xff\xff\xff\x00\x00\x00.",
+            "not a verification set of images and booleans",
+        ),
         (b"cnumpy.core.multiarray\nscalar\n}(U\x01aU\x01bub.", "it changes a function"),
         (pickle.dumps(([b"a"], [True])), "1 images for 1 pairs"),
         (pickle.dumps(([], [])), "0 images for 0 pairs"),

@@ -27,7 +27,9 @@ class Plain:
 
 def in_memory(labels):
     plain = Plain(labels)
-    return MemorySource(load_images(plain, 6), plain.labels, plain.identity_names, plain.fingerprint)
+    return MemorySource(
+        load_images(plain, 6), plain.labels, plain.identity_names, plain.fingerprint
+    )
 
 
 def test_a_subset_renumbers_labels_in_the_sources_order():
@@ -46,7 +48,9 @@ def test_a_subset_offers_what_its_source_offers():
     plain = Subset(Plain([0, 0, 1, 1]), indices)
     assert not hasattr(plain, "render")
     assert not hasattr(plain, "encoded")
-    np.testing.assert_array_equal(Subset(in_memory([0, 0, 1, 1]), indices).render(np.array([1, 0]))[:, 0, 0, 0], [1, 3])
+    np.testing.assert_array_equal(
+        Subset(in_memory([0, 0, 1, 1]), indices).render(np.array([1, 0]))[:, 0, 0, 0], [1, 3]
+    )
 
 
 def test_fingerprints_of_views_differ_by_what_they_show():
@@ -109,5 +113,7 @@ def test_unreadable_images_raise_or_are_skipped_and_counted():
     assert loaded.skipped == tuple(f"record {i}: damaged" for i in (1, 2, 3))
     np.testing.assert_array_equal(loaded.labels, [0])
     assert len(loaded.identity_names) == 2
-    with pytest.raises(InputError, match="none of the 2 images can be decoded; the first: record 0"):
+    with pytest.raises(
+        InputError, match="none of the 2 images can be decoded; the first: record 0"
+    ):
         load(Plain([0, 1], unreadable=(0, 1)), 6, on_unreadable="skip")

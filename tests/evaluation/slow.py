@@ -1,4 +1,6 @@
-"""Slow, obvious float64 versions: loops over thresholds, folds and pairs, straight from the definitions."""
+"""Slow, obvious float64 versions: loops over thresholds, folds and pairs, straight from the
+definitions.
+"""
 
 import itertools
 
@@ -11,7 +13,10 @@ def roc_points(scores: np.ndarray, same: np.ndarray) -> list[tuple[float, float]
     for threshold in sorted(set(scores.tolist()), reverse=True):
         accepted = scores >= threshold
         points.append(
-            (np.count_nonzero(accepted & ~same) / np.sum(~same), np.count_nonzero(accepted & same) / np.sum(same))
+            (
+                np.count_nonzero(accepted & ~same) / np.sum(~same),
+                np.count_nonzero(accepted & same) / np.sum(same),
+            )
         )
     return points
 
@@ -38,7 +43,9 @@ def equal_error(scores: np.ndarray, same: np.ndarray) -> float:
 
 
 def ten_fold(scores: np.ndarray, same: np.ndarray, num_folds: int) -> list[float]:
-    """Held-out accuracies; every cut between neighbouring training scores is tried, from the strictest."""
+    """Held-out accuracies; every cut between neighbouring training scores is tried, from the
+    strictest.
+    """
     accuracies = []
     for held_out in np.array_split(np.arange(len(scores)), num_folds):
         train = np.setdiff1d(np.arange(len(scores)), held_out)
@@ -57,8 +64,12 @@ def ten_fold(scores: np.ndarray, same: np.ndarray, num_folds: int) -> list[float
     return accuracies
 
 
-def val(scores: np.ndarray, same: np.ndarray, far: float, num_folds: int) -> list[tuple[float, float]]:
-    """(TAR, FAR) of each fold at the smallest cut that keeps the other folds' FAR at or below the target."""
+def val(
+    scores: np.ndarray, same: np.ndarray, far: float, num_folds: int
+) -> list[tuple[float, float]]:
+    """(TAR, FAR) of each fold at the smallest cut that keeps the other folds' FAR at or below
+    the target.
+    """
     results = []
     for held_out in np.array_split(np.arange(len(scores)), num_folds):
         train = np.setdiff1d(np.arange(len(scores)), held_out)
@@ -66,7 +77,9 @@ def val(scores: np.ndarray, same: np.ndarray, far: float, num_folds: int) -> lis
         cuts = [np.nextafter(score, impostors.dtype.type(np.inf)) for score in impostors]
         allowed = [cut for cut in cuts if np.sum(impostors >= cut) <= far * len(impostors)]
         accepted = scores[held_out] >= min(allowed)
-        results.append((float(accepted[same[held_out]].mean()), float(accepted[~same[held_out]].mean())))
+        results.append(
+            (float(accepted[same[held_out]].mean()), float(accepted[~same[held_out]].mean()))
+        )
     return results
 
 
@@ -77,17 +90,23 @@ def published_ten_fold(distances: np.ndarray, same: np.ndarray, num_folds: int) 
     for held_out in np.array_split(np.arange(len(distances)), num_folds):
         train = np.setdiff1d(np.arange(len(distances)), held_out)
         on_train = [_accuracy(t, distances[train], same[train]) for t in thresholds]
-        accuracies.append(_accuracy(thresholds[int(np.argmax(on_train))], distances[held_out], same[held_out]))
+        accuracies.append(
+            _accuracy(thresholds[int(np.argmax(on_train))], distances[held_out], same[held_out])
+        )
     return accuracies
 
 
-def published_val(distances: np.ndarray, same: np.ndarray, far: float, num_folds: int) -> list[tuple[float, float]]:
+def published_val(
+    distances: np.ndarray, same: np.ndarray, far: float, num_folds: int
+) -> list[tuple[float, float]]:
     """The published loop for VAL; where FARs repeat, interpolation starts at the last of them."""
     thresholds = np.arange(0, 4, 0.001)
     results = []
     for held_out in np.array_split(np.arange(len(distances)), num_folds):
         train = np.setdiff1d(np.arange(len(distances)), held_out)
-        fars = [np.sum((distances[train] < t) & ~same[train]) / np.sum(~same[train]) for t in thresholds]
+        fars = [
+            np.sum((distances[train] < t) & ~same[train]) / np.sum(~same[train]) for t in thresholds
+        ]
         threshold = 0.0
         if max(fars) >= far:
             left = max(i for i, x in enumerate(fars) if x <= far)
@@ -96,7 +115,9 @@ def published_val(distances: np.ndarray, same: np.ndarray, far: float, num_folds
                 slope = (thresholds[left + 1] - thresholds[left]) / (fars[left + 1] - fars[left])
                 threshold = slope * (far - fars[left]) + thresholds[left]
         accepted = distances[held_out] < threshold
-        results.append((float(accepted[same[held_out]].mean()), float(accepted[~same[held_out]].mean())))
+        results.append(
+            (float(accepted[same[held_out]].mean()), float(accepted[~same[held_out]].mean()))
+        )
     return results
 
 
@@ -108,7 +129,9 @@ def _accuracy(threshold: float, distances: np.ndarray, same: np.ndarray) -> floa
 
 
 def exact_units(rng: np.random.Generator, count: int) -> np.ndarray:
-    """float32 [count, 8], four entries of ±½ each: unit rows, ties abound, and every product is exact."""
+    """float32 [count, 8], four entries of ±½ each: unit rows, ties abound, and every product is
+    exact.
+    """
     rows = np.zeros((count, 8), np.float32)
     for row in rows:
         row[rng.choice(8, 4, replace=False)] = rng.choice([-0.5, 0.5], 4)
@@ -122,7 +145,9 @@ def search(
     results = []
     for probe, label in zip(probes.astype(np.float64), probe_labels, strict=True):
         mate, impostor, index = -np.inf, -np.inf, -1
-        for entry, (row, other) in enumerate(zip(gallery.astype(np.float64), gallery_labels, strict=True)):
+        for entry, (row, other) in enumerate(
+            zip(gallery.astype(np.float64), gallery_labels, strict=True)
+        ):
             score = float(probe @ row)
             if other == label:
                 mate = max(mate, score)
@@ -152,7 +177,11 @@ def tpir(results: list[tuple[float, float, int, int]], fpir: float) -> float:
 
 
 def pool(
-    features: np.ndarray, templates: np.ndarray, media: np.ndarray, detector: np.ndarray | None, keep_norms: bool
+    features: np.ndarray,
+    templates: np.ndarray,
+    media: np.ndarray,
+    detector: np.ndarray | None,
+    keep_norms: bool,
 ) -> dict[int, np.ndarray]:
     """Templates by a loop over templates, media and images."""
     pooled = {}

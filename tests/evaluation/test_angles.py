@@ -4,7 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angles import angle_statistics, class_centres, degrees_between, nearest_other_degrees
+from arcface_jax.evaluation.angles import (
+    angle_statistics,
+    class_centres,
+    degrees_between,
+    nearest_other_degrees,
+)
 from tests.evaluation import slow
 
 
@@ -21,7 +26,9 @@ def test_statistics_equal_their_definitions(seed: int) -> None:
         [min(slow.degrees(a, b) for j, b in enumerate(rows) if j != i) for i, a in enumerate(rows)]
     )
     expected = {
-        "intra": np.mean([slow.degrees(x, centres[c]) for x, c in zip(embeddings, labels, strict=True)]),
+        "intra": np.mean(
+            [slow.degrees(x, centres[c]) for x, c in zip(embeddings, labels, strict=True)]
+        ),
         "inter": nearest(centres),
         "w_ec": np.mean([slow.degrees(w, c) for w, c in zip(weights, centres, strict=True)]),
         "w_inter": nearest(weights),

@@ -27,7 +27,9 @@ def population(seed: int, people: int = 80, each: int = 3) -> tuple[np.ndarray, 
 def test_group_rates_are_plain_counts_and_the_gap_is_their_range() -> None:
     scores, same, first, second, labels = population(0)
     groups = pair_groups(np.where(labels < 40, "a", "b"), first, second)
-    rates = group_rates(scores, same, groups, 0.35, labels[first], labels[second], resampling=Resampling(60))
+    rates = group_rates(
+        scores, same, groups, 0.35, labels[first], labels[second], resampling=Resampling(60)
+    )
     for group in ("a", "b", "mixed"):
         inside = groups == group
         assert rates.far[group].estimate == np.mean(scores[inside & ~same] >= 0.35)
@@ -35,8 +37,12 @@ def test_group_rates_are_plain_counts_and_the_gap_is_their_range() -> None:
         assert rates.frr[group].estimate == np.mean(scores[(groups == group) & same] < 0.35)
         assert rates.frr[group].low <= rates.frr[group].estimate <= rates.frr[group].high
     assert "mixed" not in rates.frr
-    assert rates.gaps["far"].estimate == pytest.approx(abs(rates.far["a"].estimate - rates.far["b"].estimate))
-    assert rates.gaps["frr"].estimate == pytest.approx(abs(rates.frr["a"].estimate - rates.frr["b"].estimate))
+    assert rates.gaps["far"].estimate == pytest.approx(
+        abs(rates.far["a"].estimate - rates.far["b"].estimate)
+    )
+    assert rates.gaps["frr"].estimate == pytest.approx(
+        abs(rates.frr["a"].estimate - rates.frr["b"].estimate)
+    )
     assert rates.frr["a"].high < rates.frr["b"].low  # the harder group is told apart
 
 
@@ -48,7 +54,9 @@ def test_groups_by_the_ten_folds() -> None:
     results = verify_by_group(scores, same, groups)
     assert results["African"] == verify_similarities(scores[:200], same[:200])
     assert results["Asian"] == verify_similarities(scores[200:], same[200:])
-    assert list(verify_by_group(scores, same, np.where(groups == "Asian", "mixed", groups))) == ["African"]
+    assert list(verify_by_group(scores, same, np.where(groups == "Asian", "mixed", groups))) == [
+        "African"
+    ]
 
 
 def test_bad_groups_are_named() -> None:
@@ -70,10 +78,14 @@ def test_reject_curve_equals_the_slow_version(seed: int, far: float) -> None:
     fractions = (0.0, 0.2, 0.4, 0.8)
     curve = error_versus_reject(scores, same, first, second, quality, far=far, fractions=fractions)
     allowed = [t for t in [np.inf, *scores] if np.mean(scores[~same] >= t) <= far]
-    assert np.mean(scores[same] >= curve.threshold) == max(np.mean(scores[same] >= t) for t in allowed)
+    assert np.mean(scores[same] >= curve.threshold) == max(
+        np.mean(scores[same] >= t) for t in allowed
+    )
     for k, fraction in enumerate(fractions):
         gone = [i for i in range(15) if np.sum(quality <= quality[i]) <= round(fraction * 15, 9)]
-        left = np.array([i not in gone and j not in gone for i, j in zip(first, second, strict=True)])
+        left = np.array(
+            [i not in gone and j not in gone for i, j in zip(first, second, strict=True)]
+        )
         assert curve.rejected[k] == len(gone) / 15
         expected = np.mean(scores[left & same] < curve.threshold) if (left & same).any() else np.nan
         np.testing.assert_equal(curve.frr[k], expected)
@@ -85,7 +97,9 @@ def test_rejecting_blurred_images_lowers_the_error() -> None:
     quality = rng.random(200)
     first, second = np.triu_indices(200, 1)
     same = labels[first] == labels[second]
-    scores = np.where(same, np.minimum(quality[first], quality[second]), 0.0) + 0.1 * rng.normal(size=len(first))
+    scores = np.where(same, np.minimum(quality[first], quality[second]), 0.0) + 0.1 * rng.normal(
+        size=len(first)
+    )
     good = error_versus_reject(scores, same, first, second, quality)
     useless = error_versus_reject(scores, same, first, second, rng.random(200))
     assert (np.diff(good.frr) < 0.02).all()
@@ -98,7 +112,9 @@ def test_bad_quality_is_named() -> None:
     scores, same, first, second, labels = population(0, people=4)
     quality = np.ones(len(labels))
     with pytest.raises(InputError, match="quality: element 2 of 12 is nan"):
-        error_versus_reject(scores, same, first, second, np.where(np.arange(12) == 2, np.nan, quality))
+        error_versus_reject(
+            scores, same, first, second, np.where(np.arange(12) == 2, np.nan, quality)
+        )
     with pytest.raises(InputError, match="second: element 10 is 11"):
         error_versus_reject(scores, same, first, second, quality[:-1])
     with pytest.raises(InputError, match="fractions"):
@@ -109,7 +125,9 @@ def test_bad_quality_is_named() -> None:
 
 def test_threshold_to_deploy_keeps_the_wanted_rate_and_says_how_sure_it_is() -> None:
     scores, same, first, second, labels = population(1)
-    found = deployment_threshold(scores, same, labels[first], labels[second], 1e-2, resampling=Resampling(100))
+    found = deployment_threshold(
+        scores, same, labels[first], labels[second], 1e-2, resampling=Resampling(100)
+    )
     impostors = scores[~same]
     assert np.mean(impostors >= found.threshold.estimate) == found.far <= 1e-2
     assert np.mean(impostors >= np.max(scores[scores < found.threshold.estimate])) > 1e-2
@@ -121,10 +139,15 @@ def test_threshold_to_deploy_keeps_the_wanted_rate_and_says_how_sure_it_is() -> 
 
 def test_too_few_impostors_are_said() -> None:
     scores, same, first, second, labels = population(1, people=10)
-    found = deployment_threshold(scores, same, labels[first], labels[second], 1e-6, resampling=Resampling(20))
+    found = deployment_threshold(
+        scores, same, labels[first], labels[second], 1e-6, resampling=Resampling(20)
+    )
     assert found.far == 0.0
     assert found.warning is not None
-    assert "cannot tell whether the FAR is below 1e-06 at all; collect at least 30,000,000" in found.warning
+    assert (
+        "cannot tell whether the FAR is below 1e-06 at all; collect at least 30,000,000"
+        in found.warning
+    )
     assert too_few_pairs(30_000, 1e-3) is None
     assert "more than 30 %; collect at least 30,000" in str(too_few_pairs(29_999, 1e-3))
     assert "at all" in str(too_few_pairs(2_999, 1e-3))
@@ -132,7 +155,9 @@ def test_too_few_impostors_are_said() -> None:
 
 def test_threshold_above_everything_when_the_highest_score_is_false() -> None:
     scores, same = np.array([0.9, 0.5, 0.2]), np.array([False, True, False])
-    found = deployment_threshold(scores, same, np.array([0, 1, 0]), np.array([1, 1, 2]), 0.1, resampling=Resampling(5))
+    found = deployment_threshold(
+        scores, same, np.array([0, 1, 0]), np.array([1, 1, 2]), 0.1, resampling=Resampling(5)
+    )
     assert found.threshold.estimate > 0.9
     assert (found.far, found.tar.estimate) == (0.0, 0.0)
     with pytest.raises(InputError, match="far: 0"):

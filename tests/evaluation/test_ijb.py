@@ -66,7 +66,11 @@ def test_matches(write: Callable[[str], pathlib.Path]) -> None:
 @pytest.mark.parametrize(
     ("reader", "text", "message"),
     [
-        (read_face_media, "1.jpg 1 5\n2.jpg 1\n", "line 2: 2 words; file name, template, medium are due"),
+        (
+            read_face_media,
+            "1.jpg 1 5\n2.jpg 1\n",
+            "line 2: 2 words; file name, template, medium are due",
+        ),
         (read_face_media, "1.jpg one 5\n", "line 1: 'one' is not a whole number"),
         (read_face_media, "", "empty"),
         (read_template_pairs, "1 2 1\n\n1 2 0 4\n", "line 3: 4 words"),
@@ -75,14 +79,25 @@ def test_matches(write: Callable[[str], pathlib.Path]) -> None:
         (read_template_matches, "1,2\n3;4\n", "line 2: 1 words"),
         (read_ijb_landmarks, "a.jpg 1 2 3 4 5 6 7 8 9 10\n", "line 1: 11 words"),
         (read_ijb_landmarks, "a.jpg 1 2 3 4 5 6 7 8 9 10 nan\n", "'nan' is not a number"),
-        (read_template_subjects, "TEMPLATE_ID,SUBJECT\n1,2\n", "line 1: the columns TEMPLATE_ID and SUBJECT_ID"),
-        (read_template_subjects, "TEMPLATE_ID,SUBJECT_ID\n1,2\n1,3\n", "line 3: template 1 is of subject 3 and of 2"),
+        (
+            read_template_subjects,
+            "TEMPLATE_ID,SUBJECT\n1,2\n",
+            "line 1: the columns TEMPLATE_ID and SUBJECT_ID",
+        ),
+        (
+            read_template_subjects,
+            "TEMPLATE_ID,SUBJECT_ID\n1,2\n1,3\n",
+            "line 3: template 1 is of subject 3 and of 2",
+        ),
         (read_template_subjects, "TEMPLATE_ID,SUBJECT_ID\n1\n", "line 2: 1 columns"),
         (read_template_subjects, "TEMPLATE_ID,SUBJECT_ID\n", "no templates"),
     ],
 )
 def test_a_bad_line_is_named(
-    write: Callable[[str], pathlib.Path], reader: Callable[[pathlib.Path], object], text: str, message: str
+    write: Callable[[str], pathlib.Path],
+    reader: Callable[[pathlib.Path], object],
+    text: str,
+    message: str,
 ) -> None:
     path = write(text)
     with pytest.raises(InputError, match=message) as caught:
@@ -92,7 +107,14 @@ def test_a_bad_line_is_named(
 
 
 @pytest.mark.parametrize(
-    "reader", [read_face_media, read_template_pairs, read_ijb_landmarks, read_template_subjects, read_template_matches]
+    "reader",
+    [
+        read_face_media,
+        read_template_pairs,
+        read_ijb_landmarks,
+        read_template_subjects,
+        read_template_matches,
+    ],
 )
 def test_a_missing_file_is_named(reader: Callable[[pathlib.Path], object]) -> None:
     with pytest.raises(InputError, match=r"nowhere\.txt: cannot read"):

@@ -15,7 +15,9 @@ from arcface_jax.evaluation.roc import (
 from tests.evaluation import slow
 
 # Scores from a handful of values, so that ties, within and across kinds, are the rule.
-tied_pairs = st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0]), st.booleans()), min_size=2, max_size=25)
+tied_pairs = st.lists(
+    st.tuples(st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0]), st.booleans()), min_size=2, max_size=25
+)
 any_pairs = st.lists(st.tuples(st.floats(-1, 1, width=32), st.booleans()), min_size=2, max_size=25)
 
 
@@ -32,7 +34,9 @@ def test_equals_the_slow_version(pairs: list[tuple[float, bool]], far: float) ->
             roc_curve(scores, same)
         return
     roc = roc_curve(scores, same)
-    assert list(zip(roc.far.tolist(), roc.tar.tolist(), strict=True)) == slow.roc_points(scores, same)
+    assert list(zip(roc.far.tolist(), roc.tar.tolist(), strict=True)) == slow.roc_points(
+        scores, same
+    )
     assert roc.thresholds.tolist() == [np.inf, *sorted(set(scores.tolist()), reverse=True)]
     assert tar_at_far(roc, far) == slow.tar_nearest(scores, same, far)
     assert equal_error_rate(roc) == pytest.approx(slow.equal_error(scores, same), abs=1e-12)
@@ -40,7 +44,11 @@ def test_equals_the_slow_version(pairs: list[tuple[float, bool]], far: float) ->
     found = roc_numbers(roc, (far,))
     assert found.tar == {far: tar_at_far(roc, far)}
     assert (found.eer, found.auc) == (equal_error_rate(roc), area_under_curve(roc))
-    assert found.numbers() == {f"tar@far={far:g}": found.tar[far], "eer": found.eer, "auc": found.auc}
+    assert found.numbers() == {
+        f"tar@far={far:g}": found.tar[far],
+        "eer": found.eer,
+        "auc": found.auc,
+    }
     strict = operating_point(roc, far, "at_most")
     assert roc.tar[strict] == max(y for x, y in slow.roc_points(scores, same) if x <= far)
     assert roc.far[strict] <= far
@@ -48,9 +56,13 @@ def test_equals_the_slow_version(pairs: list[tuple[float, bool]], far: float) ->
 
 @settings(max_examples=60, deadline=None)
 @given(tied_pairs, st.data())
-def test_integer_weights_are_repetitions(pairs: list[tuple[float, bool]], data: st.DataObject) -> None:
+def test_integer_weights_are_repetitions(
+    pairs: list[tuple[float, bool]], data: st.DataObject
+) -> None:
     scores, same = arrays(pairs)
-    weights = np.array(data.draw(st.lists(st.integers(0, 3), min_size=len(same), max_size=len(same))))
+    weights = np.array(
+        data.draw(st.lists(st.integers(0, 3), min_size=len(same), max_size=len(same)))
+    )
     repeated, repeated_same = np.repeat(scores, weights), np.repeat(same, weights)
     if not repeated_same.any() or repeated_same.all():
         return

@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.all_pairs import all_pairs_roc, distractor_roc
-from arcface_jax.evaluation.roc import area_under_curve, equal_error_rate, operating_point, roc_curve, tar_at_far
+from arcface_jax.evaluation.roc import (
+    area_under_curve,
+    equal_error_rate,
+    operating_point,
+    roc_curve,
+    tar_at_far,
+)
 from arcface_jax.evaluation.scoring import HighestScores, score_pairs, score_tiles
 from tests.evaluation import slow
 
@@ -24,7 +30,9 @@ def test_pairs_equal_numpy_in_any_block_and_on_any_number_of_devices() -> None:
     one = score_pairs(left, right, i, j, chunk=8, block=64)
     np.testing.assert_allclose(one, expected, atol=1e-6)
     for devices in (jax.devices()[:3], jax.devices()):
-        assert np.array_equal(score_pairs(left, right, i, j, chunk=8, block=64, devices=devices), one)
+        assert np.array_equal(
+            score_pairs(left, right, i, j, chunk=8, block=64, devices=devices), one
+        )
     assert score_pairs(left, right, i[:0], j[:0]).shape == (0,)
 
 
@@ -41,7 +49,10 @@ def test_bad_pairs_name_the_position() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75]), max_size=9), max_size=9), st.integers(1, 8))
+@given(
+    st.lists(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75]), max_size=9), max_size=9),
+    st.integers(1, 8),
+)
 def test_highest_scores_are_exact(parts: list[list[float]], capacity: int) -> None:
     collector = HighestScores(capacity)
     for part in parts:
@@ -82,7 +93,9 @@ def test_streamed_roc_is_the_full_roc_up_to_its_end(seed: int, keep: int) -> Non
     assert not tail.complete or length == len(full.thresholds)
     assert tail.complete or full.false_accepts[length] >= keep  # nothing that is known is left out
     for rule in ("nearest", "at_most"):
-        assert operating_point(tail, tail.far[-1] / 2, rule) <= operating_point(full, tail.far[-1] / 2, rule)
+        assert operating_point(tail, tail.far[-1] / 2, rule) <= operating_point(
+            full, tail.far[-1] / 2, rule
+        )
 
 
 def test_a_tail_answers_only_what_it_knows() -> None:

@@ -31,8 +31,14 @@ def test_all_pairs_search_angles_and_quality_of_labelled_images() -> None:
     i, j = np.triu_indices(200, 1)
     roc = roc_curve(np.einsum("pd,pd->p", unit[i], unit[j]), labels[i] == labels[j])
     assert result.figures["eer"].estimate == pytest.approx(equal_error_rate(roc), abs=1e-4)
-    assert result.figures["angle intra"].estimate == pytest.approx(angle_statistics(unit, labels)["intra"])
-    for name in result.figures.keys() - {"num_gallery", "num_enrolled", "num_unknown"}:  # everyone has five images
+    assert result.figures["angle intra"].estimate == pytest.approx(
+        angle_statistics(unit, labels)["intra"]
+    )
+    for name in result.figures.keys() - {
+        "num_gallery",
+        "num_enrolled",
+        "num_unknown",
+    }:  # everyone has five images
         assert result.figures[name].low < result.figures[name].high, name
     search = result.search
     assert search is not None
@@ -41,7 +47,9 @@ def test_all_pairs_search_angles_and_quality_of_labelled_images() -> None:
     for name, value in identify(search, ranks=OPTIONS.ranks, fpirs=OPTIONS.fpirs).numbers().items():
         assert result.figures[name].estimate == value
     assert result.reject is not None
-    assert result.reject.frr[-1] < 0.7 * result.reject.frr[0]  # short embeddings are the bad ones here
+    assert (
+        result.reject.frr[-1] < 0.7 * result.reject.frr[0]
+    )  # short embeddings are the bad ones here
     assert result.thresholds[0].far <= 0.01
     assert result.groups is None
 
@@ -67,13 +75,21 @@ def test_without_identities_folds_are_resampled_and_nothing_is_searched() -> Non
     embeddings, labels = faces()
     pairs = draw_pairs(labels, 400, seed=0)
     unknown = np.arange(200)
-    data = EmbeddedSet("lfw", unit_embeddings(embeddings), unknown, pairs=pairs, identities_known=False)
+    data = EmbeddedSet(
+        "lfw", unit_embeddings(embeddings), unknown, pairs=pairs, identities_known=False
+    )
     result = evaluate_set(data, OPTIONS)
     assert result.search is None
     assert result.reject is None
     assert "angle intra" not in result.figures
     assert np.array_equal(result.first_cluster, np.arange(400) // 40)
-    flat = EmbeddedSet("lfw", embeddings, unknown, Pairs(pairs.first, pairs.second, pairs.same), identities_known=False)
+    flat = EmbeddedSet(
+        "lfw",
+        embeddings,
+        unknown,
+        Pairs(pairs.first, pairs.second, pairs.same),
+        identities_known=False,
+    )
     with pytest.raises(InputError, match="lfw: neither identities nor folds"):
         evaluate_set(flat, OPTIONS)
 
@@ -107,7 +123,10 @@ def test_bad_sets_are_named() -> None:
     with pytest.raises(InputError, match="mine: 200 embeddings but labels of shape"):
         evaluate_set(EmbeddedSet("mine", embeddings, labels[1:]), OPTIONS)
     with pytest.raises(InputError, match="mine: embeddings: row 3 holds NaN"):
-        evaluate_set(EmbeddedSet("mine", np.where(np.arange(200)[:, None] == 3, np.nan, embeddings), labels), OPTIONS)
+        evaluate_set(
+            EmbeddedSet("mine", np.where(np.arange(200)[:, None] == 3, np.nan, embeddings), labels),
+            OPTIONS,
+        )
     far_off = Pairs(np.array([0, 200]), np.array([1, 2]), np.array([True, False]))
     with pytest.raises(InputError, match=r"mine: pairs\.first: element 1 is 200, outside 0 … 199"):
         evaluate_set(EmbeddedSet("mine", embeddings, labels, far_off), OPTIONS)

@@ -3,7 +3,14 @@ import io
 import json
 
 from arcface_jax.evaluation.bootstrap import Interval
-from arcface_jax.evaluation.tables import markdown_table, to_csv, to_json, to_latex, to_markdown, to_text
+from arcface_jax.evaluation.tables import (
+    markdown_table,
+    to_csv,
+    to_json,
+    to_latex,
+    to_markdown,
+    to_text,
+)
 
 ROWS = {
     "model_a": {
@@ -28,7 +35,9 @@ def test_text_has_a_line_for_each_figure() -> None:
 
 def test_markdown_aligns_and_escapes() -> None:
     lines = to_markdown(ROWS).splitlines()
-    assert lines[0] == "|  | accuracy (%) | TAR@FAR=0.001 (%) | same pairs | best threshold | Intra |"
+    assert (
+        lines[0] == "|  | accuracy (%) | TAR@FAR=0.001 (%) | same pairs | best threshold | Intra |"
+    )
     assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     assert lines[3] == r"| b\|c | 50.00 [40.00, 60.00] | – | – | – | 38.45° |"
 
@@ -43,7 +52,9 @@ def test_latex_escapes_what_would_break_it() -> None:
     text = to_latex(ROWS)
     assert text.startswith("\\begin{tabular}{lrrrrr}\n\\toprule\n")
     assert r"accuracy (\%) & TAR@FAR=0.001 (\%)" in text
-    assert r"model\_a & 99.53 [99.41, 99.68] & 25.00 & 3000 & 0.3124 [0.3000, 0.3200] & -- \\" in text
+    assert (
+        r"model\_a & 99.53 [99.41, 99.68] & 25.00 & 3000 & 0.3124 [0.3000, 0.3200] & -- \\" in text
+    )
     assert r"38.45$^\circ$ \\" in text
     assert text.endswith("\\bottomrule\n\\end{tabular}\n")
 
@@ -58,4 +69,8 @@ def test_csv_and_json_keep_every_digit() -> None:
         "low": "0.9941",
         "high": "0.9968",
     }
-    assert json.loads(to_json(ROWS))["b|c"]["accuracy"] == {"estimate": 0.5, "low": 0.4, "high": 0.6}
+    assert json.loads(to_json(ROWS))["b|c"]["accuracy"] == {
+        "estimate": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+    }

@@ -12,13 +12,17 @@ from tests.evaluation import slow
 
 def images(seed: int, count: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    features = rng.normal(size=(count, 6)).astype(np.float32) * rng.uniform(5, 30, (count, 1)).astype(np.float32)
+    features = rng.normal(size=(count, 6)).astype(np.float32) * rng.uniform(
+        5, 30, (count, 1)
+    ).astype(np.float32)
     return features, rng.integers(100, 108, count), rng.integers(0, 4, count)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.booleans(), st.booleans(), st.booleans())
-def test_pooling_equals_the_slow_version(seed: int, keep_norms: bool, weighted: bool, flip: bool) -> None:
+def test_pooling_equals_the_slow_version(
+    seed: int, keep_norms: bool, weighted: bool, flip: bool
+) -> None:
     features, template_ids, media_ids = images(seed)
     rng = np.random.default_rng(seed)
     detector = rng.uniform(0.5, 1, 30).astype(np.float32) if weighted else None
@@ -64,7 +68,9 @@ def test_verification_of_templates_and_the_same_on_several_devices() -> None:
     same = np.arange(len(i)) % 5 == 0
     arguments = (templates, templates.ids[i], templates.ids[j], same)
     result, roc = verify_templates(*arguments, fars=(0.1, 0.5))
-    expected = roc_curve(np.einsum("pd,pd->p", templates.embeddings[i], templates.embeddings[j]), same)
+    expected = roc_curve(
+        np.einsum("pd,pd->p", templates.embeddings[i], templates.embeddings[j]), same
+    )
     np.testing.assert_array_equal(roc.true_accepts, expected.true_accepts)
     scores = np.einsum("pd,pd->p", templates.embeddings[i], templates.embeddings[j])
     assert result.tar == {far: slow.tar_nearest(scores, same, far) for far in (0.1, 0.5)}
@@ -76,8 +82,12 @@ def test_verification_of_templates_and_the_same_on_several_devices() -> None:
 def test_bad_templates_name_the_position() -> None:
     features, template_ids, media_ids = images(0)
     templates = pool_templates(features, template_ids, media_ids)
-    with pytest.raises(InputError, match="second_ids: element 1 asks for template 555, which has no image"):
-        verify_templates(templates, np.array([100, 101]), np.array([100, 555]), np.array([True, False]))
+    with pytest.raises(
+        InputError, match="second_ids: element 1 asks for template 555, which has no image"
+    ):
+        verify_templates(
+            templates, np.array([100, 101]), np.array([100, 555]), np.array([True, False])
+        )
     with pytest.raises(InputError, match="same: shape"):
         verify_templates(templates, np.array([100, 101]), np.array([100, 101]), np.array([True]))
     with pytest.raises(InputError, match="media_ids: shape"):
@@ -87,10 +97,21 @@ def test_bad_templates_name_the_position() -> None:
     with pytest.raises(InputError, match="mirrored: shape"):
         pool_templates(features, template_ids, media_ids, mirrored=features[1:])
     with pytest.raises(InputError, match="detector_scores: element 4"):
-        pool_templates(features, template_ids, media_ids, detector_scores=np.where(np.arange(30) == 4, np.nan, 1))
+        pool_templates(
+            features,
+            template_ids,
+            media_ids,
+            detector_scores=np.where(np.arange(30) == 4, np.nan, 1),
+        )
     with pytest.raises(InputError, match="template 1 sums to zero"):
-        pool_templates(np.array([[1, 0], [1, 0], [-1, 0]]), np.array([0, 1, 1]), np.array([0, 0, 1]))
+        pool_templates(
+            np.array([[1, 0], [1, 0], [-1, 0]]), np.array([0, 1, 1]), np.array([0, 0, 1])
+        )
     with pytest.raises(InputError, match="features: row 5 holds NaN"):
-        pool_templates(np.where(np.arange(30)[:, None] == 5, np.nan, features), template_ids, media_ids)
+        pool_templates(
+            np.where(np.arange(30)[:, None] == 5, np.nan, features), template_ids, media_ids
+        )
     with pytest.raises(InputError, match="features: row 5 is zero"):
-        pool_templates(features * (np.arange(30) != 5)[:, None], template_ids, media_ids, norm_weighting=False)
+        pool_templates(
+            features * (np.arange(30) != 5)[:, None], template_ids, media_ids, norm_weighting=False
+        )

@@ -4,8 +4,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.folds import best_threshold, fold_numbers, ten_fold_accuracy, threshold_between, val_at_far
-from arcface_jax.evaluation.published import published_ten_fold_accuracy, published_val_at_far, squared_distances
+from arcface_jax.evaluation.folds import (
+    best_threshold,
+    fold_numbers,
+    ten_fold_accuracy,
+    threshold_between,
+    val_at_far,
+)
+from arcface_jax.evaluation.published import (
+    published_ten_fold_accuracy,
+    published_val_at_far,
+    squared_distances,
+)
 from arcface_jax.evaluation.verification import (
     hardest_pairs,
     pair_similarities,
@@ -27,15 +37,21 @@ def lfw_like(seed: int = 0, num_pairs: int = 6000) -> tuple[np.ndarray, np.ndarr
     rng = np.random.default_rng(seed)
     same = np.tile(np.arange(num_pairs // 10) < num_pairs // 20, 10)
     first = unit(rng, num_pairs, 16)
-    second = np.where(same[:, None], first + 0.25 * rng.normal(size=first.shape), rng.normal(size=first.shape))
+    second = np.where(
+        same[:, None], first + 0.25 * rng.normal(size=first.shape), rng.normal(size=first.shape)
+    )
     return first, second / np.linalg.norm(second, axis=1, keepdims=True), same
 
 
 @settings(max_examples=100, deadline=None)
 @given(pair_lists, st.sampled_from([2, 3]), st.sampled_from([np.float32, np.float64]))
-def test_folds_equal_the_slow_version(pairs: list[tuple[float, bool]], folds: int, dtype: type) -> None:
+def test_folds_equal_the_slow_version(
+    pairs: list[tuple[float, bool]], folds: int, dtype: type
+) -> None:
     scores, same = np.array([s for s, _ in pairs], dtype), np.array([y for _, y in pairs])
-    assert ten_fold_accuracy(scores, same, folds).per_fold.tolist() == slow.ten_fold(scores, same, folds)
+    assert ten_fold_accuracy(scores, same, folds).per_fold.tolist() == slow.ten_fold(
+        scores, same, folds
+    )
     kinds = [same[part] for part in np.array_split(np.arange(len(same)), folds)]
     if any(part.all() or not part.any() for part in kinds):
         with pytest.raises(InputError, match=r"of \d holds no"):
@@ -49,18 +65,27 @@ def test_folds_equal_the_slow_version(pairs: list[tuple[float, bool]], folds: in
 
 @settings(max_examples=12, deadline=None)
 @given(
-    st.lists(st.tuples(st.one_of(st.sampled_from([0.0, 0.01, 0.5, 4.0]), st.floats(0, 4)), st.booleans()), min_size=4),
+    st.lists(
+        st.tuples(
+            st.one_of(st.sampled_from([0.0, 0.01, 0.5, 4.0]), st.floats(0, 4)), st.booleans()
+        ),
+        min_size=4,
+    ),
     st.sampled_from([0.0, 0.1, 0.5, 1.0]),
 )
-def test_published_grid_equals_the_published_loop(pairs: list[tuple[float, bool]], far: float) -> None:
+def test_published_grid_equals_the_published_loop(
+    pairs: list[tuple[float, bool]], far: float
+) -> None:
     distances, same = np.array([d for d, _ in pairs]), np.array([y for _, y in pairs])
-    assert published_ten_fold_accuracy(distances, same, 2).per_fold.tolist() == slow.published_ten_fold(
+    assert published_ten_fold_accuracy(
         distances, same, 2
-    )
+    ).per_fold.tolist() == slow.published_ten_fold(distances, same, 2)
     if all(0 < part.sum() < len(part) for part in np.array_split(same, 2)):
         result = published_val_at_far(distances, same, far, 2)
         expected = np.array(slow.published_val(distances, same, far, 2))
-        np.testing.assert_allclose([result.val, result.far, result.std], [*expected.mean(0), expected[:, 0].std()])
+        np.testing.assert_allclose(
+            [result.val, result.far, result.std], [*expected.mean(0), expected[:, 0].std()]
+        )
 
 
 def test_published_switch_gives_the_published_numbers_on_lfw_size() -> None:
@@ -70,14 +95,19 @@ def test_published_switch_gives_the_published_numbers_on_lfw_size() -> None:
     accuracies = slow.published_ten_fold(distances, same, 10)
     val = np.array(slow.published_val(distances, same, 1e-3, 10))
     assert (result.accuracy, result.accuracy_std) == (np.mean(accuracies), np.std(accuracies))
-    assert (result.val, result.val_std, result.val_far) == (val[:, 0].mean(), val[:, 0].std(), val[:, 1].mean())
+    assert (result.val, result.val_std, result.val_far) == (
+        val[:, 0].mean(),
+        val[:, 0].std(),
+        val[:, 1].mean(),
+    )
     exact = verify_pairs(first, second, same)
     assert (exact.eer, exact.auc, exact.tar) == (result.eer, result.auc, result.tar)
     assert exact.accuracy != result.accuracy
 
 
 def test_published_quirk_identical_images_are_rejected_at_threshold_zero() -> None:
-    # Distance 0 for half of the same pairs, and different pairs closer than any grid step: strict < 0.01 accepts all.
+    # Distance 0 for half of the same pairs, and different pairs closer than any grid step: strict <
+    # 0.01 accepts all.
     distances = np.tile([0.0, 0.001], 4)
     same = np.tile([True, False], 4)
     assert published_ten_fold_accuracy(distances, same, 2).per_fold.tolist() == [0.5, 0.5]
@@ -101,7 +131,9 @@ def test_threshold_lies_between_even_for_neighbouring_numbers() -> None:
 
 
 def test_best_threshold_takes_the_strictest_of_equals() -> None:
-    threshold, accuracy = best_threshold(np.array([0.9, 0.7, 0.5, 0.3]), np.array([True, False, True, False]))
+    threshold, accuracy = best_threshold(
+        np.array([0.9, 0.7, 0.5, 0.3]), np.array([True, False, True, False])
+    )
     assert (threshold, accuracy) == (0.8, 0.75)
     nothing, accuracy = best_threshold(np.array([0.9, 0.7]), np.array([False, False]))
     assert nothing > 0.9
@@ -117,7 +149,9 @@ def test_weights_are_repetitions() -> None:
     assert best_threshold(scores, same, weights)[1] == pytest.approx(
         best_threshold(np.repeat(scores, weights), np.repeat(same, weights))[1]
     )
-    weighted = ten_fold_accuracy(scores, same, 4, weights)  # 15 pairs and a total weight of 15 a fold
+    weighted = ten_fold_accuracy(
+        scores, same, 4, weights
+    )  # 15 pairs and a total weight of 15 a fold
     repeated = ten_fold_accuracy(np.repeat(scores, weights), np.repeat(same, weights), 4)
     np.testing.assert_allclose(weighted.per_fold, repeated.per_fold)
 
@@ -128,7 +162,9 @@ def test_val_with_weights_is_val_of_repeated_pairs() -> None:
     weights = np.tile([2, 0, 1, 0, 1, 2], 10)  # 15 pairs and a total weight of 15 a fold
     plain = val_at_far(np.repeat(scores, weights), np.repeat(same, weights), 0.2, 4)
     weighted = val_at_far(scores, same, 0.2, 4, weights)
-    assert (weighted.val, weighted.std, weighted.far) == pytest.approx((plain.val, plain.std, plain.far))
+    assert (weighted.val, weighted.std, weighted.far) == pytest.approx(
+        (plain.val, plain.std, plain.far)
+    )
     nothing = val_at_far(scores, same, 0.2, 4, same.astype(int))
     assert np.isnan(nothing.val)
 
@@ -136,7 +172,13 @@ def test_val_with_weights_is_val_of_repeated_pairs() -> None:
 def test_perfect_and_useless_embeddings() -> None:
     same = lfw_like(num_pairs=200)[2]
     perfect = verify_similarities(np.where(same, 0.9, 0.1), same)
-    assert (perfect.accuracy, perfect.val, perfect.auc, perfect.eer, perfect.threshold) == (1, 1, 1, 0, 0.5)
+    assert (perfect.accuracy, perfect.val, perfect.auc, perfect.eer, perfect.threshold) == (
+        1,
+        1,
+        1,
+        0,
+        0.5,
+    )
     useless = verify_similarities(np.full(200, 0.5), same)
     assert (useless.accuracy, useless.eer, useless.auc) == (0.5, 0.5, 0.5)
 
@@ -144,7 +186,15 @@ def test_perfect_and_useless_embeddings() -> None:
 def test_numbers_are_flat_and_named() -> None:
     first, second, same = lfw_like(num_pairs=200)
     numbers = verify_pairs(first, second, same, fars=(0.1, 1e-3)).numbers()
-    assert {"accuracy", "accuracy_std", "val", "eer", "auc", "tar@far=0.1", "tar@far=0.001"} <= numbers.keys()
+    assert {
+        "accuracy",
+        "accuracy_std",
+        "val",
+        "eer",
+        "auc",
+        "tar@far=0.1",
+        "tar@far=0.001",
+    } <= numbers.keys()
     assert all(np.isfinite(value) for value in numbers.values())
 
 

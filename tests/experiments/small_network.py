@@ -18,14 +18,28 @@ class OneConvolution(nn.Module):
 
 
 if "one_convolution" not in registry.names():
-    registry.register("one_convolution", lambda *, embedding_size, **_: OneConvolution(embedding_size))
+    registry.register(
+        "one_convolution", lambda *, embedding_size, **_: OneConvolution(embedding_size)
+    )
 
 SMALL = {
-    **{"data.image_size": 16, "data.identities": 8, "data.images_per_identity": 6, "data.pairs": 60},
-    **{"data.test_fraction": 0.5, "model.name": "one_convolution", "model.embedding_size": 8, "run.steps": 4},
+    **{
+        "data.image_size": 16,
+        "data.identities": 8,
+        "data.images_per_identity": 6,
+        "data.pairs": 60,
+    },
+    **{
+        "data.test_fraction": 0.5,
+        "model.name": "one_convolution",
+        "model.embedding_size": 8,
+        "run.steps": 4,
+    },
     **{"run.batch_size": 8, "run.evaluate_every": 2, "run.log_every": 1, "run.devices": 1},
 }
 """A run of a moment, as settings by "section.name"."""
 
-SMALL_OPTIONS = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+SMALL_OPTIONS = [
+    text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))
+]
 """The same as on a command line."""

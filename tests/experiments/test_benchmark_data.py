@@ -25,12 +25,19 @@ TURNS = "--batch 4 --batches 4 --threads 2 --rounds 2"
 
 
 def test_all_are_measured_on_both_formats(tmp_path, type_command):
-    status, printed, error = type_command(benchmark.main, "data", *IMAGES.split(), *TURNS.split(), "--output", tmp_path)
+    status, printed, error = type_command(
+        benchmark.main, "data", *IMAGES.split(), *TURNS.split(), "--output", tmp_path
+    )
     assert status == 0, error
     saved = json.loads((tmp_path / "records.json").read_text())
     measured = {(record["format"], record["case"]) for record in saved["records"]}
-    assert measured >= {(kind, case) for kind in ("recordio", "folder") for case in ("arcface-jax", "Pillow")}
-    assert all(len(r["images_per_second"]) == 2 and min(r["images_per_second"]) > 0 for r in saved["records"])
+    assert measured >= {
+        (kind, case) for kind in ("recordio", "folder") for case in ("arcface-jax", "Pillow")
+    }
+    assert all(
+        len(r["images_per_second"]) == 2 and min(r["images_per_second"]) > 0
+        for r in saved["records"]
+    )
     assert "RecordIO, 24×24 to 16×16, beside decoding alone" in saved["ratios"]
     assert "folder of JPEGs, 24×24 to 16×16, beside Pillow" in saved["ratios"]
     assert "Images a second" in printed
@@ -73,7 +80,9 @@ def test_ratios_are_of_speeds():
     assert (ratio.low, ratio.median, ratio.high) == (0.5, 0.75, 1.0)
 
 
-@pytest.mark.parametrize(("options", "said"), [({"threads": 0}, "threads"), ({"identities": 1}, "batch is 128")])
+@pytest.mark.parametrize(
+    ("options", "said"), [({"threads": 0}, "threads"), ({"identities": 1}, "batch is 128")]
+)
 def test_bad_sizes_are_named(options, said):
     with pytest.raises(InputError, match=said):
         run_data_benchmark(DataBenchmark(**options))

@@ -26,7 +26,9 @@ def test_both_embed_the_same_and_are_compared_turn_by_turn(small_checkpoint, tmp
     assert ours["largest_difference"] < 1e-5
     assert (ours["case"], ours["seconds"]) == ("arcface-jax", [1.0, 2.0, 3.0])
     assert (theirs["case"], theirs["seconds"]) == ("ONNX Runtime", [2.0, 8.0, 3.0])
-    assert saved["ratios"] == {"IResNet, 32×32, batch 4, beside ONNX Runtime": {"median": 2.0, "low": 1.0, "high": 4.0}}
+    assert saved["ratios"] == {
+        "IResNet, 32×32, batch 4, beside ONNX Runtime": {"median": 2.0, "low": 1.0, "high": 4.0}
+    }
     monkeypatch.undo()
     embed = unit_embedding(open_trained(small_checkpoint), shift_depthwise=False)
     export_onnx(lambda images: -embed(images), (32, 32), tmp_path / "n.onnx")

@@ -20,16 +20,24 @@ from experiments.benchmark_evaluation import (
 )
 
 SIZES = (
-    "--pairs 100 --roc-pairs 100 300 --templates 50 --template-pairs 300 --same-pairs 30 --gallery 200 --probes 20 "
+    "--pairs 100 --roc-pairs 100 300 --templates 50 --template-pairs 300 --same-pairs 30 --gallery "
+    "200 --probes 20 "
     "--dimension 8 --rounds 3"
 )
 
 
 def test_every_measurement_is_printed(tmp_path, type_command) -> None:
     pytest.importorskip("sklearn")
-    status, printed, _ = type_command(benchmark.main, "evaluation", *SIZES.split(), "--output", tmp_path)
+    status, printed, _ = type_command(
+        benchmark.main, "evaluation", *SIZES.split(), "--output", tmp_path
+    )
     assert status == 0
-    for what in ("loop over 400 thresholds", "exact thresholds", "300 pairs of 50 templates", "GB at most"):
+    for what in (
+        "loop over 400 thresholds",
+        "exact thresholds",
+        "300 pairs of 50 templates",
+        "GB at most",
+    ):
         assert what in printed
     saved = json.loads((tmp_path / "records.json").read_text())
     assert set(saved["ratios"]) == {
@@ -52,7 +60,9 @@ def test_every_measurement_is_printed(tmp_path, type_command) -> None:
     status, printed, _ = type_command(benchmark.main, "evaluation", *options)
     assert status == 1
     assert "worse" in printed
-    status, _, error = type_command(benchmark.main, "evaluation", "--compare", tmp_path / "ratios.svg")
+    status, _, error = type_command(
+        benchmark.main, "evaluation", "--compare", tmp_path / "ratios.svg"
+    )
     assert status == 2
     assert error.startswith(f"error: {tmp_path / 'ratios.svg'}: not what a benchmark writes")
 
@@ -68,7 +78,9 @@ def test_the_loop_it_compares_with_gives_the_same_accuracy() -> None:
     rng = np.random.default_rng(0)
     same = np.tile(np.arange(20) < 10, 10)
     distances = np.where(same, 0.8, 1.8) + 0.4 * rng.standard_normal(200)
-    assert loop_over_thresholds(distances, same) == pytest.approx(published_ten_fold_accuracy(distances, same).mean)
+    assert loop_over_thresholds(distances, same) == pytest.approx(
+        published_ten_fold_accuracy(distances, same).mean
+    )
 
 
 def test_scikit_learn_gives_the_same_area() -> None:
@@ -76,7 +88,9 @@ def test_scikit_learn_gives_the_same_area() -> None:
     rng = np.random.default_rng(0)
     same = np.arange(200) % 2 == 0
     scores = np.round(np.where(same, 0.5, 0.2) + 0.3 * rng.standard_normal(200), 1)  # with ties
-    assert scikit_learn_roc(scores, same) == pytest.approx(area_under_curve(roc_curve(scores, same)))
+    assert scikit_learn_roc(scores, same) == pytest.approx(
+        area_under_curve(roc_curve(scores, same))
+    )
 
 
 def test_numpy_finds_the_same_ranks() -> None:
@@ -98,7 +112,11 @@ def test_random_rows_are_units() -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"pairs": 10}, "20 --pairs"), ({"rounds": 0}, "20 --pairs"), ({"gallery": 5, "probes": 6}, "probes is 6")],
+    [
+        ({"pairs": 10}, "20 --pairs"),
+        ({"rounds": 0}, "20 --pairs"),
+        ({"gallery": 5, "probes": 6}, "probes is 6"),
+    ],
 )
 def test_bad_sizes_are_named(options, said) -> None:
     with pytest.raises(InputError, match=said):

@@ -11,7 +11,13 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.figures.benchmark import head_growth, loss_by_storage, planned_memory
-from experiments.benchmark_head import HeadBenchmark, by_head, head_ratios, run_head_benchmark, size_table
+from experiments.benchmark_head import (
+    HeadBenchmark,
+    by_head,
+    head_ratios,
+    run_head_benchmark,
+    size_table,
+)
 from experiments.benchmark_report import Ratio
 from experiments.head_cases import CASES
 from experiments.plan import PlanConfig, plan_table
@@ -22,12 +28,30 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def command(*arguments):
     environment = os.environ | {"COLUMNS": "200", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
 def test_two_heads_measured(tmp_path):
-    options = ["--batches", "8", "--classes", "500", "--dim", "16", "--chunk", "128", "--rounds", "1", "--steps", "1"]
+    options = [
+        "--batches",
+        "8",
+        "--classes",
+        "500",
+        "--dim",
+        "16",
+        "--chunk",
+        "128",
+        "--rounds",
+        "1",
+        "--steps",
+        "1",
+    ]
     heads = ["--heads", "dense", "fused-bfloat16"]
     result = command("experiments.benchmark", "head", *options, *heads, "--output", str(tmp_path))
     assert result.returncode == 0, result.stderr
@@ -47,7 +71,8 @@ def test_a_head_unknown_is_one_line():
     result = command("experiments.benchmark", "head", "--heads", "sparse")
     assert result.returncode == 2
     assert result.stderr.strip() == (
-        "error: heads has 'sparse'; choose among torch, dense, chunked, fused-float32, fused-bfloat16, partial-0.1"
+        "error: heads has 'sparse'; choose among torch, dense, chunked, fused-float32, "
+        "fused-bfloat16, partial-0.1"
     )
 
 
@@ -69,12 +94,20 @@ def record(case, seconds, classes=100, megabytes=10.0):
 
 
 def test_ratios_are_of_the_same_round():
-    records = [record("torch", [4.0]), record("dense", [2.0]), record("torch", [40.0]), record("dense", [20.0])]
+    records = [
+        record("torch", [4.0]),
+        record("dense", [2.0]),
+        record("torch", [40.0]),
+        record("dense", [20.0]),
+    ]
     table = size_table(records, 8, 100)
     cells = {column.header: list(column.cells) for column in table.columns}
     assert cells["× torch"] == ["1.00", "2.00"]
     assert cells["× dense"] == ["0.50", "1.00"]
-    assert cells["of matmul rate"] == ["–", "3 %"]  # 1e9 operations in 2 s and in 20 s, of 1e10 a second
+    assert cells["of matmul rate"] == [
+        "–",
+        "3 %",
+    ]  # 1e9 operations in 2 s and in 20 s, of 1e10 a second
     assert by_head(records, "seconds") == {"torch": {100: 22.0}, "dense": {100: 11.0}}
 
 
@@ -86,14 +119,20 @@ def test_speed_and_memory_are_compared_with_pytorch_or_the_dense_head():
     assert head_ratios([*torch, *dense, *fused], 8, 100) == {
         f"{size}, dense beside PyTorch: speed": Ratio(2.5, 2.0, 3.0),
         f"{size}, dense beside PyTorch: memory": Ratio(2.5, 2.0, 3.0),
-        f"{size}, fused beside PyTorch: speed": Ratio(6.5, 4.0, 9.0),  # no ratio to a memory of nothing
+        f"{size}, fused beside PyTorch: speed": Ratio(
+            6.5, 4.0, 9.0
+        ),  # no ratio to a memory of nothing
     }
-    assert head_ratios([*dense, *fused], 8, 100) == {f"{size}, fused beside dense: speed": Ratio(2.5, 2.0, 3.0)}
+    assert head_ratios([*dense, *fused], 8, 100) == {
+        f"{size}, fused beside dense: speed": Ratio(2.5, 2.0, 3.0)
+    }
     assert head_ratios(fused, 8, 100) == {}
 
 
 def test_the_growth_is_drawn_for_every_head():
-    figure = head_growth({"dense": {10: 1.0, 100: 9.0}, "fused": {10: 0.5}}, {"dense": {10: 3.0, 100: 4.0}}, "title")
+    figure = head_growth(
+        {"dense": {10: 1.0, 100: 9.0}, "fused": {10: 0.5}}, {"dense": {10: 3.0, 100: 4.0}}, "title"
+    )
     left, right = figure.axes
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["dense", "fused"]
     assert left.lines[0].get_xydata().tolist() == [[10, 1], [100, 9]]
@@ -106,7 +145,9 @@ def test_the_growth_is_drawn_for_every_head():
 def test_without_pytorch_the_others_are_measured(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("experiments.benchmark_head.measure_heads", lambda config: asked.append(config) or 0)
+    monkeypatch.setattr(
+        "experiments.benchmark_head.measure_heads", lambda config: asked.append(config) or 0
+    )
     assert run_head_benchmark(HeadBenchmark()) == 0
     assert asked[0].heads == tuple(CASES)
     assert "torch is not installed" in capsys.readouterr().out
@@ -115,7 +156,10 @@ def test_without_pytorch_the_others_are_measured(monkeypatch, capsys):
 def test_planned_memory_is_drawn_beside_what_a_device_has():
     figure = planned_memory({"dense": {10: 1.0, 100: 9.0}, "fused": {10: 0.5}}, device=4.0)
     (axes,) = figure.axes
-    assert [line.get_xydata().tolist() for line in axes.lines[:2]] == [[[10, 1], [100, 9]], [[10, 0.5]]]
+    assert [line.get_xydata().tolist() for line in axes.lines[:2]] == [
+        [[10, 1], [100, 9]],
+        [[10, 0.5]],
+    ]
     assert [text.get_text() for text in axes.texts] == ["4 GiB"]
     with pytest.raises(InputError, match="plans has no head"):
         planned_memory({}, device=4.0)
@@ -154,7 +198,9 @@ def test_the_storage_benchmark(tmp_path):
 
 
 def test_a_loss_curve_is_the_mean_over_seeds_and_steps():
-    axes = loss_by_storage({"float32": np.array([[1.0, 3.0, 5.0, 7.0, 9.0], [3.0, 5.0, 7.0, 9.0, 0.0]])}, 2).axes[0]
+    axes = loss_by_storage(
+        {"float32": np.array([[1.0, 3.0, 5.0, 7.0, 9.0], [3.0, 5.0, 7.0, 9.0, 0.0]])}, 2
+    ).axes[0]
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [[1.0, 3.0], [3.0, 7.0]])
     with pytest.raises(InputError, match="curve 'a' has 5 steps; pass 20 or more"):
         loss_by_storage({"a": np.zeros((1, 5))})

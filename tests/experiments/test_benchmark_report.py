@@ -1,4 +1,6 @@
-"""What the benchmarks share: the arithmetic of rounds, the file, the picture, and a former run beside this one."""
+"""What the benchmarks share: the arithmetic of rounds, the file, the picture, and a former run
+beside this one.
+"""
 
 import dataclasses
 import json
@@ -11,7 +13,14 @@ import pytest
 from arcface_jax.errors import InputError
 from arcface_jax.figures.benchmark import ratio_bars
 from experiments import benchmark
-from experiments.benchmark_report import Ratio, Report, comparison, ratio_of_rounds, read_report, take_turns
+from experiments.benchmark_report import (
+    Ratio,
+    Report,
+    comparison,
+    ratio_of_rounds,
+    read_report,
+    take_turns,
+)
 from experiments.machine import machine
 
 STEADY = Ratio(1.0, 0.9, 1.1)
@@ -68,7 +77,9 @@ def test_worse_is_by_more_than_both_spreads(now, worse):
 
 
 def test_a_ratio_of_one_side_is_listed():
-    table, worse = comparison({"kept": STEADY, "gone": STEADY}, {"kept": Ratio(3.0, 2.0, 4.0), "new": STEADY})
+    table, worse = comparison(
+        {"kept": STEADY, "gone": STEADY}, {"kept": Ratio(3.0, 2.0, 4.0), "new": STEADY}
+    )
     cells = {column.header: list(column.cells) for column in table.columns}
     assert not worse
     assert cells["ratio"] == ["kept", "new", "gone"]
@@ -90,7 +101,10 @@ def test_a_run_is_compared_with_the_one_before(tmp_path, capsys):
     assert saved["records"] == [{"case": "a", "seconds": [1.0]}]
     assert saved["ratios"] == {"a / b": {"median": 1.0, "low": 0.9, "high": 1.1}}
     assert saved["settings"] == {"batch": "8", "rounds": "3"}
-    assert read_report(first.file, "toy") == (machine() | {"batch": "8", "rounds": "3"}, {"a / b": STEADY})
+    assert read_report(first.file, "toy") == (
+        machine() | {"batch": "8", "rounds": "3"},
+        {"a / b": STEADY},
+    )
     assert (tmp_path / "first" / "ratios.png").stat().st_size > 1000
     assert "<svg" in (tmp_path / "first" / "ratios.svg").read_text()
     capsys.readouterr()
@@ -103,18 +117,28 @@ def test_a_run_is_compared_with_the_one_before(tmp_path, capsys):
     assert "another cores: 1000 then" in printed
     assert "another batch: 8 then, 9 now" in printed
     assert "no difference" in printed
-    assert Report("toy", Toy(tmp_path / "again", first.file)).finish({"a / b": Ratio(0.5, 0.4, 0.6)}) == 1
+    assert (
+        Report("toy", Toy(tmp_path / "again", first.file)).finish({"a / b": Ratio(0.5, 0.4, 0.6)})
+        == 1
+    )
     assert "worse" in capsys.readouterr().out
-    assert Report("toy", Toy(tmp_path / "again", first.file)).finish({}) == 0  # nothing to compare with, nothing drawn
+    assert (
+        Report("toy", Toy(tmp_path / "again", first.file)).finish({}) == 0
+    )  # nothing to compare with, nothing drawn
     assert "only then" in capsys.readouterr().out
 
 
 def test_one_round_is_not_compared(tmp_path):
     few = Report("toy", Toy(tmp_path / "few", None, rounds=1))
     assert few.finish({"a / b": STEADY}) == 0
-    with pytest.raises(InputError, match=r"records.json: rounds 1: too few to tell a change from noise"):
+    with pytest.raises(
+        InputError, match=r"records.json: rounds 1: too few to tell a change from noise"
+    ):
         Report("toy", Toy(tmp_path / "again", few.file))
-    with pytest.raises(InputError, match="--rounds 2: too few to tell a change from noise; --compare needs 3 or more"):
+    with pytest.raises(
+        InputError,
+        match="--rounds 2: too few to tell a change from noise; --compare needs 3 or more",
+    ):
         Report("toy", Toy(tmp_path / "again", few.file, rounds=2))
 
 
@@ -125,15 +149,20 @@ def test_one_round_is_not_compared(tmp_path):
         ("[1, 2]", "TypeError"),
         ('{"benchmark": "toy", "machine": {}, "settings": {}}', "KeyError: 'ratios'"),
         (
-            '{"benchmark": "toy", "machine": {}, "settings": {}, "ratios": {"a": {"median": 1, "low": 1}}}',
+            '{"benchmark": "toy", "machine": {}, "settings": {}, "ratios": {"a": {"median": 1, '
+            '"low": 1}}}',
             "KeyError: 'high'",
         ),
         ('{"benchmark": "toy", "machine": {}, "settings": {}, "ratios": {"a": 3}}', "TypeError"),
         (
-            '{"benchmark": "toy", "machine": {}, "settings": {}, "ratios": {"": {"median": NaN, "low": 1, "high": 1}}}',
+            '{"benchmark": "toy", "machine": {}, "settings": {}, "ratios": {"": {"median": NaN, '
+            '"low": 1, "high": 1}}}',
             "not finite",
         ),
-        ('{"benchmark": "head", "machine": {}, "settings": {}, "ratios": {}}', "of the benchmark 'head'"),
+        (
+            '{"benchmark": "head", "machine": {}, "settings": {}, "ratios": {}}',
+            "of the benchmark 'head'",
+        ),
         (None, "No such file"),
     ],
 )
@@ -152,7 +181,10 @@ def test_another_file_is_one_line(tmp_path, content, said):
 def test_bars_start_at_one():
     figure = ratio_bars({"quicker": (1.5, 2.0, 3.0), "slower": (0.4, 0.5, 0.6)}, "times")
     (axes,) = figure.axes
-    assert [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches] == [(1.0, 2.0), (1.0, 0.5)]
+    assert [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches] == [
+        (1.0, 2.0),
+        (1.0, 0.5),
+    ]
     ranges = np.concatenate([part.get_segments() for part in axes.collections])
     np.testing.assert_allclose(sorted(ranges[:, :, 0].tolist()), [[0.4, 0.6], [1.5, 3.0]])
     assert [text.get_text() for text in axes.texts] == ["2", "0.5"]

@@ -1,4 +1,6 @@
-"""The benchmark of a training step as a person types it, and that the two networks it compares are one."""
+"""The benchmark of a training step as a person types it, and that the two networks it compares
+are one.
+"""
 
 import json
 import os
@@ -15,15 +17,40 @@ from arcface_jax.errors import InputError
 from arcface_jax.interop.torch import model_from_state_dict
 from arcface_jax.losses import margin_softmax_loss
 from experiments.benchmark_report import Ratio
-from experiments.benchmark_step import StepBenchmark, read_size, run_step_benchmark, step_ratios, step_table
+from experiments.benchmark_step import (
+    StepBenchmark,
+    read_size,
+    run_step_benchmark,
+    step_ratios,
+    step_table,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def test_a_step_is_measured(tmp_path):
-    options = ["--sizes", "16,16,8", "--embedding-size", "8", "--classes", "20", "--rounds", "1", "--steps", "2"]
+    options = [
+        "--sizes",
+        "16,16,8",
+        "--embedding-size",
+        "8",
+        "--classes",
+        "20",
+        "--rounds",
+        "1",
+        "--steps",
+        "2",
+    ]
     result = subprocess.run(
-        [sys.executable, "-m", "experiments.benchmark", "step", *options, "--output", str(tmp_path)],
+        [
+            sys.executable,
+            "-m",
+            "experiments.benchmark",
+            "step",
+            *options,
+            "--output",
+            str(tmp_path),
+        ],
         cwd=ROOT,
         env=os.environ | {"COLUMNS": "200", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -37,7 +64,8 @@ def test_a_step_is_measured(tmp_path):
     assert ours["case"] == "arcface-jax"
     assert len(ours["seconds"]) == 2
     assert min(ours["seconds"]) > 0
-    # s·sin m + ln C + s²/(2d) of random embeddings and centres, d = 8: far from 0, and the same for both.
+    # s·sin m + ln C + s²/(2d) of random embeddings and centres, d = 8: far from 0, and the same for
+    # both.
     assert all(record["first_loss"] > 64 * np.sin(0.5) for record in saved["records"])
     assert "16, 16, 8" in result.stdout
     if "torch" not in {record["case"] for record in saved["records"]}:
@@ -50,7 +78,13 @@ def test_a_step_is_measured(tmp_path):
 
 def record(case, seconds, planned):
     size = {"depth": 18, "image": 32, "width": 16, "batch": 64}
-    return {"case": case, "seconds": seconds, "seconds_until_ready": 1.0, "planned_temporary_mb": planned, **size}
+    return {
+        "case": case,
+        "seconds": seconds,
+        "seconds_until_ready": 1.0,
+        "planned_temporary_mb": planned,
+        **size,
+    }
 
 
 def test_ratios_are_of_the_same_round():
@@ -66,8 +100,12 @@ def test_ratios_are_of_the_same_round():
     assert cells["images/s"] == ["352.0", "170.7"]
     assert cells["lowest"] == ["64.0", "21.3"]
     assert cells["temp. MB"] == ["5", "–"]
-    assert step_ratios(records) == {"iresnet18, 32×32, width 16, batch 64, beside PyTorch": Ratio(2.5, 2.0, 3.0)}
-    alone = {column.header: list(column.cells) for column in step_table(records[:1], "title").columns}
+    assert step_ratios(records) == {
+        "iresnet18, 32×32, width 16, batch 64, beside PyTorch": Ratio(2.5, 2.0, 3.0)
+    }
+    alone = {
+        column.header: list(column.cells) for column in step_table(records[:1], "title").columns
+    }
     assert alone["× torch"] == ["–"]
     assert step_ratios(records[:1]) == {}
 
@@ -82,11 +120,15 @@ def test_a_size_is_three_numbers(text):
 def test_a_network_too_narrow_for_pytorch_is_refused():
     """PyTorch would end with a corrupted heap, or never."""
     pytest.importorskip("torch")
-    with pytest.raises(InputError, match="sizes has '16,8,4': PyTorch crashes with a width below 16"):
+    with pytest.raises(
+        InputError, match="sizes has '16,8,4': PyTorch crashes with a width below 16"
+    ):
         run_step_benchmark(StepBenchmark(sizes=("16,16,4", "16,8,4")))
 
 
-@pytest.mark.parametrize(("options", "named"), [({"depth": 19}, "depth is 19"), ({"rounds": 0}, "rounds")])
+@pytest.mark.parametrize(
+    ("options", "named"), [({"depth": 19}, "depth is 19"), ({"rounds": 0}, "rounds")]
+)
 def test_bad_settings_are_named(options, named):
     with pytest.raises(InputError, match=named):
         run_step_benchmark(StepBenchmark(**options))
@@ -99,7 +141,9 @@ def test_both_networks_compute_the_same():
 
     torch.manual_seed(0)
     network = TorchIResNet((1, 1, 1, 1), 4, 6, 32)
-    model = model_from_state_dict({key: value.numpy().copy() for key, value in network.state_dict().items()})
+    model = model_from_state_dict(
+        {key: value.numpy().copy() for key, value in network.state_dict().items()}
+    )
     random = np.random.default_rng(0)
     images, centres = (
         random.normal(size=(6, 32, 32, 3)).astype(np.float32),
@@ -123,4 +167,6 @@ def test_both_networks_compute_the_same():
     np.testing.assert_allclose(ours, their_loss.item(), rtol=1e-4)
     np.testing.assert_allclose(gradients[1], class_weights.grad.numpy(), rtol=1e-2, atol=1e-3)
     kernel = network.conv1.weight.grad.numpy().transpose(2, 3, 1, 0)
-    np.testing.assert_allclose(gradients[0]["conv1"]["kernel"], kernel, rtol=1e-2, atol=1e-2 * np.abs(kernel).max())
+    np.testing.assert_allclose(
+        gradients[0]["conv1"]["kernel"], kernel, rtol=1e-2, atol=1e-2 * np.abs(kernel).max()
+    )

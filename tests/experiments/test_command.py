@@ -20,9 +20,15 @@ def raises(error):
 
 @pytest.mark.parametrize(
     ("number", "remedy"),
-    [(errno.ENOSPC, "; choose another place"), (errno.ENOENT, "; check the path"), (errno.EMFILE, "")],
+    [
+        (errno.ENOSPC, "; choose another place"),
+        (errno.ENOENT, "; check the path"),
+        (errno.EMFILE, ""),
+    ],
 )
-def test_an_error_of_the_system_is_one_line_with_the_remedy_that_helps(type_command, number, remedy):
+def test_an_error_of_the_system_is_one_line_with_the_remedy_that_helps(
+    type_command, number, remedy
+):
     status, _, err = type_command(raises(OSError(number, os.strerror(number), "some/file")))
     assert status == 2
     assert err == f"error: some/file: {os.strerror(number)}{remedy}\n"
@@ -56,7 +62,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, mon
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file: exists already; choose another file"):
         check_new_file(tmp_path / "file")
-    with pytest.raises(InputError, match=r"file/x: cannot be made a folder \(Not a directory\); choose another"):
+    with pytest.raises(
+        InputError, match=r"file/x: cannot be made a folder \(Not a directory\); choose another"
+    ):
         make_folder(tmp_path / "file" / "x")
 
     def read_only(dir):

@@ -17,7 +17,13 @@ def run(monkeypatch, module, *arguments):
 
 
 def results(first, last):
-    return {"verifications": {"0": {"accuracy": first}, "20": {"accuracy": 0.5}, "100": {"accuracy": last}}}
+    return {
+        "verifications": {
+            "0": {"accuracy": first},
+            "20": {"accuracy": 0.5},
+            "100": {"accuracy": last},
+        }
+    }
 
 
 def test_mean_and_deviation_over_seeds():
@@ -27,7 +33,11 @@ def test_mean_and_deviation_over_seeds():
 
 
 def test_rows_are_in_the_order_of_the_last_accuracy():
-    runs = {"softmax": {0: results(0.6, 0.8), 1: results(0.6, 0.8)}, "arcface": {0: results(0.6, 0.9)}, "none": {}}
+    runs = {
+        "softmax": {0: results(0.6, 0.8), 1: results(0.6, 0.8)},
+        "arcface": {0: results(0.6, 0.9)},
+        "none": {},
+    }
     assert verification_rows(runs, {"accuracy": "accuracy"}) == [
         ["arcface", "90.0"],
         ["softmax", "80.0 ± 0.0"],
@@ -49,7 +59,10 @@ def test_losses_are_tested_over_the_seeds_that_both_have():
 
 def test_less_of_an_error_is_ahead():
     runs = {
-        name: {seed: {"verifications": {"0": {"eer": 0.5}, "9": {"eer": value + seed / 100}}} for seed in (0, 1)}
+        name: {
+            seed: {"verifications": {"0": {"eer": 0.5}, "9": {"eer": value + seed / 100}}}
+            for seed in (0, 1)
+        }
         for name, value in (("arcface", 0.3), ("softmax", 0.2))
     }
     for first, second, wins in (("arcface", "softmax", 0), ("softmax", "arcface", 2)):
@@ -59,7 +72,18 @@ def test_less_of_an_error_is_ahead():
 
 def test_runs_are_compared_and_finished_ones_not_repeated(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    options = ["--losses", "arcface", "arcface:0.3", "--seeds", "0", "1", "--folder", "c", "--processes", "1"]
+    options = [
+        "--losses",
+        "arcface",
+        "arcface:0.3",
+        "--seeds",
+        "0",
+        "1",
+        "--folder",
+        "c",
+        "--processes",
+        "1",
+    ]
     arguments = [*options, "--", *SMALL_OPTIONS]
     assert run(monkeypatch, compare, *arguments) == 0
     assert "[4/4]" in capsys.readouterr().out
@@ -69,7 +93,9 @@ def test_runs_are_compared_and_finished_ones_not_repeated(monkeypatch, tmp_path,
     assert set(first[2:4]) == {"arcface", "arcface_m0.3"}
     assert first[4] == "untrained"
     assert "arcface − arcface_m0.3, accuracy, %" in first
-    saved = json.loads((tmp_path / "c" / "arcface_m0.3-1" / "results.json").read_text())["verifications"]
+    saved = json.loads((tmp_path / "c" / "arcface_m0.3-1" / "results.json").read_text())[
+        "verifications"
+    ]
     numbers = json.loads((tmp_path / "c" / "comparison.json").read_text())
     assert numbers["losses"]["arcface_m0.3"]["eer"]["by_seed"]["1"] == saved["4"]["eer"]
     assert (tmp_path / "c" / "comparison.png").stat().st_size > 5000
@@ -82,7 +108,10 @@ def test_runs_are_compared_and_finished_ones_not_repeated(monkeypatch, tmp_path,
 
 @pytest.mark.parametrize(
     ("loss", "message"),
-    [("arcfice", "no loss is called 'arcfice'; choose one of arcface"), ("arcface:big", "'big' is no number")],
+    [
+        ("arcfice", "no loss is called 'arcfice'; choose one of arcface"),
+        ("arcface:big", "'big' is no number"),
+    ],
 )
 def test_unknown_losses_are_named(monkeypatch, tmp_path, capsys, loss, message):
     assert run(monkeypatch, compare, "--losses", loss, "--folder", str(tmp_path)) == 2

@@ -9,7 +9,13 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.models.registry import count_parameters, create
-from arcface_jax.training.abstract import abstract_program, abstract_state, forward_operations, state_memory, trace_step
+from arcface_jax.training.abstract import (
+    abstract_program,
+    abstract_state,
+    forward_operations,
+    state_memory,
+    trace_step,
+)
 from arcface_jax.training.dataset import load_data
 from arcface_jax.training.optimisers import create_schedule, peak_learning_rate
 from arcface_jax.training.setup import create_program
@@ -57,7 +63,9 @@ def test_a_preset_builds_whole_on_eight_devices(name):
     # A number for each parameter in each slot, and a count of steps or two.
     assert 0 < memory.optimiser - 4 * slots * PARAMETERS[config.model.name] <= 8
     assert (config.loss.scale, config.model.width, config.data.image_size) == (64.0, 64, 112)
-    create_program(config, recipe.data.identities)  # its batch is a multiple of eight devices and its parts
+    create_program(
+        config, recipe.data.identities
+    )  # its batch is a multiple of eight devices and its parts
 
 
 @pytest.mark.parametrize("network", PARAMETERS)
@@ -118,7 +126,9 @@ def test_polynomial_schedules():
 
 
 def test_what_the_recipes_are_trained_with():
-    paper, torch, glint = (RECIPES[name]() for name in ("casia-r50", "ms1mv3-r100", "glint360k-r100"))
+    paper, torch, glint = (
+        RECIPES[name]() for name in ("casia-r50", "ms1mv3-r100", "glint360k-r100")
+    )
     assert (paper.model.dropout, torch.model.dropout) == (0.4, 0.0)
     assert (paper.loss.past_pi, torch.loss.gradient) == ("linear", "straight_through")
     assert (paper.optimiser.decay, torch.optimiser.decay) == ("kernels", "all")
@@ -127,7 +137,9 @@ def test_what_the_recipes_are_trained_with():
         assert config.optimiser.learning_rate == pytest.approx(
             peak_learning_rate(config.optimiser, config.run.batch_size)
         )
-    assert [RECIPES[f"webface42m-{network}"]().head.sample_rate for network in ("r50", "r100", "vit-b")] == [
+    assert [
+        RECIPES[f"webface42m-{network}"]().head.sample_rate for network in ("r50", "r100", "vit-b")
+    ] == [
         0.2,
         0.2,
         0.3,
@@ -146,7 +158,11 @@ def test_hours_are_images_over_a_published_speed():
 def test_the_documentation_states_data_schedule_result_and_hours(name):
     recipe = RECIPES[name]
     text = recipe.__doc__
-    for said in (f"{recipe.data.identities:,} identities", f"{recipe().run.steps:,} steps", recipe.schedule()):
+    for said in (
+        f"{recipe.data.identities:,} identities",
+        f"{recipe().run.steps:,} steps",
+        recipe.schedule(),
+    ):
         assert said in text
     assert (recipe.published or "no result of exactly this run") in text
     assert re.search(r"Expected: (\d+\.\d hours at|no published speed)", text)
@@ -166,7 +182,9 @@ def test_the_data_come_from_the_command_line(tmp_path):
         load_data(train.parse(["ms1mv3-r50"]).data, 0)
     with pytest.raises(InputError, match=r"data\.root is missing: --data\.source auto needs"):
         load_data(train.parse(["ms1mv3-r50", "--data.verify", "lfw.bin"]).data, 0)
-    config = train.parse(["ms1mv3-r50", "--data.root", str(tmp_path), "--data.verify", "lfw.bin", "cfp_fp.bin"])
+    config = train.parse(
+        ["ms1mv3-r50", "--data.root", str(tmp_path), "--data.verify", "lfw.bin", "cfp_fp.bin"]
+    )
     assert config.data.verify == ("lfw.bin", "cfp_fp.bin")
     halved = train.parse(["ms1mv3-r50", "--run.batch-size", "512"])
     assert peak_learning_rate(halved.optimiser, halved.run.batch_size) == pytest.approx(0.05)
@@ -191,16 +209,28 @@ def command(monkeypatch, capsys):
 def test_the_plan_of_a_preset(command):
     status, out, _ = command("--preset", "magface-ms1mv2-r18")
     assert status == 0
-    for said in ("24,025,600 parameters", "43,899,904 class weights", "85,742 identities", "activations"):
+    for said in (
+        "24,025,600 parameters",
+        "43,899,904 class weights",
+        "85,742 identities",
+        "activations",
+    ):
         assert said in out
-    numbers = {line.split()[0]: line.split()[1:] for line in out.splitlines() if re.match(r"\s+(1|8|64)\s+\d", line)}
+    numbers = {
+        line.split()[0]: line.split()[1:]
+        for line in out.splitlines()
+        if re.match(r"\s+(1|8|64)\s+\d", line)
+    }
     assert numbers.keys() == {"1", "8", "64"}
     rows = [float(numbers[count][2]) for count in ("1", "8", "64")]
     expected = [2 * rows * 512 * 4 / 2**30 for rows in (85_742, 10_718, 1_340)]
     np.testing.assert_allclose(rows, expected, atol=6e-4)
     status, out, _ = command("--preset=magface-ms1mv2-r18", "--markdown", "--devices", "4")
     assert status == 0
-    assert "| devices | backbone | optimiser | class rows | gradients | activations | head | total |" in out
+    assert (
+        "| devices | backbone | optimiser | class rows | gradients | activations | head | total |"
+        in out
+    )
     assert re.search(r"^\| 4 \| 0\.090 ", out, re.MULTILINE)
 
 

@@ -64,7 +64,11 @@ def test_a_name_or_unknown(answers, crowd):
 
 
 def test_faults_are_said_on_the_page(answers, crowd):
-    assert answers.compare(FolderSource(crowd)[0], None, 0.5) == ("## Second photo: missing; choose one", None, None)
+    assert answers.compare(FolderSource(crowd)[0], None, 0.5) == (
+        "## Second photo: missing; choose one",
+        None,
+        None,
+    )
     assert answers.name(None, 0.5) == ("## Photo: missing; choose one", None)
     nobody = demo.Answers(answers._embedder, answers._cropper, None)
     with pytest.raises(InputError, match="start with --people"):
@@ -86,9 +90,13 @@ def test_an_address_that_cannot_be_is_named():
         with pytest.raises(InputError, match=f"--port: {port} is taken; give another"):
             demo.check_address("127.0.0.1", port)
     demo.check_address("127.0.0.1", port)
-    with pytest.raises(InputError, match=r"--host 192\.0\.2\.1: .*; give an address of this computer"):
+    with pytest.raises(
+        InputError, match=r"--host 192\.0\.2\.1: .*; give an address of this computer"
+    ):
         demo.check_address("192.0.2.1", port)
-    with pytest.raises(InputError, match=r"--host no such host: .*; give an address of this computer"):
+    with pytest.raises(
+        InputError, match=r"--host no such host: .*; give an address of this computer"
+    ):
         demo.check_address("no such host", port)
     with pytest.raises(InputError, match="--port 70000: give a number"):
         demo.check_address("127.0.0.1", 70_000)
@@ -96,13 +104,20 @@ def test_an_address_that_cannot_be_is_named():
 
 @pytest.fixture
 def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium, which drives the browser, is not installed")
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="selenium, which drives the browser, is not installed"
+    )
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.skip("chromium and chromedriver are not installed")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1000,1200"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--window-size=1000,1200",
+    ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
@@ -118,7 +133,16 @@ def page(small_checkpoint, crowd):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", WATCHED, str(small_checkpoint), "--people", str(crowd), "--threshold", "0.95"]
+    command = [
+        sys.executable,
+        "-c",
+        WATCHED,
+        str(small_checkpoint),
+        "--people",
+        str(crowd),
+        "--threshold",
+        "0.95",
+    ]
     process = subprocess.Popen(
         [*command, "--port", str(port), "--no-open"],
         cwd=REPOSITORY,
@@ -157,23 +181,45 @@ def test_a_browser_shows_it_and_asks_no_other_computer(browser, page, crowd, tmp
     for element, photo in zip(inputs[:2], ("p0/0.png", "p0/1.png"), strict=True):
         element.send_keys(str(crowd / photo))
     browser.find_element(By.ID, "compare").click()
-    assert re.search(r"Similarity 0\.9\d\d, threshold 0\.950", wait_for(browser, "compared", "The same person"))
+    assert re.search(
+        r"Similarity 0\.9\d\d, threshold 0\.950", wait_for(browser, "compared", "The same person")
+    )
     browser.save_screenshot(str(tmp_path / "compare.png"))
     browser.find_element(By.XPATH, "//button[@role='tab'][contains(., 'Who is this?')]").click()
-    browser.find_elements(By.CSS_SELECTOR, "input[type=file]")[-1].send_keys(str(crowd / "p2/3.png"))
+    browser.find_elements(By.CSS_SELECTOR, "input[type=file]")[-1].send_keys(
+        str(crowd / "p2/3.png")
+    )
     browser.find_element(By.ID, "name").click()
     assert "Most alike: p2" in wait_for(browser, "named", "p2")
     browser.save_screenshot(str(tmp_path / "name.png"))
 
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    sent = [
+        m["params"]["request"]["url"]
+        for m in messages
+        if m["method"] == "Network.requestWillBeSent"
+    ]
     assert len(sent) > 5
     assert [url for url in sent if not url.startswith((address, "data:", "blob:"))] == []
 
     port = address.rpartition(":")[2]
-    command = [sys.executable, "-m", "experiments.demo", "small.pth", "--threshold", "0", "--no-open", "--port", port]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.demo",
+        "small.pth",
+        "--threshold",
+        "0",
+        "--no-open",
+        "--port",
+        port,
+    ]
     other = subprocess.run(
-        command, cwd=crowd.parent, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True
+        command,
+        cwd=crowd.parent,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
     )
     assert other.returncode == 2
     assert other.stderr == f"error: --port: {port} is taken; give another\n"
@@ -181,6 +227,10 @@ def test_a_browser_shows_it_and_asks_no_other_computer(browser, page, crowd, tmp
     temporary = [path for path in crowd.parent.rglob("*.png") if crowd not in path.parents]
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    assert {line.split()[-1] for line in errors.splitlines() if line.startswith("connects to")} <= {"127.0.0.1"}
+    assert {line.split()[-1] for line in errors.splitlines() if line.startswith("connects to")} <= {
+        "127.0.0.1"
+    }
     assert any(path.name not in ("compare.png", "name.png") for path in temporary)
-    assert not [path for path in temporary if path.name not in ("compare.png", "name.png") and path.exists()]
+    assert not [
+        path for path in temporary if path.name not in ("compare.png", "name.png") and path.exists()
+    ]

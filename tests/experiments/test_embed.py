@@ -37,19 +37,25 @@ def expected(small_checkpoint, crowd):
 
 
 def test_rows_are_the_images_in_order(type_command, small_checkpoint, crowd, tmp_path, expected):
-    status, out, _ = type_command(main, small_checkpoint, crowd, tmp_path / "e.npy", "--batch-size", 6)
+    status, out, _ = type_command(
+        main, small_checkpoint, crowd, tmp_path / "e.npy", "--batch-size", 6
+    )
     assert status == 0
     assert "16 embeddings of 6 numbers" in out
     rows = np.load(tmp_path / "e.npy")
     np.testing.assert_allclose(rows, expected, atol=1e-5)
     with (tmp_path / "e.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert [row["identity"] for row in table] == [f"p{person}" for person in range(4) for _ in range(4)]
+    assert [row["identity"] for row in table] == [
+        f"p{person}" for person in range(4) for _ in range(4)
+    ]
     assert table[5]["image"].endswith("p1/1.png")
     assert not list(tmp_path.glob("*.partial*"))
 
 
-def test_parquet_holds_images_identities_and_embeddings(type_command, small_checkpoint, crowd, tmp_path, expected):
+def test_parquet_holds_images_identities_and_embeddings(
+    type_command, small_checkpoint, crowd, tmp_path, expected
+):
     parquet = pytest.importorskip("pyarrow.parquet")
     assert type_command(main, small_checkpoint, crowd, tmp_path / "e.parquet")[0] == 0
     table = parquet.read_table(tmp_path / "e.parquet").to_pydict()
@@ -58,7 +64,9 @@ def test_parquet_holds_images_identities_and_embeddings(type_command, small_chec
     assert not list(tmp_path.glob("*.partial*"))
 
 
-def test_npz_is_what_the_evaluation_reads(type_command, small_checkpoint, crowd, tmp_path, expected):
+def test_npz_is_what_the_evaluation_reads(
+    type_command, small_checkpoint, crowd, tmp_path, expected
+):
     assert type_command(main, small_checkpoint, crowd, tmp_path / "e.npz")[0] == 0
     entry = read_embeddings(tmp_path / "e.npz", "none", 1)
     np.testing.assert_allclose(entry.data.embeddings, expected, atol=1e-5)
@@ -79,7 +87,9 @@ def test_a_verification_set_keeps_its_pairs(type_command, small_checkpoint, tmp_
     assert first.content != second.content  # other images, whatever their labels
 
 
-def test_an_image_that_cannot_be_decoded_stops_or_is_left_out(type_command, small_checkpoint, crowd, tmp_path):
+def test_an_image_that_cannot_be_decoded_stops_or_is_left_out(
+    type_command, small_checkpoint, crowd, tmp_path
+):
     (crowd / "p3" / "3.png").write_bytes(b"damaged")
     arguments = (main, small_checkpoint, crowd, tmp_path / "e.npz", "--batch-size", 4)
     status, _, err = type_command(*arguments)
@@ -91,7 +101,9 @@ def test_an_image_that_cannot_be_decoded_stops_or_is_left_out(type_command, smal
     assert len(read_gallery(tmp_path / "e.npz").names) == 15
 
 
-def test_an_interrupted_run_goes_on(type_command, small_checkpoint, crowd, tmp_path, monkeypatch, expected):
+def test_an_interrupted_run_goes_on(
+    type_command, small_checkpoint, crowd, tmp_path, monkeypatch, expected
+):
     monkeypatch.setattr(embed, "_IMAGES_A_SAVE", 4)
     arguments = (main, small_checkpoint, crowd, tmp_path / "e.npy", "--batch-size", 4)
     read = []
@@ -136,7 +148,9 @@ def test_a_disk_that_fills_at_the_end_costs_no_embedding(
     assert not list(tmp_path.glob("*.partial*"))
 
 
-def test_parquet_without_its_package_is_refused_at_once(type_command, small_checkpoint, crowd, tmp_path, monkeypatch):
+def test_parquet_without_its_package_is_refused_at_once(
+    type_command, small_checkpoint, crowd, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     status, _, err = type_command(main, small_checkpoint, crowd, tmp_path / "e.parquet")
     assert status == 2
@@ -144,7 +158,9 @@ def test_parquet_without_its_package_is_refused_at_once(type_command, small_chec
     assert not list(tmp_path.glob("e.parquet*"))
 
 
-def test_a_list_is_not_overwritten_by_the_one_beside_the_embeddings(type_command, small_checkpoint, crowd, tmp_path):
+def test_a_list_is_not_overwritten_by_the_one_beside_the_embeddings(
+    type_command, small_checkpoint, crowd, tmp_path
+):
     """Here it is the source itself."""
     listed = tmp_path / "faces.csv"
     listed.write_text("".join(f"crowd/p{person}/0.png,p{person}\n" for person in range(4)))
@@ -158,7 +174,9 @@ def test_a_list_is_not_overwritten_by_the_one_beside_the_embeddings(type_command
 
 @pytest.fixture
 def interrupted(monkeypatch):
-    """Makes the next command stop after eight images of four a batch; returns how to let them through again."""
+    """Makes the next command stop after eight images of four a batch; returns how to let them
+    through again.
+    """
     monkeypatch.setattr(embed, "_IMAGES_A_SAVE", 4)
     images = []
 
@@ -180,7 +198,9 @@ def test_a_run_that_has_come_to_another_step_is_embedded_anew(
         monkeypatch.setattr(
             embed,
             "open_embedder",
-            lambda *a, step=step, **k: dataclasses.replace(open_embedder(*a, **k), name=f"run, step {step}"),
+            lambda *a, step=step, **k: dataclasses.replace(
+                open_embedder(*a, **k), name=f"run, step {step}"
+            ),
         )
         status, out, _ = type_command(*arguments)
         assert status == (130 if step == 100 else 0)
@@ -188,7 +208,9 @@ def test_a_run_that_has_come_to_another_step_is_embedded_anew(
     assert "Going on" not in out
 
 
-def test_an_export_made_anew_is_embedded_anew(type_command, small_checkpoint, crowd, tmp_path, interrupted):
+def test_an_export_made_anew_is_embedded_anew(
+    type_command, small_checkpoint, crowd, tmp_path, interrupted
+):
     """Its folder's own time stays as it was."""
     export.run(export.Arguments(small_checkpoint, tmp_path / "out"))
     arguments = (main, tmp_path / "out", crowd, tmp_path / "e.npz", "--batch-size", 4)
@@ -201,7 +223,9 @@ def test_an_export_made_anew_is_embedded_anew(type_command, small_checkpoint, cr
 
 
 @pytest.mark.parametrize("name", ["e.npz", "e.npy"])
-def test_photos_without_a_face_are_left_out(type_command, small_checkpoint, crowd, tmp_path, monkeypatch, name):
+def test_photos_without_a_face_are_left_out(
+    type_command, small_checkpoint, crowd, tmp_path, monkeypatch, name
+):
     """With a detector that finds faces in some photos, at the template's place."""
     without = [FolderSource(crowd)[index] for index in (0, 5)]
 
@@ -215,7 +239,9 @@ def test_photos_without_a_face_are_left_out(type_command, small_checkpoint, crow
     status, out, _ = type_command(main, small_checkpoint, crowd, tmp_path / name, "--detect")
     assert status == 0
     assert "14 embeddings of 6 numbers" in out
-    assert [line.rpartition("crowd/")[2] for line in out.splitlines() if line.startswith("left out")] == [
+    assert [
+        line.rpartition("crowd/")[2] for line in out.splitlines() if line.startswith("left out")
+    ] == [
         "p0/0.png: no face found, or unreadable",
         "p1/1.png: no face found, or unreadable",
     ]
@@ -231,7 +257,9 @@ def test_photos_without_a_face_are_left_out(type_command, small_checkpoint, crow
 
 
 def test_no_face_at_all_is_an_error(type_command, small_checkpoint, crowd, tmp_path, monkeypatch):
-    monkeypatch.setattr(photos, "FaceDetector", lambda: type("Blind", (), {"detect": lambda self, photo: []})())
+    monkeypatch.setattr(
+        photos, "FaceDetector", lambda: type("Blind", (), {"detect": lambda self, photo: []})()
+    )
     status, _, err = type_command(main, small_checkpoint, crowd, tmp_path / "e.npz", "--detect")
     assert status == 2
     assert "none of the 16 photos can be decoded" in err
@@ -258,7 +286,9 @@ def test_another_recipe_begins_anew(type_command, small_checkpoint, crowd, tmp_p
         (["small.pth", "crowd", "e.npy", "--threads", "0"], "--threads: 0"),
     ],
 )
-def test_bad_input_is_one_line(type_command, small_checkpoint, crowd, tmp_path, monkeypatch, arguments, said):
+def test_bad_input_is_one_line(
+    type_command, small_checkpoint, crowd, tmp_path, monkeypatch, arguments, said
+):
     monkeypatch.chdir(tmp_path)
     status, _, err = type_command(main, *arguments)
     assert status == 2

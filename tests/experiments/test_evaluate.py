@@ -48,7 +48,11 @@ def write_faces(path: pathlib.Path, noise: float = 0.8, **more: np.ndarray) -> p
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("evaluation")
     files = (write_faces(folder / "good.npz"), write_faces(folder / "bad.npz", noise=2.5))
-    run(Arguments(embeddings=files, output=folder / "out", deployment_fars=(0.01, 1e-4), replicates=40))
+    run(
+        Arguments(
+            embeddings=files, output=folder / "out", deployment_fars=(0.01, 1e-4), replicates=40
+        )
+    )
     return folder / "out"
 
 
@@ -59,7 +63,16 @@ def test_every_table_and_picture_is_written(evaluated: pathlib.Path) -> None:
         *(f"table.{extension}" for extension in ("txt", "md", "tex", "csv", "json")),
     }
     assert {file.stem for file in (evaluated / "figures" / "good").iterdir()} == {
-        *("roc", "det", "scores", "cmc", "identification_det", "reject", "false_accepts", "false_rejects")
+        *(
+            "roc",
+            "det",
+            "scores",
+            "cmc",
+            "identification_det",
+            "reject",
+            "false_accepts",
+            "false_rejects",
+        )
     }
     figures = json.loads((evaluated / "table.json").read_text())
     assert figures["good"]["auc"]["estimate"] > figures["bad"]["auc"]["estimate"] + 0.1
@@ -75,7 +88,9 @@ def test_the_report_is_one_page_that_needs_nothing_else(evaluated: pathlib.Path)
     assert "Rates by group" in page
 
 
-def test_command_line_errors_are_one_line(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_errors_are_one_line(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "notes.npz"
     path.write_text("not an archive")
     with pytest.raises(SystemExit) as stop:
@@ -103,12 +118,20 @@ def test_a_pair_list_in_the_file_is_used(tmp_path: pathlib.Path) -> None:
         ({"mirrored": np.zeros((3, 8))}, "3 mirrored for 80 embeddings"),
         ({"labels": np.zeros(79, int)}, "79 labels for 80 embeddings"),
         ({"first": np.array([0])}, "a pair list needs first, second and same"),
-        ({"first": np.array([0]), "second": np.array([0, 1]), "same": np.array([1])}, "a pair list needs"),
-        ({"first": np.array([0]), "second": np.array([1]), "same": np.array([7])}, "same: element 0 is 7"),
+        (
+            {"first": np.array([0]), "second": np.array([0, 1]), "same": np.array([1])},
+            "a pair list needs",
+        ),
+        (
+            {"first": np.array([0]), "second": np.array([1]), "same": np.array([7])},
+            "same: element 0 is 7",
+        ),
         ({"labels": np.array([{"a": 1}], dtype=object)}, "not an .npz file of plain arrays"),
     ],
 )
-def test_bad_files_are_named(tmp_path: pathlib.Path, arrays: dict[str, np.ndarray], message: str) -> None:
+def test_bad_files_are_named(
+    tmp_path: pathlib.Path, arrays: dict[str, np.ndarray], message: str
+) -> None:
     path = write_faces(tmp_path / "faces.npz", **arrays)
     with pytest.raises(InputError, match=message) as caught:
         read_embeddings(path, "add", 10)
@@ -175,7 +198,9 @@ class Silent:
 
     def progress(self, step: int, metrics: dict[str, float]) -> None: ...
 
-    def verified(self, step: int, numbers: dict[str, float], best: dict[str, tuple[int, float]]) -> None: ...
+    def verified(
+        self, step: int, numbers: dict[str, float], best: dict[str, tuple[int, float]]
+    ) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +218,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-def test_a_run_is_evaluated_on_the_people_it_held_out(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_run_is_evaluated_on_the_people_it_held_out(
+    trained: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     run(Arguments(checkpoint=(trained,), output=tmp_path, deployment_fars=(0.1,), replicates=5))
     figures = json.loads((tmp_path / "table.json").read_text())["held out"]
     in_training = json.loads((trained / "results.json").read_text())["verifications"]["2"]
@@ -201,11 +228,18 @@ def test_a_run_is_evaluated_on_the_people_it_held_out(trained: pathlib.Path, tmp
         assert figures[name]["estimate"] == pytest.approx(in_training[name], abs=1e-6)
 
 
-def test_a_run_is_evaluated_on_the_sets_that_verified_it_as_they_did(tmp_path: pathlib.Path) -> None:
+def test_a_run_is_evaluated_on_the_sets_that_verified_it_as_they_did(
+    tmp_path: pathlib.Path,
+) -> None:
     lfw = write_bin(tmp_path / "lfw.bin", image_size=16)
     config = Config(
         data=DataConfig(
-            image_size=16, identities=8, images_per_identity=6, test_fraction=0.0, verify=(str(lfw),), flip_test=False
+            image_size=16,
+            identities=8,
+            images_per_identity=6,
+            test_fraction=0.0,
+            verify=(str(lfw),),
+            flip_test=False,
         ),
         model=ModelConfig(name="tiny-to-evaluate", width=4, embedding_size=16),
         run=RunConfig(steps=1, batch_size=8, evaluate_every=1, log_every=1),
@@ -213,11 +247,22 @@ def test_a_run_is_evaluated_on_the_sets_that_verified_it_as_they_did(tmp_path: p
     run_folder = RunFolder(tmp_path / "run", config)
     result = train(prepare(config), run_folder, Silent())
     run_folder.finish({"verifications": result.verifications})
-    run(Arguments(checkpoint=(tmp_path / "run",), output=tmp_path / "out", deployment_fars=(0.1,), replicates=5))
+    run(
+        Arguments(
+            checkpoint=(tmp_path / "run",),
+            output=tmp_path / "out",
+            deployment_fars=(0.1,),
+            replicates=5,
+        )
+    )
     figures = json.loads((tmp_path / "out" / "table.json").read_text())
     assert figures.keys() == {"lfw", "training people"}
-    assert figures["lfw"]["accuracy"]["estimate"] == pytest.approx(result.verifications[1]["accuracy"], abs=1e-6)
-    assert not any(name.startswith(("rank", "angle")) for name in figures["lfw"])  # who is who is not known
+    assert figures["lfw"]["accuracy"]["estimate"] == pytest.approx(
+        result.verifications[1]["accuracy"], abs=1e-6
+    )
+    assert not any(
+        name.startswith(("rank", "angle")) for name in figures["lfw"]
+    )  # who is who is not known
 
 
 def test_the_class_weights_of_a_run_are_measured_on_its_training_people(
@@ -248,10 +293,16 @@ def test_w_ec_is_of_whole_classes(trained: pathlib.Path) -> None:
     assert len(images_of_some_classes(labels, 7, 0)) == 7
     model = load_trained(SavedRun(trained))
     data = load_data(model.config.data, model.config.run.seed)
-    whole, part = (training_angles(model, data, Resampling(5), most)["angle w_ec"] for most in (5000, 40))
+    whole, part = (
+        training_angles(model, data, Resampling(5), most)["angle w_ec"] for most in (5000, 40)
+    )
     assert whole.estimate != part.estimate
-    fewer = dataclasses.replace(model, model=dataclasses.replace(model.model, class_weights=model.class_weights[1:]))
-    with pytest.raises(InputError, match=rf"weights of {data.num_classes - 1} classes, but its data now have"):
+    fewer = dataclasses.replace(
+        model, model=dataclasses.replace(model.model, class_weights=model.class_weights[1:])
+    )
+    with pytest.raises(
+        InputError, match=rf"weights of {data.num_classes - 1} classes, but its data now have"
+    ):
         training_angles(fewer, data, Resampling(5))
 
 
@@ -261,7 +312,11 @@ def test_a_run_is_evaluated_on_given_sets(trained: pathlib.Path, tmp_path: pathl
     rows = []
     for fold in ((0, 1, 2), (3, 4, 5)):
         rows += [f"p{p}/{i}.png,p{p}/{i + 1}.png,1" for p in fold for i in range(3)]
-        rows += [f"p{p}/{i}.png,p{q}/{i}.png,0" for p, q in itertools.combinations(fold, 2) for i in range(3)]
+        rows += [
+            f"p{p}/{i}.png,p{q}/{i}.png,0"
+            for p, q in itertools.combinations(fold, 2)
+            for i in range(3)
+        ]
     listed.write_text("\n".join(rows))
     arguments = Arguments(
         checkpoint=(trained,),
@@ -281,20 +336,32 @@ def test_a_run_is_evaluated_on_given_sets(trained: pathlib.Path, tmp_path: pathl
 def test_sets_are_opened_by_what_they_are(tmp_path: pathlib.Path) -> None:
     people = write_people(tmp_path / "people")
     everyone = load_set(str(people), 16, 10)
-    assert (everyone.name, everyone.images.shape, everyone.pairs) == ("people", (24, 16, 16, 3), None)
+    assert (everyone.name, everyone.images.shape, everyone.pairs) == (
+        "people",
+        (24, 16, 16, 3),
+        None,
+    )
     lfw = tmp_path / "pairs.txt"
     for name in ("Ada", "Bo"):
         (tmp_path / "lfw" / name).mkdir(parents=True)
         for image in (1, 2):
-            Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "lfw" / name / f"{name}_000{image}.png")
+            Image.fromarray(np.zeros((16, 16), np.uint8)).save(
+                tmp_path / "lfw" / name / f"{name}_000{image}.png"
+            )
     lfw.write_text("1\nAda\t1\t2\nAda\t1\tBo\t2\n")
     pairs = load_set(f"LFW={tmp_path / 'lfw'}+{lfw}", 16, 10).pairs
     assert pairs is not None
-    assert (pairs.first.tolist(), pairs.second.tolist(), pairs.same.tolist()) == ([0, 0], [1, 3], [True, False])
+    assert (pairs.first.tolist(), pairs.second.tolist(), pairs.same.tolist()) == (
+        [0, 0],
+        [1, 3],
+        [True, False],
+    )
     for kind, letter in (("frontal", "F"), ("profile", "P")):
         for person in ("001", "002"):
             (tmp_path / "cfp" / person / kind).mkdir(parents=True)
-            Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "cfp" / person / kind / "01.png")
+            Image.fromarray(np.zeros((16, 16), np.uint8)).save(
+                tmp_path / "cfp" / person / kind / "01.png"
+            )
         (tmp_path / "protocol" / "Split" / f"F{letter}" / "01").mkdir(parents=True)
         listed = [f"{number} ../Data/Images/00{number}/{kind}/01.jpg" for number in (1, 2)]
         (tmp_path / "protocol" / f"Pair_list_{letter}.txt").write_text("\n".join(listed))

@@ -24,14 +24,35 @@ def main():
     export.run(tyro.cli(export.Arguments))
 
 
-def test_an_export_holds_the_model_and_tells_its_accuracy(type_command, small_checkpoint, crowd, tmp_path):
+def test_an_export_holds_the_model_and_tells_its_accuracy(
+    type_command, small_checkpoint, crowd, tmp_path
+):
     folder = tmp_path / "out"
     status, out, _ = type_command(
-        main, small_checkpoint, folder, "--formats", "stablehlo", "torch", "--weights", "int8", "--verify", crowd,
-        "--licence", "CC0", "--name", "Little"
-    )  # fmt: skip
+        main,
+        small_checkpoint,
+        folder,
+        "--formats",
+        "stablehlo",
+        "torch",
+        "--weights",
+        "int8",
+        "--verify",
+        crowd,
+        "--licence",
+        "CC0",
+        "--name",
+        "Little",
+    )
     assert status == 0
-    for said in ("model.stablehlo", "# Little", "Licence: CC0", "auc", "accept from cosine", "cannot tell"):
+    for said in (
+        "model.stablehlo",
+        "# Little",
+        "Licence: CC0",
+        "auc",
+        "accept from cosine",
+        "cannot tell",
+    ):
         assert said in out
     source = FolderSource(crowd)
     images = np.stack([source[index] for index in range(len(source))])
@@ -60,7 +81,9 @@ def test_what_a_runs_folder_says(tmp_path):
     facts = export.read_run(tmp_path)
     assert facts == export.RunFacts(config, {})
     assert facts.data == "auto, train.rec"
-    (tmp_path / "results.json").write_text(json.dumps({"verifications": {"9": {"auc": 0.5}, "10": {"auc": 0.75}}}))
+    (tmp_path / "results.json").write_text(
+        json.dumps({"verifications": {"9": {"auc": 0.5}, "10": {"auc": 0.75}}})
+    )
     assert export.read_run(tmp_path).results == {"step": 10, "auc": 0.75}
 
 
@@ -68,8 +91,28 @@ def test_what_a_runs_folder_says(tmp_path):
 def test_the_card_of_a_run_quotes_its_recipe_and_results(type_command, crowd, tmp_path):
     run, folder = tmp_path / "run", tmp_path / "out"
     small = [
-        *("--data.image-size", 16, "--data.pairs", 20, "--model.width", 4, "--model.embedding-size", 8),
-        *("--run.steps", 2, "--run.batch-size", 4, "--run.evaluate-every", 2, "--run.devices", 1, "--run.folder", run),
+        *(
+            "--data.image-size",
+            16,
+            "--data.pairs",
+            20,
+            "--model.width",
+            4,
+            "--model.embedding-size",
+            8,
+        ),
+        *(
+            "--run.steps",
+            2,
+            "--run.batch-size",
+            4,
+            "--run.evaluate-every",
+            2,
+            "--run.devices",
+            1,
+            "--run.folder",
+            run,
+        ),
     ]
     status, _, err = type_command(
         train.main, "folder", "--data.root", crowd, "--model.pixels", "insightface_mxnet", *small
@@ -91,7 +134,9 @@ def test_the_card_of_a_run_quotes_its_recipe_and_results(type_command, crowd, tm
     expected = trained.embed(images)
     embed, size = load_stablehlo(folder / "model.stablehlo")
     assert size == (16, 16)
-    np.testing.assert_allclose(embed(images), expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(
+        embed(images), expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-5
+    )
     jax.tree.map(
         np.testing.assert_array_equal,
         dict(import_torch(folder / "model.pth").variables["params"]),
@@ -120,9 +165,20 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_format_that_cannot_be_written_leaves_nothing(type_command, small_checkpoint, crowd, tmp_path, monkeypatch):
+def test_a_format_that_cannot_be_written_leaves_nothing(
+    type_command, small_checkpoint, crowd, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    arguments = (main, small_checkpoint, tmp_path / "out", "--formats", "stablehlo", "onnx", "--verify", crowd)
+    arguments = (
+        main,
+        small_checkpoint,
+        tmp_path / "out",
+        "--formats",
+        "stablehlo",
+        "onnx",
+        "--verify",
+        crowd,
+    )
     status, _, err = type_command(*arguments)
     assert (status, "jax2onnx is needed" in err) == (2, True)
     assert {path.name for path in tmp_path.iterdir()} == {"small.pth", "crowd"}
@@ -130,7 +186,9 @@ def test_a_format_that_cannot_be_written_leaves_nothing(type_command, small_chec
 
 def test_a_verification_set_is_measured_on_its_own_pairs(type_command, small_checkpoint, tmp_path):
     write_bin(tmp_path / "lfw.bin")
-    status, _, err = type_command(main, small_checkpoint, tmp_path / "out", "--verify", tmp_path / "lfw.bin")
+    status, _, err = type_command(
+        main, small_checkpoint, tmp_path / "out", "--verify", tmp_path / "lfw.bin"
+    )
     assert status == 0, err
     assert ModelCard.read(tmp_path / "out").thresholds[0].warning.startswith("10 different pairs")
 

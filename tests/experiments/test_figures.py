@@ -1,4 +1,6 @@
-"""The command that draws: names, formats, a figure's own arguments, and what it says of mistakes."""
+"""The command that draws: names, formats, a figure's own arguments, and what it says of
+mistakes.
+"""
 
 import pathlib
 
@@ -10,7 +12,9 @@ from experiments import figures
 
 @pytest.fixture
 def registry(monkeypatch):
-    """Three small entries: a figure with an argument, one that needs a file, and one that is several."""
+    """Three small entries: a figure with an argument, one that needs a file, and one that is
+    several.
+    """
     drawn = []
 
     def plain(width: float = 1.0) -> Figure:
@@ -24,7 +28,9 @@ def registry(monkeypatch):
     def several() -> dict[str, Figure]:
         return {"left": Figure(figsize=(1.0, 1.0)), "right": Figure(figsize=(1.0, 1.0))}
 
-    monkeypatch.setattr(figures, "FIGURES", {"plain": plain, "of_a_file": of_a_file, "several": several})
+    monkeypatch.setattr(
+        figures, "FIGURES", {"plain": plain, "of_a_file": of_a_file, "several": several}
+    )
     return drawn
 
 
@@ -33,14 +39,21 @@ def test_names_formats_and_several_figures(type_command, registry, tmp_path):
         figures.main, "plain", "several", "--folder", tmp_path / "new", "--formats", "png", "svg"
     )
     assert status == 0
-    files = [tmp_path / "new" / f"{name}.{kind}" for name in ("plain", "left", "right") for kind in ("png", "svg")]
+    files = [
+        tmp_path / "new" / f"{name}.{kind}"
+        for name in ("plain", "left", "right")
+        for kind in ("png", "svg")
+    ]
     assert out.split() == [str(file) for file in files]
     assert all(file.stat().st_size for file in files)
 
 
 def test_a_figures_own_arguments_come_after_dashes(type_command, registry, tmp_path):
     assert type_command(figures.main, "plain", "--folder", tmp_path, "--", "--width", "2.5")[0] == 0
-    assert type_command(figures.main, "of_a_file", "--folder", tmp_path, "--", "--file", "a.npz")[0] == 0
+    assert (
+        type_command(figures.main, "of_a_file", "--folder", tmp_path, "--", "--file", "a.npz")[0]
+        == 0
+    )
     assert registry == [2.5, pathlib.Path("a.npz")]
     assert type_command(figures.main, "plain", "--", "--depth", "2")[0] == 2
 
@@ -56,8 +69,15 @@ def test_all_leaves_out_what_needs_a_file(type_command, registry, tmp_path):
     [
         ([], "no figure named; choose among plain, of_a_file, several, or --all"),
         (["circle"], "no figure is called 'circle'"),
-        (["of_a_file"], "figure 'of_a_file' needs arguments; python -m experiments.figures of_a_file -- --help tells"),
-        (["plain", "several", "--", "--width", "2"], "options after -- are for one figure, not for plain, several"),
+        (
+            ["of_a_file"],
+            "figure 'of_a_file' needs arguments; python -m experiments.figures of_a_file -- --help "
+            "tells",
+        ),
+        (
+            ["plain", "several", "--", "--width", "2"],
+            "options after -- are for one figure, not for plain, several",
+        ),
         (["plain", "--all"], "--all and ['plain']; name figures or draw all, not both"),
     ],
 )
@@ -72,4 +92,7 @@ def test_the_real_entries_take_options(tmp_path):
     drawn = figures.draw("margin_rules_arcface")
     assert list(drawn) == ["margin_rules_arcface"]
     assert list(figures.draw("layer", ["--margin", "0.3"])) == ["layer"]
-    assert not any(figures.needs_arguments(figures.FIGURES[name]) for name in ("faces", "layer", "margin_rules_cm1"))
+    assert not any(
+        figures.needs_arguments(figures.FIGURES[name])
+        for name in ("faces", "layer", "margin_rules_cm1")
+    )

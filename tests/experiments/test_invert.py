@@ -45,12 +45,17 @@ def test_a_checkpoint_is_inverted_and_judged(type_command, small_checkpoint, cro
     ("options", "said"),
     [
         (["small.pth"], "--people: a model that was not trained here"),
-        (["small.pth", "--people", "crowd", "--target", "weights"], "--target weights: needs a run"),
+        (
+            ["small.pth", "--people", "crowd", "--target", "weights"],
+            "--target weights: needs a run",
+        ),
         (["absent"], "absent: no such file or folder"),
         (["--count", "0"], "--count 0: give from 1"),
     ],
 )
-def test_bad_input_is_one_line(type_command, small_checkpoint, crowd, tmp_path, monkeypatch, options, said):
+def test_bad_input_is_one_line(
+    type_command, small_checkpoint, crowd, tmp_path, monkeypatch, options, said
+):
     monkeypatch.chdir(tmp_path)
     status, out, err = type_command(main, *options)
     assert status == 2

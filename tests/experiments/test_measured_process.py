@@ -20,7 +20,8 @@ def test_a_record_or_one_line_comes_back(tmp_path, monkeypatch):
         def measure(case, first, second):
             if first > second:
                 raise InputError(f"{first} is too much")
-            return {"case": case, "sum": first + second, "set": os.environ["SET"], "kept": os.environ["KEPT"]}
+            kept = {name.lower(): os.environ[name] for name in ("SET", "KEPT")}
+            return {"case": case, "sum": first + second, **kept}
 
         serve(measure)
     """

@@ -26,7 +26,11 @@ def typed(module):
 
 
 COMMANDS = {
-    "evaluate": (typed(evaluate), ["--checkpoint"], "was not trained here and has no held-out people"),
+    "evaluate": (
+        typed(evaluate),
+        ["--checkpoint"],
+        "was not trained here and has no held-out people",
+    ),
     "verify": (
         lambda: identify.run(tyro.extras.subcommand_cli_from_dict(identify.COMMANDS)),
         ["verify", "a.jpg", "b.jpg"],
@@ -42,7 +46,9 @@ COMMANDS = {
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_project_that_is_asked_for_can_be_given(type_command, unclear, name):
     if name == "demo":
-        pytest.importorskip("gradio", reason="the packages of requirements-demo.txt are not installed")
+        pytest.importorskip(
+            "gradio", reason="the packages of requirements-demo.txt are not installed"
+        )
     main, arguments, said = COMMANDS[name]
     arguments = [*arguments[:1], unclear, *arguments[1:]]
     status, _, err = type_command(main, *arguments)
@@ -66,9 +72,17 @@ def test_a_project_without_effect_is_refused(tmp_path, type_command):
             open_trained(path, "adaface")
     check_project(tmp_path / "absent", "adaface")  # that it is absent says who opens it
     for module, arguments, said in (
-        (evaluate, ["--checkpoint", tmp_path, "--project", "adaface"], "no --checkpoint is a PyTorch file"),
+        (
+            evaluate,
+            ["--checkpoint", tmp_path, "--project", "adaface"],
+            "no --checkpoint is a PyTorch file",
+        ),
         (neighbours, ["--project", "adaface"], "there is no checkpoint that it could be of"),
-        (invert, [tmp_path, "--judge-project", "adaface"], "--judge-project adaface: give --judge as well"),
+        (
+            invert,
+            [tmp_path, "--judge-project", "adaface"],
+            "--judge-project adaface: give --judge as well",
+        ),
     ):
         status, _, err = type_command(typed(module), *arguments)
         assert status == 2

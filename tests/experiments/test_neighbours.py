@@ -15,7 +15,18 @@ def main():
 
 
 def test_people_of_a_folder_are_compared(type_command, small_checkpoint, crowd, tmp_path):
-    options = ("--people", crowd, "--pairs", 3, "--drawn", 3, "--far", 0.1, "--output", tmp_path / "out")
+    options = (
+        "--people",
+        crowd,
+        "--pairs",
+        3,
+        "--drawn",
+        3,
+        "--far",
+        0.1,
+        "--output",
+        tmp_path / "out",
+    )
     status, out, _ = type_command(main, small_checkpoint, *options)
     assert status == 0
     report = json.loads((tmp_path / "out/neighbours.json").read_text())
@@ -25,7 +36,9 @@ def test_people_of_a_folder_are_compared(type_command, small_checkpoint, crowd, 
     assert report["far"] <= 0.1
     assert 0 <= report["neighbours_kept"] <= 1
     assert report["pairs"][0]["first"] in out
-    assert all((tmp_path / "out" / name).exists() for name in ("plane.png", "plane.svg", "most_alike.png"))
+    assert all(
+        (tmp_path / "out" / name).exists() for name in ("plane.png", "plane.svg", "most_alike.png")
+    )
 
 
 def test_the_most_alike_images_and_the_people_to_draw():
@@ -44,7 +57,9 @@ def test_the_most_alike_images_and_the_people_to_draw():
         (["--drawn", "1"], "give at least 2 of each"),
     ],
 )
-def test_bad_input_is_one_line(type_command, small_checkpoint, tmp_path, monkeypatch, options, said):
+def test_bad_input_is_one_line(
+    type_command, small_checkpoint, tmp_path, monkeypatch, options, said
+):
     monkeypatch.chdir(tmp_path)
     status, out, err = type_command(main, *options)
     assert status == 2

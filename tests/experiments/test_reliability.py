@@ -12,7 +12,9 @@ from experiments.reliability_runs import Lost, Run, Tally
 
 
 def test_one_fault_from_start_to_end(tmp_path, type_command):
-    status, out, _ = type_command(reliability.main, "--faults", "unwritable", "--output", tmp_path / "out" / "t.json")
+    status, out, _ = type_command(
+        reliability.main, "--faults", "unwritable", "--output", tmp_path / "out" / "t.json"
+    )
     assert status == 0
     assert "unwritable folder: 1 times, nothing lost" in out
     (tally,) = json.loads((tmp_path / "out" / "t.json").read_text())
@@ -28,7 +30,9 @@ def test_what_is_lost_is_told_and_fails_the_command(tmp_path, monkeypatch):
     console = Console(file=io.StringIO(), width=200)
     assert run_reliability(ReliabilityConfig(faults=("signals",)), console) == 1
     assert "the run that nothing happens to ended with 1" in console.file.getvalue()
-    assert strike("signals", tmp_path, ReliabilityConfig()).lost == ["the run that nothing happens to ended with 1"]
+    assert strike("signals", tmp_path, ReliabilityConfig()).lost == [
+        "the run that nothing happens to ended with 1"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +67,10 @@ def test_metrics_far_apart_are_found(tmp_path):
     lines = [{"step": 0, "verification/accuracy": 0.5}, {"step": 1, "loss": 2.0}]
     for run, loss, steps in zip(runs, (2.0, 2.1, 2.0), (2, 2, 1), strict=True):
         run.folder.mkdir()
-        text = [json.dumps(line | ({"loss": loss} if "loss" in line else {})) + "\n" for line in lines[:steps]]
+        text = [
+            json.dumps(line | ({"loss": loss} if "loss" in line else {})) + "\n"
+            for line in lines[:steps]
+        ]
         (run.folder / "metrics.jsonl").write_text("".join(text))
     assert metric_differences(runs[0], runs[0]) == []
     assert metric_differences(runs[1], runs[0]) == ["loss at step 1 is 2.1, wanted 2.0"]

@@ -17,7 +17,15 @@ from experiments import study, study_run
 from experiments.study_plan import PARTS, Plan, base_config, changed
 from experiments.study_pool import completed, merge, run_all
 from experiments.study_report import REPORTS, Findings
-from experiments.study_run import ANGLES_FILE, KEPT_FILE, Case, Quiet, cleaned, finite, with_wrong_labels
+from experiments.study_run import (
+    ANGLES_FILE,
+    KEPT_FILE,
+    Case,
+    Quiet,
+    cleaned,
+    finite,
+    with_wrong_labels,
+)
 from tests.experiments.small_network import SMALL, SMALL_OPTIONS
 
 
@@ -35,7 +43,14 @@ def test_the_plan_has_every_loss_and_shares_runs_between_parts():
     assert named >= set(get_args(LossName)) - {"elasticface_cos", "elasticface_cos_plus"}
     cases = merge([case for part in PARTS for case in plan.cases(part).values()])
     assert len({case.name for case in cases}) == len(cases)
-    same = ["losses:synthetic/arcface", "margins:0.5", "scales:16", "sizes:64", "noise:0% K=1", "angles:arcface"]
+    same = [
+        "losses:synthetic/arcface",
+        "margins:0.5",
+        "scales:16",
+        "sizes:64",
+        "noise:0% K=1",
+        "angles:arcface",
+    ]
     shared = [plan.cases(part)[label] for part, label in (one.split(":") for one in same)]
     assert {case.name for case in shared} == {"synthetic/arcface"}
     assert all(case == shared[0] for case in shared)
@@ -62,13 +77,17 @@ def test_cases_of_one_name_must_be_alike():
 
 
 def test_a_shared_program_trains_as_an_ordinary_run(tmp_path):
-    case = Case("elasticface", tiny(**{"loss.name": "elasticface"}), seeds=(3, 4))  # draws margins, images, flips
+    case = Case(
+        "elasticface", tiny(**{"loss.name": "elasticface"}), seeds=(3, 4)
+    )  # draws margins, images, flips
     assert all(one.error is None for one in run_all([case], tmp_path, 1, lambda _: None))
     config = case.seeded(tmp_path / "ordinary", 4)
     folder = RunFolder(tmp_path / "ordinary" / "run", config)
     ordinary = train(prepare(config), folder, Quiet())
     found = completed(case, tmp_path, 4)
-    assert found["verifications"]["4"]["auc"] == pytest.approx(ordinary.verifications[4]["auc"], abs=1e-6)
+    assert found["verifications"]["4"]["auc"] == pytest.approx(
+        ordinary.verifications[4]["auc"], abs=1e-6
+    )
     ours, theirs = read_metrics(tmp_path / "elasticface-4"), read_metrics(folder.path)
     losses = [[line["loss"] for line in lines if "loss" in line] for lines in (ours, theirs)]
     assert len(losses[0]) == 4
@@ -78,13 +97,31 @@ def test_a_shared_program_trains_as_an_ordinary_run(tmp_path):
 
 
 def test_the_command_runs_reports_and_does_not_repeat(type_command, tmp_path):
-    command = ["losses", "angles", "--only", "arcface", "normface", "--seeds", "0", "1", "--test-seeds", "0", "1"]
+    command = [
+        "losses",
+        "angles",
+        "--only",
+        "arcface",
+        "normface",
+        "--seeds",
+        "0",
+        "1",
+        "--test-seeds",
+        "0",
+        "1",
+    ]
     command += ["--folder", tmp_path / "s", "--processes", "1"]
     status, printed, _ = type_command(study.main, *command, "--", *SMALL_OPTIONS)
     assert status == 0
     assert "4 runs of 2 settings, 0 complete" in printed
     text = (tmp_path / "s" / "study.md").read_text()
-    for expected in ("| arcface |", "| normface |", "| untrained |", "arcface − normface, accuracy, %", "| W–EC |"):
+    for expected in (
+        "| arcface |",
+        "| normface |",
+        "| untrained |",
+        "arcface − normface, accuracy, %",
+        "| W–EC |",
+    ):
         assert expected in text
     numbers = json.loads((tmp_path / "s" / "losses.json").read_text())["synthetic"]
     accuracies = numbers["losses"]["arcface"]["accuracy"]
@@ -97,11 +134,16 @@ def test_the_command_runs_reports_and_does_not_repeat(type_command, tmp_path):
         assert gif.n_frames >= 5  # the start and each of four steps
     status, printed, _ = type_command(study.main, *command, "--plan", "--", *SMALL_OPTIONS)
     assert "4 runs of 2 settings, 4 complete." in printed
-    status, _, errors = type_command(study.main, *command, "--", *SMALL_OPTIONS, "--optimiser.learning-rate", "0.01")
+    status, _, errors = type_command(
+        study.main, *command, "--", *SMALL_OPTIONS, "--optimiser.learning-rate", "0.01"
+    )
     assert status == 2
     assert "another configuration (optimiser.learning_rate is 0.01, was 0.1)" in errors
     status, _, errors = type_command(study.main, "margins", "--only", "softmax")
-    assert "--only softmax: no setting of margins is called so; choose among arcface, arcface_m0.1" in errors
+    assert (
+        "--only softmax: no setting of margins is called so; choose among arcface, arcface_m0.1"
+        in errors
+    )
 
 
 def test_wrong_labels_are_found_cleaned_and_trained_without(tmp_path, monkeypatch):
@@ -110,13 +152,19 @@ def test_wrong_labels_are_found_cleaned_and_trained_without(tmp_path, monkeypatc
     cases = [plan.cases("noise")[label] for label in ("20% K=1", "20% K=3", "20% cleaned")]
     done = run_all(cases[::-1], tmp_path, 1, lambda _: None)
     assert [one.error for one in done] == [None] * 3
-    assert [one.name for one in done][-1] == "synthetic/arcface_cleaned20"  # after what it is cleaned by
+    assert [one.name for one in done][
+        -1
+    ] == "synthetic/arcface_cleaned20"  # after what it is cleaned by
     kept = np.load(tmp_path / "synthetic" / "arcface_k3_noise20-0" / KEPT_FILE)
     assert len(kept) == 24
     with_k = completed(cases[1], tmp_path, 0)["noise"]
     assert with_k["dropped"] == pytest.approx(1 - kept.mean())
     assert with_k["at"]["40"]["found"] >= with_k["at"]["60"]["found"] >= with_k["found"]
-    runs = {label: {0: completed(case, tmp_path, 0)} for label, case in plan.cases("noise").items() if case in cases}
+    runs = {
+        label: {0: completed(case, tmp_path, 0)}
+        for label, case in plan.cases("noise").items()
+        if case in cases
+    }
     report = REPORTS["noise"](Findings(plan.cases("noise"), runs, tmp_path))
     assert report.text.count("\n| 20%") == 3
 
@@ -135,8 +183,12 @@ def test_cleaning_keeps_what_is_near_the_dominant_centre():
     embeddings = np.array([[1, 0], [0.9, 0.1], [1, -0.1], [0, 1], [0, -1]], np.float32)
     weights = np.array([[[0, 1], [1, 0]], [[0, -1], [0, -0.5]]], np.float32)  # [C, K, D]
     labels = np.array([0, 0, 0, 0, 1])
-    np.testing.assert_array_equal(cleaned(embeddings, weights, labels), [True, True, True, False, True])
-    np.testing.assert_array_equal(cleaned(embeddings, weights[:, 0], labels), [False, False, False, True, True])
+    np.testing.assert_array_equal(
+        cleaned(embeddings, weights, labels), [True, True, True, False, True]
+    )
+    np.testing.assert_array_equal(
+        cleaned(embeddings, weights[:, 0], labels), [False, False, False, True, True]
+    )
 
 
 def test_json_has_null_for_what_is_not_finite():
@@ -150,14 +202,26 @@ def test_a_data_set_without_runs_is_left_out_and_orders_are_compared(tmp_path):
     numbers = {"tar@far=0.001": 0.1, "auc": 0.9}
 
     def result(accuracy):
-        return {0: {"verifications": {"0": {"accuracy": 0.5, **numbers}, "4": {"accuracy": accuracy, **numbers}}}}
+        return {
+            0: {
+                "verifications": {
+                    "0": {"accuracy": 0.5, **numbers},
+                    "4": {"accuracy": accuracy, **numbers},
+                }
+            }
+        }
 
-    runs = {"synthetic/arcface": result(0.8), "synthetic/softmax": result(0.9), "omniglot/arcface": {}}
+    runs = {
+        "synthetic/arcface": result(0.8),
+        "synthetic/softmax": result(0.9),
+        "omniglot/arcface": {},
+    }
     report = REPORTS["losses"](Findings({}, runs, tmp_path))
     assert list(report.numbers) == ["synthetic"]
     assert report.text.index("| softmax | 90.0 |") < report.text.index("| arcface | 80.0 |")
     assert (
-        "0 of 1 pairs in its order, Kendall's τ -1.00. The paper has the other order of: softmax above" in report.text
+        "0 of 1 pairs in its order, Kendall's τ -1.00. The paper has the other order of: softmax "
+        "above" in report.text
     )
 
 
@@ -167,10 +231,14 @@ def test_optimisation_is_drawn_by_rule_and_by_cure(tmp_path):
     for label in ("s = 64, past π none, exact", "m = 1, margin warm-up"):
         path = cases[label].folder(tmp_path, 0)
         path.mkdir(parents=True)
-        (path / "metrics.jsonl").write_text('{"step": 1, "theta": 90.0}\n{"step": 4, "theta": 150.0}\n')
+        (path / "metrics.jsonl").write_text(
+            '{"step": 1, "theta": 90.0}\n{"step": 4, "theta": 150.0}\n'
+        )
     results = {"theta": {"0": 90.0, "4": 150.0}, "away": 0.99, "bad_steps": 0}
     results["verifications"] = {"4": {"accuracy": 0.6}}
-    runs = {label: {0: results} if cases[label].folder(tmp_path, 0).exists() else {} for label in cases}
+    runs = {
+        label: {0: results} if cases[label].folder(tmp_path, 0).exists() else {} for label in cases
+    }
     report = REPORTS["optimisation"](Findings(cases, runs, tmp_path))
     assert "| s = 64, past π none, exact | 150.0 | 99.0 | 60.0 | 0 |" in report.text
     rules, cures = report.figures["optimisation"].axes

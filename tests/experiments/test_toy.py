@@ -19,7 +19,9 @@ def test_a_small_model_learns_what_it_is_shown():
     # Shapes and recipe are those of the next test, so that one compilation serves both.
     labels = np.arange(8) % 4
     rng = np.random.default_rng(0)
-    images = np.clip(30 + 60 * labels[:, None, None, None] + rng.normal(0, 5, (8, 32, 32, 3)), 0, 255).astype(np.uint8)
+    images = np.clip(
+        30 + 60 * labels[:, None, None, None] + rng.normal(0, 5, (8, 32, 32, 3)), 0, 255
+    ).astype(np.uint8)
     recipe = small_model.Recipe(2, margin=0.5, steps=STEPS)
     steps = []
     model = small_model.train_small(images, labels, recipe, seed=0, on_step=steps.append)
@@ -30,7 +32,19 @@ def test_a_small_model_learns_what_it_is_shown():
 
 
 def test_it_measures_each_loss_on_a_folder_of_people(type_command, crowd, tmp_path):
-    options = ("--people", crowd, "--identities", 4, "--steps", STEPS, "--seeds", 0, 1, "--output", tmp_path / "out")
+    options = (
+        "--people",
+        crowd,
+        "--identities",
+        4,
+        "--steps",
+        STEPS,
+        "--seeds",
+        0,
+        1,
+        "--output",
+        tmp_path / "out",
+    )
     status, out, _ = type_command(main, *options)
     assert status == 0
     assert "4 classes on a circle are 90.0° apart, m is 28.6°" in out

@@ -17,9 +17,27 @@ from experiments import figures, train
 from experiments.command import run_command
 
 SMALL = [
-    *("--data.image-size", "16", "--data.pairs", "60", "--model.name", "resnet20", "--model.width", "4"),
+    *(
+        "--data.image-size",
+        "16",
+        "--data.pairs",
+        "60",
+        "--model.name",
+        "resnet20",
+        "--model.width",
+        "4",
+    ),
     *("--model.embedding-size", "16"),
-    *("--run.steps", "4", "--run.batch-size", "8", "--run.evaluate-every", "2", "--run.log-every", "1"),
+    *(
+        "--run.steps",
+        "4",
+        "--run.batch-size",
+        "8",
+        "--run.evaluate-every",
+        "2",
+        "--run.log-every",
+        "1",
+    ),
     *("--run.devices", "1"),
 ]
 
@@ -78,29 +96,49 @@ def test_main_job_on_a_folder_from_start_to_end(command, people):
     summary = (folder / "summary.html").read_text()
     assert summary.count("data:image/png;base64,") == 7
     assert not re.search(r"(src|href)=\"(?!data:)", summary)  # it needs no other file
-    for said in ("held_out, untrained", "held_out, step 4", "18 images of 3 identities", "optimiser.weight_decay"):
+    for said in (
+        "held_out, untrained",
+        "held_out, step 4",
+        "18 images of 3 identities",
+        "optimiser.weight_decay",
+    ):
         assert said in summary
     best = results["best"]["first"]
-    assert best["accuracy"] == max(numbers["accuracy"] for numbers in results["verifications"].values())
+    assert best["accuracy"] == max(
+        numbers["accuracy"] for numbers in results["verifications"].values()
+    )
 
 
 @pytest.mark.slow
 def test_a_browser_shows_the_summary_with_every_picture(command, people):
-    """Chromium lays the page out: seven pictures one below the other, none broken, no sideways scrolling."""
+    """Chromium lays the page out: seven pictures one below the other, none broken, no sideways
+    scrolling.
+    """
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed")
     assert command("folder", "--data.root", str(people), *SMALL, "--run.folder", "here")[0] == 0
     page = pathlib.Path("here/summary.html").resolve()
     probe = (
-        "<script>onload=()=>{const i=[...document.images];document.title='seen '+i.filter(p=>p.naturalWidth>300&&"
-        "p.getBoundingClientRect().width>300).length+' wide '+(document.documentElement.scrollWidth>innerWidth)}"
+        "<script>onload=()=>{const i=[...document.images];document.title='seen "
+        "'+i.filter(p=>p.naturalWidth>300&&"
+        "p.getBoundingClientRect().width>300).length+' wide "
+        "'+(document.documentElement.scrollWidth>innerWidth)}"
         "</script>"
     )
     (page.parent / "probed.html").write_text(page.read_text() + probe)
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,800", "--dump-dom"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--window-size=1000,800",
+        "--dump-dom",
+    ]
     shown = subprocess.run(
-        [chromium, *options, (page.parent / "probed.html").as_uri()], capture_output=True, text=True, timeout=120
+        [chromium, *options, (page.parent / "probed.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert "<title>seen 7 wide false</title>" in shown.stdout
 
@@ -124,7 +162,9 @@ def test_a_finished_run_is_left_as_it_is(command, people):
 
 
 def test_options_override_the_preset():
-    config = train.parse(["folder", "--data.root", "x", "--loss.name", "cosface", "--loss.margin", "0.2"])
+    config = train.parse(
+        ["folder", "--data.root", "x", "--loss.name", "cosface", "--loss.margin", "0.2"]
+    )
     assert config.data.source == "folder"
     assert config.data.test_fraction == 0.5
     assert (config.loss.name, config.loss.margin) == ("cosface", 0.2)
@@ -133,11 +173,18 @@ def test_options_override_the_preset():
 def test_help_explains_every_field(command):
     status, out, _ = command("--help")
     assert status == 0
-    for said in ("--optimiser.weight-decay", "Share of the identities", "synthetic-112", "--config"):
+    for said in (
+        "--optimiser.weight-decay",
+        "Share of the identities",
+        "synthetic-112",
+        "--config",
+    ):
         assert said in out
 
 
-@pytest.mark.parametrize("arguments", [["--no.such", "1"], ["--run.steps", "many"], ["--loss.name", "arcfase"]])
+@pytest.mark.parametrize(
+    "arguments", [["--no.such", "1"], ["--run.steps", "many"], ["--loss.name", "arcfase"]]
+)
 def test_unknown_options_and_values_end_with_status_2(command, arguments):
     status, out, err = command(*arguments)
     assert status == 2
@@ -171,8 +218,16 @@ def one_identity(people):
         (empty, ["folder", "--data.root", "people"], "people"),
         (corrupt, ["folder", "--data.root", "people"], "p0/0.pgm"),
         (one_identity, ["folder", "--data.root", "people"], "of 1 identities"),
-        (None, ["folder", "--data.root", "people", "--run.batch-size", "80"], "batch_size 80 is larger than the 18"),
-        (None, ["folder", "--data.root", "people", "--run.folder", "people/p0/0.pgm/run"], "cannot be written"),
+        (
+            None,
+            ["folder", "--data.root", "people", "--run.batch-size", "80"],
+            "batch_size 80 is larger than the 18",
+        ),
+        (
+            None,
+            ["folder", "--data.root", "people", "--run.folder", "people/p0/0.pgm/run"],
+            "cannot be written",
+        ),
         (None, ["--config", "absent.json"], "absent.json"),
         (None, ["--config"], "--config needs a file"),
         (None, ["--model.name", "vgg"], "vgg"),
@@ -185,8 +240,12 @@ def test_bad_input_is_one_clear_line(command, people, spoil, arguments, said):
         spoil(people)
     small = [] if "--config" in arguments else SMALL
     # Later options win, so the case's own come last.
-    preset, own = (arguments[:1], arguments[1:]) if not arguments[0].startswith("-") else ([], arguments)
-    status, _, err = command(*own, *small) if "--config" in arguments else command(*preset, *small, *own)
+    preset, own = (
+        (arguments[:1], arguments[1:]) if not arguments[0].startswith("-") else ([], arguments)
+    )
+    status, _, err = (
+        command(*own, *small) if "--config" in arguments else command(*preset, *small, *own)
+    )
     assert status == 2
     assert err.startswith("error: ")
     assert said in err
@@ -203,7 +262,9 @@ def test_faces_in_a_zip_file(shared_data, command):
 
 
 def test_embeddings_that_face_away_from_their_centres_are_warned_of():
-    assert train.angle_warning({0: np.full(4, 100.0), 9: np.array([30.0, 40.0, 50.0, 160.0])}) is None
+    assert (
+        train.angle_warning({0: np.full(4, 100.0), 9: np.array([30.0, 40.0, 50.0, 160.0])}) is None
+    )
     assert train.angle_warning({9: np.linspace(70.0, 111.0, 50)}) is None  # hardly trained yet
     warning = train.angle_warning({0: np.full(4, 80.0), 9: np.array([30.0, 160.0, 150.0, 160.0])})
     assert warning.startswith("75% of the training images")
@@ -222,11 +283,20 @@ def test_config_may_stand_anywhere_but_not_beside_a_preset(tmp_path):
 
 
 def test_bad_input_leaves_no_folder_behind(command, people):
-    command("folder", "--data.root", "people", *SMALL, "--run.batch-size", "80", "--run.folder", "run")
+    command(
+        "folder", "--data.root", "people", *SMALL, "--run.batch-size", "80", "--run.folder", "run"
+    )
     assert not pathlib.Path("run").exists()
     pathlib.Path("model.pth").write_bytes(b"no model")
     status, _, err = command(
-        "folder", "--data.root", "people", *SMALL, "--model.init", "model.pth", "--run.folder", "run"
+        "folder",
+        "--data.root",
+        "people",
+        *SMALL,
+        "--model.init",
+        "model.pth",
+        "--run.folder",
+        "run",
     )
     assert (status, err.count("model.pth")) == (2, 1)
     assert not pathlib.Path("run").exists()
@@ -283,7 +353,8 @@ def test_unreadable_images_of_a_stream_are_replaced_and_counted(command, people)
     status, out, _ = command("folder", "--data.root", "people", *SMALL, *streamed)
     assert status == 0
     assert re.search(
-        r"[1-9]\d* times an image could not be decoded and another took its place: .*p0", " ".join(out.split())
+        r"[1-9]\d* times an image could not be decoded and another took its place: .*p0",
+        " ".join(out.split()),
     )
 
 

@@ -56,7 +56,9 @@ def test_det_draws_misses_and_the_diagonal() -> None:
     crossing = curve.get_xdata()[np.argmin(np.abs(curve.get_xdata() - curve.get_ydata()))]
     assert crossing == pytest.approx(0.106, abs=0.02)  # Φ(−.5/2/.2)
     assert axes.lines[1].get_label() == "equal error"
-    perfect = det_figure({"perfect": roc_curve(np.array([1.0, 0.0]), np.array([True, False]))}, identification=True)
+    perfect = det_figure(
+        {"perfect": roc_curve(np.array([1.0, 0.0]), np.array([True, False]))}, identification=True
+    )
     assert drawn(perfect).axes[0].get_ylabel() == "false negative identification rate"
 
 
@@ -83,7 +85,9 @@ def test_reject_curve_is_drawn_as_computed() -> None:
     rng = np.random.default_rng(0)
     first, second = np.triu_indices(60, 1)
     same = first // 5 == second // 5
-    curve = error_versus_reject(same + 0.5 * rng.normal(size=len(same)), same, first, second, rng.random(60))
+    curve = error_versus_reject(
+        same + 0.5 * rng.normal(size=len(same)), same, first, second, rng.random(60)
+    )
     line = drawn(reject_figure({"norm": curve})).axes[0].lines[0]
     assert np.array_equal(line.get_ydata(), curve.frr)
 

@@ -10,7 +10,9 @@ from arcface_jax.figures.features import Features, features_figure
 def panel(dim, name="a loss"):
     centres = np.eye(dim)
     labels = np.repeat(np.arange(dim), 4)
-    return Features(name, centres[labels], labels, -centres[labels[:3]], labels[:3], centres, "gap 7.0°")
+    return Features(
+        name, centres[labels], labels, -centres[labels[:3]], labels[:3], centres, "gap 7.0°"
+    )
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -20,7 +22,9 @@ def test_every_feature_and_centre_is_drawn(dim):
     for axes, name in zip(figure.axes, ("a loss", "another"), strict=True):
         assert axes.get_title() == f"{name}\ngap 7.0°"
         assert len(axes.lines) == dim
-    scatters = [found for found in figure.axes[0].collections if len(found.get_facecolor()) in (3, 4 * dim)]
+    scatters = [
+        found for found in figure.axes[0].collections if len(found.get_facecolor()) in (3, 4 * dim)
+    ]
     assert len(scatters) == 2
     if dim == 2:
         outer, inner = (np.linalg.norm(found.get_offsets(), axis=1) for found in scatters)

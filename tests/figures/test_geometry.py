@@ -22,11 +22,21 @@ def test_each_is_drawn(name):
 
 def test_the_boundaries_are_over_their_regions():
     panels = {axes.get_title().split("\n")[0]: axes for axes in geometry.decision_boundaries().axes}
-    assert list(panels)[:7] == ["softmax", "NormFace", "SphereFace", "CosFace", "ArcFace", "CM1", "CM2"]
+    assert list(panels)[:7] == [
+        "softmax",
+        "NormFace",
+        "SphereFace",
+        "CosFace",
+        "ArcFace",
+        "CM1",
+        "CM2",
+    ]
     first, second = (np.stack(line.get_data()) for line in panels["ArcFace"].lines)
     np.testing.assert_array_equal(first, second[::-1])
     before_pi = (first[0] > 1) & (first[0] < 150)
-    np.testing.assert_allclose(np.diff(first[:, before_pi], axis=0)[0], math.degrees(0.5), atol=2e-3)
+    np.testing.assert_allclose(
+        np.diff(first[:, before_pi], axis=0)[0], math.degrees(0.5), atol=2e-3
+    )
     picture = np.asarray(panels["ArcFace"].images[0].get_array())
     assert picture[300, 40] == numbers.CLASS_1  # θ2 = 150°, θ1 = 20°
     assert picture[40, 300] == numbers.CLASS_2
@@ -36,7 +46,9 @@ def test_the_boundaries_are_over_their_regions():
 
 
 def test_the_cosine_plane_has_the_same_margins():
-    panels = {axes.get_title().split("\n")[0]: axes for axes in geometry.decision_boundaries_cosine().axes}
+    panels = {
+        axes.get_title().split("\n")[0]: axes for axes in geometry.decision_boundaries_cosine().axes
+    }
     x, y = panels["CosFace"].lines[0].get_data()
     inside = ~np.isnan(y)
     np.testing.assert_allclose(x[inside] - y[inside], 0.35, atol=1e-9)

@@ -8,7 +8,10 @@ from arcface_jax.figures.inversion import inversion_figure
 
 
 def test_each_person_has_a_column_with_its_note():
-    rows = [(name, np.full((3, 6, 5, 3), grey, np.uint8)) for name, grey in (("real", 10), ("generated", 200))]
+    rows = [
+        (name, np.full((3, 6, 5, 3), grey, np.uint8))
+        for name, grey in (("real", 10), ("generated", 200))
+    ]
     figure = inversion_figure(rows, ["a", "b", "c"])
     figure.savefig(io.BytesIO(), format="png")
     assert [axes.images[0].get_array()[0, 0, 0] for axes in figure.axes] == [10] * 3 + [200] * 3

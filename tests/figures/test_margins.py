@@ -46,10 +46,14 @@ def test_every_rule_has_its_line_and_no_line_crosses_a_jump(name):
 def test_the_papers_picture_shows_the_published_values_over_its_own_range():
     left, right = target_logits().axes
     assert left.get_xlim() == right.get_xlim() == (20, 100)
-    golden = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "margins.json").read_text())["target_logits"]
+    golden = json.loads(
+        (pathlib.Path(__file__).parents[1] / "golden" / "margins.json").read_text()
+    )["target_logits"]
     for name, line in zip(NAMED_MARGINS, left.lines, strict=True):
         for degrees, wanted in zip(golden["degrees"], golden[name], strict=True):
-            assert wanted is None or np.interp(degrees, *line.get_data()) == pytest.approx(wanted, abs=6e-5)
+            assert wanted is None or np.interp(degrees, *line.get_data()) == pytest.approx(
+                wanted, abs=6e-5
+            )
     degrees, slope = right.lines[list(NAMED_MARGINS).index("arcface")].get_data()
     np.testing.assert_allclose(slope, -np.sin(np.radians(degrees) + 0.5), atol=1e-4)
 

@@ -9,7 +9,10 @@ from arcface_jax.margins import arcface, softmax_on_sphere
 
 def angles(middle):
     random = np.random.default_rng(0)
-    return {step: random.normal(at, 4, 300).clip(0, 180) for step, at in ((0, 90), (5, middle), (10, 30))}
+    return {
+        step: random.normal(at, 4, 300).clip(0, 180)
+        for step, at in ((0, 90), (5, middle), (10, 30))
+    }
 
 
 ANGLES = {"arcface": angles(50.0), "normface": angles(60.0)}
@@ -20,7 +23,11 @@ def test_a_ridge_for_each_moment_of_each_loss():
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert [name.split("\n")[0] for name in names] == ["arcface", "normface"]
     assert names[0].split("\n")[1].split(" → ")[0] in ("89°", "90°", "91°")
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["step 0", "step 5", "step 10"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "step 0",
+        "step 5",
+        "step 10",
+    ]
     middle = axes.lines[1]  # of the first loss
     peak = middle.get_xdata()[np.argmax(middle.get_ydata())]
     assert peak == pytest.approx(50.0, abs=2.5)

@@ -6,7 +6,9 @@ from arcface_jax.figures.samples import contact_sheet
 
 
 def test_every_image_is_on_the_sheet_in_its_row_and_column():
-    images = np.arange(2 * 3, dtype=np.uint8).reshape(2, 3, 1, 1, 1) * 40 + np.zeros((1, 1, 10, 8, 3), np.uint8)
+    images = np.arange(2 * 3, dtype=np.uint8).reshape(2, 3, 1, 1, 1) * 40 + np.zeros(
+        (1, 1, 10, 8, 3), np.uint8
+    )
     figure = contact_sheet(images, "six images", row_labels=["Ada", "Bo"])
     axes = figure.axes[0]
     sheet = np.asarray(axes.images[0].get_array())
@@ -22,7 +24,11 @@ def test_every_image_is_on_the_sheet_in_its_row_and_column():
 
 @pytest.mark.parametrize(
     "images",
-    [np.zeros((2, 3, 8, 8), np.uint8), np.zeros((1, 1, 8, 8, 3), np.float32), np.zeros((0, 1, 8, 8, 3), np.uint8)],
+    [
+        np.zeros((2, 3, 8, 8), np.uint8),
+        np.zeros((1, 1, 8, 8, 3), np.float32),
+        np.zeros((0, 1, 8, 8, 3), np.uint8),
+    ],
 )
 def test_wrong_arrays_are_named(images):
     with pytest.raises(InputError, match="images"):

@@ -9,7 +9,9 @@ ROWS, CLASSES, DIM = 16, 53, 8
 
 @pytest.fixture(scope="package")
 def problem():
-    """(embeddings [16, 8], make_weights(K), labels [16] with one ignored, weights of the examples [16]), float64."""
+    """(embeddings [16, 8], make_weights(K), labels [16] with one ignored, weights of the
+    examples [16]), float64.
+    """
     generator = np.random.default_rng(0)
     labels = generator.integers(0, CLASSES, ROWS)
     labels[3] = -1
@@ -21,7 +23,8 @@ def problem():
 
 @pytest.fixture
 def mapped(request):
-    """By the parameter shard_map, pmap or vmap, mapped(f, devices): f on each device of the axis "classes".
+    """By the parameter shard_map, pmap or vmap, mapped(f, devices): f on each device of the axis
+    "classes".
 
     All arguments and results are split on their axis 0.
     """

@@ -1,4 +1,6 @@
-"""The chunked margin softmax: equal to the dense one and to NumPy, its gradients, its memory, its edges."""
+"""The chunked margin softmax: equal to the dense one and to NumPy, its gradients, its memory,
+its edges.
+"""
 
 import functools
 
@@ -9,7 +11,13 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from arcface_jax.adaptive import AdaFaceState, adaface_loss, adaface_psi, elasticface_loss, elasticface_psi
+from arcface_jax.adaptive import (
+    AdaFaceState,
+    adaface_loss,
+    adaface_psi,
+    elasticface_loss,
+    elasticface_psi,
+)
 from arcface_jax.errors import InputError
 from arcface_jax.heads.chunked import chunked_margin_softmax_loss
 from arcface_jax.heads.chunks import split_classes
@@ -21,7 +29,9 @@ MARGINS = {
     **NAMED_MARGINS,
     **{f"arcface {rule}": arcface(past_pi=rule) for rule in PAST_PI},
     **{
-        f"straight-through {rule}": combined(1.1, 0.4, 0.1, past_pi=rule, gradient="straight_through")
+        f"straight-through {rule}": combined(
+            1.1, 0.4, 0.1, past_pi=rule, gradient="straight_through"
+        )
         for rule in PAST_PI
     },
     "a plain function": lambda c: 1.5 * c**3,
@@ -73,7 +83,10 @@ def test_every_margin_and_gradient_equals_the_dense_loss(problem, first):
     margins = [*MARGINS.values()][first : first + 16]
 
     def psi(cosine):
-        return sum(jnp.where(jnp.arange(16) % len(margins) == i, psi(cosine), 0.0) for i, psi in enumerate(margins))
+        return sum(
+            jnp.where(jnp.arange(16) % len(margins) == i, psi(cosine), 0.0)
+            for i, psi in enumerate(margins)
+        )
 
     with jax.enable_x64(True):
         compare(problem, psi=psi)
@@ -101,7 +114,9 @@ def test_any_chunk(problem, chunk):
         compare(problem, 3, chunk=chunk)
 
 
-@pytest.mark.parametrize(("classes", "chunk"), [(53, 7), (53, 10), (8, 4), (5, 9), (1, 1), (100_003, 2048)])
+@pytest.mark.parametrize(
+    ("classes", "chunk"), [(53, 7), (53, 10), (8, 4), (5, 9), (1, 1), (100_003, 2048)]
+)
 def test_the_chunks_own_every_class_once(classes, chunk):
     chunks = split_classes(classes, chunk)
     owned = [c[fresh] for c, fresh in (chunks.classes_of(i, classes) for i in range(chunks.count))]
@@ -118,7 +133,11 @@ def test_margins_and_scales_for_each_example(problem):
 
         # ... and a margin that is learnt.
         def slope(loss, **options):
-            total = lambda m: loss(embeddings, tables[1], labels, psi=arcface(m), scale=9.0, **options).sum()  # noqa: E731
+            def total(m):
+                return loss(
+                    embeddings, tables[1], labels, psi=arcface(m), scale=9.0, **options
+                ).sum()
+
             return jax.jit(jax.grad(total))(jnp.full(16, 0.4))
 
         same(slope(chunked_margin_softmax_loss, chunk=20), slope(margin_softmax_loss))
@@ -148,10 +167,18 @@ def test_against_numpy():
 
 def test_gradients_against_finite_differences():
     generator = np.random.default_rng(4)
-    e, w, y = generator.normal(size=(4, 6)), generator.normal(size=(11, 2, 6)), np.array([0, 10, -1, 3])
+    e, w, y = (
+        generator.normal(size=(4, 6)),
+        generator.normal(size=(11, 2, 6)),
+        np.array([0, 10, -1, 3]),
+    )
     with jax.enable_x64(True):
         check_grads(
-            jax.jit(lambda e, w, s: chunked_margin_softmax_loss(e, w, y, scale=s, chunk=3, label_smoothing=0.1)),
+            jax.jit(
+                lambda e, w, s: chunked_margin_softmax_loss(
+                    e, w, y, scale=s, chunk=3, label_smoothing=0.1
+                )
+            ),
             (e, w, jnp.linspace(3.0, 9.0, 4)),
             order=1,
             modes=["rev"],
@@ -167,21 +194,27 @@ def test_a_row_without_direction_and_rows_to_ignore(problem):
     with jax.enable_x64(True):
         compare((e, {1: w}, labels, importance))
         e[3] = np.nan  # labelled −1
-        each, gradients = value_and_gradients(chunked_margin_softmax_loss, importance)(e, w, 16.0, labels)
+        each, gradients = value_and_gradients(chunked_margin_softmax_loss, importance)(
+            e, w, 16.0, labels
+        )
     assert np.asarray(each)[3] == 0.0
     assert all(np.isfinite(g).all() for g in gradients)
 
 
 def test_a_single_class_costs_nothing():
     loss = lambda e, w: chunked_margin_softmax_loss(e, w, np.array([0, 0])).sum()  # noqa: E731
-    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(jnp.ones((2, 4)), jnp.ones((1, 4)))
+    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(
+        jnp.ones((2, 4)), jnp.ones((1, 4))
+    )
     assert value == 0.0
     assert all((g == 0.0).all() for g in gradients)
 
 
 def test_the_running_maximum_holds_where_the_fixed_shift_underflows():
     e, w = jnp.asarray([[1.0, 0.0]]), jnp.asarray([[-0.99, 0.1], [-1.0, 0.0]])
-    loss = functools.partial(chunked_margin_softmax_loss, e, w, np.array([0]), psi=lambda c: c, scale=200.0)
+    loss = functools.partial(
+        chunked_margin_softmax_loss, e, w, np.array([0]), psi=lambda c: c, scale=200.0
+    )
     wanted = margin_softmax_loss(e, w, np.array([0]), psi=lambda c: c, scale=200.0)
     np.testing.assert_allclose(loss(), wanted, rtol=1e-4)
     assert loss(shift="fixed") == 0.0  # e^{200(−1 − 1)} is 0 in float32
@@ -190,7 +223,10 @@ def test_the_running_maximum_holds_where_the_fixed_shift_underflows():
 def test_a_row_that_the_fixed_shift_loses_has_no_gradient():
     # e^{200(.5 − 1)} is 0 in float32, and e^{200·.5} is ∞: neither may turn into NaN.
     e, w = jnp.asarray([[1.0, 0.0]]), jnp.asarray([[-1.0, 0.1], [0.5, 0.75**0.5]])
-    loss = lambda e, w: chunked_margin_softmax_loss(e, w, np.array([0]), scale=200.0, shift="fixed")[0]  # noqa: E731
+
+    def loss(e, w):
+        return chunked_margin_softmax_loss(e, w, np.array([0]), scale=200.0, shift="fixed")[0]
+
     value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(e, w)
     assert value == 0.0
     assert all((gradient == 0.0).all() for gradient in gradients)
@@ -199,9 +235,14 @@ def test_a_row_that_the_fixed_shift_loses_has_no_gradient():
 def test_bf16_weights_and_their_gradient(problem):
     embeddings, tables, labels, importance = problem
     e, w = jnp.asarray(embeddings, jnp.bfloat16), jnp.asarray(tables[1], jnp.bfloat16)
-    got = value_and_gradients(functools.partial(chunked_margin_softmax_loss, chunk=7), importance.astype(np.float32))
+    got = value_and_gradients(
+        functools.partial(chunked_margin_softmax_loss, chunk=7), importance.astype(np.float32)
+    )
     wanted = value_and_gradients(margin_softmax_loss, importance.astype(np.float32))
-    (loss, gradients), (wanted_loss, wanted_gradients) = got(e, w, 16.0, labels), wanted(e, w, 16.0, labels)
+    (loss, gradients), (wanted_loss, wanted_gradients) = (
+        got(e, w, 16.0, labels),
+        wanted(e, w, 16.0, labels),
+    )
     same(loss, wanted_loss, 1e-4)
     assert gradients[1].dtype == jnp.bfloat16
     for a, b in zip(gradients, wanted_gradients, strict=True):
@@ -225,10 +266,14 @@ def test_the_memory_beyond_the_arguments_does_not_grow_with_the_classes(dtype, c
         return compiled.memory_analysis().temp_size_in_bytes
 
     few, many = temporary(4096), temporary(65536)
-    # The bits of a bfloat16 gradient are copied once where the compiler has no bfloat16 slices (see heads.chunks).
+    # The bits of a bfloat16 gradient are copied once where the compiler has no bfloat16 slices (see
+    # heads.chunks).
     copied = (65536 - 4096) * centres * dim * 2 if dtype == jnp.bfloat16 else 0
     assert many - few <= copied + 4096
-    assert few - (4096 * centres * dim * 2 if dtype == jnp.bfloat16 else 0) < 12 * chunk * centres * (rows + dim) * 4
+    assert (
+        few - (4096 * centres * dim * 2 if dtype == jnp.bfloat16 else 0)
+        < 12 * chunk * centres * (rows + dim) * 4
+    )
 
 
 def test_mapped_rematerialised_and_lowered_for_accelerators(problem):
@@ -239,7 +284,9 @@ def test_mapped_rematerialised_and_lowered_for_accelerators(problem):
 
     @jax.jit
     def program(e, w, y):
-        scanned = jax.lax.scan(lambda carry, batch: (carry, again(batch[0], w, batch[1])), None, (e, y))[1]
+        scanned = jax.lax.scan(
+            lambda carry, batch: (carry, again(batch[0], w, batch[1])), None, (e, y)
+        )[1]
         return jax.vmap(one, in_axes=(0, None, 0))(e, w, y), scanned
 
     mapped, scanned = program(e, w, labels.reshape(2, 8))

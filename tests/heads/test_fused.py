@@ -1,4 +1,6 @@
-"""The fused head step: equal to loss, gradient and optax step in turn; in place; bfloat16 trains as well."""
+"""The fused head step: equal to loss, gradient and optax step in turn; in place; bfloat16
+trains as well.
+"""
 
 import functools
 
@@ -28,7 +30,9 @@ SGD = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9))
 
 
 def reference(problem, case, steps=3):
-    """(losses, embedding gradients, class weights) of plain steps in float64; the batch is the same at each."""
+    """(losses, embedding gradients, class weights) of plain steps in float64; the batch is the
+    same at each.
+    """
     embeddings, tables, labels, _ = problem
     centres, options = CASES[case]
 
@@ -38,7 +42,9 @@ def reference(problem, case, steps=3):
 
     @jax.jit
     def step(w, state):
-        (_, loss), (of_e, of_w) = jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)(embeddings, w)
+        (_, loss), (of_e, of_w) = jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)(
+            embeddings, w
+        )
         updates, state = SGD.update(of_w, state, w)
         return optax.apply_updates(w, updates), state, loss, of_e
 
@@ -60,7 +66,9 @@ def plain(problem):
 def test_three_steps_are_three_optax_steps(problem, plain, case, chunk):
     embeddings, tables, labels, _ = problem
     centres, options = CASES[case]
-    step = jax.jit(functools.partial(fused_head_step, scale=16.0, chunk=chunk, **options), donate_argnums=0)
+    step = jax.jit(
+        functools.partial(fused_head_step, scale=16.0, chunk=chunk, **options), donate_argnums=0
+    )
     with jax.enable_x64(True):
         state = init_head(tables[centres], RowSgd(), dtype=jnp.float64)
         for _ in range(3):
@@ -74,7 +82,9 @@ def test_three_steps_are_three_optax_steps(problem, plain, case, chunk):
 
 def test_in_float32_to_rounding(problem, plain):
     embeddings, tables, labels, _ = problem
-    step = jax.jit(functools.partial(fused_head_step, scale=16.0, chunk=9, psi=STRAIGHT), donate_argnums=0)
+    step = jax.jit(
+        functools.partial(fused_head_step, scale=16.0, chunk=9, psi=STRAIGHT), donate_argnums=0
+    )
     state = init_head(tables[1].astype(np.float32), RowSgd())
     for _ in range(3):
         state, loss, of_e = step(state, embeddings.astype(np.float32), labels, 0.1)
@@ -109,11 +119,15 @@ def test_classes_split_over_devices(problem, plain, mapped, devices, case):
         weights = shards.reshape(-1, *shards.shape[2:])
         velocity, step = jnp.zeros_like(weights), mapped(on_device, devices)
         for _ in range(3):
-            weights, velocity, loss, of_e = jax.block_until_ready(step(weights, velocity, embeddings, labels))
+            weights, velocity, loss, of_e = jax.block_until_ready(
+                step(weights, velocity, embeddings, labels)
+            )
         wanted_loss, wanted_of_e, wanted_weights = plain(case)
         np.testing.assert_allclose(loss, wanted_loss, rtol=1e-11, atol=1e-12)
         np.testing.assert_allclose(of_e, wanted_of_e, atol=1e-12)
-        np.testing.assert_allclose(unshard_classes(weights.reshape(shards.shape), 53), wanted_weights, atol=1e-12)
+        np.testing.assert_allclose(
+            unshard_classes(weights.reshape(shards.shape), 53), wanted_weights, atol=1e-12
+        )
 
 
 def test_classes_repeated_over_a_second_axis(problem, plain):
@@ -127,17 +141,24 @@ def test_classes_repeated_over_a_second_axis(problem, plain):
         state, loss, of_e = fused_head_step(state, e, y, 0.1, scale=16.0, psi=STRAIGHT, **axes)
         return state.weights, state.slots[0], loss, of_e
 
-    specs = {"in_specs": (classes, classes, both, both), "out_specs": (classes, classes, both, both)}
+    specs = {
+        "in_specs": (classes, classes, both, both),
+        "out_specs": (classes, classes, both, both),
+    }
     step = jax.jit(jax.shard_map(on_device, mesh=mesh, **specs))
     with jax.enable_x64(True):
         shards = shard_classes(jnp.asarray(tables[1]), 4)
         weights = shards.reshape(-1, 8)
         velocity = jnp.zeros_like(weights)
         for _ in range(3):
-            weights, velocity, _, of_e = jax.block_until_ready(step(weights, velocity, embeddings, labels))
+            weights, velocity, _, of_e = jax.block_until_ready(
+                step(weights, velocity, embeddings, labels)
+            )
         _, wanted_of_e, wanted_weights = plain("straight-through")
         np.testing.assert_allclose(of_e, wanted_of_e, atol=1e-12)
-        np.testing.assert_allclose(unshard_classes(weights.reshape(shards.shape), 53), wanted_weights, atol=1e-12)
+        np.testing.assert_allclose(
+            unshard_classes(weights.reshape(shards.shape), 53), wanted_weights, atol=1e-12
+        )
 
 
 def numpy_adagrad(w, gradient, slots, step, rate=0.1, decay=0.01):
@@ -156,7 +177,10 @@ def numpy_adam(w, gradient, slots, step, rate=0.1, decay=0.01):
 
 @pytest.mark.parametrize(
     ("optimiser", "update"),
-    [(RowAdagrad(weight_decay=0.01, initial=0.2), numpy_adagrad), (RowAdam(weight_decay=0.01), numpy_adam)],
+    [
+        (RowAdagrad(weight_decay=0.01, initial=0.2), numpy_adagrad),
+        (RowAdam(weight_decay=0.01), numpy_adam),
+    ],
 )
 @pytest.mark.parametrize("centres", [1, 3])
 def test_row_wise_optimisers_against_numpy(problem, optimiser, update, centres):
@@ -164,7 +188,13 @@ def test_row_wise_optimisers_against_numpy(problem, optimiser, update, centres):
     with jax.enable_x64(True):
         state = init_head(tables[centres], optimiser, dtype=jnp.float64)
         step = jax.jit(
-            functools.partial(fused_head_step, optimiser=optimiser, scale=16.0, chunk=6, example_weights=importance)
+            functools.partial(
+                fused_head_step,
+                optimiser=optimiser,
+                scale=16.0,
+                chunk=6,
+                example_weights=importance,
+            )
         )
         total = lambda w: margin_softmax_loss(embeddings, w, labels, scale=16.0) @ importance  # noqa: E731
         gradient = jax.jit(jax.grad(total))
@@ -180,20 +210,28 @@ def test_row_wise_optimisers_against_numpy(problem, optimiser, update, centres):
 @pytest.mark.parametrize("optimiser", [RowSgd(), RowAdagrad(), RowAdam()])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_it_works_in_place(optimiser, dtype):
-    """No temporary of the size of the weights, and every array of the state aliased to its successor."""
+    """No temporary of the size of the weights, and every array of the state aliased to its
+    successor.
+    """
     classes, dim, chunk = 2**16, 32, 512
     weights = jax.ShapeDtypeStruct((classes, dim), jnp.float32)
     state = jax.eval_shape(functools.partial(init_head, optimiser=optimiser, dtype=dtype), weights)
-    step = jax.jit(functools.partial(fused_head_step, optimiser=optimiser, chunk=chunk), donate_argnums=0)
+    step = jax.jit(
+        functools.partial(fused_head_step, optimiser=optimiser, chunk=chunk), donate_argnums=0
+    )
     batch = jax.ShapeDtypeStruct((16, dim), jnp.float32), jax.ShapeDtypeStruct((16,), jnp.int32)
-    memory = step.lower(state, *batch, 0.1, rounding_key=jax.random.key(0)).compile().memory_analysis()
+    memory = (
+        step.lower(state, *batch, 0.1, rounding_key=jax.random.key(0)).compile().memory_analysis()
+    )
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     assert memory.alias_size_in_bytes == whole
     assert memory.temp_size_in_bytes < 24 * chunk * (dim + 16) * 4 < classes * dim * 2
 
 
 def test_it_lowers_for_accelerators():
-    state = jax.eval_shape(functools.partial(init_head, optimiser=RowAdam(), dtype=jnp.bfloat16), jnp.ones((300, 8)))
+    state = jax.eval_shape(
+        functools.partial(init_head, optimiser=RowAdam(), dtype=jnp.bfloat16), jnp.ones((300, 8))
+    )
 
     @jax.jit
     def step(state, e, y, key):
@@ -202,14 +240,20 @@ def test_it_lowers_for_accelerators():
         return fused_head_step(state, e, y, 0.1, **options)
 
     batch = jax.ShapeDtypeStruct((16, 8), jnp.bfloat16), jax.ShapeDtypeStruct((16,), jnp.int32)
-    exported = jax.export.export(step, platforms=("tpu", "cuda"))(state, *batch, jax.eval_shape(jax.random.key, 0))
+    exported = jax.export.export(step, platforms=("tpu", "cuda"))(
+        state, *batch, jax.eval_shape(jax.random.key, 0)
+    )
     assert exported.platforms == ("tpu", "cuda")
 
 
 def test_stochastic_rounding_is_unbiased_and_exact_where_it_can_be():
-    values = jnp.asarray([1.0, 1.0 + 2.0**-10, -3.3, 1e-30, 0.0, jnp.inf, -jnp.inf, jnp.nan], jnp.float32)
+    values = jnp.asarray(
+        [1.0, 1.0 + 2.0**-10, -3.3, 1e-30, 0.0, jnp.inf, -jnp.inf, jnp.nan], jnp.float32
+    )
     keys = jax.random.split(jax.random.key(0), 4000)
-    rounded = np.asarray(jax.vmap(lambda key: load(store(values, jnp.bfloat16, key)))(keys)).astype(np.float64)
+    rounded = np.asarray(jax.vmap(lambda key: load(store(values, jnp.bfloat16, key)))(keys)).astype(
+        np.float64
+    )
     assert (rounded[:, [0, 4, 5, 6]] == np.asarray(values, np.float64)[[0, 4, 5, 6]]).all()
     assert np.isnan(rounded[:, 7]).all()
     for column in (1, 2, 3):
@@ -220,20 +264,32 @@ def test_stochastic_rounding_is_unbiased_and_exact_where_it_can_be():
         # Within four standard errors of a draw between the two neighbours.
         assert abs(rounded[:, column].mean() - value) < 4 * (ends[1] - ends[0]) / 2 / np.sqrt(4000)
     nearest = load(store(values, jnp.bfloat16))
-    np.testing.assert_array_equal(nearest.astype(np.float32), values.astype(jnp.bfloat16).astype(np.float32))
+    np.testing.assert_array_equal(
+        nearest.astype(np.float32), values.astype(jnp.bfloat16).astype(np.float32)
+    )
 
 
 def test_the_noise_of_rounding_is_uniform_and_new_with_every_key_and_element():
     keys = jax.random.split(jax.random.key(3), 64)
-    noise = np.asarray(jax.jit(jax.vmap(lambda key: rounding_noise(key, (64, 64))))(keys)).reshape(64, -1) / 2.0**16
+    noise = (
+        np.asarray(jax.jit(jax.vmap(lambda key: rounding_noise(key, (64, 64))))(keys)).reshape(
+            64, -1
+        )
+        / 2.0**16
+    )
     assert noise.min() >= 0.0
     assert noise.max() < 1.0
-    # Sixteen equal bins hold an equal part, to five standard deviations; so do the bins of the lowest four bits.
+    # Sixteen equal bins hold an equal part, to five standard deviations; so do the bins of the
+    # lowest four bits.
     for part in (noise * 16, noise * 2.0**16 % 16):
         filled = np.bincount(part.astype(int).ravel(), minlength=16) / noise.size
         assert np.abs(filled - 1 / 16).max() < 5 * np.sqrt(1 / 16 / noise.size)
     centred = noise - 0.5
-    for a, b in ((centred[:, 1:], centred[:, :-1]), (centred[1:], centred[:-1]), (centred[:, 64:], centred[:, :-64])):
+    for a, b in (
+        (centred[:, 1:], centred[:, :-1]),
+        (centred[1:], centred[:-1]),
+        (centred[:, 64:], centred[:, :-64]),
+    ):
         assert abs((a * b).mean() * 12) < 5 / np.sqrt(a.size)
 
 
@@ -243,16 +299,22 @@ def trained_loss(seed, dtype, stochastic, steps=150, classes=64, dim=16):
     centres = generator.normal(size=(classes, dim))
     labels = generator.integers(0, classes, size=(steps, 64))
     batches = (centres[labels] + 0.5 * generator.normal(size=(steps, 64, dim))).astype(np.float32)
-    state = init_head(jnp.asarray(0.1 * generator.normal(size=(classes, dim)), jnp.float32), RowSgd(), dtype=dtype)
+    state = init_head(
+        jnp.asarray(0.1 * generator.normal(size=(classes, dim)), jnp.float32), RowSgd(), dtype=dtype
+    )
     keys = jax.random.split(jax.random.key(seed), steps)
 
     def step(state, batch):
         e, y, key = batch
         rounding_key = key if stochastic else None
-        state, loss, _ = fused_head_step(state, e, y, 0.05, scale=16.0, rounding_key=rounding_key, chunk=64)
+        state, loss, _ = fused_head_step(
+            state, e, y, 0.05, scale=16.0, rounding_key=rounding_key, chunk=64
+        )
         return state, loss.mean()
 
-    _, losses = jax.jit(lambda state, batches: jax.lax.scan(step, state, batches))(state, (batches, labels, keys))
+    _, losses = jax.jit(lambda state, batches: jax.lax.scan(step, state, batches))(
+        state, (batches, labels, keys)
+    )
     return losses[0], losses[-10:].mean()
 
 
@@ -281,5 +343,7 @@ def test_bad_input_is_named(problem, options, message):
         fused_head_step(state, embeddings, labels, 0.1, **options)
     with pytest.raises(InputError, match="dtype is float16; pass one of"):
         init_head(tables[1], RowSgd(), dtype=jnp.float16)
-    with pytest.raises(InputError, match=r"embeddings has shape \(16, 4\) and the head's weights \(53, 8\)"):
+    with pytest.raises(
+        InputError, match=r"embeddings has shape \(16, 4\) and the head's weights \(53, 8\)"
+    ):
         fused_head_step(state, embeddings[:, :4], labels, 0.1)

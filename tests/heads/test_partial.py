@@ -38,9 +38,13 @@ def draw_on_devices(key, labels, num_classes, rate):
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([0.05, 0.3, 1.0]), st.integers(1, 101))
 def test_the_rules_of_partial_fc(seed, rate, different):
-    """On five devices: rows ascending, the batch's own kept, the rate exact, no row twice, no padding."""
+    """On five devices: rows ascending, the batch's own kept, the rate exact, no row twice, no
+    padding.
+    """
     generator = np.random.default_rng(seed)
-    labels = generator.choice(101, different, replace=False)[generator.integers(0, different, (5, 4))]
+    labels = generator.choice(101, different, replace=False)[
+        generator.integers(0, different, (5, 4))
+    ]
     labels[0, 0] = -1
     rows, active = map(np.asarray, draw_on_devices(jax.random.key(seed), labels, 101, rate))
     first = 0
@@ -60,7 +64,9 @@ def test_the_sample_is_uniform_and_follows_its_key():
     again = [draw(jax.random.key(7), labels, 53, 0.2) for _ in range(2)]
     np.testing.assert_array_equal(again[0].rows, again[1].rows)
     keys = jax.random.split(jax.random.key(0), 3000)
-    rows = jax.jit(jax.vmap(lambda key: sample_classes(key, labels, num_classes=53, rate=0.2).rows))(keys)
+    rows = jax.jit(
+        jax.vmap(lambda key: sample_classes(key, labels, num_classes=53, rate=0.2).rows)
+    )(keys)
     drawn = np.bincount(np.asarray(rows).ravel(), minlength=54)
     assert drawn[3] == drawn[40] == 3000
     assert drawn[53] == 0
@@ -73,7 +79,9 @@ def masked_loss(embeddings, weights, labels, rows):
     """The dense loss with the classes outside `rows` cut out."""
     place = {int(row): i for i, row in enumerate(rows)}
     cut = np.array([place.get(int(y), -1) for y in labels])
-    return margin_softmax_loss(embeddings, weights[rows], cut, psi=cm2(), scale=16.0, label_smoothing=0.1)
+    return margin_softmax_loss(
+        embeddings, weights[rows], cut, psi=cm2(), scale=16.0, label_smoothing=0.1
+    )
 
 
 @pytest.mark.parametrize("centres", [1, 3])
@@ -88,9 +96,11 @@ def test_the_loss_over_a_sample_is_the_dense_loss_over_those_classes(problem, ce
             return sampled_margin_softmax_loss(e, w, labels, sample, **options) @ importance
 
         got = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(embeddings, tables[centres])
-        wanted = jax.jit(jax.value_and_grad(lambda e, w: masked_loss(e, w, labels, rows) @ importance, argnums=(0, 1)))(
-            embeddings, jnp.asarray(tables[centres])
-        )
+        wanted = jax.jit(
+            jax.value_and_grad(
+                lambda e, w: masked_loss(e, w, labels, rows) @ importance, argnums=(0, 1)
+            )
+        )(embeddings, jnp.asarray(tables[centres]))
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-12)
         assert not np.delete(got[1][1], rows, axis=0).any()
@@ -99,13 +109,20 @@ def test_the_loss_over_a_sample_is_the_dense_loss_over_those_classes(problem, ce
 @pytest.mark.parametrize("update_unsampled", [True, False], ids=["V2", "V1"])
 @pytest.mark.parametrize("centres", [1, 3])
 def test_momentum_of_rows_outside_the_sample(problem, update_unsampled, centres):
-    """Four steps with four samples against optax on all rows (V2), and on the sampled rows and their momentum (V1)."""
+    """Four steps with four samples against optax on all rows (V2), and on the sampled rows and
+    their momentum (V1).
+    """
     embeddings, tables, labels, _ = problem
     with jax.enable_x64(True):
         state = init_head(tables[centres], RowSgd(), dtype=jnp.float64)
         options = {"psi": cm2(), "scale": 16.0, "label_smoothing": 0.1, "chunk": 6}
-        step = jax.jit(functools.partial(fused_head_step, update_unsampled=update_unsampled, **options))
-        mean = lambda w, sample: sampled_margin_softmax_loss(embeddings, w, labels, sample, **options).mean()  # noqa: E731
+        step = jax.jit(
+            functools.partial(fused_head_step, update_unsampled=update_unsampled, **options)
+        )
+
+        def mean(w, sample):
+            return sampled_margin_softmax_loss(embeddings, w, labels, sample, **options).mean()
+
         gradient = jax.jit(jax.value_and_grad(mean))
         weights, velocity = jnp.asarray(tables[centres]), jnp.zeros_like(tables[centres])
         for number in range(4):
@@ -132,16 +149,26 @@ def test_a_sampled_step_copies_the_sample_alone(update_unsampled, dtype):
 
     def step(state, e, y, key):
         sample = sample_classes(key, y, num_classes=classes, rate=rate)
-        return fused_head_step(state, e, y, 0.1, sample=sample, update_unsampled=update_unsampled, chunk=512)
+        return fused_head_step(
+            state, e, y, 0.1, sample=sample, update_unsampled=update_unsampled, chunk=512
+        )
 
     weights = jax.ShapeDtypeStruct((classes, dim), jnp.float32)
     state = jax.eval_shape(functools.partial(init_head, optimiser=RowSgd(), dtype=dtype), weights)
     batch = jax.ShapeDtypeStruct((16, dim), jnp.float32), jax.ShapeDtypeStruct((16,), jnp.int32)
-    memory = jax.jit(step, donate_argnums=0).lower(state, *batch, jax.random.key(0)).compile().memory_analysis()
+    memory = (
+        jax.jit(step, donate_argnums=0)
+        .lower(state, *batch, jax.random.key(0))
+        .compile()
+        .memory_analysis()
+    )
     each = jnp.dtype(state.weights.dtype).itemsize
     assert memory.alias_size_in_bytes == 2 * classes * dim * each + 4
     numbers_to_draw_by = 16 * classes
-    assert memory.temp_size_in_bytes < numbers_to_draw_by + 4 * classes * dim * each * rate + 24 * 512 * (dim + 16) * 4
+    assert (
+        memory.temp_size_in_bytes
+        < numbers_to_draw_by + 4 * classes * dim * each * rate + 24 * 512 * (dim + 16) * 4
+    )
 
 
 def test_v2_is_any_optimiser_on_the_sampled_loss(problem):
@@ -151,7 +178,11 @@ def test_v2_is_any_optimiser_on_the_sampled_loss(problem):
         weights = jnp.asarray(tables[1])
         state, plain = init_head(weights, RowSgd(), dtype=jnp.float64), SGD.init(weights)
         step = jax.jit(functools.partial(fused_head_step, chunk=9))
-        gradient = jax.jit(jax.grad(lambda w, s: sampled_margin_softmax_loss(embeddings, w, labels, s, chunk=9).mean()))
+        gradient = jax.jit(
+            jax.grad(
+                lambda w, s: sampled_margin_softmax_loss(embeddings, w, labels, s, chunk=9).mean()
+            )
+        )
         for number in range(3):
             sample = draw(jax.random.key(number), labels, 53, 0.3)
             updates, plain = SGD.update(gradient(weights, sample), plain, weights)
@@ -160,16 +191,22 @@ def test_v2_is_any_optimiser_on_the_sampled_loss(problem):
         np.testing.assert_allclose(state.weights, weights, atol=1e-12)
 
 
-@pytest.mark.parametrize("mapped", ["shard_map", pytest.param("vmap", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.parametrize(
+    "mapped", ["shard_map", pytest.param("vmap", marks=pytest.mark.slow)], indirect=True
+)
 def test_sampled_on_four_devices(problem, mapped):
-    """A sample of each shard is a sample of the whole; the step over it is the one-device step over that."""
+    """A sample of each shard is a sample of the whole; the step over it is the one-device step
+    over that.
+    """
     embeddings, tables, labels, _ = problem
     axis = {"axis_name": "classes", "num_classes": 53}
 
     def on_device(weights, velocity, e, y):
         sample = sample_classes(jax.random.key(5), y, rate=0.4, **axis)
         state = HeadState(weights, (velocity,), jnp.zeros((), jnp.int32))
-        state, loss, of_e = fused_head_step(state, e, y, 0.1, scale=16.0, sample=sample, chunk=3, **axis)
+        state, loss, of_e = fused_head_step(
+            state, e, y, 0.1, scale=16.0, sample=sample, chunk=3, **axis
+        )
         plain = sampled_margin_softmax_loss(e, weights, y, sample, scale=16.0, chunk=4, **axis)
         return state.weights, loss, of_e, plain, sample.rows, sample.active[None]
 
@@ -177,9 +214,14 @@ def test_sampled_on_four_devices(problem, mapped):
         shards = shard_classes(jnp.asarray(tables[1]), 4)
         weights = shards.reshape(-1, 8)
         run = mapped(on_device, 4)
-        moved, loss, of_e, plain, rows, active = run(weights, jnp.zeros_like(weights), embeddings, labels)
+        moved, loss, of_e, plain, rows, active = run(
+            weights, jnp.zeros_like(weights), embeddings, labels
+        )
         firsts = np.cumsum([0, *shard_sizes(53, 4)])
-        kept = [np.asarray(r)[:n] + first for r, n, first in zip(rows.reshape(4, -1), active, firsts, strict=False)]
+        kept = [
+            np.asarray(r)[:n] + first
+            for r, n, first in zip(rows.reshape(4, -1), active, firsts, strict=False)
+        ]
         every = np.concatenate(kept)
         whole = ClassSample(jnp.asarray(every, jnp.int32), jnp.asarray(len(every)))
         state = init_head(tables[1], RowSgd(), dtype=jnp.float64)
@@ -188,7 +230,9 @@ def test_sampled_on_four_devices(problem, mapped):
         np.testing.assert_allclose(loss, wanted_loss, atol=1e-12)
         np.testing.assert_allclose(plain, wanted_loss, atol=1e-12)
         np.testing.assert_allclose(of_e, wanted_of_e, atol=1e-12)
-        np.testing.assert_allclose(unshard_classes(moved.reshape(shards.shape), 53), state.weights, atol=1e-12)
+        np.testing.assert_allclose(
+            unshard_classes(moved.reshape(shards.shape), 53), state.weights, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("centres", [1, 3])
@@ -201,11 +245,15 @@ def test_hard_classes_are_the_nearest_and_their_recall_is_exact(problem, centres
         mine = jax.jit(functools.partial(hard_classes, chunk=7), static_argnames="count")
         recall_of = jax.jit(functools.partial(partition_recall, scale=16.0, chunk=6))
         sample = mine(embeddings, tables[centres], labels, count=25)
-        np.testing.assert_array_equal(sample.rows[: int(sample.active)], np.sort(np.argsort(-scores)[:25]))
+        np.testing.assert_array_equal(
+            sample.rows[: int(sample.active)], np.sort(np.argsort(-scores)[:25])
+        )
         recall = recall_of(embeddings, tables[centres], labels, sample)
         wrong = np.exp(16.0 * cosine)
         wrong[labels >= 0, labels[labels >= 0]] = 0.0
-        wanted = wrong[:, np.asarray(sample.rows)[: int(sample.active)]].sum(axis=1) / wrong.sum(axis=1)
+        wanted = wrong[:, np.asarray(sample.rows)[: int(sample.active)]].sum(axis=1) / wrong.sum(
+            axis=1
+        )
         kept = labels >= 0
         np.testing.assert_allclose(recall[kept], wanted[kept], rtol=1e-12)
         random = draw(jax.random.key(0), labels, 53, 25 / 53)

@@ -1,9 +1,17 @@
-"""The planner: its arithmetic against what XLA's compiler plans, up to a hundred million identities."""
+"""The planner: its arithmetic against what XLA's compiler plans, up to a hundred million
+identities.
+"""
 
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.heads.planner import HeadSize, compile_step, compiled_memory, predicted_memory, predicted_operations
+from arcface_jax.heads.planner import (
+    HeadSize,
+    compile_step,
+    compiled_memory,
+    predicted_memory,
+    predicted_operations,
+)
 
 GIB = 2**30
 
@@ -15,9 +23,15 @@ GIB = 2**30
         HeadSize("chunked", 100_003, 256, 128, devices=4),
         HeadSize("fused", 100_003, 256, 128),
         HeadSize("fused", 100_003, 256, 128, dtype="bfloat16"),
-        pytest.param(HeadSize("fused", 1_000_003, 512, 1024, devices=8, dtype="bfloat16"), marks=pytest.mark.slow),
+        pytest.param(
+            HeadSize("fused", 1_000_003, 512, 1024, devices=8, dtype="bfloat16"),
+            marks=pytest.mark.slow,
+        ),
         HeadSize("partial", 100_003, 256, 128),
-        pytest.param(HeadSize("partial", 1_000_003, 512, 1024, devices=8, dtype="bfloat16"), marks=pytest.mark.slow),
+        pytest.param(
+            HeadSize("partial", 1_000_003, 512, 1024, devices=8, dtype="bfloat16"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=str,
 )
@@ -26,7 +40,9 @@ def test_the_prediction_is_the_compilers_plan(size):
     assert 0.97 * planned <= predicted <= 1.2 * planned
 
 
-@pytest.mark.parametrize(("classes", "devices", "limit"), [(29_000_000, 1, 75), (100_000_000, 8, 30)])
+@pytest.mark.parametrize(
+    ("classes", "devices", "limit"), [(29_000_000, 1, 75), (100_000_000, 8, 30)]
+)
 def test_many_millions_of_identities_are_planned_in_place(classes, devices, limit):
     """A plan, not a run: the exact step with bfloat16 weights and momentum, dimension 512."""
     size = HeadSize("fused", classes, 512, 512, devices=devices, dtype="bfloat16", chunk=8192)
@@ -38,7 +54,9 @@ def test_many_millions_of_identities_are_planned_in_place(classes, devices, limi
 def test_operations():
     assert predicted_operations(HeadSize("dense", 1000, 64, 32)) == 3 * 2 * 1000 * 64 * 32
     assert predicted_operations(HeadSize("fused", 1000, 64, 32, devices=4)) == 4 * 2 * 250 * 64 * 32
-    assert predicted_operations(HeadSize("partial", 1000, 64, 32, rate=0.2)) == 4 * 2 * 200 * 64 * 32
+    assert (
+        predicted_operations(HeadSize("partial", 1000, 64, 32, rate=0.2)) == 4 * 2 * 200 * 64 * 32
+    )
 
 
 @pytest.mark.parametrize(

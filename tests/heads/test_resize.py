@@ -7,7 +7,14 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.heads.fused import HeadState, fused_head_step, init_head
-from arcface_jax.heads.resize import add_classes, class_means, drop_classes, merge_classes, shard_head, unshard_head
+from arcface_jax.heads.resize import (
+    add_classes,
+    class_means,
+    drop_classes,
+    merge_classes,
+    shard_head,
+    unshard_head,
+)
 from arcface_jax.heads.row_optimisers import RowAdam, RowSgd
 from arcface_jax.logits import normalise_rows, row_norms
 from arcface_jax.losses import margin_softmax_loss
@@ -18,7 +25,9 @@ def head(request, problem):
     """A head after a step, so that its slots are not zero."""
     embeddings, tables, labels, _ = problem
     state = init_head(tables[request.param].astype(np.float32), RowAdam())
-    return jax.jit(lambda s: fused_head_step(s, embeddings, labels, 0.1, optimiser=RowAdam()).state)(state)
+    return jax.jit(
+        lambda s: fused_head_step(s, embeddings, labels, 0.1, optimiser=RowAdam()).state
+    )(state)
 
 
 def same(a, b):
@@ -46,13 +55,17 @@ def test_adding_leaves_the_old_and_starts_the_new_at_their_means(head, problem):
     assert grown.weights.shape[0] == 56
     same(jax.tree.map(lambda a: a[:53], grown[:2]), head[:2])
     new = grown.class_weights[53:].reshape(3, -1, 8)
-    np.testing.assert_allclose(jnp.einsum("ckd,cd->ck", normalise_rows(new), directions), 1.0, atol=1e-3)
+    np.testing.assert_allclose(
+        jnp.einsum("ckd,cd->ck", normalise_rows(new), directions), 1.0, atol=1e-3
+    )
     np.testing.assert_allclose(row_norms(new), jnp.median(row_norms(head.class_weights)), rtol=1e-5)
     assert not any(slot[53:].any() for slot in grown.slots)
     if head.weights.ndim == 3:
         assert (jnp.abs(new[:, 0] - new[:, 1]).max(axis=-1) > 0).all()
     # The new identities are recognised at once: a random row's loss would be about 12.
-    loss = margin_softmax_loss(embeddings[:2].astype(np.float32), grown.class_weights, np.array([53, 54]), scale=16.0)
+    loss = margin_softmax_loss(
+        embeddings[:2].astype(np.float32), grown.class_weights, np.array([53, 54]), scale=16.0
+    )
     assert (loss < 1.0).all()
 
 
@@ -76,8 +89,12 @@ def test_merging(head):
         same(new[9], old[10])
         return
     direction = normalise_rows(normalise_rows(old[10]) + normalise_rows(old[3]))
-    np.testing.assert_allclose(new[9], direction * (row_norms(old[10]) + row_norms(old[3])) / 2, rtol=1e-5)
-    np.testing.assert_allclose(merged.slots[0][9], (head.slots[0][10] + head.slots[0][3]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        new[9], direction * (row_norms(old[10]) + row_norms(old[3])) / 2, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        merged.slots[0][9], (head.slots[0][10] + head.slots[0][3]) / 2, rtol=1e-6
+    )
 
 
 def test_bf16_heads_can_be_resized(problem):
@@ -107,7 +124,10 @@ def test_moving_to_another_number_of_devices(head, to):
         (lambda s: drop_classes(s, range(53)), "classes names all 53 classes"),
         (lambda s: merge_classes(s, [[1]]), r"groups has \[1\]; pass two classes or more"),
         (lambda s: merge_classes(s, [[1, 2], [2, 3]]), "groups names class 2 twice"),
-        (lambda s: add_classes(s, RowSgd(), jnp.ones((2, 5))), r"directions has shape \(2, 5\); pass \[new, 8\]"),
+        (
+            lambda s: add_classes(s, RowSgd(), jnp.ones((2, 5))),
+            r"directions has shape \(2, 5\); pass \[new, 8\]",
+        ),
     ],
 )
 def test_bad_input_is_named(change, message):

@@ -21,7 +21,11 @@ CASES = {
     "fixed": (1, {"shift": "fixed", "label_smoothing": 0.1}),
 }
 RUNS = [
-    *(("shard_map", devices, case) for devices in (1, 2, 4, 8) for case in ("straight-through", "sub-centres")),
+    *(
+        ("shard_map", devices, case)
+        for devices in (1, 2, 4, 8)
+        for case in ("straight-through", "sub-centres")
+    ),
     *(("pmap", 8, case) for case in ("straight-through", "sub-centres")),
     *(("vmap", devices, "sub-centres") for devices in (2, 8)),
     ("shard_map", 8, "fixed"),
@@ -83,13 +87,19 @@ def test_every_split_is_the_dense_loss(problem, dense, mapped, devices, case):
         wanted, (wanted_e, wanted_w) = dense(case)
         np.testing.assert_allclose(value.sum(), wanted, rtol=1e-12)
         np.testing.assert_allclose(of_e, wanted_e, atol=1e-12)
-        np.testing.assert_allclose(unshard_classes(of_w.reshape(shards.shape), 53), wanted_w, atol=1e-12)
-        assert not of_w.reshape(shards.shape)[53 % devices :, -1].any() or 53 % devices == 0  # padding
+        np.testing.assert_allclose(
+            unshard_classes(of_w.reshape(shards.shape), 53), wanted_w, atol=1e-12
+        )
+        assert (
+            not of_w.reshape(shards.shape)[53 % devices :, -1].any() or 53 % devices == 0
+        )  # padding
 
 
 def mesh_loss(mesh, batch_axes, class_axes, **options):
     """The whole batch's losses under jit, the map inside and the gradient outside."""
-    one = functools.partial(sharded_margin_softmax_loss, axis_name=class_axes, num_classes=53, chunk=5, **options)
+    one = functools.partial(
+        sharded_margin_softmax_loss, axis_name=class_axes, num_classes=53, chunk=5, **options
+    )
     specs = (PartitionSpec(batch_axes), PartitionSpec(class_axes), PartitionSpec(batch_axes))
     return jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(batch_axes))
 
@@ -107,11 +117,15 @@ def test_a_mesh_of_data_and_classes(problem, dense, class_axes):
         wanted, (wanted_e, wanted_w) = dense("straight-through")
         np.testing.assert_allclose(value, wanted, rtol=1e-12)
         np.testing.assert_allclose(of_e, wanted_e, atol=1e-12)
-        np.testing.assert_allclose(unshard_classes(of_w.reshape(shards.shape), 53), wanted_w, atol=1e-12)
+        np.testing.assert_allclose(
+            unshard_classes(of_w.reshape(shards.shape), 53), wanted_w, atol=1e-12
+        )
 
 
 def test_what_each_device_brings_of_its_own(problem):
-    """Margins and scales of an example stay with it; a scale that all learn gets all of its gradient."""
+    """Margins and scales of an example stay with it; a scale that all learn gets all of its
+    gradient.
+    """
     embeddings, tables, labels, _ = problem
     margins, scales = np.linspace(0.1, 0.7, 16), np.linspace(5.0, 20.0, 16)
 
@@ -124,10 +138,18 @@ def test_what_each_device_brings_of_its_own(problem):
 
     with jax.enable_x64(True):
         split = [a.reshape(4, -1, *a.shape[1:]) for a in (embeddings, labels, margins, scales)]
-        run = jax.jit(jax.vmap(jax.value_and_grad(total, argnums=(3, 5)), (0, 0, 0, 0, 0, None), axis_name="classes"))
+        run = jax.jit(
+            jax.vmap(
+                jax.value_and_grad(total, argnums=(3, 5)),
+                (0, 0, 0, 0, 0, None),
+                axis_name="classes",
+            )
+        )
         value, (of_m, of_s) = run(split[0], shard_classes(tables[1], 4), *split[1:], 1.0)
         wanted = jax.jit(jax.value_and_grad(dense_total, argnums=(3, 5)))
-        wanted_value, (wanted_m, wanted_s) = wanted(embeddings, tables[1], labels, margins, scales, 1.0)
+        wanted_value, (wanted_m, wanted_s) = wanted(
+            embeddings, tables[1], labels, margins, scales, 1.0
+        )
         np.testing.assert_allclose(value.sum(), wanted_value, rtol=1e-12)
         np.testing.assert_allclose(of_m.reshape(-1), wanted_m, atol=1e-11)
         np.testing.assert_allclose(of_s.sum(), wanted_s, rtol=1e-11)
@@ -135,9 +157,15 @@ def test_what_each_device_brings_of_its_own(problem):
 
 def test_a_shard_of_the_wrong_size_is_named():
     call = functools.partial(sharded_margin_softmax_loss, axis_name="classes", num_classes=53)
-    with pytest.raises(InputError, match="class_weights has 6 rows on each of 2 devices; 53 classes need 27"):
-        jax.vmap(call, axis_name="classes")(jnp.ones((2, 4, 3)), jnp.ones((2, 6, 3)), jnp.zeros((2, 4), int))
-    with pytest.raises(InputError, match="2 shards of 6 rows do not hold 53 classes; they need 27 rows each"):
+    with pytest.raises(
+        InputError, match="class_weights has 6 rows on each of 2 devices; 53 classes need 27"
+    ):
+        jax.vmap(call, axis_name="classes")(
+            jnp.ones((2, 4, 3)), jnp.ones((2, 6, 3)), jnp.zeros((2, 4), int)
+        )
+    with pytest.raises(
+        InputError, match="2 shards of 6 rows do not hold 53 classes; they need 27 rows each"
+    ):
         unshard_classes(jnp.ones((2, 6, 3)), 53)
     with pytest.raises(InputError, match="num_classes is 53 and shards 0"):
         shard_classes(jnp.ones((53, 3)), 0)

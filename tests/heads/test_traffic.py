@@ -14,7 +14,11 @@ def test_bytes_are_counted_by_kind():
       %d = (f32[4]{0}, pred[]) all-gather-start(%w)
       %e = f32[4]{0} get-tuple-element(%all-reduce), index=0
     """
-    assert collective_bytes(program) == {"all-gather": 4096 + 17, "all-reduce": 32 + 24, "reduce-scatter": 20}
+    assert collective_bytes(program) == {
+        "all-gather": 4096 + 17,
+        "all-reduce": 32 + 24,
+        "reduce-scatter": 20,
+    }
 
 
 @pytest.mark.parametrize("head", ["chunked", "fused", "partial"])
@@ -25,7 +29,8 @@ def test_a_step_sends_embeddings_and_sums_and_nothing_that_grows_with_the_classe
 
     few = sent(1_009)
     assert few == sent(20_011)
-    # Embeddings are gathered and their gradients summed; besides, at most a dozen numbers an example.
+    # Embeddings are gathered and their gradients summed; besides, at most a dozen numbers an
+    # example.
     total, embeddings = sum(few.values()), 32 * 24 * 4
     assert embeddings <= few["all-gather"]
     assert total <= 2 * embeddings + 12 * 32 * 4

@@ -1,4 +1,6 @@
-"""What an export consists of: folding, fewer bytes a weight, one function of the image, StableHLO."""
+"""What an export consists of: folding, fewer bytes a weight, one function of the image,
+StableHLO.
+"""
 
 import functools
 
@@ -27,7 +29,10 @@ SIZE = (32, 24)
 NETWORKS = {
     "iresnet": (IResNet((1, 1), 6, 4), 1 + 2 * 3 + 1),
     "iresnet d": (IResNet((1, 1), 6, 4, output="D", squeeze=4), 1 + 2 * 3 + 1),
-    "ir": (IResNet((1, 1), 6, 4, shortcut="subsampled", inner_norm=False, embedding_affine=False), 1 + 1 + 2 + 1),
+    "ir": (
+        IResNet((1, 1), 6, 4, shortcut="subsampled", inner_norm=False, embedding_affine=False),
+        1 + 1 + 2 + 1,
+    ),
     "mobilefacenet": (MobileFaceNet(6, 8, bottlenecks=(Bottlenecks(2, 64, 2, 2),)), 2 + 2 * 3 + 3),
     "mbf": (ArcFaceTorchMobileFaceNet((1, 0, 1, 0), 2, 6, 8), 2 + 4 * 3 + 1 + 2),
     "resnet": (ResNet(1, 6, 16), 1 + 3 * 2 + 1),
@@ -47,9 +52,13 @@ def trained(name):
         if kind == "var":
             return np.exp(random.normal(0, 0.3, leaf.shape)).astype(np.float32)
         spread = np.prod(leaf.shape[:-1]) ** -0.5 if kind == "kernel" else 0.2
-        return (random.normal(kind in ("scale", "frozen_scale"), spread, leaf.shape)).astype(np.float32)
+        return (random.normal(kind in ("scale", "frozen_scale"), spread, leaf.shape)).astype(
+            np.float32
+        )
 
-    return TrainedModel(backbone, jax.tree_util.tree_map_with_path(draw, variables), ADAFACE, SIZE, "test")
+    return TrainedModel(
+        backbone, jax.tree_util.tree_map_with_path(draw, variables), ADAFACE, SIZE, "test"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +67,9 @@ def images():
 
 
 def plain(model, images):
-    return np.asarray(jax.jit(model.backbone.apply)(model.variables, normalise(jnp.asarray(images), model.pixels)))
+    return np.asarray(
+        jax.jit(model.backbone.apply)(model.variables, normalise(jnp.asarray(images), model.pixels))
+    )
 
 
 def normalised(x):
@@ -73,13 +84,16 @@ def test_folding_changes_nothing_but_the_number_of_layers(name, images):
     embeddings = jax.jit(folded.apply)(variables, normalise(jnp.asarray(images), model.pixels))
     np.testing.assert_allclose(embeddings, plain(model, images), rtol=2e-5, atol=2e-5)
     before, after = (
-        len(flax.traverse_util.flatten_dict(dict(tree["batch_stats"]))) for tree in (model.variables, variables)
+        len(flax.traverse_util.flatten_dict(dict(tree["batch_stats"])))
+        for tree in (model.variables, variables)
     )
     assert before - after == 2 * NETWORKS[name][1]
 
 
 def test_folding_keeps_a_normalisation_before_a_convolution():
-    folded, variables = fold_batch_norm(trained("iresnet").backbone, trained("iresnet").variables, SIZE)
+    folded, variables = fold_batch_norm(
+        trained("iresnet").backbone, trained("iresnet").variables, SIZE
+    )
     assert set(variables["batch_stats"]) == {"bn2", "layer1_0", "layer2_0"}
     assert set(variables["batch_stats"]["layer1_0"]) == {"bn1"}
     with pytest.raises(TypeError, match="train the network it came from"):
@@ -97,7 +111,9 @@ def test_int8_is_off_by_at_most_half_a_scale():
             continue
         largest = np.abs(leaf).reshape(-1, leaf.shape[-1]).max(0)
         assert np.all(np.abs(back - leaf) <= largest / 254 * (1 + 1e-5))
-        np.testing.assert_allclose(np.abs(back).reshape(-1, leaf.shape[-1]).max(0), largest, rtol=1e-6)
+        np.testing.assert_allclose(
+            np.abs(back).reshape(-1, leaf.shape[-1]).max(0), largest, rtol=1e-6
+        )
     kernel = packed["params"]["fc"]["kernel"]
     assert isinstance(kernel, Int8Kernel)
     assert kernel.values.dtype == jnp.int8
@@ -105,7 +121,9 @@ def test_int8_is_off_by_at_most_half_a_scale():
 
 def test_a_channel_of_zeros_stays_zero():
     variables = {"params": {"fc": {"kernel": np.zeros((3, 2), np.float32)}}}
-    np.testing.assert_array_equal(dequantise(quantise(variables, "int8"))["params"]["fc"]["kernel"], np.zeros((3, 2)))
+    np.testing.assert_array_equal(
+        dequantise(quantise(variables, "int8"))["params"]["fc"]["kernel"], np.zeros((3, 2))
+    )
 
 
 def test_bfloat16_rounds_kernels_only():
@@ -117,7 +135,9 @@ def test_bfloat16_rounds_kernels_only():
         quantise(variables, "int4")
 
 
-@pytest.mark.parametrize("options", [{}, {"fold": False}, {"flip": True}, {"weights": "bfloat16"}, {"weights": "int8"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"fold": False}, {"flip": True}, {"weights": "bfloat16"}, {"weights": "int8"}]
+)
 def test_the_exported_function_is_preprocessing_network_and_norm(options, images):
     model = trained("mobilefacenet")
     embeddings = jax.jit(unit_embedding(model, **options))(jnp.asarray(images))
@@ -145,12 +165,17 @@ def test_stablehlo_takes_any_batch_and_names_three_platforms(tmp_path, images):
     embed, size = load_stablehlo(tmp_path / "model.stablehlo")
     assert size == SIZE
     for count in (1, 3):
-        np.testing.assert_allclose(embed(images[:count]), normalised(plain(model, images[:count])), atol=1e-5)
+        np.testing.assert_allclose(
+            embed(images[:count]), normalised(plain(model, images[:count])), atol=1e-5
+        )
 
 
 def test_int8_makes_the_file_smaller():
     model = trained("vit")
-    sizes = [len(export_stablehlo(unit_embedding(model, weights=kind), SIZE)) for kind in ("float32", "int8")]
+    sizes = [
+        len(export_stablehlo(unit_embedding(model, weights=kind), SIZE))
+        for kind in ("float32", "int8")
+    ]
     kernels = [
         leaf
         for path, leaf in flax.traverse_util.flatten_dict(model.variables["params"]).items()

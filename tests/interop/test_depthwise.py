@@ -26,9 +26,13 @@ def test_is_the_depthwise_convolution(kernel, stride, padding, seed):
     random = np.random.default_rng(seed)
     x, w = random.normal(size=(2, 6, 5, 3)), random.normal(size=(*kernel, 1, 3))
     padded = np.pad(x, ((0, 0), *padding, (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, (1, 2))[:, :: stride[0], :: stride[1]]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, kernel, (1, 2))[
+        :, :: stride[0], :: stride[1]
+    ]
     expected = np.einsum("nijcab,abc->nijc", windows, w[:, :, 0])
-    y = jax.jit(lambda x, w: shifted_sum(x, w, stride, padding))(x.astype(np.float32), w.astype(np.float32))
+    y = jax.jit(lambda x, w: shifted_sum(x, w, stride, padding))(
+        x.astype(np.float32), w.astype(np.float32)
+    )
     assert y.shape == expected.shape
     np.testing.assert_allclose(y, expected, atol=1e-5)
 
@@ -40,7 +44,11 @@ def network():
     random = np.random.default_rng(0)
     images = random.normal(size=(2, 32, 24, 3)).astype(np.float32)
     shapes = jax.eval_shape(backbone.init, jax.random.key(0), images)
-    return backbone, jax.tree.map(lambda leaf: random.uniform(0.1, 0.5, leaf.shape).astype(np.float32), shapes), images
+    return (
+        backbone,
+        jax.tree.map(lambda leaf: random.uniform(0.1, 0.5, leaf.shape).astype(np.float32), shapes),
+        images,
+    )
 
 
 def test_a_backbone_computes_the_same(network):
@@ -53,7 +61,9 @@ def test_a_backbone_computes_the_same(network):
 
 def grouped_convolutions(text):
     groups = [
-        line.split("feature_group_count = ")[1].split()[0] for line in text.splitlines() if "convolution(" in line
+        line.split("feature_group_count = ")[1].split()[0]
+        for line in text.splitlines()
+        if "convolution(" in line
     ]
     return [group for group in groups if group != "1"]
 
@@ -62,7 +72,10 @@ def test_only_the_program_for_cpus_has_sums(network):
     """The convolution over the whole feature map, linear7, stays one everywhere."""
     backbone, variables, images = network
     function = jax.jit(ShiftedDepthwise(backbone).apply)
-    exported = {name: jax.export.export(function, platforms=[name])(variables, images) for name in ("cpu", "tpu")}
+    exported = {
+        name: jax.export.export(function, platforms=[name])(variables, images)
+        for name in ("cpu", "tpu")
+    }
     assert len(grouped_convolutions(exported["cpu"].mlir_module())) == 1
     assert len(grouped_convolutions(exported["tpu"].mlir_module())) == 1 + 1 + 2
 
@@ -84,6 +97,9 @@ def test_other_convolutions_are_left_alone(options):
 
     x = jnp.zeros((1, 5, 5, 4))
     variables = jax.eval_shape(One().init, jax.random.key(1), x)
-    programs = [str(jax.make_jaxpr(network.apply)(variables, x)) for network in (ShiftedDepthwise(One()), One())]
+    programs = [
+        str(jax.make_jaxpr(network.apply)(variables, x))
+        for network in (ShiftedDepthwise(One()), One())
+    ]
     assert programs[0] == programs[1]
     assert "conv_general_dilated" in programs[0]

@@ -31,7 +31,9 @@ def from_pytorch(network, path):
     torch = pytest.importorskip("torch")
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the exporter that wrote the published packs
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # the exporter that wrote the published packs
         torch.onnx.export(network, torch.zeros(1, 3, 32, 32), buffer, dynamo=False)
     path.write_bytes(buffer.getvalue())
 
@@ -84,7 +86,10 @@ def test_reads_whatever_arithmetic_a_graph_begins_with(tmp_path, networks, befor
 
     from_pytorch(networks.randomise(WithPixels(networks.IResNet())), tmp_path / "with.onnx")
     if pixels is None:
-        with pytest.raises(InputError, match=r"with.onnx: node .* comes before the first layer and is no arithmetic"):
+        with pytest.raises(
+            InputError,
+            match=r"with.onnx: node .* comes before the first layer and is no arithmetic",
+        ):
             import_onnx(tmp_path / "with.onnx")
     else:
         colours, *numbers = dataclasses.astuple(import_onnx(tmp_path / "with.onnx").pixels)
@@ -135,14 +140,18 @@ def test_onnxruntime_computes_the_same_on_any_batch(tmp_path, networks):
     export_onnx(embed, model.image_size, tmp_path / "model.onnx")
     kinds = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
     prelus = [
-        key for key in weights if key.endswith("prelu.weight") or key.endswith((".conv.2.weight", ".conv.5.weight"))
+        key
+        for key in weights
+        if key.endswith("prelu.weight") or key.endswith((".conv.2.weight", ".conv.5.weight"))
     ]
     assert kinds.count("PRelu") == len(prelus)
     assert not {"Where", "GreaterOrEqual"} & set(kinds)
     images = np.random.default_rng(0).integers(0, 256, (3, *model.image_size, 3), np.uint8)
     for count in (1, 3):
         expected = jax.jit(embed)(jnp.asarray(images[:count]))
-        np.testing.assert_allclose(run_onnx(tmp_path / "model.onnx", images[:count]), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            run_onnx(tmp_path / "model.onnx", images[:count]), expected, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("function", ["another comparison", "another value", "another product"])
@@ -190,11 +199,15 @@ def test_published_sizes(tmp_path, name):
         return random.normal(0, spread, leaf.shape).astype(np.float32)
 
     variables = jax.tree_util.tree_map_with_path(draw, shapes)
-    embed = unit_embedding(TrainedModel(backbone, variables, ARCFACE_TORCH, (112, 112), name), shift_depthwise=False)
+    embed = unit_embedding(
+        TrainedModel(backbone, variables, ARCFACE_TORCH, (112, 112), name), shift_depthwise=False
+    )
     export_onnx(embed, (112, 112), tmp_path / "model.onnx")
     images = random.integers(0, 256, (3, 112, 112, 3), np.uint8)
     ours, theirs = jax.jit(embed)(images), run_onnx(tmp_path / "model.onnx", images)
-    assert np.abs(np.asarray(ours) @ np.asarray(ours).T - np.eye(3)).max() > 1e-3  # three different embeddings
+    assert (
+        np.abs(np.asarray(ours) @ np.asarray(ours).T - np.eye(3)).max() > 1e-3
+    )  # three different embeddings
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 

@@ -1,4 +1,6 @@
-"""A network that its authors trained and we did not: the same embeddings, and the accuracy they lead to."""
+"""A network that its authors trained and we did not: the same embeddings, and the accuracy they
+lead to.
+"""
 
 import numpy as np
 import pytest
@@ -33,7 +35,9 @@ def test_verifies_the_orl_faces(embed, shared_data):
     """All 79,800 pairs of the 400 images; embedding and mirrored embedding side by side."""
     source = FolderSource(shared_data / "orl_faces.zip")
     cropped = [Image.fromarray(source[index][8:104, 5:87]) for index in range(len(source))]
-    images = np.stack([np.asarray(image.resize((96, 112), Image.Resampling.BILINEAR)) for image in cropped])
+    images = np.stack(
+        [np.asarray(image.resize((96, 112), Image.Resampling.BILINEAR)) for image in cropped]
+    )
     unit = combine_flip(embed(images), embed(mirror(images)), "concatenate")
     pairs = all_pairs(source.labels)
     similarities = pair_similarities(unit[pairs.first], unit[pairs.second])

@@ -60,7 +60,9 @@ def test_every_tensor_comes_back(tmp_path, zipped):
         array, expected = read["weights"][name], tensor.detach()
         assert array.shape == tuple(expected.shape)
         assert str(array.dtype) == str(expected.dtype).removeprefix("torch.")
-        np.testing.assert_array_equal(array.astype(np.float64), expected.double().numpy(), err_msg=name)
+        np.testing.assert_array_equal(
+            array.astype(np.float64), expected.double().numpy(), err_msg=name
+        )
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -76,7 +78,9 @@ def test_foreign_objects_are_passed_over(tmp_path, zipped):
 def test_nothing_in_a_file_is_run(tmp_path, zipped):
     made = tmp_path / "made by the file"
     torch.save(
-        {"weight": torch.ones(2), "x": Payload(str(made))}, tmp_path / "f", _use_new_zipfile_serialization=zipped
+        {"weight": torch.ones(2), "x": Payload(str(made))},
+        tmp_path / "f",
+        _use_new_zipfile_serialization=zipped,
     )
     np.testing.assert_array_equal(read_torch_file(tmp_path / "f")["weight"], [1, 1])
     assert not made.exists()
@@ -84,7 +88,9 @@ def test_nothing_in_a_file_is_run(tmp_path, zipped):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_damaged_files_are_named(tmp_path, zipped):
-    """Cut anywhere, or with bytes changed, a file is read or refused in one line, and never breaks the reader."""
+    """Cut anywhere, or with bytes changed, a file is read or refused in one line, and never
+    breaks the reader.
+    """
     path = tmp_path / "weights.pt"
     torch.save({"weight": torch.arange(40.0)}, path, _use_new_zipfile_serialization=zipped)
     good, random = path.read_bytes(), np.random.default_rng(0)
@@ -108,7 +114,8 @@ def test_damaged_files_are_named(tmp_path, zipped):
 
 
 @pytest.mark.parametrize(
-    ("shape", "strides", "offset"), [((1000,), (1,), 0), ((4,), (1,), 2), ((9, 9), (0, 0), 0), ((2,), (-1,), 1)]
+    ("shape", "strides", "offset"),
+    [((1000,), (1,), 0), ((4,), (1,), 2), ((9, 9), (0, 0), 0), ((2,), (-1,), 1)],
 )
 def test_a_tensor_cannot_reach_outside_its_storage(tmp_path, shape, strides, offset):
     """A forged file: the storage has four numbers, the tensor claims others."""
@@ -117,11 +124,21 @@ def test_a_tensor_cannot_reach_outside_its_storage(tmp_path, shape, strides, off
         return b"X" + len(value).to_bytes(4, "little") + value.encode()
 
     def numbers(values):
-        return b"(" + b"".join(b"J" + value.to_bytes(4, "little", signed=True) for value in values) + b"t"
+        return (
+            b"("
+            + b"".join(b"J" + value.to_bytes(4, "little", signed=True) for value in values)
+            + b"t"
+        )
 
-    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04tQ"
+    storage = (
+        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04tQ"
+    )
     call = (
-        b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + numbers([offset])[1:-1] + numbers(shape) + numbers(strides)
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
+        + numbers([offset])[1:-1]
+        + numbers(shape)
+        + numbers(strides)
     )
     content = b"\x80\x02}" + text("weight") + call + b"tRs."
     with zipfile.ZipFile(tmp_path / "forged.pt", "w") as archive:
@@ -131,7 +148,9 @@ def test_a_tensor_cannot_reach_outside_its_storage(tmp_path, shape, strides, off
         read_torch_file(tmp_path / "forged.pt")
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps({"a": 1}), b"PK\x05\x06" + bytes(18)])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a checkpoint", pickle.dumps({"a": 1}), b"PK\x05\x06" + bytes(18)]
+)
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "other").write_bytes(content)
     with pytest.raises(InputError, match=r"other: is no file of torch.save"):

@@ -7,7 +7,12 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.interop.model import TrainedModel
-from arcface_jax.interop.torch import import_torch, model_from_state_dict, read_class_weights, save_torch
+from arcface_jax.interop.torch import (
+    import_torch,
+    model_from_state_dict,
+    read_class_weights,
+    save_torch,
+)
 from arcface_jax.models import registry
 from arcface_jax.pixels import ADAFACE, ARCFACE_TORCH, INSIGHTFACE_MXNET, PixelConvention
 
@@ -29,7 +34,11 @@ def state(network, prefix=""):
 
 def test_adaface_checkpoint_with_its_head(tmp_path, classes):
     weights = state(networks.Ir(), "model.")
-    weights |= {"head.kernel": classes.T.contiguous(), "head.t": torch.zeros(1), "head.batch_mean": torch.ones(1)}
+    weights |= {
+        "head.kernel": classes.T.contiguous(),
+        "head.t": torch.zeros(1),
+        "head.batch_mean": torch.ones(1),
+    }
     torch.save({"epoch": 25, "state_dict": weights, "callbacks": {}}, tmp_path / "adaface.ckpt")
     model = import_torch(tmp_path / "adaface.ckpt")
     assert model.pixels == ADAFACE
@@ -40,7 +49,10 @@ def test_adaface_checkpoint_with_its_head(tmp_path, classes):
 def test_magface_checkpoint_with_its_head(tmp_path, classes):
     """Its classifier is called fc.weight but has a class in each column, whatever the shape."""
     weights = state(networks.IResNet(epsilon=2e-5), "module.features.")
-    torch.save({"state_dict": weights | {"module.fc.weight": classes.T.contiguous()}}, tmp_path / "magface.pth")
+    torch.save(
+        {"state_dict": weights | {"module.fc.weight": classes.T.contiguous()}},
+        tmp_path / "magface.pth",
+    )
     model = import_torch(tmp_path / "magface.pth")
     assert model.pixels == PixelConvention("bgr", 0.0, 255.0)
     assert model.backbone.epsilon == 2e-5
@@ -50,7 +62,10 @@ def test_magface_checkpoint_with_its_head(tmp_path, classes):
 def test_arcface_torch_checkpoints(tmp_path, classes):
     weights = state(networks.IResNet())
     torch.save(weights, tmp_path / "model.pt")
-    torch.save({"state_dict_backbone": weights, "state_dict_softmax_fc": {"weight": classes}}, tmp_path / "resume.pt")
+    torch.save(
+        {"state_dict_backbone": weights, "state_dict_softmax_fc": {"weight": classes}},
+        tmp_path / "resume.pt",
+    )
     alone, resumed = import_torch(tmp_path / "model.pt"), import_torch(tmp_path / "resume.pt")
     assert alone.class_weights is None
     assert alone.pixels == ARCFACE_TORCH
@@ -61,8 +76,18 @@ def test_arcface_torch_checkpoints(tmp_path, classes):
 @pytest.mark.parametrize(
     ("project", "network", "prefix", "buffers"),
     [
-        ("curricularface", functools.partial(networks.Ir, inner_norm=False), "", {"t": torch.zeros(1)}),
-        ("curricularface", functools.partial(networks.Ir, inner_norm=False), "module.", {"t": torch.zeros(1)}),
+        (
+            "curricularface",
+            functools.partial(networks.Ir, inner_norm=False),
+            "",
+            {"t": torch.zeros(1)},
+        ),
+        (
+            "curricularface",
+            functools.partial(networks.Ir, inner_norm=False),
+            "module.",
+            {"t": torch.zeros(1)},
+        ),
         ("elasticface", functools.partial(networks.IResNet, width=8, squeeze=4), "", {}),
         ("elasticface", networks.IResNet, "module.", {}),
     ],
@@ -75,7 +100,9 @@ def test_backbone_and_head_in_a_file_each(tmp_path, classes, project, network, p
     assert model.pixels == ARCFACE_TORCH
     assert model.image_size == (32, 32)
     assert model.source == f"backbone.pth ({project})"
-    np.testing.assert_array_equal(read_class_weights([tmp_path / "head.pth"], model.embedding_size), classes)
+    np.testing.assert_array_equal(
+        read_class_weights([tmp_path / "head.pth"], model.embedding_size), classes
+    )
     guessed = import_torch(tmp_path / "backbone.pth")
     assert (guessed.pixels, guessed.backbone) == (model.pixels, model.backbone)
 
@@ -98,7 +125,9 @@ def test_classifiers_in_files_of_their_own(tmp_path, classes, key, by_columns):
         read_class_weights(paths, 7)
 
 
-@pytest.mark.parametrize(("key", "by_columns"), [("head.weight", False), ("head.kernel", True), ("fc.weight", True)])
+@pytest.mark.parametrize(
+    ("key", "by_columns"), [("head.weight", False), ("head.kernel", True), ("fc.weight", True)]
+)
 def test_a_square_classifier_is_turned_by_the_projects_habit(key, by_columns):
     square = np.arange(36.0, dtype=np.float32).reshape(6, 6)
     weights = {name: value.numpy() for name, value in state(networks.Ir(), "model.").items()}
@@ -128,7 +157,10 @@ def test_every_key_that_does_not_fit_is_reported(tmp_path):
     ("content", "said"),
     [
         ({"epoch": 3, "optimizer": {}}, "no weights in it; it holds epoch, optimizer"),
-        ({"encoder.weight": torch.zeros(2)}, "no known network; its 1 keys begin with encoder.weight"),
+        (
+            {"encoder.weight": torch.zeros(2)},
+            "no known network; its 1 keys begin with encoder.weight",
+        ),
         ({"layer1.0.conv1.weight": torch.zeros(2)}, "conv1.weight: missing"),
         ({"conv_sep.layers.0.weight": torch.zeros(2)}, "layers.0.layers.0.weight: missing"),
         (
@@ -171,7 +203,9 @@ def test_what_we_write_pytorch_loads_and_runs_alike(tmp_path):
 
 def test_networks_without_pytorch_names_say_so(tmp_path):
     network = registry.create("iresnet50c", width=4, embedding_size=8)
-    model = TrainedModel(network, {"params": {}, "batch_stats": {}}, ARCFACE_TORCH, (32, 32), "nowhere")
+    model = TrainedModel(
+        network, {"params": {}, "batch_stats": {}}, ARCFACE_TORCH, (32, 32), "nowhere"
+    )
     with pytest.raises(InputError, match="no PyTorch project is known"):
         save_torch(model, tmp_path / "never.pt")
     assert not (tmp_path / "never.pt").exists()

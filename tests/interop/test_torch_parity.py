@@ -1,4 +1,6 @@
-"""Every imported network computes, layer by layer and in its gradients, what the PyTorch network computes."""
+"""Every imported network computes, layer by layer and in its gradients, what the PyTorch
+network computes.
+"""
 
 import functools
 
@@ -18,8 +20,18 @@ from tests.interop import torch_networks as networks  # noqa: E402 (needs torch)
 # Network, image size, the prefix and project its checkpoints have.
 CASES = {
     "arcface_torch": (networks.IResNet, (32, 32), "", None),
-    "elasticface": (functools.partial(networks.IResNet, width=8, squeeze=4), (32, 32), "", "elasticface"),
-    "magface": (functools.partial(networks.IResNet, epsilon=2e-5), (32, 32), "features.module.", None),
+    "elasticface": (
+        functools.partial(networks.IResNet, width=8, squeeze=4),
+        (32, 32),
+        "",
+        "elasticface",
+    ),
+    "magface": (
+        functools.partial(networks.IResNet, epsilon=2e-5),
+        (32, 32),
+        "features.module.",
+        None,
+    ),
     "adaface": (networks.Ir, (32, 32), "model.", None),
     "curricularface": (functools.partial(networks.Ir, inner_norm=False), (32, 32), "", None),
     "curricularface se": (
@@ -30,7 +42,12 @@ CASES = {
     ),
     "mobilefacenet": (networks.MobileFaceNet, (32, 48), "", None),
     "mbf": (networks.Mbf, (32, 32), "", None),
-    "mbf_large": (functools.partial(networks.Mbf, blocks=(2, 1, 1, 1), scale=4), (32, 32), "module.", None),
+    "mbf_large": (
+        functools.partial(networks.Mbf, blocks=(2, 1, 1, 1), scale=4),
+        (32, 32),
+        "module.",
+        None,
+    ),
     "vit": (networks.Vit, (30, 30), "", None),
 }
 
@@ -59,7 +76,9 @@ def nchw(images):
 
 @functools.cache
 def computed(name):
-    """((total, embeddings and intermediates), gradients by parameters and images) of Σ embeddings · weights."""
+    """((total, embeddings and intermediates), gradients by parameters and images) of Σ
+    embeddings · weights.
+    """
     _, model, images = pair(name)
 
     def total(params, images):
@@ -69,7 +88,9 @@ def computed(name):
         )
         return jnp.sum(embeddings * weights_of(model)), (embeddings, state["intermediates"])
 
-    return jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(model.variables["params"], images)
+    return jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(
+        model.variables["params"], images
+    )
 
 
 def weights_of(model):
@@ -81,7 +102,9 @@ def test_every_layer_agrees(name):
     network, model, images = pair(name)
     theirs = {}
     hooks = [
-        module.register_forward_hook(lambda _, __, output, key=key: theirs.__setitem__(key, output.detach().numpy()))
+        module.register_forward_hook(
+            lambda _, __, output, key=key: theirs.__setitem__(key, output.detach().numpy())
+        )
         for key, module in network.named_modules()
     ]
     expected = network(nchw(images)).detach().numpy()
@@ -114,9 +137,13 @@ def test_gradients_agree(name):
     (network(inputs) * torch.from_numpy(weights_of(model))).sum().backward()
     _, (gradients, by_image) = computed(name)
     assert relative_difference(by_image, inputs.grad.numpy().transpose(0, 2, 3, 1)) <= 1e-5
-    ours = export_state_dict(TrainedModel(model.backbone, {"params": gradients}, model.pixels, model.image_size, ""))
+    ours = export_state_dict(
+        TrainedModel(model.backbone, {"params": gradients}, model.pixels, model.image_size, "")
+    )
     for key, parameter in network.named_parameters():
-        if key == "mask_token" or (key == "features.weight" and name in ("arcface_torch", "elasticface", "magface")):
+        if key == "mask_token" or (
+            key == "features.weight" and name in ("arcface_torch", "elasticface", "magface")
+        ):
             assert not np.any(ours[key])  # not used in evaluation; frozen
         else:
             assert relative_difference(ours[key], parameter.grad.numpy()) <= 1e-5, key

@@ -1,4 +1,6 @@
-"""The published networks in PyTorch, with the keys of their projects, at any size; written for these tests."""
+"""The published networks in PyTorch, with the keys of their projects, at any size; written for
+these tests.
+"""
 
 import torch
 from torch import nn
@@ -18,13 +20,20 @@ class IrBlock(nn.Module):
         super().__init__()
         first = [nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False)]
         middle = [nn.BatchNorm2d(outputs)] if inner_norm else []
-        last = [nn.PReLU(outputs), nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)]
+        last = [
+            nn.PReLU(outputs),
+            nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        ]
         excite = [Excite(outputs, squeeze)] if squeeze else []
         self.res_layer = nn.Sequential(*first, *middle, *last, *excite)
         if inputs == outputs:
             self.shortcut_layer = nn.MaxPool2d(1, stride)
         else:
-            projection = (nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            projection = (
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False),
+                nn.BatchNorm2d(outputs),
+            )
             self.shortcut_layer = nn.Sequential(*projection)
 
     def forward(self, x):
@@ -34,7 +43,9 @@ class IrBlock(nn.Module):
 class Ir(nn.Module):
     """AdaFace (inner_norm) and CurricularFace."""
 
-    def __init__(self, blocks=(2, 1, 1, 1), width=4, embedding=6, size=32, inner_norm=True, squeeze=0):
+    def __init__(
+        self, blocks=(2, 1, 1, 1), width=4, embedding=6, size=32, inner_norm=True, squeeze=0
+    ):
         super().__init__()
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.PReLU(width)
@@ -42,7 +53,9 @@ class Ir(nn.Module):
         body, channels = [], width
         for stage, count in enumerate(blocks):
             for number in range(count):
-                body.append(IrBlock(channels, width << stage, 2 if number == 0 else 1, inner_norm, squeeze))
+                body.append(
+                    IrBlock(channels, width << stage, 2 if number == 0 else 1, inner_norm, squeeze)
+                )
                 channels = width << stage
         self.body = nn.Sequential(*body)
         self.output_layer = nn.Sequential(
@@ -58,7 +71,10 @@ class Ir(nn.Module):
 
 
 def unit(inputs, outputs, kernel=1, stride=1, padding=0, groups=1, activate=True):
-    layers = [nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(outputs)]
+    layers = [
+        nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
     return layers + ([nn.PReLU(outputs)] if activate else [])
 
 
@@ -98,14 +114,26 @@ class MobileFaceNet(nn.Module):
         self.conv1 = NamedUnit(3, width, 3, 2, 1)
         self.dw_conv1 = NamedUnit(width, width, 3, 1, 1, groups=width)
         blocks, channels = [], width
-        for expansion, factor, count, first in ((2, 1, 5, 2), (4, 2, 1, 2), (2, 2, 6, 1), (4, 2, 1, 2), (2, 2, 2, 1)):
+        for expansion, factor, count, first in (
+            (2, 1, 5, 2),
+            (4, 2, 1, 2),
+            (2, 2, 6, 1),
+            (4, 2, 1, 2),
+            (2, 2, 2, 1),
+        ):
             for number in range(count):
-                blocks.append(MobileBlock(channels, width * factor, first if number == 0 else 1, expansion))
+                blocks.append(
+                    MobileBlock(channels, width * factor, first if number == 0 else 1, expansion)
+                )
                 channels = width * factor
         self.blocks = nn.Sequential(*blocks)
         self.conv2 = NamedUnit(channels, 8 * width)
         self.linear7 = NamedUnit(
-            8 * width, 8 * width, (height // 16, image_width // 16), groups=8 * width, activate=False
+            8 * width,
+            8 * width,
+            (height // 16, image_width // 16),
+            groups=8 * width,
+            activate=False,
         )
         self.linear1 = NamedUnit(8 * width, embedding, activate=False)
 
@@ -144,15 +172,23 @@ class Mbf(nn.Module):
         first = Layers(*unit(3, channels, 3, 2, 1))
 
         def repeat(channels, inner, count):
-            return Layers(*(mbf_bottleneck(channels, channels, inner, 1, True) for _ in range(count)))
+            return Layers(
+                *(mbf_bottleneck(channels, channels, inner, 1, True) for _ in range(count))
+            )
 
         if blocks[0] == 1:
             second = Layers(*unit(channels, channels, 3, 1, 1, groups=width))
         else:
             second = repeat(channels, 2 * width, blocks[0])
         layers = [first, second]
-        for factor, strided, inner, count in ((1, 2, 2, blocks[1]), (2, 4, 4, blocks[2]), (2, 8, 4, blocks[3])):
-            layers.append(mbf_bottleneck(channels, factor * width * scale, strided * width, 2, False))
+        for factor, strided, inner, count in (
+            (1, 2, 2, blocks[1]),
+            (2, 4, 4, blocks[2]),
+            (2, 8, 4, blocks[3]),
+        ):
+            layers.append(
+                mbf_bottleneck(channels, factor * width * scale, strided * width, 2, False)
+            )
             channels = factor * width * scale
             layers.append(repeat(channels, inner * width, count))
         self.layers = nn.ModuleList(layers)
@@ -242,7 +278,9 @@ class Vit(nn.Module):
 
 
 def randomise(network, seed=0):
-    """Every weight and running statistic away from its initial value; the network in evaluation mode."""
+    """Every weight and running statistic away from its initial value; the network in evaluation
+    mode.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(like, scale=1.0, shift=0.0):
@@ -253,7 +291,10 @@ def randomise(network, seed=0):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.running_mean.copy_(normal(module.running_mean, 0.3))
                 module.running_var.copy_(normal(module.running_var, 0.3).exp())
-            if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.LayerNorm) and module.weight is not None:
+            if (
+                isinstance(module, nn.modules.batchnorm._BatchNorm | nn.LayerNorm)
+                and module.weight is not None
+            ):
                 module.weight.copy_(normal(module.weight, 0.2, 1.0))
                 module.bias.copy_(normal(module.bias, 0.2))
             elif isinstance(module, nn.Conv2d | nn.Linear):

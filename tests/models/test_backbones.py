@@ -22,7 +22,14 @@ from arcface_jax.models.vit import VisionTransformer
 SMALL = {
     "iresnet": functools.partial(IResNet, (1, 1), width=8),
     "iresnet variant": functools.partial(
-        IResNet, (1, 1), width=16, stem="conv7", output="C", squeeze=16, shortcut="subsampled", inner_norm=False
+        IResNet,
+        (1, 1),
+        width=16,
+        stem="conv7",
+        output="C",
+        squeeze=16,
+        shortcut="subsampled",
+        inner_norm=False,
     ),
     "resnet": functools.partial(ResNet, 1, width=32),
     "mobilefacenet": functools.partial(
@@ -54,7 +61,8 @@ def initial(name):
 def test_takes_a_training_step_under_pmap(name, dtype, batch):
     """Initial embeddings have unit variance over the whole batch.
 
-    Both devices end with the same state, float32 and finite, and no trainable parameter is left without gradient.
+    Both devices end with the same state, float32 and finite, and no trainable parameter is left
+    without gradient.
     """
     devices, axis = 2, "data"
     model = small(name, dtype, axis)
@@ -63,8 +71,13 @@ def test_takes_a_training_step_under_pmap(name, dtype, batch):
 
     def step(params, stats, images, labels):
         def loss(params):
-            variables, rngs = {"params": params, "batch_stats": stats}, {"dropout": jax.random.key(5)}
-            embeddings, updates = model.apply(variables, images, True, mutable=["batch_stats"], rngs=rngs)
+            variables, rngs = (
+                {"params": params, "batch_stats": stats},
+                {"dropout": jax.random.key(5)},
+            )
+            embeddings, updates = model.apply(
+                variables, images, True, mutable=["batch_stats"], rngs=rngs
+            )
             return jnp.mean(margin_softmax_loss(embeddings, weights, labels, scale=8.0)), (
                 updates["batch_stats"],
                 embeddings,
@@ -77,7 +90,9 @@ def test_takes_a_training_step_under_pmap(name, dtype, batch):
 
     images, labels = (array.reshape(devices, -1, *array.shape[1:]) for array in batch)
     variables = initial(name)
-    pmapped = jax.pmap(step, axis_name=axis, in_axes=(None, None, 0, 0), devices=jax.devices()[:devices])
+    pmapped = jax.pmap(
+        step, axis_name=axis, in_axes=(None, None, 0, 0), devices=jax.devices()[:devices]
+    )
     arguments = (variables["params"], variables["batch_stats"], images, labels)
     compiled = pmapped.lower(*arguments).compile()
     params, stats, gradients, embeddings = jax.block_until_ready(compiled(*arguments))
@@ -97,19 +112,24 @@ def test_takes_a_training_step_under_pmap(name, dtype, batch):
 
 
 @pytest.mark.parametrize(
-    "name", ["iresnet18", "se_iresnet18", "iresnet50a", "resnet20", "mobilefacenet", "mbf_large", "vit_t"]
+    "name",
+    ["iresnet18", "se_iresnet18", "iresnet50a", "resnet20", "mobilefacenet", "mbf_large", "vit_t"],
 )
 def test_width_scales_every_registered_backbone(name):
     def count(width: int) -> int:
         size = width * 8 if name == "iresnet50a" else 16  # its embedding is the last stage
-        return registry.count_parameters(registry.create(name, width=width, embedding_size=size), 32)
+        return registry.count_parameters(
+            registry.create(name, width=width, embedding_size=size), 32
+        )
 
     assert count(16) < 0.45 * count(32)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_images_need_not_be_square(name):
-    shape = jax.eval_shape(lambda: small(name).init_with_output(jax.random.key(0), jnp.zeros((3, 48, 40, 3)))[0])
+    shape = jax.eval_shape(
+        lambda: small(name).init_with_output(jax.random.key(0), jnp.zeros((3, 48, 40, 3)))[0]
+    )
     assert shape.shape == (3, EMBEDDING)
     assert shape.dtype == jnp.float32
 
@@ -120,7 +140,9 @@ def test_vit_masks_tokens_and_leaves_out_branches_in_training_only(batch):
 
     def embed(model, key):
         def apply(variables, key):
-            return model.apply(variables, images, True, mutable=["batch_stats"], rngs={"dropout": key})[0]
+            return model.apply(
+                variables, images, True, mutable=["batch_stats"], rngs={"dropout": key}
+            )[0]
 
         return jax.jit(apply)(variables, jax.random.key(key))
 
@@ -134,7 +156,9 @@ def test_vit_masks_tokens_and_leaves_out_branches_in_training_only(batch):
 
 
 def test_vit_puts_the_mask_token_where_a_token_was_left_out():
-    """Without blocks, what reaches the first FC is each token's normalisation, or the mask token, in its place."""
+    """Without blocks, what reaches the first FC is each token's normalisation, or the mask
+    token, in its place.
+    """
     model = VisionTransformer(8, 0, embedding_size=4, mask_ratio=0.5)
     images = jax.random.normal(jax.random.key(0), (3, 36, 27, 3))
     variables = model.init(jax.random.key(1), images)
@@ -148,7 +172,9 @@ def test_vit_puts_the_mask_token_where_a_token_was_left_out():
     with nn.intercept_methods(spy):
         model.apply(variables, images)
         whole = seen["tokens"]
-        model.apply(variables, images, True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(2)})
+        model.apply(
+            variables, images, True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(2)}
+        )
     masked = np.all(seen["tokens"] == np.asarray(variables["params"]["mask_token"]), axis=-1)
     np.testing.assert_array_equal(masked.sum(1), 6)
     assert len({tuple(row) for row in masked}) > 1
@@ -183,7 +209,9 @@ def test_computing_blocks_again_changes_memory_alone(name, batch):
 
 @pytest.mark.parametrize("name", ["iresnet50", "resnet20", "mobilefacenet", "mbf", "vit_t"])
 def test_a_network_that_computes_blocks_again_keeps_less_for_its_gradient(name):
-    """What the backward pass takes over from the forward pass; XLA's CPU compiler would merge the two again."""
+    """What the backward pass takes over from the forward pass; XLA's CPU compiler would merge
+    the two again.
+    """
     images = jax.ShapeDtypeStruct((16, 64, 64, 3), jnp.float32)
 
     def kept(remat: bool) -> int:
@@ -194,7 +222,9 @@ def test_a_network_that_computes_blocks_again_keeps_less_for_its_gradient(name):
             rngs = {"dropout": jax.random.key(0)}
             return model.apply(variables, images, True, mutable=["batch_stats"], rngs=rngs)[0]
 
-        pullback = jax.eval_shape(lambda variables, images: jax.vjp(embed, variables, images)[1], variables, images)
+        pullback = jax.eval_shape(
+            lambda variables, images: jax.vjp(embed, variables, images)[1], variables, images
+        )
         return sum(leaf.size for leaf in jax.tree.leaves(pullback)) - sum(
             leaf.size for leaf in jax.tree.leaves(variables)
         )

@@ -16,7 +16,9 @@ def narrow(**options):
 
 
 def train_mode(model, variables, images, **options):
-    return jax.jit(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"], **options))(variables, images)
+    return jax.jit(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"], **options))(
+        variables, images
+    )
 
 
 def capture(model, variables, images):
@@ -42,7 +44,9 @@ def variables():
 @pytest.mark.parametrize("size", [16, 32, 33, 112])
 def test_any_image_size(size):
     model = narrow()
-    shape = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), jnp.zeros((2, size, size, 3)))[0])
+    shape = jax.eval_shape(
+        lambda: model.init_with_output(jax.random.key(0), jnp.zeros((2, size, size, 3)))[0]
+    )
     assert shape.shape == (2, 16)
 
 
@@ -60,13 +64,19 @@ def test_running_statistics_move_by_a_tenth(batch, variables):
     stem = jax.lax.conv_general_dilated(
         batch, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    np.testing.assert_allclose(after["mean"], 0.9 * before["mean"] + 0.1 * stem.mean((0, 1, 2)), atol=1e-6)
-    np.testing.assert_allclose(after["var"], 0.9 * before["var"] + 0.1 * stem.var((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(
+        after["mean"], 0.9 * before["mean"] + 0.1 * stem.mean((0, 1, 2)), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        after["var"], 0.9 * before["var"] + 0.1 * stem.var((0, 1, 2)), rtol=1e-4
+    )
 
 
 def test_frozen_scale_gets_no_gradient(batch, variables):
     def total(params):
-        embeddings, _ = narrow().apply({**variables, "params": params}, batch, True, mutable=["batch_stats"])
+        embeddings, _ = narrow().apply(
+            {**variables, "params": params}, batch, True, mutable=["batch_stats"]
+        )
         return jnp.sum(embeddings**3)
 
     gradients = jax.jit(jax.grad(total))(variables["params"])["features"]
@@ -78,7 +88,10 @@ def test_flattens_channel_first(batch, variables):
     """The dense layer's rows are in channel, height, width order, as in published weights."""
     _, seen = capture(narrow(), variables, batch)
     feature_map, dense = seen["bn2"]["__call__"][0], seen["fc"]["__call__"][0]
-    by_hand = np.transpose(feature_map, (0, 3, 1, 2)).reshape(32, -1) @ variables["params"]["fc"]["kernel"]
+    by_hand = (
+        np.transpose(feature_map, (0, 3, 1, 2)).reshape(32, -1)
+        @ variables["params"]["fc"]["kernel"]
+    )
     np.testing.assert_allclose(dense, by_hand, rtol=1e-5, atol=1e-5)
 
 
@@ -89,29 +102,42 @@ def test_bfloat16_keeps_parameters_and_embedding_in_float32(batch, variables):
     embeddings, _ = train_mode(model, variables, batch)
     exact, _ = train_mode(narrow(), variables, batch)
     assert embeddings.dtype == jnp.float32
-    cosine = np.sum(embeddings * exact, -1) / np.linalg.norm(embeddings, axis=-1) / np.linalg.norm(exact, axis=-1)
+    cosine = (
+        np.sum(embeddings * exact, -1)
+        / np.linalg.norm(embeddings, axis=-1)
+        / np.linalg.norm(exact, axis=-1)
+    )
     assert cosine.min() > 0.99
 
 
 def test_a_step_in_bfloat16_is_close_to_float32s(batch, variables):
-    """And batch statistics are summed in float32: of bfloat16 values with mean 100 they keep the variance."""
+    """And batch statistics are summed in float32: of bfloat16 values with mean 100 they keep
+    the variance.
+    """
     weights = jax.random.normal(jax.random.key(2), (8, 16))
 
     def step(model):
         def loss(params):
             variables_now = {**variables, "params": params}
             embeddings, updates = model.apply(variables_now, batch, True, mutable=["batch_stats"])
-            return jnp.mean(margin_softmax_loss(embeddings, weights, jnp.arange(32) % 8, scale=8.0)), updates
+            return jnp.mean(
+                margin_softmax_loss(embeddings, weights, jnp.arange(32) % 8, scale=8.0)
+            ), updates
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
 
     (loss, updates), gradients = step(narrow(dtype=jnp.bfloat16))
     (exact_loss, exact_updates), exact_gradients = step(narrow())
-    assert {leaf.dtype for leaf in jax.tree.leaves((loss, updates, gradients))} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves((loss, updates, gradients))} == {
+        jnp.dtype("float32")
+    }
     np.testing.assert_allclose(loss, exact_loss, rtol=0.01)
     for ours, exact in zip(jax.tree.leaves(updates), jax.tree.leaves(exact_updates), strict=True):
         np.testing.assert_allclose(ours, exact, atol=0.02)
-    flat, exact = (np.concatenate([np.ravel(g) for g in jax.tree.leaves(t)]) for t in (gradients, exact_gradients))
+    flat, exact = (
+        np.concatenate([np.ravel(g) for g in jax.tree.leaves(t)])
+        for t in (gradients, exact_gradients)
+    )
     assert np.dot(flat, exact) / np.linalg.norm(flat) / np.linalg.norm(exact) > 0.98
 
     norm = batch_norm(True, dtype=jnp.bfloat16, epsilon=1e-5)("norm")
@@ -139,7 +165,9 @@ def test_dropout_needs_its_key_and_acts_in_training_only(batch, variables):
 
 @pytest.mark.parametrize("output", ["A", "B", "C", "D"])
 def test_output_options_pool_before_the_embedding(batch, output):
-    """Averages the closed trunk over the image, then FC, BN and PReLU as the option's letter says."""
+    """Averages the closed trunk over the image, then FC, BN and PReLU as the option's letter
+    says.
+    """
     model = narrow(output=output).clone(embedding_size=32 if output == "A" else 16)
     variables = jax.jit(model.init)(jax.random.key(0), batch)
     embeddings, seen = capture(model, variables, batch)
@@ -181,7 +209,9 @@ def test_a_subsampled_shortcut_keeps_every_second_pixel(batch):
     assert "downsample_conv" in variables["params"]["layer2_0"]
     block["bn3"]["scale"] = jnp.zeros_like(block["bn3"]["scale"])
     _, seen = capture(model, variables, batch)
-    np.testing.assert_array_equal(seen["layer1_0"]["__call__"][0], seen["prelu"]["__call__"][0][:, ::2, ::2])
+    np.testing.assert_array_equal(
+        seen["layer1_0"]["__call__"][0], seen["prelu"]["__call__"][0][:, ::2, ::2]
+    )
 
 
 def test_squeeze_and_excitation_by_hand():

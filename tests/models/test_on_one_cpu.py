@@ -1,4 +1,6 @@
-"""What training on a single CPU device computes in its own way, against the standard operations and NumPy."""
+"""What training on a single CPU device computes in its own way, against the standard operations
+and NumPy.
+"""
 
 import itertools
 import re
@@ -33,7 +35,8 @@ def standard(x, kernel, stride):
     )
 
 
-# Every form: 1×1, a map smaller than the kernel, stride 2 on even and odd maps, and what stays as it is.
+# Every form: 1×1, a map smaller than the kernel, stride 2 on even and odd maps, and what stays as
+# it is.
 @pytest.mark.parametrize(("size", "stride"), [*itertools.product((1, 3, 5), (1, 2))])
 @pytest.mark.parametrize("shape", [(3, 8, 6, 4), (5, 2, 2, 3), (2, 7, 9, 3), (2, 4, 4, 2)])
 def test_convolutions_and_their_gradients_are_the_standard_ones(shape, size, stride):
@@ -54,23 +57,36 @@ def test_convolutions_and_their_gradients_are_the_standard_ones(shape, size, str
 
 @pytest.mark.parametrize(
     "options",
-    [{"feature_group_count": 4}, {"padding": ((0, 0), (0, 0))}, {"window_strides": (2, 1)}, {"dtype": jnp.bfloat16}],
+    [
+        {"feature_group_count": 4},
+        {"padding": ((0, 0), (0, 0))},
+        {"window_strides": (2, 1)},
+        {"dtype": jnp.bfloat16},
+    ],
 )
 def test_other_convolutions_stay_as_they_are(alone, options):
-    options = {"window_strides": (2, 2), "padding": ((1, 1), (1, 1)), "dtype": jnp.float32} | options
+    options = {
+        "window_strides": (2, 2),
+        "padding": ((1, 1), (1, 1)),
+        "dtype": jnp.float32,
+    } | options
     dtype = options.pop("dtype")
     groups = options.get("feature_group_count", 1)
     x, kernel = random(2, 8, 8, 4).astype(dtype), random(3, 3, 4 // groups, 8).astype(dtype)
     names = ("NHWC", "HWIO", "NHWC")
     ours, theirs = (
-        str(jax.make_jaxpr(lambda x, k, f=f: f(x, k, dimension_numbers=names, **options))(x, kernel))
+        str(
+            jax.make_jaxpr(lambda x, k, f=f: f(x, k, dimension_numbers=names, **options))(x, kernel)
+        )
         for f in (convolution.convolve, jax.lax.conv_general_dilated)
     )
     assert ours == theirs
 
 
 def test_several_devices_keep_the_standard_step():
-    """The choice is for one CPU device: elsewhere the traced program has no derivative written by hand."""
+    """The choice is for one CPU device: elsewhere the traced program has no derivative written
+    by hand.
+    """
     assert jax.device_count() > 1
     model = IResNet((1, 1), embedding_size=8, width=4)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
@@ -87,11 +103,14 @@ def test_evaluation_keeps_the_standard_operations(alone):
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     images = jnp.zeros((4, 8, 8, 3))
     assert "custom_vjp" not in str(jax.make_jaxpr(model.apply)(variables, images))
-    train = jax.make_jaxpr(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"]))(variables, images)
+    train = jax.make_jaxpr(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"]))(
+        variables, images
+    )
     assert "custom_vjp" in str(train)
 
 
-# Batch normalisation -------------------------------------------------------------------------------------------------
+# Batch normalisation
+# ----------------------------------------------------------------------------------------
 
 
 def by_hand(x, scale, bias, slope, epsilon=1e-5):
@@ -103,7 +122,11 @@ def by_hand(x, scale, bias, slope, epsilon=1e-5):
 
 @pytest.mark.parametrize("slope", [None, jnp.array([0.25, -0.5, 1.5])])
 def test_batch_normalisation_by_hand(slope):
-    x, scale, bias = 2 * random(5, 3, 4, 3) + 1, jnp.array([1.0, -2.0, 0.5]), jnp.array([0.3, 0.0, -1.0])
+    x, scale, bias = (
+        2 * random(5, 3, 4, 3) + 1,
+        jnp.array([1.0, -2.0, 0.5]),
+        jnp.array([0.3, 0.0, -1.0]),
+    )
     result = jax.jit(normalisation.normalise_batch)(x, scale, bias, slope, jnp.float32(1e-5))
     for ours, expected in zip(result, by_hand(x, scale, bias, slope), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
@@ -118,9 +141,16 @@ def test_the_gradient_of_batch_normalisation(slope, cache, monkeypatch):
 
     def total(x, scale, bias, *slope):
         result = normalisation.normalise_batch(x, scale, bias, slope[0] if slope else None, 1e-5)
-        return jnp.sum(result.output * weights) + jnp.sum(result.mean**2) + jnp.sum(result.variance**2)
+        return (
+            jnp.sum(result.output * weights) + jnp.sum(result.mean**2) + jnp.sum(result.variance**2)
+        )
 
-    arguments = (x, jnp.array([1.5, -0.5]), jnp.array([0.1, 0.2]), *(() if slope is None else (slope,)))
+    arguments = (
+        x,
+        jnp.array([1.5, -0.5]),
+        jnp.array([0.1, 0.2]),
+        *(() if slope is None else (slope,)),
+    )
     check_grads(jax.jit(total), arguments, 1, modes=["rev"], rtol=2e-2, atol=2e-2)
 
 
@@ -130,7 +160,9 @@ def test_the_parts_may_leave_a_rest(monkeypatch):
 
     def gradients():
         _, pullback = jax.vjp(
-            lambda x, scale, bias, slope: normalisation.normalise_batch(x, scale, bias, slope, 1e-5).output,
+            lambda x, scale, bias, slope: (
+                normalisation.normalise_batch(x, scale, bias, slope, 1e-5).output
+            ),
             *(x, ones, 0.1 * ones, 0.25 * ones),
         )
         return pullback(gradient)
@@ -143,12 +175,19 @@ def test_the_parts_may_leave_a_rest(monkeypatch):
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
 
 
-# Whole networks ------------------------------------------------------------------------------------------------------
+# Whole networks
+# ----------------------------------------------------------------------------------------
 
 NETWORKS = {
     "iresnet": IResNet((1, 1), embedding_size=8, width=4),
     "iresnet variant": IResNet(
-        (1, 1), embedding_size=8, width=16, squeeze=16, shortcut="subsampled", inner_norm=False, output="C"
+        (1, 1),
+        embedding_size=8,
+        width=16,
+        squeeze=16,
+        shortcut="subsampled",
+        inner_norm=False,
+        output="C",
     ),
     "resnet": ResNet(1, embedding_size=8, width=16),
     "mobilefacenet": MobileFaceNet(8, width=8, bottlenecks=(Bottlenecks(2, 64, 2, 2),)),
@@ -175,20 +214,33 @@ def test_a_training_step_is_the_standard_one(name, monkeypatch):
         # A function traced before is not traced again, so this is a new one.
         program = jax.make_jaxpr(lambda params: loss(params))(variables["params"])
         assert ("custom_vjp" in str(program)) == alone
-        results.append(jax.jit(lambda params: jax.value_and_grad(loss, has_aux=True)(params))(variables["params"]))
+        results.append(
+            jax.jit(lambda params: jax.value_and_grad(loss, has_aux=True)(params))(
+                variables["params"]
+            )
+        )
     for ours, expected in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=2e-4 * (1 + np.abs(expected).max()))
+        np.testing.assert_allclose(
+            ours, expected, rtol=1e-3, atol=2e-4 * (1 + np.abs(expected).max())
+        )
 
 
 @pytest.mark.parametrize(("size", "stride", "side"), [(3, 1, 8), (3, 2, 8), (3, 2, 9), (5, 2, 8)])
 def test_gradients_are_convolutions_in_one_order_of_dimensions(size, stride, side):
-    """The one that XLA's CPU compiler is fast at within a loop, too; the standard gradients have others."""
+    """The one that XLA's CPU compiler is fast at within a loop, too; the standard gradients
+    have others.
+    """
     x, kernel = random(2, side, side, 3), random(size, size, 3, 4, seed=1)
 
     def orders(function):
-        gradients = jax.grad(lambda x, kernel: jnp.sum(function(x, kernel, stride) ** 2), argnums=(0, 1))
+        gradients = jax.grad(
+            lambda x, kernel: jnp.sum(function(x, kernel, stride) ** 2), argnums=(0, 1)
+        )
         return set(
-            re.findall(r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", jax.jit(gradients).lower(x, kernel).as_text())
+            re.findall(
+                r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])",
+                jax.jit(gradients).lower(x, kernel).as_text(),
+            )
         )
 
     assert orders(convolution.cpu_convolution) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}

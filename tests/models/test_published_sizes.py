@@ -1,4 +1,6 @@
-"""Parameters and multiply-adds of every registered backbone that somebody has published, counted without computing."""
+"""Parameters and multiply-adds of every registered backbone that somebody has published,
+counted without computing.
+"""
 
 import math
 
@@ -58,23 +60,35 @@ def test_published_multiply_adds(name):
 
 @pytest.mark.parametrize(("size", "expected"), [((112, 96), 999_552), (112, 999_552 + 512 * 7)])
 def test_mobilefacenet_counts_by_image_size(size, expected):
-    """Its only parameters that depend on the size are the global depthwise kernel's, 7 × 6 or 7 × 7."""
-    assert registry.count_parameters(registry.create("mobilefacenet", embedding_size=128), size) == expected
+    """Its only parameters that depend on the size are the global depthwise kernel's, 7 × 6 or 7
+    × 7.
+    """
+    assert (
+        registry.count_parameters(registry.create("mobilefacenet", embedding_size=128), size)
+        == expected
+    )
 
 
 @pytest.mark.parametrize(
-    ("depth", "with_classifier"), [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962)]
+    ("depth", "with_classifier"),
+    [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962)],
 )
 def test_resnet_counts_without_the_embedding_layer(depth, with_classifier):
-    """The published counts (.27M to 1.7M) end with a classifier of ten classes, ours with FC and BN."""
+    """The published counts (.27M to 1.7M) end with a classifier of ten classes, ours with FC
+    and BN.
+    """
     count = registry.count_parameters(registry.create(f"resnet{depth}", embedding_size=64), 32)
     assert count - (64 * 64 + 64) - 2 * 64 == with_classifier - (64 * 10 + 10)
 
 
 def test_squeeze_and_excitation_adds_two_matrices_a_block():
-    plain, squeezed = (registry.count_parameters(registry.create(f"{p}iresnet50"), 112) for p in ("", "se_"))
+    plain, squeezed = (
+        registry.count_parameters(registry.create(f"{p}iresnet50"), 112) for p in ("", "se_")
+    )
     blocks = zip((64, 128, 256, 512), (3, 4, 14, 3), strict=True)
-    assert squeezed - plain == sum(number * 2 * channels * (channels // 16) for channels, number in blocks)
+    assert squeezed - plain == sum(
+        number * 2 * channels * (channels // 16) for channels, number in blocks
+    )
 
 
 def test_depth_152_moves_blocks_from_the_second_to_the_third_stage():
@@ -83,5 +97,8 @@ def test_depth_152_moves_blocks_from_the_second_to_the_third_stage():
     def block(channels: int) -> int:
         return 2 * 9 * channels**2 + 3 * 2 * channels + channels
 
-    counts = {depth: registry.count_parameters(registry.create(f"iresnet{depth}"), 112) for depth in (100, 152)}
+    counts = {
+        depth: registry.count_parameters(registry.create(f"iresnet{depth}"), 112)
+        for depth in (100, 152)
+    }
     assert counts[152] - counts[100] == 6 * block(256) - 5 * block(128)

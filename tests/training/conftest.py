@@ -34,7 +34,9 @@ if "tiny" not in registry.names():
 def tiny_config():
     """Six steps on twelve synthetic people, half of them held out."""
     return Config(
-        data=DataConfig(identities=12, images_per_identity=6, image_size=16, test_fraction=0.5, pairs=120),
+        data=DataConfig(
+            identities=12, images_per_identity=6, image_size=16, test_fraction=0.5, pairs=120
+        ),
         model=ModelConfig(name="tiny", width=4, embedding_size=16),
         run=RunConfig(steps=6, batch_size=16, evaluate_every=3, log_every=1, devices=2),
     )
@@ -43,4 +45,6 @@ def tiny_config():
 @pytest.fixture
 def with_run(tiny_config):
     """tiny_config with some of its run settings changed."""
-    return lambda **changes: dataclasses.replace(tiny_config, run=dataclasses.replace(tiny_config.run, **changes))
+    return lambda **changes: dataclasses.replace(
+        tiny_config, run=dataclasses.replace(tiny_config.run, **changes)
+    )

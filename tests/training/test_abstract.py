@@ -17,7 +17,14 @@ from arcface_jax.training.abstract import (
     state_memory,
     trace_step,
 )
-from arcface_jax.training.config import Config, DataConfig, HeadConfig, LossConfig, ModelConfig, RunConfig
+from arcface_jax.training.config import (
+    Config,
+    DataConfig,
+    HeadConfig,
+    LossConfig,
+    ModelConfig,
+    RunConfig,
+)
 from arcface_jax.training.setup import create_program
 
 CLASSES, DIM, BATCH = 1003, 32, 32
@@ -30,7 +37,11 @@ SMALL = Config(
 
 def changed(**sections):
     return dataclasses.replace(
-        SMALL, **{name: dataclasses.replace(getattr(SMALL, name), **values) for name, values in sections.items()}
+        SMALL,
+        **{
+            name: dataclasses.replace(getattr(SMALL, name), **values)
+            for name, values in sections.items()
+        },
     )
 
 
@@ -103,7 +114,9 @@ def test_memory_by_devices():
         2 * rows * DIM * 4 for rows in (CLASSES, 126, 16)
     ]  # 1003 = 8·125 + 3 = 64·15 + 43
     assert one.activations == 8 * eight.activations
-    assert many.activations == eight.activations // 4  # 32 images on 64 devices are one on each, not half of one
+    assert (
+        many.activations == eight.activations // 4
+    )  # 32 images on 64 devices are one on each, not half of one
     assert one.gradients - eight.gradients == (CLASSES - 126) * DIM * 4
     assert eight.total == eight.state + eight.gradients + eight.activations + eight.head
     dense = cost(SMALL, CLASSES, (8,)).memory[8]
@@ -112,7 +125,9 @@ def test_memory_by_devices():
 
 
 def test_heads():
-    fused = cost(changed(head={"kind": "chunked", "update": "fused", "dtype": "bfloat16"}), CLASSES, (1,))
+    fused = cost(
+        changed(head={"kind": "chunked", "update": "fused", "dtype": "bfloat16"}), CLASSES, (1,)
+    )
     dense = cost(SMALL, CLASSES, (1,))
     weights = CLASSES * DIM
     assert fused.class_weights == dense.class_weights == weights
@@ -120,7 +135,11 @@ def test_heads():
     assert dense.memory[1].gradients - fused.memory[1].gradients == 4 * weights
     centres = cost(changed(loss={"sub_centers": 3}), CLASSES, (1,))
     assert centres.class_weights == 3 * weights
-    triplet = cost(dataclasses.replace(SMALL, loss=LossConfig(name="triplet"), head=HeadConfig()), CLASSES, (1,))
+    triplet = cost(
+        dataclasses.replace(SMALL, loss=LossConfig(name="triplet"), head=HeadConfig()),
+        CLASSES,
+        (1,),
+    )
     assert triplet.class_weights == triplet.memory[1].class_rows == triplet.memory[1].head == 0
     backbone = 3 * BATCH * dense.forward_operations
     assert triplet.step_operations == backbone
@@ -139,7 +158,8 @@ def test_parts_of_a_batch_take_turns():
 
 def test_an_average_is_stored():
     without, with_average = (
-        state_memory(abstract_program(changed(optimiser={"ema": ema}), CLASSES), 1) for ema in (0.0, 0.99)
+        state_memory(abstract_program(changed(optimiser={"ema": ema}), CLASSES), 1)
+        for ema in (0.0, 0.99)
     )
     assert with_average.backbone == pytest.approx(2 * without.backbone, abs=64)
 
@@ -154,7 +174,9 @@ def test_the_state_of_the_lowered_step_is_the_abstract_one():
     program = create_program(changed(head={"kind": "sharded"}), CLASSES)
     abstract = abstract_state(abstract_program(program.config, CLASSES), len(program.devices))
     state, metrics = trace_step(program).lower().out_info
-    shapes = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (state, abstract)]
+    shapes = [
+        [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (state, abstract)
+    ]
     assert shapes[0] == shapes[1]
     assert {metric.shape for metric in metrics.values()} == {()}
 

@@ -30,7 +30,9 @@ def test_a_state_comes_back_bit_for_bit_with_its_metadata(state, tiny_config, tm
     assert {"jax", "flax", "optax"} <= metadata["versions"].keys()
     restored = again.restore(4, state)
     assert jax.tree.structure(restored) == jax.tree.structure(state)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(at(state, 4)))
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(at(state, 4))
+    )
     again.close()
 
 
@@ -56,9 +58,12 @@ def test_a_checkpoint_of_another_model_is_refused(state, tmp_path, tiny_config):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(at(state, 1), {})
     checkpoints.wait()
-    wider = dataclasses.replace(tiny_config, model=dataclasses.replace(tiny_config.model, embedding_size=8))
+    wider = dataclasses.replace(
+        tiny_config, model=dataclasses.replace(tiny_config.model, embedding_size=8)
+    )
     with pytest.raises(
-        InputError, match=r"does not fit this configuration: .* is float32\[.*16.*\], wanted float32\[.*8.*\]"
+        InputError,
+        match=r"does not fit this configuration: .* is float32\[.*16.*\], wanted float32\[.*8.*\]",
     ):
         checkpoints.restore(1, prepare(wider).initial_state())
     checkpoints.close()
@@ -94,6 +99,8 @@ def test_a_flipped_bit_is_noticed_however_the_state_is_read(state, tmp_path, mon
         return found
 
     monkeypatch.setattr(checkpoints, "_read", damaged)
-    with pytest.raises(InputError, match=r"1: is damaged \(params/backbone/conv/kernel is not what was saved\)"):
+    with pytest.raises(
+        InputError, match=r"1: is damaged \(params/backbone/conv/kernel is not what was saved\)"
+    ):
         checkpoints.read_tree(1)
     checkpoints.close()

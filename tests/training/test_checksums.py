@@ -11,7 +11,10 @@ from arcface_jax.training.parallel import data_mesh
 def by_hand(array):
     """Σ (2i + 1)·bᵢ mod 2³² with Python's whole numbers."""
     width = {1: np.uint8, 2: np.uint16, 4: np.uint32}[array.dtype.itemsize]
-    return sum((2 * index + 1) * int(bits) for index, bits in enumerate(array.view(width).ravel())) % 2**32
+    return (
+        sum((2 * index + 1) * int(bits) for index, bits in enumerate(array.view(width).ravel()))
+        % 2**32
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,17 @@ from arcface_jax.training.console import print_results
 
 
 def numbers(accuracy, different, prefix=""):
-    values = {"accuracy": accuracy, "accuracy_std": 0.01, "tar@far=0.01": 0.4, "tar@far=0.001": 0.3, "eer": 0.1}
-    return {f"{prefix}{name}": value for name, value in (values | {"auc": 0.9, "num_different": different}).items()}
+    values = {
+        "accuracy": accuracy,
+        "accuracy_std": 0.01,
+        "tar@far=0.01": 0.4,
+        "tar@far=0.001": 0.3,
+        "eer": 0.1,
+    }
+    return {
+        f"{prefix}{name}": value
+        for name, value in (values | {"auc": 0.9, "num_different": different}).items()
+    }
 
 
 def test_every_set_and_the_moving_average_have_a_line():
@@ -25,7 +34,12 @@ def test_every_set_and_the_moving_average_have_a_line():
         "after 4 steps, lfw",
         "after 4 steps, moving average",
     ]
-    assert ["50.00%" in lines[0], "80.00%" in lines[1], "90.00%" in lines[2], "85.00%" in lines[3]] == [True] * 4
+    assert [
+        "50.00%" in lines[0],
+        "80.00%" in lines[1],
+        "90.00%" in lines[2],
+        "85.00%" in lines[3],
+    ] == [True] * 4
     assert "Note" not in printed
 
 

@@ -50,7 +50,9 @@ def test_a_set_has_the_pairs_of_its_list_and_the_name_it_is_given(tmp_path):
         person = tmp_path / "a=b" / f"p{number // 5}"
         person.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(person / f"{number % 5}.png")
-    rows = [f"p0/{i}.png,p0/{(i + 1) % 5}.png,1\np{1 + i % 3}/{i}.png,p0/{i}.png,0" for i in range(5)] * 2
+    rows = [
+        f"p0/{i}.png,p0/{(i + 1) % 5}.png,1\np{1 + i % 3}/{i}.png,p0/{i}.png,0" for i in range(5)
+    ] * 2
     (tmp_path / "pairs.csv").write_text("\n".join(rows))
     folder, listed = str(tmp_path / "a=b"), f"mine={tmp_path / 'a=b'}+{tmp_path / 'pairs.csv'}"
     data = load_data(dataclasses.replace(DATA, test_fraction=0.0, verify=(folder, listed)), 0)
@@ -83,26 +85,40 @@ def test_people_that_cannot_be_split_or_paired_are_named(tmp_path):
     for person, count in (("a", 1), ("b", 1), ("c", 1), ("d", 1)):
         (tmp_path / person).mkdir()
         for number in range(count):
-            Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / person / f"{number}.png")
+            Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(
+                tmp_path / person / f"{number}.png"
+            )
     folder = DataConfig(source="folder", root=str(tmp_path), image_size=16, test_fraction=0.5)
-    with pytest.raises(InputError, match=rf"data.root {tmp_path}: labels: no identity has two images"):
+    with pytest.raises(
+        InputError, match=rf"data.root {tmp_path}: labels: no identity has two images"
+    ):
         load_data(folder, 0)
-    with pytest.raises(InputError, match=rf"data.root {tmp_path}: test_fraction = 0.1 of 4 identities"):
+    with pytest.raises(
+        InputError, match=rf"data.root {tmp_path}: test_fraction = 0.1 of 4 identities"
+    ):
         load_data(dataclasses.replace(folder, test_fraction=0.1), 0)
-    with pytest.raises(InputError, match=rf"data.verify ones={tmp_path}: labels: no identity has two images"):
+    with pytest.raises(
+        InputError, match=rf"data.verify ones={tmp_path}: labels: no identity has two images"
+    ):
         load_data(dataclasses.replace(DATA, verify=(f"ones={tmp_path}",)), 0)
-    with pytest.raises(InputError, match=r"data.images_per_identity 5 draws synthetic faces, and does nothing with"):
+    with pytest.raises(
+        InputError, match=r"data.images_per_identity 5 draws synthetic faces, and does nothing with"
+    ):
         load_data(dataclasses.replace(folder, images_per_identity=5), 0)
 
 
 def test_the_sampler_that_is_named():
     source = SyntheticFaces(8, 6, image_size=16)
     assert isinstance(create_sampler(DATA, source, 8, 0), Shuffled)
-    balanced = create_sampler(dataclasses.replace(DATA, sampler="balanced", images_each=2), source, 8, 0)
+    balanced = create_sampler(
+        dataclasses.replace(DATA, sampler="balanced", images_each=2), source, 8, 0
+    )
     assert isinstance(balanced, Balanced)
     labels = np.asarray(source.labels)[balanced.rows(0, 0, 8)]
     assert sorted(np.unique(labels, return_counts=True)[1]) == [2, 2, 2, 2]
-    capped = create_sampler(dataclasses.replace(DATA, sampler="capped", images_each=3), source, 8, 0)
+    capped = create_sampler(
+        dataclasses.replace(DATA, sampler="capped", images_each=3), source, 8, 0
+    )
     assert isinstance(capped, Capped)
     assert capped.epoch_images == 24
 
@@ -111,10 +127,15 @@ def test_the_sampler_that_is_named():
     ("changes", "named"),
     [
         ({"images_each": 5}, "data.images_each 5 does nothing with sampler shuffled"),
-        ({"sampler": "balanced", "images_each": 3}, "data.images_each 3 must divide run.batch_size 8"),
+        (
+            {"sampler": "balanced", "images_each": 3},
+            "data.images_each 3 must divide run.batch_size 8",
+        ),
         ({"sampler": "capped", "images_each": 0}, "cap = 0"),
     ],
 )
 def test_samplers_that_cannot_be_are_named(changes, named):
     with pytest.raises(InputError, match=named):
-        create_sampler(dataclasses.replace(DATA, **changes), SyntheticFaces(8, 6, image_size=16), 8, 0)
+        create_sampler(
+            dataclasses.replace(DATA, **changes), SyntheticFaces(8, 6, image_size=16), 8, 0
+        )

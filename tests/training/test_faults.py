@@ -1,4 +1,6 @@
-"""The training command comes back from whatever happens to it: the faults of `experiments.reliability`."""
+"""The training command comes back from whatever happens to it: the faults of
+`experiments.reliability`.
+"""
 
 import pytest
 
@@ -23,7 +25,9 @@ def test_killed_twenty_times_ends_bit_identical(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", [signals, full_disk, other_configuration, changed_data, not_finite, no_place])
+@pytest.mark.parametrize(
+    "fault", [signals, full_disk, other_configuration, changed_data, not_finite, no_place]
+)
 def test_nothing_is_lost(fault, tmp_path):
     tally = fault(tmp_path)
     assert tally.times > 0

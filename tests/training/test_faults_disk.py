@@ -1,4 +1,6 @@
-"""A disk that is full, or can only be read: a small one of the test's own, where it may mount one."""
+"""A disk that is full, or can only be read: a small one of the test's own, where it may mount
+one.
+"""
 
 import contextlib
 import dataclasses
@@ -42,7 +44,9 @@ def save_and_wait(checkpoints, state):
 
 def wait_until_nothing_changes(folder):
     def listed():
-        return sorted(os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
+        return sorted(
+            os.path.join(place, name) for place, _, names in os.walk(folder) for name in names
+        )
 
     before, now = None, listed()
     while now != before:
@@ -57,7 +61,9 @@ def state_at(with_run):
     return lambda step: dataclasses.replace(state, step=state.step + step)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's writing threads
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # of Orbax's writing threads
 def test_a_full_disk_costs_no_checkpoint_but_the_one_that_did_not_fit(disk, state_at):
     checkpoints = Checkpoints(disk / "checkpoints")
     save_and_wait(checkpoints, state_at(1))
@@ -66,7 +72,10 @@ def test_a_full_disk_costs_no_checkpoint_but_the_one_that_did_not_fit(disk, stat
         while filler.write(bytes(4096)):
             continue
     assert shutil.disk_usage(disk).free == 0
-    with pytest.raises(InputError, match=r"cannot be written \(.*\); the checkpoint of step 1 is complete: make room"):
+    with pytest.raises(
+        InputError,
+        match=r"cannot be written \(.*\); the checkpoint of step 1 is complete: make room",
+    ):
         save_and_wait(checkpoints, state_at(2))
     # The process that failed to save would have ended. Its writers are given the time to.
     wait_until_nothing_changes(disk)
@@ -84,9 +93,13 @@ def test_a_full_disk_costs_no_checkpoint_but_the_one_that_did_not_fit(disk, stat
 def test_a_disk_that_can_only_be_read_is_named(disk, state_at, tiny_config):
     checkpoints = Checkpoints(disk / "checkpoints")
     mount("-o", "remount,ro", disk)
-    with pytest.raises(InputError, match="no checkpoint is complete: make room there, or make it writable"):
+    with pytest.raises(
+        InputError, match="no checkpoint is complete: make room there, or make it writable"
+    ):
         save_and_wait(checkpoints, state_at(1))
-    with pytest.raises(InputError, match=r"run.folder .*run cannot be written \(Read-only file system\)"):
+    with pytest.raises(
+        InputError, match=r"run.folder .*run cannot be written \(Read-only file system\)"
+    ):
         RunFolder(disk / "run", tiny_config)
     with pytest.raises(InputError, match=r"cannot be opened \(.*Read-only file system"):
         Checkpoints(disk / "elsewhere")

@@ -55,7 +55,9 @@ def run_until(config, folder, stop_at):
 
 
 def class_rows(folder, program):
-    """Every array with a row for each class of the newest checkpoint, as the program lays it out, by its name."""
+    """Every array with a row for each class of the newest checkpoint, as the program lays it
+    out, by its name.
+    """
     checkpoints = Checkpoints(folder / "checkpoints")
     _, state = newest_readable(checkpoints, program, lambda message: pytest.fail(message))
     checkpoints.close()
@@ -69,12 +71,19 @@ def class_rows(folder, program):
 
 
 @pytest.mark.parametrize(
-    "name", ["sharded", "fused bfloat16", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dense", "fused"))]
+    "name",
+    [
+        "sharded",
+        "fused bfloat16",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dense", "fused")),
+    ],
 )
 def test_a_run_goes_on_from_eight_devices_to_two_to_four(with_run, tmp_path, name):
     def on(devices):
         config = with_run(devices=devices)
-        return dataclasses.replace(config, head=HEADS[name], data=dataclasses.replace(config.data, identities=14))
+        return dataclasses.replace(
+            config, head=HEADS[name], data=dataclasses.replace(config.data, identities=14)
+        )
 
     setup = prepare(on(8))
     assert setup.data.num_classes == CLASSES
@@ -89,19 +98,27 @@ def test_a_run_goes_on_from_eight_devices_to_two_to_four(with_run, tmp_path, nam
     asks = Asks()
     train(prepare(on(4)), RunFolder(tmp_path / "moved", on(4)), asks)
     assert asks.said == ["Going on from the checkpoint of step 4."]
-    # Batch statistics are global, so that only the order of sums differs; bfloat16 rows are rounded by other draws.
+    # Batch statistics are global, so that only the order of sums differs; bfloat16 rows are rounded
+    # by other draws.
     tolerance = 3e-2 if "bfloat16" in name else 2e-4
     straight, moved = read_metrics(tmp_path / "straight"), read_metrics(tmp_path / "moved")
     assert [line["step"] for line in moved] == [line["step"] for line in straight]
     for one, other in zip(straight, moved, strict=True):
         for metric in ("loss", "theta", "feature_norm", "gradient_norm"):
             if metric in one:
-                assert other[metric] == pytest.approx(one[metric], rel=tolerance), (one["step"], metric)
+                assert other[metric] == pytest.approx(one[metric], rel=tolerance), (
+                    one["step"],
+                    metric,
+                )
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's reading threads
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # of Orbax's reading threads
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_is_read(tiny_config, tmp_path, damage):
+def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_is_read(
+    tiny_config, tmp_path, damage
+):
     program = prepare(tiny_config).program
     state = program.step.create(program.make_state)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
@@ -118,13 +135,17 @@ def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_is_read(tiny_conf
     (aside,) = tmp_path.glob("damaged-4-*")
     assert aside.is_dir()
     assert checkpoints.steps() == [3]
-    checkpoints.save(dataclasses.replace(state, step=state.step + 4), {"shards": 1})  # its step can be saved again
+    checkpoints.save(
+        dataclasses.replace(state, step=state.step + 4), {"shards": 1}
+    )  # its step can be saved again
     checkpoints.wait()
     assert checkpoints.steps() == [3, 4]
     checkpoints.close()
 
 
-def test_where_no_checkpoint_can_be_read_all_stay_and_the_run_is_not_begun_anew(tiny_config, tmp_path):
+def test_where_no_checkpoint_can_be_read_all_stay_and_the_run_is_not_begun_anew(
+    tiny_config, tmp_path
+):
     run_until(tiny_config, tmp_path, 4)
     before = (tmp_path / "metrics.jsonl").read_bytes()
     for checkpoint in (tmp_path / "checkpoints").iterdir():
@@ -136,7 +157,9 @@ def test_where_no_checkpoint_can_be_read_all_stay_and_the_run_is_not_begun_anew(
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
-def test_steps_that_are_not_finite_are_skipped_counted_and_survive_a_restart(with_run, tmp_path, monkeypatch):
+def test_steps_that_are_not_finite_are_skipped_counted_and_survive_a_restart(
+    with_run, tmp_path, monkeypatch
+):
     """The loss of step 3 alone is made NaN: parameters, momentum and statistics pass it by."""
     config = with_run(devices=1)
 

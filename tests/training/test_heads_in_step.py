@@ -1,4 +1,6 @@
-"""Every loss, and every way to go over the classes, in the training step: on one device, a mesh, and under pmap."""
+"""Every loss, and every way to go over the classes, in the training step: on one device, a
+mesh, and under pmap.
+"""
 
 import dataclasses
 import functools
@@ -21,7 +23,12 @@ from arcface_jax.training.schedules import sgd
 from arcface_jax.training.state import initial_state
 from arcface_jax.training.step import DATA_AXIS, TrainStep
 
-CLASSES, SIZE, BATCH, RATE = 11, 6, 16, 0.05  # a prime number of classes: no number of devices divides it
+CLASSES, SIZE, BATCH, RATE = (
+    11,
+    6,
+    16,
+    0.05,
+)  # a prime number of classes: no number of devices divides it
 SCHEDULE = optax.constant_schedule(RATE)
 CHUNKED, SHARDED = HeadConfig("chunked", chunk=4), HeadConfig("sharded", chunk=4)
 
@@ -40,7 +47,11 @@ class Small(nn.Module):
     def __call__(self, images, train=False):
         x = nn.relu(nn.Conv(4, (3, 3), name="conv")(images))
         x = nn.Dense(8, name="fc")(x.reshape(x.shape[0], -1))
-        return EmbeddingBatchNorm(1e-5, self.axis_name, name="features")(x, train) if self.statistics else x
+        return (
+            EmbeddingBatchNorm(1e-5, self.axis_name, name="features")(x, train)
+            if self.statistics
+            else x
+        )
 
 
 def batches(count=3):
@@ -57,11 +68,19 @@ def train(loss, head=DENSE, devices=1, pmap=False, statistics=True, **options):
     """Three steps: (losses, the last state fetched, class weights [C, …] whatever the layout)."""
     objective = create_objective(loss, head, num_classes=CLASSES, steps=4)
     split = objective.splits_classes
-    whole = OverMesh(objective, data_mesh(jax.devices()[:devices])) if split and not pmap else objective
+    whole = (
+        OverMesh(objective, data_mesh(jax.devices()[:devices])) if split and not pmap else objective
+    )
     backbone, optimiser = Small(DATA_AXIS if pmap else None, statistics), sgd(SCHEDULE)
     axis = DATA_AXIS if pmap else None
     step = TrainStep(
-        backbone=backbone, objective=whole, optimiser=optimiser, seed=5, schedule=SCHEDULE, axis_name=axis, **options
+        backbone=backbone,
+        objective=whole,
+        optimiser=optimiser,
+        seed=5,
+        schedule=SCHEDULE,
+        axis_name=axis,
+        **options,
     )
     parallel = (PmapStep if pmap else MeshStep)(step, jax.devices()[:devices], split_classes=split)
     make = functools.partial(
@@ -82,7 +101,9 @@ def train(loss, head=DENSE, devices=1, pmap=False, statistics=True, **options):
     state = jax.device_get(parallel.fetch(state))
     weights = objective.class_weights(state.params["head"], state.head_state)
     if split:
-        weights = unshard_classes(jnp.asarray(weights).reshape(devices, -1, *weights.shape[1:]), CLASSES)
+        weights = unshard_classes(
+            jnp.asarray(weights).reshape(devices, -1, *weights.shape[1:]), CLASSES
+        )
     return np.array(losses), state, None if weights is None else np.asarray(weights, np.float32)
 
 
@@ -101,11 +122,24 @@ def assert_same(found, expected, *, same_norm=True):
         np.testing.assert_allclose(found[2], expected[2], rtol=1e-3, atol=1e-5)
 
 
-NAMES = ("adaface", "magface", "elasticface_plus", "curricularface", "inter", "triplet", "sphereface2", "uniface")
+NAMES = (
+    "adaface",
+    "magface",
+    "elasticface_plus",
+    "curricularface",
+    "inter",
+    "triplet",
+    "sphereface2",
+    "uniface",
+)
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in ("adaface", "triplet") else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+    "name",
+    [
+        name if name in ("adaface", "triplet") else pytest.param(name, marks=pytest.mark.slow)
+        for name in NAMES
+    ],
 )
 def test_every_loss_is_the_same_under_pmap(name):
     assert_same(train(LossConfig(name), devices=2, pmap=True), dense(LossConfig(name)))
@@ -153,7 +187,9 @@ def test_a_sampled_head_sees_fewer_classes_and_v1_leaves_the_others_alone():
         objective = fused(dataclasses.replace(CHUNKED, sample_rate=0.01), unsampled=unsampled)
         moved[unsampled] = train(LossConfig(), objective)[2]
     before = np.asarray(
-        create_objective(LossConfig()).init(jax.random.split(jax.random.key(0))[1], CLASSES, 8)["class_weights"]
+        create_objective(LossConfig()).init(jax.random.split(jax.random.key(0))[1], CLASSES, 8)[
+            "class_weights"
+        ]
     )
     never = np.setdiff1d(np.arange(CLASSES), np.concatenate([labels for _, labels in batches()]))
     np.testing.assert_array_equal(moved["keep"][never], before[never])
@@ -198,28 +234,52 @@ def test_embeddings_too_long_to_have_a_length_leave_a_fused_heads_rows_alone():
 
 
 def test_a_schedule_goes_by_the_updates_that_were_made():
-    """After a bad step a fused head learns at the rate at which the optimiser trains the backbone."""
+    """After a bad step a fused head learns at the rate at which the optimiser trains the
+    backbone.
+    """
     falls = optax.piecewise_constant_schedule(0.1, {1: 0.0})  # nothing moves after the first update
     objective = create_objective(LossConfig(), fused(CHUNKED), num_classes=CLASSES)
-    step = jax.jit(TrainStep(backbone=Small(), objective=objective, optimiser=sgd(falls), seed=5, schedule=falls))
+    step = jax.jit(
+        TrainStep(
+            backbone=Small(), objective=objective, optimiser=sgd(falls), seed=5, schedule=falls
+        )
+    )
     state = initial_state(
-        Small(), objective, sgd(falls), num_classes=CLASSES, embedding_size=8, image_size=SIZE, seed=0
+        Small(),
+        objective,
+        sgd(falls),
+        num_classes=CLASSES,
+        embedding_size=8,
+        image_size=SIZE,
+        seed=0,
     )
     state = dataclasses.replace(state, step=state.step + 3, bad_steps=jnp.array([0, 3], jnp.int32))
     before = state
     for moves in (True, False):
         state, _ = step(before, *next(batches(1)))
-        changed = not np.array_equal(state.head_state["rows"].weights, before.head_state["rows"].weights)
+        changed = not np.array_equal(
+            state.head_state["rows"].weights, before.head_state["rows"].weights
+        )
         kernels = [one.params["backbone"]["fc"]["kernel"] for one in (state, before)]
         assert (changed, not np.array_equal(*kernels)) == (moves, moves)
         before = state
 
 
 def test_clipping_scales_all_gradients_to_the_norm():
-    """One step of SGD without momentum: the update's length is the rate times the clipped norm (and the decay)."""
+    """One step of SGD without momentum: the update's length is the rate times the clipped norm
+    (and the decay).
+    """
     objective, optimiser = create_objective(LossConfig()), optax.sgd(1.0)
     step = TrainStep(backbone=Small(), objective=objective, optimiser=optimiser, seed=5, clip=0.25)
-    state = initial_state(Small(), objective, optimiser, num_classes=CLASSES, embedding_size=8, image_size=SIZE, seed=0)
+    state = initial_state(
+        Small(),
+        objective,
+        optimiser,
+        num_classes=CLASSES,
+        embedding_size=8,
+        image_size=SIZE,
+        seed=0,
+    )
     new, metrics = jax.jit(step)(state, *next(batches(1)))
     assert float(metrics["gradient_norm"]) > 0.25
     moved = jax.tree.map(jnp.subtract, new.params, state.params)
@@ -228,27 +288,53 @@ def test_clipping_scales_all_gradients_to_the_norm():
 
 def test_the_moving_average_follows_its_equation():
     objective, optimiser = create_objective(LossConfig()), sgd(SCHEDULE)
-    step = jax.jit(TrainStep(backbone=Small(), objective=objective, optimiser=optimiser, seed=5, average_decay=0.15))
+    step = jax.jit(
+        TrainStep(
+            backbone=Small(), objective=objective, optimiser=optimiser, seed=5, average_decay=0.15
+        )
+    )
     state = initial_state(
-        Small(), objective, optimiser, num_classes=CLASSES, embedding_size=8, image_size=SIZE, seed=0, average=True
+        Small(),
+        objective,
+        optimiser,
+        num_classes=CLASSES,
+        embedding_size=8,
+        image_size=SIZE,
+        seed=0,
+        average=True,
     )
     average = jax.device_get(state.average)
     for number, (images, labels) in enumerate(batches()):
         state, _ = step(state, images, labels)
         decay = min(0.15, (1 + number) / (10 + number))
         latest = {"params": state.params["backbone"], "batch_stats": state.batch_stats}
-        average = jax.tree.map(lambda a, w, d=decay: d * a + (1 - d) * np.asarray(w), average, latest)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.average, average)
+        average = jax.tree.map(
+            lambda a, w, d=decay: d * a + (1 - d) * np.asarray(w), average, latest
+        )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.average, average
+    )
 
 
 @pytest.mark.parametrize("head", [DENSE, fused(SHARDED)])
 def test_a_step_that_is_not_finite_touches_nothing(head):
     objective = create_objective(LossConfig(), head, num_classes=CLASSES)
-    whole = OverMesh(objective, data_mesh(jax.devices()[:1])) if objective.splits_classes else objective
+    whole = (
+        OverMesh(objective, data_mesh(jax.devices()[:1])) if objective.splits_classes else objective
+    )
     backbone, optimiser = Small(), sgd(SCHEDULE)
-    step = TrainStep(backbone=backbone, objective=whole, optimiser=optimiser, seed=5, schedule=SCHEDULE)
+    step = TrainStep(
+        backbone=backbone, objective=whole, optimiser=optimiser, seed=5, schedule=SCHEDULE
+    )
     state = initial_state(
-        backbone, objective, optimiser, num_classes=CLASSES, embedding_size=8, image_size=SIZE, seed=0, average=True
+        backbone,
+        objective,
+        optimiser,
+        num_classes=CLASSES,
+        embedding_size=8,
+        image_size=SIZE,
+        seed=0,
+        average=True,
     )
     huge = jax.tree.map(lambda leaf: leaf * 1e38, state.params["backbone"])
     bad = dataclasses.replace(state, params={**state.params, "backbone": huge})
@@ -305,8 +391,16 @@ def test_a_margin_rises_over_its_warm_up():
 @pytest.mark.parametrize(
     ("loss", "head", "named"),
     [
-        (LossConfig("curricularface"), SHARDED, "head.kind sharded has no loss.name curricularface"),
-        (LossConfig(), HeadConfig(sample_rate=0.5), "head.sample_rate 0.5 does nothing with head.kind dense"),
+        (
+            LossConfig("curricularface"),
+            SHARDED,
+            "head.kind sharded has no loss.name curricularface",
+        ),
+        (
+            LossConfig(),
+            HeadConfig(sample_rate=0.5),
+            "head.sample_rate 0.5 does nothing with head.kind dense",
+        ),
         (LossConfig(), HeadConfig(chunk=5), "head.chunk 5 does nothing with head.kind dense"),
         (LossConfig(), HeadConfig("chunked", chunk=0), "head.chunk is 0"),
         (LossConfig(), HeadConfig("chunked", sample_rate=1.5), "head.sample_rate"),
@@ -314,7 +408,11 @@ def test_a_margin_rises_over_its_warm_up():
         (LossConfig("magface"), fused(CHUNKED), "head.update fused has no loss.name magface"),
         (LossConfig(), fused(CHUNKED, unsampled="keep"), "head.unsampled keep does nothing"),
         (LossConfig("triplet", sub_centers=3), HeadConfig(), "loss.sub_centers 3 does nothing"),
-        (LossConfig("softmax", margin_warmup=0.1), HeadConfig(), "loss.margin_warmup 0.1 does nothing"),
+        (
+            LossConfig("softmax", margin_warmup=0.1),
+            HeadConfig(),
+            "loss.margin_warmup 0.1 does nothing",
+        ),
         (LossConfig("adaface", gradient="straight_through"), HeadConfig(), "loss.gradient"),
         (LossConfig("uniface", label_smoothing=0.1), HeadConfig(), "loss.label_smoothing"),
         (LossConfig(sub_centers=0), HeadConfig(), "loss.sub_centers is 0"),

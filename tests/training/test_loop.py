@@ -34,7 +34,8 @@ def test_a_run_measures_and_keeps_everything(tiny_config, tmp_path):
     assert recorder.verified_at == [0, 3, 6] == sorted(result.verifications)
     assert sorted(result.angles) == [0, 3, 6]
     assert all(
-        angles.shape == (36,) and (angles >= 0).all() and (angles <= 180).all() for angles in result.angles.values()
+        angles.shape == (36,) and (angles >= 0).all() and (angles <= 180).all()
+        for angles in result.angles.values()
     )
     assert len(result.similarities) == 120
     seen, expected = recorder.first
@@ -48,10 +49,14 @@ def test_a_run_measures_and_keeps_everything(tiny_config, tmp_path):
     assert not (tmp_path / "results.json").exists()  # whoever finishes the run writes it
 
 
-def test_the_same_configuration_gives_the_same_metrics_to_the_last_bit(straight, tiny_config, tmp_path):
+def test_the_same_configuration_gives_the_same_metrics_to_the_last_bit(
+    straight, tiny_config, tmp_path
+):
     saved = read_config(straight[0] / "config.json")
     run(saved, tmp_path / "again")
-    assert (straight[0] / "metrics.jsonl").read_bytes() == (tmp_path / "again" / "metrics.jsonl").read_bytes()
+    assert (straight[0] / "metrics.jsonl").read_bytes() == (
+        tmp_path / "again" / "metrics.jsonl"
+    ).read_bytes()
 
 
 def test_another_seed_gives_another_run(straight, with_run, tmp_path):
@@ -61,7 +66,9 @@ def test_another_seed_gives_another_run(straight, with_run, tmp_path):
 
 @pytest.mark.parametrize("stop_at", [2, 3, 5])
 @pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
-def test_stopped_and_resumed_ends_bit_identical(straight, tiny_config, with_run, tmp_path, stop_at, with_signal):
+def test_stopped_and_resumed_ends_bit_identical(
+    straight, tiny_config, with_run, tmp_path, stop_at, with_signal
+):
     folder = tmp_path / "broken"
     with pytest.raises(Stopped) as stopped:
         run(tiny_config, folder, Recorder(stop_at, with_signal))
@@ -74,7 +81,9 @@ def test_stopped_and_resumed_ends_bit_identical(straight, tiny_config, with_run,
     assert (folder / "metrics.jsonl").read_bytes() == (straight[0] / "metrics.jsonl").read_bytes()
 
 
-def test_metrics_beyond_the_checkpoint_are_dropped_on_resuming(straight, tiny_config, with_run, tmp_path):
+def test_metrics_beyond_the_checkpoint_are_dropped_on_resuming(
+    straight, tiny_config, with_run, tmp_path
+):
     """As after a kill: the log ran ahead of the last checkpoint, and its last line is cut."""
     folder = tmp_path / "killed"
     with pytest.raises(Stopped):
@@ -93,18 +102,24 @@ def test_pmap_run_equals_the_mesh_run(straight, with_run, tmp_path):
 
 
 def test_streaming_equals_memory(straight, tiny_config, tmp_path):
-    streamed = dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, loading="stream"))
+    streamed = dataclasses.replace(
+        tiny_config, data=dataclasses.replace(tiny_config.data, loading="stream")
+    )
     result, _ = run(streamed, tmp_path / "stream")
     np.testing.assert_array_equal(result.similarities, straight[1].similarities)
     assert result.speeds["images_per_second"] > 0
     assert 0 <= result.speeds["data_wait"] <= 1
 
 
-def test_steps_that_are_not_finite_are_skipped_and_too_many_stop_the_run_with_a_dump(with_run, tmp_path):
+def test_steps_that_are_not_finite_are_skipped_and_too_many_stop_the_run_with_a_dump(
+    with_run, tmp_path
+):
     config = with_run(bad_steps=2)
     hot = dataclasses.replace(config.optimiser, learning_rate=1e30, warmup=0.0)
     with pytest.raises(
-        InputError, match=r"not finite in 2 steps in a row, up to step 3; (activations|gradients): .*bad-step-3"
+        InputError,
+        match=r"not finite in 2 steps in a row, up to step 3; (activations|gradients): "
+        r".*bad-step-3",
     ):
         run(dataclasses.replace(config, optimiser=hot), tmp_path)
     # Steps 2 and 3 touched nothing: the state is that after step 1, but for the counts.
@@ -121,16 +136,21 @@ def test_steps_that_are_not_finite_are_skipped_and_too_many_stop_the_run_with_a_
         assert batch["images"].shape == (16, 16, 16, 3)
         source = prepare(config).data.train
         np.testing.assert_array_equal(np.asarray(source.labels)[batch["indices"]], batch["labels"])
-        np.testing.assert_array_equal(np.stack([source[int(i)] for i in batch["indices"]]), batch["images"])
+        np.testing.assert_array_equal(
+            np.stack([source[int(i)] for i in batch["indices"]]), batch["images"]
+        )
     diagnosis = diagnose(tmp_path / "bad-step-3")
     assert diagnosis.first_bad().split(":")[0] in ("activations", "gradients")
     assert all(layer.bad == 0 for layer in diagnosis.parameters)
     assert not np.isfinite(diagnosis.loss)
 
 
-def test_a_last_step_that_is_not_finite_ends_the_run_with_what_was_learnt(with_run, tmp_path, monkeypatch):
+def test_a_last_step_that_is_not_finite_ends_the_run_with_what_was_learnt(
+    with_run, tmp_path, monkeypatch
+):
     monkeypatch.setattr(
-        "arcface_jax.training.setup.create_schedule", lambda *_: lambda step: jnp.where(step < 1, 0.1, jnp.inf)
+        "arcface_jax.training.setup.create_schedule",
+        lambda *_: lambda step: jnp.where(step < 1, 0.1, jnp.inf),
     )
     result, recorder = run(with_run(steps=2), tmp_path)
     assert result.bad_steps == 1
@@ -140,7 +160,9 @@ def test_a_last_step_that_is_not_finite_ends_the_run_with_what_was_learnt(with_r
 def test_a_model_that_cannot_be_verified_ends_the_run_with_a_dump(with_run, tmp_path):
     config = with_run(steps=2)  # its first update ruins the weights, and no second can be made
     hot = dataclasses.replace(config.optimiser, learning_rate=1e30, warmup=0.0)
-    with pytest.raises(InputError, match=r"not finite in 1 steps in a row, up to step 2; .*bad-step-2"):
+    with pytest.raises(
+        InputError, match=r"not finite in 1 steps in a row, up to step 2; .*bad-step-2"
+    ):
         run(dataclasses.replace(config, optimiser=hot), tmp_path)
 
 
@@ -149,7 +171,9 @@ def test_resuming_on_other_data_is_refused(tiny_config, with_run, tmp_path):
         run(tiny_config, tmp_path, Recorder(2))
     folder = RunFolder(tmp_path, tiny_config)
     setup = prepare(tiny_config)
-    other = dataclasses.replace(setup, data=dataclasses.replace(setup.data, fingerprint="of something else"))
+    other = dataclasses.replace(
+        setup, data=dataclasses.replace(setup.data, fingerprint="of something else")
+    )
     with pytest.raises(InputError, match="other data"):
         train(other, folder, Recorder())
 

@@ -9,7 +9,12 @@ import pytest
 from arcface_jax.errors import InputError
 from arcface_jax.models.layers import FROZEN_SCALE
 from arcface_jax.training.config import OptimiserConfig
-from arcface_jax.training.optimisers import create_optimiser, create_schedule, frozen_steps, peak_learning_rate
+from arcface_jax.training.optimisers import (
+    create_optimiser,
+    create_schedule,
+    frozen_steps,
+    peak_learning_rate,
+)
 
 PARAMS = {
     "backbone": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.ones(3), FROZEN_SCALE: jnp.ones(3)},
@@ -32,7 +37,9 @@ def trained(config, steps=6, count=6):
 PLAIN = OptimiserConfig(warmup=0.0, schedule="constant")
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "lion", "adam", "adagrad", "rmsprop", "novograd", "adabelief"])
+@pytest.mark.parametrize(
+    "name", ["adamw", "lamb", "lion", "adam", "adagrad", "rmsprop", "novograd", "adabelief"]
+)
 def test_any_optax_optimiser_by_name(name):
     config = dataclasses.replace(PLAIN, name=name, learning_rate=0.01)
     history = trained(config)
@@ -41,16 +48,24 @@ def test_any_optax_optimiser_by_name(name):
 
 
 def test_options_reach_the_optimiser_and_decay_has_its_mask():
-    config = dataclasses.replace(PLAIN, name="adamw", learning_rate=0.01, options='{"b1": 0.5, "b2": 0.6}')
+    config = dataclasses.replace(
+        PLAIN, name="adamw", learning_rate=0.01, options='{"b1": 0.5, "b2": 0.6}'
+    )
     expected, state = PARAMS, None
     reference = optax.adamw(
-        0.01, b1=0.5, b2=0.6, weight_decay=5e-4, mask=jax.tree.map(lambda leaf: leaf.ndim > 1, PARAMS)
+        0.01,
+        b1=0.5,
+        b2=0.6,
+        weight_decay=5e-4,
+        mask=jax.tree.map(lambda leaf: leaf.ndim > 1, PARAMS),
     )
     state = reference.init(PARAMS)
     for _ in range(6):
         updates, state = reference.update(GRADIENTS, state, expected)
         expected = optax.apply_updates(expected, updates)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), trained(config)[-1], expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), trained(config)[-1], expected
+    )
 
 
 def test_an_optimiser_without_decay_gets_it_coupled():
@@ -59,11 +74,15 @@ def test_an_optimiser_without_decay_gets_it_coupled():
     decayed = {**GRADIENTS["head"], "class_weights": GRADIENTS["head"]["class_weights"] - 0.5}
     updates, _ = reference.update(decayed, reference.init(PARAMS["head"]), PARAMS["head"])
     expected = optax.apply_updates(PARAMS["head"], updates)
-    np.testing.assert_allclose(trained(config, count=1)[0]["head"]["class_weights"], expected["class_weights"])
+    np.testing.assert_allclose(
+        trained(config, count=1)[0]["head"]["class_weights"], expected["class_weights"]
+    )
 
 
 def test_a_frozen_backbone_stays_and_then_learns_with_the_schedule_where_it_stands():
-    config = OptimiserConfig(warmup=0.0, frozen=0.5, backbone_rate=0.1, momentum=0.0, weight_decay=0.0)
+    config = OptimiserConfig(
+        warmup=0.0, frozen=0.5, backbone_rate=0.1, momentum=0.0, weight_decay=0.0
+    )
     history = trained(config)
     for params in history[:3]:
         jax.tree.map(np.testing.assert_array_equal, params["backbone"], PARAMS["backbone"])
@@ -71,7 +90,9 @@ def test_a_frozen_backbone_stays_and_then_learns_with_the_schedule_where_it_stan
     kernel = PARAMS["backbone"]["kernel"] - 0.1 * rate * GRADIENTS["backbone"]["kernel"]
     np.testing.assert_allclose(history[3]["backbone"]["kernel"], kernel, rtol=1e-6)
     free = trained(dataclasses.replace(config, frozen=0.0, backbone_rate=1.0))
-    np.testing.assert_allclose(history[-1]["head"]["class_weights"], free[-1]["head"]["class_weights"], rtol=1e-6)
+    np.testing.assert_allclose(
+        history[-1]["head"]["class_weights"], free[-1]["head"]["class_weights"], rtol=1e-6
+    )
 
 
 def test_a_backbone_that_never_learns_keeps_no_momentum():
@@ -84,7 +105,9 @@ def test_the_learning_rate_scales_with_the_batch():
     config = OptimiserConfig(learning_rate=0.1, reference_batch=512)
     assert peak_learning_rate(config, 1024) == pytest.approx(0.2)
     assert peak_learning_rate(OptimiserConfig(), 1024) == 0.1
-    assert float(create_schedule(dataclasses.replace(config, warmup=0.0), 10, 256)(0)) == pytest.approx(0.05)
+    assert float(
+        create_schedule(dataclasses.replace(config, warmup=0.0), 10, 256)(0)
+    ) == pytest.approx(0.05)
 
 
 def test_the_papers_drops():
@@ -111,10 +134,22 @@ def test_the_papers_drops():
         (OptimiserConfig(schedule="steps", drops=(0.9, 0.5)), "optimiser: boundaries must ascend"),
         (OptimiserConfig(weight_decay=-1.0), "optimiser.weight_decay is -1"),
         (OptimiserConfig(ema=5.0), "optimiser.ema is 5"),
-        (OptimiserConfig(name="adamw", options='{"learning_rate": 1}'), "give it by --optimiser.learning-rate"),
-        (OptimiserConfig(name="adamw", options='{"weight_decay": 1}'), "give it by --optimiser.weight-decay"),
-        (OptimiserConfig(learning_rate=-1.0), "optimiser: learning rate must be positive and finite, got -1"),
-        (OptimiserConfig(learning_rate=float("nan")), "optimiser: learning rate must be positive and finite, got nan"),
+        (
+            OptimiserConfig(name="adamw", options='{"learning_rate": 1}'),
+            "give it by --optimiser.learning-rate",
+        ),
+        (
+            OptimiserConfig(name="adamw", options='{"weight_decay": 1}'),
+            "give it by --optimiser.weight-decay",
+        ),
+        (
+            OptimiserConfig(learning_rate=-1.0),
+            "optimiser: learning rate must be positive and finite, got -1",
+        ),
+        (
+            OptimiserConfig(learning_rate=float("nan")),
+            "optimiser: learning rate must be positive and finite, got nan",
+        ),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(config, named):

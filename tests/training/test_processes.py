@@ -12,8 +12,14 @@ ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PR
     [
         ({ADDRESS: "localhost:1", COUNT: "2"}, f"{ADDRESS}, {COUNT} set, but not {NUMBER}"),
         ({COUNT: "2", NUMBER: "0"}, f"{COUNT}, {NUMBER} set, but not {ADDRESS}"),
-        ({ADDRESS: "localhost:1", COUNT: "two", NUMBER: "0"}, f"{COUNT} is 'two'; give a whole number"),
-        ({ADDRESS: "localhost:1", COUNT: "2", NUMBER: "2"}, f"{NUMBER} is 2; with {COUNT} = 2 give 0 to 1"),
+        (
+            {ADDRESS: "localhost:1", COUNT: "two", NUMBER: "0"},
+            f"{COUNT} is 'two'; give a whole number",
+        ),
+        (
+            {ADDRESS: "localhost:1", COUNT: "2", NUMBER: "2"},
+            f"{NUMBER} is 2; with {COUNT} = 2 give 0 to 1",
+        ),
         ({}, "the other processes cannot be joined .*; start each under SLURM"),
     ],
 )
@@ -27,7 +33,8 @@ def test_processes_that_cannot_join_are_told_what_is_missing(monkeypatch, variab
 
 
 @pytest.mark.parametrize(
-    ("address", "bound"), [("localhost:1", "localhost:1"), ("127.0.0.1:2", "127.0.0.1:2"), ("host0:3", None)]
+    ("address", "bound"),
+    [("localhost:1", "localhost:1"), ("127.0.0.1:2", "127.0.0.1:2"), ("host0:3", None)],
 )
 def test_a_local_coordinator_listens_to_this_machine_alone(monkeypatch, address, bound):
     asked = {}

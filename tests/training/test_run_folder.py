@@ -35,7 +35,9 @@ def test_a_finished_run_is_not_resumed(tiny_config, with_run, tmp_path):
     RunFolder(tmp_path, tiny_config).finish({"seconds": 1.0})
     with pytest.raises(InputError, match="finished"):
         RunFolder(tmp_path, with_run(resume="changed"))
-    with pytest.raises(InputError, match=r"a finished run of another configuration \(run.steps is 7, was 6\)"):
+    with pytest.raises(
+        InputError, match=r"a finished run of another configuration \(run.steps is 7, was 6\)"
+    ):
         RunFolder(tmp_path, with_run(steps=7))
 
 
@@ -48,11 +50,19 @@ def test_the_same_command_finds_a_finished_run(tiny_config, with_run, tmp_path):
 def test_resuming_with_another_configuration_names_each_difference(tiny_config, with_run, tmp_path):
     RunFolder(tmp_path, tiny_config)
     MetricsWriter(tmp_path, tiny_config).__exit__()
-    changed = dataclasses.replace(with_run(steps=7), loss=dataclasses.replace(tiny_config.loss, margin=0.3))
-    with pytest.raises(InputError, match=r"loss.margin is 0.3, was None; run.steps is 7, was 6.*--run.resume changed"):
+    changed = dataclasses.replace(
+        with_run(steps=7), loss=dataclasses.replace(tiny_config.loss, margin=0.3)
+    )
+    with pytest.raises(
+        InputError,
+        match=r"loss.margin is 0.3, was None; run.steps is 7, was 6.*--run.resume changed",
+    ):
         RunFolder(tmp_path, changed)
     asked = dataclasses.replace(changed, run=dataclasses.replace(changed.run, resume="changed"))
-    assert RunFolder(tmp_path, asked).changes == ["loss.margin is 0.3, was None", "run.steps is 7, was 6"]
+    assert RunFolder(tmp_path, asked).changes == [
+        "loss.margin is 0.3, was None",
+        "run.steps is 7, was 6",
+    ]
     assert read_config(tmp_path / "config.json") == changed
 
 

@@ -19,7 +19,10 @@ from tests.training.runs import Recorder, final_state, run
 
 def with_(config, **sections):
     """The configuration with some settings of some sections changed."""
-    changed = {name: dataclasses.replace(getattr(config, name), **values) for name, values in sections.items()}
+    changed = {
+        name: dataclasses.replace(getattr(config, name), **values)
+        for name, values in sections.items()
+    }
     return dataclasses.replace(config, **changed)
 
 
@@ -32,7 +35,9 @@ def test_the_moving_average_is_kept_verified_and_changes_nothing_else(tiny_confi
     assert result.verifications[6]["average/auc"] != result.verifications[6]["auc"]
     state = final_state(tmp_path / "average", with_(tiny_config, optimiser={"ema": 0.5}))
     kernel = ("backbone", "conv", "kernel")
-    assert not np.allclose(state.average["params"]["conv"]["kernel"], state.params[kernel[0]][kernel[1]][kernel[2]])
+    assert not np.allclose(
+        state.average["params"]["conv"]["kernel"], state.params[kernel[0]][kernel[1]][kernel[2]]
+    )
 
 
 def test_best_so_far_takes_the_first_of_equals():
@@ -48,11 +53,19 @@ def test_checkpoints_are_kept_by_age_and_by_accuracy(with_run, tmp_path):
     config = with_run(checkpoint_every=1, evaluate_every=2, keep=1, keep_best=1)
     result, _ = run(config, tmp_path)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    best = max((step for step in result.verifications if step), key=lambda step: result.verifications[step]["accuracy"])
+    best = max(
+        (step for step in result.verifications if step),
+        key=lambda step: result.verifications[step]["accuracy"],
+    )
     assert checkpoints.steps()[-1] == 6
     assert len(checkpoints.steps()) <= 2
-    accuracies = {step: numbers["accuracy"] for step, numbers in result.verifications.items() if step}
-    assert max(accuracies[step] for step in checkpoints.steps() if step in accuracies) == accuracies[best]
+    accuracies = {
+        step: numbers["accuracy"] for step, numbers in result.verifications.items() if step
+    }
+    assert (
+        max(accuracies[step] for step in checkpoints.steps() if step in accuracies)
+        == accuracies[best]
+    )
     checkpoints.close()
 
 
@@ -70,10 +83,14 @@ def test_a_run_starts_from_another_runs_backbone(tiny_config, tmp_path):
     config = with_(tiny_config, model={"init": str(tmp_path / "first")}, run={"seed": 1})
     state = jax.device_get(prepare(config).initial_state())
     jax.tree.map(np.testing.assert_array_equal, state.backbone_variables, before.backbone_variables)
-    assert not np.array_equal(state.params["head"]["class_weights"], before.params["head"]["class_weights"])
+    assert not np.array_equal(
+        state.params["head"]["class_weights"], before.params["head"]["class_weights"]
+    )
     earlier = with_(config, model={"init": str(tmp_path / "first" / "checkpoints" / "3")})
     at_step_3 = jax.device_get(prepare(earlier).initial_state()).backbone_variables
-    assert not np.array_equal(at_step_3["params"]["fc"]["kernel"], before.params["backbone"]["fc"]["kernel"])
+    assert not np.array_equal(
+        at_step_3["params"]["fc"]["kernel"], before.params["backbone"]["fc"]["kernel"]
+    )
     result, _ = run(with_(config, optimiser={"frozen": 0.5}), tmp_path / "second")
     assert result.bad_steps == 0
 
@@ -81,7 +98,11 @@ def test_a_run_starts_from_another_runs_backbone(tiny_config, tmp_path):
 @pytest.mark.parametrize(
     ("model", "named"),
     [
-        ({"width": 8}, r"model.init .*: params/conv/bias is \[4\], this run's model has \[8\]; set --model.name"),
+        (
+            {"width": 8},
+            r"model.init .*: params/conv/bias is \[4\], this run's model has \[8\]; set "
+            r"--model.name",
+        ),
         (
             {"pixels": "adaface"},
             r"model.init .*: was trained on pixels arcface_torch; set --model.pixels arcface_torch",
@@ -101,7 +122,10 @@ def test_a_starting_point_that_is_not_there_is_missed_before_data_are_loaded(tin
 
 
 def test_a_run_too_short_for_its_profile_is_refused(with_run):
-    with pytest.raises(InputError, match=r"run.profile 2 begins after step 10, and run.steps is 11; give at least 12"):
+    with pytest.raises(
+        InputError,
+        match=r"run.profile 2 begins after step 10, and run.steps is 11; give at least 12",
+    ):
         prepare(with_run(steps=11, profile=2))
 
 
@@ -114,7 +138,13 @@ def test_accumulated_runs_go_through_but_not_where_a_part_would_be_wrong(tiny_co
     with pytest.raises(InputError, match="leaves no pairs of one person in a part"):
         prepare(with_(accumulated, loss={"name": "triplet"}, data={"sampler": "balanced"}))
     with pytest.raises(InputError, match=r"data.images_each 1: loss.name triplet needs 2 or more"):
-        prepare(with_(tiny_config, loss={"name": "triplet"}, data={"sampler": "balanced", "images_each": 1}))
+        prepare(
+            with_(
+                tiny_config,
+                loss={"name": "triplet"},
+                data={"sampler": "balanced", "images_each": 1},
+            )
+        )
     with pytest.raises(InputError, match="2 devices in use times 3 parts"):
         prepare(with_(tiny_config, run={"accumulate": 3}))
 
@@ -137,7 +167,9 @@ def test_metrics_go_to_weights_and_biases_on_request(with_run, tmp_path, monkeyp
     assert told[0]["project"] == "faces"
     assert told[0]["config"]["loss"]["name"] == "arcface"
     logged = {step for step, values in told[1:-1] if "loss" in values}
-    assert logged == {line["step"] for line in read_metrics(tmp_path / "reported") if "loss" in line}
+    assert logged == {
+        line["step"] for line in read_metrics(tmp_path / "reported") if "loss" in line
+    }
     assert told[-1] == "finished"
 
 
@@ -147,8 +179,12 @@ def test_weights_and_biases_must_be_there_if_wanted(with_run, tmp_path, monkeypa
         run(with_run(wandb="faces"), tmp_path)
 
 
-def test_the_losses_without_classes_and_with_sub_centres_are_trained_and_measured(tiny_config, tmp_path):
-    triplet = with_(tiny_config, loss={"name": "triplet"}, data={"sampler": "balanced", "images_each": 4})
+def test_the_losses_without_classes_and_with_sub_centres_are_trained_and_measured(
+    tiny_config, tmp_path
+):
+    triplet = with_(
+        tiny_config, loss={"name": "triplet"}, data={"sampler": "balanced", "images_each": 4}
+    )
     result, _ = run(triplet, tmp_path / "triplet")
     assert sorted(result.angles) == [0, 3, 6]
     result, _ = run(with_(tiny_config, loss={"sub_centers": 2}), tmp_path / "centres")

@@ -58,7 +58,10 @@ def test_a_missing_checkpoint_is_said(saved, tmp_path, tiny_config):
     ):
         pass
     empty = RunFolder(tmp_path / "empty", tiny_config)
-    with pytest.raises(InputError, match="holds no checkpoints; give a run"), SavedRun(empty.path).opened():
+    with (
+        pytest.raises(InputError, match="holds no checkpoints; give a run"),
+        SavedRun(empty.path).opened(),
+    ):
         pass
     empty.checkpoints.mkdir()
     with pytest.raises(InputError, match="no complete checkpoint"), SavedRun(empty.path).opened():

@@ -6,7 +6,13 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.models.layers import FROZEN_SCALE
-from arcface_jax.training.schedules import cosine_schedule, decay_mask, polynomial_schedule, sgd, step_schedule
+from arcface_jax.training.schedules import (
+    cosine_schedule,
+    decay_mask,
+    polynomial_schedule,
+    sgd,
+    step_schedule,
+)
 
 
 def rates(schedule, steps):
@@ -21,7 +27,14 @@ def test_arcface_torch_schedule_without_its_quirk():
 
 def test_paper_schedule_divides_by_ten_twice():
     schedule = step_schedule(0.1, 0, 32_000, (20_000, 28_000))
-    for step, rate in [(0, 0.1), (19_999, 0.1), (20_000, 0.01), (27_999, 0.01), (28_000, 0.001), (31_999, 0.001)]:
+    for step, rate in [
+        (0, 0.1),
+        (19_999, 0.1),
+        (20_000, 0.01),
+        (27_999, 0.01),
+        (28_000, 0.001),
+        (31_999, 0.001),
+    ]:
         assert float(schedule(step)) == pytest.approx(rate, rel=1e-6)
 
 

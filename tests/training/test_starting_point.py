@@ -14,5 +14,7 @@ from tests.interop import torch_networks  # noqa: E402 (needs torch)
 def test_a_network_that_nothing_here_trains(tmp_path):
     """Whose checkpoint does not name its project, which would not help either."""
     torch.save(torch_networks.Ir().state_dict(), tmp_path / "ir.pth")
-    with pytest.raises(InputError, match=r"ir\.pth: .* give a checkpoint of the network that --model.name says"):
+    with pytest.raises(
+        InputError, match=r"ir\.pth: .* give a checkpoint of the network that --model.name says"
+    ):
         start_from(str(tmp_path / "ir.pth"), None, ARCFACE_TORCH)

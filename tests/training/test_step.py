@@ -33,7 +33,9 @@ class Small(nn.Module):
         return EmbeddingBatchNorm(1e-5, self.axis_name, name="features")(x, train)
 
 
-def build(loss="arcface", axis_name=None, bn_axis=None, augmentation=MIRROR_ONLY, learning_rate=0.01):
+def build(
+    loss="arcface", axis_name=None, bn_axis=None, augmentation=MIRROR_ONLY, learning_rate=0.01
+):
     backbone, objective = Small(bn_axis), create_objective(LossConfig(name=loss))
     optimiser = sgd(optax.constant_schedule(learning_rate))
     step = TrainStep(
@@ -46,7 +48,13 @@ def build(loss="arcface", axis_name=None, bn_axis=None, augmentation=MIRROR_ONLY
     )
     state = jax.jit(
         lambda: initial_state(
-            backbone, objective, optimiser, num_classes=CLASSES, embedding_size=8, image_size=SIZE, seed=0
+            backbone,
+            objective,
+            optimiser,
+            num_classes=CLASSES,
+            embedding_size=8,
+            image_size=SIZE,
+            seed=0,
         )
     )()
     return step, state
@@ -76,7 +84,9 @@ def one_device():
 
 def assert_same_run(first, second):
     np.testing.assert_allclose(first[0], second[0], rtol=2e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), first[1], second[1])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), first[1], second[1]
+    )
 
 
 @pytest.mark.parametrize("devices", [2, 8])
@@ -100,7 +110,9 @@ def test_augmentation_does_not_depend_on_the_split_over_devices():
 
 def test_augmentation_changes_the_run(one_device):
     step, state = build(augmentation=UNCHANGED)
-    assert not np.allclose(run(MeshStep(step, jax.devices()[:1]), state)[0], one_device[0], rtol=1e-3)
+    assert not np.allclose(
+        run(MeshStep(step, jax.devices()[:1]), state)[0], one_device[0], rtol=1e-3
+    )
 
 
 def test_local_statistics_are_each_devices_own(one_device):
@@ -109,9 +121,13 @@ def test_local_statistics_are_each_devices_own(one_device):
     assert not np.allclose(losses, one_device[0], rtol=1e-3)
     # The running mean is the mean of the devices' means, which for equal shares is the batch's.
     step, state = build(axis_name=DATA_AXIS)
-    local = run(PmapStep(step, jax.devices()[:8]), state, 1)[1].batch_stats["features"]["norm"]["mean"]
+    local = run(PmapStep(step, jax.devices()[:8]), state, 1)[1].batch_stats["features"]["norm"][
+        "mean"
+    ]
     step, state = build()
-    whole = run(MeshStep(step, jax.devices()[:1]), state, 1)[1].batch_stats["features"]["norm"]["mean"]
+    whole = run(MeshStep(step, jax.devices()[:1]), state, 1)[1].batch_stats["features"]["norm"][
+        "mean"
+    ]
     np.testing.assert_allclose(local, whole, rtol=1e-4, atol=1e-6)
 
 
@@ -139,10 +155,14 @@ def test_step_by_hand():
     assert int(new.step) == 1
     assert float(metrics["loss"]) == pytest.approx(float(value), rel=1e-5)
     assert float(metrics["gradient_norm"]) == pytest.approx(float(norm), rel=1e-4)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), new.params, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), new.params, expected
+    )
 
 
-@pytest.mark.parametrize("loss", ["arcface", "cosface", "sphereface", "normface", "cm1", "cm2", "softmax"])
+@pytest.mark.parametrize(
+    "loss", ["arcface", "cosface", "sphereface", "normface", "cm1", "cm2", "softmax"]
+)
 def test_every_loss_learns_one_batch(loss):
     step, state = build(loss, augmentation=UNCHANGED, learning_rate=0.02)
     compiled = jax.jit(step, donate_argnums=0)
@@ -162,7 +182,9 @@ def test_accuracy_counts_the_highest_score():
     x, _ = Small().apply(state.backbone_variables, inputs, True, mutable=["batch_stats"])
     w = state.params["head"]["class_weights"]
     expected = np.mean(np.argmax(x @ (w / np.linalg.norm(w, axis=1, keepdims=True)).T, 1) == labels)
-    assert float(jax.jit(step, donate_argnums=0)(state, images, labels)[1]["accuracy"]) == pytest.approx(expected)
+    assert float(
+        jax.jit(step, donate_argnums=0)(state, images, labels)[1]["accuracy"]
+    ) == pytest.approx(expected)
 
 
 def test_a_batch_must_split_evenly():
@@ -171,7 +193,10 @@ def test_a_batch_must_split_evenly():
 
 
 def test_objectives_say_what_they_are():
-    said = [str(create_objective(LossConfig(name))) for name in ("arcface", "cosface", "sphereface", "cm2", "softmax")]
+    said = [
+        str(create_objective(LossConfig(name)))
+        for name in ("arcface", "cosface", "sphereface", "cm2", "softmax")
+    ]
     assert said == [
         "16·cos(θ + 0.5)",
         "16·(cos(θ) − 0.35)",
@@ -180,7 +205,9 @@ def test_objectives_say_what_they_are():
         "w·x + b, nothing normalised",
     ]
     config = LossConfig("arcface", scale=8.0, past_pi="linear", gradient="straight_through")
-    assert str(create_objective(config)) == "8·cos(θ + 0.5), past π: linear, straight-through gradient"
+    assert (
+        str(create_objective(config)) == "8·cos(θ + 0.5), past π: linear, straight-through gradient"
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,7 +217,10 @@ def test_objectives_say_what_they_are():
         (LossConfig("softmax", scale=8.0), "loss.scale 8.0 does nothing"),
         (LossConfig("cm1", margin=0.5), "loss.margin 0.5 does nothing"),
         (LossConfig("cosface", past_pi="linear"), "loss.past_pi linear does nothing"),
-        (LossConfig("normface", gradient="straight_through"), "loss.gradient straight_through does nothing"),
+        (
+            LossConfig("normface", gradient="straight_through"),
+            "loss.gradient straight_through does nothing",
+        ),
         (LossConfig("arcface", margin=-0.1), "-0.1"),
         (LossConfig("arcface", scale=0.0), "loss.scale"),
     ],
