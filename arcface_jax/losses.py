@@ -90,7 +90,7 @@ def apply_psi(psi: Psi, cosine: jax.Array) -> jax.Array:
     if jnp.shape(target) != cosine.shape:
         raise InputError(
             f"psi gives shape {jnp.shape(target)} for cosines of shape {cosine.shape}; pass one "
-            f"that keeps it"
+            "that keeps it"
         )
     return target
 
@@ -216,8 +216,7 @@ def softmax_loss(
     if embeddings.shape[1] != class_weights.shape[1] or bias.shape[0] != class_weights.shape[0]:
         raise InputError(
             f"embeddings {embeddings.shape}, class_weights {class_weights.shape} and bias "
-            f"{bias.shape} do not fit; "
-            "pass [N, D], [C, D] and [C]"
+            f"{bias.shape} do not fit; pass [N, D], [C, D] and [C]"
         )
     labels = check_labels(labels, embeddings.shape[0], class_weights.shape[0])
     dtype = head_dtype(embeddings, class_weights, bias)

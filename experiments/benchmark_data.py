@@ -76,7 +76,7 @@ def run_data_benchmark(config: DataBenchmark) -> int:
     if config.batches < read_ahead(config):
         raise InputError(
             f"batches is {config.batches}; pass {read_ahead(config)} or more: so many are read "
-            f"ahead"
+            "ahead"
         )
     if config.identities * config.images_per_identity < config.batch:
         raise InputError(

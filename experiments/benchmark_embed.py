@@ -71,7 +71,7 @@ def run_embed_benchmark(config: EmbedBenchmark) -> int:
     if not difference < 1e-3:
         raise InputError(
             f"--onnx: its embeddings differ by {difference:.2g} from the model's; give the same "
-            f"network"
+            "network"
         )
     report.say(
         f"{model.source}, ONNX Runtime with {config.threads} threads; largest difference "

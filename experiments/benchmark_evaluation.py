@@ -77,7 +77,7 @@ def run_evaluation_benchmark(config: EvaluationBenchmark) -> int:
     if config.probes > config.gallery:
         raise InputError(
             f"probes is {config.probes}; pass no more than the {config.gallery} entries of the "
-            f"gallery"
+            "gallery"
         )
     with_scikit_learn = importlib.util.find_spec("sklearn") is not None
     report = Report("evaluation", config, ["scikit-learn"] if with_scikit_learn else [])

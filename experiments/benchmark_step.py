@@ -73,8 +73,7 @@ def run_step_benchmark(config: StepBenchmark) -> int:
     if narrow and TORCH in cases:
         raise InputError(
             f"sizes has {narrow[0]!r}: PyTorch crashes with a width below {TORCH_WIDTH} (a fault "
-            f"of oneDNN's); "
-            "take a wider network, or measure without PyTorch installed"
+            "of oneDNN's); take a wider network, or measure without PyTorch installed"
         )
     report = Report("step", config, [TORCH] if TORCH in cases else [])
     if TORCH not in cases:
@@ -120,8 +119,8 @@ def step_ratios(records: Sequence[Record]) -> dict[str, Ratio]:
     for (image, width, batch), cases in by_size(records).items():
         if TORCH in cases:
             name = (
-                f"iresnet{cases[OURS][0]['depth']}, {image}×{image}, width {width}, batch "
-                f"{batch}, beside PyTorch"
+                f"iresnet{cases[OURS][0]['depth']}, {image}×{image}, width {width}, batch {batch}, "
+                "beside PyTorch"
             )
             ratios[name] = ratio_of_rounds(round_seconds(cases[TORCH]), round_seconds(cases[OURS]))
     return ratios

@@ -43,8 +43,8 @@ def check_data(config: Config, console: Console, folder: pathlib.Path, against: 
     findings = report(source, found, config.data.size)
     counts = findings.images_per_identity
     console.print(
-        f"{findings.num_images:,} images of {findings.num_identities:,} identities, "
-        f"{counts.min()} to {counts.max()} of each (median {np.median(counts):g})"
+        f"{findings.num_images:,} images of {findings.num_identities:,} identities, {counts.min()} "
+        f"to {counts.max()} of each (median {np.median(counts):g})"
     )
     warnings = findings.warnings()
     for path in against:
@@ -53,8 +53,7 @@ def check_data(config: Config, console: Console, folder: pathlib.Path, against: 
             first, second = shared[0]
             warnings.append(
                 f"{len(shared)} images are in {path} too; the first: image {first} "
-                f"({where(source, first)}) is image "
-                f"{second} there. A test on them is void"
+                f"({where(source, first)}) is image {second} there. A test on them is void"
             )
         else:
             console.print(f"No image is in {path} too.", markup=False)
@@ -101,10 +100,8 @@ def cost(config: Config, setup: Setup) -> str:
     speed = _TIMED_STEPS * config.run.batch_size / seconds
     return (
         f"{planned.class_weights:,} weights of the head and {planned.parameters:,} of the "
-        f"backbone; about "
-        f"{memory.total / 1e9:.1f} GB on each of {devices} devices, {memory.state / 1e9:.1f} of it "
-        f"kept from step to "
-        f"step; {images / len(setup.data.train):.1f} epochs of {len(setup.data.train):,} images "
-        f"take "
+        f"backbone; about {memory.total / 1e9:.1f} GB on each of {devices} devices, "
+        f"{memory.state / 1e9:.1f} of it kept from step to step; "
+        f"{images / len(setup.data.train):.1f} epochs of {len(setup.data.train):,} images take "
         f"{images / speed / 3600:.1f} hours at {speed:,.0f} images a second"
     )

@@ -198,7 +198,7 @@ def check_address(host: str, port: int) -> None:
             raise InputError(f"--port {port}: {error.strerror}; give one from 1024 on") from error
         raise InputError(
             f"--host {host}: {error.strerror or error}; give an address of this computer, such as "
-            f"127.0.0.1"
+            "127.0.0.1"
         ) from error
 
 

@@ -280,7 +280,7 @@ def run(arguments: Arguments) -> None:
     speed = (len(source) - already) / max(seconds, 1e-9)
     console.print(
         f"{arguments.output}: {len(kept)} embeddings of {patterns.shape[1]} numbers, {speed:.0f} "
-        f"images/s",
+        "images/s",
         markup=False,
         highlight=False,
     )

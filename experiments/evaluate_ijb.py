@@ -111,8 +111,7 @@ def read_templates(arguments: Arguments) -> Templates:
     if len(arrays["embeddings"]) != len(media.names):
         raise InputError(
             f"{arguments.features}: {len(arrays['embeddings'])} features, but {media_file} lists "
-            f"{len(media.names)} "
-            "images; give one a line, in its order"
+            f"{len(media.names)} images; give one a line, in its order"
         )
     scores = None
     if arguments.detector_scores:

@@ -81,7 +81,7 @@ def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.nda
         if name not in arrays:
             raise InputError(
                 f"{path}: has no array {name!r}, only {', '.join(sorted(arrays))}; save one under "
-                f"that name"
+                "that name"
             )
     return arrays
 
@@ -98,7 +98,7 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
         if name in arrays and len(arrays[name]) != len(arrays["embeddings"]):
             raise InputError(
                 f"{path}: {len(arrays[name])} {name} for {len(arrays['embeddings'])} embeddings; "
-                f"give one each"
+                "give one each"
             )
     pairs = _pairs_of(path, arrays, folds)
     described = [

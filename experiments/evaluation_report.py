@@ -37,8 +37,7 @@ def html_report(
     """
     parts = [
         f"<p>In brackets: {confidence:.0%} intervals, by a bootstrap over identities (over folds "
-        f"where identities are"
-        " not known).</p>",
+        "where identities are not known).</p>",
         _figures_table(rows),
     ]
     if comparisons:

@@ -124,12 +124,12 @@ def names_to_draw(config: FiguresConfig, options: Sequence[str]) -> list[str]:
         if needs_arguments(FIGURES[name]) and not options:
             raise InputError(
                 f"figure {name!r} needs arguments; python -m experiments.figures {name} -- --help "
-                f"tells"
+                "tells"
             )
     if options and len(config.names) > 1:
         raise InputError(
             f"options after -- are for one figure, not for {', '.join(config.names)}; draw one at "
-            f"a time"
+            "a time"
         )
     return list(config.names)
 

@@ -107,7 +107,7 @@ def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     except (ValueError, KeyError, EOFError) as error:
         raise InputError(
             f"{path}: is no gallery ({error}); make one with experiments.identify enrol or "
-            f"experiments.embed"
+            "experiments.embed"
         ) from error
     return embeddings, np.array(names), np.array(places)
 
@@ -143,7 +143,7 @@ def embed_people(
     if not len(kept):
         raise InputError(
             f"{source.where(0)}: none of the {len(source)} photos from here on has a face that is "
-            f"found"
+            "found"
         )
     return np.concatenate(parts)[kept], kept
 
@@ -168,8 +168,7 @@ def find_candidates(
     if probes.shape[1] != gallery.shape[1]:
         raise InputError(
             f"gallery: embeddings of {gallery.shape[1]} numbers, but the probes have "
-            f"{probes.shape[1]}; "
-            "embed both with the same model"
+            f"{probes.shape[1]}; embed both with the same model"
         )
     k = min(k, len(gallery))
     if engine == "jax":

@@ -20,7 +20,7 @@ figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { color: #555; 
 def page(title: str, parts: Sequence[str]) -> str:
     """The whole file; `parts` are HTML."""
     head = (
-        f'<html lang="en"><meta '
+        '<html lang="en"><meta '
         f'charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
     )
     return (

@@ -249,8 +249,7 @@ def search(arguments: Search, console: Console) -> None:
     console.print(
         f"{arguments.output}: {len(probes.names):,} probes in {len(gallery.names):,} entries of "
         f"{gallery.embeddings.shape[1]} numbers, {seconds:.1f} s, "
-        f"{len(probes.names) / seconds:.0f} probes/s, "
-        f"{peak:.1f} GB at most",
+        f"{len(probes.names) / seconds:.0f} probes/s, {peak:.1f} GB at most",
         markup=False,
         highlight=False,
     )

@@ -100,10 +100,8 @@ def describe(name: str, generated: Likeness, real: Likeness) -> str:
     ours, theirs = generated.numbers(), real.numbers()
     return (
         f"{name}: cosine to the own person {ours['own']:.3f} (real images {theirs['own']:.3f}), to "
-        f"the most alike "
-        f"other {ours['nearest_other']:.3f} ({theirs['nearest_other']:.3f}), own person first "
-        f"{ours['rank_1']:.0%} "
-        f"({theirs['rank_1']:.0%})"
+        f"the most alike other {ours['nearest_other']:.3f} ({theirs['nearest_other']:.3f}), own "
+        f"person first {ours['rank_1']:.0%} ({theirs['rank_1']:.0%})"
     )
 
 
@@ -113,7 +111,7 @@ def run(arguments: Arguments) -> None:
     if not 1 <= arguments.count <= arguments.gallery:
         raise InputError(
             f"--count {arguments.count}: give from 1 to the {arguments.gallery} people of the "
-            f"gallery"
+            "gallery"
         )
     if arguments.judge is None and arguments.judge_project is not None:
         raise InputError(

@@ -24,8 +24,7 @@ STABLEHLO_FILE = "model.stablehlo"
 
 MODEL_HELP = (
     "the folder of a run (RUN/checkpoints/STEP for one of its checkpoints) or of an export, a "
-    "PyTorch checkpoint "
-    "(.pt, .pth, .ckpt), or an .onnx file"
+    "PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file"
 )
 
 Project = Annotated[
@@ -103,7 +102,7 @@ def check_project(path: pathlib.Path, project: str | None) -> None:
     if project is not None and path.exists() and not takes_project(path):
         raise InputError(
             f"--project {project}: {path} is no PyTorch checkpoint, and says it itself; leave it "
-            f"out"
+            "out"
         )
 
 

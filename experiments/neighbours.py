@@ -151,11 +151,9 @@ def run(arguments: Arguments) -> None:
     others = (centres @ centres.T)[np.triu_indices(len(centres), 1)]
     console.print(table_of(pairs, people))
     console.print(
-        f"Threshold {threshold:.3f} at FAR {roc.far[point]:.2g}, TAR {roc.tar[point]:.1%}. Centres "
-        f"of two people: "
-        f"cosine {np.median(others):.3f} (median), {others.max():.3f} (highest). The picture keeps "
-        f"{kept:.0%} of the "
-        "nearest neighbours.",
+        f"Threshold {threshold:.3f} at FAR {roc.far[point]:.2g}, TAR {roc.tar[point]:.1%}. "
+        f"Centres of two people: cosine {np.median(others):.3f} (median), {others.max():.3f} "
+        f"(highest). The picture keeps {kept:.0%} of the nearest neighbours.",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -55,7 +55,7 @@ class Cropper:
         if found is None:
             raise InputError(
                 f"{name}: no face found; give a photo with one that is larger or more from the "
-                f"front"
+                "front"
             )
         return found
 

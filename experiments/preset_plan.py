@@ -105,8 +105,7 @@ def all_presets_rows() -> list[list[str]]:
 
 _ABOUT_ALL = (
     "Parameters: backbone + class weights. GiB: weights, optimiser and gradients, exact, + "
-    "activations and head, "
-    "estimated before XLA fuses."
+    "activations and head, estimated before XLA fuses."
 )
 
 
@@ -153,9 +152,9 @@ def print_presets(plan: PresetPlan, console: Console) -> None:
         f"Network: {config.model.name} in {config.model.dtype}, {found.parameters:,} parameters, "
         f"{found.forward_operations / 2e9:.2f} G multiply-adds an image.",
         f"Head: {config.loss.name}, {head_in_words(config.head)}, {found.class_weights:,} class "
-        f"weights.",
+        "weights.",
         f"A step of {config.run.batch_size:,} images: {found.step_operations / 1e12:.1f} · 10¹² "
-        f"operations.",
+        "operations.",
     ]
     if plan.markdown:
         table = memory_table(found)

@@ -117,7 +117,7 @@ def run_reliability(config: ReliabilityConfig, console: Console) -> int:
     if config.folder is not None and config.folder.exists() and any(config.folder.iterdir()):
         raise InputError(
             f"folder {config.folder} is not empty: its runs would be of another time; choose "
-            f"another"
+            "another"
         )
     with tempfile.TemporaryDirectory() as temporary:
         place = (config.folder or pathlib.Path(temporary)).absolute()

@@ -45,8 +45,8 @@ def kills(place: pathlib.Path, times: int = 20, seed: int = 0) -> Tally:
             in_a_save += run.is_saving(since=started)
         tally.lost += differences(run, calm)
     tally.what = (
-        f"at random moments, {in_a_save} of them in the middle of a save; the same "
-        f"command each time"
+        f"at random moments, {in_a_save} of them in the middle of a save; the same command each "
+        "time"
     )
     return tally
 

@@ -35,7 +35,7 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
     )
     console.print(
         f"Cosines with the own class: {spread}; {len(cosines) - len(finite)} of {len(cosines)} are "
-        f"not finite"
+        "not finite"
     )
     for kind in ("activations", "parameters", "gradients"):
         table = Table("layer", "norm of the finite part", "not finite", title=kind.capitalize())

@@ -88,8 +88,7 @@ def chosen_cases(config: StudyConfig, plan: Plan) -> list[Case]:
         if name not in names:
             raise InputError(
                 f"--only {name}: no setting of {', '.join(config.parts)} is called so; choose "
-                f"among "
-                f"{', '.join(sorted(names))}"
+                f"among {', '.join(sorted(names))}"
             )
     return [
         case for case in cases if not config.only or case.name.rpartition("/")[2] in config.only
@@ -144,8 +143,7 @@ def write_summary(plan: Plan, root: pathlib.Path) -> pathlib.Path:
     data, run, model = plan.base.data, plan.base.run, plan.base.model
     budget = (
         f"{run.steps} steps of {run.batch_size} images of {'×'.join(map(str, data.size))} pixels; "
-        f"{model.name}, "
-        f"width {model.width}, {model.embedding_size}-d; {len(runs)} runs, "
+        f"{model.name}, width {model.width}, {model.embedding_size}-d; {len(runs)} runs, "
         f"{sum(one['cpu_seconds'] for one in runs) / 60:.0f} min of one core in all."
     )
     write_whole(root / "study.md", "\n".join(["# Study\n", budget + "\n", *texts]))

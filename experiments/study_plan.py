@@ -115,7 +115,7 @@ class Plan:
         if self.omniglot is None or not self.omniglot.exists():
             raise InputError(
                 f"--omniglot {self.omniglot}: no such file; give the zip of characters, or leave "
-                f"it out"
+                "it out"
             )
         data = DataConfig(
             source="folder",

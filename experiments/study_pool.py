@@ -54,7 +54,7 @@ def completed(case: Case, root: pathlib.Path, seed: int) -> dict[str, Any] | Non
     if changes:
         raise InputError(
             f"folder {path} holds a run of another configuration ({'; '.join(changes)}); choose "
-            f"another --folder"
+            "another --folder"
         )
     results: dict[str, Any] = json.loads((path / RESULTS_FILE).read_text())
     return results

@@ -125,7 +125,7 @@ def torch_step(
 ) -> Callable[[], float]:
     """A training step, channels last, on images that stay the same: takes it and gives the loss."""
     network = TorchIResNet(stage_blocks, width, embedding_size, image_size)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     weights = nn.Parameter(0.01 * torch.randn(classes, embedding_size))
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD([*trained, weights], lr=0.1, momentum=0.9, weight_decay=5e-4)

@@ -110,7 +110,7 @@ def read_halves(arguments: Arguments) -> Halves:
         if len(own) < 2:
             raise InputError(
                 f"{sample.identity_names[label]}: has {len(own)} image(s); two are needed, one for "
-                f"each half"
+                "each half"
             )
         place[own] = np.arange(len(own))
     first = place % 2 == 0
@@ -170,16 +170,14 @@ def check_feasible(arguments: Arguments, console: Console) -> dict[str, float]:
     if arguments.dimension == 2:
         line = (
             f"{arguments.identities} classes on a circle are {math.degrees(largest):.1f}° apart, m "
-            f"is "
-            f"{math.degrees(arguments.margin):.1f}°; at best softmax gives the true class "
-            f"{best:.1%} at s = "
-            f"{arguments.scale:g}"
+            f"is {math.degrees(arguments.margin):.1f}°; at best softmax gives the true class "
+            f"{best:.1%} at s = {arguments.scale:g}"
         )
         console.print(line, markup=False, highlight=False, soft_wrap=True)
         if arguments.margin >= largest:
             console.print(
                 f"warning: m = {arguments.margin:g} is not below 2π/C = {largest:.3f}; no "
-                f"arrangement satisfies it",
+                "arrangement satisfies it",
                 style="yellow",
             )
     return {"largest_feasible_margin": largest, "best_probability": best}

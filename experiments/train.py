@@ -108,10 +108,9 @@ def angle_warning(angles: Mapping[int, np.ndarray]) -> str | None:
     away = float(np.mean(last > 90.0))
     return (
         f"{away:.0%} of the training images are more than 90° from the centre of their own class: "
-        f"the exact gradient "
-        "of an angular margin pushed embeddings and classes apart as a whole, before they had "
-        "parted. Try "
-        "--loss.margin-warmup 0.5, --loss.gradient straight_through or a smaller --loss.scale."
+        "the exact gradient of an angular margin pushed embeddings and classes apart as a whole, "
+        "before they had parted. Try --loss.margin-warmup 0.5, --loss.gradient straight_through "
+        "or a smaller --loss.scale."
     )
 
 

@@ -49,13 +49,12 @@ def training_angles(
     if model.class_weights is None or model.class_weights.ndim != 2:
         raise InputError(
             f"{model.name}: W-EC and W-Inter need one class weight a class; its loss has none, or "
-            f"several"
+            "several"
         )
     if len(model.class_weights) != data.num_classes:
         raise InputError(
             f"{model.name}: has weights of {len(model.class_weights)} classes, but its data now "
-            f"have "
-            f"{data.num_classes}; restore the data that it was trained on"
+            f"have {data.num_classes}; restore the data that it was trained on"
         )
     weights = unit_embeddings(model.class_weights, f"{model.name}: class_weights")
     chosen = images_of_some_classes(np.asarray(data.train.labels), most_images, resampling.seed)

@@ -147,7 +147,7 @@ for name, function in (("dense", dense), ("chunked", chunked)):
     memory = function.lower(embeddings, class_weights).compile().memory_analysis()
     print(
         f"{name:8} works with {memory.temp_size_in_bytes / 2**20:6.1f} MiB besides arguments and "
-        f"gradients"
+        "gradients"
     )
 
 # %% [markdown]
@@ -239,7 +239,7 @@ for rate in (0.01, 0.1, 0.3):
     ]
     print(
         f"{rate:4.0%} of the classes: of the exact sum {held[0]:.1%} at random, {held[1]:.1%} of "
-        f"the nearest"
+        "the nearest"
     )
 
 # %% [markdown]

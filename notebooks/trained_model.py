@@ -107,7 +107,7 @@ roc = roc_curve(similarities, pairs.same)
 auc = area_under_curve(roc)
 print(
     f"AUC {auc:.4f}, TAR {tar_at_far(roc, 1e-2):.3f} at FAR 1e-2, {tar_at_far(roc, 1e-3):.3f} at "
-    f"FAR 1e-3"
+    "FAR 1e-3"
 )
 
 # %%

@@ -78,7 +78,7 @@ def class_gaps(embeddings: np.ndarray, labels: np.ndarray, *, quantile: float = 
     if embeddings.ndim != 2 or embeddings.shape[1] < 2 or labels.shape != embeddings.shape[:1]:
         raise InputError(
             f"embeddings {embeddings.shape} and labels {labels.shape} do not fit; give [N, D] with "
-            f"D ≥ 2, and [N]"
+            "D ≥ 2, and [N]"
         )
     classes = np.unique(labels)
     if len(classes) < 2:

@@ -247,8 +247,7 @@ def likeness(embeddings: np.ndarray, centres: np.ndarray, people: np.ndarray) ->
     if not fits or people.shape != embeddings.shape[:1] or len(centres) < 2:
         raise InputError(
             f"embeddings {embeddings.shape}, centres {centres.shape} and people {people.shape} do "
-            f"not fit; "
-            "give [N, D], [P, D] of at least two people, and [N]"
+            "not fit; give [N, D], [P, D] of at least two people, and [N]"
         )
     cosines = embeddings @ centres.T
     rows = np.arange(len(people))

@@ -66,7 +66,7 @@ def detection(dropped: np.ndarray, wrong: np.ndarray) -> Detection:
     if dropped.shape != wrong.shape or dropped.size == 0:
         raise InputError(
             f"dropped, wrong: shapes {dropped.shape} and {wrong.shape}; give one flag for each "
-            f"image"
+            "image"
         )
     return Detection(
         found=_share(dropped & wrong, wrong),

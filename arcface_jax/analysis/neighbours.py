@@ -132,7 +132,7 @@ def kept_neighbours(points: np.ndarray, plane: np.ndarray, k: int = 5) -> float:
     if points.ndim != 2 or plane.ndim != 2 or len(points) != len(plane):
         raise InputError(
             f"points {points.shape} and plane {plane.shape} do not fit; give one place for each "
-            f"point"
+            "point"
         )
     if not 1 <= k < len(points):
         raise InputError(
@@ -161,12 +161,11 @@ def _checked(
     if not fits or labels.shape != embeddings.shape[:1] or len(centres) < 2:
         raise InputError(
             f"embeddings {embeddings.shape}, labels {labels.shape} and centres {centres.shape} do "
-            f"not fit; "
-            "give [N, D], [N], and [C, D] of at least two classes"
+            "not fit; give [N, D], [N], and [C, D] of at least two classes"
         )
     if len(labels) and not (labels.min() >= 0 and labels.max() < len(centres)):
         raise InputError(
             f"labels: {labels.min()} … {labels.max()} for {len(centres)} centres; number them from "
-            f"0"
+            "0"
         )
     return embeddings, labels, centres

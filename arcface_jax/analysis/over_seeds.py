@@ -99,8 +99,7 @@ def paired_difference(
     if differences[0].shape != differences[1].shape or len(differences[0]) < 2:
         raise InputError(
             f"first, second: {len(differences[0])} and {len(differences[1])} values; give one of "
-            f"each of two seeds or "
-            "more, the same for both"
+            "each of two seeds or more, the same for both"
         )
     difference = differences[0] - differences[1]
     count, mean = len(difference), float(difference.mean())

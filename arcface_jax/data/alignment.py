@@ -33,7 +33,7 @@ def similarity(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
     if points.ndim != 2 or points.shape != targets.shape or points.shape[1] != 2:
         raise InputError(
             f"points of shape {points.shape} and targets of shape {targets.shape}; both must be "
-            f"[n, 2]"
+            "[n, 2]"
         )
     if not np.isfinite(points).all() or np.ptp(points, axis=0).max() < 1e-6:
         raise InputError("points: at least two different, finite ones are needed")
@@ -74,8 +74,7 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -
     if residual > _MAX_RESIDUAL:
         raise InputError(
             f"landmarks lie {residual:.0f} pixels from the template's shape; the order is left "
-            f"eye, right eye, nose, "
-            "left and right corner of the mouth, as seen in the picture"
+            "eye, right eye, nose, left and right corner of the mouth, as seen in the picture"
         )
     to_crop = similarity(landmarks, TEMPLATE * (size / TEMPLATE_SIZE))
     to_photo = np.linalg.inv(to_crop[:, :2])

@@ -60,8 +60,8 @@ class Report:
             share = len(self.single_image) / self.num_identities
             lines.append(
                 f"{len(self.single_image)} identities ({share:.0%}) have one image, which teaches "
-                f"nothing about what "
-                f"varies within a person; the first is {printable(self.single_image[0])}"
+                "nothing about what varies within a person; the first is "
+                f"{printable(self.single_image[0])}"
             )
         if self.exact_duplicates:
             extra = sum(len(group) - 1 for group in self.exact_duplicates)
@@ -79,8 +79,7 @@ class Report:
             first_group = self.across_identities[0]
             lines.append(
                 f"{len(self.across_identities)} of these copies are under different identities, so "
-                f"labels are wrong or "
-                f"people are listed twice; the first: images {first_group}"
+                f"labels are wrong or people are listed twice; the first: images {first_group}"
             )
         if self.odd_sizes:
             count = sum(self.odd_sizes.values())
@@ -88,14 +87,13 @@ class Report:
             wanted = f"{self.size[1]}×{self.size[0]}"
             lines.append(
                 f"{count} images are not {wanted}, most often {width}×{height}; they will be cut "
-                f"and scaled"
+                "and scaled"
             )
         if not self.aligned:
             lines.append(
                 "the average image has no eyes where aligned crops have them; look at the contact "
-                "sheet, and align "
-                "the images (python -m experiments.convert --landmarks or --detect) if they are "
-                "photographs"
+                "sheet, and align the images (python -m experiments.convert --landmarks or "
+                "--detect) if they are photographs"
             )
         return lines
 

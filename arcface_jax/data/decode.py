@@ -160,7 +160,7 @@ def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
     if image.mode == "F":
         raise InputError(
             f"{name}: floating-point pixels have no agreed range; save the image with 8 bits a "
-            f"channel"
+            "channel"
         )
     if image.has_transparency_data:
         image = image.convert("RGBA")

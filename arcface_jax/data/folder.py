@@ -47,8 +47,7 @@ class FolderSource(EncodedSource):
         if loose:
             raise InputError(
                 f"{self._tree.where(loose[0])}: {len(loose)} image(s) directly in the root belong "
-                f"to no identity; "
-                "put each identity's images in a folder of its own"
+                "to no identity; put each identity's images in a folder of its own"
             )
         folders = [path.rpartition("/")[0] for path in self._paths]
         self.identity_names: Sequence[str] = sort_identities(set(folders))

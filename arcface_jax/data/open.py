@@ -19,8 +19,8 @@ from arcface_jax.errors import InputError
 
 KINDS = (
     "a folder or zip file of identity/image.jpg, train.rec (or its folder), a list (.csv, .tsv, "
-    ".txt, .lst), "
-    "Parquet or .tar file(s), a .bin verification set, a prepared TFDS folder, or tfds:NAME"
+    ".txt, .lst), Parquet or .tar file(s), a .bin verification set, a prepared TFDS folder, or "
+    "tfds:NAME"
 )
 
 
@@ -120,7 +120,7 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
         if not hasattr(source, "path"):
             raise InputError(
                 f"{specification}: {place} has no file names that a pair list could mean; use a "
-                f"folder"
+                "folder"
             )
         if pathlib.Path(pair_file).is_dir():
             pairs, labels = read_cfp_pairs(pair_file, source), cfp_labels(source)

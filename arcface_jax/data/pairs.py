@@ -103,9 +103,8 @@ def draw_pairs(labels: np.ndarray, num_pairs: int, seed: int, num_folds: int = 1
     if per_fold == 0:
         raise InputError(
             f"num_pairs: {num_pairs} wanted in {num_folds} folds, but the data have "
-            f"{blocks.num_same_pairs} same and "
-            f"{blocks.num_different_pairs} different pairs and each fold needs one of each; use "
-            f"fewer folds or more"
+            f"{blocks.num_same_pairs} same and {blocks.num_different_pairs} different pairs and "
+            "each fold needs one of each; use fewer folds or more"
         )
     rng = np.random.default_rng(seed)
     parts = _disjoint_parts(blocks, num_folds, per_fold, rng)
@@ -257,6 +256,6 @@ def _check_labels(labels: np.ndarray) -> np.ndarray:
     if labels.ndim != 1 or labels.size == 0 or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(
             f"labels: shape {labels.shape}, dtype {labels.dtype}; give a non-empty vector of "
-            f"integers"
+            "integers"
         )
     return labels

@@ -96,8 +96,8 @@ class BatchIterator(Iterator[Batch]):
         """
         if state["plan"] != self._plan:
             raise InputError(
-                f"the saved data state is of {state['plan']}, this run has {self._plan}; "
-                "resume with the same data, seed, batch size and image size, or start a new run"
+                f"the saved data state is of {state['plan']}, this run has {self._plan}; resume "
+                "with the same data, seed, batch size and image size, or start a new run"
             )
         self.close()
         self._step = int(state["step"])
@@ -263,7 +263,7 @@ class _BatchReader:
                 unreadable.append(str(error))
         raise InputError(
             f"{unreadable[-1]}; and the {len(unreadable) - 1} images before it cannot be decoded "
-            f"either"
+            "either"
         )
 
 

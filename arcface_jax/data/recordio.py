@@ -50,10 +50,8 @@ class RecordIOSource(EncodedSource):
         if outside.any():
             raise InputError(
                 f"{index}: key {self._keys[outside][0]} at offset {self._offsets[outside][0]} is "
-                f"no place in the "
-                f"{len(self._file)} bytes of {rec}: that is cut short, or the index is another's; "
-                f"restore it, or "
-                "delete the index to have it rebuilt"
+                f"no place in the {len(self._file)} bytes of {rec}: that is cut short, or the "
+                "index is another's; restore it, or delete the index to have it rebuilt"
             )
         values = self._read_labels()
         unique, labels = np.unique(values, return_inverse=True)
@@ -119,7 +117,7 @@ class RecordIOSource(EncodedSource):
             where = self._file.where(int(identities[wrong][0]))
             raise InputError(
                 f"{where}: holds {ranges[wrong][0]} where a range of image keys is due; the file "
-                f"is damaged"
+                "is damaged"
             )
         starts, stops = np.searchsorted(self._image_keys, ranges.astype(np.int64)).T
         filled = starts < stops
@@ -232,7 +230,7 @@ def _parse_lst_line(columns: list[str], where: str) -> ListLine:
     if len(columns) not in (3, 7, 17):
         raise InputError(
             f"{where}: {len(columns)} columns; aligned, path, label [, 4 of a box [, 10 of "
-            f"landmarks]] are due"
+            "landmarks]] are due"
         )
     try:
         landmarks = (

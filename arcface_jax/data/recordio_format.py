@@ -276,7 +276,7 @@ def pack(labels: float | Sequence[float], id: int, payload: bytes = b"") -> byte
     if not np.array_equal(stored, values):
         raise InputError(
             f"record {id}: label {values[stored != values][0]:.0f} is not exact in float32, use "
-            f"less than 2²⁴"
+            "less than 2²⁴"
         )
     if np.ndim(labels) == 0:
         return _HEADER.pack(0, float(stored[0]), id, 0) + payload

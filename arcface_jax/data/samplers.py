@@ -85,8 +85,7 @@ class Balanced:
         if min(identities, images) < 1 or identities > self._images.num_identities:
             raise InputError(
                 f"identities = {identities}, images = {images}: a batch needs at least 1 of each, "
-                f"and no more "
-                f"identities than the {self._images.num_identities} there are"
+                f"and no more identities than the {self._images.num_identities} there are"
             )
         self._per_batch, self._each = identities, images
         self._identities = _EndlessShuffle(self._images.num_identities, seed + 1)

@@ -35,9 +35,8 @@ def split_identities(source: FaceSource, test_fraction: float, seed: int) -> tup
     if min(test_count, count - test_count) < 2:
         raise InputError(
             f"test_fraction = {test_fraction} of {count} identities leaves {count - test_count} "
-            f"for training and "
-            f"{test_count} for testing; each side needs at least 2, so add identities or change "
-            f"test_fraction"
+            f"for training and {test_count} for testing; each side needs at least 2, so add "
+            "identities or change test_fraction"
         )
     is_test = np.zeros(count, bool)
     is_test[np.random.default_rng(seed).permutation(count)[:test_count]] = True

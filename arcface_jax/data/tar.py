@@ -52,8 +52,7 @@ class TarSource(EncodedSource):
                 if not identity:
                     raise InputError(
                         f"{archive}:{printable(name)}: no identity; put the image in a folder of "
-                        f"its identity, or its "
-                        f"identity into {printable(stem)}.cls"
+                        f"its identity, or its identity into {printable(stem)}.cls"
                     )
                 self._places.append((number, name, offset, size))
                 identities.append(identity)
@@ -108,13 +107,13 @@ def _index(path: str) -> tuple[list[tuple[str, int, int]], dict[str, str]]:
                 if not 0 <= member.size <= length - member.offset_data:
                     raise InputError(
                         f"{path}: member {printable(member.name)} is longer than the archive; it "
-                        f"is cut off"
+                        "is cut off"
                     )
                 if extension.lower() in EXTENSIONS:
                     if member.size > MAX_FILE_BYTES:
                         raise InputError(
                             f"{path}: image {printable(member.name)} of {member.size} bytes; "
-                            f"remove it"
+                            "remove it"
                         )
                     images.append((member.name, member.offset_data, member.size))
                 elif extension.lower() in _IDENTITY_EXTENSIONS and member.size <= _LONGEST_IDENTITY:

@@ -29,7 +29,7 @@ class Subset:
         if len(indices) and (indices.min() < 0 or indices.max() >= len(source)):
             raise InputError(
                 f"indices {indices.min()} … {indices.max()} are outside a source of {len(source)} "
-                f"images"
+                "images"
             )
         self.source = source
         self.indices = indices

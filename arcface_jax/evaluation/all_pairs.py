@@ -36,7 +36,7 @@ def all_pairs_roc(
     if labels.shape != (len(embeddings),):
         raise InputError(
             f"labels: shape {labels.shape} for {len(embeddings)} embeddings; give one identity a "
-            f"row"
+            "row"
         )
     same_scores: list[np.ndarray] = []
     different = HighestScores(keep)

@@ -30,7 +30,7 @@ def class_centres(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) 
     if not counts.all():
         raise InputError(
             f"labels: class {int(np.argmin(counts))} of {num_classes} has no embedding; renumber "
-            f"the classes"
+            "the classes"
         )
     order = np.argsort(labels, kind="stable")
     starts = np.cumsum(counts) - counts

@@ -97,7 +97,7 @@ def pair_replicates(
     if np.shape(first_identity) != np.shape(second_identity):
         raise InputError(
             f"second_identity: {len(second_identity)} for {len(first_identity)} pairs; give one an "
-            f"image of each pair"
+            "image of each pair"
         )
     names, numbers = np.unique(
         np.concatenate([first_identity, second_identity]), return_inverse=True
@@ -118,7 +118,7 @@ def pair_replicates(
         else:
             raise InputError(
                 f"same: {len(names)} identities are too few to resample; most draws lose a kind of "
-                f"pair"
+                "pair"
             )
         yield weights
 
@@ -279,7 +279,7 @@ def mean_identification_intervals(
         if probe_labels.shape != search.rank.shape:
             raise InputError(
                 f"probe_labels: shape {probe_labels.shape} for {len(search.rank)} probes; give one "
-                f"each"
+                "each"
             )
     unknown = np.stack([~search.enrolled for search in searches], axis=1)
     _, kinds = np.unique(unknown, axis=0, return_inverse=True)

@@ -29,7 +29,7 @@ def check_scores(scores: np.ndarray, name: str = "scores") -> np.ndarray:
         position = int(np.argmax(invalid))
         raise InputError(
             f"{name}: element {position} of {len(scores)} is {scores[position]}; remove or repair "
-            f"it"
+            "it"
         )
     return scores
 
@@ -57,7 +57,7 @@ def check_weights(weights: np.ndarray, length: int, name: str = "weights") -> np
     if weights.shape != (length,):
         raise InputError(
             f"{name}: shape {weights.shape}, but there are {length} scores; give one weight per "
-            f"pair"
+            "pair"
         )
     invalid = ~(np.isfinite(weights) & (weights >= 0))
     if invalid.any():
@@ -123,6 +123,6 @@ def check_embeddings(
             row = int(np.argmax(invalid))
             raise InputError(
                 f"{name}: row {numbers[row]} has norm {norms[row]:.4g}, not 1; normalise the rows "
-                f"first"
+                "first"
             )
     return embeddings

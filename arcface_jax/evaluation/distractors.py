@@ -67,7 +67,7 @@ def distractor_identification(
     if not kept_sizes or list(kept_sizes) != sorted(set(kept_sizes)) or kept_sizes[0] < 1:
         raise InputError(
             f"sizes: {tuple(sizes)} of {len(distractors)} distractors; give ascending numbers "
-            f"within them"
+            "within them"
         )
     if len(probe_labels) != len(probes):
         raise InputError(

@@ -49,7 +49,7 @@ def open_set_roc(search: Search, max_rank: int = 1) -> Roc:
         kind = "unknown" if not unknown.any() else "enrolled"
         raise InputError(
             f"search: no probe is of an {kind} person, so TPIR at FPIR is undefined; add such "
-            f"probes"
+            "probes"
         )
     found = enrolled & (search.rank <= max_rank)
     return roc_from_kinds(
@@ -157,7 +157,7 @@ def published_tpir(
         probe = int(np.argmax(mate_count != 1))
         raise InputError(
             f"probe_labels: probe {probe} has {mate_count[probe]} mates; this rule needs exactly "
-            f"one"
+            "one"
         )
     highest = np.sort(others.values())[::-1]
     return {fpir: float(np.mean(mate > highest[count - 1])) for fpir, count in allowed.items()}

@@ -78,7 +78,7 @@ def error_versus_reject(
     if not len(first) == len(second) == len(scores):
         raise InputError(
             f"first, second: {len(first)} and {len(second)} for {len(scores)} scores; give one "
-            f"each a pair"
+            "each a pair"
         )
     wanted = np.asarray(fractions, np.float64)
     if len(wanted) < 2 or not (np.diff(wanted) > 0).all() or wanted[0] < 0 or wanted[-1] >= 1:

@@ -78,7 +78,7 @@ def roc_curve(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None =
         kind = "same" if num_same == 0 else "different"
         raise InputError(
             f"same: none of the {len(scores)} pairs is a {kind} pair, so there is no ROC; give "
-            f"both kinds"
+            "both kinds"
         )
     return Roc(thresholds, false_accepts, true_accepts, num_different.item(), num_same.item())
 
@@ -108,9 +108,8 @@ def roc_from_kinds(
     if num_same < max(len(same_scores), 1) or num_different < max(len(different_scores), 1):
         raise InputError(
             f"num_same, num_different: {num_same}, {num_different}, but {len(same_scores)} same "
-            f"and "
-            f"{len(different_scores)} different scores were given; give at least one pair of each "
-            f"kind"
+            f"and {len(different_scores)} different scores were given; give at least one pair of "
+            "each kind"
         )
     scores = check_scores(np.concatenate([same_scores, different_scores]))
     thresholds, true_accepts, false_accepts = _count_accepts(
@@ -173,7 +172,7 @@ def operating_point(roc: Roc, far: float, rule: Rule = "nearest") -> int:
     if not roc.complete and far > roc.far[-1]:
         raise InputError(
             f"far: {far:g} lies beyond the kept tail, which ends at {roc.far[-1]:g}; keep more of "
-            f"the highest scores"
+            "the highest scores"
         )
     if rule == "at_most":
         return int(np.searchsorted(roc.far, far, side="right")) - 1

@@ -127,7 +127,7 @@ def evaluate_set(data: EmbeddedSet, options: Options) -> SetResult:
     if labels.shape != (len(raw),):
         raise InputError(
             f"{data.name}: {len(raw)} embeddings but labels of shape {labels.shape}; give one an "
-            f"image"
+            "image"
         )
     unit = unit_embeddings(raw, f"{data.name}: embeddings")
     pairs = choose_pairs(data, labels, options.resampling.seed)
@@ -216,7 +216,7 @@ def resampled_clusters(
     if pairs.num_folds < 2:
         raise InputError(
             f"{data.name}: neither identities nor folds are known, so no interval can be had; give "
-            f"a list in folds"
+            "a list in folds"
         )
     folds = fold_numbers(len(pairs), pairs.num_folds)
     return folds, folds

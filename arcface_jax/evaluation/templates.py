@@ -117,7 +117,7 @@ def pool_templates(
     if empty.any():
         raise InputError(
             f"features: template {ids[np.argmax(empty)]} sums to zero and has no direction; check "
-            f"its images"
+            "its images"
         )
     return Templates(ids, unit_embeddings(summed, "templates"))
 
@@ -137,7 +137,7 @@ def _check_images(
     if mirrored is not None and mirrored.shape != features.shape:
         raise InputError(
             f"mirrored: shape {mirrored.shape}, but features has {features.shape}; give one row "
-            f"each"
+            "each"
         )
 
 

@@ -104,13 +104,11 @@ def too_few_pairs(num_different: int, far: float) -> str | None:
     if expected < 3:
         return (
             f"{num_different:,} different pairs cannot tell whether the FAR is below {far:g} at "
-            f"all; "
-            f"collect at least {wanted}"
+            f"all; collect at least {wanted}"
         )
     return (
         f"{num_different:,} different pairs give about {expected:.0f} false accepts at FAR "
-        f"{far:g}, so the true rate "
-        f"may be off by more than 30 %; collect at least {wanted}"
+        f"{far:g}, so the true rate may be off by more than 30 %; collect at least {wanted}"
     )
 
 

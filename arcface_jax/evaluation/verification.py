@@ -95,7 +95,7 @@ def combine_flip(
     if embedding.shape != mirrored.shape:
         raise InputError(
             f"mirrored: shape {mirrored.shape}, but embedding has {embedding.shape}; give one row "
-            f"each"
+            "each"
         )
     if rule == "add":
         return unit_embeddings(embedding + mirrored, "embedding + mirrored")
@@ -118,7 +118,7 @@ def pair_similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     if first.shape != second.shape:
         raise InputError(
             f"second: shape {second.shape}, but first has {first.shape}; give one row per pair in "
-            f"each"
+            "each"
         )
     return np.einsum("pd,pd->p", first, second, dtype=np.float64)
 

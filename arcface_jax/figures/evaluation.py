@@ -171,7 +171,7 @@ def pair_sheet(
     ):
         raise InputError(
             f"first, second: {first.dtype} of shapes {first.shape} and {second.shape}; give uint8 "
-            f"[P, height, width, 3]"
+            "[P, height, width, 3]"
         )
     if len(scores) != len(first) or len(first) == 0:
         raise InputError(

@@ -36,8 +36,8 @@ def inversion_figure(
             or len(images) != len(notes)
         ):
             raise InputError(
-                f"{name}: {images.dtype} of shape {images.shape} for {len(notes)} notes; "
-                "give uint8 [P, height, width, 3] and one note a person"
+                f"{name}: {images.dtype} of shape {images.shape} for {len(notes)} notes; give "
+                "uint8 [P, height, width, 3] and one note a person"
             )
     height, width = rows[0][1].shape[1:3]
     with style():

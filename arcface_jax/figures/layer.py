@@ -104,9 +104,8 @@ def _table(axes: Axes, steps: LayerSteps, margin: float, scale: float) -> None:
         0.5,
         47,
         f"An example: N = 1, D = {EMBEDDINGS.shape[1]}, C = {len(CLASS_WEIGHTS)};  x = "
-        f"({_numbers(EMBEDDINGS[0])}), "
-        f"‖x‖ = {steps.embedding_norms[0]:g};  m = {margin:g} rad = {np.degrees(margin):.1f}°,  s "
-        f"= {scale:g}",
+        f"({_numbers(EMBEDDINGS[0])}), ‖x‖ = {steps.embedding_norms[0]:g};  m = {margin:g} rad = "
+        f"{np.degrees(margin):.1f}°,  s = {scale:g}",
         va="center",
         fontsize=10,
     )

@@ -33,8 +33,7 @@ def plane_figure(
     if not fits or len(labels) != len(plane) or len(names) != len(centres):
         raise InputError(
             f"plane {plane.shape}, labels [{len(labels)}], centres {centres.shape}, names "
-            f"[{len(names)}] do not fit; "
-            "give [N, 2], [N], [C, 2] and [C]"
+            f"[{len(names)}] do not fit; give [N, 2], [N], [C, 2] and [C]"
         )
     with style():
         figure = new_figure(7.0, 6.2)

@@ -96,7 +96,7 @@ def animate_angles(angles: Angles, path: pathlib.Path, frames_per_second: int = 
         if sorted(moments) != steps:
             raise InputError(
                 f"angles: {name} has the steps {sorted(moments)}, not {steps}; give the same for "
-                f"all"
+                "all"
             )
     densities = {
         name: {step: angle_density(angles[name][step], _GRID) for step in steps} for name in angles

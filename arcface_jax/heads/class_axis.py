@@ -78,8 +78,8 @@ class ClassAxis:
         wanted = shard_rows(self.num_classes, self.size)
         if rows != wanted:
             raise InputError(
-                f"class_weights has {rows} rows on each of {self.size} devices; "
-                f"{self.num_classes} classes need {wanted}"
+                f"class_weights has {rows} rows on each of {self.size} devices; {self.num_classes} "
+                f"classes need {wanted}"
             )
 
     def first_class(self) -> Any:
@@ -127,6 +127,6 @@ def class_axis(axis_name: AxisName | None, num_classes: int | None, rows: int) -
     if axis_name is not None and num_classes is None:
         raise InputError(
             f"num_classes is None with axis_name {axis_name!r}; pass the number on all devices "
-            f"together"
+            "together"
         )
     return ClassAxis(axis_name, rows if num_classes is None else num_classes)

@@ -302,7 +302,7 @@ def fused_head_step(
     if sample is not None and repeat_axis is not None:
         raise InputError(
             f"repeat_axis is {repeat_axis!r} with a sample; split the classes over both axes "
-            f"instead"
+            "instead"
         )
     axis = class_axis(axis_name, num_classes, state.weights.shape[0])
     axis.check_rows(state.weights.shape[0])

@@ -47,7 +47,7 @@ def class_means(embeddings: jax.Array, labels: jax.Array, num_classes: int) -> j
     if lost.size:
         raise InputError(
             f"identity {lost[0]} has no embedding with a direction; give every new identity one or "
-            f"more"
+            "more"
         )
     return means
 

@@ -49,8 +49,8 @@ def unshard_classes(shards: jax.Array, num_classes: int) -> jax.Array:
     count, height = shards.shape[:2]
     if height != shard_rows(num_classes, count):
         raise InputError(
-            f"{count} shards of {height} rows do not hold {num_classes} classes; "
-            f"they need {shard_rows(num_classes, count)} rows each"
+            f"{count} shards of {height} rows do not hold {num_classes} classes; they need "
+            f"{shard_rows(num_classes, count)} rows each"
         )
     full = shard_sizes(num_classes, count).count(height)
     tail = shards.shape[2:]

@@ -128,8 +128,8 @@ class ModelCard:
             f"# {self.name}",
             "",
             f"{self.network}, {self.parameters:,} parameters. uint8 RGB images [N, {height}, "
-            f"{width}, 3] in, unit "
-            f"embeddings [N, {self.embedding_size}] out; preprocessing is part of the model.",
+            f"{width}, 3] in, unit embeddings [N, {self.embedding_size}] out; preprocessing is "
+            "part of the model.",
             "",
             f"- Exported from: {self.source}",
             f"- Options: {', '.join(f'{key} {value}' for key, value in self.options.items())}",

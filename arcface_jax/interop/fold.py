@@ -41,8 +41,8 @@ class FoldedBackbone:
         """
         if train:
             raise TypeError(
-                "a folded network has no batch statistics to train with; train the network it came "
-                "from"
+                "a folded network has no batch statistics to train with; train the network it "
+                "came from"
             )
 
         def replace(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:

@@ -280,7 +280,6 @@ def _number(node: Any, constants: dict[str, np.ndarray]) -> float:
     ):
         raise InputError(
             f"node {node.name or node.output[0]} ({node.op_type}) comes before the first layer and "
-            f"is no arithmetic "
-            "of the pixels with one number"
+            "is no arithmetic of the pixels with one number"
         )
     return float(operand.reshape(-1)[0])

@@ -62,7 +62,7 @@ def load_stablehlo(
     if platform not in exported.platforms:
         raise InputError(
             f"{path}: is for {', '.join(exported.platforms)}, but this is {platform}; export it "
-            f"again"
+            "again"
         )
     if (
         len(exported.in_avals) != 1

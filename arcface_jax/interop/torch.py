@@ -116,8 +116,8 @@ def read_class_weights(paths: Sequence[str | os.PathLike[str]], embedding_size: 
         head, _ = _class_weights(_find_state_dict(read_torch_file(path)), embedding_size)
         if head is None:
             raise InputError(
-                f"{path}: no classifier for {embedding_size}-d embeddings; "
-                f"looked for a matrix called {', '.join(_HEAD_KEYS)}"
+                f"{path}: no classifier for {embedding_size}-d embeddings; looked for a matrix "
+                f"called {', '.join(_HEAD_KEYS)}"
             )
         parts.append(head)
     return np.concatenate(parts)

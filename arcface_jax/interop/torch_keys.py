@@ -78,8 +78,7 @@ def naming_of(backbone: nn.Module) -> Naming:
         return _vit_naming
     raise InputError(
         f"backbone {type(backbone).__name__}: no PyTorch project is known that has it with these "
-        f"options; "
-        "export to ONNX or StableHLO"
+        "options; export to ONNX or StableHLO"
     )
 
 

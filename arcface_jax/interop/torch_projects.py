@@ -77,8 +77,7 @@ def guess_project(naming: str, prefix: str, weights: Weights) -> str:
         if prefix != "model.":
             raise UnknownProjectError(
                 "project: several projects name their weights like this and some of them expect "
-                "BGR; say which it is "
-                f"by --project, in Python by project=: {', '.join(PROJECTS)}"
+                f"BGR; say which it is by --project, in Python by project=: {', '.join(PROJECTS)}"
             )
         return "adaface"
     return "arcface_torch"
@@ -155,7 +154,7 @@ def _ir(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module, tuple[int
         if channels[2:] != (3, 3) or not 0 <= stage < 4:
             raise InputError(
                 f"body.{number}.res_layer.1.weight: shape {channels}; bottleneck blocks are not "
-                f"supported"
+                "supported"
             )
         stages[stage] += 1
     excitation = f"body.0.res_layer.{6 if inner_norm else 5}.fc1.weight"

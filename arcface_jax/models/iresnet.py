@@ -194,8 +194,8 @@ class IResNet(nn.Module):
                 if self.embedding_size != x.shape[-1]:
                     raise InputError(
                         f"embedding_size: {self.embedding_size}, but output option A gives the "
-                        f"{x.shape[-1]} channels "
-                        "of the last stage; take that size, or another option"
+                        f"{x.shape[-1]} channels of the last stage; take that size, or another "
+                        "option"
                     )
                 return x
             x = nn.Dropout(self.dropout, deterministic=not train)(x)

@@ -143,8 +143,8 @@ class Checkpoints:
                 else f"the checkpoint of step {last} is complete"
             )
             raise InputError(
-                f"checkpoints {self.folder}: cannot be written ({_reason(error)}); {left}: "
-                "make room there, or make it writable, and give the same command again"
+                f"checkpoints {self.folder}: cannot be written ({_reason(error)}); {left}: make "
+                "room there, or make it writable, and give the same command again"
             ) from error
 
     def metadata(self, step: int) -> dict[str, Any]:
@@ -203,9 +203,8 @@ class Checkpoints:
             if saved.get(name) != wanted.get(name):
                 raise InputError(
                     f"checkpoint {self.folder / str(step)} does not fit this configuration: {name} "
-                    f"is "
-                    f"{saved.get(name, 'absent')}, wanted {wanted.get(name, 'absent')}; use the "
-                    f"run's own config.json"
+                    f"is {saved.get(name, 'absent')}, wanted {wanted.get(name, 'absent')}; use the "
+                    "run's own config.json"
                 )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         state = self._read(step, state=ocp.args.StandardRestore(abstract)).state

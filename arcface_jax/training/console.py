@@ -91,9 +91,8 @@ class ConsoleReporter:
         if not abs(seen - expected) <= _SURPRISE * expected:
             self._console.print(
                 "[yellow]These differ. Likely causes: labels out of step with the images, "
-                "embeddings that are all "
-                "alike, pixels normalised twice, or a loss.scale or loss.margin other than "
-                "meant.[/yellow]"
+                "embeddings that are all alike, pixels normalised twice, or a loss.scale or "
+                "loss.margin other than meant.[/yellow]"
             )
 
     def progress(self, step: int, metrics: dict[str, float]) -> None:
@@ -115,17 +114,15 @@ class ConsoleReporter:
             self._bad_steps = metrics["bad_steps"]
             self.says(
                 f"step {step}: {self._bad_steps:.0f} steps so far had a loss or gradient that is "
-                f"not finite, and "
-                "were skipped"
+                "not finite, and were skipped"
             )
         if not self._console.is_terminal and (
             step == self._total or time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES
         ):
             self._printed = time.monotonic()
             self._console.print(
-                f"step {step}/{self._total}  loss {loss:.3f}  accuracy {accuracy:.1%}  rate "
-                f"{rate:.2g}  "
-                f"{speed:.0f} images/s  data wait {wait:.0%}  {memory}".rstrip(),
+                f"step {step}/{self._total}  loss {loss:.3f}  accuracy {accuracy:.1%}  "
+                f"rate {rate:.2g}  {speed:.0f} images/s  data wait {wait:.0%}  {memory}".rstrip(),
                 highlight=False,
             )
 
@@ -141,8 +138,7 @@ class ConsoleReporter:
             )
             self._console.print(
                 f"Verification, {what}{_in_words(name)}: accuracy {own[BEST_BY]:.2%} ± "
-                f"{own['accuracy_std']:.2%}, "
-                f"AUC {own['auc']:.4f}{so_far}",
+                f"{own['accuracy_std']:.2%}, AUC {own['auc']:.4f}{so_far}",
                 markup=False,
             )
 
@@ -175,7 +171,7 @@ def print_plan(console: Console, setup: Setup) -> None:
             "Held out" if held_out else "Verified on",
             (
                 f"{len(tested.images):,} images of {len(tested.images.identity_names):,} other "
-                f"identities"
+                "identities"
                 if held_out
                 else f"{escape(tested.name)}, {len(tested.images):,} images"
             )
@@ -188,8 +184,7 @@ def print_plan(console: Console, setup: Setup) -> None:
     table.add_row(
         "Model",
         f"{config.model.name}, width {config.model.width}, {config.model.embedding_size}-d "
-        f"embedding: "
-        f"{parameters:,} parameters{classes}",
+        f"embedding: {parameters:,} parameters{classes}",
     )
     expected = program.objective.expected_initial_loss(
         data.num_classes, config.model.embedding_size
@@ -240,8 +235,8 @@ def print_plan(console: Console, setup: Setup) -> None:
         )
     if data.skipped:
         console.print(
-            f"[yellow]{len(data.skipped):,} images cannot be decoded and are left out; "
-            f"the first: {escape(data.skipped[0])}[/yellow]"
+            f"[yellow]{len(data.skipped):,} images cannot be decoded and are left out; the first: "
+            f"{escape(data.skipped[0])}[/yellow]"
         )
 
 

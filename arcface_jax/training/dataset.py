@@ -98,8 +98,7 @@ def open_source(config: DataConfig, seed: int) -> FaceSource:
         if getattr(config, name) != getattr(DataConfig, name):
             raise InputError(
                 f"data.{name} {getattr(config, name)} draws synthetic faces, and does nothing with "
-                f"source "
-                f"{config.source}; leave it at {getattr(DataConfig, name)}"
+                f"source {config.source}; leave it at {getattr(DataConfig, name)}"
             )
     return FolderSource(config.root) if config.source == "folder" else open_path(config.root)
 
@@ -114,8 +113,7 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     if min(config.size) < 16:
         raise InputError(
             f"data.image_size {config.image_size}, image_width {config.image_width}: too small; 16 "
-            f"is the least, 112 "
-            "the published size"
+            "is the least, 112 the published size"
         )
     check_between("data.test_fraction", config.test_fraction, 0.0, 1.0)
     if config.test_fraction == 0 and not config.verify:
@@ -173,7 +171,7 @@ def create_sampler(config: DataConfig, source: FaceSource, batch_size: int, seed
         if config.images_each != DataConfig.images_each:
             raise InputError(
                 f"data.images_each {config.images_each} does nothing with sampler shuffled; leave "
-                f"it out"
+                "it out"
             )
         return Shuffled(len(source), batch_size, seed)
     labels = np.asarray(source.labels)
@@ -182,7 +180,7 @@ def create_sampler(config: DataConfig, source: FaceSource, batch_size: int, seed
     if config.images_each < 1 or batch_size % config.images_each:
         raise InputError(
             f"data.images_each {config.images_each} must divide run.batch_size {batch_size} with "
-            f"sampler balanced"
+            "sampler balanced"
         )
     return Balanced(labels, batch_size // config.images_each, config.images_each, seed)
 

@@ -105,7 +105,7 @@ class _Run:
         if saved["data_fingerprint"] != self.setup.data.fingerprint:
             raise InputError(
                 f"checkpoint {newest} of {self.checkpoints.folder} was trained on other data; use "
-                f"a new folder"
+                "a new folder"
             )
         self.verifications = {
             int(step): numbers for step, numbers in saved["verifications"].items()
@@ -213,10 +213,9 @@ class _Run:
         where = f"; {diagnose(place).first_bad()}" if jax.process_count() == 1 else ""
         raise InputError(
             f"loss or gradient was not finite in {in_a_row} steps in a row, up to step "
-            f"{step}{where}. Nothing was "
-            f"learnt from them. See python -m experiments.replay {place}; lower "
-            f"--optimiser.learning-rate, lengthen "
-            "--optimiser.warmup or set --optimiser.clip, and start anew"
+            f"{step}{where}. Nothing was learnt from them. See python -m experiments.replay "
+            f"{place}; lower --optimiser.learning-rate, lengthen --optimiser.warmup or set "
+            "--optimiser.clip, and start anew"
         )
 
     def tell_unreadable(self) -> None:

@@ -73,7 +73,7 @@ def create_objective(
     if head.update == "fused" and rule.learns_from_norms:
         raise InputError(
             f"head.update fused has no loss.name {loss.name}, whose margin has a gradient; use "
-            f"optimiser"
+            "optimiser"
         )
     softmax = MarginSoftmax(
         rule,
@@ -180,8 +180,7 @@ def _check_head(loss: LossConfig, head: HeadConfig, optimiser: OptimiserConfig) 
     if optimiser.name != "sgd" or optimiser.clip is not None:
         raise InputError(
             "head.update fused updates rows by SGD as their gradient is formed: it needs "
-            "--optimiser.name sgd, and no "
-            "optimiser.clip; or use --head.update optimiser"
+            "--optimiser.name sgd, and no optimiser.clip; or use --head.update optimiser"
         )
     if head.unsampled != default.unsampled and head.sample_rate == 1.0:
         raise InputError(

@@ -50,7 +50,7 @@ def create_schedule(config: OptimiserConfig, steps: int, batch_size: int) -> opt
     if config.drops != OptimiserConfig.drops:
         raise InputError(
             f"optimiser.drops {config.drops} does nothing with schedule {config.schedule}; leave "
-            f"it out"
+            "it out"
         )
     make = {
         "cosine": cosine_schedule,
@@ -105,7 +105,7 @@ def _base(config: OptimiserConfig, schedule: optax.Schedule) -> optax.GradientTr
         if config.options:
             raise InputError(
                 f"optimiser.options {config.options} are for other optimisers; set momentum and "
-                f"decay"
+                "decay"
             )
         return sgd(
             schedule, momentum=config.momentum, weight_decay=config.weight_decay, decay=config.decay
@@ -114,12 +114,12 @@ def _base(config: OptimiserConfig, schedule: optax.Schedule) -> optax.GradientTr
     if not inspect.isfunction(make) or "learning_rate" not in inspect.signature(make).parameters:
         raise InputError(
             f"optimiser.name {config.name}: optax has no such optimiser; try sgd, adamw, lamb or "
-            f"lion"
+            "lion"
         )
     if config.momentum != OptimiserConfig.momentum:
         raise InputError(
             f"optimiser.momentum {config.momentum} is sgd's; give that of {config.name} by "
-            f"--optimiser.options, as JSON"
+            "--optimiser.options, as JSON"
         )
     options = _options(config)
     known = inspect.signature(make).parameters

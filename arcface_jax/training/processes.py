@@ -33,7 +33,7 @@ def join_processes() -> None:
         missing = ", ".join(name for name in (ADDRESS, COUNT, NUMBER) if name not in given)
         raise InputError(
             f"run.distributed: {', '.join(given)} set, but not {missing}; set all three in every "
-            f"process"
+            "process"
         )
     if count is not None and number is not None and not 0 <= number < count:
         raise InputError(
@@ -51,9 +51,9 @@ def join_processes() -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise InputError(
-            f"run.distributed: the other processes cannot be joined "
-            f"({str(error).splitlines()[0]}); start each under "
-            f"SLURM, a TPU pod or Open MPI, or with {ADDRESS}, {COUNT} and {NUMBER} set"
+            "run.distributed: the other processes cannot be joined "
+            f"({str(error).splitlines()[0]}); start each under SLURM, a TPU pod or Open MPI, or "
+            f"with {ADDRESS}, {COUNT} and {NUMBER} set"
         ) from error
 
 
@@ -79,8 +79,7 @@ def leave(error: BaseException) -> NoReturn:
     sys.stdout.flush()
     print(
         f"error: this process cannot go on with the others ({str(error).splitlines()[0][:160]}); "
-        f"where all have ended, "
-        "give the same command again: it goes on from the newest checkpoint",
+        "where all have ended, give the same command again: it goes on from the newest checkpoint",
         file=sys.stderr,
         flush=True,
     )

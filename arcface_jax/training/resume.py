@@ -103,6 +103,6 @@ def newest_readable(
     if steps:
         raise InputError(
             f"checkpoints {checkpoints.folder}: none could be read; start anew in another "
-            f"--run.folder"
+            "--run.folder"
         )
     return None

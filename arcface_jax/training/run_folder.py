@@ -68,15 +68,14 @@ class RunFolder:
             if self.changes and config.run.resume != "changed":
                 raise InputError(
                     f"run.folder {path} holds a run of another configuration "
-                    f"({'; '.join(self.changes)}); choose "
-                    f"another folder, go on with its own (--config {path / CONFIG_FILE} "
-                    f"--run.folder {path}), or "
-                    "change it on the way with --run.resume changed"
+                    f"({'; '.join(self.changes)}); choose another folder, go on with its own "
+                    f"(--config {path / CONFIG_FILE} --run.folder {path}), or change it on the way "
+                    "with --run.resume changed"
                 )
         elif config.run.resume == "changed":
             raise InputError(
                 f"run.folder {path} holds no run to go on with; check the path, or leave out "
-                f"--run.resume"
+                "--run.resume"
             )
         if jax.process_index() > 0:
             return

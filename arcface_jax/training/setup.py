@@ -209,8 +209,7 @@ def _check_run(run: RunConfig) -> None:
     if run.profile and run.steps < PROFILE_AFTER + run.profile:
         raise InputError(
             f"run.profile {run.profile} begins after step {PROFILE_AFTER}, and run.steps is "
-            f"{run.steps}; give at least "
-            f"{PROFILE_AFTER + run.profile} steps"
+            f"{run.steps}; give at least {PROFILE_AFTER + run.profile} steps"
         )
     if run.statistics == "local" and run.parallel == "jit":
         raise InputError(
@@ -228,14 +227,12 @@ def _check_accumulation(config: Config) -> None:
     if config.head.update == "fused":
         raise InputError(
             f"run.accumulate {config.run.accumulate} with head.update fused would update the class "
-            f"rows in every part; "
-            "use --head.update optimiser"
+            "rows in every part; use --head.update optimiser"
         )
     if config.loss.name == "triplet":
         raise InputError(
             f"run.accumulate {config.run.accumulate} with loss.name triplet leaves no pairs of one "
-            f"person in a part; "
-            "leave it out"
+            "person in a part; leave it out"
         )
 
 
@@ -248,7 +245,7 @@ def _devices(run: RunConfig) -> list[jax.Device]:
     if run.devices is not None and jax.process_count() > 1 and run.devices != len(available):
         raise InputError(
             f"run.devices {run.devices}: several processes use all {len(available)} of their "
-            f"devices"
+            "devices"
         )
     return available[: run.devices]
 
@@ -276,7 +273,7 @@ def prepare(config: Config) -> Setup:
     ):
         raise InputError(
             f"data.images_each {config.data.images_each}: loss.name triplet needs 2 or more of a "
-            f"person"
+            "person"
         )
     sampler = create_sampler(config.data, data.train, batch_size, config.run.seed)
     return Setup(create_program(config, data.num_classes), data, sampler)

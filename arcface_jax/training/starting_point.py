@@ -26,7 +26,7 @@ def check_exists(path: str) -> pathlib.Path:
     if not place.exists():
         raise InputError(
             f"model.init {path}: no such file or folder; give a run, a PyTorch checkpoint or an "
-            f".onnx file"
+            ".onnx file"
         )
     return place
 
@@ -56,9 +56,8 @@ def start_from(path: str, state: TrainState, pixels: PixelConvention) -> TrainSt
         ) as error:  # only of networks that no --model.name is, whichever the project
             raise InputError(
                 f"model.init {path}: its weights are named as in AdaFace's and CurricularFace's "
-                f"own networks, and no "
-                "--model.name is one of these; give a checkpoint of the network that --model.name "
-                "says"
+                "own networks, and no --model.name is one of these; give a checkpoint of the "
+                "network that --model.name says"
             ) from error
         variables, trained_on = dict(model.variables), model.pixels
     if trained_on != pixels:
@@ -94,9 +93,8 @@ def _fitted(path: str, what: str, given: Any, wanted: Any) -> Any:
         if shapes[0] != shapes[1]:
             raise InputError(
                 f"model.init {path}: {what}/{name} is {shapes[0]}, this run's model has "
-                f"{shapes[1]}; "
-                "set --model.name, --model.width, --model.embedding-size and --data.image-size to "
-                "the trained model's"
+                f"{shapes[1]}; set --model.name, --model.width, --model.embedding-size and "
+                "--data.image-size to the trained model's"
             )
     placed = [
         jax.device_put(jnp.asarray(have[name], want[name].dtype), want[name].sharding)

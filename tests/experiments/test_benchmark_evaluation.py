@@ -20,9 +20,8 @@ from experiments.benchmark_evaluation import (
 )
 
 SIZES = (
-    "--pairs 100 --roc-pairs 100 300 --templates 50 --template-pairs 300 --same-pairs 30 --gallery "
-    "200 --probes 20 "
-    "--dimension 8 --rounds 3"
+    "--pairs 100 --roc-pairs 100 300 --templates 50 --template-pairs 300 --same-pairs 30 "
+    "--gallery 200 --probes 20 --dimension 8 --rounds 3"
 )
 
 

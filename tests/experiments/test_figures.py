@@ -71,8 +71,8 @@ def test_all_leaves_out_what_needs_a_file(type_command, registry, tmp_path):
         (["circle"], "no figure is called 'circle'"),
         (
             ["of_a_file"],
-            "figure 'of_a_file' needs arguments; python -m experiments.figures of_a_file -- --help "
-            "tells",
+            "figure 'of_a_file' needs arguments; python -m experiments.figures of_a_file -- "
+            "--help tells",
         ),
         (
             ["plain", "several", "--", "--width", "2"],

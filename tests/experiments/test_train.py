@@ -121,10 +121,8 @@ def test_a_browser_shows_the_summary_with_every_picture(command, people):
     page = pathlib.Path("here/summary.html").resolve()
     probe = (
         "<script>onload=()=>{const i=[...document.images];document.title='seen "
-        "'+i.filter(p=>p.naturalWidth>300&&"
-        "p.getBoundingClientRect().width>300).length+' wide "
-        "'+(document.documentElement.scrollWidth>innerWidth)}"
-        "</script>"
+        "'+i.filter(p=>p.naturalWidth>300&&p.getBoundingClientRect().width>300).length+' wide "
+        "'+(document.documentElement.scrollWidth>innerWidth)}</script>"
     )
     (page.parent / "probed.html").write_text(page.read_text() + probe)
     options = [
