@@ -1,11 +1,11 @@
 """ArcFace, additive angular margin loss for face recognition, in JAX and Flax.
 
-The names below are the public core; the rest is imported from its module, for
-instance `arcface_jax.evaluation.verification` or `arcface_jax.data.folder`.
+The names below are what a notebook needs first; every loss object is in `arcface_jax.losses`, every
+way to go over many classes in `arcface_jax.heads`.
 """
 
+from arcface_jax.cosine import arcface_logits, cosine_logits, normalise_rows
 from arcface_jax.errors import InputError
-from arcface_jax.logits import arcface_logits, cosine_logits, normalise_rows
 from arcface_jax.losses import (
     expected_initial_loss,
     margin_softmax_loss,

@@ -19,8 +19,8 @@ from arcface_jax.errors import InputError
 from arcface_jax.figures.benchmark import head_growth
 from arcface_jax.figures.style import save
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
-from arcface_jax.heads.partial import hard_classes, partition_recall
-from arcface_jax.heads.planner import HeadSize, compile_step, predicted_memory
+from arcface_jax.heads.sampling import hard_classes, partition_recall
+from arcface_jax.training.head_plan import HeadSize, compile_step, predicted_memory
 from arcface_jax.heads.sampling import sample_classes
 from arcface_jax.heads.traffic import collective_bytes
 from experiments.benchmark_report import (

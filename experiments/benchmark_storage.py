@@ -14,7 +14,7 @@ from rich.table import Table
 from arcface_jax.figures.benchmark import loss_by_storage
 from arcface_jax.figures.style import save
 from arcface_jax.heads.fused import HeadState, fused_head_step, init_head
-from arcface_jax.heads.row_optimisers import RowSgd
+from arcface_jax.heads.fused import RowSgd
 from experiments.benchmark_report import Former, Report, ratio_of_rounds
 
 STORAGES = {

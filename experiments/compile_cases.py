@@ -11,7 +11,7 @@ import itertools
 import time
 from typing import Any
 
-from arcface_jax.heads.planner import planned_bytes
+from arcface_jax.training.head_plan import planned_bytes
 from arcface_jax.training.abstract import abstract_program, trace_step
 from arcface_jax.training.config import Config
 from experiments.measured_process import serve

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from arcface_jax.errors import InputError
 from arcface_jax.heads.fused import HeadState
-from arcface_jax.heads.planner import HeadSize, compile_step, predicted_operations
+from arcface_jax.training.head_plan import HeadSize, compile_step, predicted_operations
 from experiments.measured_process import serve
 
 CASES = {

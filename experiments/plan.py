@@ -19,7 +19,7 @@ from rich.table import Table
 
 from arcface_jax.errors import InputError
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
-from arcface_jax.heads.planner import (
+from arcface_jax.training.head_plan import (
     HeadSize,
     compiled_memory,
     predicted_memory,

@@ -19,7 +19,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angles import angle_statistics
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.models.embed import embed_images, make_embed_function
-from arcface_jax.subcenter import dominant_centres, subcenter_counts, within_angle
+from arcface_jax.losses.subcenter import dominant_centres, subcenter_counts, within_angle
 from arcface_jax.training.checkpoints import Checkpoints
 from arcface_jax.training.config import Config, DataConfig
 from arcface_jax.training.dataset import RunData, create_sampler, load_data

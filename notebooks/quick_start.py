@@ -39,7 +39,7 @@ from arcface_jax.figures.evaluation import score_histogram
 from arcface_jax.figures.ridges import angle_ridges
 from arcface_jax.figures.samples import contact_sheet
 from arcface_jax.figures.style import save
-from arcface_jax.logits import cosine_logits
+from arcface_jax.cosine import cosine_logits
 from arcface_jax.margins import arcface
 from arcface_jax.models.embed import embed_images, make_embed_function, mirror
 from arcface_jax.models.registry import create

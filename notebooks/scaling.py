@@ -53,10 +53,10 @@ from arcface_jax.heads import (
     sharded_margin_softmax_loss,
     unshard_classes,
 )
-from arcface_jax.heads.class_axis import shard_rows
+from arcface_jax.heads.shards import shard_rows
 from arcface_jax.heads.planner import HeadSize, compiled_memory, predicted_memory
 from arcface_jax.heads.traffic import collective_bytes
-from arcface_jax.logits import row_norms
+from arcface_jax.cosine import row_norms
 
 try:
     from IPython.display import Image

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from arcface_jax.adaptive import (
+from arcface_jax.errors import InputError
+from arcface_jax.losses import (
     AdaFaceState,
     CurricularFaceState,
     adaface_init,
@@ -27,9 +28,8 @@ from arcface_jax.adaptive import (
     magface_margins,
     magface_psi,
     magface_regulariser,
+    margin_softmax_loss,
 )
-from arcface_jax.errors import InputError
-from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.margins import arcface, cosface
 
 ROWS, CLASSES, DIM = 8, 5, 6

@@ -12,17 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arcface_jax.adaptive import (
+from arcface_jax.cosine import arcface_logits, row_norms
+from arcface_jax.losses import (
     AdaFaceState,
     CurricularFaceState,
     adaface_loss,
+    angular_triplet_loss,
+    combination_loss,
     curricularface_loss,
     elastic_margins,
     elasticface_loss,
+    inter_penalty,
+    intra_penalty,
     magface_loss,
+    margin_softmax_loss,
+    normface_loss,
+    softmax_loss,
+    sphereface2_loss,
+    uniface_loss,
 )
-from arcface_jax.logits import arcface_logits, row_norms
-from arcface_jax.losses import margin_softmax_loss, normface_loss, softmax_loss
 from arcface_jax.margins import (
     arcface,
     cm1,
@@ -33,13 +41,6 @@ from arcface_jax.margins import (
     sphereface,
     sphereface_original,
 )
-from arcface_jax.pairwise import (
-    angular_triplet_loss,
-    combination_loss,
-    inter_penalty,
-    intra_penalty,
-)
-from arcface_jax.unified import sphereface2_loss, uniface_loss
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional

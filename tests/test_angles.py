@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arcface_jax.angles import angle, guarded_sine, multiple_angle, straight_through
+from arcface_jax.cosine import angle
+from arcface_jax.margins import guarded_sine, multiple_angle, straight_through
 
 
 def test_angle_is_arccos_with_a_finite_slope():

@@ -10,25 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arcface_jax.adaptive import (
+from arcface_jax.cosine import arcface_logits, cosine_logits
+from arcface_jax.losses import (
     AdaFaceState,
     CurricularFaceState,
     adaface_loss,
+    angular_triplet_loss,
+    combination_loss,
     curricularface_loss,
     elasticface_loss,
     magface_loss,
-)
-from arcface_jax.logits import arcface_logits, cosine_logits
-from arcface_jax.losses import (
     margin_cross_entropy,
     margin_softmax_loss,
     normface_loss,
     softmax_loss,
+    sphereface2_loss,
+    uniface_loss,
 )
+from arcface_jax.losses.subcenter import dominant_centres, subcenter_counts, within_angle
 from arcface_jax.margins import NAMED_MARGINS, PAST_PI, annealed, arcface, class_wise, combined
-from arcface_jax.pairwise import angular_triplet_loss, combination_loss
-from arcface_jax.subcenter import dominant_centres, subcenter_counts, within_angle
-from arcface_jax.unified import sphereface2_loss, uniface_loss
 
 BATCHES, ROWS, CLASSES, DIM = 2, 6, 5, 8
 

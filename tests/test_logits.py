@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from jax.test_util import check_grads
 
+from arcface_jax.cosine import arcface_logits, cosine_logits, normalise_rows, row_norms
 from arcface_jax.errors import InputError
-from arcface_jax.logits import arcface_logits, cosine_logits, normalise_rows, row_norms
 
 laws = settings(max_examples=20, deadline=None)
 

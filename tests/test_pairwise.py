@@ -7,14 +7,14 @@ import pytest
 from jax.test_util import check_grads
 
 from arcface_jax.errors import InputError
-from arcface_jax.losses import margin_softmax_loss
-from arcface_jax.margins import arcface, normface
-from arcface_jax.pairwise import (
+from arcface_jax.losses import (
     angular_triplet_loss,
     combination_loss,
     inter_penalty,
     intra_penalty,
+    margin_softmax_loss,
 )
+from arcface_jax.margins import arcface, normface
 
 triplet = jax.jit(angular_triplet_loss, static_argnames=("margin", "mining"))
 

@@ -7,7 +7,7 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.losses import margin_softmax_loss
-from arcface_jax.subcenter import dominant_centres, subcenter_counts, within_angle
+from arcface_jax.losses.subcenter import dominant_centres, subcenter_counts, within_angle
 
 
 def noisy_set(seed=0, dim=32):

@@ -9,14 +9,14 @@ import pytest
 from jax.test_util import check_grads
 
 from arcface_jax.errors import InputError
-from arcface_jax.margins import arcface
-from arcface_jax.unified import (
+from arcface_jax.losses import (
     power_similarity,
     sphereface2_bias,
     sphereface2_loss,
     uniface_bias,
     uniface_loss,
 )
+from arcface_jax.margins import arcface
 
 
 def batch(seed=0, rows=6, classes=5, dim=8):

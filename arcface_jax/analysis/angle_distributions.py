@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax.arguments import check_between, check_positive
+from arcface_jax.cosine import normalise_rows
 from arcface_jax.errors import InputError
-from arcface_jax.logits import normalise_rows
 from arcface_jax.margins import Psi
 
 

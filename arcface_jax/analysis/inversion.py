@@ -20,8 +20,8 @@ import numpy as np
 import optax
 
 from arcface_jax.arguments import check_between, check_floating, check_positive
+from arcface_jax.cosine import normalise_rows, row_norms
 from arcface_jax.errors import InputError
-from arcface_jax.logits import normalise_rows, row_norms
 
 
 class LayerStatistics(NamedTuple):

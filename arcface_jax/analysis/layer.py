@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arcface_jax.cosine import arcface_logits, cosine_logits, row_norms, take_target, target_mask
 from arcface_jax.errors import InputError
-from arcface_jax.logits import arcface_logits, cosine_logits, row_norms, take_target, target_mask
 from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.margins import arcface, softmax_on_sphere
 

@@ -50,12 +50,13 @@ class Chunks:
         return self.count - 1 - done
 
 
-def split_classes(classes: int, chunk: int) -> Chunks:
-    """As few chunks of at most `chunk` classes as cover them, of nearly equal size.
+def split_classes(classes: int, chunk: int | None) -> Chunks:
+    """As few chunks of at most `chunk` classes as cover them, of nearly equal size; one for None.
 
     Raises:
       InputError: for a chunk below 1.
     """
+    chunk = classes if chunk is None else chunk
     if chunk < 1:
         raise InputError(f"chunk is {chunk}; pass a number of classes, 1 or more")
     count = max(1, math.ceil(classes / chunk))

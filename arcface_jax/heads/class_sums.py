@@ -1,20 +1,22 @@
-"""What a margin softmax needs of the classes: four numbers an example, from one pass over the class
-weights.
+"""What sums over classes: a few numbers an example, from one pass over the class weights.
 
 The margin touches the true class's cosine alone. So the loss is a function of [N] arrays: that
-cosine, and sums over the wrong classes. `class_sums` forms them chunk by chunk, forwards and
-backwards, with no more than [N, chunk] logits alive; psi, whatever it is, stays outside and is
-differentiated as any other function of [N].
+cosine, and sums over the wrong classes, by which every class but the example's own is meant.
+`class_sums` forms them from all cosines at once, or chunk by chunk, forwards and backwards, with
+no more than [N, chunk] logits alive. psi, whatever it is, stays outside and is differentiated as
+any other function of [N].
 """
 
 import dataclasses
 import functools
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arcface_jax.cosine import inverse_norms
 from arcface_jax.heads.chunks import (
     Chunks,
     over_chunks,
@@ -24,9 +26,6 @@ from arcface_jax.heads.chunks import (
     varying_axes,
     write_rows,
 )
-from arcface_jax.logits import inverse_norms
-
-SHIFTS = ("running", "fixed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,39 +33,40 @@ class SumOptions:
     """How to form the sums; static.
 
     Attributes:
-      chunk: the most classes at a time.
-      shift: "running" subtracts the largest logit so far before exponentials; "fixed" subtracts s,
-        which no logit of a wrong class exceeds: one reduction less, but a row all of whose wrong
-        classes have cosθ < 1 − 87/s is lost.
+      chunk: the most classes at a time; None for all at once, their cosines kept for the backward
+        pass, which is then differentiated by JAX as often and in whichever mode one likes.
       cosine_sum: whether Σ cosθ_j is wanted.
+      nearest_wrong: whether the largest cosine of a wrong class is wanted.
       scale_gradient: whether the scale is to be differentiated.
-      filter_threshold: wrong classes with a cosine above this are left out.
+      filter_threshold: wrong classes with a cosine above this are left out of the sums.
       precision: of the matrix products.
     """
 
-    chunk: int
-    shift: str = "running"
+    chunk: int | None
     cosine_sum: bool = False
+    nearest_wrong: bool = False
     scale_gradient: bool = False
     filter_threshold: float | None = None
     precision: jax.lax.PrecisionLike = "highest"
 
 
 class ClassSums(NamedTuple):
-    """For each of N examples, over the classes at hand; the wrong ones are those but y that no
-    filter leaves out.
+    """For each of N examples, over the classes at hand.
 
     Attributes:
       target: cosθ_y, 0 where y is not among the classes.
       log_partition: ln Σ e^{s·cosθ_j} over the wrong classes, −inf where there is none.
       cosine_sum: Σ cosθ_j over the wrong classes (0 unless asked for).
       wrong_classes: how many wrong classes there are (0 unless the cosine sum is asked for).
+      nearest_wrong: the largest cosine of a wrong class, filtered or not (−2 where there is none,
+        or unless asked for); no gradient.
     """
 
     target: jax.Array
     log_partition: jax.Array
     cosine_sum: jax.Array
     wrong_classes: jax.Array
+    nearest_wrong: jax.Array
 
 
 class ChunkView(NamedTuple):
@@ -80,15 +80,15 @@ class ChunkView(NamedTuple):
 
 def view_chunk(unit: jax.Array, rows: jax.Array, precision: jax.lax.PrecisionLike) -> ChunkView:
     """Cosines of unit embeddings [N, D] with the rows of a chunk, [c, D] or [c, K, D]."""
+    chex.assert_rank([unit, rows], [2, {2, 3}])
     size, dim = rows.shape[0], rows.shape[-1]
     centres = rows.shape[1] if rows.ndim == 3 else 1
     if centres > 1:
         rows = jnp.moveaxis(rows, 1, 0)
     rows = rows.reshape(centres * size, dim)
     inverse = inverse_norms(jnp.sum(rows * rows, axis=-1))
-    every = (jnp.einsum("nd,cd->nc", unit, rows, precision=precision) * inverse).reshape(
-        -1, centres, size
-    )
+    every = jnp.einsum("nd,cd->nc", unit, rows, precision=precision) * inverse
+    every = every.reshape(-1, centres, size)
     return ChunkView(rows, inverse, every, every[:, 0] if centres == 1 else jnp.max(every, axis=1))
 
 
@@ -99,9 +99,8 @@ def pull_back_chunk(
     shape: tuple[int, ...],
     precision: jax.lax.PrecisionLike,
 ) -> tuple[jax.Array, jax.Array]:
-    """From dL/dcosθ [N, c] to (dL/d unit embeddings [N, D], dL/d rows of `shape`, [c, D] or [c,
-    K, D]).
-    """
+    """From dL/dcosθ [N, c] to (dL/d unit embeddings [N, D], dL/d rows of `shape`)."""
+    chex.assert_equal_shape([slopes, view.cosine])
     centres = view.every_cosine.shape[1]
     if centres == 1:
         every = slopes[:, None, :]
@@ -126,16 +125,56 @@ def masks(
     labels: jax.Array,
     valid: Any,
     filter_threshold: float | None,
-) -> tuple[jax.Array, jax.Array]:
-    """Which of a chunk's cosines [N, c] belong to the true class, and which to a wrong class
-    that counts.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Which of a chunk's cosines [N, c] are the true class's, a wrong class's, and one's that
+    counts in the sums.
     """
     classes, fresh = chunks.classes_of(index, valid)
     target = (labels[:, None] == classes) & fresh
     wrong = ~target & fresh
-    if filter_threshold is not None:
-        wrong &= view.cosine <= filter_threshold
-    return target, wrong
+    kept = wrong if filter_threshold is None else wrong & (view.cosine <= filter_threshold)
+    return target, wrong, kept
+
+
+def _whole(
+    options: SumOptions,
+    unit: jax.Array,
+    weights: jax.Array,
+    labels: jax.Array,
+    scale: jax.Array,
+    valid: jax.Array,
+) -> ClassSums:
+    """The sums from all cosines at once."""
+    chunks = split_classes(weights.shape[0], None)
+    view = view_chunk(unit, weights.astype(unit.dtype), options.precision)
+    target, wrong, kept = masks(view, chunks, 0, labels, valid, options.filter_threshold)
+    scale = jnp.broadcast_to(scale, unit.shape[:1])
+    logits = scale[:, None] * view.cosine
+    lowest = -jax.lax.stop_gradient(scale)
+    largest = jax.lax.stop_gradient(jnp.max(jnp.where(kept, logits, lowest[:, None]), axis=1))
+    # Masked before the exponential too, for a cosine that is not kept may be any number.
+    shifted = jnp.where(kept, logits - largest[:, None], -jnp.inf)
+    partition = jnp.sum(jnp.exp(shifted), axis=1)
+    zeros = jnp.zeros_like(scale)
+    return ClassSums(
+        target=jnp.sum(jnp.where(target, view.cosine, 0.0), axis=1),
+        log_partition=log_partition(largest, partition),
+        cosine_sum=jnp.sum(jnp.where(kept, view.cosine, 0.0), axis=1)
+        if options.cosine_sum
+        else zeros,
+        wrong_classes=jnp.sum(kept, axis=1, dtype=zeros.dtype) if options.cosine_sum else zeros,
+        nearest_wrong=_largest(view.cosine, wrong) if options.nearest_wrong else zeros - 2.0,
+    )
+
+
+def _largest(cosine: jax.Array, where: jax.Array) -> jax.Array:
+    return jnp.max(jnp.where(where, jax.lax.stop_gradient(cosine), -2.0), axis=1)
+
+
+def log_partition(shift: jax.Array, partition: jax.Array) -> jax.Array:
+    """shift + ln(partition); −inf, without a gradient, where nothing was summed."""
+    nothing = partition <= 0.0
+    return jnp.where(nothing, -jnp.inf, shift + jnp.log(jnp.where(nothing, 1.0, partition)))
 
 
 def _forward(
@@ -146,35 +185,36 @@ def _forward(
     scale: jax.Array,
     valid: jax.Array,
 ) -> ClassSums:
+    """The sums chunk by chunk; the largest logit so far is subtracted before exponentials."""
     chunks = split_classes(weights.shape[0], options.chunk)
     axes = varying_axes(unit, weights, labels, scale, valid)
     zeros = jnp.zeros(unit.shape[0], unit.dtype)
     scale = jnp.broadcast_to(scale, zeros.shape)
-    start = (-scale if options.shift == "running" else scale, zeros, zeros, zeros, zeros)
+    start = (-scale, zeros, zeros, zeros, zeros, zeros - 2.0)
 
     def add_chunk(
         index: Any, weights: jax.Array, carry: tuple[jax.Array, ...]
     ) -> tuple[jax.Array, ...]:
-        shift, partition, target, cosine_sum, count = carry
+        shift, partition, target, cosine_sum, count, nearest = carry
         rows = read_rows(weights, chunks.start(index), chunks.size, unit.dtype)
         view = view_chunk(unit, rows, options.precision)
-        is_target, wrong = masks(view, chunks, index, labels, valid, options.filter_threshold)
+        is_target, wrong, kept = masks(view, chunks, index, labels, valid, options.filter_threshold)
         target += jnp.sum(jnp.where(is_target, view.cosine, 0.0), axis=1)
         logits = scale[:, None] * view.cosine
-        if options.shift == "running":
-            largest = jnp.maximum(shift, jnp.max(jnp.where(wrong, logits, -scale[:, None]), axis=1))
-            partition = partition * jnp.exp(shift - largest)
-            shift = largest
-        partition += jnp.sum(jnp.where(wrong, jnp.exp(logits - shift[:, None]), 0.0), axis=1)
+        largest = jnp.maximum(shift, jnp.max(jnp.where(kept, logits, -scale[:, None]), axis=1))
+        exponentials = jnp.where(kept, jnp.exp(logits - largest[:, None]), 0.0)
+        partition = partition * jnp.exp(shift - largest) + jnp.sum(exponentials, axis=1)
         if options.cosine_sum:
-            cosine_sum += jnp.sum(jnp.where(wrong, view.cosine, 0.0), axis=1)
-            count += jnp.sum(wrong, axis=1, dtype=count.dtype)
-        return shift, partition, target, cosine_sum, count
+            cosine_sum += jnp.sum(jnp.where(kept, view.cosine, 0.0), axis=1)
+            count += jnp.sum(kept, axis=1, dtype=count.dtype)
+        if options.nearest_wrong:
+            nearest = jnp.maximum(nearest, _largest(view.cosine, wrong))
+        return largest, partition, target, cosine_sum, count, nearest
 
-    shift, partition, target, cosine_sum, count = over_chunks(
+    shift, partition, target, cosine_sum, count, nearest = over_chunks(
         chunks, weights, add_chunk, vary_over(axes, start)
     )
-    return ClassSums(target, shift + jnp.log(partition), cosine_sum, count)
+    return ClassSums(target, log_partition(shift, partition), cosine_sum, count, nearest)
 
 
 class Slopes(NamedTuple):
@@ -189,36 +229,28 @@ class Slopes(NamedTuple):
 
 
 def cosine_slopes(
-    slopes: Slopes, cosine: jax.Array, scale: jax.Array, is_target: jax.Array, wrong: jax.Array
+    slopes: Slopes, cosine: jax.Array, scale: jax.Array, is_target: jax.Array, kept: jax.Array
 ) -> jax.Array:
     """dL/dcosθ of a chunk, [N, c]."""
-    # No wrong class's is above 1. The others, and all of a row whose sum is lost, may overflow: 0·∞
-    # would be NaN.
+    # No class that is kept is above 1. The others may overflow: 0·∞ would be NaN.
     p = jnp.exp(jnp.minimum(scale[:, None] * cosine - slopes.log_partition[:, None], 0.0))
-    of_wrong = jnp.where(wrong, slopes.weight[:, None] * p + slopes.constant[:, None], 0.0)
+    of_wrong = jnp.where(kept, slopes.weight[:, None] * p + slopes.constant[:, None], 0.0)
     return jnp.where(is_target, slopes.target[:, None], of_wrong)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _class_sums(
-    options: SumOptions,
-    unit: jax.Array,
-    weights: jax.Array,
-    labels: jax.Array,
-    scale: jax.Array,
-    valid: jax.Array,
-) -> ClassSums:
-    return _forward(options, unit, weights, labels, scale, valid)
+def _chunked(options: SumOptions, *arguments: jax.Array) -> ClassSums:
+    return _forward(options, *arguments)
 
 
-def _class_sums_forward(
+def _chunked_forward(
     options: SumOptions, *arguments: jax.Array
 ) -> tuple[ClassSums, tuple[Any, ...]]:
     sums = _forward(options, *arguments)
     return sums, (*arguments, sums.log_partition)
 
 
-def _class_sums_backward(
+def _chunked_backward(
     options: SumOptions, saved: tuple[Any, ...], cotangents: ClassSums
 ) -> tuple[Any, ...]:
     unit, weights, labels, scale, valid, log_partition = saved
@@ -231,8 +263,7 @@ def _class_sums_backward(
         log_partition=jnp.where(jnp.isfinite(log_partition), log_partition, 0.0),
         constant=cotangents.cosine_sum,
     )
-    # The bits of bfloat16, because XLA's CPU compiler would convert all of the gradient to write
-    # one chunk of it.
+    # XLA's CPU compiler would convert all of a bfloat16 gradient to write one chunk: bits instead.
     stored = jnp.uint16 if weights.dtype == jnp.bfloat16 else weights.dtype
 
     def add_chunk(
@@ -241,17 +272,14 @@ def _class_sums_backward(
         of_unit, of_weights, of_scale = carry
         rows = read_rows(weights, chunks.start(index), chunks.size, unit.dtype)
         view = view_chunk(unit, rows, options.precision)
-        is_target, wrong = masks(view, chunks, index, labels, valid, options.filter_threshold)
-        slope = cosine_slopes(slopes, view.cosine, scales, is_target, wrong)
+        is_target, _, kept = masks(view, chunks, index, labels, valid, options.filter_threshold)
+        slope = cosine_slopes(slopes, view.cosine, scales, is_target, kept)
         of_unit_here, of_rows = pull_back_chunk(view, slope, unit, rows.shape, options.precision)
         if options.scale_gradient:
-            through_partition = jnp.where(wrong, slope - slopes.constant[:, None], 0.0)
+            through_partition = jnp.where(kept, slope - slopes.constant[:, None], 0.0)
             of_scale += jnp.sum(through_partition * view.cosine, axis=1)
-        return (
-            of_unit + of_unit_here,
-            write_rows(of_weights, of_rows, chunks.start(index)),
-            of_scale,
-        )
+        written = write_rows(of_weights, of_rows, chunks.start(index))
+        return of_unit + of_unit_here, written, of_scale
 
     start = (jnp.zeros_like(unit), jnp.zeros(weights.shape, stored), jnp.zeros_like(log_partition))
     start = vary_over(axes, start)
@@ -259,17 +287,12 @@ def _class_sums_backward(
     of_weights = jax.lax.bitcast_convert_type(of_weights, weights.dtype)
     # s·weight was differentiated by cosθ; by s it is cosθ·weight, hence the division.
     of_scale = of_scale / scales
-    of_scale = (
-        of_scale.astype(scale.dtype) if jnp.ndim(scale) else jnp.sum(of_scale).astype(scale.dtype)
-    )
-    no_gradient = (
-        np.zeros(labels.shape, jax.dtypes.float0),
-        np.zeros(valid.shape, jax.dtypes.float0),
-    )
-    return of_unit, of_weights, no_gradient[0], of_scale, no_gradient[1]
+    of_scale = (of_scale if jnp.ndim(scale) else jnp.sum(of_scale)).astype(scale.dtype)
+    none = tuple(np.zeros(array.shape, jax.dtypes.float0) for array in (labels, valid))
+    return of_unit, of_weights, none[0], of_scale, none[1]
 
 
-_class_sums.defvjp(_class_sums_forward, _class_sums_backward)
+_chunked.defvjp(_chunked_forward, _chunked_backward)
 
 
 def class_sums(
@@ -280,7 +303,10 @@ def class_sums(
     valid: Any,
     options: SumOptions,
 ) -> ClassSums:
-    """The sums over the first `valid` of the classes at hand, differentiable in reverse mode.
+    """The sums over the first `valid` of the classes at hand.
+
+    In chunks they are differentiable in reverse mode, once, and the backward pass forms each
+    chunk's cosines again: four products of N·C·D in all, against three.
 
     Args:
       unit: embeddings of length 1, [N, D], float32 or float64.
@@ -291,9 +317,13 @@ def class_sums(
       valid: how many rows count; an integer, which may be traced.
       options: how.
 
-    Returns: the sums, in the dtype of `unit`. The number of wrong classes has no gradient.
+    Returns: the sums, in the dtype of `unit`.
     """
+    chex.assert_rank([unit, weights, labels, scale], [2, {2, 3}, 1, {0, 1}])
+    chex.assert_equal_shape_prefix([unit, labels], 1)
     scale = jnp.asarray(scale, unit.dtype)
     valid = jnp.asarray(valid, jnp.int32)
     arguments = (unit, weights, labels.astype(jnp.int32), scale, valid)
-    return _class_sums(options, *vary_over(varying_axes(arguments), arguments))
+    if options.chunk is None:
+        return _whole(options, *arguments)
+    return _chunked(options, *vary_over(varying_axes(arguments), arguments))

@@ -1,9 +1,8 @@
-"""The head's whole step in one go: loss, gradient by embeddings, and the class weights updated, a
-chunk at a time.
+"""What fuses: loss, gradient by embeddings and the update of the class weights, chunk by chunk.
 
 A class-weight gradient is as large as the class weights. Here each chunk's is formed, used and
 dropped: two passes over the classes, the first for the partition function, the second for slopes
-  and updates, in place on donated buffers.
+and updates, in place on donated buffers.
 
 How it stays in place under XLA: each chunk of an optimiser's slots is written and then read again,
 behind a barrier, to update the weights. Otherwise the two writes are fused with each other's reads
@@ -11,12 +10,14 @@ and both arrays are copied, in every turn of the loop.
 `compiled.memory_analysis().temp_size_in_bytes` tells.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from arcface_jax.arguments import check_floating
+from arcface_jax.cosine import has_class
 from arcface_jax.errors import InputError
 from arcface_jax.heads.chunks import (
     DEFAULT_CHUNK,
@@ -28,7 +29,6 @@ from arcface_jax.heads.chunks import (
     varying_axes,
     write_rows,
 )
-from arcface_jax.heads.class_axis import AxisName, ClassAxis, class_axis
 from arcface_jax.heads.class_sums import (
     ClassSums,
     Slopes,
@@ -39,20 +39,41 @@ from arcface_jax.heads.class_sums import (
     pull_back_chunk,
     view_chunk,
 )
-from arcface_jax.heads.row_optimisers import RowOptimiser, RowSgd, Slots
 from arcface_jax.heads.sampling import ClassSample, places_in_sample, put_rows, take_rows
+from arcface_jax.heads.shards import AxisName, ClassAxis, class_axis
 from arcface_jax.heads.softmax import (
-    Batch,
-    check_options,
+    SharedBatch,
     compute_dtype,
     losses_from_sums,
     reduce_sums,
     share_batch,
+    sum_options,
 )
-from arcface_jax.logits import has_class
 from arcface_jax.margins import ARCFACE, Psi
 
 DTYPES = ("float32", "float64", "bfloat16")
+
+Slots = tuple[jax.Array, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSgd:
+    """SGD with momentum and weight decay: v ← μ·v + g + λ·w, w ← w − η·v.
+
+    The same as optax.chain(optax.add_decayed_weights(λ), optax.sgd(η, μ)). An update of a row needs
+    nothing but that row, so that a head can apply it chunk by chunk.
+
+    Attributes:
+      momentum: μ.
+      weight_decay: λ.
+    """
+
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def init(self, weights: jax.Array) -> Slots:
+        """A velocity of zero, one slot of the size of the weights."""
+        return (jnp.zeros_like(weights),)
 
 
 class HeadState(NamedTuple):
@@ -76,27 +97,31 @@ class HeadState(NamedTuple):
 
 
 class HeadStep(NamedTuple):
-    """What a step gives.
+    """What a step gives; of the examples, all before the update.
 
     Attributes:
       state: the new state.
-      loss: of each example, [n], before the update.
-      embedding_gradients: [n, D], of Σ example_weights·loss by the embeddings, before the update.
+      loss: of each example, [n].
+      embedding_gradients: [n, D], of the mean loss over all devices by the embeddings.
+      target_cosine: cosθ_y, [n].
+      hit: [n], whether no other class is as near.
     """
 
     state: HeadState
     loss: jax.Array
     embedding_gradients: jax.Array
+    target_cosine: jax.Array
+    hit: jax.Array
 
 
 def init_head(
-    class_weights: jax.Array, optimiser: RowOptimiser, *, dtype: Any = jnp.float32
+    class_weights: jax.Array, optimiser: RowSgd, *, dtype: Any = jnp.float32
 ) -> HeadState:
     """The state of a new head.
 
     Args:
       class_weights: [C, D] or [C, K, D]; on several devices, each one's shard.
-      optimiser: one of `arcface_jax.heads.row_optimisers`.
+      optimiser: what will make the updates.
       dtype: how weights and slots are kept: float32 or bfloat16 (float64 for tests).
 
     Returns: the state.
@@ -112,9 +137,7 @@ def init_head(
 
 
 class _Problem(NamedTuple):
-    """What the update of a chunk needs besides the chunk; `slopes` None means no gradient but
-    the optimiser's own.
-    """
+    """What the update of a chunk needs besides the chunk; `slopes` None: the gradient is 0."""
 
     unit: jax.Array
     labels: jax.Array
@@ -123,42 +146,34 @@ class _Problem(NamedTuple):
     valid: Any
 
 
-def _sweep(
+def _update_rows(
     state: HeadState,
     problem: _Problem,
     options: SumOptions,
-    optimiser: RowOptimiser,
+    optimiser: RowSgd,
     learning_rate: jax.Array,
     key: jax.Array | None,
-    repeat_axis: str | None,
 ) -> tuple[HeadState, jax.Array]:
     """Updates every chunk; also gives dL/d unit embeddings [N, D]."""
     chunks = split_classes(state.weights.shape[0], options.chunk)
-    unit, dtype, step = problem.unit, problem.unit.dtype, state.step + 1
+    unit, dtype = problem.unit, problem.unit.dtype
 
     def chunk_gradient(index: Any, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
         if problem.slopes is None:
             return jnp.zeros_like(unit), jnp.zeros_like(rows)
         view = view_chunk(unit, rows, options.precision)
-        is_target, wrong = masks(
+        is_target, _, kept = masks(
             view, chunks, index, problem.labels, problem.valid, options.filter_threshold
         )
-        slope = cosine_slopes(problem.slopes, view.cosine, problem.scales, is_target, wrong)
-        of_unit, gradient = pull_back_chunk(view, slope, unit, rows.shape, options.precision)
-        return of_unit, gradient if repeat_axis is None else jax.lax.psum(gradient, repeat_axis)
+        slope = cosine_slopes(problem.slopes, view.cosine, problem.scales, is_target, kept)
+        return pull_back_chunk(view, slope, unit, rows.shape, options.precision)
 
-    def update(
-        done: Any, carry: tuple[jax.Array, Slots, jax.Array]
-    ) -> tuple[jax.Array, Slots, jax.Array]:
-        weights, slots, of_unit = carry
+    def update(done: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        weights, velocity, of_unit = carry
         index = chunks.from_last(done)
         start = chunks.start(index)
         _, fresh = chunks.classes_of(index, problem.valid)
-        keys = (
-            [None] * (1 + len(slots))
-            if key is None
-            else jax.random.split(jax.random.fold_in(key, index), 1 + len(slots))
-        )
+        keys = [None] * 2 if key is None else jax.random.split(jax.random.fold_in(key, index), 2)
 
         def write(stored: jax.Array, new: jax.Array, old: jax.Array, key: Any) -> jax.Array:
             kept = jnp.where(fresh.reshape(-1, *[1] * (new.ndim - 1)), new, old)
@@ -167,67 +182,38 @@ def _sweep(
         def read(stored: jax.Array) -> jax.Array:
             return read_rows(stored, start, chunks.size, dtype)
 
-        rows, old_slots = read(weights), tuple(map(read, slots))
+        rows, old = read(weights), read(velocity)
         of_unit_here, gradient = chunk_gradient(index, rows)
-        new_slots = optimiser.advance(rows, gradient, old_slots)
-        slots = tuple(map(write, slots, new_slots, old_slots, keys[1:]))
-        slots, weights = jax.lax.optimization_barrier((slots, weights))
-        rows, new_slots = read(weights), tuple(map(read, slots))
-        moved = optimiser.move(rows, gradient, new_slots, learning_rate, step)
-        return write(weights, moved, rows, keys[0]), slots, of_unit + of_unit_here
+        new = optimiser.momentum * old + gradient + optimiser.weight_decay * rows
+        velocity = write(velocity, new, old, keys[1])
+        velocity, weights = jax.lax.optimization_barrier((velocity, weights))
+        rows = read(weights)
+        moved = rows - learning_rate * read(velocity)
+        return write(weights, moved, rows, keys[0]), velocity, of_unit + of_unit_here
 
     of_unit = vary_over(varying_axes(unit, state.weights), jnp.zeros_like(unit))
-    weights, slots, of_unit = jax.lax.fori_loop(
-        0, chunks.count, update, (state.weights, state.slots, of_unit)
+    weights, velocity, of_unit = jax.lax.fori_loop(
+        0, chunks.count, update, (state.weights, *state.slots, of_unit)
     )
-    return HeadState(weights, slots, step), of_unit
+    return HeadState(weights, (velocity,), state.step + 1), of_unit
 
 
 def _loss_and_slopes(
-    sums: ClassSums,
-    batch: Batch,
-    axis: ClassAxis,
-    psi: Psi,
-    smoothing: float,
-    example_weights: jax.Array,
+    sums: ClassSums, batch: SharedBatch, axis: ClassAxis, psi: Psi, smoothing: float
 ) -> tuple[jax.Array, Slopes]:
-    """This device's losses [n] and the slopes of all N examples, from this device's reduced
-    sums.
-    """
+    """This device's losses [n], and the slopes of the mean loss for all N examples."""
     valid = has_class(batch.labels, axis.num_classes)
 
-    def loss_of(target: jax.Array, log_partition: jax.Array, cosine_sum: jax.Array) -> jax.Array:
-        whole = ClassSums(target, log_partition, cosine_sum, sums.wrong_classes)
+    def loss_of(target: jax.Array, partition: jax.Array, cosine_sum: jax.Array) -> jax.Array:
+        whole = sums._replace(target=target, log_partition=partition, cosine_sum=cosine_sum)
         return losses_from_sums(whole, valid, psi, batch.scale, smoothing)
 
     loss, pull_back = jax.vjp(loss_of, *sums[:3])
-    of_target, of_partition, of_cosine_sum = pull_back(
-        vary_over(varying_axes(loss), example_weights)
-    )
-    log_partition = jnp.where(jnp.isfinite(sums.log_partition), sums.log_partition, 0.0)
-    slopes = jnp.stack(
-        [of_target, batch.scale * of_partition, log_partition, of_cosine_sum], axis=1
-    )
+    mean = jnp.full(loss.shape, 1.0 / (loss.size * axis.size), loss.dtype)
+    of_target, of_partition, of_cosine_sum = pull_back(vary_over(varying_axes(loss), mean))
+    finite = jnp.where(jnp.isfinite(sums.log_partition), sums.log_partition, 0.0)
+    slopes = jnp.stack([of_target, batch.scale * of_partition, finite, of_cosine_sum], axis=1)
     return loss, Slopes(*axis.gather(slopes).T)
-
-
-def _check_example_weights(
-    example_weights: jax.Array | None,
-    rows: int,
-    axis: ClassAxis,
-    repeat_axis: str | None,
-    dtype: Any,
-) -> jax.Array:
-    """1/N, N of all devices, unless given."""
-    if example_weights is None:
-        repeats = 1 if repeat_axis is None else jax.lax.axis_size(repeat_axis)
-        return jnp.full(rows, 1.0 / (rows * axis.size * repeats), dtype)
-    if jnp.shape(example_weights) != (rows,):
-        raise InputError(
-            f"example_weights has shape {jnp.shape(example_weights)}; pass one for each example, "
-            f"shape {(rows,)}"
-        )
-    return jnp.asarray(example_weights, dtype)
 
 
 def fused_head_step(
@@ -236,19 +222,16 @@ def fused_head_step(
     labels: jax.Array,
     learning_rate: Any,
     *,
-    optimiser: RowOptimiser = RowSgd(),  # noqa: B008 (frozen)
+    optimiser: RowSgd = RowSgd(),
     psi: Psi = ARCFACE,
     scale: Any = 64.0,
     label_smoothing: float = 0.0,
     filter_threshold: float | None = None,
-    example_weights: jax.Array | None = None,
     chunk: int = DEFAULT_CHUNK,
-    shift: str = "running",
     precision: jax.lax.PrecisionLike = "highest",
     rounding_key: jax.Array | None = None,
     axis_name: AxisName | None = None,
     num_classes: int | None = None,
-    repeat_axis: str | None = None,
     sample: ClassSample | None = None,
     update_unsampled: bool = True,
 ) -> HeadStep:
@@ -259,7 +242,7 @@ def fused_head_step(
     besides the state and O(N·(chunk + D)) nothing is held.
 
         step = jax.jit(functools.partial(fused_head_step, optimiser=RowSgd()), donate_argnums=0)
-        state, loss, embedding_gradients = step(state, embeddings, labels, learning_rate)
+        state, loss, embedding_gradients, _, _ = step(state, embeddings, labels, learning_rate)
 
     The backbone's gradient follows from `embedding_gradients` by its `jax.vjp`. In float32 the
     result is the plain optax step's to rounding; everything is computed in float32 whatever the
@@ -267,7 +250,7 @@ def fused_head_step(
 
     With a `sample` it is Partial FC: the softmax runs over the sample. `update_unsampled` says what
     happens to the other rows: updated with a gradient of zero, so that momentum and weight decay go
-    on (V2, and any plain optimiser), or left alone with their slots (V1).
+    on (V2, and any plain optimiser), or left alone with their velocity (V1).
 
     Args:
       state: from `init_head` or the last step.
@@ -275,22 +258,21 @@ def fused_head_step(
       labels: [N] integers in [0, C), or −1 for a row to ignore.
       learning_rate: η, a number or a traced scalar.
       optimiser: what makes the update; static.
-      psi, scale, label_smoothing, filter_threshold, chunk, shift, precision: as
-        `chunked_margin_softmax_loss` has them; where psi or scale depend on the embeddings,
-        `embedding_gradients` lack what comes through them.
-      example_weights: [N], what multiplies each loss in the objective; 1/N by default, N counted
-        over all devices.
+      psi: the margin; where it depends on the embeddings, `embedding_gradients` lack what comes
+        through it, and so for the scale.
+      scale: s > 0; a number, a scalar array or [N].
+      label_smoothing: ε in [0, 1].
+      filter_threshold: leave wrong classes whose cosine is above this out of the softmax.
+      chunk: the most classes at a time.
+      precision: of the matrix products.
       rounding_key: round bfloat16 storage at random with this key, new at every step; None rounds
         to nearest. In float32 it does nothing.
-      axis_name: the mapped axis that the classes are split over; see `sharded_margin_softmax_loss`.
+      axis_name: the mapped axis that classes and examples are split over, if any.
       num_classes: C of all devices together; needed with `axis_name`.
-      repeat_axis: a mapped axis that splits the batch further, over which the classes are repeated.
-        Each chunk's gradient is summed over it: that traffic is O(C·D/devices), as in any
-        data-parallel head.
       sample: from `sample_classes` or `hard_classes`.
       update_unsampled: V2 or V1.
 
-    Returns: the new state, losses and embedding gradients.
+    Returns: the new state, losses, gradients of their mean over all devices, and what was seen.
 
     Raises:
       InputError: for a wrong shape, dtype, label or option.
@@ -299,11 +281,6 @@ def fused_head_step(
       An et al., Partial FC, arXiv:2010.05222 (V1), arXiv:2203.15565 (V2). Gupta et al., Deep
       learning with limited numerical precision, arXiv:1502.02551, for stochastic rounding.
     """
-    if sample is not None and repeat_axis is not None:
-        raise InputError(
-            f"repeat_axis is {repeat_axis!r} with a sample; split the classes over both axes "
-            "instead"
-        )
     axis = class_axis(axis_name, num_classes, state.weights.shape[0])
     axis.check_rows(state.weights.shape[0])
     embeddings = check_floating("embeddings", embeddings, 2)
@@ -312,19 +289,16 @@ def fused_head_step(
             f"embeddings has shape {embeddings.shape} and the head's weights {state.weights.shape}"
         )
     dtype = compute_dtype(embeddings, state.weights)
-    options = check_options(
+    options = sum_options(
         chunk=chunk,
-        shift=shift,
         label_smoothing=label_smoothing,
         filter_threshold=filter_threshold,
         scale=scale,
         precision=precision,
-    )
-    example_weights = _check_example_weights(
-        example_weights, embeddings.shape[0], axis, repeat_axis, dtype
+        nearest_wrong=True,
     )
 
-    def shared(embeddings: jax.Array) -> tuple[jax.Array, Batch]:
+    def shared(embeddings: jax.Array) -> tuple[jax.Array, SharedBatch]:
         batch = share_batch(embeddings, labels, scale, axis, dtype)
         return batch.unit, batch
 
@@ -339,24 +313,23 @@ def fused_head_step(
 
     sums = class_sums(unit, part.weights, places, batch.all_scales, valid, options)
     sums = reduce_sums(sums, batch, axis, options)
-    loss, slopes = _loss_and_slopes(sums, batch, axis, psi, label_smoothing, example_weights)
+    loss, slopes = _loss_and_slopes(sums, batch, axis, psi, label_smoothing)
 
     if rounding_key is not None:
         rounding_key = jax.random.fold_in(rounding_key, axis.index())
     rate = jnp.asarray(learning_rate, dtype)
-    problem = _Problem(
-        unit, places, jnp.broadcast_to(batch.all_scales, (unit.shape[0],)), slopes, valid
-    )
-    part, of_unit = _sweep(part, problem, options, optimiser, rate, rounding_key, repeat_axis)
+    scales = jnp.broadcast_to(batch.all_scales, (unit.shape[0],))
+    problem = _Problem(unit, places, scales, slopes, valid)
+    part, of_unit = _update_rows(part, problem, options, optimiser, rate, rounding_key)
     if sample is not None:
         if update_unsampled:
-            # Reading the gradient makes this sweep wait for the sampled rows to have been taken;
-            # were it free to go first, all of the state would be copied for them.
+            # Reading the gradient makes this wait for the sampled rows to have been taken; were it
+            # free to go first, all of the state would be copied for them.
             here = jnp.where(jnp.isnan(of_unit[0, 0]), 0, axis.classes_here())
             idle = problem._replace(slopes=None, valid=here)
-            state, _ = _sweep(state, idle, options, optimiser, rate, rounding_key, None)
+            state, _ = _update_rows(state, idle, options, optimiser, rate, rounding_key)
         whole, cut = (state.weights, state.slots), (part.weights, part.slots)
         weights, slots = jax.tree.map(lambda array, rows: put_rows(array, rows, sample), whole, cut)
         part = HeadState(weights, slots, part.step)
     (embedding_gradients,) = pull_back(of_unit)
-    return HeadStep(part, loss, embedding_gradients)
+    return HeadStep(part, loss, embedding_gradients, sums.target, sums.target > sums.nearest_wrong)

@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax.arguments import check_floating, check_labels
+from arcface_jax.cosine import head_dtype, normalise_rows, row_norms
 from arcface_jax.errors import InputError
 from arcface_jax.heads.chunks import load, store
-from arcface_jax.heads.fused import HeadState
-from arcface_jax.heads.row_optimisers import RowOptimiser
-from arcface_jax.heads.sharded import shard_classes, unshard_classes
-from arcface_jax.logits import head_dtype, normalise_rows, row_norms
+from arcface_jax.heads.fused import HeadState, RowSgd
+from arcface_jax.heads.shards import shard_classes, unshard_classes
 
 
 def class_means(embeddings: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
@@ -52,7 +51,7 @@ def class_means(embeddings: jax.Array, labels: jax.Array, num_classes: int) -> j
     return means
 
 
-def add_classes(state: HeadState, optimiser: RowOptimiser, directions: jax.Array) -> HeadState:
+def add_classes(state: HeadState, optimiser: RowSgd, directions: jax.Array) -> HeadState:
     """Appends identities, which get the numbers C, C + 1, ….
 
     A new row points in its direction and is as long as the median of the old ones, so that it turns

@@ -1,23 +1,21 @@
-"""From sums over classes to losses: what the chunked, sharded, sampled and fused heads share."""
+"""From sums over classes to losses: what the margin softmax and the fused head share."""
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.arguments import check_between, check_choice, check_floating, check_labels
+from arcface_jax.arguments import check_between, check_floating, check_labels, check_positive
+from arcface_jax.cosine import head_dtype, normalise_rows
 from arcface_jax.errors import InputError
-from arcface_jax.heads.class_axis import ClassAxis
-from arcface_jax.heads.class_sums import SHIFTS, ClassSums, SumOptions
-from arcface_jax.logits import head_dtype, normalise_rows
-from arcface_jax.losses import apply_psi, blank_ignored, check_scale
+from arcface_jax.heads.class_sums import ClassSums, SumOptions, log_partition
+from arcface_jax.heads.shards import ClassAxis
 from arcface_jax.margins import Psi
 
 
-class Batch(NamedTuple):
-    """This device's n examples, and all N of the devices that share the classes, checked and
-    normalised.
-    """
+class SharedBatch(NamedTuple):
+    """This device's n examples, and all N of the devices that share the classes, normalised."""
 
     labels: jax.Array  # [n]
     scale: jax.Array  # scalar or [n]
@@ -26,24 +24,59 @@ class Batch(NamedTuple):
     all_scales: jax.Array  # scalar or [N]
 
 
-def check_options(
+def apply_psi(psi: Psi, cosine: jax.Array) -> jax.Array:
+    """psi of the true class's cosines [N], [N] too.
+
+    Raises:
+      InputError: psi is no function, or gives another shape.
+    """
+    if not callable(psi):
+        raise InputError(
+            f"psi is {psi!r}; pass a margin, for instance arcface(0.5), or a function of cosines"
+        )
+    target = psi(cosine)
+    if jnp.shape(target) != cosine.shape:
+        raise InputError(
+            f"psi gives shape {jnp.shape(target)} for cosines of shape {cosine.shape}; pass one "
+            "that keeps it"
+        )
+    return target
+
+
+def check_scale(scale: Any, rows: int) -> None:
+    """Raises InputError unless the scale is positive, and a number or an array of one a row."""
+    check_positive("scale", scale)
+    if jnp.shape(scale) not in ((), (rows,)):
+        raise InputError(
+            f"scale has shape {jnp.shape(scale)}; pass a number or one for each example, shape "
+            f"{(rows,)}"
+        )
+
+
+def blank_ignored(embeddings: jax.Array, labels: jax.Array) -> jax.Array:
+    """Zeros in the rows labelled −1, so that whatever a padding row holds, NaN included, reaches no
+    gradient.
+    """
+    return jnp.where((labels >= 0)[:, None], embeddings, jnp.zeros_like(embeddings))
+
+
+def sum_options(
     *,
-    chunk: int,
-    shift: str,
+    chunk: int | None,
     label_smoothing: float,
     filter_threshold: float | None,
     scale: Any,
     precision: jax.lax.PrecisionLike,
+    nearest_wrong: bool = False,
 ) -> SumOptions:
-    """What a head was asked for, as options for the sums."""
-    check_choice("shift", shift, SHIFTS)
+    """What a head was asked for, checked, as options for the sums."""
     check_between("label_smoothing", label_smoothing, 0.0, 1.0)
     if filter_threshold is not None:
         check_between("filter_threshold", filter_threshold, -1.0, 1.0)
     return SumOptions(
         chunk=chunk,
-        shift=shift,
         cosine_sum=label_smoothing > 0.0,
+        nearest_wrong=nearest_wrong,
         scale_gradient=isinstance(scale, jax.Array),
         filter_threshold=filter_threshold,
         precision=precision,
@@ -67,7 +100,7 @@ def check_head(
 
 def share_batch(
     embeddings: jax.Array, labels: jax.Array, scale: Any, axis: ClassAxis, dtype: Any
-) -> Batch:
+) -> SharedBatch:
     """Normalises the embeddings and gathers what every shard of the classes needs of them."""
     rows = embeddings.shape[0]
     labels = check_labels(labels, rows, axis.num_classes).astype(jnp.int32)
@@ -75,35 +108,35 @@ def share_batch(
     scale = jnp.asarray(scale, dtype)
     unit = normalise_rows(blank_ignored(embeddings, labels).astype(dtype))
     all_labels = axis.gather(labels)
-    first = axis.first_class()
-    return Batch(
+    return SharedBatch(
         labels=labels,
         scale=scale,
         unit=axis.gather(unit),
         # An ignored label may not become a class's by subtraction of the first.
-        local_labels=jnp.where(all_labels < 0, -1, all_labels - first),
+        local_labels=jnp.where(all_labels < 0, -1, all_labels - axis.first_class()),
         all_scales=axis.gather(scale) if scale.ndim else scale,
     )
 
 
-def reduce_sums(sums: ClassSums, batch: Batch, axis: ClassAxis, options: SumOptions) -> ClassSums:
-    """The sums over all shards for this device's n examples, from each shard's sums for all N."""
+def reduce_sums(
+    sums: ClassSums, batch: SharedBatch, axis: ClassAxis, options: SumOptions
+) -> ClassSums:
+    """This device's n examples' sums over all shards, from each shard's sums for all N."""
     if axis.name is None:
         return sums
     scales = jnp.broadcast_to(batch.all_scales, sums.target.shape)
-    shift = (
-        jnp.maximum(axis.largest(sums.log_partition), -scales)
-        if options.shift == "running"
-        else scales
-    )
+    shift = jnp.maximum(axis.largest(sums.log_partition), -scales)
     parts = [jnp.exp(sums.log_partition - shift), sums.target]
     if options.cosine_sum:
         parts += [sums.cosine_sum, sums.wrong_classes]
     partition, target, *rest = axis.scatter_sum(jnp.stack(parts), 1)
-    nothing = partition <= 0.0
-    log_partition = axis.own(shift, target.shape[0]) + jnp.log(jnp.where(nothing, 1.0, partition))
     cosine_sum, count = rest or (jnp.zeros_like(target),) * 2
-    return ClassSums(target, jnp.where(nothing, -jnp.inf, log_partition), cosine_sum, count)
+    rows = target.shape[0]
+    nearest = jnp.full_like(target, -2.0)
+    if options.nearest_wrong:
+        nearest = axis.own(axis.largest(sums.nearest_wrong), rows)
+    total = log_partition(axis.own(shift, rows), partition)
+    return ClassSums(target, total, cosine_sum, count, nearest)
 
 
 def losses_from_sums(
@@ -123,6 +156,7 @@ def losses_from_sums(
 
     Returns: [n], 0 for the rows to ignore.
     """
+    chex.assert_equal_shape([sums.target, sums.log_partition, valid])
     logit = scale * apply_psi(psi, sums.target)
     loss = jnp.logaddexp(sums.log_partition, logit) - (1.0 - smoothing) * logit
     if smoothing:
@@ -132,8 +166,6 @@ def losses_from_sums(
 
 def compute_dtype(embeddings: jax.Array, class_weights: jax.Array) -> Any:
     """float32, or float64 if either has it; bits of bfloat16 count as bfloat16."""
-    return (
-        head_dtype(embeddings)
-        if class_weights.dtype == jnp.uint16
-        else head_dtype(embeddings, class_weights)
-    )
+    if class_weights.dtype == jnp.uint16:
+        return head_dtype(embeddings)
+    return head_dtype(embeddings, class_weights)

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from arcface_jax.arguments import check_between
 from arcface_jax.data.decode import height_and_width
 from arcface_jax.errors import InputError
-from arcface_jax.heads.planner import HeadSize, predicted_memory, predicted_operations
+from arcface_jax.losses import Triplet
 from arcface_jax.training.config import Config
-from arcface_jax.training.margin_softmax import FusedMarginSoftmax, MarginSoftmax
+from arcface_jax.training.head_plan import HeadSize, predicted_memory, predicted_operations
 from arcface_jax.training.setup import Program, create_program
 from arcface_jax.training.state import TrainState, is_class_rows
 
@@ -45,7 +45,7 @@ class DeviceMemory:
         device's images, in the network's own dtypes. XLA's plan of a step on a CPU comes within a
         few per cent of it in float32; where a compiler fuses more, or recomputes what is cheap, a
         step keeps less.
-      head: an estimate: what the loss works with, by `arcface_jax.heads.planner`.
+      head: an estimate: what the loss works with, by `arcface_jax.training.head_plan`.
     """
 
     devices: int
@@ -100,7 +100,7 @@ def abstract_state(program: Program, devices: int) -> TrainState:
     """The shapes of a program's whole state, its class rows laid out for so many devices if it
     splits them.
     """
-    shards = devices if program.objective.splits_classes else 1
+    shards = devices if program.placement.split_classes else 1
     shapes: TrainState = jax.eval_shape(functools.partial(program.make_state, shards))
     return shapes
 
@@ -113,16 +113,16 @@ def state_memory(program: Program, devices: int) -> DeviceMemory:
     """
     check_between("devices", devices, 1, math.inf)
     shapes = abstract_state(program, devices)
-    split = devices if program.objective.splits_classes else 1
+    split = devices if program.placement.split_classes else 1
     bytes_of = {"backbone": 0, "optimiser": 0, "class_rows": 0}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         part = "optimiser" if path[0].name == "optimiser_state" else "backbone"
-        if is_class_rows(path, leaf):
+        if is_class_rows(path):
             bytes_of["class_rows"] += _bytes(leaf) // split
         else:
             bytes_of[part] += _bytes(leaf)
     gradients = sum(
-        _bytes(leaf) // (split if is_class_rows(path, leaf) else 1)
+        _bytes(leaf) // (split if is_class_rows(path) else 1)
         for path, leaf in jax.tree_util.tree_leaves_with_path(shapes.params)
     )
     copies = 2 if program.config.run.accumulate > 1 else 1
@@ -212,9 +212,7 @@ def cost(config: Config, num_classes: int, devices: tuple[int, ...] = DEVICE_COU
         working = 0 if head is None else predicted_memory(head).working
         memory[count] = dataclasses.replace(stored, activations=images * by_image, head=working)
     shapes = abstract_state(program, 1)
-    weights = jax.eval_shape(
-        program.objective.class_weights, shapes.params["head"], shapes.head_state
-    )
+    weights = jax.eval_shape(lambda state: state.class_weights, shapes)
     forward = forward_operations(program.backbone, image_size)
     whole = _head_size(program, math.ceil(run.batch_size / run.accumulate), 1)
     of_head = 0.0 if whole is None else run.accumulate * predicted_operations(whole)
@@ -240,9 +238,10 @@ def trace_step(program: Program) -> jax.stages.Traced:
             "run.parallel pmap has no step over all devices to lower; use --run.parallel jit"
         )
     batch = config.run.batch_size
-    sharding = program.step.batch_sharding
-    return jax.jit(program.train_step, donate_argnums=0).trace(
-        program.step.shapes(program.make_state),
+    sharding = program.placement.split
+    return jax.jit(program.make_step(), donate_argnums=0).trace(
+        program.placement.shapes(program.make_state),
+        jax.eval_shape(lambda: program.key),
         jax.ShapeDtypeStruct((batch, *config.data.size, 3), jnp.uint8, sharding=sharding),
         jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=sharding),
     )
@@ -256,21 +255,20 @@ def _head_size(program: Program, images: int, devices: int) -> HeadSize | None:
     """The head as the planner sees it, for so many images on each device; None for a loss
     without classes.
     """
-    config, objective = program.config, program.objective
-    if config.loss.name == "triplet":
+    config, loss = program.config, program.loss
+    if isinstance(loss, Triplet):
         return None
-    softmax = objective.softmax if isinstance(objective, FusedMarginSoftmax) else objective
     # Sub-centres are further rows of the same product.
-    rows = program.num_classes * config.loss.sub_centers
+    rows = program.num_classes * getattr(loss, "sub_centers", 1)
     size: dict[str, Any] = {
         "num_classes": rows,
         "dim": config.model.embedding_size,
         "chunk": config.head.chunk,
     }
-    if not isinstance(softmax, MarginSoftmax) or config.head.kind == "dense":
+    if config.head.kind == "dense":
         return HeadSize("dense", batch=images * devices, devices=devices, **size)
     # Without a sharded head every device has all classes, and its own images alone.
-    shards = devices if objective.splits_classes else 1
+    shards = devices if program.placement.split_classes else 1
     if config.head.sample_rate < 1.0:
         kind, size = "partial", {**size, "rate": config.head.sample_rate}
     else:

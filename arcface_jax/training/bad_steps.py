@@ -18,6 +18,7 @@ from arcface_jax.files import whole_file, write_whole
 from arcface_jax.training.resume import restore_on_one_device
 from arcface_jax.training.saved_runs import SavedRun
 from arcface_jax.training.state import named_leaves
+from arcface_jax.training.step import make_pass, step_keys
 
 BATCH_FILE = "batch.npz"
 REPORT_FILE = "report.json"
@@ -106,25 +107,24 @@ def diagnose(folder: pathlib.Path) -> Diagnosis:
     saved = SavedRun(run, step)
     with saved.opened() as (checkpoints, _):
         program, state = restore_on_one_device(checkpoints, step, saved.config)
-    train_step = program.train_step
     # The counters stand after the bad step; its random numbers and its learning rate are those of
     # the one before.
     state = dataclasses.replace(state, step=state.step - 1, bad_steps=state.bad_steps - 1)
 
+    forward_and_backward = make_pass(**program.pass_options())
+
     @jax.jit
     def take_apart(state: Any, images: jax.Array, labels: jax.Array) -> Any:
-        batch = train_step.with_keys(state.step, images, labels)
-        variables = state.backbone_variables
-        _, captured = train_step.backbone.apply(
-            variables,
-            train_step.inputs(batch.images, batch.example_keys),
+        keys = step_keys(program.key, state.step, images.shape[0])
+        _, captured = program.backbone.apply(
+            state.backbone_variables,
+            program.prepare(images, keys.examples),
             train=True,
             mutable=["batch_stats", "intermediates"],
-            rngs={"dropout": batch.dropout_key},
+            rngs={"dropout": keys.dropout},
             capture_intermediates=True,
         )
-        found = train_step.forward_and_backward(state, images, labels)
-        return found, captured["intermediates"]
+        return forward_and_backward(state, program.key, images, labels), captured["intermediates"]
 
     found, activations = take_apart(state, jnp.asarray(images), jnp.asarray(labels))
     diagnosis = Diagnosis(

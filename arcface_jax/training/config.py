@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from arcface_jax.data.augment import Augmentation
+from arcface_jax.losses import ArcFace, Loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,67 +94,10 @@ class ModelConfig:
     """
 
 
-PastPi = Literal["none", "linear", "easy", "clip", "reflect"]
-GradientName = Literal["exact", "straight_through"]
-LossName = Literal[
-    "arcface",
-    "cosface",
-    "sphereface",
-    "normface",
-    "cm1",
-    "cm2",
-    "softmax",
-    "adaface",
-    "magface",
-    "curricularface",
-    "elasticface",
-    "elasticface_plus",
-    "elasticface_cos",
-    "elasticface_cos_plus",
-    "intra",
-    "inter",
-    "triplet",
-    "sphereface2",
-    "uniface",
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """The classification loss."""
-
-    name: LossName = "arcface"
-    """Loss, by its name in the papers; softmax is the plain layer with a bias, without
-    normalisation; intra and inter add the paper's penalties to normface; triplet has no classes,
-    and wants data.sampler balanced.
-    """
-    margin: float | None = None
-    """arcface: m in radians; cosface: m; sphereface: the factor m; adaface: m; triplet: radians.
-    Default: the papers' .5, .35, 1.35, .4, .35.
-    """
-    scale: float | None = None
-    """Radius s of the sphere that the logits lie on (softmax and triplet have none). Default 16,
-    about twice the least that can tell a few hundred people apart; 64 in the papers, too much for a
-    small network.
-    """
-    past_pi: PastPi = "none"
-    """What stands for cos(θ + m) where θ + m is past π; see `arcface_jax.margins.combined`."""
-    gradient: GradientName = "exact"
-    """exact: of the margin as written. straight_through: the margin counts as a constant
-    (arcface_torch).
-    """
-    margin_warmup: float = 0.0
-    """Share of the run over which the margin rises linearly from none."""
-    sub_centers: int = 1
-    """Centres of each class, K; its cosine is the largest of theirs, so that wrong labels
-    gather in a centre apart.
-    """
-    label_smoothing: float = 0.0
-    """Share ε of the wanted distribution that is spread over all classes."""
-    filter_threshold: float | None = None
-    """Leave a wrong class out of an example's softmax where its cosine is above this: likely
-    the same person.
-    """
+DEFAULT_SCALE = 16.0
+"""Radius of the sphere in a configuration that names none: about twice the least that can tell a
+few hundred people apart. The papers' 64 is too much for a small network.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,7 +258,7 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
-    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    loss: Loss = dataclasses.field(default_factory=lambda: ArcFace(scale=DEFAULT_SCALE))
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
     optimiser: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)

@@ -5,13 +5,20 @@ import json
 import pathlib
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from arcface_jax.errors import InputError
-from arcface_jax.training.config import PLACE_SETTINGS, Config, RunConfig
+from arcface_jax.errors import InputError, concerning
+from arcface_jax.losses import Loss, loss_class, loss_name
+from arcface_jax.training.config import DEFAULT_SCALE, PLACE_SETTINGS, Config, RunConfig
+
+
+def as_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """The configuration by section and field, the loss's name among its fields."""
+    sections = dataclasses.asdict(config)
+    return {**sections, "loss": {"name": loss_name(config.loss), **sections["loss"]}}
 
 
 def to_json(config: Config) -> str:
     """The configuration as indented JSON, every field present."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    return json.dumps(as_dict(config), indent=2) + "\n"
 
 
 def read_config(path: pathlib.Path) -> Config:
@@ -34,9 +41,13 @@ def read_config(path: pathlib.Path) -> Config:
     sections = {field.name: field.default_factory for field in dataclasses.fields(Config)}
     if not isinstance(content, dict) or not content.keys() <= sections.keys():
         raise InputError(f"configuration {path}: sections must be among {', '.join(sections)}")
-    return Config(
-        **{name: _section(path, name, sections[name], value) for name, value in content.items()}
-    )
+    read: dict[str, Any] = {}
+    for name, values in content.items():
+        factory: Any = sections[name]
+        if name == "loss" and isinstance(values, dict):
+            factory, values = _loss(values)
+        read[name] = _section(path, name, factory, values)
+    return Config(**read)
 
 
 def recipe(config: Config) -> Config:
@@ -48,13 +59,43 @@ def recipe(config: Config) -> Config:
 
 def differences(given: Config, saved: Config) -> list[str]:
     """One line for each setting of the recipe that differs: "section.name is X, was Y"."""
-    now, then = dataclasses.asdict(recipe(given)), dataclasses.asdict(recipe(saved))
+    now, then = as_dict(recipe(given)), as_dict(recipe(saved))
     return [
         f"{section}.{name} is {value!r}, was {then[section][name]!r}"
         for section, values in now.items()
         for name, value in values.items()
-        if value != then[section][name]
+        if value != then[section].get(name)
     ]
+
+
+_FORMER_LOSS = {
+    "margin": None,
+    "scale": None,
+    "past_pi": "none",
+    "gradient": "exact",
+    "margin_warmup": 0.0,
+    "sub_centers": 1,
+    "label_smoothing": 0.0,
+    "filter_threshold": None,
+}
+"""What every loss section said, before a loss had fields of its own, of what was not set."""
+
+
+def _loss(values: dict[str, Any]) -> tuple[type[Loss], dict[str, Any]]:
+    """(the class that a loss section names, its fields); of a section as versions before 0.1.0
+    wrote it, too.
+    """
+    values = dict(values)
+    cls = loss_class(str(values.pop("name", loss_name(Config().loss))))
+    known = {field.name for field in dataclasses.fields(cls)}
+    if "scale" in values and values["scale"] is None and "scale" in known:
+        values["scale"] = DEFAULT_SCALE
+    unset = {
+        name
+        for name, former in _FORMER_LOSS.items()
+        if name in values and values[name] == former and (name not in known or former is None)
+    }
+    return cls, {name: value for name, value in values.items() if name not in unset}
 
 
 def _section(path: pathlib.Path, name: str, factory: Any, values: Any) -> Any:
@@ -71,7 +112,8 @@ def _section(path: pathlib.Path, name: str, factory: Any, values: Any) -> Any:
         if not _fits(value, hints[field]):
             kind = getattr(hints[field], "__name__", str(hints[field]).replace("typing.", ""))
             raise InputError(f"configuration {path}: {name}.{field} is {value!r}; give {kind}")
-    return factory(**values)
+    with concerning(f"configuration {path}, section {name}"):
+        return factory(**values)
 
 
 def _from_json(value: Any, hint: Any) -> Any:

@@ -12,11 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from arcface_jax.evaluation.thresholds import too_few_pairs
-from arcface_jax.losses import minimum_scale
+from arcface_jax.losses import MarginSoftmax, loss_name, minimum_scale
 from arcface_jax.models.registry import count_parameters
 from arcface_jax.training.dataset import HELD_OUT
 from arcface_jax.training.loop import BEST_BY
-from arcface_jax.training.margin_softmax import FusedMarginSoftmax, MarginSoftmax
 from arcface_jax.training.optimisers import peak_learning_rate
 from arcface_jax.training.setup import Setup
 from arcface_jax.training.verifier import AVERAGE, Numbers, by_set
@@ -179,28 +178,21 @@ def print_plan(console: Console, setup: Setup) -> None:
         )
     program = setup.program
     parameters = count_parameters(program.backbone, size)
-    head = data.num_classes * config.model.embedding_size * config.loss.sub_centers
-    classes = "" if config.loss.name == "triplet" else f" (and {head:,} class weights)"
+    weights = jax.eval_shape(lambda: program.make_state(1)).class_weights
+    classes = "" if weights is None else f" (and {weights.size:,} class weights)"
     table.add_row(
         "Model",
         f"{config.model.name}, width {config.model.width}, {config.model.embedding_size}-d "
         f"embedding: {parameters:,} parameters{classes}",
     )
-    expected = program.objective.expected_initial_loss(
-        data.num_classes, config.model.embedding_size
-    )
-    softmax = (
-        program.objective.softmax
-        if isinstance(program.objective, FusedMarginSoftmax)
-        else program.objective
-    )
-    kind = "softmax, target logit " if isinstance(softmax, MarginSoftmax) else ""
+    loss, expected = config.loss, program.expected_initial_loss()
+    kind = "softmax, target logit " if isinstance(loss, MarginSoftmax) else ""
+    fused = ", fused with its update" if config.head.update == "fused" else ""
     table.add_row(
-        "Loss",
-        f"{config.loss.name}: {kind}{program.objective}; expected to start at {expected:.2f}",
+        "Loss", f"{loss_name(loss)}: {kind}{loss}{fused}; expected to start at {expected:.2f}"
     )
-    if isinstance(softmax, MarginSoftmax):
-        least, scale = minimum_scale(data.num_classes, _CONFIDENT), softmax.scale
+    if isinstance(loss, MarginSoftmax):
+        least, scale = minimum_scale(data.num_classes, _CONFIDENT), loss.scale
         advice = "" if scale >= least else "; [yellow]raise --loss.scale[/yellow]"
         needed = (
             f"probability {_CONFIDENT} over {data.num_classes:,} classes takes {least:.1f} or more"
@@ -220,7 +212,8 @@ def print_plan(console: Console, setup: Setup) -> None:
         "Optimiser", f"{config.optimiser.name}, learning rate {rate:g}, {config.optimiser.schedule}"
     )
     processes = "" if jax.process_count() == 1 else f" of {jax.process_count()} processes"
-    devices = f"{len(program.devices)} × {program.devices[0].device_kind}{processes}"
+    used = program.placement.devices
+    devices = f"{len(used)} × {used[0].device_kind}{processes}"
     table.add_row("Devices", f"{devices} ({config.run.parallel})")
     steps, batch = config.run.steps, config.run.batch_size
     epochs = steps * batch / len(data.train)

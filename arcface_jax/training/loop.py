@@ -256,14 +256,13 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         stack.push(run.close)
-        whole = run.start()
-        first = int(whole.step)
+        state = run.start()
+        first = int(state.step)
         writer = stack.enter_context(MetricsWriter(folder.path, config, first))
         request = stack.enter_context(stop_requests())
         if first == 0:
-            run.visit(0, whole, writer)
-        state = program.step.place(whole)
-        del whole  # its arrays are the step's now
+            run.visit(0, state, writer)
+        take_step, key = program.compile_step(), program.key
         timer, profile = (
             Timer(config.run.batch_size),
             _Profile(folder.path, first, config.run.profile),
@@ -272,33 +271,30 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
         for step in range(first + 1, config.run.steps + 1):
             profile.at(step)
             batch = next(run.batches)
-            state, metrics = program.step(state, batch.images, batch.labels)
+            state, metrics = take_step(state, key, batch.images, batch.labels)
             timer.step(run.batches.waited)
             if step == 1:
-                expected = program.objective.expected_initial_loss(
-                    program.num_classes, config.model.embedding_size
-                )
+                expected = program.expected_initial_loss(float(metrics["feature_norm"]))
                 reporter.first_loss(float(metrics["loss"]), expected)
             logged = step % config.run.log_every == 0 or step in (1, config.run.steps)
             if logged and run.log(step, metrics, timer, writer) >= config.run.bad_steps:
-                run.give_up(step, program.step.fetch(state), batch)
+                run.give_up(step, state, batch)
             if run.is_due(step):
                 timer.pause()
-                run.visit_or_give_up(step, program.step.fetch(state), batch, writer)
+                run.visit_or_give_up(step, state, batch, writer)
                 timer.resume()
             # Several processes agree when they log; asking at every step would cost a message each.
             asked = request.agreed() if logged or jax.process_count() == 1 else 0
             if asked and step < config.run.steps:
-                run.save(program.step.fetch(state))
+                run.save(state)
                 run.checkpoints.wait()
                 raise Stopped(step, asked)
         run.tell_unreadable()
-        whole = program.step.fetch(state)
         similarities = run.similarities
         if similarities is None:  # went on from the last step: nothing was verified now
-            variables = program.step.local(whole.backbone_variables)
+            variables = program.placement.local(state.backbone_variables)
             similarities = run.verifier.similarities(variables, setup.data.sets[0])
-        bad_steps = int(whole.bad_steps[1])
+        bad_steps = int(state.bad_steps[1])
     seconds = time.perf_counter() - started
     return RunResult(
         run.verifications, similarities, run.angles, timer.average(), seconds, first, bad_steps

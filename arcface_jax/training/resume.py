@@ -23,7 +23,7 @@ def restore(checkpoints: Checkpoints, step: int, program: Program) -> TrainState
       InputError: it is damaged, or of another configuration.
     """
     saved = int(checkpoints.metadata(step)["shards"])
-    shapes = program.step.shapes(program.make_state)
+    shapes = program.placement.shapes(program.make_state)
     if saved == program.shards:
         return checkpoints.restore(step, shapes)
     whole = _on_the_host() or shapes.step.sharding
@@ -34,7 +34,7 @@ def restore(checkpoints: Checkpoints, step: int, program: Program) -> TrainState
 
     def lay_out(state: TrainState) -> TrainState:
         def move(path: tuple[object, ...], leaf: jax.Array) -> jax.Array:
-            if not is_class_rows(path, leaf):
+            if not is_class_rows(path):
                 return leaf
             rows = unshard_classes(leaf.reshape(saved, -1, *leaf.shape[1:]), program.num_classes)
             return shard_classes(rows, program.shards).reshape(-1, *leaf.shape[1:])

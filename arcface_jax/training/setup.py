@@ -1,33 +1,37 @@
 """From a configuration to everything that a run needs, nothing trained yet."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from arcface_jax.arguments import check_between
+from arcface_jax.data.augment import augment
 from arcface_jax.data.pipeline import DevicePrefetch, batches
 from arcface_jax.data.samplers import Sampler
 from arcface_jax.errors import InputError
+from arcface_jax.heads import RowSgd
+from arcface_jax.losses import Loss, Triplet, loss_name
 from arcface_jax.models import registry
-from arcface_jax.pixels import CONVENTIONS
-from arcface_jax.training.config import PROFILE_AFTER, Config, RunConfig
-from arcface_jax.training.dataset import RunData, create_sampler, load_data
-from arcface_jax.training.objective import Objective
-from arcface_jax.training.objectives import create_objective
-from arcface_jax.training.optimisers import create_optimiser, create_schedule, frozen_steps
-from arcface_jax.training.parallel import (
-    MeshStep,
-    OverMesh,
-    ParallelStep,
-    PmapStep,
-    check_batch,
-    data_mesh,
+from arcface_jax.models.apply import linen_apply
+from arcface_jax.pixels import CONVENTIONS, PixelConvention, normalise
+from arcface_jax.training.config import (
+    PROFILE_AFTER,
+    Config,
+    HeadConfig,
+    OptimiserConfig,
+    RunConfig,
 )
+from arcface_jax.training.dataset import RunData, create_sampler, load_data
+from arcface_jax.training.optimisers import create_optimiser, create_schedule, frozen_steps
+from arcface_jax.training.sharding import Placement, check_batch
 from arcface_jax.training.starting_point import check_exists, start_from
-from arcface_jax.training.state import TrainState, initial_state
-from arcface_jax.training.step import DATA_AXIS, TrainStep
+from arcface_jax.training.state import DATA_AXIS, TrainState, initial_state
+from arcface_jax.training.step import StepFunction, make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,44 +41,127 @@ class Program:
     Attributes:
       config: the configuration.
       num_classes: C.
+      class_counts: [C], training images of each class; ones where there are no data.
       backbone: the embedding network.
-      objective: the head.
       optimiser: over {"backbone", "head"}.
-      devices: that share the work, of all processes.
-      train_step: of one device, or of all under jit.
-      step: compiled when it is first called.
+      schedule: the learning rate by update.
+      placement: the devices that share the work, of all processes.
     """
 
     config: Config
     num_classes: int
+    class_counts: np.ndarray
     backbone: nn.Module
-    objective: Objective
     optimiser: optax.GradientTransformation
-    devices: list[jax.Device]
-    train_step: TrainStep
-    step: ParallelStep
+    schedule: optax.Schedule
+    placement: Placement
+
+    @property
+    def loss(self) -> Loss:
+        """The configuration's."""
+        return self.config.loss
+
+    @property
+    def pixels(self) -> PixelConvention:
+        """What the backbone expects of its pixels."""
+        return CONVENTIONS[self.config.model.pixels]
 
     @property
     def shards(self) -> int:
         """How many devices the classes are split over."""
-        return len(self.devices) if self.objective.splits_classes else 1
+        return len(self.placement.devices) if self.placement.split_classes else 1
+
+    @property
+    def key(self) -> jax.Array:
+        """Of the run, the same at every step."""
+        return jax.random.key(self.config.run.seed)
+
+    def prepare(self, images: jax.Array, keys: jax.Array) -> jax.Array:
+        """uint8 images, augmented and normalised."""
+        return normalise(augment(images, keys, self.config.augmentation), self.pixels)
+
+    def pass_options(self, *, frozen: bool = False) -> dict[str, Any]:
+        """The arguments of `make_pass`."""
+        config, pmap = self.config, self.config.run.parallel == "pmap"
+        return {
+            "apply": linen_apply(self.backbone, train=not frozen),
+            "loss": config.loss,
+            "head": config.head,
+            "prepare": self.prepare,
+            "schedule": self.schedule,
+            "num_classes": self.num_classes,
+            "class_counts": self.class_counts,
+            "total_steps": config.run.steps,
+            "row_optimiser": _row_optimiser(config),
+            "axis_name": DATA_AXIS if pmap else None,
+            "mesh": self.placement.mesh if self.placement.split_classes and not pmap else None,
+            "accumulate": config.run.accumulate,
+            "frozen": frozen,
+        }
+
+    def make_step(self, *, frozen: bool = False) -> StepFunction:
+        """The pure step, of one device under pmap, else of all; with a frozen backbone or not."""
+        return make_step(
+            optimiser=self.optimiser,
+            clip=self.config.optimiser.clip,
+            average_decay=self.config.optimiser.ema,
+            **self.pass_options(frozen=frozen),
+        )
+
+    def compile_step(self) -> StepFunction:
+        """The step on whole arrays; it compiles when it is first called.
+
+        While the backbone is frozen that is another program: a choice within one would be made, on
+        a CPU, by convolutions many times slower.
+        """
+        pmap = self.config.run.parallel == "pmap"
+        training = self.placement.compile(self.make_step(), pmap=pmap)
+        steps = frozen_steps(self.config.optimiser, self.config.run.steps)
+        if steps == 0:
+            return training
+        at_first = self.placement.compile(self.make_step(frozen=True), pmap=pmap)
+        thawed = False
+
+        def run(state: TrainState, key: jax.Array, images: Any, labels: Any) -> Any:
+            nonlocal thawed  # once it is, nobody waits for the count of updates any more
+            thawed = thawed or int(state.updates) >= steps
+            return (training if thawed else at_first)(state, key, images, labels)
+
+        return run
 
     def make_state(self, shards: int | None = None) -> TrainState:
         """The state at step 0, for another number of shards if given: a pure function, to be
         compiled or shaped.
         """
         config = self.config
+        backbone_key, head_key = jax.random.split(self.key)
+        images = jnp.zeros((1, *config.data.size, 3), jnp.float32)
         return initial_state(
-            self.backbone,
-            self.objective,
+            self.backbone.init(backbone_key, images),
+            config.loss,
             self.optimiser,
+            head_key,
             num_classes=self.num_classes,
             embedding_size=config.model.embedding_size,
-            image_size=config.data.size,
-            seed=config.run.seed,
+            head=config.head,
+            row_optimiser=_row_optimiser(config),
             shards=self.shards if shards is None else shards,
             average=config.optimiser.ema > 0,
         )
+
+    def expected_initial_loss(self, norm: float | None = None) -> float:
+        """Of an untrained network, whose embeddings have this length."""
+        return self.loss.expected_initial_loss(
+            self.num_classes,
+            self.config.model.embedding_size,
+            class_counts=self.class_counts,
+            norm=norm,
+            sample_rate=self.config.head.sample_rate,
+        )
+
+
+def _row_optimiser(config: Config) -> RowSgd:
+    return RowSgd(config.optimiser.momentum, config.optimiser.weight_decay)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,16 +193,16 @@ class Setup:
             threads=1 if config.data.loading == "memory" else 4,
             on_unreadable="raise" if config.data.unreadable == "stop" else "substitute",
         )
-        return DevicePrefetch(iterator, self.program.step.batch_sharding)
+        return DevicePrefetch(iterator, self.program.placement.split)
 
     def initial_state(self) -> TrainState:
         """The whole state at step 0, on the devices; from a trained backbone where the
         configuration names one.
         """
         program = self.program
-        state = program.step.create(program.make_state)
+        state = program.placement.create(program.make_state)
         init = self.config.model.init
-        return state if init is None else start_from(init, state, program.train_step.pixels)
+        return state if init is None else start_from(init, state, program.pixels)
 
 
 def create_backbone(config: Config, axis_name: str | None = None) -> nn.Module:
@@ -132,8 +219,10 @@ def create_backbone(config: Config, axis_name: str | None = None) -> nn.Module:
     )
 
 
-def create_program(config: Config, num_classes: int) -> Program:
-    """Checks the settings and builds the step.
+def create_program(
+    config: Config, num_classes: int, class_counts: np.ndarray | None = None
+) -> Program:
+    """Checks the settings and builds what they compute.
 
     Raises:
       InputError: a setting is out of range, or without effect.
@@ -141,56 +230,61 @@ def create_program(config: Config, num_classes: int) -> Program:
     run = config.run
     _check_run(run)
     devices = _devices(run)
-    check_batch(run.batch_size, devices, run.accumulate)
+    check_batch(run.batch_size, len(devices), run.accumulate)
     _check_accumulation(config)
-    pmapped = run.parallel == "pmap"
-    backbone = create_backbone(
-        config, DATA_AXIS if pmapped and run.statistics == "global" else None
-    )
-    schedule = create_schedule(config.optimiser, run.steps, run.batch_size)
-    optimiser = create_optimiser(config.optimiser, schedule, run.steps)
-    objective = create_objective(
-        config.loss,
-        config.head,
-        num_classes=num_classes,
-        steps=run.steps,
-        optimiser=config.optimiser,
-    )
-    if (
-        pmapped
-        and config.head.update == "fused"
-        and not objective.splits_classes
-        and len(devices) > 1
-    ):
+    _check_head(config.loss, config.head, config.optimiser)
+    pmapped, split = run.parallel == "pmap", config.head.kind == "sharded"
+    if pmapped and config.head.update == "fused" and not split and len(devices) > 1:
         raise InputError(
             "head.update fused under pmap needs --head.kind sharded: each device would go its own "
             "way"
         )
-    split = objective.splits_classes
-    train_step = TrainStep(
-        backbone=backbone,
-        objective=OverMesh(objective, data_mesh(devices)) if split and not pmapped else objective,
-        optimiser=optimiser,
-        seed=run.seed,
-        schedule=schedule,
-        augmentation=config.augmentation,
-        pixels=CONVENTIONS[config.model.pixels],
-        axis_name=DATA_AXIS if pmapped else None,
-        accumulate=run.accumulate,
-        frozen_steps=frozen_steps(config.optimiser, run.steps),
-        clip=config.optimiser.clip,
-        average_decay=config.optimiser.ema,
-    )
+    schedule = create_schedule(config.optimiser, run.steps, run.batch_size)
     return Program(
         config=config,
         num_classes=num_classes,
-        backbone=backbone,
-        objective=objective,
-        optimiser=optimiser,
-        devices=devices,
-        train_step=train_step,
-        step=(PmapStep if pmapped else MeshStep)(train_step, devices, split_classes=split),
+        class_counts=np.ones(num_classes) if class_counts is None else class_counts,
+        backbone=create_backbone(
+            config, DATA_AXIS if pmapped and run.statistics == "global" else None
+        ),
+        optimiser=create_optimiser(config.optimiser, schedule, run.steps),
+        schedule=schedule,
+        placement=Placement(tuple(devices), split),
     )
+
+
+def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> None:
+    name, default = loss_name(loss), HeadConfig()
+
+    def refuse(fields: tuple[str, ...], why: str) -> None:
+        for field in fields:
+            if (value := getattr(head, field)) != getattr(default, field):
+                raise InputError(f"head.{field} {value} does nothing with {why}; leave it out")
+
+    if head.kind == "dense":
+        refuse(("chunk", "sample_rate", "update"), "head.kind dense")
+    elif not loss.any_head:
+        raise InputError(
+            f"head.kind {head.kind} has no loss.name {name}, which needs all logits; use dense"
+        )
+    if head.chunk < 1:
+        raise InputError(f"head.chunk is {head.chunk}; pass 1 or more classes")
+    check_between("head.sample_rate", head.sample_rate, 0.0, 1.0, open_low=True)
+    if head.update == "optimiser":
+        refuse(("unsampled", "dtype"), "head.update optimiser")
+        return
+    if loss.needs_norms or getattr(loss, "learn_scale", False):
+        raise InputError(
+            f"head.update fused has no loss.name {name}, whose margin, penalty or scale has a "
+            "gradient; use optimiser"
+        )
+    if optimiser.name != "sgd" or optimiser.clip is not None:
+        raise InputError(
+            "head.update fused updates rows by SGD as their gradient is formed: it needs "
+            "--optimiser.name sgd, and no optimiser.clip; or use --head.update optimiser"
+        )
+    if head.sample_rate == 1.0:
+        refuse(("unsampled",), "head.sample_rate 1")
 
 
 def _check_run(run: RunConfig) -> None:
@@ -229,7 +323,7 @@ def _check_accumulation(config: Config) -> None:
             f"run.accumulate {config.run.accumulate} with head.update fused would update the class "
             "rows in every part; use --head.update optimiser"
         )
-    if config.loss.name == "triplet":
+    if isinstance(config.loss, Triplet):
         raise InputError(
             f"run.accumulate {config.run.accumulate} with loss.name triplet leaves no pairs of one "
             "person in a part; leave it out"
@@ -267,7 +361,7 @@ def prepare(config: Config) -> Setup:
             f"set --run.batch-size to at most {len(data.train)}"
         )
     if (
-        config.loss.name == "triplet"
+        isinstance(config.loss, Triplet)
         and config.data.sampler == "balanced"
         and config.data.images_each < 2
     ):
@@ -276,4 +370,5 @@ def prepare(config: Config) -> Setup:
             "person"
         )
     sampler = create_sampler(config.data, data.train, batch_size, config.run.seed)
-    return Setup(create_program(config, data.num_classes), data, sampler)
+    counts = np.bincount(data.train.labels, minlength=data.num_classes)
+    return Setup(create_program(config, data.num_classes, counts), data, sampler)

@@ -1,7 +1,9 @@
 """Requests to stop: Ctrl-C, and the signal that precedes a pre-emption."""
 
 import contextlib
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from types import FrameType
 
@@ -19,6 +21,9 @@ class Stopped(Exception):  # noqa: N818 - asked for, not an error
         self.signal_number = signal_number
 
 
+_ANSWER = b"\nStopping after this step, with a checkpoint; once more stops at once, without.\n"
+
+
 class StopRequest:
     """Whether somebody asked the run to stop, and by which signal."""
 
@@ -26,10 +31,12 @@ class StopRequest:
         self._signal_number = 0
 
     def ask(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler: the first signal asks, the second interrupts at once."""
+        """A signal handler: the first signal asks, and says so; the second interrupts at once."""
         if self._signal_number:
             raise KeyboardInterrupt
         self._signal_number = number
+        # Not print, whose buffer the interrupted code may be writing.
+        os.write(sys.stderr.fileno(), _ANSWER)
 
     def agreed(self) -> int:
         """The signal that any process of the run received, 0 for none; the same answer in all

@@ -16,7 +16,7 @@ from arcface_jax.evaluation.verification import (
     pair_similarities,
     verify_similarities,
 )
-from arcface_jax.heads.class_axis import rows_of_classes
+from arcface_jax.heads.shards import rows_of_classes
 from arcface_jax.models.embed import embed_images, make_embed_function, mirror
 from arcface_jax.training.dataset import VerificationSet, sample_images
 from arcface_jax.training.setup import Program, Setup
@@ -48,7 +48,7 @@ class Verifier:
     def __init__(self, setup: Setup) -> None:
         """Compiles when it is first used."""
         self._setup = setup
-        self._embed = make_embed_function(setup.program.backbone, setup.program.train_step.pixels)
+        self._embed = make_embed_function(setup.program.backbone, setup.program.pixels)
         self._sample: tuple[np.ndarray, np.ndarray] | None = None
 
     def similarities(self, variables: Mapping[str, Any], tested: VerificationSet) -> np.ndarray:
@@ -66,7 +66,7 @@ class Verifier:
           "average/"; similarities of the first set's pairs).
         """
         program, (first, *others) = self._setup.program, self._setup.data.sets
-        variables = program.step.local(state.backbone_variables)
+        variables = program.placement.local(state.backbone_variables)
         similarities = self.similarities(variables, first)
         numbers = _scored(similarities, first).numbers()
         for other in others:
@@ -74,7 +74,7 @@ class Verifier:
             numbers |= {f"{other.name}/{name}": value for name, value in scored.items()}
         if state.average:
             scored = _scored(
-                self.similarities(program.step.local(state.average), first), first
+                self.similarities(program.placement.local(state.average), first), first
             ).numbers()
             numbers |= {f"{AVERAGE}/{name}": value for name, value in scored.items()}
         return numbers, similarities
@@ -91,7 +91,7 @@ class Verifier:
                 setup.data.train, _ANGLE_SAMPLE, config.data.size, config.run.seed
             )
         images, labels = self._sample
-        variables = setup.program.step.local(state.backbone_variables)
+        variables = setup.program.placement.local(state.backbone_variables)
         embeddings = embed_images(self._embed, variables, images)
         centres = rows_of(setup.program, state, labels)
         if centres is None:
@@ -112,11 +112,11 @@ def rows_of(program: Program, state: TrainState, classes: np.ndarray) -> np.ndar
     """The class weights of some classes, wherever they lie: [n, D] or [n, K, D]; None for a
     loss without classes.
     """
-    weights = program.objective.class_weights(state.params["head"], state.head_state)
+    weights = state.class_weights
     if weights is None:
         return None
     rows = rows_of_classes(classes, program.num_classes, program.shards)
     take = jax.jit(
         lambda weights: jnp.take(weights, rows, axis=0), out_shardings=state.step.sharding
     )
-    return np.asarray(program.step.local(take(weights)))
+    return np.asarray(program.placement.local(take(weights)))

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 
 from arcface_jax.analysis import geometry
-from arcface_jax.angles import SINE_GUARD
 from arcface_jax.errors import InputError
 from arcface_jax.losses import margin_cross_entropy, softmax_loss
 from arcface_jax.margins import (
     NAMED_MARGINS,
+    SINE_GUARD,
     arcface,
     combined,
     cosface,

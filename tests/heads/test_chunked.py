@@ -9,20 +9,21 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arcface_jax.heads.chunked import chunked_margin_softmax_loss
 from jax.test_util import check_grads
 
-from arcface_jax.adaptive import (
+from arcface_jax.cosine import row_norms
+from arcface_jax.errors import InputError
+from arcface_jax.heads.chunks import split_classes
+from arcface_jax.losses import (
     AdaFaceState,
     adaface_loss,
     adaface_psi,
+    blank_ignored,
     elasticface_loss,
     elasticface_psi,
+    margin_softmax_loss,
 )
-from arcface_jax.errors import InputError
-from arcface_jax.heads.chunked import chunked_margin_softmax_loss
-from arcface_jax.heads.chunks import split_classes
-from arcface_jax.logits import row_norms
-from arcface_jax.losses import blank_ignored, margin_softmax_loss
 from arcface_jax.margins import NAMED_MARGINS, PAST_PI, arcface, class_wise, cm2, combined
 
 MARGINS = {

@@ -14,10 +14,16 @@ from jax.sharding import Mesh, PartitionSpec
 
 from arcface_jax.errors import InputError
 from arcface_jax.heads.chunks import load, rounding_noise, store
-from arcface_jax.heads.fused import HeadState, fused_head_step, init_head
-from arcface_jax.heads.row_optimisers import RowAdagrad, RowAdam, RowSgd
+from arcface_jax.heads.fused import (
+    HeadState,
+    RowAdagrad,
+    RowAdam,
+    RowSgd,
+    fused_head_step,
+    init_head,
+)
 from arcface_jax.heads.sampling import sample_classes
-from arcface_jax.heads.sharded import shard_classes, unshard_classes
+from arcface_jax.heads.shards import shard_classes, unshard_classes
 from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.margins import arcface, cm2
 

@@ -10,14 +10,17 @@ import optax
 import pytest
 from hypothesis import given, settings
 
+from arcface_jax.cosine import cosine_logits
 from arcface_jax.errors import InputError
-from arcface_jax.heads.class_axis import shard_sizes
-from arcface_jax.heads.fused import HeadState, fused_head_step, init_head
-from arcface_jax.heads.partial import hard_classes, partition_recall, sampled_margin_softmax_loss
-from arcface_jax.heads.row_optimisers import RowSgd
-from arcface_jax.heads.sampling import ClassSample, sample_classes
-from arcface_jax.heads.sharded import shard_classes, unshard_classes
-from arcface_jax.logits import cosine_logits
+from arcface_jax.heads.fused import HeadState, RowSgd, fused_head_step, init_head
+from arcface_jax.heads.sampling import (
+    ClassSample,
+    hard_classes,
+    partition_recall,
+    sample_classes,
+    sampled_margin_softmax_loss,
+)
+from arcface_jax.heads.shards import shard_classes, shard_sizes, unshard_classes
 from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.margins import cm2
 

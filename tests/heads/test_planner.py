@@ -5,7 +5,7 @@ identities.
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.heads.planner import (
+from arcface_jax.training.head_plan import (
     HeadSize,
     compile_step,
     compiled_memory,

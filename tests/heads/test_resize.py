@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from arcface_jax.cosine import normalise_rows, row_norms
 from arcface_jax.errors import InputError
-from arcface_jax.heads.fused import HeadState, fused_head_step, init_head
+from arcface_jax.heads.fused import HeadState, RowAdam, RowSgd, fused_head_step, init_head
 from arcface_jax.heads.resize import (
     add_classes,
     class_means,
@@ -15,8 +16,6 @@ from arcface_jax.heads.resize import (
     shard_head,
     unshard_head,
 )
-from arcface_jax.heads.row_optimisers import RowAdam, RowSgd
-from arcface_jax.logits import normalise_rows, row_norms
 from arcface_jax.losses import margin_softmax_loss
 
 

@@ -9,8 +9,13 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from arcface_jax.errors import InputError
-from arcface_jax.heads.class_axis import shard_rows, shard_sizes
-from arcface_jax.heads.sharded import shard_classes, sharded_margin_softmax_loss, unshard_classes
+from arcface_jax.heads.shards import (
+    shard_classes,
+    shard_rows,
+    shard_sizes,
+    sharded_margin_softmax_loss,
+    unshard_classes,
+)
 from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.margins import arcface, cm2
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from arcface_jax.heads.planner import HeadSize, compile_step
+from arcface_jax.training.head_plan import HeadSize, compile_step
 from arcface_jax.heads.traffic import collective_bytes
 
 

@@ -20,12 +20,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from arcface_jax.arguments import check_between, check_choice
 from arcface_jax.errors import InputError
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
-from arcface_jax.heads.class_axis import shard_rows
-from arcface_jax.heads.fused import HeadState, HeadStep, fused_head_step, init_head
-from arcface_jax.heads.row_optimisers import RowSgd
-from arcface_jax.heads.sampling import sample_classes
-from arcface_jax.heads.sharded import sharded_margin_softmax_loss
-from arcface_jax.losses import margin_softmax_loss
+from arcface_jax.heads.fused import HeadState, RowSgd, init_head
+from arcface_jax.heads.shards import shard_rows
+from arcface_jax.losses import ArcFace, Context
+from arcface_jax.training.config import HeadConfig
+from arcface_jax.training.step import loss_and_gradients
 
 HEADS = ("dense", "chunked", "fused", "partial")
 AXIS = "classes"
@@ -142,50 +141,42 @@ def predicted_operations(size: HeadSize) -> float:
     return _MATMULS[size.head] * 2.0 * batch * size.sampled_rows * size.dim
 
 
-def _plain_step(
-    loss_of: Callable[..., jax.Array], state: HeadState, e: Any, y: Any, rate: Any
-) -> HeadStep:
-    """Loss, gradients, then optax: how a head that stores its gradient is trained."""
+def device_step(size: HeadSize) -> Callable[..., tuple[HeadState, jax.Array, jax.Array]]:
+    """The training step's own head on one device: (state, embeddings [n, D], labels [n], learning
+    rate, key) -> (state, loss [n], gradients by the embeddings [n, D]).
 
-    def mean(e: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
-        loss = loss_of(e, w, y)
-        return loss.mean(), loss
-
-    (_, loss), (of_e, of_w) = jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)(
-        e, state.weights
-    )
-    optimiser = optax.chain(optax.add_decayed_weights(5e-4), optax.trace(0.9))
-    momentum = (optax.EmptyState(), optax.TraceState(state.slots[0]))
-    update, (_, moved) = optimiser.update(of_w, momentum, state.weights)
-    return HeadStep(
-        HeadState(state.weights - rate * update, (moved.trace,), state.step + 1), loss, of_e
-    )
-
-
-def device_step(size: HeadSize) -> Callable[..., HeadStep]:
-    """The step of one device: (state, embeddings [n, D], labels [n], learning rate, key) ->
-    `HeadStep`.
-
-    Every head but the dense one runs inside a map over the axis "classes" if there are several
-    devices.
+    Every head but the dense one runs inside a map over the axis "classes".
     """
-    axis: dict[str, Any] = {"axis_name": AXIS, "num_classes": size.num_classes, "chunk": size.chunk}
-    if size.head == "dense":
-        return lambda state, e, y, rate, key: _plain_step(margin_softmax_loss, state, e, y, rate)
-    if size.head == "chunked":
-        loss = functools.partial(sharded_margin_softmax_loss, **axis)
-        return lambda state, e, y, rate, key: _plain_step(loss, state, e, y, rate)
+    sample_rate = size.rate if size.head == "partial" else 1.0
+    stored: Any = size.dtype
+    head = HeadConfig("sharded", size.chunk, sample_rate, "fused", "update", stored)
+    if size.head in ("dense", "chunked"):
+        head = HeadConfig("dense" if size.head == "dense" else "sharded", size.chunk)
 
     def step(
         state: HeadState, e: jax.Array, y: jax.Array, rate: jax.Array, key: jax.Array
-    ) -> HeadStep:
-        sample = None
-        if size.head == "partial":
-            sample = sample_classes(
-                key, y, num_classes=size.num_classes, rate=size.rate, axis_name=AXIS
-            )
-        rounding_key = key if size.dtype == "bfloat16" else None
-        return fused_head_step(state, e, y, rate, sample=sample, rounding_key=rounding_key, **axis)
+    ) -> tuple[HeadState, jax.Array, jax.Array]:
+        context = Context(key=key, axis_name=None if size.head == "dense" else AXIS)
+        fused = head.update == "fused"
+        out, of_params, of_e = loss_and_gradients(
+            ArcFace(),
+            head,
+            {} if fused else {"class_weights": state.weights},
+            {"rows": state} if fused else {},
+            e,
+            y,
+            context,
+            num_classes=size.num_classes,
+            learning_rate=rate,
+        )
+        if fused:
+            return out.state["rows"], out.loss, of_e
+        optimiser = optax.chain(optax.add_decayed_weights(5e-4), optax.trace(0.9))
+        momentum = (optax.EmptyState(), optax.TraceState(state.slots[0]))
+        gradient = of_params["class_weights"]
+        update, (_, moved) = optimiser.update(gradient, momentum, state.weights)
+        new = HeadState(state.weights - rate * update, (moved.trace,), state.step + 1)
+        return new, out.loss, of_e
 
     return step
 
@@ -212,7 +203,7 @@ def jitted_step(size: HeadSize) -> tuple[Any, Mesh]:
         device_step(size),
         mesh=mesh,
         in_specs=(state, split, split, whole, whole),
-        out_specs=HeadStep(state, split, split),
+        out_specs=(state, split, split),
     )
     return jax.jit(mapped, donate_argnums=0), mesh
 

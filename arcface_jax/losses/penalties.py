@@ -1,24 +1,34 @@
-"""The geometric losses that the ArcFace paper compares and combines: Intra, Inter and the angular
-triplet.
+"""The geometric penalties that the ArcFace paper compares and combines: Intra and Inter.
 
-All come back per example, [N], and are 0 without gradient where the label is −1. Angles are in
+Both come back per example, [N], and are 0 without gradient where the label is −1. Angles are in
 radians and have finite slopes everywhere, between identical and between opposite vectors too.
+
+References:
+  Deng et al., ArcFace, arXiv:1801.07698, eq. 5 and 6, section 3.3 and table 2.
 """
 
+import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.angles import angle
-from arcface_jax.arguments import check_between, check_choice, check_floating, check_labels
+from arcface_jax.arguments import check_between, check_floating, check_labels
+from arcface_jax.cosine import (
+    angle,
+    cosine_logits,
+    has_class,
+    head_dtype,
+    normalise_rows,
+    target_mask,
+)
 from arcface_jax.errors import InputError
-from arcface_jax.logits import cosine_logits, has_class, head_dtype, normalise_rows, target_mask
-from arcface_jax.losses import blank_ignored, margin_softmax_loss
-from arcface_jax.margins import ARCFACE, Psi
-
-MINING = ("hard", "semi_hard")
+from arcface_jax.heads.softmax import blank_ignored
+from arcface_jax.losses.loss import AT_START, Context, LossOutput
+from arcface_jax.losses.softmax import MarginSoftmax, margin_softmax_loss
+from arcface_jax.losses.triplet import angular_triplet_loss
+from arcface_jax.margins import ARCFACE, Psi, normface
 
 
 def intra_penalty(embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array) -> jax.Array:
@@ -77,93 +87,69 @@ def inter_penalty(class_weights: jax.Array, labels: jax.Array) -> jax.Array:
     )
 
 
-def angular_triplet_loss(
-    embeddings: jax.Array,
-    labels: jax.Array,
-    *,
-    margin: float = 0.35,
-    mining: str = "semi_hard",
-    axis_name: Any = None,
-) -> jax.Array:
-    r"""max(0, θ(a, p) + margin − θ(a, n)) with positives p and negatives n found in the batch.
+@dataclasses.dataclass(frozen=True)
+class Intra(MarginSoftmax, name="intra"):
+    """s·cosθ, plus w·θ_y/π: the paper's Intra loss (arXiv:1801.07698, eq. 5)."""
 
-    Every row is an anchor once. With mining "hard" its positive is the farthest one and its
-    negative the nearest. With "semi_hard" every positive is used, each with the nearest negative
-    that is farther than it (the farthest negative where none is), and the anchor's loss is the
-    mean. The choice itself has no gradient.
+    needs_norms: ClassVar[bool] = True  # a fused head would lose the penalty's gradient
 
-    Args:
-      embeddings: [N, D].
-      labels: [N] integers, 0 or more; a row labelled −1 is neither anchor nor positive nor
-        negative.
-      margin: radians, in [0, π].
-      mining: hard or semi_hard.
-      axis_name: of the devices to search beside this one, under `pmap`, `shard_map` or `vmap`;
-        anchors stay local.
+    weight: float = 1.0
+    """w, of the penalty."""
 
-    Returns: [N]; 0 for an anchor without a positive or without a negative.
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_between("weight", self.weight, 0.0, math.inf)
 
-    Raises:
-      InputError: for a wrong shape, dtype, label, margin or mining.
+    def formula(self) -> str:
+        """The target logit over s, for people."""
+        return f"cos(θ), plus {self.weight:g}·θ/π"
 
-    References:
-      Deng et al., ArcFace, arXiv:1801.07698, section 3 (margin 0.35); Schroff et al., FaceNet,
-      arXiv:1503.03832, and Hermans et al., arXiv:1703.07737, for the mining.
+    def psi(self, context: Context) -> Psi:
+        """No margin."""
+        return normface()
+
+    def penalty(self, context: Context, target_cosine: jax.Array) -> jax.Array:
+        """w·θ_y/π."""
+        return self.weight * angle(target_cosine) / math.pi
+
+
+@dataclasses.dataclass(frozen=True)
+class Inter(MarginSoftmax, name="inter"):
+    """s·cosθ, minus w times the mean angle between W_y and the other centres, over π (arXiv:
+    1801.07698, eq. 6).
     """
-    embeddings = check_floating("embeddings", embeddings, 2)
-    rows = embeddings.shape[0]
-    labels = check_labels(labels, rows)
-    check_between("margin", margin, 0.0, math.pi)
-    check_choice("mining", mining, MINING)
-    unit = normalise_rows(blank_ignored(embeddings, labels))
-    others, other_labels = unit, labels
-    offset: Any = 0
-    if axis_name is not None:
-        others = jax.lax.all_gather(unit, axis_name, tiled=True)
-        other_labels = jax.lax.all_gather(labels, axis_name, tiled=True)
-        offset = rows * jax.lax.axis_index(axis_name)
-    cosine = jnp.einsum("nd,md->nm", unit, others, precision="highest")
 
-    itself = (jnp.arange(rows) + offset)[:, None] == jnp.arange(others.shape[0])[None, :]
-    taking_part = (labels >= 0)[:, None] & (other_labels >= 0)[None, :]
-    same = labels[:, None] == other_labels[None, :]
-    positive, negative = same & taking_part & ~itself, ~same & taking_part
-    if mining == "hard":
-        loss = _hard(cosine, positive, negative, margin)
-    else:
-        loss = _semi_hard(cosine, positive, negative, margin)
-    return jnp.where(jnp.any(positive, axis=-1) & jnp.any(negative, axis=-1), loss, 0.0)
+    any_head: ClassVar[bool] = False
 
+    weight: float = 1.0
+    """w, of the penalty."""
 
-def _hinge(positive_cosine: jax.Array, negative_cosine: jax.Array, margin: float) -> jax.Array:
-    return jnp.maximum(angle(positive_cosine) + margin - angle(negative_cosine), 0.0)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_between("weight", self.weight, 0.0, math.inf)
 
+    def formula(self) -> str:
+        """The target logit over s, for people."""
+        return f"cos(θ), plus {self.weight:g} times the mean of −θ(W, W′)/π"
 
-def _pick(cosine: jax.Array, index: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(cosine, index, axis=-1)
+    def psi(self, context: Context) -> Psi:
+        """No margin."""
+        return normface()
 
-
-def _hard(cosine: jax.Array, positive: jax.Array, negative: jax.Array, margin: float) -> jax.Array:
-    farthest = jnp.argmin(jnp.where(positive, cosine, jnp.inf), axis=-1, keepdims=True)
-    nearest = jnp.argmax(jnp.where(negative, cosine, -jnp.inf), axis=-1, keepdims=True)
-    return _hinge(_pick(cosine, farthest), _pick(cosine, nearest), margin)[:, 0]
-
-
-def _semi_hard(
-    cosine: jax.Array, positive: jax.Array, negative: jax.Array, margin: float
-) -> jax.Array:
-    distance = -jax.lax.stop_gradient(cosine)  # grows with the angle
-    candidates = jnp.where(negative, distance, jnp.inf)
-    order = jnp.argsort(candidates, axis=-1)
-    # The place, among the anchor's negatives from near to far, of the first that is farther than
-    # the positive.
-    place = jax.vmap(lambda row, query: jnp.searchsorted(row, query, side="right"))(
-        _pick(candidates, order), distance
-    )
-    last = jnp.sum(negative, axis=-1, keepdims=True) - 1
-    chosen = _pick(order, jnp.clip(place, 0, jnp.maximum(last, 0)))
-    hinge = jnp.where(positive, _hinge(cosine, _pick(cosine, chosen), margin), 0.0)
-    return jnp.sum(hinge, axis=-1) / jnp.maximum(jnp.sum(positive, axis=-1), 1)
+    def __call__(
+        self,
+        params: dict[str, Any],
+        state: dict[str, Any],
+        embeddings: jax.Array,
+        labels: jax.Array,
+        context: Context = AT_START,
+        **over: Any,
+    ) -> LossOutput:
+        """With `inter_penalty` of the class weights."""
+        out = super().__call__(params, state, embeddings, labels, context, **over)
+        return out._replace(
+            loss=out.loss + self.weight * inter_penalty(params["class_weights"], labels)
+        )
 
 
 def combination_loss(

@@ -1,4 +1,25 @@
-"""cos(m1·θ + m2) − m3: the combined margin, its rules past π and its two gradients."""
+r"""Margins: psi, the function of the true class's cosine that stands between cosine similarity and
+cross-entropy.
+
+Every margin of the family is
+
+    psi(cosθ) = cos(m1·θ + m2) − m3
+
+with three numbers (SphereFace m1, ArcFace m2, CosFace m3), a rule for angles whose m1·θ + m2 is
+past π, and one of two gradients. A psi is a small frozen object, called with cosines and returning
+cosines of the same shape:
+
+    psi = arcface(0.5)
+    psi(jnp.cos(theta))             # cos(θ + 0.5)
+
+With numbers for margins it is hashable and compares by value, so it may be a static argument of
+`jax.jit`; with arrays (a margin for each example) it is a pytree whose leaves are those arrays.
+Wherever this library takes a psi, any function from cosines to cosines will do.
+
+References:
+  Deng et al., ArcFace, arXiv:1801.07698, eq. 4. Liu et al., SphereFace, arXiv:1704.08063.
+  Wang et al., CosFace, arXiv:1801.09414. Wang et al., NormFace, arXiv:1704.06369.
+"""
 
 import dataclasses
 import math
@@ -9,8 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arcface_jax.angles import SINE_GUARD, guarded_sine, multiple_angle, straight_through
-from arcface_jax.arguments import check_between, check_choice
+from arcface_jax.arguments import check_between, check_choice, check_floating, check_labels
 from arcface_jax.errors import InputError
 
 Psi = Callable[[jax.Array], jax.Array]
@@ -18,6 +38,68 @@ Psi = Callable[[jax.Array], jax.Array]
 PAST_PI = ("none", "linear", "easy", "clip", "reflect")
 GRADIENTS = ("exact", "straight_through")
 LARGEST_M1 = 10.0
+SINE_GUARD = 1e-6
+
+
+def guarded_sine(cosine: jax.Array, guard: float = SINE_GUARD) -> jax.Array:
+    """sinθ = sqrt(1 − cos²θ + guard); its slope −cosθ/sinθ is finite (at most 1000) at cosθ = ±1.
+
+    A cosine that rounding has carried outside [−1, 1] counts as ±1. 1 − cos² is formed as (1 −
+    cos)(1 + cos), which does not cancel.
+
+    Args:
+      cosine: cosθ, any shape.
+      guard: what is added under the root.
+
+    Returns: an array like `cosine`.
+    """
+    square = (1.0 - cosine) * (1.0 + cosine)
+    # `where` rather than `maximum`, which would halve the slope at exactly ±1.
+    return jnp.sqrt(jnp.where(square < 0.0, 0.0, square) + guard)
+
+
+def multiple_angle(cosine: jax.Array, sine: jax.Array, factor: Any) -> tuple[jax.Array, jax.Array]:
+    """(cos kθ, sin kθ): Chebyshev polynomials for a Python float k that is whole, the angle itself
+    otherwise.
+
+    Args:
+      cosine: cosθ, any shape.
+      sine: sinθ, the same shape.
+      factor: k > 0; a number or an array that broadcasts.
+
+    Returns: two arrays like `cosine`.
+    """
+    if isinstance(factor, float) and factor.is_integer():
+        first: tuple[Any, Any] = (1.0, cosine)  # T_0, T_1
+        second: tuple[Any, Any] = (0.0, 1.0)  # U_−1, U_0
+        for _ in range(int(factor) - 1):
+            first = (first[1], 2.0 * cosine * first[1] - first[0])
+            second = (second[1], 2.0 * cosine * second[1] - second[0])
+        return first[1], sine * second[1]
+    theta = factor * jnp.arctan2(sine, cosine)
+    return jnp.cos(theta), jnp.sin(theta)
+
+
+@jax.custom_jvp
+def straight_through(cosine: jax.Array, value: jax.Array) -> jax.Array:
+    """`value`, with the derivative of `cosine`: value − cosine is treated as a constant.
+
+    For a margin this makes the loss's slope dL/dcosθ_y = s·(p_y − 1), whatever the margin. Nothing
+    flows to what `value` was made from.
+
+    Args:
+      cosine: any shape.
+      value: the same shape and dtype.
+
+    Returns: `value`.
+    """
+    del cosine
+    return value
+
+
+@straight_through.defjvp
+def _straight_through_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
+    return primals[1], tangents[0]
 
 
 def _cos(x: Any) -> Any:
@@ -228,3 +310,182 @@ def combined(
     return CombinedMargin(
         number(m1), number(m2), number(m3), past_pi, gradient, float(clip_epsilon)
     )
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclasses.dataclass(frozen=True)
+class AnnealedMargin:
+    """psi(cosθ) = (λ·cosθ + inner(cosθ))/(1 + λ); make one with `annealed`."""
+
+    inner: Psi
+    weight: Any
+
+    def __call__(self, cosine: jax.Array) -> jax.Array:
+        """psi of each cosine, in the cosine's dtype."""
+        cosine = jnp.asarray(cosine)
+        return ((self.weight * cosine + self.inner(cosine)) / (1.0 + self.weight)).astype(
+            cosine.dtype
+        )
+
+    def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Leaves: what of the inner psi and of the weight is arrays."""
+        inner_is_tree = isinstance(self.inner, CombinedMargin | AnnealedMargin)
+        weight_is_static = isinstance(self.weight, float)
+        leaves = (self.inner if inner_is_tree else None, None if weight_is_static else self.weight)
+        return leaves, (
+            None if inner_is_tree else self.inner,
+            self.weight if weight_is_static else None,
+        )
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple[Any, ...], leaves: tuple[Any, ...]) -> Self:
+        """The inverse of `tree_flatten`."""
+        inner, weight = (
+            leaf if fixed is None else fixed for fixed, leaf in zip(static, leaves, strict=True)
+        )
+        return cls(inner, weight)
+
+
+def annealed(inner: Psi, weight: Any) -> AnnealedMargin:
+    """psi(cosθ) = (λ·cosθ + inner(cosθ))/(1 + λ): a margin that comes in as λ falls from large to
+    small.
+
+    Args:
+      inner: any psi.
+      weight: λ ≥ 0; a number, or a scalar array that changes from step to step without recompiling.
+
+    Returns: psi.
+
+    Raises:
+      InputError: for λ below zero.
+
+    References:
+      Liu et al., SphereFace, arXiv:1704.08063, section 3.
+    """
+    check_between("weight", weight, 0.0, math.inf)
+    return AnnealedMargin(inner, number(weight))
+
+
+def sphereface_annealing(
+    step: Any,
+    *,
+    base: float = 1000.0,
+    gamma: float = 0.12,
+    power: float = 1.0,
+    minimum: float = 5.0,
+) -> jax.Array:
+    """λ at a step: max(minimum, base·(1 + gamma·step)^−power), with the values of SphereFace's
+    published solver.
+
+    Args:
+      step: 0, 1, 2, …; a number or an array.
+      base: λ at step 0.
+      gamma: how fast it falls.
+      power: of the fall.
+      minimum: the λ it ends at.
+
+    Returns: λ, an array like `step`.
+    """
+    return jnp.maximum(minimum, base * (1.0 + gamma * jnp.asarray(step)) ** -power)
+
+
+def normface() -> CombinedMargin:
+    """psi(cosθ) = cosθ: no margin; softmax over cosines, as in NormFace (arXiv:1704.06369)."""
+    return combined(1.0, 0.0, 0.0)
+
+
+softmax_on_sphere = normface
+
+
+def sphereface(m1: Any = 1.35, *, past_pi: str = "none", gradient: str = "exact") -> CombinedMargin:
+    """psi(cosθ) = cos(m1·θ); 1.35 is the ArcFace paper's setting. See `sphereface_original` for
+    SphereFace's own.
+    """
+    return combined(m1, 0.0, 0.0, past_pi=past_pi, gradient=gradient)
+
+
+def arcface(margin: Any = 0.5, *, past_pi: str = "none", gradient: str = "exact") -> CombinedMargin:
+    """psi(cosθ) = cos(θ + margin), margin in radians: the additive angular margin
+    (arXiv:1801.07698, eq. 3).
+    """
+    check_between("margin", margin, 0.0, math.pi)
+    return combined(1.0, margin, 0.0, past_pi=past_pi, gradient=gradient)
+
+
+# The default psi of every loss.
+ARCFACE = arcface(0.5)
+
+
+def cosface(margin: Any = 0.35) -> CombinedMargin:
+    """psi(cosθ) = cosθ − margin: the additive cosine margin (arXiv:1801.09414). Its slope is 1
+    and no rule applies.
+    """
+    check_between("margin", margin, 0.0, 2.0)
+    return combined(1.0, 0.0, margin)
+
+
+def cm1(*, past_pi: str = "none", gradient: str = "exact") -> CombinedMargin:
+    """CM1 of the ArcFace paper: (m1, m2, m3) = (1, 0.3, 0.2)."""
+    return combined(1.0, 0.3, 0.2, past_pi=past_pi, gradient=gradient)
+
+
+def cm2(*, past_pi: str = "none", gradient: str = "exact") -> CombinedMargin:
+    """CM2 of the ArcFace paper: (m1, m2, m3) = (0.9, 0.4, 0.15)."""
+    return combined(0.9, 0.4, 0.15, past_pi=past_pi, gradient=gradient)
+
+
+def sphereface_original(
+    m: int = 4, *, weight: Any = 5.0, gradient: str = "exact"
+) -> AnnealedMargin:
+    """SphereFace's own margin: (λ·cosθ + (−1)^k·cos(mθ) − 2k)/(1 + λ) with k = ⌊mθ/π⌋.
+
+    The paper multiplies it by the length of the embedding, not by a constant: pass
+    scale=row_norms(embeddings).
+
+    Args:
+      m: a whole number from 1 to 10.
+      weight: λ; see `sphereface_annealing`. The paper ends at 5.
+      gradient: exact or straight_through.
+
+    Returns: psi.
+
+    Raises:
+      InputError: for an m that is not whole or out of range, or λ below zero.
+
+    References:
+      Liu et al., SphereFace, arXiv:1704.08063, eq. 7.
+    """
+    if int(m) != m:
+        raise InputError(f"m is {m}; pass a whole number (`sphereface` takes a real one)")
+    return annealed(combined(m, 0.0, 0.0, past_pi="reflect", gradient=gradient), weight)
+
+
+def class_wise(margins: jax.Array, labels: jax.Array) -> jax.Array:
+    """Each example's margin from a margin for each class: arcface(class_wise(margins, labels)).
+
+    Args:
+      margins: [C].
+      labels: [N] integers in [0, C); an ignored label, −1, gets some class's margin, which its loss
+        of 0 hides.
+
+    Returns: [N].
+
+    Raises:
+      InputError: for a wrong shape, dtype or label.
+    """
+    margins = check_floating("margins", margins, 1)
+    labels = check_labels(labels, jnp.size(labels), margins.shape[0])
+    return jnp.take(margins, labels, mode="clip")
+
+
+# Every margin with fixed numbers that the ArcFace paper compares, by the name used in commands and
+# figures.
+NAMED_MARGINS: dict[str, Psi] = {
+    "softmax": normface(),
+    "sphereface": sphereface(),
+    "arcface": arcface(),
+    "cosface": cosface(),
+    "cm1": cm1(),
+    "cm2": cm2(),
+    "sphereface_original": sphereface_original(),
+}

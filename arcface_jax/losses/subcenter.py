@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from arcface_jax.arguments import check_between, check_floating, check_labels
+from arcface_jax.cosine import has_class, head_dtype, normalise_rows
 from arcface_jax.errors import InputError
-from arcface_jax.logits import has_class, head_dtype, normalise_rows
 
 
 def _own_cosines(embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array) -> jax.Array:

@@ -1,13 +1,23 @@
-"""ElasticFace: a margin drawn anew for every example at every step."""
+"""ElasticFace: a margin drawn anew for every example at every step.
 
+With `plus` the authors' code applies the sorting permutation where its inverse is meant; this
+follows the paper.
+
+References:
+  Boutros et al., ElasticFace, arXiv:2109.09416, section 3.3.
+"""
+
+import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.arguments import check_between, check_choice, check_floating, check_labels
-from arcface_jax.losses import margin_softmax_loss
+from arcface_jax.arguments import check_between, check_choice
+from arcface_jax.errors import InputError
+from arcface_jax.losses.loss import Context
+from arcface_jax.losses.softmax import MarginSoftmax
 from arcface_jax.margins import CombinedMargin, Psi
 
 KINDS = ("arc", "cos")
@@ -57,6 +67,12 @@ def elastic_margins(
     return jax.lax.dynamic_slice_in_dim(margins, start, rows)
 
 
+def _check_numbers(kind: str, mean: float, std: float) -> None:
+    check_choice("kind", kind, KINDS)
+    check_between("mean", mean, 0.0, math.pi)
+    check_between("std", std, 0.0, 1.0)
+
+
 def elasticface_psi(
     key: jax.Array,
     valid: jax.Array,
@@ -83,9 +99,7 @@ def elasticface_psi(
     Raises:
       InputError: for an unknown kind or a number out of range.
     """
-    check_choice("kind", kind, KINDS)
-    check_between("mean", mean, 0.0, math.pi)
-    check_between("std", std, 0.0, 1.0)
+    _check_numbers(kind, mean, std)
 
     def psi(cosine: jax.Array) -> jax.Array:
         margins = elastic_margins(
@@ -97,20 +111,82 @@ def elasticface_psi(
     return psi
 
 
+@dataclasses.dataclass(frozen=True)
+class ElasticFace(MarginSoftmax, name="elasticface"):
+    """s·cos(θ + m) with m drawn from N(mean, std²) for every example (arXiv:2109.09416)."""
+
+    kind: Literal["arc", "cos"] = "arc"
+    """arc: cos(θ + m). cos: cosθ − m."""
+    mean: float = 0.5
+    """Of m; radians for arc."""
+    std: float = 0.0125
+    """Standard deviation σ of m."""
+    plus: bool = False
+    """Give the largest margins to the examples farthest from their class (ElasticFace+)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_numbers(self.kind, self.mean, self.std)
+
+    def formula(self) -> str:
+        """The target logit over s, for people."""
+        formula = "cos(θ + m)" if self.kind == "arc" else "cos(θ) − m"
+        sorting = ", the largest to the farthest" if self.plus else ""
+        return f"{formula}, m from N({self.mean:g}, {self.std:g}²){sorting}"
+
+    def psi(self, context: Context) -> Psi:
+        """Drawn with this step's key.
+
+        Raises:
+          InputError: the context has no key.
+        """
+        if context.key is None:
+            raise InputError("context.key is None; pass a PRNG key, new at every step")
+        return elasticface_psi(
+            context.key,
+            context.labels >= 0,
+            kind=self.kind,
+            mean=self.mean,
+            std=self.std,
+            plus=self.plus,
+            axis_name=context.axis_name,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ElasticFacePlus(ElasticFace, name="elasticface_plus"):
+    """s·cos(θ + m), m from N(mean, std²), the largest to the farthest (arXiv:2109.09416)."""
+
+    std: float = 0.0175
+    plus: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class ElasticCosFace(ElasticFace, name="elasticface_cos"):
+    """s·(cosθ − m) with m drawn from N(mean, std²) for every example (arXiv:2109.09416)."""
+
+    kind: Literal["arc", "cos"] = "cos"
+    mean: float = 0.35
+
+
+@dataclasses.dataclass(frozen=True)
+class ElasticCosFacePlus(ElasticCosFace, name="elasticface_cos_plus"):
+    """s·(cosθ − m), m from N(mean, std²), the largest to the farthest (arXiv:2109.09416)."""
+
+    std: float = 0.025
+    plus: bool = True
+
+
 def elasticface_loss(
     embeddings: jax.Array,
     class_weights: jax.Array,
     labels: jax.Array,
     key: jax.Array,
     *,
-    kind: str = "arc",
-    mean: float = 0.5,
-    std: float = 0.0125,
-    plus: bool = False,
-    scale: Any = 64.0,
     axis_name: Any = None,
+    **numbers: Any,
 ) -> jax.Array:
-    """ElasticFace and ElasticFace+: margin softmax with a random margin for each example.
+    """`ElasticFace` as a function.
 
     The paper's settings: Arc 0.5 ± 0.0125 and, with `plus`, 0.5 ± 0.0175; Cos 0.35 ± 0.0125 and
     0.35 ± 0.025.
@@ -120,26 +196,14 @@ def elasticface_loss(
       class_weights: [C, D].
       labels: [N] integers in [0, C), or −1 for a row to ignore.
       key: a PRNG key, new at every step; under `axis_name` the same on every device.
-      kind: arc, cos(θ + m), or cos, cosθ − m.
-      mean: of m; radians for arc. Give 0.35 with kind cos.
-      std: of m.
-      plus: give the largest margins to the examples farthest from their class. (The authors' code
-        applies the sorting permutation where its inverse is meant; this follows the paper.)
-      scale: s > 0.
       axis_name: of the devices that share the batch, which then draw what one device with the whole
         batch would.
+      **numbers: fields of `ElasticFace`: kind, mean, std, plus, scale ….
 
     Returns: [N].
 
     Raises:
       InputError: for a wrong shape, dtype, label, kind or number.
-
-    References:
-      Boutros et al., ElasticFace, arXiv:2109.09416, section 3.3.
     """
-    embeddings = check_floating("embeddings", embeddings, 2)
-    labels = check_labels(labels, embeddings.shape[0], jnp.shape(class_weights)[0])
-    psi = elasticface_psi(
-        key, labels >= 0, kind=kind, mean=mean, std=std, plus=plus, axis_name=axis_name
-    )
-    return margin_softmax_loss(embeddings, class_weights, labels, psi=psi, scale=scale)
+    params, context = {"class_weights": class_weights}, Context(key=key, axis_name=axis_name)
+    return ElasticFace(**numbers)(params, {}, embeddings, labels, context).loss

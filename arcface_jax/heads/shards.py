@@ -53,6 +53,53 @@ def rows_of_classes(classes: np.ndarray, num_classes: int, shards: int) -> np.nd
     return np.where(beyond < 0, classes, (full + beyond // short) * height + beyond % short)
 
 
+def shard_classes(rows: jax.Array, shards: int) -> jax.Array:
+    """Splits an array with a row for each class over shards: [C, …] -> [shards, ⌈C/shards⌉, …].
+
+    Shard r holds C // shards classes, and one more if r < C % shards; a shard with one fewer ends
+    in a row of zeros. Flattened to [shards·⌈C/shards⌉, …], each shard's rows are what
+    `jax.sharding.PartitionSpec(axis)` gives its device.
+
+    Args:
+      rows: class weights, or an optimiser's slot.
+      shards: how many devices share the classes.
+
+    Returns: the shards.
+
+    Raises:
+      InputError: for fewer than one shard.
+    """
+    num_classes = rows.shape[0]
+    sizes, height = shard_sizes(num_classes, shards), shard_rows(num_classes, shards)
+    full = sizes.count(height)
+    whole, short = jnp.split(rows, [full * height])
+    whole = whole.reshape(full, height, *rows.shape[1:])
+    if full == shards:
+        return whole
+    short = short.reshape(shards - full, height - 1, *rows.shape[1:])
+    padding = [(0, 0), (0, 1)] + [(0, 0)] * (rows.ndim - 1)
+    return jnp.concatenate([whole, jnp.pad(short, padding)])
+
+
+def unshard_classes(shards: jax.Array, num_classes: int) -> jax.Array:
+    """The inverse of `shard_classes`: [shards, ⌈C/shards⌉, …] -> [C, …].
+
+    Raises:
+      InputError: if the shards are not those of so many classes.
+    """
+    count, height = shards.shape[:2]
+    if height != shard_rows(num_classes, count):
+        raise InputError(
+            f"{count} shards of {height} rows do not hold {num_classes} classes; they need "
+            f"{shard_rows(num_classes, count)} rows each"
+        )
+    full = shard_sizes(num_classes, count).count(height)
+    tail = shards.shape[2:]
+    whole = shards[:full].reshape(full * height, *tail)
+    short = shards[full:, : height - 1].reshape((count - full) * (height - 1), *tail)
+    return jnp.concatenate([whole, short])
+
+
 @dataclasses.dataclass(frozen=True)
 class ClassAxis:
     """The mapped axis that classes are split over; with `name=None` one device has them all.

@@ -1,0 +1,73 @@
+"""Losses: one frozen dataclass each, its equation, its numbers, its state; one file a family.
+
+`margin_softmax_loss` is the softmax that most of them are. To add a loss: a file here with its
+class, and a line below that imports it; a loss of one's own needs neither, see `loss_class`.
+"""
+
+from arcface_jax.losses.adaface import (
+    AdaFace,
+    AdaFaceState,
+    adaface_init,
+    adaface_loss,
+    adaface_psi,
+    adaface_update,
+)
+from arcface_jax.losses.arcface import (
+    CM1,
+    CM2,
+    ArcFace,
+    CosFace,
+    NormFace,
+    SphereFace,
+    normface_loss,
+)
+from arcface_jax.losses.binary import (
+    SphereFace2,
+    UniFace,
+    power_similarity,
+    sphereface2_bias,
+    sphereface2_loss,
+    uniface_bias,
+    uniface_loss,
+)
+from arcface_jax.losses.curricularface import (
+    CurricularFace,
+    CurricularFaceState,
+    curricular_cosines,
+    curricularface_init,
+    curricularface_loss,
+    curricularface_update,
+)
+from arcface_jax.losses.elasticface import (
+    ElasticCosFace,
+    ElasticCosFacePlus,
+    ElasticFace,
+    ElasticFacePlus,
+    elastic_margins,
+    elasticface_loss,
+    elasticface_psi,
+)
+from arcface_jax.losses.loss import LOSSES, Context, Loss, LossOutput, loss_class, loss_name
+from arcface_jax.losses.magface import (
+    MagFace,
+    magface_loss,
+    magface_margins,
+    magface_psi,
+    magface_regulariser,
+)
+from arcface_jax.losses.penalties import (
+    Inter,
+    Intra,
+    combination_loss,
+    inter_penalty,
+    intra_penalty,
+)
+from arcface_jax.losses.plain import Softmax, softmax_loss
+from arcface_jax.losses.softmax import (
+    MarginSoftmax,
+    expected_initial_loss,
+    margin_cross_entropy,
+    margin_softmax_loss,
+    minimum_scale,
+)
+from arcface_jax.losses.triplet import Triplet, angular_triplet_loss

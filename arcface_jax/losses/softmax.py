@@ -1,0 +1,395 @@
+"""The one margin softmax, as a function, and the loss objects that are built on it.
+
+A label of −1 marks padding: its loss is 0 and no gradient comes from its row. Labels, margins and
+scales are checked when they are concrete; under `jit` a label outside [0, C) other than −1 counts
+as −1.
+"""
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from arcface_jax.arguments import check_between, check_floating, check_labels, check_positive
+from arcface_jax.cosine import has_class, head_dtype, take_target, target_mask
+from arcface_jax.errors import InputError
+from arcface_jax.heads.class_sums import class_sums
+from arcface_jax.heads.sampling import ClassSample, places_in_sample, take_rows
+from arcface_jax.heads.shards import AxisName, class_axis
+from arcface_jax.heads.softmax import (
+    apply_psi,
+    blank_ignored,
+    check_head,
+    check_scale,
+    compute_dtype,
+    losses_from_sums,
+    reduce_sums,
+    share_batch,
+    sum_options,
+)
+from arcface_jax.losses.loss import AT_START, Context, Loss, LossOutput, norms_of, simulated_batch
+from arcface_jax.margins import ARCFACE, Psi
+
+
+def margin_softmax_loss(
+    embeddings: jax.Array,
+    class_weights: jax.Array,
+    labels: jax.Array,
+    *,
+    psi: Psi = ARCFACE,
+    scale: Any = 64.0,
+    label_smoothing: float = 0.0,
+    filter_threshold: float | None = None,
+    chunk: int | None = None,
+    axis_name: AxisName | None = None,
+    num_classes: int | None = None,
+    sample: ClassSample | None = None,
+    precision: jax.lax.PrecisionLike = "highest",
+    with_cosines: bool = False,
+) -> Any:
+    r"""Margin softmax: cosines of embeddings and class weights, a margin on the true class,
+    cross-entropy.
+
+        L = −log( e^{s·psi(cosθ_y)} / (e^{s·psi(cosθ_y)} + Σ_{j≠y} e^{s·cosθ_j}) ).
+
+    The logarithm is never taken of a probability, so nothing saturates. Everything after the inputs
+    is in float32, or float64 for float64 inputs. The value does not depend on how the classes are
+    gone over:
+
+    - `chunk=None` forms all cosines at once: O(N·C) memory, three products of N × C × D.
+    - `chunk` goes through so many classes at a time and never holds the logits: O(N·chunk) memory,
+      four products. Reverse-mode differentiation only, once.
+    - `axis_name` splits the classes over devices that each hold a shard of them and a part of the
+      batch (inside shard_map, pmap or vmap). Embeddings and labels are gathered, sums over classes
+      are reduced: what travels is O(N·D), whatever C, never logits. Differentiate the sum over all
+      devices' examples: outside shard_map, or inside with each device's own sum. The gradient of a
+      shard then comes from all N examples and needs no further reduction over the axis.
+    - `sample` leaves all but these classes out, Partial FC; its own value, not the whole softmax's.
+      The rows outside it have a gradient of zero: with any optimiser that is V2. V1, and either
+      without a gradient of all rows, are `arcface_jax.heads.fused_head_step`.
+
+    Args:
+      embeddings: [N, D]; their lengths do not matter. On several devices, this one's.
+      class_weights: [C, D], or [C, K, D] for K sub-centres a class, of which the nearest counts. On
+        several devices this one's shard, see `shard_classes`.
+      labels: y, [N] integers in [0, C), or −1 for a row to ignore.
+      psi: the margin; see `arcface_jax.margins`. For a margin of each example give it arrays [N].
+      scale: s > 0; a number, a scalar array (which may be learnt) or [N].
+      label_smoothing: ε in [0, 1]; the wanted distribution is (1 − ε)·[j = y] + ε/C.
+      filter_threshold: leave a wrong class out of a row's softmax where its cosine is above this:
+        it is likely the same person under another label.
+      chunk: the most classes at a time; it need not divide C.
+      axis_name: the mapped axis that the classes are split over (several with shard_map only).
+      num_classes: C of all devices together; needed with `axis_name`.
+      sample: from `sample_classes` or `hard_classes`, with these labels.
+      precision: of the matrix products; see `cosine_logits`.
+      with_cosines: also give what the same products tell.
+
+    Returns: the loss of each example, [N]; with `with_cosines` (loss, cosθ_y [N], whether no other
+      class (of the sample) is as near [N]).
+
+    Raises:
+      InputError: for a wrong shape, dtype, label, scale, smoothing, threshold or chunk.
+
+    References:
+      Deng et al., ArcFace, arXiv:1801.07698. Wijmans et al., Cut Your Losses, arXiv:2411.09009, for
+      losses without logits. An et al., Partial FC, arXiv:2010.05222 and arXiv:2203.15565.
+    """
+    axis = class_axis(axis_name, num_classes, jnp.shape(class_weights)[0])
+    embeddings, class_weights = check_head(embeddings, class_weights, axis)
+    options = sum_options(
+        chunk=chunk,
+        label_smoothing=label_smoothing,
+        filter_threshold=filter_threshold,
+        scale=scale,
+        precision=precision,
+        nearest_wrong=with_cosines,
+    )
+    dtype = compute_dtype(embeddings, class_weights)
+    batch = share_batch(embeddings, labels, scale, axis, dtype)
+    places, valid = batch.local_labels, axis.classes_here()
+    if sample is not None:
+        class_weights = take_rows(class_weights, sample)
+        places, valid = places_in_sample(places, sample), sample.active
+    sums = class_sums(batch.unit, class_weights, places, batch.all_scales, valid, options)
+    sums = reduce_sums(sums, batch, axis, options)
+    own = has_class(batch.labels, axis.num_classes)
+    loss = losses_from_sums(sums, own, psi, batch.scale, label_smoothing)
+    return (loss, sums.target, own & (sums.target > sums.nearest_wrong)) if with_cosines else loss
+
+
+def margin_cross_entropy(
+    cosine: jax.Array,
+    labels: jax.Array,
+    *,
+    psi: Psi = ARCFACE,
+    scale: Any = 64.0,
+    label_smoothing: float = 0.0,
+    filter_threshold: float | None = None,
+) -> jax.Array:
+    r"""`margin_softmax_loss` from cosines that are there already:
+
+        L = −log( e^{s·psi(cosθ_y)} / (e^{s·psi(cosθ_y)} + Σ_{j≠y} e^{s·cosθ_j}) ).
+
+    Args:
+      cosine: cosθ, [N, C].
+      labels: y, [N] integers in [0, C), or −1 for a row to ignore.
+      psi: the margin, cosines [N] -> cosines [N].
+      scale: s > 0; a number, a scalar array (which may be learnt) or [N].
+      label_smoothing: ε in [0, 1].
+      filter_threshold: leave a wrong class out of a row's softmax where its cosine is above this.
+
+    Returns: [N] in float32, or float64 for float64 cosines.
+
+    Raises:
+      InputError: for a wrong shape, dtype, label, scale or smoothing.
+
+    References:
+      Deng et al., ArcFace, arXiv:1801.07698, eq. 3 and 4. An et al., Partial FC, arXiv:2203.15565,
+      for the filter.
+    """
+    cosine = check_floating("cosine", cosine, 2)
+    cosine = cosine.astype(head_dtype(cosine))
+    labels = check_labels(labels, *cosine.shape)
+    scale = column_of_scales(scale, cosine.shape[0], cosine.dtype)
+    mask = target_mask(labels, cosine.shape[1])
+    logits = scale * jnp.where(mask, apply_psi(psi, take_target(cosine, mask))[:, None], cosine)
+    kept = None
+    if filter_threshold is not None:
+        check_between("filter_threshold", filter_threshold, -1.0, 1.0)
+        kept = mask | (cosine <= filter_threshold)
+    return cross_entropy(logits, mask, label_smoothing, kept)
+
+
+def cross_entropy(
+    logits: jax.Array, mask: jax.Array, label_smoothing: float, kept: jax.Array | None = None
+) -> jax.Array:
+    """−Σ_j q_j log p_j with q = (1 − ε)·[j = y] + ε/C, over the kept classes; 0 for a row without a
+    true class.
+    """
+    check_between("label_smoothing", label_smoothing, 0.0, 1.0)
+    log_partition = jax.nn.logsumexp(logits, axis=-1, where=kept)
+    loss = log_partition - (1.0 - label_smoothing) * take_target(logits, mask)
+    if label_smoothing:
+        loss = loss - label_smoothing * jnp.mean(logits, axis=-1, where=kept)
+    return jnp.where(jnp.any(mask, axis=-1), loss, 0.0)
+
+
+def column_of_scales(scale: Any, rows: int, dtype: jnp.dtype) -> Any:
+    """The scale as it multiplies [N, C]: a number as it is, an array in the head's dtype, [N]
+    turned to [N, 1].
+    """
+    check_scale(scale, rows)
+    if jnp.ndim(scale) == 0:
+        return scale.astype(dtype) if isinstance(scale, jax.Array) else float(scale)
+    return jnp.asarray(scale).astype(dtype)[:, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class MarginSoftmax(Loss):
+    """Softmax cross-entropy of s·cosines with psi in place of the true class's cosine.
+
+    A loss of one's own is a subclass with a `psi`, and perhaps a state or a penalty.
+    """
+
+    any_head: ClassVar[bool] = True
+
+    scale: float = 64.0
+    """Radius s of the sphere that the logits lie on; 64 in the papers, too much for a small
+    network.
+    """
+    sub_centers: int = 1
+    """Centres of each class, K; its cosine is the largest of theirs, so that wrong labels gather in
+    a centre apart.
+    """
+    label_smoothing: float = 0.0
+    """Share ε of the wanted distribution that is spread over all classes."""
+    filter_threshold: float | None = None
+    """Leave a wrong class out of an example's softmax where its cosine is above this: likely the
+    same person.
+    """
+
+    def __post_init__(self) -> None:
+        check_positive("scale", self.scale)
+        if self.sub_centers < 1:
+            raise InputError(f"sub_centers is {self.sub_centers}; pass 1 or more")
+        check_between("label_smoothing", self.label_smoothing, 0.0, 1.0)
+        if self.filter_threshold is not None:
+            check_between("filter_threshold", self.filter_threshold, -1.0, 1.0)
+
+    def psi(self, context: Context) -> Psi:
+        """The margin of this batch, cosines [n] -> target logits over s [n]."""
+        raise NotImplementedError
+
+    def advance(self, state: dict[str, Any], context: Context) -> dict[str, Any]:
+        """The state with this batch counted in, by its labels and norms."""
+        return state
+
+    def penalty(self, context: Context, target_cosine: jax.Array) -> Any:
+        """What is added to each loss, a number or [n]."""
+        return 0.0
+
+    def radius(self, params: dict[str, Any]) -> Any:
+        """s."""
+        return self.scale
+
+    def __str__(self) -> str:
+        centres = f", {self.sub_centers} sub-centres" if self.sub_centers > 1 else ""
+        return f"{self.scale:g}·{self.formula()}{centres}"
+
+    def formula(self) -> str:
+        """The target logit over s, for people."""
+        return f"psi of {type(self).__name__}"
+
+    def init_params(self, key: jax.Array, num_classes: int, embedding_size: int) -> dict[str, Any]:
+        """{"class_weights": [C, D]}, or [C, K, D] for K > 1 sub-centres."""
+        if self.sub_centers == 1:
+            return super().init_params(key, num_classes, embedding_size)
+        shape = (num_classes, self.sub_centers, embedding_size)
+        return {"class_weights": 0.01 * jax.random.normal(key, shape, jnp.float32)}
+
+    def begin(
+        self, state: dict[str, Any], embeddings: jax.Array, labels: jax.Array, context: Context
+    ) -> tuple[dict[str, Any], Context]:
+        """(the new state, the context with this batch in it)."""
+        norms = norms_of(blank_ignored(embeddings, labels), self.needs_norms)
+        context = dataclasses.replace(context, labels=labels, norms=norms)
+        state = self.advance(state, context)
+        return state, dataclasses.replace(context, state=state)
+
+    def __call__(
+        self,
+        params: dict[str, Any],
+        state: dict[str, Any],
+        embeddings: jax.Array,
+        labels: jax.Array,
+        context: Context = AT_START,
+        **over: Any,
+    ) -> LossOutput:
+        """`margin_softmax_loss` with this loss's psi and scale, plus its penalty."""
+        weights = params["class_weights"]
+        classes = over.get("num_classes") or jnp.shape(weights)[0]
+        embeddings = check_floating("embeddings", embeddings, 2)
+        labels = check_labels(labels, embeddings.shape[0], classes)
+        state, context = self.begin(state, embeddings, labels, context)
+        loss, target_cosine, hit = margin_softmax_loss(
+            embeddings,
+            weights,
+            labels,
+            psi=self.psi(context),
+            scale=self.radius(params),
+            label_smoothing=self.label_smoothing,
+            filter_threshold=self.filter_threshold,
+            with_cosines=True,
+            **over,
+        )
+        penalty = self.penalty(context, target_cosine)
+        loss = loss + jnp.where(has_class(labels, classes), penalty, 0.0)
+        return LossOutput(loss, state, target_cosine, hit)
+
+    def expected_initial_loss(
+        self,
+        num_classes: int,
+        embedding_size: int,
+        *,
+        class_counts: Any = None,
+        norm: float | None = None,
+        sample_rate: float = 1.0,
+    ) -> float:
+        """In closed form, with the mean psi and penalty of simulated embeddings."""
+        if type(self).__call__ is not MarginSoftmax.__call__:  # of its own: nothing is known of it
+            return super().expected_initial_loss(
+                num_classes, embedding_size, class_counts=class_counts, norm=norm
+            )
+        mean, variance = _largest_of_normals(self.sub_centers)
+        cosine = mean / embedding_size**0.5
+        embeddings, labels = simulated_batch(512, num_classes, embedding_size, class_counts, norm)
+        context = Context(key=jax.random.key(3), class_counts=class_counts)
+        _, context = self.begin(self.init(), embeddings, labels, context)
+        # Both sides of the cosine: the easy margin's psi jumps at a right angle, just where an
+        # untrained network starts.
+        around = jnp.stack([jnp.full(512, cosine + side, jnp.float32) for side in (-1e-6, 1e-6)])
+        at_start = float(jnp.mean(jnp.stack([self.psi(context)(one) for one in around])))
+        penalty = float(jnp.mean(jnp.asarray(self.penalty(context, around[0]))))
+        seen = max(1, round(sample_rate * num_classes))
+        loss = expected_initial_loss(
+            seen, lambda _: jnp.asarray(at_start - cosine), self.scale, embedding_size
+        )
+        wider = self.scale**2 * (variance - 1.0) / (2 * embedding_size)
+        return loss + wider + self.label_smoothing * self.scale * (at_start - cosine) + penalty
+
+
+def _largest_of_normals(count: int) -> tuple[float, float]:
+    """(mean, variance) of the largest of `count` independent standard normal numbers."""
+    if count == 1:
+        return 0.0, 1.0
+    x = jnp.linspace(-8.0, 8.0, 4001)
+    below = 0.5 * (1.0 + jax.scipy.special.erf(x / math.sqrt(2.0)))
+    density = count * below ** (count - 1) * jnp.exp(-(x**2) / 2) / math.sqrt(2.0 * math.pi)
+    weight = density * (x[1] - x[0])
+    mean = float(jnp.sum(weight * x))
+    return mean, float(jnp.sum(weight * x**2)) - mean**2
+
+
+def expected_initial_loss(num_classes: int, margin: float | Psi, scale: float, dim: int) -> float:
+    """What the loss of an untrained head should be near: −s·psi(0) + ln C + s²/(2d); for ArcFace
+    s·sin m + ln C + ….
+
+    Random embeddings and class weights in d dimensions have cosines near N(0, 1/d); the last two
+    terms are the logarithm of C times the mean of e^{s·cosθ}. A first loss far from this says that
+    something is wrong before any training (labels, normalisation, scale).
+
+    Args:
+      num_classes: C.
+      margin: ArcFace's m in radians, or any psi.
+      scale: s.
+      dim: d, the dimension of the embedding.
+
+    Returns: the loss, in nats.
+
+    Raises:
+      InputError: for a number of classes or dimension below 1, an impossible margin, or scale ≤ 0.
+    """
+    check_between("num_classes", num_classes, 1, math.inf)
+    check_between("dim", dim, 1, math.inf)
+    check_positive("scale", scale)
+    if callable(margin):
+        at_right_angle = float(margin(jnp.zeros(())))
+    else:
+        check_between("margin", margin, 0.0, math.pi)
+        at_right_angle = -math.sin(margin)
+    return -scale * at_right_angle + math.log(num_classes) + scale**2 / (2.0 * dim)
+
+
+def minimum_scale(num_classes: int, probability: float) -> float:
+    """The least s with which softmax over cosines can give the true class this probability.
+
+        s ≥ (C − 1)/C · ln((C − 1)·P/(1 − P)),
+
+    reached when the classes' weights form a regular simplex and every embedding sits on its own.
+
+    Args:
+      num_classes: C ≥ 2.
+      probability: P, above 1/C and below 1.
+
+    Returns: the scale.
+
+    Raises:
+      InputError: for fewer than two classes or a probability outside that range.
+
+    References:
+      Wang et al., CosFace, arXiv:1801.09414, eq. 6; Wang et al., NormFace, arXiv:1704.06369,
+      proposition 2.
+    """
+    check_between("num_classes", num_classes, 2, math.inf)
+    if not 1.0 / num_classes < probability < 1.0:
+        raise InputError(
+            f"probability is {probability:g}; pass a number above 1/num_classes and below 1"
+        )
+    return (
+        (num_classes - 1)
+        / num_classes
+        * math.log((num_classes - 1) * probability / (1.0 - probability))
+    )

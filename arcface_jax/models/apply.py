@@ -1,0 +1,27 @@
+"""A Flax module as the training step takes it."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+
+def linen_apply(module: nn.Module, *, train: bool = True) -> Any:
+    """The module as a function (params, batch statistics, images, key) -> (embeddings, new batch
+    statistics), for `arcface_jax.training.make_step`.
+
+    Args:
+      module: maps (images, train) to embeddings.
+      train: with batch statistics that move, and dropout; otherwise as in use.
+    """
+
+    def apply(params: Any, batch_stats: Any, images: jax.Array, key: jax.Array) -> Any:
+        variables = {"params": params, "batch_stats": batch_stats}
+        if not train:
+            return module.apply(variables, images, train=False), batch_stats
+        embeddings, new = module.apply(
+            variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+        )
+        return embeddings, new.get("batch_stats", {})
+
+    return apply

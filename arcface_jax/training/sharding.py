@@ -1,0 +1,138 @@
+"""Where a run's arrays lie, and the transforms that run one step on several devices.
+
+State and batches are whole arrays: replicated, but for the batch and the class rows of a sharded
+head, which are split over the mesh. The mesh may span processes.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from arcface_jax.errors import InputError
+from arcface_jax.training.state import DATA_AXIS, TrainState, class_row_specs, is_class_rows
+from arcface_jax.training.step import StepFunction
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """The devices of a run and how its arrays lie on them.
+
+    Attributes:
+      devices: that share the batch.
+      split_classes: whether they share the class rows too.
+    """
+
+    devices: tuple[jax.Device, ...]
+    split_classes: bool = False
+
+    @property
+    def mesh(self) -> Mesh:
+        """All devices on the one axis DATA_AXIS."""
+        return Mesh(np.array(self.devices), (DATA_AXIS,))
+
+    @property
+    def whole(self) -> NamedSharding:
+        """The same on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def split(self) -> NamedSharding:
+        """Rows split over the devices, as a batch is."""
+        return NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
+
+    def shapes(self, make: Callable[[], TrainState]) -> TrainState:
+        """The state that `create` would make, as shapes with their shardings."""
+        shapes = jax.eval_shape(make)
+        specs = class_row_specs(shapes)
+        return jax.tree.map(
+            lambda leaf, spec: jax.ShapeDtypeStruct(
+                leaf.shape,
+                leaf.dtype,
+                sharding=NamedSharding(self.mesh, spec if self.split_classes else PartitionSpec()),
+            ),
+            shapes,
+            specs,
+        )
+
+    def create(self, make: Callable[[], TrainState]) -> TrainState:
+        """Makes a state, class rows on the devices where they belong."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes(make))
+        return jax.block_until_ready(jax.jit(make, out_shardings=shardings)())
+
+    def place(self, state: TrainState) -> TrainState:
+        """Copies what is replicated to every device, and splits class rows."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes(lambda: state))
+        return jax.device_put(state, shardings)
+
+    def local(self, tree: Any) -> Any:
+        """A replicated part of a state, on one device of this process."""
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+    def compile(self, step: StepFunction, *, pmap: bool = False) -> StepFunction:
+        """The step on whole arrays, compiled when it is first called; the state is consumed.
+
+        Args:
+          step: from `make_step`, with axis_name=DATA_AXIS for pmap.
+          pmap: run it by `jax.pmap`, on each device's part of the batch, instead of jit.
+        """
+        compiled = self._pmapped(step) if pmap else jax.jit(step, donate_argnums=0)
+        # Collectives of several queued steps can deadlock on simulated CPU devices.
+        wait = len(self.devices) > 1 and self.devices[0].platform == "cpu"
+
+        def run(state: TrainState, key: jax.Array, images: Any, labels: Any) -> Any:
+            batch = jax.device_put((images, labels), self.split)
+            state, metrics = compiled(state, key, *batch)
+            return (jax.block_until_ready(state) if wait else state), metrics
+
+        return run
+
+    def _pmapped(self, step: StepFunction) -> Callable[..., Any]:
+        count = len(self.devices)
+
+        def is_split(path: tuple[Any, ...]) -> bool:
+            return self.split_classes and is_class_rows(path)
+
+        def fold(tree: Any) -> Any:
+            return jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), tree)
+
+        def mapped(state: TrainState) -> Any:
+            axes = by_path(lambda path, _: 0 if is_split(path) else None, state)
+            return jax.pmap(
+                step,
+                axis_name=DATA_AXIS,
+                in_axes=(axes, None, 0, 0),
+                out_axes=(axes, None),
+                devices=self.devices,
+                donate_argnums=0,
+            )
+
+        by_path = jax.tree_util.tree_map_with_path
+        once: list[Any] = []  # made when the state's structure is known
+
+        def run(state: TrainState, key: jax.Array, *batch: jax.Array) -> Any:
+            if not once:
+                once.append(mapped(state))
+            state = by_path(lambda p, leaf: fold(leaf) if is_split(p) else leaf, state)
+            state, metrics = once[0](state, key, *fold(batch))
+            flat = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])  # noqa: E731
+            return by_path(lambda p, leaf: flat(leaf) if is_split(p) else leaf, state), metrics
+
+        return run
+
+
+def check_batch(batch_size: int, devices: int, accumulate: int = 1) -> None:
+    """Raises InputError where a batch cannot be split evenly over the devices, and over the parts
+    it is computed in.
+    """
+    if accumulate < 1:
+        raise InputError(f"run.accumulate is {accumulate}; pass 1 or more parts")
+    if batch_size < 1 or batch_size % (devices * accumulate):
+        in_parts = "" if accumulate == 1 else f" times {accumulate} parts"
+        raise InputError(
+            f"run.batch_size {batch_size} must be a positive multiple of the {devices} devices in "
+            f"use{in_parts}"
+        )
