@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arcface_jax.training.parallel import data_mesh
 from jax.sharding import NamedSharding, PartitionSpec
 
 from arcface_jax.training.checksums import checksum, checksums
-from arcface_jax.training.parallel import data_mesh
 
 
 def by_hand(array):
