@@ -7,15 +7,15 @@ from collections.abc import Iterator
 class InputError(ValueError):
     """Bad input: an argument, a file or a record that cannot be used.
 
-    The message is one line that names the argument, file or record, its value,
-    and what to do. Commands print it without a traceback and exit with status 2.
+    The message is one line that names the argument, file or record, its value, and what to do.
+    Commands print it without a traceback and exit with status 2.
     """
 
 
 @contextlib.contextmanager
 def concerning(what: str) -> Iterator[None]:
-    """Puts `what`, a file or an argument, before the message of an error in a function that
-    knows only arrays.
+    """Puts `what`, a file or an argument, before the message of an error in a function that knows
+    only arrays.
     """
     try:
         yield

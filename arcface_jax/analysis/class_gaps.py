@@ -154,8 +154,8 @@ def _directions(rows: np.ndarray, name: str, numbers: range | np.ndarray) -> np.
 
 
 def _orthogonal_part(vector: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """The unit vector in the plane of both that is orthogonal to `axis`; any one where the two
-    are parallel.
+    """The unit vector in the plane of both that is orthogonal to `axis`; any one where the two are
+    parallel.
     """
     for candidate in (vector, *np.eye(len(axis))):
         part = candidate - (candidate @ axis) * axis

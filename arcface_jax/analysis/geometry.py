@@ -150,8 +150,8 @@ def margin_arc(psi: Psi, centre_angle: np.ndarray) -> np.ndarray:
 
 
 def centres(centre_angle: float) -> np.ndarray:
-    """Two unit vectors α apart in the plane z = 0, either side of the x axis: [2, 3], the
-    second with y > 0.
+    """Two unit vectors α apart in the plane z = 0, either side of the x axis: [2, 3], the second
+    with y > 0.
     """
     check_between("centre_angle", centre_angle, 0.0, math.pi)
     half = 0.5 * centre_angle

@@ -1,5 +1,5 @@
-"""What a margin does at each angle: the target logit, its slopes, and which way the loss pulls
-the embedding.
+"""What a margin does at each angle: the target logit, its slopes, and which way the loss pulls the
+embedding.
 """
 
 import dataclasses

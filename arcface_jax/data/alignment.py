@@ -26,8 +26,8 @@ def similarity(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
     Raises:
       InputError: fewer than two different points, or not finite.
 
-    References: Umeyama, Least-squares estimation of transformation parameters
-    between two point patterns (1991).
+    References: Umeyama, Least-squares estimation of transformation parameters between two point
+    patterns (1991).
     """
     points, targets = np.asarray(points, np.float64), np.asarray(targets, np.float64)
     if points.ndim != 2 or points.shape != targets.shape or points.shape[1] != 2:
@@ -46,22 +46,21 @@ def similarity(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def align(image: np.ndarray, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -> np.ndarray:
     """Cuts an aligned face out of a photograph.
 
-    The landmarks are mapped onto `TEMPLATE`, scaled to `size`, by a similarity
-    transform; pixels are interpolated bicubically, after averaging where the
-    face has to be shrunk. What lies outside the photograph is black, as the
-    published training sets have it.
+    The landmarks are mapped onto `TEMPLATE`, scaled to `size`, by a similarity transform; pixels
+    are interpolated bicubically, after averaging where the face has to be shrunk. What lies outside
+    the photograph is black, as the published training sets have it.
 
     Args:
       image: uint8 [height, width, 3], RGB.
-      landmarks: [5, 2], (x, y) in pixels: left eye, right eye, nose, left and
-        right corner of the mouth, left and right as seen in the picture.
+      landmarks: [5, 2], (x, y) in pixels: left eye, right eye, nose, left and right corner of the
+        mouth, left and right as seen in the picture.
       size: side of the crop in pixels.
 
     Returns: uint8 [size, size, 3], RGB.
 
     Raises:
-      InputError: not an RGB image, or the landmarks cannot be a face: wrong
-        shape, not finite, or in another order.
+      InputError: not an RGB image, or the landmarks cannot be a face: wrong shape, not finite, or
+        in another order.
     """
     landmarks = np.asarray(landmarks, np.float64)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -94,8 +93,8 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -
 
 
 def alignment_residual(landmarks: np.ndarray) -> float:
-    """Root of the mean squared distance, in pixels of the 112×112 crop, of aligned landmarks to
-    the template.
+    """Root of the mean squared distance, in pixels of the 112×112 crop, of aligned landmarks to the
+    template.
     """
     landmarks = np.asarray(landmarks, np.float64)
     matrix = similarity(landmarks, TEMPLATE)

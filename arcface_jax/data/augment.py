@@ -1,11 +1,11 @@
 """Augmentation on the device: jitted, one key an example, uint8 in and out.
 
-The paper's only augmentation is the mirror image. The others are optional: what
-AdaFace adds for low-quality faces, random erasing, and a drawn face mask.
+The paper's only augmentation is the mirror image. The others are optional: what AdaFace adds for
+low-quality faces, random erasing, and a drawn face mask.
 
-An example's result depends on its own key and pixels alone. With keys made by
-`example_keys` it is the same whatever the number of devices, and a resumed run
-continues with the augmentations it would have had.
+An example's result depends on its own key and pixels alone. With keys made by `example_keys` it is
+the same whatever the number of devices, and a resumed run continues with the augmentations it would
+have had.
 """
 
 import dataclasses
@@ -74,9 +74,8 @@ def augment(
 ) -> jax.Array:
     """Changes each image at random.
 
-    In the order mask, erasing, crop, photometric, low resolution, flip. Those
-    with probability 0 cost nothing, and switching one on leaves what the
-    others do to an example as it was.
+    In the order mask, erasing, crop, photometric, low resolution, flip. Those with probability 0
+    cost nothing, and switching one on leaves what the others do to an example as it was.
 
     Args:
       images: uint8 [N, height, width, 3], RGB.
@@ -151,8 +150,8 @@ def erase(image: jax.Array, key: jax.Array, area: tuple[float, float] = (0.02, 0
 def change_colours(image: jax.Array, key: jax.Array, strength: float = 0.5) -> jax.Array:
     """Changes brightness, contrast and saturation, in random order.
 
-    Each by a factor f, uniform in [1 − strength, 1 + strength]: f·x + (1 − f)·r,
-    where r is black, the mean grey of the image, or the pixel's own grey.
+    Each by a factor f, uniform in [1 − strength, 1 + strength]: f·x + (1 − f)·r, where r is black,
+    the mean grey of the image, or the pixel's own grey.
 
     Args:
       image: float32 [height, width, 3], in 0 … 255.
@@ -235,8 +234,8 @@ def draw_mask(image: jax.Array, key: jax.Array) -> jax.Array:
 def _rectangle(
     key: jax.Array, shape: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float]
 ) -> jax.Array:
-    """bool [height, width]: inside a random rectangle of a share of the area and an aspect
-    ratio, log-uniform.
+    """bool [height, width]: inside a random rectangle of a share of the area and an aspect ratio,
+    log-uniform.
     """
     area_key, aspect_key, place_key = jax.random.split(key, 3)
     height, width = shape
@@ -257,8 +256,8 @@ def _rectangle(
 def _down_and_up(length: int, scale: jax.Array, blocks: jax.Array) -> jax.Array:
     """[length, length]: resampling to round(scale · length) samples and back, as one matrix.
 
-    Sizes of arrays are fixed when jitted, so the small grid has `length` places
-    of which the first ones are used.
+    Sizes of arrays are fixed when jitted, so the small grid has `length` places of which the first
+    ones are used.
     """
     small = jnp.maximum(jnp.round(scale * length), 1.0)
     step = length / small

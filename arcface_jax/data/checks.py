@@ -29,12 +29,12 @@ class Report:
       messages: one for each image that cannot be decoded.
       exact_duplicates: groups of equal images, by index.
       near_duplicates: pairs (i, j) that look the same but are not equal.
-      across_identities: the groups and pairs among these whose images have
-        different labels: one person under two names, or a wrong label.
+      across_identities: the groups and pairs among these whose images have different labels: one
+        person under two names, or a wrong label.
       size: (height, width) in pixels that images should have.
       odd_sizes: (height, width) → count, of images of another size.
-      aligned: whether the average image has eyes where the template has them;
-        taken for granted with fewer than 32 images, which show too little.
+      aligned: whether the average image has eyes where the template has them; taken for granted
+        with fewer than 32 images, which show too little.
     """
 
     num_images: int
@@ -144,8 +144,8 @@ def check(
 
 
 def report(source: FaceSource, found: Scan, size: int | tuple[int, int] = TEMPLATE_SIZE) -> Report:
-    """The report on a source that has been scanned; `size` is what its images should have: side
-    or (height, width).
+    """The report on a source that has been scanned; `size` is what its images should have: side or
+    (height, width).
     """
     size = height_and_width(size)
     labels = np.asarray(source.labels)

@@ -44,11 +44,11 @@ def convert(
 ) -> None:
     """Writes every image of a source, identity by identity.
 
-    All is written to `destination.partial`, which takes the final name when it
-    is complete. Called again after an interruption it goes on where it was.
+    All is written to `destination.partial`, which takes the final name when it is complete. Called
+    again after an interruption it goes on where it was.
 
-    "recordio" makes a folder of `train.rec`, `train.idx`, `train.lst` and
-    `property`, as insightface has them; "array_record" a TFDS data set for
+    "recordio" makes a folder of `train.rec`, `train.idx`, `train.lst` and `property`, as
+    insightface has them; "array_record" a TFDS data set for
     `tensorflow_datasets.builder_from_directory`; "folder" IDENTITY/IMAGE.
 
     Args:
@@ -56,14 +56,14 @@ def convert(
       destination: folder to make; it must not exist.
       format: what to write.
       image_size: None keeps sizes; otherwise `decode.resize`.
-      jpeg_quality: None keeps stored bytes bit for bit where sizes are kept,
-        and writes PNG, which loses nothing, where images have to be encoded;
-        1 … 100 encodes every image as JPEG without colour subsampling.
+      jpeg_quality: None keeps stored bytes bit for bit where sizes are kept, and writes PNG, which
+        loses nothing, where images have to be encoded; 1 … 100 encodes every image as JPEG without
+        colour subsampling.
       progress: called with the number of images done since the last call.
 
     Raises:
-      InputError: the destination exists, an unfinished conversion of something
-        else is in the way, or an image cannot be read.
+      InputError: the destination exists, an unfinished conversion of something else is in the way,
+        or an image cannot be read.
     """
     final = pathlib.Path(destination)
     if final.exists():

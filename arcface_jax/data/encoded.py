@@ -52,10 +52,9 @@ class EncodedSource(abc.ABC):
     def fingerprint(self) -> str:
         """Digest of labels, names, the size of every image, and content.
 
-        Up to 1 GiB every image is read. Larger sets would take minutes at each
-        start, so of them 4,096 evenly spaced images are; any added, removed,
-        reordered or re-encoded image still changes sizes or labels. File times
-        do not count: a copy has its original's fingerprint.
+        Up to 1 GiB every image is read. Larger sets would take minutes at each start, so of them
+        4,096 evenly spaced images are; any added, removed, reordered or re-encoded image still
+        changes sizes or labels. File times do not count: a copy has its original's fingerprint.
         """
         sizes = self.encoded_sizes()
         digest = hashlib.blake2b(digest_size=16)
@@ -77,8 +76,8 @@ class EncodedSource(abc.ABC):
 def encoded_reader(source: FaceSource) -> Callable[[int], bytes] | None:
     """The source's optional method `encoded`, or None.
 
-    Every `EncodedSource` has it, and every view of one. Conversions use it to
-    move images bit for bit, and content checks to hash them without decoding.
+    Every `EncodedSource` has it, and every view of one. Conversions use it to move images bit for
+    bit, and content checks to hash them without decoding.
     """
     return getattr(source, "encoded", None)
 

@@ -55,9 +55,8 @@ def open_tree(root: str | os.PathLike[str]) -> FileTree:
 class DirectoryTree:
     """The files of a directory.
 
-    Symbolic links are followed, and a directory that several links lead to is
-    counted once, so that loops end and nobody becomes two identities. Hidden
-    files and folders are left out.
+    Symbolic links are followed, and a directory that several links lead to is counted once, so that
+    loops end and nobody becomes two identities. Hidden files and folders are left out.
     """
 
     def __init__(self, root: str):
@@ -121,9 +120,9 @@ class DirectoryTree:
 class ZipTree:
     """The files of a zip archive.
 
-    Nothing is ever extracted, so a member's name cannot reach outside. Each
-    process opens the archive for itself: a file position shared after a fork
-    would mix up two readers. Threads share it, `zipfile` locks each read.
+    Nothing is ever extracted, so a member's name cannot reach outside. Each process opens the
+    archive for itself: a file position shared after a fork would mix up two readers. Threads share
+    it, `zipfile` locks each read.
     """
 
     def __init__(self, root: str):

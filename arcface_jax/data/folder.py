@@ -30,8 +30,8 @@ class FolderSource(EncodedSource):
       extensions: file names that count as images, lower case with the dot.
 
     Raises:
-      InputError: the root is missing, is neither a folder nor a zip file, has
-        no image, or has images that belong to no identity.
+      InputError: the root is missing, is neither a folder nor a zip file, has no image, or has
+        images that belong to no identity.
     """
 
     def __init__(self, root: str | os.PathLike[str], extensions: Sequence[str] = EXTENSIONS):

@@ -19,8 +19,8 @@ from arcface_jax.errors import InputError
 def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads a list of landmarks: path → float64 [5, 2].
 
-    Lines "path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5", separated by tabs, commas or
-    spaces; or insightface's `.lst` with 17 columns (`recordio.read_lst`).
+    Lines "path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5", separated by tabs, commas or spaces; or
+    insightface's `.lst` with 17 columns (`recordio.read_lst`).
 
     Raises:
       InputError: a line has other columns or no finite numbers.

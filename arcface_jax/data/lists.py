@@ -19,21 +19,21 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 class ListSource(EncodedSource):
     """The images that a list file names.
 
-    `.csv` has commas, `.tsv` and `.txt` tabs; `.lst` is insightface's
-    `train.lst` (`recordio.read_lst`). The columns are path and identity, or, if
-    the first line names columns, those called `path` and `identity`.
+    `.csv` has commas, `.tsv` and `.txt` tabs; `.lst` is insightface's `train.lst`
+    (`recordio.read_lst`). The columns are path and identity, or, if the first line names columns,
+    those called `path` and `identity`.
 
-    Identities are any text; labels number them in sorted order, by value where
-    all are whole numbers. Images keep the list's order.
+    Identities are any text; labels number them in sorted order, by value where all are whole
+    numbers. Images keep the list's order.
 
     Args:
       path: the list file.
-      root: folder or zip file that the paths are relative to; the list's own
-        folder if None. Absolute paths must lie below it.
+      root: folder or zip file that the paths are relative to; the list's own folder if None.
+        Absolute paths must lie below it.
 
     Raises:
-      InputError: a file is missing, a line has no two columns, a path leads out
-        of the root. A missing image is named when it is read.
+      InputError: a file is missing, a line has no two columns, a path leads out of the root. A
+        missing image is named when it is read.
     """
 
     def __init__(self, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None):

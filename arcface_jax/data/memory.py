@@ -18,9 +18,8 @@ _CHUNK = 256
 def batch_renderer(source: FaceSource) -> Callable[[np.ndarray], np.ndarray] | None:
     """The source's optional method `render`, or None.
 
-    A source that makes many images at once faster than one by one has
-    `render(indices) -> uint8 [M, height, width, 3]`; whatever reads whole
-    batches uses it.
+    A source that makes many images at once faster than one by one has `render(indices) -> uint8 [M,
+    height, width, 3]`; whatever reads whole batches uses it.
     """
     return getattr(source, "render", None)
 
@@ -67,9 +66,9 @@ def load(
     Args:
       source: where the images are. Where it has `render`, that is used.
       image_size: side in pixels, or (height, width); other sizes go through `decode.resize`.
-      on_unreadable: "raise" stops at the first image that cannot be decoded;
-        "skip" leaves such images out, with their messages in `skipped`.
-        Identities keep their labels, even one that loses all of its images.
+      on_unreadable: "raise" stops at the first image that cannot be decoded; "skip" leaves such
+        images out, with their messages in `skipped`. Identities keep their labels, even one that
+        loses all of its images.
       threads: decoders working at once; they release the interpreter lock.
       progress: called with the number of images done since the last call.
 
@@ -128,7 +127,6 @@ def load_images(
 ) -> np.ndarray:
     """All images of a source, uint8 [N, image_size, image_size, 3], in the order of its labels.
 
-    See `load`, of which this is the plain case: an image that cannot be decoded
-    raises InputError.
+    See `load`, of which this is the plain case: an image that cannot be decoded raises InputError.
     """
     return load(source, image_size, threads=threads, progress=progress).images

@@ -28,11 +28,10 @@ def open_source(path: str | os.PathLike[str]) -> EncodedSource:
     """Opens the images at `path`, by what lies there.
 
     Args:
-      path: a folder or zip archive of identity/image files; a `.rec` file or the
-        folder with `train.rec`; a `.csv`, `.tsv`, `.txt` or `.lst` list; a
-        `.parquet` or `.tar` file or a folder of such; a `.bin` verification set; the
-        folder of a prepared TFDS data set; or "tfds:NAME" or
-        "tfds:NAME:SPLIT" for one of TFDS's catalogue.
+      path: a folder or zip archive of identity/image files; a `.rec` file or the folder with
+        `train.rec`; a `.csv`, `.tsv`, `.txt` or `.lst` list; a `.parquet` or `.tar` file or a
+        folder of such; a `.bin` verification set; the folder of a prepared TFDS data set; or
+        "tfds:NAME" or "tfds:NAME:SPLIT" for one of TFDS's catalogue.
 
     Raises:
       InputError: nothing is there, or nothing that can be opened.
@@ -139,8 +138,8 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
 
 
 def _parts(specification: str) -> tuple[str, str, str | None]:
-    """(name or "", source, pair list or None): the first reading whose source exists; else as
-    it is written.
+    """(name or "", source, pair list or None): the first reading whose source exists; else as it is
+    written.
     """
     equals = [at for at, sign in enumerate(specification) if sign == "="]
     named = [("", specification), *((specification[:at], specification[at + 1 :]) for at in equals)]
@@ -156,8 +155,8 @@ def _parts(specification: str) -> tuple[str, str, str | None]:
 
 
 def _is_lfw_list(path: pathlib.Path) -> bool:
-    """Whether the first line is LFW's, the numbers of folds and pairs; whoever reads the list
-    says what is wrong.
+    """Whether the first line is LFW's, the numbers of folds and pairs; whoever reads the list says
+    what is wrong.
     """
     try:
         with path.open(encoding="utf-8", errors="surrogateescape") as file:

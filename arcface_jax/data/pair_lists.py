@@ -1,5 +1,5 @@
-"""Published lists of pairs as text: LFW's `pairs.txt`, CFP's protocol, YTF's `splits.txt`,
-three columns.
+"""Published lists of pairs as text: LFW's `pairs.txt`, CFP's protocol, YTF's `splits.txt`, three
+columns.
 """
 
 import collections
@@ -33,14 +33,13 @@ class HasPaths(Protocol):
 def read_lfw_pairs(path: str | os.PathLike[str], source: HasPaths) -> Pairs:
     """LFW's `pairs.txt` (or `pairsDevTrain.txt`) over a folder of LFW images.
 
-    The first line has the number of folds, where there are any, and of same
-    pairs in each; then each fold lists its same pairs as "name i j" and as many
-    different pairs as "name i name j". Image i of a name is
-    `name/name_000i` with any extension, at any depth of the source.
+    The first line has the number of folds, where there are any, and of same pairs in each; then
+    each fold lists its same pairs as "name i j" and as many different pairs as "name i name j".
+    Image i of a name is `name/name_000i` with any extension, at any depth of the source.
 
     Raises:
-      InputError: a line cannot be read, names an image the source lacks, or
-        the number of lines is not the announced one.
+      InputError: a line cannot be read, names an image the source lacks, or the number of lines is
+        not the announced one.
     """
     path = os.fspath(path)
     lines = _lines(path)
@@ -73,8 +72,8 @@ def read_lfw_pairs(path: str | os.PathLike[str], source: HasPaths) -> Pairs:
 def read_pair_list(path: str | os.PathLike[str], source: HasPaths, num_folds: int = 1) -> Pairs:
     """A plain list of pairs: path, path, and 1 for same or 0 for different.
 
-    Columns are separated by tabs, commas or spaces. Paths are the source's,
-    with or without extension.
+    Columns are separated by tabs, commas or spaces. Paths are the source's, with or without
+    extension.
 
     Args:
       path: the list file.
@@ -82,8 +81,8 @@ def read_pair_list(path: str | os.PathLike[str], source: HasPaths, num_folds: in
       num_folds: contiguous folds that the list is arranged in.
 
     Raises:
-      InputError: a line cannot be read or names an image the source lacks, or
-        the list cannot be divided into so many folds.
+      InputError: a line cannot be read or names an image the source lacks, or the list cannot be
+        divided into so many folds.
     """
     path = os.fspath(path)
     find = _finder(_stems(source), lambda stem: stem)
@@ -157,8 +156,8 @@ def read_cfp_pairs(split: str | os.PathLike[str], source: HasPaths) -> Pairs:
 
 
 def cfp_labels(source: HasPaths) -> np.ndarray:
-    """int64 [N]: who each image of CFP shows, by the folder above `frontal` or `profile`,
-    numbered by name.
+    """int64 [N]: who each image of CFP shows, by the folder above `frontal` or `profile`, numbered
+    by name.
     """
     people = [
         _last(source.path(index), 3).rpartition("/")[0].rpartition("/")[0]

@@ -16,8 +16,8 @@ class Pairs:
       first: int64 [P], index of each pair's first image.
       second: int64 [P], of its second.
       same: bool [P], whether both show one identity.
-      num_folds: the list is this many contiguous parts of equal length, each half
-        same and half different; 1 if it is not arranged in folds.
+      num_folds: the list is this many contiguous parts of equal length, each half same and half
+        different; 1 if it is not arranged in folds.
       disjoint_folds: whether no identity occurs in two folds.
     """
 
@@ -64,26 +64,25 @@ def same_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def draw_pairs(labels: np.ndarray, num_pairs: int, seed: int, num_folds: int = 10) -> Pairs:
     """Draws a balanced list of pairs, in contiguous folds as LFW has them.
 
-    Each fold holds as many same as different pairs, the same ones first. No pair
-    occurs twice in either order, and no image is paired with itself. Same
-    pairs are spread over identities as evenly as their images allow;
-    different pairs take two identities at random, then an image of each. So
-    identities with many images do not rule the result.
+    Each fold holds as many same as different pairs, the same ones first. No pair occurs twice in
+    either order, and no image is paired with itself. Same pairs are spread over identities as
+    evenly as their images allow; different pairs take two identities at random, then an image of
+    each. So identities with many images do not rule the result.
 
-    Folds have disjoint identities if the identities can be divided so that each
-    fold has its share of distinct pairs; otherwise all folds draw from all
-    identities (`disjoint_folds` tells). Equal arguments give equal pairs.
+    Folds have disjoint identities if the identities can be divided so that each fold has its share
+    of distinct pairs; otherwise all folds draw from all identities (`disjoint_folds` tells). Equal
+    arguments give equal pairs.
 
     Args:
       labels: int [N], the identity of each image.
-      num_pairs: how many pairs are wanted. The list is shorter if the data have fewer
-        distinct pairs, and always a multiple of 2 · num_folds; its length tells.
+      num_pairs: how many pairs are wanted. The list is shorter if the data have fewer distinct
+        pairs, and always a multiple of 2 · num_folds; its length tells.
       seed: of the draw.
       num_folds: number of folds.
 
     Raises:
-      InputError: there is one identity only, no identity has two images, or not
-        even one same and one different pair per fold can be had.
+      InputError: there is one identity only, no identity has two images, or not even one same and
+        one different pair per fold can be had.
     """
     labels = _check_labels(labels)
     if num_folds < 1:
@@ -173,9 +172,9 @@ class _Blocks:
     def draw_different(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """`count` distinct different pairs [count, 2].
 
-        A pair of positions i < j in two blocks has a rank: the pairs of earlier i, plus
-        j's place after the end of i's block. Identities are drawn uniformly as
-        long as that finds new pairs; what is then missing comes uniformly from the rest.
+        A pair of positions i < j in two blocks has a rank: the pairs of earlier i, plus j's place
+        after the end of i's block. Identities are drawn uniformly as long as that finds new pairs;
+        what is then missing comes uniformly from the rest.
         """
         ends = np.repeat(self.starts + self.sizes, self.sizes)
         partners = len(self.images) - ends

@@ -20,13 +20,13 @@ _CACHE_BYTES = 1 << 30
 class ParquetSource(EncodedSource):
     """The rows of one or several Parquet files.
 
-    The image column holds encoded bytes, or structs with a field `bytes`. The
-    identity column holds whole numbers or text; where the file's Hugging Face
-    metadata names the classes, identities have these names.
+    The image column holds encoded bytes, or structs with a field `bytes`. The identity column holds
+    whole numbers or text; where the file's Hugging Face metadata names the classes, identities have
+    these names.
 
-    Parquet is read in row groups of hundreds of images. Up to a gigabyte of
-    them is kept, so a small set or reading in order is fast, and shuffled
-    training on a large set is not: convert it to RecordIO or array_record first.
+    Parquet is read in row groups of hundreds of images. Up to a gigabyte of them is kept, so a
+    small set or reading in order is fast, and shuffled training on a large set is not: convert it
+    to RecordIO or array_record first.
 
     Needs the packages of requirements-parquet.txt.
 
@@ -36,8 +36,7 @@ class ParquetSource(EncodedSource):
       identity_column: name of the identity column.
 
     Raises:
-      InputError: pyarrow is not installed, no file is there, one is damaged, or
-        lacks a column.
+      InputError: pyarrow is not installed, no file is there, one is damaged, or lacks a column.
     """
 
     def __init__(

@@ -46,8 +46,8 @@ class State(TypedDict):
 
     Attributes:
       step: global batches handed out so far.
-      plan: what determines the batches: the source's fingerprint, the
-        sampler's description, and the image size.
+      plan: what determines the batches: the source's fingerprint, the sampler's description, and
+        the image size.
     """
 
     step: int
@@ -57,12 +57,12 @@ class State(TypedDict):
 class BatchIterator(Iterator[Batch]):
     """Endless batches of one host, made by `batches`.
 
-    Batch t depends on the source, the sampler and t alone: not on the number
-    of hosts, workers or threads, which may change between a save and a resume.
+    Batch t depends on the source, the sampler and t alone: not on the number of hosts, workers or
+    threads, which may change between a save and a resume.
 
     Attributes:
-      unreadable: under "substitute", the message of every image met so far
-        that could not be decoded, with the number of times it was met.
+      unreadable: under "substitute", the message of every image met so far that could not be
+        decoded, with the number of times it was met.
     """
 
     def __init__(self, reader: "_BatchReader", plan: str, threads: int, workers: int, ahead: int):
@@ -91,8 +91,8 @@ class BatchIterator(Iterator[Batch]):
         """Goes on from a saved state: the next batch is the one that came next then.
 
         Raises:
-          InputError: the state was saved with other data, another sampler or
-            another image size, so that its batches are not this iterator's.
+          InputError: the state was saved with other data, another sampler or another image size, so
+            that its batches are not this iterator's.
         """
         if state["plan"] != self._plan:
             raise InputError(
@@ -161,15 +161,14 @@ def batches(
       host: this host's number, `jax.process_index()`. It gets rows
         host · n … (host + 1) · n − 1 of each batch, n = batch_size / num_hosts.
       num_hosts: `jax.process_count()`.
-      threads: batches decoded at once, in this process or in each worker.
-        Decoding releases the interpreter lock, so threads do for JPEG.
-      workers: processes that read; 0 reads in this process. They help where
-        Python code, not decoding, is the limit. A script that has some must
-        keep its own work under if __name__ == "__main__".
+      threads: batches decoded at once, in this process or in each worker. Decoding releases the
+        interpreter lock, so threads do for JPEG.
+      workers: processes that read; 0 reads in this process. They help where Python code, not
+        decoding, is the limit. A script that has some must keep its own work under if __name__ ==
+        "__main__".
       ahead: batches read ahead, in this process or in each worker.
-      on_unreadable: "raise" stops the run with the image's InputError;
-        "substitute" takes the next readable image of the source in its place
-        and counts it in `BatchIterator.unreadable`.
+      on_unreadable: "raise" stops the run with the image's InputError; "substitute" takes the next
+        readable image of the source in its place and counts it in `BatchIterator.unreadable`.
 
     Returns: an iterator with `get_state`, `set_state` and `close`.
 
@@ -272,13 +271,12 @@ class DevicePrefetch(Iterator[Batch]):
 
     Args:
       iterator: of one host's rows.
-      sharding: of the global batch; its leading axis is the batch. None puts
-        whole batches on the default device.
+      sharding: of the global batch; its leading axis is the batch. None puts whole batches on the
+        default device.
       depth: batches on the devices beyond the one in use.
 
     Attributes:
-      waited: seconds that the last `next` took: what the training step waited
-        for data.
+      waited: seconds that the last `next` took: what the training step waited for data.
     """
 
     def __init__(

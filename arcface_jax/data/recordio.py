@@ -17,24 +17,21 @@ _FLOAT32_EXACT = 2**24
 class RecordIOSource(EncodedSource):
     """The images of a `.rec` file, by random access.
 
-    The file's header record, key 0, says which keys are images and which are
-    identities; an identity's record holds the range of its images' keys. So
-    labels come without touching every image. A file without a header record is
-    a plain list of images, each with its label.
+    The file's header record, key 0, says which keys are images and which are identities; an
+    identity's record holds the range of its images' keys. So labels come without touching every
+    image. A file without a header record is a plain list of images, each with its label.
 
-    Label values become 0 … n − 1 in their order. Identities are named by the
-    value, or, where a `.lst` file as `convert.convert` makes it lies beside
-    the `.rec`, by the folder part of its paths.
+    Label values become 0 … n − 1 in their order. Identities are named by the value, or, where a
+    `.lst` file as `convert.convert` makes it lies beside the `.rec`, by the folder part of its
+    paths.
 
     Args:
-      path: the `.rec` file, or the folder that has `train.rec`. The index is
-        the file of the same name with `.idx`; a missing one is rebuilt by a
-        scan of the whole file at each opening (`recordio_format.scan_index`
-        and `format_index` make one to keep).
+      path: the `.rec` file, or the folder that has `train.rec`. The index is the file of the same
+        name with `.idx`; a missing one is rebuilt by a scan of the whole file at each opening
+        (`recordio_format.scan_index` and `format_index` make one to keep).
 
     Raises:
-      InputError: a file is missing or damaged, or labels are no counts that
-        float32 holds exactly.
+      InputError: a file is missing or damaged, or labels are no counts that float32 holds exactly.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -209,9 +206,8 @@ class ListLine(NamedTuple):
 def read_lst(path: str | os.PathLike[str]) -> Iterator[ListLine]:
     """Reads insightface's `train.lst`.
 
-    Lines of tab-separated columns: aligned (0 or 1), path, label; then
-    optionally a bounding box of 4 numbers; then optionally 10 numbers, the
-    five landmarks x1 … x5 y1 … y5.
+    Lines of tab-separated columns: aligned (0 or 1), path, label; then optionally a bounding box of
+    4 numbers; then optionally 10 numbers, the five landmarks x1 … x5 y1 … y5.
 
     Raises:
       InputError: a line has other columns; names file and line.

@@ -1,11 +1,10 @@
 """RecordIO, the container of insightface's data sets, at the level of records.
 
-A record is one part or several. A part is the magic number, a uint32 whose top
-three bits say which part it is and whose low 29 bits are the length, the
-payload, and zeros up to a multiple of 4 bytes. Where the payload itself has
-the magic number at an aligned place, the writer ends the part there and leaves
-the number out; so a reader that lost its way can always find the next record.
-The payload starts with a 24-byte header.
+A record is one part or several. A part is the magic number, a uint32 whose top three bits say which
+part it is and whose low 29 bits are the length, the payload, and zeros up to a multiple of 4 bytes.
+Where the payload itself has the magic number at an aligned place, the writer ends the part there
+and leaves the number out; so a reader that lost its way can always find the next record. The
+payload starts with a 24-byte header.
 """
 
 import mmap
@@ -34,8 +33,8 @@ class Record(NamedTuple):
       labels: float32 [K]; K is 1 for an ordinary image.
       id: the record's number, as its writer gave it.
       payload: the encoded image, or nothing.
-      has_label_list: the labels are a list after the header (its flag is K),
-        not the header's own single label.
+      has_label_list: the labels are a list after the header (its flag is K), not the header's own
+        single label.
     """
 
     labels: np.ndarray
@@ -142,8 +141,8 @@ class RecordFile:
         """The offsets of all records, in the file's order.
 
         Args:
-          damaged: None raises at the first damaged record. A list collects the
-            messages instead, and the scan goes on at the next record.
+          damaged: None raises at the first damaged record. A list collects the messages instead,
+            and the scan goes on at the next record.
         """
         offset = 0
         while offset < len(self._map):
@@ -329,8 +328,8 @@ def read_index(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
 def scan_index(file: RecordFile, damaged: list[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Keys and offsets of a record file that has lost its `.idx`.
 
-    The key is the id in each record's header where these are all different, as
-    insightface writes them; else the record's position.
+    The key is the id in each record's header where these are all different, as insightface writes
+    them; else the record's position.
 
     Args:
       file: to scan from start to end.

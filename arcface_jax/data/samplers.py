@@ -1,7 +1,7 @@
 """Which image stands in which row of which batch, as a pure function of (seed, step, row).
 
-Nothing here has state. So a run that resumes at step t gets the batch it would
-have got, and a batch can be dealt out to any number of hosts.
+Nothing here has state. So a run that resumes at step t gets the batch it would have got, and a
+batch can be dealt out to any number of hosts.
 """
 
 import functools
@@ -36,8 +36,8 @@ class Sampler(Protocol):
 class Shuffled:
     """Every image once in each epoch, in a new order each time.
 
-    Batches run on across the end of an epoch, so no image is left out and all
-    batches have the same size.
+    Batches run on across the end of an epoch, so no image is left out and all batches have the same
+    size.
 
     Args:
       num_images: N.
@@ -63,9 +63,8 @@ class Shuffled:
 class Balanced:
     """P identities with K images each in every batch, for losses over pairs or triplets.
 
-    Identities come in a new shuffled order each epoch, never twice in one
-    batch. An identity's images are used up in shuffled order over its visits;
-    one with fewer than K images repeats them.
+    Identities come in a new shuffled order each epoch, never twice in one batch. An identity's
+    images are used up in shuffled order over its visits; one with fewer than K images repeats them.
 
     Args:
       labels: int [N], as in `FaceSource.labels`.
@@ -76,8 +75,8 @@ class Balanced:
     Raises:
       InputError: there are fewer than P identities.
 
-    References: Hermans et al., In Defense of the Triplet Loss for Person
-    Re-Identification (arXiv:1703.07737), section 3.1.
+    References: Hermans et al., In Defense of the Triplet Loss for Person Re-Identification
+    (arXiv:1703.07737), section 3.1.
     """
 
     def __init__(self, labels: np.ndarray, identities: int, images: int, seed: int):
@@ -113,9 +112,8 @@ class Balanced:
 class Capped:
     """Every identity at most `cap` times in each epoch, in a new order each time.
 
-    Identities with thousands of images otherwise make up most of an epoch. Of
-    those with n > `cap` images, another part comes each epoch; after n // cap
-    epochs they are shuffled anew.
+    Identities with thousands of images otherwise make up most of an epoch. Of those with n > `cap`
+    images, another part comes each epoch; after n // cap epochs they are shuffled anew.
 
     Args:
       labels: int [N], as in `FaceSource.labels`.
@@ -185,9 +183,8 @@ class _ImagesByIdentity:
         """The min(count, images) images for the identity's visit number `visit`, repeated up to
         `images`.
 
-        A pass shuffles the identity's images and cuts them into parts of
-        `images`; the remainder of a pass is left out of it, so that no part
-        contains an image twice.
+        A pass shuffles the identity's images and cuts them into parts of `images`; the remainder of
+        a pass is left out of it, so that no part contains an image twice.
         """
         parts = max(int(self.counts[identity]) // images, 1)
         turn, part = divmod(visit, parts)

@@ -1,5 +1,5 @@
-"""One pass over a data set's images: what is readable, what is equal, what an average face
-looks like.
+"""One pass over a data set's images: what is readable, what is equal, what an average face looks
+like.
 """
 
 import dataclasses
@@ -115,10 +115,9 @@ def scan(
 def perceptual_hash(image: np.ndarray) -> np.ndarray:
     """256 bits, uint8 [32]: which of the lowest spatial frequencies are above their median.
 
-    The image is reduced to 32×32 grey pixels; the bits are the signs of the
-    16×16 lowest coefficients of its discrete cosine transform, less the median of
-    all but the mean. Scaling, re-encoding and changes of brightness or contrast
-    leave nearly all of them as they are.
+    The image is reduced to 32×32 grey pixels; the bits are the signs of the 16×16 lowest
+    coefficients of its discrete cosine transform, less the median of all but the mean. Scaling,
+    re-encoding and changes of brightness or contrast leave nearly all of them as they are.
     """
     side = 2 * _HASH_SIDE
     grey = Image.fromarray(image).convert("L").resize((side, side), Image.Resampling.BOX)
@@ -133,8 +132,8 @@ def overlap(first: Scan, second: Scan) -> np.ndarray:
       first: one scan.
       second: the other.
 
-    Returns: int64 [M, 2], index in the first and in the second, of equal images.
-      Near copies are left out: the faces of different people can look alike.
+    Returns: int64 [M, 2], index in the first and in the second, of equal images. Near copies are
+      left out: the faces of different people can look alike.
     """
     index_of = {
         found.tobytes(): index for index, found in enumerate(first.content) if first.readable[index]
@@ -150,10 +149,9 @@ def overlap(first: Scan, second: Scan) -> np.ndarray:
 def near_pairs(hashes: np.ndarray, readable: np.ndarray, bits: int = _NEAR_BITS) -> np.ndarray:
     """Pairs of images whose perceptual hashes differ in few bits.
 
-    Two hashes that differ in at most `bits` < 16 bits agree in one of their
-    sixteen 16-bit words, so only images that share a word are compared. Words that
-    over 400 images share (flat backgrounds) are skipped; pairs that agree in no
-    other word are then missed.
+    Two hashes that differ in at most `bits` < 16 bits agree in one of their sixteen 16-bit words,
+    so only images that share a word are compared. Words that over 400 images share (flat
+    backgrounds) are skipped; pairs that agree in no other word are then missed.
 
     Args:
       hashes: uint8 [N, 32].
@@ -184,10 +182,9 @@ def eye_distance(mean_face: np.ndarray) -> float:
     """How far the average face's eyes lie from the alignment template's, in pixels of the 112×112
     crop.
 
-    Eyes are the darkest small spots in the upper middle of an average face. It is
-    made symmetric first, so that one place says where both are. Of aligned crops
-    the distance is a few pixels; where eyes lie anywhere, the average has no such
-    spots, and the darkest is some other place.
+    Eyes are the darkest small spots in the upper middle of an average face. It is made symmetric
+    first, so that one place says where both are. Of aligned crops the distance is a few pixels;
+    where eyes lie anywhere, the average has no such spots, and the darkest is some other place.
 
     Args:
       mean_face: [112, 112], grey.

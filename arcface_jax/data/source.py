@@ -9,9 +9,9 @@ import numpy as np
 class FaceSource(Protocol):
     """Images with identity labels, by random access.
 
-    Every source of this library (synthetic, folder, RecordIO, …) is one, and
-    whatever is one can be trained and evaluated on. Reading is safe from
-    several threads, and sources pickle, so that worker processes can have one.
+    Every source of this library (synthetic, folder, RecordIO, …) is one, and whatever is one can be
+    trained and evaluated on. Reading is safe from several threads, and sources pickle, so that
+    worker processes can have one.
     """
 
     @property

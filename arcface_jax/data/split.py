@@ -10,21 +10,20 @@ from arcface_jax.errors import InputError
 def split_identities(source: FaceSource, test_fraction: float, seed: int) -> tuple[Subset, Subset]:
     """Splits a source by identity.
 
-    Face recognition is tested on people the network has never seen, so the
-    split is over identities, not images. It depends on the seed and on the
-    number of identities alone.
+    Face recognition is tested on people the network has never seen, so the split is over
+    identities, not images. It depends on the seed and on the number of identities alone.
 
     Args:
       source: at least four identities.
-      test_fraction: share of the identities, strictly between 0 and 1, that
-        goes to the test side; rounded to the nearest count.
+      test_fraction: share of the identities, strictly between 0 and 1, that goes to the test side;
+        rounded to the nearest count.
       seed: which identities.
 
     Returns: (training subset, test subset), labels of each renumbered from 0.
 
     Raises:
-      InputError: the fraction is outside (0, 1), or a side would have fewer
-        than two identities, with which nothing can be told apart.
+      InputError: the fraction is outside (0, 1), or a side would have fewer than two identities,
+        with which nothing can be told apart.
     """
     if not 0 < test_fraction < 1:
         raise InputError(

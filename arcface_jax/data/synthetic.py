@@ -1,11 +1,10 @@
 """Synthetic faces: the data set that needs no download.
 
-Drawn people, as many as wanted, in the geometry of aligned face crops. What
-makes a person (shape of head, eyes, nose, mouth; skin, hair, marks) is spread
-over many small continuous differences. What changes from picture to picture
-(pose, light, expression, glasses, hat, things in front, blur, noise,
-background) is large. So the task is that of face recognition: tell people
-apart that were never seen in training.
+Drawn people, as many as wanted, in the geometry of aligned face crops. What makes a person (shape
+of head, eyes, nose, mouth; skin, hair, marks) is spread over many small continuous differences.
+What changes from picture to picture (pose, light, expression, glasses, hat, things in front, blur,
+noise, background) is large. So the task is that of face recognition: tell people apart that were
+never seen in training.
 
 Nothing here depicts anyone.
 """
@@ -49,22 +48,19 @@ def _whole_number(name: str, value: int, low: int, high: int) -> int:
 class SyntheticFaces:
     """A FaceSource of drawn faces, computed when read.
 
-    Image k of identity i is the same whatever the number of identities and of
-    images and whatever else is rendered: it depends on `seed`, i, k,
-    `image_size` and `difficulty`. Two sources with the same seed and disjoint
-    ranges first_identity … first_identity + num_identities − 1 have different
-    people, for training and for testing.
+    Image k of identity i is the same whatever the number of identities and of images and whatever
+    else is rendered: it depends on `seed`, i, k, `image_size` and `difficulty`. Two sources with
+    the same seed and disjoint ranges first_identity … first_identity + num_identities − 1 have
+    different people, for training and for testing.
 
     Args:
       num_identities: how many people.
-      images_per_identity: how many pictures of each; image n shows person
-        n // images_per_identity.
+      images_per_identity: how many pictures of each; image n shows person n // images_per_identity.
       image_size: height and width in pixels, 8 … 1024.
       seed: 0 … 2⁶⁴ − 1; another seed gives other people.
       first_identity: number of the first person.
-      difficulty: scales everything that is not the person: pose, light,
-        expression, occlusion, blur, noise, crop. 0 … 2; 1 is hard, 0 gives
-        one neutral picture of each person.
+      difficulty: scales everything that is not the person: pose, light, expression, occlusion,
+        blur, noise, crop. 0 … 2; 1 is hard, 0 gives one neutral picture of each person.
 
     Raises:
       InputError: an argument is out of its range; names it.
@@ -140,8 +136,8 @@ class SyntheticFaces:
         Args:
           indices: [B], each in 0 … N − 1, in any order.
 
-        Returns: uint8 [B, image_size, image_size, 3], the images that
-          __getitem__ would give, bit for bit.
+        Returns: uint8 [B, image_size, image_size, 3], the images that __getitem__ would give, bit
+          for bit.
 
         Raises:
           IndexError: an index is out of range.

@@ -34,8 +34,8 @@ def expose(scene: Scene) -> np.ndarray:
 def blur(colour: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     """Nearly Gaussian blur along both axes, edges repeated.
 
-    Five-tap filters follow each other, their taps 1, 2, 4, … pixels apart, as
-    many as MAX_BLUR needs at this size; each takes what it can of the variance.
+    Five-tap filters follow each other, their taps 1, 2, 4, … pixels apart, as many as MAX_BLUR
+    needs at this size; each takes what it can of the variance.
 
     Args:
       colour: float32 [3, B, S, S].
@@ -55,8 +55,8 @@ def blur(colour: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 
 def _five_taps(colour: np.ndarray, variance: np.ndarray, step: int) -> np.ndarray:
-    """Filters both axes with [far, near, centre, near, far], `step` pixels apart; 2·near +
-    8·far is the variance.
+    """Filters both axes with [far, near, centre, near, far], `step` pixels apart; 2·near + 8·far is
+    the variance.
     """
     size = colour.shape[-1]
     far = variance * variance * (0.0625 / _TAPS_VARIANCE)

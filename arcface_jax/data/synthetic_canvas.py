@@ -1,9 +1,9 @@
 """Batched, anti-aliased drawing with signed distances.
 
-A canvas holds a batch of pictures as planes. Everything done to a pixel is
-addition, multiplication, division, square root, comparison or rounding of that
-pixel's own numbers in float32, operations that IEEE 754 fixes to the last bit;
-so a picture does not depend on what else is in the batch.
+A canvas holds a batch of pictures as planes. Everything done to a pixel is addition,
+multiplication, division, square root, comparison or rounding of that pixel's own numbers in
+float32, operations that IEEE 754 fixes to the last bit; so a picture does not depend on what else
+is in the batch.
 """
 
 import dataclasses
@@ -75,8 +75,8 @@ class Canvas:
     def band(
         self, value: np.ndarray, low: np.ndarray | float, high: np.ndarray | float
     ) -> np.ndarray:
-        """How much of each pixel lies where low < value < high; exact for stripes thinner than
-        a pixel.
+        """How much of each pixel lies where low < value < high; exact for stripes thinner than a
+        pixel.
         """
         centre = value / self.pixel + 0.5
         return np.maximum(
@@ -86,8 +86,8 @@ class Canvas:
     def paint(
         self, alpha: np.ndarray | float, colour: np.ndarray, shade: np.ndarray | float | None = None
     ) -> None:
-        """Lays `colour` [B, 3] over the picture with opacity `alpha`, and `shade` over the
-        light if given.
+        """Lays `colour` [B, 3] over the picture with opacity `alpha`, and `shade` over the light if
+        given.
         """
         alpha = alpha if self.within is None else alpha * self.within
         for plane, value in zip(self.planes[:SHADE], colour.T, strict=True):

@@ -102,8 +102,8 @@ def draw_back_hair(scene: Scene) -> None:
 
 
 def draw_ears(scene: Scene, face: np.ndarray) -> None:
-    """Both ears: beside the face, whose coverage is `face`, or before it on the side that turns
-    to the viewer.
+    """Both ears: beside the face, whose coverage is `face`, or before it on the side that turns to
+    the viewer.
     """
     person, picture, canvas = scene.person, scene.picture, scene.canvas
     side = 2.0 * (canvas.x > 0.0).astype(np.float32) - 1.0
@@ -129,8 +129,8 @@ def draw_ears(scene: Scene, face: np.ndarray) -> None:
 def face_outline(scene: Scene, canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The head as seen from the front.
 
-    An ellipse towards the crown; below, an ellipse made square by the jaw
-    (u² + v² − k·u²v²) and narrowed towards the chin, which follows the turn.
+    An ellipse towards the crown; below, an ellipse made square by the jaw (u² + v² − k·u²v²) and
+    narrowed towards the chin, which follows the turn.
 
     Returns: u, v, the place in units of the half axes, and the signed distance.
     """

@@ -1,9 +1,8 @@
 """Who a synthetic person is, and what happened when the picture was taken.
 
-Two tables of distributions. An identity's parameters depend on (seed,
-identity) alone; an image's nuisances on (seed, identity, image) alone. Each
-has its own counter-based random stream (Philox, Salmon et al. 2011), so an
-image is the same whatever else is drawn, and in any order.
+Two tables of distributions. An identity's parameters depend on (seed, identity) alone; an image's
+nuisances on (seed, identity, image) alone. Each has its own counter-based random stream (Philox,
+Salmon et al. 2011), so an image is the same whatever else is drawn, and in any order.
 
 Lengths are in pixels of the 112×112 aligned crop, angles in radians.
 """
@@ -315,14 +314,14 @@ def image_nuisances(
       seed: of the whole data set.
       identities: int [B].
       images: int [B], which image of its identity each is.
-      difficulty: multiplies every normal deviation from the neutral picture
-        and the probability of every event; uniform draws (colours, blur,
-        noise) reach their full range at 1. 0 gives the neutral picture.
+      difficulty: multiplies every normal deviation from the neutral picture and the probability of
+        every event; uniform draws (colours, blur, noise) reach their full range at 1. 0 gives the
+        neutral picture.
       spectacles: float [B], the people's uniform draw for wearing glasses.
       noise_size: how many values of sensor noise to draw for each image.
 
-    Returns: float64 [B] (colours [B, 3], booleans for events) for every name
-      in the tables, and `grain`, float32 [B, noise_size], standard normal.
+    Returns: float64 [B] (colours [B, 3], booleans for events) for every name in the tables, and
+      `grain`, float32 [B, noise_size], standard normal.
     """
     count, n_normal, n_uniform = len(identities), len(IMAGE_NORMAL), len(IMAGE_UNIFORM)
     normal = np.empty((count, n_normal))

@@ -1,12 +1,11 @@
 """From head coordinates to the aligned crop: rotation, projection, alignment, crop jitter.
 
-The head is a solid thing seen from far away (orthographic projection): a
-feature at (X, Y, Z), Z towards the viewer, moves by Z·sin(yaw) when the head
-turns, so nose, eyes and outline move by different amounts. The picture is then
-aligned as a detector would have it: the similarity transform that brings the
-five landmarks nearest to the template, in the least-squares sense. Points of
-the image plane are complex numbers x + iy, for which a similarity transform
-without reflection is t = a·p + b and its least-squares fit one line.
+The head is a solid thing seen from far away (orthographic projection): a feature at (X, Y, Z), Z
+towards the viewer, moves by Z·sin(yaw) when the head turns, so nose, eyes and outline move by
+different amounts. The picture is then aligned as a detector would have it: the similarity transform
+that brings the five landmarks nearest to the template, in the least-squares sense. Points of the
+image plane are complex numbers x + iy, for which a similarity transform without reflection is t =
+a·p + b and its least-squares fit one line.
 """
 
 from types import SimpleNamespace
@@ -61,9 +60,9 @@ def landmarks(person: SimpleNamespace, picture: SimpleNamespace) -> SimpleNamesp
 def alignment(points: SimpleNamespace, picture: SimpleNamespace) -> tuple[np.ndarray, np.ndarray]:
     """The map from pixels of the 112×112 crop to the projected head, p = a·t + b.
 
-    Umeyama's similarity transform (IEEE PAMI 13(4), 1991) of the five projected
-    landmarks onto the template, inverted, then the picture's own shift, zoom
-    and roll, which stand for the errors of a detector.
+    Umeyama's similarity transform (IEEE PAMI 13(4), 1991) of the five projected landmarks onto the
+    template, inverted, then the picture's own shift, zoom and roll, which stand for the errors of a
+    detector.
 
     Returns: a and b, complex [B].
     """

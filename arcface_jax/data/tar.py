@@ -20,19 +20,18 @@ _LONGEST_IDENTITY = 1024
 class TarSource(EncodedSource):
     """The images of one uncompressed tar file, or of all in a folder.
 
-    WebDataset keeps a sample in neighbouring members of one name: `000001.jpg`
-    with its identity in `000001.cls` (or `.txt`). An image without such a member
-    belongs to the identity of its folder in the archive, as in `FolderSource`.
+    WebDataset keeps a sample in neighbouring members of one name: `000001.jpg` with its identity in
+    `000001.cls` (or `.txt`). An image without such a member belongs to the identity of its folder
+    in the archive, as in `FolderSource`.
 
-    Opening reads every member's header; images are then read in place, from any
-    thread or process. Nothing is extracted.
+    Opening reads every member's header; images are then read in place, from any thread or process.
+    Nothing is extracted.
 
     Args:
       path: a `.tar` file, or a folder whose `.tar` files count in sorted order.
 
     Raises:
-      InputError: missing, damaged, compressed, without images, or an image has
-        no identity.
+      InputError: missing, damaged, compressed, without images, or an image has no identity.
     """
 
     def __init__(self, path: str | os.PathLike[str]):

@@ -24,13 +24,12 @@ class TfdsSource(EncodedSource):
 
         tensorflow_datasets.data_source("omniglot", split="train")
 
-    Identities that are class labels keep TFDS's names; text identities are
-    sorted. Reading the labels takes one pass over the records, whose images
-    are not decoded.
+    Identities that are class labels keep TFDS's names; text identities are sorted. Reading the
+    labels takes one pass over the records, whose images are not decoded.
 
     Args:
-      name: catalogue name ("lfw", "omniglot", "lfw/0.1.1"), or the folder of a
-        prepared data set (with `dataset_info.json`).
+      name: catalogue name ("lfw", "omniglot", "lfw/0.1.1"), or the folder of a prepared data set
+        (with `dataset_info.json`).
       split: as TFDS writes it: "train", "train[:90%]", "train+test".
       data_dir: where TFDS keeps its data sets; TFDS's own default if None.
       image_key: the image feature.
@@ -113,8 +112,8 @@ class TfdsSource(EncodedSource):
 
 
 def image_features(names: Sequence[str]) -> tensorflow_datasets.features.FeaturesDict:
-    """The TFDS features of this library's data sets: `image` of any size, and `label` with
-    these class names.
+    """The TFDS features of this library's data sets: `image` of any size, and `label` with these
+    class names.
     """
     return tensorflow_datasets.features.FeaturesDict(
         {

@@ -107,9 +107,8 @@ class FaceFiles(tensorflow_datasets.core.GeneratorBasedBuilder):
     """Any face set on disk as a TFDS data set, `face_files`, with its images bit for bit.
 
     Args:
-      path: what `arcface_jax.data.open.open_source` opens: a folder, a zip
-        file, `train.rec`, a list, Parquet. Sets from different paths are
-        different configurations of the builder.
+      path: what `arcface_jax.data.open.open_source` opens: a folder, a zip file, `train.rec`, a
+        list, Parquet. Sets from different paths are different configurations of the builder.
       config: TFDS's name for the path; made from it if None.
       **options: of every TFDS builder, such as data_dir and file_format.
 

@@ -27,14 +27,13 @@ _NUMPY_MODULES = (
 class BinSource(EncodedSource):
     """A `.bin` verification set (lfw.bin, cfp_fp.bin, agedb_30.bin …) of insightface.
 
-    The file is a pickle of a list of encoded images and a list of booleans;
-    images 2i and 2i + 1 are pair i. Pickles can run any program, so this one is
-    read by an unpickler that builds lists, bytes, booleans and uint8 arrays
-    and refuses everything else.
+    The file is a pickle of a list of encoded images and a list of booleans; images 2i and 2i + 1
+    are pair i. Pickles can run any program, so this one is read by an unpickler that builds lists,
+    bytes, booleans and uint8 arrays and refuses everything else.
 
-    The file does not say who is who: the two images of a same pair share a
-    label, and every other image has one of its own. So `pairs` is what to
-    evaluate on, and `labels` alone understate who is the same.
+    The file does not say who is who: the two images of a same pair share a label, and every other
+    image has one of its own. So `pairs` is what to evaluate on, and `labels` alone understate who
+    is the same.
 
     Attributes:
       pairs: the file's list, arranged in ten folds where its length allows.
@@ -73,8 +72,8 @@ class BinSource(EncodedSource):
 class _ImagesOnly(pickle.Unpickler):
     """Builds what a `.bin` file may contain; runs nothing else.
 
-    Array pickles name the functions that rebuild them. Those names are answered
-    with constructors of this module's own, which accept uint8 arrays and booleans alone.
+    Array pickles name the functions that rebuild them. Those names are answered with constructors
+    of this module's own, which accept uint8 arrays and booleans alone.
     """
 
     def find_class(self, module: str, name: str) -> Any:

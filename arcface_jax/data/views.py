@@ -82,9 +82,8 @@ class Subset:
 class Concatenated:
     """Several sources as one; each keeps identities of its own.
 
-    Labels of the second source start after the first's, and so on: nobody is
-    taken to be the same person for having the same name. Where the sources
-    share people, merge them on disk.
+    Labels of the second source start after the first's, and so on: nobody is taken to be the same
+    person for having the same name. Where the sources share people, merge them on disk.
 
     Args:
       sources: at least one.

@@ -1,5 +1,5 @@
-"""Every pair of a set of images, or of probes with distractors: the whole ROC, or its exact
-low-FAR end.
+"""Every pair of a set of images, or of probes with distractors: the whole ROC, or its exact low-FAR
+end.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ def all_pairs_roc(
 ) -> Roc:
     """The ROC of all N(N − 1)/2 pairs, streamed: no list of pairs, no score matrix.
 
-    All scores of same pairs are kept, and the `keep` highest of different pairs. With
-    that many or fewer different pairs the curve is complete; otherwise it is exact
-    up to a FAR of about keep / #different and ends there.
+    All scores of same pairs are kept, and the `keep` highest of different pairs. With that many or
+    fewer different pairs the curve is complete; otherwise it is exact up to a FAR of about keep /
+    #different and ends there.
 
     Args:
       embeddings: [N, D], unit rows.

@@ -101,8 +101,8 @@ def check_embeddings(
       rows: int [N], what an error calls the rows, when these are a part of a larger array.
 
     Raises:
-      InputError: wrong rank, no rows, a row with NaN or ∞, or a row that is not
-        of unit norm; the message gives the row.
+      InputError: wrong rank, no rows, a row with NaN or ∞, or a row that is not of unit norm; the
+        message gives the row.
     """
     embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or embeddings.size == 0:

@@ -1,7 +1,7 @@
 """Ten folds: pick a threshold on nine, apply it to the tenth, exactly and by sorting once.
 
-The candidates are every way the data can be cut, so no grid of thresholds
-limits the result. The published scripts' grid is in `published.py`.
+The candidates are every way the data can be cut, so no grid of thresholds limits the result. The
+published scripts' grid is in `published.py`.
 """
 
 import dataclasses
@@ -47,8 +47,8 @@ class FoldRates:
 
 
 def fold_numbers(num_pairs: int, num_folds: int = 10) -> np.ndarray:
-    """int [P]: the fold of each pair; contiguous, not shuffled, the first num_pairs % num_folds
-    one larger.
+    """int [P]: the fold of each pair; contiguous, not shuffled, the first num_pairs % num_folds one
+    larger.
     """
     if not 2 <= num_folds <= num_pairs:
         raise InputError(
@@ -72,9 +72,9 @@ def best_threshold(
 ) -> tuple[float, float]:
     """The threshold with the highest accuracy on these pairs, and that accuracy.
 
-    A threshold lies midway between two neighbouring distinct scores; of equally
-    good ones the strictest (highest) is taken. If rejecting everything is best
-    it is just above the highest score; if accepting everything is, it is the lowest score.
+    A threshold lies midway between two neighbouring distinct scores; of equally good ones the
+    strictest (highest) is taken. If rejecting everything is best it is just above the highest
+    score; if accepting everything is, it is the lowest score.
 
     Args:
       scores: [P], higher means more alike.
@@ -93,8 +93,7 @@ def best_threshold(
 
 
 def _best_of_sorted(scores: np.ndarray, signed: np.ndarray, total: float) -> tuple[float, float]:
-    """`best_threshold` of descending scores; `signed` is the weight, negative for different
-    pairs.
+    """`best_threshold` of descending scores; `signed` is the weight, negative for different pairs.
     """
     ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
     gain = np.concatenate(
@@ -119,8 +118,8 @@ def ten_fold_accuracy(
 ) -> FoldAccuracy:
     """LFW's accuracy: the best threshold of the other folds, applied to each fold.
 
-    A pair is called the same person if similarity ≥ threshold. The threshold
-    is `best_threshold` of the training folds, which never see the held-out fold.
+    A pair is called the same person if similarity ≥ threshold. The threshold is `best_threshold` of
+    the training folds, which never see the held-out fold.
 
     Args:
       similarities: [P], e.g. cosine; in the order of the pair list, folds contiguous.
@@ -166,16 +165,16 @@ def val_at_far(
 ) -> FoldRates:
     """VAL@FAR: TAR of each fold at the threshold that keeps the other folds' FAR at or below `far`.
 
-    The threshold is the smallest number that accepts at most ⌊far · n⌋ of the n
-    different pairs of the training folds: just above the next one's score.
+    The threshold is the smallest number that accepts at most ⌊far · n⌋ of the n different pairs of
+    the training folds: just above the next one's score.
 
     Args:
       similarities: [P], in the order of the pair list.
       same: [P] bool; every fold needs both kinds of pairs.
       far: wanted false accept rate.
       num_folds: contiguous folds.
-      weights: [P], how often each pair counts (bootstrap replicates); once each if None. Folds
-        that lose a kind of pair to them are left out of the means, which are nan if all do.
+      weights: [P], how often each pair counts (bootstrap replicates); once each if None. Folds that
+        lose a kind of pair to them are left out of the means, which are nan if all do.
 
     References: Schroff et al., FaceNet (arXiv:1503.03832), §4 (VAL and FAR).
     """

@@ -1,7 +1,7 @@
 """Identification rates: rank-k and CMC for known people, TPIR at FPIR when some are unknown.
 
-All are read off a `search.Search`. Rank counts ties against the probe, so a
-network that maps everyone to one point does not score rank 1.
+All are read off a `search.Search`. Rank counts ties against the probe, so a network that maps
+everyone to one point does not score rank 1.
 """
 
 import dataclasses
@@ -100,8 +100,8 @@ def identify(
 
 
 def mean_of_galleries(results: Sequence[IdentificationResult]) -> IdentificationResult:
-    """IJB's 1:N figure: the mean of each rate over the galleries G1 and G2; the probe counts
-    add up.
+    """IJB's 1:N figure: the mean of each rate over the galleries G1 and G2; the probe counts add
+    up.
     """
     if not results:
         raise InputError("results: none given; give one per gallery")

@@ -189,8 +189,8 @@ def subjects_of_templates(
 
 
 def _integer_table(path: Path, delimiter: str, columns: int, due: str) -> np.ndarray:
-    """int64 [rows, columns] of a large file; only if that fails is the file read again to find
-    the line.
+    """int64 [rows, columns] of a large file; only if that fails is the file read again to find the
+    line.
     """
     try:
         separator = None if delimiter == " " else delimiter

@@ -59,9 +59,9 @@ def published_val_at_far(
 ) -> FoldRates:
     """VAL@FAR on the grid 0, .001 … 3.999 of squared distance, interpolated.
 
-    Where several thresholds share the FAR left of the target, the largest of
-    them is the left end of the interpolation (what a degree-1 spline evaluates to;
-    current SciPy refuses such input, which is how the scripts break).
+    Where several thresholds share the FAR left of the target, the largest of them is the left end
+    of the interpolation (what a degree-1 spline evaluates to; current SciPy refuses such input,
+    which is how the scripts break).
 
     Returns: the result; its thresholds are squared distances.
     """
@@ -86,8 +86,8 @@ def published_val_at_far(
 def _count_accepts(
     distances: np.ndarray, same: np.ndarray, num_folds: int, grid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """True and false accepts [F, T] at each threshold, and the numbers of same and different
-    pairs [F].
+    """True and false accepts [F, T] at each threshold, and the numbers of same and different pairs
+    [F].
     """
     distances = check_scores(distances, "distances")
     same = check_same(same, len(distances))

@@ -33,10 +33,9 @@ def score_pairs(
     """Cosine of each listed pair, float32: score[p] = first_embeddings[first[p]] ·
     second_embeddings[second[p]].
 
-    The pairs go through one compiled program in blocks; each device has all the
-    embeddings and a part of the block, of which it gathers `chunk` pairs at a
-    time. So memory beyond the arguments and the result stays small, and the
-    numbers do not depend on the number of devices.
+    The pairs go through one compiled program in blocks; each device has all the embeddings and a
+    part of the block, of which it gathers `chunk` pairs at a time. So memory beyond the arguments
+    and the result stays small, and the numbers do not depend on the number of devices.
 
     Args:
       first_embeddings: [T, D], unit rows.
@@ -50,8 +49,8 @@ def score_pairs(
     Returns: float32 [P].
 
     Raises:
-      InputError: an index out of range, mismatched lengths, or a row that is NaN or not of
-        unit norm; the message gives the position.
+      InputError: an index out of range, mismatched lengths, or a row that is NaN or not of unit
+        norm; the message gives the position.
     """
     first_embeddings = check_embeddings(first_embeddings, "first_embeddings")
     same_array = second_embeddings is first_embeddings

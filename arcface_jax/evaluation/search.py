@@ -56,9 +56,9 @@ def search_gallery(
     """Searches a gallery of known identities for each probe; what `identification` turns into
     rates.
 
-    The score is the cosine. A first pass finds each probe's best mate, looking only at
-    the chunks that hold one; a second compares all entries with it. Both multiply
-    tiles of the same shape, so equal embeddings get equal scores and ties are seen as ties.
+    The score is the cosine. A first pass finds each probe's best mate, looking only at the chunks
+    that hold one; a second compares all entries with it. Both multiply tiles of the same shape, so
+    equal embeddings get equal scores and ties are seen as ties.
 
     Args:
       gallery: [G, D], unit rows; read in slices, so it may be a memory map.
@@ -126,8 +126,8 @@ class Candidates:
     indices: np.ndarray
 
     def accepted(self, threshold: float) -> np.ndarray:
-        """bool [P]: whether the best candidate reaches the threshold; the others are rejected
-        as unknown.
+        """bool [P]: whether the best candidate reaches the threshold; the others are rejected as
+        unknown.
         """
         return self.scores[:, 0] >= threshold
 

@@ -30,8 +30,8 @@ from arcface_jax.evaluation.search import Search, search_gallery
 from arcface_jax.evaluation.thresholds import DeploymentThreshold, deployment_threshold
 
 MOST_PAIRS = 20_000_000
-"""Of a set without a pair list, all pairs are scored up to this many; beyond, a balanced list
-is drawn.
+"""Of a set without a pair list, all pairs are scored up to this many; beyond, a balanced list is
+drawn.
 """
 
 

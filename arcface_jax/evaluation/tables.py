@@ -33,8 +33,8 @@ _LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{"
 
 
 def format_figure(name: str, figure: Interval) -> str:
-    """A figure as papers print it: rates in percent, counts whole, others with four digits;
-    then its interval.
+    """A figure as papers print it: rates in percent, counts whole, others with four digits; then
+    its interval.
     """
     number = _formatter(name)
     if figure.low == figure.high:
@@ -63,8 +63,8 @@ def heading(name: str) -> str:
 
 
 def cells(rows: Mapping[str, Figures]) -> list[list[str]]:
-    """The table as text, headings first: one row a key, one column a figure that any row has;
-    "–" where absent.
+    """The table as text, headings first: one row a key, one column a figure that any row has; "–"
+    where absent.
     """
     names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
     body = [
@@ -96,8 +96,8 @@ def to_markdown(rows: Mapping[str, Figures]) -> str:
 def markdown_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True
 ) -> str:
-    """Any table as Markdown: the first column flush left, the others flush right where they
-    hold `numbers`.
+    """Any table as Markdown: the first column flush left, the others flush right where they hold
+    `numbers`.
     """
     rule = ["---", *("---:" if numbers else "---" for _ in header[1:])]
     escaped = ([cell.replace("|", r"\|") for cell in row] for row in rows)

@@ -142,8 +142,7 @@ def _check_images(
 
 
 def _runs(starts: np.ndarray, most: int) -> list[tuple[int, int]]:
-    """Ranges of consecutive templates with at most `most` images together (or one template
-    alone).
+    """Ranges of consecutive templates with at most `most` images together (or one template alone).
     """
     runs, first, num_templates = [], 0, len(starts) - 1
     while first < num_templates:
@@ -182,8 +181,8 @@ class TemplateVerificationResult:
 def verify_scores(
     scores: np.ndarray, same: np.ndarray, *, fars: Sequence[float] = IJB_FARS
 ) -> tuple[TemplateVerificationResult, Roc]:
-    """IJB 1:1 from scores [P]: TAR at the ROC point nearest to each FAR, on the full ROC, which
-    is returned as well.
+    """IJB 1:1 from scores [P]: TAR at the ROC point nearest to each FAR, on the full ROC, which is
+    returned as well.
     """
     roc = roc_curve(scores, same)
     found = roc_numbers(roc, fars)

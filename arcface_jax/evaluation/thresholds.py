@@ -94,8 +94,7 @@ def deployment_threshold(
 
 
 def too_few_pairs(num_different: int, far: float) -> str | None:
-    """One line if `num_different` pairs cannot tell a false accept rate of `far`; None if they
-    can.
+    """One line if `num_different` pairs cannot tell a false accept rate of `far`; None if they can.
     """
     expected = far * num_different
     if expected >= 30:
@@ -113,8 +112,8 @@ def too_few_pairs(num_different: int, far: float) -> str | None:
 
 
 def _strict_threshold(roc: Roc, far: float) -> tuple[float, int]:
-    """The threshold of the `at_most` point, and the point; above every score if even the
-    highest is too often false.
+    """The threshold of the `at_most` point, and the point; above every score if even the highest is
+    too often false.
     """
     point = operating_point(roc, far, "at_most")
     if point == 0:

@@ -1,5 +1,5 @@
-"""Pair verification as LFW, CFP, AgeDB-30, CALFW, CPLFW, YTF and RFW are scored: arrays in,
-numbers out.
+"""Pair verification as LFW, CFP, AgeDB-30, CALFW, CPLFW, YTF and RFW are scored: arrays in, numbers
+out.
 """
 
 import dataclasses
@@ -140,13 +140,12 @@ def verify_pairs(
       same: [P] bool, in the order of the pair list.
       folds: number of contiguous folds; each needs same and different pairs.
       fars: false accept rates at which to report TAR.
-      published_scripts: compute accuracy and VAL as the published scripts do, to
-        the last digit (a grid of squared distances; see `published`). The other
-        numbers, which those scripts do not give, stay exact.
+      published_scripts: compute accuracy and VAL as the published scripts do, to the last digit (a
+        grid of squared distances; see `published`). The other numbers, which those scripts do not
+        give, stay exact.
 
     Raises:
-      InputError: mismatched lengths, a NaN or unnormalised row, a fold without
-        one kind of pair.
+      InputError: mismatched lengths, a NaN or unnormalised row, a fold without one kind of pair.
     """
     similarities = pair_similarities(first, second)
     if not published_scripts:

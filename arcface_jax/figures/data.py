@@ -17,9 +17,8 @@ _SIZE = 112
 def identity_sheet(source: FaceSource, rows: int = 8, columns: int = 10, seed: int = 0) -> Figure:
     """A contact sheet of random identities, a row each, with up to `columns` random images of it.
 
-    Wrong labels, crops that are not aligned and unusual images show at a glance.
-    Images that cannot be decoded are grey; identities with fewer images leave
-    white places.
+    Wrong labels, crops that are not aligned and unusual images show at a glance. Images that cannot
+    be decoded are grey; identities with fewer images leave white places.
 
     Args:
       source: where the images are.

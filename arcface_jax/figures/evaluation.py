@@ -134,8 +134,7 @@ def score_histogram(scores: np.ndarray, same: np.ndarray, threshold: float | Non
 
 
 def reject_figure(curves: Mapping[str, RejectCurve]) -> Figure:
-    """False reject rate at a fixed threshold against the share of lowest-quality images
-    rejected.
+    """False reject rate at a fixed threshold against the share of lowest-quality images rejected.
     """
     with style():
         figure, axes = _one_axes()
@@ -213,8 +212,8 @@ def _at_least_one(curves: Mapping[str, T], name: str) -> Mapping[str, T]:
 
 
 def _visible_points(roc: Roc) -> np.ndarray:
-    """Indices of points that draw the same line: at every FAR up to a thousand or so, the first
-    and last TAR.
+    """Indices of points that draw the same line: at every FAR up to a thousand or so, the first and
+    last TAR.
     """
     (positive,) = np.nonzero(roc.far > 0)
     start = int(positive[0]) if len(positive) else len(roc.far) - 1

@@ -1,5 +1,5 @@
-"""Embeddings in two and three dimensions, on the circle and the sphere, with the centres of
-their classes.
+"""Embeddings in two and three dimensions, on the circle and the sphere, with the centres of their
+classes.
 """
 
 import dataclasses

@@ -1,5 +1,5 @@
-"""Pictures of margins over the angle: psi, its slope and the gradient of the loss, for each
-margin and rule past π.
+"""Pictures of margins over the angle: psi, its slope and the gradient of the loss, for each margin
+and rule past π.
 """
 
 import dataclasses

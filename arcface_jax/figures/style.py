@@ -48,8 +48,8 @@ def style() -> Iterator[None]:
 def new_figure(width: float = 7.0, height: float = 4.2) -> Figure:
     """An empty figure, sizes in inches, made without pyplot.
 
-    So it needs no screen, is freed like any object, and does not change the
-    back end of the notebook that imported this library.
+    So it needs no screen, is freed like any object, and does not change the back end of the
+    notebook that imported this library.
     """
     return Figure(figsize=(width, height), layout="constrained")
 

@@ -1,5 +1,5 @@
-"""Batch normalisations folded into the layers before them: the same function with less to
-compute and to store.
+"""Batch normalisations folded into the layers before them: the same function with less to compute
+and to store.
 """
 
 import dataclasses
@@ -65,8 +65,8 @@ def fold_batch_norm(
 
         γ (W x + a − μ)/√(σ² + ε) + β  =  (f W) x + [β + f (a − μ)],   f = γ/√(σ² + ε)
 
-    A normalisation *before* a padded convolution stays: its shift would have to
-    differ at the border.
+    A normalisation *before* a padded convolution stays: its shift would have to differ at the
+    border.
 
     Args:
       backbone: a module of `arcface_jax.models`.

@@ -1,8 +1,8 @@
 """ONNX: models out by jax2onnx, and insightface's packs in. Needs the packages of
 requirements-onnx.txt.
 
-An import reads the numbers only. It follows the graph's order of evaluation, for the
-names of initialisers in published files are an exporter's counters.
+An import reads the numbers only. It follows the graph's order of evaluation, for the names of
+initialisers in published files are an exporter's counters.
 """
 
 import math
@@ -72,8 +72,8 @@ def export_onnx(
 def import_onnx(path: str | os.PathLike[str]) -> TrainedModel:
     """Reads an IResNet or `mbf` from an ONNX file, such as insightface's w600k_r50.onnx.
 
-    Batch normalisations that the exporter folded into a convolution come back as
-    identities with a bias. The result computes what the file computes.
+    Batch normalisations that the exporter folded into a convolution come back as identities with a
+    bias. The result computes what the file computes.
 
     Raises:
       InputError: the file cannot be read, or is another network; the message says where they part.
@@ -167,8 +167,7 @@ def _describe(layers: list[_Layer]) -> tuple[nn.Module, tuple[int, int]]:
 
 
 def _fill(backbone: nn.Module, image_size: tuple[int, int], layers: list[_Layer]) -> dict[str, Any]:
-    """Gives every layer of the backbone, in the order of evaluation, the numbers of the next
-    node.
+    """Gives every layer of the backbone, in the order of evaluation, the numbers of the next node.
     """
     wanted = jax.eval_shape(
         lambda: backbone.init(jax.random.key(0), jnp.zeros((1, *image_size, 3)))
@@ -244,8 +243,8 @@ def _set_dense(path: Path, node: _Layer, layer: Any, params: dict[Path, Any]) ->
 
 
 def _pixels(graph: Any, constants: dict[str, np.ndarray]) -> PixelConvention:
-    """(x − 127.5)/127.5, RGB, as insightface feeds its packs, unless the graph begins by doing
-    it itself.
+    """(x − 127.5)/127.5, RGB, as insightface feeds its packs, unless the graph begins by doing it
+    itself.
     """
     (name,) = [one.name for one in graph.input if one.name not in constants]
     offset, factor, does_itself = 0.0, 1.0, False  # (x − offset)·factor so far
@@ -268,8 +267,8 @@ def _pixels(graph: Any, constants: dict[str, np.ndarray]) -> PixelConvention:
 
 
 def _number(node: Any, constants: dict[str, np.ndarray]) -> float:
-    """What a node before the first layer adds to, subtracts from, multiplies or divides the
-    pixels by.
+    """What a node before the first layer adds to, subtracts from, multiplies or divides the pixels
+    by.
     """
     operand = constants.get(node.input[1]) if node.op_type in ("Sub", "Add", "Mul", "Div") else None
     if (

@@ -1,8 +1,8 @@
 """Trained PyTorch models in and out.
 
-Of arcface_torch, AdaFace, MagFace, CurricularFace, ElasticFace and MobileFaceNet_Pytorch.
-Importing needs no PyTorch and runs nothing that a file contains (see `torch_file`);
-only writing a checkpoint needs it.
+Of arcface_torch, AdaFace, MagFace, CurricularFace, ElasticFace and MobileFaceNet_Pytorch. Importing
+needs no PyTorch and runs nothing that a file contains (see `torch_file`); only writing a checkpoint
+needs it.
 """
 
 import dataclasses
@@ -49,13 +49,13 @@ _BUFFERS = (
 def import_torch(path: str | os.PathLike[str], project: str | None = None) -> TrainedModel:
     """Reads a trained backbone from a PyTorch checkpoint.
 
-    The network, its sizes and the project are found from the names and shapes of
-    the weights; every key must fit, so that a model is whole or not read at all.
+    The network, its sizes and the project are found from the names and shapes of the weights; every
+    key must fit, so that a model is whole or not read at all.
 
     Args:
       path: what `torch.save` wrote: a state dict, or a checkpoint with one in it.
-      project: one of `PROJECTS`, where the names do not tell; it decides the
-        pixels that the model expects.
+      project: one of `PROJECTS`, where the names do not tell; it decides the pixels that the model
+        expects.
 
     Returns: the model, with its classifier where the checkpoint has it.
 

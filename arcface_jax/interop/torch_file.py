@@ -1,10 +1,10 @@
 """Reads what `torch.save` wrote, without PyTorch and without running anything that the file
 contains.
 
-Both formats: the zip archive (PyTorch ≥ 1.6) and the sequence of pickles before it. An
-unpickler that knows three harmless callables rebuilds tensors as NumPy arrays. Every
-other class or function that a file names, such as a training framework's settings
-beside the weights, becomes an inert placeholder: it is neither imported nor called.
+Both formats: the zip archive (PyTorch ≥ 1.6) and the sequence of pickles before it. An unpickler
+that knows three harmless callables rebuilds tensors as NumPy arrays. Every other class or function
+that a file names, such as a training framework's settings beside the weights, becomes an inert
+placeholder: it is neither imported nor called.
 """
 
 import collections
@@ -56,8 +56,7 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """The tensor as an array of its own; ValueError where it would reach outside the
-        storage.
+        """The tensor as an array of its own; ValueError where it would reach outside the storage.
         """
         if any(not isinstance(n, int) or n < 0 for n in (self.offset, *self.shape, *self.strides)):
             raise ValueError("a tensor has a negative size")
@@ -217,8 +216,7 @@ def _checked(numbers: np.ndarray, storage: _Storage) -> np.ndarray:
 
 
 def _with_arrays(value: Any, numbers: Callable[[_Storage], Any], rebuild: bool = True) -> Any:
-    """`value` with every tensor read; without `rebuild` only `numbers` is called for each
-    storage.
+    """`value` with every tensor read; without `rebuild` only `numbers` is called for each storage.
     """
     if isinstance(value, _Tensor):
         found = numbers(value.storage)

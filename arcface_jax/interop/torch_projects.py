@@ -86,8 +86,8 @@ def guess_project(naming: str, prefix: str, weights: Weights) -> str:
 def describe(
     naming: str, weights: Weights, epsilon: float | None
 ) -> tuple[nn.Module, tuple[int, int]]:
-    """The backbone that weights of this naming belong to, and the image size (height, width) it
-    was trained on.
+    """The backbone that weights of this naming belong to, and the image size (height, width) it was
+    trained on.
     """
     build = {
         "iresnet": _iresnet,

@@ -1,5 +1,5 @@
-"""The order in which a backbone calls its layers, and what each is called on, found by tracing
-it once.
+"""The order in which a backbone calls its layers, and what each is called on, found by tracing it
+once.
 """
 
 import dataclasses
