@@ -1,7 +1,7 @@
 """ArcFace, additive angular margin loss for face recognition, in JAX and Flax.
 
 The names below are the public core; the rest is imported from its module, for
-instance `arcface_jax.evaluation.verification` or `arcface_jax.data.folder`.
+instance `arcface_jax.evaluation.verification` or `arcface_jax.data.sources.folder`.
 """
 
 from arcface_jax.errors import InputError

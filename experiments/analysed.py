@@ -5,11 +5,11 @@ import pathlib
 
 import numpy as np
 
-from arcface_jax.data.memory import load
+from arcface_jax.data.in_memory import load
 from arcface_jax.data.open import open_source
 from arcface_jax.data.source import FaceSource
+from arcface_jax.data.subset import Subset
 from arcface_jax.data.synthetic import SyntheticFaces
-from arcface_jax.data.views import Subset
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angles import class_centres
 from arcface_jax.evaluation.embeddings import unit_embeddings

@@ -18,12 +18,12 @@ import tyro
 from rich.console import Console
 
 from arcface_jax.data.convert import Format, convert, verify
-from arcface_jax.data.detection import FaceDetector, detect_landmarks
+from arcface_jax.data.detect import FaceDetector, detect_landmarks
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
 from arcface_jax.data.open import open_source
 from arcface_jax.data.scan import find_unreadable
 from arcface_jax.data.source import FaceSource
-from arcface_jax.data.views import Subset
+from arcface_jax.data.subset import Subset
 from arcface_jax.errors import InputError
 from experiments.command import help_text, new_console, run_command
 from experiments.progress import progress_bar

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from arcface_jax.data.checks import report
+from arcface_jax.data.check import report
 from arcface_jax.data.open import open_source as open_path
 from arcface_jax.data.scan import overlap, scan
 from arcface_jax.data.source import FaceSource

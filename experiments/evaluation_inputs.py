@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from arcface_jax.data.memory import load_images
+from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.errors import InputError

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from arcface_jax.data.encoded import EncodedSource
+from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.checks import check_embeddings
 from arcface_jax.evaluation.search import Candidates, search_candidates

@@ -4,9 +4,9 @@ import pathlib
 
 import numpy as np
 
-from arcface_jax.data.memory import load
+from arcface_jax.data.in_memory import load
 from arcface_jax.data.source import FaceSource
-from arcface_jax.data.views import Subset
+from arcface_jax.data.subset import Subset
 from arcface_jax.evaluation.roc import roc_curve
 from arcface_jax.figures.evaluation import roc_figure, score_histogram
 from arcface_jax.figures.monitor import monitor

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax.analysis.label_noise import detection, wrong_labels
-from arcface_jax.data.memory import MemorySource
+from arcface_jax.data.in_memory import MemorySource
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angles import angle_statistics
 from arcface_jax.evaluation.embeddings import unit_embeddings

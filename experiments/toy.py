@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from arcface_jax.analysis.class_gaps import class_gaps, even_circle_probability
-from arcface_jax.data.memory import load
+from arcface_jax.data.in_memory import load
 from arcface_jax.data.open import open_source
 from arcface_jax.data.source import FaceSource
+from arcface_jax.data.subset import Subset
 from arcface_jax.data.synthetic import SyntheticFaces
-from arcface_jax.data.views import Subset
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.figures.features import Features, features_figure

@@ -4,8 +4,8 @@ stand for.
 
 import numpy as np
 
-from arcface_jax.data.memory import OnUnreadable, load
-from arcface_jax.data.views import Subset
+from arcface_jax.data.in_memory import OnUnreadable, load
+from arcface_jax.data.subset import Subset
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angles import (
     ClassAngles,

@@ -10,10 +10,10 @@ import simplejpeg
 import tensorflow_datasets
 
 from arcface_jax.data.decode import decode, encode_png, resize
-from arcface_jax.data.encoded import describe, encoded_reader
-from arcface_jax.data.recordio_format import RecordWriter, format_index, pack
 from arcface_jax.data.source import FaceSource
-from arcface_jax.data.tfds import image_example, image_features
+from arcface_jax.data.sources.encoded import describe, encoded_reader
+from arcface_jax.data.sources.recordio_format import RecordWriter, format_index, pack
+from arcface_jax.data.sources.tfds import image_example, image_features
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 
@@ -137,8 +137,7 @@ class Writer(Protocol):
 
 
 class RecordIOWriter:
-    """Key 0, the header, is the file's first record; images have keys 1 … N; then come identities.
-    """
+    """Key 0, the header, is the file's first record; images have keys 1 … N; then come identities."""
 
     chunk = _CHUNK
 

@@ -10,8 +10,7 @@ import io
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from arcface_jax.data.messages import reason
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 
 try:
     import simplejpeg
@@ -51,8 +50,7 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of a uint8 [height, width, 3] image: lossless, so `decode` gives it back exactly.
-    """
+    """PNG bytes of a uint8 [height, width, 3] image: lossless, so `decode` gives it back exactly."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()

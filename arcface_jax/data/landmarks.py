@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from arcface_jax.data.alignment import align
-from arcface_jax.data.encoded import describe
-from arcface_jax.data.messages import printable
-from arcface_jax.data.recordio import read_lst
+from arcface_jax.data.align import align
+from arcface_jax.data.aligned_crop import TEMPLATE_SIZE
 from arcface_jax.data.source import FaceSource
-from arcface_jax.data.template import TEMPLATE_SIZE
-from arcface_jax.errors import InputError
+from arcface_jax.data.sources.encoded import describe
+from arcface_jax.data.sources.recordio import read_lst
+from arcface_jax.errors import InputError, printable
 
 
 def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -60,7 +59,7 @@ class AlignedSource:
 
     Args:
       source: photographs.
-      landmarks: [N, 5, 2], of each image of the source; see `alignment.align`.
+      landmarks: [N, 5, 2], of each image of the source; see `align.align`.
       size: side of the crops in pixels.
 
     Raises:

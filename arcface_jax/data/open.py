@@ -6,15 +6,15 @@ import pathlib
 
 import numpy as np
 
-from arcface_jax.data.encoded import EncodedSource
-from arcface_jax.data.folder import FolderSource
-from arcface_jax.data.lists import ListSource
 from arcface_jax.data.pair_lists import cfp_labels, read_cfp_pairs, read_lfw_pairs, read_pair_list
 from arcface_jax.data.pairs import Pairs
-from arcface_jax.data.parquet import ParquetSource
-from arcface_jax.data.recordio import RecordIOSource
-from arcface_jax.data.tar import TarSource
-from arcface_jax.data.verification_sets import BinSource
+from arcface_jax.data.sources.bin import BinSource
+from arcface_jax.data.sources.encoded import EncodedSource
+from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.data.sources.lists import ListSource
+from arcface_jax.data.sources.parquet import ParquetSource
+from arcface_jax.data.sources.recordio import RecordIOSource
+from arcface_jax.data.sources.tar import TarSource
 from arcface_jax.errors import InputError
 
 KINDS = (
@@ -69,7 +69,7 @@ def open_source(path: str | os.PathLike[str]) -> EncodedSource:
 
 
 def _tfds(name: str, split: str = "train") -> EncodedSource:
-    from arcface_jax.data.tfds import (
+    from arcface_jax.data.sources.tfds import (
         TfdsSource,
     )  # imported when needed: TFDS takes a while to import
 

@@ -10,10 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from arcface_jax.data.filetree import without_extension
-from arcface_jax.data.messages import printable
 from arcface_jax.data.pairs import Pairs
-from arcface_jax.errors import InputError
+from arcface_jax.data.sources.filetree import without_extension
+from arcface_jax.errors import InputError, printable
 
 
 class HasPaths(Protocol):

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from arcface_jax.data.decode import height_and_width, resize
-from arcface_jax.data.memory import batch_renderer
+from arcface_jax.data.in_memory import batch_renderer
 from arcface_jax.data.samplers import Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError

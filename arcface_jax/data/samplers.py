@@ -166,7 +166,9 @@ class _ImagesByIdentity:
         self.counts = np.bincount(labels, minlength=self.num_identities)
         if not self.num_identities or self.counts.min() == 0:
             empty = int(np.argmin(self.counts)) if self.num_identities else 0
-            raise InputError(f"label {empty} has no image; renumber the labels (views.Subset does)")
+            raise InputError(
+                f"label {empty} has no image; renumber the labels (subset.Subset does)"
+            )
         self._by_label = np.argsort(labels, kind="stable")
         self._starts = np.cumsum(self.counts) - self.counts
         self._seed = seed

@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 
+from arcface_jax.data.aligned_crop import TEMPLATE, TEMPLATE_SIZE
 from arcface_jax.data.decode import resize
 from arcface_jax.data.source import FaceSource
-from arcface_jax.data.template import TEMPLATE, TEMPLATE_SIZE
 from arcface_jax.errors import InputError
 
 T = TypeVar("T")

@@ -22,8 +22,8 @@ import tensorflow_datasets
 
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.open import open_source
+from arcface_jax.data.sources.tfds import image_example, image_features
 from arcface_jax.data.synthetic import SyntheticFaces as SyntheticSource
-from arcface_jax.data.tfds import image_example, image_features
 from arcface_jax.errors import InputError
 
 _AT_ONCE = 64

@@ -120,8 +120,7 @@ def compare_similarities(
     fars: Sequence[float] = (1e-2, 1e-3),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Comparison]:
-    """`compare_pairs` for every figure of `verify_similarities`, from two models' similarities [P].
-    """
+    """`compare_pairs` for every figure of `verify_similarities`, from two models' similarities [P]."""
 
     def statistics(similarities: np.ndarray) -> Statistics:
         return lambda weights: verify_similarities(

@@ -93,8 +93,7 @@ def best_threshold(
 
 
 def _best_of_sorted(scores: np.ndarray, signed: np.ndarray, total: float) -> tuple[float, float]:
-    """`best_threshold` of descending scores; `signed` is the weight, negative for different pairs.
-    """
+    """`best_threshold` of descending scores; `signed` is the weight, negative for different pairs."""
     ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
     gain = np.concatenate(
         [[0], np.cumsum(signed)[ends]]

@@ -142,8 +142,7 @@ def _check_images(
 
 
 def _runs(starts: np.ndarray, most: int) -> list[tuple[int, int]]:
-    """Ranges of consecutive templates with at most `most` images together (or one template alone).
-    """
+    """Ranges of consecutive templates with at most `most` images together (or one template alone)."""
     runs, first, num_templates = [], 0, len(starts) - 1
     while first < num_templates:
         last = max(first + 1, int(np.searchsorted(starts, starts[first] + most, side="right")) - 1)

@@ -94,8 +94,7 @@ def deployment_threshold(
 
 
 def too_few_pairs(num_different: int, far: float) -> str | None:
-    """One line if `num_different` pairs cannot tell a false accept rate of `far`; None if they can.
-    """
+    """One line if `num_different` pairs cannot tell a false accept rate of `far`; None if they can."""
     expected = far * num_different
     if expected >= 30:
         return None

@@ -134,8 +134,7 @@ def score_histogram(scores: np.ndarray, same: np.ndarray, threshold: float | Non
 
 
 def reject_figure(curves: Mapping[str, RejectCurve]) -> Figure:
-    """False reject rate at a fixed threshold against the share of lowest-quality images rejected.
-    """
+    """False reject rate at a fixed threshold against the share of lowest-quality images rejected."""
     with style():
         figure, axes = _one_axes()
         for name, curve in _at_least_one(curves, "curves").items():

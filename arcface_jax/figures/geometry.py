@@ -60,14 +60,12 @@ _NAMES = {
 
 
 def decision_boundaries() -> Figure:
-    """Each margin's two boundaries and what lies between them, over the angles to the two centres.
-    """
+    """Each margin's two boundaries and what lies between them, over the angles to the two centres."""
     return _planes(np.degrees, (0.0, 180.0), (0, 60, 120, 180), "angle θ{} to centre {}, degrees")
 
 
 def decision_boundaries_cosine() -> Figure:
-    """Each margin's two boundaries and what lies between them, over the cosines to the two centres.
-    """
+    """Each margin's two boundaries and what lies between them, over the cosines to the two centres."""
     return _planes(np.cos, (-1.0, 1.0), (-1.0, 0.0, 1.0), "cosine cos θ{} to centre {}")
 
 

@@ -1,5 +1,4 @@
-"""The model card that travels with an export: what the model is, what it was fed, how well it does.
-"""
+"""The model card that travels with an export: what the model is, what it was fed, how well it does."""
 
 import dataclasses
 import json

@@ -167,8 +167,7 @@ def _describe(layers: list[_Layer]) -> tuple[nn.Module, tuple[int, int]]:
 
 
 def _fill(backbone: nn.Module, image_size: tuple[int, int], layers: list[_Layer]) -> dict[str, Any]:
-    """Gives every layer of the backbone, in the order of evaluation, the numbers of the next node.
-    """
+    """Gives every layer of the backbone, in the order of evaluation, the numbers of the next node."""
     wanted = jax.eval_shape(
         lambda: backbone.init(jax.random.key(0), jnp.zeros((1, *image_size, 3)))
     )

@@ -51,8 +51,7 @@ def quantise(variables: Mapping[str, Any], weights: WeightType) -> Any:
 
 
 def dequantise(variables: Any) -> Any:
-    """The float32 variables that `quantise` stands for; to be called inside the compiled function.
-    """
+    """The float32 variables that `quantise` stands for; to be called inside the compiled function."""
 
     def convert(leaf: Any) -> jax.Array:
         if isinstance(leaf, Int8Kernel):

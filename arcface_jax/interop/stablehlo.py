@@ -1,5 +1,4 @@
-"""A model as one portable file that JAX runs without this library: StableHLO, through jax.export.
-"""
+"""A model as one portable file that JAX runs without this library: StableHLO, through jax.export."""
 
 import os
 import pathlib

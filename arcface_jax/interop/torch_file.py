@@ -56,8 +56,7 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """The tensor as an array of its own; ValueError where it would reach outside the storage.
-        """
+        """The tensor as an array of its own; ValueError where it would reach outside the storage."""
         if any(not isinstance(n, int) or n < 0 for n in (self.offset, *self.shape, *self.strides)):
             raise ValueError("a tensor has a negative size")
         if len(self.shape) != len(self.strides) or len(self.shape) > 32:
@@ -216,8 +215,7 @@ def _checked(numbers: np.ndarray, storage: _Storage) -> np.ndarray:
 
 
 def _with_arrays(value: Any, numbers: Callable[[_Storage], Any], rebuild: bool = True) -> Any:
-    """`value` with every tensor read; without `rebuild` only `numbers` is called for each storage.
-    """
+    """`value` with every tensor read; without `rebuild` only `numbers` is called for each storage."""
     if isinstance(value, _Tensor):
         found = numbers(value.storage)
         return value.read(found) if rebuild else None

@@ -90,8 +90,7 @@ def _iresnet_naming(modules: Sequence[str]) -> str:
 
 
 def _ir_naming(backbone: IResNet) -> Naming:
-    """AdaFace's and CurricularFace's: input_layer, body (blocks numbered throughout), output_layer.
-    """
+    """AdaFace's and CurricularFace's: input_layer, body (blocks numbered throughout), output_layer."""
     inner = ("bn1", "conv1", "bn2", "prelu", "conv2", "bn3", "se")
     order = inner if backbone.inner_norm else tuple(name for name in inner if name != "bn2")
     outer = {"conv1": "input_layer.0", "bn1": "input_layer.1", "prelu": "input_layer.2"}

@@ -5,17 +5,16 @@ import dataclasses
 import numpy as np
 
 from arcface_jax.arguments import check_between
-from arcface_jax.data.checks import check_labels
-from arcface_jax.data.folder import FolderSource
-from arcface_jax.data.memory import MemorySource, OnUnreadable, load
+from arcface_jax.data.check import check_labels
+from arcface_jax.data.in_memory import MemorySource, OnUnreadable, load
 from arcface_jax.data.open import open_set
 from arcface_jax.data.open import open_source as open_path
 from arcface_jax.data.pairs import Pairs, draw_pairs
 from arcface_jax.data.samplers import Balanced, Capped, Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
-from arcface_jax.data.split import split_identities
+from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.data.subset import Subset, split_identities
 from arcface_jax.data.synthetic import SyntheticFaces
-from arcface_jax.data.views import Subset
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.training.config import DataConfig
 

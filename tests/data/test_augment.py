@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from arcface_jax.data import augment as module
+from arcface_jax.data.aligned_crop import TEMPLATE
 from arcface_jax.data.augment import ADAFACE, Augmentation, augment, example_keys
-from arcface_jax.data.template import TEMPLATE
 from arcface_jax.errors import InputError
 
 SIZE = 32

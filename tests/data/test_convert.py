@@ -9,11 +9,11 @@ from arcface_jax.data import convert_writers
 from arcface_jax.data.convert import convert, verify
 from arcface_jax.data.convert_writers import FileNames
 from arcface_jax.data.decode import decode
-from arcface_jax.data.folder import FolderSource
-from arcface_jax.data.memory import load
+from arcface_jax.data.in_memory import load
 from arcface_jax.data.open import open_source
-from arcface_jax.data.recordio import RecordIOSource
-from arcface_jax.data.views import Subset
+from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.data.sources.recordio import RecordIOSource
+from arcface_jax.data.subset import Subset
 from arcface_jax.errors import InputError
 from experiments.convert import Arguments, run
 
@@ -259,8 +259,8 @@ def test_the_command(source, tmp_path, capsys):
 
 
 def test_the_command_aligns(source, tmp_path, picture):
-    from arcface_jax.data.alignment import align
-    from arcface_jax.data.template import TEMPLATE
+    from arcface_jax.data.align import align
+    from arcface_jax.data.aligned_crop import TEMPLATE
 
     (tmp_path / "photos" / "Ann").mkdir(parents=True)
     from arcface_jax.data.decode import encode_png

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from arcface_jax.data.decode import encode_png
-from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.pipeline import DevicePrefetch, batches
 from arcface_jax.data.samplers import Balanced, Capped
+from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
 
 SIZE = 8
@@ -83,7 +83,7 @@ def test_a_killed_worker_ends_the_run_instead_of_hanging_it(source):
 def test_a_script_without_the_main_guard_is_told_so(source, tmp_path):
     root = pathlib.Path(source.where(0)).parent.parent
     (tmp_path / "script.py").write_text(
-        "from arcface_jax.data.folder import FolderSource\n"
+        "from arcface_jax.data.sources.folder import FolderSource\n"
         "from arcface_jax.data.pipeline import batches\n"
         f"iterator = batches(FolderSource({str(root)!r}), 6, 8, 0, workers=1)\n"
         "next(iterator)\n"

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcface_jax.data.landmarks import by_path
-from arcface_jax.data.recordio import RecordIOSource, read_lst
-from arcface_jax.data.recordio_format import (
+from arcface_jax.data.sources.recordio import RecordIOSource, read_lst
+from arcface_jax.data.sources.recordio_format import (
     MAGIC,
     RecordFile,
     RecordWriter,

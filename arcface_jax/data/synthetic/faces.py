@@ -17,12 +17,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from arcface_jax.data.synthetic_parameters import (
+from arcface_jax.data.synthetic.parameters import (
     draw_identities,
     identity_parameters,
     image_nuisances,
 )
-from arcface_jax.data.synthetic_render import render_faces
+from arcface_jax.data.synthetic.render import render_faces
 from arcface_jax.errors import InputError
 
 GENERATOR_VERSION = 1

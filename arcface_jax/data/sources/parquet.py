@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from arcface_jax.data.encoded import EncodedSource, checked_index, sort_identities
-from arcface_jax.data.messages import printable, reason
-from arcface_jax.errors import InputError
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index, sort_identities
+from arcface_jax.errors import InputError, printable, reason
 
 _CACHE_BYTES = 1 << 30
 

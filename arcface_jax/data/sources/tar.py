@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from arcface_jax.data.encoded import EncodedSource, checked_index, sort_identities
-from arcface_jax.data.filetree import MAX_FILE_BYTES
-from arcface_jax.data.folder import EXTENSIONS
-from arcface_jax.data.messages import printable, reason
-from arcface_jax.errors import InputError
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index, sort_identities
+from arcface_jax.data.sources.filetree import MAX_FILE_BYTES
+from arcface_jax.data.sources.folder import EXTENSIONS
+from arcface_jax.errors import InputError, printable, reason
 
 _IDENTITY_EXTENSIONS = (".cls", ".txt")
 _LONGEST_IDENTITY = 1024

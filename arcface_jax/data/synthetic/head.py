@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from arcface_jax.data.synthetic_canvas import Canvas, bump, smooth, unit, wave
+from arcface_jax.data.synthetic.canvas import Canvas, bump, smooth, unit, wave
 
 
 @dataclasses.dataclass

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arcface_jax.data.encoded import describe
 from arcface_jax.data.source import FaceSource
+from arcface_jax.data.sources.encoded import describe
 from arcface_jax.errors import InputError
 
 _LONGEST, _SHORTEST = 1280, 320
@@ -27,7 +27,7 @@ class Detection(NamedTuple):
 
     Attributes:
       box: float64 [4], left, top, right, bottom in pixels.
-      landmarks: float64 [5, 2], as `alignment.align` takes them.
+      landmarks: float64 [5, 2], as `align.align` takes them.
       score: the detector's confidence, 0 … 1.
     """
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from arcface_jax.data.aligned_crop import TEMPLATE_SIZE
 from arcface_jax.data.decode import height_and_width
-from arcface_jax.data.messages import printable
 from arcface_jax.data.scan import Scan, eye_distance, near_pairs, scan
 from arcface_jax.data.source import FaceSource
-from arcface_jax.data.template import TEMPLATE_SIZE
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, printable
 
 _ALIGNED_PIXELS = 8.0
 _ENOUGH_TO_AVERAGE = 32
@@ -122,7 +121,7 @@ def check_labels(source: FaceSource) -> None:
     if counts.min() == 0:
         raise InputError(
             f"{(counts == 0).sum()} labels have no image, the first is {np.argmin(counts)}; "
-            "renumber them (views.Subset)"
+            "renumber them (subset.Subset)"
         )
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arcface_jax.data.encoded import EncodedSource, checked_index
-from arcface_jax.data.recordio_format import RecordFile, read_index, scan_index
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index
+from arcface_jax.data.sources.recordio_format import RecordFile, read_index, scan_index
 from arcface_jax.errors import InputError
 
 _FLOAT32_EXACT = 2**24

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from arcface_jax.data.synthetic_canvas import Canvas, bump, smooth, unit, wave
-from arcface_jax.data.synthetic_head import Scene
+from arcface_jax.data.synthetic.canvas import Canvas, bump, smooth, unit, wave
+from arcface_jax.data.synthetic.head import Scene
 
 
 def eye_frame(scene: Scene, canvas: Canvas) -> SimpleNamespace:
@@ -181,8 +181,7 @@ def draw_mouth(scene: Scene) -> None:
 
 
 def draw_beard(scene: Scene, distance: np.ndarray) -> None:
-    """Beard and moustache; `distance` is that to the head's outline, for the beard thins out there.
-    """
+    """Beard and moustache; `distance` is that to the head's outline, for the beard thins out there."""
     person, picture, points = scene.person, scene.picture, scene.points
     canvas = scene.canvas.rows(0.35, 1.0)
     start = scene.canvas.x.shape[1] - canvas.x.shape[1]

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from skimage.transform import estimate_transform
 
-from arcface_jax.data.template import TEMPLATE, TEMPLATE_SIZE
+from arcface_jax.data.aligned_crop import TEMPLATE, TEMPLATE_SIZE
 from arcface_jax.errors import InputError
 
 _MAX_RESIDUAL = 18.0

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from arcface_jax.data.memory import MemorySource, load, load_images
-from arcface_jax.data.split import split_identities
-from arcface_jax.data.views import Concatenated, Subset
+from arcface_jax.data.in_memory import MemorySource, load, load_images
+from arcface_jax.data.subset import Concatenated, Subset, split_identities
 from arcface_jax.errors import InputError
 
 

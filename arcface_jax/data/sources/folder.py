@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from arcface_jax.data.encoded import EncodedSource, checked_index, sort_identities
-from arcface_jax.data.filetree import open_tree
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index, sort_identities
+from arcface_jax.data.sources.filetree import open_tree
 from arcface_jax.errors import InputError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp", ".tif", ".tiff")

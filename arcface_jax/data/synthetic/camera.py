@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from arcface_jax.data.synthetic_canvas import SHADE, smooth, unit
-from arcface_jax.data.synthetic_head import Scene
-from arcface_jax.data.template import TEMPLATE_SIZE
+from arcface_jax.data.aligned_crop import TEMPLATE_SIZE
+from arcface_jax.data.synthetic.canvas import SHADE, smooth, unit
+from arcface_jax.data.synthetic.head import Scene
 
 MAX_BLUR = 2.7
 """The widest blur's standard deviation, in pixels of the 112×112 crop."""

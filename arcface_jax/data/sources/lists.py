@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from arcface_jax.data.encoded import EncodedSource, checked_index, sort_identities
-from arcface_jax.data.filetree import open_tree
-from arcface_jax.data.messages import reason
-from arcface_jax.data.recordio import read_lst
-from arcface_jax.errors import InputError
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index, sort_identities
+from arcface_jax.data.sources.filetree import open_tree
+from arcface_jax.data.sources.recordio import read_lst
+from arcface_jax.errors import InputError, reason
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arcface_jax.data.checks import check, check_labels, report
-from arcface_jax.data.folder import FolderSource
-from arcface_jax.data.memory import MemorySource, load
+from arcface_jax.data.check import check, check_labels, report
+from arcface_jax.data.in_memory import MemorySource, load
 from arcface_jax.data.scan import (
     eye_distance,
     find_unreadable,
@@ -15,6 +14,7 @@ from arcface_jax.data.scan import (
     perceptual_hash,
     scan,
 )
+from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 from arcface_jax.figures.data import identity_sheet

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from arcface_jax.data.template import TEMPLATE
+from arcface_jax.data.aligned_crop import TEMPLATE
 
 # Depth of the features, in pixels of the crop: the head's half width is about 37.
 _EYE_DEPTH, _MOUTH_DEPTH, _CORNER_DEPTH, _BRIDGE_DEPTH = 34.0, 42.0, 35.0, 39.0

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from arcface_jax.data.synthetic_canvas import bump, smooth, unit, wave
-from arcface_jax.data.synthetic_features import eye_frame
-from arcface_jax.data.synthetic_head import Scene
+from arcface_jax.data.synthetic.canvas import bump, smooth, unit, wave
+from arcface_jax.data.synthetic.features import eye_frame
+from arcface_jax.data.synthetic.head import Scene
 
 
 def draw_glasses(scene: Scene) -> None:

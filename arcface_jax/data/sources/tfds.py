@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets
 
-from arcface_jax.data.encoded import EncodedSource, checked_index, sort_identities
-from arcface_jax.data.messages import reason
-from arcface_jax.errors import InputError
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index, sort_identities
+from arcface_jax.errors import InputError, reason
 
 
 class TfdsSource(EncodedSource):

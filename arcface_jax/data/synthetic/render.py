@@ -6,13 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from arcface_jax.data import synthetic_accessories as accessories
-from arcface_jax.data import synthetic_features as features
-from arcface_jax.data import synthetic_head as head
-from arcface_jax.data.synthetic_camera import photograph
-from arcface_jax.data.synthetic_canvas import Canvas, column
-from arcface_jax.data.synthetic_pose import alignment, landmarks
-from arcface_jax.data.template import TEMPLATE_SIZE
+from arcface_jax.data.aligned_crop import TEMPLATE_SIZE
+from arcface_jax.data.synthetic import accessories, features, head
+from arcface_jax.data.synthetic.camera import photograph
+from arcface_jax.data.synthetic.canvas import Canvas, column
+from arcface_jax.data.synthetic.pose import alignment, landmarks
 
 
 def _columns(values: SimpleNamespace) -> SimpleNamespace:

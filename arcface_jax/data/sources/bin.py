@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from arcface_jax.data.encoded import EncodedSource, checked_index
-from arcface_jax.data.messages import reason
 from arcface_jax.data.pairs import Pairs
-from arcface_jax.errors import InputError
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index
+from arcface_jax.errors import InputError, reason
 from arcface_jax.pickles import check_memo_numbers
 
 _NUMPY_MODULES = (

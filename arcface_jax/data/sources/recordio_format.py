@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arcface_jax.data.filetree import MAX_FILE_BYTES
+from arcface_jax.data.sources.filetree import MAX_FILE_BYTES
 from arcface_jax.errors import InputError
 
 _MAGIC_WORD = 0xCED7230A

