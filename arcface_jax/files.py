@@ -1,4 +1,4 @@
-"""Files that a reader finds whole or not at all, whatever happens to the process or to the power."""
+"""Files that a reader finds whole or not at all, whatever happens to the process or the power."""
 
 import contextlib
 import io

@@ -36,8 +36,7 @@ def target_angles(
 
 
 def angle_density(degrees: np.ndarray, grid: np.ndarray, bandwidth: float = 2.0) -> np.ndarray:
-    """Density of angles, per degree: a Gaussian about each, folded back at 0° and 180° so that the
-    area stays 1.
+    """Density of angles, per degree: a Gaussian about each, folded at 0° and 180° (area 1).
 
         p(x) = 1/n Σᵢ [φ(x − θᵢ) + φ(x + θᵢ) + φ(x − 360° + θᵢ)],  φ a normal density of deviation
         `bandwidth`

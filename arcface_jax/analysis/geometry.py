@@ -1,5 +1,4 @@
-r"""The geometry of a margin between two classes: where each class's region ends, and how wide the
-margin is.
+r"""The geometry of a margin between two classes: where each region ends, how wide it is.
 
 θ1 and θ2 are the angles of an embedding to the centres of class 1 and class 2. An example of class
 1 is satisfied where psi(cosθ1) > cosθ2, one of class 2 where psi(cosθ2) > cosθ1. On the boundary of
@@ -52,8 +51,7 @@ def boundary(psi: Psi, theta1: np.ndarray) -> np.ndarray:
 
 
 def softmax_boundary(theta1: np.ndarray, norm_ratio: float, offset: float = 0.0) -> np.ndarray:
-    r"""θ2 on the one boundary of plain softmax, for both classes, which moves with the weights'
-    lengths and biases:
+    r"""θ2 on plain softmax's one boundary, which moves with the weights' lengths and biases:
 
         ‖W_1‖·‖x‖·cosθ1 + b_1 = ‖W_2‖·‖x‖·cosθ2 + b_2.
 
@@ -128,8 +126,7 @@ def region_edge(psi: Psi, centre_angle: np.ndarray) -> np.ndarray:
 
 
 def margin_arc(psi: Psi, centre_angle: np.ndarray) -> np.ndarray:
-    r"""The arc between the regions of two classes, on the great circle through their centres α
-    apart: α − 2t.
+    r"""The arc α − 2t between two classes' regions, on the great circle through their centres.
 
         ArcFace      m                                      whatever α
         CosFace      2·arcsin(m / (2·sin(α/2)))             wider for close centres
@@ -150,9 +147,7 @@ def margin_arc(psi: Psi, centre_angle: np.ndarray) -> np.ndarray:
 
 
 def centres(centre_angle: float) -> np.ndarray:
-    """Two unit vectors α apart in the plane z = 0, either side of the x axis: [2, 3], the second
-    with y > 0.
-    """
+    """Two unit vectors [2, 3], α apart in the plane z = 0 about the x axis; the second has y > 0."""
     check_between("centre_angle", centre_angle, 0.0, math.pi)
     half = 0.5 * centre_angle
     return np.array([[math.cos(half), -math.sin(half), 0.0], [math.cos(half), math.sin(half), 0.0]])
@@ -178,8 +173,7 @@ def circle_regions(psi: Psi, centre_angle: float, phi: np.ndarray) -> np.ndarray
 
 
 def sphere_regions(psi: Psi, centre_angle: float, points: int = 401) -> np.ndarray:
-    """`region` on the half of the sphere that faces the middle of both `centres`, as a square
-    picture sees it.
+    """`region` on the half sphere that faces the middle of both `centres`, as a square picture.
 
     Args:
       psi: any margin that acts on each cosine alone.

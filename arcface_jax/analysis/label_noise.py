@@ -11,8 +11,7 @@ from arcface_jax.errors import InputError
 def wrong_labels(
     labels: np.ndarray, share: float, num_classes: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gives a share of the images, drawn at random, the label of another class, each other class as
-    likely.
+    """Gives a random share of the images the label of another class, each equally likely.
 
     Args:
       labels: int [N], each in 0 … num_classes − 1.

@@ -1,6 +1,4 @@
-"""What a margin does at each angle: the target logit, its slopes, and which way the loss pulls the
-embedding.
-"""
+"""A margin over the angle: target logit, slopes, and where the loss pulls the embedding."""
 
 import dataclasses
 import math
@@ -51,8 +49,7 @@ class TargetCurve:
 
 
 def target_curve(psi: Psi, degrees: np.ndarray) -> TargetCurve:
-    """psi and its slopes over the angle, by automatic differentiation: the paper's target-logit
-    analysis.
+    """psi and its slopes over the angle, by automatic differentiation (the paper's analysis).
 
     The slopes are those that training sees: with `gradient="straight_through"` the slope d psi/d
     cosθ is 1, whatever psi's values do.
@@ -153,8 +150,7 @@ def loss_curve(
 
 
 def repulsive_intervals(psi: Psi, *, step: float = 0.05) -> list[tuple[float, float]]:
-    """Where the loss pushes the embedding away from its own class: where d psi/dθ > 0, so that
-    dL/dθ_y < 0.
+    """Where the loss pushes embeddings away from their class: d psi/dθ > 0, so dL/dθ_y < 0.
 
     An embedding that training leaves there ends opposite to its class: for ArcFace with the
     formula's exact gradient this begins at π − m. Ends are good to 0.001°; an interval narrower

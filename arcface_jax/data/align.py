@@ -93,9 +93,7 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -
 
 
 def alignment_residual(landmarks: np.ndarray) -> float:
-    """Root of the mean squared distance, in pixels of the 112×112 crop, of aligned landmarks to the
-    template.
-    """
+    """RMS distance, in pixels of the 112×112 crop, of aligned landmarks to the template."""
     landmarks = np.asarray(landmarks, np.float64)
     matrix = similarity(landmarks, TEMPLATE)
     return float(

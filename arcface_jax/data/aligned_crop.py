@@ -11,8 +11,6 @@ TEMPLATE = np.array(
         [70.7299, 92.2041],  # right corner
     ]
 )
-"""Where the landmarks lie in a 112×112 crop: (x, y) in pixels, the centre of the first pixel at (0,
-0).
-"""
+"""Landmarks of a 112×112 crop: (x, y) in pixels, the centre of the first pixel at (0, 0)."""
 
 TEMPLATE_SIZE = 112

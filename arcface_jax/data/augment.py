@@ -234,9 +234,7 @@ def draw_mask(image: jax.Array, key: jax.Array) -> jax.Array:
 def _rectangle(
     key: jax.Array, shape: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float]
 ) -> jax.Array:
-    """bool [height, width]: inside a random rectangle of a share of the area and an aspect ratio,
-    log-uniform.
-    """
+    """bool [height, width]: a random rectangle; share of the area uniform, ratio log-uniform."""
     area_key, aspect_key, place_key = jax.random.split(key, 3)
     height, width = shape
     pixels = jax.random.uniform(area_key, minval=area[0], maxval=area[1]) * (height * width)

@@ -143,9 +143,7 @@ def check(
 
 
 def report(source: FaceSource, found: Scan, size: int | tuple[int, int] = TEMPLATE_SIZE) -> Report:
-    """The report on a source that has been scanned; `size` is what its images should have: side or
-    (height, width).
-    """
+    """The report on a scanned source; `size` its images should have: side or (height, width)."""
     size = height_and_width(size)
     labels = np.asarray(source.labels)
     counts = np.bincount(labels, minlength=len(source.identity_names))

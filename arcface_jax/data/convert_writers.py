@@ -121,9 +121,7 @@ class Writer(Protocol):
         """Takes the place to write to, and a place for notes that are deleted at the end."""
 
     def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
-        """Begins, or goes on after `done` images of `order`; `state` has what `write` returned
-        then.
-        """
+        """Begins, or goes on after `done` images of `order`, where `write` returned `state`."""
 
     def write(self, start: int, stop: int) -> dict[str, Any]:
         """Writes images start … stop − 1 of the order; returns what `resume` needs."""
@@ -137,7 +135,7 @@ class Writer(Protocol):
 
 
 class RecordIOWriter:
-    """Key 0, the header, is the file's first record; images have keys 1 … N; then come identities."""
+    """The header is record 0; images have keys 1 … N; identities follow."""
 
     chunk = _CHUNK
 
@@ -242,9 +240,7 @@ class FolderWriter:
 
 
 class ArrayRecordWriter:
-    """A TFDS data set called `faces` with one split, `train`. A shard is written whole or not at
-    all.
-    """
+    """A TFDS data set `faces` with one split, `train`. A shard is written whole or not at all."""
 
     chunk = _SHARD
 
@@ -310,9 +306,7 @@ class ArrayRecordWriter:
 
 
 def _class_names(source: FaceSource) -> list[str]:
-    """The identities' names, or their numbers where TFDS, which keeps one a line, cannot hold the
-    names.
-    """
+    """The identities' names, or numbers where TFDS, which keeps one a line, cannot hold them."""
     names = list(source.identity_names)
     if len(set(names)) == len(names) and all(
         name and name == name.strip() and name.isprintable() for name in names
@@ -322,9 +316,7 @@ def _class_names(source: FaceSource) -> list[str]:
 
 
 def _harmless(path: str) -> str | None:
-    """The path, if it stays below the folder it is joined to, on every system; with odd characters
-    replaced.
-    """
+    """The path with odd characters replaced; None where it could leave its folder on any system."""
     parts = path.split("/")
     if (
         any(part in ("", ".", "..") or part.startswith(".") or len(part) > 200 for part in parts)

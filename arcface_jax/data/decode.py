@@ -50,7 +50,7 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of a uint8 [height, width, 3] image: lossless, so `decode` gives it back exactly."""
+    """PNG bytes of a uint8 [height, width, 3] image, lossless: `decode` gives it back."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -138,9 +138,7 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
 
 
 def _parts(specification: str) -> tuple[str, str, str | None]:
-    """(name or "", source, pair list or None): the first reading whose source exists; else as it is
-    written.
-    """
+    """(name or "", source, pair list or None): the first reading whose source exists."""
     equals = [at for at, sign in enumerate(specification) if sign == "="]
     named = [("", specification), *((specification[:at], specification[at + 1 :]) for at in equals)]
     for name, rest in named:
@@ -155,9 +153,7 @@ def _parts(specification: str) -> tuple[str, str, str | None]:
 
 
 def _is_lfw_list(path: pathlib.Path) -> bool:
-    """Whether the first line is LFW's, the numbers of folds and pairs; whoever reads the list says
-    what is wrong.
-    """
+    """Whether the first line holds LFW's one or two numbers, of folds and of pairs."""
     try:
         with path.open(encoding="utf-8", errors="surrogateescape") as file:
             words = file.readline().split()

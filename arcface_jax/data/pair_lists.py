@@ -1,6 +1,4 @@
-"""Published lists of pairs as text: LFW's `pairs.txt`, CFP's protocol, YTF's `splits.txt`, three
-columns.
-"""
+"""Published lists of pairs: LFW's `pairs.txt`, CFP's protocol, YTF's `splits.txt`, 3 columns."""
 
 import collections
 import os
@@ -155,9 +153,7 @@ def read_cfp_pairs(split: str | os.PathLike[str], source: HasPaths) -> Pairs:
 
 
 def cfp_labels(source: HasPaths) -> np.ndarray:
-    """int64 [N]: who each image of CFP shows, by the folder above `frontal` or `profile`, numbered
-    by name.
-    """
+    """int64 [N]: the person in each image of CFP, by the folder above `frontal` or `profile`."""
     people = [
         _last(source.path(index), 3).rpartition("/")[0].rpartition("/")[0]
         for index in range(len(source))
@@ -293,9 +289,7 @@ def _last(path: str, parts: int) -> str:
 def _finder(
     names: Iterable[str], key: Callable[[str], str], kind: str = "image"
 ) -> Callable[[str, str], int]:
-    """A function from a listed name to its index in `names`; `key` says which part of a name
-    counts.
-    """
+    """A function (listed name, place) → index in `names`; `key`: the part of a name that counts."""
     index_of: dict[str, int] = {}
     ambiguous = collections.Counter()  # type: ignore[var-annotated]
     for index, name in enumerate(map(key, names)):

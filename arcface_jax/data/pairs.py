@@ -33,8 +33,7 @@ class Pairs:
 
 
 def all_pairs(labels: np.ndarray) -> Pairs:
-    """Every unordered pair of different images, N(N − 1)/2 of them, in the order (0, 1), (0, 2) …
-    (N − 2, N − 1).
+    """All N(N − 1)/2 pairs of different images, in the order (0, 1), (0, 2) … (N − 2, N − 1).
 
     Args:
       labels: int [N], the identity of each image.
@@ -220,8 +219,7 @@ def _even_shares(capacity: np.ndarray, count: int, rng: np.random.Generator) -> 
 def _disjoint_parts(
     blocks: _Blocks, num_folds: int, per_fold: int, rng: np.random.Generator
 ) -> list[_Blocks] | None:
-    """Divides the identities among the folds, each able to give `per_fold` pairs of both kinds;
-    None if that fails.
+    """Divides the identities among folds that each can give `per_fold` pairs of both kinds, or None.
 
     Identities go one by one, those with most same pairs first, to the fold with the fewest same
     pairs so far; those with a single image, which have none, to the fold with the fewest images.

@@ -204,9 +204,7 @@ def batches(
 
 
 def _check_main_guard() -> None:
-    """Worker processes import the program's file. Without the guard it would run again in each,
-    which hangs both.
-    """
+    """Without the guard, the program's file would run again in each worker, which hangs both."""
     path = getattr(sys.modules["__main__"], "__file__", None)
     if path is None or not path.endswith(".py"):  # a notebook, an installed command
         return

@@ -182,8 +182,7 @@ class _ImagesByIdentity:
         self._shuffled = functools.lru_cache(maxsize=8192)(self._shuffled_uncached)
 
     def visit(self, identity: int, visit: int, images: int) -> np.ndarray:
-        """The min(count, images) images for the identity's visit number `visit`, repeated up to
-        `images`.
+        """The min(count, images) images of visit number `visit`, repeated up to `images`.
 
         A pass shuffles the identity's images and cuts them into parts of `images`; the remainder of
         a pass is left out of it, so that no part contains an image twice.

@@ -1,6 +1,4 @@
-"""One pass over a data set's images: what is readable, what is equal, what an average face looks
-like.
-"""
+"""One pass over a data set's images: which are readable or equal, and the average face."""
 
 import dataclasses
 import hashlib
@@ -179,8 +177,7 @@ def near_pairs(hashes: np.ndarray, readable: np.ndarray, bits: int = _NEAR_BITS)
 
 
 def eye_distance(mean_face: np.ndarray) -> float:
-    """How far the average face's eyes lie from the alignment template's, in pixels of the 112×112
-    crop.
+    """Distance of the average face's eyes from the template's, in pixels of the 112×112 crop.
 
     Eyes are the darkest small spots in the upper middle of an average face. It is made symmetric
     first, so that one place says where both are. Of aligned crops the distance is a few pixels;

@@ -1,6 +1,4 @@
-"""Every pair of a set of images, or of probes with distractors: the whole ROC, or its exact low-FAR
-end.
-"""
+"""Every pair of a set, or of probes with distractors: the whole ROC or its exact low-FAR end."""
 
 from collections.abc import Sequence
 

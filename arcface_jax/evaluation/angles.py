@@ -98,7 +98,7 @@ class ClassAngles:
     counts: np.ndarray
 
     def mean(self, weights: np.ndarray | None = None) -> float:
-        """Mean in degrees; `weights` [C] says how often a bootstrap replicate has drawn each class."""
+        """Mean in degrees; `weights` [C]: how often a bootstrap replicate drew each class."""
         counts = self.counts if weights is None else self.counts * weights
         return float(np.average(self.degrees, weights=counts))
 

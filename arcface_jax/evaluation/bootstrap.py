@@ -190,8 +190,7 @@ def roc_intervals(
     fars: Sequence[float] = (1e-4, 1e-3, 1e-2),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
-    """Intervals of TAR at each FAR, EER and AUC of a list without folds, such as all pairs or
-    templates.
+    """Intervals of TAR at each FAR, EER and AUC of a list without folds (all pairs, templates).
 
     The pairs are sorted once; a replicate only sums weights. So millions of pairs take about as
     long for a replicate as for two passes over them.
@@ -233,8 +232,7 @@ def identification_intervals(
     fpirs: Sequence[float] = (0.01, 0.1),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
-    """Intervals of the figures of `identify`: the people of the probes are resampled, the gallery
-    stays.
+    """Intervals of the figures of `identify`: people of the probes are resampled, not the gallery.
 
     Known and unknown people are resampled apart, so that each replicate has both.
 
@@ -258,8 +256,7 @@ def mean_identification_intervals(
     fpirs: Sequence[float] = (0.01, 0.1),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
-    """Intervals of `mean_of_galleries`: one set of probes searched in several galleries, such as
-    IJB's G1 and G2.
+    """Intervals of `mean_of_galleries`: one set of probes in several galleries (IJB's G1, G2).
 
     A replicate draws the people once for all galleries. Those enrolled in the same galleries are
     resampled together and apart from all others, so that each replicate has known and unknown
@@ -314,8 +311,7 @@ def mean_identification_intervals(
 def angle_intervals(
     angles: Mapping[str, ClassAngles], *, resampling: Resampling = RESAMPLING
 ) -> dict[str, Interval]:
-    """Intervals of the mean angles of Table 3: the classes are resampled, each with the angle that
-    it has on the data.
+    """Intervals of Table 3's mean angles: classes are resampled, each with its angle on the data.
 
     So the nearest other centre of a class (Inter, W-Inter) is sought among all classes and stays,
     like the gallery of a search. Sought among the classes drawn, of which a third are missing, it

@@ -1,6 +1,4 @@
-"""Checks that every protocol makes on its arrays: one clear line with the position of the first
-fault.
-"""
+"""Checks of the arrays that protocols take; an error gives the position of the first fault."""
 
 import numpy as np
 
@@ -91,8 +89,7 @@ def check_embeddings(
     unit: bool = True,
     rows: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Returns `embeddings` [N, D] in float32 (or float64, if they are); refuses what no protocol
-    can use.
+    """`embeddings` [N, D] in float32 (float64 if they are), checked.
 
     Args:
       embeddings: [N, D].

@@ -96,9 +96,7 @@ def compare_roc(
     fars: Sequence[float] = (1e-4, 1e-3, 1e-2),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Comparison]:
-    """`compare_pairs` for the figures of `roc_intervals`, from two models' scores [P] of a list
-    without folds.
-    """
+    """`compare_pairs` for `roc_intervals`, from two models' scores [P] of a list without folds."""
     return compare_pairs(
         roc_statistics(first_scores, same, fars),
         roc_statistics(second_scores, same, fars),
@@ -120,7 +118,7 @@ def compare_similarities(
     fars: Sequence[float] = (1e-2, 1e-3),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Comparison]:
-    """`compare_pairs` for every figure of `verify_similarities`, from two models' similarities [P]."""
+    """`compare_pairs` for `verify_similarities`, from two models' similarities [P]."""
 
     def statistics(similarities: np.ndarray) -> Statistics:
         return lambda weights: verify_similarities(

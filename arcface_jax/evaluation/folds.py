@@ -47,9 +47,7 @@ class FoldRates:
 
 
 def fold_numbers(num_pairs: int, num_folds: int = 10) -> np.ndarray:
-    """int [P]: the fold of each pair; contiguous, not shuffled, the first num_pairs % num_folds one
-    larger.
-    """
+    """int [P]: each pair's fold; contiguous, the first num_pairs % num_folds one pair larger."""
     if not 2 <= num_folds <= num_pairs:
         raise InputError(
             f"num_folds: {num_folds} folds of {num_pairs} pairs; give from 2 folds to one per pair"
@@ -60,9 +58,7 @@ def fold_numbers(num_pairs: int, num_folds: int = 10) -> np.ndarray:
 
 
 def threshold_between(upper: np.floating, lower: np.floating) -> float:
-    """A threshold t with lower < t ≤ upper: the middle, as far as the scores' number format has
-    one.
-    """
+    """A threshold t with lower < t ≤ upper: the middle, where the number format has one."""
     middle = lower / 2 + upper / 2
     return float(middle if lower < middle <= upper else upper)
 
@@ -93,7 +89,7 @@ def best_threshold(
 
 
 def _best_of_sorted(scores: np.ndarray, signed: np.ndarray, total: float) -> tuple[float, float]:
-    """`best_threshold` of descending scores; `signed` is the weight, negative for different pairs."""
+    """`best_threshold` of descending scores; `signed`: weights, negative of different pairs."""
     ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
     gain = np.concatenate(
         [[0], np.cumsum(signed)[ends]]

@@ -38,8 +38,7 @@ def verify_by_group(
     folds: int = 10,
     fars: Sequence[float] = (1e-2, 1e-3),
 ) -> dict[str, VerificationResult]:
-    """RFW's protocol: each group's pairs, in their order, scored by the ten folds with thresholds
-    of their own.
+    """RFW's protocol: each group's pairs, in order, by ten folds with thresholds of their own.
 
     Args:
       similarities: [P].

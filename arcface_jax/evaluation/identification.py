@@ -100,9 +100,7 @@ def identify(
 
 
 def mean_of_galleries(results: Sequence[IdentificationResult]) -> IdentificationResult:
-    """IJB's 1:N figure: the mean of each rate over the galleries G1 and G2; the probe counts add
-    up.
-    """
+    """IJB's 1:N figure: each rate's mean over the galleries; the probe counts add up."""
     if not results:
         raise InputError("results: none given; give one per gallery")
     first = results[0]

@@ -59,9 +59,7 @@ class TemplatePairs:
 
 
 def read_template_pairs(path: Path) -> TemplatePairs:
-    """`ijb?_template_pair_label.txt`: a line has template, template, and 1 for same or 0 for
-    different.
-    """
+    """`ijb?_template_pair_label.txt`: lines of template, template, 1 (same) or 0 (different)."""
     table = _integer_table(path, " ", 3, "template, template, 0 or 1")
     wrong = (table[:, 2] != 0) & (table[:, 2] != 1)
     if wrong.any():
@@ -148,8 +146,7 @@ def read_template_subjects(path: Path) -> TemplateSubjects:
 
 
 def read_template_matches(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """`ijb?_11_*_matches.csv`: a line has two templates to compare, with a comma. Who they are is
-    in other files.
+    """`ijb?_11_*_matches.csv`: lines "template, template". Who they show is in other files.
 
     Returns: (first, second), int64 [P].
     """
@@ -160,8 +157,7 @@ def read_template_matches(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def subjects_of_templates(
     first: np.ndarray, second: np.ndarray, same: np.ndarray, num_templates: int
 ) -> np.ndarray:
-    """Who is who, as far as a list of pairs tells: templates joined by same pairs, directly or
-    through others.
+    """Subjects as far as a list of pairs tells: templates joined by chains of same pairs.
 
     So the 1:1 list alone suffices to resample subjects. A template without a same pair is a subject
     of its own.
@@ -189,9 +185,7 @@ def subjects_of_templates(
 
 
 def _integer_table(path: Path, delimiter: str, columns: int, due: str) -> np.ndarray:
-    """int64 [rows, columns] of a large file; only if that fails is the file read again to find the
-    line.
-    """
+    """int64 [rows, columns] of a large file; it is read again only to find a faulty line."""
     try:
         separator = None if delimiter == " " else delimiter
         table = np.loadtxt(path, dtype=np.int64, delimiter=separator, comments=None, ndmin=2)

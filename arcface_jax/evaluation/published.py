@@ -86,9 +86,7 @@ def published_val_at_far(
 def _count_accepts(
     distances: np.ndarray, same: np.ndarray, num_folds: int, grid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """True and false accepts [F, T] at each threshold, and the numbers of same and different pairs
-    [F].
-    """
+    """True and false accepts [F, T] at each threshold, and numbers of same and different pairs [F]."""
     distances = check_scores(distances, "distances")
     same = check_same(same, len(distances))
     folds = fold_numbers(len(same), num_folds)

@@ -129,9 +129,7 @@ def roc_from_kinds(
 def _count_accepts(
     scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thresholds, true accepts and false accepts of the full curve, by one sort (none if sorted
-    already).
-    """
+    """Thresholds, true and false accepts of the full curve, by one sort (none if sorted)."""
     if not (np.diff(scores) <= 0).all():
         order = np.argsort(-scores)
         scores, same = scores[order], same[order]

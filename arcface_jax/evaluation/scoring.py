@@ -30,8 +30,7 @@ def score_pairs(
     chunk: int = 1024,
     block: int = 2**20,
 ) -> np.ndarray:
-    """Cosine of each listed pair, float32: score[p] = first_embeddings[first[p]] ·
-    second_embeddings[second[p]].
+    """Cosine of each listed pair: first_embeddings[first[p]] · second_embeddings[second[p]].
 
     The pairs go through one compiled program in blocks; each device has all the embeddings and a
     part of the block, of which it gathers `chunk` pairs at a time. So memory beyond the arguments

@@ -1,5 +1,4 @@
-"""One-to-many search: every probe against every gallery entry, streamed so that no score matrix is
-ever held.
+"""One-to-many search: every probe against every gallery entry, with no score matrix held.
 
 The gallery goes by in chunks of rows (divided over the devices, if there are several), and each
 probe keeps a few numbers. So the gallery may be a memory map of any length.
@@ -23,8 +22,7 @@ _PADDING = -1  # the identity of rows that fill up the last chunk
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What a search found for each of P probes. A probe's *mates* are the gallery entries of its
-    identity.
+    """What a search found for P probes, whose *mates* are the gallery entries of their identity.
 
     Attributes:
       mate: float32 [P], the highest score of a mate; −∞ if the gallery has none.
@@ -53,8 +51,7 @@ def search_gallery(
     gallery_chunk: int = 4096,
     probe_chunk: int = 256,
 ) -> Search:
-    """Searches a gallery of known identities for each probe; what `identification` turns into
-    rates.
+    """Searches a gallery for each probe; what `identification` turns into rates.
 
     The score is the cosine. A first pass finds each probe's best mate, looking only at the chunks
     that hold one; a second compares all entries with it. Both multiply tiles of the same shape, so
@@ -126,9 +123,7 @@ class Candidates:
     indices: np.ndarray
 
     def accepted(self, threshold: float) -> np.ndarray:
-        """bool [P]: whether the best candidate reaches the threshold; the others are rejected as
-        unknown.
-        """
+        """bool [P]: whether the best candidate reaches the threshold; the others are unknown."""
         return self.scores[:, 0] >= threshold
 
 
@@ -185,9 +180,7 @@ class _Chunk:
 
 
 class _GalleryStream:
-    """Gallery chunks on the devices: equal shapes, the last one filled up with rows of identity
-    `_PADDING`.
-    """
+    """Gallery chunks on the devices, of equal shape: the last is filled with identity `_PADDING`."""
 
     def __init__(
         self, gallery: np.ndarray, identities: np.ndarray, mesh: Mesh, length: int
@@ -297,9 +290,7 @@ def _search_programs(mesh: Mesh) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped
 
 @functools.cache
 def _candidate_program(mesh: Mesh, k: int) -> Callable:
-    """(probes, gallery, gallery ids) -> the k best of each device's part, in the order of the
-    gallery's parts.
-    """
+    """(probes, gallery, ids) → the k best of each device's part, in the order of the parts."""
 
     def top(
         probes: jax.Array, _: jax.Array, gallery: jax.Array, gallery_ids: jax.Array

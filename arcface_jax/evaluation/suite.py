@@ -1,6 +1,4 @@
-"""Everything that one set of embeddings can be asked: pairs, search, angles, quality, groups,
-thresholds.
-"""
+"""Every protocol on one set of embeddings: pairs, search, angles, quality, groups, thresholds."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -30,9 +28,7 @@ from arcface_jax.evaluation.search import Search, search_gallery
 from arcface_jax.evaluation.thresholds import DeploymentThreshold, deployment_threshold
 
 MOST_PAIRS = 20_000_000
-"""Of a set without a pair list, all pairs are scored up to this many; beyond, a balanced list is
-drawn.
-"""
+"""Of a set without a list, all pairs are scored up to this many; beyond, a list is drawn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,8 +221,7 @@ def resampled_clusters(
 def _search(
     unit: np.ndarray, labels: np.ndarray, options: Options
 ) -> tuple[Search | None, np.ndarray, np.ndarray]:
-    """A gallery with the first image of some identities; probes are the others' images and the rest
-    of theirs.
+    """A gallery of the first image of some identities; all other images are probes.
 
     Returns: (the search, the images of the gallery, those that were probes); no search if there are
       too few identities or images.

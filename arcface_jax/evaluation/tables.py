@@ -33,9 +33,7 @@ _LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{"
 
 
 def format_figure(name: str, figure: Interval) -> str:
-    """A figure as papers print it: rates in percent, counts whole, others with four digits; then
-    its interval.
-    """
+    """A figure as papers print it (rates in percent, counts whole), then its interval."""
     number = _formatter(name)
     if figure.low == figure.high:
         return number(figure.estimate)
@@ -63,9 +61,7 @@ def heading(name: str) -> str:
 
 
 def cells(rows: Mapping[str, Figures]) -> list[list[str]]:
-    """The table as text, headings first: one row a key, one column a figure that any row has; "–"
-    where absent.
-    """
+    """Cells as text, headings first: a row a key, a column a figure; "–" where absent."""
     names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
     body = [
         [row, *(format_figure(name, figures[name]) if name in figures else "–" for name in names)]
@@ -96,9 +92,7 @@ def to_markdown(rows: Mapping[str, Figures]) -> str:
 def markdown_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True
 ) -> str:
-    """Any table as Markdown: the first column flush left, the others flush right where they hold
-    `numbers`.
-    """
+    """Any table as Markdown; all columns but the first flush right where they hold `numbers`."""
     rule = ["---", *("---:" if numbers else "---" for _ in header[1:])]
     escaped = ([cell.replace("|", r"\|") for cell in row] for row in rows)
     titles = [title.replace("|", r"\|") for title in header]

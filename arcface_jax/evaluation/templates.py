@@ -1,5 +1,4 @@
-"""Templates: several images and videos of one person as one embedding, as IJB-B and IJB-C compare
-them.
+"""Templates, several images and videos of one person as one embedding, as IJB compares them.
 
 Videos of YTF are the case of one medium per template: pass the video's number as template and as
 medium.
@@ -142,7 +141,7 @@ def _check_images(
 
 
 def _runs(starts: np.ndarray, most: int) -> list[tuple[int, int]]:
-    """Ranges of consecutive templates with at most `most` images together (or one template alone)."""
+    """Ranges of consecutive templates with at most `most` images together, or one alone."""
     runs, first, num_templates = [], 0, len(starts) - 1
     while first < num_templates:
         last = max(first + 1, int(np.searchsorted(starts, starts[first] + most, side="right")) - 1)
@@ -180,9 +179,7 @@ class TemplateVerificationResult:
 def verify_scores(
     scores: np.ndarray, same: np.ndarray, *, fars: Sequence[float] = IJB_FARS
 ) -> tuple[TemplateVerificationResult, Roc]:
-    """IJB 1:1 from scores [P]: TAR at the ROC point nearest to each FAR, on the full ROC, which is
-    returned as well.
-    """
+    """IJB 1:1 from scores [P]: TAR at the ROC point nearest to each FAR, and the full ROC."""
     roc = roc_curve(scores, same)
     found = roc_numbers(roc, fars)
     counts = int(roc.num_same), int(roc.num_different)
@@ -226,8 +223,7 @@ def search_templates(
     *,
     devices: Sequence[jax.Device] | None = None,
 ) -> Search:
-    """IJB 1:N: each probe template against a gallery of templates; subjects the gallery lacks are
-    unknown people.
+    """IJB 1:N: each probe template against a gallery; subjects that it lacks are unknown.
 
     Args:
       templates: from `pool_templates`.

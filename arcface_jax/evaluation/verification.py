@@ -1,6 +1,4 @@
-"""Pair verification as LFW, CFP, AgeDB-30, CALFW, CPLFW, YTF and RFW are scored: arrays in, numbers
-out.
-"""
+"""Pair verification as LFW, CFP, AgeDB-30, CALFW, CPLFW, YTF and RFW are scored."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,4 @@
-"""Pictures of benchmarks: ratios, the head's time and memory as identities grow, loss by how
-weights are kept.
-"""
+"""Pictures of benchmarks: ratios, time and memory by identities, loss by storage of weights."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -20,8 +18,7 @@ _CLOSE_TICKS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.4, 1.7, 2
 def ratio_bars(
     ratios: Mapping[str, tuple[float, float, float]], label: str = "times as fast"
 ) -> Figure:
-    """A bar from 1 to each ratio, with its range; the axis is logarithmic, so that 2 and 1/2 are
-    equally far from 1.
+    """A bar from 1 to each ratio, with its range, on a logarithmic axis.
 
     Args:
       ratios: (lowest, median, highest) by name, all above 0.
@@ -91,8 +88,7 @@ def head_growth(
     megabytes: Mapping[str, Mapping[int, float]],
     title: str,
 ) -> Figure:
-    """Time and resident memory of a step by the number of identities, both axes logarithmic, one
-    line a head.
+    """Time and memory of a step by the number of identities, both logarithmic, a line a head.
 
     Args:
       seconds: by head, then by number of identities.
@@ -168,8 +164,7 @@ def _growth(axes: Axes, values: Mapping[str, Mapping[int, float]]) -> None:
 
 
 def loss_by_storage(curves: Mapping[str, np.ndarray], width: int = 20) -> Figure:
-    """Loss by step for several ways to keep the weights: the mean over seeds, and the range of the
-    seeds around it.
+    """Loss by step for several storages of the weights: mean and range over seeds.
 
     Args:
       curves: by name, [seeds, steps].

@@ -1,6 +1,4 @@
-"""Pictures of an evaluation: ROC, DET, CMC, score histograms, rejection curves and the hardest
-pairs.
-"""
+"""Pictures of an evaluation: ROC, DET, CMC, scores, rejection curves and the hardest pairs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -40,8 +38,7 @@ def roc_figure(rocs: Mapping[str, Roc]) -> Figure:
 
 
 def det_figure(rocs: Mapping[str, Roc], *, identification: bool = False) -> Figure:
-    """Detection error trade-off, miss rate against false alarm rate, both logarithmic; the EER lies
-    on the diagonal.
+    """Detection error trade-off: miss against false alarm rate, logarithmic, EER on the diagonal.
 
     Args:
       rocs: name → curve.
@@ -134,7 +131,7 @@ def score_histogram(scores: np.ndarray, same: np.ndarray, threshold: float | Non
 
 
 def reject_figure(curves: Mapping[str, RejectCurve]) -> Figure:
-    """False reject rate at a fixed threshold against the share of lowest-quality images rejected."""
+    """False reject rate at a fixed threshold by the share of lowest-quality images rejected."""
     with style():
         figure, axes = _one_axes()
         for name, curve in _at_least_one(curves, "curves").items():
@@ -151,8 +148,7 @@ def reject_figure(curves: Mapping[str, RejectCurve]) -> Figure:
 def pair_sheet(
     first: np.ndarray, second: np.ndarray, scores: Sequence[float], title: str, columns: int = 5
 ) -> Figure:
-    """Pairs of pictures side by side with their scores, such as the hardest false accepts or
-    rejects.
+    """Pairs of pictures with their scores, such as the hardest false accepts or rejects.
 
     Args:
       first: uint8 [P, height, width, 3], RGB.
@@ -211,9 +207,7 @@ def _at_least_one(curves: Mapping[str, T], name: str) -> Mapping[str, T]:
 
 
 def _visible_points(roc: Roc) -> np.ndarray:
-    """Indices of points that draw the same line: at every FAR up to a thousand or so, the first and
-    last TAR.
-    """
+    """Points that draw the same line: the first and last TAR at each of a thousand FARs."""
     (positive,) = np.nonzero(roc.far > 0)
     start = int(positive[0]) if len(positive) else len(roc.far) - 1
     points = np.arange(start, len(roc.far))

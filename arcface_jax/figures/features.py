@@ -1,6 +1,4 @@
-"""Embeddings in two and three dimensions, on the circle and the sphere, with the centres of their
-classes.
-"""
+"""Embeddings on the circle and the sphere, with the centres of their classes."""
 
 import dataclasses
 from collections.abc import Sequence

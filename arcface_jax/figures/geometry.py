@@ -1,6 +1,4 @@
-"""Pictures of what a margin means between two classes: decision boundaries, arcs on the circle,
-caps of the sphere.
-"""
+"""A margin between two classes: decision boundaries, arcs on the circle, caps of the sphere."""
 
 import math
 from collections.abc import Callable
@@ -60,12 +58,12 @@ _NAMES = {
 
 
 def decision_boundaries() -> Figure:
-    """Each margin's two boundaries and what lies between them, over the angles to the two centres."""
+    """Each margin's two boundaries and what lies between them, over the angles to the centres."""
     return _planes(np.degrees, (0.0, 180.0), (0, 60, 120, 180), "angle θ{} to centre {}, degrees")
 
 
 def decision_boundaries_cosine() -> Figure:
-    """Each margin's two boundaries and what lies between them, over the cosines to the two centres."""
+    """Each margin's two boundaries and what lies between them, over the cosines to the centres."""
     return _planes(np.cos, (-1.0, 1.0), (-1.0, 0.0, 1.0), "cosine cos θ{} to centre {}")
 
 
@@ -184,8 +182,7 @@ def _draw_arcs(axes: Axes) -> None:
 
 
 def circle_arcs(first_angle: float = 60.0, second_angle: float = 120.0) -> Figure:
-    """Each class's part of the circle and the arc between, for four margins and two angles between
-    the centres.
+    """Each class's part of the circle and the arc between, for four margins and two angles.
 
     Args:
       first_angle: between the centres in the upper row, in degrees.
@@ -204,9 +201,7 @@ def circle_arcs(first_angle: float = 60.0, second_angle: float = 120.0) -> Figur
 
 
 def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
-    """A circle coloured by region, the two centres, and the width of the margin, centres at the
-    top.
-    """
+    """A circle coloured by region, with the centres at the top and the margin's width."""
     phi = np.linspace(-math.pi, math.pi, 1441)
     inner, outer = 0.86, 1.0
     regions = circle_regions(psi, centre_angle, 0.5 * (phi[1:] + phi[:-1]))
@@ -256,8 +251,7 @@ def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
 
 
 def sphere_caps(centre_angle: float = 75.0) -> Figure:
-    """Each class's part of the sphere and the band between them, for each margin, seen from between
-    the centres.
+    """Each class's part of the sphere and the band between, for each margin.
 
     Args:
       centre_angle: between the two centres, in degrees.
@@ -314,8 +308,7 @@ def _sphere(axes: Axes, psi: Psi, centre_angle: float) -> None:
 
 
 def geometry(centre_angle: float = 75.0) -> Figure:
-    """The geometric interpretation in one picture: ArcFace's margin on the sphere and circle, and
-    every margin's arc.
+    """ArcFace's margin on the sphere and circle, and every margin's arc, in one picture.
 
     Args:
       centre_angle: between the two centres on the sphere and the circle, in degrees.

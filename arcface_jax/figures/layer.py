@@ -17,8 +17,7 @@ _TRUE, _OTHER, _BOX = PALETTE[1], PALETTE[0], "#EEF2F5"
 
 
 def layer(margin: float = 0.5, scale: float = 16.0) -> Figure:
-    """The layer's steps from embedding and class weights to the loss, and below them what each
-    gives for an example.
+    """The layer's steps from embeddings and class weights to the loss, with an example below.
 
     Args:
       margin: m, in radians.

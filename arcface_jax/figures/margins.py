@@ -1,6 +1,4 @@
-"""Pictures of margins over the angle: psi, its slope and the gradient of the loss, for each margin
-and rule past π.
-"""
+"""Margins over the angle: psi, its slope and the loss's gradient, by margin and rule past π."""
 
 import dataclasses
 import functools
@@ -43,9 +41,7 @@ TITLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A margin that a rule past π changes: its name, psi for each rule, where it reaches π, the
-    slopes to show.
-    """
+    """A margin that a rule past π changes: psi by rule, where it reaches π, slopes to show."""
 
     title: str
     psi: Callable[[str], Psi]
@@ -108,8 +104,7 @@ def margin_curves(
     title: str = "Margins",
     slope_limits: tuple[float, float] = (-3.0, 5.0),
 ) -> Figure:
-    """Target cosine and slope of each margin over the angle: the paper's target-logit curves,
-    continued to 180°.
+    """Target cosine and slope of each margin over the angle, from 0° to 180°.
 
     Args:
       margins: psi by label.
@@ -135,8 +130,7 @@ def margin_curves(
 
 
 def rule_curves(family: Family) -> Figure:
-    """One margin under every rule past π, and both gradients: the straight-through slope is 1
-    whatever the rule.
+    """One margin under every rule past π, with both gradients.
 
     Args:
       family: an entry of FAMILIES, or a new one.
@@ -190,9 +184,7 @@ def _annealing() -> Figure:
 
 
 def target_logits() -> Figure:
-    """The paper's target-logit curves over its own range of angles, and how steeply each falls
-    there.
-    """
+    """The paper's target-logit curves over its own angles, and how steeply each falls there."""
     degrees = np.linspace(20.0, 100.0, 321)
     with style():
         figure = new_figure(9.0, 5.0)
@@ -215,8 +207,7 @@ def target_logits() -> Figure:
 
 
 def loss_gradient(scale: float = 64.0, num_classes: int = 10_572) -> Figure:
-    """Which way the loss turns the embedding, and how hard: ArcFace under each rule past π, and
-    every margin.
+    """Which way the loss turns the embedding, and how hard: by rule past π, and by margin.
 
     Args:
       scale: s, the radius of the sphere of features.

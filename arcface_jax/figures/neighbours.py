@@ -14,8 +14,7 @@ _MARKERS = "osD^vP*X<>ph"
 def plane_figure(
     plane: np.ndarray, labels: np.ndarray, centres: np.ndarray, names: Sequence[str], title: str
 ) -> Figure:
-    """Each embedding a point, each person a colour and marker, each centre a large one with the
-    person's name.
+    """Each embedding a point in its person's colour and marker; each centre large, with the name.
 
     The axes have no unit: a layout such as t-SNE has none.
 

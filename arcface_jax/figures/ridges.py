@@ -48,8 +48,7 @@ def angle_ridges(angles: Angles) -> Figure:
 
 
 def logit_ridges(angles: Angles, psis: Mapping[str, Psi]) -> Figure:
-    """Density of the target logit over s, ψ(cos θ), one row a loss, at start, middle and end of
-    training.
+    """Density of ψ(cos θ), one row a loss, at the start, the middle and the end of training.
 
     Args:
       angles: as for `angle_ridges`.

@@ -1,6 +1,4 @@
-"""Pictures of a study: losses side by side, sweeps over a setting, angles beside the paper's,
-courses of training.
-"""
+"""Pictures of a study: losses side by side, sweeps, angles beside the paper's, courses."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,8 +14,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def losses_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> Figure:
-    """One row a loss, a small mark a seed, a large one with a bar for mean ± deviation; one panel a
-    data set.
+    """A row a loss, a panel a set: a small mark a seed, a large one with mean ± deviation.
 
     Args:
       panels: by data set and by loss, one value a seed; rows are in the order of the first panel's
@@ -100,8 +97,7 @@ def angle_table_figure(
     paper: Mapping[str, Mapping[str, float]],
     titles: Mapping[str, str],
 ) -> Figure:
-    """Each figure of Table 3 in a panel: ours, one mark a seed, and the paper's as a cross, one row
-    a loss.
+    """Each figure of Table 3 in a panel, a row a loss: our seeds as marks, the paper's as a cross.
 
     Args:
       ours: by loss and by figure, one value a seed, degrees.

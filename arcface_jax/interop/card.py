@@ -1,4 +1,4 @@
-"""The model card that travels with an export: what the model is, what it was fed, how well it does."""
+"""The model card of an export: what the model is, what it was fed, how well it does."""
 
 import dataclasses
 import json
@@ -32,8 +32,7 @@ class Threshold:
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """Everything in a card but the weights; see `to_markdown` for the order in which people read
-    it.
+    """Everything in a card but the weights, in the order of `to_markdown`.
 
     Attributes:
       name: of the model.

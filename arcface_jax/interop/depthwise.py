@@ -1,6 +1,4 @@
-"""Depthwise convolutions as sums of shifted images: on a CPU some twenty times faster than as
-grouped convolutions.
-"""
+"""Depthwise convolutions as sums of shifted images: on a CPU some 20 times as fast."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,8 +16,7 @@ _MOST_SHIFTS = 25  # a kernel over the whole feature map is one weighted sum alr
 def shifted_sum(
     images: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: Padding
 ) -> jax.Array:
-    """The depthwise convolution as products and sums of whole images, which a compiler fuses into
-    one loop.
+    """The depthwise convolution as products and sums of whole images, compiled into one loop.
 
         y[n, i, j, c] = Σ_{a, b} x[n, s₁i + a − p₁, s₂j + b − p₂, c] · w[a, b, 0, c]
 
@@ -47,8 +44,7 @@ def shifted_sum(
 
 @dataclasses.dataclass(frozen=True)
 class ShiftedDepthwise:
-    """A backbone for use only, whose depthwise convolutions are shifted sums wherever it is
-    compiled for a CPU.
+    """A backbone for inference whose depthwise convolutions are shifted sums on a CPU.
 
     On other platforms, and in an export for them, they stay convolutions.
 

@@ -1,6 +1,4 @@
-"""Batch normalisations folded into the layers before them: the same function with less to compute
-and to store.
-"""
+"""Batch normalisations folded into the layers before them: the same function, computed faster."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -36,9 +34,7 @@ class FoldedBackbone:
     def apply(
         self, variables: Mapping[str, Any], images: jax.Array, train: bool = False
     ) -> jax.Array:
-        """Embeds normalised `images` [N, H, W, 3] with the variables that `fold_batch_norm`
-        returned.
-        """
+        """Embeds normalised `images` [N, H, W, 3] with the variables of `fold_batch_norm`."""
         if train:
             raise TypeError(
                 "a folded network has no batch statistics to train with; train the network it "

@@ -1,5 +1,4 @@
-"""ONNX: models out by jax2onnx, and insightface's packs in. Needs the packages of
-requirements-onnx.txt.
+"""ONNX: models out by jax2onnx, insightface's packs in. Needs requirements-onnx.txt.
 
 An import reads the numbers only. It follows the graph's order of evaluation, for the names of
 initialisers in published files are an exporter's counters.
@@ -36,8 +35,7 @@ def export_onnx(
     image_size: tuple[int, int],
     path: str | os.PathLike[str],
 ) -> None:
-    """Writes a function of uint8 images [batch, height, width, 3] as an ONNX file, the batch of any
-    size.
+    """Writes a function of uint8 images [batch, height, width, 3] as an ONNX file, for any batch.
 
     Args:
       function: as `inference.unit_embedding` returns it with shift_depthwise=False.
@@ -167,7 +165,7 @@ def _describe(layers: list[_Layer]) -> tuple[nn.Module, tuple[int, int]]:
 
 
 def _fill(backbone: nn.Module, image_size: tuple[int, int], layers: list[_Layer]) -> dict[str, Any]:
-    """Gives every layer of the backbone, in the order of evaluation, the numbers of the next node."""
+    """Gives every layer of the backbone, in order of evaluation, the numbers of its node."""
     wanted = jax.eval_shape(
         lambda: backbone.init(jax.random.key(0), jnp.zeros((1, *image_size, 3)))
     )
@@ -242,9 +240,7 @@ def _set_dense(path: Path, node: _Layer, layer: Any, params: dict[Path, Any]) ->
 
 
 def _pixels(graph: Any, constants: dict[str, np.ndarray]) -> PixelConvention:
-    """(x − 127.5)/127.5, RGB, as insightface feeds its packs, unless the graph begins by doing it
-    itself.
-    """
+    """(x − 127.5)/127.5, RGB, as insightface feeds its packs, unless the graph does it itself."""
     (name,) = [one.name for one in graph.input if one.name not in constants]
     offset, factor, does_itself = 0.0, 1.0, False  # (x − offset)·factor so far
     while True:
@@ -266,9 +262,7 @@ def _pixels(graph: Any, constants: dict[str, np.ndarray]) -> PixelConvention:
 
 
 def _number(node: Any, constants: dict[str, np.ndarray]) -> float:
-    """What a node before the first layer adds to, subtracts from, multiplies or divides the pixels
-    by.
-    """
+    """The number that a node before the first layer applies to the pixels."""
     operand = constants.get(node.input[1]) if node.op_type in ("Sub", "Add", "Mul", "Div") else None
     if (
         operand is None

@@ -4,8 +4,7 @@ from typing import Any
 
 
 def fuse_prelu(graph: Any) -> int:
-    """Makes one PRelu of each x ≥ 0 ? x : x · a, with a constant slope a; runtimes compute that
-    much faster.
+    """Makes one PRelu of each x ≥ 0 ? x : x · a with a constant a, which runs much faster.
 
     Args:
       graph: onnx.GraphProto, changed in place.

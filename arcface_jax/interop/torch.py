@@ -101,8 +101,7 @@ def model_from_state_dict(
 
 
 def read_class_weights(paths: Sequence[str | os.PathLike[str]], embedding_size: int) -> np.ndarray:
-    """The classifier [C, D] from files of its own, as arcface_torch, CurricularFace and ElasticFace
-    write it.
+    """The classifier [C, D] from files of its own (arcface_torch, CurricularFace, ElasticFace).
 
     Args:
       paths: one file, or one for each process that held a part of the classes, in their order.
@@ -124,8 +123,7 @@ def read_class_weights(paths: Sequence[str | os.PathLike[str]], embedding_size: 
 
 
 def export_state_dict(model: TrainedModel) -> dict[str, np.ndarray]:
-    """The weights by arcface_torch's names and in its layout (or those of the project that has the
-    network).
+    """The weights by the project's names and in its layout; arcface_torch's where it fits.
 
     Exact: importing the result gives the same bits. Counters of batches, which Flax does not keep,
       are 0.

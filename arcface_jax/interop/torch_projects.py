@@ -1,6 +1,4 @@
-"""The PyTorch projects whose checkpoints can be read: what their files say, and what they leave
-unsaid.
-"""
+"""The PyTorch projects whose checkpoints can be read, and what their files leave unsaid."""
 
 import dataclasses
 import math
@@ -86,9 +84,7 @@ def guess_project(naming: str, prefix: str, weights: Weights) -> str:
 def describe(
     naming: str, weights: Weights, epsilon: float | None
 ) -> tuple[nn.Module, tuple[int, int]]:
-    """The backbone that weights of this naming belong to, and the image size (height, width) it was
-    trained on.
-    """
+    """The backbone of weights of this naming, and the image (height, width) it was trained on."""
     build = {
         "iresnet": _iresnet,
         "ir": _ir,

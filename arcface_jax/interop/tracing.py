@@ -1,6 +1,4 @@
-"""The order in which a backbone calls its layers, and what each is called on, found by tracing it
-once.
-"""
+"""The order in which a backbone calls its layers, and on what, by tracing it once."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -36,9 +34,7 @@ class Call:
 def calls(
     backbone: nn.Module, variables: Mapping[str, Any], image_size: tuple[int, int]
 ) -> list[Call]:
-    """Every convolution, dense layer, batch normalisation and PReLU in the order of evaluation;
-    nothing is computed.
-    """
+    """Every convolution, dense layer, batch normalisation and PReLU in order of evaluation."""
     found: list[Call] = []
     outputs: list[tuple[Any, Path]] = []  # the tracers themselves, so that no id is used twice
 

@@ -103,8 +103,7 @@ class RecordFile:
         return unpack(head, self.where(offset))
 
     def read_label_pairs(self, offsets: np.ndarray) -> np.ndarray:
-        """The first two labels of the records at `offsets`, float32 [M, 2]; NaN where there is no
-        second, or none.
+        """The first two labels of the records at `offsets`, float32 [M, 2]; NaN where missing.
 
         For millions of records: the ordinary ones are read in bulk.
         """

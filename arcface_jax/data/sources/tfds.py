@@ -111,9 +111,7 @@ class TfdsSource(EncodedSource):
 
 
 def image_features(names: Sequence[str]) -> tensorflow_datasets.features.FeaturesDict:
-    """The TFDS features of this library's data sets: `image` of any size, and `label` with these
-    class names.
-    """
+    """TFDS features of this library's data sets: `image` of any size, `label` with these names."""
     return tensorflow_datasets.features.FeaturesDict(
         {
             "image": tensorflow_datasets.features.Image(

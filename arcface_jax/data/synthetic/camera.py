@@ -14,8 +14,7 @@ _TAPS_VARIANCE = 1.5
 
 
 def expose(scene: Scene) -> np.ndarray:
-    """Multiplies colours by the light that falls on them, with a cast shadow, then sets saturation
-    and contrast.
+    """Light and cast shadow on the colours, then saturation and contrast.
 
     Returns: float32 [3, B, H, W], not cut to [0, 1].
     """
@@ -55,9 +54,7 @@ def blur(colour: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 
 def _five_taps(colour: np.ndarray, variance: np.ndarray, step: int) -> np.ndarray:
-    """Filters both axes with [far, near, centre, near, far], `step` pixels apart; 2·near + 8·far is
-    the variance.
-    """
+    """Filters both axes with [far, near, centre, near, far] taps of this variance, `step` apart."""
     size = colour.shape[-1]
     far = variance * variance * (0.0625 / _TAPS_VARIANCE)
     near = 0.5 * variance - 4.0 * far

@@ -67,17 +67,13 @@ class Canvas:
         return Canvas(self.x[:, band], self.y[:, band], self.pixel, self.planes[:, :, band], within)
 
     def cover(self, distance: np.ndarray, softness: float = 0.0) -> np.ndarray:
-        """How much of each pixel a shape covers: `distance` < 0 inside, smoothstep over a pixel
-        + `softness`.
-        """
+        """The share of each pixel inside a shape (`distance` < 0), with an edge of 1 px + `softness`."""
         return smooth(0.5 - distance / (1.3 * self.pixel + softness))
 
     def band(
         self, value: np.ndarray, low: np.ndarray | float, high: np.ndarray | float
     ) -> np.ndarray:
-        """How much of each pixel lies where low < value < high; exact for stripes thinner than a
-        pixel.
-        """
+        """The share of each pixel where low < value < high; exact for thin stripes."""
         centre = value / self.pixel + 0.5
         return np.maximum(
             unit(centre - low / self.pixel) - unit(centre - high / self.pixel), np.float32(0.0)
@@ -86,9 +82,7 @@ class Canvas:
     def paint(
         self, alpha: np.ndarray | float, colour: np.ndarray, shade: np.ndarray | float | None = None
     ) -> None:
-        """Lays `colour` [B, 3] over the picture with opacity `alpha`, and `shade` over the light if
-        given.
-        """
+        """Lays `colour` [B, 3] over the picture by `alpha`, and `shade`, if given, over the light."""
         alpha = alpha if self.within is None else alpha * self.within
         for plane, value in zip(self.planes[:SHADE], colour.T, strict=True):
             plane += alpha * (column(value) - plane)

@@ -29,9 +29,7 @@ GENERATOR_VERSION = 1
 """Part of the fingerprint; goes up when the same parameters would give other pixels."""
 
 _PIXELS_AT_ONCE = 4 * 112 * 112
-"""Pixels drawn together: few enough that the float32 planes in use stay in a core's cache,
-measured.
-"""
+"""Pixels drawn together: so few that the float32 planes in use stay in a core's cache."""
 _MAX_SIZE = 1024
 
 
@@ -145,8 +143,7 @@ class SyntheticFaces:
         return self._render(indices, self.difficulty)
 
     def neutral(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The people of the images `indices`, frontal, in even light, uncovered: what their
-        identity alone looks like.
+        """The people of the images `indices`: frontal, in even light, uncovered.
 
         Args and Returns: as for `render`.
         """

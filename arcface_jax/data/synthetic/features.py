@@ -181,7 +181,7 @@ def draw_mouth(scene: Scene) -> None:
 
 
 def draw_beard(scene: Scene, distance: np.ndarray) -> None:
-    """Beard and moustache; `distance` is that to the head's outline, for the beard thins out there."""
+    """Beard and moustache, thinner near the head's outline, `distance` away."""
     person, picture, points = scene.person, scene.picture, scene.points
     canvas = scene.canvas.rows(0.35, 1.0)
     start = scene.canvas.x.shape[1] - canvas.x.shape[1]

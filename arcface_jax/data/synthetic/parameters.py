@@ -249,9 +249,7 @@ def identity_parameters(draws: SimpleNamespace) -> SimpleNamespace:
 
 
 def _identity_colours(person: SimpleNamespace) -> None:
-    """Skin, hair, iris and lip colours. Dark skin comes with dark hair and eyes more often than
-    not.
-    """
+    """Skin, hair, iris and lip colours; dark skin mostly comes with dark hair and eyes."""
     warmth = person.skin_warmth[:, None] * np.array([1.0, 0.0, -1.0])
     person.skin_colour = _ramp(person.skin, _SKIN) + warmth
     hair = _ramp(person.hair ** (1.0 + 3.5 * person.skin), _HAIR)

@@ -1,6 +1,4 @@
-"""Draws batches of synthetic faces: builds the scene, draws its parts in order, takes the
-photograph.
-"""
+"""Draws batches of synthetic faces: the scene, its parts in order, the photograph."""
 
 from types import SimpleNamespace
 
