@@ -92,9 +92,8 @@ def class_gaps(embeddings: np.ndarray, labels: np.ndarray, *, quantile: float = 
     for i in range(len(classes)):
         for j in range(i + 1, len(classes)):
             towards = _orthogonal_part(centres[j], centres[i])
-            middle = (
-                np.abs(_angle_at(centres[j], centres[i], towards)) / 2
-            )  # 180° may come as −180°
+            # 180° may come as −180°.
+            middle = np.abs(_angle_at(centres[j], centres[i], towards)) / 2
             first, second = (
                 _wrapped(_angle_at(each, centres[i], towards) - middle)
                 for each in (members[i], members[j])

@@ -96,7 +96,7 @@ def standardised_distance(layers: Sequence[LayerStatistics], epsilon: float = 1e
 
 
 def total_variation(images: jax.Array) -> jax.Array:
-    """‖∂x/∂row‖₂ + ‖∂x/∂column‖₂ of a batch [N, H, W, C], by differences of neighbours; a scalar."""
+    """‖∂x/∂row‖₂ + ‖∂x/∂column‖₂ of a batch [N, H, W, C], by differences of neighbours."""
     return _length(images[:, 1:] - images[:, :-1]) + _length(images[:, :, 1:] - images[:, :, :-1])
 
 

@@ -264,9 +264,10 @@ class ArrayRecordWriter:
 
     def write(self, start: int, stop: int) -> dict[str, Any]:
         """See `Writer`."""
+        # Not built for every system, and only needed here.
         from array_record.python import (
             array_record_module,
-        )  # not built for every system, and only needed here
+        )
 
         shards = -(-len(self._order) // _SHARD)
         path = self._files.sharded_filepath(shard_index=start // _SHARD, num_shards=shards)

@@ -91,10 +91,8 @@ def _decode_jpeg(encoded: bytes, name: str) -> np.ndarray:
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
         _check_pixels(width, height, name)
-        if colorspace not in (
-            "CMYK",
-            "YCCK",
-        ):  # turbojpeg does not turn those into RGB; Pillow does
+        # turbojpeg does not turn these into RGB; Pillow does.
+        if colorspace not in ("CMYK", "YCCK"):
             image = simplejpeg.decode_jpeg(encoded, colorspace="RGB")
             return _upright(image, encoded)
     except InputError:
@@ -137,18 +135,16 @@ def _decode_with_pillow(encoded: bytes, name: str) -> np.ndarray:
         raise InputError(
             f"{name}: cannot decode this image ({known}); remove or replace it"
         ) from error
-    except (
-        Exception
-    ) as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, IndexError and more
+    except Exception as error:
+        # Pillow's plugins raise OSError, SyntaxError, struct.error, IndexError and more.
         raise InputError(
             f"{name}: cannot decode this image ({reason(error)}); remove or replace it"
         ) from error
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
-    if image.mode.startswith(
-        "I"
-    ):  # 16-bit grey; convert("RGB") would clip at 255 instead of scaling
+    # 16-bit grey; convert("RGB") would clip at 255 instead of scaling.
+    if image.mode.startswith("I"):
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode == "F":

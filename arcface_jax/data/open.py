@@ -69,9 +69,7 @@ def open_source(path: str | os.PathLike[str]) -> EncodedSource:
 
 
 def _tfds(name: str, split: str = "train") -> EncodedSource:
-    from arcface_jax.data.sources.tfds import (
-        TfdsSource,
-    )  # imported when needed: TFDS takes a while to import
+    from arcface_jax.data.sources.tfds import TfdsSource  # when needed: TFDS imports slowly
 
     return TfdsSource(name, split)
 

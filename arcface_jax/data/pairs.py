@@ -191,9 +191,8 @@ class _Blocks:
             ranks = _distinct(np.concatenate([ranks, spare]))[:count]
         i = np.searchsorted(before + partners, ranks, side="right")
         pairs = np.stack([self.images[i], self.images[ends[i] + ranks - before[i]]], axis=1)
-        swapped = (
-            rng.random(count) < 0.5
-        )  # else the first image would always be of the earlier identity
+        # Else the first image would always be of the earlier identity.
+        swapped = rng.random(count) < 0.5
         return np.where(swapped[:, None], pairs[:, ::-1], pairs)
 
 
@@ -219,7 +218,7 @@ def _even_shares(capacity: np.ndarray, count: int, rng: np.random.Generator) -> 
 def _disjoint_parts(
     blocks: _Blocks, num_folds: int, per_fold: int, rng: np.random.Generator
 ) -> list[_Blocks] | None:
-    """Divides the identities among folds that each can give `per_fold` pairs of both kinds, or None.
+    """Divides the identities among folds that can give `per_fold` pairs of both kinds, or None.
 
     Identities go one by one, those with most same pairs first, to the fold with the fewest same
     pairs so far; those with a single image, which have none, to the fold with the fewest images.

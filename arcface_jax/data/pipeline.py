@@ -123,9 +123,8 @@ class BatchIterator(Iterator[Batch]):
         )
         dataset = steps.to_iter_dataset(read)
         if self._workers:
-            if (
-                not flags.FLAGS.is_parsed()
-            ):  # Grain's workers read command-line flags that only absl programs have
+            # Grain's workers read command-line flags that only absl programs have.
+            if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(
                 grain.MultiprocessingOptions(

@@ -35,9 +35,8 @@ def class_centres(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) 
     order = np.argsort(labels, kind="stable")
     starts = np.cumsum(counts) - counts
     sums = np.zeros((num_classes, embeddings.shape[1]))
-    for first in range(
-        0, num_classes, 1024
-    ):  # some classes at a time, so that the sorted copy stays small
+    # Some classes at a time, so that the sorted copy stays small.
+    for first in range(0, num_classes, 1024):
         last = min(first + 1024, num_classes)
         rows = order[starts[first] : starts[last - 1] + counts[last - 1]]
         parts = starts[first:last] - starts[first]

@@ -87,8 +87,7 @@ def distractor_identification(
             distractors[start:stop], probes, min(max_rank, stop - start), devices=devices
         ).scores
         best = -np.sort(-np.concatenate([best, found], axis=1), axis=1)[:, :max_rank]
-        rank = 1 + (best[probe] >= mate[:, None]).sum(
-            axis=1
-        )  # beyond max_rank it is only known to be beyond
+        # Beyond max_rank it is only known to be beyond.
+        rank = 1 + (best[probe] >= mate[:, None]).sum(axis=1)
         cmc.append((rank[:, None] <= np.arange(1, max_rank + 1)).mean(axis=0))
     return DistractorResult(np.array(kept_sizes), np.array(cmc), len(mate))

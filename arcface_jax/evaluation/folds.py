@@ -91,9 +91,8 @@ def best_threshold(
 def _best_of_sorted(scores: np.ndarray, signed: np.ndarray, total: float) -> tuple[float, float]:
     """`best_threshold` of descending scores; `signed`: weights, negative of different pairs."""
     ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-    gain = np.concatenate(
-        [[0], np.cumsum(signed)[ends]]
-    )  # correct(k) − #different, for k accepted runs of scores
+    # correct(k) − #different, for k accepted runs of scores.
+    gain = np.concatenate([[0], np.cumsum(signed)[ends]])  # correct(k) −
     best = int(np.argmax(gain))
     num_different = -float(signed[signed < 0].sum())
     accuracy = (num_different + float(gain[best])) / total if total else 0.0
@@ -186,9 +185,8 @@ def val_at_far(
     rates, thresholds = np.full((num_folds, 2), np.nan), np.zeros(num_folds)
     for fold in range(num_folds):
         accepted_weight = np.cumsum(np.where(impostor_folds != fold, impostor_weights, 0))
-        allowed = np.floor(
-            far * accepted_weight[-1] * (1 + 1e-12)
-        )  # .1 × 30 is 3, also in floating point
+        # .1 × 30 is 3, also in floating point.
+        allowed = np.floor(far * accepted_weight[-1] * (1 + 1e-12))
         first_rejected = int(np.searchsorted(accepted_weight, allowed, side="right"))
         kinds = [weights * ((folds == fold) & kind) for kind in (same, ~same)]
         if first_rejected == len(impostors) or not all(kind.any() for kind in kinds):

@@ -115,10 +115,11 @@ def group_rates(
     accepted = scores >= threshold
     wrong = np.where(same, ~accepted, accepted)
     names, numbers = np.unique(groups, return_inverse=True)
+    # One cell for each group and kind of pair.
     cells, num_cells = (
         2 * numbers + same,
         2 * len(names),
-    )  # one cell for each group and kind of pair
+    )
     present = np.bincount(cells, minlength=num_cells).reshape(-1, 2) > 0
     kinds = ("far", "frr")
 
@@ -127,9 +128,8 @@ def group_rates(
         errors = np.bincount(
             cells, wrong if weights is None else wrong * weights, minlength=num_cells
         ).reshape(-1, 2)
-        rates = np.divide(
-            errors, total, out=np.full(total.shape, np.nan), where=total > 0
-        )  # nan: lost in this replicate
+        # NaN: lost in this replicate.
+        rates = np.divide(errors, total, out=np.full(total.shape, np.nan), where=total > 0)
         named = {
             f"{kinds[kind]} {names[group]}": float(rates[group, kind])
             for group, kind in zip(*np.nonzero(present), strict=True)

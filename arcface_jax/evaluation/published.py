@@ -86,13 +86,12 @@ def published_val_at_far(
 def _count_accepts(
     distances: np.ndarray, same: np.ndarray, num_folds: int, grid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """True and false accepts [F, T] at each threshold, and numbers of same and different pairs [F]."""
+    """True and false accepts [F, T] by threshold, and numbers of same and different pairs [F]."""
     distances = check_scores(distances, "distances")
     same = check_same(same, len(distances))
     folds = fold_numbers(len(same), num_folds)
-    first_accepting = np.searchsorted(
-        grid, distances, side="right"
-    )  # the first threshold > distance
+    # The first threshold > distance.
+    first_accepting = np.searchsorted(grid, distances, side="right")
 
     def accepts(mask: np.ndarray) -> np.ndarray:
         cell = folds[mask] * (len(grid) + 1) + first_accepting[mask]

@@ -92,9 +92,8 @@ def error_versus_reject(
     pair_quality = np.minimum(quality[first], quality[second])
     rejected, frr, false_accept = [], [], []
     for fraction in wanted:
-        cut = ascending[
-            int(fraction * len(quality) * (1 + 1e-12))
-        ]  # so many images, or fewer, lie below it
+        # So many images, or fewer, lie below it.
+        cut = ascending[int(fraction * len(quality) * (1 + 1e-12))]
         rejected.append(np.mean(quality < cut))
         kept = pair_quality >= cut
         frr.append(_share(~accepted, kept & same))

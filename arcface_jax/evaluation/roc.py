@@ -134,9 +134,8 @@ def _count_accepts(
         order = np.argsort(-scores)
         scores, same = scores[order], same[order]
         weights = None if weights is None else weights[order]
-    last = np.flatnonzero(
-        np.append(scores[1:] != scores[:-1], True)
-    )  # the last of each run of equal scores
+    # The last of each run of equal scores.
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
     if weights is None:
         true_accepts, total = np.cumsum(same, dtype=np.int64)[last], last + 1
     else:

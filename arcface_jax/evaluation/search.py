@@ -180,7 +180,7 @@ class _Chunk:
 
 
 class _GalleryStream:
-    """Gallery chunks on the devices, of equal shape: the last is filled with identity `_PADDING`."""
+    """Gallery chunks of equal shape on the devices: the last is filled with `_PADDING`."""
 
     def __init__(
         self, gallery: np.ndarray, identities: np.ndarray, mesh: Mesh, length: int

@@ -95,9 +95,8 @@ def pool_templates(
     new_medium = new_template | np.append(True, np.diff(media_ids[order]) != 0)
     starts = np.append(np.flatnonzero(new_template), num_images)
     ids, pooled = template_ids[order][new_template].astype(np.int64), []
-    for first, last in _runs(
-        starts, 65_536
-    ):  # whole templates, so that the sorted copy stays small
+    # Whole templates, so that the sorted copy stays small.
+    for first, last in _runs(starts, 65_536):
         part = order[starts[first] : starts[last]]
         images = check_embeddings(features[part], "features", unit=False, rows=part)
         if mirrored is not None:

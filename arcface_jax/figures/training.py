@@ -83,9 +83,8 @@ def angle_histogram(angles: Mapping[int, np.ndarray]) -> Figure:
                 label=f"step {step}: median {np.median(degrees):.0f}°",
             )
         farthest = max((float(np.max(degrees)) for degrees in angles.values()), default=0.0)
-        axes.set_xlim(
-            0, 120 if farthest <= 120 else 180
-        )  # few pass 120° unless training goes astray
+        # Few pass 120° unless training goes astray.
+        axes.set_xlim(0, 120 if farthest <= 120 else 180)
         axes.set_xlabel("angle θ between an embedding and its class centre, degrees")
         axes.set_ylabel("density, per degree")
         axes.legend()

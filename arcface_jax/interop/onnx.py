@@ -117,9 +117,8 @@ class _Layer:
         if missing:
             raise InputError(f"node {self.name}: {', '.join(missing)} is no constant of the file")
         self.constants = [constants[name] for name in node.input[1:]]
-        if self.kind == "MatMul" or (
-            self.kind == "Gemm" and not self._transposed
-        ):  # [in, out], as Flax has it
+        # [in, out], as Flax has it.
+        if self.kind == "MatMul" or (self.kind == "Gemm" and not self._transposed):
             self.constants[0] = self.constants[0].T
         if self.kind == "MatMul":
             self.kind = "Gemm"

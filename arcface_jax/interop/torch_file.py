@@ -140,9 +140,8 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}); check the path"
         ) from error
-    except (
-        Exception
-    ) as error:  # whatever a pickle or archive can raise that is damaged or was made to do harm
+    except Exception as error:
+        # Whatever a pickle or archive can raise that is damaged or was made to do harm.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path}: is no file of torch.save that can be read ({reason})") from error
 

@@ -68,9 +68,8 @@ def guess_project(naming: str, prefix: str, weights: Weights) -> str:
     if naming == "iresnet" and "features." in prefix:
         return "magface"
     if naming == "ir":
-        if (
-            "body.0.res_layer.5.running_mean" not in weights
-        ):  # no normalisation between convolution and PReLU
+        # No normalisation between convolution and PReLU.
+        if "body.0.res_layer.5.running_mean" not in weights:
             return "curricularface"
         if prefix != "model.":
             raise UnknownProjectError(

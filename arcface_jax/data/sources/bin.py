@@ -163,9 +163,8 @@ def _read_bin(path: str) -> tuple[list[bytes], np.ndarray]:
     try:
         check_memo_numbers(content, len(content))
         loaded = _ImagesOnly(io.BytesIO(content), encoding="bytes").load()
-    except (
-        Exception
-    ) as error:  # a damaged pickle raises anything: EOFError, KeyError, IndexError, MemoryError …
+    except Exception as error:
+        # A damaged pickle raises anything: EOFError, KeyError, IndexError, MemoryError …
         raise InputError(
             f"{path}: not a verification set of images and booleans ({reason(error)})"
         ) from None

@@ -87,9 +87,8 @@ class DirectoryTree:
                 relative = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir():
                     subfolders.append(relative)
-                elif entry.is_file() or _is_broken_link(
-                    entry
-                ):  # not a pipe or a device, which could hang
+                elif entry.is_file() or _is_broken_link(entry):
+                    # Not a pipe or a device, which could hang.
                     found.append((folder, entry.name))
             pending.extend(reversed(subfolders))
         return [f"{folder}/{name}" if folder else name for folder, name in sorted(found)]
@@ -173,9 +172,8 @@ class ZipTree:
             if self._opened is None or self._opened[0] != os.getpid():
                 try:
                     self._opened = (os.getpid(), zipfile.ZipFile(self._root))
-                except (
-                    Exception
-                ) as error:  # BadZipFile, OSError, and struct.error for damaged directories
+                except Exception as error:
+                    # BadZipFile, OSError, and struct.error for damaged directories.
                     raise InputError(
                         f"{self._root}: cannot open this zip file ({reason(error)})"
                     ) from error

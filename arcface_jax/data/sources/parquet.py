@@ -167,9 +167,8 @@ def _read(name: str, action: Any) -> Any:
         return action()
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None
-    except (
-        Exception
-    ) as error:  # ArrowInvalid, OSError, ArrowNotImplementedError, MemoryError for absurd sizes
+    except Exception as error:
+        # ArrowInvalid, OSError, ArrowNotImplementedError, MemoryError for absurd sizes.
         raise InputError(f"{name}: damaged, or not a Parquet file ({reason(error)})") from None
 
 

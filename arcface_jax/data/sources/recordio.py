@@ -100,9 +100,8 @@ class RecordIOSource(EncodedSource):
             raise InputError(
                 f"{self._file.path}: no image before key {first}, where identities start"
             )
-        if (
-            first > _FLOAT32_EXACT
-        ):  # the ranges in identity records are rounded to a multiple of 2 or more
+        # The ranges in identity records are rounded to a multiple of 2 or more.
+        if first > _FLOAT32_EXACT:
             return self._label_values(self._image_offsets)
         values = np.full(len(self._image_keys), -1, np.int64)
         identities = self._offsets[(self._keys >= first) & (self._keys < end)]
@@ -171,9 +170,8 @@ class RecordIOSource(EncodedSource):
         """Takes names and paths from a `.lst` file if it describes exactly these images."""
         try:
             lines = list(read_lst(path))
-        except (
-            InputError
-        ):  # the list of another program, as MXNet's im2rec writes one with columns of its own
+        except InputError:
+            # The list of another program, as MXNet's im2rec writes one with columns of its own.
             return
         if [line.label for line in lines] != values.tolist():
             return

@@ -129,9 +129,8 @@ class RecordFile:
             & (length < 1 << _LENGTH_BITS)
         )
         pairs[listed] = self._words[at[listed, None] + [8, 9]].view("<f4")
-        for row in np.flatnonzero(
-            ~plain & ~listed
-        ):  # split inside the header, longer lists, damaged
+        # Split inside the header, longer lists, damaged.
+        for row in np.flatnonzero(~plain & ~listed):
             labels = self.read_head(int(offsets[row])).labels[:2]
             pairs[row, : len(labels)] = labels
         return pairs

@@ -127,9 +127,8 @@ def _index(path: str) -> tuple[list[tuple[str, int, int]], dict[str, str]]:
         raise
     except OSError as error:
         raise InputError(f"{path}: cannot read this archive ({error.strerror or error})") from None
-    except (
-        Exception
-    ) as error:  # tarfile raises ReadError, ValueError, UnicodeError and others for damaged headers
+    except Exception as error:
+        # tarfile raises ReadError, ValueError, UnicodeError and others for damaged headers.
         raise InputError(
             f"{path}: damaged, compressed, or not a tar file ({reason(error)})"
         ) from None

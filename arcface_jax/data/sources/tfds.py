@@ -56,9 +56,8 @@ class TfdsSource(EncodedSource):
             self._records: Sequence[Any] = builder.as_data_source(
                 split=split, decoders={image_key: tensorflow_datasets.decode.SkipDecoding()}
             )
-        except (
-            Exception
-        ) as error:  # TFDS raises many kinds for a missing split, file or preparation
+        except Exception as error:
+            # TFDS raises many kinds for a missing split, file or preparation.
             raise InputError(
                 f"{self._name}: cannot be read ({reason(error)}); prepare it as array_record"
             ) from None
@@ -102,9 +101,8 @@ class TfdsSource(EncodedSource):
     def _record(self, index: int) -> dict[str, Any]:
         try:
             return self._records[index]
-        except (
-            Exception
-        ) as error:  # array_record and TFDS have no common error for a damaged record
+        except Exception as error:
+            # array_record and TFDS have no common error for a damaged record.
             raise InputError(
                 f"{self._name} record {index}: cannot be read ({reason(error)})"
             ) from None
@@ -143,7 +141,6 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
         )
     try:
         return action()
-    except (
-        Exception
-    ) as error:  # DatasetNotFoundError, and anything that a damaged description causes
+    except Exception as error:
+        # DatasetNotFoundError, and anything that a damaged description causes.
         raise InputError(f"{missing}: TFDS has no such data set ({reason(error)})") from None

@@ -67,7 +67,7 @@ class Canvas:
         return Canvas(self.x[:, band], self.y[:, band], self.pixel, self.planes[:, :, band], within)
 
     def cover(self, distance: np.ndarray, softness: float = 0.0) -> np.ndarray:
-        """The share of each pixel inside a shape (`distance` < 0), with an edge of 1 px + `softness`."""
+        """The share of each pixel inside a shape, where `distance` < 0."""
         return smooth(0.5 - distance / (1.3 * self.pixel + softness))
 
     def band(
@@ -82,7 +82,7 @@ class Canvas:
     def paint(
         self, alpha: np.ndarray | float, colour: np.ndarray, shade: np.ndarray | float | None = None
     ) -> None:
-        """Lays `colour` [B, 3] over the picture by `alpha`, and `shade`, if given, over the light."""
+        """Lays `colour` [B, 3] over the picture by `alpha`, and `shade` over the light."""
         alpha = alpha if self.within is None else alpha * self.within
         for plane, value in zip(self.planes[:SHADE], colour.T, strict=True):
             plane += alpha * (column(value) - plane)

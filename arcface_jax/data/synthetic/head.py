@@ -102,7 +102,7 @@ def draw_back_hair(scene: Scene) -> None:
 
 
 def draw_ears(scene: Scene, face: np.ndarray) -> None:
-    """Both ears: beside the face, of coverage `face`, or before it on the side turned to the viewer."""
+    """Both ears: beside the face, whose coverage is `face`, or before it on the near side."""
     person, picture, canvas = scene.person, scene.picture, scene.canvas
     side = 2.0 * (canvas.x > 0.0).astype(np.float32) - 1.0
     near = -side * picture.yaw_sin
