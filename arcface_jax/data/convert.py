@@ -12,13 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from arcface_jax.data.convert_writers import (
-    ArrayRecordWriter,
-    Encoder,
-    FolderWriter,
-    RecordIOWriter,
-    Writer,
-)
+from arcface_jax.data.convert_writers import WRITERS, Encoder
 from arcface_jax.data.decode import decode
 from arcface_jax.data.open import open_source
 from arcface_jax.data.source import FaceSource
@@ -26,11 +20,6 @@ from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 
 Format = Literal["recordio", "array_record", "folder"]
-_WRITERS: dict[str, type[Writer]] = {
-    "recordio": RecordIOWriter,
-    "array_record": ArrayRecordWriter,
-    "folder": FolderWriter,
-}
 
 
 def convert(
@@ -78,7 +67,7 @@ def convert(
         "jpeg_quality": jpeg_quality,
     }
     state = _begin(partial, scratch, plan)
-    with contextlib.closing(_WRITERS[format](source, partial, scratch, encode)) as writer:
+    with contextlib.closing(WRITERS[format](source, partial, scratch, encode)) as writer:
         order = np.argsort(np.asarray(source.labels), kind="stable")
         done = int(state.get("done", 0))
         writer.resume(order, done, state)

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 
 from arcface_jax.data.source import FaceSource
-from arcface_jax.data.sources.encoded import describe
 from arcface_jax.errors import InputError
 
 _LONGEST, _SHORTEST = 1280, 320
@@ -105,7 +104,7 @@ def detect_landmarks(
             if faces:
                 landmarks[index] = faces[0].landmarks
             else:
-                without[index] = f"{describe(source, index)}: no face found"
+                without[index] = f"{source.where(index)}: no face found"
         except InputError as error:
             without[index] = str(error)
         if progress is not None:

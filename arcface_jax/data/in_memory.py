@@ -15,18 +15,9 @@ OnUnreadable = Literal["raise", "skip"]
 _CHUNK = 256
 
 
-def batch_renderer(source: FaceSource) -> Callable[[np.ndarray], np.ndarray] | None:
-    """The source's optional method `render`, or None.
-
-    A source that makes many images at once faster than one by one has `render(indices) -> uint8 [M,
-    height, width, 3]`; whatever reads whole batches uses it.
-    """
-    return getattr(source, "render", None)
-
-
 @dataclasses.dataclass(frozen=True)
-class MemorySource:
-    """Images in memory; itself a `FaceSource`.
+class MemorySource(FaceSource):
+    """Images in memory.
 
     Attributes:
       images: uint8 [N, height, width, 3], RGB.
@@ -91,17 +82,14 @@ def load(
             readable[index] = False
             skipped[index] = str(error)
 
-    render = batch_renderer(source)
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, count, _CHUNK):
             chunk = range(start, min(start + _CHUNK, count))
-            if render is not None:
-                for index, image in zip(
-                    chunk, render(np.arange(chunk.start, chunk.stop)), strict=True
-                ):
-                    images[index] = resize(image, image_size)
-            else:
+            rendered = source.render(np.array(chunk))
+            if rendered is None:
                 list(pool.map(read_one, chunk))
+            else:
+                images[chunk.start : chunk.stop] = [resize(one, image_size) for one in rendered]
             if progress is not None:
                 progress(len(chunk))
     if not readable.any():
@@ -127,6 +115,6 @@ def load_images(
 ) -> np.ndarray:
     """All images of a source, uint8 [N, image_size, image_size, 3], in the order of its labels.
 
-    See `load`, of which this is the plain case: an image that cannot be decoded raises InputError.
+    The plain case of `load`: an image that cannot be decoded raises InputError.
     """
     return load(source, image_size, threads=threads, progress=progress).images

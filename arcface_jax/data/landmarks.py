@@ -1,18 +1,18 @@
 """Photographs with a list of landmarks as a source of aligned crops."""
 
+import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from arcface_jax.data.align import align
 from arcface_jax.data.aligned_crop import TEMPLATE_SIZE
-from arcface_jax.data.source import FaceSource
-from arcface_jax.data.sources.encoded import describe
+from arcface_jax.data.source import FaceSource, paths_of
 from arcface_jax.data.sources.recordio import read_lst
-from arcface_jax.errors import InputError, printable
+from arcface_jax.errors import InputError, concerning, printable
 
 
 def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -54,7 +54,7 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return landmarks
 
 
-class AlignedSource:
+class AlignedSource(FaceSource):
     """A source's photographs, aligned when read.
 
     Args:
@@ -74,18 +74,15 @@ class AlignedSource:
             )
         self.source, self.landmarks, self.size = source, landmarks, size
         self.labels = np.asarray(source.labels)
-        self.identity_names: Sequence[str] = source.identity_names
+        self.identity_names = source.identity_names
 
-    @property
-    def fingerprint(self) -> str:
+    @functools.cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
         """Digest of the photographs' fingerprint, the landmarks and the size."""
         parts = (
             self.source.fingerprint.encode() + self.landmarks.tobytes() + str(self.size).encode()
         )
         return hashlib.blake2b(parts, digest_size=16).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def __getitem__(self, index: int) -> np.ndarray:
         try:
@@ -95,8 +92,8 @@ class AlignedSource:
             raise InputError(str(error) if where in str(error) else f"{where}: {error}") from None
 
     def where(self, index: int) -> str:
-        """The photograph's file, for messages."""
-        return describe(self.source, index)
+        """Where the source has the photograph."""
+        return self.source.where(index)
 
 
 def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -105,12 +102,8 @@ def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarr
     Raises:
       InputError: the source has no paths, or an image has no landmarks.
     """
-    path_of = getattr(source, "path", None)
-    if path_of is None:
-        raise InputError(
-            "landmarks are listed by path, and this source has none; use a folder or a list"
-        )
-    paths = [path_of(index) for index in range(len(source))]
+    with concerning("landmarks"):
+        paths = paths_of(source)
     missing = [path for path in paths if path not in landmarks]
     if missing:
         raise InputError(

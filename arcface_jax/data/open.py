@@ -8,6 +8,7 @@ import numpy as np
 
 from arcface_jax.data.pair_lists import cfp_labels, read_cfp_pairs, read_lfw_pairs, read_pair_list
 from arcface_jax.data.pairs import Pairs
+from arcface_jax.data.source import paths_of
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.data.sources.folder import FolderSource
@@ -15,7 +16,7 @@ from arcface_jax.data.sources.lists import ListSource
 from arcface_jax.data.sources.parquet import ParquetSource
 from arcface_jax.data.sources.recordio import RecordIOSource
 from arcface_jax.data.sources.tar import TarSource
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, concerning
 
 KINDS = (
     "a folder or zip file of identity/image.jpg, train.rec (or its folder), a list (.csv, .tsv, "
@@ -114,11 +115,8 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
         np.asarray(source.labels),
     )
     if pair_file is not None:
-        if not hasattr(source, "path"):
-            raise InputError(
-                f"{specification}: {place} has no file names that a pair list could mean; use a "
-                "folder"
-            )
+        with concerning(specification):
+            paths_of(source)
         if pathlib.Path(pair_file).is_dir():
             pairs, labels = read_cfp_pairs(pair_file, source), cfp_labels(source)
         elif _is_lfw_list(pathlib.Path(pair_file)):

@@ -4,30 +4,17 @@ import collections
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from arcface_jax.data.pairs import Pairs
+from arcface_jax.data.source import FaceSource, paths_of
 from arcface_jax.data.sources.filetree import without_extension
 from arcface_jax.errors import InputError, printable
 
 
-class HasPaths(Protocol):
-    """A source whose images have relative paths: a folder, a zip archive, a list."""
-
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        """The number of images."""
-        ...
-
-    def path(self, index: int) -> str:
-        """The path of image `index`."""
-        ...
-
-
-def read_lfw_pairs(path: str | os.PathLike[str], source: HasPaths) -> Pairs:
+def read_lfw_pairs(path: str | os.PathLike[str], source: FaceSource) -> Pairs:
     """LFW's `pairs.txt` (or `pairsDevTrain.txt`) over a folder of LFW images.
 
     The first line has the number of folds, where there are any, and of same pairs in each; then
@@ -66,7 +53,7 @@ def read_lfw_pairs(path: str | os.PathLike[str], source: HasPaths) -> Pairs:
     return _as_pairs(rows, source.labels, num_folds)
 
 
-def read_pair_list(path: str | os.PathLike[str], source: HasPaths, num_folds: int = 1) -> Pairs:
+def read_pair_list(path: str | os.PathLike[str], source: FaceSource, num_folds: int = 1) -> Pairs:
     """A plain list of pairs: path, path, and 1 for same or 0 for different.
 
     Columns are separated by tabs, commas or spaces. Paths are the source's, with or without
@@ -96,7 +83,7 @@ def read_pair_list(path: str | os.PathLike[str], source: HasPaths, num_folds: in
     return _as_pairs(rows, source.labels, num_folds)
 
 
-def read_cfp_pairs(split: str | os.PathLike[str], source: HasPaths) -> Pairs:
+def read_cfp_pairs(split: str | os.PathLike[str], source: FaceSource) -> Pairs:
     """CFP's frontal–frontal or frontal–profile protocol over a folder of its images.
 
     `Protocol/Split/FP` has a folder a fold, 01 … 10, each with `same.txt` and `diff.txt`, whose
@@ -152,12 +139,9 @@ def read_cfp_pairs(split: str | os.PathLike[str], source: HasPaths) -> Pairs:
     return _as_pairs(rows, cfp_labels(source), len(folds))
 
 
-def cfp_labels(source: HasPaths) -> np.ndarray:
+def cfp_labels(source: FaceSource) -> np.ndarray:
     """int64 [N]: the person in each image of CFP, by the folder above `frontal` or `profile`."""
-    people = [
-        _last(source.path(index), 3).rpartition("/")[0].rpartition("/")[0]
-        for index in range(len(source))
-    ]
+    people = [_last(path, 3).rpartition("/")[0].rpartition("/")[0] for path in paths_of(source)]
     return np.unique(people, return_inverse=True)[1].astype(np.int64)
 
 
@@ -278,8 +262,8 @@ def _lines(path: str) -> list[tuple[int, str]]:
     ]
 
 
-def _stems(source: HasPaths) -> Iterable[str]:
-    return (without_extension(source.path(index)) for index in range(len(source)))
+def _stems(source: FaceSource) -> Iterable[str]:
+    return map(without_extension, paths_of(source))
 
 
 def _last(path: str, parts: int) -> str:

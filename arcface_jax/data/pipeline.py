@@ -20,7 +20,6 @@ import numpy as np
 from absl import flags
 
 from arcface_jax.data.decode import height_and_width, resize
-from arcface_jax.data.in_memory import batch_renderer
 from arcface_jax.data.samplers import Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError
@@ -233,13 +232,12 @@ class _BatchReader:
         indices = self.sampler.rows(step, self.start, self.stop)
         images = np.empty((len(indices), *self.image_size, 3), np.uint8)
         unreadable: list[str] = []
-        render = batch_renderer(self.source)
-        if render is not None:
-            for row, image in enumerate(render(indices)):
-                images[row] = resize(image, self.image_size)
-        else:
-            for row, index in enumerate(indices):
+        rendered = self.source.render(indices)
+        for row, index in enumerate(indices):
+            if rendered is None:
                 indices[row] = self._read_into(images[row], int(index), unreadable)
+            else:
+                images[row] = resize(rendered[row], self.image_size)
         return images, self._labels[indices], unreadable
 
     @functools.cached_property

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,10 +11,8 @@ from arcface_jax.data.sources.encoded import checked_index
 from arcface_jax.errors import InputError
 
 
-class Subset:
+class Subset(FaceSource):
     """Some images of a source, with labels renumbered 0 … n − 1 in the source's order.
-
-    A subset offers `encoded`, `where`, `path` and `render` exactly when its source does.
 
     Args:
       source: where the images are.
@@ -35,7 +33,7 @@ class Subset:
         self.indices = indices
         kept, labels = np.unique(np.asarray(source.labels)[indices], return_inverse=True)
         self.labels = labels.astype(np.int32)
-        self.identity_names: Sequence[str] = [source.identity_names[label] for label in kept]
+        self.identity_names = [source.identity_names[label] for label in kept]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -44,42 +42,33 @@ class Subset:
         return self.source[self._of(index)]
 
     @functools.cached_property
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> str:  # type: ignore[override]
         """Digest of the source's fingerprint and of the indices."""
         return hashlib.blake2b(
             self.source.fingerprint.encode() + self.indices.tobytes(), digest_size=16
         ).hexdigest()
 
-    # Properties, so that hasattr(subset, "encoded") answers for the source.
-    @property
-    def encoded(self) -> Callable[[int], bytes]:
-        """The source's `encoded`, by this view's indices."""
-        read: Callable[[int], bytes] = self.source.encoded  # type: ignore[attr-defined]
-        return lambda index: read(self._of(index))
+    def encoded(self, index: int) -> bytes | None:
+        """The source's stored bytes of the image."""
+        return self.source.encoded(self._of(index))
 
-    @property
-    def where(self) -> Callable[[int], str]:
-        """The source's `where`, by this view's indices."""
-        name: Callable[[int], str] = self.source.where  # type: ignore[attr-defined]
-        return lambda index: name(self._of(index))
+    def where(self, index: int) -> str:
+        """Where the source has the image."""
+        return self.source.where(self._of(index))
 
-    @property
-    def path(self) -> Callable[[int], str]:
-        """The source's `path`, by this view's indices."""
-        path_of: Callable[[int], str] = self.source.path  # type: ignore[attr-defined]
-        return lambda index: path_of(self._of(index))
+    def path(self, index: int) -> str | None:
+        """The image's path in the source."""
+        return self.source.path(self._of(index))
 
-    @property
-    def render(self) -> Callable[[np.ndarray], np.ndarray]:
-        """The source's `render`, by this view's indices."""
-        draw: Callable[[np.ndarray], np.ndarray] = self.source.render  # type: ignore[attr-defined]
-        return lambda indices: draw(self.indices[np.asarray(indices)])
+    def render(self, indices: np.ndarray) -> np.ndarray | None:
+        """What the source's `render` gives for these images."""
+        return self.source.render(self.indices[np.asarray(indices)])
 
     def _of(self, index: int) -> int:
         return int(self.indices[checked_index(index, len(self))])
 
 
-class Concatenated:
+class Concatenated(FaceSource):
     """Several sources as one; each keeps identities of its own.
 
     Labels of the second source start after the first's, and so on: nobody is taken to be the same
@@ -101,9 +90,7 @@ class Concatenated:
                 for source, first in zip(self.sources, identities[:-1], strict=True)
             ]
         ).astype(np.int32)
-        self.identity_names: Sequence[str] = [
-            name for source in self.sources for name in source.identity_names
-        ]
+        self.identity_names = [name for source in self.sources for name in source.identity_names]
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -115,7 +102,7 @@ class Concatenated:
         return self.sources[which][int(index - start)]
 
     @functools.cached_property
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> str:  # type: ignore[override]
         """Digest of the sources' fingerprints."""
         joined = "".join(source.fingerprint for source in self.sources)
         return hashlib.blake2b(joined.encode(), digest_size=16).hexdigest()

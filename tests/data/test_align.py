@@ -198,7 +198,7 @@ def test_bad_landmarks_are_refused(photos):
             read_landmarks(photos / "landmarks.txt")
     with pytest.raises(InputError, match=r"2 of 3 images have none, the first is Ann/2\.png"):
         by_path(source, {"Ann/1.png": TEMPLATE})
-    with pytest.raises(InputError, match="this source has none"):
+    with pytest.raises(InputError, match="landmarks: the images have no file names"):
         by_path(SyntheticFaces(2, 2), {})
     with pytest.raises(InputError, match=r"landmarks must be \[3, 5, 2\]"):
         AlignedSource(source, TEMPLATE)

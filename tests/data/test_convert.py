@@ -11,6 +11,7 @@ from arcface_jax.data.convert_writers import FileNames
 from arcface_jax.data.decode import decode
 from arcface_jax.data.in_memory import load
 from arcface_jax.data.open import open_source
+from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.data.sources.recordio import RecordIOSource
 from arcface_jax.data.subset import Subset
@@ -174,7 +175,7 @@ def test_verify_finds_a_changed_moved_or_missing_image(source, tmp_path):
         verify(source, out)
 
 
-class Named:
+class Named(FaceSource):
     """A source with these identity names and paths, one image each."""
 
     fingerprint = "f"
@@ -184,9 +185,6 @@ class Named:
         self.labels = np.arange(len(names), dtype=np.int32)
         if paths is not None:
             self.path = lambda index: paths[index]
-
-    def __len__(self):
-        return len(self.labels)
 
     def __getitem__(self, index):
         return np.full((4, 4, 3), index, np.uint8)

@@ -13,6 +13,7 @@ import pytest
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.pipeline import DevicePrefetch, batches
 from arcface_jax.data.samplers import Balanced, Capped
+from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
 
@@ -177,11 +178,8 @@ def test_unreadable_images_stop_the_run_or_are_substituted_and_counted(source, t
 
 
 def test_a_source_that_renders_is_asked_for_whole_batches(source):
-    class Rendering:
+    class Rendering(FaceSource):
         labels, identity_names, fingerprint = source.labels, source.identity_names, "f"
-
-        def __len__(self):
-            return len(source)
 
         def __getitem__(self, index):
             raise AssertionError("one by one")
@@ -237,11 +235,8 @@ def test_device_prefetch_keeps_order_shards_and_tells_the_state_of_what_was_hand
 
 
 def test_waiting_for_data_is_measured(source):
-    class Slow:
+    class Slow(FaceSource):
         labels, identity_names, fingerprint = source.labels, source.identity_names, "slow"
-
-        def __len__(self):
-            return len(source)
 
         def __getitem__(self, index):
             time.sleep(0.01)

@@ -164,7 +164,7 @@ def test_bad_parquet_is_refused(tmp_path, picture):
 
 def test_parquet_keeps_few_row_groups(tmp_path, picture, monkeypatch):
     pq = pytest.importorskip("pyarrow.parquet")
-    from arcface_jax.data import parquet
+    from arcface_jax.data.sources import parquet
 
     pq.write_table(
         parquet_table(picture, wrapped=False, identity=list("xxyyy")),

@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 
 from arcface_jax.data.in_memory import MemorySource, load, load_images
+from arcface_jax.data.source import FaceSource
 from arcface_jax.data.subset import Concatenated, Subset, split_identities
 from arcface_jax.errors import InputError
 
 
-class Plain:
+class Plain(FaceSource):
     """A source with nothing but the required interface."""
 
     def __init__(self, labels, unreadable=()):
@@ -14,9 +15,6 @@ class Plain:
         self.identity_names = [f"person{label}" for label in range(self.labels.max() + 1)]
         self.fingerprint = f"{self.labels.tolist()}"
         self.unreadable = unreadable
-
-    def __len__(self):
-        return len(self.labels)
 
     def __getitem__(self, index):
         if index in self.unreadable:
@@ -45,8 +43,9 @@ def test_a_subset_renumbers_labels_in_the_sources_order():
 def test_a_subset_offers_what_its_source_offers():
     indices = np.array([3, 1])
     plain = Subset(Plain([0, 0, 1, 1]), indices)
-    assert not hasattr(plain, "render")
-    assert not hasattr(plain, "encoded")
+    assert plain.render(np.array([1, 0])) is None
+    assert plain.encoded(0) is None
+    assert plain.where(0) == "image 3"
     np.testing.assert_array_equal(
         Subset(in_memory([0, 0, 1, 1]), indices).render(np.array([1, 0]))[:, 0, 0, 0], [1, 3]
     )

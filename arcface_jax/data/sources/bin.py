@@ -4,7 +4,7 @@ import io
 import os
 import pathlib
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,20 +51,18 @@ class BinSource(EncodedSource):
         own[1::2][same] = own[0::2][same]
         _, labels = np.unique(own, return_inverse=True)
         self.labels = labels.astype(np.int32)
-        self.identity_names: Sequence[str] = [
-            f"pair {at // 2} image {at % 2}" for at in np.unique(own)
-        ]
+        self.identity_names = [f"pair {at // 2} image {at % 2}" for at in np.unique(own)]
 
     def encoded(self, index: int) -> bytes:
-        """See `EncodedSource`."""
+        """The image as the file has it."""
         return self._images[checked_index(index, len(self))]
 
     def where(self, index: int) -> str:
-        """See `EncodedSource`."""
+        """The file and the image's number."""
         return f"{self._path} image {checked_index(index, len(self))}"
 
     def encoded_sizes(self) -> np.ndarray:
-        """See `EncodedSource`."""
+        """int64 [N]: bytes of each image."""
         return np.array([len(image) for image in self._images], np.int64)
 
 

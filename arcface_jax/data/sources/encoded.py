@@ -3,7 +3,7 @@
 import abc
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,16 +15,8 @@ _FULL_DIGEST_BYTES = 1 << 30
 _SAMPLED_IMAGES = 4096
 
 
-class EncodedSource(abc.ABC):
-    """A `FaceSource` over encoded images: a subclass says where the bytes are.
-
-    Attributes:
-      labels: int32 [N].
-      identity_names: one name for each label.
-    """
-
-    labels: np.ndarray
-    identity_names: Sequence[str]
+class EncodedSource(FaceSource):
+    """A source of encoded images: a subclass sets `labels` and `identity_names`."""
 
     @abc.abstractmethod
     def encoded(self, index: int) -> bytes:
@@ -42,14 +34,11 @@ class EncodedSource(abc.ABC):
     def encoded_sizes(self) -> np.ndarray:
         """int64 [N]: the stored bytes of each image, without reading them."""
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def __getitem__(self, index: int) -> np.ndarray:
         return decode(self.encoded(index), self.where(index))
 
     @functools.cached_property
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> str:  # type: ignore[override]
         """Digest of labels, names, the size of every image, and content.
 
         Up to 1 GiB every image is read. Larger sets would take minutes at each start, so of them
@@ -73,26 +62,16 @@ class EncodedSource(abc.ABC):
         return digest.hexdigest()
 
 
-def encoded_reader(source: FaceSource) -> Callable[[int], bytes] | None:
-    """The source's optional method `encoded`, or None.
+def number_identities(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Labels int32 [N] of identities given by name, and the distinct names in order of label.
 
-    Every `EncodedSource` has it, and every view of one. Conversions use it to move images bit for
-    bit, and content checks to hash them without decoding.
+    Names are sorted by value where all are whole numbers, so that 2 comes before 10; else as text.
     """
-    return getattr(source, "encoded", None)
-
-
-def describe(source: FaceSource, index: int) -> str:
-    """The file or record that image `index` comes from, or its number where there is neither."""
-    where: Callable[[int], str] | None = getattr(source, "where", None)
-    return where(index) if where is not None else f"image {index}"
-
-
-def sort_identities(names: set[str]) -> list[str]:
-    """Sorted by value where all are whole numbers, so that 2 comes before 10; else as text."""
-    if all(name.isascii() and name.isdigit() and len(name) < 19 for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)
+    distinct = sorted(set(names))
+    if all(name.isascii() and name.isdigit() and len(name) < 19 for name in distinct):
+        distinct.sort(key=int)
+    label_of = {name: label for label, name in enumerate(distinct)}
+    return np.array([label_of[name] for name in names], np.int32), distinct
 
 
 def checked_index(index: int, length: int) -> int:

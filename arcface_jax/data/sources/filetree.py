@@ -7,12 +7,13 @@ import threading
 import zipfile
 from typing import Protocol
 
+import numpy as np
+
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.errors import InputError, printable, reason
 
 MAX_FILE_BYTES = 1 << 28
 """Larger files are not read: no encoded face comes near 256 MiB."""
-
-_NOT_CONTENT = ("__MACOSX",)
 
 
 class FileTree(Protocol):
@@ -45,13 +46,13 @@ def open_tree(root: str | os.PathLike[str]) -> FileTree:
     if not os.path.exists(root):
         raise InputError(f"{root}: no such folder or zip file; check the path")
     if os.path.isdir(root):
-        return DirectoryTree(root)
+        return _DirectoryTree(root)
     if zipfile.is_zipfile(root):
-        return ZipTree(root)
+        return _ZipTree(root)
     raise InputError(f"{root}: neither a folder nor a zip file")
 
 
-class DirectoryTree:
+class _DirectoryTree:
     """The files of a directory.
 
     Symbolic links are followed, and a directory that several links lead to is counted once, so that
@@ -62,7 +63,6 @@ class DirectoryTree:
         self._root = root
 
     def paths(self) -> list[str]:
-        """See `FileTree`."""
         found: list[tuple[str, str]] = []
         seen: set[tuple[int, int]] = set()
         pending = [""]
@@ -87,21 +87,19 @@ class DirectoryTree:
                 relative = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir():
                     subfolders.append(relative)
-                elif entry.is_file() or _is_broken_link(entry):
-                    # Not a pipe or a device, which could hang.
+                # Files and broken links, not a pipe or a device, which could hang.
+                elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
                     found.append((folder, entry.name))
             pending.extend(reversed(subfolders))
         return [f"{folder}/{name}" if folder else name for folder, name in sorted(found)]
 
     def size(self, path: str) -> int:
-        """See `FileTree`."""
         try:
             return os.stat(os.path.join(self._root, path)).st_size
         except (OSError, ValueError):  # ValueError: a NUL in the path
             return 0
 
     def read(self, path: str) -> bytes:
-        """See `FileTree`."""
         try:
             with open(os.path.join(self._root, path), "rb") as file:
                 content = file.read(MAX_FILE_BYTES + 1)
@@ -111,11 +109,10 @@ class DirectoryTree:
         return _within_limit(content, self.where(path))
 
     def where(self, path: str) -> str:
-        """See `FileTree`."""
         return printable(os.path.join(self._root, path))
 
 
-class ZipTree:
+class _ZipTree:
     """The files of a zip archive.
 
     Nothing is ever extracted, so a member's name cannot reach outside. Each process opens the
@@ -135,7 +132,6 @@ class ZipTree:
         self.__init__(state["root"])  # type: ignore[misc]
 
     def paths(self) -> list[str]:
-        """See `FileTree`."""
         members = {info.filename for info in self._archive().infolist() if not info.is_dir()}
         visible = [
             name for name in members if not any(_is_hidden(part) for part in name.split("/"))
@@ -143,14 +139,12 @@ class ZipTree:
         return sorted(visible, key=lambda name: (name.rpartition("/")[0], name.rpartition("/")[2]))
 
     def size(self, path: str) -> int:
-        """See `FileTree`."""
         try:
             return self._archive().getinfo(path).file_size
         except KeyError:
             return 0
 
     def read(self, path: str) -> bytes:
-        """See `FileTree`."""
         try:
             with self._archive().open(path) as member:
                 content = member.read(MAX_FILE_BYTES + 1)
@@ -164,7 +158,6 @@ class ZipTree:
         return _within_limit(content, self.where(path))
 
     def where(self, path: str) -> str:
-        """See `FileTree`."""
         return printable(f"{self._root}:{path}")
 
     def _archive(self) -> zipfile.ZipFile:
@@ -180,6 +173,29 @@ class ZipTree:
             return self._opened[1]
 
 
+class TreeSource(EncodedSource):
+    """The images at some paths of a folder or zip archive; a subclass sets `labels` and names."""
+
+    def __init__(self, tree: FileTree, paths: list[str]):
+        self._tree, self._paths = tree, paths
+
+    def path(self, index: int) -> str:
+        """Image `index`'s path relative to the root, with forward slashes."""
+        return self._paths[checked_index(index, len(self))]
+
+    def encoded(self, index: int) -> bytes:
+        """The file's content."""
+        return self._tree.read(self.path(index))
+
+    def where(self, index: int) -> str:
+        """The file, with its root."""
+        return self._tree.where(self.path(index))
+
+    def encoded_sizes(self) -> np.ndarray:
+        """int64 [N]: the files' sizes; 0 for one that is missing."""
+        return np.array([self._tree.size(path) for path in self._paths], np.int64)
+
+
 def without_extension(path: str) -> str:
     """The path less its last suffix."""
     return str(pathlib.PurePosixPath(path).with_suffix(""))
@@ -187,11 +203,7 @@ def without_extension(path: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in _NOT_CONTENT
-
-
-def _is_broken_link(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not os.path.exists(entry.path)
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _within_limit(content: bytes, where: str) -> bytes:

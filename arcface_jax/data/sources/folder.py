@@ -5,15 +5,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from arcface_jax.data.sources.encoded import EncodedSource, checked_index, sort_identities
-from arcface_jax.data.sources.filetree import open_tree
+from arcface_jax.data.sources.encoded import number_identities
+from arcface_jax.data.sources.filetree import TreeSource, open_tree
 from arcface_jax.errors import InputError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp", ".tif", ".tiff")
 """File names that are images, in either case."""
 
 
-class FolderSource(EncodedSource):
+class FolderSource(TreeSource):
     """ROOT/identity/image.jpg, at any depth.
 
     Every folder that directly contains an image is an identity, named by its
@@ -35,39 +35,19 @@ class FolderSource(EncodedSource):
     """
 
     def __init__(self, root: str | os.PathLike[str], extensions: Sequence[str] = EXTENSIONS):
-        self._tree = open_tree(root)
-        self._paths = [
-            path for path in self._tree.paths() if path.lower().endswith(tuple(extensions))
-        ]
-        if not self._paths:
+        tree = open_tree(root)
+        paths = [path for path in tree.paths() if path.lower().endswith(tuple(extensions))]
+        if not paths:
             raise InputError(
                 f"{os.fspath(root)}: no image below it (looked for {', '.join(extensions)})"
             )
-        loose = [path for path in self._paths if "/" not in path]
+        loose = [path for path in paths if "/" not in path]
         if loose:
             raise InputError(
-                f"{self._tree.where(loose[0])}: {len(loose)} image(s) directly in the root belong "
-                "to no identity; put each identity's images in a folder of its own"
+                f"{tree.where(loose[0])}: {len(loose)} image(s) directly in the root belong to no "
+                "identity; put each identity's images in a folder of its own"
             )
-        folders = [path.rpartition("/")[0] for path in self._paths]
-        self.identity_names: Sequence[str] = sort_identities(set(folders))
-        label_of = {name: label for label, name in enumerate(self.identity_names)}
-        labels = np.array([label_of[folder] for folder in folders], np.int32)
+        labels, self.identity_names = number_identities([path.rpartition("/")[0] for path in paths])
         order = np.argsort(labels, kind="stable")
-        self._paths, self.labels = [self._paths[index] for index in order], labels[order]
-
-    def path(self, index: int) -> str:
-        """Image `index`'s path relative to the root, with forward slashes."""
-        return self._paths[checked_index(index, len(self))]
-
-    def encoded(self, index: int) -> bytes:
-        """See `EncodedSource`."""
-        return self._tree.read(self.path(index))
-
-    def where(self, index: int) -> str:
-        """See `EncodedSource`."""
-        return self._tree.where(self.path(index))
-
-    def encoded_sizes(self) -> np.ndarray:
-        """See `EncodedSource`."""
-        return np.array([self._tree.size(path) for path in self._paths], np.int64)
+        super().__init__(tree, [paths[index] for index in order])
+        self.labels = labels[order]

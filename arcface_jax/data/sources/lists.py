@@ -3,19 +3,17 @@
 import csv
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import numpy as np
-
-from arcface_jax.data.sources.encoded import EncodedSource, checked_index, sort_identities
-from arcface_jax.data.sources.filetree import open_tree
+from arcface_jax.data.sources.encoded import number_identities
+from arcface_jax.data.sources.filetree import TreeSource, open_tree
 from arcface_jax.data.sources.recordio import read_lst
 from arcface_jax.errors import InputError, reason
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 
 
-class ListSource(EncodedSource):
+class ListSource(TreeSource):
     """The images that a list file names.
 
     `.csv` has commas, `.tsv` and `.txt` tabs; `.lst` is insightface's `train.lst`
@@ -38,33 +36,11 @@ class ListSource(EncodedSource):
     def __init__(self, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None):
         path = pathlib.Path(path)
         base = path.parent if root is None else pathlib.Path(root)
-        self._tree = open_tree(base)
-        self._paths: list[str] = []
-        identities: list[str] = []
-        for where, image, identity in _entries(path):
-            self._paths.append(_inside(image, base, where))
-            identities.append(identity)
-        if not self._paths:
+        tree, entries = open_tree(base), list(_entries(path))
+        if not entries:
             raise InputError(f"{path}: the list is empty")
-        self.identity_names: Sequence[str] = sort_identities(set(identities))
-        label_of = {name: label for label, name in enumerate(self.identity_names)}
-        self.labels = np.array([label_of[identity] for identity in identities], np.int32)
-
-    def path(self, index: int) -> str:
-        """Image `index`'s path relative to the root, with forward slashes."""
-        return self._paths[checked_index(index, len(self))]
-
-    def encoded(self, index: int) -> bytes:
-        """See `EncodedSource`."""
-        return self._tree.read(self.path(index))
-
-    def where(self, index: int) -> str:
-        """See `EncodedSource`."""
-        return self._tree.where(self.path(index))
-
-    def encoded_sizes(self) -> np.ndarray:
-        """See `EncodedSource`."""
-        return np.array([self._tree.size(path) for path in self._paths], np.int64)
+        super().__init__(tree, [_inside(image, base, where) for where, image, _ in entries])
+        self.labels, self.identity_names = number_identities([entry[2] for entry in entries])
 
 
 def _entries(path: pathlib.Path) -> Iterator[tuple[str, str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from arcface_jax.data.sources.encoded import EncodedSource, checked_index, sort_identities
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index, number_identities
 from arcface_jax.errors import InputError, printable, reason
 
 _CACHE_BYTES = 1 << 30
@@ -79,7 +79,7 @@ class ParquetSource(EncodedSource):
         self.labels, self.identity_names = _to_labels(identities, class_names, self._paths[0])
 
     def encoded(self, index: int) -> bytes:
-        """See `EncodedSource`."""
+        """The cell of the image column."""
         group, row = self._locate(index)
         cells = self._group(group)
         value = _read(self.where(index), lambda: cells[row].as_py())
@@ -91,12 +91,12 @@ class ParquetSource(EncodedSource):
         return content
 
     def where(self, index: int) -> str:
-        """See `EncodedSource`."""
+        """File, row group and row."""
         group, row = self._locate(index)
         return f"{self._paths[self._groups[group][0]]} row group {self._groups[group][1]} row {row}"
 
     def encoded_sizes(self) -> np.ndarray:
-        """See `EncodedSource`. Each row group's stored bytes, spread evenly over its rows."""
+        """int64 [N]: each row group's stored bytes, spread evenly over its rows."""
         stored = [
             self._files[file].metadata.row_group(group).total_byte_size
             for file, group in self._groups
@@ -190,10 +190,7 @@ def _to_labels(
     wrong = next((value for value in identities if not isinstance(value, int | str)), 0)
     if not isinstance(wrong, int | str):
         raise InputError(f"{name}: identity {wrong!r}; whole numbers or text are due")
-    texts = [str(value) for value in identities]
-    names = sort_identities(set(texts))
-    label_of = {text: label for label, text in enumerate(names)}
-    labels = np.array([label_of[text] for text in texts], np.int32)
+    labels, names = number_identities([str(value) for value in identities])
     if class_names is not None and all(
         text.isdigit() and int(text) < len(class_names) for text in names
     ):

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -53,34 +53,30 @@ class RecordIOSource(EncodedSource):
         values = self._read_labels()
         unique, labels = np.unique(values, return_inverse=True)
         self.labels = labels.astype(np.int32)
-        self.identity_names: Sequence[str] = [str(value) for value in unique]
+        self.identity_names = [str(value) for value in unique]
         self._paths: list[str] | None = None
         if rec.with_suffix(".lst").exists():
             self._use_list(rec.with_suffix(".lst"), values)
 
     def encoded(self, index: int) -> bytes:
-        """See `EncodedSource`."""
+        """The record's payload."""
         return self._file.read(self._offset(index)).payload
 
     def where(self, index: int) -> str:
-        """See `EncodedSource`."""
+        """File, offset and key."""
         index = checked_index(index, len(self))
         return (
             f"{self._file.where(int(self._image_offsets[index]))} (key {self._image_keys[index]})"
         )
 
     def encoded_sizes(self) -> np.ndarray:
-        """See `EncodedSource`. Distances to the next record: lengths with their padding."""
+        """int64 [N]: distances to the next record, which are lengths with their padding."""
         ends = np.append(np.sort(self._offsets), len(self._file))
         return ends[np.searchsorted(ends, self._image_offsets, side="right")] - self._image_offsets
 
-    @property
-    def path(self) -> Callable[[int], str]:
-        """By index, where the image lay before it was packed; only where a `.lst` file tells."""
-        paths = self._paths
-        if paths is None:
-            raise AttributeError("path: no .lst file tells where the images lay")
-        return lambda index: paths[checked_index(index, len(self))]
+    def path(self, index: int) -> str | None:
+        """Where the image lay before it was packed; None where no `.lst` file tells."""
+        return None if self._paths is None else self._paths[checked_index(index, len(self))]
 
     def _offset(self, index: int) -> int:
         return int(self._image_offsets[checked_index(index, len(self))])

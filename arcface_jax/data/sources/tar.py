@@ -3,11 +3,10 @@
 import os
 import pathlib
 import tarfile
-from collections.abc import Sequence
 
 import numpy as np
 
-from arcface_jax.data.sources.encoded import EncodedSource, checked_index, sort_identities
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index, number_identities
 from arcface_jax.data.sources.filetree import MAX_FILE_BYTES
 from arcface_jax.data.sources.folder import EXTENSIONS
 from arcface_jax.errors import InputError, printable, reason
@@ -56,12 +55,10 @@ class TarSource(EncodedSource):
                 identities.append(identity)
         if not self._places:
             raise InputError(f"{root}: no image in it")
-        self.identity_names: Sequence[str] = sort_identities(set(identities))
-        label_of = {name: label for label, name in enumerate(self.identity_names)}
-        self.labels = np.array([label_of[identity] for identity in identities], np.int32)
+        self.labels, self.identity_names = number_identities(identities)
 
     def encoded(self, index: int) -> bytes:
-        """See `EncodedSource`."""
+        """The member's content."""
         number, _, offset, size = self._places[checked_index(index, len(self))]
         try:
             with open(self._paths[number], "rb") as file:
@@ -78,12 +75,12 @@ class TarSource(EncodedSource):
         return content
 
     def where(self, index: int) -> str:
-        """See `EncodedSource`."""
+        """Archive and member."""
         number, name, _, _ = self._places[checked_index(index, len(self))]
         return printable(f"{self._paths[number]}:{name}")
 
     def encoded_sizes(self) -> np.ndarray:
-        """See `EncodedSource`."""
+        """int64 [N]: the members' sizes."""
         return np.array([size for _, _, _, size in self._places], np.int64)
 
 

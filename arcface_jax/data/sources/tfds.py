@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets
 
-from arcface_jax.data.sources.encoded import EncodedSource, checked_index, sort_identities
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index, number_identities
 from arcface_jax.errors import InputError, reason
 
 
@@ -68,17 +68,13 @@ class TfdsSource(EncodedSource):
             value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
             for value in identities
         ]
-        names = sort_identities(set(texts))
-        label_of = {text: label for label, text in enumerate(names)}
-        self.labels = np.array([label_of[text] for text in texts], np.int32)
+        self.labels, names = number_identities(texts)
         feature = features[identity_key]
         is_class = isinstance(feature, tensorflow_datasets.features.ClassLabel)
-        self.identity_names: Sequence[str] = (
-            [feature.int2str(int(text)) for text in names] if is_class else names
-        )
+        self.identity_names = [feature.int2str(int(text)) for text in names] if is_class else names
 
     def encoded(self, index: int) -> bytes:
-        """See `EncodedSource`."""
+        """The bytes of the image feature."""
         content = self._record(checked_index(index, len(self)))[self._image_key]
         if not isinstance(content, bytes):
             raise InputError(
@@ -87,11 +83,11 @@ class TfdsSource(EncodedSource):
         return content
 
     def where(self, index: int) -> str:
-        """See `EncodedSource`."""
+        """Data set, split and record."""
         return f"{self._name} record {checked_index(index, len(self))}"
 
     def encoded_sizes(self) -> np.ndarray:
-        """See `EncodedSource`. The average of the data set, which keeps no sizes."""
+        """int64 [N]: the average of the data set, which keeps no sizes."""
         splits = self._records.dataset_info.splits.values()  # type: ignore[attr-defined]
         average = sum(split.num_bytes for split in splits) // max(
             sum(split.num_examples for split in splits), 1

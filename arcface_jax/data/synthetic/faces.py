@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from arcface_jax.data.source import FaceSource
 from arcface_jax.data.synthetic.parameters import (
     draw_identities,
     identity_parameters,
@@ -43,8 +44,8 @@ def _whole_number(name: str, value: int, low: int, high: int) -> int:
     return number
 
 
-class SyntheticFaces:
-    """A FaceSource of drawn faces, computed when read.
+class SyntheticFaces(FaceSource):
+    """Drawn faces, computed when read.
 
     Image k of identity i is the same whatever the number of identities and of images and whatever
     else is rendered: it depends on `seed`, i, k, `image_size` and `difficulty`. Two sources with
@@ -87,19 +88,19 @@ class SyntheticFaces:
         self.difficulty: float = float(difficulty)
 
     @functools.cached_property
-    def labels(self) -> np.ndarray:
+    def labels(self) -> np.ndarray:  # type: ignore[override]
         """int32 [N], the person in each image, counted from 0; read-only."""
         labels = np.repeat(np.arange(self.num_identities, dtype=np.int32), self.images_per_identity)
         labels.setflags(write=False)
         return labels
 
-    @property
-    def identity_names(self) -> Sequence[str]:
+    @functools.cached_property
+    def identity_names(self) -> Sequence[str]:  # type: ignore[override]
         """A name for each person, made of the person's number."""
         return [f"synthetic-{self.first_identity + i:06d}" for i in range(self.num_identities)]
 
-    @property
-    def fingerprint(self) -> str:
+    @functools.cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
         """Hexadecimal SHA-256 of all that the images depend on."""
         parts = (
             "synthetic-faces",
