@@ -58,8 +58,6 @@ def target_curve(psi: Psi, degrees: np.ndarray) -> TargetCurve:
       psi: any margin that acts on each cosine alone.
       degrees: θ, [K].
 
-    Returns: the curve.
-
     Raises:
       InputError: if an angle is outside [0°, 180°].
 

@@ -110,10 +110,8 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
     """
     name, place, pair_file = _parts(specification)
     source = open_source(place)
-    pairs, labels = (
-        source.pairs if isinstance(source, BinSource) else None,
-        np.asarray(source.labels),
-    )
+    pairs = source.pairs if isinstance(source, BinSource) else None
+    labels = np.asarray(source.labels)
     if pair_file is not None:
         with concerning(specification):
             paths_of(source)

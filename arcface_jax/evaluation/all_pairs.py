@@ -39,10 +39,8 @@ def all_pairs_roc(
     same_scores: list[np.ndarray] = []
     different = HighestScores(keep)
     for row, column, tile in score_tiles(embeddings, embeddings, upper=True, devices=devices):
-        i, j = (
-            np.arange(row, row + tile.shape[0])[:, None],
-            np.arange(column, column + tile.shape[1])[None, :],
-        )
+        i = np.arange(row, row + tile.shape[0])[:, None]
+        j = np.arange(column, column + tile.shape[1])[None, :]
         same = labels[i] == labels[j]
         ordered = i < j
         same_scores.append(tile[same & ordered])

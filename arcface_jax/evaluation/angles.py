@@ -71,10 +71,8 @@ def nearest_other_degrees(directions: np.ndarray) -> np.ndarray:
     nearest = np.zeros(len(directions), np.int64)
     best = np.full(len(directions), -np.inf, np.float32)
     for row, column, tile in score_tiles(directions, directions):
-        rows, columns = (
-            np.arange(row, row + tile.shape[0]),
-            np.arange(column, column + tile.shape[1]),
-        )
+        rows = np.arange(row, row + tile.shape[0])
+        columns = np.arange(column, column + tile.shape[1])
         cosines = np.where(rows[:, None] == columns[None, :], -np.inf, tile)
         index = cosines.argmax(axis=1)
         found = cosines[np.arange(len(rows)), index]

@@ -128,11 +128,9 @@ def ten_fold_accuracy(
     weights = np.ones(len(same), np.int64) if weights is None else check_weights(weights, len(same))
     folds = fold_numbers(len(same), num_folds)
     order = np.argsort(-similarities)
-    ordered, signed, ordered_folds = (
-        similarities[order],
-        np.where(same, weights, -weights)[order],
-        folds[order],
-    )
+    ordered = similarities[order]
+    signed = np.where(same, weights, -weights)[order]
+    ordered_folds = folds[order]
     per_fold, thresholds = np.zeros(num_folds), np.zeros(num_folds)
     for fold in range(num_folds):
         held_out = folds == fold

@@ -116,10 +116,8 @@ def group_rates(
     wrong = np.where(same, ~accepted, accepted)
     names, numbers = np.unique(groups, return_inverse=True)
     # One cell for each group and kind of pair.
-    cells, num_cells = (
-        2 * numbers + same,
-        2 * len(names),
-    )
+    cells = 2 * numbers + same
+    num_cells = 2 * len(names)
     present = np.bincount(cells, minlength=num_cells).reshape(-1, 2) > 0
     kinds = ("far", "frr")
 

@@ -129,10 +129,8 @@ def read_template_subjects(path: Path) -> TemplateSubjects:
     for where, row in rows:
         if len(row) <= max(template_column, subject_column):
             raise InputError(f"{where}: {len(row)} columns; the header names {len(columns)}")
-        template, subject = (
-            _integer(row[template_column], where),
-            _integer(row[subject_column], where),
-        )
+        template = _integer(row[template_column], where)
+        subject = _integer(row[subject_column], where)
         if subject_of.setdefault(template, subject) != subject:
             raise InputError(
                 f"{where}: template {template} is of subject {subject} and of "

@@ -71,10 +71,8 @@ def error_versus_reject(
     scores = check_scores(scores)
     same = check_same(same, len(scores))
     quality = check_scores(quality, "quality")
-    first, second = (
-        check_indices(first, len(quality), "first"),
-        check_indices(second, len(quality), "second"),
-    )
+    first = check_indices(first, len(quality), "first")
+    second = check_indices(second, len(quality), "second")
     if not len(first) == len(second) == len(scores):
         raise InputError(
             f"first, second: {len(first)} and {len(second)} for {len(scores)} scores; give one "

@@ -118,11 +118,9 @@ def roc_from_kinds(
     if not complete:
         known = thresholds > (np.min(different_scores) if len(different_scores) else np.inf)
         known[0] = True
-        thresholds, true_accepts, false_accepts = (
-            thresholds[known],
-            true_accepts[known],
-            false_accepts[known],
-        )
+        thresholds = thresholds[known]
+        true_accepts = true_accepts[known]
+        false_accepts = false_accepts[known]
     return Roc(thresholds, false_accepts, true_accepts, num_different, num_same, complete)
 
 

@@ -65,10 +65,8 @@ def score_pairs(
     mesh = device_mesh(devices)
     step = chunk * mesh.size
     block = step * max(1, min(block, -(-len(first) // step) * step) // step)
-    replicated, divided = (
-        NamedSharding(mesh, PartitionSpec()),
-        NamedSharding(mesh, PartitionSpec(DEVICES)),
-    )
+    replicated = NamedSharding(mesh, PartitionSpec())
+    divided = NamedSharding(mesh, PartitionSpec(DEVICES))
     left = jax.device_put(np.asarray(first_embeddings, np.float32), replicated)
     right = (
         left
@@ -173,10 +171,8 @@ def score_tiles(
     mesh = device_mesh(devices)
     row_chunk = min(row_chunk, len(rows))
     column_chunk = -(-min(column_chunk, len(columns)) // mesh.size) * mesh.size
-    whole, divided = (
-        NamedSharding(mesh, PartitionSpec()),
-        NamedSharding(mesh, PartitionSpec(DEVICES)),
-    )
+    whole = NamedSharding(mesh, PartitionSpec())
+    divided = NamedSharding(mesh, PartitionSpec(DEVICES))
     for column in range(0, len(columns), column_chunk):
         width = min(column_chunk, len(columns) - column)
         numbers = np.arange(column, column + width)

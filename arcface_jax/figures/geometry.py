@@ -24,7 +24,7 @@ from arcface_jax.analysis.geometry import (
     sphere_regions,
 )
 from arcface_jax.figures.margins import TITLES
-from arcface_jax.figures.style import LINE_STYLES, PALETTE, new_figure, style
+from arcface_jax.figures.style import LINE_STYLES, PALETTE, new_figure, one_axes, style
 from arcface_jax.margins import NAMED_MARGINS, Psi
 
 # Pale, so that lines and letters stand out on them.
@@ -67,49 +67,45 @@ def decision_boundaries_cosine() -> Figure:
     return _planes(np.cos, (-1.0, 1.0), (-1.0, 0.0, 1.0), "cosine cos θ{} to centre {}")
 
 
+@style()
 def _planes(
     transform: Callable[[np.ndarray], np.ndarray],
     limits: tuple[float, float],
     ticks: tuple[float, ...],
     label: str,
 ) -> Figure:
-    with style():
-        figure = new_figure(9.0, 5.4)
-        softmax, *panels, key = figure.subplots(2, 4, sharex=True, sharey=True).flat
-        _softmax_plane(softmax, transform)
-        for axes, (name, equation) in zip(panels, _EQUATIONS.items(), strict=True):
-            _plane(axes, transform, limits, NAMED_MARGINS[name])
-            axes.set_title(f"{_NAMES[name]}\n{equation}", fontsize=10)
-        for axes in (softmax, *panels):
-            axes.set_aspect("equal")
-            axes.set_xlim(*limits)
-            axes.set_ylim(*limits)
-            axes.set_xticks(ticks)
-            axes.set_yticks(ticks)
-            axes.grid(False)
-        panels[2].xaxis.set_tick_params(labelbottom=True)  # nothing is drawn below it
-        key.axis("off")
-        of_softmax = key.legend(
-            handles=softmax.lines,
-            title="softmax's boundary where",
-            loc="upper left",
-            bbox_to_anchor=(-0.12, 1.08),
-            fontsize=9,
-        )
-        key.add_artist(of_softmax)
-        handles = [*panels[0].lines, *_patches()]
-        key.legend(
-            handles=handles,
-            title="the others",
-            loc="upper left",
-            bbox_to_anchor=(-0.12, 0.6),
-            fontsize=9,
-        )
-        for legend in (of_softmax, key.get_legend()):
-            legend.get_title().set_fontsize(9)
-            legend.set_in_layout(False)
-        figure.supxlabel(label.format(1, 1), fontsize=11)
-        figure.supylabel(label.format(2, 2), fontsize=11)
+    figure = new_figure(9.0, 5.4)
+    softmax, *panels, key = figure.subplots(2, 4, sharex=True, sharey=True).flat
+    _softmax_plane(softmax, transform)
+    for axes, (name, equation) in zip(panels, _EQUATIONS.items(), strict=True):
+        _plane(axes, transform, limits, NAMED_MARGINS[name])
+        axes.set_title(f"{_NAMES[name]}\n{equation}", fontsize=10)
+    for axes in (softmax, *panels):
+        axes.set(aspect="equal", xlim=limits, ylim=limits, xticks=ticks, yticks=ticks)
+        axes.grid(False)
+    panels[2].xaxis.set_tick_params(labelbottom=True)  # nothing is drawn below it
+    key.axis("off")
+    of_softmax = key.legend(
+        handles=softmax.lines,
+        title="softmax's boundary where",
+        loc="upper left",
+        bbox_to_anchor=(-0.12, 1.08),
+        fontsize=9,
+    )
+    key.add_artist(of_softmax)
+    handles = [*panels[0].lines, *_patches()]
+    key.legend(
+        handles=handles,
+        title="the others",
+        loc="upper left",
+        bbox_to_anchor=(-0.12, 0.6),
+        fontsize=9,
+    )
+    for legend in (of_softmax, key.get_legend()):
+        legend.get_title().set_fontsize(9)
+        legend.set_in_layout(False)
+    figure.supxlabel(label.format(1, 1), fontsize=11)
+    figure.supylabel(label.format(2, 2), fontsize=11)
     return figure
 
 
@@ -156,13 +152,12 @@ def _softmax_plane(axes: Axes, transform: Callable[[np.ndarray], np.ndarray]) ->
     axes.set_title("softmax\nno margin", fontsize=10)
 
 
+@style()
 def margin_arcs() -> Figure:
     """The arc between two classes' regions by the angle between their centres, for each margin."""
-    with style():
-        figure = new_figure(7.5, 4.6)
-        axes = figure.subplots()
-        _draw_arcs(axes)
-        axes.legend(fontsize=10, loc="upper right")
+    figure, axes = one_axes(7.5, 4.6)
+    _draw_arcs(axes)
+    axes.legend(fontsize=10, loc="upper right")
     return figure
 
 
@@ -174,13 +169,16 @@ def _draw_arcs(axes: Axes) -> None:
         axes.plot(
             degrees, arc, color=PALETTE[index], ls=LINE_STYLES[index], lw=width, label=TITLES[name]
         )
-    axes.set_xlim(0, 180)
-    axes.set_ylim(-1, 60)
-    axes.set_xticks(range(0, 181, 30))
-    axes.set_xlabel("angle between the two centres, degrees")
-    axes.set_ylabel("arc between their regions, degrees")
+    axes.set(
+        xlim=(0, 180),
+        ylim=(-1, 60),
+        xticks=range(0, 181, 30),
+        xlabel="angle between the two centres, degrees",
+        ylabel="arc between their regions, degrees",
+    )
 
 
+@style()
 def circle_arcs(first_angle: float = 60.0, second_angle: float = 120.0) -> Figure:
     """Each class's part of the circle and the arc between, for four margins and two angles.
 
@@ -189,14 +187,13 @@ def circle_arcs(first_angle: float = 60.0, second_angle: float = 120.0) -> Figur
       second_angle: in the lower row.
     """
     names = ("softmax", "sphereface", "cosface", "arcface")
-    with style():
-        figure = new_figure(9.0, 5.4)
-        grid = figure.subplots(2, len(names))
-        for row, degrees in enumerate((first_angle, second_angle)):
-            for column, name in enumerate(names):
-                _circle(grid[row, column], NAMED_MARGINS[name], math.radians(degrees))
-                grid[row, column].set_title(f"{_NAMES[name]}, {degrees:g}°", fontsize=11)
-        _legend(figure)
+    figure = new_figure(9.0, 5.4)
+    grid = figure.subplots(2, len(names))
+    for row, degrees in enumerate((first_angle, second_angle)):
+        for column, name in enumerate(names):
+            _circle(grid[row, column], NAMED_MARGINS[name], math.radians(degrees))
+            grid[row, column].set_title(f"{_NAMES[name]}, {degrees:g}°", fontsize=11)
+    _legend(figure)
     return figure
 
 
@@ -244,25 +241,23 @@ def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
         )
     else:
         axes.text(0, -0.25, "no region\nbetween them", ha="center", va="center", fontsize=10)
-    axes.set_xlim(-1.28, 1.28)
-    axes.set_ylim(-1.05, 1.28)
-    axes.set_aspect("equal")
+    axes.set(xlim=(-1.28, 1.28), ylim=(-1.05, 1.28), aspect="equal")
     axes.axis("off")
 
 
+@style()
 def sphere_caps(centre_angle: float = 75.0) -> Figure:
     """Each class's part of the sphere and the band between, for each margin.
 
     Args:
       centre_angle: between the two centres, in degrees.
     """
-    with style():
-        figure = new_figure(9.0, 6.6)
-        grid = figure.subplots(2, 3)
-        for axes, (name, title) in zip(grid.flat, _NAMES.items(), strict=True):
-            _sphere(axes, NAMED_MARGINS[name], math.radians(centre_angle))
-            axes.set_title(title, fontsize=11)
-        _legend(figure)
+    figure = new_figure(9.0, 6.6)
+    grid = figure.subplots(2, 3)
+    for axes, (name, title) in zip(grid.flat, _NAMES.items(), strict=True):
+        _sphere(axes, NAMED_MARGINS[name], math.radians(centre_angle))
+        axes.set_title(title, fontsize=11)
+    _legend(figure)
     return figure
 
 
@@ -301,34 +296,32 @@ def _sphere(axes: Axes, psi: Psi, centre_angle: float) -> None:
         axes.text(
             0, 0.14, f"arc {math.degrees(2 * half):.1f}°", ha="center", va="center", fontsize=10
         )
-    axes.set_xlim(-1.02, 1.02)
-    axes.set_ylim(-1.02, 1.02)
-    axes.set_aspect("equal")
+    axes.set(xlim=(-1.02, 1.02), ylim=(-1.02, 1.02), aspect="equal")
     axes.axis("off")
 
 
+@style()
 def geometry(centre_angle: float = 75.0) -> Figure:
     """ArcFace's margin on the sphere and circle, and every margin's arc, in one picture.
 
     Args:
       centre_angle: between the two centres on the sphere and the circle, in degrees.
     """
-    with style():
-        figure = new_figure(9.0, 6.6)
-        above, below = figure.subfigures(2, 1, squeeze=False).flat
-        for axes, draw, name in zip(
-            above.subplots(1, 3),
-            (_sphere, _sphere, _circle),
-            ("softmax", "arcface", "arcface"),
-            strict=True,
-        ):
-            draw(axes, NAMED_MARGINS[name], math.radians(centre_angle))
-            place = "circle" if draw is _circle else "sphere"
-            axes.set_title(f"{_NAMES[name]}, on the {place}", fontsize=11)
-        axes = below.subplots()
-        _draw_arcs(axes)
-        handles, labels = axes.get_legend_handles_labels()
-        below.legend(handles, labels, loc="outside right center", fontsize=10)
+    figure = new_figure(9.0, 6.6)
+    above, below = figure.subfigures(2, 1, squeeze=False).flat
+    for axes, draw, name in zip(
+        above.subplots(1, 3),
+        (_sphere, _sphere, _circle),
+        ("softmax", "arcface", "arcface"),
+        strict=True,
+    ):
+        draw(axes, NAMED_MARGINS[name], math.radians(centre_angle))
+        place = "circle" if draw is _circle else "sphere"
+        axes.set_title(f"{_NAMES[name]}, on the {place}", fontsize=11)
+    axes = below.subplots()
+    _draw_arcs(axes)
+    handles, labels = axes.get_legend_handles_labels()
+    below.legend(handles, labels, loc="outside right center", fontsize=10)
     return figure
 
 

@@ -11,6 +11,7 @@ from arcface_jax.figures.style import new_figure, style
 _CELL = 1.15  # inches
 
 
+@style()
 def inversion_figure(
     rows: Sequence[tuple[str, np.ndarray]],
     notes: Sequence[str],
@@ -40,17 +41,15 @@ def inversion_figure(
                 "uint8 [P, height, width, 3] and one note a person"
             )
     height, width = rows[0][1].shape[1:3]
-    with style():
-        figure = new_figure(_CELL * len(notes) + 1.0, _CELL * height / width * len(rows) + 1.1)
-        figure.suptitle(title)
-        grid = figure.subplots(len(rows), len(notes), squeeze=False)
-        for line, (name, images) in zip(grid, rows, strict=True):
-            for axes, image in zip(line, images, strict=True):
-                axes.imshow(image, interpolation="nearest")
-                axes.set_xticks([])
-                axes.set_yticks([])
-                axes.spines[:].set_visible(False)
-            line[0].set_ylabel(name, fontsize=10)
-        for axes, note in zip(grid[-1], notes, strict=True):
-            axes.set_xlabel(note, fontsize=9)
+    figure = new_figure(_CELL * len(notes) + 1.0, _CELL * height / width * len(rows) + 1.1)
+    figure.suptitle(title)
+    grid = figure.subplots(len(rows), len(notes), squeeze=False)
+    for line, (name, images) in zip(grid, rows, strict=True):
+        for axes, image in zip(line, images, strict=True):
+            axes.imshow(image, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        line[0].set_ylabel(name, fontsize=10)
+    for axes, note in zip(grid[-1], notes, strict=True):
+        axes.set_xlabel(note, fontsize=9)
     return figure

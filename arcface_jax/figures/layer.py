@@ -16,6 +16,7 @@ LABELS = np.array([0])
 _TRUE, _OTHER, _BOX = PALETTE[1], PALETTE[0], "#EEF2F5"
 
 
+@style()
 def layer(margin: float = 0.5, scale: float = 16.0) -> Figure:
     """The layer's steps from embeddings and class weights to the loss, with an example below.
 
@@ -24,14 +25,13 @@ def layer(margin: float = 0.5, scale: float = 16.0) -> Figure:
       scale: s, the radius of the sphere of features.
     """
     steps = layer_steps(EMBEDDINGS, CLASS_WEIGHTS, LABELS, margin=margin, scale=scale)
-    with style():
-        figure = new_figure(9.0, 5.6)
-        above, below = figure.subplots(2, 1, height_ratios=(1.0, 0.95))
-        for axes in (above, below):
-            axes.axis("off")
-            axes.set_xlim(0, 100)
-        _diagram(above)
-        _table(below, steps, margin, scale)
+    figure = new_figure(9.0, 5.6)
+    above, below = figure.subplots(2, 1, height_ratios=(1.0, 0.95))
+    for axes in (above, below):
+        axes.axis("off")
+        axes.set_xlim(0, 100)
+    _diagram(above)
+    _table(below, steps, margin, scale)
     return figure
 
 

@@ -74,12 +74,11 @@ def _two_panels(title: str, slope_limits: tuple[float, float]) -> tuple[Figure, 
     left, right = figure.subplots(1, 2)
     figure.suptitle(title)
     for axes in (left, right):
-        axes.set_xlabel("angle θ to the true class, degrees")
-        axes.set_xlim(0, 180)
-        axes.set_xticks(range(0, 181, 20))
+        axes.set(
+            xlabel="angle θ to the true class, degrees", xlim=(0, 180), xticks=range(0, 181, 20)
+        )
     left.set_ylabel("target cosine ψ(cos θ)")
-    right.set_ylabel("slope dψ / d cos θ")
-    right.set_ylim(*slope_limits)
+    right.set(ylabel="slope dψ / d cos θ", ylim=slope_limits)
     return figure, left, right
 
 
@@ -99,6 +98,7 @@ def _draw(
     )
 
 
+@style()
 def margin_curves(
     margins: Mapping[str, Psi],
     title: str = "Margins",
@@ -110,64 +110,57 @@ def margin_curves(
       margins: psi by label.
       title: of the picture.
       slope_limits: of the slope's axis.
-
-    Returns: the figure.
     """
-    with style():
-        figure, left, right = _two_panels(title, slope_limits)
-        for index, (label, psi) in enumerate(margins.items()):
-            _draw(
-                left,
-                right,
-                psi,
-                label,
-                PALETTE[index % len(PALETTE)],
-                LINE_STYLES[index % len(LINE_STYLES)],
-                1.8,
-            )
-        figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
+    figure, left, right = _two_panels(title, slope_limits)
+    for index, (label, psi) in enumerate(margins.items()):
+        _draw(
+            left,
+            right,
+            psi,
+            label,
+            PALETTE[index % len(PALETTE)],
+            LINE_STYLES[index % len(LINE_STYLES)],
+            1.8,
+        )
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
+@style()
 def rule_curves(family: Family) -> Figure:
     """One margin under every rule past π, with both gradients.
 
     Args:
       family: an entry of FAMILIES, or a new one.
-
-    Returns: the figure.
     """
-    with style():
-        figure, left, right = _two_panels(
-            f"{family.title}, under each rule past π", family.slope_limits
+    figure, left, right = _two_panels(
+        f"{family.title}, under each rule past π", family.slope_limits
+    )
+    for index, rule in enumerate(PAST_PI):
+        color = "0.75" if rule == "none" else PALETTE[index - 1]
+        _draw(
+            left,
+            right,
+            family.psi(rule),
+            rule,
+            color,
+            LINE_STYLES[max(index - 1, 0)],
+            _WIDTH_OF_RULE[rule],
         )
-        for index, rule in enumerate(PAST_PI):
-            color = "0.75" if rule == "none" else PALETTE[index - 1]
-            _draw(
-                left,
-                right,
-                family.psi(rule),
-                rule,
-                color,
-                LINE_STYLES[max(index - 1, 0)],
-                _WIDTH_OF_RULE[rule],
-            )
-        left.plot(
-            DEGREES,
-            np.cos(np.deg2rad(DEGREES)),
-            color="black",
-            lw=0.8,
-            label="left: cos θ, no margin",
-        )
-        left.axvline(
-            family.pi_reached_at_degrees, color="black", lw=1, ls=":", label="m1·θ + m2 = π"
-        )
-        right.axvline(family.pi_reached_at_degrees, color="black", lw=1, ls=":")
-        right.axhline(1.0, color="black", lw=0.8)
-        handles, labels = left.get_legend_handles_labels()
-        labels[PAST_PI.index("none")] = "none (the formula)"
-        labels[len(PAST_PI)] += "\nright: straight-through,\nany rule"
-        figure.legend(handles, labels, loc="outside right center", title="past π")
+    left.plot(
+        DEGREES,
+        np.cos(np.deg2rad(DEGREES)),
+        color="black",
+        lw=0.8,
+        label="left: cos θ, no margin",
+    )
+    left.axvline(family.pi_reached_at_degrees, color="black", lw=1, ls=":", label="m1·θ + m2 = π")
+    right.axvline(family.pi_reached_at_degrees, color="black", lw=1, ls=":")
+    right.axhline(1.0, color="black", lw=0.8)
+    handles, labels = left.get_legend_handles_labels()
+    labels[PAST_PI.index("none")] = "none (the formula)"
+    labels[len(PAST_PI)] += "\nright: straight-through,\nany rule"
+    figure.legend(handles, labels, loc="outside right center", title="past π")
     return figure
 
 
@@ -183,29 +176,32 @@ def _annealing() -> Figure:
     )
 
 
+@style()
 def target_logits() -> Figure:
     """The paper's target-logit curves over its own angles, and how steeply each falls there."""
     degrees = np.linspace(20.0, 100.0, 321)
-    with style():
-        figure = new_figure(9.0, 5.0)
-        left, right = figure.subplots(1, 2)
-        for index, (name, psi) in enumerate(NAMED_MARGINS.items()):
-            curve = target_curve(psi, degrees)
-            look: dict[str, Any] = {"color": PALETTE[index], "ls": LINE_STYLES[index], "lw": 2.0}
-            left.plot(degrees, curve.value, label=TITLES[name], **look)
-            right.plot(degrees, curve.angle_slope, **look)
-        left.set_ylabel("target cosine ψ(cos θ)")
-        right.set_ylabel("slope dψ/dθ, per radian")
-        for axes in (left, right):
-            axes.set_xlabel("angle θ to the true class, degrees")
-            axes.set_xlim(20, 100)
-            axes.set_xticks(range(20, 101, 20))
-        figure.legend(
-            *left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=10
+    figure = new_figure(9.0, 5.0)
+    left, right = figure.subplots(1, 2)
+    for index, (name, psi) in enumerate(NAMED_MARGINS.items()):
+        curve = target_curve(psi, degrees)
+        look: dict[str, Any] = {"color": PALETTE[index], "ls": LINE_STYLES[index], "lw": 2.0}
+        left.plot(degrees, curve.value, label=TITLES[name], **look)
+        right.plot(degrees, curve.angle_slope, **look)
+    left.set_ylabel("target cosine ψ(cos θ)")
+    right.set_ylabel("slope dψ/dθ, per radian")
+    for axes in (left, right):
+        axes.set(
+            xlabel="angle θ to the true class, degrees",
+            xlim=(20, 100),
+            xticks=range(20, 101, 20),
         )
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=10
+    )
     return figure
 
 
+@style()
 def loss_gradient(scale: float = 64.0, num_classes: int = 10_572) -> Figure:
     """Which way the loss turns the embedding, and how hard: by rule past π, and by margin.
 
@@ -216,48 +212,47 @@ def loss_gradient(scale: float = 64.0, num_classes: int = 10_572) -> Figure:
     rules = {f"{rule}, exact": arcface(past_pi=rule) for rule in PAST_PI}
     rules["any rule, straight-through"] = arcface(gradient="straight_through")
     named = {TITLES[name]: psi for name, psi in NAMED_MARGINS.items()}
-    with style():
-        figure = new_figure(9.0, 6.2)
-        left, right = figure.subplots(1, 2, sharey=True)
-        for axes, margins, title in (
-            (left, rules, "ArcFace, m = 0.5, by rule past π"),
-            (right, named, "each margin, no rule, exact gradient"),
-        ):
-            for index, (label, psi) in enumerate(margins.items()):
-                # The lines that others run along are wide and pale below them.
-                wide = label.startswith(("none", "any rule", TITLES["softmax"]))
-                gradient = loss_curve(psi, DEGREES, scale=scale, num_classes=num_classes).gradient
-                axes.plot(
-                    DEGREES,
-                    _broken(gradient, np.abs(np.diff(gradient)) > 0.05 * scale),
-                    label=label
-                    + "".join(
-                        f", away {low:.0f}°–{high:.0f}°" for low, high in repulsive_intervals(psi)
-                    ),
-                    color=PALETTE[index],
-                    ls="-" if wide else LINE_STYLES[index],
-                    lw=5.0 if wide else 1.8,
-                    alpha=0.4 if wide else 1.0,
-                    zorder=1.5 if wide else 2.0,
-                )
-            axes.set_title(title, fontsize=11)
-            axes.set_xlim(0, 180)
-            axes.set_xticks(range(0, 181, 30))
-            axes.set_xlabel("angle θ to the true class, degrees")
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), fontsize=10)
-        lowest = min(left.get_ylim()[0], -0.2 * scale)
-        left.set_ylim(bottom=lowest)
-        for axes in (left, right):
-            axes.axhspan(lowest, 0.0, color="0.93", zorder=0)
-            axes.axhline(0.0, color="black", lw=0.8)
-            axes.text(
-                5,
-                0.5 * lowest,
-                "descent turns the embedding\naway from its class",
-                va="center",
-                fontsize=10,
+    figure = new_figure(9.0, 6.2)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, margins, title in (
+        (left, rules, "ArcFace, m = 0.5, by rule past π"),
+        (right, named, "each margin, no rule, exact gradient"),
+    ):
+        for index, (label, psi) in enumerate(margins.items()):
+            # The lines that others run along are wide and pale below them.
+            wide = label.startswith(("none", "any rule", TITLES["softmax"]))
+            gradient = loss_curve(psi, DEGREES, scale=scale, num_classes=num_classes).gradient
+            axes.plot(
+                DEGREES,
+                _broken(gradient, np.abs(np.diff(gradient)) > 0.05 * scale),
+                label=label
+                + "".join(
+                    f", away {low:.0f}°–{high:.0f}°" for low, high in repulsive_intervals(psi)
+                ),
+                color=PALETTE[index],
+                ls="-" if wide else LINE_STYLES[index],
+                lw=5.0 if wide else 1.8,
+                alpha=0.4 if wide else 1.0,
+                zorder=1.5 if wide else 2.0,
             )
-        left.set_ylabel("gradient of the loss dL/dθ, per radian")
+        axes.set_title(title, fontsize=11)
+        axes.set(
+            xlim=(0, 180), xticks=range(0, 181, 30), xlabel="angle θ to the true class, degrees"
+        )
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), fontsize=10)
+    lowest = min(left.get_ylim()[0], -0.2 * scale)
+    left.set_ylim(bottom=lowest)
+    for axes in (left, right):
+        axes.axhspan(lowest, 0.0, color="0.93", zorder=0)
+        axes.axhline(0.0, color="black", lw=0.8)
+        axes.text(
+            5,
+            0.5 * lowest,
+            "descent turns the embedding\naway from its class",
+            va="center",
+            fontsize=10,
+        )
+    left.set_ylabel("gradient of the loss dL/dθ, per radian")
     return figure
 
 

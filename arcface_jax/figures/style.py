@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arcface_jax.arguments import check_choice
@@ -40,7 +41,7 @@ _SETTINGS: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draws with this library's settings inside the block and leaves the caller's alone."""
+    """Draws with this library's settings, in a block or as a decorator; the caller's stay."""
     with matplotlib.rc_context(_SETTINGS):
         yield
 
@@ -54,11 +55,18 @@ def new_figure(width: float = 7.0, height: float = 4.2) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def one_axes(width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
+    """A `new_figure` with one pair of axes in it."""
+    figure = new_figure(width, height)
+    return figure, figure.subplots()
+
+
 FORMATS = ("png", "svg", "pdf")
 # Without the date of drawing, so that equal pictures give equal files.
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
+@style()
 def save(
     figure: Figure, path: pathlib.Path, formats: Sequence[str] = ("png",)
 ) -> list[pathlib.Path]:
@@ -78,9 +86,8 @@ def save(
         check_choice("format", extension, FORMATS)
     path.parent.mkdir(parents=True, exist_ok=True)
     files = []
-    with style():
-        for extension in formats:
-            file = path.parent / f"{path.name}.{extension}"
-            figure.savefig(file, metadata=_UNDATED.get(extension))
-            files.append(file)
+    for extension in formats:
+        file = path.parent / f"{path.name}.{extension}"
+        figure.savefig(file, metadata=_UNDATED.get(extension))
+        files.append(file)
     return files

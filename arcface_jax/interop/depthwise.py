@@ -77,10 +77,8 @@ def _replace(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
     ):
         return next_function(*args, **kwargs)
     (images,) = args
-    stride, padding = (
-        _pair(conv.strides or 1),
-        (_pair(_pair(conv.padding)[0]), _pair(_pair(conv.padding)[1])),
-    )
+    stride = _pair(conv.strides or 1)
+    padding = (_pair(_pair(conv.padding)[0]), _pair(_pair(conv.padding)[1]))
     dtype = conv.dtype or images.dtype
     kernel: jax.Array = conv.get_variable("params", "kernel").astype(dtype)
 

@@ -19,10 +19,8 @@ def fuse_prelu(graph: Any) -> int:
     for node in graph.node:
         slope = _slope(node, source, constants)
         if slope is not None:
-            node, fused = (
-                onnx.helper.make_node("PRelu", [node.input[1], slope], list(node.output)),
-                fused + 1,
-            )
+            node = onnx.helper.make_node("PRelu", [node.input[1], slope], list(node.output))
+            fused = fused + 1
         nodes.append(node)
     used = {name for node in nodes for name in node.input} | {
         output.name for output in graph.output

@@ -137,10 +137,8 @@ def _iresnet(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module, tupl
 
 
 def _ir(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module, tuple[int, int]]:
-    width, dense = (
-        _need(weights, "input_layer.0.weight", 4).shape[0],
-        _need(weights, "output_layer.3.weight", 2),
-    )
+    width = _need(weights, "input_layer.0.weight", 4).shape[0]
+    dense = _need(weights, "output_layer.3.weight", 2)
     inner_norm = "body.0.res_layer.5.running_mean" in weights
     stages = [0, 0, 0, 0]
     for number in range(_count(weights, "body")):
@@ -172,10 +170,8 @@ def _mobilefacenet(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module
     blocks, published = _count(weights, "blocks"), sum(row.count for row in PUBLISHED_BOTTLENECKS)
     if blocks != published:
         raise InputError(f"blocks: {blocks} bottlenecks, but MobileFaceNet has {published}")
-    width, whole = (
-        _need(weights, "conv1.conv.weight", 4).shape[0],
-        _need(weights, "linear7.conv.weight", 4),
-    )
+    width = _need(weights, "conv1.conv.weight", 4).shape[0]
+    whole = _need(weights, "linear7.conv.weight", 4)
     embedding_size = _need(weights, "linear1.conv.weight", 4).shape[0]
     return MobileFaceNet(embedding_size, width, **options), (
         16 * whole.shape[2],
@@ -184,10 +180,8 @@ def _mobilefacenet(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module
 
 
 def _mbf(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module, tuple[int, int]]:
-    channels, last = (
-        _need(weights, "layers.0.layers.0.weight", 4).shape[0],
-        _need(weights, "conv_sep.layers.0.weight", 4),
-    )
+    channels = _need(weights, "layers.0.layers.0.weight", 4).shape[0]
+    last = _need(weights, "conv_sep.layers.0.weight", 4)
     width = last.shape[0] // 8
     stem = "layers.1.layers.0.weight" in weights
     first = 1 if stem else _count(weights, "layers.1.layers")
