@@ -39,15 +39,8 @@ def ratio_bars(
     axes.set_xscale("log")
     colours = [PALETTE[0] if value >= 1 else PALETTE[1] for value in median]
     axes.barh(rows, median - 1, left=1, height=0.55, color=colours)
-    axes.errorbar(
-        median,
-        rows,
-        xerr=(median - low, high - median),
-        fmt="none",
-        ecolor="black",
-        elinewidth=1.2,
-        capsize=3,
-    )
+    ends = (median - low, high - median)
+    axes.errorbar(median, rows, xerr=ends, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
     axes.axvline(1, color="0.2", lw=1.2)
     least, most = min(low.min(), 1.0), max(high.max(), 1.0)
     room = max(most / least, 1.2) ** 0.08
@@ -131,30 +124,20 @@ def planned_memory(plans: Mapping[str, Mapping[int, float]], device: float) -> F
     figure, axes = one_axes(7.0, 4.4)
     _growth(axes, plans)
     axes.axhline(device, color="0.4", ls="--", lw=1)
-    axes.text(
-        0.99,
-        device,
-        f"{device:g} GiB",
-        transform=axes.get_yaxis_transform(),
-        ha="right",
-        va="bottom",
-    )
+    right = axes.get_yaxis_transform()
+    axes.text(0.99, device, f"{device:g} GiB", transform=right, ha="right", va="bottom")
     axes.set_ylabel("memory of a step, GiB")
     axes.legend()
     return figure
 
 
-def _growth(axes: Axes, values: Mapping[str, Mapping[int, float]]) -> None:
+def _growth(axes: Axes, by_head: Mapping[str, Mapping[int, float]]) -> None:
     """A line a head over the number of identities, both axes logarithmic."""
-    for number, (head, by_classes) in enumerate(values.items()):
+    for number, (head, by_classes) in enumerate(by_head.items()):
         points: Sequence[tuple[int, float]] = sorted(by_classes.items())
-        axes.plot(
-            [classes for classes, _ in points],
-            [value for _, value in points],
-            marker=_MARKERS[number % len(_MARKERS)],
-            color=PALETTE[number % len(PALETTE)],
-            label=head,
-        )
+        marker, colour = _MARKERS[number % len(_MARKERS)], PALETTE[number % len(PALETTE)]
+        values = [value for _, value in points]
+        axes.plot([at for at, _ in points], values, marker=marker, color=colour, label=head)
     axes.set(xscale="log", yscale="log", xlabel="identities")
 
 
@@ -176,21 +159,9 @@ def loss_by_storage(curves: Mapping[str, np.ndarray], width: int = 20) -> Figure
             raise InputError(f"curve {name!r} has {losses.shape[1]} steps; pass {width} or more")
         smooth = losses[:, : points * width].reshape(len(losses), points, width).mean(axis=2)
         steps = (np.arange(points) + 0.5) * width
-        axes.fill_between(
-            steps,
-            smooth.min(axis=0),
-            smooth.max(axis=0),
-            color=PALETTE[number],
-            alpha=0.2,
-            lw=0,
-        )
-        axes.plot(
-            steps,
-            smooth.mean(axis=0),
-            ls=("-", "--", ":")[number % 3],
-            color=PALETTE[number],
-            label=name,
-        )
+        low, mean, high = smooth.min(axis=0), smooth.mean(axis=0), smooth.max(axis=0)
+        axes.fill_between(steps, low, high, color=PALETTE[number], alpha=0.2, lw=0)
+        axes.plot(steps, mean, ls=("-", "--", ":")[number % 3], color=PALETTE[number], label=name)
     axes.set(xlabel="step", ylabel="loss")
     axes.legend()
     return figure

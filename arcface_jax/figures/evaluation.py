@@ -77,14 +77,8 @@ def cmc_figure(curves: Mapping[str, np.ndarray]) -> Figure:
     """
     figure, axes = one_axes()
     for name, curve in _at_least_one(curves, "curves").items():
-        axes.plot(
-            np.arange(1, len(curve) + 1),
-            curve,
-            marker="o",
-            ms=3,
-            lw=1.4,
-            label=f"{name}: {curve[0]:.2%} first",
-        )
+        label = f"{name}: {curve[0]:.2%} first"
+        axes.plot(np.arange(1, len(curve) + 1), curve, marker="o", ms=3, lw=1.4, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="rank k", ylabel="found among the first k")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -112,13 +106,8 @@ def score_histogram(scores: np.ndarray, same: np.ndarray, threshold: float | Non
     bins = np.linspace(low, high if high > low else low + 1e-3, 81)
     for kind, mask in (("different people", ~same), ("same person", same)):
         if mask.any():
-            axes.hist(
-                scores[mask],
-                bins.tolist(),
-                density=True,
-                alpha=0.6,
-                label=f"{kind}: {mask.sum():,} pairs",
-            )
+            label = f"{kind}: {mask.sum():,} pairs"
+            axes.hist(scores[mask], bins.tolist(), density=True, alpha=0.6, label=label)
     if threshold is not None:
         axes.axvline(threshold, color="black", ls="--", lw=1, label=f"threshold {threshold:.3f}")
     axes.set(xlabel="cosine similarity", ylabel="density")

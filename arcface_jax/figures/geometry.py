@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ from arcface_jax.analysis.geometry import (
     sphere_regions,
 )
 from arcface_jax.figures.margins import TITLES
-from arcface_jax.figures.style import LINE_STYLES, PALETTE, new_figure, one_axes, style
+from arcface_jax.figures.style import PALETTE, line_style, new_figure, one_axes, style, write
 from arcface_jax.margins import NAMED_MARGINS, Psi
 
 # Pale, so that lines and letters stand out on them.
@@ -115,27 +116,12 @@ def _plane(
     """The regions of one margin, with its boundaries over them."""
     side = np.linspace(*limits, 361)
     theta = np.radians(side) if transform is np.degrees else np.arccos(side)
-    axes.imshow(
-        region(psi, theta[None, :], theta[:, None]),
-        extent=(*limits, *limits),
-        origin="lower",
-        interpolation="nearest",
-        cmap=_COLOURS,
-        norm=_LEVELS,
-    )
+    _colour_regions(axes, region(psi, theta[None, :], theta[:, None]), (*limits, *limits))
     along = np.linspace(0.0, math.pi, 721)
     across = boundary(psi, along)
-    axes.plot(
-        transform(along), transform(across), color=_LINE_1, lw=1.8, label="boundary of class 1"
-    )
-    axes.plot(
-        transform(across),
-        transform(along),
-        color=_LINE_2,
-        lw=1.8,
-        ls="--",
-        label="boundary of class 2",
-    )
+    x, y = transform(along), transform(across)
+    axes.plot(x, y, color=_LINE_1, lw=1.8, label="boundary of class 1")
+    axes.plot(y, x, color=_LINE_2, lw=1.8, ls="--", label="boundary of class 2")
 
 
 def _softmax_plane(axes: Axes, transform: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -163,12 +149,10 @@ def margin_arcs() -> Figure:
 
 def _draw_arcs(axes: Axes) -> None:
     degrees = np.linspace(0.5, 180.0, 360)
-    for index, name in enumerate(NAMED_MARGINS):
-        arc = np.degrees(margin_arc(NAMED_MARGINS[name], np.radians(degrees)))
+    for index, (name, psi) in enumerate(NAMED_MARGINS.items()):
+        arc = np.degrees(margin_arc(psi, np.radians(degrees)))
         width = 2.4 if name == "arcface" else 1.7
-        axes.plot(
-            degrees, arc, color=PALETTE[index], ls=LINE_STYLES[index], lw=width, label=TITLES[name]
-        )
+        axes.plot(degrees, arc, lw=width, label=TITLES[name], **line_style(index))
     axes.set(
         xlim=(0, 180),
         ylim=(-1, 60),
@@ -215,15 +199,9 @@ def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
     for (along, across, _), colour, text in zip(
         centres(centre_angle), (_LINE_1, _LINE_2), ("W1", "W2"), strict=True
     ):
-        axes.annotate(
-            "",
-            (0.86 * across, 0.86 * along),
-            (0, 0),
-            arrowprops={"arrowstyle": "-|>", "color": colour},
-        )
-        axes.text(
-            1.17 * across, 1.17 * along, text, ha="center", va="center", color=colour, fontsize=10
-        )
+        arrow = {"arrowstyle": "-|>", "color": colour}
+        axes.annotate("", (0.86 * across, 0.86 * along), (0, 0), arrowprops=arrow)
+        write(axes, 1.17 * across, 1.17 * along, text, color=colour)
     edge = float(region_edge(psi, np.asarray(centre_angle)))
     if math.isfinite(edge):
         half = 0.5 * centre_angle - edge
@@ -231,16 +209,9 @@ def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
             axes.plot(
                 [0, math.sin(phi_edge)], [0, math.cos(phi_edge)], color="black", lw=0.8, ls=":"
             )
-        axes.text(
-            0,
-            -0.25,
-            f"arc {round(math.degrees(2 * half), 1) + 0.0}°",
-            ha="center",
-            va="center",
-            fontsize=11,
-        )
+        write(axes, 0, -0.25, f"arc {round(math.degrees(2 * half), 1) + 0.0}°", fontsize=11)
     else:
-        axes.text(0, -0.25, "no region\nbetween them", ha="center", va="center", fontsize=10)
+        write(axes, 0, -0.25, "no region\nbetween them")
     axes.set(xlim=(-1.28, 1.28), ylim=(-1.05, 1.28), aspect="equal")
     axes.axis("off")
 
@@ -263,39 +234,26 @@ def sphere_caps(centre_angle: float = 75.0) -> Figure:
 
 def _sphere(axes: Axes, psi: Psi, centre_angle: float) -> None:
     """The near half of the sphere, coloured by region, with the arc between the two regions."""
-    axes.imshow(
-        sphere_regions(psi, centre_angle, 501),
-        extent=(-1, 1, -1, 1),
-        origin="lower",
-        interpolation="nearest",
-        cmap=_COLOURS,
-        norm=_LEVELS,
-    )
+    _colour_regions(axes, sphere_regions(psi, centre_angle, 501), (-1, 1, -1, 1))
     turn = np.linspace(0.0, 2.0 * math.pi, 361)
     axes.plot(np.cos(turn), np.sin(turn), color="0.5", lw=1)
     for elevation in np.radians([-60, -30, 0, 30, 60]):
-        axes.plot(
-            math.cos(elevation) * np.sin(turn),
-            np.full_like(turn, math.sin(elevation)),
-            color="0.6",
-            lw=0.4,
-        )
+        height = np.full_like(turn, math.sin(elevation))
+        axes.plot(math.cos(elevation) * np.sin(turn), height, color="0.6", lw=0.4)
     for azimuth in np.radians([-60, -30, 0, 30, 60]):
         axes.plot(np.cos(turn) * math.sin(azimuth), np.sin(turn), color="0.6", lw=0.4)
     for (_, across, _), colour, text in zip(
         centres(centre_angle), (_LINE_1, _LINE_2), ("W1", "W2"), strict=True
     ):
         axes.plot(across, 0.0, "o", color=colour)
-        axes.text(across, -0.14, text, ha="center", va="center", color=colour, fontsize=10)
+        write(axes, across, -0.14, text, color=colour)
     edge = float(region_edge(psi, np.asarray(centre_angle)))
     half = 0.5 * centre_angle - edge
     if math.isfinite(edge) and half > 0.0:
         axes.plot(
             [-math.sin(half), math.sin(half)], [0, 0], color="black", lw=2.5, marker="|", ms=9
         )
-        axes.text(
-            0, 0.14, f"arc {math.degrees(2 * half):.1f}°", ha="center", va="center", fontsize=10
-        )
+        write(axes, 0, 0.14, f"arc {math.degrees(2 * half):.1f}°")
     axes.set(xlim=(-1.02, 1.02), ylim=(-1.02, 1.02), aspect="equal")
     axes.axis("off")
 
@@ -323,6 +281,13 @@ def geometry(centre_angle: float = 75.0) -> Figure:
     handles, labels = axes.get_legend_handles_labels()
     below.legend(handles, labels, loc="outside right center", fontsize=10)
     return figure
+
+
+def _colour_regions(
+    axes: Axes, regions: np.ndarray, extent: tuple[float, float, float, float]
+) -> None:
+    options: dict[str, Any] = {"cmap": _COLOURS, "norm": _LEVELS, "interpolation": "nearest"}
+    axes.imshow(regions, extent=extent, origin="lower", **options)
 
 
 def _patches() -> list[Patch]:

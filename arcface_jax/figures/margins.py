@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arcface_jax.analysis.target_logits import loss_curve, repulsive_intervals, target_curve
-from arcface_jax.figures.style import LINE_STYLES, PALETTE, new_figure, style
+from arcface_jax.figures.style import line_style, new_figure, style
 from arcface_jax.margins import (
     NAMED_MARGINS,
     PAST_PI,
@@ -82,20 +82,12 @@ def _two_panels(title: str, slope_limits: tuple[float, float]) -> tuple[Figure, 
     return figure, left, right
 
 
-def _draw(
-    left: Axes, right: Axes, psi: Psi, label: str, color: str, line: Any, width: float
-) -> None:
+def _draw(left: Axes, right: Axes, psi: Psi, label: str, **line: Any) -> None:
     curve = target_curve(psi, DEGREES)
-    value, slope = curve.value, curve.cosine_slope
-    jumps = np.abs(np.diff(value)) > 0.05
-    left.plot(DEGREES, _broken(value, jumps), label=label, color=color, ls=line, lw=width)
-    right.plot(
-        DEGREES,
-        _broken(slope, jumps | (np.abs(np.diff(slope)) > 0.3)),
-        color=color,
-        ls=line,
-        lw=width,
-    )
+    jumps = np.abs(np.diff(curve.value)) > 0.05
+    left.plot(DEGREES, _broken(curve.value, jumps), label=label, **line)
+    jumps |= np.abs(np.diff(curve.cosine_slope)) > 0.3
+    right.plot(DEGREES, _broken(curve.cosine_slope, jumps), **line)
 
 
 @style()
@@ -113,15 +105,7 @@ def margin_curves(
     """
     figure, left, right = _two_panels(title, slope_limits)
     for index, (label, psi) in enumerate(margins.items()):
-        _draw(
-            left,
-            right,
-            psi,
-            label,
-            PALETTE[index % len(PALETTE)],
-            LINE_STYLES[index % len(LINE_STYLES)],
-            1.8,
-        )
+        _draw(left, right, psi, label=label, lw=1.8, **line_style(index))
     figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
     return figure
 
@@ -137,23 +121,10 @@ def rule_curves(family: Family) -> Figure:
         f"{family.title}, under each rule past π", family.slope_limits
     )
     for index, rule in enumerate(PAST_PI):
-        color = "0.75" if rule == "none" else PALETTE[index - 1]
-        _draw(
-            left,
-            right,
-            family.psi(rule),
-            rule,
-            color,
-            LINE_STYLES[max(index - 1, 0)],
-            _WIDTH_OF_RULE[rule],
-        )
-    left.plot(
-        DEGREES,
-        np.cos(np.deg2rad(DEGREES)),
-        color="black",
-        lw=0.8,
-        label="left: cos θ, no margin",
-    )
+        line = line_style(max(index - 1, 0)) | ({"color": "0.75"} if rule == "none" else {})
+        _draw(left, right, family.psi(rule), label=rule, lw=_WIDTH_OF_RULE[rule], **line)
+    plain = np.cos(np.deg2rad(DEGREES))
+    left.plot(DEGREES, plain, color="black", lw=0.8, label="left: cos θ, no margin")
     left.axvline(family.pi_reached_at_degrees, color="black", lw=1, ls=":", label="m1·θ + m2 = π")
     right.axvline(family.pi_reached_at_degrees, color="black", lw=1, ls=":")
     right.axhline(1.0, color="black", lw=0.8)
@@ -184,9 +155,9 @@ def target_logits() -> Figure:
     left, right = figure.subplots(1, 2)
     for index, (name, psi) in enumerate(NAMED_MARGINS.items()):
         curve = target_curve(psi, degrees)
-        look: dict[str, Any] = {"color": PALETTE[index], "ls": LINE_STYLES[index], "lw": 2.0}
-        left.plot(degrees, curve.value, label=TITLES[name], **look)
-        right.plot(degrees, curve.angle_slope, **look)
+        line = line_style(index) | {"lw": 2.0}
+        left.plot(degrees, curve.value, label=TITLES[name], **line)
+        right.plot(degrees, curve.angle_slope, **line)
     left.set_ylabel("target cosine ψ(cos θ)")
     right.set_ylabel("slope dψ/dθ, per radian")
     for axes in (left, right):
@@ -221,20 +192,13 @@ def loss_gradient(scale: float = 64.0, num_classes: int = 10_572) -> Figure:
         for index, (label, psi) in enumerate(margins.items()):
             # The lines that others run along are wide and pale below them.
             wide = label.startswith(("none", "any rule", TITLES["softmax"]))
+            line = line_style(index) | {"lw": 1.8}
+            if wide:
+                line |= {"ls": "-", "lw": 5.0, "alpha": 0.4, "zorder": 1.5}
+            away = [f", away {low:.0f}°–{high:.0f}°" for low, high in repulsive_intervals(psi)]
             gradient = loss_curve(psi, DEGREES, scale=scale, num_classes=num_classes).gradient
-            axes.plot(
-                DEGREES,
-                _broken(gradient, np.abs(np.diff(gradient)) > 0.05 * scale),
-                label=label
-                + "".join(
-                    f", away {low:.0f}°–{high:.0f}°" for low, high in repulsive_intervals(psi)
-                ),
-                color=PALETTE[index],
-                ls="-" if wide else LINE_STYLES[index],
-                lw=5.0 if wide else 1.8,
-                alpha=0.4 if wide else 1.0,
-                zorder=1.5 if wide else 2.0,
-            )
+            shown = _broken(gradient, np.abs(np.diff(gradient)) > 0.05 * scale)
+            axes.plot(DEGREES, shown, label=label + "".join(away), **line)
         axes.set_title(title, fontsize=11)
         axes.set(
             xlim=(0, 180), xticks=range(0, 181, 30), xlabel="angle θ to the true class, degrees"

@@ -1,6 +1,7 @@
 """Embeddings and their centres in a plane."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -39,25 +40,11 @@ def plane_figure(
     for person, name in enumerate(names):
         colour = PALETTE[person % len(PALETTE)]
         marker = _MARKERS[person // len(PALETTE) % len(_MARKERS)]
-        axes.scatter(
-            plane[labels == person, 0],
-            plane[labels == person, 1],
-            s=12,
-            marker=marker,
-            color=colour,
-            alpha=0.55,
-            linewidths=0,
-        )
-        axes.scatter(
-            centres[person, 0],
-            centres[person, 1],
-            s=60,
-            marker=marker,
-            color=colour,
-            edgecolors="black",
-            linewidths=0.9,
-            zorder=3,
-        )
+        mark: dict[str, Any] = {"marker": marker, "color": colour}
+        x, y = plane[labels == person].T
+        axes.scatter(x, y, s=12, alpha=0.55, linewidths=0, **mark)
+        edge: dict[str, Any] = {"edgecolors": "black", "linewidths": 0.9, "zorder": 3}
+        axes.scatter(*centres[person], s=60, **mark, **edge)
         axes.annotate(
             name, centres[person], (4, 4), textcoords="offset points", fontsize=8, zorder=4
         )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from arcface_jax.analysis.angle_distributions import angle_density, target_logits
 from arcface_jax.errors import InputError
-from arcface_jax.figures.style import LINE_STYLES, PALETTE, one_axes, style
+from arcface_jax.figures.style import line_style, one_axes, style
 from arcface_jax.margins import Psi
 
 _GRID = np.linspace(0.0, 180.0, 361)
@@ -32,7 +32,7 @@ def angle_ridges(angles: Angles) -> Figure:
     References: Deng et al., ArcFace (arXiv:1801.07698), figure 3(a).
     """
     rows = _moments(angles)
-    figure, axes = _frame(len(rows))
+    figure, axes = one_axes(7.0, 1.1 + 0.85 * len(rows))
     tallest = max(
         float(angle_density(one, _GRID).max())
         for moments in rows.values()
@@ -64,7 +64,7 @@ def logit_ridges(angles: Angles, psis: Mapping[str, Psi]) -> Figure:
     values = [one for moments in rows.values() for one in moments.values()]
     low, high = min(float(one.min()) for one in values), max(float(one.max()) for one in values)
     grid = np.linspace(low - 0.05, high + 0.05, 400)
-    figure, axes = _frame(len(rows))
+    figure, axes = one_axes(7.0, 1.1 + 0.85 * len(rows))
     densities = {
         name: {step: _density(one, grid) for step, one in row.items()} for name, row in rows.items()
     }
@@ -105,7 +105,7 @@ def animate_angles(angles: Angles, path: pathlib.Path, frames_per_second: int = 
     end = _end(one for row in angles.values() for one in row.values())
     file = path.parent / f"{path.name}.gif"
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure, axes = _frame(len(angles))
+    figure, axes = one_axes(7.0, 1.1 + 0.85 * len(angles))
     writer = PillowWriter(fps=frames_per_second)
     with writer.saving(figure, str(file), dpi=100):
         for step in steps + [steps[-1]] * (2 * frames_per_second):
@@ -149,16 +149,11 @@ def _density(values: np.ndarray, grid: np.ndarray, bandwidth: float = 0.025) -> 
     return density
 
 
-def _frame(rows: int) -> tuple[Figure, Axes]:
-    figure, axes = one_axes(7.0, 1.1 + 0.85 * rows)
-    return figure, axes
-
-
 def _ridge(axes: Axes, row: int, number: int, grid: np.ndarray, height: np.ndarray) -> None:
     """A ridge whose foot is at −row, in the colour and line style of a number."""
-    colour, line = PALETTE[number % len(PALETTE)], LINE_STYLES[number % len(LINE_STYLES)]
-    axes.fill_between(grid, -row, -row + height, color=colour, alpha=0.25, lw=0)
-    axes.plot(grid, -row + height, color=colour, ls=line, lw=1.4)
+    line = line_style(number)
+    axes.fill_between(grid, -row, -row + height, color=line["color"], alpha=0.25, lw=0)
+    axes.plot(grid, -row + height, lw=1.4, **line)
 
 
 def _name_rows(
@@ -173,7 +168,7 @@ def _name_rows(
     axes.set_ylim(-len(rows) + 0.8, 1.05)
     steps = list(next(iter(rows.values())))
     for number, step in enumerate(steps):
-        axes.plot([], [], color=PALETTE[number], ls=LINE_STYLES[number], label=f"step {step}")
+        axes.plot([], [], label=f"step {step}", **line_style(number))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(steps))
 
 

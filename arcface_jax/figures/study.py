@@ -8,7 +8,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from arcface_jax.analysis.over_seeds import summarise
 from arcface_jax.errors import InputError
-from arcface_jax.figures.style import LINE_STYLES, PALETTE, new_figure, one_axes, style
+from arcface_jax.figures.style import PALETTE, line_style, new_figure, one_axes, style
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -66,16 +66,10 @@ def sweep_figure(
     for number, (name, points) in enumerate(lines.items()):
         x = sorted(points)
         summaries = [summarise(points[value]) for value in x]
-        colour = PALETTE[number % len(PALETTE)]
-        looks = {
-            "ls": LINE_STYLES[number % len(LINE_STYLES)],
-            "marker": _MARKERS[number % len(_MARKERS)],
-        }
-        axes.plot(
-            x, [one.mean for one in summaries], color=colour, lw=1.5, ms=5, label=name, **looks
-        )
+        line = line_style(number) | {"marker": _MARKERS[number % len(_MARKERS)], "label": name}
+        axes.plot(x, [one.mean for one in summaries], lw=1.5, ms=5, **line)
         low, high = [one.low for one in summaries], [one.high for one in summaries]
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+        axes.fill_between(x, low, high, color=line["color"], alpha=0.15, lw=0)
     if logarithmic:
         ticks = sorted({value for points in lines.values() for value in points})
         axes.set_xscale("log", base=2)
@@ -108,14 +102,8 @@ def angle_table_figure(
         for height, name in enumerate(names):
             if key in ours[name]:
                 mean = float(np.mean(ours[name][key]))
-                axes.plot(
-                    ours[name][key],
-                    [height] * len(ours[name][key]),
-                    ".",
-                    color=PALETTE[0],
-                    ms=3,
-                    alpha=0.6,
-                )
+                seeds = ours[name][key]
+                axes.plot(seeds, [height] * len(seeds), ".", color=PALETTE[0], ms=3, alpha=0.6)
                 axes.plot(mean, height, "o", color=PALETTE[0], ms=6)
             if key in paper.get(name, {}):
                 axes.plot(paper[name][key], height, "x", color=PALETTE[1], ms=7, mew=2)
@@ -148,9 +136,7 @@ def courses_figure(
         axes.remove()
     for axes, (title, lines) in zip(grid.flat, panels.items(), strict=False):
         for number, (name, (steps, degrees)) in enumerate(lines.items()):
-            colour = PALETTE[number % len(PALETTE)]
-            line = LINE_STYLES[number % len(LINE_STYLES)]
-            axes.plot(steps, degrees, color=colour, ls=line, lw=1.6, label=name)
+            axes.plot(steps, degrees, lw=1.6, label=name, **line_style(number))
         axes.axhline(90.0, color="grey", lw=0.8)
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("step")

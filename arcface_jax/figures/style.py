@@ -15,15 +15,8 @@ from arcface_jax.arguments import check_choice
 # Okabe and Ito's palette: distinguishable with every common colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 # In the palette's order, so that lines differ without colour too.
-LINE_STYLES: tuple[Any, ...] = (
-    "-",
-    "--",
-    "-.",
-    ":",
-    (0, (5, 1, 1, 1, 1, 1)),
-    (0, (8, 2)),
-    (0, (1, 1)),
-)
+_DASHES = ((0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
+LINE_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", *_DASHES)
 
 _SETTINGS: dict[Any, Any] = {
     "figure.dpi": 110,
@@ -59,6 +52,16 @@ def one_axes(width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
     """A `new_figure` with one pair of axes in it."""
     figure = new_figure(width, height)
     return figure, figure.subplots()
+
+
+def write(axes: Axes, x: float, y: float, text: str, fontsize: float = 10, **options: Any) -> None:
+    """Writes text centred at a point of the axes."""
+    axes.text(x, y, text, ha="center", va="center", fontsize=fontsize, **options)
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """Colour and line style of line `number`, for `plot`."""
+    return {"color": PALETTE[number % len(PALETTE)], "ls": LINE_STYLES[number % len(LINE_STYLES)]}
 
 
 FORMATS = ("png", "svg", "pdf")

@@ -19,13 +19,8 @@ def loss_curve(
     figure = new_figure(7.0, 6.0)
     above, below = figure.subplots(2, 1, sharex=True)
     above.plot(steps, losses, lw=1.2)
-    above.axhline(
-        expected_initial_loss,
-        color="black",
-        ls=":",
-        lw=1,
-        label="expected of an untrained network",
-    )
+    label = "expected of an untrained network"
+    above.axhline(expected_initial_loss, color="black", ls=":", lw=1, label=label)
     above.set_ylabel("training loss")
     above.set_ylim(bottom=0)
     above.legend()
@@ -44,14 +39,8 @@ def learning_curve(
     """Verification of held-out identities by step: accuracy ± deviation over folds, and AUC."""
     figure, axes = one_axes()
     percent, deviation = 100 * np.asarray(accuracies), 100 * np.asarray(deviations)
-    axes.errorbar(
-        steps,
-        percent,
-        yerr=deviation,
-        marker="o",
-        capsize=3,
-        label="accuracy ± deviation over folds",
-    )
+    label = "accuracy ± deviation over folds"
+    axes.errorbar(steps, percent, yerr=deviation, marker="o", capsize=3, label=label)
     axes.plot(steps, 100 * np.asarray(aucs), marker="s", label="area under the ROC")
     axes.set(
         xlabel="step (0 is the untrained network)",
@@ -73,13 +62,8 @@ def angle_histogram(angles: Mapping[int, np.ndarray]) -> Figure:
     bins = np.arange(0.0, 181.0, 2.0).tolist()
     for step in sorted(angles):
         degrees = angles[step]
-        axes.hist(
-            degrees,
-            bins,
-            density=True,
-            alpha=0.55,
-            label=f"step {step}: median {np.median(degrees):.0f}°",
-        )
+        label = f"step {step}: median {np.median(degrees):.0f}°"
+        axes.hist(degrees, bins, density=True, alpha=0.55, label=label)
     farthest = max((float(np.max(degrees)) for degrees in angles.values()), default=0.0)
     # Few pass 120° unless training goes astray.
     axes.set(
