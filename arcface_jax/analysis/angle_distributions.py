@@ -63,7 +63,7 @@ def angle_density(degrees: np.ndarray, grid: np.ndarray, bandwidth: float = 2.0)
     )
 
 
-def target_logits(degrees: np.ndarray, psi: Psi) -> np.ndarray:
+def logits_of_angles(degrees: np.ndarray, psi: Psi) -> np.ndarray:
     """ψ(cos θ) of each angle: the target logit over s.
 
     Args:

@@ -50,7 +50,7 @@ class Augmentation:
                 raise InputError(f"augmentation {field.name} = {value}: a probability is in 0 … 1")
 
 
-ADAFACE = Augmentation(flip=0.5, crop=0.2, low_resolution=0.2, photometric=0.2)
+ADAFACE_AUGMENTATION = Augmentation(flip=0.5, crop=0.2, low_resolution=0.2, photometric=0.2)
 """The set that AdaFace trains with (Kim et al., arXiv:2204.00964)."""
 
 

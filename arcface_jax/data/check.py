@@ -17,7 +17,7 @@ _ENOUGH_TO_AVERAGE = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class DataReport:
     """The findings on a source; see `check`.
 
     Attributes:
@@ -97,7 +97,7 @@ class Report:
         return lines
 
 
-def check_labels(source: FaceSource) -> None:
+def check_source_labels(source: FaceSource) -> None:
     """Labels must be 0 … n − 1 with an image each, and as many as names.
 
     Raises:
@@ -127,7 +127,7 @@ def check_labels(source: FaceSource) -> None:
 
 def check(
     source: FaceSource, threads: int = 4, progress: Callable[[int], None] | None = None
-) -> Report:
+) -> DataReport:
     """Reads every image and reports what deserves a look.
 
     Args:
@@ -138,11 +138,13 @@ def check(
     Raises:
       InputError: the labels are not 0 … n − 1, so that nothing can be trained.
     """
-    check_labels(source)
+    check_source_labels(source)
     return report(source, scan(source, threads, progress))
 
 
-def report(source: FaceSource, found: Scan, size: int | tuple[int, int] = TEMPLATE_SIZE) -> Report:
+def report(
+    source: FaceSource, found: Scan, size: int | tuple[int, int] = TEMPLATE_SIZE
+) -> DataReport:
     """The report on a scanned source; `size` its images should have: side or (height, width)."""
     size = height_and_width(size)
     labels = np.asarray(source.labels)
@@ -156,7 +158,7 @@ def report(source: FaceSource, found: Scan, size: int | tuple[int, int] = TEMPLA
     suspects: Iterable[tuple[int, ...]] = (*exact, *pairs)
     odd = found.readable & (found.sizes != np.array(size)).any(axis=1)
     sizes = collections.Counter((int(height), int(width)) for height, width in found.sizes[odd])
-    return Report(
+    return DataReport(
         num_images=len(source),
         num_identities=len(counts),
         images_per_identity=counts,

@@ -19,13 +19,13 @@ from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 
-Format = Literal["recordio", "array_record", "folder"]
+TargetFormat = Literal["recordio", "array_record", "folder"]
 
 
 def convert(
     source: FaceSource,
     destination: str | os.PathLike[str],
-    format: Format,
+    format: TargetFormat,
     *,
     image_size: int | None = None,
     jpeg_quality: int | None = None,
@@ -85,7 +85,7 @@ def convert(
     os.replace(partial, final)
 
 
-def verify(
+def verify_conversion(
     source: FaceSource,
     destination: str | os.PathLike[str],
     *,

@@ -44,7 +44,7 @@ class MemorySource(FaceSource):
         return self.images[indices]
 
 
-def load(
+def load_source(
     source: FaceSource,
     image_size: int | tuple[int, int],
     *,
@@ -115,6 +115,6 @@ def load_images(
 ) -> np.ndarray:
     """All images of a source, uint8 [N, image_size, image_size, 3], in the order of its labels.
 
-    The plain case of `load`: an image that cannot be decoded raises InputError.
+    The plain case of `load_source`: an image that cannot be decoded raises InputError.
     """
-    return load(source, image_size, threads=threads, progress=progress).images
+    return load_source(source, image_size, threads=threads, progress=progress).images

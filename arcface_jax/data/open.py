@@ -18,7 +18,7 @@ from arcface_jax.data.sources.recordio import RecordIOSource
 from arcface_jax.data.sources.tar import TarSource
 from arcface_jax.errors import InputError, concerning
 
-KINDS = (
+_KINDS = (
     "a folder or zip file of identity/image.jpg, train.rec (or its folder), a list (.csv, .tsv, "
     ".txt, .lst), Parquet or .tar file(s), a .bin verification set, a prepared TFDS folder, or "
     "tfds:NAME"
@@ -42,7 +42,7 @@ def open_source(path: str | os.PathLike[str]) -> EncodedSource:
         return _tfds(*text.removeprefix("tfds:").split(":", 1))
     place = pathlib.Path(text)
     if not place.exists():
-        raise InputError(f"{text}: no such file or folder; it can be {KINDS}")
+        raise InputError(f"{text}: no such file or folder; it can be {_KINDS}")
     if place.is_dir():
         if (place / "train.rec").exists():
             return RecordIOSource(place)
@@ -66,7 +66,7 @@ def open_source(path: str | os.PathLike[str]) -> EncodedSource:
             return TarSource(place)
         case ".zip":
             return FolderSource(place)
-    raise InputError(f"{text}: unknown kind of file; it can be {KINDS}")
+    raise InputError(f"{text}: unknown kind of file; it can be {_KINDS}")
 
 
 def _tfds(name: str, split: str = "train") -> EncodedSource:

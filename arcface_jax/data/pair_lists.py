@@ -197,7 +197,7 @@ def read_ytf_splits(path: str | os.PathLike[str], videos: Sequence[str]) -> Pair
       path: the list file.
       videos: names of the videos, of which the last two parts count. To a `FolderSource` of the
         frames, a folder a video, they are its `identity_names`, and the pairs then are of its
-        labels: compare e.g. the centres of `evaluation.angles.class_centres`.
+        labels: compare e.g. the centres of `evaluation.angle_statistics.class_centres`.
 
     Returns: pairs of indices into `videos`, split by split.
 

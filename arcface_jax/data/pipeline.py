@@ -24,7 +24,7 @@ from arcface_jax.data.samplers import Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError
 
-OnUnreadable = Literal["raise", "substitute"]
+Substitution = Literal["raise", "substitute"]
 _MAX_SUBSTITUTIONS = 100
 
 
@@ -145,7 +145,7 @@ def batches(
     threads: int = 4,
     workers: int = 0,
     ahead: int = 4,
-    on_unreadable: OnUnreadable = "raise",
+    on_unreadable: Substitution = "raise",
 ) -> BatchIterator:
     """Endless shuffled batches of a source.
 
@@ -226,7 +226,7 @@ class _BatchReader:
     image_size: tuple[int, int]
     start: int
     stop: int
-    on_unreadable: OnUnreadable
+    on_unreadable: Substitution
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
         indices = self.sampler.rows(step, self.start, self.stop)

@@ -16,7 +16,7 @@ from arcface_jax.data.decode import resize
 from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _HASH_SIDE = 16
 _NEAR_BITS = 15
@@ -196,8 +196,8 @@ def eye_distance(mean_face: np.ndarray) -> float:
 
 
 def _in_chunks(
-    action: Callable[[int], T], count: int, threads: int, progress: Callable[[int], None] | None
-) -> Iterator[tuple[Sequence[int], list[T]]]:
+    action: Callable[[int], _T], count: int, threads: int, progress: Callable[[int], None] | None
+) -> Iterator[tuple[Sequence[int], list[_T]]]:
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, count, _CHUNK):
             chunk = range(start, min(start + _CHUNK, count))

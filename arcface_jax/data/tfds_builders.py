@@ -23,7 +23,7 @@ import tensorflow_datasets
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.open import open_source
 from arcface_jax.data.sources.tfds import image_example, image_features
-from arcface_jax.data.synthetic import SyntheticFaces as SyntheticSource
+from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 
 _AT_ONCE = 64
@@ -48,9 +48,10 @@ class SyntheticConfig(tensorflow_datasets.core.BuilderConfig):
     seed: int = 0
 
 
-class SyntheticFaces(tensorflow_datasets.core.GeneratorBasedBuilder):
+class SyntheticFacesBuilder(tensorflow_datasets.core.GeneratorBasedBuilder):
     """Drawn faces, `synthetic_faces`: the same images as `arcface_jax.data.synthetic`, as PNG."""
 
+    name = "synthetic_faces"
     VERSION = tensorflow_datasets.core.Version("1.0.0")
     BUILDER_CONFIGS = (
         SyntheticConfig(
@@ -92,9 +93,9 @@ class SyntheticFaces(tensorflow_datasets.core.GeneratorBasedBuilder):
                     image_example(encode_png(image), first + int(source.labels[index])),
                 )
 
-    def _source(self, split: str) -> SyntheticSource:
+    def _source(self, split: str) -> SyntheticFaces:
         config = self.builder_config
-        return SyntheticSource(
+        return SyntheticFaces(
             config.test_identities if split == "test" else config.train_identities,
             config.images_per_identity,
             image_size=config.image_size,

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings
+from arcface_jax.evaluation.array_checks import check_embeddings, check_length
 from arcface_jax.evaluation.roc import Roc, roc_from_kinds
 from arcface_jax.evaluation.scoring import HighestScores, score_tiles
 
@@ -30,12 +29,8 @@ def all_pairs_roc(
       keep: scores of different pairs to keep; 4 bytes each, twice that at times.
       devices: the devices to divide the work over; the default device if None.
     """
-    embeddings, labels = check_embeddings(embeddings), np.asarray(labels)
-    if labels.shape != (len(embeddings),):
-        raise InputError(
-            f"labels: shape {labels.shape} for {len(embeddings)} embeddings; give one identity a "
-            "row"
-        )
+    embeddings = check_embeddings(embeddings)
+    labels = check_length(labels, len(embeddings), "labels", "one identity a row")
     same_scores: list[np.ndarray] = []
     different = HighestScores(keep)
     for row, column, tile in score_tiles(embeddings, embeddings, upper=True, devices=devices):

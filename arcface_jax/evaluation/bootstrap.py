@@ -20,17 +20,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angles import ClassAngles
-from arcface_jax.evaluation.checks import check_same, check_scores
+from arcface_jax.evaluation.angle_statistics import ClassAngles
+from arcface_jax.evaluation.array_checks import check_length, check_same, check_scores
 from arcface_jax.evaluation.identification import identify, mean_of_galleries
 from arcface_jax.evaluation.roc import roc_curve, roc_numbers
 from arcface_jax.evaluation.search import Search
 from arcface_jax.evaluation.verification import verify_similarities
 
-Numbers = Mapping[str, float]
+NamedFigures = Mapping[str, float]
 """Figures by name."""
 
-Statistics = Callable[[np.ndarray | None], Numbers]
+Statistics = Callable[[np.ndarray | None], NamedFigures]
 """Weights [P] of the pairs (None: each once) → figures."""
 
 
@@ -94,11 +94,7 @@ def pair_replicates(
         a kind.
     """
     same = check_same(same, len(first_identity))
-    if np.shape(first_identity) != np.shape(second_identity):
-        raise InputError(
-            f"second_identity: {len(second_identity)} for {len(first_identity)} pairs; give one an "
-            "image of each pair"
-        )
+    check_length(second_identity, len(same), "second_identity", "one an image of each pair")
     names, numbers = np.unique(
         np.concatenate([first_identity, second_identity]), return_inverse=True
     )
@@ -217,7 +213,7 @@ def roc_statistics(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) 
     order = np.argsort(-scores)
     ordered, ordered_same = scores[order], same[order]
 
-    def statistics(weights: np.ndarray | None) -> Numbers:
+    def statistics(weights: np.ndarray | None) -> NamedFigures:
         roc = roc_curve(ordered, ordered_same, None if weights is None else weights[order])
         return roc_numbers(roc, fars).numbers()
 
@@ -273,11 +269,7 @@ def mean_identification_intervals(
     if not searches:
         raise InputError("searches: none given; give one per gallery")
     for search in searches:
-        if probe_labels.shape != search.rank.shape:
-            raise InputError(
-                f"probe_labels: shape {probe_labels.shape} for {len(search.rank)} probes; give one "
-                "each"
-            )
+        check_length(probe_labels, len(search.rank), "probe_labels", "one a probe")
     unknown = np.stack([~search.enrolled for search in searches], axis=1)
     _, kinds = np.unique(unknown, axis=0, return_inverse=True)
     strata = []
@@ -289,7 +281,7 @@ def mean_identification_intervals(
         strata.append(np.split(probes[np.argsort(numbers, kind="stable")], np.cumsum(counts)[:-1]))
     rng = np.random.default_rng(resampling.seed)
 
-    def statistics(chosen: np.ndarray) -> Numbers:
+    def statistics(chosen: np.ndarray) -> NamedFigures:
         results = []
         for search in searches:
             fields = (getattr(search, field.name)[chosen] for field in dataclasses.fields(search))
@@ -319,7 +311,7 @@ def angle_intervals(
     the intervals do not say how the nearest centre changes with who else is in the set.
 
     Args:
-      angles: from `angles.class_angles`; figures of equally many classes are resampled alike.
+      angles: from `class_angles`; figures of equally many classes are resampled alike.
       resampling: how many replicates, which confidence, which seed.
 
     Raises:
@@ -348,7 +340,7 @@ def angle_intervals(
 
 
 def percentile_intervals(
-    estimate: Numbers, replicates: Sequence[Numbers], confidence: float
+    estimate: NamedFigures, replicates: Sequence[NamedFigures], confidence: float
 ) -> dict[str, Interval]:
     """Percentile intervals; the ends are replicates themselves, never values in between."""
     if not 0 < confidence < 1 or not replicates:
@@ -366,7 +358,7 @@ def percentile_intervals(
     return intervals
 
 
-def defined_values(replicates: Sequence[Numbers], name: str) -> np.ndarray:
+def defined_values(replicates: Sequence[NamedFigures], name: str) -> np.ndarray:
     """A figure's replicates, less those that lost what it is about, such as a small group."""
     values = np.array([replicate[name] for replicate in replicates])
     values = values[~np.isnan(values)]

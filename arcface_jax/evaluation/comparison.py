@@ -7,7 +7,7 @@ import numpy as np
 
 from arcface_jax.evaluation.bootstrap import (
     RESAMPLING,
-    Numbers,
+    NamedFigures,
     Resampling,
     Statistics,
     defined_values,
@@ -61,7 +61,7 @@ def compare_pairs(
       resampling: how many replicates, which confidence, which seed.
     """
 
-    def difference(weights: np.ndarray | None) -> Numbers:
+    def difference(weights: np.ndarray | None) -> NamedFigures:
         first, second = first_statistics(weights), second_statistics(weights)
         return {name: second[name] - first[name] for name in first}
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings
+from arcface_jax.evaluation.array_checks import check_embeddings
 from arcface_jax.logits import normalise_rows
 
 _normalise = jax.jit(normalise_rows)

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_same, check_scores, check_weights
+from arcface_jax.evaluation.array_checks import check_same, check_scores, check_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,15 +77,20 @@ def best_threshold(
       same: [P] bool.
       weights: [P], how often each pair counts; once each if None.
     """
-    scores = check_scores(scores)
-    same = check_same(same, len(scores))
-    weights = (
-        np.ones(len(scores), np.int64) if weights is None else check_weights(weights, len(scores))
-    )
+    scores, same, weights = _checked(scores, same, weights, "scores")
     order = np.argsort(-scores)
     return _best_of_sorted(
         scores[order], np.where(same, weights, -weights)[order], float(weights.sum())
     )
+
+
+def _checked(
+    scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scores = check_scores(scores, name)
+    same = check_same(same, len(scores))
+    weights = np.ones(len(same), np.int64) if weights is None else weights
+    return scores, same, check_weights(weights, len(same))
 
 
 def _best_of_sorted(scores: np.ndarray, signed: np.ndarray, total: float) -> tuple[float, float]:
@@ -123,9 +128,7 @@ def ten_fold_accuracy(
 
     References: Huang et al., Labeled Faces in the Wild (2007), §IV.
     """
-    similarities = check_scores(similarities, "similarities")
-    same = check_same(same, len(similarities))
-    weights = np.ones(len(same), np.int64) if weights is None else check_weights(weights, len(same))
+    similarities, same, weights = _checked(similarities, same, weights, "similarities")
     folds = fold_numbers(len(same), num_folds)
     order = np.argsort(-similarities)
     ordered = similarities[order]
@@ -170,9 +173,7 @@ def val_at_far(
 
     References: Schroff et al., FaceNet (arXiv:1503.03832), §4 (VAL and FAR).
     """
-    similarities = check_scores(similarities, "similarities")
-    same = check_same(same, len(similarities))
-    weights = np.ones(len(same), np.int64) if weights is None else check_weights(weights, len(same))
+    similarities, same, weights = _checked(similarities, same, weights, "similarities")
     if not 0.0 <= far < 1.0:
         raise InputError(f"far: {far} is not a false accept rate below 1; give e.g. 1e-3")
     folds = fold_numbers(len(same), num_folds)

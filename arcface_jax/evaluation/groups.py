@@ -5,9 +5,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from arcface_jax.errors import InputError
+from arcface_jax.evaluation.array_checks import (
+    check_indices,
+    check_length,
+    check_same,
+    check_scores,
+)
 from arcface_jax.evaluation.bootstrap import RESAMPLING, Interval, Resampling, bootstrap_pairs
-from arcface_jax.evaluation.checks import check_indices, check_same, check_scores
 from arcface_jax.evaluation.verification import VerificationResult, verify_similarities
 
 MIXED = "mixed"
@@ -64,10 +68,7 @@ def verify_by_group(
 
 
 def _check_groups(groups: np.ndarray, length: int) -> np.ndarray:
-    groups = np.asarray(groups).astype(str)
-    if groups.shape != (length,):
-        raise InputError(f"groups: shape {groups.shape} for {length} pairs; give one group a pair")
-    return groups
+    return check_length(groups, length, "groups", "one group a pair").astype(str)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings
+from arcface_jax.evaluation.array_checks import check_embeddings
 from arcface_jax.evaluation.roc import Roc, Rule, roc_from_kinds, tar_at_far
 from arcface_jax.evaluation.scoring import HighestScores, score_tiles
 from arcface_jax.evaluation.search import Search

@@ -15,7 +15,7 @@ import numpy as np
 
 from arcface_jax.errors import InputError
 
-Path = str | os.PathLike[str]
+FilePath = str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class FaceMedia:
     media_ids: np.ndarray
 
 
-def read_face_media(path: Path) -> FaceMedia:
+def read_face_media(path: FilePath) -> FaceMedia:
     """`ijb?_face_tid_mid.txt`: a line has file name, template, medium."""
     names, numbers = [], []
     for where, (name, *words) in _lines(path, 3, "file name, template, medium"):
@@ -58,7 +58,7 @@ class TemplatePairs:
     same: np.ndarray
 
 
-def read_template_pairs(path: Path) -> TemplatePairs:
+def read_template_pairs(path: FilePath) -> TemplatePairs:
     """`ijb?_template_pair_label.txt`: lines of template, template, 1 (same) or 0 (different)."""
     table = _integer_table(path, " ", 3, "template, template, 0 or 1")
     wrong = (table[:, 2] != 0) & (table[:, 2] != 1)
@@ -85,7 +85,7 @@ class Landmarks:
     scores: np.ndarray
 
 
-def read_ijb_landmarks(path: Path) -> Landmarks:
+def read_ijb_landmarks(path: FilePath) -> Landmarks:
     """`ijb?_name_5pts_score.txt`: a line has file name, x and y of five points, detector score."""
     names, numbers = [], []
     for where, (name, *words) in _lines(path, 12, "file name, ten coordinates, score"):
@@ -108,7 +108,7 @@ class TemplateSubjects:
     subject_ids: np.ndarray
 
 
-def read_template_subjects(path: Path) -> TemplateSubjects:
+def read_template_subjects(path: FilePath) -> TemplateSubjects:
     """A protocol CSV with the columns TEMPLATE_ID and SUBJECT_ID, such as `ijbc_1N_gallery_G1.csv`.
 
     Other columns may be there; a template has one line for each of its images and is returned once.
@@ -143,7 +143,7 @@ def read_template_subjects(path: Path) -> TemplateSubjects:
     )
 
 
-def read_template_matches(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_template_matches(path: FilePath) -> tuple[np.ndarray, np.ndarray]:
     """`ijb?_11_*_matches.csv`: lines "template, template". Who they show is in other files.
 
     Returns: (first, second), int64 [P].
@@ -182,7 +182,7 @@ def subjects_of_templates(
         subjects = joined
 
 
-def _integer_table(path: Path, delimiter: str, columns: int, due: str) -> np.ndarray:
+def _integer_table(path: FilePath, delimiter: str, columns: int, due: str) -> np.ndarray:
     """int64 [rows, columns] of a large file; it is read again only to find a faulty line."""
     try:
         separator = None if delimiter == " " else delimiter
@@ -202,7 +202,7 @@ def _integer_table(path: Path, delimiter: str, columns: int, due: str) -> np.nda
 
 
 def _lines(
-    path: Path, columns: int, due: str, delimiter: str = " "
+    path: FilePath, columns: int, due: str, delimiter: str = " "
 ) -> Iterator[tuple[str, list[str]]]:
     """(place, words) of each line that is not blank."""
     name, empty = os.fspath(path), True
@@ -222,7 +222,7 @@ def _lines(
         raise InputError(f"{name}: the file is empty; {due} are due")
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _csv_rows(path: FilePath) -> Iterator[tuple[str, list[str]]]:
     name = os.fspath(path)
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:

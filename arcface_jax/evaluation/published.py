@@ -17,7 +17,7 @@ The grid is not looped over: one `searchsorted` gives the first threshold that a
 
 import numpy as np
 
-from arcface_jax.evaluation.checks import check_same, check_scores
+from arcface_jax.evaluation.array_checks import check_same, check_scores
 from arcface_jax.evaluation.folds import FoldAccuracy, FoldRates, check_both_kinds, fold_numbers
 
 ACCURACY_GRID = np.arange(0, 4, 0.01)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_indices, check_same, check_scores
+from arcface_jax.evaluation.array_checks import check_indices, check_same, check_scores
 from arcface_jax.evaluation.roc import operating_point, roc_curve
 
 DEFAULT_FRACTIONS = tuple(round(0.05 * k, 2) for k in range(11))

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_same, check_scores, check_weights
+from arcface_jax.evaluation.array_checks import check_same, check_scores, check_weights
 
 
 @dataclasses.dataclass(frozen=True)

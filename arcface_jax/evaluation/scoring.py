@@ -9,15 +9,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings, check_indices
+from arcface_jax.evaluation.array_checks import check_embeddings, check_indices
 
-DEVICES = "devices"
+DEVICE_AXIS = "devices"
 """The mesh axis over which evaluation divides its work."""
 
 
 def device_mesh(devices: Sequence[jax.Device] | None) -> Mesh:
     """A line of the given devices; the default device alone if None."""
-    return Mesh(np.array(jax.devices()[:1] if devices is None else list(devices)), (DEVICES,))
+    return Mesh(np.array(jax.devices()[:1] if devices is None else list(devices)), (DEVICE_AXIS,))
 
 
 def score_pairs(
@@ -66,7 +66,7 @@ def score_pairs(
     step = chunk * mesh.size
     block = step * max(1, min(block, -(-len(first) // step) * step) // step)
     replicated = NamedSharding(mesh, PartitionSpec())
-    divided = NamedSharding(mesh, PartitionSpec(DEVICES))
+    divided = NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
     left = jax.device_put(np.asarray(first_embeddings, np.float32), replicated)
     right = (
         left
@@ -95,7 +95,7 @@ def _pair_program(mesh: Mesh, chunk: int) -> jax.stages.Wrapped:
 
         return jax.lax.map(dot, (i.reshape(-1, chunk), j.reshape(-1, chunk))).reshape(-1)
 
-    whole, divided = PartitionSpec(), PartitionSpec(DEVICES)
+    whole, divided = PartitionSpec(), PartitionSpec(DEVICE_AXIS)
     return jax.jit(
         jax.shard_map(
             part,
@@ -172,7 +172,7 @@ def score_tiles(
     row_chunk = min(row_chunk, len(rows))
     column_chunk = -(-min(column_chunk, len(columns)) // mesh.size) * mesh.size
     whole = NamedSharding(mesh, PartitionSpec())
-    divided = NamedSharding(mesh, PartitionSpec(DEVICES))
+    divided = NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
     for column in range(0, len(columns), column_chunk):
         width = min(column_chunk, len(columns) - column)
         numbers = np.arange(column, column + width)

@@ -14,8 +14,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings
-from arcface_jax.evaluation.scoring import DEVICES, device_mesh
+from arcface_jax.evaluation.array_checks import check_embeddings, check_length
+from arcface_jax.evaluation.scoring import DEVICE_AXIS, device_mesh
 
 _PADDING = -1  # the identity of rows that fill up the last chunk
 
@@ -187,7 +187,7 @@ class _GalleryStream:
     ) -> None:
         self.gallery, self.identities, self.mesh = gallery, identities, mesh
         self.length = -(-min(length, len(gallery)) // mesh.size) * mesh.size
-        self._sharding = NamedSharding(mesh, PartitionSpec(DEVICES))
+        self._sharding = NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         for start in range(0, len(self.gallery), self.length):
@@ -217,15 +217,8 @@ def _common_identities(
     gallery: np.ndarray, gallery_labels: np.ndarray, probes: np.ndarray, probe_labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both label vectors as int32 numbers of one numbering."""
-    gallery_labels, probe_labels = np.asarray(gallery_labels), np.asarray(probe_labels)
-    for name, labels, rows in (
-        ("gallery", gallery_labels, gallery),
-        ("probe", probe_labels, probes),
-    ):
-        if labels.shape != (len(rows),):
-            raise InputError(
-                f"{name}_labels: shape {labels.shape} for {len(rows)} rows; give one identity a row"
-            )
+    check_length(gallery_labels, len(gallery), "gallery_labels", "one identity a row")
+    check_length(probe_labels, len(probes), "probe_labels", "one identity a row")
     if gallery.ndim != 2 or len(gallery) == 0 or gallery.shape[1] != probes.shape[1]:
         raise InputError(
             f"gallery: shape {gallery.shape}, probes {probes.shape}; give [G, D] and [P, D]"
@@ -237,7 +230,7 @@ def _common_identities(
 
 def _over_devices(function: Callable, mesh: Mesh, num_replicated_after: int) -> jax.stages.Wrapped:
     """jit of a function of (probes, probe ids, gallery shard, gallery id shard, replicated …)."""
-    whole, divided = PartitionSpec(), PartitionSpec(DEVICES)
+    whole, divided = PartitionSpec(), PartitionSpec(DEVICE_AXIS)
     specs = (whole, whole, divided, divided) + (whole,) * num_replicated_after
     return jax.jit(
         jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
@@ -257,7 +250,7 @@ def _search_programs(mesh: Mesh) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped
     ) -> jax.Array:
         mates = probe_ids[:, None] == gallery_ids[None, :]
         return jax.lax.pmax(
-            jnp.max(jnp.where(mates, _scores(probes, gallery), -jnp.inf), axis=1), DEVICES
+            jnp.max(jnp.where(mates, _scores(probes, gallery), -jnp.inf), axis=1), DEVICE_AXIS
         )
 
     def compare(
@@ -274,15 +267,15 @@ def _search_programs(mesh: Mesh) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped
         scores = jax.lax.optimization_barrier(jnp.where(others, _scores(probes, gallery), -jnp.inf))
         not_below = (scores >= mate[:, None]) & others
         count = jax.lax.psum(
-            jnp.sum(not_below.astype(jnp.float32), axis=1).astype(jnp.int32), DEVICES
+            jnp.sum(not_below.astype(jnp.float32), axis=1).astype(jnp.int32), DEVICE_AXIS
         )
         local = jnp.max(scores, axis=1)
-        best = jax.lax.pmax(local, DEVICES)
-        place = jnp.arange(len(gallery), dtype=jnp.int32) + jax.lax.axis_index(DEVICES) * len(
+        best = jax.lax.pmax(local, DEVICE_AXIS)
+        place = jnp.arange(len(gallery), dtype=jnp.int32) + jax.lax.axis_index(DEVICE_AXIS) * len(
             gallery
         )
         places = jnp.where(scores == best[:, None], place[None, :], jnp.iinfo(jnp.int32).max)
-        first = jax.lax.pmin(jnp.min(places, axis=1), DEVICES)
+        first = jax.lax.pmin(jnp.min(places, axis=1), DEVICE_AXIS)
         return best, first, count
 
     return _over_devices(best_mate, mesh, 0), _over_devices(compare, mesh, 1)
@@ -297,8 +290,8 @@ def _candidate_program(mesh: Mesh, k: int) -> Callable:
     ) -> tuple[jax.Array, jax.Array]:
         scores = jnp.where((gallery_ids == _PADDING)[None, :], -jnp.inf, _scores(probes, gallery))
         best, index = jax.lax.top_k(scores, k)
-        index = index + jax.lax.axis_index(DEVICES) * len(gallery)
-        return tuple(jax.lax.all_gather(x, DEVICES, axis=1, tiled=True) for x in (best, index))
+        index = index + jax.lax.axis_index(DEVICE_AXIS) * len(gallery)
+        return tuple(jax.lax.all_gather(x, DEVICE_AXIS, axis=1, tiled=True) for x in (best, index))
 
     program = _over_devices(top, mesh, 0)
     return lambda probes, gallery, ids: program(

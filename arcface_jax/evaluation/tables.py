@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from arcface_jax.evaluation.bootstrap import Interval
 
-Figures = Mapping[str, Interval]
+TableRow = Mapping[str, Interval]
 """Figures of one row, by name. Without an interval the ends equal the estimate."""
 
 _NAMES = {
@@ -60,7 +60,7 @@ def heading(name: str) -> str:
     return f"{name} (%)"
 
 
-def cells(rows: Mapping[str, Figures]) -> list[list[str]]:
+def cells(rows: Mapping[str, TableRow]) -> list[list[str]]:
     """Cells as text, headings first: a row a key, a column a figure; "–" where absent."""
     names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
     body = [
@@ -70,7 +70,7 @@ def cells(rows: Mapping[str, Figures]) -> list[list[str]]:
     return [["", *map(heading, names)], *body]
 
 
-def to_text(rows: Mapping[str, Figures]) -> str:
+def to_text(rows: Mapping[str, TableRow]) -> str:
     """For a terminal: one block a row, one line a figure, so that it never grows too wide."""
     width = max((len(heading(name)) for figures in rows.values() for name in figures), default=0)
     blocks = []
@@ -83,7 +83,7 @@ def to_text(rows: Mapping[str, Figures]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def to_markdown(rows: Mapping[str, Figures]) -> str:
+def to_markdown(rows: Mapping[str, TableRow]) -> str:
     """A Markdown table, numbers aligned to the right."""
     header, *body = cells(rows)
     return markdown_table(header, body)
@@ -99,7 +99,7 @@ def markdown_table(
     return "".join(f"| {' | '.join(row)} |\n" for row in (titles, rule, *escaped))
 
 
-def to_latex(rows: Mapping[str, Figures]) -> str:
+def to_latex(rows: Mapping[str, TableRow]) -> str:
     """A `tabular` with the rules of the booktabs package."""
     table = [[_latex(cell) for cell in row] for row in cells(rows)]
     lines = [
@@ -121,7 +121,7 @@ def _latex_row(row: Sequence[str]) -> str:
     return " & ".join(row) + r" \\"
 
 
-def to_csv(rows: Mapping[str, Figures]) -> str:
+def to_csv(rows: Mapping[str, TableRow]) -> str:
     """One line a figure: row, figure, estimate, low, high, with all digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -132,7 +132,7 @@ def to_csv(rows: Mapping[str, Figures]) -> str:
     return text.getvalue()
 
 
-def to_json(rows: Mapping[str, Figures]) -> str:
+def to_json(rows: Mapping[str, TableRow]) -> str:
     """{row: {figure: {"estimate": …, "low": …, "high": …}}}, with all digits."""
     content = {
         row: {
@@ -144,7 +144,7 @@ def to_json(rows: Mapping[str, Figures]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-FORMATS: Mapping[str, Callable[[Mapping[str, Figures]], str]] = {
+FORMATS: Mapping[str, Callable[[Mapping[str, TableRow]], str]] = {
     "txt": to_text,
     "md": to_markdown,
     "tex": to_latex,

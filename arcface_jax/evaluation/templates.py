@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings, check_same, check_weights
+from arcface_jax.evaluation.array_checks import check_embeddings, check_same, check_weights
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.ijb import TemplateSubjects
 from arcface_jax.evaluation.roc import Roc, RocNumbers, roc_curve, roc_numbers

@@ -6,8 +6,8 @@ import math
 import numpy as np
 
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.array_checks import check_same, check_scores
 from arcface_jax.evaluation.bootstrap import RESAMPLING, Interval, Resampling, bootstrap_pairs
-from arcface_jax.evaluation.checks import check_same, check_scores
 from arcface_jax.evaluation.roc import Roc, operating_point, roc_curve
 
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings, check_same, check_scores
+from arcface_jax.evaluation.array_checks import check_embeddings, check_same, check_scores
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.folds import best_threshold, ten_fold_accuracy, val_at_far
 from arcface_jax.evaluation.published import (

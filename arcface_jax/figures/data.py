@@ -57,7 +57,7 @@ def augmentation_sheet(images: np.ndarray, seed: int = 0) -> Figure:
         "photometric": augment.Augmentation(flip=0.0, photometric=1.0),
         "erasing": augment.Augmentation(flip=0.0, erasing=1.0),
         "mask": augment.Augmentation(flip=0.0, mask=1.0),
-        "AdaFace's rates": augment.ADAFACE,
+        "AdaFace's rates": augment.ADAFACE_AUGMENTATION,
     }
     keys = augment.example_keys(jax.random.key(seed), 0, len(images))
     rows = [np.asarray(augment.augment(jnp.asarray(images), keys, kind)) for kind in kinds.values()]

@@ -14,7 +14,7 @@ from arcface_jax.evaluation.quality import RejectCurve
 from arcface_jax.evaluation.roc import Roc
 from arcface_jax.figures.style import new_figure, one_axes, style
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _DRAWN_POINTS = 2000  # a line needs no more, and a curve may have millions
 
@@ -179,7 +179,7 @@ def pair_sheet(
     return figure
 
 
-def _at_least_one(curves: Mapping[str, T], name: str) -> Mapping[str, T]:
+def _at_least_one(curves: Mapping[str, _T], name: str) -> Mapping[str, _T]:
     if not curves:
         raise InputError(f"{name}: no curve to draw; give at least one")
     return curves

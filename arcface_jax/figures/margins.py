@@ -148,7 +148,7 @@ def _annealing() -> Figure:
 
 
 @style()
-def target_logits() -> Figure:
+def target_logit_curves() -> Figure:
     """The paper's target-logit curves over its own angles, and how steeply each falls there."""
     degrees = np.linspace(20.0, 100.0, 321)
     figure = new_figure(9.0, 5.0)
@@ -227,7 +227,7 @@ MARGIN_FIGURES: dict[str, Callable[..., Figure]] = {
         for name, family in FAMILIES.items()
     },
     "margin_annealing": _annealing,
-    "target_logits": target_logits,
+    "target_logits": target_logit_curves,
     "loss_gradient": loss_gradient,
 }
 """Every picture of this module by file name."""

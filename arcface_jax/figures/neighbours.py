@@ -44,7 +44,8 @@ def plane_figure(
         x, y = plane[labels == person].T
         axes.scatter(x, y, s=12, alpha=0.55, linewidths=0, **mark)
         edge: dict[str, Any] = {"edgecolors": "black", "linewidths": 0.9, "zorder": 3}
-        axes.scatter(*centres[person], s=60, **mark, **edge)
+        x, y = centres[person]
+        axes.scatter(x, y, s=60, **mark, **edge)
         axes.annotate(
             name, centres[person], (4, 4), textcoords="offset points", fontsize=8, zorder=4
         )

@@ -8,7 +8,7 @@ from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from arcface_jax.analysis.angle_distributions import angle_density, target_logits
+from arcface_jax.analysis.angle_distributions import angle_density, logits_of_angles
 from arcface_jax.errors import InputError
 from arcface_jax.figures.style import line_style, one_axes, style
 from arcface_jax.margins import Psi
@@ -58,7 +58,7 @@ def logit_ridges(angles: Angles, psis: Mapping[str, Psi]) -> Figure:
       psis: of each loss, by name.
     """
     rows = {
-        name: {step: target_logits(degrees, psis[name]) for step, degrees in moments.items()}
+        name: {step: logits_of_angles(degrees, psis[name]) for step, degrees in moments.items()}
         for name, moments in _moments(angles).items()
     }
     values = [one for moments in rows.values() for one in moments.values()]

@@ -9,7 +9,7 @@ from arcface_jax.figures.style import new_figure, one_axes, style
 
 
 @style()
-def loss_curve(
+def training_curves(
     steps: Sequence[int],
     losses: Sequence[float],
     accuracies: Sequence[float],

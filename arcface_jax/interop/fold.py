@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arcface_jax.interop.tracing import Path, calls
+from arcface_jax.interop.tracing import ModulePath, calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class FoldedBackbone:
     """
 
     backbone: nn.Module
-    folded: frozenset[Path]
+    folded: frozenset[ModulePath]
 
     @property
     def embedding_size(self) -> int:

@@ -20,7 +20,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.onnx_graph import fuse_prelu
-from arcface_jax.interop.tracing import Path, calls
+from arcface_jax.interop.tracing import ModulePath, calls
 from arcface_jax.models import registry
 from arcface_jax.models.iresnet import IResNet
 from arcface_jax.models.layers import FROZEN_SCALE, PReLU
@@ -169,8 +169,8 @@ def _fill(backbone: nn.Module, image_size: tuple[int, int], layers: list[_Layer]
         lambda: backbone.init(jax.random.key(0), jnp.zeros((1, *image_size, 3)))
     )
     shapes = {name: flax.traverse_util.flatten_dict(tree) for name, tree in wanted.items()}
-    params: dict[Path, np.ndarray] = {}
-    stats: dict[Path, np.ndarray] = {}
+    params: dict[ModulePath, np.ndarray] = {}
+    stats: dict[ModulePath, np.ndarray] = {}
     nodes: Iterator[_Layer] = iter(layers)
     pending: np.ndarray | None = (
         None  # the bias of a convolution whose normalisation was folded into it
@@ -220,7 +220,10 @@ def _kind(layer: nn.Module) -> str:
 
 
 def _set_norm(
-    path: Path, values: list[np.ndarray], params: dict[Path, Any], stats: dict[Path, Any]
+    path: ModulePath,
+    values: list[np.ndarray],
+    params: dict[ModulePath, Any],
+    stats: dict[ModulePath, Any],
 ) -> None:
     scale, bias, mean, variance = values
     stats[*path, "mean"], stats[*path, "var"] = mean, variance
@@ -230,7 +233,7 @@ def _set_norm(
         params[*path, "scale"], params[*path, "bias"] = scale, bias
 
 
-def _set_dense(path: Path, node: _Layer, layer: Any, params: dict[Path, Any]) -> None:
+def _set_dense(path: ModulePath, node: _Layer, layer: Any, params: dict[ModulePath, Any]) -> None:
     params[*path, "kernel"] = node.constants[0].T
     if layer.use_bias:
         params[*path, "bias"] = node.constants[1]

@@ -21,7 +21,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.torch_file import read_torch_file
 from arcface_jax.interop.torch_keys import flax_layout, naming_of, torch_key, torch_layout
-from arcface_jax.interop.torch_projects import PROJECTS, SIGNATURES, describe, guess_project
+from arcface_jax.interop.torch_projects import PROJECTS, SIGNATURES, backbone_of, guess_project
 
 # Under what name the projects keep the weights in a checkpoint, besides optimisers and settings.
 _CONTAINERS = (
@@ -93,7 +93,7 @@ def model_from_state_dict(
     if project is None:
         project = guess_project(naming, prefix, inside)
     about = PROJECTS[project]
-    backbone, image_size = describe(naming, inside, about.epsilon)
+    backbone, image_size = backbone_of(naming, inside, about.epsilon)
     head, head_key = _class_weights(outside, backbone.embedding_size)
     unknown = [key for key in outside if key != head_key and not key.endswith(_BUFFERS)]
     variables = _fill(backbone, image_size, inside, unknown)

@@ -19,7 +19,7 @@ Weights = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Project:
+class TorchProject:
     """What a project's weights must be fed, and what its files do not say.
 
     Attributes:
@@ -31,13 +31,13 @@ class Project:
     epsilon: float | None = None
 
 
-PROJECTS: Mapping[str, Project] = {
-    "arcface_torch": Project(ARCFACE_TORCH),
-    "adaface": Project(ADAFACE),
-    "curricularface": Project(ARCFACE_TORCH),
-    "elasticface": Project(ARCFACE_TORCH),
-    "magface": Project(MAGFACE, epsilon=2e-5),
-    "mobilefacenet_pytorch": Project(INSIGHTFACE_MXNET),
+PROJECTS: Mapping[str, TorchProject] = {
+    "arcface_torch": TorchProject(ARCFACE_TORCH),
+    "adaface": TorchProject(ADAFACE),
+    "curricularface": TorchProject(ARCFACE_TORCH),
+    "elasticface": TorchProject(ARCFACE_TORCH),
+    "magface": TorchProject(MAGFACE, epsilon=2e-5),
+    "mobilefacenet_pytorch": TorchProject(INSIGHTFACE_MXNET),
 }
 """By name. InsightFace's PyTorch models are arcface_torch's."""
 
@@ -80,7 +80,7 @@ def guess_project(naming: str, prefix: str, weights: Weights) -> str:
     return "arcface_torch"
 
 
-def describe(
+def backbone_of(
     naming: str, weights: Weights, epsilon: float | None
 ) -> tuple[nn.Module, tuple[int, int]]:
     """The backbone of weights of this naming, and the image (height, width) it was trained on."""

@@ -12,7 +12,7 @@ from arcface_jax.models.layers import PReLU
 
 _LAYERS = (nn.Conv, nn.Dense, nn.BatchNorm, PReLU)
 
-Path = tuple[str, ...]
+ModulePath = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Call:
         between.
     """
 
-    path: Path
+    path: ModulePath
     layer: nn.Module
-    input_of: Path | None
+    input_of: ModulePath | None
 
 
 def calls(
@@ -36,7 +36,7 @@ def calls(
 ) -> list[Call]:
     """Every convolution, dense layer, batch normalisation and PReLU in order of evaluation."""
     found: list[Call] = []
-    outputs: list[tuple[Any, Path]] = []  # the tracers themselves, so that no id is used twice
+    outputs: list[tuple[Any, ModulePath]] = []  # the tracers: no id is used twice
 
     def record(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
         result = next_function(*args, **kwargs)

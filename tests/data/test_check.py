@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arcface_jax.data.check import check, check_labels, report
-from arcface_jax.data.in_memory import MemorySource, load
+from arcface_jax.data.check import check, check_source_labels, report
+from arcface_jax.data.in_memory import MemorySource, load_source
 from arcface_jax.data.scan import (
     eye_distance,
     find_unreadable,
@@ -22,7 +22,7 @@ from arcface_jax.figures.data import identity_sheet
 
 @pytest.fixture(scope="module")
 def faces() -> MemorySource:
-    return load(SyntheticFaces(20, 4), 112)
+    return load_source(SyntheticFaces(20, 4), 112)
 
 
 def with_images(images, labels) -> MemorySource:
@@ -180,9 +180,9 @@ def test_real_faces_and_characters(shared_data):
 def test_labels_that_are_not_contiguous_are_refused(labels, names, message):
     images = np.zeros((2, 4, 4, 3), np.uint8)
     with pytest.raises(InputError, match=message):
-        check_labels(MemorySource(images, np.array(labels, np.int32), ["x"] * names, "f"))
+        check_source_labels(MemorySource(images, np.array(labels, np.int32), ["x"] * names, "f"))
     with pytest.raises(InputError, match="no images"):
-        check_labels(MemorySource(images[:0], np.zeros(0, np.int32), [], "f"))
+        check_source_labels(MemorySource(images[:0], np.zeros(0, np.int32), [], "f"))
 
 
 def test_the_contact_sheet_shows_identities_and_marks_what_cannot_be_read(

@@ -11,7 +11,7 @@ from arcface_jax.data.pair_lists import (
 )
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angles import class_centres
+from arcface_jax.evaluation.angle_statistics import class_centres
 from arcface_jax.evaluation.verification import verify_pairs
 
 

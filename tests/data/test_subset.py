@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from arcface_jax.data.in_memory import MemorySource, load, load_images
+from arcface_jax.data.in_memory import MemorySource, load_images, load_source
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.subset import Concatenated, Subset, split_identities
 from arcface_jax.errors import InputError
@@ -94,7 +94,7 @@ def test_a_side_with_fewer_than_two_identities_is_refused(identities, fraction):
 
 def test_loading_resizes_reports_progress_and_keeps_order():
     done = []
-    loaded = load(Plain(np.arange(600) % 200), 4, progress=done.append)
+    loaded = load_source(Plain(np.arange(600) % 200), 4, progress=done.append)
     assert loaded.images.shape == (600, 4, 4, 3)
     np.testing.assert_array_equal(loaded.images[:, 0, 0, 0], np.arange(600) % 256)
     assert sum(done) == 600
@@ -106,7 +106,7 @@ def test_unreadable_images_raise_or_are_skipped_and_counted():
     source = Plain([0, 0, 1, 1], unreadable=(1, 2, 3))
     with pytest.raises(InputError, match=r"record [123]: damaged"):
         load_images(source, 6)
-    loaded = load(source, 6, on_unreadable="skip")
+    loaded = load_source(source, 6, on_unreadable="skip")
     assert len(loaded) == 1
     assert loaded.skipped == tuple(f"record {i}: damaged" for i in (1, 2, 3))
     np.testing.assert_array_equal(loaded.labels, [0])
@@ -114,4 +114,4 @@ def test_unreadable_images_raise_or_are_skipped_and_counted():
     with pytest.raises(
         InputError, match="none of the 2 images can be decoded; the first: record 0"
     ):
-        load(Plain([0, 1], unreadable=(0, 1)), 6, on_unreadable="skip")
+        load_source(Plain([0, 1], unreadable=(0, 1)), 6, on_unreadable="skip")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angles import ClassAngles, angle_statistics, class_angles
+from arcface_jax.evaluation.angle_statistics import ClassAngles, angle_statistics, class_angles
 from arcface_jax.evaluation.bootstrap import (
     Resampling,
     angle_intervals,

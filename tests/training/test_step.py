@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from arcface_jax.data.augment import ADAFACE, Augmentation
+from arcface_jax.data.augment import ADAFACE_AUGMENTATION, Augmentation
 from arcface_jax.errors import InputError
 from arcface_jax.models.layers import EmbeddingBatchNorm
 from arcface_jax.training.config import LossConfig
@@ -102,9 +102,9 @@ def test_pmap_step_with_statistics_over_devices_equals_one_device(one_device, de
 
 
 def test_augmentation_does_not_depend_on_the_split_over_devices():
-    step, state = build(augmentation=ADAFACE)
+    step, state = build(augmentation=ADAFACE_AUGMENTATION)
     whole = run(MeshStep(step, jax.devices()[:1]), state)
-    step, state = build(augmentation=ADAFACE, axis_name=DATA_AXIS, bn_axis=DATA_AXIS)
+    step, state = build(augmentation=ADAFACE_AUGMENTATION, axis_name=DATA_AXIS, bn_axis=DATA_AXIS)
     assert_same_run(run(PmapStep(step, jax.devices()[:4]), state), whole)
 
 

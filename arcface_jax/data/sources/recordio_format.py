@@ -26,7 +26,7 @@ _LENGTH_BITS = 29
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 
 
-class Record(NamedTuple):
+class RecordContent(NamedTuple):
     """A record's content.
 
     Attributes:
@@ -83,11 +83,11 @@ class RecordFile:
         """
         return self._record(offset)[0]
 
-    def read(self, offset: int) -> Record:
+    def read(self, offset: int) -> RecordContent:
         """The record at `offset`. Raises as `content` does."""
         return unpack(self.content(offset), self.where(offset))
 
-    def read_head(self, offset: int) -> Record:
+    def read_head(self, offset: int) -> RecordContent:
         """As `read`, with an empty payload: touches the record's first bytes only."""
         kind, start, length = self._part(offset)
         if kind not in (_WHOLE, _FIRST):
@@ -280,7 +280,7 @@ def pack(labels: float | Sequence[float], id: int, payload: bytes = b"") -> byte
     return _HEADER.pack(len(stored), 0.0, id, 0) + stored.astype("<f4").tobytes() + payload
 
 
-def unpack(content: bytes, where: str) -> Record:
+def unpack(content: bytes, where: str) -> RecordContent:
     """The inverse of `pack`; `where` names the record in messages."""
     if len(content) < _HEADER.size:
         raise InputError(
@@ -288,13 +288,13 @@ def unpack(content: bytes, where: str) -> Record:
         )
     flag, label, id, _ = _HEADER.unpack_from(content)
     if flag == 0:
-        return Record(np.array([label], np.float32), id, content[_HEADER.size :], False)
+        return RecordContent(np.array([label], np.float32), id, content[_HEADER.size :], False)
     end = _HEADER.size + 4 * flag
     if end > len(content):
         raise InputError(
             f"{where}: the header announces {flag} labels, but the record has {len(content)} bytes"
         )
-    return Record(np.frombuffer(content[_HEADER.size : end], "<f4"), id, content[end:], True)
+    return RecordContent(np.frombuffer(content[_HEADER.size : end], "<f4"), id, content[end:], True)
 
 
 def read_index(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings, check_indices
+from arcface_jax.evaluation.array_checks import check_embeddings, check_indices, check_length
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.scoring import score_tiles
 
@@ -22,10 +22,7 @@ def class_centres(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) 
     """
     embeddings = check_embeddings(embeddings)
     labels = check_indices(labels, num_classes, "labels")
-    if len(labels) != len(embeddings):
-        raise InputError(
-            f"labels: {len(labels)} for {len(embeddings)} embeddings; give one class a row"
-        )
+    check_length(labels, len(embeddings), "labels", "one class a row")
     counts = np.bincount(labels, minlength=num_classes)
     if not counts.all():
         raise InputError(

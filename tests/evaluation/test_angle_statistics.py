@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angles import (
+from arcface_jax.evaluation.angle_statistics import (
     angle_statistics,
     class_centres,
     degrees_between,

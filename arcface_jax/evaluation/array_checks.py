@@ -4,13 +4,20 @@ import numpy as np
 
 from arcface_jax.errors import InputError
 
-UNIT_NORM_TOLERANCE = (
-    1e-2  # bfloat16 rows that were normalised pass; a forgotten normalisation does not
-)
+UNIT_NORM_TOLERANCE = 1e-2
+"""bfloat16 rows that were normalised pass; a forgotten normalisation does not."""
+
+
+def check_length(values: np.ndarray, length: int, name: str, one_each: str) -> np.ndarray:
+    """`values` as an array of shape [length]; `one_each` says in an error what to give."""
+    values = np.asarray(values)
+    if values.shape != (length,):
+        raise InputError(f"{name}: shape {values.shape}, not {(length,)}; give {one_each}")
+    return values
 
 
 def check_scores(scores: np.ndarray, name: str = "scores") -> np.ndarray:
-    """Returns `scores` as a floating vector; refuses NaN, ∞, other ranks and emptiness."""
+    """`scores` as a floating vector; refuses NaN, ∞, other ranks and emptiness."""
     scores = np.asarray(scores)
     if scores.ndim != 1 or scores.size == 0:
         raise InputError(
@@ -22,63 +29,33 @@ def check_scores(scores: np.ndarray, name: str = "scores") -> np.ndarray:
         scores = scores.astype(np.float64)
     elif scores.dtype.itemsize < 4:
         scores = scores.astype(np.float32)
-    invalid = ~np.isfinite(scores)
-    if invalid.any():
-        position = int(np.argmax(invalid))
-        raise InputError(
-            f"{name}: element {position} of {len(scores)} is {scores[position]}; remove or repair "
-            "it"
-        )
+    _refuse(~np.isfinite(scores), scores, name, "remove or repair it")
     return scores
 
 
 def check_same(same: np.ndarray, length: int, name: str = "same") -> np.ndarray:
-    """Returns `same` as bool [length]; 0 and 1 pass as False and True."""
-    same = np.asarray(same)
-    if same.shape != (length,):
-        raise InputError(
-            f"{name}: shape {same.shape}, but there are {length} scores; give one flag per pair"
-        )
+    """`same` as bool [length]; 0 and 1 pass as False and True."""
+    same = check_length(same, length, name, "one flag per pair")
     if same.dtype != bool:
-        invalid = (same != 0) & (same != 1)
-        if invalid.any():
-            position = int(np.argmax(invalid))
-            raise InputError(
-                f"{name}: element {position} is {same[position]}; give booleans (or 0 and 1)"
-            )
+        _refuse((same != 0) & (same != 1), same, name, "give booleans (or 0 and 1)")
     return same.astype(bool)
 
 
 def check_weights(weights: np.ndarray, length: int, name: str = "weights") -> np.ndarray:
-    """Returns `weights` [length]; refuses negative, infinite and NaN ones."""
-    weights = np.asarray(weights)
-    if weights.shape != (length,):
-        raise InputError(
-            f"{name}: shape {weights.shape}, but there are {length} scores; give one weight per "
-            "pair"
-        )
-    invalid = ~(np.isfinite(weights) & (weights >= 0))
-    if invalid.any():
-        position = int(np.argmax(invalid))
-        raise InputError(
-            f"{name}: element {position} is {weights[position]}; give finite weights ≥ 0"
-        )
+    """`weights` [length]; refuses negative, infinite and NaN ones."""
+    weights = check_length(weights, length, name, "one weight per pair")
+    _refuse(~(np.isfinite(weights) & (weights >= 0)), weights, name, "give finite weights ≥ 0")
     return weights
 
 
 def check_indices(indices: np.ndarray, size: int, name: str) -> np.ndarray:
-    """Returns `indices` as an integer vector within 0 … size − 1."""
+    """`indices` as an integer vector within 0 … size − 1."""
     indices = np.asarray(indices)
     if indices.ndim != 1 or not (np.issubdtype(indices.dtype, np.integer) or indices.size == 0):
         raise InputError(
             f"{name}: shape {indices.shape}, dtype {indices.dtype}; give a vector of integers"
         )
-    invalid = (indices < 0) | (indices >= size)
-    if invalid.any():
-        position = int(np.argmax(invalid))
-        raise InputError(
-            f"{name}: element {position} is {indices[position]}, outside 0 … {size - 1}"
-        )
+    _refuse((indices < 0) | (indices >= size), indices, name, f"give 0 … {size - 1}")
     return indices.astype(np.int64)
 
 
@@ -123,3 +100,11 @@ def check_embeddings(
                 "first"
             )
     return embeddings
+
+
+def _refuse(invalid: np.ndarray, values: np.ndarray, name: str, remedy: str) -> None:
+    if invalid.any():
+        position = int(np.argmax(invalid))
+        raise InputError(
+            f"{name}: element {position} of {len(values)} is {values[position]}; {remedy}"
+        )
