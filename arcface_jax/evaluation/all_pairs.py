@@ -30,7 +30,7 @@ def all_pairs_roc(
       devices: the devices to divide the work over; the default device if None.
     """
     embeddings = check_embeddings(embeddings)
-    labels = check_length(labels, len(embeddings), "labels", "one identity a row")
+    labels = check_length(labels, len(embeddings), "labels", "embeddings")
     same_scores: list[np.ndarray] = []
     different = HighestScores(keep)
     for row, column, tile in score_tiles(embeddings, embeddings, upper=True, devices=devices):

@@ -22,7 +22,7 @@ def class_centres(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) 
     """
     embeddings = check_embeddings(embeddings)
     labels = check_indices(labels, num_classes, "labels")
-    check_length(labels, len(embeddings), "labels", "one class a row")
+    check_length(labels, len(embeddings), "labels", "embeddings")
     counts = np.bincount(labels, minlength=num_classes)
     if not counts.all():
         raise InputError(

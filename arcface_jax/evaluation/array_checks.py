@@ -8,11 +8,11 @@ UNIT_NORM_TOLERANCE = 1e-2
 """bfloat16 rows that were normalised pass; a forgotten normalisation does not."""
 
 
-def check_length(values: np.ndarray, length: int, name: str, one_each: str) -> np.ndarray:
-    """`values` as an array of shape [length]; `one_each` says in an error what to give."""
+def check_length(values: np.ndarray, length: int, name: str, rows: str) -> np.ndarray:
+    """`values` as an array of shape [length]; `rows` are what an error counts."""
     values = np.asarray(values)
     if values.shape != (length,):
-        raise InputError(f"{name}: shape {values.shape}, not {(length,)}; give {one_each}")
+        raise InputError(f"{name}: shape {values.shape} for {length} {rows}; give one each")
     return values
 
 
@@ -35,7 +35,7 @@ def check_scores(scores: np.ndarray, name: str = "scores") -> np.ndarray:
 
 def check_same(same: np.ndarray, length: int, name: str = "same") -> np.ndarray:
     """`same` as bool [length]; 0 and 1 pass as False and True."""
-    same = check_length(same, length, name, "one flag per pair")
+    same = check_length(same, length, name, "scores")
     if same.dtype != bool:
         _refuse((same != 0) & (same != 1), same, name, "give booleans (or 0 and 1)")
     return same.astype(bool)
@@ -43,7 +43,7 @@ def check_same(same: np.ndarray, length: int, name: str = "same") -> np.ndarray:
 
 def check_weights(weights: np.ndarray, length: int, name: str = "weights") -> np.ndarray:
     """`weights` [length]; refuses negative, infinite and NaN ones."""
-    weights = check_length(weights, length, name, "one weight per pair")
+    weights = check_length(weights, length, name, "scores")
     _refuse(~(np.isfinite(weights) & (weights >= 0)), weights, name, "give finite weights ≥ 0")
     return weights
 
@@ -55,7 +55,7 @@ def check_indices(indices: np.ndarray, size: int, name: str) -> np.ndarray:
         raise InputError(
             f"{name}: shape {indices.shape}, dtype {indices.dtype}; give a vector of integers"
         )
-    _refuse((indices < 0) | (indices >= size), indices, name, f"give 0 … {size - 1}")
+    _refuse((indices < 0) | (indices >= size), indices, name, f"outside 0 … {size - 1}")
     return indices.astype(np.int64)
 
 
@@ -105,6 +105,4 @@ def check_embeddings(
 def _refuse(invalid: np.ndarray, values: np.ndarray, name: str, remedy: str) -> None:
     if invalid.any():
         position = int(np.argmax(invalid))
-        raise InputError(
-            f"{name}: element {position} of {len(values)} is {values[position]}; {remedy}"
-        )
+        raise InputError(f"{name}: element {position} is {values[position]}; {remedy}")

@@ -94,7 +94,7 @@ def pair_replicates(
         a kind.
     """
     same = check_same(same, len(first_identity))
-    check_length(second_identity, len(same), "second_identity", "one an image of each pair")
+    check_length(second_identity, len(same), "second_identity", "pairs")
     names, numbers = np.unique(
         np.concatenate([first_identity, second_identity]), return_inverse=True
     )
@@ -160,14 +160,9 @@ def verification_intervals(
     Deviations over folds and numbers of pairs describe the list itself: resampling people inflates
     the first and blurs the second, so these come without an interval.
     """
+    statistics = verification_statistics(similarities, same, folds, fars)
     intervals = bootstrap_pairs(
-        lambda weights: verify_similarities(
-            similarities, same, folds=folds, fars=fars, weights=weights
-        ).numbers(),
-        same,
-        first_identity,
-        second_identity,
-        resampling=resampling,
+        statistics, same, first_identity, second_identity, resampling=resampling
     )
     return {
         name: dataclasses.replace(one, low=one.estimate, high=one.estimate)
@@ -191,13 +186,17 @@ def roc_intervals(
     The pairs are sorted once; a replicate only sums weights. So millions of pairs take about as
     long for a replicate as for two passes over them.
     """
-    return bootstrap_pairs(
-        roc_statistics(scores, same, fars),
-        same,
-        first_identity,
-        second_identity,
-        resampling=resampling,
-    )
+    statistics = roc_statistics(scores, same, fars)
+    return bootstrap_pairs(statistics, same, first_identity, second_identity, resampling=resampling)
+
+
+def verification_statistics(
+    similarities: np.ndarray, same: np.ndarray, folds: int, fars: Sequence[float]
+) -> Statistics:
+    """The figures of `verify_similarities` as a function of weights."""
+    return lambda weights: verify_similarities(
+        similarities, same, folds=folds, fars=fars, weights=weights
+    ).numbers()
 
 
 def roc_statistics(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Statistics:
@@ -221,7 +220,7 @@ def roc_statistics(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) 
 
 
 def identification_intervals(
-    search: Search,
+    searches: Search | Sequence[Search],
     probe_labels: np.ndarray,
     *,
     ranks: Sequence[int] = (1, 5, 10),
@@ -230,46 +229,24 @@ def identification_intervals(
 ) -> dict[str, Interval]:
     """Intervals of the figures of `identify`: people of the probes are resampled, not the gallery.
 
-    Known and unknown people are resampled apart, so that each replicate has both.
-
-    Args:
-      search: from `search_gallery`.
-      probe_labels: int [P], who each probe shows.
-      ranks: as for `identify`.
-      fpirs: as for `identify`.
-      resampling: how many replicates, which confidence, which seed.
-    """
-    return mean_identification_intervals(
-        [search], probe_labels, ranks=ranks, fpirs=fpirs, resampling=resampling
-    )
-
-
-def mean_identification_intervals(
-    searches: Sequence[Search],
-    probe_labels: np.ndarray,
-    *,
-    ranks: Sequence[int] = (1, 5, 10),
-    fpirs: Sequence[float] = (0.01, 0.1),
-    resampling: Resampling = RESAMPLING,
-) -> dict[str, Interval]:
-    """Intervals of `mean_of_galleries`: one set of probes in several galleries (IJB's G1, G2).
-
-    A replicate draws the people once for all galleries. Those enrolled in the same galleries are
+    Several galleries, such as IJB's G1 and G2, give the intervals of `mean_of_galleries`. A
+    replicate draws the people once for all galleries. Those enrolled in the same galleries are
     resampled together and apart from all others, so that each replicate has known and unknown
     people in every gallery.
 
     Args:
-      searches: from `search_gallery`, one a gallery, all of the same probes in the same order.
+      searches: of `search_gallery`; one, or one a gallery, of the same probes in the same order.
       probe_labels: int [P], who each probe shows.
       ranks: as for `identify`.
       fpirs: as for `identify`.
       resampling: how many replicates, which confidence, which seed.
     """
+    searches = [searches] if isinstance(searches, Search) else searches
     probe_labels = np.asarray(probe_labels)
     if not searches:
         raise InputError("searches: none given; give one per gallery")
     for search in searches:
-        check_length(probe_labels, len(search.rank), "probe_labels", "one a probe")
+        check_length(probe_labels, len(search.rank), "probe_labels", "probes")
     unknown = np.stack([~search.enrolled for search in searches], axis=1)
     _, kinds = np.unique(unknown, axis=0, return_inverse=True)
     strata = []

@@ -69,7 +69,7 @@ def distractor_identification(
             f"sizes: {tuple(sizes)} of {len(distractors)} distractors; give ascending numbers "
             "within them"
         )
-    check_length(probe_labels, len(probes), "probe_labels", "one a probe")
+    check_length(probe_labels, len(probes), "probe_labels", "probes")
     first, second = same_pairs(np.asarray(probe_labels))
     if len(first) == 0:
         raise InputError(

@@ -68,7 +68,7 @@ def verify_by_group(
 
 
 def _check_groups(groups: np.ndarray, length: int) -> np.ndarray:
-    return check_length(groups, length, "groups", "one group a pair").astype(str)
+    return check_length(groups, length, "groups", "pairs").astype(str)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,16 +139,8 @@ def group_rates(
         return named
 
     intervals = bootstrap_pairs(
-        statistics,
-        same,
-        first_identity,
-        second_identity,
-        resampling=resampling,
+        statistics, same, first_identity, second_identity, resampling=resampling
     )
-    return _by_kind(intervals)
-
-
-def _by_kind(intervals: Mapping[str, Interval]) -> GroupRates:
     parts: dict[str, dict[str, Interval]] = {"far": {}, "frr": {}, "gap": {}}
     for name, interval in intervals.items():
         kind, group = name.split(" ", 1)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from arcface_jax.data.pairs import Pairs
 from arcface_jax.errors import InputError
 
 FilePath = str | os.PathLike[str]
@@ -43,22 +44,7 @@ def read_face_media(path: FilePath) -> FaceMedia:
     return FaceMedia(names, template_ids, media_ids)
 
 
-@dataclasses.dataclass(frozen=True)
-class TemplatePairs:
-    """The 1:1 comparisons.
-
-    Attributes:
-      first: int64 [P], template numbers.
-      second: int64 [P].
-      same: bool [P].
-    """
-
-    first: np.ndarray
-    second: np.ndarray
-    same: np.ndarray
-
-
-def read_template_pairs(path: FilePath) -> TemplatePairs:
+def read_template_pairs(path: FilePath) -> Pairs:
     """`ijb?_template_pair_label.txt`: lines of template, template, 1 (same) or 0 (different)."""
     table = _integer_table(path, " ", 3, "template, template, 0 or 1")
     wrong = (table[:, 2] != 0) & (table[:, 2] != 1)
@@ -67,7 +53,7 @@ def read_template_pairs(path: FilePath) -> TemplatePairs:
         raise InputError(
             f"{os.fspath(path)} pair {row + 1}: the label is {table[row, 2]}; 0 or 1 is due"
         )
-    return TemplatePairs(table[:, 0].copy(), table[:, 1].copy(), table[:, 2] == 1)
+    return Pairs(table[:, 0].copy(), table[:, 1].copy(), table[:, 2] == 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,18 +105,17 @@ def read_template_subjects(path: FilePath) -> TemplateSubjects:
     subject_of: dict[int, int] = {}
     rows = _csv_rows(path)
     _, header = next(rows, ("", []))
-    columns = [name.strip().upper() for name in header]
-    if "TEMPLATE_ID" not in columns or "SUBJECT_ID" not in columns:
+    names = [name.strip().upper() for name in header]
+    if not {"TEMPLATE_ID", "SUBJECT_ID"} <= set(names):
         raise InputError(
             f"{os.fspath(path)} line 1: the columns TEMPLATE_ID and SUBJECT_ID are due, got "
             f"{header[:6]}"
         )
-    template_column, subject_column = columns.index("TEMPLATE_ID"), columns.index("SUBJECT_ID")
+    columns = names.index("TEMPLATE_ID"), names.index("SUBJECT_ID")
     for where, row in rows:
-        if len(row) <= max(template_column, subject_column):
-            raise InputError(f"{where}: {len(row)} columns; the header names {len(columns)}")
-        template = _integer(row[template_column], where)
-        subject = _integer(row[subject_column], where)
+        if len(row) <= max(columns):
+            raise InputError(f"{where}: {len(row)} columns; the header names {len(names)}")
+        template, subject = (_integer(row[column], where) for column in columns)
         if subject_of.setdefault(template, subject) != subject:
             raise InputError(
                 f"{where}: template {template} is of subject {subject} and of "

@@ -15,6 +15,9 @@ DEVICE_AXIS = "devices"
 """The mesh axis over which evaluation divides its work."""
 
 
+WHOLE, DIVIDED = PartitionSpec(), PartitionSpec(DEVICE_AXIS)
+
+
 def device_mesh(devices: Sequence[jax.Device] | None) -> Mesh:
     """A line of the given devices; the default device alone if None."""
     return Mesh(np.array(jax.devices()[:1] if devices is None else list(devices)), (DEVICE_AXIS,))
@@ -65,8 +68,7 @@ def score_pairs(
     mesh = device_mesh(devices)
     step = chunk * mesh.size
     block = step * max(1, min(block, -(-len(first) // step) * step) // step)
-    replicated = NamedSharding(mesh, PartitionSpec())
-    divided = NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
+    replicated, divided = NamedSharding(mesh, WHOLE), NamedSharding(mesh, DIVIDED)
     left = jax.device_put(np.asarray(first_embeddings, np.float32), replicated)
     right = (
         left
@@ -95,13 +97,12 @@ def _pair_program(mesh: Mesh, chunk: int) -> jax.stages.Wrapped:
 
         return jax.lax.map(dot, (i.reshape(-1, chunk), j.reshape(-1, chunk))).reshape(-1)
 
-    whole, divided = PartitionSpec(), PartitionSpec(DEVICE_AXIS)
     return jax.jit(
         jax.shard_map(
             part,
             mesh=mesh,
-            in_specs=(whole, whole, divided, divided),
-            out_specs=divided,
+            in_specs=(WHOLE, WHOLE, DIVIDED, DIVIDED),
+            out_specs=DIVIDED,
             check_vma=False,
         )
     )
@@ -171,8 +172,7 @@ def score_tiles(
     mesh = device_mesh(devices)
     row_chunk = min(row_chunk, len(rows))
     column_chunk = -(-min(column_chunk, len(columns)) // mesh.size) * mesh.size
-    whole = NamedSharding(mesh, PartitionSpec())
-    divided = NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
+    whole, divided = NamedSharding(mesh, WHOLE), NamedSharding(mesh, DIVIDED)
     for column in range(0, len(columns), column_chunk):
         width = min(column_chunk, len(columns) - column)
         numbers = np.arange(column, column + width)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.array_checks import check_embeddings, check_length
-from arcface_jax.evaluation.scoring import DEVICE_AXIS, device_mesh
+from arcface_jax.evaluation.scoring import DEVICE_AXIS, DIVIDED, WHOLE, device_mesh
 
 _PADDING = -1  # the identity of rows that fill up the last chunk
 
@@ -187,7 +187,7 @@ class _GalleryStream:
     ) -> None:
         self.gallery, self.identities, self.mesh = gallery, identities, mesh
         self.length = -(-min(length, len(gallery)) // mesh.size) * mesh.size
-        self._sharding = NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
+        self._sharding = NamedSharding(mesh, DIVIDED)
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         for start in range(0, len(self.gallery), self.length):
@@ -217,8 +217,8 @@ def _common_identities(
     gallery: np.ndarray, gallery_labels: np.ndarray, probes: np.ndarray, probe_labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both label vectors as int32 numbers of one numbering."""
-    check_length(gallery_labels, len(gallery), "gallery_labels", "one identity a row")
-    check_length(probe_labels, len(probes), "probe_labels", "one identity a row")
+    check_length(gallery_labels, len(gallery), "gallery_labels", "rows")
+    check_length(probe_labels, len(probes), "probe_labels", "rows")
     if gallery.ndim != 2 or len(gallery) == 0 or gallery.shape[1] != probes.shape[1]:
         raise InputError(
             f"gallery: shape {gallery.shape}, probes {probes.shape}; give [G, D] and [P, D]"
@@ -230,10 +230,9 @@ def _common_identities(
 
 def _over_devices(function: Callable, mesh: Mesh, num_replicated_after: int) -> jax.stages.Wrapped:
     """jit of a function of (probes, probe ids, gallery shard, gallery id shard, replicated …)."""
-    whole, divided = PartitionSpec(), PartitionSpec(DEVICE_AXIS)
-    specs = (whole, whole, divided, divided) + (whole,) * num_replicated_after
+    specs = (WHOLE, WHOLE, DIVIDED, DIVIDED) + (WHOLE,) * num_replicated_after
     return jax.jit(
-        jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
+        jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=WHOLE, check_vma=False)
     )
 
 

@@ -124,7 +124,7 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
         the place.
     """
     raw = check_embeddings(data.embeddings, f"{data.name}: embeddings", unit=False)
-    labels = check_length(data.labels, len(raw), f"{data.name}: labels", "one an image")
+    labels = check_length(data.labels, len(raw), f"{data.name}: labels", "embeddings")
     unit = unit_embeddings(raw, f"{data.name}: embeddings")
     pairs = choose_pairs(data, labels, options.resampling.seed)
     similarities = score_pairs(unit, unit, pairs.first, pairs.second)

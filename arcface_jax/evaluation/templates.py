@@ -5,7 +5,7 @@ medium.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -150,29 +150,21 @@ def _runs(starts: np.ndarray, most: int) -> list[tuple[int, int]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class TemplateVerificationResult:
+class TemplateVerificationResult(RocNumbers):
     """What a table of IJB 1:1 verification shows.
 
     Attributes:
-      tar: true accept rate at each false accept rate asked for.
-      eer: equal error rate.
-      auc: area under the ROC.
       num_same: number of same pairs.
       num_different: number of different pairs.
     """
 
-    tar: Mapping[float, float]
-    eer: float
-    auc: float
     num_same: int
     num_different: int
 
     def numbers(self) -> dict[str, float]:
         """The result as flat names and numbers, for logs and tables."""
-        return RocNumbers(self.tar, self.eer, self.auc).numbers() | {
-            "num_same": self.num_same,
-            "num_different": self.num_different,
-        }
+        counts = {"num_same": self.num_same, "num_different": self.num_different}
+        return super().numbers() | counts
 
 
 def verify_scores(
