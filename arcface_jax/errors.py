@@ -23,6 +23,16 @@ def concerning(what: str) -> Iterator[None]:
         raise InputError(f"{what}: {error}") from error
 
 
+@contextlib.contextmanager
+def readable(path: object, kind: str = "file") -> Iterator[None]:
+    """Makes an `OSError` inside one `InputError` that names the file, of this kind."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(f"{path}: cannot read this {kind} ({why})") from None
+
+
 def printable(text: str) -> str:
     """Replaces control characters and broken Unicode, which names in strangers' files can have."""
     whole = text.encode("utf-8", "replace").decode("utf-8")

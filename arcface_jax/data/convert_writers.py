@@ -101,16 +101,10 @@ class FileNames:
 
 
 class Writer:
-    """Writes images in a given order.
+    """Writes the images of `source` into `folder` in a given order.
 
-    Args:
-      source: where the images are.
-      folder: the place to write to.
-      scratch: a place for notes, which are deleted at the end.
-      encode: gives the bytes to store.
-
-    Attributes:
-      chunk: images between two entries in the journal.
+    `scratch` is for notes, which are deleted at the end; `chunk` images are written between two
+    entries in the journal.
     """
 
     chunk = _CHUNK

@@ -12,7 +12,7 @@ from arcface_jax.data.align import align
 from arcface_jax.data.aligned_crop import TEMPLATE_SIZE
 from arcface_jax.data.source import FaceSource, paths_of
 from arcface_jax.data.sources.recordio import read_lst
-from arcface_jax.errors import InputError, concerning, printable
+from arcface_jax.errors import InputError, concerning, printable, readable
 
 
 def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -31,10 +31,8 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if missing is not None:
             raise InputError(f"{path}: {printable(missing)} has no landmarks (17 columns are due)")
         return {name: points for name, points in found.items() if points is not None}
-    try:
+    with readable(path, "list"):
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read this list ({error.strerror})") from None
     landmarks: dict[str, np.ndarray] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():

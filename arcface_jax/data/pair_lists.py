@@ -11,7 +11,7 @@ import numpy as np
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.data.source import FaceSource, paths_of
 from arcface_jax.data.sources.filetree import without_extension
-from arcface_jax.errors import InputError, printable
+from arcface_jax.errors import InputError, printable, readable
 
 
 def read_lfw_pairs(path: str | os.PathLike[str], source: FaceSource) -> Pairs:
@@ -146,12 +146,10 @@ def cfp_labels(source: FaceSource) -> np.ndarray:
 
 
 def _cfp_folds(folder: pathlib.Path) -> list[pathlib.Path]:
-    try:
+    with readable(folder, "folder"):
         folds = [
             path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
         ]
-    except OSError as error:
-        raise InputError(f"{folder}: cannot read this folder ({error.strerror})") from None
     strange = [path.name for path in folds if not path.name.isdecimal()]
     if strange or not folds:
         raise InputError(
@@ -253,10 +251,8 @@ def _as_pairs(rows: Sequence[tuple[Any, ...]], labels: np.ndarray, num_folds: in
 
 
 def _lines(path: str) -> list[tuple[int, str]]:
-    try:
+    with readable(path, "list"):
         text = pathlib.Path(path).read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise InputError(f"{path}: cannot read this list ({error.strerror})") from None
     return [
         (number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()
     ]

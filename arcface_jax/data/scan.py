@@ -124,14 +124,9 @@ def perceptual_hash(image: np.ndarray) -> np.ndarray:
 
 
 def overlap(first: Scan, second: Scan) -> np.ndarray:
-    """Images that two scanned sources share, such as training and test set.
+    """int64 [M, 2]: equal images of two scanned sources, such as training and test set, by index.
 
-    Args:
-      first: one scan.
-      second: the other.
-
-    Returns: int64 [M, 2], index in the first and in the second, of equal images. Near copies are
-      left out: the faces of different people can look alike.
+    Near copies are left out: the faces of different people can look alike.
     """
     index_of = {
         found.tobytes(): index for index, found in enumerate(first.content) if first.readable[index]

@@ -66,17 +66,12 @@ def check_embeddings(
     unit: bool = True,
     rows: np.ndarray | None = None,
 ) -> np.ndarray:
-    """`embeddings` [N, D] in float32 (float64 if they are), checked.
+    """`embeddings` [N, D] in float32 (float64 if they are), each of norm 1 (within 1 %) if `unit`.
 
-    Args:
-      embeddings: [N, D].
-      name: what to call them in an error.
-      unit: whether every row must have norm 1 (within 1 %).
-      rows: int [N], what an error calls the rows, when these are a part of a larger array.
+    `name` and `rows` [N] are what an error calls the array and its rows.
 
     Raises:
-      InputError: wrong rank, no rows, a row with NaN or ∞, or a row that is not of unit norm; the
-        message gives the row.
+      InputError: wrong rank, no rows, a row with NaN or ∞, or not of unit norm; it gives the row.
     """
     embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or embeddings.size == 0:

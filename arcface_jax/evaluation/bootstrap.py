@@ -200,13 +200,7 @@ def verification_statistics(
 
 
 def roc_statistics(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Statistics:
-    """TAR at each FAR, EER and AUC as a function of weights, with one sort for all calls.
-
-    Args:
-      scores: [P], higher means more alike.
-      same: [P] bool.
-      fars: false accept rates.
-    """
+    """TAR at each FAR, EER and AUC as a function of weights, with one sort for all calls."""
     scores = check_scores(scores)
     same = check_same(same, len(scores))
     order = np.argsort(-scores)

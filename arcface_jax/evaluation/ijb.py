@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from arcface_jax.data.pairs import Pairs
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, readable
 
 FilePath = str | os.PathLike[str]
 
@@ -169,13 +169,12 @@ def subjects_of_templates(
 
 def _integer_table(path: FilePath, delimiter: str, columns: int, due: str) -> np.ndarray:
     """int64 [rows, columns] of a large file; it is read again only to find a faulty line."""
+    separator = None if delimiter == " " else delimiter
     try:
-        separator = None if delimiter == " " else delimiter
-        table = np.loadtxt(path, dtype=np.int64, delimiter=separator, comments=None, ndmin=2)
-    except OSError as error:
-        raise InputError(
-            f"{os.fspath(path)}: cannot read this file ({error.strerror or error})"
-        ) from None
+        with readable(os.fspath(path)):
+            table = np.loadtxt(path, dtype=np.int64, delimiter=separator, comments=None, ndmin=2)
+    except InputError:
+        raise
     except ValueError:
         table = np.empty((0, 0), np.int64)
     if table.shape[1:] == (columns,):
@@ -191,18 +190,15 @@ def _lines(
 ) -> Iterator[tuple[str, list[str]]]:
     """(place, words) of each line that is not blank."""
     name, empty = os.fspath(path), True
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            for number, line in enumerate(file, 1):
-                words = line.split(None if delimiter == " " else delimiter)
-                if not line.strip():
-                    continue
-                empty = False
-                if len(words) != columns:
-                    raise InputError(f"{name} line {number}: {len(words)} words; {due} are due")
-                yield f"{name} line {number}", words
-    except OSError as error:
-        raise InputError(f"{name}: cannot read this file ({error.strerror})") from None
+    with readable(name), open(path, encoding="utf-8", errors="surrogateescape") as file:
+        for number, line in enumerate(file, 1):
+            words = line.split(None if delimiter == " " else delimiter)
+            if not line.strip():
+                continue
+            empty = False
+            if len(words) != columns:
+                raise InputError(f"{name} line {number}: {len(words)} words; {due} are due")
+            yield f"{name} line {number}", words
     if empty:
         raise InputError(f"{name}: the file is empty; {due} are due")
 
@@ -210,12 +206,13 @@ def _lines(
 def _csv_rows(path: FilePath) -> Iterator[tuple[str, list[str]]]:
     name = os.fspath(path)
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with (
+            readable(name),
+            open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
+        ):
             for number, row in enumerate(csv.reader(file), 1):
                 if row:
                     yield f"{name} line {number}", row
-    except OSError as error:
-        raise InputError(f"{name}: cannot read this file ({error.strerror})") from None
     except csv.Error as error:
         raise InputError(f"{name}: not a CSV file ({error})") from None
 

@@ -164,12 +164,7 @@ def _draw_arcs(axes: Axes) -> None:
 
 @style()
 def circle_arcs(first_angle: float = 60.0, second_angle: float = 120.0) -> Figure:
-    """Each class's part of the circle and the arc between, for four margins and two angles.
-
-    Args:
-      first_angle: between the centres in the upper row, in degrees.
-      second_angle: in the lower row.
-    """
+    """Each class's part of the circle and the arc between, for four margins, at two angles."""
     names = ("softmax", "sphereface", "cosface", "arcface")
     figure = new_figure(9.0, 5.4)
     grid = figure.subplots(2, len(names))
@@ -218,11 +213,7 @@ def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
 
 @style()
 def sphere_caps(centre_angle: float = 75.0) -> Figure:
-    """Each class's part of the sphere and the band between, for each margin.
-
-    Args:
-      centre_angle: between the two centres, in degrees.
-    """
+    """Each class's part of the sphere and the band between, by margin; the angle in degrees."""
     figure = new_figure(9.0, 6.6)
     grid = figure.subplots(2, 3)
     for axes, (name, title) in zip(grid.flat, _NAMES.items(), strict=True):
@@ -260,11 +251,7 @@ def _sphere(axes: Axes, psi: Psi, centre_angle: float) -> None:
 
 @style()
 def geometry(centre_angle: float = 75.0) -> Figure:
-    """ArcFace's margin on the sphere and circle, and every margin's arc, in one picture.
-
-    Args:
-      centre_angle: between the two centres on the sphere and the circle, in degrees.
-    """
+    """ArcFace's margin on the sphere and circle, and every margin's arc; the angle in degrees."""
     figure = new_figure(9.0, 6.6)
     above, below = figure.subfigures(2, 1, squeeze=False).flat
     for axes, draw, name in zip(

@@ -112,11 +112,7 @@ def margin_curves(
 
 @style()
 def rule_curves(family: Family) -> Figure:
-    """One margin under every rule past π, with both gradients.
-
-    Args:
-      family: an entry of FAMILIES, or a new one.
-    """
+    """One margin, such as one of FAMILIES, under every rule past π, with both gradients."""
     figure, left, right = _two_panels(
         f"{family.title}, under each rule past π", family.slope_limits
     )
@@ -176,9 +172,7 @@ def target_logit_curves() -> Figure:
 def loss_gradient(scale: float = 64.0, num_classes: int = 10_572) -> Figure:
     """Which way the loss turns the embedding, and how hard: by rule past π, and by margin.
 
-    Args:
-      scale: s, the radius of the sphere of features.
-      num_classes: C, the number of classes; all but the true one are at 90°.
+    All of `num_classes` but the true one are at 90°; `scale` is s.
     """
     rules = {f"{rule}, exact": arcface(past_pi=rule) for rule in PAST_PI}
     rules["any rule, straight-through"] = arcface(gradient="straight_through")

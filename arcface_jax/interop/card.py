@@ -109,14 +109,8 @@ class ModelCard:
             if threshold.far == far:
                 return threshold
         known = ", ".join(f"{each.far:g}" for each in self.thresholds)
-        raise InputError(
-            f"far: {far:g} has no threshold in the model card, "
-            + (
-                f"which has {known}"
-                if known
-                else "which has none: export with --verify, or give --threshold"
-            )
-        )
+        known = known or "none: export with --verify, or give --threshold"
+        raise InputError(f"far: {far:g} has no threshold in the model card, which has {known}")
 
     def to_markdown(self) -> str:
         """The card for people."""
@@ -135,16 +129,11 @@ class ModelCard:
             f"- Licence: {self.licence}",
         ]
         if self.verified_on is not None:
+            lines += ["", f"## Verified on {self.verified_on}", ""]
+            lines += ["| | original | this export |", "|---|---|---|"]
             lines += [
-                "",
-                f"## Verified on {self.verified_on}",
-                "",
-                "| | original | this export |",
-                "|---|---|---|",
-            ]
-            original = self.metrics["original"]
-            lines += [
-                f"| {key} | {original[key]:.5f} | {self.metrics[key]:.5f} |" for key in original
+                f"| {key} | {value:.5f} | {self.metrics[key]:.5f} |"
+                for key, value in self.metrics["original"].items()
             ]
             lines += [f"\nLargest change of a cosine: {self.metrics[LARGEST_CHANGE]:.2g}"]
             lines += ["", "| FAR | accept from cosine | TAR | |", "|---|---|---|---|"]
@@ -153,13 +142,8 @@ class ModelCard:
                 for t in self.thresholds
             ]
         if self.run_results:
-            lines += [
-                "",
-                "## The run's own last verification, on the people it held out",
-                "",
-                "| | |",
-                "|---|---|",
-            ]
+            lines += ["", "## The run's own last verification, on the people it held out", ""]
+            lines += ["| | |", "|---|---|"]
             lines += [f"| {key} | {value:.5g} |" for key, value in self.run_results.items()]
         if self.config is not None:
             lines += [
@@ -167,18 +151,10 @@ class ModelCard:
                 "## Recipe",
                 "",
                 "Save it as config.json, and `python -m experiments.train --config config.json`",
-            ]
-            lines += [
                 "trains the model again:",
                 "",
-                "```json",
-                json.dumps(self.config, indent=2),
-                "```",
+                f"```json\n{json.dumps(self.config, indent=2)}\n```",
             ]
-        lines += [
-            "",
-            "Libraries: "
-            + ", ".join(f"{name} {version}" for name, version in self.versions.items()),
-            "",
-        ]
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        lines += ["", f"Libraries: {versions}", ""]
         return "\n".join(lines)

@@ -108,10 +108,5 @@ def _can_be_shifted(conv: nn.Conv, images: jax.Array) -> bool:
     plain = conv.mask is None and not conv.use_bias and not isinstance(conv.padding, str)
     undilated = conv.input_dilation in (None, 1) and conv.kernel_dilation in (None, 1)
     depthwise = conv.feature_group_count == conv.features == images.shape[-1] > 1
-    return (
-        plain
-        and undilated
-        and depthwise
-        and len(kernel) == 2
-        and kernel[0] * kernel[1] <= _MOST_SHIFTS
-    )
+    small = len(kernel) == 2 and kernel[0] * kernel[1] <= _MOST_SHIFTS
+    return plain and undilated and depthwise and small

@@ -71,14 +71,10 @@ def fold_batch_norm(
 
     Returns: the folded network and its variables, computed in float64 and stored in float32.
     """
-    params = {
-        path: np.asarray(v)
-        for path, v in flax.traverse_util.flatten_dict(dict(variables["params"])).items()
-    }
-    stats = {
-        path: np.asarray(v)
-        for path, v in flax.traverse_util.flatten_dict(dict(variables["batch_stats"])).items()
-    }
+    params, stats = (
+        {path: np.asarray(v) for path, v in flax.traverse_util.flatten_dict(dict(tree)).items()}
+        for tree in (variables["params"], variables["batch_stats"])
+    )
     folded = set()
     for call in calls(backbone, variables, image_size):
         source = call.input_of

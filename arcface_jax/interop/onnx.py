@@ -24,7 +24,7 @@ from arcface_jax.interop.tracing import ModulePath, calls
 from arcface_jax.models import registry
 from arcface_jax.models.iresnet import IResNet
 from arcface_jax.models.layers import FROZEN_SCALE, PReLU
-from arcface_jax.pixels import PixelConvention
+from arcface_jax.pixels import ARCFACE_TORCH, PixelConvention
 
 OPSET = 23
 _LAYERS = ("Conv", "BatchNormalization", "PRelu", "Gemm", "MatMul")
@@ -256,11 +256,7 @@ def _pixels(graph: Any, constants: dict[str, np.ndarray]) -> PixelConvention:
         offset += {"Sub": number, "Add": -number}.get(node.op_type, 0.0) / factor
         factor *= {"Mul": number, "Div": 1.0 / number}.get(node.op_type, 1.0)
         does_itself = True
-    return (
-        PixelConvention("rgb", offset, 1.0 / factor)
-        if does_itself
-        else PixelConvention("rgb", 127.5, 127.5)
-    )
+    return PixelConvention("rgb", offset, 1.0 / factor) if does_itself else ARCFACE_TORCH
 
 
 def _number(node: Any, constants: dict[str, np.ndarray]) -> float:

@@ -72,12 +72,9 @@ def import_torch(path: str | os.PathLike[str], project: str | None = None) -> Tr
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error
     head = model.class_weights
-    if (
-        head is None
-        and isinstance(content, dict)
-        and isinstance(content.get(_HEAD_CONTAINER), dict)
-    ):
-        head = _class_weights(content[_HEAD_CONTAINER], model.embedding_size)[0]
+    inside = content.get(_HEAD_CONTAINER) if isinstance(content, dict) else None
+    if head is None and isinstance(inside, dict):
+        head = _class_weights(inside, model.embedding_size)[0]
     return dataclasses.replace(model, source=f"{path.name} ({model.source})", class_weights=head)
 
 
@@ -189,11 +186,9 @@ def _class_weights(
     """The classifier [C, D] among the weights and its key. Most projects have it as [D, C]."""
     for key in _HEAD_KEYS:
         matrix = weights.get(key)
-        if (
-            not isinstance(matrix, np.ndarray)
-            or matrix.ndim != 2
-            or embedding_size not in matrix.shape
-        ):
+        if not isinstance(matrix, np.ndarray) or matrix.ndim != 2:
+            continue
+        if embedding_size not in matrix.shape:
             continue
         # As many classes as dimensions: then only the project's habit tells.
         square_by_rows = key in _HEADS_BY_ROWS and matrix.shape[0] == matrix.shape[1]

@@ -237,7 +237,7 @@ def test_bad_input_is_named() -> None:
     scores, _, same, first, second = pair_list(4)
     with pytest.raises(InputError, match="one identity only"):
         roc_intervals(scores, same, np.zeros(400), np.zeros(400), resampling=Resampling(2))
-    with pytest.raises(InputError, match="second_identity: shape \(399,\) for 400"):
+    with pytest.raises(InputError, match=r"second_identity: shape \(399,\) for 400"):
         list(pair_replicates(same, first, second[1:]))
     kinds = np.array([True, False])
     with pytest.raises(InputError, match="too few to resample"):

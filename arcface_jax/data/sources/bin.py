@@ -11,7 +11,7 @@ import numpy as np
 
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
-from arcface_jax.errors import InputError, reason
+from arcface_jax.errors import InputError, readable, reason
 from arcface_jax.pickles import check_memo_numbers
 
 _NUMPY_MODULES = (
@@ -154,10 +154,8 @@ def _encode_latin1(text: Any = None, encoding: Any = "latin1") -> bytes:
 
 def _read_bin(path: str) -> tuple[list[bytes], np.ndarray]:
     """The encoded images and, for each two of them, whether they are the same person."""
-    try:
+    with readable(path):
         content = pathlib.Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read this file ({error.strerror})") from None
     try:
         check_memo_numbers(content, len(content))
         loaded = _ImagesOnly(io.BytesIO(content), encoding="bytes").load()

@@ -9,7 +9,7 @@ import numpy as np
 
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.data.sources.recordio_format import RecordFile, read_index, scan_index
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, readable
 
 _FLOAT32_EXACT = 2**24
 
@@ -207,13 +207,10 @@ def read_lst(path: str | os.PathLike[str]) -> Iterator[ListLine]:
       InputError: a line has other columns; names file and line.
     """
     path = os.fspath(path)
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _parse_lst_line(line.rstrip("\r\n").split("\t"), f"{path} line {number}")
-    except OSError as error:
-        raise InputError(f"{path}: cannot read this list ({error.strerror})") from None
+    with readable(path, "list"), open(path, encoding="utf-8", errors="surrogateescape") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _parse_lst_line(line.rstrip("\r\n").split("\t"), f"{path} line {number}")
 
 
 def _parse_lst_line(columns: list[str], where: str) -> ListLine:

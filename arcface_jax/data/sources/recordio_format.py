@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arcface_jax.data.sources.filetree import MAX_FILE_BYTES
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, readable
 
 _MAGIC_WORD = 0xCED7230A
 MAGIC = struct.pack("<I", _MAGIC_WORD)
@@ -113,21 +113,10 @@ class RecordFile:
         magic, length, flag = (
             (self._words[at + k] for k in range(3)) if len(self._words) >= 10 else (at * 0,) * 3
         )
-        plain = (
-            inside
-            & (magic == _MAGIC_WORD)
-            & (flag == 0)
-            & (length >= _HEADER.size)
-            & (length < 1 << _LENGTH_BITS)
-        )
+        whole = inside & (magic == _MAGIC_WORD) & (length < 1 << _LENGTH_BITS)
+        plain = whole & (flag == 0) & (length >= _HEADER.size)
         pairs[plain, 0] = self._words[at[plain] + 3].view("<f4")
-        listed = (
-            inside
-            & (magic == _MAGIC_WORD)
-            & (flag == 2)
-            & (length >= 32)
-            & (length < 1 << _LENGTH_BITS)
-        )
+        listed = whole & (flag == 2) & (length >= 32)
         pairs[listed] = self._words[at[listed, None] + [8, 9]].view("<f4")
         # Split inside the header, longer lists, damaged.
         for row in np.flatnonzero(~plain & ~listed):
@@ -138,9 +127,8 @@ class RecordFile:
     def scan(self, damaged: list[str] | None = None) -> Iterator[int]:
         """The offsets of all records, in the file's order.
 
-        Args:
-          damaged: None raises at the first damaged record. A list collects the messages instead,
-            and the scan goes on at the next record.
+        A list `damaged` collects messages, and the scan goes on at the next record; without one the
+        first damaged record raises.
         """
         offset = 0
         while offset < len(self._map):
@@ -215,12 +203,7 @@ class RecordFile:
 
 
 class RecordWriter:
-    """Appends records to a `.rec` file.
-
-    Args:
-      path: the file, overwritten; or continued at `append_at`.
-      append_at: keep this many bytes of an existing file and go on there.
-    """
+    """Appends records to a `.rec` file, whose first `append_at` bytes are kept."""
 
     def __init__(self, path: str | os.PathLike[str], append_at: int = 0):
         self._file = open(path, "r+b" if append_at else "wb")  # noqa: SIM115 — closed by close()
@@ -258,12 +241,7 @@ class RecordWriter:
 
 
 def pack(labels: float | Sequence[float], id: int, payload: bytes = b"") -> bytes:
-    """A record's content: header, labels where there is a list of them, payload.
-
-    Args:
-      labels: one number goes into the header, a sequence after it.
-      id: the record's number.
-      payload: the encoded image.
+    """A record's content: header, labels, payload. One label goes into the header, a list after it.
 
     Raises:
       InputError: a label is not exact in float32.
@@ -304,11 +282,8 @@ def read_index(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
       InputError: missing, not two integers a line, or a key twice.
     """
     path = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read this index ({error.strerror})") from None
+    with readable(path, "index"), open(path, "rb") as file:
+        content = file.read()
     try:
         numbers = np.array(content.split(), np.int64)
     except (ValueError, OverflowError):
@@ -327,11 +302,7 @@ def scan_index(file: RecordFile, damaged: list[str] | None = None) -> tuple[np.n
     """Keys and offsets of a record file that has lost its `.idx`.
 
     The key is the id in each record's header where these are all different, as insightface writes
-    them; else the record's position.
-
-    Args:
-      file: to scan from start to end.
-      damaged: see `RecordFile.scan`.
+    them; else the record's position. `damaged` is as for `RecordFile.scan`.
     """
     offsets, ids = [], []
     for offset in file.scan(damaged):

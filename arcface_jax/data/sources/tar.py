@@ -9,7 +9,7 @@ import numpy as np
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index, number_identities
 from arcface_jax.data.sources.filetree import MAX_FILE_BYTES
 from arcface_jax.data.sources.folder import EXTENSIONS
-from arcface_jax.errors import InputError, printable, reason
+from arcface_jax.errors import InputError, printable, readable, reason
 
 _IDENTITY_EXTENSIONS = (".cls", ".txt")
 _LONGEST_IDENTITY = 1024
@@ -60,14 +60,9 @@ class TarSource(EncodedSource):
     def encoded(self, index: int) -> bytes:
         """The member's content."""
         number, _, offset, size = self._places[checked_index(index, len(self))]
-        try:
-            with open(self._paths[number], "rb") as file:
-                file.seek(offset)
-                content = file.read(size)
-        except OSError as error:
-            raise InputError(
-                f"{self.where(index)}: cannot read this file ({error.strerror})"
-            ) from None
+        with readable(self.where(index)), open(self._paths[number], "rb") as file:
+            file.seek(offset)
+            content = file.read(size)
         if len(content) != size:
             raise InputError(
                 f"{self.where(index)}: the archive ends {size - len(content)} bytes too early"

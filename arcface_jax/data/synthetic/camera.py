@@ -14,10 +14,7 @@ _TAPS_VARIANCE = 1.5
 
 
 def expose(scene: Scene) -> np.ndarray:
-    """Light and cast shadow on the colours, then saturation and contrast.
-
-    Returns: float32 [3, B, H, W], not cut to [0, 1].
-    """
+    """Light and cast shadow on the colours, then saturation and contrast: float32 [3, B, H, W]."""
     canvas, picture = scene.canvas, scene.picture
     across = canvas.x * picture.shadow_cos + canvas.y * picture.shadow_sin - picture.shadow_edge
     canvas.darken(0.45 * picture.shadow * smooth(0.5 - across / 5.0))
@@ -31,16 +28,11 @@ def expose(scene: Scene) -> np.ndarray:
 
 
 def blur(colour: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Nearly Gaussian blur along both axes, edges repeated.
+    """Nearly Gaussian blur of `colour` [3, B, S, S] along both axes, edges repeated.
 
     Five-tap filters follow each other, their taps 1, 2, 4, … pixels apart, as many as MAX_BLUR
-    needs at this size; each takes what it can of the variance.
-
-    Args:
-      colour: float32 [3, B, S, S].
-      sigma: float32 [B, 1, 1], standard deviation in pixels of the 112×112 crop, up to MAX_BLUR.
-
-    Returns: as `colour`.
+    needs at this size; each takes what it can of the variance. `sigma` [B, 1, 1] is the standard
+    deviation in pixels of the 112×112 crop, up to MAX_BLUR.
     """
     scale = colour.shape[-1] / TEMPLATE_SIZE
     variance, widest, step = (sigma * scale) ** 2, (MAX_BLUR * scale) ** 2, 1
@@ -71,14 +63,7 @@ def _five_taps(colour: np.ndarray, variance: np.ndarray, step: int) -> np.ndarra
 
 
 def photograph(scene: Scene, grain: np.ndarray) -> np.ndarray:
-    """Exposes, blurs, adds noise and rounds to uint8.
-
-    Args:
-      scene: all drawn.
-      grain: float32 [B, H, W, 3], standard normal.
-
-    Returns: uint8 [B, H, W, 3].
-    """
+    """Exposes, blurs, adds noise by `grain` [B, H, W, 3] and rounds: uint8 [B, H, W, 3]."""
     picture = scene.picture
     # Cubes, so that most pictures are sharp and clean and some are bad.
     colour = blur(expose(scene), MAX_BLUR * picture.blur * picture.blur * picture.blur)

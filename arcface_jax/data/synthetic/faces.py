@@ -144,10 +144,7 @@ class SyntheticFaces(FaceSource):
         return self._render(indices, self.difficulty)
 
     def neutral(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The people of the images `indices`: frontal, in even light, uncovered.
-
-        Args and Returns: as for `render`.
-        """
+        """The people of the images `indices`: frontal, in even light, uncovered; as `render`."""
         return self._render(indices, 0.0)
 
     def _render(self, indices: Sequence[int] | np.ndarray, difficulty: float) -> np.ndarray:

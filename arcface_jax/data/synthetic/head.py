@@ -125,12 +125,10 @@ def draw_ears(scene: Scene, face: np.ndarray) -> None:
 
 
 def face_outline(scene: Scene, canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The head as seen from the front.
+    """The head from the front: u, v in units of the half axes, and the signed distance.
 
     An ellipse towards the crown; below, an ellipse made square by the jaw (u² + v² − k·u²v²) and
     narrowed towards the chin, which follows the turn.
-
-    Returns: u, v, the place in units of the half axes, and the signed distance.
     """
     person, picture, points = scene.person, scene.picture, scene.points
     low = unit((canvas.y + 6.0) / 52.0)
@@ -196,10 +194,7 @@ def _relief(scene: Scene, canvas: Canvas, slope: SimpleNamespace) -> None:
 
 
 def draw_head(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """The face's skin, lit.
-
-    Returns: how much of each pixel the face covers, and the signed distance to its outline.
-    """
+    """The face's skin, lit. Returns its coverage of each pixel and the distance to its outline."""
     canvas, person, light = scene.canvas, scene.person, scene.light
     u, v, distance = face_outline(scene, canvas)
     slope = SimpleNamespace(x=0.80 * u + 0.22 * u * np.abs(u), y=0.55 * v)

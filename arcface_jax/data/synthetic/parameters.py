@@ -215,14 +215,7 @@ def _identity_draw(seed: int, identity: int) -> np.ndarray:
 
 
 def draw_identities(seed: int, identities: np.ndarray) -> SimpleNamespace:
-    """Draws the numbers of the two identity tables.
-
-    Args:
-      seed: of the whole data set, 0 ≤ seed < 2⁶⁴.
-      identities: int [B], numbers of the people.
-
-    Returns: float64 [B] for every name in the tables.
-    """
+    """The numbers of the two identity tables for people `identities` [B]: float64 [B] by name."""
     draws = np.stack([_identity_draw(seed, int(identity)) for identity in identities])
     normal = np.clip(draws[:, : len(IDENTITY_NORMAL)], -2.2, 2.2)
     return SimpleNamespace(
@@ -235,13 +228,7 @@ def draw_identities(seed: int, identities: np.ndarray) -> SimpleNamespace:
 
 
 def identity_parameters(draws: SimpleNamespace) -> SimpleNamespace:
-    """Turns drawn numbers into a person's looks.
-
-    Args:
-      draws: of `draw_identities`.
-
-    Returns: the same with colours (float64 [B, 3]) and amounts of hair, beard, marks and age.
-    """
+    """`draw_identities` with colours [B, 3] and amounts of hair, beard, marks and age."""
     person = SimpleNamespace(**vars(draws))
     _identity_colours(person)
     _identity_traits(person)
@@ -306,17 +293,11 @@ def image_nuisances(
     spectacles: np.ndarray,
     noise_size: int,
 ) -> SimpleNamespace:
-    """Draws what differs from image to image of one person.
+    """Draws what differs from image to image of one person, for `images` of `identities` [B].
 
-    Args:
-      seed: of the whole data set.
-      identities: int [B].
-      images: int [B], which image of its identity each is.
-      difficulty: multiplies every normal deviation from the neutral picture and the probability of
-        every event; uniform draws (colours, blur, noise) reach their full range at 1. 0 gives the
-        neutral picture.
-      spectacles: float [B], the people's uniform draw for wearing glasses.
-      noise_size: how many values of sensor noise to draw for each image.
+    `difficulty` multiplies every normal deviation from the neutral picture and the probability of
+    every event; uniform draws (colours, blur, noise) reach their full range at 1. `spectacles` [B]
+    is the people's uniform draw for wearing glasses.
 
     Returns: float64 [B] (colours [B, 3], booleans for events) for every name in the tables, and
       `grain`, float32 [B, noise_size], standard normal.

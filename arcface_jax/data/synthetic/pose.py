@@ -34,10 +34,7 @@ def _foreshortening(x: np.ndarray, depth: float, picture: SimpleNamespace) -> np
 
 
 def landmarks(person: SimpleNamespace, picture: SimpleNamespace) -> SimpleNamespace:
-    """Where the features are after the head has turned, before alignment.
-
-    Returns: complex [B] positions and float [B] foreshortenings.
-    """
+    """Where the features are after the head has turned: complex [B], and foreshortenings [B]."""
     eye, corner = person.eye_distance, person.mouth_width
     smile_width = corner * (1.0 + 0.03 * (picture.smile - 3.2))
     return SimpleNamespace(
@@ -58,13 +55,11 @@ def landmarks(person: SimpleNamespace, picture: SimpleNamespace) -> SimpleNamesp
 
 
 def alignment(points: SimpleNamespace, picture: SimpleNamespace) -> tuple[np.ndarray, np.ndarray]:
-    """The map from pixels of the 112×112 crop to the projected head, p = a·t + b.
+    """a and b, complex [B], of the map p = a·t + b from the 112×112 crop to the projected head.
 
     Umeyama's similarity transform (IEEE PAMI 13(4), 1991) of the five projected landmarks onto the
     template, inverted, then the picture's own shift, zoom and roll, which stand for the errors of a
     detector.
-
-    Returns: a and b, complex [B].
     """
     found = (
         points.eye_left,

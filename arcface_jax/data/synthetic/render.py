@@ -59,15 +59,7 @@ def _light(picture: SimpleNamespace) -> SimpleNamespace:
 
 
 def render_faces(person: SimpleNamespace, picture: SimpleNamespace, size: int) -> np.ndarray:
-    """Draws a batch of faces.
-
-    Args:
-      person: of identity_parameters.
-      picture: of image_nuisances, `grain` with 3·size² numbers an image.
-      size: height and width.
-
-    Returns: uint8 [B, size, size, 3], RGB.
-    """
+    """Draws people in pictures, each with 3·size² numbers of `grain`: uint8 [B, size, size, 3]."""
     person, picture = SimpleNamespace(**vars(person)), SimpleNamespace(**vars(picture))
     _style(person, picture)
     points = landmarks(person, picture)
