@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 
@@ -26,6 +27,7 @@ def target_angles(
 
     References: Deng et al., ArcFace (arXiv:1801.07698), figure 3.
     """
+    chex.assert_rank([embeddings, class_weights, labels], [2, {2, 3}, 1])
     centres = np.asarray(normalise_rows(jnp.asarray(class_weights)[labels]))
     unit = np.asarray(normalise_rows(jnp.asarray(embeddings)))
     if centres.ndim == 3:

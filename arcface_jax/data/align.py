@@ -63,10 +63,7 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -
         in another order.
     """
     landmarks = np.asarray(landmarks, np.float64)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise InputError(
-            f"image must be uint8 [height, width, 3], got {image.dtype} of shape {image.shape}"
-        )
+    check_photo(image)
     if landmarks.shape != (5, 2):
         raise InputError(f"landmarks must be [5, 2], got {landmarks.shape}")
     residual = alignment_residual(landmarks)
@@ -90,6 +87,14 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -
         (size, size), Image.Transform.AFFINE, tuple(rows.ravel()), Image.Resampling.BICUBIC
     )
     return np.asarray(crop)
+
+
+def check_photo(image: np.ndarray) -> None:
+    """Raises unless the image is uint8 [height, width, 3]."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise InputError(
+            f"image must be uint8 [height, width, 3], got {image.dtype} of shape {image.shape}"
+        )
 
 
 def alignment_residual(landmarks: np.ndarray) -> float:

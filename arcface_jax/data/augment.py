@@ -6,6 +6,9 @@ low-quality faces, random erasing, and a drawn face mask.
 An example's result depends on its own key and pixels alone. With keys made by `example_keys` it is
 the same whatever the number of devices, and a resumed run continues with the augmentations it would
 have had.
+
+Each change takes an image, float32 [height, width, 3] in 0 … 255, and the example's key, and
+returns the same shape.
 """
 
 import dataclasses
@@ -113,12 +116,7 @@ def augment(
 def crop(image: jax.Array, key: jax.Array, area: tuple[float, float] = (0.2, 1.0)) -> jax.Array:
     """Leaves a random rectangle at its place and blackens the rest.
 
-    Args:
-      image: float32 [height, width, 3], in 0 … 255.
-      key: of this example.
-      area: least and greatest share of the image that is left.
-
-    Returns: same shape.
+    `area`: least and greatest share of the image that is left.
 
     References: Kim et al., AdaFace (arXiv:2204.00964).
     """
@@ -130,12 +128,7 @@ def crop(image: jax.Array, key: jax.Array, area: tuple[float, float] = (0.2, 1.0
 def erase(image: jax.Array, key: jax.Array, area: tuple[float, float] = (0.02, 0.33)) -> jax.Array:
     """Covers a random rectangle with uniform noise.
 
-    Args:
-      image: float32 [height, width, 3], in 0 … 255.
-      key: of this example.
-      area: least and greatest share of the image that is covered.
-
-    Returns: same shape.
+    `area`: least and greatest share of the image that is covered.
 
     References: Zhong et al., Random Erasing Data Augmentation (arXiv:1708.04896).
     """
@@ -152,13 +145,6 @@ def change_colours(image: jax.Array, key: jax.Array, strength: float = 0.5) -> j
 
     Each by a factor f, uniform in [1 − strength, 1 + strength]: f·x + (1 − f)·r, where r is black,
     the mean grey of the image, or the pixel's own grey.
-
-    Args:
-      image: float32 [height, width, 3], in 0 … 255.
-      key: of this example.
-      strength: as above.
-
-    Returns: same shape, in 0 … 255.
     """
     factors_key, order_key = jax.random.split(key)
     factors = jax.random.uniform(factors_key, (3,), minval=1.0 - strength, maxval=1.0 + strength)
@@ -184,12 +170,7 @@ def lower_resolution(
 ) -> jax.Array:
     """Scales the image down, with antialiasing, and up again, smoothly or in blocks.
 
-    Args:
-      image: float32 [height, width, 3], in 0 … 255.
-      key: of this example.
-      ratio: least and greatest ratio of the small side to the image's.
-
-    Returns: same shape.
+    `ratio`: least and greatest ratio of the small side to the image's.
 
     References: Kim et al., AdaFace (arXiv:2204.00964).
     """
@@ -205,12 +186,6 @@ def draw_mask(image: jax.Array, key: jax.Array) -> jax.Array:
     """Draws a face mask over nose, mouth and chin of an aligned crop.
 
     Its upper edge, width, colour and folds vary; eyes stay free.
-
-    Args:
-      image: float32 [height, width, 3], in 0 … 255, aligned to the template.
-      key: of this example.
-
-    Returns: same shape.
     """
     edge_key, width_key, colour_key, fold_key = jax.random.split(key, 4)
     height, width = image.shape[:2]

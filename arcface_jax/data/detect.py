@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from arcface_jax.data.align import check_photo
 from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError
 
@@ -64,10 +65,7 @@ class FaceDetector:
         Args:
           image: uint8 [height, width, 3], RGB.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise InputError(
-                f"image must be uint8 [height, width, 3], got {image.dtype} of shape {image.shape}"
-            )
+        check_photo(image)
         height, width = image.shape[:2]
         longest = max(height, width)
         scale = min(max(longest, _SHORTEST), _LONGEST) / longest

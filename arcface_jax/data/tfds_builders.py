@@ -14,7 +14,7 @@ Nothing is downloaded and TensorFlow is not imported.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,14 +69,8 @@ class SyntheticFacesBuilder(tensorflow_datasets.core.GeneratorBasedBuilder):
 
     def _info(self) -> Any:
         names = [*self._source("train").identity_names, *self._source("test").identity_names]
-        return tensorflow_datasets.core.DatasetInfo(
-            builder=self,
-            description="Drawn faces; nobody is depicted. Identities of `train` and `test` are "
-            "disjoint.",
-            features=image_features(names),
-            supervised_keys=("image", "label"),
-            disable_shuffling=True,  # readers shuffle; a prepared set keeps the source's order
-        )
+        about = "Drawn faces; nobody is depicted. Identities of `train` and `test` are disjoint."
+        return _dataset_info(self, about, names)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager  # nothing is downloaded
@@ -133,13 +127,7 @@ class FaceFiles(tensorflow_datasets.core.GeneratorBasedBuilder):
         super().__init__(config=config, **options)
 
     def _info(self) -> Any:
-        return tensorflow_datasets.core.DatasetInfo(
-            builder=self,
-            description="Faces from files, bit for bit.",
-            features=image_features(list(self._faces.identity_names)),
-            supervised_keys=("image", "label"),
-            disable_shuffling=True,
-        )
+        return _dataset_info(self, "Faces from files, bit for bit.", self._faces.identity_names)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager
@@ -148,3 +136,13 @@ class FaceFiles(tensorflow_datasets.core.GeneratorBasedBuilder):
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for index in range(len(self._faces)):
             yield index, image_example(self._faces.encoded(index), int(self._faces.labels[index]))
+
+
+def _dataset_info(builder: Any, description: str, names: Sequence[str]) -> Any:
+    return tensorflow_datasets.core.DatasetInfo(
+        builder=builder,
+        description=description,
+        features=image_features(list(names)),
+        supervised_keys=("image", "label"),
+        disable_shuffling=True,  # readers shuffle; a prepared set keeps the source's order
+    )

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import numpy as np
 
 from arcface_jax.errors import InputError
@@ -48,6 +49,8 @@ def degrees_between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     0°.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    chex.assert_rank([first, second], 2)
+    chex.assert_equal_shape([first, second])
     return np.degrees(
         2
         * np.arctan2(np.linalg.norm(first - second, axis=1), np.linalg.norm(first + second, axis=1))

@@ -10,8 +10,7 @@ its identities: the folds of LFW-style lists share no identity, so resampling fo
 with ten of them, cautious).
 
 References: Bolle et al., Error analysis of pattern recognition systems: the subsets bootstrap (CVIU
-  2004); Owen, The
-pigeonhole bootstrap (Ann. Appl. Stat. 2007).
+  2004); Owen, The pigeonhole bootstrap (Ann. Appl. Stat. 2007).
 """
 
 import dataclasses

@@ -3,14 +3,13 @@
 For comparing with old tables. The quirks, none of which the default has:
 
 * thresholds are a grid, 0, 0.01 … 3.99 of squared distance (0.001 for VAL), so accuracy depends on
-where the
-  grid falls between the scores, and one grid step can hold many pairs;
+  where the grid falls between the scores, and one grid step can hold many pairs;
 * a pair is "same" if distance < threshold, strictly, so identical images (distance 0) are rejected
-at threshold 0; * the best threshold is the first maximum, the strictest of the grid;
+  at threshold 0;
+* the best threshold is the first maximum, the strictest of the grid;
 * VAL's threshold is interpolated linearly on the grid, between two thresholds whose FAR straddles
-the target, so
-  the training folds' FAR at it can exceed the target; if FAR never reaches the target on the grid,
-  the threshold is 0 and VAL too.
+  the target, so the training folds' FAR at it can exceed the target; if FAR never reaches the
+  target on the grid, the threshold is 0 and VAL too.
 
 The grid is not looped over: one `searchsorted` gives the first threshold that accepts each pair.
 """

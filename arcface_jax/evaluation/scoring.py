@@ -177,14 +177,14 @@ def score_tiles(
         width = min(column_chunk, len(columns) - column)
         numbers = np.arange(column, column + width)
         right = check_embeddings(columns[column : column + width], "columns", rows=numbers)
-        right = jax.device_put(_padded(right, column_chunk), divided)
+        right = jax.device_put(padded(right, column_chunk), divided)
         for row in range(0, min(len(rows), column + width - 1) if upper else len(rows), row_chunk):
             left = rows[row : row + row_chunk]
-            tile = np.asarray(_multiply(jax.device_put(_padded(left, row_chunk), whole), right))
+            tile = np.asarray(_multiply(jax.device_put(padded(left, row_chunk), whole), right))
             yield row, column, tile[: len(left), :width]
 
 
-def _padded(rows: np.ndarray, length: int) -> np.ndarray:
+def padded(rows: np.ndarray, length: int) -> np.ndarray:
     """float32 rows, zeros below up to `length`, so that one compiled program serves."""
     return np.pad(rows.astype(np.float32), ((0, length - len(rows)), (0, 0)))
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.array_checks import check_embeddings, check_length
-from arcface_jax.evaluation.scoring import DEVICE_AXIS, DIVIDED, WHOLE, device_mesh
+from arcface_jax.evaluation.scoring import DEVICE_AXIS, DIVIDED, WHOLE, device_mesh, padded
 
 _PADDING = -1  # the identity of rows that fill up the last chunk
 
@@ -30,8 +30,7 @@ class Search:
       impostor: float32 [P], the highest score of an entry of another identity; −∞ if there is none.
       impostor_index: int64 [P], that entry (the first of equals); −1 if there is none.
       rank: int64 [P], 1 + the number of entries of other identities that score at least as high as
-        the best
-        mate: a tie counts against the probe. 0 if it has no mate.
+        the best mate: a tie counts against the probe. 0 if it has no mate.
     """
 
     mate: np.ndarray
@@ -208,9 +207,8 @@ def _batches(rows: np.ndarray, length: int) -> list[np.ndarray]:
 def _pad_probes(
     probes: np.ndarray, identities: np.ndarray, rows: np.ndarray, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    padding = length - len(rows)
-    embeddings = np.pad(probes[rows].astype(np.float32), ((0, padding), (0, 0)))
-    return embeddings, np.pad(identities[rows], (0, padding), constant_values=_PADDING)
+    filled = np.pad(identities[rows], (0, length - len(rows)), constant_values=_PADDING)
+    return padded(probes[rows], length), filled
 
 
 def _common_identities(

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ def shifted_sum(
 
     Returns: y [N, height', width', channels].
     """
+    chex.assert_rank([images, kernel], 4)
     padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
     height, width = (
         (padded.shape[axis + 1] - kernel.shape[axis]) // stride[axis] + 1 for axis in (0, 1)

@@ -122,21 +122,16 @@ def image_example(encoded: bytes, label: int) -> dict[str, Any]:
 
 
 def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
-    if (pathlib.Path(name) / "dataset_info.json").exists():
-        action, missing = lambda: tensorflow_datasets.builder_from_directory(name), name
-    elif os.sep in name and pathlib.Path(name).exists():
+    folder = pathlib.Path(name)
+    prepared = (folder / "dataset_info.json").exists()
+    if os.sep in name and folder.exists() and not prepared:
         raise InputError(
             f"{name}: no dataset_info.json in it; give the folder of the data set's version"
         )
-    else:
-        action, missing = (
-            lambda: tensorflow_datasets.builder(
-                name, data_dir=data_dir, file_format="array_record"
-            ),
-            name,
-        )
     try:
-        return action()
+        if prepared:
+            return tensorflow_datasets.builder_from_directory(name)
+        return tensorflow_datasets.builder(name, data_dir=data_dir, file_format="array_record")
     except Exception as error:
         # DatasetNotFoundError, and anything that a damaged description causes.
-        raise InputError(f"{missing}: TFDS has no such data set ({reason(error)})") from None
+        raise InputError(f"{name}: TFDS has no such data set ({reason(error)})") from None
