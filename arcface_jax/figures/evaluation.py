@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.quality import RejectCurve
 from arcface_jax.evaluation.roc import Roc
-from arcface_jax.figures.style import new_figure, one_axes, style
+from arcface_jax.figures.style import check_images, new_figure, one_axes, style
 
 _T = TypeVar("_T")
 
@@ -142,16 +142,10 @@ def pair_sheet(
       title: above the sheet.
       columns: pairs in a row.
     """
-    if (
-        first.shape != second.shape
-        or first.ndim != 4
-        or first.shape[-1] != 3
-        or first.dtype != np.uint8
-    ):
-        raise InputError(
-            f"first, second: {first.dtype} of shapes {first.shape} and {second.shape}; give uint8 "
-            "[P, height, width, 3]"
-        )
+    check_images("first", first)
+    check_images("second", second)
+    if first.shape != second.shape:
+        raise InputError(f"first, second: shapes {first.shape} and {second.shape}; give the same")
     if len(scores) != len(first) or len(first) == 0:
         raise InputError(
             f"scores: {len(scores)} for {len(first)} pairs; give one for each of at least one pair"

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from arcface_jax.errors import InputError
-from arcface_jax.figures.style import new_figure, style
+from arcface_jax.figures.style import check_images, new_figure, style
 
 _CELL = 1.15  # inches
 
@@ -30,16 +30,9 @@ def inversion_figure(
     if not rows:
         raise InputError("rows: nothing to draw; give at least one kind of image")
     for name, images in rows:
-        if (
-            images.ndim != 4
-            or images.shape[-1] != 3
-            or images.dtype != np.uint8
-            or len(images) != len(notes)
-        ):
-            raise InputError(
-                f"{name}: {images.dtype} of shape {images.shape} for {len(notes)} notes; give "
-                "uint8 [P, height, width, 3] and one note a person"
-            )
+        check_images(name, images)
+        if len(images) != len(notes):
+            raise InputError(f"{name}: {len(images)} images for {len(notes)} notes; give one each")
     height, width = rows[0][1].shape[1:3]
     figure = new_figure(_CELL * len(notes) + 1.0, _CELL * height / width * len(rows) + 1.1)
     figure.suptitle(title)

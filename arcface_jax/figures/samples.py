@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from arcface_jax.errors import InputError
-from arcface_jax.figures.style import new_figure, style
+from arcface_jax.figures.style import check_images, new_figure, style
 
 _SHEET_WIDTH = 9.0  # inches
 
@@ -27,11 +27,7 @@ def contact_sheet(
     Raises:
       InputError: wrong shape or type, or not one label a row.
     """
-    if images.ndim != 5 or images.shape[-1] != 3 or images.dtype != np.uint8 or images.size == 0:
-        raise InputError(
-            f"images must be uint8 [rows, columns, height, width, 3], got {images.dtype} of shape "
-            f"{images.shape}"
-        )
+    check_images("images", images, "rows, columns")
     rows, columns, height, width, _ = images.shape
     if row_labels is not None and len(row_labels) != rows:
         raise InputError(f"row_labels must name {rows} rows, got {len(row_labels)}")

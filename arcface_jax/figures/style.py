@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
+import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arcface_jax.arguments import check_choice
+from arcface_jax.errors import InputError
 
 # Okabe and Ito's palette: distinguishable with every common colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -57,6 +59,14 @@ def one_axes(width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
 def write(axes: Axes, x: float, y: float, text: str, fontsize: float = 10, **options: Any) -> None:
     """Writes text centred at a point of the axes."""
     axes.text(x, y, text, ha="center", va="center", fontsize=fontsize, **options)
+
+
+def check_images(name: str, images: np.ndarray, lengths: str = "P") -> None:
+    """Raises unless `images` are uint8 [*lengths, height, width, 3] and there is one."""
+    wanted = f"[{lengths}, height, width, 3]"
+    right_rank = images.ndim == wanted.count(",") + 1
+    if not right_rank or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
+        raise InputError(f"{name}: {images.dtype} of shape {images.shape}; give uint8 {wanted}")
 
 
 def line_style(number: int) -> dict[str, Any]:
