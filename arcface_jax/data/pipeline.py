@@ -299,18 +299,18 @@ class DevicePrefetch(Iterator[Batch]):
         return self._state
 
     def set_state(self, state: State) -> None:
-        """See `BatchIterator.set_state`."""
+        """Goes on from a saved state; batches on the devices already are dropped."""
         self._queue.clear()
         self._iterator.set_state(state)
         self._state = state
 
     @property
     def unreadable(self) -> collections.Counter[str]:
-        """See `BatchIterator`; of all batches read, those on the devices already among them."""
+        """Messages and counts of all batches read, those on the devices already among them."""
         return self._iterator.unreadable
 
     def close(self) -> None:
-        """See `BatchIterator.close`."""
+        """Stops reading ahead and ends the worker processes."""
         self._queue.clear()
         self._iterator.close()
 

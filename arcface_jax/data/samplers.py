@@ -56,7 +56,7 @@ class Shuffled:
         return f"Shuffled(batch_size={self.batch_size}, seed={self._seed})"
 
     def rows(self, step: int, start: int, stop: int) -> np.ndarray:
-        """See `Sampler`."""
+        """The shuffled order of the epoch, or the two epochs, that these rows lie in."""
         return self._order(step * self.batch_size + np.arange(start, stop))
 
 
@@ -97,7 +97,7 @@ class Balanced:
         return f"Balanced(identities={self._per_batch}, images={self._each}, seed={self._seed})"
 
     def rows(self, step: int, start: int, stop: int) -> np.ndarray:
-        """See `Sampler`."""
+        """The images of each identity's visit in this batch, identity by identity."""
         epoch, batch = divmod(step, self._batches_per_epoch)
         first = epoch * self._images.num_identities + batch * self._per_batch
         slots = np.arange(start // self._each, -(-stop // self._each))
@@ -139,7 +139,7 @@ class Capped:
         return f"Capped(cap={self._cap}, batch_size={self.batch_size}, seed={self._seed})"
 
     def rows(self, step: int, start: int, stop: int) -> np.ndarray:
-        """See `Sampler`."""
+        """The shuffled order over the min(count, cap) images that each identity has."""
         positions = step * self.batch_size + np.arange(start, stop)
         slots = self._order(positions)
         identities = np.searchsorted(self._ends, slots, side="right")

@@ -25,7 +25,7 @@ from arcface_jax.analysis.geometry import (
     sphere_regions,
 )
 from arcface_jax.figures.margins import TITLES
-from arcface_jax.figures.style import PALETTE, line_style, new_figure, one_axes, style, write
+from arcface_jax.figures.style import PALETTE, centred_text, line_style, new_figure, one_axes, style
 from arcface_jax.margins import NAMED_MARGINS, Psi
 
 # Pale, so that lines and letters stand out on them.
@@ -196,7 +196,7 @@ def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
     ):
         arrow = {"arrowstyle": "-|>", "color": colour}
         axes.annotate("", (0.86 * across, 0.86 * along), (0, 0), arrowprops=arrow)
-        write(axes, 1.17 * across, 1.17 * along, text, color=colour)
+        centred_text(axes, 1.17 * across, 1.17 * along, text, color=colour)
     edge = float(region_edge(psi, np.asarray(centre_angle)))
     if math.isfinite(edge):
         half = 0.5 * centre_angle - edge
@@ -204,9 +204,9 @@ def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
             axes.plot(
                 [0, math.sin(phi_edge)], [0, math.cos(phi_edge)], color="black", lw=0.8, ls=":"
             )
-        write(axes, 0, -0.25, f"arc {round(math.degrees(2 * half), 1) + 0.0}°", fontsize=11)
+        centred_text(axes, 0, -0.25, f"arc {round(math.degrees(2 * half), 1) + 0.0}°", fontsize=11)
     else:
-        write(axes, 0, -0.25, "no region\nbetween them")
+        centred_text(axes, 0, -0.25, "no region\nbetween them")
     axes.set(xlim=(-1.28, 1.28), ylim=(-1.05, 1.28), aspect="equal")
     axes.axis("off")
 
@@ -237,14 +237,14 @@ def _sphere(axes: Axes, psi: Psi, centre_angle: float) -> None:
         centres(centre_angle), (_LINE_1, _LINE_2), ("W1", "W2"), strict=True
     ):
         axes.plot(across, 0.0, "o", color=colour)
-        write(axes, across, -0.14, text, color=colour)
+        centred_text(axes, across, -0.14, text, color=colour)
     edge = float(region_edge(psi, np.asarray(centre_angle)))
     half = 0.5 * centre_angle - edge
     if math.isfinite(edge) and half > 0.0:
         axes.plot(
             [-math.sin(half), math.sin(half)], [0, 0], color="black", lw=2.5, marker="|", ms=9
         )
-        write(axes, 0, 0.14, f"arc {math.degrees(2 * half):.1f}°")
+        centred_text(axes, 0, 0.14, f"arc {math.degrees(2 * half):.1f}°")
     axes.set(xlim=(-1.02, 1.02), ylim=(-1.02, 1.02), aspect="equal")
     axes.axis("off")
 

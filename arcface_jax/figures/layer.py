@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from arcface_jax.analysis.layer import LayerSteps, layer_steps
-from arcface_jax.figures.style import PALETTE, new_figure, style, write
+from arcface_jax.figures.style import PALETTE, centred_text, new_figure, style
 
 # One embedding, three classes; whole lengths, so that the numbers can be followed by hand.
 EMBEDDINGS = np.array([[2.0, 1.0, 2.0]])
@@ -61,7 +61,7 @@ def _diagram(axes: Axes) -> None:
         ((83, 25), (86.5, 25)),
     ):
         axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "0.25", "lw": 1.4})
-    write(axes, 61, 49, "the only change", color=_TRUE, style="italic")
+    centred_text(axes, 61, 49, "the only change", color=_TRUE, style="italic")
 
 
 def _box(axes: Axes, x: float, y: float, width: float, text: str, edge: str = "0.4") -> None:
@@ -74,7 +74,7 @@ def _box(axes: Axes, x: float, y: float, width: float, text: str, edge: str = "0
     lw = 1.0 if edge == "0.4" else 2.0
     corner = (x - width / 2, y - height / 2)
     axes.add_patch(FancyBboxPatch(corner, width, height, lw=lw, **options))
-    write(axes, x, y, text, linespacing=1.35)
+    centred_text(axes, x, y, text, linespacing=1.35)
 
 
 def _table(axes: Axes, steps: LayerSteps, margin: float, scale: float) -> None:
@@ -84,9 +84,9 @@ def _table(axes: Axes, steps: LayerSteps, margin: float, scale: float) -> None:
     header = ("", "W", "‖W‖", "cos θ", "θ", "logit", "p", "target cosine", "logit", "p")
     places = (8, 20, 29.5, 37.5, 45, 55.5, 63.5, 78, 89.5, 96.5)
     for place, text in zip(places, header, strict=True):
-        write(axes, place, 30, text, weight="bold")
+        centred_text(axes, place, 30, text, weight="bold")
     for left, right, text in ((52, 67, "no margin"), (70, 100, "with the margin")):
-        write(axes, (left + right) / 2, 37, text)
+        centred_text(axes, (left + right) / 2, 37, text)
         axes.plot([left, right], [33.5, 33.5], color="0.6", lw=1)
     axes.plot([0.5, 100], [26.5, 26.5], color="0.4", lw=1)
     axes.text(
@@ -115,10 +115,10 @@ def _table(axes: Axes, steps: LayerSteps, margin: float, scale: float) -> None:
             f"{steps.probabilities[0, row]:.3f}",
         )
         for place, text in zip(places, cells, strict=True):
-            write(axes, place, 22 - 7 * row, text, color=_TRUE if true else "black")
+            centred_text(axes, place, 22 - 7 * row, text, color=_TRUE if true else "black")
     axes.plot([0.5, 100], [4, 4], color="0.4", lw=1)
-    write(axes, 63.5, 0, f"loss {steps.plain_loss[0]:.3f}", color=_TRUE)
-    write(axes, 95.5, 0, f"loss {steps.loss[0]:.3f}", color=_TRUE)
+    centred_text(axes, 63.5, 0, f"loss {steps.plain_loss[0]:.3f}", color=_TRUE)
+    centred_text(axes, 95.5, 0, f"loss {steps.loss[0]:.3f}", color=_TRUE)
 
 
 def _numbers(values: np.ndarray) -> str:

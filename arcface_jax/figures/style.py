@@ -56,7 +56,9 @@ def one_axes(width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def write(axes: Axes, x: float, y: float, text: str, fontsize: float = 10, **options: Any) -> None:
+def centred_text(
+    axes: Axes, x: float, y: float, text: str, fontsize: float = 10, **options: Any
+) -> None:
     """Writes text centred at a point of the axes."""
     axes.text(x, y, text, ha="center", va="center", fontsize=fontsize, **options)
 
