@@ -108,16 +108,12 @@ def check_source_labels(source: FaceSource) -> None:
         raise InputError(f"the source has {len(source)} images but {len(labels)} labels")
     if not len(labels):
         raise InputError("the source has no images")
-    counts = (
-        np.bincount(labels, minlength=len(source.identity_names))
-        if labels.min() >= 0
-        else np.zeros(1)
-    )
-    if labels.min() < 0 or len(counts) != len(source.identity_names):
+    if labels.min() < 0 or labels.max() >= len(source.identity_names):
         raise InputError(
             f"labels are {labels.min()} … {labels.max()}, but there are "
             f"{len(source.identity_names)} identity names"
         )
+    counts = np.bincount(labels, minlength=len(source.identity_names))
     if counts.min() == 0:
         raise InputError(
             f"{(counts == 0).sum()} labels have no image, the first is {np.argmin(counts)}; "

@@ -295,14 +295,11 @@ def angle_intervals(
                 f"{name}: the angle of {num_classes} class; resampling needs at least two"
             )
         rng = np.random.default_rng(resampling.seed)
-        replicates = [
-            {
-                name: of_classes.mean(
-                    np.bincount(rng.integers(num_classes, size=num_classes), minlength=num_classes)
-                )
-            }
-            for _ in range(resampling.num_replicates)
-        ]
+        replicates = []
+        for _ in range(resampling.num_replicates):
+            drawn = rng.integers(num_classes, size=num_classes)
+            weights = np.bincount(drawn, minlength=num_classes)
+            replicates.append({name: of_classes.mean(weights)})
         intervals |= percentile_intervals(
             {name: of_classes.mean()}, replicates, resampling.confidence
         )

@@ -42,12 +42,10 @@ class FoldedBackbone:
             )
 
         def replace(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            if (
-                not isinstance(context.module, nn.BatchNorm)
-                or context.module.path not in self.folded
-            ):
+            layer = context.module
+            if not isinstance(layer, nn.BatchNorm) or layer.path not in self.folded:
                 return next_function(*args, **kwargs)
-            bias: jax.Array = context.module.get_variable("params", "bias")
+            bias: jax.Array = layer.get_variable("params", "bias")
             return args[0] + bias.astype(args[0].dtype)
 
         with nn.intercept_methods(replace):

@@ -42,14 +42,9 @@ def calls(
         result = next_function(*args, **kwargs)
         if isinstance(context.module, _LAYERS) and context.method_name == "__call__":
             source = [path for output, path in outputs if output is args[0]]
-            found.append(
-                Call(
-                    context.module.path,
-                    context.module.clone(parent=None),
-                    source[0] if source else None,
-                )
-            )
-            outputs.append((result, context.module.path))
+            path, layer = context.module.path, context.module.clone(parent=None)
+            found.append(Call(path, layer, source[0] if source else None))
+            outputs.append((result, path))
         return result
 
     with nn.intercept_methods(record):
