@@ -29,7 +29,7 @@ def check_scores(scores: np.ndarray, name: str = "scores") -> np.ndarray:
         scores = scores.astype(np.float64)
     elif scores.dtype.itemsize < 4:
         scores = scores.astype(np.float32)
-    _refuse(~np.isfinite(scores), scores, name, "remove or repair it")
+    _refuse(~np.isfinite(scores), scores, name, "; remove or repair it")
     return scores
 
 
@@ -37,14 +37,14 @@ def check_same(same: np.ndarray, length: int, name: str = "same") -> np.ndarray:
     """`same` as bool [length]; 0 and 1 pass as False and True."""
     same = check_length(same, length, name, "scores")
     if same.dtype != bool:
-        _refuse((same != 0) & (same != 1), same, name, "give booleans (or 0 and 1)")
+        _refuse((same != 0) & (same != 1), same, name, "; give booleans (or 0 and 1)")
     return same.astype(bool)
 
 
 def check_weights(weights: np.ndarray, length: int, name: str = "weights") -> np.ndarray:
     """`weights` [length]; refuses negative, infinite and NaN ones."""
     weights = check_length(weights, length, name, "scores")
-    _refuse(~(np.isfinite(weights) & (weights >= 0)), weights, name, "give finite weights ≥ 0")
+    _refuse(~(np.isfinite(weights) & (weights >= 0)), weights, name, "; give finite weights ≥ 0")
     return weights
 
 
@@ -55,7 +55,7 @@ def check_indices(indices: np.ndarray, size: int, name: str) -> np.ndarray:
         raise InputError(
             f"{name}: shape {indices.shape}, dtype {indices.dtype}; give a vector of integers"
         )
-    _refuse((indices < 0) | (indices >= size), indices, name, f"outside 0 … {size - 1}")
+    _refuse((indices < 0) | (indices >= size), indices, name, f", outside 0 … {size - 1}")
     return indices.astype(np.int64)
 
 
@@ -100,4 +100,4 @@ def check_embeddings(
 def _refuse(invalid: np.ndarray, values: np.ndarray, name: str, remedy: str) -> None:
     if invalid.any():
         position = int(np.argmax(invalid))
-        raise InputError(f"{name}: element {position} is {values[position]}; {remedy}")
+        raise InputError(f"{name}: element {position} is {values[position]}{remedy}")

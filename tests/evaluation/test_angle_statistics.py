@@ -74,5 +74,5 @@ def test_bad_input_is_named() -> None:
         angle_statistics(2 * x, np.arange(3))
     with pytest.raises(InputError, match="one row only"):
         angle_statistics(x, np.zeros(3, int))
-    with pytest.raises(InputError, match="labels: 2 for 3"):
+    with pytest.raises(InputError, match=r"labels: shape \(2,\) for 3"):
         angle_statistics(x, np.arange(2))

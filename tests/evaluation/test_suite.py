@@ -120,7 +120,7 @@ def test_a_person_in_one_image_each_leaves_no_search() -> None:
 
 def test_bad_sets_are_named() -> None:
     embeddings, labels = faces()
-    with pytest.raises(InputError, match="mine: 200 embeddings but labels of shape"):
+    with pytest.raises(InputError, match=r"mine: labels: shape \(199,\) for 200"):
         evaluate_set(EmbeddedSet("mine", embeddings, labels[1:]), OPTIONS)
     with pytest.raises(InputError, match="mine: embeddings: row 3 holds NaN"):
         evaluate_set(
