@@ -18,8 +18,8 @@ from arcface_jax.errors import InputError
 
 
 def is_concrete(value: Any) -> bool:
-    """Whether the value can be read here and now: not inside a JAX trace, and not partly on
-    another host.
+    """Whether the value can be read here and now: not inside a JAX trace, and not partly on another
+    host.
     """
     if isinstance(value, jax.core.Tracer):
         return False

@@ -1,6 +1,4 @@
-"""Files that a reader finds whole or not at all, whatever happens to the process or to the
-power.
-"""
+"""Files that a reader finds whole or not at all, whatever happens to the process or the power."""
 
 import contextlib
 import io
@@ -51,8 +49,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def whole_text(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """As `whole_file`, for text as `csv` writes it: UTF-8, with names that are not Unicode as
-    they came.
+    """As `whole_file`, for text as `csv` writes it: UTF-8, with names that are not Unicode as they
+    came.
     """
     with whole_file(path) as file:
         text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)

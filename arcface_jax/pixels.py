@@ -1,9 +1,8 @@
 """What a network expects its pixels to be: colour order and value range.
 
-Feeding RGB to a network trained on BGR, or dividing by 128 instead of 127.5,
-raises no error and costs accuracy silently. So the convention is a value that
-travels with the model, and `normalise` is the only place where uint8 becomes
-float.
+Feeding RGB to a network trained on BGR, or dividing by 128 instead of 127.5, raises no error and
+costs accuracy silently. So the convention is a value that travels with the model, and `normalise`
+is the only place where uint8 becomes float.
 """
 
 import dataclasses
@@ -21,8 +20,8 @@ class PixelConvention:
     """Network input = (uint8 − offset) / divisor, channels in `color_order`.
 
     Attributes:
-      color_order: order of the channels the network was trained on. Images in
-        this library are always RGB; "bgr" reverses them on the way in.
+      color_order: order of the channels the network was trained on. Images in this library are
+        always RGB; "bgr" reverses them on the way in.
       offset: the grey level that maps to 0.
       divisor: the grey levels that map to 1.
     """
@@ -64,8 +63,8 @@ def normalise(
     Returns: same shape, `dtype`.
 
     Raises:
-      TypeError: the images are not uint8; floats would have been normalised
-        once already, and twice is a silent error.
+      TypeError: the images are not uint8; floats would have been normalised once already, and twice
+        is a silent error.
     """
     if images.dtype != jnp.uint8:
         raise TypeError(

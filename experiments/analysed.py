@@ -5,13 +5,13 @@ import pathlib
 
 import numpy as np
 
-from arcface_jax.data.memory import load
+from arcface_jax.data.in_memory import load_source
 from arcface_jax.data.open import open_source
 from arcface_jax.data.source import FaceSource
+from arcface_jax.data.subset import Subset
 from arcface_jax.data.synthetic import SyntheticFaces
-from arcface_jax.data.views import Subset
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angles import class_centres
+from arcface_jax.evaluation.angle_statistics import class_centres
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.training.dataset import load_data
@@ -45,7 +45,7 @@ class People:
         return (
             self.images
             if self.images.shape[1:3] == image_size
-            else load(self.source, image_size).images
+            else load_source(self.source, image_size).images
         )
 
 
@@ -62,7 +62,7 @@ def default_source(first_identity: int = 0) -> SyntheticFaces:
 
 def default_model(seed: int) -> TrainedModel:
     """A small network trained on `default_source`, for a study without a model."""
-    sample = load(default_source(), DEFAULT_SIZE)
+    sample = load_source(default_source(), DEFAULT_SIZE)
     return train_small(sample.images, sample.labels, _DEFAULT_RECIPE, seed)
 
 
@@ -106,7 +106,7 @@ def choose_people(source: FaceSource, count: int, image_size: tuple[int, int]) -
         raise InputError(
             f"people: {len(chosen.identity_names)} of them; give a source of at least two"
         )
-    sample = load(chosen, image_size)
+    sample = load_source(chosen, image_size)
     return People(chosen, sample.images, sample.labels, tuple(chosen.identity_names))
 
 

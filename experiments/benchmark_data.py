@@ -20,11 +20,11 @@ from rich.table import Table
 
 from arcface_jax.data.convert import convert
 from arcface_jax.data.decode import decode
-from arcface_jax.data.encoded import EncodedSource
-from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.pipeline import batches
-from arcface_jax.data.recordio import RecordIOSource
 from arcface_jax.data.samplers import Shuffled
+from arcface_jax.data.sources.encoded import EncodedSource
+from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.data.sources.recordio import RecordIOSource
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 from experiments.benchmark_report import Former, Ratio, Record, Report, ratio_of_rounds

@@ -10,8 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from arcface_jax.data.messages import printable
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, printable
 
 INPUT_ERROR = 2
 INTERRUPTED = 130

@@ -17,13 +17,13 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from arcface_jax.data.convert import Format, convert, verify
-from arcface_jax.data.detection import FaceDetector, detect_landmarks
+from arcface_jax.data.convert import TargetFormat, convert, verify_conversion
+from arcface_jax.data.detect import FaceDetector, detect_landmarks
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
 from arcface_jax.data.open import open_source
 from arcface_jax.data.scan import find_unreadable
 from arcface_jax.data.source import FaceSource
-from arcface_jax.data.views import Subset
+from arcface_jax.data.subset import Subset
 from arcface_jax.errors import InputError
 from experiments.command import help_text, new_console, run_command
 from experiments.progress import progress_bar
@@ -37,7 +37,7 @@ class Arguments:
     """What to convert."""
     destination: Annotated[pathlib.Path, tyro.conf.Positional]
     """Folder to make. With --check alone it may exist, and is only checked."""
-    format: Format = "recordio"
+    format: TargetFormat = "recordio"
     """recordio: train.rec, train.idx, train.lst, property. array_record: a TFDS data set.
     folder: IDENTITY/IMAGE.
     """
@@ -109,7 +109,7 @@ def run(arguments: Arguments) -> None:
             convert(source, arguments.destination, arguments.format, progress=move, **options)
     if arguments.check:
         with progress_bar(console, "Checking", len(source)) as move:
-            verify(source, arguments.destination, progress=move, **options)
+            verify_conversion(source, arguments.destination, progress=move, **options)
     images, identities = len(source), len(source.identity_names)
     checked = ", read back and equal" if arguments.check else ""
     console.print(

@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from arcface_jax.data.checks import report
+from arcface_jax.data.check import report
 from arcface_jax.data.open import open_source as open_path
 from arcface_jax.data.scan import overlap, scan
-from arcface_jax.data.source import FaceSource
 from arcface_jax.figures.data import identity_sheet
 from arcface_jax.figures.style import save
 from arcface_jax.training.abstract import cost as abstract_cost
@@ -53,7 +52,7 @@ def check_data(config: Config, console: Console, folder: pathlib.Path, against: 
             first, second = shared[0]
             warnings.append(
                 f"{len(shared)} images are in {path} too; the first: image {first} "
-                f"({where(source, first)}) is image {second} there. A test on them is void"
+                f"({source.where(int(first))}) is image {second} there. A test on them is void"
             )
         else:
             console.print(f"No image is in {path} too.", markup=False)
@@ -70,12 +69,6 @@ def check_data(config: Config, console: Console, folder: pathlib.Path, against: 
         )
     console.print(f"Findings: {len(warnings)}." if warnings else "Nothing deserves a look.")
     return 1 if warnings else 0
-
-
-def where(source: FaceSource, index: int) -> str:
-    """The file or record of an image, where the source knows one."""
-    name = getattr(source, "where", None)
-    return str(name(int(index))) if name is not None else f"number {index}"
 
 
 def cost(config: Config, setup: Setup) -> str:

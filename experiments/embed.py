@@ -22,9 +22,9 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from arcface_jax.data.encoded import EncodedSource
 from arcface_jax.data.open import open_source
-from arcface_jax.data.verification_sets import BinSource
+from arcface_jax.data.sources.bin import BinSource
+from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.errors import InputError
 from arcface_jax.files import replace_whole, whole_file, whole_text, write_whole
 from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER

@@ -38,8 +38,8 @@ from rich.console import Console
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_similarities
-from arcface_jax.evaluation.suite import Options, SetResult, evaluate_set
-from arcface_jax.evaluation.tables import Figures, to_text
+from arcface_jax.evaluation.suite import EvaluationOptions, SetResult, evaluate_set
+from arcface_jax.evaluation.tables import TableRow, to_text
 from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.figures.evaluation_set import draw_set
 from arcface_jax.files import write_whole
@@ -101,7 +101,7 @@ class Arguments:
         return Resampling(self.replicates, self.confidence, self.seed)
 
 
-def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], dict[str, Figures]]:
+def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], dict[str, TableRow]]:
     """Everything to evaluate: the files of embeddings, then each run on each set.
 
     Returns: (what to evaluate, W-EC and W-Inter of each run that is evaluated on its own data).
@@ -119,7 +119,7 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
         read_embeddings(path, arguments.flip or "add", arguments.folds)
         for path in arguments.embeddings
     ]
-    of_training: dict[str, Figures] = {}
+    of_training: dict[str, TableRow] = {}
     for folder in arguments.checkpoint:
         model = open_to_evaluate(folder, arguments.project if takes_project(folder) else None)
         prefix = "" if len(arguments.checkpoint) == 1 else f"{model.name}, "
@@ -190,7 +190,7 @@ def compare_results(
 
 def print_results(
     console: Console,
-    rows: dict[str, Figures],
+    rows: dict[str, TableRow],
     results: dict[str, SetResult],
     comparisons: dict[str, dict[str, Comparison]],
 ) -> None:
@@ -238,7 +238,7 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     """Reads, evaluates, prints, writes."""
     page = output / PAGE
     entries, of_training = read_entries(arguments, console)
-    options = Options(
+    options = EvaluationOptions(
         fars=arguments.fars,
         deployment_fars=arguments.deployment_fars,
         enrolled=arguments.enrolled,
@@ -249,7 +249,7 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
         console.print(f"Evaluating {entry.data.name} …", markup=False, highlight=False)
         results[entry.data.name] = evaluate_set(entry.data, options)
     comparisons = compare_results(entries, list(results.values()), arguments)
-    rows: dict[str, Figures] = {
+    rows: dict[str, TableRow] = {
         name: result.figures for name, result in results.items()
     } | of_training
     print_results(console, rows, results, comparisons)

@@ -19,7 +19,6 @@ from arcface_jax.evaluation.bootstrap import (
     Interval,
     Resampling,
     identification_intervals,
-    mean_identification_intervals,
     roc_intervals,
 )
 from arcface_jax.evaluation.identification import (
@@ -192,7 +191,7 @@ def identification_figures(
         for name, search in searches.items():
             found = identification_intervals(search, subjects, ranks=RANKS, resampling=resampling)
             rows[f"1:N {name}"] |= rates_alone(found)
-        of_mean = mean_identification_intervals(
+        of_mean = identification_intervals(
             list(searches.values()), subjects, ranks=RANKS, resampling=resampling
         )
         rows["1:N mean"] |= rates_alone(of_mean)

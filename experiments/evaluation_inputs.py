@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from arcface_jax.data.memory import load_images
+from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_same
+from arcface_jax.evaluation.array_checks import check_same
 from arcface_jax.evaluation.suite import EmbeddedSet
 from arcface_jax.evaluation.verification import FlipRule, combine_flip
 from arcface_jax.models.embed import mirror

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 
 from arcface_jax.evaluation.comparison import Comparison
 from arcface_jax.evaluation.suite import SetResult
-from arcface_jax.evaluation.tables import FORMATS, Figures, format_figure, heading
+from arcface_jax.evaluation.tables import FORMATS, TableRow, format_figure, heading
 from arcface_jax.figures.evaluation_set import Picture
 from arcface_jax.files import write_whole
 from experiments.html_page import page, picture, table
 
 
-def write_tables(rows: Mapping[str, Figures], folder: pathlib.Path) -> list[pathlib.Path]:
+def write_tables(rows: Mapping[str, TableRow], folder: pathlib.Path) -> list[pathlib.Path]:
     """table.txt, .md, .tex, .csv and .json in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -27,7 +27,7 @@ def write_tables(rows: Mapping[str, Figures], folder: pathlib.Path) -> list[path
 
 def html_report(
     title: str,
-    rows: Mapping[str, Figures],
+    rows: Mapping[str, TableRow],
     sets: Mapping[str, tuple[SetResult, Sequence[Picture]]],
     comparisons: Mapping[str, Mapping[str, Comparison]],
     confidence: float,
@@ -51,7 +51,7 @@ def html_report(
     return page(title, parts)
 
 
-def _figures_table(rows: Mapping[str, Figures]) -> str:
+def _figures_table(rows: Mapping[str, TableRow]) -> str:
     """Sets as columns, for there are more figures than sets."""
     names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
     body = [
@@ -115,6 +115,6 @@ def _group_table(result: SetResult) -> str:
     )
 
 
-def _kinds(result: SetResult) -> list[tuple[str, Figures]]:
+def _kinds(result: SetResult) -> list[tuple[str, TableRow]]:
     assert result.groups is not None
     return [("far", result.groups.far), ("frr", result.groups.frr)]

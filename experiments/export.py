@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import tyro
 
-from arcface_jax.data.memory import load_images
+from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.errors import InputError

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from arcface_jax.data.encoded import EncodedSource
+from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings
+from arcface_jax.evaluation.array_checks import check_embeddings
 from arcface_jax.evaluation.search import Candidates, search_candidates
 from experiments.evaluation_inputs import read_arrays
 from experiments.models import Embedder

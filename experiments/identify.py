@@ -23,9 +23,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from arcface_jax.data.messages import printable
 from arcface_jax.data.open import open_source
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, printable
 from arcface_jax.evaluation.templates import pool_templates
 from arcface_jax.files import whole_file, whole_text
 from experiments.command import check_new_file, help_text, new_console, run_command

@@ -24,8 +24,7 @@ from arcface_jax.analysis.neighbours import (
     principal_plane,
     tsne_plane,
 )
-from arcface_jax.data.messages import printable
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, printable
 from arcface_jax.evaluation.all_pairs import all_pairs_roc
 from arcface_jax.evaluation.roc import operating_point
 from arcface_jax.figures.evaluation import pair_sheet

@@ -6,10 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from arcface_jax.data.alignment import align
+from arcface_jax.data.align import align
 from arcface_jax.data.decode import decode, resize
-from arcface_jax.data.detection import FaceDetector
-from arcface_jax.data.encoded import EncodedSource
+from arcface_jax.data.detect import FaceDetector
+from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.errors import InputError
 
 

@@ -4,15 +4,15 @@ import pathlib
 
 import numpy as np
 
-from arcface_jax.data.memory import load
+from arcface_jax.data.in_memory import load_source
 from arcface_jax.data.source import FaceSource
-from arcface_jax.data.views import Subset
+from arcface_jax.data.subset import Subset
 from arcface_jax.evaluation.roc import roc_curve
 from arcface_jax.figures.evaluation import roc_figure, score_histogram
 from arcface_jax.figures.monitor import monitor
 from arcface_jax.figures.samples import contact_sheet
 from arcface_jax.figures.style import save
-from arcface_jax.figures.training import angle_histogram, learning_curve, loss_curve
+from arcface_jax.figures.training import angle_histogram, learning_curve, training_curves
 from arcface_jax.training.loop import RunResult
 from arcface_jax.training.run_folder import RunFolder, read_metrics
 from arcface_jax.training.setup import Setup
@@ -30,7 +30,7 @@ def sample_grid(source: FaceSource, image_size: tuple[int, int]) -> np.ndarray:
         for identity in np.unique(labels)[:_SHEET_ROWS]
     ]
     images = iter(
-        load(Subset(source, np.concatenate(rows)), image_size, on_unreadable="skip").images
+        load_source(Subset(source, np.concatenate(rows)), image_size, on_unreadable="skip").images
     )
     grid = np.zeros((len(rows), _SHEET_COLUMNS, *image_size, 3), np.uint8)
     for row, chosen in enumerate(rows):
@@ -52,7 +52,7 @@ def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib
         "samples": contact_sheet(
             sample_grid(data.train, setup.config.data.size), "Training images, one person a row"
         ),
-        "loss": loss_curve(
+        "loss": training_curves(
             [int(line["step"]) for line in metrics],
             [line["loss"] for line in metrics],
             [line["accuracy"] for line in metrics],

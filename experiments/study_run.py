@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arcface_jax.analysis.label_noise import detection, wrong_labels
-from arcface_jax.data.memory import MemorySource
+from arcface_jax.analysis.label_noise import score_clean_up, wrong_labels
+from arcface_jax.data.in_memory import MemorySource
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angles import angle_statistics
+from arcface_jax.evaluation.angle_statistics import angle_statistics
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.models.embed import embed_images, make_embed_function
 from arcface_jax.losses.subcenter import dominant_centres, subcenter_counts, within_angle
@@ -302,13 +302,13 @@ def measured(
     if wrong.any() and weights is not None:
         kept = cleaned(embeddings, np.asarray(weights), train_images.labels, MAX_DEGREES)
         np.save(folder / KEPT_FILE, kept)
-        results["noise"] = dataclasses.asdict(detection(~kept, wrong))
+        results["noise"] = dataclasses.asdict(score_clean_up(~kept, wrong))
         stricter = {
             degrees: cleaned(embeddings, np.asarray(weights), train_images.labels, degrees)
             for degrees in STRICTER
         }
         results["noise"]["at"] = {
-            f"{degrees:g}": dataclasses.asdict(detection(~near, wrong))
+            f"{degrees:g}": dataclasses.asdict(score_clean_up(~near, wrong))
             for degrees, near in stricter.items()
         }
     return results

@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from arcface_jax.analysis.class_gaps import class_gaps, even_circle_probability
-from arcface_jax.data.memory import load
+from arcface_jax.data.in_memory import load_source
 from arcface_jax.data.open import open_source
 from arcface_jax.data.source import FaceSource
+from arcface_jax.data.subset import Subset
 from arcface_jax.data.synthetic import SyntheticFaces
-from arcface_jax.data.views import Subset
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.figures.features import Features, features_figure
@@ -103,7 +103,7 @@ def read_halves(arguments: Arguments) -> Halves:
             f"--identities {arguments.identities}: give 2 or more, of the "
             f"{len(source.identity_names)} people there are"
         )
-    sample = load(Subset(source, np.flatnonzero(labels < arguments.identities)), 32)
+    sample = load_source(Subset(source, np.flatnonzero(labels < arguments.identities)), 32)
     place = np.zeros(len(sample), np.int64)
     for label in range(arguments.identities):
         own = np.flatnonzero(sample.labels == label)

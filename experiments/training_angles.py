@@ -4,10 +4,10 @@ stand for.
 
 import numpy as np
 
-from arcface_jax.data.memory import OnUnreadable, load
-from arcface_jax.data.views import Subset
+from arcface_jax.data.in_memory import OnUnreadable, load_source
+from arcface_jax.data.subset import Subset
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angles import (
+from arcface_jax.evaluation.angle_statistics import (
     ClassAngles,
     class_centres,
     degrees_between,
@@ -59,7 +59,7 @@ def training_angles(
     weights = unit_embeddings(model.class_weights, f"{model.name}: class_weights")
     chosen = images_of_some_classes(np.asarray(data.train.labels), most_images, resampling.seed)
     on_unreadable: OnUnreadable = "raise" if model.config.data.unreadable == "stop" else "skip"
-    sample = load(Subset(data.train, chosen), model.image_size, on_unreadable=on_unreadable)
+    sample = load_source(Subset(data.train, chosen), model.image_size, on_unreadable=on_unreadable)
     drawn = np.unique(
         np.asarray(data.train.labels)[chosen]
     )  # a subset renumbers its classes, in this order

@@ -34,8 +34,7 @@ from arcface_jax.analysis.inversion import cosine_loss, invert
 from arcface_jax.analysis.layer import layer_steps
 from arcface_jax.figures import geometry as geometry_figures
 from arcface_jax.figures.layer import CLASS_WEIGHTS, EMBEDDINGS, LABELS, layer
-from arcface_jax.figures.margins import TITLES, loss_gradient
-from arcface_jax.figures.margins import target_logits as target_logit_figure
+from arcface_jax.figures.margins import TITLES, loss_gradient, target_logit_curves
 from arcface_jax.figures.style import save
 from arcface_jax.models import registry
 from arcface_jax.models.batch_statistics import with_statistics
@@ -127,7 +126,7 @@ for name, psi in margins.NAMED_MARGINS.items():
     )
 
 # %%
-show("target_logits", target_logit_figure())
+show("target_logits", target_logit_curves())
 
 # %% [markdown]
 # ## Past π

@@ -60,7 +60,7 @@ def show(name, figure):
 # ## Faces
 #
 # Drawn ones: who it is sets the shape of the face, each picture its pose, light, glasses, hat and
-# blur. A folder of your own is `arcface_jax.data.folder.FolderSource`.
+# blur. A folder of your own is `arcface_jax.data.sources.folder.FolderSource`.
 
 # %%
 IDENTITIES, IMAGES, SIZE = 200, 20, 24

@@ -54,7 +54,7 @@ from arcface_jax.heads import (
     unshard_classes,
 )
 from arcface_jax.heads.shards import shard_rows
-from arcface_jax.heads.planner import HeadSize, compiled_memory, predicted_memory
+from arcface_jax.training.head_plan import HeadSize, compiled_memory, predicted_memory
 from arcface_jax.heads.traffic import collective_bytes
 from arcface_jax.cosine import row_norms
 

@@ -29,8 +29,8 @@ import numpy as np
 from PIL import Image
 
 import arcface_jax
-from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.pairs import all_pairs
+from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.evaluation.roc import area_under_curve, roc_curve, tar_at_far
 from arcface_jax.evaluation.search import search_candidates
 from arcface_jax.evaluation.verification import combine_flip, hardest_pairs, pair_similarities

@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 
@@ -26,6 +27,7 @@ def target_angles(
 
     References: Deng et al., ArcFace (arXiv:1801.07698), figure 3.
     """
+    chex.assert_rank([embeddings, class_weights, labels], [2, {2, 3}, 1])
     centres = np.asarray(normalise_rows(jnp.asarray(class_weights)[labels]))
     unit = np.asarray(normalise_rows(jnp.asarray(embeddings)))
     if centres.ndim == 3:
@@ -36,8 +38,7 @@ def target_angles(
 
 
 def angle_density(degrees: np.ndarray, grid: np.ndarray, bandwidth: float = 2.0) -> np.ndarray:
-    """Density of angles, per degree: a Gaussian about each, folded back at 0° and 180° so that the
-    area stays 1.
+    """Density of angles, per degree: a Gaussian about each, folded at 0° and 180° (area 1).
 
         p(x) = 1/n Σᵢ [φ(x − θᵢ) + φ(x + θᵢ) + φ(x − 360° + θᵢ)],  φ a normal density of deviation
         `bandwidth`
@@ -64,7 +65,7 @@ def angle_density(degrees: np.ndarray, grid: np.ndarray, bandwidth: float = 2.0)
     )
 
 
-def target_logits(degrees: np.ndarray, psi: Psi) -> np.ndarray:
+def logits_of_angles(degrees: np.ndarray, psi: Psi) -> np.ndarray:
     """ψ(cos θ) of each angle: the target logit over s.
 
     Args:

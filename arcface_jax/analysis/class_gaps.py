@@ -92,9 +92,8 @@ def class_gaps(embeddings: np.ndarray, labels: np.ndarray, *, quantile: float = 
     for i in range(len(classes)):
         for j in range(i + 1, len(classes)):
             towards = _orthogonal_part(centres[j], centres[i])
-            middle = (
-                np.abs(_angle_at(centres[j], centres[i], towards)) / 2
-            )  # 180° may come as −180°
+            # 180° may come as −180°.
+            middle = np.abs(_angle_at(centres[j], centres[i], towards)) / 2
             first, second = (
                 _wrapped(_angle_at(each, centres[i], towards) - middle)
                 for each in (members[i], members[j])
@@ -115,8 +114,7 @@ def class_gaps(embeddings: np.ndarray, labels: np.ndarray, *, quantile: float = 
 
 
 def even_circle_probability(num_classes: int, psi: Psi, scale: float) -> float:
-    """Softmax's probability of the true class where C centres divide the circle evenly and
-    embeddings sit on them.
+    """Probability of the true class for C even centres on the circle and embeddings on them.
 
         p = e^{s·psi(1)} / (e^{s·psi(1)} + Σ_{k=1}^{C−1} e^{s·cos(2πk/C)})
 
@@ -154,9 +152,7 @@ def _directions(rows: np.ndarray, name: str, numbers: range | np.ndarray) -> np.
 
 
 def _orthogonal_part(vector: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """The unit vector in the plane of both that is orthogonal to `axis`; any one where the two
-    are parallel.
-    """
+    """The unit vector orthogonal to `axis` in the plane of both; any where they are parallel."""
     for candidate in (vector, *np.eye(len(axis))):
         part = candidate - (candidate @ axis) * axis
         length = np.linalg.norm(part)

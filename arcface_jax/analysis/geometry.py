@@ -1,5 +1,4 @@
-r"""The geometry of a margin between two classes: where each class's region ends, and how wide the
-margin is.
+r"""The geometry of a margin between two classes: where each region ends, how wide it is.
 
 θ1 and θ2 are the angles of an embedding to the centres of class 1 and class 2. An example of class
 1 is satisfied where psi(cosθ1) > cosθ2, one of class 2 where psi(cosθ2) > cosθ1. On the boundary of
@@ -12,7 +11,8 @@ lies between the two boundaries is the margin:
     ArcFace                θ2 = θ1 + m               constant in the angle, which is the arc on the
     sphere
 
-(as long as the psi is not past π). Angles are in radians, all numbers float64.
+(as long as the psi is not past π). Everywhere below, psi is any margin that acts on each cosine
+alone; angles are in radians, in [0, π], of any shape (InputError outside); all numbers are float64.
 
 References:
   Deng et al., ArcFace, arXiv:1801.07698, "geometric difference". Wang et al., CosFace,
@@ -37,39 +37,29 @@ def boundary(psi: Psi, theta1: np.ndarray) -> np.ndarray:
 
     Exchange the two angles for the boundary of class 2.
 
-    Args:
-      psi: any margin that acts on each cosine alone.
-      theta1: θ1 in [0, π], any shape.
-
     Returns: θ2 in [0, π], like `theta1`; NaN where the boundary leaves the sphere, psi outside [−1,
       1]: below −1 no θ2 satisfies an example of class 1, above 1 every one does.
-
-    Raises:
-      InputError: for an angle outside [0, π].
     """
     theta1 = _angles("theta1", theta1)
     return _arccos(psi_at(psi, theta1))
 
 
 def softmax_boundary(theta1: np.ndarray, norm_ratio: float, offset: float = 0.0) -> np.ndarray:
-    r"""θ2 on the one boundary of plain softmax, for both classes, which moves with the weights'
-    lengths and biases:
+    r"""θ2 on plain softmax's one boundary, which moves with the weights' lengths and biases:
 
         ‖W_1‖·‖x‖·cosθ1 + b_1 = ‖W_2‖·‖x‖·cosθ2 + b_2.
 
     Args:
-      theta1: θ1 in [0, π], any shape.
+      theta1: θ1.
       norm_ratio: ‖W_1‖/‖W_2‖ > 0.
       offset: (b_1 − b_2)/(‖W_2‖·‖x‖).
 
     Returns: θ2 in [0, π], like `theta1`; NaN where no θ2 is on the boundary.
 
     Raises:
-      InputError: for an angle outside [0, π] or a ratio that is not positive.
+      InputError: the ratio is not positive.
 
-    References:
-      Liu et al., SphereFace, arXiv:1704.08063, eq. 3. Deng et al., ArcFace, arXiv:1801.07698, eq.
-      1.
+    References: Liu et al., SphereFace, arXiv:1704.08063, eq. 3; Deng et al., ArcFace, eq. 1.
     """
     check_positive("norm_ratio", norm_ratio)
     return _arccos(norm_ratio * np.cos(_angles("theta1", theta1)) + offset)
@@ -78,17 +68,9 @@ def softmax_boundary(theta1: np.ndarray, norm_ratio: float, offset: float = 0.0)
 def region(psi: Psi, theta1: np.ndarray, theta2: np.ndarray) -> np.ndarray:
     """Whose region each pair of angles lies in.
 
-    Args:
-      psi: any margin that acts on each cosine alone.
-      theta1: θ1 in [0, π].
-      theta2: θ2 in [0, π]; the two broadcast.
-
-    Returns: uint8 of the broadcast shape: CLASS_1 where psi(cosθ1) > cosθ2, CLASS_2 where
-      psi(cosθ2) > cosθ1, MARGIN where neither, BOTH where both: there psi exceeds the cosine, and
-      the margin has become a bonus.
-
-    Raises:
-      InputError: for an angle outside [0, π].
+    Returns: uint8 of the shape to which the two broadcast: CLASS_1 where psi(cosθ1) > cosθ2,
+      CLASS_2 where psi(cosθ2) > cosθ1, MARGIN where neither, BOTH where both: there psi exceeds the
+      cosine, and the margin has become a bonus.
     """
     theta1, theta2 = _angles("theta1", theta1), _angles("theta2", theta2)
     # Both sides of a comparison take the same cosine, so that without a margin no rounding shows on
@@ -106,15 +88,8 @@ def region_edge(psi: Psi, centre_angle: np.ndarray) -> np.ndarray:
     The t in [0, α] with psi(cos t) = cos(α − t), by bisection; psi falls with the angle over that
     range for every margin here as long as m1·α/2 + m2 ≤ π.
 
-    Args:
-      psi: any margin that acts on each cosine alone.
-      centre_angle: α, the angle between the two centres, in [0, π], any shape.
-
     Returns: t in radians, like `centre_angle`; NaN where the centres are so close that even class
       1's own centre does not satisfy it, psi(1) < cosα (for ArcFace α < m).
-
-    Raises:
-      InputError: for an angle outside [0, π].
     """
     alpha = _angles("centre_angle", centre_angle)
     low, high = np.zeros_like(alpha), alpha.copy()
@@ -128,31 +103,21 @@ def region_edge(psi: Psi, centre_angle: np.ndarray) -> np.ndarray:
 
 
 def margin_arc(psi: Psi, centre_angle: np.ndarray) -> np.ndarray:
-    r"""The arc between the regions of two classes, on the great circle through their centres α
-    apart: α − 2t.
+    r"""The arc α − 2t between two classes' regions, on the great circle through their centres.
 
         ArcFace      m                                      whatever α
         CosFace      2·arcsin(m / (2·sin(α/2)))             wider for close centres
         SphereFace   α·(m − 1)/(m + 1)                      proportional to α
         combined     numerically, by `region_edge`
 
-    Args:
-      psi: any margin that acts on each cosine alone.
-      centre_angle: α, the angle between the two centres, in [0, π], any shape.
-
     Returns: radians (the arc's length on the unit sphere), like `centre_angle`; negative where the
       regions overlap, NaN where they do not exist: see `region_edge`.
-
-    Raises:
-      InputError: for an angle outside [0, π].
     """
     return _angles("centre_angle", centre_angle) - 2.0 * region_edge(psi, centre_angle)
 
 
 def centres(centre_angle: float) -> np.ndarray:
-    """Two unit vectors α apart in the plane z = 0, either side of the x axis: [2, 3], the
-    second with y > 0.
-    """
+    """Unit vectors [2, 3], α apart in the plane z = 0 about the x axis; the second has y > 0."""
     check_between("centre_angle", centre_angle, 0.0, math.pi)
     half = 0.5 * centre_angle
     return np.array([[math.cos(half), -math.sin(half), 0.0], [math.cos(half), math.sin(half), 0.0]])
@@ -162,14 +127,10 @@ def circle_regions(psi: Psi, centre_angle: float, phi: np.ndarray) -> np.ndarray
     """`region` on the circle z = 0 that holds both `centres`.
 
     Args:
-      psi: any margin that acts on each cosine alone.
-      centre_angle: α, in [0, π].
+      centre_angle: α.
       phi: polar angle in radians, any shape; the centres are at ∓α/2.
 
     Returns: uint8, like `phi`.
-
-    Raises:
-      InputError: for an α outside [0, π].
     """
     phi = np.asarray(phi, np.float64)
     return _regions_of_points(
@@ -178,19 +139,17 @@ def circle_regions(psi: Psi, centre_angle: float, phi: np.ndarray) -> np.ndarray
 
 
 def sphere_regions(psi: Psi, centre_angle: float, points: int = 401) -> np.ndarray:
-    """`region` on the half of the sphere that faces the middle of both `centres`, as a square
-    picture sees it.
+    """`region` on the half sphere that faces the middle of both `centres`, as a square picture.
 
     Args:
-      psi: any margin that acts on each cosine alone.
-      centre_angle: α, in [0, π].
+      centre_angle: α.
       points: K, along each side of the square.
 
     Returns: float64 [K, K], row by row with z rising, column by column with y rising, both from −1
       to 1 (an orthographic projection along x); NaN outside the sphere's disc.
 
     Raises:
-      InputError: for an α outside [0, π], or fewer than two points.
+      InputError: fewer than two points.
     """
     check_between("points", points, 2, math.inf)
     y, z = np.meshgrid(np.linspace(-1.0, 1.0, points), np.linspace(-1.0, 1.0, points))

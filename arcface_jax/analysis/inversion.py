@@ -96,9 +96,7 @@ def standardised_distance(layers: Sequence[LayerStatistics], epsilon: float = 1e
 
 
 def total_variation(images: jax.Array) -> jax.Array:
-    """‖∂x/∂row‖₂ + ‖∂x/∂column‖₂ of a batch [N, H, W, C], by differences of neighbours; a
-    scalar.
-    """
+    """‖∂x/∂row‖₂ + ‖∂x/∂column‖₂ of a batch [N, H, W, C], by differences of neighbours."""
     return _length(images[:, 1:] - images[:, :-1]) + _length(images[:, :, 1:] - images[:, :, :-1])
 
 
@@ -238,11 +236,9 @@ def likeness(embeddings: np.ndarray, centres: np.ndarray, people: np.ndarray) ->
     Raises:
       InputError: for shapes that do not fit, or fewer than two people.
     """
-    embeddings, centres, people = (
-        np.asarray(embeddings, np.float64),
-        np.asarray(centres, np.float64),
-        np.asarray(people),
-    )
+    embeddings = np.asarray(embeddings, np.float64)
+    centres = np.asarray(centres, np.float64)
+    people = np.asarray(people)
     fits = embeddings.ndim == centres.ndim == 2 and embeddings.shape[1:] == centres.shape[1:]
     if not fits or people.shape != embeddings.shape[:1] or len(centres) < 2:
         raise InputError(

@@ -11,8 +11,7 @@ from arcface_jax.errors import InputError
 def wrong_labels(
     labels: np.ndarray, share: float, num_classes: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gives a share of the images, drawn at random, the label of another class, each other class as
-    likely.
+    """Gives a random share of the images the label of another class, each equally likely.
 
     Args:
       labels: int [N], each in 0 … num_classes − 1.
@@ -39,7 +38,7 @@ def wrong_labels(
 
 
 @dataclasses.dataclass(frozen=True)
-class Detection:
+class CleanUpScore:
     """How well a clean-up found the wrong labels.
 
     Attributes:
@@ -55,7 +54,7 @@ class Detection:
     left: float
 
 
-def detection(dropped: np.ndarray, wrong: np.ndarray) -> Detection:
+def score_clean_up(dropped: np.ndarray, wrong: np.ndarray) -> CleanUpScore:
     """Compares what a clean-up dropped with what was wrong.
 
     Args:
@@ -68,7 +67,7 @@ def detection(dropped: np.ndarray, wrong: np.ndarray) -> Detection:
             f"dropped, wrong: shapes {dropped.shape} and {wrong.shape}; give one flag for each "
             "image"
         )
-    return Detection(
+    return CleanUpScore(
         found=_share(dropped & wrong, wrong),
         precision=_share(dropped & wrong, dropped),
         dropped=float(dropped.mean()),

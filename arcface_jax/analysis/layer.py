@@ -60,8 +60,6 @@ def layer_steps(
       margin: m in radians, in [0, π].
       scale: s.
 
-    Returns: the steps.
-
     Raises:
       InputError: for a wrong shape, label, margin or scale.
 

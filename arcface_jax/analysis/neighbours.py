@@ -37,8 +37,7 @@ def nearest_classes(
     *,
     count: int = 10,
 ) -> ClassPairs:
-    """The pairs of classes whose centres are most alike, and how often a threshold mistakes them
-    for each other.
+    """The most alike pairs of class centres, and how often a threshold mistakes the classes.
 
     Args:
       embeddings: [N, D], unit rows.
@@ -115,8 +114,7 @@ def tsne_plane(points: np.ndarray, *, perplexity: float = 15.0, seed: int = 0) -
 
 
 def kept_neighbours(points: np.ndarray, plane: np.ndarray, k: int = 5) -> float:
-    """How faithful a picture is: the mean share of each point's k nearest neighbours that are so in
-    the plane too.
+    """The mean share of each point's k nearest neighbours that are so in the plane too.
 
     Args:
       points: [N, D], compared by Euclidean distance, which orders unit rows as the cosine does.

@@ -13,8 +13,7 @@ ANGLES = {
     "inter": dict(zip(ANGLE_ROWS, (46.85, 75.66, 52.74, 62.40, 35.38, 67.90), strict=True)),
     "triplet": dict(zip(ANGLE_ROWS[2:], (41.19, 50.23, 27.42, 55.94), strict=True)),
 }
-"""Table 3, degrees, by loss; 1 is CASIA-WebFace, 2 is LFW. The triplet loss has no class
-weights.
+"""Table 3, degrees, by loss; 1 is CASIA-WebFace, 2 is LFW. The triplet loss has no class weights.
 """
 
 AGEDB_ACCURACY = {

@@ -1,5 +1,7 @@
-"""What a margin does at each angle: the target logit, its slopes, and which way the loss pulls
-the embedding.
+"""A margin over the angle: target logit, slopes, and where the loss pulls the embedding.
+
+Everywhere, psi is any margin that acts on each cosine alone, with the gradient that training is to
+use; `degrees` [K] are θ_y, in [0°, 180°] (InputError outside).
 """
 
 import dataclasses
@@ -22,11 +24,7 @@ _RISING = 1e-5
 def psi_at(psi: Psi, theta: np.ndarray) -> np.ndarray:
     """psi(cosθ) in float64, whatever JAX's default precision.
 
-    Args:
-      psi: any margin that acts on each cosine alone.
-      theta: θ in radians, any shape.
-
-    Returns: float64, the shape of `theta`.
+    `theta` is in radians, of any shape; the result has it too.
     """
     with jax.enable_x64(True):
         return np.asarray(psi(jnp.cos(jnp.asarray(theta, jnp.float64))))
@@ -51,20 +49,10 @@ class TargetCurve:
 
 
 def target_curve(psi: Psi, degrees: np.ndarray) -> TargetCurve:
-    """psi and its slopes over the angle, by automatic differentiation: the paper's target-logit
-    analysis.
+    """psi and its slopes over the angle, by automatic differentiation (the paper's analysis).
 
     The slopes are those that training sees: with `gradient="straight_through"` the slope d psi/d
     cosθ is 1, whatever psi's values do.
-
-    Args:
-      psi: any margin that acts on each cosine alone.
-      degrees: θ, [K].
-
-    Returns: the curve.
-
-    Raises:
-      InputError: if an angle is outside [0°, 180°].
 
     References:
       Deng et al., ArcFace, arXiv:1801.07698, section "comparison with SphereFace and CosFace", the
@@ -116,7 +104,6 @@ def loss_curve(
     `repulsive_intervals`.
 
     Args:
-      psi: any margin that acts on each cosine alone.
       degrees: θ_y, [K].
       scale: s.
       num_classes: C ≥ 2; the default is CASIA-WebFace's.
@@ -127,8 +114,7 @@ def loss_curve(
       InputError: for an angle outside [0°, 180°], a scale that is not positive, or fewer than two
         classes.
 
-    References:
-      Deng et al., ArcFace, arXiv:1801.07698, eq. 3.
+    References: Deng et al., ArcFace, arXiv:1801.07698, eq. 3.
     """
     theta = _radians(degrees)
     check_positive("scale", scale)
@@ -153,15 +139,13 @@ def loss_curve(
 
 
 def repulsive_intervals(psi: Psi, *, step: float = 0.05) -> list[tuple[float, float]]:
-    """Where the loss pushes the embedding away from its own class: where d psi/dθ > 0, so that
-    dL/dθ_y < 0.
+    """Where the loss pushes embeddings away from their class: d psi/dθ > 0, so dL/dθ_y < 0.
 
     An embedding that training leaves there ends opposite to its class: for ArcFace with the
     formula's exact gradient this begins at π − m. Ends are good to 0.001°; an interval narrower
     than `step` may be missed.
 
     Args:
-      psi: any margin that acts on each cosine alone, with the gradient that training is to use.
       step: of the angles looked at first, in degrees.
 
     Returns: (first, last) in degrees, in order; none where descent always turns the embedding
@@ -200,14 +184,7 @@ def common_push(psi: Psi, degrees: np.ndarray) -> np.ndarray:
     all angles grow together. A larger scale or margin makes it likelier; a margin that grows
     slowly, and the rule past π called "easy", which has no margin above 90°, avoid it.
 
-    Args:
-      psi: any margin that acts on each cosine alone, with the gradient that training is to use.
-      degrees: θ_y, [K].
-
     Returns: 1 − d psi/d cosθ_y, float64 [K].
-
-    Raises:
-      InputError: if an angle is outside [0°, 180°].
     """
     return np.asarray(1.0 - target_curve(psi, degrees).cosine_slope)
 

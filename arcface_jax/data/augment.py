@@ -1,11 +1,14 @@
 """Augmentation on the device: jitted, one key an example, uint8 in and out.
 
-The paper's only augmentation is the mirror image. The others are optional: what
-AdaFace adds for low-quality faces, random erasing, and a drawn face mask.
+The paper's only augmentation is the mirror image. The others are optional: what AdaFace adds for
+low-quality faces, random erasing, and a drawn face mask.
 
-An example's result depends on its own key and pixels alone. With keys made by
-`example_keys` it is the same whatever the number of devices, and a resumed run
-continues with the augmentations it would have had.
+An example's result depends on its own key and pixels alone. With keys made by `example_keys` it is
+the same whatever the number of devices, and a resumed run continues with the augmentations it would
+have had.
+
+Each change takes an image, float32 [height, width, 3] in 0 … 255, and the example's key, and
+returns the same shape.
 """
 
 import dataclasses
@@ -50,7 +53,7 @@ class Augmentation:
                 raise InputError(f"augmentation {field.name} = {value}: a probability is in 0 … 1")
 
 
-ADAFACE = Augmentation(flip=0.5, crop=0.2, low_resolution=0.2, photometric=0.2)
+ADAFACE_AUGMENTATION = Augmentation(flip=0.5, crop=0.2, low_resolution=0.2, photometric=0.2)
 """The set that AdaFace trains with (Kim et al., arXiv:2204.00964)."""
 
 
@@ -74,9 +77,8 @@ def augment(
 ) -> jax.Array:
     """Changes each image at random.
 
-    In the order mask, erasing, crop, photometric, low resolution, flip. Those
-    with probability 0 cost nothing, and switching one on leaves what the
-    others do to an example as it was.
+    In the order mask, erasing, crop, photometric, low resolution, flip. Those with probability 0
+    cost nothing, and switching one on leaves what the others do to an example as it was.
 
     Args:
       images: uint8 [N, height, width, 3], RGB.
@@ -114,12 +116,7 @@ def augment(
 def crop(image: jax.Array, key: jax.Array, area: tuple[float, float] = (0.2, 1.0)) -> jax.Array:
     """Leaves a random rectangle at its place and blackens the rest.
 
-    Args:
-      image: float32 [height, width, 3], in 0 … 255.
-      key: of this example.
-      area: least and greatest share of the image that is left.
-
-    Returns: same shape.
+    `area`: least and greatest share of the image that is left.
 
     References: Kim et al., AdaFace (arXiv:2204.00964).
     """
@@ -131,12 +128,7 @@ def crop(image: jax.Array, key: jax.Array, area: tuple[float, float] = (0.2, 1.0
 def erase(image: jax.Array, key: jax.Array, area: tuple[float, float] = (0.02, 0.33)) -> jax.Array:
     """Covers a random rectangle with uniform noise.
 
-    Args:
-      image: float32 [height, width, 3], in 0 … 255.
-      key: of this example.
-      area: least and greatest share of the image that is covered.
-
-    Returns: same shape.
+    `area`: least and greatest share of the image that is covered.
 
     References: Zhong et al., Random Erasing Data Augmentation (arXiv:1708.04896).
     """
@@ -151,15 +143,8 @@ def erase(image: jax.Array, key: jax.Array, area: tuple[float, float] = (0.02, 0
 def change_colours(image: jax.Array, key: jax.Array, strength: float = 0.5) -> jax.Array:
     """Changes brightness, contrast and saturation, in random order.
 
-    Each by a factor f, uniform in [1 − strength, 1 + strength]: f·x + (1 − f)·r,
-    where r is black, the mean grey of the image, or the pixel's own grey.
-
-    Args:
-      image: float32 [height, width, 3], in 0 … 255.
-      key: of this example.
-      strength: as above.
-
-    Returns: same shape, in 0 … 255.
+    Each by a factor f, uniform in [1 − strength, 1 + strength]: f·x + (1 − f)·r, where r is black,
+    the mean grey of the image, or the pixel's own grey.
     """
     factors_key, order_key = jax.random.split(key)
     factors = jax.random.uniform(factors_key, (3,), minval=1.0 - strength, maxval=1.0 + strength)
@@ -185,12 +170,7 @@ def lower_resolution(
 ) -> jax.Array:
     """Scales the image down, with antialiasing, and up again, smoothly or in blocks.
 
-    Args:
-      image: float32 [height, width, 3], in 0 … 255.
-      key: of this example.
-      ratio: least and greatest ratio of the small side to the image's.
-
-    Returns: same shape.
+    `ratio`: least and greatest ratio of the small side to the image's.
 
     References: Kim et al., AdaFace (arXiv:2204.00964).
     """
@@ -206,12 +186,6 @@ def draw_mask(image: jax.Array, key: jax.Array) -> jax.Array:
     """Draws a face mask over nose, mouth and chin of an aligned crop.
 
     Its upper edge, width, colour and folds vary; eyes stay free.
-
-    Args:
-      image: float32 [height, width, 3], in 0 … 255, aligned to the template.
-      key: of this example.
-
-    Returns: same shape.
     """
     edge_key, width_key, colour_key, fold_key = jax.random.split(key, 4)
     height, width = image.shape[:2]
@@ -235,9 +209,7 @@ def draw_mask(image: jax.Array, key: jax.Array) -> jax.Array:
 def _rectangle(
     key: jax.Array, shape: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float]
 ) -> jax.Array:
-    """bool [height, width]: inside a random rectangle of a share of the area and an aspect
-    ratio, log-uniform.
-    """
+    """bool [height, width]: a random rectangle; share of the area uniform, ratio log-uniform."""
     area_key, aspect_key, place_key = jax.random.split(key, 3)
     height, width = shape
     pixels = jax.random.uniform(area_key, minval=area[0], maxval=area[1]) * (height * width)
@@ -257,8 +229,8 @@ def _rectangle(
 def _down_and_up(length: int, scale: jax.Array, blocks: jax.Array) -> jax.Array:
     """[length, length]: resampling to round(scale · length) samples and back, as one matrix.
 
-    Sizes of arrays are fixed when jitted, so the small grid has `length` places
-    of which the first ones are used.
+    Sizes of arrays are fixed when jitted, so the small grid has `length` places of which the first
+    ones are used.
     """
     small = jnp.maximum(jnp.round(scale * length), 1.0)
     step = length / small

@@ -12,31 +12,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from arcface_jax.data.convert_writers import (
-    ArrayRecordWriter,
-    Encoder,
-    FolderWriter,
-    RecordIOWriter,
-    Writer,
-)
+from arcface_jax.data.convert_writers import WRITERS, Encoder
 from arcface_jax.data.decode import decode
 from arcface_jax.data.open import open_source
 from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 
-Format = Literal["recordio", "array_record", "folder"]
-_WRITERS: dict[str, type[Writer]] = {
-    "recordio": RecordIOWriter,
-    "array_record": ArrayRecordWriter,
-    "folder": FolderWriter,
-}
+TargetFormat = Literal["recordio", "array_record", "folder"]
 
 
 def convert(
     source: FaceSource,
     destination: str | os.PathLike[str],
-    format: Format,
+    format: TargetFormat,
     *,
     image_size: int | None = None,
     jpeg_quality: int | None = None,
@@ -44,11 +33,11 @@ def convert(
 ) -> None:
     """Writes every image of a source, identity by identity.
 
-    All is written to `destination.partial`, which takes the final name when it
-    is complete. Called again after an interruption it goes on where it was.
+    All is written to `destination.partial`, which takes the final name when it is complete. Called
+    again after an interruption it goes on where it was.
 
-    "recordio" makes a folder of `train.rec`, `train.idx`, `train.lst` and
-    `property`, as insightface has them; "array_record" a TFDS data set for
+    "recordio" makes a folder of `train.rec`, `train.idx`, `train.lst` and `property`, as
+    insightface has them; "array_record" a TFDS data set for
     `tensorflow_datasets.builder_from_directory`; "folder" IDENTITY/IMAGE.
 
     Args:
@@ -56,14 +45,14 @@ def convert(
       destination: folder to make; it must not exist.
       format: what to write.
       image_size: None keeps sizes; otherwise `decode.resize`.
-      jpeg_quality: None keeps stored bytes bit for bit where sizes are kept,
-        and writes PNG, which loses nothing, where images have to be encoded;
-        1 … 100 encodes every image as JPEG without colour subsampling.
+      jpeg_quality: None keeps stored bytes bit for bit where sizes are kept, and writes PNG, which
+        loses nothing, where images have to be encoded; 1 … 100 encodes every image as JPEG without
+        colour subsampling.
       progress: called with the number of images done since the last call.
 
     Raises:
-      InputError: the destination exists, an unfinished conversion of something
-        else is in the way, or an image cannot be read.
+      InputError: the destination exists, an unfinished conversion of something else is in the way,
+        or an image cannot be read.
     """
     final = pathlib.Path(destination)
     if final.exists():
@@ -78,7 +67,7 @@ def convert(
         "jpeg_quality": jpeg_quality,
     }
     state = _begin(partial, scratch, plan)
-    with contextlib.closing(_WRITERS[format](source, partial, scratch, encode)) as writer:
+    with contextlib.closing(WRITERS[format](source, partial, scratch, encode)) as writer:
         order = np.argsort(np.asarray(source.labels), kind="stable")
         done = int(state.get("done", 0))
         writer.resume(order, done, state)
@@ -96,7 +85,7 @@ def convert(
     os.replace(partial, final)
 
 
-def verify(
+def verify_conversion(
     source: FaceSource,
     destination: str | os.PathLike[str],
     *,

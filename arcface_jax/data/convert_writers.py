@@ -3,17 +3,16 @@
 import os
 import pathlib
 import re
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import simplejpeg
 import tensorflow_datasets
 
 from arcface_jax.data.decode import decode, encode_png, resize
-from arcface_jax.data.encoded import describe, encoded_reader
-from arcface_jax.data.recordio_format import RecordWriter, format_index, pack
 from arcface_jax.data.source import FaceSource
-from arcface_jax.data.tfds import image_example, image_features
+from arcface_jax.data.sources.recordio_format import RecordWriter, format_index, pack
+from arcface_jax.data.sources.tfds import image_example, image_features
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 
@@ -33,10 +32,10 @@ _SIGNATURES = (
 
 
 class Encoder:
-    """Index → the bytes to store. See `convert.convert` for the arguments.
+    """Index → the bytes to store, by the arguments of `convert.convert`.
 
     Attributes:
-      keeps_bytes: they are the source's stored bytes.
+      keeps_bytes: they are the source's stored bytes, where it has any.
     """
 
     def __init__(self, source: FaceSource, image_size: int | None, jpeg_quality: int | None):
@@ -45,15 +44,12 @@ class Encoder:
         if image_size is not None and image_size < 1:
             raise InputError(f"image_size = {image_size}: give at least 1")
         self._source, self._image_size, self._jpeg_quality = source, image_size, jpeg_quality
-        self._stored = (
-            encoded_reader(source) if image_size is None and jpeg_quality is None else None
-        )
-        self.keeps_bytes = self._stored is not None
+        self.keeps_bytes = image_size is None and jpeg_quality is None
 
     def __call__(self, index: int) -> bytes:
         """The bytes of image `index`."""
-        if self._stored is not None:
-            return self._stored(index)
+        if self.keeps_bytes and (stored := self._source.encoded(index)) is not None:
+            return stored
         image = self._source[index]
         if self._image_size is not None:
             image = resize(image, self._image_size)
@@ -67,16 +63,14 @@ class Encoder:
 class FileNames:
     """Relative paths for the images, which cannot lead out of a folder.
 
-    An image whose bytes are kept keeps its path, if it has a harmless one;
-    others are IDENTITY/NUMBER with the extension of their content.
+    An image whose bytes are kept keeps its path, if it has a harmless one; others are
+    IDENTITY/NUMBER with the extension of their content.
     """
 
     def __init__(self, source: FaceSource, keeps_bytes: bool):
-        self._path = getattr(source, "path", None) if keeps_bytes else None
-        if self._path is not None and len(
-            {self._path(index) for index in range(len(source))}
-        ) < len(source):
-            self._path = None  # a list may name a file twice
+        paths = [source.path(index) for index in range(len(source))] if keeps_bytes else []
+        # A list may name a file twice: then none keeps its path.
+        self._paths = paths if len(set(paths)) == len(paths) else []
         self._labels = np.asarray(source.labels)
         self._folders: list[str] = []
         taken: set[str] = set()
@@ -93,7 +87,7 @@ class FileNames:
     def __call__(self, index: int, number: int, content: bytes) -> str:
         """The path of image `index`, which is written as number `number`."""
         label = self._labels[index]
-        path = self._path(index) if self._path is not None else None
+        path = self._paths[index] if self._paths else None
         if (
             path is not None
             and _harmless(path) == path
@@ -106,39 +100,11 @@ class FileNames:
         return f"{self._folders[label]}/{number:08d}{extension}"
 
 
-class Writer(Protocol):
-    """Writes images in a given order.
+class Writer:
+    """Writes the images of `source` into `folder` in a given order.
 
-    Attributes:
-      chunk: images between two entries in the journal.
-    """
-
-    chunk: int
-
-    def __init__(
-        self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder
-    ):
-        """Takes the place to write to, and a place for notes that are deleted at the end."""
-
-    def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
-        """Begins, or goes on after `done` images of `order`; `state` has what `write` returned
-        then.
-        """
-
-    def write(self, start: int, stop: int) -> dict[str, Any]:
-        """Writes images start … stop − 1 of the order; returns what `resume` needs."""
-        ...
-
-    def finish(self) -> None:
-        """Writes what goes beside the images."""
-
-    def close(self) -> None:
-        """Closes files; the last call, also after an error."""
-
-
-class RecordIOWriter:
-    """Key 0, the header, is the file's first record; images have keys 1 … N; then come
-    identities.
+    `scratch` is for notes, which are deleted at the end; `chunk` images are written between two
+    entries in the journal.
     """
 
     chunk = _CHUNK
@@ -146,15 +112,32 @@ class RecordIOWriter:
     def __init__(
         self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder
     ):
-        self._source, self._folder, self._encode = source, folder, encode
+        self._source, self._folder, self._scratch, self._encode = source, folder, scratch, encode
         self._labels = np.asarray(source.labels)
-        self._notes = scratch / "offsets_and_names"
-        self._name = FileNames(source, encode.keeps_bytes)
-        self._records: RecordWriter | None = None
 
     def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
-        """See `Writer`."""
+        """Begins, or goes on after `done` images of `order`, where `write` returned `state`."""
         self._order = order
+
+    def write(self, start: int, stop: int) -> dict[str, Any]:
+        """Writes images start … stop − 1 of the order; returns what `resume` needs."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Writes what goes beside the images, if anything does."""
+
+    def close(self) -> None:
+        """Closes files; the last call, also after an error."""
+
+
+class RecordIOWriter(Writer):
+    """The header is record 0; images have keys 1 … N; identities follow."""
+
+    def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
+        """Cuts both files to what the journal counts, or begins them with the header record."""
+        super().resume(order, done, state)
+        self._name = FileNames(self._source, self._encode.keeps_bytes)
+        self._notes = self._scratch / "offsets_and_names"
         count, identities = len(order), len(self._source.identity_names)
         self._records = RecordWriter(
             self._folder / "train.rec", append_at=state["rec_bytes"] if done else 0
@@ -165,15 +148,14 @@ class RecordIOWriter:
             notes.truncate(state["note_bytes"] if done else 0)
 
     def write(self, start: int, stop: int) -> dict[str, Any]:
-        """See `Writer`."""
-        assert self._records is not None  # resume comes first
+        """Writes a record an image, and a line of the list with its offset."""
         with open(self._notes, "ab") as notes:
             for number in range(start, stop):
                 index = int(self._order[number])
                 content = self._encode(index)
                 if not content:
                     raise InputError(
-                        f"{describe(self._source, index)}: empty image (0 bytes); remove it"
+                        f"{self._source.where(index)}: empty image (0 bytes); remove it"
                     )
                 offset = self._records.write(pack(float(self._labels[index]), number + 1, content))
                 name = self._name(index, number, content)
@@ -188,8 +170,7 @@ class RecordIOWriter:
             return {"rec_bytes": self._records.tell(), "note_bytes": notes.tell()}
 
     def finish(self) -> None:
-        """See `Writer`."""
-        assert self._records is not None
+        """Writes the identities' records, the index, the list and `property`."""
         notes = [
             line.split(b"\t", 1) for line in self._notes.read_bytes().splitlines(keepends=True)
         ]
@@ -203,32 +184,25 @@ class RecordIOWriter:
         write_whole(self._folder / "train.idx", format_index(range(len(offsets)), offsets))
         write_whole(self._folder / "train.lst", b"".join(line for _, line in notes))
         first = int(self._order[0])
-        height, width = decode(self._encode(first), describe(self._source, first)).shape[:2]
+        height, width = decode(self._encode(first), self._source.where(first)).shape[:2]
         write_whole(self._folder / "property", f"{len(counts)},{height},{width}")
 
     def close(self) -> None:
-        """See `Writer`."""
-        if self._records is not None:
+        """Closes the record file."""
+        if hasattr(self, "_records"):
             self._records.close()
 
 
-class FolderWriter:
+class FolderWriter(Writer):
     """IDENTITY/IMAGE. Files after the journal's are written again."""
 
-    chunk = _CHUNK
-
-    def __init__(
-        self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder
-    ):
-        self._folder, self._encode = folder, encode
-        self._name = FileNames(source, encode.keeps_bytes)
-
     def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
-        """See `Writer`."""
-        self._order = order
+        """Chooses the files' names."""
+        super().resume(order, done, state)
+        self._name = FileNames(self._source, self._encode.keeps_bytes)
 
     def write(self, start: int, stop: int) -> dict[str, Any]:
-        """See `Writer`."""
+        """Writes a file an image."""
         for number in range(start, stop):
             content = self._encode(int(self._order[number]))
             path = self._folder / self._name(int(self._order[number]), number, content)
@@ -236,43 +210,28 @@ class FolderWriter:
             path.write_bytes(content)
         return {}
 
-    def finish(self) -> None:
-        """See `Writer`. Nothing goes beside the images."""
 
-    def close(self) -> None:
-        """See `Writer`. Every file is closed when it is written."""
-
-
-class ArrayRecordWriter:
-    """A TFDS data set called `faces` with one split, `train`. A shard is written whole or not
-    at all.
-    """
+class ArrayRecordWriter(Writer):
+    """A TFDS data set `faces` with one split, `train`. A shard is written whole or not at all."""
 
     chunk = _SHARD
 
-    def __init__(
-        self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder
-    ):
-        self._labels, self._folder, self._encode = np.asarray(source.labels), folder, encode
-        self._features = image_features(_class_names(source))
+    def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
+        """Names the shards; goes on counting bytes."""
+        super().resume(order, done, state)
+        self._bytes = int(state.get("bytes", 0))
+        self._features = image_features(_class_names(self._source))
         self._files = tensorflow_datasets.core.ShardedFileTemplate(
-            data_dir=folder,
+            data_dir=self._folder,
             dataset_name="faces",
             split="train",
             filetype_suffix="array_record",
             template=_TEMPLATE,
         )
 
-    def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
-        """See `Writer`."""
-        self._order = order
-        self._bytes = int(state.get("bytes", 0))
-
     def write(self, start: int, stop: int) -> dict[str, Any]:
-        """See `Writer`."""
-        from array_record.python import (
-            array_record_module,
-        )  # not built for every system, and only needed here
+        """Writes one shard."""
+        from array_record.python import array_record_module  # not built for every system
 
         shards = -(-len(self._order) // _SHARD)
         path = self._files.sharded_filepath(shard_index=start // _SHARD, num_shards=shards)
@@ -289,7 +248,7 @@ class ArrayRecordWriter:
         return {"bytes": self._bytes}
 
     def finish(self) -> None:
-        """See `Writer`."""
+        """Writes TFDS's description of the data set."""
         count = len(self._order)
         lengths = [min(_SHARD, count - start) for start in range(0, count, _SHARD)]
         tensorflow_datasets.folder_dataset.write_metadata(
@@ -307,14 +266,16 @@ class ArrayRecordWriter:
             check_data=False,
         )
 
-    def close(self) -> None:
-        """See `Writer`. Every shard is closed when it is written."""
+
+WRITERS: dict[str, type[Writer]] = {
+    "recordio": RecordIOWriter,
+    "array_record": ArrayRecordWriter,
+    "folder": FolderWriter,
+}
 
 
 def _class_names(source: FaceSource) -> list[str]:
-    """The identities' names, or their numbers where TFDS, which keeps one a line, cannot hold
-    the names.
-    """
+    """The identities' names, or numbers where TFDS, which keeps one a line, cannot hold them."""
     names = list(source.identity_names)
     if len(set(names)) == len(names) and all(
         name and name == name.strip() and name.isprintable() for name in names
@@ -324,9 +285,7 @@ def _class_names(source: FaceSource) -> list[str]:
 
 
 def _harmless(path: str) -> str | None:
-    """The path, if it stays below the folder it is joined to, on every system; with odd
-    characters replaced.
-    """
+    """The path with odd characters replaced; None where it could leave its folder on any system."""
     parts = path.split("/")
     if (
         any(part in ("", ".", "..") or part.startswith(".") or len(part) > 200 for part in parts)

@@ -1,8 +1,8 @@
 """Encoded bytes to RGB pixels, and pixels to the network's size.
 
-Files come from strangers, so every way in is bounded: the number of pixels is
-read from the header before any is decoded, only raster formats are admitted,
-and whatever a decoder raises becomes one `InputError` that names the image.
+Files come from strangers, so every way in is bounded: the number of pixels is read from the header
+before any is decoded, only raster formats are admitted, and whatever a decoder raises becomes one
+`InputError` that names the image.
 """
 
 import io
@@ -10,8 +10,7 @@ import io
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from arcface_jax.data.messages import reason
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 
 try:
     import simplejpeg
@@ -29,11 +28,10 @@ _EXIF_ORIENTATION = 0x0112
 def decode(encoded: bytes, name: str) -> np.ndarray:
     """Decodes one image file's bytes.
 
-    JPEG goes through libjpeg-turbo in strict mode, so that a damaged stream is
-    an error and not a half-grey face. The EXIF orientation is applied. Grey,
-    palette and 1-bit images become RGB, 16-bit samples keep their high byte,
-    and transparent pixels are laid over white. The first frame of several
-    counts.
+    JPEG goes through libjpeg-turbo in strict mode, so that a damaged stream is an error and not a
+    half-grey face. The EXIF orientation is applied. Grey, palette and 1-bit images become RGB,
+    16-bit samples keep their high byte, and transparent pixels are laid over white. The first frame
+    of several counts.
 
     Args:
       encoded: the file's content: JPEG, PNG, PGM, PPM, BMP, WebP, TIFF or GIF.
@@ -42,8 +40,7 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
     Returns: uint8 [height, width, 3], RGB.
 
     Raises:
-      InputError: empty, damaged, of an unknown format, or of more than
-        `MAX_PIXELS` pixels.
+      InputError: empty, damaged, of an unknown format, or of more than `MAX_PIXELS` pixels.
     """
     if not encoded:
         raise InputError(f"{name}: empty image (0 bytes); remove or replace it")
@@ -53,9 +50,7 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of a uint8 [height, width, 3] image: lossless, so `decode` gives it back
-    exactly.
-    """
+    """PNG bytes of a uint8 [height, width, 3] image, lossless: `decode` gives it back."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -65,10 +60,9 @@ def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Makes an image size × size, or height × width, without distorting it.
 
     The largest centred part with these proportions is cut out, then scaled by bicubic interpolation
-    with an antialiasing support. Stretching would change the proportions of a
-    face, and padding would add borders that a network trained on aligned crops
-    has never seen; so what is lost is the margin of the longer side. An image
-    that has the size already is returned as it is.
+    with an antialiasing support. Stretching would change the proportions of a face, and padding
+    would add borders that a network trained on aligned crops has never seen; so what is lost is the
+    margin of the longer side. An image that has the size already is returned as it is.
 
     Args:
       image: uint8 [height, width, 3].
@@ -97,10 +91,8 @@ def _decode_jpeg(encoded: bytes, name: str) -> np.ndarray:
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
         _check_pixels(width, height, name)
-        if colorspace not in (
-            "CMYK",
-            "YCCK",
-        ):  # turbojpeg does not turn those into RGB; Pillow does
+        # turbojpeg does not turn these into RGB; Pillow does.
+        if colorspace not in ("CMYK", "YCCK"):
             image = simplejpeg.decode_jpeg(encoded, colorspace="RGB")
             return _upright(image, encoded)
     except InputError:
@@ -143,18 +135,16 @@ def _decode_with_pillow(encoded: bytes, name: str) -> np.ndarray:
         raise InputError(
             f"{name}: cannot decode this image ({known}); remove or replace it"
         ) from error
-    except (
-        Exception
-    ) as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, IndexError and more
+    except Exception as error:
+        # Pillow's plugins raise OSError, SyntaxError, struct.error, IndexError and more.
         raise InputError(
             f"{name}: cannot decode this image ({reason(error)}); remove or replace it"
         ) from error
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
-    if image.mode.startswith(
-        "I"
-    ):  # 16-bit grey; convert("RGB") would clip at 255 instead of scaling
+    # 16-bit grey; convert("RGB") would clip at 255 instead of scaling.
+    if image.mode.startswith("I"):
         grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode == "F":

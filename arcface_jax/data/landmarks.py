@@ -1,26 +1,25 @@
 """Photographs with a list of landmarks as a source of aligned crops."""
 
+import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from arcface_jax.data.alignment import align
-from arcface_jax.data.encoded import describe
-from arcface_jax.data.messages import printable
-from arcface_jax.data.recordio import read_lst
-from arcface_jax.data.source import FaceSource
-from arcface_jax.data.template import TEMPLATE_SIZE
-from arcface_jax.errors import InputError
+from arcface_jax.data.align import align
+from arcface_jax.data.aligned_crop import TEMPLATE_SIZE
+from arcface_jax.data.source import FaceSource, paths_of
+from arcface_jax.data.sources.recordio import read_lst
+from arcface_jax.errors import InputError, concerning, printable, readable
 
 
 def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads a list of landmarks: path → float64 [5, 2].
 
-    Lines "path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5", separated by tabs, commas or
-    spaces; or insightface's `.lst` with 17 columns (`recordio.read_lst`).
+    Lines "path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5", separated by tabs, commas or spaces; or
+    insightface's `.lst` with 17 columns (`recordio.read_lst`).
 
     Raises:
       InputError: a line has other columns or no finite numbers.
@@ -32,10 +31,8 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if missing is not None:
             raise InputError(f"{path}: {printable(missing)} has no landmarks (17 columns are due)")
         return {name: points for name, points in found.items() if points is not None}
-    try:
+    with readable(path, "list"):
         lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read this list ({error.strerror})") from None
     landmarks: dict[str, np.ndarray] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -55,12 +52,12 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return landmarks
 
 
-class AlignedSource:
+class AlignedSource(FaceSource):
     """A source's photographs, aligned when read.
 
     Args:
       source: photographs.
-      landmarks: [N, 5, 2], of each image of the source; see `alignment.align`.
+      landmarks: [N, 5, 2], of each image of the source; see `align.align`.
       size: side of the crops in pixels.
 
     Raises:
@@ -75,18 +72,15 @@ class AlignedSource:
             )
         self.source, self.landmarks, self.size = source, landmarks, size
         self.labels = np.asarray(source.labels)
-        self.identity_names: Sequence[str] = source.identity_names
+        self.identity_names = source.identity_names
 
-    @property
-    def fingerprint(self) -> str:
+    @functools.cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
         """Digest of the photographs' fingerprint, the landmarks and the size."""
         parts = (
             self.source.fingerprint.encode() + self.landmarks.tobytes() + str(self.size).encode()
         )
         return hashlib.blake2b(parts, digest_size=16).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def __getitem__(self, index: int) -> np.ndarray:
         try:
@@ -96,8 +90,8 @@ class AlignedSource:
             raise InputError(str(error) if where in str(error) else f"{where}: {error}") from None
 
     def where(self, index: int) -> str:
-        """The photograph's file, for messages."""
-        return describe(self.source, index)
+        """Where the source has the photograph."""
+        return self.source.where(index)
 
 
 def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -106,12 +100,8 @@ def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarr
     Raises:
       InputError: the source has no paths, or an image has no landmarks.
     """
-    path_of = getattr(source, "path", None)
-    if path_of is None:
-        raise InputError(
-            "landmarks are listed by path, and this source has none; use a folder or a list"
-        )
-    paths = [path_of(index) for index in range(len(source))]
+    with concerning("landmarks"):
+        paths = paths_of(source)
     missing = [path for path in paths if path not in landmarks]
     if missing:
         raise InputError(

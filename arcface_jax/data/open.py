@@ -6,18 +6,19 @@ import pathlib
 
 import numpy as np
 
-from arcface_jax.data.encoded import EncodedSource
-from arcface_jax.data.folder import FolderSource
-from arcface_jax.data.lists import ListSource
 from arcface_jax.data.pair_lists import cfp_labels, read_cfp_pairs, read_lfw_pairs, read_pair_list
 from arcface_jax.data.pairs import Pairs
-from arcface_jax.data.parquet import ParquetSource
-from arcface_jax.data.recordio import RecordIOSource
-from arcface_jax.data.tar import TarSource
-from arcface_jax.data.verification_sets import BinSource
-from arcface_jax.errors import InputError
+from arcface_jax.data.source import paths_of
+from arcface_jax.data.sources.bin import BinSource
+from arcface_jax.data.sources.encoded import EncodedSource
+from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.data.sources.lists import ListSource
+from arcface_jax.data.sources.parquet import ParquetSource
+from arcface_jax.data.sources.recordio import RecordIOSource
+from arcface_jax.data.sources.tar import TarSource
+from arcface_jax.errors import InputError, concerning
 
-KINDS = (
+_KINDS = (
     "a folder or zip file of identity/image.jpg, train.rec (or its folder), a list (.csv, .tsv, "
     ".txt, .lst), Parquet or .tar file(s), a .bin verification set, a prepared TFDS folder, or "
     "tfds:NAME"
@@ -28,11 +29,10 @@ def open_source(path: str | os.PathLike[str]) -> EncodedSource:
     """Opens the images at `path`, by what lies there.
 
     Args:
-      path: a folder or zip archive of identity/image files; a `.rec` file or the
-        folder with `train.rec`; a `.csv`, `.tsv`, `.txt` or `.lst` list; a
-        `.parquet` or `.tar` file or a folder of such; a `.bin` verification set; the
-        folder of a prepared TFDS data set; or "tfds:NAME" or
-        "tfds:NAME:SPLIT" for one of TFDS's catalogue.
+      path: a folder or zip archive of identity/image files; a `.rec` file or the folder with
+        `train.rec`; a `.csv`, `.tsv`, `.txt` or `.lst` list; a `.parquet` or `.tar` file or a
+        folder of such; a `.bin` verification set; the folder of a prepared TFDS data set; or
+        "tfds:NAME" or "tfds:NAME:SPLIT" for one of TFDS's catalogue.
 
     Raises:
       InputError: nothing is there, or nothing that can be opened.
@@ -42,7 +42,7 @@ def open_source(path: str | os.PathLike[str]) -> EncodedSource:
         return _tfds(*text.removeprefix("tfds:").split(":", 1))
     place = pathlib.Path(text)
     if not place.exists():
-        raise InputError(f"{text}: no such file or folder; it can be {KINDS}")
+        raise InputError(f"{text}: no such file or folder; it can be {_KINDS}")
     if place.is_dir():
         if (place / "train.rec").exists():
             return RecordIOSource(place)
@@ -66,13 +66,11 @@ def open_source(path: str | os.PathLike[str]) -> EncodedSource:
             return TarSource(place)
         case ".zip":
             return FolderSource(place)
-    raise InputError(f"{text}: unknown kind of file; it can be {KINDS}")
+    raise InputError(f"{text}: unknown kind of file; it can be {_KINDS}")
 
 
 def _tfds(name: str, split: str = "train") -> EncodedSource:
-    from arcface_jax.data.tfds import (
-        TfdsSource,
-    )  # imported when needed: TFDS takes a while to import
+    from arcface_jax.data.sources.tfds import TfdsSource  # when needed: TFDS imports slowly
 
     return TfdsSource(name, split)
 
@@ -112,16 +110,11 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
     """
     name, place, pair_file = _parts(specification)
     source = open_source(place)
-    pairs, labels = (
-        source.pairs if isinstance(source, BinSource) else None,
-        np.asarray(source.labels),
-    )
+    pairs = source.pairs if isinstance(source, BinSource) else None
+    labels = np.asarray(source.labels)
     if pair_file is not None:
-        if not hasattr(source, "path"):
-            raise InputError(
-                f"{specification}: {place} has no file names that a pair list could mean; use a "
-                "folder"
-            )
+        with concerning(specification):
+            paths_of(source)
         if pathlib.Path(pair_file).is_dir():
             pairs, labels = read_cfp_pairs(pair_file, source), cfp_labels(source)
         elif _is_lfw_list(pathlib.Path(pair_file)):
@@ -139,9 +132,7 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
 
 
 def _parts(specification: str) -> tuple[str, str, str | None]:
-    """(name or "", source, pair list or None): the first reading whose source exists; else as
-    it is written.
-    """
+    """(name or "", source, pair list or None): the first reading whose source exists."""
     equals = [at for at, sign in enumerate(specification) if sign == "="]
     named = [("", specification), *((specification[:at], specification[at + 1 :]) for at in equals)]
     for name, rest in named:
@@ -156,9 +147,7 @@ def _parts(specification: str) -> tuple[str, str, str | None]:
 
 
 def _is_lfw_list(path: pathlib.Path) -> bool:
-    """Whether the first line is LFW's, the numbers of folds and pairs; whoever reads the list
-    says what is wrong.
-    """
+    """Whether the first line holds LFW's one or two numbers, of folds and of pairs."""
     try:
         with path.open(encoding="utf-8", errors="surrogateescape") as file:
             words = file.readline().split()

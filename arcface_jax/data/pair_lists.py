@@ -1,46 +1,29 @@
-"""Published lists of pairs as text: LFW's `pairs.txt`, CFP's protocol, YTF's `splits.txt`,
-three columns.
-"""
+"""Published lists of pairs: LFW's `pairs.txt`, CFP's protocol, YTF's `splits.txt`, 3 columns."""
 
 import collections
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from arcface_jax.data.filetree import without_extension
-from arcface_jax.data.messages import printable
 from arcface_jax.data.pairs import Pairs
-from arcface_jax.errors import InputError
+from arcface_jax.data.source import FaceSource, paths_of
+from arcface_jax.data.sources.filetree import without_extension
+from arcface_jax.errors import InputError, printable, readable
 
 
-class HasPaths(Protocol):
-    """A source whose images have relative paths: a folder, a zip archive, a list."""
-
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        """The number of images."""
-        ...
-
-    def path(self, index: int) -> str:
-        """The path of image `index`."""
-        ...
-
-
-def read_lfw_pairs(path: str | os.PathLike[str], source: HasPaths) -> Pairs:
+def read_lfw_pairs(path: str | os.PathLike[str], source: FaceSource) -> Pairs:
     """LFW's `pairs.txt` (or `pairsDevTrain.txt`) over a folder of LFW images.
 
-    The first line has the number of folds, where there are any, and of same
-    pairs in each; then each fold lists its same pairs as "name i j" and as many
-    different pairs as "name i name j". Image i of a name is
-    `name/name_000i` with any extension, at any depth of the source.
+    The first line has the number of folds, where there are any, and of same pairs in each; then
+    each fold lists its same pairs as "name i j" and as many different pairs as "name i name j".
+    Image i of a name is `name/name_000i` with any extension, at any depth of the source.
 
     Raises:
-      InputError: a line cannot be read, names an image the source lacks, or
-        the number of lines is not the announced one.
+      InputError: a line cannot be read, names an image the source lacks, or the number of lines is
+        not the announced one.
     """
     path = os.fspath(path)
     lines = _lines(path)
@@ -70,11 +53,11 @@ def read_lfw_pairs(path: str | os.PathLike[str], source: HasPaths) -> Pairs:
     return _as_pairs(rows, source.labels, num_folds)
 
 
-def read_pair_list(path: str | os.PathLike[str], source: HasPaths, num_folds: int = 1) -> Pairs:
+def read_pair_list(path: str | os.PathLike[str], source: FaceSource, num_folds: int = 1) -> Pairs:
     """A plain list of pairs: path, path, and 1 for same or 0 for different.
 
-    Columns are separated by tabs, commas or spaces. Paths are the source's,
-    with or without extension.
+    Columns are separated by tabs, commas or spaces. Paths are the source's, with or without
+    extension.
 
     Args:
       path: the list file.
@@ -82,8 +65,8 @@ def read_pair_list(path: str | os.PathLike[str], source: HasPaths, num_folds: in
       num_folds: contiguous folds that the list is arranged in.
 
     Raises:
-      InputError: a line cannot be read or names an image the source lacks, or
-        the list cannot be divided into so many folds.
+      InputError: a line cannot be read or names an image the source lacks, or the list cannot be
+        divided into so many folds.
     """
     path = os.fspath(path)
     find = _finder(_stems(source), lambda stem: stem)
@@ -100,7 +83,7 @@ def read_pair_list(path: str | os.PathLike[str], source: HasPaths, num_folds: in
     return _as_pairs(rows, source.labels, num_folds)
 
 
-def read_cfp_pairs(split: str | os.PathLike[str], source: HasPaths) -> Pairs:
+def read_cfp_pairs(split: str | os.PathLike[str], source: FaceSource) -> Pairs:
     """CFP's frontal–frontal or frontal–profile protocol over a folder of its images.
 
     `Protocol/Split/FP` has a folder a fold, 01 … 10, each with `same.txt` and `diff.txt`, whose
@@ -156,24 +139,17 @@ def read_cfp_pairs(split: str | os.PathLike[str], source: HasPaths) -> Pairs:
     return _as_pairs(rows, cfp_labels(source), len(folds))
 
 
-def cfp_labels(source: HasPaths) -> np.ndarray:
-    """int64 [N]: who each image of CFP shows, by the folder above `frontal` or `profile`,
-    numbered by name.
-    """
-    people = [
-        _last(source.path(index), 3).rpartition("/")[0].rpartition("/")[0]
-        for index in range(len(source))
-    ]
+def cfp_labels(source: FaceSource) -> np.ndarray:
+    """int64 [N]: the person in each image of CFP, by the folder above `frontal` or `profile`."""
+    people = [_last(path, 3).rpartition("/")[0].rpartition("/")[0] for path in paths_of(source)]
     return np.unique(people, return_inverse=True)[1].astype(np.int64)
 
 
 def _cfp_folds(folder: pathlib.Path) -> list[pathlib.Path]:
-    try:
+    with readable(folder, "folder"):
         folds = [
             path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
         ]
-    except OSError as error:
-        raise InputError(f"{folder}: cannot read this folder ({error.strerror})") from None
     strange = [path.name for path in folds if not path.name.isdecimal()]
     if strange or not folds:
         raise InputError(
@@ -219,7 +195,7 @@ def read_ytf_splits(path: str | os.PathLike[str], videos: Sequence[str]) -> Pair
       path: the list file.
       videos: names of the videos, of which the last two parts count. To a `FolderSource` of the
         frames, a folder a video, they are its `identity_names`, and the pairs then are of its
-        labels: compare e.g. the centres of `evaluation.angles.class_centres`.
+        labels: compare e.g. the centres of `evaluation.angle_statistics.class_centres`.
 
     Returns: pairs of indices into `videos`, split by split.
 
@@ -275,17 +251,15 @@ def _as_pairs(rows: Sequence[tuple[Any, ...]], labels: np.ndarray, num_folds: in
 
 
 def _lines(path: str) -> list[tuple[int, str]]:
-    try:
+    with readable(path, "list"):
         text = pathlib.Path(path).read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise InputError(f"{path}: cannot read this list ({error.strerror})") from None
     return [
         (number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()
     ]
 
 
-def _stems(source: HasPaths) -> Iterable[str]:
-    return (without_extension(source.path(index)) for index in range(len(source)))
+def _stems(source: FaceSource) -> Iterable[str]:
+    return map(without_extension, paths_of(source))
 
 
 def _last(path: str, parts: int) -> str:
@@ -295,9 +269,7 @@ def _last(path: str, parts: int) -> str:
 def _finder(
     names: Iterable[str], key: Callable[[str], str], kind: str = "image"
 ) -> Callable[[str, str], int]:
-    """A function from a listed name to its index in `names`; `key` says which part of a name
-    counts.
-    """
+    """A function (listed name, place) → index in `names`; `key`: the part of a name that counts."""
     index_of: dict[str, int] = {}
     ambiguous = collections.Counter()  # type: ignore[var-annotated]
     for index, name in enumerate(map(key, names)):

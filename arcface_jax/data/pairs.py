@@ -16,8 +16,8 @@ class Pairs:
       first: int64 [P], index of each pair's first image.
       second: int64 [P], of its second.
       same: bool [P], whether both show one identity.
-      num_folds: the list is this many contiguous parts of equal length, each half
-        same and half different; 1 if it is not arranged in folds.
+      num_folds: the list is this many contiguous parts of equal length, each half same and half
+        different; 1 if it is not arranged in folds.
       disjoint_folds: whether no identity occurs in two folds.
     """
 
@@ -33,8 +33,7 @@ class Pairs:
 
 
 def all_pairs(labels: np.ndarray) -> Pairs:
-    """Every unordered pair of different images, N(N − 1)/2 of them, in the order (0, 1), (0, 2) …
-    (N − 2, N − 1).
+    """All N(N − 1)/2 pairs of different images, in the order (0, 1), (0, 2) … (N − 2, N − 1).
 
     Args:
       labels: int [N], the identity of each image.
@@ -64,26 +63,25 @@ def same_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def draw_pairs(labels: np.ndarray, num_pairs: int, seed: int, num_folds: int = 10) -> Pairs:
     """Draws a balanced list of pairs, in contiguous folds as LFW has them.
 
-    Each fold holds as many same as different pairs, the same ones first. No pair
-    occurs twice in either order, and no image is paired with itself. Same
-    pairs are spread over identities as evenly as their images allow;
-    different pairs take two identities at random, then an image of each. So
-    identities with many images do not rule the result.
+    Each fold holds as many same as different pairs, the same ones first. No pair occurs twice in
+    either order, and no image is paired with itself. Same pairs are spread over identities as
+    evenly as their images allow; different pairs take two identities at random, then an image of
+    each. So identities with many images do not rule the result.
 
-    Folds have disjoint identities if the identities can be divided so that each
-    fold has its share of distinct pairs; otherwise all folds draw from all
-    identities (`disjoint_folds` tells). Equal arguments give equal pairs.
+    Folds have disjoint identities if the identities can be divided so that each fold has its share
+    of distinct pairs; otherwise all folds draw from all identities (`disjoint_folds` tells). Equal
+    arguments give equal pairs.
 
     Args:
       labels: int [N], the identity of each image.
-      num_pairs: how many pairs are wanted. The list is shorter if the data have fewer
-        distinct pairs, and always a multiple of 2 · num_folds; its length tells.
+      num_pairs: how many pairs are wanted. The list is shorter if the data have fewer distinct
+        pairs, and always a multiple of 2 · num_folds; its length tells.
       seed: of the draw.
       num_folds: number of folds.
 
     Raises:
-      InputError: there is one identity only, no identity has two images, or not
-        even one same and one different pair per fold can be had.
+      InputError: there is one identity only, no identity has two images, or not even one same and
+        one different pair per fold can be had.
     """
     labels = _check_labels(labels)
     if num_folds < 1:
@@ -173,9 +171,9 @@ class _Blocks:
     def draw_different(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """`count` distinct different pairs [count, 2].
 
-        A pair of positions i < j in two blocks has a rank: the pairs of earlier i, plus
-        j's place after the end of i's block. Identities are drawn uniformly as
-        long as that finds new pairs; what is then missing comes uniformly from the rest.
+        A pair of positions i < j in two blocks has a rank: the pairs of earlier i, plus j's place
+        after the end of i's block. Identities are drawn uniformly as long as that finds new pairs;
+        what is then missing comes uniformly from the rest.
         """
         ends = np.repeat(self.starts + self.sizes, self.sizes)
         partners = len(self.images) - ends
@@ -193,9 +191,8 @@ class _Blocks:
             ranks = _distinct(np.concatenate([ranks, spare]))[:count]
         i = np.searchsorted(before + partners, ranks, side="right")
         pairs = np.stack([self.images[i], self.images[ends[i] + ranks - before[i]]], axis=1)
-        swapped = (
-            rng.random(count) < 0.5
-        )  # else the first image would always be of the earlier identity
+        # Else the first image would always be of the earlier identity.
+        swapped = rng.random(count) < 0.5
         return np.where(swapped[:, None], pairs[:, ::-1], pairs)
 
 
@@ -221,8 +218,7 @@ def _even_shares(capacity: np.ndarray, count: int, rng: np.random.Generator) -> 
 def _disjoint_parts(
     blocks: _Blocks, num_folds: int, per_fold: int, rng: np.random.Generator
 ) -> list[_Blocks] | None:
-    """Divides the identities among the folds, each able to give `per_fold` pairs of both kinds;
-    None if that fails.
+    """Divides the identities among folds that can give `per_fold` pairs of both kinds, or None.
 
     Identities go one by one, those with most same pairs first, to the fold with the fewest same
     pairs so far; those with a single image, which have none, to the fold with the fewest images.

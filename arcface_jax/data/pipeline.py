@@ -20,12 +20,11 @@ import numpy as np
 from absl import flags
 
 from arcface_jax.data.decode import height_and_width, resize
-from arcface_jax.data.memory import batch_renderer
 from arcface_jax.data.samplers import Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError
 
-OnUnreadable = Literal["raise", "substitute"]
+Substitution = Literal["raise", "substitute"]
 _MAX_SUBSTITUTIONS = 100
 
 
@@ -46,8 +45,8 @@ class State(TypedDict):
 
     Attributes:
       step: global batches handed out so far.
-      plan: what determines the batches: the source's fingerprint, the
-        sampler's description, and the image size.
+      plan: what determines the batches: the source's fingerprint, the sampler's description, and
+        the image size.
     """
 
     step: int
@@ -57,12 +56,12 @@ class State(TypedDict):
 class BatchIterator(Iterator[Batch]):
     """Endless batches of one host, made by `batches`.
 
-    Batch t depends on the source, the sampler and t alone: not on the number
-    of hosts, workers or threads, which may change between a save and a resume.
+    Batch t depends on the source, the sampler and t alone: not on the number of hosts, workers or
+    threads, which may change between a save and a resume.
 
     Attributes:
-      unreadable: under "substitute", the message of every image met so far
-        that could not be decoded, with the number of times it was met.
+      unreadable: under "substitute", the message of every image met so far that could not be
+        decoded, with the number of times it was met.
     """
 
     def __init__(self, reader: "_BatchReader", plan: str, threads: int, workers: int, ahead: int):
@@ -91,8 +90,8 @@ class BatchIterator(Iterator[Batch]):
         """Goes on from a saved state: the next batch is the one that came next then.
 
         Raises:
-          InputError: the state was saved with other data, another sampler or
-            another image size, so that its batches are not this iterator's.
+          InputError: the state was saved with other data, another sampler or another image size, so
+            that its batches are not this iterator's.
         """
         if state["plan"] != self._plan:
             raise InputError(
@@ -123,9 +122,8 @@ class BatchIterator(Iterator[Batch]):
         )
         dataset = steps.to_iter_dataset(read)
         if self._workers:
-            if (
-                not flags.FLAGS.is_parsed()
-            ):  # Grain's workers read command-line flags that only absl programs have
+            # Grain's workers read command-line flags that only absl programs have.
+            if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(
                 grain.MultiprocessingOptions(
@@ -147,7 +145,7 @@ def batches(
     threads: int = 4,
     workers: int = 0,
     ahead: int = 4,
-    on_unreadable: OnUnreadable = "raise",
+    on_unreadable: Substitution = "raise",
 ) -> BatchIterator:
     """Endless shuffled batches of a source.
 
@@ -161,15 +159,14 @@ def batches(
       host: this host's number, `jax.process_index()`. It gets rows
         host · n … (host + 1) · n − 1 of each batch, n = batch_size / num_hosts.
       num_hosts: `jax.process_count()`.
-      threads: batches decoded at once, in this process or in each worker.
-        Decoding releases the interpreter lock, so threads do for JPEG.
-      workers: processes that read; 0 reads in this process. They help where
-        Python code, not decoding, is the limit. A script that has some must
-        keep its own work under if __name__ == "__main__".
+      threads: batches decoded at once, in this process or in each worker. Decoding releases the
+        interpreter lock, so threads do for JPEG.
+      workers: processes that read; 0 reads in this process. They help where Python code, not
+        decoding, is the limit. A script that has some must keep its own work under if __name__ ==
+        "__main__".
       ahead: batches read ahead, in this process or in each worker.
-      on_unreadable: "raise" stops the run with the image's InputError;
-        "substitute" takes the next readable image of the source in its place
-        and counts it in `BatchIterator.unreadable`.
+      on_unreadable: "raise" stops the run with the image's InputError; "substitute" takes the next
+        readable image of the source in its place and counts it in `BatchIterator.unreadable`.
 
     Returns: an iterator with `get_state`, `set_state` and `close`.
 
@@ -205,9 +202,7 @@ def batches(
 
 
 def _check_main_guard() -> None:
-    """Worker processes import the program's file. Without the guard it would run again in each,
-    which hangs both.
-    """
+    """Without the guard, the program's file would run again in each worker, which hangs both."""
     path = getattr(sys.modules["__main__"], "__file__", None)
     if path is None or not path.endswith(".py"):  # a notebook, an installed command
         return
@@ -231,19 +226,18 @@ class _BatchReader:
     image_size: tuple[int, int]
     start: int
     stop: int
-    on_unreadable: OnUnreadable
+    on_unreadable: Substitution
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
         indices = self.sampler.rows(step, self.start, self.stop)
         images = np.empty((len(indices), *self.image_size, 3), np.uint8)
         unreadable: list[str] = []
-        render = batch_renderer(self.source)
-        if render is not None:
-            for row, image in enumerate(render(indices)):
-                images[row] = resize(image, self.image_size)
-        else:
-            for row, index in enumerate(indices):
+        rendered = self.source.render(indices)
+        for row, index in enumerate(indices):
+            if rendered is None:
                 indices[row] = self._read_into(images[row], int(index), unreadable)
+            else:
+                images[row] = resize(rendered[row], self.image_size)
         return images, self._labels[indices], unreadable
 
     @functools.cached_property
@@ -272,13 +266,12 @@ class DevicePrefetch(Iterator[Batch]):
 
     Args:
       iterator: of one host's rows.
-      sharding: of the global batch; its leading axis is the batch. None puts
-        whole batches on the default device.
+      sharding: of the global batch; its leading axis is the batch. None puts whole batches on the
+        default device.
       depth: batches on the devices beyond the one in use.
 
     Attributes:
-      waited: seconds that the last `next` took: what the training step waited
-        for data.
+      waited: seconds that the last `next` took: what the training step waited for data.
     """
 
     def __init__(
@@ -306,18 +299,18 @@ class DevicePrefetch(Iterator[Batch]):
         return self._state
 
     def set_state(self, state: State) -> None:
-        """See `BatchIterator.set_state`."""
+        """Goes on from a saved state; batches on the devices already are dropped."""
         self._queue.clear()
         self._iterator.set_state(state)
         self._state = state
 
     @property
     def unreadable(self) -> collections.Counter[str]:
-        """See `BatchIterator`; of all batches read, those on the devices already among them."""
+        """Messages and counts of all batches read, those on the devices already among them."""
         return self._iterator.unreadable
 
     def close(self) -> None:
-        """See `BatchIterator.close`."""
+        """Stops reading ahead and ends the worker processes."""
         self._queue.clear()
         self._iterator.close()
 

@@ -1,7 +1,7 @@
 """Which image stands in which row of which batch, as a pure function of (seed, step, row).
 
-Nothing here has state. So a run that resumes at step t gets the batch it would
-have got, and a batch can be dealt out to any number of hosts.
+Nothing here has state. So a run that resumes at step t gets the batch it would have got, and a
+batch can be dealt out to any number of hosts.
 """
 
 import functools
@@ -36,8 +36,8 @@ class Sampler(Protocol):
 class Shuffled:
     """Every image once in each epoch, in a new order each time.
 
-    Batches run on across the end of an epoch, so no image is left out and all
-    batches have the same size.
+    Batches run on across the end of an epoch, so no image is left out and all batches have the same
+    size.
 
     Args:
       num_images: N.
@@ -56,16 +56,15 @@ class Shuffled:
         return f"Shuffled(batch_size={self.batch_size}, seed={self._seed})"
 
     def rows(self, step: int, start: int, stop: int) -> np.ndarray:
-        """See `Sampler`."""
+        """The shuffled order of the epoch, or the two epochs, that these rows lie in."""
         return self._order(step * self.batch_size + np.arange(start, stop))
 
 
 class Balanced:
     """P identities with K images each in every batch, for losses over pairs or triplets.
 
-    Identities come in a new shuffled order each epoch, never twice in one
-    batch. An identity's images are used up in shuffled order over its visits;
-    one with fewer than K images repeats them.
+    Identities come in a new shuffled order each epoch, never twice in one batch. An identity's
+    images are used up in shuffled order over its visits; one with fewer than K images repeats them.
 
     Args:
       labels: int [N], as in `FaceSource.labels`.
@@ -76,8 +75,8 @@ class Balanced:
     Raises:
       InputError: there are fewer than P identities.
 
-    References: Hermans et al., In Defense of the Triplet Loss for Person
-    Re-Identification (arXiv:1703.07737), section 3.1.
+    References: Hermans et al., In Defense of the Triplet Loss for Person Re-Identification
+    (arXiv:1703.07737), section 3.1.
     """
 
     def __init__(self, labels: np.ndarray, identities: int, images: int, seed: int):
@@ -98,7 +97,7 @@ class Balanced:
         return f"Balanced(identities={self._per_batch}, images={self._each}, seed={self._seed})"
 
     def rows(self, step: int, start: int, stop: int) -> np.ndarray:
-        """See `Sampler`."""
+        """The images of each identity's visit in this batch, identity by identity."""
         epoch, batch = divmod(step, self._batches_per_epoch)
         first = epoch * self._images.num_identities + batch * self._per_batch
         slots = np.arange(start // self._each, -(-stop // self._each))
@@ -113,9 +112,8 @@ class Balanced:
 class Capped:
     """Every identity at most `cap` times in each epoch, in a new order each time.
 
-    Identities with thousands of images otherwise make up most of an epoch. Of
-    those with n > `cap` images, another part comes each epoch; after n // cap
-    epochs they are shuffled anew.
+    Identities with thousands of images otherwise make up most of an epoch. Of those with n > `cap`
+    images, another part comes each epoch; after n // cap epochs they are shuffled anew.
 
     Args:
       labels: int [N], as in `FaceSource.labels`.
@@ -141,7 +139,7 @@ class Capped:
         return f"Capped(cap={self._cap}, batch_size={self.batch_size}, seed={self._seed})"
 
     def rows(self, step: int, start: int, stop: int) -> np.ndarray:
-        """See `Sampler`."""
+        """The shuffled order over the min(count, cap) images that each identity has."""
         positions = step * self.batch_size + np.arange(start, stop)
         slots = self._order(positions)
         identities = np.searchsorted(self._ends, slots, side="right")
@@ -168,7 +166,9 @@ class _ImagesByIdentity:
         self.counts = np.bincount(labels, minlength=self.num_identities)
         if not self.num_identities or self.counts.min() == 0:
             empty = int(np.argmin(self.counts)) if self.num_identities else 0
-            raise InputError(f"label {empty} has no image; renumber the labels (views.Subset does)")
+            raise InputError(
+                f"label {empty} has no image; renumber the labels (subset.Subset does)"
+            )
         self._by_label = np.argsort(labels, kind="stable")
         self._starts = np.cumsum(self.counts) - self.counts
         self._seed = seed
@@ -182,12 +182,10 @@ class _ImagesByIdentity:
         self._shuffled = functools.lru_cache(maxsize=8192)(self._shuffled_uncached)
 
     def visit(self, identity: int, visit: int, images: int) -> np.ndarray:
-        """The min(count, images) images for the identity's visit number `visit`, repeated up to
-        `images`.
+        """The min(count, images) images of visit number `visit`, repeated up to `images`.
 
-        A pass shuffles the identity's images and cuts them into parts of
-        `images`; the remainder of a pass is left out of it, so that no part
-        contains an image twice.
+        A pass shuffles the identity's images and cuts them into parts of `images`; the remainder of
+        a pass is left out of it, so that no part contains an image twice.
         """
         parts = max(int(self.counts[identity]) // images, 1)
         turn, part = divmod(visit, parts)

@@ -1,6 +1,4 @@
-"""One pass over a data set's images: what is readable, what is equal, what an average face
-looks like.
-"""
+"""One pass over a data set's images: which are readable or equal, and the average face."""
 
 import dataclasses
 import hashlib
@@ -13,12 +11,12 @@ from PIL import Image
 from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 
+from arcface_jax.data.aligned_crop import TEMPLATE, TEMPLATE_SIZE
 from arcface_jax.data.decode import resize
 from arcface_jax.data.source import FaceSource
-from arcface_jax.data.template import TEMPLATE, TEMPLATE_SIZE
 from arcface_jax.errors import InputError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _HASH_SIDE = 16
 _NEAR_BITS = 15
@@ -115,10 +113,9 @@ def scan(
 def perceptual_hash(image: np.ndarray) -> np.ndarray:
     """256 bits, uint8 [32]: which of the lowest spatial frequencies are above their median.
 
-    The image is reduced to 32×32 grey pixels; the bits are the signs of the
-    16×16 lowest coefficients of its discrete cosine transform, less the median of
-    all but the mean. Scaling, re-encoding and changes of brightness or contrast
-    leave nearly all of them as they are.
+    The image is reduced to 32×32 grey pixels; the bits are the signs of the 16×16 lowest
+    coefficients of its discrete cosine transform, less the median of all but the mean. Scaling,
+    re-encoding and changes of brightness or contrast leave nearly all of them as they are.
     """
     side = 2 * _HASH_SIDE
     grey = Image.fromarray(image).convert("L").resize((side, side), Image.Resampling.BOX)
@@ -127,14 +124,9 @@ def perceptual_hash(image: np.ndarray) -> np.ndarray:
 
 
 def overlap(first: Scan, second: Scan) -> np.ndarray:
-    """Images that two scanned sources share, such as training and test set.
+    """int64 [M, 2]: equal images of two scanned sources, such as training and test set, by index.
 
-    Args:
-      first: one scan.
-      second: the other.
-
-    Returns: int64 [M, 2], index in the first and in the second, of equal images.
-      Near copies are left out: the faces of different people can look alike.
+    Near copies are left out: the faces of different people can look alike.
     """
     index_of = {
         found.tobytes(): index for index, found in enumerate(first.content) if first.readable[index]
@@ -150,10 +142,9 @@ def overlap(first: Scan, second: Scan) -> np.ndarray:
 def near_pairs(hashes: np.ndarray, readable: np.ndarray, bits: int = _NEAR_BITS) -> np.ndarray:
     """Pairs of images whose perceptual hashes differ in few bits.
 
-    Two hashes that differ in at most `bits` < 16 bits agree in one of their
-    sixteen 16-bit words, so only images that share a word are compared. Words that
-    over 400 images share (flat backgrounds) are skipped; pairs that agree in no
-    other word are then missed.
+    Two hashes that differ in at most `bits` < 16 bits agree in one of their sixteen 16-bit words,
+    so only images that share a word are compared. Words that over 400 images share (flat
+    backgrounds) are skipped; pairs that agree in no other word are then missed.
 
     Args:
       hashes: uint8 [N, 32].
@@ -181,13 +172,11 @@ def near_pairs(hashes: np.ndarray, readable: np.ndarray, bits: int = _NEAR_BITS)
 
 
 def eye_distance(mean_face: np.ndarray) -> float:
-    """How far the average face's eyes lie from the alignment template's, in pixels of the 112×112
-    crop.
+    """Distance of the average face's eyes from the template's, in pixels of the 112×112 crop.
 
-    Eyes are the darkest small spots in the upper middle of an average face. It is
-    made symmetric first, so that one place says where both are. Of aligned crops
-    the distance is a few pixels; where eyes lie anywhere, the average has no such
-    spots, and the darkest is some other place.
+    Eyes are the darkest small spots in the upper middle of an average face. It is made symmetric
+    first, so that one place says where both are. Of aligned crops the distance is a few pixels;
+    where eyes lie anywhere, the average has no such spots, and the darkest is some other place.
 
     Args:
       mean_face: [112, 112], grey.
@@ -202,8 +191,8 @@ def eye_distance(mean_face: np.ndarray) -> float:
 
 
 def _in_chunks(
-    action: Callable[[int], T], count: int, threads: int, progress: Callable[[int], None] | None
-) -> Iterator[tuple[Sequence[int], list[T]]]:
+    action: Callable[[int], _T], count: int, threads: int, progress: Callable[[int], None] | None
+) -> Iterator[tuple[Sequence[int], list[_T]]]:
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, count, _CHUNK):
             chunk = range(start, min(start + _CHUNK, count))

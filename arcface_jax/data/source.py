@@ -1,42 +1,66 @@
-"""The interface every image source has, and what holds for all of them."""
+"""What every image source has, and what holds for all of them."""
 
+import abc
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
+from arcface_jax.errors import InputError
 
-class FaceSource(Protocol):
+
+class FaceSource(abc.ABC):
     """Images with identity labels, by random access.
 
-    Every source of this library (synthetic, folder, RecordIO, …) is one, and
-    whatever is one can be trained and evaluated on. Reading is safe from
-    several threads, and sources pickle, so that worker processes can have one.
+    Every source of this library (synthetic, folder, RecordIO, …) is one, and a subclass of one's
+    own can be trained and evaluated on too. Reading is safe from several threads, and sources
+    pickle, so that worker processes can have one.
+
+    Attributes:
+      labels: int32 [N], each in 0 … num_identities − 1, known without reading an image.
+      identity_names: what each label stands for: num_identities names.
+      fingerprint: hexadecimal digest that changes when the images or labels do.
     """
 
-    @property
-    def labels(self) -> np.ndarray:
-        """int32 [N], each in 0 … num_identities − 1, without reading an image."""
-        ...
-
-    @property
-    def identity_names(self) -> Sequence[str]:
-        """What each label stands for: num_identities names."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Hexadecimal digest that changes when the images or labels do."""
-        ...
+    labels: np.ndarray
+    identity_names: Sequence[str]
+    fingerprint: str
 
     def __len__(self) -> int:
         """The number of images, N."""
-        ...
+        return len(self.labels)
 
+    @abc.abstractmethod
     def __getitem__(self, index: int) -> np.ndarray:
         """Image `index`: uint8 [height, width, 3], RGB.
 
         Raises:
           InputError: the image cannot be decoded; names the file or record.
         """
-        ...
+
+    def where(self, index: int) -> str:
+        """The file or record that image `index` comes from, or its number; for messages."""
+        return f"image {index}"
+
+    def path(self, index: int) -> str | None:
+        """Relative path of the file that `encoded` reads, with forward slashes; None without."""
+        return None
+
+    def encoded(self, index: int) -> bytes | None:
+        """The stored bytes of image `index`; None where images are made or changed when read."""
+        return None
+
+    def render(self, indices: np.ndarray) -> np.ndarray | None:
+        """Many images at once, uint8 [M, height, width, 3]; None where that is no faster."""
+        return None
+
+
+def paths_of(source: FaceSource) -> list[str]:
+    """`path` of every image.
+
+    Raises:
+      InputError: an image has none.
+    """
+    paths = [path for index in range(len(source)) if (path := source.path(index)) is not None]
+    if len(paths) < len(source):
+        raise InputError("the images have no file names that a list could mean; use a folder")
+    return paths

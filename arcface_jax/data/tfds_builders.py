@@ -14,7 +14,7 @@ Nothing is downloaded and TensorFlow is not imported.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,8 @@ import tensorflow_datasets
 
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.open import open_source
-from arcface_jax.data.synthetic import SyntheticFaces as SyntheticSource
-from arcface_jax.data.tfds import image_example, image_features
+from arcface_jax.data.sources.tfds import image_example, image_features
+from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 
 _AT_ONCE = 64
@@ -48,9 +48,10 @@ class SyntheticConfig(tensorflow_datasets.core.BuilderConfig):
     seed: int = 0
 
 
-class SyntheticFaces(tensorflow_datasets.core.GeneratorBasedBuilder):
+class SyntheticFacesBuilder(tensorflow_datasets.core.GeneratorBasedBuilder):
     """Drawn faces, `synthetic_faces`: the same images as `arcface_jax.data.synthetic`, as PNG."""
 
+    name = "synthetic_faces"
     VERSION = tensorflow_datasets.core.Version("1.0.0")
     BUILDER_CONFIGS = (
         SyntheticConfig(
@@ -68,14 +69,8 @@ class SyntheticFaces(tensorflow_datasets.core.GeneratorBasedBuilder):
 
     def _info(self) -> Any:
         names = [*self._source("train").identity_names, *self._source("test").identity_names]
-        return tensorflow_datasets.core.DatasetInfo(
-            builder=self,
-            description="Drawn faces; nobody is depicted. Identities of `train` and `test` are "
-            "disjoint.",
-            features=image_features(names),
-            supervised_keys=("image", "label"),
-            disable_shuffling=True,  # readers shuffle; a prepared set keeps the source's order
-        )
+        about = "Drawn faces; nobody is depicted. Identities of `train` and `test` are disjoint."
+        return _dataset_info(self, about, names)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager  # nothing is downloaded
@@ -92,9 +87,9 @@ class SyntheticFaces(tensorflow_datasets.core.GeneratorBasedBuilder):
                     image_example(encode_png(image), first + int(source.labels[index])),
                 )
 
-    def _source(self, split: str) -> SyntheticSource:
+    def _source(self, split: str) -> SyntheticFaces:
         config = self.builder_config
-        return SyntheticSource(
+        return SyntheticFaces(
             config.test_identities if split == "test" else config.train_identities,
             config.images_per_identity,
             image_size=config.image_size,
@@ -107,9 +102,8 @@ class FaceFiles(tensorflow_datasets.core.GeneratorBasedBuilder):
     """Any face set on disk as a TFDS data set, `face_files`, with its images bit for bit.
 
     Args:
-      path: what `arcface_jax.data.open.open_source` opens: a folder, a zip
-        file, `train.rec`, a list, Parquet. Sets from different paths are
-        different configurations of the builder.
+      path: what `arcface_jax.data.open.open_source` opens: a folder, a zip file, `train.rec`, a
+        list, Parquet. Sets from different paths are different configurations of the builder.
       config: TFDS's name for the path; made from it if None.
       **options: of every TFDS builder, such as data_dir and file_format.
 
@@ -133,13 +127,7 @@ class FaceFiles(tensorflow_datasets.core.GeneratorBasedBuilder):
         super().__init__(config=config, **options)
 
     def _info(self) -> Any:
-        return tensorflow_datasets.core.DatasetInfo(
-            builder=self,
-            description="Faces from files, bit for bit.",
-            features=image_features(list(self._faces.identity_names)),
-            supervised_keys=("image", "label"),
-            disable_shuffling=True,
-        )
+        return _dataset_info(self, "Faces from files, bit for bit.", self._faces.identity_names)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager
@@ -148,3 +136,13 @@ class FaceFiles(tensorflow_datasets.core.GeneratorBasedBuilder):
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for index in range(len(self._faces)):
             yield index, image_example(self._faces.encoded(index), int(self._faces.labels[index]))
+
+
+def _dataset_info(builder: Any, description: str, names: Sequence[str]) -> Any:
+    return tensorflow_datasets.core.DatasetInfo(
+        builder=builder,
+        description=description,
+        features=image_features(list(names)),
+        supervised_keys=("image", "label"),
+        disable_shuffling=True,  # readers shuffle; a prepared set keeps the source's order
+    )

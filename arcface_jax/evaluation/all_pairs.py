@@ -1,14 +1,11 @@
-"""Every pair of a set of images, or of probes with distractors: the whole ROC, or its exact
-low-FAR end.
-"""
+"""Every pair of a set, or of probes with distractors: the whole ROC or its exact low-FAR end."""
 
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings
+from arcface_jax.evaluation.array_checks import check_embeddings, check_length
 from arcface_jax.evaluation.roc import Roc, roc_from_kinds
 from arcface_jax.evaluation.scoring import HighestScores, score_tiles
 
@@ -22,9 +19,9 @@ def all_pairs_roc(
 ) -> Roc:
     """The ROC of all N(N − 1)/2 pairs, streamed: no list of pairs, no score matrix.
 
-    All scores of same pairs are kept, and the `keep` highest of different pairs. With
-    that many or fewer different pairs the curve is complete; otherwise it is exact
-    up to a FAR of about keep / #different and ends there.
+    All scores of same pairs are kept, and the `keep` highest of different pairs. With that many or
+    fewer different pairs the curve is complete; otherwise it is exact up to a FAR of about keep /
+    #different and ends there.
 
     Args:
       embeddings: [N, D], unit rows.
@@ -32,19 +29,13 @@ def all_pairs_roc(
       keep: scores of different pairs to keep; 4 bytes each, twice that at times.
       devices: the devices to divide the work over; the default device if None.
     """
-    embeddings, labels = check_embeddings(embeddings), np.asarray(labels)
-    if labels.shape != (len(embeddings),):
-        raise InputError(
-            f"labels: shape {labels.shape} for {len(embeddings)} embeddings; give one identity a "
-            "row"
-        )
+    embeddings = check_embeddings(embeddings)
+    labels = check_length(labels, len(embeddings), "labels", "embeddings")
     same_scores: list[np.ndarray] = []
     different = HighestScores(keep)
     for row, column, tile in score_tiles(embeddings, embeddings, upper=True, devices=devices):
-        i, j = (
-            np.arange(row, row + tile.shape[0])[:, None],
-            np.arange(column, column + tile.shape[1])[None, :],
-        )
+        i = np.arange(row, row + tile.shape[0])[:, None]
+        j = np.arange(column, column + tile.shape[1])[None, :]
         same = labels[i] == labels[j]
         ordered = i < j
         same_scores.append(tile[same & ordered])

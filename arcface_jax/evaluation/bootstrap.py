@@ -10,8 +10,7 @@ its identities: the folds of LFW-style lists share no identity, so resampling fo
 with ten of them, cautious).
 
 References: Bolle et al., Error analysis of pattern recognition systems: the subsets bootstrap (CVIU
-  2004); Owen, The
-pigeonhole bootstrap (Ann. Appl. Stat. 2007).
+  2004); Owen, The pigeonhole bootstrap (Ann. Appl. Stat. 2007).
 """
 
 import dataclasses
@@ -20,17 +19,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angles import ClassAngles
-from arcface_jax.evaluation.checks import check_same, check_scores
+from arcface_jax.evaluation.angle_statistics import ClassAngles
+from arcface_jax.evaluation.array_checks import check_length, check_same, check_scores
 from arcface_jax.evaluation.identification import identify, mean_of_galleries
 from arcface_jax.evaluation.roc import roc_curve, roc_numbers
 from arcface_jax.evaluation.search import Search
 from arcface_jax.evaluation.verification import verify_similarities
 
-Numbers = Mapping[str, float]
+NamedFigures = Mapping[str, float]
 """Figures by name."""
 
-Statistics = Callable[[np.ndarray | None], Numbers]
+Statistics = Callable[[np.ndarray | None], NamedFigures]
 """Weights [P] of the pairs (None: each once) → figures."""
 
 
@@ -94,11 +93,7 @@ def pair_replicates(
         a kind.
     """
     same = check_same(same, len(first_identity))
-    if np.shape(first_identity) != np.shape(second_identity):
-        raise InputError(
-            f"second_identity: {len(second_identity)} for {len(first_identity)} pairs; give one an "
-            "image of each pair"
-        )
+    check_length(second_identity, len(same), "second_identity", "pairs")
     names, numbers = np.unique(
         np.concatenate([first_identity, second_identity]), return_inverse=True
     )
@@ -164,14 +159,9 @@ def verification_intervals(
     Deviations over folds and numbers of pairs describe the list itself: resampling people inflates
     the first and blurs the second, so these come without an interval.
     """
+    statistics = verification_statistics(similarities, same, folds, fars)
     intervals = bootstrap_pairs(
-        lambda weights: verify_similarities(
-            similarities, same, folds=folds, fars=fars, weights=weights
-        ).numbers(),
-        same,
-        first_identity,
-        second_identity,
-        resampling=resampling,
+        statistics, same, first_identity, second_identity, resampling=resampling
     )
     return {
         name: dataclasses.replace(one, low=one.estimate, high=one.estimate)
@@ -190,35 +180,32 @@ def roc_intervals(
     fars: Sequence[float] = (1e-4, 1e-3, 1e-2),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
-    """Intervals of TAR at each FAR, EER and AUC of a list without folds, such as all pairs or
-    templates.
+    """Intervals of TAR at each FAR, EER and AUC of a list without folds (all pairs, templates).
 
     The pairs are sorted once; a replicate only sums weights. So millions of pairs take about as
     long for a replicate as for two passes over them.
     """
-    return bootstrap_pairs(
-        roc_statistics(scores, same, fars),
-        same,
-        first_identity,
-        second_identity,
-        resampling=resampling,
-    )
+    statistics = roc_statistics(scores, same, fars)
+    return bootstrap_pairs(statistics, same, first_identity, second_identity, resampling=resampling)
+
+
+def verification_statistics(
+    similarities: np.ndarray, same: np.ndarray, folds: int, fars: Sequence[float]
+) -> Statistics:
+    """The figures of `verify_similarities` as a function of weights."""
+    return lambda weights: verify_similarities(
+        similarities, same, folds=folds, fars=fars, weights=weights
+    ).numbers()
 
 
 def roc_statistics(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) -> Statistics:
-    """TAR at each FAR, EER and AUC as a function of weights, with one sort for all calls.
-
-    Args:
-      scores: [P], higher means more alike.
-      same: [P] bool.
-      fars: false accept rates.
-    """
+    """TAR at each FAR, EER and AUC as a function of weights, with one sort for all calls."""
     scores = check_scores(scores)
     same = check_same(same, len(scores))
     order = np.argsort(-scores)
     ordered, ordered_same = scores[order], same[order]
 
-    def statistics(weights: np.ndarray | None) -> Numbers:
+    def statistics(weights: np.ndarray | None) -> NamedFigures:
         roc = roc_curve(ordered, ordered_same, None if weights is None else weights[order])
         return roc_numbers(roc, fars).numbers()
 
@@ -226,61 +213,33 @@ def roc_statistics(scores: np.ndarray, same: np.ndarray, fars: Sequence[float]) 
 
 
 def identification_intervals(
-    search: Search,
+    searches: Search | Sequence[Search],
     probe_labels: np.ndarray,
     *,
     ranks: Sequence[int] = (1, 5, 10),
     fpirs: Sequence[float] = (0.01, 0.1),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
-    """Intervals of the figures of `identify`: the people of the probes are resampled, the gallery
-    stays.
+    """Intervals of the figures of `identify`: people of the probes are resampled, not the gallery.
 
-    Known and unknown people are resampled apart, so that each replicate has both.
-
-    Args:
-      search: from `search_gallery`.
-      probe_labels: int [P], who each probe shows.
-      ranks: as for `identify`.
-      fpirs: as for `identify`.
-      resampling: how many replicates, which confidence, which seed.
-    """
-    return mean_identification_intervals(
-        [search], probe_labels, ranks=ranks, fpirs=fpirs, resampling=resampling
-    )
-
-
-def mean_identification_intervals(
-    searches: Sequence[Search],
-    probe_labels: np.ndarray,
-    *,
-    ranks: Sequence[int] = (1, 5, 10),
-    fpirs: Sequence[float] = (0.01, 0.1),
-    resampling: Resampling = RESAMPLING,
-) -> dict[str, Interval]:
-    """Intervals of `mean_of_galleries`: one set of probes searched in several galleries, such as
-    IJB's G1 and G2.
-
-    A replicate draws the people once for all galleries. Those enrolled in the same galleries are
+    Several galleries, such as IJB's G1 and G2, give the intervals of `mean_of_galleries`. A
+    replicate draws the people once for all galleries. Those enrolled in the same galleries are
     resampled together and apart from all others, so that each replicate has known and unknown
     people in every gallery.
 
     Args:
-      searches: from `search_gallery`, one a gallery, all of the same probes in the same order.
+      searches: of `search_gallery`; one, or one a gallery, of the same probes in the same order.
       probe_labels: int [P], who each probe shows.
       ranks: as for `identify`.
       fpirs: as for `identify`.
       resampling: how many replicates, which confidence, which seed.
     """
+    searches = [searches] if isinstance(searches, Search) else searches
     probe_labels = np.asarray(probe_labels)
     if not searches:
         raise InputError("searches: none given; give one per gallery")
     for search in searches:
-        if probe_labels.shape != search.rank.shape:
-            raise InputError(
-                f"probe_labels: shape {probe_labels.shape} for {len(search.rank)} probes; give one "
-                "each"
-            )
+        check_length(probe_labels, len(search.rank), "probe_labels", "probes")
     unknown = np.stack([~search.enrolled for search in searches], axis=1)
     _, kinds = np.unique(unknown, axis=0, return_inverse=True)
     strata = []
@@ -292,7 +251,7 @@ def mean_identification_intervals(
         strata.append(np.split(probes[np.argsort(numbers, kind="stable")], np.cumsum(counts)[:-1]))
     rng = np.random.default_rng(resampling.seed)
 
-    def statistics(chosen: np.ndarray) -> Numbers:
+    def statistics(chosen: np.ndarray) -> NamedFigures:
         results = []
         for search in searches:
             fields = (getattr(search, field.name)[chosen] for field in dataclasses.fields(search))
@@ -314,8 +273,7 @@ def mean_identification_intervals(
 def angle_intervals(
     angles: Mapping[str, ClassAngles], *, resampling: Resampling = RESAMPLING
 ) -> dict[str, Interval]:
-    """Intervals of the mean angles of Table 3: the classes are resampled, each with the angle that
-    it has on the data.
+    """Intervals of Table 3's mean angles: classes are resampled, each with its angle on the data.
 
     So the nearest other centre of a class (Inter, W-Inter) is sought among all classes and stays,
     like the gallery of a search. Sought among the classes drawn, of which a third are missing, it
@@ -323,7 +281,7 @@ def angle_intervals(
     the intervals do not say how the nearest centre changes with who else is in the set.
 
     Args:
-      angles: from `angles.class_angles`; figures of equally many classes are resampled alike.
+      angles: from `class_angles`; figures of equally many classes are resampled alike.
       resampling: how many replicates, which confidence, which seed.
 
     Raises:
@@ -337,14 +295,11 @@ def angle_intervals(
                 f"{name}: the angle of {num_classes} class; resampling needs at least two"
             )
         rng = np.random.default_rng(resampling.seed)
-        replicates = [
-            {
-                name: of_classes.mean(
-                    np.bincount(rng.integers(num_classes, size=num_classes), minlength=num_classes)
-                )
-            }
-            for _ in range(resampling.num_replicates)
-        ]
+        replicates = []
+        for _ in range(resampling.num_replicates):
+            drawn = rng.integers(num_classes, size=num_classes)
+            weights = np.bincount(drawn, minlength=num_classes)
+            replicates.append({name: of_classes.mean(weights)})
         intervals |= percentile_intervals(
             {name: of_classes.mean()}, replicates, resampling.confidence
         )
@@ -352,7 +307,7 @@ def angle_intervals(
 
 
 def percentile_intervals(
-    estimate: Numbers, replicates: Sequence[Numbers], confidence: float
+    estimate: NamedFigures, replicates: Sequence[NamedFigures], confidence: float
 ) -> dict[str, Interval]:
     """Percentile intervals; the ends are replicates themselves, never values in between."""
     if not 0 < confidence < 1 or not replicates:
@@ -370,7 +325,7 @@ def percentile_intervals(
     return intervals
 
 
-def defined_values(replicates: Sequence[Numbers], name: str) -> np.ndarray:
+def defined_values(replicates: Sequence[NamedFigures], name: str) -> np.ndarray:
     """A figure's replicates, less those that lost what it is about, such as a small group."""
     values = np.array([replicate[name] for replicate in replicates])
     values = values[~np.isnan(values)]

@@ -7,15 +7,15 @@ import numpy as np
 
 from arcface_jax.evaluation.bootstrap import (
     RESAMPLING,
-    Numbers,
+    NamedFigures,
     Resampling,
     Statistics,
     defined_values,
     pair_replicates,
     percentile_intervals,
     roc_statistics,
+    verification_statistics,
 )
-from arcface_jax.evaluation.verification import verify_similarities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def compare_pairs(
       resampling: how many replicates, which confidence, which seed.
     """
 
-    def difference(weights: np.ndarray | None) -> Numbers:
+    def difference(weights: np.ndarray | None) -> NamedFigures:
         first, second = first_statistics(weights), second_statistics(weights)
         return {name: second[name] - first[name] for name in first}
 
@@ -76,13 +76,9 @@ def compare_pairs(
         values = defined_values(replicates, name)
         tail = min(np.count_nonzero(values <= 0), np.count_nonzero(values >= 0))
         verdict = "significant" if interval.low > 0 or interval.high < 0 else "noise"
-        comparisons[name] = Comparison(
-            interval.estimate,
-            interval.low,
-            interval.high,
-            min(1.0, 2 * (tail + 1) / (len(values) + 1)),
-            verdict,
-        )
+        p_value = min(1.0, 2 * (tail + 1) / (len(values) + 1))
+        ends = interval.low, interval.high
+        comparisons[name] = Comparison(interval.estimate, *ends, p_value, verdict)
     return comparisons
 
 
@@ -96,17 +92,11 @@ def compare_roc(
     fars: Sequence[float] = (1e-4, 1e-3, 1e-2),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Comparison]:
-    """`compare_pairs` for the figures of `roc_intervals`, from two models' scores [P] of a list
-    without folds.
-    """
-    return compare_pairs(
-        roc_statistics(first_scores, same, fars),
-        roc_statistics(second_scores, same, fars),
-        same,
-        first_identity,
-        second_identity,
-        resampling=resampling,
-    )
+    """`compare_pairs` for `roc_intervals`, from two models' scores [P] of a list without folds."""
+    first = roc_statistics(first_scores, same, fars)
+    second = roc_statistics(second_scores, same, fars)
+    identities = (first_identity, second_identity)
+    return compare_pairs(first, second, same, *identities, resampling=resampling)
 
 
 def compare_similarities(
@@ -120,20 +110,8 @@ def compare_similarities(
     fars: Sequence[float] = (1e-2, 1e-3),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Comparison]:
-    """`compare_pairs` for every figure of `verify_similarities`, from two models' similarities
-    [P].
-    """
-
-    def statistics(similarities: np.ndarray) -> Statistics:
-        return lambda weights: verify_similarities(
-            similarities, same, folds=folds, fars=fars, weights=weights
-        ).numbers()
-
-    return compare_pairs(
-        statistics(first_similarities),
-        statistics(second_similarities),
-        same,
-        first_identity,
-        second_identity,
-        resampling=resampling,
-    )
+    """`compare_pairs` for `verify_similarities`, from two models' similarities [P]."""
+    first = verification_statistics(first_similarities, same, folds, fars)
+    second = verification_statistics(second_similarities, same, folds, fars)
+    identities = (first_identity, second_identity)
+    return compare_pairs(first, second, same, *identities, resampling=resampling)

@@ -8,7 +8,7 @@ import numpy as np
 
 from arcface_jax.data.pairs import same_pairs
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings
+from arcface_jax.evaluation.array_checks import check_embeddings, check_length
 from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import search_candidates
 
@@ -69,10 +69,7 @@ def distractor_identification(
             f"sizes: {tuple(sizes)} of {len(distractors)} distractors; give ascending numbers "
             "within them"
         )
-    if len(probe_labels) != len(probes):
-        raise InputError(
-            f"probe_labels: {len(probe_labels)} labels of {len(probes)} probes; give one each"
-        )
+    check_length(probe_labels, len(probes), "probe_labels", "probes")
     first, second = same_pairs(np.asarray(probe_labels))
     if len(first) == 0:
         raise InputError(
@@ -87,8 +84,7 @@ def distractor_identification(
             distractors[start:stop], probes, min(max_rank, stop - start), devices=devices
         ).scores
         best = -np.sort(-np.concatenate([best, found], axis=1), axis=1)[:, :max_rank]
-        rank = 1 + (best[probe] >= mate[:, None]).sum(
-            axis=1
-        )  # beyond max_rank it is only known to be beyond
+        # Beyond max_rank it is only known to be beyond.
+        rank = 1 + (best[probe] >= mate[:, None]).sum(axis=1)
         cmc.append((rank[:, None] <= np.arange(1, max_rank + 1)).mean(axis=0))
     return DistractorResult(np.array(kept_sizes), np.array(cmc), len(mate))

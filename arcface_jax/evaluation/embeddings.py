@@ -5,7 +5,7 @@ import numpy as np
 
 from arcface_jax.cosine import normalise_rows
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings
+from arcface_jax.evaluation.array_checks import check_embeddings
 
 _normalise = jax.jit(normalise_rows)
 
@@ -13,12 +13,9 @@ _normalise = jax.jit(normalise_rows)
 def unit_embeddings(
     embeddings: np.ndarray, name: str = "embeddings", *, rows: np.ndarray | None = None
 ) -> np.ndarray:
-    """x/‖x‖ of each row, float32; refuses rows that have no direction.
+    """x/‖x‖ of each row [N, D], float32.
 
-    Args:
-      embeddings: [N, D], as the network gave them.
-      name: what to call them in an error.
-      rows: int [N], what an error calls the rows, when these are a part of a larger array.
+    `name` and `rows` [N] are what an error calls the array and its rows.
 
     Raises:
       InputError: a row holds NaN or ∞, or is zero; the message gives the row.

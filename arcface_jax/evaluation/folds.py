@@ -1,7 +1,7 @@
 """Ten folds: pick a threshold on nine, apply it to the tenth, exactly and by sorting once.
 
-The candidates are every way the data can be cut, so no grid of thresholds
-limits the result. The published scripts' grid is in `published.py`.
+The candidates are every way the data can be cut, so no grid of thresholds limits the result. The
+published scripts' grid is in `published.py`.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_same, check_scores, check_weights
+from arcface_jax.evaluation.array_checks import check_same, check_scores, check_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +47,7 @@ class FoldRates:
 
 
 def fold_numbers(num_pairs: int, num_folds: int = 10) -> np.ndarray:
-    """int [P]: the fold of each pair; contiguous, not shuffled, the first num_pairs % num_folds
-    one larger.
-    """
+    """int [P]: each pair's fold; contiguous, the first num_pairs % num_folds one pair larger."""
     if not 2 <= num_folds <= num_pairs:
         raise InputError(
             f"num_folds: {num_folds} folds of {num_pairs} pairs; give from 2 folds to one per pair"
@@ -60,9 +58,7 @@ def fold_numbers(num_pairs: int, num_folds: int = 10) -> np.ndarray:
 
 
 def threshold_between(upper: np.floating, lower: np.floating) -> float:
-    """A threshold t with lower < t ≤ upper: the middle, as far as the scores' number format has
-    one.
-    """
+    """A threshold t with lower < t ≤ upper: the middle, where the number format has one."""
     middle = lower / 2 + upper / 2
     return float(middle if lower < middle <= upper else upper)
 
@@ -72,34 +68,36 @@ def best_threshold(
 ) -> tuple[float, float]:
     """The threshold with the highest accuracy on these pairs, and that accuracy.
 
-    A threshold lies midway between two neighbouring distinct scores; of equally
-    good ones the strictest (highest) is taken. If rejecting everything is best
-    it is just above the highest score; if accepting everything is, it is the lowest score.
+    A threshold lies midway between two neighbouring distinct scores; of equally good ones the
+    strictest (highest) is taken. If rejecting everything is best it is just above the highest
+    score; if accepting everything is, it is the lowest score.
 
     Args:
       scores: [P], higher means more alike.
       same: [P] bool.
       weights: [P], how often each pair counts; once each if None.
     """
-    scores = check_scores(scores)
-    same = check_same(same, len(scores))
-    weights = (
-        np.ones(len(scores), np.int64) if weights is None else check_weights(weights, len(scores))
-    )
+    scores, same, weights = _checked(scores, same, weights, "scores")
     order = np.argsort(-scores)
     return _best_of_sorted(
         scores[order], np.where(same, weights, -weights)[order], float(weights.sum())
     )
 
 
+def _checked(
+    scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scores = check_scores(scores, name)
+    same = check_same(same, len(scores))
+    weights = np.ones(len(same), np.int64) if weights is None else weights
+    return scores, same, check_weights(weights, len(same))
+
+
 def _best_of_sorted(scores: np.ndarray, signed: np.ndarray, total: float) -> tuple[float, float]:
-    """`best_threshold` of descending scores; `signed` is the weight, negative for different
-    pairs.
-    """
+    """`best_threshold` of descending scores; `signed`: weights, negative of different pairs."""
     ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-    gain = np.concatenate(
-        [[0], np.cumsum(signed)[ends]]
-    )  # correct(k) − #different, for k accepted runs of scores
+    # correct(k) − #different, for k accepted runs of scores.
+    gain = np.concatenate([[0], np.cumsum(signed)[ends]])  # correct(k) −
     best = int(np.argmax(gain))
     num_different = -float(signed[signed < 0].sum())
     accuracy = (num_different + float(gain[best])) / total if total else 0.0
@@ -119,8 +117,8 @@ def ten_fold_accuracy(
 ) -> FoldAccuracy:
     """LFW's accuracy: the best threshold of the other folds, applied to each fold.
 
-    A pair is called the same person if similarity ≥ threshold. The threshold
-    is `best_threshold` of the training folds, which never see the held-out fold.
+    A pair is called the same person if similarity ≥ threshold. The threshold is `best_threshold` of
+    the training folds, which never see the held-out fold.
 
     Args:
       similarities: [P], e.g. cosine; in the order of the pair list, folds contiguous.
@@ -130,16 +128,12 @@ def ten_fold_accuracy(
 
     References: Huang et al., Labeled Faces in the Wild (2007), §IV.
     """
-    similarities = check_scores(similarities, "similarities")
-    same = check_same(same, len(similarities))
-    weights = np.ones(len(same), np.int64) if weights is None else check_weights(weights, len(same))
+    similarities, same, weights = _checked(similarities, same, weights, "similarities")
     folds = fold_numbers(len(same), num_folds)
     order = np.argsort(-similarities)
-    ordered, signed, ordered_folds = (
-        similarities[order],
-        np.where(same, weights, -weights)[order],
-        folds[order],
-    )
+    ordered = similarities[order]
+    signed = np.where(same, weights, -weights)[order]
+    ordered_folds = folds[order]
     per_fold, thresholds = np.zeros(num_folds), np.zeros(num_folds)
     for fold in range(num_folds):
         held_out = folds == fold
@@ -166,22 +160,20 @@ def val_at_far(
 ) -> FoldRates:
     """VAL@FAR: TAR of each fold at the threshold that keeps the other folds' FAR at or below `far`.
 
-    The threshold is the smallest number that accepts at most ⌊far · n⌋ of the n
-    different pairs of the training folds: just above the next one's score.
+    The threshold is the smallest number that accepts at most ⌊far · n⌋ of the n different pairs of
+    the training folds: just above the next one's score.
 
     Args:
       similarities: [P], in the order of the pair list.
       same: [P] bool; every fold needs both kinds of pairs.
       far: wanted false accept rate.
       num_folds: contiguous folds.
-      weights: [P], how often each pair counts (bootstrap replicates); once each if None. Folds
-        that lose a kind of pair to them are left out of the means, which are nan if all do.
+      weights: [P], how often each pair counts (bootstrap replicates); once each if None. Folds that
+        lose a kind of pair to them are left out of the means, which are nan if all do.
 
     References: Schroff et al., FaceNet (arXiv:1503.03832), §4 (VAL and FAR).
     """
-    similarities = check_scores(similarities, "similarities")
-    same = check_same(same, len(similarities))
-    weights = np.ones(len(same), np.int64) if weights is None else check_weights(weights, len(same))
+    similarities, same, weights = _checked(similarities, same, weights, "similarities")
     if not 0.0 <= far < 1.0:
         raise InputError(f"far: {far} is not a false accept rate below 1; give e.g. 1e-3")
     folds = fold_numbers(len(same), num_folds)
@@ -192,9 +184,8 @@ def val_at_far(
     rates, thresholds = np.full((num_folds, 2), np.nan), np.zeros(num_folds)
     for fold in range(num_folds):
         accepted_weight = np.cumsum(np.where(impostor_folds != fold, impostor_weights, 0))
-        allowed = np.floor(
-            far * accepted_weight[-1] * (1 + 1e-12)
-        )  # .1 × 30 is 3, also in floating point
+        # .1 × 30 is 3, also in floating point.
+        allowed = np.floor(far * accepted_weight[-1] * (1 + 1e-12))
         first_rejected = int(np.searchsorted(accepted_weight, allowed, side="right"))
         kinds = [weights * ((folds == fold) & kind) for kind in (same, ~same)]
         if first_rejected == len(impostors) or not all(kind.any() for kind in kinds):

@@ -5,9 +5,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from arcface_jax.errors import InputError
+from arcface_jax.evaluation.array_checks import (
+    check_indices,
+    check_length,
+    check_same,
+    check_scores,
+)
 from arcface_jax.evaluation.bootstrap import RESAMPLING, Interval, Resampling, bootstrap_pairs
-from arcface_jax.evaluation.checks import check_indices, check_same, check_scores
 from arcface_jax.evaluation.verification import VerificationResult, verify_similarities
 
 MIXED = "mixed"
@@ -38,8 +42,7 @@ def verify_by_group(
     folds: int = 10,
     fars: Sequence[float] = (1e-2, 1e-3),
 ) -> dict[str, VerificationResult]:
-    """RFW's protocol: each group's pairs, in their order, scored by the ten folds with thresholds
-    of their own.
+    """RFW's protocol: each group's pairs, in order, by ten folds with thresholds of their own.
 
     Args:
       similarities: [P].
@@ -65,10 +68,7 @@ def verify_by_group(
 
 
 def _check_groups(groups: np.ndarray, length: int) -> np.ndarray:
-    groups = np.asarray(groups).astype(str)
-    if groups.shape != (length,):
-        raise InputError(f"groups: shape {groups.shape} for {length} pairs; give one group a pair")
-    return groups
+    return check_length(groups, length, "groups", "pairs").astype(str)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,10 +116,9 @@ def group_rates(
     accepted = scores >= threshold
     wrong = np.where(same, ~accepted, accepted)
     names, numbers = np.unique(groups, return_inverse=True)
-    cells, num_cells = (
-        2 * numbers + same,
-        2 * len(names),
-    )  # one cell for each group and kind of pair
+    # One cell for each group and kind of pair.
+    cells = 2 * numbers + same
+    num_cells = 2 * len(names)
     present = np.bincount(cells, minlength=num_cells).reshape(-1, 2) > 0
     kinds = ("far", "frr")
 
@@ -128,9 +127,8 @@ def group_rates(
         errors = np.bincount(
             cells, wrong if weights is None else wrong * weights, minlength=num_cells
         ).reshape(-1, 2)
-        rates = np.divide(
-            errors, total, out=np.full(total.shape, np.nan), where=total > 0
-        )  # nan: lost in this replicate
+        # NaN: lost in this replicate.
+        rates = np.divide(errors, total, out=np.full(total.shape, np.nan), where=total > 0)
         named = {
             f"{kinds[kind]} {names[group]}": float(rates[group, kind])
             for group, kind in zip(*np.nonzero(present), strict=True)
@@ -141,16 +139,8 @@ def group_rates(
         return named
 
     intervals = bootstrap_pairs(
-        statistics,
-        same,
-        first_identity,
-        second_identity,
-        resampling=resampling,
+        statistics, same, first_identity, second_identity, resampling=resampling
     )
-    return _by_kind(intervals)
-
-
-def _by_kind(intervals: Mapping[str, Interval]) -> GroupRates:
     parts: dict[str, dict[str, Interval]] = {"far": {}, "frr": {}, "gap": {}}
     for name, interval in intervals.items():
         kind, group = name.split(" ", 1)

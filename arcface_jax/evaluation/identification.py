@@ -1,7 +1,7 @@
 """Identification rates: rank-k and CMC for known people, TPIR at FPIR when some are unknown.
 
-All are read off a `search.Search`. Rank counts ties against the probe, so a
-network that maps everyone to one point does not score rank 1.
+All are read off a `search.Search`. Rank counts ties against the probe, so a network that maps
+everyone to one point does not score rank 1.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings
+from arcface_jax.evaluation.array_checks import check_embeddings
 from arcface_jax.evaluation.roc import Roc, Rule, roc_from_kinds, tar_at_far
 from arcface_jax.evaluation.scoring import HighestScores, score_tiles
 from arcface_jax.evaluation.search import Search
@@ -100,9 +100,7 @@ def identify(
 
 
 def mean_of_galleries(results: Sequence[IdentificationResult]) -> IdentificationResult:
-    """IJB's 1:N figure: the mean of each rate over the galleries G1 and G2; the probe counts
-    add up.
-    """
+    """IJB's 1:N figure: each rate's mean over the galleries; the probe counts add up."""
     if not results:
         raise InputError("results: none given; give one per gallery")
     first = results[0]

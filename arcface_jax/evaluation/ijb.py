@@ -13,9 +13,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from arcface_jax.errors import InputError
+from arcface_jax.data.pairs import Pairs
+from arcface_jax.errors import InputError, readable
 
-Path = str | os.PathLike[str]
+FilePath = str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class FaceMedia:
     media_ids: np.ndarray
 
 
-def read_face_media(path: Path) -> FaceMedia:
+def read_face_media(path: FilePath) -> FaceMedia:
     """`ijb?_face_tid_mid.txt`: a line has file name, template, medium."""
     names, numbers = [], []
     for where, (name, *words) in _lines(path, 3, "file name, template, medium"):
@@ -43,25 +44,8 @@ def read_face_media(path: Path) -> FaceMedia:
     return FaceMedia(names, template_ids, media_ids)
 
 
-@dataclasses.dataclass(frozen=True)
-class TemplatePairs:
-    """The 1:1 comparisons.
-
-    Attributes:
-      first: int64 [P], template numbers.
-      second: int64 [P].
-      same: bool [P].
-    """
-
-    first: np.ndarray
-    second: np.ndarray
-    same: np.ndarray
-
-
-def read_template_pairs(path: Path) -> TemplatePairs:
-    """`ijb?_template_pair_label.txt`: a line has template, template, and 1 for same or 0 for
-    different.
-    """
+def read_template_pairs(path: FilePath) -> Pairs:
+    """`ijb?_template_pair_label.txt`: lines of template, template, 1 (same) or 0 (different)."""
     table = _integer_table(path, " ", 3, "template, template, 0 or 1")
     wrong = (table[:, 2] != 0) & (table[:, 2] != 1)
     if wrong.any():
@@ -69,7 +53,7 @@ def read_template_pairs(path: Path) -> TemplatePairs:
         raise InputError(
             f"{os.fspath(path)} pair {row + 1}: the label is {table[row, 2]}; 0 or 1 is due"
         )
-    return TemplatePairs(table[:, 0].copy(), table[:, 1].copy(), table[:, 2] == 1)
+    return Pairs(table[:, 0].copy(), table[:, 1].copy(), table[:, 2] == 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +71,7 @@ class Landmarks:
     scores: np.ndarray
 
 
-def read_ijb_landmarks(path: Path) -> Landmarks:
+def read_ijb_landmarks(path: FilePath) -> Landmarks:
     """`ijb?_name_5pts_score.txt`: a line has file name, x and y of five points, detector score."""
     names, numbers = [], []
     for where, (name, *words) in _lines(path, 12, "file name, ten coordinates, score"):
@@ -110,7 +94,7 @@ class TemplateSubjects:
     subject_ids: np.ndarray
 
 
-def read_template_subjects(path: Path) -> TemplateSubjects:
+def read_template_subjects(path: FilePath) -> TemplateSubjects:
     """A protocol CSV with the columns TEMPLATE_ID and SUBJECT_ID, such as `ijbc_1N_gallery_G1.csv`.
 
     Other columns may be there; a template has one line for each of its images and is returned once.
@@ -121,20 +105,17 @@ def read_template_subjects(path: Path) -> TemplateSubjects:
     subject_of: dict[int, int] = {}
     rows = _csv_rows(path)
     _, header = next(rows, ("", []))
-    columns = [name.strip().upper() for name in header]
-    if "TEMPLATE_ID" not in columns or "SUBJECT_ID" not in columns:
+    names = [name.strip().upper() for name in header]
+    if not {"TEMPLATE_ID", "SUBJECT_ID"} <= set(names):
         raise InputError(
             f"{os.fspath(path)} line 1: the columns TEMPLATE_ID and SUBJECT_ID are due, got "
             f"{header[:6]}"
         )
-    template_column, subject_column = columns.index("TEMPLATE_ID"), columns.index("SUBJECT_ID")
+    columns = names.index("TEMPLATE_ID"), names.index("SUBJECT_ID")
     for where, row in rows:
-        if len(row) <= max(template_column, subject_column):
-            raise InputError(f"{where}: {len(row)} columns; the header names {len(columns)}")
-        template, subject = (
-            _integer(row[template_column], where),
-            _integer(row[subject_column], where),
-        )
+        if len(row) <= max(columns):
+            raise InputError(f"{where}: {len(row)} columns; the header names {len(names)}")
+        template, subject = (_integer(row[column], where) for column in columns)
         if subject_of.setdefault(template, subject) != subject:
             raise InputError(
                 f"{where}: template {template} is of subject {subject} and of "
@@ -147,9 +128,8 @@ def read_template_subjects(path: Path) -> TemplateSubjects:
     )
 
 
-def read_template_matches(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """`ijb?_11_*_matches.csv`: a line has two templates to compare, with a comma. Who they are is
-    in other files.
+def read_template_matches(path: FilePath) -> tuple[np.ndarray, np.ndarray]:
+    """`ijb?_11_*_matches.csv`: lines "template, template". Who they show is in other files.
 
     Returns: (first, second), int64 [P].
     """
@@ -160,8 +140,7 @@ def read_template_matches(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def subjects_of_templates(
     first: np.ndarray, second: np.ndarray, same: np.ndarray, num_templates: int
 ) -> np.ndarray:
-    """Who is who, as far as a list of pairs tells: templates joined by same pairs, directly or
-    through others.
+    """Subjects as far as a list of pairs tells: templates joined by chains of same pairs.
 
     So the 1:1 list alone suffices to resample subjects. A template without a same pair is a subject
     of its own.
@@ -188,17 +167,14 @@ def subjects_of_templates(
         subjects = joined
 
 
-def _integer_table(path: Path, delimiter: str, columns: int, due: str) -> np.ndarray:
-    """int64 [rows, columns] of a large file; only if that fails is the file read again to find
-    the line.
-    """
+def _integer_table(path: FilePath, delimiter: str, columns: int, due: str) -> np.ndarray:
+    """int64 [rows, columns] of a large file; it is read again only to find a faulty line."""
+    separator = None if delimiter == " " else delimiter
     try:
-        separator = None if delimiter == " " else delimiter
-        table = np.loadtxt(path, dtype=np.int64, delimiter=separator, comments=None, ndmin=2)
-    except OSError as error:
-        raise InputError(
-            f"{os.fspath(path)}: cannot read this file ({error.strerror or error})"
-        ) from None
+        with readable(os.fspath(path)):
+            table = np.loadtxt(path, dtype=np.int64, delimiter=separator, comments=None, ndmin=2)
+    except InputError:
+        raise
     except ValueError:
         table = np.empty((0, 0), np.int64)
     if table.shape[1:] == (columns,):
@@ -210,35 +186,33 @@ def _integer_table(path: Path, delimiter: str, columns: int, due: str) -> np.nda
 
 
 def _lines(
-    path: Path, columns: int, due: str, delimiter: str = " "
+    path: FilePath, columns: int, due: str, delimiter: str = " "
 ) -> Iterator[tuple[str, list[str]]]:
     """(place, words) of each line that is not blank."""
     name, empty = os.fspath(path), True
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            for number, line in enumerate(file, 1):
-                words = line.split(None if delimiter == " " else delimiter)
-                if not line.strip():
-                    continue
-                empty = False
-                if len(words) != columns:
-                    raise InputError(f"{name} line {number}: {len(words)} words; {due} are due")
-                yield f"{name} line {number}", words
-    except OSError as error:
-        raise InputError(f"{name}: cannot read this file ({error.strerror})") from None
+    with readable(name), open(path, encoding="utf-8", errors="surrogateescape") as file:
+        for number, line in enumerate(file, 1):
+            words = line.split(None if delimiter == " " else delimiter)
+            if not line.strip():
+                continue
+            empty = False
+            if len(words) != columns:
+                raise InputError(f"{name} line {number}: {len(words)} words; {due} are due")
+            yield f"{name} line {number}", words
     if empty:
         raise InputError(f"{name}: the file is empty; {due} are due")
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _csv_rows(path: FilePath) -> Iterator[tuple[str, list[str]]]:
     name = os.fspath(path)
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with (
+            readable(name),
+            open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
+        ):
             for number, row in enumerate(csv.reader(file), 1):
                 if row:
                     yield f"{name} line {number}", row
-    except OSError as error:
-        raise InputError(f"{name}: cannot read this file ({error.strerror})") from None
     except csv.Error as error:
         raise InputError(f"{name}: not a CSV file ({error})") from None
 

@@ -3,21 +3,20 @@
 For comparing with old tables. The quirks, none of which the default has:
 
 * thresholds are a grid, 0, 0.01 … 3.99 of squared distance (0.001 for VAL), so accuracy depends on
-where the
-  grid falls between the scores, and one grid step can hold many pairs;
+  where the grid falls between the scores, and one grid step can hold many pairs;
 * a pair is "same" if distance < threshold, strictly, so identical images (distance 0) are rejected
-at threshold 0; * the best threshold is the first maximum, the strictest of the grid;
+  at threshold 0;
+* the best threshold is the first maximum, the strictest of the grid;
 * VAL's threshold is interpolated linearly on the grid, between two thresholds whose FAR straddles
-the target, so
-  the training folds' FAR at it can exceed the target; if FAR never reaches the target on the grid,
-  the threshold is 0 and VAL too.
+  the target, so the training folds' FAR at it can exceed the target; if FAR never reaches the
+  target on the grid, the threshold is 0 and VAL too.
 
 The grid is not looped over: one `searchsorted` gives the first threshold that accepts each pair.
 """
 
 import numpy as np
 
-from arcface_jax.evaluation.checks import check_same, check_scores
+from arcface_jax.evaluation.array_checks import check_same, check_scores
 from arcface_jax.evaluation.folds import FoldAccuracy, FoldRates, check_both_kinds, fold_numbers
 
 ACCURACY_GRID = np.arange(0, 4, 0.01)
@@ -59,9 +58,9 @@ def published_val_at_far(
 ) -> FoldRates:
     """VAL@FAR on the grid 0, .001 … 3.999 of squared distance, interpolated.
 
-    Where several thresholds share the FAR left of the target, the largest of
-    them is the left end of the interpolation (what a degree-1 spline evaluates to;
-    current SciPy refuses such input, which is how the scripts break).
+    Where several thresholds share the FAR left of the target, the largest of them is the left end
+    of the interpolation (what a degree-1 spline evaluates to; current SciPy refuses such input,
+    which is how the scripts break).
 
     Returns: the result; its thresholds are squared distances.
     """
@@ -86,15 +85,12 @@ def published_val_at_far(
 def _count_accepts(
     distances: np.ndarray, same: np.ndarray, num_folds: int, grid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """True and false accepts [F, T] at each threshold, and the numbers of same and different
-    pairs [F].
-    """
+    """True and false accepts [F, T] by threshold, and numbers of same and different pairs [F]."""
     distances = check_scores(distances, "distances")
     same = check_same(same, len(distances))
     folds = fold_numbers(len(same), num_folds)
-    first_accepting = np.searchsorted(
-        grid, distances, side="right"
-    )  # the first threshold > distance
+    # The first threshold > distance.
+    first_accepting = np.searchsorted(grid, distances, side="right")
 
     def accepts(mask: np.ndarray) -> np.ndarray:
         cell = folds[mask] * (len(grid) + 1) + first_accepting[mask]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_indices, check_same, check_scores
+from arcface_jax.evaluation.array_checks import check_indices, check_same, check_scores
 from arcface_jax.evaluation.roc import operating_point, roc_curve
 
 DEFAULT_FRACTIONS = tuple(round(0.05 * k, 2) for k in range(11))
@@ -71,10 +71,8 @@ def error_versus_reject(
     scores = check_scores(scores)
     same = check_same(same, len(scores))
     quality = check_scores(quality, "quality")
-    first, second = (
-        check_indices(first, len(quality), "first"),
-        check_indices(second, len(quality), "second"),
-    )
+    first = check_indices(first, len(quality), "first")
+    second = check_indices(second, len(quality), "second")
     if not len(first) == len(second) == len(scores):
         raise InputError(
             f"first, second: {len(first)} and {len(second)} for {len(scores)} scores; give one "
@@ -92,9 +90,8 @@ def error_versus_reject(
     pair_quality = np.minimum(quality[first], quality[second])
     rejected, frr, false_accept = [], [], []
     for fraction in wanted:
-        cut = ascending[
-            int(fraction * len(quality) * (1 + 1e-12))
-        ]  # so many images, or fewer, lie below it
+        # So many images, or fewer, lie below it.
+        cut = ascending[int(fraction * len(quality) * (1 + 1e-12))]
         rejected.append(np.mean(quality < cut))
         kept = pair_quality >= cut
         frr.append(_share(~accepted, kept & same))

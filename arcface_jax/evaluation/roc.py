@@ -1,8 +1,7 @@
 """The receiver operating characteristic: the one ROC that every protocol here uses.
 
-A pair is *accepted* (called the same person) if its score is at least the
-threshold, so equal scores are accepted together and the curve has one point
-per distinct score. No point is dropped.
+A pair is *accepted* (called the same person) if its score is at least the threshold, so equal
+scores are accepted together and the curve has one point per distinct score. No point is dropped.
 """
 
 import dataclasses
@@ -13,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_same, check_scores, check_weights
+from arcface_jax.evaluation.array_checks import check_same, check_scores, check_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Roc:
       true_accepts: [K], same pairs with score ≥ threshold.
       num_different: number (or total weight) of different pairs.
       num_same: number (or total weight) of same pairs.
-      complete: False if only the highest scores were kept (a streamed tail), so
-        that the curve ends at `far[-1]` < 1.
+      complete: False if only the highest scores were kept (a streamed tail), so that the curve ends
+        at `far[-1]` < 1.
     """
 
     thresholds: np.ndarray
@@ -95,13 +94,13 @@ def roc_from_kinds(
     Args:
       same_scores: [S], scores of same pairs.
       different_scores: [I], scores of different pairs.
-      num_same: how many same pairs there are; more than S if some can never be
-        accepted, such as a known person whom a search did not find. S if None.
-      num_different: how many different pairs there are; more than I if only the highest
-        were kept, every other one being at most the lowest of them. I if None.
+      num_same: how many same pairs there are; more than S if some can never be accepted, such as a
+        known person whom a search did not find. S if None.
+      num_different: how many different pairs there are; more than I if only the highest were kept,
+        every other one being at most the lowest of them. I if None.
 
-    Returns: the curve; with a kept tail only, `complete` is False and the curve ends
-      above the lowest kept score, down to which it is exact.
+    Returns: the curve; with a kept tail only, `complete` is False and the curve ends above the
+      lowest kept score, down to which it is exact.
     """
     num_same = len(same_scores) if num_same is None else num_same
     num_different = len(different_scores) if num_different is None else num_different
@@ -119,27 +118,22 @@ def roc_from_kinds(
     if not complete:
         known = thresholds > (np.min(different_scores) if len(different_scores) else np.inf)
         known[0] = True
-        thresholds, true_accepts, false_accepts = (
-            thresholds[known],
-            true_accepts[known],
-            false_accepts[known],
-        )
+        thresholds = thresholds[known]
+        true_accepts = true_accepts[known]
+        false_accepts = false_accepts[known]
     return Roc(thresholds, false_accepts, true_accepts, num_different, num_same, complete)
 
 
 def _count_accepts(
     scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thresholds, true accepts and false accepts of the full curve, by one sort (none if sorted
-    already).
-    """
+    """Thresholds, true and false accepts of the full curve, by one sort (none if sorted)."""
     if not (np.diff(scores) <= 0).all():
         order = np.argsort(-scores)
         scores, same = scores[order], same[order]
         weights = None if weights is None else weights[order]
-    last = np.flatnonzero(
-        np.append(scores[1:] != scores[:-1], True)
-    )  # the last of each run of equal scores
+    # The last of each run of equal scores.
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
     if weights is None:
         true_accepts, total = np.cumsum(same, dtype=np.int64)[last], last + 1
     else:
@@ -159,10 +153,9 @@ Rule = Literal["nearest", "at_most"]
 def operating_point(roc: Roc, far: float, rule: Rule = "nearest") -> int:
     """The index of the ROC point that stands for a wanted false accept rate.
 
-    "nearest" is the field's rule for IJB-B and IJB-C: the point whose FAR is
-    nearest to the wanted one; among equally near points the one with the larger
-    TAR. "at_most" is the conservative rule for deployment: the point with the
-    largest TAR whose FAR does not exceed the wanted one.
+    "nearest" is the field's rule for IJB-B and IJB-C: the point whose FAR is nearest to the wanted
+    one; among equally near points the one with the larger TAR. "at_most" is the conservative rule
+    for deployment: the point with the largest TAR whose FAR does not exceed the wanted one.
 
     Raises:
       InputError: `far` is not in [0, 1] or lies beyond the end of a streamed tail.
@@ -194,8 +187,8 @@ def tar_at_far(roc: Roc, far: float, rule: Rule = "nearest") -> float:
 def equal_error_rate(roc: Roc) -> float:
     """The rate at which FAR = FRR, on the ROC joined by straight lines.
 
-    Between the last point with FAR < FRR and the first with FAR ≥ FRR the
-    crossing is found in closed form, so no root finder has to converge.
+    Between the last point with FAR < FRR and the first with FAR ≥ FRR the crossing is found in
+    closed form, so no root finder has to converge.
     """
     far, frr = roc.far, roc.frr
     if not roc.complete and far[-1] < frr[-1]:
@@ -211,8 +204,7 @@ def equal_error_rate(roc: Roc) -> float:
 def area_under_curve(roc: Roc) -> float:
     """Area under the ROC: P(same score > different score) + ½ P(equal).
 
-    The trapezoid rule on the full curve equals the Mann–Whitney statistic with
-    ties counted half.
+    The trapezoid rule on the full curve equals the Mann–Whitney statistic with ties counted half.
     """
     if not roc.complete:
         raise InputError(

@@ -9,15 +9,18 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings, check_indices
+from arcface_jax.evaluation.array_checks import check_embeddings, check_indices
 
-DEVICES = "devices"
+DEVICE_AXIS = "devices"
 """The mesh axis over which evaluation divides its work."""
+
+
+WHOLE, DIVIDED = PartitionSpec(), PartitionSpec(DEVICE_AXIS)
 
 
 def device_mesh(devices: Sequence[jax.Device] | None) -> Mesh:
     """A line of the given devices; the default device alone if None."""
-    return Mesh(np.array(jax.devices()[:1] if devices is None else list(devices)), (DEVICES,))
+    return Mesh(np.array(jax.devices()[:1] if devices is None else list(devices)), (DEVICE_AXIS,))
 
 
 def score_pairs(
@@ -30,13 +33,11 @@ def score_pairs(
     chunk: int = 1024,
     block: int = 2**20,
 ) -> np.ndarray:
-    """Cosine of each listed pair, float32: score[p] = first_embeddings[first[p]] ·
-    second_embeddings[second[p]].
+    """Cosine of each listed pair: first_embeddings[first[p]] · second_embeddings[second[p]].
 
-    The pairs go through one compiled program in blocks; each device has all the
-    embeddings and a part of the block, of which it gathers `chunk` pairs at a
-    time. So memory beyond the arguments and the result stays small, and the
-    numbers do not depend on the number of devices.
+    The pairs go through one compiled program in blocks; each device has all the embeddings and a
+    part of the block, of which it gathers `chunk` pairs at a time. So memory beyond the arguments
+    and the result stays small, and the numbers do not depend on the number of devices.
 
     Args:
       first_embeddings: [T, D], unit rows.
@@ -50,8 +51,8 @@ def score_pairs(
     Returns: float32 [P].
 
     Raises:
-      InputError: an index out of range, mismatched lengths, or a row that is NaN or not of
-        unit norm; the message gives the position.
+      InputError: an index out of range, mismatched lengths, or a row that is NaN or not of unit
+        norm; the message gives the position.
     """
     first_embeddings = check_embeddings(first_embeddings, "first_embeddings")
     same_array = second_embeddings is first_embeddings
@@ -67,10 +68,7 @@ def score_pairs(
     mesh = device_mesh(devices)
     step = chunk * mesh.size
     block = step * max(1, min(block, -(-len(first) // step) * step) // step)
-    replicated, divided = (
-        NamedSharding(mesh, PartitionSpec()),
-        NamedSharding(mesh, PartitionSpec(DEVICES)),
-    )
+    replicated, divided = NamedSharding(mesh, WHOLE), NamedSharding(mesh, DIVIDED)
     left = jax.device_put(np.asarray(first_embeddings, np.float32), replicated)
     right = (
         left
@@ -99,13 +97,12 @@ def _pair_program(mesh: Mesh, chunk: int) -> jax.stages.Wrapped:
 
         return jax.lax.map(dot, (i.reshape(-1, chunk), j.reshape(-1, chunk))).reshape(-1)
 
-    whole, divided = PartitionSpec(), PartitionSpec(DEVICES)
     return jax.jit(
         jax.shard_map(
             part,
             mesh=mesh,
-            in_specs=(whole, whole, divided, divided),
-            out_specs=divided,
+            in_specs=(WHOLE, WHOLE, DIVIDED, DIVIDED),
+            out_specs=DIVIDED,
             check_vma=False,
         )
     )
@@ -175,22 +172,19 @@ def score_tiles(
     mesh = device_mesh(devices)
     row_chunk = min(row_chunk, len(rows))
     column_chunk = -(-min(column_chunk, len(columns)) // mesh.size) * mesh.size
-    whole, divided = (
-        NamedSharding(mesh, PartitionSpec()),
-        NamedSharding(mesh, PartitionSpec(DEVICES)),
-    )
+    whole, divided = NamedSharding(mesh, WHOLE), NamedSharding(mesh, DIVIDED)
     for column in range(0, len(columns), column_chunk):
         width = min(column_chunk, len(columns) - column)
         numbers = np.arange(column, column + width)
         right = check_embeddings(columns[column : column + width], "columns", rows=numbers)
-        right = jax.device_put(_padded(right, column_chunk), divided)
+        right = jax.device_put(padded(right, column_chunk), divided)
         for row in range(0, min(len(rows), column + width - 1) if upper else len(rows), row_chunk):
             left = rows[row : row + row_chunk]
-            tile = np.asarray(_multiply(jax.device_put(_padded(left, row_chunk), whole), right))
+            tile = np.asarray(_multiply(jax.device_put(padded(left, row_chunk), whole), right))
             yield row, column, tile[: len(left), :width]
 
 
-def _padded(rows: np.ndarray, length: int) -> np.ndarray:
+def padded(rows: np.ndarray, length: int) -> np.ndarray:
     """float32 rows, zeros below up to `length`, so that one compiled program serves."""
     return np.pad(rows.astype(np.float32), ((0, length - len(rows)), (0, 0)))
 

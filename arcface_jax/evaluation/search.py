@@ -1,5 +1,4 @@
-"""One-to-many search: every probe against every gallery entry, streamed so that no score matrix is
-ever held.
+"""One-to-many search: every probe against every gallery entry, with no score matrix held.
 
 The gallery goes by in chunks of rows (divided over the devices, if there are several), and each
 probe keeps a few numbers. So the gallery may be a memory map of any length.
@@ -12,19 +11,18 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings
-from arcface_jax.evaluation.scoring import DEVICES, device_mesh
+from arcface_jax.evaluation.array_checks import check_embeddings, check_length
+from arcface_jax.evaluation.scoring import DEVICE_AXIS, DIVIDED, WHOLE, device_mesh, padded
 
 _PADDING = -1  # the identity of rows that fill up the last chunk
 
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What a search found for each of P probes. A probe's *mates* are the gallery entries of its
-    identity.
+    """What a search found for P probes, whose *mates* are the gallery entries of their identity.
 
     Attributes:
       mate: float32 [P], the highest score of a mate; −∞ if the gallery has none.
@@ -32,8 +30,7 @@ class Search:
       impostor: float32 [P], the highest score of an entry of another identity; −∞ if there is none.
       impostor_index: int64 [P], that entry (the first of equals); −1 if there is none.
       rank: int64 [P], 1 + the number of entries of other identities that score at least as high as
-        the best
-        mate: a tie counts against the probe. 0 if it has no mate.
+        the best mate: a tie counts against the probe. 0 if it has no mate.
     """
 
     mate: np.ndarray
@@ -53,12 +50,11 @@ def search_gallery(
     gallery_chunk: int = 4096,
     probe_chunk: int = 256,
 ) -> Search:
-    """Searches a gallery of known identities for each probe; what `identification` turns into
-    rates.
+    """Searches a gallery for each probe; what `identification` turns into rates.
 
-    The score is the cosine. A first pass finds each probe's best mate, looking only at
-    the chunks that hold one; a second compares all entries with it. Both multiply
-    tiles of the same shape, so equal embeddings get equal scores and ties are seen as ties.
+    The score is the cosine. A first pass finds each probe's best mate, looking only at the chunks
+    that hold one; a second compares all entries with it. Both multiply tiles of the same shape, so
+    equal embeddings get equal scores and ties are seen as ties.
 
     Args:
       gallery: [G, D], unit rows; read in slices, so it may be a memory map.
@@ -126,9 +122,7 @@ class Candidates:
     indices: np.ndarray
 
     def accepted(self, threshold: float) -> np.ndarray:
-        """bool [P]: whether the best candidate reaches the threshold; the others are rejected
-        as unknown.
-        """
+        """bool [P]: whether the best candidate reaches the threshold; the others are unknown."""
         return self.scores[:, 0] >= threshold
 
 
@@ -185,16 +179,14 @@ class _Chunk:
 
 
 class _GalleryStream:
-    """Gallery chunks on the devices: equal shapes, the last one filled up with rows of identity
-    `_PADDING`.
-    """
+    """Gallery chunks of equal shape on the devices: the last is filled with `_PADDING`."""
 
     def __init__(
         self, gallery: np.ndarray, identities: np.ndarray, mesh: Mesh, length: int
     ) -> None:
         self.gallery, self.identities, self.mesh = gallery, identities, mesh
         self.length = -(-min(length, len(gallery)) // mesh.size) * mesh.size
-        self._sharding = NamedSharding(mesh, PartitionSpec(DEVICES))
+        self._sharding = NamedSharding(mesh, DIVIDED)
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         for start in range(0, len(self.gallery), self.length):
@@ -215,24 +207,16 @@ def _batches(rows: np.ndarray, length: int) -> list[np.ndarray]:
 def _pad_probes(
     probes: np.ndarray, identities: np.ndarray, rows: np.ndarray, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    padding = length - len(rows)
-    embeddings = np.pad(probes[rows].astype(np.float32), ((0, padding), (0, 0)))
-    return embeddings, np.pad(identities[rows], (0, padding), constant_values=_PADDING)
+    filled = np.pad(identities[rows], (0, length - len(rows)), constant_values=_PADDING)
+    return padded(probes[rows], length), filled
 
 
 def _common_identities(
     gallery: np.ndarray, gallery_labels: np.ndarray, probes: np.ndarray, probe_labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both label vectors as int32 numbers of one numbering."""
-    gallery_labels, probe_labels = np.asarray(gallery_labels), np.asarray(probe_labels)
-    for name, labels, rows in (
-        ("gallery", gallery_labels, gallery),
-        ("probe", probe_labels, probes),
-    ):
-        if labels.shape != (len(rows),):
-            raise InputError(
-                f"{name}_labels: shape {labels.shape} for {len(rows)} rows; give one identity a row"
-            )
+    check_length(gallery_labels, len(gallery), "gallery_labels", "rows")
+    check_length(probe_labels, len(probes), "probe_labels", "rows")
     if gallery.ndim != 2 or len(gallery) == 0 or gallery.shape[1] != probes.shape[1]:
         raise InputError(
             f"gallery: shape {gallery.shape}, probes {probes.shape}; give [G, D] and [P, D]"
@@ -244,10 +228,9 @@ def _common_identities(
 
 def _over_devices(function: Callable, mesh: Mesh, num_replicated_after: int) -> jax.stages.Wrapped:
     """jit of a function of (probes, probe ids, gallery shard, gallery id shard, replicated …)."""
-    whole, divided = PartitionSpec(), PartitionSpec(DEVICES)
-    specs = (whole, whole, divided, divided) + (whole,) * num_replicated_after
+    specs = (WHOLE, WHOLE, DIVIDED, DIVIDED) + (WHOLE,) * num_replicated_after
     return jax.jit(
-        jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
+        jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=WHOLE, check_vma=False)
     )
 
 
@@ -264,7 +247,7 @@ def _search_programs(mesh: Mesh) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped
     ) -> jax.Array:
         mates = probe_ids[:, None] == gallery_ids[None, :]
         return jax.lax.pmax(
-            jnp.max(jnp.where(mates, _scores(probes, gallery), -jnp.inf), axis=1), DEVICES
+            jnp.max(jnp.where(mates, _scores(probes, gallery), -jnp.inf), axis=1), DEVICE_AXIS
         )
 
     def compare(
@@ -281,15 +264,15 @@ def _search_programs(mesh: Mesh) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped
         scores = jax.lax.optimization_barrier(jnp.where(others, _scores(probes, gallery), -jnp.inf))
         not_below = (scores >= mate[:, None]) & others
         count = jax.lax.psum(
-            jnp.sum(not_below.astype(jnp.float32), axis=1).astype(jnp.int32), DEVICES
+            jnp.sum(not_below.astype(jnp.float32), axis=1).astype(jnp.int32), DEVICE_AXIS
         )
         local = jnp.max(scores, axis=1)
-        best = jax.lax.pmax(local, DEVICES)
-        place = jnp.arange(len(gallery), dtype=jnp.int32) + jax.lax.axis_index(DEVICES) * len(
+        best = jax.lax.pmax(local, DEVICE_AXIS)
+        place = jnp.arange(len(gallery), dtype=jnp.int32) + jax.lax.axis_index(DEVICE_AXIS) * len(
             gallery
         )
         places = jnp.where(scores == best[:, None], place[None, :], jnp.iinfo(jnp.int32).max)
-        first = jax.lax.pmin(jnp.min(places, axis=1), DEVICES)
+        first = jax.lax.pmin(jnp.min(places, axis=1), DEVICE_AXIS)
         return best, first, count
 
     return _over_devices(best_mate, mesh, 0), _over_devices(compare, mesh, 1)
@@ -297,17 +280,15 @@ def _search_programs(mesh: Mesh) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped
 
 @functools.cache
 def _candidate_program(mesh: Mesh, k: int) -> Callable:
-    """(probes, gallery, gallery ids) -> the k best of each device's part, in the order of the
-    gallery's parts.
-    """
+    """(probes, gallery, ids) → the k best of each device's part, in the order of the parts."""
 
     def top(
         probes: jax.Array, _: jax.Array, gallery: jax.Array, gallery_ids: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         scores = jnp.where((gallery_ids == _PADDING)[None, :], -jnp.inf, _scores(probes, gallery))
         best, index = jax.lax.top_k(scores, k)
-        index = index + jax.lax.axis_index(DEVICES) * len(gallery)
-        return tuple(jax.lax.all_gather(x, DEVICES, axis=1, tiled=True) for x in (best, index))
+        index = index + jax.lax.axis_index(DEVICE_AXIS) * len(gallery)
+        return tuple(jax.lax.all_gather(x, DEVICE_AXIS, axis=1, tiled=True) for x in (best, index))
 
     program = _over_devices(top, mesh, 0)
     return lambda probes, gallery, ids: program(

@@ -1,6 +1,4 @@
-"""Everything that one set of embeddings can be asked: pairs, search, angles, quality, groups,
-thresholds.
-"""
+"""Every protocol on one set of embeddings: pairs, search, angles, quality, groups, thresholds."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,7 +7,13 @@ import numpy as np
 
 from arcface_jax.data.pairs import Pairs, all_pairs, draw_pairs
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angles import class_angles
+from arcface_jax.evaluation.angle_statistics import class_angles
+from arcface_jax.evaluation.array_checks import (
+    UNIT_NORM_TOLERANCE,
+    check_embeddings,
+    check_indices,
+    check_length,
+)
 from arcface_jax.evaluation.bootstrap import (
     RESAMPLING,
     Interval,
@@ -19,7 +23,6 @@ from arcface_jax.evaluation.bootstrap import (
     roc_intervals,
     verification_intervals,
 )
-from arcface_jax.evaluation.checks import UNIT_NORM_TOLERANCE, check_embeddings, check_indices
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.folds import fold_numbers
 from arcface_jax.evaluation.groups import GroupRates, group_rates, pair_groups
@@ -30,9 +33,7 @@ from arcface_jax.evaluation.search import Search, search_gallery
 from arcface_jax.evaluation.thresholds import DeploymentThreshold, deployment_threshold
 
 MOST_PAIRS = 20_000_000
-"""Of a set without a pair list, all pairs are scored up to this many; beyond, a balanced list
-is drawn.
-"""
+"""Of a set without a list, all pairs are scored up to this many; beyond, a list is drawn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class EmbeddedSet:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class EvaluationOptions:
     """How to evaluate.
 
     Attributes:
@@ -115,7 +116,7 @@ class SetResult:
     groups: GroupRates | None
 
 
-def evaluate_set(data: EmbeddedSet, options: Options) -> SetResult:
+def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
     """Runs every protocol that the set allows.
 
     Raises:
@@ -123,12 +124,7 @@ def evaluate_set(data: EmbeddedSet, options: Options) -> SetResult:
         the place.
     """
     raw = check_embeddings(data.embeddings, f"{data.name}: embeddings", unit=False)
-    labels = np.asarray(data.labels)
-    if labels.shape != (len(raw),):
-        raise InputError(
-            f"{data.name}: {len(raw)} embeddings but labels of shape {labels.shape}; give one an "
-            "image"
-        )
+    labels = check_length(data.labels, len(raw), f"{data.name}: labels", "embeddings")
     unit = unit_embeddings(raw, f"{data.name}: embeddings")
     pairs = choose_pairs(data, labels, options.resampling.seed)
     similarities = score_pairs(unit, unit, pairs.first, pairs.second)
@@ -223,10 +219,9 @@ def resampled_clusters(
 
 
 def _search(
-    unit: np.ndarray, labels: np.ndarray, options: Options
+    unit: np.ndarray, labels: np.ndarray, options: EvaluationOptions
 ) -> tuple[Search | None, np.ndarray, np.ndarray]:
-    """A gallery with the first image of some identities; probes are the others' images and the rest
-    of theirs.
+    """A gallery of the first image of some identities; all other images are probes.
 
     Returns: (the search, the images of the gallery, those that were probes); no search if there are
       too few identities or images.

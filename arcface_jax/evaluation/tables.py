@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from arcface_jax.evaluation.bootstrap import Interval
 
-Figures = Mapping[str, Interval]
+TableRow = Mapping[str, Interval]
 """Figures of one row, by name. Without an interval the ends equal the estimate."""
 
 _NAMES = {
@@ -33,9 +33,7 @@ _LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{"
 
 
 def format_figure(name: str, figure: Interval) -> str:
-    """A figure as papers print it: rates in percent, counts whole, others with four digits;
-    then its interval.
-    """
+    """A figure as papers print it (rates in percent, counts whole), then its interval."""
     number = _formatter(name)
     if figure.low == figure.high:
         return number(figure.estimate)
@@ -62,10 +60,8 @@ def heading(name: str) -> str:
     return f"{name} (%)"
 
 
-def cells(rows: Mapping[str, Figures]) -> list[list[str]]:
-    """The table as text, headings first: one row a key, one column a figure that any row has;
-    "–" where absent.
-    """
+def cells(rows: Mapping[str, TableRow]) -> list[list[str]]:
+    """Cells as text, headings first: a row a key, a column a figure; "–" where absent."""
     names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
     body = [
         [row, *(format_figure(name, figures[name]) if name in figures else "–" for name in names)]
@@ -74,7 +70,7 @@ def cells(rows: Mapping[str, Figures]) -> list[list[str]]:
     return [["", *map(heading, names)], *body]
 
 
-def to_text(rows: Mapping[str, Figures]) -> str:
+def to_text(rows: Mapping[str, TableRow]) -> str:
     """For a terminal: one block a row, one line a figure, so that it never grows too wide."""
     width = max((len(heading(name)) for figures in rows.values() for name in figures), default=0)
     blocks = []
@@ -87,7 +83,7 @@ def to_text(rows: Mapping[str, Figures]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def to_markdown(rows: Mapping[str, Figures]) -> str:
+def to_markdown(rows: Mapping[str, TableRow]) -> str:
     """A Markdown table, numbers aligned to the right."""
     header, *body = cells(rows)
     return markdown_table(header, body)
@@ -96,16 +92,14 @@ def to_markdown(rows: Mapping[str, Figures]) -> str:
 def markdown_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True
 ) -> str:
-    """Any table as Markdown: the first column flush left, the others flush right where they
-    hold `numbers`.
-    """
+    """Any table as Markdown; all columns but the first flush right where they hold `numbers`."""
     rule = ["---", *("---:" if numbers else "---" for _ in header[1:])]
     escaped = ([cell.replace("|", r"\|") for cell in row] for row in rows)
     titles = [title.replace("|", r"\|") for title in header]
     return "".join(f"| {' | '.join(row)} |\n" for row in (titles, rule, *escaped))
 
 
-def to_latex(rows: Mapping[str, Figures]) -> str:
+def to_latex(rows: Mapping[str, TableRow]) -> str:
     """A `tabular` with the rules of the booktabs package."""
     table = [[_latex(cell) for cell in row] for row in cells(rows)]
     lines = [
@@ -127,7 +121,7 @@ def _latex_row(row: Sequence[str]) -> str:
     return " & ".join(row) + r" \\"
 
 
-def to_csv(rows: Mapping[str, Figures]) -> str:
+def to_csv(rows: Mapping[str, TableRow]) -> str:
     """One line a figure: row, figure, estimate, low, high, with all digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -138,7 +132,7 @@ def to_csv(rows: Mapping[str, Figures]) -> str:
     return text.getvalue()
 
 
-def to_json(rows: Mapping[str, Figures]) -> str:
+def to_json(rows: Mapping[str, TableRow]) -> str:
     """{row: {figure: {"estimate": …, "low": …, "high": …}}}, with all digits."""
     content = {
         row: {
@@ -150,7 +144,7 @@ def to_json(rows: Mapping[str, Figures]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-FORMATS: Mapping[str, Callable[[Mapping[str, Figures]], str]] = {
+FORMATS: Mapping[str, Callable[[Mapping[str, TableRow]], str]] = {
     "txt": to_text,
     "md": to_markdown,
     "tex": to_latex,

@@ -1,18 +1,17 @@
-"""Templates: several images and videos of one person as one embedding, as IJB-B and IJB-C compare
-them.
+"""Templates, several images and videos of one person as one embedding, as IJB compares them.
 
 Videos of YTF are the case of one medium per template: pass the video's number as template and as
 medium.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings, check_same, check_weights
+from arcface_jax.evaluation.array_checks import check_embeddings, check_same, check_weights
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.ijb import TemplateSubjects
 from arcface_jax.evaluation.roc import Roc, RocNumbers, roc_curve, roc_numbers
@@ -96,9 +95,8 @@ def pool_templates(
     new_medium = new_template | np.append(True, np.diff(media_ids[order]) != 0)
     starts = np.append(np.flatnonzero(new_template), num_images)
     ids, pooled = template_ids[order][new_template].astype(np.int64), []
-    for first, last in _runs(
-        starts, 65_536
-    ):  # whole templates, so that the sorted copy stays small
+    # Whole templates, so that the sorted copy stays small.
+    for first, last in _runs(starts, 65_536):
         part = order[starts[first] : starts[last]]
         images = check_embeddings(features[part], "features", unit=False, rows=part)
         if mirrored is not None:
@@ -142,9 +140,7 @@ def _check_images(
 
 
 def _runs(starts: np.ndarray, most: int) -> list[tuple[int, int]]:
-    """Ranges of consecutive templates with at most `most` images together (or one template
-    alone).
-    """
+    """Ranges of consecutive templates with at most `most` images together, or one alone."""
     runs, first, num_templates = [], 0, len(starts) - 1
     while first < num_templates:
         last = max(first + 1, int(np.searchsorted(starts, starts[first] + most, side="right")) - 1)
@@ -154,37 +150,27 @@ def _runs(starts: np.ndarray, most: int) -> list[tuple[int, int]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class TemplateVerificationResult:
+class TemplateVerificationResult(RocNumbers):
     """What a table of IJB 1:1 verification shows.
 
     Attributes:
-      tar: true accept rate at each false accept rate asked for.
-      eer: equal error rate.
-      auc: area under the ROC.
       num_same: number of same pairs.
       num_different: number of different pairs.
     """
 
-    tar: Mapping[float, float]
-    eer: float
-    auc: float
     num_same: int
     num_different: int
 
     def numbers(self) -> dict[str, float]:
         """The result as flat names and numbers, for logs and tables."""
-        return RocNumbers(self.tar, self.eer, self.auc).numbers() | {
-            "num_same": self.num_same,
-            "num_different": self.num_different,
-        }
+        counts = {"num_same": self.num_same, "num_different": self.num_different}
+        return super().numbers() | counts
 
 
 def verify_scores(
     scores: np.ndarray, same: np.ndarray, *, fars: Sequence[float] = IJB_FARS
 ) -> tuple[TemplateVerificationResult, Roc]:
-    """IJB 1:1 from scores [P]: TAR at the ROC point nearest to each FAR, on the full ROC, which
-    is returned as well.
-    """
+    """IJB 1:1 from scores [P]: TAR at the ROC point nearest to each FAR, and the full ROC."""
     roc = roc_curve(scores, same)
     found = roc_numbers(roc, fars)
     counts = int(roc.num_same), int(roc.num_different)
@@ -228,8 +214,7 @@ def search_templates(
     *,
     devices: Sequence[jax.Device] | None = None,
 ) -> Search:
-    """IJB 1:N: each probe template against a gallery of templates; subjects the gallery lacks are
-    unknown people.
+    """IJB 1:N: each probe template against a gallery; subjects that it lacks are unknown.
 
     Args:
       templates: from `pool_templates`.

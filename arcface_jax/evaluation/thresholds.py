@@ -6,8 +6,8 @@ import math
 import numpy as np
 
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.array_checks import check_same, check_scores
 from arcface_jax.evaluation.bootstrap import RESAMPLING, Interval, Resampling, bootstrap_pairs
-from arcface_jax.evaluation.checks import check_same, check_scores
 from arcface_jax.evaluation.roc import Roc, operating_point, roc_curve
 
 
@@ -42,8 +42,7 @@ def deployment_threshold(
     *,
     resampling: Resampling = RESAMPLING,
 ) -> DeploymentThreshold:
-    """The threshold for a wanted false accept rate, by the conservative rule, with a bootstrap over
-    identities.
+    """The threshold for a wanted FAR, by the conservative rule, with a bootstrap over identities.
 
     Two rules say what n different pairs can know about a rate f. With f·n < 3 not even that the
     rate is below f is known (no false accept in n trials leaves 3/n possible, at 95 %). Below f·n =
@@ -94,9 +93,7 @@ def deployment_threshold(
 
 
 def too_few_pairs(num_different: int, far: float) -> str | None:
-    """One line if `num_different` pairs cannot tell a false accept rate of `far`; None if they
-    can.
-    """
+    """A warning if `num_different` pairs cannot tell a FAR of `far`; None if they can."""
     expected = far * num_different
     if expected >= 30:
         return None
@@ -113,9 +110,7 @@ def too_few_pairs(num_different: int, far: float) -> str | None:
 
 
 def _strict_threshold(roc: Roc, far: float) -> tuple[float, int]:
-    """The threshold of the `at_most` point, and the point; above every score if even the
-    highest is too often false.
-    """
+    """The `at_most` threshold and point; above all scores if the highest is too often false."""
     point = operating_point(roc, far, "at_most")
     if point == 0:
         return float(

@@ -1,17 +1,21 @@
-"""Pair verification as LFW, CFP, AgeDB-30, CALFW, CPLFW, YTF and RFW are scored: arrays in,
-numbers out.
-"""
+"""Pair verification as LFW, CFP, AgeDB-30, CALFW, CPLFW, YTF and RFW are scored."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.checks import check_embeddings, check_same, check_scores
+from arcface_jax.evaluation.array_checks import check_embeddings, check_same, check_scores
 from arcface_jax.evaluation.embeddings import unit_embeddings
-from arcface_jax.evaluation.folds import best_threshold, ten_fold_accuracy, val_at_far
+from arcface_jax.evaluation.folds import (
+    FoldAccuracy,
+    FoldRates,
+    best_threshold,
+    ten_fold_accuracy,
+    val_at_far,
+)
 from arcface_jax.evaluation.published import (
     published_ten_fold_accuracy,
     published_val_at_far,
@@ -140,13 +144,12 @@ def verify_pairs(
       same: [P] bool, in the order of the pair list.
       folds: number of contiguous folds; each needs same and different pairs.
       fars: false accept rates at which to report TAR.
-      published_scripts: compute accuracy and VAL as the published scripts do, to
-        the last digit (a grid of squared distances; see `published`). The other
-        numbers, which those scripts do not give, stay exact.
+      published_scripts: compute accuracy and VAL as the published scripts do, to the last digit (a
+        grid of squared distances; see `published`). The other numbers, which those scripts do not
+        give, stay exact.
 
     Raises:
-      InputError: mismatched lengths, a NaN or unnormalised row, a fold without
-        one kind of pair.
+      InputError: mismatched lengths, a NaN or unnormalised row, a fold without one kind of pair.
     """
     similarities = pair_similarities(first, second)
     if not published_scripts:
@@ -155,14 +158,7 @@ def verify_pairs(
     accuracy = published_ten_fold_accuracy(distances, same, folds)
     val = published_val_at_far(distances, same, VAL_FAR, folds)
     exact = verify_similarities(similarities, same, folds=folds, fars=fars)
-    return dataclasses.replace(
-        exact,
-        accuracy=accuracy.mean,
-        accuracy_std=accuracy.std,
-        val=val.val,
-        val_std=val.std,
-        val_far=val.far,
-    )
+    return dataclasses.replace(exact, **_over_folds(accuracy, val))
 
 
 def verify_similarities(
@@ -181,20 +177,18 @@ def verify_similarities(
     accuracy = ten_fold_accuracy(similarities, same, folds, weights)
     val = val_at_far(similarities, same, VAL_FAR, folds, weights)
     roc = roc_curve(similarities, same, weights)
-    found = roc_numbers(roc, fars)
     return VerificationResult(
-        accuracy=accuracy.mean,
-        accuracy_std=accuracy.std,
+        **_over_folds(accuracy, val),
         threshold=best_threshold(similarities, same, weights)[0],
-        val=val.val,
-        val_std=val.std,
-        val_far=val.far,
-        tar=found.tar,
-        eer=found.eer,
-        auc=found.auc,
+        **vars(roc_numbers(roc, fars)),
         num_same=int(roc.num_same),
         num_different=int(roc.num_different),
     )
+
+
+def _over_folds(accuracy: FoldAccuracy, val: FoldRates) -> dict[str, Any]:
+    names = ("accuracy", "accuracy_std", "val", "val_std", "val_far")
+    return dict(zip(names, (accuracy.mean, accuracy.std, val.val, val.std, val.far), strict=True))
 
 
 def hardest_pairs(

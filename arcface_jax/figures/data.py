@@ -17,9 +17,8 @@ _SIZE = 112
 def identity_sheet(source: FaceSource, rows: int = 8, columns: int = 10, seed: int = 0) -> Figure:
     """A contact sheet of random identities, a row each, with up to `columns` random images of it.
 
-    Wrong labels, crops that are not aligned and unusual images show at a glance.
-    Images that cannot be decoded are grey; identities with fewer images leave
-    white places.
+    Wrong labels, crops that are not aligned and unusual images show at a glance. Images that cannot
+    be decoded are grey; identities with fewer images leave white places.
 
     Args:
       source: where the images are.
@@ -58,7 +57,7 @@ def augmentation_sheet(images: np.ndarray, seed: int = 0) -> Figure:
         "photometric": augment.Augmentation(flip=0.0, photometric=1.0),
         "erasing": augment.Augmentation(flip=0.0, erasing=1.0),
         "mask": augment.Augmentation(flip=0.0, mask=1.0),
-        "AdaFace's rates": augment.ADAFACE,
+        "AdaFace's rates": augment.ADAFACE_AUGMENTATION,
     }
     keys = augment.example_keys(jax.random.key(seed), 0, len(images))
     rows = [np.asarray(augment.augment(jnp.asarray(images), keys, kind)) for kind in kinds.values()]

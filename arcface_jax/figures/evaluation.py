@@ -1,6 +1,4 @@
-"""Pictures of an evaluation: ROC, DET, CMC, score histograms, rejection curves and the hardest
-pairs.
-"""
+"""Pictures of an evaluation: ROC, DET, CMC, scores, rejection curves and the hardest pairs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,89 +12,82 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.quality import RejectCurve
 from arcface_jax.evaluation.roc import Roc
-from arcface_jax.figures.style import new_figure, style
+from arcface_jax.figures.style import check_images, new_figure, one_axes, style
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _DRAWN_POINTS = 2000  # a line needs no more, and a curve may have millions
 
 
+@style()
 def roc_figure(rocs: Mapping[str, Roc]) -> Figure:
     """TAR against FAR on a logarithmic axis, one line a model or set.
 
     Each line starts at the lowest FAR its different pairs can show, one of them.
     """
-    with style():
-        figure, axes = _one_axes()
-        for name, roc in _at_least_one(rocs, "rocs").items():
-            shown = _visible_points(roc)
-            axes.plot(roc.far[shown], roc.tar[shown], lw=1.6, label=name)
-        _far_axis(axes, rocs, "false accept rate")
-        axes.set_ylabel("true accept rate")
-        axes.set_ylim(top=1.005)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.legend(loc="lower right")
+    figure, axes = one_axes()
+    for name, roc in _at_least_one(rocs, "rocs").items():
+        shown = _visible_points(roc)
+        axes.plot(roc.far[shown], roc.tar[shown], lw=1.6, label=name)
+    _far_axis(axes, rocs, "false accept rate")
+    axes.set_ylabel("true accept rate")
+    axes.set_ylim(top=1.005)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.legend(loc="lower right")
     return figure
 
 
+@style()
 def det_figure(rocs: Mapping[str, Roc], *, identification: bool = False) -> Figure:
-    """Detection error trade-off, miss rate against false alarm rate, both logarithmic; the EER lies
-    on the diagonal.
+    """Detection error trade-off: miss against false alarm rate, logarithmic, EER on the diagonal.
 
     Args:
       rocs: name → curve.
       identification: name the axes FPIR and FNIR, as for `identification.open_set_roc`.
     """
-    with style():
-        figure, axes = _one_axes()
-        lowest = 1.0
-        for name, roc in _at_least_one(rocs, "rocs").items():
-            shown = _visible_points(roc)
-            shown = shown[roc.frr[shown] > 0]  # zero has no place on a logarithmic axis
-            lowest = min(lowest, 1.0 / roc.num_same)
-            axes.plot(roc.far[shown], roc.frr[shown], lw=1.6, label=name)
-        _far_axis(
-            axes,
-            rocs,
-            "false positive identification rate" if identification else "false accept rate",
-        )
-        axes.set_yscale("log")
-        axes.set_ylim(_decade_below(lowest), 1.0)
-        axes.set_ylabel(
-            "false negative identification rate" if identification else "false reject rate"
-        )
-        diagonal = np.array([max(axes.get_xlim()[0], axes.get_ylim()[0]), 1.0])
-        axes.plot(diagonal, diagonal, color="grey", ls=":", lw=1, label="equal error")
-        axes.legend(loc="lower left")
+    figure, axes = one_axes()
+    lowest = 1.0
+    for name, roc in _at_least_one(rocs, "rocs").items():
+        shown = _visible_points(roc)
+        shown = shown[roc.frr[shown] > 0]  # zero has no place on a logarithmic axis
+        lowest = min(lowest, 1.0 / roc.num_same)
+        axes.plot(roc.far[shown], roc.frr[shown], lw=1.6, label=name)
+    _far_axis(
+        axes,
+        rocs,
+        "false positive identification rate" if identification else "false accept rate",
+    )
+    axes.set(
+        yscale="log",
+        ylim=(_decade_below(lowest), 1.0),
+        ylabel="false negative identification rate" if identification else "false reject rate",
+    )
+    diagonal = np.array([max(axes.get_xlim()[0], axes.get_ylim()[0]), 1.0])
+    axes.plot(diagonal, diagonal, color="grey", ls=":", lw=1, label="equal error")
+    axes.legend(loc="lower left")
     return figure
 
 
+@style()
 def cmc_figure(curves: Mapping[str, np.ndarray]) -> Figure:
     """Cumulative match characteristic: share of known people found among the first k.
 
     Args:
       curves: name → rates for ranks 1, 2 …, from `identification.cumulative_match`.
     """
-    with style():
-        figure, axes = _one_axes()
-        for name, curve in _at_least_one(curves, "curves").items():
-            axes.plot(
-                np.arange(1, len(curve) + 1),
-                curve,
-                marker="o",
-                ms=3,
-                lw=1.4,
-                label=f"{name}: {curve[0]:.2%} first",
-            )
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("rank k")
-        axes.set_ylabel("found among the first k")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set_ylim(top=1.005)
-        axes.legend(loc="lower right")
+    figure, axes = one_axes()
+    for name, curve in _at_least_one(curves, "curves").items():
+        label = f"{name}: {curve[0]:.2%} first"
+        axes.plot(np.arange(1, len(curve) + 1), curve, marker="o", ms=3, lw=1.4, label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="rank k", ylabel="found among the first k")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_ylim(top=1.005)
+    axes.legend(loc="lower right")
     return figure
 
 
+@style()
 def score_histogram(scores: np.ndarray, same: np.ndarray, threshold: float | None = None) -> Figure:
     """Distributions of the similarity of same and of different pairs, each of area 1.
 
@@ -110,51 +101,39 @@ def score_histogram(scores: np.ndarray, same: np.ndarray, threshold: float | Non
         raise InputError(
             f"scores, same: shapes {scores.shape} and {same.shape}; give one flag for each score"
         )
-    with style():
-        figure, axes = _one_axes()
-        low, high = float(scores.min()), float(scores.max())
-        bins = np.linspace(low, high if high > low else low + 1e-3, 81)
-        for kind, mask in (("different people", ~same), ("same person", same)):
-            if mask.any():
-                axes.hist(
-                    scores[mask],
-                    bins.tolist(),
-                    density=True,
-                    alpha=0.6,
-                    label=f"{kind}: {mask.sum():,} pairs",
-                )
-        if threshold is not None:
-            axes.axvline(
-                threshold, color="black", ls="--", lw=1, label=f"threshold {threshold:.3f}"
-            )
-        axes.set_xlabel("cosine similarity")
-        axes.set_ylabel("density")
-        axes.legend(loc="best")
+    figure, axes = one_axes()
+    low, high = float(scores.min()), float(scores.max())
+    bins = np.linspace(low, high if high > low else low + 1e-3, 81)
+    for kind, mask in (("different people", ~same), ("same person", same)):
+        if mask.any():
+            label = f"{kind}: {mask.sum():,} pairs"
+            axes.hist(scores[mask], bins.tolist(), density=True, alpha=0.6, label=label)
+    if threshold is not None:
+        axes.axvline(threshold, color="black", ls="--", lw=1, label=f"threshold {threshold:.3f}")
+    axes.set(xlabel="cosine similarity", ylabel="density")
+    axes.legend(loc="best")
     return figure
 
 
+@style()
 def reject_figure(curves: Mapping[str, RejectCurve]) -> Figure:
-    """False reject rate at a fixed threshold against the share of lowest-quality images
-    rejected.
-    """
-    with style():
-        figure, axes = _one_axes()
-        for name, curve in _at_least_one(curves, "curves").items():
-            axes.plot(curve.fractions, curve.frr, marker="o", ms=3, label=name)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        axes.set_xlabel("share of images rejected, worst first")
-        axes.set_ylabel("false reject rate")
-        axes.set_ylim(bottom=0)
-        axes.legend()
+    """False reject rate at a fixed threshold by the share of lowest-quality images rejected."""
+    figure, axes = one_axes()
+    for name, curve in _at_least_one(curves, "curves").items():
+        axes.plot(curve.fractions, curve.frr, marker="o", ms=3, label=name)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.set(xlabel="share of images rejected, worst first", ylabel="false reject rate")
+    axes.set_ylim(bottom=0)
+    axes.legend()
     return figure
 
 
+@style()
 def pair_sheet(
     first: np.ndarray, second: np.ndarray, scores: Sequence[float], title: str, columns: int = 5
 ) -> Figure:
-    """Pairs of pictures side by side with their scores, such as the hardest false accepts or
-    rejects.
+    """Pairs of pictures with their scores, such as the hardest false accepts or rejects.
 
     Args:
       first: uint8 [P, height, width, 3], RGB.
@@ -163,16 +142,10 @@ def pair_sheet(
       title: above the sheet.
       columns: pairs in a row.
     """
-    if (
-        first.shape != second.shape
-        or first.ndim != 4
-        or first.shape[-1] != 3
-        or first.dtype != np.uint8
-    ):
-        raise InputError(
-            f"first, second: {first.dtype} of shapes {first.shape} and {second.shape}; give uint8 "
-            "[P, height, width, 3]"
-        )
+    check_images("first", first)
+    check_images("second", second)
+    if first.shape != second.shape:
+        raise InputError(f"first, second: shapes {first.shape} and {second.shape}; give the same")
     if len(scores) != len(first) or len(first) == 0:
         raise InputError(
             f"scores: {len(scores)} for {len(first)} pairs; give one for each of at least one pair"
@@ -180,42 +153,34 @@ def pair_sheet(
     columns = min(columns, len(first))
     rows = math.ceil(len(first) / columns)
     height, width = first.shape[1:3]
-    with style():
-        cell = 1.7  # inches, the width of a pair
-        figure = new_figure(cell * columns, (cell / 2 * height / width + 0.3) * rows + 0.5)
-        figure.suptitle(title)
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat:
-            axes.axis("off")
-        for axes, left, right, score in zip(grid.flat, first, second, scores, strict=False):
-            axes.imshow(np.concatenate([left, right], axis=1), interpolation="nearest")
-            axes.text(
-                0.5,
-                -0.04,
-                f"{score:.3f}",
-                transform=axes.transAxes,
-                ha="center",
-                va="top",
-                fontsize=9,
-            )
+    cell = 1.7  # inches, the width of a pair
+    figure = new_figure(cell * columns, (cell / 2 * height / width + 0.3) * rows + 0.5)
+    figure.suptitle(title)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, left, right, score in zip(grid.flat, first, second, scores, strict=False):
+        axes.imshow(np.concatenate([left, right], axis=1), interpolation="nearest")
+        axes.text(
+            0.5,
+            -0.04,
+            f"{score:.3f}",
+            transform=axes.transAxes,
+            ha="center",
+            va="top",
+            fontsize=9,
+        )
     return figure
 
 
-def _one_axes() -> tuple[Figure, Axes]:
-    figure = new_figure()
-    return figure, figure.subplots()
-
-
-def _at_least_one(curves: Mapping[str, T], name: str) -> Mapping[str, T]:
+def _at_least_one(curves: Mapping[str, _T], name: str) -> Mapping[str, _T]:
     if not curves:
         raise InputError(f"{name}: no curve to draw; give at least one")
     return curves
 
 
 def _visible_points(roc: Roc) -> np.ndarray:
-    """Indices of points that draw the same line: at every FAR up to a thousand or so, the first
-    and last TAR.
-    """
+    """Points that draw the same line: the first and last TAR at each of a thousand FARs."""
     (positive,) = np.nonzero(roc.far > 0)
     start = int(positive[0]) if len(positive) else len(roc.far) - 1
     points = np.arange(start, len(roc.far))
@@ -229,9 +194,7 @@ def _visible_points(roc: Roc) -> np.ndarray:
 
 def _far_axis(axes: Axes, rocs: Mapping[str, Roc], label: str) -> None:
     lowest = min(1.0 / roc.num_different for roc in rocs.values())
-    axes.set_xscale("log")
-    axes.set_xlim(_decade_below(lowest), 1.0)
-    axes.set_xlabel(label)
+    axes.set(xscale="log", xlim=(_decade_below(lowest), 1.0), xlabel=label)
 
 
 def _decade_below(rate: float) -> float:

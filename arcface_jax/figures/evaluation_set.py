@@ -42,18 +42,13 @@ def draw_set(data: EmbeddedSet, result: SetResult, folder: pathlib.Path) -> list
 def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figure]]:
     """By file name: caption and figure."""
     count = f"{result.pairs.same.sum():,} same and {(~result.pairs.same).sum():,} different pairs"
+    threshold = result.thresholds[0].threshold.estimate
+    scores = score_histogram(result.similarities, result.pairs.same, threshold)
+    det = det_figure({data.name: result.roc})
     pictures = {
         "roc": (f"Verification: {count}.", roc_figure({data.name: result.roc})),
-        "det": (
-            "Detection error trade-off of the same pairs.",
-            det_figure({data.name: result.roc}),
-        ),
-        "scores": (
-            "Similarities; the line is the first proposed threshold.",
-            score_histogram(
-                result.similarities, result.pairs.same, result.thresholds[0].threshold.estimate
-            ),
-        ),
+        "det": ("Detection error trade-off of the same pairs.", det),
+        "scores": ("Similarities; the line is the first proposed threshold.", scores),
     }
     if result.search is not None:
         known, unknown = int(result.search.enrolled.sum()), int((~result.search.enrolled).sum())
@@ -62,16 +57,11 @@ def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figur
         pictures["cmc"] = (caption, cmc_figure({data.name: curve}))
         if unknown:
             caption = f"Search with rejection: {unknown:,} probes of unknown people as well."
-            roc = open_set_roc(result.search)
-            pictures["identification_det"] = (
-                caption,
-                det_figure({data.name: roc}, identification=True),
-            )
+            det = det_figure({data.name: open_set_roc(result.search)}, identification=True)
+            pictures["identification_det"] = (caption, det)
     if result.reject is not None:
-        pictures["reject"] = (
-            "Errors left when the images with the shortest embeddings are rejected.",
-            reject_figure({"by embedding norm": result.reject}),
-        )
+        caption = "Errors left when the images with the shortest embeddings are rejected."
+        pictures["reject"] = (caption, reject_figure({"by embedding norm": result.reject}))
     if data.images is not None:
         pictures |= _hardest(data.images, result)
     return pictures

@@ -1,6 +1,4 @@
-"""Embeddings in two and three dimensions, on the circle and the sphere, with the centres of
-their classes.
-"""
+"""Embeddings on the circle and the sphere, with the centres of their classes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -38,6 +36,7 @@ class Features:
     note: str
 
 
+@style()
 def features_figure(panels: Sequence[Features]) -> Figure:
     """The features of several losses side by side: a colour a class, a line to each class weight.
 
@@ -55,20 +54,17 @@ def features_figure(panels: Sequence[Features]) -> Figure:
                 f"{panel.name}: embeddings of shape {panel.training.shape}; give [N, 2] or [N, 3]"
             )
     dim = panels[0].training.shape[1]
-    with style():
-        figure = new_figure(_PANEL * len(panels), _PANEL + 0.9)
-        # Axes that are switched off get no room for their titles.
-        figure.set_layout_engine("constrained", rect=(0.0, 0.0, 1.0, 0.92))
-        for number, panel in enumerate(panels):
-            axes = figure.add_subplot(
-                1, len(panels), number + 1, projection="3d" if dim == 3 else None
-            )
-            (_draw_sphere if dim == 3 else _draw_circle)(axes, panel)
-            axes.set_title(f"{panel.name}\n{panel.note}", fontsize=11)
-        where = "outer ring: training images; inner ring: unseen images"
-        if dim == 3:
-            where = "crosses: unseen images; the far side shows through"
-        figure.supxlabel(f"{where}; lines: class weights", fontsize=10)
+    figure = new_figure(_PANEL * len(panels), _PANEL + 0.9)
+    # Axes that are switched off get no room for their titles.
+    figure.set_layout_engine("constrained", rect=(0.0, 0.0, 1.0, 0.92))
+    for number, panel in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), number + 1, projection="3d" if dim == 3 else None)
+        (_draw_sphere if dim == 3 else _draw_circle)(axes, panel)
+        axes.set_title(f"{panel.name}\n{panel.note}", fontsize=11)
+    where = "outer ring: training images; inner ring: unseen images"
+    if dim == 3:
+        where = "crosses: unseen images; the far side shows through"
+    figure.supxlabel(f"{where}; lines: class weights", fontsize=10)
     return figure
 
 
@@ -89,9 +85,7 @@ def _draw_circle(axes, panel: Features) -> None:  # type: ignore[no-untyped-def]
             linewidths=0,
             alpha=0.7,
         )
-    axes.set_aspect("equal")
-    axes.set_xlim(-1.08, 1.08)
-    axes.set_ylim(-1.08, 1.08)
+    axes.set(aspect="equal", xlim=(-1.08, 1.08), ylim=(-1.08, 1.08))
     axes.axis("off")
 
 

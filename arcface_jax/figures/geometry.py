@@ -1,9 +1,8 @@
-"""Pictures of what a margin means between two classes: decision boundaries, arcs on the circle,
-caps of the sphere.
-"""
+"""A margin between two classes: decision boundaries, arcs on the circle, caps of the sphere."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,7 +25,7 @@ from arcface_jax.analysis.geometry import (
     sphere_regions,
 )
 from arcface_jax.figures.margins import TITLES
-from arcface_jax.figures.style import LINE_STYLES, PALETTE, new_figure, style
+from arcface_jax.figures.style import PALETTE, centred_text, line_style, new_figure, one_axes, style
 from arcface_jax.margins import NAMED_MARGINS, Psi
 
 # Pale, so that lines and letters stand out on them.
@@ -60,62 +59,54 @@ _NAMES = {
 
 
 def decision_boundaries() -> Figure:
-    """Each margin's two boundaries and what lies between them, over the angles to the two
-    centres.
-    """
+    """Each margin's two boundaries and what lies between them, over the angles to the centres."""
     return _planes(np.degrees, (0.0, 180.0), (0, 60, 120, 180), "angle θ{} to centre {}, degrees")
 
 
 def decision_boundaries_cosine() -> Figure:
-    """Each margin's two boundaries and what lies between them, over the cosines to the two
-    centres.
-    """
+    """Each margin's two boundaries and what lies between them, over the cosines to the centres."""
     return _planes(np.cos, (-1.0, 1.0), (-1.0, 0.0, 1.0), "cosine cos θ{} to centre {}")
 
 
+@style()
 def _planes(
     transform: Callable[[np.ndarray], np.ndarray],
     limits: tuple[float, float],
     ticks: tuple[float, ...],
     label: str,
 ) -> Figure:
-    with style():
-        figure = new_figure(9.0, 5.4)
-        softmax, *panels, key = figure.subplots(2, 4, sharex=True, sharey=True).flat
-        _softmax_plane(softmax, transform)
-        for axes, (name, equation) in zip(panels, _EQUATIONS.items(), strict=True):
-            _plane(axes, transform, limits, NAMED_MARGINS[name])
-            axes.set_title(f"{_NAMES[name]}\n{equation}", fontsize=10)
-        for axes in (softmax, *panels):
-            axes.set_aspect("equal")
-            axes.set_xlim(*limits)
-            axes.set_ylim(*limits)
-            axes.set_xticks(ticks)
-            axes.set_yticks(ticks)
-            axes.grid(False)
-        panels[2].xaxis.set_tick_params(labelbottom=True)  # nothing is drawn below it
-        key.axis("off")
-        of_softmax = key.legend(
-            handles=softmax.lines,
-            title="softmax's boundary where",
-            loc="upper left",
-            bbox_to_anchor=(-0.12, 1.08),
-            fontsize=9,
-        )
-        key.add_artist(of_softmax)
-        handles = [*panels[0].lines, *_patches()]
-        key.legend(
-            handles=handles,
-            title="the others",
-            loc="upper left",
-            bbox_to_anchor=(-0.12, 0.6),
-            fontsize=9,
-        )
-        for legend in (of_softmax, key.get_legend()):
-            legend.get_title().set_fontsize(9)
-            legend.set_in_layout(False)
-        figure.supxlabel(label.format(1, 1), fontsize=11)
-        figure.supylabel(label.format(2, 2), fontsize=11)
+    figure = new_figure(9.0, 5.4)
+    softmax, *panels, key = figure.subplots(2, 4, sharex=True, sharey=True).flat
+    _softmax_plane(softmax, transform)
+    for axes, (name, equation) in zip(panels, _EQUATIONS.items(), strict=True):
+        _plane(axes, transform, limits, NAMED_MARGINS[name])
+        axes.set_title(f"{_NAMES[name]}\n{equation}", fontsize=10)
+    for axes in (softmax, *panels):
+        axes.set(aspect="equal", xlim=limits, ylim=limits, xticks=ticks, yticks=ticks)
+        axes.grid(False)
+    panels[2].xaxis.set_tick_params(labelbottom=True)  # nothing is drawn below it
+    key.axis("off")
+    of_softmax = key.legend(
+        handles=softmax.lines,
+        title="softmax's boundary where",
+        loc="upper left",
+        bbox_to_anchor=(-0.12, 1.08),
+        fontsize=9,
+    )
+    key.add_artist(of_softmax)
+    handles = [*panels[0].lines, *_patches()]
+    key.legend(
+        handles=handles,
+        title="the others",
+        loc="upper left",
+        bbox_to_anchor=(-0.12, 0.6),
+        fontsize=9,
+    )
+    for legend in (of_softmax, key.get_legend()):
+        legend.get_title().set_fontsize(9)
+        legend.set_in_layout(False)
+    figure.supxlabel(label.format(1, 1), fontsize=11)
+    figure.supylabel(label.format(2, 2), fontsize=11)
     return figure
 
 
@@ -125,27 +116,12 @@ def _plane(
     """The regions of one margin, with its boundaries over them."""
     side = np.linspace(*limits, 361)
     theta = np.radians(side) if transform is np.degrees else np.arccos(side)
-    axes.imshow(
-        region(psi, theta[None, :], theta[:, None]),
-        extent=(*limits, *limits),
-        origin="lower",
-        interpolation="nearest",
-        cmap=_COLOURS,
-        norm=_LEVELS,
-    )
+    _colour_regions(axes, region(psi, theta[None, :], theta[:, None]), (*limits, *limits))
     along = np.linspace(0.0, math.pi, 721)
     across = boundary(psi, along)
-    axes.plot(
-        transform(along), transform(across), color=_LINE_1, lw=1.8, label="boundary of class 1"
-    )
-    axes.plot(
-        transform(across),
-        transform(along),
-        color=_LINE_2,
-        lw=1.8,
-        ls="--",
-        label="boundary of class 2",
-    )
+    x, y = transform(along), transform(across)
+    axes.plot(x, y, color=_LINE_1, lw=1.8, label="boundary of class 1")
+    axes.plot(y, x, color=_LINE_2, lw=1.8, ls="--", label="boundary of class 2")
 
 
 def _softmax_plane(axes: Axes, transform: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -162,55 +138,46 @@ def _softmax_plane(axes: Axes, transform: Callable[[np.ndarray], np.ndarray]) ->
     axes.set_title("softmax\nno margin", fontsize=10)
 
 
+@style()
 def margin_arcs() -> Figure:
     """The arc between two classes' regions by the angle between their centres, for each margin."""
-    with style():
-        figure = new_figure(7.5, 4.6)
-        axes = figure.subplots()
-        _draw_arcs(axes)
-        axes.legend(fontsize=10, loc="upper right")
+    figure, axes = one_axes(7.5, 4.6)
+    _draw_arcs(axes)
+    axes.legend(fontsize=10, loc="upper right")
     return figure
 
 
 def _draw_arcs(axes: Axes) -> None:
     degrees = np.linspace(0.5, 180.0, 360)
-    for index, name in enumerate(NAMED_MARGINS):
-        arc = np.degrees(margin_arc(NAMED_MARGINS[name], np.radians(degrees)))
+    for index, (name, psi) in enumerate(NAMED_MARGINS.items()):
+        arc = np.degrees(margin_arc(psi, np.radians(degrees)))
         width = 2.4 if name == "arcface" else 1.7
-        axes.plot(
-            degrees, arc, color=PALETTE[index], ls=LINE_STYLES[index], lw=width, label=TITLES[name]
-        )
-    axes.set_xlim(0, 180)
-    axes.set_ylim(-1, 60)
-    axes.set_xticks(range(0, 181, 30))
-    axes.set_xlabel("angle between the two centres, degrees")
-    axes.set_ylabel("arc between their regions, degrees")
+        axes.plot(degrees, arc, lw=width, label=TITLES[name], **line_style(index))
+    axes.set(
+        xlim=(0, 180),
+        ylim=(-1, 60),
+        xticks=range(0, 181, 30),
+        xlabel="angle between the two centres, degrees",
+        ylabel="arc between their regions, degrees",
+    )
 
 
+@style()
 def circle_arcs(first_angle: float = 60.0, second_angle: float = 120.0) -> Figure:
-    """Each class's part of the circle and the arc between, for four margins and two angles between
-    the centres.
-
-    Args:
-      first_angle: between the centres in the upper row, in degrees.
-      second_angle: in the lower row.
-    """
+    """Each class's part of the circle and the arc between, for four margins, at two angles."""
     names = ("softmax", "sphereface", "cosface", "arcface")
-    with style():
-        figure = new_figure(9.0, 5.4)
-        grid = figure.subplots(2, len(names))
-        for row, degrees in enumerate((first_angle, second_angle)):
-            for column, name in enumerate(names):
-                _circle(grid[row, column], NAMED_MARGINS[name], math.radians(degrees))
-                grid[row, column].set_title(f"{_NAMES[name]}, {degrees:g}°", fontsize=11)
-        _legend(figure)
+    figure = new_figure(9.0, 5.4)
+    grid = figure.subplots(2, len(names))
+    for row, degrees in enumerate((first_angle, second_angle)):
+        for column, name in enumerate(names):
+            _circle(grid[row, column], NAMED_MARGINS[name], math.radians(degrees))
+            grid[row, column].set_title(f"{_NAMES[name]}, {degrees:g}°", fontsize=11)
+    _legend(figure)
     return figure
 
 
 def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
-    """A circle coloured by region, the two centres, and the width of the margin, centres at the
-    top.
-    """
+    """A circle coloured by region, with the centres at the top and the margin's width."""
     phi = np.linspace(-math.pi, math.pi, 1441)
     inner, outer = 0.86, 1.0
     regions = circle_regions(psi, centre_angle, 0.5 * (phi[1:] + phi[:-1]))
@@ -227,15 +194,9 @@ def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
     for (along, across, _), colour, text in zip(
         centres(centre_angle), (_LINE_1, _LINE_2), ("W1", "W2"), strict=True
     ):
-        axes.annotate(
-            "",
-            (0.86 * across, 0.86 * along),
-            (0, 0),
-            arrowprops={"arrowstyle": "-|>", "color": colour},
-        )
-        axes.text(
-            1.17 * across, 1.17 * along, text, ha="center", va="center", color=colour, fontsize=10
-        )
+        arrow = {"arrowstyle": "-|>", "color": colour}
+        axes.annotate("", (0.86 * across, 0.86 * along), (0, 0), arrowprops=arrow)
+        centred_text(axes, 1.17 * across, 1.17 * along, text, color=colour)
     edge = float(region_edge(psi, np.asarray(centre_angle)))
     if math.isfinite(edge):
         half = 0.5 * centre_angle - edge
@@ -243,104 +204,77 @@ def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
             axes.plot(
                 [0, math.sin(phi_edge)], [0, math.cos(phi_edge)], color="black", lw=0.8, ls=":"
             )
-        axes.text(
-            0,
-            -0.25,
-            f"arc {round(math.degrees(2 * half), 1) + 0.0}°",
-            ha="center",
-            va="center",
-            fontsize=11,
-        )
+        centred_text(axes, 0, -0.25, f"arc {round(math.degrees(2 * half), 1) + 0.0}°", fontsize=11)
     else:
-        axes.text(0, -0.25, "no region\nbetween them", ha="center", va="center", fontsize=10)
-    axes.set_xlim(-1.28, 1.28)
-    axes.set_ylim(-1.05, 1.28)
-    axes.set_aspect("equal")
+        centred_text(axes, 0, -0.25, "no region\nbetween them")
+    axes.set(xlim=(-1.28, 1.28), ylim=(-1.05, 1.28), aspect="equal")
     axes.axis("off")
 
 
+@style()
 def sphere_caps(centre_angle: float = 75.0) -> Figure:
-    """Each class's part of the sphere and the band between them, for each margin, seen from between
-    the centres.
-
-    Args:
-      centre_angle: between the two centres, in degrees.
-    """
-    with style():
-        figure = new_figure(9.0, 6.6)
-        grid = figure.subplots(2, 3)
-        for axes, (name, title) in zip(grid.flat, _NAMES.items(), strict=True):
-            _sphere(axes, NAMED_MARGINS[name], math.radians(centre_angle))
-            axes.set_title(title, fontsize=11)
-        _legend(figure)
+    """Each class's part of the sphere and the band between, by margin; the angle in degrees."""
+    figure = new_figure(9.0, 6.6)
+    grid = figure.subplots(2, 3)
+    for axes, (name, title) in zip(grid.flat, _NAMES.items(), strict=True):
+        _sphere(axes, NAMED_MARGINS[name], math.radians(centre_angle))
+        axes.set_title(title, fontsize=11)
+    _legend(figure)
     return figure
 
 
 def _sphere(axes: Axes, psi: Psi, centre_angle: float) -> None:
     """The near half of the sphere, coloured by region, with the arc between the two regions."""
-    axes.imshow(
-        sphere_regions(psi, centre_angle, 501),
-        extent=(-1, 1, -1, 1),
-        origin="lower",
-        interpolation="nearest",
-        cmap=_COLOURS,
-        norm=_LEVELS,
-    )
+    _colour_regions(axes, sphere_regions(psi, centre_angle, 501), (-1, 1, -1, 1))
     turn = np.linspace(0.0, 2.0 * math.pi, 361)
     axes.plot(np.cos(turn), np.sin(turn), color="0.5", lw=1)
     for elevation in np.radians([-60, -30, 0, 30, 60]):
-        axes.plot(
-            math.cos(elevation) * np.sin(turn),
-            np.full_like(turn, math.sin(elevation)),
-            color="0.6",
-            lw=0.4,
-        )
+        height = np.full_like(turn, math.sin(elevation))
+        axes.plot(math.cos(elevation) * np.sin(turn), height, color="0.6", lw=0.4)
     for azimuth in np.radians([-60, -30, 0, 30, 60]):
         axes.plot(np.cos(turn) * math.sin(azimuth), np.sin(turn), color="0.6", lw=0.4)
     for (_, across, _), colour, text in zip(
         centres(centre_angle), (_LINE_1, _LINE_2), ("W1", "W2"), strict=True
     ):
         axes.plot(across, 0.0, "o", color=colour)
-        axes.text(across, -0.14, text, ha="center", va="center", color=colour, fontsize=10)
+        centred_text(axes, across, -0.14, text, color=colour)
     edge = float(region_edge(psi, np.asarray(centre_angle)))
     half = 0.5 * centre_angle - edge
     if math.isfinite(edge) and half > 0.0:
         axes.plot(
             [-math.sin(half), math.sin(half)], [0, 0], color="black", lw=2.5, marker="|", ms=9
         )
-        axes.text(
-            0, 0.14, f"arc {math.degrees(2 * half):.1f}°", ha="center", va="center", fontsize=10
-        )
-    axes.set_xlim(-1.02, 1.02)
-    axes.set_ylim(-1.02, 1.02)
-    axes.set_aspect("equal")
+        centred_text(axes, 0, 0.14, f"arc {math.degrees(2 * half):.1f}°")
+    axes.set(xlim=(-1.02, 1.02), ylim=(-1.02, 1.02), aspect="equal")
     axes.axis("off")
 
 
+@style()
 def geometry(centre_angle: float = 75.0) -> Figure:
-    """The geometric interpretation in one picture: ArcFace's margin on the sphere and circle, and
-    every margin's arc.
-
-    Args:
-      centre_angle: between the two centres on the sphere and the circle, in degrees.
-    """
-    with style():
-        figure = new_figure(9.0, 6.6)
-        above, below = figure.subfigures(2, 1, squeeze=False).flat
-        for axes, draw, name in zip(
-            above.subplots(1, 3),
-            (_sphere, _sphere, _circle),
-            ("softmax", "arcface", "arcface"),
-            strict=True,
-        ):
-            draw(axes, NAMED_MARGINS[name], math.radians(centre_angle))
-            place = "circle" if draw is _circle else "sphere"
-            axes.set_title(f"{_NAMES[name]}, on the {place}", fontsize=11)
-        axes = below.subplots()
-        _draw_arcs(axes)
-        handles, labels = axes.get_legend_handles_labels()
-        below.legend(handles, labels, loc="outside right center", fontsize=10)
+    """ArcFace's margin on the sphere and circle, and every margin's arc; the angle in degrees."""
+    figure = new_figure(9.0, 6.6)
+    above, below = figure.subfigures(2, 1, squeeze=False).flat
+    for axes, draw, name in zip(
+        above.subplots(1, 3),
+        (_sphere, _sphere, _circle),
+        ("softmax", "arcface", "arcface"),
+        strict=True,
+    ):
+        draw(axes, NAMED_MARGINS[name], math.radians(centre_angle))
+        place = "circle" if draw is _circle else "sphere"
+        axes.set_title(f"{_NAMES[name]}, on the {place}", fontsize=11)
+    axes = below.subplots()
+    _draw_arcs(axes)
+    handles, labels = axes.get_legend_handles_labels()
+    below.legend(handles, labels, loc="outside right center", fontsize=10)
     return figure
+
+
+def _colour_regions(
+    axes: Axes, regions: np.ndarray, extent: tuple[float, float, float, float]
+) -> None:
+    options: dict[str, Any] = {"cmap": _COLOURS, "norm": _LEVELS, "interpolation": "nearest"}
+    axes.imshow(regions, extent=extent, origin="lower", **options)
 
 
 def _patches() -> list[Patch]:

@@ -1,12 +1,14 @@
 """The ArcFace layer as a diagram, with the numbers of one example in it."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from arcface_jax.analysis.layer import LayerSteps, layer_steps
-from arcface_jax.figures.style import PALETTE, new_figure, style
+from arcface_jax.figures.style import PALETTE, centred_text, new_figure, style
 
 # One embedding, three classes; whole lengths, so that the numbers can be followed by hand.
 EMBEDDINGS = np.array([[2.0, 1.0, 2.0]])
@@ -16,23 +18,22 @@ LABELS = np.array([0])
 _TRUE, _OTHER, _BOX = PALETTE[1], PALETTE[0], "#EEF2F5"
 
 
+@style()
 def layer(margin: float = 0.5, scale: float = 16.0) -> Figure:
-    """The layer's steps from embedding and class weights to the loss, and below them what each
-    gives for an example.
+    """The layer's steps from embeddings and class weights to the loss, with an example below.
 
     Args:
       margin: m, in radians.
       scale: s, the radius of the sphere of features.
     """
     steps = layer_steps(EMBEDDINGS, CLASS_WEIGHTS, LABELS, margin=margin, scale=scale)
-    with style():
-        figure = new_figure(9.0, 5.6)
-        above, below = figure.subplots(2, 1, height_ratios=(1.0, 0.95))
-        for axes in (above, below):
-            axes.axis("off")
-            axes.set_xlim(0, 100)
-        _diagram(above)
-        _table(below, steps, margin, scale)
+    figure = new_figure(9.0, 5.6)
+    above, below = figure.subplots(2, 1, height_ratios=(1.0, 0.95))
+    for axes in (above, below):
+        axes.axis("off")
+        axes.set_xlim(0, 100)
+    _diagram(above)
+    _table(below, steps, margin, scale)
     return figure
 
 
@@ -60,32 +61,20 @@ def _diagram(axes: Axes) -> None:
         ((83, 25), (86.5, 25)),
     ):
         axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "0.25", "lw": 1.4})
-    axes.text(
-        61,
-        49,
-        "the only change",
-        ha="center",
-        va="center",
-        color=_TRUE,
-        fontsize=10,
-        style="italic",
-    )
+    centred_text(axes, 61, 49, "the only change", color=_TRUE, style="italic")
 
 
 def _box(axes: Axes, x: float, y: float, width: float, text: str, edge: str = "0.4") -> None:
     height = 14
-    axes.add_patch(
-        FancyBboxPatch(
-            (x - width / 2, y - height / 2),
-            width,
-            height,
-            boxstyle="round,pad=0,rounding_size=1.5",
-            facecolor=_BOX,
-            edgecolor=edge,
-            lw=1.0 if edge == "0.4" else 2.0,
-        )
-    )
-    axes.text(x, y, text, ha="center", va="center", fontsize=10, linespacing=1.35)
+    options: dict[str, Any] = {
+        "boxstyle": "round,pad=0,rounding_size=1.5",
+        "facecolor": _BOX,
+        "edgecolor": edge,
+    }
+    lw = 1.0 if edge == "0.4" else 2.0
+    corner = (x - width / 2, y - height / 2)
+    axes.add_patch(FancyBboxPatch(corner, width, height, lw=lw, **options))
+    centred_text(axes, x, y, text, linespacing=1.35)
 
 
 def _table(axes: Axes, steps: LayerSteps, margin: float, scale: float) -> None:
@@ -95,9 +84,9 @@ def _table(axes: Axes, steps: LayerSteps, margin: float, scale: float) -> None:
     header = ("", "W", "‖W‖", "cos θ", "θ", "logit", "p", "target cosine", "logit", "p")
     places = (8, 20, 29.5, 37.5, 45, 55.5, 63.5, 78, 89.5, 96.5)
     for place, text in zip(places, header, strict=True):
-        axes.text(place, 30, text, ha="center", va="center", fontsize=10, weight="bold")
+        centred_text(axes, place, 30, text, weight="bold")
     for left, right, text in ((52, 67, "no margin"), (70, 100, "with the margin")):
-        axes.text((left + right) / 2, 37, text, ha="center", va="center", fontsize=10)
+        centred_text(axes, (left + right) / 2, 37, text)
         axes.plot([left, right], [33.5, 33.5], color="0.6", lw=1)
     axes.plot([0.5, 100], [26.5, 26.5], color="0.4", lw=1)
     axes.text(
@@ -126,28 +115,10 @@ def _table(axes: Axes, steps: LayerSteps, margin: float, scale: float) -> None:
             f"{steps.probabilities[0, row]:.3f}",
         )
         for place, text in zip(places, cells, strict=True):
-            axes.text(
-                place,
-                22 - 7 * row,
-                text,
-                ha="center",
-                va="center",
-                fontsize=10,
-                color=_TRUE if true else "black",
-            )
+            centred_text(axes, place, 22 - 7 * row, text, color=_TRUE if true else "black")
     axes.plot([0.5, 100], [4, 4], color="0.4", lw=1)
-    axes.text(
-        63.5,
-        0,
-        f"loss {steps.plain_loss[0]:.3f}",
-        ha="center",
-        va="center",
-        fontsize=10,
-        color=_TRUE,
-    )
-    axes.text(
-        95.5, 0, f"loss {steps.loss[0]:.3f}", ha="center", va="center", fontsize=10, color=_TRUE
-    )
+    centred_text(axes, 63.5, 0, f"loss {steps.plain_loss[0]:.3f}", color=_TRUE)
+    centred_text(axes, 95.5, 0, f"loss {steps.loss[0]:.3f}", color=_TRUE)
 
 
 def _numbers(values: np.ndarray) -> str:

@@ -1,6 +1,4 @@
-"""Pictures of margins over the angle: psi, its slope and the gradient of the loss, for each
-margin and rule past π.
-"""
+"""Margins over the angle: psi, its slope and the loss's gradient, by margin and rule past π."""
 
 import dataclasses
 import functools
@@ -13,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arcface_jax.analysis.target_logits import loss_curve, repulsive_intervals, target_curve
-from arcface_jax.figures.style import LINE_STYLES, PALETTE, new_figure, style
+from arcface_jax.figures.style import line_style, new_figure, style
 from arcface_jax.margins import (
     NAMED_MARGINS,
     PAST_PI,
@@ -43,9 +41,7 @@ TITLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A margin that a rule past π changes: its name, psi for each rule, where it reaches π, the
-    slopes to show.
-    """
+    """A margin that a rule past π changes: psi by rule, where it reaches π, slopes to show."""
 
     title: str
     psi: Callable[[str], Psi]
@@ -78,102 +74,60 @@ def _two_panels(title: str, slope_limits: tuple[float, float]) -> tuple[Figure, 
     left, right = figure.subplots(1, 2)
     figure.suptitle(title)
     for axes in (left, right):
-        axes.set_xlabel("angle θ to the true class, degrees")
-        axes.set_xlim(0, 180)
-        axes.set_xticks(range(0, 181, 20))
+        axes.set(
+            xlabel="angle θ to the true class, degrees", xlim=(0, 180), xticks=range(0, 181, 20)
+        )
     left.set_ylabel("target cosine ψ(cos θ)")
-    right.set_ylabel("slope dψ / d cos θ")
-    right.set_ylim(*slope_limits)
+    right.set(ylabel="slope dψ / d cos θ", ylim=slope_limits)
     return figure, left, right
 
 
-def _draw(
-    left: Axes, right: Axes, psi: Psi, label: str, color: str, line: Any, width: float
-) -> None:
+def _draw(left: Axes, right: Axes, psi: Psi, label: str, **line: Any) -> None:
     curve = target_curve(psi, DEGREES)
-    value, slope = curve.value, curve.cosine_slope
-    jumps = np.abs(np.diff(value)) > 0.05
-    left.plot(DEGREES, _broken(value, jumps), label=label, color=color, ls=line, lw=width)
-    right.plot(
-        DEGREES,
-        _broken(slope, jumps | (np.abs(np.diff(slope)) > 0.3)),
-        color=color,
-        ls=line,
-        lw=width,
-    )
+    jumps = np.abs(np.diff(curve.value)) > 0.05
+    left.plot(DEGREES, _broken(curve.value, jumps), label=label, **line)
+    jumps |= np.abs(np.diff(curve.cosine_slope)) > 0.3
+    right.plot(DEGREES, _broken(curve.cosine_slope, jumps), **line)
 
 
+@style()
 def margin_curves(
     margins: Mapping[str, Psi],
     title: str = "Margins",
     slope_limits: tuple[float, float] = (-3.0, 5.0),
 ) -> Figure:
-    """Target cosine and slope of each margin over the angle: the paper's target-logit curves,
-    continued to 180°.
+    """Target cosine and slope of each margin over the angle, from 0° to 180°.
 
     Args:
       margins: psi by label.
       title: of the picture.
       slope_limits: of the slope's axis.
-
-    Returns: the figure.
     """
-    with style():
-        figure, left, right = _two_panels(title, slope_limits)
-        for index, (label, psi) in enumerate(margins.items()):
-            _draw(
-                left,
-                right,
-                psi,
-                label,
-                PALETTE[index % len(PALETTE)],
-                LINE_STYLES[index % len(LINE_STYLES)],
-                1.8,
-            )
-        figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
+    figure, left, right = _two_panels(title, slope_limits)
+    for index, (label, psi) in enumerate(margins.items()):
+        _draw(left, right, psi, label=label, lw=1.8, **line_style(index))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
+@style()
 def rule_curves(family: Family) -> Figure:
-    """One margin under every rule past π, and both gradients: the straight-through slope is 1
-    whatever the rule.
-
-    Args:
-      family: an entry of FAMILIES, or a new one.
-
-    Returns: the figure.
-    """
-    with style():
-        figure, left, right = _two_panels(
-            f"{family.title}, under each rule past π", family.slope_limits
-        )
-        for index, rule in enumerate(PAST_PI):
-            color = "0.75" if rule == "none" else PALETTE[index - 1]
-            _draw(
-                left,
-                right,
-                family.psi(rule),
-                rule,
-                color,
-                LINE_STYLES[max(index - 1, 0)],
-                _WIDTH_OF_RULE[rule],
-            )
-        left.plot(
-            DEGREES,
-            np.cos(np.deg2rad(DEGREES)),
-            color="black",
-            lw=0.8,
-            label="left: cos θ, no margin",
-        )
-        left.axvline(
-            family.pi_reached_at_degrees, color="black", lw=1, ls=":", label="m1·θ + m2 = π"
-        )
-        right.axvline(family.pi_reached_at_degrees, color="black", lw=1, ls=":")
-        right.axhline(1.0, color="black", lw=0.8)
-        handles, labels = left.get_legend_handles_labels()
-        labels[PAST_PI.index("none")] = "none (the formula)"
-        labels[len(PAST_PI)] += "\nright: straight-through,\nany rule"
-        figure.legend(handles, labels, loc="outside right center", title="past π")
+    """One margin, such as one of FAMILIES, under every rule past π, with both gradients."""
+    figure, left, right = _two_panels(
+        f"{family.title}, under each rule past π", family.slope_limits
+    )
+    for index, rule in enumerate(PAST_PI):
+        line = line_style(max(index - 1, 0)) | ({"color": "0.75"} if rule == "none" else {})
+        _draw(left, right, family.psi(rule), label=rule, lw=_WIDTH_OF_RULE[rule], **line)
+    plain = np.cos(np.deg2rad(DEGREES))
+    left.plot(DEGREES, plain, color="black", lw=0.8, label="left: cos θ, no margin")
+    left.axvline(family.pi_reached_at_degrees, color="black", lw=1, ls=":", label="m1·θ + m2 = π")
+    right.axvline(family.pi_reached_at_degrees, color="black", lw=1, ls=":")
+    right.axhline(1.0, color="black", lw=0.8)
+    handles, labels = left.get_legend_handles_labels()
+    labels[PAST_PI.index("none")] = "none (the formula)"
+    labels[len(PAST_PI)] += "\nright: straight-through,\nany rule"
+    figure.legend(handles, labels, loc="outside right center", title="past π")
     return figure
 
 
@@ -189,84 +143,74 @@ def _annealing() -> Figure:
     )
 
 
-def target_logits() -> Figure:
-    """The paper's target-logit curves over its own range of angles, and how steeply each falls
-    there.
-    """
+@style()
+def target_logit_curves() -> Figure:
+    """The paper's target-logit curves over its own angles, and how steeply each falls there."""
     degrees = np.linspace(20.0, 100.0, 321)
-    with style():
-        figure = new_figure(9.0, 5.0)
-        left, right = figure.subplots(1, 2)
-        for index, (name, psi) in enumerate(NAMED_MARGINS.items()):
-            curve = target_curve(psi, degrees)
-            look: dict[str, Any] = {"color": PALETTE[index], "ls": LINE_STYLES[index], "lw": 2.0}
-            left.plot(degrees, curve.value, label=TITLES[name], **look)
-            right.plot(degrees, curve.angle_slope, **look)
-        left.set_ylabel("target cosine ψ(cos θ)")
-        right.set_ylabel("slope dψ/dθ, per radian")
-        for axes in (left, right):
-            axes.set_xlabel("angle θ to the true class, degrees")
-            axes.set_xlim(20, 100)
-            axes.set_xticks(range(20, 101, 20))
-        figure.legend(
-            *left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=10
+    figure = new_figure(9.0, 5.0)
+    left, right = figure.subplots(1, 2)
+    for index, (name, psi) in enumerate(NAMED_MARGINS.items()):
+        curve = target_curve(psi, degrees)
+        line = line_style(index) | {"lw": 2.0}
+        left.plot(degrees, curve.value, label=TITLES[name], **line)
+        right.plot(degrees, curve.angle_slope, **line)
+    left.set_ylabel("target cosine ψ(cos θ)")
+    right.set_ylabel("slope dψ/dθ, per radian")
+    for axes in (left, right):
+        axes.set(
+            xlabel="angle θ to the true class, degrees",
+            xlim=(20, 100),
+            xticks=range(20, 101, 20),
         )
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=10
+    )
     return figure
 
 
+@style()
 def loss_gradient(scale: float = 64.0, num_classes: int = 10_572) -> Figure:
-    """Which way the loss turns the embedding, and how hard: ArcFace under each rule past π, and
-    every margin.
+    """Which way the loss turns the embedding, and how hard: by rule past π, and by margin.
 
-    Args:
-      scale: s, the radius of the sphere of features.
-      num_classes: C, the number of classes; all but the true one are at 90°.
+    All of `num_classes` but the true one are at 90°; `scale` is s.
     """
     rules = {f"{rule}, exact": arcface(past_pi=rule) for rule in PAST_PI}
     rules["any rule, straight-through"] = arcface(gradient="straight_through")
     named = {TITLES[name]: psi for name, psi in NAMED_MARGINS.items()}
-    with style():
-        figure = new_figure(9.0, 6.2)
-        left, right = figure.subplots(1, 2, sharey=True)
-        for axes, margins, title in (
-            (left, rules, "ArcFace, m = 0.5, by rule past π"),
-            (right, named, "each margin, no rule, exact gradient"),
-        ):
-            for index, (label, psi) in enumerate(margins.items()):
-                # The lines that others run along are wide and pale below them.
-                wide = label.startswith(("none", "any rule", TITLES["softmax"]))
-                gradient = loss_curve(psi, DEGREES, scale=scale, num_classes=num_classes).gradient
-                axes.plot(
-                    DEGREES,
-                    _broken(gradient, np.abs(np.diff(gradient)) > 0.05 * scale),
-                    label=label
-                    + "".join(
-                        f", away {low:.0f}°–{high:.0f}°" for low, high in repulsive_intervals(psi)
-                    ),
-                    color=PALETTE[index],
-                    ls="-" if wide else LINE_STYLES[index],
-                    lw=5.0 if wide else 1.8,
-                    alpha=0.4 if wide else 1.0,
-                    zorder=1.5 if wide else 2.0,
-                )
-            axes.set_title(title, fontsize=11)
-            axes.set_xlim(0, 180)
-            axes.set_xticks(range(0, 181, 30))
-            axes.set_xlabel("angle θ to the true class, degrees")
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), fontsize=10)
-        lowest = min(left.get_ylim()[0], -0.2 * scale)
-        left.set_ylim(bottom=lowest)
-        for axes in (left, right):
-            axes.axhspan(lowest, 0.0, color="0.93", zorder=0)
-            axes.axhline(0.0, color="black", lw=0.8)
-            axes.text(
-                5,
-                0.5 * lowest,
-                "descent turns the embedding\naway from its class",
-                va="center",
-                fontsize=10,
-            )
-        left.set_ylabel("gradient of the loss dL/dθ, per radian")
+    figure = new_figure(9.0, 6.2)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, margins, title in (
+        (left, rules, "ArcFace, m = 0.5, by rule past π"),
+        (right, named, "each margin, no rule, exact gradient"),
+    ):
+        for index, (label, psi) in enumerate(margins.items()):
+            # The lines that others run along are wide and pale below them.
+            wide = label.startswith(("none", "any rule", TITLES["softmax"]))
+            line = line_style(index) | {"lw": 1.8}
+            if wide:
+                line |= {"ls": "-", "lw": 5.0, "alpha": 0.4, "zorder": 1.5}
+            away = [f", away {low:.0f}°–{high:.0f}°" for low, high in repulsive_intervals(psi)]
+            gradient = loss_curve(psi, DEGREES, scale=scale, num_classes=num_classes).gradient
+            shown = _broken(gradient, np.abs(np.diff(gradient)) > 0.05 * scale)
+            axes.plot(DEGREES, shown, label=label + "".join(away), **line)
+        axes.set_title(title, fontsize=11)
+        axes.set(
+            xlim=(0, 180), xticks=range(0, 181, 30), xlabel="angle θ to the true class, degrees"
+        )
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), fontsize=10)
+    lowest = min(left.get_ylim()[0], -0.2 * scale)
+    left.set_ylim(bottom=lowest)
+    for axes in (left, right):
+        axes.axhspan(lowest, 0.0, color="0.93", zorder=0)
+        axes.axhline(0.0, color="black", lw=0.8)
+        axes.text(
+            5,
+            0.5 * lowest,
+            "descent turns the embedding\naway from its class",
+            va="center",
+            fontsize=10,
+        )
+    left.set_ylabel("gradient of the loss dL/dθ, per radian")
     return figure
 
 
@@ -277,7 +221,7 @@ MARGIN_FIGURES: dict[str, Callable[..., Figure]] = {
         for name, family in FAMILIES.items()
     },
     "margin_annealing": _annealing,
-    "target_logits": target_logits,
+    "target_logits": target_logit_curves,
     "loss_gradient": loss_gradient,
 }
 """Every picture of this module by file name."""

@@ -16,24 +16,24 @@ PANELS = {
 """Metrics that are drawn, and their axes' labels."""
 
 
+@style()
 def monitor(metrics: Sequence[Mapping[str, float | None]]) -> Figure:
     """Four metrics of a run by step; steps that were skipped leave gaps.
 
     Args:
       metrics: lines of metrics.jsonl, of training.
     """
-    with style():
-        figure = new_figure(7.0, 5.2)
-        axes = figure.subplots(2, 2, sharex=True)
-        for one, (name, label) in zip(axes.flat, PANELS.items(), strict=True):
-            values = [
-                (line["step"], np.nan if line[name] is None else line[name])
-                for line in metrics
-                if name in line
-            ]
-            one.plot(*zip(*values, strict=True), lw=1.0)
-            one.set_ylabel(label)
-            one.set_ylim(bottom=0)
-        for one in axes[1]:
-            one.set_xlabel("step")
+    figure = new_figure(7.0, 5.2)
+    axes = figure.subplots(2, 2, sharex=True)
+    for one, (name, label) in zip(axes.flat, PANELS.items(), strict=True):
+        values = [
+            (line["step"], np.nan if line[name] is None else line[name])
+            for line in metrics
+            if name in line
+        ]
+        one.plot(*zip(*values, strict=True), lw=1.0)
+        one.set_ylabel(label)
+        one.set_ylim(bottom=0)
+    for one in axes[1]:
+        one.set_xlabel("step")
     return figure

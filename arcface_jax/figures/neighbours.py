@@ -1,21 +1,22 @@
 """Embeddings and their centres in a plane."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from arcface_jax.errors import InputError
-from arcface_jax.figures.style import PALETTE, new_figure, style
+from arcface_jax.figures.style import PALETTE, one_axes, style
 
 _MARKERS = "osD^vP*X<>ph"
 
 
+@style()
 def plane_figure(
     plane: np.ndarray, labels: np.ndarray, centres: np.ndarray, names: Sequence[str], title: str
 ) -> Figure:
-    """Each embedding a point, each person a colour and marker, each centre a large one with the
-    person's name.
+    """Each embedding a point in its person's colour and marker; each centre large, with the name.
 
     The axes have no unit: a layout such as t-SNE has none.
 
@@ -35,37 +36,24 @@ def plane_figure(
             f"plane {plane.shape}, labels [{len(labels)}], centres {centres.shape}, names "
             f"[{len(names)}] do not fit; give [N, 2], [N], [C, 2] and [C]"
         )
-    with style():
-        figure = new_figure(7.0, 6.2)
-        axes = figure.subplots()
-        for person, name in enumerate(names):
-            colour = PALETTE[person % len(PALETTE)]
-            marker = _MARKERS[person // len(PALETTE) % len(_MARKERS)]
-            axes.scatter(
-                plane[labels == person, 0],
-                plane[labels == person, 1],
-                s=12,
-                marker=marker,
-                color=colour,
-                alpha=0.55,
-                linewidths=0,
-            )
-            axes.scatter(
-                centres[person, 0],
-                centres[person, 1],
-                s=60,
-                marker=marker,
-                color=colour,
-                edgecolors="black",
-                linewidths=0.9,
-                zorder=3,
-            )
-            axes.annotate(
-                name, centres[person], (4, 4), textcoords="offset points", fontsize=8, zorder=4
-            )
-        axes.set_title(title)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.set_xlabel("first direction of the layout (no unit)")
-        axes.set_ylabel("second direction of the layout (no unit)")
+    figure, axes = one_axes(7.0, 6.2)
+    for person, name in enumerate(names):
+        colour = PALETTE[person % len(PALETTE)]
+        marker = _MARKERS[person // len(PALETTE) % len(_MARKERS)]
+        mark: dict[str, Any] = {"marker": marker, "color": colour}
+        x, y = plane[labels == person].T
+        axes.scatter(x, y, s=12, alpha=0.55, linewidths=0, **mark)
+        edge: dict[str, Any] = {"edgecolors": "black", "linewidths": 0.9, "zorder": 3}
+        x, y = centres[person]
+        axes.scatter(x, y, s=60, **mark, **edge)
+        axes.annotate(
+            name, centres[person], (4, 4), textcoords="offset points", fontsize=8, zorder=4
+        )
+    axes.set(
+        title=title,
+        xticks=[],
+        yticks=[],
+        xlabel="first direction of the layout (no unit)",
+        ylabel="second direction of the layout (no unit)",
+    )
     return figure

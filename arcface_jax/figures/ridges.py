@@ -8,9 +8,9 @@ from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from arcface_jax.analysis.angle_distributions import angle_density, target_logits
+from arcface_jax.analysis.angle_distributions import angle_density, logits_of_angles
 from arcface_jax.errors import InputError
-from arcface_jax.figures.style import LINE_STYLES, PALETTE, new_figure, style
+from arcface_jax.figures.style import line_style, one_axes, style
 from arcface_jax.margins import Psi
 
 _GRID = np.linspace(0.0, 180.0, 361)
@@ -21,6 +21,7 @@ Angles = Mapping[str, Mapping[int, np.ndarray]]
 """Degrees between embeddings and their centres, by loss and by step."""
 
 
+@style()
 def angle_ridges(angles: Angles) -> Figure:
     """Density of θ, one row a loss, at the start, the middle and the end of training.
 
@@ -31,53 +32,52 @@ def angle_ridges(angles: Angles) -> Figure:
     References: Deng et al., ArcFace (arXiv:1801.07698), figure 3(a).
     """
     rows = _moments(angles)
-    with style():
-        figure, axes = _frame(len(rows))
-        tallest = max(
-            float(angle_density(one, _GRID).max())
-            for moments in rows.values()
-            for one in moments.values()
-        )
-        for row, moments in enumerate(rows.values()):
-            for number, degrees in enumerate(moments.values()):
-                _ridge(axes, row, number, _GRID, angle_density(degrees, _GRID) / tallest * _OVERLAP)
-        _name_rows(axes, rows, lambda one: f"{np.median(one):.0f}°")
-        axes.set_xlim(0, _end(one for moments in rows.values() for one in moments.values()))
-        axes.set_xlabel("angle θ between an embedding and the centre of its class, degrees")
+    figure, axes = one_axes(7.0, 1.1 + 0.85 * len(rows))
+    tallest = max(
+        float(angle_density(one, _GRID).max())
+        for moments in rows.values()
+        for one in moments.values()
+    )
+    for row, moments in enumerate(rows.values()):
+        for number, degrees in enumerate(moments.values()):
+            _ridge(axes, row, number, _GRID, angle_density(degrees, _GRID) / tallest * _OVERLAP)
+    _name_rows(axes, rows, lambda one: f"{np.median(one):.0f}°")
+    axes.set(
+        xlim=(0, _end(one for moments in rows.values() for one in moments.values())),
+        xlabel="angle θ between an embedding and the centre of its class, degrees",
+    )
     return figure
 
 
+@style()
 def logit_ridges(angles: Angles, psis: Mapping[str, Psi]) -> Figure:
-    """Density of the target logit over s, ψ(cos θ), one row a loss, at start, middle and end of
-    training.
+    """Density of ψ(cos θ), one row a loss, at the start, the middle and the end of training.
 
     Args:
       angles: as for `angle_ridges`.
       psis: of each loss, by name.
     """
     rows = {
-        name: {step: target_logits(degrees, psis[name]) for step, degrees in moments.items()}
+        name: {step: logits_of_angles(degrees, psis[name]) for step, degrees in moments.items()}
         for name, moments in _moments(angles).items()
     }
     values = [one for moments in rows.values() for one in moments.values()]
     low, high = min(float(one.min()) for one in values), max(float(one.max()) for one in values)
     grid = np.linspace(low - 0.05, high + 0.05, 400)
-    with style():
-        figure, axes = _frame(len(rows))
-        densities = {
-            name: {step: _density(one, grid) for step, one in row.items()}
-            for name, row in rows.items()
-        }
-        tallest = max(float(one.max()) for row in densities.values() for one in row.values())
-        for row, moments in enumerate(densities.values()):
-            for number, density in enumerate(moments.values()):
-                _ridge(axes, row, number, grid, density / tallest * _OVERLAP)
-        _name_rows(axes, rows, lambda one: f"{np.median(one) + 0.0:.2f}".replace("-", "−"))
-        axes.set_xlim(grid[0], grid[-1])
-        axes.set_xlabel("target logit over s, ψ(cos θ)")
+    figure, axes = one_axes(7.0, 1.1 + 0.85 * len(rows))
+    densities = {
+        name: {step: _density(one, grid) for step, one in row.items()} for name, row in rows.items()
+    }
+    tallest = max(float(one.max()) for row in densities.values() for one in row.values())
+    for row, moments in enumerate(densities.values()):
+        for number, density in enumerate(moments.values()):
+            _ridge(axes, row, number, grid, density / tallest * _OVERLAP)
+    _name_rows(axes, rows, lambda one: f"{np.median(one) + 0.0:.2f}".replace("-", "−"))
+    axes.set(xlim=(grid[0], grid[-1]), xlabel="target logit over s, ψ(cos θ)")
     return figure
 
 
+@style()
 def animate_angles(angles: Angles, path: pathlib.Path, frames_per_second: int = 4) -> pathlib.Path:
     """Writes the density of θ over training as a GIF, one row a loss, one frame a step.
 
@@ -105,22 +105,23 @@ def animate_angles(angles: Angles, path: pathlib.Path, frames_per_second: int = 
     end = _end(one for row in angles.values() for one in row.values())
     file = path.parent / f"{path.name}.gif"
     file.parent.mkdir(parents=True, exist_ok=True)
-    with style():
-        figure, axes = _frame(len(angles))
-        writer = PillowWriter(fps=frames_per_second)
-        with writer.saving(figure, str(file), dpi=100):
-            for step in steps + [steps[-1]] * (2 * frames_per_second):
-                axes.clear()
-                for row, (name, density) in enumerate(densities.items()):
-                    _ridge(axes, row, row, _GRID, density[step] / tallest * _OVERLAP)
-                    median = np.median(angles[name][step])
-                    axes.text(end, -row + 0.12, f"{median:.0f}°", ha="right", va="bottom")
-                axes.set_yticks(-np.arange(len(densities)), list(densities))
-                axes.set_ylim(-len(densities) + 0.8, 1.05)
-                axes.set_xlim(0, end)
-                axes.set_title(f"step {step} of {steps[-1]} (right: median)")
-                axes.set_xlabel("angle θ between an embedding and its centre, degrees")
-                writer.grab_frame()
+    figure, axes = one_axes(7.0, 1.1 + 0.85 * len(angles))
+    writer = PillowWriter(fps=frames_per_second)
+    with writer.saving(figure, str(file), dpi=100):
+        for step in steps + [steps[-1]] * (2 * frames_per_second):
+            axes.clear()
+            for row, (name, density) in enumerate(densities.items()):
+                _ridge(axes, row, row, _GRID, density[step] / tallest * _OVERLAP)
+                median = np.median(angles[name][step])
+                axes.text(end, -row + 0.12, f"{median:.0f}°", ha="right", va="bottom")
+            axes.set_yticks(-np.arange(len(densities)), list(densities))
+            axes.set(
+                ylim=(-len(densities) + 0.8, 1.05),
+                xlim=(0, end),
+                title=f"step {step} of {steps[-1]} (right: median)",
+                xlabel="angle θ between an embedding and its centre, degrees",
+            )
+            writer.grab_frame()
     return file
 
 
@@ -148,17 +149,11 @@ def _density(values: np.ndarray, grid: np.ndarray, bandwidth: float = 0.025) -> 
     return density
 
 
-def _frame(rows: int) -> tuple[Figure, Axes]:
-    figure = new_figure(7.0, 1.1 + 0.85 * rows)
-    axes = figure.subplots()
-    return figure, axes
-
-
 def _ridge(axes: Axes, row: int, number: int, grid: np.ndarray, height: np.ndarray) -> None:
     """A ridge whose foot is at −row, in the colour and line style of a number."""
-    colour, line = PALETTE[number % len(PALETTE)], LINE_STYLES[number % len(LINE_STYLES)]
-    axes.fill_between(grid, -row, -row + height, color=colour, alpha=0.25, lw=0)
-    axes.plot(grid, -row + height, color=colour, ls=line, lw=1.4)
+    line = line_style(number)
+    axes.fill_between(grid, -row, -row + height, color=line["color"], alpha=0.25, lw=0)
+    axes.plot(grid, -row + height, lw=1.4, **line)
 
 
 def _name_rows(
@@ -173,7 +168,7 @@ def _name_rows(
     axes.set_ylim(-len(rows) + 0.8, 1.05)
     steps = list(next(iter(rows.values())))
     for number, step in enumerate(steps):
-        axes.plot([], [], color=PALETTE[number], ls=LINE_STYLES[number], label=f"step {step}")
+        axes.plot([], [], label=f"step {step}", **line_style(number))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(steps))
 
 

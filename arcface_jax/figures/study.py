@@ -1,6 +1,4 @@
-"""Pictures of a study: losses side by side, sweeps over a setting, angles beside the paper's,
-courses of training.
-"""
+"""Pictures of a study: losses side by side, sweeps, angles beside the paper's, courses."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,14 +8,14 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from arcface_jax.analysis.over_seeds import summarise
 from arcface_jax.errors import InputError
-from arcface_jax.figures.style import LINE_STYLES, PALETTE, new_figure, style
+from arcface_jax.figures.style import PALETTE, line_style, new_figure, one_axes, style
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
+@style()
 def losses_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> Figure:
-    """One row a loss, a small mark a seed, a large one with a bar for mean ± deviation; one panel a
-    data set.
+    """A row a loss, a panel a set: a small mark a seed, a large one with mean ± deviation.
 
     Args:
       panels: by data set and by loss, one value a seed; rows are in the order of the first panel's
@@ -28,29 +26,27 @@ def losses_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], label: st
         raise InputError("panels: no data set, or one without losses; give at least one of each")
     first = next(iter(panels.values()))
     names = sorted(first, key=lambda name: float(np.mean(first[name])))
-    with style():
-        figure = new_figure(3.7 * len(panels) + 1.2, 1.2 + 0.26 * len(names))
-        columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axes, (data_set, rows) in zip(columns, panels.items(), strict=True):
-            for height, name in enumerate(names):
-                if name not in rows:
-                    continue
-                summary = summarise(rows[name])
-                colour = PALETTE[1] if name == "arcface" else PALETTE[0]
-                axes.plot(
-                    rows[name], [height] * len(rows[name]), ".", color="black", ms=3, alpha=0.5
-                )
-                bar = summary.deviation if summary.count > 1 else 0.0
-                axes.errorbar(
-                    summary.mean, height, xerr=bar, fmt="o", color=colour, ms=5, capsize=2, lw=1
-                )
-            axes.set_title(data_set, fontsize=11)
-            axes.set_xlabel(label)
-        columns[0].set_yticks(np.arange(len(names)), names, fontsize=9)
-        columns[0].set_ylim(-0.7, len(names) - 0.3)
+    figure = new_figure(3.7 * len(panels) + 1.2, 1.2 + 0.26 * len(names))
+    columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (data_set, rows) in zip(columns, panels.items(), strict=True):
+        for height, name in enumerate(names):
+            if name not in rows:
+                continue
+            summary = summarise(rows[name])
+            colour = PALETTE[1] if name == "arcface" else PALETTE[0]
+            axes.plot(rows[name], [height] * len(rows[name]), ".", color="black", ms=3, alpha=0.5)
+            bar = summary.deviation if summary.count > 1 else 0.0
+            axes.errorbar(
+                summary.mean, height, xerr=bar, fmt="o", color=colour, ms=5, capsize=2, lw=1
+            )
+        axes.set_title(data_set, fontsize=11)
+        axes.set_xlabel(label)
+    columns[0].set_yticks(np.arange(len(names)), names, fontsize=9)
+    columns[0].set_ylim(-0.7, len(names) - 0.3)
     return figure
 
 
+@style()
 def sweep_figure(
     lines: Mapping[str, Mapping[float, Sequence[float]]],
     x_label: str,
@@ -66,42 +62,33 @@ def sweep_figure(
       y_label: what the values are, with their unit.
       logarithmic: whether the setting's axis is.
     """
-    with style():
-        figure = new_figure(6.0, 3.8)
-        axes = figure.subplots()
-        for number, (name, points) in enumerate(lines.items()):
-            x = sorted(points)
-            summaries = [summarise(points[value]) for value in x]
-            colour = PALETTE[number % len(PALETTE)]
-            looks = {
-                "ls": LINE_STYLES[number % len(LINE_STYLES)],
-                "marker": _MARKERS[number % len(_MARKERS)],
-            }
-            axes.plot(
-                x, [one.mean for one in summaries], color=colour, lw=1.5, ms=5, label=name, **looks
-            )
-            low, high = [one.low for one in summaries], [one.high for one in summaries]
-            axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
-        if logarithmic:
-            ticks = sorted({value for points in lines.values() for value in points})
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(ticks)
-            axes.xaxis.set_major_formatter(ScalarFormatter())
-            axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        if len(lines) > 1:
-            axes.legend()
+    figure, axes = one_axes(6.0, 3.8)
+    for number, (name, points) in enumerate(lines.items()):
+        x = sorted(points)
+        summaries = [summarise(points[value]) for value in x]
+        line = line_style(number) | {"marker": _MARKERS[number % len(_MARKERS)], "label": name}
+        axes.plot(x, [one.mean for one in summaries], lw=1.5, ms=5, **line)
+        low, high = [one.low for one in summaries], [one.high for one in summaries]
+        axes.fill_between(x, low, high, color=line["color"], alpha=0.15, lw=0)
+    if logarithmic:
+        ticks = sorted({value for points in lines.values() for value in points})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xlabel=x_label, ylabel=y_label)
+    if len(lines) > 1:
+        axes.legend()
     return figure
 
 
+@style()
 def angle_table_figure(
     ours: Mapping[str, Mapping[str, Sequence[float]]],
     paper: Mapping[str, Mapping[str, float]],
     titles: Mapping[str, str],
 ) -> Figure:
-    """Each figure of Table 3 in a panel: ours, one mark a seed, and the paper's as a cross, one row
-    a loss.
+    """Each figure of Table 3 in a panel, a row a loss: our seeds as marks, the paper's as a cross.
 
     Args:
       ours: by loss and by figure, one value a seed, degrees.
@@ -109,37 +96,30 @@ def angle_table_figure(
       titles: of the panels, by figure.
     """
     names = list(ours)[::-1]
-    with style():
-        figure = new_figure(7.4, 4.6)
-        grid = figure.subplots(2, (len(titles) + 1) // 2, sharey=True, squeeze=False)
-        for axes, (key, title) in zip(grid.T.flat, titles.items(), strict=True):
-            for height, name in enumerate(names):
-                if key in ours[name]:
-                    mean = float(np.mean(ours[name][key]))
-                    axes.plot(
-                        ours[name][key],
-                        [height] * len(ours[name][key]),
-                        ".",
-                        color=PALETTE[0],
-                        ms=3,
-                        alpha=0.6,
-                    )
-                    axes.plot(mean, height, "o", color=PALETTE[0], ms=6)
-                if key in paper.get(name, {}):
-                    axes.plot(paper[name][key], height, "x", color=PALETTE[1], ms=7, mew=2)
-            axes.set_title(title, fontsize=11)
-            axes.set_xlim(0, 90)
-            axes.set_xticks([0, 30, 60, 90])
-            axes.set_yticks(range(len(names)), names)
-            axes.set_ylim(-0.6, len(names) - 0.4)
-        for axes in grid[-1]:
-            axes.set_xlabel("degrees")
-        grid[0, 0].plot([], [], "o", color=PALETTE[0], label="ours: mean; small: each seed")
-        grid[0, 0].plot([], [], "x", color=PALETTE[1], mew=2, ls="", label="the paper's")
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    figure = new_figure(7.4, 4.6)
+    grid = figure.subplots(2, (len(titles) + 1) // 2, sharey=True, squeeze=False)
+    for axes, (key, title) in zip(grid.T.flat, titles.items(), strict=True):
+        for height, name in enumerate(names):
+            if key in ours[name]:
+                mean = float(np.mean(ours[name][key]))
+                seeds = ours[name][key]
+                axes.plot(seeds, [height] * len(seeds), ".", color=PALETTE[0], ms=3, alpha=0.6)
+                axes.plot(mean, height, "o", color=PALETTE[0], ms=6)
+            if key in paper.get(name, {}):
+                axes.plot(paper[name][key], height, "x", color=PALETTE[1], ms=7, mew=2)
+        axes.set_title(title, fontsize=11)
+        axes.set(xlim=(0, 90), xticks=[0, 30, 60, 90])
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(-0.6, len(names) - 0.4)
+    for axes in grid[-1]:
+        axes.set_xlabel("degrees")
+    grid[0, 0].plot([], [], "o", color=PALETTE[0], label="ours: mean; small: each seed")
+    grid[0, 0].plot([], [], "x", color=PALETTE[1], mew=2, ls="", label="the paper's")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
+@style()
 def courses_figure(
     panels: Mapping[str, Mapping[str, tuple[Sequence[int], Sequence[float]]]],
 ) -> Figure:
@@ -150,24 +130,18 @@ def courses_figure(
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    with style():
-        figure = new_figure(3.7 * columns + 0.3, 4.2 * rows)
-        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
-        for axes in grid.flat[len(panels) :]:
-            axes.remove()
-        for axes, (title, lines) in zip(grid.flat, panels.items(), strict=False):
-            for number, (name, (steps, degrees)) in enumerate(lines.items()):
-                colour, line = (
-                    PALETTE[number % len(PALETTE)],
-                    LINE_STYLES[number % len(LINE_STYLES)],
-                )
-                axes.plot(steps, degrees, color=colour, ls=line, lw=1.6, label=name)
-            axes.axhline(90.0, color="grey", lw=0.8)
-            axes.set_title(title, fontsize=11)
-            axes.set_xlabel("step")
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=9)
-        for axes in grid[:, 0]:
-            axes.set_ylabel("mean θ of the batch, degrees")
-        grid[0, 0].set_ylim(0, 180)
-        grid[0, 0].set_yticks([0, 30, 60, 90, 120, 150, 180])
+    figure = new_figure(3.7 * columns + 0.3, 4.2 * rows)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes, (title, lines) in zip(grid.flat, panels.items(), strict=False):
+        for number, (name, (steps, degrees)) in enumerate(lines.items()):
+            axes.plot(steps, degrees, lw=1.6, label=name, **line_style(number))
+        axes.axhline(90.0, color="grey", lw=0.8)
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("step")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=9)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("mean θ of the batch, degrees")
+    grid[0, 0].set(ylim=(0, 180), yticks=[0, 30, 60, 90, 120, 150, 180])
     return figure

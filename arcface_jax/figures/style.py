@@ -6,23 +6,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
+import numpy as np
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arcface_jax.arguments import check_choice
+from arcface_jax.errors import InputError
 
 # Okabe and Ito's palette: distinguishable with every common colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 # In the palette's order, so that lines differ without colour too.
-LINE_STYLES: tuple[Any, ...] = (
-    "-",
-    "--",
-    "-.",
-    ":",
-    (0, (5, 1, 1, 1, 1, 1)),
-    (0, (8, 2)),
-    (0, (1, 1)),
-)
+_DASHES = ((0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
+LINE_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", *_DASHES)
 
 _SETTINGS: dict[Any, Any] = {
     "figure.dpi": 110,
@@ -40,7 +36,7 @@ _SETTINGS: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draws with this library's settings inside the block and leaves the caller's alone."""
+    """Draws with this library's settings, in a block or as a decorator; the caller's stay."""
     with matplotlib.rc_context(_SETTINGS):
         yield
 
@@ -48,10 +44,36 @@ def style() -> Iterator[None]:
 def new_figure(width: float = 7.0, height: float = 4.2) -> Figure:
     """An empty figure, sizes in inches, made without pyplot.
 
-    So it needs no screen, is freed like any object, and does not change the
-    back end of the notebook that imported this library.
+    So it needs no screen, is freed like any object, and does not change the back end of the
+    notebook that imported this library.
     """
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def one_axes(width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
+    """A `new_figure` with one pair of axes in it."""
+    figure = new_figure(width, height)
+    return figure, figure.subplots()
+
+
+def centred_text(
+    axes: Axes, x: float, y: float, text: str, fontsize: float = 10, **options: Any
+) -> None:
+    """Writes text centred at a point of the axes."""
+    axes.text(x, y, text, ha="center", va="center", fontsize=fontsize, **options)
+
+
+def check_images(name: str, images: np.ndarray, lengths: str = "P") -> None:
+    """Raises unless `images` are uint8 [*lengths, height, width, 3] and there is one."""
+    wanted = f"[{lengths}, height, width, 3]"
+    right_rank = images.ndim == wanted.count(",") + 1
+    if not right_rank or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
+        raise InputError(f"{name}: {images.dtype} of shape {images.shape}; give uint8 {wanted}")
+
+
+def line_style(number: int) -> dict[str, Any]:
+    """Colour and line style of line `number`, for `plot`."""
+    return {"color": PALETTE[number % len(PALETTE)], "ls": LINE_STYLES[number % len(LINE_STYLES)]}
 
 
 FORMATS = ("png", "svg", "pdf")
@@ -59,6 +81,7 @@ FORMATS = ("png", "svg", "pdf")
 _UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
+@style()
 def save(
     figure: Figure, path: pathlib.Path, formats: Sequence[str] = ("png",)
 ) -> list[pathlib.Path]:
@@ -78,9 +101,8 @@ def save(
         check_choice("format", extension, FORMATS)
     path.parent.mkdir(parents=True, exist_ok=True)
     files = []
-    with style():
-        for extension in formats:
-            file = path.parent / f"{path.name}.{extension}"
-            figure.savefig(file, metadata=_UNDATED.get(extension))
-            files.append(file)
+    for extension in formats:
+        file = path.parent / f"{path.name}.{extension}"
+        figure.savefig(file, metadata=_UNDATED.get(extension))
+        files.append(file)
     return files

@@ -5,37 +5,31 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from arcface_jax.figures.style import new_figure, style
+from arcface_jax.figures.style import new_figure, one_axes, style
 
 
-def loss_curve(
+@style()
+def training_curves(
     steps: Sequence[int],
     losses: Sequence[float],
     accuracies: Sequence[float],
     expected_initial_loss: float,
 ) -> Figure:
     """Training loss and accuracy by step, with the loss an untrained network should start at."""
-    with style():
-        figure = new_figure(7.0, 6.0)
-        above, below = figure.subplots(2, 1, sharex=True)
-        above.plot(steps, losses, lw=1.2)
-        above.axhline(
-            expected_initial_loss,
-            color="black",
-            ls=":",
-            lw=1,
-            label="expected of an untrained network",
-        )
-        above.set_ylabel("training loss")
-        above.set_ylim(bottom=0)
-        above.legend()
-        below.plot(steps, 100 * np.asarray(accuracies), lw=1.2, color="C1")
-        below.set_ylabel("training accuracy, %\n(before the margin)")
-        below.set_ylim(0, 100)
-        below.set_xlabel("step")
+    figure = new_figure(7.0, 6.0)
+    above, below = figure.subplots(2, 1, sharex=True)
+    above.plot(steps, losses, lw=1.2)
+    label = "expected of an untrained network"
+    above.axhline(expected_initial_loss, color="black", ls=":", lw=1, label=label)
+    above.set_ylabel("training loss")
+    above.set_ylim(bottom=0)
+    above.legend()
+    below.plot(steps, 100 * np.asarray(accuracies), lw=1.2, color="C1")
+    below.set(ylabel="training accuracy, %\n(before the margin)", ylim=(0, 100), xlabel="step")
     return figure
 
 
+@style()
 def learning_curve(
     steps: Sequence[int],
     accuracies: Sequence[float],
@@ -43,50 +37,39 @@ def learning_curve(
     aucs: Sequence[float],
 ) -> Figure:
     """Verification of held-out identities by step: accuracy ± deviation over folds, and AUC."""
-    with style():
-        figure = new_figure()
-        axes = figure.subplots()
-        percent, deviation = 100 * np.asarray(accuracies), 100 * np.asarray(deviations)
-        axes.errorbar(
-            steps,
-            percent,
-            yerr=deviation,
-            marker="o",
-            capsize=3,
-            label="accuracy ± deviation over folds",
-        )
-        axes.plot(steps, 100 * np.asarray(aucs), marker="s", label="area under the ROC")
-        axes.set_xlabel("step (0 is the untrained network)")
-        axes.set_ylabel("verification of unseen people, %")
-        axes.set_ylim(45, 101)
-        axes.legend(loc="lower right")
+    figure, axes = one_axes()
+    percent, deviation = 100 * np.asarray(accuracies), 100 * np.asarray(deviations)
+    label = "accuracy ± deviation over folds"
+    axes.errorbar(steps, percent, yerr=deviation, marker="o", capsize=3, label=label)
+    axes.plot(steps, 100 * np.asarray(aucs), marker="s", label="area under the ROC")
+    axes.set(
+        xlabel="step (0 is the untrained network)",
+        ylabel="verification of unseen people, %",
+        ylim=(45, 101),
+    )
+    axes.legend(loc="lower right")
     return figure
 
 
+@style()
 def angle_histogram(angles: Mapping[int, np.ndarray]) -> Figure:
     """Distribution of θ between training images and the centre of their class.
 
     Args:
       angles: degrees, by step.
     """
-    with style():
-        figure = new_figure()
-        axes = figure.subplots()
-        bins = np.arange(0.0, 181.0, 2.0).tolist()
-        for step in sorted(angles):
-            degrees = angles[step]
-            axes.hist(
-                degrees,
-                bins,
-                density=True,
-                alpha=0.55,
-                label=f"step {step}: median {np.median(degrees):.0f}°",
-            )
-        farthest = max((float(np.max(degrees)) for degrees in angles.values()), default=0.0)
-        axes.set_xlim(
-            0, 120 if farthest <= 120 else 180
-        )  # few pass 120° unless training goes astray
-        axes.set_xlabel("angle θ between an embedding and its class centre, degrees")
-        axes.set_ylabel("density, per degree")
-        axes.legend()
+    figure, axes = one_axes()
+    bins = np.arange(0.0, 181.0, 2.0).tolist()
+    for step in sorted(angles):
+        degrees = angles[step]
+        label = f"step {step}: median {np.median(degrees):.0f}°"
+        axes.hist(degrees, bins, density=True, alpha=0.55, label=label)
+    farthest = max((float(np.max(degrees)) for degrees in angles.values()), default=0.0)
+    # Few pass 120° unless training goes astray.
+    axes.set(
+        xlim=(0, 120 if farthest <= 120 else 180),
+        xlabel="angle θ between an embedding and its class centre, degrees",
+        ylabel="density, per degree",
+    )
+    axes.legend()
     return figure

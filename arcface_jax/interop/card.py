@@ -1,6 +1,4 @@
-"""The model card that travels with an export: what the model is, what it was fed, how well it
-does.
-"""
+"""The model card of an export: what the model is, what it was fed, how well it does."""
 
 import dataclasses
 import json
@@ -34,8 +32,7 @@ class Threshold:
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """Everything in a card but the weights; see `to_markdown` for the order in which people read
-    it.
+    """Everything in a card but the weights, in the order of `to_markdown`.
 
     Attributes:
       name: of the model.
@@ -112,14 +109,8 @@ class ModelCard:
             if threshold.far == far:
                 return threshold
         known = ", ".join(f"{each.far:g}" for each in self.thresholds)
-        raise InputError(
-            f"far: {far:g} has no threshold in the model card, "
-            + (
-                f"which has {known}"
-                if known
-                else "which has none: export with --verify, or give --threshold"
-            )
-        )
+        known = known or "none: export with --verify, or give --threshold"
+        raise InputError(f"far: {far:g} has no threshold in the model card, which has {known}")
 
     def to_markdown(self) -> str:
         """The card for people."""
@@ -138,16 +129,11 @@ class ModelCard:
             f"- Licence: {self.licence}",
         ]
         if self.verified_on is not None:
+            lines += ["", f"## Verified on {self.verified_on}", ""]
+            lines += ["| | original | this export |", "|---|---|---|"]
             lines += [
-                "",
-                f"## Verified on {self.verified_on}",
-                "",
-                "| | original | this export |",
-                "|---|---|---|",
-            ]
-            original = self.metrics["original"]
-            lines += [
-                f"| {key} | {original[key]:.5f} | {self.metrics[key]:.5f} |" for key in original
+                f"| {key} | {value:.5f} | {self.metrics[key]:.5f} |"
+                for key, value in self.metrics["original"].items()
             ]
             lines += [f"\nLargest change of a cosine: {self.metrics[LARGEST_CHANGE]:.2g}"]
             lines += ["", "| FAR | accept from cosine | TAR | |", "|---|---|---|---|"]
@@ -156,13 +142,8 @@ class ModelCard:
                 for t in self.thresholds
             ]
         if self.run_results:
-            lines += [
-                "",
-                "## The run's own last verification, on the people it held out",
-                "",
-                "| | |",
-                "|---|---|",
-            ]
+            lines += ["", "## The run's own last verification, on the people it held out", ""]
+            lines += ["| | |", "|---|---|"]
             lines += [f"| {key} | {value:.5g} |" for key, value in self.run_results.items()]
         if self.config is not None:
             lines += [
@@ -170,18 +151,10 @@ class ModelCard:
                 "## Recipe",
                 "",
                 "Save it as config.json, and `python -m experiments.train --config config.json`",
-            ]
-            lines += [
                 "trains the model again:",
                 "",
-                "```json",
-                json.dumps(self.config, indent=2),
-                "```",
+                f"```json\n{json.dumps(self.config, indent=2)}\n```",
             ]
-        lines += [
-            "",
-            "Libraries: "
-            + ", ".join(f"{name} {version}" for name, version in self.versions.items()),
-            "",
-        ]
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        lines += ["", f"Libraries: {versions}", ""]
         return "\n".join(lines)

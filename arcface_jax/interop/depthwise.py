@@ -1,11 +1,10 @@
-"""Depthwise convolutions as sums of shifted images: on a CPU some twenty times faster than as
-grouped convolutions.
-"""
+"""Depthwise convolutions as sums of shifted images: on a CPU some 20 times as fast."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,8 +17,7 @@ _MOST_SHIFTS = 25  # a kernel over the whole feature map is one weighted sum alr
 def shifted_sum(
     images: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: Padding
 ) -> jax.Array:
-    """The depthwise convolution as products and sums of whole images, which a compiler fuses into
-    one loop.
+    """The depthwise convolution as products and sums of whole images, compiled into one loop.
 
         y[n, i, j, c] = Σ_{a, b} x[n, s₁i + a − p₁, s₂j + b − p₂, c] · w[a, b, 0, c]
 
@@ -32,6 +30,7 @@ def shifted_sum(
 
     Returns: y [N, height', width', channels].
     """
+    chex.assert_rank([images, kernel], 4)
     padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
     height, width = (
         (padded.shape[axis + 1] - kernel.shape[axis]) // stride[axis] + 1 for axis in (0, 1)
@@ -47,8 +46,7 @@ def shifted_sum(
 
 @dataclasses.dataclass(frozen=True)
 class ShiftedDepthwise:
-    """A backbone for use only, whose depthwise convolutions are shifted sums wherever it is
-    compiled for a CPU.
+    """A backbone for inference whose depthwise convolutions are shifted sums on a CPU.
 
     On other platforms, and in an export for them, they stay convolutions.
 
@@ -81,10 +79,8 @@ def _replace(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
     ):
         return next_function(*args, **kwargs)
     (images,) = args
-    stride, padding = (
-        _pair(conv.strides or 1),
-        (_pair(_pair(conv.padding)[0]), _pair(_pair(conv.padding)[1])),
-    )
+    stride = _pair(conv.strides or 1)
+    padding = (_pair(_pair(conv.padding)[0]), _pair(_pair(conv.padding)[1]))
     dtype = conv.dtype or images.dtype
     kernel: jax.Array = conv.get_variable("params", "kernel").astype(dtype)
 
@@ -114,10 +110,5 @@ def _can_be_shifted(conv: nn.Conv, images: jax.Array) -> bool:
     plain = conv.mask is None and not conv.use_bias and not isinstance(conv.padding, str)
     undilated = conv.input_dilation in (None, 1) and conv.kernel_dilation in (None, 1)
     depthwise = conv.feature_group_count == conv.features == images.shape[-1] > 1
-    return (
-        plain
-        and undilated
-        and depthwise
-        and len(kernel) == 2
-        and kernel[0] * kernel[1] <= _MOST_SHIFTS
-    )
+    small = len(kernel) == 2 and kernel[0] * kernel[1] <= _MOST_SHIFTS
+    return plain and undilated and depthwise and small

@@ -1,6 +1,4 @@
-"""Batch normalisations folded into the layers before them: the same function with less to
-compute and to store.
-"""
+"""Batch normalisations folded into the layers before them: the same function, computed faster."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arcface_jax.interop.tracing import Path, calls
+from arcface_jax.interop.tracing import ModulePath, calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +23,7 @@ class FoldedBackbone:
     """
 
     backbone: nn.Module
-    folded: frozenset[Path]
+    folded: frozenset[ModulePath]
 
     @property
     def embedding_size(self) -> int:
@@ -36,9 +34,7 @@ class FoldedBackbone:
     def apply(
         self, variables: Mapping[str, Any], images: jax.Array, train: bool = False
     ) -> jax.Array:
-        """Embeds normalised `images` [N, H, W, 3] with the variables that `fold_batch_norm`
-        returned.
-        """
+        """Embeds normalised `images` [N, H, W, 3] with the variables of `fold_batch_norm`."""
         if train:
             raise TypeError(
                 "a folded network has no batch statistics to train with; train the network it "
@@ -46,12 +42,10 @@ class FoldedBackbone:
             )
 
         def replace(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            if (
-                not isinstance(context.module, nn.BatchNorm)
-                or context.module.path not in self.folded
-            ):
+            layer = context.module
+            if not isinstance(layer, nn.BatchNorm) or layer.path not in self.folded:
                 return next_function(*args, **kwargs)
-            bias: jax.Array = context.module.get_variable("params", "bias")
+            bias: jax.Array = layer.get_variable("params", "bias")
             return args[0] + bias.astype(args[0].dtype)
 
         with nn.intercept_methods(replace):
@@ -65,8 +59,8 @@ def fold_batch_norm(
 
         γ (W x + a − μ)/√(σ² + ε) + β  =  (f W) x + [β + f (a − μ)],   f = γ/√(σ² + ε)
 
-    A normalisation *before* a padded convolution stays: its shift would have to
-    differ at the border.
+    A normalisation *before* a padded convolution stays: its shift would have to differ at the
+    border.
 
     Args:
       backbone: a module of `arcface_jax.models`.
@@ -75,14 +69,10 @@ def fold_batch_norm(
 
     Returns: the folded network and its variables, computed in float64 and stored in float32.
     """
-    params = {
-        path: np.asarray(v)
-        for path, v in flax.traverse_util.flatten_dict(dict(variables["params"])).items()
-    }
-    stats = {
-        path: np.asarray(v)
-        for path, v in flax.traverse_util.flatten_dict(dict(variables["batch_stats"])).items()
-    }
+    params, stats = (
+        {path: np.asarray(v) for path, v in flax.traverse_util.flatten_dict(dict(tree)).items()}
+        for tree in (variables["params"], variables["batch_stats"])
+    )
     folded = set()
     for call in calls(backbone, variables, image_size):
         source = call.input_of

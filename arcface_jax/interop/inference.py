@@ -23,8 +23,7 @@ def unit_embedding(
     weights: WeightType = "float32",
     shift_depthwise: bool = True,
 ) -> ImageFunction:
-    """Builds uint8 RGB images [N, height, width, 3] -> unit embeddings [N, D], preprocessing and
-    weights included.
+    """Builds the function from uint8 RGB images [N, height, width, 3] to unit embeddings [N, D].
 
     Args:
       model: what to use.

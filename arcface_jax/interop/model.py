@@ -53,7 +53,5 @@ class TrainedModel:
 
 
 def default_batch_size() -> int:
-    """Images in one call where nothing else is said: what a CPU's caches hold, or what keeps an
-    accelerator busy.
-    """
+    """Default images in one call: what a CPU's caches hold, or what keeps an accelerator busy."""
     return 8 if jax.default_backend() == "cpu" else 256

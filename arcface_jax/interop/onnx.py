@@ -1,8 +1,7 @@
-"""ONNX: models out by jax2onnx, and insightface's packs in. Needs the packages of
-requirements-onnx.txt.
+"""ONNX: models out by jax2onnx, insightface's packs in. Needs requirements-onnx.txt.
 
-An import reads the numbers only. It follows the graph's order of evaluation, for the
-names of initialisers in published files are an exporter's counters.
+An import reads the numbers only. It follows the graph's order of evaluation, for the names of
+initialisers in published files are an exporter's counters.
 """
 
 import math
@@ -21,11 +20,11 @@ from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.onnx_graph import fuse_prelu
-from arcface_jax.interop.tracing import Path, calls
+from arcface_jax.interop.tracing import ModulePath, calls
 from arcface_jax.models import registry
 from arcface_jax.models.iresnet import IResNet
 from arcface_jax.models.layers import FROZEN_SCALE, PReLU
-from arcface_jax.pixels import PixelConvention
+from arcface_jax.pixels import ARCFACE_TORCH, PixelConvention
 
 OPSET = 23
 _LAYERS = ("Conv", "BatchNormalization", "PRelu", "Gemm", "MatMul")
@@ -36,8 +35,7 @@ def export_onnx(
     image_size: tuple[int, int],
     path: str | os.PathLike[str],
 ) -> None:
-    """Writes a function of uint8 images [batch, height, width, 3] as an ONNX file, the batch of any
-    size.
+    """Writes a function of uint8 images [batch, height, width, 3] as an ONNX file, for any batch.
 
     Args:
       function: as `inference.unit_embedding` returns it with shift_depthwise=False.
@@ -72,8 +70,8 @@ def export_onnx(
 def import_onnx(path: str | os.PathLike[str]) -> TrainedModel:
     """Reads an IResNet or `mbf` from an ONNX file, such as insightface's w600k_r50.onnx.
 
-    Batch normalisations that the exporter folded into a convolution come back as
-    identities with a bias. The result computes what the file computes.
+    Batch normalisations that the exporter folded into a convolution come back as identities with a
+    bias. The result computes what the file computes.
 
     Raises:
       InputError: the file cannot be read, or is another network; the message says where they part.
@@ -119,9 +117,8 @@ class _Layer:
         if missing:
             raise InputError(f"node {self.name}: {', '.join(missing)} is no constant of the file")
         self.constants = [constants[name] for name in node.input[1:]]
-        if self.kind == "MatMul" or (
-            self.kind == "Gemm" and not self._transposed
-        ):  # [in, out], as Flax has it
+        # [in, out], as Flax has it.
+        if self.kind == "MatMul" or (self.kind == "Gemm" and not self._transposed):
             self.constants[0] = self.constants[0].T
         if self.kind == "MatMul":
             self.kind = "Gemm"
@@ -167,15 +164,13 @@ def _describe(layers: list[_Layer]) -> tuple[nn.Module, tuple[int, int]]:
 
 
 def _fill(backbone: nn.Module, image_size: tuple[int, int], layers: list[_Layer]) -> dict[str, Any]:
-    """Gives every layer of the backbone, in the order of evaluation, the numbers of the next
-    node.
-    """
+    """Gives every layer of the backbone, in order of evaluation, the numbers of its node."""
     wanted = jax.eval_shape(
         lambda: backbone.init(jax.random.key(0), jnp.zeros((1, *image_size, 3)))
     )
     shapes = {name: flax.traverse_util.flatten_dict(tree) for name, tree in wanted.items()}
-    params: dict[Path, np.ndarray] = {}
-    stats: dict[Path, np.ndarray] = {}
+    params: dict[ModulePath, np.ndarray] = {}
+    stats: dict[ModulePath, np.ndarray] = {}
     nodes: Iterator[_Layer] = iter(layers)
     pending: np.ndarray | None = (
         None  # the bias of a convolution whose normalisation was folded into it
@@ -225,7 +220,10 @@ def _kind(layer: nn.Module) -> str:
 
 
 def _set_norm(
-    path: Path, values: list[np.ndarray], params: dict[Path, Any], stats: dict[Path, Any]
+    path: ModulePath,
+    values: list[np.ndarray],
+    params: dict[ModulePath, Any],
+    stats: dict[ModulePath, Any],
 ) -> None:
     scale, bias, mean, variance = values
     stats[*path, "mean"], stats[*path, "var"] = mean, variance
@@ -235,7 +233,7 @@ def _set_norm(
         params[*path, "scale"], params[*path, "bias"] = scale, bias
 
 
-def _set_dense(path: Path, node: _Layer, layer: Any, params: dict[Path, Any]) -> None:
+def _set_dense(path: ModulePath, node: _Layer, layer: Any, params: dict[ModulePath, Any]) -> None:
     params[*path, "kernel"] = node.constants[0].T
     if layer.use_bias:
         params[*path, "bias"] = node.constants[1]
@@ -244,9 +242,7 @@ def _set_dense(path: Path, node: _Layer, layer: Any, params: dict[Path, Any]) ->
 
 
 def _pixels(graph: Any, constants: dict[str, np.ndarray]) -> PixelConvention:
-    """(x − 127.5)/127.5, RGB, as insightface feeds its packs, unless the graph begins by doing
-    it itself.
-    """
+    """(x − 127.5)/127.5, RGB, as insightface feeds its packs, unless the graph does it itself."""
     (name,) = [one.name for one in graph.input if one.name not in constants]
     offset, factor, does_itself = 0.0, 1.0, False  # (x − offset)·factor so far
     while True:
@@ -260,17 +256,11 @@ def _pixels(graph: Any, constants: dict[str, np.ndarray]) -> PixelConvention:
         offset += {"Sub": number, "Add": -number}.get(node.op_type, 0.0) / factor
         factor *= {"Mul": number, "Div": 1.0 / number}.get(node.op_type, 1.0)
         does_itself = True
-    return (
-        PixelConvention("rgb", offset, 1.0 / factor)
-        if does_itself
-        else PixelConvention("rgb", 127.5, 127.5)
-    )
+    return PixelConvention("rgb", offset, 1.0 / factor) if does_itself else ARCFACE_TORCH
 
 
 def _number(node: Any, constants: dict[str, np.ndarray]) -> float:
-    """What a node before the first layer adds to, subtracts from, multiplies or divides the
-    pixels by.
-    """
+    """The number that a node before the first layer applies to the pixels."""
     operand = constants.get(node.input[1]) if node.op_type in ("Sub", "Add", "Mul", "Div") else None
     if (
         operand is None

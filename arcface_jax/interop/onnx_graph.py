@@ -4,13 +4,9 @@ from typing import Any
 
 
 def fuse_prelu(graph: Any) -> int:
-    """Makes one PRelu of each x ≥ 0 ? x : x · a, with a constant slope a; runtimes compute that
-    much faster.
+    """Makes one PRelu of each x ≥ 0 ? x : x · a with a constant a, which runs much faster.
 
-    Args:
-      graph: onnx.GraphProto, changed in place.
-
-    Returns: how many there were.
+    Changes the onnx.GraphProto in place and returns how many there were.
     """
     import onnx
 
@@ -20,14 +16,10 @@ def fuse_prelu(graph: Any) -> int:
     for node in graph.node:
         slope = _slope(node, source, constants)
         if slope is not None:
-            node, fused = (
-                onnx.helper.make_node("PRelu", [node.input[1], slope], list(node.output)),
-                fused + 1,
-            )
+            node = onnx.helper.make_node("PRelu", [node.input[1], slope], list(node.output))
+            fused = fused + 1
         nodes.append(node)
-    used = {name for node in nodes for name in node.input} | {
-        output.name for output in graph.output
-    }
+    used = {name for node in nodes for name in node.input} | {one.name for one in graph.output}
     left = [
         node
         for node in nodes
@@ -46,12 +38,9 @@ def _slope(node: Any, source: dict[str, Any], constants: dict[str, Any]) -> str 
         return None
     condition, x, product = node.input
     compared, scaled = source.get(condition), source.get(product)
-    if (
-        compared is None
-        or scaled is None
-        or compared.op_type != "GreaterOrEqual"
-        or scaled.op_type != "Mul"
-    ):
+    if compared is None or scaled is None:
+        return None
+    if (compared.op_type, scaled.op_type) != ("GreaterOrEqual", "Mul"):
         return None
     zero = constants.get(compared.input[1])
     if compared.input[0] != x or zero is None or onnx.numpy_helper.to_array(zero).any():

@@ -25,12 +25,11 @@ class Int8Kernel(NamedTuple):
 
 
 def quantise(variables: Mapping[str, Any], weights: WeightType) -> Any:
-    """Kernels of convolutions and dense layers in the type `weights`; everything else stays
-    float32.
+    """Kernels of convolutions and dense layers as `weights`; all else stays float32.
 
-    int8 is symmetric, with the largest magnitude of each output channel at 127, so
-    that no weight is off by more than half a scale, max|w|/254. The arithmetic
-    of the network is not changed: `dequantise` comes before it.
+    int8 is symmetric, with the largest magnitude of each output channel at 127, so that no weight
+    is off by more than half a scale, max|w|/254. The arithmetic of the network is not changed:
+    `dequantise` comes before it.
     """
     if weights not in get_args(WeightType):
         raise InputError(
@@ -51,9 +50,7 @@ def quantise(variables: Mapping[str, Any], weights: WeightType) -> Any:
 
 
 def dequantise(variables: Any) -> Any:
-    """The float32 variables that `quantise` stands for; to be called inside the compiled
-    function.
-    """
+    """The float32 variables that `quantise` stands for; call it inside the compiled function."""
 
     def convert(leaf: Any) -> jax.Array:
         if isinstance(leaf, Int8Kernel):

@@ -1,6 +1,4 @@
-"""A model as one portable file that JAX runs without this library: StableHLO, through
-jax.export.
-"""
+"""A model as one portable StableHLO file that JAX runs without this library (jax.export)."""
 
 import os
 import pathlib
@@ -21,8 +19,7 @@ def export_stablehlo(
     image_size: tuple[int, int],
     platforms: Sequence[str] = PLATFORMS,
 ) -> bytes:
-    """Serialises a function of uint8 images [N, height, width, 3], for any N and for every platform
-    named.
+    """Serialises a function of uint8 images [N, height, width, 3], for any N and each platform.
 
     Args:
       function: as `inference.unit_embedding` returns it; its weights become constants.

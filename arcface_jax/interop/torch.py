@@ -1,8 +1,8 @@
 """Trained PyTorch models in and out.
 
-Of arcface_torch, AdaFace, MagFace, CurricularFace, ElasticFace and MobileFaceNet_Pytorch.
-Importing needs no PyTorch and runs nothing that a file contains (see `torch_file`);
-only writing a checkpoint needs it.
+Of arcface_torch, AdaFace, MagFace, CurricularFace, ElasticFace and MobileFaceNet_Pytorch. Importing
+needs no PyTorch and runs nothing that a file contains (see `torch_file`); only writing a checkpoint
+needs it.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.torch_file import read_torch_file
 from arcface_jax.interop.torch_keys import flax_layout, naming_of, torch_key, torch_layout
-from arcface_jax.interop.torch_projects import PROJECTS, SIGNATURES, describe, guess_project
+from arcface_jax.interop.torch_projects import PROJECTS, SIGNATURES, backbone_of, guess_project
 
 # Under what name the projects keep the weights in a checkpoint, besides optimisers and settings.
 _CONTAINERS = (
@@ -49,13 +49,13 @@ _BUFFERS = (
 def import_torch(path: str | os.PathLike[str], project: str | None = None) -> TrainedModel:
     """Reads a trained backbone from a PyTorch checkpoint.
 
-    The network, its sizes and the project are found from the names and shapes of
-    the weights; every key must fit, so that a model is whole or not read at all.
+    The network, its sizes and the project are found from the names and shapes of the weights; every
+    key must fit, so that a model is whole or not read at all.
 
     Args:
       path: what `torch.save` wrote: a state dict, or a checkpoint with one in it.
-      project: one of `PROJECTS`, where the names do not tell; it decides the
-        pixels that the model expects.
+      project: one of `PROJECTS`, where the names do not tell; it decides the pixels that the model
+        expects.
 
     Returns: the model, with its classifier where the checkpoint has it.
 
@@ -72,12 +72,9 @@ def import_torch(path: str | os.PathLike[str], project: str | None = None) -> Tr
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error
     head = model.class_weights
-    if (
-        head is None
-        and isinstance(content, dict)
-        and isinstance(content.get(_HEAD_CONTAINER), dict)
-    ):
-        head = _class_weights(content[_HEAD_CONTAINER], model.embedding_size)[0]
+    inside = content.get(_HEAD_CONTAINER) if isinstance(content, dict) else None
+    if head is None and isinstance(inside, dict):
+        head = _class_weights(inside, model.embedding_size)[0]
     return dataclasses.replace(model, source=f"{path.name} ({model.source})", class_weights=head)
 
 
@@ -93,7 +90,7 @@ def model_from_state_dict(
     if project is None:
         project = guess_project(naming, prefix, inside)
     about = PROJECTS[project]
-    backbone, image_size = describe(naming, inside, about.epsilon)
+    backbone, image_size = backbone_of(naming, inside, about.epsilon)
     head, head_key = _class_weights(outside, backbone.embedding_size)
     unknown = [key for key in outside if key != head_key and not key.endswith(_BUFFERS)]
     variables = _fill(backbone, image_size, inside, unknown)
@@ -101,8 +98,7 @@ def model_from_state_dict(
 
 
 def read_class_weights(paths: Sequence[str | os.PathLike[str]], embedding_size: int) -> np.ndarray:
-    """The classifier [C, D] from files of its own, as arcface_torch, CurricularFace and ElasticFace
-    write it.
+    """The classifier [C, D] from files of its own (arcface_torch, CurricularFace, ElasticFace).
 
     Args:
       paths: one file, or one for each process that held a part of the classes, in their order.
@@ -124,8 +120,7 @@ def read_class_weights(paths: Sequence[str | os.PathLike[str]], embedding_size: 
 
 
 def export_state_dict(model: TrainedModel) -> dict[str, np.ndarray]:
-    """The weights by arcface_torch's names and in its layout (or those of the project that has the
-    network).
+    """The weights by the project's names and in its layout; arcface_torch's where it fits.
 
     Exact: importing the result gives the same bits. Counters of batches, which Flax does not keep,
       are 0.
@@ -191,11 +186,9 @@ def _class_weights(
     """The classifier [C, D] among the weights and its key. Most projects have it as [D, C]."""
     for key in _HEAD_KEYS:
         matrix = weights.get(key)
-        if (
-            not isinstance(matrix, np.ndarray)
-            or matrix.ndim != 2
-            or embedding_size not in matrix.shape
-        ):
+        if not isinstance(matrix, np.ndarray) or matrix.ndim != 2:
+            continue
+        if embedding_size not in matrix.shape:
             continue
         # As many classes as dimensions: then only the project's habit tells.
         square_by_rows = key in _HEADS_BY_ROWS and matrix.shape[0] == matrix.shape[1]

@@ -1,10 +1,9 @@
-"""Reads what `torch.save` wrote, without PyTorch and without running anything that the file
-contains.
+"""Reads what `torch.save` wrote, without PyTorch and without running anything in the file.
 
-Both formats: the zip archive (PyTorch ≥ 1.6) and the sequence of pickles before it. An
-unpickler that knows three harmless callables rebuilds tensors as NumPy arrays. Every
-other class or function that a file names, such as a training framework's settings
-beside the weights, becomes an inert placeholder: it is neither imported nor called.
+Both formats: the zip archive (PyTorch ≥ 1.6) and the sequence of pickles before it. An unpickler
+that knows three harmless callables rebuilds tensors as NumPy arrays. Every other class or function
+that a file names, such as a training framework's settings beside the weights, becomes an inert
+placeholder: it is neither imported nor called.
 """
 
 import collections
@@ -56,9 +55,7 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """The tensor as an array of its own; ValueError where it would reach outside the
-        storage.
-        """
+        """The tensor as an array of its own; ValueError where it leaves the storage."""
         if any(not isinstance(n, int) or n < 0 for n in (self.offset, *self.shape, *self.strides)):
             raise ValueError("a tensor has a negative size")
         if len(self.shape) != len(self.strides) or len(self.shape) > 32:
@@ -76,9 +73,7 @@ class _Tensor:
 
 
 class _Inert:
-    """Stands for an object that is not weights; takes whatever a pickle does to it, and does
-    nothing.
-    """
+    """Stands for an object that is not weights; ignores all that a pickle does to it."""
 
     def __new__(cls, *_: Any, **__: Any) -> "_Inert":
         return object.__new__(cls)
@@ -129,8 +124,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> Any:
-    """The object in a file that `torch.save` wrote: dicts, lists, numbers and text, each tensor as
-    a NumPy array.
+    """The object in a `torch.save` file: dicts, lists, numbers, text, tensors as NumPy arrays.
 
     Args:
       path: .pt, .pth, .ckpt or however it is called.
@@ -146,9 +140,8 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}); check the path"
         ) from error
-    except (
-        Exception
-    ) as error:  # whatever a pickle or archive can raise that is damaged or was made to do harm
+    except Exception as error:
+        # Whatever a pickle or archive can raise that is damaged or was made to do harm.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path}: is no file of torch.save that can be read ({reason})") from error
 
@@ -217,9 +210,7 @@ def _checked(numbers: np.ndarray, storage: _Storage) -> np.ndarray:
 
 
 def _with_arrays(value: Any, numbers: Callable[[_Storage], Any], rebuild: bool = True) -> Any:
-    """`value` with every tensor read; without `rebuild` only `numbers` is called for each
-    storage.
-    """
+    """`value` with every tensor read; without `rebuild`, `numbers` is only called a storage."""
     if isinstance(value, _Tensor):
         found = numbers(value.storage)
         return value.read(found) if rebuild else None

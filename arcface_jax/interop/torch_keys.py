@@ -1,8 +1,7 @@
-"""What each parameter of a backbone is called in the PyTorch projects, one function for each
-naming.
+"""The parameters' names in the PyTorch projects, one function for each naming.
 
-A function takes the path of a Flax module, such as ("layer1_0", "conv1"), and returns
-the name of the PyTorch module, "layer1.0.conv1". `torch_key` adds the parameter.
+A function takes the path of a Flax module, such as ("layer1_0", "conv1"), and returns the name of
+the PyTorch module, "layer1.0.conv1". `torch_key` adds the parameter.
 """
 
 import re
@@ -44,9 +43,7 @@ def torch_key(path: Sequence[str], naming: Naming) -> str:
 
 
 def torch_layout(leaf: str, array: np.ndarray) -> np.ndarray:
-    """A Flax array in PyTorch's order: convolutions [out, in, height, width], dense layers
-    [out, in].
-    """
+    """A Flax array in PyTorch's order: [out, in, height, width], dense layers [out, in]."""
     if leaf == "kernel":
         return np.transpose(array, (3, 2, 0, 1) if array.ndim == 4 else (1, 0))
     return array
@@ -90,9 +87,7 @@ def _iresnet_naming(modules: Sequence[str]) -> str:
 
 
 def _ir_naming(backbone: IResNet) -> Naming:
-    """AdaFace's and CurricularFace's: input_layer, body (blocks numbered throughout),
-    output_layer.
-    """
+    """AdaFace's and CurricularFace's: input_layer, body (blocks in one count), output_layer."""
     inner = ("bn1", "conv1", "bn2", "prelu", "conv2", "bn3", "se")
     order = inner if backbone.inner_norm else tuple(name for name in inner if name != "bn2")
     outer = {"conv1": "input_layer.0", "bn1": "input_layer.1", "prelu": "input_layer.2"}

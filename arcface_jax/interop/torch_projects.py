@@ -1,6 +1,4 @@
-"""The PyTorch projects whose checkpoints can be read: what their files say, and what they leave
-unsaid.
-"""
+"""The PyTorch projects whose checkpoints can be read, and what their files leave unsaid."""
 
 import dataclasses
 import math
@@ -21,7 +19,7 @@ Weights = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Project:
+class TorchProject:
     """What a project's weights must be fed, and what its files do not say.
 
     Attributes:
@@ -33,13 +31,13 @@ class Project:
     epsilon: float | None = None
 
 
-PROJECTS: Mapping[str, Project] = {
-    "arcface_torch": Project(ARCFACE_TORCH),
-    "adaface": Project(ADAFACE),
-    "curricularface": Project(ARCFACE_TORCH),
-    "elasticface": Project(ARCFACE_TORCH),
-    "magface": Project(MAGFACE, epsilon=2e-5),
-    "mobilefacenet_pytorch": Project(INSIGHTFACE_MXNET),
+PROJECTS: Mapping[str, TorchProject] = {
+    "arcface_torch": TorchProject(ARCFACE_TORCH),
+    "adaface": TorchProject(ADAFACE),
+    "curricularface": TorchProject(ARCFACE_TORCH),
+    "elasticface": TorchProject(ARCFACE_TORCH),
+    "magface": TorchProject(MAGFACE, epsilon=2e-5),
+    "mobilefacenet_pytorch": TorchProject(INSIGHTFACE_MXNET),
 }
 """By name. InsightFace's PyTorch models are arcface_torch's."""
 
@@ -70,9 +68,8 @@ def guess_project(naming: str, prefix: str, weights: Weights) -> str:
     if naming == "iresnet" and "features." in prefix:
         return "magface"
     if naming == "ir":
-        if (
-            "body.0.res_layer.5.running_mean" not in weights
-        ):  # no normalisation between convolution and PReLU
+        # No normalisation between convolution and PReLU.
+        if "body.0.res_layer.5.running_mean" not in weights:
             return "curricularface"
         if prefix != "model.":
             raise UnknownProjectError(
@@ -83,12 +80,10 @@ def guess_project(naming: str, prefix: str, weights: Weights) -> str:
     return "arcface_torch"
 
 
-def describe(
+def backbone_of(
     naming: str, weights: Weights, epsilon: float | None
 ) -> tuple[nn.Module, tuple[int, int]]:
-    """The backbone that weights of this naming belong to, and the image size (height, width) it
-    was trained on.
-    """
+    """The backbone of weights of this naming, and the image (height, width) it was trained on."""
     build = {
         "iresnet": _iresnet,
         "ir": _ir,
@@ -142,10 +137,8 @@ def _iresnet(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module, tupl
 
 
 def _ir(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module, tuple[int, int]]:
-    width, dense = (
-        _need(weights, "input_layer.0.weight", 4).shape[0],
-        _need(weights, "output_layer.3.weight", 2),
-    )
+    width = _need(weights, "input_layer.0.weight", 4).shape[0]
+    dense = _need(weights, "output_layer.3.weight", 2)
     inner_norm = "body.0.res_layer.5.running_mean" in weights
     stages = [0, 0, 0, 0]
     for number in range(_count(weights, "body")):
@@ -177,10 +170,8 @@ def _mobilefacenet(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module
     blocks, published = _count(weights, "blocks"), sum(row.count for row in PUBLISHED_BOTTLENECKS)
     if blocks != published:
         raise InputError(f"blocks: {blocks} bottlenecks, but MobileFaceNet has {published}")
-    width, whole = (
-        _need(weights, "conv1.conv.weight", 4).shape[0],
-        _need(weights, "linear7.conv.weight", 4),
-    )
+    width = _need(weights, "conv1.conv.weight", 4).shape[0]
+    whole = _need(weights, "linear7.conv.weight", 4)
     embedding_size = _need(weights, "linear1.conv.weight", 4).shape[0]
     return MobileFaceNet(embedding_size, width, **options), (
         16 * whole.shape[2],
@@ -189,10 +180,8 @@ def _mobilefacenet(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module
 
 
 def _mbf(weights: Weights, options: dict[str, Any]) -> tuple[nn.Module, tuple[int, int]]:
-    channels, last = (
-        _need(weights, "layers.0.layers.0.weight", 4).shape[0],
-        _need(weights, "conv_sep.layers.0.weight", 4),
-    )
+    channels = _need(weights, "layers.0.layers.0.weight", 4).shape[0]
+    last = _need(weights, "conv_sep.layers.0.weight", 4)
     width = last.shape[0] // 8
     stem = "layers.1.layers.0.weight" in weights
     first = 1 if stem else _count(weights, "layers.1.layers")

@@ -1,6 +1,4 @@
-"""The order in which a backbone calls its layers, and what each is called on, found by tracing
-it once.
-"""
+"""The order in which a backbone calls its layers, and on what, by tracing it once."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,7 +12,7 @@ from arcface_jax.models.layers import PReLU
 
 _LAYERS = (nn.Conv, nn.Dense, nn.BatchNorm, PReLU)
 
-Path = tuple[str, ...]
+ModulePath = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,32 +26,25 @@ class Call:
         between.
     """
 
-    path: Path
+    path: ModulePath
     layer: nn.Module
-    input_of: Path | None
+    input_of: ModulePath | None
 
 
 def calls(
     backbone: nn.Module, variables: Mapping[str, Any], image_size: tuple[int, int]
 ) -> list[Call]:
-    """Every convolution, dense layer, batch normalisation and PReLU in the order of evaluation;
-    nothing is computed.
-    """
+    """Every convolution, dense layer, batch normalisation and PReLU in order of evaluation."""
     found: list[Call] = []
-    outputs: list[tuple[Any, Path]] = []  # the tracers themselves, so that no id is used twice
+    outputs: list[tuple[Any, ModulePath]] = []  # the tracers: no id is used twice
 
     def record(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
         result = next_function(*args, **kwargs)
         if isinstance(context.module, _LAYERS) and context.method_name == "__call__":
             source = [path for output, path in outputs if output is args[0]]
-            found.append(
-                Call(
-                    context.module.path,
-                    context.module.clone(parent=None),
-                    source[0] if source else None,
-                )
-            )
-            outputs.append((result, context.module.path))
+            path, layer = context.module.path, context.module.clone(parent=None)
+            found.append(Call(path, layer, source[0] if source else None))
+            outputs.append((result, path))
         return result
 
     with nn.intercept_methods(record):

@@ -5,17 +5,16 @@ import dataclasses
 import numpy as np
 
 from arcface_jax.arguments import check_between
-from arcface_jax.data.checks import check_labels
-from arcface_jax.data.folder import FolderSource
-from arcface_jax.data.memory import MemorySource, OnUnreadable, load
+from arcface_jax.data.check import check_source_labels
+from arcface_jax.data.in_memory import MemorySource, OnUnreadable, load_source
 from arcface_jax.data.open import open_set
 from arcface_jax.data.open import open_source as open_path
 from arcface_jax.data.pairs import Pairs, draw_pairs
 from arcface_jax.data.samplers import Balanced, Capped, Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
-from arcface_jax.data.split import split_identities
+from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.data.subset import Subset, split_identities
 from arcface_jax.data.synthetic import SyntheticFaces
-from arcface_jax.data.views import Subset
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.training.config import DataConfig
 
@@ -122,13 +121,13 @@ def load_data(config: DataConfig, seed: int) -> RunData:
             "verified"
         )
     source = open_source(config, seed)
-    check_labels(source)
+    check_source_labels(source)
     on_unreadable: OnUnreadable = "raise" if config.unreadable == "stop" else "skip"
     train, sets = source, []
     if config.test_fraction > 0:
         with concerning(f"data.root {config.root}" if config.root else "synthetic faces"):
             train, test = split_identities(source, config.test_fraction, seed)
-            held_out = load(test, config.size, on_unreadable=on_unreadable)
+            held_out = load_source(test, config.size, on_unreadable=on_unreadable)
             drawn = draw_pairs(held_out.labels, config.pairs, seed, num_folds=NUM_FOLDS)
         sets.append(VerificationSet(HELD_OUT, held_out, drawn))
     sets += [_load_set(each, config, seed, on_unreadable) for each in config.verify]
@@ -140,7 +139,7 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     return RunData(
         train=train
         if config.loading == "stream"
-        else load(train, config.size, on_unreadable=on_unreadable),
+        else load_source(train, config.size, on_unreadable=on_unreadable),
         sets=tuple(sets),
         fingerprint=source.fingerprint,
     )
@@ -154,8 +153,8 @@ def _load_set(
     """
     opened = open_set(specification, NUM_FOLDS)
     if opened.pairs is not None:
-        return VerificationSet(opened.name, load(opened.source, config.size), opened.pairs)
-    images = load(opened.source, config.size, on_unreadable=on_unreadable)
+        return VerificationSet(opened.name, load_source(opened.source, config.size), opened.pairs)
+    images = load_source(opened.source, config.size, on_unreadable=on_unreadable)
     with concerning(f"data.verify {specification}"):
         drawn = draw_pairs(images.labels, config.pairs, seed, num_folds=NUM_FOLDS)
     return VerificationSet(opened.name, images, drawn)
@@ -192,7 +191,7 @@ def sample_images(
     source's order.
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:count])
-    sample = load(Subset(source, chosen), image_size, on_unreadable="skip")
+    sample = load_source(Subset(source, chosen), image_size, on_unreadable="skip")
     own_labels = np.unique(
         np.asarray(source.labels)[chosen]
     )  # a subset renumbers them, in this order

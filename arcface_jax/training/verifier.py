@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax.analysis.angle_distributions import target_angles
-from arcface_jax.evaluation.angles import class_centres
+from arcface_jax.evaluation.angle_statistics import class_centres
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.verification import (
     VerificationResult,

@@ -7,7 +7,7 @@ dropout .4; AdaFace's have no convolution on a shortcut that keeps its width, th
 
 import dataclasses
 
-from arcface_jax.data.augment import ADAFACE, Augmentation
+from arcface_jax.data.augment import ADAFACE_AUGMENTATION, Augmentation
 from arcface_jax.training.config import Config, HeadConfig, LossConfig, OptimiserConfig
 from experiments.recipes.recipe import (
     CASIA,
@@ -46,7 +46,7 @@ def _adaface(network: str, data: DataSet, head: HeadConfig) -> Config:
     config = Config(
         data=stream_of_crops(),
         model=dataclasses.replace(published_size(network, dropout=0.4), pixels="adaface"),
-        augmentation=ADAFACE,
+        augmentation=ADAFACE_AUGMENTATION,
         loss=LossConfig(name="adaface", margin=0.4, scale=64.0),
         head=head,
         optimiser=OptimiserConfig(decay="kernels"),

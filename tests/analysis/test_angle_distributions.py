@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from arcface_jax.analysis.angle_distributions import angle_density, target_angles, target_logits
+from arcface_jax.analysis.angle_distributions import angle_density, logits_of_angles, target_angles
 from arcface_jax.errors import InputError
 from arcface_jax.margins import arcface
 
@@ -38,5 +38,5 @@ def test_density_has_area_one_even_at_the_ends():
 
 
 def test_target_logits_are_the_papers_curve():
-    found = target_logits(np.array([20.0, 60.0, 90.0, 100.0]), arcface(0.5))
+    found = logits_of_angles(np.array([20.0, 60.0, 90.0, 100.0]), arcface(0.5))
     np.testing.assert_allclose(found, [0.6607, 0.0236, -0.4794, -0.6245], atol=6e-5)

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from arcface_jax.analysis.label_noise import detection, wrong_labels
+from arcface_jax.analysis.label_noise import score_clean_up, wrong_labels
 from arcface_jax.errors import InputError
 
 
@@ -32,10 +32,10 @@ def test_every_other_class_is_as_likely():
 def test_detection_by_hand():
     wrong = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0], bool)
     dropped = np.array([1, 1, 1, 0, 1, 0, 0, 0, 0, 0], bool)
-    found = detection(dropped, wrong)
+    found = score_clean_up(dropped, wrong)
     assert (found.found, found.precision, found.dropped) == (0.75, 0.75, 0.4)
     assert found.left == pytest.approx(1 / 6)
-    assert math.isnan(detection(np.zeros(3, bool), np.ones(3, bool)).precision)
+    assert math.isnan(score_clean_up(np.zeros(3, bool), np.ones(3, bool)).precision)
 
 
 def test_wrong_arguments():
@@ -44,4 +44,4 @@ def test_wrong_arguments():
     with pytest.raises(InputError, match="two classes"):
         wrong_labels(np.zeros(3, int), 0.5, 1, seed=0)
     with pytest.raises(InputError, match="each image"):
-        detection(np.zeros(3, bool), np.zeros(4, bool))
+        score_clean_up(np.zeros(3, bool), np.zeros(4, bool))

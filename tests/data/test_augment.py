@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from arcface_jax.data import augment as module
-from arcface_jax.data.augment import ADAFACE, Augmentation, augment, example_keys
-from arcface_jax.data.template import TEMPLATE
+from arcface_jax.data.aligned_crop import TEMPLATE
+from arcface_jax.data.augment import ADAFACE_AUGMENTATION, Augmentation, augment, example_keys
 from arcface_jax.errors import InputError
 
 SIZE = 32
@@ -222,4 +222,4 @@ def test_bad_arguments_are_refused(images):
     with pytest.raises(InputError, match="augmentation mask = nan"):
         Augmentation(mask=float("nan"))
     with pytest.raises(TypeError, match="images must be uint8, got float32"):
-        augment(images.astype(np.float32), keys(16), ADAFACE)
+        augment(images.astype(np.float32), keys(16), ADAFACE_AUGMENTATION)

@@ -6,14 +6,15 @@ import pytest
 import tyro
 
 from arcface_jax.data import convert_writers
-from arcface_jax.data.convert import convert, verify
+from arcface_jax.data.convert import convert, verify_conversion
 from arcface_jax.data.convert_writers import FileNames
 from arcface_jax.data.decode import decode
-from arcface_jax.data.folder import FolderSource
-from arcface_jax.data.memory import load
+from arcface_jax.data.in_memory import load_source
 from arcface_jax.data.open import open_source
-from arcface_jax.data.recordio import RecordIOSource
-from arcface_jax.data.views import Subset
+from arcface_jax.data.source import FaceSource
+from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.data.sources.recordio import RecordIOSource
+from arcface_jax.data.subset import Subset
 from arcface_jax.errors import InputError
 from experiments.convert import Arguments, run
 
@@ -39,7 +40,7 @@ def test_every_format_keeps_bytes_labels_and_names(source, tmp_path, format):
     assert [written.encoded(i) for i in range(6)] == [source.encoded(i) for i in range(6)]
     np.testing.assert_array_equal(written.labels, source.labels)
     assert list(written.identity_names) == list(source.identity_names)
-    verify(source, tmp_path / "out")
+    verify_conversion(source, tmp_path / "out")
     assert not (tmp_path / "out.partial").exists()
 
 
@@ -70,21 +71,21 @@ def test_labels_need_not_be_in_order(source, tmp_path):
     shuffled = Subset(source, np.array([5, 0, 3, 1, 4, 2]))
     for format in FORMATS:
         convert(shuffled, tmp_path / format, format)
-        verify(shuffled, tmp_path / format)
+        verify_conversion(shuffled, tmp_path / format)
 
 
 def test_pixels_are_stored_without_loss_unless_asked(source, tmp_path):
-    memory = load(source, 8)
+    memory = load_source(source, 8)
     for format in FORMATS:
         convert(memory, tmp_path / format, format)
-        verify(memory, tmp_path / format)
+        verify_conversion(memory, tmp_path / format)
         written = open_source(tmp_path / format)
         for index in range(6):
             np.testing.assert_array_equal(written[index], memory[index])
     convert(source, tmp_path / "small", "folder", image_size=8)
     np.testing.assert_array_equal(open_source(tmp_path / "small")[2], memory[2])
     convert(source, tmp_path / "jpeg", "folder", jpeg_quality=90)
-    verify(source, tmp_path / "jpeg", jpeg_quality=90)
+    verify_conversion(source, tmp_path / "jpeg", jpeg_quality=90)
     assert all(name.endswith(".jpg") for name in files(tmp_path / "jpeg"))
 
 
@@ -132,7 +133,7 @@ def test_an_interrupted_conversion_goes_on(source, tmp_path, monkeypatch, format
         assert (tmp_path / "out" / name).read_bytes() == (
             tmp_path / "whole" / name
         ).read_bytes() or format == "array_record"
-    verify(source, tmp_path / "out")
+    verify_conversion(source, tmp_path / "out")
 
 
 def test_what_is_in_the_way_is_refused(source, tmp_path):
@@ -161,20 +162,20 @@ def test_verify_finds_a_changed_moved_or_missing_image(source, tmp_path):
     out = tmp_path / "out"
     os.rename(out / "b" / "0.png", out / "c" / "x.png")
     with pytest.raises(InputError, match="the images of identity b are not the source's"):
-        verify(source, out)
+        verify_conversion(source, out)
     os.rename(out / "c" / "x.png", out / "b" / "0.png")
     (out / "b" / "0.png").write_bytes((out / "b" / "1.png").read_bytes())
     with pytest.raises(InputError, match="the images of identity b"):
-        verify(source, out)
+        verify_conversion(source, out)
     (out / "b" / "0.png").write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"b/0\.png: cannot decode"):
-        verify(source, out)
+        verify_conversion(source, out)
     (out / "b" / "0.png").unlink()
     with pytest.raises(InputError, match="5 images, but the source has 6"):
-        verify(source, out)
+        verify_conversion(source, out)
 
 
-class Named:
+class Named(FaceSource):
     """A source with these identity names and paths, one image each."""
 
     fingerprint = "f"
@@ -184,9 +185,6 @@ class Named:
         self.labels = np.arange(len(names), dtype=np.int32)
         if paths is not None:
             self.path = lambda index: paths[index]
-
-    def __len__(self):
-        return len(self.labels)
 
     def __getitem__(self, index):
         return np.full((4, 4, 3), index, np.uint8)
@@ -208,14 +206,14 @@ def test_hostile_names_stay_inside_the_destination(tmp_path):
     ]
     source = Named(names)
     convert(source, tmp_path / "deep" / "out", "folder")
-    verify(source, tmp_path / "deep" / "out")
+    verify_conversion(source, tmp_path / "deep" / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
     folders = sorted(path.name for path in (tmp_path / "deep" / "out").iterdir())
     assert len({folder.lower() for folder in folders}) == len(names)
     assert "ok" in folders
     convert(source, tmp_path / "set", "array_record")
-    verify(source, tmp_path / "set")
+    verify_conversion(source, tmp_path / "set")
 
 
 def test_paths_are_kept_only_where_they_are_harmless_and_name_the_identity():
@@ -259,8 +257,8 @@ def test_the_command(source, tmp_path, capsys):
 
 
 def test_the_command_aligns(source, tmp_path, picture):
-    from arcface_jax.data.alignment import align
-    from arcface_jax.data.template import TEMPLATE
+    from arcface_jax.data.align import align
+    from arcface_jax.data.aligned_crop import TEMPLATE
 
     (tmp_path / "photos" / "Ann").mkdir(parents=True)
     from arcface_jax.data.decode import encode_png

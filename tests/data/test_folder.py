@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from arcface_jax.data.decode import encode_png
-from arcface_jax.data.folder import FolderSource
+from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
 
 

@@ -23,14 +23,14 @@ from PIL import Image
 
 from arcface_jax.data.convert import convert
 from arcface_jax.data.decode import decode, encode_png
-from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.landmarks import read_landmarks
-from arcface_jax.data.lists import ListSource
 from arcface_jax.data.pair_lists import read_lfw_pairs, read_pair_list, read_ytf_splits
-from arcface_jax.data.recordio import RecordIOSource, read_lst
-from arcface_jax.data.tar import TarSource
-from arcface_jax.data.tfds import TfdsSource
-from arcface_jax.data.verification_sets import BinSource
+from arcface_jax.data.sources.bin import BinSource
+from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.data.sources.lists import ListSource
+from arcface_jax.data.sources.recordio import RecordIOSource, read_lst
+from arcface_jax.data.sources.tar import TarSource
+from arcface_jax.data.sources.tfds import TfdsSource
 from arcface_jax.errors import InputError
 
 QUICK, THOROUGH = 40, 1000
@@ -269,7 +269,7 @@ def test_damaged_parquet_files(tmp_path, examples):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
-    from arcface_jax.data.parquet import ParquetSource
+    from arcface_jax.data.sources.parquet import ParquetSource
 
     path = tmp_path / "x.parquet"
     table = pa.table({"image": [IMAGES["jpeg"], IMAGES["png"]] * 2, "label": ["a", "a", "b", "b"]})

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from arcface_jax.data.decode import encode_png
-from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.pair_lists import (
     cfp_labels,
     read_cfp_pairs,
@@ -10,8 +9,9 @@ from arcface_jax.data.pair_lists import (
     read_pair_list,
     read_ytf_splits,
 )
+from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angles import class_centres
+from arcface_jax.evaluation.angle_statistics import class_centres
 from arcface_jax.evaluation.verification import verify_pairs
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from arcface_jax.data.decode import encode_png
-from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.pipeline import DevicePrefetch, batches
 from arcface_jax.data.samplers import Balanced, Capped
+from arcface_jax.data.source import FaceSource
+from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
 
 SIZE = 8
@@ -83,7 +84,7 @@ def test_a_killed_worker_ends_the_run_instead_of_hanging_it(source):
 def test_a_script_without_the_main_guard_is_told_so(source, tmp_path):
     root = pathlib.Path(source.where(0)).parent.parent
     (tmp_path / "script.py").write_text(
-        "from arcface_jax.data.folder import FolderSource\n"
+        "from arcface_jax.data.sources.folder import FolderSource\n"
         "from arcface_jax.data.pipeline import batches\n"
         f"iterator = batches(FolderSource({str(root)!r}), 6, 8, 0, workers=1)\n"
         "next(iterator)\n"
@@ -177,11 +178,8 @@ def test_unreadable_images_stop_the_run_or_are_substituted_and_counted(source, t
 
 
 def test_a_source_that_renders_is_asked_for_whole_batches(source):
-    class Rendering:
+    class Rendering(FaceSource):
         labels, identity_names, fingerprint = source.labels, source.identity_names, "f"
-
-        def __len__(self):
-            return len(source)
 
         def __getitem__(self, index):
             raise AssertionError("one by one")
@@ -237,11 +235,8 @@ def test_device_prefetch_keeps_order_shards_and_tells_the_state_of_what_was_hand
 
 
 def test_waiting_for_data_is_measured(source):
-    class Slow:
+    class Slow(FaceSource):
         labels, identity_names, fingerprint = source.labels, source.identity_names, "slow"
-
-        def __len__(self):
-            return len(source)
 
         def __getitem__(self, index):
             time.sleep(0.01)

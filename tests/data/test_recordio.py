@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcface_jax.data.landmarks import by_path
-from arcface_jax.data.recordio import RecordIOSource, read_lst
-from arcface_jax.data.recordio_format import (
+from arcface_jax.data.sources.recordio import RecordIOSource, read_lst
+from arcface_jax.data.sources.recordio_format import (
     MAGIC,
     RecordFile,
     RecordWriter,
@@ -301,6 +301,6 @@ def test_the_list_of_another_program_beside_the_records_is_passed_over(golden_fi
         "0\t1.000000\ta/b.jpg\n1\t0.000000\ta/c.jpg\n"
     )  # as im2rec writes it
     source = RecordIOSource(golden_files)
-    assert not hasattr(source, "path")
-    with pytest.raises(InputError, match="this source has none; use a folder or a list"):
+    assert source.path(0) is None
+    with pytest.raises(InputError, match="landmarks: the images have no file names"):
         by_path(source, {})

@@ -13,10 +13,10 @@ import tensorflow_datasets
 
 from arcface_jax.data.convert import convert
 from arcface_jax.data.decode import encode_png
-from arcface_jax.data.folder import FolderSource
-from arcface_jax.data.lists import ListSource
 from arcface_jax.data.open import open_source
-from arcface_jax.data.tfds import TfdsSource, image_example
+from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.data.sources.lists import ListSource
+from arcface_jax.data.sources.tfds import TfdsSource, image_example
 from arcface_jax.errors import InputError
 
 
@@ -131,7 +131,7 @@ def test_parquet(tmp_path, picture, wrapped):
 
 def test_parquet_names_classes_as_hugging_face_does(tmp_path, picture):
     pq = pytest.importorskip("pyarrow.parquet")
-    from arcface_jax.data.parquet import ParquetSource
+    from arcface_jax.data.sources.parquet import ParquetSource
 
     feature = {"names": ["Ann", "Bob", "Cid"], "_type": "ClassLabel"}
     metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
@@ -144,7 +144,7 @@ def test_parquet_names_classes_as_hugging_face_does(tmp_path, picture):
 
 def test_bad_parquet_is_refused(tmp_path, picture):
     pq = pytest.importorskip("pyarrow.parquet")
-    from arcface_jax.data.parquet import ParquetSource
+    from arcface_jax.data.sources.parquet import ParquetSource
 
     path = tmp_path / "x.parquet"
     with pytest.raises(InputError, match=r"x\.parquet: no such file"):
@@ -164,7 +164,7 @@ def test_bad_parquet_is_refused(tmp_path, picture):
 
 def test_parquet_keeps_few_row_groups(tmp_path, picture, monkeypatch):
     pq = pytest.importorskip("pyarrow.parquet")
-    from arcface_jax.data import parquet
+    from arcface_jax.data.sources import parquet
 
     pq.write_table(
         parquet_table(picture, wrapped=False, identity=list("xxyyy")),

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcface_jax.data import synthetic_parameters as parameters
+from arcface_jax.data.aligned_crop import TEMPLATE
 from arcface_jax.data.synthetic import SyntheticFaces
-from arcface_jax.data.synthetic_camera import MAX_BLUR, blur
-from arcface_jax.data.synthetic_canvas import Canvas, wave
-from arcface_jax.data.synthetic_pose import alignment, landmarks
-from arcface_jax.data.synthetic_render import render_faces
-from arcface_jax.data.template import TEMPLATE
+from arcface_jax.data.synthetic import parameters as parameters
+from arcface_jax.data.synthetic.camera import MAX_BLUR, blur
+from arcface_jax.data.synthetic.canvas import Canvas, wave
+from arcface_jax.data.synthetic.pose import alignment, landmarks
+from arcface_jax.data.synthetic.render import render_faces
 
 LANDMARKS = ("eye_left", "eye_right", "nose", "corner_left", "corner_right")
 SIZE = 40

@@ -7,9 +7,9 @@ import tensorflow_datasets
 
 from arcface_jax.data import tfds_builders
 from arcface_jax.data.convert import convert
-from arcface_jax.data.folder import FolderSource
+from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.data.sources.tfds import TfdsSource
 from arcface_jax.data.synthetic import SyntheticFaces
-from arcface_jax.data.tfds import TfdsSource
 from arcface_jax.errors import InputError
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.open import open_source
-from arcface_jax.data.verification_sets import BinSource
+from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.errors import InputError
 
 SAME = [True, False, False]

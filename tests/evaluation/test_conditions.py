@@ -111,7 +111,7 @@ def test_rejecting_blurred_images_lowers_the_error() -> None:
 def test_bad_quality_is_named() -> None:
     scores, same, first, second, labels = population(0, people=4)
     quality = np.ones(len(labels))
-    with pytest.raises(InputError, match="quality: element 2 of 12 is nan"):
+    with pytest.raises(InputError, match="quality: element 2 is nan"):
         error_versus_reject(
             scores, same, first, second, np.where(np.arange(12) == 2, np.nan, quality)
         )

@@ -103,8 +103,8 @@ def test_order_of_pairs_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("scores", "same", "message"),
     [
-        ([0.1, np.nan], [True, False], "element 1 of 2 is nan"),
-        ([np.inf, 0.1], [True, False], "element 0 of 2 is inf"),
+        ([0.1, np.nan], [True, False], "element 1 is nan"),
+        ([np.inf, 0.1], [True, False], "element 0 is inf"),
         ([0.1, 0.2], [True], "2 scores"),
         ([0.1, 0.2], [0, 2], "element 1 is 2"),
         ([[0.1, 0.2]], [True, False], "vector"),

@@ -3,15 +3,15 @@ import pytest
 
 from arcface_jax.data.pairs import Pairs, draw_pairs
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angles import angle_statistics
+from arcface_jax.evaluation.angle_statistics import angle_statistics
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.identification import identify
 from arcface_jax.evaluation.roc import equal_error_rate, roc_curve
-from arcface_jax.evaluation.suite import EmbeddedSet, Options, evaluate_set
+from arcface_jax.evaluation.suite import EmbeddedSet, EvaluationOptions, evaluate_set
 from arcface_jax.evaluation.verification import verify_pairs
 
-OPTIONS = Options(deployment_fars=(1e-2,), resampling=Resampling(20))
+OPTIONS = EvaluationOptions(deployment_fars=(1e-2,), resampling=Resampling(20))
 
 
 def faces(people: int = 40, each: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -114,13 +114,13 @@ def test_a_person_in_one_image_each_leaves_no_search() -> None:
     embeddings, _ = faces(people=6, each=2)
     labels = np.array([0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
     data = EmbeddedSet("set", embeddings, labels)
-    options = Options(deployment_fars=(0.1,), enrolled=0.0, resampling=Resampling(5))
+    options = EvaluationOptions(deployment_fars=(0.1,), enrolled=0.0, resampling=Resampling(5))
     assert evaluate_set(data, options).search is None
 
 
 def test_bad_sets_are_named() -> None:
     embeddings, labels = faces()
-    with pytest.raises(InputError, match="mine: 200 embeddings but labels of shape"):
+    with pytest.raises(InputError, match=r"mine: labels: shape \(199,\) for 200"):
         evaluate_set(EmbeddedSet("mine", embeddings, labels[1:]), OPTIONS)
     with pytest.raises(InputError, match="mine: embeddings: row 3 holds NaN"):
         evaluate_set(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tyro
 
-from arcface_jax.data.folder import FolderSource
+from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
 from experiments import demo
 from experiments.models import open_embedder

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tyro
 
-from arcface_jax.data.alignment import align
+from arcface_jax.data.align import align
+from arcface_jax.data.aligned_crop import TEMPLATE
 from arcface_jax.data.decode import resize
-from arcface_jax.data.detection import Detection
-from arcface_jax.data.folder import FolderSource
-from arcface_jax.data.template import TEMPLATE
+from arcface_jax.data.detect import Detection
+from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.torch import import_torch
 from experiments import embed, export, photos

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angles import angle_statistics
+from arcface_jax.evaluation.angle_statistics import angle_statistics
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.models import registry

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tyro
 
-from arcface_jax.data.folder import FolderSource
+from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.interop.card import ModelCard
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.stablehlo import load_stablehlo

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arcface_jax.data.memory import MemorySource
+from arcface_jax.data.in_memory import MemorySource
 from arcface_jax.errors import InputError
 from arcface_jax.training.config import Config, LossName
 from arcface_jax.training.dataset import RunData

@@ -22,5 +22,5 @@ def test_each_person_has_a_column_with_its_note():
 def test_bad_rows_are_named():
     with pytest.raises(InputError, match="rows"):
         inversion_figure([], [])
-    with pytest.raises(InputError, match="real: uint8 of shape"):
+    with pytest.raises(InputError, match="real: 2 images for 1 notes"):
         inversion_figure([("real", np.zeros((2, 4, 4, 3), np.uint8))], ["one note"])

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from arcface_jax.figures.training import angle_histogram, learning_curve, loss_curve
+from arcface_jax.figures.training import angle_histogram, learning_curve, training_curves
 
 
 def test_loss_curve_shows_loss_accuracy_and_the_expected_start():
-    above, below = loss_curve([1, 2, 3], [9.0, 5.0, 2.0], [0.0, 0.5, 1.0], 8.5).axes
+    above, below = training_curves([1, 2, 3], [9.0, 5.0, 2.0], [0.0, 0.5, 1.0], 8.5).axes
     losses, expected = above.lines
     np.testing.assert_array_equal(losses.get_ydata(), [9.0, 5.0, 2.0])
     assert set(expected.get_ydata()) == {8.5}

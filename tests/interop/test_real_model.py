@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arcface_jax.data.folder import FolderSource
 from arcface_jax.data.pairs import all_pairs
+from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.evaluation.roc import area_under_curve, roc_curve, tar_at_far
 from arcface_jax.evaluation.verification import combine_flip, pair_similarities
 from arcface_jax.interop.torch import import_torch

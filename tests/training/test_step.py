@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from arcface_jax.data.augment import ADAFACE
+from arcface_jax.data.augment import ADAFACE_AUGMENTATION
 from arcface_jax.errors import InputError
 from arcface_jax.losses import LOSSES, ArcFace, Context, NormFace
 from arcface_jax.training.sharding import check_batch
@@ -67,8 +67,8 @@ def test_pmap_by_hand_equals_one_device():
 
 
 def test_augmentation_does_not_depend_on_the_split_over_devices():
-    whole = train(augmentation=ADAFACE)
-    assert_same(train(augmentation=ADAFACE, devices=4, pmap=True), whole)
+    whole = train(augmentation=ADAFACE_AUGMENTATION)
+    assert_same(train(augmentation=ADAFACE_AUGMENTATION, devices=4, pmap=True), whole)
     assert not np.allclose(whole[0][:, 0], dense(ARCFACE)[0][:, 0], rtol=1e-3)
 
 

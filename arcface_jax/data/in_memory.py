@@ -1,0 +1,120 @@
+"""A whole data set in memory, decoded once and at the network's size."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+import numpy as np
+
+from arcface_jax.data.decode import height_and_width, resize
+from arcface_jax.data.source import FaceSource
+from arcface_jax.errors import InputError
+
+OnUnreadable = Literal["raise", "skip"]
+_CHUNK = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class MemorySource(FaceSource):
+    """Images in memory.
+
+    Attributes:
+      images: uint8 [N, height, width, 3], RGB.
+      labels: int32 [N].
+      identity_names: what each label stands for.
+      fingerprint: of the source the images were read from.
+      skipped: one message for each image that could not be decoded.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    identity_names: Sequence[str]
+    fingerprint: str
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.images[index]
+
+    def render(self, indices: np.ndarray) -> np.ndarray:
+        """Images `indices`, uint8 [M, height, width, 3]."""
+        return self.images[indices]
+
+
+def load_source(
+    source: FaceSource,
+    image_size: int | tuple[int, int],
+    *,
+    on_unreadable: OnUnreadable = "raise",
+    threads: int = 4,
+    progress: Callable[[int], None] | None = None,
+) -> MemorySource:
+    """Decodes every image of a source into one array.
+
+    Args:
+      source: where the images are. Where it has `render`, that is used.
+      image_size: side in pixels, or (height, width); other sizes go through `decode.resize`.
+      on_unreadable: "raise" stops at the first image that cannot be decoded; "skip" leaves such
+        images out, with their messages in `skipped`. Identities keep their labels, even one that
+        loses all of its images.
+      threads: decoders working at once; they release the interpreter lock.
+      progress: called with the number of images done since the last call.
+
+    Returns: the images and their labels.
+
+    Raises:
+      InputError: an image cannot be decoded, under "raise"; or none can.
+    """
+    count = len(source)
+    images = np.empty((count, *height_and_width(image_size), 3), np.uint8)
+    readable = np.ones(count, bool)
+    skipped: dict[int, str] = {}
+
+    def read_one(index: int) -> None:
+        try:
+            images[index] = resize(source[index], image_size)
+        except InputError as error:
+            if on_unreadable == "raise":
+                raise
+            readable[index] = False
+            skipped[index] = str(error)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, count, _CHUNK):
+            chunk = range(start, min(start + _CHUNK, count))
+            rendered = source.render(np.array(chunk))
+            if rendered is None:
+                list(pool.map(read_one, chunk))
+            else:
+                images[chunk.start : chunk.stop] = [resize(one, image_size) for one in rendered]
+            if progress is not None:
+                progress(len(chunk))
+    if not readable.any():
+        raise InputError(
+            f"none of the {count} images can be decoded; the first: "
+            f"{skipped.get(0, 'there is none')}"
+        )
+    return MemorySource(
+        images=images if readable.all() else images[readable],
+        labels=np.asarray(source.labels)[readable].astype(np.int32),
+        identity_names=source.identity_names,
+        fingerprint=source.fingerprint,
+        skipped=tuple(skipped[index] for index in sorted(skipped)),
+    )
+
+
+def load_images(
+    source: FaceSource,
+    image_size: int | tuple[int, int],
+    *,
+    threads: int = 4,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """All images of a source, uint8 [N, image_size, image_size, 3], in the order of its labels.
+
+    The plain case of `load_source`: an image that cannot be decoded raises InputError.
+    """
+    return load_source(source, image_size, threads=threads, progress=progress).images

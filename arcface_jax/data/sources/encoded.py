@@ -1,0 +1,85 @@
+"""What sources of encoded images (files, records, table cells) have in common."""
+
+import abc
+import functools
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from arcface_jax.data.decode import decode
+from arcface_jax.data.source import FaceSource
+from arcface_jax.errors import InputError
+
+_FULL_DIGEST_BYTES = 1 << 30
+_SAMPLED_IMAGES = 4096
+
+
+class EncodedSource(FaceSource):
+    """A source of encoded images: a subclass sets `labels` and `identity_names`."""
+
+    @abc.abstractmethod
+    def encoded(self, index: int) -> bytes:
+        """The stored bytes of image `index`.
+
+        Raises:
+          InputError: they cannot be read; names the file or record.
+        """
+
+    @abc.abstractmethod
+    def where(self, index: int) -> str:
+        """The file or record that image `index` comes from."""
+
+    @abc.abstractmethod
+    def encoded_sizes(self) -> np.ndarray:
+        """int64 [N]: the stored bytes of each image, without reading them."""
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return decode(self.encoded(index), self.where(index))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """Digest of labels, names, the size of every image, and content.
+
+        Up to 1 GiB every image is read. Larger sets would take minutes at each start, so of them
+        4,096 evenly spaced images are; any added, removed, reordered or re-encoded image still
+        changes sizes or labels. File times do not count: a copy has its original's fingerprint.
+        """
+        sizes = self.encoded_sizes()
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(np.ascontiguousarray(self.labels, np.int32).tobytes())
+        digest.update("\0".join(self.identity_names).encode("utf-8", "surrogateescape"))
+        digest.update(sizes.astype(np.int64).tobytes())
+        if sizes.sum() <= _FULL_DIGEST_BYTES:
+            read = np.arange(len(self))
+        else:
+            read = np.unique(np.linspace(0, len(self) - 1, _SAMPLED_IMAGES).astype(int))
+        for index in read:
+            try:
+                digest.update(self.encoded(int(index)))
+            except InputError:  # a missing or damaged file is for whoever reads the image to judge
+                digest.update(b"unreadable")
+        return digest.hexdigest()
+
+
+def number_identities(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Labels int32 [N] of identities given by name, and the distinct names in order of label.
+
+    Names are sorted by value where all are whole numbers, so that 2 comes before 10; else as text.
+    """
+    distinct = sorted(set(names))
+    if all(name.isascii() and name.isdigit() and len(name) < 19 for name in distinct):
+        distinct.sort(key=int)
+    label_of = {name: label for label, name in enumerate(distinct)}
+    return np.array([label_of[name] for name in names], np.int32), distinct
+
+
+def checked_index(index: int, length: int) -> int:
+    """`index` counted from 0, negative ones from the end.
+
+    Raises:
+      IndexError: outside −length … length − 1.
+    """
+    if not -length <= index < length:
+        raise IndexError(f"image {index} of {length}")
+    return int(index) % length

