@@ -11,6 +11,7 @@ import optax
 
 from arcface_jax.data.augment import Augmentation, augment, example_keys
 from arcface_jax.logits import row_norms
+from arcface_jax.models import cpu
 from arcface_jax.pixels import ARCFACE_TORCH, PixelConvention, normalise
 from arcface_jax.training.objective import Moment, Objective
 from arcface_jax.training.state import TrainState, is_class_rows
@@ -183,9 +184,10 @@ class TrainStep:
                 {"params": params, "batch_stats": batch_stats},
                 {"dropout": dropout_key},
             )
-            embeddings, updates = self.backbone.apply(
-                variables, inputs, train=True, mutable=["batch_stats"], rngs=random
-            )
+            with cpu.training_layers():
+                embeddings, updates = self.backbone.apply(
+                    variables, inputs, train=True, mutable=["batch_stats"], rngs=random
+                )
             return embeddings, updates.get("batch_stats", {})
 
         def frozen(params: Any) -> tuple[jax.Array, Any]:
