@@ -9,7 +9,7 @@ stays the standard operations.
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -104,16 +104,17 @@ def convolve(
     feature_group_count: int = 1,
     **options: Any,
 ) -> jax.Array:
-    """`jax.lax.conv_general_dilated` as `flax.linen.Conv` calls it, fast on a CPU.
+    """`jax.lax.conv_general_dilated` as `nn.Conv` calls it.
 
-    `cpu_convolution` where one CPU device is all there is and the convolution is dense, in float32,
-    with a square odd kernel padded by half its size; `conv_general_dilated` itself everywhere else.
-    The choice is made when the program is traced. Values and gradients are equal to rounding.
+    `cpu_convolution` where the convolution is dense, in float32, with a square odd kernel padded by
+    half its size; `conv_general_dilated` itself for every other. XLA turns the gradients of a
+    convolution into convolutions with unusual windows and orders of dimensions, and its CPU
+    compiler runs some of these as plain loops, ten times slower than what computes the same sums
+    here.
     """
     size, stride = kernel.shape[0], window_strides[0]
     served = (
-        one_cpu()
-        and feature_group_count == 1
+        feature_group_count == 1
         and x.dtype == jnp.float32
         and kernel.shape[1] == size
         and size % 2 == 1
@@ -159,15 +160,9 @@ def extract_patches(x: jax.Array, size: int, stride: int) -> jax.Array:
 
 
 def _standard(
-    x: jax.Array,
-    kernel: jax.Array,
-    padding: Sequence[tuple[int, int]],
-    stride: int = 1,
-    **options: Any,
+    x: jax.Array, kernel: jax.Array, padding: Any, stride: int = 1, **options: Any
 ) -> jax.Array:
-    """In the one order of dimensions that XLA's CPU compiler is fast at within a loop or a
-    branch, too.
-    """
+    """In the one order of dimensions that XLA's CPU compiler is always fast at."""
     strides, names = (stride, stride), ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=names, **options)
 
@@ -189,25 +184,20 @@ def _spatial_backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
     size, height, width = kernel.shape[0], *x.shape[1:3]
-    # How far the strided places, with a window of one, reach in each direction.
-    reach = [(places - 1) * stride + 1 for places in gradient.shape[1:3]]
-    by_channel, by_place = (
-        x.transpose(3, 1, 2, 0),
-        gradient.transpose(1, 2, 0, 3),
-    )  # the sum is over images
-    sides = [
-        (size // 2, size // 2 + far - extent)
-        for far, extent in zip(reach, (height, width), strict=True)
+    half = size // 2
+    # By how much the strided places, with a window of one, reach less far than the image.
+    short = [
+        extent - 1 - (places - 1) * stride
+        for extent, places in zip((height, width), gradient.shape[1:3], strict=True)
     ]
-    to_kernel = _standard(by_channel, by_place, sides, rhs_dilation=(stride, stride)).transpose(
-        1, 2, 0, 3
-    )
+    # The sum is over images, which take the place of channels.
+    by_channel, by_place = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
+    sides = [(half, half - pixels) for pixels in short]
+    to_kernel = _standard(by_channel, by_place, sides, rhs_dilation=(stride, stride))
+    to_kernel = to_kernel.transpose(1, 2, 0, 3)
     if size == 3 and stride == 2 and height % 2 == width % 2 == 0:
         return _halving_input_gradient(gradient, kernel), to_kernel
-    sides = [
-        (size // 2, size // 2 + extent - far)
-        for far, extent in zip(reach, (height, width), strict=True)
-    ]
+    sides = [(half, half + pixels) for pixels in short]
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     return _standard(gradient, turned, sides, lhs_dilation=(stride, stride)), to_kernel
 
@@ -225,9 +215,8 @@ def _halving_input_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array
     """
     channels, features = kernel.shape[2:]
     taps = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # the fourth is zero
-    seen = np.array(
-        [[1, 2], [3, 0]]
-    )  # [q, a]: with which of them x[2p + a] takes part in output p + q
+    # [q, a]: with which of them x[2p + a] takes part in output p + q.
+    seen = np.array([[1, 2], [3, 0]])
     taps = taps[seen[:, :, None, None], seen[None, None]]  # [q, a, r, b, C, F]
     taps = taps.transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, features, 4 * channels)
     cells = _standard(gradient, taps, [(0, 1), (0, 1)])
@@ -237,17 +226,11 @@ def _halving_input_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array
 
 
 class Normalised(NamedTuple):
-    """What `normalise_batch` returns.
+    """What `normalise_batch` returns."""
 
-    Attributes:
-      output: [N, …, C].
-      mean: [C], the batch's.
-      variance: [C], the batch's.
-    """
-
-    output: jax.Array
-    mean: jax.Array
-    variance: jax.Array
+    output: jax.Array  # [N, …, C]
+    mean: jax.Array  # [C], the batch's
+    variance: jax.Array  # [C], the batch's
 
 
 @jax.custom_vjp
@@ -257,7 +240,9 @@ def normalise_batch(
     """y = scale · (x − μ) / √(σ² + ε) + bias, then max(y, 0) + slope · min(y, 0).
 
     μ and σ² = E[x²] − μ² are the batch's, for each channel; they are returned for the running
-    statistics.
+    statistics. Differentiated by hand: XLA's CPU compiler writes x − μ and every product that is
+    summed to memory, once for each sum. Here the sums that a gradient needs are taken a few images
+    at a time, while these are in cache, and nothing of a batch's size is kept but x.
 
     Args:
       x: [N, …, C], float32.

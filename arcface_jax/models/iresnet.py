@@ -22,8 +22,7 @@ from arcface_jax.models.layers import (
     SqueezeExcite,
     flatten_channels_first,
     he_normal,
-    torch_uniform,
-    torch_uniform_bias,
+    torch_start,
 )
 
 STAGE_BLOCKS = {
@@ -172,12 +171,8 @@ class IResNet(Backbone):
                     )
                 return x
             x = drop(x)
-        starts = (
-            {"kernel_init": torch_uniform, "bias_init": torch_uniform_bias(x.shape[-1])}
-            if from_torch
-            else {}
-        )
-        x = nn.Dense(self.embedding_size, dtype=jnp.float32, name="fc", **starts)(x)
+        start = torch_start(x.shape[-1]) if from_torch else {}
+        x = nn.Dense(self.embedding_size, dtype=jnp.float32, name="fc", **start)(x)
         if self.output == "B":
             return x
         x = self.embedding_norm(self.embedding_affine)(x, train)

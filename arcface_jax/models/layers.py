@@ -36,17 +36,14 @@ normalisations 1 and their biases 0 in either.
 # scale and its gradient matters; fan-out He initialisation is what the paper's code uses.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
-torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""Uniform in ±1/√fan_in: how PyTorch starts a kernel that is not told otherwise."""
 
-
-def torch_uniform_bias(fan_in: int) -> nn.initializers.Initializer:
-    """Uniform in ±1/√fan_in: how PyTorch starts the bias of a layer with `fan_in` inputs."""
+def torch_start(fan_in: int) -> dict[str, Any]:
+    """Kernel and bias uniform in ±1/√fan_in: how PyTorch starts a layer not told otherwise."""
 
     def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
 
-    return init
+    return {"kernel_init": init, "bias_init": init}
 
 
 class PReLU(nn.Module):

@@ -7,14 +7,13 @@ al., Deep Networks with Stochastic Depth (arXiv:1603.09382); insightface, recogn
 
 import dataclasses
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from arcface_jax.errors import InputError
-from arcface_jax.models.layers import Backbone, Dtype, LayerType, torch_uniform, torch_uniform_bias
+from arcface_jax.models.layers import Backbone, Dtype, LayerType, torch_start
 
 # Variances are of the centred values: E[x²] − E[x]² loses digits where a token has an outlier.
 _layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
@@ -110,10 +109,7 @@ class VisionTransformer(Backbone):
         channels = max(1, self.channels * self.width // (64 * self.heads)) * self.heads
         from_torch = self.initial_weights == "arcface_torch"
         init = (nn.initializers.normal if from_torch else nn.initializers.truncated_normal)(0.02)
-        starts: dict[str, Any] = {"kernel_init": nn.initializers.lecun_normal()}
-        if from_torch:
-            bias_init = torch_uniform_bias(3 * self.patch**2)
-            starts = {"kernel_init": torch_uniform, "bias_init": bias_init}
+        lecun = {"kernel_init": nn.initializers.lecun_normal()}
         patches = nn.Conv(
             channels,
             (self.patch, self.patch),
@@ -121,7 +117,7 @@ class VisionTransformer(Backbone):
             padding="VALID",
             dtype=self.dtype,
             name="patch_embed",
-            **starts,
+            **(torch_start(3 * self.patch**2) if from_torch else lecun),
         )(images.astype(self.dtype))
         x = patches.reshape(batch, -1, channels).astype(jnp.float32)
         x = x + self.param("pos_embed", init, (1, x.shape[1], channels), jnp.float32)
