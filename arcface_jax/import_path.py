@@ -1,4 +1,4 @@
-"""Objects of one's own by import path, "module:attribute": losses and networks on the command line."""
+"""What a user names by the place where Python finds it: `module:attribute`."""
 
 import importlib
 import os
@@ -9,15 +9,38 @@ from arcface_jax.errors import InputError
 
 
 def load_attribute(path: str, what: str) -> Any:
-    """The object that `path` names, its module imported from the Python path or the working folder."""
-    module_name, _, attribute = path.partition(":")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())
+    """The attribute that `path`, such as my_nets:Net, names.
+
+    The module is looked for in the working folder, which is put first on `sys.path` if it is not
+    there yet, and then wherever Python finds modules. Importing it runs its code, so only the
+    user's own folder and installation are looked in: never a run folder, which may come from
+    somebody else.
+
+    Args:
+      path: module:attribute; the module may have dots.
+      what: the setting that gave it, such as model.name, for messages.
+
+    Raises:
+      InputError: it is not of that form, or there is no such module or attribute, or importing the
+        module fails.
+    """
+    name, _, attribute = path.partition(":")
+    if not attribute.isidentifier() or not all(part.isidentifier() for part in name.split(".")):
+        raise InputError(f"{what}: {path!r} is not of the form module:attribute, as my_nets:Net is")
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.insert(0, folder)
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(f"{what} {path}: cannot import {module_name} ({error})") from error
-    try:
-        return getattr(module, attribute)
-    except AttributeError:
-        raise InputError(f"{what} {path}: {module_name} has no {attribute!r}") from None
+        module = importlib.import_module(name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            raise InputError(
+                f"{what}: {path!r}: there is no module {error.name!r} in {folder} or installed; "
+                "give the name of a file beside you, without .py"
+            ) from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"{what}: {path!r}: importing {name} failed with {reason}") from error
+    if not hasattr(module, attribute):
+        where = getattr(module, "__file__", None) or name
+        raise InputError(f"{what}: {path!r}: {where} has no {attribute}")
+    return getattr(module, attribute)

@@ -19,6 +19,7 @@ from arcface_jax.data.augment import Augmentation, augment, example_keys
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.losses import margin_softmax_loss, softmax_loss
 from arcface_jax.margins import arcface
+from arcface_jax.models import cpu
 from arcface_jax.models.iresnet import IResNet
 from arcface_jax.pixels import ARCFACE_TORCH, normalise
 from arcface_jax.training.schedules import sgd
@@ -139,12 +140,13 @@ def _make_update(recipe: Recipe) -> Callable[..., Any]:
         params: Any, statistics: Any, state: Any, images: jax.Array, labels: jax.Array, margin: Any
     ) -> Any:
         def loss(params: Any) -> tuple[jax.Array, Any]:
-            embeddings, changed = backbone.apply(
-                {"params": params["backbone"], "batch_stats": statistics},
-                normalise(images),
-                train=True,
-                mutable=["batch_stats"],
-            )
+            with cpu.training_layers():
+                embeddings, changed = backbone.apply(
+                    {"params": params["backbone"], "batch_stats": statistics},
+                    normalise(images),
+                    train=True,
+                    mutable=["batch_stats"],
+                )
             weights = params["class_weights"]
             if recipe.margin is None:
                 losses = softmax_loss(embeddings, weights, params["bias"], labels)

@@ -15,7 +15,7 @@ import optax
 
 from arcface_jax.errors import InputError
 from arcface_jax.losses import margin_softmax_loss
-from arcface_jax.models import registry
+from arcface_jax.models import cpu, registry
 from arcface_jax.models.iresnet import STAGE_BLOCKS
 from arcface_jax.training.schedules import sgd
 from experiments.measured_process import serve
@@ -54,7 +54,10 @@ def jax_step(
         params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, Any]:
         variables = {"params": params["backbone"], "batch_stats": batch_stats}
-        embeddings, updates = backbone.apply(variables, images, train=True, mutable=["batch_stats"])
+        with cpu.training_layers():
+            embeddings, updates = backbone.apply(
+                variables, images, train=True, mutable=["batch_stats"]
+            )
         return jnp.mean(margin_softmax_loss(embeddings, params["head"], labels)), updates[
             "batch_stats"
         ]

@@ -27,7 +27,13 @@ LAYERS = (
     ("arcface_jax.cosine",),
     ("arcface_jax.margins",),
     ("arcface_jax.angles",),
-    ("arcface_jax.arguments", "arcface_jax.files", "arcface_jax.pickles", "arcface_jax.pixels"),
+    (
+        "arcface_jax.arguments",
+        "arcface_jax.files",
+        "arcface_jax.import_path",
+        "arcface_jax.pickles",
+        "arcface_jax.pixels",
+    ),
     ("arcface_jax.errors",),
 )
 WITHOUT_FLAX = ("margins", "logits", "losses", "adaptive", "heads", "evaluation", "analysis")

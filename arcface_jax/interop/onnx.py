@@ -216,7 +216,7 @@ def _fill(backbone: nn.Module, image_size: tuple[int, int], layers: list[_Layer]
 
 def _kind(layer: nn.Module) -> str:
     kinds = {nn.Conv: "Conv", nn.Dense: "Gemm", nn.BatchNorm: "BatchNormalization", PReLU: "PRelu"}
-    return kinds[type(layer)]
+    return next(kind for layer_type, kind in kinds.items() if isinstance(layer, layer_type))
 
 
 def _set_norm(

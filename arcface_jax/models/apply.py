@@ -5,6 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from arcface_jax.models import cpu
+
 
 def linen_apply(module: nn.Module, *, train: bool = True) -> Any:
     """The module as a function (params, batch statistics, images, key) -> (embeddings, new batch
@@ -19,9 +21,10 @@ def linen_apply(module: nn.Module, *, train: bool = True) -> Any:
         variables = {"params": params, "batch_stats": batch_stats}
         if not train:
             return module.apply(variables, images, train=False), batch_stats
-        embeddings, new = module.apply(
-            variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}
-        )
+        with cpu.training_layers():
+            embeddings, new = module.apply(
+                variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}
+            )
         return embeddings, new.get("batch_stats", {})
 
     return apply

@@ -5,6 +5,8 @@ References: Deng et al., ArcFace (arXiv:1801.07698), §3.1, and its first versio
 (arXiv:2004.04989).
 """
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -14,15 +16,13 @@ import jax.numpy as jnp
 
 from arcface_jax.errors import InputError
 from arcface_jax.models.layers import (
-    Dtype,
-    EmbeddingBatchNorm,
+    Backbone,
+    LayerType,
     PReLU,
     SqueezeExcite,
-    batch_norm,
-    convolution,
     flatten_channels_first,
-    norm_prelu,
-    rematerialised,
+    he_normal,
+    torch_start,
 )
 
 STAGE_BLOCKS = {
@@ -59,57 +59,48 @@ class IResNetBlock(nn.Module):
     shortcut.
     """
 
+    conv: LayerType
+    norm: LayerType
     features: int
     stride: int
-    dtype: Dtype
-    epsilon: float
-    axis_name: str | None
     squeeze: int
     shortcut: Shortcut
     inner_norm: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [N, H, W, channels] to [N, ⌈H/stride⌉, ⌈W/stride⌉, features]."""
-        norm = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)
-
-        def conv(kernel: int, stride: int, name: str) -> nn.Conv:
-            return convolution(
-                self.features, (kernel, kernel), stride, train=train, dtype=self.dtype, name=name
-            )
-
-        residual = norm("bn1")(x)
-        residual = conv(3, 1, "conv1")(residual)
-        prelu = PReLU(self.dtype, name="prelu")
-        residual = norm_prelu(residual, norm("bn2"), prelu) if self.inner_norm else prelu(residual)
-        residual = conv(3, self.stride, "conv2")(residual)
-        residual = norm("bn3")(residual)
+        conv = functools.partial(self.conv, self.features)
+        residual = self.norm(name="bn1")(x)
+        residual = conv((3, 3), padding=1, name="conv1")(residual)
+        if self.inner_norm:
+            residual = self.norm(name="bn2")(residual)
+        residual = PReLU(name="prelu")(residual)
+        residual = conv((3, 3), self.stride, padding=1, name="conv2")(residual)
+        residual = self.norm(name="bn3")(residual)
         if self.squeeze:
-            residual = SqueezeExcite(self.squeeze, self.dtype, name="se")(residual)
+            residual = SqueezeExcite(self.conv, self.squeeze, name="se")(residual)
         widens = x.shape[-1] != self.features
         if widens or (self.stride != 1 and self.shortcut == "projected"):
-            x = norm("downsample_bn")(conv(1, self.stride, "downsample_conv")(x))
+            x = conv((1, 1), self.stride, padding=0, name="downsample_conv")(x)
+            x = self.norm(name="downsample_bn")(x)
         elif self.stride != 1:
             x = x[:, :: self.stride, :: self.stride]
         return x + residual
 
 
-class IResNet(nn.Module):
+class IResNet(Backbone):
     """Maps normalised images to embeddings (not L2-normalised; the loss does that).
 
     Stem conv3×3 – BN – PReLU; four stages, each starting with stride 2; BN –
     dropout – flatten in channel, height, width order (so that published weights
     fit) – dense – batch normalisation with its scale frozen at 1.
 
-    Attributes:
+    Attributes besides those of every `Backbone`:
       stage_blocks: residual blocks in each stage, see STAGE_BLOCKS.
       embedding_size: D, 512 in the paper.
       width: channels of the stem and the first stage, 64 in the paper; the stages
         have width × 1, 2, 4, 8.
-      dropout: rate before the dense layer; .4 in the paper's MXNet code, 0 in arcface_torch.
-      epsilon: of the batch normalisations; 1e-5 (arcface_torch) or 2e-5 (MXNet).
-      dtype: of the computation. Parameters, batch statistics and the embedding stay float32.
-      axis_name: mapped axis over which batch statistics are averaged, or None for local ones.
       stem: the input option, see `Stem`. With conv7 the first stage keeps its resolution.
       output: the output option, see `Output`.
       squeeze: reduction of squeeze and excitation in every block (16 as published); 0 for none.
@@ -117,23 +108,18 @@ class IResNet(nn.Module):
       inner_norm: whether a BN stands between a block's first convolution and its PReLU;
         CurricularFace has none.
       embedding_affine: whether the last BN has its (frozen) scale and bias.
-      remat: compute each block again for its gradient, instead of keeping what it computed.
     """
 
     stage_blocks: Sequence[int]
     embedding_size: int = 512
     width: int = 64
-    dropout: float = 0.0
-    epsilon: float = 1e-5
-    dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    _: dataclasses.KW_ONLY
     stem: Stem = "conv3"
     output: Output = "E"
     squeeze: int = 0
     shortcut: Shortcut = "projected"
     inner_norm: bool = True
     embedding_affine: bool = True
-    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -142,53 +128,39 @@ class IResNet(nn.Module):
         With train=True the batch's statistics are used and the running ones, in
         the collection `batch_stats`, updated; dropout > 0 then needs a `dropout` key.
         """
-        x = self._stem(images.astype(self.dtype), train)
-        block_type = rematerialised(IResNetBlock, self.remat)
+        for name, options in (("stem", Stem), ("shortcut", Shortcut), ("output", Output)):
+            if (option := getattr(self, name)) not in get_args(options):
+                raise InputError(
+                    f"{name}: {option!r} is no option; take one of {', '.join(get_args(options))}"
+                )
+        from_torch = self.initial_weights == "arcface_torch"
+        conv = self.conv(nn.initializers.normal(0.1) if from_torch else he_normal)
+        norm = self.norm(train)
+        side, stride = (3, 1) if self.stem == "conv3" else (7, 2)
+        x = images.astype(self.dtype)
+        x = conv(self.width, (side, side), stride, padding=side // 2, name="conv1")(x)
+        x = PReLU(name="prelu")(norm(name="bn1")(x))
+        if self.stem == "conv7":
+            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        block_type = nn.remat(IResNetBlock) if self.remat else IResNetBlock
         for stage, blocks in enumerate(self.stage_blocks):
             for block in range(blocks):
                 x = block_type(
+                    conv,
+                    norm,
                     self.width * 2**stage,
                     stride=2 if block == 0 and (stage > 0 or self.stem == "conv3") else 1,
-                    dtype=self.dtype,
-                    epsilon=self.epsilon,
-                    axis_name=self.axis_name,
                     squeeze=self.squeeze,
                     shortcut=self.shortcut,
                     inner_norm=self.inner_norm,
                     name=f"layer{stage + 1}_{block}",
-                )(x, train)
-        return self._ending(x, train)
-
-    def _stem(self, x: jax.Array, train: bool) -> jax.Array:
-        if self.stem not in get_args(Stem):
-            raise InputError(
-                f"stem: {self.stem!r} is no input option; take one of {', '.join(get_args(Stem))}"
-            )
-        kernel, stride = (3, 1) if self.stem == "conv3" else (7, 2)
-        x = convolution(
-            self.width, (kernel, kernel), stride, train=train, dtype=self.dtype, name="conv1"
-        )(x)
-        norm = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)
-        x = norm_prelu(x, norm("bn1"), PReLU(self.dtype, name="prelu"))
-        return x if self.stem == "conv3" else nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-
-    def _ending(self, x: jax.Array, train: bool) -> jax.Array:
-        if self.shortcut not in get_args(Shortcut):
-            raise InputError(
-                f"shortcut: {self.shortcut!r} is none; take one of {', '.join(get_args(Shortcut))}"
-            )
-        if self.output not in get_args(Output):
-            raise InputError(
-                f"output: {self.output!r} is none of the paper's options "
-                f"{', '.join(get_args(Output))}"
-            )
-        norm = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)
-        x = norm("bn2")(x)
+                )(x)
+        x = norm(name="bn2")(x)
+        drop = nn.Dropout(self.dropout, deterministic=not train)
         if self.output == "E":
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-            x = flatten_channels_first(x).astype(jnp.float32)
+            x = flatten_channels_first(drop(x)).astype(jnp.float32)
         else:
-            x = PReLU(self.dtype, name="prelu2")(x)
+            x = PReLU(name="prelu2")(x)
             x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
             if self.output == "A":
                 if self.embedding_size != x.shape[-1]:
@@ -198,11 +170,10 @@ class IResNet(nn.Module):
                         "option"
                     )
                 return x
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = nn.Dense(self.embedding_size, dtype=jnp.float32, name="fc")(x)
+            x = drop(x)
+        start = torch_start(x.shape[-1]) if from_torch else {}
+        x = nn.Dense(self.embedding_size, dtype=jnp.float32, name="fc", **start)(x)
         if self.output == "B":
             return x
-        x = EmbeddingBatchNorm(
-            self.epsilon, self.axis_name, self.embedding_affine, name="features"
-        )(x, train)
+        x = self.embedding_norm(self.embedding_affine)(x, train)
         return PReLU(name="prelu3")(x) if self.output == "D" else x

@@ -1,123 +1,150 @@
-"""Layers that the backbones share and Flax does not have as the papers use them."""
+"""Layers that the backbones share, and the settings that all of them have."""
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+import functools
+import inspect
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.models.convolution import convolve, one_cpu
-from arcface_jax.models.normalisation import normalise_batch
-
 Dtype = Any
+LayerType = Any
+"""A Flax module class with some of its fields given, by `functools.partial`."""
 
 FROZEN_SCALE = "frozen_scale"
 """Name of the one parameter that no optimiser may touch, weight decay included."""
 
+RunningVariance = Literal["biased", "unbiased"]
+"""What a batch of n values a channel adds to the running variance of a batch normalisation.
+
+biased: Σ(x − μ)²/n, as Flax and MXNet do. unbiased: Σ(x − μ)²/(n − 1), as PyTorch does. The
+batch itself is normalised by the former in either.
+"""
+
+InitialWeights = Literal["he", "arcface_torch"]
+"""Weights at the start of training.
+
+he: kernels N(0, 2/fan_out), dense layers N(0, 1/fan_in) without bias. arcface_torch: an IResNet's
+kernels N(0, .01), its dense layer and bias uniform in ±1/√fan_in; see `VisionTransformer` for
+its. The mobile networks start by the former there, too. Slopes of PReLUs are .25, scales of batch
+normalisations 1 and their biases 0 in either.
+"""
+
 # Batch normalisation follows every convolution, so only the ratio between a kernel's
 # scale and its gradient matters; fan-out He initialisation is what the paper's code uses.
-conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def torch_start(fan_in: int) -> dict[str, Any]:
+    """Kernel and bias uniform in ±1/√fan_in: how PyTorch starts a layer not told otherwise."""
+
+    def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
+
+    return {"kernel_init": init, "bias_init": init}
 
 
 class PReLU(nn.Module):
     """max(x, 0) + a·min(x, 0) with one learnt slope a for each channel, .25 at first.
 
+    Flax's `nn.PReLU` has one slope for all channels; published face networks have one for each.
+
     References: He et al., Delving Deep into Rectifiers (arXiv:1502.01852).
     """
 
-    dtype: Dtype = jnp.float32
-
     @nn.compact
-    def __call__(self, x: jax.Array, norm: "CpuBatchNorm | None" = None) -> jax.Array:
-        """Applies the activation to x [..., channels], or to norm(x), both in one."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the activation to x [..., channels]."""
         slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],), jnp.float32)
-        if norm is not None:
-            return norm(x, slope)
-        return jnp.where(x >= 0, x, x * slope.astype(self.dtype))
+        return jnp.where(x >= 0, x, x * slope.astype(x.dtype))
 
 
-class CpuBatchNorm(nn.BatchNorm):
-    """Flax's batch normalisation in training, by `normalise_batch`; equal to rounding."""
+class BatchNorm(nn.BatchNorm):
+    """Flax's batch normalisation, whose running variance may be PyTorch's; see `RunningVariance`.
+
+    The count n is over all devices of `axis_name`.
+    """
+
+    momentum: float = 0.9
+    running_variance: RunningVariance = "biased"
 
     @nn.compact
-    def __call__(self, x: jax.Array, slope: jax.Array | None = None) -> jax.Array:  # type: ignore[override]
-        """Normalises x [..., channels]; a PReLU of that `slope` may follow."""
-        shape = (x.shape[-1],)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
-        variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        scale = self.param("scale", self.scale_init, shape, self.param_dtype)
-        bias = self.param("bias", self.bias_init, shape, self.param_dtype)
-        result = normalise_batch(x.astype(jnp.float32), scale, bias, slope, self.epsilon)
-        if not self.is_initializing():
-            mean.value = self.momentum * mean.value + (1 - self.momentum) * result.mean
-            variance.value = self.momentum * variance.value + (1 - self.momentum) * result.variance
-        return result.output
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """Normalises x [..., channels]."""
+        before = self.get_variable("batch_stats", "var")
+        # Unwrapped, so that whoever intercepts the calls of layers sees one call.
+        normalise = inspect.unwrap(nn.BatchNorm.__call__)
+        normalised: jax.Array = normalise(self, x, use_running_average, mask=mask)
+        averaged = nn.merge_param(
+            "use_running_average", self.use_running_average, use_running_average
+        )
+        if self.running_variance == "unbiased" and not (averaged or self.is_initializing()):
+            kept = self.momentum * before
+            added = self.get_variable("batch_stats", "var") - kept
+            count = x.size // x.shape[-1]
+            if self.axis_name is not None:
+                count *= jax.lax.axis_size(self.axis_name)
+            self.put_variable("batch_stats", "var", kept + added * unbiasing(count))
+        return normalised
 
 
-def batch_norm(
-    train: bool, *, dtype: Dtype, epsilon: float, axis_name: str | None = None, affine: bool = True
-) -> Callable[..., nn.BatchNorm]:
-    """Batch normalisation as every backbone here uses it: running momentum .9, statistics in
-    float32.
+def unbiasing(count: int) -> float:
+    """n/(n − 1), by which the unbiased variance of n values is larger than the biased; 1 for one
+    value.
     """
-    on_cpu = train and affine and axis_name is None and dtype == jnp.float32 and one_cpu()
-    kind = CpuBatchNorm if on_cpu else nn.BatchNorm
+    return count / max(1, count - 1)
 
-    def make(name: str) -> nn.BatchNorm:
-        return kind(
+
+class Backbone(nn.Module):
+    """The settings of every backbone here.
+
+    Attributes:
+      dropout: rate before the embedding layer.
+      epsilon: of the batch normalisations; 1e-5 (arcface_torch) or 2e-5 (MXNet).
+      dtype: of the computation. Parameters, batch statistics and the embedding stay float32.
+      axis_name: mapped axis over which batch statistics are averaged, or None for local ones.
+      remat: compute each block again for its gradient, instead of keeping what it computed.
+      running_variance: see `RunningVariance`.
+      initial_weights: see `InitialWeights`.
+    """
+
+    _: dataclasses.KW_ONLY
+    dropout: float = 0.0
+    epsilon: float = 1e-5
+    dtype: Dtype = jnp.float32
+    axis_name: str | None = None
+    remat: bool = False
+    running_variance: RunningVariance = "biased"
+    initial_weights: InitialWeights = "he"
+
+    def conv(self, kernel_init: nn.initializers.Initializer = he_normal) -> LayerType:
+        """The convolutions: without bias, in `dtype`."""
+        return functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=kernel_init)
+
+    def norm(self, train: bool) -> LayerType:
+        """The batch normalisations; statistics are computed in float32."""
+        return functools.partial(
+            BatchNorm,
             use_running_average=not train,
-            momentum=0.9,
-            epsilon=epsilon,
-            dtype=dtype,
-            axis_name=axis_name if train else None,
-            use_scale=affine,
-            use_bias=affine,
-            name=name,
+            epsilon=self.epsilon,
+            dtype=self.dtype,
+            axis_name=self.axis_name,
+            running_variance=self.running_variance,
         )
 
-    return make
-
-
-def norm_prelu(x: jax.Array, norm: nn.BatchNorm, prelu: PReLU) -> jax.Array:
-    """prelu(norm(x)), in one where the normalisation can."""
-    return prelu(x, norm) if isinstance(norm, CpuBatchNorm) else prelu(norm(x))
-
-
-def convolution(
-    features: int,
-    kernel: tuple[int, int],
-    stride: int,
-    *,
-    train: bool,
-    dtype: Dtype,
-    name: str,
-    padding: int | None = None,
-    groups: int = 1,
-) -> nn.Conv:
-    """A convolution without bias, padded by half its kernel unless `padding` says otherwise;
-    see `convolve`.
-    """
-    return nn.Conv(
-        features,
-        kernel,
-        stride,
-        padding=kernel[0] // 2 if padding is None else padding,
-        feature_group_count=groups,
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=conv_init,
-        # What is evaluated or exported stays the standard operation.
-        conv_general_dilated=convolve if train else None,
-        name=name,
-    )
-
-
-def rematerialised(block: type[nn.Module], remat: bool) -> type[nn.Module]:
-    """The type of block, called with (x, train), computed again for its gradient if `remat`
-    says so.
-    """
-    return nn.remat(block, static_argnums=(2,)) if remat else block
+    def embedding_norm(self, affine: bool = True) -> "EmbeddingBatchNorm":
+        """The batch normalisation of the embedding, named `features`."""
+        return EmbeddingBatchNorm(
+            self.epsilon, self.axis_name, affine, self.running_variance, name="features"
+        )
 
 
 class ConvNorm(nn.Module):
@@ -125,45 +152,38 @@ class ConvNorm(nn.Module):
     networks.
 
     Attributes:
+      conv: the type of convolution.
+      norm: the type of batch normalisation.
       features: output channels.
       kernel: height and width of the kernel.
       stride: in both directions.
       padding: pixels on every side.
       groups: of channels that are convolved apart; as many as channels is a depthwise convolution.
       activate: whether the PReLU follows.
-      dtype: of the computation.
-      epsilon: of the batch normalisation.
-      axis_name: mapped axis over which batch statistics are averaged, or None.
     """
 
+    conv: LayerType
+    norm: LayerType
     features: int
     kernel: tuple[int, int] = (1, 1)
     stride: int = 1
     padding: int = 0
     groups: int = 1
     activate: bool = True
-    dtype: Dtype = jnp.float32
-    epsilon: float = 1e-5
-    axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [N, H, W, channels] to [N, H', W', features]."""
-        conv = convolution(
+        conv = self.conv(
             self.features,
             self.kernel,
             self.stride,
-            train=train,
-            dtype=self.dtype,
-            name="conv",
             padding=self.padding,
-            groups=self.groups,
+            feature_group_count=self.groups,
+            name="conv",
         )
-        x = conv(x)
-        norm = batch_norm(train, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name)(
-            "bn"
-        )
-        return norm_prelu(x, norm, PReLU(self.dtype, name="prelu")) if self.activate else norm(x)
+        x = self.norm(name="bn")(conv(x))
+        return PReLU(name="prelu")(x) if self.activate else x
 
 
 class SqueezeExcite(nn.Module):
@@ -172,21 +192,16 @@ class SqueezeExcite(nn.Module):
     References: Hu et al., Squeeze-and-Excitation Networks (arXiv:1709.01507), eqs. 2–4.
     """
 
+    conv: LayerType
     reduction: int
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Weighs the channels of x [N, H, W, channels]."""
-
-        def pointwise(features: int, name: str) -> nn.Conv:
-            return nn.Conv(
-                features, (1, 1), use_bias=False, dtype=self.dtype, kernel_init=conv_init, name=name
-            )
-
+        channels = x.shape[-1]
         gain = jnp.mean(x, axis=(1, 2), keepdims=True)
-        gain = nn.relu(pointwise(max(1, x.shape[-1] // self.reduction), "fc1")(gain))
-        return x * nn.sigmoid(pointwise(x.shape[-1], "fc2")(gain))
+        gain = nn.relu(self.conv(max(1, channels // self.reduction), (1, 1), name="fc1")(gain))
+        return x * nn.sigmoid(self.conv(channels, (1, 1), name="fc2")(gain))
 
 
 def flatten_channels_first(x: jax.Array) -> jax.Array:
@@ -207,15 +222,23 @@ class EmbeddingBatchNorm(nn.Module):
     epsilon: float
     axis_name: str | None = None
     affine: bool = True
+    running_variance: RunningVariance = "biased"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalises x [N, D] over the batch, in float32."""
-        norm = batch_norm(
-            train, dtype=jnp.float32, epsilon=self.epsilon, axis_name=self.axis_name, affine=False
+        norm = BatchNorm(
+            use_running_average=not train,
+            epsilon=self.epsilon,
+            dtype=jnp.float32,
+            axis_name=self.axis_name,
+            use_scale=False,
+            use_bias=False,
+            running_variance=self.running_variance,
+            name="norm",
         )
         if not self.affine:
-            return norm("norm")(x)
+            return norm(x)
         scale = self.param(FROZEN_SCALE, nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        return norm("norm")(x) * jax.lax.stop_gradient(scale) + bias
+        return norm(x) * jax.lax.stop_gradient(scale) + bias

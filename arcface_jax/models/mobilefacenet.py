@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.models.layers import ConvNorm, Dtype, rematerialised
+from arcface_jax.models.layers import Backbone, ConvNorm, LayerType
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,29 +40,23 @@ class Bottleneck(nn.Module):
     Each convolution has its BN, the first two a PReLU.
     """
 
+    unit: LayerType
     inner: int
     features: int
     stride: int
     residual: bool
-    dtype: Dtype
-    epsilon: float
-    axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [N, H, W, channels] to [N, ⌈H/stride⌉, ⌈W/stride⌉, features]."""
-        unit = functools.partial(
-            ConvNorm, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name
-        )
-        y = unit(self.inner, name="expand")(x, train)
-        y = unit(self.inner, (3, 3), self.stride, padding=1, groups=self.inner, name="depthwise")(
-            y, train
-        )
-        y = unit(self.features, activate=False, name="project")(y, train)
+        depthwise = functools.partial(self.unit, self.inner, (3, 3), groups=self.inner, padding=1)
+        y = self.unit(self.inner, name="expand")(x)
+        y = depthwise(stride=self.stride, name="depthwise")(y)
+        y = self.unit(self.features, activate=False, name="project")(y)
         return x + y if self.residual else y
 
 
-class MobileFaceNet(nn.Module):
+class MobileFaceNet(Backbone):
     """The network of the paper: bottlenecks, then a depthwise convolution over the whole feature
     map.
 
@@ -70,63 +64,45 @@ class MobileFaceNet(nn.Module):
     depthwise convolution (its kernel is the feature map: 7×7 for 112×112
     images, 7×6 for 112×96) – linear conv1×1 to D – BN.
 
-    Attributes:
+    Attributes besides those of every `Backbone`:
       embedding_size: D, 128 in the paper.
       width: 64 is the published size; all channels are in proportion.
-      dropout: rate before the embedding layer, 0 in the paper.
-      epsilon: of the batch normalisations.
-      dtype: of the computation; parameters, statistics and the embedding stay float32.
-      axis_name: mapped axis over which batch statistics are averaged, or None.
       bottlenecks: the rows of the table.
-      remat: compute each bottleneck again for its gradient, instead of keeping what it computed.
     """
 
     embedding_size: int = 128
     width: int = 64
-    dropout: float = 0.0
-    epsilon: float = 1e-5
-    dtype: Dtype = jnp.float32
-    axis_name: str | None = None
+    _: dataclasses.KW_ONLY
     bottlenecks: tuple[Bottlenecks, ...] = PUBLISHED_BOTTLENECKS
-    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Embeds `images` [N, height, width, 3] of at least 16 pixels; returns float32 [N,
         embedding_size].
         """
-        unit = functools.partial(
-            ConvNorm, dtype=self.dtype, epsilon=self.epsilon, axis_name=self.axis_name
-        )
+        conv, norm = self.conv(), self.norm(train)
+        unit = functools.partial(ConvNorm, conv, norm)
 
         def scaled(channels: int) -> int:
             return max(1, channels * self.width // 64)
 
         first = scaled(64)
-        x = unit(first, (3, 3), 2, padding=1, name="conv1")(images.astype(self.dtype), train)
-        x = unit(first, (3, 3), padding=1, groups=first, name="dw_conv1")(x, train)
-        bottleneck = rematerialised(Bottleneck, self.remat)
+        x = unit(first, (3, 3), 2, padding=1, name="conv1")(images.astype(self.dtype))
+        x = unit(first, (3, 3), padding=1, groups=first, name="dw_conv1")(x)
+        bottleneck = nn.remat(Bottleneck) if self.remat else Bottleneck
         number = 0
         for row in self.bottlenecks:
             for place in range(row.count):
+                inner, features = row.expansion * x.shape[-1], scaled(row.channels)
                 stride = row.stride if place == 0 else 1
-                features = scaled(row.channels)
-                x = bottleneck(
-                    inner=row.expansion * x.shape[-1],
-                    features=features,
-                    stride=stride,
-                    residual=stride == 1 and features == x.shape[-1],
-                    dtype=self.dtype,
-                    epsilon=self.epsilon,
-                    axis_name=self.axis_name,
-                    name=f"blocks_{number}",
-                )(x, train)
+                residual = stride == 1 and features == x.shape[-1]
+                x = bottleneck(unit, inner, features, stride, residual, name=f"blocks_{number}")(x)
                 number += 1
         last = scaled(512)
-        x = unit(last, name="conv2")(x, train)
+        x = unit(last, name="conv2")(x)
         kernel = (x.shape[1], x.shape[2])
-        x = unit(last, kernel, groups=last, activate=False, name="linear7")(x, train)
+        x = unit(last, kernel, groups=last, activate=False, name="linear7")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        embed = functools.partial(unit, dtype=jnp.float32)
-        x = embed(self.embedding_size, activate=False, name="linear1")(x.astype(jnp.float32), train)
-        return x[:, 0, 0, :]
+        conv, norm = (functools.partial(layer, dtype=jnp.float32) for layer in (conv, norm))
+        embed = ConvNorm(conv, norm, self.embedding_size, activate=False, name="linear1")
+        return embed(x.astype(jnp.float32))[:, 0, 0, :]

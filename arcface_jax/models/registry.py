@@ -2,15 +2,16 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from arcface_jax.errors import InputError
+from arcface_jax.import_path import load_attribute
 from arcface_jax.models.iresnet import STAGE_BLOCKS, IResNet
-from arcface_jax.models.layers import Dtype
+from arcface_jax.models.layers import Dtype, InitialWeights, RunningVariance
 from arcface_jax.models.mbf import ArcFaceTorchMobileFaceNet
 from arcface_jax.models.mobilefacenet import MobileFaceNet
 from arcface_jax.models.resnet import DEPTHS, ResNet
@@ -22,10 +23,9 @@ _BUILDERS: dict[str, Builder] = {}
 
 
 def register(name: str, builder: Builder) -> None:
-    """Makes `builder(embedding_size, width, dropout, dtype, axis_name) -> nn.Module` known as
-    `name`.
+    """Makes a Flax module class, or a function that returns a module, known as `name`.
 
-    It may take `remat` too, see `create`.
+    It takes those settings of `create` that it has, by name.
     """
     if name in _BUILDERS:
         raise InputError(f"backbone {name!r} is registered already; choose another name")
@@ -33,7 +33,7 @@ def register(name: str, builder: Builder) -> None:
 
 
 def names() -> list[str]:
-    """The names that `create` accepts."""
+    """The registered names; `create` takes module:attribute as well."""
     return sorted(_BUILDERS)
 
 
@@ -46,11 +46,16 @@ def create(
     dtype: Dtype = jnp.float32,
     axis_name: str | None = None,
     remat: bool = False,
+    running_variance: RunningVariance = "biased",
+    initial_weights: InitialWeights = "he",
+    unchanged: Collection[str] | None = None,
 ) -> nn.Module:
-    """Builds the backbone called `name`.
+    """Builds the backbone called `name`, from those of the settings that it has.
 
     Args:
-      name: one of `names()`.
+      name: one of `names()`, or module:attribute, such as my_nets:Net: a Flax module class, or a
+        function that returns a module, of the user's own; see `load_attribute` for where it is
+        looked for.
       embedding_size: D.
       width: channels of the first stage of an IResNet; 64 is the published size of every
         backbone, and all channels are in proportion to it.
@@ -60,17 +65,30 @@ def create(
       remat: compute each block's forward pass again for its gradient (`jax.checkpoint`): memory for
         time on accelerators. XLA's CPU compiler finds the two passes equal and merges them, so
         nothing changes there.
+      running_variance: see `layers.RunningVariance`.
+      initial_weights: see `layers.InitialWeights`.
+      unchanged: the settings that a backbone need not have, since nobody asked for their value; by
+        default those that have their default here.
 
     Returns: a Flax module mapping ([N, H, W, 3] normalised images, train) to [N, D].
 
     Raises:
-      InputError: no backbone has that name, a size is not positive, or the backbone cannot do what
-        `remat` asks.
+      InputError: no backbone has that name, a size is not positive, or the backbone does not have a
+        setting that was changed.
     """
-    if name not in _BUILDERS:
-        raise InputError(
-            f"model.name: no backbone is called {name!r}; choose one of {', '.join(names())}"
-        )
+    settings = {
+        "embedding_size": embedding_size,
+        "width": width,
+        "dropout": dropout,
+        "dtype": dtype,
+        "axis_name": axis_name,
+        "remat": remat,
+        "running_variance": running_variance,
+        "initial_weights": initial_weights,
+    }
+    if unchanged is None:
+        defaults = inspect.signature(create).parameters
+        unchanged = [key for key, value in settings.items() if value == defaults[key].default]
     if embedding_size < 1 or width < 1:
         raise InputError(
             f"model.embedding_size and model.width must be positive, got {embedding_size} and "
@@ -78,20 +96,34 @@ def create(
         )
     if not 0.0 <= dropout < 1.0:
         raise InputError(f"model.dropout must be in [0, 1), got {dropout}")
-    by_choice = {}
-    if remat:
-        parameters = inspect.signature(_BUILDERS[name]).parameters.values()
-        if not any(p.name == "remat" or p.kind is p.VAR_KEYWORD for p in parameters):
-            raise InputError(f"model.remat: {name!r} cannot compute its blocks again; leave it out")
-        by_choice["remat"] = True
-    return _BUILDERS[name](
-        embedding_size=embedding_size,
-        width=width,
-        dropout=dropout,
-        dtype=dtype,
-        axis_name=axis_name,
-        **by_choice,
-    )
+    if ":" not in name and name not in _BUILDERS:
+        raise InputError(
+            f"model.name: no backbone is called {name!r}; choose one of {', '.join(names())}, or "
+            "your own as module:attribute"
+        )
+    builder = load_attribute(name, "model.name") if ":" in name else _BUILDERS[name]
+    if not callable(builder) or isinstance(builder, nn.Module):
+        raise InputError(
+            f"model.name: {name!r} is a {type(builder).__name__}; give a flax.linen.Module class, "
+            "or a function that returns a module"
+        )
+    parameters = inspect.signature(builder).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for key in settings:
+        if key not in parameters and not takes_all and key not in unchanged:
+            advice = "use run.statistics local" if key == "axis_name" else "leave it out"
+            raise InputError(f"model.{key}: {name!r} has no such setting; {advice}")
+    for key, parameter in parameters.items():
+        needed = parameter.default is parameter.empty and key not in settings
+        if needed and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise InputError(f"model.name: {name!r} needs {key}, which is no setting; default it")
+    own = {key: value for key, value in settings.items() if key in parameters or takes_all}
+    backbone = builder(**own)
+    if not isinstance(backbone, nn.Module):
+        raise InputError(
+            f"model.name: {name!r} made a {type(backbone).__name__}, and not a flax.linen.Module"
+        )
+    return backbone
 
 
 def count_parameters(backbone: nn.Module, image_size: int | tuple[int, int]) -> int:
@@ -108,15 +140,6 @@ def count_parameters(backbone: nn.Module, image_size: int | tuple[int, int]) -> 
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
-def _vision_transformer(channels: int, depth: int, drop_path: float) -> Builder:
-    def build(*, width: int, **options: object) -> nn.Module:
-        heads = 8
-        per_head = max(1, channels * width // (64 * heads))
-        return VisionTransformer(per_head * heads, depth, heads, drop_path=drop_path, **options)  # type: ignore[arg-type]
-
-    return build
-
-
 for _depth, _blocks in STAGE_BLOCKS.items():
     register(f"iresnet{_depth}", functools.partial(IResNet, _blocks))
     register(f"se_iresnet{_depth}", functools.partial(IResNet, _blocks, squeeze=16))
@@ -130,7 +153,7 @@ for _depth in DEPTHS:
 register("mobilefacenet", MobileFaceNet)
 register("mbf", ArcFaceTorchMobileFaceNet)
 register("mbf_large", functools.partial(ArcFaceTorchMobileFaceNet, (2, 8, 12, 4), 4))
-register("vit_t", _vision_transformer(256, 12, 0.1))
-register("vit_s", _vision_transformer(512, 12, 0.1))
-register("vit_b", _vision_transformer(512, 24, 0.1))
-register("vit_l", _vision_transformer(768, 24, 0.05))
+register("vit_t", functools.partial(VisionTransformer, 256, 12))
+register("vit_s", functools.partial(VisionTransformer, 512, 12))
+register("vit_b", functools.partial(VisionTransformer, 512, 24))
+register("vit_l", functools.partial(VisionTransformer, 768, 24, drop_path=0.05))

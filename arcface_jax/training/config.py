@@ -70,7 +70,8 @@ class ModelConfig:
 
     name: str = "iresnet18"
     """Backbone, one of `arcface_jax.models.registry.names()`: iresnet18 … 200, mobilefacenet,
-    mbf, vit_t …
+    mbf, vit_t …; or a Flax module of your own as module:attribute, such as my_nets:Net for the
+    class Net in my_nets.py. It is given the settings below that it has as fields.
     """
     width: int = 16
     """Channels of the first stage; 64 is the published size."""
@@ -83,6 +84,14 @@ class ModelConfig:
     remat: bool = False
     """Keep only each block's input for the backward pass and compute the rest again
     (`jax.checkpoint`): less memory, about a third more time.
+    """
+    running_variance: Literal["biased", "unbiased"] = "biased"
+    """What a batch of n values adds to the running variance of a batch normalisation: its variance
+    as Flax and MXNet take it, or n/(n − 1) times that, as PyTorch does.
+    """
+    initial_weights: Literal["he", "arcface_torch"] = "he"
+    """Weights at the start: He's for convolutions, or what arcface_torch starts each network with,
+    N(0, .1²) for the convolutions of an IResNet.
     """
     init: str | None = None
     """Trained backbone to start from: a run folder, a PyTorch checkpoint or an .onnx file of

@@ -23,6 +23,7 @@ from arcface_jax.training.config import (
     PROFILE_AFTER,
     Config,
     HeadConfig,
+    ModelConfig,
     OptimiserConfig,
     RunConfig,
 )
@@ -206,17 +207,39 @@ class Setup:
 
 
 def create_backbone(config: Config, axis_name: str | None = None) -> nn.Module:
-    """The backbone that config.model describes."""
-    model = config.model
-    return registry.create(
-        model.name,
-        embedding_size=model.embedding_size,
-        width=model.width,
-        dropout=model.dropout,
-        dtype=jnp.dtype(model.dtype),
-        axis_name=axis_name,
-        **({"remat": True} if model.remat else {}),
-    )
+    """The backbone that config.model describes.
+
+    Raises:
+      InputError: there is none of that name, it does not have a setting that was changed, or its
+        embeddings are not of the size that config.model says.
+    """
+    model, default = config.model, ModelConfig()
+    settings = {
+        name: getattr(model, name)
+        for name in (
+            "embedding_size",
+            "width",
+            "dropout",
+            "dtype",
+            "remat",
+            "running_variance",
+            "initial_weights",
+        )
+    }
+    unchanged = [name for name, value in settings.items() if value == getattr(default, name)]
+    settings |= {"dtype": jnp.dtype(model.dtype), "axis_name": axis_name}
+    if axis_name is None:
+        unchanged.append("axis_name")
+    backbone = registry.create(model.name, **settings, unchanged=unchanged)
+    if ":" in model.name:
+        images = jnp.zeros((1, *config.data.size, 3))
+        embeddings, _ = jax.eval_shape(backbone.init_with_output, jax.random.key(0), images)
+        if embeddings.shape != (1, model.embedding_size):
+            raise InputError(
+                f"model.embedding_size {model.embedding_size}: {model.name!r} makes of one image "
+                f"an array of shape {embeddings.shape}; it must be (1, D), with that D"
+            )
+    return backbone
 
 
 def create_program(

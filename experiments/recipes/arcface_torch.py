@@ -1,5 +1,5 @@
 """The runs of arcface_torch (insightface, recognition): polynomial decay, no dropout, weight decay
-of all parameters.
+of all parameters, its initial weights, running variances as PyTorch keeps them.
 
 References: insightface, recognition/arcface_torch, configs and README; An et al., Partial FC
 (arXiv:2010.05222, arXiv:2203.15565); Zhu et al., WebFace260M (arXiv:2103.04098).
@@ -8,7 +8,7 @@ Theirs computes in float16, these in bfloat16. Theirs also clips the norm of the
 at 5; `optimiser.clip` here is of the head's with it, so these do not.
 """
 
-from arcface_jax.training.config import Config, HeadConfig, LossConfig, OptimiserConfig
+from arcface_jax.training.config import Config, HeadConfig, LossConfig, ModelConfig, OptimiserConfig
 from experiments.recipes.recipe import (
     CASIA,
     GLINT360K,
@@ -34,6 +34,11 @@ _COSFACE = LossConfig(name="cosface", margin=0.4, scale=64.0)
 _SHARDED = HeadConfig(kind="sharded")
 
 
+def _network(name: str) -> ModelConfig:
+    """As PyTorch starts it and keeps its running variances."""
+    return published_size(name, running_variance="unbiased", initial_weights="arcface_torch")
+
+
 def _arcface_torch(
     network: str,
     data: DataSet,
@@ -48,7 +53,7 @@ def _arcface_torch(
 ) -> Config:
     return Config(
         data=stream_of_crops(),
-        model=published_size(network),
+        model=_network(network),
         loss=loss,
         head=head,
         optimiser=OptimiserConfig(
@@ -213,7 +218,7 @@ def webface42m_vit_b() -> Config:
     epochs, batch_size = 40, 24_576
     return Config(
         data=stream_of_crops(),
-        model=published_size("vit_b"),
+        model=_network("vit_b"),
         loss=_COSFACE,
         head=HeadConfig(kind="sharded", sample_rate=0.3),
         optimiser=OptimiserConfig(

@@ -4,6 +4,7 @@ authors.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from arcface_jax.training.config import Config, DataConfig, ModelConfig, RunConfig
 
@@ -136,9 +137,9 @@ def stream_of_crops() -> DataConfig:
     return DataConfig(source="auto", image_size=112, test_fraction=0.0, loading="stream")
 
 
-def published_size(name: str, *, dropout: float = 0.0) -> ModelConfig:
+def published_size(name: str, **settings: Any) -> ModelConfig:
     """A backbone as published, computed in bfloat16."""
-    return ModelConfig(name=name, width=64, embedding_size=512, dropout=dropout, dtype="bfloat16")
+    return ModelConfig(name=name, width=64, embedding_size=512, dtype="bfloat16", **settings)
 
 
 def long_run(steps: int, batch_size: int, accumulate: int = 1) -> RunConfig:

@@ -232,13 +232,13 @@ def test_a_network_that_computes_blocks_again_keeps_less_for_its_gradient(name):
     assert kept(True) < 0.5 * kept(False)
 
 
-def test_a_backbone_that_cannot_compute_blocks_again_says_so(monkeypatch):
+def test_a_backbone_that_lacks_a_setting_says_so(monkeypatch):
     def build(embedding_size, width, dropout, dtype, axis_name):
         return small("resnet")
 
     monkeypatch.setattr(registry, "_BUILDERS", {"own": build})
     assert registry.create("own") is small("resnet")
-    with pytest.raises(InputError, match=r"model.remat: 'own' cannot"):
+    with pytest.raises(InputError, match=r"model.remat: 'own' has no such setting; leave it out"):
         registry.create("own", remat=True)
     monkeypatch.undo()
     assert registry.create("iresnet18", remat=True).remat

@@ -1,3 +1,6 @@
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.models import registry
 from arcface_jax.models.iresnet import IResNet
-from arcface_jax.models.layers import FROZEN_SCALE, PReLU, SqueezeExcite, batch_norm
+from arcface_jax.models.layers import FROZEN_SCALE, BatchNorm, PReLU, SqueezeExcite
 
 
 def narrow(**options):
@@ -140,7 +143,7 @@ def test_a_step_in_bfloat16_is_close_to_float32s(batch, variables):
     )
     assert np.dot(flat, exact) / np.linalg.norm(flat) / np.linalg.norm(exact) > 0.98
 
-    norm = batch_norm(True, dtype=jnp.bfloat16, epsilon=1e-5)("norm")
+    norm = BatchNorm(use_running_average=False, dtype=jnp.bfloat16)
     # bfloat16 holds 99 and 101 exactly, but no sum of 2,000 of them.
     values = jnp.tile(jnp.array([99.0, 101.0], jnp.bfloat16), 1000)[:, None]
     start = {
@@ -220,7 +223,9 @@ def test_squeeze_and_excitation_by_hand():
     down, up = random.normal(size=(8, 2)), random.normal(size=(2, 8))
     params = {"params": {"fc1": {"kernel": down[None, None]}, "fc2": {"kernel": up[None, None]}}}
     gain = 1 / (1 + np.exp(-np.maximum(x.mean((1, 2)) @ down, 0) @ up))
-    result = SqueezeExcite(4).apply(jax.tree.map(jnp.float32, params), jnp.float32(x))
+    result = SqueezeExcite(functools.partial(nn.Conv, use_bias=False), 4).apply(
+        jax.tree.map(jnp.float32, params), jnp.float32(x)
+    )
     np.testing.assert_allclose(result, x * gain[:, None, None], rtol=1e-5)
 
 
@@ -233,7 +238,7 @@ def test_prelu_by_hand():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"name": "vgg16"}, "vgg16"),
+        ({"name": "vgg16"}, "vgg16.*module:attribute"),
         ({"name": "iresnet18", "width": 0}, "model.width"),
         ({"name": "iresnet18", "embedding_size": -1}, "model.embedding_size"),
         ({"name": "iresnet18", "dropout": 1.0}, "model.dropout"),

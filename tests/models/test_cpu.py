@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from arcface_jax.models import convolution, layers, normalisation
+from arcface_jax.models import cpu
 from arcface_jax.models.iresnet import IResNet
 from arcface_jax.models.mobilefacenet import Bottlenecks, MobileFaceNet
 from arcface_jax.models.resnet import ResNet
@@ -20,8 +20,12 @@ from arcface_jax.models.resnet import ResNet
 @pytest.fixture
 def alone(monkeypatch):
     """The tests simulate several devices; these are about one."""
-    for module in (convolution, layers):
-        monkeypatch.setattr(module, "one_cpu", lambda: True)
+    monkeypatch.setattr(cpu, "one_cpu", lambda: True)
+
+
+def train(model, variables, images):
+    with cpu.training_layers():
+        return model.apply(variables, images, True, mutable=["batch_stats"])
 
 
 def random(*shape, seed=0):
@@ -49,7 +53,7 @@ def test_convolutions_and_their_gradients_are_the_standard_ones(shape, size, str
     gradient = random(*jax.eval_shape(lambda: standard(x, kernel, stride)).shape, seed=2)
     results = [
         jax.jit(lambda *arguments, form=form: both(*arguments, form))(x, kernel, gradient)
-        for form in (convolution.cpu_convolution, standard)
+        for form in (cpu.cpu_convolution, standard)
     ]
     for ours, theirs in zip(*results, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -78,7 +82,7 @@ def test_other_convolutions_stay_as_they_are(alone, options):
         str(
             jax.make_jaxpr(lambda x, k, f=f: f(x, k, dimension_numbers=names, **options))(x, kernel)
         )
-        for f in (convolution.convolve, jax.lax.conv_general_dilated)
+        for f in (cpu.convolve, jax.lax.conv_general_dilated)
     )
     assert ours == theirs
 
@@ -90,12 +94,9 @@ def test_several_devices_keep_the_standard_step():
     assert jax.device_count() > 1
     model = IResNet((1, 1), embedding_size=8, width=4)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-
-    def embed(variables, images, train):
-        return model.apply(variables, images, train, mutable=["batch_stats"] if train else False)
-
     images = jnp.zeros((4, 8, 8, 3))
-    assert "custom_vjp" not in str(jax.make_jaxpr(embed, static_argnums=2)(variables, images, True))
+    program = jax.make_jaxpr(lambda variables, images: train(model, variables, images))
+    assert "custom_vjp" not in str(program(variables, images))
 
 
 def test_evaluation_keeps_the_standard_operations(alone):
@@ -103,10 +104,8 @@ def test_evaluation_keeps_the_standard_operations(alone):
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     images = jnp.zeros((4, 8, 8, 3))
     assert "custom_vjp" not in str(jax.make_jaxpr(model.apply)(variables, images))
-    train = jax.make_jaxpr(lambda v, x: model.apply(v, x, True, mutable=["batch_stats"]))(
-        variables, images
-    )
-    assert "custom_vjp" in str(train)
+    program = jax.make_jaxpr(lambda variables, images: train(model, variables, images))
+    assert "custom_vjp" in str(program(variables, images))
 
 
 # Batch normalisation
@@ -127,7 +126,7 @@ def test_batch_normalisation_by_hand(slope):
         jnp.array([1.0, -2.0, 0.5]),
         jnp.array([0.3, 0.0, -1.0]),
     )
-    result = jax.jit(normalisation.normalise_batch)(x, scale, bias, slope, jnp.float32(1e-5))
+    result = jax.jit(cpu.normalise_batch)(x, scale, bias, slope, jnp.float32(1e-5))
     for ours, expected in zip(result, by_hand(x, scale, bias, slope), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
@@ -136,11 +135,11 @@ def test_batch_normalisation_by_hand(slope):
 @pytest.mark.parametrize("slope", [None, jnp.array([0.25, -0.5])])
 def test_the_gradient_of_batch_normalisation(slope, cache, monkeypatch):
     """Against finite differences; in parts of one image (cache 1), and all at once."""
-    monkeypatch.setattr(normalisation, "CACHE_BYTES", cache)
+    monkeypatch.setattr(cpu, "CACHE_BYTES", cache)
     x, weights = random(3, 2, 2, 2), random(3, 2, 2, 2, seed=1)
 
     def total(x, scale, bias, *slope):
-        result = normalisation.normalise_batch(x, scale, bias, slope[0] if slope else None, 1e-5)
+        result = cpu.normalise_batch(x, scale, bias, slope[0] if slope else None, 1e-5)
         return (
             jnp.sum(result.output * weights) + jnp.sum(result.mean**2) + jnp.sum(result.variance**2)
         )
@@ -160,15 +159,13 @@ def test_the_parts_may_leave_a_rest(monkeypatch):
 
     def gradients():
         _, pullback = jax.vjp(
-            lambda x, scale, bias, slope: (
-                normalisation.normalise_batch(x, scale, bias, slope, 1e-5).output
-            ),
+            lambda x, scale, bias, slope: cpu.normalise_batch(x, scale, bias, slope, 1e-5).output,
             *(x, ones, 0.1 * ones, 0.25 * ones),
         )
         return pullback(gradient)
 
     whole = jax.jit(gradients)()
-    monkeypatch.setattr(normalisation, "CACHE_BYTES", 4 * 2 * x[0].size * 2)
+    monkeypatch.setattr(cpu, "CACHE_BYTES", 4 * 2 * x[0].size * 2)
     # A function traced before is not traced again, so these are new ones.
     assert "length=3" in str(jax.make_jaxpr(lambda: gradients())())
     for ours, expected in zip(jax.jit(lambda: gradients())(), whole, strict=True):
@@ -180,6 +177,9 @@ def test_the_parts_may_leave_a_rest(monkeypatch):
 
 NETWORKS = {
     "iresnet": IResNet((1, 1), embedding_size=8, width=4),
+    "iresnet as in PyTorch": IResNet(
+        (1, 1), 8, 4, running_variance="unbiased", initial_weights="arcface_torch", remat=True
+    ),
     "iresnet variant": IResNet(
         (1, 1),
         embedding_size=8,
@@ -202,14 +202,14 @@ def test_a_training_step_is_the_standard_one(name, monkeypatch):
 
     def loss(params):
         variables_now = {**variables, "params": params}
-        embeddings, updates = model.apply(variables_now, images, True, mutable=["batch_stats"])
+        embeddings, updates = train(model, variables_now, images)
         return jnp.sum(jnp.tanh(embeddings) ** 3), updates
 
     results = []
     for alone in (False, True):
-        for module in (convolution, layers):
-            monkeypatch.setattr(module, "one_cpu", lambda alone=alone: alone)
-        own = jax.eval_shape(lambda: model.init(jax.random.key(0), images, True))
+        monkeypatch.setattr(cpu, "one_cpu", lambda alone=alone: alone)
+        with cpu.training_layers():
+            own = jax.eval_shape(lambda: model.init(jax.random.key(0), images, True))
         assert jax.tree.structure(own) == jax.tree.structure(variables)
         # A function traced before is not traced again, so this is a new one.
         program = jax.make_jaxpr(lambda params: loss(params))(variables["params"])
@@ -243,5 +243,5 @@ def test_gradients_are_convolutions_in_one_order_of_dimensions(size, stride, sid
             )
         )
 
-    assert orders(convolution.cpu_convolution) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
+    assert orders(cpu.cpu_convolution) == {"[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"}
     assert len(orders(standard)) == 3

@@ -1,0 +1,88 @@
+"""Networks of the user's own, by import path."""
+
+import sys
+
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.models import registry
+from arcface_jax.training.config import Config, DataConfig, ModelConfig
+from arcface_jax.training.setup import create_backbone
+
+NETS = """
+import flax.linen as nn
+
+class Net(nn.Module):
+    embedding_size: int = 7
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(self.embedding_size)(images.mean((1, 2)))
+
+class Fixed(nn.Module):
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(128)(images.mean((1, 2)))
+
+class Needs(nn.Module):
+    depth: int
+
+def make(embedding_size, width=3):
+    return Net(embedding_size + width)
+
+def number():
+    return 3
+
+net = Net()
+"""
+
+
+@pytest.fixture(autouse=True)
+def nets(tmp_path, monkeypatch):
+    (tmp_path / "my_nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    sys.modules.pop("my_nets", None)
+
+
+def test_a_network_is_given_the_settings_that_it_has():
+    network = registry.create("my_nets:Net", embedding_size=5, dropout=0.5)
+    assert (type(network).__name__, network.embedding_size, network.dropout) == ("Net", 5, 0.5)
+    assert registry.create("my_nets:make", embedding_size=5, width=2).embedding_size == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("my_nets:Net", {"width": 3}, "model.width: 'my_nets:Net' has no such setting; leave it"),
+        ("my_nets:Net", {"axis_name": "data"}, "model.axis_name: .*use run.statistics local"),
+        ("my_nets:Nothing", {}, "model.name: 'my_nets:Nothing': .*my_nets.py has no Nothing"),
+        ("nowhere:Net", {}, "model.name: 'nowhere:Net': there is no module 'nowhere'"),
+        ("my_nets:net", {}, "model.name: 'my_nets:net' is a Net; give a flax.linen.Module class"),
+        ("my_nets:NETS", {}, "model.name: .*has no NETS"),
+        ("my_nets:number", {}, "model.name: 'my_nets:number' made a int"),
+        ("my_nets:Needs", {}, "model.name: 'my_nets:Needs' needs depth"),
+    ],
+)
+def test_what_is_no_network_is_said_in_one_line(name, settings, message):
+    with pytest.raises(InputError, match=message) as caught:
+        registry.create(name, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def configured(**model):
+    return Config(data=DataConfig(image_size=16), model=ModelConfig(**model))
+
+
+def test_a_run_may_leave_settings_that_a_network_lacks_at_their_default():
+    create_backbone(configured(name="my_nets:Fixed"))  # width 16 is the default
+    with pytest.raises(InputError, match=r"model.width: 'my_nets:Fixed'"):
+        create_backbone(configured(name="my_nets:Fixed", width=17))
+    assert create_backbone(configured(name="my_nets:Net", embedding_size=9)).embedding_size == 9
+
+
+def test_embeddings_of_another_size_are_found_before_the_run():
+    with pytest.raises(InputError, match=r"model.embedding_size 9: .*shape \(1, 25\)"):
+        create_backbone(configured(name="my_nets:make", embedding_size=9))

@@ -1,0 +1,46 @@
+import sys
+
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.import_path import load_attribute
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with modules of the user's own, forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_an_attribute_of_a_file_in_the_working_folder(folder):
+    (folder / "my_losses.py").write_text("def mine():\n    return 3\n")
+    assert load_attribute("my_losses:mine", "loss.name")() == 3
+    assert load_attribute("os.path:join", "loss.name").__name__ == "join"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("my_losses", "not of the form module:attribute"),
+        ("my_losses:", "not of the form module:attribute"),
+        ("../other:f", "not of the form module:attribute"),
+        ("nowhere:f", "no module 'nowhere' in .* or installed"),
+        ("os.nowhere:f", "no module 'os.nowhere'"),
+        ("my_losses:absent", "my_losses.py has no absent"),
+        ("broken:f", "importing broken failed with ZeroDivisionError: division by zero"),
+        ("lacking:f", "importing lacking failed with ModuleNotFoundError.*not_here"),
+    ],
+)
+def test_what_cannot_be_loaded_is_said_in_one_line(folder, path, message):
+    (folder / "my_losses.py").touch()
+    (folder / "broken.py").write_text("1 / 0\n")
+    (folder / "lacking.py").write_text("import not_here\n")
+    with pytest.raises(InputError, match=message) as caught:
+        load_attribute(path, "loss.name")
+    assert str(caught.value).startswith("loss.name: ")
+    assert "\n" not in str(caught.value)
