@@ -1,8 +1,12 @@
 """ArcFace, additive angular margin loss for face recognition, in JAX and Flax.
 
-The names below are the public core; the rest is imported from its module, for
-instance `arcface_jax.evaluation.verification` or `arcface_jax.data.folder`.
+The names below are the public core. Sub-packages are attributes, `arcface_jax.evaluation` say,
+imported when first asked for.
 """
+
+import importlib
+import importlib.util
+from types import ModuleType
 
 from arcface_jax.errors import InputError
 from arcface_jax.logits import arcface_logits, cosine_logits, normalise_rows
@@ -31,3 +35,15 @@ __all__ = [
     "softmax_loss",
     "sphereface",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """A sub-package or module; `import arcface_jax` alone stays light.
+
+    Raises:
+      AttributeError: there is none of this name.
+    """
+    full = f"{__name__}.{name}"
+    if name.startswith("_") or importlib.util.find_spec(full) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(full)

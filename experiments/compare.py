@@ -16,13 +16,13 @@ import dataclasses
 import json
 import os
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Annotated, get_args
 
 import tyro
 from rich.table import Table
 
+from arcface_jax.commands.command import new_console, read_options, run_command, split_arguments
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.figures.study import losses_figure
@@ -30,11 +30,11 @@ from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
 from arcface_jax.training.config import Config, LossName
 from arcface_jax.training.run_folder import finite
-from experiments.command import help_text, new_console, run_command
-from experiments.study_plan import changed
-from experiments.study_pool import completed, interrupt_on_termination, run_all
-from experiments.study_run import Case
-from experiments.study_tables import (
+
+from .study.plan import changed
+from .study.pool import completed, interrupt_on_termination, run_all
+from .study.run import Case
+from .study.tables import (
     DIFFERENCE_HEADER,
     Results,
     by_seed,
@@ -43,7 +43,7 @@ from experiments.study_tables import (
     verification_numbers,
     verification_rows,
 )
-from experiments.train import parse
+from .train import parse
 
 COLUMNS = {
     "accuracy": "accuracy, %",
@@ -140,15 +140,9 @@ def table_of(
 
 def main() -> int:
     """Trains what is missing, then prints and writes the table."""
-    arguments = sys.argv[1:]
-    split = arguments.index("--") if "--" in arguments else len(arguments)
-    config = tyro.cli(
-        CompareConfig,
-        args=arguments[:split],
-        prog="python -m experiments.compare",
-        description=help_text(__doc__),
-    )
-    base = parse(arguments[split + 1 :])
+    arguments, of_train = split_arguments()
+    config = read_options(CompareConfig, "compare", __doc__, arguments)
+    base = parse(of_train)
     console = new_console(highlight=False, soft_wrap=True)
     cases = [case_of(loss, base, config.seeds) for loss in dict.fromkeys(config.losses)]
     if not cases or not config.seeds:

@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from arcface_jax.commands.command import new_console, progress_bar, read_options, run_command, say
 from arcface_jax.data.convert import Format, convert, verify
 from arcface_jax.data.detection import FaceDetector, detect_landmarks
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
@@ -25,8 +26,6 @@ from arcface_jax.data.scan import find_unreadable
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.views import Subset
 from arcface_jax.errors import InputError
-from experiments.command import help_text, new_console, run_command
-from experiments.progress import progress_bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Arguments:
 def leave_out(console: Console, source: FaceSource, messages: dict[int, str]) -> Subset:
     """The source without the images that there is a message for; says which."""
     for message in messages.values():
-        console.print(f"left out: {message}", markup=False, highlight=False)
+        say(console, f"left out: {message}")
     kept = np.setdiff1d(np.arange(len(source)), list(messages))
     if not len(kept):
         raise InputError(
@@ -101,9 +100,7 @@ def run(arguments: Arguments) -> None:
     source = prepare(arguments, console)
     options = {"image_size": arguments.image_size, "jpeg_quality": arguments.jpeg_quality}
     if arguments.destination.exists() and arguments.check:
-        console.print(
-            f"{arguments.destination} exists and is only checked.", markup=False, highlight=False
-        )
+        say(console, f"{arguments.destination} exists and is only checked.")
     else:
         with progress_bar(console, "Writing", len(source)) as move:
             convert(source, arguments.destination, arguments.format, progress=move, **options)
@@ -112,18 +109,13 @@ def run(arguments: Arguments) -> None:
             verify(source, arguments.destination, progress=move, **options)
     images, identities = len(source), len(source.identity_names)
     checked = ", read back and equal" if arguments.check else ""
-    console.print(
-        f"{arguments.destination}: {images} images of {identities} identities{checked}",
-        markup=False,
-        highlight=False,
-    )
+    say(console, f"{arguments.destination}: {images} images of {identities} identities{checked}")
+
+
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "convert", __doc__))
 
 
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(
-                Arguments, prog="python -m experiments.convert", description=help_text(__doc__)
-            )
-        )
-    )
+    run_command(main)

@@ -21,10 +21,8 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from arcface_jax.data.open import open_source
-from arcface_jax.errors import InputError
-from experiments.command import help_text, new_console, run_command
-from experiments.gallery import (
+from arcface_jax.commands.command import new_console, read_options, run_command, say
+from arcface_jax.commands.gallery import (
     Gallery,
     check_same_model,
     embed_patterns,
@@ -32,9 +30,12 @@ from experiments.gallery import (
     find_candidates,
     read_gallery,
 )
-from experiments.identify import UNKNOWN, choose_threshold
-from experiments.models import Embedder, Project, open_embedder
-from experiments.photos import Cropper
+from arcface_jax.commands.models import Embedder, Project, open_embedder
+from arcface_jax.commands.photos import Cropper
+from arcface_jax.data.open import open_source
+from arcface_jax.errors import InputError
+
+from .identify import UNKNOWN, choose_threshold
 
 _FONTS = ["system-ui", "sans-serif"]
 _PHOTO_HEIGHT, _CROP_HEIGHT = 280, 190
@@ -47,7 +48,7 @@ class Arguments:
     model: Annotated[pathlib.Path, tyro.conf.Positional]
     """The folder of an export or of a run, a PyTorch checkpoint, or an .onnx file."""
     people: str | None = None
-    """People to recognise: a folder of NAME/photo.jpg, or what experiments.identify enrol wrote
+    """People to recognise: a folder of NAME/photo.jpg, or what the command identify enrol wrote
     (.npz).
     """
     detect: bool = False
@@ -244,17 +245,14 @@ def run(arguments: Arguments) -> None:
             raise InputError(
                 f"--host {arguments.host}, --port {arguments.port}: {error}"
             ) from error
-        console.print(
-            f"http://{arguments.host}:{arguments.port} (Ctrl-C stops)",
-            markup=False,
-            highlight=False,
-        )
+        say(console, f"http://{arguments.host}:{arguments.port} (Ctrl-C stops)")
         page.block_thread()
 
 
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "demo", __doc__))
+
+
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(Arguments, prog="python -m experiments.demo", description=help_text(__doc__))
-        )
-    )
+    run_command(main)

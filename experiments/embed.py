@@ -22,18 +22,24 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from arcface_jax.commands.command import (
+    check_new_file,
+    new_console,
+    progress_bar,
+    read_options,
+    run_command,
+    say,
+)
+from arcface_jax.commands.evaluation_inputs import SOURCE
+from arcface_jax.commands.gallery import PATTERNS, embed_patterns
+from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Project, open_embedder
+from arcface_jax.commands.photos import Cropper
 from arcface_jax.data.encoded import EncodedSource
 from arcface_jax.data.open import open_source
 from arcface_jax.data.verification_sets import BinSource
 from arcface_jax.errors import InputError
 from arcface_jax.files import replace_whole, whole_file, whole_text, write_whole
 from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER
-from experiments.command import check_new_file, help_text, new_console, run_command
-from experiments.evaluation_inputs import SOURCE
-from experiments.gallery import PATTERNS, embed_patterns
-from experiments.models import STABLEHLO_FILE, Embedder, Project, open_embedder
-from experiments.photos import Cropper
-from experiments.progress import progress_bar
 
 _IMAGES_A_SAVE = 1024
 
@@ -56,7 +62,7 @@ class Arguments:
     cropped as the model's training images were.
     """
     flip: bool = False
-    """Add the mirror image's embedding, at twice the cost, as experiments.evaluate does where
+    """Add the mirror image's embedding, at twice the cost, as evaluate does where
     nothing else is said.
     """
     batch_size: int | None = None
@@ -136,9 +142,7 @@ def embedded(rows: np.ndarray, source: EncodedSource, console: Console) -> np.nd
     )
     for index in np.flatnonzero(norms == 0):
         place = source.where(int(index))
-        console.print(
-            f"left out: {place}: no face found, or unreadable", markup=False, highlight=False
-        )
+        say(console, f"left out: {place}: no face found, or unreadable")
     (kept,) = np.nonzero(norms)
     if not len(kept):
         raise InputError(
@@ -204,7 +208,7 @@ def write(
 
 
 def about_pairs(source: EncodedSource, kept: np.ndarray) -> dict[str, Any]:
-    """The list of a .bin set, of the images that are kept, as experiments.evaluate reads it;
+    """The list of a .bin set, of the images that are kept, as evaluate reads it;
     else nothing.
     """
     if not isinstance(source, BinSource):
@@ -270,7 +274,7 @@ def run(arguments: Arguments) -> None:
     partial = Partial(arguments.output, len(source), patterns.shape[1], recipe)
     begun, already = time.perf_counter(), partial.done
     if already:
-        console.print(f"Going on after {already} images.", highlight=False)
+        say(console, f"Going on after {already} images.")
     with progress_bar(console, "Embedding", len(source)) as move:
         embed_source(embedder, source, partial, arguments, move)
     seconds = time.perf_counter() - begun
@@ -278,17 +282,17 @@ def run(arguments: Arguments) -> None:
     kept = embedded(partial.rows, source, console) if some else np.arange(len(source))
     write(arguments.output, partial, source, kept, patterns)
     speed = (len(source) - already) / max(seconds, 1e-9)
-    console.print(
+    say(
+        console,
         f"{arguments.output}: {len(kept)} embeddings of {patterns.shape[1]} numbers, {speed:.0f} "
         "images/s",
-        markup=False,
-        highlight=False,
     )
+
+
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "embed", __doc__))
 
 
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(Arguments, prog="python -m experiments.embed", description=help_text(__doc__))
-        )
-    )
+    run_command(main)

@@ -32,9 +32,26 @@ import dataclasses
 import pathlib
 import time
 
-import tyro
 from rich.console import Console
 
+from arcface_jax.commands.command import (
+    check_new_file,
+    make_folder,
+    new_console,
+    read_options,
+    run_command,
+    say,
+)
+from arcface_jax.commands.evaluation_inputs import (
+    Entry,
+    embed_set,
+    held_out_set,
+    load_set,
+    read_embeddings,
+)
+from arcface_jax.commands.evaluation_report import html_report, write_tables
+from arcface_jax.commands.models import TrainedRun, open_to_evaluate, takes_project
+from arcface_jax.commands.training_angles import training_angles
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_similarities
@@ -44,12 +61,6 @@ from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.figures.evaluation_set import draw_set
 from arcface_jax.files import write_whole
 from arcface_jax.training.dataset import load_data
-from experiments.command import check_new_file, help_text, make_folder, new_console, run_command
-from experiments.evaluation_inputs import Entry, embed_set, held_out_set, load_set, read_embeddings
-from experiments.evaluation_report import html_report, write_tables
-from experiments.models import open_to_evaluate, takes_project
-from experiments.trained import TrainedRun
-from experiments.training_angles import training_angles
 
 PAGE = "report.html"
 """The report's file, in the folder of an evaluation."""
@@ -124,7 +135,7 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
         model = open_to_evaluate(folder, arguments.project if takes_project(folder) else None)
         prefix = "" if len(arguments.checkpoint) == 1 else f"{model.name}, "
         step = f", step {model.step}" if isinstance(model, TrainedRun) else ""
-        console.print(f"Embedding with {folder}{step} …", markup=False, highlight=False)
+        say(console, f"Embedding with {folder}{step} …")
         sets = [load_set(each, model.image_size, arguments.folds) for each in arguments.sets]
         if not sets:
             if not isinstance(model, TrainedRun):
@@ -197,7 +208,7 @@ def print_results(
     """The table, the comparisons, and the thresholds with their warnings."""
 
     def line(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        say(console, text, style)
 
     line(to_text(rows))
     for pair, figures in comparisons.items():
@@ -246,7 +257,7 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     )
     results = {}
     for entry in entries:
-        console.print(f"Evaluating {entry.data.name} …", markup=False, highlight=False)
+        say(console, f"Evaluating {entry.data.name} …")
         results[entry.data.name] = evaluate_set(entry.data, options)
     comparisons = compare_results(entries, list(results.values()), arguments)
     rows: dict[str, Figures] = {
@@ -263,14 +274,13 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     }
     write_whole(page, html_report("Evaluation", rows, drawn, comparisons, arguments.confidence))
     written = f"\nWritten: {page}, and beside it {len(tables)} tables and the pictures."
-    console.print(written, markup=False, highlight=False)
+    say(console, written)
+
+
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "evaluate", __doc__))
 
 
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(
-                Arguments, prog="python -m experiments.evaluate", description=help_text(__doc__)
-            )
-        )
-    )
+    run_command(main)

@@ -12,8 +12,10 @@ import dataclasses
 import pathlib
 
 import numpy as np
-import tyro
 
+from arcface_jax.commands.command import make_folder, new_console, read_options, run_command, say
+from arcface_jax.commands.evaluation_inputs import read_arrays
+from arcface_jax.commands.evaluation_report import write_tables
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.bootstrap import (
     Interval,
@@ -48,9 +50,6 @@ from arcface_jax.evaluation.templates import (
 )
 from arcface_jax.figures.evaluation import cmc_figure, det_figure, roc_figure
 from arcface_jax.figures.style import save
-from experiments.command import help_text, make_folder, new_console, run_command
-from experiments.evaluation_inputs import read_arrays
-from experiments.evaluation_report import write_tables
 
 Figures = dict[str, Interval]
 
@@ -214,7 +213,7 @@ def run(arguments: Arguments) -> None:
     console = new_console()
     make_folder(arguments.output)
     templates = read_templates(arguments)
-    console.print(f"{len(templates.ids):,} templates.", highlight=False)
+    say(console, f"{len(templates.ids):,} templates.")
     figures, roc = verify(arguments, templates)
     rows = {"1:1": figures}
     pictures = {"roc": roc_figure({"1:1": roc}), "det": det_figure({"1:1": roc})}
@@ -232,15 +231,14 @@ def run(arguments: Arguments) -> None:
     write_tables(rows, arguments.output)
     for name, picture in pictures.items():
         save(picture, arguments.output / "figures" / name)
-    console.print(to_text(rows), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Written to {arguments.output}.", markup=False, highlight=False)
+    say(console, to_text(rows))
+    say(console, f"Written to {arguments.output}.")
+
+
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "evaluate_ijb", __doc__))
 
 
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(
-                Arguments, prog="python -m experiments.evaluate_ijb", description=help_text(__doc__)
-            )
-        )
-    )
+    run_command(main)

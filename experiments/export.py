@@ -21,6 +21,8 @@ import jax
 import numpy as np
 import tyro
 
+from arcface_jax.commands.command import make_folder, new_console, read_options, run_command, say
+from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Project, open_trained
 from arcface_jax.data.memory import load_images
 from arcface_jax.data.open import open_set
 from arcface_jax.data.pairs import Pairs
@@ -41,8 +43,6 @@ from arcface_jax.interop.torch import save_torch
 from arcface_jax.training.checkpoints import library_versions
 from arcface_jax.training.run_folder import CONFIG_FILE, RESULTS_FILE
 from arcface_jax.training.saved_runs import find_run
-from experiments.command import help_text, make_folder, new_console, run_command
-from experiments.models import STABLEHLO_FILE, Embedder, Project, open_trained
 
 CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
 Format = Literal["stablehlo", "onnx", "torch"]
@@ -68,7 +68,7 @@ class Arguments:
     weights: WeightType = "float32"
     """Type that kernels are stored in; the arithmetic stays float32."""
     verify: str | None = None
-    """[NAME=]SOURCE[+PAIRS] to measure accuracy and thresholds on, as experiments.evaluate takes
+    """[NAME=]SOURCE[+PAIRS] to measure accuracy and thresholds on, as the command evaluate takes
     it; without a list all pairs of its people.
     """
     project: Project = None
@@ -263,13 +263,14 @@ def run(arguments: Arguments) -> None:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for path in (arguments.folder / file.name for file in written):
-        console.print(f"{path}: {path.stat().st_size:,} bytes", markup=False, highlight=False)
-    console.print(card.to_markdown(), markup=False, highlight=False)
+        say(console, f"{path}: {path.stat().st_size:,} bytes")
+    say(console, card.to_markdown())
+
+
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "export", __doc__))
 
 
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(Arguments, prog="python -m experiments.export", description=help_text(__doc__))
-        )
-    )
+    run_command(main)

@@ -23,13 +23,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from arcface_jax.data.messages import printable
-from arcface_jax.data.open import open_source
-from arcface_jax.errors import InputError
-from arcface_jax.evaluation.templates import pool_templates
-from arcface_jax.files import whole_file, whole_text
-from experiments.command import check_new_file, help_text, new_console, run_command
-from experiments.gallery import (
+from arcface_jax.command_name import command
+from arcface_jax.commands.command import check_new_file, help_text, new_console, run_command, say
+from arcface_jax.commands.gallery import (
     PATTERNS,
     Engine,
     check_same_model,
@@ -38,9 +34,14 @@ from experiments.gallery import (
     find_candidates,
     read_gallery,
 )
-from experiments.machine import peak_gigabytes
-from experiments.models import Embedder, Project, open_embedder
-from experiments.photos import Cropper
+from arcface_jax.commands.machine import peak_gigabytes
+from arcface_jax.commands.models import Embedder, Project, open_embedder
+from arcface_jax.commands.photos import Cropper
+from arcface_jax.data.messages import printable
+from arcface_jax.data.open import open_source
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.templates import pool_templates
+from arcface_jax.files import whole_file, whole_text
 
 Model = Annotated[pathlib.Path, tyro.conf.Positional]
 Detect = Annotated[
@@ -117,9 +118,9 @@ class Search:
     """Names each of many embeddings, without a model: tells the time and the memory it takes."""
 
     gallery: Annotated[pathlib.Path, tyro.conf.Positional]
-    """What enrol or experiments.embed wrote, .npz, or .npy (not read as a whole) with its .csv."""
+    """What enrol or the command embed wrote, .npz, or .npy (not read as a whole) with its .csv."""
     probes: Annotated[pathlib.Path, tyro.conf.Positional]
-    """What experiments.embed wrote."""
+    """What the command embed wrote."""
     output: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write, .csv: image, person, then each candidate with its cosine."""
     threshold: float | None = None
@@ -143,7 +144,7 @@ def choose_threshold(
         )
     found = embedder.card.threshold(far)
     if found.warning is not None:
-        console.print(f"warning: {found.warning}", style="yellow", markup=False, highlight=False)
+        say(console, f"warning: {found.warning}", "yellow")
     return found.cosine
 
 
@@ -156,9 +157,7 @@ def enrol(arguments: Enrol, console: Console) -> None:
     embedder = open_embedder(arguments.model, project=arguments.project)
     embeddings, kept = embed_people(embedder, source, detect=arguments.detect)
     for index in np.setdiff1d(np.arange(len(source)), kept):
-        console.print(
-            f"left out: {source.where(int(index))}: no face found", markup=False, highlight=False
-        )
+        say(console, f"left out: {source.where(int(index))}: no face found")
     labels = np.asarray(source.labels)[kept]
     if arguments.templates:
         pooled = pool_templates(embeddings, labels, np.arange(len(labels)))
@@ -173,11 +172,7 @@ def enrol(arguments: Enrol, console: Console) -> None:
         raise InputError(f"{arguments.gallery}: cannot be written ({error.strerror})") from error
     people = len(set(names.tolist()))
     entries = f", {len(names)} templates" if arguments.templates else ""
-    console.print(
-        f"{arguments.gallery}: {len(kept)} images of {people} people{entries}",
-        markup=False,
-        highlight=False,
-    )
+    say(console, f"{arguments.gallery}: {len(kept)} images of {people} people{entries}")
 
 
 def name(arguments: Name, console: Console) -> None:
@@ -199,7 +194,7 @@ def name(arguments: Name, console: Console) -> None:
         person = names[0] if accepted else UNKNOWN
         table.add_row(str(photo), person, f"{scores[0]:.3f}", alike)
     console.print(table)
-    console.print(f"A name is given from a cosine of {threshold:.3f}.", highlight=False)
+    say(console, f"A name is given from a cosine of {threshold:.3f}.")
 
 
 def verify(arguments: Verify, console: Console) -> None:
@@ -211,7 +206,7 @@ def verify(arguments: Verify, console: Console) -> None:
     )
     cosine = float(first @ second)
     answer = "the same person" if cosine >= threshold else "different people"
-    console.print(f"{answer}: cosine {cosine:.3f}, threshold {threshold:.3f}", highlight=False)
+    say(console, f"{answer}: cosine {cosine:.3f}, threshold {threshold:.3f}")
 
 
 def search(arguments: Search, console: Console) -> None:
@@ -246,26 +241,19 @@ def search(arguments: Search, console: Console) -> None:
                 for text in (gallery.names[i], f"{score:.6f}")
             ]
             writer.writerow([place, alike[0] if accepted else UNKNOWN, *alike])
-    console.print(
+    say(
+        console,
         f"{arguments.output}: {len(probes.names):,} probes in {len(gallery.names):,} entries of "
         f"{gallery.embeddings.shape[1]} numbers, {seconds:.1f} s, "
         f"{len(probes.names) / seconds:.0f} probes/s, {peak:.1f} GB at most",
-        markup=False,
-        highlight=False,
     )
 
 
 def run(arguments: Enrol | Name | Verify | Search) -> None:
     """Does what was asked."""
-    console = new_console(soft_wrap=True)
-    if isinstance(arguments, Enrol):
-        enrol(arguments, console)
-    elif isinstance(arguments, Name):
-        name(arguments, console)
-    elif isinstance(arguments, Verify):
-        verify(arguments, console)
-    else:
-        search(arguments, console)
+    actions = {Enrol: enrol, Name: name, Verify: verify, Search: search}
+    act: Any = actions[type(arguments)]
+    act(arguments, new_console(soft_wrap=True))
 
 
 COMMANDS: dict[str, Callable[..., Enrol | Name | Verify | Search]] = {
@@ -276,13 +264,14 @@ COMMANDS: dict[str, Callable[..., Enrol | Name | Verify | Search]] = {
 }
 
 
-if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
-                prog="python -m experiments.identify",
-                description=help_text(__doc__),
-            )
+def main() -> None:
+    """Reads what to do and its options, and does it."""
+    run(
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog=command("identify"), description=help_text(__doc__)
         )
     )
+
+
+if __name__ == "__main__":
+    run_command(main)

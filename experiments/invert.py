@@ -24,6 +24,9 @@ import tyro
 from rich.progress import Progress
 
 from arcface_jax.analysis.inversion import Likeness, Prior, cosine_loss, invert, likeness
+from arcface_jax.commands.command import make_folder, new_console, read_options, run_command, say
+from arcface_jax.commands.model_and_people import embed_people, open_analysed, open_people
+from arcface_jax.commands.models import Project
 from arcface_jax.data.decode import resize
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.embeddings import unit_embeddings
@@ -33,9 +36,6 @@ from arcface_jax.files import whole_file, write_whole
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.models.batch_statistics import with_statistics
 from arcface_jax.pixels import to_pixels
-from experiments.analysed import embed_people, open_analysed, open_people
-from experiments.command import help_text, make_folder, new_console, run_command
-from experiments.models import Project
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,7 @@ def run(arguments: Arguments) -> None:
     by_model = unit_embeddings(model.embedder()(faces))
     reached = np.sum(by_model * targets, axis=1)
     report["target"] = reached.tolist()
-    console.print(f"Cosine to the target: {reached.mean():.3f}", highlight=False)
+    say(console, f"Cosine to the target: {reached.mean():.3f}")
     for name, who in (("model", model), ("judge", judge)):
         if who is None:
             continue
@@ -158,7 +158,7 @@ def run(arguments: Arguments) -> None:
             "own": found.own.tolist(),
             "rank": found.rank.tolist(),
         }
-        console.print(describe(name, found, real), markup=False, highlight=False, soft_wrap=True)
+        say(console, describe(name, found, real))
         lines.append([f"{name} {cosine:.2f}" for cosine in found.own])
     if judge is None:
         console.print(
@@ -174,12 +174,13 @@ def run(arguments: Arguments) -> None:
         np.savez(arrays, images=faces, labels=order)
     pictures = save(figure, arguments.output / "inversion", ("png", "svg"))
     written = ", ".join(map(str, (file, images, *pictures)))
-    console.print(f"Written: {written}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"Written: {written}")
+
+
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "invert", __doc__))
 
 
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(Arguments, prog="python -m experiments.invert", description=help_text(__doc__))
-        )
-    )
+    run_command(main)

@@ -24,6 +24,16 @@ from arcface_jax.analysis.neighbours import (
     principal_plane,
     tsne_plane,
 )
+from arcface_jax.commands.command import make_folder, new_console, read_options, run_command, say
+from arcface_jax.commands.model_and_people import (
+    DEFAULT_PEOPLE,
+    People,
+    default_source,
+    embed_people,
+    open_analysed,
+    open_people,
+)
+from arcface_jax.commands.models import Project
 from arcface_jax.data.messages import printable
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.all_pairs import all_pairs_roc
@@ -32,16 +42,6 @@ from arcface_jax.figures.evaluation import pair_sheet
 from arcface_jax.figures.neighbours import plane_figure
 from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
-from experiments.analysed import (
-    DEFAULT_PEOPLE,
-    People,
-    default_source,
-    embed_people,
-    open_analysed,
-    open_people,
-)
-from experiments.command import help_text, make_folder, new_console, run_command
-from experiments.models import Project
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,13 +150,11 @@ def run(arguments: Arguments) -> None:
     plane, labels, places, kept = lay_out(arguments, embeddings, people.labels, centres, chosen)
     others = (centres @ centres.T)[np.triu_indices(len(centres), 1)]
     console.print(table_of(pairs, people))
-    console.print(
+    say(
+        console,
         f"Threshold {threshold:.3f} at FAR {roc.far[point]:.2g}, TAR {roc.tar[point]:.1%}. "
         f"Centres of two people: cosine {np.median(others):.3f} (median), {others.max():.3f} "
         f"(highest). The picture keeps {kept:.0%} of the nearest neighbours.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
     )
     report = {
         "threshold": threshold,
@@ -203,19 +201,13 @@ def run(arguments: Arguments) -> None:
         ),
         *save(sheet, arguments.output / "most_alike"),
     ]
-    console.print(
-        f"Written: {file}, {', '.join(map(str, pictures))}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(console, f"Written: {file}, {', '.join(map(str, pictures))}")
+
+
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "neighbours", __doc__))
 
 
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(
-                Arguments, prog="python -m experiments.neighbours", description=help_text(__doc__)
-            )
-        )
-    )
+    run_command(main)

@@ -5,7 +5,6 @@ python -m experiments.replay runs/RUN/bad-step-N
 
 import dataclasses
 import pathlib
-import sys
 from typing import Annotated
 
 import numpy as np
@@ -13,8 +12,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from arcface_jax.commands.command import new_console, read_options, run_command
 from arcface_jax.training.bad_steps import Diagnosis, LayerNorms, diagnose
-from experiments.command import help_text, new_console, run_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +51,7 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
 
 def main() -> None:
     """Replays and prints."""
-    config = tyro.cli(
-        ReplayConfig,
-        args=sys.argv[1:],
-        prog="python -m experiments.replay",
-        description=help_text(__doc__),
-    )
+    config = read_options(ReplayConfig, "replay", __doc__)
     print_diagnosis(new_console(), diagnose(config.folder))
 
 

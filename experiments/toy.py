@@ -19,11 +19,12 @@ import math
 import pathlib
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import Progress
 
 from arcface_jax.analysis.class_gaps import class_gaps, even_circle_probability
+from arcface_jax.commands.command import make_folder, new_console, read_options, run_command, say
+from arcface_jax.commands.small_model import Recipe, train_small
 from arcface_jax.data.memory import load
 from arcface_jax.data.open import open_source
 from arcface_jax.data.source import FaceSource
@@ -36,8 +37,6 @@ from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
 from arcface_jax.margins import arcface
 from arcface_jax.models.embed import embed_images, make_embed_function
-from experiments.command import help_text, make_folder, new_console, run_command
-from experiments.small_model import Recipe, train_small
 
 IMAGES_OF_A_PERSON = 100
 """Synthetic images of each person, half of them to train on."""
@@ -173,7 +172,7 @@ def check_feasible(arguments: Arguments, console: Console) -> dict[str, float]:
             f"is {math.degrees(arguments.margin):.1f}°; at best softmax gives the true class "
             f"{best:.1%} at s = {arguments.scale:g}"
         )
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
         if arguments.margin >= largest:
             console.print(
                 f"warning: m = {arguments.margin:g} is not below 2π/C = {largest:.3f}; no "
@@ -205,18 +204,13 @@ def run(arguments: Arguments) -> None:
                 f"{spread_of(values['unseen_spread'])}°, nearest to their centre "
                 f"{spread_of([100 * share for share in values['unseen_nearest_centre']])} %"
             )
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(console, line)
     file = arguments.output / "toy.json"
     write_whole(file, json.dumps(report, indent=2) + "\n")
     pictures = save(
         features_figure(panels), arguments.output / f"toy_{arguments.dimension}d", ("png", "svg")
     )
-    console.print(
-        f"Written: {file}, {', '.join(map(str, pictures))}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(console, f"Written: {file}, {', '.join(map(str, pictures))}")
 
 
 def spread_of(values: list[float]) -> str:
@@ -224,9 +218,10 @@ def spread_of(values: list[float]) -> str:
     return f"{np.median(values):.1f} ({min(values):.1f} … {max(values):.1f})"
 
 
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "toy", __doc__))
+
+
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(Arguments, prog="python -m experiments.toy", description=help_text(__doc__))
-        )
-    )
+    run_command(main)

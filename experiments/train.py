@@ -17,10 +17,20 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from arcface_jax.command_name import command
+from arcface_jax.commands.command import (
+    INTERRUPTED,
+    TERMINATED,
+    new_console,
+    read_options,
+    run_command,
+    say,
+)
+from arcface_jax.commands.data_check import check_data
+from arcface_jax.commands.run_report import draw_run, run_page
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 from arcface_jax.training.config import Config
@@ -31,11 +41,8 @@ from arcface_jax.training.processes import is_loss_of_others, join_processes, le
 from arcface_jax.training.run_folder import CONFIG_FILE, RunFolder
 from arcface_jax.training.setup import Setup, prepare
 from arcface_jax.training.stopping import Stopped
-from experiments.command import INTERRUPTED, TERMINATED, help_text, new_console, run_command
-from experiments.configs import PRESETS
-from experiments.data_check import check_data
-from experiments.run_figures import draw_run
-from experiments.run_report import run_page
+
+from .recipes.presets import PRESETS
 
 SUMMARY_FILE = "summary.html"
 
@@ -77,14 +84,8 @@ def parse(arguments: list[str]) -> Config:
     presets = "\n".join(
         f"  {name}: {(make.__doc__ or '').splitlines()[0]}" for name, make in PRESETS.items()
     )
-    return tyro.cli(
-        Config,
-        default=base,
-        args=arguments,
-        prog="python -m experiments.train [PRESET] [--config FILE]",
-        description=f"{help_text(__doc__)}\n\nPresets, with every option below to "
-        f"override:\n\n{presets}",
-    )
+    about = f"{__doc__}\n\nPresets, with every option below to override:\n\n{presets}"
+    return read_options(Config, "train [PRESET] [--config FILE]", about, arguments, default=base)
 
 
 def run_folder_path(config: Config) -> pathlib.Path:
@@ -138,10 +139,8 @@ def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult)
     if (warning := angle_warning(result.angles)) is not None:
         console.print(f"[yellow]{warning}[/yellow]")
     since = f", since it went on at step {result.began_at}" if result.began_at else ""
-    console.print(
-        f"Trained and verified in {result.seconds:.0f} s{since}. Written to {folder.path}:",
-        highlight=False,
-        markup=False,
+    say(
+        console, f"Trained and verified in {result.seconds:.0f} s{since}. Written to {folder.path}:"
     )
     for what in (
         SUMMARY_FILE,
@@ -151,9 +150,9 @@ def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult)
         "tensorboard/",
         "checkpoints/",
     ):
-        console.print(f"  {folder.path / what}", highlight=False, markup=False)
+        say(console, f"  {folder.path / what}")
     for picture in pictures:
-        console.print(f"  {picture}", highlight=False, markup=False)
+        say(console, f"  {picture}")
 
 
 def run(config: Config, console: Console) -> int:
@@ -164,9 +163,7 @@ def run(config: Config, console: Console) -> int:
     path = run_folder_path(config)
     folder = RunFolder(path, config)
     if folder.is_finished:  # as when a cluster starts a job again
-        console.print(
-            f"{path}: this run is finished, its results are there", highlight=False, markup=False
-        )
+        say(console, f"{path}: this run is finished, its results are there")
         return 0
     for change in folder.changes:
         console.print(f"[yellow]Going on with {escape(change)}[/yellow]", highlight=False)
@@ -182,12 +179,10 @@ def run(config: Config, console: Console) -> int:
             result = train(setup, folder, reporter)
         except Stopped as stop:
             again = f"--config {path / CONFIG_FILE} --run.folder {path}"
-            console.print(
-                f"Stopped at step {stop.step}, with a checkpoint. To go on: python -m "
-                f"experiments.train {again}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
+            say(
+                console,
+                f"Stopped at step {stop.step}, with a checkpoint. To go on: {command('train')} "
+                f"{again}",
             )
             return INTERRUPTED if stop.signal_number == signal.SIGINT else TERMINATED
         except jax.errors.JaxRuntimeError as error:

@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # From the top down. A module may import from its own layer and from those below.
 LAYERS = (
     ("experiments",),
+    ("arcface_jax.commands",),
     (
         "arcface_jax.training",
         "arcface_jax.evaluation",
@@ -28,7 +29,7 @@ LAYERS = (
     ("arcface_jax.margins",),
     ("arcface_jax.angles",),
     ("arcface_jax.arguments", "arcface_jax.files", "arcface_jax.pickles", "arcface_jax.pixels"),
-    ("arcface_jax.errors",),
+    ("arcface_jax.errors", "arcface_jax.command_name"),
 )
 WITHOUT_FLAX = ("margins", "logits", "losses", "adaptive", "heads", "evaluation", "analysis")
 
@@ -44,11 +45,14 @@ def modules() -> dict[str, pathlib.Path]:
 def imports(file: pathlib.Path) -> set[str]:
     """Every module, or name in a module, that a file imports anywhere in it."""
     found = set()
+    package = file.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
     return found
 
 

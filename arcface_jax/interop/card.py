@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Self
 
+from arcface_jax.command_name import command
 from arcface_jax.errors import InputError
 
 CARD_FILE = "model_card.json"
@@ -169,7 +170,7 @@ class ModelCard:
                 "",
                 "## Recipe",
                 "",
-                "Save it as config.json, and `python -m experiments.train --config config.json`",
+                f"Save it as config.json, and `{command('train')} --config config.json`",
             ]
             lines += [
                 "trains the model again:",

@@ -53,7 +53,7 @@ class DataConfig:
     """
     verify: tuple[str, ...] = ()
     """More sets to verify on, besides the held-out people: [NAME=]SOURCE[+PAIRS], where SOURCE is a
-    .bin set or any other people, and PAIRS a list as experiments.evaluate takes it; without one,
+    .bin set or any other people, and PAIRS a list as the command evaluate takes it; without one,
     data.pairs of them are drawn.
     """
 

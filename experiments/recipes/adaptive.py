@@ -9,7 +9,8 @@ import dataclasses
 
 from arcface_jax.data.augment import ADAFACE, Augmentation
 from arcface_jax.training.config import Config, HeadConfig, LossConfig, OptimiserConfig
-from experiments.recipes.recipe import (
+
+from .recipe import (
     CASIA,
     MS1MV2,
     R50_MAGFACE,

@@ -9,7 +9,8 @@ at 5; `optimiser.clip` here is of the head's with it, so these do not.
 """
 
 from arcface_jax.training.config import Config, HeadConfig, LossConfig, OptimiserConfig
-from experiments.recipes.recipe import (
+
+from .recipe import (
     CASIA,
     GLINT360K,
     MS1MV3,

@@ -7,7 +7,8 @@ Their code's rule past θ + m = π is the linear one. It computed in float32, th
 import dataclasses
 
 from arcface_jax.training.config import Config, HeadConfig, LossConfig, OptimiserConfig
-from experiments.recipes.recipe import (
+
+from .recipe import (
     CASIA,
     MS1MV2,
     R50_MAGFACE,

@@ -7,11 +7,11 @@ import time
 import numpy as np
 import pytest
 
+from arcface_jax.commands.models import open_trained
 from arcface_jax.errors import InputError
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.onnx import export_onnx
-from experiments.benchmark_embed import EmbedBenchmark, run_embed_benchmark
-from experiments.models import open_trained
+from experiments.benchmark.embed import EmbedBenchmark, run_embed_benchmark
 
 
 def test_both_embed_the_same_and_are_compared_turn_by_turn(small_checkpoint, tmp_path, monkeypatch):

@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
+from arcface_jax.commands.command import run_command
 from experiments import compare, figures
-from experiments.command import run_command
-from experiments.study_tables import cell, differences, verification_rows
+from experiments.study.tables import cell, differences, verification_rows
 from tests.experiments.small_network import SMALL_OPTIONS
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tyro
 
-from experiments import small_model, toy
+from arcface_jax.commands import small_model
+from experiments import toy
 
 STEPS = 40
 

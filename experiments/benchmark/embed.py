@@ -1,0 +1,158 @@
+"""Measures embedding beside ONNX Runtime: the same network, the same images, turn by turn."""
+
+import dataclasses
+import functools
+import importlib
+import os
+import pathlib
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import jax
+import numpy as np
+import tyro
+from rich.table import Table
+
+from arcface_jax.commands.models import open_trained
+from arcface_jax.errors import InputError
+from arcface_jax.interop.inference import unit_embedding
+from arcface_jax.interop.model import TrainedModel
+from arcface_jax.interop.onnx import export_onnx
+from arcface_jax.pixels import normalise
+
+from .report import Former, Record, Report, ratio_of_rounds, take_turns
+
+OURS, THEIRS = "arcface-jax", "ONNX Runtime"
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbedBenchmark:
+    """Images a second of the network of the command embed and of ONNX Runtime on this machine's
+    processor.
+    """
+
+    model: Annotated[pathlib.Path, tyro.conf.Positional]
+    """The folder of a run, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file."""
+    batches: tuple[int, ...] = (1, 8, 32)
+    """Images in one call."""
+    rounds: int = 10
+    """How often each is measured, one after the other, so that whatever else the machine does
+    slows both.
+    """
+    threads: int = os.cpu_count() or 1
+    """Of ONNX Runtime; JAX takes all processors there are."""
+    onnx: pathlib.Path | None = None
+    """The same network from another exporter, such as PyTorch's; that of the command export if not
+    given.
+    """
+    project: str | None = None
+    """Project of a PyTorch checkpoint where its keys do not tell, such as adaface."""
+    output: pathlib.Path = pathlib.Path("runs/benchmark-embed")
+    """Folder for records.json and the picture."""
+    compare: Former = None
+
+
+def run_embed_benchmark(config: EmbedBenchmark) -> int:
+    """Measures every batch size, prints a table; ratios over 1 mean that JAX is faster.
+
+    Raises:
+      InputError: ONNX Runtime is not installed, or both do not compute the same embeddings.
+    """
+    if min(config.batches, default=0) < 1 or config.rounds < 1 or config.threads < 1:
+        raise InputError("--batches, --rounds and --threads: give numbers of at least 1")
+    report = Report("embed", config, ["onnxruntime"])
+    model = open_trained(config.model, config.project)
+    ours, theirs = jax.jit(unit_embedding(model)), onnx_embedding(model, config)
+    images = np.random.default_rng(0).integers(
+        0, 256, (max(config.batches), *model.image_size, 3), np.uint8
+    )
+    difference = float(np.abs(np.asarray(ours(images)) - theirs(images)).max())
+    if not difference < 1e-3:
+        raise InputError(
+            f"--onnx: its embeddings differ by {difference:.2g} from the model's; give the same "
+            "network"
+        )
+    report.say(
+        f"{model.source}, ONNX Runtime with {config.threads} threads; largest difference "
+        f"{difference:.2g}"
+    )
+    about = {
+        "model": model.source,
+        "onnxruntime_threads": config.threads,
+        "largest_difference": difference,
+    }
+    network = f"{type(model.backbone).__name__}, {'×'.join(map(str, model.image_size))}"
+    ratios = {}
+    for batch in config.batches:
+        part = images[:batch]
+        cases = {
+            OURS: functools.partial(lambda x: np.asarray(ours(x)), part),
+            THEIRS: functools.partial(theirs, part),
+        }
+        seconds = take_turns(cases, config.rounds)
+        report.add(
+            *(
+                {**about, "batch": batch, "case": case, "seconds": taken}
+                for case, taken in seconds.items()
+            )
+        )
+        ratios[f"{network}, batch {batch}, beside {THEIRS}"] = ratio_of_rounds(
+            seconds[THEIRS], seconds[OURS]
+        )
+    report.console.print(embed_table(report.records))
+    return report.finish(ratios)
+
+
+def embed_table(records: Sequence[Record]) -> Table:
+    """Medians over rounds, and the range, in images a second."""
+    table = Table(title="Images a second")
+    for column in ("batch", "", "median", "lowest", "highest"):
+        table.add_column(column, justify="right" if column else "left")
+    for record in records:
+        rates = [record["batch"] / seconds for seconds in record["seconds"]]
+        numbers = (statistics.median(rates), min(rates), max(rates))
+        table.add_row(
+            str(record["batch"]), record["case"], *(f"{number:.1f}" for number in numbers)
+        )
+    return table
+
+
+def onnx_embedding(
+    model: TrainedModel, config: EmbedBenchmark
+) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 [N, H, W, 3] to unit embeddings by ONNX Runtime; a network that takes [N, 3, H, W]
+    is given floats.
+    """
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise InputError(
+            "onnxruntime is needed to compare with: pip install -r requirements-onnx.txt"
+        ) from error
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = config.threads, 3
+    with tempfile.TemporaryDirectory() as folder:
+        path = config.onnx
+        if path is None:
+            path = pathlib.Path(folder) / "model.onnx"
+            export_onnx(unit_embedding(model, shift_depthwise=False), model.image_size, path)
+        try:
+            session = runtime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # the runtime has an error class of its own for each fault
+            raise InputError(f"{path}: ONNX Runtime cannot read it ({str(error)[:100]})") from error
+    (entry,) = session.get_inputs()
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        if entry.type == "tensor(uint8)":
+            return session.run(None, {entry.name: images})[0]
+        planes = np.asarray(normalise(jax.numpy.asarray(images), model.pixels)).transpose(
+            0, 3, 1, 2
+        )
+        embeddings = session.run(None, {entry.name: np.ascontiguousarray(planes)})[0]
+        return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+    return embed

@@ -1,0 +1,118 @@
+"""Trains a head with its weights and momentum kept in several ways, over seeds: does bfloat16
+train as well?
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.table import Table
+
+from arcface_jax.figures.benchmark import loss_by_storage
+from arcface_jax.figures.style import save
+from arcface_jax.heads.fused import HeadState, fused_head_step, init_head
+from arcface_jax.heads.row_optimisers import RowSgd
+
+from .report import Former, Report, ratio_of_rounds
+
+STORAGES = {
+    "float32": (jnp.float32, False),
+    "bfloat16, to nearest": (jnp.bfloat16, False),
+    "bfloat16, at random": (jnp.bfloat16, True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StorageBenchmark:
+    """A head alone, learning noisy clusters on a sphere, SGD with momentum, the rate falling
+    linearly to zero.
+    """
+
+    classes: int = 2000
+    """Identities of the head, C."""
+    dim: int = 64
+    """Length of the embeddings, D."""
+    batch: int = 256
+    """Images of a step, N."""
+    steps: int = 600
+    """Steps of a run."""
+    seeds: int = 5
+    """Runs of each kind."""
+    learning_rate: float = 0.1
+    """At the first step."""
+    noise: float = 0.7
+    """Standard deviation of an embedding's noise in each dimension, the centres' being 1."""
+    output: pathlib.Path = pathlib.Path("runs/benchmark-storage")
+    """Folder for records.json and the pictures."""
+    compare: Former = None
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def losses_of_a_run(config: StorageBenchmark, storage: str, seed: jax.Array) -> jax.Array:
+    """Mean loss of every step, [steps]. The data depend on the seed alone."""
+    dtype, at_random = STORAGES[storage]
+    keys = jax.random.split(jax.random.key(seed), 3)
+    centres = jax.random.normal(keys[0], (config.classes, config.dim))
+    state = init_head(0.1 * jax.random.normal(keys[1], centres.shape), RowSgd(), dtype=dtype)
+
+    def step(state: HeadState, number: jax.Array) -> tuple[HeadState, jax.Array]:
+        which, noise, rounding = jax.random.split(jax.random.fold_in(keys[2], number), 3)
+        labels = jax.random.randint(which, (config.batch,), 0, config.classes)
+        embeddings = centres[labels] + config.noise * jax.random.normal(
+            noise, (config.batch, config.dim)
+        )
+        rate = config.learning_rate * (1.0 - number / config.steps)
+        key = rounding if at_random else None
+        state, loss, _ = fused_head_step(state, embeddings, labels, rate, rounding_key=key)
+        return state, loss.mean()
+
+    return jax.lax.scan(step, state, jnp.arange(config.steps))[1]
+
+
+def run_storage_benchmark(config: StorageBenchmark) -> int:
+    """Trains, prints the last tenth's loss, draws the curves; a round is a seed."""
+    report = Report("head-storage", config)
+    curves = {
+        storage: np.stack(
+            [np.asarray(losses_of_a_run(config, storage, seed)) for seed in range(config.seeds)]
+        )
+        for storage in STORAGES
+    }
+    last = {
+        storage: values[:, -config.steps // 10 :].mean(axis=1) for storage, values in curves.items()
+    }
+    table = Table(
+        title=f"Mean loss of the last tenth of {config.steps} steps, {config.seeds} seeds"
+    )
+    for column in (
+        "kept in",
+        "mean",
+        "standard deviation",
+        "mean difference to float32, same seed",
+    ):
+        table.add_column(column, justify="left" if column == "kept in" else "right")
+    for storage, values in last.items():
+        difference = f"{(values - last['float32']).mean():+.4f}"
+        table.add_row(storage, f"{values.mean():.4f}", f"{values.std():.4f}", difference)
+        report.add(
+            {
+                "kept_in": storage,
+                "classes": config.classes,
+                "steps": config.steps,
+                "loss": values.tolist(),
+            }
+        )
+    report.console.print(table)
+    for file in save(loss_by_storage(curves), config.output / "loss_by_storage"):
+        report.say(str(file))
+    sizes = f"C = {config.classes:,}, N = {config.batch}, {config.steps} steps"
+    exact = last["float32"].tolist()
+    ratios = {
+        f"{sizes}: loss in float32 / in {storage}": ratio_of_rounds(exact, values.tolist())
+        for storage, values in last.items()
+        if storage != "float32"
+    }
+    return report.finish(ratios, "ratio of losses")

@@ -1,0 +1,54 @@
+"""A measurement in a process of its own, so that nothing of another one is in its memory: both
+ends of it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from arcface_jax.commands.command import run_command
+from arcface_jax.errors import InputError
+
+Record = dict[str, Any]
+
+
+def measure_in_process(
+    module: str,
+    case: str,
+    numbers: Sequence[int],
+    what: str,
+    environment: Mapping[str, str] | None = None,
+) -> Record:
+    """What `python -m MODULE CASE NUMBERS` measures, where it ends in `serve`.
+
+    Args:
+      module: that does it.
+      case: what is measured.
+      numbers: its sizes.
+      what: the case for people, in an error.
+      environment: variables that are different there.
+
+    Raises:
+      InputError: it failed; with its own last line.
+    """
+    command = [sys.executable, "-m", module, case, *map(str, numbers)]
+    changed = {**os.environ, **(environment or {})}
+    result = subprocess.run(command, env=changed, capture_output=True, text=True, check=False)
+    if result.returncode:
+        message = (result.stderr.strip().splitlines() or [f"status {result.returncode}"])[-1]
+        raise InputError(f"measuring {what} failed: {message.removeprefix('error: ')}")
+    record: Record = json.loads(result.stdout.splitlines()[-1])
+    return record
+
+
+def serve(measure: Callable[..., Record]) -> None:
+    """The whole of such a module's program: reads the case and its numbers, prints the record."""
+
+    def main() -> None:
+        case, *numbers = sys.argv[1:]
+        print(json.dumps(measure(case, *map(int, numbers))))
+
+    run_command(main)

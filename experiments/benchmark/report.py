@@ -1,0 +1,289 @@
+"""What all benchmarks share: turns, ratios of rounds; a file, a table, a picture, a former run
+beside it.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Protocol
+
+import tyro
+from rich.table import Table
+
+from arcface_jax.command_name import command
+from arcface_jax.commands.command import new_console, say
+from arcface_jax.commands.machine import machine
+from arcface_jax.errors import InputError
+from arcface_jax.figures.benchmark import ratio_bars
+from arcface_jax.figures.style import save
+from arcface_jax.files import write_whole
+
+Record = dict[str, Any]
+FEWEST_ROUNDS = 3
+"""With fewer the lowest and highest ratio of the rounds say nothing of their spread."""
+Former = Annotated[
+    pathlib.Path | None,
+    tyro.conf.arg(
+        metavar="FILE",
+        help="records.json of a former run of this benchmark, to compare the ratios with: exit "
+        "status 1 if one is "
+        "worse, which is when its highest round is below the former's lowest.",
+    ),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """How many times one quantity is another, over rounds. Every benchmark has them so that more is
+    better.
+
+    Attributes:
+      median: of the rounds' own ratios, so that a slow moment of the machine counts for both.
+      low: the lowest of them.
+      high: the highest.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    def worse_than(self, former: "Ratio") -> bool:
+        """Whether the medians fall by more than both spreads, high − median here and median −
+        low there, together.
+        """
+        return self.high < former.low
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.low:.3g}–{self.high:.3g})"
+
+
+def ratio_of_rounds(top: Sequence[float], bottom: Sequence[float]) -> Ratio:
+    """top / bottom, each round's for itself.
+
+    Args:
+      top: one number a round; of what is compared with, where less is better.
+      bottom: the same rounds' numbers.
+
+    Raises:
+      InputError: no round, or not the same number of them.
+    """
+    if not top or len(top) != len(bottom):
+        raise InputError(
+            f"rounds: {len(top)} and {len(bottom)} numbers; give one or more, as many of both"
+        )
+    ratios = [a / b for a, b in zip(top, bottom, strict=True)]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
+
+
+def round_seconds(records: Sequence[Record]) -> list[float]:
+    """One number a round of records that have "seconds" of several steps: the median of each
+    one's.
+    """
+    return [statistics.median(record["seconds"]) for record in records]
+
+
+def take_turns(
+    cases: Mapping[str, Callable[[], object]], rounds: int, *, warm: bool = True, least: float = 0.1
+) -> dict[str, list[float]]:
+    """Times several pieces of work, one after the other in every round, so that what else the
+    machine does slows all.
+
+    Args:
+      cases: the work by name.
+      rounds: how often all are measured.
+      warm: run each once before, untimed: what compiles, or reads a file for the first time, does
+        it then.
+      least: seconds that a measurement lasts at least; shorter work is repeated until then.
+
+    Returns: by name, the seconds of one run of the work in each round.
+    """
+    if warm:
+        for work in cases.values():
+            work()
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, work in cases.items():
+            begun, elapsed, count = time.perf_counter(), 0.0, 0
+            while not count or elapsed < least:
+                work()
+                count += 1
+                elapsed = time.perf_counter() - begun
+            seconds[name].append(elapsed / count)
+    return seconds
+
+
+class Options(Protocol):
+    """What the options of every benchmark have, besides its own."""
+
+    @property
+    def output(self) -> pathlib.Path:
+        """Folder for what is written."""
+        ...
+
+    @property
+    def compare(self) -> pathlib.Path | None:
+        """A former run's records.json."""
+        ...
+
+
+class Report:
+    """One run of a benchmark: what it runs on, what was measured, and what becomes of it.
+
+    Attributes:
+      console: to print on.
+      records: one a measurement, plain values.
+      file: records.json.
+    """
+
+    def __init__(self, benchmark: str, options: Options, packages: Sequence[str] = ()):
+        self.benchmark, self.file = benchmark, options.output / "records.json"
+        self.records: list[Record] = []
+        self.console = new_console()
+        self._settings = {
+            key: str(value)
+            for key, value in vars(options).items()
+            if key not in ("output", "compare")
+        }
+        # Read now, before hours of measuring.
+        self._former = None if options.compare is None else read_report(options.compare, benchmark)
+        if self._former is not None:
+            check_rounds(self._settings, "--rounds")
+            check_rounds(self._former[0], f"{options.compare}: rounds")
+        self._machine, self._ratios = machine(packages), dict[str, Ratio]()
+        self.say(", ".join(f"{key} {value}" for key, value in self._machine.items()))
+
+    def say(self, line: str) -> None:
+        """Prints a line as it is."""
+        say(self.console, line)
+
+    def add(self, *records: Record) -> None:
+        """Keeps records, in the file too: a run that is stopped has measured something."""
+        self.records += records
+        self._write()
+
+    def finish(
+        self, ratios: Mapping[str, Ratio], label: str = "times as fast", *, bars: bool = True
+    ) -> int:
+        """Writes and draws the ratios, prints them, and compares them with the former run's.
+
+        Args:
+          ratios: by a name that stays the same from run to run, with the sizes in it.
+          label: what they are ratios of.
+          bars: draw them, which is for a dozen.
+
+        Returns: the exit status, 1 if a ratio is worse than it was.
+        """
+        self._ratios = dict(ratios)
+        self._write()
+        if ratios:
+            table = Table(title=f"{label}: median of the rounds' ratios (lowest–highest)")
+            table.add_column("ratio", overflow="fold")
+            table.add_column("", justify="right", no_wrap=True)
+            for name, ratio in ratios.items():
+                table.add_row(name, str(ratio))
+            self.console.print(table)
+        if ratios and bars:
+            points = {name: (ratio.low, ratio.median, ratio.high) for name, ratio in ratios.items()}
+            for path in save(
+                ratio_bars(points, label), self.file.with_name("ratios"), ("png", "svg")
+            ):
+                self.say(str(path))
+        self.say(str(self.file))
+        if self._former is None:
+            return 0
+        former_about, former_ratios = self._former
+        about = self._machine | self._settings
+        for key in sorted(former_about.keys() | about.keys()):
+            old, new = former_about.get(key, "none"), about.get(key, "none")
+            if old != new:
+                self.say(f"another {key}: {old} then, {new} now")
+        table, worse = comparison(former_ratios, ratios)
+        self.console.print(table)
+        return int(worse)
+
+    def _write(self) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        ratios = {name: dataclasses.asdict(ratio) for name, ratio in self._ratios.items()}
+        content = {
+            "benchmark": self.benchmark,
+            "machine": self._machine,
+            "settings": self._settings,
+            "records": self.records,
+            "ratios": ratios,
+        }
+        write_whole(self.file, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def check_rounds(settings: Mapping[str, str], what: str) -> None:
+    """Refuses to compare ratios whose spread is not known.
+
+    Raises:
+      InputError: the settings name fewer rounds than it takes.
+    """
+    rounds = int(settings.get("rounds", FEWEST_ROUNDS))
+    if rounds < FEWEST_ROUNDS:
+        raise InputError(
+            f"{what} {rounds}: too few to tell a change from noise; --compare needs "
+            f"{FEWEST_ROUNDS} or more"
+        )
+
+
+def read_report(path: pathlib.Path, benchmark: str) -> tuple[dict[str, str], dict[str, Ratio]]:
+    """(machine and settings, ratios) of a file that a `Report` of this benchmark wrote.
+
+    Raises:
+      InputError: it is not such a file.
+    """
+    advice = f"give records.json of a former `{command(f'benchmark {benchmark}')}`"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content["benchmark"]
+        about = {
+            str(key): str(value)
+            for part in ("machine", "settings")
+            for key, value in content[part].items()
+        }
+        ratios = {
+            str(name): Ratio(*(float(numbers[key]) for key in ("median", "low", "high")))
+            for name, numbers in content["ratios"].items()
+        }
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; {advice}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path}: not what a benchmark writes ({type(error).__name__}: {error}); {advice}"
+        ) from error
+    if not all(
+        math.isfinite(number) for ratio in ratios.values() for number in dataclasses.astuple(ratio)
+    ):
+        raise InputError(f"{path}: a ratio is not finite; {advice}")
+    if found != benchmark:
+        raise InputError(f"{path}: of the benchmark {found!r}; {advice}")
+    return about, ratios
+
+
+def comparison(former: Mapping[str, Ratio], now: Mapping[str, Ratio]) -> tuple[Table, bool]:
+    """(old and new of every ratio, whether any is worse). One that is missing on a side is
+    listed, and no fault.
+    """
+    table = Table(title="Compared with the former run")
+    table.add_column("ratio", overflow="fold")
+    for column in ("then", "now", ""):
+        table.add_column(column, justify="right", no_wrap=True)
+    any_worse = False
+    for name in [*now, *(name for name in former if name not in now)]:
+        old, new = former.get(name), now.get(name)
+        if old is None or new is None:
+            verdict = "only now" if old is None else "only then"
+        elif new.worse_than(old):
+            verdict, any_worse = "worse", True
+        else:
+            verdict = "better" if old.worse_than(new) else "no difference"
+        table.add_row(
+            name, *("–" if ratio is None else str(ratio) for ratio in (old, new)), verdict
+        )
+    return table, any_worse

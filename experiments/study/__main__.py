@@ -1,0 +1,177 @@
+"""The ArcFace paper's study from our own runs: losses, angles, margins, scales, sizes, wrong
+labels, optimisation.
+
+python -m experiments.study --omniglot omniglot.zip      everything: about an hour on two idle CPU
+cores
+python -m experiments.study losses angles                two parts; parts share the runs that they
+have in common
+python -m experiments.study --plan                       how many runs there are and how many are
+done, and run none
+python -m experiments.study margins -- --run.steps 800   under another budget (options of
+experiments.train)
+
+A run that is complete is read, not repeated, so that the same command goes on after a break. Each
+part writes PART.md, PART.json and pictures into the folder; study.md has all parts, and what they
+cost.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+from rich.markup import escape
+
+from arcface_jax.commands.command import new_console, read_options, run_command, split_arguments
+from arcface_jax.errors import InputError
+from arcface_jax.figures.ridges import animate_angles
+from arcface_jax.figures.style import save
+from arcface_jax.files import write_whole
+from arcface_jax.training.config import Config
+from arcface_jax.training.run_folder import finite
+
+from .plan import PARTS, Part, Plan, base_config
+from .pool import completed, interrupt_on_termination, merge, missing, run_all
+from .report import REPORTS, Findings
+from .run import Case
+
+TITLES: dict[Part, str] = {
+    "losses": "Losses under one budget, people never seen in training (mean ± deviation over "
+    "seeds)",
+    "angles": "Angles between embeddings, class centres and class weights (Table 3)",
+    "margins": "ArcFace over the margin",
+    "scales": "ArcFace over the scale",
+    "sizes": "ArcFace over the embedding size",
+    "noise": "Wrong labels: one centre, sub-centres, and training again after the clean-up",
+    "optimisation": "Where training from scratch fails, and what cures it",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """What to run, and where."""
+
+    parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = PARTS
+    """Parts of the study; all by default."""
+    folder: Annotated[pathlib.Path, tyro.conf.arg(metavar="DIR")] = pathlib.Path("runs/study")
+    """Where the runs, tables and pictures go."""
+    only: tuple[str, ...] = ()
+    """Of the parts, only the settings whose folder is called so, such as arcface or
+    arcface_m0.3.
+    """
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds; each draws other people, another split, other initial weights. Part optimisation
+    has the first alone.
+    """
+    test_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of ArcFace, softmax and NormFace, for the tests between them."""
+    omniglot: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Zip file of Omniglot characters, a second data set of part losses."""
+    processes: int = os.cpu_count() or 1
+    """Runs at once, each on one core; 1 on an accelerator."""
+    plan: bool = False
+    """Only say what there is to run."""
+
+
+def chosen_cases(config: StudyConfig, plan: Plan) -> list[Case]:
+    """The cases of the wanted parts, each once.
+
+    Raises:
+      InputError: a name of config.only is that of no case.
+    """
+    cases = merge([case for part in config.parts for case in plan.cases(part).values()])
+    names = {case.name.rpartition("/")[2] for case in cases}
+    for name in config.only:
+        if name not in names:
+            raise InputError(
+                f"--only {name}: no setting of {', '.join(config.parts)} is called so; choose "
+                f"among {', '.join(sorted(names))}"
+            )
+    return [
+        case for case in cases if not config.only or case.name.rpartition("/")[2] in config.only
+    ]
+
+
+def describe(cases: Sequence[Case], root: pathlib.Path) -> str:
+    """How many runs there are, how many are done, and what the rest is likely to take."""
+    todo = missing(cases, root)
+    runs, left = (sum(len(case.seeds) for case in some) for some in (cases, todo))
+    costs = [
+        results["cpu_seconds"]
+        for case in cases
+        for seed in case.seeds
+        if (results := completed(case, root, seed))
+    ]
+    text = f"{runs} runs of {len(cases)} settings, {runs - left} complete"
+    if costs and left:
+        text += (
+            f"; those took {sum(costs) / len(costs):.0f} s of computing each, so {left} more about "
+        )
+        text += f"{left * sum(costs) / len(costs) / 60:.0f} min of one core"
+    return text
+
+
+def write_report(part: Part, plan: Plan, root: pathlib.Path) -> list[pathlib.Path]:
+    """Writes tables and pictures of a part from what is complete; returns the files."""
+    cases = plan.cases(part)
+    runs: dict[str, dict[int, dict[str, Any]]] = {}
+    for label, case in cases.items():
+        seeds = {seed: completed(case, root, seed) for seed in case.seeds}
+        runs[label] = {seed: results for seed, results in seeds.items() if results is not None}
+    if not any(runs.values()):
+        return []
+    report = REPORTS[part](Findings(cases, runs, root))
+    write_whole(root / f"{part}.md", f"## {TITLES[part]}\n\n{report.text}")
+    write_whole(
+        root / f"{part}.json", json.dumps(finite(report.numbers), indent=2, allow_nan=False) + "\n"
+    )
+    files = [root / f"{part}.md", root / f"{part}.json"]
+    for name, figure in report.figures.items():
+        files += save(figure, root / name, ("png", "svg"))
+    if report.angles:
+        files.append(animate_angles(report.angles, root / "theta"))
+    return files
+
+
+def write_summary(plan: Plan, root: pathlib.Path) -> pathlib.Path:
+    """Puts what every part wrote into one file, with the budget and its cost."""
+    texts = [(root / f"{part}.md").read_text() for part in PARTS if (root / f"{part}.md").exists()]
+    runs = [json.loads(file.read_text()) for file in sorted(root.rglob("results.json"))]
+    data, run, model = plan.base.data, plan.base.run, plan.base.model
+    budget = (
+        f"{run.steps} steps of {run.batch_size} images of {'×'.join(map(str, data.size))} pixels; "
+        f"{model.name}, width {model.width}, {model.embedding_size}-d; {len(runs)} runs, "
+        f"{sum(one['cpu_seconds'] for one in runs) / 60:.0f} min of one core in all."
+    )
+    write_whole(root / "study.md", "\n".join(["# Study\n", budget + "\n", *texts]))
+    return root / "study.md"
+
+
+def main() -> int:
+    """Runs what is missing and writes the tables; 1 if a run failed."""
+    arguments, of_train = split_arguments()
+    config = read_options(StudyConfig, "study", __doc__, arguments)
+    base = read_options(Config, "study --", None, of_train, default=base_config())
+    plan = Plan(base, config.seeds, config.test_seeds, config.omniglot)
+    cases = chosen_cases(config, plan)
+    console = new_console(highlight=False, soft_wrap=True)
+    console.print(f"Study in {config.folder}: {describe(cases, config.folder)}.")
+    if config.plan:
+        return 0
+    interrupt_on_termination()
+    done = run_all(cases, config.folder, config.processes, console.print)
+    for part in config.parts:
+        for file in write_report(part, plan, config.folder):
+            console.print(f"  {file}")
+    console.print(f"  {write_summary(plan, config.folder)}")
+    failed = [one for one in done if one.results is None]
+    for one in failed:
+        console.print(f"[red]{one.name}, seed {one.seed} failed:[/red] {escape(str(one.error))}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,243 @@
+"""Which runs each part of the study needs, all under one small budget."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+from arcface_jax.data.augment import Augmentation
+from arcface_jax.errors import InputError
+from arcface_jax.training.config import Config, DataConfig, ModelConfig, OptimiserConfig, RunConfig
+
+from .run import Case
+
+Part = Literal["losses", "angles", "margins", "scales", "sizes", "noise", "optimisation"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+SYNTHETIC, OMNIGLOT = "synthetic", "omniglot"
+"""Names of the data sets."""
+
+TESTED = ("arcface", "softmax", "normface")
+"""Losses that are told apart by a test, and get more seeds for it."""
+
+ANGLE_LOSSES = ("normface", "arcface", "intra", "inter", "triplet")
+"""Losses of the paper's Table 3, in its order."""
+
+WATCHED = ("arcface", "normface", "softmax", "cosface", "intra", "triplet")
+"""Losses whose angles are drawn over a run."""
+
+MARGINS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+SCALES = (4.0, 8.0, 16.0, 32.0, 64.0)
+SIZES = (8, 16, 32, 64, 128, 256)
+NOISES = (0.0, 0.1, 0.2, 0.3, 0.4)
+SUB_CENTERS = 3
+
+_DEFAULT_MARGIN, _DEFAULT_SCALE, _DEFAULT_SIZE = 0.5, 16.0, 64
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "arcface_m0.4": {"loss.margin": 0.4},
+    "arcface_m0.45": {"loss.margin": 0.45},
+    "arcface": {},
+    "arcface_m0.55": {"loss.margin": 0.55},
+    "cosface": {"loss.name": "cosface"},
+    "sphereface": {"loss.name": "sphereface"},
+    "cm1": {"loss.name": "cm1"},
+    "cm2": {"loss.name": "cm2"},
+    "normface": {"loss.name": "normface"},
+    "softmax": {"loss.name": "softmax"},
+    "intra": {"loss.name": "intra"},
+    "inter": {"loss.name": "inter"},
+    "triplet": {"loss.name": "triplet", "data.sampler": "balanced"},
+    "adaface": {"loss.name": "adaface"},
+    "magface": {"loss.name": "magface"},
+    "curricularface": {"loss.name": "curricularface"},
+    "elasticface": {"loss.name": "elasticface"},
+    "elasticface_plus": {"loss.name": "elasticface_plus"},
+    "elasticface_cos": {"loss.name": "elasticface_cos"},
+    "elasticface_cos_plus": {"loss.name": "elasticface_cos_plus"},
+    "sphereface2": {"loss.name": "sphereface2"},
+    "uniface": {"loss.name": "uniface"},
+}
+"""Every loss of the comparison by its name, with what it changes in the base."""
+
+
+def base_config() -> Config:
+    """The budget of every run: a narrow IResNet-18 on 24×24 pixels, 600 steps of 64 images.
+
+    The learning rate rises over a fifth of the run: with a twentieth, so short a run ends with the
+    class weights far from the people they stand for.
+    """
+    return Config(
+        data=DataConfig(image_size=24, identities=320, images_per_identity=20, pairs=20_000),
+        model=ModelConfig(width=8, embedding_size=_DEFAULT_SIZE),
+        optimiser=OptimiserConfig(warmup=0.2),
+        run=RunConfig(steps=600, batch_size=64, log_every=20, keep=1, devices=1),
+    )
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A configuration with some settings, by "section.name", replaced."""
+    for name, value in changes.items():
+        section, _, field = name.partition(".")
+        part: Any = getattr(config, section)
+        config = dataclasses.replace(
+            config, **{section: dataclasses.replace(part, **{field: value})}
+        )
+    return config
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The cases of every part.
+
+    Attributes:
+      base: configuration that every case changes; its verifications are set to start, middle and
+        end.
+      seeds: of every case but those of part optimisation, which have the first alone.
+      test_seeds: of the losses in TESTED.
+      omniglot: zip file or folder of characters; None for a study of synthetic faces alone.
+    """
+
+    base: Config
+    seeds: tuple[int, ...]
+    test_seeds: tuple[int, ...]
+    omniglot: pathlib.Path | None
+
+    @property
+    def data_sets(self) -> tuple[str, ...]:
+        """Names of the data sets of part losses."""
+        return (SYNTHETIC,) if self.omniglot is None else (SYNTHETIC, OMNIGLOT)
+
+    def config(self, data_set: str) -> Config:
+        """The base for a data set."""
+        config = changed(self.base, {"run.evaluate_every": max(1, self.base.run.steps // 2)})
+        if data_set == SYNTHETIC:
+            return config
+        if self.omniglot is None or not self.omniglot.exists():
+            raise InputError(
+                f"--omniglot {self.omniglot}: no such file; give the zip of characters, or leave "
+                "it out"
+            )
+        data = DataConfig(
+            source="folder",
+            root=str(self.omniglot),
+            image_size=config.data.image_size,
+            pairs=config.data.pairs,
+            test_fraction=0.5,
+            flip_test=False,  # a mirrored character is another
+        )
+        return dataclasses.replace(config, data=data, augmentation=Augmentation(flip=0.0))
+
+    def case(
+        self, name: str, changes: Mapping[str, Any], data_set: str = SYNTHETIC, **options: Any
+    ) -> Case:
+        """A case on a data set; its name is that of the folder."""
+        seeds = tuple(dict.fromkeys(self.seeds + self.test_seeds)) if name in TESTED else self.seeds
+        watched = self.seeds[0] if name in WATCHED and data_set == SYNTHETIC else None
+        config = changed(self.config(data_set), changes)
+        return Case(
+            f"{data_set}/{name}", config, **({"seeds": seeds, "watched": watched} | options)
+        )
+
+    def cases(self, part: Part) -> dict[str, Case]:
+        """The cases of a part by the labels of its tables."""
+        parts: dict[Part, Callable[[], dict[str, Case]]] = {
+            "losses": self._losses,
+            "angles": lambda: {
+                name: self.case(name, LOSSES[name])
+                for name in dict.fromkeys(ANGLE_LOSSES + WATCHED)
+            },
+            "margins": lambda: {f"{margin:g}": self._margin(margin) for margin in MARGINS},
+            "scales": lambda: {f"{scale:g}": self._scale(scale) for scale in SCALES},
+            "sizes": lambda: {str(size): self._size(size) for size in SIZES},
+            "noise": self._noise,
+            "optimisation": self._optimisation,
+        }
+        return parts[part]()
+
+    def _losses(self) -> dict[str, Case]:
+        return {
+            f"{data_set}/{name}": self.case(name, changes, data_set)
+            for data_set in self.data_sets
+            for name, changes in LOSSES.items()
+        }
+
+    def _margin(self, margin: float) -> Case:
+        if margin == 0.0:
+            return self.case("normface", LOSSES["normface"])
+        if margin == _DEFAULT_MARGIN:
+            return self.case("arcface", {})
+        return self.case(f"arcface_m{margin:g}", {"loss.margin": margin})
+
+    def _scale(self, scale: float) -> Case:
+        return (
+            self.case("arcface", {})
+            if scale == _DEFAULT_SCALE
+            else self.case(f"arcface_s{scale:g}", {"loss.scale": scale})
+        )
+
+    def _size(self, size: int) -> Case:
+        if size == _DEFAULT_SIZE:
+            return self.case("arcface", {})
+        return self.case(f"arcface_d{size}", {"model.embedding_size": size})
+
+    def _noise(self) -> dict[str, Case]:
+        cases = {}
+        sub_centers = {"loss.sub_centers": SUB_CENTERS}
+        for noise in NOISES:
+            percent = f"{noise:.0%}"
+            if noise == 0.0:
+                cases[f"{percent} K=1"] = self.case("arcface", {})
+                cases[f"{percent} K={SUB_CENTERS}"] = self.case(
+                    f"arcface_k{SUB_CENTERS}", sub_centers
+                )
+                continue
+            with_k = self.case(
+                f"arcface_k{SUB_CENTERS}_noise{percent[:-1]}", sub_centers, noise=noise
+            )
+            cases[f"{percent} K=1"] = self.case(f"arcface_noise{percent[:-1]}", {}, noise=noise)
+            cases[f"{percent} K={SUB_CENTERS}"] = with_k
+            cases[f"{percent} cleaned"] = self.case(
+                f"arcface_cleaned{percent[:-1]}", {}, noise=noise, cleaned_by=with_k.name
+            )
+        return cases
+
+    def _optimisation(self) -> dict[str, Case]:
+        first = self.seeds[:1]
+        cases = {}
+        for past_pi in RULES:
+            for gradient in ("exact", "straight_through"):
+                changes = {
+                    "loss.scale": _LARGE_SCALE,
+                    "loss.past_pi": past_pi,
+                    "loss.gradient": gradient,
+                }
+                name = f"optimisation/{past_pi}_{gradient}"
+                cases[f"s = {_LARGE_SCALE:g}, past π {past_pi}, {gradient}"] = self.case(
+                    name, changes, seeds=first
+                )
+        for trouble, what in TROUBLES.items():
+            for cure, changes in CURES.items():
+                name = f"optimisation/{trouble}_{cure}".replace(" ", "").replace("=", "")
+                cases[f"{trouble}, {cure}"] = self.case(name, {**what, **changes}, seeds=first)
+        return cases
+
+
+_LARGE_SCALE = 64.0
+RULES = ("none", "linear", "easy", "clip", "reflect")
+
+TROUBLES: dict[str, dict[str, Any]] = {
+    "s = 64": {"loss.scale": _LARGE_SCALE},
+    "m = 1": {"loss.margin": 1.0},
+}
+"""Settings with which ArcFace may not learn from scratch."""
+
+CURES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "margin warm-up": {"loss.margin_warmup": 0.5},
+    "straight-through": {"loss.gradient": "straight_through"},
+    "gradient clipped": {"optimiser.clip": 2.0},
+    "a tenth of the rate": {"optimiser.learning_rate": 0.01},
+    "CosFace instead": {"loss.name": "cosface"},
+}
+"""What may help where ArcFace does not learn."""

@@ -1,0 +1,347 @@
+"""What each part of the study found: tables as Markdown, numbers as JSON, pictures."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from arcface_jax.analysis.over_seeds import compare_order, summarise
+from arcface_jax.analysis.paper_tables import AGEDB_ACCURACY, ANGLE_ROWS, ANGLES
+from arcface_jax.evaluation.tables import markdown_table
+from arcface_jax.figures.ridges import angle_ridges, logit_ridges
+from arcface_jax.figures.study import (
+    angle_table_figure,
+    courses_figure,
+    losses_figure,
+    sweep_figure,
+)
+from arcface_jax.margins import Psi, softmax_on_sphere
+from arcface_jax.training.config import Config
+from arcface_jax.training.margin_rules import FixedMargin
+from arcface_jax.training.margin_softmax import MarginSoftmax
+from arcface_jax.training.objectives import create_objective
+from arcface_jax.training.run_folder import read_metrics
+
+from .plan import ANGLE_LOSSES, CURES, RULES, TESTED, TROUBLES, WATCHED, Part
+from .run import ANGLES_FILE, Case
+from .tables import (
+    COLUMNS,
+    DIFFERENCE_HEADER,
+    Results,
+    by_seed,
+    cell,
+    difference_rows,
+    differences,
+    last,
+    verification_numbers,
+    verification_rows,
+)
+
+ANGLE_TITLES = dict(
+    zip(ANGLE_ROWS, ("W–EC", "W–Inter", "Intra1", "Inter1", "Intra2", "Inter2"), strict=True)
+)
+
+
+CLEANING = (
+    "found, %",
+    "precision, %",
+    "wrong of those left, %",
+    "found at 40°, %",
+    "precision at 40°, %",
+)
+"""Columns on what a clean-up finds, within the paper's 75° but for the last two."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a part found.
+
+    Attributes:
+      text: Markdown.
+      numbers: for JSON.
+      figures: by file name.
+      angles: by loss and step, to be animated; empty but for part angles.
+    """
+
+    text: str
+    numbers: dict[str, Any]
+    figures: dict[str, Figure]
+    angles: dict[str, dict[int, np.ndarray]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """The runs of a part that are complete.
+
+    Attributes:
+      cases: by label.
+      runs: results by label and seed.
+      root: folder of the runs.
+    """
+
+    cases: Mapping[str, Case]
+    runs: Mapping[str, Results]
+    root: pathlib.Path
+
+
+def losses_report(found: Findings) -> Report:
+    """Table 2: the verification of every loss, with the tests between those that have more
+    seeds.
+    """
+    texts, numbers, panels = [], {}, {}
+    for data_set in dict.fromkeys(label.split("/")[0] for label, one in found.runs.items() if one):
+        runs = {
+            label.split("/")[1]: one
+            for label, one in found.runs.items()
+            if label.startswith(f"{data_set}/")
+        }
+        tests = differences(runs, TESTED[0], TESTED[1:])
+        numbers[data_set] = {
+            "losses": verification_numbers(runs),
+            "tests": {
+                f"{other} {column}": dataclasses.asdict(one)
+                for (other, column), one in tests.items()
+            },
+        }
+        header = ("loss", *COLUMNS.values())
+        texts += [f"### {data_set}\n", markdown_table(header, verification_rows(runs))]
+        texts += (
+            [markdown_table(DIFFERENCE_HEADER, difference_rows(tests, TESTED[0]))] if tests else []
+        )
+        means = {
+            name: summarise(list(by_seed(one, "accuracy").values())).mean
+            for name, one in runs.items()
+            if one
+        }
+        if len(means.keys() & AGEDB_ACCURACY.keys()) > 1:
+            order = compare_order(means, AGEDB_ACCURACY)
+            numbers[data_set]["order"] = dataclasses.asdict(order)
+            texts.append(
+                order_text(
+                    order.tau, order.swapped, order.num_pairs, "accuracies on AgeDB-30 (Table 2)"
+                )
+            )
+        panels[data_set] = {
+            name: [100 * v for v in by_seed(one, "accuracy").values()]
+            for name, one in runs.items()
+            if one
+        }
+    return Report("\n".join(texts), numbers, {"losses": losses_figure(panels, "accuracy, %")})
+
+
+def order_text(tau: float, swapped: Sequence[tuple[str, str]], num_pairs: int, what: str) -> str:
+    """How our order of the losses differs from the paper's, in a sentence."""
+    differing = "; ".join(f"{a} above {b}" for a, b in swapped)
+    end = f" The paper has the other order of: {differing}." if swapped else ""
+    agreeing = num_pairs - len(swapped)
+    return (
+        f"Beside the paper's {what}: {agreeing} of {num_pairs} pairs in its order, Kendall's τ "
+        f"{tau:.2f}.{end}\n"
+    )
+
+
+def angles_report(found: Findings) -> Report:
+    """Table 3, and the distributions of θ and of the target logit."""
+    ours = {
+        name: {
+            row: [values[row] for values in map(table_row, runs.values()) if row in values]
+            for row in ANGLE_ROWS
+        }
+        for name, runs in found.runs.items()
+        if name in ANGLE_LOSSES and runs
+    }
+    ours = {
+        name: {row: values for row, values in one.items() if values} for name, one in ours.items()
+    }
+    rows, texts, orders = [], [], {}
+    for row, title in ANGLE_TITLES.items():
+        cells = (f"{cell(one.get(row, []))} ({paper(name, row)})" for name, one in ours.items())
+        rows.append([title, *cells])
+        means = {name: float(np.mean(one[row])) for name, one in ours.items() if row in one}
+        published = {name: one[row] for name, one in ANGLES.items() if row in one}
+        if len(means.keys() & published.keys()) > 1:
+            order = compare_order(means, published)
+            orders[row] = dataclasses.asdict(order)
+            texts.append(
+                f"- {title}: " + order_text(order.tau, order.swapped, order.num_pairs, "figures")
+            )
+    numbers = {"ours": ours, "paper": ANGLES, "order": orders}
+    angles = {
+        name: watched_angles(case, found.root)
+        for name, case in found.cases.items()
+        if name in WATCHED and case.watched in found.runs[name]
+    }
+    figures = {"angle_table": angle_table_figure(ours, ANGLES, ANGLE_TITLES)}
+    if angles:
+        psis = {name: psi_of(found.cases[name].config) for name in angles}
+        figures |= {
+            "theta_ridges": angle_ridges(angles),
+            "target_logit_ridges": logit_ridges(angles, psis),
+        }
+    table = markdown_table(("degrees (the paper's)", *ours), rows)
+    return Report(f"{table}\n{''.join(texts)}", numbers, figures, angles)
+
+
+def table_row(results: Mapping[str, Any]) -> dict[str, float]:
+    """A run's column of Table 3."""
+    trained, held_out = results["angles"]["trained"], results["angles"]["held_out"]
+    named = {"intra1": trained["intra"], "inter1": trained["inter"]}
+    named |= {"intra2": held_out["intra"], "inter2": held_out["inter"]}
+    return named | {name: trained[name] for name in ("w_ec", "w_inter") if name in trained}
+
+
+def paper(name: str, row: str) -> str:
+    """The paper's figure, or a dash."""
+    value = ANGLES[name].get(row)
+    return "–" if value is None else f"{value:.1f}"
+
+
+def watched_angles(case: Case, root: pathlib.Path) -> dict[int, np.ndarray]:
+    """Degrees by step of the watched run of a case."""
+    assert case.watched is not None
+    with np.load(case.folder(root, case.watched) / ANGLES_FILE, allow_pickle=False) as kept:
+        return {
+            int(step): degrees for step, degrees in zip(kept["steps"], kept["degrees"], strict=True)
+        }
+
+
+def psi_of(config: Config) -> Psi:
+    """The target-logit transform of a loss; cos θ for one without a margin that is the same for
+    all.
+    """
+    objective = create_objective(config.loss)
+    if isinstance(objective, MarginSoftmax) and isinstance(objective.rule, FixedMargin):
+        return objective.rule.psi
+    return softmax_on_sphere()
+
+
+def sweep_report(found: Findings, name: str, x_label: str, logarithmic: bool) -> Report:
+    """Verification and angles over one setting."""
+    header = (x_label, *COLUMNS.values(), "Intra1, °", "Inter1, °", "at more than 90°, %")
+    rows, points = [], {}
+    for label, runs in found.runs.items():
+        if not runs:
+            continue
+        verified = [cell(list(by_seed(runs, column).values()), 100.0) for column in COLUMNS]
+        angles = [
+            cell([one["angles"]["trained"][what] for one in runs.values()])
+            for what in ("intra", "inter")
+        ]
+        away = cell([one["away"] for one in runs.values()], 100.0)
+        rows.append([label, *verified, *angles, away])
+        points[float(label)] = [100 * value for value in by_seed(runs, "accuracy").values()]
+    figure = sweep_figure(
+        {"ArcFace": points}, x_label, "accuracy of unseen people, %", logarithmic=logarithmic
+    )
+    return Report(markdown_table(header, rows), verification_numbers(found.runs), {name: figure})
+
+
+def noise_report(found: Findings) -> Report:
+    """Wrong labels: verification with one centre, with sub-centres and after a clean-up; what
+    the clean-up found.
+    """
+    header = ("wrong labels, training", *COLUMNS.values(), *CLEANING)
+    rows = []
+    lines: dict[str, dict[float, list[float]]] = {}
+    for label, runs in found.runs.items():
+        if not runs:
+            continue
+        share, _, how = label.partition(" ")
+        verified = [cell(list(by_seed(runs, column).values()), 100.0) for column in COLUMNS]
+        cleaning = [one["noise"] for one in runs.values() if "noise" in one]
+        rates = [[one[what] for one in cleaning] for what in ("found", "precision", "left")]
+        rates += [[one["at"]["40"][what] for one in cleaning] for what in ("found", "precision")]
+        defined = [[value for value in values if value is not None] for values in rates]
+        rows.append([label, *verified, *(cell(values, 100.0) for values in defined)])
+        values = [100 * value for value in by_seed(runs, "accuracy").values()]
+        lines.setdefault(how, {})[float(share.rstrip("%"))] = values
+    numbers = {
+        label: {
+            "verification": verified,
+            "cleaning": {seed: one.get("noise") for seed, one in found.runs[label].items()},
+        }
+        for label, verified in verification_numbers(found.runs).items()
+    }
+    figure = sweep_figure(
+        lines, "wrong labels in the training set, %", "accuracy of unseen people, %"
+    )
+    return Report(markdown_table(header, rows), numbers, {"noise": figure})
+
+
+def optimisation_report(found: Findings) -> Report:
+    """Where ArcFace learns from scratch, and where it does not: by rule past π, gradient, and
+    cure.
+    """
+    header = (
+        "setting",
+        "θ at the end, median °",
+        "at more than 90°, %",
+        "accuracy, %",
+        "bad steps",
+    )
+    rows, numbers, courses = [], {}, {}
+    for label, runs in found.runs.items():
+        for seed, one in runs.items():
+            theta = one["theta"][max(one["theta"], key=int)]
+            accuracy = last(one)["accuracy"]
+            cells = (
+                f"{theta:.1f}",
+                f"{100 * one['away']:.1f}",
+                f"{100 * accuracy:.1f}",
+                str(one["bad_steps"]),
+            )
+            rows.append([label, *cells])
+            numbers[label] = {
+                "theta": one["theta"],
+                "away": one["away"],
+                "accuracy": accuracy,
+                "seed": seed,
+            }
+            lines = [
+                line
+                for line in read_metrics(found.cases[label].folder(found.root, seed))
+                if line.get("theta")
+            ]
+            courses[label] = (
+                [int(line["step"]) for line in lines],
+                [line["theta"] for line in lines],
+            )
+    panels = {
+        title: {short: courses[label] for short, label in wanted.items() if label in courses}
+        for title, wanted in optimisation_panels(list(found.cases)).items()
+    }
+    panels = {title: lines for title, lines in panels.items() if lines}
+    return Report(
+        markdown_table(header, rows),
+        numbers,
+        {"optimisation": courses_figure(panels)} if panels else {},
+    )
+
+
+def optimisation_panels(labels: Sequence[str]) -> dict[str, dict[str, str]]:
+    """By title: which cases, by a short name, are drawn together."""
+    scale = next(label.split(",")[0] for label in labels if "past π" in label)
+    panels = {
+        f"{scale}, {gradient.replace('_', '-')} gradient": {
+            f"past π: {rule}": f"{scale}, past π {rule}, {gradient}" for rule in RULES
+        }
+        for gradient in ("exact", "straight_through")
+    }
+    return panels | {
+        trouble: {cure: f"{trouble}, {cure}" for cure in CURES} for trouble in TROUBLES
+    }
+
+
+REPORTS: dict[Part, Callable[[Findings], Report]] = {
+    "losses": losses_report,
+    "angles": angles_report,
+    "margins": lambda found: sweep_report(found, "margins", "margin m, radians", False),
+    "scales": lambda found: sweep_report(found, "scales", "scale s", True),
+    "sizes": lambda found: sweep_report(found, "sizes", "embedding size D", True),
+    "noise": noise_report,
+    "optimisation": optimisation_report,
+}
+"""What makes the report of each part."""

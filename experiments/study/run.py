@@ -1,0 +1,334 @@
+"""One run of a study: trained and measured. Runs that differ in the seed alone share one
+compiled program.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from arcface_jax.analysis.label_noise import detection, wrong_labels
+from arcface_jax.data.memory import MemorySource
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.angles import angle_statistics
+from arcface_jax.evaluation.embeddings import unit_embeddings
+from arcface_jax.models.embed import embed_images, make_embed_function
+from arcface_jax.subcenter import dominant_centres, subcenter_counts, within_angle
+from arcface_jax.training.checkpoints import Checkpoints
+from arcface_jax.training.config import Config, DataConfig
+from arcface_jax.training.dataset import RunData, create_sampler, load_data
+from arcface_jax.training.loop import RunResult, train
+from arcface_jax.training.parallel import MeshStep
+from arcface_jax.training.resume import restore
+from arcface_jax.training.run_folder import RunFolder, finite
+from arcface_jax.training.setup import Program, Setup, create_program
+from arcface_jax.training.state import TrainState
+from arcface_jax.training.verifier import Numbers, Verifier
+
+ANGLES_FILE = "angles.npz"
+"""In a run's folder: steps [T] and degrees [T, n], of the same training images at each moment."""
+
+KEPT_FILE = "kept.npy"
+"""In the folder of a run with wrong labels: bool [N], the training images that the clean-up
+keeps.
+"""
+
+MOMENTS = 24
+"""How often, evenly over a run that is watched, its angles are kept."""
+
+STRICTER = (40.0, 50.0, 60.0)
+"""Other bounds in degrees that the clean-up is measured at, none of which training goes by."""
+
+MAX_DEGREES = 75.0
+"""From the centre of its class: what lies farther away is taken for noise (Sub-center ArcFace)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A setting that is run with several seeds.
+
+    Attributes:
+      name: of the folders, NAME-SEED; a slash makes a sub-folder.
+      config: its run.seed and run.folder are replaced.
+      seeds: one run each.
+      noise: share of the training images that get a wrong label.
+      cleaned_by: name of a case with the same noise, whose clean-up decides which images this one
+        trains on.
+      watched: the seed whose run keeps its angles at MOMENTS moments, not only at start, middle and
+        end.
+    """
+
+    name: str
+    config: Config
+    seeds: tuple[int, ...] = (0,)
+    noise: float = 0.0
+    cleaned_by: str | None = None
+    watched: int | None = None
+
+    def folder(self, root: pathlib.Path, seed: int) -> pathlib.Path:
+        """Where the run of a seed lies."""
+        return root / f"{self.name}-{seed}"
+
+    def seeded(self, root: pathlib.Path, seed: int) -> Config:
+        """The configuration of the run of a seed."""
+        run = dataclasses.replace(self.config.run, seed=seed, folder=str(self.folder(root, seed)))
+        if seed == self.watched:
+            run = dataclasses.replace(
+                run, checkpoint_every=max(1, run.steps // MOMENTS), keep=2 * MOMENTS
+            )
+        return dataclasses.replace(self.config, run=run)
+
+
+class SharedProgram:
+    """One compilation for runs that differ in the seed alone: the seed is an argument of what is
+    compiled.
+
+    A run's numbers are those of the command train with its configuration, up to the last bits.
+    """
+
+    def __init__(self, program: Program) -> None:
+        """Compiles when it is first used."""
+
+        def make(seed: jax.Array) -> TrainState:
+            run: Any = dataclasses.replace(program.config.run, seed=seed)  # type: ignore[arg-type]
+            return dataclasses.replace(
+                program, config=dataclasses.replace(program.config, run=run)
+            ).make_state()
+
+        def step(seed: jax.Array, state: TrainState, images: Any, labels: Any) -> Any:
+            seeded = dataclasses.replace(program.train_step, seed=seed)  # type: ignore[arg-type]
+            return seeded(state, images, labels)
+
+        # Runs once, so that it is not worth optimising: XLA's CPU compiler takes a quarter of the
+        # time so.
+        quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+        self.make = jax.jit(make, compiler_options=quickly)
+        self.step = jax.jit(step, donate_argnums=1)
+        self.embed = make_embed_function(program.backbone, program.train_step.pixels)
+
+
+class SeededStep(MeshStep):
+    """The step of one run, by a shared program."""
+
+    def __init__(self, shared: SharedProgram, program: Program) -> None:
+        """`program` is that of the run."""
+        super().__init__(
+            program.train_step, program.devices, split_classes=program.objective.splits_classes
+        )
+        self._shared, self._seed = shared, np.int32(program.config.run.seed)
+
+    def __call__(
+        self, state: TrainState, images: Any, labels: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """See `ParallelStep`."""
+        stepped: tuple[TrainState, dict[str, jax.Array]] = self._shared.step(
+            self._seed, state, images, labels
+        )
+        return stepped
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedSetup(Setup):
+    """A run before its first step, by a shared program where there is one."""
+
+    shared: SharedProgram | None
+
+    def initial_state(self) -> TrainState:
+        """See `Setup`."""
+        if self.shared is None:
+            return super().initial_state()
+        return self.program.step.place(self.shared.make(np.int32(self.config.run.seed)))
+
+
+@functools.lru_cache(maxsize=1)
+def _shared_program(config: Config, num_classes: int) -> SharedProgram:
+    """`config` has seed 0 and no folder, so that it is the same for all runs of a case."""
+    return SharedProgram(create_program(config, num_classes))
+
+
+@functools.lru_cache(maxsize=12)
+def _data(config: DataConfig, seed: int) -> RunData:
+    return load_data(config, seed)
+
+
+def with_wrong_labels(data: RunData, share: float, seed: int) -> tuple[RunData, np.ndarray]:
+    """(the data with a share of wrong labels, bool [N] which they are)."""
+    train = data.train
+    if not isinstance(train, MemorySource):
+        raise InputError("noise: wrong labels need --data.loading memory")
+    labels, wrong = wrong_labels(train.labels, share, data.num_classes, seed)
+    return _with_train(data, dataclasses.replace(train, labels=labels)), wrong
+
+
+def _with_train(data: RunData, train: MemorySource) -> RunData:
+    digest = hashlib.sha256(data.fingerprint.encode() + train.labels.tobytes()).hexdigest()
+    return dataclasses.replace(data, train=train, fingerprint=digest)
+
+
+def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup, np.ndarray]:
+    """(everything that a run of a case needs, bool [N] which of its training images have a
+    wrong label).
+    """
+    config = case.seeded(root, seed)
+    if config.run.distributed:
+        raise InputError("run.distributed: runs of one process each are compared; leave it out")
+    data = _data(config.data, seed)
+    wrong = np.zeros(len(data.train), bool)
+    if case.noise:
+        data, wrong = with_wrong_labels(data, case.noise, seed)
+    if case.cleaned_by is not None:
+        kept = np.load(root / f"{case.cleaned_by}-{seed}" / KEPT_FILE, allow_pickle=False)
+        data, wrong = _only(data, kept), wrong[kept]
+    program = create_program(config, data.num_classes)
+    shared = None
+    if len(program.devices) == 1 and config.run.parallel == "jit" and config.model.init is None:
+        anonymous = dataclasses.replace(
+            config.run, seed=0, folder=None, checkpoint_every=None, keep=1
+        )
+        shared = _shared_program(dataclasses.replace(config, run=anonymous), data.num_classes)
+        program = dataclasses.replace(program, step=SeededStep(shared, program))
+    sampler = create_sampler(config.data, data.train, config.run.batch_size, seed)
+    return SharedSetup(program, data, sampler, shared), wrong
+
+
+def _only(data: RunData, kept: np.ndarray) -> RunData:
+    train = data.train
+    assert isinstance(train, MemorySource)
+    return _with_train(
+        data, dataclasses.replace(train, images=train.images[kept], labels=train.labels[kept])
+    )
+
+
+class Quiet:
+    """A `loop.Reporter` that tells nobody: the parent process reports whole runs."""
+
+    def says(self, message: str) -> None:
+        """Nothing."""
+
+    def first_loss(self, seen: float, expected: float) -> None:
+        """Nothing."""
+
+    def progress(self, step: int, metrics: dict[str, float]) -> None:
+        """Nothing."""
+
+    def verified(self, step: int, numbers: Numbers, best: dict[str, tuple[int, float]]) -> None:
+        """Nothing."""
+
+
+def run_case(case: Case, root: pathlib.Path, seed: int) -> dict[str, Any]:
+    """Trains and measures one run of a case, or goes on with it, and writes its results.
+
+    Returns: the results, as `results.json` has them.
+
+    Raises:
+      InputError: the folder holds another run, or the loss is not finite.
+      Stopped: Ctrl-C or a termination signal came.
+    """
+    started, cpu = time.perf_counter(), time.process_time()
+    setup, wrong = prepare_run(case, root, seed)
+    folder = RunFolder(case.folder(root, seed), setup.config)
+    result = train(setup, folder, Quiet())
+    checkpoints = Checkpoints(folder.checkpoints, setup.config.run.keep)
+    results = measured(setup, result, checkpoints, wrong, folder.path) | {
+        "verifications": {str(step): numbers for step, numbers in result.verifications.items()},
+        "bad_steps": result.bad_steps,
+    }
+    angles = result.angles
+    if seed == case.watched:
+        verifier = Verifier(setup)
+        angles |= {
+            step: verifier.angles(restore(checkpoints, step, setup.program))
+            for step in checkpoints.steps()
+        }
+    checkpoints.close()
+    steps = sorted(angles)
+    np.savez_compressed(
+        folder.path / ANGLES_FILE,
+        steps=steps,
+        degrees=np.stack([angles[step] for step in steps]).astype(np.float32),
+    )
+    results |= {
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+    }
+    results = finite(results)
+    folder.finish(results)
+    return results
+
+
+def measured(
+    setup: SharedSetup,
+    result: RunResult,
+    checkpoints: Checkpoints,
+    wrong: np.ndarray,
+    folder: pathlib.Path,
+) -> dict[str, Any]:
+    """Angles of Table 3 of the last checkpoint, on trained and on held-out people; and what a
+    clean-up finds.
+    """
+    program = setup.program
+    state = restore(checkpoints, setup.config.run.steps, program)
+    variables = program.step.local(state.backbone_variables)
+    embed = (
+        setup.shared.embed
+        if setup.shared
+        else make_embed_function(program.backbone, program.train_step.pixels)
+    )
+    test, last = setup.data.test, result.angles[max(result.angles)]
+    held_out = unit_embeddings(embed_images(embed, variables, test.images), "embeddings")
+    results: dict[str, Any] = {
+        "theta": {str(step): float(np.median(angles)) for step, angles in result.angles.items()},
+        "away": float(np.mean(last > 90.0)),
+        "angles": {"held_out": angle_statistics(held_out, test.labels)},
+    }
+    train_images = setup.data.train
+    if not isinstance(train_images, MemorySource):  # too many to embed them all
+        return results
+    embeddings = unit_embeddings(embed_images(embed, variables, train_images.images), "embeddings")
+    weights = program.objective.class_weights(state.params["head"], state.head_state)
+    comparable = (
+        weights is not None
+        and weights.ndim == 2
+        and len(np.unique(train_images.labels)) == len(weights)
+    )
+    own = np.asarray(weights) if comparable else None  # a clean-up may have emptied a class
+    results["angles"]["trained"] = angle_statistics(embeddings, train_images.labels, own)
+    if wrong.any() and weights is not None:
+        kept = cleaned(embeddings, np.asarray(weights), train_images.labels, MAX_DEGREES)
+        np.save(folder / KEPT_FILE, kept)
+        results["noise"] = dataclasses.asdict(detection(~kept, wrong))
+        stricter = {
+            degrees: cleaned(embeddings, np.asarray(weights), train_images.labels, degrees)
+            for degrees in STRICTER
+        }
+        results["noise"]["at"] = {
+            f"{degrees:g}": dataclasses.asdict(detection(~near, wrong))
+            for degrees, near in stricter.items()
+        }
+    return results
+
+
+def cleaned(
+    embeddings: np.ndarray,
+    class_weights: np.ndarray,
+    labels: np.ndarray,
+    max_degrees: float = MAX_DEGREES,
+) -> np.ndarray:
+    """The images near enough to their class's centre, of sub-centres the dominant one: bool [N].
+
+    Args:
+      embeddings: [N, D].
+      class_weights: [C, D] or [C, K, D].
+      labels: int [N].
+      max_degrees: how far is near enough.
+    """
+    unit, own = jnp.asarray(embeddings), jnp.asarray(labels)
+    centres = jnp.asarray(class_weights if class_weights.ndim == 3 else class_weights[:, None])
+    dominant = dominant_centres(centres, subcenter_counts(unit, centres, own))
+    return np.asarray(within_angle(unit, dominant, own, max_degrees=max_degrees))
