@@ -70,11 +70,7 @@ class CompareConfig:
 
 
 def case_of(loss: str, base: Config, seeds: Sequence[int]) -> Case:
-    """The case of NAME or NAME:MARGIN.
-
-    Raises:
-      InputError: no loss is called so, or the margin is no number.
-    """
+    """The case of NAME or NAME:MARGIN."""
     name, colon, margin = loss.partition(":")
     if name not in get_args(LossName):
         raise InputError(
@@ -97,9 +93,7 @@ def case_of(loss: str, base: Config, seeds: Sequence[int]) -> Case:
 def write_comparison(
     folder: pathlib.Path, runs: dict[str, Results]
 ) -> tuple[list[list[str]], list[list[str]]]:
-    """Writes comparison.md, .json and the picture; returns the rows of the table and those of
-    the tests.
-    """
+    """Writes comparison.md, .json and the picture; returns the rows of both tables."""
     first, *others = runs
     tests = differences(runs, first, others, COLUMNS)
     rows = verification_rows(runs, COLUMNS)

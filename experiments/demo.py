@@ -177,11 +177,7 @@ def build(answers: Answers, threshold: float, people: int) -> Any:
 
 
 def check_address(host: str, port: int) -> None:
-    """Whether a page can be served there.
-
-    Raises:
-      InputError: the address is not this computer's, or the port is taken, or not allowed.
-    """
+    """Whether a page can be served there: a free port of this computer's address."""
     if not 0 < port < 65_536:
         raise InputError(f"--port {port}: give a number from 1 to 65535")
     try:

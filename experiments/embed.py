@@ -102,9 +102,7 @@ class Partial:
         write_whole(self._progress, json.dumps({"done": done, "recipe": self._recipe}))
 
     def discard(self) -> None:
-        """Removes what was written on the way: the last act, for then there is nothing to go on
-        with.
-        """
+        """Removes what was written on the way: the last act."""
         self.path.unlink(missing_ok=True)
         self._progress.unlink(missing_ok=True)
 
@@ -170,9 +168,7 @@ def write(
     kept: np.ndarray,
     patterns: np.ndarray,
 ) -> None:
-    """The kept rows under their final name, with image and identity of each; in an .npz file,
-    what tells the model.
-    """
+    """The kept rows under their final name, with image and identity of each."""
     places = [source.where(index) for index in kept]
     labels = np.asarray(source.labels)[kept]
     identities = [source.identity_names[label] for label in labels]
@@ -208,9 +204,7 @@ def write(
 
 
 def about_pairs(source: EncodedSource, kept: np.ndarray) -> dict[str, Any]:
-    """The list of a .bin set, of the images that are kept, as evaluate reads it;
-    else nothing.
-    """
+    """The list of a .bin set, of the kept images, as evaluate reads it; else nothing."""
     if not isinstance(source, BinSource):
         return {}
     row = np.full(len(source), -1)

@@ -113,13 +113,7 @@ class Arguments:
 
 
 def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], dict[str, Figures]]:
-    """Everything to evaluate: the files of embeddings, then each run on each set.
-
-    Returns: (what to evaluate, W-EC and W-Inter of each run that is evaluated on its own data).
-
-    Raises:
-      InputError: nothing given, something unreadable, or two with one name.
-    """
+    """(embeddings files, then each run on each set; W-EC, W-Inter of runs on their own data)."""
     if arguments.sets and not arguments.checkpoint:
         raise InputError("--sets: give the run to embed them with, --checkpoint runs/RUN")
     if arguments.project is not None and not any(map(takes_project, arguments.checkpoint)):
@@ -228,9 +222,7 @@ def print_results(
 
 
 def run(arguments: Arguments) -> None:
-    """Makes the folder, and evaluates into it; a folder that was made in vain is taken away
-    again.
-    """
+    """Makes the folder and evaluates into it; one that was made in vain is taken away again."""
     if arguments.folds < 1:
         raise InputError(f"--folds {arguments.folds}: give 1 or more")
     output = (

@@ -85,11 +85,7 @@ def find(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
 
 
 def find_one(folder: pathlib.Path, pattern: str) -> pathlib.Path:
-    """The one metadata file of a kind.
-
-    Raises:
-      InputError: there is none, or there are several.
-    """
+    """The one metadata file of a kind."""
     files = find(folder, pattern)
     if len(files) != 1:
         raise InputError(
@@ -99,11 +95,7 @@ def find_one(folder: pathlib.Path, pattern: str) -> pathlib.Path:
 
 
 def read_templates(arguments: Arguments) -> Templates:
-    """Reads the features and pools them.
-
-    Raises:
-      InputError: a file cannot be read, or features and metadata do not fit.
-    """
+    """Reads the features and pools them."""
     media_file = find_one(arguments.meta, "*_face_tid_mid.txt")
     media = read_face_media(media_file)
     arrays = read_arrays(arguments.features, ("embeddings",))
@@ -157,10 +149,7 @@ def verify(arguments: Arguments, templates: Templates) -> tuple[Figures, Roc]:
 def search_galleries(
     arguments: Arguments, templates: Templates
 ) -> tuple[dict[str, Search], np.ndarray]:
-    """1:N: the probes against each gallery; nothing if the files are not there.
-
-    Returns: (searches by gallery, who each probe shows).
-    """
+    """1:N: (searches by gallery, who each probe shows); nothing if the files are not there."""
     galleries, probe_files = (
         find(arguments.meta, "*_1N_gallery_*.csv"),
         find(arguments.meta, "*_1N_probe_mixed.csv"),
@@ -180,9 +169,7 @@ def search_galleries(
 def identification_figures(
     arguments: Arguments, searches: dict[str, Search], subjects: np.ndarray
 ) -> dict[str, Figures]:
-    """Rows of each gallery and of their mean, with intervals over the probes' subjects if asked
-    for.
-    """
+    """Rows of each gallery and of their mean, with intervals over subjects if asked for."""
     results = {name: identify(search, ranks=RANKS) for name, search in searches.items()}
     rows = {f"1:N {name}": without_interval(result.numbers()) for name, result in results.items()}
     rows["1:N mean"] = without_interval(mean_of_galleries(list(results.values())).numbers())

@@ -41,9 +41,7 @@ def faces() -> Figure:
 
 
 def augmentations() -> Figure:
-    """Eight synthetic people under each augmentation, always applied, and under AdaFace's
-    mixture.
-    """
+    """Eight synthetic people under each augmentation, and under AdaFace's mixture."""
     people = 8
     return augmentation_sheet(
         SyntheticFaces(people, 1, first_identity=8).neutral(np.arange(people))
@@ -87,25 +85,13 @@ def needs_arguments(drawing: Drawing) -> bool:
 
 
 def draw(name: str, options: Sequence[str] = ()) -> dict[str, Figure]:
-    """Draws an entry of FIGURES.
-
-    Args:
-      name: of the figure.
-      options: its own arguments, as on a command line.
-
-    Returns: figures by file name: one of this name, or what the entry calls its several.
-    """
+    """Draws an entry of FIGURES by its own options: figures by file name."""
     drawn = read_options(FIGURES[name], f"figures {name} --", None, list(options))
     return {name: drawn} if isinstance(drawn, Figure) else dict(drawn)
 
 
 def names_to_draw(config: FiguresConfig, options: Sequence[str]) -> list[str]:
-    """The figures a command line asks for.
-
-    Raises:
-      InputError: for none, an unknown one, options for several, or a figure that lacks its
-        arguments.
-    """
+    """The figures a command line asks for."""
     if config.all:
         if config.names or options:
             raise InputError(

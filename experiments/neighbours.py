@@ -74,9 +74,7 @@ class Arguments:
 def most_alike_images(
     embeddings: np.ndarray, labels: np.ndarray, pairs: ClassPairs
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each pair of people the two images, one of each, that are most alike: (first [K],
-    second [K]).
-    """
+    """(first [K], second [K]): the two most alike images, one of each, of pairs of people."""
     chosen = []
     for one, other in zip(pairs.first, pairs.second, strict=True):
         first, second = np.flatnonzero(labels == one), np.flatnonzero(labels == other)

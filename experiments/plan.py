@@ -149,11 +149,7 @@ def _memory_rows(table: Table) -> list[list[str]]:
 
 
 def print_presets(plan: PresetPlan, console: Console) -> None:
-    """Prints what is asked for.
-
-    Raises:
-      InputError: neither a preset is named nor all are wanted, or both, or a preset is unknown.
-    """
+    """Prints one preset, or the table of all."""
     if (plan.preset is not None) == plan.all_presets:
         raise InputError("give --preset NAME or --all-presets, one of them")
     if plan.all_presets:
@@ -199,9 +195,7 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig:
-    """A head to plan for: SGD with momentum, float32 arithmetic. The backbone's memory comes on
-    top.
-    """
+    """A head to plan for: SGD with momentum, float32 arithmetic; the backbone comes on top."""
 
     identities: Annotated[int, tyro.conf.Positional]
     """Identities, C in the papers."""
@@ -228,9 +222,7 @@ class PlanConfig:
 
 
 def plan_table(config: PlanConfig) -> tuple[Table, str | None]:
-    """A row for every head, and the first of them, in order of simplicity and exactness, that
-    fits.
-    """
+    """A row for every head; and the first, in order of simplicity and exactness, that fits."""
     table = Table(
         title=f"{config.identities:,} identities × {config.dim}, N = {config.batch}, "
         f"{config.devices} devices"

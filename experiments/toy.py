@@ -82,11 +82,7 @@ class Halves:
 
 
 def read_halves(arguments: Arguments) -> Halves:
-    """Every other image of each person to train on, the rest unseen.
-
-    Raises:
-      InputError: a source without enough people, or a person with a single image.
-    """
+    """Every other image of each person to train on, the rest unseen."""
     if arguments.dimension not in (2, 3):
         raise InputError(f"--dimension {arguments.dimension}: only 2 and 3 can be drawn")
     source: FaceSource

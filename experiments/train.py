@@ -48,9 +48,7 @@ SUMMARY_FILE = "summary.html"
 
 
 def take_option(arguments: list[str], option: str, wanted: str) -> tuple[list[str], list[str]]:
-    """Takes every `option VALUE` or `option=VALUE` out of the arguments: (the values, the other
-    arguments).
-    """
+    """(values, other arguments): takes every `option VALUE` or `option=VALUE` out."""
     values, rest = [], []
     remaining = iter(arguments)
     for argument in remaining:
@@ -198,9 +196,7 @@ def run(config: Config, console: Console) -> int:
 
 
 def take_check(arguments: list[str]) -> tuple[bool, list[str], list[str]]:
-    """Takes --check and each --against TEST_SET out of the arguments: (is it asked for, test
-    sets, the others).
-    """
+    """(--check, each --against TEST_SET, other arguments)."""
     rest = [argument for argument in arguments if argument != "--check"]
     against, rest = take_option(
         rest, "--against", "a test set: the path of a folder, .bin set, list or other source"

@@ -116,9 +116,8 @@ def test_the_wheel_works_outside_the_repository(installed, tmp_path):
     for arguments, written in (
         (("figures", "target_logits", "--folder", "pictures"), "pictures/target_logits.png"),
         (
-            ("benchmark", "head", "--heads", "chunked", "--classes", "50", "--rounds", "1")
-            + ("--steps", "1", "--output", "measured"),
-            "measured/records.json",
+            ("benchmark", "head", "--heads=chunked", "--classes=50", "--rounds=1", "--output=m"),
+            "m/records.json",
         ),
     ):
         status, said = python(

@@ -50,9 +50,7 @@ def spell_commands(text: str) -> str:
 
 
 def help_text(documentation: str | None) -> str | None:
-    """A command's module documentation for `--help`, which would otherwise run the lines of
-    examples together.
-    """
+    """A command's module documentation for `--help`, an example a line."""
     if documentation is None:
         return None
     lines = spell_commands(documentation).splitlines()
@@ -66,16 +64,7 @@ def read_options(
     arguments: Sequence[str] | None = None,
     **more: Any,
 ) -> Options:
-    """The command line as a dataclass; prints the help or an error and exits where that is asked
-    for.
-
-    Args:
-      options: the dataclass, or a function of the options.
-      name: of the command, and of what is chosen before its options.
-      documentation: the text of `--help`.
-      arguments: those of the program unless given.
-      more: for `tyro.cli`.
-    """
+    """The command line as `options`, a dataclass or function; prog and help are the command's."""
     return tyro.cli(
         options, args=arguments, prog=command(name), description=help_text(documentation), **more
     )
@@ -113,12 +102,7 @@ def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[
 
 
 def check_new_file(path: pathlib.Path, beside: str = "") -> None:
-    """Refuses, before the work begins, a file that could not be written after it.
-
-    Raises:
-      InputError: it exists, of which `beside` may say more, or its folder does not, or cannot be
-        written.
-    """
+    """Refuses, before the work begins, a file that could not be written after it."""
     if path.exists():
         raise InputError(f"{path}: exists already{beside}; choose another file")
     if not path.absolute().parent.is_dir():
@@ -127,11 +111,7 @@ def check_new_file(path: pathlib.Path, beside: str = "") -> None:
 
 
 def make_folder(path: pathlib.Path) -> None:
-    """Makes the folder that results will go to, before the work begins.
-
-    Raises:
-      InputError: it cannot be made or written.
-    """
+    """Makes the folder that results will go to, before the work begins."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -165,9 +145,7 @@ class _Unraisable:
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs `main` and exits: 0 or what it returns; 2 with one line for bad input; 130 for
-    Ctrl-C.
-    """
+    """Runs `main` and exits: 0 or what it returns, 2 with one line for bad input, 130 for Ctrl-C."""
     if not isinstance(sys.unraisablehook, _Unraisable):
         sys.unraisablehook = _Unraisable(sys.unraisablehook)
     try:

@@ -25,16 +25,7 @@ _TIMED_STEPS = 5
 
 
 def check_data(config: Config, console: Console, folder: pathlib.Path, against: list[str]) -> int:
-    """Reads every image, times a few steps, and prints what deserves a look; trains nothing.
-
-    Args:
-      config: the run that is planned.
-      console: where to print.
-      folder: where the contact sheet goes.
-      against: test sets, by path; images that the training source shares with them are reported.
-
-    Returns: the exit status, 1 if anything deserves a look, else 0.
-    """
+    """Reads every image, times a few steps, prints what deserves a look; 1 if anything does."""
     source = open_source(config.data, config.run.seed)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("reading every image", total=len(source))
@@ -73,9 +64,7 @@ def where(source: FaceSource, index: int) -> str:
 
 
 def cost(config: Config, setup: Setup) -> str:
-    """Memory by `training.abstract`, and the hours that the run will take, from a few timed
-    steps.
-    """
+    """Memory by `training.abstract`, and the hours of the run, from a few timed steps."""
     program = setup.program
     state = program.step.place(setup.initial_state())
     batches = setup.batches()

@@ -27,9 +27,7 @@ SOURCE = "source_fingerprint"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A set to evaluate, and `content`, equal for entries that embed the same images and so can
-    be compared.
-    """
+    """A set to evaluate; `content` is equal for entries of the same images: comparable ones."""
 
     data: EmbeddedSet
     content: str
@@ -48,12 +46,7 @@ class ImageSet:
 
 
 def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file; nothing in it is executed.
-
-    Raises:
-      InputError: not such a file, or one of the needed arrays is missing; the message names the
-        file.
-    """
+    """All arrays of an .npz file, with those that are needed; nothing in it is executed."""
     if path.exists() and path.suffix != ".npz":
         raise InputError(
             f"{path}: is no .npz file; give one that numpy.savez or {command('embed')} wrote"
@@ -87,12 +80,7 @@ def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.nda
 
 
 def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
-    """Reads one .npz file of embeddings.
-
-    Raises:
-      InputError: not an .npz file, an array missing, or arrays that do not fit; the message names
-        the file.
-    """
+    """Reads one .npz file of embeddings."""
     arrays = read_arrays(path, ("embeddings", "labels"))
     for name in ("labels", "mirrored", "images", "groups"):
         if name in arrays and len(arrays[name]) != len(arrays["embeddings"]):
@@ -142,9 +130,7 @@ def _pairs_of(path: pathlib.Path, arrays: dict[str, np.ndarray], folds: int) -> 
 def _embedded(
     name: str, embeddings: np.ndarray, mirrored: np.ndarray | None, flip: FlipRule, **known: Any
 ) -> EmbeddedSet:
-    """Combines with the mirror images; the norm before that is the quality, for lengths are
-    lost in it.
-    """
+    """Combines with the mirror images; the norm before that is the quality, for it is lost then."""
     if mirrored is None or flip == "none":
         return EmbeddedSet(name, embeddings, **known)
     quality = np.linalg.norm(embeddings, axis=1)

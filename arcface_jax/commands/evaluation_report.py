@@ -32,9 +32,7 @@ def html_report(
     comparisons: Mapping[str, Mapping[str, Comparison]],
     confidence: float,
 ) -> str:
-    """The whole evaluation as one HTML page, pictures inside; it needs no other file and no
-    script.
-    """
+    """The whole evaluation as one HTML page that needs no other file and no script."""
     parts = [
         f"<p>In brackets: {confidence:.0%} intervals, by a bootstrap over identities (over folds "
         "where identities are not known).</p>",

@@ -31,9 +31,7 @@ and that no other has.
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Unit embeddings [G, D], the name and the image of each, and `embed_patterns` of their
-    model where it is known.
-    """
+    """Unit embeddings [G, D], the name and image of each, and the model's `embed_patterns`."""
 
     embeddings: np.ndarray
     names: np.ndarray
@@ -42,12 +40,7 @@ class Gallery:
 
 
 def read_gallery(path: pathlib.Path) -> Gallery:
-    """Reads an .npz file, or a .npy file (as a memory map) with its .csv; nothing in them is
-    executed.
-
-    Raises:
-      InputError: not such files, or not one name for each embedding.
-    """
+    """Reads an .npz file, or a .npy file (as a memory map) with its .csv; executes nothing."""
     embeddings, names, places, *patterns = (
         _read_npy(path) if path.suffix == ".npy" else _read_npz(path)
     )
@@ -59,9 +52,7 @@ def read_gallery(path: pathlib.Path) -> Gallery:
 
 
 def embed_patterns(embedder: Embedder) -> np.ndarray:
-    """Unit embeddings [4, D] of four patterns that are the same for every model, and for their
-    mirror images.
-    """
+    """Unit embeddings [4, D] of four symmetric patterns that are the same for every model."""
     height, width = embedder.image_size
     fields = np.random.default_rng(0).integers(0, 256, (4, 8, 4, 3), np.uint8)
     down, across = np.arange(height), np.minimum(np.arange(width), np.arange(width)[::-1])
@@ -71,17 +62,7 @@ def embed_patterns(embedder: Embedder) -> np.ndarray:
 def check_same_model(
     gallery: Gallery, path: pathlib.Path, patterns: np.ndarray | None, other: str
 ) -> None:
-    """Refuses to compare the embeddings of two models, where both are known.
-
-    Args:
-      gallery: embeddings of one.
-      path: their file.
-      patterns: `embed_patterns` of the other; None if they are not known.
-      other: what the other is.
-
-    Raises:
-      InputError: they are of different models.
-    """
+    """Refuses to compare embeddings of two models, where the patterns of both are known."""
     if gallery.patterns is None or patterns is None:
         return
     alike = gallery.patterns.shape == patterns.shape and bool(
@@ -122,18 +103,7 @@ def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
 def embed_people(
     embedder: Embedder, source: EncodedSource, *, detect: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds every image of a source that a face is found in.
-
-    Args:
-      embedder: the model.
-      source: people, with several images each.
-      detect: find the largest face and align it.
-
-    Returns: (unit embeddings [M, D], the indices [M] of their images).
-
-    Raises:
-      InputError: no image has a face that is found.
-    """
+    """(unit embeddings [M, D], indices [M]) of the images of a source that have a face."""
     parts, found = [], []
     for crops, with_face in Cropper(embedder.image_size, detect).batches(
         source, embedder.batch_size

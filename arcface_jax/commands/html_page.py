@@ -30,9 +30,7 @@ def page(title: str, parts: Sequence[str]) -> str:
 
 
 def table(header: Sequence[str], body: Sequence[Sequence[str]], *, words: bool = False) -> str:
-    """A table of text; with `words` the cells are aligned to the left, else to the right but
-    the first.
-    """
+    """A table of text; the first column, or all with `words`, aligned to the left."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     lines = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in body]
     kind = ' class="words"' if words else ""

@@ -16,9 +16,7 @@ import jax
 
 
 def machine(packages: Sequence[str] = ()) -> dict[str, str]:
-    """What figures depend on: device, processor, versions of JAX and of `packages`, tuning in
-    the environment.
-    """
+    """What figures depend on: device, processor, versions, tuning in the environment."""
     versions = {}
     for name in ("jax", "jaxlib", "flax", *packages):
         try:

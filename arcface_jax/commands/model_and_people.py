@@ -25,14 +25,7 @@ _DEFAULT_RECIPE = Recipe(128, margin=0.3, scale=24.0, steps=600, learning_rate=0
 
 @dataclasses.dataclass(frozen=True)
 class People:
-    """Images of some people, and the source to read them again at another size.
-
-    Attributes:
-      source: only these people, labels 0 … P − 1.
-      images: uint8 [N, height, width, 3].
-      labels: int [N].
-      names: [P].
-    """
+    """Images [N, H, W, 3] of people 0 … P − 1, and their source, to read them at another size."""
 
     source: FaceSource
     images: np.ndarray
@@ -68,18 +61,7 @@ def default_model(seed: int) -> TrainedModel:
 def open_analysed(
     path: pathlib.Path | None, seed: int = 0, project: str | None = None
 ) -> tuple[TrainedModel, FaceSource | None]:
-    """A model with, as far as it is known, its class weights and the people that these stand for.
-
-    Args:
-      path: a run's folder, or another model's file; None for `default_model`.
-      seed: of that one.
-      project: of a PyTorch checkpoint, where its keys do not tell.
-
-    Returns: (model, the source of its training people, or None).
-
-    Raises:
-      InputError: nothing that can be read.
-    """
+    """(a run, file or `default_model`; the source of its training people, or None)."""
     if path is None:
         if project is not None:
             raise InputError(
@@ -94,11 +76,7 @@ def open_analysed(
 
 
 def choose_people(source: FaceSource, count: int, image_size: tuple[int, int]) -> People:
-    """All images of the first `count` people of a source.
-
-    Raises:
-      InputError: the source has fewer than two people.
-    """
+    """All images of the first `count` people of a source."""
     labels = np.asarray(source.labels)
     chosen = Subset(source, np.flatnonzero(labels < count))
     if len(chosen.identity_names) < 2:
@@ -112,11 +90,7 @@ def choose_people(source: FaceSource, count: int, image_size: tuple[int, int]) -
 def open_people(
     people: str | None, own: FaceSource | None, count: int, image_size: tuple[int, int]
 ) -> People:
-    """The people that `--people` names, or else the model's own.
-
-    Raises:
-      InputError: neither; or the source cannot be read.
-    """
+    """The people that `--people` names, or else the model's own."""
     if people is not None:
         return choose_people(open_source(people), count, image_size)
     if own is None:

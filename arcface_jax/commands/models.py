@@ -57,11 +57,7 @@ class TrainedRun:
 
 
 def load_trained(run: SavedRun) -> TrainedRun:
-    """Reads a checkpoint of a run.
-
-    Raises:
-      InputError: there is no checkpoint, or it is damaged.
-    """
+    """Reads a checkpoint of a run."""
     config = run.config
     with run.opened() as (checkpoints, step):
         program, state = restore_on_one_device(checkpoints, step, config)
@@ -95,14 +91,7 @@ Project = Annotated[
 
 @dataclasses.dataclass(frozen=True)
 class Embedder:
-    """Images to unit embeddings, whatever is behind it.
-
-    Attributes:
-      name: for people.
-      image_size: (height, width) that `embed` takes.
-      card: the model card of an export; None otherwise.
-      batch_size: images in one call.
-    """
+    """Images of a size to unit embeddings, a batch at a time; with the card if it is an export."""
 
     name: str
     image_size: tuple[int, int]
@@ -119,12 +108,7 @@ class Embedder:
 
 @dataclasses.dataclass(frozen=True)
 class ImportedModel:
-    """A network trained elsewhere, as `TrainedRun` is one trained here.
-
-    Attributes:
-      name: the file's.
-      image_size: (height, width) that it takes.
-    """
+    """A network trained elsewhere, as `TrainedRun` is one trained here."""
 
     name: str
     image_size: tuple[int, int]
@@ -136,11 +120,7 @@ class ImportedModel:
 
 
 def open_to_evaluate(path: pathlib.Path, project: str | None = None) -> TrainedRun | ImportedModel:
-    """A run, or a model trained elsewhere, to embed with and without the mirror image.
-
-    Raises:
-      InputError: as `open_trained`.
-    """
+    """A run, or a model trained elsewhere, to embed with and without the mirror image."""
     if (run := find_run(path)) is not None:
         return load_trained(run)
     model = open_trained(path, project)
@@ -148,9 +128,7 @@ def open_to_evaluate(path: pathlib.Path, project: str | None = None) -> TrainedR
 
 
 def takes_project(path: pathlib.Path) -> bool:
-    """Whether a model is a PyTorch checkpoint, of which there is a project to name; others say
-    it themselves.
-    """
+    """Whether a model is a PyTorch checkpoint, whose project may have to be named."""
     return path.is_file() and path.suffix != ".onnx"
 
 
@@ -164,12 +142,7 @@ def check_project(path: pathlib.Path, project: str | None) -> None:
 
 
 def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel:
-    """A model with its weights, to export or to train on.
-
-    Raises:
-      InputError: nothing there, or nothing that can be read; an export has no weights to take out
-        again; a project for what is no PyTorch checkpoint.
-    """
+    """A model with its weights, to export or to train on; an export has none to take out."""
     check_project(path, project)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
@@ -189,11 +162,7 @@ def open_embedder(
     batch_size: int | None = None,
     project: str | None = None,
 ) -> Embedder:
-    """A model to embed with; an export as it was exported.
-
-    Raises:
-      InputError: as `open_trained`; or `flip` is wanted of an export without it.
-    """
+    """A model to embed with; an export as it was exported."""
     if batch_size is None:
         batch_size = default_batch_size()
     check_project(path, project)

@@ -27,9 +27,7 @@ _SHEET_ROWS, _SHEET_COLUMNS = 6, 10
 
 
 def sample_grid(source: FaceSource, image_size: tuple[int, int]) -> np.ndarray:
-    """Some images [rows, columns, H, W, 3], one identity a row; black where an identity has too
-    few.
-    """
+    """Some images [rows, columns, H, W, 3], one identity a row; black where it has too few."""
     labels = np.asarray(source.labels)
     rows = [
         np.flatnonzero(labels == identity)[:_SHEET_COLUMNS]

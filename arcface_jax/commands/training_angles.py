@@ -79,10 +79,7 @@ def training_angles(
 
 
 def images_of_some_classes(labels: np.ndarray, most_images: int, seed: int) -> np.ndarray:
-    """All images of classes drawn at random, of as many as fit into `most_images`, of two at least.
-
-    Returns: int64 indices, in order.
-    """
+    """Indices of all images of random classes: as many as fit `most_images`, two at least."""
     classes, counts = np.unique(labels, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(classes))
     num_drawn = max(2, int(np.searchsorted(np.cumsum(counts[order]), most_images, side="right")))

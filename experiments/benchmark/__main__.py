@@ -45,9 +45,7 @@ asked for is imported.
 
 
 def main() -> int:
-    """Reads the name of a benchmark, then its options; returns 1 if --compare finds a ratio
-    worse.
-    """
+    """Reads a benchmark's name, then its options; returns 1 if --compare finds a ratio worse."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("", "-h", "--help"):
         print(f"{spell_commands(__doc__)}\nEach has its own --help.")

@@ -27,9 +27,7 @@ STAGES = ("trace", "lower", "compile")
 
 @dataclasses.dataclass(frozen=True)
 class CompileBenchmark:
-    """Published networks with ArcFace and SGD, compiled from shapes for one device; each time
-    in a fresh process.
-    """
+    """Published networks with ArcFace and SGD, compiled for one device in a fresh process each."""
 
     networks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME …")] = (
         "iresnet18",
@@ -54,11 +52,7 @@ class CompileBenchmark:
 
 
 def run_compile_benchmark(config: CompileBenchmark) -> int:
-    """Fills a cache of its own once for each network, measures, prints a table.
-
-    Raises:
-      InputError: an unknown network, or a number that is not positive.
-    """
+    """Fills a cache of its own once for each network, measures, prints a table."""
     for network in config.networks:
         check_choice("networks", network, names())
     numbers = (config.image_size, config.width, config.embedding_size, config.batch, config.classes)
@@ -106,9 +100,7 @@ def by_network(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
 
 
 def compile_ratios(records: Sequence[Record]) -> dict[str, Ratio]:
-    """What the cache saves, and how near the compiled operations are to what the step needs by
-    its shapes.
-    """
+    """What the cache saves, and how near the compiled operations are to those needed."""
     ratios = {}
     for network, cases in by_network(records).items():
         one = cases[COLD][0]

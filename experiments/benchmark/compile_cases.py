@@ -19,9 +19,7 @@ from .measured_process import serve
 
 
 def step_config(network: str, image: int, width: int, dim: int, batch: int) -> Config:
-    """The default configuration with this network; its step augments, embeds, takes the loss
-    and updates.
-    """
+    """The default configuration with this network."""
     base = Config()
     return dataclasses.replace(
         base,
@@ -34,9 +32,7 @@ def step_config(network: str, image: int, width: int, dim: int, batch: int) -> C
 def measure(
     network: str, image: int, width: int, dim: int, batch: int, classes: int
 ) -> dict[str, Any]:
-    """Seconds of each stage, and what XLA says of the result; None where a backend does not
-    tell.
-    """
+    """Seconds of each stage, and what XLA says of the result; None where it does not tell."""
     program = abstract_program(step_config(network, image, width, dim, batch), classes)
     times = [time.perf_counter()]
     traced = trace_step(program)

@@ -38,9 +38,7 @@ DecodeOne = Callable[[bytes], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class DataBenchmark:
-    """Shuffled batches of JPEGs in a RecordIO file and in a folder, both written here from the
-    synthetic faces.
-    """
+    """Shuffled batches of JPEGs in a RecordIO file and in a folder, of the synthetic faces."""
 
     identities: int = 100
     """People."""
@@ -66,12 +64,7 @@ class DataBenchmark:
 
 
 def run_data_benchmark(config: DataBenchmark) -> int:
-    """Writes the files, measures, prints a table.
-
-    Raises:
-      InputError: a number is not positive, or there are not enough images for a batch, or batches
-        to measure.
-    """
+    """Writes the files, measures, prints a table."""
     if min(config.batch, config.batches, config.threads, config.rounds) < 1:
         raise InputError("batch, batches, threads or rounds is below 1; pass 1 or more of each")
     if config.batches < read_ahead(config):
@@ -146,9 +139,7 @@ def pillow_decoder(size: int) -> DecodeOne:
 
 
 def opencv_decoder(size: int) -> DecodeOne:
-    """The usual lines with OpenCV; area interpolation, which does not alias where it scales
-    down.
-    """
+    """The usual lines with OpenCV; area interpolation does not alias where it scales down."""
     cv2 = importlib.import_module("cv2")
     cv2.setNumThreads(1)  # the loop has its own
 
@@ -162,9 +153,7 @@ def opencv_decoder(size: int) -> DecodeOne:
 
 
 def read_ahead(config: DataBenchmark) -> int:
-    """The most batches that are ready, or in the making, before they are asked for: at least
-    one a thread.
-    """
+    """The most batches that are ready, or in the making, before they are asked for."""
     return max(config.threads, 4)
 
 
@@ -185,9 +174,7 @@ def pipeline_rate(source: EncodedSource, config: DataBenchmark, seed: int) -> fl
 def loop_rate(
     work: Callable[[np.ndarray], object], source: EncodedSource, config: DataBenchmark, seed: int
 ) -> float:
-    """Images a second of a function of the image numbers of a batch, called by a pool of
-    threads; batches as above.
-    """
+    """Images a second of a function of a batch's image numbers, called by a pool of threads."""
     sampler = Shuffled(len(source), config.batch, seed)
     with ThreadPoolExecutor(config.threads) as pool:
         begun = time.perf_counter()

@@ -29,9 +29,7 @@ OURS, THEIRS = "arcface-jax", "ONNX Runtime"
 
 @dataclasses.dataclass(frozen=True)
 class EmbedBenchmark:
-    """Images a second of the network of the command embed and of ONNX Runtime on this machine's
-    processor.
-    """
+    """Images a second of the command embed's network and of ONNX Runtime on the processor."""
 
     model: Annotated[pathlib.Path, tyro.conf.Positional]
     """The folder of a run, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file."""
@@ -55,11 +53,7 @@ class EmbedBenchmark:
 
 
 def run_embed_benchmark(config: EmbedBenchmark) -> int:
-    """Measures every batch size, prints a table; ratios over 1 mean that JAX is faster.
-
-    Raises:
-      InputError: ONNX Runtime is not installed, or both do not compute the same embeddings.
-    """
+    """Measures every batch size, prints a table; ratios over 1 mean that JAX is faster."""
     if min(config.batches, default=0) < 1 or config.rounds < 1 or config.threads < 1:
         raise InputError("--batches, --rounds and --threads: give numbers of at least 1")
     report = Report("embed", config, ["onnxruntime"])
@@ -122,9 +116,7 @@ def embed_table(records: Sequence[Record]) -> Table:
 def onnx_embedding(
     model: TrainedModel, config: EmbedBenchmark
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 [N, H, W, 3] to unit embeddings by ONNX Runtime; a network that takes [N, 3, H, W]
-    is given floats.
-    """
+    """uint8 [N, H, W, 3] to unit embeddings by ONNX Runtime; floats for a [N, 3, H, W] network."""
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError as error:

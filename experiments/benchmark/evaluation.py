@@ -31,9 +31,7 @@ _BLOCK = 128
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationBenchmark:
-    """Ten folds, ROCs, 1:1 verification of templates and 1:N search; the defaults are LFW's and
-    IJB-C's sizes.
-    """
+    """Folds, ROCs, 1:1 of templates and 1:N search; by default of LFW's and IJB-C's sizes."""
 
     pairs: int = 6000
     """Pairs of the ten-fold protocol."""
@@ -59,11 +57,7 @@ class EvaluationBenchmark:
 
 
 def run_evaluation_benchmark(config: EvaluationBenchmark) -> int:
-    """Measures, and prints each result as it comes.
-
-    Raises:
-      InputError: a size is not positive.
-    """
+    """Measures, and prints each result as it comes."""
     sizes = (
         config.templates,
         config.template_pairs,
@@ -223,9 +217,7 @@ def measure_templates(
 def numpy_cumulative_match(
     gallery: np.ndarray, labels: np.ndarray, probes: np.ndarray, wanted: np.ndarray
 ) -> np.ndarray:
-    """CMC of ranks 1 … 20 by NumPy: blocks of probes times the gallery, and the best of each
-    row.
-    """
+    """CMC of ranks 1 … 20 by NumPy: blocks of probes times the gallery, the best of each row."""
     ranks = min(_RANKS, len(gallery))
     hits = np.zeros(ranks, np.int64)
     for start in range(0, len(probes), _BLOCK):

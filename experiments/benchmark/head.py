@@ -41,9 +41,7 @@ Records = list[Record]
 
 @dataclasses.dataclass(frozen=True)
 class HeadBenchmark:
-    """A training step of the head (loss, gradients, SGD with momentum): time and peak memory,
-    all heads in turn.
-    """
+    """A training step of the head (loss, gradients, SGD with momentum): time and peak memory."""
 
     batches: tuple[int, ...] = (256, 1024)
     """Batch sizes N."""
@@ -95,9 +93,7 @@ def run_head_benchmark(config: HeadBenchmark) -> int:
 
 
 def needed_gb(case: str, batch: int, classes: int, config: HeadBenchmark) -> float:
-    """GB a case needs; PyTorch's keeps the dense head's arrays and the normalised weights and
-    their gradient.
-    """
+    """GB a case needs; PyTorch's keeps the normalised weights and their gradient besides."""
     size = head_size(case, batch, classes, config.dim, config.chunk)
     extra = 2 * classes * config.dim * 4 + 2 * batch * classes * 4 if case == TORCH else 0
     return (predicted_memory(size).total + extra) / 1e9
@@ -169,9 +165,7 @@ def by_case(records: Records) -> dict[str, Records]:
 
 
 def head_ratios(records: Records, batch: int, classes: int) -> dict[str, Ratio]:
-    """Of one size: how many times as fast and as small as PyTorch's head each is, or as the
-    dense one without that.
-    """
+    """How many times as fast and small as PyTorch's head, or the dense one, each is at a size."""
     rounds, ratios = by_case(records), {}
     other, name = (TORCH, "PyTorch") if TORCH in rounds else ("dense", "dense")
     for head, measured in rounds.items():
@@ -227,9 +221,7 @@ def size_table(records: Records, batch: int, classes: int) -> Table:
 
 
 def count_traffic(console: Console, config: HeadBenchmark) -> None:
-    """Bytes by collective on each device, of programs compiled from shapes for simulated
-    devices.
-    """
+    """Bytes by collective on each device, of programs compiled for simulated devices."""
     jax.config.update("jax_num_cpu_devices", 8)
     table = Table(
         title=f"What the collectives of a step put out on each device, bytes (D = {config.dim})"
@@ -262,9 +254,7 @@ def count_traffic(console: Console, config: HeadBenchmark) -> None:
 
 
 def measure_recall(console: Console, config: HeadBenchmark) -> None:
-    """Of classes in groups, with embeddings at several distances from their own: a random and
-    the nearest part.
-    """
+    """How much softmax a random and the nearest part of grouped classes hold."""
     classes, batch = config.classes[0], config.batches[0]
     keys = jax.random.split(jax.random.key(0), 5)
     # A hundred look-alikes share a direction: centres lie 0.3 to 0.4 in cosine from each other

@@ -74,9 +74,7 @@ def _block(dim: int) -> jax.Array:
 
 
 def jax_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float], int]:
-    """(makes the state, takes a step and gives the mean loss, temporary bytes that the compiler
-    plans).
-    """
+    """(makes the state, takes a step and gives the mean loss, temporary bytes as planned)."""
     compiled = compile_step(size)
     dtype = jnp.uint16 if size.dtype == "bfloat16" else jnp.float32
     # Rows are those of a small block: a random array of this size would need another while it is
@@ -140,9 +138,7 @@ def torch_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float
 def measure(
     case: str, batch: int, classes: int, dim: int, chunk: int, steps: int
 ) -> dict[str, Any]:
-    """Seconds of each step after the first, MB, and the matmul rate before and after, all in
-    this process.
-    """
+    """Seconds of each step after the first, MB, and the matmul rate before and after."""
     size = head_size(case, batch, classes, dim, chunk)
     rates = [matmul_rate()]
     make, step, temporary = (torch_stepper if case == TORCH else jax_stepper)(size)

@@ -27,9 +27,7 @@ STORAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class StorageBenchmark:
-    """A head alone, learning noisy clusters on a sphere, SGD with momentum, the rate falling
-    linearly to zero.
-    """
+    """A head alone, learning noisy clusters on a sphere by SGD with momentum."""
 
     classes: int = 2000
     """Identities of the head, C."""

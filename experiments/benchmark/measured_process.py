@@ -22,18 +22,7 @@ def measure_in_process(
     what: str,
     environment: Mapping[str, str] | None = None,
 ) -> Record:
-    """What `python -m MODULE CASE NUMBERS` measures, where it ends in `serve`.
-
-    Args:
-      module: that does it.
-      case: what is measured.
-      numbers: its sizes.
-      what: the case for people, in an error.
-      environment: variables that are different there.
-
-    Raises:
-      InputError: it failed; with its own last line.
-    """
+    """What `python -m MODULE CASE NUMBERS`, a module that ends in `serve`, measures of `what`."""
     command = [sys.executable, "-m", module, case, *map(str, numbers)]
     changed = {**os.environ, **(environment or {})}
     result = subprocess.run(command, env=changed, capture_output=True, text=True, check=False)

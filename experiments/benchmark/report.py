@@ -52,9 +52,7 @@ class Ratio:
     high: float
 
     def worse_than(self, former: "Ratio") -> bool:
-        """Whether the medians fall by more than both spreads, high − median here and median −
-        low there, together.
-        """
+        """Whether the median falls by more than high − median here and median − low there."""
         return self.high < former.low
 
     def __str__(self) -> str:
@@ -62,15 +60,7 @@ class Ratio:
 
 
 def ratio_of_rounds(top: Sequence[float], bottom: Sequence[float]) -> Ratio:
-    """top / bottom, each round's for itself.
-
-    Args:
-      top: one number a round; of what is compared with, where less is better.
-      bottom: the same rounds' numbers.
-
-    Raises:
-      InputError: no round, or not the same number of them.
-    """
+    """top / bottom, where each has one number a round; of the rounds' own ratios."""
     if not top or len(top) != len(bottom):
         raise InputError(
             f"rounds: {len(top)} and {len(bottom)} numbers; give one or more, as many of both"
@@ -80,9 +70,7 @@ def ratio_of_rounds(top: Sequence[float], bottom: Sequence[float]) -> Ratio:
 
 
 def round_seconds(records: Sequence[Record]) -> list[float]:
-    """One number a round of records that have "seconds" of several steps: the median of each
-    one's.
-    """
+    """One number a round of records with the seconds of several steps: their median."""
     return [statistics.median(record["seconds"]) for record in records]
 
 
@@ -131,13 +119,7 @@ class Options(Protocol):
 
 
 class Report:
-    """One run of a benchmark: what it runs on, what was measured, and what becomes of it.
-
-    Attributes:
-      console: to print on.
-      records: one a measurement, plain values.
-      file: records.json.
-    """
+    """One run of a benchmark: what it runs on, what was measured, what becomes of it."""
 
     def __init__(self, benchmark: str, options: Options, packages: Sequence[str] = ()):
         self.benchmark, self.file = benchmark, options.output / "records.json"
@@ -219,11 +201,7 @@ class Report:
 
 
 def check_rounds(settings: Mapping[str, str], what: str) -> None:
-    """Refuses to compare ratios whose spread is not known.
-
-    Raises:
-      InputError: the settings name fewer rounds than it takes.
-    """
+    """Refuses to compare ratios whose spread is not known."""
     rounds = int(settings.get("rounds", FEWEST_ROUNDS))
     if rounds < FEWEST_ROUNDS:
         raise InputError(
@@ -233,11 +211,7 @@ def check_rounds(settings: Mapping[str, str], what: str) -> None:
 
 
 def read_report(path: pathlib.Path, benchmark: str) -> tuple[dict[str, str], dict[str, Ratio]]:
-    """(machine and settings, ratios) of a file that a `Report` of this benchmark wrote.
-
-    Raises:
-      InputError: it is not such a file.
-    """
+    """(machine and settings, ratios) of a file that a `Report` of this benchmark wrote."""
     advice = f"give records.json of a former `{command(f'benchmark {benchmark}')}`"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -267,9 +241,7 @@ def read_report(path: pathlib.Path, benchmark: str) -> tuple[dict[str, str], dic
 
 
 def comparison(former: Mapping[str, Ratio], now: Mapping[str, Ratio]) -> tuple[Table, bool]:
-    """(old and new of every ratio, whether any is worse). One that is missing on a side is
-    listed, and no fault.
-    """
+    """(old and new of every ratio, whether any is worse); one missing on a side is no fault."""
     table = Table(title="Compared with the former run")
     table.add_column("ratio", overflow="fold")
     for column in ("then", "now", ""):

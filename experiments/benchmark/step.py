@@ -31,9 +31,7 @@ Size = tuple[int, int, int]
 
 @dataclasses.dataclass(frozen=True)
 class StepBenchmark:
-    """A training step of IResNet with ArcFace (forward, backward, SGD with momentum), float32,
-    everything in turn.
-    """
+    """A float32 training step of IResNet with ArcFace: forward, backward, SGD with momentum."""
 
     sizes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE,WIDTH,BATCH …")] = (
         "32,16,64",
@@ -113,9 +111,7 @@ def by_size(records: Sequence[Record]) -> dict[Size, dict[str, list[Record]]]:
 
 
 def step_ratios(records: Sequence[Record]) -> dict[str, Ratio]:
-    """How many times as fast as PyTorch a step is at every size; nothing where that was not
-    measured.
-    """
+    """How many times as fast as PyTorch a step is at every size that both were measured at."""
     ratios = {}
     for (image, width, batch), cases in by_size(records).items():
         if TORCH in cases:

@@ -24,9 +24,7 @@ class Excite(nn.Module):
 
 
 class Block(nn.Module):
-    """BN – conv3×3 – BN – PReLU – conv3×3 (strided) – BN, squeeze and excitation if wanted,
-    plus the shortcut.
-    """
+    """BN – conv3×3 – BN – PReLU – conv3×3 (strided) – BN (– squeeze, excitation) + shortcut."""
 
     def __init__(
         self, inputs: int, outputs: int, stride: int, epsilon: float, squeeze: int
@@ -54,9 +52,7 @@ class Block(nn.Module):
 
 
 class TorchIResNet(nn.Module):
-    """`arcface_jax.models.iresnet.IResNet` with its defaults; MagFace's with epsilon 2e-5,
-    ElasticFace's squeezes.
-    """
+    """`IResNet` with its defaults; MagFace's with epsilon 2e-5, ElasticFace's squeezes."""
 
     def __init__(
         self,
@@ -104,9 +100,7 @@ def arcface_loss(
     margin: float = 0.5,
     scale: float = 64.0,
 ) -> torch.Tensor:
-    """Mean cross-entropy of scale · cos(θ + margin) for the own class, scale · cos θ for the
-    others.
-    """
+    """Mean cross-entropy of s · cos(θ + m) for the own class, s · cos θ for the others."""
     cosine = functional.linear(
         functional.normalize(embeddings), functional.normalize(class_weights)
     )

@@ -60,9 +60,7 @@ class ReliabilityConfig:
 
 
 def strike(name: str, place: pathlib.Path, config: ReliabilityConfig) -> Tally:
-    """Commits one fault on runs in a folder; whatever does not come back is in the tally's
-    `lost`.
-    """
+    """Commits one fault on runs in a folder; the tally tells what does not come back."""
     begin = time.monotonic()
     try:
         kills = functools.partial(faults.kills, times=config.kills, seed=config.seed)
@@ -99,11 +97,7 @@ def _told(tally: Tally, console: Console) -> Tally:
 
 
 def run_reliability(config: ReliabilityConfig, console: Console) -> int:
-    """Commits the faults; returns 0 if nothing was lost.
-
-    Raises:
-      InputError: a fault has no such name, or there is nothing to do.
-    """
+    """Commits the faults; returns 0 if nothing was lost."""
     unknown = [name for name in config.faults if name not in FAULTS]
     if unknown or not config.faults:
         raise InputError(f"faults: {unknown or 'none given'}; choose among {', '.join(FAULTS)}")

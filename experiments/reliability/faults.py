@@ -25,9 +25,7 @@ _LAG = 0.2
 
 
 def kills(place: pathlib.Path, times: int = 20, seed: int = 0) -> Tally:
-    """kill −9 while starting, stepping, saving, and drawing the pictures; each time the same
-    command again.
-    """
+    """kill −9 while starting, stepping, saving and drawing, then the same command again."""
     tally = Tally("kill -9", "at random moments; half of them while a checkpoint is being written")
     rng = random.Random(seed)
     calm = reference(Run(place / "calm", STATEFUL))
@@ -77,9 +75,7 @@ def _strike(run: Run, child: Child, started: float, moment: str, rng: random.Ran
 
 
 def signals(place: pathlib.Path) -> Tally:
-    """A termination signal, then Ctrl-C; checkpoints of the last step each time, though none
-    was due.
-    """
+    """A termination signal, then Ctrl-C; each saves the last step, though none was due."""
     tally = Tally(
         "signals", "SIGTERM ends with 143, SIGINT with 130, both with a checkpoint of the last step"
     )
@@ -299,9 +295,7 @@ def _draw_people(folder: pathlib.Path) -> None:
 
 
 def not_finite(place: pathlib.Path) -> Tally:
-    """A learning rate that overflows: the steps are skipped and counted, the run stops, its
-    last step is replayed.
-    """
+    """A learning rate that overflows: steps are skipped, the run stops, the last is replayed."""
     tally = Tally(
         "not finite",
         "a learning rate that overflows: steps skipped and counted, the last one replayed",

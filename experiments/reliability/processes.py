@@ -34,9 +34,7 @@ def free_port() -> int:
 
 
 def start_together(run: Run, processes: int = 2, launcher: Launcher = "variables") -> list[Child]:
-    """Starts every process of a run on its share of the devices, as a person with variables or
-    SLURM would.
-    """
+    """Starts every process of a run on its devices, as a person or SLURM would."""
     port = str(free_port())
     children = []
     for number in range(processes):
@@ -60,9 +58,7 @@ def start_together(run: Run, processes: int = 2, launcher: Launcher = "variables
 def several_processes(
     place: pathlib.Path, head: str = "sharded", launcher: Launcher = "variables"
 ) -> Tally:
-    """Two processes of four devices: SIGTERM to one, kill −9 of each, then one process of eight
-    to the end.
-    """
+    """Two processes: SIGTERM to one, kill −9 of each, then one process to the end."""
     tally = Tally(
         "processes",
         f"two processes, {head} head: SIGTERM to one stops both, one dying ends the other",
@@ -124,9 +120,7 @@ def _running(run: Run, launcher: Launcher) -> list[Child]:
 
 
 def metric_differences(run: Run, other: Run) -> list[str]:
-    """Where the metrics of two finished runs are farther apart than `TOLERANCE`, or steps are
-    missing.
-    """
+    """Where the metrics of two finished runs differ by more than `TOLERANCE`, or in steps."""
     first, second = read_metrics(run.folder), read_metrics(other.folder)
     steps = [[line["step"] for line in lines] for lines in (first, second)]
     if steps[0] != steps[1]:

@@ -124,11 +124,7 @@ class Child:
         return "".join(self._lines)
 
     def wait(self, patience: float = PATIENCE) -> Ended:
-        """Waits for its end.
-
-        Raises:
-          Lost: it hangs; it is killed then.
-        """
+        """Waits for its end; kills it, and raises `Lost`, where it hangs."""
         try:
             status = self.process.wait(patience)
         except subprocess.TimeoutExpired as error:
@@ -259,11 +255,7 @@ class Run:
 
 
 def reference(run: Run) -> Run:
-    """A run of the same options that nothing happens to, made once for each workspace.
-
-    Raises:
-      Lost: it does not end well.
-    """
+    """A run of the same options that nothing happens to, made once for each workspace."""
     with _REFERENCE:  # several faults at once compare with the same one
         if not run.is_finished():
             ended = run.to_the_end()
@@ -292,9 +284,7 @@ def _found(run: Run) -> dict[str, Any]:
 
 
 def differences(run: Run, other: Run) -> list[str]:
-    """What two finished runs differ in, to the last bit: the whole state, metrics,
-    verifications, angles.
-    """
+    """What two finished runs differ in to the last bit: state, metrics, verifications, angles."""
     for each in (run, other):
         if not each.is_finished():
             return [f"{each.folder.name} is not finished"]

@@ -27,14 +27,7 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """A run that ended.
-
-    Attributes:
-      name: of the case.
-      seed: of the run.
-      results: as `results.json` has them; None where it failed.
-      error: why it failed.
-    """
+    """A run that ended: its results as `results.json` has them, or why it failed."""
 
     name: str
     seed: int
@@ -43,11 +36,7 @@ class Done:
 
 
 def completed(case: Case, root: pathlib.Path, seed: int) -> dict[str, Any] | None:
-    """The results of a run, if it is complete.
-
-    Raises:
-      InputError: the run there had another configuration.
-    """
+    """The results of a run, if it is complete and of the same configuration."""
     path = case.folder(root, seed)
     if not (path / RESULTS_FILE).exists():
         return None
@@ -62,11 +51,7 @@ def completed(case: Case, root: pathlib.Path, seed: int) -> dict[str, Any] | Non
 
 
 def merge(cases: Sequence[Case]) -> list[Case]:
-    """Cases of one name become one, with the seeds of all.
-
-    Raises:
-      InputError: two of one name differ in more than their seeds.
-    """
+    """Cases of one name become one, with the seeds of all."""
     merged: dict[str, Case] = {}
     for case in cases:
         known = merged.setdefault(case.name, case)
@@ -151,9 +136,7 @@ def _run(cases: Sequence[Case], root: pathlib.Path, processes: int) -> Iterator[
 
 @contextlib.contextmanager
 def _environment(root: pathlib.Path) -> Iterator[None]:
-    """What processes started inside inherit: one thread each, and a store of what all have
-    compiled.
-    """
+    """What processes started inside inherit: one thread each, a store of compiled programs."""
     before = dict(os.environ)
     os.environ["XLA_FLAGS"] = f"{before.get('XLA_FLAGS', '')} {_ONE_THREAD}".strip()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((root / "compiled").resolve()))

@@ -57,14 +57,7 @@ CLEANING = (
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a part found.
-
-    Attributes:
-      text: Markdown.
-      numbers: for JSON.
-      figures: by file name.
-      angles: by loss and step, to be animated; empty but for part angles.
-    """
+    """What a part found: Markdown, numbers for JSON, figures by file name, angles to animate."""
 
     text: str
     numbers: dict[str, Any]
@@ -74,13 +67,7 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """The runs of a part that are complete.
-
-    Attributes:
-      cases: by label.
-      runs: results by label and seed.
-      root: folder of the runs.
-    """
+    """The complete runs of a part: cases by label, results by label and seed, their folder."""
 
     cases: Mapping[str, Case]
     runs: Mapping[str, Results]
@@ -88,9 +75,7 @@ class Findings:
 
 
 def losses_report(found: Findings) -> Report:
-    """Table 2: the verification of every loss, with the tests between those that have more
-    seeds.
-    """
+    """Table 2: the verification of every loss, with tests between those of more seeds."""
     texts, numbers, panels = [], {}, {}
     for data_set in dict.fromkeys(label.split("/")[0] for label, one in found.runs.items() if one):
         runs = {
@@ -209,9 +194,7 @@ def watched_angles(case: Case, root: pathlib.Path) -> dict[int, np.ndarray]:
 
 
 def psi_of(config: Config) -> Psi:
-    """The target-logit transform of a loss; cos θ for one without a margin that is the same for
-    all.
-    """
+    """The target-logit transform of a loss; cos θ for one without a margin common to all."""
     objective = create_objective(config.loss)
     if isinstance(objective, MarginSoftmax) and isinstance(objective.rule, FixedMargin):
         return objective.rule.psi
@@ -240,9 +223,7 @@ def sweep_report(found: Findings, name: str, x_label: str, logarithmic: bool) ->
 
 
 def noise_report(found: Findings) -> Report:
-    """Wrong labels: verification with one centre, with sub-centres and after a clean-up; what
-    the clean-up found.
-    """
+    """Wrong labels: with one centre, with sub-centres, and trained again after a clean-up."""
     header = ("wrong labels, training", *COLUMNS.values(), *CLEANING)
     rows = []
     lines: dict[str, dict[float, list[float]]] = {}
@@ -272,9 +253,7 @@ def noise_report(found: Findings) -> Report:
 
 
 def optimisation_report(found: Findings) -> Report:
-    """Where ArcFace learns from scratch, and where it does not: by rule past π, gradient, and
-    cure.
-    """
+    """Where ArcFace learns from scratch: by rule past π, gradient and cure."""
     header = (
         "setting",
         "θ at the end, median °",

@@ -172,9 +172,7 @@ def _with_train(data: RunData, train: MemorySource) -> RunData:
 
 
 def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup, np.ndarray]:
-    """(everything that a run of a case needs, bool [N] which of its training images have a
-    wrong label).
-    """
+    """(all that a run of a case needs, bool [N] which training images have a wrong label)."""
     config = case.seeded(root, seed)
     if config.run.distributed:
         raise InputError("run.distributed: runs of one process each are compared; leave it out")
@@ -222,14 +220,7 @@ class Quiet:
 
 
 def run_case(case: Case, root: pathlib.Path, seed: int) -> dict[str, Any]:
-    """Trains and measures one run of a case, or goes on with it, and writes its results.
-
-    Returns: the results, as `results.json` has them.
-
-    Raises:
-      InputError: the folder holds another run, or the loss is not finite.
-      Stopped: Ctrl-C or a termination signal came.
-    """
+    """Trains and measures one run of a case, or goes on with it; writes and returns its results."""
     started, cpu = time.perf_counter(), time.process_time()
     setup, wrong = prepare_run(case, root, seed)
     folder = RunFolder(case.folder(root, seed), setup.config)
@@ -269,9 +260,7 @@ def measured(
     wrong: np.ndarray,
     folder: pathlib.Path,
 ) -> dict[str, Any]:
-    """Angles of Table 3 of the last checkpoint, on trained and on held-out people; and what a
-    clean-up finds.
-    """
+    """Angles of Table 3 of the last checkpoint, trained and held out; a clean-up's findings."""
     program = setup.program
     state = restore(checkpoints, setup.config.run.steps, program)
     variables = program.step.local(state.backbone_variables)
@@ -320,14 +309,7 @@ def cleaned(
     labels: np.ndarray,
     max_degrees: float = MAX_DEGREES,
 ) -> np.ndarray:
-    """The images near enough to their class's centre, of sub-centres the dominant one: bool [N].
-
-    Args:
-      embeddings: [N, D].
-      class_weights: [C, D] or [C, K, D].
-      labels: int [N].
-      max_degrees: how far is near enough.
-    """
+    """bool [N]: images within `max_degrees` of their class's centre, or dominant sub-centre."""
     unit, own = jnp.asarray(embeddings), jnp.asarray(labels)
     centres = jnp.asarray(class_weights if class_weights.ndim == 3 else class_weights[:, None])
     dominant = dominant_centres(centres, subcenter_counts(unit, centres, own))

@@ -84,9 +84,7 @@ def differences(
     others: Sequence[str],
     columns: Mapping[str, str] = COLUMNS,
 ) -> dict[tuple[str, str], PairedDifference]:
-    """`first` less each other case in each column, over the seeds that both have, by (other,
-    column).
-    """
+    """`first` less each other case in each column, over common seeds, by (other, column)."""
     found = {}
     for other in others:
         shared = sorted(set(cases.get(first, {})) & set(cases.get(other, {})))
@@ -108,9 +106,7 @@ def difference_rows(
     first: str,
     columns: Mapping[str, str] = COLUMNS,
 ) -> list[list[str]]:
-    """One row a test: what is compared, the difference with its interval, p, and in how many
-    seeds it is ahead.
-    """
+    """One row a test: the difference with its interval, p, in how many seeds it is ahead."""
     return [
         [
             f"{first} − {other}, {columns[column]}",
