@@ -145,7 +145,7 @@ class _Unraisable:
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs `main` and exits: 0 or what it returns, 2 with one line for bad input, 130 for Ctrl-C."""
+    """Runs `main` and exits: 0 or what it returns, 2 with a line for bad input, 130 for Ctrl-C."""
     if not isinstance(sys.unraisablehook, _Unraisable):
         sys.unraisablehook = _Unraisable(sys.unraisablehook)
     try:
