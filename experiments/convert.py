@@ -37,25 +37,15 @@ class Arguments:
     destination: Annotated[pathlib.Path, tyro.conf.Positional]
     """Folder to make. With --check alone it may exist, and is only checked."""
     format: Format = "recordio"
-    """recordio: train.rec, train.idx, train.lst, property. array_record: a TFDS data set.
-    folder: IDENTITY/IMAGE.
-    """
+    """recordio: train.rec, .idx, .lst, property; array_record: a TFDS data set; folder: ID/IMAGE."""
     image_size: int | None = None
-    """Cut out the centred square and scale it to this many pixels; images keep their size if
-    not given.
-    """
+    """Cut out the centred square and scale it to this side; images keep their size if not given."""
     jpeg_quality: int | None = None
-    """Encode as JPEG, 1 … 100. If not given, stored files are kept bit for bit, and new pixels
-    become PNG.
-    """
+    """Encode as JPEG, 1 … 100; if not given, files are kept bit for bit and new pixels become PNG."""
     landmarks: pathlib.Path | None = None
-    """List of five landmarks for each image (path x1 y1 … x5 y5); images are aligned to 112×112
-    crops.
-    """
+    """List of five landmarks for each image (path x1 y1 … x5 y5); align to 112×112 crops."""
     detect: bool = False
-    """Find the largest face in each photograph and align it; needs the packages of
-    requirements-detection.txt.
-    """
+    """Align the largest face of each photograph; needs requirements-detection.txt."""
     skip_unreadable: bool = False
     """Decode every image first and leave out those that cannot be."""
     check: bool = False

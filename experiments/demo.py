@@ -48,19 +48,13 @@ class Arguments:
     model: Annotated[pathlib.Path, tyro.conf.Positional]
     """The folder of an export or of a run, a PyTorch checkpoint, or an .onnx file."""
     people: str | None = None
-    """People to recognise: a folder of NAME/photo.jpg, or what the command identify enrol wrote
-    (.npz).
-    """
+    """People to recognise: a folder of NAME/photo.jpg, or what identify enrol wrote (.npz)."""
     detect: bool = False
-    """Find the largest face in each photo and align it; needs the packages of
-    requirements-detection.txt. Without it the middle of each photo is taken.
-    """
+    """Align the largest face of each photo (requirements-detection.txt); else take its middle."""
     far: float = 1e-3
     """False accept rate whose threshold is taken from the model card."""
     threshold: float | None = None
-    """Cosine from which two photos show one person, instead of the card's; the page can change
-    it.
-    """
+    """Cosine from which two photos show one person, instead of the card's; the page changes it."""
     project: Project = None
     host: str = "127.0.0.1"
     """Address to listen on. Others on the network can use the page at 0.0.0.0."""

@@ -49,9 +49,7 @@ class Arguments:
     """The command line."""
 
     model: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The folder of a run or of an export, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx
-    file.
-    """
+    """The folder of a run or export, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file."""
     source: Annotated[str, tyro.conf.Positional]
     """Folder or zip file, list, train.rec, Parquet, .bin set, prepared TFDS folder or tfds:NAME."""
     output: Annotated[pathlib.Path, tyro.conf.Positional]
@@ -62,15 +60,11 @@ class Arguments:
     cropped as the model's training images were.
     """
     flip: bool = False
-    """Add the mirror image's embedding, at twice the cost, as evaluate does where
-    nothing else is said.
-    """
+    """Add the mirror image's embedding, at twice the cost, as evaluate does by default."""
     batch_size: int | None = None
     """Images in one call; if not given, 8 on a CPU, whose caches hold no more, else 256."""
     unreadable: Literal["stop", "skip"] = "stop"
-    """What an image that cannot be decoded does: stop, with what is done kept, or skip: it is
-    left out.
-    """
+    """An image that cannot be decoded: stop, with what is done kept, or skip: leave it out."""
     threads: int = 4
     """Images decoded at once."""
     project: Project = None

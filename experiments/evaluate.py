@@ -96,9 +96,7 @@ class Arguments:
     deployment_fars: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
     """False accept rates for which thresholds are proposed."""
     enrolled: float = 0.5
-    """Share of the people whom the gallery of the search knows, by one image each; the others
-    are unknown.
-    """
+    """Share of people of whom the search's gallery has an image; the others are unknown."""
     replicates: int = 1000
     """Bootstrap replicates."""
     confidence: float = 0.95

@@ -74,9 +74,7 @@ class Arguments:
     fars: tuple[float, ...] = IJB_FARS
     """False accept rates at which TAR is reported."""
     replicates: int = 0
-    """Bootstrap replicates for intervals over subjects; 0 leaves them out. IJB-C takes seconds
-    a replicate.
-    """
+    """Bootstrap replicates for intervals over subjects, or 0; IJB-C takes seconds for each."""
 
 
 def find(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:

@@ -75,9 +75,7 @@ class Arguments:
     name: str | None = None
     """Of the model in its card; the folder's if not given."""
     data: str | None = None
-    """What the model was trained on, for the card; of a run what its configuration says if not
-    given.
-    """
+    """What the model was trained on, for the card; if not given, a run's configuration tells."""
     recipe: str | None = None
     """How it was trained, for the card; of a run its configuration is quoted as well."""
     licence: str = UNKNOWN

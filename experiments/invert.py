@@ -43,21 +43,15 @@ class Arguments:
     """The command line."""
 
     model: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
-    """The folder of a run, a PyTorch checkpoint, or an .onnx file; a small model is trained if
-    not given.
-    """
+    """The folder of a run, a PyTorch checkpoint, or an .onnx file; else a small one is trained."""
     project: Project = None
     judge: pathlib.Path | None = None
-    """Another model, which only looks at the result; without a model, a small one of another
-    seed.
-    """
+    """Another model, to judge the result; without a model, a small one of another seed."""
     judge_project: Project = None
     people: str | None = None
     """Source of people; a run's own training people if not given."""
     target: Literal["embeddings", "weights"] = "embeddings"
-    """What to reach: the mean embedding of a person's images, or the person's row of the class
-    weights.
-    """
+    """What to reach: the mean embedding of a person's images, or the person's class weights."""
     count: int = 8
     """Faces to generate, of the first people, in one batch."""
     gallery: int = 40

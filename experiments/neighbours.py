@@ -49,9 +49,7 @@ class Arguments:
     """The command line."""
 
     model: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
-    """The folder of a run, a PyTorch checkpoint, or an .onnx file; a small model is trained if
-    not given.
-    """
+    """The folder of a run, a PyTorch checkpoint, or an .onnx file; else a small one is trained."""
     project: Project = None
     people: str | None = None
     """Source of people; a run's own training people if not given."""

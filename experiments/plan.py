@@ -208,17 +208,13 @@ class PlanConfig:
     memory_gib: float = 80.0
     """What each has for the head."""
     tflops: float | None = None
-    """Float32 matmul rate of a device in 10¹² operations a second; gives the least time of a
-    step.
-    """
+    """Float32 matmul rate of a device in 10¹² operations a second; gives the least step time."""
     chunk: int = DEFAULT_CHUNK
     """Classes at a time."""
     rate: float = 0.1
     """What part of the classes the partial head samples."""
     compile: bool = False
-    """Compile every step from shapes too, for simulated devices, and show what the compiler
-    plans.
-    """
+    """Compile every step from shapes too, for simulated devices, and show the compiler's plan."""
 
 
 def plan_table(config: PlanConfig) -> tuple[Table, str | None]:

@@ -22,9 +22,7 @@ INPUT_ERROR = 2
 INTERRUPTED = 130
 """Ctrl-C."""
 TERMINATED = 143
-"""A termination signal, as before a pre-emption: a run has saved a checkpoint, and the same
-command goes on.
-"""
+"""A termination signal, as before a pre-emption: a checkpoint is saved; the same command goes on."""
 
 _ELSEWHERE = "; choose another place"
 _REMEDIES = {

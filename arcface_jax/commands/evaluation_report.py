@@ -1,6 +1,4 @@
-"""Writes an evaluation down: tables in every format, and one HTML file that holds tables and
-pictures.
-"""
+"""Writes an evaluation down: tables in every format, and one HTML page with pictures."""
 
 import html
 import pathlib

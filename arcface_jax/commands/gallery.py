@@ -1,6 +1,4 @@
-"""Galleries: embeddings with a name each, in the files that the commands embed and
-identify write.
-"""
+"""Galleries: embeddings with a name each, in the files that embed and identify write."""
 
 import csv
 import dataclasses
@@ -24,9 +22,7 @@ Engine = Literal["jax", "faiss"]
 PATTERNS = "pattern_embeddings"
 """The array of an .npz file that tells which model made it: `embed_patterns`."""
 _SAME_MODEL = 0.99
-"""Cosine of the patterns' embeddings that a model keeps on other devices and in other types,
-and that no other has.
-"""
+"""Cosine that a model's patterns keep on other devices and in other types, and no other's have."""
 
 
 @dataclasses.dataclass(frozen=True)

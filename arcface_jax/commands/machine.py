@@ -1,6 +1,4 @@
-"""What measurements depend on: this machine, the versions of what runs on it, and the memory
-used so far.
-"""
+"""What measurements depend on: this machine, its versions, and the memory used so far."""
 
 import importlib
 import importlib.metadata

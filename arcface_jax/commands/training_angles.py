@@ -1,6 +1,4 @@
-"""W-EC and W-Inter of a run: how its class weights lie to each other and to the people they
-stand for.
-"""
+"""W-EC and W-Inter of a run: its class weights among each other and beside their people."""
 
 import numpy as np
 

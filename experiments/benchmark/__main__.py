@@ -39,9 +39,7 @@ BENCHMARKS = {
     "embed": ("embed", "EmbedBenchmark", "run_embed_benchmark"),
     "compile": ("compile", "CompileBenchmark", "run_compile_benchmark"),
 }
-"""By name: its module, the class of its options, and what measures. Only the module that is
-asked for is imported.
-"""
+"""By name: module, options, what measures; only the module that is asked for is imported."""
 
 
 def main() -> int:

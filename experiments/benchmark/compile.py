@@ -1,6 +1,4 @@
-"""Measures what a training step takes to trace, lower and compile, without and with the
-persistent cache.
-"""
+"""Measures tracing, lowering and compiling a training step, without and with the cache."""
 
 import dataclasses
 import pathlib

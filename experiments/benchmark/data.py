@@ -1,6 +1,4 @@
-"""Measures the input pipeline beside plain loops over the same files: images a second, from a
-file to a batch.
-"""
+"""Measures the input pipeline beside plain loops: images a second, from a file to a batch."""
 
 import dataclasses
 import importlib

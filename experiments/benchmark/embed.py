@@ -36,15 +36,11 @@ class EmbedBenchmark:
     batches: tuple[int, ...] = (1, 8, 32)
     """Images in one call."""
     rounds: int = 10
-    """How often each is measured, one after the other, so that whatever else the machine does
-    slows both.
-    """
+    """How often each is measured, one after the other, so that what slows one slows both."""
     threads: int = os.cpu_count() or 1
     """Of ONNX Runtime; JAX takes all processors there are."""
     onnx: pathlib.Path | None = None
-    """The same network from another exporter, such as PyTorch's; that of the command export if not
-    given.
-    """
+    """The same network from another exporter; that of the command export if not given."""
     project: str | None = None
     """Project of a PyTorch checkpoint where its keys do not tell, such as adaface."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-embed")

@@ -1,6 +1,4 @@
-"""Measures the evaluator at the sizes of the published benchmarks, on random embeddings, beside
-what it replaces.
-"""
+"""Measures the evaluator at the published benchmarks' sizes, beside what it replaces."""
 
 import dataclasses
 import functools

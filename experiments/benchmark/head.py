@@ -1,6 +1,4 @@
-"""Measures a training step of the head, beside the dense head and plain PyTorch, and what it
-sends between devices.
-"""
+"""Measures a training step of the head, beside dense and PyTorch, and what it sends."""
 
 import dataclasses
 import importlib.util

@@ -1,6 +1,4 @@
-"""A measurement in a process of its own, so that nothing of another one is in its memory: both
-ends of it.
-"""
+"""A measurement in a process of its own, with nothing of another in its memory: both ends."""
 
 import json
 import os

@@ -1,6 +1,4 @@
-"""What all benchmarks share: turns, ratios of rounds; a file, a table, a picture, a former run
-beside it.
-"""
+"""What all benchmarks share: turns, ratios of rounds; a file, a table, a picture, a former run."""
 
 import dataclasses
 import json

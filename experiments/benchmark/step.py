@@ -1,6 +1,4 @@
-"""Measures a training step of a network beside the same network in plain PyTorch, if that is
-installed.
-"""
+"""Measures a training step of a network beside the same one in plain PyTorch, if installed."""
 
 import dataclasses
 import importlib.util
@@ -46,9 +44,7 @@ class StepBenchmark:
     classes: int = 1000
     """Identities of the head, C."""
     rounds: int = 5
-    """How many times each is measured, the two one after the other, each in a process of its
-    own.
-    """
+    """How many times each is measured, in turn, each in a process of its own."""
     steps: int = 10
     """Steps timed in a measurement, after two that are not."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-step")

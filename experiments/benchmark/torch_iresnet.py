@@ -1,6 +1,4 @@
-"""IResNet and ArcFace in plain PyTorch, to measure beside; keys of the weights are those of
-arcface_torch.
-"""
+"""IResNet and ArcFace in plain PyTorch, with the weights' keys of arcface_torch."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,6 +1,4 @@
-"""Faults of one process, each struck on the real command: kills, signals, a full disk, damaged
-checkpoints …
-"""
+"""Faults of one process, each struck on the real command: kills, a full disk, damage …"""
 
 import pathlib
 import random
@@ -16,9 +14,7 @@ from PIL import Image
 from .runs import TINY, Child, Lost, Run, Tally, differences, reference
 
 STATEFUL = TINY | {"loss.name": "adaface", "optimiser.ema": "0.9"}
-"""With momentum, running statistics of the backbone and of the loss, and a moving average of
-the weights.
-"""
+"""With momentum, running statistics of backbone and loss, and a moving average."""
 
 _LAG = 0.2
 """Seconds over which a blow falls after what it waits for."""
@@ -181,9 +177,7 @@ DAMAGES: tuple[Callable[[pathlib.Path], None], ...] = (
 """Ways to damage a checkpoint."""
 
 TYPICAL = (truncate, cut_metadata, flip_bit, lose_everything)
-"""Those that the command tries: a write that broke off, in either part; a failing disk; a file
-system's repair.
-"""
+"""Those that the command tries: a broken-off write, a failing disk, a file system's repair."""
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -1,6 +1,4 @@
-"""Faults of several processes on this computer: signals to one of them, one that dies, fewer
-when the run goes on.
-"""
+"""Faults of several processes: signals to one, one that dies, fewer when the run goes on."""
 
 import pathlib
 import signal
@@ -16,9 +14,7 @@ DEVICES = 8
 """Simulated devices of all processes together."""
 
 TOLERANCE = 2e-5
-"""Largest relative difference of a metric over so few steps: sums over devices and processes
-are in another order.
-"""
+"""Largest relative difference of a metric: other devices and processes sum in another order."""
 
 _STARTS = 3
 """How often processes may lose each other before anything was done to them."""

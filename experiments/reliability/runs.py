@@ -1,6 +1,4 @@
-"""Starts of the training command as child processes, and what they leave, for
-the command reliability.
-"""
+"""Starts of the training command as child processes, and what they leave."""
 
 import contextlib
 import dataclasses

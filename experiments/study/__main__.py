@@ -59,13 +59,9 @@ class StudyConfig:
     folder: Annotated[pathlib.Path, tyro.conf.arg(metavar="DIR")] = pathlib.Path("runs/study")
     """Where the runs, tables and pictures go."""
     only: tuple[str, ...] = ()
-    """Of the parts, only the settings whose folder is called so, such as arcface or
-    arcface_m0.3.
-    """
+    """Only the settings of the parts with such a folder, such as arcface or arcface_m0.3."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds; each draws other people, another split, other initial weights. Part optimisation
-    has the first alone.
-    """
+    """Seeds, each of other people, split and weights; part optimisation has the first alone."""
     test_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of ArcFace, softmax and NormFace, for the tests between them."""
     omniglot: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None

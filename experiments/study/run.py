@@ -1,6 +1,4 @@
-"""One run of a study: trained and measured. Runs that differ in the seed alone share one
-compiled program.
-"""
+"""One run of a study: trained and measured; runs that differ in the seed share one program."""
 
 import dataclasses
 import functools
@@ -35,9 +33,7 @@ ANGLES_FILE = "angles.npz"
 """In a run's folder: steps [T] and degrees [T, n], of the same training images at each moment."""
 
 KEPT_FILE = "kept.npy"
-"""In the folder of a run with wrong labels: bool [N], the training images that the clean-up
-keeps.
-"""
+"""In the folder of a run with wrong labels: bool [N], the images that the clean-up keeps."""
 
 MOMENTS = 24
 """How often, evenly over a run that is watched, its angles are kept."""
