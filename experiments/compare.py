@@ -13,16 +13,21 @@ paper's whole study on a small budget.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Annotated, get_args
 
 import tyro
-from rich.table import Table
 
-from arcface_jax.commands.command import new_console, read_options, run_command, split_arguments
+from arcface_jax.commands.command import (
+    new_console,
+    read_options,
+    run_command,
+    split_arguments,
+    table_of,
+    write_json,
+)
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.figures.study import losses_figure
@@ -31,15 +36,16 @@ from arcface_jax.files import write_whole
 from arcface_jax.training.config import Config, LossName
 from arcface_jax.training.run_folder import finite
 
-from .study.plan import changed
+from .study.plan import changed, loss_changes
 from .study.pool import completed, interrupt_on_termination, run_all
 from .study.run import Case
 from .study.tables import (
     DIFFERENCE_HEADER,
     Results,
-    by_seed,
     difference_rows,
     differences,
+    percents,
+    tests_by_name,
     verification_numbers,
     verification_rows,
 )
@@ -77,9 +83,7 @@ def case_of(loss: str, base: Config, seeds: Sequence[int]) -> Case:
             f"--losses {loss}: no loss is called {name!r}; choose one of "
             f"{', '.join(get_args(LossName))}"
         )
-    config = changed(
-        base, {"loss.name": name} | ({"data.sampler": "balanced"} if name == "triplet" else {})
-    )
+    config = changed(base, loss_changes(name))
     if colon:
         try:
             config = changed(config, {"loss.margin": float(margin)})
@@ -102,34 +106,12 @@ def write_comparison(
     if tests:
         text += "\n" + markdown_table(DIFFERENCE_HEADER, rows_of_tests)
     write_whole(folder / "comparison.md", text)
-    numbers = {
-        "losses": verification_numbers(runs, COLUMNS),
-        "tests": {
-            f"{other} {column}": dataclasses.asdict(one) for (other, column), one in tests.items()
-        },
-    }
-    write_whole(
-        folder / "comparison.json", json.dumps(finite(numbers), indent=2, allow_nan=False) + "\n"
-    )
-    accuracies = {
-        name: [100 * value for value in by_seed(one, "accuracy").values()]
-        for name, one in runs.items()
-    }
-    save(
-        losses_figure({"people never seen in training": accuracies}, COLUMNS["accuracy"]),
-        folder / "comparison",
-    )
+    numbers = {"losses": verification_numbers(runs, COLUMNS), "tests": tests_by_name(tests)}
+    write_json(folder / "comparison.json", finite(numbers))
+    accuracies = {name: percents(one, "accuracy") for name, one in runs.items()}
+    figure = losses_figure({"people never seen in training": accuracies}, COLUMNS["accuracy"])
+    save(figure, folder / "comparison")
     return rows, rows_of_tests
-
-
-def table_of(
-    header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None
-) -> Table:
-    """The rows for a terminal."""
-    table = Table(*header, title=title)
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def main() -> int:

@@ -37,11 +37,11 @@ class Arguments:
     destination: Annotated[pathlib.Path, tyro.conf.Positional]
     """Folder to make. With --check alone it may exist, and is only checked."""
     format: Format = "recordio"
-    """recordio: train.rec, .idx, .lst, property; array_record: a TFDS data set; folder: ID/IMAGE."""
+    """recordio: train.rec, .idx, .lst, property; array_record: a TFDS set; folder: ID/IMAGE."""
     image_size: int | None = None
-    """Cut out the centred square and scale it to this side; images keep their size if not given."""
+    """Scale the centred square to this side; images keep their size if not given."""
     jpeg_quality: int | None = None
-    """Encode as JPEG, 1 … 100; if not given, files are kept bit for bit and new pixels become PNG."""
+    """Encode as JPEG, 1 … 100; if not given, files are kept bit for bit, new pixels are PNG."""
     landmarks: pathlib.Path | None = None
     """List of five landmarks for each image (path x1 y1 … x5 y5); align to 112×112 crops."""
     detect: bool = False

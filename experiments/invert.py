@@ -13,7 +13,6 @@ person, for the inverted model is fooled by design.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Annotated, Literal
 
@@ -24,7 +23,15 @@ import tyro
 from rich.progress import Progress
 
 from arcface_jax.analysis.inversion import Likeness, Prior, cosine_loss, invert, likeness
-from arcface_jax.commands.command import make_folder, new_console, read_options, run_command, say
+from arcface_jax.commands.command import (
+    make_folder,
+    new_console,
+    read_options,
+    run_command,
+    say,
+    say_written,
+    write_json,
+)
 from arcface_jax.commands.model_and_people import embed_people, open_analysed, open_people
 from arcface_jax.commands.models import Project
 from arcface_jax.data.decode import resize
@@ -32,7 +39,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.figures.inversion import inversion_figure
 from arcface_jax.figures.style import save
-from arcface_jax.files import whole_file, write_whole
+from arcface_jax.files import whole_file
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.models.batch_statistics import with_statistics
 from arcface_jax.pixels import to_pixels
@@ -121,14 +128,12 @@ def run(arguments: Arguments) -> None:
     embeddings, centres = embed_people(model, people)
     targets = centres[:count]
     if arguments.target == "weights":
+        otherwise = "take --target embeddings"
         if model.class_weights is None or arguments.people is not None:
-            raise InputError(
-                "--target weights: needs a run, and its own people; take --target embeddings"
-            )
+            raise InputError(f"--target weights: needs a run, and its own people; {otherwise}")
         if model.class_weights.ndim != 2:
             raise InputError(
-                "--target weights: a class of this run has several sub-centres; take --target "
-                "embeddings"
+                f"--target weights: a class of this run has several sub-centres; {otherwise}"
             )
         targets = unit_embeddings(model.class_weights[:count])
     faces = generate(model, targets, arguments)
@@ -161,14 +166,12 @@ def run(arguments: Arguments) -> None:
     first = np.array([np.flatnonzero(people.labels == person)[0] for person in order])
     notes = ["\n".join(parts) for parts in zip(*lines, strict=True)]
     figure = inversion_figure([("real", people.images[first]), ("generated", faces)], notes)
-    file = arguments.output / "inversion.json"
-    write_whole(file, json.dumps(report, indent=2) + "\n")
-    images = arguments.output / "inversion.npz"
+    file, images = (arguments.output / f"inversion.{end}" for end in ("json", "npz"))
+    write_json(file, report)
     with whole_file(images) as arrays:
         np.savez(arrays, images=faces, labels=order)
     pictures = save(figure, arguments.output / "inversion", ("png", "svg"))
-    written = ", ".join(map(str, (file, images, *pictures)))
-    say(console, f"Written: {written}")
+    say_written(console, file, images, *pictures)
 
 
 def main() -> None:

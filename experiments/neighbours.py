@@ -9,13 +9,11 @@ scikit-learn
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Annotated, Literal
 
 import numpy as np
 import tyro
-from rich.table import Table
 
 from arcface_jax.analysis.neighbours import (
     ClassPairs,
@@ -24,10 +22,18 @@ from arcface_jax.analysis.neighbours import (
     principal_plane,
     tsne_plane,
 )
-from arcface_jax.commands.command import make_folder, new_console, read_options, run_command, say
+from arcface_jax.commands.command import (
+    make_folder,
+    new_console,
+    read_options,
+    run_command,
+    say,
+    say_written,
+    table_of,
+    write_json,
+)
 from arcface_jax.commands.model_and_people import (
     DEFAULT_PEOPLE,
-    People,
     default_source,
     embed_people,
     open_analysed,
@@ -41,7 +47,6 @@ from arcface_jax.evaluation.roc import operating_point
 from arcface_jax.figures.evaluation import pair_sheet
 from arcface_jax.figures.neighbours import plane_figure
 from arcface_jax.figures.style import save
-from arcface_jax.files import write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,20 +116,6 @@ def lay_out(
     return plane[:count], own_labels, plane[count:], kept
 
 
-def table_of(pairs: ClassPairs, people: People) -> Table:
-    """The pairs, for people to read."""
-    table = Table("person", "most alike", "cosine of their centres", "pairs of images mistaken")
-    for one, other, cosine, mistakes in zip(
-        pairs.first, pairs.second, pairs.cosine, pairs.mistakes, strict=True
-    ):
-        table.add_row(
-            *(printable(people.names[who]) for who in (one, other)),
-            f"{cosine:.3f}",
-            f"{mistakes:.1%}",
-        )
-    return table
-
-
 def run(arguments: Arguments) -> None:
     """Embeds, compares, prints, writes."""
     console = new_console()
@@ -145,7 +136,19 @@ def run(arguments: Arguments) -> None:
     chosen = drawn_people(pairs, arguments.drawn, len(people.names))
     plane, labels, places, kept = lay_out(arguments, embeddings, people.labels, centres, chosen)
     others = (centres @ centres.T)[np.triu_indices(len(centres), 1)]
-    console.print(table_of(pairs, people))
+    alike = [
+        {"first": people.names[one], "second": people.names[other], "cosine": c, "mistakes": m}
+        for one, other, c, m in zip(
+            pairs.first, pairs.second, pairs.cosine.tolist(), pairs.mistakes.tolist(), strict=True
+        )
+    ]
+    header = ("person", "most alike", "cosine of their centres", "pairs of images mistaken")
+    rows = [
+        (*map(printable, (one["first"], one["second"])),)
+        + (f"{one['cosine']:.3f}", f"{one['mistakes']:.1%}")
+        for one in alike
+    ]
+    console.print(table_of(header, rows, left=4))
     say(
         console,
         f"Threshold {threshold:.3f} at FAR {roc.far[point]:.2g}, TAR {roc.tar[point]:.1%}. "
@@ -158,46 +161,20 @@ def run(arguments: Arguments) -> None:
         "tar": float(roc.tar[point]),
         "median_cosine_of_centres": float(np.median(others)),
         "neighbours_kept": kept,
-        "pairs": [
-            {
-                "first": people.names[one],
-                "second": people.names[other],
-                "cosine": cosine,
-                "mistakes": mistakes,
-            }
-            for one, other, cosine, mistakes in zip(
-                pairs.first,
-                pairs.second,
-                pairs.cosine.tolist(),
-                pairs.mistakes.tolist(),
-                strict=True,
-            )
-        ],
+        "pairs": alike,
     }
     file = arguments.output / "neighbours.json"
-    write_whole(file, json.dumps(report, indent=2) + "\n")
-    names = [
-        people.names[person].rpartition("/")[2].removeprefix("synthetic-") for person in chosen
-    ]
+    write_json(file, report)
+    names = [people.names[who].rpartition("/")[2].removeprefix("synthetic-") for who in chosen]
     names = [name.lstrip("0") or name[-1:] for name in names]
     layout = "t-SNE" if arguments.layout == "tsne" else "principal plane"
     title = f"{len(chosen)} people, {layout}; keeps {kept:.0%} of the nearest neighbours"
     first, second = most_alike_images(embeddings, people.labels, pairs)
-    sheet = pair_sheet(
-        people.images[first],
-        people.images[second],
-        pairs.cosine.tolist(),
-        "The most alike people: cosine of centres",
-    )
-    pictures = [
-        *save(
-            plane_figure(plane, labels, places, names, title),
-            arguments.output / "plane",
-            ("png", "svg"),
-        ),
-        *save(sheet, arguments.output / "most_alike"),
-    ]
-    say(console, f"Written: {file}, {', '.join(map(str, pictures))}")
+    images, of_sheet = people.images, "The most alike people: cosine of centres"
+    sheet = pair_sheet(images[first], images[second], pairs.cosine.tolist(), of_sheet)
+    figure = plane_figure(plane, labels, places, names, title)
+    pictures = save(figure, arguments.output / "plane", ("png", "svg"))
+    say_written(console, file, *pictures, *save(sheet, arguments.output / "most_alike"))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ python -m experiments.plan --all-presets --markdown
 
 import dataclasses
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import tyro
@@ -19,7 +19,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from arcface_jax.commands.command import new_console, read_options, run_command, say
+from arcface_jax.commands.command import new_console, read_options, run_command, say, table_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
@@ -33,7 +33,6 @@ from arcface_jax.training.abstract import DEVICE_COUNTS, Cost, cost
 from arcface_jax.training.config import HeadConfig
 
 from .recipes.presets import RECIPES
-from .recipes.recipe import Recipe
 
 _GIB = 2**30
 _PARTS = ("backbone", "optimiser", "class_rows", "gradients", "activations", "head", "total")
@@ -55,54 +54,28 @@ class PresetPlan:
     """Numbers of devices to tell the memory for (with --preset)."""
 
 
-def find_recipe(name: str) -> Recipe:
-    """The recipe called `name`."""
-    if name not in RECIPES:
-        raise InputError(f"--preset {name}: choose one of {', '.join(RECIPES)}")
-    return RECIPES[name]
-
-
 def head_in_words(head: HeadConfig) -> str:
     """Kind, and what is sampled."""
-    return (
-        head.kind
-        if head.sample_rate == 1.0
-        else f"{head.kind}, {head.sample_rate:g} of the classes"
-    )
+    sampled = f", {head.sample_rate:g} of the classes" if head.sample_rate != 1.0 else ""
+    return head.kind + sampled
 
 
-def memory_table(found: Cost) -> Table:
-    """A row for each number of devices, in GiB on each."""
-    table = Table(
-        title="GiB on each device; activations and head are estimates",
-        box=SIMPLE,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column("devices", justify="right")
-    for name in _PARTS:
-        table.add_column(name.replace("_", " "), justify="right", no_wrap="_" not in name)
-    for memory in found.memory.values():
-        table.add_row(
-            str(memory.devices), *(f"{getattr(memory, name) / _GIB:.3f}" for name in _PARTS)
-        )
-    return table
+_ABOUT_MEMORY = "GiB on each device; activations and head are estimates"
 
 
-def all_presets_rows() -> list[list[str]]:
-    """The table of all presets, its header first."""
+def memory_rows(found: Cost) -> tuple[list[str], list[list[str]]]:
+    """(header, a row for each number of devices), in GiB on each."""
     rows = [
-        [
-            "preset",
-            "data",
-            "network",
-            "head",
-            "schedule",
-            "published",
-            "parameters",
-            f"GiB a device, of {_TOLD_ON}",
-        ],
+        [str(one.devices), *(f"{getattr(one, name) / _GIB:.3f}" for name in _PARTS)]
+        for one in found.memory.values()
     ]
+    return ["devices", *(name.replace("_", " ") for name in _PARTS)], rows
+
+
+def all_presets_rows() -> tuple[list[str], list[list[str]]]:
+    """(header, a row for each preset)."""
+    header = ["preset", "data", "network", "head", "schedule", "published", "parameters"]
+    rows = []
     for name, recipe in RECIPES.items():
         config, data = recipe(), recipe.data
         found = cost(config, data.identities, (_TOLD_ON,))
@@ -120,32 +93,13 @@ def all_presets_rows() -> list[list[str]]:
                 f"{(memory.activations + memory.head) / _GIB:.1f}",
             ]
         )
-    return rows
+    return [*header, f"GiB a device, of {_TOLD_ON}"], rows
 
 
 _ABOUT_ALL = (
     "Parameters: backbone + class weights. GiB: weights, optimiser and gradients, exact, + "
     "activations and head, estimated before XLA fuses."
 )
-
-
-def _print_all(console: Console, markdown: bool) -> None:
-    rows = all_presets_rows()
-    if markdown:
-        print(markdown_table(rows[0], rows[1:], numbers=False), _ABOUT_ALL, sep="\n")
-        return
-    table = Table(caption=_ABOUT_ALL)
-    for name in rows[0]:
-        table.add_column(name)
-    for row in rows[1:]:
-        table.add_row(*row)
-    console.print(table)
-
-
-def _memory_rows(table: Table) -> list[list[str]]:
-    """A rich table as rows, its header first."""
-    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
-    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def print_presets(plan: PresetPlan, console: Console) -> None:
@@ -157,9 +111,15 @@ def print_presets(plan: PresetPlan, console: Console) -> None:
             raise InputError(
                 f"--devices is for --preset; the table of all presets is for {_TOLD_ON}"
             )
-        _print_all(console, plan.markdown)
+        header, rows = all_presets_rows()
+        if plan.markdown:
+            print(markdown_table(header, rows, numbers=False), _ABOUT_ALL, sep="\n")
+        else:
+            console.print(table_of(header, rows, left=len(header), caption=_ABOUT_ALL))
         return
-    recipe = find_recipe(plan.preset or "")
+    if plan.preset not in RECIPES:
+        raise InputError(f"--preset {plan.preset}: choose one of {', '.join(RECIPES)}")
+    recipe = RECIPES[plan.preset]
     config = recipe()
     found = cost(config, recipe.data.identities, plan.devices)
     lines = [
@@ -172,14 +132,17 @@ def print_presets(plan: PresetPlan, console: Console) -> None:
         f"A step of {config.run.batch_size:,} images: {found.step_operations / 1e12:.1f} · 10¹² "
         "operations.",
     ]
+    header, rows = memory_rows(found)
     if plan.markdown:
-        table = memory_table(found)
-        header, *rows = _memory_rows(table)
-        print(*lines, "", markdown_table(header, rows), table.title, sep="\n")
+        print(*lines, "", markdown_table(header, rows), _ABOUT_MEMORY, sep="\n")
         return
     for line in lines:
         say(console, line)
-    console.print(memory_table(found))
+    style: dict[str, Any] = {"box": SIMPLE, "pad_edge": False, "collapse_padding": True}
+    table = table_of(header, rows, left=0, title=_ABOUT_MEMORY, **style)
+    for column in table.columns:
+        column.no_wrap = " " not in str(column.header)
+    console.print(table)
 
 
 _HEADS = (

@@ -2,27 +2,30 @@
 
 import dataclasses
 import errno
+import json
 import pathlib
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from arcface_jax.command_name import SCRIPT, command
 from arcface_jax.data.messages import printable
 from arcface_jax.errors import InputError
+from arcface_jax.files import write_whole
 
 INPUT_ERROR = 2
 INTERRUPTED = 130
 """Ctrl-C."""
 TERMINATED = 143
-"""A termination signal, as before a pre-emption: a checkpoint is saved; the same command goes on."""
+"""A termination signal: a checkpoint is saved, and the same command goes on."""
 
 _ELSEWHERE = "; choose another place"
 _REMEDIES = {
@@ -83,6 +86,28 @@ def new_console(**options: Any) -> Console:
 def say(console: Console, text: str, style: str | None = None) -> None:
     """Prints text as it is: no markup, no highlighting, no line breaks of its own."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_written(console: Console, *files: pathlib.Path) -> None:
+    """Prints the names of files that were written."""
+    say(console, f"Written: {', '.join(map(str, files))}")
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes plain, finite values as a file of JSON, as a whole."""
+    write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def table_of(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, **options: Any
+) -> Table:
+    """A table for the terminal; the first `left` columns are aligned to the left."""
+    table = Table(**options)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number < left else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 @contextmanager

@@ -11,20 +11,21 @@ import tyro
 from rich.table import Table
 
 from arcface_jax.arguments import check_choice
+from arcface_jax.commands.command import table_of
 from arcface_jax.errors import InputError
 from arcface_jax.models.registry import names
 from arcface_jax.training.abstract import cost
 
 from .compile_cases import step_config
 from .measured_process import measure_in_process
-from .report import Former, Ratio, Record, Report, ratio_of_rounds
+from .report import Options, Ratio, Record, Report, check_positive, group, ratio_of_rounds
 
 COLD, FILLING, WARM = "no cache", "filling", "cache"
 STAGES = ("trace", "lower", "compile")
 
 
 @dataclasses.dataclass(frozen=True)
-class CompileBenchmark:
+class CompileBenchmark(Options):
     """Published networks with ArcFace and SGD, compiled for one device in a fresh process each."""
 
     networks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME …")] = (
@@ -46,16 +47,17 @@ class CompileBenchmark:
     """How often each is compiled without the cache, and then with it."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-compile")
     """Folder for records.json and the picture."""
-    compare: Former = None
 
 
 def run_compile_benchmark(config: CompileBenchmark) -> int:
     """Fills a cache of its own once for each network, measures, prints a table."""
     for network in config.networks:
         check_choice("networks", network, names())
-    numbers = (config.image_size, config.width, config.embedding_size, config.batch, config.classes)
-    if min(*numbers, config.rounds) < 1 or not config.networks:
-        raise InputError("a size or rounds is below 1, or no network named; pass 1 or more of each")
+    if not config.networks:
+        raise InputError("--networks: give at least one")
+    sizes = ("image_size", "width", "embedding_size", "batch", "classes")
+    check_positive(config, *sizes, "rounds")
+    numbers = [getattr(config, name) for name in sizes]
     report = Report("compile", config)
     with tempfile.TemporaryDirectory() as folder:
         for network in config.networks:
@@ -89,18 +91,11 @@ def measure_network(
             report.add({"round": number, **measure(case)})
 
 
-def by_network(records: Sequence[Record]) -> dict[str, dict[str, list[Record]]]:
-    """Records by network, then case."""
-    groups: dict[str, dict[str, list[Record]]] = {}
-    for record in records:
-        groups.setdefault(record["network"], {}).setdefault(record["case"], []).append(record)
-    return groups
-
-
 def compile_ratios(records: Sequence[Record]) -> dict[str, Ratio]:
     """What the cache saves, and how near the compiled operations are to those needed."""
     ratios = {}
-    for network, cases in by_network(records).items():
+    for network, of_network in group(records, "network").items():
+        cases = group(of_network, "case")
         one = cases[COLD][0]
         what = (
             f"{network}, {one['image']}×{one['image']}, width {one['width']}, batch {one['batch']}"
@@ -119,14 +114,12 @@ def compile_ratios(records: Sequence[Record]) -> dict[str, Ratio]:
 
 def compile_table(records: Sequence[Record]) -> Table:
     """Medians over rounds; memory is arguments, results and temporaries together."""
-    table = Table(title="Seconds to compile a training step")
-    for column in ("network", "", *STAGES, "all", "GFLOP", "GB moved", "peak GB"):
-        table.add_column(column, justify="left" if column in ("network", "") else "right")
-    for network, cases in by_network(records).items():
-        for case, found in cases.items():
-            seconds = [statistics.median(record[stage] for record in found) for stage in STAGES]
-            total = statistics.median(sum(record[stage] for stage in STAGES) for record in found)
-            sizes = [found[0][key] for key in ("flops", "bytes_accessed", "peak_bytes")]
-            cells = ["–" if size is None else f"{size / 1e9:.2f}" for size in sizes]
-            table.add_row(network, case, *(f"{value:.2f}" for value in (*seconds, total)), *cells)
-    return table
+    rows = []
+    for case, found in group(records, "network", "case").items():
+        seconds = [statistics.median(record[stage] for record in found) for stage in STAGES]
+        total = statistics.median(sum(record[stage] for stage in STAGES) for record in found)
+        sizes = [found[0][key] for key in ("flops", "bytes_accessed", "peak_bytes")]
+        cells = ["–" if size is None else f"{size / 1e9:.2f}" for size in sizes]
+        rows.append([*case, *(f"{value:.2f}" for value in (*seconds, total)), *cells])
+    header = ("network", "", *STAGES, "all", "GFLOP", "GB moved", "peak GB")
+    return table_of(header, rows, left=2, title="Seconds to compile a training step")

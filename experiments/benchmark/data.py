@@ -5,7 +5,6 @@ import importlib
 import importlib.util
 import io
 import pathlib
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 from rich.table import Table
 
+from arcface_jax.commands.command import table_of
 from arcface_jax.data.convert import convert
 from arcface_jax.data.decode import decode
 from arcface_jax.data.encoded import EncodedSource
@@ -26,7 +26,7 @@ from arcface_jax.data.samplers import Shuffled
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 
-from .report import Former, Ratio, Record, Report, ratio_of_rounds
+from .report import Options, Ratio, Record, Report, check_positive, rates, ratio_of_rounds
 
 PIPELINE, DECODING, PILLOW, OPENCV = "arcface-jax", "decoding alone", "Pillow", "OpenCV"
 FORMATS: tuple[Literal["recordio", "folder"], ...] = ("recordio", "folder")
@@ -35,7 +35,7 @@ DecodeOne = Callable[[bytes], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class DataBenchmark:
+class DataBenchmark(Options):
     """Shuffled batches of JPEGs in a RecordIO file and in a folder, of the synthetic faces."""
 
     identities: int = 100
@@ -58,13 +58,11 @@ class DataBenchmark:
     """How often each is measured, one after the other."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-data")
     """Folder for records.json and the picture; the images go to a temporary folder."""
-    compare: Former = None
 
 
 def run_data_benchmark(config: DataBenchmark) -> int:
     """Writes the files, measures, prints a table."""
-    if min(config.batch, config.batches, config.threads, config.rounds) < 1:
-        raise InputError("batch, batches, threads or rounds is below 1; pass 1 or more of each")
+    check_positive(config, "batch", "batches", "threads", "rounds")
     if config.batches < read_ahead(config):
         raise InputError(
             f"batches is {config.batches}; pass {read_ahead(config)} or more: so many are read "
@@ -74,12 +72,8 @@ def run_data_benchmark(config: DataBenchmark) -> int:
         raise InputError(
             f"batch is {config.batch}; pass no more than identities × images-per-identity"
         )
-    packages = [
-        "grain",
-        "pillow",
-        *(["simplejpeg"] if importlib.util.find_spec("simplejpeg") else []),
-    ]
-    report = Report("data", config, packages)
+    packages = ["simplejpeg"] if importlib.util.find_spec("simplejpeg") else []
+    report = Report("data", config, ["grain", "pillow", *packages])
     decoders = {PILLOW: pillow_decoder(config.image_size)}
     if importlib.util.find_spec("cv2") is None:
         report.say("OpenCV (cv2) is not installed: beside Pillow alone")
@@ -111,11 +105,9 @@ def write_images(
 ) -> EncodedSource:
     """The faces as JPEGs on disk, opened."""
     convert(faces, destination, kind, jpeg_quality=quality)
-    return (
-        RecordIOSource(destination / "train.rec")
-        if kind == "recordio"
-        else FolderSource(destination)
-    )
+    if kind == "recordio":
+        return RecordIOSource(destination / "train.rec")
+    return FolderSource(destination)
 
 
 # What is measured
@@ -127,11 +119,9 @@ def pillow_decoder(size: int) -> DecodeOne:
 
     def read(encoded: bytes) -> np.ndarray:
         image = Image.open(io.BytesIO(encoded)).convert("RGB")
-        return np.asarray(
-            image
-            if image.size == (size, size)
-            else image.resize((size, size), Image.Resampling.BICUBIC)
-        )
+        if image.size != (size, size):
+            image = image.resize((size, size), Image.Resampling.BICUBIC)
+        return np.asarray(image)
 
     return read
 
@@ -187,9 +177,8 @@ def measure_source(
     source: EncodedSource, decoders: dict[str, DecodeOne], config: DataBenchmark
 ) -> list[Record]:
     """Images a second of everything in every round."""
-    encoded = [
-        source.encoded(index) for index in range(len(source))
-    ]  # decoding alone has them in memory
+    # Decoding alone has them in memory.
+    encoded = [source.encoded(index) for index in range(len(source))]
 
     def decode_alone(rows: np.ndarray) -> None:
         for row in rows:
@@ -199,31 +188,26 @@ def measure_source(
         return lambda rows: np.stack([read(source.encoded(int(row))) for row in rows])
 
     loops = {DECODING: decode_alone, **{name: plain(read) for name, read in decoders.items()}}
-    rates: dict[str, list[float]] = {name: [] for name in (PIPELINE, *loops)}
+    found: dict[str, list[float]] = {name: [] for name in (PIPELINE, *loops)}
     for seed in range(config.rounds):
-        rates[PIPELINE].append(pipeline_rate(source, config, seed))
+        found[PIPELINE].append(pipeline_rate(source, config, seed))
         for name, work in loops.items():
-            rates[name].append(loop_rate(work, source, config, seed))
-    return [{"case": name, "images_per_second": measured} for name, measured in rates.items()]
+            found[name].append(loop_rate(work, source, config, seed))
+    return [{"case": name, "images_per_second": measured} for name, measured in found.items()]
 
 
 def source_ratios(what: str, records: list[Record]) -> dict[str, Ratio]:
     """The pipeline's speed over every loop's."""
-    rates = {record["case"]: record["images_per_second"] for record in records}
-    return {
-        f"{what}, beside {name}": ratio_of_rounds(rates[PIPELINE], rates[name])
-        for name in rates
-        if name != PIPELINE
-    }
+    found = {record["case"]: record["images_per_second"] for record in records}
+    ours = found.pop(PIPELINE)
+    return {f"{what}, beside {name}": ratio_of_rounds(ours, one) for name, one in found.items()}
 
 
 def data_table(records: list[Record]) -> Table:
     """Medians over rounds, and the range."""
-    table = Table(title="Images a second")
-    for column in ("files", "stored", "", "median", "lowest", "highest"):
-        table.add_column(column, justify="left" if column in ("files", "") else "right")
-    for record in records:
-        rates = record["images_per_second"]
-        numbers = (f"{rate:,.0f}" for rate in (statistics.median(rates), min(rates), max(rates)))
-        table.add_row(_NAMES[record["format"]], str(record["stored"]), record["case"], *numbers)
-    return table
+    rows = [
+        [_NAMES[one["format"]], str(one["stored"]), one["case"], *rates(one["images_per_second"])]
+        for one in records
+    ]
+    header = ("files", "stored", "", "median", "lowest", "highest")
+    return table_of(header, rows, left=3, title="Images a second")

@@ -5,7 +5,6 @@ import functools
 import importlib
 import os
 import pathlib
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -15,6 +14,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
+from arcface_jax.commands.command import table_of
 from arcface_jax.commands.models import open_trained
 from arcface_jax.errors import InputError
 from arcface_jax.interop.inference import unit_embedding
@@ -22,13 +22,13 @@ from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.onnx import export_onnx
 from arcface_jax.pixels import normalise
 
-from .report import Former, Record, Report, ratio_of_rounds, take_turns
+from .report import Options, Record, Report, check_positive, rates, ratio_of_rounds, take_turns
 
 OURS, THEIRS = "arcface-jax", "ONNX Runtime"
 
 
 @dataclasses.dataclass(frozen=True)
-class EmbedBenchmark:
+class EmbedBenchmark(Options):
     """Images a second of the command embed's network and of ONNX Runtime on the processor."""
 
     model: Annotated[pathlib.Path, tyro.conf.Positional]
@@ -45,13 +45,11 @@ class EmbedBenchmark:
     """Project of a PyTorch checkpoint where its keys do not tell, such as adaface."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-embed")
     """Folder for records.json and the picture."""
-    compare: Former = None
 
 
 def run_embed_benchmark(config: EmbedBenchmark) -> int:
     """Measures every batch size, prints a table; ratios over 1 mean that JAX is faster."""
-    if min(config.batches, default=0) < 1 or config.rounds < 1 or config.threads < 1:
-        raise InputError("--batches, --rounds and --threads: give numbers of at least 1")
+    check_positive(config, "batches", "rounds", "threads")
     report = Report("embed", config, ["onnxruntime"])
     model = open_trained(config.model, config.project)
     ours, theirs = jax.jit(unit_embedding(model)), onnx_embedding(model, config)
@@ -82,12 +80,8 @@ def run_embed_benchmark(config: EmbedBenchmark) -> int:
             THEIRS: functools.partial(theirs, part),
         }
         seconds = take_turns(cases, config.rounds)
-        report.add(
-            *(
-                {**about, "batch": batch, "case": case, "seconds": taken}
-                for case, taken in seconds.items()
-            )
-        )
+        for case, taken in seconds.items():
+            report.add({**about, "batch": batch, "case": case, "seconds": taken})
         ratios[f"{network}, batch {batch}, beside {THEIRS}"] = ratio_of_rounds(
             seconds[THEIRS], seconds[OURS]
         )
@@ -97,16 +91,12 @@ def run_embed_benchmark(config: EmbedBenchmark) -> int:
 
 def embed_table(records: Sequence[Record]) -> Table:
     """Medians over rounds, and the range, in images a second."""
-    table = Table(title="Images a second")
-    for column in ("batch", "", "median", "lowest", "highest"):
-        table.add_column(column, justify="right" if column else "left")
-    for record in records:
-        rates = [record["batch"] / seconds for seconds in record["seconds"]]
-        numbers = (statistics.median(rates), min(rates), max(rates))
-        table.add_row(
-            str(record["batch"]), record["case"], *(f"{number:.1f}" for number in numbers)
-        )
-    return table
+    rows = [
+        [str(one["batch"]), one["case"], *rates([one["batch"] / s for s in one["seconds"]])]
+        for one in records
+    ]
+    header = ("batch", "", "median", "lowest", "highest")
+    return table_of(header, rows, left=2, title="Images a second")
 
 
 def onnx_embedding(

@@ -19,7 +19,7 @@ from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import search_gallery
 from arcface_jax.evaluation.templates import verify_scores
 
-from .report import Former, Ratio, Report, ratio_of_rounds, take_turns
+from .report import Options, Ratio, Report, check_positive, ratio_of_rounds, take_turns
 
 Ratios = dict[str, Ratio]
 _RANKS = 20
@@ -28,7 +28,7 @@ _BLOCK = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationBenchmark:
+class EvaluationBenchmark(Options):
     """Folds, ROCs, 1:1 of templates and 1:N search; by default of LFW's and IJB-C's sizes."""
 
     pairs: int = 6000
@@ -51,22 +51,14 @@ class EvaluationBenchmark:
     """How often each is measured, in turn with what it is compared with."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-evaluation")
     """Folder for records.json and the pictures."""
-    compare: Former = None
 
 
 def run_evaluation_benchmark(config: EvaluationBenchmark) -> int:
     """Measures, and prints each result as it comes."""
-    sizes = (
-        config.templates,
-        config.template_pairs,
-        config.same_pairs,
-        config.gallery,
-        config.probes,
-    )
-    if min(*sizes, *config.roc_pairs, config.dimension, config.rounds) < 1 or config.pairs < 20:
-        raise InputError(
-            "a size is too small; pass 20 --pairs or more, and 1 or more of everything else"
-        )
+    sizes = ("templates", "template_pairs", "same_pairs", "gallery", "probes", "dimension")
+    check_positive(config, *sizes, "roc_pairs", "rounds")
+    if config.pairs < 20:
+        raise InputError(f"--pairs is {config.pairs}; give 20 or more")
     if config.probes > config.gallery:
         raise InputError(
             f"probes is {config.probes}; pass no more than the {config.gallery} entries of the "
@@ -132,22 +124,15 @@ def measure_folds(report: Report, config: EvaluationBenchmark, rng: np.random.Ge
     same = np.tile(np.arange(config.pairs // 10) < config.pairs // 20, 10)
     similarities = np.where(same, 0.6, 0.1) + 0.2 * rng.standard_normal(len(same))
     distances = 2 - 2 * similarities
-    loop, grid, exact = (
-        f"loop over {len(ACCURACY_GRID)} thresholds",
-        "published grid",
-        "exact thresholds",
-    )
+    loop = f"loop over {len(ACCURACY_GRID)} thresholds"
+    grid, exact = "published grid", "exact thresholds"
     what = f"ten folds of {len(same):,} pairs"
-    seconds = measure_cases(
-        report,
-        what,
-        {
-            loop: lambda: loop_over_thresholds(distances, same),
-            grid: lambda: published_ten_fold_accuracy(distances, same),
-            exact: lambda: ten_fold_accuracy(similarities, same),
-        },
-        config.rounds,
-    )
+    cases: dict[str, Callable[[], object]] = {
+        loop: lambda: loop_over_thresholds(distances, same),
+        grid: lambda: published_ten_fold_accuracy(distances, same),
+        exact: lambda: ten_fold_accuracy(similarities, same),
+    }
+    seconds = measure_cases(report, what, cases, config.rounds)
     return {
         f"{what}, {case}, beside a loop": ratio_of_rounds(seconds[loop], seconds[case])
         for case in (grid, exact)
@@ -222,9 +207,8 @@ def numpy_cumulative_match(
         scores = probes[start : start + _BLOCK] @ gallery.T
         best = np.argpartition(scores, -ranks, axis=1)[:, -ranks:]
         order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
-        found = (
-            labels[np.take_along_axis(best, order, axis=1)] == wanted[start : start + _BLOCK, None]
-        )
+        named = labels[np.take_along_axis(best, order, axis=1)]
+        found = named == wanted[start : start + _BLOCK, None]
         hits += found.cumsum(axis=1).astype(bool).sum(axis=0)
     return hits / len(probes)
 
@@ -252,12 +236,7 @@ def measure_search(report: Report, config: EvaluationBenchmark, rng: np.random.G
         "NumPy": lambda: numpy_cumulative_match(gallery, labels, probes, enrolled),
     }
     seconds = measure_cases(report, what, cases, config.rounds, warm=False)
-    speed = (
-        2e-9
-        * config.gallery
-        * config.probes
-        * config.dimension
-        / statistics.median(seconds["arcface-jax"])
-    )
+    operations = 2e-9 * config.gallery * config.probes * config.dimension
+    speed = operations / statistics.median(seconds["arcface-jax"])
     report.say(f"1:N: {speed:.0f} GFLOP/s; {peaks[1]:.2f} GB at most, {peaks[0]:.2f} before")
     return {f"{what}, beside NumPy": ratio_of_rounds(seconds["NumPy"], seconds["arcface-jax"])}

@@ -2,21 +2,21 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import pathlib
 import statistics
-from collections import defaultdict
 from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from arcface_jax.commands.command import new_console
+from arcface_jax.commands.command import new_console, table_of
 from arcface_jax.errors import InputError
 from arcface_jax.figures.benchmark import head_growth
-from arcface_jax.figures.style import save
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
 from arcface_jax.heads.partial import hard_classes, partition_recall
 from arcface_jax.heads.planner import HeadSize, compile_step, predicted_memory
@@ -25,20 +25,13 @@ from arcface_jax.heads.traffic import collective_bytes
 
 from .head_cases import CASES, TORCH, head_size
 from .measured_process import measure_in_process
-from .report import (
-    Former,
-    Ratio,
-    Record,
-    Report,
-    ratio_of_rounds,
-    round_seconds,
-)
+from .report import Options, Ratio, Record, Report, group, ratio_of_rounds, round_seconds
 
 Records = list[Record]
 
 
 @dataclasses.dataclass(frozen=True)
-class HeadBenchmark:
+class HeadBenchmark(Options):
     """A training step of the head (loss, gradients, SGD with momentum): time and peak memory."""
 
     batches: tuple[int, ...] = (256, 1024)
@@ -63,7 +56,6 @@ class HeadBenchmark:
     """Measure instead how much of the exact partition function a part of the classes holds."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-head")
     """Folder for records.json and the pictures."""
-    compare: Former = None
 
 
 def run_head_benchmark(config: HeadBenchmark) -> int:
@@ -119,11 +111,8 @@ def measure_heads(config: HeadBenchmark) -> int:
             for head in set(config.heads) - set(kept):
                 need = needed_gb(head, batch, classes, config)
                 report.say(f"N = {batch}, C = {classes:,}: {head} left out, it needs {need:.1f} GB")
-            here = [
-                measure_case(head, batch, classes, config)
-                for _ in range(config.rounds)
-                for head in kept
-            ]
+            turns = list(kept) * config.rounds
+            here = [measure_case(head, batch, classes, config) for head in turns]
             report.add(*here)
             report.console.print(size_table(here, batch, classes))
             ratios |= head_ratios(here, batch, classes)
@@ -135,36 +124,22 @@ def measure_heads(config: HeadBenchmark) -> int:
                 f"One step of the head: N = {batch}, D = {config.dim}, "
                 f"{jax.devices()[0].device_kind}"
             )
-            for file in save(
-                head_growth(seconds, megabytes, title), config.output / f"head_growth_{batch}"
-            ):
-                report.say(str(file))
+            report.draw(head_growth(seconds, megabytes, title), f"head_growth_{batch}")
     return report.finish(ratios, "times as fast, or as small", bars=False)
 
 
 def by_head(records: Records, quantity: str) -> dict[str, dict[int, float]]:
     """Medians over steps and rounds, by head and number of identities."""
-    values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        found = record[quantity]
-        values[record["case"]][record["classes"]] += found if isinstance(found, list) else [found]
-    return {
-        head: {size: statistics.median(v) for size, v in sizes.items()}
-        for head, sizes in values.items()
-    }
-
-
-def by_case(records: Records) -> dict[str, Records]:
-    """Records of one size by head, in the order of the rounds."""
-    rounds: dict[str, Records] = defaultdict(list)
-    for record in records:
-        rounds[record["case"]].append(record)
-    return rounds
+    medians: dict[str, dict[int, float]] = {}
+    for (head, classes), found in group(records, "case", "classes").items():
+        values = np.concatenate([np.atleast_1d(record[quantity]) for record in found])
+        medians.setdefault(head, {})[classes] = float(np.median(values))
+    return medians
 
 
 def head_ratios(records: Records, batch: int, classes: int) -> dict[str, Ratio]:
     """How many times as fast and small as PyTorch's head, or the dense one, each is at a size."""
-    rounds, ratios = by_case(records), {}
+    rounds, ratios = group(records, "case"), {}
     other, name = (TORCH, "PyTorch") if TORCH in rounds else ("dense", "dense")
     for head, measured in rounds.items():
         if head == other or other not in rounds:
@@ -173,9 +148,7 @@ def head_ratios(records: Records, batch: int, classes: int) -> dict[str, Ratio]:
         ratios[f"{what}: speed"] = ratio_of_rounds(
             round_seconds(rounds[other]), round_seconds(measured)
         )
-        theirs, own = (
-            [record["peak_mb"] for record in found] for found in (rounds[other], measured)
-        )
+        theirs, own = ([one["peak_mb"] for one in found] for found in (rounds[other], measured))
         if min(*theirs, *own) > 0:  # a tiny head may fit in pages that the process has already
             ratios[f"{what}: memory"] = ratio_of_rounds(theirs, own)
     return ratios
@@ -185,12 +158,7 @@ def size_table(records: Records, batch: int, classes: int) -> Table:
     """All heads at one size. × is how many times as fast: medians of the rounds' own ratios, so
     that a slow moment counts for all. temp. is what XLA plans besides the state.
     """
-    rounds = by_case(records)
-    table = Table(title=f"N = {batch}, C = {classes:,}: medians")
-    for column in ("head", "s/step", "× torch", "× dense", "of matmul rate", "peak MB", "temp. MB"):
-        table.add_column(
-            column, justify="left" if column == "head" else "right", no_wrap=column == "head"
-        )
+    rounds, rows = group(records, "case"), []
 
     def ratio(top: str, bottom: str) -> str:
         if top not in rounds or bottom not in rounds:
@@ -202,7 +170,7 @@ def size_table(records: Records, batch: int, classes: int) -> Table:
         rates = [
             r["operations"] / statistics.median(r["seconds"]) / r["matmul_rate"] for r in measured
         ]
-        table.add_row(
+        row = (
             head,
             f"{statistics.median(round_seconds(measured)):.3f}",
             ratio(TORCH, head),
@@ -211,6 +179,10 @@ def size_table(records: Records, batch: int, classes: int) -> Table:
             f"{statistics.median(r['peak_mb'] for r in measured):.0f}",
             "–" if head == TORCH else f"{measured[0]['planned_temporary_mb']:.1f}",
         )
+        rows.append(row)
+    header = ("head", "s/step", "× torch", "× dense", "of matmul rate", "peak MB", "temp. MB")
+    table = table_of(header, rows, title=f"N = {batch}, C = {classes:,}: medians")
+    table.columns[0].no_wrap = True
     return table
 
 
@@ -221,34 +193,18 @@ def size_table(records: Records, batch: int, classes: int) -> Table:
 def count_traffic(console: Console, config: HeadBenchmark) -> None:
     """Bytes by collective on each device, of programs compiled for simulated devices."""
     jax.config.update("jax_num_cpu_devices", 8)
-    table = Table(
-        title=f"What the collectives of a step put out on each device, bytes (D = {config.dim})"
-    )
-    for column in (
-        "head",
-        "devices",
-        "identities",
-        "N",
-        "all-gather",
-        "all-reduce",
-        "reduce-scatter",
-        "others",
+    kinds, rows = ("all-gather", "all-reduce", "reduce-scatter"), []
+    for head, devices, batch, classes in itertools.product(
+        ("chunked", "fused", "partial"), (2, 4, 8), config.batches, config.classes
     ):
-        table.add_column(column, justify="left" if column == "head" else "right")
-    for head in ("chunked", "fused", "partial"):
-        for devices in (2, 4, 8):
-            for batch in config.batches:
-                for classes in config.classes:
-                    size = HeadSize(
-                        head, classes, config.dim, batch, devices=devices, chunk=config.chunk
-                    )
-                    sent = collective_bytes(compile_step(size).as_text())
-                    named = [
-                        sent.pop(kind, 0) for kind in ("all-gather", "all-reduce", "reduce-scatter")
-                    ]
-                    numbers = (devices, classes, batch, *named, sum(sent.values()))
-                    table.add_row(head, *(f"{number:,}" for number in numbers))
-    console.print(table)
+        size = HeadSize(head, classes, config.dim, batch, devices=devices, chunk=config.chunk)
+        sent = collective_bytes(compile_step(size).as_text())
+        named = [sent.pop(kind, 0) for kind in kinds]
+        numbers = (devices, classes, batch, *named, sum(sent.values()))
+        rows.append((head, *(f"{number:,}" for number in numbers)))
+    title = f"What the collectives of a step put out on each device, bytes (D = {config.dim})"
+    header = ("head", "devices", "identities", "N", *kinds, "others")
+    console.print(table_of(header, rows, title=title))
 
 
 def measure_recall(console: Console, config: HeadBenchmark) -> None:
@@ -262,18 +218,8 @@ def measure_recall(console: Console, config: HeadBenchmark) -> None:
     weights = 0.6 * groups[jnp.arange(classes) % groups.shape[0]] + 0.8 * own
     labels = jax.random.randint(keys[2], (batch,), 0, classes)
     noise = jax.random.normal(keys[3], (batch, config.dim))
-    table = Table(
-        title=f"Mean part of the exact Σ over wrong classes: N = {batch}, C = {classes:,}, s = 64"
-    )
-    for column in (
-        "embedding: cosine to its centre",
-        "classes used",
-        "random part",
-        "nearest part",
-    ):
-        table.add_column(column, justify="right")
     recall = jax.jit(partition_recall)
-    mine = jax.jit(hard_classes, static_argnames="count")
+    mine, rows = jax.jit(hard_classes, static_argnames="count"), []
     for cosine in (0.0, 0.4, 0.8):
         embeddings = cosine * weights[labels] + (1 - cosine**2) ** 0.5 * noise
         for rate in (0.01, 0.03, 0.1, 0.3):
@@ -283,5 +229,7 @@ def measure_recall(console: Console, config: HeadBenchmark) -> None:
                 float(recall(embeddings, weights, labels, sample).mean())
                 for sample in (random, nearest)
             ]
-            table.add_row(f"{cosine:.1f}", f"{100 * rate:g} %", *(f"{part:.3f}" for part in parts))
-    console.print(table)
+            rows.append((f"{cosine:.1f}", f"{100 * rate:g} %", *(f"{part:.3f}" for part in parts)))
+    title = f"Mean part of the exact Σ over wrong classes: N = {batch}, C = {classes:,}, s = 64"
+    header = ("embedding: cosine to its centre", "classes used", "random part", "nearest part")
+    console.print(table_of(header, rows, left=0, title=title))

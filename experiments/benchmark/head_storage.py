@@ -7,14 +7,13 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.table import Table
 
+from arcface_jax.commands.command import table_of
 from arcface_jax.figures.benchmark import loss_by_storage
-from arcface_jax.figures.style import save
 from arcface_jax.heads.fused import HeadState, fused_head_step, init_head
 from arcface_jax.heads.row_optimisers import RowSgd
 
-from .report import Former, Report, ratio_of_rounds
+from .report import Options, Report, ratio_of_rounds
 
 STORAGES = {
     "float32": (jnp.float32, False),
@@ -24,7 +23,7 @@ STORAGES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class StorageBenchmark:
+class StorageBenchmark(Options):
     """A head alone, learning noisy clusters on a sphere by SGD with momentum."""
 
     classes: int = 2000
@@ -43,7 +42,6 @@ class StorageBenchmark:
     """Standard deviation of an embedding's noise in each dimension, the centres' being 1."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-storage")
     """Folder for records.json and the pictures."""
-    compare: Former = None
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -77,33 +75,18 @@ def run_storage_benchmark(config: StorageBenchmark) -> int:
         )
         for storage in STORAGES
     }
-    last = {
-        storage: values[:, -config.steps // 10 :].mean(axis=1) for storage, values in curves.items()
-    }
-    table = Table(
-        title=f"Mean loss of the last tenth of {config.steps} steps, {config.seeds} seeds"
-    )
-    for column in (
-        "kept in",
-        "mean",
-        "standard deviation",
-        "mean difference to float32, same seed",
-    ):
-        table.add_column(column, justify="left" if column == "kept in" else "right")
+    tenth = config.steps // 10
+    last = {storage: values[:, -tenth:].mean(axis=1) for storage, values in curves.items()}
+    rows = []
     for storage, values in last.items():
         difference = f"{(values - last['float32']).mean():+.4f}"
-        table.add_row(storage, f"{values.mean():.4f}", f"{values.std():.4f}", difference)
-        report.add(
-            {
-                "kept_in": storage,
-                "classes": config.classes,
-                "steps": config.steps,
-                "loss": values.tolist(),
-            }
-        )
-    report.console.print(table)
-    for file in save(loss_by_storage(curves), config.output / "loss_by_storage"):
-        report.say(str(file))
+        rows.append((storage, f"{values.mean():.4f}", f"{values.std():.4f}", difference))
+        about = {"kept_in": storage, "classes": config.classes, "steps": config.steps}
+        report.add({**about, "loss": values.tolist()})
+    title = f"Mean loss of the last tenth of {config.steps} steps, {config.seeds} seeds"
+    header = ("kept in", "mean", "standard deviation", "mean difference to float32, same seed")
+    report.console.print(table_of(header, rows, title=title))
+    report.draw(loss_by_storage(curves), "loss_by_storage")
     sizes = f"C = {config.classes:,}, N = {config.batch}, {config.steps} steps"
     exact = last["float32"].tolist()
     ratios = {

@@ -7,13 +7,14 @@ import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import tyro
+from matplotlib.figure import Figure
 from rich.table import Table
 
 from arcface_jax.command_name import command
-from arcface_jax.commands.command import new_console, say
+from arcface_jax.commands.command import new_console, say, table_of
 from arcface_jax.commands.machine import machine
 from arcface_jax.errors import InputError
 from arcface_jax.figures.benchmark import ratio_bars
@@ -23,26 +24,12 @@ from arcface_jax.files import write_whole
 Record = dict[str, Any]
 FEWEST_ROUNDS = 3
 """With fewer the lowest and highest ratio of the rounds say nothing of their spread."""
-Former = Annotated[
-    pathlib.Path | None,
-    tyro.conf.arg(
-        metavar="FILE",
-        help="records.json of a former run of this benchmark, to compare the ratios with: exit "
-        "status 1 if one is "
-        "worse, which is when its highest round is below the former's lowest.",
-    ),
-]
 
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """How many times one quantity is another, over rounds. Every benchmark has them so that more is
-    better.
-
-    Attributes:
-      median: of the rounds' own ratios, so that a slow moment of the machine counts for both.
-      low: the lowest of them.
-      high: the highest.
+    """How many times one quantity is another, more being better: of the rounds' own ratios, so
+    that a slow moment of the machine counts for both.
     """
 
     median: float
@@ -50,7 +37,7 @@ class Ratio:
     high: float
 
     def worse_than(self, former: "Ratio") -> bool:
-        """Whether the median falls by more than high − median here and median − low there."""
+        """Whether the median falls by more than both spreads: high − median, median − low."""
         return self.high < former.low
 
     def __str__(self) -> str:
@@ -75,17 +62,9 @@ def round_seconds(records: Sequence[Record]) -> list[float]:
 def take_turns(
     cases: Mapping[str, Callable[[], object]], rounds: int, *, warm: bool = True, least: float = 0.1
 ) -> dict[str, list[float]]:
-    """Times several pieces of work, one after the other in every round, so that what else the
-    machine does slows all.
-
-    Args:
-      cases: the work by name.
-      rounds: how often all are measured.
-      warm: run each once before, untimed: what compiles, or reads a file for the first time, does
-        it then.
-      least: seconds that a measurement lasts at least; shorter work is repeated until then.
-
-    Returns: by name, the seconds of one run of the work in each round.
+    """Seconds by name and round of pieces of work that take turns, so that what else the machine
+    does slows all. With `warm` each runs once before, untimed; work that is shorter than `least`
+    seconds is repeated until then.
     """
     if warm:
         for work in cases.values():
@@ -102,18 +81,19 @@ def take_turns(
     return seconds
 
 
-class Options(Protocol):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
     """What the options of every benchmark have, besides its own."""
+
+    compare: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """records.json of a former run of this benchmark, to compare the ratios with: exit status 1 if
+    one is worse, which is when its highest round is below the former's lowest.
+    """
 
     @property
     def output(self) -> pathlib.Path:
-        """Folder for what is written."""
-        ...
-
-    @property
-    def compare(self) -> pathlib.Path | None:
-        """A former run's records.json."""
-        ...
+        """Folder for what is written: an option of each benchmark, with its own default."""
+        raise NotImplementedError
 
 
 class Report:
@@ -140,6 +120,11 @@ class Report:
         """Prints a line as it is."""
         say(self.console, line)
 
+    def draw(self, figure: Figure, name: str, formats: Sequence[str] = ("png",)) -> None:
+        """Saves a picture beside the records, and says where."""
+        for path in save(figure, self.file.with_name(name), formats):
+            self.say(str(path))
+
     def add(self, *records: Record) -> None:
         """Keeps records, in the file too: a run that is stopped has measured something."""
         self.records += records
@@ -148,30 +133,18 @@ class Report:
     def finish(
         self, ratios: Mapping[str, Ratio], label: str = "times as fast", *, bars: bool = True
     ) -> int:
-        """Writes and draws the ratios, prints them, and compares them with the former run's.
-
-        Args:
-          ratios: by a name that stays the same from run to run, with the sizes in it.
-          label: what they are ratios of.
-          bars: draw them, which is for a dozen.
-
-        Returns: the exit status, 1 if a ratio is worse than it was.
+        """Writes, prints and with `bars` draws the ratios, by names that stay the same from run to
+        run, and compares them with the former run's: 1 if one is worse.
         """
         self._ratios = dict(ratios)
         self._write()
         if ratios:
-            table = Table(title=f"{label}: median of the rounds' ratios (lowest–highest)")
-            table.add_column("ratio", overflow="fold")
-            table.add_column("", justify="right", no_wrap=True)
-            for name, ratio in ratios.items():
-                table.add_row(name, str(ratio))
-            self.console.print(table)
+            title = f"{label}: median of the rounds' ratios (lowest–highest)"
+            rows = [(name, str(ratio)) for name, ratio in ratios.items()]
+            self.console.print(ratio_table(("ratio", ""), rows, title))
         if ratios and bars:
             points = {name: (ratio.low, ratio.median, ratio.high) for name, ratio in ratios.items()}
-            for path in save(
-                ratio_bars(points, label), self.file.with_name("ratios"), ("png", "svg")
-            ):
-                self.say(str(path))
+            self.draw(ratio_bars(points, label), "ratios", ("png", "svg"))
         self.say(str(self.file))
         if self._former is None:
             return 0
@@ -240,11 +213,7 @@ def read_report(path: pathlib.Path, benchmark: str) -> tuple[dict[str, str], dic
 
 def comparison(former: Mapping[str, Ratio], now: Mapping[str, Ratio]) -> tuple[Table, bool]:
     """(old and new of every ratio, whether any is worse); one missing on a side is no fault."""
-    table = Table(title="Compared with the former run")
-    table.add_column("ratio", overflow="fold")
-    for column in ("then", "now", ""):
-        table.add_column(column, justify="right", no_wrap=True)
-    any_worse = False
+    rows, any_worse = [], False
     for name in [*now, *(name for name in former if name not in now)]:
         old, new = former.get(name), now.get(name)
         if old is None or new is None:
@@ -253,7 +222,43 @@ def comparison(former: Mapping[str, Ratio], now: Mapping[str, Ratio]) -> tuple[T
             verdict, any_worse = "worse", True
         else:
             verdict = "better" if old.worse_than(new) else "no difference"
-        table.add_row(
-            name, *("–" if ratio is None else str(ratio) for ratio in (old, new)), verdict
-        )
-    return table, any_worse
+        rows.append((name, *("–" if one is None else str(one) for one in (old, new)), verdict))
+    header = ("ratio", "then", "now", "")
+    return ratio_table(header, rows, "Compared with the former run"), any_worse
+
+
+def ratio_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> Table:
+    """Rows of a name, which may be folded, and of what may not."""
+    table = table_of(header, rows, title=title)
+    table.columns[0].overflow = "fold"
+    for column in table.columns[1:]:
+        column.no_wrap = True
+    return table
+
+
+def group(records: Sequence[Record], *keys: str) -> dict[Any, list[Record]]:
+    """Records by their value of a key, or the tuple of their values of several, in order."""
+    groups: dict[Any, list[Record]] = {}
+    for record in records:
+        values = tuple(record[key] for key in keys)
+        groups.setdefault(values if len(keys) > 1 else values[0], []).append(record)
+    return groups
+
+
+def rates(values: Sequence[float], form: str = ".1f") -> list[str]:
+    """Median, lowest and highest, as text."""
+    return [format(v, form) for v in (statistics.median(values), min(values), max(values))]
+
+
+def check_positive(options: Options, *names: str) -> None:
+    """Refuses options that are below 1, or an empty list of them.
+
+    Raises:
+      InputError: names the option and its value.
+    """
+    for name in names:
+        value = getattr(options, name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not numbers or min(numbers) < 1:
+            said = " ".join(map(str, numbers)) or "empty"
+            raise InputError(f"--{name.replace('_', '-')} is {said}; give 1 or more")

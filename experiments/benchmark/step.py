@@ -10,15 +10,19 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
+from arcface_jax.commands.command import table_of
 from arcface_jax.errors import InputError
 from arcface_jax.models.iresnet import STAGE_BLOCKS
 
 from .measured_process import measure_in_process
 from .report import (
-    Former,
+    Options,
     Ratio,
     Record,
     Report,
+    check_positive,
+    group,
+    rates,
     ratio_of_rounds,
     round_seconds,
 )
@@ -28,7 +32,7 @@ Size = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class StepBenchmark:
+class StepBenchmark(Options):
     """A float32 training step of IResNet with ArcFace: forward, backward, SGD with momentum."""
 
     sizes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE,WIDTH,BATCH …")] = (
@@ -49,7 +53,6 @@ class StepBenchmark:
     """Steps timed in a measurement, after two that are not."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-step")
     """Folder for records.json and the picture."""
-    compare: Former = None
 
 
 def run_step_benchmark(config: StepBenchmark) -> int:
@@ -58,8 +61,7 @@ def run_step_benchmark(config: StepBenchmark) -> int:
         raise InputError(
             f"depth is {config.depth}; choose one of {', '.join(map(str, STAGE_BLOCKS))}"
         )
-    if config.rounds < 1 or config.steps < 1:
-        raise InputError(f"rounds and steps are {config.rounds} and {config.steps}; pass 1 or more")
+    check_positive(config, "rounds", "steps")
     sizes = [read_size(text) for text in config.sizes]
     cases = (OURS, TORCH) if importlib.util.find_spec("torch") else (OURS,)
     narrow = [
@@ -99,11 +101,8 @@ def measure_case(case: str, size: Size, config: StepBenchmark) -> Record:
 
 def by_size(records: Sequence[Record]) -> dict[Size, dict[str, list[Record]]]:
     """Records by image side, width and batch, then case, in the order of the rounds."""
-    groups: dict[Size, dict[str, list[Record]]] = {}
-    for record in records:
-        size = (record["image"], record["width"], record["batch"])
-        groups.setdefault(size, {}).setdefault(record["case"], []).append(record)
-    return groups
+    sizes = group(records, "image", "width", "batch")
+    return {size: group(of_size, "case") for size, of_size in sizes.items()}
 
 
 def step_ratios(records: Sequence[Record]) -> dict[str, Ratio]:
@@ -125,32 +124,19 @@ def step_table(records: Sequence[Record], title: str) -> Table:
     start is the time until the first step is done, compilation included; temporary, what XLA plans
     beside the state.
     """
-    table = Table(title=title)
-    for column in (
-        "image, width, batch",
-        "",
-        "images/s",
-        "lowest",
-        "highest",
-        "× torch",
-        "start, s",
-        "temp. MB",
-    ):
-        table.add_column(column, justify="right" if column else "left", no_wrap=not column)
+    rows = []
     for size, cases in by_size(records).items():
         for case, rounds in cases.items():
             seconds = round_seconds(rounds)
-            rates = [size[2] / value for value in seconds]
             ratio = "–"
             if TORCH in cases:
                 ratio = f"{ratio_of_rounds(round_seconds(cases[TORCH]), seconds).median:.2f}"
             planned = rounds[0]["planned_temporary_mb"]
-            table.add_row(
-                ", ".join(map(str, size)),
-                case,
-                *(f"{rate:.1f}" for rate in (statistics.median(rates), min(rates), max(rates))),
-                ratio,
-                f"{statistics.median(r['seconds_until_ready'] for r in rounds):.1f}",
-                "–" if planned is None else f"{planned:.0f}",
-            )
+            start = statistics.median(one["seconds_until_ready"] for one in rounds)
+            speeds = rates([size[2] / value for value in seconds])
+            memory = "–" if planned is None else f"{planned:.0f}"
+            rows.append((", ".join(map(str, size)), case, *speeds, ratio, f"{start:.1f}", memory))
+    header = ("image, width, batch", "", "images/s", "lowest", "highest", "× torch", "start, s")
+    table = table_of((*header, "temp. MB"), rows, left=2, title=title)
+    table.columns[1].no_wrap = True
     return table

@@ -25,7 +25,13 @@ from typing import Annotated, Any
 import tyro
 from rich.markup import escape
 
-from arcface_jax.commands.command import new_console, read_options, run_command, split_arguments
+from arcface_jax.commands.command import (
+    new_console,
+    read_options,
+    run_command,
+    split_arguments,
+    write_json,
+)
 from arcface_jax.errors import InputError
 from arcface_jax.figures.ridges import animate_angles
 from arcface_jax.figures.style import save
@@ -99,10 +105,9 @@ def describe(cases: Sequence[Case], root: pathlib.Path) -> str:
     ]
     text = f"{runs} runs of {len(cases)} settings, {runs - left} complete"
     if costs and left:
-        text += (
-            f"; those took {sum(costs) / len(costs):.0f} s of computing each, so {left} more about "
-        )
-        text += f"{left * sum(costs) / len(costs) / 60:.0f} min of one core"
+        each = sum(costs) / len(costs)
+        text += f"; those took {each:.0f} s of computing each, so {left} more about "
+        text += f"{left * each / 60:.0f} min of one core"
     return text
 
 
@@ -117,9 +122,7 @@ def write_report(part: Part, plan: Plan, root: pathlib.Path) -> list[pathlib.Pat
         return []
     report = REPORTS[part](Findings(cases, runs, root))
     write_whole(root / f"{part}.md", f"## {TITLES[part]}\n\n{report.text}")
-    write_whole(
-        root / f"{part}.json", json.dumps(finite(report.numbers), indent=2, allow_nan=False) + "\n"
-    )
+    write_json(root / f"{part}.json", finite(report.numbers))
     files = [root / f"{part}.md", root / f"{part}.json"]
     for name, figure in report.figures.items():
         files += save(figure, root / name, ("png", "svg"))

@@ -1,13 +1,21 @@
 """Which runs each part of the study needs, all under one small budget."""
 
 import dataclasses
+import itertools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from arcface_jax.data.augment import Augmentation
 from arcface_jax.errors import InputError
-from arcface_jax.training.config import Config, DataConfig, ModelConfig, OptimiserConfig, RunConfig
+from arcface_jax.training.config import (
+    Config,
+    DataConfig,
+    LossName,
+    ModelConfig,
+    OptimiserConfig,
+    RunConfig,
+)
 
 from .run import Case
 
@@ -32,31 +40,20 @@ SIZES = (8, 16, 32, 64, 128, 256)
 NOISES = (0.0, 0.1, 0.2, 0.3, 0.4)
 SUB_CENTERS = 3
 
-_DEFAULT_MARGIN, _DEFAULT_SCALE, _DEFAULT_SIZE = 0.5, 16.0, 64
+
+def loss_changes(name: str) -> dict[str, Any]:
+    """What a loss changes in a configuration: its name, and the sampler that it needs."""
+    return {"loss.name": name} | ({"data.sampler": "balanced"} if name == "triplet" else {})
+
+
+_DEFAULTS = {"loss.margin": 0.5, "loss.scale": 16.0, "model.embedding_size": 64}
 
 LOSSES: dict[str, dict[str, Any]] = {
     "arcface_m0.4": {"loss.margin": 0.4},
     "arcface_m0.45": {"loss.margin": 0.45},
     "arcface": {},
     "arcface_m0.55": {"loss.margin": 0.55},
-    "cosface": {"loss.name": "cosface"},
-    "sphereface": {"loss.name": "sphereface"},
-    "cm1": {"loss.name": "cm1"},
-    "cm2": {"loss.name": "cm2"},
-    "normface": {"loss.name": "normface"},
-    "softmax": {"loss.name": "softmax"},
-    "intra": {"loss.name": "intra"},
-    "inter": {"loss.name": "inter"},
-    "triplet": {"loss.name": "triplet", "data.sampler": "balanced"},
-    "adaface": {"loss.name": "adaface"},
-    "magface": {"loss.name": "magface"},
-    "curricularface": {"loss.name": "curricularface"},
-    "elasticface": {"loss.name": "elasticface"},
-    "elasticface_plus": {"loss.name": "elasticface_plus"},
-    "elasticface_cos": {"loss.name": "elasticface_cos"},
-    "elasticface_cos_plus": {"loss.name": "elasticface_cos_plus"},
-    "sphereface2": {"loss.name": "sphereface2"},
-    "uniface": {"loss.name": "uniface"},
+    **{name: loss_changes(name) for name in get_args(LossName) if name != "arcface"},
 }
 """Every loss of the comparison by its name, with what it changes in the base."""
 
@@ -69,7 +66,7 @@ def base_config() -> Config:
     """
     return Config(
         data=DataConfig(image_size=24, identities=320, images_per_identity=20, pairs=20_000),
-        model=ModelConfig(width=8, embedding_size=_DEFAULT_SIZE),
+        model=ModelConfig(width=8, embedding_size=64),
         optimiser=OptimiserConfig(warmup=0.2),
         run=RunConfig(steps=600, batch_size=64, log_every=20, keep=1, devices=1),
     )
@@ -147,9 +144,9 @@ class Plan:
                 name: self.case(name, LOSSES[name])
                 for name in dict.fromkeys(ANGLE_LOSSES + WATCHED)
             },
-            "margins": lambda: {f"{margin:g}": self._margin(margin) for margin in MARGINS},
-            "scales": lambda: {f"{scale:g}": self._scale(scale) for scale in SCALES},
-            "sizes": lambda: {str(size): self._size(size) for size in SIZES},
+            "margins": lambda: self._sweep("loss.margin", "m", MARGINS),
+            "scales": lambda: self._sweep("loss.scale", "s", SCALES),
+            "sizes": lambda: self._sweep("model.embedding_size", "d", SIZES),
             "noise": self._noise,
             "optimisation": self._optimisation,
         }
@@ -162,60 +159,39 @@ class Plan:
             for name, changes in LOSSES.items()
         }
 
-    def _margin(self, margin: float) -> Case:
-        if margin == 0.0:
-            return self.case("normface", LOSSES["normface"])
-        if margin == _DEFAULT_MARGIN:
-            return self.case("arcface", {})
-        return self.case(f"arcface_m{margin:g}", {"loss.margin": margin})
-
-    def _scale(self, scale: float) -> Case:
-        return (
-            self.case("arcface", {})
-            if scale == _DEFAULT_SCALE
-            else self.case(f"arcface_s{scale:g}", {"loss.scale": scale})
-        )
-
-    def _size(self, size: int) -> Case:
-        if size == _DEFAULT_SIZE:
-            return self.case("arcface", {})
-        return self.case(f"arcface_d{size}", {"model.embedding_size": size})
+    def _sweep(self, setting: str, letter: str, values: Sequence[float]) -> dict[str, Case]:
+        """ArcFace over a setting; its own value, and margin 0, are cases that others have too."""
+        cases = {f"{value:g}": (f"arcface_{letter}{value:g}", {setting: value}) for value in values}
+        cases[f"{_DEFAULTS[setting]:g}"] = ("arcface", {})
+        if setting == "loss.margin":
+            cases["0"] = ("normface", LOSSES["normface"])
+        return {label: self.case(*case) for label, case in cases.items()}
 
     def _noise(self) -> dict[str, Case]:
         cases = {}
         sub_centers = {"loss.sub_centers": SUB_CENTERS}
         for noise in NOISES:
-            percent = f"{noise:.0%}"
-            if noise == 0.0:
-                cases[f"{percent} K=1"] = self.case("arcface", {})
-                cases[f"{percent} K={SUB_CENTERS}"] = self.case(
-                    f"arcface_k{SUB_CENTERS}", sub_centers
+            share = f"{100 * noise:.0f}"
+            end = f"_noise{share}" if noise else ""
+            with_k = self.case(f"arcface_k{SUB_CENTERS}{end}", sub_centers, noise=noise)
+            cases[f"{share}% K=1"] = self.case(f"arcface{end}", {}, noise=noise)
+            cases[f"{share}% K={SUB_CENTERS}"] = with_k
+            if noise:
+                cases[f"{share}% cleaned"] = self.case(
+                    f"arcface_cleaned{share}", {}, noise=noise, cleaned_by=with_k.name
                 )
-                continue
-            with_k = self.case(
-                f"arcface_k{SUB_CENTERS}_noise{percent[:-1]}", sub_centers, noise=noise
-            )
-            cases[f"{percent} K=1"] = self.case(f"arcface_noise{percent[:-1]}", {}, noise=noise)
-            cases[f"{percent} K={SUB_CENTERS}"] = with_k
-            cases[f"{percent} cleaned"] = self.case(
-                f"arcface_cleaned{percent[:-1]}", {}, noise=noise, cleaned_by=with_k.name
-            )
         return cases
 
     def _optimisation(self) -> dict[str, Case]:
         first = self.seeds[:1]
         cases = {}
-        for past_pi in RULES:
-            for gradient in ("exact", "straight_through"):
-                changes = {
-                    "loss.scale": _LARGE_SCALE,
-                    "loss.past_pi": past_pi,
-                    "loss.gradient": gradient,
-                }
-                name = f"optimisation/{past_pi}_{gradient}"
-                cases[f"s = {_LARGE_SCALE:g}, past π {past_pi}, {gradient}"] = self.case(
-                    name, changes, seeds=first
-                )
+        for past_pi, gradient in itertools.product(RULES, ("exact", "straight_through")):
+            changes = {"loss.past_pi": past_pi, "loss.gradient": gradient}
+            cases[f"s = {_LARGE_SCALE:g}, past π {past_pi}, {gradient}"] = self.case(
+                f"optimisation/{past_pi}_{gradient}",
+                {"loss.scale": _LARGE_SCALE, **changes},
+                seeds=first,
+            )
         for trouble, what in TROUBLES.items():
             for cure, changes in CURES.items():
                 name = f"optimisation/{trouble}_{cure}".replace(" ", "").replace("=", "")

@@ -55,9 +55,8 @@ def merge(cases: Sequence[Case]) -> list[Case]:
     merged: dict[str, Case] = {}
     for case in cases:
         known = merged.setdefault(case.name, case)
-        if dataclasses.replace(known, seeds=(), watched=None) != dataclasses.replace(
-            case, seeds=(), watched=None
-        ):
+        first, second = (dataclasses.replace(c, seeds=(), watched=None) for c in (known, case))
+        if first != second:
             raise InputError(
                 f"two cases are called {case.name!r}; give each setting a name of its own"
             )
@@ -77,18 +76,9 @@ def missing(cases: Sequence[Case], root: pathlib.Path) -> list[Case]:
 
 
 def run_all(cases: Sequence[Case], root: pathlib.Path, processes: int, say: Say) -> list[Done]:
-    """Runs what is missing, the seeds of a case one after the other in one process.
-
-    Cases that train on what another case has cleaned come after all others.
-
-    Args:
-      cases: as from `merge`.
-      root: folder of the runs.
-      processes: how many at once; 1 for this process itself.
-      say: is told of the runs of a case when the last of them ends, and how to go on where all are
-        stopped.
-
-    Returns: the runs that ended now.
+    """Runs what is missing of merged cases, in this process or several, the seeds of a case one
+    after the other: the runs that ended now. Cases that train on what another case has cleaned
+    come last. `say` is told of each case when its last run ends.
     """
     todo = missing(cases, root)
     total, started = sum(len(case.seeds) for case in todo), time.perf_counter()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from arcface_jax.analysis.over_seeds import compare_order, summarise
+from arcface_jax.analysis.over_seeds import Order, compare_order
 from arcface_jax.analysis.paper_tables import AGEDB_ACCURACY, ANGLE_ROWS, ANGLES
 from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.figures.ridges import angle_ridges, logit_ridges
@@ -31,11 +31,13 @@ from .tables import (
     COLUMNS,
     DIFFERENCE_HEADER,
     Results,
-    by_seed,
     cell,
     difference_rows,
     differences,
     last,
+    mean_accuracies,
+    percents,
+    tests_by_name,
     verification_numbers,
     verification_rows,
 )
@@ -84,63 +86,39 @@ def losses_report(found: Findings) -> Report:
             if label.startswith(f"{data_set}/")
         }
         tests = differences(runs, TESTED[0], TESTED[1:])
-        numbers[data_set] = {
-            "losses": verification_numbers(runs),
-            "tests": {
-                f"{other} {column}": dataclasses.asdict(one)
-                for (other, column), one in tests.items()
-            },
-        }
+        numbers[data_set] = {"losses": verification_numbers(runs), "tests": tests_by_name(tests)}
         header = ("loss", *COLUMNS.values())
         texts += [f"### {data_set}\n", markdown_table(header, verification_rows(runs))]
-        texts += (
-            [markdown_table(DIFFERENCE_HEADER, difference_rows(tests, TESTED[0]))] if tests else []
-        )
-        means = {
-            name: summarise(list(by_seed(one, "accuracy").values())).mean
-            for name, one in runs.items()
-            if one
-        }
+        if tests:
+            texts.append(markdown_table(DIFFERENCE_HEADER, difference_rows(tests, TESTED[0])))
+        means = mean_accuracies(runs)
         if len(means.keys() & AGEDB_ACCURACY.keys()) > 1:
             order = compare_order(means, AGEDB_ACCURACY)
             numbers[data_set]["order"] = dataclasses.asdict(order)
-            texts.append(
-                order_text(
-                    order.tau, order.swapped, order.num_pairs, "accuracies on AgeDB-30 (Table 2)"
-                )
-            )
-        panels[data_set] = {
-            name: [100 * v for v in by_seed(one, "accuracy").values()]
-            for name, one in runs.items()
-            if one
-        }
+            texts.append(order_text(order, "accuracies on AgeDB-30 (Table 2)"))
+        panels[data_set] = {name: percents(one, "accuracy") for name, one in runs.items() if one}
     return Report("\n".join(texts), numbers, {"losses": losses_figure(panels, "accuracy, %")})
 
 
-def order_text(tau: float, swapped: Sequence[tuple[str, str]], num_pairs: int, what: str) -> str:
+def order_text(order: Order, what: str) -> str:
     """How our order of the losses differs from the paper's, in a sentence."""
-    differing = "; ".join(f"{a} above {b}" for a, b in swapped)
-    end = f" The paper has the other order of: {differing}." if swapped else ""
-    agreeing = num_pairs - len(swapped)
+    differing = "; ".join(f"{a} above {b}" for a, b in order.swapped)
+    end = f" The paper has the other order of: {differing}." if differing else ""
+    agreeing = order.num_pairs - len(order.swapped)
     return (
-        f"Beside the paper's {what}: {agreeing} of {num_pairs} pairs in its order, Kendall's τ "
-        f"{tau:.2f}.{end}\n"
+        f"Beside the paper's {what}: {agreeing} of {order.num_pairs} pairs in its order, Kendall's "
+        f"τ {order.tau:.2f}.{end}\n"
     )
 
 
 def angles_report(found: Findings) -> Report:
     """Table 3, and the distributions of θ and of the target logit."""
-    ours = {
-        name: {
-            row: [values[row] for values in map(table_row, runs.values()) if row in values]
-            for row in ANGLE_ROWS
-        }
-        for name, runs in found.runs.items()
-        if name in ANGLE_LOSSES and runs
-    }
-    ours = {
-        name: {row: values for row, values in one.items() if values} for name, one in ours.items()
-    }
+    ours: dict[str, dict[str, list[float]]] = {}
+    for name, runs in found.runs.items():
+        if name in ANGLE_LOSSES and runs:
+            ours[name] = {}
+            for row, value in (item for one in runs.values() for item in table_row(one).items()):
+                ours[name].setdefault(row, []).append(value)
     rows, texts, orders = [], [], {}
     for row, title in ANGLE_TITLES.items():
         cells = (f"{cell(one.get(row, []))} ({paper(name, row)})" for name, one in ours.items())
@@ -150,9 +128,7 @@ def angles_report(found: Findings) -> Report:
         if len(means.keys() & published.keys()) > 1:
             order = compare_order(means, published)
             orders[row] = dataclasses.asdict(order)
-            texts.append(
-                f"- {title}: " + order_text(order.tau, order.swapped, order.num_pairs, "figures")
-            )
+            texts.append(f"- {title}: {order_text(order, 'figures')}")
     numbers = {"ours": ours, "paper": ANGLES, "order": orders}
     angles = {
         name: watched_angles(case, found.root)
@@ -162,10 +138,8 @@ def angles_report(found: Findings) -> Report:
     figures = {"angle_table": angle_table_figure(ours, ANGLES, ANGLE_TITLES)}
     if angles:
         psis = {name: psi_of(found.cases[name].config) for name in angles}
-        figures |= {
-            "theta_ridges": angle_ridges(angles),
-            "target_logit_ridges": logit_ridges(angles, psis),
-        }
+        figures["theta_ridges"] = angle_ridges(angles)
+        figures["target_logit_ridges"] = logit_ridges(angles, psis)
     table = markdown_table(("degrees (the paper's)", *ours), rows)
     return Report(f"{table}\n{''.join(texts)}", numbers, figures, angles)
 
@@ -208,14 +182,12 @@ def sweep_report(found: Findings, name: str, x_label: str, logarithmic: bool) ->
     for label, runs in found.runs.items():
         if not runs:
             continue
-        verified = [cell(list(by_seed(runs, column).values()), 100.0) for column in COLUMNS]
-        angles = [
-            cell([one["angles"]["trained"][what] for one in runs.values()])
-            for what in ("intra", "inter")
-        ]
+        verified = [cell(percents(runs, column)) for column in COLUMNS]
+        trained = [one["angles"]["trained"] for one in runs.values()]
+        angles = [cell([one[what] for one in trained]) for what in ("intra", "inter")]
         away = cell([one["away"] for one in runs.values()], 100.0)
         rows.append([label, *verified, *angles, away])
-        points[float(label)] = [100 * value for value in by_seed(runs, "accuracy").values()]
+        points[float(label)] = percents(runs, "accuracy")
     figure = sweep_figure(
         {"ArcFace": points}, x_label, "accuracy of unseen people, %", logarithmic=logarithmic
     )
@@ -231,14 +203,13 @@ def noise_report(found: Findings) -> Report:
         if not runs:
             continue
         share, _, how = label.partition(" ")
-        verified = [cell(list(by_seed(runs, column).values()), 100.0) for column in COLUMNS]
+        verified = [cell(percents(runs, column)) for column in COLUMNS]
         cleaning = [one["noise"] for one in runs.values() if "noise" in one]
         rates = [[one[what] for one in cleaning] for what in ("found", "precision", "left")]
         rates += [[one["at"]["40"][what] for one in cleaning] for what in ("found", "precision")]
         defined = [[value for value in values if value is not None] for values in rates]
         rows.append([label, *verified, *(cell(values, 100.0) for values in defined)])
-        values = [100 * value for value in by_seed(runs, "accuracy").values()]
-        lines.setdefault(how, {})[float(share.rstrip("%"))] = values
+        lines.setdefault(how, {})[float(share.rstrip("%"))] = percents(runs, "accuracy")
     numbers = {
         label: {
             "verification": verified,
@@ -256,7 +227,7 @@ def optimisation_report(found: Findings) -> Report:
     """Where ArcFace learns from scratch: by rule past π, gradient and cure."""
     header = (
         "setting",
-        "θ at the end, median °",
+        "final θ, median °",
         "at more than 90°, %",
         "accuracy, %",
         "bad steps",
@@ -266,38 +237,20 @@ def optimisation_report(found: Findings) -> Report:
         for seed, one in runs.items():
             theta = one["theta"][max(one["theta"], key=int)]
             accuracy = last(one)["accuracy"]
-            cells = (
-                f"{theta:.1f}",
-                f"{100 * one['away']:.1f}",
-                f"{100 * accuracy:.1f}",
-                str(one["bad_steps"]),
-            )
-            rows.append([label, *cells])
-            numbers[label] = {
-                "theta": one["theta"],
-                "away": one["away"],
-                "accuracy": accuracy,
-                "seed": seed,
-            }
-            lines = [
-                line
-                for line in read_metrics(found.cases[label].folder(found.root, seed))
-                if line.get("theta")
-            ]
-            courses[label] = (
-                [int(line["step"]) for line in lines],
-                [line["theta"] for line in lines],
-            )
+            percent = (f"{100 * value:.1f}" for value in (one["away"], accuracy))
+            rows.append([label, f"{theta:.1f}", *percent, str(one["bad_steps"])])
+            kept = {key: one[key] for key in ("theta", "away")}
+            numbers[label] = {**kept, "accuracy": accuracy, "seed": seed}
+            metrics = read_metrics(found.cases[label].folder(found.root, seed))
+            course = [(int(line["step"]), line["theta"]) for line in metrics if line.get("theta")]
+            courses[label] = ([step for step, _ in course], [theta for _, theta in course])
     panels = {
         title: {short: courses[label] for short, label in wanted.items() if label in courses}
         for title, wanted in optimisation_panels(list(found.cases)).items()
     }
     panels = {title: lines for title, lines in panels.items() if lines}
-    return Report(
-        markdown_table(header, rows),
-        numbers,
-        {"optimisation": courses_figure(panels)} if panels else {},
-    )
+    figures = {"optimisation": courses_figure(panels)} if panels else {}
+    return Report(markdown_table(header, rows), numbers, figures)
 
 
 def optimisation_panels(labels: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -27,7 +27,7 @@ from arcface_jax.training.resume import restore
 from arcface_jax.training.run_folder import RunFolder, finite
 from arcface_jax.training.setup import Program, Setup, create_program
 from arcface_jax.training.state import TrainState
-from arcface_jax.training.verifier import Numbers, Verifier
+from arcface_jax.training.verifier import Verifier
 
 ANGLES_FILE = "angles.npz"
 """In a run's folder: steps [T] and degrees [T, n], of the same training images at each moment."""
@@ -202,17 +202,9 @@ def _only(data: RunData, kept: np.ndarray) -> RunData:
 class Quiet:
     """A `loop.Reporter` that tells nobody: the parent process reports whole runs."""
 
-    def says(self, message: str) -> None:
-        """Nothing."""
+    def _nothing(self, *_: object) -> None: ...
 
-    def first_loss(self, seen: float, expected: float) -> None:
-        """Nothing."""
-
-    def progress(self, step: int, metrics: dict[str, float]) -> None:
-        """Nothing."""
-
-    def verified(self, step: int, numbers: Numbers, best: dict[str, tuple[int, float]]) -> None:
-        """Nothing."""
+    says = first_loss = progress = verified = _nothing
 
 
 def run_case(case: Case, root: pathlib.Path, seed: int) -> dict[str, Any]:
@@ -275,27 +267,25 @@ def measured(
     train_images = setup.data.train
     if not isinstance(train_images, MemorySource):  # too many to embed them all
         return results
+    labels = train_images.labels
     embeddings = unit_embeddings(embed_images(embed, variables, train_images.images), "embeddings")
     weights = program.objective.class_weights(state.params["head"], state.head_state)
-    comparable = (
-        weights is not None
-        and weights.ndim == 2
-        and len(np.unique(train_images.labels)) == len(weights)
-    )
-    own = np.asarray(weights) if comparable else None  # a clean-up may have emptied a class
-    results["angles"]["trained"] = angle_statistics(embeddings, train_images.labels, own)
+    weights = None if weights is None else np.asarray(weights)
+    # A clean-up may have emptied a class.
+    whole = weights is not None and len(np.unique(labels)) == len(weights)
+    own = weights if whole and weights is not None and weights.ndim == 2 else None
+    results["angles"]["trained"] = angle_statistics(embeddings, labels, own)
     if wrong.any() and weights is not None:
-        kept = cleaned(embeddings, np.asarray(weights), train_images.labels, MAX_DEGREES)
-        np.save(folder / KEPT_FILE, kept)
-        results["noise"] = dataclasses.asdict(detection(~kept, wrong))
-        stricter = {
-            degrees: cleaned(embeddings, np.asarray(weights), train_images.labels, degrees)
-            for degrees in STRICTER
+        near = {
+            degrees: cleaned(embeddings, weights, labels, degrees)
+            for degrees in (MAX_DEGREES, *STRICTER)
         }
-        results["noise"]["at"] = {
-            f"{degrees:g}": dataclasses.asdict(detection(~near, wrong))
-            for degrees, near in stricter.items()
+        np.save(folder / KEPT_FILE, near[MAX_DEGREES])
+        found = {
+            f"{degrees:g}": dataclasses.asdict(detection(~kept, wrong))
+            for degrees, kept in near.items()
         }
+        results["noise"] = found.pop(f"{MAX_DEGREES:g}") | {"at": found}
     return results
 
 

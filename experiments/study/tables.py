@@ -30,6 +30,22 @@ def by_seed(runs: Results, column: str, *, untrained: bool = False) -> dict[int,
     }
 
 
+def percents(runs: Results, column: str, *, untrained: bool = False) -> list[float]:
+    """The same in per cent, without the seeds."""
+    return [100 * value for value in by_seed(runs, column, untrained=untrained).values()]
+
+
+def mean_accuracies(cases: Mapping[str, Results]) -> dict[str, float]:
+    """By case, of those that have runs."""
+    named = {name: list(by_seed(runs, "accuracy").values()) for name, runs in cases.items() if runs}
+    return {name: summarise(values).mean for name, values in named.items()}
+
+
+def tests_by_name(tests: Mapping[tuple[str, str], PairedDifference]) -> dict[str, Any]:
+    """Tests as plain values, for JSON."""
+    return {f"{other} {column}": dataclasses.asdict(one) for (other, column), one in tests.items()}
+
+
 def cell(values: Sequence[float], factor: float = 1.0, digits: int = 1) -> str:
     """Mean ± deviation over seeds; the mean alone for one seed; a dash for none."""
     if not values:
@@ -47,19 +63,14 @@ def verification_rows(
     cases: Mapping[str, Results], columns: Mapping[str, str] = COLUMNS
 ) -> list[list[str]]:
     """One row a case, the best mean first, and the untrained network of the first case last."""
-    named = {name: runs for name, runs in cases.items() if runs}
-    means = {
-        name: summarise(list(by_seed(runs, "accuracy").values())).mean
-        for name, runs in named.items()
-    }
+    means = mean_accuracies(cases)
     rows = [
-        [name, *(cell(list(by_seed(named[name], column).values()), 100.0) for column in columns)]
-        for name in sorted(named, key=means.__getitem__, reverse=True)
+        [name, *(cell(percents(cases[name], column)) for column in columns)]
+        for name in sorted(means, key=means.__getitem__, reverse=True)
     ]
-    first = next(iter(named.values()), None)
-    if first is not None:
-        values = (list(by_seed(first, column, untrained=True).values()) for column in columns)
-        rows.append([UNTRAINED, *(cell(one, 100.0) for one in values)])
+    for name in list(means)[:1]:
+        untrained = (percents(cases[name], column, untrained=True) for column in columns)
+        rows.append([UNTRAINED, *map(cell, untrained)])
     return rows
 
 

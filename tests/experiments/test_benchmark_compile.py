@@ -160,7 +160,7 @@ def test_the_step_has_the_sizes_that_were_asked_for():
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"networks": ("resnet9000",)}, "networks is 'resnet9000'"), ({"rounds": 0}, "below 1")],
+    [({"networks": ("resnet9000",)}, "networks is 'resnet9000'"), ({"rounds": 0}, "rounds is 0")],
 )
 def test_bad_settings_are_named(options, said):
     with pytest.raises(InputError, match=said):
