@@ -1,11 +1,9 @@
 """Trains several losses under the same budget over several seeds, and compares the verification of
 unseen people.
 
-python -m experiments.compare                                        ArcFace, softmax and NormFace,
-three seeds
-python -m experiments.compare --losses arcface arcface:0.3 cosface   others; a number is the margin
-python -m experiments.compare -- folder --data.root DIR              your own faces (options of
-experiments.train)
+python -m experiments.compare                                       ArcFace, softmax, NormFace
+python -m experiments.compare --losses arcface arcface:0.3 cosface  others; a number is the margin
+python -m experiments.compare -- folder --data.root DIR             your faces: options of train
 
 The first loss is tested against each other one, over the seeds. Runs that are complete already are
 read, not repeated, so the same command goes on after a break. `python -m experiments.study` is the
@@ -37,14 +35,14 @@ from arcface_jax.training.config import Config, LossName
 from arcface_jax.training.run_folder import finite
 
 from .study.plan import changed, loss_changes
-from .study.pool import completed, interrupt_on_termination, run_all
+from .study.pool import completed_runs, interrupt_on_termination, run_all
 from .study.run import Case
 from .study.tables import (
     DIFFERENCE_HEADER,
     Results,
     difference_rows,
-    differences,
     percents,
+    seed_differences,
     tests_by_name,
     verification_numbers,
     verification_rows,
@@ -99,7 +97,7 @@ def write_comparison(
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Writes comparison.md, .json and the picture; returns the rows of both tables."""
     first, *others = runs
-    tests = differences(runs, first, others, COLUMNS)
+    tests = seed_differences(runs, first, others, COLUMNS)
     rows = verification_rows(runs, COLUMNS)
     text = markdown_table(("loss", *COLUMNS.values()), rows)
     rows_of_tests = difference_rows(tests, first, COLUMNS)
@@ -127,19 +125,13 @@ def main() -> int:
     for one in run_all(cases, config.folder, config.processes, console.print):
         if one.results is None:
             raise InputError(f"{one.name}, seed {one.seed}: {one.error}")
-    runs: dict[str, Results] = {
-        case.name: {
-            seed: results
-            for seed in case.seeds
-            if (results := completed(case, config.folder, seed))
-        }
-        for case in cases
-    }
+    runs: dict[str, Results] = {case.name: completed_runs(case, config.folder) for case in cases}
     rows, rows_of_tests = write_comparison(config.folder, runs)
     title = f"Mean ± deviation over {len(config.seeds)} seeds, people never seen in training"
-    console.print(table_of(("loss", *COLUMNS.values()), rows, title))
+    header = ("loss", *COLUMNS.values())
+    console.print(table_of(header, rows, left=len(header), title=title))
     if rows_of_tests:
-        console.print(table_of(DIFFERENCE_HEADER, rows_of_tests))
+        console.print(table_of(DIFFERENCE_HEADER, rows_of_tests, left=len(DIFFERENCE_HEADER)))
     console.print(f"Written to {config.folder / 'comparison.md'}, .json and .png")
     return 0
 

@@ -16,22 +16,21 @@ import os
 import pathlib
 import socket
 import tempfile
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
 from arcface_jax.commands.command import new_console, read_options, run_command, say
 from arcface_jax.commands.gallery import (
     Gallery,
     check_same_model,
     embed_patterns,
-    embed_people,
+    embed_photos,
     find_candidates,
     read_gallery,
 )
-from arcface_jax.commands.models import Embedder, Project, open_embedder
-from arcface_jax.commands.photos import Cropper
+from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
+from arcface_jax.commands.photos import Cropper, Detect
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
 
@@ -45,12 +44,10 @@ _PHOTO_HEIGHT, _CROP_HEIGHT = 280, 190
 class Arguments:
     """The command line."""
 
-    model: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The folder of an export or of a run, a PyTorch checkpoint, or an .onnx file."""
+    model: Model
     people: str | None = None
     """People to recognise: a folder of NAME/photo.jpg, or what identify enrol wrote (.npz)."""
-    detect: bool = False
-    """Align the largest face of each photo (requirements-detection.txt); else take its middle."""
+    detect: Detect = False
     far: float = 1e-3
     """False accept rate whose threshold is taken from the model card."""
     threshold: float | None = None
@@ -70,7 +67,7 @@ class Answers:
     def __init__(self, embedder: Embedder, cropper: Cropper, gallery: Gallery | None) -> None:
         self._embedder, self._cropper, self._gallery = embedder, cropper, gallery
 
-    def _look(self, *photos: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def _crop_and_embed(self, *photos: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """(crops, unit embeddings) of RGB photos."""
         names = ("Photo",) if len(photos) == 1 else ("First photo", "Second photo")
         crops = []
@@ -85,7 +82,7 @@ class Answers:
     ) -> tuple[str, np.ndarray | None, np.ndarray | None]:
         """(what to say, what the model saw of each photo); a fault is said instead."""
         try:
-            crops, (one, other) = self._look(first, second)
+            crops, (one, other) = self._crop_and_embed(first, second)
         except InputError as error:
             return f"## {error}", None, None
         cosine = float(one @ other)
@@ -97,17 +94,14 @@ class Answers:
         if self._gallery is None:
             raise InputError("people: nobody was enrolled; start with --people")
         try:
-            crops, embeddings = self._look(photo)
+            crops, embeddings = self._crop_and_embed(photo)
         except InputError as error:
             return f"## {error}", None
         best = find_candidates(self._gallery.embeddings, embeddings, 1)
         cosine, likest = float(best.scores[0, 0]), str(self._gallery.names[best.indices[0, 0]])
         person = likest if cosine >= threshold else UNKNOWN
-        return (
-            f"## {person}\nMost alike: {likest}, similarity {cosine:.3f}, threshold "
-            f"{threshold:.3f}",
-            crops[0],
-        )
+        numbers = f"similarity {cosine:.3f}, threshold {threshold:.3f}"
+        return f"## {person}\nMost alike: {likest}, {numbers}", crops[0]
 
 
 def enrol(embedder: Embedder, people: str, detect: bool) -> Gallery:
@@ -117,7 +111,7 @@ def enrol(embedder: Embedder, people: str, detect: bool) -> Gallery:
         check_same_model(gallery, pathlib.Path(people), embed_patterns(embedder), embedder.name)
         return gallery
     source = open_source(people)
-    embeddings, kept = embed_people(embedder, source, detect=detect)
+    embeddings, kept = embed_photos(embedder, source, detect=detect)
     names = np.array([source.identity_names[source.labels[index]] for index in kept])
     return Gallery(embeddings, names, names)
 
@@ -127,13 +121,8 @@ def build(answers: Answers, threshold: float, people: int) -> Any:
     gradio = importlib.import_module("gradio")
 
     def photo(label: str) -> Any:
-        return gradio.Image(
-            label=label,
-            type="numpy",
-            sources=["upload", "clipboard"],
-            buttons=[],
-            height=_PHOTO_HEIGHT,
-        )
+        source = {"type": "numpy", "sources": ["upload", "clipboard"]}
+        return gradio.Image(label=label, buttons=[], height=_PHOTO_HEIGHT, **source)
 
     def crop(label: str) -> Any:
         return gradio.Image(label=label, interactive=False, buttons=[], height=_CROP_HEIGHT)
@@ -141,25 +130,18 @@ def build(answers: Answers, threshold: float, people: int) -> Any:
     with gradio.Blocks(
         title="arcface-jax", analytics_enabled=False, delete_cache=(600, 600)
     ) as page:
-        slider = gradio.Slider(
-            -1,
-            1,
-            threshold,
-            step=0.001,
-            label="Threshold: from this similarity on it is one person",
-        )
+        label = "Threshold: from this similarity on it is one person"
+        slider = gradio.Slider(-1, 1, threshold, step=0.001, label=label)
         with gradio.Tab("Same person?"):
             with gradio.Row():
                 first, second = photo("First photo"), photo("Second photo")
             button = gradio.Button("Compare", variant="primary", elem_id="compare")
             said = gradio.Markdown(elem_id="compared")
             with gradio.Row():
-                seen = [
-                    crop("What the model saw of the first"),
-                    crop("What the model saw of the second"),
-                ]
+                seen = [crop(f"What the model saw of the {which}") for which in ("first", "second")]
+            outputs = [said, *seen]
             button.click(
-                answers.compare, [first, second, slider], [said, *seen], api_visibility="private"
+                answers.compare, [first, second, slider], outputs, api_visibility="private"
             )
         if people:
             with gradio.Tab("Who is this?"):
@@ -187,10 +169,8 @@ def check_address(host: str, port: int) -> None:
             raise InputError(f"--port: {port} is taken; give another") from error
         if error.errno == errno.EACCES:
             raise InputError(f"--port {port}: {error.strerror}; give one from 1024 on") from error
-        raise InputError(
-            f"--host {host}: {error.strerror or error}; give an address of this computer, such as "
-            "127.0.0.1"
-        ) from error
+        advice = "give an address of this computer, such as 127.0.0.1"
+        raise InputError(f"--host {host}: {error.strerror or error}; {advice}") from error
 
 
 def run(arguments: Arguments) -> None:
@@ -209,9 +189,9 @@ def run(arguments: Arguments) -> None:
         project=arguments.project,
     )
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
-    gallery = (
-        None if arguments.people is None else enrol(embedder, arguments.people, arguments.detect)
-    )
+    gallery = None
+    if arguments.people is not None:
+        gallery = enrol(embedder, arguments.people, arguments.detect)
     answers = Answers(embedder, Cropper(embedder.image_size, arguments.detect), gallery)
     people = 0 if gallery is None else len(set(gallery.names.tolist()))
     with tempfile.TemporaryDirectory() as photos:

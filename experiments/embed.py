@@ -32,8 +32,8 @@ from arcface_jax.commands.command import (
 )
 from arcface_jax.commands.evaluation_inputs import SOURCE
 from arcface_jax.commands.gallery import PATTERNS, embed_patterns
-from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Project, open_embedder
-from arcface_jax.commands.photos import Cropper
+from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Model, Project, open_embedder
+from arcface_jax.commands.photos import Cropper, Detect
 from arcface_jax.data.encoded import EncodedSource
 from arcface_jax.data.open import open_source
 from arcface_jax.data.verification_sets import BinSource
@@ -48,17 +48,12 @@ _IMAGES_A_SAVE = 1024
 class Arguments:
     """The command line."""
 
-    model: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The folder of a run or export, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file."""
+    model: Model
     source: Annotated[str, tyro.conf.Positional]
     """Folder or zip file, list, train.rec, Parquet, .bin set, prepared TFDS folder or tfds:NAME."""
     output: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write, .npy, .npz or .parquet."""
-    detect: bool = False
-    """Find the largest face in each photo and align it; needs the packages of
-    requirements-detection.txt. Photos without a face are left out. Without this, images must be
-    cropped as the model's training images were.
-    """
+    detect: Detect = False
     flip: bool = False
     """Add the mirror image's embedding, at twice the cost, as evaluate does by default."""
     batch_size: int | None = None
@@ -156,11 +151,7 @@ def import_arrow() -> Any:
 
 
 def write(
-    output: pathlib.Path,
-    partial: Partial,
-    source: EncodedSource,
-    kept: np.ndarray,
-    patterns: np.ndarray,
+    output: pathlib.Path, partial: Partial, source: EncodedSource, kept: np.ndarray, patterns: Any
 ) -> None:
     """The kept rows under their final name, with image and identity of each."""
     places = [source.where(index) for index in kept]
@@ -176,14 +167,9 @@ def write(
             arrow.parquet.write_table(table, file)
     elif output.suffix == ".npz":
         with whole_file(output) as file:
-            arrays: dict[str, Any] = {
-                "embeddings": rows,
-                "labels": labels,
-                "identities": identities,
-                "places": places,
-            }
-            arrays |= about_pairs(source, kept) | {PATTERNS: patterns, SOURCE: source.fingerprint}
-            np.savez(file, **arrays)
+            arrays: dict[str, Any] = {"embeddings": rows, "labels": labels, "places": places}
+            arrays |= {"identities": identities, PATTERNS: patterns, SOURCE: source.fingerprint}
+            np.savez(file, **arrays, **about_pairs(source, kept))
     else:
         with whole_text(output.with_suffix(".csv")) as text:
             writer = csv.writer(text)
@@ -205,12 +191,8 @@ def about_pairs(source: EncodedSource, kept: np.ndarray) -> dict[str, Any]:
     row[kept] = np.arange(len(kept))
     first, second = row[source.pairs.first], row[source.pairs.second]
     both = (first >= 0) & (second >= 0)
-    return {
-        "first": first[both],
-        "second": second[both],
-        "same": source.pairs.same[both],
-        "identities_known": False,
-    }
+    found = {"first": first[both], "second": second[both], "same": source.pairs.same[both]}
+    return {**found, "identities_known": False}
 
 
 def check_output(output: pathlib.Path) -> None:
@@ -232,16 +214,10 @@ def recipe_of(arguments: Arguments, embedder: Embedder, source: EncodedSource) -
     """
     model = arguments.model
     parts = (model / STABLEHLO_FILE, model / CHECKPOINTS_FOLDER)
-    written = next((part for part in parts if part.exists()), model)
-    return {
-        "model": str(model.resolve()),
-        "name": embedder.name,
-        "model written": written.stat().st_mtime,
-        "project": arguments.project,
-        "source": source.fingerprint,
-        "flip": arguments.flip,
-        "detect": arguments.detect,
-    }
+    written = next((part for part in parts if part.exists()), model).stat().st_mtime
+    options = {name: getattr(arguments, name) for name in ("project", "flip", "detect")}
+    about = {"model": str(model.resolve()), "name": embedder.name, "model written": written}
+    return {**about, **options, "source": source.fingerprint}
 
 
 def run(arguments: Arguments) -> None:
@@ -251,12 +227,8 @@ def run(arguments: Arguments) -> None:
     if arguments.threads < 1:
         raise InputError(f"--threads: {arguments.threads}; give at least 1")
     source = open_source(arguments.source)
-    embedder = open_embedder(
-        arguments.model,
-        flip=arguments.flip,
-        batch_size=arguments.batch_size,
-        project=arguments.project,
-    )
+    flip, batch_size, project = arguments.flip, arguments.batch_size, arguments.project
+    embedder = open_embedder(arguments.model, flip=flip, batch_size=batch_size, project=project)
     patterns = embed_patterns(embedder)
     recipe = recipe_of(arguments, embedder, source)
     partial = Partial(arguments.output, len(source), patterns.shape[1], recipe)

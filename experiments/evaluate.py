@@ -1,15 +1,11 @@
 """Evaluates embeddings of any model: verification, search, angles, quality, thresholds, each with
 its interval.
 
-python -m experiments.evaluate --checkpoint runs/RUN                              the people that
-the run held out
-python -m experiments.evaluate --checkpoint runs/RUN --sets lfw.bin ORL=faces.zip
-LFW=lfw_aligned+pairs.txt
-python -m experiments.evaluate --checkpoint model.ckpt --sets faces.zip          a model trained
-elsewhere
+python -m experiments.evaluate --checkpoint runs/RUN                      the people it held out
+python -m experiments.evaluate --checkpoint runs/RUN --sets lfw.bin LFW=lfw_aligned+pairs.txt
+python -m experiments.evaluate --checkpoint model.ckpt --sets faces.zip   trained elsewhere
 python -m experiments.evaluate --embeddings faces.npz
-python -m experiments.evaluate --embeddings model_a.npz model_b.npz               one set of images,
-two models
+python -m experiments.evaluate --embeddings model_a.npz model_b.npz       two models, same images
 
 A run without --sets is evaluated on its own data: the people it held out, the sets of its
 data.verify and, for W-EC and W-Inter, the people it trained on.
@@ -31,6 +27,7 @@ than which pairs are the same). experiments.embed writes such files.
 import dataclasses
 import pathlib
 import time
+from typing import Any
 
 from rich.console import Console
 
@@ -173,20 +170,14 @@ def compare_results(
         if reference == number:
             continue
         first = results[reference]
-        scored = (
-            first.similarities,
-            second.similarities,
-            first.pairs.same,
-            first.first_cluster,
-            first.second_cluster,
-        )
+        clusters = (first.first_cluster, first.second_cluster)
+        scored = (first.similarities, second.similarities, first.pairs.same, *clusters)
+        options: dict[str, Any] = {"fars": arguments.fars, "resampling": arguments.resampling}
         folds = first.pairs.num_folds
         if folds > 1:
-            found = compare_similarities(
-                *scored, folds=folds, fars=arguments.fars, resampling=arguments.resampling
-            )
+            found = compare_similarities(*scored, folds=folds, **options)
         else:
-            found = compare_roc(*scored, fars=arguments.fars, resampling=arguments.resampling)
+            found = compare_roc(*scored, **options)
         comparisons[f"{entry.data.name} − {entries[reference].data.name}"] = found
     return comparisons
 
@@ -199,24 +190,17 @@ def print_results(
 ) -> None:
     """The table, the comparisons, and the thresholds with their warnings."""
 
-    def line(text: str, style: str | None = None) -> None:
-        say(console, text, style)
-
-    line(to_text(rows))
+    say(console, to_text(rows))
     for pair, figures in comparisons.items():
         for name, c in figures.items():
-            line(
-                f"{pair}, {name}: {c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}], p = "
-                f"{c.p_value:.3f}: {c.verdict}"
-            )
+            numbers = f"{c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}], p = {c.p_value:.3f}"
+            say(console, f"{pair}, {name}: {numbers}: {c.verdict}")
     for name, result in results.items():
         for found in result.thresholds:
-            line(
-                f"{name}: for FAR {found.wanted_far:g} accept from {found.threshold}, TAR "
-                f"{found.tar}"
-            )
+            accepted = f"accept from {found.threshold}, TAR {found.tar}"
+            say(console, f"{name}: for FAR {found.wanted_far:g} {accepted}")
             if found.warning is not None:
-                line(f"  warning: {found.warning}", "yellow")
+                say(console, f"  warning: {found.warning}", "yellow")
 
 
 def run(arguments: Arguments) -> None:
@@ -250,21 +234,16 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
         say(console, f"Evaluating {entry.data.name} …")
         results[entry.data.name] = evaluate_set(entry.data, options)
     comparisons = compare_results(entries, list(results.values()), arguments)
-    rows: dict[str, Figures] = {
-        name: result.figures for name, result in results.items()
-    } | of_training
+    rows: dict[str, Figures] = {name: result.figures for name, result in results.items()}
+    rows |= of_training
     print_results(console, rows, results, comparisons)
     tables = write_tables(rows, output)
-    drawn = {
-        entry.data.name: (
-            result,
-            draw_set(entry.data, result, output / "figures" / entry.data.name),
-        )
-        for entry, result in zip(entries, results.values(), strict=True)
-    }
+    drawn = {}
+    for entry in entries:
+        name, result = entry.data.name, results[entry.data.name]
+        drawn[name] = (result, draw_set(entry.data, result, output / "figures" / name))
     write_whole(page, html_report("Evaluation", rows, drawn, comparisons, arguments.confidence))
-    written = f"\nWritten: {page}, and beside it {len(tables)} tables and the pictures."
-    say(console, written)
+    say(console, f"\nWritten: {page}, and beside it {len(tables)} tables and the pictures.")
 
 
 def main() -> None:

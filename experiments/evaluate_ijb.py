@@ -123,24 +123,16 @@ def read_templates(arguments: Arguments) -> Templates:
 def verify(arguments: Arguments, templates: Templates) -> tuple[Figures, Roc]:
     """1:1, with intervals over subjects if asked for."""
     pairs = read_template_pairs(find_one(arguments.meta, "*_template_pair_label.txt"))
-    first, second = (
-        templates.rows(pairs.first, "first templates"),
-        templates.rows(pairs.second, "second templates"),
-    )
+    first = templates.rows(pairs.first, "first templates")
+    second = templates.rows(pairs.second, "second templates")
     scores = score_pairs(templates.embeddings, templates.embeddings, first, second)
     result, roc = verify_scores(scores, pairs.same, fars=arguments.fars)
     figures = without_interval(result.numbers())
     if arguments.replicates:
         subjects = subjects_of_templates(first, second, pairs.same, len(templates.ids))
+        clustered = (scores, pairs.same, subjects[first], subjects[second])
         resampling = Resampling(arguments.replicates)
-        figures |= roc_intervals(
-            scores,
-            pairs.same,
-            subjects[first],
-            subjects[second],
-            fars=arguments.fars,
-            resampling=resampling,
-        )
+        figures |= roc_intervals(*clustered, fars=arguments.fars, resampling=resampling)
     return figures, roc
 
 
@@ -148,19 +140,14 @@ def search_galleries(
     arguments: Arguments, templates: Templates
 ) -> tuple[dict[str, Search], np.ndarray]:
     """1:N: (searches by gallery, who each probe shows); nothing if the files are not there."""
-    galleries, probe_files = (
-        find(arguments.meta, "*_1N_gallery_*.csv"),
-        find(arguments.meta, "*_1N_probe_mixed.csv"),
-    )
+    galleries = find(arguments.meta, "*_1N_gallery_*.csv")
+    probe_files = find(arguments.meta, "*_1N_probe_mixed.csv")
     if not galleries or len(probe_files) != 1:
         return {}, np.zeros(0, np.int64)
-    probes = read_template_subjects(probe_files[0])
-    searches = {
-        path.stem.rpartition("_")[2]: search_templates(
-            templates, read_template_subjects(path), probes
-        )
-        for path in galleries
-    }
+    probes, searches = read_template_subjects(probe_files[0]), {}
+    for path in galleries:
+        gallery = read_template_subjects(path)
+        searches[path.stem.rpartition("_")[2]] = search_templates(templates, gallery, probes)
     return searches, probes.subject_ids
 
 
@@ -205,14 +192,10 @@ def run(arguments: Arguments) -> None:
     searches, subjects = search_galleries(arguments, templates)
     if searches:
         rows |= identification_figures(arguments, searches, subjects)
-        pictures["cmc"] = cmc_figure(
-            {name: cumulative_match(search) for name, search in searches.items()}
-        )
-        with_unknown = {
-            name: open_set_roc(s) for name, s in searches.items() if not s.enrolled.all()
-        }
-        if with_unknown:
-            pictures["identification_det"] = det_figure(with_unknown, identification=True)
+        pictures["cmc"] = cmc_figure({name: cumulative_match(s) for name, s in searches.items()})
+        rocs = {name: open_set_roc(s) for name, s in searches.items() if not s.enrolled.all()}
+        if rocs:
+            pictures["identification_det"] = det_figure(rocs, identification=True)
     write_tables(rows, arguments.output)
     for name, picture in pictures.items():
         save(picture, arguments.output / "figures" / name)

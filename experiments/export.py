@@ -3,7 +3,6 @@ card.
 
 python -m experiments.export runs/RUN exported --verify faces.zip
 python -m experiments.export 068.ckpt exported --formats stablehlo onnx torch --weights int8
---verify faces.zip
 
 The model is the folder of a run, a PyTorch checkpoint or an ONNX file. With --verify the card tells
 the accuracy before and after, and thresholds at FAR 1e-3 … 1e-6; of a run it quotes the
@@ -81,6 +80,11 @@ class Arguments:
     licence: str = UNKNOWN
     """Of the weights, for the card."""
 
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What is done to the network."""
+        return {name: getattr(self, name) for name in ("fold", "flip", "weights")}
+
 
 @dataclasses.dataclass(frozen=True)
 class _Faces:
@@ -141,9 +145,8 @@ class RunFacts:
             return UNKNOWN
         data = self.config.get("data", {})
         root = data.get("root")
-        return f"{data.get('source', UNKNOWN)}" + (
-            "" if root is None else f", {pathlib.Path(root).name}"
-        )
+        place = "" if root is None else f", {pathlib.Path(root).name}"
+        return f"{data.get('source', UNKNOWN)}{place}"
 
     @property
     def recipe(self) -> str:
@@ -157,17 +160,12 @@ def read_run(path: pathlib.Path) -> RunFacts:
     if run is None:
         return RunFacts(None, {})
     config = json.loads((run.folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    verifications: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     if (run.folder / RESULTS_FILE).exists():
-        verifications = json.loads((run.folder / RESULTS_FILE).read_text(encoding="utf-8")).get(
-            "verifications", {}
-        )
-    if run.step is not None:
-        verifications = {
-            step: numbers for step, numbers in verifications.items() if int(step) == run.step
-        }
-    last = max(verifications, key=int, default=None)
-    return RunFacts(config, {} if last is None else {"step": int(last), **verifications[last]})
+        results = json.loads((run.folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    verified = {int(step): found for step, found in results.get("verifications", {}).items()}
+    step = max(verified, default=None) if run.step is None else run.step
+    return RunFacts(config, {"step": step, **verified[step]} if step in verified else {})
 
 
 def describe(
@@ -180,10 +178,8 @@ def describe(
         faces = read_faces(arguments.verify, model.image_size)
         before = faces.similarities(unit_embedding(model, fold=False, flip=arguments.flip))
         after = faces.similarities(function)
-        metrics = {
-            **measure(after, faces.pairs.same),
-            "original": measure(before, faces.pairs.same),
-        }
+        same = faces.pairs.same
+        metrics = {**measure(after, same), "original": measure(before, same)}
         metrics[LARGEST_CHANGE] = float(np.abs(after - before).max())
         thresholds = find_thresholds(after, faces)
     run = read_run(arguments.model)
@@ -196,7 +192,7 @@ def describe(
         embedding_size=model.embedding_size,
         image_size=model.image_size,
         training_pixels=dataclasses.asdict(model.pixels),
-        options={"fold": arguments.fold, "flip": arguments.flip, "weights": arguments.weights},
+        options=arguments.changes,
         data=arguments.data or run.data,
         recipe=arguments.recipe or run.recipe,
         config=run.config,
@@ -222,13 +218,7 @@ def write(
         write_whole(written[-1], export_stablehlo(function, model.image_size))
     if "onnx" in arguments.formats:
         written.append(folder / "model.onnx")
-        plain = unit_embedding(
-            model,
-            fold=arguments.fold,
-            flip=arguments.flip,
-            weights=arguments.weights,
-            shift_depthwise=False,
-        )
+        plain = unit_embedding(model, shift_depthwise=False, **arguments.changes)
         export_onnx(plain, model.image_size, written[-1])
     if "torch" in arguments.formats:
         written.append(folder / "model.pth")
@@ -244,9 +234,7 @@ def run(arguments: Arguments) -> None:
     if arguments.folder.exists():
         raise InputError(f"{arguments.folder}: exists already; choose another folder")
     model = open_trained(arguments.model, arguments.project)
-    function = unit_embedding(
-        model, fold=arguments.fold, flip=arguments.flip, weights=arguments.weights
-    )
+    function = unit_embedding(model, **arguments.changes)
     # Under its own name once it is whole: what a missing package stops can be asked for again by
     # the same command.
     partial = arguments.folder.with_name(arguments.folder.name + ".partial")

@@ -2,8 +2,7 @@
 
 python -m experiments.figures faces margins                  these two, into docs/figures
 python -m experiments.figures layer --formats svg pdf        in other formats
-python -m experiments.figures loss_gradient -- --scale 16    one with arguments of its own; --
---help explains them
+python -m experiments.figures loss_gradient -- --scale 16    its own arguments; see -- --help
 python -m experiments.figures --all                          every one that needs no argument
 """
 

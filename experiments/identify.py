@@ -3,8 +3,7 @@
 python -m experiments.identify enrol exported people/ gallery.npz          people/NAME/*.jpg
 python -m experiments.identify name exported gallery.npz new/*.jpg         a name, or unknown
 python -m experiments.identify verify exported a.jpg b.jpg --detect        the same person?
-python -m experiments.identify search gallery.npy probes.npz found.csv     names for a file of
-embeddings
+python -m experiments.identify search gallery.npy probes.npz found.csv     for many embeddings
 
 The model is best an export with a card, which holds the threshold for --far; for others give
 --threshold. Photos must be cropped to the face as the model's training images were, or need
@@ -30,27 +29,19 @@ from arcface_jax.commands.gallery import (
     Engine,
     check_same_model,
     embed_patterns,
-    embed_people,
+    embed_photos,
     find_candidates,
     read_gallery,
 )
 from arcface_jax.commands.machine import peak_gigabytes
-from arcface_jax.commands.models import Embedder, Project, open_embedder
-from arcface_jax.commands.photos import Cropper
+from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
+from arcface_jax.commands.photos import Cropper, Detect
 from arcface_jax.data.messages import printable
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.templates import pool_templates
 from arcface_jax.files import whole_file, whole_text
 
-Model = Annotated[pathlib.Path, tyro.conf.Positional]
-Detect = Annotated[
-    bool,
-    tyro.conf.arg(
-        help="Find the largest face in each photo and align it; needs the packages of "
-        "requirements-detection.txt."
-    ),
-]
 UNKNOWN = "unknown"
 
 
@@ -59,7 +50,6 @@ class Enrol:
     """Embeds people, a folder each, into a gallery file."""
 
     model: Model
-    """The folder of an export or of a run, a PyTorch checkpoint, or an .onnx file."""
     people: Annotated[str, tyro.conf.Positional]
     """Folder or zip file of NAME/image.jpg, or another source with identities."""
     gallery: Annotated[pathlib.Path, tyro.conf.Positional]
@@ -75,7 +65,6 @@ class Name:
     """Names the person in each photo, or says unknown."""
 
     model: Model
-    """The model that the gallery was enrolled with."""
     gallery: Annotated[pathlib.Path, tyro.conf.Positional]
     """What enrol wrote."""
     photos: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional]
@@ -100,7 +89,6 @@ class Verify:
     """Says whether two photos show one person."""
 
     model: Model
-    """The folder of an export or of a run, a PyTorch checkpoint, or an .onnx file."""
     first: Annotated[pathlib.Path, tyro.conf.Positional]
     """Image file."""
     second: Annotated[pathlib.Path, tyro.conf.Positional]
@@ -155,7 +143,7 @@ def enrol(arguments: Enrol, console: Console) -> None:
     check_new_file(arguments.gallery)
     source = open_source(arguments.people)
     embedder = open_embedder(arguments.model, project=arguments.project)
-    embeddings, kept = embed_people(embedder, source, detect=arguments.detect)
+    embeddings, kept = embed_photos(embedder, source, detect=arguments.detect)
     for index in np.setdiff1d(np.arange(len(source)), kept):
         say(console, f"left out: {source.where(int(index))}: no face found")
     labels = np.asarray(source.labels)[kept]

@@ -1,11 +1,9 @@
 """Who is near whom: the people whose centres are most alike, the mistakes between them, and all
 embeddings in a plane.
 
-python -m experiments.neighbours                                  a small model, trained first, and
-people unseen by it
+python -m experiments.neighbours                                  a small model, people new to it
 python -m experiments.neighbours runs/RUN --people faces.zip
-python -m experiments.neighbours model.ckpt --people faces.zip --layout tsne        needs
-scikit-learn
+python -m experiments.neighbours model.ckpt --people faces.zip --layout tsne   (scikit-learn)
 """
 
 import dataclasses
@@ -144,9 +142,8 @@ def run(arguments: Arguments) -> None:
     ]
     header = ("person", "most alike", "cosine of their centres", "pairs of images mistaken")
     rows = [
-        (*map(printable, (one["first"], one["second"])),)
-        + (f"{one['cosine']:.3f}", f"{one['mistakes']:.1%}")
-        for one in alike
+        (printable(first), printable(second), f"{cosine:.3f}", f"{mistakes:.1%}")
+        for first, second, cosine, mistakes in (one.values() for one in alike)
     ]
     console.print(table_of(header, rows, left=4))
     say(

@@ -1,11 +1,9 @@
 """Says which head fits how many identities, before anything is allocated.
 
 python -m experiments.plan 1000000                                       one device of 80 GiB
-python -m experiments.plan 29000000 --batch 512 --compile                beside it, the plan of
-XLA's compiler
+python -m experiments.plan 29000000 --batch 512 --compile                XLA's plan beside it
 python -m experiments.plan 100000000 --devices 8 --compile
-python -m experiments.plan --preset webface42m-r100                      a whole run: network, head,
-devices
+python -m experiments.plan --preset webface42m-r100                      a whole run
 python -m experiments.plan --all-presets --markdown
 """
 

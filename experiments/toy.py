@@ -2,10 +2,8 @@
 
 python -m experiments.toy                                    eight synthetic people
 python -m experiments.toy --dimension 3
-python -m experiments.toy --people faces.zip                 the first eight of a folder, zip file,
-…
-python -m experiments.toy --margin 0.9                       more than a circle of eight classes can
-hold
+python -m experiments.toy --people faces.zip                 the first eight of a folder, zip file
+python -m experiments.toy --margin 0.9                       more than a circle of eight can hold
 
 Trains a small network on half of each person's images with plain softmax, softmax on the sphere and
 ArcFace, several times each, and measures the smallest angle between neighbouring classes, on those
@@ -32,7 +30,7 @@ from arcface_jax.commands.command import (
     say_written,
     write_json,
 )
-from arcface_jax.commands.small_model import Recipe, train_small
+from arcface_jax.commands.small_model import SmallRecipe, train_small
 from arcface_jax.data.memory import load
 from arcface_jax.data.open import open_source
 from arcface_jax.data.source import FaceSource
@@ -118,7 +116,11 @@ def read_halves(arguments: Arguments) -> tuple[Half, Half]:
 
 
 def study(
-    halves: tuple[Half, Half], recipe: Recipe, arguments: Arguments, seed: int, progress: Progress
+    halves: tuple[Half, Half],
+    recipe: SmallRecipe,
+    arguments: Arguments,
+    seed: int,
+    progress: Progress,
 ) -> tuple[dict[str, float], Features]:
     """Trains once; returns what was measured, and the panel to draw."""
     task = progress.add_task(f"{name_of(recipe)}, seed {seed}", total=recipe.steps)
@@ -128,18 +130,18 @@ def study(
     embed = _make_embed(recipe.backbone)
     centres = unit_embeddings(model.class_weights)
     numbers: dict[str, float] = {}
-    shown: list[np.ndarray] = []
+    shown: dict[str, np.ndarray] = {}
     for name, (images, labels) in zip(("training", "unseen"), halves, strict=True):
         embeddings = unit_embeddings(embed_images(embed, model.variables, images, batch_size=64))
-        shown += [embeddings, labels]
+        shown |= {name: embeddings, f"{name}_labels": labels}
         found = class_gaps(embeddings, labels, quantile=arguments.quantile).numbers()
         found["nearest_centre"] = float(np.mean((embeddings @ centres.T).argmax(axis=1) == labels))
         numbers |= {f"{name}_{key}": value for key, value in found.items()}
     note = f"smallest gap {numbers['training_smallest_gap']:.1f}°"
-    return numbers, Features(name_of(recipe), *shown, centres=centres, note=note)
+    return numbers, Features(name_of(recipe), **shown, centres=centres, note=note)
 
 
-def name_of(recipe: Recipe) -> str:
+def name_of(recipe: SmallRecipe) -> str:
     """The loss, for people."""
     if recipe.margin is None:
         return "softmax"
@@ -174,7 +176,7 @@ def run(arguments: Arguments) -> None:
     panels = []
     with Progress(console=console, transient=True) as progress:
         for margin in (None, 0.0, arguments.margin):
-            recipe = Recipe(arguments.dimension, margin, arguments.scale, arguments.steps)
+            recipe = SmallRecipe(arguments.dimension, margin, arguments.scale, arguments.steps)
             runs = [study(halves, recipe, arguments, seed, progress) for seed in arguments.seeds]
             panels.append(runs[0][1])
             values = {key: [numbers[key] for numbers, _ in runs] for key in runs[0][0]}

@@ -3,10 +3,8 @@
 python -m experiments.train                                  the embedded synthetic faces
 python -m experiments.train folder --data.root DIR           your own faces, DIR/person/*.jpg
 python -m experiments.train --config runs/RUN/config.json    a run again
-python -m experiments.train … --check                        look at the data and the cost, train
-nothing;
-                                                             --against TEST_SET looks for images in
-                                                             both
+python -m experiments.train … --check                        only the data and the cost;
+                                                             --against SET: images in both
 """
 
 import pathlib
@@ -116,17 +114,16 @@ def angle_warning(angles: Mapping[int, np.ndarray]) -> str | None:
 def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult) -> None:
     """Draws the pictures, writes the results and prints the closing table."""
     pictures = draw_run(setup, folder, result)
-    write_whole(
-        folder.path / SUMMARY_FILE, run_page(f"Run {folder.path.name}", setup, result, pictures)
-    )
-    best = best_so_far(result.verifications)
+    page = run_page(f"Run {folder.path.name}", setup, result, pictures)
+    write_whole(folder.path / SUMMARY_FILE, page)
+    best = {
+        name or "first": {"step": step, "accuracy": value}
+        for name, (step, value) in best_so_far(result.verifications).items()
+    }
     folder.finish(
         {
             "verifications": {str(step): numbers for step, numbers in result.verifications.items()},
-            "best": {
-                name or "first": {"step": step, "accuracy": value}
-                for name, (step, value) in best.items()
-            },
+            "best": best,
             "bad_steps": result.bad_steps,
             "speeds": result.speeds,
             "seconds": round(result.seconds, 1),
@@ -140,17 +137,10 @@ def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult)
     say(
         console, f"Trained and verified in {result.seconds:.0f} s{since}. Written to {folder.path}:"
     )
-    for what in (
-        SUMMARY_FILE,
-        "config.json",
-        "metrics.jsonl",
-        "results.json",
-        "tensorboard/",
-        "checkpoints/",
-    ):
-        say(console, f"  {folder.path / what}")
-    for picture in pictures:
-        say(console, f"  {picture}")
+    files = (SUMMARY_FILE, "config.json", "metrics.jsonl", "results.json")
+    written = [folder.path / name for name in (*files, "tensorboard", "checkpoints")]
+    for path in (*written, *pictures):
+        say(console, f"  {path}")
 
 
 def run(config: Config, console: Console) -> int:
@@ -176,12 +166,8 @@ def run(config: Config, console: Console) -> int:
         try:
             result = train(setup, folder, reporter)
         except Stopped as stop:
-            again = f"--config {path / CONFIG_FILE} --run.folder {path}"
-            say(
-                console,
-                f"Stopped at step {stop.step}, with a checkpoint. To go on: {command('train')} "
-                f"{again}",
-            )
+            again = f"{command('train')} --config {path / CONFIG_FILE} --run.folder {path}"
+            say(console, f"Stopped at step {stop.step}, with a checkpoint. To go on: {again}")
             return INTERRUPTED if stop.signal_number == signal.SIGINT else TERMINATED
         except jax.errors.JaxRuntimeError as error:
             if is_loss_of_others(error):
@@ -195,29 +181,20 @@ def run(config: Config, console: Console) -> int:
     return 0
 
 
-def take_check(arguments: list[str]) -> tuple[bool, list[str], list[str]]:
-    """(--check, each --against TEST_SET, other arguments)."""
-    rest = [argument for argument in arguments if argument != "--check"]
-    against, rest = take_option(
-        rest, "--against", "a test set: the path of a folder, .bin set, list or other source"
-    )
-    asked = "--check" in arguments
-    if against and not asked:
+def main() -> int:
+    """Parses, trains, reports; or only checks the data."""
+    check = "--check" in sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--check"]
+    test_set = "a test set: the path of a folder, .bin set, list or other source"
+    against, arguments = take_option(arguments, "--against", test_set)
+    if against and not check:
         raise InputError(
             "--against belongs to --check, which compares the training data with a test set"
         )
-    return asked, against, rest
-
-
-def main() -> int:
-    """Parses, trains, reports; or only looks at the data."""
-    asked, against, arguments = take_check(sys.argv[1:])
-    config = parse(arguments)
-    if asked:
-        return check_data(
-            config, new_console(), pathlib.Path(config.run.folder or "runs/check"), against
-        )
-    return run(config, new_console())
+    config, console = parse(arguments), new_console()
+    if check:
+        return check_data(config, console, pathlib.Path(config.run.folder or "runs/check"), against)
+    return run(config, console)
 
 
 if __name__ == "__main__":

@@ -27,18 +27,13 @@ INTERRUPTED = 130
 TERMINATED = 143
 """A termination signal: a checkpoint is saved, and the same command goes on."""
 
-_ELSEWHERE = "; choose another place"
-_REMEDIES = {
-    errno.ENOENT: "; check the path",
-    **dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM), _ELSEWHERE
-    ),
-    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY), _ELSEWHERE),
-}
+_NO_PLACE = "ENOSPC EDQUOT EROFS EACCES EPERM ENOTDIR EISDIR EEXIST ENOTEMPTY"
+_REMEDIES = {"ENOENT": "; check the path"}
+_REMEDIES |= dict.fromkeys(_NO_PLACE.split(), "; choose another place")
 """What to do about an error of the operating system, where that is known."""
 _EXAMPLES = ("python -m ", f"{SCRIPT} ")
 
-Options = TypeVar("Options")
+Chosen = TypeVar("Chosen")
 
 
 def spell_commands(text: str) -> str:
@@ -59,12 +54,12 @@ def help_text(documentation: str | None) -> str | None:
 
 
 def read_options(
-    options: Callable[..., Options],
+    options: Callable[..., Chosen],
     name: str,
     documentation: str | None,
     arguments: Sequence[str] | None = None,
     **more: Any,
-) -> Options:
+) -> Chosen:
     """The command line as `options`, a dataclass or function; prog and help are the command's."""
     return tyro.cli(
         options, args=arguments, prog=command(name), description=help_text(documentation), **more
@@ -179,7 +174,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     except OSError as error:
         # What was opened last says most: a folder that is a file, a full disk, a missing
         # permission.
-        remedy = _REMEDIES.get(error.errno or 0, "")
+        remedy = _REMEDIES.get(errno.errorcode.get(error.errno or 0, ""), "")
         print(
             f"error: {error.filename or 'a file'}: {error.strerror or error}{remedy}",
             file=sys.stderr,

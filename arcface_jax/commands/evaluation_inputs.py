@@ -25,6 +25,12 @@ SOURCE = "source_fingerprint"
 """The array of an .npz file that tells which images it is of: their source's fingerprint."""
 
 
+_NOT_ARRAYS = (
+    *(ValueError, TypeError, EOFError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """A set to evaluate; `content` is equal for entries of the same images: comparable ones."""
@@ -56,17 +62,9 @@ def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.nda
             arrays = {name: file[name] for name in file.files}
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (
-        ValueError,
-        TypeError,
-        EOFError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        said = (
-            "it is something else" if "allow_pickle" in str(error) else str(error).splitlines()[0]
-        )
+    except _NOT_ARRAYS as error:
+        pickled = "allow_pickle" in str(error)
+        said = "it is something else" if pickled else str(error).splitlines()[0]
         raise InputError(
             f"{path}: not an .npz file of plain arrays ({said}); write it with numpy.savez"
         ) from None
@@ -89,12 +87,10 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
                 "give one each"
             )
     pairs = _pairs_of(path, arrays, folds)
-    described = [
-        arrays["labels"],
-        *(() if pairs is None else (pairs.first, pairs.second, pairs.same)),
-    ]
-    if SOURCE in arrays:
-        described.append(arrays[SOURCE])
+    described = [arrays["labels"]]
+    described += [] if pairs is None else [pairs.first, pairs.second, pairs.same]
+    described += [arrays[SOURCE]] if SOURCE in arrays else []
+    content = b"".join(np.ascontiguousarray(part).tobytes() for part in described)
     data = _embedded(
         path.stem,
         arrays["embeddings"],
@@ -106,12 +102,7 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
         groups=arrays.get("groups"),
         identities_known=bool(arrays.get("identities_known", True)),
     )
-    return Entry(
-        data,
-        hashlib.sha256(
-            b"".join(np.ascontiguousarray(part).tobytes() for part in described)
-        ).hexdigest(),
-    )
+    return Entry(data, hashlib.sha256(content).hexdigest())
 
 
 def _pairs_of(path: pathlib.Path, arrays: dict[str, np.ndarray], folds: int) -> Pairs | None:
@@ -140,26 +131,14 @@ def _embedded(
 def load_set(specification: str, image_size: tuple[int, int], folds: int) -> ImageSet:
     """The images of what `data.open.open_set` opens."""
     opened = open_set(specification, folds)
-    return ImageSet(
-        opened.name,
-        load_images(opened.source, image_size),
-        opened.labels,
-        opened.pairs,
-        opened.identities_known,
-        opened.content,
-    )
+    images, known = load_images(opened.source, image_size), opened.identities_known
+    return ImageSet(opened.name, images, opened.labels, opened.pairs, known, opened.content)
 
 
 def held_out_set(data: RunData) -> ImageSet:
     """The people that a run did not train on, with its own test pairs."""
-    return ImageSet(
-        "held out",
-        data.test.images,
-        data.test.labels,
-        data.pairs,
-        True,
-        f"{data.fingerprint} held out",
-    )
+    test, content = data.test, f"{data.fingerprint} held out"
+    return ImageSet("held out", test.images, test.labels, data.pairs, True, content)
 
 
 def embed_set(

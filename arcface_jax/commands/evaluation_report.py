@@ -58,18 +58,12 @@ def _figures_table(rows: Mapping[str, Figures]) -> str:
 
 
 def _comparison_table(comparisons: Mapping[str, Mapping[str, Comparison]]) -> str:
-    body = [
-        [
-            pair,
-            name,
-            f"{100 * c.difference:+.2f}",
-            f"[{100 * c.low:+.2f}, {100 * c.high:+.2f}]",
-            f"{c.p_value:.3f}",
-            c.verdict,
-        ]
-        for pair, figures in comparisons.items()
-        for name, c in figures.items()
-    ]
+    body = []
+    for pair, figures in comparisons.items():
+        for name, c in figures.items():
+            interval = f"[{100 * c.low:+.2f}, {100 * c.high:+.2f}]"
+            numbers = (f"{100 * c.difference:+.2f}", interval, f"{c.p_value:.3f}")
+            body.append([pair, name, *numbers, c.verdict])
     return table(["", "figure", "difference (%)", "interval", "p", "verdict"], body)
 
 
@@ -77,40 +71,22 @@ def _threshold_table(result: SetResult) -> str:
     body = []
     for found in result.thresholds:
         t, tar = found.threshold, found.tar
-        body.append(
-            [
-                f"{found.wanted_far:g}",
-                f"{t.estimate:.4f} [{t.low:.4f}, {t.high:.4f}]",
-                f"{found.far:.2g}",
-                f"{100 * tar.estimate:.2f} [{100 * tar.low:.2f}, {100 * tar.high:.2f}]",
-                found.warning or "",
-            ]
-        )
-    return "<h3>Thresholds to deploy</h3>" + table(
-        ["wanted FAR", "threshold", "FAR here", "TAR (%)", "warning"], body
-    )
+        threshold = f"{t.estimate:.4f} [{t.low:.4f}, {t.high:.4f}]"
+        rate = f"{100 * tar.estimate:.2f} [{100 * tar.low:.2f}, {100 * tar.high:.2f}]"
+        fars = (f"{found.wanted_far:g}", threshold, f"{found.far:.2g}")
+        body.append([*fars, rate, found.warning or ""])
+    header = ["wanted FAR", "threshold", "FAR here", "TAR (%)", "warning"]
+    return "<h3>Thresholds to deploy</h3>" + table(header, body)
 
 
 def _group_table(result: SetResult) -> str:
     groups = result.groups
     assert groups is not None
-    names = sorted(set(groups.far) | set(groups.frr))
-    body = [
-        [
-            name,
-            *(
-                format_figure(kind, rates[name]) if name in rates else "–"
-                for kind, rates in _kinds(result)
-            ),
-        ]
-        for name in names
-    ]
-    body.append(["gap", *(format_figure(kind, groups.gaps[kind]) for kind, _ in _kinds(result))])
-    return "<h3>Rates by group, at one threshold</h3>" + table(
-        ["group", "FAR (%)", "FRR (%)"], body
-    )
-
-
-def _kinds(result: SetResult) -> list[tuple[str, Figures]]:
-    assert result.groups is not None
-    return [("far", result.groups.far), ("frr", result.groups.frr)]
+    kinds: dict[str, Figures] = {"far": groups.far, "frr": groups.frr}
+    body = []
+    for name in sorted(set(groups.far) | set(groups.frr)):
+        cells = (format_figure(k, r[name]) if name in r else "–" for k, r in kinds.items())
+        body.append([name, *cells])
+    body.append(["gap", *(format_figure(kind, groups.gaps[kind]) for kind in kinds)])
+    header = ["group", "FAR (%)", "FRR (%)"]
+    return "<h3>Rates by group, at one threshold</h3>" + table(header, body)

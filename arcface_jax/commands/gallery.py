@@ -96,14 +96,13 @@ def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     return arrays["embeddings"], names, arrays.get("places", names), arrays.get(PATTERNS)
 
 
-def embed_people(
+def embed_photos(
     embedder: Embedder, source: EncodedSource, *, detect: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """(unit embeddings [M, D], indices [M]) of the images of a source that have a face."""
     parts, found = [], []
-    for crops, with_face in Cropper(embedder.image_size, detect).batches(
-        source, embedder.batch_size
-    ):
+    cropper = Cropper(embedder.image_size, detect)
+    for crops, with_face in cropper.batches(source, embedder.batch_size):
         parts.append(embedder.embed(crops))
         found.append(with_face)
     (kept,) = np.nonzero(np.concatenate(found))
@@ -118,19 +117,10 @@ def embed_people(
 def find_candidates(
     gallery: np.ndarray, probes: np.ndarray, k: int, engine: Engine = "jax"
 ) -> Candidates:
-    """The k gallery entries of the highest cosine for each probe, exactly, by either engine.
+    """The k (at most G) of the unit rows [G, D] with the highest cosine to each of [P, D], exactly.
 
-    Args:
-      gallery: [G, D], unit rows.
-      probes: [P, D], unit rows.
-      k: at most G are returned.
-      engine: `search_candidates`, or the flat index of Faiss, which holds a copy of the gallery. Of
-        equal cosines Faiss takes any first.
-
-    Raises:
-      InputError: Faiss is not installed, or a row is not of norm 1.
-
-    References: Douze et al., The Faiss library (arXiv:2401.08281).
+    Faiss, with a flat index, holds a copy of the gallery, and takes any of equal cosines first.
+    Douze et al., The Faiss library (arXiv:2401.08281).
     """
     if probes.shape[1] != gallery.shape[1]:
         raise InputError(

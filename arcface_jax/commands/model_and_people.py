@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from arcface_jax.commands.models import load_trained, open_trained
-from arcface_jax.commands.small_model import Recipe, train_small
+from arcface_jax.commands.small_model import SmallRecipe, train_small
 from arcface_jax.data.memory import load
 from arcface_jax.data.open import open_source
 from arcface_jax.data.source import FaceSource
@@ -20,7 +20,7 @@ from arcface_jax.training.dataset import load_data
 from arcface_jax.training.saved_runs import find_run
 
 DEFAULT_PEOPLE, DEFAULT_IMAGES, DEFAULT_SIZE = 40, 30, 32
-_DEFAULT_RECIPE = Recipe(128, margin=0.3, scale=24.0, steps=600, learning_rate=0.05)
+_DEFAULT_RECIPE = SmallRecipe(128, margin=0.3, scale=24.0, steps=600, learning_rate=0.05)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,14 +25,8 @@ from arcface_jax.training.saved_runs import SavedRun, find_run
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """The backbone and the class weights of a run at one of its checkpoints.
-
-    Attributes:
-      name: the run folder's; with the step where a checkpoint was named.
-      config: the run's configuration.
-      step: of the checkpoint.
-      model: the backbone with the moving average of its weights where the run kept one, and the
-        class weights, of sub-centres [C, K, D]; None for a loss without classes.
+    """A run at one of its checkpoints: the backbone, with the moving average of its weights where
+    the run kept one, and the class weights, of sub-centres [C, K, D].
     """
 
     name: str
@@ -80,11 +74,16 @@ MODEL_HELP = (
     "PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file"
 )
 
+Model = Annotated[
+    pathlib.Path,
+    tyro.conf.Positional,
+    tyro.conf.arg(help="The folder of a run or export, a PyTorch checkpoint, or an .onnx file."),
+]
+"""The argument of every command that embeds with a model."""
+
 Project = Annotated[
     str | None,
-    tyro.conf.arg(
-        help="Project of a PyTorch checkpoint where its keys do not tell, such as adaface."
-    ),
+    tyro.conf.arg(help="Project of a PyTorch checkpoint where its keys do not tell, as adaface."),
 ]
 """The option --project of every command that opens a model."""
 

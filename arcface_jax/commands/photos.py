@@ -3,8 +3,10 @@
 import pathlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Annotated
 
 import numpy as np
+import tyro
 
 from arcface_jax.data.alignment import align
 from arcface_jax.data.decode import decode, resize
@@ -12,17 +14,19 @@ from arcface_jax.data.detection import FaceDetector
 from arcface_jax.data.encoded import EncodedSource
 from arcface_jax.errors import InputError
 
+Detect = Annotated[
+    bool,
+    tyro.conf.arg(
+        help="Find and align the largest face of each photo; needs requirements-detection.txt. "
+        "Without it the middle is taken, which must be cropped as the training images were."
+    ),
+]
+"""The option --detect of every command that embeds photos."""
+
 
 class Cropper:
-    """Cuts out what the model looks at.
-
-    Args:
-      size: (height, width) of the model.
-      detect: find the largest face and align it, instead of taking the middle as it is.
-      skip_unreadable: in `batches`, an image that cannot be decoded is one without a face.
-
-    Raises:
-      InputError: faces are to be found, and the extra for it is not installed.
+    """Cuts out what a model of this (height, width) takes: the middle, or with `detect` the largest
+    face, aligned. With `skip_unreadable` an image that cannot be decoded is one without a face.
     """
 
     def __init__(
@@ -32,20 +36,16 @@ class Cropper:
         self._detector = FaceDetector() if detect else None
 
     def find(self, photo: np.ndarray) -> np.ndarray | None:
-        """uint8 [height, width, 3] of the size, or None where no face is found in the RGB photo.
-
-        A model that takes 112×96 pixels was trained on the middle of the 112×112
-        crop to which faces are aligned.
+        """uint8 [height, width, 3], or None where no face is found in the RGB photo. A model of
+        112×96 pixels was trained on the middle of the aligned 112×112 crop.
         """
         if self._detector is None:
             return resize(photo, self._size)
         faces = self._detector.detect(photo)
         try:
-            return (
-                resize(align(photo, faces[0].landmarks, max(self._size)), self._size)
-                if faces
-                else None
-            )
+            if not faces:
+                return None
+            return resize(align(photo, faces[0].landmarks, max(self._size)), self._size)
         except InputError:  # landmarks that are no face's
             return None
 
@@ -75,12 +75,8 @@ class Cropper:
     def batches(
         self, source: EncodedSource, batch_size: int, *, first: int = 0, threads: int = 4
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The crops of a source from image `first` on, in order.
-
-        The next batch is decoded while the last one is used.
-
-        Yields: (crops uint8 [M, height, width, 3], found bool [M]); without a face the crop is
-          black.
+        """(crops uint8 [M, height, width, 3], found bool [M]) of a source from image `first` on;
+        without a face the crop is black. The next batch is decoded while the last one is used.
         """
 
         def read(index: int) -> np.ndarray | None:

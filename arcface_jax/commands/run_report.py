@@ -33,9 +33,8 @@ def sample_grid(source: FaceSource, image_size: tuple[int, int]) -> np.ndarray:
         np.flatnonzero(labels == identity)[:_SHEET_COLUMNS]
         for identity in np.unique(labels)[:_SHEET_ROWS]
     ]
-    images = iter(
-        load(Subset(source, np.concatenate(rows)), image_size, on_unreadable="skip").images
-    )
+    chosen_images = Subset(source, np.concatenate(rows))
+    images = iter(load(chosen_images, image_size, on_unreadable="skip").images)
     grid = np.zeros((len(rows), _SHEET_COLUMNS, *image_size, 3), np.uint8)
     for row, chosen in enumerate(rows):
         for column, image in zip(range(len(chosen)), images, strict=False):
@@ -52,22 +51,14 @@ def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib
     )
     checks = sorted(result.verifications)
     roc = roc_curve(result.similarities, data.pairs.same)
+    numbers = [result.verifications[step] for step in checks]
+    curves = ([one[name] for one in numbers] for name in ("accuracy", "accuracy_std", "auc"))
+    losses = ([line[name] for line in metrics] for name in ("step", "loss", "accuracy"))
+    samples = sample_grid(data.train, setup.config.data.size)
     pictures = {
-        "samples": contact_sheet(
-            sample_grid(data.train, setup.config.data.size), "Training images, one person a row"
-        ),
-        "loss": loss_curve(
-            [int(line["step"]) for line in metrics],
-            [line["loss"] for line in metrics],
-            [line["accuracy"] for line in metrics],
-            expected,
-        ),
-        "learning_curve": learning_curve(
-            checks,
-            [result.verifications[step]["accuracy"] for step in checks],
-            [result.verifications[step]["accuracy_std"] for step in checks],
-            [result.verifications[step]["auc"] for step in checks],
-        ),
+        "samples": contact_sheet(samples, "Training images, one person a row"),
+        "loss": loss_curve(*losses, expected),
+        "learning_curve": learning_curve(checks, *curves),
         "roc": roc_figure({setup.config.loss.name: roc}),
         "scores": score_histogram(result.similarities, data.pairs.same),
         "angles": angle_histogram(result.angles),
@@ -106,39 +97,27 @@ def results_table(result: RunResult, first_set: str) -> str:
     last = max(result.verifications)
     for name, (best, _) in best_so_far(result.verifications).items():
         for step in sorted({0, best, last}):
-            when = ("untrained" if step == 0 else f"step {step}") + (
-                ", best" if step == best else ""
-            )
-            body.append(
-                _row(f"{name or first_set}, {when}", by_set(result.verifications[step])[name])
-            )
+            when = "untrained" if step == 0 else f"step {step}"
+            when += ", best" if step == best else ""
+            numbers = by_set(result.verifications[step])[name]
+            body.append(_row(f"{name or first_set}, {when}", numbers))
     return table(header, body)
 
 
 def run_page(title: str, setup: Setup, result: RunResult, pictures: Sequence[pathlib.Path]) -> str:
     """The page; `pictures` are PNG files named as `CAPTIONS` has them."""
     program, data = setup.program, setup.data
+    trained_on = f"{len(data.train):,} images of {data.num_classes:,} identities"
+    sets = (f"{s.name}: {len(s.images):,} images, {len(s.pairs):,} pairs" for s in data.sets)
+    versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     facts = [
-        [
-            "training data",
-            f"{len(data.train):,} images of {data.num_classes:,} identities "
-            f"({data.fingerprint[:12]})",
-        ],
-        *(
-            [
-                "verification set",
-                f"{one.name}: {len(one.images):,} images, {len(one.pairs):,} pairs",
-            ]
-            for one in data.sets
-        ),
+        ["training data", f"{trained_on} ({data.fingerprint[:12]})"],
+        *(["verification set", one] for one in sets),
         ["loss", f"{setup.config.loss.name}: {program.objective}"],
         ["devices", f"{len(program.devices)} × {program.devices[0].device_kind}"],
         ["time", f"{result.seconds:.0f} s from step {result.began_at} on, verification included"],
         ["skipped steps", f"{result.bad_steps}"],
-        [
-            "versions",
-            ", ".join(f"{name} {version}" for name, version in library_versions().items()),
-        ],
+        ["versions", versions],
     ]
     if result.speeds:  # a run of a few steps has none
         speed, wait = result.speeds["images_per_second"], result.speeds["data_wait"]
@@ -149,13 +128,11 @@ def run_page(title: str, setup: Setup, result: RunResult, pictures: Sequence[pat
         for name, value in values.items()
     ]
     files = {file.stem: file for file in pictures if file.suffix == ".png"}
-    return page(
-        title,
-        [
-            results_table(result, data.sets[0].name),
-            table(["", ""], facts, words=True),
-            *(picture(files[name], caption) for name, caption in CAPTIONS.items() if name in files),
-            "<h2>Configuration</h2>",
-            table(["", ""], settings, words=True),
-        ],
-    )
+    parts = [
+        results_table(result, data.sets[0].name),
+        table(["", ""], facts, words=True),
+        *(picture(files[name], caption) for name, caption in CAPTIONS.items() if name in files),
+        "<h2>Configuration</h2>",
+        table(["", ""], settings, words=True),
+    ]
+    return page(title, parts)

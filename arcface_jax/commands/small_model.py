@@ -25,7 +25,7 @@ from arcface_jax.training.schedules import sgd
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class SmallRecipe:
     """How the small network is trained.
 
     Attributes:
@@ -61,7 +61,7 @@ class Recipe:
 def train_small(
     images: np.ndarray,
     labels: np.ndarray,
-    recipe: Recipe,
+    recipe: SmallRecipe,
     seed: int,
     on_step: Callable[[int], None] | None = None,
 ) -> TrainedModel:
@@ -129,7 +129,7 @@ def _initialise(backbone: nn.Module, key: jax.Array, images: jax.Array) -> Any:
 
 
 @functools.cache
-def _make_update(recipe: Recipe) -> Callable[..., Any]:
+def _make_update(recipe: SmallRecipe) -> Callable[..., Any]:
     """One step of SGD, compiled once for all seeds and margins: the margin is an argument of
     the step.
     """

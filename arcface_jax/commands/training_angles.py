@@ -23,26 +23,12 @@ MOST_IMAGES = 5000
 def training_angles(
     model: TrainedRun, data: RunData, resampling: Resampling, most_images: int = MOST_IMAGES
 ) -> dict[str, Interval]:
-    """The two figures of Table 3 that need class weights, on the people that a run trained on.
+    """ "angle w_ec" and "angle w_inter" of Table 3 (arXiv:1801.07698), on a run's training people.
 
     W-Inter is of all classes. W-EC is of as many classes, drawn at random, as have `most_images`
     images together: all images of few classes rather than few of all, for the mean of few
-    embeddings lies off the class's centre. Images are embedded without their mirror images, for so
+    embeddings lies off the class's centre. Images are embedded without their mirror images, as
     they meet the class weights in training.
-
-    Args:
-      model: the run.
-      data: what it trained on.
-      resampling: of the intervals; its seed also draws the classes.
-      most_images: bound on the images to embed, but for the two classes that an interval needs.
-
-    Returns: "angle w_ec" and "angle w_inter".
-
-    Raises:
-      InputError: the data have other classes than the class weights, or a class weight is zero or
-        not finite.
-
-    References: Deng et al., ArcFace (arXiv:1801.07698), Table 3.
     """
     if model.class_weights is None or model.class_weights.ndim != 2:
         raise InputError(

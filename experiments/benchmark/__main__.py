@@ -1,23 +1,15 @@
 """Measures parts of the library on this machine.
 
-python -m experiments.benchmark head                   the head: time and memory beside the dense
-head and PyTorch
+python -m experiments.benchmark head                   the head, beside dense and PyTorch
 python -m experiments.benchmark head --traffic         what it sends between devices
-python -m experiments.benchmark head --recall          how much of the softmax a part of the classes
-holds
-python -m experiments.benchmark head-storage           loss with weights and momentum in float32 and
-bfloat16
-python -m experiments.benchmark step                   training steps of a network beside plain
-PyTorch
-python -m experiments.benchmark data                   images a second of the input pipeline beside
-plain loops
-python -m experiments.benchmark evaluation             ten folds, ROC, 1:1, 1:N beside a loop,
-scikit-learn, NumPy
-python -m experiments.benchmark embed MODEL            embedding photos beside ONNX Runtime
-python -m experiments.benchmark compile                compiling a training step, without and with
-the cache
-python -m experiments.benchmark step --compare FILE    ratios beside those of a former run: its
-records.json
+python -m experiments.benchmark head --recall          the softmax that some classes hold
+python -m experiments.benchmark head-storage           a head kept in float32 and in bfloat16
+python -m experiments.benchmark step                   training steps, beside PyTorch
+python -m experiments.benchmark data                   the input pipeline, beside plain loops
+python -m experiments.benchmark evaluation             beside a loop, scikit-learn, NumPy
+python -m experiments.benchmark embed MODEL            embedding photos, beside ONNX Runtime
+python -m experiments.benchmark compile                compiling a step, without and with the cache
+python -m experiments.benchmark step --compare FILE    beside a former run: its records.json
 
 Each measures in rounds, everything in turn, and gives the ratios of the rounds: those stay the same
 on a busy machine, where times do not. All of it goes to runs/benchmark-NAME, or --output:

@@ -18,14 +18,14 @@ from arcface_jax.training.abstract import cost
 
 from .compile_cases import step_config
 from .measured_process import measure_in_process
-from .report import Options, Ratio, Record, Report, check_positive, group, ratio_of_rounds
+from .report import BenchmarkOptions, Ratio, Record, Report, check_positive, group, ratio_of_rounds
 
 COLD, FILLING, WARM = "no cache", "filling", "cache"
 STAGES = ("trace", "lower", "compile")
 
 
 @dataclasses.dataclass(frozen=True)
-class CompileBenchmark(Options):
+class CompileBenchmark(BenchmarkOptions):
     """Published networks with ArcFace and SGD, compiled for one device in a fresh process each."""
 
     networks: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME …")] = (

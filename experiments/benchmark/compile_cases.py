@@ -1,6 +1,6 @@
 """One compilation of one training step in a process of its own, from shapes alone.
 
-python -m experiments.compile_cases iresnet18 112 64 512 8 1000      prints one line of JSON
+python -m experiments.benchmark.compile_cases iresnet18 112 64 512 8 1000  (one line of JSON)
 
 The numbers are image side, width, D, batch and C. Whether XLA's results are kept is JAX's own
 setting: JAX_COMPILATION_CACHE_DIR, JAX_ENABLE_COMPILATION_CACHE.

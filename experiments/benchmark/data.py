@@ -26,7 +26,7 @@ from arcface_jax.data.samplers import Shuffled
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 
-from .report import Options, Ratio, Record, Report, check_positive, rates, ratio_of_rounds
+from .report import BenchmarkOptions, Ratio, Record, Report, check_positive, rates, ratio_of_rounds
 
 PIPELINE, DECODING, PILLOW, OPENCV = "arcface-jax", "decoding alone", "Pillow", "OpenCV"
 FORMATS: tuple[Literal["recordio", "folder"], ...] = ("recordio", "folder")
@@ -35,7 +35,7 @@ DecodeOne = Callable[[bytes], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class DataBenchmark(Options):
+class DataBenchmark(BenchmarkOptions):
     """Shuffled batches of JPEGs in a RecordIO file and in a folder, of the synthetic faces."""
 
     identities: int = 100

@@ -22,13 +22,21 @@ from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.onnx import export_onnx
 from arcface_jax.pixels import normalise
 
-from .report import Options, Record, Report, check_positive, rates, ratio_of_rounds, take_turns
+from .report import (
+    BenchmarkOptions,
+    Record,
+    Report,
+    check_positive,
+    rates,
+    ratio_of_rounds,
+    take_turns,
+)
 
 OURS, THEIRS = "arcface-jax", "ONNX Runtime"
 
 
 @dataclasses.dataclass(frozen=True)
-class EmbedBenchmark(Options):
+class EmbedBenchmark(BenchmarkOptions):
     """Images a second of the command embed's network and of ONNX Runtime on the processor."""
 
     model: Annotated[pathlib.Path, tyro.conf.Positional]

@@ -19,7 +19,7 @@ from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import search_gallery
 from arcface_jax.evaluation.templates import verify_scores
 
-from .report import Options, Ratio, Report, check_positive, ratio_of_rounds, take_turns
+from .report import BenchmarkOptions, Ratio, Report, check_positive, ratio_of_rounds, take_turns
 
 Ratios = dict[str, Ratio]
 _RANKS = 20
@@ -28,7 +28,7 @@ _BLOCK = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationBenchmark(Options):
+class EvaluationBenchmark(BenchmarkOptions):
     """Folds, ROCs, 1:1 of templates and 1:N search; by default of LFW's and IJB-C's sizes."""
 
     pairs: int = 6000

@@ -25,13 +25,13 @@ from arcface_jax.heads.traffic import collective_bytes
 
 from .head_cases import CASES, TORCH, head_size
 from .measured_process import measure_in_process
-from .report import Options, Ratio, Record, Report, group, ratio_of_rounds, round_seconds
+from .report import BenchmarkOptions, Ratio, Record, Report, group, ratio_of_rounds, round_seconds
 
 Records = list[Record]
 
 
 @dataclasses.dataclass(frozen=True)
-class HeadBenchmark(Options):
+class HeadBenchmark(BenchmarkOptions):
     """A training step of the head (loss, gradients, SGD with momentum): time and peak memory."""
 
     batches: tuple[int, ...] = (256, 1024)

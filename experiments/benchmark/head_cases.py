@@ -1,7 +1,7 @@
 """One measurement of one head in a process of its own: time, and the resident memory of its steps
 alone.
 
-python -m experiments.head_cases fused-float32 256 100000 512 2048 2      prints one line of JSON
+python -m experiments.benchmark.head_cases fused-float32 256 100000 512 2048 2  (one line of JSON)
 """
 
 import pathlib

@@ -13,7 +13,7 @@ from arcface_jax.figures.benchmark import loss_by_storage
 from arcface_jax.heads.fused import HeadState, fused_head_step, init_head
 from arcface_jax.heads.row_optimisers import RowSgd
 
-from .report import Options, Report, ratio_of_rounds
+from .report import BenchmarkOptions, Report, ratio_of_rounds
 
 STORAGES = {
     "float32": (jnp.float32, False),
@@ -23,7 +23,7 @@ STORAGES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class StorageBenchmark(Options):
+class StorageBenchmark(BenchmarkOptions):
     """A head alone, learning noisy clusters on a sphere by SGD with momentum."""
 
     classes: int = 2000

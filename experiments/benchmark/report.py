@@ -82,7 +82,7 @@ def take_turns(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class BenchmarkOptions:
     """What the options of every benchmark have, besides its own."""
 
     compare: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -99,7 +99,7 @@ class Options:
 class Report:
     """One run of a benchmark: what it runs on, what was measured, what becomes of it."""
 
-    def __init__(self, benchmark: str, options: Options, packages: Sequence[str] = ()):
+    def __init__(self, benchmark: str, options: BenchmarkOptions, packages: Sequence[str] = ()):
         self.benchmark, self.file = benchmark, options.output / "records.json"
         self.records: list[Record] = []
         self.console = new_console()
@@ -250,7 +250,7 @@ def rates(values: Sequence[float], form: str = ".1f") -> list[str]:
     return [format(v, form) for v in (statistics.median(values), min(values), max(values))]
 
 
-def check_positive(options: Options, *names: str) -> None:
+def check_positive(options: BenchmarkOptions, *names: str) -> None:
     """Refuses options that are below 1, or an empty list of them.
 
     Raises:

@@ -16,7 +16,7 @@ from arcface_jax.models.iresnet import STAGE_BLOCKS
 
 from .measured_process import measure_in_process
 from .report import (
-    Options,
+    BenchmarkOptions,
     Ratio,
     Record,
     Report,
@@ -32,7 +32,7 @@ Size = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class StepBenchmark(Options):
+class StepBenchmark(BenchmarkOptions):
     """A float32 training step of IResNet with ArcFace: forward, backward, SGD with momentum."""
 
     sizes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE,WIDTH,BATCH …")] = (

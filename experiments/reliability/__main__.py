@@ -8,7 +8,6 @@ python -m experiments.reliability --kills 200 --seed 1       many kills, at othe
 import concurrent.futures
 import dataclasses
 import functools
-import json
 import pathlib
 import tempfile
 import time
@@ -17,9 +16,8 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from arcface_jax.commands.command import new_console, read_options, run_command, say
+from arcface_jax.commands.command import new_console, read_options, run_command, say, write_json
 from arcface_jax.errors import InputError
-from arcface_jax.files import write_whole
 
 from . import faults
 from .processes import several_processes
@@ -59,7 +57,7 @@ class ReliabilityConfig:
     """File for the table as JSON."""
 
 
-def strike(name: str, place: pathlib.Path, config: ReliabilityConfig) -> Tally:
+def strike(name: str, place: pathlib.Path, config: ReliabilityConfig, console: Console) -> Tally:
     """Commits one fault on runs in a folder; the tally tells what does not come back."""
     begin = time.monotonic()
     try:
@@ -68,32 +66,21 @@ def strike(name: str, place: pathlib.Path, config: ReliabilityConfig) -> Tally:
     except Lost as error:
         tally = Tally(name, (FAULTS[name].__doc__ or "").strip(), lost=[str(error)])
     tally.seconds = round(time.monotonic() - begin, 1)
+    lost = len(tally.lost) or "nothing"
+    say(console, f"{tally.fault}: {tally.times} times, {lost} lost, {tally.seconds:.0f} s")
     return tally
 
 
 def print_tallies(console: Console, tallies: list[Tally]) -> None:
     """A row for each fault."""
-    table = Table(
-        "fault",
-        "what was done",
-        "times",
-        "lost",
-        "seconds",
-        title="Faults, each on the training command",
-    )
+    header = ("fault", "what was done", "times", "lost", "seconds")
+    table = Table(*header, title="Faults, each on the training command")
     for tally in tallies:
         lost = "\n".join(tally.lost) or "nothing"
         style = "red" if tally.lost else None
-        table.add_row(
-            tally.fault, tally.what, str(tally.times), lost, f"{tally.seconds:.0f}", style=style
-        )
+        numbers = str(tally.times), lost, f"{tally.seconds:.0f}"
+        table.add_row(tally.fault, tally.what, *numbers, style=style)
     console.print(table)
-
-
-def _told(tally: Tally, console: Console) -> Tally:
-    lost = len(tally.lost) or "nothing"
-    say(console, f"{tally.fault}: {tally.times} times, {lost} lost, {tally.seconds:.0f} s")
-    return tally
 
 
 def run_reliability(config: ReliabilityConfig, console: Console) -> int:
@@ -113,16 +100,12 @@ def run_reliability(config: ReliabilityConfig, console: Console) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         place = (config.folder or pathlib.Path(temporary)).absolute()
         with concurrent.futures.ThreadPoolExecutor(config.at_once) as pool:
-            tallies = list(
-                pool.map(lambda name: _told(strike(name, place, config), console), config.faults)
-            )
+            struck = pool.map(lambda name: strike(name, place, config, console), config.faults)
+            tallies = list(struck)
     print_tallies(console, tallies)
     if config.output is not None:
         config.output.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(
-            config.output,
-            json.dumps([dataclasses.asdict(tally) for tally in tallies], indent=2) + "\n",
-        )
+        write_json(config.output, [dataclasses.asdict(tally) for tally in tallies])
     return int(any(tally.lost for tally in tallies))
 
 

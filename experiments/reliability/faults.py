@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
-from .runs import TINY, Child, Lost, Run, Tally, differences, reference
+from .runs import TINY, Child, Lost, Run, Tally, reference, run_differences
 
 STATEFUL = TINY | {"loss.name": "adaface", "optimiser.ema": "0.9"}
 """With momentum, running statistics of backbone and loss, and a moving average."""
@@ -37,11 +37,9 @@ def kills(place: pathlib.Path, times: int = 20, seed: int = 0) -> Tally:
                 break
             tally.times += 1
             in_a_save += run.is_saving(since=started)
-        tally.lost += differences(run, calm)
-    tally.what = (
-        f"at random moments, {in_a_save} of them in the middle of a save; the same command each "
-        "time"
-    )
+        tally.lost += run_differences(run, calm)
+    middle = f"{in_a_save} of them in the middle of a save"
+    tally.what = f"at random moments, {middle}; the same command each time"
     return tally
 
 
@@ -80,38 +78,29 @@ def signals(place: pathlib.Path) -> Tally:
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         tally.expect_end(run.stop(run.start(), number), status, "with a checkpoint. To go on: ")
         tally.times += 1
-        tally.expect(
-            run.newest() == run.last_logged(),
-            f"steps {run.newest()} to {run.last_logged()} were done, not saved",
-        )
+        newest, logged = run.newest(), run.last_logged()
+        tally.expect(newest == logged, f"steps {newest} to {logged} were done, not saved")
     tally.expect_end(run.to_the_end(), 0)
-    tally.lost += differences(run, calm)
+    tally.lost += run_differences(run, calm)
     return tally
 
 
 def full_disk(place: pathlib.Path) -> Tally:
     """No file may grow any more from some step on, as on a full disk; then there is room again."""
-    tally = Tally(
-        "full disk",
-        "no byte can be written from some step on: ends with 2, goes on once there is room",
-    )
+    what = "no byte can be written from some step on: ends with 2, goes on once there is room"
+    tally = Tally("full disk", what)
     calm = reference(Run(place / "calm", STATEFUL))
     run = calm.another("full")
     child = run.start()
     if not child.wait_until(lambda: run.newest() >= 3):
         raise Lost(f"ended before the disk was full: … {child.said()[-400:]}")
-    resource.prlimit(
-        child.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY)
-    )  # files of the run only
+    # Files of the run only.
+    resource.prlimit(child.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     tally.times += 1
-    tally.expect(
-        child.wait().status == 2,
-        f"ended with {child.process.returncode}, expected 2: {child.said()[-400:]}",
-    )
-    tally.expect("error:" in child.said(), f"does not say why it ended: … {child.said()[-400:]}")
+    tally.expect_end(child.wait(), 2, "error:")
     tally.expect(run.newest() >= 3, "the checkpoints from before are gone")
     tally.expect_end(run.to_the_end(), 0, "Going on from the checkpoint of step")
-    tally.lost += differences(run, calm)
+    tally.lost += run_differences(run, calm)
     return tally
 
 
@@ -198,17 +187,10 @@ def damaged_checkpoints(
         newest = run.newest()
         damage(run.checkpoints / str(newest))
         tally.times += 1
-        tally.expect_end(
-            run.stop(run.start()),
-            143,
-            f"{newest}: is damaged",
-            "set aside as",
-            "Going on from the checkpoint",
-        )
-        tally.expect(
-            any(run.folder.glob(f"damaged-{newest}-*")),
-            f"the damaged checkpoint {newest} was not kept",
-        )
+        said = (f"{newest}: is damaged", "set aside as", "Going on from the checkpoint")
+        tally.expect_end(run.stop(run.start()), 143, *said)
+        kept_aside = any(run.folder.glob(f"damaged-{newest}-*"))
+        tally.expect(kept_aside, f"the damaged checkpoint {newest} was not kept")
     kept = run.folder.with_name("kept")
     shutil.copytree(run.checkpoints, kept)
     for checkpoint in run.checkpoints.iterdir():
@@ -219,7 +201,7 @@ def damaged_checkpoints(
     shutil.rmtree(run.checkpoints)
     kept.rename(run.checkpoints)
     tally.expect_end(run.to_the_end(), 0)
-    tally.lost += differences(run, calm)
+    tally.lost += run_differences(run, calm)
     return tally
 
 
@@ -250,18 +232,9 @@ def changed_data(place: pathlib.Path) -> Tally:
     tally = Tally("changed data", "an image replaced, one removed: refused; put back: goes on")
     people = place / "people"
     _draw_people(people)
-    options = {
-        name: value
-        for name, value in STATEFUL.items()
-        if name.startswith(("model", "run", "loss", "optim"))
-    }
-    options |= {
-        "data.source": "folder",
-        "data.root": str(people),
-        "data.image-size": "16",
-        "data.pairs": "60",
-    }
-    options |= {"data.test-fraction": "0.5", "data.loading": "stream"}
+    options = {name: value for name, value in STATEFUL.items() if not name.startswith("data")}
+    options |= {"data.source": "folder", "data.root": str(people), "data.image-size": "16"}
+    options |= {"data.pairs": "60", "data.test-fraction": "0.5", "data.loading": "stream"}
     calm = reference(Run(place / "calm-people", options))
     run = calm.another("changing")
     run.stop(run.start())
@@ -273,7 +246,7 @@ def changed_data(place: pathlib.Path) -> Tally:
         tally.expect_end(run.to_the_end(), 2, "other data")
         image.write_bytes(kept)
     tally.expect_end(run.to_the_end(), 0)
-    tally.lost += differences(run, calm)
+    tally.lost += run_differences(run, calm)
     return tally
 
 
@@ -290,10 +263,8 @@ def _draw_people(folder: pathlib.Path) -> None:
 
 def not_finite(place: pathlib.Path) -> Tally:
     """A learning rate that overflows: steps are skipped, the run stops, the last is replayed."""
-    tally = Tally(
-        "not finite",
-        "a learning rate that overflows: steps skipped and counted, the last one replayed",
-    )
+    what = "a learning rate that overflows: steps skipped and counted, the last one replayed"
+    tally = Tally("not finite", what)
     hot = {"optimiser.learning-rate": "1e30", "optimiser.warmup": "0.0", "run.bad-steps": "3"}
     run = Run(place / "hot", TINY | hot)
     ended = run.to_the_end()

@@ -35,18 +35,12 @@ def start_together(run: Run, processes: int = 2, launcher: Launcher = "variables
     children = []
     for number in range(processes):
         share = Run(run.folder, run.options, DEVICES // processes)
-        if launcher == "variables":
-            variables = {ADDRESS: f"localhost:{port}", COUNT: str(processes), NUMBER: str(number)}
-        else:
-            variables = {
-                "SLURM_JOB_ID": "7",
-                "SLURM_STEP_NODELIST": "localhost",
-                "SLURM_NTASKS": str(processes),
-                "SLURM_PROCID": str(number),
-                "SLURM_LOCALID": str(number),
-                "SLURM_STEP_NUM_NODES": "1",
-                "JAX_COORDINATOR_PORT": port,
-            }
+        variables = {ADDRESS: f"localhost:{port}", COUNT: str(processes), NUMBER: str(number)}
+        if launcher == "slurm":
+            variables = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost"}
+            variables |= {"SLURM_NTASKS": str(processes), "SLURM_STEP_NUM_NODES": "1"}
+            variables |= {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)}
+            variables |= {"JAX_COORDINATOR_PORT": port}
         children.append(share.start("--run.distributed", **variables))
     return children
 
@@ -55,10 +49,8 @@ def several_processes(
     place: pathlib.Path, head: str = "sharded", launcher: Launcher = "variables"
 ) -> Tally:
     """Two processes: SIGTERM to one, kill −9 of each, then one process to the end."""
-    tally = Tally(
-        "processes",
-        f"two processes, {head} head: SIGTERM to one stops both, one dying ends the other",
-    )
+    what = "SIGTERM to one stops both, one dying ends the other"
+    tally = Tally("processes", f"two processes, {head} head: {what}")
     # Seven classes, which no number of devices divides; a rate at which rounding does not grow from
     # step to step.
     options = TINY | {"head.kind": head, "data.identities": "14", "run.checkpoint-every": "2"}

@@ -64,14 +64,8 @@ class Ended:
 
 @dataclasses.dataclass
 class Tally:
-    """What a fault did.
-
-    Attributes:
-      fault: its name.
-      what: one line on what was done.
-      times: how often it struck.
-      lost: one line on each thing that was lost or not as promised; empty if all is well.
-      seconds: the time it took.
+    """What a fault did: how often it struck, and a line on each thing that was lost or not as
+    promised.
     """
 
     fault: str
@@ -163,12 +157,8 @@ class Child:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run in a folder: the same command, started as often as need be.
-
-    Attributes:
-      folder: its run folder.
-      options: of the command train, without the dashes.
-      devices: simulated CPU devices of each process.
+    """A run in a folder: the same command, with options (without the dashes) of train and with
+    simulated devices of each process, started as often as need be.
     """
 
     folder: pathlib.Path
@@ -212,9 +202,8 @@ class Run:
         """The step of the newest checkpoint; 0 without any."""
         if not self.checkpoints.is_dir():
             return 0
-        return max(
-            (int(name) for name in os.listdir(self.checkpoints) if name.isdecimal()), default=0
-        )
+        names = os.listdir(self.checkpoints)
+        return max((int(name) for name in names if name.isdecimal()), default=0)
 
     def is_saving(self, since: float = 0.0) -> bool:
         """Whether there is an unfinished save, begun after a time (of `time.time`)."""
@@ -244,12 +233,10 @@ class Run:
 
     def another(self, name: str, **options: str) -> "Run":
         """The same beside it, with other options (double underscore for a dot)."""
-        changed = {
-            option.replace("__", ".").replace("_", "-"): value for option, value in options.items()
-        }
-        return dataclasses.replace(
-            self, folder=self.folder.with_name(name), options=self.options | changed
-        )
+        folder, changed = self.folder.with_name(name), dict(self.options)
+        for option, value in options.items():
+            changed[option.replace("__", ".").replace("_", "-")] = value
+        return dataclasses.replace(self, folder=folder, options=changed)
 
 
 def reference(run: Run) -> Run:
@@ -258,10 +245,8 @@ def reference(run: Run) -> Run:
         if not run.is_finished():
             ended = run.to_the_end()
             if ended.status:
-                raise Lost(
-                    f"the run that nothing happens to ended with {ended.status}: … "
-                    f"{ended.said[-400:]}"
-                )
+                said = f"ended with {ended.status}: … {ended.said[-400:]}"
+                raise Lost(f"the run that nothing happens to {said}")
     return run
 
 
@@ -275,39 +260,24 @@ def final_state(run: Run) -> dict[str, np.ndarray]:
 def _found(run: Run) -> dict[str, Any]:
     with SavedRun(run.folder).opened() as (checkpoints, newest):
         metadata = checkpoints.metadata(newest)
-    return {
-        name: metadata[name]
-        for name in ("verifications", "angles", "data_state", "data_fingerprint")
-    }
+    kept = ("verifications", "angles", "data_state", "data_fingerprint")
+    return {name: metadata[name] for name in kept}
 
 
-def differences(run: Run, other: Run) -> list[str]:
+def run_differences(run: Run, other: Run) -> list[str]:
     """What two finished runs differ in to the last bit: state, metrics, verifications, angles."""
     for each in (run, other):
         if not each.is_finished():
             return [f"{each.folder.name} is not finished"]
-    found = []
+    name, found = run.folder.name, []
     if (run.folder / METRICS_FILE).read_bytes() != (other.folder / METRICS_FILE).read_bytes():
-        found.append(f"{METRICS_FILE} of {run.folder.name} differs")
-    first, second = final_state(run), final_state(other)
-    arrays = [
-        name
-        for name in sorted(first.keys() | second.keys())
-        if name not in first
-        or name not in second
-        or first[name].tobytes() != second[name].tobytes()
-    ]
+        found.append(f"{METRICS_FILE} of {name} differs")
+    first, second = ({k: v.tobytes() for k, v in final_state(one).items()} for one in (run, other))
+    arrays = [key for key in sorted(first | second) if first.get(key) != second.get(key)]
     if arrays:
-        found.append(
-            f"{len(arrays)} arrays of the final state of {run.folder.name} differ, first "
-            f"{arrays[0]}"
-        )
+        found.append(f"{len(arrays)} arrays of the final state of {name} differ, first {arrays[0]}")
     if _found(run) != _found(other):
-        found.append(f"verifications, angles or the place in the data of {run.folder.name} differ")
-    results = [json.loads((each.folder / RESULTS_FILE).read_text()) for each in (run, other)]
-    kinds = [
-        name
-        for name in ("verifications", "best", "bad_steps")
-        if results[0][name] != results[1][name]
-    ]
-    return found + [f"{name} in {RESULTS_FILE} of {run.folder.name} differ" for name in kinds]
+        found.append(f"verifications, angles or the place in the data of {name} differ")
+    mine, theirs = (json.loads((one.folder / RESULTS_FILE).read_text()) for one in (run, other))
+    kinds = [kind for kind in ("verifications", "best", "bad_steps") if mine[kind] != theirs[kind]]
+    return found + [f"{kind} in {RESULTS_FILE} of {name} differ" for kind in kinds]

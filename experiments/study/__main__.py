@@ -1,14 +1,10 @@
 """The ArcFace paper's study from our own runs: losses, angles, margins, scales, sizes, wrong
 labels, optimisation.
 
-python -m experiments.study --omniglot omniglot.zip      everything: about an hour on two idle CPU
-cores
-python -m experiments.study losses angles                two parts; parts share the runs that they
-have in common
-python -m experiments.study --plan                       how many runs there are and how many are
-done, and run none
-python -m experiments.study margins -- --run.steps 800   under another budget (options of
-experiments.train)
+python -m experiments.study --omniglot omniglot.zip      everything: an hour on two idle CPU cores
+python -m experiments.study losses angles                two parts, which share common runs
+python -m experiments.study --plan                       how many runs there are, and are done
+python -m experiments.study margins -- --run.steps 800   another budget: options of train
 
 A run that is complete is read, not repeated, so that the same command goes on after a break. Each
 part writes PART.md, PART.json and pictures into the folder; study.md has all parts, and what they
@@ -20,7 +16,7 @@ import json
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich.markup import escape
@@ -40,7 +36,7 @@ from arcface_jax.training.config import Config
 from arcface_jax.training.run_folder import finite
 
 from .plan import PARTS, Part, Plan, base_config
-from .pool import completed, interrupt_on_termination, merge, missing, run_all
+from .pool import completed_runs, interrupt_on_termination, merge, missing, run_all
 from .report import REPORTS, Findings
 from .run import Case
 
@@ -97,12 +93,8 @@ def describe(cases: Sequence[Case], root: pathlib.Path) -> str:
     """How many runs there are, how many are done, and what the rest is likely to take."""
     todo = missing(cases, root)
     runs, left = (sum(len(case.seeds) for case in some) for some in (cases, todo))
-    costs = [
-        results["cpu_seconds"]
-        for case in cases
-        for seed in case.seeds
-        if (results := completed(case, root, seed))
-    ]
+    found = [one for case in cases for one in completed_runs(case, root).values()]
+    costs = [one["cpu_seconds"] for one in found]
     text = f"{runs} runs of {len(cases)} settings, {runs - left} complete"
     if costs and left:
         each = sum(costs) / len(costs)
@@ -114,10 +106,7 @@ def describe(cases: Sequence[Case], root: pathlib.Path) -> str:
 def write_report(part: Part, plan: Plan, root: pathlib.Path) -> list[pathlib.Path]:
     """Writes tables and pictures of a part from what is complete; returns the files."""
     cases = plan.cases(part)
-    runs: dict[str, dict[int, dict[str, Any]]] = {}
-    for label, case in cases.items():
-        seeds = {seed: completed(case, root, seed) for seed in case.seeds}
-        runs[label] = {seed: results for seed, results in seeds.items() if results is not None}
+    runs = {label: completed_runs(case, root) for label, case in cases.items()}
     if not any(runs.values()):
         return []
     report = REPORTS[part](Findings(cases, runs, root))

@@ -50,6 +50,12 @@ def completed(case: Case, root: pathlib.Path, seed: int) -> dict[str, Any] | Non
     return results
 
 
+def completed_runs(case: Case, root: pathlib.Path) -> dict[int, dict[str, Any]]:
+    """The results of the complete runs of a case, by seed."""
+    found = {seed: completed(case, root, seed) for seed in case.seeds}
+    return {seed: results for seed, results in found.items() if results is not None}
+
+
 def merge(cases: Sequence[Case]) -> list[Case]:
     """Cases of one name become one, with the seeds of all."""
     merged: dict[str, Case] = {}

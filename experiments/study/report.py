@@ -33,10 +33,10 @@ from .tables import (
     Results,
     cell,
     difference_rows,
-    differences,
     last,
     mean_accuracies,
     percents,
+    seed_differences,
     tests_by_name,
     verification_numbers,
     verification_rows,
@@ -58,7 +58,7 @@ CLEANING = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class PartReport:
     """What a part found: Markdown, numbers for JSON, figures by file name, angles to animate."""
 
     text: str
@@ -76,7 +76,7 @@ class Findings:
     root: pathlib.Path
 
 
-def losses_report(found: Findings) -> Report:
+def losses_report(found: Findings) -> PartReport:
     """Table 2: the verification of every loss, with tests between those of more seeds."""
     texts, numbers, panels = [], {}, {}
     for data_set in dict.fromkeys(label.split("/")[0] for label, one in found.runs.items() if one):
@@ -85,7 +85,7 @@ def losses_report(found: Findings) -> Report:
             for label, one in found.runs.items()
             if label.startswith(f"{data_set}/")
         }
-        tests = differences(runs, TESTED[0], TESTED[1:])
+        tests = seed_differences(runs, TESTED[0], TESTED[1:])
         numbers[data_set] = {"losses": verification_numbers(runs), "tests": tests_by_name(tests)}
         header = ("loss", *COLUMNS.values())
         texts += [f"### {data_set}\n", markdown_table(header, verification_rows(runs))]
@@ -97,7 +97,7 @@ def losses_report(found: Findings) -> Report:
             numbers[data_set]["order"] = dataclasses.asdict(order)
             texts.append(order_text(order, "accuracies on AgeDB-30 (Table 2)"))
         panels[data_set] = {name: percents(one, "accuracy") for name, one in runs.items() if one}
-    return Report("\n".join(texts), numbers, {"losses": losses_figure(panels, "accuracy, %")})
+    return PartReport("\n".join(texts), numbers, {"losses": losses_figure(panels, "accuracy, %")})
 
 
 def order_text(order: Order, what: str) -> str:
@@ -111,7 +111,7 @@ def order_text(order: Order, what: str) -> str:
     )
 
 
-def angles_report(found: Findings) -> Report:
+def angles_report(found: Findings) -> PartReport:
     """Table 3, and the distributions of θ and of the target logit."""
     ours: dict[str, dict[str, list[float]]] = {}
     for name, runs in found.runs.items():
@@ -141,7 +141,7 @@ def angles_report(found: Findings) -> Report:
         figures["theta_ridges"] = angle_ridges(angles)
         figures["target_logit_ridges"] = logit_ridges(angles, psis)
     table = markdown_table(("degrees (the paper's)", *ours), rows)
-    return Report(f"{table}\n{''.join(texts)}", numbers, figures, angles)
+    return PartReport(f"{table}\n{''.join(texts)}", numbers, figures, angles)
 
 
 def table_row(results: Mapping[str, Any]) -> dict[str, float]:
@@ -175,7 +175,7 @@ def psi_of(config: Config) -> Psi:
     return softmax_on_sphere()
 
 
-def sweep_report(found: Findings, name: str, x_label: str, logarithmic: bool) -> Report:
+def sweep_report(found: Findings, name: str, x_label: str, logarithmic: bool) -> PartReport:
     """Verification and angles over one setting."""
     header = (x_label, *COLUMNS.values(), "Intra1, °", "Inter1, °", "at more than 90°, %")
     rows, points = [], {}
@@ -191,10 +191,12 @@ def sweep_report(found: Findings, name: str, x_label: str, logarithmic: bool) ->
     figure = sweep_figure(
         {"ArcFace": points}, x_label, "accuracy of unseen people, %", logarithmic=logarithmic
     )
-    return Report(markdown_table(header, rows), verification_numbers(found.runs), {name: figure})
+    return PartReport(
+        markdown_table(header, rows), verification_numbers(found.runs), {name: figure}
+    )
 
 
-def noise_report(found: Findings) -> Report:
+def noise_report(found: Findings) -> PartReport:
     """Wrong labels: with one centre, with sub-centres, and trained again after a clean-up."""
     header = ("wrong labels, training", *COLUMNS.values(), *CLEANING)
     rows = []
@@ -220,10 +222,10 @@ def noise_report(found: Findings) -> Report:
     figure = sweep_figure(
         lines, "wrong labels in the training set, %", "accuracy of unseen people, %"
     )
-    return Report(markdown_table(header, rows), numbers, {"noise": figure})
+    return PartReport(markdown_table(header, rows), numbers, {"noise": figure})
 
 
-def optimisation_report(found: Findings) -> Report:
+def optimisation_report(found: Findings) -> PartReport:
     """Where ArcFace learns from scratch: by rule past π, gradient and cure."""
     header = (
         "setting",
@@ -250,7 +252,7 @@ def optimisation_report(found: Findings) -> Report:
     }
     panels = {title: lines for title, lines in panels.items() if lines}
     figures = {"optimisation": courses_figure(panels)} if panels else {}
-    return Report(markdown_table(header, rows), numbers, figures)
+    return PartReport(markdown_table(header, rows), numbers, figures)
 
 
 def optimisation_panels(labels: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -267,7 +269,7 @@ def optimisation_panels(labels: Sequence[str]) -> dict[str, dict[str, str]]:
     }
 
 
-REPORTS: dict[Part, Callable[[Findings], Report]] = {
+REPORTS: dict[Part, Callable[[Findings], PartReport]] = {
     "losses": losses_report,
     "angles": angles_report,
     "margins": lambda found: sweep_report(found, "margins", "margin m, radians", False),

@@ -269,8 +269,8 @@ def measured(
         return results
     labels = train_images.labels
     embeddings = unit_embeddings(embed_images(embed, variables, train_images.images), "embeddings")
-    weights = program.objective.class_weights(state.params["head"], state.head_state)
-    weights = None if weights is None else np.asarray(weights)
+    trained = program.objective.class_weights(state.params["head"], state.head_state)
+    weights = None if trained is None else np.asarray(trained)
     # A clean-up may have emptied a class.
     whole = weights is not None and len(np.unique(labels)) == len(weights)
     own = weights if whole and weights is not None and weights.ndim == 2 else None

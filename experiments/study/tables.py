@@ -89,7 +89,7 @@ def verification_numbers(
     }
 
 
-def differences(
+def seed_differences(
     cases: Mapping[str, Results],
     first: str,
     others: Sequence[str],

@@ -30,7 +30,7 @@ def test_what_is_lost_is_told_and_fails_the_command(tmp_path, monkeypatch):
     console = Console(file=io.StringIO(), width=200)
     assert run_reliability(ReliabilityConfig(faults=("signals",)), console) == 1
     assert "the run that nothing happens to ended with 1" in console.file.getvalue()
-    assert strike("signals", tmp_path, ReliabilityConfig()).lost == [
+    assert strike("signals", tmp_path, ReliabilityConfig(), console).lost == [
         "the run that nothing happens to ended with 1"
     ]
 
