@@ -142,13 +142,9 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
                 of_training[f"{prefix}training people"] = training_angles(
                     model, data, arguments.resampling
                 )
-        verified: FlipRule = (
-            "none" if isinstance(model, TrainedRun) and not model.config.data.flip_test else "add"
-        )
-        entries += [
-            embed_set(model, images, arguments.flip or verified, f"{prefix}{images.name}")
-            for images in sets
-        ]
+        flips = not isinstance(model, TrainedRun) or model.config.data.flip_test
+        flip: FlipRule = arguments.flip or ("add" if flips else "none")
+        entries += [embed_set(model, one, flip, f"{prefix}{one.name}") for one in sets]
     if not entries:
         raise InputError("nothing to evaluate; give --checkpoint runs/RUN or --embeddings FILE.npz")
     names = [*(entry.data.name for entry in entries), *of_training]
@@ -207,9 +203,8 @@ def run(arguments: Arguments) -> None:
     """Makes the folder and evaluates into it; one that was made in vain is taken away again."""
     if arguments.folds < 1:
         raise InputError(f"--folds {arguments.folds}: give 1 or more")
-    output = (
-        arguments.output or pathlib.Path("runs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
-    )
+    new = pathlib.Path("runs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
+    output = arguments.output or new
     make_folder(output)
     check_new_file(output / PAGE, ", of another evaluation")
     try:

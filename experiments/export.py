@@ -95,9 +95,8 @@ class _Faces:
     def similarities(self, function: Callable[[jax.Array], jax.Array]) -> np.ndarray:
         """Cosine of every pair."""
         height, width = self.images.shape[1:3]
-        unit = Embedder("", (height, width), None, default_batch_size(), jax.jit(function)).embed(
-            self.images
-        )
+        embedder = Embedder("", (height, width), None, default_batch_size(), jax.jit(function))
+        unit = embedder.embed(self.images)
         return score_pairs(unit, unit, self.pairs.first, self.pairs.second)
 
 
@@ -122,12 +121,10 @@ def measure(similarities: np.ndarray, same: np.ndarray) -> dict[str, float]:
 
 def find_thresholds(similarities: np.ndarray, faces: _Faces) -> tuple[Threshold, ...]:
     """At each of CARD_FARS, with a warning where the pairs are too few to know it."""
-    found = []
+    found, scored = [], (similarities, faces.pairs.same, *faces.clusters)
     for far in CARD_FARS:
-        result = deployment_threshold(
-            similarities, faces.pairs.same, *faces.clusters, far, resampling=Resampling(20, 0.95, 0)
-        )
-        found.append(Threshold(far, result.threshold.estimate, result.tar.estimate, result.warning))
+        one = deployment_threshold(*scored, far, resampling=Resampling(20, 0.95, 0))
+        found.append(Threshold(far, one.threshold.estimate, one.tar.estimate, one.warning))
     return tuple(found)
 
 

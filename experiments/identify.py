@@ -213,13 +213,8 @@ def search(arguments: Search, console: Console) -> None:
     numbers = range(1, found.indices.shape[1] + 1)
     with whole_text(arguments.output) as text:
         writer = csv.writer(text)
-        writer.writerow(
-            [
-                "image",
-                "person",
-                *(f"{what}_{n}" for n in numbers for what in ("candidate", "cosine")),
-            ]
-        )
+        columns = (f"{what}_{n}" for n in numbers for what in ("candidate", "cosine"))
+        writer.writerow(["image", "person", *columns])
         for place, accepted, scores, indices in zip(
             probes.places, found.accepted(threshold), found.scores, found.indices, strict=True
         ):

@@ -110,10 +110,8 @@ def run(arguments: Arguments) -> None:
     """Generates, judges, prints, writes."""
     console = new_console()
     if not 1 <= arguments.count <= arguments.gallery:
-        raise InputError(
-            f"--count {arguments.count}: give from 1 to the {arguments.gallery} people of the "
-            "gallery"
-        )
+        among = f"the {arguments.gallery} people of the gallery"
+        raise InputError(f"--count {arguments.count}: give from 1 to {among}")
     if arguments.judge is None and arguments.judge_project is not None:
         raise InputError(
             f"--judge-project {arguments.judge_project}: give --judge as well, a PyTorch checkpoint"

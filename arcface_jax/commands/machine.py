@@ -19,9 +19,7 @@ def machine(packages: Sequence[str] = ()) -> dict[str, str]:
     for name in ("jax", "jaxlib", "flax", *packages):
         try:
             versions[name] = importlib.metadata.version(name)
-        except (
-            importlib.metadata.PackageNotFoundError
-        ):  # the same module from a package of another name
+        except importlib.metadata.PackageNotFoundError:  # in a package of another name
             versions[name] = "unknown"
     processor = platform.processor() or platform.machine()
     information = pathlib.Path("/proc/cpuinfo")
@@ -29,9 +27,8 @@ def machine(packages: Sequence[str] = ()) -> dict[str, str]:
         lines = information.read_text().splitlines()
         models = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
         processor = models[0] if models else processor
-    tuned = {
-        name: os.environ[name] for name in ("GLIBC_TUNABLES", "XLA_FLAGS") if name in os.environ
-    }
+    tuning = ("GLIBC_TUNABLES", "XLA_FLAGS")
+    tuned = {name: os.environ[name] for name in tuning if name in os.environ}
     return {
         "device": jax.devices()[0].device_kind,
         "processor": processor,

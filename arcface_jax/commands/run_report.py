@@ -52,13 +52,16 @@ def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib
     checks = sorted(result.verifications)
     roc = roc_curve(result.similarities, data.pairs.same)
     numbers = [result.verifications[step] for step in checks]
-    curves = ([one[name] for one in numbers] for name in ("accuracy", "accuracy_std", "auc"))
-    losses = ([line[name] for line in metrics] for name in ("step", "loss", "accuracy"))
+    accuracy, deviation, auc = (
+        [one[name] for one in numbers] for name in ("accuracy", "accuracy_std", "auc")
+    )
+    steps = [int(line["step"]) for line in metrics]
+    losses, accuracies = ([line[name] for line in metrics] for name in ("loss", "accuracy"))
     samples = sample_grid(data.train, setup.config.data.size)
     pictures = {
         "samples": contact_sheet(samples, "Training images, one person a row"),
-        "loss": loss_curve(*losses, expected),
-        "learning_curve": learning_curve(checks, *curves),
+        "loss": loss_curve(steps, losses, accuracies, expected),
+        "learning_curve": learning_curve(checks, accuracy, deviation, auc),
         "roc": roc_figure({setup.config.loss.name: roc}),
         "scores": score_histogram(result.similarities, data.pairs.same),
         "angles": angle_histogram(result.angles),

@@ -26,17 +26,10 @@ from arcface_jax.training.schedules import sgd
 
 @dataclasses.dataclass(frozen=True)
 class SmallRecipe:
-    """How the small network is trained.
+    """How the small network is trained, by momentum SGD along a half cosine.
 
-    Attributes:
-      embedding_size: D.
-      margin: ArcFace's m in radians, reached half-way, for a full margin at the start scatters
-        classes that are not yet told apart; 0 for softmax on the sphere; None for plain softmax
-        with bias.
-      scale: s, not used by plain softmax.
-      steps: of momentum SGD; the learning rate falls to 0 along a half cosine.
-      batch_size: images a step.
-      learning_rate: at the start.
+    The margin, ArcFace's m in radians, is reached half-way, for a full margin at the start scatters
+    classes that are not yet told apart; 0 is softmax on the sphere, None plain softmax with bias.
     """
 
     embedding_size: int
@@ -65,20 +58,10 @@ def train_small(
     seed: int,
     on_step: Callable[[int], None] | None = None,
 ) -> TrainedModel:
-    """Trains on images in memory, mirrored at random.
+    """Trains on uint8 RGB images [N, H, W, 3] with labels in 0 … C − 1, mirrored at random.
 
     In two dimensions the class weights start evenly around the circle: there classes cannot pass
-    one another, and where a random start crowds them they stay crowded. In more dimensions they
-    start at random.
-
-    Args:
-      images: uint8 [N, H, W, 3], RGB; all of them a step where they are fewer than a batch.
-      labels: int [N], in 0 … C − 1.
-      recipe: how.
-      seed: of the network and the order of the images.
-      on_step: called with each step's number.
-
-    Returns: the model, with its class weights.
+    one another, and where a random start crowds them they stay crowded.
     """
     num_classes = int(labels.max()) + 1
     batch_size = min(recipe.batch_size, len(images))
@@ -89,11 +72,8 @@ def train_small(
     if recipe.embedding_size == 2:
         directions = 2 * np.pi * np.arange(num_classes) / num_classes
         weights = jnp.stack([jnp.cos(directions), jnp.sin(directions)], axis=1)
-    params = {
-        "backbone": variables["params"],
-        "class_weights": weights,
-        "bias": jnp.zeros(num_classes),
-    }
+    bias = jnp.zeros(num_classes)
+    params = {"backbone": variables["params"], "class_weights": weights, "bias": bias}
     statistics, state = variables["batch_stats"], recipe.optimiser.init(params)
     rng = np.random.default_rng(seed)
     update = _make_update(
@@ -113,14 +93,8 @@ def train_small(
     trained = {"params": params["backbone"], "batch_stats": statistics}
     height, width = images.shape[1:3]
     class_weights = np.asarray(params["class_weights"])
-    return TrainedModel(
-        backbone,
-        trained,
-        ARCFACE_TORCH,
-        (height, width),
-        f"small model, seed {seed}",
-        class_weights,
-    )
+    name = f"small model, seed {seed}"
+    return TrainedModel(backbone, trained, ARCFACE_TORCH, (height, width), name, class_weights)
 
 
 @functools.partial(jax.jit, static_argnums=0)

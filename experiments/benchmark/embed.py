@@ -70,15 +70,10 @@ def run_embed_benchmark(config: EmbedBenchmark) -> int:
             f"--onnx: its embeddings differ by {difference:.2g} from the model's; give the same "
             "network"
         )
-    report.say(
-        f"{model.source}, ONNX Runtime with {config.threads} threads; largest difference "
-        f"{difference:.2g}"
-    )
-    about = {
-        "model": model.source,
-        "onnxruntime_threads": config.threads,
-        "largest_difference": difference,
-    }
+    threads, largest = config.threads, f"largest difference {difference:.2g}"
+    report.say(f"{model.source}, ONNX Runtime with {threads} threads; {largest}")
+    about = {"model": model.source, "onnxruntime_threads": threads}
+    about["largest_difference"] = difference
     network = f"{type(model.backbone).__name__}, {'×'.join(map(str, model.image_size))}"
     ratios = {}
     for batch in config.batches:

@@ -56,11 +56,8 @@ def matmul_rate(size: int = 2048, repeats: int = 5) -> float:
     a = jax.random.normal(jax.random.key(0), (size, size))
     product = jax.jit(lambda a: a @ a)
     product(a).block_until_ready()
-    return (
-        2.0
-        * size**3
-        / statistics.median(_time(lambda: product(a).block_until_ready()) for _ in range(repeats))
-    )
+    times = [_time(lambda: product(a).block_until_ready()) for _ in range(repeats)]
+    return 2.0 * size**3 / statistics.median(times)
 
 
 def _time(work: Callable[[], Any]) -> float:

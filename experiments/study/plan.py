@@ -85,14 +85,9 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The cases of every part.
+    """The cases of every part: changes of a base, verified at start, middle and end.
 
-    Attributes:
-      base: configuration that every case changes; its verifications are set to start, middle and
-        end.
-      seeds: of every case but those of part optimisation, which have the first alone.
-      test_seeds: of the losses in TESTED.
-      omniglot: zip file or folder of characters; None for a study of synthetic faces alone.
+    Part optimisation has the first seed alone; the losses in TESTED have the test seeds too.
     """
 
     base: Config

@@ -212,13 +212,10 @@ def noise_report(found: Findings) -> PartReport:
         defined = [[value for value in values if value is not None] for values in rates]
         rows.append([label, *verified, *(cell(values, 100.0) for values in defined)])
         lines.setdefault(how, {})[float(share.rstrip("%"))] = percents(runs, "accuracy")
-    numbers = {
-        label: {
-            "verification": verified,
-            "cleaning": {seed: one.get("noise") for seed, one in found.runs[label].items()},
-        }
-        for label, verified in verification_numbers(found.runs).items()
-    }
+    numbers = {}
+    for label, verification in verification_numbers(found.runs).items():
+        found_noise = {seed: one.get("noise") for seed, one in found.runs[label].items()}
+        numbers[label] = {"verification": verification, "cleaning": found_noise}
     figure = sweep_figure(
         lines, "wrong labels in the training set, %", "accuracy of unseen people, %"
     )
@@ -246,11 +243,10 @@ def optimisation_report(found: Findings) -> PartReport:
             metrics = read_metrics(found.cases[label].folder(found.root, seed))
             course = [(int(line["step"]), line["theta"]) for line in metrics if line.get("theta")]
             courses[label] = ([step for step, _ in course], [theta for _, theta in course])
-    panels = {
-        title: {short: courses[label] for short, label in wanted.items() if label in courses}
-        for title, wanted in optimisation_panels(list(found.cases)).items()
-    }
-    panels = {title: lines for title, lines in panels.items() if lines}
+    panels = {}
+    for title, wanted in optimisation_panels(list(found.cases)).items():
+        lines = {short: courses[label] for short, label in wanted.items() if label in courses}
+        panels |= {title: lines} if lines else {}
     figures = {"optimisation": courses_figure(panels)} if panels else {}
     return PartReport(markdown_table(header, rows), numbers, figures)
 

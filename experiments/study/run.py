@@ -47,17 +47,11 @@ MAX_DEGREES = 75.0
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A setting that is run with several seeds.
+    """A setting that is run with several seeds, each in a folder NAME-SEED.
 
-    Attributes:
-      name: of the folders, NAME-SEED; a slash makes a sub-folder.
-      config: its run.seed and run.folder are replaced.
-      seeds: one run each.
-      noise: share of the training images that get a wrong label.
-      cleaned_by: name of a case with the same noise, whose clean-up decides which images this one
-        trains on.
-      watched: the seed whose run keeps its angles at MOMENTS moments, not only at start, middle and
-        end.
+    A share `noise` of the training images gets wrong labels; `cleaned_by` names the case with the
+    same noise whose clean-up decides which images to train on. The run of the seed `watched` keeps
+    its angles at MOMENTS moments, not only at start, middle and end.
     """
 
     name: str
@@ -75,9 +69,8 @@ class Case:
         """The configuration of the run of a seed."""
         run = dataclasses.replace(self.config.run, seed=seed, folder=str(self.folder(root, seed)))
         if seed == self.watched:
-            run = dataclasses.replace(
-                run, checkpoint_every=max(1, run.steps // MOMENTS), keep=2 * MOMENTS
-            )
+            often = max(1, run.steps // MOMENTS)
+            run = dataclasses.replace(run, checkpoint_every=often, keep=2 * MOMENTS)
         return dataclasses.replace(self.config, run=run)
 
 
@@ -182,9 +175,8 @@ def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup,
     program = create_program(config, data.num_classes)
     shared = None
     if len(program.devices) == 1 and config.run.parallel == "jit" and config.model.init is None:
-        anonymous = dataclasses.replace(
-            config.run, seed=0, folder=None, checkpoint_every=None, keep=1
-        )
+        unnamed = {"seed": 0, "folder": None, "checkpoint_every": None, "keep": 1}
+        anonymous = dataclasses.replace(config.run, **unnamed)
         shared = _shared_program(dataclasses.replace(config, run=anonymous), data.num_classes)
         program = dataclasses.replace(program, step=SeededStep(shared, program))
     sampler = create_sampler(config.data, data.train, config.run.batch_size, seed)
@@ -194,9 +186,8 @@ def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup,
 def _only(data: RunData, kept: np.ndarray) -> RunData:
     train = data.train
     assert isinstance(train, MemorySource)
-    return _with_train(
-        data, dataclasses.replace(train, images=train.images[kept], labels=train.labels[kept])
-    )
+    images, labels = train.images[kept], train.labels[kept]
+    return _with_train(data, dataclasses.replace(train, images=images, labels=labels))
 
 
 class Quiet:
@@ -252,11 +243,9 @@ def measured(
     program = setup.program
     state = restore(checkpoints, setup.config.run.steps, program)
     variables = program.step.local(state.backbone_variables)
-    embed = (
-        setup.shared.embed
-        if setup.shared
-        else make_embed_function(program.backbone, program.train_step.pixels)
-    )
+    pixels = program.train_step.pixels
+    shared = setup.shared
+    embed = shared.embed if shared else make_embed_function(program.backbone, pixels)
     test, last = setup.data.test, result.angles[max(result.angles)]
     held_out = unit_embeddings(embed_images(embed, variables, test.images), "embeddings")
     results: dict[str, Any] = {
@@ -276,15 +265,11 @@ def measured(
     own = weights if whole and weights is not None and weights.ndim == 2 else None
     results["angles"]["trained"] = angle_statistics(embeddings, labels, own)
     if wrong.any() and weights is not None:
-        near = {
-            degrees: cleaned(embeddings, weights, labels, degrees)
-            for degrees in (MAX_DEGREES, *STRICTER)
-        }
-        np.save(folder / KEPT_FILE, near[MAX_DEGREES])
-        found = {
-            f"{degrees:g}": dataclasses.asdict(detection(~kept, wrong))
-            for degrees, kept in near.items()
-        }
+        found = {}
+        for degrees in (*STRICTER, MAX_DEGREES):
+            kept = cleaned(embeddings, weights, labels, degrees)
+            found[f"{degrees:g}"] = dataclasses.asdict(detection(~kept, wrong))
+        np.save(folder / KEPT_FILE, kept)
         results["noise"] = found.pop(f"{MAX_DEGREES:g}") | {"at": found}
     return results
 
