@@ -183,11 +183,8 @@ def run(arguments: Arguments) -> None:
     except ImportError as error:
         raise InputError("the page needs Gradio; pip install -r requirements-demo.txt") from error
     check_address(arguments.host, arguments.port)
-    embedder = open_embedder(
-        arguments.model,
-        batch_size=2 if arguments.people is None else None,
-        project=arguments.project,
-    )
+    batch_size = 2 if arguments.people is None else None
+    embedder = open_embedder(arguments.model, batch_size=batch_size, project=arguments.project)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
     gallery = None
     if arguments.people is not None:

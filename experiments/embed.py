@@ -242,11 +242,8 @@ def run(arguments: Arguments) -> None:
     kept = embedded(partial.rows, source, console) if some else np.arange(len(source))
     write(arguments.output, partial, source, kept, patterns)
     speed = (len(source) - already) / max(seconds, 1e-9)
-    say(
-        console,
-        f"{arguments.output}: {len(kept)} embeddings of {patterns.shape[1]} numbers, {speed:.0f} "
-        "images/s",
-    )
+    embeddings = f"{len(kept)} embeddings of {patterns.shape[1]} numbers"
+    say(console, f"{arguments.output}: {embeddings}, {speed:.0f} images/s")
 
 
 def main() -> None:

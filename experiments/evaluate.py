@@ -218,12 +218,8 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     """Reads, evaluates, prints, writes."""
     page = output / PAGE
     entries, of_training = read_entries(arguments, console)
-    options = Options(
-        fars=arguments.fars,
-        deployment_fars=arguments.deployment_fars,
-        enrolled=arguments.enrolled,
-        resampling=arguments.resampling,
-    )
+    shared = ("fars", "deployment_fars", "enrolled", "resampling")
+    options = Options(**{name: getattr(arguments, name) for name in shared})
     results = {}
     for entry in entries:
         say(console, f"Evaluating {entry.data.name} …")

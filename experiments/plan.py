@@ -78,19 +78,13 @@ def all_presets_rows() -> tuple[list[str], list[list[str]]]:
         config, data = recipe(), recipe.data
         found = cost(config, data.identities, (_TOLD_ON,))
         memory = found.memory[_TOLD_ON]
-        rows.append(
-            [
-                name,
-                f"{data.name}: {data.identities:,} identities, {data.images:,} images",
-                config.model.name,
-                f"{config.loss.name}; {head_in_words(config.head)}",
-                recipe.schedule(),
-                recipe.published or "–",
-                f"{found.parameters:,} + {found.class_weights:,}",
-                f"{(memory.state + memory.gradients) / _GIB:.1f} + "
-                f"{(memory.activations + memory.head) / _GIB:.1f}",
-            ]
-        )
+        on = f"{data.name}: {data.identities:,} identities, {data.images:,} images"
+        head = f"{config.loss.name}; {head_in_words(config.head)}"
+        kept, working = memory.state + memory.gradients, memory.activations + memory.head
+        sizes = [f"{found.parameters:,} + {found.class_weights:,}"]
+        sizes += [f"{kept / _GIB:.1f} + {working / _GIB:.1f}"]
+        about = [config.model.name, head, recipe.schedule(), recipe.published or "–"]
+        rows.append([name, on, *about, *sizes])
     return [*header, f"GiB a device, of {_TOLD_ON}"], rows
 
 
@@ -143,14 +137,8 @@ def print_presets(plan: PresetPlan, console: Console) -> None:
     console.print(table)
 
 
-_HEADS = (
-    ("dense", "float32"),
-    ("chunked", "float32"),
-    ("fused", "float32"),
-    ("fused", "bfloat16"),
-    ("partial", "float32"),
-    ("partial", "bfloat16"),
-)
+_EXACT = (("dense", "float32"), ("chunked", "float32"), ("fused", "float32"), ("fused", "bfloat16"))
+_HEADS = (*_EXACT, ("partial", "float32"), ("partial", "bfloat16"))
 _GIB = 2**30
 
 
@@ -180,10 +168,8 @@ class PlanConfig:
 
 def plan_table(config: PlanConfig) -> tuple[Table, str | None]:
     """A row for every head; and the first, in order of simplicity and exactness, that fits."""
-    table = Table(
-        title=f"{config.identities:,} identities × {config.dim}, N = {config.batch}, "
-        f"{config.devices} devices"
-    )
+    sizes = f"{config.identities:,} identities × {config.dim}, N = {config.batch}"
+    table = Table(title=f"{sizes}, {config.devices} devices")
     names = ["head", "dtype", "weights + momentum", "gradient", "working", "GiB a device"]
     names += ["compiled plan"] if config.compile else []
     names += ["fits"] + (["≥ s/step"] if config.tflops else [])
@@ -191,25 +177,14 @@ def plan_table(config: PlanConfig) -> tuple[Table, str | None]:
         table.add_column(name, justify="left" if name in ("head", "dtype", "fits") else "right")
     best = None
     for head, dtype in _HEADS:
-        size = HeadSize(
-            head,
-            config.identities,
-            config.dim,
-            config.batch,
-            config.devices,
-            dtype,
-            config.chunk,
-            config.rate,
-        )
+        sizes = (config.identities, config.dim, config.batch, config.devices)
+        size = HeadSize(head, *sizes, dtype, config.chunk, config.rate)
         memory = predicted_memory(size)
         total = compiled_memory(size).total if config.compile else memory.total
         fits = total <= config.memory_gib * _GIB
         best = best or (f"{head} in {dtype}" if fits else None)
-        row = [
-            head,
-            dtype,
-            *(f"{part / _GIB:.3f}" for part in (memory.state, memory.gradient, memory.working)),
-        ]
+        parts = (memory.state, memory.gradient, memory.working)
+        row = [head, dtype, *(f"{part / _GIB:.3f}" for part in parts)]
         row += [f"{memory.total / _GIB:.3f}"] + ([f"{total / _GIB:.3f}"] if config.compile else [])
         row += ["yes" if fits else "no"]
         row += [f"{predicted_operations(size) / config.tflops / 1e12:.4f}"] if config.tflops else []
@@ -219,12 +194,8 @@ def plan_table(config: PlanConfig) -> tuple[Table, str | None]:
 
 def run(config: PlanConfig) -> None:
     """Prints the table and the choice."""
-    positive = {
-        "IDENTITIES": config.identities,
-        "--memory-gib": config.memory_gib,
-        "--tflops": config.tflops,
-    }
-    for name, value in positive.items():
+    memory, rate = ("--memory-gib", config.memory_gib), ("--tflops", config.tflops)
+    for name, value in (("IDENTITIES", config.identities), memory, rate):
         if value is not None and not value > 0:
             raise InputError(f"{name} {value:g}: give a number above 0")
     if config.compile:

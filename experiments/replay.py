@@ -40,12 +40,8 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
         table = Table("layer", "norm of the finite part", "not finite", title=kind.capitalize())
         layers: list[LayerNorms] = getattr(diagnosis, kind)
         for layer in layers:
-            table.add_row(
-                layer.name,
-                f"{layer.norm:.4g}",
-                str(layer.bad or ""),
-                style="red" if layer.bad else None,
-            )
+            style = "red" if layer.bad else None
+            table.add_row(layer.name, f"{layer.norm:.4g}", str(layer.bad or ""), style=style)
         console.print(table)
 
 

@@ -108,13 +108,8 @@ def table_of(
 @contextmanager
 def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on the terminal; the value is a function that moves it on."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    counts = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *counts, console=console) as progress:
         task = progress.add_task(title, total=total)
         yield lambda count: progress.advance(task, count)
 
@@ -175,10 +170,8 @@ def run_command(main: Callable[[], int | None]) -> None:
         # What was opened last says most: a folder that is a file, a full disk, a missing
         # permission.
         remedy = _REMEDIES.get(errno.errorcode.get(error.errno or 0, ""), "")
-        print(
-            f"error: {error.filename or 'a file'}: {error.strerror or error}{remedy}",
-            file=sys.stderr,
-        )
+        name, said = error.filename or "a file", error.strerror or error
+        print(f"error: {name}: {said}{remedy}", file=sys.stderr)
         status = INPUT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

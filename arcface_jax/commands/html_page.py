@@ -23,10 +23,8 @@ def page(title: str, parts: Sequence[str]) -> str:
         '<html lang="en"><meta '
         f'charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
     )
-    return (
-        "\n".join(["<!DOCTYPE html>", head, f"<h1>{html.escape(title)}</h1>", *parts, "</html>"])
-        + "\n"
-    )
+    heading = f"<h1>{html.escape(title)}</h1>"
+    return "\n".join(["<!DOCTYPE html>", head, heading, *parts, "</html>", ""])
 
 
 def table(header: Sequence[str], body: Sequence[Sequence[str]], *, words: bool = False) -> str:

@@ -34,11 +34,9 @@ class People:
 
     def at_size(self, image_size: tuple[int, int]) -> np.ndarray:
         """The same images, height × width."""
-        return (
-            self.images
-            if self.images.shape[1:3] == image_size
-            else load(self.source, image_size).images
-        )
+        if self.images.shape[1:3] == image_size:
+            return self.images
+        return load(self.source, image_size).images
 
 
 def default_source(first_identity: int = 0) -> SyntheticFaces:

@@ -52,14 +52,10 @@ def training_angles(
     to_centre = degrees_between(
         weights[drawn[present]], class_centres(embeddings, numbers, len(present))
     )
-    of_classes = {"angle w_ec": to_centre, "angle w_inter": nearest_other_degrees(weights)}
-    return angle_intervals(
-        {
-            name: ClassAngles(degrees, np.ones(len(degrees), np.int64))
-            for name, degrees in of_classes.items()
-        },
-        resampling=resampling,
-    )
+    degrees = {"angle w_ec": to_centre, "angle w_inter": nearest_other_degrees(weights)}
+    ones = {name: np.ones(len(values), np.int64) for name, values in degrees.items()}
+    angles = {name: ClassAngles(values, ones[name]) for name, values in degrees.items()}
+    return angle_intervals(angles, resampling=resampling)
 
 
 def images_of_some_classes(labels: np.ndarray, most_images: int, seed: int) -> np.ndarray:

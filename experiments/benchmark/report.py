@@ -103,11 +103,9 @@ class Report:
         self.benchmark, self.file = benchmark, options.output / "records.json"
         self.records: list[Record] = []
         self.console = new_console()
-        self._settings = {
-            key: str(value)
-            for key, value in vars(options).items()
-            if key not in ("output", "compare")
-        }
+        places = ("output", "compare")
+        settings = {key: value for key, value in vars(options).items() if key not in places}
+        self._settings = {key: str(value) for key, value in settings.items()}
         # Read now, before hours of measuring.
         self._former = None if options.compare is None else read_report(options.compare, benchmark)
         if self._former is not None:
@@ -161,13 +159,8 @@ class Report:
     def _write(self) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         ratios = {name: dataclasses.asdict(ratio) for name, ratio in self._ratios.items()}
-        content = {
-            "benchmark": self.benchmark,
-            "machine": self._machine,
-            "settings": self._settings,
-            "records": self.records,
-            "ratios": ratios,
-        }
+        about = {"benchmark": self.benchmark, "machine": self._machine}
+        content = about | {"settings": self._settings, "records": self.records, "ratios": ratios}
         write_whole(self.file, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 

@@ -1,6 +1,6 @@
 """One measurement of one training step in a process of its own.
 
-python -m experiments.step_cases arcface-jax 18 32 16 64 512 1000 5      prints one line of JSON
+python -m experiments.benchmark.step_cases arcface-jax 18 32 16 64 512 1000 5  (one line of JSON)
 
 The numbers are depth, image side, width, batch, D, C and steps.
 """
@@ -33,9 +33,7 @@ writes beyond its memory where the input, channels last, has less than a block o
 def jax_step(
     depth: int, image: int, width: int, batch: int, dim: int, classes: int
 ) -> tuple[Callable[[], float], int]:
-    """(takes a step and gives the loss, temporary bytes that the compiler plans); images stay
-    the same.
-    """
+    """(takes a step on the same images and gives the loss, temporary bytes as planned)."""
     backbone = registry.create(f"iresnet{depth}", width=width, embedding_size=dim)
     optimiser = sgd(optax.constant_schedule(0.1), decay="all")
     keys = jax.random.split(jax.random.key(0), 3)

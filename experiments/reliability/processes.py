@@ -75,14 +75,10 @@ def _stop_one(run: Run, children: list[Child], tally: Tally) -> None:
     tally.times += 1
     for child in children:
         ended = child.wait()
-        tally.expect(
-            ended.status == 143,
-            f"SIGTERM to one of two: one ended with {ended.status}: {ended.said[-400:]}",
-        )
-    tally.expect(
-        run.newest() == run.last_logged(),
-        f"steps {run.newest()} to {run.last_logged()} were done and not saved",
-    )
+        said = f"one ended with {ended.status}: {ended.said[-400:]}"
+        tally.expect(ended.status == 143, f"SIGTERM to one of two: {said}")
+    newest, logged = run.newest(), run.last_logged()
+    tally.expect(newest == logged, f"steps {newest} to {logged} were done and not saved")
 
 
 def _kill_one(run: Run, children: list[Child], victim: int, tally: Tally) -> None:

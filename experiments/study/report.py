@@ -224,13 +224,7 @@ def noise_report(found: Findings) -> PartReport:
 
 def optimisation_report(found: Findings) -> PartReport:
     """Where ArcFace learns from scratch: by rule past π, gradient and cure."""
-    header = (
-        "setting",
-        "final θ, median °",
-        "at more than 90°, %",
-        "accuracy, %",
-        "bad steps",
-    )
+    header = ("setting", "final θ, median °", "at more than 90°, %", "accuracy, %", "bad steps")
     rows, numbers, courses = [], {}, {}
     for label, runs in found.runs.items():
         for seed, one in runs.items():

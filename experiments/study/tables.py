@@ -1,6 +1,7 @@
 """Tables of runs over seeds, as Markdown and as numbers for JSON."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,15 +79,12 @@ def verification_numbers(
     cases: Mapping[str, Results], columns: Mapping[str, str] = COLUMNS
 ) -> dict[str, Any]:
     """By case and column: values by seed, and their summary."""
-    return {
-        name: {
-            column: {"by_seed": values, **dataclasses.asdict(summarise(list(values.values())))}
-            for column in columns
-            for values in [by_seed(runs, column)]
-        }
-        for name, runs in cases.items()
-        if runs
-    }
+    numbers: dict[str, Any] = {}
+    for name, column in itertools.product((name for name in cases if cases[name]), columns):
+        values = by_seed(cases[name], column)
+        summary = dataclasses.asdict(summarise(list(values.values())))
+        numbers.setdefault(name, {})[column] = {"by_seed": values, **summary}
+    return numbers
 
 
 def seed_differences(
@@ -118,16 +116,12 @@ def difference_rows(
     columns: Mapping[str, str] = COLUMNS,
 ) -> list[list[str]]:
     """One row a test: the difference with its interval, p, in how many seeds it is ahead."""
-    return [
-        [
-            f"{first} − {other}, {columns[column]}",
-            f"{100 * one.mean:+.2f} [{100 * one.low:+.2f}, {100 * one.high:+.2f}]",
-            f"{one.p_value:.3f}",
-            f"{one.wins} of {one.count}",
-            one.verdict,
-        ]
-        for (other, column), one in found.items()
-    ]
+    rows = []
+    for (other, column), one in found.items():
+        points = f"{100 * one.mean:+.2f} [{100 * one.low:+.2f}, {100 * one.high:+.2f}]"
+        cells = (points, f"{one.p_value:.3f}", f"{one.wins} of {one.count}", one.verdict)
+        rows.append([f"{first} − {other}, {columns[column]}", *cells])
+    return rows
 
 
 DIFFERENCE_HEADER = (
