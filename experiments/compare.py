@@ -1,5 +1,4 @@
-"""Trains several losses under the same budget over several seeds, and compares the verification of
-unseen people.
+"""Trains several losses on one budget over several seeds; compares them on unseen people.
 
 python -m experiments.compare                                       ArcFace, softmax, NormFace
 python -m experiments.compare --losses arcface arcface:0.3 cosface  others; a number is the margin
@@ -7,7 +6,7 @@ python -m experiments.compare -- folder --data.root DIR             your faces: 
 
 The first loss is tested against each other one, over the seeds. Runs that are complete already are
 read, not repeated, so the same command goes on after a break. `python -m experiments.study` is the
-paper's whole study on a small budget.
+paper's whole study on a small budget. Writes comparison.md, .json and .png into --folder.
 """
 
 import dataclasses

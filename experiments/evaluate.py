@@ -1,5 +1,4 @@
-"""Evaluates embeddings of any model: verification, search, angles, quality, thresholds, each with
-its interval.
+"""Evaluates embeddings of any model: verification, search, angles, thresholds, with intervals.
 
 python -m experiments.evaluate --checkpoint runs/RUN                      the people it held out
 python -m experiments.evaluate --checkpoint runs/RUN --sets lfw.bin LFW=lfw_aligned+pairs.txt

@@ -5,7 +5,7 @@ python -m experiments.evaluate_ijb --meta IJBC/meta --features ijbc_features.npz
 The folder of metadata has `*_face_tid_mid.txt` and `*_template_pair_label.txt`;
 `*_name_5pts_score.txt` for --detector-scores; and for the search `*_1N_gallery_*.csv` (one or two)
 and `*_1N_probe_mixed.csv`. The file of features holds `embeddings` [N, D] in the order of
-`*_face_tid_mid.txt`, not normalised, and may hold `mirrored` [N, D].
+`*_face_tid_mid.txt`, not normalised, and may hold `mirrored` [N, D]. Writes into --output.
 """
 
 import dataclasses

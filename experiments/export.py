@@ -1,12 +1,11 @@
-"""Exports a trained model: one function of the image's bytes, with its preprocessing and a model
-card.
+"""Exports a trained model: one function of the image's bytes, with preprocessing and model card.
 
 python -m experiments.export runs/RUN exported --verify faces.zip
 python -m experiments.export 068.ckpt exported --formats stablehlo onnx torch --weights int8
 
 The model is the folder of a run, a PyTorch checkpoint or an ONNX file. With --verify the card tells
 the accuracy before and after, and thresholds at FAR 1e-3 … 1e-6; of a run it quotes the
-configuration and the last results.
+configuration and the last results. Writes the formats, model_card.json and README.md into the folder.
 """
 
 import dataclasses

@@ -1,15 +1,13 @@
-"""Faces out of a trained model: what it has learnt of a person, and whether another model
-recognises it.
+"""Faces out of a trained model: what it has learnt of a person, whether another recognises it.
 
-python -m experiments.invert                                             a small model, trained
-first
+python -m experiments.invert                                             a small model
 python -m experiments.invert runs/RUN --judge runs/OTHER --target weights
 python -m experiments.invert model.ckpt --people faces.zip --judge runs/RUN
 
 Starts from noise and changes pixels until the model embeds them as the target (a row of its class
 weights, or the mean embedding of a person's images), with a prior from the statistics of its batch
 normalisations. The judge has had no part in this: only it can say whether the face is like the
-person, for the inverted model is fooled by design.
+person, for the inverted model is fooled by design. Writes into runs/inversion, or --output.
 """
 
 import dataclasses

@@ -1,9 +1,10 @@
-"""Who is near whom: the people whose centres are most alike, the mistakes between them, and all
-embeddings in a plane.
+"""Who is near whom: the most alike people, the mistakes between them, and all in a plane.
 
 python -m experiments.neighbours                                  a small model, people new to it
 python -m experiments.neighbours runs/RUN --people faces.zip
 python -m experiments.neighbours model.ckpt --people faces.zip --layout tsne   (scikit-learn)
+
+Writes neighbours.json and two pictures into runs/neighbours, or --output.
 """
 
 import dataclasses

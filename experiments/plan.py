@@ -5,6 +5,8 @@ python -m experiments.plan 29000000 --batch 512 --compile                XLA's p
 python -m experiments.plan 100000000 --devices 8 --compile
 python -m experiments.plan --preset webface42m-r100                      a whole run
 python -m experiments.plan --all-presets --markdown
+
+Prints tables, and writes nothing.
 """
 
 import dataclasses
@@ -168,8 +170,8 @@ class PlanConfig:
 
 def plan_table(config: PlanConfig) -> tuple[Table, str | None]:
     """A row for every head; and the first, in order of simplicity and exactness, that fits."""
-    sizes = f"{config.identities:,} identities × {config.dim}, N = {config.batch}"
-    table = Table(title=f"{sizes}, {config.devices} devices")
+    title = f"{config.identities:,} identities × {config.dim}, N = {config.batch}"
+    table = Table(title=f"{title}, {config.devices} devices")
     names = ["head", "dtype", "weights + momentum", "gradient", "working", "GiB a device"]
     names += ["compiled plan"] if config.compile else []
     names += ["fits"] + (["≥ s/step"] if config.tflops else [])

@@ -1,6 +1,8 @@
 """Takes a step apart whose loss or gradient was not finite, on one device, layer by layer.
 
 python -m experiments.replay runs/RUN/bad-step-N
+
+Prints the norms of every layer, and writes them to report.json there.
 """
 
 import dataclasses

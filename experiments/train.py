@@ -5,6 +5,8 @@ python -m experiments.train folder --data.root DIR           your own faces, DIR
 python -m experiments.train --config runs/RUN/config.json    a run again
 python -m experiments.train … --check                        only the data and the cost;
                                                              --against SET: images in both
+
+Writes runs/LOSS-DATE-TIME, or --run.folder: summary.html, metrics, results, checkpoints, pictures.
 """
 
 import pathlib

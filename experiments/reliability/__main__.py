@@ -3,6 +3,8 @@
 python -m experiments.reliability                            every fault, with 20 kills
 python -m experiments.reliability --faults kills signals     some of them
 python -m experiments.reliability --kills 200 --seed 1       many kills, at other moments
+
+Prints a table, and writes it as JSON to --output; the runs are removed, or kept in --folder.
 """
 
 import concurrent.futures

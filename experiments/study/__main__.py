@@ -1,5 +1,4 @@
-"""The ArcFace paper's study from our own runs: losses, angles, margins, scales, sizes, wrong
-labels, optimisation.
+"""The ArcFace paper's study from our own runs: losses, angles, margins, sizes, wrong labels.
 
 python -m experiments.study --omniglot omniglot.zip      everything: an hour on two idle CPU cores
 python -m experiments.study losses angles                two parts, which share common runs

@@ -237,7 +237,7 @@ def optimisation_report(found: Findings) -> PartReport:
             metrics = read_metrics(found.cases[label].folder(found.root, seed))
             course = [(int(line["step"]), line["theta"]) for line in metrics if line.get("theta")]
             courses[label] = ([step for step, _ in course], [theta for _, theta in course])
-    panels = {}
+    panels: dict[str, Any] = {}
     for title, wanted in optimisation_panels(list(found.cases)).items():
         lines = {short: courses[label] for short, label in wanted.items() if label in courses}
         panels |= {title: lines} if lines else {}

@@ -175,7 +175,7 @@ def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup,
     program = create_program(config, data.num_classes)
     shared = None
     if len(program.devices) == 1 and config.run.parallel == "jit" and config.model.init is None:
-        unnamed = {"seed": 0, "folder": None, "checkpoint_every": None, "keep": 1}
+        unnamed: dict[str, Any] = {"seed": 0, "folder": None, "checkpoint_every": None, "keep": 1}
         anonymous = dataclasses.replace(config.run, **unnamed)
         shared = _shared_program(dataclasses.replace(config, run=anonymous), data.num_classes)
         program = dataclasses.replace(program, step=SeededStep(shared, program))
