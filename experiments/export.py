@@ -5,7 +5,7 @@ python -m experiments.export 068.ckpt exported --formats stablehlo onnx torch --
 
 The model is the folder of a run, a PyTorch checkpoint or an ONNX file. With --verify the card tells
 the accuracy before and after, and thresholds at FAR 1e-3 … 1e-6; of a run it quotes the
-configuration and the last results. Writes the formats, model_card.json and README.md into the folder.
+configuration and the last results. The folder has the formats, model_card.json, README.md.
 """
 
 import dataclasses
