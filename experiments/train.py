@@ -183,16 +183,21 @@ def run(config: Config, console: Console) -> int:
     return 0
 
 
-def main() -> int:
-    """Parses, trains, reports; or only checks the data."""
-    check = "--check" in sys.argv[1:]
-    arguments = [argument for argument in sys.argv[1:] if argument != "--check"]
+def take_check(arguments: list[str]) -> tuple[bool, list[str], list[str]]:
+    """(--check, each --against TEST_SET, other arguments)."""
+    asked, rest = "--check" in arguments, [one for one in arguments if one != "--check"]
     test_set = "a test set: the path of a folder, .bin set, list or other source"
-    against, arguments = take_option(arguments, "--against", test_set)
-    if against and not check:
+    against, rest = take_option(rest, "--against", test_set)
+    if against and not asked:
         raise InputError(
             "--against belongs to --check, which compares the training data with a test set"
         )
+    return asked, against, rest
+
+
+def main() -> int:
+    """Parses, trains, reports; or only checks the data."""
+    check, against, arguments = take_check(sys.argv[1:])
     config, console = parse(arguments), new_console()
     if check:
         return check_data(config, console, pathlib.Path(config.run.folder or "runs/check"), against)
