@@ -1,8 +1,13 @@
 """ArcFace, additive angular margin loss for face recognition, in JAX and Flax.
 
-The names below are what a notebook needs first; every loss object is in `arcface_jax.losses`, every
-way to go over many classes in `arcface_jax.heads`.
+The names below are what a notebook needs first. Every loss object is in `arcface_jax.losses`, every
+way to go over many classes in `arcface_jax.heads`; all sub-packages are attributes, imported when
+first asked for.
 """
+
+import importlib
+import importlib.util
+from types import ModuleType
 
 from arcface_jax.cosine import arcface_logits, cosine_logits, normalise_rows
 from arcface_jax.errors import InputError
@@ -31,3 +36,15 @@ __all__ = [
     "softmax_loss",
     "sphereface",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """A sub-package or module; `import arcface_jax` alone stays light.
+
+    Raises:
+      AttributeError: there is none of this name.
+    """
+    full = f"{__name__}.{name}"
+    if name.startswith("_") or importlib.util.find_spec(full) is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(full)

@@ -8,6 +8,8 @@ import pathlib
 import shutil
 import tomllib
 
+from arcface_jax.commands import main
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = "arcface_jax"
 
@@ -96,13 +98,8 @@ def _link(exported: str, package: str) -> str:
 
 
 def commands() -> dict[str, str]:
-    """The docstring of each module of experiments that can be run."""
-    found = {}
-    for path in sorted((ROOT / "experiments").glob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        if '\nif __name__ == "__main__":\n' in text:
-            found[path.stem] = ast.get_docstring(ast.parse(text)) or ""
-    return found
+    """The docstring of each command."""
+    return {name: main.documentation(file) for name, file in main.commands().items()}
 
 
 def commands_page() -> str:
@@ -115,7 +112,7 @@ def commands_page() -> str:
 def recipes_table() -> str:
     """The presets of the papers, as they say themselves."""
     from arcface_jax.evaluation.tables import markdown_table
-    from experiments.configs import RECIPES
+    from experiments.recipes.presets import RECIPES
 
     rows = [
         ("preset", "data (identities)", "network, loss", "schedule", "published result", "hours")

@@ -1,0 +1,4 @@
+"""The commands, a file or a package each: `python -m experiments.NAME --help`. `recipes` has the
+presets that the command train takes. Where the library is installed, this is the package
+`arcface_jax.experiments`, and `arcface-jax NAME` calls them; so they import each other relatively.
+"""

@@ -1,49 +1,52 @@
-"""Trains several losses under the same budget over several seeds, and compares the verification of
-unseen people.
+"""Trains several losses on one budget over several seeds; compares them on unseen people.
 
-python -m experiments.compare                                        ArcFace, softmax and NormFace,
-three seeds
-python -m experiments.compare --losses arcface arcface:0.3 cosface   others; a number is the margin
-python -m experiments.compare -- folder --data.root DIR              your own faces (options of
-experiments.train)
+python -m experiments.compare                                       ArcFace, softmax, NormFace
+python -m experiments.compare --losses arcface arcface:0.3 cosface  others; a number is the margin
+python -m experiments.compare -- folder --data.root DIR             your faces: options of train
 
 The first loss is tested against each other one, over the seeds. Runs that are complete already are
 read, not repeated, so the same command goes on after a break. `python -m experiments.study` is the
-paper's whole study on a small budget.
+paper's whole study on a small budget. Writes comparison.md, .json and .png into --folder.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
-import sys
 from collections.abc import Sequence
-from typing import Annotated, get_args
+from typing import Annotated
 
 import tyro
-from rich.table import Table
 
-from arcface_jax.errors import InputError
+from arcface_jax.commands.command import (
+    new_console,
+    read_options,
+    run_command,
+    split_arguments,
+    table_of,
+    write_json,
+)
+from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.figures.study import losses_figure
 from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
-from arcface_jax.training.config import Config, LossName
+from arcface_jax.training.config import Config
 from arcface_jax.training.run_folder import finite
-from experiments.command import help_text, new_console, run_command
-from experiments.study_plan import changed
-from experiments.study_pool import completed, interrupt_on_termination, run_all
-from experiments.study_run import Case
-from experiments.study_tables import (
+
+from .study.plan import changed, loss_changes
+from .study.pool import completed_runs, interrupt_on_termination, run_all
+from .study.run import Case
+from .study.tables import (
     DIFFERENCE_HEADER,
     Results,
-    by_seed,
     difference_rows,
-    differences,
+    percents,
+    seed_differences,
+    tests_by_name,
     verification_numbers,
     verification_rows,
 )
-from experiments.train import parse
+from .train import parse
 
 COLUMNS = {
     "accuracy": "accuracy, %",
@@ -60,7 +63,7 @@ class CompareConfig:
     """Which runs to compare."""
 
     losses: tuple[str, ...] = ("arcface", "softmax", "normface")
-    """Losses with their default margin and scale, or NAME:MARGIN."""
+    """Losses with their default margin, or NAME:MARGIN; module:Class for one of your own."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; each draws other identities, another split, other initial weights."""
     folder: Annotated[pathlib.Path, tyro.conf.arg(metavar="DIR")] = pathlib.Path("runs/compare")
@@ -70,85 +73,47 @@ class CompareConfig:
 
 
 def case_of(loss: str, base: Config, seeds: Sequence[int]) -> Case:
-    """The case of NAME or NAME:MARGIN.
-
-    Raises:
-      InputError: no loss is called so, or the margin is no number.
-    """
-    name, colon, margin = loss.partition(":")
-    if name not in get_args(LossName):
-        raise InputError(
-            f"--losses {loss}: no loss is called {name!r}; choose one of "
-            f"{', '.join(get_args(LossName))}"
-        )
-    config = changed(
-        base, {"loss.name": name} | ({"data.sampler": "balanced"} if name == "triplet" else {})
-    )
-    if colon:
-        try:
-            config = changed(config, {"loss.margin": float(margin)})
-        except ValueError as error:
-            raise InputError(
-                f"--losses {loss}: {margin!r} is no number; give NAME:MARGIN, such as {name}:0.3"
-            ) from error
-    return Case(f"{name}_m{margin}" if colon else name, config, seeds=tuple(seeds))
+    """The case of NAME or NAME:MARGIN, where NAME may be module:Class."""
+    name, _, margin = loss.rpartition(":")
+    try:
+        margins = {"loss.margin": float(margin)} if name else {}
+    except ValueError:  # module:Class
+        margins = {}
+    name = name if margins else loss
+    with concerning(f"--losses {loss}"):
+        config = changed(base, loss_changes(name))
+        if margins and not hasattr(config.loss, "margin"):
+            raise InputError(f"{name} has no margin to set")
+        config = changed(config, margins)
+    path = name.replace(":", ".")
+    return Case(f"{path}_m{margin}" if margins else path, config, seeds=tuple(seeds))
 
 
 def write_comparison(
     folder: pathlib.Path, runs: dict[str, Results]
 ) -> tuple[list[list[str]], list[list[str]]]:
-    """Writes comparison.md, .json and the picture; returns the rows of the table and those of
-    the tests.
-    """
+    """Writes comparison.md, .json and the picture; returns the rows of both tables."""
     first, *others = runs
-    tests = differences(runs, first, others, COLUMNS)
+    tests = seed_differences(runs, first, others, COLUMNS)
     rows = verification_rows(runs, COLUMNS)
     text = markdown_table(("loss", *COLUMNS.values()), rows)
     rows_of_tests = difference_rows(tests, first, COLUMNS)
     if tests:
         text += "\n" + markdown_table(DIFFERENCE_HEADER, rows_of_tests)
     write_whole(folder / "comparison.md", text)
-    numbers = {
-        "losses": verification_numbers(runs, COLUMNS),
-        "tests": {
-            f"{other} {column}": dataclasses.asdict(one) for (other, column), one in tests.items()
-        },
-    }
-    write_whole(
-        folder / "comparison.json", json.dumps(finite(numbers), indent=2, allow_nan=False) + "\n"
-    )
-    accuracies = {
-        name: [100 * value for value in by_seed(one, "accuracy").values()]
-        for name, one in runs.items()
-    }
-    save(
-        losses_figure({"people never seen in training": accuracies}, COLUMNS["accuracy"]),
-        folder / "comparison",
-    )
+    numbers = {"losses": verification_numbers(runs, COLUMNS), "tests": tests_by_name(tests)}
+    write_json(folder / "comparison.json", finite(numbers))
+    accuracies = {name: percents(one, "accuracy") for name, one in runs.items()}
+    figure = losses_figure({"people never seen in training": accuracies}, COLUMNS["accuracy"])
+    save(figure, folder / "comparison")
     return rows, rows_of_tests
-
-
-def table_of(
-    header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None
-) -> Table:
-    """The rows for a terminal."""
-    table = Table(*header, title=title)
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def main() -> int:
     """Trains what is missing, then prints and writes the table."""
-    arguments = sys.argv[1:]
-    split = arguments.index("--") if "--" in arguments else len(arguments)
-    config = tyro.cli(
-        CompareConfig,
-        args=arguments[:split],
-        prog="python -m experiments.compare",
-        description=help_text(__doc__),
-    )
-    base = parse(arguments[split + 1 :])
+    arguments, of_train = split_arguments()
+    config = read_options(CompareConfig, "compare", __doc__, arguments)
+    base = parse(of_train)
     console = new_console(highlight=False, soft_wrap=True)
     cases = [case_of(loss, base, config.seeds) for loss in dict.fromkeys(config.losses)]
     if not cases or not config.seeds:
@@ -157,19 +122,13 @@ def main() -> int:
     for one in run_all(cases, config.folder, config.processes, console.print):
         if one.results is None:
             raise InputError(f"{one.name}, seed {one.seed}: {one.error}")
-    runs: dict[str, Results] = {
-        case.name: {
-            seed: results
-            for seed in case.seeds
-            if (results := completed(case, config.folder, seed))
-        }
-        for case in cases
-    }
+    runs: dict[str, Results] = {case.name: completed_runs(case, config.folder) for case in cases}
     rows, rows_of_tests = write_comparison(config.folder, runs)
     title = f"Mean ± deviation over {len(config.seeds)} seeds, people never seen in training"
-    console.print(table_of(("loss", *COLUMNS.values()), rows, title))
+    header = ("loss", *COLUMNS.values())
+    console.print(table_of(header, rows, left=len(header), title=title))
     if rows_of_tests:
-        console.print(table_of(DIFFERENCE_HEADER, rows_of_tests))
+        console.print(table_of(DIFFERENCE_HEADER, rows_of_tests, left=len(DIFFERENCE_HEADER)))
     console.print(f"Written to {config.folder / 'comparison.md'}, .json and .png")
     return 0
 

@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from arcface_jax.commands.command import new_console, progress_bar, read_options, run_command, say
 from arcface_jax.data.convert import TargetFormat, convert, verify_conversion
 from arcface_jax.data.detect import FaceDetector, detect_landmarks
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
@@ -25,8 +26,6 @@ from arcface_jax.data.scan import find_unreadable
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.subset import Subset
 from arcface_jax.errors import InputError
-from experiments.command import help_text, new_console, run_command
-from experiments.progress import progress_bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,25 +37,15 @@ class Arguments:
     destination: Annotated[pathlib.Path, tyro.conf.Positional]
     """Folder to make. With --check alone it may exist, and is only checked."""
     format: TargetFormat = "recordio"
-    """recordio: train.rec, train.idx, train.lst, property. array_record: a TFDS data set.
-    folder: IDENTITY/IMAGE.
-    """
+    """recordio: train.rec, .idx, .lst, property; array_record: a TFDS set; folder: ID/IMAGE."""
     image_size: int | None = None
-    """Cut out the centred square and scale it to this many pixels; images keep their size if
-    not given.
-    """
+    """Scale the centred square to this side; images keep their size if not given."""
     jpeg_quality: int | None = None
-    """Encode as JPEG, 1 … 100. If not given, stored files are kept bit for bit, and new pixels
-    become PNG.
-    """
+    """Encode as JPEG, 1 … 100; if not given, files are kept bit for bit, new pixels are PNG."""
     landmarks: pathlib.Path | None = None
-    """List of five landmarks for each image (path x1 y1 … x5 y5); images are aligned to 112×112
-    crops.
-    """
+    """List of five landmarks for each image (path x1 y1 … x5 y5); align to 112×112 crops."""
     detect: bool = False
-    """Find the largest face in each photograph and align it; needs the packages of
-    requirements-detection.txt.
-    """
+    """Align the largest face of each photograph; needs requirements-detection.txt."""
     skip_unreadable: bool = False
     """Decode every image first and leave out those that cannot be."""
     check: bool = False
@@ -66,7 +55,7 @@ class Arguments:
 def leave_out(console: Console, source: FaceSource, messages: dict[int, str]) -> Subset:
     """The source without the images that there is a message for; says which."""
     for message in messages.values():
-        console.print(f"left out: {message}", markup=False, highlight=False)
+        say(console, f"left out: {message}")
     kept = np.setdiff1d(np.arange(len(source)), list(messages))
     if not len(kept):
         raise InputError(
@@ -101,9 +90,7 @@ def run(arguments: Arguments) -> None:
     source = prepare(arguments, console)
     options = {"image_size": arguments.image_size, "jpeg_quality": arguments.jpeg_quality}
     if arguments.destination.exists() and arguments.check:
-        console.print(
-            f"{arguments.destination} exists and is only checked.", markup=False, highlight=False
-        )
+        say(console, f"{arguments.destination} exists and is only checked.")
     else:
         with progress_bar(console, "Writing", len(source)) as move:
             convert(source, arguments.destination, arguments.format, progress=move, **options)
@@ -112,18 +99,13 @@ def run(arguments: Arguments) -> None:
             verify_conversion(source, arguments.destination, progress=move, **options)
     images, identities = len(source), len(source.identity_names)
     checked = ", read back and equal" if arguments.check else ""
-    console.print(
-        f"{arguments.destination}: {images} images of {identities} identities{checked}",
-        markup=False,
-        highlight=False,
-    )
+    say(console, f"{arguments.destination}: {images} images of {identities} identities{checked}")
+
+
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "convert", __doc__))
 
 
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(
-                Arguments, prog="python -m experiments.convert", description=help_text(__doc__)
-            )
-        )
-    )
+    run_command(main)

@@ -16,25 +16,25 @@ import os
 import pathlib
 import socket
 import tempfile
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 
-from arcface_jax.data.open import open_source
-from arcface_jax.errors import InputError
-from experiments.command import help_text, new_console, run_command
-from experiments.gallery import (
+from arcface_jax.commands.command import new_console, read_options, run_command, say
+from arcface_jax.commands.gallery import (
     Gallery,
     check_same_model,
     embed_patterns,
-    embed_people,
+    embed_photos,
     find_candidates,
     read_gallery,
 )
-from experiments.identify import UNKNOWN, choose_threshold
-from experiments.models import Embedder, Project, open_embedder
-from experiments.photos import Cropper
+from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
+from arcface_jax.commands.photos import Cropper, Detect
+from arcface_jax.data.open import open_source
+from arcface_jax.errors import InputError
+
+from .identify import UNKNOWN, choose_threshold
 
 _FONTS = ["system-ui", "sans-serif"]
 _PHOTO_HEIGHT, _CROP_HEIGHT = 280, 190
@@ -44,22 +44,14 @@ _PHOTO_HEIGHT, _CROP_HEIGHT = 280, 190
 class Arguments:
     """The command line."""
 
-    model: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The folder of an export or of a run, a PyTorch checkpoint, or an .onnx file."""
+    model: Model
     people: str | None = None
-    """People to recognise: a folder of NAME/photo.jpg, or what experiments.identify enrol wrote
-    (.npz).
-    """
-    detect: bool = False
-    """Find the largest face in each photo and align it; needs the packages of
-    requirements-detection.txt. Without it the middle of each photo is taken.
-    """
+    """People to recognise: a folder of NAME/photo.jpg, or what identify enrol wrote (.npz)."""
+    detect: Detect = False
     far: float = 1e-3
     """False accept rate whose threshold is taken from the model card."""
     threshold: float | None = None
-    """Cosine from which two photos show one person, instead of the card's; the page can change
-    it.
-    """
+    """Cosine from which two photos show one person, instead of the card's; the page changes it."""
     project: Project = None
     host: str = "127.0.0.1"
     """Address to listen on. Others on the network can use the page at 0.0.0.0."""
@@ -75,7 +67,7 @@ class Answers:
     def __init__(self, embedder: Embedder, cropper: Cropper, gallery: Gallery | None) -> None:
         self._embedder, self._cropper, self._gallery = embedder, cropper, gallery
 
-    def _look(self, *photos: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def _crop_and_embed(self, *photos: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """(crops, unit embeddings) of RGB photos."""
         names = ("Photo",) if len(photos) == 1 else ("First photo", "Second photo")
         crops = []
@@ -90,7 +82,7 @@ class Answers:
     ) -> tuple[str, np.ndarray | None, np.ndarray | None]:
         """(what to say, what the model saw of each photo); a fault is said instead."""
         try:
-            crops, (one, other) = self._look(first, second)
+            crops, (one, other) = self._crop_and_embed(first, second)
         except InputError as error:
             return f"## {error}", None, None
         cosine = float(one @ other)
@@ -102,17 +94,14 @@ class Answers:
         if self._gallery is None:
             raise InputError("people: nobody was enrolled; start with --people")
         try:
-            crops, embeddings = self._look(photo)
+            crops, embeddings = self._crop_and_embed(photo)
         except InputError as error:
             return f"## {error}", None
         best = find_candidates(self._gallery.embeddings, embeddings, 1)
         cosine, likest = float(best.scores[0, 0]), str(self._gallery.names[best.indices[0, 0]])
         person = likest if cosine >= threshold else UNKNOWN
-        return (
-            f"## {person}\nMost alike: {likest}, similarity {cosine:.3f}, threshold "
-            f"{threshold:.3f}",
-            crops[0],
-        )
+        numbers = f"similarity {cosine:.3f}, threshold {threshold:.3f}"
+        return f"## {person}\nMost alike: {likest}, {numbers}", crops[0]
 
 
 def enrol(embedder: Embedder, people: str, detect: bool) -> Gallery:
@@ -122,7 +111,7 @@ def enrol(embedder: Embedder, people: str, detect: bool) -> Gallery:
         check_same_model(gallery, pathlib.Path(people), embed_patterns(embedder), embedder.name)
         return gallery
     source = open_source(people)
-    embeddings, kept = embed_people(embedder, source, detect=detect)
+    embeddings, kept = embed_photos(embedder, source, detect=detect)
     names = np.array([source.identity_names[source.labels[index]] for index in kept])
     return Gallery(embeddings, names, names)
 
@@ -132,13 +121,8 @@ def build(answers: Answers, threshold: float, people: int) -> Any:
     gradio = importlib.import_module("gradio")
 
     def photo(label: str) -> Any:
-        return gradio.Image(
-            label=label,
-            type="numpy",
-            sources=["upload", "clipboard"],
-            buttons=[],
-            height=_PHOTO_HEIGHT,
-        )
+        source = {"type": "numpy", "sources": ["upload", "clipboard"]}
+        return gradio.Image(label=label, buttons=[], height=_PHOTO_HEIGHT, **source)
 
     def crop(label: str) -> Any:
         return gradio.Image(label=label, interactive=False, buttons=[], height=_CROP_HEIGHT)
@@ -146,25 +130,18 @@ def build(answers: Answers, threshold: float, people: int) -> Any:
     with gradio.Blocks(
         title="arcface-jax", analytics_enabled=False, delete_cache=(600, 600)
     ) as page:
-        slider = gradio.Slider(
-            -1,
-            1,
-            threshold,
-            step=0.001,
-            label="Threshold: from this similarity on it is one person",
-        )
+        label = "Threshold: from this similarity on it is one person"
+        slider = gradio.Slider(-1, 1, threshold, step=0.001, label=label)
         with gradio.Tab("Same person?"):
             with gradio.Row():
                 first, second = photo("First photo"), photo("Second photo")
             button = gradio.Button("Compare", variant="primary", elem_id="compare")
             said = gradio.Markdown(elem_id="compared")
             with gradio.Row():
-                seen = [
-                    crop("What the model saw of the first"),
-                    crop("What the model saw of the second"),
-                ]
+                seen = [crop(f"What the model saw of the {which}") for which in ("first", "second")]
+            outputs = [said, *seen]
             button.click(
-                answers.compare, [first, second, slider], [said, *seen], api_visibility="private"
+                answers.compare, [first, second, slider], outputs, api_visibility="private"
             )
         if people:
             with gradio.Tab("Who is this?"):
@@ -176,11 +153,7 @@ def build(answers: Answers, threshold: float, people: int) -> Any:
 
 
 def check_address(host: str, port: int) -> None:
-    """Whether a page can be served there.
-
-    Raises:
-      InputError: the address is not this computer's, or the port is taken, or not allowed.
-    """
+    """Whether a page can be served there: a free port of this computer's address."""
     if not 0 < port < 65_536:
         raise InputError(f"--port {port}: give a number from 1 to 65535")
     try:
@@ -196,10 +169,8 @@ def check_address(host: str, port: int) -> None:
             raise InputError(f"--port: {port} is taken; give another") from error
         if error.errno == errno.EACCES:
             raise InputError(f"--port {port}: {error.strerror}; give one from 1024 on") from error
-        raise InputError(
-            f"--host {host}: {error.strerror or error}; give an address of this computer, such as "
-            "127.0.0.1"
-        ) from error
+        advice = "give an address of this computer, such as 127.0.0.1"
+        raise InputError(f"--host {host}: {error.strerror or error}; {advice}") from error
 
 
 def run(arguments: Arguments) -> None:
@@ -212,15 +183,12 @@ def run(arguments: Arguments) -> None:
     except ImportError as error:
         raise InputError("the page needs Gradio; pip install -r requirements-demo.txt") from error
     check_address(arguments.host, arguments.port)
-    embedder = open_embedder(
-        arguments.model,
-        batch_size=2 if arguments.people is None else None,
-        project=arguments.project,
-    )
+    batch_size = 2 if arguments.people is None else None
+    embedder = open_embedder(arguments.model, batch_size=batch_size, project=arguments.project)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
-    gallery = (
-        None if arguments.people is None else enrol(embedder, arguments.people, arguments.detect)
-    )
+    gallery = None
+    if arguments.people is not None:
+        gallery = enrol(embedder, arguments.people, arguments.detect)
     answers = Answers(embedder, Cropper(embedder.image_size, arguments.detect), gallery)
     people = 0 if gallery is None else len(set(gallery.names.tolist()))
     with tempfile.TemporaryDirectory() as photos:
@@ -244,17 +212,14 @@ def run(arguments: Arguments) -> None:
             raise InputError(
                 f"--host {arguments.host}, --port {arguments.port}: {error}"
             ) from error
-        console.print(
-            f"http://{arguments.host}:{arguments.port} (Ctrl-C stops)",
-            markup=False,
-            highlight=False,
-        )
+        say(console, f"http://{arguments.host}:{arguments.port} (Ctrl-C stops)")
         page.block_thread()
 
 
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "demo", __doc__))
+
+
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(Arguments, prog="python -m experiments.demo", description=help_text(__doc__))
-        )
-    )
+    run_command(main)

@@ -22,18 +22,24 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from arcface_jax.commands.command import (
+    check_new_file,
+    new_console,
+    progress_bar,
+    read_options,
+    run_command,
+    say,
+)
+from arcface_jax.commands.evaluation_inputs import SOURCE
+from arcface_jax.commands.gallery import PATTERNS, embed_patterns
+from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Model, Project, open_embedder
+from arcface_jax.commands.photos import Cropper, Detect
 from arcface_jax.data.open import open_source
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.errors import InputError
 from arcface_jax.files import replace_whole, whole_file, whole_text, write_whole
 from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER
-from experiments.command import check_new_file, help_text, new_console, run_command
-from experiments.evaluation_inputs import SOURCE
-from experiments.gallery import PATTERNS, embed_patterns
-from experiments.models import STABLEHLO_FILE, Embedder, Project, open_embedder
-from experiments.photos import Cropper
-from experiments.progress import progress_bar
 
 _IMAGES_A_SAVE = 1024
 
@@ -42,29 +48,18 @@ _IMAGES_A_SAVE = 1024
 class Arguments:
     """The command line."""
 
-    model: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The folder of a run or of an export, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx
-    file.
-    """
+    model: Model
     source: Annotated[str, tyro.conf.Positional]
     """Folder or zip file, list, train.rec, Parquet, .bin set, prepared TFDS folder or tfds:NAME."""
     output: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write, .npy, .npz or .parquet."""
-    detect: bool = False
-    """Find the largest face in each photo and align it; needs the packages of
-    requirements-detection.txt. Photos without a face are left out. Without this, images must be
-    cropped as the model's training images were.
-    """
+    detect: Detect = False
     flip: bool = False
-    """Add the mirror image's embedding, at twice the cost, as experiments.evaluate does where
-    nothing else is said.
-    """
+    """Add the mirror image's embedding, at twice the cost, as evaluate does by default."""
     batch_size: int | None = None
     """Images in one call; if not given, 8 on a CPU, whose caches hold no more, else 256."""
     unreadable: Literal["stop", "skip"] = "stop"
-    """What an image that cannot be decoded does: stop, with what is done kept, or skip: it is
-    left out.
-    """
+    """An image that cannot be decoded: stop, with what is done kept, or skip: leave it out."""
     threads: int = 4
     """Images decoded at once."""
     project: Project = None
@@ -96,9 +91,7 @@ class Partial:
         write_whole(self._progress, json.dumps({"done": done, "recipe": self._recipe}))
 
     def discard(self) -> None:
-        """Removes what was written on the way: the last act, for then there is nothing to go on
-        with.
-        """
+        """Removes what was written on the way: the last act."""
         self.path.unlink(missing_ok=True)
         self._progress.unlink(missing_ok=True)
 
@@ -136,9 +129,7 @@ def embedded(rows: np.ndarray, source: EncodedSource, console: Console) -> np.nd
     )
     for index in np.flatnonzero(norms == 0):
         place = source.where(int(index))
-        console.print(
-            f"left out: {place}: no face found, or unreadable", markup=False, highlight=False
-        )
+        say(console, f"left out: {place}: no face found, or unreadable")
     (kept,) = np.nonzero(norms)
     if not len(kept):
         raise InputError(
@@ -160,15 +151,9 @@ def import_arrow() -> Any:
 
 
 def write(
-    output: pathlib.Path,
-    partial: Partial,
-    source: EncodedSource,
-    kept: np.ndarray,
-    patterns: np.ndarray,
+    output: pathlib.Path, partial: Partial, source: EncodedSource, kept: np.ndarray, patterns: Any
 ) -> None:
-    """The kept rows under their final name, with image and identity of each; in an .npz file,
-    what tells the model.
-    """
+    """The kept rows under their final name, with image and identity of each."""
     places = [source.where(index) for index in kept]
     labels = np.asarray(source.labels)[kept]
     identities = [source.identity_names[label] for label in labels]
@@ -182,14 +167,9 @@ def write(
             arrow.parquet.write_table(table, file)
     elif output.suffix == ".npz":
         with whole_file(output) as file:
-            arrays: dict[str, Any] = {
-                "embeddings": rows,
-                "labels": labels,
-                "identities": identities,
-                "places": places,
-            }
-            arrays |= about_pairs(source, kept) | {PATTERNS: patterns, SOURCE: source.fingerprint}
-            np.savez(file, **arrays)
+            arrays: dict[str, Any] = {"embeddings": rows, "labels": labels, "places": places}
+            arrays |= {"identities": identities, PATTERNS: patterns, SOURCE: source.fingerprint}
+            np.savez(file, **arrays, **about_pairs(source, kept))
     else:
         with whole_text(output.with_suffix(".csv")) as text:
             writer = csv.writer(text)
@@ -204,21 +184,15 @@ def write(
 
 
 def about_pairs(source: EncodedSource, kept: np.ndarray) -> dict[str, Any]:
-    """The list of a .bin set, of the images that are kept, as experiments.evaluate reads it;
-    else nothing.
-    """
+    """The list of a .bin set, of the kept images, as evaluate reads it; else nothing."""
     if not isinstance(source, BinSource):
         return {}
     row = np.full(len(source), -1)
     row[kept] = np.arange(len(kept))
     first, second = row[source.pairs.first], row[source.pairs.second]
     both = (first >= 0) & (second >= 0)
-    return {
-        "first": first[both],
-        "second": second[both],
-        "same": source.pairs.same[both],
-        "identities_known": False,
-    }
+    found = {"first": first[both], "second": second[both], "same": source.pairs.same[both]}
+    return {**found, "identities_known": False}
 
 
 def check_output(output: pathlib.Path) -> None:
@@ -240,16 +214,10 @@ def recipe_of(arguments: Arguments, embedder: Embedder, source: EncodedSource) -
     """
     model = arguments.model
     parts = (model / STABLEHLO_FILE, model / CHECKPOINTS_FOLDER)
-    written = next((part for part in parts if part.exists()), model)
-    return {
-        "model": str(model.resolve()),
-        "name": embedder.name,
-        "model written": written.stat().st_mtime,
-        "project": arguments.project,
-        "source": source.fingerprint,
-        "flip": arguments.flip,
-        "detect": arguments.detect,
-    }
+    written = next((part for part in parts if part.exists()), model).stat().st_mtime
+    options = {name: getattr(arguments, name) for name in ("project", "flip", "detect")}
+    about = {"model": str(model.resolve()), "name": embedder.name, "model written": written}
+    return {**about, **options, "source": source.fingerprint}
 
 
 def run(arguments: Arguments) -> None:
@@ -259,18 +227,14 @@ def run(arguments: Arguments) -> None:
     if arguments.threads < 1:
         raise InputError(f"--threads: {arguments.threads}; give at least 1")
     source = open_source(arguments.source)
-    embedder = open_embedder(
-        arguments.model,
-        flip=arguments.flip,
-        batch_size=arguments.batch_size,
-        project=arguments.project,
-    )
+    flip, batch_size, project = arguments.flip, arguments.batch_size, arguments.project
+    embedder = open_embedder(arguments.model, flip=flip, batch_size=batch_size, project=project)
     patterns = embed_patterns(embedder)
     recipe = recipe_of(arguments, embedder, source)
     partial = Partial(arguments.output, len(source), patterns.shape[1], recipe)
     begun, already = time.perf_counter(), partial.done
     if already:
-        console.print(f"Going on after {already} images.", highlight=False)
+        say(console, f"Going on after {already} images.")
     with progress_bar(console, "Embedding", len(source)) as move:
         embed_source(embedder, source, partial, arguments, move)
     seconds = time.perf_counter() - begun
@@ -278,17 +242,14 @@ def run(arguments: Arguments) -> None:
     kept = embedded(partial.rows, source, console) if some else np.arange(len(source))
     write(arguments.output, partial, source, kept, patterns)
     speed = (len(source) - already) / max(seconds, 1e-9)
-    console.print(
-        f"{arguments.output}: {len(kept)} embeddings of {patterns.shape[1]} numbers, {speed:.0f} "
-        "images/s",
-        markup=False,
-        highlight=False,
-    )
+    embeddings = f"{len(kept)} embeddings of {patterns.shape[1]} numbers"
+    say(console, f"{arguments.output}: {embeddings}, {speed:.0f} images/s")
+
+
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "embed", __doc__))
 
 
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(Arguments, prog="python -m experiments.embed", description=help_text(__doc__))
-        )
-    )
+    run_command(main)

@@ -1,15 +1,10 @@
-"""Evaluates embeddings of any model: verification, search, angles, quality, thresholds, each with
-its interval.
+"""Evaluates embeddings of any model: verification, search, angles, thresholds, with intervals.
 
-python -m experiments.evaluate --checkpoint runs/RUN                              the people that
-the run held out
-python -m experiments.evaluate --checkpoint runs/RUN --sets lfw.bin ORL=faces.zip
-LFW=lfw_aligned+pairs.txt
-python -m experiments.evaluate --checkpoint model.ckpt --sets faces.zip          a model trained
-elsewhere
+python -m experiments.evaluate --checkpoint runs/RUN                      the people it held out
+python -m experiments.evaluate --checkpoint runs/RUN --sets lfw.bin LFW=lfw_aligned+pairs.txt
+python -m experiments.evaluate --checkpoint model.ckpt --sets faces.zip   trained elsewhere
 python -m experiments.evaluate --embeddings faces.npz
-python -m experiments.evaluate --embeddings model_a.npz model_b.npz               one set of images,
-two models
+python -m experiments.evaluate --embeddings model_a.npz model_b.npz       two models, same images
 
 A run without --sets is evaluated on its own data: the people it held out, the sets of its
 data.verify and, for W-EC and W-Inter, the people it trained on.
@@ -31,10 +26,28 @@ than which pairs are the same). experiments.embed writes such files.
 import dataclasses
 import pathlib
 import time
+from typing import Any
 
-import tyro
 from rich.console import Console
 
+from arcface_jax.commands.command import (
+    check_new_file,
+    make_folder,
+    new_console,
+    read_options,
+    run_command,
+    say,
+)
+from arcface_jax.commands.evaluation_inputs import (
+    Entry,
+    embed_set,
+    held_out_set,
+    load_set,
+    read_embeddings,
+)
+from arcface_jax.commands.evaluation_report import html_report, write_tables
+from arcface_jax.commands.models import TrainedRun, open_to_evaluate, takes_project
+from arcface_jax.commands.training_angles import training_angles
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_similarities
@@ -44,12 +57,6 @@ from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.figures.evaluation_set import draw_set
 from arcface_jax.files import write_whole
 from arcface_jax.training.dataset import load_data
-from experiments.command import check_new_file, help_text, make_folder, new_console, run_command
-from experiments.evaluation_inputs import Entry, embed_set, held_out_set, load_set, read_embeddings
-from experiments.evaluation_report import html_report, write_tables
-from experiments.models import open_to_evaluate, takes_project
-from experiments.trained import TrainedRun
-from experiments.training_angles import training_angles
 
 PAGE = "report.html"
 """The report's file, in the folder of an evaluation."""
@@ -85,9 +92,7 @@ class Arguments:
     deployment_fars: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
     """False accept rates for which thresholds are proposed."""
     enrolled: float = 0.5
-    """Share of the people whom the gallery of the search knows, by one image each; the others
-    are unknown.
-    """
+    """Share of people of whom the search's gallery has an image; the others are unknown."""
     replicates: int = 1000
     """Bootstrap replicates."""
     confidence: float = 0.95
@@ -102,13 +107,7 @@ class Arguments:
 
 
 def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], dict[str, TableRow]]:
-    """Everything to evaluate: the files of embeddings, then each run on each set.
-
-    Returns: (what to evaluate, W-EC and W-Inter of each run that is evaluated on its own data).
-
-    Raises:
-      InputError: nothing given, something unreadable, or two with one name.
-    """
+    """(embeddings files, then each run on each set; W-EC, W-Inter of runs on their own data)."""
     if arguments.sets and not arguments.checkpoint:
         raise InputError("--sets: give the run to embed them with, --checkpoint runs/RUN")
     if arguments.project is not None and not any(map(takes_project, arguments.checkpoint)):
@@ -124,7 +123,7 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
         model = open_to_evaluate(folder, arguments.project if takes_project(folder) else None)
         prefix = "" if len(arguments.checkpoint) == 1 else f"{model.name}, "
         step = f", step {model.step}" if isinstance(model, TrainedRun) else ""
-        console.print(f"Embedding with {folder}{step} …", markup=False, highlight=False)
+        say(console, f"Embedding with {folder}{step} …")
         sets = [load_set(each, model.image_size, arguments.folds) for each in arguments.sets]
         if not sets:
             if not isinstance(model, TrainedRun):
@@ -142,13 +141,9 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
                 of_training[f"{prefix}training people"] = training_angles(
                     model, data, arguments.resampling
                 )
-        verified: FlipRule = (
-            "none" if isinstance(model, TrainedRun) and not model.config.data.flip_test else "add"
-        )
-        entries += [
-            embed_set(model, images, arguments.flip or verified, f"{prefix}{images.name}")
-            for images in sets
-        ]
+        flips = not isinstance(model, TrainedRun) or model.config.data.flip_test
+        flip: FlipRule = arguments.flip or ("add" if flips else "none")
+        entries += [embed_set(model, one, flip, f"{prefix}{one.name}") for one in sets]
     if not entries:
         raise InputError("nothing to evaluate; give --checkpoint runs/RUN or --embeddings FILE.npz")
     names = [*(entry.data.name for entry in entries), *of_training]
@@ -170,20 +165,14 @@ def compare_results(
         if reference == number:
             continue
         first = results[reference]
-        scored = (
-            first.similarities,
-            second.similarities,
-            first.pairs.same,
-            first.first_cluster,
-            first.second_cluster,
-        )
+        clusters = (first.first_cluster, first.second_cluster)
+        scored = (first.similarities, second.similarities, first.pairs.same, *clusters)
+        options: dict[str, Any] = {"fars": arguments.fars, "resampling": arguments.resampling}
         folds = first.pairs.num_folds
         if folds > 1:
-            found = compare_similarities(
-                *scored, folds=folds, fars=arguments.fars, resampling=arguments.resampling
-            )
+            found = compare_similarities(*scored, folds=folds, **options)
         else:
-            found = compare_roc(*scored, fars=arguments.fars, resampling=arguments.resampling)
+            found = compare_roc(*scored, **options)
         comparisons[f"{entry.data.name} − {entries[reference].data.name}"] = found
     return comparisons
 
@@ -196,35 +185,25 @@ def print_results(
 ) -> None:
     """The table, the comparisons, and the thresholds with their warnings."""
 
-    def line(text: str, style: str | None = None) -> None:
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
-
-    line(to_text(rows))
+    say(console, to_text(rows))
     for pair, figures in comparisons.items():
         for name, c in figures.items():
-            line(
-                f"{pair}, {name}: {c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}], p = "
-                f"{c.p_value:.3f}: {c.verdict}"
-            )
+            numbers = f"{c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}], p = {c.p_value:.3f}"
+            say(console, f"{pair}, {name}: {numbers}: {c.verdict}")
     for name, result in results.items():
         for found in result.thresholds:
-            line(
-                f"{name}: for FAR {found.wanted_far:g} accept from {found.threshold}, TAR "
-                f"{found.tar}"
-            )
+            accepted = f"accept from {found.threshold}, TAR {found.tar}"
+            say(console, f"{name}: for FAR {found.wanted_far:g} {accepted}")
             if found.warning is not None:
-                line(f"  warning: {found.warning}", "yellow")
+                say(console, f"  warning: {found.warning}", "yellow")
 
 
 def run(arguments: Arguments) -> None:
-    """Makes the folder, and evaluates into it; a folder that was made in vain is taken away
-    again.
-    """
+    """Makes the folder and evaluates into it; one that was made in vain is taken away again."""
     if arguments.folds < 1:
         raise InputError(f"--folds {arguments.folds}: give 1 or more")
-    output = (
-        arguments.output or pathlib.Path("runs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
-    )
+    new = pathlib.Path("runs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
+    output = arguments.output or new
     make_folder(output)
     check_new_file(output / PAGE, ", of another evaluation")
     try:
@@ -238,39 +217,29 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     """Reads, evaluates, prints, writes."""
     page = output / PAGE
     entries, of_training = read_entries(arguments, console)
-    options = EvaluationOptions(
-        fars=arguments.fars,
-        deployment_fars=arguments.deployment_fars,
-        enrolled=arguments.enrolled,
-        resampling=arguments.resampling,
-    )
+    shared = ("fars", "deployment_fars", "enrolled", "resampling")
+    options = EvaluationOptions(**{name: getattr(arguments, name) for name in shared})
     results = {}
     for entry in entries:
-        console.print(f"Evaluating {entry.data.name} …", markup=False, highlight=False)
+        say(console, f"Evaluating {entry.data.name} …")
         results[entry.data.name] = evaluate_set(entry.data, options)
     comparisons = compare_results(entries, list(results.values()), arguments)
-    rows: dict[str, TableRow] = {
-        name: result.figures for name, result in results.items()
-    } | of_training
+    rows: dict[str, TableRow] = {name: result.figures for name, result in results.items()}
+    rows |= of_training
     print_results(console, rows, results, comparisons)
     tables = write_tables(rows, output)
-    drawn = {
-        entry.data.name: (
-            result,
-            draw_set(entry.data, result, output / "figures" / entry.data.name),
-        )
-        for entry, result in zip(entries, results.values(), strict=True)
-    }
+    drawn = {}
+    for entry in entries:
+        name, result = entry.data.name, results[entry.data.name]
+        drawn[name] = (result, draw_set(entry.data, result, output / "figures" / name))
     write_whole(page, html_report("Evaluation", rows, drawn, comparisons, arguments.confidence))
-    written = f"\nWritten: {page}, and beside it {len(tables)} tables and the pictures."
-    console.print(written, markup=False, highlight=False)
+    say(console, f"\nWritten: {page}, and beside it {len(tables)} tables and the pictures.")
+
+
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "evaluate", __doc__))
 
 
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(
-                Arguments, prog="python -m experiments.evaluate", description=help_text(__doc__)
-            )
-        )
-    )
+    run_command(main)

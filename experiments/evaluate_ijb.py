@@ -5,15 +5,17 @@ python -m experiments.evaluate_ijb --meta IJBC/meta --features ijbc_features.npz
 The folder of metadata has `*_face_tid_mid.txt` and `*_template_pair_label.txt`;
 `*_name_5pts_score.txt` for --detector-scores; and for the search `*_1N_gallery_*.csv` (one or two)
 and `*_1N_probe_mixed.csv`. The file of features holds `embeddings` [N, D] in the order of
-`*_face_tid_mid.txt`, not normalised, and may hold `mirrored` [N, D].
+`*_face_tid_mid.txt`, not normalised, and may hold `mirrored` [N, D]. Writes into --output.
 """
 
 import dataclasses
 import pathlib
 
 import numpy as np
-import tyro
 
+from arcface_jax.commands.command import make_folder, new_console, read_options, run_command, say
+from arcface_jax.commands.evaluation_inputs import read_arrays
+from arcface_jax.commands.evaluation_report import write_tables
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.bootstrap import (
     Interval,
@@ -47,9 +49,6 @@ from arcface_jax.evaluation.templates import (
 )
 from arcface_jax.figures.evaluation import cmc_figure, det_figure, roc_figure
 from arcface_jax.figures.style import save
-from experiments.command import help_text, make_folder, new_console, run_command
-from experiments.evaluation_inputs import read_arrays
-from experiments.evaluation_report import write_tables
 
 Figures = dict[str, Interval]
 
@@ -74,9 +73,7 @@ class Arguments:
     fars: tuple[float, ...] = IJB_FARS
     """False accept rates at which TAR is reported."""
     replicates: int = 0
-    """Bootstrap replicates for intervals over subjects; 0 leaves them out. IJB-C takes seconds
-    a replicate.
-    """
+    """Bootstrap replicates for intervals over subjects, or 0; IJB-C takes seconds for each."""
 
 
 def find(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
@@ -85,11 +82,7 @@ def find(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
 
 
 def find_one(folder: pathlib.Path, pattern: str) -> pathlib.Path:
-    """The one metadata file of a kind.
-
-    Raises:
-      InputError: there is none, or there are several.
-    """
+    """The one metadata file of a kind."""
     files = find(folder, pattern)
     if len(files) != 1:
         raise InputError(
@@ -99,11 +92,7 @@ def find_one(folder: pathlib.Path, pattern: str) -> pathlib.Path:
 
 
 def read_templates(arguments: Arguments) -> Templates:
-    """Reads the features and pools them.
-
-    Raises:
-      InputError: a file cannot be read, or features and metadata do not fit.
-    """
+    """Reads the features and pools them."""
     media_file = find_one(arguments.meta, "*_face_tid_mid.txt")
     media = read_face_media(media_file)
     arrays = read_arrays(arguments.features, ("embeddings",))
@@ -133,56 +122,38 @@ def read_templates(arguments: Arguments) -> Templates:
 def verify(arguments: Arguments, templates: Templates) -> tuple[Figures, Roc]:
     """1:1, with intervals over subjects if asked for."""
     pairs = read_template_pairs(find_one(arguments.meta, "*_template_pair_label.txt"))
-    first, second = (
-        templates.rows(pairs.first, "first templates"),
-        templates.rows(pairs.second, "second templates"),
-    )
+    first = templates.rows(pairs.first, "first templates")
+    second = templates.rows(pairs.second, "second templates")
     scores = score_pairs(templates.embeddings, templates.embeddings, first, second)
     result, roc = verify_scores(scores, pairs.same, fars=arguments.fars)
     figures = without_interval(result.numbers())
     if arguments.replicates:
         subjects = subjects_of_templates(first, second, pairs.same, len(templates.ids))
+        clustered = (scores, pairs.same, subjects[first], subjects[second])
         resampling = Resampling(arguments.replicates)
-        figures |= roc_intervals(
-            scores,
-            pairs.same,
-            subjects[first],
-            subjects[second],
-            fars=arguments.fars,
-            resampling=resampling,
-        )
+        figures |= roc_intervals(*clustered, fars=arguments.fars, resampling=resampling)
     return figures, roc
 
 
 def search_galleries(
     arguments: Arguments, templates: Templates
 ) -> tuple[dict[str, Search], np.ndarray]:
-    """1:N: the probes against each gallery; nothing if the files are not there.
-
-    Returns: (searches by gallery, who each probe shows).
-    """
-    galleries, probe_files = (
-        find(arguments.meta, "*_1N_gallery_*.csv"),
-        find(arguments.meta, "*_1N_probe_mixed.csv"),
-    )
+    """1:N: (searches by gallery, who each probe shows); nothing if the files are not there."""
+    galleries = find(arguments.meta, "*_1N_gallery_*.csv")
+    probe_files = find(arguments.meta, "*_1N_probe_mixed.csv")
     if not galleries or len(probe_files) != 1:
         return {}, np.zeros(0, np.int64)
-    probes = read_template_subjects(probe_files[0])
-    searches = {
-        path.stem.rpartition("_")[2]: search_templates(
-            templates, read_template_subjects(path), probes
-        )
-        for path in galleries
-    }
+    probes, searches = read_template_subjects(probe_files[0]), {}
+    for path in galleries:
+        gallery = read_template_subjects(path)
+        searches[path.stem.rpartition("_")[2]] = search_templates(templates, gallery, probes)
     return searches, probes.subject_ids
 
 
 def identification_figures(
     arguments: Arguments, searches: dict[str, Search], subjects: np.ndarray
 ) -> dict[str, Figures]:
-    """Rows of each gallery and of their mean, with intervals over the probes' subjects if asked
-    for.
-    """
+    """Rows of each gallery and of their mean, with intervals over subjects if asked for."""
     results = {name: identify(search, ranks=RANKS) for name, search in searches.items()}
     rows = {f"1:N {name}": without_interval(result.numbers()) for name, result in results.items()}
     rows["1:N mean"] = without_interval(mean_of_galleries(list(results.values())).numbers())
@@ -213,33 +184,28 @@ def run(arguments: Arguments) -> None:
     console = new_console()
     make_folder(arguments.output)
     templates = read_templates(arguments)
-    console.print(f"{len(templates.ids):,} templates.", highlight=False)
+    say(console, f"{len(templates.ids):,} templates.")
     figures, roc = verify(arguments, templates)
     rows = {"1:1": figures}
     pictures = {"roc": roc_figure({"1:1": roc}), "det": det_figure({"1:1": roc})}
     searches, subjects = search_galleries(arguments, templates)
     if searches:
         rows |= identification_figures(arguments, searches, subjects)
-        pictures["cmc"] = cmc_figure(
-            {name: cumulative_match(search) for name, search in searches.items()}
-        )
-        with_unknown = {
-            name: open_set_roc(s) for name, s in searches.items() if not s.enrolled.all()
-        }
-        if with_unknown:
-            pictures["identification_det"] = det_figure(with_unknown, identification=True)
+        pictures["cmc"] = cmc_figure({name: cumulative_match(s) for name, s in searches.items()})
+        rocs = {name: open_set_roc(s) for name, s in searches.items() if not s.enrolled.all()}
+        if rocs:
+            pictures["identification_det"] = det_figure(rocs, identification=True)
     write_tables(rows, arguments.output)
     for name, picture in pictures.items():
         save(picture, arguments.output / "figures" / name)
-    console.print(to_text(rows), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Written to {arguments.output}.", markup=False, highlight=False)
+    say(console, to_text(rows))
+    say(console, f"Written to {arguments.output}.")
+
+
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "evaluate_ijb", __doc__))
 
 
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(
-                Arguments, prog="python -m experiments.evaluate_ijb", description=help_text(__doc__)
-            )
-        )
-    )
+    run_command(main)

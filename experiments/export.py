@@ -1,13 +1,11 @@
-"""Exports a trained model: one function of the image's bytes, with its preprocessing and a model
-card.
+"""Exports a trained model: one function of the image's bytes, with preprocessing and model card.
 
 python -m experiments.export runs/RUN exported --verify faces.zip
 python -m experiments.export 068.ckpt exported --formats stablehlo onnx torch --weights int8
---verify faces.zip
 
 The model is the folder of a run, a PyTorch checkpoint or an ONNX file. With --verify the card tells
 the accuracy before and after, and thresholds at FAR 1e-3 … 1e-6; of a run it quotes the
-configuration and the last results.
+configuration and the last results. The folder has the formats, model_card.json, README.md.
 """
 
 import dataclasses
@@ -21,6 +19,8 @@ import jax
 import numpy as np
 import tyro
 
+from arcface_jax.commands.command import make_folder, new_console, read_options, run_command, say
+from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Project, open_trained
 from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
 from arcface_jax.data.pairs import Pairs
@@ -41,8 +41,6 @@ from arcface_jax.interop.torch import save_torch
 from arcface_jax.training.checkpoints import library_versions
 from arcface_jax.training.run_folder import CONFIG_FILE, RESULTS_FILE
 from arcface_jax.training.saved_runs import find_run
-from experiments.command import help_text, make_folder, new_console, run_command
-from experiments.models import STABLEHLO_FILE, Embedder, Project, open_trained
 
 CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
 Format = Literal["stablehlo", "onnx", "torch"]
@@ -68,20 +66,23 @@ class Arguments:
     weights: WeightType = "float32"
     """Type that kernels are stored in; the arithmetic stays float32."""
     verify: str | None = None
-    """[NAME=]SOURCE[+PAIRS] to measure accuracy and thresholds on, as experiments.evaluate takes
+    """[NAME=]SOURCE[+PAIRS] to measure accuracy and thresholds on, as the command evaluate takes
     it; without a list all pairs of its people.
     """
     project: Project = None
     name: str | None = None
     """Of the model in its card; the folder's if not given."""
     data: str | None = None
-    """What the model was trained on, for the card; of a run what its configuration says if not
-    given.
-    """
+    """What the model was trained on, for the card; if not given, a run's configuration tells."""
     recipe: str | None = None
     """How it was trained, for the card; of a run its configuration is quoted as well."""
     licence: str = UNKNOWN
     """Of the weights, for the card."""
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What is done to the network."""
+        return {name: getattr(self, name) for name in ("fold", "flip", "weights")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +94,8 @@ class _Faces:
     def similarities(self, function: Callable[[jax.Array], jax.Array]) -> np.ndarray:
         """Cosine of every pair."""
         height, width = self.images.shape[1:3]
-        unit = Embedder("", (height, width), None, default_batch_size(), jax.jit(function)).embed(
-            self.images
-        )
+        embedder = Embedder("", (height, width), None, default_batch_size(), jax.jit(function))
+        unit = embedder.embed(self.images)
         return score_pairs(unit, unit, self.pairs.first, self.pairs.second)
 
 
@@ -120,12 +120,10 @@ def measure(similarities: np.ndarray, same: np.ndarray) -> dict[str, float]:
 
 def find_thresholds(similarities: np.ndarray, faces: _Faces) -> tuple[Threshold, ...]:
     """At each of CARD_FARS, with a warning where the pairs are too few to know it."""
-    found = []
+    found, scored = [], (similarities, faces.pairs.same, *faces.clusters)
     for far in CARD_FARS:
-        result = deployment_threshold(
-            similarities, faces.pairs.same, *faces.clusters, far, resampling=Resampling(20, 0.95, 0)
-        )
-        found.append(Threshold(far, result.threshold.estimate, result.tar.estimate, result.warning))
+        one = deployment_threshold(*scored, far, resampling=Resampling(20, 0.95, 0))
+        found.append(Threshold(far, one.threshold.estimate, one.tar.estimate, one.warning))
     return tuple(found)
 
 
@@ -143,9 +141,8 @@ class RunFacts:
             return UNKNOWN
         data = self.config.get("data", {})
         root = data.get("root")
-        return f"{data.get('source', UNKNOWN)}" + (
-            "" if root is None else f", {pathlib.Path(root).name}"
-        )
+        place = "" if root is None else f", {pathlib.Path(root).name}"
+        return f"{data.get('source', UNKNOWN)}{place}"
 
     @property
     def recipe(self) -> str:
@@ -159,17 +156,12 @@ def read_run(path: pathlib.Path) -> RunFacts:
     if run is None:
         return RunFacts(None, {})
     config = json.loads((run.folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    verifications: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     if (run.folder / RESULTS_FILE).exists():
-        verifications = json.loads((run.folder / RESULTS_FILE).read_text(encoding="utf-8")).get(
-            "verifications", {}
-        )
-    if run.step is not None:
-        verifications = {
-            step: numbers for step, numbers in verifications.items() if int(step) == run.step
-        }
-    last = max(verifications, key=int, default=None)
-    return RunFacts(config, {} if last is None else {"step": int(last), **verifications[last]})
+        results = json.loads((run.folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    verified = {int(step): found for step, found in results.get("verifications", {}).items()}
+    step = max(verified, default=None) if run.step is None else run.step
+    return RunFacts(config, {"step": step, **verified[step]} if step in verified else {})
 
 
 def describe(
@@ -182,10 +174,8 @@ def describe(
         faces = read_faces(arguments.verify, model.image_size)
         before = faces.similarities(unit_embedding(model, fold=False, flip=arguments.flip))
         after = faces.similarities(function)
-        metrics = {
-            **measure(after, faces.pairs.same),
-            "original": measure(before, faces.pairs.same),
-        }
+        same = faces.pairs.same
+        metrics = {**measure(after, same), "original": measure(before, same)}
         metrics[LARGEST_CHANGE] = float(np.abs(after - before).max())
         thresholds = find_thresholds(after, faces)
     run = read_run(arguments.model)
@@ -198,7 +188,7 @@ def describe(
         embedding_size=model.embedding_size,
         image_size=model.image_size,
         training_pixels=dataclasses.asdict(model.pixels),
-        options={"fold": arguments.fold, "flip": arguments.flip, "weights": arguments.weights},
+        options=arguments.changes,
         data=arguments.data or run.data,
         recipe=arguments.recipe or run.recipe,
         config=run.config,
@@ -224,13 +214,7 @@ def write(
         write_whole(written[-1], export_stablehlo(function, model.image_size))
     if "onnx" in arguments.formats:
         written.append(folder / "model.onnx")
-        plain = unit_embedding(
-            model,
-            fold=arguments.fold,
-            flip=arguments.flip,
-            weights=arguments.weights,
-            shift_depthwise=False,
-        )
+        plain = unit_embedding(model, shift_depthwise=False, **arguments.changes)
         export_onnx(plain, model.image_size, written[-1])
     if "torch" in arguments.formats:
         written.append(folder / "model.pth")
@@ -246,9 +230,7 @@ def run(arguments: Arguments) -> None:
     if arguments.folder.exists():
         raise InputError(f"{arguments.folder}: exists already; choose another folder")
     model = open_trained(arguments.model, arguments.project)
-    function = unit_embedding(
-        model, fold=arguments.fold, flip=arguments.flip, weights=arguments.weights
-    )
+    function = unit_embedding(model, **arguments.changes)
     # Under its own name once it is whole: what a missing package stops can be asked for again by
     # the same command.
     partial = arguments.folder.with_name(arguments.folder.name + ".partial")
@@ -263,13 +245,14 @@ def run(arguments: Arguments) -> None:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     for path in (arguments.folder / file.name for file in written):
-        console.print(f"{path}: {path.stat().st_size:,} bytes", markup=False, highlight=False)
-    console.print(card.to_markdown(), markup=False, highlight=False)
+        say(console, f"{path}: {path.stat().st_size:,} bytes")
+    say(console, card.to_markdown())
+
+
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "export", __doc__))
 
 
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(Arguments, prog="python -m experiments.export", description=help_text(__doc__))
-        )
-    )
+    run_command(main)

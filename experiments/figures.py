@@ -2,15 +2,13 @@
 
 python -m experiments.figures faces margins                  these two, into docs/figures
 python -m experiments.figures layer --formats svg pdf        in other formats
-python -m experiments.figures loss_gradient -- --scale 16    one with arguments of its own; --
---help explains them
+python -m experiments.figures loss_gradient -- --scale 16    its own arguments; see -- --help
 python -m experiments.figures --all                          every one that needs no argument
 """
 
 import dataclasses
 import inspect
 import pathlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -18,6 +16,8 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
+from arcface_jax.command_name import command
+from arcface_jax.commands.command import read_options, run_command, split_arguments
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 from arcface_jax.figures.data import augmentation_sheet
@@ -26,7 +26,6 @@ from arcface_jax.figures.layer import layer
 from arcface_jax.figures.margins import MARGIN_FIGURES
 from arcface_jax.figures.samples import contact_sheet
 from arcface_jax.figures.style import save
-from experiments.command import help_text, run_command
 
 
 def faces() -> Figure:
@@ -41,9 +40,7 @@ def faces() -> Figure:
 
 
 def augmentations() -> Figure:
-    """Eight synthetic people under each augmentation, always applied, and under AdaFace's
-    mixture.
-    """
+    """Eight synthetic people under each augmentation, and under AdaFace's mixture."""
     people = 8
     return augmentation_sheet(
         SyntheticFaces(people, 1, first_identity=8).neutral(np.arange(people))
@@ -87,27 +84,13 @@ def needs_arguments(drawing: Drawing) -> bool:
 
 
 def draw(name: str, options: Sequence[str] = ()) -> dict[str, Figure]:
-    """Draws an entry of FIGURES.
-
-    Args:
-      name: of the figure.
-      options: its own arguments, as on a command line.
-
-    Returns: figures by file name: one of this name, or what the entry calls its several.
-    """
-    drawn = tyro.cli(
-        FIGURES[name], args=list(options), prog=f"python -m experiments.figures {name} --"
-    )
+    """Draws an entry of FIGURES by its own options: figures by file name."""
+    drawn = read_options(FIGURES[name], f"figures {name} --", None, list(options))
     return {name: drawn} if isinstance(drawn, Figure) else dict(drawn)
 
 
 def names_to_draw(config: FiguresConfig, options: Sequence[str]) -> list[str]:
-    """The figures a command line asks for.
-
-    Raises:
-      InputError: for none, an unknown one, options for several, or a figure that lacks its
-        arguments.
-    """
+    """The figures a command line asks for."""
     if config.all:
         if config.names or options:
             raise InputError(
@@ -123,8 +106,7 @@ def names_to_draw(config: FiguresConfig, options: Sequence[str]) -> list[str]:
             )
         if needs_arguments(FIGURES[name]) and not options:
             raise InputError(
-                f"figure {name!r} needs arguments; python -m experiments.figures {name} -- --help "
-                "tells"
+                f"figure {name!r} needs arguments; {command(f'figures {name}')} -- --help tells"
             )
     if options and len(config.names) > 1:
         raise InputError(
@@ -136,15 +118,9 @@ def names_to_draw(config: FiguresConfig, options: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Draws and says what was written."""
-    arguments = sys.argv[1:]
-    split = arguments.index("--") if "--" in arguments else len(arguments)
-    config = tyro.cli(
-        FiguresConfig,
-        args=arguments[:split],
-        prog="python -m experiments.figures",
-        description=f"{help_text(__doc__)}\n\nFigures: {', '.join(FIGURES)}",
-    )
-    options = arguments[split + 1 :]
+    arguments, options = split_arguments()
+    about = f"{__doc__}\n\nFigures: {', '.join(FIGURES)}"
+    config = read_options(FiguresConfig, "figures", about, arguments)
     for name in names_to_draw(config, options):
         for file_name, figure in draw(name, options).items():
             for file in save(figure, config.folder / file_name, config.formats):

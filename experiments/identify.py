@@ -3,8 +3,7 @@
 python -m experiments.identify enrol exported people/ gallery.npz          people/NAME/*.jpg
 python -m experiments.identify name exported gallery.npz new/*.jpg         a name, or unknown
 python -m experiments.identify verify exported a.jpg b.jpg --detect        the same person?
-python -m experiments.identify search gallery.npy probes.npz found.csv     names for a file of
-embeddings
+python -m experiments.identify search gallery.npy probes.npz found.csv     for many embeddings
 
 The model is best an export with a card, which holds the threshold for --far; for others give
 --threshold. Photos must be cropped to the face as the model's training images were, or need
@@ -23,32 +22,25 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from arcface_jax.data.open import open_source
-from arcface_jax.errors import InputError, printable
-from arcface_jax.evaluation.templates import pool_templates
-from arcface_jax.files import whole_file, whole_text
-from experiments.command import check_new_file, help_text, new_console, run_command
-from experiments.gallery import (
+from arcface_jax.command_name import command
+from arcface_jax.commands.command import check_new_file, help_text, new_console, run_command, say
+from arcface_jax.commands.gallery import (
     PATTERNS,
     Engine,
     check_same_model,
     embed_patterns,
-    embed_people,
+    embed_photos,
     find_candidates,
     read_gallery,
 )
-from experiments.machine import peak_gigabytes
-from experiments.models import Embedder, Project, open_embedder
-from experiments.photos import Cropper
+from arcface_jax.commands.machine import peak_gigabytes
+from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
+from arcface_jax.commands.photos import Cropper, Detect
+from arcface_jax.data.open import open_source
+from arcface_jax.errors import InputError, printable
+from arcface_jax.evaluation.templates import pool_templates
+from arcface_jax.files import whole_file, whole_text
 
-Model = Annotated[pathlib.Path, tyro.conf.Positional]
-Detect = Annotated[
-    bool,
-    tyro.conf.arg(
-        help="Find the largest face in each photo and align it; needs the packages of "
-        "requirements-detection.txt."
-    ),
-]
 UNKNOWN = "unknown"
 
 
@@ -57,7 +49,6 @@ class Enrol:
     """Embeds people, a folder each, into a gallery file."""
 
     model: Model
-    """The folder of an export or of a run, a PyTorch checkpoint, or an .onnx file."""
     people: Annotated[str, tyro.conf.Positional]
     """Folder or zip file of NAME/image.jpg, or another source with identities."""
     gallery: Annotated[pathlib.Path, tyro.conf.Positional]
@@ -73,7 +64,6 @@ class Name:
     """Names the person in each photo, or says unknown."""
 
     model: Model
-    """The model that the gallery was enrolled with."""
     gallery: Annotated[pathlib.Path, tyro.conf.Positional]
     """What enrol wrote."""
     photos: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional]
@@ -98,7 +88,6 @@ class Verify:
     """Says whether two photos show one person."""
 
     model: Model
-    """The folder of an export or of a run, a PyTorch checkpoint, or an .onnx file."""
     first: Annotated[pathlib.Path, tyro.conf.Positional]
     """Image file."""
     second: Annotated[pathlib.Path, tyro.conf.Positional]
@@ -116,9 +105,9 @@ class Search:
     """Names each of many embeddings, without a model: tells the time and the memory it takes."""
 
     gallery: Annotated[pathlib.Path, tyro.conf.Positional]
-    """What enrol or experiments.embed wrote, .npz, or .npy (not read as a whole) with its .csv."""
+    """What enrol or the command embed wrote, .npz, or .npy (not read as a whole) with its .csv."""
     probes: Annotated[pathlib.Path, tyro.conf.Positional]
-    """What experiments.embed wrote."""
+    """What the command embed wrote."""
     output: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write, .csv: image, person, then each candidate with its cosine."""
     threshold: float | None = None
@@ -142,7 +131,7 @@ def choose_threshold(
         )
     found = embedder.card.threshold(far)
     if found.warning is not None:
-        console.print(f"warning: {found.warning}", style="yellow", markup=False, highlight=False)
+        say(console, f"warning: {found.warning}", "yellow")
     return found.cosine
 
 
@@ -153,11 +142,9 @@ def enrol(arguments: Enrol, console: Console) -> None:
     check_new_file(arguments.gallery)
     source = open_source(arguments.people)
     embedder = open_embedder(arguments.model, project=arguments.project)
-    embeddings, kept = embed_people(embedder, source, detect=arguments.detect)
+    embeddings, kept = embed_photos(embedder, source, detect=arguments.detect)
     for index in np.setdiff1d(np.arange(len(source)), kept):
-        console.print(
-            f"left out: {source.where(int(index))}: no face found", markup=False, highlight=False
-        )
+        say(console, f"left out: {source.where(int(index))}: no face found")
     labels = np.asarray(source.labels)[kept]
     if arguments.templates:
         pooled = pool_templates(embeddings, labels, np.arange(len(labels)))
@@ -172,11 +159,7 @@ def enrol(arguments: Enrol, console: Console) -> None:
         raise InputError(f"{arguments.gallery}: cannot be written ({error.strerror})") from error
     people = len(set(names.tolist()))
     entries = f", {len(names)} templates" if arguments.templates else ""
-    console.print(
-        f"{arguments.gallery}: {len(kept)} images of {people} people{entries}",
-        markup=False,
-        highlight=False,
-    )
+    say(console, f"{arguments.gallery}: {len(kept)} images of {people} people{entries}")
 
 
 def name(arguments: Name, console: Console) -> None:
@@ -198,7 +181,7 @@ def name(arguments: Name, console: Console) -> None:
         person = names[0] if accepted else UNKNOWN
         table.add_row(str(photo), person, f"{scores[0]:.3f}", alike)
     console.print(table)
-    console.print(f"A name is given from a cosine of {threshold:.3f}.", highlight=False)
+    say(console, f"A name is given from a cosine of {threshold:.3f}.")
 
 
 def verify(arguments: Verify, console: Console) -> None:
@@ -210,7 +193,7 @@ def verify(arguments: Verify, console: Console) -> None:
     )
     cosine = float(first @ second)
     answer = "the same person" if cosine >= threshold else "different people"
-    console.print(f"{answer}: cosine {cosine:.3f}, threshold {threshold:.3f}", highlight=False)
+    say(console, f"{answer}: cosine {cosine:.3f}, threshold {threshold:.3f}")
 
 
 def search(arguments: Search, console: Console) -> None:
@@ -229,13 +212,8 @@ def search(arguments: Search, console: Console) -> None:
     numbers = range(1, found.indices.shape[1] + 1)
     with whole_text(arguments.output) as text:
         writer = csv.writer(text)
-        writer.writerow(
-            [
-                "image",
-                "person",
-                *(f"{what}_{n}" for n in numbers for what in ("candidate", "cosine")),
-            ]
-        )
+        columns = (f"{what}_{n}" for n in numbers for what in ("candidate", "cosine"))
+        writer.writerow(["image", "person", *columns])
         for place, accepted, scores, indices in zip(
             probes.places, found.accepted(threshold), found.scores, found.indices, strict=True
         ):
@@ -245,26 +223,19 @@ def search(arguments: Search, console: Console) -> None:
                 for text in (gallery.names[i], f"{score:.6f}")
             ]
             writer.writerow([place, alike[0] if accepted else UNKNOWN, *alike])
-    console.print(
+    say(
+        console,
         f"{arguments.output}: {len(probes.names):,} probes in {len(gallery.names):,} entries of "
         f"{gallery.embeddings.shape[1]} numbers, {seconds:.1f} s, "
         f"{len(probes.names) / seconds:.0f} probes/s, {peak:.1f} GB at most",
-        markup=False,
-        highlight=False,
     )
 
 
 def run(arguments: Enrol | Name | Verify | Search) -> None:
     """Does what was asked."""
-    console = new_console(soft_wrap=True)
-    if isinstance(arguments, Enrol):
-        enrol(arguments, console)
-    elif isinstance(arguments, Name):
-        name(arguments, console)
-    elif isinstance(arguments, Verify):
-        verify(arguments, console)
-    else:
-        search(arguments, console)
+    actions = {Enrol: enrol, Name: name, Verify: verify, Search: search}
+    act: Any = actions[type(arguments)]
+    act(arguments, new_console(soft_wrap=True))
 
 
 COMMANDS: dict[str, Callable[..., Enrol | Name | Verify | Search]] = {
@@ -275,13 +246,14 @@ COMMANDS: dict[str, Callable[..., Enrol | Name | Verify | Search]] = {
 }
 
 
-if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
-                prog="python -m experiments.identify",
-                description=help_text(__doc__),
-            )
+def main() -> None:
+    """Reads what to do and its options, and does it."""
+    run(
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog=command("identify"), description=help_text(__doc__)
         )
     )
+
+
+if __name__ == "__main__":
+    run_command(main)

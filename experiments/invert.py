@@ -1,19 +1,16 @@
-"""Faces out of a trained model: what it has learnt of a person, and whether another model
-recognises it.
+"""Faces out of a trained model: what it has learnt of a person, whether another recognises it.
 
-python -m experiments.invert                                             a small model, trained
-first
+python -m experiments.invert                                             a small model
 python -m experiments.invert runs/RUN --judge runs/OTHER --target weights
 python -m experiments.invert model.ckpt --people faces.zip --judge runs/RUN
 
 Starts from noise and changes pixels until the model embeds them as the target (a row of its class
 weights, or the mean embedding of a person's images), with a prior from the statistics of its batch
 normalisations. The judge has had no part in this: only it can say whether the face is like the
-person, for the inverted model is fooled by design.
+person, for the inverted model is fooled by design. Writes into runs/inversion, or --output.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Annotated, Literal
 
@@ -24,18 +21,26 @@ import tyro
 from rich.progress import Progress
 
 from arcface_jax.analysis.inversion import Likeness, Prior, cosine_loss, invert, likeness
+from arcface_jax.commands.command import (
+    make_folder,
+    new_console,
+    read_options,
+    run_command,
+    say,
+    say_written,
+    write_json,
+)
+from arcface_jax.commands.model_and_people import embed_people, open_analysed, open_people
+from arcface_jax.commands.models import Project
 from arcface_jax.data.decode import resize
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.figures.inversion import inversion_figure
 from arcface_jax.figures.style import save
-from arcface_jax.files import whole_file, write_whole
+from arcface_jax.files import whole_file
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.models.batch_statistics import with_statistics
 from arcface_jax.pixels import to_pixels
-from experiments.analysed import embed_people, open_analysed, open_people
-from experiments.command import help_text, make_folder, new_console, run_command
-from experiments.models import Project
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,21 +48,15 @@ class Arguments:
     """The command line."""
 
     model: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
-    """The folder of a run, a PyTorch checkpoint, or an .onnx file; a small model is trained if
-    not given.
-    """
+    """The folder of a run, a PyTorch checkpoint, or an .onnx file; else a small one is trained."""
     project: Project = None
     judge: pathlib.Path | None = None
-    """Another model, which only looks at the result; without a model, a small one of another
-    seed.
-    """
+    """Another model, to judge the result; without a model, a small one of another seed."""
     judge_project: Project = None
     people: str | None = None
     """Source of people; a run's own training people if not given."""
     target: Literal["embeddings", "weights"] = "embeddings"
-    """What to reach: the mean embedding of a person's images, or the person's row of the class
-    weights.
-    """
+    """What to reach: the mean embedding of a person's images, or the person's class weights."""
     count: int = 8
     """Faces to generate, of the first people, in one batch."""
     gallery: int = 40
@@ -109,10 +108,8 @@ def run(arguments: Arguments) -> None:
     """Generates, judges, prints, writes."""
     console = new_console()
     if not 1 <= arguments.count <= arguments.gallery:
-        raise InputError(
-            f"--count {arguments.count}: give from 1 to the {arguments.gallery} people of the "
-            "gallery"
-        )
+        among = f"the {arguments.gallery} people of the gallery"
+        raise InputError(f"--count {arguments.count}: give from 1 to {among}")
     if arguments.judge is None and arguments.judge_project is not None:
         raise InputError(
             f"--judge-project {arguments.judge_project}: give --judge as well, a PyTorch checkpoint"
@@ -127,14 +124,12 @@ def run(arguments: Arguments) -> None:
     embeddings, centres = embed_people(model, people)
     targets = centres[:count]
     if arguments.target == "weights":
+        otherwise = "take --target embeddings"
         if model.class_weights is None or arguments.people is not None:
-            raise InputError(
-                "--target weights: needs a run, and its own people; take --target embeddings"
-            )
+            raise InputError(f"--target weights: needs a run, and its own people; {otherwise}")
         if model.class_weights.ndim != 2:
             raise InputError(
-                "--target weights: a class of this run has several sub-centres; take --target "
-                "embeddings"
+                f"--target weights: a class of this run has several sub-centres; {otherwise}"
             )
         targets = unit_embeddings(model.class_weights[:count])
     faces = generate(model, targets, arguments)
@@ -142,7 +137,7 @@ def run(arguments: Arguments) -> None:
     by_model = unit_embeddings(model.embedder()(faces))
     reached = np.sum(by_model * targets, axis=1)
     report["target"] = reached.tolist()
-    console.print(f"Cosine to the target: {reached.mean():.3f}", highlight=False)
+    say(console, f"Cosine to the target: {reached.mean():.3f}")
     for name, who in (("model", model), ("judge", judge)):
         if who is None:
             continue
@@ -158,7 +153,7 @@ def run(arguments: Arguments) -> None:
             "own": found.own.tolist(),
             "rank": found.rank.tolist(),
         }
-        console.print(describe(name, found, real), markup=False, highlight=False, soft_wrap=True)
+        say(console, describe(name, found, real))
         lines.append([f"{name} {cosine:.2f}" for cosine in found.own])
     if judge is None:
         console.print(
@@ -167,19 +162,18 @@ def run(arguments: Arguments) -> None:
     first = np.array([np.flatnonzero(people.labels == person)[0] for person in order])
     notes = ["\n".join(parts) for parts in zip(*lines, strict=True)]
     figure = inversion_figure([("real", people.images[first]), ("generated", faces)], notes)
-    file = arguments.output / "inversion.json"
-    write_whole(file, json.dumps(report, indent=2) + "\n")
-    images = arguments.output / "inversion.npz"
+    file, images = (arguments.output / f"inversion.{end}" for end in ("json", "npz"))
+    write_json(file, report)
     with whole_file(images) as arrays:
         np.savez(arrays, images=faces, labels=order)
     pictures = save(figure, arguments.output / "inversion", ("png", "svg"))
-    written = ", ".join(map(str, (file, images, *pictures)))
-    console.print(f"Written: {written}", markup=False, highlight=False, soft_wrap=True)
+    say_written(console, file, images, *pictures)
+
+
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "invert", __doc__))
 
 
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(Arguments, prog="python -m experiments.invert", description=help_text(__doc__))
-        )
-    )
+    run_command(main)

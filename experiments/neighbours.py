@@ -1,21 +1,18 @@
-"""Who is near whom: the people whose centres are most alike, the mistakes between them, and all
-embeddings in a plane.
+"""Who is near whom: the most alike people, the mistakes between them, and all in a plane.
 
-python -m experiments.neighbours                                  a small model, trained first, and
-people unseen by it
+python -m experiments.neighbours                                  a small model, people new to it
 python -m experiments.neighbours runs/RUN --people faces.zip
-python -m experiments.neighbours model.ckpt --people faces.zip --layout tsne        needs
-scikit-learn
+python -m experiments.neighbours model.ckpt --people faces.zip --layout tsne   (scikit-learn)
+
+Writes neighbours.json and two pictures into runs/neighbours, or --output.
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Annotated, Literal
 
 import numpy as np
 import tyro
-from rich.table import Table
 
 from arcface_jax.analysis.neighbours import (
     ClassPairs,
@@ -24,23 +21,30 @@ from arcface_jax.analysis.neighbours import (
     principal_plane,
     tsne_plane,
 )
+from arcface_jax.commands.command import (
+    make_folder,
+    new_console,
+    read_options,
+    run_command,
+    say,
+    say_written,
+    table_of,
+    write_json,
+)
+from arcface_jax.commands.model_and_people import (
+    DEFAULT_PEOPLE,
+    default_source,
+    embed_people,
+    open_analysed,
+    open_people,
+)
+from arcface_jax.commands.models import Project
 from arcface_jax.errors import InputError, printable
 from arcface_jax.evaluation.all_pairs import all_pairs_roc
 from arcface_jax.evaluation.roc import operating_point
 from arcface_jax.figures.evaluation import pair_sheet
 from arcface_jax.figures.neighbours import plane_figure
 from arcface_jax.figures.style import save
-from arcface_jax.files import write_whole
-from experiments.analysed import (
-    DEFAULT_PEOPLE,
-    People,
-    default_source,
-    embed_people,
-    open_analysed,
-    open_people,
-)
-from experiments.command import help_text, make_folder, new_console, run_command
-from experiments.models import Project
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +52,7 @@ class Arguments:
     """The command line."""
 
     model: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
-    """The folder of a run, a PyTorch checkpoint, or an .onnx file; a small model is trained if
-    not given.
-    """
+    """The folder of a run, a PyTorch checkpoint, or an .onnx file; else a small one is trained."""
     project: Project = None
     people: str | None = None
     """Source of people; a run's own training people if not given."""
@@ -73,9 +75,7 @@ class Arguments:
 def most_alike_images(
     embeddings: np.ndarray, labels: np.ndarray, pairs: ClassPairs
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each pair of people the two images, one of each, that are most alike: (first [K],
-    second [K]).
-    """
+    """(first [K], second [K]): the two most alike images, one of each, of pairs of people."""
     chosen = []
     for one, other in zip(pairs.first, pairs.second, strict=True):
         first, second = np.flatnonzero(labels == one), np.flatnonzero(labels == other)
@@ -114,20 +114,6 @@ def lay_out(
     return plane[:count], own_labels, plane[count:], kept
 
 
-def table_of(pairs: ClassPairs, people: People) -> Table:
-    """The pairs, for people to read."""
-    table = Table("person", "most alike", "cosine of their centres", "pairs of images mistaken")
-    for one, other, cosine, mistakes in zip(
-        pairs.first, pairs.second, pairs.cosine, pairs.mistakes, strict=True
-    ):
-        table.add_row(
-            *(printable(people.names[who]) for who in (one, other)),
-            f"{cosine:.3f}",
-            f"{mistakes:.1%}",
-        )
-    return table
-
-
 def run(arguments: Arguments) -> None:
     """Embeds, compares, prints, writes."""
     console = new_console()
@@ -148,14 +134,23 @@ def run(arguments: Arguments) -> None:
     chosen = drawn_people(pairs, arguments.drawn, len(people.names))
     plane, labels, places, kept = lay_out(arguments, embeddings, people.labels, centres, chosen)
     others = (centres @ centres.T)[np.triu_indices(len(centres), 1)]
-    console.print(table_of(pairs, people))
-    console.print(
+    alike = [
+        {"first": people.names[one], "second": people.names[other], "cosine": c, "mistakes": m}
+        for one, other, c, m in zip(
+            pairs.first, pairs.second, pairs.cosine.tolist(), pairs.mistakes.tolist(), strict=True
+        )
+    ]
+    header = ("person", "most alike", "cosine of their centres", "pairs of images mistaken")
+    rows = [
+        (printable(first), printable(second), f"{cosine:.3f}", f"{mistakes:.1%}")
+        for first, second, cosine, mistakes in (one.values() for one in alike)
+    ]
+    console.print(table_of(header, rows, left=4))
+    say(
+        console,
         f"Threshold {threshold:.3f} at FAR {roc.far[point]:.2g}, TAR {roc.tar[point]:.1%}. "
         f"Centres of two people: cosine {np.median(others):.3f} (median), {others.max():.3f} "
         f"(highest). The picture keeps {kept:.0%} of the nearest neighbours.",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
     )
     report = {
         "threshold": threshold,
@@ -163,58 +158,26 @@ def run(arguments: Arguments) -> None:
         "tar": float(roc.tar[point]),
         "median_cosine_of_centres": float(np.median(others)),
         "neighbours_kept": kept,
-        "pairs": [
-            {
-                "first": people.names[one],
-                "second": people.names[other],
-                "cosine": cosine,
-                "mistakes": mistakes,
-            }
-            for one, other, cosine, mistakes in zip(
-                pairs.first,
-                pairs.second,
-                pairs.cosine.tolist(),
-                pairs.mistakes.tolist(),
-                strict=True,
-            )
-        ],
+        "pairs": alike,
     }
     file = arguments.output / "neighbours.json"
-    write_whole(file, json.dumps(report, indent=2) + "\n")
-    names = [
-        people.names[person].rpartition("/")[2].removeprefix("synthetic-") for person in chosen
-    ]
+    write_json(file, report)
+    names = [people.names[who].rpartition("/")[2].removeprefix("synthetic-") for who in chosen]
     names = [name.lstrip("0") or name[-1:] for name in names]
     layout = "t-SNE" if arguments.layout == "tsne" else "principal plane"
     title = f"{len(chosen)} people, {layout}; keeps {kept:.0%} of the nearest neighbours"
     first, second = most_alike_images(embeddings, people.labels, pairs)
-    sheet = pair_sheet(
-        people.images[first],
-        people.images[second],
-        pairs.cosine.tolist(),
-        "The most alike people: cosine of centres",
-    )
-    pictures = [
-        *save(
-            plane_figure(plane, labels, places, names, title),
-            arguments.output / "plane",
-            ("png", "svg"),
-        ),
-        *save(sheet, arguments.output / "most_alike"),
-    ]
-    console.print(
-        f"Written: {file}, {', '.join(map(str, pictures))}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    images, of_sheet = people.images, "The most alike people: cosine of centres"
+    sheet = pair_sheet(images[first], images[second], pairs.cosine.tolist(), of_sheet)
+    figure = plane_figure(plane, labels, places, names, title)
+    pictures = save(figure, arguments.output / "plane", ("png", "svg"))
+    say_written(console, file, *pictures, *save(sheet, arguments.output / "most_alike"))
+
+
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "neighbours", __doc__))
 
 
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(
-                Arguments, prog="python -m experiments.neighbours", description=help_text(__doc__)
-            )
-        )
-    )
+    run_command(main)

@@ -1,49 +1,153 @@
 """Says which head fits how many identities, before anything is allocated.
 
 python -m experiments.plan 1000000                                       one device of 80 GiB
-python -m experiments.plan 29000000 --batch 512 --compile                beside it, the plan of
-XLA's compiler
+python -m experiments.plan 29000000 --batch 512 --compile                XLA's plan beside it
 python -m experiments.plan 100000000 --devices 8 --compile
-python -m experiments.plan --preset webface42m-r100                      a whole run: network, head,
-devices
+python -m experiments.plan --preset webface42m-r100                      a whole run
 python -m experiments.plan --all-presets --markdown
+
+Prints tables, and writes nothing.
 """
 
 import dataclasses
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import tyro
+from rich.box import SIMPLE
+from rich.console import Console
 from rich.table import Table
 
+from arcface_jax.commands.command import new_console, read_options, run_command, say, table_of
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
+from arcface_jax.losses import loss_name
+from arcface_jax.training.abstract import DEVICE_COUNTS, Cost, cost
+from arcface_jax.training.config import HeadConfig
 from arcface_jax.training.head_plan import (
     HeadSize,
     compiled_memory,
     predicted_memory,
     predicted_operations,
 )
-from experiments.command import help_text, new_console, run_command
-from experiments.preset_plan import PresetPlan, print_presets
 
-_HEADS = (
-    ("dense", "float32"),
-    ("chunked", "float32"),
-    ("fused", "float32"),
-    ("fused", "bfloat16"),
-    ("partial", "float32"),
-    ("partial", "bfloat16"),
+from .recipes.presets import RECIPES
+
+_GIB = 2**30
+_PARTS = ("backbone", "optimiser", "class_rows", "gradients", "activations", "head", "total")
+_TOLD_ON = 8
+"""Devices that the table of all presets gives the memory on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PresetPlan:
+    """Presets to plan for, with the number of identities that their data set has."""
+
+    preset: str | None = None
+    """One of the papers' recipes; `--help` of the command train lists them."""
+    all_presets: bool = False
+    """A line for each of them instead."""
+    markdown: bool = False
+    """Print it as Markdown."""
+    devices: tuple[int, ...] = DEVICE_COUNTS
+    """Numbers of devices to tell the memory for (with --preset)."""
+
+
+def head_in_words(head: HeadConfig) -> str:
+    """Kind, and what is sampled."""
+    sampled = f", {head.sample_rate:g} of the classes" if head.sample_rate != 1.0 else ""
+    return head.kind + sampled
+
+
+_ABOUT_MEMORY = "GiB on each device; activations and head are estimates"
+
+
+def memory_rows(found: Cost) -> tuple[list[str], list[list[str]]]:
+    """(header, a row for each number of devices), in GiB on each."""
+    rows = [
+        [str(one.devices), *(f"{getattr(one, name) / _GIB:.3f}" for name in _PARTS)]
+        for one in found.memory.values()
+    ]
+    return ["devices", *(name.replace("_", " ") for name in _PARTS)], rows
+
+
+def all_presets_rows() -> tuple[list[str], list[list[str]]]:
+    """(header, a row for each preset)."""
+    header = ["preset", "data", "network", "head", "schedule", "published", "parameters"]
+    rows = []
+    for name, recipe in RECIPES.items():
+        config, data = recipe(), recipe.data
+        found = cost(config, data.identities, (_TOLD_ON,))
+        memory = found.memory[_TOLD_ON]
+        on = f"{data.name}: {data.identities:,} identities, {data.images:,} images"
+        head = f"{loss_name(config.loss)}; {head_in_words(config.head)}"
+        kept, working = memory.state + memory.gradients, memory.activations + memory.head
+        sizes = [f"{found.parameters:,} + {found.class_weights:,}"]
+        sizes += [f"{kept / _GIB:.1f} + {working / _GIB:.1f}"]
+        about = [config.model.name, head, recipe.schedule(), recipe.published or "–"]
+        rows.append([name, on, *about, *sizes])
+    return [*header, f"GiB a device, of {_TOLD_ON}"], rows
+
+
+_ABOUT_ALL = (
+    "Parameters: backbone + class weights. GiB: weights, optimiser and gradients, exact, + "
+    "activations and head, estimated before XLA fuses."
 )
+
+
+def print_presets(plan: PresetPlan, console: Console) -> None:
+    """Prints one preset, or the table of all."""
+    if (plan.preset is not None) == plan.all_presets:
+        raise InputError("give --preset NAME or --all-presets, one of them")
+    if plan.all_presets:
+        if plan.devices != DEVICE_COUNTS:
+            raise InputError(
+                f"--devices is for --preset; the table of all presets is for {_TOLD_ON}"
+            )
+        header, rows = all_presets_rows()
+        if plan.markdown:
+            print(markdown_table(header, rows, numbers=False), _ABOUT_ALL, sep="\n")
+        else:
+            console.print(table_of(header, rows, left=len(header), caption=_ABOUT_ALL))
+        return
+    if plan.preset not in RECIPES:
+        raise InputError(f"--preset {plan.preset}: choose one of {', '.join(RECIPES)}")
+    recipe = RECIPES[plan.preset]
+    config = recipe()
+    found = cost(config, recipe.data.identities, plan.devices)
+    lines = [
+        f"{recipe.name}: {(recipe.make.__doc__ or '').splitlines()[0]}",
+        *(line.strip() for line in recipe.facts().splitlines()),
+        f"Network: {config.model.name} in {config.model.dtype}, {found.parameters:,} parameters, "
+        f"{found.forward_operations / 2e9:.2f} G multiply-adds an image.",
+        f"Head: {loss_name(config.loss)}, {head_in_words(config.head)}, "
+        f"{found.class_weights:,} class weights.",
+        f"A step of {config.run.batch_size:,} images: {found.step_operations / 1e12:.1f} · 10¹² "
+        "operations.",
+    ]
+    header, rows = memory_rows(found)
+    if plan.markdown:
+        print(*lines, "", markdown_table(header, rows), _ABOUT_MEMORY, sep="\n")
+        return
+    for line in lines:
+        say(console, line)
+    style: dict[str, Any] = {"box": SIMPLE, "pad_edge": False, "collapse_padding": True}
+    table = table_of(header, rows, left=0, title=_ABOUT_MEMORY, **style)
+    for column in table.columns:
+        column.no_wrap = " " not in str(column.header)
+    console.print(table)
+
+
+_EXACT = (("dense", "float32"), ("chunked", "float32"), ("fused", "float32"), ("fused", "bfloat16"))
+_HEADS = (*_EXACT, ("partial", "float32"), ("partial", "bfloat16"))
 _GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig:
-    """A head to plan for: SGD with momentum, float32 arithmetic. The backbone's memory comes on
-    top.
-    """
+    """A head to plan for: SGD with momentum, float32 arithmetic; the backbone comes on top."""
 
     identities: Annotated[int, tyro.conf.Positional]
     """Identities, C in the papers."""
@@ -56,27 +160,19 @@ class PlanConfig:
     memory_gib: float = 80.0
     """What each has for the head."""
     tflops: float | None = None
-    """Float32 matmul rate of a device in 10¹² operations a second; gives the least time of a
-    step.
-    """
+    """Float32 matmul rate of a device in 10¹² operations a second; gives the least step time."""
     chunk: int = DEFAULT_CHUNK
     """Classes at a time."""
     rate: float = 0.1
     """What part of the classes the partial head samples."""
     compile: bool = False
-    """Compile every step from shapes too, for simulated devices, and show what the compiler
-    plans.
-    """
+    """Compile every step from shapes too, for simulated devices, and show the compiler's plan."""
 
 
 def plan_table(config: PlanConfig) -> tuple[Table, str | None]:
-    """A row for every head, and the first of them, in order of simplicity and exactness, that
-    fits.
-    """
-    table = Table(
-        title=f"{config.identities:,} identities × {config.dim}, N = {config.batch}, "
-        f"{config.devices} devices"
-    )
+    """A row for every head; and the first, in order of simplicity and exactness, that fits."""
+    title = f"{config.identities:,} identities × {config.dim}, N = {config.batch}"
+    table = Table(title=f"{title}, {config.devices} devices")
     names = ["head", "dtype", "weights + momentum", "gradient", "working", "GiB a device"]
     names += ["compiled plan"] if config.compile else []
     names += ["fits"] + (["≥ s/step"] if config.tflops else [])
@@ -84,25 +180,14 @@ def plan_table(config: PlanConfig) -> tuple[Table, str | None]:
         table.add_column(name, justify="left" if name in ("head", "dtype", "fits") else "right")
     best = None
     for head, dtype in _HEADS:
-        size = HeadSize(
-            head,
-            config.identities,
-            config.dim,
-            config.batch,
-            config.devices,
-            dtype,
-            config.chunk,
-            config.rate,
-        )
+        sizes = (config.identities, config.dim, config.batch, config.devices)
+        size = HeadSize(head, *sizes, dtype, config.chunk, config.rate)
         memory = predicted_memory(size)
         total = compiled_memory(size).total if config.compile else memory.total
         fits = total <= config.memory_gib * _GIB
         best = best or (f"{head} in {dtype}" if fits else None)
-        row = [
-            head,
-            dtype,
-            *(f"{part / _GIB:.3f}" for part in (memory.state, memory.gradient, memory.working)),
-        ]
+        parts = (memory.state, memory.gradient, memory.working)
+        row = [head, dtype, *(f"{part / _GIB:.3f}" for part in parts)]
         row += [f"{memory.total / _GIB:.3f}"] + ([f"{total / _GIB:.3f}"] if config.compile else [])
         row += ["yes" if fits else "no"]
         row += [f"{predicted_operations(size) / config.tflops / 1e12:.4f}"] if config.tflops else []
@@ -112,12 +197,8 @@ def plan_table(config: PlanConfig) -> tuple[Table, str | None]:
 
 def run(config: PlanConfig) -> None:
     """Prints the table and the choice."""
-    positive = {
-        "IDENTITIES": config.identities,
-        "--memory-gib": config.memory_gib,
-        "--tflops": config.tflops,
-    }
-    for name, value in positive.items():
+    memory, rate = ("--memory-gib", config.memory_gib), ("--tflops", config.tflops)
+    for name, value in (("IDENTITIES", config.identities), memory, rate):
         if value is not None and not value > 0:
             raise InputError(f"{name} {value:g}: give a number above 0")
     if config.compile:
@@ -139,17 +220,13 @@ def run(config: PlanConfig) -> None:
 
 def main() -> None:
     """Plans a head by the number of its identities, or whole presets."""
-    arguments = sys.argv[1:]
-    program, about = "python -m experiments.plan", help_text(__doc__)
     # Each takes its own options, so that none is accepted that does nothing.
-    if any(argument.split("=")[0] in ("--preset", "--all-presets") for argument in arguments):
+    if any(argument.split("=")[0] in ("--preset", "--all-presets") for argument in sys.argv[1:]):
         # Shapes need no accelerator, and must not wait for one that is busy.
         jax.config.update("jax_platforms", "cpu")
-        print_presets(
-            tyro.cli(PresetPlan, args=arguments, prog=program, description=about), new_console()
-        )
+        print_presets(read_options(PresetPlan, "plan", __doc__), new_console())
     else:
-        run(tyro.cli(PlanConfig, args=arguments, prog=program, description=about))
+        run(read_options(PlanConfig, "plan", __doc__))
 
 
 if __name__ == "__main__":

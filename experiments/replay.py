@@ -1,11 +1,12 @@
 """Takes a step apart whose loss or gradient was not finite, on one device, layer by layer.
 
 python -m experiments.replay runs/RUN/bad-step-N
+
+Prints the norms of every layer, and writes them to report.json there.
 """
 
 import dataclasses
 import pathlib
-import sys
 from typing import Annotated
 
 import numpy as np
@@ -13,8 +14,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from arcface_jax.commands.command import new_console, read_options, run_command
 from arcface_jax.training.bad_steps import Diagnosis, LayerNorms, diagnose
-from experiments.command import help_text, new_console, run_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,23 +42,14 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
         table = Table("layer", "norm of the finite part", "not finite", title=kind.capitalize())
         layers: list[LayerNorms] = getattr(diagnosis, kind)
         for layer in layers:
-            table.add_row(
-                layer.name,
-                f"{layer.norm:.4g}",
-                str(layer.bad or ""),
-                style="red" if layer.bad else None,
-            )
+            style = "red" if layer.bad else None
+            table.add_row(layer.name, f"{layer.norm:.4g}", str(layer.bad or ""), style=style)
         console.print(table)
 
 
 def main() -> None:
     """Replays and prints."""
-    config = tyro.cli(
-        ReplayConfig,
-        args=sys.argv[1:],
-        prog="python -m experiments.replay",
-        description=help_text(__doc__),
-    )
+    config = read_options(ReplayConfig, "replay", __doc__)
     print_diagnosis(new_console(), diagnose(config.folder))
 
 

@@ -2,28 +2,35 @@
 
 python -m experiments.toy                                    eight synthetic people
 python -m experiments.toy --dimension 3
-python -m experiments.toy --people faces.zip                 the first eight of a folder, zip file,
-…
-python -m experiments.toy --margin 0.9                       more than a circle of eight classes can
-hold
+python -m experiments.toy --people faces.zip                 the first eight of a folder, zip file
+python -m experiments.toy --margin 0.9                       more than a circle of eight can hold
 
 Trains a small network on half of each person's images with plain softmax, softmax on the sphere and
 ArcFace, several times each, and measures the smallest angle between neighbouring classes, on those
-images and on the other half.
+images and on the other half. Writes toy.json and a picture into runs/toy, or --output.
 """
 
 import dataclasses
 import functools
-import json
 import math
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import Progress
 
 from arcface_jax.analysis.class_gaps import class_gaps, even_circle_probability
+from arcface_jax.commands.command import (
+    make_folder,
+    new_console,
+    read_options,
+    run_command,
+    say,
+    say_written,
+    write_json,
+)
+from arcface_jax.commands.small_model import SmallRecipe, train_small
 from arcface_jax.data.in_memory import load_source
 from arcface_jax.data.open import open_source
 from arcface_jax.data.source import FaceSource
@@ -33,11 +40,8 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.figures.features import Features, features_figure
 from arcface_jax.figures.style import save
-from arcface_jax.files import write_whole
 from arcface_jax.margins import arcface
 from arcface_jax.models.embed import embed_images, make_embed_function
-from experiments.command import help_text, make_folder, new_console, run_command
-from experiments.small_model import Recipe, train_small
 
 IMAGES_OF_A_PERSON = 100
 """Synthetic images of each person, half of them to train on."""
@@ -72,22 +76,15 @@ class Arguments:
     """Folder for toy.json and the picture."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Halves:
-    """Images to train on and unseen ones of the same people."""
+class Half(NamedTuple):
+    """Half of the images of some people."""
 
-    training: np.ndarray
-    training_labels: np.ndarray
-    unseen: np.ndarray
-    unseen_labels: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
 
 
-def read_halves(arguments: Arguments) -> Halves:
-    """Every other image of each person to train on, the rest unseen.
-
-    Raises:
-      InputError: a source without enough people, or a person with a single image.
-    """
+def read_halves(arguments: Arguments) -> tuple[Half, Half]:
+    """Every other image of each person to train on, the rest unseen."""
     if arguments.dimension not in (2, 3):
         raise InputError(f"--dimension {arguments.dimension}: only 2 and 3 can be drawn")
     source: FaceSource
@@ -114,49 +111,37 @@ def read_halves(arguments: Arguments) -> Halves:
             )
         place[own] = np.arange(len(own))
     first = place % 2 == 0
-    return Halves(
-        sample.images[first], sample.labels[first], sample.images[~first], sample.labels[~first]
-    )
+    training, unseen = (Half(sample.images[half], sample.labels[half]) for half in (first, ~first))
+    return training, unseen
 
 
 def study(
-    data: Halves, recipe: Recipe, arguments: Arguments, seed: int, progress: Progress
+    halves: tuple[Half, Half],
+    recipe: SmallRecipe,
+    arguments: Arguments,
+    seed: int,
+    progress: Progress,
 ) -> tuple[dict[str, float], Features]:
     """Trains once; returns what was measured, and the panel to draw."""
     task = progress.add_task(f"{name_of(recipe)}, seed {seed}", total=recipe.steps)
-    model = train_small(
-        data.training, data.training_labels, recipe, seed, lambda _: progress.advance(task)
-    )
+    model = train_small(*halves[0], recipe, seed, lambda _: progress.advance(task))
     progress.remove_task(task)
     assert model.class_weights is not None
     embed = _make_embed(recipe.backbone)
-    training, unseen = (
-        unit_embeddings(embed_images(embed, model.variables, images, batch_size=64))
-        for images in (data.training, data.unseen)
-    )
     centres = unit_embeddings(model.class_weights)
     numbers: dict[str, float] = {}
-    for name, embeddings, labels in (
-        ("training", training, data.training_labels),
-        ("unseen", unseen, data.unseen_labels),
-    ):
+    shown: dict[str, np.ndarray] = {}
+    for name, (images, labels) in zip(("training", "unseen"), halves, strict=True):
+        embeddings = unit_embeddings(embed_images(embed, model.variables, images, batch_size=64))
+        shown |= {name: embeddings, f"{name}_labels": labels}
         found = class_gaps(embeddings, labels, quantile=arguments.quantile).numbers()
         found["nearest_centre"] = float(np.mean((embeddings @ centres.T).argmax(axis=1) == labels))
         numbers |= {f"{name}_{key}": value for key, value in found.items()}
     note = f"smallest gap {numbers['training_smallest_gap']:.1f}°"
-    panel = Features(
-        name_of(recipe),
-        training,
-        data.training_labels,
-        unseen,
-        data.unseen_labels,
-        centres=centres,
-        note=note,
-    )
-    return numbers, panel
+    return numbers, Features(name_of(recipe), **shown, centres=centres, note=note)
 
 
-def name_of(recipe: Recipe) -> str:
+def name_of(recipe: SmallRecipe) -> str:
     """The loss, for people."""
     if recipe.margin is None:
         return "softmax"
@@ -168,18 +153,15 @@ def check_feasible(arguments: Arguments, console: Console) -> dict[str, float]:
     largest = 2 * math.pi / arguments.identities
     best = even_circle_probability(arguments.identities, arcface(arguments.margin), arguments.scale)
     if arguments.dimension == 2:
-        line = (
+        say(
+            console,
             f"{arguments.identities} classes on a circle are {math.degrees(largest):.1f}° apart, m "
             f"is {math.degrees(arguments.margin):.1f}°; at best softmax gives the true class "
-            f"{best:.1%} at s = {arguments.scale:g}"
+            f"{best:.1%} at s = {arguments.scale:g}",
         )
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
         if arguments.margin >= largest:
-            console.print(
-                f"warning: m = {arguments.margin:g} is not below 2π/C = {largest:.3f}; no "
-                "arrangement satisfies it",
-                style="yellow",
-            )
+            bound = f"2π/C = {largest:.3f}; no arrangement satisfies it"
+            say(console, f"warning: m = {arguments.margin:g} is not below {bound}", "yellow")
     return {"largest_feasible_margin": largest, "best_probability": best}
 
 
@@ -189,34 +171,26 @@ def run(arguments: Arguments) -> None:
     if not arguments.seeds:
         raise InputError("--seeds: give at least one")
     make_folder(arguments.output)
-    data = read_halves(arguments)
+    halves = read_halves(arguments)
     report: dict[str, object] = {"circle": check_feasible(arguments, console)}
     panels = []
     with Progress(console=console, transient=True) as progress:
         for margin in (None, 0.0, arguments.margin):
-            recipe = Recipe(arguments.dimension, margin, arguments.scale, arguments.steps)
-            runs = [study(data, recipe, arguments, seed, progress) for seed in arguments.seeds]
+            recipe = SmallRecipe(arguments.dimension, margin, arguments.scale, arguments.steps)
+            runs = [study(halves, recipe, arguments, seed, progress) for seed in arguments.seeds]
             panels.append(runs[0][1])
             values = {key: [numbers[key] for numbers, _ in runs] for key in runs[0][0]}
             report[name_of(recipe)] = values
-            line = (
+            say(
+                console,
                 f"{name_of(recipe)}: smallest gap {spread_of(values['training_smallest_gap'])}°, "
                 f"spread {spread_of(values['training_spread'])}°; unseen images: spread "
                 f"{spread_of(values['unseen_spread'])}°, nearest to their centre "
-                f"{spread_of([100 * share for share in values['unseen_nearest_centre']])} %"
+                f"{spread_of([100 * share for share in values['unseen_nearest_centre']])} %",
             )
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-    file = arguments.output / "toy.json"
-    write_whole(file, json.dumps(report, indent=2) + "\n")
-    pictures = save(
-        features_figure(panels), arguments.output / f"toy_{arguments.dimension}d", ("png", "svg")
-    )
-    console.print(
-        f"Written: {file}, {', '.join(map(str, pictures))}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    file, picture = (arguments.output / n for n in ("toy.json", f"toy_{arguments.dimension}d"))
+    write_json(file, report)
+    say_written(console, file, *save(features_figure(panels), picture, ("png", "svg")))
 
 
 def spread_of(values: list[float]) -> str:
@@ -224,9 +198,10 @@ def spread_of(values: list[float]) -> str:
     return f"{np.median(values):.1f} ({min(values):.1f} … {max(values):.1f})"
 
 
+def main() -> None:
+    """Reads the options and runs."""
+    run(read_options(Arguments, "toy", __doc__))
+
+
 if __name__ == "__main__":
-    run_command(
-        lambda: run(
-            tyro.cli(Arguments, prog="python -m experiments.toy", description=help_text(__doc__))
-        )
-    )
+    run_command(main)

@@ -3,17 +3,19 @@
 python -m experiments.train                                  the embedded synthetic faces
 python -m experiments.train folder --data.root DIR           your own faces, DIR/person/*.jpg
 python -m experiments.train --config runs/RUN/config.json    a run again
-python -m experiments.train … --check                        look at the data and the cost, train
-nothing;
-                                                             --against TEST_SET looks for images in
-                                                             both
+python -m experiments.train … --check                        only the data and the cost;
+                                                             --against SET: images in both
+
+Writes runs/LOSS-DATE-TIME, or --run.folder: summary.html, metrics, results, checkpoints, pictures.
 """
 
+import dataclasses
 import pathlib
 import signal
 import sys
 import time
 from collections.abc import Mapping
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -21,9 +23,21 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from arcface_jax.command_name import command
+from arcface_jax.commands.command import (
+    INTERRUPTED,
+    TERMINATED,
+    new_console,
+    read_options,
+    run_command,
+    say,
+)
+from arcface_jax.commands.data_check import check_data
+from arcface_jax.commands.run_report import draw_run, run_page
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
-from arcface_jax.training.config import Config
+from arcface_jax.losses import LOSSES, loss_name
+from arcface_jax.training.config import Config, with_loss
 from arcface_jax.training.config_file import read_config
 from arcface_jax.training.console import ConsoleReporter, print_plan, print_results
 from arcface_jax.training.loop import RunResult, best_so_far, train
@@ -31,19 +45,14 @@ from arcface_jax.training.processes import is_loss_of_others, join_processes, le
 from arcface_jax.training.run_folder import CONFIG_FILE, RunFolder
 from arcface_jax.training.setup import Setup, prepare
 from arcface_jax.training.stopping import Stopped
-from experiments.command import INTERRUPTED, TERMINATED, help_text, new_console, run_command
-from experiments.configs import PRESETS
-from experiments.data_check import check_data
-from experiments.run_figures import draw_run
-from experiments.run_report import run_page
+
+from .recipes.presets import PRESETS
 
 SUMMARY_FILE = "summary.html"
 
 
 def take_option(arguments: list[str], option: str, wanted: str) -> tuple[list[str], list[str]]:
-    """Takes every `option VALUE` or `option=VALUE` out of the arguments: (the values, the other
-    arguments).
-    """
+    """(values, other arguments): takes every `option VALUE` or `option=VALUE` out."""
     values, rest = [], []
     remaining = iter(arguments)
     for argument in remaining:
@@ -77,14 +86,47 @@ def parse(arguments: list[str]) -> Config:
     presets = "\n".join(
         f"  {name}: {(make.__doc__ or '').splitlines()[0]}" for name, make in PRESETS.items()
     )
-    return tyro.cli(
-        Config,
-        default=base,
-        args=arguments,
-        prog="python -m experiments.train [PRESET] [--config FILE]",
-        description=f"{help_text(__doc__)}\n\nPresets, with every option below to "
-        f"override:\n\n{presets}",
+    about = f"{__doc__}\n\nPresets, with every option below to override:\n\n{presets}"
+    base, arguments = take_loss(base, arguments)
+    usage = "train [PRESET] [--config FILE]"
+    return with_plain_loss(read_options(Config, usage, about, arguments, default=base))
+
+
+def take_loss(config: Config, arguments: list[str]) -> tuple[Config, list[str]]:
+    """(the configuration with the loss that --loss.name names, the other arguments).
+
+    Its class has the name as a further field, so that --help shows it among the loss's own.
+    """
+    names, rest = take_option(arguments, "--loss.name", "one of " + ", ".join(LOSSES))
+    config = with_loss(config, names[-1]) if names else config
+    loss, name = config.loss, loss_name(config.loss)
+    known = [field.name for field in dataclasses.fields(loss)]
+    for argument in rest:
+        option = argument.partition("=")[0]
+        field = option.removeprefix("--loss.").replace("-", "_")
+        if option.startswith("--loss.") and field.removeprefix("no_") not in known:
+            raise InputError(
+                f"{option}: loss.name {name} has no {field}; it has {', '.join(known)}"
+            )
+    choices = f"{', '.join(LOSSES)}; or module:Class of your own. The options here are its own."
+    kind = Annotated[str, tyro.conf.arg(metavar="NAME", help=choices)]
+    field_of_name = ("name", kind, dataclasses.field(default=name, kw_only=True))
+    named = dataclasses.make_dataclass(
+        type(loss).__name__,
+        [field_of_name],
+        bases=(type(loss),),
+        frozen=True,
+        namespace={"__doc__": type(loss).__doc__},
     )
+    shown = named(**{field: getattr(loss, field) for field in known})
+    return dataclasses.replace(config, loss=shown), rest
+
+
+def with_plain_loss(config: Config) -> Config:
+    """The configuration with the loss's own class again, after `take_loss`."""
+    cls: Any = type(config.loss).__bases__[0]
+    fields = {field.name: getattr(config.loss, field.name) for field in dataclasses.fields(cls)}
+    return dataclasses.replace(config, loss=cls(**fields))
 
 
 def run_folder_path(config: Config) -> pathlib.Path:
@@ -95,7 +137,10 @@ def run_folder_path(config: Config) -> pathlib.Path:
         raise InputError(
             "run.resume changed and run.distributed need --run.folder, the same for all processes"
         )
-    return pathlib.Path("runs") / f"{config.loss.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return (
+        pathlib.Path("runs")
+        / f"{loss_name(config.loss).replace(':', '.')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    )
 
 
 def angle_warning(angles: Mapping[int, np.ndarray]) -> str | None:
@@ -117,17 +162,16 @@ def angle_warning(angles: Mapping[int, np.ndarray]) -> str | None:
 def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult) -> None:
     """Draws the pictures, writes the results and prints the closing table."""
     pictures = draw_run(setup, folder, result)
-    write_whole(
-        folder.path / SUMMARY_FILE, run_page(f"Run {folder.path.name}", setup, result, pictures)
-    )
-    best = best_so_far(result.verifications)
+    page = run_page(f"Run {folder.path.name}", setup, result, pictures)
+    write_whole(folder.path / SUMMARY_FILE, page)
+    best = {
+        name or "first": {"step": step, "accuracy": value}
+        for name, (step, value) in best_so_far(result.verifications).items()
+    }
     folder.finish(
         {
             "verifications": {str(step): numbers for step, numbers in result.verifications.items()},
-            "best": {
-                name or "first": {"step": step, "accuracy": value}
-                for name, (step, value) in best.items()
-            },
+            "best": best,
             "bad_steps": result.bad_steps,
             "speeds": result.speeds,
             "seconds": round(result.seconds, 1),
@@ -138,22 +182,13 @@ def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult)
     if (warning := angle_warning(result.angles)) is not None:
         console.print(f"[yellow]{warning}[/yellow]")
     since = f", since it went on at step {result.began_at}" if result.began_at else ""
-    console.print(
-        f"Trained and verified in {result.seconds:.0f} s{since}. Written to {folder.path}:",
-        highlight=False,
-        markup=False,
+    say(
+        console, f"Trained and verified in {result.seconds:.0f} s{since}. Written to {folder.path}:"
     )
-    for what in (
-        SUMMARY_FILE,
-        "config.json",
-        "metrics.jsonl",
-        "results.json",
-        "tensorboard/",
-        "checkpoints/",
-    ):
-        console.print(f"  {folder.path / what}", highlight=False, markup=False)
-    for picture in pictures:
-        console.print(f"  {picture}", highlight=False, markup=False)
+    files = (SUMMARY_FILE, "config.json", "metrics.jsonl", "results.json")
+    written = [folder.path / name for name in (*files, "tensorboard", "checkpoints")]
+    for path in (*written, *pictures):
+        say(console, f"  {path}")
 
 
 def run(config: Config, console: Console) -> int:
@@ -164,9 +199,7 @@ def run(config: Config, console: Console) -> int:
     path = run_folder_path(config)
     folder = RunFolder(path, config)
     if folder.is_finished:  # as when a cluster starts a job again
-        console.print(
-            f"{path}: this run is finished, its results are there", highlight=False, markup=False
-        )
+        say(console, f"{path}: this run is finished, its results are there")
         return 0
     for change in folder.changes:
         console.print(f"[yellow]Going on with {escape(change)}[/yellow]", highlight=False)
@@ -181,14 +214,8 @@ def run(config: Config, console: Console) -> int:
         try:
             result = train(setup, folder, reporter)
         except Stopped as stop:
-            again = f"--config {path / CONFIG_FILE} --run.folder {path}"
-            console.print(
-                f"Stopped at step {stop.step}, with a checkpoint. To go on: python -m "
-                f"experiments.train {again}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+            again = f"{command('train')} --config {path / CONFIG_FILE} --run.folder {path}"
+            say(console, f"Stopped at step {stop.step}, with a checkpoint. To go on: {again}")
             return INTERRUPTED if stop.signal_number == signal.SIGINT else TERMINATED
         except jax.errors.JaxRuntimeError as error:
             if is_loss_of_others(error):
@@ -203,14 +230,10 @@ def run(config: Config, console: Console) -> int:
 
 
 def take_check(arguments: list[str]) -> tuple[bool, list[str], list[str]]:
-    """Takes --check and each --against TEST_SET out of the arguments: (is it asked for, test
-    sets, the others).
-    """
-    rest = [argument for argument in arguments if argument != "--check"]
-    against, rest = take_option(
-        rest, "--against", "a test set: the path of a folder, .bin set, list or other source"
-    )
-    asked = "--check" in arguments
+    """(--check, each --against TEST_SET, other arguments)."""
+    asked, rest = "--check" in arguments, [one for one in arguments if one != "--check"]
+    test_set = "a test set: the path of a folder, .bin set, list or other source"
+    against, rest = take_option(rest, "--against", test_set)
     if against and not asked:
         raise InputError(
             "--against belongs to --check, which compares the training data with a test set"
@@ -219,14 +242,12 @@ def take_check(arguments: list[str]) -> tuple[bool, list[str], list[str]]:
 
 
 def main() -> int:
-    """Parses, trains, reports; or only looks at the data."""
-    asked, against, arguments = take_check(sys.argv[1:])
-    config = parse(arguments)
-    if asked:
-        return check_data(
-            config, new_console(), pathlib.Path(config.run.folder or "runs/check"), against
-        )
-    return run(config, new_console())
+    """Parses, trains, reports; or only checks the data."""
+    check, against, arguments = take_check(sys.argv[1:])
+    config, console = parse(arguments), new_console()
+    if check:
+        return check_data(config, console, pathlib.Path(config.run.folder or "runs/check"), against)
+    return run(config, console)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import urllib.parse
 import pytest
 
 from arcface_jax.training.config import Config
-from experiments.configs import PRESETS
+from experiments.recipes.presets import PRESETS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = {
@@ -62,22 +62,14 @@ def test_options_of_a_run_exist(page):
     assert named <= config_options()
 
 
-# Modules whose options a command has besides its own.
-OPTIONS_ELSEWHERE = {
-    "experiments.plan": ["preset_plan"],
-    "experiments.benchmark": ["benchmark_head"],
-}
-
-
 def command_options(module: str) -> set[str]:
     """The fields of a command's dataclasses, and the options that it takes out of the arguments
     itself.
     """
     found = {"--help"}
-    for name in [module.removeprefix("experiments."), *OPTIONS_ELSEWHERE.get(module, [])]:
-        for node in ast.walk(
-            ast.parse((ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8"))
-        ):
+    place = ROOT / module.replace(".", "/")
+    for file in place.glob("*.py") if place.is_dir() else [place.with_suffix(".py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 found.add("--" + node.target.id.replace("_", "-"))
             elif isinstance(node, ast.Constant) and re.fullmatch(r"--[a-z-]+", str(node.value)):

@@ -10,23 +10,17 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # From the top down. A module may import from its own layer and from those below.
 LAYERS = (
     ("experiments",),
+    ("arcface_jax.commands",),
     (
         "arcface_jax.training",
         "arcface_jax.evaluation",
         "arcface_jax.interop",
         "arcface_jax.figures",
     ),
-    ("arcface_jax.analysis", "arcface_jax.data", "arcface_jax.models", "arcface_jax.heads"),
-    (
-        "arcface_jax.losses",
-        "arcface_jax.losses",
-        "arcface_jax.losses",
-        "arcface_jax.losses.subcenter",
-        "arcface_jax.losses",
-    ),
+    ("arcface_jax.analysis", "arcface_jax.data", "arcface_jax.models", "arcface_jax.losses"),
+    ("arcface_jax.heads",),
     ("arcface_jax.cosine",),
     ("arcface_jax.margins",),
-    ("arcface_jax.angles",),
     (
         "arcface_jax.arguments",
         "arcface_jax.files",
@@ -34,9 +28,9 @@ LAYERS = (
         "arcface_jax.pickles",
         "arcface_jax.pixels",
     ),
-    ("arcface_jax.errors",),
+    ("arcface_jax.errors", "arcface_jax.command_name"),
 )
-WITHOUT_FLAX = ("margins", "logits", "losses", "adaptive", "heads", "evaluation", "analysis")
+WITHOUT_FLAX = ("margins", "cosine", "losses", "heads", "evaluation", "analysis")
 
 
 def modules() -> dict[str, pathlib.Path]:
@@ -50,11 +44,14 @@ def modules() -> dict[str, pathlib.Path]:
 def imports(file: pathlib.Path) -> set[str]:
     """Every module, or name in a module, that a file imports anywhere in it."""
     found = set()
+    package = file.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
     return found
 
 

@@ -71,7 +71,8 @@ def test_the_wheel_has_the_package_and_the_commands_alone(built):
         (metadata,) = (
             wheel.read(name).decode() for name in wheel.namelist() if name.endswith("/METADATA")
         )
-    assert names == tracked("arcface_jax", "experiments") | {"arcface_jax/py.typed"}
+    commands = {f"arcface_jax/{file}" for file in tracked("experiments")}
+    assert names == tracked("arcface_jax") | commands | {"arcface_jax/py.typed"}
     needed = [
         line.partition(">=")[0]
         for line in (ROOT / "requirements.txt").read_text().split()
@@ -84,13 +85,46 @@ def test_the_wheel_has_the_package_and_the_commands_alone(built):
     } >= {f"Requires-Dist: {name}" for name in needed}
 
 
-def test_the_wheel_works_outside_the_repository(built, tmp_path):
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory):
+    """A folder with the wheel, and the console script's function as a program."""
+    site = tmp_path_factory.mktemp("site")
     with zipfile.ZipFile(built[1]) as wheel:
-        wheel.extractall(tmp_path / "site")
-    status, said = python(
-        *("-m", "experiments.figures", "target_logits", "--folder", tmp_path / "pictures"),
-        cwd=tmp_path,
-        PYTHONPATH=str(tmp_path / "site"),
-    )
-    assert status == 0, said
-    assert (tmp_path / "pictures" / "target_logits.png").stat().st_size > 10_000
+        wheel.extractall(site)
+    (entry_points,) = site.glob("*.dist-info/entry_points.txt")
+    name, place = entry_points.read_text().split("\n")[1].split(" = ")
+    module, function = place.split(":")
+    (site / name).write_text(f"from {module} import {function}\n{function}()\n")
+    return site
+
+
+def test_every_command_of_the_wheel_explains_itself(installed, tmp_path):
+    names = [file.stem for file in (installed / "arcface_jax" / "experiments").glob("[!_]*.py")]
+    assert {"train", "evaluate"} < set(names)
+    for name in (*names, "benchmark", "study", "reliability"):
+        status, said = python(
+            *(installed / "arcface-jax", name, "--help"),
+            cwd=tmp_path,
+            PYTHONPATH=str(installed),
+        )
+        assert status == 0, said
+        assert "python -m experiments" not in said
+        assert f"arcface-jax {name}" in said
+
+
+def test_the_wheel_works_outside_the_repository(installed, tmp_path):
+    for arguments, written in (
+        (("figures", "target_logits", "--folder", "pictures"), "pictures/target_logits.png"),
+        (
+            ("benchmark", "head", "--heads=chunked", "--classes=50", "--rounds=1", "--output=m"),
+            "m/records.json",
+        ),
+    ):
+        status, said = python(
+            *(installed / "arcface-jax", *arguments),
+            cwd=tmp_path,
+            PYTHONPATH=str(installed),
+            JAX_PLATFORMS="cpu",
+        )
+        assert status == 0, said
+        assert (tmp_path / written).stat().st_size > 100

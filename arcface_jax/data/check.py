@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from arcface_jax.command_name import command
 from arcface_jax.data.aligned_crop import TEMPLATE_SIZE
 from arcface_jax.data.decode import height_and_width
 from arcface_jax.data.scan import Scan, eye_distance, near_pairs, scan
@@ -91,8 +92,8 @@ class DataReport:
         if not self.aligned:
             lines.append(
                 "the average image has no eyes where aligned crops have them; look at the contact "
-                "sheet, and align the images (python -m experiments.convert --landmarks or "
-                "--detect) if they are photographs"
+                f"sheet, and align the images ({command('convert')} --landmarks or --detect) if "
+                "they are photographs"
             )
         return lines
 

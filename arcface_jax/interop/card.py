@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Self
 
+from arcface_jax.command_name import command
 from arcface_jax.errors import InputError
 
 CARD_FILE = "model_card.json"
@@ -150,7 +151,7 @@ class ModelCard:
                 "",
                 "## Recipe",
                 "",
-                "Save it as config.json, and `python -m experiments.train --config config.json`",
+                f"Save it as config.json, and `{command('train')} --config config.json`",
                 "trains the model again:",
                 "",
                 f"```json\n{json.dumps(self.config, indent=2)}\n```",

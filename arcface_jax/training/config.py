@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from arcface_jax.data.augment import Augmentation
-from arcface_jax.losses import ArcFace, Loss
+from arcface_jax.losses import ArcFace, Loss, loss_class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class DataConfig:
     """
     verify: tuple[str, ...] = ()
     """More sets to verify on, besides the held-out people: [NAME=]SOURCE[+PAIRS], where SOURCE is a
-    .bin set or any other people, and PAIRS a list as experiments.evaluate takes it; without one,
+    .bin set or any other people, and PAIRS a list as the command evaluate takes it; without one,
     data.pairs of them are drawn.
     """
 
@@ -101,6 +101,20 @@ class ModelConfig:
     """What the backbone expects of its pixels: RGB over 127.5, RGB over 128, BGR over 127.5, or
     BGR from 0 to 1.
     """
+
+
+def with_loss(config: "Config", name: str) -> "Config":
+    """The configuration with the loss of this name, see `loss_class`.
+
+    Another loss than the one that is there starts from its own numbers, but for the scale, which
+    stays: it follows the network and the number of classes.
+    """
+    cls = loss_class(name)
+    if cls is type(config.loss):
+        return config
+    fields = {field.name for field in dataclasses.fields(cls)}
+    scale = {"scale": getattr(config.loss, "scale", DEFAULT_SCALE)} if "scale" in fields else {}
+    return dataclasses.replace(config, loss=cls(**scale))
 
 
 DEFAULT_SCALE = 16.0

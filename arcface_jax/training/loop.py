@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from arcface_jax.command_name import command
 from arcface_jax.data.pipeline import Batch
 from arcface_jax.errors import InputError
 from arcface_jax.training.bad_steps import diagnose, keep_batch
@@ -213,8 +214,8 @@ class _Run:
         where = f"; {diagnose(place).first_bad()}" if jax.process_count() == 1 else ""
         raise InputError(
             f"loss or gradient was not finite in {in_a_row} steps in a row, up to step "
-            f"{step}{where}. Nothing was learnt from them. See python -m experiments.replay "
-            f"{place}; lower --optimiser.learning-rate, lengthen --optimiser.warmup or set "
+            f"{step}{where}. Nothing was learnt from them. See {command('replay')} {place}; "
+            "lower --optimiser.learning-rate, lengthen --optimiser.warmup or set "
             "--optimiser.clip, and start anew"
         )
 

@@ -8,8 +8,10 @@ dropout .4; AdaFace's have no convolution on a shortcut that keeps its width, th
 import dataclasses
 
 from arcface_jax.data.augment import ADAFACE_AUGMENTATION, Augmentation
-from arcface_jax.training.config import Config, HeadConfig, LossConfig, OptimiserConfig
-from experiments.recipes.recipe import (
+from arcface_jax.losses import AdaFace, MagFace
+from arcface_jax.training.config import Config, HeadConfig, OptimiserConfig
+
+from .recipe import (
     CASIA,
     MS1MV2,
     R50_MAGFACE,
@@ -47,7 +49,7 @@ def _adaface(network: str, data: DataSet, head: HeadConfig) -> Config:
         data=stream_of_crops(),
         model=dataclasses.replace(published_size(network, dropout=0.4), pixels="adaface"),
         augmentation=ADAFACE_AUGMENTATION,
-        loss=LossConfig(name="adaface", margin=0.4, scale=64.0),
+        loss=AdaFace(),
         head=head,
         optimiser=OptimiserConfig(decay="kernels"),
     )
@@ -59,7 +61,7 @@ def _magface(network: str) -> Config:
         data=stream_of_crops(),
         model=dataclasses.replace(published_size(network, dropout=0.4), pixels="magface"),
         augmentation=Augmentation(),
-        loss=LossConfig(name="magface", scale=64.0),
+        loss=MagFace(),
         head=HeadConfig(kind="sharded"),
         optimiser=OptimiserConfig(decay="all"),
     )

@@ -8,8 +8,10 @@ Theirs computes in float16, these in bfloat16. Theirs also clips the norm of the
 at 5; `optimiser.clip` here is of the head's with it, so these do not.
 """
 
-from arcface_jax.training.config import Config, HeadConfig, LossConfig, ModelConfig, OptimiserConfig
-from experiments.recipes.recipe import (
+from arcface_jax.losses import ArcFace, CosFace, Loss
+from arcface_jax.training.config import Config, HeadConfig, ModelConfig, OptimiserConfig
+
+from .recipe import (
     CASIA,
     GLINT360K,
     MS1MV3,
@@ -29,8 +31,8 @@ from experiments.recipes.recipe import (
 )
 
 # Their margin is computed without gradients.
-_ARCFACE = LossConfig(name="arcface", margin=0.5, scale=64.0, gradient="straight_through")
-_COSFACE = LossConfig(name="cosface", margin=0.4, scale=64.0)
+_ARCFACE = ArcFace(gradient="straight_through")
+_COSFACE = CosFace(margin=0.4)
 _SHARDED = HeadConfig(kind="sharded")
 
 
@@ -42,7 +44,7 @@ def _network(name: str) -> ModelConfig:
 def _arcface_torch(
     network: str,
     data: DataSet,
-    loss: LossConfig,
+    loss: Loss,
     head: HeadConfig = _SHARDED,
     *,
     epochs: int = 20,

@@ -6,8 +6,10 @@ Their code's rule past θ + m = π is the linear one. It computed in float32, th
 
 import dataclasses
 
-from arcface_jax.training.config import Config, HeadConfig, LossConfig, OptimiserConfig
-from experiments.recipes.recipe import (
+from arcface_jax.losses import ArcFace
+from arcface_jax.training.config import Config, HeadConfig, OptimiserConfig
+
+from .recipe import (
     CASIA,
     MS1MV2,
     R50_MAGFACE,
@@ -19,7 +21,7 @@ from experiments.recipes.recipe import (
 )
 
 _BATCH = 512
-_LOSS = LossConfig(name="arcface", margin=0.5, scale=64.0, past_pi="linear")
+_LOSS = ArcFace(past_pi="linear")
 
 
 def _paper(network: str, steps: int, drops: tuple[int, ...], head: HeadConfig) -> Config:

@@ -28,7 +28,7 @@ class Speed:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A preset of `experiments.train`; called, it makes its configuration.
+    """A preset of the command train; called, it makes its configuration.
 
     Attributes:
       make: the function that a recipe is written as.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.command import run_command
+from arcface_jax.commands.command import run_command
 
 
 @pytest.fixture

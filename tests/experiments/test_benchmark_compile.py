@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from arcface_jax.errors import InputError
-from experiments import benchmark_compile, compile_cases
-from experiments.benchmark_compile import (
+from experiments.benchmark import compile as benchmark_compile
+from experiments.benchmark import compile_cases
+from experiments.benchmark.compile import (
     COLD,
     FILLING,
     WARM,
@@ -17,7 +18,7 @@ from experiments.benchmark_compile import (
     compile_ratios,
     run_compile_benchmark,
 )
-from experiments.benchmark_report import Ratio
+from experiments.benchmark.report import Ratio
 
 SMALL = {
     "networks": ("iresnet18",),
@@ -159,7 +160,7 @@ def test_the_step_has_the_sizes_that_were_asked_for():
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"networks": ("resnet9000",)}, "networks is 'resnet9000'"), ({"rounds": 0}, "below 1")],
+    [({"networks": ("resnet9000",)}, "networks is 'resnet9000'"), ({"rounds": 0}, "rounds is 0")],
 )
 def test_bad_settings_are_named(options, said):
     with pytest.raises(InputError, match=said):

@@ -10,8 +10,8 @@ from PIL import Image
 from arcface_jax.data.decode import decode, resize
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
-from experiments import benchmark
-from experiments.benchmark_data import (
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark.data import (
     DataBenchmark,
     opencv_decoder,
     pillow_decoder,

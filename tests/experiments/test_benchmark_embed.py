@@ -7,11 +7,11 @@ import time
 import numpy as np
 import pytest
 
+from arcface_jax.commands.models import open_trained
 from arcface_jax.errors import InputError
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.onnx import export_onnx
-from experiments.benchmark_embed import EmbedBenchmark, run_embed_benchmark
-from experiments.models import open_trained
+from experiments.benchmark.embed import EmbedBenchmark, run_embed_benchmark
 
 
 def test_both_embed_the_same_and_are_compared_turn_by_turn(small_checkpoint, tmp_path, monkeypatch):
@@ -37,5 +37,5 @@ def test_both_embed_the_same_and_are_compared_turn_by_turn(small_checkpoint, tmp
 
 
 def test_bad_numbers_are_named(small_checkpoint):
-    with pytest.raises(InputError, match="give numbers of at least 1"):
+    with pytest.raises(InputError, match="is 0; give 1 or more"):
         run_embed_benchmark(EmbedBenchmark(small_checkpoint, batches=()))

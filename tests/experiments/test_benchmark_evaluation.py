@@ -9,8 +9,8 @@ from arcface_jax.evaluation.identification import cumulative_match
 from arcface_jax.evaluation.published import published_ten_fold_accuracy
 from arcface_jax.evaluation.roc import area_under_curve, roc_curve
 from arcface_jax.evaluation.search import search_gallery
-from experiments import benchmark
-from experiments.benchmark_evaluation import (
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark.evaluation import (
     EvaluationBenchmark,
     loop_over_thresholds,
     numpy_cumulative_match,

@@ -11,15 +11,15 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.figures.benchmark import head_growth, loss_by_storage, planned_memory
-from experiments.benchmark_head import (
+from experiments.benchmark.head import (
     HeadBenchmark,
     by_head,
     head_ratios,
     run_head_benchmark,
     size_table,
 )
-from experiments.benchmark_report import Ratio
-from experiments.head_cases import CASES
+from experiments.benchmark.head_cases import CASES
+from experiments.benchmark.report import Ratio
 from experiments.plan import PlanConfig, plan_table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -146,7 +146,7 @@ def test_without_pytorch_the_others_are_measured(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(
-        "experiments.benchmark_head.measure_heads", lambda config: asked.append(config) or 0
+        "experiments.benchmark.head.measure_heads", lambda config: asked.append(config) or 0
     )
     assert run_head_benchmark(HeadBenchmark()) == 0
     assert asked[0].heads == tuple(CASES)

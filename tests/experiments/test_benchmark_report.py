@@ -10,10 +10,11 @@ import time
 import numpy as np
 import pytest
 
+from arcface_jax.commands.machine import machine
 from arcface_jax.errors import InputError
 from arcface_jax.figures.benchmark import ratio_bars
-from experiments import benchmark
-from experiments.benchmark_report import (
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark.report import (
     Ratio,
     Report,
     comparison,
@@ -21,7 +22,6 @@ from experiments.benchmark_report import (
     read_report,
     take_turns,
 )
-from experiments.machine import machine
 
 STEADY = Ratio(1.0, 0.9, 1.1)
 

@@ -16,8 +16,8 @@ import pytest
 from arcface_jax.errors import InputError
 from arcface_jax.interop.torch import model_from_state_dict
 from arcface_jax.losses import margin_softmax_loss
-from experiments.benchmark_report import Ratio
-from experiments.benchmark_step import (
+from experiments.benchmark.report import Ratio
+from experiments.benchmark.step import (
     StepBenchmark,
     read_size,
     run_step_benchmark,
@@ -137,7 +137,7 @@ def test_bad_settings_are_named(options, named):
 def test_both_networks_compute_the_same():
     """Embeddings and the loss's gradient in training, with the weights of one in the other."""
     torch = pytest.importorskip("torch")
-    from experiments.torch_iresnet import TorchIResNet, arcface_loss
+    from experiments.benchmark.torch_iresnet import TorchIResNet, arcface_loss
 
     torch.manual_seed(0)
     network = TorchIResNet((1, 1, 1, 1), 4, 6, 32)

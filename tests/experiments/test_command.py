@@ -7,8 +7,8 @@ import types
 
 import pytest
 
+from arcface_jax.commands.command import check_new_file, make_folder, run_command
 from arcface_jax.errors import InputError
-from experiments.command import check_new_file, make_folder, run_command
 
 
 def raises(error):

@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
+from arcface_jax.commands.command import run_command
 from experiments import compare, figures
-from experiments.command import run_command
-from experiments.study_tables import cell, differences, verification_rows
+from experiments.study.tables import cell, seed_differences, verification_rows
 from tests.experiments.small_network import SMALL_OPTIONS
 
 
@@ -51,7 +51,7 @@ def test_losses_are_tested_over_the_seeds_that_both_have():
         "softmax": {2: results(0, 0.6), 1: results(0, 0.75)},
         "normface": {0: results(0, 0.5)},
     }
-    found = differences(runs, "arcface", ["softmax", "normface"], {"accuracy": "accuracy"})
+    found = seed_differences(runs, "arcface", ["softmax", "normface"], {"accuracy": "accuracy"})
     assert list(found) == [("softmax", "accuracy")]
     assert found["softmax", "accuracy"].mean == pytest.approx(0.075)
     assert found["softmax", "accuracy"].count == 2
@@ -66,7 +66,7 @@ def test_less_of_an_error_is_ahead():
         for name, value in (("arcface", 0.3), ("softmax", 0.2))
     }
     for first, second, wins in (("arcface", "softmax", 0), ("softmax", "arcface", 2)):
-        found = differences(runs, first, [second], {"eer": "EER"})[second, "eer"]
+        found = seed_differences(runs, first, [second], {"eer": "EER"})[second, "eer"]
         assert (found.wins, found.mean > 0) == (wins, wins == 0)
 
 

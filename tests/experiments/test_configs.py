@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from arcface_jax.commands.command import run_command
 from arcface_jax.errors import InputError
 from arcface_jax.models.registry import count_parameters, create
 from arcface_jax.training.abstract import (
@@ -19,9 +20,8 @@ from arcface_jax.training.abstract import (
 from arcface_jax.training.dataset import load_data
 from arcface_jax.training.optimisers import create_schedule, peak_learning_rate
 from arcface_jax.training.setup import create_program
-from experiments import plan, preset_plan, train
-from experiments.command import run_command
-from experiments.configs import PRESETS, RECIPES
+from experiments import plan, train
+from experiments.recipes.presets import PRESETS, RECIPES
 
 PARAMETERS = {
     "iresnet18": 24_025_600,
@@ -236,7 +236,7 @@ def test_the_plan_of_a_preset(command):
 
 def test_the_table_of_presets(command, monkeypatch):
     few = {name: RECIPES[name] for name in ("adaface-casia-r18", "magface-ms1mv2-r18")}
-    monkeypatch.setattr(preset_plan, "RECIPES", few)
+    monkeypatch.setattr(plan, "RECIPES", few)
     status, out, _ = command("--all-presets", "--markdown")
     assert status == 0
     lines = [line for line in out.splitlines() if line.startswith("|")]

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import tyro
 
+from arcface_jax.commands.models import open_embedder
+from arcface_jax.commands.photos import Cropper
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
 from experiments import demo
-from experiments.models import open_embedder
-from experiments.photos import Cropper
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 # Runs the command and says on stderr whom it connects to.

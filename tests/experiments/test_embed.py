@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import tyro
 
+from arcface_jax.commands import photos
+from arcface_jax.commands.evaluation_inputs import read_embeddings
+from arcface_jax.commands.gallery import read_gallery
+from arcface_jax.commands.models import STABLEHLO_FILE, open_embedder
 from arcface_jax.data.align import align
-from arcface_jax.data.aligned_crop import TEMPLATE
 from arcface_jax.data.decode import resize
 from arcface_jax.data.detect import Detection
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.torch import import_torch
-from experiments import embed, export, photos
-from experiments.evaluation_inputs import read_embeddings
-from experiments.gallery import read_gallery
-from experiments.models import STABLEHLO_FILE, open_embedder
+from experiments import embed, export
 from tests.bin_set import write_bin
 
 

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from arcface_jax.commands.command import run_command
+from arcface_jax.commands.evaluation_inputs import load_set, read_embeddings
+from arcface_jax.commands.models import load_trained
+from arcface_jax.commands.training_angles import images_of_some_classes, training_angles
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angle_statistics import angle_statistics
 from arcface_jax.evaluation.bootstrap import Resampling
@@ -21,11 +25,7 @@ from arcface_jax.training.loop import train
 from arcface_jax.training.run_folder import RunFolder
 from arcface_jax.training.saved_runs import SavedRun
 from arcface_jax.training.setup import prepare
-from experiments.command import run_command
 from experiments.evaluate import Arguments, run
-from experiments.evaluation_inputs import load_set, read_embeddings
-from experiments.trained import load_trained
-from experiments.training_angles import images_of_some_classes, training_angles
 from tests.bin_set import write_bin
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tyro
 
+from arcface_jax.commands.models import load_trained
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.interop.card import ModelCard
 from arcface_jax.interop.inference import unit_embedding
@@ -16,7 +17,6 @@ from arcface_jax.interop.stablehlo import load_stablehlo
 from arcface_jax.interop.torch import import_torch
 from arcface_jax.training.saved_runs import SavedRun
 from experiments import export, train
-from experiments.trained import load_trained
 from tests.bin_set import write_bin
 
 

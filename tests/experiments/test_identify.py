@@ -10,12 +10,12 @@ import skimage.data
 import tyro
 from PIL import Image
 
+from arcface_jax.commands.gallery import embed_patterns, find_candidates, read_gallery
+from arcface_jax.commands.models import open_embedder
+from arcface_jax.commands.photos import Cropper
 from arcface_jax.errors import InputError
 from arcface_jax.interop.card import CARD_FILE, ModelCard, Threshold
 from experiments import embed, export, identify
-from experiments.gallery import embed_patterns, find_candidates, read_gallery
-from experiments.models import open_embedder
-from experiments.photos import Cropper
 
 
 def main():

@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 from arcface_jax.errors import InputError
-from experiments.measured_process import measure_in_process
+from experiments.benchmark.measured_process import measure_in_process
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -15,7 +15,7 @@ def test_a_record_or_one_line_comes_back(tmp_path, monkeypatch):
     program = """
         import os
         from arcface_jax.errors import InputError
-        from experiments.measured_process import serve
+        from experiments.benchmark.measured_process import serve
 
         def measure(case, first, second):
             if first > second:

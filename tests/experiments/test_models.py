@@ -3,10 +3,10 @@
 import pytest
 import tyro
 
+from arcface_jax.commands.models import check_project, open_to_evaluate, open_trained
 from arcface_jax.errors import InputError
 from arcface_jax.pixels import ADAFACE, ARCFACE_TORCH
 from experiments import demo, evaluate, identify, invert, neighbours
-from experiments.models import check_project, open_to_evaluate, open_trained
 
 torch = pytest.importorskip("torch")
 

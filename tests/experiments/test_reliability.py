@@ -5,10 +5,10 @@ import pytest
 from rich.console import Console
 
 from arcface_jax.errors import InputError
-from experiments import reliability
-from experiments.reliability import FAULTS, ReliabilityConfig, run_reliability, strike
-from experiments.reliability_processes import metric_differences
-from experiments.reliability_runs import Lost, Run, Tally
+from experiments.reliability import __main__ as reliability
+from experiments.reliability.__main__ import FAULTS, ReliabilityConfig, run_reliability, strike
+from experiments.reliability.processes import metric_differences
+from experiments.reliability.runs import Lost, Run, Tally
 
 
 def test_one_fault_from_start_to_end(tmp_path, type_command):
@@ -30,7 +30,7 @@ def test_what_is_lost_is_told_and_fails_the_command(tmp_path, monkeypatch):
     console = Console(file=io.StringIO(), width=200)
     assert run_reliability(ReliabilityConfig(faults=("signals",)), console) == 1
     assert "the run that nothing happens to ended with 1" in console.file.getvalue()
-    assert strike("signals", tmp_path, ReliabilityConfig()).lost == [
+    assert strike("signals", tmp_path, ReliabilityConfig(), console).lost == [
         "the run that nothing happens to ended with 1"
     ]
 

@@ -13,11 +13,12 @@ from arcface_jax.training.dataset import RunData
 from arcface_jax.training.loop import train
 from arcface_jax.training.run_folder import RunFolder, read_metrics
 from arcface_jax.training.setup import prepare
-from experiments import study, study_run
-from experiments.study_plan import PARTS, Plan, base_config, changed
-from experiments.study_pool import completed, merge, run_all
-from experiments.study_report import REPORTS, Findings
-from experiments.study_run import (
+from experiments.study import __main__ as study
+from experiments.study import run as study_run
+from experiments.study.plan import PARTS, Plan, base_config, changed
+from experiments.study.pool import completed, merge, run_all
+from experiments.study.report import REPORTS, Findings
+from experiments.study.run import (
     ANGLES_FILE,
     KEPT_FILE,
     Case,

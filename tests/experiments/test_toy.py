@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tyro
 
-from experiments import small_model, toy
+from arcface_jax.commands import small_model
+from experiments import toy
 
 STEPS = 40
 
@@ -22,7 +23,7 @@ def test_a_small_model_learns_what_it_is_shown():
     images = np.clip(
         30 + 60 * labels[:, None, None, None] + rng.normal(0, 5, (8, 32, 32, 3)), 0, 255
     ).astype(np.uint8)
-    recipe = small_model.Recipe(2, margin=0.5, steps=STEPS)
+    recipe = small_model.SmallRecipe(2, margin=0.5, steps=STEPS)
     steps = []
     model = small_model.train_small(images, labels, recipe, seed=0, on_step=steps.append)
     embeddings = model.embedder()(images)

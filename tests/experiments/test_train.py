@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from arcface_jax.commands.command import run_command
 from arcface_jax.errors import InputError
 from experiments import figures, train
-from experiments.command import run_command
 
 SMALL = [
     *(

@@ -5,7 +5,7 @@ these tests.
 import torch
 from torch import nn
 
-from experiments.torch_iresnet import Excite, TorchIResNet
+from experiments.benchmark.torch_iresnet import Excite, TorchIResNet
 
 
 class IResNet(TorchIResNet):

@@ -4,7 +4,7 @@
 
 import pytest
 
-from experiments.reliability_faults import (
+from experiments.reliability.faults import (
     changed_data,
     damaged_checkpoints,
     full_disk,

@@ -17,7 +17,7 @@ from arcface_jax.training.run_folder import RunFolder, read_metrics
 from arcface_jax.training.setup import prepare
 from arcface_jax.training.state import is_class_rows
 from arcface_jax.training.stopping import Stopped
-from experiments.reliability_faults import DAMAGES, truncate
+from experiments.reliability.faults import DAMAGES, truncate
 
 CLASSES = 7  # no number of devices but 1 divides it, and of 8 devices one has no class
 

@@ -1,0 +1,178 @@
+"""What all commands share: options, one-line errors, exit codes, and the terminal."""
+
+import dataclasses
+import errno
+import json
+import pathlib
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from arcface_jax.command_name import SCRIPT, command
+from arcface_jax.errors import InputError, printable
+from arcface_jax.files import write_whole
+
+INPUT_ERROR = 2
+INTERRUPTED = 130
+"""Ctrl-C."""
+TERMINATED = 143
+"""A termination signal: a checkpoint is saved, and the same command goes on."""
+
+_NO_PLACE = "ENOSPC EDQUOT EROFS EACCES EPERM ENOTDIR EISDIR EEXIST ENOTEMPTY"
+_REMEDIES = {"ENOENT": "; check the path"}
+_REMEDIES |= dict.fromkeys(_NO_PLACE.split(), "; choose another place")
+"""What to do about an error of the operating system, where that is known."""
+_EXAMPLES = ("python -m ", f"{SCRIPT} ")
+
+Chosen = TypeVar("Chosen")
+
+
+def spell_commands(text: str) -> str:
+    """`python -m experiments.NAME` as the user called this one, and experiments.NAME as NAME."""
+    return re.sub(
+        r"(python -m )?\bexperiments\.(\w+)",
+        lambda found: command(found[2]) if found[1] else found[2],
+        text,
+    )
+
+
+def help_text(documentation: str | None) -> str | None:
+    """A command's module documentation for `--help`, an example a line."""
+    if documentation is None:
+        return None
+    lines = spell_commands(documentation).splitlines()
+    return "\n".join(f"\n{line}" if line.startswith(_EXAMPLES) else line for line in lines)
+
+
+def read_options(
+    options: Callable[..., Chosen],
+    name: str,
+    documentation: str | None,
+    arguments: Sequence[str] | None = None,
+    **more: Any,
+) -> Chosen:
+    """The command line as `options`, a dataclass or function; prog and help are the command's."""
+    return tyro.cli(
+        options, args=arguments, prog=command(name), description=help_text(documentation), **more
+    )
+
+
+def split_arguments() -> tuple[list[str], list[str]]:
+    """The program's arguments before and after `--`."""
+    arguments = sys.argv[1:]
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:at], arguments[at + 1 :]
+
+
+def new_console(**options: Any) -> Console:
+    """A console that prints ":x:" in a path or a name as it is."""
+    return Console(emoji=False, **options)
+
+
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Prints text as it is: no markup, no highlighting, no line breaks of its own."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_written(console: Console, *files: pathlib.Path) -> None:
+    """Prints the names of files that were written."""
+    say(console, f"Written: {', '.join(map(str, files))}")
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes plain, finite values as a file of JSON, as a whole."""
+    write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def table_of(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, **options: Any
+) -> Table:
+    """A table for the terminal; the first `left` columns are aligned to the left."""
+    table = Table(**options)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number < left else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+@contextmanager
+def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on the terminal; the value is a function that moves it on."""
+    counts = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *counts, console=console) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def check_new_file(path: pathlib.Path, beside: str = "") -> None:
+    """Refuses, before the work begins, a file that could not be written after it."""
+    if path.exists():
+        raise InputError(f"{path}: exists already{beside}; choose another file")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: its folder does not exist; make it first")
+    _check_writable(path.absolute().parent)
+
+
+def make_folder(path: pathlib.Path) -> None:
+    """Makes the folder that results will go to, before the work begins."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be made a folder ({error.strerror}); choose another with --output"
+        ) from error
+    _check_writable(path)
+
+
+def _check_writable(folder: pathlib.Path) -> None:
+    """Tries: permissions do not tell of a disk that can only be read."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Unraisable:
+    """Reports errors that no caller sees, as before, but for "Event loop is closed": where a
+    checkpoint is damaged, Orbax closes the loop that its other reading threads still report to.
+    """
+
+    former: Callable[[Any], None]
+
+    def __call__(self, unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self.former(unraisable)
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Runs `main` and exits: 0 or what it returns, 2 with a line for bad input, 130 for Ctrl-C."""
+    if not isinstance(sys.unraisablehook, _Unraisable):
+        sys.unraisablehook = _Unraisable(sys.unraisablehook)
+    try:
+        status = main() or 0
+    except InputError as error:
+        say(new_console(stderr=True), f"error: {printable(str(error))}", "bold red")
+        status = INPUT_ERROR
+    except OSError as error:
+        # What was opened last says most: a folder that is a file, a full disk, a missing
+        # permission.
+        remedy = _REMEDIES.get(errno.errorcode.get(error.errno or 0, ""), "")
+        name, said = error.filename or "a file", error.strerror or error
+        print(f"error: {name}: {said}{remedy}", file=sys.stderr)
+        status = INPUT_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = INTERRUPTED
+    sys.exit(status)

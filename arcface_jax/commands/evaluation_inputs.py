@@ -1,0 +1,158 @@
+"""What an evaluation starts from: files of embeddings, or trained runs and sets of images."""
+
+import dataclasses
+import hashlib
+import pathlib
+import zipfile
+import zlib
+from typing import Any
+
+import numpy as np
+
+from arcface_jax.command_name import command
+from arcface_jax.commands.models import ImportedModel, TrainedRun
+from arcface_jax.data.in_memory import load_images
+from arcface_jax.data.open import open_set
+from arcface_jax.data.pairs import Pairs
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.array_checks import check_same
+from arcface_jax.evaluation.suite import EmbeddedSet
+from arcface_jax.evaluation.verification import FlipRule, combine_flip
+from arcface_jax.models.embed import mirror
+from arcface_jax.training.dataset import RunData
+
+SOURCE = "source_fingerprint"
+"""The array of an .npz file that tells which images it is of: their source's fingerprint."""
+
+
+_NOT_ARRAYS = (
+    *(ValueError, TypeError, EOFError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A set to evaluate; `content` is equal for entries of the same images: comparable ones."""
+
+    data: EmbeddedSet
+    content: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Images in memory, and what is known of them."""
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    pairs: Pairs | None
+    identities_known: bool
+    content: str
+
+
+def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file, with those that are needed; nothing in it is executed."""
+    if path.exists() and path.suffix != ".npz":
+        raise InputError(
+            f"{path}: is no .npz file; give one that numpy.savez or {command('embed')} wrote"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except _NOT_ARRAYS as error:
+        pickled = "allow_pickle" in str(error)
+        said = "it is something else" if pickled else str(error).splitlines()[0]
+        raise InputError(
+            f"{path}: not an .npz file of plain arrays ({said}); write it with numpy.savez"
+        ) from None
+    for name in needed:
+        if name not in arrays:
+            raise InputError(
+                f"{path}: has no array {name!r}, only {', '.join(sorted(arrays))}; save one under "
+                "that name"
+            )
+    return arrays
+
+
+def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
+    """Reads one .npz file of embeddings."""
+    arrays = read_arrays(path, ("embeddings", "labels"))
+    for name in ("labels", "mirrored", "images", "groups"):
+        if name in arrays and len(arrays[name]) != len(arrays["embeddings"]):
+            raise InputError(
+                f"{path}: {len(arrays[name])} {name} for {len(arrays['embeddings'])} embeddings; "
+                "give one each"
+            )
+    pairs = _pairs_of(path, arrays, folds)
+    described = [arrays["labels"]]
+    described += [] if pairs is None else [pairs.first, pairs.second, pairs.same]
+    described += [arrays[SOURCE]] if SOURCE in arrays else []
+    content = b"".join(np.ascontiguousarray(part).tobytes() for part in described)
+    data = _embedded(
+        path.stem,
+        arrays["embeddings"],
+        arrays.get("mirrored"),
+        flip,
+        labels=arrays["labels"],
+        pairs=pairs,
+        images=arrays.get("images"),
+        groups=arrays.get("groups"),
+        identities_known=bool(arrays.get("identities_known", True)),
+    )
+    return Entry(data, hashlib.sha256(content).hexdigest())
+
+
+def _pairs_of(path: pathlib.Path, arrays: dict[str, np.ndarray], folds: int) -> Pairs | None:
+    present = [name for name in ("first", "second", "same") if name in arrays]
+    if not present:
+        return None
+    if len(present) < 3 or len({arrays[name].shape for name in present}) > 1:
+        raise InputError(
+            f"{path}: a pair list needs first, second and same of one length; it has "
+            f"{', '.join(present)}"
+        )
+    same = check_same(arrays["same"], len(arrays["first"]), f"{path}: same")
+    return Pairs(arrays["first"], arrays["second"], same, folds, False)
+
+
+def _embedded(
+    name: str, embeddings: np.ndarray, mirrored: np.ndarray | None, flip: FlipRule, **known: Any
+) -> EmbeddedSet:
+    """Combines with the mirror images; the norm before that is the quality, for it is lost then."""
+    if mirrored is None or flip == "none":
+        return EmbeddedSet(name, embeddings, **known)
+    quality = np.linalg.norm(embeddings, axis=1)
+    return EmbeddedSet(name, combine_flip(embeddings, mirrored, flip), quality=quality, **known)
+
+
+def load_set(specification: str, image_size: tuple[int, int], folds: int) -> ImageSet:
+    """The images of what `data.open.open_set` opens."""
+    opened = open_set(specification, folds)
+    images, known = load_images(opened.source, image_size), opened.identities_known
+    return ImageSet(opened.name, images, opened.labels, opened.pairs, known, opened.content)
+
+
+def held_out_set(data: RunData) -> ImageSet:
+    """The people that a run did not train on, with its own test pairs."""
+    test, content = data.test, f"{data.fingerprint} held out"
+    return ImageSet("held out", test.images, test.labels, data.pairs, True, content)
+
+
+def embed_set(
+    model: TrainedRun | ImportedModel, images: ImageSet, flip: FlipRule, name: str
+) -> Entry:
+    """Embeds a set, and its mirror images unless flip is "none"."""
+    data = _embedded(
+        name,
+        model.embed(images.images),
+        None if flip == "none" else model.embed(mirror(images.images)),
+        flip,
+        labels=images.labels,
+        pairs=images.pairs,
+        identities_known=images.identities_known,
+        images=images.images,
+    )
+    return Entry(data, images.content)

@@ -1,0 +1,143 @@
+"""Galleries: embeddings with a name each, in the files that embed and identify write."""
+
+import csv
+import dataclasses
+import importlib
+import pathlib
+from typing import Literal
+
+import numpy as np
+
+from arcface_jax.command_name import command
+from arcface_jax.commands.evaluation_inputs import read_arrays
+from arcface_jax.commands.models import Embedder
+from arcface_jax.commands.photos import Cropper
+from arcface_jax.data.sources.encoded import EncodedSource
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.array_checks import check_embeddings
+from arcface_jax.evaluation.search import Candidates, search_candidates
+
+Engine = Literal["jax", "faiss"]
+
+PATTERNS = "pattern_embeddings"
+"""The array of an .npz file that tells which model made it: `embed_patterns`."""
+_SAME_MODEL = 0.99
+"""Cosine that a model's patterns keep on other devices and in other types, and no other's have."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """Unit embeddings [G, D], the name and image of each, and the model's `embed_patterns`."""
+
+    embeddings: np.ndarray
+    names: np.ndarray
+    places: np.ndarray
+    patterns: np.ndarray | None = None
+
+
+def read_gallery(path: pathlib.Path) -> Gallery:
+    """Reads an .npz file, or a .npy file (as a memory map) with its .csv; executes nothing."""
+    embeddings, names, places, *patterns = (
+        _read_npy(path) if path.suffix == ".npy" else _read_npz(path)
+    )
+    if embeddings.ndim != 2 or not len(embeddings) == len(names) == len(places) or not len(names):
+        raise InputError(
+            f"{path}: {embeddings.shape} embeddings for {len(names)} names; make it again"
+        )
+    return Gallery(embeddings, names, places, *patterns)
+
+
+def embed_patterns(embedder: Embedder) -> np.ndarray:
+    """Unit embeddings [4, D] of four symmetric patterns that are the same for every model."""
+    height, width = embedder.image_size
+    fields = np.random.default_rng(0).integers(0, 256, (4, 8, 4, 3), np.uint8)
+    down, across = np.arange(height), np.minimum(np.arange(width), np.arange(width)[::-1])
+    return embedder.embed(fields[:, down * 8 // height][:, :, across * 8 // width])
+
+
+def check_same_model(
+    gallery: Gallery, path: pathlib.Path, patterns: np.ndarray | None, other: str
+) -> None:
+    """Refuses to compare embeddings of two models, where the patterns of both are known."""
+    if gallery.patterns is None or patterns is None:
+        return
+    alike = gallery.patterns.shape == patterns.shape and bool(
+        np.all(np.sum(gallery.patterns * patterns, axis=1) > _SAME_MODEL)
+    )
+    if not alike:
+        raise InputError(
+            f"{path}: was embedded with another model than {other}; make it again with the same one"
+        )
+
+
+def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    try:
+        embeddings = np.lib.format.open_memmap(path, "r")
+        with path.with_suffix(".csv").open(
+            newline="", encoding="utf-8", errors="surrogateescape"
+        ) as file:
+            lines = list(csv.DictReader(file))
+        names, places = ([line[column] for line in lines] for column in ("identity", "image"))
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or path}: cannot be read ({error.strerror or error})"
+        ) from error
+    except (ValueError, KeyError, EOFError) as error:
+        raise InputError(
+            f"{path}: is no gallery ({error}); make one with {command('identify')} enrol or "
+            f"{command('embed')}"
+        ) from error
+    return embeddings, np.array(names), np.array(places)
+
+
+def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    arrays = read_arrays(path, ("embeddings", "identities"))
+    names = arrays["identities"]
+    return arrays["embeddings"], names, arrays.get("places", names), arrays.get(PATTERNS)
+
+
+def embed_photos(
+    embedder: Embedder, source: EncodedSource, *, detect: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """(unit embeddings [M, D], indices [M]) of the images of a source that have a face."""
+    parts, found = [], []
+    cropper = Cropper(embedder.image_size, detect)
+    for crops, with_face in cropper.batches(source, embedder.batch_size):
+        parts.append(embedder.embed(crops))
+        found.append(with_face)
+    (kept,) = np.nonzero(np.concatenate(found))
+    if not len(kept):
+        raise InputError(
+            f"{source.where(0)}: none of the {len(source)} photos from here on has a face that is "
+            "found"
+        )
+    return np.concatenate(parts)[kept], kept
+
+
+def find_candidates(
+    gallery: np.ndarray, probes: np.ndarray, k: int, engine: Engine = "jax"
+) -> Candidates:
+    """The k (at most G) of the unit rows [G, D] with the highest cosine to each of [P, D], exactly.
+
+    Faiss, with a flat index, holds a copy of the gallery, and takes any of equal cosines first.
+    Douze et al., The Faiss library (arXiv:2401.08281).
+    """
+    if probes.shape[1] != gallery.shape[1]:
+        raise InputError(
+            f"gallery: embeddings of {gallery.shape[1]} numbers, but the probes have "
+            f"{probes.shape[1]}; embed both with the same model"
+        )
+    k = min(k, len(gallery))
+    if engine == "jax":
+        return search_candidates(gallery, probes, k)
+    try:
+        faiss = importlib.import_module("faiss")
+    except ImportError as error:
+        raise InputError(
+            "--engine faiss: needs Faiss; pip install -r requirements-faiss.txt"
+        ) from error
+    gallery, probes = check_embeddings(gallery, "gallery"), check_embeddings(probes, "probes")
+    index = faiss.IndexFlatIP(gallery.shape[1])
+    index.add(np.ascontiguousarray(gallery, np.float32))
+    scores, indices = index.search(np.ascontiguousarray(probes, np.float32), k)
+    return Candidates(scores, indices)

@@ -1,0 +1,180 @@
+"""Opens whatever a model is stored in: a run, an export, a PyTorch checkpoint, an ONNX file."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+
+from arcface_jax.errors import InputError
+from arcface_jax.interop.card import CARD_FILE, ModelCard
+from arcface_jax.interop.inference import unit_embedding
+from arcface_jax.interop.model import TrainedModel, default_batch_size
+from arcface_jax.interop.onnx import import_onnx
+from arcface_jax.interop.stablehlo import load_stablehlo
+from arcface_jax.interop.torch import import_torch
+from arcface_jax.models.embed import embed_images
+from arcface_jax.training.config import Config
+from arcface_jax.training.resume import restore_on_one_device
+from arcface_jax.training.saved_runs import SavedRun, find_run
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A run at one of its checkpoints: the backbone, with the moving average of its weights where
+    the run kept one, and the class weights, of sub-centres [C, K, D].
+    """
+
+    name: str
+    config: Config
+    step: int
+    model: TrainedModel
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) that the run was trained with."""
+        return self.model.image_size
+
+    @property
+    def class_weights(self) -> np.ndarray | None:
+        """The model's."""
+        return self.model.class_weights
+
+    @functools.cached_property
+    def embed(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Of uint8 RGB [N, H, W, 3] images, float32 [N, D], not normalised."""
+        return self.model.embedder()
+
+
+def load_trained(run: SavedRun) -> TrainedRun:
+    """Reads a checkpoint of a run."""
+    config = run.config
+    with run.opened() as (checkpoints, step):
+        program, state = restore_on_one_device(checkpoints, step, config)
+    weights = state.class_weights
+    model = TrainedModel(
+        program.backbone,
+        state.average or state.backbone_variables,
+        program.pixels,
+        config.data.size,
+        f"{run.folder}, step {step}",
+        None if weights is None else np.asarray(weights, np.float32),
+    )
+    return TrainedRun(run.name, config, step, model)
+
+
+STABLEHLO_FILE = "model.stablehlo"
+
+MODEL_HELP = (
+    "the folder of a run (RUN/checkpoints/STEP for one of its checkpoints) or of an export, a "
+    "PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file"
+)
+
+Model = Annotated[
+    pathlib.Path,
+    tyro.conf.Positional,
+    tyro.conf.arg(help="The folder of a run or export, a PyTorch checkpoint, or an .onnx file."),
+]
+"""The argument of every command that embeds with a model."""
+
+Project = Annotated[
+    str | None,
+    tyro.conf.arg(help="Project of a PyTorch checkpoint where its keys do not tell, as adaface."),
+]
+"""The option --project of every command that opens a model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedder:
+    """Images of a size to unit embeddings, a batch at a time; with the card if it is an export."""
+
+    name: str
+    image_size: tuple[int, int]
+    card: ModelCard | None
+    batch_size: int
+    _function: Callable[[Any], jax.Array]
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """float32 [N, D] of norm 1, of uint8 RGB [N, height, width, 3]; in batches of one shape."""
+        return embed_images(
+            lambda _, batch: self._function(batch), {}, images, batch_size=self.batch_size
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportedModel:
+    """A network trained elsewhere, as `TrainedRun` is one trained here."""
+
+    name: str
+    image_size: tuple[int, int]
+    _embed: Callable[[np.ndarray], np.ndarray]
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """float32 [N, D], not normalised, of uint8 [N, H, W, 3] RGB images."""
+        return self._embed(images)
+
+
+def open_to_evaluate(path: pathlib.Path, project: str | None = None) -> TrainedRun | ImportedModel:
+    """A run, or a model trained elsewhere, to embed with and without the mirror image."""
+    if (run := find_run(path)) is not None:
+        return load_trained(run)
+    model = open_trained(path, project)
+    return ImportedModel(path.stem, model.image_size, model.embedder())
+
+
+def takes_project(path: pathlib.Path) -> bool:
+    """Whether a model is a PyTorch checkpoint, whose project may have to be named."""
+    return path.is_file() and path.suffix != ".onnx"
+
+
+def check_project(path: pathlib.Path, project: str | None) -> None:
+    """Refuses a project where it would do nothing."""
+    if project is not None and path.exists() and not takes_project(path):
+        raise InputError(
+            f"--project {project}: {path} is no PyTorch checkpoint, and says it itself; leave it "
+            "out"
+        )
+
+
+def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel:
+    """A model with its weights, to export or to train on; an export has none to take out."""
+    check_project(path, project)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
+    if (run := find_run(path)) is not None:
+        return load_trained(run).model
+    if path.is_dir():
+        raise InputError(f"{path}: is no run; give {MODEL_HELP}")
+    if path.suffix == ".onnx":
+        return import_onnx(path)
+    return import_torch(path, project)
+
+
+def open_embedder(
+    path: pathlib.Path,
+    *,
+    flip: bool = False,
+    batch_size: int | None = None,
+    project: str | None = None,
+) -> Embedder:
+    """A model to embed with; an export as it was exported."""
+    if batch_size is None:
+        batch_size = default_batch_size()
+    check_project(path, project)
+    if batch_size < 1:
+        raise InputError(f"batch_size: {batch_size}; give at least 1")
+    if (path / CARD_FILE).exists():
+        card = ModelCard.read(path)
+        if flip and not card.options["flip"]:
+            raise InputError(
+                f"{path}: was exported without the mirror image; export it again with --flip"
+            )
+        function, size = load_stablehlo(path / STABLEHLO_FILE)
+        return Embedder(card.name, size, card, batch_size, function)
+    model = open_trained(path, project)
+    function = jax.jit(unit_embedding(model, flip=flip))
+    return Embedder(model.source, model.image_size, None, batch_size, function)

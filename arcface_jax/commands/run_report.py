@@ -1,0 +1,140 @@
+"""A training run as one HTML page: results, pictures, configuration."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from arcface_jax.commands.html_page import page, picture, table
+from arcface_jax.data.in_memory import load_source
+from arcface_jax.data.source import FaceSource
+from arcface_jax.data.subset import Subset
+from arcface_jax.evaluation.roc import roc_curve
+from arcface_jax.figures.evaluation import roc_figure, score_histogram
+from arcface_jax.figures.monitor import monitor
+from arcface_jax.figures.samples import contact_sheet
+from arcface_jax.figures.style import save
+from arcface_jax.figures.training import angle_histogram, learning_curve, training_curves
+from arcface_jax.losses import loss_name
+from arcface_jax.training.checkpoints import library_versions
+from arcface_jax.training.config_file import as_dict
+from arcface_jax.training.console import TABLE_FARS
+from arcface_jax.training.loop import RunResult, best_so_far
+from arcface_jax.training.run_folder import RunFolder, read_metrics
+from arcface_jax.training.setup import Setup
+from arcface_jax.training.verifier import Numbers, by_set
+
+_SHEET_ROWS, _SHEET_COLUMNS = 6, 10
+
+
+def sample_grid(source: FaceSource, image_size: tuple[int, int]) -> np.ndarray:
+    """Some images [rows, columns, H, W, 3], one identity a row; black where it has too few."""
+    labels = np.asarray(source.labels)
+    rows = [
+        np.flatnonzero(labels == identity)[:_SHEET_COLUMNS]
+        for identity in np.unique(labels)[:_SHEET_ROWS]
+    ]
+    chosen_images = Subset(source, np.concatenate(rows))
+    images = iter(load_source(chosen_images, image_size, on_unreadable="skip").images)
+    grid = np.zeros((len(rows), _SHEET_COLUMNS, *image_size, 3), np.uint8)
+    for row, chosen in enumerate(rows):
+        for column, image in zip(range(len(chosen)), images, strict=False):
+            grid[row, column] = image
+    return grid
+
+
+def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib.Path]:
+    """Draws everything into the run's figures folder; returns the files."""
+    data = setup.data
+    metrics = [line for line in read_metrics(folder.path) if line.get("loss") is not None]
+    expected = setup.program.expected_initial_loss()
+    checks = sorted(result.verifications)
+    roc = roc_curve(result.similarities, data.pairs.same)
+    numbers = [result.verifications[step] for step in checks]
+    accuracy, deviation, auc = (
+        [one[name] for one in numbers] for name in ("accuracy", "accuracy_std", "auc")
+    )
+    steps = [int(line["step"]) for line in metrics]
+    losses, accuracies = ([line[name] for line in metrics] for name in ("loss", "accuracy"))
+    samples = sample_grid(data.train, setup.config.data.size)
+    pictures = {
+        "samples": contact_sheet(samples, "Training images, one person a row"),
+        "loss": training_curves(steps, losses, accuracies, expected),
+        "learning_curve": learning_curve(checks, accuracy, deviation, auc),
+        "roc": roc_figure({loss_name(setup.config.loss): roc}),
+        "scores": score_histogram(result.similarities, data.pairs.same),
+        "angles": angle_histogram(result.angles),
+        "monitor": monitor(metrics),
+    }
+    return [
+        file for name, figure in pictures.items() for file in save(figure, folder.figures / name)
+    ]
+
+
+CAPTIONS = {
+    "learning_curve": "Verification of the first set during training: accuracy with its deviation "
+    "over folds, and AUC.",
+    "roc": "True against false accept rate of the final model.",
+    "scores": "Similarities of same and of different pairs.",
+    "loss": "Training loss and accuracy; dotted, the loss expected of an untrained network.",
+    "angles": "Angles between training images and the centres of their classes, at the start, "
+    "middle and end.",
+    "monitor": "Learning rate, angle to the own class, length of the embeddings, and norm of the "
+    "gradient.",
+    "samples": "Some of the training images, as they are before augmentation: one person a row.",
+}
+"""Pictures of a run in the order in which a person wants them, and what each shows."""
+
+
+def _row(label: str, numbers: Numbers) -> list[str]:
+    rates = [f"{100 * numbers[f'tar@far={far:g}']:.2f}" for far in TABLE_FARS]
+    accuracy = f"{100 * numbers['accuracy']:.2f} ± {100 * numbers['accuracy_std']:.2f}"
+    return [label, accuracy, *rates, f"{100 * numbers['eer']:.2f}", f"{numbers['auc']:.4f}"]
+
+
+def results_table(result: RunResult, first_set: str) -> str:
+    """Each set: untrained, at its best, and at the end."""
+    header = ["", "accuracy, %", *(f"TAR at FAR {far:g}, %" for far in TABLE_FARS), "EER, %", "AUC"]
+    body = []
+    last = max(result.verifications)
+    for name, (best, _) in best_so_far(result.verifications).items():
+        for step in sorted({0, best, last}):
+            when = "untrained" if step == 0 else f"step {step}"
+            when += ", best" if step == best else ""
+            numbers = by_set(result.verifications[step])[name]
+            body.append(_row(f"{name or first_set}, {when}", numbers))
+    return table(header, body)
+
+
+def run_page(title: str, setup: Setup, result: RunResult, pictures: Sequence[pathlib.Path]) -> str:
+    """The page; `pictures` are PNG files named as `CAPTIONS` has them."""
+    devices, data = setup.program.placement.devices, setup.data
+    trained_on = f"{len(data.train):,} images of {data.num_classes:,} identities"
+    sets = (f"{s.name}: {len(s.images):,} images, {len(s.pairs):,} pairs" for s in data.sets)
+    versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
+    facts = [
+        ["training data", f"{trained_on} ({data.fingerprint[:12]})"],
+        *(["verification set", one] for one in sets),
+        ["loss", f"{loss_name(setup.config.loss)}: {setup.config.loss}"],
+        ["devices", f"{len(devices)} × {devices[0].device_kind}"],
+        ["time", f"{result.seconds:.0f} s from step {result.began_at} on, verification included"],
+        ["skipped steps", f"{result.bad_steps}"],
+        ["versions", versions],
+    ]
+    if result.speeds:  # a run of a few steps has none
+        speed, wait = result.speeds["images_per_second"], result.speeds["data_wait"]
+        facts[-2:-2] = [["speed", f"{speed:.0f} images/s"], ["waiting for data", f"{wait:.0%}"]]
+    settings = [
+        [f"{section}.{name}", str(value)]
+        for section, values in as_dict(setup.config).items()
+        for name, value in values.items()
+    ]
+    files = {file.stem: file for file in pictures if file.suffix == ".png"}
+    parts = [
+        results_table(result, data.sets[0].name),
+        table(["", ""], facts, words=True),
+        *(picture(files[name], caption) for name, caption in CAPTIONS.items() if name in files),
+        "<h2>Configuration</h2>",
+        table(["", ""], settings, words=True),
+    ]
+    return page(title, parts)

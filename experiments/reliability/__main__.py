@@ -1,0 +1,120 @@
+"""Breaks a tiny training run in many ways, on this computer, and shows that nothing is lost.
+
+python -m experiments.reliability                            every fault, with 20 kills
+python -m experiments.reliability --faults kills signals     some of them
+python -m experiments.reliability --kills 200 --seed 1       many kills, at other moments
+
+Prints a table, and writes it as JSON to --output; the runs are removed, or kept in --folder.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+from arcface_jax.commands.command import new_console, read_options, run_command, say, write_json
+from arcface_jax.errors import InputError
+
+from . import faults
+from .processes import several_processes
+from .runs import Lost, Tally
+
+FAULTS: dict[str, Callable[[pathlib.Path], Tally]] = {
+    "kills": faults.kills,
+    "signals": faults.signals,
+    "full_disk": faults.full_disk,
+    "damage": faults.damaged_checkpoints,
+    "configuration": faults.other_configuration,
+    "data": faults.changed_data,
+    "not_finite": faults.not_finite,
+    "unwritable": faults.no_place,
+    "processes": several_processes,
+}
+"""What can be done to a run, by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReliabilityConfig:
+    """Which faults, and how often."""
+
+    faults: tuple[str, ...] = tuple(FAULTS)
+    """Names among kills, signals, full_disk, damage, configuration, data, not_finite,
+    unwritable, processes.
+    """
+    kills: int = 20
+    """How often kill -9 strikes."""
+    seed: int = 0
+    """Of the moments at which it does."""
+    at_once: int = 2
+    """Faults committed at the same time; each keeps about one core busy."""
+    folder: pathlib.Path | None = None
+    """Where the runs are kept; by default they are removed again."""
+    output: pathlib.Path | None = None
+    """File for the table as JSON."""
+
+
+def strike(name: str, place: pathlib.Path, config: ReliabilityConfig, console: Console) -> Tally:
+    """Commits one fault on runs in a folder; the tally tells what does not come back."""
+    begin = time.monotonic()
+    try:
+        kills = functools.partial(faults.kills, times=config.kills, seed=config.seed)
+        tally = (FAULTS | {"kills": kills})[name](place)
+    except Lost as error:
+        tally = Tally(name, (FAULTS[name].__doc__ or "").strip(), lost=[str(error)])
+    tally.seconds = round(time.monotonic() - begin, 1)
+    lost = len(tally.lost) or "nothing"
+    say(console, f"{tally.fault}: {tally.times} times, {lost} lost, {tally.seconds:.0f} s")
+    return tally
+
+
+def print_tallies(console: Console, tallies: list[Tally]) -> None:
+    """A row for each fault."""
+    header = ("fault", "what was done", "times", "lost", "seconds")
+    table = Table(*header, title="Faults, each on the training command")
+    for tally in tallies:
+        lost = "\n".join(tally.lost) or "nothing"
+        style = "red" if tally.lost else None
+        numbers = str(tally.times), lost, f"{tally.seconds:.0f}"
+        table.add_row(tally.fault, tally.what, *numbers, style=style)
+    console.print(table)
+
+
+def run_reliability(config: ReliabilityConfig, console: Console) -> int:
+    """Commits the faults; returns 0 if nothing was lost."""
+    unknown = [name for name in config.faults if name not in FAULTS]
+    if unknown or not config.faults:
+        raise InputError(f"faults: {unknown or 'none given'}; choose among {', '.join(FAULTS)}")
+    if config.kills < 1 or config.at_once < 1:
+        raise InputError(
+            f"kills and at_once must be positive, got {config.kills} and {config.at_once}"
+        )
+    if config.folder is not None and config.folder.exists() and any(config.folder.iterdir()):
+        raise InputError(
+            f"folder {config.folder} is not empty: its runs would be of another time; choose "
+            "another"
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        place = (config.folder or pathlib.Path(temporary)).absolute()
+        with concurrent.futures.ThreadPoolExecutor(config.at_once) as pool:
+            struck = pool.map(lambda name: strike(name, place, config, console), config.faults)
+            tallies = list(struck)
+    print_tallies(console, tallies)
+    if config.output is not None:
+        config.output.parent.mkdir(parents=True, exist_ok=True)
+        write_json(config.output, [dataclasses.asdict(tally) for tally in tallies])
+    return int(any(tally.lost for tally in tallies))
+
+
+def main() -> int:
+    """Parses and runs."""
+    return run_reliability(read_options(ReliabilityConfig, "reliability", __doc__), new_console())
+
+
+if __name__ == "__main__":
+    run_command(main)
