@@ -79,7 +79,7 @@ class BatchNorm(nn.BatchNorm):
         mask: jax.Array | None = None,
     ) -> jax.Array:
         """Normalises x [..., channels]."""
-        before = self.get_variable("batch_stats", "var")
+        before: Any = self.get_variable("batch_stats", "var")
         # Unwrapped, so that whoever intercepts the calls of layers sees one call.
         normalise = inspect.unwrap(nn.BatchNorm.__call__)
         normalised: jax.Array = normalise(self, x, use_running_average, mask=mask)
