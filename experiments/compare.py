@@ -30,8 +30,8 @@ from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.figures.study import losses_figure
 from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
+from arcface_jax.runs.run_folder import finite
 from arcface_jax.training.config import Config
-from arcface_jax.training.run_folder import finite
 
 from .study.plan import changed, loss_changes
 from .study.pool import completed_runs, interrupt_on_termination, run_all

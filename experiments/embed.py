@@ -39,7 +39,7 @@ from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.errors import InputError
 from arcface_jax.files import replace_whole, whole_file, whole_text, write_whole
-from arcface_jax.training.run_folder import CHECKPOINTS_FOLDER
+from arcface_jax.runs.run_folder import CHECKPOINTS_FOLDER
 
 _IMAGES_A_SAVE = 1024
 

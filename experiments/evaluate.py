@@ -56,7 +56,7 @@ from arcface_jax.evaluation.tables import TableRow, to_text
 from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.figures.evaluation_set import draw_set
 from arcface_jax.files import write_whole
-from arcface_jax.training.dataset import load_data
+from arcface_jax.runs.dataset import load_data
 
 PAGE = "report.html"
 """The report's file, in the folder of an evaluation."""

@@ -38,9 +38,9 @@ from arcface_jax.interop.onnx import export_onnx
 from arcface_jax.interop.quantise import WeightType
 from arcface_jax.interop.stablehlo import export_stablehlo
 from arcface_jax.interop.torch import save_torch
-from arcface_jax.training.checkpoints import library_versions
-from arcface_jax.training.run_folder import CONFIG_FILE, RESULTS_FILE
-from arcface_jax.training.saved_runs import find_run
+from arcface_jax.runs.checkpoints import library_versions
+from arcface_jax.runs.run_folder import CONFIG_FILE, RESULTS_FILE
+from arcface_jax.runs.saved_runs import find_run
 
 CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
 Format = Literal["stablehlo", "onnx", "torch"]

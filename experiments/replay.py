@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arcface_jax.commands.command import new_console, read_options, run_command
-from arcface_jax.training.bad_steps import Diagnosis, LayerNorms, diagnose
+from arcface_jax.runs.bad_steps import Diagnosis, LayerNorms, diagnose
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,14 +37,14 @@ from arcface_jax.commands.run_report import draw_run, run_page
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 from arcface_jax.losses import LOSSES, loss_name
+from arcface_jax.runs.console import ConsoleReporter, print_plan, print_results
+from arcface_jax.runs.loop import RunResult, best_so_far, train
+from arcface_jax.runs.processes import is_loss_of_others, join_processes, leave
+from arcface_jax.runs.run_folder import CONFIG_FILE, RunFolder
+from arcface_jax.runs.setup import Setup, prepare
+from arcface_jax.runs.stopping import Stopped
 from arcface_jax.training.config import Config, with_loss
 from arcface_jax.training.config_file import read_config
-from arcface_jax.training.console import ConsoleReporter, print_plan, print_results
-from arcface_jax.training.loop import RunResult, best_so_far, train
-from arcface_jax.training.processes import is_loss_of_others, join_processes, leave
-from arcface_jax.training.run_folder import CONFIG_FILE, RunFolder
-from arcface_jax.training.setup import Setup, prepare
-from arcface_jax.training.stopping import Stopped
 
 from .recipes.presets import PRESETS
 

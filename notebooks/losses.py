@@ -28,9 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax import adaptive, losses, margins, pairwise, subcenter, unified
+from arcface_jax.cosine import arcface_logits, row_norms
 from arcface_jax.figures.margins import FAMILIES, margin_curves, rule_curves
 from arcface_jax.figures.style import save
-from arcface_jax.cosine import arcface_logits, row_norms
 
 try:
     from IPython.display import Image

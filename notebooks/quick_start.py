@@ -32,6 +32,7 @@ import numpy as np
 import optax
 
 from arcface_jax import expected_initial_loss, margin_softmax_loss
+from arcface_jax.cosine import cosine_logits
 from arcface_jax.data.pairs import draw_pairs
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.evaluation.verification import combine_flip, pair_similarities, verify_similarities
@@ -39,7 +40,6 @@ from arcface_jax.figures.evaluation import score_histogram
 from arcface_jax.figures.ridges import angle_ridges
 from arcface_jax.figures.samples import contact_sheet
 from arcface_jax.figures.style import save
-from arcface_jax.cosine import cosine_logits
 from arcface_jax.margins import arcface
 from arcface_jax.models.embed import embed_images, make_embed_function, mirror
 from arcface_jax.models.registry import create

@@ -36,6 +36,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from arcface_jax import margin_softmax_loss
+from arcface_jax.cosine import row_norms
 from arcface_jax.figures.benchmark import planned_memory
 from arcface_jax.figures.style import save
 from arcface_jax.heads import (
@@ -54,9 +55,8 @@ from arcface_jax.heads import (
     unshard_classes,
 )
 from arcface_jax.heads.shards import shard_rows
-from arcface_jax.training.head_plan import HeadSize, compiled_memory, predicted_memory
 from arcface_jax.heads.traffic import collective_bytes
-from arcface_jax.cosine import row_norms
+from arcface_jax.training.head_plan import HeadSize, compiled_memory, predicted_memory
 
 try:
     from IPython.display import Image

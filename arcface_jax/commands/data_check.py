@@ -11,21 +11,21 @@ from rich.progress import Progress
 
 from arcface_jax.commands.command import say
 from arcface_jax.data.check import report
-from arcface_jax.data.open import open_source as open_path
+from arcface_jax.data.open import open_source
 from arcface_jax.data.scan import overlap, scan
 from arcface_jax.figures.data import identity_sheet
 from arcface_jax.figures.style import save
+from arcface_jax.runs.dataset import configured_source
+from arcface_jax.runs.setup import Setup, prepare
 from arcface_jax.training.abstract import cost as abstract_cost
 from arcface_jax.training.config import Config
-from arcface_jax.training.dataset import open_source
-from arcface_jax.training.setup import Setup, prepare
 
 _TIMED_STEPS = 5
 
 
 def check_data(config: Config, console: Console, folder: pathlib.Path, against: list[str]) -> int:
     """Reads every image, times a few steps, prints what deserves a look; 1 if anything does."""
-    source = open_source(config.data, config.run.seed)
+    source = configured_source(config.data, config.run.seed)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("reading every image", total=len(source))
         found = scan(source, progress=lambda done: progress.advance(task, done))
@@ -37,7 +37,7 @@ def check_data(config: Config, console: Console, folder: pathlib.Path, against: 
     )
     warnings = findings.warnings()
     for path in against:
-        shared = overlap(found, scan(open_path(path)))
+        shared = overlap(found, scan(open_source(path)))
         if len(shared):
             first, second = shared[0]
             warnings.append(

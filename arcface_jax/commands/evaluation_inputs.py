@@ -19,7 +19,7 @@ from arcface_jax.evaluation.array_checks import check_same
 from arcface_jax.evaluation.suite import EmbeddedSet
 from arcface_jax.evaluation.verification import FlipRule, combine_flip
 from arcface_jax.models.embed import mirror
-from arcface_jax.training.dataset import RunData
+from arcface_jax.runs.dataset import RunData
 
 SOURCE = "source_fingerprint"
 """The array of an .npz file that tells which images it is of: their source's fingerprint."""

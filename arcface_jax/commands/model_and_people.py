@@ -16,8 +16,8 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angle_statistics import class_centres
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.interop.model import TrainedModel
-from arcface_jax.training.dataset import load_data
-from arcface_jax.training.saved_runs import find_run
+from arcface_jax.runs.dataset import load_data
+from arcface_jax.runs.saved_runs import find_run
 
 DEFAULT_PEOPLE, DEFAULT_IMAGES, DEFAULT_SIZE = 40, 30, 32
 _DEFAULT_RECIPE = SmallRecipe(128, margin=0.3, scale=24.0, steps=600, learning_rate=0.05)

@@ -18,9 +18,9 @@ from arcface_jax.interop.onnx import import_onnx
 from arcface_jax.interop.stablehlo import load_stablehlo
 from arcface_jax.interop.torch import import_torch
 from arcface_jax.models.embed import embed_images
+from arcface_jax.runs.resume import restore_on_one_device
+from arcface_jax.runs.saved_runs import SavedRun, find_run
 from arcface_jax.training.config import Config
-from arcface_jax.training.resume import restore_on_one_device
-from arcface_jax.training.saved_runs import SavedRun, find_run
 
 
 @dataclasses.dataclass(frozen=True)

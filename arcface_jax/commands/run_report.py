@@ -16,13 +16,13 @@ from arcface_jax.figures.samples import contact_sheet
 from arcface_jax.figures.style import save
 from arcface_jax.figures.training import angle_histogram, learning_curve, training_curves
 from arcface_jax.losses import loss_name
-from arcface_jax.training.checkpoints import library_versions
+from arcface_jax.runs.checkpoints import library_versions
+from arcface_jax.runs.console import TABLE_FARS
+from arcface_jax.runs.loop import RunResult, best_so_far
+from arcface_jax.runs.run_folder import RunFolder, read_metrics
+from arcface_jax.runs.setup import Setup
+from arcface_jax.runs.verifier import Numbers, by_set
 from arcface_jax.training.config_file import as_dict
-from arcface_jax.training.console import TABLE_FARS
-from arcface_jax.training.loop import RunResult, best_so_far
-from arcface_jax.training.run_folder import RunFolder, read_metrics
-from arcface_jax.training.setup import Setup
-from arcface_jax.training.verifier import Numbers, by_set
 
 _SHEET_ROWS, _SHEET_COLUMNS = 6, 10
 

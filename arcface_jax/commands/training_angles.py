@@ -14,7 +14,7 @@ from arcface_jax.evaluation.angle_statistics import (
 )
 from arcface_jax.evaluation.bootstrap import Interval, Resampling, angle_intervals
 from arcface_jax.evaluation.embeddings import unit_embeddings
-from arcface_jax.training.dataset import RunData
+from arcface_jax.runs.dataset import RunData
 
 MOST_IMAGES = 5000
 """Training images to embed for W-EC."""

@@ -21,7 +21,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.losses import Triplet
 from arcface_jax.training.config import Config
 from arcface_jax.training.head_plan import HeadSize, predicted_memory, predicted_operations
-from arcface_jax.training.setup import Program, create_program
+from arcface_jax.training.program import Program, create_program
 from arcface_jax.training.state import TrainState, is_class_rows
 
 DEVICE_COUNTS = (1, 8, 64)

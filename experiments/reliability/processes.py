@@ -5,8 +5,8 @@ import signal
 import socket
 from typing import Literal
 
-from arcface_jax.training.processes import ADDRESS, COUNT, HEARTBEAT_SECONDS, NUMBER
-from arcface_jax.training.run_folder import read_metrics
+from arcface_jax.runs.processes import ADDRESS, COUNT, HEARTBEAT_SECONDS, NUMBER
+from arcface_jax.runs.run_folder import read_metrics
 
 from .runs import TINY, Child, Lost, Run, Tally, reference
 

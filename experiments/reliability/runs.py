@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from arcface_jax.training.run_folder import (
+from arcface_jax.runs.run_folder import (
     CHECKPOINTS_FOLDER,
     METRICS_FILE,
     RESULTS_FILE,
     read_metrics,
 )
-from arcface_jax.training.saved_runs import SavedRun
+from arcface_jax.runs.saved_runs import SavedRun
 from arcface_jax.training.state import named_leaves
 
 _COMMANDS = __package__.rpartition(".")[0]

@@ -31,8 +31,8 @@ from arcface_jax.errors import InputError
 from arcface_jax.figures.ridges import animate_angles
 from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
+from arcface_jax.runs.run_folder import finite
 from arcface_jax.training.config import Config
-from arcface_jax.training.run_folder import finite
 
 from .plan import PARTS, Part, Plan, base_config
 from .pool import completed_runs, interrupt_on_termination, merge, missing, run_all

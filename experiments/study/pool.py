@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from arcface_jax.errors import InputError
+from arcface_jax.runs.run_folder import CONFIG_FILE, RESULTS_FILE
+from arcface_jax.runs.stopping import Stopped
 from arcface_jax.training.config_file import differences, read_config
-from arcface_jax.training.run_folder import CONFIG_FILE, RESULTS_FILE
-from arcface_jax.training.stopping import Stopped
 
 from .run import Case, run_case
 

@@ -20,8 +20,8 @@ from arcface_jax.figures.study import (
 )
 from arcface_jax.losses.arcface import FixedMargin
 from arcface_jax.margins import Psi, softmax_on_sphere
+from arcface_jax.runs.run_folder import read_metrics
 from arcface_jax.training.config import Config
-from arcface_jax.training.run_folder import read_metrics
 
 from .plan import ANGLE_LOSSES, CURES, RULES, TESTED, TROUBLES, WATCHED, Part
 from .run import ANGLES_FILE, Case

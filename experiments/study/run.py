@@ -19,16 +19,17 @@ from arcface_jax.evaluation.angle_statistics import angle_statistics
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.losses.subcenter import dominant_centres, subcenter_counts, within_angle
 from arcface_jax.models.embed import EmbedFunction, embed_images, make_embed_function
-from arcface_jax.training.checkpoints import Checkpoints
+from arcface_jax.runs.checkpoints import Checkpoints
+from arcface_jax.runs.dataset import RunData, create_sampler, load_data
+from arcface_jax.runs.loop import RunResult, train
+from arcface_jax.runs.resume import restore
+from arcface_jax.runs.run_folder import RunFolder, finite
+from arcface_jax.runs.setup import Setup
+from arcface_jax.runs.verifier import Verifier
 from arcface_jax.training.config import Config, DataConfig
-from arcface_jax.training.dataset import RunData, create_sampler, load_data
-from arcface_jax.training.loop import RunResult, train
-from arcface_jax.training.resume import restore
-from arcface_jax.training.run_folder import RunFolder, finite
-from arcface_jax.training.setup import Program, Setup, create_program
+from arcface_jax.training.program import Program, create_program
 from arcface_jax.training.state import TrainState
 from arcface_jax.training.step import StepFunction
-from arcface_jax.training.verifier import Verifier
 
 ANGLES_FILE = "angles.npz"
 """In a run's folder: steps [T] and degrees [T, n], of the same training images at each moment."""

@@ -10,6 +10,7 @@ import pytest
 from arcface_jax.commands.command import run_command
 from arcface_jax.errors import InputError
 from arcface_jax.models.registry import count_parameters, create
+from arcface_jax.runs.dataset import load_data
 from arcface_jax.training.abstract import (
     abstract_program,
     abstract_state,
@@ -17,9 +18,8 @@ from arcface_jax.training.abstract import (
     state_memory,
     trace_step,
 )
-from arcface_jax.training.dataset import load_data
 from arcface_jax.training.optimisers import create_schedule, peak_learning_rate
-from arcface_jax.training.setup import create_program
+from arcface_jax.training.program import create_program
 from experiments import plan, train
 from experiments.recipes.presets import PRESETS, RECIPES
 

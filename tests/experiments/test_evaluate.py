@@ -18,13 +18,13 @@ from arcface_jax.evaluation.angle_statistics import angle_statistics
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.models import registry
+from arcface_jax.runs.dataset import load_data
+from arcface_jax.runs.loop import train
+from arcface_jax.runs.run_folder import RunFolder
+from arcface_jax.runs.saved_runs import SavedRun
+from arcface_jax.runs.setup import prepare
 from arcface_jax.training.config import Config, DataConfig, ModelConfig, RunConfig
 from arcface_jax.training.config_file import to_json
-from arcface_jax.training.dataset import load_data
-from arcface_jax.training.loop import train
-from arcface_jax.training.run_folder import RunFolder
-from arcface_jax.training.saved_runs import SavedRun
-from arcface_jax.training.setup import prepare
 from experiments.evaluate import Arguments, run
 from tests.bin_set import write_bin
 

@@ -15,7 +15,7 @@ from arcface_jax.interop.card import ModelCard
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.stablehlo import load_stablehlo
 from arcface_jax.interop.torch import import_torch
-from arcface_jax.training.saved_runs import SavedRun
+from arcface_jax.runs.saved_runs import SavedRun
 from experiments import export, train
 from tests.bin_set import write_bin
 

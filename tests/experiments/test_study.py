@@ -8,11 +8,11 @@ from PIL import Image
 
 from arcface_jax.data.in_memory import MemorySource
 from arcface_jax.errors import InputError
+from arcface_jax.runs.dataset import RunData
+from arcface_jax.runs.loop import train
+from arcface_jax.runs.run_folder import RunFolder, read_metrics
+from arcface_jax.runs.setup import prepare
 from arcface_jax.training.config import Config, LossName
-from arcface_jax.training.dataset import RunData
-from arcface_jax.training.loop import train
-from arcface_jax.training.run_folder import RunFolder, read_metrics
-from arcface_jax.training.setup import prepare
 from experiments.study import __main__ as study
 from experiments.study import run as study_run
 from experiments.study.plan import PARTS, Plan, base_config, changed

@@ -7,7 +7,7 @@ import pytest
 from arcface_jax.errors import InputError
 from arcface_jax.models import registry
 from arcface_jax.training.config import Config, DataConfig, ModelConfig
-from arcface_jax.training.setup import create_backbone
+from arcface_jax.training.program import create_backbone
 
 NETS = """
 import flax.linen as nn

@@ -25,7 +25,7 @@ from arcface_jax.training.config import (
     ModelConfig,
     RunConfig,
 )
-from arcface_jax.training.setup import create_program
+from arcface_jax.training.program import create_program
 
 CLASSES, DIM, BATCH = 1003, 32, 32
 SMALL = Config(

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from arcface_jax.errors import InputError
-from arcface_jax.training.checksums import checksums
+from arcface_jax.runs.checksums import checksums
 from arcface_jax.training.config import Config
 from arcface_jax.training.state import TrainState, named_leaves
 

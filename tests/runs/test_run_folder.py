@@ -4,9 +4,9 @@ import json
 import pytest
 
 from arcface_jax.errors import InputError
+from arcface_jax.runs.run_folder import MetricsWriter, RunFolder, read_metrics, write_whole
 from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import read_config
-from arcface_jax.training.run_folder import MetricsWriter, RunFolder, read_metrics, write_whole
 
 
 def test_configuration_survives_the_file(tiny_config, tmp_path):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.training.checkpoints import Checkpoints, describe
-from arcface_jax.training.setup import prepare
+from arcface_jax.runs.checkpoints import Checkpoints, describe
+from arcface_jax.runs.setup import prepare
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import signal
 
 import jax
 
-from arcface_jax.training.checkpoints import Checkpoints
-from arcface_jax.training.loop import train
-from arcface_jax.training.run_folder import RunFolder
-from arcface_jax.training.setup import prepare
+from arcface_jax.runs.checkpoints import Checkpoints
+from arcface_jax.runs.loop import train
+from arcface_jax.runs.run_folder import RunFolder
+from arcface_jax.runs.setup import prepare
 
 
 class Recorder:

@@ -8,7 +8,7 @@ from arcface_jax.arguments import check_between
 from arcface_jax.data.check import check_source_labels
 from arcface_jax.data.in_memory import MemorySource, OnUnreadable, load_source
 from arcface_jax.data.open import open_set
-from arcface_jax.data.open import open_source as open_path
+from arcface_jax.data.open import open_source
 from arcface_jax.data.pairs import Pairs, draw_pairs
 from arcface_jax.data.samplers import Balanced, Capped, Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
@@ -71,7 +71,7 @@ class RunData:
         return tested + (self.train.skipped if isinstance(self.train, MemorySource) else ())
 
 
-def open_source(config: DataConfig, seed: int) -> FaceSource:
+def configured_source(config: DataConfig, seed: int) -> FaceSource:
     """The source that `config` names.
 
     Raises:
@@ -99,7 +99,7 @@ def open_source(config: DataConfig, seed: int) -> FaceSource:
                 f"data.{name} {getattr(config, name)} draws synthetic faces, and does nothing with "
                 f"source {config.source}; leave it at {getattr(DataConfig, name)}"
             )
-    return FolderSource(config.root) if config.source == "folder" else open_path(config.root)
+    return FolderSource(config.root) if config.source == "folder" else open_source(config.root)
 
 
 def load_data(config: DataConfig, seed: int) -> RunData:
@@ -120,7 +120,7 @@ def load_data(config: DataConfig, seed: int) -> RunData:
             "data.test_fraction is 0 and data.verify empty: give one of them, or nothing is "
             "verified"
         )
-    source = open_source(config, seed)
+    source = configured_source(config, seed)
     check_source_labels(source)
     on_unreadable: OnUnreadable = "raise" if config.unreadable == "stop" else "skip"
     train, sets = source, []

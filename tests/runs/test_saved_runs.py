@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.training.checkpoints import Checkpoints
-from arcface_jax.training.run_folder import RunFolder
-from arcface_jax.training.saved_runs import SavedRun, find_run
-from arcface_jax.training.setup import prepare
+from arcface_jax.runs.checkpoints import Checkpoints
+from arcface_jax.runs.run_folder import RunFolder
+from arcface_jax.runs.saved_runs import SavedRun, find_run
+from arcface_jax.runs.setup import prepare
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.training.bad_steps import diagnose
-from arcface_jax.training.checkpoints import Checkpoints
+from arcface_jax.runs.bad_steps import diagnose
+from arcface_jax.runs.checkpoints import Checkpoints
+from arcface_jax.runs.loop import train
+from arcface_jax.runs.run_folder import RunFolder, read_metrics
+from arcface_jax.runs.setup import prepare
+from arcface_jax.runs.stopping import Stopped
 from arcface_jax.training.config_file import read_config
-from arcface_jax.training.loop import train
-from arcface_jax.training.run_folder import RunFolder, read_metrics
-from arcface_jax.training.setup import prepare
-from arcface_jax.training.stopping import Stopped
-from tests.training.runs import Recorder, final_state, run
+from tests.runs.short_runs import Recorder, final_state, run
 
 
 def assert_bit_identical(first, second):
@@ -149,7 +149,7 @@ def test_a_last_step_that_is_not_finite_ends_the_run_with_what_was_learnt(
     with_run, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        "arcface_jax.training.setup.create_schedule",
+        "arcface_jax.training.program.create_schedule",
         lambda *_: lambda step: jnp.where(step < 1, 0.1, jnp.inf),
     )
     result, recorder = run(with_run(steps=2), tmp_path)

@@ -12,7 +12,7 @@ from arcface_jax.interop.onnx import import_onnx
 from arcface_jax.interop.torch import import_torch
 from arcface_jax.interop.torch_projects import UnknownProjectError
 from arcface_jax.pixels import CONVENTIONS, PixelConvention
-from arcface_jax.training.saved_runs import SavedRun, find_run
+from arcface_jax.runs.saved_runs import SavedRun, find_run
 from arcface_jax.training.state import TrainState, named_leaves
 
 

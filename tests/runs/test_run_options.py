@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.training.checkpoints import Checkpoints
-from arcface_jax.training.loop import best_so_far
-from arcface_jax.training.run_folder import RunFolder, read_metrics
-from arcface_jax.training.setup import prepare
-from tests.training.runs import Recorder, final_state, run
+from arcface_jax.runs.checkpoints import Checkpoints
+from arcface_jax.runs.loop import best_so_far
+from arcface_jax.runs.run_folder import RunFolder, read_metrics
+from arcface_jax.runs.setup import prepare
+from tests.runs.short_runs import Recorder, final_state, run
 
 
 def with_(config, **sections):

@@ -1,7 +1,7 @@
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.training.processes import is_loss_of_others, join_processes
+from arcface_jax.runs.processes import is_loss_of_others, join_processes
 from experiments.reliability.processes import several_processes
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"

@@ -7,8 +7,8 @@ from PIL import Image
 from arcface_jax.data.samplers import Balanced, Capped, Shuffled
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
+from arcface_jax.runs.dataset import create_sampler, load_data
 from arcface_jax.training.config import DataConfig
-from arcface_jax.training.dataset import create_sampler, load_data
 from tests.bin_set import write_bin
 
 DATA = DataConfig(identities=8, images_per_identity=4, image_size=16, pairs=40, test_fraction=0.5)

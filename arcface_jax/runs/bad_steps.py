@@ -15,8 +15,8 @@ from jax.experimental import multihost_utils
 
 from arcface_jax.errors import InputError
 from arcface_jax.files import whole_file, write_whole
-from arcface_jax.training.resume import restore_on_one_device
-from arcface_jax.training.saved_runs import SavedRun
+from arcface_jax.runs.resume import restore_on_one_device
+from arcface_jax.runs.saved_runs import SavedRun
 from arcface_jax.training.state import named_leaves
 from arcface_jax.training.step import make_pass, step_keys
 

@@ -4,7 +4,7 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.pixels import ARCFACE_TORCH
-from arcface_jax.training.starting_point import start_from
+from arcface_jax.runs.starting_point import start_from
 
 torch = pytest.importorskip("torch")
 

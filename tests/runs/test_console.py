@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from arcface_jax.training.console import print_results
+from arcface_jax.runs.console import print_results
 
 
 def numbers(accuracy, different, prefix=""):

@@ -5,7 +5,7 @@ import pytest
 from arcface_jax.training.parallel import data_mesh
 from jax.sharding import NamedSharding, PartitionSpec
 
-from arcface_jax.training.checksums import checksum, checksums
+from arcface_jax.runs.checksums import checksum, checksums
 
 
 def by_hand(array):

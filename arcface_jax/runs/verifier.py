@@ -18,8 +18,9 @@ from arcface_jax.evaluation.verification import (
 )
 from arcface_jax.heads.shards import rows_of_classes
 from arcface_jax.models.embed import embed_images, make_embed_function, mirror
-from arcface_jax.training.dataset import VerificationSet, sample_images
-from arcface_jax.training.setup import Program, Setup
+from arcface_jax.runs.dataset import VerificationSet, sample_images
+from arcface_jax.runs.setup import Setup
+from arcface_jax.training.program import Program
 from arcface_jax.training.state import TrainState
 
 Numbers = dict[str, float]

@@ -7,9 +7,9 @@ import jax
 
 from arcface_jax.errors import InputError
 from arcface_jax.heads import shard_classes, unshard_classes
-from arcface_jax.training.checkpoints import Checkpoints, DamagedCheckpoint
+from arcface_jax.runs.checkpoints import Checkpoints, DamagedCheckpoint
 from arcface_jax.training.config import Config
-from arcface_jax.training.setup import Program, create_program
+from arcface_jax.training.program import Program, create_program
 from arcface_jax.training.state import TrainState, is_class_rows
 
 

@@ -12,9 +12,9 @@ import time
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.training.checkpoints import Checkpoints
-from arcface_jax.training.run_folder import RunFolder
-from arcface_jax.training.setup import prepare
+from arcface_jax.runs.checkpoints import Checkpoints
+from arcface_jax.runs.run_folder import RunFolder
+from arcface_jax.runs.setup import prepare
 
 
 def mount(*arguments):

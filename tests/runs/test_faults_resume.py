@@ -9,14 +9,14 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.heads import unshard_classes
-from arcface_jax.training.checkpoints import Checkpoints
+from arcface_jax.runs.checkpoints import Checkpoints
+from arcface_jax.runs.loop import train
+from arcface_jax.runs.resume import newest_readable
+from arcface_jax.runs.run_folder import RunFolder, read_metrics
+from arcface_jax.runs.setup import prepare
+from arcface_jax.runs.stopping import Stopped
 from arcface_jax.training.config import HeadConfig
-from arcface_jax.training.loop import train
-from arcface_jax.training.resume import newest_readable
-from arcface_jax.training.run_folder import RunFolder, read_metrics
-from arcface_jax.training.setup import prepare
 from arcface_jax.training.state import is_class_rows
-from arcface_jax.training.stopping import Stopped
 from experiments.reliability.faults import DAMAGES, truncate
 
 CLASSES = 7  # no number of devices but 1 divides it, and of 8 devices one has no class
