@@ -228,8 +228,9 @@ def make_pass(
         run, params = classify, state.params["head"]
         if mesh is not None:
             run = _over_mesh(classify, mesh, state.head_state, params)
+        counts = None if class_counts is None else jnp.asarray(class_counts)
         context = Context(
-            step=state.step, key=keys.loss, class_counts=class_counts, total_steps=total_steps
+            step=state.step, key=keys.loss, class_counts=counts, total_steps=total_steps
         )
         rate = learning_rate(schedule, state)
         out, of_head, of_embeddings = run(
