@@ -48,9 +48,7 @@ def test_a_rule_past_pi_that_was_chosen_is_kept(tmp_path):
 
 def test_what_is_set_is_read(read):
     loss = read(name="cosface", margin=0.2, scale=64.0, margin_warmup=0.5, label_smoothing=0.1)
-    assert loss == LOSSES["cosface"](
-        margin=0.2, scale=64.0, margin_warmup=0.5, label_smoothing=0.1
-    )
+    assert loss == LOSSES["cosface"](margin=0.2, scale=64.0, margin_warmup=0.5, label_smoothing=0.1)
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,7 @@ def one_identity(people):
             "loss.name nonsense: no such loss; choose one of ",
         ),
         (None, ["--loss.name"], "--loss.name needs one of "),
-        (None, ["--loss.name", "arcface", "--loss.margin", "9"], "margin"),
+        (None, ["--loss.name", "arcface", "--loss.margin", "9"], "loss.name arcface: m"),
         (None, ["--run.resume", "changed"], "need --run.folder"),
     ],
 )
