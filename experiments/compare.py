@@ -30,6 +30,7 @@ from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.figures.study import losses_figure
 from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
+from arcface_jax.losses import LOSSES
 from arcface_jax.runs.run_folder import finite
 from arcface_jax.training.config import Config
 
@@ -77,8 +78,12 @@ def case_of(loss: str, base: Config, seeds: Sequence[int]) -> Case:
     name, _, margin = loss.rpartition(":")
     try:
         margins = {"loss.margin": float(margin)} if name else {}
-    except ValueError:  # module:Class
-        margins = {}
+    except ValueError as error:
+        if name in LOSSES:
+            raise InputError(
+                f"--losses {loss}: {margin!r} is no number; give NAME:MARGIN"
+            ) from error
+        margins = {}  # module:Class
     name = name if margins else loss
     with concerning(f"--losses {loss}"):
         config = changed(base, loss_changes(name))

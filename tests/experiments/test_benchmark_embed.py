@@ -37,5 +37,5 @@ def test_both_embed_the_same_and_are_compared_turn_by_turn(small_checkpoint, tmp
 
 
 def test_bad_numbers_are_named(small_checkpoint):
-    with pytest.raises(InputError, match="is 0; give 1 or more"):
+    with pytest.raises(InputError, match="--batches is empty; give 1 or more"):
         run_embed_benchmark(EmbedBenchmark(small_checkpoint, batches=()))

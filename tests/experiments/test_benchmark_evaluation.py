@@ -112,8 +112,8 @@ def test_random_rows_are_units() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"pairs": 10}, "20 --pairs"),
-        ({"rounds": 0}, "20 --pairs"),
+        ({"pairs": 10}, "--pairs is 10; give 20 or more"),
+        ({"rounds": 0}, "--rounds is 0; give 1 or more"),
         ({"gallery": 5, "probes": 6}, "probes is 6"),
     ],
 )

@@ -109,7 +109,7 @@ def test_runs_are_compared_and_finished_ones_not_repeated(monkeypatch, tmp_path,
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        ("arcfice", "no loss is called 'arcfice'; choose one of arcface"),
+        ("arcfice", "loss.name arcfice: no such loss; choose one of "),
         ("arcface:big", "'big' is no number"),
     ],
 )
