@@ -4,9 +4,9 @@ What a face model has learnt of a person is in its weights and in the running st
 batch normalisations. Gradient descent on the pixels brings both back: the embedding is drawn to a
 target, the statistics of the generated batch to the running ones.
 
-References: Deng et al., ArcFace (arXiv:1801.07698v4), the section on inverting the model; Yin et
-  al., Dreaming to
-Distill (arXiv:1912.08795), for the prior from batch statistics.
+References:
+  Deng et al., ArcFace (arXiv:1801.07698v4), the section on inverting the model; Yin et al.,
+  Dreaming to Distill (arXiv:1912.08795), for the prior from batch statistics.
 """
 
 import dataclasses

@@ -96,7 +96,9 @@ class IResNet(Backbone):
     dropout – flatten in channel, height, width order (so that published weights
     fit) – dense – batch normalisation with its scale frozen at 1.
 
-    Attributes besides those of every `Backbone`:
+    It has the settings of every `Backbone` as well.
+
+    Attributes:
       stage_blocks: residual blocks in each stage, see STAGE_BLOCKS.
       embedding_size: D, 512 in the paper.
       width: channels of the stem and the first stage, 64 in the paper; the stages

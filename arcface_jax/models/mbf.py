@@ -22,7 +22,9 @@ class ArcFaceTorchMobileFaceNet(Backbone):
     """conv3×3 stride 2 – stem – three stages, each begun with stride 2 – conv1×1 – global depthwise
     – FC – BN.
 
-    Attributes besides those of every `Backbone`:
+    It has the settings of every `Backbone` as well.
+
+    Attributes:
       blocks: bottlenecks of the stem and of the three stages after their strided
         one. With 1 the stem is one grouped convolution instead.
       scale: channels in multiples of the paper's; 2 for `mbf`, 4 for `mbf_large`.

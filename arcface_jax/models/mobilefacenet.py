@@ -64,7 +64,9 @@ class MobileFaceNet(Backbone):
     depthwise convolution (its kernel is the feature map: 7×7 for 112×112
     images, 7×6 for 112×96) – linear conv1×1 to D – BN.
 
-    Attributes besides those of every `Backbone`:
+    It has the settings of every `Backbone` as well.
+
+    Attributes:
       embedding_size: D, 128 in the paper.
       width: 64 is the published size; all channels are in proportion.
       bottlenecks: the rows of the table.

@@ -38,7 +38,9 @@ class BasicBlock(nn.Module):
 class ResNet(Backbone):
     """conv3×3 – BN – ReLU – three stages of width, 2·width, 4·width – global pooling – FC – BN.
 
-    Attributes besides those of every `Backbone`:
+    It has the settings of every `Backbone` as well.
+
+    Attributes:
       blocks: in each stage; the depth is 6·blocks + 2.
       embedding_size: D.
       width: 64 is the published size, for which the stages have 16, 32 and 64 channels; others in

@@ -72,7 +72,9 @@ class VisionTransformer(Backbone):
     kernels as N(0, 1/fan_in); with initial_weights="arcface_torch" the former without the cut, and
     the patches' kernel and bias uniform in ±1/√fan_in.
 
-    Attributes besides those of every `Backbone`:
+    It has the settings of every `Backbone` as well.
+
+    Attributes:
       channels: of a token, C, at the published width; made a multiple of `heads`.
       depth: blocks.
       heads: of attention.

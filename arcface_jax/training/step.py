@@ -324,22 +324,22 @@ def make_step(
       clip: the largest norm of all gradients together; longer ones are scaled down to it.
       average_decay: d of the moving averages, a ← d·a + (1 − d)·w with d = min(decay,
         (1 + t)/(10 + t)).
-      **options: of `make_pass`:
-        head: how to go over the classes.
-        prepare: what becomes of the images first, see `Prepare`; by default nothing.
-        schedule: the learning rate by update, for a head that updates itself and for the metrics.
-        num_classes: C; a sharded or sampled head needs it.
-        class_counts: [C], training images of each class, for losses that ask.
-        total_steps: of the run, for losses that ask.
-        row_optimiser: of a head that updates itself.
-        axis_name: mapped axis that the batch is split over (pmap); gradients, running statistics
-          and metrics are averaged over it. None under jit, where the compiler does so.
-        mesh: of the devices of a sharded head under jit.
-        accumulate: parts that the batch is computed in one after the other; part i has rows i,
-          i + accumulate, …. Gradients are means over the whole batch; batch statistics are each
-          part's own, one after the other, and so are those of an adaptive loss.
-        frozen: the backbone has no gradient and keeps its statistics; `apply` should then run as it
-          does in use.
+      **options: those that follow.
+      head: how to go over the classes.
+      prepare: what becomes of the images first, see `Prepare`; by default nothing.
+      schedule: the learning rate by update, for a head that updates itself and for the metrics.
+      num_classes: C; a sharded or sampled head needs it.
+      class_counts: [C], training images of each class, for losses that ask.
+      total_steps: of the run, for losses that ask.
+      row_optimiser: of a head that updates itself.
+      axis_name: mapped axis that the batch is split over (pmap); gradients, running statistics
+        and metrics are averaged over it. None under jit, where the compiler does so.
+      mesh: of the devices of a sharded head under jit.
+      accumulate: parts that the batch is computed in one after the other; part i has rows i,
+        i + accumulate, …. Gradients are means over the whole batch; batch statistics are each
+        part's own, one after the other, and so are those of an adaptive loss.
+      frozen: the backbone has no gradient and keeps its statistics; `apply` should then run as it
+        does in use.
     """
     forward_and_backward = make_pass(apply, loss, **options)
     axis_name, schedule = options.get("axis_name"), options.get("schedule")
