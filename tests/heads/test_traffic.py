@@ -2,8 +2,8 @@
 
 import pytest
 
-from arcface_jax.training.head_plan import HeadSize, compile_step
 from arcface_jax.heads.traffic import collective_bytes
+from arcface_jax.training.head_plan import HeadSize, compile_step
 
 
 def test_bytes_are_counted_by_kind():
