@@ -40,9 +40,10 @@ class FixedMargin(MarginSoftmax):
 
     def psi(self, context: Context) -> Psi:
         """The margin at this step: m1 from 1, m2 and m3 from 0."""
-        full, steps = self.full_psi(), round(self.margin_warmup * context.total_steps)
-        if steps == 0:
+        full = self.full_psi()
+        if self.margin_warmup == 0.0:
             return full
+        steps = max(1, round(self.margin_warmup * context.total_steps))
         share = jnp.minimum(jnp.asarray(context.step, jnp.float32) / steps, 1.0)
         m1 = 1.0 + share * (full.m1 - 1.0) if full.m1 != 1.0 else 1.0
         return dataclasses.replace(full, m1=m1, m2=share * full.m2, m3=share * full.m3)

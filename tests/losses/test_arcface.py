@@ -1,7 +1,5 @@
 """The margins of fixed numbers: their warm-up, their formulas, NormFace's learnt scale."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +48,12 @@ def test_a_margin_rises_over_its_warm_up():
         np.testing.assert_allclose(psi_of(loss, step)(cosine), expected, atol=2e-6)
         expected = np.cos((1.0 + share) * np.arccos(cosine))
         np.testing.assert_allclose(psi_of(steep, step)(cosine), expected, atol=1e-5)
+
+
+def test_the_first_loss_of_a_warm_up_is_without_a_margin():
+    without = NormFace(scale=16.0).expected_initial_loss(100, 64)
+    for loss in (ArcFace(scale=16.0, margin_warmup=0.1), CM2(scale=16.0, margin_warmup=1.0)):
+        assert loss.expected_initial_loss(100, 64) == pytest.approx(without, rel=1e-5)
 
 
 def test_what_people_read():

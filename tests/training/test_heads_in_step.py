@@ -348,46 +348,6 @@ def test_a_step_that_is_not_finite_touches_nothing(head):
     assert jax.jit(step)(good, *next(batches(1)))[0].bad_steps.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("name", ["arcface", "cosface", *NAMES, "intra", "softmax"])
-def test_the_expected_first_loss_is_near_the_simulated_one(name):
-    """Independent standard normal embeddings, as a batch normalisation leaves them."""
-    objective = create_objective(LossConfig(name))
-    classes, dim = 200, 64
-    params = objective.init(jax.random.key(3), classes, dim)
-    embeddings = jax.random.normal(jax.random.key(4), (512, dim))
-    labels = jax.random.randint(jax.random.key(5), (512,), 0, classes)
-    if name == "triplet":
-        labels = jnp.arange(512) % 128
-    state = objective.init_state(jax.random.key(6), classes, dim)
-    now = create_moment()
-    seen = float(jnp.mean(objective.evaluate(params, state, embeddings, labels, now).loss))
-    assert objective.expected_initial_loss(classes, dim) == pytest.approx(seen, rel=0.1)
-
-
-def create_moment():
-    return Moment(jnp.zeros((), jnp.int32), jax.random.key(0), jnp.zeros(()))
-
-
-@pytest.mark.parametrize("centers", [2, 3])
-def test_the_expected_first_loss_knows_of_sub_centres_and_smoothing(centers):
-    objective = create_objective(LossConfig(sub_centers=centers, label_smoothing=0.2))
-    params = objective.init(jax.random.key(3), 200, 64)
-    embeddings = jax.random.normal(jax.random.key(4), (512, 64))
-    labels = jnp.arange(512) % 200
-    seen = float(jnp.mean(objective.evaluate(params, {}, embeddings, labels, create_moment()).loss))
-    assert objective.expected_initial_loss(200, 64) == pytest.approx(seen, rel=0.03)
-
-
-def test_a_margin_rises_over_its_warm_up():
-    rule = create_objective(LossConfig("cm1", margin_warmup=0.5), steps=20).rule
-    cosine = jnp.linspace(-0.6, 0.9, 5)
-    for step, share in ((0, 0.0), (5, 0.5), (10, 1.0), (15, 1.0)):
-        moment = create_moment()._replace(step=jnp.asarray(step, jnp.int32))
-        psi = rule(jnp.zeros((5, 2)), jnp.zeros(5, jnp.int32), {}, moment, None).psi
-        expected = np.cos(np.arccos(cosine) + 0.3 * share) - 0.2 * share
-        np.testing.assert_allclose(psi(cosine), expected, atol=2e-6)
-
-
 @pytest.mark.parametrize(
     ("loss", "head", "named"),
     [
