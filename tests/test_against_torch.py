@@ -444,7 +444,7 @@ def test_steps_of_training(data):
         wanted = torch_source(torch.tensor(batch) @ leaves[0], leaves[1], torch.tensor(labels), 0)
         wanted.mean().backward()
         theirs.step()
-    assert float(metrics["loss"]) == pytest.approx(float(wanted.mean()), rel=1e-10)
+    assert float(metrics["loss"]) == pytest.approx(wanted.mean().item(), rel=1e-10)
     ours = (state.params["backbone"]["kernel"], state.params["head"]["class_weights"])
     for one, leaf in zip(ours, leaves, strict=True):
         np.testing.assert_allclose(one, leaf.detach().numpy(), atol=1e-10)
