@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from arcface_jax.errors import InputError
+from arcface_jax.losses import Triplet
 from arcface_jax.training.abstract import (
     abstract_program,
     abstract_state,
@@ -21,7 +22,6 @@ from arcface_jax.training.config import (
     Config,
     DataConfig,
     HeadConfig,
-    LossConfig,
     ModelConfig,
     RunConfig,
 )
@@ -87,8 +87,7 @@ class Tiny(nn.Module):
 def test_what_is_stored_is_to_the_byte_what_a_compiled_step_takes(devices, kind):
     config = changed(head={"kind": kind}, run={"devices": devices})
     program = create_program(config, CLASSES)
-    step = dataclasses.replace(program.train_step, backbone=Tiny())
-    program = dataclasses.replace(program, backbone=Tiny(), train_step=step)
+    program = dataclasses.replace(program, backbone=Tiny())
     plan = trace_step(program).lower().compile().memory_analysis()
     counted = state_memory(program, devices)
     images_and_labels = BATCH // devices * (32 * 32 * 3 + 4)
@@ -136,7 +135,7 @@ def test_heads():
     centres = cost(changed(loss={"sub_centers": 3}), CLASSES, (1,))
     assert centres.class_weights == 3 * weights
     triplet = cost(
-        dataclasses.replace(SMALL, loss=LossConfig(name="triplet"), head=HeadConfig()),
+        dataclasses.replace(SMALL, loss=Triplet(), head=HeadConfig()),
         CLASSES,
         (1,),
     )
