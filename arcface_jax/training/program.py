@@ -119,10 +119,10 @@ class Program:
         at_first = self.placement.compile(self.make_step(frozen=True), pmap=pmap)
         thawed = False
 
-        def run(state: TrainState, key: jax.Array, images: Any, labels: Any) -> Any:
+        def run(state: TrainState, *key_and_batch: Any) -> Any:
             nonlocal thawed  # once it is, nobody waits for the count of updates any more
             thawed = thawed or int(state.updates) >= steps
-            return (training if thawed else at_first)(state, key, images, labels)
+            return (training if thawed else at_first)(state, *key_and_batch)
 
         return run
 
