@@ -219,7 +219,7 @@ class _Run:
             "--optimiser.clip, and start anew"
         )
 
-    def tell_unreadable(self) -> None:
+    def report_unreadable(self) -> None:
         """Says how often a streamed image could not be decoded, and another took its place."""
         if count := self.batches.unreadable.total():
             first = next(iter(self.batches.unreadable))
@@ -290,7 +290,7 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
                 run.save(state)
                 run.checkpoints.wait()
                 raise Stopped(step, asked)
-        run.tell_unreadable()
+        run.report_unreadable()
         similarities = run.similarities
         if similarities is None:  # went on from the last step: nothing was verified now
             variables = program.placement.local(state.backbone_variables)

@@ -251,7 +251,8 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
     if head.update == "optimiser":
         refuse(("unsampled", "dtype"), "head.update optimiser")
         return
-    if loss.needs_norms or getattr(loss, "learn_scale", False):
+    learnt = jax.eval_shape(lambda: loss.init_params(jax.random.key(0), 2, 2))
+    if loss.needs_norms or learnt.keys() != {"class_weights"}:
         raise InputError(
             f"head.update fused has no loss.name {name}, whose margin, penalty or scale has a "
             "gradient; use optimiser"

@@ -67,7 +67,7 @@ def class_rows(folder, program):
             unshard_classes(np.asarray(leaf).reshape(program.shards, -1, *leaf.shape[1:]), CLASSES)
         )
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-        if is_class_rows(path, leaf)
+        if is_class_rows(path)
     }
 
 

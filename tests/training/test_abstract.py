@@ -171,7 +171,9 @@ def test_rematerialisation_keeps_less_and_computes_more():
 
 def test_the_state_of_the_lowered_step_is_the_abstract_one():
     program = create_program(changed(head={"kind": "sharded"}), CLASSES)
-    abstract = abstract_state(abstract_program(program.config, CLASSES), len(program.devices))
+    abstract = abstract_state(
+        abstract_program(program.config, CLASSES), len(program.placement.devices)
+    )
     state, metrics = trace_step(program).lower().out_info
     shapes = [
         [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (state, abstract)
