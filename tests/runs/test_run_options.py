@@ -15,6 +15,7 @@ from arcface_jax.runs.checkpoints import Checkpoints
 from arcface_jax.runs.loop import best_so_far
 from arcface_jax.runs.run_folder import RunFolder, read_metrics
 from arcface_jax.runs.setup import prepare
+from arcface_jax.training.config_file import to_json
 from tests.runs.short_runs import Recorder, final_state, run
 
 
@@ -185,12 +186,11 @@ def test_weights_and_biases_must_be_there_if_wanted(with_run, tmp_path, monkeypa
 def test_the_losses_without_classes_and_with_sub_centres_are_trained_and_measured(
     tiny_config, tmp_path
 ):
-    triplet = with_(
-        tiny_config, loss=Triplet(), data={"sampler": "balanced", "images_each": 4}
-    )
+    triplet = with_(tiny_config, loss=Triplet(), data={"sampler": "balanced", "images_each": 4})
     result, _ = run(triplet, tmp_path / "triplet")
     assert sorted(result.angles) == [0, 3, 6]
-    result, _ = run(with_(tiny_config, loss=ArcFace(scale=16.0, sub_centers=2)), tmp_path / "centres")
+    centres = with_(tiny_config, loss=ArcFace(scale=16.0, sub_centers=2))
+    result, _ = run(centres, tmp_path / "centres")
     assert all(np.isfinite(angles).all() for angles in result.angles.values())
 
 
