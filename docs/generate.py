@@ -62,13 +62,15 @@ def defined_names(path: pathlib.Path) -> frozenset[str]:
 
 
 def exported_names(path: pathlib.Path) -> list[str]:
-    """Its __all__, or nothing."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and any(
-            isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets
-        ):
-            return [str(name) for name in ast.literal_eval(node.value)]
-    return []
+    """What a package's `__init__` takes from the modules of this library."""
+    if path.name != "__init__.py":
+        return []
+    imports = [
+        node
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(PACKAGE)
+    ]
+    return sorted(alias.name for node in imports for alias in node.names)
 
 
 def module_page(name: str) -> str:
@@ -112,6 +114,7 @@ def commands_page() -> str:
 def recipes_table() -> str:
     """The presets of the papers, as they say themselves."""
     from arcface_jax.evaluation.tables import markdown_table
+    from arcface_jax.losses import loss_name
     from experiments.recipes.presets import RECIPES
 
     rows = [
@@ -123,7 +126,7 @@ def recipes_table() -> str:
             (
                 f"`{name}`",
                 f"{recipe.data.name} ({recipe.data.identities:,})",
-                f"{config.model.name}, {config.loss.name}",
+                f"{config.model.name}, {loss_name(config.loss)}",
                 recipe.schedule(),
                 recipe.published or "none of exactly this run",
                 "unknown" if hours is None else f"{hours:.1f}",

@@ -34,7 +34,7 @@ from arcface_jax.commands.command import (
 )
 from arcface_jax.commands.data_check import check_data
 from arcface_jax.commands.run_report import draw_run, run_page
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, concerning
 from arcface_jax.files import write_whole
 from arcface_jax.losses import LOSSES, loss_name
 from arcface_jax.runs.console import ConsoleReporter, print_plan, print_results
@@ -116,7 +116,8 @@ def take_loss(config: Config, arguments: list[str]) -> tuple[Config, list[str]]:
         [field_of_name],
         bases=(type(loss),),
         frozen=True,
-        namespace={"__doc__": type(loss).__doc__},
+        # Its numbers are checked by `with_plain_loss`, whose error is one line.
+        namespace={"__doc__": type(loss).__doc__, "__post_init__": lambda self: None},
     )
     shown = named(**{field: getattr(loss, field) for field in known})
     return dataclasses.replace(config, loss=shown), rest
@@ -126,7 +127,8 @@ def with_plain_loss(config: Config) -> Config:
     """The configuration with the loss's own class again, after `take_loss`."""
     cls: Any = type(config.loss).__bases__[0]
     fields = {field.name: getattr(config.loss, field.name) for field in dataclasses.fields(cls)}
-    return dataclasses.replace(config, loss=cls(**fields))
+    with concerning(f"loss.name {loss_name(cls)}"):
+        return dataclasses.replace(config, loss=cls(**fields))
 
 
 def run_folder_path(config: Config) -> pathlib.Path:

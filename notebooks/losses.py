@@ -21,16 +21,18 @@
 # notebooks/losses.py`. The pictures are also written to `runs/notebooks/losses/`.
 
 # %%
+import dataclasses
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arcface_jax import adaptive, losses, margins, pairwise, subcenter, unified
+from arcface_jax import losses, margins
 from arcface_jax.cosine import arcface_logits, row_norms
 from arcface_jax.figures.margins import FAMILIES, margin_curves, rule_curves
 from arcface_jax.figures.style import save
+from arcface_jax.losses import subcenter
 
 try:
     from IPython.display import Image
@@ -148,28 +150,43 @@ print(
 # embeddings larger margins.
 
 # %%
-state = adaptive.AdaFaceState(mean=jnp.float32(20.0), std=jnp.float32(3.0))
+state = losses.AdaFaceState(mean=jnp.float32(20.0), std=jnp.float32(3.0))
 by_quality = {
-    f"adaface_psi, length {n}": adaptive.adaface_psi(jnp.float32(n), state)
-    for n in (5.0, 20.0, 35.0)
+    f"adaface_psi, length {n}": losses.adaface_psi(jnp.float32(n), state) for n in (5.0, 20.0, 35.0)
 }
 show("adaface", margin_curves(by_quality, "AdaFace: lengths 20 ± 3 are average"))
 
 # %%
 by_length = {
-    f"magface_psi, length {n}": adaptive.magface_psi(jnp.float32(n)) for n in (10.0, 60.0, 110.0)
+    f"magface_psi, length {n}": losses.magface_psi(jnp.float32(n)) for n in (10.0, 60.0, 110.0)
 }
 show("magface", margin_curves(by_length, "MagFace"))
 
 # %% [markdown]
 # ## Every loss
 #
-# All come back per example; the mean is yours to take. A label of −1 is padding.
+# A loss is a frozen dataclass of its numbers: what a notebook calls, `--loss.name` and
+# `--loss.FIELD` set, and `make_step` trains with. What it learns beside the network comes from
+# `init_params`, what it carries from step to step from `init`. All come back per example; the mean
+# is yours to take. A label of −1 is padding.
+
+# %%
+key = jax.random.key(1)
+context = losses.Context(key=key, class_counts=jnp.ones(1000))
+for name, kind in losses.LOSSES.items():
+    loss = kind()
+    params = loss.init_params(key, 1000, 512)
+    out = loss(params, loss.init(), embeddings, labels // 2, context)
+    assert out.loss.shape == (8,)
+    assert jnp.isfinite(out.loss).all()
+    print(f"{name:22}{float(out.loss.mean()):8.3f}   {loss}"[:110])
+
+# %% [markdown]
+# The same as functions, and what their options do:
 
 # %%
 bias = jnp.zeros(1000)
-key = jax.random.key(1)
-adaface_state, curricular_state = adaptive.adaface_init(), adaptive.curricularface_init()
+adaface_state, curricular_state = losses.adaface_init(), losses.curricularface_init()
 subcentres = jax.random.normal(key, (1000, 3, 512))
 of_each = margins.arcface(margins.class_wise(jnp.linspace(0.3, 0.6, 1000), labels))
 args = (embeddings, class_weights, labels)
@@ -180,23 +197,24 @@ values = {
         *args, jnp.log(losses.minimum_scale(1000, 0.99))
     ),
     "ArcFace": losses.margin_softmax_loss(*args),
+    "ArcFace, 100 classes at a time": losses.margin_softmax_loss(*args, chunk=100),
     "ArcFace, label smoothing 0.1": losses.margin_softmax_loss(*args, label_smoothing=0.1),
     "ArcFace, filter at 0.1": losses.margin_softmax_loss(*args, filter_threshold=0.1),
     "ArcFace, a margin for each class": losses.margin_softmax_loss(*args, psi=of_each),
     "ArcFace, three sub-centres": losses.margin_softmax_loss(embeddings, subcentres, labels),
-    "Softmax + Intra": pairwise.combination_loss(*args, psi=margins.normface(), intra_weight=1.0),
-    "Softmax + Inter": pairwise.combination_loss(*args, psi=margins.normface(), inter_weight=1.0),
-    "ArcFace + triplet": pairwise.combination_loss(
+    "Softmax + Intra": losses.combination_loss(*args, psi=margins.normface(), intra_weight=1.0),
+    "Softmax + Inter": losses.combination_loss(*args, psi=margins.normface(), inter_weight=1.0),
+    "ArcFace + triplet": losses.combination_loss(
         embeddings, class_weights, labels // 2, triplet_weight=1.0
     ),
-    "triplet": pairwise.angular_triplet_loss(embeddings, labels // 2, margin=0.35),
-    "SphereFace2": unified.sphereface2_loss(*args, jnp.float32(unified.sphereface2_bias(1000))),
-    "UniFace": unified.uniface_loss(*args, jnp.float32(unified.uniface_bias(1000))),
-    "AdaFace": adaptive.adaface_loss(*args, adaface_state)[0],
-    "MagFace": adaptive.magface_loss(*args),
-    "CurricularFace": adaptive.curricularface_loss(*args, curricular_state)[0],
-    "ElasticFace": adaptive.elasticface_loss(*args, key),
-    "ElasticFace+": adaptive.elasticface_loss(*args, key, plus=True, std=0.0175),
+    "triplet": losses.angular_triplet_loss(embeddings, labels // 2, margin=0.35),
+    "SphereFace2": losses.sphereface2_loss(*args, jnp.float32(losses.sphereface2_bias(1000))),
+    "UniFace": losses.uniface_loss(*args, jnp.float32(losses.uniface_bias(1000))),
+    "AdaFace": losses.adaface_loss(*args, adaface_state)[0],
+    "MagFace": losses.magface_loss(*args),
+    "CurricularFace": losses.curricularface_loss(*args, curricular_state)[0],
+    "ElasticFace": losses.elasticface_loss(*args, key),
+    "ElasticFace+": losses.elasticface_loss(*args, key, plus=True, std=0.0175),
 }
 for name, value in values.items():
     assert value.shape == (8,)
@@ -204,13 +222,33 @@ for name, value in values.items():
     print(f"{name:34}{float(value.mean()):8.3f}")
 
 # %% [markdown]
-# State goes in and comes out; put it in the training state beside the parameters.
+# State goes in and comes out; put it in the training state beside the parameters, as `make_step`
+# does.
 
 # %%
+adaface = losses.AdaFace()
+params, state = {"class_weights": class_weights}, adaface.init()
 for step in range(3):
-    _, adaface_state = adaptive.adaface_loss(*args, adaface_state)
-    print(f"step {step}: mean length {adaface_state.mean:.2f}, deviation {adaface_state.std:.2f}")
+    state = adaface(params, state, embeddings, labels).state
+    print(f"step {step}: {jax.tree.map(lambda number: round(float(number), 2), state)}")
 print(f"lengths in this batch: {float(row_norms(embeddings).mean()):.2f}")
+
+# %% [markdown]
+# One of your own is a class with a psi, and trains by `--loss.name my_file:Mine` as any other:
+
+
+# %%
+@dataclasses.dataclass(frozen=True)
+class Rising(losses.MarginSoftmax):
+    """cos θ − m·(1 − cos θ): a margin that is larger the farther the embedding is."""
+
+    m: float = 0.3
+
+    def psi(self, context):
+        return lambda cosine: cosine - self.m * (1.0 - cosine)
+
+
+print(f"{Rising(m=0.2)}: loss {Rising(m=0.2)(params, {}, embeddings, labels).loss.mean():.3f}")
 
 # %% [markdown]
 # Sub-centres clean a training set: count which centre each example is nearest to, keep the dominant

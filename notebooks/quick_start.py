@@ -31,8 +31,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from arcface_jax import expected_initial_loss, margin_softmax_loss
 from arcface_jax.cosine import cosine_logits
+from arcface_jax.data.augment import Augmentation, augment
 from arcface_jax.data.pairs import draw_pairs
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.evaluation.verification import combine_flip, pair_similarities, verify_similarities
@@ -40,10 +40,12 @@ from arcface_jax.figures.evaluation import score_histogram
 from arcface_jax.figures.ridges import angle_ridges
 from arcface_jax.figures.samples import contact_sheet
 from arcface_jax.figures.style import save
-from arcface_jax.margins import arcface
+from arcface_jax.losses import ArcFace
+from arcface_jax.models.apply import linen_apply
 from arcface_jax.models.embed import embed_images, make_embed_function, mirror
 from arcface_jax.models.registry import create
 from arcface_jax.pixels import normalise
+from arcface_jax.training import initial_state, make_step
 
 try:
     from IPython.display import Image
@@ -75,47 +77,50 @@ show("people", contact_sheet(by_person[:5, :10], "Five people, ten pictures of e
 # %% [markdown]
 # ## Network, loss, step
 #
-# The class weights, one row an identity, are trained like any other parameter and thrown away at
-# the end. The margin is an argument of the step: it grows over the first half, since a full margin
-# on a network that knows nothing scatters the classes.
+# A loss is an object: here ArcFace whose margin grows over the first half of the run, since a full
+# margin on a network that knows nothing scatters the classes. Its class weights, one row an
+# identity, are trained like any other parameter and thrown away at the end. The step is a pure
+# function of a state, a key and a batch; network and optimiser may be any (Linen, NNX, Equinox;
+# optax).
 
 # %%
-SCALE, STEPS, BATCH = 16.0, 600, 64
-backbone = create("iresnet18", embedding_size=64, width=8)
+STEPS, BATCH, SIZE_OF_EMBEDDING = 600, 64, 64
+loss = ArcFace(scale=16.0, margin=0.5, margin_warmup=0.5)
+print(loss)
+backbone = create("iresnet18", embedding_size=SIZE_OF_EMBEDDING, width=8)
 variables = jax.jit(backbone.init)(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
-params = {
-    "backbone": variables["params"],
-    "class_weights": 0.01 * jax.random.normal(jax.random.key(1), (IDENTITIES, 64)),
-}
-statistics = variables["batch_stats"]
 rate = optax.warmup_cosine_decay_schedule(0.0, 0.1, STEPS // 5, STEPS)
-optimiser = optax.chain(
-    optax.clip_by_global_norm(5.0), optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9)
+optimiser = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9))
+state = initial_state(
+    variables,
+    loss,
+    optimiser,
+    jax.random.key(1),
+    num_classes=IDENTITIES,
+    embedding_size=SIZE_OF_EMBEDDING,
 )
-state = optimiser.init(params)
 
 
-@jax.jit
-def step(params, statistics, state, images, labels, margin):
-    def loss(params):
-        variables = {"params": params["backbone"], "batch_stats": statistics}
-        embeddings, changed = backbone.apply(
-            variables, normalise(images), train=True, mutable=["batch_stats"]
-        )
-        losses = margin_softmax_loss(
-            embeddings, params["class_weights"], labels, psi=arcface(margin), scale=SCALE
-        )
-        cosines = cosine_logits(embeddings, params["class_weights"])[
-            jnp.arange(len(labels)), labels
-        ]
-        return losses.mean(), (
-            changed["batch_stats"],
-            jnp.degrees(jnp.arccos(jnp.clip(cosines, -1.0, 1.0))),
-        )
+def prepare(images, keys):
+    return normalise(augment(images, keys, Augmentation(flip=0.5)))
 
-    (value, (statistics, theta)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-    change, state = optimiser.update(gradient, state, params)
-    return optax.apply_updates(params, change), statistics, state, value, theta
+
+step = jax.jit(
+    make_step(linen_apply(backbone), loss, optimiser, clip=5.0, prepare=prepare, total_steps=STEPS),
+    donate_argnums=0,
+)
+embed = make_embed_function(backbone)
+
+
+def network(state):
+    return {"params": state.params["backbone"], "batch_stats": state.batch_stats}
+
+
+def angles(state, some=slice(None, None, 10)):
+    """Degrees between the embeddings of every tenth picture and their own class weights."""
+    embeddings = embed_images(embed, network(state), images[some])
+    cosines = cosine_logits(embeddings, state.params["head"]["class_weights"])
+    return np.degrees(np.arccos(np.clip(cosines, -1, 1)))[np.arange(len(cosines)), labels[some]]
 
 
 # %% [markdown]
@@ -127,21 +132,20 @@ def step(params, statistics, state, images, labels, margin):
 
 # %%
 rng = np.random.default_rng(0)
-theta = {}
-print(f"first loss expected near {expected_initial_loss(IDENTITIES, 0.0, SCALE, 64):.2f}")
-for number in range(STEPS):
+theta = {0: angles(state)}
+first = ArcFace(scale=16.0, margin=0.0).expected_initial_loss(IDENTITIES, SIZE_OF_EMBEDDING)
+print(f"first loss expected near {first:.2f}, without its margin yet")
+untrained = jax.tree.map(np.asarray, network(state))  # the step takes the state's memory
+for number in range(1, STEPS + 1):
     chosen = rng.choice(len(images), BATCH, replace=False)
-    batch = np.where(rng.random((BATCH, 1, 1, 1)) < 0.5, mirror(images[chosen]), images[chosen])
-    margin = 0.5 * min(1.0, 2 * number / STEPS)
-    params, statistics, state, value, angles = step(
-        params, statistics, state, batch, labels[chosen], margin
-    )
-    if number % 100 == 0 or number == STEPS - 1:
-        theta[number] = np.asarray(angles)
+    state, metrics = step(state, jax.random.key(2), images[chosen], labels[chosen])
+    if number == 1 or number % 100 == 0:
         print(
-            f"step {number:4}  margin {margin:.2f}  loss {value:6.3f}  median θ "
-            f"{np.median(theta[number]):5.1f}°"
+            f"step {number:4}  loss {metrics['loss']:6.3f}  accuracy {metrics['accuracy']:4.0%}  "
+            f"mean θ {metrics['theta']:5.1f}°"
         )
+    if number % 100 == 0:
+        theta[number] = angles(state)
 
 # %% [markdown]
 # θ, the angle between an embedding and its class weight, begins near 90° and shrinks as the network
@@ -158,7 +162,6 @@ show("theta", angle_ridges({"ArcFace": theta}))
 # %%
 faces = strangers.render(np.arange(len(strangers)))
 pairs = draw_pairs(strangers.labels, 6000, seed=0)
-embed = make_embed_function(backbone)
 
 
 def verify(variables):
@@ -169,8 +172,8 @@ def verify(variables):
     return similarities, verify_similarities(similarities, pairs.same)
 
 
-_, before = verify(variables)
-similarities, after = verify({"params": params["backbone"], "batch_stats": statistics})
+_, before = verify(untrained)
+similarities, after = verify(network(state))
 for name, result in (("untrained", before), ("trained", after)):
     print(
         f"{name:10} accuracy {result.accuracy:.1%} ± {result.accuracy_std:.1%} over folds, AUC "

@@ -16,7 +16,8 @@
 # With a million identities the classifier is the problem, not the network: N × C logits, a gradient
 # as large as the class weights, and an optimiser's copy of them. Here are the ways out, each
 # compared with the plain loss: chunks, an update without gradient, classes split over devices, a
-# sample of the classes.
+# sample of the classes. The loss is one function, `margin_softmax_loss`; how the classes are gone
+# over is an argument of it, and of every loss object that is built on it.
 #
 # Open it in Jupyter with jupytext, or run it as a script from the repository: `PYTHONPATH=. python
 # notebooks/scaling.py`. Eight devices are simulated on the CPU; on a machine with accelerators
@@ -42,7 +43,6 @@ from arcface_jax.figures.style import save
 from arcface_jax.heads import (
     RowSgd,
     add_classes,
-    chunked_margin_softmax_loss,
     class_means,
     drop_classes,
     fused_head_step,
@@ -51,7 +51,6 @@ from arcface_jax.heads import (
     partition_recall,
     sample_classes,
     shard_classes,
-    sharded_margin_softmax_loss,
     unshard_classes,
 )
 from arcface_jax.heads.shards import shard_rows
@@ -137,7 +136,7 @@ def difference(a, b):
 
 
 dense = mean_of(margin_softmax_loss)
-chunked = mean_of(chunked_margin_softmax_loss, chunk=1024)
+chunked = mean_of(margin_softmax_loss, chunk=1024)
 exact = dense(embeddings, class_weights)
 print(
     f"loss {exact[0]:.4f}; chunked differs by "
@@ -162,7 +161,7 @@ mesh = Mesh(np.array(jax.devices()), ("classes",))
 
 def sharded(num_classes):
     loss = functools.partial(
-        sharded_margin_softmax_loss, axis_name="classes", num_classes=num_classes
+        margin_softmax_loss, chunk=2048, axis_name="classes", num_classes=num_classes
     )
     each = jax.shard_map(
         loss, mesh=mesh, in_specs=(P("classes"), P("classes"), P("classes")), out_specs=P("classes")
@@ -192,9 +191,11 @@ step = jax.jit(
 )
 state = init_head(0.1 * class_weights, optimiser)
 for number in range(10):
-    state, loss, embedding_gradients = step(state, embeddings, labels, 0.01)
+    found = step(state, embeddings, labels, 0.01)
+    state = found.state
     if number in (0, 9):
-        print(f"step {number}: loss {loss.mean():.3f}, by embeddings {embedding_gradients.shape}")
+        shape = found.embedding_gradients.shape
+        print(f"step {number}: loss {found.loss.mean():.3f}, by embeddings {shape}")
 
 # %% [markdown]
 # In bfloat16 an update smaller than half of the last digit is lost, weight decay above all; rounded
@@ -214,7 +215,7 @@ def ten_steps(dtype, key=None):
     head, start = (init_head(0.1 * class_weights, optimiser, dtype=dtype) for _ in range(2))
     for number in range(10):
         rounding = None if key is None else jax.random.fold_in(key, number)
-        head, _, _ = step(head, embeddings, labels, 0.01, rounding_key=rounding)
+        head = step(head, embeddings, labels, 0.01, rounding_key=rounding).state
     return shrinkage(start, head)
 
 

@@ -17,6 +17,7 @@ import urllib.parse
 
 import pytest
 
+from arcface_jax.losses import LOSSES
 from arcface_jax.training.config import Config
 from experiments.recipes.presets import PRESETS
 
@@ -35,8 +36,9 @@ def config_options() -> set[str]:
     """--section.name of everything a run can be told, and --section.no-name of what can be
     switched off.
     """
-    options = set()
-    for section, kind in typing.get_type_hints(Config).items():
+    options = {"--loss.name", "--loss.a"}  # the latter of the loss in your-own.md
+    sections = [*typing.get_type_hints(Config).items(), *(("loss", one) for one in LOSSES.values())]
+    for section, kind in sections:
         for field in dataclasses.fields(kind):
             negations = ("", "no-") if field.type is bool else ("",)
             options |= {
@@ -50,6 +52,7 @@ def test_there_is_something_to_check():
     assert {
         "from-arcface-torch.md",
         "training-options.md",
+        "your-own.md",
         "pods-and-clusters.md",
         "recipes.md",
         "faq.md",
@@ -58,7 +61,7 @@ def test_there_is_something_to_check():
 
 @pytest.mark.parametrize("page", list(PAGES))
 def test_options_of_a_run_exist(page):
-    named = set(re.findall(r"--[a-z]+\.[a-z-]+", PAGES[page]))
+    named = set(re.findall(r"--[a-z]+\.[a-z0-9-]+", PAGES[page]))
     assert named <= config_options()
 
 

@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYERS = (
     ("experiments",),
     ("arcface_jax.commands",),
+    ("arcface_jax.runs",),
     (
         "arcface_jax.training",
         "arcface_jax.evaluation",

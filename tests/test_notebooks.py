@@ -9,7 +9,7 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.py"))
-LONG = ("analysis", "quick_start", "scaling")
+LONG = ("analysis", "losses", "quick_start", "scaling")
 """They compute for half a minute."""
 
 

@@ -299,9 +299,15 @@ class MarginSoftmax(Loss):
         sample_rate: float = 1.0,
     ) -> float:
         """In closed form, with the mean psi and penalty of simulated embeddings."""
-        if type(self).__call__ is not MarginSoftmax.__call__:  # of its own: nothing is known of it
+        seen = max(1, round(sample_rate * num_classes))
+        own = type(self).__call__ is not MarginSoftmax.__call__  # nothing is known of it
+        # The sum over C classes varies by e^(s²/D)/C, relative to its square: few large logits
+        # make it up where that is above 1, and its logarithm is far below that of its mean.
+        few = math.log(seen) < self.scale**2 / embedding_size and seen <= 10_000
+        if own or few:
+            counts = None if class_counts is None else jnp.asarray(class_counts)[:seen]
             return super().expected_initial_loss(
-                num_classes, embedding_size, class_counts=class_counts, norm=norm
+                seen, embedding_size, class_counts=counts, norm=norm
             )
         mean, variance = _largest_of_normals(self.sub_centers)
         cosine = mean / embedding_size**0.5
@@ -313,7 +319,6 @@ class MarginSoftmax(Loss):
         around = jnp.stack([jnp.full(512, cosine + side, jnp.float32) for side in (-1e-6, 1e-6)])
         at_start = float(jnp.mean(jnp.stack([self.psi(context)(one) for one in around])))
         penalty = float(jnp.mean(jnp.asarray(self.penalty(context, around[0]))))
-        seen = max(1, round(sample_rate * num_classes))
         loss = expected_initial_loss(
             seen, lambda _: jnp.asarray(at_start - cosine), self.scale, embedding_size
         )

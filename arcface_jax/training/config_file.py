@@ -90,12 +90,10 @@ def _loss(values: dict[str, Any]) -> tuple[type[Loss], dict[str, Any]]:
     known = {field.name for field in dataclasses.fields(cls)}
     if "scale" in values and values["scale"] is None and "scale" in known:
         values["scale"] = DEFAULT_SCALE
-    unset = {
-        name
-        for name, former in _FORMER_LOSS.items()
-        if name in values and values[name] == former and (name not in known or former is None)
-    }
-    return cls, {name: value for name, value in values.items() if name not in unset}
+    if not values.keys() <= known:  # as then: MagFace's own rule past π stood there as "none"
+        unset = _FORMER_LOSS.items()
+        values = {name: value for name, value in values.items() if (name, value) not in unset}
+    return cls, {name: value for name, value in values.items() if (name, value) != ("margin", None)}
 
 
 def _section(path: pathlib.Path, name: str, factory: Any, values: Any) -> Any:

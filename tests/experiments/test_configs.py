@@ -9,6 +9,7 @@ import pytest
 
 from arcface_jax.commands.command import run_command
 from arcface_jax.errors import InputError
+from arcface_jax.losses import CosFace
 from arcface_jax.models.registry import count_parameters, create
 from arcface_jax.runs.dataset import load_data
 from arcface_jax.training.abstract import (
@@ -79,7 +80,7 @@ def lower(name):
     recipe = RECIPES[name]
     program = create_program(recipe(), recipe.data.identities)
     state, metrics = trace_step(program).lower().out_info
-    expected = abstract_state(program, len(program.devices))
+    expected = abstract_state(program, len(program.placement.devices))
     assert jax.tree.structure(state) == jax.tree.structure(expected)
     for got, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         assert (got.shape, got.dtype) == (wanted.shape, wanted.dtype)
@@ -132,7 +133,7 @@ def test_what_the_recipes_are_trained_with():
     assert (paper.model.dropout, torch.model.dropout) == (0.4, 0.0)
     assert (paper.loss.past_pi, torch.loss.gradient) == ("linear", "straight_through")
     assert (paper.optimiser.decay, torch.optimiser.decay) == ("kernels", "all")
-    assert (glint.loss.name, glint.loss.margin) == ("cosface", 0.4)
+    assert (type(glint.loss), glint.loss.margin) == (CosFace, 0.4)
     for config in (recipe() for recipe in RECIPES.values()):
         assert config.optimiser.learning_rate == pytest.approx(
             peak_learning_rate(config.optimiser, config.run.batch_size)

@@ -16,6 +16,7 @@ from arcface_jax.commands.evaluation_inputs import read_embeddings
 from arcface_jax.commands.gallery import read_gallery
 from arcface_jax.commands.models import STABLEHLO_FILE, open_embedder
 from arcface_jax.data.align import align
+from arcface_jax.data.aligned_crop import TEMPLATE
 from arcface_jax.data.decode import resize
 from arcface_jax.data.detect import Detection
 from arcface_jax.data.sources.folder import FolderSource

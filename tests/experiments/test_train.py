@@ -14,6 +14,9 @@ from PIL import Image
 
 from arcface_jax.commands.command import run_command
 from arcface_jax.errors import InputError
+from arcface_jax.losses import CosFace, MagFace, NormFace
+from arcface_jax.training.config import Config
+from arcface_jax.training.config_file import to_json
 from experiments import figures, train
 
 SMALL = [
@@ -165,7 +168,35 @@ def test_options_override_the_preset():
     )
     assert config.data.source == "folder"
     assert config.data.test_fraction == 0.5
-    assert (config.loss.name, config.loss.margin) == ("cosface", 0.2)
+    assert config.loss == CosFace(scale=16.0, margin=0.2)
+
+
+def test_the_fields_of_a_loss_are_options():
+    config = train.parse(["--loss.name", "magface", "--loss.l-m", ".4", "--loss.scale=32"])
+    assert config.loss == MagFace(scale=32.0, l_m=0.4)
+    assert type(config.loss) is MagFace
+    assert train.parse(["--loss.name=magface"]).loss == MagFace(scale=16.0)
+    learnt = train.parse(["--loss.name", "normface", "--loss.learn-scale"]).loss
+    assert learnt == NormFace(scale=16.0, learn_scale=True)
+
+
+def test_a_configuration_file_keeps_its_loss_and_takes_another(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(to_json(Config(loss=MagFace(scale=24.0, l_m=0.4))))
+    arguments = ["--config", str(file)]
+    assert train.parse(arguments).loss == MagFace(scale=24.0, l_m=0.4)
+    changed = train.parse([*arguments, "--loss.name", "magface", "--loss.u-m", "0.9"]).loss
+    assert changed == MagFace(scale=24.0, l_m=0.4, u_m=0.9)
+    assert train.parse([*arguments, "--loss.name", "cosface"]).loss == CosFace(scale=24.0)
+
+
+def test_help_shows_the_fields_of_the_loss_that_is_named(command):
+    status, out, _ = command("--loss.name", "magface", "--help")
+    assert status == 0
+    for said in ("--loss.name", "--loss.l-m", "--loss.regulariser-weight", "Margin at length l_a"):
+        assert said in out
+    assert "--loss.margin-warmup" not in out
+    assert "--loss.margin-warmup" in command("--help")[1]
 
 
 def test_help_explains_every_field(command):
@@ -186,7 +217,7 @@ def test_help_explains_every_field(command):
 def test_unknown_options_and_values_end_with_status_2(command, arguments):
     status, out, err = command(*arguments)
     assert status == 2
-    assert arguments[0] in err + out
+    assert arguments[0].removeprefix("--") in err + out
     assert "Traceback" not in err + out
     assert not list(pathlib.Path().glob("runs/*"))
 
@@ -229,7 +260,23 @@ def one_identity(people):
         (None, ["--config", "absent.json"], "absent.json"),
         (None, ["--config"], "--config needs a file"),
         (None, ["--model.name", "vgg"], "vgg"),
-        (None, ["--loss.name", "softmax", "--loss.margin", "0.5"], "loss.margin 0.5 does nothing"),
+        (
+            None,
+            ["--loss.name", "softmax", "--loss.margin", "0.5"],
+            "--loss.margin: loss.name softmax has no margin; it has label_smoothing",
+        ),
+        (
+            None,
+            ["--loss.margin-warmup=.5", "--loss.name", "magface"],
+            "--loss.margin-warmup: loss.name magface has no margin_warmup; it has ",
+        ),
+        (
+            None,
+            ["--loss.name", "nonsense"],
+            "loss.name nonsense: no such loss; choose one of ",
+        ),
+        (None, ["--loss.name"], "--loss.name needs one of "),
+        (None, ["--loss.name", "arcface", "--loss.margin", "9"], "loss.name arcface: m"),
         (None, ["--run.resume", "changed"], "need --run.folder"),
     ],
 )

@@ -1,0 +1,87 @@
+"""From a configuration to everything that a run needs, nothing trained yet."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from arcface_jax.data.pipeline import DevicePrefetch, batches
+from arcface_jax.data.samplers import Sampler
+from arcface_jax.errors import InputError
+from arcface_jax.losses import Triplet
+from arcface_jax.runs.dataset import RunData, create_sampler, load_data
+from arcface_jax.runs.starting_point import check_exists, start_from
+from arcface_jax.training.config import Config
+from arcface_jax.training.program import Program, create_program
+from arcface_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A run before its first step: what it computes, and on what."""
+
+    program: Program
+    data: RunData
+    sampler: Sampler
+
+    @property
+    def config(self) -> Config:
+        """The run's configuration."""
+        return self.program.config
+
+    def batches(self) -> DevicePrefetch:
+        """The run's endless training batches, decoded and put on the devices ahead of their
+        steps.
+        """
+        config = self.config
+        iterator = batches(
+            self.data.train,
+            config.run.batch_size,
+            config.data.size,
+            config.run.seed,
+            sampler=self.sampler,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+            threads=1 if config.data.loading == "memory" else 4,
+            on_unreadable="raise" if config.data.unreadable == "stop" else "substitute",
+        )
+        return DevicePrefetch(iterator, self.program.placement.split)
+
+    def initial_state(self) -> TrainState:
+        """The whole state at step 0, on the devices; from a trained backbone where the
+        configuration names one.
+        """
+        program = self.program
+        state = program.placement.create(program.make_state)
+        init = self.config.model.init
+        return state if init is None else start_from(init, state, program.pixels)
+
+
+def prepare(config: Config) -> Setup:
+    """Checks the configuration, loads the data and builds the step.
+
+    Raises:
+      InputError: a setting is out of range, or the data cannot be used.
+    """
+    create_program(config, 2)  # a wrong setting is found before data are loaded
+    if config.model.init is not None:
+        check_exists(config.model.init)
+    data = load_data(config.data, config.run.seed)
+    batch_size = config.run.batch_size
+    if batch_size > len(data.train):
+        raise InputError(
+            f"run.batch_size {batch_size} is larger than the {len(data.train)} training images; "
+            f"set --run.batch-size to at most {len(data.train)}"
+        )
+    if (
+        isinstance(config.loss, Triplet)
+        and config.data.sampler == "balanced"
+        and config.data.images_each < 2
+    ):
+        raise InputError(
+            f"data.images_each {config.data.images_each}: loss.name triplet needs 2 or more of a "
+            "person"
+        )
+    sampler = create_sampler(config.data, data.train, batch_size, config.run.seed)
+    counts = np.bincount(data.train.labels, minlength=data.num_classes)
+    return Setup(create_program(config, data.num_classes, counts), data, sampler)
