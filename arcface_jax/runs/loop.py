@@ -15,15 +15,15 @@ from arcface_jax.data.pipeline import Batch
 from arcface_jax.errors import InputError
 from arcface_jax.runs.bad_steps import diagnose, keep_batch
 from arcface_jax.runs.checkpoints import Checkpoints, barrier, describe
-from arcface_jax.training.config import PROFILE_AFTER
 from arcface_jax.runs.processes import is_loss_of_others
 from arcface_jax.runs.resume import newest_readable
 from arcface_jax.runs.run_folder import MetricsWriter, RunFolder
 from arcface_jax.runs.setup import Setup
-from arcface_jax.training.state import TrainState
 from arcface_jax.runs.stopping import Stopped, stop_requests
 from arcface_jax.runs.timer import Timer
 from arcface_jax.runs.verifier import Numbers, Verifier, by_set
+from arcface_jax.training.config import PROFILE_AFTER
+from arcface_jax.training.state import TrainState
 
 BEST_BY = "accuracy"
 """The number of a verification that the best one is named by."""
