@@ -251,7 +251,7 @@ def _array_types(state: TrainState) -> dict[str, str]:
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named_leaves(state).items()}
 
 
-def describe(config: Config, fingerprint: str, num_classes: int, shards: int) -> dict[str, Any]:
+def metadata_of(config: Config, fingerprint: str, num_classes: int, shards: int) -> dict[str, Any]:
     """The metadata every checkpoint of a run carries."""
     return {
         "shards": shards,

@@ -14,7 +14,7 @@ from arcface_jax.command_name import command
 from arcface_jax.data.pipeline import Batch
 from arcface_jax.errors import InputError
 from arcface_jax.runs.bad_steps import diagnose, keep_batch
-from arcface_jax.runs.checkpoints import Checkpoints, barrier, describe
+from arcface_jax.runs.checkpoints import Checkpoints, barrier, metadata_of
 from arcface_jax.runs.processes import is_loss_of_others
 from arcface_jax.runs.resume import newest_readable
 from arcface_jax.runs.run_folder import MetricsWriter, RunFolder
@@ -125,7 +125,7 @@ class _Run:
             "data_state": self.batches.get_state(),
         }
         program, data = self.setup.program, self.setup.data
-        about = describe(program.config, data.fingerprint, program.num_classes, program.shards)
+        about = metadata_of(program.config, data.fingerprint, program.num_classes, program.shards)
         self.checkpoints.save(state, about | found, self.verifications.get(step, {}).get(BEST_BY))
 
     def visit(self, step: int, state: TrainState, writer: MetricsWriter) -> None:

@@ -15,7 +15,7 @@ from arcface_jax.runs.checkpoints import Checkpoints
 from arcface_jax.runs.loop import best_so_far
 from arcface_jax.runs.run_folder import RunFolder, read_metrics
 from arcface_jax.runs.setup import prepare
-from arcface_jax.training.config_file import to_json
+from arcface_jax.training.config_file import config_to_json
 from tests.runs.short_runs import Recorder, final_state, run
 
 
@@ -199,7 +199,7 @@ def test_a_checkpoint_tells_what_it_was_made_with(tiny_config, tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     about = checkpoints.metadata(6)
     checkpoints.close()
-    assert about["config"] == json.loads(to_json(tiny_config))
+    assert about["config"] == json.loads(config_to_json(tiny_config))
     assert about["num_classes"] == 6
     assert about["shards"] == 1
     assert about["data_fingerprint"] == prepare(tiny_config).data.fingerprint
