@@ -6,6 +6,7 @@ import pathlib
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from arcface_jax.errors import InputError, concerning
+from arcface_jax.import_path import check_not_inside
 from arcface_jax.losses import Loss, loss_class, loss_name
 from arcface_jax.training.config import DEFAULT_SCALE, PLACE_SETTINGS, Config, RunConfig
 
@@ -43,6 +44,8 @@ def read_config(path: pathlib.Path) -> Config:
         raise InputError(f"configuration {path}: sections must be among {', '.join(sections)}")
     read: dict[str, Any] = {}
     for name, values in content.items():
+        if name in ("loss", "model") and isinstance(values, dict):
+            check_not_inside(str(values.get("name")), path.parent, f"{path}: {name}.name")
         factory: Any = sections[name]
         if name == "loss" and isinstance(values, dict):
             factory, values = _loss(values)
