@@ -1,7 +1,9 @@
 """What a user names by the place where Python finds it: `module:attribute`."""
 
 import importlib
+import importlib.util
 import os
+import pathlib
 import sys
 from typing import Any
 
@@ -27,9 +29,7 @@ def load_attribute(path: str, what: str) -> Any:
     name, _, attribute = path.partition(":")
     if not attribute.isidentifier() or not all(part.isidentifier() for part in name.split(".")):
         raise InputError(f"{what}: {path!r} is not of the form module:attribute, as my_nets:Net is")
-    folder = os.getcwd()
-    if folder not in sys.path and "" not in sys.path:
-        sys.path.insert(0, folder)
+    folder = _working_folder()
     try:
         module = importlib.import_module(name)
     except Exception as error:
@@ -44,3 +44,35 @@ def load_attribute(path: str, what: str) -> Any:
         where = getattr(module, "__file__", None) or name
         raise InputError(f"{what}: {path!r}: {where} has no {attribute}")
     return getattr(module, attribute)
+
+
+def check_not_inside(path: str, folder: pathlib.Path, what: str) -> None:
+    """Refuses an import path whose module lies in this folder, which may come from a stranger.
+
+    Args:
+      path: as of `load_attribute`; anything without a colon is none.
+      folder: of a run.
+      what: the setting that gave it, for messages.
+
+    Raises:
+      InputError: the module lies there.
+    """
+    if ":" not in path:
+        return
+    _working_folder()
+    spec = importlib.util.find_spec(path.partition(":")[0].partition(".")[0])
+    places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
+    for place in filter(None, places):
+        if pathlib.Path(place).absolute().is_relative_to(folder.absolute()):
+            raise InputError(
+                f"{what} {path}: {place} lies in the folder of the run, whose files are not run; "
+                "if you trust it, put it somewhere else on the Python path"
+            )
+
+
+def _working_folder() -> str:
+    """The working folder, put first on `sys.path` if it is not there yet."""
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.insert(0, folder)
+    return folder

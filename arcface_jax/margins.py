@@ -265,23 +265,24 @@ def combined(
     `past_pi` says what stands in place of cos(m1θ + m2) where that angle is past π. (The
     subtraction of m3 stays.) With θ* = (π − m2)/m1, the angle where it reaches π:
 
-      none     the formula goes on; psi turns round and rises again with θ. The paper and
-      arcface_torch. linear   cosθ − δ·sinδ, δ = π − θ*; for m1 = 1 that is cosθ − m2·sin m2. Falls
-      throughout, jumps down at θ*. easy     cosθ, and that from θ = 90° on (the margin applies only
-      where cosθ > 0). Jumps up at 90°. MagFace. clip     the angle is clipped to [ε, π − ε], after
-      cosθ to [−1 + ε, 1 − ε]; ε = `clip_epsilon`; zero slope in
-               the clipped part. AdaFace.
+      none     the formula goes on; psi turns round and rises again with θ. The paper's, and
+               arcface_torch's.
+      linear   cosθ − δ·sinδ, δ = π − θ*; for m1 = 1 that is cosθ − m2·sin m2. Falls throughout,
+               jumps down at θ*.
+      easy     cosθ, and that from θ = 90° on (the margin applies only where cosθ > 0). Jumps up at
+               90°. MagFace's.
+      clip     the angle is clipped to [ε, π − ε], after cosθ to [−1 + ε, 1 − ε]; ε is
+               `clip_epsilon`; zero slope in the clipped part. AdaFace's.
       reflect  (−1)^k·cos(m1θ + m2) − 2k with k = ⌊(m1θ + m2)/π⌋; −2 − cos(θ + m2) for ArcFace.
-      Continuous and
-               falling throughout, to within the guard's m1²·1e-6; for m1 = 2, 3, 4 this is
-               SphereFace's own psi.
+               Continuous and falling throughout, to within the guard's m1²·1e-6; for m1 = 2, 3, 4
+               this is SphereFace's own psi.
 
     For m1 ≥ 1, psi ≤ cosθ everywhere with linear and reflect, everywhere to within ε with clip, and
     with none and easy as long as (m1 + 1)·θ + m2 ≤ 2π.
 
     `gradient` is "exact" (of psi as written) or "straight_through" (psi − cosθ counts as a
-    constant, so that dL/dcosθ_y = s(p_y − 1): what computing the margin without gradients, as
-    arcface_torch does, comes to).
+    constant, so that dL/dcosθ_y = s(p_y − 1), as when arcface_torch computes the margin without
+    gradients).
 
     Args:
       m1: multiplies the angle; in (0, 10]. A number, or an array whose shape is that of the cosines

@@ -65,7 +65,7 @@ def leave_out(console: Console, source: FaceSource, messages: dict[int, str]) ->
     return Subset(source, kept)
 
 
-def prepare(arguments: Arguments, console: Console) -> FaceSource:
+def prepared_source(arguments: Arguments, console: Console) -> FaceSource:
     """Opens the source, leaves out what cannot be used, aligns."""
     source: FaceSource = open_source(arguments.source)
     if arguments.detect and arguments.landmarks is not None:
@@ -87,7 +87,7 @@ def prepare(arguments: Arguments, console: Console) -> FaceSource:
 def run(arguments: Arguments) -> None:
     """Opens, converts, checks."""
     console = new_console()
-    source = prepare(arguments, console)
+    source = prepared_source(arguments, console)
     options = {"image_size": arguments.image_size, "jpeg_quality": arguments.jpeg_quality}
     if arguments.destination.exists() and arguments.check:
         say(console, f"{arguments.destination} exists and is only checked.")

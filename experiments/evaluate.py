@@ -177,7 +177,7 @@ def compare_results(
     return comparisons
 
 
-def print_results(
+def print_tables(
     console: Console,
     rows: dict[str, TableRow],
     results: dict[str, SetResult],
@@ -226,7 +226,7 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     comparisons = compare_results(entries, list(results.values()), arguments)
     rows: dict[str, TableRow] = {name: result.figures for name, result in results.items()}
     rows |= of_training
-    print_results(console, rows, results, comparisons)
+    print_tables(console, rows, results, comparisons)
     tables = write_tables(rows, output)
     drawn = {}
     for entry in entries:

@@ -101,7 +101,7 @@ class Verify:
 
 
 @dataclasses.dataclass(frozen=True)
-class Search:
+class TimedSearch:
     """Names each of many embeddings, without a model: tells the time and the memory it takes."""
 
     gallery: Annotated[pathlib.Path, tyro.conf.Positional]
@@ -196,7 +196,7 @@ def verify(arguments: Verify, console: Console) -> None:
     say(console, f"{answer}: cosine {cosine:.3f}, threshold {threshold:.3f}")
 
 
-def search(arguments: Search, console: Console) -> None:
+def search(arguments: TimedSearch, console: Console) -> None:
     """The best entries of the gallery for each probe, as a table on disk."""
     if arguments.output.suffix != ".csv":
         raise InputError(f"{arguments.output}: give a file that ends with .csv")
@@ -231,18 +231,18 @@ def search(arguments: Search, console: Console) -> None:
     )
 
 
-def run(arguments: Enrol | Name | Verify | Search) -> None:
+def run(arguments: Enrol | Name | Verify | TimedSearch) -> None:
     """Does what was asked."""
-    actions = {Enrol: enrol, Name: name, Verify: verify, Search: search}
+    actions = {Enrol: enrol, Name: name, Verify: verify, TimedSearch: search}
     act: Any = actions[type(arguments)]
     act(arguments, new_console(soft_wrap=True))
 
 
-COMMANDS: dict[str, Callable[..., Enrol | Name | Verify | Search]] = {
+COMMANDS: dict[str, Callable[..., Enrol | Name | Verify | TimedSearch]] = {
     "enrol": Enrol,
     "name": Name,
     "verify": Verify,
-    "search": Search,
+    "search": TimedSearch,
 }
 
 

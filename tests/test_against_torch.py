@@ -5,16 +5,19 @@ guard. They agree to the size of this library's guards (1e-6 under the root of t
 source's own formula agrees to rounding.
 """
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from arcface_jax.cosine import arcface_logits, row_norms
 from arcface_jax.losses import (
     AdaFaceState,
+    ArcFace,
     CurricularFaceState,
     adaface_loss,
     angular_triplet_loss,
@@ -41,6 +44,8 @@ from arcface_jax.margins import (
     sphereface,
     sphereface_original,
 )
+from arcface_jax.training.state import initial_state
+from arcface_jax.training.step import make_step
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional
@@ -413,3 +418,33 @@ def test_value_and_gradient(name, data):
         np.testing.assert_allclose(
             ours_gradient, theirs_gradient, rtol=gradient_tolerance, atol=gradient_tolerance
         )
+
+
+def test_steps_of_training(data):
+    """A linear network and ArcFace under SGD with momentum and weight decay."""
+    _, weights, labels, _ = data
+    generator = np.random.default_rng(1)
+    images, kernel = generator.normal(size=(3, ROWS, 4)), generator.normal(size=(4, DIM))
+    apply = lambda params, statistics, images: (images @ params["kernel"], statistics)  # noqa: E731
+    optimiser = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, 0.9))
+    loss, key = ArcFace(scale=SCALE), jax.random.key(0)
+    step = jax.jit(make_step(apply, loss, optimiser))
+    with jax.enable_x64(True):
+        start = {"backbone": {"kernel": kernel}, "head": {"class_weights": weights}}
+        start = jax.tree.map(jnp.asarray, start)
+        sizes = {"num_classes": CLASSES, "embedding_size": DIM}
+        state = initial_state({"params": start["backbone"]}, loss, optimiser, key, **sizes)
+        state = dataclasses.replace(state, params=start, optimiser_state=optimiser.init(start))
+        for batch in images:
+            state, metrics = step(state, key, batch, labels)
+    leaves = [torch.tensor(x, requires_grad=True) for x in (kernel, weights)]
+    theirs = torch.optim.SGD(leaves, 0.1, momentum=0.9, weight_decay=5e-4)
+    for batch in images:
+        theirs.zero_grad()
+        wanted = torch_source(torch.tensor(batch) @ leaves[0], leaves[1], torch.tensor(labels), 0)
+        wanted.mean().backward()
+        theirs.step()
+    assert float(metrics["loss"]) == pytest.approx(wanted.mean().item(), rel=1e-10)
+    ours = (state.params["backbone"]["kernel"], state.params["head"]["class_weights"])
+    for one, leaf in zip(ours, leaves, strict=True):
+        np.testing.assert_allclose(one, leaf.detach().numpy(), atol=1e-10)

@@ -8,10 +8,12 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from arcface_jax.cosine import arcface_logits, cosine_logits
 from arcface_jax.losses import (
+    AdaFace,
     AdaFaceState,
     CurricularFaceState,
     adaface_loss,
@@ -29,6 +31,9 @@ from arcface_jax.losses import (
 )
 from arcface_jax.losses.subcenter import dominant_centres, subcenter_counts, within_angle
 from arcface_jax.margins import NAMED_MARGINS, PAST_PI, annealed, arcface, class_wise, combined
+from arcface_jax.training.config import HeadConfig
+from arcface_jax.training.state import initial_state
+from arcface_jax.training.step import make_step
 
 BATCHES, ROWS, CLASSES, DIM = 2, 6, 5, 8
 
@@ -241,3 +246,29 @@ def test_a_scan_carries_the_state_as_a_loop_does(data):
     )
     for device in (0, 1):
         close(jax.tree.map(lambda leaf, d=device: leaf[d], halves), looped, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        HeadConfig(),
+        HeadConfig("chunked", chunk=2),
+        HeadConfig("chunked", chunk=2, sample_rate=0.5, update="fused", dtype="bfloat16"),
+    ],
+    ids=["dense", "chunked", "sampled and fused"],
+)
+def test_a_training_step_lowers_for_tpu_and_cuda(head):
+    apply = lambda params, statistics, images: (images @ params["kernel"], statistics)  # noqa: E731
+    loss, optimiser, sizes = (
+        AdaFace(),
+        optax.sgd(0.1),
+        {"num_classes": CLASSES, "embedding_size": DIM},
+    )
+    step = jax.jit(make_step(apply, loss, optimiser, head=head, num_classes=CLASSES))
+    backbone = {"params": {"kernel": jnp.ones((3, DIM))}}
+    make = functools.partial(initial_state, backbone, loss, optimiser, head=head, **sizes)
+    key = jax.eval_shape(jax.random.key, 0)
+    state = jax.eval_shape(make, key)
+    batch = jax.ShapeDtypeStruct((ROWS, 3), jnp.float32), jax.ShapeDtypeStruct((ROWS,), jnp.int32)
+    exported = jax.export.export(step, platforms=("tpu", "cuda"))(state, key, *batch)
+    assert exported.platforms == ("tpu", "cuda")

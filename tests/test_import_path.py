@@ -4,6 +4,7 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.import_path import load_attribute
+from arcface_jax.training.config_file import read_config
 
 
 @pytest.fixture
@@ -44,3 +45,15 @@ def test_what_cannot_be_loaded_is_said_in_one_line(folder, path, message):
         load_attribute(path, "loss.name")
     assert str(caught.value).startswith("loss.name: ")
     assert "\n" not in str(caught.value)
+
+
+def test_the_code_in_a_strangers_run_is_not_run(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "their_losses.py").write_text("open('ran', 'w')")
+    (run / "config.json").write_text('{"loss": {"name": "their_losses:Loss"}}')
+    monkeypatch.chdir(run)
+    monkeypatch.syspath_prepend(run)
+    with pytest.raises(InputError, match="lies in the folder of the run"):
+        read_config(run / "config.json")
+    assert not (run / "ran").exists()

@@ -17,7 +17,7 @@ from arcface_jax.figures.data import identity_sheet
 from arcface_jax.figures.style import save
 from arcface_jax.runs.dataset import configured_source
 from arcface_jax.runs.setup import Setup, prepare
-from arcface_jax.training.abstract import cost as abstract_cost
+from arcface_jax.training.abstract import cost
 from arcface_jax.training.config import Config
 
 _TIMED_STEPS = 5
@@ -49,14 +49,14 @@ def check_data(config: Config, console: Console, folder: pathlib.Path, against: 
     for warning in warnings:
         console.print(f"[yellow]•[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
     if not findings.messages:
-        say(console, cost(config, prepare(config)))
+        say(console, cost_in_words(config, prepare(config)))
     for file in save(identity_sheet(source, seed=config.run.seed), folder / "contact_sheet"):
         say(console, f"Contact sheet of random identities: {file}")
     console.print(f"Findings: {len(warnings)}." if warnings else "Nothing deserves a look.")
     return 1 if warnings else 0
 
 
-def cost(config: Config, setup: Setup) -> str:
+def cost_in_words(config: Config, setup: Setup) -> str:
     """Memory by `training.abstract`, and the hours of the run, from a few timed steps."""
     program = setup.program
     state, step = setup.initial_state(), program.compile_step()
@@ -71,7 +71,7 @@ def cost(config: Config, setup: Setup) -> str:
     seconds = time.perf_counter() - started
     batches.close()
     devices = len(program.placement.devices)
-    planned = abstract_cost(config, setup.data.num_classes, (devices,))
+    planned = cost(config, setup.data.num_classes, (devices,))
     memory, images = planned.memory[devices], config.run.steps * config.run.batch_size
     speed = _TIMED_STEPS * config.run.batch_size / seconds
     return (

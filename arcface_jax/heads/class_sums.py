@@ -1,10 +1,10 @@
-"""What sums over classes: a few numbers an example, from one pass over the class weights.
+"""Sums over classes: a few numbers an example, from one pass over the class weights.
 
 The margin touches the true class's cosine alone. So the loss is a function of [N] arrays: that
 cosine, and sums over the wrong classes, by which every class but the example's own is meant.
 `class_sums` forms them from all cosines at once, or chunk by chunk, forwards and backwards, with
-no more than [N, chunk] logits alive. psi, whatever it is, stays outside and is differentiated as
-any other function of [N].
+no more than [N, chunk] logits alive. psi stays outside and is differentiated as any other function
+of [N].
 """
 
 import dataclasses

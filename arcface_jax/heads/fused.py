@@ -1,4 +1,4 @@
-"""What fuses: loss, gradient by embeddings and the update of the class weights, chunk by chunk.
+"""Loss, gradient by embeddings and the update of the class weights fused, chunk by chunk.
 
 A class-weight gradient is as large as the class weights. Here each chunk's is formed, used and
 dropped: two passes over the classes, the first for the partition function, the second for slopes

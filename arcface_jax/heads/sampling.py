@@ -1,4 +1,4 @@
-"""What samples: a part of the classes in place of all, by chance (Partial FC) or the nearest."""
+"""A sample of the classes in place of all: drawn at random (Partial FC), or the nearest."""
 
 from typing import Any, NamedTuple
 

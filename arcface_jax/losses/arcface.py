@@ -10,12 +10,21 @@ import jax.numpy as jnp
 from arcface_jax.arguments import check_between, check_floating
 from arcface_jax.losses.loss import Context
 from arcface_jax.losses.softmax import MarginSoftmax
-from arcface_jax.margins import CombinedMargin, Psi, combined
+from arcface_jax.margins import (
+    LARGEST_M1,
+    CombinedMargin,
+    Psi,
+    arcface,
+    combined,
+    cosface,
+    normface,
+    sphereface,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedMargin(MarginSoftmax):
-    """s·(cos(m1·θ + m2) − m3); `numbers` says which."""
+    """s·(cos(m1·θ + m2) − m3); `full_psi` says which."""
 
     margin_warmup: float = 0.0
     """Share of the run over which the margin rises linearly from none."""
@@ -25,19 +34,16 @@ class FixedMargin(MarginSoftmax):
         check_between("margin_warmup", self.margin_warmup, 0.0, 1.0)
         self.full_psi()  # its numbers are checked
 
-    def numbers(self) -> tuple[float, float, float]:
-        """(m1, m2, m3)."""
-        raise NotImplementedError
-
     def full_psi(self) -> CombinedMargin:
         """The margin after its warm-up."""
-        return combined(*self.numbers())
+        raise NotImplementedError
 
     def psi(self, context: Context) -> Psi:
         """The margin at this step: m1 from 1, m2 and m3 from 0."""
-        full, steps = self.full_psi(), round(self.margin_warmup * context.total_steps)
-        if steps == 0:
+        full = self.full_psi()
+        if self.margin_warmup == 0.0:
             return full
+        steps = max(1, round(self.margin_warmup * context.total_steps))
         share = jnp.minimum(jnp.asarray(context.step, jnp.float32) / steps, 1.0)
         m1 = 1.0 + share * (full.m1 - 1.0) if full.m1 != 1.0 else 1.0
         return dataclasses.replace(full, m1=m1, m2=share * full.m2, m3=share * full.m3)
@@ -67,10 +73,6 @@ class AngularMargin(FixedMargin):
     (arcface_torch).
     """
 
-    def full_psi(self) -> CombinedMargin:
-        """The margin after its warm-up."""
-        return combined(*self.numbers(), past_pi=self.past_pi, gradient=self.gradient)
-
 
 @dataclasses.dataclass(frozen=True)
 class ArcFace(AngularMargin, name="arcface"):
@@ -79,9 +81,9 @@ class ArcFace(AngularMargin, name="arcface"):
     margin: float = 0.5
     """m, radians, in [0, π]."""
 
-    def numbers(self) -> tuple[float, float, float]:
-        """(1, m, 0)."""
-        return 1.0, self.margin, 0.0
+    def full_psi(self) -> CombinedMargin:
+        """The margin after its warm-up."""
+        return arcface(self.margin, past_pi=self.past_pi, gradient=self.gradient)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +93,10 @@ class SphereFace(AngularMargin, name="sphereface"):
     margin: float = 1.35
     """m, a factor, in (0, 10]."""
 
-    def numbers(self) -> tuple[float, float, float]:
-        """(m, 0, 0)."""
-        return self.margin, 0.0, 0.0
+    def full_psi(self) -> CombinedMargin:
+        """The margin after its warm-up."""
+        check_between("margin", self.margin, 0.0, LARGEST_M1, open_low=True)
+        return sphereface(self.margin, past_pi=self.past_pi, gradient=self.gradient)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +106,9 @@ class CosFace(FixedMargin, name="cosface"):
     margin: float = 0.35
     """m, of the cosine, in [0, 2]."""
 
-    def numbers(self) -> tuple[float, float, float]:
-        """(1, 0, m)."""
-        return 1.0, 0.0, self.margin
+    def full_psi(self) -> CombinedMargin:
+        """The margin after its warm-up."""
+        return cosface(self.margin)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +122,10 @@ class CM1(AngularMargin, name="cm1"):
     m3: float = 0.2
     """Is subtracted from the cosine; in [0, 2]."""
 
-    def numbers(self) -> tuple[float, float, float]:
-        """(m1, m2, m3)."""
-        return self.m1, self.m2, self.m3
+    def full_psi(self) -> CombinedMargin:
+        """The margin after its warm-up."""
+        margins = self.m1, self.m2, self.m3
+        return combined(*margins, past_pi=self.past_pi, gradient=self.gradient)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +148,7 @@ class NormFace(MarginSoftmax, name="normface"):
 
     def psi(self, context: Context) -> Psi:
         """No margin."""
-        return combined(1.0, 0.0, 0.0)
+        return normface()
 
     def formula(self) -> str:
         """The target logit over s, for people."""

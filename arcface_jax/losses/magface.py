@@ -11,24 +11,26 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.arguments import check_between
+from arcface_jax.arguments import check_between, check_choice
 from arcface_jax.errors import InputError
 from arcface_jax.losses.loss import Context
 from arcface_jax.losses.softmax import MarginSoftmax
-from arcface_jax.margins import CombinedMargin, combined
+from arcface_jax.margins import PAST_PI, CombinedMargin, combined
 
 
-def _check_norms(lower_norm: float, upper_norm: float) -> None:
-    check_between("lower_norm", lower_norm, 0.0, math.inf, open_low=True)
-    if not upper_norm > lower_norm:
-        raise InputError(
-            f"upper_norm is {upper_norm:g}; pass a number above lower_norm, {lower_norm:g}"
-        )
+def _check_norms(**limits: float) -> None:
+    """A lower and an upper limit of lengths, by the names the caller gave them."""
+    (low_name, low), (high_name, high) = limits.items()
+    check_between(low_name, low, 0.0, math.inf, open_low=True)
+    if not high > low:
+        raise InputError(f"{high_name} is {high:g}; pass a number above {low_name}, {low:g}")
 
 
-def _check_margins(lower_margin: float, upper_margin: float) -> None:
-    check_between("lower_margin", lower_margin, 0.0, math.pi)
-    check_between("upper_margin", upper_margin, lower_margin, math.pi)
+def _check_margins(**limits: float) -> None:
+    """A lower and an upper limit of margins."""
+    (low_name, low), (high_name, high) = limits.items()
+    check_between(low_name, low, 0.0, math.pi)
+    check_between(high_name, high, low, math.pi)
 
 
 def magface_margins(
@@ -54,8 +56,8 @@ def magface_margins(
     Raises:
       InputError: for a number out of range.
     """
-    _check_norms(lower_norm, upper_norm)
-    _check_margins(lower_margin, upper_margin)
+    _check_norms(lower_norm=lower_norm, upper_norm=upper_norm)
+    _check_margins(lower_margin=lower_margin, upper_margin=upper_margin)
     slope = (upper_margin - lower_margin) / (upper_norm - lower_norm)
     return lower_margin + slope * (jnp.clip(norms, lower_norm, upper_norm) - lower_norm)
 
@@ -89,7 +91,7 @@ def magface_regulariser(
     Raises:
       InputError: for a number out of range.
     """
-    _check_norms(lower_norm, upper_norm)
+    _check_norms(lower_norm=lower_norm, upper_norm=upper_norm)
     clipped = jnp.clip(norms, lower_norm, upper_norm)
     return 1.0 / clipped + clipped / upper_norm**2
 
@@ -118,8 +120,9 @@ class MagFace(MarginSoftmax, name="magface"):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_between("regulariser_weight", self.regulariser_weight, 0.0, math.inf)
-        _check_norms(self.l_a, self.u_a)
-        _check_margins(self.l_m, self.u_m)
+        check_choice("past_pi", self.past_pi, PAST_PI)
+        _check_norms(l_a=self.l_a, u_a=self.u_a)
+        _check_margins(l_m=self.l_m, u_m=self.u_m)
 
     def formula(self) -> str:
         """The target logit over s, for people."""

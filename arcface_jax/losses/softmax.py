@@ -85,7 +85,7 @@ def margin_softmax_loss(
       num_classes: C of all devices together; needed with `axis_name`.
       sample: from `sample_classes` or `hard_classes`, with these labels.
       precision: of the matrix products; see `cosine_logits`.
-      with_cosines: also give what the same products tell.
+      with_cosines: also return what the same products give, at no further cost.
 
     Returns: the loss of each example, [N]; with `with_cosines` (loss, cosθ_y [N], whether no other
       class (of the sample) is as near [N]).

@@ -4,9 +4,11 @@ far from it.
 Training itself needs nothing from here: give any loss class_weights [C, K, D], and a class's cosine
 is the largest of its K. Afterwards:
 
-    counts = sum(subcenter_counts(e, weights, y) for e, y in batches)  # one pass over the images
+    # One pass over the training set,
+    counts = sum(subcenter_counts(e, weights, y) for e, y in batches)
     centres = dominant_centres(weights, counts)  # [C, D], an ordinary head
-    keep = within_angle(e, centres, y)  # a second pass: False is noise
+    # and a second: False is noise.
+    keep = within_angle(e, centres, y)
 
 References:
   Deng et al., Sub-center ArcFace, ECCV 2020.

@@ -140,14 +140,15 @@ class Triplet(Loss, name="triplet"):
         """A hit is an anchor whose nearest other image on its device is of its own class."""
         options: Any = {"margin": self.margin, "mining": self.mining}
         loss = angular_triplet_loss(embeddings, labels, axis_name=context.axis_name, **options)
-        embeddings = jax.lax.stop_gradient(embeddings)
-        cosines = cosine_logits(embeddings, embeddings)
-        other = ~jnp.eye(len(labels), dtype=bool)
+        labels, embeddings = jnp.asarray(labels), jax.lax.stop_gradient(embeddings)
+        blanked = blank_ignored(embeddings, labels)
+        cosines = cosine_logits(blanked, blanked)
+        other = ~jnp.eye(len(labels), dtype=bool) & (labels >= 0)
         same = (labels[:, None] == labels) & other
-        nearest = jnp.argmax(jnp.where(other, cosines, -2.0), axis=-1)
-        count = jnp.maximum(jnp.sum(same, axis=-1), 1)
-        positive = jnp.sum(jnp.where(same, cosines, 0.0), axis=-1) / count
-        return LossOutput(loss, state, positive, labels[nearest] == labels)
+        nearest = jnp.argmax(jnp.where(other, cosines, -2.0), axis=-1, keepdims=True)
+        positive = jnp.sum(jnp.where(same, cosines, 0.0), axis=-1)
+        positive = positive / jnp.maximum(jnp.sum(same, axis=-1), 1)
+        return LossOutput(loss, state, positive, jnp.take_along_axis(same, nearest, axis=-1)[:, 0])
 
     def expected_initial_loss(self, num_classes: int, embedding_size: int, **options: Any) -> float:
         """Simulated, for batches with four images of each of sixteen identities."""

@@ -1,7 +1,6 @@
 """Saving and restoring a run. The only module that knows Orbax."""
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import pathlib
 import uuid
@@ -17,6 +16,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from arcface_jax.errors import InputError
 from arcface_jax.runs.checksums import checksums
 from arcface_jax.training.config import Config
+from arcface_jax.training.config_file import as_dict
 from arcface_jax.training.state import TrainState, named_leaves
 
 _LIBRARIES = ("arcface-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -251,11 +251,11 @@ def _array_types(state: TrainState) -> dict[str, str]:
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named_leaves(state).items()}
 
 
-def describe(config: Config, fingerprint: str, num_classes: int, shards: int) -> dict[str, Any]:
+def metadata_of(config: Config, fingerprint: str, num_classes: int, shards: int) -> dict[str, Any]:
     """The metadata every checkpoint of a run carries."""
     return {
         "shards": shards,
-        "config": dataclasses.asdict(config),
+        "config": as_dict(config),
         "data_fingerprint": fingerprint,
         "num_classes": num_classes,
         "versions": library_versions(),

@@ -16,9 +16,9 @@ from arcface_jax.losses import MarginSoftmax, loss_name, minimum_scale
 from arcface_jax.models.registry import count_parameters
 from arcface_jax.runs.dataset import HELD_OUT
 from arcface_jax.runs.loop import BEST_BY
-from arcface_jax.training.optimisers import peak_learning_rate
 from arcface_jax.runs.setup import Setup
 from arcface_jax.runs.verifier import AVERAGE, Numbers, by_set
+from arcface_jax.training.optimisers import peak_learning_rate
 
 # Where the output is a file or a pipe a bar cannot be drawn, and lines are printed this many
 # seconds apart.

@@ -7,8 +7,7 @@ import numpy as np
 from arcface_jax.arguments import check_between
 from arcface_jax.data.check import check_source_labels
 from arcface_jax.data.in_memory import MemorySource, OnUnreadable, load_source
-from arcface_jax.data.open import open_set
-from arcface_jax.data.open import open_source
+from arcface_jax.data.open import open_set, open_source
 from arcface_jax.data.pairs import Pairs, draw_pairs
 from arcface_jax.data.samplers import Balanced, Capped, Sampler, Shuffled
 from arcface_jax.data.source import FaceSource

@@ -14,16 +14,16 @@ from arcface_jax.command_name import command
 from arcface_jax.data.pipeline import Batch
 from arcface_jax.errors import InputError
 from arcface_jax.runs.bad_steps import diagnose, keep_batch
-from arcface_jax.runs.checkpoints import Checkpoints, barrier, describe
-from arcface_jax.training.config import PROFILE_AFTER
+from arcface_jax.runs.checkpoints import Checkpoints, barrier, metadata_of
 from arcface_jax.runs.processes import is_loss_of_others
 from arcface_jax.runs.resume import newest_readable
 from arcface_jax.runs.run_folder import MetricsWriter, RunFolder
 from arcface_jax.runs.setup import Setup
-from arcface_jax.training.state import TrainState
 from arcface_jax.runs.stopping import Stopped, stop_requests
 from arcface_jax.runs.timer import Timer
 from arcface_jax.runs.verifier import Numbers, Verifier, by_set
+from arcface_jax.training.config import PROFILE_AFTER
+from arcface_jax.training.state import TrainState
 
 BEST_BY = "accuracy"
 """The number of a verification that the best one is named by."""
@@ -125,7 +125,7 @@ class _Run:
             "data_state": self.batches.get_state(),
         }
         program, data = self.setup.program, self.setup.data
-        about = describe(program.config, data.fingerprint, program.num_classes, program.shards)
+        about = metadata_of(program.config, data.fingerprint, program.num_classes, program.shards)
         self.checkpoints.save(state, about | found, self.verifications.get(step, {}).get(BEST_BY))
 
     def visit(self, step: int, state: TrainState, writer: MetricsWriter) -> None:
@@ -219,7 +219,7 @@ class _Run:
             "--optimiser.clip, and start anew"
         )
 
-    def tell_unreadable(self) -> None:
+    def report_unreadable(self) -> None:
         """Says how often a streamed image could not be decoded, and another took its place."""
         if count := self.batches.unreadable.total():
             first = next(iter(self.batches.unreadable))
@@ -290,7 +290,7 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
                 run.save(state)
                 run.checkpoints.wait()
                 raise Stopped(step, asked)
-        run.tell_unreadable()
+        run.report_unreadable()
         similarities = run.similarities
         if similarities is None:  # went on from the last step: nothing was verified now
             variables = program.placement.local(state.backbone_variables)

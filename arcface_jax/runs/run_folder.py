@@ -18,7 +18,7 @@ from tensorboardX import SummaryWriter
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 from arcface_jax.training.config import Config
-from arcface_jax.training.config_file import differences, read_config, to_json
+from arcface_jax.training.config_file import as_dict, config_to_json, differences, read_config
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -86,7 +86,7 @@ class RunFolder:
         )
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_whole(path / CONFIG_FILE, to_json(saved))
+            write_whole(path / CONFIG_FILE, config_to_json(saved))
         except OSError as error:
             raise InputError(
                 f"run.folder {path} cannot be written ({error.strerror}); choose another"
@@ -203,7 +203,7 @@ def _open_wandb(folder: pathlib.Path, config: Config) -> Any:
         id=re.sub(r"[^\w-]", "-", folder.name),
         resume="allow",
         dir=str(folder),
-        config=dataclasses.asdict(config),
+        config=as_dict(config),
     )
 
 

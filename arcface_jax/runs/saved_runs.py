@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from arcface_jax.errors import InputError
 from arcface_jax.runs.checkpoints import Checkpoints
+from arcface_jax.runs.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE
 from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import read_config
-from arcface_jax.runs.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE
 
 
 class SavedRun(NamedTuple):

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from types import FrameType
 
@@ -36,7 +35,7 @@ class StopRequest:
             raise KeyboardInterrupt
         self._signal_number = number
         # Not print, whose buffer the interrupted code may be writing.
-        os.write(sys.stderr.fileno(), _ANSWER)
+        os.write(2, _ANSWER)
 
     def agreed(self) -> int:
         """The signal that any process of the run received, 0 for none; the same answer in all

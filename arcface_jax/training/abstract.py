@@ -259,7 +259,8 @@ def _head_size(program: Program, images: int, devices: int) -> HeadSize | None:
     if isinstance(loss, Triplet):
         return None
     # Sub-centres are further rows of the same product.
-    rows = program.num_classes * getattr(loss, "sub_centers", 1)
+    weights = jax.eval_shape(lambda: loss.init_params(program.key, program.num_classes, 1))
+    rows = math.prod(weights["class_weights"].shape)
     size: dict[str, Any] = {
         "num_classes": rows,
         "dim": config.model.embedding_size,

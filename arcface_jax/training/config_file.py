@@ -6,6 +6,7 @@ import pathlib
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from arcface_jax.errors import InputError, concerning
+from arcface_jax.import_path import check_not_inside
 from arcface_jax.losses import Loss, loss_class, loss_name
 from arcface_jax.training.config import DEFAULT_SCALE, PLACE_SETTINGS, Config, RunConfig
 
@@ -16,13 +17,13 @@ def as_dict(config: Config) -> dict[str, dict[str, Any]]:
     return {**sections, "loss": {"name": loss_name(config.loss), **sections["loss"]}}
 
 
-def to_json(config: Config) -> str:
+def config_to_json(config: Config) -> str:
     """The configuration as indented JSON, every field present."""
     return json.dumps(as_dict(config), indent=2) + "\n"
 
 
 def read_config(path: pathlib.Path) -> Config:
-    """Reads what `to_json` wrote.
+    """Reads what `config_to_json` wrote.
 
     Raises:
       InputError: the file is missing, is not JSON, or has a section or field this version does not
@@ -43,6 +44,8 @@ def read_config(path: pathlib.Path) -> Config:
         raise InputError(f"configuration {path}: sections must be among {', '.join(sections)}")
     read: dict[str, Any] = {}
     for name, values in content.items():
+        if name in ("loss", "model") and isinstance(values, dict):
+            check_not_inside(str(values.get("name")), path.parent, f"{path}: {name}.name")
         factory: Any = sections[name]
         if name == "loss" and isinstance(values, dict):
             factory, values = _loss(values)
@@ -50,7 +53,7 @@ def read_config(path: pathlib.Path) -> Config:
     return Config(**read)
 
 
-def recipe(config: Config) -> Config:
+def without_place(config: Config) -> Config:
     """What a run is, without where and how it is made (`PLACE_SETTINGS`)."""
     defaults = RunConfig()
     places = {name: getattr(defaults, name) for name in PLACE_SETTINGS}
@@ -59,7 +62,7 @@ def recipe(config: Config) -> Config:
 
 def differences(given: Config, saved: Config) -> list[str]:
     """One line for each setting of the recipe that differs: "section.name is X, was Y"."""
-    now, then = as_dict(recipe(given)), as_dict(recipe(saved))
+    now, then = as_dict(without_place(given)), as_dict(without_place(saved))
     return [
         f"{section}.{name} is {value!r}, was {then[section][name]!r}"
         for section, values in now.items()

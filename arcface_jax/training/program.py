@@ -119,10 +119,10 @@ class Program:
         at_first = self.placement.compile(self.make_step(frozen=True), pmap=pmap)
         thawed = False
 
-        def run(state: TrainState, key: jax.Array, images: Any, labels: Any) -> Any:
+        def run(state: TrainState, *key_and_batch: Any) -> Any:
             nonlocal thawed  # once it is, nobody waits for the count of updates any more
             thawed = thawed or int(state.updates) >= steps
-            return (training if thawed else at_first)(state, key, images, labels)
+            return (training if thawed else at_first)(state, *key_and_batch)
 
         return run
 
@@ -251,7 +251,8 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
     if head.update == "optimiser":
         refuse(("unsampled", "dtype"), "head.update optimiser")
         return
-    if loss.needs_norms or getattr(loss, "learn_scale", False):
+    learnt = jax.eval_shape(lambda: loss.init_params(jax.random.key(0), 2, 2))
+    if loss.needs_norms or learnt.keys() != {"class_weights"}:
         raise InputError(
             f"head.update fused has no loss.name {name}, whose margin, penalty or scale has a "
             "gradient; use optimiser"

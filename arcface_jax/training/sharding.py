@@ -79,16 +79,13 @@ class Placement:
           step: from `make_step`, with axis_name=DATA_AXIS for pmap.
           pmap: run it by `jax.pmap`, on each device's part of the batch, instead of jit.
         """
-        compiled = self._pmapped(step) if pmap else jax.jit(step, donate_argnums=0)
+        batch: Any = (None, None, self.split, self.split)
+        jitted = jax.jit(step, donate_argnums=0, in_shardings=batch)
+        compiled = self._pmapped(step) if pmap else jitted
+        if len(self.devices) == 1 or self.devices[0].platform != "cpu":
+            return compiled
         # Collectives of several queued steps can deadlock on simulated CPU devices.
-        wait = len(self.devices) > 1 and self.devices[0].platform == "cpu"
-
-        def run(state: TrainState, key: jax.Array, images: Any, labels: Any) -> Any:
-            batch = jax.device_put((images, labels), self.split)
-            state, metrics = compiled(state, key, *batch)
-            return (jax.block_until_ready(state) if wait else state), metrics
-
-        return run
+        return lambda *arguments: jax.block_until_ready(compiled(*arguments))
 
     def _pmapped(self, step: StepFunction) -> Callable[..., Any]:
         count = len(self.devices)

@@ -54,18 +54,216 @@ class Pass(NamedTuple):
     target_cosine: Any
 
 
-def step_keys(key: jax.Array, step: jax.Array, rows: int, axis_name: str | None = None) -> StepKeys:
-    """The keys of a step from the run's; with `axis_name`, of this device's part of the batch."""
-    augment_key, dropout_key = jax.random.split(key)
-    dropout_key = jax.random.fold_in(dropout_key, step)
-    loss_key = jax.random.fold_in(jax.random.fold_in(key, step), 1)
-    if axis_name is None:
-        return StepKeys(example_keys(augment_key, step, rows), dropout_key, loss_key)
-    # The keys of the whole batch's rows, so that an example fares the same however it is split.
-    shard, shards = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
-    keys = example_keys(augment_key, step, rows * shards)
-    own = jax.lax.dynamic_slice_in_dim(keys, shard * rows, rows)
-    return StepKeys(own, jax.random.fold_in(dropout_key, shard), loss_key)
+def make_step(
+    apply: Apply,
+    loss: Loss,
+    optimiser: optax.GradientTransformation,
+    *,
+    clip: float | None = None,
+    average_decay: float = 0.0,
+    **options: Any,
+) -> StepFunction:
+    """The pure step (state, key, images [N, …], labels [N]) -> (state, metrics), to be compiled.
+
+        step = jax.jit(make_step(apply, ArcFace(), optax.sgd(0.1)), donate_argnums=0)
+        state, metrics = step(state, key, images, labels)
+
+    The key is the run's, the same at every step: what a step draws follows from it and state.step.
+    Under `jax.jit` over a mesh the program sees the whole batch; `jax.pmap(step, axis_name="data")`
+    of a step made with axis_name="data" does the same on each device's part.
+
+    Metrics are scalars: loss, accuracy (share of examples that no other class is as near to, before
+    the margin), theta (mean angle to the own class, degrees), feature_norm, gradient_norm and
+    head_gradient_norm (of what the optimiser updates, before clipping), learning_rate (with a
+    schedule), bad_in_a_row and bad_steps. A step whose loss, gradients or updated parameters are
+    not finite changes nothing but the counts of steps (and, where a backbone's backward pass alone
+    overflows, the rows of a head that is fused with its update).
+
+    Args:
+      apply: the network, any callable; see `Apply`, and `linen_apply` for a Flax module.
+      loss: the loss.
+      optimiser: optax transformation over {"backbone", "head"}.
+      clip: the largest norm of all gradients together; longer ones are scaled down to it.
+      average_decay: d of the moving averages, a ← d·a + (1 − d)·w with d = min(decay,
+        (1 + t)/(10 + t)).
+      **options: those that follow.
+      head: how to go over the classes.
+      prepare: what becomes of the images first, see `Prepare`; by default nothing.
+      schedule: the learning rate by update, for a head that updates itself and for the metrics.
+      num_classes: C; a sharded or sampled head needs it.
+      class_counts: [C], training images of each class, for losses that ask.
+      total_steps: of the run, for losses that ask.
+      row_optimiser: of a head that updates itself.
+      axis_name: mapped axis that the batch is split over (pmap); gradients, running statistics
+        and metrics are averaged over it. None under jit, where the compiler does so.
+      mesh: of the devices of a sharded head under jit.
+      accumulate: parts that the batch is computed in one after the other; part i has rows i,
+        i + accumulate, …. Gradients are means over the whole batch; batch statistics are each
+        part's own, one after the other, and so are those of an adaptive loss.
+      frozen: the backbone has no gradient and keeps its statistics; `apply` should then run as it
+        does in use.
+    """
+    forward_and_backward = make_pass(apply, loss, **options)
+    axis_name, schedule = options.get("axis_name"), options.get("schedule")
+    split_classes = options.get("head", HeadConfig()).kind == "sharded"
+
+    def step(
+        state: TrainState, key: jax.Array, images: Any, labels: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        found = forward_and_backward(state, key, images, labels)
+        metrics = found.metrics | _norms(found.gradients, axis_name if split_classes else None)
+        gradients = found.gradients
+        if clip is not None:
+            shrink = jnp.minimum(1.0, clip / jnp.maximum(metrics["gradient_norm"], 1e-30))
+            gradients = jax.tree.map(lambda leaf: leaf * shrink, gradients)
+        updates, optimiser_state = optimiser.update(gradients, state.optimiser_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        latest = {"params": params["backbone"], "batch_stats": found.batch_stats}
+        new = dataclasses.replace(
+            state,
+            params=params,
+            batch_stats=found.batch_stats,
+            optimiser_state=optimiser_state,
+            head_state=found.head_state,
+            average=_moved(state.average, latest, state.step, average_decay),
+        )
+        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        good &= _all_finite(params, axis_name)
+        new = jax.tree_util.tree_map_with_path(
+            # A fused head has seen to its rows itself; to choose here would copy them.
+            lambda path, after, before: (
+                after if _is_fused(path) else jnp.where(good, after, before)
+            ),
+            new,
+            state,
+        )
+        bad_steps = jnp.stack(
+            [jnp.where(good, 0, state.bad_steps[0] + 1), state.bad_steps[1] + ~good]
+        )
+        metrics |= {"bad_in_a_row": bad_steps[0], "bad_steps": bad_steps[1]}
+        if schedule is not None:
+            metrics["learning_rate"] = learning_rate(schedule, state)
+        return dataclasses.replace(new, step=state.step + 1, bad_steps=bad_steps), metrics
+
+    return step
+
+
+def make_pass(
+    apply: Apply,
+    loss: Loss,
+    *,
+    head: HeadConfig = HeadConfig(),
+    prepare: Prepare | None = None,
+    schedule: optax.Schedule | None = None,
+    num_classes: int | None = None,
+    class_counts: Any = None,
+    total_steps: int = 1,
+    row_optimiser: RowSgd = RowSgd(),
+    axis_name: str | None = None,
+    mesh: Mesh | None = None,
+    accumulate: int = 1,
+    frozen: bool = False,
+) -> Callable[[TrainState, jax.Array, Any, Any], Pass]:
+    """Forward and backward pass: (state, key, images, labels) -> `Pass`; for the arguments see
+    `make_step`.
+    """
+    takes_key = "key" in inspect.signature(apply).parameters
+    split_classes = head.kind == "sharded"
+
+    def of_part(state: TrainState, images: Any, labels: Any, keys: StepKeys) -> Pass:
+        inputs = images if prepare is None else prepare(images, keys.examples)
+        dropout = {"key": keys.dropout} if takes_key else {}
+
+        def embed(params: Any) -> tuple[jax.Array, Any]:
+            if frozen:  # no gradient, so that none is computed
+                params = jax.lax.stop_gradient(params)
+            embeddings, batch_stats = apply(params, state.batch_stats, inputs, **dropout)
+            return embeddings, state.batch_stats if frozen else batch_stats
+
+        embeddings, pull_back, batch_stats = jax.vjp(embed, state.params["backbone"], has_aux=True)
+
+        def classify(
+            params: Any, own: Any, embeddings: Any, labels: Any, context: Context, rate: Any
+        ) -> Any:
+            context = dataclasses.replace(context, axis_name=axis_name or (mesh and DATA_AXIS))
+            return loss_and_gradients(
+                loss,
+                head,
+                params,
+                own,
+                embeddings,
+                labels,
+                context,
+                num_classes=num_classes,
+                learning_rate=rate,
+                optimiser=row_optimiser,
+            )
+
+        run, params = classify, state.params["head"]
+        if mesh is not None:
+            run = _over_mesh(classify, mesh, state.head_state, params)
+        counts = None if class_counts is None else jnp.asarray(class_counts, jnp.float32)
+        context = Context(
+            step=state.step, key=keys.loss, class_counts=counts, total_steps=total_steps
+        )
+        rate = learning_rate(schedule, state)
+        out, of_head, of_embeddings = run(
+            params, state.head_state, embeddings, labels, context, rate
+        )
+        (of_backbone,) = pull_back(of_embeddings.astype(embeddings.dtype))
+        angles = jnp.arccos(jnp.clip(out.target_cosine, -1.0, 1.0))
+        metrics = {
+            "loss": jnp.mean(out.loss),
+            "accuracy": jnp.mean(out.hit),
+            "theta": jnp.rad2deg(jnp.mean(angles)),
+            "feature_norm": jnp.mean(row_norms(embeddings)),
+        }
+        gradients = {"backbone": of_backbone, "head": of_head}
+        return Pass(gradients, metrics, batch_stats, out.state, out.target_cosine)
+
+    def of_parts(state: TrainState, images: Any, labels: Any, keys: StepKeys) -> Pass:
+        def split(rows: jax.Array) -> jax.Array:
+            return jnp.swapaxes(rows.reshape(-1, accumulate, *rows.shape[1:]), 0, 1)
+
+        parts = tuple(map(split, (images, labels, keys.examples)))
+
+        def part(batch_stats: Any, head_state: Any, number: Any) -> Pass:
+            images, labels, examples = (rows[number] for rows in parts)
+            own = (jax.random.fold_in(key, number) for key in keys[1:])
+            before = dataclasses.replace(state, batch_stats=batch_stats, head_state=head_state)
+            return of_part(before, images, labels, StepKeys(examples, *own))
+
+        def add(sums: Pass, number: Any) -> tuple[Pass, jax.Array]:
+            new = part(sums.batch_stats, sums.head_state, number)
+            gradients, metrics = jax.tree.map(jnp.add, sums[:2], new[:2])
+            sums = new._replace(gradients=gradients, metrics=metrics, target_cosine=None)
+            return sums, new.target_cosine
+
+        shapes = jax.eval_shape(part, state.batch_stats, state.head_state, 0)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[:2])
+        sums = Pass(zeros[0], zeros[1], state.batch_stats, state.head_state, None)
+        # On a CPU nothing may convolve inside a loop: there the parts stand one after the other.
+        unroll = jax.default_backend() == "cpu" or 1
+        sums, cosines = jax.lax.scan(add, sums, jnp.arange(accumulate), unroll=unroll)
+        gradients, metrics = jax.tree.map(lambda leaf: leaf / accumulate, sums[:2])
+        return sums._replace(gradients=gradients, metrics=metrics, target_cosine=cosines)
+
+    def forward_and_backward(state: TrainState, key: jax.Array, images: Any, labels: Any) -> Pass:
+        keys = step_keys(key, state.step, images.shape[0], axis_name)
+        found = (of_part if accumulate == 1 else of_parts)(state, images, labels, keys)
+        if axis_name is None:
+            return found
+
+        def mean(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+            if split_classes and is_class_rows(path):  # whole already, of the sum over devices
+                return leaf / jax.lax.axis_size(axis_name)
+            return jax.lax.pmean(leaf, axis_name)
+
+        metrics, batch_stats = jax.lax.pmean((found.metrics, found.batch_stats), axis_name)
+        gradients = jax.tree_util.tree_map_with_path(mean, found.gradients)
+        return found._replace(gradients=gradients, metrics=metrics, batch_stats=batch_stats)
+
+    return forward_and_backward
 
 
 def loss_and_gradients(
@@ -174,216 +372,18 @@ def _over_mesh(loss_and_gradients: Any, mesh: Mesh, state: Any, params: Any) -> 
     )
 
 
-def make_pass(
-    apply: Apply,
-    loss: Loss,
-    *,
-    head: HeadConfig = HeadConfig(),
-    prepare: Prepare | None = None,
-    schedule: optax.Schedule | None = None,
-    num_classes: int | None = None,
-    class_counts: Any = None,
-    total_steps: int = 1,
-    row_optimiser: RowSgd = RowSgd(),
-    axis_name: str | None = None,
-    mesh: Mesh | None = None,
-    accumulate: int = 1,
-    frozen: bool = False,
-) -> Callable[[TrainState, jax.Array, Any, Any], Pass]:
-    """Forward and backward pass: (state, key, images, labels) -> `Pass`; for the arguments see
-    `make_step`.
-    """
-    takes_key = "key" in inspect.signature(apply).parameters
-    split_classes = head.kind == "sharded"
-
-    def of_part(state: TrainState, images: Any, labels: Any, keys: StepKeys) -> Pass:
-        inputs = images if prepare is None else prepare(images, keys.examples)
-        dropout = {"key": keys.dropout} if takes_key else {}
-
-        def embed(params: Any) -> tuple[jax.Array, Any]:
-            if frozen:  # no gradient, so that none is computed
-                params = jax.lax.stop_gradient(params)
-            embeddings, batch_stats = apply(params, state.batch_stats, inputs, **dropout)
-            return embeddings, state.batch_stats if frozen else batch_stats
-
-        embeddings, pull_back, batch_stats = jax.vjp(embed, state.params["backbone"], has_aux=True)
-
-        def classify(
-            params: Any, own: Any, embeddings: Any, labels: Any, context: Context, rate: Any
-        ) -> Any:
-            context = dataclasses.replace(context, axis_name=axis_name or (mesh and DATA_AXIS))
-            return loss_and_gradients(
-                loss,
-                head,
-                params,
-                own,
-                embeddings,
-                labels,
-                context,
-                num_classes=num_classes,
-                learning_rate=rate,
-                optimiser=row_optimiser,
-            )
-
-        run, params = classify, state.params["head"]
-        if mesh is not None:
-            run = _over_mesh(classify, mesh, state.head_state, params)
-        counts = None if class_counts is None else jnp.asarray(class_counts)
-        context = Context(
-            step=state.step, key=keys.loss, class_counts=counts, total_steps=total_steps
-        )
-        rate = learning_rate(schedule, state)
-        out, of_head, of_embeddings = run(
-            params, state.head_state, embeddings, labels, context, rate
-        )
-        (of_backbone,) = pull_back(of_embeddings.astype(embeddings.dtype))
-        angles = jnp.arccos(jnp.clip(out.target_cosine, -1.0, 1.0))
-        metrics = {
-            "loss": jnp.mean(out.loss),
-            "accuracy": jnp.mean(out.hit),
-            "theta": jnp.rad2deg(jnp.mean(angles)),
-            "feature_norm": jnp.mean(row_norms(embeddings)),
-        }
-        gradients = {"backbone": of_backbone, "head": of_head}
-        return Pass(gradients, metrics, batch_stats, out.state, out.target_cosine)
-
-    def of_parts(state: TrainState, images: Any, labels: Any, keys: StepKeys) -> Pass:
-        def split(rows: jax.Array) -> jax.Array:
-            return jnp.swapaxes(rows.reshape(-1, accumulate, *rows.shape[1:]), 0, 1)
-
-        parts = tuple(map(split, (images, labels, keys.examples)))
-
-        def part(batch_stats: Any, head_state: Any, number: Any) -> Pass:
-            images, labels, examples = (rows[number] for rows in parts)
-            own = (jax.random.fold_in(key, number) for key in keys[1:])
-            before = dataclasses.replace(state, batch_stats=batch_stats, head_state=head_state)
-            return of_part(before, images, labels, StepKeys(examples, *own))
-
-        def add(sums: Pass, number: Any) -> tuple[Pass, jax.Array]:
-            new = part(sums.batch_stats, sums.head_state, number)
-            gradients, metrics = jax.tree.map(jnp.add, sums[:2], new[:2])
-            sums = new._replace(gradients=gradients, metrics=metrics, target_cosine=None)
-            return sums, new.target_cosine
-
-        shapes = jax.eval_shape(part, state.batch_stats, state.head_state, 0)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes[:2])
-        sums = Pass(zeros[0], zeros[1], state.batch_stats, state.head_state, None)
-        # On a CPU nothing may convolve inside a loop: there the parts stand one after the other.
-        unroll = jax.default_backend() == "cpu" or 1
-        sums, cosines = jax.lax.scan(add, sums, jnp.arange(accumulate), unroll=unroll)
-        gradients, metrics = jax.tree.map(lambda leaf: leaf / accumulate, sums[:2])
-        return sums._replace(gradients=gradients, metrics=metrics, target_cosine=cosines)
-
-    def forward_and_backward(state: TrainState, key: jax.Array, images: Any, labels: Any) -> Pass:
-        keys = step_keys(key, state.step, images.shape[0], axis_name)
-        found = (of_part if accumulate == 1 else of_parts)(state, images, labels, keys)
-        if axis_name is None:
-            return found
-
-        def mean(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-            if split_classes and is_class_rows(path):  # whole already, of the sum over devices
-                return leaf / jax.lax.axis_size(axis_name)
-            return jax.lax.pmean(leaf, axis_name)
-
-        metrics, batch_stats = jax.lax.pmean((found.metrics, found.batch_stats), axis_name)
-        gradients = jax.tree_util.tree_map_with_path(mean, found.gradients)
-        return found._replace(gradients=gradients, metrics=metrics, batch_stats=batch_stats)
-
-    return forward_and_backward
-
-
-def make_step(
-    apply: Apply,
-    loss: Loss,
-    optimiser: optax.GradientTransformation,
-    *,
-    clip: float | None = None,
-    average_decay: float = 0.0,
-    **options: Any,
-) -> StepFunction:
-    """The pure step (state, key, images [N, …], labels [N]) -> (state, metrics), to be compiled.
-
-        step = jax.jit(make_step(apply, ArcFace(), optax.sgd(0.1)), donate_argnums=0)
-        state, metrics = step(state, key, images, labels)
-
-    The key is the run's, the same at every step: what a step draws follows from it and state.step.
-    Under `jax.jit` over a mesh the program sees the whole batch; `jax.pmap(step, axis_name="data")`
-    of a step made with axis_name="data" does the same on each device's part.
-
-    Metrics are scalars: loss, accuracy (share of examples that no other class is as near to, before
-    the margin), theta (mean angle to the own class, degrees), feature_norm, gradient_norm and
-    head_gradient_norm (of what the optimiser updates, before clipping), learning_rate (with a
-    schedule), bad_in_a_row and bad_steps. A step whose loss, gradients or updated parameters are
-    not finite changes nothing but the counts of steps (and, where a backbone's backward pass alone
-    overflows, the rows of a head that is fused with its update).
-
-    Args:
-      apply: the network, any callable; see `Apply`, and `linen_apply` for a Flax module.
-      loss: the loss.
-      optimiser: optax transformation over {"backbone", "head"}.
-      clip: the largest norm of all gradients together; longer ones are scaled down to it.
-      average_decay: d of the moving averages, a ← d·a + (1 − d)·w with d = min(decay,
-        (1 + t)/(10 + t)).
-      **options: those that follow.
-      head: how to go over the classes.
-      prepare: what becomes of the images first, see `Prepare`; by default nothing.
-      schedule: the learning rate by update, for a head that updates itself and for the metrics.
-      num_classes: C; a sharded or sampled head needs it.
-      class_counts: [C], training images of each class, for losses that ask.
-      total_steps: of the run, for losses that ask.
-      row_optimiser: of a head that updates itself.
-      axis_name: mapped axis that the batch is split over (pmap); gradients, running statistics
-        and metrics are averaged over it. None under jit, where the compiler does so.
-      mesh: of the devices of a sharded head under jit.
-      accumulate: parts that the batch is computed in one after the other; part i has rows i,
-        i + accumulate, …. Gradients are means over the whole batch; batch statistics are each
-        part's own, one after the other, and so are those of an adaptive loss.
-      frozen: the backbone has no gradient and keeps its statistics; `apply` should then run as it
-        does in use.
-    """
-    forward_and_backward = make_pass(apply, loss, **options)
-    axis_name, schedule = options.get("axis_name"), options.get("schedule")
-    split_classes = options.get("head", HeadConfig()).kind == "sharded"
-
-    def step(
-        state: TrainState, key: jax.Array, images: Any, labels: Any
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        found = forward_and_backward(state, key, images, labels)
-        metrics = found.metrics | _norms(found.gradients, axis_name if split_classes else None)
-        gradients = found.gradients
-        if clip is not None:
-            shrink = jnp.minimum(1.0, clip / jnp.maximum(metrics["gradient_norm"], 1e-30))
-            gradients = jax.tree.map(lambda leaf: leaf * shrink, gradients)
-        updates, optimiser_state = optimiser.update(gradients, state.optimiser_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        latest = {"params": params["backbone"], "batch_stats": found.batch_stats}
-        new = dataclasses.replace(
-            state,
-            params=params,
-            batch_stats=found.batch_stats,
-            optimiser_state=optimiser_state,
-            head_state=found.head_state,
-            average=_moved(state.average, latest, state.step, average_decay),
-        )
-        good = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
-        good &= _all_finite(params, axis_name)
-        new = jax.tree_util.tree_map_with_path(
-            # A fused head has seen to its rows itself; to choose here would copy them.
-            lambda path, after, before: (
-                after if _is_fused(path) else jnp.where(good, after, before)
-            ),
-            new,
-            state,
-        )
-        bad_steps = jnp.stack(
-            [jnp.where(good, 0, state.bad_steps[0] + 1), state.bad_steps[1] + ~good]
-        )
-        metrics |= {"bad_in_a_row": bad_steps[0], "bad_steps": bad_steps[1]}
-        if schedule is not None:
-            metrics["learning_rate"] = learning_rate(schedule, state)
-        return dataclasses.replace(new, step=state.step + 1, bad_steps=bad_steps), metrics
-
-    return step
+def step_keys(key: jax.Array, step: jax.Array, rows: int, axis_name: str | None = None) -> StepKeys:
+    """The keys of a step from the run's; with `axis_name`, of this device's part of the batch."""
+    augment_key, dropout_key = jax.random.split(key)
+    dropout_key = jax.random.fold_in(dropout_key, step)
+    loss_key = jax.random.fold_in(jax.random.fold_in(key, step), 1)
+    if axis_name is None:
+        return StepKeys(example_keys(augment_key, step, rows), dropout_key, loss_key)
+    # The keys of the whole batch's rows, so that an example fares the same however it is split.
+    shard, shards = jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name)
+    keys = example_keys(augment_key, step, rows * shards)
+    own = jax.lax.dynamic_slice_in_dim(keys, shard * rows, rows)
+    return StepKeys(own, jax.random.fold_in(dropout_key, shard), loss_key)
 
 
 def learning_rate(schedule: optax.Schedule | None, state: TrainState) -> jax.Array:

@@ -18,7 +18,7 @@ from arcface_jax.training.abstract import cost
 
 from .compile_cases import step_config
 from .measured_process import measure_in_process
-from .report import BenchmarkOptions, Ratio, Record, Report, check_positive, group, ratio_of_rounds
+from .report import BenchmarkOptions, Ratio, Record, Report, check_counts, group, ratio_of_rounds
 
 COLD, FILLING, WARM = "no cache", "filling", "cache"
 STAGES = ("trace", "lower", "compile")
@@ -56,7 +56,7 @@ def run_compile_benchmark(config: CompileBenchmark) -> int:
     if not config.networks:
         raise InputError("--networks: give at least one")
     sizes = ("image_size", "width", "embedding_size", "batch", "classes")
-    check_positive(config, *sizes, "rounds")
+    check_counts(config, *sizes, "rounds")
     numbers = [getattr(config, name) for name in sizes]
     report = Report("compile", config)
     with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ from arcface_jax.data.sources.recordio import RecordIOSource
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 
-from .report import BenchmarkOptions, Ratio, Record, Report, check_positive, rates, ratio_of_rounds
+from .report import BenchmarkOptions, Ratio, Record, Report, check_counts, rates, ratio_of_rounds
 
 PIPELINE, DECODING, PILLOW, OPENCV = "arcface-jax", "decoding alone", "Pillow", "OpenCV"
 FORMATS: tuple[Literal["recordio", "folder"], ...] = ("recordio", "folder")
@@ -62,7 +62,7 @@ class DataBenchmark(BenchmarkOptions):
 
 def run_data_benchmark(config: DataBenchmark) -> int:
     """Writes the files, measures, prints a table."""
-    check_positive(config, "batch", "batches", "threads", "rounds")
+    check_counts(config, "batch", "batches", "threads", "rounds")
     if config.batches < read_ahead(config):
         raise InputError(
             f"batches is {config.batches}; pass {read_ahead(config)} or more: so many are read "

@@ -26,7 +26,7 @@ from .report import (
     BenchmarkOptions,
     Record,
     Report,
-    check_positive,
+    check_counts,
     rates,
     ratio_of_rounds,
     take_turns,
@@ -57,7 +57,7 @@ class EmbedBenchmark(BenchmarkOptions):
 
 def run_embed_benchmark(config: EmbedBenchmark) -> int:
     """Measures every batch size, prints a table; ratios over 1 mean that JAX is faster."""
-    check_positive(config, "batches", "rounds", "threads")
+    check_counts(config, "batches", "rounds", "threads")
     report = Report("embed", config, ["onnxruntime"])
     model = open_trained(config.model, config.project)
     ours, theirs = jax.jit(unit_embedding(model)), onnx_embedding(model, config)

@@ -19,7 +19,7 @@ from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import search_gallery
 from arcface_jax.evaluation.templates import verify_scores
 
-from .report import BenchmarkOptions, Ratio, Report, check_positive, ratio_of_rounds, take_turns
+from .report import BenchmarkOptions, Ratio, Report, check_counts, ratio_of_rounds, take_turns
 
 Ratios = dict[str, Ratio]
 _RANKS = 20
@@ -56,7 +56,7 @@ class EvaluationBenchmark(BenchmarkOptions):
 def run_evaluation_benchmark(config: EvaluationBenchmark) -> int:
     """Measures, and prints each result as it comes."""
     sizes = ("templates", "template_pairs", "same_pairs", "gallery", "probes", "dimension")
-    check_positive(config, *sizes, "roc_pairs", "rounds")
+    check_counts(config, *sizes, "roc_pairs", "rounds")
     if config.pairs < 20:
         raise InputError(f"--pairs is {config.pairs}; give 20 or more")
     if config.probes > config.gallery:

@@ -243,7 +243,7 @@ def rates(values: Sequence[float], form: str = ".1f") -> list[str]:
     return [format(v, form) for v in (statistics.median(values), min(values), max(values))]
 
 
-def check_positive(options: BenchmarkOptions, *names: str) -> None:
+def check_counts(options: BenchmarkOptions, *names: str) -> None:
     """Refuses options that are below 1, or an empty list of them.
 
     Raises:

@@ -20,7 +20,7 @@ from .report import (
     Ratio,
     Record,
     Report,
-    check_positive,
+    check_counts,
     group,
     rates,
     ratio_of_rounds,
@@ -61,7 +61,7 @@ def run_step_benchmark(config: StepBenchmark) -> int:
         raise InputError(
             f"depth is {config.depth}; choose one of {', '.join(map(str, STAGE_BLOCKS))}"
         )
-    check_positive(config, "rounds", "steps")
+    check_counts(config, "rounds", "steps")
     sizes = [read_size(text) for text in config.sizes]
     cases = (OURS, TORCH) if importlib.util.find_spec("torch") else (OURS,)
     narrow = [

@@ -92,7 +92,7 @@ class Exploit:
         np.int64(3),
         {"a": 1},
     ],
-    ids=lambda value: repr(getattr(value, "call", value))[:40],
+    ids=["system", "eval", "exec", "getattr", "load", "open", "floats", "objects", "int64", "dict"],
 )
 def test_nothing_but_images_and_booleans_is_built_or_run(tmp_path, monkeypatch, attack):
     monkeypatch.chdir(tmp_path)

@@ -24,7 +24,7 @@ from arcface_jax.runs.run_folder import RunFolder
 from arcface_jax.runs.saved_runs import SavedRun
 from arcface_jax.runs.setup import prepare
 from arcface_jax.training.config import Config, DataConfig, ModelConfig, RunConfig
-from arcface_jax.training.config_file import to_json
+from arcface_jax.training.config_file import config_to_json
 from experiments.evaluate import Arguments, run
 from tests.bin_set import write_bin
 
@@ -167,7 +167,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: pathlib.Path) -> None:
 
 
 def write_config(folder: pathlib.Path) -> pathlib.Path:
-    (folder / "config.json").write_text(to_json(Config()))
+    (folder / "config.json").write_text(config_to_json(Config()))
     return folder
 
 

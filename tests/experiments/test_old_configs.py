@@ -8,7 +8,7 @@ import pytest
 from arcface_jax.errors import InputError
 from arcface_jax.losses import LOSSES, MagFace
 from arcface_jax.training.config import Config
-from arcface_jax.training.config_file import read_config, to_json
+from arcface_jax.training.config_file import config_to_json, read_config
 
 UNSET = {
     "margin": None,
@@ -42,7 +42,7 @@ def test_it_is_the_loss_with_its_own_numbers(read, name):
 
 def test_a_rule_past_pi_that_was_chosen_is_kept(tmp_path):
     config = Config(loss=MagFace(past_pi="none"))
-    (tmp_path / "config.json").write_text(to_json(config))
+    (tmp_path / "config.json").write_text(config_to_json(config))
     assert read_config(tmp_path / "config.json") == config
 
 
@@ -69,5 +69,5 @@ def test_what_the_loss_has_not_is_refused(read, name, field, value):
 
 def test_a_configuration_is_read_as_it_was_written(tmp_path):
     config = Config(loss=MagFace(scale=32.0, l_m=0.4))
-    (tmp_path / "config.json").write_text(to_json(config))
+    (tmp_path / "config.json").write_text(config_to_json(config))
     assert read_config(tmp_path / "config.json") == config

@@ -16,7 +16,7 @@ from arcface_jax.commands.command import run_command
 from arcface_jax.errors import InputError
 from arcface_jax.losses import CosFace, MagFace, NormFace
 from arcface_jax.training.config import Config
-from arcface_jax.training.config_file import to_json
+from arcface_jax.training.config_file import config_to_json
 from experiments import figures, train
 
 SMALL = [
@@ -182,7 +182,7 @@ def test_the_fields_of_a_loss_are_options():
 
 def test_a_configuration_file_keeps_its_loss_and_takes_another(tmp_path):
     file = tmp_path / "config.json"
-    file.write_text(to_json(Config(loss=MagFace(scale=24.0, l_m=0.4))))
+    file.write_text(config_to_json(Config(loss=MagFace(scale=24.0, l_m=0.4))))
     arguments = ["--config", str(file)]
     assert train.parse(arguments).loss == MagFace(scale=24.0, l_m=0.4)
     changed = train.parse([*arguments, "--loss.name", "magface", "--loss.u-m", "0.9"]).loss

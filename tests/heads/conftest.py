@@ -9,7 +9,7 @@ ROWS, CLASSES, DIM = 16, 53, 8
 
 @pytest.fixture(scope="package")
 def problem():
-    """(embeddings [16, 8], make_weights(K), labels [16] with one ignored, weights of the
+    """(embeddings [16, 8], class weights by K, labels [16] with one ignored, weights of the
     examples [16]), float64.
     """
     generator = np.random.default_rng(0)
@@ -23,8 +23,8 @@ def problem():
 
 @pytest.fixture
 def mapped(request):
-    """By the parameter shard_map, pmap or vmap, mapped(f, devices): f on each device of the axis
-    "classes".
+    """By the parameter jit, shard_map, pmap or vmap, mapped(f, devices): f on each device of the
+    axis "classes" (with jit there is none).
 
     All arguments and results are split on their axis 0.
     """
@@ -36,6 +36,8 @@ def mapped(request):
         def join(tree):
             return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
 
+        if request.param == "jit":
+            return jax.jit(function)
         if request.param == "shard_map":
             mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("classes",))
             spec = jax.sharding.PartitionSpec("classes")
@@ -46,4 +48,5 @@ def mapped(request):
             each = jax.jit(jax.vmap(function, axis_name="classes"))
         return lambda *arguments: join(each(*split(arguments)))
 
+    run.axis = None if request.param == "jit" else "classes"
     return run

@@ -7,7 +7,7 @@ import pytest
 
 from arcface_jax.cosine import normalise_rows, row_norms
 from arcface_jax.errors import InputError
-from arcface_jax.heads.fused import HeadState, RowAdam, RowSgd, fused_head_step, init_head
+from arcface_jax.heads.fused import HeadState, RowSgd, fused_head_step, init_head
 from arcface_jax.heads.resize import (
     add_classes,
     class_means,
@@ -23,10 +23,8 @@ from arcface_jax.losses import margin_softmax_loss
 def head(request, problem):
     """A head after a step, so that its slots are not zero."""
     embeddings, tables, labels, _ = problem
-    state = init_head(tables[request.param].astype(np.float32), RowAdam())
-    return jax.jit(
-        lambda s: fused_head_step(s, embeddings, labels, 0.1, optimiser=RowAdam()).state
-    )(state)
+    state = init_head(tables[request.param].astype(np.float32), RowSgd())
+    return jax.jit(lambda s: fused_head_step(s, embeddings, labels, 0.1).state)(state)
 
 
 def same(a, b):
@@ -50,7 +48,7 @@ def test_class_means(problem):
 def test_adding_leaves_the_old_and_starts_the_new_at_their_means(head, problem):
     embeddings, _, _, _ = problem
     directions = class_means(embeddings[:4], np.array([0, 1, 2, 2]), 3)
-    grown = add_classes(head, RowAdam(), directions)
+    grown = add_classes(head, RowSgd(), directions)
     assert grown.weights.shape[0] == 56
     same(jax.tree.map(lambda a: a[:53], grown[:2]), head[:2])
     new = grown.class_weights[53:].reshape(3, -1, 8)
@@ -111,7 +109,7 @@ def test_moving_to_another_number_of_devices(head, to):
     on_three = shard_head(head, 3)
     assert on_three.weights.shape[:2] == (3, 18)
     moved = shard_head(unshard_head(on_three, 53), to)
-    assert moved.slots[1].shape[0] == to
+    assert moved.slots[0].shape[0] == to
     same(unshard_head(moved, 53), head)
 
 

@@ -2,10 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from arcface_jax.training.parallel import data_mesh
-from jax.sharding import NamedSharding, PartitionSpec
 
 from arcface_jax.runs.checksums import checksum, checksums
+from arcface_jax.training.sharding import Placement
 
 
 def by_hand(array):
@@ -52,5 +51,5 @@ def test_parts_add_up_over_blocks_and_the_end_of_32_bits():
 
 def test_it_is_the_same_however_an_array_is_split():
     rows = jax.random.normal(jax.random.key(0), (16, 3))
-    split = jax.device_put(rows, NamedSharding(data_mesh(jax.devices()), PartitionSpec("data")))
+    split = jax.device_put(rows, Placement(tuple(jax.devices())).split)
     assert checksums({"a": split}) == checksums({"a": rows}) == {"a": by_hand(np.asarray(rows))}

@@ -57,7 +57,7 @@ def wait_until_nothing_changes(folder):
 @pytest.fixture
 def state_at(with_run):
     program = prepare(with_run(devices=1)).program
-    state = program.step.create(program.make_state)
+    state = program.placement.create(program.make_state)
     return lambda step: dataclasses.replace(state, step=state.step + step)
 
 

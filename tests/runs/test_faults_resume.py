@@ -9,6 +9,7 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.heads import unshard_classes
+from arcface_jax.losses import ArcFace
 from arcface_jax.runs.checkpoints import Checkpoints
 from arcface_jax.runs.loop import train
 from arcface_jax.runs.resume import newest_readable
@@ -66,7 +67,7 @@ def class_rows(folder, program):
             unshard_classes(np.asarray(leaf).reshape(program.shards, -1, *leaf.shape[1:]), CLASSES)
         )
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-        if is_class_rows(path, leaf)
+        if is_class_rows(path)
     }
 
 
@@ -120,7 +121,7 @@ def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_is_read(
     tiny_config, tmp_path, damage
 ):
     program = prepare(tiny_config).program
-    state = program.step.create(program.make_state)
+    state = program.placement.create(program.make_state)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     for step in (3, 4):
         checkpoints.save(dataclasses.replace(state, step=state.step + step), {"shards": 1})
@@ -163,19 +164,14 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_survive_a_restart(
     """The loss of step 3 alone is made NaN: parameters, momentum and statistics pass it by."""
     config = with_run(devices=1)
 
-    def spoilt():
-        setup = prepare(config)
-        objective = setup.program.train_step.objective
-        compute = type(objective).gradients
+    margin = ArcFace.psi
 
-        def gradients(self, params, state, embeddings, labels, moment, axis_name=None):
-            embeddings = jax.numpy.where(moment.step == 2, jax.numpy.nan, embeddings)
-            return compute(self, params, state, embeddings, labels, moment, axis_name)
+    def spoilt(self, context):
+        psi = margin(self, context)
+        return lambda cosine: jax.numpy.where(context.step == 2, jax.numpy.nan, psi(cosine))
 
-        monkeypatch.setattr(type(objective), "gradients", gradients)
-        return setup
-
-    setup = spoilt()
+    monkeypatch.setattr(ArcFace, "psi", spoilt)
+    setup = prepare(config)
     with pytest.raises(Stopped):
         train(setup, RunFolder(tmp_path, config), Asks(4))
     result = train(setup, RunFolder(tmp_path, config), Asks())

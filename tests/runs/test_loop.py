@@ -67,11 +67,12 @@ def test_another_seed_gives_another_run(straight, with_run, tmp_path):
 @pytest.mark.parametrize("stop_at", [2, 3, 5])
 @pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_and_resumed_ends_bit_identical(
-    straight, tiny_config, with_run, tmp_path, stop_at, with_signal
+    straight, tiny_config, with_run, tmp_path, stop_at, with_signal, capfd
 ):
     folder = tmp_path / "broken"
     with pytest.raises(Stopped) as stopped:
         run(tiny_config, folder, Recorder(stop_at, with_signal))
+    assert "Stopping after this step" in capfd.readouterr().err
     assert (stopped.value.step, stopped.value.signal_number) == (stop_at, with_signal)
     result, recorder = run(tiny_config, folder)
     assert len(recorder.losses) == 6 - stop_at

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
+from arcface_jax.losses import ArcFace, Triplet
 from arcface_jax.runs.checkpoints import Checkpoints
 from arcface_jax.runs.loop import best_so_far
 from arcface_jax.runs.run_folder import RunFolder, read_metrics
 from arcface_jax.runs.setup import prepare
+from arcface_jax.training.config_file import config_to_json
 from tests.runs.short_runs import Recorder, final_state, run
 
 
@@ -21,6 +23,8 @@ def with_(config, **sections):
     """The configuration with some settings of some sections changed."""
     changed = {
         name: dataclasses.replace(getattr(config, name), **values)
+        if isinstance(values, dict)
+        else values
         for name, values in sections.items()
     }
     return dataclasses.replace(config, **changed)
@@ -136,12 +140,12 @@ def test_accumulated_runs_go_through_but_not_where_a_part_would_be_wrong(tiny_co
     with pytest.raises(InputError, match="would update the class rows in every part"):
         prepare(with_(accumulated, head={"kind": "chunked", "update": "fused"}))
     with pytest.raises(InputError, match="leaves no pairs of one person in a part"):
-        prepare(with_(accumulated, loss={"name": "triplet"}, data={"sampler": "balanced"}))
+        prepare(with_(accumulated, loss=Triplet(), data={"sampler": "balanced"}))
     with pytest.raises(InputError, match=r"data.images_each 1: loss.name triplet needs 2 or more"):
         prepare(
             with_(
                 tiny_config,
-                loss={"name": "triplet"},
+                loss=Triplet(),
                 data={"sampler": "balanced", "images_each": 1},
             )
         )
@@ -182,12 +186,11 @@ def test_weights_and_biases_must_be_there_if_wanted(with_run, tmp_path, monkeypa
 def test_the_losses_without_classes_and_with_sub_centres_are_trained_and_measured(
     tiny_config, tmp_path
 ):
-    triplet = with_(
-        tiny_config, loss={"name": "triplet"}, data={"sampler": "balanced", "images_each": 4}
-    )
+    triplet = with_(tiny_config, loss=Triplet(), data={"sampler": "balanced", "images_each": 4})
     result, _ = run(triplet, tmp_path / "triplet")
     assert sorted(result.angles) == [0, 3, 6]
-    result, _ = run(with_(tiny_config, loss={"sub_centers": 2}), tmp_path / "centres")
+    centres = with_(tiny_config, loss=ArcFace(scale=16.0, sub_centers=2))
+    result, _ = run(centres, tmp_path / "centres")
     assert all(np.isfinite(angles).all() for angles in result.angles.values())
 
 
@@ -196,7 +199,7 @@ def test_a_checkpoint_tells_what_it_was_made_with(tiny_config, tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     about = checkpoints.metadata(6)
     checkpoints.close()
-    assert about["config"] == json.loads(json.dumps(dataclasses.asdict(tiny_config)))
+    assert about["config"] == json.loads(config_to_json(tiny_config))
     assert about["num_classes"] == 6
     assert about["shards"] == 1
     assert about["data_fingerprint"] == prepare(tiny_config).data.fingerprint

@@ -18,7 +18,7 @@ from arcface_jax.training.sharding import Placement
 from arcface_jax.training.state import DATA_AXIS, initial_state
 from arcface_jax.training.step import make_step
 
-CLASSES, SIZE, BATCH, RATE = 11, 6, 16, 0.05  # no number of devices divides the classes
+CLASSES, SIZE, BATCH, RATE = 67, 6, 16, 0.05  # no number of devices divides the classes
 SCHEDULE = optax.constant_schedule(RATE)
 DENSE, CHUNKED = HeadConfig(), HeadConfig("chunked", chunk=4)
 SHARDED = HeadConfig("sharded", chunk=4)

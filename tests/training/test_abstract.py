@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from arcface_jax.errors import InputError
+from arcface_jax.losses import Triplet
 from arcface_jax.training.abstract import (
     abstract_program,
     abstract_state,
@@ -21,7 +22,6 @@ from arcface_jax.training.config import (
     Config,
     DataConfig,
     HeadConfig,
-    LossConfig,
     ModelConfig,
     RunConfig,
 )
@@ -87,8 +87,7 @@ class Tiny(nn.Module):
 def test_what_is_stored_is_to_the_byte_what_a_compiled_step_takes(devices, kind):
     config = changed(head={"kind": kind}, run={"devices": devices})
     program = create_program(config, CLASSES)
-    step = dataclasses.replace(program.train_step, backbone=Tiny())
-    program = dataclasses.replace(program, backbone=Tiny(), train_step=step)
+    program = dataclasses.replace(program, backbone=Tiny())
     plan = trace_step(program).lower().compile().memory_analysis()
     counted = state_memory(program, devices)
     images_and_labels = BATCH // devices * (32 * 32 * 3 + 4)
@@ -136,7 +135,7 @@ def test_heads():
     centres = cost(changed(loss={"sub_centers": 3}), CLASSES, (1,))
     assert centres.class_weights == 3 * weights
     triplet = cost(
-        dataclasses.replace(SMALL, loss=LossConfig(name="triplet"), head=HeadConfig()),
+        dataclasses.replace(SMALL, loss=Triplet(), head=HeadConfig()),
         CLASSES,
         (1,),
     )
@@ -172,7 +171,9 @@ def test_rematerialisation_keeps_less_and_computes_more():
 
 def test_the_state_of_the_lowered_step_is_the_abstract_one():
     program = create_program(changed(head={"kind": "sharded"}), CLASSES)
-    abstract = abstract_state(abstract_program(program.config, CLASSES), len(program.devices))
+    abstract = abstract_state(
+        abstract_program(program.config, CLASSES), len(program.placement.devices)
+    )
     state, metrics = trace_step(program).lower().out_info
     shapes = [
         [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (state, abstract)

@@ -1,5 +1,5 @@
-"""Margin softmax and its relatives: against float64 NumPy, their laws, and the defects of
-others.
+"""The margin softmax: definition, laws, what others get wrong. The ways to go over the classes are
+in `tests/heads`.
 """
 
 import json
@@ -22,8 +22,6 @@ from arcface_jax.losses import (
     margin_cross_entropy,
     margin_softmax_loss,
     minimum_scale,
-    normface_loss,
-    softmax_loss,
 )
 from arcface_jax.margins import (
     arcface,
@@ -34,8 +32,9 @@ from arcface_jax.margins import (
     normface,
     sphereface_original,
 )
+from tests import in_numpy
 
-GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "margins.json").read_text())
+GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "margins.json").read_text())
 laws = settings(max_examples=15, deadline=None)
 loss_of = jax.jit(
     margin_softmax_loss, static_argnames=("psi", "scale", "label_smoothing", "filter_threshold")
@@ -52,47 +51,32 @@ def batch(seed=0, rows=6, classes=5, dim=8):
     return random(seed + 1, rows, dim), random(seed + 2, classes, dim), labels
 
 
-def numpy_margin_softmax(embeddings, weights, labels, psi, scale, smoothing=0.0, threshold=None):
-    """The definition in float64; `psi` works on angles."""
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    cosine = unit @ (weights / np.linalg.norm(weights, axis=1, keepdims=True)).T
-    losses = []
-    for row, y in zip(cosine, labels, strict=True):
-        logits = scale * row
-        logits[y] = scale * psi(np.arccos(row[y]))
-        kept = (
-            np.ones(len(row), bool)
-            if threshold is None
-            else (row <= threshold) | (np.arange(len(row)) == y)
-        )
-        target = (1 - smoothing) * (np.arange(len(row)) == y) + smoothing / kept.sum()
-        log_p = logits[kept] - np.log(np.exp(logits[kept]).sum())
-        losses.append(-(target[kept] * log_p).sum())
-    return np.array(losses)
-
-
 @pytest.mark.parametrize(
-    ("psi", "of_angle", "smoothing"),
+    ("psi", "of_angle", "smoothing", "threshold"),
     [
-        (normface(), np.cos, 0.1),
-        (arcface(), lambda t: np.cos(t + 0.5), 0.0),
-        (arcface(), lambda t: np.cos(t + 0.5), 0.1),
-        (cosface(), lambda t: np.cos(t) - 0.35, 0.0),
-        (cm2(), lambda t: np.cos(0.9 * t + 0.4) - 0.15, 0.0),
-        (lambda c: c**3, lambda t: np.cos(t) ** 3, 0.1),  # any function will do
+        (normface(), np.cos, 0.1, None),
+        (arcface(), lambda t: np.cos(t + 0.5), 0.0, None),
+        (arcface(), lambda t: np.cos(t + 0.5), 0.1, 0.2),
+        (cosface(), lambda t: np.cos(t) - 0.35, 0.0, 0.2),
+        (cm2(), lambda t: np.cos(0.9 * t + 0.4) - 0.15, 0.0, None),
+        (lambda c: c**3, lambda t: np.cos(t) ** 3, 0.1, None),  # any function will do
     ],
 )
-def test_against_numpy(psi, of_angle, smoothing):
+def test_against_numpy(psi, of_angle, smoothing, threshold):
     embeddings, weights, labels = batch()
-    wanted = numpy_margin_softmax(embeddings, weights, labels, of_angle, 16.0, smoothing)
-    with jax.enable_x64(True):
-        loss = loss_of(embeddings, weights, labels, psi=psi, scale=16.0, label_smoothing=smoothing)
-        np.testing.assert_allclose(loss, wanted, rtol=1e-5)
-    np.testing.assert_allclose(
-        loss_of(embeddings, weights, labels, psi=psi, scale=16.0, label_smoothing=smoothing),
-        wanted,
-        rtol=2e-5,
+    wanted, _, _ = in_numpy.margin_softmax(
+        *batch(), lambda c: of_angle(np.arccos(c)), 16.0, smoothing, threshold
     )
+    options = {"scale": 16.0, "label_smoothing": smoothing, "filter_threshold": threshold}
+    with jax.enable_x64(True):
+        loss = loss_of(embeddings, weights, labels, psi=psi, **options)
+        np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+        from_cosines = margin_cross_entropy(
+            cosine_logits(embeddings, weights), labels, psi=psi, **options
+        )
+        np.testing.assert_allclose(from_cosines, loss, rtol=1e-12)
+    loss = loss_of(embeddings, weights, labels, psi=psi, **options)
+    np.testing.assert_allclose(loss, wanted, rtol=2e-5)
 
 
 def test_it_is_the_cross_entropy_of_the_arcface_logits():
@@ -213,23 +197,6 @@ def test_the_filter_masks_the_class_rather_than_zeroing_its_cosine():
     ).all()  # the true class is never filtered, above 0.5 as it is
 
 
-def test_the_filter_in_the_whole_loss_and_with_smoothing():
-    embeddings, weights, labels = batch()
-    wanted = numpy_margin_softmax(
-        embeddings, weights, labels, lambda t: np.cos(t + 0.5), 16.0, 0.1, 0.2
-    )
-    loss = loss_of(
-        embeddings,
-        weights,
-        labels,
-        psi=arcface(),
-        scale=16.0,
-        label_smoothing=0.1,
-        filter_threshold=0.2,
-    )
-    np.testing.assert_allclose(loss, wanted, rtol=2e-5)
-
-
 def test_the_loss_does_not_saturate():
     cosine = jnp.asarray([[-1.0, 1.0]])
     loss = lambda c: margin_cross_entropy(c, jnp.asarray([0]), psi=normface())[0]  # noqa: E731
@@ -345,34 +312,8 @@ def test_gradients_are_finite_at_the_poles(rows):
         assert np.isfinite(gradient).all()
 
 
-# Plain softmax, NormFace, what is known beforehand
-# -------------------------------------------------------------------
-
-
-def test_plain_softmax_with_bias():
-    embeddings, weights, labels = batch()
-    bias = random(7, 5)
-    logits = embeddings @ weights.T + bias
-    wanted = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(6), labels]
-    np.testing.assert_allclose(
-        softmax_loss(embeddings, weights, bias, labels), wanted, rtol=1e-5, atol=1e-6
-    )
-    ignored = softmax_loss(embeddings, weights, bias, np.full(6, -1))
-    assert not ignored.any()
-
-
-def test_normface_learns_its_scale():
-    embeddings, weights, labels = batch()
-    log_scale = jnp.log(7.0)
-    loss = normface_loss(embeddings, weights, labels, log_scale)
-    np.testing.assert_allclose(
-        loss, loss_of(embeddings, weights, labels, psi=normface(), scale=7.0), rtol=1e-5
-    )
-    cosine = cosine_logits(embeddings, weights)
-    p = jax.nn.softmax(7.0 * cosine)
-    wanted = 7.0 * (jnp.sum(p * cosine, axis=1) - cosine[jnp.arange(6), labels])  # dL/d ln s
-    slope = jax.jit(jax.jacfwd(normface_loss, argnums=3))(embeddings, weights, labels, log_scale)
-    np.testing.assert_allclose(slope, wanted, atol=1e-4)
+# What is known beforehand
+# ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("golden", GOLDEN["expected_initial_loss"])
@@ -427,8 +368,6 @@ def test_the_minimum_scale_reaches_the_probability_on_a_simplex(classes, probabi
         (lambda e, w, y: margin_softmax_loss(e[0], w, y), r"embeddings has shape \(8,\)"),
         (lambda e, w, y: margin_softmax_loss(e, w[:, :4], y), "last axes"),
         (lambda e, w, y: margin_softmax_loss(e.astype(int), w, y), "embeddings has dtype int"),
-        (lambda e, w, y: softmax_loss(e, w, np.zeros(3), y), r"bias \(3,\) do not fit"),
-        (lambda e, w, y: normface_loss(e, w, y, np.zeros(2)), r"log_scale has shape \(2,\)"),
         (lambda e, w, y: expected_initial_loss(0, 0.5, 64, 512), "num_classes is 0"),
         (lambda e, w, y: expected_initial_loss(10, -0.5, 64, 512), r"margin is -0\.5"),
         (lambda e, w, y: expected_initial_loss(10, 0.5, 0, 512), "scale is 0"),

@@ -1,4 +1,4 @@
-"""Cosines and ArcFace logits, against float64 NumPy and at the edges of floating point."""
+"""Cosines, angles and ArcFace logits, against float64 NumPy and at the edges of floating point."""
 
 import hypothesis.strategies as st
 import jax
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from jax.test_util import check_grads
 
-from arcface_jax.cosine import arcface_logits, cosine_logits, normalise_rows, row_norms
+from arcface_jax.cosine import angle, arcface_logits, cosine_logits, normalise_rows, row_norms
 from arcface_jax.errors import InputError
 
 laws = settings(max_examples=20, deadline=None)
@@ -189,3 +189,12 @@ def test_a_row_that_has_diverged_stays_visible():
     unit = np.asarray(normalise_rows(rows))
     assert np.isnan(unit[:3]).any(axis=1).all()
     np.testing.assert_allclose(unit[3:], [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
+
+
+def test_angle_is_arccos_with_a_finite_slope():
+    theta = np.linspace(0.01, np.pi - 0.01, 100)
+    with jax.enable_x64(True):
+        # 5e-7/tanθ to first order; the next order matters only within a degree of the poles.
+        np.testing.assert_allclose(angle(jnp.cos(theta)), theta + 5e-7 / np.tan(theta), atol=2e-7)
+    assert float(angle(jnp.float32(1.0))) == pytest.approx(1e-3, rel=1e-3)
+    assert float(jax.grad(angle)(1.0)) == pytest.approx(-1000, rel=1e-3)

@@ -1,4 +1,6 @@
-"""Classes split over 1, 2, 4 and 8 devices: one loss and one gradient, whatever the split."""
+"""How the classes are split, a mesh of two axes, and what each device brings of its own; that every
+split gives the same loss is in `test_softmax.py`.
+"""
 
 import functools
 
@@ -13,29 +15,12 @@ from arcface_jax.heads.shards import (
     shard_classes,
     shard_rows,
     shard_sizes,
-    sharded_margin_softmax_loss,
     unshard_classes,
 )
 from arcface_jax.losses import margin_softmax_loss
-from arcface_jax.margins import arcface, cm2
+from arcface_jax.margins import arcface
 
 STRAIGHT = arcface(past_pi="linear", gradient="straight_through")
-CASES = {
-    "straight-through": (1, {"psi": STRAIGHT}),
-    "sub-centres": (3, {"psi": cm2(), "label_smoothing": 0.1, "filter_threshold": 0.2}),
-    "fixed": (1, {"shift": "fixed", "label_smoothing": 0.1}),
-}
-RUNS = [
-    *(
-        ("shard_map", devices, case)
-        for devices in (1, 2, 4, 8)
-        for case in ("straight-through", "sub-centres")
-    ),
-    *(("pmap", 8, case) for case in ("straight-through", "sub-centres")),
-    *(("vmap", devices, "sub-centres") for devices in (2, 8)),
-    ("shard_map", 8, "fixed"),
-    ("vmap", 2, "fixed"),
-]
 
 
 @pytest.mark.parametrize(("classes", "shards"), [(93_431, 8), (53, 1), (53, 8), (8, 8), (3, 8)])
@@ -56,61 +41,17 @@ def test_the_split(classes, shards):
     np.testing.assert_array_equal(unshard_classes(split, classes), rows)
 
 
-@pytest.fixture(scope="module")
-def dense(problem):
-    """dense(case): the loss and its gradients on one device in float64."""
-
-    @functools.cache
-    def compute(case):
-        embeddings, tables, labels, importance = problem
-        centres, options = CASES[case]
-        options = {k: v for k, v in options.items() if k != "shift"}
-        total = lambda e, w: margin_softmax_loss(e, w, labels, scale=16.0, **options) @ importance  # noqa: E731
-        with jax.enable_x64(True):
-            return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(embeddings, tables[centres])
-
-    return compute
-
-
-@pytest.mark.parametrize(("mapped", "devices", "case"), RUNS, indirect=["mapped"])
-def test_every_split_is_the_dense_loss(problem, dense, mapped, devices, case):
-    embeddings, tables, labels, importance = problem
-    centres, options = CASES[case]
-
-    def total(e, w, y, weight):
-        options_here = dict(axis_name="classes", num_classes=53, scale=16.0, chunk=5, **options)
-        return sharded_margin_softmax_loss(e, w, y, **options_here) @ weight
-
-    def on_device(e, w, y, weight):
-        value, gradients = jax.value_and_grad(total, argnums=(0, 1))(e, w, y, weight)
-        return value[None], gradients
-
-    with jax.enable_x64(True):
-        shards = shard_classes(tables[centres], devices)
-        flat = shards.reshape(-1, *shards.shape[2:])
-        value, (of_e, of_w) = mapped(on_device, devices)(embeddings, flat, labels, importance)
-        wanted, (wanted_e, wanted_w) = dense(case)
-        np.testing.assert_allclose(value.sum(), wanted, rtol=1e-12)
-        np.testing.assert_allclose(of_e, wanted_e, atol=1e-12)
-        np.testing.assert_allclose(
-            unshard_classes(of_w.reshape(shards.shape), 53), wanted_w, atol=1e-12
-        )
-        assert (
-            not of_w.reshape(shards.shape)[53 % devices :, -1].any() or 53 % devices == 0
-        )  # padding
-
-
 def mesh_loss(mesh, batch_axes, class_axes, **options):
     """The whole batch's losses under jit, the map inside and the gradient outside."""
     one = functools.partial(
-        sharded_margin_softmax_loss, axis_name=class_axes, num_classes=53, chunk=5, **options
+        margin_softmax_loss, axis_name=class_axes, num_classes=53, chunk=5, **options
     )
     specs = (PartitionSpec(batch_axes), PartitionSpec(class_axes), PartitionSpec(batch_axes))
     return jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(batch_axes))
 
 
 @pytest.mark.parametrize("class_axes", ["classes", ("data", "classes")])
-def test_a_mesh_of_data_and_classes(problem, dense, class_axes):
+def test_a_mesh_of_data_and_classes(problem, class_axes):
     embeddings, tables, labels, importance = problem
     mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "classes"))
     with jax.enable_x64(True):
@@ -119,7 +60,12 @@ def test_a_mesh_of_data_and_classes(problem, dense, class_axes):
         total = lambda e, w: loss(e, w, labels) @ importance  # noqa: E731
         flat = shards.reshape(-1, 8)
         value, (of_e, of_w) = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(embeddings, flat)
-        wanted, (wanted_e, wanted_w) = dense("straight-through")
+        dense = lambda e, w: (  # noqa: E731
+            margin_softmax_loss(e, w, labels, scale=16.0, psi=STRAIGHT) @ importance
+        )
+        wanted, (wanted_e, wanted_w) = jax.jit(jax.value_and_grad(dense, argnums=(0, 1)))(
+            embeddings, tables[1]
+        )
         np.testing.assert_allclose(value, wanted, rtol=1e-12)
         np.testing.assert_allclose(of_e, wanted_e, atol=1e-12)
         np.testing.assert_allclose(
@@ -136,7 +82,7 @@ def test_what_each_device_brings_of_its_own(problem):
 
     def total(e, w, y, m, s, learnt):
         axis = {"axis_name": "classes", "num_classes": 53, "chunk": 5}
-        return sharded_margin_softmax_loss(e, w, y, psi=arcface(m), scale=learnt * s, **axis).sum()
+        return margin_softmax_loss(e, w, y, psi=arcface(m), scale=learnt * s, **axis).sum()
 
     def dense_total(e, w, y, m, s, learnt):
         return margin_softmax_loss(e, w, y, psi=arcface(m), scale=learnt * s).sum()
@@ -161,7 +107,7 @@ def test_what_each_device_brings_of_its_own(problem):
 
 
 def test_a_shard_of_the_wrong_size_is_named():
-    call = functools.partial(sharded_margin_softmax_loss, axis_name="classes", num_classes=53)
+    call = functools.partial(margin_softmax_loss, axis_name="classes", num_classes=53)
     with pytest.raises(
         InputError, match="class_weights has 6 rows on each of 2 devices; 53 classes need 27"
     ):

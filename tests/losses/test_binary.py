@@ -17,6 +17,7 @@ from arcface_jax.losses import (
     uniface_loss,
 )
 from arcface_jax.margins import arcface
+from tests import in_numpy
 
 
 def batch(seed=0, rows=6, classes=5, dim=8):
@@ -28,57 +29,28 @@ def batch(seed=0, rows=6, classes=5, dim=8):
     )
 
 
-def cosines(embeddings, weights):
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return unit @ (weights / np.linalg.norm(weights, axis=1, keepdims=True)).T
-
-
-def softplus(x):
-    return np.logaddexp(0, x)
-
-
 def test_sphereface2():
     embeddings, weights, labels = batch()
     r, m, t, balance, bias = 30.0, 0.4, 3.0, 0.7, -2.0
-    similarity = 2 * ((cosines(embeddings, weights) + 1) / 2) ** t - 1
-    wanted = [
-        sum(
-            balance / r * softplus(-r * (g - m) - bias)
-            if j == y
-            else (1 - balance) / r * softplus(r * (g + m) + bias)
-            for j, g in enumerate(row)
-        )
-        for row, y in zip(similarity, labels, strict=True)
-    ]
+    similar = 2 * ((in_numpy.cosines(embeddings, weights) + 1) / 2) ** t - 1
+    positive, negative = (r * (similar + sign * m) + bias for sign in (-1, 1))
+    wanted = in_numpy.binary(positive, negative, labels, (balance / r, (1 - balance) / r))
     loss = sphereface2_loss(
         embeddings, weights, labels, bias, scale=r, margin=m, exponent=t, balance=balance
     )
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
 
 
-def test_uniface():
+@pytest.mark.parametrize("psi", [None, arcface(0.3)])
+def test_uniface_with_its_margin_and_with_any_other(psi):
     embeddings, weights, labels = batch()
-    s, m, bias, negative_weight = 16.0, 0.4, 3.0, 0.5
-    wanted = [
-        sum(
-            softplus(-(s * (c - m) - bias)) if j == y else negative_weight * softplus(s * c - bias)
-            for j, c in enumerate(row)
-        )
-        for row, y in zip(cosines(embeddings, weights), labels, strict=True)
-    ]
-    loss = uniface_loss(embeddings, weights, labels, bias, scale=s, negative_weight=negative_weight)
-    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
-
-
-def test_uniface_takes_any_margin():
-    embeddings, weights, labels = batch()
-    cosine = cosines(embeddings, weights)
-    own = np.cos(np.arccos(cosine[np.arange(6), labels]) + 0.3)
-    mask = np.arange(5) == labels[:, None]
-    wanted = softplus(-(16 * own - 1.0)) + np.where(mask, 0, softplus(16 * cosine - 1.0)).sum(
-        axis=1
-    )
-    loss = uniface_loss(embeddings, weights, labels, 1.0, psi=arcface(0.3), scale=16.0)
+    cosine = in_numpy.cosines(embeddings, weights)
+    scale = np.linspace(8.0, 16.0, 6)
+    target = cosine - 0.4 if psi is None else np.cos(np.arccos(cosine) + 0.3)
+    s = scale[:, None]
+    wanted = in_numpy.binary(s * target - 3.0, s * cosine - 3.0, labels, (1.0, 0.5))
+    options = {"scale": scale, "negative_weight": 0.5, "psi": psi}
+    loss = uniface_loss(embeddings, weights, labels, 3.0, **options)
     np.testing.assert_allclose(loss, wanted, rtol=2e-5)
 
 

@@ -18,7 +18,6 @@ from arcface_jax.heads.sampling import (
     hard_classes,
     partition_recall,
     sample_classes,
-    sampled_margin_softmax_loss,
 )
 from arcface_jax.heads.shards import shard_classes, shard_sizes, unshard_classes
 from arcface_jax.losses import margin_softmax_loss
@@ -78,37 +77,6 @@ def test_the_sample_is_uniform_and_follows_its_key():
     assert np.abs(others - expected).max() < 5 * np.sqrt(expected)
 
 
-def masked_loss(embeddings, weights, labels, rows):
-    """The dense loss with the classes outside `rows` cut out."""
-    place = {int(row): i for i, row in enumerate(rows)}
-    cut = np.array([place.get(int(y), -1) for y in labels])
-    return margin_softmax_loss(
-        embeddings, weights[rows], cut, psi=cm2(), scale=16.0, label_smoothing=0.1
-    )
-
-
-@pytest.mark.parametrize("centres", [1, 3])
-def test_the_loss_over_a_sample_is_the_dense_loss_over_those_classes(problem, centres):
-    embeddings, tables, labels, importance = problem
-    with jax.enable_x64(True):
-        sample = draw(jax.random.key(1), labels, 53, 0.5)
-        rows = np.asarray(sample.rows)[: int(sample.active)]
-
-        def total(e, w):
-            options = {"psi": cm2(), "scale": 16.0, "label_smoothing": 0.1, "chunk": 6}
-            return sampled_margin_softmax_loss(e, w, labels, sample, **options) @ importance
-
-        got = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(embeddings, tables[centres])
-        wanted = jax.jit(
-            jax.value_and_grad(
-                lambda e, w: masked_loss(e, w, labels, rows) @ importance, argnums=(0, 1)
-            )
-        )(embeddings, jnp.asarray(tables[centres]))
-        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-12)
-        assert not np.delete(got[1][1], rows, axis=0).any()
-
-
 @pytest.mark.parametrize("update_unsampled", [True, False], ids=["V2", "V1"])
 @pytest.mark.parametrize("centres", [1, 3])
 def test_momentum_of_rows_outside_the_sample(problem, update_unsampled, centres):
@@ -124,7 +92,7 @@ def test_momentum_of_rows_outside_the_sample(problem, update_unsampled, centres)
         )
 
         def mean(w, sample):
-            return sampled_margin_softmax_loss(embeddings, w, labels, sample, **options).mean()
+            return margin_softmax_loss(embeddings, w, labels, sample=sample, **options).mean()
 
         gradient = jax.jit(jax.value_and_grad(mean))
         weights, velocity = jnp.asarray(tables[centres]), jnp.zeros_like(tables[centres])
@@ -139,7 +107,7 @@ def test_momentum_of_rows_outside_the_sample(problem, update_unsampled, centres)
             else:
                 weights = weights.at[rows].set(moved[rows])
                 velocity = velocity.at[rows].set(moved_velocity[rows])
-            state, losses, _ = step(state, embeddings, labels, 0.1, sample=sample)
+            state, losses, *_ = step(state, embeddings, labels, 0.1, sample=sample)
             np.testing.assert_allclose(losses.mean(), loss, rtol=1e-12)
         np.testing.assert_allclose(state.weights, weights, atol=1e-12)
         np.testing.assert_allclose(state.slots[0], velocity, atol=1e-12)
@@ -183,14 +151,14 @@ def test_v2_is_any_optimiser_on_the_sampled_loss(problem):
         step = jax.jit(functools.partial(fused_head_step, chunk=9))
         gradient = jax.jit(
             jax.grad(
-                lambda w, s: sampled_margin_softmax_loss(embeddings, w, labels, s, chunk=9).mean()
+                lambda w, s: margin_softmax_loss(embeddings, w, labels, sample=s, chunk=9).mean()
             )
         )
         for number in range(3):
             sample = draw(jax.random.key(number), labels, 53, 0.3)
             updates, plain = SGD.update(gradient(weights, sample), plain, weights)
             weights = optax.apply_updates(weights, updates)
-            state, _, _ = step(state, embeddings, labels, 0.1, sample=sample)
+            state, *_ = step(state, embeddings, labels, 0.1, sample=sample)
         np.testing.assert_allclose(state.weights, weights, atol=1e-12)
 
 
@@ -207,19 +175,19 @@ def test_sampled_on_four_devices(problem, mapped):
     def on_device(weights, velocity, e, y):
         sample = sample_classes(jax.random.key(5), y, rate=0.4, **axis)
         state = HeadState(weights, (velocity,), jnp.zeros((), jnp.int32))
-        state, loss, of_e = fused_head_step(
+        state, loss, of_e, cosine, hit = fused_head_step(
             state, e, y, 0.1, scale=16.0, sample=sample, chunk=3, **axis
         )
-        plain = sampled_margin_softmax_loss(e, weights, y, sample, scale=16.0, chunk=4, **axis)
-        return state.weights, loss, of_e, plain, sample.rows, sample.active[None]
+        plain = margin_softmax_loss(
+            e, weights, y, sample=sample, scale=16.0, chunk=4, with_cosines=True, **axis
+        )
+        return state.weights, (loss, of_e, cosine, hit), plain, sample.rows, sample.active[None]
 
     with jax.enable_x64(True):
         shards = shard_classes(jnp.asarray(tables[1]), 4)
         weights = shards.reshape(-1, 8)
         run = mapped(on_device, 4)
-        moved, loss, of_e, plain, rows, active = run(
-            weights, jnp.zeros_like(weights), embeddings, labels
-        )
+        moved, seen, plain, rows, active = run(weights, jnp.zeros_like(weights), embeddings, labels)
         firsts = np.cumsum([0, *shard_sizes(53, 4)])
         kept = [
             np.asarray(r)[:n] + first
@@ -229,10 +197,11 @@ def test_sampled_on_four_devices(problem, mapped):
         whole = ClassSample(jnp.asarray(every, jnp.int32), jnp.asarray(len(every)))
         state = init_head(tables[1], RowSgd(), dtype=jnp.float64)
         step = jax.jit(functools.partial(fused_head_step, scale=16.0, chunk=60))
-        state, wanted_loss, wanted_of_e = step(state, embeddings, labels, 0.1, sample=whole)
-        np.testing.assert_allclose(loss, wanted_loss, atol=1e-12)
-        np.testing.assert_allclose(plain, wanted_loss, atol=1e-12)
-        np.testing.assert_allclose(of_e, wanted_of_e, atol=1e-12)
+        state, *wanted = step(state, embeddings, labels, 0.1, sample=whole)
+        for found, expected in zip(
+            (*seen, *plain), (*wanted, *wanted[:1], *wanted[2:]), strict=True
+        ):
+            np.testing.assert_allclose(found, expected, atol=1e-12)
         np.testing.assert_allclose(
             unshard_classes(moved.reshape(shards.shape), 53), state.weights, atol=1e-12
         )

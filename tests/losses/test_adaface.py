@@ -1,0 +1,94 @@
+"""AdaFace: its running statistics, its limits, padding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.losses import (
+    AdaFaceState,
+    adaface_init,
+    adaface_loss,
+    adaface_psi,
+    adaface_update,
+)
+from arcface_jax.margins import arcface, cosface
+from tests import in_numpy
+
+
+def test_two_steps(data):
+    embeddings, weights, labels = data
+    norms = np.linalg.norm(embeddings, axis=1)
+    cosine = in_numpy.cosines(embeddings, weights)
+    state, numbers = adaface_init(), (20.0, 100.0)
+    step = jax.jit(adaface_loss)
+    for _ in range(2):
+        loss, state = step(embeddings, weights, labels, state)
+        target, *numbers = in_numpy.adaface(in_numpy.own(cosine, labels), norms, *numbers)
+        wanted = in_numpy.cross_entropy(cosine, labels, target)
+        np.testing.assert_allclose(loss, wanted, rtol=2e-5, atol=1e-5)
+        np.testing.assert_allclose(state, numbers, rtol=1e-6)
+
+
+def test_it_is_arcface_for_a_poor_image_and_cosface_for_an_average_one():
+    state = AdaFaceState(jnp.float32(50.0), jnp.float32(1.0))
+    cosine = jnp.asarray([0.3, 0.3, 0.3])
+    psi = adaface_psi(jnp.asarray([1.0, 50.0, 99.0]), state, margin=0.4)
+    good = np.cos(np.arccos(0.3) - 0.4) - 0.8
+    np.testing.assert_allclose(psi(cosine), [arcface(0.4)(0.3), cosface(0.4)(0.3), good], atol=2e-6)
+
+
+def test_it_clips_the_angle_at_both_ends():
+    state = AdaFaceState(jnp.float32(50.0), jnp.float32(1.0))
+    near, far = np.cos(0.1), np.cos(np.pi - 0.1)
+    psi = adaface_psi(jnp.asarray([99.0, 1.0]), state)  # angle − 0.4 and angle + 0.4
+    cosine = jnp.asarray([near, far])
+    np.testing.assert_allclose(psi(cosine), [np.cos(1e-3) - 0.8, np.cos(np.pi - 1e-3)], atol=1e-6)
+    assert jax.vmap(jax.grad(lambda c: adaface_psi(jnp.float32(99.0), state)(c)))(cosine)[0] == 0
+
+
+def test_it_ignores_padding_and_survives_small_batches(data):
+    embeddings, weights, labels = data
+    state = adaface_init()
+    step = jax.jit(adaface_loss)
+    loss, new = step(embeddings, weights, labels, state)
+    padded = np.concatenate([embeddings, np.full((3, 6), np.nan)])
+    padded_loss, padded_new = step(padded, weights, np.concatenate([labels, [-1] * 3]), state)
+    np.testing.assert_allclose(padded_loss, np.concatenate([loss, [0, 0, 0]]), rtol=1e-6)
+    np.testing.assert_allclose(padded_new, new, rtol=1e-6)
+    total = lambda w: adaface_loss(padded, w, np.concatenate([labels, [-1] * 3]), state)[0].sum()  # noqa: E731
+    gradient = jax.jit(jax.grad(total))(weights)
+    assert np.isfinite(gradient).all()
+    nothing = adaface_update(state, jnp.ones(2), jnp.zeros(2, bool))
+    assert (float(nothing.mean), float(nothing.std)) == (20.0, 100.0)
+    single = adaface_update(
+        state, jnp.ones(1), jnp.ones(1, bool)
+    )  # a deviation of one value does not exist
+    assert (float(single.mean), float(single.std)) == (pytest.approx(19.81), 100.0)
+
+
+def test_no_gradient_through_the_lengths(data):
+    embeddings, weights, labels = data
+    total = lambda e: adaface_loss(e, weights, labels, adaface_init())[0].sum()  # noqa: E731
+    gradient = jax.jit(jax.grad(total))(embeddings)
+    along = jnp.sum(gradient * embeddings, axis=1)
+    np.testing.assert_allclose(
+        along, 0.0, atol=1e-3 * float(jnp.abs(gradient).max() * np.abs(embeddings).max())
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e, w, y: adaface_loss(e, w, y, adaface_init(), margin=-0.1), r"margin is -0\.1"),
+        (lambda e, w, y: adaface_loss(e, w, y, adaface_init(), ema=1.5), r"ema is 1\.5"),
+        (lambda e, w, y: adaface_loss(e, w, y + 9, adaface_init()), r"labels\[0\] is"),
+        (lambda e, w, y: adaface_psi(e[:, 0], adaface_init(), concentration=0), "concentration is"),
+        (lambda e, w, y: adaface_update(adaface_init(), e[:, 0], y >= 0, ema=-1), "ema is -1"),
+        (lambda e, w, y: adaface_init(std=-1.0), "std is -1"),
+    ],
+)
+def test_bad_input_is_named(data, call, message):
+    with pytest.raises(InputError, match=message):
+        call(*data)

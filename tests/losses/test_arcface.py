@@ -1,0 +1,109 @@
+"""The margins of fixed numbers: their warm-up, their formulas, NormFace's learnt scale."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arcface_jax.cosine import cosine_logits
+from arcface_jax.errors import InputError
+from arcface_jax.losses import (
+    CM1,
+    CM2,
+    ArcFace,
+    Context,
+    CosFace,
+    NormFace,
+    SphereFace,
+    margin_softmax_loss,
+    normface_loss,
+)
+from arcface_jax.margins import arcface, cm1, cm2, cosface, normface, sphereface
+
+
+@pytest.mark.parametrize(
+    ("loss", "psi"),
+    [
+        (ArcFace(), arcface()),
+        (ArcFace(margin=0.3, past_pi="linear"), arcface(0.3, past_pi="linear")),
+        (SphereFace(gradient="straight_through"), sphereface(gradient="straight_through")),
+        (CosFace(), cosface()),
+        (CM1(past_pi="clip"), cm1(past_pi="clip")),
+        (CM2(), cm2()),
+        (NormFace(), normface()),
+    ],
+)
+def test_the_margin_is_the_one_of_its_name(loss, psi):
+    assert loss.psi(Context()) == psi
+
+
+def test_a_margin_rises_over_its_warm_up():
+    cosine = jnp.linspace(-0.6, 0.9, 5)
+    loss, steep = CM1(margin_warmup=0.5), CM2(m1=2.0, m2=0.0, m3=0.0, margin_warmup=0.5)
+    psi_of = jax.jit(
+        lambda loss, step: loss.psi(Context(step=step, total_steps=20)), static_argnums=0
+    )
+    for step, share in ((0, 0.0), (5, 0.5), (10, 1.0), (15, 1.0)):
+        expected = np.cos(np.arccos(cosine) + 0.3 * share) - 0.2 * share
+        np.testing.assert_allclose(psi_of(loss, step)(cosine), expected, atol=2e-6)
+        expected = np.cos((1.0 + share) * np.arccos(cosine))
+        np.testing.assert_allclose(psi_of(steep, step)(cosine), expected, atol=1e-5)
+
+
+def test_the_first_loss_of_a_warm_up_is_without_a_margin():
+    without = NormFace(scale=16.0).expected_initial_loss(100, 64)
+    for loss in (ArcFace(scale=16.0, margin_warmup=0.1), CM2(scale=16.0, margin_warmup=1.0)):
+        assert loss.expected_initial_loss(100, 64) == pytest.approx(without, rel=1e-5)
+
+
+def test_what_people_read():
+    assert str(ArcFace()) == "64·cos(θ + 0.5)"
+    assert str(CM1(scale=16.0, sub_centers=3)) == "16·(cos(θ + 0.3) − 0.2), 3 sub-centres"
+    assert str(SphereFace(past_pi="reflect")) == "64·cos(1.35·θ), past π: reflect"
+    assert str(CosFace(margin_warmup=0.1)) == (
+        "64·(cos(θ) − 0.35), margin rising over 10% of the run"
+    )
+    assert str(NormFace(learn_scale=True)) == "64·cos(θ), s learnt"
+
+
+def test_normface_learns_its_scale(data):
+    embeddings, weights, labels = data
+    log_scale = jnp.log(7.0)
+    loss = normface_loss(embeddings, weights, labels, log_scale)
+    wanted = margin_softmax_loss(embeddings, weights, labels, psi=normface(), scale=7.0)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    cosine = cosine_logits(embeddings, weights)
+    p = jax.nn.softmax(7.0 * cosine)
+    wanted = 7.0 * (jnp.sum(p * cosine, axis=1) - cosine[jnp.arange(8), labels])  # dL/d ln s
+    slope = jax.jit(jax.jacfwd(normface_loss, argnums=3))(embeddings, weights, labels, log_scale)
+    np.testing.assert_allclose(slope, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_the_object_that_learns_its_scale_is_the_function(data, chunk):
+    embeddings, weights, labels = data
+    loss = NormFace(scale=9.0, learn_scale=True, label_smoothing=0.1)
+    with jax.enable_x64(True):
+        params = {**loss.init_params(jax.random.key(0), 5, 6), "class_weights": weights}
+        np.testing.assert_allclose(np.exp(params["log_scale"]), 9.0, rtol=1e-6)
+
+        def of_object(w, s):
+            params = {"class_weights": w, "log_scale": s}
+            return loss(params, {}, embeddings, labels, chunk=chunk).loss.sum()
+
+        def of_function(w, s):
+            return normface_loss(embeddings, w, labels, s, label_smoothing=0.1).sum()
+
+        arguments = jnp.asarray(weights), jnp.asarray(params["log_scale"], jnp.float64)
+        found, wanted = (
+            jax.jit(jax.value_and_grad(f, argnums=(0, 1)))(*arguments)
+            for f in (of_object, of_function)
+        )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), found, wanted)
+
+
+def test_bad_input_is_named(data):
+    with pytest.raises(InputError, match=r"log_scale has shape \(2,\)"):
+        normface_loss(*data, np.zeros(2))
+    with pytest.raises(InputError, match=r"labels\[0\] is"):
+        normface_loss(*data[:2], data[2] + 9, 1.0)

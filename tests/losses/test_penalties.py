@@ -1,0 +1,99 @@
+"""Intra, Inter and the combinations of losses, against float64 NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.losses import (
+    angular_triplet_loss,
+    combination_loss,
+    inter_penalty,
+    intra_penalty,
+    margin_softmax_loss,
+)
+from arcface_jax.margins import arcface, normface
+from tests import in_numpy
+
+
+def batch(seed=0, rows=9, classes=4, dim=6):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, rows)
+    return generator.normal(size=(rows, dim)), generator.normal(size=(classes, dim)), labels
+
+
+def test_intra_is_the_angle_to_the_own_class_over_pi():
+    embeddings, weights, labels = batch()
+    wanted = in_numpy.angles(embeddings, weights)[np.arange(9), labels] / np.pi
+    np.testing.assert_allclose(intra_penalty(embeddings, weights, labels), wanted, atol=2e-6)
+
+
+def test_inter_is_minus_the_mean_angle_between_weights_over_pi():
+    _, weights, labels = batch()
+    wanted = in_numpy.inter(weights, labels)
+    np.testing.assert_allclose(inter_penalty(weights, labels), wanted, atol=2e-6)
+
+
+def test_inter_is_least_on_a_simplex():
+    simplex = np.eye(5) - 0.2
+    np.testing.assert_allclose(
+        inter_penalty(simplex, np.arange(5)), -np.arccos(-0.25) / np.pi, atol=2e-6
+    )
+
+
+def test_the_papers_combinations():
+    embeddings, weights, labels = batch()
+    softmax = margin_softmax_loss(embeddings, weights, labels, psi=normface())
+    with_arcface = margin_softmax_loss(embeddings, weights, labels, psi=arcface())
+    intra, inter = intra_penalty(embeddings, weights, labels), inter_penalty(weights, labels)
+    hard = angular_triplet_loss(embeddings, labels, margin=0.3, mining="hard")
+    for options, wanted in (
+        ({"psi": normface(), "intra_weight": 1.0}, softmax + intra),
+        ({"psi": normface(), "inter_weight": 1.0}, softmax + inter),
+        ({"intra_weight": 1.0, "inter_weight": 2.0}, with_arcface + intra + 2 * inter),
+        ({"triplet_weight": 1.0, "triplet_margin": 0.3, "mining": "hard"}, with_arcface + hard),
+        ({}, with_arcface),
+    ):
+        np.testing.assert_allclose(
+            combination_loss(embeddings, weights, labels, **options), wanted, rtol=1e-6
+        )
+
+
+def test_ignored_rows_and_coinciding_vectors_have_finite_gradients():
+    embeddings, weights, labels = batch()
+    weights[1] = weights[0]
+    embeddings[0] = weights[labels[0]]
+    labels[3] = -1
+    embeddings[3] = np.nan
+
+    @jax.jit
+    def total(e, w):
+        return combination_loss(
+            e, w, labels, intra_weight=1.0, inter_weight=1.0, triplet_weight=1.0
+        )
+
+    assert float(total(embeddings, weights)[3]) == 0.0
+    gradients = jax.grad(lambda e, w: total(e, w).sum(), argnums=(0, 1))(
+        jnp.asarray(embeddings), jnp.asarray(weights)
+    )
+    assert all(np.isfinite(g).all() for g in gradients)
+    assert not gradients[0][3].any()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e, w, y: combination_loss(e, w, y, triplet_weight=1.0, mining="easy"), "mining is"),
+        (lambda e, w, y: combination_loss(e, w, y, intra_weight=-1.0), "intra_weight is -1"),
+        (lambda e, w, y: combination_loss(e, w, y, scale=0.0), "scale is 0"),
+        (
+            lambda e, w, y: inter_penalty(w[:1], y * 0),
+            r"class_weights has shape \(1, 6\); Inter needs two classes",
+        ),
+        (lambda e, w, y: intra_penalty(e, w, y + 4), r"labels\[\d\] is \d; pass a class, 0 to 3"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call(*batch())

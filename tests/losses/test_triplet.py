@@ -1,0 +1,108 @@
+"""The angular triplet loss: its mining against float64 NumPy, its gradients, over devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from arcface_jax.errors import InputError
+from arcface_jax.losses import Triplet, angular_triplet_loss
+from tests import in_numpy
+
+triplet = jax.jit(angular_triplet_loss, static_argnames=("margin", "mining"))
+
+
+def batch(seed=0, rows=9, classes=4, dim=6):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, rows)
+    return generator.normal(size=(rows, dim)), labels
+
+
+@pytest.mark.parametrize("mining", ["hard", "semi_hard"])
+@pytest.mark.parametrize("seed", range(6))
+def test_triplets_against_numpy(mining, seed):
+    embeddings, labels = batch(seed)
+    labels[0] = -1
+    labels[1] = 17  # an identity of one image: an anchor without a positive
+    loss = triplet(embeddings, labels, margin=0.35, mining=mining)
+    np.testing.assert_allclose(loss, in_numpy.triplet(embeddings, labels, 0.35, mining), atol=3e-6)
+    assert not loss[:2].any()
+    assert loss.any()
+
+
+@pytest.mark.parametrize("mining", ["hard", "semi_hard"])
+def test_a_batch_of_one_identity_or_of_singles_has_no_triplet(mining):
+    embeddings, _ = batch()
+    for labels in (np.zeros(9, int), np.arange(9)):
+        assert not triplet(embeddings, labels, margin=0.35, mining=mining).any()
+
+
+@pytest.mark.parametrize("mining", ["hard", "semi_hard"])
+def test_triplet_gradients(mining):
+    embeddings, labels = batch(1)
+    with jax.enable_x64(True):
+        check_grads(
+            lambda e: triplet(e, labels, margin=0.5, mining=mining),
+            (embeddings,),
+            1,
+            ["rev"],
+            atol=1e-5,
+            rtol=1e-5,
+        )
+    doubled = jnp.asarray(
+        np.repeat(embeddings[:2], 2, axis=0), jnp.float32
+    )  # identical and opposite embeddings
+    doubled = doubled.at[2:].set(-doubled[:2])
+    gradient = jax.grad(
+        lambda e: triplet(e, jnp.asarray([0, 0, 1, 1]), margin=0.5, mining=mining).sum()
+    )(doubled)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("mining", ["hard", "semi_hard"])
+@pytest.mark.parametrize("mapping", [jax.vmap, jax.pmap])
+def test_mining_reaches_the_other_devices(mining, mapping):
+    embeddings, labels = batch(2, rows=8)
+    e, y = jnp.asarray(embeddings, jnp.float32), jnp.asarray(labels)
+
+    def one_device(e, y):
+        loss = lambda e: angular_triplet_loss(e, y, mining=mining, axis_name="d")  # noqa: E731
+        return loss(e), jax.grad(lambda e: loss(e).sum())(e)
+
+    mapped = mapping(one_device, axis_name="d")
+    mapped = jax.jit(mapped) if mapping is jax.vmap else mapped
+    loss, gradient = mapped(e.reshape(4, 2, -1), y.reshape(4, 2))
+    np.testing.assert_allclose(
+        loss.reshape(-1), in_numpy.triplet(embeddings, labels, 0.35, mining), atol=3e-6
+    )
+    wanted = jax.jit(jax.grad(lambda e: angular_triplet_loss(e, y, mining=mining).sum()))(e)
+    # A row is also another device's negative; gathering embeddings brings that part of its gradient
+    # back to it.
+    np.testing.assert_allclose(gradient.reshape(8, -1), wanted, atol=3e-5)
+
+
+def test_padding_is_nobodys_nearest_and_no_positive():
+    embeddings = jnp.asarray([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [jnp.nan, 0.0], [jnp.nan, 0.0]])
+    out = Triplet()({}, {}, embeddings, np.array([4, 4, 7, -1, -1]))
+    assert out.hit.tolist() == [True, True, False, False, False]
+    cosine = 1.01**-0.5
+    np.testing.assert_allclose(out.target_cosine, [cosine, cosine, 0.0, 0.0, 0.0], rtol=1e-6)
+    alone = Triplet()({}, {}, embeddings[:1], np.array([4]))
+    assert not alone.hit.any()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e, y: angular_triplet_loss(e, y, margin=-0.35), r"margin is -0\.35"),
+        (
+            lambda e, y: angular_triplet_loss(e, y, mining="easy"),
+            "mining is 'easy'; pass one of hard, semi_hard",
+        ),
+        (lambda e, y: angular_triplet_loss(e, y - 5), r"labels\[0\] is -"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call(*batch())
