@@ -48,7 +48,7 @@ def test_the_papers_picture_shows_the_published_values_over_its_own_range():
     assert left.get_xlim() == right.get_xlim() == (20, 100)
     golden = json.loads(
         (pathlib.Path(__file__).parents[1] / "golden" / "margins.json").read_text()
-    )["target_logit_curves"]
+    )["target_logits"]
     for name, line in zip(NAMED_MARGINS, left.lines, strict=True):
         for degrees, wanted in zip(golden["degrees"], golden[name], strict=True):
             assert wanted is None or np.interp(degrees, *line.get_data()) == pytest.approx(
@@ -71,7 +71,7 @@ def test_the_gradients_picture_says_which_lines_turn_the_embedding_away():
 
 
 def test_they_are_drawn_by_name(tmp_path):
-    others = {"margins", "margin_annealing", "target_logit_curves", "loss_gradient"}
+    others = {"margins", "margin_annealing", "target_logits", "loss_gradient"}
     assert set(MARGIN_FIGURES) == others | {f"margin_rules_{name}" for name in FAMILIES}
     for name in ("margins", "margin_annealing"):
         (file,) = save(MARGIN_FIGURES[name](), tmp_path / name)

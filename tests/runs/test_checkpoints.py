@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.runs.checkpoints import Checkpoints, describe
+from arcface_jax.runs.checkpoints import Checkpoints, metadata_of
 from arcface_jax.runs.setup import prepare
 
 
@@ -20,7 +20,7 @@ def at(state, step):
 
 def test_a_state_comes_back_bit_for_bit_with_its_metadata(state, tiny_config, tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(at(state, 4), describe(tiny_config, "abc", 6, 1))
+    checkpoints.save(at(state, 4), metadata_of(tiny_config, "abc", 6, 1))
     checkpoints.close()
     again = Checkpoints(tmp_path)
     assert again.latest_step() == 4
