@@ -91,8 +91,6 @@ def inter_penalty(class_weights: jax.Array, labels: jax.Array) -> jax.Array:
 class Intra(MarginSoftmax, name="intra"):
     """s·cosθ, plus w·θ_y/π: the paper's Intra loss (arXiv:1801.07698, eq. 5)."""
 
-    needs_norms: ClassVar[bool] = True  # a fused head would lose the penalty's gradient
-
     weight: float = 1.0
     """w, of the penalty."""
 

@@ -13,7 +13,7 @@ from arcface_jax.arguments import check_between
 from arcface_jax.data.augment import augment
 from arcface_jax.errors import InputError
 from arcface_jax.heads import RowSgd
-from arcface_jax.losses import Loss, Triplet, loss_name
+from arcface_jax.losses import Loss, MarginSoftmax, Triplet, loss_name
 from arcface_jax.models import registry
 from arcface_jax.models.apply import linen_apply
 from arcface_jax.pixels import CONVENTIONS, PixelConvention, normalise
@@ -252,7 +252,9 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
         refuse(("unsampled", "dtype"), "head.update optimiser")
         return
     learnt = jax.eval_shape(lambda: loss.init_params(jax.random.key(0), 2, 2))
-    if loss.needs_norms or learnt.keys() != {"class_weights"}:
+    kind: Any = type(loss)  # a fused head asks for its psi alone
+    more = kind.__call__ is not MarginSoftmax.__call__ or kind.penalty is not MarginSoftmax.penalty
+    if loss.needs_norms or more or learnt.keys() != {"class_weights"}:
         raise InputError(
             f"head.update fused has no loss.name {name}, whose margin, penalty or scale has a "
             "gradient; use optimiser"

@@ -1,0 +1,47 @@
+"""What a configuration may not ask for."""
+
+import dataclasses
+
+import pytest
+
+from arcface_jax.errors import InputError
+from arcface_jax.losses import ArcFace, CurricularFace, Intra, MagFace, NormFace
+from arcface_jax.training.config import Config, HeadConfig, OptimiserConfig, RunConfig, with_loss
+from arcface_jax.training.program import create_program
+
+CHUNKED = HeadConfig("chunked", chunk=4)
+FUSED = dataclasses.replace(CHUNKED, update="fused")
+
+
+@pytest.mark.parametrize(
+    ("loss", "head", "named"),
+    [
+        (CurricularFace(), HeadConfig("sharded"), "head.kind sharded has no loss.name curricularf"),
+        (ArcFace(), HeadConfig(sample_rate=0.5), "head.sample_rate 0.5 does nothing with head.kin"),
+        (ArcFace(), HeadConfig(chunk=5), "head.chunk 5 does nothing with head.kind dense"),
+        (ArcFace(), HeadConfig("chunked", chunk=0), "head.chunk is 0"),
+        (ArcFace(), HeadConfig("chunked", sample_rate=1.5), "head.sample_rate"),
+        (ArcFace(), HeadConfig("chunked", dtype="bfloat16"), "head.dtype bfloat16 does nothing"),
+        (MagFace(), FUSED, "head.update fused has no loss.name magface"),
+        (Intra(), FUSED, "head.update fused has no loss.name intra"),
+        (NormFace(learn_scale=True), FUSED, "head.update fused has no loss.name normface"),
+        (ArcFace(), dataclasses.replace(FUSED, unsampled="keep"), "head.unsampled keep does noth"),
+    ],
+)
+def test_a_head_that_the_loss_cannot_have_is_refused(loss, head, named):
+    config = Config(loss=loss, head=head, run=RunConfig(devices=1))
+    with pytest.raises(InputError, match=named):
+        create_program(config, 11)
+
+
+def test_a_fused_head_needs_sgd():
+    config = Config(head=FUSED, optimiser=OptimiserConfig(name="adamw"), run=RunConfig(devices=1))
+    with pytest.raises(InputError, match=r"it needs --optimiser\.name sgd"):
+        create_program(config, 11)
+
+
+def test_another_loss_has_its_own_numbers_but_the_scale_stays():
+    config = with_loss(Config(loss=ArcFace(scale=20.0, margin=0.3)), "cosface")
+    assert (config.loss.scale, config.loss.margin) == (20.0, 0.35)
+    assert with_loss(config, "cosface") is config
+    assert with_loss(with_loss(config, "softmax"), "arcface").loss == ArcFace(scale=16.0)
