@@ -211,8 +211,8 @@ class RunConfig:
     """Images a step, over all devices."""
     accumulate: int = 1
     """Parts that a batch is computed in, one after the other, for less memory: the gradient is the
-    mean over all of the batch; batch statistics, and those of adaptive losses, are each part's own. (On a CPU all parts are
-    compiled, one after the other: there a loop's convolutions are many times slower.)
+    mean over all of the batch; batch statistics, and those of adaptive losses, are each part's own.
+    On a CPU all parts are compiled: a loop's convolutions are many times slower there.
     """
     seed: int = 0
     """Seed of everything random: data, split, pairs, initial weights, shuffling, flips."""
