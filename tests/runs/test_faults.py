@@ -15,6 +15,9 @@ from experiments.reliability.faults import (
     signals,
 )
 
+# Twenty processes, one after the other, and each compiles: more than the default on a slow machine.
+pytestmark = pytest.mark.timeout(1800)
+
 
 @pytest.mark.slow
 def test_killed_twenty_times_ends_bit_identical(tmp_path):
