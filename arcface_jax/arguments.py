@@ -40,6 +40,20 @@ def check_floating(name: str, value: jax.typing.ArrayLike, ndim: int | Sequence[
     return array
 
 
+def check_dimensions(
+    embeddings: jax.Array, class_weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Embeddings [N, D] and class weights [C, D] or [C, K, D] as floating arrays of one D."""
+    embeddings = check_floating("embeddings", embeddings, 2)
+    class_weights = check_floating("class_weights", class_weights, (2, 3))
+    if embeddings.shape[-1] != class_weights.shape[-1]:
+        raise InputError(
+            f"embeddings has shape {embeddings.shape} and class_weights {class_weights.shape}; "
+            "their last axes, the dimension of the embedding, must agree"
+        )
+    return embeddings, class_weights
+
+
 def check_labels(
     labels: jax.typing.ArrayLike, rows: int, num_classes: int | None = None
 ) -> jax.Array:

@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.arguments import check_floating, check_labels, check_positive
-from arcface_jax.errors import InputError
+from arcface_jax.arguments import check_dimensions, check_labels, check_positive
 from arcface_jax.margins import arcface, guarded_sine
 
 
@@ -77,13 +76,7 @@ def cosine_logits(
     References:
       Deng et al., Sub-center ArcFace, ECCV 2020, for K > 1.
     """
-    embeddings = check_floating("embeddings", embeddings, 2)
-    class_weights = check_floating("class_weights", class_weights, (2, 3))
-    if embeddings.shape[-1] != class_weights.shape[-1]:
-        raise InputError(
-            f"embeddings has shape {embeddings.shape} and class_weights {class_weights.shape}; "
-            "their last axes, the dimension of the embedding, must agree"
-        )
+    embeddings, class_weights = check_dimensions(embeddings, class_weights)
     dtype = head_dtype(embeddings, class_weights)
     embeddings = normalise_rows(embeddings.astype(dtype))
     class_weights = normalise_rows(class_weights.astype(dtype))

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.arguments import check_between, check_floating, check_labels, check_positive
+from arcface_jax.arguments import check_between, check_dimensions, check_labels, check_positive
 from arcface_jax.cosine import head_dtype, normalise_rows
 from arcface_jax.errors import InputError
 from arcface_jax.heads.class_sums import ClassSums, SumOptions, log_partition
@@ -87,13 +87,7 @@ def check_head(
     embeddings: jax.Array, class_weights: jax.Array, axis: ClassAxis
 ) -> tuple[jax.Array, jax.Array]:
     """Embeddings and class weights as arrays that fit each other and the axis."""
-    embeddings = check_floating("embeddings", embeddings, 2)
-    class_weights = check_floating("class_weights", class_weights, (2, 3))
-    if embeddings.shape[-1] != class_weights.shape[-1]:
-        raise InputError(
-            f"embeddings has shape {embeddings.shape} and class_weights {class_weights.shape}; "
-            "their last axes, the dimension of the embedding, must agree"
-        )
+    embeddings, class_weights = check_dimensions(embeddings, class_weights)
     axis.check_rows(class_weights.shape[0])
     return embeddings, class_weights
 

@@ -16,23 +16,13 @@ from arcface_jax.arguments import (
     check_between,
     check_choice,
     check_floating,
-    check_labels,
     check_positive,
 )
-from arcface_jax.cosine import cosine_logits, take_target, target_mask
-from arcface_jax.heads.softmax import apply_psi, blank_ignored
+from arcface_jax.cosine import take_target
+from arcface_jax.heads.softmax import apply_psi
 from arcface_jax.losses.loss import AT_START, Context, Loss, LossOutput, seen_by_scores
-from arcface_jax.losses.softmax import column_of_scales
+from arcface_jax.losses.softmax import column_of_scales, cosines_and_mask
 from arcface_jax.margins import GRADIENTS, Psi, cosface, straight_through
-
-
-def _cosines_and_mask(
-    embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    embeddings = check_floating("embeddings", embeddings, 2)
-    labels = check_labels(labels, embeddings.shape[0], jnp.shape(class_weights)[0])
-    cosine = cosine_logits(blank_ignored(embeddings, labels), class_weights)
-    return cosine, target_mask(labels, cosine.shape[1])
 
 
 def _binary_sum(
@@ -158,7 +148,7 @@ class SphereFace2(Loss, name="sphereface2"):
     ) -> LossOutput:
         """Losses from all cosines."""
         weights, bias = params["class_weights"], check_floating("bias", params["bias"], 0)
-        cosine, mask = _cosines_and_mask(embeddings, weights, labels)
+        cosine, mask = cosines_and_mask(embeddings, weights, labels)
         similarity = power_similarity(cosine, self.exponent, gradient=self.gradient)
         margin = jnp.where(mask, -self.margin, self.margin)
         logits = self.scale * (similarity + margin) + bias.astype(cosine.dtype)
@@ -233,7 +223,7 @@ class UniFace(Loss, name="uniface"):
     ) -> LossOutput:
         """Losses from all cosines; `psi` in place of the margin, if given."""
         weights, bias = params["class_weights"], check_floating("bias", params["bias"], 0)
-        cosine, mask = _cosines_and_mask(embeddings, weights, labels)
+        cosine, mask = cosines_and_mask(embeddings, weights, labels)
         scale = column_of_scales(self.scale, cosine.shape[0], cosine.dtype)
         target = apply_psi(psi or cosface(self.margin), take_target(cosine, mask))[:, None]
         logits = scale * jnp.where(mask, target, cosine) - bias.astype(cosine.dtype)

@@ -6,11 +6,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.arguments import check_between, check_floating, check_labels, check_positive
-from arcface_jax.cosine import cosine_logits, take_target, target_mask
-from arcface_jax.heads.softmax import blank_ignored
+from arcface_jax.arguments import check_between, check_positive
+from arcface_jax.cosine import take_target
 from arcface_jax.losses.loss import AT_START, Context, Loss, LossOutput
-from arcface_jax.losses.softmax import margin_cross_entropy
+from arcface_jax.losses.softmax import cosines_and_mask, margin_cross_entropy
 from arcface_jax.losses.statistics import batch_statistics, moving_average
 from arcface_jax.margins import Psi, arcface
 
@@ -111,10 +110,7 @@ class CurricularFace(Loss, name="curricularface"):
     ) -> LossOutput:
         """Losses from all logits; `psi` in place of the margin, if given."""
         weights, psi = params["class_weights"], psi or self.psi()
-        embeddings = check_floating("embeddings", embeddings, 2)
-        labels = check_labels(labels, embeddings.shape[0], jnp.shape(weights)[0])
-        cosine = cosine_logits(blank_ignored(embeddings, labels), weights)
-        mask = target_mask(labels, cosine.shape[1])
+        cosine, mask = cosines_and_mask(embeddings, weights, labels)
         target, valid = take_target(cosine, mask), jnp.any(mask, axis=-1)
         new = curricularface_update(
             state["curricularface"],

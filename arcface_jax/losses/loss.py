@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.cosine import normalise_rows, row_norms
+from arcface_jax.cosine import normalise_rows
 from arcface_jax.errors import InputError
 from arcface_jax.import_path import load_attribute
 
@@ -197,9 +197,3 @@ def seen_by_scores(
     rows = jnp.take(weights, jnp.argmax(mask, axis=-1), axis=0)
     cosine = jnp.sum(normalise_rows(embeddings) * normalise_rows(rows), axis=-1)
     return jnp.where(jnp.any(mask, axis=-1), cosine, 0.0), own > other
-
-
-def norms_of(embeddings: jax.Array, differentiable: bool) -> jax.Array:
-    """Lengths of embeddings, [n], with a gradient by choice."""
-    norms = row_norms(embeddings)
-    return norms if differentiable else jax.lax.stop_gradient(norms)

@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from arcface_jax.arguments import check_between, check_floating, check_labels, check_positive
-from arcface_jax.cosine import has_class, head_dtype, take_target, target_mask
+from arcface_jax.cosine import (
+    cosine_logits,
+    has_class,
+    head_dtype,
+    row_norms,
+    take_target,
+    target_mask,
+)
 from arcface_jax.errors import InputError
 from arcface_jax.heads.class_sums import class_sums
 from arcface_jax.heads.sampling import ClassSample, places_in_sample, take_rows
@@ -29,7 +36,7 @@ from arcface_jax.heads.softmax import (
     share_batch,
     sum_options,
 )
-from arcface_jax.losses.loss import AT_START, Context, Loss, LossOutput, norms_of, simulated_batch
+from arcface_jax.losses.loss import AT_START, Context, Loss, LossOutput, simulated_batch
 from arcface_jax.margins import ARCFACE, Psi
 
 
@@ -163,6 +170,16 @@ def margin_cross_entropy(
     return cross_entropy(logits, mask, label_smoothing, kept)
 
 
+def cosines_and_mask(
+    embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(cosines [N, C], which of them is the true class's), for a loss that needs them all."""
+    embeddings = check_floating("embeddings", embeddings, 2)
+    labels = check_labels(labels, embeddings.shape[0], jnp.shape(class_weights)[0])
+    cosine = cosine_logits(blank_ignored(embeddings, labels), class_weights)
+    return cosine, target_mask(labels, cosine.shape[1])
+
+
 def cross_entropy(
     logits: jax.Array, mask: jax.Array, label_smoothing: float, kept: jax.Array | None = None
 ) -> jax.Array:
@@ -254,7 +271,8 @@ class MarginSoftmax(Loss):
         self, state: dict[str, Any], embeddings: jax.Array, labels: jax.Array, context: Context
     ) -> tuple[dict[str, Any], Context]:
         """(the new state, the context with this batch in it)."""
-        norms = norms_of(blank_ignored(embeddings, labels), self.needs_norms)
+        norms = row_norms(blank_ignored(embeddings, labels))
+        norms = norms if self.needs_norms else jax.lax.stop_gradient(norms)
         context = dataclasses.replace(context, labels=labels, norms=norms)
         state = self.advance(state, context)
         return state, dataclasses.replace(context, state=state)

@@ -64,6 +64,11 @@ class RunData:
         return len(self.train.identity_names)
 
     @property
+    def class_counts(self) -> np.ndarray:
+        """[C], training images of each class."""
+        return np.bincount(self.train.labels, minlength=self.num_classes)
+
+    @property
     def skipped(self) -> tuple[str, ...]:
         """A message for each image that was left out because it cannot be decoded."""
         tested = sum((one.images.skipped for one in self.sets), ())

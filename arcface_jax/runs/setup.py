@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import numpy as np
 
 from arcface_jax.data.pipeline import DevicePrefetch, batches
 from arcface_jax.data.samplers import Sampler
@@ -83,5 +82,5 @@ def prepare(config: Config) -> Setup:
             "person"
         )
     sampler = create_sampler(config.data, data.train, batch_size, config.run.seed)
-    counts = np.bincount(data.train.labels, minlength=data.num_classes)
-    return Setup(create_program(config, data.num_classes, counts), data, sampler)
+    program = create_program(config, data.num_classes, data.class_counts)
+    return Setup(program, data, sampler)

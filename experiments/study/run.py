@@ -162,7 +162,7 @@ def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup,
     if case.cleaned_by is not None:
         kept = np.load(root / f"{case.cleaned_by}-{seed}" / KEPT_FILE, allow_pickle=False)
         data, wrong = _only(data, kept), wrong[kept]
-    counts = np.bincount(data.train.labels, minlength=data.num_classes)
+    counts = data.class_counts
     program = create_program(config, data.num_classes, counts)
     one_device = len(program.placement.devices) == 1 and config.run.parallel == "jit"
     if one_device and config.model.init is None:
