@@ -1,5 +1,8 @@
 """What every test shares: simulated devices, a compilation cache, the optional real data."""
 
+import collections
+import importlib.metadata
+import itertools
 import os
 import pathlib
 import tempfile
@@ -18,6 +21,9 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 _QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones end at a flag they lost
+    _QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
+    _QUICK_TO_COMPILE += " --xla_cpu_parallel_codegen_split_count=1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,6 +32,19 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if config.getoption("markexpr") == "not slow":
         os.environ["XLA_FLAGS"] = f"{_QUICK_TO_COMPILE} {os.environ['XLA_FLAGS']}"
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """The seconds of each folder, summed over the workers: where a change made them slow."""
+    seconds, tests = collections.Counter(), collections.Counter()
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            folder = str(pathlib.PurePosixPath(report.location[0]).parent)
+            seconds[folder] += report.duration
+            tests[folder] += report.when == "call"
+    terminalreporter.section("seconds by folder")
+    for folder, spent in seconds.most_common():
+        terminalreporter.write_line(f"{spent:7.0f} s {tests[folder]:6} tests  {folder}")
 
 
 @pytest.fixture(scope="session")
