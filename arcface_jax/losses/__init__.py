@@ -65,9 +65,8 @@ from arcface_jax.losses.penalties import (
 from arcface_jax.losses.plain import Softmax, softmax_loss
 from arcface_jax.losses.softmax import (
     MarginSoftmax,
-    expected_initial_loss,
     margin_cross_entropy,
     margin_softmax_loss,
-    minimum_scale,
 )
 from arcface_jax.losses.triplet import Triplet, angular_triplet_loss
+from arcface_jax.losses.untrained import expected_initial_loss, minimum_scale

@@ -6,11 +6,11 @@ as −1.
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from arcface_jax.arguments import check_between, check_floating, check_labels, check_positive
 from arcface_jax.cosine import (
@@ -37,6 +37,7 @@ from arcface_jax.heads.softmax import (
     sum_options,
 )
 from arcface_jax.losses.loss import AT_START, Context, Loss, LossOutput, simulated_batch
+from arcface_jax.losses.untrained import mean_log_sum, random_cosines
 from arcface_jax.margins import ARCFACE, Psi
 
 
@@ -316,103 +317,26 @@ class MarginSoftmax(Loss):
         norm: float | None = None,
         sample_rate: float = 1.0,
     ) -> float:
-        """In closed form, with the mean psi and penalty of simulated embeddings."""
+        """By integration over random cosines, with the psi and penalty of simulated embeddings."""
         seen = max(1, round(sample_rate * num_classes))
-        own = type(self).__call__ is not MarginSoftmax.__call__  # nothing is known of it
-        # The sum over C classes varies by e^(s²/D)/C, relative to its square: few large logits
-        # make it up where that is above 1, and its logarithm is far below that of its mean.
-        few = math.log(seen) < self.scale**2 / embedding_size and seen <= 10_000
-        if own or few:
+        if type(self).__call__ is not MarginSoftmax.__call__:  # nothing is known of it
             counts = None if class_counts is None else jnp.asarray(class_counts)[:seen]
             return super().expected_initial_loss(
                 seen, embedding_size, class_counts=counts, norm=norm
             )
-        mean, variance = _largest_of_normals(self.sub_centers)
-        cosine = mean / embedding_size**0.5
         embeddings, labels = simulated_batch(512, num_classes, embedding_size, class_counts, norm)
         context = Context(key=jax.random.key(3), class_counts=class_counts)
         _, context = self.begin(self.init(), embeddings, labels, context)
-        # Both sides of the cosine: the easy margin's psi jumps at a right angle, just where an
-        # untrained network starts.
-        around = jnp.stack([jnp.full(512, cosine + side, jnp.float32) for side in (-1e-6, 1e-6)])
-        at_start = float(jnp.mean(jnp.stack([self.psi(context)(one) for one in around])))
-        penalty = float(jnp.mean(jnp.asarray(self.penalty(context, around[0]))))
-        loss = expected_initial_loss(
-            seen, lambda _: jnp.asarray(at_start - cosine), self.scale, embedding_size
+        cosines, weights = random_cosines(embedding_size, self.sub_centers)
+        # Each example has its own psi: they take the quantiles of the cosine in a random order.
+        quantiles = np.interp((np.arange(512) + 0.5) / 512, np.cumsum(weights), cosines)
+        own = jnp.asarray(np.random.default_rng(0).permutation(quantiles), jnp.float32)
+        targets = np.asarray(self.psi(context)(own), np.float64)
+        penalty = float(jnp.mean(jnp.asarray(self.penalty(context, own))))
+        scale, smoothing = self.scale, self.label_smoothing
+        log_sum = mean_log_sum(
+            scale * targets, np.full(512, 1 / 512), scale * cosines, weights, seen - 1
         )
-        wider = self.scale**2 * (variance - 1.0) / (2 * embedding_size)
-        return loss + wider + self.label_smoothing * self.scale * (at_start - cosine) + penalty
-
-
-def _largest_of_normals(count: int) -> tuple[float, float]:
-    """(mean, variance) of the largest of `count` independent standard normal numbers."""
-    if count == 1:
-        return 0.0, 1.0
-    x = jnp.linspace(-8.0, 8.0, 4001)
-    below = 0.5 * (1.0 + jax.scipy.special.erf(x / math.sqrt(2.0)))
-    density = count * below ** (count - 1) * jnp.exp(-(x**2) / 2) / math.sqrt(2.0 * math.pi)
-    weight = density * (x[1] - x[0])
-    mean = float(jnp.sum(weight * x))
-    return mean, float(jnp.sum(weight * x**2)) - mean**2
-
-
-def expected_initial_loss(num_classes: int, margin: float | Psi, scale: float, dim: int) -> float:
-    """What the loss of an untrained head should be near: −s·psi(0) + ln C + s²/(2d); for ArcFace
-    s·sin m + ln C + ….
-
-    Random embeddings and class weights in d dimensions have cosines near N(0, 1/d); the last two
-    terms are the logarithm of C times the mean of e^{s·cosθ}. A first loss far from this says that
-    something is wrong before any training (labels, normalisation, scale).
-
-    Args:
-      num_classes: C.
-      margin: ArcFace's m in radians, or any psi.
-      scale: s.
-      dim: d, the dimension of the embedding.
-
-    Returns: the loss, in nats.
-
-    Raises:
-      InputError: for a number of classes or dimension below 1, an impossible margin, or scale ≤ 0.
-    """
-    check_between("num_classes", num_classes, 1, math.inf)
-    check_between("dim", dim, 1, math.inf)
-    check_positive("scale", scale)
-    if callable(margin):
-        at_right_angle = float(margin(jnp.zeros(())))
-    else:
-        check_between("margin", margin, 0.0, math.pi)
-        at_right_angle = -math.sin(margin)
-    return -scale * at_right_angle + math.log(num_classes) + scale**2 / (2.0 * dim)
-
-
-def minimum_scale(num_classes: int, probability: float) -> float:
-    """The least s with which softmax over cosines can give the true class this probability.
-
-        s ≥ (C − 1)/C · ln((C − 1)·P/(1 − P)),
-
-    reached when the classes' weights form a regular simplex and every embedding sits on its own.
-
-    Args:
-      num_classes: C ≥ 2.
-      probability: P, above 1/C and below 1.
-
-    Returns: the scale.
-
-    Raises:
-      InputError: for fewer than two classes or a probability outside that range.
-
-    References:
-      Wang et al., CosFace, arXiv:1801.09414, eq. 6; Wang et al., NormFace, arXiv:1704.06369,
-      proposition 2.
-    """
-    check_between("num_classes", num_classes, 2, math.inf)
-    if not 1.0 / num_classes < probability < 1.0:
-        raise InputError(
-            f"probability is {probability:g}; pass a number above 1/num_classes and below 1"
-        )
-    return (
-        (num_classes - 1)
-        / num_classes
-        * math.log((num_classes - 1) * probability / (1.0 - probability))
-    )
+        others = (seen - 1) * float(weights @ cosines)
+        wanted = (1.0 - smoothing) * targets.mean() + smoothing * (targets.mean() + others) / seen
+        return log_sum - scale * float(wanted) + penalty

@@ -30,9 +30,6 @@ TABLE_FARS = (1e-2, 1e-3)
 _CONFIDENT = 0.9
 """Probability of the true class that the scale should allow."""
 
-_SURPRISE = 0.2
-"""Relative difference between the first loss and the expected one that is worth a warning."""
-
 
 class ConsoleReporter:
     """Progress bar, verifications and the closing table. A `loop.Reporter`."""
@@ -83,16 +80,10 @@ class ConsoleReporter:
         self._console.print(f"[yellow]{escape(message)}[/yellow]", highlight=False)
 
     def first_loss(self, seen: float, expected: float) -> None:
-        """Prints the first loss beside the expected one, and what to look at where they differ."""
+        """Prints the first loss beside the expected one."""
         self._console.print(
             f"Initial loss: {seen:.2f} seen, {expected:.2f} expected of an untrained network."
         )
-        if not abs(seen - expected) <= _SURPRISE * expected:
-            self._console.print(
-                "[yellow]These differ. Likely causes: labels out of step with the images, "
-                "embeddings that are all alike, pixels normalised twice, or a loss.scale or "
-                "loss.margin other than meant.[/yellow]"
-            )
 
     def progress(self, step: int, metrics: dict[str, float]) -> None:
         """Moves the bar, or prints a line now and then."""

@@ -28,6 +28,11 @@ from arcface_jax.training.state import TrainState
 BEST_BY = "accuracy"
 """The number of a verification that the best one is named by."""
 
+_OTHER_FIRST_LOSS = (
+    "These differ. Likely causes: labels out of step with the images, embeddings that are all "
+    "alike, pixels normalised twice, or a loss.scale or loss.margin other than meant."
+)
+
 
 class Reporter(Protocol):
     """Who is told how the run goes."""
@@ -277,6 +282,8 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
             if step == 1:
                 expected = program.expected_initial_loss(float(metrics["feature_norm"]))
                 reporter.first_loss(float(metrics["loss"]), expected)
+                if not program.may_start_with(float(metrics["loss"]), expected):
+                    reporter.says(_OTHER_FIRST_LOSS)
             logged = step % config.run.log_every == 0 or step in (1, config.run.steps)
             if logged and run.log(step, metrics, timer, writer) >= config.run.bad_steps:
                 run.give_up(step, state, batch)

@@ -14,6 +14,7 @@ from arcface_jax.data.augment import augment
 from arcface_jax.errors import InputError
 from arcface_jax.heads import RowSgd
 from arcface_jax.losses import Loss, MarginSoftmax, Triplet, loss_name
+from arcface_jax.losses.untrained import first_loss_tolerance
 from arcface_jax.models import registry
 from arcface_jax.models.apply import linen_apply
 from arcface_jax.pixels import CONVENTIONS, PixelConvention, normalise
@@ -155,6 +156,12 @@ class Program:
             norm=norm,
             sample_rate=self.config.head.sample_rate,
         )
+
+    def may_start_with(self, seen: float, expected: float) -> bool:
+        """Whether the loss of the first batch is as near the expected one as chance leaves it."""
+        scale = getattr(self.loss, "scale", 0.0)
+        size, batch = self.config.model.embedding_size, self.config.run.batch_size
+        return abs(seen - expected) <= first_loss_tolerance(expected, scale, size, batch)
 
 
 def _row_optimiser(config: Config) -> RowSgd:

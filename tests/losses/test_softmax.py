@@ -316,24 +316,6 @@ def test_gradients_are_finite_at_the_poles(rows):
 # ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("golden", GOLDEN["expected_initial_loss"])
-def test_the_expected_initial_loss_as_published(golden):
-    arguments = {name: golden[name] for name in ("num_classes", "margin", "scale", "dim")}
-    assert expected_initial_loss(**arguments) == pytest.approx(golden["loss"], abs=5e-3)
-    assert expected_initial_loss(**arguments | {"margin": arcface(0.5)}) == pytest.approx(
-        golden["loss"], abs=5e-3
-    )
-
-
-@pytest.mark.parametrize(
-    ("psi", "scale", "dim"), [(arcface(0.5), 64.0, 512), (cosface(0.35), 30.0, 128)]
-)
-def test_the_expected_initial_loss_is_what_an_untrained_head_has(psi, scale, dim):
-    embeddings, weights, labels = batch(3, rows=256, classes=4000, dim=dim)
-    measured = float(loss_of(embeddings, weights, labels, psi=psi, scale=scale).mean())
-    assert measured == pytest.approx(expected_initial_loss(4000, psi, scale, dim), abs=0.5)
-
-
 @pytest.mark.parametrize("classes", [2, 10, 1000])
 @pytest.mark.parametrize("probability", [0.6, 0.9, 0.999])
 def test_the_minimum_scale_reaches_the_probability_on_a_simplex(classes, probability):
