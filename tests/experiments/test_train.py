@@ -70,12 +70,6 @@ def people(tmp_path):
     return tmp_path / "people"
 
 
-@pytest.fixture
-def without_pictures(monkeypatch):
-    """A run that is read by what it prints need not draw."""
-    monkeypatch.setattr(train, "draw_run", lambda *_: [])
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """(folder, what it printed) of a run of the main job on people, in `here`."""

@@ -76,7 +76,9 @@ HEADS = {
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_every_head_takes_the_page_s_loss(folder, type_command, monkeypatch, head):
+def test_every_head_takes_the_page_s_loss(
+    folder, type_command, monkeypatch, without_pictures, head
+):
     for name in ("my_losses", "my_nets"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
