@@ -9,7 +9,6 @@ import importlib.util
 import os
 import pathlib
 import re
-import subprocess
 import sys
 import tomllib
 import typing
@@ -20,6 +19,7 @@ import pytest
 from arcface_jax.losses import LOSSES
 from arcface_jax.training.config import Config
 from experiments.recipes.presets import PRESETS
+from tests import processes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = {
@@ -183,14 +183,9 @@ def test_the_site_builds_without_warnings_and_its_links_are_whole(tmp_path):
     for package in ("sphinx", "furo", "myst_nb"):
         pytest.importorskip(package)
     site = tmp_path / "site"
-    run = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", str(site)],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", site]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    run = processes.run(command, seconds=500, cwd=ROOT, env=environment)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html")}
     assert len(pages) > 100

@@ -2,10 +2,11 @@
 
 import os
 import pathlib
-import subprocess
 import sys
 
 import pytest
+
+from tests import processes
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.py"))
@@ -34,13 +35,6 @@ def test_it_runs(notebook, tmp_path):
         "PYTHONIOENCODING": "utf-8",
     }
     environment.pop("XLA_FLAGS", None)  # as a user runs it
-    run = subprocess.run(
-        [sys.executable, str(notebook)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    run = processes.run([sys.executable, notebook], seconds=300, cwd=tmp_path, env=environment)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
     assert "Warning" not in run.stderr

@@ -5,25 +5,21 @@ not.
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
 
 import pytest
 
+from tests import processes
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow
 
 
 def python(*arguments, cwd, **environment):
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd,
-        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | environment,
-        capture_output=True,
-        text=True,
-    )
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = processes.run([sys.executable, *arguments], cwd=cwd, env=kept | environment)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -31,7 +27,7 @@ def python(*arguments, cwd, **environment):
 def built(tmp_path_factory):
     """(source distribution, the wheel that is built out of it)."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    listed = processes.run(["git", "ls-files"], cwd=ROOT)
     if listed.returncode:
         pytest.skip("this is no checkout")
     for name in listed.stdout.splitlines():

@@ -2,7 +2,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import subprocess
 import sys
 import time
 
@@ -16,6 +15,7 @@ from arcface_jax.data.samplers import Balanced, Capped
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
+from tests import processes
 
 SIZE = 8
 
@@ -90,10 +90,8 @@ def test_a_script_without_the_main_guard_is_told_so(source, tmp_path):
         "next(iterator)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2])}
-    command = [sys.executable, str(tmp_path / "script.py")]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env=environment, check=False
-    )
+    command = [sys.executable, tmp_path / "script.py"]
+    done = processes.run(command, seconds=120, env=environment)
     assert done.returncode != 0
     assert 'what it does must stand under if __name__ == "__main__":' in done.stderr
 

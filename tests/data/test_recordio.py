@@ -268,7 +268,8 @@ def test_threads_and_processes_read_what_one_reads(golden, golden_files):
     assert not any(wrong)
     assert _read_all(pickle.loads(pickle.dumps(source))) == golden.payloads
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(RecordIOSource.encoded, (source, 2)) == golden.payloads[2]
+        read = pool.apply_async(RecordIOSource.encoded, (source, 2))
+        assert read.get(timeout=120) == golden.payloads[2]  # leaving the pool kills its process
 
 
 def test_train_lst(tmp_path):

@@ -1,4 +1,3 @@
-import subprocess
 import sys
 
 import numpy as np
@@ -11,6 +10,7 @@ from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.data.sources.tfds import TfdsSource
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
+from tests import processes
 
 
 def test_synthetic_faces_are_those_of_the_generator(tmp_path):
@@ -77,7 +77,5 @@ def test_neither_building_nor_reading_imports_tensorflow(tmp_path):
         "assert len(x.as_data_source(split='train')) == 2\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
+    done = processes.run([sys.executable, "-c", program])
     assert done.returncode == 0, done.stderr

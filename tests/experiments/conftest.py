@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from arcface_jax.commands.command import run_command
+from experiments import train
 
 
 @pytest.fixture
@@ -32,6 +33,12 @@ def crowd(tmp_path):
             pixels = np.clip(base + random.normal(0, 8, base.shape), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"{picture}.png")
     return tmp_path / "crowd"
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """A run that is read by what it prints need not draw."""
+    monkeypatch.setattr(train, "draw_run", lambda *_: [])
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
@@ -21,20 +20,14 @@ from experiments.benchmark.head import (
 from experiments.benchmark.head_cases import CASES
 from experiments.benchmark.report import Ratio
 from experiments.plan import PlanConfig, plan_table
+from tests import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def command(*arguments):
     environment = os.environ | {"COLUMNS": "200", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return processes.run([sys.executable, "-m", *arguments], cwd=ROOT, env=environment)
 
 
 def test_two_heads_measured(tmp_path):

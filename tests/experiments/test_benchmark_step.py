@@ -5,7 +5,6 @@ are one.
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 import jax
@@ -24,6 +23,7 @@ from experiments.benchmark.step import (
     step_ratios,
     step_table,
 )
+from tests import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -41,21 +41,10 @@ def test_a_step_is_measured(tmp_path):
         "--steps",
         "2",
     ]
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "experiments.benchmark",
-            "step",
-            *options,
-            "--output",
-            str(tmp_path),
-        ],
+    result = processes.run(
+        [sys.executable, "-m", "experiments.benchmark", "step", *options, "--output", tmp_path],
         cwd=ROOT,
         env=os.environ | {"COLUMNS": "200", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert result.returncode == 0, result.stderr
     saved = json.loads((tmp_path / "records.json").read_text())

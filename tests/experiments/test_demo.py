@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 
 import numpy as np
@@ -19,6 +18,7 @@ from arcface_jax.commands.photos import Cropper
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
 from experiments import demo
+from tests import processes
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 # Runs the command and says on stderr whom it connects to.
@@ -143,22 +143,18 @@ def page(small_checkpoint, crowd):
         "--threshold",
         "0.95",
     ]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), "--no-open"],
+    process = processes.start(
+        [*command, "--port", port, "--no-open"],
         cwd=REPOSITORY,
         env=os.environ | {"JAX_PLATFORMS": "cpu", "TMPDIR": str(crowd.parent)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
     )
     address = f"http://127.0.0.1:{port}"
-    first = process.stdout.readline()
-    if address not in first:
-        process.kill()
-        pytest.fail(first + process.stderr.read())
-    yield address, process
-    process.kill()
-    process.communicate()
+    try:
+        first = process.stdout.readline()
+        assert address in first, first + processes.end(process)[1]
+        yield address, process
+    finally:
+        processes.end(process)
 
 
 def wait_for(browser, element, text):
@@ -172,6 +168,7 @@ def wait_for(browser, element, text):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_a_browser_shows_it_and_asks_no_other_computer(browser, page, crowd, tmp_path):
     from selenium.webdriver.common.by import By
 
@@ -214,13 +211,8 @@ def test_a_browser_shows_it_and_asks_no_other_computer(browser, page, crowd, tmp
         "--port",
         port,
     ]
-    other = subprocess.run(
-        command,
-        cwd=crowd.parent,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    other = processes.run(command, cwd=crowd.parent, env=environment)
     assert other.returncode == 2
     assert other.stderr == f"error: --port: {port} is taken; give another\n"
 

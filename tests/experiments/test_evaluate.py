@@ -218,11 +218,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained_evaluated(
+    trained: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+    """The folder of its evaluation."""
+    out = tmp_path_factory.mktemp("trained")
+    run(Arguments(checkpoint=(trained,), output=out, deployment_fars=(0.1,), replicates=20))
+    return out
+
+
 def test_a_run_is_evaluated_on_the_people_it_held_out(
-    trained: pathlib.Path, tmp_path: pathlib.Path
+    trained: pathlib.Path, trained_evaluated: pathlib.Path
 ) -> None:
-    run(Arguments(checkpoint=(trained,), output=tmp_path, deployment_fars=(0.1,), replicates=5))
-    figures = json.loads((tmp_path / "table.json").read_text())["held out"]
+    figures = json.loads((trained_evaluated / "table.json").read_text())["held out"]
     in_training = json.loads((trained / "results.json").read_text())["verifications"]["2"]
     for name in ("accuracy", "accuracy_std", "eer", "auc", "val", "tar@far=0.01"):
         assert figures[name]["estimate"] == pytest.approx(in_training[name], abs=1e-6)
@@ -242,7 +251,7 @@ def test_a_run_is_evaluated_on_the_sets_that_verified_it_as_they_did(
             flip_test=False,
         ),
         model=ModelConfig(name="tiny-to-evaluate", width=4, embedding_size=16),
-        run=RunConfig(steps=1, batch_size=8, evaluate_every=1, log_every=1),
+        run=RunConfig(steps=1, batch_size=8, evaluate_every=1, log_every=1, devices=1),
     )
     run_folder = RunFolder(tmp_path / "run", config)
     result = train(prepare(config), run_folder, Silent())
@@ -266,11 +275,10 @@ def test_a_run_is_evaluated_on_the_sets_that_verified_it_as_they_did(
 
 
 def test_the_class_weights_of_a_run_are_measured_on_its_training_people(
-    trained: pathlib.Path, tmp_path: pathlib.Path
+    trained: pathlib.Path, trained_evaluated: pathlib.Path
 ) -> None:
-    run(Arguments(checkpoint=(trained,), output=tmp_path, deployment_fars=(0.1,), replicates=20))
-    figures = json.loads((tmp_path / "table.json").read_text())["training people"]
-    assert "training people" in (tmp_path / "report.html").read_text()
+    figures = json.loads((trained_evaluated / "table.json").read_text())["training people"]
+    assert "training people" in (trained_evaluated / "report.html").read_text()
     model = load_trained(SavedRun(trained))
     people = load_data(model.config.data, model.config.run.seed).train
     images = np.stack([people[index] for index in range(len(people))])

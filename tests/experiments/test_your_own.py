@@ -6,13 +6,12 @@ import pathlib
 import re
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
 
 import pytest
 
 from experiments import train
+from tests import processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "your-own.md").read_text(encoding="utf-8")
@@ -32,26 +31,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def typed(folder, module, *arguments, seconds=240):
-    """What a command says, its own and its errors; it and what it started end in time."""
+def typed(folder, module, *arguments):
+    """What a command says, its own and its errors."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "COLUMNS": "200"}
     environment.pop("XLA_FLAGS", None)  # as a user runs it
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"experiments.{module}", *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        said, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    assert process.returncode == 0, said
-    return said
+    command = [sys.executable, "-m", f"experiments.{module}", *arguments]
+    done = processes.run(command, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -89,7 +76,9 @@ HEADS = {
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_every_head_takes_the_page_s_loss(folder, type_command, monkeypatch, head):
+def test_every_head_takes_the_page_s_loss(
+    folder, type_command, monkeypatch, without_pictures, head
+):
     for name in ("my_losses", "my_nets"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))

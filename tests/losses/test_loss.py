@@ -3,7 +3,6 @@ its numbers are kept, named and checked.
 """
 
 import dataclasses
-import subprocess
 import sys
 
 import jax
@@ -34,7 +33,7 @@ from arcface_jax.losses import (
     uniface_loss,
 )
 from arcface_jax.margins import arcface, cm1, cm2, cosface, normface, sphereface
-from tests import in_numpy
+from tests import in_numpy, processes
 
 FIXED = {
     "arcface": (arcface(), (1, 0.5, 0)),
@@ -271,7 +270,8 @@ def test_making_a_loss_starts_no_device():
         "import jax._src.xla_bridge as bridge\n"
         "assert made and not bridge._backends, bridge._backends\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    done = processes.run([sys.executable, "-c", program], seconds=120)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -1,6 +1,7 @@
 """A network and a run small enough to train in a second."""
 
 import dataclasses
+import types
 
 import flax.linen as nn
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from arcface_jax.models import registry
 from arcface_jax.models.layers import EmbeddingBatchNorm
 from arcface_jax.training.config import Config, DataConfig, ModelConfig, RunConfig
+from tests.runs.short_runs import run
 
 
 class Tiny(nn.Module):
@@ -30,7 +32,7 @@ if "tiny" not in registry.names():
     registry.register("tiny", Tiny)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config():
     """Six steps on twelve synthetic people, half of them held out."""
     return Config(
@@ -42,9 +44,18 @@ def tiny_config():
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def with_run(tiny_config):
     """tiny_config with some of its run settings changed."""
     return lambda **changes: dataclasses.replace(
         tiny_config, run=dataclasses.replace(tiny_config.run, **changes)
     )
+
+
+@pytest.fixture(scope="session")
+def straight(tiny_config, tmp_path_factory):
+    """A run from start to end; its folder is only to be read."""
+    folder = tmp_path_factory.mktemp("straight")
+    result, recorder = run(tiny_config, folder)
+    metrics = (folder / "metrics.jsonl").read_bytes()
+    return types.SimpleNamespace(folder=folder, result=result, recorder=recorder, metrics=metrics)

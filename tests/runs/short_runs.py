@@ -35,14 +35,14 @@ class Recorder:
         self.said.append(message)
 
 
-def run(config, path, recorder=None):
+def run(config, path, recorder=None, setup=None):
     recorder = recorder or Recorder()
-    result = train(prepare(config), RunFolder(path, config), recorder)
+    result = train(setup or prepare(config), RunFolder(path, config), recorder)
     return result, recorder
 
 
-def final_state(path, config):
+def final_state(path, setup):
     checkpoints = Checkpoints(path / "checkpoints")
-    state = checkpoints.restore(checkpoints.latest_step(), prepare(config).initial_state())
+    state = checkpoints.restore(checkpoints.latest_step(), setup.initial_state())
     checkpoints.close()
     return jax.device_get(state)

@@ -9,7 +9,7 @@ from arcface_jax.runs.checkpoints import Checkpoints, metadata_of
 from arcface_jax.runs.setup import prepare
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def state(tiny_config):
     return prepare(tiny_config).initial_state()
 

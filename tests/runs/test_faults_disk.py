@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import subprocess
 import time
 
 import pytest
@@ -15,12 +14,13 @@ from arcface_jax.errors import InputError
 from arcface_jax.runs.checkpoints import Checkpoints
 from arcface_jax.runs.run_folder import RunFolder
 from arcface_jax.runs.setup import prepare
+from tests import processes
 
 
 def mount(*arguments):
     """Runs mount; skips the test where this user may not."""
     try:
-        done = subprocess.run(["mount", *map(str, arguments)], capture_output=True, text=True)
+        done = processes.run(["mount", *arguments], seconds=30)
     except OSError as error:
         pytest.skip(f"no disk can be mounted here: {error}")
     if done.returncode:
@@ -34,7 +34,8 @@ def disk(tmp_path):
     place.mkdir()
     mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", place)
     yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    done = processes.run(["umount", "--lazy", place], seconds=30)
+    assert done.returncode == 0, done.stderr
 
 
 def save_and_wait(checkpoints, state):

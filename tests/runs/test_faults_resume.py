@@ -113,15 +113,19 @@ def test_a_run_goes_on_from_eight_devices_to_two_to_four(with_run, tmp_path, nam
                 )
 
 
+@pytest.fixture(scope="module")
+def begun(tiny_config):
+    """(program, its first state)."""
+    program = prepare(tiny_config).program
+    return program, program.placement.create(program.make_state)
+
+
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # of Orbax's reading threads
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_is_read(
-    tiny_config, tmp_path, damage
-):
-    program = prepare(tiny_config).program
-    state = program.placement.create(program.make_state)
+def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_is_read(begun, tmp_path, damage):
+    program, state = begun
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     for step in (3, 4):
         checkpoints.save(dataclasses.replace(state, step=state.step + step), {"shards": 1})

@@ -22,15 +22,23 @@ def assert_bit_identical(first, second):
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
-@pytest.fixture
-def straight(tiny_config, tmp_path):
-    """An uninterrupted run: (folder, result)."""
-    result, _ = run(tiny_config, tmp_path / "straight")
-    return tmp_path / "straight", result
+@pytest.fixture(scope="module")
+def setup(tiny_config):
+    """The run that is broken off and goes on, its step compiled once for all tests."""
+    prepared = prepare(tiny_config)
+    step = prepared.program.compile_step()
+    object.__setattr__(prepared.program, "compile_step", lambda: step)
+    return prepared
 
 
-def test_a_run_measures_and_keeps_everything(tiny_config, tmp_path):
-    result, recorder = run(tiny_config, tmp_path)
+@pytest.fixture(scope="module")
+def last_state(straight, tiny_config):
+    """Of the uninterrupted run."""
+    return final_state(straight.folder, prepare(tiny_config))
+
+
+def test_a_run_measures_and_keeps_everything(straight):
+    result, recorder, folder = straight.result, straight.recorder, straight.folder
     assert recorder.verified_at == [0, 3, 6] == sorted(result.verifications)
     assert sorted(result.angles) == [0, 3, 6]
     assert all(
@@ -41,65 +49,56 @@ def test_a_run_measures_and_keeps_everything(tiny_config, tmp_path):
     seen, expected = recorder.first
     assert seen == recorder.losses[0]
     assert expected == pytest.approx(seen, rel=0.2)  # of a network with so few dimensions
-    lines = read_metrics(tmp_path)
+    lines = read_metrics(folder)
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert [line["loss"] for line in lines if "loss" in line] == recorder.losses
     assert [line["step"] for line in lines if "verification/accuracy" in line] == [0, 3, 6]
-    assert list((tmp_path / "tensorboard").iterdir())
-    assert not (tmp_path / "results.json").exists()  # whoever finishes the run writes it
+    assert list((folder / "tensorboard").iterdir())
+    assert not (folder / "results.json").exists()  # whoever finishes the run writes it
 
 
-def test_the_same_configuration_gives_the_same_metrics_to_the_last_bit(
-    straight, tiny_config, tmp_path
-):
-    saved = read_config(straight[0] / "config.json")
-    run(saved, tmp_path / "again")
-    assert (straight[0] / "metrics.jsonl").read_bytes() == (
-        tmp_path / "again" / "metrics.jsonl"
-    ).read_bytes()
+def test_the_same_configuration_gives_the_same_metrics_to_the_last_bit(straight, tmp_path):
+    run(read_config(straight.folder / "config.json"), tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == straight.metrics
 
 
 def test_another_seed_gives_another_run(straight, with_run, tmp_path):
     result, _ = run(with_run(seed=1), tmp_path / "other")
-    assert not np.array_equal(result.similarities, straight[1].similarities)
+    assert not np.array_equal(result.similarities, straight.result.similarities)
 
 
 @pytest.mark.parametrize("stop_at", [2, 3, 5])
 @pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_and_resumed_ends_bit_identical(
-    straight, tiny_config, with_run, tmp_path, stop_at, with_signal, capfd
+    straight, last_state, setup, tmp_path, stop_at, with_signal, capfd
 ):
-    folder = tmp_path / "broken"
     with pytest.raises(Stopped) as stopped:
-        run(tiny_config, folder, Recorder(stop_at, with_signal))
+        run(setup.config, tmp_path, Recorder(stop_at, with_signal), setup)
     assert "Stopping after this step" in capfd.readouterr().err
     assert (stopped.value.step, stopped.value.signal_number) == (stop_at, with_signal)
-    result, recorder = run(tiny_config, folder)
+    result, recorder = run(setup.config, tmp_path, setup=setup)
     assert len(recorder.losses) == 6 - stop_at
-    assert_bit_identical(final_state(folder, tiny_config), final_state(straight[0], tiny_config))
-    np.testing.assert_array_equal(result.similarities, straight[1].similarities)
-    assert result.verifications == straight[1].verifications
-    assert (folder / "metrics.jsonl").read_bytes() == (straight[0] / "metrics.jsonl").read_bytes()
+    assert_bit_identical(final_state(tmp_path, setup), last_state)
+    np.testing.assert_array_equal(result.similarities, straight.result.similarities)
+    assert result.verifications == straight.result.verifications
+    assert (tmp_path / "metrics.jsonl").read_bytes() == straight.metrics
 
 
-def test_metrics_beyond_the_checkpoint_are_dropped_on_resuming(
-    straight, tiny_config, with_run, tmp_path
-):
+def test_metrics_beyond_the_checkpoint_are_dropped_on_resuming(straight, setup, tmp_path):
     """As after a kill: the log ran ahead of the last checkpoint, and its last line is cut."""
-    folder = tmp_path / "killed"
     with pytest.raises(Stopped):
-        run(tiny_config, folder, Recorder(4))
-    with (folder / "metrics.jsonl").open("a") as lines:
+        run(setup.config, tmp_path, Recorder(4), setup)
+    with (tmp_path / "metrics.jsonl").open("a") as lines:
         lines.write(json.dumps({"step": 5, "loss": -1.0}) + '\n{"step": 6, "lo')
-    run(tiny_config, folder)
-    assert (folder / "metrics.jsonl").read_bytes() == (straight[0] / "metrics.jsonl").read_bytes()
+    run(setup.config, tmp_path, setup=setup)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == straight.metrics
 
 
 def test_pmap_run_equals_the_mesh_run(straight, with_run, tmp_path):
     result, _ = run(with_run(parallel="pmap"), tmp_path / "pmap")
-    np.testing.assert_allclose(result.similarities, straight[1].similarities, atol=1e-3)
+    np.testing.assert_allclose(result.similarities, straight.result.similarities, atol=1e-3)
     local, _ = run(with_run(parallel="pmap", statistics="local"), tmp_path / "local")
-    assert not np.allclose(local.similarities, straight[1].similarities, atol=1e-3)
+    assert not np.allclose(local.similarities, straight.result.similarities, atol=1e-3)
 
 
 def test_streaming_equals_memory(straight, tiny_config, tmp_path):
@@ -107,7 +106,7 @@ def test_streaming_equals_memory(straight, tiny_config, tmp_path):
         tiny_config, data=dataclasses.replace(tiny_config.data, loading="stream")
     )
     result, _ = run(streamed, tmp_path / "stream")
-    np.testing.assert_array_equal(result.similarities, straight[1].similarities)
+    np.testing.assert_array_equal(result.similarities, straight.result.similarities)
     assert result.speeds["images_per_second"] > 0
     assert 0 <= result.speeds["data_wait"] <= 1
 
@@ -167,11 +166,10 @@ def test_a_model_that_cannot_be_verified_ends_the_run_with_a_dump(with_run, tmp_
         run(dataclasses.replace(config, optimiser=hot), tmp_path)
 
 
-def test_resuming_on_other_data_is_refused(tiny_config, with_run, tmp_path):
+def test_resuming_on_other_data_is_refused(setup, tmp_path):
     with pytest.raises(Stopped):
-        run(tiny_config, tmp_path, Recorder(2))
-    folder = RunFolder(tmp_path, tiny_config)
-    setup = prepare(tiny_config)
+        run(setup.config, tmp_path, Recorder(2), setup)
+    folder = RunFolder(tmp_path, setup.config)
     other = dataclasses.replace(
         setup, data=dataclasses.replace(setup.data, fingerprint="of something else")
     )

@@ -30,17 +30,18 @@ def with_(config, **sections):
     return dataclasses.replace(config, **changed)
 
 
-def test_the_moving_average_is_kept_verified_and_changes_nothing_else(tiny_config, tmp_path):
-    plain, _ = run(tiny_config, tmp_path / "plain")
-    result, recorder = run(with_(tiny_config, optimiser={"ema": 0.5}), tmp_path / "average")
-    np.testing.assert_array_equal(result.similarities, plain.similarities)
+def test_the_moving_average_is_kept_verified_and_changes_nothing_else(
+    straight, tiny_config, tmp_path
+):
+    setup = prepare(with_(tiny_config, optimiser={"ema": 0.5}))
+    result, recorder = run(setup.config, tmp_path, setup=setup)
+    np.testing.assert_array_equal(result.similarities, straight.result.similarities)
     assert {"", "average"} == recorder.best.keys()
     assert "average/auc" in result.verifications[6]
     assert result.verifications[6]["average/auc"] != result.verifications[6]["auc"]
-    state = final_state(tmp_path / "average", with_(tiny_config, optimiser={"ema": 0.5}))
-    kernel = ("backbone", "conv", "kernel")
+    state = final_state(tmp_path, setup)
     assert not np.allclose(
-        state.average["params"]["conv"]["kernel"], state.params[kernel[0]][kernel[1]][kernel[2]]
+        state.average["params"]["conv"]["kernel"], state.params["backbone"]["conv"]["kernel"]
     )
 
 
@@ -81,21 +82,20 @@ def test_each_verification_has_a_checkpoint_where_the_best_is_kept(with_run, tmp
     checkpoints.close()
 
 
-def test_a_run_starts_from_another_runs_backbone(tiny_config, tmp_path):
-    run(tiny_config, tmp_path / "first")
-    before = final_state(tmp_path / "first", tiny_config)
-    config = with_(tiny_config, model={"init": str(tmp_path / "first")}, run={"seed": 1})
+def test_a_run_starts_from_another_runs_backbone(straight, tiny_config, tmp_path):
+    before = final_state(straight.folder, prepare(tiny_config))
+    config = with_(tiny_config, model={"init": str(straight.folder)}, run={"seed": 1})
     state = jax.device_get(prepare(config).initial_state())
     jax.tree.map(np.testing.assert_array_equal, state.backbone_variables, before.backbone_variables)
     assert not np.array_equal(
         state.params["head"]["class_weights"], before.params["head"]["class_weights"]
     )
-    earlier = with_(config, model={"init": str(tmp_path / "first" / "checkpoints" / "3")})
+    earlier = with_(config, model={"init": str(straight.folder / "checkpoints" / "3")})
     at_step_3 = jax.device_get(prepare(earlier).initial_state()).backbone_variables
     assert not np.array_equal(
         at_step_3["params"]["fc"]["kernel"], before.params["backbone"]["fc"]["kernel"]
     )
-    result, _ = run(with_(config, optimiser={"frozen": 0.5}), tmp_path / "second")
+    result, _ = run(with_(config, optimiser={"frozen": 0.5}), tmp_path)
     assert result.bad_steps == 0
 
 
@@ -113,9 +113,8 @@ def test_a_run_starts_from_another_runs_backbone(tiny_config, tmp_path):
         ),
     ],
 )
-def test_a_starting_point_that_does_not_fit_is_named(tiny_config, tmp_path, model, named):
-    run(tiny_config, tmp_path / "first")
-    config = with_(tiny_config, model={"init": str(tmp_path / "first")} | model)
+def test_a_starting_point_that_does_not_fit_is_named(straight, tiny_config, model, named):
+    config = with_(tiny_config, model={"init": str(straight.folder)} | model)
     with pytest.raises(InputError, match=named):
         prepare(config).initial_state()
 
@@ -194,9 +193,8 @@ def test_the_losses_without_classes_and_with_sub_centres_are_trained_and_measure
     assert all(np.isfinite(angles).all() for angles in result.angles.values())
 
 
-def test_a_checkpoint_tells_what_it_was_made_with(tiny_config, tmp_path):
-    run(tiny_config, tmp_path)
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+def test_a_checkpoint_tells_what_it_was_made_with(straight, tiny_config):
+    checkpoints = Checkpoints(straight.folder / "checkpoints")
     about = checkpoints.metadata(6)
     checkpoints.close()
     assert about["config"] == json.loads(config_to_json(tiny_config))
