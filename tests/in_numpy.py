@@ -32,6 +32,19 @@ def cross_entropy(cosine, labels, target, scale=64.0, smoothing=0.0, kept=True):
     return np.where(labels < 0, 0.0, -np.where(kept, wanted * log_p, 0.0).sum(axis=1))
 
 
+def shard(rows, shards):
+    """[shards, ⌈C/shards⌉, …]; all but the first C % shards have a class less, then a zero row."""
+    split = np.zeros((shards, -(-len(rows) // shards), *rows.shape[1:]), rows.dtype)
+    for place, part in zip(split, np.array_split(rows, shards), strict=True):
+        place[: len(part)] = part
+    return split
+
+
+def unshard(split, classes):
+    sizes = map(len, np.array_split(np.arange(classes), len(split)))
+    return np.concatenate([part[:size] for part, size in zip(split, sizes, strict=True)])
+
+
 def margin_softmax(
     embeddings, weights, labels, psi, scale=64.0, smoothing=0.0, threshold=None, classes=None
 ):

@@ -1,6 +1,7 @@
 """Imports go one way, so that each layer can be understood, and used, without those above it."""
 
 import ast
+import functools
 import pathlib
 
 import pytest
@@ -34,6 +35,7 @@ LAYERS = (
 WITHOUT_FLAX = ("margins", "cosine", "losses", "heads", "evaluation", "analysis")
 
 
+@functools.cache
 def modules() -> dict[str, pathlib.Path]:
     files = [*(ROOT / "arcface_jax").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]
     return {
@@ -42,6 +44,7 @@ def modules() -> dict[str, pathlib.Path]:
     }
 
 
+@functools.cache
 def imports(file: pathlib.Path) -> set[str]:
     """Every module, or name in a module, that a file imports anywhere in it."""
     found = set()

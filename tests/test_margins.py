@@ -2,6 +2,8 @@
 promise.
 """
 
+import functools
+import itertools
 import json
 import math
 import pathlib
@@ -45,7 +47,29 @@ NUMBERS = {
     "a margin on top of m1 = 2": (2, 0.3, 0.1),
     "m1 = 4": (4, 0, 0),
 }
-ALL = [(name, rule, gradient) for name in NUMBERS for rule in PAST_PI for gradient in GRADIENTS]
+ALL = list(itertools.product(NUMBERS, PAST_PI, GRADIENTS))
+THETA = np.linspace(0.1, np.pi - 0.1, 400)
+AT_THE_POLES = np.array([-1 - 1e-6, -1.0, -1 + 6e-8, 1 - 6e-8, 1.0, 1 + 1e-6], np.float32)
+
+
+@functools.cache
+def every_combination(dtype):
+    """{(name, rule, gradient): (values, slopes)} by one program: in float64 at cos THETA, in
+    float32 at the poles.
+    """
+
+    @jax.jit
+    def program(cosine):
+        psis = {
+            case: combined(*NUMBERS[case[0]], past_pi=case[1], gradient=case[2]) for case in ALL
+        }
+        both = {case: jax.vjp(psi, cosine) for case, psi in psis.items()}
+        return {
+            case: (value, *slope(jnp.ones_like(value))) for case, (value, slope) in both.items()
+        }
+
+    with jax.enable_x64(dtype == np.float64):
+        return jax.device_get(program(np.cos(THETA) if dtype == np.float64 else AT_THE_POLES))
 
 
 def numpy_psi(theta, m1, m2, m3, rule, epsilon=1e-4):
@@ -81,28 +105,29 @@ def numpy_slope(theta, m1, m2, m3, rule):
     return slope
 
 
-@pytest.mark.parametrize("name", NAMED_MARGINS)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_the_published_curves(name, dtype):
-    degrees, wanted = GOLDEN["target_logits"]["degrees"], GOLDEN["target_logits"][name]
-    with jax.enable_x64(dtype == jnp.float64):
-        values = NAMED_MARGINS[name](jnp.cos(jnp.deg2rad(jnp.asarray(degrees, dtype))))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_published_curves(dtype):
+    golden = GOLDEN["target_logits"]
+    program = jax.jit(lambda c: {name: psi(c) for name, psi in NAMED_MARGINS.items()})
+    with jax.enable_x64(dtype == np.float64):
+        curves = program(np.cos(np.deg2rad(np.array(golden["degrees"], dtype))))
+    for name, values in curves.items():
         assert values.dtype == dtype
-    for value, number in zip(values, wanted, strict=True):
-        assert number is None or float(value) == pytest.approx(number, abs=5.1e-5)
+        for value, number in zip(np.asarray(values), golden[name], strict=True):
+            assert number is None or float(value) == pytest.approx(number, abs=5.1e-5), name
 
 
-@pytest.mark.parametrize("rule", PAST_PI)
-def test_the_published_values_past_pi(rule):
+def test_the_published_values_past_pi():
     golden = GOLDEN["past_pi"]
-    value = float(arcface(golden["margin"], past_pi=rule)(jnp.float32(golden["cosine"])))
-    assert value == pytest.approx(golden[rule], abs=1.5e-6)
+    psis = {rule: arcface(golden["margin"], past_pi=rule) for rule in PAST_PI}
+    values = jax.jit(lambda c: {rule: psi(c) for rule, psi in psis.items()})(golden["cosine"])
+    assert values == {rule: pytest.approx(golden[rule], abs=1.5e-6) for rule in PAST_PI}
 
 
 def test_a_cosine_just_below_minus_one_reflects_the_same_for_margins_of_each_example():
-    cosine = np.array([-1.0 - 1e-7, -1.0, -0.9])
-    wanted = arcface(0.5, past_pi="reflect")(jnp.asarray(cosine, jnp.float32))
-    found = arcface(jnp.full(3, 0.5), past_pi="reflect")(jnp.asarray(cosine, jnp.float32))
+    psi = lambda m, c: arcface(m, past_pi="reflect")(c)  # noqa: E731
+    program = jax.jit(lambda each, cosine: (psi(0.5, cosine), psi(each, cosine)))
+    wanted, found = program(*np.float32([[0.5, 0.5, 0.5], [-1.0 - 1e-7, -1.0, -0.9]]))
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
     assert float(wanted[0]) > -1.2
 
@@ -122,22 +147,17 @@ def test_the_two_gradients_differ_in_sign_past_pi():
     golden = GOLDEN["gradients_past_pi"]
     # With p ≈ 0 the loss's slope is s·(p − 1)·psi'(cosθ).
     for gradient in GRADIENTS:
-        slope = -golden["scale"] * jax.grad(arcface(0.5, gradient=gradient))(-0.95)
-        assert float(slope) == pytest.approx(golden[gradient], abs=5e-3)
+        slope = jax.jit(jax.grad(arcface(0.5, gradient=gradient)))(-0.95)
+        assert -golden["scale"] * float(slope) == pytest.approx(golden[gradient], abs=5e-3)
 
 
 @pytest.mark.parametrize(("name", "rule", "gradient"), ALL)
 def test_every_combination_is_its_definition(name, rule, gradient):
     m1, m2, m3 = NUMBERS[name]
-    theta = np.linspace(0.1, np.pi - 0.1, 400)
-    turn = (m1 * theta + m2) / np.pi
-    theta = theta[
-        (np.abs(turn - np.round(turn)) > 1e-3) & (np.abs(np.cos(theta)) > 1e-3)
-    ]  # off the jumps and kinks
-    psi = combined(m1, m2, m3, past_pi=rule, gradient=gradient)
-    with jax.enable_x64(True):
-        cosine = jnp.cos(theta)
-        value, slope = psi(cosine), jax.vmap(jax.grad(psi))(cosine)
+    turn = (m1 * THETA + m2) / np.pi
+    smooth = (np.abs(turn - np.round(turn)) > 1e-3) & (np.abs(np.cos(THETA)) > 1e-3)
+    theta = THETA[smooth]  # off the jumps and kinks
+    value, slope = (each[smooth] for each in every_combination(np.float64)[name, rule, gradient])
     np.testing.assert_allclose(value, numpy_psi(theta, m1, m2, m3, rule), atol=2e-5)
     wanted = numpy_slope(theta, m1, m2, m3, rule) if gradient == "exact" else np.ones_like(theta)
     np.testing.assert_allclose(slope, wanted, atol=1e-3)
@@ -145,10 +165,8 @@ def test_every_combination_is_its_definition(name, rule, gradient):
 
 @pytest.mark.parametrize(("name", "rule", "gradient"), ALL)
 def test_values_and_slopes_are_finite_at_the_poles_and_beyond(name, rule, gradient):
-    psi = combined(*NUMBERS[name], past_pi=rule, gradient=gradient)
-    cosine = jnp.asarray([-1 - 1e-6, -1.0, -1 + 6e-8, 1 - 6e-8, 1.0, 1 + 1e-6], jnp.float32)
-    slope = jax.vmap(jax.grad(psi))(cosine)
-    assert np.isfinite(psi(cosine)).all()
+    value, slope = every_combination(np.float32)[name, rule, gradient]
+    assert np.isfinite(value).all()
     assert np.abs(slope).max() < 2e4
 
 
@@ -275,19 +293,20 @@ def test_a_psi_may_be_static_or_traced_and_compiles_once():
 
 @pytest.mark.parametrize("rule", PAST_PI)
 def test_a_margin_for_each_example(rule):
-    each = jnp.asarray([0.0, 0.2, 0.5, 0.9])
-    cosine = jnp.asarray([0.3, -0.99, -0.95, 0.9])
-    together = combined(1.0, each, 0.1 * each, past_pi=rule)(cosine)
-    alone = [
-        combined(1, float(m), 0.1 * float(m), past_pi=rule)(c)
-        for m, c in zip(each, cosine, strict=True)
-    ]
-    np.testing.assert_allclose(together, jnp.stack(alone), atol=1e-6)
-    over_m1 = combined(1.0 + each, 0.2, 0, past_pi=rule)(cosine)
-    alone = [
-        combined(1 + float(m), 0.2, 0, past_pi=rule)(c) for m, c in zip(each, cosine, strict=True)
-    ]
-    np.testing.assert_allclose(over_m1, jnp.stack(alone), atol=1e-5)
+    numbers = [0.0, 0.2, 0.5, 0.9]
+
+    @jax.jit
+    def program(each, cosine):
+        psi = functools.partial(combined, past_pi=rule)
+        pairs = list(zip(numbers, cosine, strict=True))
+        return (
+            (psi(1.0, each, 0.1 * each)(cosine), [psi(1, m, 0.1 * m)(c) for m, c in pairs]),
+            (psi(1.0 + each, 0.2, 0)(cosine), [psi(1 + m, 0.2, 0)(c) for m, c in pairs]),
+        )
+
+    of_m2_and_m3, of_m1 = program(np.float32(numbers), np.float32([0.3, -0.99, -0.95, 0.9]))
+    np.testing.assert_allclose(*of_m2_and_m3, atol=1e-6)
+    np.testing.assert_allclose(*of_m1, atol=1e-5)
 
 
 def test_a_margin_for_each_class():
@@ -306,12 +325,23 @@ def test_the_gradient_reaches_a_learnt_margin():
 
 
 def test_annealing_moves_from_the_cosine_to_the_margin():
-    cosine = jnp.linspace(-1, 1, 7)
-    np.testing.assert_allclose(annealed(arcface(), 0.0)(cosine), arcface()(cosine), atol=1e-7)
-    np.testing.assert_allclose(annealed(arcface(), 1e6)(cosine), cosine, atol=2e-6)
-    np.testing.assert_allclose(annealed(lambda c: c - 0.4, 3.0)(cosine), cosine - 0.1, atol=1e-6)
     straight = annealed(arcface(gradient="straight_through"), 3.0)
-    np.testing.assert_allclose(jax.vmap(jax.grad(straight))(cosine), 1.0, atol=1e-6)
+
+    @jax.jit
+    def program(cosine):
+        return (
+            (annealed(arcface(), 0.0)(cosine), arcface()(cosine)),
+            annealed(arcface(), 1e6)(cosine),
+            annealed(lambda c: c - 0.4, 3.0)(cosine),
+            jax.vmap(jax.grad(straight))(cosine),
+        )
+
+    cosine = np.linspace(-1, 1, 7, dtype=np.float32)
+    at_the_end, at_the_start, between, slope = program(cosine)
+    np.testing.assert_allclose(*at_the_end, atol=1e-7)
+    np.testing.assert_allclose(at_the_start, cosine, atol=2e-6)
+    np.testing.assert_allclose(between, cosine - 0.1, atol=1e-6)
+    np.testing.assert_allclose(slope, 1.0, atol=1e-6)
 
 
 def test_spherefaces_own_schedule():
@@ -323,7 +353,7 @@ def test_spherefaces_own_schedule():
 
 def test_the_shape_and_dtype_of_the_cosine_are_kept():
     for dtype in (jnp.bfloat16, jnp.float16, jnp.float32):
-        out = arcface(jnp.full(3, 0.5))(jnp.zeros((2, 3), dtype))
+        out = jax.eval_shape(arcface(jnp.full(3, 0.5)), jax.ShapeDtypeStruct((2, 3), dtype))
         assert out.shape == (2, 3)
         assert out.dtype == dtype
 
@@ -367,10 +397,12 @@ def test_the_sine_is_accurate_near_the_poles_and_real_beyond_them():
     # 1 − cos² formed by squaring would lose half of the digits here.
     cosine = np.float32(1 - 2.0**-22)
     exact = np.sqrt((1 - np.float64(cosine)) * (1 + np.float64(cosine)) + 1e-6)
-    assert float(guarded_sine(jnp.asarray(cosine))) == pytest.approx(exact, rel=1e-6)
-    assert float(guarded_sine(jnp.float32(1.00001))) == pytest.approx(1e-3, rel=1e-6)
-    assert float(jax.grad(guarded_sine)(1.00001)) == 0.0
-    assert float(jax.grad(guarded_sine)(-1.0)) == pytest.approx(1000, rel=1e-3)
+    sine_and_slope = jax.jit(jax.value_and_grad(guarded_sine))
+    assert float(sine_and_slope(cosine)[0]) == pytest.approx(exact, rel=1e-6)
+    sine, slope = sine_and_slope(np.float32(1.00001))
+    assert float(sine) == pytest.approx(1e-3, rel=1e-6)
+    assert float(slope) == 0.0
+    assert float(sine_and_slope(np.float32(-1.0))[1]) == pytest.approx(1000, rel=1e-3)
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, 5.0, 1.35, 0.5])
@@ -384,6 +416,5 @@ def test_multiple_angles(factor):
 
 def test_straight_through_has_the_value_of_one_and_the_slope_of_the_other():
     function = lambda x: straight_through(2.0 * x, x**3)  # noqa: E731
-    for differentiate in (jax.grad, jax.jacfwd):
-        assert float(function(3.0)) == 27.0
-        assert float(differentiate(function)(3.0)) == 2.0
+    each = jax.jit(lambda x: (function(x), jax.grad(function)(x), jax.jacfwd(function)(x)))
+    assert each(3.0) == (27.0, 2.0, 2.0)

@@ -51,19 +51,21 @@ FUNCTIONS = {
 }
 
 
+@functools.cache
+def in_double(name):
+    function, arguments = FUNCTIONS[name]
+    with jax.enable_x64(True):
+        double = [a.astype(np.float64) if a.dtype == np.float32 else a for a in arguments]
+        return jax.tree.map(np.float64, jax.device_get(jax.jit(function)(*double)))
+
+
 class Variants(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True, with_device=True, with_pmap=True)
     @parameterized.named_parameters((name, name) for name in FUNCTIONS)
     def test_the_result_is_the_same(self, name):
         function, arguments = FUNCTIONS[name]
-        with jax.enable_x64(True):
-            double = [
-                argument.astype(np.float64) if argument.dtype == np.float32 else argument
-                for argument in arguments
-            ]
-            wanted = jax.device_get(jax.jit(function)(*double))
-        found = self.variant(function)(*map(jnp.asarray, arguments))
+        found = jax.device_get(self.variant(function)(*map(jnp.asarray, arguments)))
         chex.assert_trees_all_close(
-            jax.tree.map(np.float64, found), jax.tree.map(np.float64, wanted), rtol=1e-4, atol=1e-4
+            jax.tree.map(np.float64, found), in_double(name), rtol=1e-4, atol=1e-4
         )
         chex.assert_tree_all_finite(found)

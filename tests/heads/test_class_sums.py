@@ -1,5 +1,6 @@
 """What sums over classes: which chunk owns a class, its memory, its products, its edges."""
 
+import functools
 import re
 from collections import Counter
 
@@ -18,28 +19,31 @@ from arcface_jax.losses import margin_softmax_loss
 )
 def test_the_chunks_own_every_class_once(classes, chunk):
     chunks = split_classes(classes, chunk)
-    owned = [c[fresh] for c, fresh in (chunks.classes_of(i, classes) for i in range(chunks.count))]
+    classes_of = jax.jit(jax.vmap(chunks.classes_of, (0, None)))
+    numbers, fresh = map(np.asarray, classes_of(np.arange(chunks.count), classes))
+    owned = [c[there] for c, there in zip(numbers, fresh, strict=True)]
     np.testing.assert_array_equal(np.concatenate(owned), np.arange(classes))
     assert chunks.size <= (chunk or classes)
     assert chunks.count * chunks.size - classes < chunks.count  # waste: less than one class a chunk
 
 
-@pytest.mark.parametrize("broken", [np.nan, np.inf, 3e19])
-def test_a_class_weight_that_is_not_finite_shows_in_the_loss(problem, broken):
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_a_class_weight_that_is_not_finite_shows_in_the_loss(problem, chunk):
     embeddings, tables, labels, _ = problem
-    weights = tables[1].astype(np.float32)
-    weights[20, 0] = broken  # the square of 3e19 overflows
-    for chunk in (None, 7):
-        loss = jax.jit(lambda e, w, y, chunk=chunk: margin_softmax_loss(e, w, y, chunk=chunk))
+    loss = jax.jit(functools.partial(margin_softmax_loss, chunk=chunk))
+    for broken in (np.nan, np.inf, 3e19):  # the square of 3e19 overflows
+        weights = tables[1].astype(np.float32)
+        weights[20, 0] = broken
         values = loss(embeddings.astype(np.float32), weights, labels)
-        np.testing.assert_array_equal(np.isnan(values), labels >= 0)
+        np.testing.assert_array_equal(np.isnan(values), labels >= 0, str(broken))
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 2])
 def test_the_shift_follows_the_largest_logit(chunk):
     """With every wrong class opposite, e^{s(cosθ − 1)} is 0 in float32: 1 is no shift."""
-    e, w = jnp.asarray([[1.0, 0.0]]), jnp.asarray([[-0.99, 0.1], [-1.0, 0.0]])
-    loss = margin_softmax_loss(e, w, np.array([0]), psi=lambda c: c, scale=200.0, chunk=chunk)
+    e, w = np.float32([[1.0, 0.0]]), np.float32([[-0.99, 0.1], [-1.0, 0.0]])
+    options = {"psi": lambda c: c, "scale": 200.0, "chunk": chunk}
+    loss = jax.jit(functools.partial(margin_softmax_loss, **options))(e, w, np.array([0]))
     own = -0.99 / (0.99**2 + 0.01) ** 0.5
     np.testing.assert_allclose(loss, np.log1p(np.exp(200.0 * (-1.0 - own))), rtol=1e-4)
 

@@ -15,15 +15,16 @@ from arcface_jax.errors import InputError
 from arcface_jax.heads.chunks import load, rounding_noise, store
 from arcface_jax.heads.fused import HeadState, RowSgd, fused_head_step, init_head
 from arcface_jax.heads.sampling import sample_classes
-from arcface_jax.heads.shards import shard_classes, unshard_classes
 from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.margins import arcface, cm2
+from tests.in_numpy import shard, unshard
 
 STRAIGHT = arcface(past_pi="linear", gradient="straight_through")
 CASES = {
     "straight-through": (1, {"psi": STRAIGHT}),
     "sub-centres": (3, {"psi": cm2(), "label_smoothing": 0.1, "filter_threshold": 0.2}),
 }
+begin = jax.jit(functools.partial(init_head, optimiser=RowSgd()), static_argnames="dtype")
 SGD = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9))
 
 
@@ -45,11 +46,10 @@ def reference(problem, case, steps=3):
         return optax.apply_updates(w, updates), state, (loss, of_e, *seen)
 
     with jax.enable_x64(True):
-        weights = jnp.asarray(tables[centres])
-        state = SGD.init(weights)
+        weights, state = tables[centres], jax.jit(SGD.init)(tables[centres])
         for _ in range(steps):
             weights, state, seen = step(weights, state)
-    return seen, weights
+    return jax.device_get((seen, weights))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_three_steps_are_three_optax_steps(problem, plain, case, chunk):
         functools.partial(fused_head_step, scale=16.0, chunk=chunk, **options), donate_argnums=0
     )
     with jax.enable_x64(True):
-        state = init_head(tables[centres], RowSgd(), dtype=jnp.float64)
+        state = begin(tables[centres], dtype=jnp.float64)
         for _ in range(3):
             state, *seen = step(state, embeddings, labels, 0.1)
     assert int(state.step) == 3
@@ -83,7 +83,7 @@ def test_in_float32_to_rounding(problem, plain):
     step = jax.jit(
         functools.partial(fused_head_step, scale=16.0, chunk=9, psi=STRAIGHT), donate_argnums=0
     )
-    state = init_head(tables[1].astype(np.float32), RowSgd())
+    state = begin(tables[1].astype(np.float32), dtype=jnp.float32)
     for _ in range(3):
         state, *seen = step(state, embeddings.astype(np.float32), labels, 0.1)
     assert_same((seen, state.class_weights), plain("straight-through"), 1e-6)
@@ -110,15 +110,12 @@ def test_classes_split_over_devices(problem, plain, mapped, devices, case):
         return state.weights, state.slots[0], seen
 
     with jax.enable_x64(True):
-        shards = shard_classes(jnp.asarray(tables[centres]), devices)
+        shards = shard(tables[centres], devices)
         weights = shards.reshape(-1, *shards.shape[2:])
-        velocity, step = jnp.zeros_like(weights), mapped(on_device, devices)
+        velocity, step = np.zeros_like(weights), mapped(on_device, devices)
         for _ in range(3):
-            weights, velocity, seen = jax.block_until_ready(
-                step(weights, velocity, embeddings, labels)
-            )
-        whole = unshard_classes(weights.reshape(shards.shape), 53)
-        assert_same((seen, whole), plain(case), 1e-12)
+            weights, velocity, seen = jax.device_get(step(weights, velocity, embeddings, labels))
+    assert_same((seen, unshard(weights.reshape(shards.shape), 53)), plain(case), 1e-12)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -158,13 +155,15 @@ def test_it_lowers_for_accelerators():
 
 
 def test_stochastic_rounding_is_unbiased_and_exact_where_it_can_be():
-    values = jnp.asarray(
-        [1.0, 1.0 + 2.0**-10, -3.3, 1e-30, 0.0, jnp.inf, -jnp.inf, jnp.nan], jnp.float32
-    )
-    keys = jax.random.split(jax.random.key(0), 4000)
-    rounded = np.asarray(jax.vmap(lambda key: load(store(values, jnp.bfloat16, key)))(keys)).astype(
-        np.float64
-    )
+    values = np.float32([1.0, 1.0 + 2.0**-10, -3.3, 1e-30, 0.0, np.inf, -np.inf, np.nan])
+
+    @jax.jit
+    def program(values):
+        keys = jax.random.split(jax.random.key(0), 4000)
+        at_random = jax.vmap(lambda key: load(store(values, jnp.bfloat16, key)))(keys)
+        return at_random, load(store(values, jnp.bfloat16))
+
+    rounded, nearest = (each.astype(np.float64) for each in map(np.asarray, program(values)))
     assert (rounded[:, [0, 4, 5, 6]] == np.asarray(values, np.float64)[[0, 4, 5, 6]]).all()
     assert np.isnan(rounded[:, 7]).all()
     for column in (1, 2, 3):
@@ -174,20 +173,13 @@ def test_stochastic_rounding_is_unbiased_and_exact_where_it_can_be():
         assert ends[0] < value < ends[1]
         # Within four standard errors of a draw between the two neighbours.
         assert abs(rounded[:, column].mean() - value) < 4 * (ends[1] - ends[0]) / 2 / np.sqrt(4000)
-    nearest = load(store(values, jnp.bfloat16))
-    np.testing.assert_array_equal(
-        nearest.astype(np.float32), values.astype(jnp.bfloat16).astype(np.float32)
-    )
+    np.testing.assert_array_equal(nearest, values.astype(jnp.bfloat16).astype(np.float64))
 
 
 def test_the_noise_of_rounding_is_uniform_and_new_with_every_key_and_element():
     keys = jax.random.split(jax.random.key(3), 64)
-    noise = (
-        np.asarray(jax.jit(jax.vmap(lambda key: rounding_noise(key, (64, 64))))(keys)).reshape(
-            64, -1
-        )
-        / 2.0**16
-    )
+    noise_of = jax.jit(jax.vmap(lambda key: rounding_noise(key, (64, 64))))
+    noise = np.asarray(noise_of(keys)).reshape(64, -1) / 2.0**16
     assert noise.min() >= 0.0
     assert noise.max() < 1.0
     # Sixteen equal bins hold an equal part, to five standard deviations; so do the bins of the
@@ -204,38 +196,39 @@ def test_the_noise_of_rounding_is_uniform_and_new_with_every_key_and_element():
         assert abs((a * b).mean() * 12) < 5 / np.sqrt(a.size)
 
 
-def trained_loss(seed, dtype, stochastic, steps=150, classes=64, dim=16):
-    """The mean loss over the last ten steps of a head on fixed noisy clusters."""
-    generator = np.random.default_rng(seed)
-    centres = generator.normal(size=(classes, dim))
-    labels = generator.integers(0, classes, size=(steps, 64))
-    batches = (centres[labels] + 0.5 * generator.normal(size=(steps, 64, dim))).astype(np.float32)
-    state = init_head(
-        jnp.asarray(0.1 * generator.normal(size=(classes, dim)), jnp.float32), RowSgd(), dtype=dtype
-    )
-    keys = jax.random.split(jax.random.key(seed), steps)
+@functools.partial(jax.jit, static_argnums=1)
+def train(seed, dtype, weights, batches):
+    keys = jax.random.split(jax.random.key(seed), len(batches[0]))
 
     def step(state, batch):
         e, y, key = batch
-        rounding_key = key if stochastic else None
+        rounding_key = key if dtype == jnp.bfloat16 else None
         state, loss, *_ = fused_head_step(
             state, e, y, 0.05, scale=16.0, rounding_key=rounding_key, chunk=64
         )
         return state, loss.mean()
 
-    _, losses = jax.jit(lambda state, batches: jax.lax.scan(step, state, batches))(
-        state, (batches, labels, keys)
-    )
+    return jax.lax.scan(step, init_head(weights, RowSgd(), dtype=dtype), (*batches, keys))[1]
+
+
+def trained_loss(seed, dtype, steps=150, classes=64, dim=16):
+    """The first loss, and the mean over the last ten steps, on fixed noisy clusters."""
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(classes, dim))
+    labels = generator.integers(0, classes, size=(steps, 64))
+    batches = (centres[labels] + 0.5 * generator.normal(size=(steps, 64, dim))).astype(np.float32)
+    weights = np.float32(0.1 * generator.normal(size=(classes, dim)))
+    losses = np.asarray(train(seed, dtype, weights, (batches, labels)))
     return losses[0], losses[-10:].mean()
 
 
 def test_bf16_trains_as_well():
-    results = {
-        name: np.array([trained_loss(seed, *how) for seed in range(3)])
-        for name, how in {"float32": (jnp.float32, False), "bf16": (jnp.bfloat16, True)}.items()
-    }
-    assert (results["float32"][:, 1] < 0.5 * results["float32"][:, 0]).all()
-    np.testing.assert_allclose(results["bf16"][:, 1], results["float32"][:, 1], rtol=0.03)
+    exact, rounded = (
+        np.array([trained_loss(seed, dtype) for seed in range(3)])
+        for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    assert (exact[:, 1] < 0.5 * exact[:, 0]).all()
+    np.testing.assert_allclose(rounded[:, 1], exact[:, 1], rtol=0.03)
 
 
 @pytest.mark.parametrize(
@@ -250,9 +243,9 @@ def test_bf16_trains_as_well():
 )
 def test_bad_input_is_named(problem, options, message):
     embeddings, tables, labels, _ = problem
-    state = init_head(tables[1].astype(np.float32), RowSgd())
+    state = begin(tables[1].astype(np.float32), dtype=jnp.float32)
     with pytest.raises(InputError, match=message):
-        fused_head_step(state, embeddings, labels, 0.1, **options)
+        jax.eval_shape(lambda: fused_head_step(state, embeddings, labels, 0.1, **options))
     with pytest.raises(InputError, match="dtype is float16; pass one of"):
         init_head(tables[1], RowSgd(), dtype=jnp.float16)
     with pytest.raises(

@@ -2,6 +2,7 @@
 classes.
 """
 
+import functools
 import itertools
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 from arcface_jax.cosine import row_norms
 from arcface_jax.errors import InputError
-from arcface_jax.heads import sample_classes, shard_classes, unshard_classes
+from arcface_jax.heads import sample_classes
 from arcface_jax.heads.shards import shard_sizes
 from arcface_jax.heads.softmax import blank_ignored
 from arcface_jax.losses import (
@@ -31,7 +32,7 @@ from arcface_jax.margins import (
     cm2,
     combined,
 )
-from tests.in_numpy import margin_softmax
+from tests.in_numpy import margin_softmax, shard, unshard
 
 MARGINS = {
     **NAMED_MARGINS,
@@ -56,6 +57,7 @@ CASES = {
     "smoothed": (1, 9.0, {"psi": arcface(past_pi="reflect"), "label_smoothing": 0.1}),
     "filtered": (3, 16.0, {"psi": lambda c: c**3, "filter_threshold": 0.2}),
 }
+PSI = {case: jax.jit(options.get("psi", ARCFACE)) for case, (*_, options) in CASES.items()}
 # (mapping, devices, chunk)
 WAYS = [
     *(("jit", 1, chunk) for chunk in (None, 1, 7, 1000)),
@@ -79,7 +81,7 @@ def numpy_results(problem, case, moved=(0.0, 0.0, 0.0), classes=None):
         embeddings + of_e,
         tables[centres] + of_w,
         labels,
-        options.get("psi", ARCFACE),
+        PSI[case],
         scale + of_s,
         options.get("label_smoothing", 0.0),
         options.get("filter_threshold"),
@@ -118,9 +120,9 @@ def test_loss_gradients_and_cosines(problem, mapped, devices, chunk, case):
 
     holey = np.where(labels[:, None] < 0, np.nan, embeddings)  # padding may hold anything
     with jax.enable_x64(True):
-        shards = shard_classes(jnp.asarray(tables[centres]), devices)
+        shards = shard(tables[centres], devices)
         flat = shards.reshape(-1, *shards.shape[2:])
-        scales = jnp.broadcast_to(scale, 16)
+        scales = np.broadcast_to(scale, 16)
         run = mapped(on_device, devices)
         found, rows, active = jax.device_get(run(holey, flat, labels, importance, scales))
     sizes, rows = shard_sizes(53, devices), rows.reshape(devices, -1)
@@ -136,9 +138,9 @@ def test_loss_gradients_and_cosines(problem, mapped, devices, chunk, case):
         for one, other in zip(seen, wanted, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-12)
         of_w = of_w.reshape(shards.shape)
-        for shard, size in zip(of_w, sizes, strict=True):
-            assert not shard[size:].any()  # padding
-        of_w = np.asarray(unshard_classes(of_w, 53))
+        for part, size in zip(of_w, sizes, strict=True):
+            assert not part[size:].any()  # padding
+        of_w = unshard(of_w, 53)
         assert not of_e[3].any()
         if classes is not None:
             assert not np.delete(of_w, classes, axis=0).any()
@@ -185,7 +187,7 @@ def test_every_margin_in_chunks_equals_the_dense_loss(problem, first):
         )
 
     with jax.enable_x64(True):
-        arguments = (embeddings, tables[1], jnp.asarray(16.0), labels)
+        arguments = (embeddings, tables[1], np.float64(16.0), labels)
         wanted = value_and_gradients(importance, psi=psi)(*arguments)
         same(value_and_gradients(importance, psi=psi, chunk=7)(*arguments), wanted)
 
@@ -209,28 +211,33 @@ def test_a_margin_of_each_example_that_is_learnt(problem):
 
 def test_adaptive_margins(problem):
     embeddings, tables, labels, _ = problem
-    key, state = jax.random.key(1), AdaFaceState(jnp.float32(3.0), jnp.float32(1.0))
-    e, w = embeddings.astype(np.float32), tables[1].astype(np.float32)
-    wanted, state = adaface_loss(e, w, labels, state, scale=16.0)
-    psi = adaface_psi(row_norms(blank_ignored(e, labels)), state)
-    same(margin_softmax_loss(e, w, labels, psi=psi, scale=16.0, chunk=9), wanted, 1e-5)
-    psi = elasticface_psi(key, labels >= 0, plus=True)
-    wanted = elasticface_loss(e, w, labels, key, plus=True, scale=16.0)
-    same(margin_softmax_loss(e, w, labels, psi=psi, scale=16.0, chunk=9), wanted, 1e-5)
+
+    @jax.jit
+    def program(e, w):
+        key, state = jax.random.key(1), AdaFaceState(jnp.float32(3.0), jnp.float32(1.0))
+        adaptive, state = adaface_loss(e, w, labels, state, scale=16.0)
+        drawn = elasticface_loss(e, w, labels, key, plus=True, scale=16.0)
+        psis = (
+            adaface_psi(row_norms(blank_ignored(e, labels)), state),
+            elasticface_psi(key, labels >= 0, plus=True),
+        )
+        return [margin_softmax_loss(e, w, labels, psi=psi, scale=16.0, chunk=9) for psi in psis], [
+            adaptive,
+            drawn,
+        ]
+
+    same(*program(embeddings.astype(np.float32), tables[1].astype(np.float32)), 1e-5)
 
 
 def test_a_hit_is_strictly_nearer_than_every_other_class():
     """Two classes with one centre: neither is nearer."""
-    weights = jnp.asarray([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    embeddings = np.float32([[2.0, 0.0], [0.1, 3.0], [1.0, 1.0]])
+    weights = np.float32([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    # What the softmax leaves out is as near as before.
+    options = {"with_cosines": True, "filter_threshold": 0.5}
     for chunk in (None, 1, 2):
-        _, cosine, hit = margin_softmax_loss(
-            jnp.asarray([[2.0, 0.0], [0.1, 3.0], [1.0, 1.0]]),
-            weights,
-            np.array([0, 2, -1]),
-            chunk=chunk,
-            with_cosines=True,
-            filter_threshold=0.5,  # what the softmax leaves out is as near as before
-        )
+        loss = jax.jit(functools.partial(margin_softmax_loss, chunk=chunk, **options))
+        _, cosine, hit = loss(embeddings, weights, np.array([0, 2, -1]))
         assert hit.tolist() == [False, True, False]
         np.testing.assert_allclose(cosine, [1.0, 3.0 / 9.01**0.5, 0.0], rtol=1e-6)
 
@@ -240,7 +247,7 @@ def test_rows_without_a_direction(problem):
     e, w = embeddings.copy(), tables[1].copy()
     e[2], w[7], w[labels[4]] = 0.0, 0.0, 0.0
     with jax.enable_x64(True):
-        arguments = (e, w, jnp.asarray(16.0), labels)
+        arguments = (e, w, np.float64(16.0), labels)
         each, gradients = value_and_gradients(importance)(*arguments)
         same(value_and_gradients(importance, chunk=7)(*arguments), (each, gradients))
     cosine = (e / np.maximum(np.linalg.norm(e, axis=1, keepdims=True), 1e-30)) @ (
@@ -260,7 +267,7 @@ def test_rows_without_a_direction(problem):
 def test_a_single_class_costs_nothing(chunk):
     loss = lambda e, w: margin_softmax_loss(e, w, np.array([0, 0]), chunk=chunk).sum()  # noqa: E731
     value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(
-        jnp.ones((2, 4)), jnp.ones((1, 4))
+        np.ones((2, 4), np.float32), np.ones((1, 4), np.float32)
     )
     assert value == 0.0
     assert all((g == 0.0).all() for g in gradients)
@@ -283,7 +290,9 @@ def test_a_single_class_costs_nothing(chunk):
 def test_bad_input_is_named(problem, options, message, chunk):
     embeddings, tables, labels, _ = problem
     with pytest.raises(InputError, match=message):
-        margin_softmax_loss(embeddings, tables[1], labels, chunk=chunk, **options)
+        jax.eval_shape(
+            lambda: margin_softmax_loss(embeddings, tables[1], labels, chunk=chunk, **options)
+        )
 
 
 def test_chunks_shapes_and_labels_that_do_not_fit(problem):

@@ -1,11 +1,11 @@
 """The margins of fixed numbers: their warm-up, their formulas, NormFace's learnt scale."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from arcface_jax.cosine import cosine_logits
 from arcface_jax.errors import InputError
 from arcface_jax.losses import (
     CM1,
@@ -19,6 +19,7 @@ from arcface_jax.losses import (
     normface_loss,
 )
 from arcface_jax.margins import arcface, cm1, cm2, cosface, normface, sphereface
+from tests.in_numpy import cosines, own
 
 
 @pytest.mark.parametrize(
@@ -38,16 +39,18 @@ def test_the_margin_is_the_one_of_its_name(loss, psi):
 
 
 def test_a_margin_rises_over_its_warm_up():
-    cosine = jnp.linspace(-0.6, 0.9, 5)
+    cosine = np.linspace(-0.6, 0.9, 5)
     loss, steep = CM1(margin_warmup=0.5), CM2(m1=2.0, m2=0.0, m3=0.0, margin_warmup=0.5)
-    psi_of = jax.jit(
-        lambda loss, step: loss.psi(Context(step=step, total_steps=20)), static_argnums=0
-    )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def psi_of(loss, step):
+        return loss.psi(Context(step=step, total_steps=20))(cosine)
+
     for step, share in ((0, 0.0), (5, 0.5), (10, 1.0), (15, 1.0)):
         expected = np.cos(np.arccos(cosine) + 0.3 * share) - 0.2 * share
-        np.testing.assert_allclose(psi_of(loss, step)(cosine), expected, atol=2e-6)
+        np.testing.assert_allclose(psi_of(loss, step), expected, atol=2e-6)
         expected = np.cos((1.0 + share) * np.arccos(cosine))
-        np.testing.assert_allclose(psi_of(steep, step)(cosine), expected, atol=1e-5)
+        np.testing.assert_allclose(psi_of(steep, step), expected, atol=1e-5)
 
 
 def test_the_first_loss_of_a_warm_up_is_without_a_margin():
@@ -68,15 +71,20 @@ def test_what_people_read():
 
 def test_normface_learns_its_scale(data):
     embeddings, weights, labels = data
-    log_scale = jnp.log(7.0)
-    loss = normface_loss(embeddings, weights, labels, log_scale)
-    wanted = margin_softmax_loss(embeddings, weights, labels, psi=normface(), scale=7.0)
-    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
-    cosine = cosine_logits(embeddings, weights)
-    p = jax.nn.softmax(7.0 * cosine)
-    wanted = 7.0 * (jnp.sum(p * cosine, axis=1) - cosine[jnp.arange(8), labels])  # dL/d ln s
-    slope = jax.jit(jax.jacfwd(normface_loss, argnums=3))(embeddings, weights, labels, log_scale)
-    np.testing.assert_allclose(slope, wanted, atol=1e-4)
+    cosine = cosines(embeddings, weights)
+    p = np.exp(7.0 * cosine)
+    p /= p.sum(axis=1, keepdims=True)
+    wanted_slope = 7.0 * ((p * cosine).sum(axis=1) - own(cosine, labels))  # dL/d ln s
+
+    @jax.jit
+    def program(e, w, y, log_scale):
+        loss = lambda s: normface_loss(e, w, y, s)  # noqa: E731
+        wanted = margin_softmax_loss(e, w, y, psi=normface(), scale=7.0)
+        return (loss(log_scale), wanted), jax.jacfwd(loss)(log_scale)
+
+    losses, slope = program(embeddings, weights, labels, np.log(7.0))
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    np.testing.assert_allclose(slope, wanted_slope, atol=1e-4)
 
 
 @pytest.mark.parametrize("chunk", [None, 2])
@@ -84,7 +92,7 @@ def test_the_object_that_learns_its_scale_is_the_function(data, chunk):
     embeddings, weights, labels = data
     loss = NormFace(scale=9.0, learn_scale=True, label_smoothing=0.1)
     with jax.enable_x64(True):
-        params = {**loss.init_params(jax.random.key(0), 5, 6), "class_weights": weights}
+        params = jax.jit(lambda: loss.init_params(jax.random.key(0), 5, 6))()
         np.testing.assert_allclose(np.exp(params["log_scale"]), 9.0, rtol=1e-6)
 
         def of_object(w, s):
@@ -94,7 +102,7 @@ def test_the_object_that_learns_its_scale_is_the_function(data, chunk):
         def of_function(w, s):
             return normface_loss(embeddings, w, labels, s, label_smoothing=0.1).sum()
 
-        arguments = jnp.asarray(weights), jnp.asarray(params["log_scale"], jnp.float64)
+        arguments = weights, np.float64(params["log_scale"])
         found, wanted = (
             jax.jit(jax.value_and_grad(f, argnums=(0, 1)))(*arguments)
             for f in (of_object, of_function)

@@ -131,9 +131,9 @@ def test_the_object_its_function_and_numpy_agree_and_padding_is_ignored(data, na
     loss = LOSSES[name]()
     with jax.enable_x64(True):
         key = jax.random.key(3)
-        params = loss.init_params(key, 5, 6)
-        params |= {"class_weights": jnp.asarray(weights)} if "class_weights" in params else {}
-        params |= {"bias": jnp.linspace(-1.0, 1.0, 5)} if name == "softmax" else {}
+        params = jax.device_get(jax.jit(lambda: loss.init_params(key, 5, 6))())
+        params |= {"class_weights": weights} if "class_weights" in params else {}
+        params |= {"bias": np.linspace(-1.0, 1.0, 5)} if name == "softmax" else {}
 
         def total(params, e):
             out = loss(params, loss.init(), e, labels, Context(key=key))
@@ -142,13 +142,14 @@ def test_the_object_its_function_and_numpy_agree_and_padding_is_ignored(data, na
         @jax.jit
         def run(params, e):
             gradients, out = jax.grad(total, argnums=(0, 1), has_aux=True)(params, e)
-            return gradients, out, as_function(name, params, loss.init(), e, labels, key)
+            drawn = jax.random.normal(key, (10,), jnp.float64)
+            return gradients, out, as_function(name, params, loss.init(), e, labels, key), drawn
 
-        (of_params, of_e), out, (function_loss, function_state) = run(params, embeddings)
-        drawn = np.asarray(jax.random.normal(key, (10,), jnp.float64))[:8]
-    wanted = as_numpy(name, jax.device_get(params), embeddings[:8], labels[:8], drawn)
+        results = jax.device_get(run(params, embeddings))
+    (of_params, of_e), out, (function_loss, function_state), drawn = results
+    wanted = as_numpy(name, params, embeddings[:8], labels[:8], drawn[:8])
 
-    assert [part.shape for part in out if isinstance(part, jax.Array)] == [(10,)] * 3
+    assert [part.shape for part in out if isinstance(part, np.ndarray)] == [(10,)] * 3
     np.testing.assert_allclose(out.loss, function_loss, rtol=1e-12)
     jax.tree.map(np.testing.assert_array_equal, out.state, function_state)
     assert jax.tree.structure(out.state) == jax.tree.structure(loss.init())
@@ -187,10 +188,14 @@ def test_a_loss_of_ones_own_is_known_by_its_import_path(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     cls = loss_class("my_loss_for_a_test:Cubed")
     assert loss_name(cls()) == "my_loss_for_a_test:Cubed"
-    e, w, y = jnp.eye(4)[:2], jnp.eye(4) + 0.1, np.array([0, 3])
-    params = {"class_weights": w}
-    wanted = margin_softmax_loss(e, w, y, psi=lambda c: c**3, scale=8.0)
-    np.testing.assert_allclose(cls(scale=8.0)(params, {}, e, y).loss, wanted, rtol=1e-6)
+    y = np.array([0, 3])
+
+    @jax.jit
+    def both(e, w):
+        wanted = margin_softmax_loss(e, w, y, psi=lambda c: c**3, scale=8.0)
+        return cls(scale=8.0)({"class_weights": w}, {}, e, y).loss, wanted
+
+    np.testing.assert_allclose(*both(np.eye(4)[:2], np.eye(4) + 0.1), rtol=1e-6)
     for name, message in (
         ("arcfaec", "loss.name arcfaec: no such loss; choose one of .*arcface"),
         ("my_loss_for_a_test:dataclasses", "is no subclass of arcface_jax.losses.Loss"),
@@ -279,26 +284,33 @@ def test_the_expected_first_loss_is_near_the_mean_of_an_untrained_network(name):
     """Independent standard normal embeddings, as a batch normalisation leaves them."""
     cls, classes, dim = LOSSES[name], 200, 64
     loss = cls(scale=16.0) if issubclass(cls, MarginSoftmax) else cls()
-    params = loss.init_params(jax.random.key(3), classes, dim)
-    embeddings = jax.random.normal(jax.random.key(4), (512, dim))
-    labels = jax.random.randint(jax.random.key(5), (512,), 0, classes)
-    if name == "triplet":
-        labels = jnp.arange(512) % 128
-    context = Context(key=jax.random.key(6))
-    out = jax.jit(loss)(params, loss.init(), embeddings, labels, context)
-    assert loss.expected_initial_loss(classes, dim) == pytest.approx(
-        float(out.loss.mean()), rel=0.1
-    )
+    generator = np.random.default_rng(4)
+    embeddings = generator.normal(size=(512, dim)).astype(np.float32)
+    labels = np.arange(512) % 128 if name == "triplet" else generator.integers(0, classes, 512)
+
+    @jax.jit
+    def first_loss(embeddings, labels):
+        params = loss.init_params(jax.random.key(3), classes, dim)
+        context = Context(key=jax.random.key(6))
+        return loss(params, loss.init(), embeddings, labels, context).loss.mean()
+
+    measured = float(first_loss(embeddings, labels))
+    assert loss.expected_initial_loss(classes, dim) == pytest.approx(measured, rel=0.1)
 
 
 @pytest.mark.parametrize("centers", [2, 3])
 def test_the_expected_first_loss_knows_of_sub_centres_and_smoothing(centers):
     loss = ArcFace(scale=16.0, sub_centers=centers, label_smoothing=0.2)
-    params = loss.init_params(jax.random.key(3), 200, 64)
-    assert params["class_weights"].shape == (200, centers, 64)
-    embeddings = jax.random.normal(jax.random.key(4), (512, 64))
-    out = jax.jit(loss)(params, {}, embeddings, jnp.arange(512) % 200)
-    assert loss.expected_initial_loss(200, 64) == pytest.approx(float(out.loss.mean()), rel=0.03)
+    embeddings = np.random.default_rng(4).normal(size=(512, 64)).astype(np.float32)
+
+    @jax.jit
+    def first_loss(embeddings, labels):
+        params = loss.init_params(jax.random.key(3), 200, 64)
+        assert params["class_weights"].shape == (200, centers, 64)
+        return loss(params, {}, embeddings, labels).loss.mean()
+
+    measured = float(first_loss(embeddings, np.arange(512) % 200))
+    assert loss.expected_initial_loss(200, 64) == pytest.approx(measured, rel=0.03)
 
 
 def test_a_loss_needs_only_its_call():

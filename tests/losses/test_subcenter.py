@@ -1,7 +1,6 @@
 """Sub-centres: the dominant one is found and the noise beyond 75 degrees is named."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,42 +22,42 @@ def noisy_set(seed=0, dim=32):
     return embeddings, weights, np.repeat([0, 1], [25, 10])
 
 
+count, within = jax.jit(subcenter_counts), jax.jit(within_angle, static_argnames="max_degrees")
+
+
 def test_counts_add_up_over_batches():
     embeddings, weights, labels = noisy_set()
-    whole = subcenter_counts(embeddings, weights, labels)
+    whole = count(embeddings, weights, labels)
     assert whole.tolist() == [[5, 0, 20], [0, 10, 0]]
-    count = jax.jit(subcenter_counts)
     parts = [count(embeddings[i : i + 7], weights, labels[i : i + 7]) for i in range(0, 35, 7)]
-    assert jnp.array_equal(sum(parts), whole)
-    assert not subcenter_counts(embeddings, weights, np.full(35, -1)).any()
+    np.testing.assert_array_equal(np.sum(parts, axis=0), whole)
+    assert not np.asarray(count(embeddings, weights, np.full(35, -1))).any()
 
 
 def test_the_dominant_centre_and_the_clean_up():
     embeddings, weights, labels = noisy_set()
-    centres = dominant_centres(weights, subcenter_counts(embeddings, weights, labels))
+    centres = jax.jit(dominant_centres)(weights, count(embeddings, weights, labels))
     np.testing.assert_allclose(centres, np.stack([weights[0, 2], weights[1, 1]]), rtol=1e-6)
-    keep = within_angle(embeddings, centres, labels)
+    keep = within(embeddings, centres, labels)
     assert keep.tolist() == [True] * 20 + [False] * 5 + [True] * 10
-    assert not within_angle(embeddings, centres, np.full(35, -1)).any()
+    assert not np.asarray(within(embeddings, centres, np.full(35, -1))).any()
 
 
 @pytest.mark.parametrize(("degrees", "kept"), [(74.0, True), (76.0, False)])
 def test_the_rule_is_75_degrees(degrees, kept):
     turned = np.array([[np.cos(np.radians(degrees)), np.sin(np.radians(degrees))]])
-    assert bool(within_angle(turned, np.array([[1.0, 0.0]]), np.array([0]))[0]) == kept
-    assert bool(within_angle(turned, np.array([[1.0, 0.0]]), np.array([0]), max_degrees=80.0)[0])
+    centre, labels = np.array([[1.0, 0.0]]), np.array([0])
+    assert within(turned, centre, labels).tolist() == [kept]
+    assert within(turned, centre, labels, max_degrees=80.0).tolist() == [True]
 
 
 def test_the_loss_takes_subcentres_and_one_is_plain():
     embeddings, weights, labels = noisy_set()
-    plain = margin_softmax_loss(embeddings, weights[:, 1], labels)
-    np.testing.assert_allclose(
-        margin_softmax_loss(embeddings, weights[:, 1:2], labels), plain, rtol=1e-6
-    )
+    tables = (weights[:, 1], weights[:, 1:2], weights, weights[[0, 1], [2, 1]])
+    loss = jax.jit(margin_softmax_loss)
+    plain, single, with_all, dominant = (np.asarray(loss(embeddings, w, labels)) for w in tables)
+    np.testing.assert_allclose(single, plain, rtol=1e-6)
     # Noise has its own centre to go to, so it costs less than with the dominant centre alone.
-    with_all, dominant = (
-        margin_softmax_loss(embeddings, w, labels) for w in (weights, weights[[0, 1], [2, 1]])
-    )
     assert (with_all[20:25] < dominant[20:25] - 10).all()
 
 
