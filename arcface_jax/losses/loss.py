@@ -137,7 +137,8 @@ class Loss:
         params = self.init_params(jax.random.key(0), num_classes, embedding_size)
         embeddings, labels = simulated_batch(64, num_classes, embedding_size, class_counts, norm)
         context = Context(key=jax.random.key(3), class_counts=class_counts)
-        return float(jnp.mean(self(params, self.init(), embeddings, labels, context).loss))
+        losses = jax.jit(lambda *arguments: self(*arguments, context).loss)
+        return float(jnp.mean(losses(params, self.init(), embeddings, labels)))
 
 
 def loss_class(name: str) -> type[Loss]:
