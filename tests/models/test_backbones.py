@@ -33,7 +33,7 @@ SMALL = {
     ),
     "resnet": functools.partial(ResNet, 1, width=32),
     "mobilefacenet": functools.partial(
-        MobileFaceNet, width=16, bottlenecks=(Bottlenecks(2, 64, 2, 2), Bottlenecks(2, 128, 1, 2))
+        MobileFaceNet, width=16, bottlenecks=(Bottlenecks(2, 64, 2, 2),)
     ),
     "mbf": functools.partial(ArcFaceTorchMobileFaceNet, (1, 0, 1, 0), width=16),
     "vit": functools.partial(VisionTransformer, 32, 2),
@@ -41,33 +41,28 @@ SMALL = {
 SIZE, EMBEDDING = 18, 16
 
 
-@pytest.fixture(scope="module")
-def batch():
-    return jax.random.normal(jax.random.key(1), (16, SIZE, SIZE, 3)), jnp.arange(16) % 4
+IMAGES = np.random.default_rng(1).normal(size=(16, SIZE, SIZE, 3)).astype(np.float32)
+LABELS = np.arange(16) % 4
 
 
 @functools.cache
-def small(name, dtype="float32", axis_name=None):
-    return SMALL[name](embedding_size=EMBEDDING, dtype=jnp.dtype(dtype), axis_name=axis_name)
+def small(name, dtype="float32", **options):
+    return SMALL[name](embedding_size=EMBEDDING, dtype=jnp.dtype(dtype), **options)
 
 
 @functools.cache
 def initial(name):
-    return jax.jit(small(name).init)(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
+    images = np.zeros((1, SIZE, SIZE, 3), np.float32)
+    return jax.device_get(jax.jit(small(name).init)(jax.random.key(0), images))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", SMALL)
-def test_takes_a_training_step_under_pmap(name, dtype, batch):
-    """Initial embeddings have unit variance over the whole batch.
-
-    Both devices end with the same state, float32 and finite, and no trainable parameter is left
-    without gradient.
-    """
+@functools.cache
+def trained(name, dtype, remat=False):
+    """A step on two devices: (parameters, statistics, gradients) of each and all embeddings."""
     devices, axis = 2, "data"
-    model = small(name, dtype, axis)
+    model, variables = small(name, dtype, axis_name=axis, remat=remat), initial(name)
     optimiser = optax.sgd(0.02)
-    weights = jax.random.normal(jax.random.key(3), (4, EMBEDDING))
+    weights = np.random.default_rng(3).normal(size=(4, EMBEDDING)).astype(np.float32)
 
     def step(params, stats, images, labels):
         def loss(params):
@@ -88,19 +83,29 @@ def test_takes_a_training_step_under_pmap(name, dtype, batch):
         changes, _ = optimiser.update(gradients, optimiser.init(params))
         return optax.apply_updates(params, changes), stats, gradients, embeddings
 
-    images, labels = (array.reshape(devices, -1, *array.shape[1:]) for array in batch)
-    variables = initial(name)
+    images, labels = (rows.reshape(devices, -1, *rows.shape[1:]) for rows in (IMAGES, LABELS))
     pmapped = jax.pmap(
         step, axis_name=axis, in_axes=(None, None, 0, 0), devices=jax.devices()[:devices]
     )
-    arguments = (variables["params"], variables["batch_stats"], images, labels)
-    compiled = pmapped.lower(*arguments).compile()
-    params, stats, gradients, embeddings = jax.block_until_ready(compiled(*arguments))
-    embeddings = np.asarray(embeddings).reshape(16, EMBEDDING)
+    *results, embeddings = jax.device_get(
+        pmapped(variables["params"], variables["batch_stats"], images, labels)
+    )
+    return *results, embeddings.reshape(16, EMBEDDING)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", SMALL)
+def test_takes_a_training_step_under_pmap(name, dtype):
+    """Initial embeddings have unit variance over the whole batch.
+
+    Both devices end with the same state, float32 and finite, and no trainable parameter is left
+    without gradient.
+    """
+    params, stats, gradients, embeddings = trained(name, dtype)
     np.testing.assert_allclose(embeddings.mean(0), 0, atol=1e-3)
     np.testing.assert_allclose(embeddings.var(0), 1, rtol=0.05)
     for leaf in jax.tree.leaves((params, stats)):
-        assert leaf.dtype == jnp.float32
+        assert leaf.dtype == np.float32
         assert np.all(np.isfinite(leaf))
         np.testing.assert_array_equal(leaf[0], leaf[1])
     still = [
@@ -134,25 +139,28 @@ def test_images_need_not_be_square(name):
     assert shape.dtype == jnp.float32
 
 
-def test_vit_masks_tokens_and_leaves_out_branches_in_training_only(batch):
+def test_vit_masks_tokens_and_leaves_out_branches_in_training_only():
     model = SMALL["vit"](embedding_size=EMBEDDING)
-    images, variables = batch[0][:4], initial("vit")
+    images, variables = IMAGES[:4], initial("vit")
 
-    def embed(model, key):
-        def apply(variables, key):
-            return model.apply(
-                variables, images, True, mutable=["batch_stats"], rngs={"dropout": key}
-            )[0]
+    def embed(**options):
+        """In training with one key and with another, and in use."""
+        own = model.clone(**options)
 
-        return jax.jit(apply)(variables, jax.random.key(key))
+        @jax.jit
+        def train(key):
+            rngs = {"dropout": key}
+            return own.apply(variables, images, True, mutable=["batch_stats"], rngs=rngs)[0]
 
-    plain = model.clone(mask_ratio=0.0, drop_path=0.0)
-    np.testing.assert_array_equal(embed(plain, 0), embed(plain, 1))
+        in_use = jax.jit(own.apply)(variables, images)
+        return *map(train, jax.random.split(jax.random.key(0))), in_use
+
+    *plain, plain_in_use = embed(mask_ratio=0.0, drop_path=0.0)
+    np.testing.assert_array_equal(*plain)
     for option in ({"mask_ratio": 0.3, "drop_path": 0.0}, {"mask_ratio": 0.0, "drop_path": 0.5}):
-        random = model.clone(**option)
-        assert not np.allclose(embed(random, 0), embed(random, 1))
-        for_use = [jax.jit(network.apply)(variables, images) for network in (random, plain)]
-        np.testing.assert_array_equal(*for_use)
+        *random, in_use = embed(**option)
+        assert not np.allclose(*random)
+        np.testing.assert_array_equal(in_use, plain_in_use)
 
 
 def test_vit_puts_the_mask_token_where_a_token_was_left_out():
@@ -160,25 +168,30 @@ def test_vit_puts_the_mask_token_where_a_token_was_left_out():
     token, in its place.
     """
     model = VisionTransformer(8, 0, embedding_size=4, mask_ratio=0.5)
-    images = jax.random.normal(jax.random.key(0), (3, 36, 27, 3))
-    variables = model.init(jax.random.key(1), images)
-    seen = {}
+    images = np.random.default_rng(0).normal(size=(3, 36, 27, 3)).astype(np.float32)
 
-    def spy(next_fun, args, kwargs, context):
-        if context.module.name == "feature_fc1":
-            seen["tokens"] = np.asarray(args[0]).reshape(3, 12, 8)
-        return next_fun(*args, **kwargs)
+    @jax.jit
+    def tokens():
+        """Without a mask and with it; and the mask token."""
+        seen = []
 
-    with nn.intercept_methods(spy):
-        model.apply(variables, images)
-        whole = seen["tokens"]
-        model.apply(
-            variables, images, True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(2)}
-        )
-    masked = np.all(seen["tokens"] == np.asarray(variables["params"]["mask_token"]), axis=-1)
+        def spy(next_fun, args, kwargs, context):
+            if context.module.name == "feature_fc1":
+                seen.append(args[0].reshape(3, 12, 8))
+            return next_fun(*args, **kwargs)
+
+        variables = model.init(jax.random.key(1), images)
+        with nn.intercept_methods(spy):
+            model.apply(variables, images)
+            rngs = {"dropout": jax.random.key(2)}
+            model.apply(variables, images, True, mutable=["batch_stats"], rngs=rngs)
+        return *seen, variables["params"]["mask_token"]
+
+    whole, seen, mask_token = jax.device_get(tokens())
+    masked = np.all(seen == mask_token, axis=-1)
     np.testing.assert_array_equal(masked.sum(1), 6)
     assert len({tuple(row) for row in masked}) > 1
-    np.testing.assert_allclose(seen["tokens"][~masked], whole[~masked], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(seen[~masked], whole[~masked], rtol=1e-5, atol=1e-6)
 
 
 def test_vit_names_an_image_smaller_than_a_patch():
@@ -187,37 +200,36 @@ def test_vit_names_an_image_smaller_than_a_patch():
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if name != "iresnet variant"])
-def test_computing_blocks_again_changes_memory_alone(name, batch):
-    """remat: the same tree, loss, statistics and gradients."""
-    variables, results = initial(name), []
-    for remat in (False, True):
-        model = small(name).clone(remat=remat)
-
-        def loss(params, model=model):
-            rngs = {"dropout": jax.random.key(5)}
-            embeddings, updates = model.apply(
-                {**variables, "params": params}, batch[0], True, mutable=["batch_stats"], rngs=rngs
-            )
-            return jnp.sum(jnp.tanh(embeddings) ** 3), updates
-
-        own = jax.eval_shape(lambda model=model: model.init(jax.random.key(0), batch[0]))
-        assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, variables)
-        results.append(jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"]))
-    for kept, again in zip(*map(jax.tree.leaves, results), strict=True):
+def test_computing_blocks_again_changes_memory_alone(name):
+    """remat: the same tree, embeddings, statistics, gradients and update."""
+    model, variables = small(name, remat=True), initial(name)
+    own = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+    assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, variables)
+    results = map(jax.tree.leaves, (trained(name, "float32"), trained(name, "float32", True)))
+    for kept, again in zip(*results, strict=True):
         np.testing.assert_allclose(again, kept, rtol=1e-4, atol=1e-4 * (1 + np.abs(kept).max()))
 
 
-@pytest.mark.parametrize("name", ["iresnet50", "resnet20", "mobilefacenet", "mbf", "vit_t"])
-def test_a_network_that_computes_blocks_again_keeps_less_for_its_gradient(name):
+@pytest.mark.parametrize(
+    "network",
+    [
+        functools.partial(IResNet, (1, 2), width=16),
+        functools.partial(ResNet, 1, width=16),
+        functools.partial(MobileFaceNet, width=16, bottlenecks=(Bottlenecks(2, 64, 3, 2),)),
+        functools.partial(ArcFaceTorchMobileFaceNet, (2, 0, 1, 0), width=16),
+        functools.partial(VisionTransformer, 32, 3),
+    ],
+    ids=lambda network: network.func.__name__,
+)
+def test_a_network_that_computes_blocks_again_keeps_less_for_its_gradient(network):
     """What the backward pass takes over from the forward pass; XLA's CPU compiler would merge
     the two again.
     """
     images = jax.ShapeDtypeStruct((16, 64, 64, 3), jnp.float32)
+    plain, again = (network(embedding_size=16, remat=remat) for remat in (False, True))
+    variables = jax.eval_shape(plain.init, jax.random.key(0), images)
 
-    def kept(remat: bool) -> int:
-        model = registry.create(name, width=16, embedding_size=16, remat=remat)
-        variables = jax.eval_shape(model.init, jax.random.key(0), images)
-
+    def kept(model) -> int:
         def embed(variables, images):
             rngs = {"dropout": jax.random.key(0)}
             return model.apply(variables, images, True, mutable=["batch_stats"], rngs=rngs)[0]
@@ -229,7 +241,7 @@ def test_a_network_that_computes_blocks_again_keeps_less_for_its_gradient(name):
             leaf.size for leaf in jax.tree.leaves(variables)
         )
 
-    assert kept(True) < 0.5 * kept(False)
+    assert kept(again) < 0.5 * kept(plain)
 
 
 def test_a_backbone_that_lacks_a_setting_says_so(monkeypatch):

@@ -1,5 +1,7 @@
 """A network of four thousand multiplications and its training step, for tests."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,7 @@ CLASSES, SIZE, BATCH, RATE = 67, 6, 16, 0.05  # no number of devices divides the
 SCHEDULE = optax.constant_schedule(RATE)
 DENSE, CHUNKED = HeadConfig(), HeadConfig("chunked", chunk=4)
 SHARDED = HeadConfig("sharded", chunk=4)
-UNCHANGED, MIRRORED = Augmentation(flip=0.0), Augmentation()
+MIRRORED = Augmentation()
 KEY = jax.random.key(5)
 ARCFACE = ArcFace(scale=16.0)
 
@@ -49,6 +51,16 @@ def batches(count=3):
         yield images, random.integers(0, CLASSES, BATCH).astype(np.int32)
 
 
+@functools.cache
+def variables(statistics):
+    init = jax.jit(Small(None, statistics).init)
+    return jax.device_get(init(jax.random.key(0), np.zeros((1, SIZE, SIZE, 3), np.float32)))
+
+
+plain_sgd = functools.cache(sgd)
+
+
+@functools.cache
 def build(
     loss=ARCFACE,
     head=DENSE,
@@ -59,21 +71,27 @@ def build(
     local=False,
     optimiser=None,
     average=False,
-    augmentation=MIRRORED,
+    augmentation=None,
     schedule=SCHEDULE,
     **options,
 ):
-    """(placement, pure step, state as it is placed)."""
+    """(placement, pure step, state in NumPy); the same ones for the same arguments."""
     split = head.kind == "sharded"
     placement = Placement(tuple(jax.devices()[:devices]), split)
     backbone = Small(DATA_AXIS if pmap and not local else None, statistics)
-    optimiser = optimiser or sgd(schedule)
+    optimiser = optimiser or plain_sgd(schedule)
+
+    def prepare(images, keys):
+        return normalise(
+            augment(images, keys, augmentation) if augmentation else images, ARCFACE_TORCH
+        )
+
     step = make_step(
         linen_apply(backbone, train=not options.get("frozen", False)),
         loss,
         optimiser,
         head=head,
-        prepare=lambda images, keys: normalise(augment(images, keys, augmentation), ARCFACE_TORCH),
+        prepare=prepare,
         schedule=schedule,
         num_classes=CLASSES,
         total_steps=4,
@@ -81,31 +99,43 @@ def build(
         mesh=placement.mesh if split and not pmap else None,
         **options,
     )
+    return placement, step, initial(loss, head, placement, optimiser, average, statistics)
+
+
+@functools.cache
+def initial(loss, head, placement, optimiser, average, statistics):
+    backbone = variables(statistics)
 
     def make():
-        backbone_key, head_key = jax.random.split(jax.random.key(0))
         return initial_state(
-            Small(None, statistics).init(backbone_key, jnp.zeros((1, SIZE, SIZE, 3))),
+            backbone,
             loss,
             optimiser,
-            head_key,
+            jax.random.key(1),
             num_classes=CLASSES,
             embedding_size=8,
             head=head,
-            shards=devices if split else 1,
+            shards=len(placement.devices) if placement.split_classes else 1,
             average=average,
         )
 
-    return placement, step, placement.create(make)
+    return jax.device_get(placement.create(make) if placement.split_classes else make())
+
+
+def program(*arguments, **options):
+    """(step as a run compiles it, once for the same arguments; state in NumPy)."""
+    placement, step, state = build(*arguments, **options)
+    pmap = options.get("pmap", False) or arguments[3:4] == (True,)
+    return placement.compile(step, pmap=pmap), state
 
 
 def train(*arguments, steps=3, **options):
     """Some steps: (loss, gradient norm and bad steps of each, last state, class weights [C, …])."""
-    placement, step, state = build(*arguments, **options)
-    compiled = placement.compile(step, pmap=options.get("pmap", False) or arguments[3:4] == (True,))
-    seen = []
+    placement = build(*arguments, **options)[0]
+    (step, state), seen = program(*arguments, **options), []
+    state = placement.place(state)
     for images, labels in batches(steps):
-        state, metrics = compiled(state, KEY, images, labels)
+        state, metrics = step(state, KEY, images, labels)
         seen.append([float(metrics[name]) for name in ("loss", "gradient_norm", "bad_steps")])
     state = jax.device_get(state)
     weights = state.class_weights
