@@ -137,8 +137,8 @@ class Loss:
         params = self.init_params(jax.random.key(0), num_classes, embedding_size)
         embeddings, labels = simulated_batch(64, num_classes, embedding_size, class_counts, norm)
         context = Context(key=jax.random.key(3), class_counts=class_counts)
-        losses = jax.jit(lambda *arguments: self(*arguments, context).loss)
-        return float(jnp.mean(losses(params, self.init(), embeddings, labels)))
+        losses = jax.jit(lambda params, state: self(params, state, embeddings, labels, context))
+        return float(jnp.mean(losses(params, self.init()).loss))
 
 
 def loss_class(name: str) -> type[Loss]:
