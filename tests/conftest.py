@@ -5,6 +5,7 @@ import importlib.metadata
 import itertools
 import os
 import pathlib
+import sys
 import tempfile
 
 # Before JAX starts its backend: eight CPU devices stand in for eight accelerators.
@@ -45,6 +46,17 @@ def pytest_terminal_summary(terminalreporter) -> None:
     terminalreporter.section("seconds by folder")
     for folder, spent in seconds.most_common():
         terminalreporter.write_line(f"{spent:7.0f} s {tests[folder]:6} tests  {folder}")
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """A working folder for modules of the user's own; what is imported there is forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,3 @@
-import sys
-
 import pytest
 
 from arcface_jax.errors import InputError
@@ -7,19 +5,8 @@ from arcface_jax.import_path import load_attribute
 from arcface_jax.training.config_file import read_config
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A working folder with modules of the user's own, forgotten afterwards."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
-
-
-def test_an_attribute_of_a_file_in_the_working_folder(folder):
-    (folder / "my_losses.py").write_text("def mine():\n    return 3\n")
+def test_an_attribute_of_a_file_in_the_working_folder(own_folder):
+    (own_folder / "my_losses.py").write_text("def mine():\n    return 3\n")
     assert load_attribute("my_losses:mine", "loss.name")() == 3
     assert load_attribute("os.path:join", "loss.name").__name__ == "join"
 
@@ -37,10 +24,10 @@ def test_an_attribute_of_a_file_in_the_working_folder(folder):
         ("lacking:f", "importing lacking failed with ModuleNotFoundError.*not_here"),
     ],
 )
-def test_what_cannot_be_loaded_is_said_in_one_line(folder, path, message):
-    (folder / "my_losses.py").touch()
-    (folder / "broken.py").write_text("1 / 0\n")
-    (folder / "lacking.py").write_text("import not_here\n")
+def test_what_cannot_be_loaded_is_said_in_one_line(own_folder, path, message):
+    (own_folder / "my_losses.py").touch()
+    (own_folder / "broken.py").write_text("1 / 0\n")
+    (own_folder / "lacking.py").write_text("import not_here\n")
     with pytest.raises(InputError, match=message) as caught:
         load_attribute(path, "loss.name")
     assert str(caught.value).startswith("loss.name: ")

@@ -76,13 +76,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_every_head_takes_the_page_s_loss(
-    folder, type_command, monkeypatch, without_pictures, head
-):
-    for name in ("my_losses", "my_nets"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.chdir(folder)
+def test_every_head_takes_the_page_s_loss(own_folder, folder, type_command, without_pictures, head):
     arguments = [*shlex.split(COMMAND), *SMALL, *shlex.split(HEADS[head])]
     status, said, errors = type_command(train.main, *arguments, "--run.folder", "run")
     assert status == 0, errors

@@ -1,7 +1,5 @@
 """Networks of the user's own, by import path."""
 
-import sys
-
 import pytest
 
 from arcface_jax.errors import InputError
@@ -39,12 +37,8 @@ net = Net()
 
 
 @pytest.fixture(autouse=True)
-def nets(tmp_path, monkeypatch):
-    (tmp_path / "my_nets.py").write_text(NETS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield
-    sys.modules.pop("my_nets", None)
+def nets(own_folder):
+    (own_folder / "my_nets.py").write_text(NETS)
 
 
 def test_a_network_is_given_the_settings_that_it_has():
