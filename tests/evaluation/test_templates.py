@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.roc import roc_curve
-from arcface_jax.evaluation.templates import pool_templates, verify_templates
+from arcface_jax.evaluation.templates import IJB_FARS, pool_templates, verify_templates
 from tests.evaluation import slow
 
 
@@ -75,6 +75,7 @@ def test_verification_of_templates_and_the_same_on_several_devices() -> None:
     scores = np.einsum("pd,pd->p", templates.embeddings[i], templates.embeddings[j])
     assert result.tar == {far: slow.tar_nearest(scores, same, far) for far in (0.1, 0.5)}
     assert result.numbers()["num_same"] == same.sum()
+    assert IJB_FARS == (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # as papers tabulate
     many, _ = verify_templates(*arguments, fars=(0.1, 0.5), devices=jax.devices())
     assert many == result
 

@@ -7,8 +7,7 @@ import pytest
 ROWS, CLASSES, DIM = 16, 53, 8
 
 
-@pytest.fixture(scope="package")
-def problem():
+def make_problem():
     """(embeddings [16, 8], class weights by K, labels [16] with one ignored, weights of the
     examples [16]), float64.
     """
@@ -19,6 +18,12 @@ def problem():
     embeddings[5] = generator.normal(size=DIM)
     tables = {1: generator.normal(size=(CLASSES, DIM)), 3: generator.normal(size=(CLASSES, 3, DIM))}
     return embeddings, tables, labels, importance
+
+
+@pytest.fixture
+def problem():
+    """New arrays for every test: JAX remembers what a constant became where float64 was off."""
+    return make_problem()
 
 
 @pytest.fixture

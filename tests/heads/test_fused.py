@@ -17,6 +17,7 @@ from arcface_jax.heads.fused import HeadState, RowSgd, fused_head_step, init_hea
 from arcface_jax.heads.sampling import sample_classes
 from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.margins import arcface, cm2
+from tests.heads.conftest import make_problem
 from tests.in_numpy import shard, unshard
 
 STRAIGHT = arcface(past_pi="linear", gradient="straight_through")
@@ -53,8 +54,8 @@ def reference(problem, case, steps=3):
 
 
 @pytest.fixture(scope="module")
-def plain(problem):
-    return functools.cache(functools.partial(reference, problem))
+def plain():
+    return functools.cache(functools.partial(reference, make_problem()))
 
 
 def assert_same(found, wanted, tolerance):

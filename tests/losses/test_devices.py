@@ -20,6 +20,7 @@ from arcface_jax.losses import (
     NormFace,
     Triplet,
 )
+from tests.losses.conftest import make_data
 
 DEVICES, LOSSES = (
     4,
@@ -60,9 +61,9 @@ def on_device(loss, axis, split, params, embeddings, labels):
 
 
 @pytest.fixture(scope="module")
-def problem(data):
+def problem():
     """Embeddings, labels with one ignored, and the parameters of a loss."""
-    embeddings, _, labels = data
+    embeddings, _, labels = make_data()
     labels = np.where(np.arange(8) == 2, -1, labels)
     params_of = lambda loss: loss.init_params(jax.random.key(1), 5, 6)  # noqa: E731
     return embeddings.astype(np.float32), labels, params_of

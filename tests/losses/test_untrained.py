@@ -113,12 +113,16 @@ def test_the_largest_of_some_cosines():
         assert weights @ cosines == pytest.approx((count - 1) / (count + 1), abs=2e-3)
 
 
-def test_a_loss_knows_of_smoothing_by_hand():
-    """With ε of smoothing the target's share of the logits falls to 1 − ε + ε/C."""
+@pytest.mark.parametrize(("classes", "sub_centers"), [(50, 1), (2, 3)])
+def test_a_loss_knows_of_smoothing_by_hand(classes, sub_centers):
+    """ε of the target goes to the mean of all logits, whose other ones are cosines."""
     plain, smooth = (
-        ArcFace(scale=16.0, label_smoothing=share).expected_initial_loss(50, 64)
+        ArcFace(scale=16.0, sub_centers=sub_centers, label_smoothing=share).expected_initial_loss(
+            classes, 64
+        )
         for share in (0.0, 0.2)
     )
-    cosines, weights = random_cosines(64)
-    mean = float(weights @ np.asarray(arcface(0.5)(jnp.asarray(cosines, jnp.float32))))
-    assert smooth - plain == pytest.approx(16.0 * 0.2 * (1 - 1 / 50) * mean, rel=5e-3)
+    cosines, weights = random_cosines(64, sub_centers)
+    mean = weights @ np.asarray(arcface(0.5)(jnp.asarray(cosines, jnp.float32)), np.float64)
+    expected = 16.0 * 0.2 * (1 - 1 / classes) * (mean - weights @ cosines)
+    assert smooth - plain == pytest.approx(float(expected), rel=5e-3)
