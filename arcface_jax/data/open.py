@@ -12,10 +12,11 @@ from arcface_jax.data.source import paths_of
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.data.sources.folder import FolderSource
-from arcface_jax.data.sources.lists import ListSource
+from arcface_jax.data.sources.lists import SUFFIXES, ListSource
 from arcface_jax.data.sources.parquet import ParquetSource
 from arcface_jax.data.sources.recordio import RecordIOSource
 from arcface_jax.data.sources.tar import TarSource
+from arcface_jax.data.text import read_rows
 from arcface_jax.errors import InputError, concerning
 
 _KINDS = (
@@ -25,7 +26,9 @@ _KINDS = (
 )
 
 
-def open_source(path: str | os.PathLike[str]) -> EncodedSource:
+def open_source(
+    path: str | os.PathLike[str], list_root: str | os.PathLike[str] | None = None
+) -> EncodedSource:
     """Opens the images at `path`, by what lies there.
 
     Args:
@@ -33,11 +36,18 @@ def open_source(path: str | os.PathLike[str]) -> EncodedSource:
         `train.rec`; a `.csv`, `.tsv`, `.txt` or `.lst` list; a `.parquet` or `.tar` file or a
         folder of such; a `.bin` verification set; the folder of a prepared TFDS data set; or
         "tfds:NAME" or "tfds:NAME:SPLIT" for one of TFDS's catalogue.
+      list_root: folder or zip file that the paths of a list are relative to, if not its own folder.
 
     Raises:
-      InputError: nothing is there, or nothing that can be opened.
+      InputError: nothing is there, or nothing that can be opened, or it is no list and has a
+        `list_root`.
     """
     text = os.fspath(path)
+    if list_root is not None and pathlib.Path(text).suffix.lower() not in SUFFIXES:
+        raise InputError(
+            f"list_root {os.fspath(list_root)}: is the root of a list's paths, and {text} is no "
+            f"list ({', '.join(SUFFIXES)}); leave it out"
+        )
     if text.startswith("tfds:"):
         return _tfds(*text.removeprefix("tfds:").split(":", 1))
     place = pathlib.Path(text)
@@ -57,7 +67,7 @@ def open_source(path: str | os.PathLike[str]) -> EncodedSource:
         case ".rec":
             return RecordIOSource(place)
         case ".csv" | ".tsv" | ".txt" | ".lst":
-            return ListSource(place)
+            return ListSource(place, list_root)
         case ".parquet":
             return ParquetSource(place)
         case ".bin":
@@ -117,7 +127,7 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
             paths_of(source)
         if pathlib.Path(pair_file).is_dir():
             pairs, labels = read_cfp_pairs(pair_file, source), cfp_labels(source)
-        elif _is_lfw_list(pathlib.Path(pair_file)):
+        elif _is_lfw_list(pair_file):
             pairs = read_lfw_pairs(pair_file, source)
         else:
             pairs = read_pair_list(pair_file, source, folds)
@@ -146,11 +156,8 @@ def _parts(specification: str) -> tuple[str, str, str | None]:
     return (name, place, pair_file) if plus else (name, rest, None)
 
 
-def _is_lfw_list(path: pathlib.Path) -> bool:
+def _is_lfw_list(path: str) -> bool:
     """Whether the first line holds LFW's one or two numbers, of folds and of pairs."""
-    try:
-        with path.open(encoding="utf-8", errors="surrogateescape") as file:
-            words = file.readline().split()
-    except OSError:
-        return False
+    _, words = next(read_rows(path), ("", []))
+    words = [word for word in words if word]
     return len(words) in (1, 2) and all(word.isdecimal() for word in words)

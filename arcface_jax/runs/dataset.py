@@ -81,6 +81,11 @@ def configured_source(config: DataConfig, seed: int) -> FaceSource:
     Raises:
       InputError: a folder is wanted and none given, or one given and not used.
     """
+    if config.list_root is not None and config.source != "auto":
+        raise InputError(
+            f"data.list_root {config.list_root}: is the root of a list's paths, which source "
+            f"{config.source} has not; add --data.source auto, or leave it out"
+        )
     if config.source == "synthetic":
         if config.root is not None:
             raise InputError(
@@ -103,7 +108,9 @@ def configured_source(config: DataConfig, seed: int) -> FaceSource:
                 f"data.{name} {getattr(config, name)} draws synthetic faces, and does nothing with "
                 f"source {config.source}; leave it at {getattr(DataConfig, name)}"
             )
-    return FolderSource(config.root) if config.source == "folder" else open_source(config.root)
+    if config.source == "folder":
+        return FolderSource(config.root)
+    return open_source(config.root, config.list_root)
 
 
 def load_data(config: DataConfig, seed: int) -> RunData:

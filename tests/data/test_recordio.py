@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from arcface_jax.data.landmarks import by_path
 from arcface_jax.data.sources import recordio
-from arcface_jax.data.sources.recordio import RecordIOSource, read_lst
+from arcface_jax.data.sources.lists import read_lst
+from arcface_jax.data.sources.recordio import RecordIOSource
 from arcface_jax.data.sources.recordio_format import (
     MAGIC,
     RecordFile,
@@ -421,16 +422,16 @@ def test_train_lst(tmp_path):
         + "\n\n"
     )
     lines = list(read_lst(tmp_path / "train.lst"))
-    assert [(line.aligned, line.path, line.label) for line in lines] == [
-        (True, "a/1.jpg", 0),
-        (False, "b b/2.jpg", 3),
-        (False, "c.jpg", 3),
+    assert [(line.path, line.label) for line in lines] == [
+        ("a/1.jpg", 0),
+        ("b b/2.jpg", 3),
+        ("c.jpg", 3),
     ]
     assert lines[1].landmarks is None
     np.testing.assert_array_equal(lines[2].landmarks, [[0, 5], [1, 6], [2, 7], [3, 8], [4, 9]])
     for text, message in (
         ("1\ta\n", "line 1: 2 columns"),
-        ("1\ta\tx\n", "line 1: '1' and 'x' should be numbers"),
+        ("1\ta\tx\n", "line 1: label 'x'; a whole number"),
     ):
         (tmp_path / "bad.lst").write_text(text)
         with pytest.raises(InputError, match=message):

@@ -66,6 +66,28 @@ def test_a_set_has_the_pairs_of_its_list_and_the_name_it_is_given(tmp_path):
         load_data(dataclasses.replace(skipping, verify=(listed,)), 0)
 
 
+def test_a_list_may_have_a_root_of_its_own(tmp_path):
+    lines = []
+    for number, image in enumerate(SyntheticFaces(8, 4, image_size=16).render(np.arange(32))):
+        (tmp_path / "faces").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "faces" / f"{number}.png")
+        lines.append(f"{number}\t{number // 4:.6f}\t{number}.png\n")
+    (tmp_path / "im2rec.lst").write_text("".join(lines))
+    listed = DataConfig(
+        source="auto",
+        root=str(tmp_path / "im2rec.lst"),
+        list_root=str(tmp_path / "faces"),
+        image_size=16,
+        test_fraction=0.5,
+    )
+    assert load_data(listed, 0).num_classes == 4
+    with pytest.raises(InputError, match=r"0\.png is not there, nor are the next; .*list-root"):
+        load_data(dataclasses.replace(listed, list_root=None), 0)
+    for source in ("folder", "synthetic"):
+        with pytest.raises(InputError, match=r"data\.list_root .*add --data.source auto"):
+            load_data(dataclasses.replace(listed, source=source), 0)
+
+
 @pytest.mark.parametrize("fraction", [-0.1, 1.5, float("nan")])
 def test_a_share_of_people_that_cannot_be_is_named(fraction):
     with pytest.raises(InputError, match=r"data.test_fraction is .*; pass a number in \[0, 1\]"):

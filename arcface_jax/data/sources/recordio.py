@@ -2,19 +2,18 @@
 
 import os
 import pathlib
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
+from arcface_jax.data.sources.lists import read_lst
 from arcface_jax.data.sources.recordio_format import (
     RecordFile,
     RecordHeads,
     read_index,
     scan_index,
 )
-from arcface_jax.errors import InputError, readable
+from arcface_jax.errors import InputError
 
 _FLOAT32_EXACT = 2**24
 _READ_WHOLE_BYTES = 1 << 30
@@ -266,9 +265,10 @@ class RecordIOSource(EncodedSource):
         """Takes names and paths from a `.lst` file if it describes exactly these images."""
         try:
             lines = list(read_lst(path))
-        except InputError:
-            # The list of another program, as MXNet's im2rec writes one with columns of its own.
+        except InputError:  # the list of another program
             return
+        if all(line.key is not None for line in lines):  # im2rec shuffles its list
+            lines.sort(key=lambda line: line.key or 0)
         if [line.label for line in lines] != values.tolist():
             return
         names: dict[int, str] = {}
@@ -284,50 +284,3 @@ class RecordIOSource(EncodedSource):
 def _without_image(heads: RecordHeads) -> np.ndarray:
     """bool [M], which records hold labels alone, as a file's header and an identity's do."""
     return heads.listed & (heads.payload_bytes == 0)
-
-
-class ListLine(NamedTuple):
-    """A line of a `train.lst`.
-
-    Attributes:
-      aligned: the image is a 112×112 crop already.
-      path: of the image.
-      label: its identity.
-      landmarks: float64 [5, 2], (x, y) in the image, or None.
-    """
-
-    aligned: bool
-    path: str
-    label: int
-    landmarks: np.ndarray | None
-
-
-def read_lst(path: str | os.PathLike[str]) -> Iterator[ListLine]:
-    """Reads insightface's `train.lst`.
-
-    Lines of tab-separated columns: aligned (0 or 1), path, label; then optionally a bounding box of
-    4 numbers; then optionally 10 numbers, the five landmarks x1 … x5 y1 … y5.
-
-    Raises:
-      InputError: a line has other columns; names file and line.
-    """
-    path = os.fspath(path)
-    with readable(path, "list"), open(path, encoding="utf-8", errors="surrogateescape") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _parse_lst_line(line.rstrip("\r\n").split("\t"), f"{path} line {number}")
-
-
-def _parse_lst_line(columns: list[str], where: str) -> ListLine:
-    if len(columns) not in (3, 7, 17):
-        raise InputError(
-            f"{where}: {len(columns)} columns; aligned, path, label [, 4 of a box [, 10 of "
-            "landmarks]] are due"
-        )
-    try:
-        landmarks = (
-            np.array(columns[7:], np.float64).reshape(2, 5).T if len(columns) == 17 else None
-        )
-        return ListLine(int(columns[0]) == 1, columns[1], int(float(columns[2])), landmarks)
-    except (ValueError, OverflowError):
-        raise InputError(f"{where}: {columns[0]!r} and {columns[2]!r} should be numbers") from None
