@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from arcface_jax.data.pair_lists import cfp_labels, read_cfp_pairs, read_lfw_pairs, read_pair_list
-from arcface_jax.data.pairs import Pairs
+from arcface_jax.data.pairs import Pairs, check_folds
 from arcface_jax.data.source import paths_of
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
@@ -113,14 +113,18 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
       specification: SOURCE is whatever `open_source` opens; PAIRS is LFW's pairs.txt, CFP's
         Protocol/Split/FF or FP, or a list of path, path, 0 or 1. Where SOURCE exists, "=" and "+"
         may be part of its name.
-      folds: contiguous folds of a list that does not tell them itself.
+      folds: contiguous folds of a list that does not tell them itself, or of a `.bin` set.
 
     Raises:
-      InputError: a source or list cannot be read.
+      InputError: a source or list cannot be read, the pairs are no such folds with pairs of both
+        kinds in each, or, without a list, no two images can be the same person or different people.
     """
     name, place, pair_file = _parts(specification)
     source = open_source(place)
-    pairs = source.pairs if isinstance(source, BinSource) else None
+    identities_known = not isinstance(source, BinSource)
+    pairs = None
+    if isinstance(source, BinSource):
+        pairs = dataclasses.replace(source.pairs, num_folds=folds)
     labels = np.asarray(source.labels)
     if pair_file is not None:
         with concerning(specification):
@@ -131,12 +135,24 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
             pairs = read_lfw_pairs(pair_file, source)
         else:
             pairs = read_pair_list(pair_file, source, folds)
+    if pairs is not None:
+        with concerning(pair_file or place):
+            check_folds(pairs.same, pairs.num_folds)
+            if not identities_known and pairs.num_folds < 2:
+                raise InputError("does not tell who is who, so it needs 2 folds or more")
+    else:
+        _, images_each = np.unique(labels, return_counts=True)
+        if len(images_each) < 2 or images_each.max() < 2:
+            raise InputError(
+                f"{specification}: needs two people, and two images of one of them, or a list of "
+                "pairs"
+            )
     return PeopleSet(
         name or pathlib.Path(place.removeprefix("tfds:")).stem,
         source,
         labels,
         pairs,
-        not isinstance(source, BinSource),
+        identities_known,
         f"{source.fingerprint} {pair_file}",
     )
 

@@ -66,8 +66,7 @@ def read_pair_list(path: str | os.PathLike[str], source: FaceSource, num_folds: 
       num_folds: contiguous folds that the list is arranged in.
 
     Raises:
-      InputError: a line cannot be read or names an image the source lacks, or the list cannot be
-        divided into so many folds.
+      InputError: a line cannot be read or names an image the source lacks.
     """
     path = os.fspath(path)
     find = _finder(_stems(source), lambda stem: stem)
@@ -79,8 +78,8 @@ def read_pair_list(path: str | os.PathLike[str], source: FaceSource, num_folds: 
                 continue
             raise InputError(f"{where}: path, path, 0 or 1 is due, got {_shown(words)}")
         rows.append((find(words[0], where), find(words[1], where), same))
-    if not rows or num_folds < 1 or len(rows) % num_folds:
-        raise InputError(f"{path}: {len(rows)} pairs cannot be {num_folds} equal folds")
+    if not rows:
+        raise InputError(f"{path}: no pairs in it")
     return _as_pairs(rows, source.labels, num_folds)
 
 
@@ -235,7 +234,7 @@ def read_ytf_splits(path: str | os.PathLike[str], videos: Sequence[str]) -> Pair
 def _as_pairs(rows: Sequence[tuple[Any, ...]], labels: np.ndarray, num_folds: int) -> Pairs:
     first, second, same = (np.array(column) for column in zip(*rows, strict=True))
     labels = np.asarray(labels)
-    folds = np.arange(len(rows)) // (len(rows) // num_folds)
+    folds = np.arange(len(rows)) // max(len(rows) // max(num_folds, 1), 1)
     seen = np.unique(
         np.stack([np.concatenate([labels[first], labels[second]]), np.tile(folds, 2)]), axis=1
     )

@@ -162,8 +162,14 @@ def _load_set(
     """What `open_set` opens, with its own pairs, of which no image may be left out, or else
     with drawn ones.
     """
-    opened = open_set(specification, NUM_FOLDS)
+    with concerning("data.verify"):
+        opened = open_set(specification, NUM_FOLDS)
     if opened.pairs is not None:
+        if opened.pairs.num_folds < 2:
+            raise InputError(
+                f"data.verify {specification}: the list is one fold, and a threshold is chosen on "
+                "other folds than it is tested on; give a list in folds"
+            )
         return VerificationSet(opened.name, load_source(opened.source, config.size), opened.pairs)
     images = load_source(opened.source, config.size, on_unreadable=on_unreadable)
     with concerning(f"data.verify {specification}"):

@@ -103,6 +103,17 @@ def test_sets_that_cannot_be_are_named(bin_set, tmp_path):
         load_data(dataclasses.replace(DATA, verify=(str(bin_set), str(bin_set))), 0)
 
 
+def test_a_list_of_one_fold_is_named(tmp_path):
+    person = tmp_path / "faces" / "Bo"
+    person.mkdir(parents=True)
+    for number in (1, 2):
+        Image.new("RGB", (16, 16)).save(person / f"Bo_000{number}.png")
+    (tmp_path / "pairs.txt").write_text("1\nBo 1 2\nBo 1 Bo 2\n")
+    listed = f"{tmp_path / 'faces'}+{tmp_path / 'pairs.txt'}"
+    with pytest.raises(InputError, match=r"data\.verify .*pairs\.txt: the list is one fold"):
+        load_data(dataclasses.replace(DATA, test_fraction=0.0, verify=(listed,)), 0)
+
+
 def test_people_that_cannot_be_split_or_paired_are_named(tmp_path):
     for person, count in (("a", 1), ("b", 1), ("c", 1), ("d", 1)):
         (tmp_path / person).mkdir()
@@ -120,7 +131,7 @@ def test_people_that_cannot_be_split_or_paired_are_named(tmp_path):
     ):
         load_data(dataclasses.replace(folder, test_fraction=0.1), 0)
     with pytest.raises(
-        InputError, match=rf"data.verify ones={tmp_path}: labels: no identity has two images"
+        InputError, match=rf"data.verify: ones={tmp_path}: needs two people, and two images of one"
     ):
         load_data(dataclasses.replace(DATA, verify=(f"ones={tmp_path}",)), 0)
     with pytest.raises(
