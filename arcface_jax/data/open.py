@@ -11,7 +11,7 @@ from arcface_jax.data.pairs import Pairs, check_folds
 from arcface_jax.data.source import paths_of
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
-from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.data.sources.folder import FolderSource, NoImagesError
 from arcface_jax.data.sources.lists import SUFFIXES, ListSource
 from arcface_jax.data.sources.parquet import ParquetSource
 from arcface_jax.data.sources.recordio import RecordIOSource
@@ -35,14 +35,15 @@ def open_source(
       path: a folder or zip archive of identity/image files; a `.rec` file or the folder with
         `train.rec`; a `.csv`, `.tsv`, `.txt` or `.lst` list; a `.parquet` or `.tar` file or a
         folder of such; a `.bin` verification set; the folder of a prepared TFDS data set; or
-        "tfds:NAME" or "tfds:NAME:SPLIT" for one of TFDS's catalogue.
+        "tfds:NAME" or "tfds:NAME:SPLIT" for one of TFDS's catalogue. Of what is published in
+        splits, as train and test, one is asked for by "PATH:SPLIT".
       list_root: folder or zip file that the paths of a list are relative to, if not its own folder.
 
     Raises:
       InputError: nothing is there, or nothing that can be opened, or it is no list and has a
         `list_root`.
     """
-    text = os.fspath(path)
+    text, split = place_and_split(os.fspath(path))
     if list_root is not None and pathlib.Path(text).suffix.lower() not in SUFFIXES:
         raise InputError(
             f"list_root {os.fspath(list_root)}: is the root of a list's paths, and {text} is no "
@@ -51,32 +52,67 @@ def open_source(
     if text.startswith("tfds:"):
         return _tfds(*text.removeprefix("tfds:").split(":", 1))
     place = pathlib.Path(text)
+    kinds_with_splits = (".parquet", ".tar", ".zip")
+    if split is not None and place.is_file() and place.suffix.lower() not in kinds_with_splits:
+        raise InputError(f"{place}: has no splits; leave :{split} out")
     if not place.exists():
         raise InputError(f"{text}: no such file or folder; it can be {_KINDS}")
     if place.is_dir():
-        if (place / "train.rec").exists():
-            return RecordIOSource(place)
-        if (place / "dataset_info.json").exists():
-            return _tfds(text)
-        if next(place.glob("*.parquet"), None) is not None:
-            return ParquetSource(place)
-        if next(place.glob("*.tar"), None) is not None:
-            return TarSource(place)
-        return FolderSource(place)
+        return _open_folder(place, split)
     match place.suffix.lower():
         case ".rec":
             return RecordIOSource(place)
         case ".csv" | ".tsv" | ".txt" | ".lst":
             return ListSource(place, list_root)
         case ".parquet":
-            return ParquetSource(place)
+            return ParquetSource(place, split=split)
         case ".bin":
             return BinSource(place)
         case ".tar":
-            return TarSource(place)
+            return TarSource(place, split)
         case ".zip":
-            return FolderSource(place)
+            return FolderSource(place, split=split)
     raise InputError(f"{text}: unknown kind of file; it can be {_KINDS}")
+
+
+def place_and_split(text: str) -> tuple[str, str | None]:
+    """PATH:SPLIT in parts; the path alone where it exists, or has such a sub-folder."""
+    place, _, split = text.rpartition(":")
+    if pathlib.Path(text).exists() or not split or not place or not pathlib.Path(place).exists():
+        return text, None
+    inner = pathlib.Path(place) / split
+    return (str(inner), None) if inner.is_dir() else (place, split)
+
+
+def _open_folder(place: pathlib.Path, split: str | None) -> EncodedSource:
+    if (place / "train.rec").exists() and split is None:
+        return RecordIOSource(place)
+    if any((place / name).exists() for name in ("dataset_dict.json", "state.json")):
+        raise InputError(
+            f"{place}: saved by Hugging Face's save_to_disk; save it with to_parquet instead"
+        )
+    if (place / "dataset_info.json").exists():
+        return _tfds(str(place), split or "train")
+    if next(place.glob("*.parquet"), None) is not None:
+        return ParquetSource(place, split=split)
+    if next(place.glob("*.tar"), None) is not None:
+        return TarSource(place, split)
+    try:
+        return FolderSource(place, split=split)
+    except NoImagesError:  # the root of a repository, whose files lie deeper
+        if next(place.rglob("*.parquet"), None) is not None:
+            return ParquetSource(place, split=split)
+        if next(place.rglob("*.tar"), None) is not None:
+            return TarSource(place, split)
+        records = sorted(place.rglob("*.rec"))
+        if len(records) == 1 and split is None:
+            return RecordIOSource(records[0])
+        if records:
+            raise InputError(
+                f"{place}: holds {len(records)} record files, such as {records[0].name}; give the "
+                "path of one"
+            ) from None
+        raise
 
 
 def _tfds(name: str, split: str = "train") -> EncodedSource:
@@ -160,12 +196,16 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
 def _parts(specification: str) -> tuple[str, str, str | None]:
     """(name or "", source, pair list or None): the first reading whose source exists."""
     equals = [at for at, sign in enumerate(specification) if sign == "="]
+
+    def there(text: str) -> bool:
+        return pathlib.Path(place_and_split(text)[0]).exists()
+
     named = [("", specification), *((specification[:at], specification[at + 1 :]) for at in equals)]
     for name, rest in named:
-        if pathlib.Path(rest).exists():
+        if there(rest):
             return name, rest, None
         for at in reversed([at for at, sign in enumerate(rest) if sign == "+"]):
-            if pathlib.Path(rest[:at]).exists():
+            if there(rest[:at]):
                 return name, rest[:at], rest[at + 1 :]
     name, rest = named[1] if equals else named[0]
     place, plus, pair_file = rest.rpartition("+")

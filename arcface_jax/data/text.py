@@ -126,6 +126,8 @@ def number(cell: str) -> float | None:
 
 def count(cell: str) -> int | None:
     """The whole number from 0 that a cell holds, also as 5.0; or None."""
+    if cell.isdecimal() and len(cell) < 16:
+        return int(cell)
     value = number(cell)
     if value is None or not 0 <= value < 2**53 or value != int(value):
         return None

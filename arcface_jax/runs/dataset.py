@@ -7,7 +7,7 @@ import numpy as np
 from arcface_jax.arguments import check_between
 from arcface_jax.data.check import check_source_labels
 from arcface_jax.data.in_memory import MemorySource, OnUnreadable, load_source
-from arcface_jax.data.open import open_set, open_source
+from arcface_jax.data.open import open_set, open_source, place_and_split
 from arcface_jax.data.pairs import Pairs, draw_pairs
 from arcface_jax.data.samplers import Balanced, Capped, Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
@@ -109,7 +109,8 @@ def configured_source(config: DataConfig, seed: int) -> FaceSource:
                 f"source {config.source}; leave it at {getattr(DataConfig, name)}"
             )
     if config.source == "folder":
-        return FolderSource(config.root)
+        place, split = place_and_split(config.root)
+        return FolderSource(place, split=split)
     return open_source(config.root, config.list_root)
 
 
