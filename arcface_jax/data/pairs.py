@@ -5,6 +5,7 @@ import heapq
 
 import numpy as np
 
+from arcface_jax.command_name import command
 from arcface_jax.errors import InputError
 
 
@@ -49,7 +50,8 @@ def check_folds(same: np.ndarray, num_folds: int) -> None:
     if num_folds < 1 or len(same) % num_folds:
         raise InputError(
             f"{len(same)} pairs cannot be {num_folds} equal folds; leave out "
-            f"{len(same) % max(num_folds, 1)} of them, or give another number of folds"
+            f"{len(same) % max(num_folds, 1)} of them, or score them with {command('evaluate')} "
+            "--folds"
         )
     check_both_kinds(np.arange(len(same)) // (len(same) // num_folds), same, num_folds)
 

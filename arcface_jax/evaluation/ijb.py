@@ -9,6 +9,7 @@ lists with spaces (`ijbc_face_tid_mid.txt`, `ijbc_template_pair_label.txt`,
 import dataclasses
 import itertools
 import os
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -171,7 +172,8 @@ def _integer_table(path: FilePath, columns: int, due: str) -> np.ndarray:
     """int64 [rows, columns] of a large file; it is read line by line only where that fails."""
     encoding, separator = encoding_of(path, "file"), separator_of(path, "file")
     try:
-        with readable(os.fspath(path)):
+        with readable(os.fspath(path)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an empty file, which is refused below
             table = np.loadtxt(
                 path, np.int64, delimiter=separator, comments=None, ndmin=2, encoding=encoding
             )
@@ -209,7 +211,7 @@ def _lines(
 
 def _integer(word: str, where: str) -> int:
     value = number(word)
-    if value is None or value != int(value) or abs(value) >= 2**53:
+    if value is None or abs(value) >= 2**53 or value != int(value):
         raise InputError(f"{where}: {printable(word[:40])!r} is not a whole number")
     return int(value)
 
