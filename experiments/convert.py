@@ -5,7 +5,7 @@ python -m experiments.convert faces_emore/train.rec faces_tfds --format array_re
 python -m experiments.convert photos.csv crops --format folder --landmarks landmarks.txt
 
 The source is a folder or zip file of identity/image.jpg, train.rec, a list
-(.csv, .tsv, .lst), Parquet, .tar shards, a .bin set, a prepared TFDS folder or
+(.csv, .tsv, .txt, .lst), Parquet, .tar shards, a .bin set, a prepared TFDS folder or
 tfds:NAME. An interrupted conversion goes on when the same command is given again.
 """
 

@@ -86,7 +86,7 @@ class Arguments:
     .npz file without mirrored embeddings is evaluated as it is.
     """
     folds: int = 10
-    """Contiguous folds of a pair list that does not tell them itself; 1 for what needs no folds."""
+    """Contiguous folds of a .bin set, or of a list that does not tell them; 1: without folds."""
     fars: tuple[float, ...] = (1e-3, 1e-2)
     """False accept rates at which TAR is reported."""
     deployment_fars: tuple[float, ...] = (1e-2, 1e-3, 1e-4)

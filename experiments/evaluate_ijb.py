@@ -16,7 +16,8 @@ import numpy as np
 from arcface_jax.commands.command import make_folder, new_console, read_options, run_command, say
 from arcface_jax.commands.evaluation_inputs import read_arrays
 from arcface_jax.commands.evaluation_report import write_tables
-from arcface_jax.errors import InputError
+from arcface_jax.data.pairs import check_folds
+from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import (
     Interval,
     Resampling,
@@ -121,7 +122,10 @@ def read_templates(arguments: Arguments) -> Templates:
 
 def verify(arguments: Arguments, templates: Templates) -> tuple[Figures, Roc]:
     """1:1, with intervals over subjects if asked for."""
-    pairs = read_template_pairs(find_one(arguments.meta, "*_template_pair_label.txt"))
+    pair_file = find_one(arguments.meta, "*_template_pair_label.txt")
+    pairs = read_template_pairs(pair_file)
+    with concerning(str(pair_file)):
+        check_folds(pairs.same, 1)
     first = templates.rows(pairs.first, "first templates")
     second = templates.rows(pairs.second, "second templates")
     scores = score_pairs(templates.embeddings, templates.embeddings, first, second)

@@ -24,7 +24,7 @@ from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Project, open_
 from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
 from arcface_jax.data.pairs import Pairs
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.roc import roc_curve, roc_numbers
 from arcface_jax.evaluation.scoring import score_pairs
@@ -101,14 +101,11 @@ class _Faces:
 
 def read_faces(specification: str, size: tuple[int, int]) -> _Faces:
     """Every image of a set at the model's size, and its pairs."""
-    opened = open_set(specification)
+    with concerning("--verify"):
+        opened = open_set(specification)
     images = load_images(opened.source, size)
     data = EmbeddedSet(opened.name, images, opened.labels, opened.pairs, opened.identities_known)
     pairs = choose_pairs(data, opened.labels, seed=0)
-    if not pairs.same.any() or pairs.same.all():
-        raise InputError(
-            f"--verify {specification}: needs two people, and two images of one of them"
-        )
     return _Faces(images, pairs, resampled_clusters(data, pairs, opened.labels))
 
 

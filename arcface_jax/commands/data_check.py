@@ -35,7 +35,7 @@ def check_data(config: Config, console: Console, folder: pathlib.Path, against: 
         f"{findings.num_images:,} images of {findings.num_identities:,} identities, {counts.min()} "
         f"to {counts.max()} of each (median {np.median(counts):g})"
     )
-    warnings = findings.warnings()
+    warnings = [*source.remarks, *findings.warnings()]
     for path in against:
         shared = overlap(found, scan(open_source(path)))
         if len(shared):

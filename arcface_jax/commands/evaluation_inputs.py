@@ -13,9 +13,10 @@ from arcface_jax.command_name import command
 from arcface_jax.commands.models import ImportedModel, TrainedRun
 from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
-from arcface_jax.data.pairs import Pairs
-from arcface_jax.errors import InputError
+from arcface_jax.data.pairs import Pairs, check_both_kinds
+from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.array_checks import check_same
+from arcface_jax.evaluation.folds import fold_numbers
 from arcface_jax.evaluation.suite import EmbeddedSet
 from arcface_jax.evaluation.verification import FlipRule, combine_flip
 from arcface_jax.models.embed import mirror
@@ -115,6 +116,8 @@ def _pairs_of(path: pathlib.Path, arrays: dict[str, np.ndarray], folds: int) -> 
             f"{', '.join(present)}"
         )
     same = check_same(arrays["same"], len(arrays["first"]), f"{path}: same")
+    with concerning(str(path)):
+        check_both_kinds(fold_numbers(len(same), folds) if folds > 1 else 0 * same, same, folds)
     return Pairs(arrays["first"], arrays["second"], same, folds, False)
 
 

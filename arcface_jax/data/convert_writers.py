@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 import tensorflow_datasets
 
-from arcface_jax.data.decode import decode, encode_png, resize
+from arcface_jax.data.decode import decode, encode_png, resize, suffix_of
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.recordio_format import RecordWriter, format_index, pack
 from arcface_jax.data.sources.tfds import image_example, image_features
@@ -19,16 +19,6 @@ from arcface_jax.files import write_whole
 _CHUNK = 1000
 _SHARD = 8192
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-_SIGNATURES = (
-    (b"\xff\xd8\xff", ".jpg"),
-    (b"\x89PNG", ".png"),
-    (b"BM", ".bmp"),
-    (b"RIFF", ".webp"),
-    (b"II*\0", ".tif"),
-    (b"MM\0*", ".tif"),
-    (b"P5", ".pgm"),
-    (b"P6", ".ppm"),
-)
 
 
 class Encoder:
@@ -94,10 +84,7 @@ class FileNames:
             and path.rpartition("/")[0] == self._folders[label]
         ):
             return path
-        extension = next(
-            (suffix for start, suffix in _SIGNATURES if content.startswith(start)), ".img"
-        )
-        return f"{self._folders[label]}/{number:08d}{extension}"
+        return f"{self._folders[label]}/{number:08d}{suffix_of(content) or '.img'}"
 
 
 class Writer:

@@ -6,6 +6,7 @@ before any is decoded, only raster formats are admitted, and whatever a decoder 
 """
 
 import io
+import re
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -21,6 +22,20 @@ MAX_PIXELS = 50_000_000
 """Images of more pixels are refused before decoding, whatever their file size."""
 
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF")
+_SIGNATURES = tuple(
+    (re.compile(start, re.DOTALL), suffix)
+    for start, suffix in (
+        (rb"\xff\xd8\xff", ".jpg"),
+        (rb"\x89PNG", ".png"),
+        (rb"GIF8[79]a", ".gif"),
+        (rb"BM....\0\0\0\0", ".bmp"),
+        (rb"RIFF....WEBP", ".webp"),
+        (rb"II\*\0|MM\0\*", ".tif"),
+        (rb"P[14]\s", ".pbm"),
+        (rb"P[25]\s", ".pgm"),
+        (rb"P[36]\s", ".ppm"),
+    )
+)
 _JPEG_START = b"\xff\xd8\xff"
 _EXIF_ORIENTATION = 0x0112
 
@@ -47,6 +62,13 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
     if simplejpeg is not None and encoded[:3] == _JPEG_START:
         return _decode_jpeg(encoded, name)
     return _decode_with_pillow(encoded, name)
+
+
+def suffix_of(start: bytes) -> str | None:
+    """The usual suffix of the format that the first 16 bytes of an image file tell; None for a
+    format that `decode` does not read.
+    """
+    return next((suffix for signature, suffix in _SIGNATURES if signature.match(start)), None)
 
 
 def encode_png(image: np.ndarray) -> bytes:

@@ -4,52 +4,66 @@ import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from arcface_jax.data.align import align
 from arcface_jax.data.aligned_crop import TEMPLATE_SIZE
 from arcface_jax.data.source import FaceSource, paths_of
-from arcface_jax.data.sources.recordio import read_lst
-from arcface_jax.errors import InputError, concerning, printable, readable
+from arcface_jax.data.sources.filetree import without_extension
+from arcface_jax.data.sources.lists import read_lst
+from arcface_jax.data.text import count, is_heading, listed_path, number, read_rows, same_name
+from arcface_jax.errors import InputError, concerning, printable
 
 
 def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads a list of landmarks: path → float64 [5, 2].
 
-    Lines "path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5", separated by tabs, commas or spaces; or
-    insightface's `.lst` with 17 columns (`recordio.read_lst`).
+    Lines "path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5", separated by tabs, commas or spaces, perhaps after
+    names of the columns and, as CelebA has it, the number of lines; or insightface's `.lst` with
+    17 columns (`lists.read_lst`).
 
     Raises:
-      InputError: a line has other columns or no finite numbers.
+      InputError: a line has other columns or no finite numbers, or lines contradict each other.
     """
-    path = pathlib.Path(path)
-    if path.suffix.lower() == ".lst":
-        found = {line.path: line.landmarks for line in read_lst(path)}
-        missing = next((name for name, points in found.items() if points is None), None)
-        if missing is not None:
-            raise InputError(f"{path}: {printable(missing)} has no landmarks (17 columns are due)")
-        return {name: points for name, points in found.items() if points is not None}
-    with readable(path, "list"):
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     landmarks: dict[str, np.ndarray] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        delimiter = next((mark for mark in "\t," if mark in line), None)
-        name, *values = [word.strip() for word in line.rsplit(delimiter, 10)]
-        try:
-            points = np.array(values, np.float64).reshape(5, 2)
-        except ValueError:
+    first: dict[str, str] = {}
+    for where, name, points in _listed(path):
+        name = same_name(listed_path(name))
+        if name in first and not np.array_equal(landmarks[name], points):
             raise InputError(
-                f"{path} line {number}: path and 10 numbers x1 y1 … x5 y5 are due, got "
-                f"{line[:80]!r}"
-            ) from None
-        if not np.isfinite(points).all():
-            raise InputError(f"{path} line {number}: landmarks are not finite")
-        landmarks[name] = points
+                f"{where}: {printable(name)} has other landmarks in {first[name]}; give it one line"
+            )
+        landmarks[name], first[name] = points, where
     return landmarks
+
+
+def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(where, path, landmarks) of each line."""
+    if pathlib.Path(path).suffix.lower() == ".lst":
+        for line in read_lst(path):
+            if line.landmarks is None:
+                raise InputError(
+                    f"{line.where}: {printable(line.path)} has no landmarks (17 columns are due)"
+                )
+            yield line.where, line.path, line.landmarks
+        return
+    announced, rows = None, 0
+    for where, (name, *words) in read_rows(path, columns=11):
+        if not rows and is_heading([name, *words]):
+            continue
+        if not rows and not words and announced is None and count(name):
+            announced = count(name)  # CelebA's first line
+            continue
+        rows += 1
+        points = np.array([number(word) for word in words], np.float64)
+        if points.shape != (10,) or not np.isfinite(points).all():
+            shown = printable(repr(" ".join([name, *words])[:80]))
+            raise InputError(f"{where}: path and 10 numbers x1 y1 … x5 y5 are due, got {shown}")
+        yield where, name, points.reshape(5, 2)
+    if announced not in (None, rows):
+        raise InputError(f"{path}: {rows} lines of landmarks, but line 1 announces {announced}")
 
 
 class AlignedSource(FaceSource):
@@ -102,10 +116,14 @@ def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarr
     """
     with concerning("landmarks"):
         paths = paths_of(source)
-    missing = [path for path in paths if path not in landmarks]
+    found = [
+        landmarks.get(same_name(path), landmarks.get(same_name(without_extension(path))))
+        for path in paths
+    ]
+    missing = [path for path, points in zip(paths, found, strict=True) if points is None]
     if missing:
         raise InputError(
             f"landmarks: {len(missing)} of {len(paths)} images have none, the first is "
             f"{printable(missing[0])}"
         )
-    return np.stack([landmarks[path] for path in paths])
+    return np.stack([points for points in found if points is not None])

@@ -7,15 +7,16 @@ import pathlib
 import numpy as np
 
 from arcface_jax.data.pair_lists import cfp_labels, read_cfp_pairs, read_lfw_pairs, read_pair_list
-from arcface_jax.data.pairs import Pairs
+from arcface_jax.data.pairs import Pairs, check_folds
 from arcface_jax.data.source import paths_of
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
-from arcface_jax.data.sources.folder import FolderSource
-from arcface_jax.data.sources.lists import ListSource
+from arcface_jax.data.sources.folder import FolderSource, NoImagesError
+from arcface_jax.data.sources.lists import SUFFIXES, ListSource
 from arcface_jax.data.sources.parquet import ParquetSource
 from arcface_jax.data.sources.recordio import RecordIOSource
 from arcface_jax.data.sources.tar import TarSource
+from arcface_jax.data.text import read_rows
 from arcface_jax.errors import InputError, concerning
 
 _KINDS = (
@@ -25,48 +26,93 @@ _KINDS = (
 )
 
 
-def open_source(path: str | os.PathLike[str]) -> EncodedSource:
+def open_source(
+    path: str | os.PathLike[str], list_root: str | os.PathLike[str] | None = None
+) -> EncodedSource:
     """Opens the images at `path`, by what lies there.
 
     Args:
       path: a folder or zip archive of identity/image files; a `.rec` file or the folder with
         `train.rec`; a `.csv`, `.tsv`, `.txt` or `.lst` list; a `.parquet` or `.tar` file or a
         folder of such; a `.bin` verification set; the folder of a prepared TFDS data set; or
-        "tfds:NAME" or "tfds:NAME:SPLIT" for one of TFDS's catalogue.
+        "tfds:NAME" or "tfds:NAME:SPLIT" for one of TFDS's catalogue. Of what is published in
+        splits, as train and test, one is asked for by "PATH:SPLIT".
+      list_root: folder or zip file that the paths of a list are relative to, if not its own folder.
 
     Raises:
-      InputError: nothing is there, or nothing that can be opened.
+      InputError: nothing is there, or nothing that can be opened, or it is no list and has a
+        `list_root`.
     """
-    text = os.fspath(path)
+    text, split = place_and_split(os.fspath(path))
+    if list_root is not None and pathlib.Path(text).suffix.lower() not in SUFFIXES:
+        raise InputError(
+            f"list_root {os.fspath(list_root)}: is the root of a list's paths, and {text} is no "
+            f"list ({', '.join(SUFFIXES)}); leave it out"
+        )
     if text.startswith("tfds:"):
         return _tfds(*text.removeprefix("tfds:").split(":", 1))
     place = pathlib.Path(text)
+    kinds_with_splits = (".parquet", ".tar", ".zip")
+    if split is not None and place.is_file() and place.suffix.lower() not in kinds_with_splits:
+        raise InputError(f"{place}: has no splits; leave :{split} out")
     if not place.exists():
         raise InputError(f"{text}: no such file or folder; it can be {_KINDS}")
     if place.is_dir():
-        if (place / "train.rec").exists():
-            return RecordIOSource(place)
-        if (place / "dataset_info.json").exists():
-            return _tfds(text)
-        if next(place.glob("*.parquet"), None) is not None:
-            return ParquetSource(place)
-        if next(place.glob("*.tar"), None) is not None:
-            return TarSource(place)
-        return FolderSource(place)
+        return _open_folder(place, split)
     match place.suffix.lower():
         case ".rec":
             return RecordIOSource(place)
         case ".csv" | ".tsv" | ".txt" | ".lst":
-            return ListSource(place)
+            return ListSource(place, list_root)
         case ".parquet":
-            return ParquetSource(place)
+            return ParquetSource(place, split=split)
         case ".bin":
             return BinSource(place)
         case ".tar":
-            return TarSource(place)
+            return TarSource(place, split)
         case ".zip":
-            return FolderSource(place)
+            return FolderSource(place, split=split)
     raise InputError(f"{text}: unknown kind of file; it can be {_KINDS}")
+
+
+def place_and_split(text: str) -> tuple[str, str | None]:
+    """PATH:SPLIT in parts; the path alone where it exists, or has such a sub-folder."""
+    place, _, split = text.rpartition(":")
+    if pathlib.Path(text).exists() or not split or not place or not pathlib.Path(place).exists():
+        return text, None
+    inner = pathlib.Path(place) / split
+    return (str(inner), None) if inner.is_dir() else (place, split)
+
+
+def _open_folder(place: pathlib.Path, split: str | None) -> EncodedSource:
+    if (place / "train.rec").exists() and split is None:
+        return RecordIOSource(place)
+    if any((place / name).exists() for name in ("dataset_dict.json", "state.json")):
+        raise InputError(
+            f"{place}: saved by Hugging Face's save_to_disk; save it with to_parquet instead"
+        )
+    if (place / "dataset_info.json").exists():
+        return _tfds(str(place), split or "train")
+    if next(place.glob("*.parquet"), None) is not None:
+        return ParquetSource(place, split=split)
+    if next(place.glob("*.tar"), None) is not None:
+        return TarSource(place, split)
+    try:
+        return FolderSource(place, split=split)
+    except NoImagesError:  # the root of a repository, whose files lie deeper
+        if next(place.rglob("*.parquet"), None) is not None:
+            return ParquetSource(place, split=split)
+        if next(place.rglob("*.tar"), None) is not None:
+            return TarSource(place, split)
+        records = sorted(place.rglob("*.rec"))
+        if len(records) == 1 and split is None:
+            return RecordIOSource(records[0])
+        if records:
+            raise InputError(
+                f"{place}: holds {len(records)} record files, such as {records[0].name}; give the "
+                "path of one"
+            ) from None
+        raise
 
 
 def _tfds(name: str, split: str = "train") -> EncodedSource:
@@ -103,30 +149,46 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
       specification: SOURCE is whatever `open_source` opens; PAIRS is LFW's pairs.txt, CFP's
         Protocol/Split/FF or FP, or a list of path, path, 0 or 1. Where SOURCE exists, "=" and "+"
         may be part of its name.
-      folds: contiguous folds of a list that does not tell them itself.
+      folds: contiguous folds of a list that does not tell them itself, or of a `.bin` set.
 
     Raises:
-      InputError: a source or list cannot be read.
+      InputError: a source or list cannot be read, the pairs are no such folds with pairs of both
+        kinds in each, or, without a list, no two images can be the same person or different people.
     """
     name, place, pair_file = _parts(specification)
     source = open_source(place)
-    pairs = source.pairs if isinstance(source, BinSource) else None
+    identities_known = not isinstance(source, BinSource)
+    pairs = None
+    if isinstance(source, BinSource):
+        pairs = dataclasses.replace(source.pairs, num_folds=folds)
     labels = np.asarray(source.labels)
     if pair_file is not None:
         with concerning(specification):
             paths_of(source)
         if pathlib.Path(pair_file).is_dir():
             pairs, labels = read_cfp_pairs(pair_file, source), cfp_labels(source)
-        elif _is_lfw_list(pathlib.Path(pair_file)):
+        elif _is_lfw_list(pair_file):
             pairs = read_lfw_pairs(pair_file, source)
         else:
             pairs = read_pair_list(pair_file, source, folds)
+    if pairs is not None:
+        with concerning(pair_file or place):
+            check_folds(pairs.same, pairs.num_folds)
+            if not identities_known and pairs.num_folds < 2:
+                raise InputError("does not tell who is who, so it needs 2 folds or more")
+    else:
+        _, images_each = np.unique(labels, return_counts=True)
+        if len(images_each) < 2 or images_each.max() < 2:
+            raise InputError(
+                f"{specification}: needs two people, and two images of one of them, or a list of "
+                "pairs"
+            )
     return PeopleSet(
         name or pathlib.Path(place.removeprefix("tfds:")).stem,
         source,
         labels,
         pairs,
-        not isinstance(source, BinSource),
+        identities_known,
         f"{source.fingerprint} {pair_file}",
     )
 
@@ -134,23 +196,24 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
 def _parts(specification: str) -> tuple[str, str, str | None]:
     """(name or "", source, pair list or None): the first reading whose source exists."""
     equals = [at for at, sign in enumerate(specification) if sign == "="]
+
+    def there(text: str) -> bool:
+        return pathlib.Path(place_and_split(text)[0]).exists()
+
     named = [("", specification), *((specification[:at], specification[at + 1 :]) for at in equals)]
     for name, rest in named:
-        if pathlib.Path(rest).exists():
+        if there(rest):
             return name, rest, None
         for at in reversed([at for at, sign in enumerate(rest) if sign == "+"]):
-            if pathlib.Path(rest[:at]).exists():
+            if there(rest[:at]):
                 return name, rest[:at], rest[at + 1 :]
     name, rest = named[1] if equals else named[0]
     place, plus, pair_file = rest.rpartition("+")
     return (name, place, pair_file) if plus else (name, rest, None)
 
 
-def _is_lfw_list(path: pathlib.Path) -> bool:
+def _is_lfw_list(path: str) -> bool:
     """Whether the first line holds LFW's one or two numbers, of folds and of pairs."""
-    try:
-        with path.open(encoding="utf-8", errors="surrogateescape") as file:
-            words = file.readline().split()
-    except OSError:
-        return False
+    _, words = next(read_rows(path), ("", []))
+    words = [word for word in words if word]
     return len(words) in (1, 2) and all(word.isdecimal() for word in words)

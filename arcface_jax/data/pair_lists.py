@@ -11,7 +11,10 @@ import numpy as np
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.data.source import FaceSource, paths_of
 from arcface_jax.data.sources.filetree import without_extension
+from arcface_jax.data.text import is_heading, listed_path, read_rows, same_name
 from arcface_jax.errors import InputError, printable, readable
+
+_SAME = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 
 
 def read_lfw_pairs(path: str | os.PathLike[str], source: FaceSource) -> Pairs:
@@ -26,9 +29,9 @@ def read_lfw_pairs(path: str | os.PathLike[str], source: FaceSource) -> Pairs:
         not the announced one.
     """
     path = os.fspath(path)
-    lines = _lines(path)
+    lines = [(where, [word for word in words if word]) for where, words in read_rows(path)]
     try:
-        header = [int(word) for word in lines[0][1].split()] if lines else []
+        header = [int(word) for word in lines[0][1]] if lines else []
         num_folds, each = header if len(header) == 2 else (1, *header)
     except ValueError:
         raise InputError(
@@ -40,9 +43,7 @@ def read_lfw_pairs(path: str | os.PathLike[str], source: FaceSource) -> Pairs:
         )
     find = _finder(_stems(source), lambda stem: _last(stem, 2))
     rows = []
-    for number, line in lines[1:]:
-        words = line.split("\t") if "\t" in line else line.split()
-        where = f"{path} line {number}"
+    for where, words in lines[1:]:
         if len(words) not in (3, 4):
             raise InputError(f"{where}: {len(words)} words; name i j, or name i name j, is due")
         left, right = (words[0], words[1]), (words[-2] if len(words) == 4 else words[0], words[-1])
@@ -56,8 +57,8 @@ def read_lfw_pairs(path: str | os.PathLike[str], source: FaceSource) -> Pairs:
 def read_pair_list(path: str | os.PathLike[str], source: FaceSource, num_folds: int = 1) -> Pairs:
     """A plain list of pairs: path, path, and 1 for same or 0 for different.
 
-    Columns are separated by tabs, commas or spaces. Paths are the source's, with or without
-    extension.
+    Columns are separated by tabs, commas or spaces, and may be named in a first line. Paths are the
+    source's, with or without extension.
 
     Args:
       path: the list file.
@@ -65,21 +66,20 @@ def read_pair_list(path: str | os.PathLike[str], source: FaceSource, num_folds: 
       num_folds: contiguous folds that the list is arranged in.
 
     Raises:
-      InputError: a line cannot be read or names an image the source lacks, or the list cannot be
-        divided into so many folds.
+      InputError: a line cannot be read or names an image the source lacks.
     """
     path = os.fspath(path)
     find = _finder(_stems(source), lambda stem: stem)
     rows = []
-    for number, line in _lines(path):
-        where = f"{path} line {number}"
-        delimiter = next((mark for mark in "\t," if mark in line), None)
-        words = [word.strip() for word in line.split(delimiter)]
-        if len(words) != 3 or words[2] not in ("0", "1"):
-            raise InputError(f"{where}: path, path, 0 or 1 is due, got {line[:80]!r}")
-        rows.append((find(words[0], where), find(words[1], where), words[2] == "1"))
-    if not rows or num_folds < 1 or len(rows) % num_folds:
-        raise InputError(f"{path}: {len(rows)} pairs cannot be {num_folds} equal folds")
+    for position, (where, words) in enumerate(read_rows(path)):
+        same = _SAME.get(words[2].lower()) if len(words) == 3 else None
+        if same is None:
+            if position == 0 and len(words) == 3 and is_heading(words):
+                continue
+            raise InputError(f"{where}: path, path, 0 or 1 is due, got {_shown(words)}")
+        rows.append((find(words[0], where), find(words[1], where), same))
+    if not rows:
+        raise InputError(f"{path}: no pairs in it")
     return _as_pairs(rows, source.labels, num_folds)
 
 
@@ -120,11 +120,9 @@ def read_cfp_pairs(split: str | os.PathLike[str], source: FaceSource) -> Pairs:
     for fold in folds:
         before = len(rows)
         for name in ("same.txt", "diff.txt"):
-            for number, line in _lines(str(fold / name)):
-                where = f"{fold / name} line {number}"
-                words = [word.strip() for word in line.split(",")]
+            for where, words in read_rows(fold / name):
                 if len(words) != 2:
-                    raise InputError(f"{where}: number,number is due, got {printable(line[:80])!r}")
+                    raise InputError(f"{where}: number,number is due, got {_shown(words)}")
                 listed = [
                     _listed(lists[kind], word, where, kind)
                     for kind, word in zip(kinds, words, strict=True)
@@ -162,11 +160,9 @@ def _cfp_folds(folder: pathlib.Path) -> list[pathlib.Path]:
 def _cfp_list(path: pathlib.Path) -> dict[str, tuple[str, str]]:
     """Number, without leading zeros → (path, the line that has it)."""
     listed: dict[str, tuple[str, str]] = {}
-    for number, line in _lines(str(path)):
-        where = f"{path} line {number}"
-        words = line.split(None, 1)
+    for where, words in read_rows(path):
         if len(words) != 2 or not words[0].isdecimal() or len(words[0]) > 9:
-            raise InputError(f"{where}: number path is due, got {printable(line[:80])!r}")
+            raise InputError(f"{where}: number path is due, got {_shown(words)}")
         key = str(int(words[0]))
         if key in listed:
             raise InputError(
@@ -209,9 +205,7 @@ def read_ytf_splits(path: str | os.PathLike[str], videos: Sequence[str]) -> Pair
     path = os.fspath(path)
     find = _finder(videos, lambda name: _last(name, 2), "video")
     rows = []
-    for position, (number, line) in enumerate(_lines(path)):
-        where = f"{path} line {number}"
-        words = [word.strip() for word in line.split(",")]
+    for position, (where, words) in enumerate(read_rows(path)):
         if position == 0 and not words[0].isdecimal():
             continue  # the headings
         if (
@@ -221,7 +215,7 @@ def read_ytf_splits(path: str | os.PathLike[str], videos: Sequence[str]) -> Pair
             or words[3] not in ("0", "1")
         ):
             raise InputError(
-                f"{where}: split, video, video, 0 or 1 is due, got {printable(line[:80])!r}"
+                f"{where}: split, video, video, 0 or 1 is due, got {_shown(words, ', ')}"
             )
         rows.append((int(words[0]), find(words[1], where), find(words[2], where), words[3] == "1"))
     rows.sort(key=lambda row: row[0])
@@ -240,7 +234,7 @@ def read_ytf_splits(path: str | os.PathLike[str], videos: Sequence[str]) -> Pair
 def _as_pairs(rows: Sequence[tuple[Any, ...]], labels: np.ndarray, num_folds: int) -> Pairs:
     first, second, same = (np.array(column) for column in zip(*rows, strict=True))
     labels = np.asarray(labels)
-    folds = np.arange(len(rows)) // (len(rows) // num_folds)
+    folds = np.arange(len(rows)) // max(len(rows) // max(num_folds, 1), 1)
     seen = np.unique(
         np.stack([np.concatenate([labels[first], labels[second]]), np.tile(folds, 2)]), axis=1
     )
@@ -250,12 +244,8 @@ def _as_pairs(rows: Sequence[tuple[Any, ...]], labels: np.ndarray, num_folds: in
     )
 
 
-def _lines(path: str) -> list[tuple[int, str]]:
-    with readable(path, "list"):
-        text = pathlib.Path(path).read_text(encoding="utf-8", errors="surrogateescape")
-    return [
-        (number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()
-    ]
+def _shown(words: Sequence[str], between: str = " ") -> str:
+    return printable(repr(between.join(words)[:80]))
 
 
 def _stems(source: FaceSource) -> Iterable[str]:
@@ -272,11 +262,14 @@ def _finder(
     """A function (listed name, place) → index in `names`; `key`: the part of a name that counts."""
     index_of: dict[str, int] = {}
     ambiguous = collections.Counter()  # type: ignore[var-annotated]
-    for index, name in enumerate(map(key, names)):
+    for index, name in enumerate(same_name(key(name)) for name in names):
         ambiguous[name] += name in index_of
         index_of[name] = index
 
     def find(listed: str, where: str) -> int:
+        listed = same_name(listed_path(listed))
+        if listed.startswith("./"):
+            listed = listed[2:]
         has_name = pathlib.PurePosixPath(listed).name != ""
         for name in (key(listed), key(without_extension(listed)) if has_name else ""):
             if name in index_of:

@@ -5,6 +5,7 @@ import heapq
 
 import numpy as np
 
+from arcface_jax.command_name import command
 from arcface_jax.errors import InputError
 
 
@@ -30,6 +31,40 @@ class Pairs:
     def __len__(self) -> int:
         """The number of pairs, P."""
         return len(self.same)
+
+
+def check_folds(same: np.ndarray, num_folds: int) -> None:
+    """Refuses a list that cannot be verified in its folds.
+
+    Args:
+      same: bool [P], whether both images of each pair show one identity.
+      num_folds: contiguous folds.
+
+    Raises:
+      InputError: all pairs are of one kind, they are no `num_folds` equal parts, or a part has only
+        one kind.
+    """
+    if same.all() or not same.any():
+        kind, other = ("one person", "different people")[:: 1 if same.all() else -1]
+        raise InputError(f"all {len(same)} pairs are of {kind}; add pairs of {other}")
+    if num_folds < 1 or len(same) % num_folds:
+        raise InputError(
+            f"{len(same)} pairs cannot be {num_folds} equal folds; leave out "
+            f"{len(same) % max(num_folds, 1)} of them, or score them with {command('evaluate')} "
+            "--folds"
+        )
+    check_both_kinds(np.arange(len(same)) // (len(same) // num_folds), same, num_folds)
+
+
+def check_both_kinds(folds: np.ndarray, same: np.ndarray, num_folds: int) -> None:
+    """Refuses folds in which TAR or FAR would be 0/0."""
+    for kind, mask in (("same", same), ("different", ~same)):
+        counts = np.bincount(folds[mask], minlength=num_folds)
+        if (counts == 0).any():
+            raise InputError(
+                f"fold {int(np.argmin(counts)) + 1} of {num_folds} holds no {kind} pair; "
+                "order the pairs so that each fold has both kinds, or use fewer folds"
+            )
 
 
 def all_pairs(labels: np.ndarray) -> Pairs:

@@ -1,11 +1,12 @@
 """What every image source has, and what holds for all of them."""
 
 import abc
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, printable
 
 
 class FaceSource(abc.ABC):
@@ -19,11 +20,22 @@ class FaceSource(abc.ABC):
       labels: int32 [N], each in 0 … num_identities − 1, known without reading an image.
       identity_names: what each label stands for: num_identities names.
       fingerprint: hexadecimal digest that changes when the images or labels do.
+      remarks: a line for each thing about the files that is worth knowing, such as what of them is
+        left out.
     """
 
     labels: np.ndarray
     identity_names: Sequence[str]
     fingerprint: str
+    remarks: tuple[str, ...] = ()
+
+    def remark(self, text: str) -> None:
+        """Adds to `remarks`, and says it as a warning of the logger arcface_jax: on the terminal,
+        unless the program sets it otherwise.
+        """
+        text = printable(text)
+        self.remarks += (text,)
+        logging.getLogger("arcface_jax").warning(text)
 
     def __len__(self) -> int:
         """The number of images, N."""

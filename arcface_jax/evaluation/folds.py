@@ -8,6 +8,7 @@ import dataclasses
 
 import numpy as np
 
+from arcface_jax.data.pairs import check_both_kinds
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.array_checks import check_same, check_scores, check_weights
 
@@ -199,14 +200,3 @@ def val_at_far(
         return FoldRates(np.nan, np.nan, np.nan, thresholds)
     val, achieved = rates[kept].T
     return FoldRates(float(val.mean()), float(val.std()), float(achieved.mean()), thresholds)
-
-
-def check_both_kinds(folds: np.ndarray, same: np.ndarray, num_folds: int) -> None:
-    """Refuses folds in which TAR or FAR would be 0/0."""
-    for kind, mask in (("same", same), ("different", ~same)):
-        counts = np.bincount(folds[mask], minlength=num_folds)
-        if (counts == 0).any():
-            raise InputError(
-                f"same: fold {int(np.argmin(counts)) + 1} of {num_folds} holds no {kind} pair; "
-                "order the pairs so that each fold has both kinds, or use fewer folds"
-            )

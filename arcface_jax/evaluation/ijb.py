@@ -6,15 +6,17 @@ lists with spaces (`ijbc_face_tid_mid.txt`, `ijbc_template_pair_label.txt`,
 `ijbc_name_5pts_score.txt`).
 """
 
-import csv
 import dataclasses
+import itertools
 import os
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
 
 from arcface_jax.data.pairs import Pairs
-from arcface_jax.errors import InputError, readable
+from arcface_jax.data.text import encoding_of, is_heading, number, read_rows, separator_of
+from arcface_jax.errors import InputError, printable, readable
 
 FilePath = str | os.PathLike[str]
 
@@ -37,7 +39,7 @@ class FaceMedia:
 def read_face_media(path: FilePath) -> FaceMedia:
     """`ijb?_face_tid_mid.txt`: a line has file name, template, medium."""
     names, numbers = [], []
-    for where, (name, *words) in _lines(path, 3, "file name, template, medium"):
+    for where, (name, *words) in _lines(path, 3, "file name, template, medium", named=True):
         names.append(name)
         numbers.append([_integer(word, where) for word in words])
     template_ids, media_ids = np.array(numbers, np.int64).T
@@ -46,13 +48,12 @@ def read_face_media(path: FilePath) -> FaceMedia:
 
 def read_template_pairs(path: FilePath) -> Pairs:
     """`ijb?_template_pair_label.txt`: lines of template, template, 1 (same) or 0 (different)."""
-    table = _integer_table(path, " ", 3, "template, template, 0 or 1")
+    table = _integer_table(path, 3, "template, template, 0 or 1")
     wrong = (table[:, 2] != 0) & (table[:, 2] != 1)
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise InputError(
-            f"{os.fspath(path)} pair {row + 1}: the label is {table[row, 2]}; 0 or 1 is due"
-        )
+        where, words = next(itertools.islice(_lines(path, 3, ""), row, None))
+        raise InputError(f"{where}: the label is {words[2]}; 0 or 1 is due")
     return Pairs(table[:, 0].copy(), table[:, 1].copy(), table[:, 2] == 1)
 
 
@@ -74,7 +75,7 @@ class Landmarks:
 def read_ijb_landmarks(path: FilePath) -> Landmarks:
     """`ijb?_name_5pts_score.txt`: a line has file name, x and y of five points, detector score."""
     names, numbers = [], []
-    for where, (name, *words) in _lines(path, 12, "file name, ten coordinates, score"):
+    for where, (name, *words) in _lines(path, 12, "file name, ten coordinates, score", named=True):
         names.append(name)
         numbers.append([_real(word, where) for word in words])
     table = np.array(numbers)
@@ -103,7 +104,7 @@ def read_template_subjects(path: FilePath) -> TemplateSubjects:
       InputError: a column is missing, a number cannot be read, or a template has two subjects.
     """
     subject_of: dict[int, int] = {}
-    rows = _csv_rows(path)
+    rows = read_rows(path, kind="file")
     _, header = next(rows, ("", []))
     names = [name.strip().upper() for name in header]
     if not {"TEMPLATE_ID", "SUBJECT_ID"} <= set(names):
@@ -133,7 +134,7 @@ def read_template_matches(path: FilePath) -> tuple[np.ndarray, np.ndarray]:
 
     Returns: (first, second), int64 [P].
     """
-    table = _integer_table(path, ",", 2, "template, template")
+    table = _integer_table(path, 2, "template, template")
     return table[:, 0].copy(), table[:, 1].copy()
 
 
@@ -167,68 +168,56 @@ def subjects_of_templates(
         subjects = joined
 
 
-def _integer_table(path: FilePath, delimiter: str, columns: int, due: str) -> np.ndarray:
-    """int64 [rows, columns] of a large file; it is read again only to find a faulty line."""
-    separator = None if delimiter == " " else delimiter
+def _integer_table(path: FilePath, columns: int, due: str) -> np.ndarray:
+    """int64 [rows, columns] of a large file; it is read line by line only where that fails."""
+    encoding, separator = encoding_of(path, "file"), separator_of(path, "file")
     try:
-        with readable(os.fspath(path)):
-            table = np.loadtxt(path, dtype=np.int64, delimiter=separator, comments=None, ndmin=2)
+        with readable(os.fspath(path)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an empty file, which is refused below
+            table = np.loadtxt(
+                path, np.int64, delimiter=separator, comments=None, ndmin=2, encoding=encoding
+            )
     except InputError:
         raise
     except ValueError:
         table = np.empty((0, 0), np.int64)
     if table.shape[1:] == (columns,):
         return table
-    for where, words in _lines(path, columns, due, delimiter):
-        for word in words:
-            _integer(word, where)
-    raise InputError(f"{os.fspath(path)}: not a table of {due}")
+    rows = [
+        [_integer(word, where) for word in words] for where, words in _lines(path, columns, due)
+    ]
+    return np.array(rows, np.int64)
 
 
 def _lines(
-    path: FilePath, columns: int, due: str, delimiter: str = " "
+    path: FilePath, columns: int, due: str, *, named: bool = False
 ) -> Iterator[tuple[str, list[str]]]:
-    """(place, words) of each line that is not blank."""
-    name, empty = os.fspath(path), True
-    with readable(name), open(path, encoding="utf-8", errors="surrogateescape") as file:
-        for number, line in enumerate(file, 1):
-            words = line.split(None if delimiter == " " else delimiter)
-            if not line.strip():
-                continue
-            empty = False
-            if len(words) != columns:
-                raise InputError(f"{name} line {number}: {len(words)} words; {due} are due")
-            yield f"{name} line {number}", words
+    """(place, words) of each line that is not blank, but for a first one that names the columns.
+
+    `named`: the first column is a file name, in which there may be spaces.
+    """
+    rows = read_rows(path, columns if named else None, kind="file")
+    empty = True
+    for position, (where, words) in enumerate(rows):
+        if position == 0 and len(words) == columns and is_heading(words):
+            continue
+        empty = False
+        if len(words) != columns:
+            raise InputError(f"{where}: {len(words)} words; {due} are due")
+        yield where, words
     if empty:
-        raise InputError(f"{name}: the file is empty; {due} are due")
-
-
-def _csv_rows(path: FilePath) -> Iterator[tuple[str, list[str]]]:
-    name = os.fspath(path)
-    try:
-        with (
-            readable(name),
-            open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
-        ):
-            for number, row in enumerate(csv.reader(file), 1):
-                if row:
-                    yield f"{name} line {number}", row
-    except csv.Error as error:
-        raise InputError(f"{name}: not a CSV file ({error})") from None
+        raise InputError(f"{os.fspath(path)}: the file is empty; {due} are due")
 
 
 def _integer(word: str, where: str) -> int:
-    try:
-        return int(word)
-    except ValueError:
-        raise InputError(f"{where}: {word.strip()[:40]!r} is not a whole number") from None
+    value = number(word)
+    if value is None or abs(value) >= 2**53 or value != int(value):
+        raise InputError(f"{where}: {printable(word[:40])!r} is not a whole number")
+    return int(value)
 
 
 def _real(word: str, where: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        raise InputError(f"{where}: {word[:40]!r} is not a number")
+    value = number(word)
+    if value is None or not np.isfinite(value):
+        raise InputError(f"{where}: {printable(word[:40])!r} is not a number")
     return value

@@ -16,8 +16,9 @@ The grid is not looped over: one `searchsorted` gives the first threshold that a
 
 import numpy as np
 
+from arcface_jax.data.pairs import check_both_kinds
 from arcface_jax.evaluation.array_checks import check_same, check_scores
-from arcface_jax.evaluation.folds import FoldAccuracy, FoldRates, check_both_kinds, fold_numbers
+from arcface_jax.evaluation.folds import FoldAccuracy, FoldRates, fold_numbers
 
 ACCURACY_GRID = np.arange(0, 4, 0.01)
 VAL_GRID = np.arange(0, 4, 0.001)

@@ -7,7 +7,7 @@ import numpy as np
 from arcface_jax.arguments import check_between
 from arcface_jax.data.check import check_source_labels
 from arcface_jax.data.in_memory import MemorySource, OnUnreadable, load_source
-from arcface_jax.data.open import open_set, open_source
+from arcface_jax.data.open import open_set, open_source, place_and_split
 from arcface_jax.data.pairs import Pairs, draw_pairs
 from arcface_jax.data.samplers import Balanced, Capped, Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
@@ -81,6 +81,11 @@ def configured_source(config: DataConfig, seed: int) -> FaceSource:
     Raises:
       InputError: a folder is wanted and none given, or one given and not used.
     """
+    if config.list_root is not None and config.source != "auto":
+        raise InputError(
+            f"data.list_root {config.list_root}: is the root of a list's paths, which source "
+            f"{config.source} has not; add --data.source auto, or leave it out"
+        )
     if config.source == "synthetic":
         if config.root is not None:
             raise InputError(
@@ -103,7 +108,10 @@ def configured_source(config: DataConfig, seed: int) -> FaceSource:
                 f"data.{name} {getattr(config, name)} draws synthetic faces, and does nothing with "
                 f"source {config.source}; leave it at {getattr(DataConfig, name)}"
             )
-    return FolderSource(config.root) if config.source == "folder" else open_source(config.root)
+    if config.source == "folder":
+        place, split = place_and_split(config.root)
+        return FolderSource(place, split=split)
+    return open_source(config.root, config.list_root)
 
 
 def load_data(config: DataConfig, seed: int) -> RunData:
@@ -155,8 +163,14 @@ def _load_set(
     """What `open_set` opens, with its own pairs, of which no image may be left out, or else
     with drawn ones.
     """
-    opened = open_set(specification, NUM_FOLDS)
+    with concerning("data.verify"):
+        opened = open_set(specification, NUM_FOLDS)
     if opened.pairs is not None:
+        if opened.pairs.num_folds < 2:
+            raise InputError(
+                f"data.verify {specification}: the list is one fold, and a threshold is chosen on "
+                "other folds than it is tested on; give a list in folds"
+            )
         return VerificationSet(opened.name, load_source(opened.source, config.size), opened.pairs)
     images = load_source(opened.source, config.size, on_unreadable=on_unreadable)
     with concerning(f"data.verify {specification}"):

@@ -104,9 +104,7 @@ class Verifier:
 
 
 def _scored(similarities: np.ndarray, tested: VerificationSet) -> VerificationResult:
-    return verify_similarities(
-        similarities, tested.pairs.same, folds=max(2, tested.pairs.num_folds)
-    )
+    return verify_similarities(similarities, tested.pairs.same, folds=tested.pairs.num_folds)
 
 
 def rows_of(program: Program, state: TrainState, classes: np.ndarray) -> np.ndarray | None:

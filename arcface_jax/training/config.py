@@ -17,8 +17,12 @@ class DataConfig:
     """
     root: str | None = None
     """folder: a folder, or zip file of one, with a sub-folder of images for each identity. auto:
-    also train.rec, a list (.csv, .tsv, .lst), Parquet, .tar shards, a prepared TFDS folder, or
-    tfds:NAME.
+    also train.rec, a list (.csv, .tsv, .txt, .lst), Parquet, .tar shards, a prepared TFDS folder,
+    or tfds:NAME. Of several splits, such as train and test, one is given as PATH:SPLIT.
+    """
+    list_root: str | None = None
+    """Folder or zip file that the paths of a list are relative to; the list's own folder if not
+    given.
     """
     image_size: int = 32
     """Height in pixels that images are rendered at or resized to; also their width, unless that

@@ -1,12 +1,16 @@
+import io
 import os
 import pickle
+import re
 import threading
 import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from arcface_jax.data.decode import encode_png
+from arcface_jax.data.open import open_source
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
 
@@ -168,3 +172,102 @@ def test_real_archives(shared_data):
     assert (len(characters), len(characters.identity_names)) == (2720, 136)
     assert set(np.unique(characters[0])) == {0, 255}
     assert np.mean(characters[0]) > 200  # black on white
+
+
+def write(root, *names, encode=encode_png):
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(encode(picture(number)))
+    return root
+
+
+@pytest.mark.parametrize("prefix", ["", "faces/"])
+@pytest.mark.parametrize("pack", [False, True])
+def test_splits_are_asked_for(tmp_path, prefix, pack):
+    names = ("train/ann/1.png", "train/bob/1.png", "Val/ann/2.png", "test/ann/3.png")
+    root = write(tmp_path / "d", *(prefix + name for name in names))
+    if pack:
+        root = zipped(root, tmp_path / "d.zip")
+    with pytest.raises(InputError, match=rf"{root.name}: holds the splits Val, test, train; give"):
+        open_source(root)
+    if pack or not prefix:
+        train = open_source(f"{root}:train")
+        assert [name.split("/")[-1] for name in train.identity_names] == ["ann", "bob"]
+        assert len(open_source(f"{root}:Val")) == 1
+    with pytest.raises(InputError, match=r"has no split 'dev', but Val, test, train|no such file"):
+        open_source(f"{root}:dev")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/ann/1.png", "train/bob/1.png"),  # one split only
+        ("Val/1.png", "Dev/1.png", "Ann/1.png"),  # people
+        ("ann/train/1.png", "bob/test/1.png"),  # not at the top
+        ("test/ann/1.png", "cat/bob/1.png"),
+    ],
+)
+def test_what_is_no_split(tmp_path, names):
+    assert len(open_source(write(tmp_path / "d", *names))) == len(names)
+
+
+def test_splits_without_people_in_them(tmp_path):
+    with pytest.raises(InputError, match="holds the splits test, train"):
+        open_source(write(tmp_path / "d", "train/1.png", "test/2.png"))
+
+
+@pytest.mark.parametrize(
+    ("names", "remark"),
+    [
+        (("a/ann/1.png", "b/ann/1.png"), "2 identities share .* such as a/ann and b/ann; each"),
+        (("ann/1.png", "ann/old/2.png"), "1 identities are folders in .* as ann/old in ann; each"),
+        (("ann/1.png", "b/bob/1.png"), "identities are folders at 2 depths, such as ann and b/bob"),
+    ],
+)  # fmt: skip
+def test_folders_that_may_be_one_person_are_said(tmp_path, caplog, names, remark):
+    source = FolderSource(write(tmp_path / "d", *names))
+    assert len(source.identity_names) == len(names)
+    (said,) = source.remarks
+    assert re.search(remark, said)
+    assert said in caplog.text
+
+
+def encoded_as(format):
+    def encode(pixels):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format=format)
+        return buffer.getvalue()
+
+    return encode
+
+
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("1.jfif", "JPEG"), ("1.JPE", "JPEG"), ("1.gif", "GIF"), ("1.pnm", "PPM"),
+        # told by their content
+        ("1.jpg_large", "JPEG"), ("subject01.glasses", "GIF"), ("1", "PNG"), ("1.dib", "BMP"),
+        ("1.img", "WEBP"), ("1.jpg~", "JPEG"), ("1.heic", "JPEG"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("pack", [False, True])
+def test_images_of_every_suffix_are_read(tmp_path, name, format, pack):
+    root = write(tmp_path / "d", f"ann/{name}", encode=encoded_as(format))
+    source = open_source(zipped(root, tmp_path / "d.zip") if pack else root)
+    assert source[0].shape == (8, 8, 3)
+    assert source.remarks == ()
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_files_that_are_no_images_are_counted(tmp_path, pack):
+    root = write(tmp_path / "d", "ann/1.png", "ann/notes.txt")
+    for name in ("ann/1.heic", "ann/2.HEIC", "ann/x.avif", "ann/README", "pairs.csv"):
+        (root / name).write_bytes(b"\0\0\0 ftypheic" if "heic" in name.lower() else b"BMW P5")
+    source = FolderSource(zipped(root, tmp_path / "d.zip") if pack else root)
+    assert len(source) == 1
+    (remark,) = source.remarks
+    for counted in (".heic (2)", ".avif (1)", "no suffix (1)", ".txt (1)", ".csv (1)"):
+        assert counted in remark
+    (root / "ann" / "1.png").unlink()
+    with pytest.raises(InputError, match=r"no image below it .*found .heic \(2\)"):
+        FolderSource(root)

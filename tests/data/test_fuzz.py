@@ -27,8 +27,8 @@ from arcface_jax.data.landmarks import read_landmarks
 from arcface_jax.data.pair_lists import read_lfw_pairs, read_pair_list, read_ytf_splits
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.folder import FolderSource
-from arcface_jax.data.sources.lists import ListSource
-from arcface_jax.data.sources.recordio import RecordIOSource, read_lst
+from arcface_jax.data.sources.lists import ListSource, read_lst
+from arcface_jax.data.sources.recordio import RecordIOSource
 from arcface_jax.data.sources.tar import TarSource
 from arcface_jax.data.sources.tfds import TfdsSource
 from arcface_jax.errors import InputError
@@ -316,7 +316,7 @@ def test_damaged_text_files(folder, tmp_path, examples):
         b"1\ta.jpg\t0\t1\t2\t3\t4\t0\t1\t2\t3\t4\t5\t6\t7\t8\t9\n": lambda path: list(
             read_lst(path)
         ),
-        b"a.jpg 0 1 2 3 4 5 6 7 8 9\nb.jpg,0,1,2,3,4,5,6,7,8,9\n": read_landmarks,
+        b"a.jpg 0 1 2 3 4 5 6 7 8 9\nb.jpg 0 1 2 3 4 5 6 7 8 9\n": read_landmarks,
     }
     for content, reader in readers.items():
         with warnings.catch_warnings():

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcface_jax.data.landmarks import by_path
-from arcface_jax.data.sources.recordio import RecordIOSource, read_lst
+from arcface_jax.data.sources import recordio
+from arcface_jax.data.sources.lists import read_lst
+from arcface_jax.data.sources.recordio import RecordIOSource
 from arcface_jax.data.sources.recordio_format import (
     MAGIC,
     RecordFile,
@@ -118,12 +120,14 @@ def test_labels_in_bulk_are_those_of_the_records(tmp_path):
     ]
     offsets = write_records(tmp_path / "x.rec", contents)
     file = RecordFile(tmp_path / "x.rec")
-    pairs = file.read_label_pairs(np.array(offsets))
-    for offset, pair, content in zip(offsets, pairs, contents, strict=True):
-        labels = unpack(content, "x").labels
-        np.testing.assert_array_equal(file.read_head(offset).labels, labels)
-        np.testing.assert_array_equal(pair[: min(len(labels), 2)], labels[:2])
-        assert np.isnan(pair[len(labels) :]).all()
+    heads = file.read_heads(np.array(offsets))
+    for row, content in enumerate(contents):
+        record = unpack(content, "x")
+        np.testing.assert_array_equal(heads.labels[row, : len(record.labels)], record.labels[:2])
+        assert np.isnan(heads.labels[row, len(record.labels) :]).all()
+        assert heads.listed[row] == record.has_label_list
+        assert heads.payload_bytes[row] == len(record.payload)
+    assert heads.ends.tolist() == [*offsets[1:], len(file)]
 
 
 def test_a_file_without_a_header_record_is_a_list_of_images(tmp_path):
@@ -188,7 +192,7 @@ def test_labels_that_are_no_counts_are_refused(tmp_path, label):
         (88, b"\xff\xff\xff\x7f", "announces 2147483647 labels"),
         (248 + 32, b"\0\0\xc0\x7f", "key 0.*two keys are due"),
         (248 + 4, b"\x05", "5 bytes are too few for a record's header"),
-        (168 + 32, b"\0\0\x80\xbf", "offset 168: holds .* where a range of image keys is due"),
+        (168 + 32, b"\0\0\x80\xbf", "offset 168: key 5 does not hold a range of image keys"),
     ],
 )
 def test_damage_is_named_with_its_offset(golden, golden_files, at, new, message):
@@ -214,6 +218,146 @@ def test_a_scan_can_go_on_after_damage(golden, golden_files):
     damaged: list[str] = []
     assert list(file.scan(damaged)) == [0, 80, 128, 168, 208, 248]
     assert len(damaged) == 1
+
+
+def packed_labels(count: int, numbers: int) -> list[bytes]:
+    """Images as im2rec packs them with --pack-label: keys from 0, a class and more numbers."""
+    rest = (30.0, 0.5, 7.25)[: numbers - 1]
+    return [pack([5.0 + i // 3, *rest], i, b"JPEG%d" % i) for i in range(count)]
+
+
+@pytest.mark.parametrize("numbers", [1, 2, 3, 4])
+@pytest.mark.parametrize("indexed", [True, False])
+def test_packed_labels_without_a_header_record(tmp_path, numbers, indexed):
+    offsets = write_records(tmp_path / "train.rec", packed_labels(12, numbers))
+    if indexed:
+        (tmp_path / "train.idx").write_text(format_index(range(12), offsets))
+    source = RecordIOSource(tmp_path)
+    assert [source.encoded(index) for index in range(12)] == [b"JPEG%d" % i for i in range(12)]
+    np.testing.assert_array_equal(source.labels, np.arange(12) // 3)
+    assert list(source.identity_names) == ["5", "6", "7", "8"]
+    assert source.remarks == ()
+
+
+def with_header(header=(7, 9), images=6, ranges=((1, 4), (4, 7)), labels=None, numbers=1):
+    """insightface's records, as a list of (key, content): header, images, identities."""
+    labels = labels or [(key - 1) // 3 for key in range(1, images + 1)]
+    contents = [(0, pack(header, 0))]
+    for key, label in enumerate(labels, 1):
+        packed = label if numbers == 1 else [label, *range(numbers - 1)]
+        contents.append((key, pack(packed, key, b"JPEG")))
+    return contents + [
+        (images + 1 + i, pack(pair, images + 1 + i)) for i, pair in enumerate(ranges)
+    ]
+
+
+def write_indexed(folder, records, *, keep=lambda key: True, change=lambda text: text):
+    """Records and their index; `keep` says which keys the index has."""
+    offsets = write_records(folder / "train.rec", [content for _, content in records])
+    lines = [(key, at) for (key, _), at in zip(records, offsets, strict=True) if keep(key)]
+    (folder / "train.idx").write_text(change(format_index(*zip(*lines, strict=True))))
+
+
+@pytest.fixture(params=["small", "large"])
+def size(request, monkeypatch):
+    """Both ways to read: every record, and, of large files, few of them."""
+    if request.param == "large":
+        monkeypatch.setattr(recordio, "_READ_WHOLE_BYTES", 0)
+    return request.param
+
+
+@pytest.mark.parametrize("numbers", [1, 2, 3])
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_header_record_and_packed_labels(tmp_path, size, numbers, place):
+    records = with_header(numbers=numbers)
+    write_indexed(tmp_path, records if place == "first" else records[1:] + records[:1])
+    source = RecordIOSource(tmp_path)
+    np.testing.assert_array_equal(source.labels, [0, 0, 0, 1, 1, 1])
+    assert source.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("records", "remark"),
+    [
+        (
+            [one for one in with_header() if one[0] not in (2, 5)],
+            "counts 6 images and 2 identities; 2 of those images and 0 of those identities are "
+            "not in the file",
+        ),
+        (with_header()[:-1], "0 of those images and 1 of those identities are not in the file"),
+        (with_header((7, 12)), "0 of those images and 3 of those identities are not in the file"),
+    ],
+)
+def test_what_the_header_counts_and_the_file_lacks_is_said(tmp_path, size, caplog, records, remark):
+    write_indexed(tmp_path, records)
+    source = RecordIOSource(tmp_path)
+    np.testing.assert_array_equal(
+        source.labels, [0, 0, 1, 1] if "2 of" in remark else [0] * 3 + [1] * 3
+    )
+    (said,) = source.remarks
+    assert remark in said
+    assert said in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("records", "keep", "message"),
+    [
+        (packed_labels(6, 1), lambda key: key < 4, "2 records of .* are not listed"),
+        (packed_labels(6, 2), lambda key: key != 2, "1 records of .* are not listed"),
+        (with_header(), lambda key: key < 6, "3 records of .* are not listed"),
+        (with_header(), lambda key: key != 3, "1 records of .* are not listed"),
+        (with_header(), lambda key: key, "1 records of .* are not listed"),
+        (with_header((5, 7)), None, r"key 7 \(and 1 more\) is beyond key 7"),
+        (with_header((5, 9)), None, r"key 5 \(and 1 more\) is an image, where"),
+        (with_header((5, 9), numbers=2), None, r"key 5 \(and 1 more\) is an image"),
+        (with_header((8, 9)), None, "key 7 has labels and no image, .* identities start at key 8"),
+        (with_header((1, 9)), None, "no image before key 1, where identities start"),
+        (with_header((5, 3)), None, "where two keys are due"),
+        (with_header(ranges=((1, 4), (4, 9))), None, "key 8 does not hold a range of image keys"),
+        (with_header(ranges=((1, 5), (4, 7))), None, "of another identity than key"),
+    ],
+)  # fmt: skip
+def test_header_index_and_records_must_agree(tmp_path, size, records, keep, message):
+    if isinstance(records[0], bytes):
+        records = list(enumerate(records))
+    write_indexed(tmp_path, records, keep=keep or (lambda key: True))
+    with pytest.raises(InputError, match=message):
+        RecordIOSource(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("5\t", "5\t0\n9\t"), r"offset 0 \(key 0 and 5\) is in a"),
+        (lambda text: text + "6\t44\n", "offset 44: damaged record"),
+        (lambda text: text + "6\t40000\n", "key 6 at offset 40000 is no place"),
+        (lambda text: text + text, "a key stands there twice"),
+        (lambda text: text.replace("\n", "\t40\n"), "empty, cut off"),
+    ],
+)  # fmt: skip
+def test_entries_of_the_index_that_are_no_record(tmp_path, change, message):
+    write_indexed(tmp_path, list(enumerate(packed_labels(6, 2))), change=change)
+    with pytest.raises(InputError, match=message):
+        RecordIOSource(tmp_path)
+
+
+def test_labels_that_their_identity_contradicts(tmp_path):
+    write_indexed(tmp_path, with_header(labels=[0, 0, 1, 1, 1, 1]))
+    with pytest.raises(InputError, match="key 3 is of another identity than key 1"):
+        RecordIOSource(tmp_path)
+
+
+def test_a_lost_index_whose_keys_nothing_tells(tmp_path):
+    records = [unpack(content, "x") for _, content in with_header()]
+    contents = [
+        pack(one.labels if one.has_label_list else float(one.labels[0]), 0, one.payload)
+        for one in records
+    ]
+    write_records(tmp_path / "train.rec", contents)  # the header is first: positions are keys
+    np.testing.assert_array_equal(RecordIOSource(tmp_path).labels, [0, 0, 0, 1, 1, 1])
+    write_records(tmp_path / "train.rec", contents[1:] + contents[:1])
+    with pytest.raises(InputError, match=r"and 2 more\) has labels and no image.*restore"):
+        RecordIOSource(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -279,16 +423,16 @@ def test_train_lst(tmp_path):
         + "\n\n"
     )
     lines = list(read_lst(tmp_path / "train.lst"))
-    assert [(line.aligned, line.path, line.label) for line in lines] == [
-        (True, "a/1.jpg", 0),
-        (False, "b b/2.jpg", 3),
-        (False, "c.jpg", 3),
+    assert [(line.path, line.label) for line in lines] == [
+        ("a/1.jpg", 0),
+        ("b b/2.jpg", 3),
+        ("c.jpg", 3),
     ]
     assert lines[1].landmarks is None
     np.testing.assert_array_equal(lines[2].landmarks, [[0, 5], [1, 6], [2, 7], [3, 8], [4, 9]])
     for text, message in (
         ("1\ta\n", "line 1: 2 columns"),
-        ("1\ta\tx\n", "line 1: '1' and 'x' should be numbers"),
+        ("1\ta\tx\n", "line 1: label 'x'; a whole number"),
     ):
         (tmp_path / "bad.lst").write_text(text)
         with pytest.raises(InputError, match=message):

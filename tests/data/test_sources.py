@@ -277,6 +277,96 @@ def test_a_tar_file_of_folders(tmp_path, picture):
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar"]
 
 
+def test_the_keys_of_webdataset(tmp_path, picture):
+    image = [encode_png(picture(number)) for number in range(3)]
+    members = [
+        ("./b/001.left.png", image[0]), ("./b/001.cls", b"7"), ("./b/001.txt", b"a smiling man"),
+        ("./b/001.right.png", image[1]), ("./b/002.jfif", image[2]), ("./b/002.cls", b"9"),
+        ("./b/002.json", b"{}"), ("./b/003.mp4", b"film"),
+    ]  # fmt: skip
+    write_tar(tmp_path / "x.tar", members)
+    source = open_source(tmp_path / "x.tar")
+    check(source, picture, [0, 0, 1], ["7", "9"])
+    assert source.remarks == (
+        f"{tmp_path / 'x.tar'}: left out as no images: .txt (1), .json (1), .mp4 (1)",
+    )
+
+
+def test_captions_are_no_identities(tmp_path, picture):
+    image = encode_png(picture(0))
+    write_tar(tmp_path / "x.tar", [("ann/1.png", image), ("ann/1.txt", b"a smiling woman")])
+    assert open_source(tmp_path / "x.tar").identity_names == ["ann"]
+    write_tar(tmp_path / "x.tar", [("1.png", image), ("1.txt", b"a smiling woman")])
+    with pytest.raises(InputError, match=r"1\.png: no identity; put the image .*1\.cls"):
+        open_source(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("1.png", b""), ("1.cls", b"")], r"member 1\.cls of 0 bytes; an identity is due"),
+        ([("1.png", b""), ("1.cls", b"x" * 2000)], r"member 1\.cls of 2000 bytes"),
+        ([("a/1.png", b""), ("a/2.png", b""), ("a/1.cls", b"5")], r"a/2\.png: no identity; its"),
+        ([("1.png", b""), ("1.cls", b"5"), ("1.b.cls", b"6")], r"1\.b\.cls holds another identity"),
+        ([("train/a/1.png", b""), ("test/a/1.png", b"")], "holds the splits test, train; give"),
+    ],
+)
+def test_archives_that_contradict_themselves(tmp_path, members, message):
+    write_tar(tmp_path / "x.tar", members)
+    with pytest.raises(InputError, match=message):
+        open_source(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize("folder", ["", "data", "a/b"])
+def test_splits_of_tar_files(tmp_path, picture, folder):
+    root = tmp_path / "set"
+    (root / folder).mkdir(parents=True)
+    for name, numbers in (("train-000", [0]), ("train-001", [1]), ("val_000", [2])):
+        members = [(f"{name[0]}/{number}.png", encode_png(picture(number))) for number in numbers]
+        write_tar(root / folder / f"{name}.tar", members)
+    with pytest.raises(InputError, match=r"holds the splits train, val; give one .*set:train"):
+        open_source(root)
+    check(open_source(f"{root}:train"), picture, [0, 0], ["t"])
+    with pytest.raises(InputError, match=r"has no split 'test', but train, val"):
+        open_source(f"{root}:test")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"data/train-0-of-2": [0, 1], "data/train-1-of-2": [2], "data/test-0-of-1": [3, 4]},
+        {"train-0": [0, 1, 2], "validation-0": [3, 4]},
+        {"default/train/0000": [0, 1, 2], "default/test/0000": [3, 4]},
+    ],
+)  # fmt: skip
+def test_the_root_of_a_parquet_repository_and_its_splits(tmp_path, picture, files):
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = parquet_table(picture, wrapped=True, identity=[4, 4, 11, 11, 11])
+    for name, rows in files.items():
+        path = tmp_path / "set" / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.take(rows), path)
+    (tmp_path / "set" / "README.md").write_text("a card")
+    with pytest.raises(InputError, match=r"set: holds the splits .*train.*; give one of them, as"):
+        open_source(tmp_path / "set")
+    check(open_source(f"{tmp_path / 'set'}:train"), picture, [0, 0, 1], ["4", "11"])
+
+
+def test_roots_of_other_repositories(tmp_path, picture, write_tree):
+    write_tree(tmp_path / "faces", {"a": 2, "b": 3})
+    convert(FolderSource(tmp_path / "faces"), tmp_path / "set" / "packed", "recordio")
+    check(open_source(tmp_path / "set"), picture, [0, 0, 1, 1, 1], ["a", "b"])
+    (tmp_path / "set" / "val.rec").write_bytes(b"x")
+    with pytest.raises(InputError, match="set: holds 2 record files, such as"):
+        open_source(tmp_path / "set")
+    with pytest.raises(InputError, match=r"train\.rec: has no splits; leave :test out"):
+        open_source(f"{tmp_path / 'set' / 'packed' / 'train.rec'}:test")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    with pytest.raises(InputError, match="saved: saved by Hugging Face's save_to_disk"):
+        open_source(tmp_path / "saved")
+
+
 def test_bad_tar_files_are_refused(tmp_path, picture):
     path = tmp_path / "x.tar"
     image = encode_png(picture(0))

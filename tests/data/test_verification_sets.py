@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from arcface_jax.data.decode import encode_png
-from arcface_jax.data.open import open_source
+from arcface_jax.data.open import open_set, open_source
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.errors import InputError
 
@@ -64,10 +64,48 @@ def test_a_bin_file_of_python_2(tmp_path):
     assert BinSource(tmp_path / "x.bin").encoded(1) == b"xyz"
 
 
-def test_ten_folds_where_the_length_allows(tmp_path):
-    for pairs, folds in ((20, 10), (15, 1)):
-        (tmp_path / "x.bin").write_bytes(pickle.dumps(([b"x"] * 2 * pairs, [True] * pairs)))
-        assert BinSource(tmp_path / "x.bin").pairs.num_folds == folds
+def alternating(pairs):
+    return [number % 2 == 0 for number in range(pairs)]
+
+
+@pytest.mark.parametrize("kind", ["bin", "list"])
+@pytest.mark.parametrize(
+    ("same", "folds", "message"),
+    [
+        (alternating(40), 10, None),
+        (alternating(25), 5, None),
+        (([True] * 2 + [False] * 2) * 10, 10, None),  # as LFW has them
+        (alternating(25), 10, "25 pairs cannot be 10 equal folds; leave out 5 of them"),
+        (alternating(6), 10, "6 pairs cannot be 10 equal folds; leave out 6 of them"),
+        ([True] * 20 + [False] * 20, 10, "fold 6 of 10 holds no same pair"),
+        ([False] * 20 + [True] * 20, 10, "fold 1 of 10 holds no same pair"),
+        ([True] * 20, 10, "all 20 pairs are of one person; add pairs of different people"),
+        ([False] * 20, 10, "all 20 pairs are of different people; add pairs of one person"),
+        ([True] * 25, 10, "all 25 pairs are of one person"),
+        (alternating(25), 0, "25 pairs cannot be 0 equal folds"),
+    ],
+)
+def test_a_list_and_a_bin_file_follow_one_rule(tmp_path, write_tree, kind, same, folds, message):
+    if kind == "bin":
+        place = tmp_path / "x.bin"
+        place.write_bytes(pickle.dumps(([b"x"] * 2 * len(same), same)))
+        specification = f"mine={place}"
+    else:
+        place = tmp_path / "pairs.csv"
+        place.write_text("".join(f"a/0.png,a/1.png,{int(each)}\n" for each in same))
+        specification = f"mine={write_tree(tmp_path / 'faces', {'a': 2})}+{place}"
+    if message is None:
+        pairs = open_set(specification, folds).pairs
+        assert (pairs.num_folds, pairs.same.tolist()) == (folds, same)
+    else:
+        with pytest.raises(InputError, match=f"{place.name}: {message}"):
+            open_set(specification, folds)
+
+
+def test_a_bin_file_needs_folds(tmp_path):
+    (tmp_path / "x.bin").write_bytes(pickle.dumps(([b"x"] * 8, alternating(4))))
+    with pytest.raises(InputError, match=r"x\.bin: does not tell who is who, so it needs 2 folds"):
+        open_set(str(tmp_path / "x.bin"), 1)
 
 
 class Exploit:

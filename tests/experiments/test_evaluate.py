@@ -103,10 +103,14 @@ def test_command_line_errors_are_one_line(
 
 
 def test_a_pair_list_in_the_file_is_used(tmp_path: pathlib.Path) -> None:
-    pairs = {"first": np.array([0, 4]), "second": np.array([1, 9]), "same": np.array([1, 0])}
+    same = np.array([1, 0, 0, 1])
+    pairs = {"first": np.arange(4), "second": np.array([1, 9, 8, 7]), "same": same}
     data = read_embeddings(write_faces(tmp_path / "faces.npz", **pairs), "add", 2).data
     assert data.pairs is not None
-    assert (data.pairs.second.tolist(), data.pairs.same.tolist()) == ([1, 9], [True, False])
+    assert (data.pairs.second.tolist(), data.pairs.same.tolist()) == (
+        [1, 9, 8, 7],
+        [True, False, False, True],
+    )
     assert data.pairs.num_folds == 2
     assert data.quality is not None
     assert data.embeddings.shape == (80, 8)
@@ -125,6 +129,14 @@ def test_a_pair_list_in_the_file_is_used(tmp_path: pathlib.Path) -> None:
         (
             {"first": np.array([0]), "second": np.array([1]), "same": np.array([7])},
             "same: element 0 is 7",
+        ),
+        (
+            {"first": np.arange(20), "second": np.arange(20), "same": np.arange(20) < 10},
+            r"faces\.npz: fold 6 of 10 holds no same pair",
+        ),
+        (
+            {"first": np.arange(20), "second": np.arange(20), "same": np.ones(20)},
+            r"faces\.npz: fold 1 of 10 holds no different pair",
         ),
         ({"labels": np.array([{"a": 1}], dtype=object)}, "not an .npz file of plain arrays"),
     ],

@@ -115,6 +115,12 @@ def test_detector_scores_change_the_templates(benchmark: Arguments) -> None:
         )
 
 
+def test_pairs_of_one_kind_are_named(benchmark: Arguments) -> None:
+    (benchmark.meta / "ijbx_template_pair_label.txt").write_text("1 101 1\n2 102 1\n")
+    with pytest.raises(InputError, match=r"pair_label\.txt: all 2 pairs are of one person; add"):
+        run(benchmark)
+
+
 def test_what_does_not_fit_is_named(benchmark: Arguments, tmp_path: pathlib.Path) -> None:
     np.savez(benchmark.features, embeddings=np.ones((5, 8)))
     with pytest.raises(

@@ -66,6 +66,28 @@ def test_a_set_has_the_pairs_of_its_list_and_the_name_it_is_given(tmp_path):
         load_data(dataclasses.replace(skipping, verify=(listed,)), 0)
 
 
+def test_a_list_may_have_a_root_of_its_own(tmp_path):
+    lines = []
+    for number, image in enumerate(SyntheticFaces(8, 4, image_size=16).render(np.arange(32))):
+        (tmp_path / "faces").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "faces" / f"{number}.png")
+        lines.append(f"{number}\t{number // 4:.6f}\t{number}.png\n")
+    (tmp_path / "im2rec.lst").write_text("".join(lines))
+    listed = DataConfig(
+        source="auto",
+        root=str(tmp_path / "im2rec.lst"),
+        list_root=str(tmp_path / "faces"),
+        image_size=16,
+        test_fraction=0.5,
+    )
+    assert load_data(listed, 0).num_classes == 4
+    with pytest.raises(InputError, match=r"0\.png is not there, nor are the next; .*list-root"):
+        load_data(dataclasses.replace(listed, list_root=None), 0)
+    for source in ("folder", "synthetic"):
+        with pytest.raises(InputError, match=r"data\.list_root .*add --data.source auto"):
+            load_data(dataclasses.replace(listed, source=source), 0)
+
+
 @pytest.mark.parametrize("fraction", [-0.1, 1.5, float("nan")])
 def test_a_share_of_people_that_cannot_be_is_named(fraction):
     with pytest.raises(InputError, match=r"data.test_fraction is .*; pass a number in \[0, 1\]"):
@@ -79,6 +101,17 @@ def test_sets_that_cannot_be_are_named(bin_set, tmp_path):
         load_data(dataclasses.replace(DATA, verify=(str(tmp_path / "absent.bin"),)), 0)
     with pytest.raises(InputError, match="lfw, lfw; name one by NAME=SOURCE"):
         load_data(dataclasses.replace(DATA, verify=(str(bin_set), str(bin_set))), 0)
+
+
+def test_a_list_of_one_fold_is_named(tmp_path):
+    person = tmp_path / "faces" / "Bo"
+    person.mkdir(parents=True)
+    for number in (1, 2):
+        Image.new("RGB", (16, 16)).save(person / f"Bo_000{number}.png")
+    (tmp_path / "pairs.txt").write_text("1\nBo 1 2\nBo 1 Bo 2\n")
+    listed = f"{tmp_path / 'faces'}+{tmp_path / 'pairs.txt'}"
+    with pytest.raises(InputError, match=r"data\.verify .*pairs\.txt: the list is one fold"):
+        load_data(dataclasses.replace(DATA, test_fraction=0.0, verify=(listed,)), 0)
 
 
 def test_people_that_cannot_be_split_or_paired_are_named(tmp_path):
@@ -98,7 +131,7 @@ def test_people_that_cannot_be_split_or_paired_are_named(tmp_path):
     ):
         load_data(dataclasses.replace(folder, test_fraction=0.1), 0)
     with pytest.raises(
-        InputError, match=rf"data.verify ones={tmp_path}: labels: no identity has two images"
+        InputError, match=rf"data.verify: ones={tmp_path}: needs two people, and two images of one"
     ):
         load_data(dataclasses.replace(DATA, verify=(f"ones={tmp_path}",)), 0)
     with pytest.raises(

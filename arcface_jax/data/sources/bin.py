@@ -35,7 +35,7 @@ class BinSource(EncodedSource):
     is the same.
 
     Attributes:
-      pairs: the file's list, arranged in ten folds where its length allows.
+      pairs: the file's list; `open.open_set` arranges it in folds.
 
     Raises:
       InputError: missing, damaged, or with something else inside.
@@ -46,7 +46,7 @@ class BinSource(EncodedSource):
         self._images, same = _read_bin(self._path)
         count = len(same)
         first = np.arange(count, dtype=np.int64) * 2
-        self.pairs = Pairs(first, first + 1, same, 10 if count % 10 == 0 else 1)
+        self.pairs = Pairs(first, first + 1, same)
         own = np.arange(2 * count)
         own[1::2][same] = own[0::2][same]
         _, labels = np.unique(own, return_inverse=True)

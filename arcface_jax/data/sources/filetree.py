@@ -15,6 +15,8 @@ from arcface_jax.errors import InputError, printable, reason
 MAX_FILE_BYTES = 1 << 28
 """Larger files are not read: no encoded face comes near 256 MiB."""
 
+_START = 16
+
 
 class FileTree(Protocol):
     """Files by their path relative to the root, with forward slashes."""
@@ -29,6 +31,10 @@ class FileTree(Protocol):
 
     def read(self, path: str) -> bytes:
         """The content of one file; InputError, naming it, where it cannot be read."""
+        ...
+
+    def start(self, path: str) -> bytes:
+        """The first 16 bytes of one file; nothing where it cannot be read."""
         ...
 
     def where(self, path: str) -> str:
@@ -108,6 +114,13 @@ class _DirectoryTree:
             raise InputError(f"{self.where(path)}: cannot read this file ({why})") from None
         return _within_limit(content, self.where(path))
 
+    def start(self, path: str) -> bytes:
+        try:
+            with open(os.path.join(self._root, path), "rb") as file:
+                return file.read(_START)
+        except (OSError, ValueError):
+            return b""
+
     def where(self, path: str) -> str:
         return printable(os.path.join(self._root, path))
 
@@ -156,6 +169,13 @@ class _ZipTree:
                 f"{self.where(path)}: cannot read this file ({reason(error)})"
             ) from error
         return _within_limit(content, self.where(path))
+
+    def start(self, path: str) -> bytes:
+        try:
+            with self._archive().open(path) as member:
+                return member.read(_START)
+        except Exception:  # as in `read`
+            return b""
 
     def where(self, path: str) -> str:
         return printable(f"{self._root}:{path}")

@@ -1,16 +1,29 @@
 """A folder of images, one sub-folder an identity, or a zip archive of it."""
 
+import collections
 import os
-from collections.abc import Sequence
+import pathlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from arcface_jax.data.decode import suffix_of
 from arcface_jax.data.sources.encoded import number_identities
 from arcface_jax.data.sources.filetree import TreeSource, open_tree
-from arcface_jax.errors import InputError
+from arcface_jax.data.sources.splits import choose_split, splits_of_folders
+from arcface_jax.errors import InputError, printable
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".webp", ".tif", ".tiff")
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".pgm", ".ppm", ".pbm", ".pnm"),
+)
 """File names that are images, in either case."""
+
+_TEXTS = (".txt", ".csv", ".tsv", ".lst", ".json", ".jsonl", ".xml", ".md", ".html", ".cls")
+
+
+class NoImagesError(InputError):
+    """There is no image below a folder."""
 
 
 class FolderSource(TreeSource):
@@ -23,23 +36,36 @@ class FolderSource(TreeSource):
     every machine. Hidden files are left out; a
     folder reached by several symbolic links counts once.
 
+    Files with another suffix than `EXTENSIONS` are images if they begin as one; the rest is left
+    out and counted in `remarks`. So are folders of one name, and folders at several depths, which
+    may be one person's.
+
     A zip archive of such a tree is read in place.
 
     Args:
       root: folder or zip file.
-      extensions: file names that count as images, lower case with the dot.
+      extensions: file names that count as images, lower case with the dot, and no other file;
+        `EXTENSIONS` if None.
+      split: the folder, such as train, whose identities count, of several that the root has.
 
     Raises:
-      InputError: the root is missing, is neither a folder nor a zip file, has no image, or has
-        images that belong to no identity.
+      NoImagesError: there is no image.
+      InputError: the root is missing, is neither a folder nor a zip file, has
+        images that belong to no identity, or has splits and none is asked for.
     """
 
-    def __init__(self, root: str | os.PathLike[str], extensions: Sequence[str] = EXTENSIONS):
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        extensions: Sequence[str] | None = None,
+        split: str | None = None,
+    ):
         tree = open_tree(root)
-        paths = [path for path in tree.paths() if path.lower().endswith(tuple(extensions))]
+        paths, left_out = sort_out(tree.paths(), tree.start, extensions)
         if not paths:
-            raise InputError(
-                f"{os.fspath(root)}: no image below it (looked for {', '.join(extensions)})"
+            raise NoImagesError(
+                f"{os.fspath(root)}: no image below it (looked for "
+                f"{', '.join(extensions or EXTENSIONS)}; found {in_words(left_out) or 'nothing'})"
             )
         loose = [path for path in paths if "/" not in path]
         if loose:
@@ -47,7 +73,80 @@ class FolderSource(TreeSource):
                 f"{tree.where(loose[0])}: {len(loose)} image(s) directly in the root belong to no "
                 "identity; put each identity's images in a folder of its own"
             )
+        chosen = choose_split(splits_of_folders(paths, split), split, root)
+        paths = [path for path, each in zip(paths, chosen, strict=True) if each]
         labels, self.identity_names = number_identities([path.rpartition("/")[0] for path in paths])
         order = np.argsort(labels, kind="stable")
         super().__init__(tree, [paths[index] for index in order])
         self.labels = labels[order]
+        if left_out:
+            self.remark(f"{os.fspath(root)}: left out as no images: {in_words(left_out)}")
+        for remark in _about_folders(self.identity_names):
+            self.remark(f"{os.fspath(root)}: {remark}")
+
+
+def sort_out(
+    names: Sequence[str], start: Callable[[str], bytes], extensions: Sequence[str] | None = None
+) -> tuple[list[str], collections.Counter[str]]:
+    """The names of images, and how many of the others have each suffix.
+
+    Args:
+      names: of files.
+      start: name → the first bytes of the file.
+      extensions: suffixes of images; `EXTENSIONS` if None, and then files of another suffix are
+        looked into.
+    """
+    images, left_out = [], collections.Counter[str]()
+    suffixes = tuple(extensions or EXTENSIONS)
+    for name in names:
+        suffix = pathlib.PurePosixPath(name).suffix.lower()
+        if name.lower().endswith(suffixes) or (
+            extensions is None and suffix not in _TEXTS and suffix_of(start(name))
+        ):
+            images.append(name)
+        else:
+            left_out[suffix] += 1
+    return images, left_out
+
+
+def in_words(left_out: collections.Counter[str]) -> str:
+    """Counts of suffixes, for messages: ".heic (3), .txt (1)"."""
+    shown = [f"{suffix or 'no suffix'} ({count})" for suffix, count in left_out.most_common(8)]
+    more = len(left_out) - len(shown)
+    return printable(", ".join(shown)) + (f" and {more} more suffixes" if more else "")
+
+
+def _about_folders(identities: Sequence[str]) -> list[str]:
+    """A line about folders at several depths, and about folders of one name."""
+    remarks = []
+    depths: dict[int, str] = {}
+    for name in identities:
+        depths.setdefault(name.count("/"), name)
+    known = set(identities)
+    inside = [name for name in identities if _parents(name) & known]
+    if inside:
+        parent = min(_parents(inside[0]) & known)
+        remarks.append(
+            f"{len(inside)} identities are folders in the folder of another, such as "
+            f"{inside[0]} in {parent}; each is an identity of its own"
+        )
+    elif len(depths) > 1:
+        remarks.append(
+            f"identities are folders at {len(depths)} depths, such as "
+            f"{' and '.join(depths[depth] for depth in sorted(depths)[:2])}"
+        )
+    by_name: dict[str, list[str]] = {}
+    for name in identities:
+        by_name.setdefault(name.rpartition("/")[2], []).append(name)
+    several = [names for names in by_name.values() if len(names) > 1]
+    if several:
+        remarks.append(
+            f"{sum(map(len, several))} identities share the name of their folder with others, such "
+            f"as {several[0][0]} and {several[0][1]}; each is an identity of its own"
+        )
+    return remarks
+
+
+def _parents(name: str) -> set[str]:
+    parts = name.split("/")
+    return {"/".join(parts[:end]) for end in range(1, len(parts))}

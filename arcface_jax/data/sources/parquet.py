@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index, number_identities
+from arcface_jax.data.sources.splits import files_of_split
 from arcface_jax.errors import InputError, printable, reason
 
 _CACHE_BYTES = 1 << 30
@@ -30,12 +31,15 @@ class ParquetSource(EncodedSource):
     Needs the packages of requirements-parquet.txt.
 
     Args:
-      path: a file, or a folder whose `.parquet` files count in sorted order.
+      path: a file, or a folder whose `.parquet` files, at any depth, count in sorted order.
       image_column: name of the image column.
       identity_column: name of the identity column.
+      split: of a folder, which files count: those whose names begin with it (train-00000-of-…), or
+        whose folder is called so.
 
     Raises:
-      InputError: pyarrow is not installed, no file is there, one is damaged, or lacks a column.
+      InputError: pyarrow is not installed, no file is there, one is damaged, or lacks a column; or
+        there are files of several splits and none is asked for.
     """
 
     def __init__(
@@ -43,13 +47,10 @@ class ParquetSource(EncodedSource):
         path: str | os.PathLike[str],
         image_column: str = "image",
         identity_column: str = "label",
+        split: str | None = None,
     ):
         root = pathlib.Path(path)
-        self._paths = (
-            [str(file) for file in sorted(root.glob("**/*.parquet"))]
-            if root.is_dir()
-            else [str(root)]
-        )
+        self._paths = files_of_split(root, "*.parquet", split)
         if not self._paths:
             raise InputError(f"{root}: no .parquet file below it")
         self._image_column = image_column

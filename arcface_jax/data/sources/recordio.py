@@ -2,24 +2,35 @@
 
 import os
 import pathlib
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
-from arcface_jax.data.sources.recordio_format import RecordFile, read_index, scan_index
-from arcface_jax.errors import InputError, readable
+from arcface_jax.data.sources.lists import read_lst
+from arcface_jax.data.sources.recordio_format import (
+    RecordFile,
+    RecordHeads,
+    read_index,
+    scan_index,
+)
+from arcface_jax.errors import InputError
 
 _FLOAT32_EXACT = 2**24
+_READ_WHOLE_BYTES = 1 << 30
 
 
 class RecordIOSource(EncodedSource):
     """The images of a `.rec` file, by random access.
 
-    The file's header record, key 0, says which keys are images and which are identities; an
-    identity's record holds the range of its images' keys. So labels come without touching every
-    image. A file without a header record is a plain list of images, each with its label.
+    The file's header record has key 0, two labels and no image: it says which keys are images and
+    which are identities. An identity's record, again without an image, holds the range of its
+    images' keys. So the labels of a large file come without touching every image. A file without
+    a header record is a plain list of images, each with its label. Of several labels of an image
+    the first is its identity.
+
+    Header, index and records must agree. Images and identities that the header counts and the file
+    lacks, as they are left out where an image cannot be packed, are counted in `remarks`. Up to a
+    gigabyte every record's head is compared.
 
     Label values become 0 … n − 1 in their order. Identities are named by the value, or, where a
     `.lst` file as `convert.convert` makes it lies beside the `.rec`, by the folder part of its
@@ -31,7 +42,8 @@ class RecordIOSource(EncodedSource):
         (`recordio_format.scan_index` and `format_index` make one to keep).
 
     Raises:
-      InputError: a file is missing or damaged, or labels are no counts that float32 holds exactly.
+      InputError: a file is missing or damaged, header, index and records do not agree, or labels
+        are no counts that float32 holds exactly.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -39,7 +51,7 @@ class RecordIOSource(EncodedSource):
         if rec.is_dir():
             rec = rec / "train.rec"
         self._file = RecordFile(rec)
-        index = rec.with_suffix(".idx")
+        index = self._index = rec.with_suffix(".idx")
         keys, offsets = read_index(index) if index.exists() else scan_index(self._file)
         order = np.argsort(keys, kind="stable")
         self._keys, self._offsets = keys[order], offsets[order]
@@ -85,71 +97,158 @@ class RecordIOSource(EncodedSource):
         """Finds the images; returns the label value of each, int64."""
         if not len(self._keys):
             raise InputError(f"{self._file.path}: no record in it")
-        head = self._file.read_head(int(self._offsets[0])) if self._keys[0] == 0 else None
-        if head is None or not head.has_label_list:
-            self._image_keys, self._image_offsets = self._keys, self._offsets
-            return self._label_values(self._offsets)
-        first, end = self._identity_keys(head.labels)
-        images = (self._keys > 0) & (self._keys < first)
-        self._image_keys, self._image_offsets = self._keys[images], self._offsets[images]
+        head = self._file.read_heads(self._offsets[:1])
+        if self._keys[0] == 0 and _without_image(head)[0]:
+            return self._read_by_header(head.labels[0])
+        heads = self._file.read_heads(self._offsets)
+        self._check_listed(self._offsets, heads.ends)
+        self._refuse(
+            _without_image(heads),
+            self._keys,
+            "has labels and no image, as a header record or an identity's, but there is no header "
+            f"record with key 0; {self._remedy}",
+        )
+        self._image_keys, self._image_offsets = self._keys, self._offsets
+        return self._label_values(self._offsets, heads.labels[:, 0])
+
+    def _read_by_header(self, promised: np.ndarray) -> np.ndarray:
+        """`_read_labels` by the labels of a header record."""
+        first, end = self._identity_keys(promised)
+        is_image = (self._keys > 0) & (self._keys < first)
+        is_identity = (self._keys >= first) & (self._keys < end)
+        self._image_keys, self._image_offsets = self._keys[is_image], self._offsets[is_image]
         if not len(self._image_keys):
             raise InputError(
                 f"{self._file.path}: no image before key {first}, where identities start"
             )
+        self._refuse(
+            self._keys >= end,
+            self._keys,
+            f"is beyond key {end}, where the header record says that all ends; {self._remedy}",
+        )
+        no_images, no_identities = first - 1 - is_image.sum(), end - first - is_identity.sum()
+        # Of a large file, only what few pages of the disk tell.
+        every = len(self._file) <= _READ_WHOLE_BYTES or no_images > 0 or no_identities > 0
+        if every:
+            self._check_listed(self._offsets, self._file.read_heads(self._offsets).ends)
+        else:
+            last = self._offsets.max()
+            ends = np.append(last, self._file.read_heads(np.array([last])).ends)
+            self._check_listed(np.array([self._offsets.min(), last]), ends)
+        if no_images or no_identities:
+            self.remark(
+                f"{self._file.path}: its header record counts {first - 1} images and {end - first} "
+                f"identities; {no_images} of those images and {no_identities} of those identities "
+                "are not in the file"
+            )
+        of_identities = self._file.read_heads(self._offsets[is_identity])
+        self._refuse(
+            ~_without_image(of_identities),
+            self._keys[is_identity],
+            f"is an image, where the header record says that identities start at key {first}; "
+            f"{self._remedy}",
+        )
+        looked_at = np.arange(len(self._image_keys)) if every else np.array([-1])
+        images = self._file.read_heads(self._image_offsets[looked_at])
+        self._refuse(
+            _without_image(images),
+            self._image_keys[looked_at],
+            f"has labels and no image, and the header record says that identities start at key "
+            f"{first}; {self._remedy}",
+        )
+        values = np.full(len(self._image_keys), -1, np.int64)
+        if every:
+            values = self._label_values(self._image_offsets, images.labels[:, 0])
         # The ranges in identity records are rounded to a multiple of 2 or more.
         if first > _FLOAT32_EXACT:
-            return self._label_values(self._image_offsets)
-        values = np.full(len(self._image_keys), -1, np.int64)
-        identities = self._offsets[(self._keys >= first) & (self._keys < end)]
-        ranges = self._file.read_label_pairs(identities)
-        wrong = ~(
-            (ranges[:, 0] >= 0) & (ranges[:, 1] >= ranges[:, 0]) & (ranges[:, 1] <= _FLOAT32_EXACT)
+            return values if every else self._labels_at(self._image_offsets)
+        ranges = of_identities.labels
+        self._refuse(
+            ~((ranges[:, 0] >= 0) & (ranges[:, 0] <= ranges[:, 1]) & (ranges[:, 1] <= first)),
+            self._keys[is_identity],
+            "does not hold a range of image keys; the file is damaged",
         )
-        if wrong.any():
-            where = self._file.where(int(identities[wrong][0]))
-            raise InputError(
-                f"{where}: holds {ranges[wrong][0]} where a range of image keys is due; the file "
-                "is damaged"
-            )
         starts, stops = np.searchsorted(self._image_keys, ranges.astype(np.int64)).T
         filled = starts < stops
         starts, stops = starts[filled], stops[filled]
         for start, stop, value in zip(
-            starts, stops, self._label_values(self._image_offsets[starts]), strict=True
+            starts, stops, self._labels_at(self._image_offsets[starts]), strict=True
         ):
+            other = (values[start:stop] >= 0) & (values[start:stop] != value)
+            self._refuse(
+                other,
+                self._image_keys[start:stop],
+                f"is of another identity than key {self._image_keys[start]}, and the file puts "
+                "both under one; the file is damaged",
+            )
             values[start:stop] = value
         rest = values < 0  # images that no identity's range names
-        values[rest] = self._label_values(self._image_offsets[rest])
+        values[rest] = self._labels_at(self._image_offsets[rest])
         return values
+
+    def _check_listed(self, starts: np.ndarray, ends: np.ndarray) -> None:
+        """Refuses an index that does not list every record, each once.
+
+        Args:
+          starts: offsets of listed records.
+          ends: of each, where the record after it starts.
+        """
+        order = np.argsort(starts, kind="stable")
+        length = len(self._file)
+        before = np.append(0, np.minimum(ends[order], length))
+        after = np.append(starts[order], length)
+        if (after < before).any():
+            offset = after[after < before][0]
+            keys = " and ".join(map(str, self._keys[self._offsets == offset]))
+            raise InputError(
+                f"{self._index}: offset {offset} (key {keys}) is in a record that is listed "
+                f"already; {self._remedy}"
+            )
+        gaps = np.flatnonzero(after > before)
+        if len(gaps):
+            missing = sum(self._file.count(int(before[gap]), int(after[gap])) for gap in gaps)
+            raise InputError(
+                f"{self._index}: {missing} records of {self._file.path} are not listed, the first "
+                f"at offset {before[gaps[0]]}; {self._remedy}"
+            )
+
+    def _refuse(self, wrong: np.ndarray, keys: np.ndarray, why: str) -> None:
+        """Raises for the first of the records with these keys that is wrong."""
+        if wrong.any():
+            key = keys[wrong][0]
+            where = self._file.where(int(self._offsets[self._keys == key][0]))
+            more = f" (and {wrong.sum() - 1} more)" if wrong.sum() > 1 else ""
+            raise InputError(f"{where}: key {key}{more} {why}")
+
+    @property
+    def _remedy(self) -> str:
+        if self._index.exists():
+            return f"delete {self._index} to have it rebuilt, or restore both files"
+        return f"restore {self._index}, or write the records anew"
 
     def _identity_keys(self, labels: np.ndarray) -> tuple[int, int]:
         """First identity key and end key, from the labels of the file's header record."""
         where = f"{self._file.where(int(self._offsets[0]))} (key 0)"
-        if (
-            len(labels) < 2
-            or not np.isfinite(labels).all()
-            or not 1 <= labels[0] <= labels[1] <= 2**53
-        ):
-            raise InputError(
-                f"{where}: holds {labels[:4]} where two keys are due; the file is damaged"
-            )
+        if not np.isfinite(labels).all() or not 1 <= labels[0] <= labels[1] <= 2**53:
+            raise InputError(f"{where}: holds {labels} where two keys are due; the file is damaged")
         first, end = int(labels[0]), int(labels[1])
         if first <= _FLOAT32_EXACT:
             return first, end
-        # Rounded, by up to half of float32's spacing. Images carry no list of labels and identities
-        # do.
+        # Rounded, by up to half of float32's spacing.
         slack = int(np.spacing(labels[0]))
         near = np.flatnonzero((self._keys >= first - slack) & (self._keys <= first + slack))
-        for index in near:
-            if self._file.read_head(int(self._offsets[index])).has_label_list:
-                return int(self._keys[index]), int(self._keys[-1]) + 1
+        identities = near[_without_image(self._file.read_heads(self._offsets[near]))]
+        if len(identities):
+            return int(self._keys[identities[0]]), int(self._keys[-1]) + 1
         raise InputError(
             f"{where}: no identity's record near key {first}, where the header says they start"
         )
 
-    def _label_values(self, offsets: np.ndarray) -> np.ndarray:
+    def _labels_at(self, offsets: np.ndarray) -> np.ndarray:
+        return self._label_values(offsets, self._file.read_heads(offsets).labels[:, 0])
+
+    def _label_values(self, offsets: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """The labels of the records at `offsets` as int64, checked."""
-        labels = self._file.read_label_pairs(offsets)[:, 0]
         for wrong, why in (
             (
                 ~(np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels))),
@@ -166,9 +265,10 @@ class RecordIOSource(EncodedSource):
         """Takes names and paths from a `.lst` file if it describes exactly these images."""
         try:
             lines = list(read_lst(path))
-        except InputError:
-            # The list of another program, as MXNet's im2rec writes one with columns of its own.
+        except InputError:  # the list of another program
             return
+        if all(line.key is not None for line in lines):  # im2rec shuffles its list
+            lines.sort(key=lambda line: line.key or 0)
         if [line.label for line in lines] != values.tolist():
             return
         names: dict[int, str] = {}
@@ -181,48 +281,6 @@ class RecordIOSource(EncodedSource):
             self._paths = [line.path for line in lines]
 
 
-class ListLine(NamedTuple):
-    """A line of a `train.lst`.
-
-    Attributes:
-      aligned: the image is a 112×112 crop already.
-      path: of the image.
-      label: its identity.
-      landmarks: float64 [5, 2], (x, y) in the image, or None.
-    """
-
-    aligned: bool
-    path: str
-    label: int
-    landmarks: np.ndarray | None
-
-
-def read_lst(path: str | os.PathLike[str]) -> Iterator[ListLine]:
-    """Reads insightface's `train.lst`.
-
-    Lines of tab-separated columns: aligned (0 or 1), path, label; then optionally a bounding box of
-    4 numbers; then optionally 10 numbers, the five landmarks x1 … x5 y1 … y5.
-
-    Raises:
-      InputError: a line has other columns; names file and line.
-    """
-    path = os.fspath(path)
-    with readable(path, "list"), open(path, encoding="utf-8", errors="surrogateescape") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield _parse_lst_line(line.rstrip("\r\n").split("\t"), f"{path} line {number}")
-
-
-def _parse_lst_line(columns: list[str], where: str) -> ListLine:
-    if len(columns) not in (3, 7, 17):
-        raise InputError(
-            f"{where}: {len(columns)} columns; aligned, path, label [, 4 of a box [, 10 of "
-            "landmarks]] are due"
-        )
-    try:
-        landmarks = (
-            np.array(columns[7:], np.float64).reshape(2, 5).T if len(columns) == 17 else None
-        )
-        return ListLine(int(columns[0]) == 1, columns[1], int(float(columns[2])), landmarks)
-    except (ValueError, OverflowError):
-        raise InputError(f"{where}: {columns[0]!r} and {columns[2]!r} should be numbers") from None
+def _without_image(heads: RecordHeads) -> np.ndarray:
+    """bool [M], which records hold labels alone, as a file's header and an identity's do."""
+    return heads.listed & (heads.payload_bytes == 0)

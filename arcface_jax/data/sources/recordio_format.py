@@ -11,7 +11,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,22 @@ class RecordContent(NamedTuple):
     id: int
     payload: bytes
     has_label_list: bool
+
+
+class RecordHeads(NamedTuple):
+    """What the first bytes of M records tell.
+
+    Attributes:
+      labels: float32 [M, 2], the first two labels of each; NaN where it has fewer.
+      listed: bool [M], as `RecordContent.has_label_list`.
+      payload_bytes: int64 [M]; an image has some, a header record and an identity's have none.
+      ends: int64 [M], where the next record starts.
+    """
+
+    labels: np.ndarray
+    listed: np.ndarray
+    payload_bytes: np.ndarray
+    ends: np.ndarray
 
 
 class RecordFile:
@@ -87,42 +103,49 @@ class RecordFile:
         """The record at `offset`. Raises as `content` does."""
         return unpack(self.content(offset), self.where(offset))
 
-    def read_head(self, offset: int) -> RecordContent:
-        """As `read`, with an empty payload: touches the record's first bytes only."""
-        kind, start, length = self._part(offset)
-        if kind not in (_WHOLE, _FIRST):
-            raise self._damaged(offset, "a record's middle, not its start")
-        head = self._map[start : start + min(length, _HEADER.size)]
-        if len(head) == _HEADER.size and _HEADER.unpack(head)[0] > 0:
-            head += self._map[
-                start + _HEADER.size : start
-                + min(length, _HEADER.size + 4 * _HEADER.unpack(head)[0])
-            ]
-        if kind == _FIRST and len(head) == length:  # the header itself is split
-            return self.read(offset)._replace(payload=b"")
-        return unpack(head, self.where(offset))
+    def read_heads(self, offsets: np.ndarray) -> RecordHeads:
+        """Labels and lengths of the records at `offsets`.
 
-    def read_label_pairs(self, offsets: np.ndarray) -> np.ndarray:
-        """The first two labels of the records at `offsets`, float32 [M, 2]; NaN where missing.
-
-        For millions of records: the ordinary ones are read in bulk.
+        For millions of records: all but those in several parts are read in bulk. Raises as
+        `content` does.
         """
-        pairs = np.full((len(offsets), 2), np.nan, np.float32)
-        inside = (offsets % 4 == 0) & (offsets >= 0) & (offsets + 40 <= 4 * len(self._words))
+        count, words = len(offsets), self._words
+        heads = RecordHeads(
+            np.full((count, 2), np.nan, np.float32),
+            np.zeros(count, bool),
+            np.zeros(count, np.int64),
+            np.zeros(count, np.int64),
+        )
+        inside = (offsets % 4 == 0) & (offsets >= 0) & (offsets + 32 <= 4 * len(words))
         at = np.where(inside, offsets, 0) // 4
         magic, length, flag = (
-            (self._words[at + k] for k in range(3)) if len(self._words) >= 10 else (at * 0,) * 3
+            (words[at + k].astype(np.int64) for k in range(3)) if len(words) >= 3 else (at * 0,) * 3
         )
-        whole = inside & (magic == _MAGIC_WORD) & (length < 1 << _LENGTH_BITS)
-        plain = whole & (flag == 0) & (length >= _HEADER.size)
-        pairs[plain, 0] = self._words[at[plain] + 3].view("<f4")
-        listed = whole & (flag == 2) & (length >= 32)
-        pairs[listed] = self._words[at[listed, None] + [8, 9]].view("<f4")
-        # Split inside the header, longer lists, damaged.
-        for row in np.flatnonzero(~plain & ~listed):
-            labels = self.read_head(int(offsets[row])).labels[:2]
-            pairs[row, : len(labels)] = labels
-        return pairs
+        payload = length - _HEADER.size - 4 * flag
+        whole = inside & (magic == _MAGIC_WORD) & (length < 1 << _LENGTH_BITS) & (payload >= 0)
+        whole &= offsets + _PART.size + length <= len(self._map)
+        heads.listed[:] = flag > 0
+        heads.payload_bytes[:] = payload
+        heads.ends[:] = offsets + _PART.size + _padded(length)
+        own = whole & (flag == 0)
+        heads.labels[own, 0] = words[at[own] + 3].view("<f4")
+        for column in (0, 1):
+            has = whole & (flag > column)
+            heads.labels[has, column] = words[at[has] + 8 + column].view("<f4")
+        for row in np.flatnonzero(~whole):  # in several parts, or damaged
+            content, end = self._record(int(offsets[row]))
+            record = unpack(content, self.where(int(offsets[row])))
+            heads.labels[row, : len(record.labels)] = record.labels[:2]
+            heads.listed[row], heads.ends[row] = record.has_label_list, end
+            heads.payload_bytes[row] = len(record.payload)
+        return heads
+
+    def count(self, start: int, stop: int) -> int:
+        """How many records lie from offset `start` to `stop`. Raises as `content` does."""
+        found = 0
+        while start < stop:
+            start, found = self._record(start)[1], found + 1
+        return found
 
     def scan(self, damaged: list[str] | None = None) -> Iterator[int]:
         """The offsets of all records, in the file's order.
@@ -290,7 +313,8 @@ def read_index(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(
             f"{path}: not an index (lines of key, tab, offset); delete it to have it rebuilt"
         ) from None
-    if len(numbers) == 0 or len(numbers) % 2 or numbers.min() < 0:
+    lines = sum(1 for line in content.splitlines() if line.strip())
+    if len(numbers) != 2 * lines or len(numbers) == 0 or numbers.min() < 0:
         raise InputError(f"{path}: empty, cut off or negative; delete it to have it rebuilt")
     keys, offsets = numbers[0::2], numbers[1::2]
     if len(np.unique(keys)) != len(keys):
@@ -307,7 +331,7 @@ def scan_index(file: RecordFile, damaged: list[str] | None = None) -> tuple[np.n
     offsets, ids = [], []
     for offset in file.scan(damaged):
         try:
-            ids.append(file.read_head(offset).id)
+            ids.append(file.read(offset).id)
         except InputError as error:
             if damaged is None:
                 raise
@@ -323,7 +347,7 @@ def format_index(keys: Sequence[int] | np.ndarray, offsets: Sequence[int] | np.n
     return "".join(f"{key}\t{offset}\n" for key, offset in zip(keys, offsets, strict=True))
 
 
-def _padded(length: int) -> int:
+def _padded(length: Any) -> Any:
     return -(-length // 4) * 4
 
 

@@ -1,0 +1,147 @@
+"""Text files of lists, as people have them: any Unicode encoding, line end and separator."""
+
+import codecs
+import csv
+import itertools
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+
+from arcface_jax.errors import InputError, readable, reason
+
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_SEPARATORS = "\t,;"
+_HEADING = re.compile(r"[^\W\d_][\w ?()#-]*")
+_NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+def encoding_of(path: str | os.PathLike[str], kind: str = "list") -> str:
+    """Python's name of a text file's encoding: by its byte-order mark, by the zeros that UTF-16 has
+    without one, else UTF-8.
+
+    Raises:
+      InputError: the file cannot be read; `kind` is what the message calls it.
+    """
+    with readable(os.fspath(path), kind), open(path, "rb") as file:
+        start = file.read(4096)
+    for mark, name in _BYTE_ORDER_MARKS:
+        if start.startswith(mark):
+            return name
+    zeros = start[0::2].count(0), start[1::2].count(0)
+    if max(zeros) > len(start) / 4 and min(zeros) == 0:
+        return "utf-16-be" if zeros[0] else "utf-16-le"
+    return "utf-8"
+
+
+def read_lines(path: str | os.PathLike[str], kind: str = "list") -> Iterator[tuple[int, str]]:
+    """(number from 1, line) of a text file, whatever ends its lines.
+
+    Bytes that are no UTF-8 come as Python's file names have them, so they still name their file.
+
+    Raises:
+      InputError: the file cannot be read, or is no text; `kind` is what the message calls it.
+    """
+    name, encoding, number = os.fspath(path), encoding_of(path, kind), 0
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
+    try:
+        with readable(name, kind), open(path, encoding=encoding, errors=errors) as file:
+            for number, line in enumerate(file, 1):
+                if "\0" in line:
+                    raise InputError(f"{name} line {number}: not text; save it as UTF-8")
+                yield number, line.rstrip("\n")
+    except UnicodeError:
+        raise InputError(
+            f"{name}: its text is not {encoding.upper()} after line {number}; save it as UTF-8"
+        ) from None
+
+
+def separator_of(path: str | os.PathLike[str], kind: str = "list") -> str | None:
+    """Tab, comma or semicolon, which of them comes first in this order in the first two lines;
+    None for spaces.
+
+    Raises:
+      InputError: as `read_lines`.
+    """
+    lines = (line for _, line in read_lines(path, kind) if line.strip())
+    start = "".join(itertools.islice(lines, 2))
+    return next((mark for mark in _SEPARATORS if mark in start), None)
+
+
+def read_rows(
+    path: str | os.PathLike[str], columns: int | None = None, kind: str = "list"
+) -> Iterator[tuple[str, list[str]]]:
+    """(place, cells) of each line that is not blank; the place is "FILE line NUMBER".
+
+    The separator is that of `separator_of`; a cell may be quoted, as CSV has it.
+
+    Args:
+      path: the file.
+      columns: of a file with spaces only, where the first column may hold some itself.
+      kind: what messages call the file.
+
+    Raises:
+      InputError: the file cannot be read, or is no text, or a quote does not end.
+    """
+    name, separator = os.fspath(path), separator_of(path, kind)
+    if separator is None:
+        for number, line in read_lines(path, kind):
+            if line.strip():
+                words = line.split() if columns is None else line.rsplit(None, columns - 1)
+                yield f"{name} line {number}", [word.strip() for word in words]
+        return
+    rows = csv.reader(
+        (f"{line}\n" for _, line in read_lines(path, kind)),
+        delimiter=separator,
+        skipinitialspace=separator != "\t",
+        strict=True,
+    )
+    while True:
+        number = rows.line_num + 1
+        try:
+            cells = [cell.strip() for cell in next(rows)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise InputError(f"{name} line {number}: cannot be read ({reason(error)})") from None
+        if any(cells):
+            yield f"{name} line {number}", cells
+
+
+def is_heading(cells: list[str]) -> bool:
+    """Whether a first row names columns: words, no number and no path."""
+    return all(_HEADING.fullmatch(cell) for cell in cells if cell)
+
+
+def number(cell: str) -> float | None:
+    """The number that a cell holds, or None."""
+    return float(cell.replace("\N{MINUS SIGN}", "-")) if _NUMBER.fullmatch(cell) else None
+
+
+def count(cell: str) -> int | None:
+    """The whole number from 0 that a cell holds, also as 5.0; or None."""
+    if cell.isdecimal() and len(cell) < 16:
+        return int(cell)
+    value = number(cell)
+    if value is None or not 0 <= value < 2**53 or value != int(value):
+        return None
+    return int(value)
+
+
+def same_name(path: str) -> str:
+    """A path in the form in which equal names are equal: composed Unicode (NFC).
+
+    macOS lists and packs "é" as two characters (NFD), other systems as one.
+    """
+    return path if path.isascii() else unicodedata.normalize("NFC", path)
+
+
+def listed_path(cell: str) -> str:
+    """A path as a list has it, with forward slashes also where Windows wrote it."""
+    return cell.replace("\\", "/") if "/" not in cell else cell
