@@ -71,7 +71,7 @@ STABLEHLO_FILE = "model.stablehlo"
 
 MODEL_HELP = (
     "the folder of a run (RUN/checkpoints/STEP for one of its checkpoints) or of an export, a "
-    "PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file"
+    "PyTorch checkpoint (.pt, .pth, .ckpt), or a .safetensors or .onnx file"
 )
 
 Model = Annotated[

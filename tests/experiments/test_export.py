@@ -35,6 +35,7 @@ def test_an_export_holds_the_model_and_tells_its_accuracy(
         "--formats",
         "stablehlo",
         "torch",
+        "safetensors",
         "--weights",
         "int8",
         "--verify",
@@ -69,8 +70,9 @@ def test_an_export_holds_the_model_and_tells_its_accuracy(
     change = np.abs((exact @ exact.T - plain @ plain.T)[pairs]).max()
     assert card.metrics["largest change of a cosine"] == pytest.approx(change, abs=1e-5)
     assert 0 < change < 0.1
-    again = import_torch(folder / "model.pth")
-    jax.tree.map(np.testing.assert_array_equal, dict(again.variables), dict(model.variables))
+    for name in ("model.pth", "model.safetensors"):
+        again = import_torch(folder / name)
+        jax.tree.map(np.testing.assert_array_equal, dict(again.variables), dict(model.variables))
 
 
 def test_what_a_runs_folder_says(tmp_path):
