@@ -16,7 +16,7 @@ import numpy as np
 from arcface_jax.commands.command import make_folder, new_console, read_options, run_command, say
 from arcface_jax.commands.evaluation_inputs import read_arrays
 from arcface_jax.commands.evaluation_report import write_tables
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import (
     Interval,
     Resampling,
@@ -109,14 +109,15 @@ def read_templates(arguments: Arguments) -> Templates:
                 f"{arguments.meta}: *_name_5pts_score.txt lists other images than {media_file.name}"
             )
         scores = landmarks.scores
-    return pool_templates(
-        arrays["embeddings"],
-        media.template_ids,
-        media.media_ids,
-        mirrored=arrays.get("mirrored"),
-        detector_scores=scores,
-        norm_weighting=arguments.norm_weighting,
-    )
+    with concerning(str(arguments.features)):
+        return pool_templates(
+            arrays["embeddings"],
+            media.template_ids,
+            media.media_ids,
+            mirrored=arrays.get("mirrored"),
+            detector_scores=scores,
+            norm_weighting=arguments.norm_weighting,
+        )
 
 
 def verify(arguments: Arguments, templates: Templates) -> tuple[Figures, Roc]:

@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 
 from arcface_jax.commands.command import make_folder, new_console, read_options, run_command, say
+from arcface_jax.commands.gallery import embed_patterns
 from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Project, open_trained
 from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
@@ -236,6 +237,10 @@ def run(arguments: Arguments) -> None:
         raise InputError(f"{arguments.folder}: exists already; choose another folder")
     model = open_trained(arguments.model, arguments.project)
     function = unit_embedding(model, **arguments.changes)
+    # A model whose embeddings are no numbers is refused before anything is written.
+    embed_patterns(
+        Embedder(model.source, model.image_size, None, default_batch_size(), jax.jit(function))
+    )
     # Under its own name once it is whole: what a missing package stops can be asked for again by
     # the same command.
     partial = arguments.folder.with_name(arguments.folder.name + ".partial")

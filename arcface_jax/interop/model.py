@@ -10,7 +10,7 @@ import numpy as np
 
 from arcface_jax.errors import InputError
 from arcface_jax.interop.depthwise import ShiftedDepthwise
-from arcface_jax.models.embed import embed_images, make_embed_function
+from arcface_jax.models.embed import check_embedded, embed_images, make_embed_function
 from arcface_jax.pixels import PixelConvention
 
 
@@ -46,11 +46,15 @@ class TrainedModel:
 
         Args:
           batch_size: images in one call; `default_batch_size` if None.
+
+        The function raises InputError where an embedding is NaN, infinite or zero.
         """
         network: Any = ShiftedDepthwise(self.backbone)
         embed = make_embed_function(network, self.pixels)
         batch_size = default_batch_size() if batch_size is None else batch_size
-        return lambda images: embed_images(embed, self.variables, images, batch_size=batch_size)
+        return lambda images: check_embedded(
+            embed_images(embed, self.variables, images, batch_size=batch_size)
+        )
 
 
 def check_finite(weights: Mapping[str, Any]) -> None:

@@ -199,3 +199,15 @@ def test_a_damaged_card_is_named(tmp_path):
     (tmp_path / "model_card.json").write_text(json.dumps({"name": "x"}))
     with pytest.raises(ValueError, match=r"model_card.json: is no model card"):
         ModelCard.read(tmp_path)
+
+
+def test_a_model_that_overflows_is_not_exported(type_command, small_checkpoint, tmp_path):
+    import torch
+
+    weights = torch.load(small_checkpoint)
+    weights["fc.weight"] = torch.full_like(weights["fc.weight"], 3e38)
+    torch.save(weights, tmp_path / "large.pth")
+    status, _, error = type_command(main, tmp_path / "large.pth", tmp_path / "out")
+    assert status == 2
+    assert "large.pth (arcface_torch): image 0: the model's embedding is NaN or infinite" in error
+    assert not (tmp_path / "out").exists()
