@@ -116,9 +116,8 @@ def embed_source(
             with_face = at + np.flatnonzero(found)
             partial.rows[at : at + len(crops)] = 0
             if len(with_face):
-                partial.rows[with_face] = embedder.embed(
-                    crops[found], lambda row, of=with_face: source.where(int(of[row]))
-                )
+                names = [source.where(int(index)) for index in with_face]
+                partial.rows[with_face] = embedder.embed(crops[found], names.__getitem__)
             at += len(crops)
             progress(len(crops))
             if at - partial.done >= _IMAGES_A_SAVE:

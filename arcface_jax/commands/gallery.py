@@ -106,7 +106,8 @@ def embed_photos(
     for crops, found in cropper.batches(source, embedder.batch_size):
         rows = (seen + np.flatnonzero(found)).tolist()
         if rows:
-            parts.append(embedder.embed(crops[found], lambda row, of=rows: source.where(of[row])))
+            names = [source.where(row) for row in rows]
+            parts.append(embedder.embed(crops[found], names.__getitem__))
         kept, seen = kept + rows, seen + len(crops)
     if not kept:
         raise InputError(

@@ -23,7 +23,6 @@ from arcface_jax.files import write_whole
 from arcface_jax.interop.model import TrainedModel, check_finite
 from arcface_jax.interop.torch_contents import (
     CLASSIFIER_KEYS,
-    Classifier,
     find_classifiers,
     find_network,
     named_arrays,
@@ -110,11 +109,12 @@ def model_from_state_dict(
     backbone, image_size = backbone_of(naming, inside, about.epsilon)
     named = {key: outside[key] for key in CLASSIFIER_KEYS if key in outside}
     found = find_classifiers([((), named)], backbone.embedding_size)
-    head = found[0] if len(found) == 1 else Classifier("", None)
-    unknown = [key for key in outside if key != head.key and not key.endswith(_BUFFERS)]
+    head = found[0] if len(found) == 1 else None
+    known, classes = ((head.key,), head.weights) if head else ((), None)
+    unknown = [key for key in outside if key not in known and not key.endswith(_BUFFERS)]
     variables = _fill(backbone, image_size, inside, unknown)
     check_finite({**inside, **named})
-    return TrainedModel(backbone, variables, about.pixels, image_size, project, head.weights)
+    return TrainedModel(backbone, variables, about.pixels, image_size, project, classes)
 
 
 def read_class_weights(
