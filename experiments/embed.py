@@ -113,7 +113,11 @@ def embed_source(
         for crops, found in cropper.batches(
             source, embedder.batch_size, first=at, threads=arguments.threads
         ):
-            partial.rows[at : at + len(crops)] = embedder.embed(crops) * found[:, None]
+            with_face = at + np.flatnonzero(found)
+            partial.rows[at : at + len(crops)] = 0
+            if len(with_face):
+                names = [source.where(int(index)) for index in with_face]
+                partial.rows[with_face] = embedder.embed(crops[found], names.__getitem__)
             at += len(crops)
             progress(len(crops))
             if at - partial.done >= _IMAGES_A_SAVE:

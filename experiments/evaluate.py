@@ -48,7 +48,7 @@ from arcface_jax.commands.evaluation_inputs import (
 from arcface_jax.commands.evaluation_report import html_report, write_tables
 from arcface_jax.commands.models import TrainedRun, open_to_evaluate, takes_project
 from arcface_jax.commands.training_angles import training_angles
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_similarities
 from arcface_jax.evaluation.suite import EvaluationOptions, SetResult, evaluate_set
@@ -143,7 +143,8 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
                 )
         flips = not isinstance(model, TrainedRun) or model.config.data.flip_test
         flip: FlipRule = arguments.flip or ("add" if flips else "none")
-        entries += [embed_set(model, one, flip, f"{prefix}{one.name}") for one in sets]
+        with concerning(str(folder)):
+            entries += [embed_set(model, one, flip, f"{prefix}{one.name}") for one in sets]
     if not entries:
         raise InputError("nothing to evaluate; give --checkpoint runs/RUN or --embeddings FILE.npz")
     names = [*(entry.data.name for entry in entries), *of_training]

@@ -110,14 +110,15 @@ def read_templates(arguments: Arguments) -> Templates:
                 f"{arguments.meta}: *_name_5pts_score.txt lists other images than {media_file.name}"
             )
         scores = landmarks.scores
-    return pool_templates(
-        arrays["embeddings"],
-        media.template_ids,
-        media.media_ids,
-        mirrored=arrays.get("mirrored"),
-        detector_scores=scores,
-        norm_weighting=arguments.norm_weighting,
-    )
+    with concerning(str(arguments.features)):
+        return pool_templates(
+            arrays["embeddings"],
+            media.template_ids,
+            media.media_ids,
+            mirrored=arrays.get("mirrored"),
+            detector_scores=scores,
+            norm_weighting=arguments.norm_weighting,
+        )
 
 
 def verify(arguments: Arguments, templates: Templates) -> tuple[Figures, Roc]:

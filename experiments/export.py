@@ -13,13 +13,14 @@ import json
 import pathlib
 import shutil
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import jax
 import numpy as np
 import tyro
 
 from arcface_jax.commands.command import make_folder, new_console, read_options, run_command, say
+from arcface_jax.commands.gallery import embed_patterns
 from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Project, open_trained
 from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
@@ -37,13 +38,13 @@ from arcface_jax.interop.model import TrainedModel, default_batch_size
 from arcface_jax.interop.onnx import export_onnx
 from arcface_jax.interop.quantise import WeightType
 from arcface_jax.interop.stablehlo import export_stablehlo
-from arcface_jax.interop.torch import save_torch
+from arcface_jax.interop.torch import save_safetensors, save_torch
 from arcface_jax.runs.checkpoints import library_versions
 from arcface_jax.runs.run_folder import CONFIG_FILE, RESULTS_FILE
 from arcface_jax.runs.saved_runs import find_run
 
 CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
-Format = Literal["stablehlo", "onnx", "torch"]
+Format = Literal["stablehlo", "onnx", "torch", "safetensors"]
 UNKNOWN = "not stated"
 
 
@@ -52,12 +53,14 @@ class Arguments:
     """The command line."""
 
     model: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The folder of a run, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file."""
+    """The folder of a run, a PyTorch checkpoint (.pt, .pth, .ckpt), or a .safetensors or .onnx
+    file.
+    """
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
     """Folder to make."""
     formats: tuple[Format, ...] = ("stablehlo",)
-    """stablehlo: for cpu, cuda and tpu, batch of any size. onnx: with the extra. torch: weights by
-    arcface_torch's names, without preprocessing, folding or smaller types.
+    """stablehlo: for cpu, cuda and tpu, batch of any size. onnx: with the extra. torch and
+    safetensors: weights by arcface_torch's names, without preprocessing, folding or smaller types.
     """
     fold: bool = True
     """Fold batch normalisations into the layers before them."""
@@ -216,6 +219,9 @@ def write(
     if "torch" in arguments.formats:
         written.append(folder / "model.pth")
         save_torch(model, written[-1])
+    if "safetensors" in arguments.formats:
+        written.append(folder / "model.safetensors")
+        save_safetensors(model, written[-1])
     return written
 
 
@@ -223,11 +229,15 @@ def run(arguments: Arguments) -> None:
     """Opens, exports, measures, writes the card."""
     console = new_console(soft_wrap=True)
     if not arguments.formats:
-        raise InputError("--formats: give at least one of stablehlo, onnx, torch")
+        raise InputError(f"--formats: give at least one of {', '.join(get_args(Format))}")
     if arguments.folder.exists():
         raise InputError(f"{arguments.folder}: exists already; choose another folder")
     model = open_trained(arguments.model, arguments.project)
     function = unit_embedding(model, **arguments.changes)
+    # A model whose embeddings are no numbers is refused before anything is written.
+    embed_patterns(
+        Embedder(model.source, model.image_size, None, default_batch_size(), jax.jit(function))
+    )
     # Under its own name once it is whole: what a missing package stops can be asked for again by
     # the same command.
     partial = arguments.folder.with_name(arguments.folder.name + ".partial")

@@ -37,7 +37,7 @@ from arcface_jax.commands.machine import peak_gigabytes
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
 from arcface_jax.commands.photos import Cropper, Detect
 from arcface_jax.data.open import open_source
-from arcface_jax.errors import InputError, printable
+from arcface_jax.errors import InputError, concerning, printable
 from arcface_jax.evaluation.templates import pool_templates
 from arcface_jax.files import whole_file, whole_text
 
@@ -170,8 +170,10 @@ def name(arguments: Name, console: Console) -> None:
     embedder = open_embedder(arguments.model, project=arguments.project)
     check_same_model(gallery, arguments.gallery, embed_patterns(embedder), str(arguments.model))
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
-    probes = embedder.embed(Cropper(embedder.image_size, arguments.detect).read(arguments.photos))
-    found = find_candidates(gallery.embeddings, probes, arguments.candidates, arguments.engine)
+    crops = Cropper(embedder.image_size, arguments.detect).read(arguments.photos)
+    probes = embedder.embed(crops, lambda row: str(arguments.photos[row]))
+    with concerning(str(arguments.gallery)):
+        found = find_candidates(gallery.embeddings, probes, arguments.candidates, arguments.engine)
     table = Table("photo", "person", "cosine", "most alike")
     for photo, accepted, scores, indices in zip(
         arguments.photos, found.accepted(threshold), found.scores, found.indices, strict=True
@@ -188,9 +190,9 @@ def verify(arguments: Verify, console: Console) -> None:
     """The cosine of two photos, and the decision."""
     embedder = open_embedder(arguments.model, project=arguments.project)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
-    first, second = embedder.embed(
-        Cropper(embedder.image_size, arguments.detect).read((arguments.first, arguments.second))
-    )
+    photos = (arguments.first, arguments.second)
+    crops = Cropper(embedder.image_size, arguments.detect).read(photos)
+    first, second = embedder.embed(crops, lambda row: str(photos[row]))
     cosine = float(first @ second)
     answer = "the same person" if cosine >= threshold else "different people"
     say(console, f"{answer}: cosine {cosine:.3f}, threshold {threshold:.3f}")
@@ -204,9 +206,10 @@ def search(arguments: TimedSearch, console: Console) -> None:
     gallery, probes = read_gallery(arguments.gallery), read_gallery(arguments.probes)
     check_same_model(gallery, arguments.gallery, probes.patterns, str(arguments.probes))
     begun = time.perf_counter()
-    found = find_candidates(
-        gallery.embeddings, probes.embeddings, arguments.candidates, arguments.engine
-    )
+    with concerning(f"{arguments.gallery}, searched for {arguments.probes}"):
+        found = find_candidates(
+            gallery.embeddings, probes.embeddings, arguments.candidates, arguments.engine
+        )
     seconds, peak = time.perf_counter() - begun, peak_gigabytes()
     threshold = -np.inf if arguments.threshold is None else arguments.threshold
     numbers = range(1, found.indices.shape[1] + 1)

@@ -15,7 +15,7 @@ from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
 from arcface_jax.data.pairs import Pairs, check_both_kinds
 from arcface_jax.errors import InputError, concerning
-from arcface_jax.evaluation.array_checks import check_same
+from arcface_jax.evaluation.array_checks import check_embeddings, check_same
 from arcface_jax.evaluation.folds import fold_numbers
 from arcface_jax.evaluation.suite import EmbeddedSet
 from arcface_jax.evaluation.verification import FlipRule, combine_flip
@@ -87,6 +87,8 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
                 f"{path}: {len(arrays[name])} {name} for {len(arrays['embeddings'])} embeddings; "
                 "give one each"
             )
+    for name in {"embeddings", "mirrored"} & set(arrays):
+        check_embeddings(arrays[name], f"{path}: {name}", unit=False)
     pairs = _pairs_of(path, arrays, folds)
     described = [arrays["labels"]]
     described += [] if pairs is None else [pairs.first, pairs.second, pairs.same]

@@ -100,18 +100,21 @@ def embed_photos(
     embedder: Embedder, source: EncodedSource, *, detect: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """(unit embeddings [M, D], indices [M]) of the images of a source that have a face."""
-    parts, found = [], []
-    cropper = Cropper(embedder.image_size, detect)
-    for crops, with_face in cropper.batches(source, embedder.batch_size):
-        parts.append(embedder.embed(crops))
-        found.append(with_face)
-    (kept,) = np.nonzero(np.concatenate(found))
-    if not len(kept):
+    parts: list[np.ndarray] = []
+    kept: list[int] = []
+    cropper, seen = Cropper(embedder.image_size, detect), 0
+    for crops, found in cropper.batches(source, embedder.batch_size):
+        rows = (seen + np.flatnonzero(found)).tolist()
+        if rows:
+            names = [source.where(row) for row in rows]
+            parts.append(embedder.embed(crops[found], names.__getitem__))
+        kept, seen = kept + rows, seen + len(crops)
+    if not kept:
         raise InputError(
             f"{source.where(0)}: none of the {len(source)} photos from here on has a face that is "
             "found"
         )
-    return np.concatenate(parts)[kept], kept
+    return np.concatenate(parts), np.array(kept)
 
 
 def find_candidates(

@@ -6,18 +6,19 @@ import pathlib
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import flax.traverse_util
 import jax
 import numpy as np
 import tyro
 
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, concerning
 from arcface_jax.interop.card import CARD_FILE, ModelCard
 from arcface_jax.interop.inference import unit_embedding
-from arcface_jax.interop.model import TrainedModel, default_batch_size
+from arcface_jax.interop.model import TrainedModel, check_finite, default_batch_size
 from arcface_jax.interop.onnx import import_onnx
 from arcface_jax.interop.stablehlo import load_stablehlo
 from arcface_jax.interop.torch import import_torch
-from arcface_jax.models.embed import embed_images
+from arcface_jax.models.embed import check_embedded, embed_images
 from arcface_jax.runs.resume import restore_on_one_device
 from arcface_jax.runs.saved_runs import SavedRun, find_run
 from arcface_jax.training.config import Config
@@ -56,9 +57,12 @@ def load_trained(run: SavedRun) -> TrainedRun:
     with run.opened() as (checkpoints, step):
         program, state = restore_on_one_device(checkpoints, step, config)
     weights = state.class_weights
+    variables = state.average or state.backbone_variables
+    with concerning(f"{run.folder}, step {step}"):
+        check_finite(flax.traverse_util.flatten_dict(dict(variables), sep="/"))
     model = TrainedModel(
         program.backbone,
-        state.average or state.backbone_variables,
+        variables,
         program.pixels,
         config.data.size,
         f"{run.folder}, step {step}",
@@ -71,7 +75,7 @@ STABLEHLO_FILE = "model.stablehlo"
 
 MODEL_HELP = (
     "the folder of a run (RUN/checkpoints/STEP for one of its checkpoints) or of an export, a "
-    "PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file"
+    "PyTorch checkpoint (.pt, .pth, .ckpt), or a .safetensors or .onnx file"
 )
 
 Model = Annotated[
@@ -98,11 +102,16 @@ class Embedder:
     batch_size: int
     _function: Callable[[Any], jax.Array]
 
-    def embed(self, images: np.ndarray) -> np.ndarray:
-        """float32 [N, D] of norm 1, of uint8 RGB [N, height, width, 3]; in batches of one shape."""
-        return embed_images(
+    def embed(self, images: np.ndarray, name_of: Callable[[int], str] | None = None) -> np.ndarray:
+        """float32 [N, D] of norm 1, of uint8 RGB [N, height, width, 3]; in batches of one shape.
+
+        An embedding that is NaN or zero is an InputError; `name_of` names an image by its row.
+        """
+        embeddings = embed_images(
             lambda _, batch: self._function(batch), {}, images, batch_size=self.batch_size
         )
+        with concerning(self.name or "the model"):
+            return check_embedded(embeddings, name_of)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from arcface_jax.errors import InputError
 from arcface_jax.interop.depthwise import ShiftedDepthwise
-from arcface_jax.models.embed import embed_images, make_embed_function
+from arcface_jax.models.embed import check_embedded, embed_images, make_embed_function
 from arcface_jax.pixels import PixelConvention
 
 
@@ -45,11 +46,43 @@ class TrainedModel:
 
         Args:
           batch_size: images in one call; `default_batch_size` if None.
+
+        The function raises InputError where an embedding is NaN, infinite or zero.
         """
         network: Any = ShiftedDepthwise(self.backbone)
         embed = make_embed_function(network, self.pixels)
         batch_size = default_batch_size() if batch_size is None else batch_size
-        return lambda images: embed_images(embed, self.variables, images, batch_size=batch_size)
+        return lambda images: check_embedded(
+            embed_images(embed, self.variables, images, batch_size=batch_size)
+        )
+
+
+def check_finite(weights: Mapping[str, Any]) -> None:
+    """Refuses weights that are no numbers, which would make every embedding NaN.
+
+    Args:
+      weights: arrays by the names that their file has for them.
+
+    Raises:
+      InputError: one holds NaN or infinity, as float32, or a running variance is negative; the
+        message names it and says how many.
+    """
+    bad = {}
+    for name, array in weights.items():
+        with np.errstate(over="ignore"):
+            numbers = np.asarray(array, np.float32)
+        wrong = ~np.isfinite(numbers)
+        if name.endswith(("running_var", "/var")):
+            wrong |= numbers < 0
+        if wrong.any():
+            bad[name] = f"{name} ({np.count_nonzero(wrong)} of {wrong.size})"
+    if bad:
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise InputError(
+            f"weights that are NaN, infinite or a negative variance: "
+            f"{', '.join(list(bad.values())[:5])}{more}; the training had failed, use an earlier "
+            "checkpoint"
+        )
 
 
 def default_batch_size() -> int:

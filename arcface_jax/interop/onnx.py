@@ -1,13 +1,16 @@
 """ONNX: models out by jax2onnx, insightface's packs in. Needs requirements-onnx.txt.
 
-An import reads the numbers only. It follows the graph's order of evaluation, for the names of
-initialisers in published files are an exporter's counters.
+An import follows the graph's order of evaluation, for the names of initialisers in published files
+are an exporter's counters. Then the graph itself is run on one image, by onnxruntime or the onnx
+package: what was read must compute the same.
 """
 
+import collections
+import contextlib
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -16,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, concerning, printable, reason
 from arcface_jax.files import write_whole
-from arcface_jax.interop.model import TrainedModel
+from arcface_jax.interop.model import TrainedModel, check_finite
 from arcface_jax.interop.onnx_graph import fuse_prelu
 from arcface_jax.interop.tracing import ModulePath, calls
 from arcface_jax.models import registry
@@ -28,6 +31,9 @@ from arcface_jax.pixels import ARCFACE_TORCH, PixelConvention
 
 OPSET = 23
 _LAYERS = ("Conv", "BatchNormalization", "PRelu", "Gemm", "MatMul")
+_KEEPS_NUMBERS = ("Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
+_BETWEEN = ("Add", "Constant", "Shape", "Gather", "Concat", "Slice", *_KEEPS_NUMBERS)
+_TOLERANCE = {np.dtype(np.float16): 2e-2}  # of the largest number; 1e-3 of other types
 
 
 def export_onnx(
@@ -70,40 +76,116 @@ def export_onnx(
 def import_onnx(path: str | os.PathLike[str]) -> TrainedModel:
     """Reads an IResNet or `mbf` from an ONNX file, such as insightface's w600k_r50.onnx.
 
-    Batch normalisations that the exporter folded into a convolution come back as identities with a
-    bias. The result computes what the file computes.
+    Batch normalisations that the exporter folded into a convolution or dense layer come back as
+    identities with a bias. Weights in a file beside it, in the same folder, are read. The result
+    computes what the file computes, which is tried on one image.
 
     Raises:
-      InputError: the file cannot be read, or is another network; the message says where they part.
+      InputError: the file cannot be read, is another network, or computes something else; the
+        message says where they part.
     """
     path = pathlib.Path(path)
     try:
         import onnx
-        import onnx.numpy_helper
     except ImportError as error:
         raise InputError(
             "onnx is needed to read ONNX: pip install -r requirements-onnx.txt"
         ) from error
     try:
-        # Weights in other files are left alone: their names may lead anywhere.
-        graph = onnx.load(path, load_external_data=False).graph
-        constants = {
-            tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer
-        }
-        for node in graph.node:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
-    except Exception as error:  # OSError, protobuf's DecodeError, ValueError of external data
-        raise InputError(
-            f"{path}: is no ONNX file that can be read ({str(error)[:100]})"
-        ) from error
-    try:
-        layers = [_Layer(node, constants) for node in graph.node if node.op_type in _LAYERS]
+        proto = onnx.load(path, load_external_data=False)
+    except Exception as error:  # OSError, protobuf's DecodeError
+        raise InputError(f"{path}: is no ONNX file that can be read ({reason(error)})") from error
+    with concerning(str(path)):
+        constants = _constants(proto.graph, path.parent)
+        layers = _layers(proto.graph, constants)
         backbone, image_size = _describe(layers)
         variables = _fill(backbone, image_size, layers)
-        return TrainedModel(backbone, variables, _pixels(graph, constants), image_size, path.name)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        pixels, from_bytes = _pixels(proto.graph, constants)
+        model = TrainedModel(backbone, variables, pixels, image_size, path.name)
+        _check_same(model, proto, from_bytes)
+        return model
+
+
+def _constants(graph: Any, folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """Every array of the file by its name; those in other files of its folder as well."""
+    import onnx.external_data_helper
+    import onnx.numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensors[node.output[0]] = node.attribute[0].t
+    for name, tensor in tensors.items():
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        place = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
+        file = (folder / place).resolve()
+        # The name comes from a stranger and may lead anywhere.
+        if not file.is_relative_to(folder.resolve()) or not place:
+            raise InputError(f"{name}: its weights are in {printable(place)}, outside its folder")
+        if not file.is_file():
+            raise InputError(
+                f"{name}: its weights are in {printable(place)}, which is missing beside it; copy "
+                "that file as well"
+            )
+        try:
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+        except Exception as error:  # ValueError, or the package's own check of the place
+            raise InputError(
+                f"{name}: its weights in {printable(place)} cannot be read ({reason(error)})"
+            ) from error
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+    try:
+        arrays = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
+    except Exception as error:
+        raise InputError(f"holds an array that cannot be read ({reason(error)})") from error
+    check_finite({name: one for name, one in arrays.items() if one.dtype.kind == "f"})
+    for node in graph.node:  # an exporter's other names of an array, and its axes of a slope
+        if node.op_type in ("Identity", "Unsqueeze") and node.input[0] in arrays:
+            arrays[node.output[0]] = arrays[node.input[0]]
+    return arrays
+
+
+def _layers(graph: Any, constants: dict[str, np.ndarray]) -> "list[_Layer]":
+    """The layers that the output is made of, in order of evaluation.
+
+    Raises:
+      InputError: the graph does what no network here does, between them or after the last.
+    """
+    if len(graph.output) != 1:
+        names = printable(", ".join(one.name for one in graph.output))[:200]
+        raise InputError(
+            f"it has {len(graph.output)} outputs ({names}); export the embedding alone"
+        )
+    source = {name: node for node in graph.node for name in node.output}
+    wanted, used = [graph.output[0].name], set()
+    while wanted:
+        node = source.get(wanted.pop())
+        if node is not None and node.output[0] not in used:
+            used.add(node.output[0])
+            wanted += node.input
+    nodes = [node for node in graph.node if node.output and node.output[0] in used]
+    layers: list[_Layer] = []
+    after: list[Any] = []
+    for node in nodes:
+        if node.op_type in _LAYERS:
+            _refuse(node for node in after if node.op_type not in _BETWEEN)
+            layers, after = [*layers, _Layer(node, constants)], []
+        elif layers and layers[-1].takes_bias(node, constants):
+            layers[-1].constants.append(constants[node.input[1]])
+        elif layers:
+            after.append(node)
+    _refuse(node for node in after if node.op_type not in (*_KEEPS_NUMBERS, "Constant"))
+    return layers
+
+
+def _refuse(nodes: Iterable[Any]) -> None:
+    for node in nodes:
+        raise InputError(
+            f"node {printable(node.name or node.output[0])} ({node.op_type}) is in no network "
+            "here; export the network up to its embedding, without what is computed from that"
+        )
 
 
 class _Layer:
@@ -117,15 +199,34 @@ class _Layer:
         if missing:
             raise InputError(f"node {self.name}: {', '.join(missing)} is no constant of the file")
         self.constants = [constants[name] for name in node.input[1:]]
-        # [in, out], as Flax has it.
-        if self.kind == "MatMul" or (self.kind == "Gemm" and not self._transposed):
-            self.constants[0] = self.constants[0].T
-        if self.kind == "MatMul":
+        self.output: str | None = node.output[0] if self.kind == "MatMul" else None
+        if self.kind in ("Gemm", "MatMul"):
+            if self._number("transA", 0):
+                raise InputError(
+                    f"node {self.name}: turns its input round, as no network here does"
+                )
+            # [out, in], as PyTorch has it.
+            if not self._number("transB", 0):
+                self.constants[0] = self.constants[0].T
+            factors = (self._number("alpha", 1.0), self._number("beta", 1.0))
+            pairs = zip(self.constants, factors, strict=False)
+            self.constants = [one if factor == 1 else one * factor for one, factor in pairs]
             self.kind = "Gemm"
 
-    @property
-    def _transposed(self) -> bool:
-        return "transB" in self.attributes and self.attributes["transB"].i == 1
+    def _number(self, name: str, default: float) -> float:
+        attribute = self.attributes.get(name)
+        if attribute is None:
+            return default
+        return float(attribute.f) if isinstance(default, float) else int(attribute.i)
+
+    def takes_bias(self, node: Any, constants: dict[str, np.ndarray]) -> bool:
+        """Whether a node adds the bias to this matrix product."""
+        return (
+            node.op_type == "Add"
+            and node.input[0] == self.output
+            and len(self.constants) == 1
+            and constants.get(node.input[1], np.zeros(())).shape == self.constants[0].shape[:1]
+        )
 
     @property
     def epsilon(self) -> float:
@@ -140,6 +241,8 @@ def _describe(layers: list[_Layer]) -> tuple[nn.Module, tuple[int, int]]:
         raise InputError(
             f"{len(kernels)} convolutions and {len(dense)} dense layers; no network here has these"
         )
+    if kernels[0].shape[0] < 1 or 0 in dense[0].shape or dense[0].ndim != 2:
+        raise InputError("a layer without numbers; no network here has one")
     epsilons = {round(layer.epsilon, 9) for layer in layers if layer.kind == "BatchNormalization"}
     if len(epsilons) > 1:
         raise InputError(f"its batch normalisations have several epsilons, {sorted(epsilons)}")
@@ -147,6 +250,8 @@ def _describe(layers: list[_Layer]) -> tuple[nn.Module, tuple[int, int]]:
     embedding_size, width = dense[0].shape[0], kernels[0].shape[0]
     if any(kernel.shape[1] == 1 for kernel in kernels):
         side = 16 * kernels[-1].shape[2]
+        if kernels[-1].shape[0] < 8 or kernels[-1].shape[1] != 1:
+            raise InputError("its last convolution is none over the whole image; this is no mbf")
         backbone = registry.create(
             "mbf", embedding_size=embedding_size, width=kernels[-1].shape[0] // 8
         )
@@ -160,21 +265,27 @@ def _describe(layers: list[_Layer]) -> tuple[nn.Module, tuple[int, int]]:
             )
         stages[stage] += 1
     side = 16 * math.isqrt(dense[0].shape[1] // (8 * width))
+    if 0 in stages or side == 0:
+        raise InputError(
+            f"{len(kernels)} convolutions of {kernels[0].shape[0]} channels and more, and a dense "
+            f"layer {dense[0].shape}; this is no IResNet"
+        )
     return IResNet(tuple(stages), embedding_size, width, epsilon=epsilon), (side, side)
 
 
 def _fill(backbone: nn.Module, image_size: tuple[int, int], layers: list[_Layer]) -> dict[str, Any]:
     """Gives every layer of the backbone, in order of evaluation, the numbers of its node."""
-    wanted = jax.eval_shape(
-        lambda: backbone.init(jax.random.key(0), jnp.zeros((1, *image_size, 3)))
-    )
+    try:
+        wanted = jax.eval_shape(
+            lambda: backbone.init(jax.random.key(0), jnp.zeros((1, *image_size, 3)))
+        )
+    except Exception as error:  # of sizes that make no network
+        raise InputError(f"its sizes make no {type(backbone).__name__}") from error
     shapes = {name: flax.traverse_util.flatten_dict(tree) for name, tree in wanted.items()}
     params: dict[ModulePath, np.ndarray] = {}
     stats: dict[ModulePath, np.ndarray] = {}
-    nodes: Iterator[_Layer] = iter(layers)
-    pending: np.ndarray | None = (
-        None  # the bias of a convolution whose normalisation was folded into it
-    )
+    nodes = collections.deque(layers)
+    pending: np.ndarray | None = None  # the bias of a layer whose normalisation was folded into it
     for call in calls(backbone, wanted, image_size):
         if isinstance(call.layer, nn.BatchNorm) and pending is not None:
             size = len(pending)
@@ -182,7 +293,7 @@ def _fill(backbone: nn.Module, image_size: tuple[int, int], layers: list[_Layer]
             _set_norm(call.path, values, params, stats)
             pending = None
             continue
-        node, kind = next(nodes, None), _kind(call.layer)
+        node, kind = nodes.popleft() if nodes else None, _kind(call.layer)
         if node is None or node.kind != kind:
             raise InputError(
                 f"{'/'.join(call.path)} is a {kind}, but the file has "
@@ -196,8 +307,9 @@ def _fill(backbone: nn.Module, image_size: tuple[int, int], layers: list[_Layer]
             params[*call.path, "kernel"] = node.constants[0].transpose(2, 3, 1, 0)
             pending = node.constants[1] if len(node.constants) > 1 else None
         else:
-            _set_dense(call.path, node, call.layer, params)
-    if (left := next(nodes, None)) is not None:
+            folded = not (nodes and nodes[0].kind == "BatchNormalization")
+            pending = _set_dense(call.path, node, call.layer, params, folded)
+    if (left := nodes.popleft() if nodes else None) is not None:
         raise InputError(
             f"node {left.name} ({left.kind}) comes after the last layer of "
             f"{type(backbone).__name__}"
@@ -233,17 +345,81 @@ def _set_norm(
         params[*path, "scale"], params[*path, "bias"] = scale, bias
 
 
-def _set_dense(path: ModulePath, node: _Layer, layer: Any, params: dict[ModulePath, Any]) -> None:
-    params[*path, "kernel"] = node.constants[0].T
+def _set_dense(
+    path: ModulePath, node: _Layer, layer: Any, params: dict[ModulePath, Any], folded: bool
+) -> np.ndarray | None:
+    """Returns the bias of the normalisation after it where that was folded, else None."""
+    kernel = node.constants[0].T
+    bias = node.constants[1] if len(node.constants) > 1 else np.zeros(kernel.shape[1])
+    if kernel.ndim != 2 or bias.shape not in ((), kernel.shape[1:]):
+        raise InputError(f"node {node.name}: has a bias {bias.shape} of {kernel.shape[1:]} outputs")
+    bias = np.broadcast_to(bias, kernel.shape[1:])
+    params[*path, "kernel"] = kernel
     if layer.use_bias:
-        params[*path, "bias"] = node.constants[1]
-    elif len(node.constants) > 1 and np.any(node.constants[1]):
+        params[*path, "bias"] = bias
+        return np.zeros(bias.shape) if folded else None
+    if not folded and np.any(bias):
         raise InputError(f"node {node.name}: has a bias, but {'/'.join(path)} has none")
+    return bias if folded else None
 
 
-def _pixels(graph: Any, constants: dict[str, np.ndarray]) -> PixelConvention:
-    """(x − 127.5)/127.5, RGB, as insightface feeds its packs, unless the graph does it itself."""
-    (name,) = [one.name for one in graph.input if one.name not in constants]
+def _check_same(model: TrainedModel, proto: Any, from_bytes: bool) -> None:
+    """Runs the graph, and the model, on one image.
+
+    Raises:
+      InputError: the graph cannot be run, or computes something else.
+    """
+    import onnx.helper
+
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    (entry,) = [one for one in proto.graph.input if one.name not in constants]
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type))
+    batch = max(1, entry.type.tensor_type.shape.dim[0].dim_value)
+    images = np.random.default_rng(0).integers(0, 256, (batch, *model.image_size, 3), np.uint8)
+    pixels = images if from_bytes else (images.astype(np.float32) - 127.5) / 127.5
+    fed = {entry.name: np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(dtype)}
+    theirs = np.asarray(_run(proto, fed), np.float32)
+    ours = model.embedder(batch)(images)
+    if theirs.shape != ours.shape:
+        raise InputError(
+            f"computes {list(theirs.shape)} of {batch} images, its layers {list(ours.shape)}; "
+            "export the network up to its embedding"
+        )
+    difference, largest = float(np.abs(ours - theirs).max()), float(np.abs(theirs).max())
+    if not difference <= _TOLERANCE.get(dtype, 1e-3) * largest:
+        raise InputError(
+            f"computes other embeddings than its layers make as {type(model.backbone).__name__} "
+            f"(up to {difference:.2g} of {largest:.2g} apart); it is no network here"
+        )
+
+
+def _run(proto: Any, fed: dict[str, np.ndarray]) -> Any:
+    """The graph's output, by onnxruntime where it is installed and can."""
+    with contextlib.suppress(Exception):  # not installed, too old, or a file over 2 GB
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        return session.run(None, fed)[0]
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        return ReferenceEvaluator(proto).run(None, fed)[0]
+    except Exception as error:
+        raise InputError(f"its graph cannot be run ({reason(error)})") from error
+
+
+def _pixels(graph: Any, constants: dict[str, np.ndarray]) -> tuple[PixelConvention, bool]:
+    """(x − 127.5)/127.5, RGB, as insightface feeds its packs, unless the graph does it itself, from
+    bytes; and whether it does.
+    """
+    names = [one.name for one in graph.input if one.name not in constants]
+    if len(names) != 1:
+        raise InputError(f"it has {len(names)} inputs; a network here takes images alone")
+    (name,) = names
     offset, factor, does_itself = 0.0, 1.0, False  # (x − offset)·factor so far
     while True:
         node = next((node for node in graph.node if name in node.input), None)
@@ -256,7 +432,9 @@ def _pixels(graph: Any, constants: dict[str, np.ndarray]) -> PixelConvention:
         offset += {"Sub": number, "Add": -number}.get(node.op_type, 0.0) / factor
         factor *= {"Mul": number, "Div": 1.0 / number}.get(node.op_type, 1.0)
         does_itself = True
-    return PixelConvention("rgb", offset, 1.0 / factor) if does_itself else ARCFACE_TORCH
+    return (
+        PixelConvention("rgb", offset, 1.0 / factor) if does_itself else ARCFACE_TORCH
+    ), does_itself
 
 
 def _number(node: Any, constants: dict[str, np.ndarray]) -> float:

@@ -16,25 +16,24 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 
-from arcface_jax.errors import InputError
-from arcface_jax.interop.model import TrainedModel
+from arcface_jax.errors import InputError, concerning
+from arcface_jax.files import write_whole
+from arcface_jax.interop.model import TrainedModel, check_finite
+from arcface_jax.interop.torch_contents import (
+    CLASSIFIER_KEYS,
+    find_classifiers,
+    find_network,
+    named_arrays,
+    read_classifier,
+    recognise,
+    shards_of,
+)
 from arcface_jax.interop.torch_file import read_torch_file
 from arcface_jax.interop.torch_keys import flax_layout, naming_of, torch_key, torch_layout
-from arcface_jax.interop.torch_projects import PROJECTS, SIGNATURES, backbone_of, guess_project
+from arcface_jax.interop.torch_projects import PROJECTS, backbone_of, guess_project
 
-# Under what name the projects keep the weights in a checkpoint, besides optimisers and settings.
-_CONTAINERS = (
-    "state_dict_backbone",
-    "net_state_dict",
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "backbone",
-)
-_HEAD_CONTAINER = "state_dict_softmax_fc"
-_HEAD_KEYS = ("head.kernel", "head.weight", "module.fc.weight", "fc.weight", "kernel", "weight")
-_HEADS_BY_ROWS = ("head.weight", "weight")
 # Running values of the heads and counters, which no backbone needs.
 _BUFFERS = (
     "num_batches_tracked",
@@ -53,36 +52,53 @@ def import_torch(path: str | os.PathLike[str], project: str | None = None) -> Tr
     key must fit, so that a model is whole or not read at all.
 
     Args:
-      path: what `torch.save` wrote: a state dict, or a checkpoint with one in it.
+      path: what `torch.save` wrote, a state dict or a checkpoint with one in it under whatever
+        name; or a safetensors file.
       project: one of `PROJECTS`, where the names do not tell; it decides the pixels that the model
         expects.
 
-    Returns: the model, with its classifier where the checkpoint has it.
+    Returns: the model, with its classifier where the checkpoint has it. Of a checkpoint of each
+      process (checkpoint_gpu_0.pt, …) the classes of all are put together; where that fails,
+      `source` says why and the model has no classifier.
 
     Raises:
-      InputError: not a checkpoint, no known network, or keys that are missing, unknown or of
-        another shape: the message lists all of them.
+      InputError: not a checkpoint, no known network or several, keys that are missing, unknown or
+        of another shape (the message lists all of them), or weights that are NaN or infinite.
     """
     path = pathlib.Path(path)
     if project is not None and project not in PROJECTS:
         raise InputError(f"project: {project!r} is unknown; choose one of {', '.join(PROJECTS)}")
     content = read_torch_file(path)
-    try:
-        model = model_from_state_dict(_find_state_dict(content), project)
-    except InputError as error:
-        raise type(error)(f"{path}: {error}") from error
-    head = model.class_weights
-    inside = content.get(_HEAD_CONTAINER) if isinstance(content, dict) else None
-    if head is None and isinstance(inside, dict):
-        head = _class_weights(inside, model.embedding_size)[0]
-    return dataclasses.replace(model, source=f"{path.name} ({model.source})", class_weights=head)
+    with concerning(str(path)):
+        place, weights = find_network(content)
+        model = model_from_state_dict(weights, project)
+    head, left_out = model.class_weights, ""
+    beside = [
+        (name, {key: arrays[key] for key in CLASSIFIER_KEYS if key in arrays})
+        for name, arrays in named_arrays(content)
+        if name != place
+    ]
+    found = find_classifiers(beside, model.embedding_size) if head is None else []
+    if len(found) > 1:
+        left_out = f", without a classifier: {', '.join(one.key for one in found)} could all be it"
+    elif found:
+        head, shards = found[0].weights, shards_of(path)
+        with concerning(str(path)):
+            check_finite({found[0].key: head})
+        try:
+            head = read_classifier(shards, model.embedding_size) if len(shards) > 1 else head
+        except InputError as error:
+            reason = str(error).replace(f"{path.parent}{os.sep}", "")
+            head, left_out = None, f", without its classifier: {reason}"
+    source = f"{path.name} ({model.source}{left_out})"
+    return dataclasses.replace(model, source=source, class_weights=head)
 
 
 def model_from_state_dict(
     weights: Mapping[str, np.ndarray], project: str | None = None
 ) -> TrainedModel:
     """`import_torch` from arrays by their PyTorch names."""
-    naming, prefix = _recognise(weights)
+    naming, prefix = recognise(weights)
     inside = {
         key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
     }
@@ -91,32 +107,47 @@ def model_from_state_dict(
         project = guess_project(naming, prefix, inside)
     about = PROJECTS[project]
     backbone, image_size = backbone_of(naming, inside, about.epsilon)
-    head, head_key = _class_weights(outside, backbone.embedding_size)
-    unknown = [key for key in outside if key != head_key and not key.endswith(_BUFFERS)]
+    named = {key: outside[key] for key in CLASSIFIER_KEYS if key in outside}
+    found = find_classifiers([((), named)], backbone.embedding_size)
+    head = found[0] if len(found) == 1 else None
+    known, classes = ((head.key,), head.weights) if head else ((), None)
+    unknown = [key for key in outside if key not in known and not key.endswith(_BUFFERS)]
     variables = _fill(backbone, image_size, inside, unknown)
-    return TrainedModel(backbone, variables, about.pixels, image_size, project, head)
+    check_finite({**inside, **named})
+    return TrainedModel(backbone, variables, about.pixels, image_size, project, classes)
 
 
-def read_class_weights(paths: Sequence[str | os.PathLike[str]], embedding_size: int) -> np.ndarray:
-    """The classifier [C, D] from files of its own (arcface_torch, CurricularFace, ElasticFace).
+def read_class_weights(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], embedding_size: int
+) -> np.ndarray:
+    """The classifier [C, D] from files of its own, or from checkpoints that have it beside a
+    network, such as arcface_torch's. A layer of a network is never taken for it.
 
     Args:
-      paths: one file, or one for each process that held a part of the classes, in their order.
+      paths: one file, or one for each process that held a part of the classes. Files whose names
+        differ in one number are put in its order (rank 0, 1, … 10), others stay in theirs. A
+        single file whose name has the number of a rank, gpu, split, shard or part stands for all
+        such files beside it.
       embedding_size: D, by which classes in rows and classes in columns are told apart.
 
     Raises:
-      InputError: a file holds no matrix with D rows or columns.
+      InputError: a file holds no matrix with D rows or columns, or several; a part is missing,
+        given twice or larger than the one before it; or a weight is NaN or infinite.
     """
-    parts = []
-    for path in paths:
-        head, _ = _class_weights(_find_state_dict(read_torch_file(path)), embedding_size)
-        if head is None:
-            raise InputError(
-                f"{path}: no classifier for {embedding_size}-d embeddings; looked for a matrix "
-                f"called {', '.join(_HEAD_KEYS)}"
-            )
-        parts.append(head)
-    return np.concatenate(parts)
+    given = [paths] if isinstance(paths, str | os.PathLike) else paths
+    files = [pathlib.Path(path) for path in given]
+    if not files:
+        raise InputError("paths: none; give the files of the classifier")
+    shards = shards_of(files[0])
+    if len(files) == 1:
+        return read_classifier(shards, embedding_size)
+    left = sorted(set(shards) - set(files))
+    if left:
+        raise InputError(
+            f"{', '.join(map(str, left))}: lies beside the others and is not given; give all parts "
+            "of the classes"
+        )
+    return read_classifier(files, embedding_size)
 
 
 def export_state_dict(model: TrainedModel) -> dict[str, np.ndarray]:
@@ -138,6 +169,18 @@ def export_state_dict(model: TrainedModel) -> dict[str, np.ndarray]:
     return result
 
 
+def save_safetensors(model: TrainedModel, path: str | os.PathLike[str]) -> None:
+    """Writes `export_state_dict` as a safetensors file, which needs no PyTorch and runs nothing.
+
+    Raises:
+      InputError: the network has no PyTorch names.
+
+    Source: https://huggingface.co/docs/safetensors.
+    """
+    content = safetensors.numpy.save(export_state_dict(model), metadata={"format": "pt"})
+    write_whole(path, content)
+
+
 def save_torch(model: TrainedModel, path: str | os.PathLike[str]) -> None:
     """Writes `export_state_dict` with torch.save.
 
@@ -152,49 +195,6 @@ def save_torch(model: TrainedModel, path: str | os.PathLike[str]) -> None:
         key: torch.from_numpy(value.copy()) for key, value in export_state_dict(model).items()
     }
     torch.save(weights, path)
-
-
-def _find_state_dict(content: Any) -> dict[str, np.ndarray]:
-    """The named arrays in a checkpoint: the object itself or one of its known parts."""
-    candidates = [content]
-    if isinstance(content, dict):
-        candidates += [content[name] for name in _CONTAINERS if name in content]
-    for candidate in candidates[::-1]:
-        if isinstance(candidate, dict):
-            arrays = {
-                str(key): value for key, value in candidate.items() if isinstance(value, np.ndarray)
-            }
-            if arrays:
-                return arrays
-    found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-    raise InputError(f"no weights in it; it holds {found[:200] or 'nothing'}")
-
-
-def _recognise(weights: Mapping[str, np.ndarray]) -> tuple[str, str]:
-    for signature, naming in SIGNATURES.items():
-        for key in weights:
-            prefix = key.removesuffix(signature)
-            if prefix != key and (not prefix or prefix.endswith(".")):
-                return naming, prefix
-    first = ", ".join(list(weights)[:3])
-    raise InputError(f"no known network; its {len(weights)} keys begin with {first}")
-
-
-def _class_weights(
-    weights: Mapping[str, np.ndarray], embedding_size: int
-) -> tuple[np.ndarray, str] | tuple[None, None]:
-    """The classifier [C, D] among the weights and its key. Most projects have it as [D, C]."""
-    for key in _HEAD_KEYS:
-        matrix = weights.get(key)
-        if not isinstance(matrix, np.ndarray) or matrix.ndim != 2:
-            continue
-        if embedding_size not in matrix.shape:
-            continue
-        # As many classes as dimensions: then only the project's habit tells.
-        square_by_rows = key in _HEADS_BY_ROWS and matrix.shape[0] == matrix.shape[1]
-        by_rows = square_by_rows or matrix.shape[0] != embedding_size
-        return np.ascontiguousarray(matrix if by_rows else matrix.T, dtype=np.float32), key
-    return None, None
 
 
 def _flatten(variables: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:

@@ -1,9 +1,9 @@
-"""Reads what `torch.save` wrote, without PyTorch and without running anything in the file.
+"""Reads what `torch.save` or safetensors wrote, without PyTorch and without running anything in it.
 
-Both formats: the zip archive (PyTorch ≥ 1.6) and the sequence of pickles before it. An unpickler
-that knows three harmless callables rebuilds tensors as NumPy arrays. Every other class or function
-that a file names, such as a training framework's settings beside the weights, becomes an inert
-placeholder: it is neither imported nor called.
+Both formats of `torch.save`: the zip archive (PyTorch ≥ 1.6) and the sequence of pickles before it.
+An unpickler that knows a few harmless callables rebuilds tensors as NumPy arrays. Every other class
+or function that a file names, such as a training framework's settings beside the weights, becomes
+an inert placeholder: it is neither imported nor called.
 """
 
 import collections
@@ -14,13 +14,14 @@ import os
 import pathlib
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
+import safetensors
 
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, printable
 from arcface_jax.pickles import check_memo_numbers
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -36,6 +37,18 @@ _DTYPES: dict[str, Any] = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+_SAFETENSORS_DTYPES: dict[str, Any] = {
+    **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16},
+    **{"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8},
+    **{"U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "BOOL": np.bool_},
+}
+
+_PROGRAMS = (
+    ("TorchScript", "constants.pkl", "torch.jit.load(FILE).state_dict()"),
+    ("torch.export", "serialized_exported_program.json", "torch.export.load(FILE).state_dict"),
+    ("torch.export", "archive_format", "torch.export.load(FILE).state_dict"),
+)
+"""Kinds of archive that are no weights, an entry that only they have, and how to get at weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +85,20 @@ class _Tensor:
         return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, strides).copy()
 
 
+@dataclasses.dataclass(frozen=True)
+class PickledModule:
+    """Stands in what was read for a whole torch.nn.Module, which was not made; `name` is its
+    class.
+    """
+
+    name: str
+
+
 class _Inert:
     """Stands for an object that is not weights; ignores all that a pickle does to it."""
+
+    name = ""
+    is_module = False
 
     def __new__(cls, *_: Any, **__: Any) -> "_Inert":
         return object.__new__(cls)
@@ -83,7 +108,10 @@ class _Inert:
     def _ignore(self, *_: Any, **__: Any) -> "_Inert":
         return self
 
-    __setstate__ = __setitem__ = append = extend = add = __call__ = _ignore
+    __setitem__ = append = extend = add = __call__ = _ignore
+
+    def __setstate__(self, state: Any) -> None:
+        self.is_module = isinstance(state, dict) and "_modules" in state
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
@@ -97,20 +125,25 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
+    storages: dict[str, _Storage]
     _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {  # noqa: RUF012
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
         ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+        ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
     }
 
     def find_class(self, module: str, name: str) -> Any:
         """The harmless stand-in for a global; nothing is imported."""
         if module == "torch" and name in _DTYPES:
             return np.dtype(_DTYPES[name])
-        return self._ALLOWED.get((module, name), _Inert)
+        inert = type("_Inert", (_Inert,), {"name": printable(f"{module}.{name}")[:80]})
+        return self._ALLOWED.get((module, name), inert)
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        """The storage that a tensor refers to."""
+    def persistent_load(self, pid: Any) -> Any:
+        """The storage that a tensor refers to, or the stand-in for a module's class."""
+        if isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module":
+            return pid[1]
         if (
             not isinstance(pid, tuple)
             or len(pid) < 5
@@ -120,22 +153,33 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"an unknown kind of storage, {str(pid)[:80]}")
         if len(pid) > 5 and pid[5] is not None:
             raise pickle.UnpicklingError("a view of a storage, as PyTorch before 0.4 wrote them")
-        return _Storage(str(pid[2]), pid[1], int(pid[4]))
+        storage = _Storage(str(pid[2]), pid[1], int(pid[4]))
+        return self.storages.setdefault(storage.key, storage)
 
 
-def read_torch_file(path: str | os.PathLike[str]) -> Any:
-    """The object in a `torch.save` file: dicts, lists, numbers, text, tensors as NumPy arrays.
+def read_torch_file(path: str | os.PathLike[str], part: str | None = None) -> Any:
+    """The object in a `torch.save` file: dicts, lists, numbers, text, tensors as NumPy arrays, a
+    `PickledModule` for a module, None for all else; of a safetensors file the dict of its arrays.
 
     Args:
-      path: .pt, .pth, .ckpt or however it is called.
+      path: .pt, .pth, .ckpt, .safetensors or however it is called.
+      part: of a dict that has this key, read nothing else.
 
     Raises:
-      InputError: the file is missing, is of no known format, or is damaged.
+      InputError: the file is missing, is of no known format, is damaged, or holds a program or a
+        module instead of weights; the message says how to save these.
     """
     path = pathlib.Path(path)
+    kind = "file of torch.save"
     try:
         with path.open("rb") as file:
-            return _read_zip(file) if zipfile.is_zipfile(file) else _read_sequence(file)
+            if path.suffix == ".safetensors" or _begins_as_safetensors(file):
+                kind = "safetensors file"
+                return _read_safetensors(path.read_bytes())
+            read = _read_zip if zipfile.is_zipfile(file) else _read_sequence
+            return read(file, part)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}); check the path"
@@ -143,20 +187,70 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
     except Exception as error:
         # Whatever a pickle or archive can raise that is damaged or was made to do harm.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path}: is no file of torch.save that can be read ({reason})") from error
+        raise InputError(f"{path}: is no {kind} that can be read ({reason})") from error
 
 
-def _load(file: IO[bytes], size: int) -> Any:
-    """The next pickle of a file of `size` bytes."""
+def _begins_as_safetensors(file: IO[bytes]) -> bool:
+    """Whether there is a safetensors header: its length in 8 bytes, then JSON."""
+    start = file.read(9)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= size - 8
+
+
+def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
+    arrays = {}
+    for name, about in safetensors.deserialize(content):
+        if about["dtype"] not in _SAFETENSORS_DTYPES:
+            raise InputError(
+                f"{name} is stored as {about['dtype']}, which is not read; store it as float32"
+            )
+        numbers = np.frombuffer(about["data"], _SAFETENSORS_DTYPES[about["dtype"]])
+        arrays[name] = numbers.reshape(about["shape"])
+    return arrays
+
+
+def _load(file: IO[bytes], size: int, storages: dict[str, _Storage] | None = None) -> Any:
+    """The next pickle of a file of `size` bytes; notes the storages that it refers to."""
     start = file.tell()
     check_memo_numbers(file, size)
     file.seek(start)
-    return _Unpickler(file).load()
+    unpickler = _Unpickler(file)
+    unpickler.storages = {} if storages is None else storages
+    return unpickler.load()
 
 
-def _read_zip(file: IO[bytes]) -> Any:
+def _refuse_program(names: Sequence[str]) -> None:
+    """Tells the archives of programs from those of torch.save, by the names of their entries."""
+    for kind, mark, loaded in _PROGRAMS:
+        if any(name.rpartition("/")[2] == mark for name in names):
+            raise InputError(
+                f"is a program of {kind}, not weights; save these in PyTorch: "
+                f"torch.save({loaded}, 'weights.pt')"
+            )
+
+
+def _weights_part(loaded: Any, part: str | None) -> Any:
+    """`loaded`, or this part of it alone where it has that.
+
+    Raises:
+      InputError: it is a module.
+    """
+    if isinstance(loaded, _Inert) and loaded.is_module:
+        raise InputError(
+            f"is a whole module ({loaded.name}), not its weights; save these where its code is: "
+            "torch.save(torch.load(FILE, weights_only=False).state_dict(), 'weights.pt')"
+        )
+    return {part: loaded[part]} if isinstance(loaded, dict) and part in loaded else loaded
+
+
+def _read_zip(file: IO[bytes], part: str | None) -> Any:
     with zipfile.ZipFile(file) as archive:
-        (listing,) = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
+        _refuse_program(archive.namelist())
+        listings = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
+        if len(listings) != 1:
+            raise ValueError(f"an archive with {len(listings)} entries data.pkl instead of one")
+        (listing,) = listings
         root = listing.removesuffix("data.pkl")
         if (
             root + "byteorder" in archive.namelist()
@@ -167,7 +261,7 @@ def _read_zip(file: IO[bytes]) -> Any:
         if archive.getinfo(listing).compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"{listing} is compressed")
         content = archive.read(listing)
-        loaded = _load(io.BytesIO(content), len(content))
+        loaded = _weights_part(_load(io.BytesIO(content), len(content)), part)
         read: dict[str, np.ndarray] = {}
 
         def numbers(storage: _Storage) -> np.ndarray:
@@ -181,16 +275,16 @@ def _read_zip(file: IO[bytes]) -> Any:
         return _with_arrays(loaded, numbers)
 
 
-def _read_sequence(file: IO[bytes]) -> Any:
+def _read_sequence(file: IO[bytes], part: str | None) -> Any:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if _load(file, size) != _MAGIC:
         raise ValueError("its first pickle is not torch.save's mark")
-    _, about, loaded = (_load(file, size) for _ in range(3))
+    storages: dict[str, _Storage] = {}
+    _, about, loaded = (_load(file, size, storages) for _ in range(3))
+    wanted = _weights_part(loaded, part)
     if not about["little_endian"]:
         raise ValueError("it is of a big-endian machine")
-    storages: dict[str, _Storage] = {}
-    _with_arrays(loaded, lambda storage: storages.setdefault(storage.key, storage), rebuild=False)
     read: dict[str, np.ndarray] = {}
     for key in _load(file, size):
         count = int.from_bytes(file.read(8), "little")
@@ -198,7 +292,7 @@ def _read_sequence(file: IO[bytes]) -> Any:
             raise ValueError(f"storage {key} has {count} numbers, which no tensor says")
         content = file.read(count * storages[key].dtype.itemsize)
         read[key] = np.frombuffer(content, storages[key].dtype)
-    return _with_arrays(loaded, lambda storage: _checked(read[storage.key], storage))
+    return _with_arrays(wanted, lambda storage: _checked(read[storage.key], storage))
 
 
 def _checked(numbers: np.ndarray, storage: _Storage) -> np.ndarray:
@@ -209,13 +303,14 @@ def _checked(numbers: np.ndarray, storage: _Storage) -> np.ndarray:
     return numbers
 
 
-def _with_arrays(value: Any, numbers: Callable[[_Storage], Any], rebuild: bool = True) -> Any:
-    """`value` with every tensor read; without `rebuild`, `numbers` is only called a storage."""
+def _with_arrays(value: Any, numbers: Callable[[_Storage], np.ndarray]) -> Any:
+    """`value` with every tensor read."""
     if isinstance(value, _Tensor):
-        found = numbers(value.storage)
-        return value.read(found) if rebuild else None
+        return value.read(numbers(value.storage))
     if isinstance(value, dict):
-        return {key: _with_arrays(item, numbers, rebuild) for key, item in value.items()}
+        return {key: _with_arrays(item, numbers) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_with_arrays(item, numbers, rebuild) for item in value]
-    return None if isinstance(value, _Inert) else value
+        return [_with_arrays(item, numbers) for item in value]
+    if isinstance(value, _Inert):
+        return PickledModule(value.name) if value.is_module else None
+    return value

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arcface_jax.errors import InputError
 from arcface_jax.pixels import ARCFACE_TORCH, PixelConvention, normalise
 
 EmbedFunction = Callable[[Mapping[str, Any], jax.typing.ArrayLike], jax.Array]
@@ -50,6 +51,31 @@ def embed_images(
         padded = np.pad(batch, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else batch
         batches.append(np.asarray(embed(variables, padded))[: len(batch)])
     return np.concatenate(batches)
+
+
+def check_embedded(
+    embeddings: np.ndarray, name_of: Callable[[int], str] | None = None
+) -> np.ndarray:
+    """The embeddings [N, D] of N images as they are, if they can be compared.
+
+    Args:
+      embeddings: what a network gave.
+      name_of: the name of an image by its row; "image 3" of row 3 if None.
+
+    Raises:
+      InputError: one is NaN, infinite or zero; the message names its image and says how many are.
+    """
+    squared = np.einsum("nd,nd->n", embeddings, embeddings, dtype=np.float64)
+    bad = np.flatnonzero(~(np.isfinite(squared) & (squared > 0)))
+    if len(bad):
+        first = int(bad[0])
+        name = f"image {first}" if name_of is None else name_of(first)
+        what = "zero" if squared[first] == 0 else "NaN or infinite"
+        raise InputError(
+            f"{name}: the model's embedding is {what}, as {len(bad)} of {len(embeddings)} are; the "
+            "model is damaged or overflows, use another checkpoint of it"
+        )
+    return embeddings
 
 
 def mirror(images: np.ndarray) -> np.ndarray:

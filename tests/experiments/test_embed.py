@@ -14,7 +14,7 @@ import tyro
 from arcface_jax.commands import photos
 from arcface_jax.commands.evaluation_inputs import read_embeddings
 from arcface_jax.commands.gallery import read_gallery
-from arcface_jax.commands.models import STABLEHLO_FILE, open_embedder
+from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, open_embedder
 from arcface_jax.data.align import align
 from arcface_jax.data.aligned_crop import TEMPLATE
 from arcface_jax.data.decode import resize
@@ -295,3 +295,24 @@ def test_bad_input_is_one_line(
     assert status == 2
     assert said in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0])
+def test_no_embedding_that_is_no_number_is_written(
+    type_command, small_checkpoint, crowd, tmp_path, monkeypatch, value
+):
+    """Where the weights are numbers, but what the network makes of one image is none."""
+    broken = FolderSource(crowd)[5]
+
+    def function(images):
+        found = np.ones((len(images), 6), np.float32)
+        found[(np.asarray(images) == broken).all(axis=(1, 2, 3))] = value
+        return found
+
+    embedder = Embedder("small.pth", (32, 32), None, 3, function)
+    monkeypatch.setattr(embed, "open_embedder", lambda *_, **__: embedder)
+    status, _, error = type_command(main, small_checkpoint, crowd, tmp_path / "e.npy")
+    assert status == 2
+    assert "small.pth: " in error
+    assert "p1/1.png: the model's embedding is" in error
+    assert not (tmp_path / "e.npy").exists()

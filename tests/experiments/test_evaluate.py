@@ -139,6 +139,8 @@ def test_a_pair_list_in_the_file_is_used(tmp_path: pathlib.Path) -> None:
             r"faces\.npz: fold 1 of 10 holds no different pair",
         ),
         ({"labels": np.array([{"a": 1}], dtype=object)}, "not an .npz file of plain arrays"),
+        ({"embeddings": np.full((80, 8), np.nan)}, "faces.npz: embeddings: row 0 holds NaN"),
+        ({"mirrored": np.full((80, 8), np.inf)}, "faces.npz: mirrored: row 0 holds NaN"),
     ],
 )
 def test_bad_files_are_named(

@@ -35,6 +35,7 @@ def test_an_export_holds_the_model_and_tells_its_accuracy(
         "--formats",
         "stablehlo",
         "torch",
+        "safetensors",
         "--weights",
         "int8",
         "--verify",
@@ -69,8 +70,9 @@ def test_an_export_holds_the_model_and_tells_its_accuracy(
     change = np.abs((exact @ exact.T - plain @ plain.T)[pairs]).max()
     assert card.metrics["largest change of a cosine"] == pytest.approx(change, abs=1e-5)
     assert 0 < change < 0.1
-    again = import_torch(folder / "model.pth")
-    jax.tree.map(np.testing.assert_array_equal, dict(again.variables), dict(model.variables))
+    for name in ("model.pth", "model.safetensors"):
+        again = import_torch(folder / name)
+        jax.tree.map(np.testing.assert_array_equal, dict(again.variables), dict(model.variables))
 
 
 def test_what_a_runs_folder_says(tmp_path):
@@ -197,3 +199,15 @@ def test_a_damaged_card_is_named(tmp_path):
     (tmp_path / "model_card.json").write_text(json.dumps({"name": "x"}))
     with pytest.raises(ValueError, match=r"model_card.json: is no model card"):
         ModelCard.read(tmp_path)
+
+
+def test_a_model_that_overflows_is_not_exported(type_command, small_checkpoint, tmp_path):
+    import torch
+
+    weights = torch.load(small_checkpoint)
+    weights["fc.weight"] = torch.full_like(weights["fc.weight"], 3e38)
+    torch.save(weights, tmp_path / "large.pth")
+    status, _, error = type_command(main, tmp_path / "large.pth", tmp_path / "out")
+    assert status == 2
+    assert "large.pth (arcface_torch): image 0: the model's embedding is NaN or infinite" in error
+    assert not (tmp_path / "out").exists()

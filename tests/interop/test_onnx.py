@@ -19,6 +19,7 @@ from arcface_jax.models.mobilefacenet import MobileFaceNet
 from arcface_jax.pixels import ARCFACE_TORCH, PixelConvention
 
 onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx.numpy_helper")
 
 
 def run_onnx(path, images):
@@ -115,6 +116,182 @@ def test_reads_the_pixels_that_a_graph_begins_with(tmp_path, networks):
     assert import_onnx(tmp_path / "mxnet.onnx").pixels == PixelConvention("rgb", 127.5, 128.0)
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, networks):
+    """A small IResNet as the exporter before dynamo writes it, and what it computes."""
+    network = networks.randomise(networks.IResNet((1, 1, 1, 1)))
+    path = tmp_path_factory.mktemp("onnx") / "small.onnx"
+    from_pytorch(network, path)
+    return onnx.load(path)
+
+
+def copy_of(exported):
+    proto = onnx.ModelProto()
+    proto.CopyFrom(exported)
+    return proto, {tensor.name: tensor for tensor in proto.graph.initializer}
+
+
+def replace(tensors, name, array):
+    tensors[name].CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float32), name))
+
+
+def dense(proto):
+    return next(node for node in proto.graph.node if node.op_type == "Gemm")
+
+
+def merge_last_norm(proto, tensors):
+    """As the dynamo exporter does: γ(Wx + a − μ)/√(σ² + ε) + β in one Gemm."""
+    last, gemm = proto.graph.node[-1], dense(proto)
+    assert last.op_type == "BatchNormalization"
+    weight, bias = (onnx.numpy_helper.to_array(tensors[name]) for name in gemm.input[1:])
+    scale, shift, mean, variance = (
+        onnx.numpy_helper.to_array(tensors[name]) for name in last.input[1:]
+    )
+    factor = scale / np.sqrt(variance + 1e-5)
+    replace(tensors, gemm.input[1], weight * factor[:, None])
+    replace(tensors, gemm.input[2], (bias - mean) * factor + shift)
+    gemm.output[0] = last.output[0]
+    proto.graph.node.remove(last)
+
+
+def merge_and_move_outside(proto, tensors, path):
+    merge_last_norm(proto, tensors)
+    onnx.save(proto, path, save_as_external_data=True, location="weights.data", size_threshold=0)
+
+
+def set_factors(proto, tensors, path):
+    for attribute in dense(proto).attribute:
+        if attribute.name in ("alpha", "beta"):
+            attribute.f = 0.5
+    onnx.save(proto, path)
+
+
+def rename_slopes(proto, tensors, path):
+    """By Identity and Unsqueeze, as without constant folding."""
+    for node in [node for node in proto.graph.node if node.op_type == "PRelu"]:
+        other = onnx.helper.make_node("Identity", [node.input[1]], [node.input[1] + "'"])
+        node.input[1] += "'"
+        proto.graph.node.insert(0, other)
+    onnx.save(proto, path)
+
+
+def split_dense(proto, tensors, path):
+    """MatMul and Add instead of Gemm."""
+    gemm = dense(proto)
+    place = list(proto.graph.node).index(gemm)
+    weight = onnx.numpy_helper.to_array(tensors[gemm.input[1]]).T
+    replace(tensors, gemm.input[1], weight)
+    add = onnx.helper.make_node("Add", ["product", gemm.input[2]], [gemm.output[0]])
+    product = onnx.helper.make_node("MatMul", list(gemm.input[:2]), ["product"])
+    proto.graph.node.remove(gemm)
+    proto.graph.node.insert(place, add)
+    proto.graph.node.insert(place, product)
+    onnx.save(proto, path)
+
+
+@pytest.mark.parametrize(
+    "change", [merge_and_move_outside, set_factors, rename_slopes, split_dense]
+)
+def test_computes_what_the_graph_says(tmp_path, exported, change):
+    from onnx.reference import ReferenceEvaluator
+
+    proto, tensors = copy_of(exported)
+    change(proto, tensors, tmp_path / "model.onnx")
+    model = import_onnx(tmp_path / "model.onnx")
+    images = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    fed = ((images - np.float32(127.5)) / np.float32(127.5)).transpose(0, 3, 1, 2)
+    graph = onnx.load(tmp_path / "model.onnx")
+    expected = ReferenceEvaluator(graph).run(None, {graph.graph.input[0].name: fed})[0]
+    np.testing.assert_allclose(model.embedder(1)(images), expected, rtol=1e-3, atol=1e-4)
+
+
+def add_after(kind, *constants, **attributes):
+    def change(proto, tensors):
+        for number, array in enumerate(constants):
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(array, f"after {number}"))
+        names = [
+            proto.graph.output[0].name,
+            *(f"after {number}" for number in range(len(constants))),
+        ]
+        proto.graph.node.append(onnx.helper.make_node(kind, names, ["last"], **attributes))
+        proto.graph.output[0].name = "last"
+
+    return change
+
+
+def change_stride(proto, tensors):
+    node = [node for node in proto.graph.node if node.op_type == "Conv"][1]
+    next(one for one in node.attribute if one.name == "dilations").ints[:] = [2, 2]
+    next(one for one in node.attribute if one.name == "pads").ints[:] = [2, 2, 2, 2]
+
+
+def damage(proto, tensors):
+    name = dense(proto).input[1]
+    replace(tensors, name, np.full_like(onnx.numpy_helper.to_array(tensors[name]), np.nan))
+
+
+def second_output(proto, tensors):
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("norm", 1, [1]))
+
+
+def outside(place):
+    def change(proto, tensors):
+        tensor = proto.graph.initializer[0]
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.ClearField("raw_data")
+        tensor.external_data.add(key="location", value=place)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            add_after("Slice", np.array([0]), np.array([4]), np.array([1])),
+            r"\(Slice\) is in no net",
+        ),
+        (add_after("Tanh"), r"\(Tanh\) is in no network here; export the network up to its emb"),
+        (add_after("Mul", np.array(3, np.float32)), r"\(Mul\) is in no network here"),
+        (add_after("LpNormalization"), r"\(LpNormalization\) is in no network here"),
+        (add_after("Relu"), r"\(Relu\) is in no network here"),
+        (change_stride, r"computes other embeddings than its layers make as IResNet"),
+        (damage, r"NaN, infinite or a negative variance: .* \(768 of 768\)"),
+        (second_output, r"it has 2 outputs \(.*, norm\); export the embedding alone"),
+        (outside("weights.data"), r"its weights are in weights.data, which is missing beside it"),
+        (outside("../../../etc/passwd"), r"its weights are in .*passwd, outside its folder"),
+        (outside("/etc/passwd"), r"its weights are in /etc/passwd, outside its folder"),
+    ],
+)
+def test_what_is_computed_otherwise_is_refused(tmp_path, exported, change, said):
+    proto, tensors = copy_of(exported)
+    change(proto, tensors)
+    (tmp_path / "other.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(InputError, match=f"other.onnx: .*{said}") as error:
+        import_onnx(tmp_path / "other.onnx")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["IResNet", "Mbf"])
+def test_reads_what_pytorchs_dynamo_exporter_writes(tmp_path, networks, name):
+    """Its weights lie in a file beside the graph."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    options = {"Mbf": {"blocks": (1, 4, 6, 2)}}.get(name, {})
+    network = networks.randomise(getattr(networks, name)(**options)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        images = torch.zeros(1, 3, 32, 32)
+        torch.onnx.export(network, (images,), tmp_path / "new.onnx", dynamo=True, verbose=False)
+    model = import_onnx(tmp_path / "new.onnx")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    with torch.no_grad():
+        fed = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+        expected = network((fed - 127.5) / 127.5).numpy()
+    assert np.abs(model.embedder(2)(images) - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
 def test_other_graphs_are_named(tmp_path, networks):
     with pytest.raises(InputError, match=r"absent.onnx: is no ONNX file"):
         import_onnx(tmp_path / "absent.onnx")
@@ -126,6 +303,17 @@ def test_other_graphs_are_named(tmp_path, networks):
         import_onnx(tmp_path / "ir.onnx")
     import torch
 
+    dense = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), torch.nn.AvgPool2d(30), torch.nn.Flatten(), torch.nn.Linear(8, 6)
+    )
+    from_pytorch(dense, tmp_path / "foreign.onnx")
+    with pytest.raises(InputError, match=r"foreign.onnx: node .*Pool.* is in no network here"):
+        import_onnx(tmp_path / "foreign.onnx")
+    from_pytorch(
+        torch.nn.Sequential(*dense[:1], *dense[2:3], torch.nn.Linear(7200, 6)), tmp_path / "f.onnx"
+    )
+    with pytest.raises(InputError, match=r"f.onnx: .*this is no IResNet"):
+        import_onnx(tmp_path / "f.onnx")
     from_pytorch(torch.nn.Conv2d(3, 4, 3), tmp_path / "conv.onnx")
     with pytest.raises(InputError, match=r"conv.onnx: 1 convolutions and 0 dense layers"):
         import_onnx(tmp_path / "conv.onnx")

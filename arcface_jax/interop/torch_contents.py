@@ -1,0 +1,243 @@
+"""Where a PyTorch checkpoint keeps its network and its classifier, whatever it calls them."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from arcface_jax.errors import InputError, concerning, printable
+from arcface_jax.interop.model import check_finite
+from arcface_jax.interop.torch_file import PickledModule, read_torch_file
+from arcface_jax.interop.torch_projects import SIGNATURES
+
+CLASSIFIER_KEYS = (
+    *("head.kernel", "head.weight", "module.fc.weight", "fc.weight", "kernel", "weight"),
+)
+"""The projects' names of a classifier beside a network, or in a file of its own."""
+_LONE = "the tensor"  # the key of an array that has none
+_BY_ROWS = ("head.weight", "weight", _LONE)  # a row is a class; under other names a column is one
+_PARTIAL_FC = "state_dict_softmax_fc"  # of arcface_torch's checkpoint_gpu_N.pt
+_RANK = re.compile(r"(?:gpu|rank|split|shard|part)[-_:. ]?(\d+)", re.IGNORECASE)
+
+Place = tuple[str, ...]
+"""The keys that lead to a dict inside a file; () is the file's own."""
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """Class weights [C, D] and the key that they were found under."""
+
+    key: str
+    weights: np.ndarray
+
+
+def named_arrays(content: Any, place: Place = ()) -> Iterator[tuple[Place, dict[str, np.ndarray]]]:
+    """Every dict with arrays in it, and where it is; but none of an optimiser."""
+    if isinstance(content, np.ndarray):
+        content = {_LONE: content}
+    if isinstance(content, dict) and "param_groups" not in content:
+        arrays = {str(key): one for key, one in content.items() if isinstance(one, np.ndarray)}
+        if arrays:
+            yield place, arrays
+    parts = content if isinstance(content, dict) and "param_groups" not in content else {}
+    parts = dict(enumerate(content)) if isinstance(content, list) else parts
+    for key, part in parts.items():
+        if isinstance(part, dict | list):
+            yield from named_arrays(part, (*place, str(key)))
+
+
+def find_network(content: Any) -> tuple[Place, dict[str, np.ndarray]]:
+    """The one dict in a file that has a network in it, and where it is.
+
+    Raises:
+      InputError: the file has no weights, or several networks.
+    """
+    found = list(named_arrays(content))
+    if not found or isinstance(content, np.ndarray):
+        raise InputError(f"no weights in it; it holds {_describe(content)}")
+    known = [(place, arrays) for place, arrays in found if _prefixes(arrays)]
+    if len(known) > 1:
+        names = ", ".join(".".join(place) or "the file itself" for place, _ in known)
+        raise InputError(
+            f"several networks in it: {names}; save the one that is meant in a file of its own"
+        )
+    # Of an unknown network the largest dict says most.
+    return known[0] if known else max(found, key=lambda one: len(one[1]))
+
+
+def recognise(weights: Arrays) -> tuple[str, str]:
+    """(naming, prefix) of the network whose keys these are.
+
+    Raises:
+      InputError: no known network, or several.
+    """
+    found = _prefixes(weights)
+    if len(found) == 1:
+        return next((naming, prefix) for prefix, naming in found.items())
+    if found:
+        raise InputError(
+            f"several networks in it, whose keys begin with {', '.join(sorted(found))}; save the "
+            "keys of one in a file of their own"
+        )
+    first = printable(", ".join(list(weights)[:3]))
+    raise InputError(f"no known network; its {len(weights)} keys begin with {first}")
+
+
+def find_classifiers(
+    found: Iterable[tuple[Place, Arrays]], embedding_size: int
+) -> list[Classifier]:
+    """All that can be the classifier of these embeddings: matrices with D rows or columns that
+    belong to no network. One alone where its name tells that it is meant.
+    """
+    classifiers = [
+        Classifier(".".join((*place, key)), _by_rows(key, array, embedding_size))
+        for place, arrays in found
+        for key, array in _outside_network(arrays).items()
+        if _is_matrix(array) and embedding_size in array.shape
+    ]
+    for names in ([f"{_PARTIAL_FC}.weight"], CLASSIFIER_KEYS):
+        named = [one for one in classifiers if one.key in names]
+        if len(named) == 1:
+            return named
+    return classifiers
+
+
+def read_classifier(paths: Sequence[pathlib.Path], embedding_size: int) -> np.ndarray:
+    """The classifier [C, D] whose parts are in these files; see `torch.read_class_weights`."""
+    parts: list[np.ndarray] = []
+    files, numbered = _in_order(paths)
+    for path in files:
+        with concerning(str(path)):
+            part = _read_part(path, embedding_size)
+            # Every way of splitting classes over processes gives the first ones the most.
+            if numbered and parts and len(part) > len(parts[-1]):
+                raise InputError(
+                    f"has {len(part)} classes, more than the {len(parts[-1])} of the part before "
+                    "it; give the parts of one training, all of them"
+                )
+            parts.append(part)
+    return np.concatenate(parts)
+
+
+def shards_of(path: pathlib.Path) -> list[pathlib.Path]:
+    """The file and its like beside it: those whose names differ in the number of a process alone,
+    in its order.
+    """
+    numbers = list(_RANK.finditer(path.name))
+    if len(numbers) != 1 or not path.parent.is_dir():
+        return [path]
+    first, last = numbers[0].span(1)
+    like = re.compile(re.escape(path.name[:first]) + r"(\d+)" + re.escape(path.name[last:]))
+    names = {each.name: like.fullmatch(each.name) for each in path.parent.iterdir()}
+    found = sorted((int(match[1]), name) for name, match in names.items() if match)
+    return [path.with_name(name) for _, name in found] or [path]
+
+
+def _prefixes(keys: Iterable[str]) -> dict[str, str]:
+    """What stands before the keys of each known network: prefix -> naming."""
+    found = {}
+    for key in keys:
+        for signature, naming in SIGNATURES.items():
+            prefix = key.removesuffix(signature)
+            if prefix != key and (not prefix or prefix.endswith(".")):
+                found[prefix] = naming
+    return found
+
+
+def _outside_network(arrays: Arrays) -> Arrays:
+    """Those that are no part of a network. Which keys an unknown network has nobody knows: all."""
+    inside = tuple(_prefixes(arrays))
+    if not inside and any(one.ndim > 2 or "running_" in key for key, one in arrays.items()):
+        return {}
+    return {key: array for key, array in arrays.items() if not (inside and key.startswith(inside))}
+
+
+def _is_matrix(array: np.ndarray) -> bool:
+    whole_numbers = np.issubdtype(array.dtype, np.integer) or array.dtype == bool
+    return array.ndim == 2 and not whole_numbers
+
+
+def _by_rows(key: str, matrix: np.ndarray, embedding_size: int) -> np.ndarray:
+    """One class a row; most projects have one a column."""
+    # As many classes as dimensions: then only the project's habit tells.
+    square = matrix.shape[0] == matrix.shape[1]
+    by_rows = key in _BY_ROWS if square else matrix.shape[1] == embedding_size
+    return np.ascontiguousarray(matrix if by_rows else matrix.T, dtype=np.float32)
+
+
+def _read_part(path: pathlib.Path, embedding_size: int) -> np.ndarray:
+    if path.stem.endswith("_mom"):
+        raise InputError(
+            "is the momentum of class weights, by its name; give the file whose name has no _mom"
+        )
+    try:
+        content = read_torch_file(path, _PARTIAL_FC)
+    except InputError as error:
+        raise InputError(str(error).removeprefix(f"{path}: ")) from error
+    found = list(named_arrays(content))
+    classifiers = find_classifiers(found, embedding_size)
+    if len(classifiers) == 1:
+        check_finite({classifiers[0].key: classifiers[0].weights})
+        return classifiers[0].weights
+    if classifiers:
+        keys = printable(", ".join(one.key for one in classifiers))
+        raise InputError(
+            f"{len(classifiers)} matrices could be its classifier: {keys[:300]}; save the right "
+            "one in a file of its own"
+        )
+    missing = (
+        f"no classifier for {embedding_size}-d embeddings: it needs a matrix with "
+        f"{embedding_size} rows or columns that is no layer of a network"
+    )
+    outside = {key: one for _, arrays in found for key, one in _outside_network(arrays).items()}
+    matrices = [f"{key} {one.shape}" for key, one in outside.items() if _is_matrix(one)]
+    if matrices:
+        raise InputError(f"{missing}; it has {printable(', '.join(matrices))[:300]}")
+    has = "a network only; save the classifier in a file of its own" if found else ""
+    has = has or _describe(content)
+    raise InputError(f"{missing}; it holds {has}")
+
+
+def _in_order(paths: Sequence[pathlib.Path]) -> tuple[list[pathlib.Path], bool]:
+    """The files by the one number in which their names differ, and whether there is one.
+
+    Raises:
+      InputError: a file is given twice, or one of those between is missing.
+    """
+    if len(paths) == 1 and _RANK.search(paths[0].name) is None:
+        return list(paths), False
+    words = [re.split(r"(\d+)", str(path)) for path in paths]
+    if len({tuple(each) for each in words}) < len(paths):
+        raise InputError(f"{paths[0]}: a file is given twice; give each part of the classes once")
+    if len({len(each) for each in words}) > 1 or not words[0]:
+        return list(paths), False
+    differing = [place for place, each in enumerate(zip(*words, strict=True)) if len(set(each)) > 1]
+    if len(differing) != 1 or differing[0] % 2 == 0:
+        return list(paths), False
+    numbers = [int(each[differing[0]]) for each in words]
+    missing = sorted(set(range(min(*numbers, 1), max(numbers))) - set(numbers))
+    if missing or len(set(numbers)) < len(numbers):
+        said = ", ".join(map(str, missing[:10])) or "none"
+        raise InputError(
+            f"{paths[0]}: of the parts up to number {max(numbers)}, {said} is missing; give all "
+            "parts of the classes, each once"
+        )
+    order = sorted(range(len(paths)), key=lambda index: numbers[index])
+    return [paths[index] for index in order], True
+
+
+def _describe(content: Any) -> str:
+    """What a file without weights holds."""
+    if not isinstance(content, dict):
+        return "one tensor without a name" if isinstance(content, np.ndarray) else "no tensor"
+    modules = [str(key) for key, part in content.items() if isinstance(part, PickledModule)]
+    if modules:
+        return (
+            f"the whole module {printable(', '.join(modules))[:200]}; save its state_dict() "
+            "instead, where its code is"
+        )
+    return printable(", ".join(map(str, content)))[:200] or "nothing"
