@@ -16,6 +16,7 @@ from arcface_jax.heads.resize import (
     unshard_head,
 )
 from arcface_jax.losses import margin_softmax_loss
+from tests.heads.conftest import make_problem
 from tests.in_numpy import unit
 
 
@@ -25,9 +26,9 @@ def at_once(function, *arguments):
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["K=1", "K=3"])
-def head(request, problem):
+def head(request):
     """A head after a step, so that its slots are not zero."""
-    embeddings, tables, labels, _ = problem
+    embeddings, tables, labels, _ = make_problem()
 
     def stepped(table):
         return fused_head_step(init_head(table, RowSgd()), embeddings, labels, 0.1).state
