@@ -119,21 +119,28 @@ def losses_and_gradients(loss):
 
 
 @functools.cache
+def traced_once(name):
+    return jax.jit(LOSSES[name])
+
+
+@functools.cache
 def compiled(name):
-    return jax.jit(losses_and_gradients(LOSSES[name]))
+    return jax.jit(losses_and_gradients(traced_once(name)))
 
 
-def transformed(loss):
-    """vmap over the batches beside a scan with rematerialisation over them, in one program."""
-    one = losses_and_gradients(loss)
-    again = losses_and_gradients(jax.checkpoint(loss))
+def transformed(name):
+    """On each device its own batch, and beside it vmap over all batches and a scan with
+    rematerialisation over them: one program.
+    """
+    one = compiled(name)
+    again = losses_and_gradients(jax.checkpoint(traced_once(name)))
 
-    @jax.jit
-    def program(e, w, y):
+    @functools.partial(jax.pmap, in_axes=(0, 0, None, None, None))
+    def program(own_e, own_y, e, w, y):
         scanned = jax.lax.scan(
             lambda carry, batch: (carry, again(batch[0], w, batch[1])), None, (e, y)
         )[1]
-        return jax.vmap(one, in_axes=(0, None, 0))(e, w, y), scanned
+        return one(own_e, w, own_y), jax.vmap(one, in_axes=(0, None, 0))(e, w, y), scanned
 
     return program
 
@@ -150,15 +157,16 @@ def test_every_transformation_gives_the_same(name, data):
     embeddings, weights, labels = data
     one = compiled(name)
     each = [one(e, weights, y) for e, y in zip(embeddings, labels, strict=True)]
-    wanted = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    wanted = jax.tree.map(lambda *leaves: np.stack(leaves), *each)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(wanted))
-    mapped, scanned = transformed(LOSSES[name])(embeddings, weights, labels)
-    close(mapped, wanted, 1e-4, 1e-4)
-    close(scanned, wanted, 1e-4, 1e-4)
-    on_devices = jax.pmap(losses_and_gradients(LOSSES[name]), in_axes=(0, None, 0))(
-        embeddings, weights, labels
+    on_devices, *on_each = jax.device_get(
+        transformed(name)(embeddings, labels, embeddings, weights, labels)
     )
     close(on_devices, wanted, 1e-4, 1e-4)
+    for device in range(BATCHES):
+        mapped, scanned = jax.tree.map(lambda leaf, d=device: leaf[d], on_each)
+        close(mapped, wanted, 1e-4, 1e-4)
+        close(scanned, wanted, 1e-4, 1e-4)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -200,16 +208,15 @@ def test_it_lowers_for_tpu_and_cuda(name, data):
 def test_the_clean_up_runs_and_lowers(data):
     embeddings, weights, labels = data
 
+    @jax.jit
     def clean(e, w, y):
         w = jnp.stack([w, w[::-1]], axis=1)
         return within_angle(e, dominant_centres(w, subcenter_counts(e, w, y)), y)
 
-    assert jax.jit(clean)(embeddings[0], weights, labels[0]).shape == (ROWS,)
-    assert jax.vmap(clean, in_axes=(0, None, 0))(embeddings, weights, labels).shape == (
-        BATCHES,
-        ROWS,
-    )
-    jax.export.export(jax.jit(clean), platforms=("tpu", "cuda"))(embeddings[0], weights, labels[0])
+    assert clean(embeddings[0], weights, labels[0]).shape == (ROWS,)
+    mapped = jax.jit(jax.vmap(clean, in_axes=(0, None, 0)))(embeddings, weights, labels)
+    assert mapped.shape == (BATCHES, ROWS)
+    jax.export.export(clean, platforms=("tpu", "cuda"))(embeddings[0], weights, labels[0])
 
 
 def test_a_scan_carries_the_state_as_a_loop_does(data):
@@ -227,8 +234,9 @@ def test_a_scan_carries_the_state_as_a_loop_does(data):
         AdaFaceState(jnp.float32(3.0), jnp.float32(1.0)),
         CurricularFaceState(jnp.float32(0.3)),
     )
+    one = jax.jit(step)
     for batch in zip(embeddings, labels, strict=True):
-        looped, _ = jax.jit(step)(looped, batch)
+        looped, _ = one(looped, batch)
     close(
         jax.jit(lambda e, y: jax.lax.scan(step, start, (e, y))[0])(embeddings, labels),
         looped,

@@ -12,14 +12,14 @@ from arcface_jax.models import cpu, registry
 from arcface_jax.models.layers import BatchNorm, EmbeddingBatchNorm
 
 
-def two_steps(norm, batches, **options):
+def two_steps(norm, batches):
     """The running statistics after two batches."""
     stats = {"mean": jnp.zeros(3), "var": jnp.ones(3)}
     params = {"scale": jnp.ones(3), "bias": jnp.zeros(3)}
     for x in batches:
         with cpu.training_layers():
             _, updates = norm.apply(
-                {"params": params, "batch_stats": stats}, x, mutable=["batch_stats"], **options
+                {"params": params, "batch_stats": stats}, x, mutable=["batch_stats"]
             )
         stats = updates["batch_stats"]
     return stats
@@ -27,7 +27,7 @@ def two_steps(norm, batches, **options):
 
 @pytest.fixture
 def batches():
-    return jax.random.normal(jax.random.key(0), (2, 4, 2, 1, 3)) * 3 + 1
+    return np.random.default_rng(0).normal(1, 3, (2, 4, 2, 1, 3)).astype(np.float32)
 
 
 def expected(batches, ddof):
@@ -44,7 +44,7 @@ def test_running_variances(batches, kind, ddof, alone, monkeypatch):
     """Eight values a channel, so that the two differ by a seventh; both ways to compute them."""
     monkeypatch.setattr(cpu, "one_cpu", lambda: alone)
     norm = BatchNorm(use_running_average=False, running_variance=kind)
-    stats = two_steps(norm, batches)
+    stats = jax.jit(lambda batches: two_steps(norm, batches))(batches)
     mean, variance = expected(batches, ddof)
     np.testing.assert_allclose(stats["mean"], mean, rtol=1e-5)
     np.testing.assert_allclose(stats["var"], variance, rtol=1e-5)
@@ -64,7 +64,7 @@ def test_the_values_of_all_devices_count(batches):
     norm = BatchNorm(use_running_average=False, axis_name="data", running_variance="unbiased")
     split = batches.reshape(2, 2, 2, 2, 1, 3)  # [steps, devices, 2, 2, 1, 3]
     step = functools.partial(two_steps, norm)
-    stats = jax.vmap(step, axis_name="data", in_axes=1)(split)
+    stats = jax.jit(jax.vmap(step, axis_name="data", in_axes=1))(split)
     for own in range(2):
         np.testing.assert_allclose(stats["var"][own], expected(batches, 1)[1], rtol=1e-5)
 
@@ -75,15 +75,22 @@ def test_unbiased_variances_leave_batches_initial_values_and_use_alone(batches):
         BatchNorm(use_running_average=False, running_variance=kind)
         for kind in ("biased", "unbiased")
     )
-    variables = plain.init(jax.random.key(0), x)
-    jax.tree.map(np.testing.assert_array_equal, torch.init(jax.random.key(0), x), variables)
-    outputs = [norm.apply(variables, x, mutable=["batch_stats"])[0] for norm in (plain, torch)]
-    np.testing.assert_array_equal(*outputs)
-    used = [norm.clone(use_running_average=True).apply(variables, x) for norm in (plain, torch)]
-    np.testing.assert_array_equal(*used)
     one = EmbeddingBatchNorm(1e-5, running_variance="unbiased")
-    _, updates = one.init_with_output(jax.random.key(0), jnp.ones((1, 3)), True)
-    assert np.all(np.isfinite(updates["batch_stats"]["norm"]["var"]))
+
+    @jax.jit
+    def program(x):
+        """Initial values, outputs in training and in use, of both; the one's statistics."""
+        key, each = jax.random.key(0), []
+        variables = plain.init(key, x)
+        for norm in (plain, torch):
+            output = norm.apply(variables, x, mutable=["batch_stats"])[0]
+            used = norm.clone(use_running_average=True).apply(variables, x)
+            each.append((norm.init(key, x), output, used))
+        return each, one.init_with_output(key, jnp.ones((1, 3)), True)[1]["batch_stats"]
+
+    both, statistics = program(x)
+    jax.tree.map(np.testing.assert_array_equal, *both)
+    assert np.all(np.isfinite(statistics["norm"]["var"]))
 
 
 @pytest.mark.parametrize("name", ["iresnet18", "mobilefacenet", "mbf", "resnet20", "vit_t"])
@@ -101,16 +108,20 @@ def test_every_running_variance_of_a_backbone_is_unbiased(name):
     assert set(seen) == {"unbiased"}
 
 
-def start(name, **options):
-    network = registry.create(name, embedding_size=64, initial_weights="arcface_torch", **options)
-    return jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+TORCH = {"initial_weights": "arcface_torch"}
+
+
+def start(name, options=TORCH, width=16, **shallow):
+    """The initial parameters of a registered network with fewer blocks."""
+    network = registry.create(name, embedding_size=64, width=width, **options).clone(**shallow)
+    return jax.jit(network.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))["params"]
 
 
 def test_an_iresnet_starts_as_in_arcface_torch():
     """Convolutions N(0, .1²); the dense layer and its bias uniform in ±1/√fan_in."""
-    params = start("iresnet18", width=32)
+    params = jax.device_get(start("iresnet18", width=32, stage_blocks=(1, 2)))
     kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 4]
-    assert len(kernels) == 1 + 2 * 8 + 4
+    assert len(kernels) == 1 + 2 * 3 + 2
     for kernel in kernels:
         tolerance = 4 * 0.1 / np.sqrt(2 * kernel.size)
         assert abs(np.std(kernel) - 0.1) < tolerance
@@ -124,13 +135,12 @@ def test_an_iresnet_starts_as_in_arcface_torch():
 
 
 def test_the_mobile_network_of_arcface_torch_starts_as_hes():
-    own = registry.create("mbf", embedding_size=64, width=16)
-    he = jax.jit(own.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
-    jax.tree.map(np.testing.assert_array_equal, start("mbf", width=16), he)
+    own, he = (start("mbf", options, blocks=(1, 0, 1, 0)) for options in (TORCH, {}))
+    jax.tree.map(np.testing.assert_array_equal, own, he)
 
 
 def test_a_vision_transformer_starts_as_in_arcface_torch():
-    params = start("vit_t", width=16)
+    params = jax.device_get(start("vit_t", depth=1))
     bound = (3 * 9 * 9) ** -0.5
     for leaf in params["patch_embed"].values():
         assert 0.9 * bound < np.abs(leaf).max() <= bound

@@ -1,7 +1,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -17,20 +16,29 @@ from arcface_jax.training.optimisers import (
 )
 
 PARAMS = {
-    "backbone": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.ones(3), FROZEN_SCALE: jnp.ones(3)},
-    "head": {"class_weights": jnp.full((4, 3), -1.0)},
+    "backbone": {
+        "kernel": np.full((2, 3), 2, np.float32),
+        "bias": np.ones(3, np.float32),
+        FROZEN_SCALE: np.ones(3, np.float32),
+    },
+    "head": {"class_weights": np.full((4, 3), -1, np.float32)},
 }
-GRADIENTS = jax.tree.map(lambda leaf: 0.1 * leaf, PARAMS)
+GRADIENTS = jax.tree.map(lambda leaf: np.float32(0.1) * leaf, PARAMS)
 
 
 def trained(config, steps=6, count=6):
     schedule = create_schedule(config, steps, 64)
     optimiser = create_optimiser(config, schedule, steps)
-    params, state, history = PARAMS, optimiser.init(PARAMS), []
-    for _ in range(count):
+
+    @jax.jit
+    def step(params, state):
         updates, state = optimiser.update(GRADIENTS, state, params)
-        params = optax.apply_updates(params, updates)
-        history.append(params)
+        return optax.apply_updates(params, updates), state
+
+    params, state, history = PARAMS, jax.jit(optimiser.init)(PARAMS), []
+    for _ in range(count):
+        params, state = step(params, state)
+        history.append(jax.device_get(params))
     return history
 
 
