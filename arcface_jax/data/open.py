@@ -62,7 +62,7 @@ def open_source(
     match place.suffix.lower():
         case ".rec":
             return RecordIOSource(place)
-        case ".csv" | ".tsv" | ".txt" | ".lst":
+        case suffix if suffix in SUFFIXES:
             return ListSource(place, list_root)
         case ".parquet":
             return ParquetSource(place, split=split)

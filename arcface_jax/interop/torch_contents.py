@@ -111,8 +111,14 @@ def read_classifier(paths: Sequence[pathlib.Path], embedding_size: int) -> np.nd
     parts: list[np.ndarray] = []
     files, numbered = _in_order(paths)
     for path in files:
+        if path.stem.endswith("_mom"):
+            raise InputError(
+                f"{path}: is the momentum of class weights, by its name; give the file whose name "
+                "has no _mom"
+            )
+        content = read_torch_file(path, _PARTIAL_FC)
         with concerning(str(path)):
-            part = _read_part(path, embedding_size)
+            part = _part_of(content, embedding_size)
             # Every way of splitting classes over processes gives the first ones the most.
             if numbered and parts and len(part) > len(parts[-1]):
                 raise InputError(
@@ -169,15 +175,8 @@ def _by_rows(key: str, matrix: np.ndarray, embedding_size: int) -> np.ndarray:
     return np.ascontiguousarray(matrix if by_rows else matrix.T, dtype=np.float32)
 
 
-def _read_part(path: pathlib.Path, embedding_size: int) -> np.ndarray:
-    if path.stem.endswith("_mom"):
-        raise InputError(
-            "is the momentum of class weights, by its name; give the file whose name has no _mom"
-        )
-    try:
-        content = read_torch_file(path, _PARTIAL_FC)
-    except InputError as error:
-        raise InputError(str(error).removeprefix(f"{path}: ")) from error
+def _part_of(content: Any, embedding_size: int) -> np.ndarray:
+    """The one matrix of a file's content that can be a part of the classifier."""
     found = list(named_arrays(content))
     classifiers = find_classifiers(found, embedding_size)
     if len(classifiers) == 1:
