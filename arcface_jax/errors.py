@@ -15,12 +15,12 @@ class InputError(ValueError):
 @contextlib.contextmanager
 def concerning(what: str) -> Iterator[None]:
     """Puts `what`, a file or an argument, before the message of an error in a function that knows
-    only arrays.
+    only arrays. The error stays of its class.
     """
     try:
         yield
     except InputError as error:
-        raise InputError(f"{what}: {error}") from error
+        raise type(error)(f"{what}: {error}") from error
 
 
 @contextlib.contextmanager

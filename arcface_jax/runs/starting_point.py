@@ -51,9 +51,8 @@ def start_from(path: str, state: TrainState, pixels: PixelConvention) -> TrainSt
     else:
         try:
             model = import_onnx(place) if place.suffix == ".onnx" else import_torch(place)
-        except (
-            UnknownProjectError
-        ) as error:  # only of networks that no --model.name is, whichever the project
+        except UnknownProjectError as error:
+            # Only of networks that no --model.name is, whichever the project.
             raise InputError(
                 f"model.init {path}: its weights are named as in AdaFace's and CurricularFace's "
                 "own networks, and no --model.name is one of these; give a checkpoint of the "
