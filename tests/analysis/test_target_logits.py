@@ -169,7 +169,7 @@ def test_the_common_push_is_the_sum_of_all_cosines_gradients(name):
     labels = np.full(4, 2)
     with jax.enable_x64(True):
         loss = lambda c: margin_cross_entropy(c, labels, psi=psi, scale=scale).sum()  # noqa: E731
-        summed = np.asarray(jax.grad(loss)(cosines)).sum(axis=1)
+        summed = np.asarray(jax.jit(jax.grad(loss))(cosines)).sum(axis=1)
     logits = scale * cosines
     logits[:, 2] = scale * psi_at(psi, np.radians(degrees))
     own = np.exp(logits[:, 2]) / np.exp(logits).sum(axis=1)

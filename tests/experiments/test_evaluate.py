@@ -224,7 +224,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     config = Config(
         data=DataConfig(image_size=16, identities=48, images_per_identity=6, pairs=60),
         model=ModelConfig(name="tiny-to-evaluate", width=4, embedding_size=16),
-        run=RunConfig(steps=2, batch_size=8, evaluate_every=2, log_every=1),
+        run=RunConfig(steps=2, batch_size=8, evaluate_every=2, log_every=1, devices=2),
     )
     run_folder = RunFolder(folder, config)
     result = train(prepare(config), run_folder, Silent())
@@ -328,7 +328,11 @@ def test_w_ec_is_of_whole_classes(trained: pathlib.Path) -> None:
         training_angles(fewer, data, Resampling(5))
 
 
-def test_a_run_is_evaluated_on_given_sets(trained: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_run_is_evaluated_on_given_sets(
+    trained: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their tables alone: sets with and without a pair list are drawn by the tests above."""
+    monkeypatch.setattr("experiments.evaluate.draw_set", lambda *_: [])
     people = write_people(tmp_path / "people")
     listed = tmp_path / "pairs.csv"
     rows = []

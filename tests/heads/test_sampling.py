@@ -10,7 +10,6 @@ import optax
 import pytest
 from hypothesis import given, settings
 
-from arcface_jax.cosine import cosine_logits
 from arcface_jax.errors import InputError
 from arcface_jax.heads.fused import HeadState, RowSgd, fused_head_step, init_head
 from arcface_jax.heads.sampling import (
@@ -19,9 +18,10 @@ from arcface_jax.heads.sampling import (
     partition_recall,
     sample_classes,
 )
-from arcface_jax.heads.shards import shard_classes, shard_sizes, unshard_classes
+from arcface_jax.heads.shards import shard_sizes
 from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.margins import cm2
+from tests import in_numpy
 
 SGD = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9))
 
@@ -95,20 +95,18 @@ def test_momentum_of_rows_outside_the_sample(problem, update_unsampled, centres)
             return margin_softmax_loss(embeddings, w, labels, sample=sample, **options).mean()
 
         gradient = jax.jit(jax.value_and_grad(mean))
-        weights, velocity = jnp.asarray(tables[centres]), jnp.zeros_like(tables[centres])
+        weights, velocity = tables[centres].copy(), np.zeros_like(tables[centres])
         for number in range(4):
             sample = draw(jax.random.key(number), labels, 53, 0.3)
-            rows = sample.rows[: int(sample.active)]
-            loss, of_w = gradient(weights, sample)
+            rows = np.asarray(sample.rows)[: int(sample.active)]
+            loss, of_w = jax.device_get(gradient(weights, sample))
             moved_velocity = 0.9 * velocity + of_w + 5e-4 * weights
             moved = weights - 0.1 * moved_velocity
             if update_unsampled:
-                weights, velocity = moved, moved_velocity
-            else:
-                weights = weights.at[rows].set(moved[rows])
-                velocity = velocity.at[rows].set(moved_velocity[rows])
+                rows = slice(None)
+            weights[rows], velocity[rows] = moved[rows], moved_velocity[rows]
             state, losses, *_ = step(state, embeddings, labels, 0.1, sample=sample)
-            np.testing.assert_allclose(losses.mean(), loss, rtol=1e-12)
+            np.testing.assert_allclose(np.mean(losses), loss, rtol=1e-12)
         np.testing.assert_allclose(state.weights, weights, atol=1e-12)
         np.testing.assert_allclose(state.slots[0], velocity, atol=1e-12)
 
@@ -149,15 +147,18 @@ def test_v2_is_any_optimiser_on_the_sampled_loss(problem):
         weights = jnp.asarray(tables[1])
         state, plain = init_head(weights, RowSgd(), dtype=jnp.float64), SGD.init(weights)
         step = jax.jit(functools.partial(fused_head_step, chunk=9))
-        gradient = jax.jit(
-            jax.grad(
-                lambda w, s: margin_softmax_loss(embeddings, w, labels, sample=s, chunk=9).mean()
-            )
-        )
+
+        def mean(w, sample):
+            return margin_softmax_loss(embeddings, w, labels, sample=sample, chunk=9).mean()
+
+        @jax.jit
+        def plain_step(weights, plain, sample):
+            updates, plain = SGD.update(jax.grad(mean)(weights, sample), plain, weights)
+            return optax.apply_updates(weights, updates), plain
+
         for number in range(3):
             sample = draw(jax.random.key(number), labels, 53, 0.3)
-            updates, plain = SGD.update(gradient(weights, sample), plain, weights)
-            weights = optax.apply_updates(weights, updates)
+            weights, plain = plain_step(weights, plain, sample)
             state, *_ = step(state, embeddings, labels, 0.1, sample=sample)
         np.testing.assert_allclose(state.weights, weights, atol=1e-12)
 
@@ -184,17 +185,17 @@ def test_sampled_on_four_devices(problem, mapped):
         return state.weights, (loss, of_e, cosine, hit), plain, sample.rows, sample.active[None]
 
     with jax.enable_x64(True):
-        shards = shard_classes(jnp.asarray(tables[1]), 4)
+        shards = in_numpy.shard(tables[1], 4)
         weights = shards.reshape(-1, 8)
         run = mapped(on_device, 4)
-        moved, seen, plain, rows, active = run(weights, jnp.zeros_like(weights), embeddings, labels)
+        moved, seen, plain, rows, active = run(weights, np.zeros_like(weights), embeddings, labels)
         firsts = np.cumsum([0, *shard_sizes(53, 4)])
         kept = [
-            np.asarray(r)[:n] + first
-            for r, n, first in zip(rows.reshape(4, -1), active, firsts, strict=False)
+            r[:n] + first
+            for r, n, first in zip(np.reshape(rows, (4, -1)), active, firsts, strict=False)
         ]
         every = np.concatenate(kept)
-        whole = ClassSample(jnp.asarray(every, jnp.int32), jnp.asarray(len(every)))
+        whole = ClassSample(every.astype(np.int32), np.asarray(len(every)))
         state = init_head(tables[1], RowSgd(), dtype=jnp.float64)
         step = jax.jit(functools.partial(fused_head_step, scale=16.0, chunk=60))
         state, *wanted = step(state, embeddings, labels, 0.1, sample=whole)
@@ -203,7 +204,7 @@ def test_sampled_on_four_devices(problem, mapped):
         ):
             np.testing.assert_allclose(found, expected, atol=1e-12)
         np.testing.assert_allclose(
-            unshard_classes(moved.reshape(shards.shape), 53), state.weights, atol=1e-12
+            in_numpy.unshard(np.reshape(moved, shards.shape), 53), state.weights, atol=1e-12
         )
 
 
@@ -211,25 +212,22 @@ def test_sampled_on_four_devices(problem, mapped):
 def test_hard_classes_are_the_nearest_and_their_recall_is_exact(problem, centres):
     embeddings, tables, labels, _ = problem
     with jax.enable_x64(True):
-        cosine = np.asarray(cosine_logits(embeddings, tables[centres]))
+        cosine = in_numpy.cosines(embeddings, tables[centres])
         scores = cosine[labels >= 0].max(axis=0)
         scores[labels[labels >= 0]] = 2.0
         mine = jax.jit(functools.partial(hard_classes, chunk=7), static_argnames="count")
         recall_of = jax.jit(functools.partial(partition_recall, scale=16.0, chunk=6))
         sample = mine(embeddings, tables[centres], labels, count=25)
-        np.testing.assert_array_equal(
-            sample.rows[: int(sample.active)], np.sort(np.argsort(-scores)[:25])
-        )
-        recall = recall_of(embeddings, tables[centres], labels, sample)
+        rows = np.asarray(sample.rows)[: int(sample.active)]
+        np.testing.assert_array_equal(rows, np.sort(np.argsort(-scores)[:25]))
+        recall = np.asarray(recall_of(embeddings, tables[centres], labels, sample))
         wrong = np.exp(16.0 * cosine)
         wrong[labels >= 0, labels[labels >= 0]] = 0.0
-        wanted = wrong[:, np.asarray(sample.rows)[: int(sample.active)]].sum(axis=1) / wrong.sum(
-            axis=1
-        )
+        wanted = wrong[:, rows].sum(axis=1) / wrong.sum(axis=1)
         kept = labels >= 0
         np.testing.assert_allclose(recall[kept], wanted[kept], rtol=1e-12)
         random = draw(jax.random.key(0), labels, 53, 25 / 53)
-        of_random = recall_of(embeddings, tables[centres], labels, random)
+        of_random = np.asarray(recall_of(embeddings, tables[centres], labels, random))
         assert recall[kept].mean() > of_random[kept].mean()
         everything = mine(embeddings, tables[centres], labels, count=53)
         np.testing.assert_allclose(recall_of(embeddings, tables[centres], labels, everything), 1.0)
@@ -244,7 +242,7 @@ def test_hard_classes_on_devices(problem):
         return sample, partition_recall(e, w, y, sample, scale=16.0, chunk=5, **axis)
 
     with jax.enable_x64(True):
-        shards = shard_classes(jnp.asarray(tables[1]), 8)
+        shards = in_numpy.shard(tables[1], 8)
         split = embeddings.reshape(8, 2, -1), shards, labels.reshape(8, 2)
         sample, recall = jax.jit(jax.vmap(on_device, axis_name="classes"))(*split)
         # Seven classes on a device, and six, fewer than were asked for, on the last three.

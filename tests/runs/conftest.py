@@ -1,5 +1,6 @@
 """A network and a run small enough to train in a second."""
 
+import copy
 import dataclasses
 import types
 
@@ -9,7 +10,7 @@ import pytest
 from arcface_jax.models import registry
 from arcface_jax.models.layers import EmbeddingBatchNorm
 from arcface_jax.training.config import Config, DataConfig, ModelConfig, RunConfig
-from tests.runs.short_runs import run
+from tests.runs.short_runs import compiled_once, run
 
 
 class Tiny(nn.Module):
@@ -53,9 +54,29 @@ def with_run(tiny_config):
 
 
 @pytest.fixture(scope="session")
-def straight(tiny_config, tmp_path_factory):
+def setup(tiny_config):
+    """The run of tiny_config, its step compiled once for all tests."""
+    return compiled_once(tiny_config)
+
+
+@pytest.fixture(scope="session")
+def run_with(setup):
+    """Runs `setup` with some run settings changed that its step does not know of, in a folder."""
+
+    def run_changed(path, recorder=None, **changes):
+        changed = dataclasses.replace(setup, program=copy.copy(setup.program))
+        config = setup.config
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, **changes))
+        object.__setattr__(changed.program, "config", config)
+        return run(config, path, recorder, changed)
+
+    return run_changed
+
+
+@pytest.fixture(scope="session")
+def straight(setup, tmp_path_factory):
     """A run from start to end; its folder is only to be read."""
     folder = tmp_path_factory.mktemp("straight")
-    result, recorder = run(tiny_config, folder)
+    result, recorder = run(setup.config, folder, setup=setup)
     metrics = (folder / "metrics.jsonl").read_bytes()
     return types.SimpleNamespace(folder=folder, result=result, recorder=recorder, metrics=metrics)

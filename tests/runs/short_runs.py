@@ -35,6 +35,14 @@ class Recorder:
         self.said.append(message)
 
 
+def compiled_once(config):
+    """What prepare returns, but that all runs of it share one compiled step."""
+    setup = prepare(config)
+    step = setup.program.compile_step()
+    object.__setattr__(setup.program, "compile_step", lambda: step)
+    return setup
+
+
 def run(config, path, recorder=None, setup=None):
     recorder = recorder or Recorder()
     result = train(setup or prepare(config), RunFolder(path, config), recorder)

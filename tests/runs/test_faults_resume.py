@@ -14,11 +14,11 @@ from arcface_jax.runs.checkpoints import Checkpoints
 from arcface_jax.runs.loop import train
 from arcface_jax.runs.resume import newest_readable
 from arcface_jax.runs.run_folder import RunFolder, read_metrics
-from arcface_jax.runs.setup import prepare
 from arcface_jax.runs.stopping import Stopped
 from arcface_jax.training.config import HeadConfig
 from arcface_jax.training.state import is_class_rows
 from experiments.reliability.faults import DAMAGES, truncate
+from tests.runs.short_runs import compiled_once
 
 CLASSES = 7  # no number of devices but 1 divides it, and of 8 devices one has no class
 
@@ -50,9 +50,9 @@ class Asks:
         self.said.append(message)
 
 
-def run_until(config, folder, stop_at):
+def run_until(setup, folder, stop_at):
     with pytest.raises(Stopped):
-        train(prepare(config), RunFolder(folder, config), Asks(stop_at))
+        train(setup, RunFolder(folder, setup.config), Asks(stop_at))
 
 
 def class_rows(folder, program):
@@ -81,23 +81,22 @@ def class_rows(folder, program):
 )
 def test_a_run_goes_on_from_eight_devices_to_two_to_four(with_run, tmp_path, name):
     def on(devices):
-        config = with_run(devices=devices)
-        return dataclasses.replace(
-            config, head=HEADS[name], data=dataclasses.replace(config.data, identities=14)
-        )
+        config = with_run(devices=devices, evaluate_every=6)
+        data = dataclasses.replace(config.data, identities=14)
+        return compiled_once(dataclasses.replace(config, head=HEADS[name], data=data))
 
-    setup = prepare(on(8))
-    assert setup.data.num_classes == CLASSES
-    train(setup, RunFolder(tmp_path / "straight", on(8)), Asks())
-    run_until(on(8), tmp_path / "moved", 2)
+    eight, two, four = map(on, (8, 2, 4))
+    assert eight.data.num_classes == CLASSES
+    train(eight, RunFolder(tmp_path / "straight", eight.config), Asks())
+    run_until(eight, tmp_path / "moved", 2)
     # Weights and momentum move as they are, to the last bit.
-    layouts = [class_rows(tmp_path / "moved", prepare(on(devices)).program) for devices in (8, 2)]
+    layouts = [class_rows(tmp_path / "moved", setup.program) for setup in (eight, two)]
     assert len(layouts[0]) == 2  # weights and momentum
     assert all(np.abs(rows.astype(np.float32)).max() > 0 for rows in layouts[0].values())
     jax.tree.map(np.testing.assert_array_equal, *layouts)
-    run_until(on(2), tmp_path / "moved", 4)
+    run_until(two, tmp_path / "moved", 4)
     asks = Asks()
-    train(prepare(on(4)), RunFolder(tmp_path / "moved", on(4)), asks)
+    train(four, RunFolder(tmp_path / "moved", four.config), asks)
     assert asks.said == ["Going on from the checkpoint of step 4."]
     # Batch statistics are global, so that only the order of sums differs; bfloat16 rows are rounded
     # by other draws.
@@ -114,9 +113,9 @@ def test_a_run_goes_on_from_eight_devices_to_two_to_four(with_run, tmp_path, nam
 
 
 @pytest.fixture(scope="module")
-def begun(tiny_config):
+def begun(setup):
     """(program, its first state)."""
-    program = prepare(tiny_config).program
+    program = setup.program
     return program, program.placement.create(program.make_state)
 
 
@@ -148,16 +147,14 @@ def test_a_damaged_checkpoint_is_kept_aside_and_the_one_before_is_read(begun, tm
     checkpoints.close()
 
 
-def test_where_no_checkpoint_can_be_read_all_stay_and_the_run_is_not_begun_anew(
-    tiny_config, tmp_path
-):
-    run_until(tiny_config, tmp_path, 4)
+def test_where_no_checkpoint_can_be_read_all_stay_and_the_run_is_not_begun_anew(setup, tmp_path):
+    run_until(setup, tmp_path, 4)
     before = (tmp_path / "metrics.jsonl").read_bytes()
     for checkpoint in (tmp_path / "checkpoints").iterdir():
         truncate(checkpoint)
     for _ in range(2):
         with pytest.raises(InputError, match="none could be read"):
-            train(prepare(tiny_config), RunFolder(tmp_path, tiny_config), Asks())
+            train(setup, RunFolder(tmp_path, setup.config), Asks())
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
@@ -175,9 +172,8 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_survive_a_restart(
         return lambda cosine: jax.numpy.where(context.step == 2, jax.numpy.nan, psi(cosine))
 
     monkeypatch.setattr(ArcFace, "psi", spoilt)
-    setup = prepare(config)
-    with pytest.raises(Stopped):
-        train(setup, RunFolder(tmp_path, config), Asks(4))
+    setup = compiled_once(config)
+    run_until(setup, tmp_path, 4)
     result = train(setup, RunFolder(tmp_path, config), Asks())
     assert result.bad_steps == 1
     lines = [line for line in read_metrics(tmp_path) if "loss" in line]

@@ -23,18 +23,9 @@ def assert_bit_identical(first, second):
 
 
 @pytest.fixture(scope="module")
-def setup(tiny_config):
-    """The run that is broken off and goes on, its step compiled once for all tests."""
-    prepared = prepare(tiny_config)
-    step = prepared.program.compile_step()
-    object.__setattr__(prepared.program, "compile_step", lambda: step)
-    return prepared
-
-
-@pytest.fixture(scope="module")
-def last_state(straight, tiny_config):
+def last_state(straight, setup):
     """Of the uninterrupted run."""
-    return final_state(straight.folder, prepare(tiny_config))
+    return final_state(straight.folder, setup)
 
 
 def test_a_run_measures_and_keeps_everything(straight):

@@ -54,9 +54,8 @@ def test_best_so_far_takes_the_first_of_equals():
     assert best_so_far(found) == {"": (3, 0.7), "lfw": (0, 0.9)}
 
 
-def test_checkpoints_are_kept_by_age_and_by_accuracy(with_run, tmp_path):
-    config = with_run(checkpoint_every=1, evaluate_every=2, keep=1, keep_best=1)
-    result, _ = run(config, tmp_path)
+def test_checkpoints_are_kept_by_age_and_by_accuracy(run_with, tmp_path):
+    result, _ = run_with(tmp_path, checkpoint_every=1, evaluate_every=2, keep=1, keep_best=1)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     best = max(
         (step for step in result.verifications if step),
@@ -74,16 +73,15 @@ def test_checkpoints_are_kept_by_age_and_by_accuracy(with_run, tmp_path):
     checkpoints.close()
 
 
-def test_each_verification_has_a_checkpoint_where_the_best_is_kept(with_run, tmp_path):
-    config = with_run(checkpoint_every=6, evaluate_every=2, keep=3, keep_best=1)
-    run(config, tmp_path)
+def test_each_verification_has_a_checkpoint_where_the_best_is_kept(run_with, tmp_path):
+    run_with(tmp_path, checkpoint_every=6, evaluate_every=2, keep=3, keep_best=1)
     checkpoints = Checkpoints(tmp_path / "checkpoints", to_read=True)
     assert checkpoints.steps() == [2, 4, 6]
     checkpoints.close()
 
 
-def test_a_run_starts_from_another_runs_backbone(straight, tiny_config, tmp_path):
-    before = final_state(straight.folder, prepare(tiny_config))
+def test_a_run_starts_from_another_runs_backbone(straight, setup, tiny_config, tmp_path):
+    before = final_state(straight.folder, setup)
     config = with_(tiny_config, model={"init": str(straight.folder)}, run={"seed": 1})
     state = jax.device_get(prepare(config).initial_state())
     jax.tree.map(np.testing.assert_array_equal, state.backbone_variables, before.backbone_variables)
@@ -158,15 +156,14 @@ def test_a_profile_is_a_trace_of_some_steps(with_run, tmp_path):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
-def test_metrics_go_to_weights_and_biases_on_request(with_run, tmp_path, monkeypatch):
+def test_metrics_go_to_weights_and_biases_on_request(run_with, tmp_path, monkeypatch):
     told = []
     fake = types.ModuleType("wandb")
     fake.init = lambda **about: told.append(about) or fake
     fake.log = lambda values, step: told.append((step, values))
     fake.finish = lambda: told.append("finished")
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    config = with_run(wandb="faces")
-    run(config, tmp_path / "reported")
+    run_with(tmp_path / "reported", wandb="faces")
     assert told[0]["project"] == "faces"
     assert told[0]["config"]["loss"]["name"] == "arcface"
     logged = {step for step, values in told[1:-1] if "loss" in values}
@@ -176,10 +173,10 @@ def test_metrics_go_to_weights_and_biases_on_request(with_run, tmp_path, monkeyp
     assert told[-1] == "finished"
 
 
-def test_weights_and_biases_must_be_there_if_wanted(with_run, tmp_path, monkeypatch):
+def test_weights_and_biases_must_be_there_if_wanted(run_with, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(InputError, match=r"run.wandb needs the wandb package"):
-        run(with_run(wandb="faces"), tmp_path)
+        run_with(tmp_path, wandb="faces")
 
 
 def test_the_losses_without_classes_and_with_sub_centres_are_trained_and_measured(
@@ -193,27 +190,27 @@ def test_the_losses_without_classes_and_with_sub_centres_are_trained_and_measure
     assert all(np.isfinite(angles).all() for angles in result.angles.values())
 
 
-def test_a_checkpoint_tells_what_it_was_made_with(straight, tiny_config):
+def test_a_checkpoint_tells_what_it_was_made_with(straight, setup):
     checkpoints = Checkpoints(straight.folder / "checkpoints")
     about = checkpoints.metadata(6)
     checkpoints.close()
-    assert about["config"] == json.loads(config_to_json(tiny_config))
+    assert about["config"] == json.loads(config_to_json(setup.config))
     assert about["num_classes"] == 6
     assert about["shards"] == 1
-    assert about["data_fingerprint"] == prepare(tiny_config).data.fingerprint
+    assert about["data_fingerprint"] == setup.data.fingerprint
     assert about["data_state"]["step"] == 6
     assert "jax" in about["versions"]
 
 
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tiny_config, with_run, tmp_path):
-    straight, _ = run(with_run(checkpoint_every=1), tmp_path / "straight")
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run_with, with_run, tmp_path):
+    straight, _ = run_with(tmp_path / "straight", checkpoint_every=1)
     folder = tmp_path / "broken"
     with pytest.raises(Exception, match="5"):
-        run(with_run(checkpoint_every=1), folder, Recorder(5))
+        run_with(folder, Recorder(5), checkpoint_every=1)
     for file in (folder / "checkpoints" / "5" / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:20])
-    result, recorder = run(with_run(checkpoint_every=1), folder)
+    result, recorder = run_with(folder, checkpoint_every=1)
     assert "5: is damaged" in recorder.said[0]
     assert "step 4" in recorder.said[1]
     assert [path.name for path in folder.glob("damaged-5-*")]
