@@ -27,6 +27,11 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones end a
     _QUICK_TO_COMPILE += " --xla_cpu_parallel_codegen_split_count=1"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long tests/test_fuzz.py goes on; not more than `pytest -m slow` does if not given."""
+    parser.addoption("--fuzz-inputs", type=int, help="damaged inputs a test of tests/test_fuzz.py")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """The default tests compile without optimising, which is most of their time; slow ones as
     users do.
@@ -37,15 +42,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter) -> None:
     """The seconds of each folder, summed over the workers: where a change made them slow."""
-    seconds, tests = collections.Counter(), collections.Counter()
+    seconds, tests, inputs = collections.Counter(), collections.Counter(), 0
     for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
         if isinstance(report, pytest.TestReport):
             folder = str(pathlib.PurePosixPath(report.location[0]).parent)
             seconds[folder] += report.duration
             tests[folder] += report.when == "call"
+            inputs += sum(count for name, count in report.user_properties if name == "inputs")
     terminalreporter.section("seconds by folder")
     for folder, spent in seconds.most_common():
         terminalreporter.write_line(f"{spent:7.0f} s {tests[folder]:6} tests  {folder}")
+    terminalreporter.write_line(f"{inputs} damaged inputs read")
 
 
 @pytest.fixture

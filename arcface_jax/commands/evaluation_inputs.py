@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import pathlib
 import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from arcface_jax.commands.models import ImportedModel, TrainedRun
 from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
 from arcface_jax.data.pairs import Pairs, check_both_kinds
-from arcface_jax.errors import InputError, concerning
+from arcface_jax.errors import InputError, concerning, printable, reason
 from arcface_jax.evaluation.array_checks import check_embeddings, check_same
 from arcface_jax.evaluation.folds import fold_numbers
 from arcface_jax.evaluation.suite import EmbeddedSet
@@ -24,12 +23,6 @@ from arcface_jax.runs.dataset import RunData
 
 SOURCE = "source_fingerprint"
 """The array of an .npz file that tells which images it is of: their source's fingerprint."""
-
-
-_NOT_ARRAYS = (
-    *(ValueError, TypeError, EOFError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,22 +52,23 @@ def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.nda
             f"{path}: is no .npz file; give one that numpy.savez or {command('embed')} wrote"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        # Opened here, for NumPy leaves a file that is damaged open.
+        with path.open("rb") as opened, zipfile.ZipFile(opened):
+            opened.seek(0)
+            loaded = np.load(opened, allow_pickle=False)
+            arrays = {name: loaded[name] for name in loaded.files}
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except _NOT_ARRAYS as error:
+    except Exception as error:  # whatever NumPy raises for a file that is none of its own
         pickled = "allow_pickle" in str(error)
-        said = "it is something else" if pickled else str(error).splitlines()[0]
+        said = "it is something else" if pickled else reason(error)
         raise InputError(
             f"{path}: not an .npz file of plain arrays ({said}); write it with numpy.savez"
         ) from None
     for name in needed:
         if name not in arrays:
-            raise InputError(
-                f"{path}: has no array {name!r}, only {', '.join(sorted(arrays))}; save one under "
-                "that name"
-            )
+            has = printable(", ".join(sorted(arrays)))
+            raise InputError(f"{path}: has no array {name!r}, only {has}; save one under that name")
     return arrays
 
 

@@ -13,7 +13,7 @@ from arcface_jax.commands.evaluation_inputs import read_arrays
 from arcface_jax.commands.models import Embedder
 from arcface_jax.commands.photos import Cropper
 from arcface_jax.data.sources.encoded import EncodedSource
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 from arcface_jax.evaluation.array_checks import check_embeddings
 from arcface_jax.evaluation.search import Candidates, search_candidates
 
@@ -82,10 +82,10 @@ def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise InputError(
             f"{error.filename or path}: cannot be read ({error.strerror or error})"
         ) from error
-    except (ValueError, KeyError, EOFError) as error:
+    except Exception as error:  # whatever NumPy raises for a file that is none of its own
         raise InputError(
-            f"{path}: is no gallery ({error}); make one with {command('identify')} enrol or "
-            f"{command('embed')}"
+            f"{path}: is no gallery ({reason(error)}); make one with "
+            f"{command('identify')} enrol or {command('embed')}"
         ) from error
     return embeddings, np.array(names), np.array(places)
 

@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from arcface_jax.errors import InputError, printable
+from arcface_jax.errors import InputError, printable, reason
 from arcface_jax.pickles import check_memo_numbers
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -179,15 +179,14 @@ def read_torch_file(path: str | os.PathLike[str], part: str | None = None) -> An
             read = _read_zip if zipfile.is_zipfile(file) else _read_sequence
             return read(file, part)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {printable(str(error))}") from None
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}); check the path"
         ) from error
     except Exception as error:
         # Whatever a pickle or archive can raise that is damaged or was made to do harm.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path}: is no {kind} that can be read ({reason})") from error
+        raise InputError(f"{path}: is no {kind} that can be read ({reason(error)})") from error
 
 
 def _begins_as_safetensors(file: IO[bytes]) -> bool:
