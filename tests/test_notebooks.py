@@ -10,21 +10,14 @@ from tests import processes
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.py"))
-LONG = ("analysis", "losses", "quick_start", "scaling")
-"""They compute for half a minute."""
 
 
 def test_there_are_notebooks():
     assert NOTEBOOKS
 
 
-@pytest.mark.parametrize(
-    "notebook",
-    [
-        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LONG))
-        for path in NOTEBOOKS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(notebook, tmp_path):
     text = notebook.read_text(encoding="utf-8")
     assert "format_name: percent" in text

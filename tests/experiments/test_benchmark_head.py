@@ -30,6 +30,7 @@ def command(*arguments):
     return processes.run([sys.executable, "-m", *arguments], cwd=ROOT, env=environment)
 
 
+@pytest.mark.slow
 def test_two_heads_measured(tmp_path):
     options = [
         "--batches",

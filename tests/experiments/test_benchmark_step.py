@@ -28,6 +28,7 @@ from tests import processes
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_step_is_measured(tmp_path):
     options = [
         "--sizes",

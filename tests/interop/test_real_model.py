@@ -31,6 +31,7 @@ def test_reproduces_the_authors_embeddings(model, embed, shared_data):
     assert np.abs(embeddings - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_verifies_the_orl_faces(embed, shared_data):
     """All 79,800 pairs of the 400 images; embedding and mirrored embedding side by side."""
     source = FolderSource(shared_data / "orl_faces.zip")

@@ -93,8 +93,13 @@ def trained(name, dtype, remat=False):
     return *results, embeddings.reshape(16, EMBEDDING)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, "float32") for name in SMALL),
+        *((name, "bfloat16") for name in SMALL if name != "iresnet"),  # see its variant
+    ],
+)
 def test_takes_a_training_step_under_pmap(name, dtype):
     """Initial embeddings have unit variance over the whole batch.
 

@@ -1,6 +1,7 @@
 """Costs from shapes, against what XLA plans for the same step and against counts by hand."""
 
 import dataclasses
+import functools
 import math
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.losses import Triplet
+from arcface_jax.models.iresnet import IResNet
 from arcface_jax.training.abstract import (
     abstract_program,
     abstract_state,
@@ -28,9 +30,10 @@ from arcface_jax.training.config import (
 from arcface_jax.training.program import create_program
 
 CLASSES, DIM, BATCH = 1003, 32, 32
+two_blocks = functools.partial(IResNet, (1, 1))
 SMALL = Config(
     data=DataConfig(image_size=32),
-    model=ModelConfig(width=16, embedding_size=DIM),
+    model=ModelConfig(name=f"{__name__}:two_blocks", width=16, embedding_size=DIM),
     run=RunConfig(batch_size=BATCH),
 )
 
