@@ -25,6 +25,7 @@ SIZES = (
 )
 
 
+@pytest.mark.slow
 def test_every_measurement_is_printed(tmp_path, type_command) -> None:
     pytest.importorskip("sklearn")
     status, printed, _ = type_command(

@@ -178,6 +178,7 @@ def test_the_plan_command():
     assert "The first that fits 80 GiB: dense in float32, the exact softmax." in result.stdout
 
 
+@pytest.mark.slow
 def test_the_storage_benchmark(tmp_path):
     options = ["--classes", "50", "--dim", "8", "--batch", "32", "--steps", "40", "--seeds", "2"]
     result = command("experiments.benchmark", "head-storage", *options, "--output", str(tmp_path))

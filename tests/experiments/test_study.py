@@ -97,6 +97,7 @@ def test_a_shared_program_trains_as_an_ordinary_run(tmp_path):
         np.testing.assert_allclose(kept["degrees"][-1], ordinary.angles[4], atol=0.01)
 
 
+@pytest.mark.slow
 def test_the_command_runs_reports_and_does_not_repeat(type_command, tmp_path):
     command = [
         "losses",
@@ -147,6 +148,7 @@ def test_the_command_runs_reports_and_does_not_repeat(type_command, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_found_cleaned_and_trained_without(tmp_path, monkeypatch):
     monkeypatch.setattr(study_run, "MAX_DEGREES", 100.0)  # four steps bring nothing within 75°
     plan = tiny_plan()

@@ -18,6 +18,7 @@ def main():
     toy.run(tyro.cli(toy.Arguments))
 
 
+@pytest.mark.slow
 def test_a_small_model_learns_what_it_is_shown():
     labels = np.arange(8) % 4
     rng = np.random.default_rng(0)

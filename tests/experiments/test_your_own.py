@@ -75,7 +75,13 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(head, marks=[pytest.mark.slow] * (head in ("chunked", "fused")))
+        for head in HEADS
+    ],
+)
 def test_every_head_takes_the_page_s_loss(own_folder, folder, type_command, without_pictures, head):
     arguments = [*shlex.split(COMMAND), *SMALL, *shlex.split(HEADS[head])]
     status, said, errors = type_command(train.main, *arguments, "--run.folder", "run")

@@ -97,7 +97,7 @@ def trained(name, dtype, remat=False):
     ("name", "dtype"),
     [
         *((name, "float32") for name in SMALL),
-        *((name, "bfloat16") for name in SMALL if name != "iresnet"),  # see its variant
+        *(pytest.param(name, "bfloat16", marks=pytest.mark.slow) for name in SMALL),
     ],
 )
 def test_takes_a_training_step_under_pmap(name, dtype):

@@ -72,12 +72,7 @@ def class_rows(folder, program):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "sharded",
-        "fused bfloat16",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dense", "fused")),
-    ],
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "sharded")) for name in HEADS]
 )
 def test_a_run_goes_on_from_eight_devices_to_two_to_four(with_run, tmp_path, name):
     def on(devices):

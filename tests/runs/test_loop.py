@@ -85,6 +85,7 @@ def test_metrics_beyond_the_checkpoint_are_dropped_on_resuming(straight, setup, 
     assert (tmp_path / "metrics.jsonl").read_bytes() == straight.metrics
 
 
+@pytest.mark.slow
 def test_pmap_run_equals_the_mesh_run(straight, with_run, tmp_path):
     result, _ = run(with_run(parallel="pmap"), tmp_path / "pmap")
     np.testing.assert_allclose(result.similarities, straight.result.similarities, atol=1e-3)
