@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from arcface_jax.data.orientation import (
+    forget_details,
     jpeg_orientation,
     jpeg_segments,
     orientation_left,
@@ -220,6 +221,8 @@ def _to_rgb(image: ImageFile.ImageFile, encoded: bytes, name: str) -> np.ndarray
         raise InputError(
             f"{name}: {kind} pixels have no agreed range; save the image with 8 bits a channel"
         )
+    if tags:
+        forget_details(image)
     deep = read_deep(image, encoded)
     if deep is not None:
         return to_eight_bits(deep, name)

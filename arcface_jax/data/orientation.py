@@ -13,6 +13,7 @@ _EXIF = b"Exif\0\0"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _IN_XMP = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])\b")
 _TAG = 0x0112
+_POINTERS = (0x8769, 0x8825, 0xA005)  # to EXIF, GPS, interoperability
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # EXIF type → struct format
 
 
@@ -46,6 +47,15 @@ def orientation_left(image: Image.Image) -> int:
         (block for block in exif if isinstance(block, bytes)),
         (block for block in xmp if isinstance(block, bytes)),
     )
+
+
+def forget_details(image: Image.Image) -> None:
+    """Keeps Pillow from reading, when it loads a TIFF, the blocks of EXIF about exposure and place,
+    which can be broken.
+    """
+    exif = image.getexif()
+    for pointer in _POINTERS:
+        exif.pop(pointer, None)
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFile
 
+from arcface_jax.data.orientation import forget_details
+
 _PNG_DEPTH = 24  # offset of a PNG's bit depth
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES = 258, 262, 284
 _WHITE_IS_ZERO, _SEPARATE = 0, 2
@@ -182,5 +184,7 @@ def _read_as(format: str | None, encoded: bytes, rawmode: str) -> np.ndarray:
             tile._replace(args=(rawmode, *tile.args[1:]) if type(tile.args) is tuple else rawmode)
             for tile in image.tile
         ]
+        if format == "TIFF":
+            forget_details(image)
         image.load()
         return np.asarray(image)

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from arcface_jax.data import decode as decode_module
@@ -143,6 +144,17 @@ def test_broken_exif_stops_no_readable_image(broken, decoder):
     files = [JPEG[:2] + segment(b"Exif\0\0" + broken) + JPEG[2:], PNG[:33] + png_exif + PNG[33:]]
     for encoded in files:
         assert quarters(decode(encoded, "x")) == "RGBW"
+
+
+@pytest.mark.parametrize("pointer", [0x8769, 0x8825])
+def test_a_tiff_may_point_to_exif_that_is_not_there(pointer):
+    tags = {pointer: 4000000, 0x0112: 6}
+    assert quarters(decode(saved("TIFF", tiffinfo=tags), "x")) == UPRIGHT[6 - 1]
+    buffer = io.BytesIO()
+    samples = STORED.astype(np.uint16) * 257
+    extra = [(0x0112, "H", 1, 6, True), (pointer, "I", 1, 4000000, True)]
+    tifffile.imwrite(buffer, samples, photometric="rgb", extratags=extra)
+    assert quarters(decode(buffer.getvalue(), "x")) == UPRIGHT[6 - 1]
 
 
 def raw_profile(block: bytes) -> bytes:
