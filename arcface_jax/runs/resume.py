@@ -23,7 +23,7 @@ def restore(checkpoints: Checkpoints, step: int, program: Program) -> TrainState
       InputError: it is damaged, or of another configuration or another number of classes.
     """
     about = checkpoints.metadata(step)
-    saved, classes = int(about["shards"]), int(about["num_classes"])
+    saved, classes = int(about["shards"]), int(about.get("num_classes", program.num_classes))
     if classes != program.num_classes:
         raise InputError(
             f"checkpoint {step} of {checkpoints.folder} is of {classes} classes, but there are "
