@@ -28,18 +28,19 @@ _SHEET_ROWS, _SHEET_COLUMNS = 6, 10
 
 
 def sample_grid(source: FaceSource, image_size: tuple[int, int]) -> np.ndarray:
-    """Some images [rows, columns, H, W, 3], one identity a row; black where it has too few."""
+    """Some images [rows, columns, H, W, 3], one identity a row; black where it has too few, or one
+    that cannot be decoded.
+    """
     labels = np.asarray(source.labels)
     rows = [
         np.flatnonzero(labels == identity)[:_SHEET_COLUMNS]
         for identity in np.unique(labels)[:_SHEET_ROWS]
     ]
-    chosen_images = Subset(source, np.concatenate(rows))
-    images = iter(load_source(chosen_images, image_size, on_unreadable="skip").images)
+    sample = load_source(Subset(source, np.concatenate(rows)), image_size, on_unreadable="skip")
+    places = [(row, column) for row, chosen in enumerate(rows) for column in range(len(chosen))]
     grid = np.zeros((len(rows), _SHEET_COLUMNS, *image_size, 3), np.uint8)
-    for row, chosen in enumerate(rows):
-        for column, image in zip(range(len(chosen)), images, strict=False):
-            grid[row, column] = image
+    for index, image in zip(sample.kept, sample.images, strict=True):
+        grid[places[index]] = image
     return grid
 
 

@@ -44,14 +44,10 @@ def training_angles(
     chosen = images_of_some_classes(np.asarray(data.train.labels), most_images, resampling.seed)
     on_unreadable: OnUnreadable = "raise" if model.config.data.unreadable == "stop" else "skip"
     sample = load_source(Subset(data.train, chosen), model.image_size, on_unreadable=on_unreadable)
-    drawn = np.unique(
-        np.asarray(data.train.labels)[chosen]
-    )  # a subset renumbers its classes, in this order
-    present, numbers = np.unique(sample.labels, return_inverse=True)
+    labels = np.asarray(data.train.labels)[chosen[sample.kept]]
+    present, numbers = np.unique(labels, return_inverse=True)
     embeddings = unit_embeddings(model.embed(sample.images), f"{model.name}: embeddings")
-    to_centre = degrees_between(
-        weights[drawn[present]], class_centres(embeddings, numbers, len(present))
-    )
+    to_centre = degrees_between(weights[present], class_centres(embeddings, numbers, len(present)))
     degrees = {"angle w_ec": to_centre, "angle w_inter": nearest_other_degrees(weights)}
     ones = {name: np.ones(len(values), np.int64) for name, values in degrees.items()}
     angles = {name: ClassAngles(values, ones[name]) for name, values in degrees.items()}

@@ -9,8 +9,16 @@ import io
 import re
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 
+from arcface_jax.data.orientation import (
+    forget_details,
+    jpeg_orientation,
+    jpeg_segments,
+    orientation_left,
+    upright,
+)
+from arcface_jax.data.sixteen_bits import read_deep, to_eight_bits
 from arcface_jax.errors import InputError, reason
 
 try:
@@ -21,7 +29,13 @@ except ImportError:  # Pillow decodes JPEG too, at about half the speed and with
 MAX_PIXELS = 50_000_000
 """Images of more pixels are refused before decoding, whatever their file size."""
 
-_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF")
+READS_AVIF = "avif" in features.modules and bool(features.check("avif"))
+"""Whether the installed Pillow decodes AVIF."""
+
+_FORMATS = (
+    *("JPEG", "PNG", "PPM", "BMP", "WEBP", "TIFF", "GIF"),
+    *(("AVIF",) if READS_AVIF else ()),
+)
 _SIGNATURES = tuple(
     (re.compile(start, re.DOTALL), suffix)
     for start, suffix in (
@@ -34,32 +48,48 @@ _SIGNATURES = tuple(
         (rb"P[14]\s", ".pbm"),
         (rb"P[25]\s", ".pgm"),
         (rb"P[36]\s", ".ppm"),
+        *([(rb"....ftypavi[fs]", ".avif")] if READS_AVIF else []),
     )
 )
 _JPEG_START = b"\xff\xd8\xff"
-_EXIF_ORIENTATION = 0x0112
+_JPEG_END = b"\xff\xd9"
+_METADATA = (*range(0xE0, 0xF0), 0xFE)  # application segments and comments
+_ABOUT_COLOURS = (0xE0, 0xEE)  # JFIF's and Adobe's
+_PNG_DEPTH = 24  # offset of a PNG's bit depth
+_TIFF_SAMPLE_FORMAT = 339
+_SIGNED = 2
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:
     """Decodes one image file's bytes.
 
     JPEG goes through libjpeg-turbo in strict mode, so that a damaged stream is an error and not a
-    half-grey face. The EXIF orientation is applied. Grey, palette and 1-bit images become RGB,
-    16-bit samples keep their high byte, and transparent pixels are laid over white. The first frame
-    of several counts.
+    half-grey face; what stands after the end of the image, or as padding between its parts, does
+    not count. The orientation that EXIF tells is applied, or else XMP's; broken EXIF tells none.
+    Grey, palette and 1-bit images become RGB, and transparent pixels are laid over white. The first
+    frame of several counts.
+
+    Of more than 8 bits a sample the highest 8 are kept. How many bits there are, a PNG says in its
+    sBIT chunk, and a PGM or PPM in its maxval. 16-bit samples of which nothing is said (a maxval of
+    65,535 says nothing) are taken for 8 bits where all are under 256, and for 12 bits where all are
+    under 4,096, as cameras and programs write them: their high bytes are black, or nearly. The
+    first such image is named by a warning of the logger arcface_jax. A picture that is meant to be
+    so dark needs an sBIT chunk that says 16.
 
     Args:
-      encoded: the file's content: JPEG, PNG, PGM, PPM, BMP, WebP, TIFF or GIF.
+      encoded: the file's content: JPEG, PNG, PGM, PPM, BMP, WebP, TIFF, GIF, or AVIF where Pillow
+        has it.
       name: the file or record, for the error message.
 
     Returns: uint8 [height, width, 3], RGB.
 
     Raises:
-      InputError: empty, damaged, of an unknown format, or of more than `MAX_PIXELS` pixels.
+      InputError: empty, damaged, of an unknown format, of more than `MAX_PIXELS` pixels, or with
+        samples without an agreed range: floating-point, signed, or of 32 bits.
     """
     if not encoded:
         raise InputError(f"{name}: empty image (0 bytes); remove or replace it")
-    if simplejpeg is not None and encoded[:3] == _JPEG_START:
+    if encoded[:3] == _JPEG_START:
         return _decode_jpeg(encoded, name)
     return _decode_with_pillow(encoded, name)
 
@@ -110,36 +140,48 @@ def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _decode_jpeg(encoded: bytes, name: str) -> np.ndarray:
+    image = None if simplejpeg is None else _decode_strictly(encoded, name)
+    if image is None:
+        # Metadata can be broken, and Pillow would read it.
+        bare = [
+            segment
+            for marker, segment in jpeg_segments(encoded)
+            if marker in _ABOUT_COLOURS or marker not in _METADATA
+        ]
+        image = _decode_with_pillow(b"".join([encoded[:2], *bare]), name)
+    return upright(image, jpeg_orientation(encoded))
+
+
+def _decode_strictly(encoded: bytes, name: str) -> np.ndarray | None:
+    """None for CMYK, which turbojpeg does not turn into RGB, and Pillow does."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
         _check_pixels(width, height, name)
-        # turbojpeg does not turn these into RGB; Pillow does.
-        if colorspace not in ("CMYK", "YCCK"):
-            image = simplejpeg.decode_jpeg(encoded, colorspace="RGB")
-            return _upright(image, encoded)
+        if colorspace in ("CMYK", "YCCK"):
+            return None
+        return simplejpeg.decode_jpeg(encoded, colorspace="RGB")
     except InputError:
         raise
     except Exception as error:  # ValueError for damage, others for what turbojpeg cannot represent
+        clean = _without_padding(encoded, str(error))
+        if len(clean) < len(encoded):
+            return _decode_strictly(clean, name)
         raise InputError(
             f"{name}: cannot decode this JPEG ({reason(error)}); remove or replace it"
         ) from error
-    return _decode_with_pillow(encoded, name)
 
 
-def _upright(image: np.ndarray, encoded: bytes) -> np.ndarray:
-    """Applies the EXIF orientation, which turbojpeg ignores."""
-    if b"Exif\0\0" not in encoded[:4096]:
-        return image
-    orientation = (
-        Image.open(io.BytesIO(encoded), formats=_FORMATS).getexif().get(_EXIF_ORIENTATION, 1)
-    )
-    if orientation == 1:
-        return image
-    exif = Image.Exif()
-    exif[_EXIF_ORIENTATION] = orientation
-    rotated = Image.fromarray(image)
-    rotated.info["exif"] = exif.tobytes()
-    return np.asarray(ImageOps.exif_transpose(rotated))
+def _without_padding(encoded: bytes, message: str) -> bytes:
+    """The JPEG without bytes between its segments and, where the strict decoder's message is of
+    bytes left over before the end, without all zeros there. Image data that were lost and filled
+    up with zeros are then too short.
+    """
+    *segments, scans = [segment for _, segment in jpeg_segments(encoded)] or [b""]
+    if "extraneous bytes before marker 0xd9" in message:
+        data, end, rest = scans.partition(_JPEG_END)
+        data = data.rstrip(b"\0")
+        scans = data + (b"\0" if data.endswith(b"\xff") else b"") + end + rest  # FF 00 is data
+    return b"".join([encoded[:2], *segments, scans])
 
 
 def _decode_with_pillow(encoded: bytes, name: str) -> np.ndarray:
@@ -148,14 +190,17 @@ def _decode_with_pillow(encoded: bytes, name: str) -> np.ndarray:
             _check_pixels(image.width, image.height, name)
             if image.format == "PNG":  # loading ignores the checksums of the pixel data
                 Image.open(io.BytesIO(encoded), formats=("PNG",)).verify()
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), name)
+            return upright(_to_rgb(image, encoded, name), orientation_left(image))
     except InputError:
         raise
     except UnidentifiedImageError as error:  # its own message gives an address in memory
-        known = "no image of a known format: " + ", ".join(_FORMATS)
+        why = "no image of a known format: " + ", ".join(_FORMATS)
+        if encoded[4:8] == b"ftyp":
+            why = "HEIC, or another format that is not read; convert it to JPEG or PNG"
+        elif suffix := suffix_of(encoded[:16]):
+            why = f"a {suffix} file, damaged or of a rare kind such as 12 bits a channel"
         raise InputError(
-            f"{name}: cannot decode this image ({known}); remove or replace it"
+            f"{name}: cannot decode this image ({why}); remove or replace it"
         ) from error
     except Exception as error:
         # Pillow's plugins raise OSError, SyntaxError, struct.error, IndexError and more.
@@ -164,21 +209,32 @@ def _decode_with_pillow(encoded: bytes, name: str) -> np.ndarray:
         ) from error
 
 
-def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
-    # 16-bit grey; convert("RGB") would clip at 255 instead of scaling.
-    if image.mode.startswith("I"):
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
-        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
-    if image.mode == "F":
+def _to_rgb(image: ImageFile.ImageFile, encoded: bytes, name: str) -> np.ndarray:
+    tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
+    kinds = {
+        "floating-point": image.mode == "F",
+        "signed": _SIGNED in np.ravel(tags.get(_TIFF_SAMPLE_FORMAT, 1)),
+        "32-bit": bool(tags) and image.mode == "I",
+    }
+    if any(kinds.values()):
+        kind = next(kind for kind, found in kinds.items() if found)
         raise InputError(
-            f"{name}: floating-point pixels have no agreed range; save the image with 8 bits a "
-            "channel"
+            f"{name}: {kind} pixels have no agreed range; save the image with 8 bits a channel"
         )
+    if tags:
+        forget_details(image)
+    deep = read_deep(image, encoded)
+    if deep is not None:
+        return to_eight_bits(deep, name)
+    image.load()
+    if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
+        # Pillow scales 2 and 4 bits to 8, but not the grey that is transparent.
+        image.info["transparency"] *= {2: 85, 4: 17}.get(encoded[_PNG_DEPTH], 1)
+    rgb: Image.Image = image
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return np.array(image.convert("RGB"))
+        rgb = image.convert("RGBA")
+        rgb = Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgb)
+    return np.array(rgb.convert("RGB"))
 
 
 def _check_pixels(width: int, height: int, name: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from arcface_jax.data.decode import height_and_width, resize
 from arcface_jax.data.source import FaceSource
+from arcface_jax.data.subset import Subset
 from arcface_jax.errors import InputError
 
 OnUnreadable = Literal["raise", "skip"]
@@ -25,6 +26,8 @@ class MemorySource(FaceSource):
       identity_names: what each label stands for.
       fingerprint: of the source the images were read from.
       skipped: one message for each image that could not be decoded.
+      emptied: names of identities that lost all of their images to that.
+      kept: int64 [N], which images these are of the source that `load_source` read.
     """
 
     images: np.ndarray
@@ -32,6 +35,8 @@ class MemorySource(FaceSource):
     identity_names: Sequence[str]
     fingerprint: str
     skipped: tuple[str, ...] = ()
+    emptied: tuple[str, ...] = ()
+    kept: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,8 +63,9 @@ def load_source(
       source: where the images are. Where it has `render`, that is used.
       image_size: side in pixels, or (height, width); other sizes go through `decode.resize`.
       on_unreadable: "raise" stops at the first image that cannot be decoded; "skip" leaves such
-        images out, with their messages in `skipped`. Identities keep their labels, even one that
-        loses all of its images.
+        images out, with their messages in `skipped`, and the identities that are left without any,
+        with their names in `emptied`: labels are renumbered without them, as `Subset` does, and the
+        fingerprint is of what is left.
       threads: decoders working at once; they release the interpreter lock.
       progress: called with the number of images done since the last call.
 
@@ -97,12 +103,17 @@ def load_source(
             f"none of the {count} images can be decoded; the first: "
             f"{skipped.get(0, 'there is none')}"
         )
+    kept = np.flatnonzero(readable)
+    left = source if readable.all() else Subset(source, kept)
+    lost = np.setdiff1d(source.labels, np.asarray(source.labels)[kept])
     return MemorySource(
         images=images if readable.all() else images[readable],
-        labels=np.asarray(source.labels)[readable].astype(np.int32),
-        identity_names=source.identity_names,
-        fingerprint=source.fingerprint,
+        labels=np.asarray(left.labels, np.int32),
+        identity_names=left.identity_names,
+        fingerprint=left.fingerprint,
         skipped=tuple(skipped[index] for index in sorted(skipped)),
+        emptied=tuple(source.identity_names[label] for label in lost),
+        kept=kept,
     )
 
 

@@ -62,6 +62,7 @@ class BatchIterator(Iterator[Batch]):
     Attributes:
       unreadable: under "substitute", the message of every image met so far that could not be
         decoded, with the number of times it was met.
+      emptied: names of the identities met so far none of whose images can be decoded.
     """
 
     def __init__(self, reader: "_BatchReader", plan: str, threads: int, workers: int, ahead: int):
@@ -70,6 +71,7 @@ class BatchIterator(Iterator[Batch]):
         self._step = 0
         self._iterator: grain.DatasetIterator | None = None
         self.unreadable: collections.Counter[str] = collections.Counter()
+        self.emptied: set[str] = set()
 
     def __iter__(self) -> Self:
         return self
@@ -77,8 +79,9 @@ class BatchIterator(Iterator[Batch]):
     def __next__(self) -> Batch:
         if self._iterator is None:
             self._iterator = self._start(self._step)
-        images, labels, unreadable = next(self._iterator)
+        images, labels, unreadable, emptied = next(self._iterator)
         self.unreadable.update(unreadable)
+        self.emptied.update(emptied)
         self._step += 1
         return Batch(images, labels)
 
@@ -166,7 +169,10 @@ def batches(
         "__main__".
       ahead: batches read ahead, in this process or in each worker.
       on_unreadable: "raise" stops the run with the image's InputError; "substitute" takes the next
-        readable image of the source in its place and counts it in `BatchIterator.unreadable`.
+        readable image of the same identity in its place, and counts it in
+        `BatchIterator.unreadable`. Where an identity has none, the next readable image of the
+        source is taken with its own label; the identity stays a class, without images of its own,
+        and is named in `BatchIterator.emptied`.
 
     Returns: an iterator with `get_state`, `set_state` and `close`.
 
@@ -219,7 +225,9 @@ def _check_main_guard() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _BatchReader:
-    """Step number → (images, labels, messages), where all the reading is done."""
+    """Step number → (images, labels, messages, identities without a readable image), where all the
+    reading is done.
+    """
 
     source: FaceSource
     sampler: Sampler
@@ -228,36 +236,50 @@ class _BatchReader:
     stop: int
     on_unreadable: Substitution
 
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
         indices = self.sampler.rows(step, self.start, self.stop)
         images = np.empty((len(indices), *self.image_size, 3), np.uint8)
         unreadable: list[str] = []
+        emptied: list[str] = []
         rendered = self.source.render(indices)
         for row, index in enumerate(indices):
-            if rendered is None:
-                indices[row] = self._read_into(images[row], int(index), unreadable)
-            else:
+            if rendered is not None:
                 images[row] = resize(rendered[row], self.image_size)
-        return images, self._labels[indices], unreadable
+            elif not self._read_into(images[row], int(index), unreadable):
+                indices[row] = self._substitute(images[row], int(index), unreadable, emptied)
+        return images, self._labels[indices], unreadable, emptied
 
     @functools.cached_property
     def _labels(self) -> np.ndarray:
         return np.asarray(self.source.labels, np.int32)
 
-    def _read_into(self, image: np.ndarray, index: int, unreadable: list[str]) -> int:
-        """Reads image `index`, or its substitute, and returns which it was."""
-        for offset in range(min(_MAX_SUBSTITUTIONS, len(self._labels))):
-            candidate = (index + offset) % len(self._labels)
-            try:
-                image[:] = resize(self.source[candidate], self.image_size)
-                return candidate
-            except InputError as error:
-                if self.on_unreadable == "raise":
-                    raise
-                unreadable.append(str(error))
+    def _read_into(self, image: np.ndarray, index: int, unreadable: list[str]) -> bool:
+        """Reads image `index`; under "substitute", returns whether it can be."""
+        try:
+            image[:] = resize(self.source[index], self.image_size)
+        except InputError as error:
+            if self.on_unreadable == "raise":
+                raise
+            unreadable.append(str(error))
+            return False
+        return True
+
+    def _substitute(
+        self, image: np.ndarray, index: int, unreadable: list[str], emptied: list[str]
+    ) -> int:
+        """Reads another image than `index`, and returns which it was."""
+        first = len(unreadable) - 1
+        others = np.roll(np.arange(len(self._labels)), -index)[1:]
+        same = self._labels[others] == self._labels[index]
+        for own in (True, False):
+            for candidate in others[same == own][:_MAX_SUBSTITUTIONS]:
+                if self._read_into(image, int(candidate), unreadable):
+                    return int(candidate)
+            if own and same.sum() <= _MAX_SUBSTITUTIONS:
+                emptied.append(str(self.source.identity_names[self._labels[index]]))
+        tried = len(unreadable) - first - 1
         raise InputError(
-            f"{unreadable[-1]}; and the {len(unreadable) - 1} images before it cannot be decoded "
-            "either"
+            f"{unreadable[-1]}; and the {tried} images before it cannot be decoded either"
         )
 
 
@@ -308,6 +330,11 @@ class DevicePrefetch(Iterator[Batch]):
     def unreadable(self) -> collections.Counter[str]:
         """Messages and counts of all batches read, those on the devices already among them."""
         return self._iterator.unreadable
+
+    @property
+    def emptied(self) -> set[str]:
+        """Names of identities of which no image can be decoded, met in all batches read."""
+        return self._iterator.emptied
 
     def close(self) -> None:
         """Stops reading ahead and ends the worker processes."""

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from arcface_jax.errors import printable
 from arcface_jax.evaluation.thresholds import too_few_pairs
 from arcface_jax.losses import MarginSoftmax, loss_name, minimum_scale
 from arcface_jax.models.registry import count_parameters
@@ -221,6 +222,11 @@ def print_plan(console: Console, setup: Setup) -> None:
         console.print(
             f"[yellow]{len(data.skipped):,} images cannot be decoded and are left out; the first: "
             f"{escape(data.skipped[0])}[/yellow]"
+        )
+    if data.emptied:
+        console.print(
+            f"[yellow]People left out for having no other images: {len(data.emptied):,}; the "
+            f"first: {escape(printable(data.emptied[0]))}[/yellow]"
         )
 
 

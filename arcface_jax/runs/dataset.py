@@ -41,7 +41,8 @@ class RunData:
     Attributes:
       train: source of the training images, in memory or not.
       sets: what to verify on; the first counts, it is the people held out where there are such.
-      fingerprint: of the whole source, before the split.
+      fingerprint: of the whole source, before the split; where training images were left out, of
+        those that were not.
     """
 
     train: FaceSource
@@ -67,6 +68,11 @@ class RunData:
     def class_counts(self) -> np.ndarray:
         """[C], training images of each class."""
         return np.bincount(self.train.labels, minlength=self.num_classes)
+
+    @property
+    def emptied(self) -> tuple[str, ...]:
+        """Names of people who are not trained on since none of their images can be decoded."""
+        return self.train.emptied if isinstance(self.train, MemorySource) else ()
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -135,7 +141,8 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     source = configured_source(config, seed)
     check_source_labels(source)
     on_unreadable: OnUnreadable = "raise" if config.unreadable == "stop" else "skip"
-    train, sets = source, []
+    train: FaceSource = source
+    sets: list[VerificationSet] = []
     if config.test_fraction > 0:
         with concerning(f"data.root {config.root}" if config.root else "synthetic faces"):
             train, test = split_identities(source, config.test_fraction, seed)
@@ -148,13 +155,16 @@ def load_data(config: DataConfig, seed: int) -> RunData:
         raise InputError(
             f"data.verify: the sets are called {', '.join(names)}; name one by NAME=SOURCE"
         )
-    return RunData(
-        train=train
-        if config.loading == "stream"
-        else load_source(train, config.size, on_unreadable=on_unreadable),
-        sets=tuple(sets),
-        fingerprint=source.fingerprint,
-    )
+    if config.loading == "memory":
+        train = load_source(train, config.size, on_unreadable=on_unreadable)
+        if len(train.identity_names) < 2 and train.emptied:
+            raise InputError(
+                f"data.root {config.root}: {len(train.skipped)} images cannot be decoded, and with "
+                f"them {len(train.emptied)} people are left out, which leaves "
+                f"{len(train.identity_names)} to train on; the first: {train.skipped[0]}"
+            )
+    left_out = isinstance(train, MemorySource) and train.skipped
+    return RunData(train, tuple(sets), train.fingerprint if left_out else source.fingerprint)
 
 
 def _load_set(
@@ -210,7 +220,4 @@ def sample_images(
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:count])
     sample = load_source(Subset(source, chosen), image_size, on_unreadable="skip")
-    own_labels = np.unique(
-        np.asarray(source.labels)[chosen]
-    )  # a subset renumbers them, in this order
-    return sample.images, own_labels[sample.labels]
+    return sample.images, np.asarray(source.labels)[chosen[sample.kept]]

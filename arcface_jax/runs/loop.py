@@ -12,7 +12,7 @@ import numpy as np
 
 from arcface_jax.command_name import command
 from arcface_jax.data.pipeline import Batch
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, printable
 from arcface_jax.runs.bad_steps import diagnose, keep_batch
 from arcface_jax.runs.checkpoints import Checkpoints, barrier, metadata_of
 from arcface_jax.runs.processes import is_loss_of_others
@@ -230,6 +230,11 @@ class _Run:
             first = next(iter(self.batches.unreadable))
             self.reporter.says(
                 f"{count} times an image could not be decoded and another took its place: {first} …"
+            )
+        if emptied := sorted(self.batches.emptied):
+            self.reporter.says(
+                f"Classes none of whose images could be decoded: {len(emptied)}; the first: "
+                f"{printable(emptied[0])}. --data.loading memory leaves them out."
             )
 
     def close(

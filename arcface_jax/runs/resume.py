@@ -20,9 +20,16 @@ def restore(checkpoints: Checkpoints, step: int, program: Program) -> TrainState
     several processes, on each device; with the same number they never are.
 
     Raises:
-      InputError: it is damaged, or of another configuration.
+      InputError: it is damaged, or of another configuration or another number of classes.
     """
-    saved = int(checkpoints.metadata(step)["shards"])
+    about = checkpoints.metadata(step)
+    saved, classes = int(about["shards"]), int(about.get("num_classes", program.num_classes))
+    if classes != program.num_classes:
+        raise InputError(
+            f"checkpoint {step} of {checkpoints.folder} is of {classes} classes, but there are "
+            f"{program.num_classes} people to train on now; restore the data that it was trained "
+            "on, or use a new folder"
+        )
     shapes = program.placement.shapes(program.make_state)
     if saved == program.shards:
         return checkpoints.restore(step, shapes)

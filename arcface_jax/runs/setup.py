@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import numpy as np
 
 from arcface_jax.data.pipeline import DevicePrefetch, batches
 from arcface_jax.data.samplers import Sampler
@@ -72,15 +73,35 @@ def prepare(config: Config) -> Setup:
             f"run.batch_size {batch_size} is larger than the {len(data.train)} training images; "
             f"set --run.batch-size to at most {len(data.train)}"
         )
-    if (
-        isinstance(config.loss, Triplet)
-        and config.data.sampler == "balanced"
-        and config.data.images_each < 2
-    ):
-        raise InputError(
-            f"data.images_each {config.data.images_each}: loss.name triplet needs 2 or more of a "
-            "person"
-        )
+    if isinstance(config.loss, Triplet):
+        _check_pairs(config, data.class_counts)
     sampler = create_sampler(config.data, data.train, batch_size, config.run.seed)
     program = create_program(config, data.num_classes, data.class_counts)
     return Setup(program, data, sampler)
+
+
+def _check_pairs(config: Config, class_counts: np.ndarray) -> None:
+    """A batch for a loss over pairs must be able to hold two images of a person, and another one.
+
+    Raises:
+      InputError: none can; every loss would be 0, and nothing learnt.
+    """
+    batch_size, each = config.run.batch_size, config.data.images_each
+    if len(class_counts) < 2 or class_counts.max() < 2:
+        found = "there is one person" if len(class_counts) < 2 else "each person has one image"
+        raise InputError(
+            "loss.name triplet needs two people to train on, and two images of one of them, but "
+            f"{found}; give other data, or choose a loss over classes"
+        )
+    if batch_size < 3:
+        raise InputError(
+            f"run.batch_size {batch_size}: loss.name triplet needs 3 or more, two images of a "
+            "person and one of another"
+        )
+    if config.data.sampler != "shuffled" and each < 2:
+        raise InputError(f"data.images_each {each}: loss.name triplet needs 2 or more of a person")
+    if config.data.sampler == "balanced" and each > batch_size // 2:
+        raise InputError(
+            f"data.images_each {each} of run.batch_size {batch_size}: loss.name triplet needs two "
+            f"people in a batch; set data.images_each to at most {batch_size // 2}"
+        )

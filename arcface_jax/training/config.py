@@ -47,7 +47,9 @@ class DataConfig:
     batch, ahead of the step.
     """
     unreadable: Literal["stop", "skip"] = "stop"
-    """What an image that cannot be decoded does: stop the run, or be left out and counted."""
+    """What an image that cannot be decoded does: stop the run, or be left out and counted, together
+    with people who have no other. stream: another image of the person takes its place.
+    """
     sampler: Literal["shuffled", "balanced", "capped"] = "shuffled"
     """shuffled: every image once an epoch. balanced: data.images-each of every identity in a batch,
     for losses over pairs. capped: no identity more than data.images-each times an epoch.

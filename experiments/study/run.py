@@ -178,8 +178,8 @@ def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup,
 def _only(data: RunData, kept: np.ndarray) -> RunData:
     train = data.train
     assert isinstance(train, MemorySource)
-    images, labels = train.images[kept], train.labels[kept]
-    return _with_train(data, dataclasses.replace(train, images=images, labels=labels))
+    images, labels, number = train.images[kept], train.labels[kept], train.kept[kept]
+    return _with_train(data, dataclasses.replace(train, images=images, labels=labels, kept=number))
 
 
 class Quiet:

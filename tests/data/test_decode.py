@@ -3,10 +3,10 @@ import io
 import numpy as np
 import pytest
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageCms
 
 from arcface_jax.data import decode as decode_module
-from arcface_jax.data.decode import decode, encode_png, resize
+from arcface_jax.data.decode import READS_AVIF, decode, encode_png, resize, suffix_of
 from arcface_jax.errors import InputError
 
 
@@ -86,15 +86,126 @@ def test_floating_point_pixels_are_refused():
         decode(saved(Image.fromarray(np.ones((3, 3), np.float32)), "TIFF"), "face.tif")
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied_alike_by_both_decoders(smooth, orientation, monkeypatch):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    encoded = saved(Image.fromarray(smooth), "JPEG", quality=95, exif=exif)
-    fast = decode(encoded, "x")
-    assert fast.shape == ((64, 48, 3) if orientation >= 5 else (48, 64, 3))
-    monkeypatch.setattr(decode_module, "simplejpeg", None)
-    assert np.abs(decode(encoded, "x").astype(int) - fast).max() <= 2
+@pytest.fixture(params=["simplejpeg", "Pillow"])
+def decoder(request, monkeypatch):
+    if request.param == "Pillow":
+        monkeypatch.setattr(decode_module, "simplejpeg", None)
+
+
+JPEG = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "with restart markers": {"restart_marker_blocks": 2},
+}
+
+
+@pytest.mark.parametrize("kind", JPEG)
+def test_bytes_around_the_image_data_of_a_jpeg_do_not_count(smooth, kind, decoder):
+    """After the end: what phones append, padding to a block, a second image. Before it: zeros.
+    Between segments: what writers leave.
+    """
+    plain = saved(Image.fromarray(smooth), "JPEG", quality=95, **JPEG[kind])
+    end, tables = plain[-2:], plain.index(b"\xff\xdb")
+    variants = [
+        *(
+            plain + after
+            for after in (bytes(5000), b"SEFT" * 9, plain, end, b"\xff\xd8\xff\xd9\xff")
+        ),
+        *(plain[:-2] + bytes(count) + end for count in (1, 2, 3, 4, 9, 5000)),
+        *(plain[:-2] + fill + end for fill in (b"\xff", b"\xff" * 9)),
+        plain[:-2] + bytes(9) + end + b"trailer" + bytes(9) + end,
+        *(plain[:tables] + junk + plain[tables:] for junk in (b"\0", b"\xff" * 5, b"ab\xff\0")),
+    ]
+    wanted = decode(plain, "x")
+    for number, encoded in enumerate(variants):
+        np.testing.assert_array_equal(decode(encoded, "x"), wanted, err_msg=str(number))
+
+
+@pytest.mark.parametrize("kind", JPEG)
+def test_a_jpeg_cut_short_and_filled_up_is_an_error(smooth, kind):
+    plain = saved(Image.fromarray(smooth), "JPEG", quality=95, **JPEG[kind])
+    fills = [(2, b"")]  # without its end alone
+    for cut in (50, 300)[: 1 if kind == "progressive" else 2]:  # which is whole after each scan
+        ends = (b"", bytes(cut), bytes(cut - 2) + b"\xff\xd9", b"\xff\xd9", b"ab\xff\xd9")
+        fills += [(cut, end) for end in ends]
+    for cut, end in fills:
+        with pytest.raises(InputError, match=r"^face\.jpg: cannot decode this JPEG"):
+            decode(plain[:-cut] + end, "face.jpg")
+
+
+def test_cmyk_and_ycck_are_as_adobe_inverts_them(decoder):
+    inks = {(0, 255, 255, 0): (255, 0, 0), (255, 0, 0, 0): (0, 255, 255), (0, 0, 0, 255): (0, 0, 0)}
+    for ink, colour in inks.items():
+        encoded = saved(Image.new("CMYK", (16, 16), ink), "JPEG", quality=100)
+        assert np.abs(decode(encoded, "x").astype(int) - colour).max() <= 2
+    adobe = encoded.index(b"Adobe")
+    ycck = encoded[: adobe + 11] + b"\x02" + encoded[adobe + 12 :]
+    # the inverted inks of black, (255, 255, 255, 0), read as Y, Cb, Cr, K, and turned: C = 255 − R
+    assert (decode(ycck, "x") == 0).all()
+
+
+@pytest.mark.parametrize(("offset", "value"), [(4, 12), (1, 0xC3), (1, 0xCB)])
+def test_rare_kinds_of_jpeg_are_refused(smooth, decoder, offset, value):
+    """12 bits a sample; lossless; lossless with arithmetic coding. The rest does not fit them."""
+    encoded = bytearray(saved(Image.fromarray(smooth), "JPEG"))
+    encoded[encoded.index(b"\xff\xc0") + offset] = value
+    with pytest.raises(InputError, match=r"^x: cannot decode this .*; remove or replace it$"):
+        decode(bytes(encoded), "x")
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF", "AVIF"])
+def test_bytes_behind_the_image_do_not_count(smooth, format):
+    if format == "AVIF" and not READS_AVIF:
+        pytest.skip("this Pillow has no AVIF")
+    encoded = saved(Image.fromarray(smooth), format)
+    for behind in (bytes(512), b"trailer", encoded):
+        np.testing.assert_array_equal(decode(encoded + behind, "x"), decode(encoded, "x"))
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF", "MPO", "AVIF"])
+def test_of_several_frames_the_first_counts(smooth, format, decoder):
+    if format == "AVIF" and not READS_AVIF:
+        pytest.skip("this Pillow has no AVIF")
+    white = Image.new("RGB", (64, 48), "white")
+    options = {"save_all": True, "append_images": [white]}
+    image = decode(saved(Image.fromarray(smooth), format, **options), "x")
+    assert np.abs(image.astype(int) - smooth).mean() < 6
+
+
+def test_palettes_and_grey_with_opacity_are_laid_over_white():
+    palette = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
+    palette.putpalette([10, 20, 30, 40, 50, 60, 0, 0, 0])
+    wanted = [[10, 20, 30], [255, 255, 255], [127, 127, 127]]
+    transparent = saved(palette, "PNG", transparency=bytes([255, 0, 128]))
+    np.testing.assert_array_equal(decode(transparent, "x")[0], wanted)
+    np.testing.assert_array_equal(
+        decode(saved(palette, "GIF", transparency=1), "x")[0], [*wanted[:2], [0, 0, 0]]
+    )
+    grey = Image.fromarray(np.array([[[9, 255], [9, 0]]], np.uint8), "LA")
+    np.testing.assert_array_equal(decode(saved(grey, "PNG"), "x")[0, :, 0], [9, 255])
+
+
+def test_lab_and_cmyk_tiff_have_the_right_colours(smooth):
+    picture = Image.fromarray(smooth)
+    profiles = [ImageCms.createProfile(space) for space in ("sRGB", "LAB")]
+    lab = ImageCms.profileToProfile(picture, *profiles, outputMode="LAB")
+    for image in (lab, picture.convert("CMYK")):
+        decoded = decode(saved(image, "TIFF"), "x").astype(int)
+        assert np.abs(decoded - smooth).mean() < 4, image.mode
+
+
+@pytest.mark.skipif(not READS_AVIF, reason="this Pillow has no AVIF")
+def test_avif_is_read_where_pillow_can(smooth):
+    encoded = saved(Image.fromarray(smooth), "AVIF", quality=95)
+    assert suffix_of(encoded[:16]) == ".avif"
+    assert np.abs(decode(encoded, "x").astype(int) - smooth).mean() < 3
+    with pytest.raises(InputError, match=r"^x: cannot decode"):
+        decode(encoded[:-20], "x")
+
+
+def test_heic_is_named_with_what_to_do():
+    with pytest.raises(InputError, match=r"x\.heic: .*HEIC.*JPEG or PNG"):
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "x.heic")
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arcface_jax.data.decode import encode_png
+from arcface_jax.data.decode import READS_AVIF, encode_png
 from arcface_jax.data.open import open_source
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
@@ -261,13 +261,25 @@ def test_images_of_every_suffix_are_read(tmp_path, name, format, pack):
 @pytest.mark.parametrize("pack", [False, True])
 def test_files_that_are_no_images_are_counted(tmp_path, pack):
     root = write(tmp_path / "d", "ann/1.png", "ann/notes.txt")
-    for name in ("ann/1.heic", "ann/2.HEIC", "ann/x.avif", "ann/README", "pairs.csv"):
+    for name in ("ann/1.heic", "ann/2.HEIC", "ann/x.jxl", "ann/README", "pairs.csv"):
         (root / name).write_bytes(b"\0\0\0 ftypheic" if "heic" in name.lower() else b"BMW P5")
     source = FolderSource(zipped(root, tmp_path / "d.zip") if pack else root)
     assert len(source) == 1
     (remark,) = source.remarks
-    for counted in (".heic (2)", ".avif (1)", "no suffix (1)", ".txt (1)", ".csv (1)"):
+    for counted in (".heic (2)", ".jxl (1)", "no suffix (1)", ".txt (1)", ".csv (1)"):
         assert counted in remark
+    assert remark.endswith("; convert .heic, .jxl to JPEG or PNG")
     (root / "ann" / "1.png").unlink()
     with pytest.raises(InputError, match=r"no image below it .*found .heic \(2\)"):
         FolderSource(root)
+
+
+@pytest.mark.skipif(not READS_AVIF, reason="this Pillow has no AVIF")
+def test_avif_is_an_image_where_pillow_reads_it(tmp_path):
+    person = tmp_path / "ann"
+    person.mkdir()
+    for name in ("1.avif", "2"):
+        Image.new("RGB", (8, 8), "white").save(person / name, format="AVIF")
+    source = FolderSource(tmp_path)
+    assert [source[index].min() for index in range(2)] == [255, 255]
+    assert not source.remarks

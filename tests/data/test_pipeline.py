@@ -161,11 +161,18 @@ def test_unreadable_images_stop_the_run_or_are_substituted_and_counted(source, t
         next(iterator)
     with batches(damaged, 4, SIZE, seed=0, on_unreadable="substitute") as iterator:
         batch = next(iterator)
-        assert sorted(batch.images[:, 0, 0, 0]) == [0, 2, 2, 3]
-        assert sorted(batch.labels) == [0, 1, 1, 1]
+        assert sorted(batch.images[:, 0, 0, 0]) == [0, 0, 2, 3]  # another of the same person
+        assert sorted(batch.labels) == [0, 0, 1, 1]
         next(iterator)
         assert list(iterator.unreadable.values()) == [2]
         assert DevicePrefetch(iterator).unreadable is iterator.unreadable
+        assert not iterator.emptied
+    (tmp_path / "0" / "0.png").write_bytes(b"damaged")
+    with batches(damaged, 4, SIZE, seed=0, on_unreadable="substitute") as iterator:
+        batch = next(iterator)
+        assert sorted(batch.images[:, 0, 0, 0]) == [2, 2, 2, 3]  # nobody else of person 0
+        assert batch.labels.tolist() == [1, 1, 1, 1]
+        assert DevicePrefetch(iterator).emptied is iterator.emptied == {"0"}
     for path in tmp_path.rglob("*.png"):
         path.write_bytes(b"damaged")
     with (

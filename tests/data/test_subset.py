@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from arcface_jax.data.check import check_source_labels
 from arcface_jax.data.in_memory import MemorySource, load_images, load_source
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.subset import Concatenated, Subset, split_identities
@@ -110,8 +111,29 @@ def test_unreadable_images_raise_or_are_skipped_and_counted():
     assert len(loaded) == 1
     assert loaded.skipped == tuple(f"record {i}: damaged" for i in (1, 2, 3))
     np.testing.assert_array_equal(loaded.labels, [0])
-    assert len(loaded.identity_names) == 2
     with pytest.raises(
         InputError, match="none of the 2 images can be decoded; the first: record 0"
     ):
         load_source(Plain([0, 1], unreadable=(0, 1)), 6, on_unreadable="skip")
+
+
+@pytest.mark.parametrize(
+    ("unreadable", "labels", "left", "emptied"),
+    [
+        ((), [0, 0, 1, 2, 2, 3], [0, 1, 2, 3], []),
+        ((0,), [0, 1, 2, 2, 3], [0, 1, 2, 3], []),
+        ((2,), [0, 0, 1, 1, 2], [0, 2, 3], [1]),
+        ((0, 1, 5), [0, 1, 1], [1, 2], [0, 3]),
+        ((0, 2, 3, 4), [0, 1], [0, 3], [1, 2]),
+    ],
+)
+def test_identities_without_an_image_are_no_classes(unreadable, labels, left, emptied):
+    source = Plain([0, 0, 1, 2, 2, 3], unreadable)
+    loaded = load_source(source, 6, on_unreadable="skip")
+    assert loaded.labels.tolist() == labels
+    assert list(loaded.identity_names) == [source.identity_names[label] for label in left]
+    assert list(loaded.emptied) == [source.identity_names[label] for label in emptied]
+    assert loaded.kept.tolist() == [index for index in range(6) if index not in unreadable]
+    check_source_labels(loaded)
+    assert (loaded.fingerprint == source.fingerprint) == (not unreadable)
+    assert loaded.fingerprint == load_source(source, 9, on_unreadable="skip").fingerprint

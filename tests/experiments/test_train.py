@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from arcface_jax.commands.command import run_command
+from arcface_jax.commands.run_report import sample_grid
+from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
 from arcface_jax.losses import CosFace, MagFace, NormFace
 from arcface_jax.training.config import Config
@@ -369,14 +371,19 @@ def test_check_looks_and_trains_nothing(command, people):
 
 
 def test_unreadable_images_are_left_out_and_counted_if_asked(command, people, without_pictures):
-    corrupt(people)
-    status, out, _ = command(*FOLDER, "--data.unreadable", "skip")
+    for file in (people / "p0").iterdir():
+        file.write_bytes(b"damaged")
+    verify = ("--data.test-fraction", "0", "--data.verify", "v")
+    shutil.copytree(people, people.parent / "v", ignore=shutil.ignore_patterns("p[0-2]"))
+    status, out, _ = command(*FOLDER, *verify, "--data.unreadable", "skip")
     assert status == 0
-    assert "1 images cannot be decoded and are left out" in out
+    assert "6 images cannot be decoded and are left out" in out
+    assert "People left out for having no other images: 1; the first: p0" in out
 
 
 def test_unreadable_images_of_a_stream_are_replaced_and_counted(command, people):
-    corrupt(people)
+    for file in (people / "p0").iterdir():
+        file.write_bytes(b"damaged")
     streamed = (
         "--data.unreadable",
         "skip",
@@ -394,6 +401,18 @@ def test_unreadable_images_of_a_stream_are_replaced_and_counted(command, people)
         r"[1-9]\d* times an image could not be decoded and another took its place: .*p0",
         " ".join(out.split()),
     )
+    assert "Classes none of whose images could be decoded: 1; the first: p0." in out
+
+
+def test_a_sheet_of_images_leaves_the_place_of_an_unreadable_one_black(people):
+    (people / "p1" / "2.pgm").write_bytes(b"damaged")
+    source = FolderSource(people)
+    grid = sample_grid(source, (20, 16))
+    assert grid.shape == (6, 10, 20, 16, 3)
+    assert not grid[1, 2].any()
+    for person, number in ((0, 0), (1, 1), (1, 3), (2, 0), (5, 5)):
+        np.testing.assert_array_equal(grid[person, number], source[6 * person + number])
+    assert not grid[:, 6:].any()
 
 
 def test_names_with_brackets_are_printed_as_they_are(command, people, without_pictures):

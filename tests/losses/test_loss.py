@@ -135,17 +135,18 @@ def test_the_object_its_function_and_numpy_agree_and_padding_is_ignored(data, na
         params |= {"class_weights": weights} if "class_weights" in params else {}
         params |= {"bias": np.linspace(-1.0, 1.0, 5)} if name == "softmax" else {}
 
-        def total(params, e):
+        def total(params, e, labels):
             out = loss(params, loss.init(), e, labels, Context(key=key))
             return out.loss.sum(), out
 
         @jax.jit
-        def run(params, e):
-            gradients, out = jax.grad(total, argnums=(0, 1), has_aux=True)(params, e)
+        def run(params, e, labels):
+            gradients, out = jax.grad(total, argnums=(0, 1), has_aux=True)(params, e, labels)
             drawn = jax.random.normal(key, (10,), jnp.float64)
             return gradients, out, as_function(name, params, loss.init(), e, labels, key), drawn
 
-        results = jax.device_get(run(params, embeddings))
+        results = jax.device_get(run(params, embeddings, labels))
+        ignored = jax.device_get(run(params, embeddings, np.full_like(labels, -1)))
     (of_params, of_e), out, (function_loss, function_state), drawn = results
     wanted = as_numpy(name, params, embeddings[:8], labels[:8], drawn[:8])
 
@@ -162,6 +163,12 @@ def test_the_object_its_function_and_numpy_agree_and_padding_is_ignored(data, na
     assert of_e[:8].any()
     for gradient in jax.tree.leaves((of_params, of_e)):
         assert np.isfinite(gradient).all()
+
+    (of_params, of_e), out, *_ = ignored  # a batch of nothing else
+    for part in (out.loss, out.target_cosine, out.hit, of_e):
+        assert not part.any()
+    for value in jax.tree.leaves((of_params, out.state)):
+        assert np.isfinite(value).all()
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -99,6 +99,39 @@ def test_padding_is_nobodys_nearest_and_no_positive():
 
 
 @pytest.mark.parametrize(
+    "labels",
+    [[3, 3, 3, 3], [0, 1, 2, 3], [-1, -1, -1, -1], [5, -1, -1, -1], [5, 5, -1, -1], [5, 6, -1, 7]],
+    ids=["one person", "one image each", "none", "one image", "two of one", "each alone"],
+)
+@pytest.mark.parametrize("mining", ["hard", "semi_hard"])
+def test_a_batch_without_pairs_of_both_kinds_teaches_nothing(mining, labels):
+    """Loss and gradient are 0, also where embeddings are equal, opposite or zero."""
+    embeddings = np.float32([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])
+    loss, gradient = jax.jit(loss_and_gradient(mining))(embeddings, np.array(labels))
+    np.testing.assert_array_equal(loss, np.zeros(4))
+    np.testing.assert_array_equal(gradient, np.zeros((4, 2)))
+
+
+@pytest.mark.parametrize("mining", ["hard", "semi_hard"])
+def test_a_batch_of_one_teaches_nothing(mining):
+    loss, gradient = jax.jit(loss_and_gradient(mining))(np.ones((1, 2), np.float32), np.array([0]))
+    assert loss.tolist() == [0.0]
+    assert gradient.tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("mining", ["hard", "semi_hard"])
+def test_copies_of_an_image_have_a_finite_gradient(mining):
+    """θ(a, p) = 0 and θ(a, n) = π/2, so the loss is max(0, 0.35 − π/2) = 0; for θ(a, n) = 0, it is
+    0.35.
+    """
+    for negative, wanted in (([0.0, 1.0], 0.0), ([1.0, 0.0], 0.35)):
+        embeddings = np.float32([[1.0, 0.0], [1.0, 0.0], negative])
+        loss, gradient = jax.jit(loss_and_gradient(mining))(embeddings, np.array([0, 0, 1]))
+        np.testing.assert_allclose(loss, [wanted, wanted, 0.0], atol=2e-3)
+        assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda e, y: angular_triplet_loss(e, y, margin=-0.35), r"margin is -0\.35"),

@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from arcface_jax.data.samplers import Balanced, Capped, Shuffled
+from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
-from arcface_jax.runs.dataset import create_sampler, load_data
+from arcface_jax.runs.dataset import create_sampler, load_data, sample_images
 from arcface_jax.training.config import DataConfig
 from tests.bin_set import write_bin
 
@@ -172,3 +173,94 @@ def test_samplers_that_cannot_be_are_named(changes, named):
         create_sampler(
             dataclasses.replace(DATA, **changes), SyntheticFaces(8, 6, image_size=16), 8, 0
         )
+
+
+@pytest.fixture
+def people(tmp_path):
+    """Six people with six images each in a folder; the function damages images of some."""
+    for number, image in enumerate(SyntheticFaces(6, 6, image_size=16).render(np.arange(36))):
+        person = tmp_path / "people" / f"p{number // 6}"
+        person.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(person / f"{number % 6}.png")
+
+    def damage(*names):
+        for name in names:
+            for file in (tmp_path / "people").glob(name):
+                file.write_bytes(b"damaged")
+
+    return damage
+
+
+def folder_of(tmp_path, **changes):
+    """Trains on all of `people` and verifies on a set of pairs."""
+    verify = (str(write_bin(tmp_path / "lfw.bin", image_size=16)),)
+    folder = DataConfig(source="folder", root=str(tmp_path / "people"), image_size=16, pairs=40)
+    return dataclasses.replace(
+        folder, **{"test_fraction": 0.0, "verify": verify, "unreadable": "skip", **changes}
+    )
+
+
+def test_people_without_a_readable_image_are_no_classes(people, tmp_path):
+    whole = load_data(folder_of(tmp_path), 0)
+    people("p1/*", "p4/*", "p5/1.png")
+    data = load_data(folder_of(tmp_path), 0)
+    assert data.num_classes == 4
+    assert data.train.identity_names == ["p0", "p2", "p3", "p5"]
+    assert data.class_counts.tolist() == [6, 6, 6, 5]
+    assert data.train.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6 + [3] * 5
+    assert data.emptied == ("p1", "p4")
+    assert len(data.skipped) == 13
+    create_sampler(dataclasses.replace(folder_of(tmp_path), sampler="balanced"), data.train, 8, 0)
+    images, labels = sample_images(data.train, 23, 16, 0)
+    np.testing.assert_array_equal(images, data.train.images)
+    np.testing.assert_array_equal(labels, data.train.labels)
+    assert data.fingerprint != whole.fingerprint
+    assert load_data(folder_of(tmp_path), 0).fingerprint == data.fingerprint
+    streamed = load_data(folder_of(tmp_path, loading="stream"), 0)
+    assert (streamed.num_classes, streamed.emptied) == (6, ())
+
+
+def test_what_is_readable_is_part_of_the_fingerprint(people, tmp_path, monkeypatch):
+    """The same files by another decoder can be other classes, which no checkpoint fits."""
+    people("p5/1.png")
+    before = load_data(folder_of(tmp_path), 0)
+    decode = FolderSource.__getitem__
+
+    def less(source, index):
+        if source.path(index) == "p2/0.png":
+            raise InputError("p2/0.png: this decoder cannot")
+        return decode(source, index)
+
+    monkeypatch.setattr(FolderSource, "__getitem__", less)
+    assert load_data(folder_of(tmp_path), 0).fingerprint != before.fingerprint
+
+
+def test_a_sample_keeps_the_labels_of_its_source(people, tmp_path):
+    people("p1/*", "p4/0.png")
+    source = FolderSource(tmp_path / "people")
+    images, labels = sample_images(source, 36, 16, 0)
+    assert labels.tolist() == [0] * 6 + [2] * 6 + [3] * 6 + [4] * 5 + [5] * 6
+    np.testing.assert_array_equal(images[6], source[12])
+
+
+def test_held_out_pairs_are_of_images_that_can_be_read(people, tmp_path):
+    config = folder_of(tmp_path, test_fraction=0.5, verify=(), pairs=20)
+    held_out = load_data(config, 0).test.identity_names
+    people(f"{held_out[0]}/*", f"{held_out[1]}/0.png")
+    data = load_data(config, 0)
+    assert data.test.identity_names == held_out[1:]
+    assert data.emptied == ()  # none of those to train on
+    assert len(data.test) == 11
+    assert len(data.pairs) == 20
+    people(f"{held_out[1]}/*")
+    with pytest.raises(InputError, match=rf"data.root {tmp_path}/people: labels"):
+        load_data(config, 0)
+
+
+def test_one_person_left_over_is_refused(people, tmp_path):
+    people("p[1-5]/*")
+    with pytest.raises(
+        InputError,
+        match=r"30 images cannot be decoded, and with them 5 people are left out, .*p1/0",
+    ):
+        load_data(folder_of(tmp_path), 0)

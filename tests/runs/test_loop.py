@@ -167,6 +167,9 @@ def test_resuming_on_other_data_is_refused(setup, tmp_path):
     )
     with pytest.raises(InputError, match="other data"):
         train(other, folder, Recorder())
+    more = dataclasses.replace(setup.program, num_classes=7, class_counts=np.ones(7))
+    with pytest.raises(InputError, match=r"is of 6 classes, but there are 7 people to train on"):
+        train(dataclasses.replace(setup, program=more), folder, Recorder())
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from arcface_jax.runs.loop import best_so_far
 from arcface_jax.runs.run_folder import RunFolder, read_metrics
 from arcface_jax.runs.setup import prepare
 from arcface_jax.training.config_file import config_to_json
+from tests.bin_set import write_bin
 from tests.runs.short_runs import Recorder, final_state, run
 
 
@@ -138,16 +139,36 @@ def test_accumulated_runs_go_through_but_not_where_a_part_would_be_wrong(tiny_co
         prepare(with_(accumulated, head={"kind": "chunked", "update": "fused"}))
     with pytest.raises(InputError, match="leaves no pairs of one person in a part"):
         prepare(with_(accumulated, loss=Triplet(), data={"sampler": "balanced"}))
-    with pytest.raises(InputError, match=r"data.images_each 1: loss.name triplet needs 2 or more"):
-        prepare(
-            with_(
-                tiny_config,
-                loss=Triplet(),
-                data={"sampler": "balanced", "images_each": 1},
-            )
-        )
     with pytest.raises(InputError, match="2 devices in use times 3 parts"):
         prepare(with_(tiny_config, run={"accumulate": 3}))
+
+
+@pytest.mark.parametrize(
+    ("data", "batch_size", "message"),
+    [
+        ({"sampler": "balanced", "images_each": 1}, 16, "images_each 1: loss.name triplet needs 2"),
+        ({"sampler": "capped", "images_each": 1}, 16, "images_each 1: loss.name triplet needs 2"),
+        (
+            {"sampler": "balanced", "images_each": 16},
+            16,
+            r"needs two people in a batch; set data\.images_each to at most 8",
+        ),
+        ({}, 2, r"run\.batch_size 2: loss.name triplet needs 3 or more"),
+        (
+            {"images_per_identity": 1},
+            4,
+            "two people .* each person has one image; give other",
+        ),
+        ({"identities": 1}, 4, "two people .* but there is one person; give other"),
+    ],
+)
+def test_pairs_that_no_batch_can_hold_are_refused(tiny_config, tmp_path, data, batch_size, message):
+    """Nothing would be learnt, and all losses would be 0."""
+    verify = (str(write_bin(tmp_path / "lfw.bin", image_size=16)),)
+    data = {"test_fraction": 0.0, "verify": verify, **data}
+    config = with_(tiny_config, loss=Triplet(), data=data, run={"batch_size": batch_size})
+    with pytest.raises(InputError, match=message):
+        prepare(config)
 
 
 @pytest.mark.slow

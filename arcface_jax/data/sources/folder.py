@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from arcface_jax.data.decode import suffix_of
+from arcface_jax.data.decode import READS_AVIF, suffix_of
 from arcface_jax.data.sources.encoded import number_identities
 from arcface_jax.data.sources.filetree import TreeSource, open_tree
 from arcface_jax.data.sources.splits import choose_split, splits_of_folders
@@ -16,9 +16,11 @@ from arcface_jax.errors import InputError, printable
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
     *(".pgm", ".ppm", ".pbm", ".pnm"),
+    *((".avif",) if READS_AVIF else ()),
 )
 """File names that are images, in either case."""
 
+_NOT_READ = {".heic", ".heif", ".avif", ".jxl", ".jp2"}
 _TEXTS = (".txt", ".csv", ".tsv", ".lst", ".json", ".jsonl", ".xml", ".md", ".html", ".cls")
 
 
@@ -110,10 +112,12 @@ def sort_out(
 
 
 def in_words(left_out: collections.Counter[str]) -> str:
-    """Counts of suffixes, for messages: ".heic (3), .txt (1)"."""
+    """Counts of suffixes, for messages: ".heic (3), .txt (1); convert .heic to JPEG or PNG"."""
     shown = [f"{suffix or 'no suffix'} ({count})" for suffix, count in left_out.most_common(8)]
     more = len(left_out) - len(shown)
-    return printable(", ".join(shown)) + (f" and {more} more suffixes" if more else "")
+    words = printable(", ".join(shown)) + (f" and {more} more suffixes" if more else "")
+    photos = sorted(_NOT_READ & left_out.keys())
+    return words + (f"; convert {', '.join(photos)} to JPEG or PNG" if photos else "")
 
 
 def _about_folders(identities: Sequence[str]) -> list[str]:

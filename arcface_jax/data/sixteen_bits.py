@@ -1,0 +1,190 @@
+"""Images of more than 8 bits a sample to 8: of which bits, the file must say, or they tell."""
+
+import io
+import logging
+import re
+import sys
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from arcface_jax.data.orientation import forget_details
+
+_PNG_DEPTH = 24  # offset of a PNG's bit depth
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES = 258, 262, 284
+_WHITE_IS_ZERO, _SEPARATE = 0, 2
+_WARNED_OF: set[int] = set()
+
+
+class Deep(NamedTuple):
+    """Samples of more than 8 bits, and what their file says of their range.
+
+    Attributes:
+      colours: uint16 [height, width, 1 or 3], grey or RGB.
+      opacity: uint16 [height, width, 1]; None where all pixels are opaque.
+      maxval: the largest value that can be; None where that is not said.
+      bits: significant bits, as a PNG's sBIT chunk has them, of colours and opacity; None without.
+      white_is_zero: whether 0 is white.
+    """
+
+    colours: np.ndarray
+    opacity: np.ndarray | None = None
+    maxval: int | None = None
+    bits: tuple[int, int] | None = None
+    white_is_zero: bool = False
+
+
+def read_deep(image: ImageFile.ImageFile, encoded: bytes) -> Deep | None:
+    """The samples of a PNG, TIFF, PGM or PPM of more than 8 bits; None for another image.
+
+    Of colours, Pillow gives one byte a sample. It is asked for the other one by another name of the
+    same arrangement of bytes.
+
+    Args:
+      image: as opened by Pillow, not loaded.
+      encoded: the file it is of.
+    """
+    args = image.tile[0].args if image.tile else None
+    rawmode, *options = (args,) if isinstance(args, str) else (args or ("",))
+    if image.format == "PPM":
+        return _read_pnm(image, encoded, int(options[0]) if options else 65535, rawmode)
+    if image.format == "PNG" and encoded[_PNG_DEPTH] == 16:
+        return _read_png(image, encoded, rawmode)
+    if image.format == "TIFF":
+        return _read_tiff(image, encoded, rawmode)
+    return None
+
+
+def to_eight_bits(deep: Deep, name: str) -> np.ndarray:
+    """The highest 8 bits, over white where pixels are transparent: uint8 [height, width, 3].
+
+    See `decode.decode` for which they are; `name` is for the warning of what is taken for granted.
+    """
+    of_colours, of_opacity = deep.bits or (None, None)
+    result = _highest(deep.colours, deep.maxval, of_colours, name)
+    if deep.white_is_zero:
+        result = 255 - result
+    if deep.opacity is not None:
+        opacity = _highest(deep.opacity, deep.maxval, of_opacity, name).astype(np.uint32)
+        result = ((result * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+    return np.broadcast_to(result, (*result.shape[:2], 3)).copy()
+
+
+def _highest(samples: np.ndarray, maxval: int | None, bits: int | None, name: str) -> np.ndarray:
+    largest = int(samples.max())
+    if maxval is not None:
+        top = maxval
+    elif bits is not None:
+        top = 65535 if largest >= 1 << bits or _is_scaled(samples, bits) else (1 << bits) - 1
+    else:
+        top = next((top for top in (255, 4095) if largest <= top), 65535)
+        if largest > 0 and top < 65535:
+            _warn(name, top)
+    samples = np.minimum(samples, top).astype(np.uint32)
+    return (samples * 255 // top if top < 255 else samples * 256 // (top + 1)).astype(np.uint8)
+
+
+def _is_scaled(samples: np.ndarray, bits: int) -> bool:
+    """Whether samples of so many bits were made to fill 16, as PNG wants it: shifted or scaled."""
+    if not np.any(samples & ((1 << (16 - bits)) - 1)):
+        return True
+    full = (1 << bits) - 1
+    original = (samples.astype(np.uint32) * full + 32767) // 65535
+    return bool(np.all((original * 65535 + full // 2) // full == samples))
+
+
+def _warn(name: str, top: int) -> None:
+    if top not in _WARNED_OF:
+        _WARNED_OF.add(top)
+        logging.getLogger("arcface_jax").warning(
+            "%s: its 16-bit samples are all under %s and are taken for %d bits, here and in other "
+            "such images; rewrite them with 8 bits a channel if that is wrong",
+            *(name, f"{top + 1:,}", top.bit_length()),
+        )
+
+
+def _read_pnm(image: ImageFile.ImageFile, encoded: bytes, maxval: int, rawmode: str) -> Deep | None:
+    """By itself, for Pillow goes pixel by pixel here and gives colours with 8 bits."""
+    raw = image.tile[0].codec_name == "raw" and rawmode != "I;16B"
+    if raw or maxval < 256 or image.mode not in ("I", "RGB"):
+        return None
+    width, height = image.size
+    shape = (height, width, 3 if image.mode == "RGB" else 1)
+    start, count = image.tile[0].offset, height * width * shape[2]
+    if image.tile[0].codec_name == "ppm_plain":
+        words = re.sub(rb"#[^\n]*", b"", encoded[start:]).split(maxsplit=count)[:count]
+        samples = np.array([int(word) for word in words], np.uint16)
+        if len(samples) < count:
+            raise ValueError("image file is truncated")
+    else:
+        samples = np.frombuffer(encoded, ">u2", count, start)
+    return Deep(samples.reshape(shape), maxval=None if maxval == 65535 else maxval)
+
+
+def _read_png(image: ImageFile.ImageFile, encoded: bytes, rawmode: str) -> Deep:
+    if rawmode == "LA;16B":
+        image.load()
+        four = _read_as(image.format, encoded, "RGBA").astype(np.uint16)
+        samples = four[..., ::2] << 8 | four[..., 1::2]
+    else:
+        samples = _both_bytes(image, encoded, rawmode)
+    channels = samples.shape[2]
+    colours = samples[..., : 1 if channels < 3 else 3]
+    opacity = samples[..., -1:] if channels in (2, 4) else None
+    if "transparency" in image.info:  # one grey or colour
+        seen = np.any(colours != np.array(image.info["transparency"]), axis=-1, keepdims=True)
+        opacity = np.where(seen, np.uint16(65535), np.uint16(0))
+    said = _significant_bits(encoded)
+    bits = None
+    if len(said) == channels and all(1 <= one <= 16 for one in said):
+        bits = (max(said[: colours.shape[2]]), said[-1] if channels in (2, 4) else 16)
+    return Deep(colours, opacity, bits=bits)
+
+
+def _significant_bits(encoded: bytes) -> bytes:
+    """What the sBIT chunk of a PNG holds; empty without one."""
+    at = 8
+    while (kind := encoded[at + 4 : at + 8]) not in (b"IDAT", b""):
+        length = int.from_bytes(encoded[at : at + 4], "big")
+        if kind == b"sBIT":
+            return encoded[at + 8 : at + 8 + length]
+        at += 12 + length
+    return b""
+
+
+def _read_tiff(image: ImageFile.ImageFile, encoded: bytes, rawmode: str) -> Deep | None:
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    if tags.get(_TIFF_PLANES) == _SEPARATE and max(tags.get(_TIFF_BITS, (1,))) > 8:
+        raise ValueError("16-bit colours lie in planes; save them pixel by pixel")
+    grey = rawmode.startswith("I;")
+    if not grey and not re.fullmatch(r"RGB[AX]?;16[BLN]", rawmode):
+        return None
+    samples = _both_bytes(image, encoded, rawmode)
+    return Deep(
+        samples[..., : 1 if grey else 3],
+        samples[..., 3:] if samples.shape[2] == 4 else None,
+        maxval=4095 if rawmode == "I;12" else None,
+        white_is_zero=grey and tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO,
+    )
+
+
+def _both_bytes(image: ImageFile.ImageFile, encoded: bytes, rawmode: str) -> np.ndarray:
+    image.load()
+    high = np.asarray(image).astype(np.uint16)
+    if rawmode.startswith("I;"):
+        return high[:, :, None]
+    order = rawmode[-1].replace("N", "L" if sys.byteorder == "little" else "B")
+    return high << 8 | _read_as(image.format, encoded, rawmode[:-1] + "BL".replace(order, ""))
+
+
+def _read_as(format: str | None, encoded: bytes, rawmode: str) -> np.ndarray:
+    with Image.open(io.BytesIO(encoded), formats=(str(format),)) as image:
+        image.tile = [
+            tile._replace(args=(rawmode, *tile.args[1:]) if type(tile.args) is tuple else rawmode)
+            for tile in image.tile
+        ]
+        if format == "TIFF":
+            forget_details(image)
+        image.load()
+        return np.asarray(image)
