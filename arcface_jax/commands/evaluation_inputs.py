@@ -20,6 +20,7 @@ from arcface_jax.evaluation.folds import fold_numbers
 from arcface_jax.evaluation.suite import EmbeddedSet
 from arcface_jax.evaluation.verification import FlipRule, combine_flip
 from arcface_jax.models.embed import mirror
+from arcface_jax.progress import Begin, unseen
 from arcface_jax.runs.dataset import RunData
 
 SOURCE = "source_fingerprint"
@@ -133,10 +134,14 @@ def _embedded(
     return EmbeddedSet(name, combine_flip(embeddings, mirrored, flip), quality=quality, **known)
 
 
-def load_set(specification: str, image_size: tuple[int, int], folds: int) -> ImageSet:
-    """The images of what `data.open.open_set` opens."""
+def load_set(
+    specification: str, image_size: tuple[int, int], folds: int, begin: Begin = unseen
+) -> ImageSet:
+    """The images of what `data.open.open_set` opens; `begin` shows the work."""
     opened = open_set(specification, folds)
-    images, known = load_images(opened.source, image_size), opened.identities_known
+    with begin(f"Decoding {opened.name}", len(opened.source)) as move:
+        images = load_images(opened.source, image_size, progress=move)
+    known = opened.identities_known
     return ImageSet(opened.name, images, opened.labels, opened.pairs, known, opened.content)
 
 
@@ -147,13 +152,21 @@ def held_out_set(data: RunData) -> ImageSet:
 
 
 def embed_set(
-    model: TrainedRun | ImportedModel, images: ImageSet, flip: FlipRule, name: str
+    model: TrainedRun | ImportedModel,
+    images: ImageSet,
+    flip: FlipRule,
+    name: str,
+    begin: Begin = unseen,
 ) -> Entry:
-    """Embeds a set, and its mirror images unless flip is "none"."""
+    """Embeds a set, and its mirror images unless flip is "none"; `begin` shows the work."""
+    views = 1 if flip == "none" else 2
+    with begin(f"Embedding {name}", views * len(images.images)) as move:
+        embeddings = model.embed(images.images, move)
+        mirrored = None if flip == "none" else model.embed(mirror(images.images), move)
     data = _embedded(
         name,
-        model.embed(images.images),
-        None if flip == "none" else model.embed(mirror(images.images)),
+        embeddings,
+        mirrored,
         flip,
         labels=images.labels,
         pairs=images.pairs,

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib
 import pathlib
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -97,9 +98,15 @@ def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
 
 
 def embed_photos(
-    embedder: Embedder, source: EncodedSource, *, detect: bool = False
+    embedder: Embedder,
+    source: EncodedSource,
+    *,
+    detect: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(unit embeddings [M, D], indices [M]) of the images of a source that have a face."""
+    """(unit embeddings [M, D], indices [M]) of the images of a source that have a face. `progress`
+    is called with the number of images done since the last call.
+    """
     parts: list[np.ndarray] = []
     kept: list[int] = []
     cropper, seen = Cropper(embedder.image_size, detect), 0
@@ -109,6 +116,8 @@ def embed_photos(
             names = [source.where(row) for row in rows]
             parts.append(embedder.embed(crops[found], names.__getitem__))
         kept, seen = kept + rows, seen + len(crops)
+        if progress is not None:
+            progress(len(crops))
     if not kept:
         raise InputError(
             f"{source.where(0)}: none of the {len(source)} photos from here on has a face that is "

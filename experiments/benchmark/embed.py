@@ -82,7 +82,7 @@ def run_embed_benchmark(config: EmbedBenchmark) -> int:
             OURS: functools.partial(lambda x: np.asarray(ours(x)), part),
             THEIRS: functools.partial(theirs, part),
         }
-        seconds = take_turns(cases, config.rounds)
+        seconds = take_turns(cases, config.rounds, begin=report.work)
         for case, taken in seconds.items():
             report.add({**about, "batch": batch, "case": case, "seconds": taken})
         ratios[f"{network}, batch {batch}, beside {THEIRS}"] = ratio_of_rounds(
