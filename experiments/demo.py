@@ -39,7 +39,7 @@ from arcface_jax.commands.gallery import (
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
 from arcface_jax.commands.photos import Cropper, Detect
 from arcface_jax.data.open import open_source
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 from arcface_jax.progress import Begin, unseen
 
 from .identify import UNKNOWN, choose_threshold
@@ -220,7 +220,7 @@ def run(arguments: Arguments) -> None:
             )
         except OSError as error:  # somebody was faster, or Gradio cannot reach its own page
             raise InputError(
-                f"--host {arguments.host}, --port {arguments.port}: {error}"
+                f"--host {arguments.host}, --port {arguments.port}: {reason(error)}; give others"
             ) from error
         say(console, f"http://{arguments.host}:{arguments.port} (Ctrl-C stops)")
         page.block_thread()

@@ -100,7 +100,8 @@ def names_to_draw(config: FiguresConfig, options: Sequence[str]) -> list[str]:
     if config.all:
         if config.names or options:
             raise InputError(
-                f"--all and {[*config.names, *options]!r}; name figures or draw all, not both"
+                f"--all and {' '.join([*config.names, *options])}; name figures or draw all, "
+                "not both"
             )
         return [name for name, drawing in FIGURES.items() if not needs_arguments(drawing)]
     if not config.names:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,7 +24,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-from rich.text import Text
 
 from arcface_jax.command_name import SCRIPT, command
 from arcface_jax.errors import InputError, printable
@@ -118,7 +118,7 @@ def table_of(
     for number, name in enumerate(header):
         table.add_column(name, justify="left" if number < left else "right")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(escape, row))
     return table
 
 

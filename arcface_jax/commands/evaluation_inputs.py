@@ -3,8 +3,6 @@
 import dataclasses
 import hashlib
 import pathlib
-import zipfile
-import zlib
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from arcface_jax.commands.models import ImportedModel, TrainedRun
 from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
 from arcface_jax.data.pairs import Pairs, check_both_kinds
-from arcface_jax.errors import InputError, concerning
+from arcface_jax.errors import InputError, concerning, reason
 from arcface_jax.evaluation.array_checks import check_embeddings, check_same
 from arcface_jax.evaluation.folds import fold_numbers
 from arcface_jax.evaluation.suite import EmbeddedSet
@@ -25,12 +23,6 @@ from arcface_jax.runs.dataset import RunData
 
 SOURCE = "source_fingerprint"
 """The array of an .npz file that tells which images it is of: their source's fingerprint."""
-
-
-_NOT_ARRAYS = (
-    *(ValueError, TypeError, EOFError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +52,14 @@ def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.nda
             f"{path}: is no .npz file; give one that numpy.savez or {command('embed')} wrote"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: NumPy leaves what it opens open where the archive is damaged.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except _NOT_ARRAYS as error:
+        raise InputError(f"{path}: cannot be read ({reason(error)}); check the path") from None
+    except Exception as error:  # of a damaged archive, or of a header that is read as Python
         pickled = "allow_pickle" in str(error)
-        said = "it is something else" if pickled else str(error).splitlines()[0]
+        said = "it is something else" if pickled else reason(error)
         raise InputError(
             f"{path}: not an .npz file of plain arrays ({said}); write it with numpy.savez"
         ) from None
@@ -82,8 +75,15 @@ def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.nda
 def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
     """Reads one .npz file of embeddings."""
     arrays = read_arrays(path, ("embeddings", "labels"))
+    for name in ("embeddings", "labels"):
+        if not arrays[name].ndim:
+            raise InputError(f"{path}: {name} is a single value; give one for each image")
+    if "first" not in arrays and not np.issubdtype(arrays["labels"].dtype, np.integer):
+        raise InputError(
+            f"{path}: labels are {arrays['labels'].dtype}; give whole numbers, one for each image"
+        )
     for name in ("labels", "mirrored", "images", "groups"):
-        if name in arrays and len(arrays[name]) != len(arrays["embeddings"]):
+        if name in arrays and np.shape(arrays[name])[:1] != np.shape(arrays["embeddings"])[:1]:
             raise InputError(
                 f"{path}: {len(arrays[name])} {name} for {len(arrays['embeddings'])} embeddings; "
                 "give one each"

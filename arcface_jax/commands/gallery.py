@@ -14,7 +14,7 @@ from arcface_jax.commands.evaluation_inputs import read_arrays
 from arcface_jax.commands.models import Embedder
 from arcface_jax.commands.photos import Cropper
 from arcface_jax.data.sources.encoded import EncodedSource
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 from arcface_jax.evaluation.array_checks import check_embeddings
 from arcface_jax.evaluation.search import Candidates, search_candidates
 
@@ -77,16 +77,25 @@ def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with path.with_suffix(".csv").open(
             newline="", encoding="utf-8", errors="surrogateescape"
         ) as file:
-            lines = list(csv.DictReader(file))
-        names, places = ([line[column] for line in lines] for column in ("identity", "image"))
+            table = csv.DictReader(file)
+            columns = ("identity", "image")
+            if not set(columns) <= set(table.fieldnames or ()):
+                raise InputError(
+                    f"{path.with_suffix('.csv')} line 1: has not the columns identity and image; "
+                    "give the file that was written with the embeddings"
+                )
+            lines = list(table)
+        names, places = ([line[column] or "" for line in lines] for column in columns)
     except OSError as error:
         raise InputError(
-            f"{error.filename or path}: cannot be read ({error.strerror or error})"
+            f"{error.filename or path}: cannot be read ({reason(error)}); check the path"
         ) from error
-    except (ValueError, KeyError, EOFError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # NumPy reads a header as Python, and raises what that raises
         raise InputError(
-            f"{path}: is no gallery ({error}); make one with {command('identify')} enrol or "
-            f"{command('embed')}"
+            f"{path}: is no gallery ({reason(error)}); make one with {command('identify')} enrol "
+            f"or {command('embed')}"
         ) from error
     return embeddings, np.array(names), np.array(places)
 

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 from arcface_jax.runs.checksums import checksums
 from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import as_dict
@@ -243,8 +243,7 @@ def _reason(error: BaseException) -> str:
     """The first line of the error that lies deepest, which says most."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip("'\"").splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+    return reason(error)
 
 
 def _array_types(state: TrainState) -> dict[str, str]:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from arcface_jax.commands.command import table_of
 from arcface_jax.commands.models import open_trained
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.onnx import export_onnx
@@ -124,7 +124,9 @@ def onnx_embedding(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the runtime has an error class of its own for each fault
-            raise InputError(f"{path}: ONNX Runtime cannot read it ({str(error)[:100]})") from error
+            raise InputError(
+                f"{path}: ONNX Runtime cannot read it ({reason(error)}); export it again"
+            ) from error
     (entry,) = session.get_inputs()
 
     def embed(images: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from rich.table import Table
 from arcface_jax.command_name import command
 from arcface_jax.commands.command import new_console, say, table_of
 from arcface_jax.commands.machine import machine
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 from arcface_jax.figures.benchmark import ratio_bars
 from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
@@ -208,7 +208,7 @@ def read_report(path: pathlib.Path, benchmark: str) -> tuple[dict[str, str], dic
         raise InputError(f"{path}: {error.strerror}; {advice}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{path}: not what a benchmark writes ({type(error).__name__}: {error}); {advice}"
+            f"{path}: not what a benchmark writes ({reason(error)}); {advice}"
         ) from error
     if not all(
         math.isfinite(number) for ratio in ratios.values() for number in dataclasses.astuple(ratio)

@@ -96,7 +96,9 @@ def run_reliability(config: ReliabilityConfig, console: Console) -> int:
     """Commits the faults; returns 0 if nothing was lost."""
     unknown = [name for name in config.faults if name not in FAULTS]
     if unknown or not config.faults:
-        raise InputError(f"faults: {unknown or 'none given'}; choose among {', '.join(FAULTS)}")
+        raise InputError(
+            f"faults: {', '.join(unknown) or 'none given'}; choose among {', '.join(FAULTS)}"
+        )
     if config.kills < 1 or config.at_once < 1:
         raise InputError(
             f"kills and at_once must be positive, got {config.kills} and {config.at_once}"
