@@ -39,10 +39,12 @@ class Lines:
     what an interrupted run had done, or of a batch that had to be compiled.
     """
 
-    def __init__(self, say: Callable[[str], None], title: str, total: int | None) -> None:
-        """`say` prints a line; `total` is None where nobody knows it."""
+    def __init__(
+        self, say: Callable[[str], None], title: str, total: int | None, at: str = ""
+    ) -> None:
+        """`say` prints a line; `total` is None where nobody knows it; `at` is what comes first."""
         self._say, self._title, self._total = say, title, total
-        self._done, self._at = 0, ""
+        self._done, self._at = 0, at
         self._base: tuple[float, int] | None = None
         self._begun = self._spoken = clock()
         self._silent, self._lock, self._over = True, threading.Lock(), threading.Event()

@@ -193,7 +193,8 @@ def run(arguments: Arguments) -> None:
         raise InputError("the page needs Gradio; pip install -r requirements-demo.txt") from error
     check_address(arguments.host, arguments.port)
     batch_size = 2 if arguments.people is None else None
-    embedder = open_embedder(arguments.model, batch_size=batch_size, project=arguments.project)
+    with progress_bar(console, f"Opening {arguments.model}"):
+        embedder = open_embedder(arguments.model, batch_size=batch_size, project=arguments.project)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
     gallery = None
     if arguments.people is not None:

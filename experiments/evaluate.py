@@ -123,7 +123,8 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
     of_training: dict[str, TableRow] = {}
     begin = functools.partial(progress_bar, console)
     for folder in arguments.checkpoint:
-        model = open_to_evaluate(folder, arguments.project if takes_project(folder) else None)
+        with begin(f"Opening {folder}", None):
+            model = open_to_evaluate(folder, arguments.project if takes_project(folder) else None)
         prefix = "" if len(arguments.checkpoint) == 1 else f"{model.name}, "
         step = f", step {model.step}" if isinstance(model, TrainedRun) else ""
         say(console, f"Embedding with {folder}{step} …")

@@ -251,19 +251,20 @@ def run(arguments: Arguments) -> None:
         raise InputError(f"--formats: give at least one of {', '.join(get_args(Format))}")
     if arguments.folder.exists():
         raise InputError(f"{arguments.folder}: exists already; choose another folder")
-    model = open_trained(arguments.model, arguments.project)
-    function = unit_embedding(model, **arguments.changes)
-    # A model whose embeddings are no numbers is refused before anything is written.
-    embed_patterns(
-        Embedder(model.source, model.image_size, None, default_batch_size(), jax.jit(function))
-    )
+    begin = functools.partial(progress_bar, console)
+    with begin(f"Opening {arguments.model}", None):
+        model = open_trained(arguments.model, arguments.project)
+        function = unit_embedding(model, **arguments.changes)
+        # A model whose embeddings are no numbers is refused before anything is written.
+        embed_patterns(
+            Embedder(model.source, model.image_size, None, default_batch_size(), jax.jit(function))
+        )
     # Under its own name once it is whole: what a missing package stops can be asked for again by
     # the same command.
     partial = arguments.folder.with_name(arguments.folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     make_folder(partial)
     try:
-        begin = functools.partial(progress_bar, console)
         with begin("Writing", None):
             written = write(arguments, partial, model, function)
         card = describe(arguments, model, function, begin)

@@ -149,7 +149,8 @@ def enrol(arguments: Enrol, console: Console) -> None:
     check_new_file(arguments.gallery)
     with progress_bar(console, f"Opening {arguments.people}"):
         source = open_source(arguments.people)
-    embedder = open_embedder(arguments.model, project=arguments.project)
+    with progress_bar(console, f"Opening {arguments.model}"):
+        embedder = open_embedder(arguments.model, project=arguments.project)
     with progress_bar(console, "Embedding", len(source)) as move:
         embeddings, kept = embed_photos(embedder, source, detect=arguments.detect, progress=move)
     for index in np.setdiff1d(np.arange(len(source)), kept):
@@ -176,8 +177,10 @@ def name(arguments: Name, console: Console) -> None:
     if not arguments.photos:
         raise InputError("photos: give at least one image file")
     gallery = read_gallery(arguments.gallery)
-    embedder = open_embedder(arguments.model, project=arguments.project)
-    check_same_model(gallery, arguments.gallery, embed_patterns(embedder), str(arguments.model))
+    with progress_bar(console, f"Opening {arguments.model}"):
+        embedder = open_embedder(arguments.model, project=arguments.project)
+        patterns = embed_patterns(embedder)
+    check_same_model(gallery, arguments.gallery, patterns, str(arguments.model))
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
     with progress_bar(console, "Embedding", len(arguments.photos)) as move:
         crops = Cropper(embedder.image_size, arguments.detect).read(arguments.photos)
@@ -198,11 +201,13 @@ def name(arguments: Name, console: Console) -> None:
 
 def verify(arguments: Verify, console: Console) -> None:
     """The cosine of two photos, and the decision."""
-    embedder = open_embedder(arguments.model, project=arguments.project)
+    with progress_bar(console, f"Opening {arguments.model}"):
+        embedder = open_embedder(arguments.model, project=arguments.project)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
     photos = (arguments.first, arguments.second)
     crops = Cropper(embedder.image_size, arguments.detect).read(photos)
-    first, second = embedder.embed(crops, lambda row: str(photos[row]))
+    with progress_bar(console, "Embedding", len(photos)) as move:
+        first, second = embedder.embed(crops, lambda row: str(photos[row]), move)
     cosine = float(first @ second)
     answer = "the same person" if cosine >= threshold else "different people"
     say(console, f"{answer}: cosine {cosine:.3f}, threshold {threshold:.3f}")

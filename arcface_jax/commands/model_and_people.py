@@ -72,8 +72,10 @@ def open_analysed(
         return default_model(seed, begin), default_source()
     found = find_run(path)
     if found is None:
-        return open_trained(path, project), None
-    run = load_trained(found)
+        with begin(f"Opening {path}", None):
+            return open_trained(path, project), None
+    with begin(f"Opening {path}", None):
+        run = load_trained(found)
     return run.model, load_data(run.config.data, run.config.run.seed, begin).train
 
 

@@ -34,7 +34,7 @@ class ConsoleReporter:
         """The bar runs to `total_steps`."""
         self._console = console
         self._total, self._step = total_steps, 0
-        self._lines = Lines(self._print, "Training", total_steps)
+        self._lines = Lines(self._print, "Training", total_steps, "compiling, and verifying first")
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(bar_width=None),
