@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 import re
 from collections.abc import Iterator
 
@@ -49,7 +50,8 @@ CUT_OFF = "it ends too early"
 
 _INTERNAL = re.compile(
     r"NoneType|ndarray|opcode|pickl|codec|traceback|subscript|iterable|hashable|bytes-like"
-    r"|protobuf|flatbuffer|thrift|symbolic|magic string|descr\b|in directory|\bheader:|Proto\b"
+    r"|tensorstore|zarr|ocdbt|protobuf|flatbuffer|thrift|symbolic|magic string|descr\b|Proto\b"
+    r"|in directory|\bheader:"
     r"|\bobjects?\b|\bargument|\battribute|\bbuffer|\bunpack|load key|\bmemo\b|\bindices\b"
     r"|bytes\d|\bEOF\b|\(\d+, ?\d|out of (range|bounds)"
     r"|invalid literal|string(nl|\d)|\blong\d|\\[ux]|0x[0-9a-f]{4}|\bb['\"]"
@@ -59,6 +61,7 @@ _INTERNAL = re.compile(
 )
 """What another library says to programmers: types and parts of a program."""
 
+_OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT)
 _SHORT = re.compile(
     r"truncat|ran out|unexpected end|too short|\bEOF\b|exhausted|not enough|remain", re.IGNORECASE
 )
@@ -89,4 +92,8 @@ def reason(error: BaseException) -> str:
     said = re.sub(r"\bb'(\w+)'", r"\1", printable(" ".join(text.split()))[:300])
     if said and not _INTERNAL.search(said):
         return said
+    # The system's own words, wherever a library puts them.
+    for number in _OF_THE_SYSTEM:
+        if os.strerror(number) in text:
+            return os.strerror(number)
     return CUT_OFF if _SHORT.search(said) else DAMAGED

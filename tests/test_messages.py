@@ -135,6 +135,14 @@ def test_what_another_library_says_goes_through_reason():
         (zipfile.BadZipFile("Bad CRC-32 for file 'a.png'"), "Bad CRC-32 for file 'a.png'"),
         (PermissionError(13, "Permission denied"), "Permission denied"),
         (OSError(22, "Invalid argument"), DAMAGED),
+        (
+            ValueError('DATA_LOSS: Error opening "zarr" driver: metadata does not match'),
+            DAMAGED,
+        ),
+        (
+            ValueError('Error writing "zarr" [ENOSPC]: No space left on device in OCDBT'),
+            "No space left on device",
+        ),
         (MemoryError(), "it asks for more memory than there is"),
         (InputError("x.png: says it itself"), "x.png: says it itself"),
         (ValueError("two\nlines"), "two lines"),
