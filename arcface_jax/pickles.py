@@ -19,4 +19,4 @@ def check_memo_numbers(pickled: IO[bytes] | bytes, size: int) -> None:
     """
     for operation, argument, _ in pickletools.genops(pickled):
         if "PUT" in operation.name and isinstance(argument, int) and argument > size:
-            raise pickle.UnpicklingError(f"memo number {argument} is absurd")
+            raise pickle.UnpicklingError("it asks for more memory than the file could fill")

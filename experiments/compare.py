@@ -10,6 +10,7 @@ paper's whole study on a small budget. Writes comparison.md, .json and .png into
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -19,8 +20,10 @@ import tyro
 
 from arcface_jax.commands.command import (
     new_console,
+    progress_bar,
     read_options,
     run_command,
+    say,
     split_arguments,
     table_of,
     write_json,
@@ -119,12 +122,13 @@ def main() -> int:
     arguments, of_train = split_arguments()
     config = read_options(CompareConfig, "compare", __doc__, arguments)
     base = parse(of_train)
-    console = new_console(highlight=False, soft_wrap=True)
+    console = new_console()
+    tell, begin = functools.partial(say, console), functools.partial(progress_bar, console)
     cases = [case_of(loss, base, config.seeds) for loss in dict.fromkeys(config.losses)]
     if not cases or not config.seeds:
         raise InputError("--losses and --seeds: nothing to compare; give at least one of each")
     interrupt_on_termination()
-    for one in run_all(cases, config.folder, config.processes, console.print):
+    for one in run_all(cases, config.folder, config.processes, tell, begin):
         if one.results is None:
             raise InputError(f"{one.name}, seed {one.seed}: {one.error}")
     runs: dict[str, Results] = {case.name: completed_runs(case, config.folder) for case in cases}
@@ -134,7 +138,7 @@ def main() -> int:
     console.print(table_of(header, rows, left=len(header), title=title))
     if rows_of_tests:
         console.print(table_of(DIFFERENCE_HEADER, rows_of_tests, left=len(DIFFERENCE_HEADER)))
-    console.print(f"Written to {config.folder / 'comparison.md'}, .json and .png")
+    tell(f"Written to {config.folder / 'comparison.md'}, .json and .png")
     return 0
 
 

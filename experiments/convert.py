@@ -67,7 +67,9 @@ def leave_out(console: Console, source: FaceSource, messages: dict[int, str]) ->
 
 def prepared_source(arguments: Arguments, console: Console) -> FaceSource:
     """Opens the source, leaves out what cannot be used, aligns."""
-    source: FaceSource = open_source(arguments.source)
+    source: FaceSource
+    with progress_bar(console, f"Opening {arguments.source}"):
+        source = open_source(arguments.source)
     if arguments.detect and arguments.landmarks is not None:
         raise InputError("--detect and --landmarks: give one of them")
     if arguments.skip_unreadable:

@@ -11,6 +11,7 @@ stopped.
 
 import dataclasses
 import errno
+import functools
 import importlib
 import os
 import pathlib
@@ -20,7 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from arcface_jax.commands.command import new_console, read_options, run_command, say
+from arcface_jax.commands.command import (
+    new_console,
+    progress_bar,
+    read_options,
+    run_command,
+    say,
+)
 from arcface_jax.commands.gallery import (
     Gallery,
     check_same_model,
@@ -32,7 +39,8 @@ from arcface_jax.commands.gallery import (
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
 from arcface_jax.commands.photos import Cropper, Detect
 from arcface_jax.data.open import open_source
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
+from arcface_jax.progress import Begin, unseen
 
 from .identify import UNKNOWN, choose_threshold
 
@@ -104,14 +112,15 @@ class Answers:
         return f"## {person}\nMost alike: {likest}, {numbers}", crops[0]
 
 
-def enrol(embedder: Embedder, people: str, detect: bool) -> Gallery:
-    """A gallery file, or the people of a source of photos."""
+def enrol(embedder: Embedder, people: str, detect: bool, begin: Begin = unseen) -> Gallery:
+    """A gallery file, or the people of a source of photos; `begin` shows the work."""
     if people.endswith(".npz"):
         gallery = read_gallery(pathlib.Path(people))
         check_same_model(gallery, pathlib.Path(people), embed_patterns(embedder), embedder.name)
         return gallery
     source = open_source(people)
-    embeddings, kept = embed_photos(embedder, source, detect=detect)
+    with begin("Enrolling", len(source)) as move:
+        embeddings, kept = embed_photos(embedder, source, detect=detect, progress=move)
     names = np.array([source.identity_names[source.labels[index]] for index in kept])
     return Gallery(embeddings, names, names)
 
@@ -184,11 +193,13 @@ def run(arguments: Arguments) -> None:
         raise InputError("the page needs Gradio; pip install -r requirements-demo.txt") from error
     check_address(arguments.host, arguments.port)
     batch_size = 2 if arguments.people is None else None
-    embedder = open_embedder(arguments.model, batch_size=batch_size, project=arguments.project)
+    with progress_bar(console, f"Opening {arguments.model}"):
+        embedder = open_embedder(arguments.model, batch_size=batch_size, project=arguments.project)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
     gallery = None
     if arguments.people is not None:
-        gallery = enrol(embedder, arguments.people, arguments.detect)
+        begin = functools.partial(progress_bar, console)
+        gallery = enrol(embedder, arguments.people, arguments.detect, begin)
     answers = Answers(embedder, Cropper(embedder.image_size, arguments.detect), gallery)
     people = 0 if gallery is None else len(set(gallery.names.tolist()))
     with tempfile.TemporaryDirectory() as photos:
@@ -210,7 +221,7 @@ def run(arguments: Arguments) -> None:
             )
         except OSError as error:  # somebody was faster, or Gradio cannot reach its own page
             raise InputError(
-                f"--host {arguments.host}, --port {arguments.port}: {error}"
+                f"--host {arguments.host}, --port {arguments.port}: {reason(error)}; give others"
             ) from error
         say(console, f"http://{arguments.host}:{arguments.port} (Ctrl-C stops)")
         page.block_thread()

@@ -230,10 +230,12 @@ def run(arguments: Arguments) -> None:
     check_output(arguments.output)
     if arguments.threads < 1:
         raise InputError(f"--threads: {arguments.threads}; give at least 1")
-    source = open_source(arguments.source)
+    with progress_bar(console, f"Opening {arguments.source}"):
+        source = open_source(arguments.source)
     flip, batch_size, project = arguments.flip, arguments.batch_size, arguments.project
-    embedder = open_embedder(arguments.model, flip=flip, batch_size=batch_size, project=project)
-    patterns = embed_patterns(embedder)
+    with progress_bar(console, f"Opening {arguments.model}"):
+        embedder = open_embedder(arguments.model, flip=flip, batch_size=batch_size, project=project)
+        patterns = embed_patterns(embedder)
     recipe = recipe_of(arguments, embedder, source)
     partial = Partial(arguments.output, len(source), patterns.shape[1], recipe)
     begun, already = time.perf_counter(), partial.done
@@ -244,7 +246,8 @@ def run(arguments: Arguments) -> None:
     seconds = time.perf_counter() - begun
     some = arguments.detect or arguments.unreadable == "skip"
     kept = embedded(partial.rows, source, console) if some else np.arange(len(source))
-    write(arguments.output, partial, source, kept, patterns)
+    with progress_bar(console, f"Writing {arguments.output}"):
+        write(arguments.output, partial, source, kept, patterns)
     speed = (len(source) - already) / max(seconds, 1e-9)
     embeddings = f"{len(kept)} embeddings of {patterns.shape[1]} numbers"
     say(console, f"{arguments.output}: {embeddings}, {speed:.0f} images/s")

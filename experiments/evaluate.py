@@ -24,6 +24,7 @@ than which pairs are the same). experiments.embed writes such files.
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
 from typing import Any
@@ -34,6 +35,7 @@ from arcface_jax.commands.command import (
     check_new_file,
     make_folder,
     new_console,
+    progress_bar,
     read_options,
     run_command,
     say,
@@ -119,12 +121,15 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
         for path in arguments.embeddings
     ]
     of_training: dict[str, TableRow] = {}
+    begin = functools.partial(progress_bar, console)
     for folder in arguments.checkpoint:
-        model = open_to_evaluate(folder, arguments.project if takes_project(folder) else None)
+        with begin(f"Opening {folder}", None):
+            model = open_to_evaluate(folder, arguments.project if takes_project(folder) else None)
         prefix = "" if len(arguments.checkpoint) == 1 else f"{model.name}, "
         step = f", step {model.step}" if isinstance(model, TrainedRun) else ""
         say(console, f"Embedding with {folder}{step} …")
-        sets = [load_set(each, model.image_size, arguments.folds) for each in arguments.sets]
+        about: tuple[Any, ...] = (model.image_size, arguments.folds, begin)
+        sets = [load_set(each, *about) for each in arguments.sets]
         if not sets:
             if not isinstance(model, TrainedRun):
                 raise InputError(
@@ -134,17 +139,17 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
             # The sets of data.verify are opened below, with all that an evaluation wants to know of
             # them.
             needed = dataclasses.replace(own, verify=()) if own.test_fraction > 0 else own
-            data = load_data(needed, model.config.run.seed)
+            data = load_data(needed, model.config.run.seed, begin)
             sets = [held_out_set(data)] if own.test_fraction > 0 else []
-            sets += [load_set(each, model.image_size, arguments.folds) for each in own.verify]
+            sets += [load_set(each, *about) for each in own.verify]
             if model.class_weights is not None and model.class_weights.ndim == 2:
                 of_training[f"{prefix}training people"] = training_angles(
-                    model, data, arguments.resampling
+                    model, data, arguments.resampling, begin=begin
                 )
         flips = not isinstance(model, TrainedRun) or model.config.data.flip_test
         flip: FlipRule = arguments.flip or ("add" if flips else "none")
         with concerning(str(folder)):
-            entries += [embed_set(model, one, flip, f"{prefix}{one.name}") for one in sets]
+            entries += [embed_set(model, one, flip, f"{prefix}{one.name}", begin) for one in sets]
     if not entries:
         raise InputError("nothing to evaluate; give --checkpoint runs/RUN or --embeddings FILE.npz")
     names = [*(entry.data.name for entry in entries), *of_training]
@@ -223,16 +228,21 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     results = {}
     for entry in entries:
         say(console, f"Evaluating {entry.data.name} …")
-        results[entry.data.name] = evaluate_set(entry.data, options)
-    comparisons = compare_results(entries, list(results.values()), arguments)
+        with progress_bar(console, f"Evaluating {entry.data.name}"):
+            results[entry.data.name] = evaluate_set(entry.data, options)
+    with progress_bar(console, "Comparing"):
+        comparisons = compare_results(entries, list(results.values()), arguments)
     rows: dict[str, TableRow] = {name: result.figures for name, result in results.items()}
     rows |= of_training
     print_tables(console, rows, results, comparisons)
     tables = write_tables(rows, output)
     drawn = {}
-    for entry in entries:
-        name, result = entry.data.name, results[entry.data.name]
-        drawn[name] = (result, draw_set(entry.data, result, output / "figures" / name))
+    with progress_bar(console, "Drawing", len(entries)) as move:
+        for entry in entries:
+            name, result = entry.data.name, results[entry.data.name]
+            move(0, name)
+            drawn[name] = (result, draw_set(entry.data, result, output / "figures" / name))
+            move(1, "")
     write_whole(page, html_report("Evaluation", rows, drawn, comparisons, arguments.confidence))
     say(console, f"\nWritten: {page}, and beside it {len(tables)} tables and the pictures.")
 

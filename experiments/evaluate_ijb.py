@@ -13,7 +13,14 @@ import pathlib
 
 import numpy as np
 
-from arcface_jax.commands.command import make_folder, new_console, read_options, run_command, say
+from arcface_jax.commands.command import (
+    make_folder,
+    new_console,
+    progress_bar,
+    read_options,
+    run_command,
+    say,
+)
 from arcface_jax.commands.evaluation_inputs import read_arrays
 from arcface_jax.commands.evaluation_report import write_tables
 from arcface_jax.data.pairs import check_folds
@@ -188,21 +195,26 @@ def run(arguments: Arguments) -> None:
     """Pools, scores, prints, writes."""
     console = new_console()
     make_folder(arguments.output)
-    templates = read_templates(arguments)
+    with progress_bar(console, "Reading and pooling"):
+        templates = read_templates(arguments)
     say(console, f"{len(templates.ids):,} templates.")
-    figures, roc = verify(arguments, templates)
+    with progress_bar(console, "Verifying 1:1"):
+        figures, roc = verify(arguments, templates)
     rows = {"1:1": figures}
     pictures = {"roc": roc_figure({"1:1": roc}), "det": det_figure({"1:1": roc})}
-    searches, subjects = search_galleries(arguments, templates)
+    with progress_bar(console, "Searching 1:N"):
+        searches, subjects = search_galleries(arguments, templates)
+        if searches:
+            rows |= identification_figures(arguments, searches, subjects)
     if searches:
-        rows |= identification_figures(arguments, searches, subjects)
         pictures["cmc"] = cmc_figure({name: cumulative_match(s) for name, s in searches.items()})
         rocs = {name: open_set_roc(s) for name, s in searches.items() if not s.enrolled.all()}
         if rocs:
             pictures["identification_det"] = det_figure(rocs, identification=True)
     write_tables(rows, arguments.output)
-    for name, picture in pictures.items():
-        save(picture, arguments.output / "figures" / name)
+    with progress_bar(console, "Drawing"):
+        for name, picture in pictures.items():
+            save(picture, arguments.output / "figures" / name)
     say(console, to_text(rows))
     say(console, f"Written to {arguments.output}.")
 

@@ -9,6 +9,7 @@ configuration and the last results. The folder has the formats, model_card.json,
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -19,7 +20,14 @@ import jax
 import numpy as np
 import tyro
 
-from arcface_jax.commands.command import make_folder, new_console, read_options, run_command, say
+from arcface_jax.commands.command import (
+    make_folder,
+    new_console,
+    progress_bar,
+    read_options,
+    run_command,
+    say,
+)
 from arcface_jax.commands.gallery import embed_patterns
 from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Project, open_trained
 from arcface_jax.data.in_memory import load_images
@@ -39,6 +47,7 @@ from arcface_jax.interop.onnx import export_onnx
 from arcface_jax.interop.quantise import WeightType
 from arcface_jax.interop.stablehlo import export_stablehlo
 from arcface_jax.interop.torch import save_safetensors, save_torch
+from arcface_jax.progress import Begin
 from arcface_jax.runs.checkpoints import library_versions
 from arcface_jax.runs.run_folder import CONFIG_FILE, RESULTS_FILE
 from arcface_jax.runs.saved_runs import find_run
@@ -94,19 +103,24 @@ class _Faces:
     pairs: Pairs
     clusters: tuple[np.ndarray, np.ndarray]
 
-    def similarities(self, function: Callable[[jax.Array], jax.Array]) -> np.ndarray:
+    def similarities(
+        self,
+        function: Callable[[jax.Array], jax.Array],
+        progress: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
         """Cosine of every pair."""
         height, width = self.images.shape[1:3]
         embedder = Embedder("", (height, width), None, default_batch_size(), jax.jit(function))
-        unit = embedder.embed(self.images)
+        unit = embedder.embed(self.images, progress=progress)
         return score_pairs(unit, unit, self.pairs.first, self.pairs.second)
 
 
-def read_faces(specification: str, size: tuple[int, int]) -> _Faces:
-    """Every image of a set at the model's size, and its pairs."""
+def read_faces(specification: str, size: tuple[int, int], begin: Begin) -> _Faces:
+    """Every image of a set at the model's size, and its pairs; `begin` shows the work."""
     with concerning("--verify"):
         opened = open_set(specification)
-    images = load_images(opened.source, size)
+    with begin(f"Decoding {opened.name}", len(opened.source)) as move:
+        images = load_images(opened.source, size, progress=move)
     data = EmbeddedSet(opened.name, images, opened.labels, opened.pairs, opened.identities_known)
     pairs = choose_pairs(data, opened.labels, seed=0)
     return _Faces(images, pairs, resampled_clusters(data, pairs, opened.labels))
@@ -165,19 +179,24 @@ def read_run(path: pathlib.Path) -> RunFacts:
 
 
 def describe(
-    arguments: Arguments, model: TrainedModel, function: Callable[[jax.Array], jax.Array]
+    arguments: Arguments,
+    model: TrainedModel,
+    function: Callable[[jax.Array], jax.Array],
+    begin: Begin,
 ) -> ModelCard:
-    """The card; accuracy and thresholds are measured if a set was given."""
+    """The card; accuracy and thresholds are measured if a set was given; `begin` shows it."""
     metrics: dict[str, object] = {}
     thresholds: tuple[Threshold, ...] = ()
     if arguments.verify is not None:
-        faces = read_faces(arguments.verify, model.image_size)
-        before = faces.similarities(unit_embedding(model, fold=False, flip=arguments.flip))
-        after = faces.similarities(function)
+        faces = read_faces(arguments.verify, model.image_size, begin)
+        original = unit_embedding(model, fold=False, flip=arguments.flip)
+        with begin("Embedding, as trained and as exported", 2 * len(faces.images)) as move:
+            before, after = (faces.similarities(one, move) for one in (original, function))
         same = faces.pairs.same
         metrics = {**measure(after, same), "original": measure(before, same)}
         metrics[LARGEST_CHANGE] = float(np.abs(after - before).max())
-        thresholds = find_thresholds(after, faces)
+        with begin("Finding thresholds", None):
+            thresholds = find_thresholds(after, faces)
     run = read_run(arguments.model)
     leaves = jax.tree.leaves(dict(model.variables)["params"])
     return ModelCard(
@@ -232,20 +251,23 @@ def run(arguments: Arguments) -> None:
         raise InputError(f"--formats: give at least one of {', '.join(get_args(Format))}")
     if arguments.folder.exists():
         raise InputError(f"{arguments.folder}: exists already; choose another folder")
-    model = open_trained(arguments.model, arguments.project)
-    function = unit_embedding(model, **arguments.changes)
-    # A model whose embeddings are no numbers is refused before anything is written.
-    embed_patterns(
-        Embedder(model.source, model.image_size, None, default_batch_size(), jax.jit(function))
-    )
+    begin = functools.partial(progress_bar, console)
+    with begin(f"Opening {arguments.model}", None):
+        model = open_trained(arguments.model, arguments.project)
+        function = unit_embedding(model, **arguments.changes)
+        # A model whose embeddings are no numbers is refused before anything is written.
+        embed_patterns(
+            Embedder(model.source, model.image_size, None, default_batch_size(), jax.jit(function))
+        )
     # Under its own name once it is whole: what a missing package stops can be asked for again by
     # the same command.
     partial = arguments.folder.with_name(arguments.folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     make_folder(partial)
     try:
-        written = write(arguments, partial, model, function)
-        card = describe(arguments, model, function)
+        with begin("Writing", None):
+            written = write(arguments, partial, model, function)
+        card = describe(arguments, model, function, begin)
         write_whole(partial / CARD_FILE, card.to_json())
         write_whole(partial / "README.md", card.to_markdown())
         partial.rename(arguments.folder)

@@ -17,7 +17,13 @@ import tyro
 from matplotlib.figure import Figure
 
 from arcface_jax.command_name import command
-from arcface_jax.commands.command import read_options, run_command, split_arguments
+from arcface_jax.commands.command import (
+    new_console,
+    progress_bar,
+    read_options,
+    run_command,
+    split_arguments,
+)
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 from arcface_jax.figures.data import augmentation_sheet
@@ -94,7 +100,8 @@ def names_to_draw(config: FiguresConfig, options: Sequence[str]) -> list[str]:
     if config.all:
         if config.names or options:
             raise InputError(
-                f"--all and {[*config.names, *options]!r}; name figures or draw all, not both"
+                f"--all and {' '.join([*config.names, *options])}; name figures or draw all, "
+                "not both"
             )
         return [name for name, drawing in FIGURES.items() if not needs_arguments(drawing)]
     if not config.names:
@@ -121,10 +128,15 @@ def main() -> None:
     arguments, options = split_arguments()
     about = f"{__doc__}\n\nFigures: {', '.join(FIGURES)}"
     config = read_options(FiguresConfig, "figures", about, arguments)
-    for name in names_to_draw(config, options):
-        for file_name, figure in draw(name, options).items():
-            for file in save(figure, config.folder / file_name, config.formats):
-                print(file)
+    names = names_to_draw(config, options)
+    # Beside the names of the files.
+    with progress_bar(new_console(stderr=True), "Drawing", len(names)) as move:
+        for name in names:
+            move(0, name)
+            for file_name, figure in draw(name, options).items():
+                for file in save(figure, config.folder / file_name, config.formats):
+                    print(file)
+            move(1, "")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,17 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from arcface_jax.command_name import command
-from arcface_jax.commands.command import check_new_file, help_text, new_console, run_command, say
+from arcface_jax.commands.command import (
+    check_new_file,
+    help_text,
+    new_console,
+    progress_bar,
+    run_command,
+    say,
+    table_of,
+)
 from arcface_jax.commands.gallery import (
     PATTERNS,
     Engine,
@@ -140,9 +147,12 @@ def enrol(arguments: Enrol, console: Console) -> None:
     if arguments.gallery.suffix != ".npz":
         raise InputError(f"{arguments.gallery}: give a file that ends with .npz")
     check_new_file(arguments.gallery)
-    source = open_source(arguments.people)
-    embedder = open_embedder(arguments.model, project=arguments.project)
-    embeddings, kept = embed_photos(embedder, source, detect=arguments.detect)
+    with progress_bar(console, f"Opening {arguments.people}"):
+        source = open_source(arguments.people)
+    with progress_bar(console, f"Opening {arguments.model}"):
+        embedder = open_embedder(arguments.model, project=arguments.project)
+    with progress_bar(console, "Embedding", len(source)) as move:
+        embeddings, kept = embed_photos(embedder, source, detect=arguments.detect, progress=move)
     for index in np.setdiff1d(np.arange(len(source)), kept):
         say(console, f"left out: {source.where(int(index))}: no face found")
     labels = np.asarray(source.labels)[kept]
@@ -167,32 +177,37 @@ def name(arguments: Name, console: Console) -> None:
     if not arguments.photos:
         raise InputError("photos: give at least one image file")
     gallery = read_gallery(arguments.gallery)
-    embedder = open_embedder(arguments.model, project=arguments.project)
-    check_same_model(gallery, arguments.gallery, embed_patterns(embedder), str(arguments.model))
+    with progress_bar(console, f"Opening {arguments.model}"):
+        embedder = open_embedder(arguments.model, project=arguments.project)
+        patterns = embed_patterns(embedder)
+    check_same_model(gallery, arguments.gallery, patterns, str(arguments.model))
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
-    crops = Cropper(embedder.image_size, arguments.detect).read(arguments.photos)
-    probes = embedder.embed(crops, lambda row: str(arguments.photos[row]))
-    with concerning(str(arguments.gallery)):
+    with progress_bar(console, "Embedding", len(arguments.photos)) as move:
+        crops = Cropper(embedder.image_size, arguments.detect).read(arguments.photos)
+        probes = embedder.embed(crops, lambda row: str(arguments.photos[row]), move)
+    with progress_bar(console, "Searching"), concerning(str(arguments.gallery)):
         found = find_candidates(gallery.embeddings, probes, arguments.candidates, arguments.engine)
-    table = Table("photo", "person", "cosine", "most alike")
+    rows = []
     for photo, accepted, scores, indices in zip(
         arguments.photos, found.accepted(threshold), found.scores, found.indices, strict=True
     ):
         names = [printable(str(gallery.names[i])) for i in indices]
         alike = ", ".join(f"{name} {score:.3f}" for name, score in zip(names, scores, strict=True))
         person = names[0] if accepted else UNKNOWN
-        table.add_row(str(photo), person, f"{scores[0]:.3f}", alike)
-    console.print(table)
+        rows.append((printable(str(photo)), person, f"{scores[0]:.3f}", alike))
+    console.print(table_of(("photo", "person", "cosine", "most alike"), rows, left=4))
     say(console, f"A name is given from a cosine of {threshold:.3f}.")
 
 
 def verify(arguments: Verify, console: Console) -> None:
     """The cosine of two photos, and the decision."""
-    embedder = open_embedder(arguments.model, project=arguments.project)
+    with progress_bar(console, f"Opening {arguments.model}"):
+        embedder = open_embedder(arguments.model, project=arguments.project)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
     photos = (arguments.first, arguments.second)
     crops = Cropper(embedder.image_size, arguments.detect).read(photos)
-    first, second = embedder.embed(crops, lambda row: str(photos[row]))
+    with progress_bar(console, "Embedding", len(photos)) as move:
+        first, second = embedder.embed(crops, lambda row: str(photos[row]), move)
     cosine = float(first @ second)
     answer = "the same person" if cosine >= threshold else "different people"
     say(console, f"{answer}: cosine {cosine:.3f}, threshold {threshold:.3f}")
@@ -206,7 +221,8 @@ def search(arguments: TimedSearch, console: Console) -> None:
     gallery, probes = read_gallery(arguments.gallery), read_gallery(arguments.probes)
     check_same_model(gallery, arguments.gallery, probes.patterns, str(arguments.probes))
     begun = time.perf_counter()
-    with concerning(f"{arguments.gallery}, searched for {arguments.probes}"):
+    about = f"{arguments.gallery}, searched for {arguments.probes}"
+    with progress_bar(console, "Searching"), concerning(about):
         found = find_candidates(
             gallery.embeddings, probes.embeddings, arguments.candidates, arguments.engine
         )

@@ -11,6 +11,7 @@ person, for the inverted model is fooled by design. Writes into runs/inversion, 
 """
 
 import dataclasses
+import functools
 import pathlib
 from typing import Annotated, Literal
 
@@ -18,12 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from rich.progress import Progress
 
 from arcface_jax.analysis.inversion import Likeness, Prior, cosine_loss, invert, likeness
 from arcface_jax.commands.command import (
     make_folder,
     new_console,
+    progress_bar,
     read_options,
     run_command,
     say,
@@ -41,6 +42,7 @@ from arcface_jax.files import whole_file
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.models.batch_statistics import with_statistics
 from arcface_jax.pixels import to_pixels
+from arcface_jax.progress import Begin, unseen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +75,14 @@ class Arguments:
     """Folder for inversion.json, the picture and the generated images (inversion.npz)."""
 
 
-def generate(model: TrainedModel, targets: np.ndarray, arguments: Arguments) -> np.ndarray:
+def generate(
+    model: TrainedModel, targets: np.ndarray, arguments: Arguments, begin: Begin = unseen
+) -> np.ndarray:
     """uint8 [N, height, width, 3], RGB, one image for each target [N, D]."""
     low, high = ((grey - model.pixels.offset) / model.pixels.divisor for grey in (0.0, 255.0))
     to_start, to_mirror = jax.random.split(jax.random.key(arguments.seed))
     start = 0.5 * jax.random.normal(to_start, (len(targets), *model.image_size, 3))
-    with Progress(transient=True) as progress:
-        task = progress.add_task("inverting", total=arguments.steps)
+    with begin("Inverting", arguments.steps) as move:
         found = invert(
             with_statistics(model.backbone, model.variables),
             cosine_loss(jnp.asarray(targets)),
@@ -89,7 +92,7 @@ def generate(model: TrainedModel, targets: np.ndarray, arguments: Arguments) -> 
             steps=arguments.steps,
             learning_rate=arguments.learning_rate,
             bounds=(low, high),
-            on_step=lambda *_: progress.advance(task),
+            on_step=lambda *_: move(1),
         )
     return to_pixels(found.images, model.pixels)
 
@@ -107,6 +110,7 @@ def describe(name: str, generated: Likeness, real: Likeness) -> str:
 def run(arguments: Arguments) -> None:
     """Generates, judges, prints, writes."""
     console = new_console()
+    begin = functools.partial(progress_bar, console)
     if not 1 <= arguments.count <= arguments.gallery:
         among = f"the {arguments.gallery} people of the gallery"
         raise InputError(f"--count {arguments.count}: give from 1 to {among}")
@@ -115,13 +119,13 @@ def run(arguments: Arguments) -> None:
             f"--judge-project {arguments.judge_project}: give --judge as well, a PyTorch checkpoint"
         )
     make_folder(arguments.output)
-    model, own = open_analysed(arguments.model, project=arguments.project)
-    people = open_people(arguments.people, own, arguments.gallery, model.image_size)
+    model, own = open_analysed(arguments.model, project=arguments.project, begin=begin)
+    people = open_people(arguments.people, own, arguments.gallery, model.image_size, begin)
     judge = None
     if arguments.judge is not None or arguments.model is None:
-        judge = open_analysed(arguments.judge, seed=1, project=arguments.judge_project)[0]
+        judge, _ = open_analysed(arguments.judge, 1, arguments.judge_project, begin)
     count = min(arguments.count, len(people.names))
-    embeddings, centres = embed_people(model, people)
+    embeddings, centres = embed_people(model, people, begin)
     targets = centres[:count]
     if arguments.target == "weights":
         otherwise = "take --target embeddings"
@@ -132,7 +136,7 @@ def run(arguments: Arguments) -> None:
                 f"--target weights: a class of this run has several sub-centres; {otherwise}"
             )
         targets = unit_embeddings(model.class_weights[:count])
-    faces = generate(model, targets, arguments)
+    faces = generate(model, targets, arguments, begin)
     order, report, lines = np.arange(count), {}, []
     by_model = unit_embeddings(model.embedder()(faces))
     reached = np.sum(by_model * targets, axis=1)
@@ -142,7 +146,7 @@ def run(arguments: Arguments) -> None:
         if who is None:
             continue
         if who is not model:
-            embeddings, centres = embed_people(who, people)
+            embeddings, centres = embed_people(who, people, begin)
         shown = np.stack([resize(face, who.image_size) for face in faces])
         found = likeness(unit_embeddings(who.embedder()(shown)), centres, order)
         real = likeness(embeddings, centres, people.labels)

@@ -8,6 +8,7 @@ Writes neighbours.json and two pictures into runs/neighbours, or --output.
 """
 
 import dataclasses
+import functools
 import pathlib
 from typing import Annotated, Literal
 
@@ -24,6 +25,7 @@ from arcface_jax.analysis.neighbours import (
 from arcface_jax.commands.command import (
     make_folder,
     new_console,
+    progress_bar,
     read_options,
     run_command,
     say,
@@ -117,22 +119,25 @@ def lay_out(
 def run(arguments: Arguments) -> None:
     """Embeds, compares, prints, writes."""
     console = new_console()
+    begin = functools.partial(progress_bar, console)
     if min(arguments.drawn, arguments.pairs, arguments.gallery) < 2:
         raise InputError("--drawn, --pairs and --gallery: give at least 2 of each")
     if not 0 < arguments.far < 1:
         raise InputError(f"--far {arguments.far:g}: give a rate between 0 and 1")
     make_folder(arguments.output)
-    model, own = open_analysed(arguments.model, project=arguments.project)
+    model, own = open_analysed(arguments.model, project=arguments.project, begin=begin)
     if arguments.model is None:
         own = default_source(first_identity=DEFAULT_PEOPLE)
-    people = open_people(arguments.people, own, arguments.gallery, model.image_size)
-    embeddings, centres = embed_people(model, people)
-    roc = all_pairs_roc(embeddings, people.labels)
+    people = open_people(arguments.people, own, arguments.gallery, model.image_size, begin)
+    embeddings, centres = embed_people(model, people, begin)
+    with begin("Comparing all pairs", None):
+        roc = all_pairs_roc(embeddings, people.labels)
     point = operating_point(roc, arguments.far, "at_most")
     threshold = min(float(roc.thresholds[point]), 1.0)
     pairs = nearest_classes(embeddings, people.labels, centres, threshold, count=arguments.pairs)
     chosen = drawn_people(pairs, arguments.drawn, len(people.names))
-    plane, labels, places, kept = lay_out(arguments, embeddings, people.labels, centres, chosen)
+    with begin("Laying out", None):
+        plane, labels, places, kept = lay_out(arguments, embeddings, people.labels, centres, chosen)
     others = (centres @ centres.T)[np.triu_indices(len(centres), 1)]
     alike = [
         {"first": people.names[one], "second": people.names[other], "cosine": c, "mistakes": m}

@@ -10,6 +10,7 @@ Prints tables, and writes nothing.
 """
 
 import dataclasses
+import functools
 import sys
 from typing import Annotated, Any
 
@@ -19,11 +20,19 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from arcface_jax.commands.command import new_console, read_options, run_command, say, table_of
+from arcface_jax.commands.command import (
+    new_console,
+    progress_bar,
+    read_options,
+    run_command,
+    say,
+    table_of,
+)
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
 from arcface_jax.losses import loss_name
+from arcface_jax.progress import Begin, unseen
 from arcface_jax.training.abstract import DEVICE_COUNTS, Cost, cost
 from arcface_jax.training.config import HeadConfig
 from arcface_jax.training.head_plan import (
@@ -55,6 +64,11 @@ class PresetPlan:
     """Numbers of devices to tell the memory for (with --preset)."""
 
 
+def progress_beside() -> Begin:
+    """On the error stream, for the table may go to a file."""
+    return functools.partial(progress_bar, new_console(stderr=True))
+
+
 def head_in_words(head: HeadConfig) -> str:
     """Kind, and what is sampled."""
     sampled = f", {head.sample_rate:g} of the classes" if head.sample_rate != 1.0 else ""
@@ -73,21 +87,24 @@ def memory_rows(found: Cost) -> tuple[list[str], list[list[str]]]:
     return ["devices", *(name.replace("_", " ") for name in _PARTS)], rows
 
 
-def all_presets_rows() -> tuple[list[str], list[list[str]]]:
-    """(header, a row for each preset)."""
+def all_presets_rows(begin: Begin = unseen) -> tuple[list[str], list[list[str]]]:
+    """(header, a row for each preset); `begin` shows the work."""
     header = ["preset", "data", "network", "head", "schedule", "published", "parameters"]
     rows = []
-    for name, recipe in RECIPES.items():
-        config, data = recipe(), recipe.data
-        found = cost(config, data.identities, (_TOLD_ON,))
-        memory = found.memory[_TOLD_ON]
-        on = f"{data.name}: {data.identities:,} identities, {data.images:,} images"
-        head = f"{loss_name(config.loss)}; {head_in_words(config.head)}"
-        kept, working = memory.state + memory.gradients, memory.activations + memory.head
-        sizes = [f"{found.parameters:,} + {found.class_weights:,}"]
-        sizes += [f"{kept / _GIB:.1f} + {working / _GIB:.1f}"]
-        about = [config.model.name, head, recipe.schedule(), recipe.published or "–"]
-        rows.append([name, on, *about, *sizes])
+    with begin("Planning", len(RECIPES)) as move:
+        for name, recipe in RECIPES.items():
+            move(0, name)
+            config, data = recipe(), recipe.data
+            found = cost(config, data.identities, (_TOLD_ON,))
+            memory = found.memory[_TOLD_ON]
+            on = f"{data.name}: {data.identities:,} identities, {data.images:,} images"
+            head = f"{loss_name(config.loss)}; {head_in_words(config.head)}"
+            kept, working = memory.state + memory.gradients, memory.activations + memory.head
+            sizes = [f"{found.parameters:,} + {found.class_weights:,}"]
+            sizes += [f"{kept / _GIB:.1f} + {working / _GIB:.1f}"]
+            about = [config.model.name, head, recipe.schedule(), recipe.published or "–"]
+            rows.append([name, on, *about, *sizes])
+            move(1, "")
     return [*header, f"GiB a device, of {_TOLD_ON}"], rows
 
 
@@ -99,6 +116,7 @@ _ABOUT_ALL = (
 
 def print_presets(plan: PresetPlan, console: Console) -> None:
     """Prints one preset, or the table of all."""
+    begin = progress_beside()
     if (plan.preset is not None) == plan.all_presets:
         raise InputError("give --preset NAME or --all-presets, one of them")
     if plan.all_presets:
@@ -106,7 +124,7 @@ def print_presets(plan: PresetPlan, console: Console) -> None:
             raise InputError(
                 f"--devices is for --preset; the table of all presets is for {_TOLD_ON}"
             )
-        header, rows = all_presets_rows()
+        header, rows = all_presets_rows(begin)
         if plan.markdown:
             print(markdown_table(header, rows, numbers=False), _ABOUT_ALL, sep="\n")
         else:
@@ -116,7 +134,8 @@ def print_presets(plan: PresetPlan, console: Console) -> None:
         raise InputError(f"--preset {plan.preset}: choose one of {', '.join(RECIPES)}")
     recipe = RECIPES[plan.preset]
     config = recipe()
-    found = cost(config, recipe.data.identities, plan.devices)
+    with begin(f"Planning {plan.preset}", None):
+        found = cost(config, recipe.data.identities, plan.devices)
     lines = [
         f"{recipe.name}: {(recipe.make.__doc__ or '').splitlines()[0]}",
         *(line.strip() for line in recipe.facts().splitlines()),
@@ -169,8 +188,10 @@ class PlanConfig:
     """Compile every step from shapes too, for simulated devices, and show the compiler's plan."""
 
 
-def plan_table(config: PlanConfig) -> tuple[Table, str | None]:
-    """A row for every head; and the first, in order of simplicity and exactness, that fits."""
+def plan_table(config: PlanConfig, begin: Begin = unseen) -> tuple[Table, str | None]:
+    """A row for every head; and the first, in order of simplicity and exactness, that fits. `begin`
+    shows the work.
+    """
     title = f"{config.identities:,} identities × {config.dim}, N = {config.batch}"
     table = Table(title=f"{title}, {config.devices} devices")
     names = ["head", "dtype", "weights + momentum", "gradient", "working", "GiB a device"]
@@ -179,19 +200,28 @@ def plan_table(config: PlanConfig) -> tuple[Table, str | None]:
     for name in names:
         table.add_column(name, justify="left" if name in ("head", "dtype", "fits") else "right")
     best = None
-    for head, dtype in _HEADS:
-        sizes = (config.identities, config.dim, config.batch, config.devices)
-        size = HeadSize(head, *sizes, dtype, config.chunk, config.rate)
-        memory = predicted_memory(size)
-        total = compiled_memory(size).total if config.compile else memory.total
-        fits = total <= config.memory_gib * _GIB
-        best = best or (f"{head} in {dtype}" if fits else None)
-        parts = (memory.state, memory.gradient, memory.working)
-        row = [head, dtype, *(f"{part / _GIB:.3f}" for part in parts)]
-        row += [f"{memory.total / _GIB:.3f}"] + ([f"{total / _GIB:.3f}"] if config.compile else [])
-        row += ["yes" if fits else "no"]
-        row += [f"{predicted_operations(size) / config.tflops / 1e12:.4f}"] if config.tflops else []
-        table.add_row(*row)
+    with begin("Planning", len(_HEADS)) as move:
+        for head, dtype in _HEADS:
+            move(0, f"{head} in {dtype}")
+            sizes = (config.identities, config.dim, config.batch, config.devices)
+            size = HeadSize(head, *sizes, dtype, config.chunk, config.rate)
+            memory = predicted_memory(size)
+            total = compiled_memory(size).total if config.compile else memory.total
+            fits = total <= config.memory_gib * _GIB
+            best = best or (f"{head} in {dtype}" if fits else None)
+            parts = (memory.state, memory.gradient, memory.working)
+            row = [head, dtype, *(f"{part / _GIB:.3f}" for part in parts)]
+            row += [f"{memory.total / _GIB:.3f}"] + (
+                [f"{total / _GIB:.3f}"] if config.compile else []
+            )
+            row += ["yes" if fits else "no"]
+            row += (
+                [f"{predicted_operations(size) / config.tflops / 1e12:.4f}"]
+                if config.tflops
+                else []
+            )
+            table.add_row(*row)
+            move(1, "")
     return table, best
 
 
@@ -205,7 +235,7 @@ def run(config: PlanConfig) -> None:
         # Simulated devices have to be asked for before JAX starts its backend.
         jax.config.update("jax_num_cpu_devices", max(1, config.devices))
     console = new_console()
-    table, best = plan_table(config)
+    table, best = plan_table(config, progress_beside())
     console.print(table)
     if best is None:
         console.print(f"No head fits {config.memory_gib:g} GiB; use more devices.")

@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 
 from arcface_jax.analysis.class_gaps import class_gaps, even_circle_probability
 from arcface_jax.commands.command import (
     make_folder,
     new_console,
+    progress_bar,
     read_options,
     run_command,
     say,
@@ -42,6 +42,7 @@ from arcface_jax.figures.features import Features, features_figure
 from arcface_jax.figures.style import save
 from arcface_jax.margins import arcface
 from arcface_jax.models.embed import embed_images, make_embed_function
+from arcface_jax.progress import Begin, unseen
 
 IMAGES_OF_A_PERSON = 100
 """Synthetic images of each person, half of them to train on."""
@@ -120,12 +121,11 @@ def study(
     recipe: SmallRecipe,
     arguments: Arguments,
     seed: int,
-    progress: Progress,
+    begin: Begin = unseen,
 ) -> tuple[dict[str, float], Features]:
     """Trains once; returns what was measured, and the panel to draw."""
-    task = progress.add_task(f"{name_of(recipe)}, seed {seed}", total=recipe.steps)
-    model = train_small(*halves[0], recipe, seed, lambda _: progress.advance(task))
-    progress.remove_task(task)
+    with begin(f"{name_of(recipe)}, seed {seed}", recipe.steps) as move:
+        model = train_small(*halves[0], recipe, seed, lambda _: move(1))
     assert model.class_weights is not None
     embed = _make_embed(recipe.backbone)
     centres = unit_embeddings(model.class_weights)
@@ -174,20 +174,20 @@ def run(arguments: Arguments) -> None:
     halves = read_halves(arguments)
     report: dict[str, object] = {"circle": check_feasible(arguments, console)}
     panels = []
-    with Progress(console=console, transient=True) as progress:
-        for margin in (None, 0.0, arguments.margin):
-            recipe = SmallRecipe(arguments.dimension, margin, arguments.scale, arguments.steps)
-            runs = [study(halves, recipe, arguments, seed, progress) for seed in arguments.seeds]
-            panels.append(runs[0][1])
-            values = {key: [numbers[key] for numbers, _ in runs] for key in runs[0][0]}
-            report[name_of(recipe)] = values
-            say(
-                console,
-                f"{name_of(recipe)}: smallest gap {spread_of(values['training_smallest_gap'])}°, "
-                f"spread {spread_of(values['training_spread'])}°; unseen images: spread "
-                f"{spread_of(values['unseen_spread'])}°, nearest to their centre "
-                f"{spread_of([100 * share for share in values['unseen_nearest_centre']])} %",
-            )
+    begin = functools.partial(progress_bar, console)
+    for margin in (None, 0.0, arguments.margin):
+        recipe = SmallRecipe(arguments.dimension, margin, arguments.scale, arguments.steps)
+        runs = [study(halves, recipe, arguments, seed, begin) for seed in arguments.seeds]
+        panels.append(runs[0][1])
+        values = {key: [numbers[key] for numbers, _ in runs] for key in runs[0][0]}
+        report[name_of(recipe)] = values
+        say(
+            console,
+            f"{name_of(recipe)}: smallest gap {spread_of(values['training_smallest_gap'])}°, "
+            f"spread {spread_of(values['training_spread'])}°; unseen images: spread "
+            f"{spread_of(values['unseen_spread'])}°, nearest to their centre "
+            f"{spread_of([100 * share for share in values['unseen_nearest_centre']])} %",
+        )
     file, picture = (arguments.output / n for n in ("toy.json", f"toy_{arguments.dimension}d"))
     write_json(file, report)
     say_written(console, file, *save(features_figure(panels), picture, ("png", "svg")))

@@ -10,6 +10,7 @@ Writes runs/LOSS-DATE-TIME, or --run.folder: summary.html, metrics, results, che
 """
 
 import dataclasses
+import functools
 import pathlib
 import signal
 import sys
@@ -28,6 +29,7 @@ from arcface_jax.commands.command import (
     INTERRUPTED,
     TERMINATED,
     new_console,
+    progress_bar,
     read_options,
     run_command,
     say,
@@ -163,7 +165,8 @@ def angle_warning(angles: Mapping[int, np.ndarray]) -> str | None:
 
 def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult) -> None:
     """Draws the pictures, writes the results and prints the closing table."""
-    pictures = draw_run(setup, folder, result)
+    with progress_bar(console, "Drawing"):
+        pictures = draw_run(setup, folder, result)
     page = run_page(f"Run {folder.path.name}", setup, result, pictures)
     write_whole(folder.path / SUMMARY_FILE, page)
     best = {
@@ -207,7 +210,7 @@ def run(config: Config, console: Console) -> int:
         console.print(f"[yellow]Going on with {escape(change)}[/yellow]", highlight=False)
     console.print("Preparing the data …")
     try:
-        setup = prepare(config)
+        setup = prepare(config, functools.partial(progress_bar, console))
     except BaseException:
         folder.discard()
         raise

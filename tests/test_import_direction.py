@@ -29,6 +29,7 @@ LAYERS = (
         "arcface_jax.import_path",
         "arcface_jax.pickles",
         "arcface_jax.pixels",
+        "arcface_jax.progress",
     ),
     ("arcface_jax.errors", "arcface_jax.command_name"),
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import json
 import pathlib
 import re
@@ -13,12 +14,21 @@ from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from arcface_jax.command_name import SCRIPT, command
 from arcface_jax.errors import InputError, printable
 from arcface_jax.files import write_whole
+from arcface_jax.progress import Lines, Move
 
 INPUT_ERROR = 2
 INTERRUPTED = 130
@@ -30,6 +40,7 @@ _NO_PLACE = "ENOSPC EDQUOT EROFS EACCES EPERM ENOTDIR EISDIR EEXIST ENOTEMPTY"
 _REMEDIES = {"ENOENT": "; check the path"}
 _REMEDIES |= dict.fromkeys(_NO_PLACE.split(), "; choose another place")
 """What to do about an error of the operating system, where that is known."""
+_WIDTH_OF_A_LOG = 10_000
 _EXAMPLES = ("python -m ", f"{SCRIPT} ")
 
 Chosen = TypeVar("Chosen")
@@ -73,8 +84,13 @@ def split_arguments() -> tuple[list[str], list[str]]:
 
 
 def new_console(**options: Any) -> Console:
-    """A console that prints ":x:" in a path or a name as it is."""
-    return Console(emoji=False, **options)
+    """A console that prints ":x:" in a path or a name as it is. A log has no columns: where the
+    output is no terminal, lines and tables are as wide as what stands in them.
+    """
+    console = Console(emoji=False, **options)
+    if not (console.is_terminal or console.is_jupyter):
+        console.width = _WIDTH_OF_A_LOG
+    return console
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
@@ -95,22 +111,38 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 def table_of(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, **options: Any
 ) -> Table:
-    """A table for the terminal; the first `left` columns are aligned to the left."""
+    """A table of plain text, in which "[b]" is no markup; the first `left` columns are aligned to
+    the left.
+    """
     table = Table(**options)
     for number, name in enumerate(header):
         table.add_column(name, justify="left" if number < left else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     return table
 
 
 @contextmanager
-def progress_bar(console: Console, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on the terminal; the value is a function that moves it on."""
-    counts = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *counts, console=console) as progress:
+def progress_bar(console: Console, title: str, total: int | None = None) -> Iterator[Move]:
+    """A bar on the terminal, elsewhere a line every ten seconds; the value moves it on. Without a
+    total it tells the time.
+    """
+    if not console.is_terminal:
+        with Lines(functools.partial(say, console), title, total) as lines:
+            yield lines
+        return
+    counts = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), *counts)
+    # What is printed meanwhile goes above the bar; but not to its stream if that is another.
+    options: dict[str, Any] = {"transient": True, "redirect_stdout": not console.stderr}
+    with Progress(*columns, console=console, **options) as progress:
         task = progress.add_task(title, total=total)
-        yield lambda count: progress.advance(task, count)
+
+        def move(count: int, at: str | None = None) -> None:
+            named = f"{title}: {at}" if at else title
+            progress.update(task, advance=count, description=None if at is None else named)
+
+        yield move
 
 
 def check_new_file(path: pathlib.Path, beside: str = "") -> None:

@@ -1,5 +1,6 @@
 """Checks the data before a long run: the command train with --check [--against TEST_SET]."""
 
+import functools
 import pathlib
 import time
 
@@ -7,9 +8,8 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 
-from arcface_jax.commands.command import say
+from arcface_jax.commands.command import progress_bar, say
 from arcface_jax.data.check import report
 from arcface_jax.data.open import open_source
 from arcface_jax.data.scan import overlap, scan
@@ -26,10 +26,10 @@ _TIMED_STEPS = 5
 def check_data(config: Config, console: Console, folder: pathlib.Path, against: list[str]) -> int:
     """Reads every image, times a few steps, prints what deserves a look; 1 if anything does."""
     source = configured_source(config.data, config.run.seed)
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("reading every image", total=len(source))
-        found = scan(source, progress=lambda done: progress.advance(task, done))
-    findings = report(source, found, config.data.size)
+    with progress_bar(console, "Reading every image", len(source)) as move:
+        found = scan(source, progress=move)
+    with progress_bar(console, "Looking for what deserves a look"):
+        findings = report(source, found, config.data.size)
     counts = findings.images_per_identity
     console.print(
         f"{findings.num_images:,} images of {findings.num_identities:,} identities, {counts.min()} "
@@ -37,7 +37,9 @@ def check_data(config: Config, console: Console, folder: pathlib.Path, against: 
     )
     warnings = [*source.remarks, *findings.warnings()]
     for path in against:
-        shared = overlap(found, scan(open_source(path)))
+        other = open_source(path)
+        with progress_bar(console, f"Reading {path}", len(other)) as move:
+            shared = overlap(found, scan(other, progress=move))
         if len(shared):
             first, second = shared[0]
             warnings.append(
@@ -49,7 +51,10 @@ def check_data(config: Config, console: Console, folder: pathlib.Path, against: 
     for warning in warnings:
         console.print(f"[yellow]•[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
     if not findings.messages:
-        say(console, cost_in_words(config, prepare(config)))
+        setup = prepare(config, functools.partial(progress_bar, console))
+        with progress_bar(console, f"Timing {_TIMED_STEPS} steps"):
+            about = cost_in_words(config, setup)
+        say(console, about)
     for file in save(identity_sheet(source, seed=config.run.seed), folder / "contact_sheet"):
         say(console, f"Contact sheet of random identities: {file}")
     console.print(f"Findings: {len(warnings)}." if warnings else "Nothing deserves a look.")

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import pathlib
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from arcface_jax.evaluation.folds import fold_numbers
 from arcface_jax.evaluation.suite import EmbeddedSet
 from arcface_jax.evaluation.verification import FlipRule, combine_flip
 from arcface_jax.models.embed import mirror
+from arcface_jax.progress import Begin, unseen
 from arcface_jax.runs.dataset import RunData
 
 SOURCE = "source_fingerprint"
@@ -52,14 +52,12 @@ def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.nda
             f"{path}: is no .npz file; give one that numpy.savez or {command('embed')} wrote"
         )
     try:
-        # Opened here, for NumPy leaves a file that is damaged open.
-        with path.open("rb") as opened, zipfile.ZipFile(opened):
-            opened.seek(0)
-            loaded = np.load(opened, allow_pickle=False)
-            arrays = {name: loaded[name] for name in loaded.files}
+        # Opened here: NumPy leaves what it opens open where the archive is damaged.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # whatever NumPy raises for a file that is none of its own
+        raise InputError(f"{path}: cannot be read ({reason(error)}); check the path") from None
+    except Exception as error:  # of a damaged archive, or of a header that is read as Python
         pickled = "allow_pickle" in str(error)
         said = "it is something else" if pickled else reason(error)
         raise InputError(
@@ -75,8 +73,15 @@ def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.nda
 def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
     """Reads one .npz file of embeddings."""
     arrays = read_arrays(path, ("embeddings", "labels"))
+    for name in ("embeddings", "labels"):
+        if not arrays[name].ndim:
+            raise InputError(f"{path}: {name} is a single value; give one for each image")
+    if "first" not in arrays and not np.issubdtype(arrays["labels"].dtype, np.integer):
+        raise InputError(
+            f"{path}: labels are {arrays['labels'].dtype}; give whole numbers, one for each image"
+        )
     for name in ("labels", "mirrored", "images", "groups"):
-        if name in arrays and len(arrays[name]) != len(arrays["embeddings"]):
+        if name in arrays and np.shape(arrays[name])[:1] != np.shape(arrays["embeddings"])[:1]:
             raise InputError(
                 f"{path}: {len(arrays[name])} {name} for {len(arrays['embeddings'])} embeddings; "
                 "give one each"
@@ -127,10 +132,14 @@ def _embedded(
     return EmbeddedSet(name, combine_flip(embeddings, mirrored, flip), quality=quality, **known)
 
 
-def load_set(specification: str, image_size: tuple[int, int], folds: int) -> ImageSet:
-    """The images of what `data.open.open_set` opens."""
+def load_set(
+    specification: str, image_size: tuple[int, int], folds: int, begin: Begin = unseen
+) -> ImageSet:
+    """The images of what `data.open.open_set` opens; `begin` shows the work."""
     opened = open_set(specification, folds)
-    images, known = load_images(opened.source, image_size), opened.identities_known
+    with begin(f"Decoding {opened.name}", len(opened.source)) as move:
+        images = load_images(opened.source, image_size, progress=move)
+    known = opened.identities_known
     return ImageSet(opened.name, images, opened.labels, opened.pairs, known, opened.content)
 
 
@@ -141,13 +150,21 @@ def held_out_set(data: RunData) -> ImageSet:
 
 
 def embed_set(
-    model: TrainedRun | ImportedModel, images: ImageSet, flip: FlipRule, name: str
+    model: TrainedRun | ImportedModel,
+    images: ImageSet,
+    flip: FlipRule,
+    name: str,
+    begin: Begin = unseen,
 ) -> Entry:
-    """Embeds a set, and its mirror images unless flip is "none"."""
+    """Embeds a set, and its mirror images unless flip is "none"; `begin` shows the work."""
+    views = 1 if flip == "none" else 2
+    with begin(f"Embedding {name}", views * len(images.images)) as move:
+        embeddings = model.embed(images.images, move)
+        mirrored = None if flip == "none" else model.embed(mirror(images.images), move)
     data = _embedded(
         name,
-        model.embed(images.images),
-        None if flip == "none" else model.embed(mirror(images.images)),
+        embeddings,
+        mirrored,
         flip,
         labels=images.labels,
         pairs=images.pairs,

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib
 import pathlib
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -76,16 +77,25 @@ def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with path.with_suffix(".csv").open(
             newline="", encoding="utf-8", errors="surrogateescape"
         ) as file:
-            lines = list(csv.DictReader(file))
-        names, places = ([line[column] for line in lines] for column in ("identity", "image"))
+            table = csv.DictReader(file)
+            columns = ("identity", "image")
+            if not set(columns) <= set(table.fieldnames or ()):
+                raise InputError(
+                    f"{path.with_suffix('.csv')} line 1: has not the columns identity and image; "
+                    "give the file that was written with the embeddings"
+                )
+            lines = list(table)
+        names, places = ([line[column] or "" for line in lines] for column in columns)
     except OSError as error:
         raise InputError(
-            f"{error.filename or path}: cannot be read ({error.strerror or error})"
+            f"{error.filename or path}: cannot be read ({reason(error)}); check the path"
         ) from error
-    except Exception as error:  # whatever NumPy raises for a file that is none of its own
+    except InputError:
+        raise
+    except Exception as error:  # NumPy reads a header as Python, and raises what that raises
         raise InputError(
-            f"{path}: is no gallery ({reason(error)}); make one with "
-            f"{command('identify')} enrol or {command('embed')}"
+            f"{path}: is no gallery ({reason(error)}); make one with {command('identify')} enrol "
+            f"or {command('embed')}"
         ) from error
     return embeddings, np.array(names), np.array(places)
 
@@ -97,9 +107,15 @@ def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
 
 
 def embed_photos(
-    embedder: Embedder, source: EncodedSource, *, detect: bool = False
+    embedder: Embedder,
+    source: EncodedSource,
+    *,
+    detect: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(unit embeddings [M, D], indices [M]) of the images of a source that have a face."""
+    """(unit embeddings [M, D], indices [M]) of the images of a source that have a face. `progress`
+    is called with the number of images done since the last call.
+    """
     parts: list[np.ndarray] = []
     kept: list[int] = []
     cropper, seen = Cropper(embedder.image_size, detect), 0
@@ -109,6 +125,8 @@ def embed_photos(
             names = [source.where(row) for row in rows]
             parts.append(embedder.embed(crops[found], names.__getitem__))
         kept, seen = kept + rows, seen + len(crops)
+        if progress is not None:
+            progress(len(crops))
     if not kept:
         raise InputError(
             f"{source.where(0)}: none of the {len(source)} photos from here on has a face that is "

@@ -1,4 +1,6 @@
-"""What the studies of a trained model start from: the model, and people it can be asked about."""
+"""What the studies of a trained model start from: the model, and people it can be asked about.
+`begin` shows work that takes long.
+"""
 
 import dataclasses
 import pathlib
@@ -16,6 +18,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angle_statistics import class_centres
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.interop.model import TrainedModel
+from arcface_jax.progress import Begin, unseen
 from arcface_jax.runs.dataset import load_data
 from arcface_jax.runs.saved_runs import find_run
 
@@ -50,14 +53,15 @@ def default_source(first_identity: int = 0) -> SyntheticFaces:
     )
 
 
-def default_model(seed: int) -> TrainedModel:
+def default_model(seed: int, begin: Begin = unseen) -> TrainedModel:
     """A small network trained on `default_source`, for a study without a model."""
     sample = load_source(default_source(), DEFAULT_SIZE)
-    return train_small(sample.images, sample.labels, _DEFAULT_RECIPE, seed)
+    with begin("Training a small model", _DEFAULT_RECIPE.steps) as move:
+        return train_small(sample.images, sample.labels, _DEFAULT_RECIPE, seed, lambda _: move(1))
 
 
 def open_analysed(
-    path: pathlib.Path | None, seed: int = 0, project: str | None = None
+    path: pathlib.Path | None, seed: int = 0, project: str | None = None, begin: Begin = unseen
 ) -> tuple[TrainedModel, FaceSource | None]:
     """(a run, file or `default_model`; the source of its training people, or None)."""
     if path is None:
@@ -65,15 +69,19 @@ def open_analysed(
             raise InputError(
                 f"--project {project}: there is no checkpoint that it could be of; give one"
             )
-        return default_model(seed), default_source()
+        return default_model(seed, begin), default_source()
     found = find_run(path)
     if found is None:
-        return open_trained(path, project), None
-    run = load_trained(found)
-    return run.model, load_data(run.config.data, run.config.run.seed).train
+        with begin(f"Opening {path}", None):
+            return open_trained(path, project), None
+    with begin(f"Opening {path}", None):
+        run = load_trained(found)
+    return run.model, load_data(run.config.data, run.config.run.seed, begin).train
 
 
-def choose_people(source: FaceSource, count: int, image_size: tuple[int, int]) -> People:
+def choose_people(
+    source: FaceSource, count: int, image_size: tuple[int, int], begin: Begin = unseen
+) -> People:
     """All images of the first `count` people of a source."""
     labels = np.asarray(source.labels)
     chosen = Subset(source, np.flatnonzero(labels < count))
@@ -81,25 +89,33 @@ def choose_people(source: FaceSource, count: int, image_size: tuple[int, int]) -
         raise InputError(
             f"people: {len(chosen.identity_names)} of them; give a source of at least two"
         )
-    sample = load_source(chosen, image_size)
+    with begin("Decoding people", len(chosen)) as move:
+        sample = load_source(chosen, image_size, progress=move)
     return People(chosen, sample.images, sample.labels, tuple(chosen.identity_names))
 
 
 def open_people(
-    people: str | None, own: FaceSource | None, count: int, image_size: tuple[int, int]
+    people: str | None,
+    own: FaceSource | None,
+    count: int,
+    image_size: tuple[int, int],
+    begin: Begin = unseen,
 ) -> People:
     """The people that `--people` names, or else the model's own."""
     if people is not None:
-        return choose_people(open_source(people), count, image_size)
+        return choose_people(open_source(people), count, image_size, begin)
     if own is None:
         raise InputError(
             "--people: a model that was not trained here comes without people; give a source of "
             "them"
         )
-    return choose_people(own, count, image_size)
+    return choose_people(own, count, image_size, begin)
 
 
-def embed_people(model: TrainedModel, people: People) -> tuple[np.ndarray, np.ndarray]:
+def embed_people(
+    model: TrainedModel, people: People, begin: Begin = unseen
+) -> tuple[np.ndarray, np.ndarray]:
     """(unit embeddings [N, D], each person's centre [P, D])."""
-    embeddings = unit_embeddings(model.embedder()(people.at_size(model.image_size)))
+    with begin("Embedding people", len(people.images)) as move:
+        embeddings = unit_embeddings(model.embedder()(people.at_size(model.image_size), move))
     return embeddings, class_centres(embeddings, people.labels, len(people.names))

@@ -14,7 +14,12 @@ import tyro
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.interop.card import CARD_FILE, ModelCard
 from arcface_jax.interop.inference import unit_embedding
-from arcface_jax.interop.model import TrainedModel, check_finite, default_batch_size
+from arcface_jax.interop.model import (
+    EmbedImages,
+    TrainedModel,
+    check_finite,
+    default_batch_size,
+)
 from arcface_jax.interop.onnx import import_onnx
 from arcface_jax.interop.stablehlo import load_stablehlo
 from arcface_jax.interop.torch import import_torch
@@ -46,7 +51,7 @@ class TrainedRun:
         return self.model.class_weights
 
     @functools.cached_property
-    def embed(self) -> Callable[[np.ndarray], np.ndarray]:
+    def embed(self) -> EmbedImages:
         """Of uint8 RGB [N, H, W, 3] images, float32 [N, D], not normalised."""
         return self.model.embedder()
 
@@ -102,13 +107,23 @@ class Embedder:
     batch_size: int
     _function: Callable[[Any], jax.Array]
 
-    def embed(self, images: np.ndarray, name_of: Callable[[int], str] | None = None) -> np.ndarray:
+    def embed(
+        self,
+        images: np.ndarray,
+        name_of: Callable[[int], str] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
         """float32 [N, D] of norm 1, of uint8 RGB [N, height, width, 3]; in batches of one shape.
 
         An embedding that is NaN or zero is an InputError; `name_of` names an image by its row.
+        `progress` is called with the number of images done since the last call.
         """
         embeddings = embed_images(
-            lambda _, batch: self._function(batch), {}, images, batch_size=self.batch_size
+            lambda _, batch: self._function(batch),
+            {},
+            images,
+            batch_size=self.batch_size,
+            progress=progress,
         )
         with concerning(self.name or "the model"):
             return check_embedded(embeddings, name_of)
@@ -120,11 +135,7 @@ class ImportedModel:
 
     name: str
     image_size: tuple[int, int]
-    _embed: Callable[[np.ndarray], np.ndarray]
-
-    def embed(self, images: np.ndarray) -> np.ndarray:
-        """float32 [N, D], not normalised, of uint8 [N, H, W, 3] RGB images."""
-        return self._embed(images)
+    embed: EmbedImages
 
 
 def open_to_evaluate(path: pathlib.Path, project: str | None = None) -> TrainedRun | ImportedModel:

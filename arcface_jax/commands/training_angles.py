@@ -14,6 +14,7 @@ from arcface_jax.evaluation.angle_statistics import (
 )
 from arcface_jax.evaluation.bootstrap import Interval, Resampling, angle_intervals
 from arcface_jax.evaluation.embeddings import unit_embeddings
+from arcface_jax.progress import Begin, unseen
 from arcface_jax.runs.dataset import RunData
 
 MOST_IMAGES = 5000
@@ -21,14 +22,18 @@ MOST_IMAGES = 5000
 
 
 def training_angles(
-    model: TrainedRun, data: RunData, resampling: Resampling, most_images: int = MOST_IMAGES
+    model: TrainedRun,
+    data: RunData,
+    resampling: Resampling,
+    most_images: int = MOST_IMAGES,
+    begin: Begin = unseen,
 ) -> dict[str, Interval]:
     """ "angle w_ec" and "angle w_inter" of Table 3 (arXiv:1801.07698), on a run's training people.
 
     W-Inter is of all classes. W-EC is of as many classes, drawn at random, as have `most_images`
     images together: all images of few classes rather than few of all, for the mean of few
     embeddings lies off the class's centre. Images are embedded without their mirror images, as
-    they meet the class weights in training.
+    they meet the class weights in training. `begin` shows the work.
     """
     if model.class_weights is None or model.class_weights.ndim != 2:
         raise InputError(
@@ -43,10 +48,18 @@ def training_angles(
     weights = unit_embeddings(model.class_weights, f"{model.name}: class_weights")
     chosen = images_of_some_classes(np.asarray(data.train.labels), most_images, resampling.seed)
     on_unreadable: OnUnreadable = "raise" if model.config.data.unreadable == "stop" else "skip"
-    sample = load_source(Subset(data.train, chosen), model.image_size, on_unreadable=on_unreadable)
+    with begin("Decoding training images for W-EC", len(chosen)) as move:
+        sample = load_source(
+            Subset(data.train, chosen),
+            model.image_size,
+            on_unreadable=on_unreadable,
+            progress=move,
+        )
     labels = np.asarray(data.train.labels)[chosen[sample.kept]]
     present, numbers = np.unique(labels, return_inverse=True)
-    embeddings = unit_embeddings(model.embed(sample.images), f"{model.name}: embeddings")
+    with begin("Embedding training images for W-EC", len(sample.images)) as move:
+        embedded = model.embed(sample.images, move)
+    embeddings = unit_embeddings(embedded, f"{model.name}: embeddings")
     to_centre = degrees_between(weights[present], class_centres(embeddings, numbers, len(present)))
     degrees = {"angle w_ec": to_centre, "angle w_inter": nearest_other_degrees(weights)}
     ones = {name: np.ones(len(values), np.int64) for name, values in degrees.items()}

@@ -26,7 +26,7 @@ class Subset(FaceSource):
         indices = np.asarray(indices, np.int64)
         if len(indices) and (indices.min() < 0 or indices.max() >= len(source)):
             raise InputError(
-                f"indices {indices.min()} … {indices.max()} are outside a source of {len(source)} "
+                f"images {indices.min()} … {indices.max()} are outside a source of {len(source)} "
                 "images"
             )
         self.source = source

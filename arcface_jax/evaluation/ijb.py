@@ -110,7 +110,7 @@ def read_template_subjects(path: FilePath) -> TemplateSubjects:
     if not {"TEMPLATE_ID", "SUBJECT_ID"} <= set(names):
         raise InputError(
             f"{os.fspath(path)} line 1: the columns TEMPLATE_ID and SUBJECT_ID are due, got "
-            f"{header[:6]}"
+            f"{printable(', '.join(header))[:80] or 'none'}"
         )
     columns = names.index("TEMPLATE_ID"), names.index("SUBJECT_ID")
     for where, row in rows:

@@ -63,7 +63,7 @@ def score_pairs(
     second = check_indices(second, len(second_embeddings), "second")
     if len(first) != len(second):
         raise InputError(
-            f"second: {len(second)} indices, but first has {len(first)}; give one per pair in each"
+            f"second: {len(second)} rows, but first has {len(first)}; give one per pair in each"
         )
     mesh = device_mesh(devices)
     step = chunk * mesh.size

@@ -31,8 +31,9 @@ def apply_psi(psi: Psi, cosine: jax.Array) -> jax.Array:
       InputError: psi is no function, or gives another shape.
     """
     if not callable(psi):
+        shown = repr(psi) if isinstance(psi, str) else "no function"
         raise InputError(
-            f"psi is {psi!r}; pass a margin, for instance arcface(0.5), or a function of cosines"
+            f"psi is {shown}; pass a margin, for instance arcface(0.5), or a function of cosines"
         )
     target = psi(cosine)
     if jnp.shape(target) != cosine.shape:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from arcface_jax.command_name import command
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 
 CARD_FILE = "model_card.json"
 LARGEST_CHANGE = "largest change of a cosine"
@@ -97,7 +97,8 @@ class ModelCard:
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{path}: is no model card of this version ({error}); export the model again"
+                f"{path}: is no model card of this version ({reason(error)}); export the model "
+                "again"
             ) from error
 
     def threshold(self, far: float) -> Threshold:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,15 @@ from arcface_jax.errors import InputError
 from arcface_jax.interop.depthwise import ShiftedDepthwise
 from arcface_jax.models.embed import check_embedded, embed_images, make_embed_function
 from arcface_jax.pixels import PixelConvention
+
+
+class EmbedImages(Protocol):
+    """Embeds images in memory; see `TrainedModel.embedder`."""
+
+    def __call__(
+        self, images: np.ndarray, progress: Callable[[int], None] | None = None, /
+    ) -> np.ndarray:
+        """Images uint8 RGB [N, height, width, 3] -> float32 [N, D]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,20 +50,26 @@ class TrainedModel:
         size: int = self.backbone.embedding_size
         return size
 
-    def embedder(self, batch_size: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
+    def embedder(self, batch_size: int | None = None) -> EmbedImages:
         """Returns uint8 RGB [N, height, width, 3] -> float32 [N, D], not normalised; compiled once.
 
         Args:
           batch_size: images in one call; `default_batch_size` if None.
 
-        The function raises InputError where an embedding is NaN, infinite or zero.
+        The function calls its `progress`, if given, with the number of images done since the last
+        call. It raises InputError where an embedding is NaN, infinite or zero.
         """
         network: Any = ShiftedDepthwise(self.backbone)
         embed = make_embed_function(network, self.pixels)
         batch_size = default_batch_size() if batch_size is None else batch_size
-        return lambda images: check_embedded(
-            embed_images(embed, self.variables, images, batch_size=batch_size)
-        )
+
+        def embed_all(
+            images: np.ndarray, progress: Callable[[int], None] | None = None
+        ) -> np.ndarray:
+            options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+            return check_embedded(embed_images(embed, self.variables, images, **options))
+
+        return embed_all
 
 
 def check_finite(weights: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -53,7 +53,7 @@ def load_stablehlo(
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except Exception as error:  # the format's reader has no error of its own
         raise InputError(
-            f"{path}: is no exported model ({str(error)[:100] or type(error).__name__})"
+            f"{path}: is no exported model ({reason(error)}); export it again"
         ) from error
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     if platform not in exported.platforms:
@@ -66,8 +66,9 @@ def load_stablehlo(
         or exported.in_avals[0].ndim != 4
         or exported.in_avals[0].dtype != jnp.uint8
     ):
+        taken = " and ".join(f"{one.dtype}{list(one.shape)}" for one in exported.in_avals)
         raise InputError(
-            f"{path}: takes {exported.in_avals}, not uint8 images [N, height, width, 3]"
+            f"{path}: takes {taken}, not uint8 images [N, height, width, 3]; export the model again"
         )
     _, height, width, _ = exported.in_avals[0].shape
     return jax.jit(exported.call), (int(height), int(width))

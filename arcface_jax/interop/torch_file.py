@@ -150,7 +150,7 @@ class _Unpickler(pickle.Unpickler):
             or pid[0] != "storage"
             or not isinstance(pid[1], np.dtype)
         ):
-            raise pickle.UnpicklingError(f"an unknown kind of storage, {str(pid)[:80]}")
+            raise pickle.UnpicklingError("it has a tensor of an unknown kind")
         if len(pid) > 5 and pid[5] is not None:
             raise pickle.UnpicklingError("a view of a storage, as PyTorch before 0.4 wrote them")
         storage = _Storage(str(pid[2]), pid[1], int(pid[4]))
@@ -181,9 +181,7 @@ def read_torch_file(path: str | os.PathLike[str], part: str | None = None) -> An
     except InputError as error:
         raise InputError(f"{path}: {printable(str(error))}") from None
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror or error}); check the path"
-        ) from error
+        raise InputError(f"{path}: cannot be read ({reason(error)}); check the path") from error
     except Exception as error:
         # Whatever a pickle or archive can raise that is damaged or was made to do harm.
         raise InputError(f"{path}: is no {kind} that can be read ({reason(error)})") from error
@@ -248,7 +246,7 @@ def _read_zip(file: IO[bytes], part: str | None) -> Any:
         _refuse_program(archive.namelist())
         listings = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
         if len(listings) != 1:
-            raise ValueError(f"an archive with {len(listings)} entries data.pkl instead of one")
+            raise ValueError(f"it has {len(listings)} entries data.pkl instead of one")
         (listing,) = listings
         root = listing.removesuffix("data.pkl")
         if (
@@ -278,7 +276,7 @@ def _read_sequence(file: IO[bytes], part: str | None) -> Any:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if _load(file, size) != _MAGIC:
-        raise ValueError("its first pickle is not torch.save's mark")
+        raise ValueError("it does not begin as such files do")
     storages: dict[str, _Storage] = {}
     _, about, loaded = (_load(file, size, storages) for _ in range(3))
     wanted = _weights_part(loaded, part)

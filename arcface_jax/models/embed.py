@@ -31,7 +31,12 @@ def make_embed_function(
 
 
 def embed_images(
-    embed: EmbedFunction, variables: Mapping[str, Any], images: np.ndarray, *, batch_size: int = 256
+    embed: EmbedFunction,
+    variables: Mapping[str, Any],
+    images: np.ndarray,
+    *,
+    batch_size: int = 256,
+    progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Embeds all `images` in batches of `batch_size`, the last one padded so that one program
     serves.
@@ -41,6 +46,7 @@ def embed_images(
       variables: the backbone's {"params", "batch_stats"}.
       images: uint8 [N, H, W, 3], RGB.
       batch_size: images in one call.
+      progress: called with the number of images done since the last call.
 
     Returns: float32 [N, D], not normalised.
     """
@@ -50,6 +56,8 @@ def embed_images(
         padding = batch_size - len(batch)
         padded = np.pad(batch, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else batch
         batches.append(np.asarray(embed(variables, padded))[: len(batch)])
+        if progress is not None:
+            progress(len(batch))
     return np.concatenate(batches)
 
 

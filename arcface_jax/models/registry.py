@@ -104,7 +104,7 @@ def create(
     builder = load_attribute(name, "model.name") if ":" in name else _BUILDERS[name]
     if not callable(builder) or isinstance(builder, nn.Module):
         raise InputError(
-            f"model.name: {name!r} is a {type(builder).__name__}; give a flax.linen.Module class, "
+            f"model.name: {name!r} is no backbone; give a flax.linen.Module class, "
             "or a function that returns a module"
         )
     parameters = inspect.signature(builder).parameters
@@ -121,7 +121,7 @@ def create(
     backbone = builder(**own)
     if not isinstance(backbone, nn.Module):
         raise InputError(
-            f"model.name: {name!r} made a {type(backbone).__name__}, and not a flax.linen.Module"
+            f"model.name: {name!r} made something else than a flax.linen.Module; return one"
         )
     return backbone
 

@@ -5,7 +5,6 @@ comes from.
 import dataclasses
 import json
 import pathlib
-import zipfile
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 from arcface_jax.files import whole_file, write_whole
 from arcface_jax.runs.resume import restore_on_one_device
 from arcface_jax.runs.saved_runs import SavedRun
@@ -100,9 +99,10 @@ def diagnose(folder: pathlib.Path) -> Diagnosis:
     try:
         with np.load(folder / BATCH_FILE, allow_pickle=False) as batch:
             step, images, labels = int(batch["step"]), batch["images"], batch["labels"]
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever a damaged archive raises
         raise InputError(
-            f"{folder / BATCH_FILE}: cannot be read ({error}); give the bad-step folder of a run"
+            f"{folder / BATCH_FILE}: cannot be read ({reason(error)}); give the bad-step "
+            "folder of a run"
         ) from error
     saved = SavedRun(run, step)
     with saved.opened() as (checkpoints, _):

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from arcface_jax.errors import InputError
+from arcface_jax.errors import DAMAGED, InputError, reason
 from arcface_jax.runs.checksums import checksums
 from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import as_dict
@@ -142,8 +142,9 @@ class Checkpoints:
                 if last is None
                 else f"the checkpoint of step {last} is complete"
             )
+            why = _reason(error, "the disk does not take it")
             raise InputError(
-                f"checkpoints {self.folder}: cannot be written ({_reason(error)}); {left}: make "
+                f"checkpoints {self.folder}: cannot be written ({why}); {left}: make "
                 "room there, or make it writable, and give the same command again"
             ) from error
 
@@ -158,7 +159,9 @@ class Checkpoints:
     def _read(self, step: int, **items: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (ValueError, KeyError, OSError, TypeError) as error:
+        except (jax.errors.JaxRuntimeError, MemoryError):  # no file is at fault
+            raise
+        except Exception as error:  # of a missing file Orbax raises Exception itself
             raise self._damaged(step, _reason(error)) from error
 
     def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
@@ -239,12 +242,12 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def _reason(error: BaseException) -> str:
-    """The first line of the error that lies deepest, which says most."""
+def _reason(error: BaseException, otherwise: str = "its files cannot be read") -> str:
+    """What the error that lies deepest says, which is most."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip("'\"").splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+    said = reason(error)
+    return otherwise if said == DAMAGED else said
 
 
 def _array_types(state: TrainState) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """What a person at a terminal sees of a run."""
 
-import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,15 +14,12 @@ from arcface_jax.errors import printable
 from arcface_jax.evaluation.thresholds import too_few_pairs
 from arcface_jax.losses import MarginSoftmax, loss_name, minimum_scale
 from arcface_jax.models.registry import count_parameters
+from arcface_jax.progress import Lines
 from arcface_jax.runs.dataset import HELD_OUT
 from arcface_jax.runs.loop import BEST_BY
 from arcface_jax.runs.setup import Setup
 from arcface_jax.runs.verifier import AVERAGE, Numbers, by_set
 from arcface_jax.training.optimisers import peak_learning_rate
-
-# Where the output is a file or a pipe a bar cannot be drawn, and lines are printed this many
-# seconds apart.
-_SECONDS_BETWEEN_LINES = 5.0
 
 TABLE_FARS = (1e-2, 1e-3)
 """False accept rates of the closing table."""
@@ -38,8 +34,8 @@ class ConsoleReporter:
     def __init__(self, console: Console, total_steps: int) -> None:
         """The bar runs to `total_steps`."""
         self._console = console
-        self._printed = 0.0
-        self._total = total_steps
+        self._total, self._step = total_steps, 0
+        self._lines = Lines(self._print, "Training", total_steps, "compiling, and verifying first")
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(bar_width=None),
@@ -66,6 +62,8 @@ class ConsoleReporter:
 
     def __enter__(self) -> Self:
         self._bar.start()
+        if not self._console.is_terminal:
+            self._lines.__enter__()
         return self
 
     def __exit__(
@@ -75,6 +73,11 @@ class ConsoleReporter:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
+        if not self._console.is_terminal:
+            self._lines.__exit__(kind, error, trace)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def says(self, message: str) -> None:
         """Prints it."""
@@ -107,15 +110,11 @@ class ConsoleReporter:
                 f"step {step}: {self._bad_steps:.0f} steps so far had a loss or gradient that is "
                 "not finite, and were skipped"
             )
-        if not self._console.is_terminal and (
-            step == self._total or time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES
-        ):
-            self._printed = time.monotonic()
-            self._console.print(
-                f"step {step}/{self._total}  loss {loss:.3f}  accuracy {accuracy:.1%}  "
-                f"rate {rate:.2g}  {speed:.0f} images/s  data wait {wait:.0%}  {memory}".rstrip(),
-                highlight=False,
-            )
+        if not self._console.is_terminal:
+            numbers = f"loss {loss:.3f}, accuracy {accuracy:.1%}, rate {rate:.2g}, "
+            numbers += f"{speed:.0f} images/s, data wait {wait:.0%}"
+            self._lines(step - self._step, numbers + (f", {memory}" if memory else ""))
+            self._step = step
 
     def verified(self, step: int, numbers: Numbers, best: dict[str, tuple[int, float]]) -> None:
         """Prints one line for each set of a verification."""

@@ -15,6 +15,7 @@ from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.data.subset import Subset, split_identities
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError, concerning
+from arcface_jax.progress import Begin, unseen
 from arcface_jax.training.config import DataConfig
 
 NUM_FOLDS = 10
@@ -120,8 +121,9 @@ def configured_source(config: DataConfig, seed: int) -> FaceSource:
     return open_source(config.root, config.list_root)
 
 
-def load_data(config: DataConfig, seed: int) -> RunData:
-    """Opens the source, splits it by identity, and decodes what is to be in memory.
+def load_data(config: DataConfig, seed: int, begin: Begin = unseen) -> RunData:
+    """Opens the source, splits it by identity, and decodes what is to be in memory, which `begin`
+    shows.
 
     Raises:
       InputError: a setting is out of range, the source cannot be opened or split, or (unless
@@ -138,25 +140,30 @@ def load_data(config: DataConfig, seed: int) -> RunData:
             "data.test_fraction is 0 and data.verify empty: give one of them, or nothing is "
             "verified"
         )
-    source = configured_source(config, seed)
-    check_source_labels(source)
+    with begin(f"Opening {config.root or 'synthetic faces'}", None):
+        source = configured_source(config, seed)
+        check_source_labels(source)
     on_unreadable: OnUnreadable = "raise" if config.unreadable == "stop" else "skip"
     train: FaceSource = source
     sets: list[VerificationSet] = []
     if config.test_fraction > 0:
         with concerning(f"data.root {config.root}" if config.root else "synthetic faces"):
             train, test = split_identities(source, config.test_fraction, seed)
-            held_out = load_source(test, config.size, on_unreadable=on_unreadable)
+            with begin("Decoding the people held out", len(test)) as move:
+                held_out = load_source(
+                    test, config.size, on_unreadable=on_unreadable, progress=move
+                )
             drawn = draw_pairs(held_out.labels, config.pairs, seed, num_folds=NUM_FOLDS)
         sets.append(VerificationSet(HELD_OUT, held_out, drawn))
-    sets += [_load_set(each, config, seed, on_unreadable) for each in config.verify]
+    sets += [_load_set(each, config, seed, on_unreadable, begin) for each in config.verify]
     names = [one.name for one in sets]
     if len(set(names)) < len(names):
         raise InputError(
             f"data.verify: the sets are called {', '.join(names)}; name one by NAME=SOURCE"
         )
     if config.loading == "memory":
-        train = load_source(train, config.size, on_unreadable=on_unreadable)
+        with begin("Decoding the training images", len(train)) as move:
+            train = load_source(train, config.size, on_unreadable=on_unreadable, progress=move)
         if len(train.identity_names) < 2 and train.emptied:
             raise InputError(
                 f"data.root {config.root}: {len(train.skipped)} images cannot be decoded, and with "
@@ -168,7 +175,7 @@ def load_data(config: DataConfig, seed: int) -> RunData:
 
 
 def _load_set(
-    specification: str, config: DataConfig, seed: int, on_unreadable: OnUnreadable
+    specification: str, config: DataConfig, seed: int, on_unreadable: OnUnreadable, begin: Begin
 ) -> VerificationSet:
     """What `open_set` opens, with its own pairs, of which no image may be left out, or else
     with drawn ones.
@@ -181,8 +188,11 @@ def _load_set(
                 f"data.verify {specification}: the list is one fold, and a threshold is chosen on "
                 "other folds than it is tested on; give a list in folds"
             )
-        return VerificationSet(opened.name, load_source(opened.source, config.size), opened.pairs)
-    images = load_source(opened.source, config.size, on_unreadable=on_unreadable)
+        on_unreadable = "raise"
+    with begin(f"Decoding {opened.name}", len(opened.source)) as move:
+        images = load_source(opened.source, config.size, on_unreadable=on_unreadable, progress=move)
+    if opened.pairs is not None:
+        return VerificationSet(opened.name, images, opened.pairs)
     with concerning(f"data.verify {specification}"):
         drawn = draw_pairs(images.labels, config.pairs, seed, num_folds=NUM_FOLDS)
     return VerificationSet(opened.name, images, drawn)

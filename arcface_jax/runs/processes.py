@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import jax
 
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 """Environment variables for machines that JAX does not know: host:port of process 0, how many there
@@ -52,7 +52,7 @@ def join_processes() -> None:
     except (ValueError, RuntimeError) as error:
         raise InputError(
             "run.distributed: the other processes cannot be joined "
-            f"({str(error).splitlines()[0]}); start each under SLURM, a TPU pod or Open MPI, or "
+            f"({reason(error)}); start each under SLURM, a TPU pod or Open MPI, or "
             f"with {ADDRESS}, {COUNT} and {NUMBER} set"
         ) from error
 

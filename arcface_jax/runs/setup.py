@@ -9,6 +9,7 @@ from arcface_jax.data.pipeline import DevicePrefetch, batches
 from arcface_jax.data.samplers import Sampler
 from arcface_jax.errors import InputError
 from arcface_jax.losses import Triplet
+from arcface_jax.progress import Begin, unseen
 from arcface_jax.runs.dataset import RunData, create_sampler, load_data
 from arcface_jax.runs.starting_point import check_exists, start_from
 from arcface_jax.training.config import Config
@@ -57,8 +58,8 @@ class Setup:
         return state if init is None else start_from(init, state, program.pixels)
 
 
-def prepare(config: Config) -> Setup:
-    """Checks the configuration, loads the data and builds the step.
+def prepare(config: Config, begin: Begin = unseen) -> Setup:
+    """Checks the configuration, loads the data, which `begin` shows, and builds the step.
 
     Raises:
       InputError: a setting is out of range, or the data cannot be used.
@@ -66,7 +67,7 @@ def prepare(config: Config) -> Setup:
     create_program(config, 2)  # a wrong setting is found before data are loaded
     if config.model.init is not None:
         check_exists(config.model.init)
-    data = load_data(config.data, config.run.seed)
+    data = load_data(config.data, config.run.seed, begin)
     batch_size = config.run.batch_size
     if batch_size > len(data.train):
         raise InputError(

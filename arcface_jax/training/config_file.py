@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from arcface_jax.errors import InputError, concerning
+from arcface_jax.errors import InputError, concerning, printable, reason
 from arcface_jax.import_path import check_not_inside
 from arcface_jax.losses import Loss, loss_class, loss_name
 from arcface_jax.training.config import DEFAULT_SCALE, PLACE_SETTINGS, Config, RunConfig
@@ -37,7 +37,7 @@ def read_config(path: pathlib.Path) -> Config:
         ) from error
     except ValueError as error:
         raise InputError(
-            f"configuration {path}: is not JSON ({error}); use a config.json of a run"
+            f"configuration {path}: is not JSON ({reason(error)}); use a config.json of a run"
         ) from error
     sections = {field.name: field.default_factory for field in dataclasses.fields(Config)}
     if not isinstance(content, dict) or not content.keys() <= sections.keys():
@@ -48,7 +48,8 @@ def read_config(path: pathlib.Path) -> Config:
             check_not_inside(str(values.get("name")), path.parent, f"{path}: {name}.name")
         factory: Any = sections[name]
         if name == "loss" and isinstance(values, dict):
-            factory, values = _loss(values)
+            with concerning(f"configuration {path}"):
+                factory, values = _loss(values)
         read[name] = _section(path, name, factory, values)
     return Config(**read)
 
@@ -102,19 +103,36 @@ def _loss(values: dict[str, Any]) -> tuple[type[Loss], dict[str, Any]]:
 def _section(path: pathlib.Path, name: str, factory: Any, values: Any) -> Any:
     known = {field.name for field in dataclasses.fields(factory)}
     if not isinstance(values, dict) or not values.keys() <= known:
-        unknown = sorted(set(values) - known) if isinstance(values, dict) else values
+        there = set(values) - known if isinstance(values, dict) else [json.dumps(values)[:80]]
         raise InputError(
-            f"configuration {path}: section {name} has unknown content {unknown}; known: "
-            f"{sorted(known)}"
+            f"configuration {path}: section {name} has unknown content "
+            f"{printable(', '.join(sorted(there)))}; known: {', '.join(sorted(known))}"
         )
     hints = get_type_hints(factory)
     values = {field: _from_json(value, hints[field]) for field, value in values.items()}
     for field, value in values.items():
         if not _fits(value, hints[field]):
-            kind = getattr(hints[field], "__name__", str(hints[field]).replace("typing.", ""))
-            raise InputError(f"configuration {path}: {name}.{field} is {value!r}; give {kind}")
+            shown = printable(json.dumps(value, ensure_ascii=False)[:80])
+            raise InputError(
+                f"configuration {path}: {name}.{field} is {shown}; give {_in_words(hints[field])}"
+            )
     with concerning(f"configuration {path}, section {name}"):
         return factory(**values)
+
+
+_KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _in_words(hint: Any) -> str:
+    """What a field takes, as JSON has it."""
+    inner = get_args(hint)
+    if get_origin(hint) is Literal:
+        return " or ".join(inner)
+    if get_origin(hint) is tuple:
+        return f"a list, each {_in_words(inner[0])}"
+    if inner:
+        return " or ".join(map(_in_words, inner))
+    return _KINDS.get(hint, "null")
 
 
 def _from_json(value: Any, hint: Any) -> Any:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from arcface_jax.arguments import check_between, check_positive
-from arcface_jax.errors import InputError, concerning
+from arcface_jax.errors import InputError, concerning, reason
 from arcface_jax.training.config import OptimiserConfig
 from arcface_jax.training.schedules import (
     constant_schedule,
@@ -148,7 +148,10 @@ def _options(config: OptimiserConfig) -> dict[str, Any]:
     try:
         options = json.loads(config.options or "{}")
     except ValueError as error:
-        raise InputError(f"optimiser.options {config.options}: is not JSON ({error})") from error
+        raise InputError(
+            f"optimiser.options {config.options}: is not JSON ({reason(error)}); give an object, "
+            'for instance {"b1": 0.9}'
+        ) from error
     if not isinstance(options, dict):
         raise InputError(
             f'optimiser.options {config.options}: give a JSON object, for instance {{"b1": 0.9}}'

@@ -85,10 +85,15 @@ def measure_network(
         return {"case": case, **found, "flops_needed": needed}
 
     needed = cost(step_config(network, *numbers[:-1]), numbers[-1], (1,)).step_operations
-    report.add(measure(FILLING))
-    for number in range(rounds):
-        for case in (COLD, WARM):
-            report.add({"round": number, **measure(case)})
+    with report.work(f"Compiling {network}", 1 + 2 * rounds) as move:
+        move(0, FILLING)
+        report.add(measure(FILLING))
+        move(1)
+        for number in range(rounds):
+            for case in (COLD, WARM):
+                move(0, case)
+                report.add({"round": number, **measure(case)})
+                move(1)
 
 
 def compile_ratios(records: Sequence[Record]) -> dict[str, Ratio]:

@@ -84,10 +84,11 @@ def run_data_benchmark(config: DataBenchmark) -> int:
         for stored in config.stored_sizes:
             faces = SyntheticFaces(config.identities, config.images_per_identity, image_size=stored)
             for kind in FORMATS:
-                source = write_images(
-                    faces, pathlib.Path(folder) / f"{kind}-{stored}", kind, config.quality
-                )
-                records = measure_source(source, decoders, config)
+                place = pathlib.Path(folder) / f"{kind}-{stored}"
+                with report.work(f"Writing {_NAMES[kind]}, {stored}×{stored}"):
+                    source = write_images(faces, place, kind, config.quality)
+                with report.work(f"Reading {_NAMES[kind]}, {stored}×{stored}"):
+                    records = measure_source(source, decoders, config)
                 report.add(*({"format": kind, "stored": stored, **record} for record in records))
                 what = (
                     f"{_NAMES[kind]}, {stored}×{stored} to {config.image_size}×{config.image_size}"

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from arcface_jax.commands.command import table_of
 from arcface_jax.commands.models import open_trained
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.onnx import export_onnx
@@ -82,7 +82,7 @@ def run_embed_benchmark(config: EmbedBenchmark) -> int:
             OURS: functools.partial(lambda x: np.asarray(ours(x)), part),
             THEIRS: functools.partial(theirs, part),
         }
-        seconds = take_turns(cases, config.rounds)
+        seconds = take_turns(cases, config.rounds, begin=report.work)
         for case, taken in seconds.items():
             report.add({**about, "batch": batch, "case": case, "seconds": taken})
         ratios[f"{network}, batch {batch}, beside {THEIRS}"] = ratio_of_rounds(
@@ -124,7 +124,9 @@ def onnx_embedding(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the runtime has an error class of its own for each fault
-            raise InputError(f"{path}: ONNX Runtime cannot read it ({str(error)[:100]})") from error
+            raise InputError(
+                f"{path}: ONNX Runtime cannot read it ({reason(error)}); export it again"
+            ) from error
     (entry,) = session.get_inputs()
 
     def embed(images: np.ndarray) -> np.ndarray:

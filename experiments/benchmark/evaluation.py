@@ -95,7 +95,7 @@ def measure_cases(
     warm: bool = True,
 ) -> dict[str, list[float]]:
     """Takes turns, records and prints; returns seconds by case."""
-    seconds = take_turns(cases, rounds, warm=warm)
+    seconds = take_turns(cases, rounds, warm=warm, begin=report.work)
     report.add(*({"what": what, "case": name, "seconds": taken} for name, taken in seconds.items()))
     for name, taken in seconds.items():
         report.say(f"{what}: {name} {statistics.median(taken):.4g} s")

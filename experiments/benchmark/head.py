@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from arcface_jax.commands.command import new_console, table_of
+from arcface_jax.commands.command import new_console, progress_bar, table_of
 from arcface_jax.errors import InputError
 from arcface_jax.figures.benchmark import head_growth
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
@@ -111,7 +111,12 @@ def measure_heads(config: HeadBenchmark) -> int:
                 need = needed_gb(head, batch, classes, config)
                 report.say(f"N = {batch}, C = {classes:,}: {head} left out, it needs {need:.1f} GB")
             turns = list(kept) * config.rounds
-            here = [measure_case(head, batch, classes, config) for head in turns]
+            here = []
+            with report.work(f"N = {batch}, C = {classes:,}", len(turns)) as move:
+                for head in turns:
+                    move(0, head)
+                    here.append(measure_case(head, batch, classes, config))
+                    move(1)
             report.add(*here)
             report.console.print(size_table(here, batch, classes))
             ratios |= head_ratios(here, batch, classes)
@@ -193,14 +198,19 @@ def count_traffic(console: Console, config: HeadBenchmark) -> None:
     """Bytes by collective on each device, of programs compiled for simulated devices."""
     jax.config.update("jax_num_cpu_devices", 8)
     kinds, rows = ("all-gather", "all-reduce", "reduce-scatter"), []
-    for head, devices, batch, classes in itertools.product(
-        ("chunked", "fused", "partial"), (2, 4, 8), config.batches, config.classes
-    ):
-        size = HeadSize(head, classes, config.dim, batch, devices=devices, chunk=config.chunk)
-        sent = collective_bytes(compile_step(size).as_text())
-        named = [sent.pop(kind, 0) for kind in kinds]
-        numbers = (devices, classes, batch, *named, sum(sent.values()))
-        rows.append((head, *(f"{number:,}" for number in numbers)))
+    cases = list(
+        itertools.product(
+            ("chunked", "fused", "partial"), (2, 4, 8), config.batches, config.classes
+        )
+    )
+    with progress_bar(console, "Compiling", len(cases)) as move:
+        for head, devices, batch, classes in cases:
+            size = HeadSize(head, classes, config.dim, batch, devices=devices, chunk=config.chunk)
+            sent = collective_bytes(compile_step(size).as_text())
+            named = [sent.pop(kind, 0) for kind in kinds]
+            numbers = (devices, classes, batch, *named, sum(sent.values()))
+            rows.append((head, *(f"{number:,}" for number in numbers)))
+            move(1)
     title = f"What the collectives of a step put out on each device, bytes (D = {config.dim})"
     header = ("head", "devices", "identities", "N", *kinds, "others")
     console.print(table_of(header, rows, title=title))
@@ -219,16 +229,21 @@ def measure_recall(console: Console, config: HeadBenchmark) -> None:
     noise = jax.random.normal(keys[3], (batch, config.dim))
     recall = jax.jit(partition_recall)
     mine, rows = jax.jit(hard_classes, static_argnames="count"), []
-    for cosine in (0.0, 0.4, 0.8):
-        embeddings = cosine * weights[labels] + (1 - cosine**2) ** 0.5 * noise
-        for rate in (0.01, 0.03, 0.1, 0.3):
-            random = sample_classes(keys[4], labels, num_classes=classes, rate=rate)
-            nearest = mine(embeddings, weights, labels, count=int(rate * classes))
-            parts = [
-                float(recall(embeddings, weights, labels, sample).mean())
-                for sample in (random, nearest)
-            ]
-            rows.append((f"{cosine:.1f}", f"{100 * rate:g} %", *(f"{part:.3f}" for part in parts)))
+    cosines, rates = (0.0, 0.4, 0.8), (0.01, 0.03, 0.1, 0.3)
+    with progress_bar(console, "Sampling", len(cosines) * len(rates)) as move:
+        for cosine in cosines:
+            embeddings = cosine * weights[labels] + (1 - cosine**2) ** 0.5 * noise
+            for rate in rates:
+                random = sample_classes(keys[4], labels, num_classes=classes, rate=rate)
+                nearest = mine(embeddings, weights, labels, count=int(rate * classes))
+                parts = [
+                    float(recall(embeddings, weights, labels, sample).mean())
+                    for sample in (random, nearest)
+                ]
+                rows.append(
+                    (f"{cosine:.1f}", f"{100 * rate:g} %", *(f"{part:.3f}" for part in parts))
+                )
+                move(1)
     title = f"Mean part of the exact Σ over wrong classes: N = {batch}, C = {classes:,}, s = 64"
     header = ("embedding: cosine to its centre", "classes used", "random part", "nearest part")
     console.print(table_of(header, rows, left=0, title=title))

@@ -68,12 +68,15 @@ def losses_of_a_run(config: StorageBenchmark, storage: str, seed: jax.Array) -> 
 def run_storage_benchmark(config: StorageBenchmark) -> int:
     """Trains, prints the last tenth's loss, draws the curves; a round is a seed."""
     report = Report("head-storage", config)
-    curves = {
-        storage: np.stack(
-            [np.asarray(losses_of_a_run(config, storage, seed)) for seed in range(config.seeds)]
-        )
-        for storage in STORAGES
-    }
+    curves = {}
+    with report.work("Training", len(STORAGES) * config.seeds) as move:
+        for storage in STORAGES:
+            runs = []
+            for seed in range(config.seeds):
+                move(0, f"{storage}, seed {seed}")
+                runs.append(np.asarray(losses_of_a_run(config, storage, seed)))
+                move(1)
+            curves[storage] = np.stack(runs)
     tenth = config.steps // 10
     last = {storage: values[:, -tenth:].mean(axis=1) for storage, values in curves.items()}
     rows = []

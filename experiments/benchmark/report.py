@@ -16,10 +16,11 @@ from rich.table import Table
 from arcface_jax.command_name import command
 from arcface_jax.commands.command import new_console, say, table_of
 from arcface_jax.commands.machine import machine
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 from arcface_jax.figures.benchmark import ratio_bars
 from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
+from arcface_jax.progress import Begin, Lines, unseen
 
 Record = dict[str, Any]
 FEWEST_ROUNDS = 3
@@ -60,24 +61,32 @@ def round_seconds(records: Sequence[Record]) -> list[float]:
 
 
 def take_turns(
-    cases: Mapping[str, Callable[[], object]], rounds: int, *, warm: bool = True, least: float = 0.1
+    cases: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    warm: bool = True,
+    least: float = 0.1,
+    begin: Begin = unseen,
 ) -> dict[str, list[float]]:
     """Seconds by name and round of pieces of work that take turns, so that what else the machine
     does slows all. With `warm` each runs once before, untimed; work that is shorter than `least`
-    seconds is repeated until then.
+    seconds is repeated until then. `begin` shows it.
     """
-    if warm:
-        for work in cases.values():
-            work()
     seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, work in cases.items():
-            begun, elapsed, count = time.perf_counter(), 0.0, 0
-            while not count or elapsed < least:
-                work()
-                count += 1
-                elapsed = time.perf_counter() - begun
-            seconds[name].append(elapsed / count)
+    with begin("Measuring", len(cases) * rounds) as move:
+        for name, work in cases.items() if warm else ():
+            move(0, f"{name}, untimed")
+            work()
+        for _ in range(rounds):
+            for name, work in cases.items():
+                move(0, name)
+                begun, elapsed, count = time.perf_counter(), 0.0, 0
+                while not count or elapsed < least:
+                    work()
+                    count += 1
+                    elapsed = time.perf_counter() - begun
+                seconds[name].append(elapsed / count)
+                move(1)
     return seconds
 
 
@@ -117,6 +126,12 @@ class Report:
     def say(self, line: str) -> None:
         """Prints a line as it is."""
         say(self.console, line)
+
+    def work(self, title: str, total: int | None = None) -> Lines:
+        """How far the measuring is: lines on a terminal too, for drawing a bar would take time from
+        what is measured.
+        """
+        return Lines(self.say, title, total)
 
     def draw(self, figure: Figure, name: str, formats: Sequence[str] = ("png",)) -> None:
         """Saves a picture beside the records, and says where."""
@@ -193,7 +208,7 @@ def read_report(path: pathlib.Path, benchmark: str) -> tuple[dict[str, str], dic
         raise InputError(f"{path}: {error.strerror}; {advice}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{path}: not what a benchmark writes ({type(error).__name__}: {error}); {advice}"
+            f"{path}: not what a benchmark writes ({reason(error)}); {advice}"
         ) from error
     if not all(
         math.isfinite(number) for ratio in ratios.values() for number in dataclasses.astuple(ratio)

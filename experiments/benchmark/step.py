@@ -75,9 +75,15 @@ def run_step_benchmark(config: StepBenchmark) -> int:
     report = Report("step", config, [TORCH] if TORCH in cases else [])
     if TORCH not in cases:
         report.say("torch is not installed: no comparison")
-    for size in sizes:
-        for number in range(config.rounds):
-            report.add(*({"round": number, **measure_case(case, size, config)} for case in cases))
+    with report.work("Measuring", len(sizes) * config.rounds * len(cases)) as move:
+        for size in sizes:
+            for number in range(config.rounds):
+                of_round = []
+                for case in cases:
+                    move(0, f"{case} at {','.join(map(str, size))}")
+                    of_round.append({"round": number, **measure_case(case, size, config)})
+                    move(1)
+                report.add(*of_round)
     report.console.print(step_table(report.records, f"iresnet{config.depth}, one training step"))
     return report.finish(step_ratios(report.records))
 

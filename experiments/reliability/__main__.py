@@ -18,7 +18,14 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from arcface_jax.commands.command import new_console, read_options, run_command, say, write_json
+from arcface_jax.commands.command import (
+    new_console,
+    progress_bar,
+    read_options,
+    run_command,
+    say,
+    write_json,
+)
 from arcface_jax.errors import InputError
 
 from . import faults
@@ -89,7 +96,9 @@ def run_reliability(config: ReliabilityConfig, console: Console) -> int:
     """Commits the faults; returns 0 if nothing was lost."""
     unknown = [name for name in config.faults if name not in FAULTS]
     if unknown or not config.faults:
-        raise InputError(f"faults: {unknown or 'none given'}; choose among {', '.join(FAULTS)}")
+        raise InputError(
+            f"faults: {', '.join(unknown) or 'none given'}; choose among {', '.join(FAULTS)}"
+        )
     if config.kills < 1 or config.at_once < 1:
         raise InputError(
             f"kills and at_once must be positive, got {config.kills} and {config.at_once}"
@@ -101,9 +110,18 @@ def run_reliability(config: ReliabilityConfig, console: Console) -> int:
         )
     with tempfile.TemporaryDirectory() as temporary:
         place = (config.folder or pathlib.Path(temporary)).absolute()
-        with concurrent.futures.ThreadPoolExecutor(config.at_once) as pool:
-            struck = pool.map(lambda name: strike(name, place, config, console), config.faults)
-            tallies = list(struck)
+        with (
+            progress_bar(console, "Committing faults", len(config.faults)) as move,
+            concurrent.futures.ThreadPoolExecutor(config.at_once) as pool,
+        ):
+
+            def strike_one(name: str) -> Tally:
+                move(0, name)
+                tally = strike(name, place, config, console)
+                move(1)
+                return tally
+
+            tallies = list(pool.map(strike_one, config.faults))
     print_tallies(console, tallies)
     if config.output is not None:
         config.output.parent.mkdir(parents=True, exist_ok=True)

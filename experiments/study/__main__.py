@@ -11,6 +11,7 @@ cost.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -18,16 +19,17 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
-from rich.markup import escape
 
 from arcface_jax.commands.command import (
     new_console,
+    progress_bar,
     read_options,
     run_command,
+    say,
     split_arguments,
     write_json,
 )
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, printable
 from arcface_jax.figures.ridges import animate_angles
 from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
@@ -140,19 +142,20 @@ def main() -> int:
     base = read_options(Config, "study --", None, of_train, default=base_config())
     plan = Plan(base, config.seeds, config.test_seeds, config.omniglot)
     cases = chosen_cases(config, plan)
-    console = new_console(highlight=False, soft_wrap=True)
-    console.print(f"Study in {config.folder}: {describe(cases, config.folder)}.")
+    console = new_console()
+    tell, begin = functools.partial(say, console), functools.partial(progress_bar, console)
+    tell(f"Study in {config.folder}: {describe(cases, config.folder)}.")
     if config.plan:
         return 0
     interrupt_on_termination()
-    done = run_all(cases, config.folder, config.processes, console.print)
+    done = run_all(cases, config.folder, config.processes, tell, begin)
     for part in config.parts:
         for file in write_report(part, plan, config.folder):
-            console.print(f"  {file}")
-    console.print(f"  {write_summary(plan, config.folder)}")
+            tell(f"  {file}")
+    tell(f"  {write_summary(plan, config.folder)}")
     failed = [one for one in done if one.results is None]
     for one in failed:
-        console.print(f"[red]{one.name}, seed {one.seed} failed:[/red] {escape(str(one.error))}")
+        tell(f"{one.name}, seed {one.seed} failed: {printable(str(one.error))}", "red")
     return 1 if failed else 0
 
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from arcface_jax.errors import InputError
+from arcface_jax.progress import Begin, unseen
 from arcface_jax.runs.run_folder import CONFIG_FILE, RESULTS_FILE
 from arcface_jax.runs.stopping import Stopped
 from arcface_jax.training.config_file import differences, read_config
@@ -81,27 +83,32 @@ def missing(cases: Sequence[Case], root: pathlib.Path) -> list[Case]:
     return [dataclasses.replace(case, seeds=tuple(seeds)) for case, seeds in left if seeds]
 
 
-def run_all(cases: Sequence[Case], root: pathlib.Path, processes: int, say: Say) -> list[Done]:
+def run_all(
+    cases: Sequence[Case], root: pathlib.Path, processes: int, say: Say, begin: Begin = unseen
+) -> list[Done]:
     """Runs what is missing of merged cases, in this process or several, the seeds of a case one
     after the other: the runs that ended now. Cases that train on what another case has cleaned
-    come last. `say` is told of each case when its last run ends.
+    come last. `say` is told of each case when its last run ends, and `begin` shows how far it is.
     """
     todo = missing(cases, root)
     total, started = sum(len(case.seeds) for case in todo), time.perf_counter()
     done: list[Done] = []
-    for wave in (
+    waves = (
         [case for case in todo if case.cleaned_by is None],
         [case for case in todo if case.cleaned_by is not None],
-    ):
-        try:
-            for one in _run(wave, root, processes):
+    )
+    try:
+        with begin("Running", total) as move:
+            move(0)
+            for one in itertools.chain.from_iterable(_run(wave, root, processes) for wave in waves):
                 done.append(one)
+                move(1)
                 left = (time.perf_counter() - started) / len(done) * (total - len(done))
                 outcome = f"{_outcome(one)}; about {left / 60:.0f} min left"
                 say(f"[{len(done)}/{total}] {one.name}, seed {one.seed}: {outcome}")
-        except KeyboardInterrupt:
-            say(f"Stopped. {root} keeps what was done; the same command goes on.")
-            raise
+    except KeyboardInterrupt:
+        say(f"Stopped. {root} keeps what was done; the same command goes on.")
+        raise
     return done
 
 

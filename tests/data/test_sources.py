@@ -153,7 +153,7 @@ def test_bad_parquet_is_refused(tmp_path, picture):
     with pytest.raises(InputError, match=r"x\.parquet: damaged, or not a Parquet file"):
         ParquetSource(path)
     pq.write_table(parquet_table(picture, wrapped=True, identity=["x", "x", None, "y", "y"]), path)
-    with pytest.raises(InputError, match="identity None; whole numbers or text are due"):
+    with pytest.raises(InputError, match="a row without an identity; give each image one"):
         ParquetSource(path)
     pq.write_table(parquet_table(picture, wrapped=True, identity=list("xxyyy")), path)
     with pytest.raises(InputError, match="no column 'face'; it has image, label"):

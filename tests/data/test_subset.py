@@ -37,7 +37,7 @@ def test_a_subset_renumbers_labels_in_the_sources_order():
     assert [int(subset[i][0, 0, 0]) for i in (0, 1, 2, -1)] == [4, 5, 0, 0]
     with pytest.raises(IndexError):
         subset[3]
-    with pytest.raises(InputError, match="indices 0 … 6 are outside"):
+    with pytest.raises(InputError, match="images 0 … 6 are outside"):
         Subset(Plain([0, 1]), np.array([0, 6]))
 
 

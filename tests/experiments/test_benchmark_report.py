@@ -145,15 +145,18 @@ def test_one_round_is_not_compared(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "JSONDecodeError"),
-        ("[1, 2]", "TypeError"),
-        ('{"benchmark": "toy", "machine": {}, "settings": {}}', "KeyError: 'ratios'"),
+        ("{", "at line 1, column 2"),
+        ("[1, 2]", "is damaged, or of another kind"),
+        ('{"benchmark": "toy", "machine": {}, "settings": {}}', "it has no ratios"),
         (
             '{"benchmark": "toy", "machine": {}, "settings": {}, "ratios": {"a": {"median": 1, '
             '"low": 1}}}',
-            "KeyError: 'high'",
+            "it has no high",
         ),
-        ('{"benchmark": "toy", "machine": {}, "settings": {}, "ratios": {"a": 3}}', "TypeError"),
+        (
+            '{"benchmark": "toy", "machine": {}, "settings": {}, "ratios": {"a": 3}}',
+            "is damaged, or of another kind",
+        ),
         (
             '{"benchmark": "toy", "machine": {}, "settings": {}, "ratios": {"": {"median": NaN, '
             '"low": 1, "high": 1}}}',

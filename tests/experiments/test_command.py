@@ -1,13 +1,23 @@
 """What all commands do with errors."""
 
 import errno
+import io
 import os
 import sys
 import types
 
 import pytest
+from rich.console import Console
 
-from arcface_jax.commands.command import check_new_file, make_folder, run_command
+from arcface_jax.commands.command import (
+    check_new_file,
+    make_folder,
+    new_console,
+    progress_bar,
+    run_command,
+    say,
+    table_of,
+)
 from arcface_jax.errors import InputError
 
 
@@ -75,3 +85,50 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, mon
         make_folder(tmp_path / "a")
     with pytest.raises(InputError, match=r"a: cannot be written \(Read-only file system\)"):
         check_new_file(tmp_path / "a" / "new.npz")
+
+
+def printed(capsys, act):
+    act(new_console())
+    return capsys.readouterr().out
+
+
+def test_a_log_has_no_columns(capsys):
+    path = "/data/" + "folder/" * 60 + "image.jpg"
+    rows = [(path, "name " * 60, "[b]"), ("x", "y", "z")]
+    table = table_of(("photo", "person", "note"), rows, title="A title", caption="word " * 100)
+    said = printed(capsys, lambda console: console.print(table))
+    assert (said.count(path), said.count("…"), said.count("[b]")) == (1, 0, 1)
+    assert len([line for line in said.splitlines() if "name name" in line]) == 1
+    assert "word " * 99 in said
+    assert printed(capsys, lambda console: console.print("word " * 100)) == "word " * 100 + "\n"
+    assert printed(capsys, lambda console: say(console, path)) == path + "\n"
+
+
+def test_progress_in_a_log_is_lines_and_nothing_for_short_work(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("arcface_jax.progress.clock", lambda: now[0])
+
+    def work(seconds):
+        def act(console):
+            with progress_bar(console, "Detecting [x]", 100) as move:
+                move(0)
+                now[0] += seconds
+                move(50)
+
+        return printed(capsys, act)
+
+    assert work(9) == ""
+    assert work(10) == (
+        "Detecting [x]: 50 of 100 (50 %), 5.0 a second, 10 s left\n"
+        "Detecting [x]: 50 of 100 (50 %) in 10 s\n"
+    )
+
+
+def test_progress_on_a_terminal_is_a_bar_that_names_what_is_begun():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with progress_bar(console, "Planning [x]", 2) as move:
+        move(0, "first[/b]")
+        move(1, "")
+    drawn = console.file.getvalue()
+    assert "Planning [x]" in drawn
+    assert "1/2" in drawn

@@ -78,7 +78,7 @@ def test_all_leaves_out_what_needs_a_file(type_command, registry, tmp_path):
             ["plain", "several", "--", "--width", "2"],
             "options after -- are for one figure, not for plain, several",
         ),
-        (["plain", "--all"], "--all and ['plain']; name figures or draw all, not both"),
+        (["plain", "--all"], "--all and plain; name figures or draw all, not both"),
     ],
 )
 def test_a_mistake_is_one_line(type_command, registry, arguments, message):

@@ -54,9 +54,13 @@ def test_a_network_is_given_the_settings_that_it_has():
         ("my_nets:Net", {"axis_name": "data"}, "model.axis_name: .*use run.statistics local"),
         ("my_nets:Nothing", {}, "model.name: 'my_nets:Nothing': .*my_nets.py has no Nothing"),
         ("nowhere:Net", {}, "model.name: 'nowhere:Net': there is no module 'nowhere'"),
-        ("my_nets:net", {}, "model.name: 'my_nets:net' is a Net; give a flax.linen.Module class"),
+        (
+            "my_nets:net",
+            {},
+            "model.name: 'my_nets:net' is no backbone; give a flax.linen.Module class",
+        ),
         ("my_nets:NETS", {}, "model.name: .*has no NETS"),
-        ("my_nets:number", {}, "model.name: 'my_nets:number' made a int"),
+        ("my_nets:number", {}, "model.name: 'my_nets:number' made something else"),
         ("my_nets:Needs", {}, "model.name: 'my_nets:Needs' needs depth"),
     ],
 )

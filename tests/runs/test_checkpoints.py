@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.runs.checkpoints import Checkpoints, metadata_of
+from arcface_jax.runs.checkpoints import Checkpoints, DamagedCheckpoint, metadata_of
 from arcface_jax.runs.setup import prepare
 
 
@@ -82,6 +82,17 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_offered(state, tmp_pat
     (tmp_path / "1" / "metadata" / "metadata").unlink()
     with pytest.raises(InputError, match="1: is damaged"):
         checkpoints.metadata(1)
+    checkpoints.close()
+
+
+def test_a_checkpoint_that_lost_a_file_of_its_arrays_is_damaged_too(state, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(at(state, 1), {})
+    checkpoints.wait()
+    for file in (tmp_path / "1" / "state").rglob("d/*"):
+        file.unlink()
+    with pytest.raises(DamagedCheckpoint, match=r"damaged \([\w ]+\); there is none before it"):
+        checkpoints.restore(1, state)
     checkpoints.close()
 
 

@@ -108,7 +108,7 @@ class _Dtype:
     def __init__(self, code: Any = "", *_: Any):
         if code not in ("u1", "b1", "|u1", "|b1", b"u1", b"b1"):  # Python 2 wrote byte strings
             raise pickle.UnpicklingError(
-                f"an array of type {code!r}, and only uint8 and bool are allowed"
+                "it holds an array that is neither an encoded image nor a boolean"
             )
 
     def __setstate__(self, state: Any) -> None:
@@ -175,13 +175,11 @@ def _read_bin(path: str) -> tuple[list[bytes], np.ndarray]:
     images = [image.data if isinstance(image, _EmptyArray) else image for image in loaded[0]]
     for number, image in enumerate(images):
         if not isinstance(image, bytes):
-            raise InputError(
-                f"{path} image {number}: of type {type(image).__name__}, encoded bytes are due"
-            )
+            raise InputError(f"{path} image {number}: is no encoded image; remove it and its pair")
     for number, value in enumerate(loaded[1]):
         if not isinstance(value, bool) and value not in (0, 1):
             raise InputError(
-                f"{path} pair {number}: of type {type(value).__name__}, a boolean is due"
+                f"{path} pair {number}: does not say whether it is one person; True or False is due"
             )
     if len(images) != 2 * len(loaded[1]) or not images:
         raise InputError(

@@ -190,7 +190,8 @@ def _to_labels(
 ) -> tuple[np.ndarray, Sequence[str]]:
     wrong = next((value for value in identities if not isinstance(value, int | str)), 0)
     if not isinstance(wrong, int | str):
-        raise InputError(f"{name}: identity {wrong!r}; whole numbers or text are due")
+        there = "a row without an identity" if wrong is None else f"identity {wrong}"
+        raise InputError(f"{name}: {there}; give each image one, a whole number or text")
     labels, names = number_identities([str(value) for value in identities])
     if class_names is not None and all(
         text.isdigit() and int(text) < len(class_names) for text in names

@@ -153,11 +153,11 @@ class SyntheticFaces(FaceSource):
             return np.zeros((0, self.image_size, self.image_size, 3), np.uint8)
         if wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
             raise InputError(
-                f"indices must be whole numbers [B], got {wanted.dtype} of shape {wanted.shape}"
+                f"image numbers must be whole, [B], got {wanted.dtype} of shape {wanted.shape}"
             )
         if wanted.min() < 0 or wanted.max() >= len(self):
             raise IndexError(
-                f"indices {wanted.min()} … {wanted.max()} of a source of {len(self)} images"
+                f"images {wanted.min()} … {wanted.max()} of a source of {len(self)} images"
             )
         out = np.empty((len(wanted), self.image_size, self.image_size, 3), np.uint8)
         step = max(1, _PIXELS_AT_ONCE // self.image_size**2)
