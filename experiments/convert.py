@@ -4,7 +4,8 @@ python -m experiments.convert faces/ faces_rec --format recordio --check
 python -m experiments.convert faces_emore/train.rec faces_tfds --format array_record
 python -m experiments.convert photos.csv crops --format folder --landmarks landmarks.txt
 
-The source is a folder or zip file of identity/image.jpg, train.rec, a list
+Images keep the names that they have in the source, with the suffix of what they are then. The
+source is a folder or zip file of identity/image.jpg, train.rec, a list
 (.csv, .tsv, .txt, .lst), Parquet, .tar shards, a .bin set, a prepared TFDS folder or
 tfds:NAME. An interrupted conversion goes on when the same command is given again.
 """
@@ -37,7 +38,9 @@ class Arguments:
     destination: Annotated[pathlib.Path, tyro.conf.Positional]
     """Folder to make. With --check alone it may exist, and is only checked."""
     format: TargetFormat = "recordio"
-    """recordio: train.rec, .idx, .lst, property; array_record: a TFDS set; folder: ID/IMAGE."""
+    """recordio: train.rec, .idx, .lst, property; array_record: a TFDS set; folder: ID/NAME."""
+    list_root: pathlib.Path | None = None
+    """Folder or zip file that a list's paths are relative to, if not the list's own folder."""
     image_size: int | None = None
     """Scale the centred square to this side; images keep their size if not given."""
     jpeg_quality: int | None = None
@@ -67,7 +70,7 @@ def leave_out(console: Console, source: FaceSource, messages: dict[int, str]) ->
 
 def prepared_source(arguments: Arguments, console: Console) -> FaceSource:
     """Opens the source, leaves out what cannot be used, aligns."""
-    source: FaceSource = open_source(arguments.source)
+    source: FaceSource = open_source(arguments.source, arguments.list_root)
     if arguments.detect and arguments.landmarks is not None:
         raise InputError("--detect and --landmarks: give one of them")
     if arguments.skip_unreadable:
@@ -93,7 +96,11 @@ def run(arguments: Arguments) -> None:
         say(console, f"{arguments.destination} exists and is only checked.")
     else:
         with progress_bar(console, "Writing", len(source)) as move:
-            convert(source, arguments.destination, arguments.format, progress=move, **options)
+            remarks = convert(
+                source, arguments.destination, arguments.format, progress=move, **options
+            )
+        for remark in remarks:
+            say(console, remark)
     if arguments.check:
         with progress_bar(console, "Checking", len(source)) as move:
             verify_conversion(source, arguments.destination, progress=move, **options)

@@ -19,7 +19,8 @@ EXTENSIONS = (
 )
 """File names that are images, in either case."""
 
-_TEXTS = (".txt", ".csv", ".tsv", ".lst", ".json", ".jsonl", ".xml", ".md", ".html", ".cls")
+TEXTS = (".txt", ".csv", ".tsv", ".lst", ".json", ".jsonl", ".xml", ".md", ".html", ".cls")
+"""File names that are no images, whatever the files hold."""
 
 
 class NoImagesError(InputError):
@@ -101,7 +102,7 @@ def sort_out(
     for name in names:
         suffix = pathlib.PurePosixPath(name).suffix.lower()
         if name.lower().endswith(suffixes) or (
-            extensions is None and suffix not in _TEXTS and suffix_of(start(name))
+            extensions is None and suffix not in TEXTS and suffix_of(start(name))
         ):
             images.append(name)
         else:
