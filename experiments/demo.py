@@ -30,7 +30,7 @@ from arcface_jax.commands.gallery import (
     read_gallery,
 )
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
-from arcface_jax.commands.photos import Cropper, Detect
+from arcface_jax.commands.photos import Cropper, Detect, Face, say_tally
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError
 
@@ -48,6 +48,7 @@ class Arguments:
     people: str | None = None
     """People to recognise: a folder of NAME/photo.jpg, or what identify enrol wrote (.npz)."""
     detect: Detect = False
+    face: Face = "middle"
     far: float = 1e-3
     """False accept rate whose threshold is taken from the model card."""
     threshold: float | None = None
@@ -104,14 +105,14 @@ class Answers:
         return f"## {person}\nMost alike: {likest}, {numbers}", crops[0]
 
 
-def enrol(embedder: Embedder, people: str, detect: bool) -> Gallery:
+def enrol(embedder: Embedder, people: str, cropper: Cropper) -> Gallery:
     """A gallery file, or the people of a source of photos."""
     if people.endswith(".npz"):
         gallery = read_gallery(pathlib.Path(people))
         check_same_model(gallery, pathlib.Path(people), embed_patterns(embedder), embedder.name)
         return gallery
     source = open_source(people)
-    embeddings, kept = embed_photos(embedder, source, detect=detect)
+    embeddings, kept = embed_photos(embedder, source, cropper)
     names = np.array([source.identity_names[source.labels[index]] for index in kept])
     return Gallery(embeddings, names, names)
 
@@ -186,10 +187,12 @@ def run(arguments: Arguments) -> None:
     batch_size = 2 if arguments.people is None else None
     embedder = open_embedder(arguments.model, batch_size=batch_size, project=arguments.project)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
+    cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
     gallery = None
     if arguments.people is not None:
-        gallery = enrol(embedder, arguments.people, arguments.detect)
-    answers = Answers(embedder, Cropper(embedder.image_size, arguments.detect), gallery)
+        gallery = enrol(embedder, arguments.people, cropper)
+        say_tally(console, cropper.tally, arguments.face)
+    answers = Answers(embedder, cropper, gallery)
     people = 0 if gallery is None else len(set(gallery.names.tolist()))
     with tempfile.TemporaryDirectory() as photos:
         os.environ["GRADIO_TEMP_DIR"] = photos

