@@ -39,7 +39,7 @@ LOW_CONFIDENCE = 0.75
 """
 
 _LONGEST, _SHORTEST = 1280, 320
-_MOST_WORKERS = 8
+_MOST_WORKERS = 8  # a network takes up to 0.4 GB
 _SHOWN = 5
 _COORDINATES = [f"{axis}{point}" for point in range(1, 6) for axis in "xy"]
 _HEADING = ["path", *_COORDINATES, "score", "faces", "note"]

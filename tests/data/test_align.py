@@ -1,3 +1,5 @@
+import csv
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -181,6 +183,30 @@ def test_landmarks_of_a_train_lst(photos):
     (photos / "train.lst").write_text("1\tAnn/1.png\t0")
     with pytest.raises(InputError, match=r"Ann/1\.png has no landmarks"):
         read_landmarks(photos / "train.lst")
+
+
+@pytest.mark.parametrize(
+    ("start", "separator", "before", "after"),
+    [
+        ("# path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5\n", " ", [], []),
+        ("# by hand\n#\n", "\t", [], []),
+        ("path,x1,y1,x2,y2,x3,y3,x4,y4,x5,y5\n", ",", [], []),
+        ("# made\nPath,X1,Y1,X2,Y2,X3,Y3,X4,Y4,X5,Y5,score\n", ",", [], ["0.9"]),
+        ("x1;y1;x2;y2;x3;y3;x4;y4;x5;y5;path\n", ";", None, []),
+        ("who,path,x1,y1,x2,y2,x3,y3,x4,y4,x5,y5,note\n", ",", ["Ann"], ['x, "y"']),
+    ],
+)
+def test_landmarks_in_columns_that_are_called_so(photos, start, separator, before, after):
+    points = [f"{value:.4f}" for value in TEMPLATE.ravel()]
+    cells = [*points, "Ann/1.png"] if before is None else [*before, "Ann/1.png", *points, *after]
+    with (photos / "landmarks.csv").open("w", newline="") as file:
+        file.write(start)
+        csv.writer(file, delimiter=separator).writerow(cells)
+    np.testing.assert_allclose(read_landmarks(photos / "landmarks.csv")["Ann/1.png"], TEMPLATE)
+    with (photos / "landmarks.csv").open("a") as file:
+        file.write(separator.join(cells[:-2]))
+    with pytest.raises(InputError, match=r"path and 10 numbers"):
+        read_landmarks(photos / "landmarks.csv")
 
 
 def test_bad_landmarks_are_refused(photos):
