@@ -19,7 +19,7 @@ _LONGEST_NAME, _LONGEST_PATH, _DEEPEST = 255, 900, 20
 # Control characters, what Windows refuses, and halves of characters, but for those by which Python
 # stands for the bytes of a name that is not UTF-8.
 _REFUSED = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|\ud800-\udc7f\udd00-\udfff]')
-_REFUSED_ENDS = re.compile(r"^\s|[\s.]$")
+_REFUSED_ENDS = re.compile(r"^\s|\s$")
 _DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9])(\.|$)", re.IGNORECASE)
 
 
@@ -71,6 +71,7 @@ class FileNames:
         """Finds names for the images of one identity, which are written from number `first` on."""
         folder = _key(self._folders[self._labels[indices[0]]])
         own: dict[int, Iterator[str]] = {}
+        changed: dict[int, Iterator[str]] = {}
         repeated: dict[int, Iterator[str]] = {}
         seen: set[str] = set()
         for number, index in enumerate(indices, first):
@@ -78,10 +79,12 @@ class FileNames:
             if path in seen:  # a list names the file again, and the first keeps the name
                 repeated[index] = self._numbered(index, number)
             else:
-                own[index] = self._candidates(index, number)
+                name = path.rpartition("/")[2]
+                group = own if _harmless(name) == name else changed
+                group[index] = self._candidates(index, number)
             seen.add(path)
         taken: set[str] = set()
-        for pending in (own, repeated):
+        for pending in (own, changed, repeated):
             while pending:
                 names = {index: next(candidates) for index, candidates in pending.items()}
                 keys = {index: f"{folder}/{_key(name)}" for index, name in names.items()}
@@ -130,49 +133,51 @@ class FileNames:
     def _about(self) -> Iterator[str]:
         """The remarks."""
         names = self._source.identity_names
-        changed = [label for label, folder in enumerate(self._folders) if folder != names[label]]
-        if changed:
-            was, now = names[changed[0]], self._folders[changed[0]]
-            yield printable(
-                f"{len(changed)} of {len(names)} identities are called otherwise, for their names "
-                f"are refused by a file system or taken: {was[:80]!r} is {now[:80]}"
-            )
         moved, renamed = [], []
         for index, path in enumerate(self._paths):
             folder, _, name = path.rpartition("/")
-            if folder != names[self._labels[index]]:
+            label = self._labels[index]
+            if folder not in (names[label], self._folders[label]):
                 moved.append(index)
             if index in self._special or _harmless(name) != name:
                 renamed.append(index)
-        for indices, why in (
-            (moved, "now lie in their identity's folder"),
-            (renamed, "have another name, as theirs is refused by a file system or taken"),
-        ):
+        others = [label for label, folder in enumerate(self._folders) if folder != names[label]]
+        why = "other names, as a file system refuses theirs or two would be one"
+        if others:
+            now = self._folders[others[0]]
+            yield _remark(why, len(others), len(names), "identities", names[others[0]], now)
+        for what, indices in (("moved into the folder of their identity", moved), (why, renamed)):
             if indices:
                 path, now = self._paths[indices[0]], self(indices[0], indices[0], b"")
-                yield printable(
-                    f"{len(indices)} of {len(self._paths)} images {why}: {path[-160:]} is "
-                    f"{now[-160:]}"
-                )
+                yield _remark(what, len(indices), len(self._paths), "images", path, now)
+
+
+def _remark(what: str, count: int, total: int, things: str, was: str, now: str) -> str:
+    """A line with an example, of which the ends of long paths count."""
+    return printable(
+        f"{what}: {count} of {total} {things}, such as {was[-160:]!r} (now {now[-160:]!r})"
+    )
 
 
 def _folders(names: Sequence[str]) -> list[str]:
     """A folder for each identity, which cannot lead out of another and is no other's."""
     folders: list[str] = []
-    taken: set[str] = set()
-    digits = len(str(len(names)))
     for label, name in enumerate(names):
         parts = [_harmless(part) for part in name.split("/") if part]
         folder = "/".join(parts)
         if not 0 < len(parts) <= _DEEPEST or len(_bytes(folder)) > _LONGEST_PATH:
-            folder = f"identity-{label:0{digits}d}"
+            folder = f"identity-{label:0{len(str(len(names)))}d}"
+        folders.append(folder)
+    taken: set[str] = set()
+    for label in sorted(range(len(names)), key=lambda label: folders[label] != names[label]):
+        folder = folders[label]
         above, slash, last = folder.rpartition("/")
         ending = f"-{label}"
         while _key(folder) in taken:  # somebody else is called so
             folder = above + slash + _harmless(last, ending)
             ending += "-"
         taken.add(_key(folder))
-        folders.append(folder)
+        folders[label] = folder
     return folders
 
 
@@ -196,8 +201,8 @@ def _upwards(folder: str) -> Iterator[str]:
 
 
 def _key(path: str) -> str:
-    """Equal for paths that some file system takes for one."""
-    return same_name(path).lower()
+    """Equal for paths that some file system takes for one: A is a there, and "Jr." is "Jr"."""
+    return same_name(path).lower().rstrip(".")
 
 
 def _bytes(name: str) -> bytes:
