@@ -3,10 +3,14 @@
 python -m experiments.convert faces/ faces_rec --format recordio --check
 python -m experiments.convert faces_emore/train.rec faces_tfds --format array_record
 python -m experiments.convert photos.csv crops --format folder --landmarks landmarks.txt
+python -m experiments.convert photos/ crops --format folder --detect
 
-The source is a folder or zip file of identity/image.jpg, train.rec, a list
-(.csv, .tsv, .txt, .lst), Parquet, .tar shards, a .bin set, a prepared TFDS folder or
-tfds:NAME. An interrupted conversion goes on when the same command is given again.
+The source is a folder or zip file of identity/image.jpg, train.rec, a list (.csv, .tsv, .txt,
+.lst), Parquet, .tar shards, a .bin set, a prepared TFDS folder or tfds:NAME. Images keep their
+names, but for the suffix of those that are encoded anew.
+
+An interrupted conversion goes on when the same command is given again. What --detect finds is kept
+in DESTINATION.faces.csv, a list that --landmarks reads.
 """
 
 import dataclasses
@@ -18,8 +22,9 @@ import tyro
 from rich.console import Console
 
 from arcface_jax.commands.command import new_console, progress_bar, read_options, run_command, say
-from arcface_jax.data.convert import TargetFormat, convert, verify_conversion
-from arcface_jax.data.detect import FaceDetector, detect_landmarks
+from arcface_jax.commands.photos import Face, check_face, say_tally
+from arcface_jax.data.convert import TargetFormat, check_new_folder, convert, verify_conversion
+from arcface_jax.data.detect import FaceDetector, Tally, find_faces
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
 from arcface_jax.data.open import open_source
 from arcface_jax.data.scan import find_unreadable
@@ -37,7 +42,9 @@ class Arguments:
     destination: Annotated[pathlib.Path, tyro.conf.Positional]
     """Folder to make. With --check alone it may exist, and is only checked."""
     format: TargetFormat = "recordio"
-    """recordio: train.rec, .idx, .lst, property; array_record: a TFDS set; folder: ID/IMAGE."""
+    """recordio: train.rec, .idx, .lst, property; array_record: a TFDS set; folder: ID/NAME."""
+    list_root: pathlib.Path | None = None
+    """Folder or zip file that a list's paths are relative to, if not the list's own folder."""
     image_size: int | None = None
     """Scale the centred square to this side; images keep their size if not given."""
     jpeg_quality: int | None = None
@@ -45,7 +52,8 @@ class Arguments:
     landmarks: pathlib.Path | None = None
     """List of five landmarks for each image (path x1 y1 … x5 y5); align to 112×112 crops."""
     detect: bool = False
-    """Align the largest face of each photograph; needs requirements-detection.txt."""
+    """Align the face in each photograph; needs requirements-detection.txt."""
+    face: Face = "middle"
     skip_unreadable: bool = False
     """Decode every image first and leave out those that cannot be."""
     check: bool = False
@@ -67,35 +75,78 @@ def leave_out(console: Console, source: FaceSource, messages: dict[int, str]) ->
 
 def prepared_source(arguments: Arguments, console: Console) -> FaceSource:
     """Opens the source, leaves out what cannot be used, aligns."""
-    source: FaceSource
-    with progress_bar(console, f"Opening {arguments.source}"):
-        source = open_source(arguments.source)
     if arguments.detect and arguments.landmarks is not None:
         raise InputError("--detect and --landmarks: give one of them")
+    check_face(arguments.detect, arguments.face)
+    source: FaceSource
+    with progress_bar(console, f"Opening {arguments.source}"):
+        source = open_source(arguments.source, arguments.list_root)
     if arguments.skip_unreadable:
         with progress_bar(console, "Decoding", len(source)) as move:
             source = leave_out(console, source, find_unreadable(source, progress=move))
     if arguments.landmarks is not None:
-        source = AlignedSource(source, by_path(source, read_landmarks(arguments.landmarks)))
+        listed = by_path(source, read_landmarks(arguments.landmarks))
+        without = {
+            int(index): "no face, says the list"
+            for index in np.flatnonzero(np.isnan(listed).any((1, 2)))
+        }
+        source = aligned_source(console, source, listed, without)
     if arguments.detect:
-        with progress_bar(console, "Detecting", len(source)) as move:
-            landmarks, without = detect_landmarks(source, FaceDetector(), progress=move)
-        source = AlignedSource(
-            leave_out(console, source, without), np.stack(list(landmarks.values()))
-        )
+        source = detected_source(arguments, source, console)
     return source
+
+
+def aligned_source(
+    console: Console, source: FaceSource, landmarks: np.ndarray, without: dict[int, str]
+) -> AlignedSource:
+    """The photographs [N] with landmarks [N, 5, 2], but for those with a reason against them."""
+    messages = {index: f"{source.where(index)}: {why}" for index, why in without.items()}
+    kept = leave_out(console, source, messages) if messages else source
+    return AlignedSource(kept, np.delete(landmarks, list(without), axis=0))
+
+
+def detected_source(arguments: Arguments, source: FaceSource, console: Console) -> AlignedSource:
+    """The photographs in which a face is found, aligned; says what is worth a look."""
+    detector, file = FaceDetector(), faces_file(arguments.destination)
+    if file.exists():
+        say(console, f"Going on with the faces in {file}.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with progress_bar(console, "Detecting", len(source)) as move:
+        found = find_faces(source, detector, arguments.face, file, progress=move)
+    landmarks, without, tally = np.full((len(found), 5, 2), np.nan), {}, Tally()
+    for index, finding in enumerate(found):
+        tally.add(source.path(index) or source.where(index), finding)
+        if finding.landmarks is None:
+            without[index] = finding.note
+        else:
+            landmarks[index] = finding.landmarks
+    aligned = aligned_source(console, source, landmarks, without)
+    say_tally(console, tally, arguments.face, str(file))
+    say(console, f"{file}: what was found in each of {len(found)} photographs")
+    return aligned
+
+
+def faces_file(destination: pathlib.Path) -> pathlib.Path:
+    """The list of what --detect finds, beside the destination."""
+    return destination.with_name(destination.name + ".faces.csv")
 
 
 def run(arguments: Arguments) -> None:
     """Opens, converts, checks."""
     console = new_console()
+    if not arguments.check:
+        check_new_folder(arguments.destination)
     source = prepared_source(arguments, console)
     options = {"image_size": arguments.image_size, "jpeg_quality": arguments.jpeg_quality}
     if arguments.destination.exists() and arguments.check:
         say(console, f"{arguments.destination} exists and is only checked.")
     else:
         with progress_bar(console, "Writing", len(source)) as move:
-            convert(source, arguments.destination, arguments.format, progress=move, **options)
+            remarks = convert(
+                source, arguments.destination, arguments.format, progress=move, **options
+            )
+        for remark in remarks:
+            say(console, remark)
     if arguments.check:
         with progress_bar(console, "Checking", len(source)) as move:
             verify_conversion(source, arguments.destination, progress=move, **options)

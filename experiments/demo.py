@@ -37,7 +37,7 @@ from arcface_jax.commands.gallery import (
     read_gallery,
 )
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
-from arcface_jax.commands.photos import Cropper, Detect
+from arcface_jax.commands.photos import Cropper, Detect, Face, say_tally
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError, reason
 from arcface_jax.progress import Begin, unseen
@@ -56,6 +56,7 @@ class Arguments:
     people: str | None = None
     """People to recognise: a folder of NAME/photo.jpg, or what identify enrol wrote (.npz)."""
     detect: Detect = False
+    face: Face = "middle"
     far: float = 1e-3
     """False accept rate whose threshold is taken from the model card."""
     threshold: float | None = None
@@ -112,7 +113,7 @@ class Answers:
         return f"## {person}\nMost alike: {likest}, {numbers}", crops[0]
 
 
-def enrol(embedder: Embedder, people: str, detect: bool, begin: Begin = unseen) -> Gallery:
+def enrol(embedder: Embedder, people: str, cropper: Cropper, begin: Begin = unseen) -> Gallery:
     """A gallery file, or the people of a source of photos; `begin` shows the work."""
     if people.endswith(".npz"):
         gallery = read_gallery(pathlib.Path(people))
@@ -120,7 +121,7 @@ def enrol(embedder: Embedder, people: str, detect: bool, begin: Begin = unseen) 
         return gallery
     source = open_source(people)
     with begin("Enrolling", len(source)) as move:
-        embeddings, kept = embed_photos(embedder, source, detect=detect, progress=move)
+        embeddings, kept = embed_photos(embedder, source, cropper, move)
     names = np.array([source.identity_names[source.labels[index]] for index in kept])
     return Gallery(embeddings, names, names)
 
@@ -196,11 +197,13 @@ def run(arguments: Arguments) -> None:
     with progress_bar(console, f"Opening {arguments.model}"):
         embedder = open_embedder(arguments.model, batch_size=batch_size, project=arguments.project)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
+    cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
     gallery = None
     if arguments.people is not None:
         begin = functools.partial(progress_bar, console)
-        gallery = enrol(embedder, arguments.people, arguments.detect, begin)
-    answers = Answers(embedder, Cropper(embedder.image_size, arguments.detect), gallery)
+        gallery = enrol(embedder, arguments.people, cropper, begin)
+        say_tally(console, cropper.tally, arguments.face)
+    answers = Answers(embedder, cropper, gallery)
     people = 0 if gallery is None else len(set(gallery.names.tolist()))
     with tempfile.TemporaryDirectory() as photos:
         os.environ["GRADIO_TEMP_DIR"] = photos

@@ -10,6 +10,7 @@ file with `embeddings` and `labels` is what experiments.evaluate reads. An inter
 when the same command is given again.
 """
 
+import copy
 import csv
 import dataclasses
 import json
@@ -31,9 +32,10 @@ from arcface_jax.commands.command import (
     say,
 )
 from arcface_jax.commands.evaluation_inputs import SOURCE
-from arcface_jax.commands.gallery import PATTERNS, embed_patterns
+from arcface_jax.commands.gallery import PATTERNS, embed_crops, embed_patterns
 from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Model, Project, open_embedder
-from arcface_jax.commands.photos import Cropper, Detect
+from arcface_jax.commands.photos import Cropper, Detect, Face, check_face, say_tally
+from arcface_jax.data.detect import Tally
 from arcface_jax.data.open import open_source
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
@@ -53,7 +55,10 @@ class Arguments:
     """Folder or zip file, list, train.rec, Parquet, .bin set, prepared TFDS folder or tfds:NAME."""
     output: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write, .npy, .npz or .parquet."""
+    list_root: pathlib.Path | None = None
+    """Folder or zip file that a list's paths are relative to, if not the list's own folder."""
     detect: Detect = False
+    face: Face = "middle"
     flip: bool = False
     """Add the mirror image's embedding, at twice the cost, as evaluate does by default."""
     batch_size: int | None = None
@@ -75,11 +80,11 @@ class Partial:
         self.path = output.with_name(output.name + ".partial.npy")
         self._progress = output.with_name(output.name + ".partial.json")
         self._recipe = recipe
-        self.done = 0
+        self.done, self.tally = 0, Tally()
         if self._progress.exists() and self.path.exists():
             saved = json.loads(self._progress.read_text())
             if saved["recipe"] == recipe:
-                self.done = int(saved["done"])
+                self.done, self.tally = int(saved["done"]), Tally(**saved["tally"])
         mode = "r+" if self.done else "w+"
         shape = None if self.done else (rows, size)
         self.rows = np.lib.format.open_memmap(self.path, mode, np.float32 if shape else None, shape)
@@ -88,7 +93,9 @@ class Partial:
         """Makes the first `done` rows durable, then says so."""
         self.rows.flush()
         self.done = done
-        write_whole(self._progress, json.dumps({"done": done, "recipe": self._recipe}))
+        tally = dataclasses.asdict(self.tally)
+        saved = {"done": done, "tally": tally, "recipe": self._recipe}
+        write_whole(self._progress, json.dumps(saved))
 
     def discard(self) -> None:
         """Removes what was written on the way: the last act."""
@@ -106,20 +113,18 @@ def embed_source(
     """Fills the rows that are not done yet; without a face they are zero."""
     progress(partial.done)
     at = partial.done
-    cropper = Cropper(
-        embedder.image_size, arguments.detect, skip_unreadable=arguments.unreadable == "skip"
-    )
+    skip = arguments.unreadable == "skip"
+    cropper = Cropper(embedder.image_size, arguments.detect, arguments.face, skip_unreadable=skip)
+    cropper.tally = copy.deepcopy(partial.tally)
     try:
-        for crops, found in cropper.batches(
-            source, embedder.batch_size, first=at, threads=arguments.threads
+        for count, with_face, embeddings in embed_crops(
+            embedder, source, cropper, first=at, threads=arguments.threads
         ):
-            with_face = at + np.flatnonzero(found)
-            partial.rows[at : at + len(crops)] = 0
+            partial.rows[at : at + count] = 0
             if len(with_face):
-                names = [source.where(int(index)) for index in with_face]
-                partial.rows[with_face] = embedder.embed(crops[found], names.__getitem__)
-            at += len(crops)
-            progress(len(crops))
+                partial.rows[with_face] = embeddings
+            at, partial.tally = at + count, copy.deepcopy(cropper.tally)
+            progress(count)
             if at - partial.done >= _IMAGES_A_SAVE:
                 partial.save(at)
     finally:
@@ -219,7 +224,7 @@ def recipe_of(arguments: Arguments, embedder: Embedder, source: EncodedSource) -
     model = arguments.model
     parts = (model / STABLEHLO_FILE, model / CHECKPOINTS_FOLDER)
     written = next((part for part in parts if part.exists()), model).stat().st_mtime
-    options = {name: getattr(arguments, name) for name in ("project", "flip", "detect")}
+    options = {name: getattr(arguments, name) for name in ("project", "flip", "detect", "face")}
     about = {"model": str(model.resolve()), "name": embedder.name, "model written": written}
     return {**about, **options, "source": source.fingerprint}
 
@@ -230,8 +235,9 @@ def run(arguments: Arguments) -> None:
     check_output(arguments.output)
     if arguments.threads < 1:
         raise InputError(f"--threads: {arguments.threads}; give at least 1")
+    check_face(arguments.detect, arguments.face)
     with progress_bar(console, f"Opening {arguments.source}"):
-        source = open_source(arguments.source)
+        source = open_source(arguments.source, arguments.list_root)
     flip, batch_size, project = arguments.flip, arguments.batch_size, arguments.project
     with progress_bar(console, f"Opening {arguments.model}"):
         embedder = open_embedder(arguments.model, flip=flip, batch_size=batch_size, project=project)
@@ -246,6 +252,7 @@ def run(arguments: Arguments) -> None:
     seconds = time.perf_counter() - begun
     some = arguments.detect or arguments.unreadable == "skip"
     kept = embedded(partial.rows, source, console) if some else np.arange(len(source))
+    say_tally(console, partial.tally, arguments.face)
     with progress_bar(console, f"Writing {arguments.output}"):
         write(arguments.output, partial, source, kept, patterns)
     speed = (len(source) - already) / max(seconds, 1e-9)

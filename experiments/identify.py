@@ -42,7 +42,7 @@ from arcface_jax.commands.gallery import (
 )
 from arcface_jax.commands.machine import peak_gigabytes
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
-from arcface_jax.commands.photos import Cropper, Detect
+from arcface_jax.commands.photos import Cropper, Detect, Face, say_tally
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError, concerning, printable
 from arcface_jax.evaluation.templates import pool_templates
@@ -63,6 +63,7 @@ class Enrol:
     templates: bool = False
     """One entry for each person, the mean of the embeddings, instead of one for each image."""
     detect: Detect = False
+    face: Face = "middle"
     project: Project = None
 
 
@@ -85,6 +86,7 @@ class Name:
     candidates: int = 1
     """How many of the most alike entries to show for each photo."""
     detect: Detect = False
+    face: Face = "middle"
     project: Project = None
     engine: Engine = "jax"
     """What searches; both are exact. faiss needs the packages of requirements-faiss.txt."""
@@ -104,6 +106,7 @@ class Verify:
     threshold: float | None = None
     """Cosine from which they are the same person, instead of the card's."""
     detect: Detect = False
+    face: Face = "middle"
     project: Project = None
 
 
@@ -151,10 +154,12 @@ def enrol(arguments: Enrol, console: Console) -> None:
         source = open_source(arguments.people)
     with progress_bar(console, f"Opening {arguments.model}"):
         embedder = open_embedder(arguments.model, project=arguments.project)
+    cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
     with progress_bar(console, "Embedding", len(source)) as move:
-        embeddings, kept = embed_photos(embedder, source, detect=arguments.detect, progress=move)
+        embeddings, kept = embed_photos(embedder, source, cropper, move)
     for index in np.setdiff1d(np.arange(len(source)), kept):
         say(console, f"left out: {source.where(int(index))}: no face found")
+    say_tally(console, cropper.tally, arguments.face)
     labels = np.asarray(source.labels)[kept]
     if arguments.templates:
         pooled = pool_templates(embeddings, labels, np.arange(len(labels)))
@@ -182,9 +187,11 @@ def name(arguments: Name, console: Console) -> None:
         patterns = embed_patterns(embedder)
     check_same_model(gallery, arguments.gallery, patterns, str(arguments.model))
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
+    cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
     with progress_bar(console, "Embedding", len(arguments.photos)) as move:
-        crops = Cropper(embedder.image_size, arguments.detect).read(arguments.photos)
+        crops = cropper.read(arguments.photos)
         probes = embedder.embed(crops, lambda row: str(arguments.photos[row]), move)
+    say_tally(console, cropper.tally, arguments.face)
     with progress_bar(console, "Searching"), concerning(str(arguments.gallery)):
         found = find_candidates(gallery.embeddings, probes, arguments.candidates, arguments.engine)
     rows = []
@@ -205,7 +212,9 @@ def verify(arguments: Verify, console: Console) -> None:
         embedder = open_embedder(arguments.model, project=arguments.project)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
     photos = (arguments.first, arguments.second)
-    crops = Cropper(embedder.image_size, arguments.detect).read(photos)
+    cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
+    crops = cropper.read(photos)
+    say_tally(console, cropper.tally, arguments.face)
     with progress_bar(console, "Embedding", len(photos)) as move:
         first, second = embedder.embed(crops, lambda row: str(photos[row]), move)
     cosine = float(first @ second)

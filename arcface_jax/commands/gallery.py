@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import importlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -106,11 +106,31 @@ def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     return arrays["embeddings"], names, arrays.get("places", names), arrays.get(PATTERNS)
 
 
+def embed_crops(
+    embedder: Embedder,
+    source: EncodedSource,
+    cropper: Cropper,
+    *,
+    first: int = 0,
+    threads: int = 4,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Batches of a source from image `first` on: the number of images, the indices [M] of those
+    that have a face, and their unit embeddings [M, D].
+    """
+    for crops, found in cropper.batches(source, embedder.batch_size, first=first, threads=threads):
+        rows = first + np.flatnonzero(found)
+        first += len(crops)
+        if len(rows):
+            names = [source.where(int(row)) for row in rows]
+            yield len(crops), rows, embedder.embed(crops[found], names.__getitem__)
+        else:
+            yield len(crops), rows, np.zeros((0, 0), np.float32)
+
+
 def embed_photos(
     embedder: Embedder,
     source: EncodedSource,
-    *,
-    detect: bool = False,
+    cropper: Cropper,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(unit embeddings [M, D], indices [M]) of the images of a source that have a face. `progress`
@@ -118,15 +138,11 @@ def embed_photos(
     """
     parts: list[np.ndarray] = []
     kept: list[int] = []
-    cropper, seen = Cropper(embedder.image_size, detect), 0
-    for crops, found in cropper.batches(source, embedder.batch_size):
-        rows = (seen + np.flatnonzero(found)).tolist()
-        if rows:
-            names = [source.where(row) for row in rows]
-            parts.append(embedder.embed(crops[found], names.__getitem__))
-        kept, seen = kept + rows, seen + len(crops)
+    for count, rows, embeddings in embed_crops(embedder, source, cropper):
+        kept += rows.tolist()
+        parts += [embeddings] if len(rows) else []
         if progress is not None:
-            progress(len(crops))
+            progress(count)
     if not kept:
         raise InputError(
             f"{source.where(0)}: none of the {len(source)} photos from here on has a face that is "

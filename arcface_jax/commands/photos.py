@@ -7,57 +7,89 @@ from typing import Annotated
 
 import numpy as np
 import tyro
+from rich.console import Console
 
+from arcface_jax.commands.command import say
 from arcface_jax.data.align import align
 from arcface_jax.data.decode import decode, resize
-from arcface_jax.data.detect import FaceDetector
+from arcface_jax.data.detect import FaceDetector, Finding, Tally, Which, find_face
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.errors import InputError
 
 Detect = Annotated[
     bool,
     tyro.conf.arg(
-        help="Find and align the largest face of each photo; needs requirements-detection.txt. "
-        "Without it the middle is taken, which must be cropped as the training images were."
+        help="Find and align the face in each photo; needs requirements-detection.txt. Without it "
+        "the middle is taken, which must be cropped as the training images were."
     ),
 ]
 """The option --detect of every command that embeds photos."""
+Face = Annotated[
+    Which,
+    tyro.conf.arg(
+        help="Which of several faces --detect takes: middle, the one nearest the middle, weighed "
+        "with its size; or largest."
+    ),
+]
+"""The option --face beside --detect."""
+
+
+def check_face(detect: bool, face: Which) -> None:
+    """Refuses a choice of faces where none are searched for."""
+    if face != "middle" and not detect:
+        raise InputError(f"--face {face}: chooses among the faces that --detect finds; add it")
+
+
+def say_tally(console: Console, tally: Tally, face: Which, listed: str | None = None) -> None:
+    """Prints how many photos had several faces, none, or one found with low confidence."""
+    for line in tally.lines(face, listed):
+        say(console, line)
 
 
 class Cropper:
-    """Cuts out what a model of this (height, width) takes: the middle, or with `detect` the largest
-    face, aligned. With `skip_unreadable` an image that cannot be decoded is one without a face.
+    """Cuts out what a model of this (height, width) takes: the middle, or with `detect` a face,
+    aligned; `face` says which. With `skip_unreadable` an image that cannot be decoded is one
+    without a face.
+
+    Attributes:
+      tally: of the faces that were found.
     """
 
     def __init__(
-        self, size: tuple[int, int], detect: bool = False, *, skip_unreadable: bool = False
+        self,
+        size: tuple[int, int],
+        detect: bool = False,
+        face: Which = "middle",
+        *,
+        skip_unreadable: bool = False,
     ):
-        self._size, self._skip_unreadable = size, skip_unreadable
+        check_face(detect, face)
+        self._size, self._face, self._skip_unreadable = size, face, skip_unreadable
         self._detector = FaceDetector() if detect else None
+        self.tally = Tally()
 
-    def find(self, photo: np.ndarray) -> np.ndarray | None:
-        """uint8 [height, width, 3], or None where no face is found in the RGB photo. A model of
+    def _find(self, photo: np.ndarray) -> tuple[np.ndarray | None, Finding | None]:
+        """(uint8 [height, width, 3] or None without a face, what the detector found). A model of
         112×96 pixels was trained on the middle of the aligned 112×112 crop.
         """
         if self._detector is None:
-            return resize(photo, self._size)
-        faces = self._detector.detect(photo)
-        try:
-            if not faces:
-                return None
-            return resize(align(photo, faces[0].landmarks, max(self._size)), self._size)
-        except InputError:  # landmarks that are no face's
-            return None
+            return resize(photo, self._size), None
+        found = find_face(self._detector, photo, self._face)
+        if found.landmarks is None:
+            return None, found
+        return resize(align(photo, found.landmarks, max(self._size)), self._size), found
 
     def crop(self, photo: np.ndarray, name: str) -> np.ndarray:
-        """As `find`; `name` is what the error calls a photo without a face."""
-        found = self.find(photo)
-        if found is None:
+        """The crop of an RGB photo; `name` is what messages call it."""
+        crop, found = self._find(photo)
+        if found is not None:
+            self.tally.add(name, found)
+        if crop is None:
             raise InputError(
-                f"{name}: no face found; give a photo with one that is larger or more from the "
-                "front"
+                f"{name}: {found.note if found else 'no face found'}; give a photo with one that "
+                "is larger or more from the front"
             )
-        return found
+        return crop
 
     def read(self, paths: Sequence[pathlib.Path]) -> np.ndarray:
         """The crops of image files, uint8 [N, height, width, 3]."""
@@ -79,16 +111,16 @@ class Cropper:
         without a face the crop is black. The next batch is decoded while the last one is used.
         """
 
-        def read(index: int) -> np.ndarray | None:
+        def read(index: int) -> tuple[np.ndarray | None, Finding | None]:
             try:
                 photo = source[index]
             except InputError:
                 if self._skip_unreadable:
-                    return None
+                    return None, None
                 raise
-            return self.find(photo)
+            return self._find(photo)
 
-        def submit(start: int) -> list[Future[np.ndarray | None]]:
+        def submit(start: int) -> list[Future[tuple[np.ndarray | None, Finding | None]]]:
             return [
                 pool.submit(read, index)
                 for index in range(start, min(start + batch_size, len(source)))
@@ -98,9 +130,14 @@ class Cropper:
         with ThreadPoolExecutor(threads) as pool:
             waiting = submit(first)
             while waiting:
+                following = submit(first + len(waiting))
+                crops = []
+                for index, future in enumerate(waiting, first):
+                    crop, finding = future.result()
+                    crops.append(crop)
+                    if finding is not None:
+                        self.tally.add(source.where(index), finding)
                 first += len(waiting)
-                following = submit(first)
-                crops = [future.result() for future in waiting]
                 found = np.array([crop is not None for crop in crops])
                 yield np.stack([black if crop is None else crop for crop in crops]), found
                 waiting = following

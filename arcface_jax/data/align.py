@@ -64,14 +64,7 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -
     """
     landmarks = np.asarray(landmarks, np.float64)
     check_photo(image)
-    if landmarks.shape != (5, 2):
-        raise InputError(f"landmarks must be [5, 2], got {landmarks.shape}")
-    residual = alignment_residual(landmarks)
-    if residual > _MAX_RESIDUAL:
-        raise InputError(
-            f"landmarks lie {residual:.0f} pixels from the template's shape; the order is left "
-            "eye, right eye, nose, left and right corner of the mouth, as seen in the picture"
-        )
+    check_landmarks(landmarks)
     to_crop = similarity(landmarks, TEMPLATE * (size / TEMPLATE_SIZE))
     to_photo = np.linalg.inv(to_crop[:, :2])
     shift = -to_photo @ to_crop[:, 2]
@@ -94,6 +87,18 @@ def check_photo(image: np.ndarray) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise InputError(
             f"image must be uint8 [height, width, 3], got {image.dtype} of shape {image.shape}"
+        )
+
+
+def check_landmarks(landmarks: np.ndarray) -> None:
+    """Raises unless the landmarks [5, 2] can be those of a face."""
+    if landmarks.shape != (5, 2):
+        raise InputError(f"landmarks must be [5, 2], got {landmarks.shape}")
+    residual = alignment_residual(landmarks)
+    if residual > _MAX_RESIDUAL:
+        raise InputError(
+            f"landmarks lie {residual:.0f} pixels from the template's shape; the order is left "
+            "eye, right eye, nose, left and right corner of the mouth, as seen in the picture"
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from arcface_jax.data.convert_names import FileNames
 from arcface_jax.data.convert_writers import WRITERS, Encoder
 from arcface_jax.data.decode import decode
 from arcface_jax.data.open import open_source
@@ -30,15 +31,16 @@ def convert(
     image_size: int | None = None,
     jpeg_quality: int | None = None,
     progress: Callable[[int], None] | None = None,
-) -> None:
-    """Writes every image of a source, identity by identity.
+) -> tuple[str, ...]:
+    """Writes every image of a source, identity by identity, under the name that it has there.
 
     All is written to `destination.partial`, which takes the final name when it is complete. Called
     again after an interruption it goes on where it was.
 
     "recordio" makes a folder of `train.rec`, `train.idx`, `train.lst` and `property`, as
     insightface has them; "array_record" a TFDS data set for
-    `tensorflow_datasets.builder_from_directory`; "folder" IDENTITY/IMAGE.
+    `tensorflow_datasets.builder_from_directory`; "folder" IDENTITY/NAME. The names, which
+    `train.lst` and the feature `image/filename` hold too, are those of `convert_names.FileNames`.
 
     Args:
       source: where the images are.
@@ -50,13 +52,14 @@ def convert(
         colour subsampling.
       progress: called with the number of images done since the last call.
 
+    Returns: a line for each kind of change to the names of images and identities.
+
     Raises:
       InputError: the destination exists, an unfinished conversion of something else is in the way,
         or an image cannot be read.
     """
     final = pathlib.Path(destination)
-    if final.exists():
-        raise InputError(f"{final}: exists; remove it or give another name")
+    check_new_folder(final)
     encode = Encoder(source, image_size, jpeg_quality)
     partial = final.with_name(final.name + ".partial")
     scratch = partial / ".progress"
@@ -67,7 +70,8 @@ def convert(
         "jpeg_quality": jpeg_quality,
     }
     state = _begin(partial, scratch, plan)
-    with contextlib.closing(WRITERS[format](source, partial, scratch, encode)) as writer:
+    name = FileNames(source, encode.suffix)
+    with contextlib.closing(WRITERS[format](source, partial, scratch, encode, name)) as writer:
         order = np.argsort(np.asarray(source.labels), kind="stable")
         done = int(state.get("done", 0))
         writer.resume(order, done, state)
@@ -83,6 +87,13 @@ def convert(
         writer.finish()
     shutil.rmtree(scratch)
     os.replace(partial, final)
+    return name.remarks
+
+
+def check_new_folder(destination: pathlib.Path) -> None:
+    """Refuses a destination that exists."""
+    if destination.exists():
+        raise InputError(f"{destination}: exists; remove it or give another name")
 
 
 def verify_conversion(

@@ -2,17 +2,17 @@
 
 import os
 import pathlib
-import re
 from typing import Any
 
 import numpy as np
 import simplejpeg
 import tensorflow_datasets
 
-from arcface_jax.data.decode import decode, encode_png, resize, suffix_of
+from arcface_jax.data.convert_names import FileNames
+from arcface_jax.data.decode import decode, encode_png, resize
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.recordio_format import RecordWriter, format_index, pack
-from arcface_jax.data.sources.tfds import image_example, image_features
+from arcface_jax.data.sources.tfds import PATH_KEY, image_example, image_features
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 
@@ -25,7 +25,7 @@ class Encoder:
     """Index → the bytes to store, by the arguments of `convert.convert`.
 
     Attributes:
-      keeps_bytes: they are the source's stored bytes, where it has any.
+      suffix: of images that are encoded anew; None where the source's stored bytes are kept.
     """
 
     def __init__(self, source: FaceSource, image_size: int | None, jpeg_quality: int | None):
@@ -34,11 +34,13 @@ class Encoder:
         if image_size is not None and image_size < 1:
             raise InputError(f"image_size = {image_size}: give at least 1")
         self._source, self._image_size, self._jpeg_quality = source, image_size, jpeg_quality
-        self.keeps_bytes = image_size is None and jpeg_quality is None
+        self.suffix: str | None = ".png" if jpeg_quality is None else ".jpg"
+        if image_size is None and jpeg_quality is None and _stores_bytes(source):
+            self.suffix = None
 
     def __call__(self, index: int) -> bytes:
         """The bytes of image `index`."""
-        if self.keeps_bytes and (stored := self._source.encoded(index)) is not None:
+        if self.suffix is None and (stored := self._source.encoded(index)) is not None:
             return stored
         image = self._source[index]
         if self._image_size is not None:
@@ -50,56 +52,25 @@ class Encoder:
         )
 
 
-class FileNames:
-    """Relative paths for the images, which cannot lead out of a folder.
-
-    An image whose bytes are kept keeps its path, if it has a harmless one; others are
-    IDENTITY/NUMBER with the extension of their content.
-    """
-
-    def __init__(self, source: FaceSource, keeps_bytes: bool):
-        paths = [source.path(index) for index in range(len(source))] if keeps_bytes else []
-        # A list may name a file twice: then none keeps its path.
-        self._paths = paths if len(set(paths)) == len(paths) else []
-        self._labels = np.asarray(source.labels)
-        self._folders: list[str] = []
-        taken: set[str] = set()
-        digits = len(str(len(source.identity_names)))
-        for label, name in enumerate(source.identity_names):
-            folder = _harmless(name)
-            if folder is None or folder.lower() in taken:
-                folder = f"identity-{label:0{digits}d}"
-            while folder.lower() in taken:  # somebody else is called so
-                folder += "-"
-            taken.add(folder.lower())
-            self._folders.append(folder)
-
-    def __call__(self, index: int, number: int, content: bytes) -> str:
-        """The path of image `index`, which is written as number `number`."""
-        label = self._labels[index]
-        path = self._paths[index] if self._paths else None
-        if (
-            path is not None
-            and _harmless(path) == path
-            and path.rpartition("/")[0] == self._folders[label]
-        ):
-            return path
-        return f"{self._folders[label]}/{number:08d}{suffix_of(content) or '.img'}"
-
-
 class Writer:
     """Writes the images of `source` into `folder` in a given order.
 
     `scratch` is for notes, which are deleted at the end; `chunk` images are written between two
-    entries in the journal.
+    entries in the journal; `name` gives an image its path.
     """
 
     chunk = _CHUNK
 
     def __init__(
-        self, source: FaceSource, folder: pathlib.Path, scratch: pathlib.Path, encode: Encoder
+        self,
+        source: FaceSource,
+        folder: pathlib.Path,
+        scratch: pathlib.Path,
+        encode: Encoder,
+        name: FileNames,
     ):
         self._source, self._folder, self._scratch, self._encode = source, folder, scratch, encode
+        self._name = name
         self._labels = np.asarray(source.labels)
 
     def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
@@ -123,7 +94,6 @@ class RecordIOWriter(Writer):
     def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
         """Cuts both files to what the journal counts, or begins them with the header record."""
         super().resume(order, done, state)
-        self._name = FileNames(self._source, self._encode.keeps_bytes)
         self._notes = self._scratch / "offsets_and_names"
         count, identities = len(order), len(self._source.identity_names)
         self._records = RecordWriter(
@@ -183,11 +153,6 @@ class RecordIOWriter(Writer):
 class FolderWriter(Writer):
     """IDENTITY/IMAGE. Files after the journal's are written again."""
 
-    def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
-        """Chooses the files' names."""
-        super().resume(order, done, state)
-        self._name = FileNames(self._source, self._encode.keeps_bytes)
-
     def write(self, start: int, stop: int) -> dict[str, Any]:
         """Writes a file an image."""
         for number in range(start, stop):
@@ -207,7 +172,8 @@ class ArrayRecordWriter(Writer):
         """Names the shards; goes on counting bytes."""
         super().resume(order, done, state)
         self._bytes = int(state.get("bytes", 0))
-        self._features = image_features(_class_names(self._source))
+        has_paths = len(order) > 0 and self._source.path(0) is not None
+        self._features = image_features(_class_names(self._source), with_paths=has_paths)
         self._files = tensorflow_datasets.core.ShardedFileTemplate(
             data_dir=self._folder,
             dataset_name="faces",
@@ -225,8 +191,13 @@ class ArrayRecordWriter(Writer):
         # A group of one record, so that reading one image decompresses no other.
         writer = array_record_module.ArrayRecordWriter(os.fspath(path), "group_size:1")
         try:
-            for index in self._order[start:stop]:
-                example = image_example(self._encode(int(index)), int(self._labels[index]))
+            for number in range(start, stop):
+                index = int(self._order[number])
+                image = self._encode(index)
+                path = self._name(index, number, image)
+                example = image_example(image, int(self._labels[index]))
+                if PATH_KEY in self._features:
+                    example[PATH_KEY] = path.encode("utf-8", "surrogateescape")
                 content = self._features.serialize_example(self._features.encode_example(example))
                 writer.write(content)
                 self._bytes += len(content)
@@ -271,12 +242,9 @@ def _class_names(source: FaceSource) -> list[str]:
     return [str(label) for label in range(len(names))]
 
 
-def _harmless(path: str) -> str | None:
-    """The path with odd characters replaced; None where it could leave its folder on any system."""
-    parts = path.split("/")
-    if (
-        any(part in ("", ".", "..") or part.startswith(".") or len(part) > 200 for part in parts)
-        or len(parts) > 20
-    ):
-        return None
-    return "/".join(re.sub(r'[\x00-\x1f\\:*?"<>|]', "_", part) for part in parts)
+def _stores_bytes(source: FaceSource) -> bool:
+    """Whether the images are files or records, and not made or changed when read."""
+    try:
+        return len(source) > 0 and source.encoded(0) is not None
+    except InputError:  # one that cannot be read is none the less stored
+        return True

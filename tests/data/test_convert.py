@@ -1,16 +1,20 @@
 import filecmp
 import os
+import tarfile
 
 import numpy as np
 import pytest
 import tyro
 
 from arcface_jax.data import convert_writers
+from arcface_jax.data.aligned_crop import TEMPLATE
 from arcface_jax.data.convert import convert, verify_conversion
-from arcface_jax.data.convert_writers import FileNames
+from arcface_jax.data.convert_names import FileNames
 from arcface_jax.data.decode import decode
 from arcface_jax.data.in_memory import load_source
+from arcface_jax.data.landmarks import AlignedSource
 from arcface_jax.data.open import open_source
+from arcface_jax.data.pair_lists import read_lfw_pairs, read_pair_list
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.data.sources.recordio import RecordIOSource
@@ -40,6 +44,7 @@ def test_every_format_keeps_bytes_labels_and_names(source, tmp_path, format):
     assert [written.encoded(i) for i in range(6)] == [source.encoded(i) for i in range(6)]
     np.testing.assert_array_equal(written.labels, source.labels)
     assert list(written.identity_names) == list(source.identity_names)
+    assert [written.path(i) for i in range(6)] == [source.path(i) for i in range(6)]
     verify_conversion(source, tmp_path / "out")
     assert not (tmp_path / "out.partial").exists()
 
@@ -89,6 +94,62 @@ def test_pixels_are_stored_without_loss_unless_asked(source, tmp_path):
     assert all(name.endswith(".jpg") for name in files(tmp_path / "jpeg"))
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_list_of_pairs_fits_what_is_encoded_anew(source, tmp_path, format):
+    """Of a part of a source, cropped: the names of both are passed on."""
+    part = Subset(source, np.array([0, 2, 5]))
+    aligned = AlignedSource(part, np.tile(TEMPLATE, (3, 1, 1)))
+    assert convert(aligned, tmp_path / "out", format) == ()
+    (tmp_path / "pairs.csv").write_text("a/deep/0.png,a/deep/2.png,1\na/deep/0.png,c/0,0\n")
+    pairs = read_pair_list(tmp_path / "pairs.csv", open_source(tmp_path / "out"))
+    assert (pairs.first.tolist(), pairs.second.tolist()) == ([0, 0], [1, 2])
+
+
+def test_the_members_of_a_tar_keep_their_names(source, tmp_path):
+    with tarfile.open(tmp_path / "faces.tar", "w") as archive:
+        archive.add(tmp_path / "faces", ".")
+    convert(open_source(tmp_path / "faces.tar"), tmp_path / "out", "folder")
+    assert files(tmp_path / "out") == files(tmp_path / "faces")
+
+
+def test_photographs_of_lfw_keep_the_names_of_its_pairs(shared_data, tmp_path):
+    people = {"Aaron_Peirsol": (1, 2), "Abdel_Madi_Shabneh": (1,), "Zhu_Rongji": (3, 8)}
+    names = [
+        f"{name}/{name}_{number:04d}.jpg" for name, numbers in people.items() for number in numbers
+    ]
+    points = " ".join(f"{value:.2f}" for value in (TEMPLATE + 69).ravel())
+    (tmp_path / "photographs.csv").write_text(
+        "".join(f"lfw_deepfunneled/{name},{name.split('/')[0]}\n" for name in names)
+    )
+    (tmp_path / "landmarks.txt").write_text(
+        "".join(f"lfw_deepfunneled/{name} {points}\n" for name in names)
+    )
+    command(
+        *(tmp_path / "photographs.csv", tmp_path / "crops", "--format", "folder", "--check"),
+        *("--list-root", shared_data / "lfw_deepfunneled.zip"),
+        *("--landmarks", tmp_path / "landmarks.txt"),
+    )
+    assert files(tmp_path / "crops") == [name.replace(".jpg", ".png") for name in names]
+    (tmp_path / "pairs.txt").write_text(
+        "1 2\nAaron_Peirsol 1 2\nZhu_Rongji 3 8\n"
+        "Aaron_Peirsol 1 Abdel_Madi_Shabneh 1\nAbdel_Madi_Shabneh 1 Zhu_Rongji 8\n"
+    )
+    pairs = read_lfw_pairs(tmp_path / "pairs.txt", open_source(tmp_path / "crops"))
+    assert pairs.first.tolist() == [0, 3, 0, 2]
+    assert pairs.second.tolist() == [1, 4, 2, 4]
+
+
+def test_a_list_may_have_its_paths_elsewhere(source, tmp_path):
+    (tmp_path / "list.csv").write_text("b/0.png,Ann\nc/0.png,Bob\n")
+    with pytest.raises(InputError, match=r"not there, nor are the next; .*\(--list-root"):
+        command(tmp_path / "list.csv", tmp_path / "out", "--format", "folder")
+    root = ("--list-root", tmp_path / "faces")
+    command(tmp_path / "list.csv", tmp_path / "out", "--format", "folder", *root)
+    assert files(tmp_path / "out") == ["Ann/0.png", "Bob/0.png"]
+    with pytest.raises(InputError, match=r"list_root .*is no list"):
+        command(tmp_path / "faces", tmp_path / "other", *root)
+
+
 class StopHere(Exception):  # noqa: N818 — not an error
     pass
 
@@ -103,6 +164,7 @@ def test_an_interrupted_conversion_goes_on(source, tmp_path, monkeypatch, format
     ):
         monkeypatch.setattr(writer, "chunk", 2)
     monkeypatch.setattr(convert_writers, "_SHARD", 2)
+    monkeypatch.setattr(convert_writers, "_stores_bytes", lambda source: True)  # reads one
     convert(source, tmp_path / "whole", format)
     reads = []
     encoded = FolderSource.encoded
@@ -209,25 +271,99 @@ def test_hostile_names_stay_inside_the_destination(tmp_path):
     verify_conversion(source, tmp_path / "deep" / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
-    folders = sorted(path.name for path in (tmp_path / "deep" / "out").iterdir())
+    folders = {name.rpartition("/")[0] for name in files(tmp_path / "deep" / "out")}
     assert len({folder.lower() for folder in folders}) == len(names)
-    assert "ok" in folders
+    assert {"ok", "_../_../evil", "etc/passwd"} <= folders
     convert(source, tmp_path / "set", "array_record")
     verify_conversion(source, tmp_path / "set")
 
 
-def test_paths_are_kept_only_where_they_are_harmless_and_name_the_identity():
-    source = Named(["a", "b", "c"], ["a/1.png", "../b/2.png", "elsewhere/3.png"])
-    names = FileNames(source, keeps_bytes=True)
-    png = b"\x89PNG"
-    assert [names(index, index, png) for index in range(3)] == [
-        "a/1.png",
-        "b/00000001.png",
-        "c/00000002.png",
+@pytest.mark.parametrize(
+    ("suffix", "paths", "expected"),
+    [
+        (None, ["p/1.png", "p/b.JPG", "p/noext"], ["p/1.png", "p/b.JPG", "p/noext"]),
+        (".png", ["p/1.png", "p/b.JPG", "p/c.jpeg"], ["p/1.png", "p/b.png", "p/c.png"]),
+        (".png", ["p/noext", "p/J.R. Smith", "p/1.5"],
+         ["p/noext.png", "p/J.R. Smith.png", "p/1.5.png"]),
+        (".jpg", ["p/x.png", "p/x.tar.gz"], ["p/x.jpg", "p/x.tar.gz.jpg"]),
+        # Two that would be one file.
+        (".png", ["p/a.jpg", "p/a.png", "p/b.jpg"], ["p/a.jpg.png", "p/a.png.png", "p/b.png"]),
+        (".png", ["p/a.jpg", "p/a.png", "p/a.jpg.png"],
+         ["p/a-00000000.png", "p/a.png.png", "p/a.jpg.png"]),
+        (None, ["p/A.jpg", "p/a.jpg"], ["p/A-00000000.jpg", "p/a-00000001.jpg"]),
+        (None, ["p/e\u0301.jpg", "p/\u00e9.jpg"],
+         ["p/e\u0301-00000000.jpg", "p/\u00e9-00000001.jpg"]),
+        (None, ["p/a.jpg", "p/a.jpg", "p/a.jpg"],
+         ["p/a.jpg", "p/a-00000001.jpg", "p/a-00000002.jpg"]),
+        # Folders that are not the identity's.
+        (None, ["x/1.png", "2.png", "p/q/3.png"], ["p/1.png", "p/2.png", "p/3.png"]),
+        (None, ["p/front/1.png", "p/side/1.png"], ["p/front-1.png", "p/side-1.png"]),
+        (".png", ["x/1.jpg", "y/1.jpg", "p/1.bmp"], ["p/x-1.png", "p/y-1.png", "p/1.png"]),
+        # Names that lead elsewhere, hide a file, or are refused somewhere.
+        (None, ["../p/1.png", "/etc/2.png", "p/.."], ["p/1.png", "p/2.png", "p/_.."]),
+        (None, ["p/.hidden.png", "p/.png", "p/"], ["p/_.hidden.png", "p/_.png", "p/_"]),
+        (None, ["p/a:b.png", "p/a\\b.png", "p/a\nb.png"],
+         ["p/a_b-00000000.png", "p/a_b-00000001.png", "p/a_b-00000002.png"]),
+        (None, ["p/CON.png", "p/lpt1", "p/console.png"],
+         ["p/_CON.png", "p/_lpt1", "p/console.png"]),
+        (None, ["p/end.", "p/end ", " x.png"], ["p/end.", "p/end_", "p/_x.png"]),
+        (None, ["p/half\ud800.png", "p/byte\udcff.png"], ["p/half_.png", "p/byte\udcff.png"]),
+        (".png", ["p/" + "x" * 252 + ".jpg"], ["p/" + "x" * 251 + ".png"]),
+        (None, ["p/" + "人" * 100 + ".jpg"], ["p/" + "人" * 83 + ".jpg"]),
+        (None, ["p/" + "人" * 84 + "a.jpg", "p/" + "人" * 84 + "b.jpg"],
+         ["p/" + "人" * 80 + "-00000000.jpg", "p/" + "人" * 80 + "-00000001.jpg"]),
+        (None, ["p/a.", "p/a", "p/B."], ["p/a.-00000000", "p/a-00000001", "p/B."]),
+        (None, ["p/a:b.png", "p/a_b.png"], ["p/a_b-00000000.png", "p/a_b.png"]),
+        (None, ["p/scan.txt"], ["p/scan.txt.img"]),
+    ],
+)  # fmt: skip
+def test_a_name_stays_where_no_file_system_refuses_it_and_it_is_no_others(suffix, paths, expected):
+    source = Named(["p"] * len(paths), paths)
+    source.labels, source.identity_names = np.zeros(len(paths), np.int32), ["p"]
+    names = FileNames(source, suffix)
+    found = [names(index, index, b"\x89PNG") for index in range(len(paths))]
+    assert found == expected
+    assert all(len(os.fsencode(part)) <= 255 for name in found for part in name.split("/"))
+    assert len({name.lower() for name in found}) == len(paths)
+
+
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (["a", "A", "a-1"], ["a", "A-1", "a-1-2"]),
+        (["../../evil", "/etc/passwd", "a//b"], ["_../_../evil", "etc/passwd", "a/b"]),
+        (["a:b", "a_b", "."], ["a_b-0", "a_b", "_."]),
+        (["King Jr.", "King Jr", "J.R."], ["King Jr.", "King Jr-1", "J.R."]),
+        (["", "/", "/".join("abcdefghijklmnopqrstuvwxyz")],
+         ["identity-0", "identity-1", "identity-2"]),
+        (["x" * 300, "x" * 299, "nul"], ["x" * 255, "x" * 253 + "-1", "_nul"]),
+        (["Zoë", "Zoe\u0308", "Zoe"], ["Zoë", "Zoe\u0308-1", "Zoe"]),
+    ],
+)  # fmt: skip
+def test_an_identitys_folder_is_no_others(names, folders):
+    found = FileNames(Named(names), None)
+    assert [found(index, index, b"\x89PNG") for index in range(3)] == [
+        f"{folder}/{index:08d}.png" for index, folder in enumerate(folders)
     ]
-    assert FileNames(source, keeps_bytes=False)(0, 7, b"\xff\xd8\xff") == "a/00000007.jpg"
-    twice = Named(["a", "b"], ["a/1.png", "a/1.png"])
-    assert FileNames(twice, keeps_bytes=True)(0, 0, b"?") == "a/00000000.img"
+
+
+def test_a_file_is_not_called_as_a_folder_is():
+    """A zip file can hold both."""
+    source = Named(["a", "a/b"], ["a/b", "a/b/1.png"])
+    names = FileNames(source, None)
+    assert [names(index, index, b"") for index in (0, 1)] == ["a/b-00000000", "a/b/1.png"]
+
+
+def test_what_changes_of_the_names_is_counted():
+    source = Named(["a:b", "c", "d"], ["a:b/1.png", "x/2.png", "d/3?.png"])
+    why = "other names, as a file system refuses theirs or two would be one: "
+    assert FileNames(source, None).remarks == (
+        why + "1 of 3 identities, such as 'a:b' (now 'a_b')",
+        "moved into the folder of their identity: 1 of 3 images, such as 'x/2.png' (now 'c/2.png')",
+        why + "1 of 3 images, such as 'd/3?.png' (now 'd/3_.png')",
+    )
+    assert FileNames(Named(["a"], ["a/1.jpg"]), ".png").remarks == ()
+    assert FileNames(Named(["a"]), ".png").remarks == ()
 
 
 def command(*arguments):
@@ -258,7 +394,6 @@ def test_the_command(source, tmp_path, capsys):
 
 def test_the_command_aligns(source, tmp_path, picture):
     from arcface_jax.data.align import align
-    from arcface_jax.data.aligned_crop import TEMPLATE
 
     (tmp_path / "photos" / "Ann").mkdir(parents=True)
     from arcface_jax.data.decode import encode_png
@@ -278,7 +413,7 @@ def test_the_command_aligns(source, tmp_path, picture):
         tmp_path / "list.txt",
         "--check",
     )
-    crop = decode((tmp_path / "crops" / "Ann" / "00000000.png").read_bytes(), "x")
+    crop = decode((tmp_path / "crops" / "Ann" / "1.png").read_bytes(), "x")
     np.testing.assert_array_equal(crop, align(photo, np.round(points, 4)))
     with pytest.raises(InputError, match="give one of them"):
         command(

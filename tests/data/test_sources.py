@@ -129,6 +129,24 @@ def test_parquet(tmp_path, picture, wrapped):
     check(open_source(tmp_path / "many"), picture, [0, 0, 1, 1, 1], ["4", "11"])
 
 
+@pytest.mark.parametrize(
+    ("paths", "found"),
+    [
+        (["a/1.jpg", "a/2.jpg", "b/1.jpg"], ["a/1.jpg", "a/2.jpg", "b/1.jpg"]),
+        (["a/1.jpg", None, "b/1.jpg"], [None] * 3),
+        (["a/1.jpg", "", "b/1.jpg"], [None] * 3),
+    ],
+)
+def test_parquet_has_the_paths_of_its_image_column(tmp_path, picture, paths, found):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    cells = [{"bytes": encode_png(picture(n)), "path": path} for n, path in enumerate(paths)]
+    table = pa.table({"image": cells, "label": [0, 0, 1]})
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=2)
+    source = open_source(tmp_path / "x.parquet")
+    assert [source.path(index) for index in range(3)] == found
+
+
 def test_parquet_names_classes_as_hugging_face_does(tmp_path, picture):
     pq = pytest.importorskip("pyarrow.parquet")
     from arcface_jax.data.sources.parquet import ParquetSource

@@ -44,7 +44,7 @@ def answers(small_checkpoint, crowd):
     shutil.copytree(crowd, crowd.parent / "known")
     shutil.rmtree(crowd.parent / "known" / "p3")
     embedder = open_embedder(small_checkpoint)
-    gallery = demo.enrol(embedder, str(crowd.parent / "known"), detect=False)
+    gallery = demo.enrol(embedder, str(crowd.parent / "known"), Cropper(embedder.image_size))
     return demo.Answers(embedder, Cropper(embedder.image_size), gallery)
 
 

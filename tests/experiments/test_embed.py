@@ -20,6 +20,7 @@ from arcface_jax.data.aligned_crop import TEMPLATE
 from arcface_jax.data.decode import resize
 from arcface_jax.data.detect import Detection
 from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.errors import InputError
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.torch import import_torch
 from experiments import embed, export
@@ -255,6 +256,58 @@ def test_photos_without_a_face_are_left_out(
     aligned = jax.jit(unit_embedding(import_torch(small_checkpoint)))(crops)
     np.testing.assert_allclose(gallery.embeddings[:5], aligned, atol=1e-5)
     assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_the_face_nearest_the_middle_counts_and_that_is_said(
+    type_command, small_checkpoint, crowd, tmp_path, monkeypatch
+):
+    """Of two in each photo, and also where the run was interrupted."""
+    near = Detection(np.array([8.0, 8, 24, 24]), TEMPLATE * 16 / 112 + 8, 0.7)
+    wide = Detection(np.array([0.0, 0, 20, 20]), TEMPLATE * 20 / 112, 0.9)
+    calls = []
+
+    class Detector:
+        def detect(self, photo):
+            calls.append(0)
+            if len(calls) == 11:
+                raise KeyboardInterrupt
+            return [wide, near]
+
+    monkeypatch.setattr(photos, "FaceDetector", Detector)
+    monkeypatch.setattr(embed, "_IMAGES_A_SAVE", 4)
+    arguments = (main, small_checkpoint, crowd, tmp_path / "e.npz", "--batch-size", 4, "--detect")
+    assert type_command(*arguments)[0] == 130
+    status, out, _ = type_command(*arguments)
+    assert status == 0
+    assert "Going on after" in out
+    assert "16 photographs had several faces: the one nearest the middle, weighed" in out
+    assert "16 faces were found with a confidence below 0.75; look at them: " in out
+    assert " and 11 more\n" in out
+    expected = photos.Cropper((32, 32), detect=True).crop(FolderSource(crowd)[0], "photo")
+    np.testing.assert_array_equal(expected, align(FolderSource(crowd)[0], near.landmarks, 32))
+    network = jax.jit(unit_embedding(import_torch(small_checkpoint)))
+    found = read_gallery(tmp_path / "e.npz").embeddings[0]
+    np.testing.assert_allclose(found, network(jnp.asarray(expected)[None])[0], atol=1e-5)
+    largest = photos.Cropper((32, 32), detect=True, face="largest")
+    np.testing.assert_array_equal(
+        largest.crop(FolderSource(crowd)[0], "photo"),
+        align(FolderSource(crowd)[0], wide.landmarks, 32),
+    )
+    assert list(largest.tally.lines("largest")) == [
+        "1 photograph had several faces: the largest was taken"
+    ]
+    with pytest.raises(InputError, match="--face largest: chooses among the faces that --detect"):
+        photos.Cropper((32, 32), face="largest")
+
+
+def test_a_list_may_have_its_paths_elsewhere(type_command, small_checkpoint, crowd, tmp_path):
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "some.csv").write_text("p1/0.png,Ann\np2/3.png,Bob\n")
+    arguments = (main, small_checkpoint, tmp_path / "lists" / "some.csv", tmp_path / "e.npz")
+    status, _, err = type_command(*arguments)
+    assert (status, "give the root of the paths (--list-root" in err) == (2, True)
+    assert type_command(*arguments, "--list-root", crowd)[0] == 0
+    assert read_gallery(tmp_path / "e.npz").names.tolist() == ["Ann", "Bob"]
 
 
 def test_no_face_at_all_is_an_error(type_command, small_checkpoint, crowd, tmp_path, monkeypatch):

@@ -88,7 +88,7 @@ class _DirectoryTree:
             seen.add((status.st_dev, status.st_ino))
             subfolders = []
             for entry in entries:
-                if _is_hidden(entry.name):
+                if is_hidden(entry.name):
                     continue
                 relative = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir():
@@ -146,9 +146,7 @@ class _ZipTree:
 
     def paths(self) -> list[str]:
         members = {info.filename for info in self._archive().infolist() if not info.is_dir()}
-        visible = [
-            name for name in members if not any(_is_hidden(part) for part in name.split("/"))
-        ]
+        visible = [name for name in members if not any(is_hidden(part) for part in name.split("/"))]
         return sorted(visible, key=lambda name: (name.rpartition("/")[0], name.rpartition("/")[2]))
 
     def size(self, path: str) -> int:
@@ -222,7 +220,8 @@ def without_extension(path: str) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is left out."""
     return name.startswith(".") or name == "__MACOSX"
 
 

@@ -21,7 +21,8 @@ EXTENSIONS = (
 """File names that are images, in either case."""
 
 _NOT_READ = {".heic", ".heif", ".avif", ".jxl", ".jp2"}
-_TEXTS = (".txt", ".csv", ".tsv", ".lst", ".json", ".jsonl", ".xml", ".md", ".html", ".cls")
+TEXTS = (".txt", ".csv", ".tsv", ".lst", ".json", ".jsonl", ".xml", ".md", ".html", ".cls")
+"""File names that are no images, whatever the files hold."""
 
 
 class NoImagesError(InputError):
@@ -103,7 +104,7 @@ def sort_out(
     for name in names:
         suffix = pathlib.PurePosixPath(name).suffix.lower()
         if name.lower().endswith(suffixes) or (
-            extensions is None and suffix not in _TEXTS and suffix_of(start(name))
+            extensions is None and suffix not in TEXTS and suffix_of(start(name))
         ):
             images.append(name)
         else:

@@ -56,7 +56,7 @@ class ListSource(TreeSource):
         if not any(tree.size(image) for image in paths[:_LOOKED_FOR]):
             raise InputError(
                 f"{entries[0][0]}: {printable(tree.where(paths[0]))} is not there, nor are the "
-                "next; give the root of the paths (of a run: --data.list-root)"
+                "next; give the root of the paths (--list-root; of a run: --data.list-root)"
             )
         super().__init__(tree, paths)
         self.labels, self.identity_names = number_identities([entry[2] for entry in entries])
@@ -218,7 +218,7 @@ def _inside(image: str, root: pathlib.Path, where: str) -> str:
     if not image or relative.split("/")[0] == ".." or re.match("[A-Za-z]:", image):
         raise InputError(
             f"{where}: {printable(image)!r} is not below {root}; give the root that all paths lie "
-            "in (of a run: --data.list-root)"
+            "in (--list-root; of a run: --data.list-root)"
         )
     return relative
 

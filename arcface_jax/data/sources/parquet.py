@@ -1,6 +1,7 @@
 """Parquet files with an image column, as Hugging Face publishes data sets."""
 
 import collections
+import functools
 import json
 import os
 import pathlib
@@ -91,6 +92,10 @@ class ParquetSource(EncodedSource):
             )
         return content
 
+    def path(self, index: int) -> str | None:
+        """The field `path` of the image column, where every row has one."""
+        return self._names[checked_index(index, len(self))] if self._names else None
+
     def where(self, index: int) -> str:
         """File, row group and row."""
         group, row = self._locate(index)
@@ -114,6 +119,19 @@ class ParquetSource(EncodedSource):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
+
+    @functools.cached_property
+    def _names(self) -> list[str]:
+        """The paths of all images, or none."""
+        names: list[Any] = []
+        for name, file in zip(self._paths, self._files, strict=True):
+            kind = file.schema_arrow.field(self._image_column).type
+            if "path" not in {kind.field(number).name for number in range(kind.num_fields)}:
+                return []
+            column = f"{self._image_column}.path"
+            cells = _read(name, lambda file=file, c=column: file.read([c]).column(0).to_pylist())
+            names += [cell["path"] if cell else None for cell in cells]
+        return names if all(isinstance(name, str) and name for name in names) else []
 
     def _open(self) -> None:
         try:

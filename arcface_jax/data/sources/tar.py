@@ -93,6 +93,10 @@ class TarSource(EncodedSource):
             )
         return content
 
+    def path(self, index: int) -> str:
+        """The member's name."""
+        return self._places[checked_index(index, len(self))][1]
+
     def where(self, index: int) -> str:
         """Archive and member."""
         number, name, _, _ = self._places[checked_index(index, len(self))]

@@ -12,6 +12,9 @@ import tensorflow_datasets
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index, number_identities
 from arcface_jax.errors import InputError, reason
 
+PATH_KEY = "image/filename"
+"""The feature with an image's path, as TFDS's ImageFolder has it."""
+
 
 class TfdsSource(EncodedSource):
     """A prepared TFDS data set in array_record files, by random access.
@@ -61,7 +64,13 @@ class TfdsSource(EncodedSource):
             raise InputError(
                 f"{self._name}: cannot be read ({reason(error)}); prepare it as array_record"
             ) from None
-        identities = [self._record(index)[identity_key] for index in range(len(self._records))]
+        identities: list[Any] = []
+        self._paths: list[str] | None = [] if PATH_KEY in features else None
+        for index in range(len(self._records)):
+            record = self._record(index)
+            identities.append(record[identity_key])
+            if self._paths is not None:
+                self._paths.append(_text(record[PATH_KEY]))
         if not identities:
             raise InputError(f"{self._name}: no record in it")
         texts = [
@@ -81,6 +90,10 @@ class TfdsSource(EncodedSource):
                 f"{self.where(index)}: column {self._image_key!r} holds no image bytes"
             )
         return content
+
+    def path(self, index: int) -> str | None:
+        """The image's file, where the data set has a feature `image/filename`."""
+        return None if self._paths is None else self._paths[checked_index(index, len(self))]
 
     def where(self, index: int) -> str:
         """Data set, split and record."""
@@ -104,21 +117,28 @@ class TfdsSource(EncodedSource):
             ) from None
 
 
-def image_features(names: Sequence[str]) -> tensorflow_datasets.features.FeaturesDict:
-    """TFDS features of this library's data sets: `image` of any size, `label` with these names."""
-    return tensorflow_datasets.features.FeaturesDict(
-        {
-            "image": tensorflow_datasets.features.Image(
-                shape=(None, None, 3), encoding_format="png"
-            ),
-            "label": tensorflow_datasets.features.ClassLabel(names=names),
-        }
-    )
+def image_features(
+    names: Sequence[str], *, with_paths: bool = False
+) -> tensorflow_datasets.features.FeaturesDict:
+    """TFDS features of this library's data sets: `image` of any size, `label` with these names, and
+    perhaps `image/filename`.
+    """
+    features = tensorflow_datasets.features
+    kinds: dict[str, Any] = {
+        "image": features.Image(shape=(None, None, 3), encoding_format="png"),
+        "label": features.ClassLabel(names=names),
+    }
+    return features.FeaturesDict(kinds | ({PATH_KEY: features.Text()} if with_paths else {}))
 
 
 def image_example(encoded: bytes, label: int) -> dict[str, Any]:
     """An example of `image_features`; the encoded bytes are stored as they are."""
     return {"image": io.BytesIO(encoded), "label": int(label)}
+
+
+def _text(value: Any) -> str:
+    """A path as a record holds it: bytes as Python's file names have them."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
 def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:

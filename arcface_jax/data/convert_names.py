@@ -1,0 +1,209 @@
+"""Names for converted images: those of the source, and none that leads out of a folder."""
+
+import collections
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from arcface_jax.data.decode import suffix_of
+from arcface_jax.data.source import FaceSource, paths_of
+from arcface_jax.data.sources.filetree import is_hidden
+from arcface_jax.data.sources.folder import EXTENSIONS, TEXTS
+from arcface_jax.data.text import same_name
+from arcface_jax.errors import InputError, printable
+
+_LONGEST_NAME, _LONGEST_PATH, _DEEPEST = 255, 900, 20
+"""Bytes of a name, bytes and folders of a path, that all common file systems take."""
+
+# Control characters, what Windows refuses, and halves of characters, but for those by which Python
+# stands for the bytes of a name that is not UTF-8.
+_REFUSED = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|\ud800-\udc7f\udd00-\udfff]')
+_REFUSED_ENDS = re.compile(r"^\s|\s$")
+_DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9])(\.|$)", re.IGNORECASE)
+
+
+class FileNames:
+    """IDENTITY/NAME for each image of a source, where NAME is the one that it has in the source.
+
+    An image that is encoded anew has the suffix of what it is then: Ann/a.jpg becomes Ann/a.png.
+    Images whose names would be one file, also where a file system takes A for a, are told apart:
+    by the folders between identity and name, which go otherwise (1/frontal/01.jpg and
+    1/profile/01.jpg of identity 1 become 1/frontal-01.png and 1/profile-01.png); by the former
+    suffix (a.jpg and a.png become a.jpg.png and a.png.png); or by the image's number. What some
+    file system refuses, or hides, becomes "_".
+
+    Images of a source without paths are numbered, with the suffix of their content.
+
+    Args:
+      source: the images.
+      suffix: of images that are encoded anew; None where the stored bytes are kept.
+
+    Attributes:
+      remarks: a line for each kind of change to names and folders, with its count.
+    """
+
+    def __init__(self, source: FaceSource, suffix: str | None):
+        self._source, self._suffix = source, suffix
+        self._labels = np.asarray(source.labels)
+        self._folders = _folders(source.identity_names)
+        self._taken = {_key(above) for folder in self._folders for above in _upwards(folder)}
+        try:
+            self._paths = paths_of(source)
+        except InputError:
+            self._paths = []
+        self._special: dict[int, str] = {}  # image → name, of those that are told apart
+        if self._paths:
+            order = np.argsort(self._labels, kind="stable")
+            starts = np.flatnonzero(np.diff(self._labels[order], prepend=-1)).tolist()
+            for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
+                self._tell_apart(order[start:stop].tolist(), start)
+        self.remarks = tuple(self._about())
+
+    def __call__(self, index: int, number: int, content: bytes) -> str:
+        """The path of image `index`, which is written as number `number`."""
+        folder = self._folders[self._labels[index]]
+        if not self._paths:
+            return f"{folder}/{number:08d}{suffix_of(content) or '.img'}"
+        return f"{folder}/{self._special.get(index) or next(self._candidates(index, number))}"
+
+    def _tell_apart(self, indices: Sequence[int], first: int) -> None:
+        """Finds names for the images of one identity, which are written from number `first` on."""
+        folder = _key(self._folders[self._labels[indices[0]]])
+        own: dict[int, Iterator[str]] = {}
+        changed: dict[int, Iterator[str]] = {}
+        repeated: dict[int, Iterator[str]] = {}
+        seen: set[str] = set()
+        for number, index in enumerate(indices, first):
+            path = self._paths[index]
+            if path in seen:  # a list names the file again, and the first keeps the name
+                repeated[index] = self._numbered(index, number)
+            else:
+                name = path.rpartition("/")[2]
+                group = own if _harmless(name) == name else changed
+                group[index] = self._candidates(index, number)
+            seen.add(path)
+        taken: set[str] = set()
+        for pending in (own, changed, repeated):
+            while pending:
+                names = {index: next(candidates) for index, candidates in pending.items()}
+                keys = {index: f"{folder}/{_key(name)}" for index, name in names.items()}
+                counts = collections.Counter(keys.values())
+                free = [
+                    index
+                    for index, key in keys.items()
+                    if counts[key] == 1 and key not in taken and key not in self._taken
+                ]
+                for index in free:
+                    if names[index] != _harmless(*self._parts(index)):
+                        self._special[index] = names[index]
+                    del pending[index]
+                taken.update(keys[index] for index in free)
+
+    def _candidates(self, index: int, number: int) -> Iterator[str]:
+        """Names for an image, the best first, without end."""
+        *folders, name = self._paths[index].split("/")
+        identity = self._source.identity_names[self._labels[index]].split("/")
+        between = folders[len(identity) :] if folders[: len(identity)] == identity else folders
+        stem, suffix = self._parts(index)
+        yield _harmless(stem, suffix)
+        yield _harmless("-".join([*between, stem]), suffix)
+        if self._suffix is not None:
+            yield _harmless("-".join([*between, name]), suffix)
+        yield from self._numbered(index, number)
+
+    def _numbered(self, index: int, number: int) -> Iterator[str]:
+        stem, suffix = self._parts(index)
+        ending = f"-{number:08d}"
+        while True:
+            yield _harmless(stem, ending + suffix)
+            ending += "-"
+
+    def _parts(self, index: int) -> tuple[str, str]:
+        """The name of an image less its suffix, and the suffix that it gets."""
+        name = self._paths[index].rpartition("/")[2]
+        stem, dot, old = name.rpartition(".")
+        if not stem or dot + old.lower() not in EXTENSIONS:
+            stem, dot, old = name, "", ""
+        if self._suffix is not None:
+            return stem, self._suffix
+        # The reader of a folder takes a .txt for no image, whatever is in it.
+        return stem, ".img" if name.lower().endswith(TEXTS) else dot + old
+
+    def _about(self) -> Iterator[str]:
+        """The remarks."""
+        names = self._source.identity_names
+        moved, renamed = [], []
+        for index, path in enumerate(self._paths):
+            folder, _, name = path.rpartition("/")
+            label = self._labels[index]
+            if folder not in (names[label], self._folders[label]):
+                moved.append(index)
+            if index in self._special or _harmless(name) != name:
+                renamed.append(index)
+        others = [label for label, folder in enumerate(self._folders) if folder != names[label]]
+        why = "other names, as a file system refuses theirs or two would be one"
+        if others:
+            now = self._folders[others[0]]
+            yield _remark(why, len(others), len(names), "identities", names[others[0]], now)
+        for what, indices in (("moved into the folder of their identity", moved), (why, renamed)):
+            if indices:
+                path, now = self._paths[indices[0]], self(indices[0], indices[0], b"")
+                yield _remark(what, len(indices), len(self._paths), "images", path, now)
+
+
+def _remark(what: str, count: int, total: int, things: str, was: str, now: str) -> str:
+    """A line with an example, of which the ends of long paths count."""
+    return printable(
+        f"{what}: {count} of {total} {things}, such as {was[-160:]!r} (now {now[-160:]!r})"
+    )
+
+
+def _folders(names: Sequence[str]) -> list[str]:
+    """A folder for each identity, which cannot lead out of another and is no other's."""
+    folders: list[str] = []
+    for label, name in enumerate(names):
+        parts = [_harmless(part) for part in name.split("/") if part]
+        folder = "/".join(parts)
+        if not 0 < len(parts) <= _DEEPEST or len(_bytes(folder)) > _LONGEST_PATH:
+            folder = f"identity-{label:0{len(str(len(names)))}d}"
+        folders.append(folder)
+    taken: set[str] = set()
+    for label in sorted(range(len(names)), key=lambda label: folders[label] != names[label]):
+        folder = folders[label]
+        above, slash, last = folder.rpartition("/")
+        ending = f"-{label}"
+        while _key(folder) in taken:  # somebody else is called so
+            folder = above + slash + _harmless(last, ending)
+            ending += "-"
+        taken.add(_key(folder))
+        folders[label] = folder
+    return folders
+
+
+def _harmless(stem: str, suffix: str = "") -> str:
+    """stem + suffix as one name that every file system takes and no reader skips."""
+    name = _REFUSED_ENDS.sub("_", _REFUSED.sub("_", stem + suffix)) or "_"
+    if is_hidden(name) or _DEVICES.match(name):
+        name = "_" + name
+    if len(_bytes(name)) > _LONGEST_NAME:
+        room = _LONGEST_NAME - len(suffix)
+        stem = _bytes(name.removesuffix(suffix))[:room].decode("utf-8", "ignore")
+        name = _REFUSED_ENDS.sub("_", stem + suffix)
+    return name
+
+
+def _upwards(folder: str) -> Iterator[str]:
+    """The folder, and those that it lies in."""
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
+
+
+def _key(path: str) -> str:
+    """Equal for paths that some file system takes for one: A is a there, and "Jr." is "Jr"."""
+    return same_name(path).lower().rstrip(".")
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
