@@ -237,7 +237,7 @@ class Check:
     """What --check is asked for: test sets to compare with, and a model to judge labels by."""
 
     against: tuple[str, ...] = ()
-    checkpoint: pathlib.Path | None = None
+    checkpoint: str | None = None
     project: str | None = None
 
 
@@ -262,7 +262,7 @@ def take_check(arguments: list[str]) -> tuple[Check | None, list[str]]:
     checkpoint, project = (next(iter(given[each]), None) for each in ("--checkpoint", "--project"))
     if project is not None and checkpoint is None:
         raise InputError("--project is of --checkpoint; give both, or neither")
-    return Check(tuple(given["--against"]), checkpoint and pathlib.Path(checkpoint), project), rest
+    return Check(tuple(given["--against"]), checkpoint, project), rest
 
 
 def main() -> int:
@@ -271,7 +271,9 @@ def main() -> int:
     config, console = parse(arguments), new_console()
     if check is None:
         return run(config, console)
-    model = check.checkpoint and open_embedder(check.checkpoint, project=check.project)
+    model = None
+    if check.checkpoint is not None:
+        model = open_embedder(pathlib.Path(check.checkpoint), project=check.project)
     folder = pathlib.Path(config.run.folder or "runs/check")
     return check_data(config, console, folder, check.against, model)
 

@@ -112,11 +112,10 @@ class LabelJudgement:
 def judge_labels(embeddings: np.ndarray, labels: np.ndarray) -> LabelJudgement:
     """Which labels are probably wrong, as the embeddings of a trained model have it.
 
-    An image is called wrong if its cosine with its own identity is below what images usually have
-    with the most similar stranger, and its cosine with another identity is nearer to what images
-    usually have with their own:
+    An image is called wrong if it is to its own identity rather as images usually are to the most
+    similar stranger, and to another identity as they usually are to their own:
 
-        own < s   and   other > (s + g)/2,   s = median of `other`, g = median of `own`
+        own < m < other,   m = (median of `own` + median of `other`)/2
 
     So the rule knows no threshold of a model; it needs a model that tells people apart, and calls
     nothing wrong where `told` is below .7. An image of somebody who is not in the set stays, as it
@@ -158,8 +157,8 @@ def judge_labels(embeddings: np.ndarray, labels: np.ndarray) -> LabelJudgement:
     told = float(np.mean(own[known] > other[known])) if known.any() else float("nan")
     wrong = np.zeros(len(labels), bool)
     if told >= _LEAST_TOLD:
-        stranger, genuine = np.median(other), np.median(own[known])
-        wrong = (own < stranger) & (other > (stranger + genuine) / 2)
+        middle = (np.median(own[known]) + np.median(other)) / 2
+        wrong = (own < middle) & (middle < other)
     return LabelJudgement(own, other, names[nearest], told, wrong)
 
 

@@ -15,10 +15,10 @@ from arcface_jax.errors import InputError
 
 _ALIGNED_PIXELS = 8.0
 _ENOUGH_TO_AVERAGE = 32
-_SAME_IDENTITY_BITS = 15
 _BLANK = 4.0
 _NOISE = 0.2
 _EXTREME_ASPECT = 2.0
+_BITS = "differing bits of 256"
 _TURNS = ("", "by 90° counter-clockwise", "by 180°", "by 90° clockwise")
 
 
@@ -178,10 +178,16 @@ def report(
 def is_picture(found: Scan) -> np.ndarray:
     """bool [N], the images that show something: they can be read, and are neither blank nor noise.
 
-    Blank is a standard deviation below 4 of 255 in every colour; the least measured are 11 of drawn
-    faces, 29 of LFW, 32 of ORL, 33 of Omniglot. Noise is a `scan.smoothness` below .2.
+    Noise is a `scan.smoothness` below .2.
     """
-    return found.readable & (found.contrast >= _BLANK) & (found.smoothness >= _NOISE)
+    return _has_contrast(found) & (found.smoothness >= _NOISE)
+
+
+def _has_contrast(found: Scan) -> np.ndarray:
+    """bool [N], the readable images that are not blank: of a standard deviation of 4 of 255 or more
+    in some colour. The least measured are 11 of drawn faces, 29 of LFW, 32 of ORL, 33 of Omniglot.
+    """
+    return found.readable & (found.contrast >= _BLANK)
 
 
 def _undecodable(found: Scan, labels: np.ndarray) -> Iterable[Finding]:
@@ -193,13 +199,11 @@ def _undecodable(found: Scan, labels: np.ndarray) -> Iterable[Finding]:
 
 
 def _copies(found: Scan, labels: np.ndarray) -> Iterable[Finding]:
-    """Equal and nearly equal images, each with an earlier one; under one identity, or two.
-
-    Near copies of two identities are what `near_pairs` finds. Of one identity the hashes differ in
-    at most 15 bits: photographs of one sitting can differ in as few as 16 (ORL has eight such
-    pairs up to 30), and copies scaled to a half in more.
+    """Equal images, and those that `near_pairs` finds alike, each with an earlier one; under one
+    identity, or two. Of one identity such a pair can also be two photographs of one moment: ORL has
+    eight.
     """
-    pictures = np.flatnonzero(is_picture(found))
+    pictures = np.flatnonzero(_has_contrast(found))
     equal = _equal_to_earlier(found.content, pictures, labels)
     distinct = np.setdiff1d(pictures, [row.image for row in equal])
     alike = _equal_to_earlier(found.perceptual.view("V32")[:, 0], distinct, labels)
@@ -210,18 +214,18 @@ def _copies(found: Scan, labels: np.ndarray) -> Iterable[Finding]:
     best = np.full((2, count), np.iinfo(np.int64).max)
     for first, second, bits in near_pairs(found.perceptual[single]):
         first, second = single[first], single[second]
-        across = labels[first] != labels[second]
-        near = across | (bits <= _SAME_IDENTITY_BITS)
-        place = across[near].astype(int), second[near]
-        np.minimum.at(best, place, bits[near].astype(np.int64) * count + first[near])
+        across = (labels[first] != labels[second]).astype(int)
+        np.minimum.at(best, (across, second), bits.astype(np.int64) * count + first)
     for index in np.flatnonzero(best.min(axis=0) < np.iinfo(np.int64).max):
         alike += [
             Row(int(index), int(each % count), float(each // count))
             for each in best[:, index]
             if each < np.iinfo(np.int64).max
         ]
-    bits = "differing bits of 256"
-    for word, rows, measure in (("exact", equal, ""), ("near", alike, bits)):
+    for word, rows, meaning, measure in (
+        ("exact", equal, "are exact copies of", ""),
+        ("near", alike, "are copies of, or taken in one moment with,", _BITS),
+    ):
         rows = sorted(rows, key=lambda row: (row.number or 0, row.image or 0))
         across_rows = tuple(row for row in rows if labels[row.image] != labels[row.other])
         if across_rows:
@@ -236,7 +240,7 @@ def _copies(found: Scan, labels: np.ndarray) -> Iterable[Finding]:
         if within:
             yield Finding(
                 f"{word} copy",
-                f"{len(within)} images are {word} copies of another of their identity",
+                f"{len(within)} images {meaning} another of their identity",
                 within,
                 measure,
             )
@@ -260,7 +264,7 @@ def _equal_to_earlier(keys: np.ndarray, chosen: np.ndarray, labels: np.ndarray) 
 
 def _copies_in(found: Scan, name: str, test: FaceSource, its: Scan) -> Iterable[Finding]:
     """Images that a test set has too, equal or nearly so."""
-    pictures, test_pictures = np.flatnonzero(is_picture(found)), np.flatnonzero(is_picture(its))
+    pictures, test_pictures = (np.flatnonzero(_has_contrast(each)) for each in (found, its))
     place = {its.content[index].tobytes(): index for index in test_pictures[::-1].tolist()}
     equal = [
         Row(index, place[key])
@@ -282,7 +286,7 @@ def _copies_in(found: Scan, name: str, test: FaceSource, its: Scan) -> Iterable[
         Row(int(rest[at]), int(nearest[at] % count), float(nearest[at] // count)) for at in close
     ]
     alike.sort(key=lambda row: row.number or 0)
-    for word, rows, measure in (("exact", equal, ""), ("near", alike, "differing bits of 256")):
+    for word, rows, measure in (("exact", equal, ""), ("near", alike, _BITS)):
         if rows:
             yield Finding(
                 f"{word} copy in {name}",
@@ -295,8 +299,8 @@ def _copies_in(found: Scan, name: str, test: FaceSource, its: Scan) -> Iterable[
 
 
 def _bad_pixels(found: Scan) -> Iterable[Finding]:
-    blank = found.readable & (found.contrast < _BLANK)
-    noise = found.readable & ~blank & (found.smoothness < _NOISE)
+    blank = found.readable & ~_has_contrast(found)
+    noise = _has_contrast(found) & ~is_picture(found)
     for kind, chosen, numbers, meaning, measure in (
         ("blank", blank, found.contrast, "of one colour, or nearly", "deviation of its pixels"),
         ("noise", noise, found.smoothness, "noise", "correlation of neighbouring pixels"),
