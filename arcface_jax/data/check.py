@@ -222,16 +222,16 @@ def _copies(found: Scan, labels: np.ndarray) -> Iterable[Finding]:
             for each in best[:, index]
             if each < np.iinfo(np.int64).max
         ]
-    for word, rows, meaning, measure in (
-        ("exact", equal, "are exact copies of", ""),
-        ("near", alike, "are copies of, or taken in one moment with,", _BITS),
+    for word, rows, alike_as, meaning, measure in (
+        ("exact", equal, "are equal to", "are exact copies of", ""),
+        ("near", alike, "look like", "are copies of, or taken in one moment with,", _BITS),
     ):
         rows = sorted(rows, key=lambda row: (row.number or 0, row.image or 0))
         across_rows = tuple(row for row in rows if labels[row.image] != labels[row.other])
         if across_rows:
             yield Finding(
                 f"{word} copy, other identity",
-                f"{len(across_rows)} images look like one of another identity, so that labels are "
+                f"{len(across_rows)} images {alike_as} one of another identity, so that labels are "
                 "wrong or one identity has two names",
                 across_rows,
                 measure,

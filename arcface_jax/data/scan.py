@@ -196,8 +196,8 @@ def near_pairs(
     closest images of two ORL people, or of two drawn ones, differ in over 50, of two Omniglot
     characters in over 40. On average it is 121. So 30 bits are safe between sets, too. Of one
     person, ORL has eight pairs of 16 bits or more that are taken in one moment. Copies re-encoded
-    at quality 20 or scaled to a half differ in up to 28; a copy with 3 % cut off at each edge is
-    not found.
+    at quality 20 or scaled to a half differ in up to 28; copies that are mirrored, framed, or have
+    3 % cut off at each edge are not found.
 
     Only images that share one of the sixteen 16-bit words are compared: always so for 15 differing
     bits or fewer, and for nine in ten random patterns of 30. Words that over 400 images share

@@ -361,7 +361,7 @@ def test_check_looks_and_trains_nothing(command, people):
     for said in (
         "37 images of 6 identities",
         "people/p1/film.mp4",
-        "exact copy, other identity: 1 images look like one of another identity",
+        "exact copy, other identity: 1 images are equal to one of another identity",
         "people/p1/copy.pgm and people/p0/0.pgm",
         "exact copy in people: 37 images",
         "Written: runs/check/check.html, runs/check/check.csv, runs/check/contact_sheet.png",
