@@ -68,7 +68,10 @@ class Finding:
         names = [source.where(row.image)]
         if row.other is not None:
             names.append((self.other or source).where(row.other))
-        return f"{self.kind}: {self.summary}; the first: {' and '.join(names)}"
+        shown = " and ".join(names)
+        if row.note:  # the message of an error names the image itself
+            shown = row.note if row.note.startswith(shown) else f"{shown} ({row.note})"
+        return f"{self.kind}: {self.summary}; the first: {shown}"
 
 
 @dataclasses.dataclass(frozen=True)
