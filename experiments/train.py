@@ -3,8 +3,8 @@
 python -m experiments.train                                  the embedded synthetic faces
 python -m experiments.train folder --data.root DIR           your own faces, DIR/person/*.jpg
 python -m experiments.train --config runs/RUN/config.json    a run again
-python -m experiments.train … --check                        only the data and the cost;
-                                                             --against SET: images in both
+python -m experiments.train … --check                        only looks at the data and the cost;
+        --against SET: images in both; --checkpoint MODEL [--project NAME]: wrong labels
 
 Writes runs/LOSS-DATE-TIME, or --run.folder: summary.html, metrics, results, checkpoints, pictures.
 """
@@ -35,6 +35,7 @@ from arcface_jax.commands.command import (
     say,
 )
 from arcface_jax.commands.data_check import check_data
+from arcface_jax.commands.models import MODEL_HELP, open_embedder
 from arcface_jax.commands.run_report import draw_run, run_page
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.files import write_whole
@@ -234,25 +235,50 @@ def run(config: Config, console: Console) -> int:
     return 0
 
 
-def take_check(arguments: list[str]) -> tuple[bool, list[str], list[str]]:
-    """(--check, each --against TEST_SET, other arguments)."""
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What --check is asked for: test sets to compare with, and a model to judge labels by."""
+
+    against: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    project: str | None = None
+
+
+def take_check(arguments: list[str]) -> tuple[Check | None, list[str]]:
+    """(--check with its own options, or None; other arguments)."""
     asked, rest = "--check" in arguments, [one for one in arguments if one != "--check"]
-    test_set = "a test set: the path of a folder, .bin set, list or other source"
-    against, rest = take_option(rest, "--against", test_set)
-    if against and not asked:
-        raise InputError(
-            "--against belongs to --check, which compares the training data with a test set"
-        )
-    return asked, against, rest
+    given = {}
+    for option, wanted in (
+        ("--against", "a test set: the path of a folder, .bin set, list or other source"),
+        ("--checkpoint", MODEL_HELP),
+        ("--project", "the project of a PyTorch checkpoint, as adaface"),
+    ):
+        given[option], rest = take_option(rest, option, wanted)
+        if given[option] and not asked:
+            start = "; a model to start from is --model.init" if option != "--against" else ""
+            raise InputError(f"{option} belongs to --check, which looks at the data{start}")
+    if not asked:
+        return None, rest
+    for option in ("--checkpoint", "--project"):
+        if len(given[option]) > 1:
+            raise InputError(f"{option} is given {len(given[option])} times; give one")
+    checkpoint, project = (next(iter(given[each]), None) for each in ("--checkpoint", "--project"))
+    if project is not None and checkpoint is None:
+        raise InputError("--project is of --checkpoint; give both, or neither")
+    return Check(tuple(given["--against"]), checkpoint, project), rest
 
 
 def main() -> int:
     """Parses, trains, reports; or only checks the data."""
-    check, against, arguments = take_check(sys.argv[1:])
+    check, arguments = take_check(sys.argv[1:])
     config, console = parse(arguments), new_console()
-    if check:
-        return check_data(config, console, pathlib.Path(config.run.folder or "runs/check"), against)
-    return run(config, console)
+    if check is None:
+        return run(config, console)
+    model = None
+    if check.checkpoint is not None:
+        model = open_embedder(pathlib.Path(check.checkpoint), project=check.project)
+    folder = pathlib.Path(config.run.folder or "runs/check")
+    return check_data(config, console, folder, check.against, model)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,29 @@
-"""Checks the data before a long run: the command train with --check [--against TEST_SET]."""
+"""Checks the data before a long run: the command train with --check."""
 
+import contextlib
 import functools
+import logging
 import pathlib
 import time
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
-from arcface_jax.commands.command import progress_bar, say
-from arcface_jax.data.check import report
-from arcface_jax.data.open import open_source
-from arcface_jax.data.scan import overlap, scan
+from arcface_jax.analysis.label_noise import judge_labels
+from arcface_jax.command_name import command
+from arcface_jax.commands.check_report import LIST_FILE, PAGE_FILE, write_list, write_page
+from arcface_jax.commands.command import progress_bar, say, say_written
+from arcface_jax.commands.models import Embedder
+from arcface_jax.data.check import Finding, Row, check_source_labels, is_picture, report
+from arcface_jax.data.in_memory import load_source
+from arcface_jax.data.open import open_source, place_of_set
+from arcface_jax.data.scan import Scan, scan
+from arcface_jax.data.source import FaceSource
+from arcface_jax.data.subset import Subset
+from arcface_jax.errors import concerning
 from arcface_jax.figures.data import identity_sheet
 from arcface_jax.figures.style import save
 from arcface_jax.runs.dataset import configured_source
@@ -21,44 +32,140 @@ from arcface_jax.training.abstract import cost
 from arcface_jax.training.config import Config
 
 _TIMED_STEPS = 5
+_EMBEDDED_AT_ONCE = 512
 
 
-def check_data(config: Config, console: Console, folder: pathlib.Path, against: list[str]) -> int:
-    """Reads every image, times a few steps, prints what deserves a look; 1 if anything does."""
-    source = configured_source(config.data, config.run.seed)
-    with progress_bar(console, "Reading every image", len(source)) as move:
-        found = scan(source, progress=move)
-    with progress_bar(console, "Looking for what deserves a look"):
-        findings = report(source, found, config.data.size)
-    counts = findings.images_per_identity
-    console.print(
-        f"{findings.num_images:,} images of {findings.num_identities:,} identities, {counts.min()} "
-        f"to {counts.max()} of each (median {np.median(counts):g})"
-    )
-    warnings = [*source.remarks, *findings.warnings()]
-    for path in against:
-        other = open_source(path)
-        with progress_bar(console, f"Reading {path}", len(other)) as move:
-            shared = overlap(found, scan(other, progress=move))
-        if len(shared):
-            first, second = shared[0]
-            warnings.append(
-                f"{len(shared)} images are in {path} too; the first: image {first} "
-                f"({source.where(int(first))}) is image {second} there. A test on them is void"
+def check_data(
+    config: Config,
+    console: Console,
+    folder: pathlib.Path,
+    against: Sequence[str] = (),
+    model: Embedder | None = None,
+) -> int:
+    """Reads every image, prints what deserves a look and writes it down, times a few steps.
+
+    Args:
+      config: of the run that is planned.
+      console: where to print.
+      folder: for check.html, check.csv and the contact sheet.
+      against: test sets besides those of data.verify, as [NAME=]SOURCE[+PAIRS].
+      model: to judge the labels by, or None.
+
+    Returns: the exit status, 1 if anything deserves a look.
+    """
+    with _remarks_unsaid():
+        source = configured_source(config.data, config.run.seed)
+        check_source_labels(source)
+        tests = {}
+        for specification in dict.fromkeys((*config.data.verify, *against)):
+            name, place = place_of_set(specification)
+            with concerning(f"--against {specification}" if specification in against else name):
+                tests[name if name not in tests else specification] = open_source(place)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = _scanned(console, "Reading every image", source)
+        of_tests = {
+            name: (test, _scanned(console, f"Reading {name}", test)) for name, test in tests.items()
+        }
+        with progress_bar(console, "Looking for what deserves a look"):
+            of_data = report(source, found, config.data.size, of_tests)
+        findings = list(of_data.findings)
+        counts = of_data.images_per_identity
+        lines = [
+            f"{of_data.num_images:,} images of {of_data.num_identities:,} identities, "
+            f"{counts.min()} to {counts.max()} of each (median {np.median(counts):g})."
+        ]
+        if model is not None:
+            judged, said = mislabelled(console, source, found, model)
+            findings += judged
+            lines.append(said)
+        for name, (test, _) in of_tests.items():
+            lines += test.remarks
+            if not any(finding.other is test for finding in findings):
+                lines.append(f"No image is in {name} too.")
+        if not of_data.aligned:
+            lines.append(
+                "If these are faces, they are not aligned: the average image has no eyes where "
+                "aligned crops have them. Look at the contact sheet, and align photographs with "
+                f"{command('convert')} --landmarks or --detect."
             )
-        else:
-            console.print(f"No image is in {path} too.", markup=False)
-    for warning in warnings:
-        console.print(f"[yellow]•[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
-    if not findings.messages:
-        setup = prepare(config, functools.partial(progress_bar, console))
-        with progress_bar(console, f"Timing {_TIMED_STEPS} steps"):
-            about = cost_in_words(config, setup)
-        say(console, about)
-    for file in save(identity_sheet(source, seed=config.run.seed), folder / "contact_sheet"):
-        say(console, f"Contact sheet of random identities: {file}")
-    console.print(f"Findings: {len(warnings)}." if warnings else "Nothing deserves a look.")
-    return 1 if warnings else 0
+        for line in lines:
+            say(console, line)
+        for finding in findings:
+            line = escape(finding.line(source))
+            console.print(f"[yellow]•[/yellow] {line}", highlight=False, soft_wrap=True)
+        (sheet,) = save(identity_sheet(source, seed=config.run.seed), folder / "contact_sheet")
+        write_list(folder / LIST_FILE, source, findings)
+        write_page(folder / PAGE_FILE, source, findings, lines, sheet)
+        say_written(console, folder / PAGE_FILE, folder / LIST_FILE, sheet)
+        if not found.messages:
+            setup = prepare(config, functools.partial(progress_bar, console))
+            with progress_bar(console, f"Timing {_TIMED_STEPS} steps"):
+                about = cost_in_words(config, setup)
+            say(console, about)
+    console.print(f"Findings: {len(findings)}." if findings else "Nothing deserves a look.")
+    return 1 if findings else 0
+
+
+@contextlib.contextmanager
+def _remarks_unsaid() -> Iterator[None]:
+    """Keeps sources from saying their remarks each time that they are opened."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return record.funcName != FaceSource.remark.__name__
+
+    logger = logging.getLogger("arcface_jax")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
+
+
+def _scanned(console: Console, title: str, source: FaceSource) -> Scan:
+    with progress_bar(console, title, len(source)) as move:
+        return scan(source, progress=move)
+
+
+def mislabelled(
+    console: Console, source: FaceSource, found: Scan, model: Embedder
+) -> tuple[list[Finding], str]:
+    """(the images whose label is probably wrong, what to say of the judgement).
+
+    Images that show nothing are left out. The rule, and how often it errs, is that of
+    `analysis.label_noise.judge_labels`. Embeddings are kept, 4·D bytes an image; images are not.
+    """
+    chosen = np.flatnonzero(is_picture(found))
+    labels = np.asarray(source.labels)[chosen]
+    if len(np.unique(labels)) < 2:
+        return [], "The labels are not judged: that takes images of two identities."
+    parts = []
+    with progress_bar(console, "Embedding", len(chosen)) as move:
+        for start in range(0, len(chosen), _EMBEDDED_AT_ONCE):
+            part = Subset(source, chosen[start : start + _EMBEDDED_AT_ONCE])
+            images = load_source(part, model.image_size).images
+            parts.append(model.embed(images, part.where))
+            move(len(part))
+    judged = judge_labels(np.concatenate(parts), labels)
+    told = f"{model.name} finds {judged.told:.1%} of the images nearest to their own identity"
+    wrong = np.flatnonzero(judged.wrong)
+    wrong = wrong[np.argsort((judged.own - judged.other)[wrong], kind="stable")]
+    if not judged.reliable:
+        return [], f"The labels are not judged: {told}, which is too few to go by."
+    rows = tuple(
+        Row(
+            int(chosen[at]),
+            number=round(float(judged.other[at]), 3),
+            note=f"cosine {judged.own[at]:.2f} with the others of its identity, "
+            f"{judged.other[at]:.2f} with {source.identity_names[judged.nearest[at]]}",
+        )
+        for at in wrong
+    )
+    summary = (
+        f"{len(rows)} images are unlike their identity and like another, so that their label is "
+        "probably wrong"
+    )
+    measure = "cosine with the other identity"
+    return [Finding("mislabelled", summary, rows, measure)] if rows else [], f"{told}."
 
 
 def cost_in_words(config: Config, setup: Setup) -> str:

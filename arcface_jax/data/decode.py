@@ -126,7 +126,8 @@ def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     if image.shape[:2] == wanted:
         return image
     scale = min(image.shape[0] / wanted[0], image.shape[1] / wanted[1])
-    height, width = scale * wanted[0], scale * wanted[1]
+    # Rounded, a side can come out longer than the image's.
+    height, width = (min(scale * side, own) for side, own in zip(wanted, image.shape, strict=False))
     left, top = (image.shape[1] - width) / 2, (image.shape[0] - height) / 2
     box = (left, top, left + width, top + height)
     return np.asarray(

@@ -184,13 +184,23 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
                 "pairs"
             )
     return PeopleSet(
-        name or pathlib.Path(place.removeprefix("tfds:")).stem,
+        name or _stem(place),
         source,
         labels,
         pairs,
         identities_known,
         f"{source.fingerprint} {pair_file}",
     )
+
+
+def place_of_set(specification: str) -> tuple[str, str]:
+    """(name, source) of what `open_set` opens; its pairs are not looked at."""
+    name, place, _ = _parts(specification)
+    return name or _stem(place), place
+
+
+def _stem(place: str) -> str:
+    return pathlib.Path(place.removeprefix("tfds:")).stem
 
 
 def _parts(specification: str) -> tuple[str, str, str | None]:

@@ -1,8 +1,8 @@
-"""One pass over a data set's images: which are readable or equal, and the average face."""
+"""One pass over a data set's images: a few numbers of each, and the average face."""
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,14 +14,16 @@ from scipy.ndimage import gaussian_filter
 from arcface_jax.data.aligned_crop import TEMPLATE, TEMPLATE_SIZE
 from arcface_jax.data.decode import resize
 from arcface_jax.data.source import FaceSource
+from arcface_jax.data.upright import SIDE, fit_upright, upright_features
 from arcface_jax.errors import InputError
 
 _T = TypeVar("_T")
 
 _HASH_SIDE = 16
-_NEAR_BITS = 15
+_NEAR_BITS = 30
 _CROWDED = 400
 _CHUNK = 512
+_SAMPLE = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Scan:
       sizes: int32 [N, 2], height and width.
       content: 16 bytes [N], a digest of the pixels, equal for equal images.
       perceptual: uint8 [N, 32], a 256-bit hash that re-encoding hardly changes.
+      contrast: float32 [N], the standard deviation of the pixels, of the colour with the largest.
+      smoothness: float32 [N], the correlation of neighbouring pixels, see `smoothness`.
+      upright: float32 [N], by how much an image looks upright rather than turned, see
+        `upright.UprightClassifier.judge`; NaN where that cannot be told.
+      quarters: int8 [N], the quarters of a turn, counter-clockwise, after which it looks best.
       mean_face: float64 [112, 112], the average of the readable images, grey.
     """
 
@@ -42,6 +49,10 @@ class Scan:
     sizes: np.ndarray
     content: np.ndarray
     perceptual: np.ndarray
+    contrast: np.ndarray
+    smoothness: np.ndarray
+    upright: np.ndarray
+    quarters: np.ndarray
     mean_face: np.ndarray
 
 
@@ -58,7 +69,7 @@ def find_unreadable(
         return None
 
     found: dict[int, str] = {}
-    for chunk, results in _in_chunks(message, len(source), threads, progress):
+    for chunk, results in _in_chunks(message, np.arange(len(source)), threads, progress):
         found.update(
             (index, text) for index, text in zip(chunk, results, strict=True) if text is not None
         )
@@ -68,7 +79,9 @@ def find_unreadable(
 def scan(
     source: FaceSource, threads: int = 4, progress: Callable[[int], None] | None = None
 ) -> Scan:
-    """Reads every image once.
+    """Reads every image once, and keeps some 90 bytes of each.
+
+    A sample of up to 2,048 images, evenly spaced, comes first: what upright is, is learnt of it.
 
     Args:
       source: where the images are.
@@ -82,10 +95,14 @@ def scan(
         sizes=np.zeros((count, 2), np.int32),
         content=np.zeros(count, "V16"),
         perceptual=np.zeros((count, _HASH_SIDE * _HASH_SIDE // 8), np.uint8),
+        contrast=np.zeros(count, np.float32),
+        smoothness=np.zeros(count, np.float32),
+        upright=np.full(count, np.nan, np.float32),
+        quarters=np.zeros(count, np.int8),
         mean_face=np.zeros((TEMPLATE_SIZE, TEMPLATE_SIZE)),
     )
 
-    def read(index: int) -> np.ndarray | None:
+    def read(index: int) -> Image.Image | None:
         try:
             image = source[index]
         except InputError as error:
@@ -98,16 +115,62 @@ def scan(
         )
         result.content[index] = np.void(digest.digest())
         result.perceptual[index] = perceptual_hash(image)
-        return np.asarray(Image.fromarray(resize(image, TEMPLATE_SIZE)).convert("L"))
+        result.contrast[index] = image.std(axis=(0, 1), dtype=np.float32).max()
+        result.smoothness[index] = smoothness(image)
+        return Image.fromarray(resize(image, TEMPLATE_SIZE)).convert("L")
 
-    total = 0
-    for _, greys in _in_chunks(read, count, threads, progress):
-        for grey in greys:
-            if grey is not None:
-                result.mean_face[:] += grey
-                total += 1
-    result.mean_face[:] /= max(total, 1)
+    def features_of_chunks(indices: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(which images can be read, their features), chunk by chunk; adds to the average."""
+        for chunk, faces in _in_chunks(read, indices, threads, progress):
+            seen = [index for index, face in zip(chunk, faces, strict=True) if face is not None]
+            greys = [np.asarray(face) for face in faces if face is not None]
+            result.mean_face[:] += sum(greys, start=np.zeros(result.mean_face.shape))
+            small = [
+                np.asarray(face.resize((SIDE, SIDE), Image.Resampling.BOX))
+                for face in faces
+                if face is not None
+            ]
+            if seen:
+                yield np.array(seen), upright_features(np.stack(small))
+
+    sample = np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
+    first = list(features_of_chunks(sample))
+    classifier = None
+    if first:
+        seen, features = (np.concatenate(part) for part in zip(*first, strict=True))
+        halves = np.asarray(source.labels)[seen] % 2
+        classifier = fit_upright(features, halves)
+        if classifier is not None:
+            result.upright[seen], result.quarters[seen] = classifier.judge(features, halves)
+    for seen, features in features_of_chunks(np.setdiff1d(np.arange(count), sample)):
+        if classifier is not None:
+            result.upright[seen], result.quarters[seen] = classifier.judge(features)
+    result.mean_face[:] /= max(result.readable.sum(), 1)
     return result
+
+
+def smoothness(image: np.ndarray) -> float:
+    """The correlation of neighbouring grey pixels, in [−1, 1]; 1 for a constant image.
+
+    Images of over 64 pixels are first reduced by a whole factor to 32 or a little more. White noise
+    has 0 ± .02 at 32×32. Measured least values: .60 of LFW's photographs, .61 of Omniglot's
+    characters, .67 of drawn faces, .83 of ORL.
+
+    Args:
+      image: uint8 [height, width, 3].
+    """
+    grey = Image.fromarray(image).convert("L")
+    factor = max(1, min(grey.size) // 32)
+    pixels = np.asarray(grey.reduce(factor), np.float64)
+    return (_correlation(pixels[1:], pixels[:-1]) + _correlation(pixels[:, 1:], pixels[:, :-1])) / 2
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    if not first.size:
+        return 1.0
+    first, second = first - first.mean(), second - second.mean()
+    scale = np.sqrt(np.square(first).sum() * np.square(second).sum())
+    return float((first * second).sum() / scale) if scale > 0 else 1.0
 
 
 def perceptual_hash(image: np.ndarray) -> np.ndarray:
@@ -123,52 +186,49 @@ def perceptual_hash(image: np.ndarray) -> np.ndarray:
     return np.packbits(lowest > np.median(lowest[1:]))
 
 
-def overlap(first: Scan, second: Scan) -> np.ndarray:
-    """int64 [M, 2]: equal images of two scanned sources, such as training and test set, by index.
-
-    Near copies are left out: the faces of different people can look alike.
-    """
-    index_of = {
-        found.tobytes(): index for index, found in enumerate(first.content) if first.readable[index]
-    }
-    pairs = [
-        (index_of[found.tobytes()], index)
-        for index, found in enumerate(second.content)
-        if second.readable[index] and found.tobytes() in index_of
-    ]
-    return np.array(pairs, np.int64).reshape(-1, 2)
-
-
-def near_pairs(hashes: np.ndarray, readable: np.ndarray, bits: int = _NEAR_BITS) -> np.ndarray:
+def near_pairs(
+    hashes: np.ndarray, bits: int = _NEAR_BITS
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Pairs of images whose perceptual hashes differ in few bits.
 
-    Two hashes that differ in at most `bits` < 16 bits agree in one of their sixteen 16-bit words,
-    so only images that share a word are compared. Words that over 400 images share (flat
-    backgrounds) are skipped; pairs that agree in no other word are then missed.
+    Measured over all 87.5 million pairs of LFW: the 17 that differ in at most 32 bits show one
+    photograph twice, five of them under two names; the first two people differ in 44 bits. The
+    closest images of two ORL people, or of two drawn ones, differ in over 50, of two Omniglot
+    characters in over 40. On average it is 121. So 30 bits are safe between sets, too. Of one
+    person, ORL has eight pairs of 16 bits or more that are taken in one moment. Copies re-encoded
+    at quality 20 or scaled to a half differ in up to 28; copies that are mirrored, framed, or have
+    3 % cut off at each edge are not found.
+
+    Only images that share one of the sixteen 16-bit words are compared: always so for 15 differing
+    bits or fewer, and for nine in ten random patterns of 30. Words that over 400 images share
+    count together with the next word.
 
     Args:
-      hashes: uint8 [N, 32].
-      readable: bool [N], which of them count.
+      hashes: uint8 [N, 32]; few of them equal.
       bits: the largest number of differing bits.
 
-    Returns: int64 [M, 2], i < j, sorted.
+    Yields: (i, j, differing bits), int arrays [M] with i < j; a pair may come several times.
     """
-    words = hashes.view(np.uint16)
-    usable = np.flatnonzero(readable)
-    found: set[tuple[int, int]] = set()
-    for column in range(words.shape[1]):
-        order = usable[np.argsort(words[usable, column], kind="stable")]
+    words, wide = hashes.view(np.uint16), hashes.view(np.uint64)
+    columns = words.shape[1]
+    pending = [(np.arange(len(hashes)), column, 1) for column in range(columns)]
+    while pending:
+        members, column, depth = pending.pop()
+        order = members[np.argsort(words[members, column], kind="stable")]
         values = words[order, column]
         starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
-        for start, stop in zip(starts, np.r_[starts[1:], len(order)], strict=True):
-            if 2 <= stop - start <= _CROWDED:
-                group = order[start:stop]
-                distance = np.bitwise_count(hashes[group, None] ^ hashes[None, group]).sum(
-                    axis=2, dtype=np.int32
-                )
-                left, right = np.nonzero(np.triu(distance <= bits, k=1))
-                found.update(zip(group[left].tolist(), group[right].tolist(), strict=True))
-    return np.array(sorted((min(pair), max(pair)) for pair in found), np.int64).reshape(-1, 2)
+        lengths = np.diff(np.r_[starts, len(order)])
+        for start, length in zip(starts[lengths > 1], lengths[lengths > 1], strict=True):
+            group = order[start : start + length]
+            if length > _CROWDED and depth < columns:
+                pending.append((group, (column + 1) % columns, depth + 1))
+                continue
+            distance = np.bitwise_count(wide[group, None] ^ wide[None, group]).sum(
+                axis=2, dtype=np.int32
+            )
+            left, right = np.nonzero(np.triu(distance <= bits, k=1))
+            if len(left):
+                yield group[left], group[right], distance[left, right]
 
 
 def eye_distance(mean_face: np.ndarray) -> float:
@@ -191,11 +251,14 @@ def eye_distance(mean_face: np.ndarray) -> float:
 
 
 def _in_chunks(
-    action: Callable[[int], _T], count: int, threads: int, progress: Callable[[int], None] | None
-) -> Iterator[tuple[Sequence[int], list[_T]]]:
+    action: Callable[[int], _T],
+    indices: np.ndarray,
+    threads: int,
+    progress: Callable[[int], None] | None,
+) -> Iterator[tuple[list[int], list[_T]]]:
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, count, _CHUNK):
-            chunk = range(start, min(start + _CHUNK, count))
+        for start in range(0, len(indices), _CHUNK):
+            chunk = indices[start : start + _CHUNK].tolist()
             yield chunk, list(pool.map(action, chunk))
             if progress is not None:
                 progress(len(chunk))

@@ -2,11 +2,26 @@
 
 import abc
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from arcface_jax.errors import InputError, printable
+
+
+class Remark(NamedTuple):
+    """Something about a source's files that is worth knowing.
+
+    Attributes:
+      text: a line of it, which names the source.
+      kind: what is the matter, in a word or two.
+      files: the files or folders that it is of, where they are known.
+    """
+
+    text: str
+    kind: str
+    files: tuple[str, ...]
 
 
 class FaceSource(abc.ABC):
@@ -20,21 +35,25 @@ class FaceSource(abc.ABC):
       labels: int32 [N], each in 0 … num_identities − 1, known without reading an image.
       identity_names: what each label stands for: num_identities names.
       fingerprint: hexadecimal digest that changes when the images or labels do.
-      remarks: a line for each thing about the files that is worth knowing, such as what of them is
-        left out.
+      noted: each thing about the files that is worth knowing, such as what of them is left out.
     """
 
     labels: np.ndarray
     identity_names: Sequence[str]
     fingerprint: str
-    remarks: tuple[str, ...] = ()
+    noted: tuple[Remark, ...] = ()
 
-    def remark(self, text: str) -> None:
-        """Adds to `remarks`, and says it as a warning of the logger arcface_jax: on the terminal,
-        unless the program sets it otherwise.
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The line of each thing in `noted`."""
+        return tuple(each.text for each in self.noted)
+
+    def remark(self, text: str, kind: str = "files", files: Iterable[str] = ()) -> None:
+        """Adds to `noted`, and says the line as a warning of the logger arcface_jax: on the
+        terminal, unless the program sets it otherwise.
         """
         text = printable(text)
-        self.remarks += (text,)
+        self.noted += (Remark(text, kind, tuple(map(printable, files))),)
         logging.getLogger("arcface_jax").warning(text)
 
     def __len__(self) -> int:

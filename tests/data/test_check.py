@@ -10,10 +10,10 @@ from arcface_jax.data.scan import (
     eye_distance,
     find_unreadable,
     near_pairs,
-    overlap,
     perceptual_hash,
     scan,
 )
+from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
@@ -25,11 +25,27 @@ def faces() -> MemorySource:
     return load_source(SyntheticFaces(20, 4), 112)
 
 
+@pytest.fixture(scope="module")
+def small_faces() -> MemorySource:
+    return load_source(SyntheticFaces(40, 3, image_size=48, difficulty=0.5), 48)
+
+
 def with_images(images, labels) -> MemorySource:
     labels = np.asarray(labels, np.int32)
     return MemorySource(
         np.asarray(images), labels, [f"person {label}" for label in range(labels.max() + 1)], "f"
     )
+
+
+class Several(FaceSource):
+    """Images of several sizes."""
+
+    def __init__(self, images, labels):
+        self._images, self.labels = list(images), np.array(labels, np.int32)
+        self.identity_names = [f"person {label}" for label in range(self.labels.max() + 1)]
+
+    def __getitem__(self, index):
+        return self._images[index]
 
 
 def recompressed(image: np.ndarray, quality: int = 70) -> np.ndarray:
@@ -46,52 +62,119 @@ def smaller(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((100, 100)).resize((112, 112)))
 
 
-def test_a_clean_set_gives_no_warning(faces):
+def rows_of(found) -> dict[str, list[tuple]]:
+    """The (image, other) of each row, by the kind of the finding."""
+    return {each.kind: [row[:2] for row in each.rows] for each in found.findings}
+
+
+def test_a_clean_set_gives_no_finding(faces):
     found = check(faces)
-    assert found.warnings() == []
+    assert found.findings == ()
     assert (found.num_images, found.num_identities, found.aligned) == (80, 20, True)
     np.testing.assert_array_equal(found.images_per_identity, np.full(20, 4))
 
 
-def test_every_defect_is_found_and_named(faces):
-    images = list(faces.images)
-    labels = list(faces.labels)
-    images += [images[5], recompressed(images[9]), images[2]]
-    labels += [
-        labels[5],
-        labels[9],
-        20,
-    ]  # a copy, a near copy, and a copy under another and lonely name
+def test_copies_are_told_apart_by_how_equal_they_are_and_by_identity(faces):
+    images, labels = list(faces.images), list(faces.labels)
+    near_in_20 = [recompressed(images[9]), darker(images[13])]
+    images += [images[5], *near_in_20, images[2], images[2], recompressed(images[30])]
+    labels += [labels[5], labels[9], labels[13], 20, 20, 3]
     found = check(with_images(images, labels))
-    assert found.exact_duplicates == ((2, 82), (5, 80))
-    assert found.near_duplicates == ((9, 81),)
-    assert found.across_identities == ((2, 82),)
-    assert found.single_image == ("person 20",)
-    text = "\n".join(found.warnings())
-    for part in (
-        "1 identities (5%) have one image",
-        "2 images are exact copies",
-        "1 pairs of images look the same",
-    ):
-        assert part in text
-    assert "1 of these copies are under different identities" in text
+    assert rows_of(found) == {
+        "exact copy": [(80, 5), (84, 83)],
+        "exact copy, other identity": [(83, 2)],
+        "near copy": [(82, 13), (81, 9)],  # the nearest first
+        "near copy, other identity": [(85, 30)],
+    }
 
 
-def test_unreadable_and_odd_images_are_listed(tmp_path, write_tree):
-    root = write_tree(tmp_path / "faces", {"a": 2, "b": 2})
-    (root / "b" / "0.png").write_bytes(b"damaged")
-    source = FolderSource(root)
-    assert list(find_unreadable(source)) == [2]
+def test_many_copies_of_one_image_are_a_row_each(faces):
+    again = [recompressed(faces.images[0], 90 - 3 * k) for k in range(8)]
+    rows = rows_of(check(with_images([faces.images[0]] * 100 + again, [0] * 50 + [1] * 58)))
+    assert rows["exact copy, other identity"] == [(50, 0)]
+    assert rows["exact copy"] == [(k, 0) for k in range(1, 50)] + [(k, 50) for k in range(51, 100)]
+    near = {image for kind in ("near copy", "near copy, other identity") for image, _ in rows[kind]}
+    assert near == set(range(100, 108))
+
+
+@pytest.mark.parametrize(
+    ("kind", "image", "number"),
+    [
+        ("blank", np.full((112, 112, 3), 255), 0),
+        ("blank", np.full((112, 112, 3), (200, 10, 60)), 0),
+        ("blank", np.clip(np.random.default_rng(0).normal(9, 2, (112, 112, 3)), 0, 255), None),
+        ("noise", np.random.default_rng(0).integers(0, 256, (112, 112, 3)), None),
+        ("noise", np.random.default_rng(1).integers(0, 256, (40, 50, 3)), None),
+        ("noise", np.random.default_rng(2).integers(0, 256, (112, 112, 1)).repeat(3, 2), None),
+        ("small", np.arange(64).reshape(8, 8, 1).repeat(3, 2) * 3, 14),
+        ("small", np.arange(112 * 90).reshape(112, 90, 1).repeat(3, 2) % 199, 1.24),
+        ("extreme aspect", np.arange(112 * 300).reshape(112, 300, 1).repeat(3, 2) % 199, 2.68),
+        ("extreme aspect", np.arange(112 * 300).reshape(300, 112, 1).repeat(3, 2) % 199, 2.68),
+    ],
+)
+def test_images_that_show_nothing_or_too_little(faces, kind, image, number):
+    source = Several([*faces.images[:8], image.astype(np.uint8)], [*faces.labels[:8], 0])
     found = check(source)
-    assert len(found.messages) == 1
-    assert found.messages[0].startswith(str(root / "b" / "0.png"))
-    assert found.odd_sizes == {(12, 12): 3}
-    assert "1 images cannot be decoded; the first:" in found.warnings()[0]
-    assert "3 images are not 112×112, most often 12×12" in "\n".join(found.warnings())
-    assert not report(source, scan(source), (12, 12)).odd_sizes
-    wide = report(source, scan(source), (112, 96))
-    assert wide.odd_sizes == {(12, 12): 3}
-    assert "3 images are not 96×112" in "\n".join(wide.warnings())
+    (finding,) = (each for each in found.findings if each.kind == kind)
+    assert [row.image for row in finding.rows] == [8]
+    if number is not None:
+        assert finding.rows[0].number == pytest.approx(number, abs=0.01)
+
+
+def test_sizes_that_are_scaled_down_are_no_finding(faces):
+    shapes = [(112, 112), (250, 250), (224, 112), (113, 200)]
+    images = [np.asarray(Image.fromarray(faces.images[0]).resize(each)) for each in shapes]
+    source = Several(images, range(4))
+    assert {"small", "extreme aspect"}.isdisjoint(rows_of(check(source)))
+    wide = report(source, scan(source), (112, 40))
+    assert rows_of(wide)["extreme aspect"] == [(2, None), (0, None), (1, None)]
+
+
+def test_what_cannot_be_decoded_is_named(tmp_path, write_tree):
+    root = write_tree(tmp_path / "faces", {"a": 2, "b": 2, "c": 1})
+    for name in ("b/0.png", "c/0.png"):
+        (root / name).write_bytes(b"damaged")
+    source = FolderSource(root)
+    assert list(find_unreadable(source)) == [2, 4]
+    found = check(source)
+    finding = found.findings[0]
+    assert finding.kind == "undecodable"
+    assert [row.note.partition(":")[0] for row in finding.rows] == [
+        str(root / name) for name in ("b/0.png", "c/0.png")
+    ]
+    assert "2 images cannot be decoded, and 1 identities have no other" in finding.summary
+    assert rows_of(found)["one image"] == [(3, None)]
+
+
+def test_what_a_source_leaves_out_is_a_finding(tmp_path, write_tree):
+    root = write_tree(tmp_path / "faces", {"a": 2, "b": 2})
+    (root / "empty").mkdir()
+    (root / "a" / "photo.heic").write_bytes(b"x")
+    found = {
+        each.kind: [row.file for row in each.rows] for each in check(FolderSource(root)).findings
+    }
+    assert found["no image"] == [str(root / "a" / "photo.heic")]
+    assert found["empty folder"] == [str(root / "empty")]
+
+
+def test_images_on_a_side_are_found_where_the_others_are_upright(small_faces):
+    images = small_faces.images.copy()
+    turns = {7: 1, 60: 2, 90: 3}
+    for image, quarters in turns.items():
+        images[image] = np.rot90(images[image], quarters)
+    found = check(with_images(images, small_faces.labels))
+    (finding,) = (each for each in found.findings if each.kind == "turned")
+    to_right = {1: "by 90° clockwise", 2: "by 180°", 3: "by 90° counter-clockwise"}
+    assert {row.image: row.note for row in finding.rows} == {
+        image: f"looks upright when turned {to_right[quarters]}"
+        for image, quarters in turns.items()
+    }
+
+
+def test_of_images_that_lie_anyhow_nothing_is_said(small_faces):
+    turns = np.arange(120) * 7 % 4
+    images = [np.rot90(each, turn) for each, turn in zip(small_faces.images, turns, strict=True)]
+    assert np.isnan(scan(with_images(images, small_faces.labels)).upright).all()
 
 
 @pytest.mark.parametrize("change", [recompressed, darker, smaller])
@@ -116,18 +199,36 @@ def test_near_pairs_are_those_of_a_full_comparison():
     for row in range(40, 120):  # flip 0 … 30 bits
         flipped = rng.choice(256, rng.integers(0, 31), replace=False)
         hashes[row] ^= np.packbits(np.isin(np.arange(256), flipped))
-    readable = rng.random(120) < 0.9
     distance = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(axis=2)
-    expected = np.argwhere(np.triu((distance <= 15) & readable[:, None] & readable[None], k=1))
+    expected = np.argwhere(np.triu(distance <= 15, k=1))
+    found = {(i, j, d) for part in near_pairs(hashes, 15) for i, j, d in zip(*part, strict=True)}
     assert len(expected) > 20
-    np.testing.assert_array_equal(near_pairs(hashes, readable), expected)
+    assert found == {(i, j, distance[i, j]) for i, j in expected}
+
+
+def test_near_pairs_of_a_crowd_are_found():
+    """More hashes than are compared with each other share their first words."""
+    hashes = np.random.default_rng(0).integers(0, 256, (600, 32), dtype=np.uint8)
+    hashes[:, :6] = 7
+    hashes[599] = hashes[17]
+    hashes[599, 31] ^= 3
+    assert {
+        tuple(map(int, pair)) for part in near_pairs(hashes) for pair in zip(*part, strict=True)
+    } == {(17, 599, 2)}
 
 
 def test_images_shared_with_a_test_set_are_found(faces):
     train = with_images(faces.images[:40], faces.labels[:40])
-    test = with_images(np.concatenate([faces.images[60:70], faces.images[3:5]]), [0] * 12)
-    np.testing.assert_array_equal(overlap(scan(train), scan(test)), [[3, 10], [4, 11]])
-    assert overlap(scan(train), scan(with_images(faces.images[60:70], [0] * 10))).shape == (0, 2)
+    copied = [faces.images[3], faces.images[4], recompressed(faces.images[20])]
+    test = with_images(np.concatenate([faces.images[60:70], copied]), [0] * 13)
+    other = with_images(faces.images[60:70], [0] * 10)
+    tests = {"lfw": (test, scan(test)), "cfp": (other, scan(other))}
+    found = report(train, scan(train), 112, tests)
+    assert rows_of(found) == {
+        "exact copy in lfw": [(3, 10), (4, 11)],
+        "near copy in lfw": [(20, 12)],
+    }
+    assert all(each.other is test for each in found.findings)
 
 
 @pytest.mark.parametrize("shift", [10, 20])
@@ -138,7 +239,7 @@ def test_faces_that_are_not_aligned_are_noticed(faces, shift):
     ]
     found = check(with_images(moved, faces.labels))
     assert not found.aligned
-    assert "the average image has no eyes where aligned crops have them" in found.warnings()[-1]
+    assert found.findings == ()
 
 
 def test_loose_crops_are_noticed(faces):
@@ -160,11 +261,12 @@ def test_eye_distance_of_a_drawn_face():
     assert eye_distance(image) == pytest.approx(60 - 51.6, abs=1.0)
 
 
-def test_real_faces_and_characters(shared_data):
-    people = check(FolderSource(shared_data / "orl_faces.zip"))
-    assert (people.aligned, people.exact_duplicates, people.near_duplicates) == (True, (), ())
-    characters = FolderSource(shared_data / "omniglot_background_small1.zip")
-    assert eye_distance(scan(characters).mean_face) > 8
+def test_real_faces_are_fine(shared_data):
+    source = FolderSource(shared_data / "orl_faces.zip")
+    people = report(source, scan(source), 80)
+    assert people.aligned
+    assert [(each.kind, len(each.rows)) for each in people.findings] == [("near copy", 8)]
+    assert min(row.number for row in people.findings[0].rows) > 15  # of one moment
 
 
 @pytest.mark.parametrize(

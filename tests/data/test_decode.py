@@ -285,3 +285,8 @@ def test_what_is_no_image_is_said_in_the_same_words_each_time():
             decode(b"a text", "x")
         messages.add(str(error.value))
     assert len(messages) == 1
+
+
+@pytest.mark.parametrize("shape", [(29, 40), (40, 29), (57, 250), (29, 29), (1, 2000)])
+def test_sides_that_do_not_divide_are_scaled(shape):
+    assert resize(np.full((*shape, 3), 9, np.uint8), 112).shape == (112, 112, 3)

@@ -232,6 +232,21 @@ def test_folders_that_may_be_one_person_are_said(tmp_path, caplog, names, remark
     assert said in caplog.text
 
 
+@pytest.mark.parametrize("pack", [False, True])
+def test_folders_without_an_image_are_named(tmp_path, pack):
+    root = write(tmp_path / "d", "ann/1.png")
+    for empty in ("bob", "cy/old/older", "cy/new", ".hidden", "ann/none"):
+        (root / empty).mkdir(parents=True)
+    (root / "bob" / "Thumbs.ini").write_text("")
+    place = zipped(root, tmp_path / "d.zip") if pack else root
+    source = FolderSource(place)
+    _, noted = source.noted
+    assert noted.text == f"{place}: 3 folders hold no image, such as ann/none"
+    between = ":" if pack else "/"
+    assert noted.files == tuple(f"{place}{between}{name}" for name in ("ann/none", "bob", "cy"))
+    assert noted.kind == "empty folder"
+
+
 def encoded_as(format):
     def encode(pixels):
         buffer = io.BytesIO()
@@ -269,6 +284,9 @@ def test_files_that_are_no_images_are_counted(tmp_path, pack):
     for counted in (".heic (2)", ".jxl (1)", "no suffix (1)", ".txt (1)", ".csv (1)"):
         assert counted in remark
     assert remark.endswith("; convert .heic, .jxl to JPEG or PNG")
+    (noted,) = source.noted
+    assert (noted.text, noted.kind, len(noted.files)) == (remark, "no image", 6)
+    assert any(name.endswith("ann/1.heic") for name in noted.files)
     (root / "ann" / "1.png").unlink()
     with pytest.raises(InputError, match=r"no image below it .*found .heic \(2\)"):
         FolderSource(root)

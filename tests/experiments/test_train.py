@@ -355,18 +355,23 @@ def test_an_output_place_that_cannot_be_written_is_one_line(monkeypatch, capsys,
 
 def test_check_looks_and_trains_nothing(command, people):
     (people / "p1" / "copy.pgm").write_bytes((people / "p0" / "0.pgm").read_bytes())
-    status, out, _ = command(*FOLDER, "--check", "--against", "people/p0/../../people")
+    (people / "p1" / "film.mp4").write_bytes(b"x")
+    status, out, err = command(*FOLDER, "--check", "--against", "people/p0/../../people")
     assert status == 1
+    assert (out + err).count("• people: left out as no images: .mp4 (1)") == 1
+    assert (out + err).count("left out as no images") == 2  # of the test set, too
     for said in (
         "37 images of 6 identities",
-        "exact copies",
-        "under different identities",
-        "not 16×16",
-        "are in people",
+        "people/p1/film.mp4",
+        "exact copy, other identity: 1 images are equal to one of another identity",
+        "people/p1/copy.pgm and people/p0/0.pgm",
+        "exact copy in people: 37 images",
+        "Written: runs/check/check.html, runs/check/check.csv, runs/check/contact_sheet.png",
     ):
         assert said in out
+    assert "not 16×16" not in out
     assert "hours at" in out
-    assert pathlib.Path("runs/check/contact_sheet.png").exists()
+    assert all(pathlib.Path(f"runs/check/check.{kind}").exists() for kind in ("html", "csv"))
     assert not list(pathlib.Path().rglob("metrics.jsonl"))
 
 
@@ -424,7 +429,26 @@ def test_names_with_brackets_are_printed_as_they_are(command, people, without_pi
     assert "[old], 16×16" in out
 
 
-@pytest.mark.parametrize("arguments", [["--against"], ["--check", "--against"], ["--against", "x"]])
-def test_against_is_used_with_a_check_and_a_set(arguments):
-    with pytest.raises(InputError, match="--against"):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--against"], "--against needs a test set"),
+        (["--check", "--against"], "--against needs a test set"),
+        (["--against", "x"], "--against belongs to --check"),
+        (["--checkpoint", "x"], "--checkpoint belongs to --check, .* is --model.init"),
+        (["--check", "--checkpoint"], "--checkpoint needs the folder of a run"),
+        (["--check", "--checkpoint", "a", "--checkpoint=b"], "--checkpoint is given 2 times"),
+        (["--check", "--project", "adaface"], "--project is of --checkpoint"),
+    ],
+)
+def test_what_belongs_to_a_check_is_used_with_it(arguments, message):
+    with pytest.raises(InputError, match=message):
         train.take_check(arguments)
+
+
+def test_the_options_of_a_check_are_told_from_the_others():
+    typed = shlex.split("--run.seed 3 --check --against a --checkpoint m --against=b")
+    check, rest = train.take_check(typed)
+    assert check == train.Check(("a", "b"), "m")
+    assert rest == ["--run.seed", "3"]
+    assert train.take_check(rest) == (None, rest)

@@ -5,6 +5,7 @@ import os
 import pathlib
 import threading
 import zipfile
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -21,8 +22,8 @@ _START = 16
 class FileTree(Protocol):
     """Files by their path relative to the root, with forward slashes."""
 
-    def paths(self) -> list[str]:
-        """Every file, sorted by folder and then by name."""
+    def walk(self) -> tuple[list[str], list[str]]:
+        """(every file, sorted by folder and then by name; every folder below the root, sorted)."""
         ...
 
     def size(self, path: str) -> int:
@@ -68,8 +69,9 @@ class _DirectoryTree:
     def __init__(self, root: str):
         self._root = root
 
-    def paths(self) -> list[str]:
+    def walk(self) -> tuple[list[str], list[str]]:
         found: list[tuple[str, str]] = []
+        folders: list[str] = []
         seen: set[tuple[int, int]] = set()
         pending = [""]
         while pending:
@@ -86,6 +88,7 @@ class _DirectoryTree:
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
+            folders.append(folder)
             subfolders = []
             for entry in entries:
                 if is_hidden(entry.name):
@@ -97,7 +100,8 @@ class _DirectoryTree:
                 elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
                     found.append((folder, entry.name))
             pending.extend(reversed(subfolders))
-        return [f"{folder}/{name}" if folder else name for folder, name in sorted(found)]
+        files = [f"{folder}/{name}" if folder else name for folder, name in sorted(found)]
+        return files, sorted(folders)[1:]
 
     def size(self, path: str) -> int:
         try:
@@ -144,10 +148,15 @@ class _ZipTree:
     def __setstate__(self, state: dict[str, str]) -> None:
         self.__init__(state["root"])  # type: ignore[misc]
 
-    def paths(self) -> list[str]:
-        members = {info.filename for info in self._archive().infolist() if not info.is_dir()}
-        visible = [name for name in members if not any(is_hidden(part) for part in name.split("/"))]
-        return sorted(visible, key=lambda name: (name.rpartition("/")[0], name.rpartition("/")[2]))
+    def walk(self) -> tuple[list[str], list[str]]:
+        members = {
+            info.filename
+            for info in self._archive().infolist()
+            if not any(is_hidden(part) for part in info.filename.split("/"))
+        }
+        files = [name for name in members if not name.endswith("/")]
+        files.sort(key=lambda name: (name.rpartition("/")[0], name.rpartition("/")[2]))
+        return files, sorted(folders_of(members))
 
     def size(self, path: str) -> int:
         try:
@@ -212,6 +221,13 @@ class TreeSource(EncodedSource):
     def encoded_sizes(self) -> np.ndarray:
         """int64 [N]: the files' sizes; 0 for one that is missing."""
         return np.array([self._tree.size(path) for path in self._paths], np.int64)
+
+
+def folders_of(paths: Iterable[str]) -> set[str]:
+    """The folders that paths lie in: a/b/1.png in a/b and in a."""
+    innermost = {path.rpartition("/")[0] for path in paths} - {""}
+    parts = [folder.split("/") for folder in innermost]
+    return {"/".join(each[:end]) for each in parts for end in range(1, len(each) + 1)}
 
 
 def without_extension(path: str) -> str:

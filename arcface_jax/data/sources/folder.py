@@ -3,13 +3,13 @@
 import collections
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from arcface_jax.data.decode import READS_AVIF, suffix_of
 from arcface_jax.data.sources.encoded import number_identities
-from arcface_jax.data.sources.filetree import TreeSource, open_tree
+from arcface_jax.data.sources.filetree import TreeSource, folders_of, open_tree
 from arcface_jax.data.sources.splits import choose_split, splits_of_folders
 from arcface_jax.errors import InputError, printable
 
@@ -40,8 +40,8 @@ class FolderSource(TreeSource):
     folder reached by several symbolic links counts once.
 
     Files with another suffix than `EXTENSIONS` are images if they begin as one; the rest is left
-    out and counted in `remarks`. So are folders of one name, and folders at several depths, which
-    may be one person's.
+    out and counted in `remarks`. So are folders without an image, folders of one name, and folders
+    at several depths, which may be one person's.
 
     A zip archive of such a tree is read in place.
 
@@ -64,7 +64,8 @@ class FolderSource(TreeSource):
         split: str | None = None,
     ):
         tree = open_tree(root)
-        paths, left_out = sort_out(tree.paths(), tree.start, extensions)
+        files, folders = tree.walk()
+        paths, left_out = sort_out(files, tree.start, extensions)
         if not paths:
             raise NoImagesError(
                 f"{os.fspath(root)}: no image below it (looked for "
@@ -76,6 +77,7 @@ class FolderSource(TreeSource):
                 f"{tree.where(loose[0])}: {len(loose)} image(s) directly in the root belong to no "
                 "identity; put each identity's images in a folder of its own"
             )
+        empty = _without_images(folders, paths)
         chosen = choose_split(splits_of_folders(paths, split), split, root)
         paths = [path for path, each in zip(paths, chosen, strict=True) if each]
         labels, self.identity_names = number_identities([path.rpartition("/")[0] for path in paths])
@@ -83,15 +85,25 @@ class FolderSource(TreeSource):
         super().__init__(tree, [paths[index] for index in order])
         self.labels = labels[order]
         if left_out:
-            self.remark(f"{os.fspath(root)}: left out as no images: {in_words(left_out)}")
+            self.remark(
+                f"{os.fspath(root)}: left out as no images: {in_words(left_out)}",
+                "no image",
+                map(tree.where, left_out),
+            )
+        if empty:
+            self.remark(
+                f"{os.fspath(root)}: {len(empty)} folders hold no image, such as {empty[0]}",
+                "empty folder",
+                map(tree.where, empty),
+            )
         for remark in _about_folders(self.identity_names):
             self.remark(f"{os.fspath(root)}: {remark}")
 
 
 def sort_out(
     names: Sequence[str], start: Callable[[str], bytes], extensions: Sequence[str] | None = None
-) -> tuple[list[str], collections.Counter[str]]:
-    """The names of images, and how many of the others have each suffix.
+) -> tuple[list[str], list[str]]:
+    """The names of images, and those of the others.
 
     Args:
       names: of files.
@@ -99,7 +111,7 @@ def sort_out(
       extensions: suffixes of images; `EXTENSIONS` if None, and then files of another suffix are
         looked into.
     """
-    images, left_out = [], collections.Counter[str]()
+    images, left_out = [], []
     suffixes = tuple(extensions or EXTENSIONS)
     for name in names:
         suffix = pathlib.PurePosixPath(name).suffix.lower()
@@ -108,16 +120,19 @@ def sort_out(
         ):
             images.append(name)
         else:
-            left_out[suffix] += 1
+            left_out.append(name)
     return images, left_out
 
 
-def in_words(left_out: collections.Counter[str]) -> str:
-    """Counts of suffixes, for messages: ".heic (3), .txt (1); convert .heic to JPEG or PNG"."""
-    shown = [f"{suffix or 'no suffix'} ({count})" for suffix, count in left_out.most_common(8)]
-    more = len(left_out) - len(shown)
+def in_words(names: Iterable[str]) -> str:
+    """How many files have each suffix, for messages: ".heic (3), .txt (1); convert .heic to JPEG or
+    PNG".
+    """
+    counts = collections.Counter(pathlib.PurePosixPath(name).suffix.lower() for name in names)
+    shown = [f"{suffix or 'no suffix'} ({count})" for suffix, count in counts.most_common(8)]
+    more = len(counts) - len(shown)
     words = printable(", ".join(shown)) + (f" and {more} more suffixes" if more else "")
-    photos = sorted(_NOT_READ & left_out.keys())
+    photos = sorted(_NOT_READ & counts.keys())
     return words + (f"; convert {', '.join(photos)} to JPEG or PNG" if photos else "")
 
 
@@ -128,9 +143,9 @@ def _about_folders(identities: Sequence[str]) -> list[str]:
     for name in identities:
         depths.setdefault(name.count("/"), name)
     known = set(identities)
-    inside = [name for name in identities if _parents(name) & known]
+    inside = [name for name in identities if folders_of([name]) & known]
     if inside:
-        parent = min(_parents(inside[0]) & known)
+        parent = min(folders_of([inside[0]]) & known)
         remarks.append(
             f"{len(inside)} identities are folders in the folder of another, such as "
             f"{inside[0]} in {parent}; each is an identity of its own"
@@ -152,6 +167,7 @@ def _about_folders(identities: Sequence[str]) -> list[str]:
     return remarks
 
 
-def _parents(name: str) -> set[str]:
-    parts = name.split("/")
-    return {"/".join(parts[:end]) for end in range(1, len(parts))}
+def _without_images(folders: Sequence[str], images: Sequence[str]) -> list[str]:
+    """The folders with no image in them or below; of one in another, the outer."""
+    empty = set(folders) - folders_of(images)
+    return sorted(folder for folder in empty if not folders_of([folder]) & empty)

@@ -76,7 +76,9 @@ class ListSource(TreeSource):
         if len(first) < len(self._paths):
             self.remark(
                 f"{places[0].rpartition(' line ')[0]}: {len(self._paths) - len(first)} lines name "
-                "an image that a line before names too"
+                "an image that a line before names too",
+                "listed twice",
+                [self.where(at) for at, path in enumerate(self._paths) if first[path] != at],
             )
 
 

@@ -1,6 +1,5 @@
 """Tar archives, also as WebDataset shards, by random access."""
 
-import collections
 import os
 import pathlib
 import tarfile
@@ -51,12 +50,12 @@ class TarSource(EncodedSource):
             raise InputError(f"{root}: no .tar file in it")
         places: list[tuple[int, str, int, int]] = []  # (archive, member, offset, size)
         identities: dict[tuple[int, str], str] = {}  # (archive, key) → identity
-        left_out = collections.Counter[str]()
+        left_out: list[str] = []
         for number, archive in enumerate(self._paths):
             images, named, others = _index(archive)
             places += [(number, *image) for image in images]
             identities.update({(number, key): identity for key, identity in named.items()})
-            left_out += others
+            left_out += [f"{archive}:{name}" for name in others]
         if not places:
             raise InputError(f"{root}: no image in it (found {in_words(left_out) or 'nothing'})")
         in_members = None if in_files else split
@@ -65,7 +64,9 @@ class TarSource(EncodedSource):
         self._places = [place for place, each in zip(places, chosen, strict=True) if each]
         self.labels, self.identity_names = number_identities(self._identities(identities))
         if left_out:
-            self.remark(f"{root}: left out as no images: {in_words(left_out)}")
+            self.remark(
+                f"{root}: left out as no images: {in_words(left_out)}", "no image", left_out
+            )
 
     def _identities(self, named: dict[tuple[int, str], str]) -> list[str]:
         """The identity of each image: its `.cls`; its folder where the archives have no `.cls`."""
@@ -115,9 +116,9 @@ def _key(name: str) -> str:
 
 def _index(
     path: str,
-) -> tuple[list[tuple[str, int, int]], dict[str, str], collections.Counter[str]]:
-    """(name, offset, size) of every image; the identity that each key's `.cls` holds; how many
-    other members have each suffix.
+) -> tuple[list[tuple[str, int, int]], dict[str, str], list[str]]:
+    """(name, offset, size) of every image; the identity that each key's `.cls` holds; the names of
+    the other members.
     """
     members: dict[str, tuple[int, int]] = {}
     named: dict[str, str] = {}
