@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 from arcface_jax.cosine import angle, arcface_logits, cosine_logits, normalise_rows, row_norms
 from arcface_jax.errors import InputError
 
-laws = settings(max_examples=20, deadline=None)
+laws = settings(max_examples=20)
 
 
 def random(seed, *shape, dtype=np.float64):

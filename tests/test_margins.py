@@ -203,7 +203,7 @@ margins = st.tuples(
     st.floats(0.0, 2.5),
     st.floats(0.0, 1.0),
 )
-laws = settings(max_examples=30, deadline=None)
+laws = settings(max_examples=30)
 
 
 def values_over_angles(psi):

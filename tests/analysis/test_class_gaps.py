@@ -44,7 +44,7 @@ def test_opposite_centres_have_a_gap_too():
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 5), st.integers(0, 2**31))
 def test_a_rotation_and_lengths_change_nothing_and_a_positive_gap_separates(dim, seed):
     rng = np.random.default_rng(seed)

@@ -24,7 +24,7 @@ from arcface_jax.margins import (
     sphereface,
 )
 
-laws = settings(max_examples=25, deadline=None)
+laws = settings(max_examples=25)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.1, 0.5, 1.2])

@@ -50,7 +50,7 @@ def test_a_class_without_images_has_no_rate():
     assert np.isfinite(found.mistakes[~with_it]).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 30), st.integers(2, 6), st.integers(0, 2**31))
 def test_no_plane_has_more_variance_than_the_principal_one(count, dim, seed):
     rng = np.random.default_rng(seed)

@@ -36,7 +36,7 @@ def test_equal_differences_need_no_spread():
     assert paired_difference([0.5, 0.5], [0.5, 0.5]).p_value == 1.0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=6))
 def test_swapping_the_two_turns_the_difference_over(pairs):
     first, second = np.array(pairs).T

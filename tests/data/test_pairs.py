@@ -73,7 +73,7 @@ def test_every_different_pair_is_taken_when_all_are_needed() -> None:
     assert sorted(pairs.first[~pairs.same] + pairs.second[~pairs.same] - 8) == list(range(8))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(st.integers(-3, 5), min_size=1, max_size=30),
     st.integers(0, 60),

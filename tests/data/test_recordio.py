@@ -78,7 +78,7 @@ tricky = st.lists(st.sampled_from([MAGIC, MAGIC[:1], MAGIC[1:3], b"\0", b"ab"]),
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(contents=st.lists(st.binary(max_size=40) | tricky, min_size=1, max_size=6))
 def test_any_content_comes_back(tmp_path_factory, contents):
     path = tmp_path_factory.mktemp("records") / "x.rec"
@@ -95,7 +95,7 @@ def test_any_content_comes_back(tmp_path_factory, contents):
         assert word >> 29 in ((0, 1) if at in offsets else (2, 3))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     labels=st.integers(0, 2**24) | st.lists(st.integers(0, 2**24), min_size=1, max_size=5),
     key=st.integers(0, 2**64 - 1),

@@ -22,7 +22,7 @@ def taken(sampler, count: int) -> np.ndarray:
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(number=st.integers(1, 60), batch=st.integers(1, 70), seed=seeds)
 def test_every_epoch_has_every_image_once(number, batch, seed):
     order = taken(Shuffled(number, batch, seed), 3 * number).reshape(3, number)
@@ -68,7 +68,7 @@ def test_rows_are_the_batch_in_any_division_and_after_pickling(make):
     assert repr(copy) == repr(sampler)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(labels=label_lists, images=st.integers(1, 5), seed=seeds, data=st.data())
 def test_balanced_batches_have_p_identities_with_k_images(labels, images, seed, data):
     identities = data.draw(st.integers(1, labels.max() + 1))
@@ -92,7 +92,7 @@ def test_balanced_visits_every_identity_and_image():
     )  # two epochs of 2 images for each identity with 4
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(labels=label_lists, cap=st.integers(1, 10), batch=st.integers(1, 30), seed=seeds)
 def test_capped_epochs_have_each_identity_at_most_cap_times(labels, cap, batch, seed):
     sampler = Capped(labels, cap, batch, seed)

@@ -176,7 +176,7 @@ def test_bad_indices(faces):
         faces.render([-1])
     with pytest.raises(IndexError, match="30"):
         faces[30]
-    with pytest.raises(InputError, match="indices"):
+    with pytest.raises(InputError, match="image numbers must be whole"):
         faces.render(np.zeros((2, 2), int))
-    with pytest.raises(InputError, match="indices"):
+    with pytest.raises(InputError, match="image numbers must be whole"):
         faces.render([0.5])

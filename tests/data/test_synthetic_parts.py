@@ -164,7 +164,7 @@ def test_every_nuisance_shows(name):
     assert np.abs(_draw(_people(40), picture) - _drawn_with(*how)).max() >= 5
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(low=st.floats(-3, 3), width=st.floats(0, 5), pixel=st.floats(0.2, 4))
 def test_band_covers_what_a_stripe_covers(low, width, pixel):
     # Summed over a column of pixels, coverage times pixel size is the stripe's width, however thin.

@@ -13,7 +13,7 @@ from arcface_jax.evaluation.angle_statistics import (
 from tests.evaluation import slow
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6))
 def test_statistics_equal_their_definitions(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -67,7 +67,7 @@ def test_bad_groups_are_named() -> None:
         pair_groups(np.array(["a", "b"]), np.array([99]), np.array([0]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.1, 0.3]))
 def test_reject_curve_equals_the_slow_version(seed: int, far: float) -> None:
     rng = np.random.default_rng(seed)

@@ -129,7 +129,7 @@ def test_many_pairs_are_read_whole(write: Callable[[str], pathlib.Path]) -> None
     assert np.array_equal(np.stack([pairs.first, pairs.second, pairs.same], 1), table)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11), st.booleans()), max_size=25))
 def test_subjects_are_what_same_pairs_connect(pairs: list[tuple[int, int, bool]]) -> None:
     groups = {template: {template} for template in range(12)}

@@ -25,7 +25,7 @@ def arrays(pairs: list[tuple[float, bool]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([score for score, _ in pairs]), np.array([same for _, same in pairs])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.one_of(tied_pairs, any_pairs), st.sampled_from([0.0, 1e-3, 0.1, 0.25, 0.5, 1.0]))
 def test_equals_the_slow_version(pairs: list[tuple[float, bool]], far: float) -> None:
     scores, same = arrays(pairs)
@@ -54,7 +54,7 @@ def test_equals_the_slow_version(pairs: list[tuple[float, bool]], far: float) ->
     assert roc.far[strict] <= far
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tied_pairs, st.data())
 def test_integer_weights_are_repetitions(
     pairs: list[tuple[float, bool]], data: st.DataObject

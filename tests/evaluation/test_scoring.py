@@ -42,13 +42,13 @@ def test_bad_pairs_name_the_position() -> None:
         score_pairs(x, x, np.array([0, 1, 2]), np.array([0, 1, 5]))
     with pytest.raises(InputError, match="first: element 1 is -1"):
         score_pairs(x, x, np.array([0, -1]), np.array([0, 1]))
-    with pytest.raises(InputError, match="second: 1 indices, but first has 2"):
+    with pytest.raises(InputError, match="second: 1 rows, but first has 2"):
         score_pairs(x, x, np.array([0, 1]), np.array([0]))
     with pytest.raises(InputError, match="integers"):
         score_pairs(x, x, np.array([0.5]), np.array([0]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75]), max_size=9), max_size=9),
     st.integers(1, 8),
@@ -74,7 +74,7 @@ def test_tiles_cover_every_score_once(devices: int | None) -> None:
     np.testing.assert_allclose(full, rows @ columns.T, atol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.sampled_from([1, 7, 40, 10**6]))
 def test_streamed_roc_is_the_full_roc_up_to_its_end(seed: int, keep: int) -> None:
     rng = np.random.default_rng(seed)

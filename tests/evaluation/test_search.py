@@ -35,7 +35,7 @@ def as_rows(search: Search) -> list[tuple[float, float, int, int]]:
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seeds, st.sampled_from([4, 8, 64]), st.sampled_from([5, 64]))
 def test_search_equals_the_slow_version_for_every_chunk_size(
     seed: int, gallery_chunk: int, probe_chunk: int
@@ -68,7 +68,7 @@ def test_several_devices_give_the_same_numbers() -> None:
     assert np.array_equal(candidates[0].scores, candidates[1].scores)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seeds, st.sampled_from([1, 3, 21]))
 def test_candidates_equal_a_stable_sort(seed: int, k: int) -> None:
     gallery, _, probes, _ = problem(seed)
@@ -172,7 +172,7 @@ def test_published_rule_counts_scores_not_searches() -> None:
         published_tpir(gallery, np.arange(30), probes, mates, fpirs=(0.0,))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seeds)
 def test_distractors_equal_the_slow_version(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -18,7 +18,7 @@ def images(seed: int, count: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return features, rng.integers(100, 108, count), rng.integers(0, 4, count)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.booleans(), st.booleans(), st.booleans())
 def test_pooling_equals_the_slow_version(
     seed: int, keep_norms: bool, weighted: bool, flip: bool

@@ -43,7 +43,7 @@ def lfw_like(seed: int = 0, num_pairs: int = 6000) -> tuple[np.ndarray, np.ndarr
     return first, second / np.linalg.norm(second, axis=1, keepdims=True), same
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pair_lists, st.sampled_from([2, 3]), st.sampled_from([np.float32, np.float64]))
 def test_folds_equal_the_slow_version(
     pairs: list[tuple[float, bool]], folds: int, dtype: type
@@ -63,7 +63,7 @@ def test_folds_equal_the_slow_version(
     assert result.std == expected[:, 0].std()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.lists(
         st.tuples(

@@ -37,7 +37,7 @@ def draw_on_devices(key, labels, num_classes, rate):
     return jax.vmap(one, in_axes=(None, 0), axis_name="classes")(key, labels)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**31), st.sampled_from([0.05, 0.3, 1.0]), st.integers(1, 101))
 def test_the_rules_of_partial_fc(seed, rate, different):
     """On five devices: rows ascending, the batch's own kept, the rate exact, no row twice, no

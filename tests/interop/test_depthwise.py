@@ -15,7 +15,7 @@ from arcface_jax.models.mobilefacenet import Bottlenecks, MobileFaceNet
 SIDES = st.tuples(st.integers(0, 2), st.integers(0, 2))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),

@@ -36,7 +36,7 @@ from arcface_jax.margins import (
 from tests import in_numpy
 
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "margins.json").read_text())
-laws = settings(max_examples=15, deadline=None)
+laws = settings(max_examples=15)
 loss_of = jax.jit(
     margin_softmax_loss, static_argnames=("psi", "scale", "label_smoothing", "filter_threshold")
 )
