@@ -26,6 +26,7 @@ from arcface_jax.data.subset import Subset
 from arcface_jax.errors import concerning
 from arcface_jax.figures.data import identity_sheet
 from arcface_jax.figures.style import save
+from arcface_jax.progress import in_words
 from arcface_jax.runs.dataset import configured_source
 from arcface_jax.runs.setup import Setup, prepare
 from arcface_jax.training.abstract import cost
@@ -191,5 +192,5 @@ def cost_in_words(config: Config, setup: Setup) -> str:
         f"backbone; about {memory.total / 1e9:.1f} GB on each of {devices} devices, "
         f"{memory.state / 1e9:.1f} of it kept from step to step; "
         f"{images / len(setup.data.train):.1f} epochs of {len(setup.data.train):,} images take "
-        f"{images / speed / 3600:.1f} hours at {speed:,.0f} images a second"
+        f"{in_words(images / speed)} at {speed:,.0f} images a second"
     )
