@@ -75,6 +75,8 @@ def class_rows(folder, program):
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "sharded")) for name in HEADS]
 )
 def test_a_run_goes_on_from_eight_devices_to_two_to_four(with_run, tmp_path, name):
+    """Over ten seconds, for a step of its own is compiled for each number of devices."""
+
     def on(devices):
         config = with_run(devices=devices, evaluate_every=6)
         data = dataclasses.replace(config.data, identities=14)
