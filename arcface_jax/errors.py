@@ -11,9 +11,14 @@ from collections.abc import Iterator
 class InputError(ValueError):
     """Bad input: an argument, a file or a record that cannot be used.
 
-    The message is one line that names the argument, file or record, its value, and what to do.
+    The message is one line that names the argument, file or record, its value, and what to do;
+    what cannot be printed in it, as names in strangers' files have, is replaced (`printable`).
     Commands print it without a traceback and exit with status 2.
     """
+
+    def __init__(self, message: str) -> None:
+        """Without control characters and broken Unicode, so that it is one line."""
+        super().__init__(printable(message))
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from rich.progress import (
 from rich.table import Table
 
 from arcface_jax.command_name import SCRIPT, command
-from arcface_jax.errors import InputError, printable
+from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 from arcface_jax.progress import Lines, Move
 
@@ -195,7 +195,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     try:
         status = main() or 0
     except InputError as error:
-        say(new_console(stderr=True), f"error: {printable(str(error))}", "bold red")
+        say(new_console(stderr=True), f"error: {error}", "bold red")
         status = INPUT_ERROR
     except OSError as error:
         # What was opened last says most: a folder that is a file, a full disk, a missing

@@ -179,7 +179,7 @@ def read_torch_file(path: str | os.PathLike[str], part: str | None = None) -> An
             read = _read_zip if zipfile.is_zipfile(file) else _read_sequence
             return read(file, part)
     except InputError as error:
-        raise InputError(f"{path}: {printable(str(error))}") from None
+        raise InputError(f"{path}: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({reason(error)}); check the path") from error
     except Exception as error:
