@@ -215,10 +215,10 @@ def other_configuration(place: pathlib.Path) -> Tally:
     before = _contents(run.folder)
     other = run.another("configured", loss__margin="0.3", run__steps="12")
     tally.times += 1
-    tally.expect_end(other.to_the_end(), 2, "loss.margin is 0.3, was None; run.steps is 12, was 24")
+    tally.expect_end(other.to_the_end(), 2, "loss.margin is 0.3, was 0.4; run.steps is 12, was 24")
     tally.expect(_contents(run.folder) == before, "the refused command changed files of the run")
     meant = other.another("configured", run__resume="changed")
-    tally.expect_end(meant.to_the_end(), 0, "Going on with loss.margin is 0.3, was None")
+    tally.expect_end(meant.to_the_end(), 0, "Going on with loss.margin is 0.3, was 0.4")
     tally.expect(run.newest() == 12, f"went on to step {run.newest()}, not to 12")
     return tally
 

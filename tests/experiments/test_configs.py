@@ -127,10 +127,15 @@ def test_the_whole_step_lowers():
     lower(with_small_network(RECIPES["magface-ms1mv2-r18"]))
 
 
+FIRST_OF_NETWORK = {RECIPES[name]().model.name: name for name in reversed(RECIPES)}.values()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "adaface-casia-r18"])
 def test_the_whole_step_of_another_preset_lowers(name):
-    lower(RECIPES[name])
+    """With its network, or a small one where another preset has the same."""
+    recipe = RECIPES[name]
+    lower(recipe if name in FIRST_OF_NETWORK else with_small_network(recipe))
 
 
 @pytest.mark.parametrize(

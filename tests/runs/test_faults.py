@@ -15,16 +15,17 @@ from experiments.reliability.faults import (
     signals,
 )
 
-# Twenty processes, one after the other, and each compiles: more than the default on a slow machine.
-pytestmark = pytest.mark.timeout(1800)
+# Processes one after the other, and each compiles: more than the default on a slow machine.
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_ends_bit_identical(tmp_path):
-    tally = kills(tmp_path, times=20, seed=1)
-    assert (tally.times, tally.lost) == (20, [])
+def test_killed_eight_times_ends_bit_identical(tmp_path):
+    """`python -m experiments.reliability` kills more often."""
+    tally = kills(tmp_path, times=8, seed=1)
+    assert (tally.times, tally.lost) == (8, [])
     in_a_save = int(tally.what.split(", ")[1].split()[0])
-    assert in_a_save >= 3
+    assert in_a_save >= 2
 
 
 @pytest.mark.slow
