@@ -18,7 +18,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _SEPARATORS = "\t,;"
-_DECLARED = re.compile(r'\s*"?sep=([,;|\t ])"?\s*', re.IGNORECASE)  # Excel's first line
+_DECLARED = re.compile(r'\s*"?sep=([,;|\t ])"?[\s,;|]*', re.IGNORECASE)  # Excel's first line
 _HEADING = re.compile(r"[^\W\d_][\w ?()#-]*")
 _NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
