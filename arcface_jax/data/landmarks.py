@@ -21,6 +21,7 @@ from arcface_jax.data.text import (
     heading,
     is_heading,
     listed_path,
+    names_image,
     number,
     read_rows,
     same_name,
@@ -39,7 +40,7 @@ def _spellings() -> Iterator[tuple[str, str]]:
         for short in (side, side[0]):
             yield short, f"{side} eye"
             for part, words in (
-                ("eye", ("eye", "eyecenter", "eyecentre", "pupil")),
+                ("eye", ("eye", "eyecenter", "eyecentre", "pupil", "e")),
                 ("mouth", ("mouth", "mouthcorner", "m")),
             ):
                 for word in words:
@@ -114,6 +115,9 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
         else:
             name, *words = cells
             words = [] if names is not None else words
+        before, _, last = name.rpartition(" ")
+        if names_image(before) and number(last) is not None:  # one more, of a list with spaces
+            words = []
         points = np.array([number(word) for word in words], np.float64)
         if words == [""] * 10:
             points = np.full(10, np.nan)
