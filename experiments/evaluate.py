@@ -229,7 +229,11 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     for entry in entries:
         say(console, f"Evaluating {entry.data.name} …")
         with progress_bar(console, f"Evaluating {entry.data.name}"):
-            results[entry.data.name] = evaluate_set(entry.data, options)
+            try:
+                results[entry.data.name] = evaluate_set(entry.data, options)
+            except InputError as error:
+                said = str(error).removeprefix(f"{entry.data.name}: ")
+                raise InputError(f"{entry.place}: {said}") from None
     with progress_bar(console, "Comparing"):
         comparisons = compare_results(entries, list(results.values()), arguments)
     rows: dict[str, TableRow] = {name: result.figures for name, result in results.items()}

@@ -317,7 +317,7 @@ TEXTS = {
         lambda path, _: read_landmarks(path),
     ),
     "CelebA's landmarks": (
-        "2\nlefteye_x lefteye_y righteye_x righteye_y nose_x nose_y l_x l_y r_x r_y\n"
+        "2\nlefteye_x lefteye_y righteye_x righteye_y nose_x nose_y ml_x ml_y mr_x mr_y\n"
         "a.jpg 0 1 2 3 4 5 6 7 8 9\nb.jpg 0 1 2 3 4 5 6 7 8 9\n",
         lambda path, _: read_landmarks(path),
     ),

@@ -11,9 +11,9 @@ from arcface_jax.command_name import command
 from arcface_jax.commands.models import ImportedModel, TrainedRun
 from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
-from arcface_jax.data.pairs import Pairs, check_both_kinds
+from arcface_jax.data.pairs import Pairs, check_both_kinds, check_listed
 from arcface_jax.errors import InputError, concerning, printable, reason
-from arcface_jax.evaluation.array_checks import check_embeddings, check_same
+from arcface_jax.evaluation.array_checks import check_embeddings
 from arcface_jax.evaluation.folds import fold_numbers
 from arcface_jax.evaluation.suite import EmbeddedSet
 from arcface_jax.evaluation.verification import FlipRule, combine_flip
@@ -27,10 +27,14 @@ SOURCE = "source_fingerprint"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A set to evaluate; `content` is equal for entries of the same images: comparable ones."""
+    """A set to evaluate; `content` is equal for entries of the same images: comparable ones.
+
+    `place` is what an error calls it: a file's path.
+    """
 
     data: EmbeddedSet
     content: str
+    place: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +75,22 @@ def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.nda
 
 
 def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
-    """Reads one .npz file of embeddings."""
+    """Reads one .npz file of embeddings.
+
+    Pairs that contradict the labels are counted in a warning; see `data.pairs.check_listed`.
+
+    Raises:
+      InputError: arrays are missing, damaged or of other lengths, labels or pairs are no whole
+        numbers in their range, an embedding is no direction, or pairs contradict each other.
+    """
     arrays = read_arrays(path, ("embeddings", "labels"))
     for name in ("embeddings", "labels"):
         if not arrays[name].ndim:
             raise InputError(f"{path}: {name} is a single value; give one for each image")
-    if "first" not in arrays and not np.issubdtype(arrays["labels"].dtype, np.integer):
-        raise InputError(
-            f"{path}: labels are {arrays['labels'].dtype}; give whole numbers, one for each image"
-        )
+    if "first" not in arrays or np.issubdtype(arrays["labels"].dtype, np.number):
+        arrays["labels"] = _whole_numbers(arrays["labels"], f"{path}: labels", "image")
+    elif arrays["labels"].ndim > 1:
+        raise InputError(f"{path}: labels is a table; give one label for each image")
     for name in ("labels", "mirrored", "images", "groups"):
         if name in arrays and np.shape(arrays[name])[:1] != np.shape(arrays["embeddings"])[:1]:
             raise InputError(
@@ -88,6 +99,12 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
             )
     for name in {"embeddings", "mirrored"} & set(arrays):
         check_embeddings(arrays[name], f"{path}: {name}", unit=False)
+    zero = ~arrays["embeddings"].any(axis=1)
+    if zero.any():
+        raise InputError(
+            f"{path}: embeddings: row {int(np.argmax(zero))} is zero and has no direction; the "
+            "network failed on it"
+        )
     pairs = _pairs_of(path, arrays, folds)
     described = [arrays["labels"]]
     described += [] if pairs is None else [pairs.first, pairs.second, pairs.same]
@@ -104,7 +121,27 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
         groups=arrays.get("groups"),
         identities_known=bool(arrays.get("identities_known", True)),
     )
-    return Entry(data, hashlib.sha256(content).hexdigest())
+    return Entry(data, hashlib.sha256(content).hexdigest(), str(path))
+
+
+def _whole_numbers(values: np.ndarray, name: str, kind: str, size: int | None = None) -> np.ndarray:
+    """int64 [N] of an array that must hold whole numbers from 0, less than `size`, one a `kind`."""
+    due = "whole numbers from 0" if size is None else f"whole numbers from 0 to {size - 1}"
+    if values.ndim != 1:
+        raise InputError(f"{name} is a table; give one number for each {kind}")
+    if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
+        first = values[0] if len(values) else ""
+        shown = first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)
+        raise InputError(
+            f"{name}: {printable(shown[:40])!r} is no number; give {due}, one for each {kind}"
+        )
+    with np.errstate(invalid="ignore"):
+        whole = np.isfinite(values) & (values == np.floor(values)) & (values >= 0)
+        whole &= values < (2**53 if size is None else size)
+    if not whole.all():
+        at = int(np.argmin(whole))
+        raise InputError(f"{name}: {kind} {at} has {values[at]:.15g}; give {due}")
+    return values.astype(np.int64)
 
 
 def _pairs_of(path: pathlib.Path, arrays: dict[str, np.ndarray], folds: int) -> Pairs | None:
@@ -116,10 +153,17 @@ def _pairs_of(path: pathlib.Path, arrays: dict[str, np.ndarray], folds: int) -> 
             f"{path}: a pair list needs first, second and same of one length; it has "
             f"{', '.join(present)}"
         )
-    same = check_same(arrays["same"], len(arrays["first"]), f"{path}: same")
+    images = len(arrays["embeddings"])
+    first, second = (
+        _whole_numbers(arrays[name], f"{path}: {name}", "pair", images)
+        for name in ("first", "second")
+    )
+    same = arrays["same"].astype(np.int64) if arrays["same"].dtype == bool else arrays["same"]
+    same = _whole_numbers(same, f"{path}: same", "pair", 2).astype(bool)
     with concerning(str(path)):
         check_both_kinds(fold_numbers(len(same), folds) if folds > 1 else 0 * same, same, folds)
-    return Pairs(arrays["first"], arrays["second"], same, folds, False)
+    pairs = Pairs(first, second, same, folds, False)
+    return check_listed(pairs, str(path), lambda at: f"{path} pair {at}", arrays["labels"])
 
 
 def _embedded(
@@ -171,4 +215,4 @@ def embed_set(
         identities_known=images.identities_known,
         images=images.images,
     )
-    return Entry(data, images.content)
+    return Entry(data, images.content, images.name)

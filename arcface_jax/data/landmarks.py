@@ -1,9 +1,11 @@
 """Photographs with a list of landmarks as a source of aligned crops."""
 
+import collections
 import functools
 import hashlib
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -13,10 +15,41 @@ from arcface_jax.data.aligned_crop import TEMPLATE_SIZE
 from arcface_jax.data.source import FaceSource, paths_of
 from arcface_jax.data.sources.filetree import without_extension
 from arcface_jax.data.sources.lists import read_lst
-from arcface_jax.data.text import count, is_heading, listed_path, number, read_rows, same_name
+from arcface_jax.data.text import (
+    PATH_NAMES,
+    count,
+    heading,
+    is_heading,
+    listed_path,
+    names_image,
+    number,
+    read_rows,
+    same_name,
+)
 from arcface_jax.errors import InputError, concerning, printable
 
-_COLUMNS = ["path", *(f"{axis}{point}" for point in range(1, 6) for axis in "xy")]
+_NAMED = ("left eye", "right eye", "nose", "left mouth", "right mouth")
+_NUMBERED = re.compile(r"(?:p|pt|point|lm|landmark|kp|keypoint)?(\d+)")
+
+
+def _spellings() -> Iterator[tuple[str, str]]:
+    """(how a point is spelled in the name of a column, the point)."""
+    for word in ("nose", "nosetip", "n"):
+        yield word, "nose"
+    for side in ("left", "right"):
+        for short in (side, side[0]):
+            yield short, f"{side} eye"
+            for part, words in (
+                ("eye", ("eye", "eyecenter", "eyecentre", "pupil", "e")),
+                ("mouth", ("mouth", "mouthcorner", "m")),
+            ):
+                for word in words:
+                    yield short + word, f"{side} {part}"
+                    yield word + short, f"{side} {part}"
+            yield f"mouth{short}corner", f"{side} mouth"
+
+
+_SPELLED = dict(_spellings())
 
 
 def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -24,11 +57,13 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Lines "path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5", separated by tabs, commas or spaces, perhaps after
     lines that begin with "#", names of the columns and, as CelebA has it, the number of lines.
-    Columns that are called path, x1 … y5 may be in any order and among others, as
-    `detect.find_faces` writes them. Or insightface's `.lst` with 17 columns (`lists.read_lst`).
+    Where columns have names they may be in any order and among others: path (file, image_id, name
+    …; CelebA names all others), and x1 … y5 (or p1x …, or x0 … y4), or lefteye_x, nose_y,
+    right_mouth_x and the like. Or insightface's `.lst` with 17 columns (`lists.read_lst`).
 
     Raises:
-      InputError: a line has other columns or no finite numbers, or lines contradict each other.
+      InputError: the names of the columns do not tell these, a line has other columns or no finite
+        numbers, or lines contradict each other.
     """
     landmarks: dict[str, np.ndarray] = {}
     first: dict[str, str] = {}
@@ -52,24 +87,37 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
                 )
             yield line.where, line.path, line.landmarks
         return
-    announced, rows, columns = None, 0, 11
-    places: list[int] | None = None
+    announced, rows = None, 0
+    names: list[str] | None = None
+    places: list[int] = []
     for where, cells in read_rows(path, columns=11):
-        if not rows and places is None:
+        if not rows and names is None:
             if cells[0].startswith("#"):
-                continue
+                cells = [cells[0].lstrip("#").strip(), *cells[1:]]
+                if sum(_coordinate(cell) is not None for cell in cells) < 2:
+                    continue
             if is_heading(cells):
-                names = [cell.lower() for cell in cells]
-                if set(_COLUMNS) <= set(names):
-                    places, columns = [names.index(name) for name in _COLUMNS], len(names)
+                names, places = cells, _places(cells, where)
                 continue
             if len(cells) == 1 and announced is None and count(cells[0]):
                 announced = count(cells[0])  # CelebA's first line
                 continue
         rows += 1
-        name, *words = (
-            [cells[place] for place in places] if places and len(cells) == columns else cells
-        )
+        if names is not None and len(places) == 10:
+            if len(cells) != len(names) + 1:
+                raise InputError(
+                    f"{where}: no column is called path, and there are {len(cells)} columns for "
+                    f"{len(names)} names; call the column of the image's path so"
+                )
+            name, *words = cells[0], *(cells[place + 1] for place in places)
+        elif names is not None and len(cells) == len(names):
+            name, *words = (cells[place] for place in places)
+        else:
+            name, *words = cells
+            words = [] if names is not None else words
+        before, _, last = name.rpartition(" ")
+        if names_image(before) and number(last) is not None:  # one more, of a list with spaces
+            words = []
         points = np.array([number(word) for word in words], np.float64)
         if words == [""] * 10:
             points = np.full(10, np.nan)
@@ -79,6 +127,46 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
         yield where, name, points.reshape(5, 2)
     if announced not in (None, rows):
         raise InputError(f"{path}: {rows} lines of landmarks, but line 1 announces {announced}")
+
+
+def _places(names: list[str], where: str) -> list[int]:
+    """The columns of x1, y1 … x5, y5 by their names, after that of the path where it has one."""
+    found: dict[tuple[str, str], int] = {}
+    for column, name in enumerate(names):
+        key = _coordinate(name)
+        if key is not None and key in found:
+            raise InputError(
+                f"{where}: the columns {printable(names[found[key]])} and {printable(name)} are "
+                "the same coordinate; rename or remove one"
+            )
+        if key is not None:
+            found[key] = column
+    numbers = {point for point, _ in found if point.isdigit()}
+    for points in (_NAMED, tuple("12345"), tuple("01234")):
+        wanted = [(point, axis) for point in points for axis in "xy"]
+        if found.keys() >= {*wanted} and (points == _NAMED or numbers == {*points}):
+            lower = [heading(name) for name in names]
+            paths = [
+                lower.index(name) for name in (*PATH_NAMES, "name", "name_id") if name in lower
+            ]
+            return [*paths[:1], *(found[key] for key in wanted)]
+    raise InputError(
+        f"{where}: the columns are called {printable(repr(' '.join(names)[:120]))}; call them path "
+        "and x1 y1 … x5 y5, or lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_x "
+        "leftmouth_y rightmouth_x rightmouth_y"
+    )
+
+
+def _coordinate(name: str) -> tuple[str, str] | None:
+    """(point, axis) of a column's name: ("left eye", "x") of lefteye_x, ("3", "y") of y3."""
+    text = re.sub(r"[^a-z0-9]", "", name.lower())
+    for axis, rest in ((text[-1:], text[:-1]), (text[:1], text[1:])):
+        if axis in ("x", "y"):
+            numbered = _NUMBERED.fullmatch(rest)
+            point = str(int(numbered[1])) if numbered else _SPELLED.get(rest)
+            if point is not None:
+                return point, axis
+    return None
 
 
 class AlignedSource(FaceSource):
@@ -130,15 +218,28 @@ class AlignedSource(FaceSource):
 def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarray:
     """The landmarks [N, 5, 2] of a source's images, from `read_landmarks`; NaN where those are.
 
+    An image has the line of its path, or else that of its path without the extension.
+
     Raises:
-      InputError: the source has no paths, or an image has no landmarks.
+      InputError: the source has no paths, an image has no landmarks, or a line without an extension
+        could be of two images.
     """
     with concerning("landmarks"):
         paths = paths_of(source)
-    found = [
-        landmarks.get(same_name(path), landmarks.get(same_name(without_extension(path))))
-        for path in paths
-    ]
+    names = [same_name(path) for path in paths]
+    stems = [same_name(without_extension(path)) for path in paths]
+    known, of_stem = {*names}, collections.Counter(stems)
+    found: list[np.ndarray | None] = []
+    for path, name, stem in zip(paths, names, stems, strict=True):
+        points = landmarks.get(name)
+        if points is None and stem in landmarks and stem not in known:
+            points = landmarks[stem]
+            if of_stem[stem] > 1:
+                raise InputError(
+                    f"landmarks: the source has more than one image {printable(stem)}, such as "
+                    f"{printable(path)}; list them with their extensions"
+                )
+        found.append(points)
     missing = [path for path, points in zip(paths, found, strict=True) if points is None]
     if missing:
         raise InputError(

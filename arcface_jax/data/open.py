@@ -52,7 +52,7 @@ def open_source(
     if text.startswith("tfds:"):
         return _tfds(*text.removeprefix("tfds:").split(":", 1))
     place = pathlib.Path(text)
-    kinds_with_splits = (".parquet", ".tar", ".zip")
+    kinds_with_splits = (".parquet", ".tar", ".zip", *SUFFIXES)
     if split is not None and place.is_file() and place.suffix.lower() not in kinds_with_splits:
         raise InputError(f"{place}: has no splits; leave :{split} out")
     if not place.exists():
@@ -63,7 +63,7 @@ def open_source(
         case ".rec":
             return RecordIOSource(place)
         case suffix if suffix in SUFFIXES:
-            return ListSource(place, list_root)
+            return ListSource(place, list_root, split)
         case ".parquet":
             return ParquetSource(place, split=split)
         case ".bin":

@@ -4,14 +4,13 @@ import collections
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
-from arcface_jax.data.pairs import Pairs
+from arcface_jax.data.pairs import Pairs, check_listed
 from arcface_jax.data.source import FaceSource, paths_of
 from arcface_jax.data.sources.filetree import without_extension
-from arcface_jax.data.text import is_heading, listed_path, read_rows, same_name
+from arcface_jax.data.text import is_heading, listed_path, names_image, read_rows, same_name
 from arcface_jax.errors import InputError, printable, readable
 
 _SAME = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
@@ -41,24 +40,29 @@ def read_lfw_pairs(path: str | os.PathLike[str], source: FaceSource) -> Pairs:
         raise InputError(
             f"{path}: {len(lines) - 1} pairs, but line 1 announces {num_folds} folds of 2 · {each}"
         )
-    find = _finder(_stems(source), lambda stem: _last(stem, 2))
+    find = _finder(paths_of(source), lambda name: _last(name, 2))
     rows = []
     for where, words in lines[1:]:
         if len(words) not in (3, 4):
             raise InputError(f"{where}: {len(words)} words; name i j, or name i name j, is due")
+        if len(words) == 4 and words[0] == words[2]:
+            raise InputError(
+                f"{where}: {_shown(words)} would be of different people, and the names are equal; "
+                "of one person, name i j is due"
+            )
         left, right = (words[0], words[1]), (words[-2] if len(words) == 4 else words[0], words[-1])
         indices = [
             find(f"{name}/{name}_{number.zfill(4)}", where) for name, number in (left, right)
         ]
-        rows.append((*indices, len(words) == 3))
-    return _as_pairs(rows, source.labels, num_folds)
+        rows.append((where, *indices, len(words) == 3))
+    return _as_pairs(rows, source.labels, num_folds, path)
 
 
 def read_pair_list(path: str | os.PathLike[str], source: FaceSource, num_folds: int = 1) -> Pairs:
     """A plain list of pairs: path, path, and 1 for same or 0 for different.
 
     Columns are separated by tabs, commas or spaces, and may be named in a first line. Paths are the
-    source's, with or without extension.
+    source's, with or without extension, or with another one of an image.
 
     Args:
       path: the list file.
@@ -66,10 +70,11 @@ def read_pair_list(path: str | os.PathLike[str], source: FaceSource, num_folds: 
       num_folds: contiguous folds that the list is arranged in.
 
     Raises:
-      InputError: a line cannot be read or names an image the source lacks.
+      InputError: a line cannot be read or names an image the source lacks, or lines contradict each
+        other (`pairs.check_listed`, which also warns of what is strange).
     """
     path = os.fspath(path)
-    find = _finder(_stems(source), lambda stem: stem)
+    find = _finder(paths_of(source), lambda name: name)
     rows = []
     for position, (where, words) in enumerate(read_rows(path)):
         same = _SAME.get(words[2].lower()) if len(words) == 3 else None
@@ -77,10 +82,10 @@ def read_pair_list(path: str | os.PathLike[str], source: FaceSource, num_folds: 
             if position == 0 and len(words) == 3 and is_heading(words):
                 continue
             raise InputError(f"{where}: path, path, 0 or 1 is due, got {_shown(words)}")
-        rows.append((find(words[0], where), find(words[1], where), same))
+        rows.append((where, find(words[0], where), find(words[1], where), same))
     if not rows:
         raise InputError(f"{path}: no pairs in it")
-    return _as_pairs(rows, source.labels, num_folds)
+    return _as_pairs(rows, source.labels, num_folds, path)
 
 
 def read_cfp_pairs(split: str | os.PathLike[str], source: FaceSource) -> Pairs:
@@ -113,8 +118,8 @@ def read_cfp_pairs(split: str | os.PathLike[str], source: FaceSource) -> Pairs:
         )
     protocol = folder.absolute().parent.parent
     lists = {kind: _cfp_list(protocol / f"Pair_list_{kind}.txt") for kind in dict.fromkeys(kinds)}
-    find = _finder(_stems(source), lambda stem: _last(stem, 3))
-    rows: list[tuple[int, int, bool]] = []
+    find = _finder(paths_of(source), lambda name: _last(name, 3))
+    rows: list[_Row] = []
     folds = _cfp_folds(folder)
     sizes = set()
     for fold in folds:
@@ -128,13 +133,13 @@ def read_cfp_pairs(split: str | os.PathLike[str], source: FaceSource) -> Pairs:
                     for kind, word in zip(kinds, words, strict=True)
                 ]
                 first, second = (find(image, place) for image, place in listed)
-                rows.append((first, second, name == "same.txt"))
+                rows.append((where, first, second, name == "same.txt"))
         sizes.add(len(rows) - before)
     if len(sizes) != 1 or not rows:
         raise InputError(
             f"{folder}: folds of {' and '.join(map(str, sorted(sizes)))} pairs; equal ones are due"
         )
-    return _as_pairs(rows, cfp_labels(source), len(folds))
+    return _as_pairs(rows, cfp_labels(source), len(folds), str(folder))
 
 
 def cfp_labels(source: FaceSource) -> np.ndarray:
@@ -204,7 +209,7 @@ def read_ytf_splits(path: str | os.PathLike[str], videos: Sequence[str]) -> Pair
     """
     path = os.fspath(path)
     find = _finder(videos, lambda name: _last(name, 2), "video")
-    rows = []
+    rows: list[tuple[int, _Row]] = []
     for position, (where, words) in enumerate(read_rows(path)):
         if position == 0 and not words[0].isdecimal():
             continue  # the headings
@@ -217,7 +222,8 @@ def read_ytf_splits(path: str | os.PathLike[str], videos: Sequence[str]) -> Pair
             raise InputError(
                 f"{where}: split, video, video, 0 or 1 is due, got {_shown(words, ', ')}"
             )
-        rows.append((int(words[0]), find(words[1], where), find(words[2], where), words[3] == "1"))
+        pair = (where, find(words[1], where), find(words[2], where), words[3] == "1")
+        rows.append((int(words[0]), pair))
     rows.sort(key=lambda row: row[0])
     sizes = collections.Counter(row[0] for row in rows)
     if len(set(sizes.values())) != 1:
@@ -228,28 +234,30 @@ def read_ytf_splits(path: str | os.PathLike[str], videos: Sequence[str]) -> Pair
     people = np.unique([_last(name, 2).rpartition("/")[0] for name in videos], return_inverse=True)[
         1
     ]
-    return _as_pairs([row[1:] for row in rows], people, len(sizes))
+    return _as_pairs([row[1] for row in rows], people, len(sizes), path, "video")
 
 
-def _as_pairs(rows: Sequence[tuple[Any, ...]], labels: np.ndarray, num_folds: int) -> Pairs:
-    first, second, same = (np.array(column) for column in zip(*rows, strict=True))
+_Row = tuple[str, int, int, bool]  # where, first, second, same
+
+
+def _as_pairs(
+    rows: Sequence[_Row], labels: np.ndarray, num_folds: int, what: str, kind: str = "image"
+) -> Pairs:
+    first, second, same = (np.array(column) for column in tuple(zip(*rows, strict=True))[1:])
     labels = np.asarray(labels)
     folds = np.arange(len(rows)) // max(len(rows) // max(num_folds, 1), 1)
     seen = np.unique(
         np.stack([np.concatenate([labels[first], labels[second]]), np.tile(folds, 2)]), axis=1
     )
     disjoint = len(np.unique(seen[0])) == seen.shape[1]
-    return Pairs(
+    pairs = Pairs(
         first.astype(np.int64), second.astype(np.int64), same.astype(bool), num_folds, disjoint
     )
+    return check_listed(pairs, what, lambda index: rows[index][0], labels, kind)
 
 
 def _shown(words: Sequence[str], between: str = " ") -> str:
     return printable(repr(between.join(words)[:80]))
-
-
-def _stems(source: FaceSource) -> Iterable[str]:
-    return map(without_extension, paths_of(source))
 
 
 def _last(path: str, parts: int) -> str:
@@ -259,25 +267,30 @@ def _last(path: str, parts: int) -> str:
 def _finder(
     names: Iterable[str], key: Callable[[str], str], kind: str = "image"
 ) -> Callable[[str, str], int]:
-    """A function (listed name, place) → index in `names`; `key`: the part of a name that counts."""
-    index_of: dict[str, int] = {}
-    ambiguous = collections.Counter()  # type: ignore[var-annotated]
-    for index, name in enumerate(same_name(key(name)) for name in names):
-        ambiguous[name] += name in index_of
-        index_of[name] = index
+    """A function (listed name, place) → index in `names`; `key`: the part of a name that counts.
+
+    A name that is listed as it is there counts first; then the one that it is without an extension;
+    then one that differs in the extension alone.
+    """
+    whole: dict[str, list[int]] = {}
+    stems: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        whole.setdefault(same_name(key(name)), []).append(index)
+        stems.setdefault(same_name(key(without_extension(name))), []).append(index)
 
     def find(listed: str, where: str) -> int:
         listed = same_name(listed_path(listed))
         if listed.startswith("./"):
             listed = listed[2:]
-        has_name = pathlib.PurePosixPath(listed).name != ""
-        for name in (key(listed), key(without_extension(listed)) if has_name else ""):
-            if name in index_of:
-                if ambiguous[name]:
-                    raise InputError(
-                        f"{where}: the source has more than one {kind} {printable(name)}"
-                    )
-                return index_of[name]
-        raise InputError(f"{where}: the source has no {kind} {listed!r}")
+        name = key(listed)
+        found = whole.get(name) or stems.get(name)
+        if not found and names_image(listed):
+            name = key(without_extension(listed))
+            found = stems.get(name)
+        if not found:
+            raise InputError(f"{where}: the source has no {kind} {printable(repr(listed))}")
+        if len(found) > 1:
+            raise InputError(f"{where}: the source has more than one {kind} {printable(name)}")
+        return found[0]
 
     return find

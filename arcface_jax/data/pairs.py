@@ -2,11 +2,13 @@
 
 import dataclasses
 import heapq
+import logging
+from collections.abc import Callable
 
 import numpy as np
 
 from arcface_jax.command_name import command
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,81 @@ class Pairs:
     def __len__(self) -> int:
         """The number of pairs, P."""
         return len(self.same)
+
+
+def check_listed(
+    pairs: Pairs,
+    what: str,
+    place: Callable[[int], str],
+    labels: np.ndarray | None = None,
+    kind: str = "image",
+) -> Pairs:
+    """Refuses a list of pairs that contradicts itself, and says what else is strange in it.
+
+    Pairs that are there twice, in either order, pairs of an image with itself, and pairs that
+    contradict the labels are counted in warnings of the logger arcface_jax. They stay in the list.
+
+    Args:
+      pairs: P pairs.
+      what: the list, for messages.
+      place: pair → where it is, such as "pairs.txt line 3".
+      labels: int [N], the identity of each image, where it is known.
+      kind: what the pairs are of.
+
+    Returns: `pairs`.
+
+    Raises:
+      InputError: a pair is said to be both the same and different, or an image to be different from
+        itself.
+    """
+    first, second, same = pairs.first, pairs.second, pairs.same
+    itself = first == second
+    if (itself & ~same).any():
+        at = int(np.argmax(itself & ~same))
+        raise InputError(
+            f"{place(at)}: is of one {kind} with itself, and called different; remove it"
+        )
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    order = np.lexsort((high, low))  # stable: equal pairs stay in the list's order
+    equal = (low[order][1:] == low[order][:-1]) & (high[order][1:] == high[order][:-1])
+    before, again = order[:-1][equal], order[1:][equal]
+    contrary = same[before] != same[again]
+    if contrary.any():
+        at = int(np.argmin(np.where(contrary, again, len(same))))
+        kinds = ("same", "different") if same[again[at]] else ("different", "same")
+        raise InputError(
+            f"{place(int(again[at]))}: calls a pair {kinds[0]} that is {kinds[1]} in "
+            f"{place(int(before[at]))}; remove one of them"
+        )
+    swapped = int((first[before] != first[again]).sum())
+    repeated = np.zeros(len(same), bool)
+    repeated[again] = True
+    _say(
+        repeated,
+        what,
+        f"pairs that are in the list before ({swapped} with the {kind}s swapped)",
+        place,
+    )
+    _say(itself, what, f"pairs of one {kind} with itself", place)
+    if labels is not None:
+        wrong = (labels[first] == labels[second]) != same
+        _say(
+            wrong,
+            what,
+            f"pairs that contradict the identities of their {kind}s ({(wrong & same).sum()} called "
+            f"same of two identities, {(wrong & ~same).sum()} called different of one)",
+            place,
+        )
+    return pairs
+
+
+def _say(which: np.ndarray, what: str, kind: str, place: Callable[[int], str]) -> None:
+    if which.any():
+        text = (
+            f"{what}: {kind}: {which.sum()} of {len(which)}, the first is "
+            f"{place(int(np.argmax(which)))}; they count"
+        )
+        logging.getLogger("arcface_jax").warning(printable(text))
 
 
 def check_folds(same: np.ndarray, num_folds: int) -> None:

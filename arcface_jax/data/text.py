@@ -18,8 +18,19 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _SEPARATORS = "\t,;"
+_DECLARED = re.compile(r'\s*"?sep=([,;|\t ])"?[\s,;|]*', re.IGNORECASE)  # Excel's first line
 _HEADING = re.compile(r"[^\W\d_][\w ?()#-]*")
 _NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+_IMAGE_NAME = re.compile(
+    r"[^/]\.(jpe?g|jpe|jfif|jp2|jxl|a?png|gif|bmp|webp|tiff?|p[bgnp]m|hei[cf]|avif)$", re.IGNORECASE
+)
+PATH_NAMES = (
+    *("path", "file", "filename", "file_name", "filepath", "file_path"),
+    *("image", "image_path", "image_file", "image_name", "imagename", "image_id"),
+    *("img", "img_path", "img_name", "img_id"),
+)
+"""What lists call the column of an image's path, as `heading` has it."""
 
 
 def encoding_of(path: str | os.PathLike[str], kind: str = "list") -> str:
@@ -55,7 +66,7 @@ def read_lines(path: str | os.PathLike[str], kind: str = "list") -> Iterator[tup
             for number, line in enumerate(file, 1):
                 if "\0" in line:
                     raise InputError(f"{name} line {number}: not text; save it as UTF-8")
-                yield number, line.rstrip("\n")
+                yield number, line.lstrip("\ufeff").rstrip("\n")  # within, of joined files
     except UnicodeError:
         raise InputError(
             f"{name}: its text is not {encoding.upper()} after line {number}; save it as UTF-8"
@@ -63,14 +74,18 @@ def read_lines(path: str | os.PathLike[str], kind: str = "list") -> Iterator[tup
 
 
 def separator_of(path: str | os.PathLike[str], kind: str = "list") -> str | None:
-    """Tab, comma or semicolon, which of them comes first in this order in the first two lines;
-    None for spaces.
+    """Tab, comma or semicolon, which of them comes first in this order in the first two lines, or
+    the one that Excel's first line "sep=;" declares; None for spaces.
 
     Raises:
       InputError: as `read_lines`.
     """
     lines = (line for _, line in read_lines(path, kind) if line.strip())
-    start = "".join(itertools.islice(lines, 2))
+    first, start = "", ""
+    for line in itertools.islice(lines, 2):
+        first, start = first or line, start + line
+    if declared := _DECLARED.fullmatch(first):
+        return None if declared[1] == " " else declared[1]
     return next((mark for mark in _SEPARATORS if mark in start), None)
 
 
@@ -90,14 +105,18 @@ def read_rows(
       InputError: the file cannot be read, or is no text, or a quote does not end.
     """
     name, separator = os.fspath(path), separator_of(path, kind)
+    lines = (
+        (number, "" if number == 1 and _DECLARED.fullmatch(line) else line)
+        for number, line in read_lines(path, kind)
+    )
     if separator is None:
-        for number, line in read_lines(path, kind):
+        for number, line in lines:
             if line.strip():
                 words = line.split() if columns is None else line.rsplit(None, columns - 1)
                 yield f"{name} line {number}", [word.strip() for word in words]
         return
     rows = csv.reader(
-        (f"{line}\n" for _, line in read_lines(path, kind)),
+        (f"{line}\n" for _, line in lines),
         delimiter=separator,
         skipinitialspace=separator != "\t",
         strict=True,
@@ -117,6 +136,16 @@ def read_rows(
 def is_heading(cells: list[str]) -> bool:
     """Whether a first row names columns: words, no number and no path."""
     return all(_HEADING.fullmatch(cell) for cell in cells if cell)
+
+
+def heading(cell: str) -> str:
+    """A column's name in one form: "Image Path" and "image-path" are image_path."""
+    return re.sub(r"[\s-]+", "_", cell.strip().lower())
+
+
+def names_image(cell: str) -> bool:
+    """Whether a cell ends as the name of an image file does."""
+    return _IMAGE_NAME.search(cell) is not None
 
 
 def number(cell: str) -> float | None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, printable
 
 UNIT_NORM_TOLERANCE = 1e-2
 """bfloat16 rows that were normalised pass; a forgotten normalisation does not."""
@@ -71,20 +71,32 @@ def check_embeddings(
     `name` and `rows` [N] are what an error calls the array and its rows.
 
     Raises:
-      InputError: wrong rank, no rows, a row with NaN or ∞, or not of unit norm; it gives the row.
+      InputError: wrong rank, no rows, no real numbers, a row with NaN, ∞ or a square beyond its
+        dtype, or not of unit norm; it gives the row.
     """
     embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or embeddings.size == 0:
         raise InputError(f"{name}: shape {embeddings.shape}; give [N, D], one embedding a row")
     if embeddings.dtype not in (np.float32, np.float64):
-        embeddings = embeddings.astype(np.float32)
+        try:
+            if np.iscomplexobj(embeddings):
+                raise TypeError
+            embeddings = embeddings.astype(np.float32)
+        except (TypeError, ValueError):
+            shown = printable(str(embeddings.flat[0])[:40])
+            raise InputError(f"{name}: {shown!r} is no real number; give such alone") from None
     squared = np.einsum("nd,nd->n", embeddings, embeddings)
     numbers = range(len(embeddings)) if rows is None else rows
     invalid = ~np.isfinite(squared)
     if invalid.any():
-        raise InputError(
-            f"{name}: row {numbers[np.argmax(invalid)]} holds NaN or infinity; remove or repair it"
-        )
+        row = int(np.argmax(invalid))
+        largest = np.abs(embeddings[row].astype(np.float64)).max()
+        if np.isfinite(largest):
+            raise InputError(
+                f"{name}: row {numbers[row]} holds {largest:.3g}, whose square is beyond "
+                f"{embeddings.dtype}; divide all rows by a number"
+            )
+        raise InputError(f"{name}: row {numbers[row]} holds NaN or infinity; remove or repair it")
     if unit:
         norms = np.sqrt(squared)
         invalid = np.abs(norms - 1.0) > UNIT_NORM_TOLERANCE

@@ -8,14 +8,22 @@ lists with spaces (`ijbc_face_tid_mid.txt`, `ijbc_template_pair_label.txt`,
 
 import dataclasses
 import itertools
+import logging
 import os
 import warnings
 from collections.abc import Iterator
 
 import numpy as np
 
-from arcface_jax.data.pairs import Pairs
-from arcface_jax.data.text import encoding_of, is_heading, number, read_rows, separator_of
+from arcface_jax.data.pairs import Pairs, check_listed
+from arcface_jax.data.text import (
+    encoding_of,
+    is_heading,
+    names_image,
+    number,
+    read_rows,
+    separator_of,
+)
 from arcface_jax.errors import InputError, printable, readable
 
 FilePath = str | os.PathLike[str]
@@ -37,24 +45,48 @@ class FaceMedia:
 
 
 def read_face_media(path: FilePath) -> FaceMedia:
-    """`ijb?_face_tid_mid.txt`: a line has file name, template, medium."""
+    """`ijb?_face_tid_mid.txt`: a line has file name, template, medium.
+
+    A line that is there twice counts twice; a warning of the logger arcface_jax says how many.
+    """
     names, numbers = [], []
+    seen: set[tuple[str, ...]] = set()
+    again = []
     for where, (name, *words) in _lines(path, 3, "file name, template, medium", named=True):
         names.append(name)
         numbers.append([_integer(word, where) for word in words])
+        if (name, *words) in seen:
+            again.append(where)
+        seen.add((name, *words))
+    if again:
+        logging.getLogger("arcface_jax").warning(
+            printable(
+                f"{os.fspath(path)}: lines that are in the file before: {len(again)} of "
+                f"{len(names)}, the first is {again[0]}; they count"
+            )
+        )
     template_ids, media_ids = np.array(numbers, np.int64).T
     return FaceMedia(names, template_ids, media_ids)
 
 
 def read_template_pairs(path: FilePath) -> Pairs:
-    """`ijb?_template_pair_label.txt`: lines of template, template, 1 (same) or 0 (different)."""
+    """`ijb?_template_pair_label.txt`: lines of template, template, 1 (same) or 0 (different).
+
+    Raises:
+      InputError: a line cannot be read, or lines contradict each other (`pairs.check_listed`, which
+        also warns of what is strange).
+    """
     table = _integer_table(path, 3, "template, template, 0 or 1")
     wrong = (table[:, 2] != 0) & (table[:, 2] != 1)
+
+    def line(row: int) -> tuple[str, list[str]]:
+        return next(itertools.islice(_lines(path, 3, ""), row, None))
+
     if wrong.any():
-        row = int(np.argmax(wrong))
-        where, words = next(itertools.islice(_lines(path, 3, ""), row, None))
+        where, words = line(int(np.argmax(wrong)))
         raise InputError(f"{where}: the label is {words[2]}; 0 or 1 is due")
-    return Pairs(table[:, 0].copy(), table[:, 1].copy(), table[:, 2] == 1)
+    pairs = Pairs(table[:, 0].copy(), table[:, 1].copy(), table[:, 2] == 1)
+    return check_listed(pairs, os.fspath(path), lambda row: line(row)[0], kind="template")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,16 +226,23 @@ def _lines(
 ) -> Iterator[tuple[str, list[str]]]:
     """(place, words) of each line that is not blank, but for a first one that names the columns.
 
-    `named`: the first column is a file name, in which there may be spaces.
+    `named`: the first column is a file name, in which there may be spaces if it ends as one of an
+    image.
     """
     rows = read_rows(path, columns if named else None, kind="file")
-    empty = True
+    empty, by_spaces = True, named and separator_of(path, "file") is None
     for position, (where, words) in enumerate(rows):
         if position == 0 and len(words) == columns and is_heading(words):
             continue
         empty = False
         if len(words) != columns:
             raise InputError(f"{where}: {len(words)} words; {due} are due")
+        if by_spaces and " " in words[0] and not names_image(words[0]):
+            more = len(words[0].split()) - 1
+            raise InputError(
+                f"{where}: {columns + more} words; {due} are due, or a file name with spaces that "
+                "ends as an image's, such as .jpg"
+            )
         yield where, words
     if empty:
         raise InputError(f"{os.fspath(path)}: the file is empty; {due} are due")

@@ -209,6 +209,87 @@ def test_landmarks_in_columns_that_are_called_so(photos, start, separator, befor
         read_landmarks(photos / "landmarks.csv")
 
 
+BY_POINT = [(axis, point) for point in range(5) for axis in "xy"]
+BY_AXIS = [(axis, point) for axis in "xy" for point in range(5)]
+CELEBA = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
+SHORT = ("le", "re", "n", "lm", "rm")
+WORDS = ("Left Eye Center", "Right Eye Center", "Nose Tip", "Mouth-Left", "Mouth-Right")
+
+
+@pytest.mark.parametrize("order", [BY_POINT, BY_AXIS, BY_AXIS[::-1]])
+@pytest.mark.parametrize(
+    ("names", "separator"),
+    [
+        (lambda axis, point: f"{axis}{point + 1}", ","),
+        (lambda axis, point: f"{axis}_{point}", ";"),
+        (lambda axis, point: f"P{point + 1}{axis.upper()}", ","),
+        (lambda axis, point: f"landmark_{point}_{axis}", " "),
+        (lambda axis, point: f"{CELEBA[point]}_{axis}", " "),
+        (lambda axis, point: f"{axis}_{CELEBA[point]}", "\t"),
+        (lambda axis, point: f"{SHORT[point]}{axis}", ","),
+        (lambda axis, point: f"{WORDS[point]} {axis.upper()}", ","),
+    ],
+)
+def test_the_order_of_named_columns(tmp_path, order, names, separator):
+    points = np.arange(10.0).reshape(5, 2)
+    heading = [names(axis, point) for axis, point in order]
+    row = ["a.jpg", *(str(points[point, "xy".index(axis)]) for axis, point in order)]
+    for start in (["path"], ["image_id"], ["Name"], ["# file"], []):
+        text = separator.join([*start, *heading]) + "\n" + separator.join(row)
+        (tmp_path / "l.txt").write_text(text)
+        (found,) = read_landmarks(tmp_path / "l.txt").values()
+        np.testing.assert_array_equal(found, points)
+    (tmp_path / "l.txt").write_text(text.replace("a.jpg", f"a.jpg{separator}1"))
+    with pytest.raises(InputError, match=r"line 2: (no column is called path|path and 10 numbers)"):
+        read_landmarks(tmp_path / "l.txt")
+
+
+@pytest.mark.parametrize(
+    ("heading", "message"),
+    [
+        (
+            "foto,x1,y1,x2,y2,x3,y3,x4,y4,x5,y5",
+            "line 2: no column is called path, and there are 11",
+        ),
+        (
+            "path,x1,y1,x2,y2,x3,y3,x4,y4,ax,ay",
+            "line 1: the columns are called 'path x1 .* call th",
+        ),
+        ("path,x2,y2,x3,y3,x4,y4,x5,y5,x6,y6", "line 1: the columns are called 'path x2 "),
+        ("# path,x1,y1,x2,y2,x3,y3,x4,y4,a,b", "line 1: the columns are called 'path x1 "),
+        ("path,x1,y1,x1,y1,x1,y1,x1,y1,x1,y1", "line 1: the columns x1 and x1 are the same coord"),
+        ("path,x1,y1,x2,y2,x3,y3,x4,y4,x5,X 1", "line 1: the columns x1 and X 1 are the same"),
+        ("path,x1,y1,x2,y2,x3,y3,x4,y4,x5,y5,s", "line 2: path and 10 numbers"),
+    ],
+)
+def test_names_of_columns_that_are_not_understood(tmp_path, heading, message):
+    (tmp_path / "l.csv").write_text(f"{heading}\na.jpg,{','.join('0123456789')}\n")
+    with pytest.raises(InputError, match=rf"l\.csv {message}"):
+        read_landmarks(tmp_path / "l.csv")
+
+
+@pytest.mark.parametrize(
+    ("files", "listed", "found"),
+    [
+        (["1.jpg", "1.jpg.png"], ["1.jpg", "1.jpg.png"], [0, 1]),
+        (["1.jpg", "1.jpg.png"], ["1.jpg"], r"1 of 2 images have none, the first is a/1\.jpg\.png"),
+        (["1.jpg", "1.png"], ["1.png", "1.jpg"], [1, 0]),
+        (["1.jpg", "1.png"], ["1"], "more than one image a/1, such as a/1.jpg; list them with"),
+        (["1.jpg", "2.jpg"], ["2", "1"], [1, 0]),
+    ],
+)
+def test_each_image_has_the_landmarks_of_its_line(tmp_path, picture, files, listed, found):
+    (tmp_path / "a").mkdir()
+    for file in files:
+        (tmp_path / "a" / file).write_bytes(encode_png(picture(0)))
+    landmarks = {f"a/{name}": np.full((5, 2), float(at)) for at, name in enumerate(listed)}
+    if isinstance(found, str):
+        with pytest.raises(InputError, match=found):
+            by_path(FolderSource(tmp_path), landmarks)
+    else:
+        assert by_path(FolderSource(tmp_path), landmarks)[:, 0, 0].tolist() == found
+
+
 def test_bad_landmarks_are_refused(photos):
     source = FolderSource(photos)
     for text, message in (

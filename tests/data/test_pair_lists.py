@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -102,6 +104,109 @@ def test_an_ambiguous_name_is_refused(lfw, picture):
     (lfw / "pairs.txt").write_text("1\nBo 1 2\nBo 1 Cy 1\n")
     with pytest.raises(InputError, match="line 2: the source has more than one image Bo/Bo_0001"):
         read_lfw_pairs(lfw / "pairs.txt", FolderSource(lfw))
+
+
+@pytest.fixture
+def people(tmp_path, write_tree):
+    return FolderSource(write_tree(tmp_path / "people", {"ann": 4, "bob": 4}))
+
+
+CONTRARY = "called same of two identities"
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        ("ann/0 ann/1 1\nann/0 bob/0 0\n", []),
+        (
+            "ann/0 ann/1 1\nann/0 ann/1 1\nann/1 ann/0 1\nann/0 ann/1 1\nann/0 bob/0 0\n",
+            [r"in the list before \(2 with the images swapped\): 3 of 5, the first is .* line 2; "],
+        ),
+        (
+            "ann/0 ann/0.png 1\nann/0 bob/0 0\n",
+            ["one image with itself: 1 of 2, .* line 1; they c"],
+        ),
+        (
+            "ann/0 bob/0 1\nann/0 ann/1 0\nann/1 ann/2 1\nann/2 bob/1 1\n",
+            [rf"of their images \(2 {CONTRARY}, 1 called different of one\): 3 of 4, the"],
+        ),
+    ],
+)
+def test_what_is_strange_in_a_list_of_pairs_is_said(people, tmp_path, caplog, text, warned):
+    (tmp_path / "pairs.txt").write_text(text)
+    pairs = read_pair_list(tmp_path / "pairs.txt", people)
+    assert len(pairs) == text.count("\n")
+    assert len(caplog.messages) == len(warned)
+    for message, pattern in zip(caplog.messages, warned, strict=True):
+        assert re.search(rf"^\S*pairs\.txt: pairs .*{pattern}", message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ann/0 ann/1 1\nann/2 ann/3 1\nann/0 ann/1 0\n", r"3: calls a pair different .* line 1;"),
+        ("ann/0 bob/1 0\nbob/1 ann/0.png 1\n", r"2: calls a pair same that is different in .* 1;"),
+        ("ann/0 ann/1 1\nann/0 ann/0 0\n", "2: is of one image with itself, and called different"),
+    ],
+)
+def test_pairs_that_contradict_each_other_are_refused(people, tmp_path, text, message):
+    (tmp_path / "pairs.txt").write_text(text)
+    with pytest.raises(InputError, match=rf"pairs\.txt line {message}"):
+        read_pair_list(tmp_path / "pairs.txt", people)
+
+
+def test_other_lists_of_pairs_are_checked_too(lfw, caplog):
+    source = FolderSource(lfw)
+    for text, message in (
+        ("1\nBo 1 2\nBo 1 Bo 2\n", "line 3: 'Bo 1 Bo 2' would be of different people, and the nam"),
+        ("1\nBo 1 2\nCy 1 Cy 1\n", "line 3: 'Cy 1 Cy 1' would be of different"),
+    ):
+        (lfw / "pairs.txt").write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_lfw_pairs(lfw / "pairs.txt", source)
+    (lfw / "pairs.txt").write_text("1\nBo 1 1\nBo 1 Cy 1\n")
+    read_lfw_pairs(lfw / "pairs.txt", source)
+    assert "pairs of one image with itself: 1 of 2" in caplog.text
+    (lfw / "splits.txt").write_text("1, Bo/1, Cy/0, 0\n1, Cy/0, Bo/1, 1\n")
+    with pytest.raises(
+        InputError, match=r"splits\.txt line 2: calls a pair same that is different"
+    ):
+        read_ytf_splits(lfw / "splits.txt", VIDEOS)
+
+
+@pytest.mark.parametrize(
+    ("files", "listed", "found"),
+    [
+        (["1.jpg", "1.jpg.png"], "1.jpg", "1.jpg"),
+        (["1.jpg", "1.jpg.png"], "1.jpg.png", "1.jpg.png"),
+        (["1.jpg", "1.jpg.png"], "1", "1.jpg"),
+        (["1.jpg.png", "1.png"], "1.jpg", "1.jpg.png"),
+        (["1.jpg", "1.png"], "1.jpg", "1.jpg"),
+        (["1.jpg", "1.png"], "1.png", "1.png"),
+        (["1.jpg", "1.png"], "1", None),
+        (["1.jpg", "1.png"], "1.bmp", None),
+        (["1.png"], "1.jpg", "1.png"),
+        (["1.png"], "1.JPEG", "1.png"),
+        (["1.png"], "1.heic", "1.png"),
+        (["1.png"], "1.0", ""),
+        (["J.Lo.png", "J.png"], "J.Lo", "J.Lo.png"),
+        (["J.png"], "J.Lo", ""),
+        (["1.0.png", "1.1.png"], "1.1", "1.1.png"),
+    ],
+)
+def test_the_image_of_the_listed_name_comes_first(tmp_path, picture, files, listed, found):
+    (tmp_path / "set" / "ann").mkdir(parents=True)
+    for file in [*files, "z.png"]:
+        (tmp_path / "set" / "ann" / file).write_bytes(encode_png(picture(0)))
+    source = FolderSource(tmp_path / "set")
+    (tmp_path / "pairs.csv").write_text(f"ann/{listed},ann/z.png,1\n")
+    if found:
+        pairs = read_pair_list(tmp_path / "pairs.csv", source)
+        assert source.path(int(pairs.first[0])) == f"ann/{found}"
+    else:
+        message = "has no image" if found == "" else "has more than one image ann/1"
+        with pytest.raises(InputError, match=message):
+            read_pair_list(tmp_path / "pairs.csv", source)
 
 
 @pytest.fixture

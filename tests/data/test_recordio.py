@@ -1,5 +1,6 @@
 import multiprocessing
 import pickle
+import re
 import struct
 import threading
 
@@ -152,8 +153,12 @@ def test_images_outside_every_identitys_range_have_their_own_label(tmp_path):
     np.testing.assert_array_equal(RecordIOSource(tmp_path / "x.rec").labels, [0, 0, 1])
 
 
-def test_more_images_than_float32_counts(tmp_path):
+def test_more_images_than_float32_counts(tmp_path, monkeypatch):
     # Key 2²⁴ + 3 for the first identity is stored as 2²⁴ + 4; keys in the index are exact.
+    counted = []
+    monkeypatch.setattr(
+        RecordIOSource, "_check_counted", lambda _, *numbers: counted.append(numbers)
+    )
     big = 2**24
     contents = [
         pack((big + 4, big + 6), 0),
@@ -164,6 +169,7 @@ def test_more_images_than_float32_counts(tmp_path):
     offsets = write_records(tmp_path / "x.rec", contents)
     (tmp_path / "x.idx").write_text(format_index([0, *range(big, big + 5)], offsets))
     np.testing.assert_array_equal(RecordIOSource(tmp_path / "x.rec").labels, [0, 0, 1])
+    assert counted == [(big + 2, big - 1, 2, 0)]  # all but three keys are left out here
 
 
 def test_labels_that_float32_merges_are_refused(tmp_path):
@@ -277,36 +283,116 @@ def test_a_header_record_and_packed_labels(tmp_path, size, numbers, place):
 
 
 @pytest.mark.parametrize(
-    ("records", "remark"),
-    [
-        (
-            [one for one in with_header() if one[0] not in (2, 5)],
-            "counts 6 images and 2 identities; 2 of those images and 0 of those identities are "
-            "not in the file",
-        ),
-        (with_header()[:-1], "0 of those images and 1 of those identities are not in the file"),
-        (with_header((7, 12)), "0 of those images and 3 of those identities are not in the file"),
-    ],
+    ("records", "identities", "lacking"),
+    [(with_header()[:-1], 2, 1), (with_header((7, 12)), 5, 3)],
 )
-def test_what_the_header_counts_and_the_file_lacks_is_said(tmp_path, size, caplog, records, remark):
+def test_identities_that_the_header_counts_and_the_file_lacks_are_said(
+    tmp_path, size, caplog, records, identities, lacking
+):
     write_indexed(tmp_path, records)
     source = RecordIOSource(tmp_path)
-    np.testing.assert_array_equal(
-        source.labels, [0, 0, 1, 1] if "2 of" in remark else [0] * 3 + [1] * 3
-    )
+    np.testing.assert_array_equal(source.labels, [0] * 3 + [1] * 3)
     (said,) = source.remarks
-    assert remark in said
+    assert said == (
+        f"{tmp_path / 'train.rec'}: its header record counts {identities} identities, and "
+        f"{lacking} of their records are not in the file"
+    )
     assert said in caplog.text
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+@pytest.mark.parametrize(
+    ("left", "lacking"),
+    [
+        ([0, 1, 2], 4),  # cut at a record's end
+        ([0, 1, 2, 3, 4, 5], 1),
+        ([1, 2, 0], 4),
+        ([0, 1, 3, 4, 6, 7, 8], 2),  # left out in packing
+        ([0, 1, 3, 4, 5, 6, 7, 8], 1),
+    ],
+)
+def test_fewer_images_than_the_header_counts_are_an_error(tmp_path, size, indexed, left, lacking):
+    records = dict(with_header())
+    write_indexed(tmp_path, [(key, records[key]) for key in left])
+    if not indexed:
+        (tmp_path / "train.idx").unlink()
+    with pytest.raises(
+        InputError, match=rf"train\.rec: its header record counts 6 images, and {lacking} of them"
+    ):
+        RecordIOSource(tmp_path)
+
+
+def write_list(folder, lines):
+    (folder / "train.lst").write_text("".join(f"{line}\n" for line in lines))
+
+
+@pytest.mark.parametrize("form", ["1\t{}/{}.jpg\t{}", "{1}\t{2}\t{0}/{1}.jpg"])
+@pytest.mark.parametrize("header", [True, False])
+def test_the_list_beside_the_records(tmp_path, form, header):
+    contents = with_header((5, 7), images=4, ranges=((1, 3), (3, 5)), labels=[0, 0, 1, 1])
+    write_indexed(tmp_path, contents if header else contents[1:5])
+    lines = [form.format("ab"[key > 1], key, int(key > 1)) for key in range(4)]
+    write_list(tmp_path, lines)
+    source = RecordIOSource(tmp_path)
+    assert source.identity_names == ["a", "b"]
+    assert source.remarks == ()
+    write_list(tmp_path, [*lines, form.format("b", 4, 1)])
+    with pytest.raises(
+        InputError, match=r"train\.lst: lists 5 images, but .*train\.rec has 4; res"
+    ):
+        RecordIOSource(tmp_path)
+    for changed, why in (
+        (lines[:3], "it lists 3 images, and"),
+        ([form.format("x", key, 1) for key in range(4)], "2 of its 4 labels are not those of"),
+        ([line.replace("b/", "a/") for line in lines], "its paths have no folder for each"),
+        ([line.replace("a/", "").replace("b/", "") for line in lines], "its paths have no folder"),
+        ([line.replace("a/1", "c/1") for line in lines], "its paths have several folders for an"),
+        (["nonsense"], "it cannot be read"),
+    ):
+        write_list(tmp_path, changed)
+        source = RecordIOSource(tmp_path)
+        assert source.identity_names == ["0", "1"]
+        (remark,) = source.remarks
+        assert f"train.lst: is not used, for {why}" in remark
+
+
+@pytest.mark.parametrize(
+    ("text", "remark"),
+    [
+        ("2,112,112", None),
+        ("2\n", None),
+        ("9,112,112", r"property: counts 9 identities, but the images of .*train\.rec are of 2"),
+        ("1,112,112", "property: counts 1 identities, but"),
+        ("\u5b89,1", "does not begin with a number of identities"),
+        ("", "does not begin with a number of identities"),
+    ],
+)
+def test_insightfaces_property(tmp_path, text, remark):
+    write_indexed(tmp_path, with_header())
+    (tmp_path / "property").write_text(text, encoding="utf-8")
+    remarks = RecordIOSource(tmp_path).remarks
+    assert len(remarks) == (remark is not None)
+    assert remark is None or re.search(remark, remarks[0])
+
+
+@pytest.mark.parametrize("header", [(5.0,), (5.0, float("nan")), (float("inf"), 7.0)])
+def test_a_header_without_two_keys(tmp_path, header):
+    content = struct.pack("<IfQQ", len(header), 0.0, 0, 0)
+    content += struct.pack(f"<{len(header)}f", *header)
+    write_indexed(tmp_path, [(0, content), *with_header()[1:]])
+    shown = ", ".join(f"{label:g}" for label in header)
+    with pytest.raises(InputError, match=rf"\(key 0\): holds {shown} where two keys are due, of"):
+        RecordIOSource(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("records", "keep", "message"),
     [
-        (packed_labels(6, 1), lambda key: key < 4, "2 records of .* are not listed"),
-        (packed_labels(6, 2), lambda key: key != 2, "1 records of .* are not listed"),
-        (with_header(), lambda key: key < 6, "3 records of .* are not listed"),
-        (with_header(), lambda key: key != 3, "1 records of .* are not listed"),
-        (with_header(), lambda key: key, "1 records of .* are not listed"),
+        (packed_labels(6, 1), lambda key: key < 4, "does not list 2 of the records of"),
+        (packed_labels(6, 2), lambda key: key != 2, "does not list 1 of the records of"),
+        (with_header(), lambda key: key < 6, "does not list 3 of the records of"),
+        (with_header(), lambda key: key != 3, "does not list 1 of the records of"),
+        (with_header(), lambda key: key, "does not list 1 of the records of"),
         (with_header((5, 7)), None, r"key 7 \(and 1 more\) is beyond key 7"),
         (with_header((5, 9)), None, r"key 5 \(and 1 more\) is an image, where"),
         (with_header((5, 9), numbers=2), None, r"key 5 \(and 1 more\) is an image"),
@@ -338,6 +424,22 @@ def test_header_index_and_records_must_agree(tmp_path, size, records, keep, mess
 def test_entries_of_the_index_that_are_no_record(tmp_path, change, message):
     write_indexed(tmp_path, list(enumerate(packed_labels(6, 2))), change=change)
     with pytest.raises(InputError, match=message):
+        RecordIOSource(tmp_path)
+
+
+def test_an_index_that_is_cut(tmp_path, size):
+    write_indexed(tmp_path, with_header())
+    text = (tmp_path / "train.idx").read_text()
+    (tmp_path / "train.idx").write_text(text.rstrip("\n"))
+    assert len(RecordIOSource(tmp_path)) == 6
+    for end in range(len(text) - 2, 0, -1):
+        (tmp_path / "train.idx").write_text(text[:end])
+        with pytest.raises(InputError, match=r"\.idx: (is|empty, c|does not list|off)|no image b"):
+            RecordIOSource(tmp_path)
+    (tmp_path / "train.idx").write_text(text[:-2])
+    with pytest.raises(
+        InputError, match=r"train\.idx: is cut in its last line \(key 8 at offset \d+, where no rec"
+    ):
         RecordIOSource(tmp_path)
 
 
@@ -447,5 +549,6 @@ def test_the_list_of_another_program_beside_the_records_is_passed_over(golden_fi
     )  # as im2rec writes it
     source = RecordIOSource(golden_files)
     assert source.path(0) is None
+    assert "train.lst: is not used, for it lists 2 images, and" in source.remarks[0]
     with pytest.raises(InputError, match="landmarks: the images have no file names"):
         by_path(source, {})

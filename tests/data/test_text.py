@@ -163,7 +163,8 @@ HEADINGS = {
         "name,lx,ly,rx,ry,nx,ny,mlx,mly,mrx,mry",
         "NAME_ID,P1X,P1Y,P2X,P2Y,P3X,P3Y,P4X,P4Y,P5X,P5Y",
         "2",
-        "2\nlefteye_x lefteye_y righteye_x righteye_y nose_x nose_y a_x a_y b_x b_y",
+        "2\nlefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_x leftmouth_y "
+        "rightmouth_x rightmouth_y",
     ],
     "splits.txt": ["split, first, second, same", "split number, first name, second name, is same?"],
     "ijbc_face_tid_mid.txt": ["name tid mid"],
@@ -186,21 +187,23 @@ def test_a_first_line_may_name_the_columns(tmp_path, faces, name, heading):
 
 
 def test_cfp_and_lists_of_windows(tmp_path, faces, picture):
-    for kind in ("frontal", "profile"):
-        path = tmp_path / "Data" / "001" / kind / "01.png"
+    for name in ("001/frontal", "001/profile", "002/profile"):
+        path = tmp_path / "Data" / name / "01.png"
         path.parent.mkdir(parents=True)
         path.write_bytes(encode_png(picture(0)))
     protocol = tmp_path / "Protocol"
     for fold in ("01", "02"):
         (protocol / "Split" / "FP" / fold).mkdir(parents=True)
-        for name in ("same.txt", "diff.txt"):
-            (protocol / "Split" / "FP" / fold / name).write_text("1,1\r\n", encoding="utf-8-sig")
+        for name, line in (("same.txt", "1,1\r\n"), ("diff.txt", "1,2\r\n")):
+            (protocol / "Split" / "FP" / fold / name).write_text(line, encoding="utf-8-sig")
     for kind, folder in (("F", "frontal"), ("P", "profile")):
         (protocol / f"Pair_list_{kind}.txt").write_text(
-            f"1 ..\\Data\\Images\\001\\{folder}\\01.jpg\r\n", encoding="utf-16"
+            f"1 ..\\Data\\Images\\001\\{folder}\\01.jpg\r\n"
+            f"2 ..\\Data\\Images\\002\\{folder}\\01.jpg\r\n",
+            encoding="utf-16",
         )
     pairs = read_cfp_pairs(protocol / "Split" / "FP", FolderSource(tmp_path / "Data"))
-    assert pairs_of(pairs) == [(0, 1, True), (0, 1, False)] * 2
+    assert pairs_of(pairs) == [(0, 1, True), (0, 2, False)] * 2
     (tmp_path / "w.csv").write_text(".\\Bo Li\\Bo Li_0001.png,1\r\nBo Li\\Bo Li_0002.png,2\r\n")
     assert listed(tmp_path / "w.csv", faces) == [
         ("Bo Li/Bo Li_0001.png", "1"),
@@ -252,6 +255,159 @@ def test_a_bad_line_of_a_list_is_named(tmp_path, faces, name, text, message):
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         ListSource(tmp_path / name, faces)
+
+
+@pytest.fixture
+def ann_and_bob(tmp_path, write_tree):
+    return write_tree(tmp_path / "set", {"ann": 2, "bob": 1})
+
+
+def write_columns(path, names, columns, separator=","):
+    """A list with a line of names, where there are any, and the columns one below the other."""
+    rows = [*([names] if names else []), *zip(*columns, strict=True)]
+    path.write_text("".join(f"{separator.join(row)}\n" for row in rows), encoding="utf-8")
+
+
+IMAGES, WHO = ("ann/0.png", "ann/1.png", "bob/0.png"), ("ann", "ann", "bob")
+OF_WHO, OF_NUMBERS = ["ann", "ann", "bob"], ["1", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("names", "columns", "people", "remark"),
+    [
+        (
+            ("id", "path", "name"),
+            ("012", IMAGES, WHO),
+            OF_WHO,
+            "the column name; id could be it too",
+        ),
+        (
+            ("id", "path", "name"),
+            ("112", IMAGES, WHO),
+            OF_WHO,
+            "the column name; id could be it too",
+        ),
+        (("path", "id"), (IMAGES, "112"), OF_NUMBERS, None),
+        (("id", "path"), ("012", IMAGES), list("012"), "id has another value in each of 3 lines"),
+        (
+            ("path", "label", "identity"),
+            (IMAGES, "112", WHO),
+            OF_WHO,
+            "identity; label could be it",
+        ),
+        (("path", "label", "name"), (IMAGES, "112", "123"), OF_NUMBERS, "label; name could be it"),
+        (
+            ("path", "file", "class"),
+            (IMAGES, "xyz", WHO),
+            OF_WHO,
+            "the path is of the column path; f",
+        ),
+        (("", "Image Path", "Person-ID"), ("012", IMAGES, WHO), OF_WHO, None),
+        (("# path", "label"), (IMAGES, WHO), OF_WHO, None),
+        (("#label", "path"), (WHO, IMAGES), OF_WHO, None),
+        (("# by hand", ""), (IMAGES, WHO), OF_WHO, '"# " and are left out: 1'),
+        (("sep=,", ""), (IMAGES, WHO), OF_WHO, None),
+        (None, (IMAGES, WHO, ("", "", "")), OF_WHO, None),
+        (None, ("012", "112", IMAGES), OF_NUMBERS, None),
+        (("path", "identity", "split"), (IMAGES, WHO, ["", "", "x"]), OF_WHO, "no split: 2 of 3"),
+    ],
+)
+def test_which_column_is_the_identity(tmp_path, ann_and_bob, names, columns, people, remark):
+    write_columns(tmp_path / "x.csv", names, columns)
+    source = ListSource(tmp_path / "x.csv", ann_and_bob)
+    assert [source.path(index) for index in range(3)] == list(IMAGES)
+    assert [source.identity_names[label] for label in source.labels] == people
+    assert len(source.remarks) == (remark is not None)
+    assert remark is None or remark in source.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "columns", "message"),
+    [
+        (None, (IMAGES, "112", WHO), "line 1: 3 columns, and nothing says which is the identity"),
+        (("path", "label", "class"), (IMAGES, "121", WHO), "columns label and class do not agree"),
+        (("id", "path", "name"), ("122", IMAGES, WHO), "columns name and id do not agree on who"),
+        (("path", "label", "Label"), (IMAGES, "112", "112"), "two columns are called 'label'"),
+        (None, (WHO, IMAGES), "1: 'ann' is no image, but 'ann/0.png' is: the columns are swapped"),
+        (("path", "identity"), (WHO, IMAGES), "2: 'ann' is no image, but .* columns are swapped"),
+        (None, (IMAGES, IMAGES[::-1]), "1: 'bob/0.png' is an image too, and an identity is due"),
+        (None, ((*IMAGES, "path"), (*WHO, "label")), "line 4: 'path label' names columns, as only"),
+        (None, ((*IMAGES, "# path"), (*WHO, "label")), "line 4: '# path label' names columns"),
+        (("path", "class"), ((*IMAGES, "path"), (*WHO, "class")), "line 5: 'path class' names col"),
+        (("path", "class"), (("Li, Bo/1.png",), ("bo",)), "line 2: 3 columns, but 2 names of col"),
+        (("path", "class", "split"), (IMAGES, WHO, "001"), "the splits 0, 1; give one of them, as"),
+    ],
+)
+def test_columns_that_nothing_explains_are_refused(tmp_path, ann_and_bob, names, columns, message):
+    write_columns(tmp_path / "x.csv", names, columns)
+    with pytest.raises(InputError, match=message):
+        ListSource(tmp_path / "x.csv", ann_and_bob)
+
+
+@pytest.mark.parametrize("nobody", ["nan", "NaN", "NULL", "None", "N/A", "NA", "<NA>", "", "-1"])
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_nobody_is_no_identity(tmp_path, ann_and_bob, nobody, separator):
+    write_columns(tmp_path / "x.csv", None, (IMAGES, ("Na", "Noneke", nobody)), separator)
+    with pytest.raises(InputError, match=r"line 3: (no identity|the identity is|label '-1')"):
+        ListSource(tmp_path / "x.csv", ann_and_bob)
+
+
+@pytest.mark.parametrize("column", ["split", "Subset", "partition"])
+def test_the_splits_of_a_list(tmp_path, ann_and_bob, column):
+    names = ("path", "identity", column)
+    write_columns(tmp_path / "x.csv", names, (IMAGES, WHO, ("train", "train", "test")))
+    with pytest.raises(InputError, match=r"splits test, train; give one of them, as .*x\.csv:test"):
+        open_source(tmp_path / "x.csv", ann_and_bob)
+    source = open_source(f"{tmp_path / 'x.csv'}:train", ann_and_bob)
+    assert [source.path(index) for index in range(len(source))] == ["ann/0.png", "ann/1.png"]
+    assert source.identity_names == ["ann"]
+    with pytest.raises(InputError, match="has no split 'val', but test, train"):
+        open_source(f"{tmp_path / 'x.csv'}:val", ann_and_bob)
+
+
+@pytest.mark.parametrize("names", [True, False])
+@pytest.mark.parametrize(("mark", "first"), [(";", "sep=;"), (",", '"sep=,"'), ("\t", "sep=\t")])
+def test_the_separator_that_excel_declares(tmp_path, ann_and_bob, names, mark, first):
+    write_columns(tmp_path / "y.csv", ("path", "label") if names else None, (IMAGES, WHO), mark)
+    text = f"{first}\n{(tmp_path / 'y.csv').read_text()}"
+    (tmp_path / "x.csv").write_text(text, encoding="utf-16")
+    assert [who for _, who in listed(tmp_path / "x.csv", ann_and_bob)] == OF_WHO
+
+
+@pytest.mark.parametrize("before", ["", "Bo Li/Bo Li_0001.png,1\n" * 20])
+def test_a_list_in_another_encoding_than_its_files(tmp_path, faces, before):
+    (tmp_path / "x.csv").write_bytes(before.encode() + "Zoé/Zoé_0001.png,2\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"is not there, and the line's text is not UTF-8; save"):
+        ListSource(tmp_path / "x.csv", faces)
+    (tmp_path / "x.csv").write_bytes("Bo Li/Bo Li_0001.png,Zoé\n".encode("latin-1"))
+    (remark,) = ListSource(tmp_path / "x.csv", faces).remarks
+    assert "identities whose text is not UTF-8: 1, the first in" in remark
+
+
+def test_lists_that_were_joined(tmp_path, ann_and_bob):
+    text = "\ufeffpath,identity\nann/0.png,ann\n\ufeffbob/0.png,bob\n"
+    (tmp_path / "x.csv").write_text(text, encoding="utf-8")
+    assert listed(tmp_path / "x.csv", ann_and_bob) == [("ann/0.png", "ann"), ("bob/0.png", "bob")]
+
+
+@pytest.mark.parametrize(
+    ("text", "people"),
+    [
+        ("path identity note\nann/0.png ann 1\nbob/0.png bob 2\n", ["ann", "bob"]),
+        ("id path name\n1 ann/0.png ann\n2 bob/0.png bob\n", ["ann", "bob"]),
+        ("# path label\nann/0.png ann\nbob/0.png bob\n", ["ann", "bob"]),
+        ("ann/0.png ann 1\nbob/0.png bob 2\n", None),
+    ],
+)
+def test_columns_by_spaces(tmp_path, ann_and_bob, text, people):
+    (tmp_path / "x.txt").write_text(text)
+    if people is None:
+        with pytest.raises(
+            InputError, match=r"1: 'ann/0\.png ann 1' has more than path and identity"
+        ):
+            ListSource(tmp_path / "x.txt", ann_and_bob)
+    else:
+        assert [who for _, who in listed(tmp_path / "x.txt", ann_and_bob)] == people
 
 
 @pytest.mark.parametrize("label", ["2", "-1", "0.7", "", "yes"])

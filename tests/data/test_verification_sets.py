@@ -92,8 +92,8 @@ def test_a_list_and_a_bin_file_follow_one_rule(tmp_path, write_tree, kind, same,
         specification = f"mine={place}"
     else:
         place = tmp_path / "pairs.csv"
-        place.write_text("".join(f"a/0.png,a/1.png,{int(each)}\n" for each in same))
-        specification = f"mine={write_tree(tmp_path / 'faces', {'a': 2})}+{place}"
+        place.write_text("".join(f"a/{n},a/{n + 1},{int(each)}\n" for n, each in enumerate(same)))
+        specification = f"mine={write_tree(tmp_path / 'faces', {'a': len(same) + 1})}+{place}"
     if message is None:
         pairs = open_set(specification, folds).pairs
         assert (pairs.num_folds, pairs.same.tolist()) == (folds, same)
@@ -155,6 +155,11 @@ def test_nothing_but_images_and_booleans_is_built_or_run(tmp_path, monkeypatch, 
         ),
         (b"cnumpy.core.multiarray\nscalar\n}(U\x01aU\x01bub.", "it changes a function"),
         (pickle.dumps(([b"a"], [True])), "1 images for 1 pairs"),
+        (
+            2 * pickle.dumps(([b"a", b"b"], [True])),
+            r"x\.bin: \d\d bytes follow the images and pairs",
+        ),
+        (pickle.dumps(([b"a", b"b"], [True])) + b"\0", r"x\.bin: 1 bytes follow the images"),
         (pickle.dumps(([], [])), "0 images for 0 pairs"),
         (pickle.dumps(([b"a", "b"], [True])), "image 1: is no encoded image; remove it"),
         (pickle.dumps(([b"a", b"b"], ["yes"])), "pair 0: does not say whether it is one person"),

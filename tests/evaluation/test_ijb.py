@@ -43,6 +43,23 @@ def test_template_pairs(write: Callable[[str], pathlib.Path]) -> None:
     )
 
 
+def test_names_with_blanks_and_repeated_lines(
+    write: Callable[[str], pathlib.Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    faces = read_face_media(write("a b.jpg 1 5\nc 7 9\nc 7 8\n"))
+    assert (faces.names, faces.media_ids.tolist()) == (["a b.jpg", "c", "c"], [5, 9, 8])
+    assert read_face_media(write("a b,1,5\n")).names == ["a b"]
+    assert not caplog.messages
+    assert len(read_face_media(write("c 7 9\nb 7 9\nc 7 9\nc 7 9\n")).names) == 4
+    assert len(read_template_pairs(write("1 2 1\n2 1 1\n4 4 1\n1 3 0\n"))) == 4
+    lines, again, itself = caplog.messages
+    assert "meta.txt: lines that are in the file before: 2 of 4, the first is " in lines
+    assert lines.endswith("line 3; they count")
+    assert "before (1 with the templates swapped): 1 of 4, the first is" in again
+    assert "meta.txt: pairs of one template with itself: 1 of 4, the first is" in itself
+    assert itself.endswith("line 3; they count")
+
+
 def test_landmarks(write: Callable[[str], pathlib.Path]) -> None:
     found = read_ijb_landmarks(
         write("1.jpg 46.060 62.026 87.785 60.323 68.851 77.656 52.162 99.875 86.450 98.648 0.999\n")
@@ -73,6 +90,24 @@ def test_matches(write: Callable[[str], pathlib.Path]) -> None:
         ),
         (read_face_media, "1.jpg one 5\n", "line 1: 'one' is not a whole number"),
         (read_face_media, "", "empty"),
+        (
+            read_face_media,
+            "1.jpg 1 5\n1.jpg 1 7 9\n",
+            "line 2: 4 words; file name, template, medium",
+        ),
+        (read_face_media, "a b 1 5\n", "line 1: 4 words; .* ends as an image's"),
+        (read_face_media, "1.jpg,1,7,9\n", "line 1: 4 words"),
+        (
+            read_ijb_landmarks,
+            "a.jpg 1 2 3 4 5 6 7 8 9 10 .5 7\n",
+            "line 1: 13 words; file name, ten",
+        ),
+        (
+            read_template_pairs,
+            "1 2 1\n\n1 3 0\n2 1 0\n",
+            "line 4: calls a pair different .* line 1",
+        ),
+        (read_template_pairs, "1 2 1\n3 3 0\n", "line 2: is of one template with itself, and call"),
         (read_template_pairs, "1 2 1\n\n1 2 0 4\n", "line 3: 4 words"),
         (read_template_pairs, "1 2 1\n1 x 0\n", "line 2: 'x' is not a whole number"),
         (read_template_pairs, "1 2 1\n1 2 3\n", "line 2: the label is 3"),

@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import re
 
 import flax.linen as nn
 import jax
@@ -116,6 +117,53 @@ def test_a_pair_list_in_the_file_is_used(tmp_path: pathlib.Path) -> None:
     assert data.embeddings.shape == (80, 8)
 
 
+def three_pairs(**changed: object) -> dict[str, np.ndarray]:
+    """A pair list of the faces: images 0 and 1 are of one person, 4 and 8 of others."""
+    pairs: dict[str, object] = {"first": [0, 0, 4], "second": [1, 4, 8], "same": [1, 0, 0]}
+    return {name: np.array(values) for name, values in (pairs | changed).items()}
+
+
+@pytest.mark.parametrize(
+    ("changed", "warned"),
+    [
+        ({}, None),
+        ({"first": [0.0, 0, 4], "labels": np.repeat(np.arange(20.0), 4)}, None),
+        (
+            {"same": [1, 1, 0]},
+            r"contradict the identities .*\(1 called same of two .*: 1 of 3, the",
+        ),
+        (
+            {"first": [0, 1, 0], "second": [1, 0, 8], "same": [1, 1, 0]},
+            r"before \(1 with the .* 1 of",
+        ),
+        ({"second": [0, 4, 8]}, "of one image with itself: 1 of 3, .* pair 0; they count"),
+    ],
+)
+def test_what_is_strange_in_a_file_is_said(
+    tmp_path: pathlib.Path,
+    caplog: pytest.LogCaptureFixture,
+    changed: dict[str, object],
+    warned: str | None,
+) -> None:
+    path = write_faces(tmp_path / "faces.npz", **three_pairs(**changed))
+    data = read_embeddings(path, "add", 1).data
+    assert data.labels.dtype == np.int64
+    assert len(caplog.messages) == (warned is not None)
+    assert warned is None or re.search(rf"faces\.npz: pairs .*{warned}", caplog.messages[0])
+
+
+def test_pairs_of_a_file_that_contradict_each_other(tmp_path: pathlib.Path) -> None:
+    pairs = three_pairs(first=[0, 1, 4], second=[1, 0, 8])
+    with pytest.raises(InputError, match=r"npz pair 1: calls a pair different .* pair 0; remove"):
+        read_embeddings(write_faces(tmp_path / "faces.npz", **pairs), "add", 1)
+
+
+def test_an_error_while_evaluating_names_the_file(tmp_path: pathlib.Path) -> None:
+    path = write_faces(tmp_path / "faces.npz", labels=np.zeros(80, int))
+    with pytest.raises(InputError, match=rf"^{path}: (?!faces)"):
+        run(Arguments(embeddings=(path,), output=tmp_path / "out", replicates=2))
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -128,7 +176,7 @@ def test_a_pair_list_in_the_file_is_used(tmp_path: pathlib.Path) -> None:
         ),
         (
             {"first": np.array([0]), "second": np.array([1]), "same": np.array([7])},
-            "same: element 0 is 7",
+            "same: pair 0 has 7; give whole numbers from 0 to 1",
         ),
         (
             {"first": np.arange(20), "second": np.arange(20), "same": np.arange(20) < 10},
@@ -141,6 +189,29 @@ def test_a_pair_list_in_the_file_is_used(tmp_path: pathlib.Path) -> None:
         ({"labels": np.array([{"a": 1}], dtype=object)}, "not an .npz file of plain arrays"),
         ({"embeddings": np.full((80, 8), np.nan)}, "faces.npz: embeddings: row 0 holds NaN"),
         ({"mirrored": np.full((80, 8), np.inf)}, "faces.npz: mirrored: row 0 holds NaN"),
+        (
+            {"embeddings": np.full((80, 8), 1e30, np.float32)},
+            r"embeddings: row 0 holds 1e\+30, whose square is beyond float32; divide",
+        ),
+        ({"embeddings": np.zeros((80, 8))}, "embeddings: row 0 is zero and has no direction"),
+        ({"embeddings": np.full((80, 8), "x")}, "embeddings: 'x' is no real number"),
+        ({"embeddings": np.full((80, 8), 1j)}, "embeddings: '1j' is no real number"),
+        (
+            {"labels": np.r_[np.arange(79), -1]},
+            "labels: image 79 has -1; give whole numbers from 0",
+        ),
+        ({"labels": np.arange(80) / 2}, r"labels: image 1 has 0\.5; give whole numbers from 0"),
+        (
+            {"labels": np.full(80, "ann")},
+            "labels: 'ann' is no number; give whole numbers from 0, on",
+        ),
+        ({"labels": np.full(80, b"ann")}, "labels: 'ann' is no number"),
+        ({"labels": np.zeros((80, 1), int)}, "labels is a table; give one number for each image"),
+        (three_pairs(second=[1, 2, 99]), "second: pair 2 has 99; give whole numbers from 0 to 79"),
+        (three_pairs(second=[1, 2, -1]), "second: pair 2 has -1; give whole numbers"),
+        (three_pairs(first=[0, 0.5, 1]), r"first: pair 1 has 0\.5; give whole numbers"),
+        (three_pairs(same=["yes", "no", "no"]), "same: 'yes' is no number; give whole numbers"),
+        (three_pairs(labels=np.r_[np.arange(79), -1]), "labels: image 79 has -1"),
     ],
 )
 def test_bad_files_are_named(

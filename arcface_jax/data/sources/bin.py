@@ -38,7 +38,7 @@ class BinSource(EncodedSource):
       pairs: the file's list; `open.open_set` arranges it in folds.
 
     Raises:
-      InputError: missing, damaged, or with something else inside.
+      InputError: missing, damaged, or with something else inside or after it.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -158,12 +158,18 @@ def _read_bin(path: str) -> tuple[list[bytes], np.ndarray]:
         content = pathlib.Path(path).read_bytes()
     try:
         check_memo_numbers(content, len(content))
-        loaded = _ImagesOnly(io.BytesIO(content), encoding="bytes").load()
+        file = io.BytesIO(content)
+        loaded = _ImagesOnly(file, encoding="bytes").load()
     except Exception as error:
         # A damaged pickle raises anything: EOFError, KeyError, IndexError, MemoryError …
         raise InputError(
             f"{path}: not a verification set of images and booleans ({reason(error)})"
         ) from None
+    if file.tell() < len(content):
+        raise InputError(
+            f"{path}: {len(content) - file.tell()} bytes follow the images and pairs, and would be "
+            "left out; a file is one set, so write what follows into another"
+        )
     if (
         not isinstance(loaded, tuple | list)
         or len(loaded) != 2

@@ -1,26 +1,41 @@
 """Images named by a list file: path and identity."""
 
+import itertools
 import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from arcface_jax.data.sources.encoded import number_identities
 from arcface_jax.data.sources.filetree import FileTree, TreeSource, open_tree
-from arcface_jax.data.text import count, is_heading, listed_path, number, read_rows
+from arcface_jax.data.sources.splits import choose_split
+from arcface_jax.data.text import (
+    PATH_NAMES,
+    count,
+    heading,
+    is_heading,
+    listed_path,
+    names_image,
+    number,
+    read_rows,
+    separator_of,
+)
 from arcface_jax.errors import InputError, printable
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".lst")
 """File names that are lists."""
 
-_HEADINGS = (
-    ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img"),
-    ("identity", "label", "class", "person", "subject", "id", "identity_id", "class_id"),
+_IDENTITY_NAMES = (
+    *("identity", "label", "class", "person", "subject"),
+    *("identity_id", "class_id", "person_id", "subject_id", "label_id"),
 )
+_PERHAPS_IDENTITY = ("name", "id")  # or a row's number, or a file's name
+_SPLIT_NAMES = ("split", "subset", "partition")
+_NOBODY = {"nan", "null", "none", "n/a", "#n/a", "<na>"}
 _LOOKED_FOR = 8
 
 
@@ -29,56 +44,73 @@ class ListSource(TreeSource):
 
     A line has path and identity, separated by a tab, comma, semicolon or space. A first line may
     name the columns, of which one called path (or file, filename, image …) and one called identity
-    (or label, class, person …) count. insightface's `train.lst` and the list of MXNet's im2rec
-    are known by their columns (`read_lst`). Text is UTF-8, or UTF-16 as spreadsheets save it.
+    (or label, class, person, subject; or else name or id) count; where several could, `remarks`
+    tell which one does. Of a list with a column split (or subset, partition) one part is asked for.
+    insightface's `train.lst` and the list of MXNet's im2rec are known by their columns
+    (`read_lst`). Text is UTF-8, or UTF-16 as spreadsheets save it. Lines that begin with "# " are
+    left out and counted in `remarks`.
 
-    Identities are any text, but a number must be a whole one from 0. Labels number them in sorted
-    order, by value where all are numbers. Images keep the list's order.
+    Identities are any text but that for none (nan, NULL, None, N/A); a number must be a whole one
+    from 0. Labels number them in sorted order, by value where all are numbers. Images keep the
+    list's order.
 
     Args:
       path: the list file.
       root: folder or zip file that the paths are relative to; the list's own folder if None.
         Absolute paths must lie below it.
+      split: the part of the list, such as train, that is wanted.
 
     Raises:
-      InputError: a file is missing, a line has no two columns, a path leads out of the root or has
-        two identities, or none of the first images is there. Another missing image is named when it
-        is read.
+      InputError: a file is missing, a line has no two columns or no identity, more columns have no
+        names, two of them say different identities, a path leads out of the root or has two
+        identities, the list has several splits and none is asked for, or none of the first images
+        is there. Another missing image is named when it is read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        root: str | os.PathLike[str] | None = None,
+        split: str | None = None,
+    ):
         path = pathlib.Path(path)
         base = path.parent if root is None else pathlib.Path(root)
-        tree, entries = open_tree(base), list(_entries(path))
+        tree, (entries, notes) = open_tree(base), _read(path)
         if not entries:
             raise InputError(f"{path}: the list is empty")
-        paths = [_found(tree, _inside(image, base, where)) for where, image, _ in entries]
-        if not any(tree.size(image) for image in paths[:_LOOKED_FOR]):
-            raise InputError(
-                f"{entries[0][0]}: {printable(tree.where(paths[0]))} is not there, nor are the "
-                "next; give the root of the paths (--list-root; of a run: --data.list-root)"
-            )
+        chosen = choose_split([entry.split for entry in entries], split, path)
+        entries = list(itertools.compress(entries, chosen))
+        paths = [_found(tree, _inside(entry.image, base, entry.where)) for entry in entries]
+        _check_words(tree, entries, paths)
+        _check_start(tree, entries, paths)
         super().__init__(tree, paths)
-        self.labels, self.identity_names = number_identities([entry[2] for entry in entries])
-        self._check_repeated([where for where, _, _ in entries])
+        self.labels, self.identity_names = number_identities([entry.identity for entry in entries])
+        if no_text := [entry for entry in entries if not _is_unicode(entry.identity)]:
+            notes.append(
+                f"identities whose text is not UTF-8: {len(no_text)}, the first in "
+                f"{no_text[0].where}; save the list as UTF-8"
+            )
+        for note in notes:
+            self.remark(f"{path}: {note}", "list")
+        self._check_repeated(path, entries)
 
-    def _check_repeated(self, places: list[str]) -> None:
+    def _check_repeated(self, path: pathlib.Path, entries: Sequence["_Entry"]) -> None:
         """Counts images that are listed twice; refuses them under two identities."""
         first: dict[str, int] = {}
-        for index, path in enumerate(self._paths):
-            earlier = first.setdefault(path, index)
+        for index, image in enumerate(self._paths):
+            earlier = first.setdefault(image, index)
             if self.labels[earlier] != self.labels[index]:
                 names = [self.identity_names[self.labels[each]] for each in (earlier, index)]
                 raise InputError(
-                    f"{places[index]}: {printable(path)} is of {printable(names[1])!r} here and of "
-                    f"{printable(names[0])!r} before; give it one identity"
+                    f"{entries[index].where}: {printable(image)} is of {printable(names[1])!r} "
+                    f"here and of {printable(names[0])!r} before; give it one identity"
                 )
         if len(first) < len(self._paths):
             self.remark(
-                f"{places[0].rpartition(' line ')[0]}: {len(self._paths) - len(first)} lines name "
-                "an image that a line before names too",
+                f"{path}: {len(self._paths) - len(first)} lines name an image that a line before "
+                "names too",
                 "listed twice",
-                [self.where(at) for at, path in enumerate(self._paths) if first[path] != at],
+                [self.where(at) for at, image in enumerate(self._paths) if first[image] != at],
             )
 
 
@@ -166,51 +198,209 @@ def _shown(cells: list[str]) -> str:
     return printable(repr(" ".join(cells)[:80]))
 
 
-def _entries(path: pathlib.Path) -> Iterator[tuple[str, str, str]]:
-    """(where, image path, identity) of each line."""
+class _Entry(NamedTuple):
+    """A line of a list: where it is, the image's path, its identity, its split or ""."""
+
+    where: str
+    image: str
+    identity: str
+    split: str
+
+
+def _read(path: pathlib.Path) -> tuple[list[_Entry], list[str]]:
+    """The lines of a list, and what is worth knowing about how they were read."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: unknown kind of list; use {', '.join(SUFFIXES)}")
-    rows = read_rows(path, columns=2)
-    where, first = next(rows, ("", []))
-    if not first:
-        return
-    if path.suffix.lower() == ".lst" or _is_im2rec(first) or _is_insightface(first):
-        for line in read_lst(path):
-            yield line.where, listed_path(line.path), str(line.label)
-        return
-    image_column, identity_column = 0, 1
-    if is_heading(first):
-        image_column, identity_column = _named_columns(first, where)
-    else:
-        yield _entry(where, first, 0, 1)
-    for where, row in rows:
-        yield _entry(where, row, image_column, identity_column)
+    if path.suffix.lower() == ".lst":
+        return _lst_entries(path), []
+    comments = 0
+    rows: list[tuple[str, list[str]]] = []
+    names: list[str] | None = None
+    for where, row in read_rows(path, _number_of_columns(path)):
+        if row[0].startswith("#"):
+            bare = [row[0].lstrip("#").strip(), *row[1:]]
+            if not rows and names is None and _are_names(bare):
+                names = bare
+                continue
+            if _are_names(bare):
+                raise _names_again(where, row)
+            if row[0].lstrip("#")[:1] in ("", " "):
+                comments += 1
+                continue
+        if not rows and names is None and is_heading(row):
+            names = row
+            continue
+        if not rows and names is None and (_is_im2rec(row) or _is_insightface(row)):
+            return _lst_entries(path), []
+        if names is None and any(row[2:]):
+            raise InputError(
+                f"{where}: {len(row)} columns, and nothing says which is the identity; name them "
+                "in a first line, such as path,identity,note"
+            )
+        if names is not None and any(row[len(names) :]):
+            raise InputError(f"{where}: {len(row)} columns, but {len(names)} names of columns")
+        rows.append((where, row))
+    notes = [f'lines that begin with "# " and are left out: {comments}'] if comments else []
+    columns = _Columns(0, 1, None)
+    if names is not None:
+        columns, more = _choose_columns([heading(name) for name in names], rows, path)
+        notes += more
+    entries = [_entry(where, row, columns) for where, row in rows]
+    without = sum(not entry.split for entry in entries)
+    if columns.split is not None and 0 < without < len(entries):
+        notes.append(f"lines that are in no split: {without} of {len(entries)}")
+    return entries, notes
 
 
-def _named_columns(names: list[str], where: str) -> tuple[int, int]:
-    lower = [name.lower() for name in names]
-    found = [
-        next((lower.index(name) for name in known if name in lower), -1) for known in _HEADINGS
-    ]
-    if -1 in found:
+def _lst_entries(path: pathlib.Path) -> list[_Entry]:
+    return [_Entry(one.where, listed_path(one.path), str(one.label), "") for one in read_lst(path)]
+
+
+def _number_of_columns(path: pathlib.Path) -> int | None:
+    """Of a list with spaces only, whose first column may hold some itself; see `read_rows`."""
+    _, row = next(read_rows(path), ("", []))
+    row = row[1:] if row[:1] == ["#"] else row
+    if separator_of(path) is None and len(row) > 2 and _are_names(row):
+        return len(row) if heading(row[0].lstrip("#")) in PATH_NAMES else None
+    return 2
+
+
+def _are_names(row: list[str]) -> bool:
+    """Whether a row names the columns of path and identity."""
+    names = {heading(cell.lstrip("#")) for cell in row}
+    return bool(names & {*PATH_NAMES}) and bool(names & {*_IDENTITY_NAMES, *_PERHAPS_IDENTITY})
+
+
+class _Columns(NamedTuple):
+    """The columns that count, by their number."""
+
+    image: int
+    identity: int
+    split: int | None
+
+
+def _choose_columns(
+    names: list[str], rows: list[tuple[str, list[str]]], path: pathlib.Path
+) -> tuple[_Columns, list[str]]:
+    """The columns that count, by their names; and a remark where several could."""
+    notes = []
+    words = {*PATH_NAMES, *_IDENTITY_NAMES, *_PERHAPS_IDENTITY, *_SPLIT_NAMES}
+    for name in names:
+        if name in words and names.count(name) > 1:
+            raise InputError(f"{path}: two columns are called {_shown([name])}; rename one")
+    images = [names.index(name) for name in PATH_NAMES if name in names]
+    sure = [names.index(name) for name in _IDENTITY_NAMES if name in names]
+    perhaps = [names.index(name) for name in _PERHAPS_IDENTITY if name in names]
+    if not images or not sure + perhaps:
         raise InputError(
-            f"{where}: the columns are called {_shown(names)}; call those that count path and "
+            f"{path}: the columns are called {_shown(names)}; call those that count path and "
             "identity"
         )
-    return found[0], found[1]
+    if len(images) > 1:
+        notes.append(_taken("path", names, images))
+
+    def cells(column: int) -> list[str]:
+        return [row[column] if column < len(row) else "" for _, row in rows]
+
+    values = {column: cells(column) for column in sure + perhaps}
+    if not sure:
+        # A number or name of its own in each line is no identity where another column has fewer.
+        distinct = {column: len({*values[column]}) for column in perhaps}
+        sure = [column for column in perhaps if distinct[column] < len(rows)] or perhaps
+        if distinct[sure[0]] == len(rows) > 1:
+            notes.append(
+                f"the column {names[sure[0]]} has another value in each of {len(rows)} lines, so "
+                "each image is a person of its own"
+            )
+    for other in sure[1:]:
+        both = len({*zip(values[sure[0]], values[other], strict=True)})
+        if both > len({*values[sure[0]]}) or both > len({*values[other]}):
+            raise InputError(
+                f"{path}: the columns {names[sure[0]]} and {names[other]} do not agree on who is "
+                "the same person; leave the one out that is not the identity"
+            )
+    if len(values) > 1:
+        notes.append(_taken("identity", names, [sure[0], *(values.keys() - {sure[0]})]))
+    splits = [names.index(name) for name in _SPLIT_NAMES if name in names]
+    return _Columns(images[0], sure[0], splits[0] if splits else None), notes
 
 
-def _entry(
-    where: str, row: list[str], image_column: int, identity_column: int
-) -> tuple[str, str, str]:
-    if len(row) <= max(image_column, identity_column):
+def _taken(what: str, names: list[str], columns: list[int]) -> str:
+    others = " and ".join(names[column] for column in columns[1:])
+    return f"the {what} is of the column {names[columns[0]]}; {others} could be it too"
+
+
+def _entry(where: str, row: list[str], columns: _Columns) -> _Entry:
+    if len(row) <= max(columns[:2]):
         raise InputError(f"{where}: {len(row)} column(s), path and identity are due")
-    identity = row[identity_column]
+    identity = row[columns.identity]
     if not identity:
         raise InputError(f"{where}: no identity; give each image one, or leave the line out")
+    if identity.lower() in _NOBODY or identity == "NA":
+        raise InputError(
+            f"{where}: the identity is {_shown([identity])}, which is nobody; give each image one, "
+            "or leave the line out"
+        )
     if number(identity) is not None and not identity.isdecimal():
         identity = str(_label(identity, where))
-    return where, listed_path(row[image_column]), identity
+    split = "" if columns.split is None else "".join(row[columns.split : columns.split + 1])
+    return _Entry(where, listed_path(row[columns.image]), identity, split)
+
+
+def _check_start(tree: FileTree, entries: Sequence[_Entry], paths: Sequence[str]) -> None:
+    """Refuses a list none of whose first images is there; says if the columns are swapped."""
+    where, image, identity, _ = entries[0]
+    first = range(min(_LOOKED_FOR, len(paths)))
+    there = any(tree.start(paths[at]) for at in first)
+    turned = any(
+        tree.start(os.path.normpath(entries[at].identity).replace(os.sep, "/"))
+        for at in first
+        if names_image(entries[at].identity)
+    )
+    if turned and there:
+        raise InputError(
+            f"{where}: {printable(identity)!r} is an image too, and an identity is due beside its "
+            "path"
+        )
+    if turned:
+        raise InputError(
+            f"{where}: {printable(image)!r} is no image, but {printable(identity)!r} is: the "
+            "columns are swapped; put the path first, or name the columns in a first line"
+        )
+    if not there and tree.start(image.partition(" ")[0]):
+        raise InputError(
+            f"{where}: {_shown([image, identity])} has more than path and identity; name the "
+            "columns in a first line, such as path identity note"
+        )
+    if not there:
+        raise InputError(
+            f"{where}: {printable(tree.where(paths[0]))} is not there, nor are the "
+            "next; give the root of the paths (--list-root; of a run: --data.list-root)"
+        )
+
+
+def _check_words(tree: FileTree, entries: Sequence[_Entry], paths: Sequence[str]) -> None:
+    """Refuses names of columns below the first line, and paths in another encoding."""
+    for entry, path in zip(entries, paths, strict=True):
+        words = entry.identity.lower(), entry.image.lstrip("# ").lower()
+        if (words[0] in _IDENTITY_NAMES or words[1] in PATH_NAMES) and not tree.start(path):
+            raise _names_again(entry.where, [entry.image, entry.identity])
+        if not _is_unicode(path) and not tree.start(path):
+            raise InputError(
+                f"{entry.where}: {printable(tree.where(path))} is not there, and the line's text "
+                "is not UTF-8; save the list as UTF-8"
+            )
+
+
+def _names_again(where: str, row: list[str]) -> InputError:
+    return InputError(
+        f"{where}: {_shown(row)} names columns, as only the first line may; leave the line out"
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether text was UTF-8 in its file; see `text.read_lines`."""
+    return text.isascii() or not any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def _inside(image: str, root: pathlib.Path, where: str) -> str:

@@ -13,7 +13,8 @@ from arcface_jax.data.sources.recordio_format import (
     read_index,
     scan_index,
 )
-from arcface_jax.errors import InputError
+from arcface_jax.data.text import count
+from arcface_jax.errors import InputError, readable
 
 _FLOAT32_EXACT = 2**24
 _READ_WHOLE_BYTES = 1 << 30
@@ -28,13 +29,14 @@ class RecordIOSource(EncodedSource):
     a header record is a plain list of images, each with its label. Of several labels of an image
     the first is its identity.
 
-    Header, index and records must agree. Images and identities that the header counts and the file
-    lacks, as they are left out where an image cannot be packed, are counted in `remarks`. Up to a
-    gigabyte every record's head is compared.
+    Header, index, records and a `.lst` file beside the `.rec` must agree: fewer images than one of
+    them counts are an error, be the file cut short or an image left out in packing. Identities that
+    the header or insightface's `property` counts and the file lacks are counted in `remarks`. Up to
+    a gigabyte every record's head is compared.
 
-    Label values become 0 … n − 1 in their order. Identities are named by the value, or, where a
-    `.lst` file as `convert.convert` makes it lies beside the `.rec`, by the folder part of its
-    paths.
+    Label values become 0 … n − 1 in their order. Identities are named by the value, or, where the
+    `.lst` file is as `convert.convert` makes it, by the folder part of its paths; `remarks` tell
+    why one is not used.
 
     Args:
       path: the `.rec` file, or the folder that has `train.rec`. The index is the file of the same
@@ -42,8 +44,8 @@ class RecordIOSource(EncodedSource):
         (`recordio_format.scan_index` and `format_index` make one to keep).
 
     Raises:
-      InputError: a file is missing or damaged, header, index and records do not agree, or labels
-        are no counts that float32 holds exactly.
+      InputError: a file is missing or damaged, header, index, list and records do not agree, or
+        labels are no counts that float32 holds exactly.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -52,7 +54,11 @@ class RecordIOSource(EncodedSource):
             rec = rec / "train.rec"
         self._file = RecordFile(rec)
         index = self._index = rec.with_suffix(".idx")
-        keys, offsets = read_index(index) if index.exists() else scan_index(self._file)
+        if index.exists():
+            keys, offsets = read_index(index)
+            self._check_last_line(int(keys[-1]), int(offsets[-1]))
+        else:
+            keys, offsets = scan_index(self._file)
         order = np.argsort(keys, kind="stable")
         self._keys, self._offsets = keys[order], offsets[order]
         outside = (self._offsets % 4 != 0) | (self._offsets + 8 > len(self._file))
@@ -69,6 +75,8 @@ class RecordIOSource(EncodedSource):
         self._paths: list[str] | None = None
         if rec.with_suffix(".lst").exists():
             self._use_list(rec.with_suffix(".lst"), values)
+        if rec.name == "train.rec" and rec.with_name("property").exists():
+            self._compare_property(rec.with_name("property"))
 
     def encoded(self, index: int) -> bytes:
         """The record's payload."""
@@ -135,12 +143,7 @@ class RecordIOSource(EncodedSource):
             last = self._offsets.max()
             ends = np.append(last, self._file.read_heads(np.array([last])).ends)
             self._check_listed(np.array([self._offsets.min(), last]), ends)
-        if no_images or no_identities:
-            self.remark(
-                f"{self._file.path}: its header record counts {first - 1} images and {end - first} "
-                f"identities; {no_images} of those images and {no_identities} of those identities "
-                "are not in the file"
-            )
+        self._check_counted(first - 1, int(no_images), end - first, int(no_identities))
         of_identities = self._file.read_heads(self._offsets[is_identity])
         self._refuse(
             ~_without_image(of_identities),
@@ -186,6 +189,36 @@ class RecordIOSource(EncodedSource):
         values[rest] = self._labels_at(self._image_offsets[rest])
         return values
 
+    def _check_counted(
+        self, images: int, no_images: int, identities: int, no_identities: int
+    ) -> None:
+        """Refuses a file without images that its header counts; says so of identities."""
+        if no_images:
+            raise InputError(
+                f"{self._file.path}: its header record counts {images} images, and {no_images} of "
+                "them are not in the file: it is cut short, or they were left out in packing; "
+                "restore it, or write the records anew"
+            )
+        if no_identities:
+            self.remark(
+                f"{self._file.path}: its header record counts {identities} identities, and "
+                f"{no_identities} of their records are not in the file"
+            )
+
+    def _check_last_line(self, key: int, offset: int) -> None:
+        """Refuses an index that is cut in its last line, whose offset then lacks digits."""
+        with readable(self._index, "index"), open(self._index, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) in b"\r\n":
+                return
+        try:
+            self._file.content(offset)
+        except InputError:
+            raise InputError(
+                f"{self._index}: is cut in its last line (key {key} at offset {offset}, where no "
+                "record starts); delete it to have it rebuilt"
+            ) from None
+
     def _check_listed(self, starts: np.ndarray, ends: np.ndarray) -> None:
         """Refuses an index that does not list every record, each once.
 
@@ -208,8 +241,8 @@ class RecordIOSource(EncodedSource):
         if len(gaps):
             missing = sum(self._file.count(int(before[gap]), int(after[gap])) for gap in gaps)
             raise InputError(
-                f"{self._index}: {missing} records of {self._file.path} are not listed, the first "
-                f"at offset {before[gaps[0]]}; {self._remedy}"
+                f"{self._index}: does not list {missing} of the records of {self._file.path}, the "
+                f"first at offset {before[gaps[0]]}; {self._remedy}"
             )
 
     def _refuse(self, wrong: np.ndarray, keys: np.ndarray, why: str) -> None:
@@ -230,7 +263,12 @@ class RecordIOSource(EncodedSource):
         """First identity key and end key, from the labels of the file's header record."""
         where = f"{self._file.where(int(self._offsets[0]))} (key 0)"
         if not np.isfinite(labels).all() or not 1 <= labels[0] <= labels[1] <= 2**53:
-            raise InputError(f"{where}: holds {labels} where two keys are due; the file is damaged")
+            stored = self._file.read(int(self._offsets[0])).labels
+            shown = ", ".join(f"{label:.9g}" for label in stored[:8])
+            raise InputError(
+                f"{where}: holds {shown} where two keys are due, of the first identity and of the "
+                "end; the file is damaged"
+            )
         first, end = int(labels[0]), int(labels[1])
         if first <= _FLOAT32_EXACT:
             return first, end
@@ -262,23 +300,59 @@ class RecordIOSource(EncodedSource):
         return labels.astype(np.int64)
 
     def _use_list(self, path: pathlib.Path, values: np.ndarray) -> None:
-        """Takes names and paths from a `.lst` file if it describes exactly these images."""
+        """Takes names and paths from a `.lst` file if it describes exactly these images.
+
+        Raises:
+          InputError: it has more lines than there are images.
+        """
         try:
             lines = list(read_lst(path))
-        except InputError:  # the list of another program
+        except InputError as error:  # the list of another program
+            self.remark(f"{path}: is not used, for it cannot be read ({error})", "list")
             return
+        if len(lines) > len(values):
+            raise InputError(
+                f"{path}: lists {len(lines)} images, but {self._file.path} has {len(values)}; "
+                "restore that, or remove the list if it is of other records"
+            )
         if all(line.key is not None for line in lines):  # im2rec shuffles its list
             lines.sort(key=lambda line: line.key or 0)
-        if [line.label for line in lines] != values.tolist():
-            return
         names: dict[int, str] = {}
-        for line, label in zip(lines, self.labels, strict=True):
-            folder = line.path.rpartition("/")[0]
-            if not folder or names.setdefault(int(label), folder) != folder:
-                return
-        if len(set(names.values())) == len(names):
+        for line, label in zip(lines, self.labels, strict=False):
+            names.setdefault(int(label), line.path.rpartition("/")[0])
+        if len(lines) < len(values):
+            why = f"it lists {len(lines)} images, and {self._file.path} has {len(values)}"
+        elif differ := sum(
+            line.label != value for line, value in zip(lines, values.tolist(), strict=True)
+        ):
+            why = f"{differ} of its {len(lines)} labels are not those of the records"
+        elif "" in names.values() or len(set(names.values())) < len(names):
+            why = "its paths have no folder for each identity"
+        elif any(
+            line.path.rpartition("/")[0] != names[int(label)]
+            for line, label in zip(lines, self.labels, strict=True)
+        ):
+            why = "its paths have several folders for an identity"
+        else:
             self.identity_names = [names[label] for label in range(len(names))]
             self._paths = [line.path for line in lines]
+            return
+        self.remark(
+            f"{path}: is not used, for {why}; identities are called by their numbers", "list"
+        )
+
+    def _compare_property(self, path: pathlib.Path) -> None:
+        """Says where insightface's file "identities,height,width" counts other identities."""
+        with readable(path), open(path, "rb") as file:
+            cells = file.read(1000).decode("utf-8", "replace").split(",")
+        counted, found = count(cells[0].strip()), len(self.identity_names)
+        if counted is None:
+            self.remark(f"{path}: is not used, for it does not begin with a number of identities")
+        elif counted != found:
+            self.remark(
+                f"{path}: counts {counted} identities, but the images of {self._file.path} are of "
+                f"{found}"
+            )
 
 
 def _without_image(heads: RecordHeads) -> np.ndarray:
