@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from arcface_jax.errors import InputError, readable, reason
+from arcface_jax.errors import InputError, printable, readable, reason
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -132,6 +132,35 @@ def count(cell: str) -> int | None:
     if value is None or not 0 <= value < 2**53 or value != int(value):
         return None
     return int(value)
+
+
+def identity_of(cell: str, where: str) -> str:
+    """The identity that a cell of a list or table, or a text file of its own, holds.
+
+    Any text is one, but a number must be a whole one from 0, and 7.0 is 7.
+
+    Raises:
+      InputError: the cell is empty, or another number, as the −1 that Hugging Face writes for none;
+        `where` is what the message calls the cell.
+    """
+    cell = cell.strip()
+    if not cell:
+        raise InputError(f"{where}: no identity; give each image one, or leave it out")
+    if number(cell) is None or cell.isdecimal():
+        return cell
+    value = count(cell)
+    if value is None:
+        raise InputError(f"{where}: label {printable(cell[:80])!r}; a whole number from 0 is due")
+    return str(value)
+
+
+def decoded(content: bytes) -> str | None:
+    """The text in a file's content, by its byte-order mark, or else UTF-8; None if it is none."""
+    marks = ((mark, name) for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark))
+    try:
+        return content.decode(next(marks, (b"", "utf-8"))[1])
+    except UnicodeError:
+        return None
 
 
 def same_name(path: str) -> str:
