@@ -14,8 +14,10 @@ import zipfile
 import numpy as np
 import pytest
 
+from arcface_jax.data.convert import convert
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.open import open_source
+from arcface_jax.data.sources.tfds import TfdsSource
 from arcface_jax.errors import InputError
 
 BLOCK = 512
@@ -265,6 +267,7 @@ def parquet(labels, names=None):
         ([(["7", "7.0", "ann"], None)], ["7", "7", "ann"]),
         ([([7.0, 8.0], None)], ["7", "8"]),
         ([(["7"], None), (["ann"], None)], ["7", "ann"]),
+        ([([0, 1], ["7", "7.0"])], ["7", "7.0"]),
     ],
 )
 def test_labels_of_tables_have_the_names_of_their_own_file(tmp_path, shards, found):
@@ -289,6 +292,7 @@ def test_labels_of_tables_have_the_names_of_their_own_file(tmp_path, shards, fou
         ([([True, False], None)], "row 0: its identity is no whole number or text, but True"),
         ([([[1], [2]], None)], "row 0: its identity is no whole number or text; give another"),
         ([([b"ann"], None)], "row 0: its identity is no whole number or text; give another"),
+        ([([0, 1], ["ann", ""])], "row 1: label 1 is of a class without a name"),
         ([([0, 1], ["ann", "ann"])], "two of its classes are called 'ann'"),
     ],
 )  # fmt: skip
@@ -363,6 +367,10 @@ def test_shards_that_names_promise_are_there(tmp_path, names, message):
         (("s-0", "s-1", "s-2"), ""),
         (("s-1", "s-2"), ""),
         (("faces_2017", "faces_2019"), ""),
+        (
+            ("s-0", "s-1", "s-500"),
+            r"up to s-500\.tar 498 are not there, the first of them number 2",
+        ),
         (("x-1-of-2", "x-2-of-2"), ""),
         (("a-0-of-2-0123456789abcdef", "a-1-of-2-fedcba9876543210"), ""),
     ],
@@ -545,3 +553,36 @@ def test_joined_zip_archives_are_refused(tmp_path):
     (tmp_path / "x.zip").write_bytes(content.getvalue() * 2)
     with pytest.raises(InputError, match=r"x\.zip: .* bytes of another archive are before"):
         open_source(tmp_path / "x.zip")
+
+
+def test_labels_of_tfds_that_are_no_class(tmp_path, monkeypatch):
+    root = write(tmp_path / "d", {"ann/1.png": A, "bob/1.png": B})
+    convert(open_source(root), tmp_path / "set", "array_record")
+    record = TfdsSource._record
+    for label, message in (
+        (-1, "record 1: label '-1'; a whole number"),
+        (2, "record 1: label 2, and"),
+    ):
+        monkeypatch.setattr(
+            TfdsSource,
+            "_record",
+            lambda self, index, label=label: (
+                record(self, index) | ({"label": label} if index else {})
+            ),
+        )
+        with pytest.raises(InputError, match=message):
+            open_source(tmp_path / "set")
+
+
+def test_files_beside_a_prepared_set_or_records_are_named(tmp_path):
+    root = write(tmp_path / "d", {"ann/1.png": A, "bob/1.png": B})
+    for format in ("array_record", "recordio"):
+        place = tmp_path / format
+        convert(open_source(root), place, format)
+        assert open_source(place).remarks == ()
+        write(place, {"val.rec": b"x", "lfw.bin": b"x", "cy/1.jpg": A})
+        (remark,) = open_source(place).noted
+        assert "files that are: .bin (1), .rec (1), .jpg (1); such as lfw.bin" in remark.text
+        assert remark.files == tuple(
+            f"{place}/{name}" for name in ("lfw.bin", "val.rec", "cy/1.jpg")
+        )

@@ -43,6 +43,10 @@ class EncodedSource(FaceSource):
         nearly equal; `place` is what messages call the source.
         """
         self.labels, self.identity_names = number_identities(names)
+        self.remark_spelling(place)
+
+    def remark_spelling(self, place: str) -> None:
+        """Says which of `identity_names` are nearly equal."""
         alike: dict[str, list[str]] = {}
         for name in self.identity_names:
             alike.setdefault(_without_spelling(name), []).append(name)

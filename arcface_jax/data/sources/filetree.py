@@ -84,7 +84,7 @@ def open_tree(root: str | os.PathLike[str]) -> FileTree:
         return _DirectoryTree(root)
     if zipfile.is_zipfile(root):
         return _ZipTree(root)
-    raise InputError(f"{root}: neither a folder nor a zip file")
+    raise InputError(f"{root}: neither a folder nor a zip file, or one that is cut off")
 
 
 class _DirectoryTree:
@@ -104,7 +104,9 @@ class _DirectoryTree:
         left_out: dict[str, list[str]] = {}
         seen: set[tuple[int, int]] = set()
         # Links after folders, so that what they lead to has its own name where it has one here.
-        pending, links, out_of_sight = [""], [], []
+        pending = [""]
+        links: list[str] = []
+        out_of_sight: list[str] = []
         while queue := pending or links or out_of_sight:
             folder = queue.pop()
             full = os.path.join(self._root, folder)
@@ -126,7 +128,7 @@ class _DirectoryTree:
             seen.add((status.st_dev, status.st_ino))
             if visible:
                 folders.append(folder)
-            new_links = []
+            new_links: list[str] = []
             for entry in entries:
                 relative = f"{folder}/{entry.name}" if folder else entry.name
                 shown = visible and not is_hidden(entry.name)
@@ -247,10 +249,8 @@ class _ZipTree:
         folders: set[str] = set()
         links: dict[str, str] = {}
         for info in archive.infolist():
-            # Some programs of Windows write backslashes.
-            written = listed_path(info.filename)
-            name = normal_name(written)
-            if written.endswith("/"):
+            name = normal_name(info.filename)
+            if listed_path(info.filename).endswith("/"):
                 folders.add(f"{name}/")
                 continue
             if self._members.pop(name, None) or links.pop(name, None):
@@ -261,11 +261,11 @@ class _ZipTree:
             else:
                 self._members[name] = info
         for name in links:
-            target = follow(name, self._members, links)
-            if target is None:
+            found = follow(name, self._members, links)
+            if found is None:
                 self._left_out.setdefault(LINKS, []).append(name)
             else:
-                self._members[name] = self._members[target]
+                self._members[name] = self._members[found]
         self._folders = folders_of([*folders, *self._members]) - {"."}
         first = min((info.header_offset for info in archive.infolist()), default=0)
         with open(self._root, "rb") as file:
@@ -323,8 +323,10 @@ def in_hidden(path: str) -> bool:
 
 
 def normal_name(name: str) -> str:
-    """An archive's member by its path, without "./", "//" and a "/" at the beginning."""
-    return posixpath.normpath(name.lstrip("/") or ".")
+    """An archive's member by its path, without "./", "//", a "/" at the beginning, or the
+    backslashes that some programs of Windows write.
+    """
+    return posixpath.normpath(listed_path(name).lstrip("/") or ".")
 
 
 def follow(name: str, files: Mapping[str, object], links: Mapping[str, str]) -> str | None:

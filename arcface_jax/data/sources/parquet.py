@@ -262,4 +262,7 @@ def _identity(cell: Any, class_names: list[str] | None, where: str) -> str:
             f"{where}: label {text}, and the file names {len(class_names)} classes, from 0 on; "
             "name it, or leave the row out"
         )
-    return identity_of(class_names[int(text)], where)
+    name = class_names[int(text)]
+    if not name.strip():
+        raise InputError(f"{where}: label {text} is of a class without a name; name it")
+    return name

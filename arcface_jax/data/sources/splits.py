@@ -189,7 +189,8 @@ def _about_numbers(files: Sequence[str]) -> list[str]:
     for there in series.values():
         first = 0 if 0 in there else 1
         missing = max(there) + 1 - first - len(there)
-        if 0 < missing <= len(there) > 1:
+        # Years and versions do not begin with 0 or 1, and are no shards.
+        if missing > 0 and len(there) > 1 and (first in there or missing <= len(there)):
             gap = next(at for at in range(first, max(there)) if at not in there)
             remarks.append(
                 f"of the shards up to {there[max(there)]} {missing} are not there, the first of "
