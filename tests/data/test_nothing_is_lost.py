@@ -496,7 +496,7 @@ def test_a_person_without_a_readable_image_is_named(tmp_path, kind):
         (("7", "007"), "'007' and '7'"),
     ],
 )
-@pytest.mark.parametrize("kind", ["folder", "tar", "zip", "parquet"])
+@pytest.mark.parametrize("kind", ["folder", "tar", "zip", "parquet", "list"])
 def test_names_that_differ_in_spelling_only_are_said(tmp_path, names, shown, kind):
     files = {f"{name}/{number}.png": image(number) for number, name in enumerate(names)}
     match kind:
@@ -509,6 +509,10 @@ def test_names_that_differ_in_spelling_only_are_said(tmp_path, names, shown, kin
             with zipfile.ZipFile(root, "w") as archive:
                 for name, content in files.items():
                     archive.writestr(name, content)
+        case "list":
+            lines = "".join(f"{number}.png,{name}\n" for number, name in enumerate(names))
+            write(tmp_path, {"0.png": A, "1.png": B, "x.csv": lines.encode()})
+            root = tmp_path / "x.csv"
         case "parquet":
             root = write(tmp_path, {"x.parquet": parquet(list(names))}) / "x.parquet"
     source = open_source(root)

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arcface_jax.data.sources.encoded import number_identities
 from arcface_jax.data.sources.filetree import FileTree, TreeSource, open_tree
-from arcface_jax.data.text import count, is_heading, listed_path, number, read_rows
+from arcface_jax.data.text import count, identity_of, is_heading, listed_path, number, read_rows
 from arcface_jax.errors import InputError, printable
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".lst")
@@ -59,7 +58,7 @@ class ListSource(TreeSource):
                 "next; give the root of the paths (--list-root; of a run: --data.list-root)"
             )
         super().__init__(tree, paths)
-        self.labels, self.identity_names = number_identities([entry[2] for entry in entries])
+        self.name_identities([entry[2] for entry in entries], str(path))
         self._check_repeated([where for where, _, _ in entries])
 
     def _check_repeated(self, places: list[str]) -> None:
@@ -205,12 +204,7 @@ def _entry(
 ) -> tuple[str, str, str]:
     if len(row) <= max(image_column, identity_column):
         raise InputError(f"{where}: {len(row)} column(s), path and identity are due")
-    identity = row[identity_column]
-    if not identity:
-        raise InputError(f"{where}: no identity; give each image one, or leave the line out")
-    if number(identity) is not None and not identity.isdecimal():
-        identity = str(_label(identity, where))
-    return where, listed_path(row[image_column]), identity
+    return where, listed_path(row[image_column]), identity_of(row[identity_column], where)
 
 
 def _inside(image: str, root: pathlib.Path, where: str) -> str:
