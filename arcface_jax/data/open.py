@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import re
 
 import numpy as np
 
@@ -11,13 +12,14 @@ from arcface_jax.data.pairs import Pairs, check_folds
 from arcface_jax.data.source import paths_of
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
-from arcface_jax.data.sources.folder import FolderSource, NoImagesError
+from arcface_jax.data.sources.filetree import open_tree
+from arcface_jax.data.sources.folder import FolderSource, NoImagesError, in_words
 from arcface_jax.data.sources.lists import SUFFIXES, ListSource
 from arcface_jax.data.sources.parquet import ParquetSource
 from arcface_jax.data.sources.recordio import RecordIOSource
 from arcface_jax.data.sources.tar import TarSource
 from arcface_jax.data.text import read_rows
-from arcface_jax.errors import InputError, concerning
+from arcface_jax.errors import InputError, concerning, printable
 
 _KINDS = (
     "a folder or zip file of identity/image.jpg, train.rec (or its folder), a list (.csv, .tsv, "
@@ -85,34 +87,69 @@ def place_and_split(text: str) -> tuple[str, str | None]:
 
 
 def _open_folder(place: pathlib.Path, split: str | None) -> EncodedSource:
-    if (place / "train.rec").exists() and split is None:
-        return RecordIOSource(place)
+    """The first of the kinds of files below a folder that holds images; says what else is there.
+
+    Parquet files count before images, which a data set's page may show; tar and record files that
+    lie deeper count after them.
+    """
     if any((place / name).exists() for name in ("dataset_dict.json", "state.json")):
         raise InputError(
             f"{place}: saved by Hugging Face's save_to_disk; save it with to_parquet instead"
         )
+    if (place / "train.rec").exists() and split is None:
+        return _and_else(RecordIOSource(place), place, _of_records("train.rec"))
     if (place / "dataset_info.json").exists():
-        return _tfds(str(place), split or "train")
-    if next(place.glob("*.parquet"), None) is not None:
-        return ParquetSource(place, split=split)
-    if next(place.glob("*.tar"), None) is not None:
-        return TarSource(place, split)
-    try:
-        return FolderSource(place, split=split)
-    except NoImagesError:  # the root of a repository, whose files lie deeper
-        if next(place.rglob("*.parquet"), None) is not None:
-            return ParquetSource(place, split=split)
-        if next(place.rglob("*.tar"), None) is not None:
-            return TarSource(place, split)
-        records = sorted(place.rglob("*.rec"))
-        if len(records) == 1 and split is None:
-            return RecordIOSource(records[0])
-        if records:
-            raise InputError(
-                f"{place}: holds {len(records)} record files, such as {records[0].name}; give the "
-                "path of one"
-            ) from None
-        raise
+        return _and_else(_tfds(str(place), split or "train"), place, _OF_TFDS)
+    files = open_tree(place).walk().files
+    tables, archives, records = (
+        [name for name in files if name.lower().endswith(suffix)]
+        for suffix in (".parquet", ".tar", ".rec")
+    )
+    reasons: list[NoImagesError] = []
+    for there, open_kind, opened in (
+        (tables, ParquetSource, r".*\.parquet"),
+        ([name for name in archives if "/" not in name], TarSource, r".*\.tar"),
+        (files or [""], FolderSource, ""),
+        (archives, TarSource, r".*\.tar"),
+    ):
+        try:
+            if there:
+                return _and_else(open_kind(place, split=split), place, opened)
+        except NoImagesError as error:
+            reasons.append(error)
+    if len(records) == 1 and split is None:
+        return _and_else(RecordIOSource(place / records[0]), place, _of_records(records[0]))
+    if records:
+        raise InputError(
+            f"{place}: holds {len(records)} record files, such as {printable(records[0])}; give "
+            "the path of one"
+        )
+    raise reasons[0]
+
+
+_OF_TFDS = r"[^/]*-of-[^/]*|[^/]*\.(json|txt)"
+
+
+def _of_records(name: str) -> str:
+    """The pattern of a record file's name, and of those beside it that belong to it."""
+    folder, slash, _ = name.rpartition("/")
+    return f"{re.escape(name[:-4])}\\.(rec|idx|lst)|{re.escape(folder + slash)}property"
+
+
+def _and_else(source: EncodedSource, place: pathlib.Path, opened: str) -> EncodedSource:
+    """The source; says what else is in the folder than the files whose names match `opened`."""
+    if isinstance(source, FolderSource):
+        return source  # which has said itself what it leaves out
+    files = open_tree(place).walk().files
+    left = [name for name in files if not re.fullmatch(opened, name, re.IGNORECASE | re.DOTALL)]
+    if left:
+        source.remark(
+            f"{place}: not opened, besides {len(files) - len(left)} files that are: "
+            f"{in_words(left)}; such as {left[0]}",
+            "not opened",
+            (str(place / name) for name in left),
+        )
+    return source
 
 
 def _tfds(name: str, split: str = "train") -> EncodedSource:

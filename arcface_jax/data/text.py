@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from arcface_jax.errors import InputError, readable, reason
+from arcface_jax.errors import InputError, printable, readable, reason
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -17,6 +17,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_NOBODY = {"nan", "null", "none", "n/a", "#n/a", "<na>"}
 _SEPARATORS = "\t,;"
 _DECLARED = re.compile(r'\s*"?sep=([,;|\t ])"?[\s,;|]*', re.IGNORECASE)  # Excel's first line
 _HEADING = re.compile(r"[^\W\d_][\w ?()#-]*")
@@ -161,6 +162,41 @@ def count(cell: str) -> int | None:
     if value is None or not 0 <= value < 2**53 or value != int(value):
         return None
     return int(value)
+
+
+def identity_of(cell: str, where: str) -> str:
+    """The identity that a cell of a list or table, or a text file of its own, holds.
+
+    Any text is one but that for none (nan, NULL, None, N/A); a number must be a whole one from 0,
+    and 7.0 is 7.
+
+    Raises:
+      InputError: the cell is empty, or says none, or is another number, as the −1 that Hugging Face
+        writes for none; `where` is what the message calls the cell.
+    """
+    cell = cell.strip()
+    if not cell:
+        raise InputError(f"{where}: no identity; give each image one, or leave it out")
+    if cell.lower() in _NOBODY or cell == "NA":
+        raise InputError(
+            f"{where}: the identity is {printable(cell)!r}, which is nobody; give each image one, "
+            "or leave it out"
+        )
+    if number(cell) is None or cell.isdecimal():
+        return cell
+    value = count(cell)
+    if value is None:
+        raise InputError(f"{where}: label {printable(cell[:80])!r}; a whole number from 0 is due")
+    return str(value)
+
+
+def decoded(content: bytes) -> str | None:
+    """The text in a file's content, by its byte-order mark, or else UTF-8; None if it is none."""
+    marks = ((mark, name) for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark))
+    try:
+        return content.decode(next(marks, (b"", "utf-8"))[1])
+    except UnicodeError:
+        return None
 
 
 def same_name(path: str) -> str:

@@ -171,7 +171,7 @@ def test_bad_parquet_is_refused(tmp_path, picture):
     with pytest.raises(InputError, match=r"x\.parquet: damaged, or not a Parquet file"):
         ParquetSource(path)
     pq.write_table(parquet_table(picture, wrapped=True, identity=["x", "x", None, "y", "y"]), path)
-    with pytest.raises(InputError, match="a row without an identity; give each image one"):
+    with pytest.raises(InputError, match=r"x\.parquet row 2: no identity; give each image one"):
         ParquetSource(path)
     pq.write_table(parquet_table(picture, wrapped=True, identity=list("xxyyy")), path)
     with pytest.raises(InputError, match="no column 'face'; it has image, label"):
@@ -324,7 +324,10 @@ def test_captions_are_no_identities(tmp_path, picture):
     [
         ([("1.png", b""), ("1.cls", b"")], r"member 1\.cls of 0 bytes; an identity is due"),
         ([("1.png", b""), ("1.cls", b"x" * 2000)], r"member 1\.cls of 2000 bytes"),
-        ([("a/1.png", b""), ("a/2.png", b""), ("a/1.cls", b"5")], r"a/2\.png: no identity; its"),
+        (
+            [("a/1.png", b""), ("a/2.png", b""), ("a/1.cls", b"5")],
+            r"a/2\.png: no identity; write its",
+        ),
         ([("1.png", b""), ("1.cls", b"5"), ("1.b.cls", b"6")], r"1\.b\.cls holds another identity"),
         ([("train/a/1.png", b""), ("test/a/1.png", b"")], "holds the splits test, train; give"),
     ],

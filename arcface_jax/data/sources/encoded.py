@@ -3,6 +3,7 @@
 import abc
 import functools
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,6 +37,29 @@ class EncodedSource(FaceSource):
 
     def __getitem__(self, index: int) -> np.ndarray:
         return decode(self.encoded(index), self.where(index))
+
+    def name_identities(self, names: Sequence[str], place: str) -> None:
+        """Sets `labels` and `identity_names` by each image's identity, and says which names are
+        nearly equal; `place` is what messages call the source.
+        """
+        self.labels, self.identity_names = number_identities(names)
+        self.remark_spelling(place)
+
+    def remark_spelling(self, place: str) -> None:
+        """Says which of `identity_names` are nearly equal."""
+        alike: dict[str, list[str]] = {}
+        for name in self.identity_names:
+            alike.setdefault(_without_spelling(name), []).append(name)
+        several = [each for each in alike.values() if len(each) > 1]
+        if several:
+            first, second = (_shown(name, several[0]) for name in several[0][:2])
+            self.remark(
+                f"{place}: {sum(map(len, several))} identities have a name that differs from "
+                f"another's only in spelling, such as {first} and {second}; each is an identity of "
+                "its own",
+                "similar name",
+                [name for each in several for name in each],
+            )
 
     @functools.cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
@@ -72,6 +96,21 @@ def number_identities(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         distinct.sort(key=int)
     label_of = {name: label for label, name in enumerate(distinct)}
     return np.array([label_of[name] for name in names], np.int32), distinct
+
+
+def _without_spelling(name: str) -> str:
+    """A name without what two spellings of it may differ in: capitals, spaces, the Unicode form of
+    an accent, and zeros before a number.
+    """
+    words = unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split()
+    text = " ".join(words)
+    return str(int(text)) if text.isdecimal() and len(text) < 19 else text
+
+
+def _shown(name: str, alike: Sequence[str]) -> str:
+    """The name, with the number of its characters where only that tells it from another."""
+    same = [unicodedata.normalize("NFC", each) for each in alike]
+    return repr(name) + (f" of {len(name)} characters" if len(set(same)) < len(same) else "")
 
 
 def checked_index(index: int, length: int) -> int:

@@ -3,27 +3,55 @@
 import functools
 import os
 import pathlib
+import posixpath
+import stat
 import threading
 import zipfile
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
+from arcface_jax.data.text import listed_path
 from arcface_jax.errors import InputError, printable, reason
 
 MAX_FILE_BYTES = 1 << 28
 """Larger files are not read: no encoded face comes near 256 MiB."""
 
 _START = 16
+_LOCAL_HEADER = b"PK\3\4"
+_LONGEST_LINK = 4096
+
+
+REPLACED = "files that a later one of their name replaces"
+LINKS = "left out as links to no file in the archive"
+PIPES = "left out as devices or pipes"
+_AGAIN = "left out as links to a folder that counts already"
+_MOST_LINKS = 40
+
+
+class Listing(NamedTuple):
+    """What is below a root.
+
+    Attributes:
+      files: every file, sorted by folder and then by name.
+      folders: every folder, sorted.
+      hidden: the files that are hidden, or in a hidden folder, sorted.
+      left_out: other names that do not count as they stand, by what is the matter.
+    """
+
+    files: list[str]
+    folders: list[str]
+    hidden: list[str]
+    left_out: dict[str, list[str]]
 
 
 class FileTree(Protocol):
     """Files by their path relative to the root, with forward slashes."""
 
-    def walk(self) -> tuple[list[str], list[str]]:
-        """(every file, sorted by folder and then by name; every folder below the root, sorted)."""
+    def walk(self) -> Listing:
+        """What is below the root."""
         ...
 
     def size(self, path: str) -> int:
@@ -56,52 +84,67 @@ def open_tree(root: str | os.PathLike[str]) -> FileTree:
         return _DirectoryTree(root)
     if zipfile.is_zipfile(root):
         return _ZipTree(root)
-    raise InputError(f"{root}: neither a folder nor a zip file")
+    raise InputError(f"{root}: neither a folder nor a zip file, or one that is cut off")
 
 
 class _DirectoryTree:
     """The files of a directory.
 
-    Symbolic links are followed, and a directory that several links lead to is counted once, so that
-    loops end and nobody becomes two identities. Hidden files and folders are left out.
+    Symbolic links are followed, and a directory that is there itself, or that several links lead
+    to, is counted once, so that loops end and nobody becomes two identities.
     """
 
     def __init__(self, root: str):
         self._root = root
 
-    def walk(self) -> tuple[list[str], list[str]]:
+    def walk(self) -> Listing:
         found: list[tuple[str, str]] = []
         folders: list[str] = []
+        hidden: list[str] = []
+        left_out: dict[str, list[str]] = {}
         seen: set[tuple[int, int]] = set()
+        # Links after folders, so that what they lead to has its own name where it has one here.
         pending = [""]
-        while pending:
-            folder = pending.pop()
+        links: list[str] = []
+        out_of_sight: list[str] = []
+        while queue := pending or links or out_of_sight:
+            folder = queue.pop()
             full = os.path.join(self._root, folder)
+            visible = not in_hidden(folder)
             try:
                 status = os.stat(full)
                 with os.scandir(full) as scan:
-                    entries = sorted(scan, key=lambda entry: entry.name)
+                    entries = sorted(scan, key=lambda entry: entry.name, reverse=True)
             except OSError as error:
+                if not visible:
+                    continue
                 raise InputError(
                     f"{full}: cannot list this folder ({error.strerror}); check its permissions"
                 ) from None
             if (status.st_dev, status.st_ino) in seen:
+                if visible:
+                    left_out.setdefault(_AGAIN, []).append(folder)
                 continue
             seen.add((status.st_dev, status.st_ino))
-            folders.append(folder)
-            subfolders = []
+            if visible:
+                folders.append(folder)
+            new_links: list[str] = []
             for entry in entries:
-                if is_hidden(entry.name):
-                    continue
                 relative = f"{folder}/{entry.name}" if folder else entry.name
+                shown = visible and not is_hidden(entry.name)
                 if entry.is_dir():
-                    subfolders.append(relative)
+                    kind = pending if shown else out_of_sight
+                    (new_links if shown and entry.is_symlink() else kind).append(relative)
+                elif not shown:
+                    hidden.append(relative)
                 # Files and broken links, not a pipe or a device, which could hang.
                 elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
                     found.append((folder, entry.name))
-            pending.extend(reversed(subfolders))
+                else:
+                    left_out.setdefault(PIPES, []).append(relative)
+            links = new_links + links
         files = [f"{folder}/{name}" if folder else name for folder, name in sorted(found)]
-        return files, sorted(folders)[1:]
+        return Listing(files, sorted(folders)[1:], sorted(hidden), left_out)
 
     def size(self, path: str) -> int:
         try:
@@ -148,25 +191,21 @@ class _ZipTree:
     def __setstate__(self, state: dict[str, str]) -> None:
         self.__init__(state["root"])  # type: ignore[misc]
 
-    def walk(self) -> tuple[list[str], list[str]]:
-        members = {
-            info.filename
-            for info in self._archive().infolist()
-            if not any(is_hidden(part) for part in info.filename.split("/"))
-        }
-        files = [name for name in members if not name.endswith("/")]
+    def walk(self) -> Listing:
+        self._archive()
+        files = [name for name in self._members if not in_hidden(name)]
         files.sort(key=lambda name: (name.rpartition("/")[0], name.rpartition("/")[2]))
-        return files, sorted(folders_of(members))
+        folders = {name for name in self._folders if not in_hidden(name)} | folders_of(files)
+        hidden = sorted(name for name in self._members if in_hidden(name))
+        return Listing(files, sorted(folders), hidden, self._left_out)
 
     def size(self, path: str) -> int:
-        try:
-            return self._archive().getinfo(path).file_size
-        except KeyError:
-            return 0
+        self._archive()
+        return self._members[path].file_size if path in self._members else 0
 
     def read(self, path: str) -> bytes:
         try:
-            with self._archive().open(path) as member:
+            with self._archive().open(self._members[path]) as member:
                 content = member.read(MAX_FILE_BYTES + 1)
         except KeyError:
             raise InputError(f"{self.where(path)}: no such file in the archive") from None
@@ -179,7 +218,7 @@ class _ZipTree:
 
     def start(self, path: str) -> bytes:
         try:
-            with self._archive().open(path) as member:
+            with self._archive().open(self._members[path]) as member:
                 return member.read(_START)
         except Exception:  # as in `read`
             return b""
@@ -191,13 +230,50 @@ class _ZipTree:
         with self._lock:
             if self._opened is None or self._opened[0] != os.getpid():
                 try:
-                    self._opened = (os.getpid(), zipfile.ZipFile(self._root))
+                    archive = zipfile.ZipFile(self._root)
+                    self._list(archive)
+                    self._opened = (os.getpid(), archive)
+                except InputError:
+                    raise
                 except Exception as error:
                     # BadZipFile, OSError, and struct.error for damaged directories.
                     raise InputError(
                         f"{self._root}: cannot open this zip file ({reason(error)})"
                     ) from error
             return self._opened[1]
+
+    def _list(self, archive: zipfile.ZipFile) -> None:
+        """Notes the members, by their names in normal form."""
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        self._left_out: dict[str, list[str]] = {}
+        folders: set[str] = set()
+        links: dict[str, str] = {}
+        for info in archive.infolist():
+            name = normal_name(info.filename)
+            if listed_path(info.filename).endswith("/"):
+                folders.add(f"{name}/")
+                continue
+            if self._members.pop(name, None) or links.pop(name, None):
+                self._left_out.setdefault(REPLACED, []).append(name)
+            if stat.S_ISLNK(info.external_attr >> 16) and info.file_size <= _LONGEST_LINK:
+                target = archive.read(info).decode("utf-8", "surrogateescape")
+                links[name] = normal_name(posixpath.join(posixpath.dirname(name), target))
+            else:
+                self._members[name] = info
+        for name in links:
+            found = follow(name, self._members, links)
+            if found is None:
+                self._left_out.setdefault(LINKS, []).append(name)
+            else:
+                self._members[name] = self._members[found]
+        self._folders = folders_of([*folders, *self._members]) - {"."}
+        first = min((info.header_offset for info in archive.infolist()), default=0)
+        with open(self._root, "rb") as file:
+            if first and file.read(4) == _LOCAL_HEADER:
+                raise InputError(
+                    f"{self._root}: {first} bytes of another archive are before this one; they "
+                    "were joined; keep each as a file of its own"
+                )
 
 
 class TreeSource(EncodedSource):
@@ -239,6 +315,27 @@ def without_extension(path: str) -> str:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is left out."""
     return name.startswith(".") or name == "__MACOSX"
+
+
+def in_hidden(path: str) -> bool:
+    """Whether a file or folder is hidden, or in a hidden folder."""
+    return any(is_hidden(part) for part in path.split("/") if part not in (".", ".."))
+
+
+def normal_name(name: str) -> str:
+    """An archive's member by its path, without "./", "//", a "/" at the beginning, or the
+    backslashes that some programs of Windows write.
+    """
+    return posixpath.normpath(listed_path(name).lstrip("/") or ".")
+
+
+def follow(name: str, files: Mapping[str, object], links: Mapping[str, str]) -> str | None:
+    """The file of an archive that a link leads to, perhaps by others; None if it is not there."""
+    for _ in range(_MOST_LINKS):
+        if name not in links:
+            return name if name in files else None
+        name = links[name]
+    return None
 
 
 def _within_limit(content: bytes, where: str) -> bytes:

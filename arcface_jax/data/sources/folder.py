@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from arcface_jax.data.decode import READS_AVIF, suffix_of
+from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.encoded import number_identities
 from arcface_jax.data.sources.filetree import TreeSource, folders_of, open_tree
 from arcface_jax.data.sources.splits import choose_split, splits_of_folders
@@ -21,12 +22,13 @@ EXTENSIONS = (
 """File names that are images, in either case."""
 
 _NOT_READ = {".heic", ".heif", ".avif", ".jxl", ".jp2"}
+_PACKED = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".zip"}
 TEXTS = (".txt", ".csv", ".tsv", ".lst", ".json", ".jsonl", ".xml", ".md", ".html", ".cls")
 """File names that are no images, whatever the files hold."""
 
 
 class NoImagesError(InputError):
-    """There is no image below a folder."""
+    """There is no image below a folder, or none that is of somebody."""
 
 
 class FolderSource(TreeSource):
@@ -36,8 +38,8 @@ class FolderSource(TreeSource):
     path relative to the root: ORL's `s1`, Omniglot's `Balinese/character01`.
     Identities are sorted by name, by value where all names are whole numbers,
     and images by file name, so that the same files give the same labels on
-    every machine. Hidden files are left out; a
-    folder reached by several symbolic links counts once.
+    every machine. Hidden files are left out, and a folder that a symbolic link leads to again
+    counts once; both are counted in `remarks`.
 
     Files with another suffix than `EXTENSIONS` are images if they begin as one; the rest is left
     out and counted in `remarks`. So are folders without an image, folders of one name, and folders
@@ -52,7 +54,7 @@ class FolderSource(TreeSource):
       split: the folder, such as train, whose identities count, of several that the root has.
 
     Raises:
-      NoImagesError: there is no image.
+      NoImagesError: there is no image, or none in a folder.
       InputError: the root is missing, is neither a folder nor a zip file, has
         images that belong to no identity, or has splits and none is asked for.
     """
@@ -64,8 +66,9 @@ class FolderSource(TreeSource):
         split: str | None = None,
     ):
         tree = open_tree(root)
-        files, folders = tree.walk()
+        files, folders, hidden, others = tree.walk()
         paths, left_out = sort_out(files, tree.start, extensions)
+        place = os.fspath(root)
         if not paths:
             raise NoImagesError(
                 f"{os.fspath(root)}: no image below it (looked for "
@@ -73,31 +76,70 @@ class FolderSource(TreeSource):
             )
         loose = [path for path in paths if "/" not in path]
         if loose:
-            raise InputError(
+            raise (NoImagesError if len(loose) == len(paths) else InputError)(
                 f"{tree.where(loose[0])}: {len(loose)} image(s) directly in the root belong to no "
                 "identity; put each identity's images in a folder of its own"
             )
-        empty = _without_images(folders, paths)
+        images = paths
         chosen = choose_split(splits_of_folders(paths, split), split, root)
         paths = [path for path, each in zip(paths, chosen, strict=True) if each]
-        labels, self.identity_names = number_identities([path.rpartition("/")[0] for path in paths])
-        order = np.argsort(labels, kind="stable")
+        folder_of = [path.rpartition("/")[0] for path in paths]
+        order = np.argsort(number_identities(folder_of)[0], kind="stable")
         super().__init__(tree, [paths[index] for index in order])
-        self.labels = labels[order]
+        self.name_identities([folder_of[index] for index in order], place)
         if left_out:
             self.remark(
-                f"{os.fspath(root)}: left out as no images: {in_words(left_out)}",
-                "no image",
-                map(tree.where, left_out),
+                f"{place}: {NO_IMAGE}: {in_words(left_out)}", "no image", map(tree.where, left_out)
             )
-        if empty:
-            self.remark(
-                f"{os.fspath(root)}: {len(empty)} folders hold no image, such as {empty[0]}",
-                "empty folder",
-                map(tree.where, empty),
-            )
-        for remark in _about_folders(self.identity_names):
-            self.remark(f"{os.fspath(root)}: {remark}")
+        for what, names in {HIDDEN: hidden_images(hidden), **others}.items():
+            if names:
+                self.remark(
+                    f"{place}: {what}: {len(names)}, such as {names[0]}",
+                    "left out",
+                    map(tree.where, names),
+                )
+        remark_folders(self, place, folders, images, tree.where)
+
+
+NO_IMAGE = "left out as no images"
+HIDDEN = "left out as hidden images"
+
+
+def hidden_images(hidden: Iterable[str]) -> list[str]:
+    """The hidden files whose names are those of images, but for what macOS keeps beside a file."""
+    return [
+        path
+        for path in hidden
+        if path.lower().endswith(EXTENSIONS)
+        and not path.rpartition("/")[2].startswith("._")
+        and "__MACOSX" not in path.split("/")
+    ]
+
+
+def remark_folders(
+    source: FaceSource,
+    place: str,
+    folders: Iterable[str],
+    images: Sequence[str],
+    where: Callable[[str], str],
+) -> None:
+    """Says which of `folders` hold no image, and which identities may be one person's.
+
+    Args:
+      source: whose identities are folders.
+      place: what messages call it.
+      folders: all that it has.
+      images: the paths of all of its images.
+      where: what a folder is called in a list of them.
+    """
+    if empty := _without_images(folders, images):
+        source.remark(
+            f"{place}: {len(empty)} folders hold no image, such as {empty[0]}",
+            "empty folder",
+            map(where, empty),
+        )
+    for remark in _about_folders(source.identity_names):
+        source.remark(f"{place}: {remark}")
 
 
 def sort_out(
@@ -132,8 +174,9 @@ def in_words(names: Iterable[str]) -> str:
     shown = [f"{suffix or 'no suffix'} ({count})" for suffix, count in counts.most_common(8)]
     more = len(counts) - len(shown)
     words = printable(", ".join(shown)) + (f" and {more} more suffixes" if more else "")
-    photos = sorted(_NOT_READ & counts.keys())
-    return words + (f"; convert {', '.join(photos)} to JPEG or PNG" if photos else "")
+    photos, packed = (sorted(each & counts.keys()) for each in (_NOT_READ, _PACKED))
+    words += f"; convert {', '.join(photos)} to JPEG or PNG" if photos else ""
+    return words + (f"; extract {', '.join(packed)}" if packed else "")
 
 
 def _about_folders(identities: Sequence[str]) -> list[str]:
@@ -167,7 +210,7 @@ def _about_folders(identities: Sequence[str]) -> list[str]:
     return remarks
 
 
-def _without_images(folders: Sequence[str], images: Sequence[str]) -> list[str]:
+def _without_images(folders: Iterable[str], images: Sequence[str]) -> list[str]:
     """The folders with no image in them or below; of one in another, the outer."""
     empty = set(folders) - folders_of(images)
     return sorted(folder for folder in empty if not folders_of([folder]) & empty)

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arcface_jax.data.sources.encoded import number_identities
 from arcface_jax.data.sources.filetree import FileTree, TreeSource, open_tree
 from arcface_jax.data.sources.splits import choose_split
 from arcface_jax.data.text import (
     PATH_NAMES,
     count,
     heading,
+    identity_of,
     is_heading,
     listed_path,
     names_image,
@@ -35,7 +35,6 @@ _IDENTITY_NAMES = (
 )
 _PERHAPS_IDENTITY = ("name", "id")  # or a row's number, or a file's name
 _SPLIT_NAMES = ("split", "subset", "partition")
-_NOBODY = {"nan", "null", "none", "n/a", "#n/a", "<na>"}
 _LOOKED_FOR = 8
 
 
@@ -84,7 +83,7 @@ class ListSource(TreeSource):
         _check_words(tree, entries, paths)
         _check_start(tree, entries, paths)
         super().__init__(tree, paths)
-        self.labels, self.identity_names = number_identities([entry.identity for entry in entries])
+        self.name_identities([entry.identity for entry in entries], str(path))
         if no_text := [entry for entry in entries if not _is_unicode(entry.identity)]:
             notes.append(
                 f"identities whose text is not UTF-8: {len(no_text)}, the first in "
@@ -333,16 +332,7 @@ def _taken(what: str, names: list[str], columns: list[int]) -> str:
 def _entry(where: str, row: list[str], columns: _Columns) -> _Entry:
     if len(row) <= max(columns[:2]):
         raise InputError(f"{where}: {len(row)} column(s), path and identity are due")
-    identity = row[columns.identity]
-    if not identity:
-        raise InputError(f"{where}: no identity; give each image one, or leave the line out")
-    if identity.lower() in _NOBODY or identity == "NA":
-        raise InputError(
-            f"{where}: the identity is {_shown([identity])}, which is nobody; give each image one, "
-            "or leave the line out"
-        )
-    if number(identity) is not None and not identity.isdecimal():
-        identity = str(_label(identity, where))
+    identity = identity_of(row[columns.identity], where)
     split = "" if columns.split is None else "".join(row[columns.split : columns.split + 1])
     return _Entry(where, listed_path(row[columns.image]), identity, split)
 

@@ -3,16 +3,18 @@
 import collections
 import functools
 import json
+import math
 import os
 import pathlib
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from arcface_jax.data.sources.encoded import EncodedSource, checked_index, number_identities
-from arcface_jax.data.sources.splits import files_of_split
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index
+from arcface_jax.data.sources.folder import NoImagesError
+from arcface_jax.data.sources.splits import choose_split, files_of_split
+from arcface_jax.data.text import identity_of
 from arcface_jax.errors import InputError, printable, reason
 
 _CACHE_BYTES = 1 << 30
@@ -22,8 +24,8 @@ class ParquetSource(EncodedSource):
     """The rows of one or several Parquet files.
 
     The image column holds encoded bytes, or structs with a field `bytes`. The identity column holds
-    whole numbers or text; where the file's Hugging Face metadata names the classes, identities have
-    these names.
+    whole numbers or text; where a file's Hugging Face metadata names the classes, its numbers stand
+    for these names.
 
     Parquet is read in row groups of hundreds of images. Up to a gigabyte of them is kept, so a
     small set or reading in order is fast, and shuffled training on a large set is not: convert it
@@ -35,12 +37,14 @@ class ParquetSource(EncodedSource):
       path: a file, or a folder whose `.parquet` files, at any depth, count in sorted order.
       image_column: name of the image column.
       identity_column: name of the identity column.
-      split: of a folder, which files count: those whose names begin with it (train-00000-of-…), or
-        whose folder is called so.
+      split: of a folder, which files count: those whose names have it for a word
+        (train-00000-of-…), or whose folder is called so.
 
     Raises:
-      InputError: pyarrow is not installed, no file is there, one is damaged, or lacks a column; or
-        there are files of several splits and none is asked for.
+      NoImagesError: no file has the image column, or a row.
+      InputError: pyarrow is not installed; a file is damaged, lacks a column, or is missing of
+        those that the names count; a row has no identity, or one without a name; or there are files
+        of several splits or configurations and none is asked for.
     """
 
     def __init__(
@@ -51,34 +55,55 @@ class ParquetSource(EncodedSource):
         split: str | None = None,
     ):
         root = pathlib.Path(path)
-        self._paths = files_of_split(root, "*.parquet", split)
-        if not self._paths:
-            raise InputError(f"{root}: no .parquet file below it")
+        files = files_of_split(root, ".parquet", split)
+        if not files.by_name:
+            choose_split([""], split, root)
+        self._paths = files.paths
         self._image_column = image_column
         self._open()
-        identities: list[Any] = []
+        identities: list[str] = []
         self._groups: list[tuple[int, int]] = []  # (file, row group)
         sizes: list[int] = []
-        class_names: list[str] | None = None
+        self._check_columns(image_column, identity_column)
+        kinds: dict[bool, str] = {}  # whether labels are numbers without a name → a file of such
         for number, (name, file) in enumerate(zip(self._paths, self._files, strict=True)):
-            for column in (image_column, identity_column):
-                if column not in file.schema_arrow.names:
-                    there = printable(", ".join(file.schema_arrow.names))
-                    raise InputError(f"{name}: no column {column!r}; it has {there}")
-            class_names = class_names or _class_names(file.schema_arrow.metadata, identity_column)
-            identities += _read(
+            cells = _read(
                 name, lambda file=file: file.read([identity_column])[identity_column].to_pylist()
             )
-            self._groups += [(number, group) for group in range(file.num_row_groups)]
-            sizes += [
-                file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
-            ]
-        self._ends = np.cumsum(sizes)
-        if not identities or len(identities) != self._ends[-1]:
+            class_names = _class_names(file.schema_arrow.metadata, identity_column)
+            found = _identities(cells, class_names, name)
+            identities += found
+            numbers = any(not isinstance(cell, str) for cell in cells)
+            if numbers and class_names is None:
+                kinds.setdefault(True, name)
+            elif numbers or not all(map(str.isdecimal, found)):
+                kinds.setdefault(False, name)
+            groups = range(file.num_row_groups)
+            self._groups += [(number, group) for group in groups]
+            rows = [file.metadata.row_group(group).num_rows for group in groups]
+            if len(found) != sum(rows):
+                raise InputError(f"{name}: {len(found)} identities for {sum(rows)} rows")
+            sizes += rows
+        if not identities:
+            raise NoImagesError(f"{self._paths[0]}: no row in it")
+        if len(kinds) > 1:
             raise InputError(
-                f"{self._paths[0]}: {len(identities)} identities for {sum(sizes)} rows"
+                f"{kinds[True]}: its identities are numbers, and {kinds[False]} has names; write "
+                "both the same way, or open one alone"
             )
-        self.labels, self.identity_names = _to_labels(identities, class_names, self._paths[0])
+        self._ends = np.cumsum(sizes)
+        self.name_identities(identities, str(root))
+        for text in files.remarks:
+            self.remark(f"{root}: {text}", "shards")
+
+    def _check_columns(self, image_column: str, identity_column: str) -> None:
+        columns = [file.schema_arrow.names for file in self._files]
+        without = NoImagesError if all(image_column not in each for each in columns) else InputError
+        for name, each in zip(self._paths, columns, strict=True):
+            for column in (image_column, identity_column):
+                if column not in each:
+                    there = printable(", ".join(each))
+                    raise without(f"{name}: no column {column!r}; it has {there}")
 
     def encoded(self, index: int) -> bytes:
         """The cell of the image column."""
@@ -198,21 +223,46 @@ def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] 
         names = feature["names"]
     except (KeyError, TypeError, ValueError):
         return None
-    return (
-        names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
-    )
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return names
 
 
-def _to_labels(
-    identities: list[Any], class_names: list[str] | None, name: str
-) -> tuple[np.ndarray, Sequence[str]]:
-    wrong = next((value for value in identities if not isinstance(value, int | str)), 0)
-    if not isinstance(wrong, int | str):
-        there = "a row without an identity" if wrong is None else f"identity {wrong}"
-        raise InputError(f"{name}: {there}; give each image one, a whole number or text")
-    labels, names = number_identities([str(value) for value in identities])
-    if class_names is not None and all(
-        text.isdigit() and int(text) < len(class_names) for text in names
-    ):
-        names = [class_names[int(text)] for text in names]
-    return labels, names
+def _identities(cells: list[Any], class_names: list[str] | None, file: str) -> list[str]:
+    """The identity of each row of a file."""
+    if class_names is not None and len({*class_names}) < len(class_names):
+        twice = next(name for name in class_names if class_names.count(name) > 1)
+        raise InputError(f"{file}: two of its classes are called {printable(twice)!r}; rename one")
+    known: dict[Any, str] = {}
+    for row, cell in enumerate(cells):
+        if isinstance(cell, list | dict | bytes):
+            raise InputError(
+                f"{file} row {row}: its identity is no whole number or text; give another column"
+            )
+        if cell not in known:
+            known[cell] = _identity(cell, class_names, f"{file} row {row}")
+    return [known[cell] for cell in cells]
+
+
+def _identity(cell: Any, class_names: list[str] | None, where: str) -> str:
+    if cell is None:
+        raise InputError(f"{where}: no identity; give each image one, a whole number or text")
+    if isinstance(cell, bool) or not isinstance(cell, int | float | str):
+        raise InputError(
+            f"{where}: its identity is no whole number or text, but {printable(str(cell))}; give "
+            "another column"
+        )
+    if isinstance(cell, float) and not math.isfinite(cell):
+        raise InputError(f"{where}: no identity, but {cell}; give each image one")
+    text = identity_of(str(cell), where)
+    if class_names is None or isinstance(cell, str):
+        return text
+    if int(text) >= len(class_names):
+        raise InputError(
+            f"{where}: label {text}, and the file names {len(class_names)} classes, from 0 on; "
+            "name it, or leave the row out"
+        )
+    name = class_names[int(text)]
+    if not name.strip():
+        raise InputError(f"{where}: label {text} is of a class without a name; name it")
+    return name

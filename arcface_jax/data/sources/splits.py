@@ -1,17 +1,31 @@
 """The parts, for training and for testing, that a folder or archive is published in."""
 
+import collections
+import functools
+import operator
 import os
 import pathlib
+import posixpath
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from arcface_jax.data.sources.filetree import open_tree
 from arcface_jax.errors import InputError, printable
 
 _SPLITS = frozenset(
-    ["train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"]
+    [
+        *("train", "training", "trainset", "val", "valid", "validation", "valset", "dev"),
+        *("test", "testing", "testset", "eval", "evaluation"),
+    ]
 )
+_WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
+_OF_TOTAL = re.compile(
+    r"(.*?)(\d+)[-_]of[-_](\d+)(?:-[0-9a-f]{16})?(.*)", re.IGNORECASE | re.DOTALL
+)
+_NUMBERED = re.compile(r"(.*?)(\d{1,15})(\D*)", re.DOTALL)
 
 
 def splits_of_folders(paths: Sequence[str], split: str | None) -> list[str]:
@@ -39,25 +53,158 @@ def splits_of_folders(paths: Sequence[str], split: str | None) -> list[str]:
     return [top[folder] if top[folder] in named else "" for folder in folder_of]
 
 
-def splits_of_files(files: Sequence[pathlib.Path]) -> list[str]:
-    """The split that each file's name begins with (`train-00000-of-00002.parquet`), or its folder
-    is called by; or "".
+def splits_of_files(files: Sequence[str]) -> list[str]:
+    """The split that each file's name has for a word (`train-00000-of-00002.parquet`,
+    `imagenet-train-000.tar`), or else a folder's that it lies in, the innermost; or "".
     """
-    found = []
+    words = [
+        [
+            word
+            for part in (posixpath.splitext(posixpath.basename(file))[0], *_folders(file)[::-1])
+            for word in _WORD.findall(part)
+            if word.lower() in _SPLITS
+        ]
+        for file in files
+    ]
+    # A word that all have, as in eval-faces-train-0 and eval-faces-test-0, tells none apart.
+    common = functools.reduce(operator.and_, map(collections.Counter, words))
+    if all(len(each) > common.total() for each in words):
+        words = [[*(collections.Counter(each) - common)] for each in words]
+    return [each[0] if each else "" for each in words]
+
+
+class Files(NamedTuple):
+    """The files of a set.
+
+    Attributes:
+      paths: in sorted order.
+      by_name: whether their names tell splits.
+      remarks: what is worth knowing about them.
+    """
+
+    paths: list[str]
+    by_name: bool
+    remarks: list[str]
+
+
+def files_of_split(root: pathlib.Path, suffix: str, split: str | None) -> Files:
+    """The files below a folder whose names have the suffix, in either case, and are of the split;
+    or the file itself.
+
+    Raises:
+      InputError: there is none; some of those that the names count (…-of-00003) are missing; they
+        are of several configurations, which lie in folders of their own; or as `choose_split`.
+    """
+    if not root.is_dir():
+        return Files([str(root)], False, [])
+    files = sorted(name for name in open_tree(root).walk().files if name.lower().endswith(suffix))
+    if not files:
+        raise InputError(f"{root}: no {suffix} file below it")
+    splits, remarks = splits_of_files(files), []
+    by_name = any(splits)
+    if by_name:
+        chosen = choose_split(splits, split, root)
+        if split is None and "" in splits:
+            (name,) = {*splits} - {""}
+            remarks.append(
+                f"{splits.count(name)} of {len(files)} files are of the split {name}, such as "
+                f"{files[splits.index(name)]}, and all count; {root}:{name} are these alone"
+            )
+        files = [file for file, each in zip(files, chosen, strict=True) if each]
+    _check_totals(root, files)
+    _check_configurations(root, files)
+    remarks += _about_numbers(files)
+    return Files([str(root / file) for file in files], by_name, remarks)
+
+
+def _folders(file: str) -> list[str]:
+    return posixpath.dirname(file).split("/")
+
+
+def _check_totals(root: pathlib.Path, files: Sequence[str]) -> None:
+    """Refuses a set that lacks a file of those that the names count: 00000-of-00002 is of two."""
+    numbers: dict[tuple[str, str, str], dict[int, str]] = collections.defaultdict(dict)
+    totals: dict[tuple[str, str], tuple[str, str]] = {}
     for file in files:
-        word = re.match("[A-Za-z]*", file.stem)
-        names = ("" if word is None else word[0], file.parent.name)
-        found.append(next((name for name in names if name.lower() in _SPLITS), ""))
-    return found
+        if found := _OF_TOTAL.fullmatch(file):
+            before, number, total, after = found.groups()
+            there = numbers[before, total, after]
+            if int(number) in there:
+                raise InputError(
+                    f"{root}: {printable(there[int(number)])} and {printable(file)} are both "
+                    f"number {number}; remove one"
+                )
+            there[int(number)] = file
+            other, its = totals.setdefault((before, after), (total, file))
+            if other != total:
+                raise InputError(
+                    f"{root}: {printable(its)} and {printable(file)} are of two numberings; "
+                    "remove the files of one"
+                )
+    for (before, total, after), there in numbers.items():
+        due = int(total)
+        first = 0 if 0 in there else 1
+        if len(there) == due and min(there) == first and max(there) == due - 1 + first:
+            continue
+        missing = next(at for at in range(first, len(there) + first + 1) if at not in there)
+        width = len(total)
+        name = f"{before}{missing:0{width}d}-of-{total}{after}"
+        if missing - first >= due:
+            raise InputError(f"{root}: {printable(there[max(there)])} is beyond its own total")
+        raise InputError(
+            f"{root}: {len(there)} of {due} files are there; {printable(name)} is missing; fetch "
+            "what lacks"
+        )
 
 
-def files_of_split(root: pathlib.Path, pattern: str, split: str | None) -> list[str]:
-    """The files below a folder whose names match, in sorted order; or the file itself. Raises as
-    `choose_split` does.
-    """
-    files = sorted(root.rglob(pattern)) if root.is_dir() else [root]
-    chosen = choose_split(splits_of_files(files) if root.is_dir() else [""], split, root)
-    return [str(file) for file, each in zip(files, chosen, strict=True) if each]
+def _check_configurations(root: pathlib.Path, files: Sequence[str]) -> None:
+    """Refuses files that lie in several folders, of which each is a set of its own."""
+    folders: dict[str, list[str]] = collections.defaultdict(list)
+    for file in files:
+        folder, name = posixpath.split(file)
+        if found := _OF_TOTAL.fullmatch(name):
+            folders[found[1]].append(folder)
+        # Hugging Face's own conversion: configuration/split/0000.parquet.
+        elif any(word.lower() in _SPLITS for word in _WORD.findall(posixpath.basename(folder))):
+            folders[posixpath.basename(folder) + "/" + name].append(posixpath.dirname(folder))
+    for places in folders.values():
+        if len({*places}) > 1:
+            shown = sorted({*places})
+            raise InputError(
+                f"{root}: holds sets of their own in the folders "
+                f"{printable(', '.join(each or '.' for each in shown))}; give one of them, as "
+                f"{root / (shown[0] or shown[1])}"
+            )
+
+
+def _about_numbers(files: Sequence[str]) -> list[str]:
+    """What numbers are left out among shards of one name, and what names come in two folders."""
+    remarks = []
+    series: dict[tuple[str, str], dict[int, str]] = collections.defaultdict(dict)
+    for file in files:
+        if not _OF_TOTAL.fullmatch(file):
+            folder, name = posixpath.split(file)
+            if found := _NUMBERED.fullmatch(posixpath.splitext(name)[0]):
+                series[posixpath.join(folder, found[1]), found[3]][int(found[2])] = file
+    for there in series.values():
+        first = 0 if 0 in there else 1
+        missing = max(there) + 1 - first - len(there)
+        # Years and versions do not begin with 0 or 1, and are no shards.
+        if missing > 0 and len(there) > 1 and (first in there or missing <= len(there)):
+            gap = next(at for at in range(first, max(there)) if at not in there)
+            remarks.append(
+                f"of the shards up to {there[max(there)]} {missing} are not there, the first of "
+                f"them number {gap}"
+            )
+    names: dict[str, list[str]] = collections.defaultdict(list)
+    for file in files:
+        names[posixpath.basename(file)].append(file)
+    if several := [each for each in names.values() if len(each) > 1]:
+        remarks.append(
+            f"{sum(map(len, several))} files have the name of another in another folder, such as "
+            f"{several[0][0]} and {several[0][1]}; all count"
+        )
+    return remarks
 
 
 def choose_split(

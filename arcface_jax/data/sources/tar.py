@@ -1,86 +1,110 @@
 """Tar archives, also as WebDataset shards, by random access."""
 
+import collections
 import os
 import pathlib
+import posixpath
 import tarfile
+from collections.abc import Iterable
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from arcface_jax.data.sources.encoded import EncodedSource, checked_index, number_identities
-from arcface_jax.data.sources.filetree import MAX_FILE_BYTES
-from arcface_jax.data.sources.folder import in_words, sort_out
+from arcface_jax.data.sources.encoded import EncodedSource, checked_index
+from arcface_jax.data.sources.filetree import (
+    LINKS,
+    MAX_FILE_BYTES,
+    PIPES,
+    REPLACED,
+    folders_of,
+    follow,
+    in_hidden,
+    normal_name,
+)
+from arcface_jax.data.sources.folder import (
+    HIDDEN,
+    NO_IMAGE,
+    TEXTS,
+    NoImagesError,
+    hidden_images,
+    in_words,
+    remark_folders,
+    sort_out,
+)
 from arcface_jax.data.sources.splits import (
     choose_split,
     files_of_split,
-    splits_of_files,
     splits_of_folders,
 )
+from arcface_jax.data.text import decoded, identity_of
 from arcface_jax.errors import InputError, printable, readable, reason
 
 _LONGEST_IDENTITY = 1024
+_RECORD = 10240  # bytes that archives are filled up to, after at least two blocks of zeros
 
 
 class TarSource(EncodedSource):
     """The images of one uncompressed tar file, or of all in a folder.
 
     WebDataset keeps a sample in neighbouring members of one key, which is the name up to its first
-    dot: `000001.jpg` or `000001.left.jpg` with the identity in `000001.cls`. A `.txt` is a caption
-    there. In an archive without `.cls` an image belongs to the identity of its folder, as in
-    `FolderSource`. What is no image is counted in `remarks`.
+    dot: `000001.jpg` or `000001.left.jpg` with the identity in `000001.cls`. Where names have more
+    dots, an image's own `.cls` counts first: `v1.0_ann.cls` is of `v1.0_ann.jpg` alone. A `.txt` is
+    a caption there. In archives without `.cls` an image belongs to the identity of its folder, as
+    in `FolderSource`.
+
+    A link counts as the file in the archive that it leads to. Of two members of one name in an
+    archive of folders the later counts, as in unpacking. What is left out is counted in `remarks`.
 
     Opening reads every member's header; images are then read in place, from any thread or process.
     Nothing is extracted.
 
     Args:
       path: a `.tar` file, or a folder whose `.tar` files, at any depth, count in sorted order.
-      split: the part that counts, where file names begin with one (train-000.tar) or the folders in
-        the archive are splits.
+      split: the part that counts, where file names tell one (train-000.tar, faces-train-000.tar) or
+        the folders in the archive are splits.
 
     Raises:
-      InputError: missing, damaged, compressed, without images, an image has no identity, or there
-        are several splits and none is asked for.
+      NoImagesError: there is no image.
+      InputError: missing, damaged, cut off, joined, or compressed; an image has no identity, or an
+        identity no image; shards are missing; or there are several splits and none is asked for.
     """
 
     def __init__(self, path: str | os.PathLike[str], split: str | None = None):
         root = pathlib.Path(path)
-        of_files = splits_of_files(sorted(root.rglob("*.tar"))) if root.is_dir() else []
-        in_files = split if any(of_files) else None
-        self._paths = files_of_split(root, "*.tar", in_files)
-        if not self._paths:
-            raise InputError(f"{root}: no .tar file in it")
+        files = files_of_split(root, ".tar", split)
+        self._paths = files.paths
         places: list[tuple[int, str, int, int]] = []  # (archive, member, offset, size)
-        identities: dict[tuple[int, str], str] = {}  # (archive, key) → identity
-        left_out: list[str] = []
-        for number, archive in enumerate(self._paths):
-            images, named, others = _index(archive)
-            places += [(number, *image) for image in images]
-            identities.update({(number, key): identity for key, identity in named.items()})
-            left_out += [f"{archive}:{name}" for name in others]
+        identities: list[str] = []
+        left_out: dict[str, list[str]] = {}
+        folders: set[str] = set()
+        archives = [_index(archive) for archive in self._paths]
+        named = any(archive.identities for archive in archives)
+        for number, archive in enumerate(archives):
+            places += [(number, name, *archive.images[name]) for name in archive.images]
+            identities += _identities(self._paths[number], archive, named)
+            folders |= archive.folders | folders_of(archive.others)
+            for what, names in archive.left_out.items():
+                left_out.setdefault(what, []).extend(
+                    f"{self._paths[number]}:{name}" if name else self._paths[number]
+                    for name in names
+                )
         if not places:
-            raise InputError(f"{root}: no image in it (found {in_words(left_out) or 'nothing'})")
-        in_members = None if in_files else split
+            found = in_words(left_out.get(NO_IMAGE, []))
+            raise NoImagesError(f"{root}: no image in it (found {found or 'nothing'})")
+        in_members = None if files.by_name else split
         of_members = splits_of_folders([name for _, name, _, _ in places], in_members)
         chosen = choose_split(of_members, in_members, root)
         self._places = [place for place, each in zip(places, chosen, strict=True) if each]
-        self.labels, self.identity_names = number_identities(self._identities(identities))
-        if left_out:
-            self.remark(
-                f"{root}: left out as no images: {in_words(left_out)}", "no image", left_out
-            )
-
-    def _identities(self, named: dict[tuple[int, str], str]) -> list[str]:
-        """The identity of each image: its `.cls`; its folder where the archives have no `.cls`."""
-        found = []
-        for number, name, _, _ in self._places:
-            key, folder = _key(name), name.rpartition("/")[0]
-            identity = named.get((number, key), "") if named else folder
-            if not identity:
-                remedy = f"its identity into {printable(key)}.cls"
-                if not named:
-                    remedy = f"put the image in a folder of its identity, or {remedy}"
-                raise InputError(f"{self._paths[number]}:{printable(name)}: no identity; {remedy}")
-            found.append(identity)
-        return found
+        self.name_identities(
+            [name for name, each in zip(identities, chosen, strict=True) if each], str(root)
+        )
+        for text in files.remarks:
+            self.remark(f"{root}: {text}", "shards")
+        for what, names in left_out.items():
+            words = in_words(names) if what == NO_IMAGE else f"{len(names)}, such as {names[0]}"
+            self.remark(f"{root}: {what}: {words}", "no image", names)
+        if not named:
+            remark_folders(self, str(root), folders, [name for _, name, _, _ in places], str)
 
     def encoded(self, index: int) -> bytes:
         """The member's content."""
@@ -108,50 +132,82 @@ class TarSource(EncodedSource):
         return np.array([size for _, _, _, size in self._places], np.int64)
 
 
-def _key(name: str) -> str:
-    """The name up to the first dot after its folder."""
-    folder, slash, base = name.rpartition("/")
-    return folder + slash + base.partition(".")[0]
+_OF_KEY = "images without a .cls of their own, which take that of their key"
+_PADDED = "archives that end in more zeros than are usual, and may have been cut off there"
 
 
-def _index(
-    path: str,
-) -> tuple[list[tuple[str, int, int]], dict[str, str], list[str]]:
-    """(name, offset, size) of every image; the identity that each key's `.cls` holds; the names of
-    the other members.
+class _Index(NamedTuple):
+    """What is in an archive.
+
+    Attributes:
+      images: (offset, size) of every image, by name.
+      identities: what each `.cls` holds, by its name less the suffix.
+      others: the names of the other members.
+      folders: that the archive has.
+      left_out: the names of what does not count as it stands, by what is the matter.
     """
+
+    images: dict[str, tuple[int, int]]
+    identities: dict[str, str]
+    others: list[str]
+    folders: set[str]
+    left_out: dict[str, list[str]]
+
+
+def _index(path: str) -> _Index:
     members: dict[str, tuple[int, int]] = {}
-    named: dict[str, str] = {}
+    links: dict[str, str] = {}
+    folders: set[str] = set()
+    noted: dict[str, list[str]] = collections.defaultdict(list)
     try:
         length = os.path.getsize(path)
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            last = ""
             for member in archive:
-                name = member.name.removeprefix("./")
-                hidden = any(
-                    part.startswith(".") and part not in (".", "..") for part in name.split("/")
-                )
-                if not member.isreg() or hidden:
+                name = last = normal_name(member.name)
+                if in_hidden(name):
+                    noted[HIDDEN] += hidden_images([name])
                     continue
-                if not 0 <= member.size <= length - member.offset_data:
+                if member.isdir():
+                    folders.update({name} - {"."})
+                    continue
+                if name in members or name in links:
+                    noted[REPLACED].append(name)
+                    members.pop(name, None)
+                    links.pop(name, None)
+                if member.issym():
+                    links[name] = normal_name(
+                        posixpath.join(posixpath.dirname(name), member.linkname)
+                    )
+                elif member.islnk():
+                    links[name] = normal_name(member.linkname)
+                elif not member.isreg():
+                    noted[PIPES].append(name)
+                elif member.sparse is not None:
+                    raise InputError(
+                        f"{path}: member {printable(name)} is stored with holes; pack it without "
+                        "--sparse"
+                    )
+                elif 0 <= member.size <= length - member.offset_data:
+                    members[name] = member.offset_data, member.size
+                else:
                     raise InputError(
                         f"{path}: member {printable(name)} is longer than the archive; it "
                         "is cut off"
                     )
-                if not name.lower().endswith(".cls"):
-                    members[name] = member.offset_data, member.size
-                    continue
-                stream = archive.extractfile(member) if member.size <= _LONGEST_IDENTITY else None
-                text = "" if stream is None else stream.read().decode("utf-8", "replace").strip()
-                if not text:
-                    raise InputError(
-                        f"{path}: member {printable(name)} of {member.size} bytes; an identity is "
-                        "due in it"
-                    )
-                if named.setdefault(_key(name), text) != text:
-                    raise InputError(
-                        f"{path}: member {printable(name)} holds another identity than the one "
-                        "before of its name"
-                    )
+            if _check_end(file, archive.offset, path, last) > _RECORD + 2 * tarfile.BLOCKSIZE:
+                noted[_PADDED].append("")
+            for name in links:
+                target = follow(name, members, links)
+                if target is None:
+                    noted[LINKS].append(name)
+                else:
+                    members[name] = members[target]
+            identities: dict[str, str] = {}
+            for name in [name for name in members if name.lower().endswith(".cls")]:
+                identities[name[: -len(".cls")]] = _read_identity(
+                    file, *members.pop(name), f"{path}: member {printable(name)}"
+                )
 
             def start(name: str) -> bytes:
                 file.seek(members[name][0])
@@ -172,4 +228,137 @@ def _index(
             raise InputError(
                 f"{path}: image {printable(name)} of {members[name][1]} bytes; remove it"
             )
-    return [(name, *members[name]) for name in images], named, others
+    if identities and noted[REPLACED]:
+        raise InputError(
+            f"{path}: member {printable(noted[REPLACED][0])} comes twice; number the samples "
+            "through"
+        )
+    if others:
+        noted[NO_IMAGE] = others
+    places = {name: members[name] for name in images}
+    return _Index(places, identities, others, folders, {k: v for k, v in noted.items() if v})
+
+
+def _check_end(file: BinaryIO, at: int, path: str, last: str) -> int:
+    """The number of zeros from byte `at`, where no further member was found, to the end.
+
+    Raises:
+      InputError: something else is there, or not as much as marks the end of an archive.
+    """
+    after = f"after member {printable(last)}" if last else "at its beginning"
+    file.seek(at)
+    zeros = 0
+    while chunk := file.read(1 << 20):
+        if rest := chunk.lstrip(b"\0"):
+            zeros += len(chunk) - len(rest)
+            if zeros < tarfile.BLOCKSIZE:
+                raise InputError(
+                    f"{path}: damaged or cut off at byte {at}, {after}; fetch or make it anew"
+                )
+            raise InputError(
+                f"{path}: has an end at byte {at}, {after}, and goes on at byte {at + zeros}: "
+                "damaged, or several archives joined; tar --ignore-zeros extracts those"
+            )
+        zeros += len(chunk)
+    if zeros < tarfile.BLOCKSIZE:
+        raise InputError(
+            f"{path}: stops at byte {at + zeros}, {after}, without the end of an archive: cut off; "
+            "fetch or make it anew"
+        )
+    if not last:
+        raise InputError(f"{path}: {zeros} zeros and no member; fetch it anew, or remove it")
+    return zeros
+
+
+def _read_identity(file: BinaryIO, offset: int, size: int, where: str) -> str:
+    """The identity that a `.cls` holds."""
+    if not 0 < size <= _LONGEST_IDENTITY:
+        raise InputError(f"{where} of {size} bytes; an identity is due in it")
+    file.seek(offset)
+    text = decoded(file.read(size))
+    if text is None or not text.strip().isprintable():
+        raise InputError(
+            f"{where}: not one line of text in UTF-8; write the identity as text, as 7"
+        )
+    return identity_of(text, where)
+
+
+def _identities(path: str, archive: _Index, named: bool) -> list[str]:
+    """The identity of each image of an archive: by its `.cls`, or its folder if none is `named` so.
+
+    An image has the `.cls` of its own name, or else of that up to an earlier dot, or else the one
+    that its key has.
+    """
+    if not named:
+        found = {name: name.rpartition("/")[0] for name in archive.images}
+    else:
+        found = _by_key(path, archive)
+    for name, identity in found.items():
+        if not identity:
+            remedy = f"{printable(_stem(name))}.cls"
+            remedy = (
+                f"write its identity into {remedy}, as other images have it"
+                if named
+                else f"put the image in a folder of its identity, or write that into {remedy}"
+            )
+            raise InputError(f"{path}:{printable(name)}: no identity; {remedy}")
+    return list(found.values())
+
+
+def _by_key(path: str, archive: _Index) -> dict[str, str]:
+    """The identity of each image by the `.cls` members; "" for none. Notes in `left_out`."""
+    of_key: dict[str, list[str]] = collections.defaultdict(list)
+    for stem in archive.identities:
+        of_key[_key(stem)].append(stem)
+    stem_of = {
+        name: next((stem for stem in _shorter(name) if stem in archive.identities), "")
+        for name in archive.images
+    }
+    own = {stem for name, stem in stem_of.items() if stem in (name, _stem(name))}
+    found = {}
+    by_key = []
+    for name, stem in stem_of.items():
+        if not stem:
+            # One sample with a name for each part, as 1.left.jpg, 1.right.jpg and 1.person.cls.
+            of_sample = of_key[_key(name)]
+            one = {archive.identities[each] for each in of_sample}
+            found[name] = one.pop() if len(one) == 1 and not own & {*of_sample} else ""
+            continue
+        found[name] = archive.identities[stem]
+        if stem in own and stem not in (name, _stem(name)):
+            by_key.append(name)
+    if by_key:
+        archive.left_out[_OF_KEY] = by_key
+    identities_of: dict[str, set[str]] = collections.defaultdict(set)
+    for name, identity in found.items():
+        identities_of[_key(name)].add(identity)
+    counted = {_key(name) for name in archive.others if not name.lower().endswith(TEXTS)}
+    for stem in archive.identities.keys() - {*stem_of.values()}:
+        there = identities_of[_key(stem)] - {""}
+        where = f"{path}: member {printable(stem)}.cls"
+        if there and archive.identities[stem] not in there:
+            raise InputError(f"{where} holds another identity than the image of its key")
+        if not there and _key(stem) not in counted and "" not in identities_of[_key(stem)]:
+            raise InputError(f"{where} has an identity, and there is no image of its name")
+    return found
+
+
+def _shorter(name: str) -> Iterable[str]:
+    """The name, and what stands before its dots, from the last to the first."""
+    yield name
+    key = _key(name)
+    while name != key:
+        name = _stem(name)
+        yield name
+
+
+def _stem(name: str) -> str:
+    """The name up to the last dot after its folder."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.rpartition(".")[0] if "." in base else name
+
+
+def _key(name: str) -> str:
+    """The name up to the first dot after its folder."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow_datasets
 
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index, number_identities
+from arcface_jax.data.text import identity_of
 from arcface_jax.errors import InputError, reason
 
 PATH_KEY = "image/filename"
@@ -74,13 +75,19 @@ class TfdsSource(EncodedSource):
         if not identities:
             raise InputError(f"{self._name}: no record in it")
         texts = [
-            value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-            for value in identities
+            identity_of(_text(value), self._place(index)) for index, value in enumerate(identities)
         ]
-        self.labels, names = number_identities(texts)
+        self.labels, self.identity_names = number_identities(texts)
         feature = features[identity_key]
-        is_class = isinstance(feature, tensorflow_datasets.features.ClassLabel)
-        self.identity_names = [feature.int2str(int(text)) for text in names] if is_class else names
+        if isinstance(feature, tensorflow_datasets.features.ClassLabel):
+            for label, text in enumerate(self.identity_names):
+                if int(text) >= feature.num_classes:
+                    raise InputError(
+                        f"{self._place(texts.index(text))}: label {text}, and there are "
+                        f"{feature.num_classes} classes, from 0 on"
+                    )
+                self.identity_names[label] = feature.int2str(int(text))
+        self.remark_spelling(self._name)
 
     def encoded(self, index: int) -> bytes:
         """The bytes of the image feature."""
@@ -97,7 +104,10 @@ class TfdsSource(EncodedSource):
 
     def where(self, index: int) -> str:
         """Data set, split and record."""
-        return f"{self._name} record {checked_index(index, len(self))}"
+        return self._place(checked_index(index, len(self)))
+
+    def _place(self, index: int) -> str:
+        return f"{self._name} record {index}"
 
     def encoded_sizes(self) -> np.ndarray:
         """int64 [N]: the average of the data set, which keeps no sizes."""
@@ -112,9 +122,7 @@ class TfdsSource(EncodedSource):
             return self._records[index]
         except Exception as error:
             # array_record and TFDS have no common error for a damaged record.
-            raise InputError(
-                f"{self._name} record {index}: cannot be read ({reason(error)})"
-            ) from None
+            raise InputError(f"{self._place(index)}: cannot be read ({reason(error)})") from None
 
 
 def image_features(
@@ -137,7 +145,7 @@ def image_example(encoded: bytes, label: int) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """A path as a record holds it: bytes as Python's file names have them."""
+    """Text as a record holds it: bytes as Python's file names have them."""
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 

@@ -1,0 +1,592 @@
+"""A reader accounts for every record, row, file and label: what is left out is counted and named.
+
+A source that holds fewer images than its own index, list or names promise is an error.
+"""
+
+import io
+import json
+import os
+import re
+import tarfile
+import unicodedata
+import zipfile
+
+import numpy as np
+import pytest
+
+from arcface_jax.data.convert import convert
+from arcface_jax.data.decode import encode_png
+from arcface_jax.data.open import open_source
+from arcface_jax.data.sources.tfds import TfdsSource
+from arcface_jax.errors import InputError
+
+BLOCK = 512
+
+
+def image(number: int) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return encode_png(pixels)
+
+
+SIX = [(f"{name}/{number}.png", image(number)) for number, name in enumerate("aabbcc")]
+
+
+def tar_of(members) -> bytes:
+    """A tar file of (name, content); content that begins with → is a link, with ⇒ a hard one."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                member.type = {"→": tarfile.SYMTYPE, "⇒": tarfile.LNKTYPE, "|": tarfile.FIFOTYPE}[
+                    content[0]
+                ]
+                member.linkname = content[1:]
+                archive.addfile(member)
+            else:
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def write(root, files):
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def write_tar(tmp_path, members):
+    return write(tmp_path, {"x.tar": tar_of(members)}) / "x.tar"
+
+
+def people(source) -> list[str]:
+    """The identity of each image."""
+    return [source.identity_names[label] for label in source.labels]
+
+
+# Archives that are damaged, cut off, or joined
+# ----------------------------------------------------------------------------------------
+
+WHOLE = tar_of(SIX)
+STEP = BLOCK * (1 + (len(SIX[0][1]) + BLOCK - 1) // BLOCK)
+
+
+def flipped(at):
+    return WHOLE[:at] + bytes([WHOLE[at] ^ 1]) + WHOLE[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (flipped(2 * STEP), rf"x\.tar: damaged or cut off at byte {2 * STEP}, after member a/1"),
+        (flipped(2 * STEP + 130), "damaged or cut off at byte"),
+        (flipped(0), "not a tar file"),
+        (WHOLE[: 2 * STEP + 200], f"damaged or cut off at byte {2 * STEP}"),
+        (WHOLE[: 2 * STEP + BLOCK + 9], r"b/2\.png is longer than the archive"),
+        (WHOLE[: 2 * STEP] + bytes(2 * BLOCK) + WHOLE[2 * STEP + 2 * BLOCK :], "and goes on at"),
+        (WHOLE[: 2 * STEP] + bytes(BLOCK) + WHOLE[2 * STEP + BLOCK :], "and goes on at byte"),
+        (WHOLE[: 2 * STEP], rf"stops at byte {2 * STEP}, after member a/1\.png, without the end"),
+        (WHOLE[: 6 * STEP] + bytes(100), "without the end of an archive"),
+        (WHOLE + WHOLE, "several archives joined"),
+        (WHOLE + b"<html>", "has an end at byte .* and goes on"),
+        (bytes(10240), "10240 zeros and no member"),
+        (b"", "empty file"),
+    ],
+)  # fmt: skip
+def test_an_archive_is_read_to_its_end_or_refused(tmp_path, content, message):
+    (tmp_path / "x.tar").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        open_source(tmp_path / "x.tar")
+    (tmp_path / "y.tar").write_bytes(WHOLE)
+    with pytest.raises(InputError, match=message):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("end", [BLOCK, 2 * BLOCK, 8000])
+def test_an_archive_may_end_in_few_or_many_zeros(tmp_path, end):
+    (tmp_path / "x.tar").write_bytes(WHOLE[: 6 * STEP] + bytes(end))
+    source = open_source(tmp_path / "x.tar")
+    assert (len(source), source.remarks) == (6, ())
+
+
+def test_an_archive_that_ends_in_too_many_zeros_is_named(tmp_path):
+    (tmp_path / "x.tar").write_bytes(WHOLE[: 2 * STEP] + bytes(1 << 20))
+    source = open_source(tmp_path / "x.tar")
+    assert len(source) == 2
+    (remark,) = source.noted
+    assert "end in more zeros than are usual, and may have been cut off there: 1, " in remark.text
+    assert remark.files == (str(tmp_path / "x.tar"),)
+
+
+# Members: links, names that come twice
+# ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("bob/2.png", "⇒ann/1.png"),
+        ("bob/2.png", "⇒./ann/1.png"),
+        ("bob/2.png", "→../ann/1.png"),
+        ("./bob/2.png", "→../bob/../ann/1.png"),
+        ("bob/2.png", "→../ann/again.png"),
+    ],
+)
+def test_a_link_in_an_archive_is_the_file_that_it_leads_to(tmp_path, link, target):
+    members = [("ann/1.png", image(1)), (link, target), ("ann/again.png", "→1.png")]
+    source = open_source(write_tar(tmp_path, members))
+    assert people(source) == ["ann", "bob", "ann"]
+    assert [source.encoded(index) for index in range(3)] == [image(1)] * 3
+    assert source.remarks == ()
+
+
+@pytest.mark.parametrize("target", ["→../ann", "→/etc/passwd", "→2.png", "⇒gone.png"])
+def test_a_link_to_no_file_of_the_archive_is_named(tmp_path, target):
+    path = write_tar(tmp_path, [("ann/1.png", image(1)), ("bob/2.png", target)])
+    source = open_source(path)
+    assert people(source) == ["ann"]
+    assert source.remarks == (
+        f"{path}: left out as links to no file in the archive: 1, such as {path}:bob/2.png",
+    )
+
+
+def test_a_pipe_in_an_archive_is_named(tmp_path):
+    source = open_source(write_tar(tmp_path, [("a/1.png", image(1)), ("a/2.png", "|")]))
+    assert "left out as devices or pipes: 1, such as" in source.remarks[0]
+
+
+@pytest.mark.parametrize("second", ["ann/1.png", "./ann/1.png", "ann//1.png", "/ann/1.png"])
+def test_the_later_of_one_name_counts_and_is_said(tmp_path, second):
+    members = [("ann/1.png", image(1)), (second, image(2)), ("bob/1.png", image(3))]
+    source = open_source(write_tar(tmp_path, members))
+    assert people(source) == ["ann", "bob"]
+    assert source.encoded(0) == image(2)
+    (remark,) = source.remarks
+    assert "files that a later one of their name replaces: 1, such as" in remark
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("ann/1.png", image(1))
+        archive.writestr("./ann/1.png", image(2))
+    source = open_source(tmp_path / "x.zip")
+    assert (people(source), source.encoded(0)) == (["ann"], image(2))
+    assert (
+        "files that a later one of their name replaces: 1, such as ann/1.png" in source.remarks[0]
+    )
+
+
+# Identities in .cls members
+# ----------------------------------------------------------------------------------------
+
+A, B = image(1), image(2)
+
+
+@pytest.mark.parametrize(
+    ("members", "found", "said"),
+    [
+        ({"1.left.png": A, "1.right.png": B, "1.cls": b"7"}, ["7", "7"], ""),
+        ({"1.left.png": A, "1.right.png": B, "1.person.cls": b"7"}, ["7", "7"], ""),
+        ({"1.png": A, "1.cls": b"7.0"}, ["7"], ""),
+        ({"1.png": A, "1.cls": b"7", "2.png": B, "2.cls": b"7.0\n"}, ["7", "7"], ""),
+        ({"1.png": A, "1.cls": b"7", "2.png": B, "2.cls": b"007"}, ["7", "007"], "in spelling"),
+        ({"1.png": A, "1.cls": b"\xef\xbb\xbf7"}, ["7"], ""),
+        ({"1.png": A, "1.cls": "José".encode("utf-16")}, ["José"], ""),
+        ({"1.png": A, "1.png.cls": b"7"}, ["7"], ""),
+        ({"v1.0.png": A, "v1.0.cls": b"a", "v1.1.png": B, "v1.1.cls": b"b"}, ["a", "b"], ""),
+        ({"1.png": A, "1.l.png": B, "1.cls": b"7"}, ["7", "7"], "without a .cls of their own"),
+        ({"1.png": A, "1.cls": b"7", "1.b.cls": b"7"}, ["7"], ""),
+        ({"1.png": A, "1.cls": b"7", "2.heic": b"x", "2.cls": b"8"}, ["7"], ".heic (1)"),
+        ({"1.png": A, "1.cls": b"7", "2.png": "→1.png", "2.cls": "⇒1.cls"}, ["7", "7"], ""),
+    ],
+)  # fmt: skip
+def test_identities_of_samples(tmp_path, members, found, said):
+    source = open_source(write_tar(tmp_path, members.items()))
+    assert people(source) == found
+    assert len(source.remarks) == bool(said)
+    assert said in "".join(source.remarks)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"1.cls": b"7", "2.png": A, "2.cls": b"7"}, r"member 1\.cls has an identity, and"),
+        ({"1.cls": b"7", "1.txt": b"x", "2.png": A, "2.cls": b"7"}, r"1\.cls has an identity"),
+        ({"v1.0_a.png": A, "v1.0_a.cls": b"a", "v1.1_b.png": B}, r"v1\.1_b\.png: no identity; "
+         r"write its identity into v1\.1_b\.cls, as other"),
+        ({"1.a.png": A, "1.a.cls": b"a", "1.png": B}, r"1\.png: no identity"),
+        ({"1.l.png": A, "1.x.cls": b"a", "1.y.cls": b"b"}, "no identity"),
+        ({"1.png": A, "1.cls": b"-1"}, r"1\.cls: label '-1'; a whole number from 0 is due"),
+        ({"1.png": A, "1.cls": b"1.5"}, r"1\.cls: label '1\.5'; a whole number"),
+        ({"1.png": A, "1.cls": b" \n"}, r"1\.cls: no identity; give"),
+        ({"1.png": A, "1.cls": b"\x05\0\0\0"}, "not one line of text in UTF-8"),
+        ({"1.png": A, "1.cls": b"7\0\0\0"}, "not one line of text in UTF-8"),
+        ({"1.png": A, "1.cls": b"7\n8"}, "not one line of text in UTF-8"),
+        ({"1.png": A, "1.cls": b"Jos\xe9"}, "not one line of text in UTF-8"),
+    ],
+)  # fmt: skip
+def test_samples_that_do_not_tell_who_is_on_them(tmp_path, members, message):
+    with pytest.raises(InputError, match=message):
+        open_source(write_tar(tmp_path, members.items()))
+
+
+def test_a_sample_comes_once(tmp_path):
+    members = [("0.png", A), ("0.cls", b"a"), ("0.png", B), ("0.cls", b"b")]
+    with pytest.raises(InputError, match=r"member 0\.png comes twice; number the samples through"):
+        open_source(write_tar(tmp_path, members))
+
+
+def test_archives_with_and_without_cls_do_not_mix(tmp_path):
+    write(tmp_path, {"a.tar": tar_of([("1.png", A), ("1.cls", b"7")]), "b.tar": tar_of(SIX)})
+    with pytest.raises(
+        InputError, match=r"b\.tar:a/0\.png: no identity; write its identity into a/0\.cls"
+    ):
+        open_source(tmp_path)
+
+
+# Tables
+# ----------------------------------------------------------------------------------------
+
+
+def parquet(labels, names=None):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"image": [image(number) for number in range(len(labels))], "label": labels})
+    if names is not None:
+        info = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("shards", "found"),
+    [
+        ([([0, 1], ["ann", "bob"]), ([0, 1], ["bob", "cid"])], ["ann", "bob", "bob", "cid"]),
+        ([([0, 1], ["ann", "bob"]), (["bob"], None)], ["ann", "bob", "bob"]),
+        ([([7, 8], None), (["7"], None)], ["7", "8", "7"]),
+        ([(["7", "7.0", "ann"], None)], ["7", "7", "ann"]),
+        ([([7.0, 8.0], None)], ["7", "8"]),
+        ([(["7"], None), (["ann"], None)], ["7", "ann"]),
+        ([([0, 1], ["7", "7.0"])], ["7", "7.0"]),
+    ],
+)
+def test_labels_of_tables_have_the_names_of_their_own_file(tmp_path, shards, found):
+    files = {f"{number}.parquet": parquet(*shard) for number, shard in enumerate(shards)}
+    source = open_source(write(tmp_path / "d", files))
+    assert people(source) == found
+    assert source.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [
+        ([([0, -1], ["ann", "bob"])], r"0\.parquet row 1: label '-1'; a whole number from 0"),
+        ([([0, -1], None)], r"0\.parquet row 1: label '-1'"),
+        ([([0, 2], ["ann", "bob"])], r"row 1: label 2, and the file names 2 classes, from 0 on"),
+        ([([0], ["ann"]), ([0], None)], r"1\.parquet: its identities are numbers, and"),
+        ([(["ann"], None), ([0], None)], r"1\.parquet: its identities are numbers"),
+        ([(["ann", ""], None)], r"row 1: no identity; give each image one"),
+        ([([1.0, None], None)], r"row 1: no identity; give each image one"),
+        ([([1.0, float("nan")], None)], r"row 1: no identity, but nan"),
+        ([([1.5], None)], r"row 0: label '1\.5'; a whole number"),
+        ([([True, False], None)], "row 0: its identity is no whole number or text, but True"),
+        ([([[1], [2]], None)], "row 0: its identity is no whole number or text; give another"),
+        ([([b"ann"], None)], "row 0: its identity is no whole number or text; give another"),
+        ([([0, 1], ["ann", ""])], "row 1: label 1 is of a class without a name"),
+        ([([0, 1], ["ann", "ann"])], "two of its classes are called 'ann'"),
+    ],
+)  # fmt: skip
+def test_rows_that_do_not_tell_who_is_on_them(tmp_path, shards, message):
+    files = {f"{number}.parquet": parquet(*shard) for number, shard in enumerate(shards)}
+    with pytest.raises(InputError, match=message):
+        open_source(write(tmp_path / "d", files))
+
+
+# Shards and splits
+# ----------------------------------------------------------------------------------------
+
+ONE = tar_of([("ann/1.png", A)])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("imagenet-train-000", "imagenet-val-000"),
+        ("ds-train-00000-of-00001", "ds-test-00000-of-00001"),
+        ("default/partial-train/0000", "default/test/0000"),
+        ("imagenetTrain000", "imagenetTest000"),
+        ("test-faces-train-0", "test-faces-test-0"),
+        ("ILSVRC2012_img_train", "ILSVRC2012_img_val"),
+        ("train2017", "val2017"),
+    ],
+)
+def test_splits_are_told_by_any_word_of_a_name(tmp_path, names):
+    root = write(tmp_path / "d", {f"{name}.tar": ONE for name in names})
+    with pytest.raises(InputError, match=r"d: holds the splits .*; give one of them"):
+        open_source(root)
+    train = "Train" if "Train" in names[0] else "train"
+    assert len(open_source(f"{root}:{train}")) == 1
+
+
+def test_a_split_among_files_without_one_is_said(tmp_path):
+    root = write(tmp_path / "d", {"faces.tar": ONE, "faces-test.tar": ONE})
+    (remark,) = open_source(root).remarks
+    assert remark.startswith(f"{root}: 1 of 2 files are of the split test, such as faces-test.tar")
+    assert len(open_source(f"{root}:test")) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("train-00000-of-00003", "train-00002-of-00003"), r"2 of 3 files are there; "
+         r"train-00001-of-00003\.tar is missing; fetch"),
+        (("train-00001-of-00003", "train-00002-of-00003"), r"train-0000[03]-of-00003\.tar is"),
+        (("x-0-of-2",), r"1 of 2 files are there; x-1-of-2\.tar is missing"),
+        (("d/x_0_of_2",), "1 of 2 files are there"),
+        (("train-0-of-2", "train-1-of-2", "train-0-of-1"), "of two numberings"),
+        (("sub1/train-0-of-1", "sub2/train-0-of-1"), r"folders sub1, sub2; give one .*d/sub1"),
+        (("sub1/train-0-of-2", "sub1/train-1-of-2", "sub2/train-0-of-1"), "folders sub1, sub2"),
+        (("sub1/train/0000", "sub2/train/0000"), "folders sub1, sub2"),
+    ],
+)  # fmt: skip
+def test_shards_that_names_promise_are_there(tmp_path, names, message):
+    root = write(tmp_path / "d", {f"{name}.tar": ONE for name in names})
+    with pytest.raises(InputError, match=message):
+        open_source(root)
+
+
+@pytest.mark.parametrize(
+    ("names", "remark"),
+    [
+        (
+            ("s-0", "s-2", "s-3"),
+            r"the shards up to s-3\.tar 1 are not there, the first .* number 1",
+        ),
+        (("d/s00", "d/s01", "d/s03"), r"up to d/s03\.tar 1 are not there, the first .* number 2"),
+        (("a/s0", "b/s0"), r"2 files have the name of another .* a/s0\.tar and b/s0\.tar; all"),
+        (("s-0", "s-1", "s-2"), ""),
+        (("s-1", "s-2"), ""),
+        (("faces_2017", "faces_2019"), ""),
+        (
+            ("s-0", "s-1", "s-500"),
+            r"up to s-500\.tar 498 are not there, the first of them number 2",
+        ),
+        (("x-1-of-2", "x-2-of-2"), ""),
+        (("a-0-of-2-0123456789abcdef", "a-1-of-2-fedcba9876543210"), ""),
+    ],
+)
+def test_gaps_in_numbers_are_said(tmp_path, names, remark):
+    source = open_source(write(tmp_path / "d", {f"{name}.tar": ONE for name in names}))
+    assert len(source) == len(names)
+    assert len(source.remarks) == bool(remark)
+    assert re.search(remark, "".join(source.remarks))
+
+
+# What lies together
+# ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "number", "left"),
+    [
+        ({"a.tar": WHOLE, "ann/1.jpg": A}, 6, ".jpg (1)"),
+        ({"a.tar": WHOLE, "b.tar.gz": b"x", "c.tgz": b"x"}, 6, "(1); extract .gz, .tgz"),
+        ({"a.tar": WHOLE, "b.tar.part": b"x", "c.crdownload": b"x"}, 6, ".crdownload (1)"),
+        ({"a.TAR": WHOLE}, 6, ""),
+        ({"a.tar": WHOLE, "b.TAR": WHOLE}, 12, ""),
+        ({"ann/1.png": A, "old/a.tar": WHOLE}, 1, ".tar (1)"),
+        ({"logo.png": A, "data/a.tar": WHOLE}, 6, ".png (1)"),
+    ],
+)  # fmt: skip
+def test_what_is_not_opened_is_counted(tmp_path, files, number, left):
+    source = open_source(write(tmp_path / "d", files))
+    assert len(source) == number
+    assert left in "".join(source.remarks)
+    assert bool(source.remarks) == bool(left)
+
+
+@pytest.mark.parametrize(
+    ("files", "number", "left"),
+    [
+        ({"a.parquet": ["p"], "B.PARQUET": ["q"], "ann/1.png": A}, 2, ".png (1)"),
+        ({"data/train-0-of-1.parquet": ["p", "q"], "assets/logo.png": A}, 2, ".png (1)"),
+        ({"data/x.parquet": ["p"], "logo.png": A, "README.md": b""}, 1, ".md (1), .png (1)"),
+        ({"a.parquet": ["p"], "b.tar": WHOLE}, 1, ".tar (1)"),
+    ],
+)
+def test_tables_count_before_pictures(tmp_path, files, number, left):
+    files = {
+        name: parquet(content) if isinstance(content, list) else content
+        for name, content in files.items()
+    }
+    source = open_source(write(tmp_path / "d", files))
+    assert len(source) == number
+    (remark,) = source.remarks
+    assert f"d: not opened, besides {len(files) - left.count('(')} files that are: {left}" in remark
+
+
+def test_a_table_without_images_is_passed_over(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    root = write(tmp_path / "d", {"ann/1.png": A})
+    pq.write_table(pa.table({"age": [3]}), root / "ages.parquet")
+    source = open_source(root)
+    assert people(source) == ["ann"]
+    assert "left out as no images: .parquet (1)" in source.remarks[0]
+
+
+# Files of folders and zip archives
+# ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_hidden_people_are_counted(tmp_path, kind):
+    files = {
+        "ann/1.png": A, ".bob/1.png": B, "ann/.2.png": B, ".bob/notes.md": b"",
+        "ann/.DS_Store": b"", "__MACOSX/ann/._1.png": b"", "ann/._1.png": b"",
+    }  # fmt: skip
+    root = write(tmp_path / "d", files)
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+            for name in files:
+                archive.write(root / name, name)
+        root = tmp_path / "d.zip"
+    if kind == "tar":
+        root = write_tar(tmp_path, files.items())
+    source = open_source(root)
+    assert people(source) == ["ann"]
+    (remark,) = source.noted
+    assert "left out as hidden images: 2, such as " in remark.text
+    assert sorted(os.path.basename(name) for name in remark.files) == [".2.png", "1.png"]
+
+
+def test_a_link_to_a_folder_that_is_there_is_named(tmp_path):
+    root = write(tmp_path / "d", {"mia/1.png": A})
+    (root / "zoe").symlink_to(root / "mia")
+    (root / "ann").symlink_to(root / "mia")
+    source = open_source(root)
+    assert people(source) == ["mia"]
+    assert source.remarks == (
+        f"{root}: left out as links to a folder that counts already: 2, such as ann",
+    )
+    assert source.noted[0].files == (f"{root}/ann", f"{root}/zoe")
+
+
+def test_a_link_to_a_hidden_folder_is_its_person(tmp_path):
+    root = write(tmp_path / "d", {".store/x/1.png": A})
+    (root / "ann").symlink_to(root / ".store" / "x")
+    assert people(open_source(root)) == ["ann"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_a_person_without_a_readable_image_is_named(tmp_path, kind):
+    files = {"ann/1.png": A, "zoe/1.heic": b"x", "zoe/2.heic": b"x"}
+    root = write(tmp_path / "d", files) if kind == "folder" else write_tar(tmp_path, files.items())
+    first, second = open_source(root).remarks
+    assert ".heic (2); convert .heic" in first
+    assert second.endswith("1 folders hold no image, such as zoe")
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("Ann", "ann"), "'Ann' and 'ann'"),
+        (("José", unicodedata.normalize("NFD", "José")), " of 5 characters and "),
+        (("Bo Li", "Bo_Li"), "'Bo Li' and 'Bo_Li'"),
+        (("7", "007"), "'007' and '7'"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "tar", "zip", "parquet", "list"])
+def test_names_that_differ_in_spelling_only_are_said(tmp_path, names, shown, kind):
+    files = {f"{name}/{number}.png": image(number) for number, name in enumerate(names)}
+    match kind:
+        case "folder":
+            root = write(tmp_path / "d", files)
+        case "tar":
+            root = write_tar(tmp_path, files.items())
+        case "zip":
+            root = tmp_path / "d.zip"
+            with zipfile.ZipFile(root, "w") as archive:
+                for name, content in files.items():
+                    archive.writestr(name, content)
+        case "list":
+            lines = "".join(f"{number}.png,{name}\n" for number, name in enumerate(names))
+            write(tmp_path, {"0.png": A, "1.png": B, "x.csv": lines.encode()})
+            root = tmp_path / "x.csv"
+        case "parquet":
+            root = write(tmp_path, {"x.parquet": parquet(list(names))}) / "x.parquet"
+    source = open_source(root)
+    assert len(source.identity_names) == 2
+    (remark,) = source.remarks
+    assert "2 identities have a name that differs from another's only in spelling" in remark
+    assert shown in remark
+
+
+def test_a_zip_with_backslashes_is_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in (
+            "d\\",
+            "d\\ann\\",
+            "d\\ann\\1.png",
+            "d\\bob\\1.png",
+            "d\\cy\\",
+        ):
+            archive.writestr(name, image(1) if name.endswith("g") else b"")
+    source = open_source(tmp_path / "x.zip")
+    assert people(source) == ["d/ann", "d/bob"]
+    assert source.encoded(1) == image(1)
+    assert source.remarks == (f"{tmp_path / 'x.zip'}: 1 folders hold no image, such as d/cy",)
+
+
+def test_links_in_a_zip_are_the_files_that_they_lead_to(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("ann/1.png", A)
+        for name, target in (("bob/1.png", "../ann/1.png"), ("bob/2.png", "gone.png")):
+            info = zipfile.ZipInfo(name)
+            info.create_system, info.external_attr = 3, 0o120777 << 16
+            archive.writestr(info, target)
+    source = open_source(tmp_path / "x.zip")
+    assert (people(source), source.encoded(1)) == (["ann", "bob"], A)
+    assert "links to no file in the archive: 1, such as bob/2.png" in source.remarks[0]
+
+
+def test_joined_zip_archives_are_refused(tmp_path):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("ann/1.png", A)
+    (tmp_path / "x.zip").write_bytes(content.getvalue() * 2)
+    with pytest.raises(InputError, match=r"x\.zip: .* bytes of another archive are before"):
+        open_source(tmp_path / "x.zip")
+
+
+def test_labels_of_tfds_that_are_no_class(tmp_path, monkeypatch):
+    root = write(tmp_path / "d", {"ann/1.png": A, "bob/1.png": B})
+    convert(open_source(root), tmp_path / "set", "array_record")
+    record = TfdsSource._record
+    for label, message in (
+        (-1, "record 1: label '-1'; a whole number"),
+        (2, "record 1: label 2, and"),
+    ):
+        monkeypatch.setattr(
+            TfdsSource,
+            "_record",
+            lambda self, index, label=label: (
+                record(self, index) | ({"label": label} if index else {})
+            ),
+        )
+        with pytest.raises(InputError, match=message):
+            open_source(tmp_path / "set")
+
+
+def test_files_beside_a_prepared_set_or_records_are_named(tmp_path):
+    root = write(tmp_path / "d", {"ann/1.png": A, "bob/1.png": B})
+    for format in ("array_record", "recordio"):
+        place = tmp_path / format
+        convert(open_source(root), place, format)
+        assert open_source(place).remarks == ()
+        write(place, {"val.rec": b"x", "lfw.bin": b"x", "cy/1.jpg": A})
+        (remark,) = open_source(place).noted
+        assert "files that are: .bin (1), .rec (1), .jpg (1); such as lfw.bin" in remark.text
+        assert remark.files == tuple(
+            f"{place}/{name}" for name in ("lfw.bin", "val.rec", "cy/1.jpg")
+        )
