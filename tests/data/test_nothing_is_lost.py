@@ -367,6 +367,7 @@ def test_shards_that_names_promise_are_there(tmp_path, names, message):
         (("s-0", "s-1", "s-2"), ""),
         (("s-1", "s-2"), ""),
         (("faces_2017", "faces_2019"), ""),
+        (("part-00000-1f-c000", "part-00002-1f-c000"), r"part-00002-1f-c000\.tar 1 are not there"),
         (
             ("s-0", "s-1", "s-500"),
             r"up to s-500\.tar 498 are not there, the first of them number 2",

@@ -25,7 +25,6 @@ _WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")
 _OF_TOTAL = re.compile(
     r"(.*?)(\d+)[-_]of[-_](\d+)(?:-[0-9a-f]{16})?(.*)", re.IGNORECASE | re.DOTALL
 )
-_NUMBERED = re.compile(r"(.*?)(\d{1,15})(\D*)", re.DOTALL)
 
 
 def splits_of_folders(paths: Sequence[str], split: str | None) -> list[str]:
@@ -184,8 +183,9 @@ def _about_numbers(files: Sequence[str]) -> list[str]:
     for file in files:
         if not _OF_TOTAL.fullmatch(file):
             folder, name = posixpath.split(file)
-            if found := _NUMBERED.fullmatch(posixpath.splitext(name)[0]):
-                series[posixpath.join(folder, found[1]), found[3]][int(found[2])] = file
+            for found in re.finditer(r"\d+", name):
+                around = posixpath.join(folder, name[: found.start()]), name[found.end() :]
+                series[around][int(found[0])] = file
     for there in series.values():
         first = 0 if 0 in there else 1
         missing = max(there) + 1 - first - len(there)

@@ -102,7 +102,8 @@ class TarSource(EncodedSource):
             self.remark(f"{root}: {text}", "shards")
         for what, names in left_out.items():
             words = in_words(names) if what == NO_IMAGE else f"{len(names)}, such as {names[0]}"
-            self.remark(f"{root}: {what}: {words}", "no image", names)
+            kind = "no image" if what == NO_IMAGE else "left out"
+            self.remark(f"{root}: {what}: {words}", kind, names)
         if not named:
             remark_folders(self, str(root), folders, [name for _, name, _, _ in places], str)
 
