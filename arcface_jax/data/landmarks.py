@@ -150,8 +150,9 @@ def _places(names: list[str], where: str) -> list[int]:
                 lower.index(name) for name in (*PATH_NAMES, "name", "name_id") if name in lower
             ]
             return [*paths[:1], *(found[key] for key in wanted)]
+    shown = printable(" ".join(names)[:120])
     raise InputError(
-        f"{where}: the columns are called {printable(repr(' '.join(names)[:120]))}; call them path "
+        f"{where}: the columns are called {shown!r}; call them path "
         "and x1 y1 … x5 y5, or lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_x "
         "leftmouth_y rightmouth_x rightmouth_y"
     )

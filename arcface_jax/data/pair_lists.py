@@ -51,10 +51,10 @@ def read_lfw_pairs(path: str | os.PathLike[str], source: FaceSource) -> Pairs:
                 "of one person, name i j is due"
             )
         left, right = (words[0], words[1]), (words[-2] if len(words) == 4 else words[0], words[-1])
-        indices = [
+        first, second = (
             find(f"{name}/{name}_{number.zfill(4)}", where) for name, number in (left, right)
-        ]
-        rows.append((where, *indices, len(words) == 3))
+        )
+        rows.append((where, first, second, len(words) == 3))
     return _as_pairs(rows, source.labels, num_folds, path)
 
 
@@ -288,7 +288,7 @@ def _finder(
             name = key(without_extension(listed))
             found = stems.get(name)
         if not found:
-            raise InputError(f"{where}: the source has no {kind} {printable(repr(listed))}")
+            raise InputError(f"{where}: the source has no {kind} {printable(listed)!r}")
         if len(found) > 1:
             raise InputError(f"{where}: the source has more than one {kind} {printable(name)}")
         return found[0]
