@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from arcface_jax.commands.command import (
+    check_numbers,
     new_console,
     progress_bar,
     read_options,
@@ -193,6 +194,7 @@ def run(arguments: Arguments) -> None:
     except ImportError as error:
         raise InputError("the page needs Gradio; pip install -r requirements-demo.txt") from error
     check_address(arguments.host, arguments.port)
+    check_numbers(arguments, threshold=(-1.0, 1.0), far=(0.0, 1.0))
     batch_size = 2 if arguments.people is None else None
     with progress_bar(console, f"Opening {arguments.model}"):
         embedder = open_embedder(arguments.model, batch_size=batch_size, project=arguments.project)

@@ -14,6 +14,7 @@ import copy
 import csv
 import dataclasses
 import json
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from rich.console import Console
 
 from arcface_jax.commands.command import (
     check_new_file,
+    check_numbers,
     new_console,
     progress_bar,
     read_options,
@@ -233,8 +235,7 @@ def run(arguments: Arguments) -> None:
     """Opens, embeds, writes."""
     console = new_console(soft_wrap=True)
     check_output(arguments.output)
-    if arguments.threads < 1:
-        raise InputError(f"--threads: {arguments.threads}; give at least 1")
+    check_numbers(arguments, threads=(1, math.inf), batch_size=(1, math.inf))
     check_face(arguments.detect, arguments.face)
     with progress_bar(console, f"Opening {arguments.source}"):
         source = open_source(arguments.source, arguments.list_root)

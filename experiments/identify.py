@@ -12,6 +12,7 @@ The model is best an export with a card, which holds the threshold for --far; fo
 
 import csv
 import dataclasses
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from rich.console import Console
 from arcface_jax.command_name import command
 from arcface_jax.commands.command import (
     check_new_file,
+    check_numbers,
     help_text,
     new_console,
     progress_bar,
@@ -261,6 +263,7 @@ def search(arguments: TimedSearch, console: Console) -> None:
 
 def run(arguments: Enrol | Name | Verify | TimedSearch) -> None:
     """Does what was asked."""
+    check_numbers(arguments, threshold=(-1.0, 1.0), candidates=(1, math.inf))
     actions = {Enrol: enrol, Name: name, Verify: verify, TimedSearch: search}
     act: Any = actions[type(arguments)]
     act(arguments, new_console(soft_wrap=True))

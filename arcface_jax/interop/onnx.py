@@ -360,7 +360,10 @@ def _fill(backbone: nn.Module, image_size: tuple[int, int], layers: list[_Layer]
                 raise InputError(
                     f"{'/'.join(path)} has shape {found[path].shape}, wanted {leaf.shape}"
                 )
-        arrays = {path: np.ascontiguousarray(value, np.float32) for path, value in found.items()}
+        with np.errstate(over="ignore"):  # `check_finite` has told of it
+            arrays = {
+                path: np.ascontiguousarray(value, np.float32) for path, value in found.items()
+            }
         result[name] = flax.traverse_util.unflatten_dict(arrays)
     return result
 

@@ -236,7 +236,8 @@ def _fill(
             if array.shape != leaf.shape:
                 expected = torch_layout(path[-1], np.broadcast_to(0, leaf.shape)).shape
                 problems.append(f"{keys[path]} has shape {found.shape}, wanted {expected}")
-            arrays[path] = np.ascontiguousarray(array, dtype=np.float32)
+            with np.errstate(over="ignore"):  # `check_finite` tells of it
+                arrays[path] = np.ascontiguousarray(array, dtype=np.float32)
         filled[collection] = flax.traverse_util.unflatten_dict(arrays)
     if problems:
         raise InputError(

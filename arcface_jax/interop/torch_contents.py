@@ -217,7 +217,8 @@ def _by_rows(key: str, matrix: np.ndarray, embedding_size: int) -> np.ndarray:
     # As many classes as dimensions: then only the project's habit tells.
     square = matrix.shape[0] == matrix.shape[1]
     by_rows = key in _BY_ROWS if square else matrix.shape[1] == embedding_size
-    return np.ascontiguousarray(matrix if by_rows else matrix.T, dtype=np.float32)
+    with np.errstate(over="ignore"):  # `check_finite` tells of it
+        return np.ascontiguousarray(matrix if by_rows else matrix.T, dtype=np.float32)
 
 
 def _part_of(content: Any, embedding_size: int) -> np.ndarray:
@@ -291,8 +292,8 @@ def in_order(paths: Sequence[pathlib.Path]) -> tuple[list[pathlib.Path], bool]:
         alone = ", or rename the file if it is the whole" if len(paths) == 1 else ""
         verb = "is" if len(missing) == 1 else "are"
         raise InputError(
-            f"{paths[0]}: of the parts {first} to {last}, {said} {verb} missing; give all parts of the "
-            f"classes, each once{alone}"
+            f"{paths[0]}: of the parts {first} to {last}, {said} {verb} missing; give all parts of "
+            f"the classes, each once{alone}"
         )
     return [by_number[number] for number in sorted(by_number)], True
 

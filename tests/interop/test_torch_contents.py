@@ -317,6 +317,18 @@ def test_safetensors_of_other_types(tmp_path, name):
         read_class_weights(tmp_path / name, 6)
 
 
+@pytest.mark.parametrize("key", ["conv1.weight", "bn1.bias"])
+def test_weights_beyond_float32_are_refused_without_a_warning(tmp_path, backbone, key):
+    """Warnings are errors here."""
+    large = torch.full_like(backbone[key], 1e300, dtype=torch.float64)
+    path = write(tmp_path / "large.pt", {**backbone, key: large})
+    with pytest.raises(InputError, match=rf"large.pt: weights that are NaN, infinite .*: {key}"):
+        import_torch(path)
+    head = torch.full_like(CLASSES, 1e300, dtype=torch.float64)
+    with pytest.raises(InputError, match=r"head.pt: weights that are NaN, .*: weight \(66"):
+        read_class_weights(write(tmp_path / "head.pt", {"weight": head}), 6)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize(
     ("made", "said"),
