@@ -30,7 +30,7 @@ from arcface_jax.commands.command import (
     run_command,
     say,
 )
-from arcface_jax.commands.photos import Face, check_face, say_tally
+from arcface_jax.commands.photos import Face, check_face, say_left_out, say_tally
 from arcface_jax.data.convert import TargetFormat, check_new_folder, convert, verify_conversion
 from arcface_jax.data.detect import FaceDetector, Tally, find_faces
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
@@ -78,6 +78,7 @@ def leave_out(console: Console, source: FaceSource, messages: dict[int, str]) ->
             f"none of the {len(source)} images can be used; the first: "
             f"{next(iter(messages.values()))}"
         )
+    say_left_out(console, source, kept)
     return Subset(source, kept)
 
 

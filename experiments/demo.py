@@ -35,7 +35,9 @@ from arcface_jax.commands.gallery import (
     embed_patterns,
     embed_photos,
     find_candidates,
+    how_cut,
     read_gallery,
+    warn_of_other_cut,
 )
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
 from arcface_jax.commands.photos import Cropper, Detect, Face, say_tally
@@ -204,6 +206,8 @@ def run(arguments: Arguments) -> None:
     if arguments.people is not None:
         begin = functools.partial(progress_bar, console)
         gallery = enrol(embedder, arguments.people, cropper, begin)
+        cut = how_cut(arguments.detect, arguments.face)
+        warn_of_other_cut(console, gallery, pathlib.Path(arguments.people), cut)
         say_tally(console, cropper.tally, arguments.face)
     answers = Answers(embedder, cropper, gallery)
     people = 0 if gallery is None else len(set(gallery.names.tolist()))

@@ -80,7 +80,7 @@ def read_options(
     return chosen
 
 
-def check_numbers(options: Any, prefix: str = "--", **ranges: tuple[float, float]) -> None:
+def check_numbers(options: Any, prefix: str = "--", /, **ranges: tuple[float, float]) -> None:
     """Refuses an option that is NaN or infinite, or outside its range [low, high].
 
     Args:
