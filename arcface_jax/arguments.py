@@ -105,7 +105,9 @@ def check_between(
     if inside.all():
         return
     first = numbers[~inside].flat[0] if numbers.ndim else float(numbers)
-    if math.isinf(high):
+    if math.isinf(low) and math.isinf(high):
+        wanted = "a finite number"
+    elif math.isinf(high):
         wanted = f"a finite number {'above' if open_low else 'not below'} {low:g}"
     else:
         wanted = f"a number in {'(' if open_low else '['}{low:g}, {high:g}]"

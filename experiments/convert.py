@@ -14,6 +14,7 @@ in DESTINATION.faces.csv, a list that --landmarks reads.
 """
 
 import dataclasses
+import math
 import pathlib
 from typing import Annotated
 
@@ -21,8 +22,15 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from arcface_jax.commands.command import new_console, progress_bar, read_options, run_command, say
-from arcface_jax.commands.photos import Face, check_face, say_tally
+from arcface_jax.commands.command import (
+    check_numbers,
+    new_console,
+    progress_bar,
+    read_options,
+    run_command,
+    say,
+)
+from arcface_jax.commands.photos import Face, check_face, say_left_out, say_tally
 from arcface_jax.data.convert import TargetFormat, check_new_folder, convert, verify_conversion
 from arcface_jax.data.detect import FaceDetector, Tally, find_faces
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
@@ -70,11 +78,13 @@ def leave_out(console: Console, source: FaceSource, messages: dict[int, str]) ->
             f"none of the {len(source)} images can be used; the first: "
             f"{next(iter(messages.values()))}"
         )
+    say_left_out(console, source, kept)
     return Subset(source, kept)
 
 
 def prepared_source(arguments: Arguments, console: Console) -> FaceSource:
     """Opens the source, leaves out what cannot be used, aligns."""
+    check_numbers(arguments, image_size=(1, math.inf), jpeg_quality=(1, 100))
     if arguments.detect and arguments.landmarks is not None:
         raise InputError("--detect and --landmarks: give one of them")
     check_face(arguments.detect, arguments.face)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from arcface_jax.commands.command import (
+    check_numbers,
     new_console,
     progress_bar,
     read_options,
@@ -34,7 +35,9 @@ from arcface_jax.commands.gallery import (
     embed_patterns,
     embed_photos,
     find_candidates,
+    how_cut,
     read_gallery,
+    warn_of_other_cut,
 )
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
 from arcface_jax.commands.photos import Cropper, Detect, Face, say_tally
@@ -193,6 +196,7 @@ def run(arguments: Arguments) -> None:
     except ImportError as error:
         raise InputError("the page needs Gradio; pip install -r requirements-demo.txt") from error
     check_address(arguments.host, arguments.port)
+    check_numbers(arguments, threshold=(-1.0, 1.0), far=(0.0, 1.0))
     batch_size = 2 if arguments.people is None else None
     with progress_bar(console, f"Opening {arguments.model}"):
         embedder = open_embedder(arguments.model, batch_size=batch_size, project=arguments.project)
@@ -202,6 +206,8 @@ def run(arguments: Arguments) -> None:
     if arguments.people is not None:
         begin = functools.partial(progress_bar, console)
         gallery = enrol(embedder, arguments.people, cropper, begin)
+        cut = how_cut(arguments.detect, arguments.face)
+        warn_of_other_cut(console, gallery, pathlib.Path(arguments.people), cut)
         say_tally(console, cropper.tally, arguments.face)
     answers = Answers(embedder, cropper, gallery)
     people = 0 if gallery is None else len(set(gallery.names.tolist()))

@@ -14,6 +14,7 @@ import copy
 import csv
 import dataclasses
 import json
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from rich.console import Console
 
 from arcface_jax.commands.command import (
     check_new_file,
+    check_numbers,
     new_console,
     progress_bar,
     read_options,
@@ -32,9 +34,16 @@ from arcface_jax.commands.command import (
     say,
 )
 from arcface_jax.commands.evaluation_inputs import SOURCE
-from arcface_jax.commands.gallery import PATTERNS, embed_crops, embed_patterns
+from arcface_jax.commands.gallery import FACES, PATTERNS, embed_crops, embed_patterns, how_cut
 from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Model, Project, open_embedder
-from arcface_jax.commands.photos import Cropper, Detect, Face, check_face, say_tally
+from arcface_jax.commands.photos import (
+    Cropper,
+    Detect,
+    Face,
+    check_face,
+    say_left_out,
+    say_tally,
+)
 from arcface_jax.data.detect import Tally
 from arcface_jax.data.open import open_source
 from arcface_jax.data.sources.bin import BinSource
@@ -131,19 +140,20 @@ def embed_source(
         partial.save(at)
 
 
-def embedded(rows: np.ndarray, source: EncodedSource, console: Console) -> np.ndarray:
-    """Indices of the images that were embedded; the others are said."""
+def embedded(rows: np.ndarray, source: EncodedSource, console: Console, why: str) -> np.ndarray:
+    """Indices of the images that were embedded; the others are said, with the people who have no
+    image left.
+    """
     norms = np.concatenate(
         [np.abs(rows[at : at + 65_536]).max(axis=1) for at in range(0, len(rows), 65_536)]
     )
     for index in np.flatnonzero(norms == 0):
         place = source.where(int(index))
-        say(console, f"left out: {place}: no face found, or unreadable")
+        say(console, f"left out: {place}: {why}")
     (kept,) = np.nonzero(norms)
     if not len(kept):
-        raise InputError(
-            f"none of the {len(rows)} photos can be decoded and has a face that is found"
-        )
+        raise InputError(f"none of the {len(rows)} photos is left; each is left out ({why})")
+    say_left_out(console, source, kept)
     return kept
 
 
@@ -160,9 +170,16 @@ def import_arrow() -> Any:
 
 
 def write(
-    output: pathlib.Path, partial: Partial, source: EncodedSource, kept: np.ndarray, patterns: Any
+    output: pathlib.Path,
+    partial: Partial,
+    source: EncodedSource,
+    kept: np.ndarray,
+    patterns: Any,
+    faces: str,
 ) -> None:
-    """The kept rows under their final name, with image and identity of each."""
+    """The kept rows under their final name, with image and identity of each; `faces` is how the
+    photos were cut.
+    """
     places = [source.where(index) for index in kept]
     labels = np.asarray(source.labels)[kept]
     identities = [source.identity_names[label] for label in labels]
@@ -178,6 +195,7 @@ def write(
         with whole_file(output) as file:
             arrays: dict[str, Any] = {"embeddings": rows, "labels": labels, "places": places}
             arrays |= {"identities": identities, PATTERNS: patterns, SOURCE: source.fingerprint}
+            arrays |= {FACES: faces}
             np.savez(file, **arrays, **about_pairs(source, kept))
     else:
         with whole_text(output.with_suffix(".csv")) as text:
@@ -233,8 +251,7 @@ def run(arguments: Arguments) -> None:
     """Opens, embeds, writes."""
     console = new_console(soft_wrap=True)
     check_output(arguments.output)
-    if arguments.threads < 1:
-        raise InputError(f"--threads: {arguments.threads}; give at least 1")
+    check_numbers(arguments, threads=(1, math.inf), batch_size=(1, math.inf))
     check_face(arguments.detect, arguments.face)
     with progress_bar(console, f"Opening {arguments.source}"):
         source = open_source(arguments.source, arguments.list_root)
@@ -251,10 +268,13 @@ def run(arguments: Arguments) -> None:
         embed_source(embedder, source, partial, arguments, move)
     seconds = time.perf_counter() - begun
     some = arguments.detect or arguments.unreadable == "skip"
-    kept = embedded(partial.rows, source, console) if some else np.arange(len(source))
+    why = "no face found, or unreadable" if arguments.unreadable == "skip" else "no face found"
+    why = why if arguments.detect else "unreadable"
+    kept = embedded(partial.rows, source, console, why) if some else np.arange(len(source))
     say_tally(console, partial.tally, arguments.face)
     with progress_bar(console, f"Writing {arguments.output}"):
-        write(arguments.output, partial, source, kept, patterns)
+        cut = how_cut(arguments.detect, arguments.face)
+        write(arguments.output, partial, source, kept, patterns, cut)
     speed = (len(source) - already) / max(seconds, 1e-9)
     embeddings = f"{len(kept)} embeddings of {patterns.shape[1]} numbers"
     say(console, f"{arguments.output}: {embeddings}, {speed:.0f} images/s")

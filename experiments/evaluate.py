@@ -25,6 +25,7 @@ than which pairs are the same). experiments.embed writes such files.
 
 import dataclasses
 import functools
+import math
 import pathlib
 import time
 from typing import Any
@@ -33,6 +34,7 @@ from rich.console import Console
 
 from arcface_jax.commands.command import (
     check_new_file,
+    check_numbers,
     make_folder,
     new_console,
     progress_bar,
@@ -206,8 +208,9 @@ def print_tables(
 
 def run(arguments: Arguments) -> None:
     """Makes the folder and evaluates into it; one that was made in vain is taken away again."""
-    if arguments.folds < 1:
-        raise InputError(f"--folds {arguments.folds}: give 1 or more")
+    counts = {"folds": (1, math.inf), "replicates": (0, math.inf), "seed": (0, math.inf)}
+    shares = dict.fromkeys(("enrolled", "confidence", "fars", "deployment_fars"), (0.0, 1.0))
+    check_numbers(arguments, **counts, **shares)
     new = pathlib.Path("runs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
     output = arguments.output or new
     make_folder(output)

@@ -9,11 +9,13 @@ and `*_1N_probe_mixed.csv`. The file of features holds `embeddings` [N, D] in th
 """
 
 import dataclasses
+import math
 import pathlib
 
 import numpy as np
 
 from arcface_jax.commands.command import (
+    check_numbers,
     make_folder,
     new_console,
     progress_bar,
@@ -193,6 +195,7 @@ def without_interval(numbers: dict[str, float]) -> Figures:
 
 def run(arguments: Arguments) -> None:
     """Pools, scores, prints, writes."""
+    check_numbers(arguments, replicates=(0, math.inf), fars=(0.0, 1.0))
     console = new_console()
     make_folder(arguments.output)
     with progress_bar(console, "Reading and pooling"):

@@ -12,6 +12,7 @@ The model is best an export with a card, which holds the threshold for --far; fo
 
 import csv
 import dataclasses
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from rich.console import Console
 from arcface_jax.command_name import command
 from arcface_jax.commands.command import (
     check_new_file,
+    check_numbers,
     help_text,
     new_console,
     progress_bar,
@@ -32,13 +34,16 @@ from arcface_jax.commands.command import (
     table_of,
 )
 from arcface_jax.commands.gallery import (
+    FACES,
     PATTERNS,
     Engine,
     check_same_model,
     embed_patterns,
     embed_photos,
     find_candidates,
+    how_cut,
     read_gallery,
+    warn_of_other_cut,
 )
 from arcface_jax.commands.machine import peak_gigabytes
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
@@ -166,7 +171,8 @@ def enrol(arguments: Enrol, console: Console) -> None:
         embeddings, labels = pooled.embeddings, pooled.ids
     names = np.array([source.identity_names[label] for label in labels])
     arrays: dict[str, Any] = {"embeddings": embeddings, "labels": labels, "identities": names}
-    arrays[PATTERNS] = embed_patterns(embedder)
+    arrays |= {PATTERNS: embed_patterns(embedder)}
+    arrays |= {FACES: how_cut(arguments.detect, arguments.face)}
     try:
         with whole_file(arguments.gallery) as file:
             np.savez(file, **arrays)
@@ -186,6 +192,8 @@ def name(arguments: Name, console: Console) -> None:
         embedder = open_embedder(arguments.model, project=arguments.project)
         patterns = embed_patterns(embedder)
     check_same_model(gallery, arguments.gallery, patterns, str(arguments.model))
+    cut = how_cut(arguments.detect, arguments.face)
+    warn_of_other_cut(console, gallery, arguments.gallery, cut)
     threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
     cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
     with progress_bar(console, "Embedding", len(arguments.photos)) as move:
@@ -229,6 +237,7 @@ def search(arguments: TimedSearch, console: Console) -> None:
     check_new_file(arguments.output)
     gallery, probes = read_gallery(arguments.gallery), read_gallery(arguments.probes)
     check_same_model(gallery, arguments.gallery, probes.patterns, str(arguments.probes))
+    warn_of_other_cut(console, gallery, arguments.gallery, probes.faces)
     begun = time.perf_counter()
     about = f"{arguments.gallery}, searched for {arguments.probes}"
     with progress_bar(console, "Searching"), concerning(about):
@@ -261,6 +270,7 @@ def search(arguments: TimedSearch, console: Console) -> None:
 
 def run(arguments: Enrol | Name | Verify | TimedSearch) -> None:
     """Does what was asked."""
+    check_numbers(arguments, threshold=(-1.0, 1.0), candidates=(1, math.inf))
     actions = {Enrol: enrol, Name: name, Verify: verify, TimedSearch: search}
     act: Any = actions[type(arguments)]
     act(arguments, new_console(soft_wrap=True))

@@ -12,6 +12,7 @@ person, for the inverted model is fooled by design. Writes into runs/inversion, 
 
 import dataclasses
 import functools
+import math
 import pathlib
 from typing import Annotated, Literal
 
@@ -22,6 +23,7 @@ import tyro
 
 from arcface_jax.analysis.inversion import Likeness, Prior, cosine_loss, invert, likeness
 from arcface_jax.commands.command import (
+    check_numbers,
     make_folder,
     new_console,
     progress_bar,
@@ -111,6 +113,8 @@ def run(arguments: Arguments) -> None:
     """Generates, judges, prints, writes."""
     console = new_console()
     begin = functools.partial(progress_bar, console)
+    at_least_one, from_zero = (1, math.inf), (0, math.inf)
+    check_numbers(arguments, steps=at_least_one, learning_rate=from_zero, seed=from_zero)
     if not 1 <= arguments.count <= arguments.gallery:
         among = f"the {arguments.gallery} people of the gallery"
         raise InputError(f"--count {arguments.count}: give from 1 to {among}")

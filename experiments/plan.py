@@ -11,6 +11,7 @@ Prints tables, and writes nothing.
 
 import dataclasses
 import functools
+import math
 import sys
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arcface_jax.commands.command import (
+    check_numbers,
     new_console,
     progress_bar,
     read_options,
@@ -231,6 +233,8 @@ def run(config: PlanConfig) -> None:
     for name, value in (("IDENTITIES", config.identities), memory, rate):
         if value is not None and not value > 0:
             raise InputError(f"{name} {value:g}: give a number above 0")
+    sizes = dict.fromkeys(("dim", "batch", "devices", "chunk"), (1, math.inf))
+    check_numbers(config, **sizes, rate=(0.0, 1.0))
     if config.compile:
         # Simulated devices have to be asked for before JAX starts its backend.
         jax.config.update("jax_num_cpu_devices", max(1, config.devices))

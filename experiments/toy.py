@@ -21,6 +21,7 @@ from rich.console import Console
 
 from arcface_jax.analysis.class_gaps import class_gaps, even_circle_probability
 from arcface_jax.commands.command import (
+    check_numbers,
     make_folder,
     new_console,
     progress_bar,
@@ -167,6 +168,7 @@ def check_feasible(arguments: Arguments, console: Console) -> dict[str, float]:
 
 def run(arguments: Arguments) -> None:
     """Trains, measures, prints, writes."""
+    check_numbers(arguments, steps=(1, math.inf), quantile=(0.0, 0.5), difficulty=(0.0, 2.0))
     console = new_console()
     if not arguments.seeds:
         raise InputError("--seeds: give at least one")

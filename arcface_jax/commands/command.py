@@ -4,10 +4,12 @@ import dataclasses
 import errno
 import functools
 import json
+import math
 import pathlib
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -71,9 +73,37 @@ def read_options(
     **more: Any,
 ) -> Chosen:
     """The command line as `options`, a dataclass or function; prog and help are the command's."""
-    return tyro.cli(
+    chosen = tyro.cli(
         options, args=arguments, prog=command(name), description=help_text(documentation), **more
     )
+    check_numbers(chosen)
+    return chosen
+
+
+def check_numbers(options: Any, prefix: str = "--", /, **ranges: tuple[float, float]) -> None:
+    """Refuses an option that is NaN or infinite, or outside its range [low, high].
+
+    Args:
+      options: a dataclass; dataclasses in it, and tuples of numbers, are looked through.
+      prefix: what stands before the names.
+      ranges: of the options of these names, which may be None.
+
+    Raises:
+      InputError: names the option and its value.
+    """
+    from arcface_jax.arguments import check_between  # with JAX, which takes a second
+
+    if not dataclasses.is_dataclass(options):
+        return
+    for field in dataclasses.fields(options):
+        value, name = getattr(options, field.name), prefix + field.name.replace("_", "-")
+        check_numbers(value, f"{name}.")
+        numbers = value if isinstance(value, tuple | list) else (value,)
+        low, high = ranges.get(field.name, (-math.inf, math.inf))
+        for number in numbers:
+            unlike_default = not isinstance(number, float) or number != field.default
+            if isinstance(number, int | float) and unlike_default:
+                check_between(name, number, low, high)
 
 
 def split_arguments() -> tuple[list[str], list[str]]:
@@ -189,7 +219,12 @@ class _Unraisable:
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs `main` and exits: 0 or what it returns, 2 with a line for bad input, 130 for Ctrl-C."""
+    """Runs `main` and exits: 0 or what it returns, 2 with a line for bad input, 130 for Ctrl-C.
+
+    What libraries warn their programmers of is not shown, unless Python is asked to by -W.
+    """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", append=True)
     if not isinstance(sys.unraisablehook, _Unraisable):
         sys.unraisablehook = _Unraisable(sys.unraisablehook)
     try:

@@ -5,16 +5,19 @@ import dataclasses
 import importlib
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from rich.console import Console
 
 from arcface_jax.command_name import command
+from arcface_jax.commands.command import say
 from arcface_jax.commands.evaluation_inputs import read_arrays
 from arcface_jax.commands.models import Embedder
 from arcface_jax.commands.photos import Cropper
+from arcface_jax.data.detect import Which
 from arcface_jax.data.sources.encoded import EncodedSource
-from arcface_jax.errors import InputError, reason
+from arcface_jax.errors import InputError, printable, reason
 from arcface_jax.evaluation.array_checks import check_embeddings
 from arcface_jax.evaluation.search import Candidates, search_candidates
 
@@ -22,18 +25,42 @@ Engine = Literal["jax", "faiss"]
 
 PATTERNS = "pattern_embeddings"
 """The array of an .npz file that tells which model made it: `embed_patterns`."""
+FACES = "faces"
+"""The array of an .npz file that tells how its photos were cut: see `how_cut`."""
 _SAME_MODEL = 0.99
 """Cosine that a model's patterns keep on other devices and in other types, and no other's have."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Unit embeddings [G, D], the name and image of each, and the model's `embed_patterns`."""
+    """Unit embeddings [G, D], the name and image of each, the model's `embed_patterns`, and how
+    the photos were cut (`how_cut`); None where the file does not tell.
+    """
 
     embeddings: np.ndarray
     names: np.ndarray
     places: np.ndarray
     patterns: np.ndarray | None = None
+    faces: str | None = None
+
+
+def how_cut(detect: bool, face: Which) -> str:
+    """What a gallery says of its photos: that no face was searched for, or which was taken."""
+    return f"--detect --face {face}" if detect else "no --detect"
+
+
+def warn_of_other_cut(
+    console: Console, gallery: Gallery, path: pathlib.Path, faces: str | None
+) -> None:
+    """Says that photos were cut in another way than those of the gallery, where both are known."""
+    if None not in (gallery.faces, faces) and gallery.faces != faces:
+        say(
+            console,
+            f"warning: {path} was made with {printable(str(gallery.faces))}, and these photos are "
+            f"taken with {faces}: the same person can look like another; use the same options, "
+            "unless one of both is of aligned crops",
+            "yellow",
+        )
 
 
 def read_gallery(path: pathlib.Path) -> Gallery:
@@ -100,10 +127,11 @@ def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return embeddings, np.array(names), np.array(places)
 
 
-def _read_npz(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+def _read_npz(path: pathlib.Path) -> tuple[Any, ...]:
     arrays = read_arrays(path, ("embeddings", "identities"))
     names = arrays["identities"]
-    return arrays["embeddings"], names, arrays.get("places", names), arrays.get(PATTERNS)
+    faces = str(arrays[FACES]) if FACES in arrays else None
+    return arrays["embeddings"], names, arrays.get("places", names), arrays.get(PATTERNS), faces
 
 
 def embed_crops(

@@ -13,8 +13,9 @@ from arcface_jax.commands.command import say
 from arcface_jax.data.align import align
 from arcface_jax.data.decode import decode, resize
 from arcface_jax.data.detect import FaceDetector, Finding, Tally, Which, find_face
+from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.encoded import EncodedSource
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, printable
 
 Detect = Annotated[
     bool,
@@ -44,6 +45,17 @@ def say_tally(console: Console, tally: Tally, face: Which, listed: str | None = 
     """Prints how many photos had several faces, none, or one found with low confidence."""
     for line in tally.lines(face, listed):
         say(console, line)
+
+
+def say_left_out(console: Console, source: FaceSource, kept: np.ndarray) -> None:
+    """Prints how many images are left out, and which people have none left."""
+    if len(kept) == len(source):
+        return
+    labels = np.asarray(source.labels)
+    lost = [source.identity_names[label] for label in np.setdiff1d(labels, labels[kept])]
+    people = f"; people without any image left: {len(lost)}" if lost else ""
+    named = f" ({printable(', '.join(lost[:10]))}{', …' if len(lost) > 10 else ''})" if lost else ""
+    say(console, f"Images left out: {len(source) - len(kept)} of {len(source)}{people}{named}.")
 
 
 class Cropper:

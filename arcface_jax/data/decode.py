@@ -65,7 +65,9 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
     JPEG goes through libjpeg-turbo in strict mode, so that a damaged stream is an error and not a
     half-grey face; what stands after the end of the image, or as padding between its parts, does
-    not count. The orientation that EXIF tells is applied, or else XMP's; broken EXIF tells none.
+    not count, and neither does metadata that is broken, such as a colour profile in parts of which
+    one is missing. The orientation that EXIF tells is applied, or else XMP's; broken EXIF tells
+    none.
     Grey, palette and 1-bit images become RGB, and transparent pixels are laid over white. The first
     frame of several counts.
 
@@ -144,12 +146,7 @@ def _decode_jpeg(encoded: bytes, name: str) -> np.ndarray:
     image = None if simplejpeg is None else _decode_strictly(encoded, name)
     if image is None:
         # Metadata can be broken, and Pillow would read it.
-        bare = [
-            segment
-            for marker, segment in jpeg_segments(encoded)
-            if marker in _ABOUT_COLOURS or marker not in _METADATA
-        ]
-        image = _decode_with_pillow(b"".join([encoded[:2], *bare]), name)
+        image = _decode_with_pillow(_without_metadata(encoded), name)
     return upright(image, jpeg_orientation(encoded))
 
 
@@ -164,12 +161,24 @@ def _decode_strictly(encoded: bytes, name: str) -> np.ndarray | None:
     except InputError:
         raise
     except Exception as error:  # ValueError for damage, others for what turbojpeg cannot represent
-        clean = _without_padding(encoded, str(error))
-        if len(clean) < len(encoded):
-            return _decode_strictly(clean, name)
+        for clean in (_without_padding(encoded, str(error)), _without_metadata(encoded)):
+            if len(clean) < len(encoded):
+                return _decode_strictly(clean, name)
         raise InputError(
             f"{name}: cannot decode this JPEG ({reason(error)}); remove or replace it"
         ) from error
+
+
+def _without_metadata(encoded: bytes) -> bytes:
+    """The JPEG without the segments that say nothing of its pixels: EXIF, XMP, colour profiles,
+    comments and what any program calls its own. They can be broken.
+    """
+    kept = [
+        segment
+        for marker, segment in jpeg_segments(encoded)
+        if marker in _ABOUT_COLOURS or marker not in _METADATA
+    ]
+    return b"".join([encoded[:2], *kept])
 
 
 def _without_padding(encoded: bytes, message: str) -> bytes:

@@ -114,9 +114,12 @@ def _read_pnm(image: ImageFile.ImageFile, encoded: bytes, maxval: int, rawmode: 
     start, count = image.tile[0].offset, height * width * shape[2]
     if image.tile[0].codec_name == "ppm_plain":
         words = re.sub(rb"#[^\n]*", b"", encoded[start:]).split(maxsplit=count)[:count]
-        samples = np.array([int(word) for word in words], np.uint16)
-        if len(samples) < count:
+        numbers = [int(word) for word in words]
+        if len(numbers) < count:
             raise ValueError("image file is truncated")
+        if not 0 <= min(numbers) <= max(numbers) <= maxval:
+            raise ValueError(f"it has samples outside 0 to {maxval}, its own largest value")
+        samples = np.array(numbers, np.uint16)
     else:
         samples = np.frombuffer(encoded, ">u2", count, start)
     return Deep(samples.reshape(shape), maxval=None if maxval == 65535 else maxval)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arcface_jax.errors import InputError, concerning, printable, reason
+from arcface_jax.errors import InputError, printable, reason
 from arcface_jax.files import write_whole
 from arcface_jax.interop.model import TrainedModel, check_finite
 from arcface_jax.interop.onnx_graph import fuse_prelu
@@ -33,7 +33,11 @@ OPSET = 23
 _LAYERS = ("Conv", "BatchNormalization", "PRelu", "Gemm", "MatMul")
 _KEEPS_NUMBERS = ("Identity", "Dropout", "Cast", "Flatten", "Reshape", "Squeeze", "Unsqueeze")
 _BETWEEN = ("Add", "Constant", "Shape", "Gather", "Concat", "Slice", *_KEEPS_NUMBERS)
+_CONSTANTS = {"Conv": (1, 2), "BatchNormalization": (4,), "PRelu": (1,), "Gemm": (1, 2)}
 _TOLERANCE = {np.dtype(np.float16): 2e-2}  # of the largest number; 1e-3 of other types
+_LARGEST_BATCH = 1024
+_BYTES = PixelConvention("rgb", 0.0, 1.0)
+_TO_ONE = PixelConvention("rgb", 0.0, 255.0)
 
 
 def export_onnx(
@@ -80,6 +84,10 @@ def import_onnx(path: str | os.PathLike[str]) -> TrainedModel:
     identities with a bias. Weights in a file beside it, in the same folder, are read. The result
     computes what the file computes, which is tried on one image.
 
+    The pixels (x − 127.5)/127.5, RGB, are what insightface feeds its packs. A graph that begins
+    with arithmetic of its own takes them from 0 to 255 where that makes about −1 … 1 or 0 … 1 of
+    them, or from 0 to 1 where it makes about −1 … 1 of those; other arithmetic is refused.
+
     Raises:
       InputError: the file cannot be read, is another network, or computes something else; the
         message says where they part.
@@ -95,26 +103,42 @@ def import_onnx(path: str | os.PathLike[str]) -> TrainedModel:
         proto = onnx.load(path, load_external_data=False)
     except Exception as error:  # OSError, protobuf's DecodeError
         raise InputError(f"{path}: is no ONNX file that can be read ({reason(error)})") from error
-    with concerning(str(path)):
-        constants = _constants(proto.graph, path.parent)
-        layers = _layers(proto.graph, constants)
-        backbone, image_size = _describe(layers)
-        variables = _fill(backbone, image_size, layers)
-        pixels, from_bytes = _pixels(proto.graph, constants)
-        model = TrainedModel(backbone, variables, pixels, image_size, path.name)
-        _check_same(model, proto, from_bytes)
-        return model
+    try:
+        return _model(proto, path)
+    except InputError as error:  # with names that a stranger gave
+        raise InputError(f"{path}: {printable(str(error))}") from error
+    except Exception as error:  # whatever a graph lacks that the format asks for
+        raise InputError(
+            f"{path}: its graph is incomplete or damaged ({reason(error)}); export it anew"
+        ) from error
+
+
+def _model(proto: Any, path: pathlib.Path) -> TrainedModel:
+    constants = _constants(proto.graph, path.parent)
+    layers = _layers(proto.graph, constants)
+    backbone, image_size = _describe(layers)
+    variables = _fill(backbone, image_size, layers)
+    entry = _Entry(proto.graph, constants)
+    pixels, takes = _pixels(proto.graph, constants, entry)
+    model = TrainedModel(backbone, variables, pixels, image_size, path.name)
+    _check_same(model, proto, entry, takes)
+    return model
 
 
 def _constants(graph: Any, folder: pathlib.Path) -> dict[str, np.ndarray]:
     """Every array of the file by its name; those in other files of its folder as well."""
     import onnx.external_data_helper
+    import onnx.helper
     import onnx.numpy_helper
 
     tensors = {tensor.name: tensor for tensor in graph.initializer}
+    numbers: dict[str, np.ndarray] = {}
     for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            tensors[node.output[0]] = node.attribute[0].t
+        for value in node.attribute if node.op_type == "Constant" and node.output else ():
+            if value.name == "value":
+                tensors[node.output[0]] = value.t
+            elif value.name in ("value_float", "value_floats", "value_int", "value_ints"):
+                numbers[node.output[0]] = np.asarray(onnx.helper.get_attribute_value(value))
     for name, tensor in tensors.items():
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
@@ -140,9 +164,14 @@ def _constants(graph: Any, folder: pathlib.Path) -> dict[str, np.ndarray]:
         arrays = {name: onnx.numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
     except Exception as error:
         raise InputError(f"holds an array that cannot be read ({reason(error)})") from error
+    arrays = numbers | {
+        name: one.astype(np.float32) if one.dtype.kind == "V" else one  # bfloat16
+        for name, one in arrays.items()
+    }
     check_finite({name: one for name, one in arrays.items() if one.dtype.kind == "f"})
     for node in graph.node:  # an exporter's other names of an array, and its axes of a slope
-        if node.op_type in ("Identity", "Unsqueeze") and node.input[0] in arrays:
+        known = node.op_type in ("Identity", "Unsqueeze") and node.input and node.output
+        if known and node.input[0] in arrays:
             arrays[node.output[0]] = arrays[node.input[0]]
     return arrays
 
@@ -195,10 +224,19 @@ class _Layer:
         self.kind: str = node.op_type
         self.name: str = node.name or node.output[0]
         self.attributes = {attribute.name: attribute for attribute in node.attribute}
-        missing = [name for name in node.input[1:] if name not in constants]
+        given = list(node.input[1:])
+        while given and not given[-1]:  # an empty name is one that is left out
+            given.pop()
+        missing = [name or "one without a name" for name in given if name not in constants]
         if missing:
             raise InputError(f"node {self.name}: {', '.join(missing)} is no constant of the file")
-        self.constants = [constants[name] for name in node.input[1:]]
+        self.constants = [constants[name] for name in given]
+        wanted = _CONSTANTS.get(self.kind, (1,))
+        if len(given) not in wanted:
+            raise InputError(
+                f"node {self.name} ({self.kind}): has {len(given)} constants, wanted "
+                f"{' or '.join(map(str, wanted))}; export it anew"
+            )
         self.output: str | None = node.output[0] if self.kind == "MatMul" else None
         if self.kind in ("Gemm", "MatMul"):
             if self._number("transA", 0):
@@ -223,6 +261,7 @@ class _Layer:
         """Whether a node adds the bias to this matrix product."""
         return (
             node.op_type == "Add"
+            and len(node.input) == 2
             and node.input[0] == self.output
             and len(self.constants) == 1
             and constants.get(node.input[1], np.zeros(())).shape == self.constants[0].shape[:1]
@@ -321,7 +360,10 @@ def _fill(backbone: nn.Module, image_size: tuple[int, int], layers: list[_Layer]
                 raise InputError(
                     f"{'/'.join(path)} has shape {found[path].shape}, wanted {leaf.shape}"
                 )
-        arrays = {path: np.ascontiguousarray(value, np.float32) for path, value in found.items()}
+        with np.errstate(over="ignore"):  # `check_finite` has told of it
+            arrays = {
+                path: np.ascontiguousarray(value, np.float32) for path, value in found.items()
+            }
         result[name] = flax.traverse_util.unflatten_dict(arrays)
     return result
 
@@ -363,30 +405,59 @@ def _set_dense(
     return bias if folded else None
 
 
-def _check_same(model: TrainedModel, proto: Any, from_bytes: bool) -> None:
+class _Entry:
+    """The graph's one input: its name, its type of numbers, and its batch if that is fixed.
+
+    Raises:
+      InputError: it has several, or one that holds no numbers.
+    """
+
+    def __init__(self, graph: Any, constants: dict[str, np.ndarray]) -> None:
+        import onnx.helper
+
+        entries = [one for one in graph.input if one.name not in constants]
+        if len(entries) != 1:
+            raise InputError(f"it has {len(entries)} inputs; a network here takes images alone")
+        self.name: str = entries[0].name
+        about = entries[0].type.tensor_type
+        try:
+            self.dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(about.elem_type))
+        except KeyError:
+            self.dtype = np.dtype(object)
+        if self.dtype.kind not in "fiuV" or self.dtype == np.int8:  # V: bfloat16
+            raise InputError(
+                f"its input {self.name} has no type of numbers that images have; export it anew, "
+                "with images of float32"
+            )
+        axes = about.shape.dim  # none where the shape is not told
+        self.batch = max(1, axes[0].dim_value) if axes else 1
+        if self.batch > _LARGEST_BATCH:
+            raise InputError(
+                f"its input {self.name} is a fixed batch of {self.batch}; export it for any batch"
+            )
+
+
+def _check_same(model: TrainedModel, proto: Any, entry: _Entry, takes: PixelConvention) -> None:
     """Runs the graph, and the model, on one image.
 
     Raises:
       InputError: the graph cannot be run, or computes something else.
     """
-    import onnx.helper
-
-    constants = {tensor.name for tensor in proto.graph.initializer}
-    (entry,) = [one for one in proto.graph.input if one.name not in constants]
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type))
-    batch = max(1, entry.type.tensor_type.shape.dim[0].dim_value)
-    images = np.random.default_rng(0).integers(0, 256, (batch, *model.image_size, 3), np.uint8)
-    pixels = images if from_bytes else (images.astype(np.float32) - 127.5) / 127.5
-    fed = {entry.name: np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(dtype)}
-    theirs = np.asarray(_run(proto, fed), np.float32)
-    ours = model.embedder(batch)(images)
+    images = np.random.default_rng(0).integers(
+        0, 256, (entry.batch, *model.image_size, 3), np.uint8
+    )
+    pixels = (images.astype(np.float32) - takes.offset) / takes.divisor
+    fed = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(entry.dtype)
+    with np.errstate(all="ignore"):  # what is no number differs, which is told below
+        theirs = np.asarray(_run(proto, {entry.name: fed}), np.float32)
+    ours = model.embedder(entry.batch)(images)
     if theirs.shape != ours.shape:
         raise InputError(
-            f"computes {list(theirs.shape)} of {batch} images, its layers {list(ours.shape)}; "
-            "export the network up to its embedding"
+            f"computes {list(theirs.shape)} of {entry.batch} images, its layers "
+            f"{list(ours.shape)}; export the network up to its embedding"
         )
     difference, largest = float(np.abs(ours - theirs).max()), float(np.abs(theirs).max())
-    if not difference <= _TOLERANCE.get(dtype, 1e-3) * largest:
+    if not difference <= _TOLERANCE.get(entry.dtype, 1e-3) * largest:
         raise InputError(
             f"computes other embeddings than its layers make as {type(model.backbone).__name__} "
             f"(up to {difference:.2g} of {largest:.2g} apart); it is no network here"
@@ -412,39 +483,69 @@ def _run(proto: Any, fed: dict[str, np.ndarray]) -> Any:
         raise InputError(f"its graph cannot be run ({reason(error)})") from error
 
 
-def _pixels(graph: Any, constants: dict[str, np.ndarray]) -> tuple[PixelConvention, bool]:
-    """(x − 127.5)/127.5, RGB, as insightface feeds its packs, unless the graph does it itself, from
-    bytes; and whether it does.
+def _pixels(
+    graph: Any, constants: dict[str, np.ndarray], entry: _Entry
+) -> tuple[PixelConvention, PixelConvention]:
+    """What the network wants of RGB bytes, and what the graph does, which may do a part itself.
+
+    Raises:
+      InputError: the graph begins with something else than arithmetic, or with such that does not
+        tell which pixels it takes.
     """
-    names = [one.name for one in graph.input if one.name not in constants]
-    if len(names) != 1:
-        raise InputError(f"it has {len(names)} inputs; a network here takes images alone")
-    (name,) = names
-    offset, factor, does_itself = 0.0, 1.0, False  # (x − offset)·factor so far
-    while True:
+    name, factor, shift = entry.name, 1.0, 0.0  # factor·x + shift so far
+    for _ in graph.node:  # a damaged graph can go in circles
         node = next((node for node in graph.node if name in node.input), None)
-        if node is None or node.op_type in _LAYERS:
+        if node is None or not node.output or node.op_type in _LAYERS:
             break
+        if node.op_type not in ("Identity", "Cast"):
+            number = _number(node, name, constants)
+            scale = {"Mul": number, "Div": 1.0 / (number or 1.0)}.get(node.op_type, 1.0)
+            factor, shift = factor * scale, shift * scale
+            shift += {"Sub": -number, "Add": number}.get(node.op_type, 0.0)
         name = node.output[0]
-        if node.op_type in ("Identity", "Cast"):
-            continue
-        number = _number(node, constants)
-        offset += {"Sub": number, "Add": -number}.get(node.op_type, 0.0) / factor
-        factor *= {"Mul": number, "Div": 1.0 / number}.get(node.op_type, 1.0)
-        does_itself = True
-    return (
-        PixelConvention("rgb", offset, 1.0 / factor) if does_itself else ARCFACE_TORCH
-    ), does_itself
+    takes = _taken(factor, shift, entry)
+    offset = takes.offset - shift * takes.divisor / factor
+    return PixelConvention("rgb", offset, takes.divisor / factor), takes
 
 
-def _number(node: Any, constants: dict[str, np.ndarray]) -> float:
-    """The number that a node before the first layer applies to the pixels."""
-    operand = constants.get(node.input[1]) if node.op_type in ("Sub", "Add", "Mul", "Div") else None
+def _taken(factor: float, shift: float, entry: _Entry) -> PixelConvention:
+    """The pixels that a graph takes which computes factor·x + shift first."""
+    if entry.dtype.kind in "iu":
+        return _BYTES
+    if (factor, shift) == (1.0, 0.0):
+        return ARCFACE_TORCH
+    low, high = shift, 255.0 * factor + shift
+    if _is_usual(low, high):
+        return _BYTES
+    # Of pixels from −1 to 1, what makes −1 … 1 of 0 … 1 would make −3 … 1.
+    if _is_usual(low, factor + shift) and abs(low + factor + shift) < 0.15 * factor:
+        return _TO_ONE
+    raise InputError(
+        f"its arithmetic before the first layer makes {low:.4g} … {high:.4g} of pixels from 0 to "
+        f"255, and {low:.4g} … {factor + shift:.4g} of those from 0 to 1; no network takes either. "
+        "Export it without, to be fed (x − 127.5)/127.5, or with all that it takes to go from "
+        "0 … 255 to what the network was trained on"
+    )
+
+
+def _is_usual(low: float, high: float) -> bool:
+    """Whether networks are trained on such pixels: about −1 … 1, 0 … 1, or of deviation 1."""
+    return -3.0 <= low < high <= 3.0 and low < 0.1 and high - low > 0.9
+
+
+def _number(node: Any, name: str, constants: dict[str, np.ndarray]) -> float:
+    """The number that a node before the first layer applies to the pixels, its input `name`."""
+    inputs = list(node.input)
+    if node.op_type in ("Add", "Mul") and inputs[-1] == name:
+        inputs.reverse()
+    known = node.op_type in ("Sub", "Add", "Mul", "Div") and len(inputs) == 2 and inputs[0] == name
+    operand = constants.get(inputs[1]) if known else None
     if (
         operand is None
         or operand.size == 0
+        or operand.dtype.kind not in "fiu"
         or np.ptp(operand) != 0
-        or (node.op_type != "Sub" and not operand.any())
+        or (node.op_type in ("Mul", "Div") and not operand.any())
     ):
         raise InputError(
             f"node {node.name or node.output[0]} ({node.op_type}) comes before the first layer and "

@@ -18,13 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from arcface_jax.errors import InputError, concerning
+from arcface_jax.errors import InputError, concerning, printable
 from arcface_jax.files import write_whole
 from arcface_jax.interop.model import TrainedModel, check_finite
 from arcface_jax.interop.torch_contents import (
     CLASSIFIER_KEYS,
     find_classifiers,
     find_network,
+    in_order,
+    left_out,
     named_arrays,
     read_classifier,
     recognise,
@@ -58,8 +60,9 @@ def import_torch(path: str | os.PathLike[str], project: str | None = None) -> Tr
         expects.
 
     Returns: the model, with its classifier where the checkpoint has it. Of a checkpoint of each
-      process (checkpoint_gpu_0.pt, …) the classes of all are put together; where that fails,
-      `source` says why and the model has no classifier.
+      process (checkpoint_gpu_0.pt, …) the classes of all are put together; where that fails, or
+      nothing tells that a matrix beside the network is one, `source` says so and the model has no
+      classifier.
 
     Raises:
       InputError: not a checkpoint, no known network or several, keys that are missing, unknown or
@@ -72,25 +75,28 @@ def import_torch(path: str | os.PathLike[str], project: str | None = None) -> Tr
     with concerning(str(path)):
         place, weights = find_network(content)
         model = model_from_state_dict(weights, project)
-    head, left_out = model.class_weights, ""
+    head, without = model.class_weights, ""
     beside = [
         (name, {key: arrays[key] for key in CLASSIFIER_KEYS if key in arrays})
         for name, arrays in named_arrays(content)
         if name != place
     ]
     found = find_classifiers(beside, model.embedding_size) if head is None else []
-    if len(found) > 1:
-        left_out = f", without a classifier: {', '.join(one.key for one in found)} could all be it"
+    others = left_out(content, place, model.embedding_size) if head is None else []
+    if len(found) != 1 and others:
+        could = "could be it" if len(others) == 1 else "could all be it"
+        without = f", without a classifier: {printable(', '.join(others[:10]))} {could}"
     elif found:
         head, shards = found[0].weights, shards_of(path)
         with concerning(str(path)):
             check_finite({found[0].key: head})
         try:
+            shards, _ = in_order(shards)
             head = read_classifier(shards, model.embedding_size) if len(shards) > 1 else head
         except InputError as error:
             reason = str(error).replace(f"{path.parent}{os.sep}", "")
-            head, left_out = None, f", without its classifier: {reason}"
-    source = f"{path.name} ({model.source}{left_out})"
+            head, without = None, f", without its classifier: {reason}"
+    source = f"{path.name} ({model.source}{without})"
     return dataclasses.replace(model, source=source, class_weights=head)
 
 
@@ -126,8 +132,8 @@ def read_class_weights(
     Args:
       paths: one file, or one for each process that held a part of the classes. Files whose names
         differ in one number are put in its order (rank 0, 1, … 10), others stay in theirs. A
-        single file whose name has the number of a rank, gpu, split, shard or part stands for all
-        such files beside it.
+        single file whose name has the number of a rank, gpu, split, shard or part, or as
+        00001-of-00003, stands for all such files beside it. Ranks and gpus count from 0.
       embedding_size: D, by which classes in rows and classes in columns are told apart.
 
     Raises:
@@ -230,7 +236,8 @@ def _fill(
             if array.shape != leaf.shape:
                 expected = torch_layout(path[-1], np.broadcast_to(0, leaf.shape)).shape
                 problems.append(f"{keys[path]} has shape {found.shape}, wanted {expected}")
-            arrays[path] = np.ascontiguousarray(array, dtype=np.float32)
+            with np.errstate(over="ignore"):  # `check_finite` tells of it
+                arrays[path] = np.ascontiguousarray(array, dtype=np.float32)
         filled[collection] = flax.traverse_util.unflatten_dict(arrays)
     if problems:
         raise InputError(

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,12 @@ CLASSIFIER_KEYS = (
 _LONE = "the tensor"  # the key of an array that has none
 _BY_ROWS = ("head.weight", "weight", _LONE)  # a row is a class; under other names a column is one
 _PARTIAL_FC = "state_dict_softmax_fc"  # of arcface_torch's checkpoint_gpu_N.pt
-_RANK = re.compile(r"(?:gpu|rank|split|shard|part)[-_:. ]?(\d+)", re.IGNORECASE)
+_NUMBERED = re.compile(
+    r"(?P<word>gpu|rank|split|shard|part)[-_:. ]?(?P<number>\d+)(?:[-_. ]?of[-_. ]?(?P<total>\d+))?"
+    r"|(?P<one>\d+)[-_. ]?of[-_. ]?(?P<all>\d+)",
+    re.IGNORECASE,
+)
+_OF_PROCESSES = ("gpu", "rank")  # counted from 0
 
 Place = tuple[str, ...]
 """The keys that lead to a dict inside a file; () is the file's own."""
@@ -44,7 +49,11 @@ def named_arrays(content: Any, place: Place = ()) -> Iterator[tuple[Place, dict[
         if arrays:
             yield place, arrays
     parts = content if isinstance(content, dict) and "param_groups" not in content else {}
-    parts = dict(enumerate(content)) if isinstance(content, list) else parts
+    if isinstance(content, list):
+        parts = dict(enumerate(content))
+        arrays = {str(key): one for key, one in parts.items() if isinstance(one, np.ndarray)}
+        if arrays:
+            yield place, arrays
     for key, part in parts.items():
         if isinstance(part, dict | list):
             yield from named_arrays(part, (*place, str(key)))
@@ -106,10 +115,25 @@ def find_classifiers(
     return classifiers
 
 
+def left_out(content: Any, network: Place, embedding_size: int) -> list[str]:
+    """Keys of what may be a classifier of these embeddings, of any type and number of axes."""
+    keys = []
+    for place, arrays in named_arrays(content):
+        layers = any(one.ndim > 3 or "running_" in key for key, one in arrays.items())
+        if place == network or (layers and not _prefixes(arrays)):
+            continue
+        inside = tuple(_prefixes(arrays))
+        for key, one in arrays.items():
+            if one.ndim > 1 and embedding_size in one.shape and not key.startswith(inside or "\0"):
+                about = f"{'×'.join(map(str, one.shape))}, {one.dtype}"
+                keys.append(f"{'.'.join((*place, key))} ({about})")
+    return keys
+
+
 def read_classifier(paths: Sequence[pathlib.Path], embedding_size: int) -> np.ndarray:
     """The classifier [C, D] whose parts are in these files; see `torch.read_class_weights`."""
     parts: list[np.ndarray] = []
-    files, numbered = _in_order(paths)
+    files, numbered = in_order(paths)
     for path in files:
         if path.stem.endswith("_mom"):
             raise InputError(
@@ -133,14 +157,35 @@ def shards_of(path: pathlib.Path) -> list[pathlib.Path]:
     """The file and its like beside it: those whose names differ in the number of a process alone,
     in its order.
     """
-    numbers = list(_RANK.finditer(path.name))
-    if len(numbers) != 1 or not path.parent.is_dir():
+    mark = _mark(path.name)
+    if mark is None or not path.parent.is_dir():
         return [path]
-    first, last = numbers[0].span(1)
+    first, last = mark.span
     like = re.compile(re.escape(path.name[:first]) + r"(\d+)" + re.escape(path.name[last:]))
     names = {each.name: like.fullmatch(each.name) for each in path.parent.iterdir()}
     found = sorted((int(match[1]), name) for name, match in names.items() if match)
     return [path.with_name(name) for _, name in found] or [path]
+
+
+class _Mark(NamedTuple):
+    """Which part of how many a file is, by its name."""
+
+    number: int
+    span: tuple[int, int]
+    total: int | None
+    of_processes: bool
+
+
+def _mark(name: str) -> _Mark | None:
+    """What a file's name says; of several numbers that of a rank, or else the last."""
+    found = list(_NUMBERED.finditer(name))
+    if not found:
+        return None
+    match = next((one for one in found if str(one["word"]).lower() == "rank"), found[-1])
+    group, total = ("number", match["total"]) if match["word"] else ("one", match["all"])
+    of_processes = str(match["word"]).lower() in _OF_PROCESSES
+    whole = None if total is None else int(total)
+    return _Mark(int(match[group]), match.span(group), whole, of_processes)
 
 
 def _prefixes(keys: Iterable[str]) -> dict[str, str]:
@@ -172,7 +217,8 @@ def _by_rows(key: str, matrix: np.ndarray, embedding_size: int) -> np.ndarray:
     # As many classes as dimensions: then only the project's habit tells.
     square = matrix.shape[0] == matrix.shape[1]
     by_rows = key in _BY_ROWS if square else matrix.shape[1] == embedding_size
-    return np.ascontiguousarray(matrix if by_rows else matrix.T, dtype=np.float32)
+    with np.errstate(over="ignore"):  # `check_finite` tells of it
+        return np.ascontiguousarray(matrix if by_rows else matrix.T, dtype=np.float32)
 
 
 def _part_of(content: Any, embedding_size: int) -> np.ndarray:
@@ -201,32 +247,66 @@ def _part_of(content: Any, embedding_size: int) -> np.ndarray:
     raise InputError(f"{missing}; it holds {has}")
 
 
-def _in_order(paths: Sequence[pathlib.Path]) -> tuple[list[pathlib.Path], bool]:
-    """The files by the one number in which their names differ, and whether there is one.
+def in_order(paths: Sequence[pathlib.Path]) -> tuple[list[pathlib.Path], bool]:
+    """The files by the numbers of their parts, and whether they have such: what the names say, or
+    else the one number in which they differ.
 
     Raises:
-      InputError: a file is given twice, or one of those between is missing.
+      InputError: a file is given twice, or a part is missing.
     """
-    if len(paths) == 1 and _RANK.search(paths[0].name) is None:
-        return list(paths), False
-    words = [re.split(r"(\d+)", str(path)) for path in paths]
-    if len({tuple(each) for each in words}) < len(paths):
+    if len(set(paths)) < len(paths):
         raise InputError(f"{paths[0]}: a file is given twice; give each part of the classes once")
-    if len({len(each) for each in words}) > 1 or not words[0]:
+    marks = [mark for mark in (_mark(path.name) for path in paths) if mark is not None]
+    numbers = [mark.number for mark in marks]
+    if len(marks) < len(paths) or len(set(numbers)) == 1 < len(paths):
+        numbers, marks = _differing_numbers(paths), []
+    if not numbers:
         return list(paths), False
+    by_number: dict[int, pathlib.Path] = {}
+    for number, path in zip(numbers, paths, strict=True):
+        if number in by_number:
+            raise InputError(
+                f"{paths[0]}: {by_number[number].name} and {path.name} are both part {number}; "
+                "give each part of the classes once"
+            )
+        by_number[number] = path
+    totals = {mark.total for mark in marks} - {None}
+    if len(totals) > 1:
+        raise InputError(
+            f"{paths[0]}: the names tell of {' and of '.join(map(str, sorted(totals, key=str)))} "
+            "parts; give the parts of one training"
+        )
+    (total,) = totals or {None}
+    from_one = 0 not in by_number and not any(mark.of_processes for mark in marks)
+    first = int(from_one and (len(paths) > 1 or total is not None))
+    last = max(by_number) if total is None else first + total - 1
+    if max(by_number) > last:
+        raise InputError(
+            f"{by_number[max(by_number)]}: is no part of {total}, by its name; give the parts of "
+            "one training"
+        )
+    missing = [number for number in range(first, min(last, 10**6) + 1) if number not in by_number]
+    if missing:
+        more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
+        said = f"{', '.join(map(str, missing[:10]))}{more}"
+        alone = ", or rename the file if it is the whole" if len(paths) == 1 else ""
+        verb = "is" if len(missing) == 1 else "are"
+        raise InputError(
+            f"{paths[0]}: of the parts {first} to {last}, {said} {verb} missing; give all parts of "
+            f"the classes, each once{alone}"
+        )
+    return [by_number[number] for number in sorted(by_number)], True
+
+
+def _differing_numbers(paths: Sequence[pathlib.Path]) -> list[int]:
+    """The one number of each path in which the paths differ; none where they differ otherwise."""
+    words = [re.split(r"(\d+)", str(path)) for path in paths]
+    if len(paths) == 1 or len({len(each) for each in words}) > 1:
+        return []
     differing = [place for place, each in enumerate(zip(*words, strict=True)) if len(set(each)) > 1]
     if len(differing) != 1 or differing[0] % 2 == 0:
-        return list(paths), False
-    numbers = [int(each[differing[0]]) for each in words]
-    missing = sorted(set(range(min(*numbers, 1), max(numbers))) - set(numbers))
-    if missing or len(set(numbers)) < len(numbers):
-        said = ", ".join(map(str, missing[:10])) or "none"
-        raise InputError(
-            f"{paths[0]}: of the parts up to number {max(numbers)}, {said} is missing; give all "
-            "parts of the classes, each once"
-        )
-    order = sorted(range(len(paths)), key=lambda index: numbers[index])
-    return [paths[index] for index in order], True
+        return []
+    return [int(each[differing[0]]) for each in words]
 
 
 def _describe(content: Any) -> str:

@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from typing import IO, Any
@@ -21,7 +22,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from arcface_jax.errors import InputError, printable, reason
+from arcface_jax.errors import DAMAGED, InputError, printable, reason
 from arcface_jax.pickles import check_memo_numbers
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -53,11 +54,14 @@ _PROGRAMS = (
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-    """Where a tensor's numbers are: entry `key`, `count` of them."""
+    """Where a tensor's numbers are: entry `key`, `count` of them. Of a type that is not read, the
+    text `unread` names it.
+    """
 
     key: str
     dtype: np.dtype
     count: int
+    unread: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +70,7 @@ class _Tensor:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    unread: str = ""
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """The tensor as an array of its own; ValueError where it leaves the storage."""
@@ -117,7 +122,18 @@ class _Inert:
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
     if not isinstance(storage, _Storage):
         raise pickle.UnpicklingError("a tensor without a storage")
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+    return _Tensor(storage, offset, tuple(shape), tuple(strides), storage.unread)
+
+
+def _rebuild_other(kind: str) -> Callable[..., _Tensor]:
+    """What makes tensors of a kind that is not read; the last of them knows what it is called."""
+
+    def rebuild(*parts: Any) -> _Tensor:
+        names = [one.name for one in parts if isinstance(one, type) and issubclass(one, _Inert)]
+        name = names[0].removeprefix("torch.") if names else kind
+        return _Tensor(_Storage("", np.dtype(np.uint8), 0), 0, (), (), name)
+
+    return rebuild
 
 
 def _rebuild_parameter(data: Any, *_: Any) -> Any:
@@ -138,22 +154,25 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in _DTYPES:
             return np.dtype(_DTYPES[name])
         inert = type("_Inert", (_Inert,), {"name": printable(f"{module}.{name}")[:80]})
+        kind = re.fullmatch(r"_rebuild_(\w*tensor)(_v\d)?", name)
+        if module == "torch._utils" and kind and (module, name) not in self._ALLOWED:
+            known = {"tensor": "another type", "qtensor": "a quantised tensor"}
+            return _rebuild_other(known.get(kind[1], f"a {kind[1].replace('_', ' ')}"))
         return self._ALLOWED.get((module, name), inert)
 
     def persistent_load(self, pid: Any) -> Any:
         """The storage that a tensor refers to, or the stand-in for a module's class."""
         if isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module":
             return pid[1]
-        if (
-            not isinstance(pid, tuple)
-            or len(pid) < 5
-            or pid[0] != "storage"
-            or not isinstance(pid[1], np.dtype)
-        ):
+        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
             raise pickle.UnpicklingError("it has a tensor of an unknown kind")
         if len(pid) > 5 and pid[5] is not None:
             raise pickle.UnpicklingError("a view of a storage, as PyTorch before 0.4 wrote them")
-        storage = _Storage(str(pid[2]), pid[1], int(pid[4]))
+        kind, unread = pid[1], ""
+        if not isinstance(kind, np.dtype):
+            name = getattr(kind, "name", "").rpartition(".")[2].removesuffix("Storage")
+            kind, unread = np.dtype(np.uint8), name.lower() or "another type"
+        storage = _Storage(str(pid[2]), kind, int(pid[4]), unread)
         return self.storages.setdefault(storage.key, storage)
 
 
@@ -176,12 +195,18 @@ def read_torch_file(path: str | os.PathLike[str], part: str | None = None) -> An
             if path.suffix == ".safetensors" or _begins_as_safetensors(file):
                 kind = "safetensors file"
                 return _read_safetensors(path.read_bytes())
-            read = _read_zip if zipfile.is_zipfile(file) else _read_sequence
-            return read(file, part)
+            if zipfile.is_zipfile(file):
+                return _read_zip(file, part)
+            file.seek(0)
+            if file.read(4) == b"PK\3\4":
+                raise InputError("is cut short: the end of it is missing; copy it again, whole")
+            return _read_sequence(file, part)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({reason(error)}); check the path") from error
+    except UnicodeError as error:
+        raise InputError(f"{path}: is no {kind} that can be read ({DAMAGED})") from error
     except Exception as error:
         # Whatever a pickle or archive can raise that is damaged or was made to do harm.
         raise InputError(f"{path}: is no {kind} that can be read ({reason(error)})") from error
@@ -259,6 +284,7 @@ def _read_zip(file: IO[bytes], part: str | None) -> Any:
             raise ValueError(f"{listing} is compressed")
         content = archive.read(listing)
         loaded = _weights_part(_load(io.BytesIO(content), len(content)), part)
+        _check_types(loaded)
         read: dict[str, np.ndarray] = {}
 
         def numbers(storage: _Storage) -> np.ndarray:
@@ -280,6 +306,7 @@ def _read_sequence(file: IO[bytes], part: str | None) -> Any:
     storages: dict[str, _Storage] = {}
     _, about, loaded = (_load(file, size, storages) for _ in range(3))
     wanted = _weights_part(loaded, part)
+    _check_types(wanted)
     if not about["little_endian"]:
         raise ValueError("it is of a big-endian machine")
     read: dict[str, np.ndarray] = {}
@@ -287,9 +314,25 @@ def _read_sequence(file: IO[bytes], part: str | None) -> Any:
         count = int.from_bytes(file.read(8), "little")
         if key not in storages or count != storages[key].count:
             raise ValueError(f"storage {key} has {count} numbers, which no tensor says")
+        if storages[key].unread:
+            raise ValueError("it has a tensor of an unknown kind")
         content = file.read(count * storages[key].dtype.itemsize)
         read[key] = np.frombuffer(content, storages[key].dtype)
     return _with_arrays(wanted, lambda storage: _checked(read[storage.key], storage))
+
+
+def _check_types(value: Any, key: str = "the tensor") -> None:
+    """Refuses a tensor of a type that is not read, by its name."""
+    if isinstance(value, _Tensor) and value.unread:
+        raise InputError(
+            f"{key} is stored as {value.unread}, which is not read; store it as float32"
+        )
+    if isinstance(value, dict) and "param_groups" not in value:
+        for name, item in value.items():
+            _check_types(item, str(name))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _check_types(item, f"{key} {number}")
 
 
 def _checked(numbers: np.ndarray, storage: _Storage) -> np.ndarray:
@@ -302,6 +345,8 @@ def _checked(numbers: np.ndarray, storage: _Storage) -> np.ndarray:
 
 def _with_arrays(value: Any, numbers: Callable[[_Storage], np.ndarray]) -> Any:
     """`value` with every tensor read."""
+    if isinstance(value, _Tensor) and value.unread:  # of an optimiser
+        return None
     if isinstance(value, _Tensor):
         return value.read(numbers(value.storage))
     if isinstance(value, dict):

@@ -91,11 +91,12 @@ def mean_log_sum(
     return float(np.trapezoid(np.exp(-np.exp(np.minimum(u, 50.0))) - product, u))
 
 
-def first_loss_tolerance(expected: float, scale: float, dim: int, batch: int) -> float:
+def first_loss_tolerance(expected: float, scale: float, dim: int, drawn: int) -> float:
     """How far the first loss of a batch may be from the expected one before it is a surprise: a
-    fifth, and six deviations of a mean over the batch, s·√(2/d) being more than an example's.
+    fifth, and six deviations of a mean over what is drawn independently, s·√(2/d) being more than
+    an example's: `drawn` images, or people where a batch has several images of each.
     """
-    return 0.2 * abs(expected) + 6.0 * scale * math.sqrt(2.0 / (dim * batch))
+    return 0.2 * abs(expected) + 6.0 * scale * math.sqrt(2.0 / (dim * drawn))
 
 
 def minimum_scale(num_classes: int, probability: float) -> float:

@@ -158,10 +158,15 @@ class Program:
         )
 
     def may_start_with(self, seen: float, expected: float) -> bool:
-        """Whether the loss of the first batch is as near the expected one as chance leaves it."""
-        scale = getattr(self.loss, "scale", 0.0)
-        size, batch = self.config.model.embedding_size, self.config.run.batch_size
-        return abs(seen - expected) <= first_loss_tolerance(expected, scale, size, batch)
+        """Whether the loss of the first batch is as near the expected one as chance leaves it.
+
+        The images of a person share the weights of their class, and may be much alike: with the
+        balanced sampler the people of a batch are what is independent.
+        """
+        scale, data = getattr(self.loss, "scale", 0.0), self.config.data
+        each = data.images_each if data.sampler == "balanced" else 1
+        size, drawn = self.config.model.embedding_size, self.config.run.batch_size // each
+        return abs(seen - expected) <= first_loss_tolerance(expected, scale, size, max(1, drawn))
 
 
 def _row_optimiser(config: Config) -> RowSgd:

@@ -121,6 +121,44 @@ def test_bytes_around_the_image_data_of_a_jpeg_do_not_count(smooth, kind, decode
         np.testing.assert_array_equal(decode(encoded, "x"), wanted, err_msg=str(number))
 
 
+def segment(marker, content):
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+def profile(number, total):
+    return segment(0xE2, b"ICC_PROFILE\0" + bytes([number, total]) + bytes(200))
+
+
+@pytest.mark.parametrize("kind", JPEG)
+@pytest.mark.parametrize(
+    "broken",
+    [
+        profile(1, 2),
+        profile(2, 2),
+        profile(1, 1) * 2,
+        profile(0, 0),
+        profile(3, 2),
+        profile(1, 2) + profile(2, 3),
+        profile(2, 2) + profile(1, 2) + profile(2, 2),
+        segment(0xE2, b"ICC_PROFILE\0"),
+        segment(0xE1, b"Exif\0\0II*\0\xff\xff\xff\xff"),
+        segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta"),
+        segment(0xED, b"Photoshop 3.0\x008BIM\xff"),
+        segment(0xE2, b"MPF\0II*\0\xff\xff"),
+        segment(0xFE, b"\xff\xfe\0"),
+        segment(0xE5, bytes(9)) + profile(1, 2),
+    ],
+)
+def test_broken_metadata_of_a_jpeg_stops_nothing(smooth, kind, broken, decoder):
+    plain = saved(Image.fromarray(smooth), "JPEG", quality=95, **JPEG[kind])
+    tables = plain.index(b"\xff\xdb")
+    turned = segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0")
+    wanted = decode(plain, "x")
+    np.testing.assert_array_equal(decode(plain[:tables] + broken + plain[tables:], "x"), wanted)
+    both = decode(plain[:tables] + turned + broken + plain[tables:-2] + bytes(9) + plain[-2:], "x")
+    np.testing.assert_array_equal(both, np.rot90(wanted, -1))
+
+
 @pytest.mark.parametrize("kind", JPEG)
 def test_a_jpeg_cut_short_and_filled_up_is_an_error(smooth, kind):
     plain = saved(Image.fromarray(smooth), "JPEG", quality=95, **JPEG[kind])

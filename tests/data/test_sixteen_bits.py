@@ -224,3 +224,10 @@ def test_eight_bits_are_as_they_were(said):
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, format=format)
         np.testing.assert_array_equal(decode(buffer.getvalue(), "x"), picture)
+
+
+@pytest.mark.parametrize("sample", [70000, -5, 1001, 10**30])
+def test_text_samples_beyond_the_largest_value_are_said(sample):
+    encoded = f"P2 2 1 1000 {sample} 3\n".encode()
+    with pytest.raises(InputError, match=r"^x: .*it has samples outside 0 to 1000, its own larg"):
+        decode(encoded, "x")

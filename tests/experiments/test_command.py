@@ -1,8 +1,12 @@
 """What all commands do with errors."""
 
+import dataclasses
 import errno
+import importlib
 import io
+import math
 import os
+import subprocess
 import sys
 import types
 
@@ -11,9 +15,11 @@ from rich.console import Console
 
 from arcface_jax.commands.command import (
     check_new_file,
+    check_numbers,
     make_folder,
     new_console,
     progress_bar,
+    read_options,
     run_command,
     say,
     table_of,
@@ -48,6 +54,87 @@ def test_a_missing_input_is_not_told_to_lie_elsewhere(type_command, tmp_path):
     status, _, err = type_command(lambda: (tmp_path / "absent").read_text())
     assert status == 2
     assert err == f"error: {tmp_path / 'absent'}: No such file or directory; check the path\n"
+
+
+def test_warnings_of_libraries_are_not_shown():
+    """In a process of its own: here they are errors. A person who asks Python for them has them."""
+    program = (
+        "import warnings; from arcface_jax.commands.command import run_command\n"
+        "run_command(lambda: warnings.warn('Corrupt EXIF data', UserWarning))"
+    )
+    for options, shown in (([], False), (["-W", "default"], True)):
+        call = [sys.executable, *options, "-c", program]
+        done = subprocess.run(call, capture_output=True, text=True, check=True)
+        assert ("Corrupt EXIF data" in done.stderr) == shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    rate: float = 0.1
+    clip: float = math.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    threshold: float | None = None
+    count: int = 1
+    wanted: tuple[float, ...] = (0.1,)
+    inner: Inner = Inner()
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("--threshold nan", "--threshold is nan; pass a finite number"),
+        ("--threshold inf", "--threshold is inf; pass a finite number"),
+        ("--threshold=-inf", "--threshold is -inf; pass a finite number"),
+        ("--wanted 0.1 nan", "--wanted is nan; pass a finite number"),
+        ("--inner.rate nan", "--inner.rate is nan; pass a finite number"),
+        ("--inner.clip nan", "--inner.clip is nan; pass a finite number"),
+        ("--threshold 1e300 --count 3 --inner.clip inf", None),
+    ],
+)
+def test_no_option_is_nan_or_infinite(typed, said):
+    if said is None:
+        read_options(Options, "train", "", typed.split())
+        return
+    with pytest.raises(InputError) as error:
+        read_options(Options, "train", "", typed.split())
+    assert str(error.value) == said
+
+
+def test_options_have_ranges():
+    check_numbers(Options(0.5), threshold=(-1.0, 1.0), count=(1, math.inf))
+    check_numbers(Options(), threshold=(-1.0, 1.0))
+    with pytest.raises(InputError, match=r"^--threshold is 3; pass a number in \[-1, 1\]$"):
+        check_numbers(Options(3.0), threshold=(-1.0, 1.0))
+    with pytest.raises(InputError, match=r"^--count is 0; pass a finite number not below 1$"):
+        check_numbers(Options(count=0), count=(1, math.inf))
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "said"),
+    [
+        ("identify", "name m g p --threshold nan", "--threshold is nan"),
+        ("identify", "verify m a b --threshold 3", r"--threshold is 3; pass a number in \[-1, 1\]"),
+        ("identify", "search g p o.csv --candidates 0", "--candidates is 0"),
+        ("embed", "m s o.npy --batch-size 0", "--batch-size is 0"),
+        ("evaluate", "--fars 0.1 2", "--fars is 2"),
+        ("evaluate_ijb", "--features f --meta m --replicates -1", "--replicates is -1"),
+        ("toy", "--quantile 2", "--quantile is 2"),
+        ("invert", "--learning-rate -1", "--learning-rate is -1"),
+        ("plan", "1000 --rate nan", "--rate is nan"),
+        ("convert", "s d --image-size 0", "--image-size is 0"),
+        ("neighbours", "--far nan", "--far is nan"),
+        ("train", "--loss.margin nan", "--loss.margin is nan"),
+    ],
+)
+def test_no_command_takes_a_number_out_of_range(name, typed, said, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *typed.split()])
+    with pytest.raises(InputError, match=f"^{said}"):
+        importlib.import_module(f"experiments.{name}").main()
+    assert not list(tmp_path.iterdir())
 
 
 def test_threads_that_a_damaged_checkpoint_leaves_behind_are_not_heard(monkeypatch):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import os
 import sys
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tyro
+from rich.console import Console
 
 from arcface_jax.commands import photos
 from arcface_jax.commands.evaluation_inputs import read_embeddings
@@ -20,6 +22,7 @@ from arcface_jax.data.aligned_crop import TEMPLATE
 from arcface_jax.data.decode import resize
 from arcface_jax.data.detect import Detection
 from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.torch import import_torch
@@ -99,7 +102,7 @@ def test_an_image_that_cannot_be_decoded_stops_or_is_left_out(
     status, out, _ = type_command(*arguments, "--unreadable", "skip")
     assert status == 0
     assert "Going on after 12 images" in out  # what was done when it stopped is not done again
-    assert "p3/3.png: no face found, or unreadable" in out
+    assert "p3/3.png: unreadable" in out
     assert len(read_gallery(tmp_path / "e.npz").names) == 15
 
 
@@ -244,10 +247,12 @@ def test_photos_without_a_face_are_left_out(
     assert [
         line.rpartition("crowd/")[2] for line in out.splitlines() if line.startswith("left out")
     ] == [
-        "p0/0.png: no face found, or unreadable",
-        "p1/1.png: no face found, or unreadable",
+        "p0/0.png: no face found",
+        "p1/1.png: no face found",
     ]
+    assert "Images left out: 2 of 16.\n" in out
     gallery = read_gallery(tmp_path / name)
+    assert gallery.faces == ("--detect --face middle" if name == "e.npz" else None)
     assert [place.rpartition("crowd/")[2] for place in gallery.places[:5]] == [
         "p0/1.png", "p0/2.png", "p0/3.png", "p1/0.png", "p1/2.png"
     ]  # fmt: skip
@@ -316,7 +321,29 @@ def test_no_face_at_all_is_an_error(type_command, small_checkpoint, crowd, tmp_p
     )
     status, _, err = type_command(main, small_checkpoint, crowd, tmp_path / "e.npz", "--detect")
     assert status == 2
-    assert "none of the 16 photos can be decoded" in err
+    assert "none of the 16 photos is left; each is left out (no face found)" in err
+
+
+def test_people_who_lose_all_images_are_named():
+    """As embed and convert say them."""
+    source = SyntheticFaces(12, 2, image_size=32)
+    for kept, said in (
+        (np.arange(24), ""),
+        (np.arange(1, 24), "Images left out: 1 of 24.\n"),
+        (
+            np.arange(3, 24),
+            f"Images left out: 3 of 24; people without any image left: 1 "
+            f"({source.identity_names[0]}).\n",
+        ),
+        (
+            np.array([5]),
+            "Images left out: 23 of 24; people without any image left: 11 "
+            f"({', '.join(n for i, n in enumerate(source.identity_names[:11]) if i != 2)}, …).\n",
+        ),
+    ):
+        console = Console(file=io.StringIO(), width=1000)
+        photos.say_left_out(console, source, kept)
+        assert console.file.getvalue() == said
 
 
 def test_another_recipe_begins_anew(type_command, small_checkpoint, crowd, tmp_path, expected):
@@ -336,8 +363,8 @@ def test_another_recipe_begins_anew(type_command, small_checkpoint, crowd, tmp_p
         (["small.pth", "crowd", "e.txt"], "e.txt: give a file that ends with"),
         (["small.pth", "crowd", "no/e.npy"], "its folder does not exist"),
         (["small.pth", "absent", "e.npy"], "absent"),
-        (["small.pth", "crowd", "e.npy", "--batch-size", "0"], "batch_size: 0"),
-        (["small.pth", "crowd", "e.npy", "--threads", "0"], "--threads: 0"),
+        (["small.pth", "crowd", "e.npy", "--batch-size", "0"], "--batch-size is 0"),
+        (["small.pth", "crowd", "e.npy", "--threads", "0"], "--threads is 0"),
     ],
 )
 def test_bad_input_is_one_line(

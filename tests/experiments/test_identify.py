@@ -1,6 +1,9 @@
 """The identify command, as a person types it."""
 
 import csv
+import dataclasses
+import io
+import pathlib
 import shutil
 import sys
 
@@ -9,8 +12,16 @@ import pytest
 import skimage.data
 import tyro
 from PIL import Image
+from rich.console import Console
 
-from arcface_jax.commands.gallery import embed_patterns, find_candidates, read_gallery
+from arcface_jax.commands.gallery import (
+    Gallery,
+    embed_patterns,
+    find_candidates,
+    how_cut,
+    read_gallery,
+    warn_of_other_cut,
+)
 from arcface_jax.commands.models import open_embedder
 from arcface_jax.commands.photos import Cropper
 from arcface_jax.errors import InputError
@@ -124,6 +135,25 @@ def test_patterns_know_a_model_again_with_and_without_the_mirror_image(small_che
     np.testing.assert_allclose(np.linalg.norm(once, axis=1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(once, both, atol=1e-5)
     assert np.max(once @ once.T - np.eye(4)) < 0.999  # four different patterns
+
+
+def test_photos_cut_otherwise_than_the_gallery_are_said():
+    gallery = Gallery(np.eye(2), np.array(["a", "b"]), np.array(["a", "b"]))
+    cuts = (how_cut(False, "middle"), how_cut(True, "middle"), how_cut(True, "largest"))
+    for enrolled in (None, *cuts):
+        for asked in (None, *cuts):
+            console = Console(file=io.StringIO(), width=1000)
+            one = dataclasses.replace(gallery, faces=enrolled)
+            warn_of_other_cut(console, one, pathlib.Path("g.npz"), asked)
+            said = console.file.getvalue()
+            assert bool(said) == (None not in (enrolled, asked) and enrolled != asked)
+            if said:
+                assert said.startswith(f"warning: g.npz was made with {enrolled}, and these photos")
+                assert f"are taken with {asked}:" in said
+
+
+def test_a_gallery_tells_how_its_photos_were_cut(enrolled):
+    assert read_gallery(enrolled).faces == "no --detect"
 
 
 def test_search_names_a_file_of_embeddings(

@@ -1,6 +1,7 @@
 """Which arrays of a checkpoint are the network and which the classifier, and what is refused."""
 
 import pickle
+import warnings
 import zipfile
 
 import numpy as np
@@ -60,14 +61,108 @@ def test_a_part_that_is_missing_is_named(tmp_path, backbone):
         read_class_weights(paths[:10], 6)
     paths.pop(4).unlink()
     for given in (paths, paths[0]):
-        with pytest.raises(InputError, match=r"gpu_0.pt: of the parts up to number 10, 4 is miss"):
+        with pytest.raises(InputError, match=r"gpu_0.pt: of the parts 0 to 10, 4 is missing"):
             read_class_weights(given, 6)
     model = import_torch(paths[0])
     assert model.class_weights is None
     assert model.source == (
         "checkpoint_gpu_0.pt (arcface_torch, without its classifier: checkpoint_gpu_0.pt: of the "
-        "parts up to number 10, 4 is missing; give all parts of the classes, each once)"
+        "parts 0 to 10, 4 is missing; give all parts of the classes, each once)"
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ["checkpoint_gpu_1.pt"],
+            "0 to 1, 0 is missing; .*, or rename the file if it is the whole",
+        ),
+        (["rank_1.pt", "rank_2.pt"], "of the parts 0 to 2, 0 is missing"),
+        (["gpu2.pt", "gpu1.pt"], "of the parts 0 to 2, 0 is missing"),
+        (["part-1.pt"], "of the parts 0 to 1, 0 is missing"),
+        (["8gpu_rank_3.pt"], "of the parts 0 to 3, 0, 1, 2 are missing"),
+        (["gpu8_rank_1.pt"], "of the parts 0 to 1, 0 is missing"),
+        (["softmax-00001-of-00003.pt"], "of the parts 1 to 3, 2, 3 are missing"),
+        (["softmax-00001-of-00003.pt", "softmax-00002-of-00003.pt"], "1 to 3, 3 is missing"),
+        (["softmax-00002-of-00003.pt", "softmax-00003-of-00003.pt"], "1 to 3, 1 is missing"),
+        (["s_0_of_3.pt", "s_1_of_3.pt"], "of the parts 0 to 2, 2 is missing"),
+        (["split_2of3.pt"], "of the parts 1 to 3, 1, 3 are missing"),
+        (["rank_0_of_2.pt"], "of the parts 0 to 1, 1 is missing"),
+        (["s_4_of_3.pt", "s_1_of_3.pt"], "s_4_of_3.pt: is no part of 3, by its name"),
+        (["s_1_of_2.pt", "s_2_of_3.pt"], "the names tell of 2 and of 3 parts"),
+        (["rank_0.pt", "rank_00.pt", "rank_1.pt"], "rank_00?.pt and rank_00?.pt are both part 0"),
+        (["rank_900000000.pt"], "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 999991 more are missing"),
+    ],
+)
+@pytest.mark.parametrize("all_given", [True, False])
+def test_parts_are_whole_by_their_names(tmp_path, names, said, all_given):
+    paths = [write(tmp_path / name, CLASSES[:2].clone()) for name in names]
+    if len({len(name) for name in names}) > 1 or "1_of_2" in names[0]:
+        all_given = True  # one file stands for those whose names differ in the number alone
+    with pytest.raises(InputError, match=said) as error:
+        read_class_weights(paths if all_given else paths[0], 6)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["rank_0.pt"],
+        ["a.pt", "b.pt"],
+        ["r50.pt"],
+        ["part_1.pt", "part_2.pt"],
+        ["b/rank_0.pt", "a/rank_1.pt"],
+        ["rank_0/head.pt", "rank_1/head.pt"],
+        ["softmax-00001-of-00002.pt", "softmax-00002-of-00002.pt"],
+        ["softmax-00000-of-00002.pt", "softmax-00001-of-00002.pt"],
+    ],
+)
+def test_whole_parts_are_read(tmp_path, names):
+    for row, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, CLASSES[row : row + 1].clone())
+    paths = [tmp_path / name for name in names]
+    np.testing.assert_array_equal(read_class_weights(paths, 6), CLASSES[: len(names)])
+
+
+def test_a_checkpoint_of_a_later_process_alone_has_no_classifier(tmp_path, backbone):
+    path = write_shards(tmp_path, backbone)[1]
+    for rank in (0, *range(2, 11)):
+        (tmp_path / f"checkpoint_gpu_{rank}.pt").unlink()
+    model = import_torch(path)
+    assert model.class_weights is None
+    assert "of the parts 0 to 1, 0 is missing" in model.source
+
+
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        (lambda w: {"net": w, "classifier": CLASSES}, "classifier (11×6, float32) could be it"),
+        (lambda w: (w, CLASSES), "1 (11×6, float32) could be it"),
+        (lambda w: {"net": w, "margin": {"W": CLASSES.T}}, "margin.W (6×11, float32) could be it"),
+        (lambda w: {"net": w, "fc.weight": CLASSES.char()}, "fc.weight (11×6, int8) could be it"),
+        (
+            lambda w: {"net": w, "fc.weight": CLASSES.reshape(11, 1, 6)},
+            "fc.weight (11×1×6, float32) could be it",
+        ),
+        (
+            lambda w: {"net": w, "a": CLASSES, "b": CLASSES},
+            "a (11×6, float32), b (11×6, float32) could all be it",
+        ),
+    ],
+)
+def test_what_may_be_a_classifier_is_not_lost_silently(tmp_path, backbone, wrap, said):
+    model = import_torch(write(tmp_path / "model.pt", wrap(backbone)))
+    assert model.class_weights is None
+    assert model.source == f"model.pt (arcface_torch, without a classifier: {said})"
+
+
+def test_an_optimiser_and_another_network_are_no_classifier(tmp_path, backbone):
+    state = {"state": {0: {"momentum_buffer": CLASSES}}, "param_groups": [{}]}
+    teacher = {"conv": torch.zeros(6, 3, 3, 3), "fc.weight": CLASSES}
+    path = write(tmp_path / "model.pt", {"net": backbone, "optimiser": state, "teacher": teacher})
+    assert import_torch(path).source == "model.pt (arcface_torch)"
 
 
 def test_parts_of_two_trainings_are_not_joined(tmp_path):
@@ -220,6 +315,52 @@ def test_safetensors_of_other_types(tmp_path, name):
     save({"weight": CLASSES.to(torch.float8_e4m3fn)}, tmp_path / name)
     with pytest.raises(InputError, match=f"{name}: weight is stored as F8_E4M3"):
         read_class_weights(tmp_path / name, 6)
+
+
+@pytest.mark.parametrize("key", ["conv1.weight", "bn1.bias"])
+def test_weights_beyond_float32_are_refused_without_a_warning(tmp_path, backbone, key):
+    """Warnings are errors here."""
+    large = torch.full_like(backbone[key], 1e300, dtype=torch.float64)
+    path = write(tmp_path / "large.pt", {**backbone, key: large})
+    with pytest.raises(InputError, match=rf"large.pt: weights that are NaN, infinite .*: {key}"):
+        import_torch(path)
+    head = torch.full_like(CLASSES, 1e300, dtype=torch.float64)
+    with pytest.raises(InputError, match=r"head.pt: weights that are NaN, .*: weight \(66"):
+        read_class_weights(write(tmp_path / "head.pt", {"weight": head}), 6)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: CLASSES.to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (lambda: CLASSES.to(torch.uint16), "uint16"),
+        (lambda: CLASSES.to(torch.complex64), "complexfloat"),
+        (lambda: CLASSES.to_sparse(), "a sparse tensor"),
+        (lambda: torch.quantize_per_tensor(CLASSES, 0.1, 0, torch.qint8), "a quantised tensor"),
+    ],
+)
+def test_a_tensor_of_another_type_is_named(tmp_path, made, said, zipped):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        content = {"epoch": 1, "head": {"weight": made()}}
+        path = tmp_path / "head.pt"
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match=f"head.pt: weight is stored as {said}, which is not read"):
+        read_class_weights(path, 6)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_is_cut_is_no_text(tmp_path, zipped):
+    path = tmp_path / "head.pt"
+    torch.save({"weight": CLASSES}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for share in (0.3, 0.5, 0.9):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(InputError, match=r"head\.pt: is ") as error:
+            read_class_weights(path, 6)
+        assert "UTF-8" not in str(error.value)
+        assert not zipped or "is cut short" in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", bytes(7) + b"\x7f{}", b"\x09" + bytes(7) + b"{"])

@@ -10,6 +10,8 @@ import pytest
 from arcface_jax.losses import ArcFace, expected_initial_loss
 from arcface_jax.losses.untrained import first_loss_tolerance, mean_log_sum, random_cosines
 from arcface_jax.margins import arcface, cosface
+from arcface_jax.training.config import Config, DataConfig, ModelConfig, RunConfig
+from arcface_jax.training.program import create_program
 
 MARGIN = 0.5
 
@@ -73,6 +75,27 @@ def test_no_random_batch_is_a_surprise(scale, shift):
             batch = (16, 64)[seed % 2]
             seen = first_loss(random, classes, scale, dim, batch, shift)
             assert abs(seen - expected) < first_loss_tolerance(expected, scale, dim, batch)
+
+
+@pytest.mark.parametrize("people", [1, 2, 8])
+def test_no_batch_of_few_people_is_a_surprise(people):
+    """Whose images are alike to the last, and of no margin: then little is expected."""
+    random = np.random.default_rng(2)
+    config = Config(
+        model=ModelConfig(embedding_size=128),
+        loss=ArcFace(scale=64.0, margin=0.0),
+        data=DataConfig(sampler="balanced", images_each=128 // people),
+        run=RunConfig(batch_size=128, devices=1),
+    )
+    program = create_program(config, 20)
+    expected = expected_initial_loss(20, 0.0, 64.0, 128)
+    for _ in range(200):
+        embeddings = unit(random.normal(size=(people, 128)))
+        logits = 64.0 * embeddings @ unit(random.normal(size=(20, 128))).T
+        own = logits[np.arange(people), random.permutation(20)[:people]]
+        largest = logits.max(axis=1)
+        losses = largest + np.log(np.exp(logits - largest[:, None]).sum(axis=1)) - own
+        assert program.may_start_with(float(losses.mean()), expected)
 
 
 @pytest.mark.parametrize("classes", [100, 10**6])
