@@ -72,7 +72,7 @@ def faulty(clean, tmp_path_factory):
 
 def check(monkeypatch, folder, root, *against, model=None, verify=()):
     """(status, what it printed, the lines of the CSV file)."""
-    monkeypatch.setattr(data_check, "prepare", lambda config: None)
+    monkeypatch.setattr(data_check, "prepare", lambda config, begin: None)
     monkeypatch.setattr(data_check, "cost_in_words", lambda config, setup: "the cost")
     data = DataConfig(source="folder", root=str(root), image_size=32, verify=verify)
     out = io.StringIO()

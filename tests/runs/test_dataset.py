@@ -105,11 +105,12 @@ def test_sets_that_cannot_be_are_named(bin_set, tmp_path):
 
 
 def test_a_list_of_one_fold_is_named(tmp_path):
-    person = tmp_path / "faces" / "Bo"
-    person.mkdir(parents=True)
-    for number in (1, 2):
-        Image.new("RGB", (16, 16)).save(person / f"Bo_000{number}.png")
-    (tmp_path / "pairs.txt").write_text("1\nBo 1 2\nBo 1 Bo 2\n")
+    for name in ("Bo", "Al"):
+        person = tmp_path / "faces" / name
+        person.mkdir(parents=True)
+        for number in (1, 2):
+            Image.new("RGB", (16, 16)).save(person / f"{name}_000{number}.png")
+    (tmp_path / "pairs.txt").write_text("1\nBo 1 2\nBo 1 Al 2\n")
     listed = f"{tmp_path / 'faces'}+{tmp_path / 'pairs.txt'}"
     with pytest.raises(InputError, match=r"data\.verify .*pairs\.txt: the list is one fold"):
         load_data(dataclasses.replace(DATA, test_fraction=0.0, verify=(listed,)), 0)
