@@ -315,7 +315,7 @@ def _read_findings(file: pathlib.Path, origin: str, names: Sequence[str]) -> lis
         if cells[:1] != names[index : index + 1] or len(cells) != len(_HEADING):
             raise InputError(
                 f"{file} line {index + 3}: is not of photograph {index + 1}, "
-                f"{printable(str((*names[index:], 'which there is not')[0]))}; remove the file"
+                f"{(*names[index:], 'which there is not')[0]}; remove the file"
             )
         points = [number(cell) for cell in cells[1:11]] if any(cells[1:11]) else []
         score, faces = number(cells[11]), number(cells[12])

@@ -71,7 +71,7 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         name = same_name(listed_path(name))
         if name in first and not np.array_equal(landmarks[name], points, equal_nan=True):
             raise InputError(
-                f"{where}: {printable(name)} has other landmarks in {first[name]}; give it one line"
+                f"{where}: {name} has other landmarks in {first[name]}; give it one line"
             )
         landmarks[name], first[name] = points, where
     return landmarks
@@ -82,9 +82,7 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
     if pathlib.Path(path).suffix.lower() == ".lst":
         for line in read_lst(path):
             if line.landmarks is None:
-                raise InputError(
-                    f"{line.where}: {printable(line.path)} has no landmarks (17 columns are due)"
-                )
+                raise InputError(f"{line.where}: {line.path} has no landmarks (17 columns are due)")
             yield line.where, line.path, line.landmarks
         return
     announced, rows = None, 0
@@ -136,7 +134,7 @@ def _places(names: list[str], where: str) -> list[int]:
         key = _coordinate(name)
         if key is not None and key in found:
             raise InputError(
-                f"{where}: the columns {printable(names[found[key]])} and {printable(name)} are "
+                f"{where}: the columns {names[found[key]]} and {name} are "
                 "the same coordinate; rename or remove one"
             )
         if key is not None:
@@ -237,14 +235,13 @@ def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarr
             points = landmarks[stem]
             if of_stem[stem] > 1:
                 raise InputError(
-                    f"landmarks: the source has more than one image {printable(stem)}, such as "
-                    f"{printable(path)}; list them with their extensions"
+                    f"landmarks: the source has more than one image {stem}, such as "
+                    f"{path}; list them with their extensions"
                 )
         found.append(points)
     missing = [path for path, points in zip(paths, found, strict=True) if points is None]
     if missing:
         raise InputError(
-            f"landmarks: {len(missing)} of {len(paths)} images have none, the first is "
-            f"{printable(missing[0])}"
+            f"landmarks: {len(missing)} of {len(paths)} images have none, the first is {missing[0]}"
         )
     return np.stack([points for points in found if points is not None])

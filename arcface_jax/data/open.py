@@ -19,7 +19,7 @@ from arcface_jax.data.sources.parquet import ParquetSource
 from arcface_jax.data.sources.recordio import RecordIOSource
 from arcface_jax.data.sources.tar import TarSource
 from arcface_jax.data.text import read_rows
-from arcface_jax.errors import InputError, concerning, printable
+from arcface_jax.errors import InputError, concerning
 
 _KINDS = (
     "a folder or zip file of identity/image.jpg, train.rec (or its folder), a list (.csv, .tsv, "
@@ -121,7 +121,7 @@ def _open_folder(place: pathlib.Path, split: str | None) -> EncodedSource:
         return _and_else(RecordIOSource(place / records[0]), place, _of_records(records[0]))
     if records:
         raise InputError(
-            f"{place}: holds {len(records)} record files, such as {printable(records[0])}; give "
+            f"{place}: holds {len(records)} record files, such as {records[0]}; give "
             "the path of one"
         )
     raise reasons[0]

@@ -290,7 +290,7 @@ def _finder(
         if not found:
             raise InputError(f"{where}: the source has no {kind} {printable(listed)!r}")
         if len(found) > 1:
-            raise InputError(f"{where}: the source has more than one {kind} {printable(name)}")
+            raise InputError(f"{where}: the source has more than one {kind} {name}")
         return found[0]
 
     return find

@@ -106,7 +106,7 @@ def import_onnx(path: str | os.PathLike[str]) -> TrainedModel:
     try:
         return _model(proto, path)
     except InputError as error:  # with names that a stranger gave
-        raise InputError(f"{path}: {printable(str(error))}") from error
+        raise InputError(f"{path}: {error}") from error
     except Exception as error:  # whatever a graph lacks that the format asks for
         raise InputError(
             f"{path}: its graph is incomplete or damaged ({reason(error)}); export it anew"
@@ -146,17 +146,17 @@ def _constants(graph: Any, folder: pathlib.Path) -> dict[str, np.ndarray]:
         file = (folder / place).resolve()
         # The name comes from a stranger and may lead anywhere.
         if not file.is_relative_to(folder.resolve()) or not place:
-            raise InputError(f"{name}: its weights are in {printable(place)}, outside its folder")
+            raise InputError(f"{name}: its weights are in {place}, outside its folder")
         if not file.is_file():
             raise InputError(
-                f"{name}: its weights are in {printable(place)}, which is missing beside it; copy "
+                f"{name}: its weights are in {place}, which is missing beside it; copy "
                 "that file as well"
             )
         try:
             onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
         except Exception as error:  # ValueError, or the package's own check of the place
             raise InputError(
-                f"{name}: its weights in {printable(place)} cannot be read ({reason(error)})"
+                f"{name}: its weights in {place} cannot be read ({reason(error)})"
             ) from error
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
@@ -212,7 +212,7 @@ def _layers(graph: Any, constants: dict[str, np.ndarray]) -> "list[_Layer]":
 def _refuse(nodes: Iterable[Any]) -> None:
     for node in nodes:
         raise InputError(
-            f"node {printable(node.name or node.output[0])} ({node.op_type}) is in no network "
+            f"node {node.name or node.output[0]} ({node.op_type}) is in no network "
             "here; export the network up to its embedding, without what is computed from that"
         )
 

@@ -106,7 +106,7 @@ def _section(path: pathlib.Path, name: str, factory: Any, values: Any) -> Any:
         there = set(values) - known if isinstance(values, dict) else [json.dumps(values)[:80]]
         raise InputError(
             f"configuration {path}: section {name} has unknown content "
-            f"{printable(', '.join(sorted(there)))}; known: {', '.join(sorted(known))}"
+            f"{', '.join(sorted(there))}; known: {', '.join(sorted(known))}"
         )
     hints = get_type_hints(factory)
     values = {field: _from_json(value, hints[field]) for field, value in values.items()}

@@ -101,7 +101,7 @@ class ListSource(TreeSource):
             if self.labels[earlier] != self.labels[index]:
                 names = [self.identity_names[self.labels[each]] for each in (earlier, index)]
                 raise InputError(
-                    f"{entries[index].where}: {printable(image)} is of {printable(names[1])!r} "
+                    f"{entries[index].where}: {image} is of {printable(names[1])!r} "
                     f"here and of {printable(names[0])!r} before; give it one identity"
                 )
         if len(first) < len(self._paths):
@@ -364,7 +364,7 @@ def _check_start(tree: FileTree, entries: Sequence[_Entry], paths: Sequence[str]
         )
     if not there:
         raise InputError(
-            f"{where}: {printable(tree.where(paths[0]))} is not there, nor are the "
+            f"{where}: {tree.where(paths[0])} is not there, nor are the "
             "next; give the root of the paths (--list-root; of a run: --data.list-root)"
         )
 
@@ -377,7 +377,7 @@ def _check_words(tree: FileTree, entries: Sequence[_Entry], paths: Sequence[str]
             raise _names_again(entry.where, [entry.image, entry.identity])
         if not _is_unicode(path) and not tree.start(path):
             raise InputError(
-                f"{entry.where}: {printable(tree.where(path))} is not there, and the line's text "
+                f"{entry.where}: {tree.where(path)} is not there, and the line's text "
                 "is not UTF-8; save the list as UTF-8"
             )
 

@@ -249,8 +249,7 @@ def _identity(cell: Any, class_names: list[str] | None, where: str) -> str:
         raise InputError(f"{where}: no identity; give each image one, a whole number or text")
     if isinstance(cell, bool) or not isinstance(cell, int | float | str):
         raise InputError(
-            f"{where}: its identity is no whole number or text, but {printable(str(cell))}; give "
-            "another column"
+            f"{where}: its identity is no whole number or text, but {cell!s}; give another column"
         )
     if isinstance(cell, float) and not math.isfinite(cell):
         raise InputError(f"{where}: no identity, but {cell}; give each image one")

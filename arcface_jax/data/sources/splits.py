@@ -130,15 +130,13 @@ def _check_totals(root: pathlib.Path, files: Sequence[str]) -> None:
             there = numbers[before, total, after]
             if int(number) in there:
                 raise InputError(
-                    f"{root}: {printable(there[int(number)])} and {printable(file)} are both "
-                    f"number {number}; remove one"
+                    f"{root}: {there[int(number)]} and {file} are both number {number}; remove one"
                 )
             there[int(number)] = file
             other, its = totals.setdefault((before, after), (total, file))
             if other != total:
                 raise InputError(
-                    f"{root}: {printable(its)} and {printable(file)} are of two numberings; "
-                    "remove the files of one"
+                    f"{root}: {its} and {file} are of two numberings; remove the files of one"
                 )
     for (before, total, after), there in numbers.items():
         due = int(total)
@@ -149,10 +147,9 @@ def _check_totals(root: pathlib.Path, files: Sequence[str]) -> None:
         width = len(total)
         name = f"{before}{missing:0{width}d}-of-{total}{after}"
         if missing - first >= due:
-            raise InputError(f"{root}: {printable(there[max(there)])} is beyond its own total")
+            raise InputError(f"{root}: {there[max(there)]} is beyond its own total")
         raise InputError(
-            f"{root}: {len(there)} of {due} files are there; {printable(name)} is missing; fetch "
-            "what lacks"
+            f"{root}: {len(there)} of {due} files are there; {name} is missing; fetch what lacks"
         )
 
 
@@ -171,7 +168,7 @@ def _check_configurations(root: pathlib.Path, files: Sequence[str]) -> None:
             shown = sorted({*places})
             raise InputError(
                 f"{root}: holds sets of their own in the folders "
-                f"{printable(', '.join(each or '.' for each in shown))}; give one of them, as "
+                f"{', '.join(each or '.' for each in shown)}; give one of them, as "
                 f"{root / (shown[0] or shown[1])}"
             )
 

@@ -186,15 +186,13 @@ def _index(path: str) -> _Index:
                     noted[PIPES].append(name)
                 elif member.sparse is not None:
                     raise InputError(
-                        f"{path}: member {printable(name)} is stored with holes; pack it without "
-                        "--sparse"
+                        f"{path}: member {name} is stored with holes; pack it without --sparse"
                     )
                 elif 0 <= member.size <= length - member.offset_data:
                     members[name] = member.offset_data, member.size
                 else:
                     raise InputError(
-                        f"{path}: member {printable(name)} is longer than the archive; it "
-                        "is cut off"
+                        f"{path}: member {name} is longer than the archive; it is cut off"
                     )
             if _check_end(file, archive.offset, path, last) > _RECORD + 2 * tarfile.BLOCKSIZE:
                 noted[_PADDED].append("")
@@ -226,13 +224,10 @@ def _index(path: str) -> _Index:
         ) from None
     for name in images:
         if members[name][1] > MAX_FILE_BYTES:
-            raise InputError(
-                f"{path}: image {printable(name)} of {members[name][1]} bytes; remove it"
-            )
+            raise InputError(f"{path}: image {name} of {members[name][1]} bytes; remove it")
     if identities and noted[REPLACED]:
         raise InputError(
-            f"{path}: member {printable(noted[REPLACED][0])} comes twice; number the samples "
-            "through"
+            f"{path}: member {noted[REPLACED][0]} comes twice; number the samples through"
         )
     if others:
         noted[NO_IMAGE] = others
@@ -302,7 +297,7 @@ def _identities(path: str, archive: _Index, named: bool) -> list[str]:
                 if named
                 else f"put the image in a folder of its identity, or write that into {remedy}"
             )
-            raise InputError(f"{path}:{printable(name)}: no identity; {remedy}")
+            raise InputError(f"{path}:{name}: no identity; {remedy}")
     return list(found.values())
 
 
