@@ -43,9 +43,8 @@ def encoding_of(path: str | os.PathLike[str], kind: str = "list") -> str:
     """
     with readable(os.fspath(path), kind), open(path, "rb") as file:
         start = file.read(4096)
-    for mark, name in _BYTE_ORDER_MARKS:
-        if start.startswith(mark):
-            return name
+    if name := _marked(start):
+        return name
     zeros = start[0::2].count(0), start[1::2].count(0)
     if max(zeros) > len(start) / 4 and min(zeros) == 0:
         return "utf-16-be" if zeros[0] else "utf-16-le"
@@ -184,19 +183,32 @@ def identity_of(cell: str, where: str) -> str:
         )
     if number(cell) is None or cell.isdecimal():
         return cell
+    return str(label_of(cell, where))
+
+
+def label_of(cell: str, where: str) -> int:
+    """The label that a cell holds, a whole number from 0.
+
+    Raises:
+      InputError: it holds something else; `where` is what the message calls the cell.
+    """
     value = count(cell)
     if value is None:
         raise InputError(f"{where}: label {printable(cell[:80])!r}; a whole number from 0 is due")
-    return str(value)
+    return value
 
 
 def decoded(content: bytes) -> str | None:
     """The text in a file's content, by its byte-order mark, or else UTF-8; None if it is none."""
-    marks = ((mark, name) for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark))
     try:
-        return content.decode(next(marks, (b"", "utf-8"))[1])
+        return content.decode(_marked(content) or "utf-8")
     except UnicodeError:
         return None
+
+
+def _marked(content: bytes) -> str | None:
+    """Python's name of the encoding whose byte-order mark comes first; None without one."""
+    return next((name for mark, name in _BYTE_ORDER_MARKS if content.startswith(mark)), None)
 
 
 def same_name(path: str) -> str:

@@ -18,6 +18,7 @@ from arcface_jax.data.text import (
     heading,
     identity_of,
     is_heading,
+    label_of,
     listed_path,
     names_image,
     number,
@@ -166,7 +167,7 @@ def _im2rec_line(columns: list[str], where: str) -> ListLine:
     key = count(columns[0])
     if len(columns) < 3 or key is None:
         raise InputError(f"{where}: {_shown(columns)}; key, label and path are due")
-    return ListLine(where, columns[-1], _label(columns[1], where), key, None)
+    return ListLine(where, columns[-1], label_of(columns[1], where), key, None)
 
 
 def _insightface_line(columns: list[str], where: str) -> ListLine:
@@ -177,20 +178,13 @@ def _insightface_line(columns: list[str], where: str) -> ListLine:
         )
     if columns[0] not in ("0", "1"):
         raise InputError(f"{where}: aligned is {_shown(columns[:1])}; 0 or 1 is due")
-    label, landmarks = _label(columns[2], where), None
+    label, landmarks = label_of(columns[2], where), None
     if len(columns) == 17:
         landmarks = np.array([number(word) for word in columns[7:]], np.float64)
         landmarks = landmarks.reshape(2, 5).T
         if not np.isfinite(landmarks).all():
             raise InputError(f"{where}: {_shown(columns[7:])}; 10 numbers are due")
     return ListLine(where, columns[1], label, None, landmarks)
-
-
-def _label(cell: str, where: str) -> int:
-    value = count(cell)
-    if value is None:
-        raise InputError(f"{where}: label {_shown([cell])}; a whole number from 0 is due")
-    return value
 
 
 def _shown(cells: list[str]) -> str:
