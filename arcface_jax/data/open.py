@@ -1,9 +1,11 @@
 """One way to open whatever faces are stored in."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -96,29 +98,31 @@ def _open_folder(place: pathlib.Path, split: str | None) -> EncodedSource:
         raise InputError(
             f"{place}: saved by Hugging Face's save_to_disk; save it with to_parquet instead"
         )
+    listing = open_tree(place).walk()
+    files = listing.files
     if (place / "train.rec").exists() and split is None:
-        return _and_else(RecordIOSource(place), place, _of_records("train.rec"))
+        return _and_else(RecordIOSource(place), place, _of_records("train.rec"), files)
     if (place / "dataset_info.json").exists():
-        return _and_else(_tfds(str(place), split or "train"), place, _OF_TFDS)
-    files = open_tree(place).walk().files
+        return _and_else(_tfds(str(place), split or "train"), place, _OF_TFDS, files)
     tables, archives, records = (
         [name for name in files if name.lower().endswith(suffix)]
         for suffix in (".parquet", ".tar", ".rec")
     )
     reasons: list[NoImagesError] = []
-    for there, open_kind, opened in (
+    kinds: tuple[tuple[list[str], Callable[..., EncodedSource], str], ...] = (
         (tables, ParquetSource, r".*\.parquet"),
         ([name for name in archives if "/" not in name], TarSource, r".*\.tar"),
-        (files or [""], FolderSource, ""),
+        (files or [""], functools.partial(FolderSource, listing=listing), ""),
         (archives, TarSource, r".*\.tar"),
-    ):
+    )
+    for there, open_kind, opened in kinds:
         try:
             if there:
-                return _and_else(open_kind(place, split=split), place, opened)
+                return _and_else(open_kind(place, split=split), place, opened, files)
         except NoImagesError as error:
             reasons.append(error)
     if len(records) == 1 and split is None:
-        return _and_else(RecordIOSource(place / records[0]), place, _of_records(records[0]))
+        return _and_else(RecordIOSource(place / records[0]), place, _of_records(records[0]), files)
     if records:
         raise InputError(
             f"{place}: holds {len(records)} record files, such as {records[0]}; give "
@@ -136,11 +140,12 @@ def _of_records(name: str) -> str:
     return f"{re.escape(name[:-4])}\\.(rec|idx|lst)|{re.escape(folder + slash)}property"
 
 
-def _and_else(source: EncodedSource, place: pathlib.Path, opened: str) -> EncodedSource:
-    """The source; says what else is in the folder than the files whose names match `opened`."""
+def _and_else(
+    source: EncodedSource, place: pathlib.Path, opened: str, files: Sequence[str]
+) -> EncodedSource:
+    """The source; says which of the folder's files have other names than match `opened`."""
     if isinstance(source, FolderSource):
         return source  # which has said itself what it leaves out
-    files = open_tree(place).walk().files
     left = [name for name in files if not re.fullmatch(opened, name, re.IGNORECASE | re.DOTALL)]
     if left:
         source.remark(

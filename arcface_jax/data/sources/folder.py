@@ -10,7 +10,7 @@ import numpy as np
 from arcface_jax.data.decode import READS_AVIF, suffix_of
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.encoded import number_identities
-from arcface_jax.data.sources.filetree import TreeSource, folders_of, open_tree
+from arcface_jax.data.sources.filetree import Listing, TreeSource, folders_of, open_tree
 from arcface_jax.data.sources.splits import choose_split, splits_of_folders
 from arcface_jax.errors import InputError, printable
 
@@ -25,6 +25,8 @@ _NOT_READ = {".heic", ".heif", ".avif", ".jxl", ".jp2"}
 _PACKED = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".zip"}
 TEXTS = (".txt", ".csv", ".tsv", ".lst", ".json", ".jsonl", ".xml", ".md", ".html", ".cls")
 """File names that are no images, whatever the files hold."""
+NO_IMAGE = "left out as no images"
+HIDDEN = "left out as hidden images"
 
 
 class NoImagesError(InputError):
@@ -52,6 +54,7 @@ class FolderSource(TreeSource):
       extensions: file names that count as images, lower case with the dot, and no other file;
         `EXTENSIONS` if None.
       split: the folder, such as train, whose identities count, of several that the root has.
+      listing: what is below the root, where it was walked before.
 
     Raises:
       NoImagesError: there is no image, or none in a folder.
@@ -64,14 +67,15 @@ class FolderSource(TreeSource):
         root: str | os.PathLike[str],
         extensions: Sequence[str] | None = None,
         split: str | None = None,
+        listing: Listing | None = None,
     ):
         tree = open_tree(root)
-        files, folders, hidden, others = tree.walk()
+        files, folders, hidden, others = listing or tree.walk()
         paths, left_out = sort_out(files, tree.start, extensions)
         place = os.fspath(root)
         if not paths:
             raise NoImagesError(
-                f"{os.fspath(root)}: no image below it (looked for "
+                f"{place}: no image below it (looked for "
                 f"{', '.join(extensions or EXTENSIONS)}; found {in_words(left_out) or 'nothing'})"
             )
         loose = [path for path in paths if "/" not in path]
@@ -99,10 +103,6 @@ class FolderSource(TreeSource):
                     map(tree.where, names),
                 )
         remark_folders(self, place, folders, images, tree.where)
-
-
-NO_IMAGE = "left out as no images"
-HIDDEN = "left out as hidden images"
 
 
 def hidden_images(hidden: Iterable[str]) -> list[str]:
