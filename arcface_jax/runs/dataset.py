@@ -72,14 +72,18 @@ class RunData:
 
     @property
     def emptied(self) -> tuple[str, ...]:
-        """Names of people who are not trained on since none of their images can be decoded."""
-        return self.train.emptied if isinstance(self.train, MemorySource) else ()
+        """Names of people, held out or to train on, none of whose images can be decoded."""
+        return sum((one.emptied for one in self._in_memory), ())
 
     @property
     def skipped(self) -> tuple[str, ...]:
         """A message for each image that was left out because it cannot be decoded."""
-        tested = sum((one.images.skipped for one in self.sets), ())
-        return tested + (self.train.skipped if isinstance(self.train, MemorySource) else ())
+        return sum((one.skipped for one in self._in_memory), ())
+
+    @property
+    def _in_memory(self) -> list[MemorySource]:
+        train = [self.train] if isinstance(self.train, MemorySource) else []
+        return [one.images for one in self.sets] + train
 
 
 def configured_source(config: DataConfig, seed: int) -> FaceSource:
@@ -153,7 +157,7 @@ def load_data(config: DataConfig, seed: int, begin: Begin = unseen) -> RunData:
                 held_out = load_source(
                     test, config.size, on_unreadable=on_unreadable, progress=move
                 )
-            drawn = draw_pairs(held_out.labels, config.pairs, seed, num_folds=NUM_FOLDS)
+            drawn = _drawn_pairs(held_out, config, seed)
         sets.append(VerificationSet(HELD_OUT, held_out, drawn))
     sets += [_load_set(each, config, seed, on_unreadable, begin) for each in config.verify]
     names = [one.name for one in sets]
@@ -166,8 +170,7 @@ def load_data(config: DataConfig, seed: int, begin: Begin = unseen) -> RunData:
             train = load_source(train, config.size, on_unreadable=on_unreadable, progress=move)
         if len(train.identity_names) < 2 and train.emptied:
             raise InputError(
-                f"data.root {config.root}: {len(train.skipped)} images cannot be decoded, and with "
-                f"them {len(train.emptied)} people are left out, which leaves "
+                f"data.root {config.root}: {_lost(train)}, which leaves "
                 f"{len(train.identity_names)} to train on; the first: {train.skipped[0]}"
             )
     left_out = isinstance(train, MemorySource) and train.skipped
@@ -194,8 +197,24 @@ def _load_set(
     if opened.pairs is not None:
         return VerificationSet(opened.name, images, opened.pairs)
     with concerning(f"data.verify {specification}"):
-        drawn = draw_pairs(images.labels, config.pairs, seed, num_folds=NUM_FOLDS)
+        drawn = _drawn_pairs(images, config, seed)
     return VerificationSet(opened.name, images, drawn)
+
+
+def _drawn_pairs(images: MemorySource, config: DataConfig, seed: int) -> Pairs:
+    """Pairs of the images that can be decoded; an error tells of those that cannot be."""
+    try:
+        return draw_pairs(images.labels, config.pairs, seed, num_folds=NUM_FOLDS)
+    except InputError as error:
+        if not images.skipped:
+            raise
+        raise InputError(f"{error}; {_lost(images)}; the first: {images.skipped[0]}") from error
+
+
+def _lost(images: MemorySource) -> str:
+    people = len(images.emptied)
+    with_them = f", and with them {people} people are left out" if people else ""
+    return f"{len(images.skipped)} images cannot be decoded{with_them}"
 
 
 def create_sampler(config: DataConfig, source: FaceSource, batch_size: int, seed: int) -> Sampler:

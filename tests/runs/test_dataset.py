@@ -250,12 +250,29 @@ def test_held_out_pairs_are_of_images_that_can_be_read(people, tmp_path):
     people(f"{held_out[0]}/*", f"{held_out[1]}/0.png")
     data = load_data(config, 0)
     assert data.test.identity_names == held_out[1:]
-    assert data.emptied == ()  # none of those to train on
+    assert data.emptied == (held_out[0],)
     assert len(data.test) == 11
     assert len(data.pairs) == 20
     people(f"{held_out[1]}/*")
-    with pytest.raises(InputError, match=rf"data.root {tmp_path}/people: labels"):
+    lost = r"; 12 images cannot be decoded, and with them 2 people are left out; the first: .*0.png"
+    one_left = rf"data.root {tmp_path}/people: labels: there is one identity only.*{lost}"
+    with pytest.raises(InputError, match=one_left):
         load_data(config, 0)
+
+
+def test_few_pairs_are_put_down_to_images_that_cannot_be_read(people, tmp_path):
+    """Of the people held out, and of a set to verify."""
+    config = folder_of(tmp_path, test_fraction=0.5, verify=(), pairs=20)
+    tested = load_data(config, 0)
+    people(*(f"{name}/[1-5].png" for name in tested.test.identity_names[:2]))
+    people(f"{tested.test.identity_names[2]}/[2-5].png")
+    few = r"num_pairs: 20 wanted in 10 folds.*; 14 images cannot be decoded; the first: "
+    with pytest.raises(InputError, match=few):
+        load_data(config, 0)
+    people(*(f"{name}/*" for name in tested.train.identity_names))
+    verify = folder_of(tmp_path, verify=(str(tmp_path / "people"),), pairs=20)
+    with pytest.raises(InputError, match=r"data.verify .*; 32 images cannot be decoded, and with"):
+        load_data(verify, 0)
 
 
 def test_one_person_left_over_is_refused(people, tmp_path):
