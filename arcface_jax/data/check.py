@@ -1,7 +1,7 @@
 """What to know about a data set before a long run."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -153,7 +153,7 @@ def report(
     """
     labels = np.asarray(source.labels)
     findings = [
-        *_undecodable(found, labels),
+        *_undecodable(found, labels, source.identity_names),
         *(
             Finding(kind, text, tuple(Row(None, file=file) for file in files))
             for text, kind, files in source.noted
@@ -193,12 +193,25 @@ def _has_contrast(found: Scan) -> np.ndarray:
     return found.readable & (found.contrast >= _BLANK)
 
 
-def _undecodable(found: Scan, labels: np.ndarray) -> Iterable[Finding]:
+def _undecodable(found: Scan, labels: np.ndarray, names: Sequence[str]) -> Iterable[Finding]:
     rows = tuple(Row(index, note=found.messages[index]) for index in sorted(found.messages))
     if rows:
-        lost = len(np.setdiff1d(labels, labels[found.readable]))
-        more = f", and {lost} identities have no other" if lost else ""
-        yield Finding("undecodable", f"{len(rows)} images cannot be decoded{more}", rows)
+        yield Finding("undecodable", f"{len(rows)} images cannot be decoded", rows)
+    lost, first, counts = np.unique(
+        np.where(found.readable, -1, labels), return_index=True, return_counts=True
+    )
+    there = np.isin(lost, [-1, *labels[found.readable]])
+    emptied = tuple(
+        Row(int(at), note=f"none of the {count} images of {names[label]} can be decoded")
+        for label, at, count in zip(lost[~there], first[~there], counts[~there], strict=True)
+    )
+    if emptied:
+        yield Finding(
+            "nothing left",
+            f"{len(emptied)} identities have no image that can be decoded, and are left out of a "
+            "run that leaves out such images",
+            emptied,
+        )
 
 
 def _copies(found: Scan, labels: np.ndarray) -> Iterable[Finding]:

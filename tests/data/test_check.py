@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arcface_jax.data.check import check, check_source_labels, report
+from arcface_jax.data.check import Row, check, check_source_labels, report
 from arcface_jax.data.in_memory import MemorySource, load_source
 from arcface_jax.data.scan import (
     eye_distance,
@@ -142,8 +142,28 @@ def test_what_cannot_be_decoded_is_named(tmp_path, write_tree):
     assert [row.note.partition(":")[0] for row in finding.rows] == [
         str(root / name) for name in ("b/0.png", "c/0.png")
     ]
-    assert "2 images cannot be decoded, and 1 identities have no other" in finding.summary
+    assert finding.summary == "2 images cannot be decoded"
+    emptied = found.findings[1]
+    assert emptied.kind == "nothing left"
+    assert emptied.rows == (Row(4, note="none of the 1 images of c can be decoded"),)
     assert rows_of(found)["one image"] == [(3, None)]
+
+
+def test_people_none_of_whose_images_can_be_decoded_are_named(tmp_path, write_tree):
+    root = write_tree(tmp_path / "faces", {"a": 2, "b": 3, "c": 1, "d": 2})
+    for name in ("a/0.png", "a/1.png", "b/0.png", "d/0.png", "d/1.png"):
+        (root / name).write_bytes(b"damaged")
+    (finding,) = (one for one in check(FolderSource(root)).findings if one.kind == "nothing left")
+    assert finding.summary.startswith("2 identities have no image that can be decoded")
+    assert [(row.image, row.note) for row in finding.rows] == [
+        (0, "none of the 2 images of a can be decoded"),
+        (6, "none of the 2 images of d can be decoded"),
+    ]
+    (root / "b/1.png").write_bytes(b"")
+    (root / "b/2.png").write_bytes(b"")
+    (root / "c/0.png").write_bytes(b"")
+    (finding,) = (one for one in check(FolderSource(root)).findings if one.kind == "nothing left")
+    assert [row.image for row in finding.rows] == [0, 2, 5, 6]
 
 
 def test_what_a_source_leaves_out_is_a_finding(tmp_path, write_tree):
