@@ -9,6 +9,7 @@ import numpy as np
 from arcface_jax.data.aligned_crop import TEMPLATE_SIZE
 from arcface_jax.data.decode import height_and_width
 from arcface_jax.data.scan import Scan, eye_distance, near_pairs, scan
+from arcface_jax.data.sixteen_bits import bits_of
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.upright import is_turned
 from arcface_jax.errors import InputError
@@ -165,6 +166,7 @@ def report(
     findings += [
         *_bad_pixels(found),
         *_bad_shapes(found, labels, height_and_width(size)),
+        *_depths(found),
         *_turned(found),
         *_alone(found, labels, len(source.identity_names)),
     ]
@@ -362,6 +364,26 @@ def _bad_shapes(found: Scan, labels: np.ndarray, size: tuple[int, int]) -> Itera
             )
             summary = f"{len(rows)} images of {people} identities are {meaning}"
             yield Finding(kind, summary, rows, measure)
+
+
+def _depths(found: Scan) -> Iterable[Finding]:
+    """Images of more than 8 bits whose file does not say how many, and which were taken for another
+    number than the largest sample of all of them tells.
+    """
+    largest = max(found.unsaid_bits.values(), default=0)
+    bits = next(bits for bits in (8, 10, 12, 14, 16) if largest < 1 << bits)
+    rows = tuple(
+        Row(index, number=sample, note=f"taken for {taken} bits")
+        for index, sample in sorted(found.unsaid_bits.items())
+        if sample and (taken := bits_of(sample)) != bits
+    )
+    if rows:
+        summary = (
+            f"{len(rows)} images do not say how many of their 16 bits count, and come out too dark "
+            f"or too light if it is {bits}, which the samples of all such images fit in; write "
+            "them with 8 bits, or with the number in an sBIT chunk (PNG) or as maxval (PGM)"
+        )
+        yield Finding("unsaid bits", summary, rows, "largest sample")
 
 
 def _turned(found: Scan) -> Iterable[Finding]:

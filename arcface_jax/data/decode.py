@@ -74,9 +74,11 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
     Of more than 8 bits a sample the highest 8 are kept. How many bits there are, a PNG says in its
     sBIT chunk, and a PGM or PPM in its maxval. 16-bit samples of which nothing is said (a maxval of
     65,535 says nothing) are taken for 8 bits where all are under 256, and for 12 bits where all are
-    under 4,096, as cameras and programs write them: their high bytes are black, or nearly. The
-    first such image is named by a warning of the logger arcface_jax. A picture that is meant to be
-    so dark needs an sBIT chunk that says 16.
+    under 4,096, as cameras and programs write them: their high bytes are black, or nearly. Of 10 or
+    14 bits they come out darker, by a factor of four. The first image of each such kind, and the
+    first of 16 bits whose samples are all under 16,384, is named by a warning of the logger
+    arcface_jax; `check` names those that do not fit the other images of their source. A picture
+    that is meant to be so dark needs an sBIT chunk that says 16.
 
     Args:
       encoded: the file's content: JPEG, PNG, PGM, PPM, BMP, WebP, TIFF, GIF, or AVIF where Pillow

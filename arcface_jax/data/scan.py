@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from arcface_jax.data.aligned_crop import TEMPLATE, TEMPLATE_SIZE
 from arcface_jax.data.decode import resize
+from arcface_jax.data.sixteen_bits import noting_unsaid_bits
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.upright import SIDE, fit_upright, upright_features
 from arcface_jax.errors import InputError
@@ -36,6 +37,7 @@ class Scan:
       sizes: int32 [N, 2], height and width.
       content: 16 bytes [N], a digest of the pixels, equal for equal images.
       perceptual: uint8 [N, 32], a 256-bit hash that re-encoding hardly changes.
+      unsaid_bits: index → largest sample of an image of 16 bits that does not say how many count.
       contrast: float32 [N], the standard deviation of the pixels, of the colour with the largest.
       smoothness: float32 [N], the correlation of neighbouring pixels, see `smoothness`.
       upright: float32 [N], by how much an image looks upright rather than turned, see
@@ -49,6 +51,7 @@ class Scan:
     sizes: np.ndarray
     content: np.ndarray
     perceptual: np.ndarray
+    unsaid_bits: dict[int, int]
     contrast: np.ndarray
     smoothness: np.ndarray
     upright: np.ndarray
@@ -95,6 +98,7 @@ def scan(
         sizes=np.zeros((count, 2), np.int32),
         content=np.zeros(count, "V16"),
         perceptual=np.zeros((count, _HASH_SIDE * _HASH_SIDE // 8), np.uint8),
+        unsaid_bits={},
         contrast=np.zeros(count, np.float32),
         smoothness=np.zeros(count, np.float32),
         upright=np.full(count, np.nan, np.float32),
@@ -104,11 +108,14 @@ def scan(
 
     def read(index: int) -> Image.Image | None:
         try:
-            image = source[index]
+            with noting_unsaid_bits() as noted:
+                image = source[index]
         except InputError as error:
             result.messages[index] = str(error)
             return None
         result.readable[index] = True
+        if noted:
+            result.unsaid_bits[index] = max(noted)
         result.sizes[index] = image.shape[:2]
         digest = hashlib.blake2b(
             repr(image.shape).encode() + np.ascontiguousarray(image).tobytes(), digest_size=16

@@ -1,9 +1,12 @@
 """Images of more than 8 bits a sample to 8: of which bits, the file must say, or they tell."""
 
+import contextlib
+import contextvars
 import io
 import logging
 import re
 import sys
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +17,10 @@ from arcface_jax.data.orientation import forget_details
 _PNG_DEPTH = 24  # offset of a PNG's bit depth
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES = 258, 262, 284
 _WHITE_IS_ZERO, _SEPARATE = 0, 2
+_SURELY_16_BITS = 1 << 14
+"""With a sample from here on there are 16 bits: cameras give 10, 12, 14 or 16."""
 _WARNED_OF: set[int] = set()
+_NOTED: contextvars.ContextVar[list[int] | None] = contextvars.ContextVar("noted", default=None)
 
 
 class Deep(NamedTuple):
@@ -56,6 +62,24 @@ def read_deep(image: ImageFile.ImageFile, encoded: bytes) -> Deep | None:
     return None
 
 
+@contextlib.contextmanager
+def noting_unsaid_bits() -> Iterator[list[int]]:
+    """Collects the largest sample of each image that is decoded meanwhile, in this thread, and does
+    not say how many of its 16 bits count.
+    """
+    noted: list[int] = []
+    token = _NOTED.set(noted)
+    try:
+        yield noted
+    finally:
+        _NOTED.reset(token)
+
+
+def bits_of(largest: int) -> int:
+    """The bits that an image is taken to have of which only the largest sample is known."""
+    return next((bits for bits in (8, 12) if largest < 1 << bits), 16)
+
+
 def to_eight_bits(deep: Deep, name: str) -> np.ndarray:
     """The highest 8 bits, over white where pixels are transparent: uint8 [height, width, 3].
 
@@ -63,6 +87,8 @@ def to_eight_bits(deep: Deep, name: str) -> np.ndarray:
     """
     of_colours, of_opacity = deep.bits or (None, None)
     result = _highest(deep.colours, deep.maxval, of_colours, name)
+    if deep.maxval is None and of_colours is None and (noted := _NOTED.get()) is not None:
+        noted.append(int(deep.colours.max()))
     if deep.white_is_zero:
         result = 255 - result
     if deep.opacity is not None:
@@ -78,9 +104,9 @@ def _highest(samples: np.ndarray, maxval: int | None, bits: int | None, name: st
     elif bits is not None:
         top = 65535 if largest >= 1 << bits or _is_scaled(samples, bits) else (1 << bits) - 1
     else:
-        top = next((top for top in (255, 4095) if largest <= top), 65535)
-        if largest > 0 and top < 65535:
-            _warn(name, top)
+        top = (1 << bits_of(largest)) - 1
+        if 0 < largest < _SURELY_16_BITS:
+            _warn(name, largest)
     samples = np.minimum(samples, top).astype(np.uint32)
     return (samples * 255 // top if top < 255 else samples * 256 // (top + 1)).astype(np.uint8)
 
@@ -94,13 +120,15 @@ def _is_scaled(samples: np.ndarray, bits: int) -> bool:
     return bool(np.all((original * 65535 + full // 2) // full == samples))
 
 
-def _warn(name: str, top: int) -> None:
-    if top not in _WARNED_OF:
-        _WARNED_OF.add(top)
+def _warn(name: str, largest: int) -> None:
+    bits = bits_of(largest)
+    if bits not in _WARNED_OF:
+        _WARNED_OF.add(bits)
         logging.getLogger("arcface_jax").warning(
-            "%s: its 16-bit samples are all under %s and are taken for %d bits, here and in other "
-            "such images; rewrite them with 8 bits a channel if that is wrong",
-            *(name, f"{top + 1:,}", top.bit_length()),
+            "%s: does not say how many of its 16 bits count; as its largest sample is %s, it is "
+            "taken for %d bits, here and in other such images; rewrite them with 8 bits a channel "
+            "if that is wrong",
+            *(name, f"{largest:,}", bits),
         )
 
 

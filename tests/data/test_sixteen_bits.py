@@ -11,7 +11,9 @@ import tifffile
 from PIL import Image
 
 from arcface_jax.data import sixteen_bits
+from arcface_jax.data.check import check
 from arcface_jax.data.decode import decode
+from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
 from tests.data.png_by_hand import chunk, png
 
@@ -62,7 +64,7 @@ WRITERS = {
 @pytest.mark.parametrize("make", [lambda grey: grey, colours], ids=["grey", "RGB"])
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize(
-    ("shift", "below", "bits"), [(0, 0, 8), (4, 15, 12), (6, 63, None), (8, 255, None)]
+    ("shift", "below", "bits"), [(0, 0, 8), (4, 15, 12), (6, 63, 16), (8, 255, None)]
 )
 def test_8_12_and_16_bits_give_the_same_picture(writer, make, shift, below, bits, said):
     """`below` fills the bits under the highest 8, which do not count. 14 bits are not told from
@@ -75,17 +77,48 @@ def test_8_12_and_16_bits_give_the_same_picture(writer, make, shift, below, bits
     )
     messages = [f"taken for {bits} bits"] if bits else []
     assert [message for one in said() for message in messages if message in one] == messages
-    assert all(one.startswith("face.img: its 16-bit samples are all under") for one in said())
+    assert all(one.startswith("face.img: does not say how many of its 16 b") for one in said())
 
 
 def test_it_is_said_once_for_each_number_of_bits(said):
     for number in range(3):
         decode(png(RAMP), f"{number}.png")
         decode(png(RAMP << 4), f"{number}.png")
-    assert [message.partition(",")[0] for message in said()] == [
-        "0.png: its 16-bit samples are all under 256 and are taken for 8 bits",
-        "0.png: its 16-bit samples are all under 4",
+        decode(png(RAMP << 6), f"{number}.png")
+    assert [message.partition(", here")[0] for message in said()] == [
+        "0.png: does not say how many of its 16 bits count; as its largest sample is "
+        f"{largest}, it is taken for {bits} bits"
+        for largest, bits in (("255", 8), ("4,080", 12), ("16,320", 16))
     ]
+
+
+@pytest.mark.parametrize(
+    ("largest", "named"),
+    [
+        ([255, 200], {}),
+        ([255, 1020], {0: "taken for 8 bits", 1: "taken for 12 bits"}),  # of 10 bits
+        ([1020, 1000, 4095], {}),
+        ([4095, 16000], {0: "taken for 12 bits", 1: "taken for 16 bits"}),  # of 14 bits
+        ([16000, 16384], {}),
+        ([255, 4095, 65535], {0: "taken for 8 bits", 1: "taken for 12 bits"}),
+        ([0, 65535], {}),  # black is black
+    ],
+)
+def test_the_check_names_images_whose_bits_do_not_fit_the_others(tmp_path, largest, named):
+    rng = np.random.default_rng(0)
+    for number, top in enumerate(largest):
+        (tmp_path / "p").mkdir(exist_ok=True)
+        samples = rng.integers(0, top + 1, (16, 16, 1)).astype(np.uint16)
+        samples[0, 0] = top
+        encoded = tiff(samples) if number % 2 else png(samples)
+        (tmp_path / "p" / f"{number}.img").write_bytes(encoded)
+    said_of = chunk(b"sBIT", bytes([10]))
+    (tmp_path / "p" / "said.png").write_bytes(png(RAMP << 2, said_of))
+    (tmp_path / "p" / "said.pgm").write_bytes(pnm(RAMP << 2, 1023))
+    findings = {each.kind: each for each in check(FolderSource(tmp_path)).findings}
+    rows = findings["unsaid bits"].rows if "unsaid bits" in findings else ()
+    assert {row.image: row.note for row in rows} == named
+    assert [row.number for row in rows] == [largest[row.image] for row in rows]
 
 
 @pytest.mark.parametrize(
