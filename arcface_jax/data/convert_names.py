@@ -9,17 +9,18 @@ import numpy as np
 from arcface_jax.data.decode import suffix_of
 from arcface_jax.data.source import FaceSource, paths_of
 from arcface_jax.data.sources.filetree import is_hidden
-from arcface_jax.data.sources.folder import EXTENSIONS, TEXTS
-from arcface_jax.data.text import same_name
+from arcface_jax.data.sources.folder import EXTENSIONS, NEVER_IMAGES
+from arcface_jax.data.sources.splits import not_as_splits
+from arcface_jax.data.text import UNWRITABLE, same_name
 from arcface_jax.errors import InputError, printable
 
 _LONGEST_NAME, _LONGEST_PATH, _DEEPEST = 255, 900, 20
 """Bytes of a name, bytes and folders of a path, that all common file systems take."""
 
-# Control characters, what Windows refuses, and halves of characters, but for those by which Python
-# stands for the bytes of a name that is not UTF-8.
-_REFUSED = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|\ud800-\udc7f\udd00-\udfff]')
+_REFUSED = re.compile(rf'[{UNWRITABLE}\\:*?"<>|]')  # also by Windows alone
 _REFUSED_ENDS = re.compile(r"^\s|\s$")
+_OF_UNKNOWN = ".jpg"
+"""Of images of unknown content: readers count them by it, and say what is wrong with them."""
 _DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9])(\.|$)", re.IGNORECASE)
 
 
@@ -32,6 +33,10 @@ class FileNames:
     1/profile/01.jpg of identity 1 become 1/frontal-01.png and 1/profile-01.png); by the former
     suffix (a.jpg and a.png become a.jpg.png and a.png.png); or by the image's number. What some
     file system refuses, or hides, becomes "_".
+
+    No reader takes them for something else: people called train and test, which would be splits,
+    are in the folders _train and _test, and an image that neither its name nor its content shows to
+    be one, as a damaged file without a suffix, gets ".jpg".
 
     Images of a source without paths are numbered, with the suffix of their content.
 
@@ -52,6 +57,7 @@ class FileNames:
             self._paths = paths_of(source)
         except InputError:
             self._paths = []
+        self._endings: dict[int, str] = {}
         self._special: dict[int, str] = {}  # image → name, of those that are told apart
         if self._paths:
             order = np.argsort(self._labels, kind="stable")
@@ -64,7 +70,7 @@ class FileNames:
         """The path of image `index`, which is written as number `number`."""
         folder = self._folders[self._labels[index]]
         if not self._paths:
-            return f"{folder}/{number:08d}{suffix_of(content) or '.img'}"
+            return f"{folder}/{number:08d}{suffix_of(content) or _OF_UNKNOWN}"
         return f"{folder}/{self._special.get(index) or next(self._candidates(index, number))}"
 
     def _tell_apart(self, indices: Sequence[int], first: int) -> None:
@@ -127,8 +133,24 @@ class FileNames:
             stem, dot, old = name, "", ""
         if self._suffix is not None:
             return stem, self._suffix
-        # The reader of a folder takes a .txt for no image, whatever is in it.
-        return stem, ".img" if name.lower().endswith(TEXTS) else dot + old
+        return stem, dot + old or self._ending(index, name)
+
+    def _ending(self, index: int, name: str) -> str:
+        """What the name of a stored image needs at its end to count as one; see `folder.sort_out`.
+
+        Where the name does not tell, this reads the image.
+        """
+        if name.lower().endswith(EXTENSIONS):
+            return ""
+        if index not in self._endings:
+            try:
+                content = self._source.encoded(index)
+            except InputError:
+                content = b""
+            known = content is None or suffix_of(content[:16])
+            ending = ".img" if name.lower().endswith(NEVER_IMAGES) else ""
+            self._endings[index] = ending if known else _OF_UNKNOWN
+        return self._endings[index]
 
     def _about(self) -> Iterator[str]:
         """The remarks."""
@@ -139,10 +161,14 @@ class FileNames:
             label = self._labels[index]
             if folder not in (names[label], self._folders[label]):
                 moved.append(index)
-            if index in self._special or _harmless(name) != name:
+            added = self._suffix is None and self._ending(index, name)
+            if index in self._special or added or _harmless(name) != name:
                 renamed.append(index)
         others = [label for label, folder in enumerate(self._folders) if folder != names[label]]
-        why = "other names, as a file system refuses theirs or two would be one"
+        why = (
+            "other names, as a file system refuses theirs, a reader takes them for something else, "
+            "or two would be one"
+        )
         if others:
             now = self._folders[others[0]]
             yield _remark(why, len(others), len(names), "identities", names[others[0]], now)
@@ -168,6 +194,7 @@ def _folders(names: Sequence[str]) -> list[str]:
         if not 0 < len(parts) <= _DEEPEST or len(_bytes(folder)) > _LONGEST_PATH:
             folder = f"identity-{label:0{len(str(len(names)))}d}"
         folders.append(folder)
+    folders = not_as_splits(folders)
     taken: set[str] = set()
     for label in sorted(range(len(names)), key=lambda label: folders[label] != names[label]):
         folder = folders[label]
@@ -190,6 +217,8 @@ def _harmless(stem: str, suffix: str = "") -> str:
         room = _LONGEST_NAME - len(suffix)
         stem = _bytes(name.removesuffix(suffix))[:room].decode("utf-8", "ignore")
         name = _REFUSED_ENDS.sub("_", stem + suffix)
+        if name.lower().endswith(NEVER_IMAGES):
+            name = f"{name[:-1]}_"
     return name
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from arcface_jax.data.align import check_landmarks, check_photo
 from arcface_jax.data.source import FaceSource
-from arcface_jax.data.text import number
+from arcface_jax.data.text import UNWRITABLE, number
 from arcface_jax.errors import InputError, printable, readable
 from arcface_jax.files import write_whole
 
@@ -287,7 +287,7 @@ def _name(source: FaceSource, index: int) -> str:
     """A photograph's path on one line; its place where it has none."""
     path = source.path(index)
     name = source.where(index) if path is None else path
-    return re.sub(r"[\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]", "\N{REPLACEMENT CHARACTER}", name)
+    return re.sub(f"[{UNWRITABLE}]", "\N{REPLACEMENT CHARACTER}", name)
 
 
 def _line(name: str, finding: Finding) -> bytes:

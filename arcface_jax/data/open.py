@@ -94,15 +94,16 @@ def _open_folder(place: pathlib.Path, split: str | None) -> EncodedSource:
     Parquet files count before images, which a data set's page may show; tar and record files that
     lie deeper count after them.
     """
-    if any((place / name).exists() for name in ("dataset_dict.json", "state.json")):
+    # Files, for people can be called so too.
+    if any((place / name).is_file() for name in ("dataset_dict.json", "state.json")):
         raise InputError(
             f"{place}: saved by Hugging Face's save_to_disk; save it with to_parquet instead"
         )
     listing = open_tree(place).walk()
     files = listing.files
-    if (place / "train.rec").exists() and split is None:
+    if (place / "train.rec").is_file() and split is None:
         return _and_else(RecordIOSource(place), place, _of_records("train.rec"), files)
-    if (place / "dataset_info.json").exists():
+    if (place / "dataset_info.json").is_file():
         return _and_else(_tfds(str(place), split or "train"), place, _OF_TFDS, files)
     tables, archives, records = (
         [name for name in files if name.lower().endswith(suffix)]

@@ -26,6 +26,10 @@ _NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _IMAGE_NAME = re.compile(
     r"[^/]\.(jpe?g|jpe|jfif|jp2|jxl|a?png|gif|bmp|webp|tiff?|p[bgnp]m|hei[cf]|avif)$", re.IGNORECASE
 )
+UNWRITABLE = r"\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff"
+"""In a regular expression's brackets: control characters, and halves of characters but for those by
+which Python stands for the bytes of a name that is not UTF-8.
+"""
 PATH_NAMES = (
     *("path", "file", "filename", "file_name", "filepath", "file_path"),
     *("image", "image_path", "image_file", "image_name", "imagename", "image_id"),

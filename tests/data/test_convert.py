@@ -1,16 +1,20 @@
+import collections
 import filecmp
+import itertools
 import os
 import tarfile
 
 import numpy as np
 import pytest
 import tyro
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from arcface_jax.data import convert_writers
 from arcface_jax.data.aligned_crop import TEMPLATE
 from arcface_jax.data.convert import convert, verify_conversion
 from arcface_jax.data.convert_names import FileNames
-from arcface_jax.data.decode import decode
+from arcface_jax.data.decode import decode, encode_png
 from arcface_jax.data.in_memory import load_source
 from arcface_jax.data.landmarks import AlignedSource
 from arcface_jax.data.open import open_source
@@ -314,7 +318,8 @@ def test_hostile_names_stay_inside_the_destination(tmp_path):
          ["p/" + "人" * 80 + "-00000000.jpg", "p/" + "人" * 80 + "-00000001.jpg"]),
         (None, ["p/a.", "p/a", "p/B."], ["p/a.-00000000", "p/a-00000001", "p/B."]),
         (None, ["p/a:b.png", "p/a_b.png"], ["p/a_b-00000000.png", "p/a_b.png"]),
-        (None, ["p/scan.txt"], ["p/scan.txt.img"]),
+        (None, ["p/scan.txt", "p/x.parquet"], ["p/scan.txt.img", "p/x.parquet.img"]),
+        (None, ["p/" + "x" * 251 + ".txt" + "y" * 9], ["p/" + "x" * 251 + ".tx_"]),
     ],
 )  # fmt: skip
 def test_a_name_stays_where_no_file_system_refuses_it_and_it_is_no_others(suffix, paths, expected):
@@ -338,6 +343,15 @@ def test_a_name_stays_where_no_file_system_refuses_it_and_it_is_no_others(suffix
          ["identity-0", "identity-1", "identity-2"]),
         (["x" * 300, "x" * 299, "nul"], ["x" * 255, "x" * 253 + "-1", "_nul"]),
         (["Zoë", "Zoe\u0308", "Zoe"], ["Zoë", "Zoe\u0308-1", "Zoe"]),
+        # What would be splits, and what would not.
+        (["train", "test", "Val"], ["_train", "_test", "_Val"]),
+        (["train", "Train", "TRAIN"], ["_train", "_Train-1", "_TRAIN-2"]),
+        (["train/a", "test/b", "_train/a"], ["_train/a-0", "_test/b", "_train/a"]),
+        (["train/a", "test/b", "c"], ["_train/a", "_test/b", "c"]),
+        (["a/Val/x", "a/Dev/x", "a/c"], ["a/_Val/x", "a/_Dev/x", "a/c"]),
+        (["train", "test", "Ann"], ["train", "test", "Ann"]),
+        (["Val/x", "Dev", "Ann"], ["Val/x", "Dev", "Ann"]),
+        (["train/a", "train/b", "train/test"], ["train/a", "train/b", "train/test"]),
     ],
 )  # fmt: skip
 def test_an_identitys_folder_is_no_others(names, folders):
@@ -345,6 +359,69 @@ def test_an_identitys_folder_is_no_others(names, folders):
     assert [found(index, index, b"\x89PNG") for index in range(3)] == [
         f"{folder}/{index:08d}.png" for index, folder in enumerate(folders)
     ]
+
+
+HOSTILE_PEOPLE = (
+    *("train", "test", "Val", "dev", "TEST", "train/ann", "test/ann", "val/bob", "_train"),
+    *("train.rec", "dataset_info.json", "state.json", "dataset_dict.json", "property"),
+    *("a.parquet", "b.tar", "c.zip", "d.txt", "e.jpg", ".git", "__MACOSX", "Ann", "ann"),
+    *("faces-train.array_record-00000-of-00002", "", "..", "7", "007"),
+)
+HOSTILE_IMAGES = (
+    *("1.png", "1", "train.rec", "a.parquet", "b.tar", "c.txt", "d.JSON", "e.zip", "f.cls"),
+    *("dataset_info.json", ".png", "._1.png", "x" * 251 + ".txt" + "y", "g.heic", "h.img", "i.lst"),
+    *("sub/1.png", "train/1.png", "Thumbs.db", "j.jpg.parquet", "k.parquet.jpg"),
+)
+CONTENTS = (encode_png(np.zeros((2, 2, 3), np.uint8)), b"GIF89a", b"damaged", b"", b"PAR1", b"BM")
+
+
+class Stored(Named):
+    """A source of these people, paths and bytes."""
+
+    def __init__(self, rows):
+        people = sorted({person for person, _, _ in rows})
+        super().__init__(people, [f"{person}/{name}" for person, name, _ in rows])
+        self.labels = np.array([people.index(person) for person, _, _ in rows], np.int32)
+        self.encoded = lambda index: rows[index][2]
+
+
+def people_of(source):
+    """The images of each person, however they are called."""
+    found = collections.defaultdict(list)
+    for index, label in enumerate(source.labels):
+        found[label].append(source.encoded(index))
+    return sorted(sorted(images) for images in found.values())
+
+
+images = st.tuples(
+    st.sampled_from(HOSTILE_PEOPLE), st.sampled_from(HOSTILE_IMAGES), st.sampled_from(CONTENTS)
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.lists(images, min_size=1, max_size=16))
+def test_a_folder_opens_as_what_was_converted_whatever_it_is_called(rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile") / "out"
+    source = Stored(rows)
+    convert(source, folder, "folder")
+    written = open_source(folder)
+    assert isinstance(written, FolderSource)
+    assert people_of(written) == people_of(source)
+    for remark in written.noted:
+        assert remark.kind in ("files", "similar name"), remark  # nothing is left out
+
+
+@pytest.mark.parametrize("format", ["recordio", "array_record"])
+def test_records_open_as_what_was_converted_whatever_it_is_called(format, tmp_path):
+    pairs = zip(itertools.cycle(HOSTILE_PEOPLE), HOSTILE_IMAGES * 2, strict=False)
+    rows = [
+        (person, name, encode_png(np.full((2, 2, 3), number, np.uint8)))
+        for number, (person, name) in enumerate(pairs)
+    ]
+    source = Stored(rows)
+    convert(source, tmp_path / "out", format)
+    written = open_source(tmp_path / "out")
+    assert people_of(written) == people_of(source)
 
 
 def test_a_file_is_not_called_as_a_folder_is():
@@ -356,7 +433,10 @@ def test_a_file_is_not_called_as_a_folder_is():
 
 def test_what_changes_of_the_names_is_counted():
     source = Named(["a:b", "c", "d"], ["a:b/1.png", "x/2.png", "d/3?.png"])
-    why = "other names, as a file system refuses theirs or two would be one: "
+    why = (
+        "other names, as a file system refuses theirs, a reader takes them for something else, or "
+        "two would be one: "
+    )
     assert FileNames(source, None).remarks == (
         why + "1 of 3 identities, such as 'a:b' (now 'a_b')",
         "moved into the folder of their identity: 1 of 3 images, such as 'x/2.png' (now 'c/2.png')",
@@ -396,8 +476,6 @@ def test_the_command_aligns(source, tmp_path, picture):
     from arcface_jax.data.align import align
 
     (tmp_path / "photos" / "Ann").mkdir(parents=True)
-    from arcface_jax.data.decode import encode_png
-
     photo = picture(0, 200, 220)
     (tmp_path / "photos" / "Ann" / "1.png").write_bytes(encode_png(photo))
     points = TEMPLATE * 1.2 + [20, 10]

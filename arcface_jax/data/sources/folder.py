@@ -23,7 +23,10 @@ EXTENSIONS = (
 
 _NOT_READ = {".heic", ".heif", ".avif", ".jxl", ".jp2"}
 _PACKED = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".zip"}
-TEXTS = (".txt", ".csv", ".tsv", ".lst", ".json", ".jsonl", ".xml", ".md", ".html", ".cls")
+NEVER_IMAGES = (
+    *(".txt", ".csv", ".tsv", ".lst", ".json", ".jsonl", ".xml", ".md", ".html", ".cls"),
+    ".parquet",
+)
 """File names that are no images, whatever the files hold."""
 NO_IMAGE = "left out as no images"
 HIDDEN = "left out as hidden images"
@@ -158,7 +161,7 @@ def sort_out(
     for name in names:
         suffix = pathlib.PurePosixPath(name).suffix.lower()
         if name.lower().endswith(suffixes) or (
-            extensions is None and suffix not in TEXTS and suffix_of(start(name))
+            extensions is None and suffix not in NEVER_IMAGES and suffix_of(start(name))
         ):
             images.append(name)
         else:

@@ -7,7 +7,7 @@ import os
 import pathlib
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,12 +35,7 @@ def splits_of_folders(paths: Sequence[str], split: str | None) -> list[str]:
     is asked for.
     """
     folder_of = [path.rpartition("/")[0] for path in paths]
-    parts = {folder: folder.split("/") for folder in set(folder_of)}
-    shared = []
-    for names in zip(*parts.values(), strict=False):
-        if len(set(names)) > 1:
-            break
-        shared.append(names[0])
+    parts, shared = _parts(folder_of)
     if split in shared:
         return [split or ""] * len(paths)
     level = len(shared)
@@ -50,6 +45,32 @@ def splits_of_folders(paths: Sequence[str], split: str | None) -> list[str]:
     if split is None and len(named & nested) < 2 and named != set(top.values()):
         named = set()
     return [top[folder] if top[folder] in named else "" for folder in folder_of]
+
+
+def not_as_splits(folders: Sequence[str]) -> list[str]:
+    """Folders of images under names that `splits_of_folders` does not take for several splits:
+    "_train" for a person called train, where another is called test.
+    """
+    splits = splits_of_folders([f"{folder}/" for folder in folders], None)
+    if len({*splits} - {""}) < 2:
+        return list(folders)
+    parts, shared = _parts(folders)
+    level = len(shared)
+    return [
+        "/".join([*shared, f"_{split}", *parts[folder][level + 1 :]]) if split else folder
+        for folder, split in zip(folders, splits, strict=True)
+    ]
+
+
+def _parts(folders: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """(the names in each folder's path, those at its beginning that all share)."""
+    parts = {folder: folder.split("/") for folder in folders}
+    shared = []
+    for names in zip(*parts.values(), strict=False):
+        if len(set(names)) > 1:
+            break
+        shared.append(names[0])
+    return parts, shared
 
 
 def splits_of_files(files: Sequence[str]) -> list[str]:

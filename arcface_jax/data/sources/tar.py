@@ -23,8 +23,8 @@ from arcface_jax.data.sources.filetree import (
 )
 from arcface_jax.data.sources.folder import (
     HIDDEN,
+    NEVER_IMAGES,
     NO_IMAGE,
-    TEXTS,
     NoImagesError,
     hidden_images,
     in_words,
@@ -328,7 +328,7 @@ def _by_key(path: str, archive: _Index) -> dict[str, str]:
     identities_of: dict[str, set[str]] = collections.defaultdict(set)
     for name, identity in found.items():
         identities_of[_key(name)].add(identity)
-    counted = {_key(name) for name in archive.others if not name.lower().endswith(TEXTS)}
+    counted = {_key(name) for name in archive.others if not name.lower().endswith(NEVER_IMAGES)}
     for stem in archive.identities.keys() - {*stem_of.values()}:
         there = identities_of[_key(stem)] - {""}
         where = f"{path}: member {printable(stem)}.cls"
