@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tarfile
+import types
 import unicodedata
 import zipfile
 
@@ -17,7 +18,8 @@ import pytest
 from arcface_jax.data.convert import convert
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.open import open_source
-from arcface_jax.data.sources.tfds import TfdsSource
+from arcface_jax.data.sources.filetree import open_tree
+from arcface_jax.data.sources.tfds import TfdsSource, image_example, image_features
 from arcface_jax.errors import InputError
 
 BLOCK = 512
@@ -558,6 +560,139 @@ def test_joined_zip_archives_are_refused(tmp_path):
     (tmp_path / "x.zip").write_bytes(content.getvalue() * 2)
     with pytest.raises(InputError, match=r"x\.zip: .* bytes of another archive are before"):
         open_source(tmp_path / "x.zip")
+
+
+def zip_of(members, comment=b"", **options):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", **options) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+        archive.comment = comment
+    return content.getvalue()
+
+
+def end_of(content):
+    return content.rfind(b"PK\5\6")
+
+
+def counting(number):
+    """Changes how many members the end of an archive counts."""
+
+    def change(content):
+        at, two = end_of(content), number.to_bytes(2, "little")
+        return content[: at + 8] + two * 2 + content[at + 12 :]
+
+    return change
+
+
+def large(number):
+    """As a large archive: the count is in a record of its own before the end."""
+
+    def change(content):
+        at = end_of(content)
+        size, start = (int.from_bytes(content[at + k : at + k + 4], "little") for k in (12, 16))
+        numbers = b"".join(value.to_bytes(8, "little") for value in (number, number, size, start))
+        record = b"PK\6\6" + (44).to_bytes(8, "little") + bytes([45, 0, 45, 0]) + bytes(8) + numbers
+        locator = b"PK\6\7" + bytes(4) + at.to_bytes(8, "little") + (1).to_bytes(4, "little")
+        end = content[at : at + 8] + b"\xff" * 12 + content[at + 20 :]
+        return content[:at] + record + locator + end
+
+    return change
+
+
+def flagged(content):
+    """The second member is encrypted, by its flag in the directory."""
+    at = content.rfind(b"PK\1\2")
+    return content[: at + 8] + b"\1\0" + content[at + 10 :]
+
+
+def packed_by_deflate64(content):
+    at = content.rfind(b"PK\1\2")
+    return content[: at + 10] + b"\x09\0" + content[at + 12 :]
+
+
+def without_directory_entry(content):
+    """The second member is in the file, and not in its directory."""
+    at, end = content.rfind(b"PK\1\2"), end_of(content)
+    size = int.from_bytes(content[end + 12 : end + 16], "little") - (end - at)
+    tail = content[end : end + 12] + size.to_bytes(4, "little") + content[end + 16 :]
+    return content[:at] + tail
+
+
+@pytest.mark.parametrize("comment", [b"", b"a comment", b"PK\6\6"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content, None),
+        (counting(2), None),
+        (counting(3), r"lists 2 members, and its end counts 3; it is damaged"),
+        (counting(1), r"lists 2 members, and its end counts 1"),
+        (counting(0), r"lists 2 members, and its end counts 0"),
+        (large(2), None),
+        (large(3), r"lists 2 members, and its end counts 3"),
+        (large(65538), r"lists 2 members, and its end counts 65538"),
+        (without_directory_entry, r"lists 1 members, and its end counts 2"),
+        (flagged, r"1 of 2 members, such as bob/1.png, are encrypted; extract it with its passw"),
+        (packed_by_deflate64, r"1 of 2 members, such as bob/1.png, are packed by a rare method"),
+        (lambda content: content[:-32], "neither a folder nor a zip file, or one that is cut off"),
+    ],
+)
+def test_a_zip_has_the_members_that_it_counts(tmp_path, change, message, comment):
+    content = change(zip_of([("ann/1.png", A), ("bob/1.png", B)], comment))
+    (tmp_path / "x.zip").write_bytes(content)
+    if message is None:
+        assert people(open_source(tmp_path / "x.zip")) == ["ann", "bob"]
+        return
+    with pytest.raises(InputError, match=message) as error:
+        open_source(tmp_path / "x.zip")
+    assert "\n" not in str(error.value)
+
+
+def test_a_zip_may_count_its_members_modulo_65536(tmp_path):
+    """As Archive Utility of macOS and older programs do, without the record of a large archive."""
+    empty = [(f"a/{number}.txt", b"") for number in range(3)]
+    content = zip_of([("ann/1.png", A), *empty])
+    (tmp_path / "x.zip").write_bytes(content)
+    with zipfile.ZipFile(tmp_path / "x.zip") as archive:
+        members = archive.infolist() * (1 << 14)
+    tree = open_tree(tmp_path / "x.zip")
+    archive = types.SimpleNamespace(infolist=lambda: members, comment=b"")
+    with pytest.raises(InputError, match=r"lists 65536 members, and its end counts 4"):
+        tree._check_whole(archive)
+    (tmp_path / "x.zip").write_bytes(counting(0)(content))
+    tree._check_whole(archive)
+
+
+@pytest.mark.parametrize(
+    ("members", "found", "remark"),
+    [
+        ([("/ann/1.png", A), ("bob/1.png", B)], ["ann", "bob"], None),
+        ([("./ann/1.png", A), ("ann//1.png", B)], ["ann"], "that a later one of their name replac"),
+        ([("a/../ann/1.png", A), ("ann/1.png", B)], ["ann"], "that a later one of their name"),
+        ([("../faces/ann/1.png", A), ("../faces/bob/1.png", B)],
+         ["../faces/ann", "../faces/bob"], None),
+        ([("C:\\faces\\ann\\1.png", A)], ["C:/faces/ann"], None),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_names_in_a_zip_that_lead_elsewhere_are_names_only(tmp_path, members, found, remark):
+    (tmp_path / "x.zip").write_bytes(zip_of(members))
+    source = open_source(tmp_path / "x.zip")
+    assert people(source) == found
+    assert [remark in each for each in source.remarks] == [True] * (remark is not None)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.zip"]
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../ann/1.png", "../ann", "2.png", ""])
+def test_a_link_in_a_zip_that_leads_to_no_file_of_it_is_named(tmp_path, target):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("ann/1.png", A)
+        info = zipfile.ZipInfo("bob/2.png")
+        info.create_system, info.external_attr = 3, 0o120777 << 16
+        archive.writestr(info, target)
+    source = open_source(tmp_path / "x.zip")
+    assert people(source) == ["ann"]
+    assert "links to no file in the archive: 1, such as bob/2.png" in source.remarks[0]
 
 
 def test_labels_of_tfds_that_are_no_class(tmp_path, monkeypatch):

@@ -22,6 +22,10 @@ MAX_FILE_BYTES = 1 << 28
 _START = 16
 _LOCAL_HEADER = b"PK\3\4"
 _LONGEST_LINK = 4096
+_END, _LARGE_END = b"PK\5\6", b"PK\6\6"
+_END_RECORD, _COUNTED_ELSEWHERE = 22, 0xFFFF
+_LONGEST_END = _END_RECORD + 0xFFFF + 1024  # with the comment and what large archives have before
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
 REPLACED = "files that a later one of their name replaces"
@@ -248,6 +252,7 @@ class _ZipTree:
         self._left_out: dict[str, list[str]] = {}
         folders: set[str] = set()
         links: dict[str, str] = {}
+        self._check_whole(archive)
         for info in archive.infolist():
             name = normal_name(info.filename)
             if listed_path(info.filename).endswith("/"):
@@ -267,12 +272,42 @@ class _ZipTree:
             else:
                 self._members[name] = self._members[found]
         self._folders = folders_of([*folders, *self._members]) - {"."}
-        first = min((info.header_offset for info in archive.infolist()), default=0)
+
+    def _check_whole(self, archive: zipfile.ZipFile) -> None:
+        """Refuses an archive whose members are not all there, or cannot be unpacked."""
+        members = archive.infolist()
+        first = min((info.header_offset for info in members), default=0)
         with open(self._root, "rb") as file:
             if first and file.read(4) == _LOCAL_HEADER:
                 raise InputError(
                     f"{self._root}: {first} bytes of another archive are before this one; they "
                     "were joined; keep each as a file of its own"
+                )
+            file.seek(-min(_LONGEST_END, os.path.getsize(self._root)), os.SEEK_END)
+            end = file.read()
+        # Without its comment, which may hold any bytes.
+        at = len(end) - _END_RECORD - len(archive.comment)
+        due = int.from_bytes(end[at + 10 : at + 12], "little")
+        if due == _COUNTED_ELSEWHERE and (there := end.rfind(_LARGE_END, 0, at)) >= 0:
+            due = int.from_bytes(end[there + 32 : there + 40], "little")
+            lacks = due != len(members)
+        else:  # many programs count more than 65,535 members modulo 65,536
+            lacks = end[at : at + 4] == _END and (due - len(members)) % (1 << 16) != 0
+        if lacks:
+            raise InputError(
+                f"{self._root}: lists {len(members)} members, and its end counts {due}; it is "
+                "damaged; fetch or make it anew"
+            )
+        encrypted = [info.filename for info in members if info.flag_bits & 1]
+        otherwise = [info.filename for info in members if info.compress_type not in _METHODS]
+        for names, what in (
+            (encrypted, "are encrypted; extract it with its password"),
+            (otherwise, "are packed by a rare method; extract it, or pack it by deflate"),
+        ):
+            if names:
+                raise InputError(
+                    f"{self._root}: {len(names)} of {len(members)} members, such as {names[0]}, "
+                    f"{what}"
                 )
 
 
