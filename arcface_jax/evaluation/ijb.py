@@ -78,15 +78,10 @@ def read_template_pairs(path: FilePath) -> Pairs:
     """
     table = _integer_table(path, 3, "template, template, 0 or 1")
     wrong = (table[:, 2] != 0) & (table[:, 2] != 1)
-
-    def line(row: int) -> tuple[str, list[str]]:
-        return next(itertools.islice(_lines(path, 3, ""), row, None))
-
     if wrong.any():
-        where, words = line(int(np.argmax(wrong)))
+        where, words = _line(path, 3, int(np.argmax(wrong)))
         raise InputError(f"{where}: the label is {words[2]}; 0 or 1 is due")
-    pairs = Pairs(table[:, 0].copy(), table[:, 1].copy(), table[:, 2] == 1)
-    return check_listed(pairs, os.fspath(path), lambda row: line(row)[0], kind="template")
+    return _listed_pairs(path, table, table[:, 2] == 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,10 +159,14 @@ def read_template_subjects(path: FilePath) -> TemplateSubjects:
 def read_template_matches(path: FilePath) -> tuple[np.ndarray, np.ndarray]:
     """`ijb?_11_*_matches.csv`: lines "template, template". Who they show is in other files.
 
+    The protocol wants a score for each line in turn, so a pair that is there twice counts twice; a
+    warning of the logger arcface_jax says how many are, and how many are of one template.
+
     Returns: (first, second), int64 [P].
     """
     table = _integer_table(path, 2, "template, template")
-    return table[:, 0].copy(), table[:, 1].copy()
+    pairs = _listed_pairs(path, table, np.ones(len(table), bool))
+    return pairs.first, pairs.second
 
 
 def subjects_of_templates(
@@ -198,6 +197,18 @@ def subjects_of_templates(
         if np.array_equal(joined, subjects):
             return subjects
         subjects = joined
+
+
+def _listed_pairs(path: FilePath, table: np.ndarray, same: np.ndarray) -> Pairs:
+    pairs = Pairs(table[:, 0].copy(), table[:, 1].copy(), same)
+    columns = table.shape[1]
+    return check_listed(
+        pairs, os.fspath(path), lambda row: _line(path, columns, row)[0], kind="template"
+    )
+
+
+def _line(path: FilePath, columns: int, row: int) -> tuple[str, list[str]]:
+    return next(itertools.islice(_lines(path, columns, ""), row, None))
 
 
 def _integer_table(path: FilePath, columns: int, due: str) -> np.ndarray:

@@ -75,9 +75,16 @@ def test_protocol_columns_are_found_by_name(write: Callable[[str], pathlib.Path]
     assert (subjects.template_ids.tolist(), subjects.subject_ids.tolist()) == ([5, 2], [70, 71])
 
 
-def test_matches(write: Callable[[str], pathlib.Path]) -> None:
+def test_matches(write: Callable[[str], pathlib.Path], caplog: pytest.LogCaptureFixture) -> None:
     first, second = read_template_matches(write("1,9\n2,8\n"))
     assert (first.tolist(), second.tolist()) == ([1, 2], [9, 8])
+    assert not caplog.messages
+    first, second = read_template_matches(write("1,9\n2,8\n\n9,1\n1,9\n3,3\n"))
+    assert (first.tolist(), second.tolist()) == ([1, 2, 9, 1, 3], [9, 8, 1, 9, 3])
+    again, itself = caplog.messages
+    assert "before (2 with the templates swapped): 2 of 5, the first is" in again
+    assert again.endswith("line 4; they count")
+    assert itself.endswith("line 6; they count")
 
 
 @pytest.mark.parametrize(
