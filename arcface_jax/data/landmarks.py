@@ -3,6 +3,7 @@
 import collections
 import functools
 import hashlib
+import logging
 import os
 import pathlib
 import re
@@ -23,12 +24,15 @@ from arcface_jax.data.text import (
     listed_path,
     names_image,
     number,
+    number_of_columns,
     read_rows,
     same_name,
+    without_mark,
 )
 from arcface_jax.errors import InputError, concerning, printable
 
 _NAMED = ("left eye", "right eye", "nose", "left mouth", "right mouth")
+_PATH_NAMES = (*PATH_NAMES, "name", "name_id")
 _NUMBERED = re.compile(r"(?:p|pt|point|lm|landmark|kp|keypoint)?(\d+)")
 
 
@@ -88,11 +92,13 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
     announced, rows = None, 0
     names: list[str] | None = None
     places: list[int] = []
-    for where, cells in read_rows(path, columns=11):
+    for where, cells in read_rows(path, number_of_columns(path, _are_names, _PATH_NAMES, 11)):
         if not rows and names is None:
             if cells[0].startswith("#"):
-                cells = [cells[0].lstrip("#").strip(), *cells[1:]]
-                if sum(_coordinate(cell) is not None for cell in cells) < 2:
+                cells = without_mark(cells)
+                if not _are_names(cells):
+                    if len(cells) >= 10 and is_heading(cells):
+                        _say_unknown(where, cells)
                     continue
             if is_heading(cells):
                 names, places = cells, _places(cells, where)
@@ -120,11 +126,27 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
         if words == [""] * 10:
             points = np.full(10, np.nan)
         elif points.shape != (10,) or not np.isfinite(points).all():
-            shown = printable(repr(" ".join(cells)[:80]))
-            raise InputError(f"{where}: path and 10 numbers x1 y1 … x5 y5 are due, got {shown}")
+            raise InputError(
+                f"{where}: path and 10 numbers x1 y1 … x5 y5 are due, got {_shown(cells)}"
+            )
         yield where, name, points.reshape(5, 2)
     if announced not in (None, rows):
         raise InputError(f"{path}: {rows} lines of landmarks, but line 1 announces {announced}")
+
+
+def _are_names(cells: list[str]) -> bool:
+    return sum(_coordinate(cell) is not None for cell in cells) >= 2
+
+
+def _say_unknown(where: str, cells: list[str]) -> None:
+    logging.getLogger("arcface_jax").warning(
+        f"{where}: begins with # and names no column that is known ({_shown(cells)}); it is left "
+        "out, and the lines are taken to have path and x1 y1 … x5 y5"
+    )
+
+
+def _shown(cells: list[str]) -> str:
+    return printable(repr(" ".join(cells)[:80]))
 
 
 def _places(names: list[str], where: str) -> list[int]:
@@ -144,9 +166,7 @@ def _places(names: list[str], where: str) -> list[int]:
         wanted = [(point, axis) for point in points for axis in "xy"]
         if found.keys() >= {*wanted} and (points == _NAMED or numbers == {*points}):
             lower = [heading(name) for name in names]
-            paths = [
-                lower.index(name) for name in (*PATH_NAMES, "name", "name_id") if name in lower
-            ]
+            paths = [lower.index(name) for name in _PATH_NAMES if name in lower]
             return [*paths[:1], *(found[key] for key in wanted)]
     shown = printable(" ".join(names)[:120])
     raise InputError(

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from arcface_jax.errors import InputError, printable, readable, reason
 
@@ -21,6 +21,7 @@ _NOBODY = {"nan", "null", "none", "n/a", "#n/a", "<na>"}
 _SEPARATORS = "\t,;"
 _DECLARED = re.compile(r'\s*"?sep=([,;|\t ])"?[\s,;|]*', re.IGNORECASE)  # Excel's first line
 _HEADING = re.compile(r"[^\W\d_][\w ?()#-]*")
+_HEADING_WITHIN = 3  # lines: it may come after a comment, and the number of lines
 _NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 _IMAGE_NAME = re.compile(
@@ -135,6 +136,41 @@ def read_rows(
             raise InputError(f"{name} line {number}: cannot be read ({reason(error)})") from None
         if any(cells):
             yield f"{name} line {number}", cells
+
+
+def number_of_columns(
+    path: str | os.PathLike[str],
+    are_names: Callable[[list[str]], bool],
+    path_names: Iterable[str],
+    otherwise: int,
+) -> int | None:
+    """Of a list with spaces only, whose first column may hold some itself; for `read_rows`.
+
+    As many as one of the first lines names, where the path comes first, by its name or without one;
+    None where it comes later, so that it cannot hold spaces.
+
+    Args:
+      path: the file.
+      are_names: whether cells, without a "#" before them, name columns.
+      path_names: names that the column of the path has, as `heading` has them.
+      otherwise: of a list that names no more columns than this.
+    """
+    if separator_of(path) is not None:
+        return otherwise
+    for _, row in itertools.islice(read_rows(path), _HEADING_WITHIN):
+        row = without_mark(row)
+        if are_names(row):
+            paths = [column for column, name in enumerate(row) if heading(name) in path_names]
+            columns = len(row) + (not paths)
+            if columns > otherwise:
+                return columns if paths[:1] in ([], [0]) else None
+    return otherwise
+
+
+def without_mark(row: list[str]) -> list[str]:
+    """A row of cells without the "#" that it may begin with."""
+    bare = row[0].lstrip("#").strip()
+    return [bare, *row[1:]] if bare or len(row) == 1 else row[1:]
 
 
 def is_heading(cells: list[str]) -> bool:

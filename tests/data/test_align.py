@@ -244,6 +244,42 @@ def test_the_order_of_named_columns(tmp_path, order, names, separator):
         read_landmarks(tmp_path / "l.txt")
 
 
+NUMBERED = [f"{axis}{point + 1}" for axis, point in BY_POINT]
+
+
+@pytest.mark.parametrize(
+    ("heading", "row"),
+    [
+        (["path", *NUMBERED, "score", "faces"], ["my photo.jpg", *"0123456789", "0.9", "2"]),
+        (["path", "score", *NUMBERED, "w", "h"], ["my photo.jpg", "1", *"0123456789", "5", "6"]),
+        (["#", "path", *NUMBERED, "score"], ["my photo.jpg", *"0123456789", "0.9"]),
+        (["score", *NUMBERED, "path"], ["0.9", *"0123456789", "photo.jpg"]),
+        (["id", "file", *NUMBERED, "note"], ["7", "photo.jpg", *"0123456789", "x"]),
+        ([*NUMBERED, "score"], ["my photo.jpg", *"0123456789", "0.9"]),
+        (["1\n", *NUMBERED, "score", "faces"], ["my photo.jpg", *"0123456789", "0.9", "1"]),
+        (["# by hand\npath", *NUMBERED, "score"], ["my photo.jpg", *"0123456789", "0.9"]),
+    ],
+)
+def test_more_columns_than_eleven_by_spaces(tmp_path, heading, row):
+    (tmp_path / "l.txt").write_text(f"{' '.join(heading)}\n{' '.join(row)}\n")
+    ((name, found),) = read_landmarks(tmp_path / "l.txt").items()
+    assert name in ("my photo.jpg", "photo.jpg")
+    np.testing.assert_array_equal(found, np.arange(10.0).reshape(5, 2))
+
+
+def test_a_heading_that_says_nothing_known_is_said(tmp_path, caplog):
+    names = ",".join(f"punto{axis} {word}" for word in "abcde" for axis in "hv")
+    for start in ("# foto", "#foto", "#"):
+        (tmp_path / "l.csv").write_text(f"{start},{names}\na.jpg,{','.join('0123456789')}\n")
+        assert read_landmarks(tmp_path / "l.csv").keys() == {"a.jpg"}
+        (message,) = caplog.messages
+        assert "l.csv line 1: begins with # and names no column that is known" in message
+        caplog.clear()
+    (tmp_path / "l.csv").write_text(f"# made by hand, in May\na.jpg,{','.join('0123456789')}\n")
+    read_landmarks(tmp_path / "l.csv")
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize(
     ("heading", "message"),
     [

@@ -22,8 +22,9 @@ from arcface_jax.data.text import (
     listed_path,
     names_image,
     number,
+    number_of_columns,
     read_rows,
-    separator_of,
+    without_mark,
 )
 from arcface_jax.errors import InputError, printable
 
@@ -188,7 +189,7 @@ def _insightface_line(columns: list[str], where: str) -> ListLine:
 
 
 def _shown(cells: list[str]) -> str:
-    return printable(repr(" ".join(cells)[:80]))
+    return printable(repr(" ".join(cells).strip()[:80]))
 
 
 class _Entry(NamedTuple):
@@ -206,19 +207,21 @@ def _read(path: pathlib.Path) -> tuple[list[_Entry], list[str]]:
         raise InputError(f"{path}: unknown kind of list; use {', '.join(SUFFIXES)}")
     if path.suffix.lower() == ".lst":
         return _lst_entries(path), []
-    comments = 0
+    comments: list[list[str]] = []
     rows: list[tuple[str, list[str]]] = []
     names: list[str] | None = None
-    for where, row in read_rows(path, _number_of_columns(path)):
+    for where, row in read_rows(path, number_of_columns(path, _are_names, PATH_NAMES, 2)):
         if row[0].startswith("#"):
-            bare = [row[0].lstrip("#").strip(), *row[1:]]
+            bare = without_mark(row)
             if not rows and names is None and _are_names(bare):
                 names = bare
                 continue
             if _are_names(bare):
                 raise _names_again(where, row)
-            if row[0].lstrip("#")[:1] in ("", " "):
-                comments += 1
+            # "#foto persona" at the beginning has names too, which are not known.
+            unknown_names = not rows and names is None and is_heading(bare)
+            if row[0].lstrip("#")[:1] in ("", " ") or unknown_names:
+                comments.append(row)
                 continue
         if not rows and names is None and is_heading(row):
             names = row
@@ -233,7 +236,12 @@ def _read(path: pathlib.Path) -> tuple[list[_Entry], list[str]]:
         if names is not None and any(row[len(names) :]):
             raise InputError(f"{where}: {len(row)} columns, but {len(names)} names of columns")
         rows.append((where, row))
-    notes = [f'lines that begin with "# " and are left out: {comments}'] if comments else []
+    notes = []
+    if comments:
+        notes.append(
+            f'lines that begin with "#" and are left out: {len(comments)}, the first is '
+            f"{_shown(comments[0])}"
+        )
     columns = _Columns(0, 1, None)
     if names is not None:
         columns, more = _choose_columns([heading(name) for name in names], rows, path)
@@ -249,18 +257,9 @@ def _lst_entries(path: pathlib.Path) -> list[_Entry]:
     return [_Entry(one.where, listed_path(one.path), str(one.label), "") for one in read_lst(path)]
 
 
-def _number_of_columns(path: pathlib.Path) -> int | None:
-    """Of a list with spaces only, whose first column may hold some itself; see `read_rows`."""
-    _, row = next(read_rows(path), ("", []))
-    row = row[1:] if row[:1] == ["#"] else row
-    if separator_of(path) is None and len(row) > 2 and _are_names(row):
-        return len(row) if heading(row[0].lstrip("#")) in PATH_NAMES else None
-    return 2
-
-
 def _are_names(row: list[str]) -> bool:
     """Whether a row names the columns of path and identity."""
-    names = {heading(cell.lstrip("#")) for cell in row}
+    names = {heading(cell) for cell in row}
     return bool(names & {*PATH_NAMES}) and bool(names & {*_IDENTITY_NAMES, *_PERHAPS_IDENTITY})
 
 
