@@ -81,8 +81,13 @@ def open_source(
 
 def place_and_split(text: str) -> tuple[str, str | None]:
     """PATH:SPLIT in parts; the path alone where it exists, or has such a sub-folder."""
-    place, _, split = text.rpartition(":")
-    if pathlib.Path(text).exists() or not split or not place or not pathlib.Path(place).exists():
+    if pathlib.Path(text).exists():
+        return text, None
+    place, colon, split = text.rpartition(":")
+    while colon and not pathlib.Path(place).exists():  # one may be in the split, as train[:90%]
+        place, colon, more = place.rpartition(":")
+        split = f"{more}:{split}"
+    if not place or not split:
         return text, None
     inner = pathlib.Path(place) / split
     return (str(inner), None) if inner.is_dir() else (place, split)
@@ -122,6 +127,8 @@ def _open_folder(place: pathlib.Path, split: str | None) -> EncodedSource:
                 return _and_else(open_kind(place, split=split), place, opened, files)
         except NoImagesError as error:
             reasons.append(error)
+    if prepared := [name for name in files if name.endswith("/dataset_info.json")]:
+        return _open_prepared([str(place / name) for name in prepared], split)
     if len(records) == 1 and split is None:
         return _and_else(RecordIOSource(place / records[0]), place, _of_records(records[0]), files)
     if records:
@@ -129,7 +136,23 @@ def _open_folder(place: pathlib.Path, split: str | None) -> EncodedSource:
             f"{place}: holds {len(records)} record files, such as {records[0]}; give "
             "the path of one"
         )
+    if any(".array_record-" in name for name in files):
+        raise InputError(
+            f"{place}: holds records of a TFDS data set without its dataset_info.json; fetch that "
+            "too"
+        )
     raise reasons[0]
+
+
+def _open_prepared(infos: Sequence[str], split: str | None) -> EncodedSource:
+    """The TFDS data set whose folder of a version is below the one that was given."""
+    folders = [info.rpartition("/")[0] for info in infos]
+    if len(folders) > 1:
+        raise InputError(
+            f"{os.path.commonpath(folders)}: holds {len(folders)} prepared TFDS data sets; give "
+            f"one, as {folders[0]}"
+        )
+    return open_source(folders[0] + (f":{split}" if split else ""))
 
 
 _OF_TFDS = r"[^/]*-of-[^/]*|[^/]*\.(json|txt)"

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tarfile
 import types
 import unicodedata
@@ -14,6 +15,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import tensorflow_datasets
 
 from arcface_jax.data.convert import convert
 from arcface_jax.data.decode import encode_png
@@ -712,6 +714,119 @@ def test_labels_of_tfds_that_are_no_class(tmp_path, monkeypatch):
         )
         with pytest.raises(InputError, match=message):
             open_source(tmp_path / "set")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A TFDS data set by its own builder: 9 images in train and 3 in test, in 3 shards each."""
+
+    class DrawnPeople(tensorflow_datasets.core.GeneratorBasedBuilder):
+        VERSION = tensorflow_datasets.core.Version("1.0.0")
+
+        def _info(self):
+            features = image_features(["ann", "bob", "cy"])
+            return tensorflow_datasets.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(9), "test": self._generate_examples(3)}
+
+        def _generate_examples(self, count):
+            for number in range(count):
+                yield number, image_example(image(number), number % 3)
+
+    root = tmp_path_factory.mktemp("tfds")
+    builder = DrawnPeople(data_dir=root, file_format="array_record")
+    shards = tensorflow_datasets.download.DownloadConfig(num_shards=3)
+    builder.download_and_prepare(download_config=shards)
+    return root
+
+
+def description(change):
+    """Changes dataset_info.json."""
+
+    def edit(folder):
+        text = json.loads((folder / "dataset_info.json").read_text())
+        change(text, text["splits"][[one["name"] for one in text["splits"]].index("train")])
+        (folder / "dataset_info.json").write_text(json.dumps(text))
+
+    return edit
+
+
+def shard(number, change):
+    def edit(folder):
+        change(sorted(folder.glob("*train*"))[number])
+
+    return edit
+
+
+def counts(number):
+    return description(lambda text, train: train["shardLengths"].__setitem__(1, str(number)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (shard(1, lambda path: path.unlink()), r"array_record-00001-of-00003: is missing; fetch"),
+        (shard(2, lambda path: path.unlink()), r"array_record-00002-of-00003: is missing; fetch"),
+        (shard(0, lambda path: path.write_bytes(b"")), r"00000-of-00003: cannot be read \(Array"),
+        (shard(0, lambda path: path.write_bytes(path.read_bytes()[:-65536])), r"00000-of-00003: "),
+        (counts(1), r"00001-of-00003: holds 3 records, and dataset_info.json counts 1; fetch both"),
+        (counts(5), r"00001-of-00003: holds 3 records, and dataset_info.json counts 5; fetch both"),
+        (lambda d: (d / "dataset_info.json").unlink(), r"records of a TFDS data set without its"),
+        (lambda d: (d / "dataset_info.json").write_text("{"), r"TFDS cannot open it \(Failed"),
+        (lambda d: (d / "dataset_info.json").write_text(""), r"TFDS cannot open it \(Failed"),
+        (lambda d: (d / "features.json").unlink(), r"no features.json beside dataset_info.json"),
+        (lambda d: (d / "features.json").write_text("{"), r"TFDS cannot open it"),
+        (description(lambda text, _: text.update(fileFormat="tfrecord")),
+         r"is prepared as tfrecord, which has no order to read from; prepare it as array_record"),
+        (description(lambda text, _: text.update(splits=[])), r"is not prepared; call download_an"),
+        (description(lambda text, _: text.pop("fileFormat")), r"is prepared as tfrecord"),
+    ],
+)  # fmt: skip
+def test_a_prepared_set_is_as_it_is_described(tmp_path, prepared, change, message):
+    shutil.copytree(prepared / "drawn_people" / "1.0.0", tmp_path / "d")
+    change(tmp_path / "d")
+    with pytest.raises(InputError, match=message) as error:
+        open_source(tmp_path / "d")
+    assert str(tmp_path / "d") in str(error.value)
+    assert len(str(error.value)) < 400
+    assert not re.search(r"object|AssertionError|\n", str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("split", "found"),
+    [
+        ("", 9),
+        (":test", 3),
+        (":train[:2]", 2),
+        (":train[50%:]", 5),
+        (":train[2:4]+test", 5),
+        (":train + test", 12),
+        (":all", 12),
+        (":val", r"split val: no split 'val'; it has train, test"),
+        (":train+val", r"no split 'val'; it has train, test"),
+        (":val[:2]", r"no split 'val'; it has train, test"),
+        (":train[:x]", r"split train\[:x\]: cannot be read"),
+        (":train[:0]", r"no record in it"),
+    ],
+)
+def test_splits_of_a_prepared_set(prepared, split, found):
+    place = f"{prepared / 'drawn_people' / '1.0.0'}{split}"
+    if isinstance(found, int):
+        assert len(open_source(place)) == found
+    else:
+        with pytest.raises(InputError, match=found):
+            open_source(place)
+
+
+def test_a_prepared_set_below_a_folder(tmp_path, prepared):
+    for above in (prepared, prepared / "drawn_people"):
+        assert len(open_source(above)) == 9
+        assert len(open_source(f"{above}:test")) == 3
+    for version in ("1.0.0", "2.0.0"):
+        shutil.copytree(prepared / "drawn_people" / "1.0.0", tmp_path / "people" / version)
+    with pytest.raises(InputError, match=r"holds 2 prepared TFDS data sets; give one, as .*1\.0"):
+        open_source(tmp_path)
 
 
 def test_files_beside_a_prepared_set_or_records_are_named(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from arcface_jax.data.sources.encoded import EncodedSource, checked_index, numbe
 from arcface_jax.data.text import identity_of
 from arcface_jax.errors import InputError, reason
 
+_READ = ("array_record", "parquet")  # file formats with records by their number
 PATH_KEY = "image/filename"
 """The feature with an image's path, as TFDS's ImageFolder has it."""
 
@@ -39,7 +41,8 @@ class TfdsSource(EncodedSource):
       identity_key: the identity feature.
 
     Raises:
-      InputError: no such data set, not prepared, damaged, or a column is missing.
+      InputError: no such data set, not prepared, damaged, a file or column is missing, or a file
+        has not as many records as the data set's description counts.
     """
 
     def __init__(
@@ -52,19 +55,21 @@ class TfdsSource(EncodedSource):
     ):
         self._name, self._image_key = f"{os.fspath(name)} split {split}", image_key
         builder = _builder(os.fspath(name), data_dir)
+        self._check_prepared(builder, split)
         features = builder.info.features
         for key in (image_key, identity_key):
             if key not in features:
                 raise InputError(f"{self._name}: no column {key!r}; it has {', '.join(features)}")
         try:
+            if not builder.info.splits[split].num_examples:
+                raise InputError(f"{self._name}: no record in it")
             self._records: Sequence[Any] = builder.as_data_source(
                 split=split, decoders={image_key: tensorflow_datasets.decode.SkipDecoding()}
             )
-        except Exception as error:
-            # TFDS raises many kinds for a missing split, file or preparation.
-            raise InputError(
-                f"{self._name}: cannot be read ({reason(error)}); prepare it as array_record"
-            ) from None
+        except InputError:
+            raise
+        except Exception as error:  # of many kinds, for a split as "train[:x]"
+            raise InputError(f"{self._name}: cannot be read ({reason(error)})") from None
         identities: list[Any] = []
         self._paths: list[str] | None = [] if PATH_KEY in features else None
         for index in range(len(self._records)):
@@ -72,8 +77,6 @@ class TfdsSource(EncodedSource):
             identities.append(record[identity_key])
             if self._paths is not None:
                 self._paths.append(_text(record[PATH_KEY]))
-        if not identities:
-            raise InputError(f"{self._name}: no record in it")
         texts = [
             identity_of(_text(value), self._place(index)) for index, value in enumerate(identities)
         ]
@@ -88,6 +91,26 @@ class TfdsSource(EncodedSource):
                     )
                 self.identity_names[label] = feature.int2str(int(text))
         self.remark_spelling(self._name)
+
+    def _check_prepared(self, builder: Any, split: str) -> None:
+        """Refuses a data set without files to read, or that are not as its description counts."""
+        splits, kind = builder.info.splits, builder.info.file_format
+        if not splits:
+            raise InputError(
+                f"{self._name}: is not prepared; call download_and_prepare, with the file_format "
+                "array_record"
+            )
+        if kind.value not in _READ:
+            raise InputError(
+                f"{self._name}: is prepared as {kind.value}, which has no order to read from; "
+                "prepare it as array_record"
+            )
+        asked = re.findall(r"[^\s+\[\]]+(?=\[|\s*(?:\+|$))", split)
+        for name in asked:
+            if name not in splits and name != "all":
+                raise InputError(f"{self._name}: no split {name!r}; it has {', '.join(splits)}")
+        for name in splits if "all" in asked else asked:
+            _check_shards(splits[name], kind.value)
 
     def encoded(self, index: int) -> bytes:
         """The bytes of the image feature."""
@@ -149,6 +172,28 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
+def _check_shards(split: Any, kind: str) -> None:
+    """Refuses a split of which a file is missing, or has not as many records as are counted."""
+    for path, due in zip(map(os.fspath, split.filepaths), split.shard_lengths, strict=True):
+        if not os.path.exists(path):
+            raise InputError(f"{path}: is missing; fetch it, or prepare the data set anew")
+        if kind != "array_record":
+            continue
+        from array_record.python import array_record_module  # not built for every system
+
+        try:
+            reader = array_record_module.ArrayRecordReader(path)
+            there = reader.num_records()
+            reader.close()
+        except Exception as error:  # no common error for what is damaged
+            raise InputError(f"{path}: cannot be read ({reason(error)}); fetch it anew") from None
+        if there != due:
+            raise InputError(
+                f"{path}: holds {there} records, and dataset_info.json counts {due}; fetch both "
+                "anew"
+            )
+
+
 def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     folder = pathlib.Path(name)
     prepared = (folder / "dataset_info.json").exists()
@@ -156,10 +201,18 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
         raise InputError(
             f"{name}: no dataset_info.json in it; give the folder of the data set's version"
         )
+    if prepared and not (folder / "features.json").exists():
+        raise InputError(
+            f"{name}: no features.json beside dataset_info.json; fetch it too, or, of a data set "
+            "of Hugging Face, save it with to_parquet"
+        )
     try:
         if prepared:
             return tensorflow_datasets.builder_from_directory(name)
         return tensorflow_datasets.builder(name, data_dir=data_dir, file_format="array_record")
-    except Exception as error:
-        # DatasetNotFoundError, and anything that a damaged description causes.
-        raise InputError(f"{name}: TFDS has no such data set ({reason(error)})") from None
+    except tensorflow_datasets.core.DatasetNotFoundError:
+        raise InputError(
+            f"{name}: TFDS has no such data set, and there is no such folder; check the name"
+        ) from None
+    except Exception as error:  # anything that a damaged description causes
+        raise InputError(f"{name}: TFDS cannot open it ({reason(error)})") from None
