@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arcface_jax.errors import InputError, printable, reason
+from arcface_jax.data.text import count
+from arcface_jax.errors import InputError, printable, readable, reason
 from arcface_jax.files import write_whole
 from arcface_jax.interop.model import TrainedModel, check_finite
 from arcface_jax.interop.onnx_graph import fuse_prelu
@@ -127,7 +128,6 @@ def _model(proto: Any, path: pathlib.Path) -> TrainedModel:
 
 def _constants(graph: Any, folder: pathlib.Path) -> dict[str, np.ndarray]:
     """Every array of the file by its name; those in other files of its folder as well."""
-    import onnx.external_data_helper
     import onnx.helper
     import onnx.numpy_helper
 
@@ -142,22 +142,7 @@ def _constants(graph: Any, folder: pathlib.Path) -> dict[str, np.ndarray]:
     for name, tensor in tensors.items():
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
-        place = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
-        file = (folder / place).resolve()
-        # The name comes from a stranger and may lead anywhere.
-        if not file.is_relative_to(folder.resolve()) or not place:
-            raise InputError(f"{name}: its weights are in {place}, outside its folder")
-        if not file.is_file():
-            raise InputError(
-                f"{name}: its weights are in {place}, which is missing beside it; copy "
-                "that file as well"
-            )
-        try:
-            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        except Exception as error:  # ValueError, or the package's own check of the place
-            raise InputError(
-                f"{name}: its weights in {place} cannot be read ({reason(error)})"
-            ) from error
+        tensor.raw_data = _beside(name, tensor.external_data, folder)
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
     try:
@@ -174,6 +159,38 @@ def _constants(graph: Any, folder: pathlib.Path) -> dict[str, np.ndarray]:
         if known and node.input[0] in arrays:
             arrays[node.output[0]] = arrays[node.input[0]]
     return arrays
+
+
+def _beside(name: str, entries: Iterable[Any], folder: pathlib.Path) -> bytes:
+    """The bytes of an array in another file of the folder, or of a folder in it.
+
+    The name of the file comes from a stranger, and must not lead elsewhere; a link there does, as
+    in Hugging Face's cache, for that is the reader's own.
+    """
+    said = {entry.key: entry.value for entry in entries}
+    place = said.get("location", "")
+    parts = pathlib.PurePosixPath(place.replace("\\", "/")).parts
+    if not parts or parts[0] == "/" or ":" in parts[0] or ".." in parts:
+        raise InputError(f"{name}: its weights are in {place or 'no file'}, outside its folder")
+    file = folder.joinpath(*parts)
+    if not file.is_file():
+        raise InputError(
+            f"{name}: its weights are in {place}, which is missing beside it; copy that file as "
+            "well"
+        )
+    size, (start, length) = file.stat().st_size, (said.get(key) for key in ("offset", "length"))
+    first = count(start) if start else 0
+    due = count(length) if length else max(size - (first or 0), 0)
+    if first is None or due is None:
+        raise InputError(f"{name}: does not say where in {place} its weights are; export it anew")
+    if first + due > size:
+        raise InputError(
+            f"{name}: its weights are in {place} up to byte {first + due}, and that file has "
+            f"{size}; fetch it anew"
+        )
+    with readable(file), open(file, "rb") as content:
+        content.seek(first)
+        return content.read(due)
 
 
 def _layers(graph: Any, constants: dict[str, np.ndarray]) -> "list[_Layer]":

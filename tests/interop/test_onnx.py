@@ -11,7 +11,7 @@ import pytest
 from arcface_jax.errors import InputError
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.model import TrainedModel
-from arcface_jax.interop.onnx import export_onnx, import_onnx
+from arcface_jax.interop.onnx import _beside, export_onnx, import_onnx
 from arcface_jax.interop.torch import import_torch, model_from_state_dict
 from arcface_jax.models import registry
 from arcface_jax.models.mobilefacenet import MobileFaceNet
@@ -234,6 +234,46 @@ def test_what_is_computed_otherwise_is_refused(tmp_path, exported, change, said)
     with pytest.raises(InputError, match=f"other.onnx: .*{said}") as error:
         import_onnx(tmp_path / "other.onnx")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({"location": "m.data"}, b"0123456789"),
+        ({"location": "./m.data", "offset": "0"}, b"0123456789"),
+        ({"location": "m.data", "offset": "2", "length": "3", "checksum": "x"}, b"234"),
+        ({"location": "m.data", "offset": "10"}, b""),
+        ({"location": "parts/p.data", "length": "2"}, b"ab"),
+        ({"location": "parts\\p.data"}, b"abc"),
+        ({"location": "link.data"}, b"abc"),
+        ({"location": "m.data", "offset": "8", "length": "3"}, r"up to byte 11, and that file has"),
+        ({"location": "m.data", "offset": "11"}, r"up to byte 11, and that file has 10; fetch"),
+        ({"location": "m.data", "length": "999999999999"}, r"up to byte 999999999999, and that"),
+        ({"location": "m.data", "offset": "-1"}, r"does not say where in m.data its weights are"),
+        ({"location": "m.data", "length": "ten"}, r"does not say where in m.data its weights are"),
+        ({"location": "n.data"}, r"w: its weights are in n.data, which is missing beside it"),
+        ({"location": "parts"}, r"which is missing beside it"),
+        ({"location": ""}, r"its weights are in no file, outside its folder"),
+        ({}, r"its weights are in no file, outside its folder"),
+        ({"location": "parts/../../secret"}, r"outside its folder"),
+        ({"location": "..\\secret"}, r"outside its folder"),
+        ({"location": "/etc/passwd"}, r"outside its folder"),
+        ({"location": "C:\\m.data"}, r"outside its folder"),
+    ],
+)
+def test_weights_beside_a_graph(tmp_path, said, found):
+    (tmp_path / "secret").write_bytes(b"secret")
+    folder = tmp_path / "model"
+    (folder / "parts").mkdir(parents=True)
+    (folder / "m.data").write_bytes(b"0123456789")
+    (folder / "parts" / "p.data").write_bytes(b"abc")
+    (folder / "link.data").symlink_to("parts/p.data")
+    entries = [onnx.StringStringEntryProto(key=key, value=value) for key, value in said.items()]
+    if isinstance(found, bytes):
+        assert _beside("w", entries, folder) == found
+    else:
+        with pytest.raises(InputError, match=found):
+            _beside("w", entries, folder)
 
 
 def begin_with(proto, steps):
