@@ -1,7 +1,6 @@
 """One way to open whatever faces are stored in."""
 
 import dataclasses
-import functools
 import os
 import pathlib
 import re
@@ -118,13 +117,14 @@ def _open_folder(place: pathlib.Path, split: str | None) -> EncodedSource:
     kinds: tuple[tuple[list[str], Callable[..., EncodedSource], str], ...] = (
         (tables, ParquetSource, r".*\.parquet"),
         ([name for name in archives if "/" not in name], TarSource, r".*\.tar"),
-        (files or [""], functools.partial(FolderSource, listing=listing), ""),
+        (files or [""], FolderSource, ""),
         (archives, TarSource, r".*\.tar"),
     )
     for there, open_kind, opened in kinds:
         try:
             if there:
-                return _and_else(open_kind(place, split=split), place, opened, files)
+                source = open_kind(place, split=split, listing=listing)
+                return _and_else(source, place, opened, files)
         except NoImagesError as error:
             reasons.append(error)
     if prepared := [name for name in files if name.endswith("/dataset_info.json")]:

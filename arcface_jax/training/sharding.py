@@ -35,11 +35,6 @@ class Placement:
         return Mesh(np.array(self.devices), (DATA_AXIS,))
 
     @property
-    def whole(self) -> NamedSharding:
-        """The same on every device."""
-        return NamedSharding(self.mesh, PartitionSpec())
-
-    @property
     def split(self) -> NamedSharding:
         """Rows split over the devices, as a batch is."""
         return NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
+from arcface_jax.data.sources.filetree import Listing
 from arcface_jax.data.sources.folder import NoImagesError
 from arcface_jax.data.sources.splits import choose_split, files_of_split
 from arcface_jax.data.text import identity_of
@@ -39,6 +40,7 @@ class ParquetSource(EncodedSource):
       identity_column: name of the identity column.
       split: of a folder, which files count: those whose names have it for a word
         (train-00000-of-…), or whose folder is called so.
+      listing: what is below the folder, where it was walked before.
 
     Raises:
       NoImagesError: no file has the image column, or a row.
@@ -53,9 +55,10 @@ class ParquetSource(EncodedSource):
         image_column: str = "image",
         identity_column: str = "label",
         split: str | None = None,
+        listing: Listing | None = None,
     ):
         root = pathlib.Path(path)
-        files = files_of_split(root, ".parquet", split)
+        files = files_of_split(root, ".parquet", split, listing)
         if not files.by_name:
             choose_split([""], split, root)
         self._paths = files.paths

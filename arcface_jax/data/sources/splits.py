@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arcface_jax.data.sources.filetree import open_tree
+from arcface_jax.data.sources.filetree import Listing, open_tree
 from arcface_jax.errors import InputError, printable
 
 _SPLITS = frozenset(
@@ -64,7 +64,7 @@ def not_as_splits(folders: Sequence[str]) -> list[str]:
 
 def _parts(folders: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
     """(the names in each folder's path, those at its beginning that all share)."""
-    parts = {folder: folder.split("/") for folder in folders}
+    parts = {folder: folder.split("/") for folder in set(folders)}
     shared = []
     for names in zip(*parts.values(), strict=False):
         if len(set(names)) > 1:
@@ -107,9 +107,11 @@ class Files(NamedTuple):
     remarks: list[str]
 
 
-def files_of_split(root: pathlib.Path, suffix: str, split: str | None) -> Files:
+def files_of_split(
+    root: pathlib.Path, suffix: str, split: str | None, listing: Listing | None = None
+) -> Files:
     """The files below a folder whose names have the suffix, in either case, and are of the split;
-    or the file itself.
+    or the file itself. `listing` is what is below the folder, where it was walked before.
 
     Raises:
       InputError: there is none; some of those that the names count (…-of-00003) are missing; they
@@ -117,7 +119,8 @@ def files_of_split(root: pathlib.Path, suffix: str, split: str | None) -> Files:
     """
     if not root.is_dir():
         return Files([str(root)], False, [])
-    files = sorted(name for name in open_tree(root).walk().files if name.lower().endswith(suffix))
+    listing = listing or open_tree(root).walk()
+    files = sorted(name for name in listing.files if name.lower().endswith(suffix))
     if not files:
         raise InputError(f"{root}: no {suffix} file below it")
     splits, remarks = splits_of_files(files), []

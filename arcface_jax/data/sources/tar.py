@@ -16,6 +16,7 @@ from arcface_jax.data.sources.filetree import (
     MAX_FILE_BYTES,
     PIPES,
     REPLACED,
+    Listing,
     folders_of,
     follow,
     in_hidden,
@@ -62,6 +63,7 @@ class TarSource(EncodedSource):
       path: a `.tar` file, or a folder whose `.tar` files, at any depth, count in sorted order.
       split: the part that counts, where file names tell one (train-000.tar, faces-train-000.tar) or
         the folders in the archive are splits.
+      listing: what is below the folder, where it was walked before.
 
     Raises:
       NoImagesError: there is no image.
@@ -69,9 +71,14 @@ class TarSource(EncodedSource):
         identity no image; shards are missing; or there are several splits and none is asked for.
     """
 
-    def __init__(self, path: str | os.PathLike[str], split: str | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        split: str | None = None,
+        listing: Listing | None = None,
+    ):
         root = pathlib.Path(path)
-        files = files_of_split(root, ".tar", split)
+        files = files_of_split(root, ".tar", split, listing)
         self._paths = files.paths
         places: list[tuple[int, str, int, int]] = []  # (archive, member, offset, size)
         identities: list[str] = []
