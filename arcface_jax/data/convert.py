@@ -52,7 +52,8 @@ def convert(
         colour subsampling.
       progress: called with the number of images done since the last call.
 
-    Returns: a line for each kind of change to the names of images and identities.
+    Returns: a line for each kind of change to the names of images and identities, and for names
+    that the format cannot hold.
 
     Raises:
       InputError: the destination exists, an unfinished conversion of something else is in the way,
@@ -87,7 +88,7 @@ def convert(
         writer.finish()
     shutil.rmtree(scratch)
     os.replace(partial, final)
-    return name.remarks
+    return (*name.remarks, *writer.remarks)
 
 
 def check_new_folder(destination: pathlib.Path) -> None:

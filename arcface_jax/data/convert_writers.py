@@ -1,5 +1,6 @@
 """How `convert` writes each format. A writer can go on after the images its journal counts."""
 
+import collections
 import os
 import pathlib
 from typing import Any
@@ -13,7 +14,7 @@ from arcface_jax.data.decode import decode, encode_png, resize
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.recordio_format import RecordWriter, format_index, pack
 from arcface_jax.data.sources.tfds import PATH_KEY, image_example, image_features
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, printable
 from arcface_jax.files import write_whole
 
 _CHUNK = 1000
@@ -56,10 +57,11 @@ class Writer:
     """Writes the images of `source` into `folder` in a given order.
 
     `scratch` is for notes, which are deleted at the end; `chunk` images are written between two
-    entries in the journal; `name` gives an image its path.
+    entries in the journal; `name` gives an image its path. `remarks` say what is not kept.
     """
 
     chunk = _CHUNK
+    remarks: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -173,7 +175,21 @@ class ArrayRecordWriter(Writer):
         super().resume(order, done, state)
         self._bytes = int(state.get("bytes", 0))
         has_paths = len(order) > 0 and self._source.path(0) is not None
-        self._features = image_features(_class_names(self._source), with_paths=has_paths)
+        names = list(self._source.identity_names)
+        # TFDS keeps one a line, without a word about the spaces around it.
+        lost = [
+            name for name in names if name != name.strip() or not name.isprintable() or not name
+        ]
+        lost += [name for name, count in collections.Counter(names).items() if count > 1]
+        if lost:
+            self.remarks = (
+                printable(
+                    f"identities are numbers, for {len(lost)} of {len(names)} names, such as "
+                    f"{lost[0][-160:]!r}, are none that a data set of TFDS can hold"
+                ),
+            )
+            names = [str(label) for label in range(len(names))]
+        self._features = image_features(names, with_paths=has_paths)
         self._files = tensorflow_datasets.core.ShardedFileTemplate(
             data_dir=self._folder,
             dataset_name="faces",
@@ -230,16 +246,6 @@ WRITERS: dict[str, type[Writer]] = {
     "array_record": ArrayRecordWriter,
     "folder": FolderWriter,
 }
-
-
-def _class_names(source: FaceSource) -> list[str]:
-    """The identities' names, or numbers where TFDS, which keeps one a line, cannot hold them."""
-    names = list(source.identity_names)
-    if len(set(names)) == len(names) and all(
-        name and name == name.strip() and name.isprintable() for name in names
-    ):
-        return names
-    return [str(label) for label in range(len(names))]
 
 
 def _stores_bytes(source: FaceSource) -> bool:

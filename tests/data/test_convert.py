@@ -424,6 +424,26 @@ def test_records_open_as_what_was_converted_whatever_it_is_called(format, tmp_pa
     assert people_of(written) == people_of(source)
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["Ann", "Bob", "Zoë (2)"], None),
+        (["Ann", " Bob", "Zoë"], "1 of 3 names, such as ' Bob'"),
+        (["Ann", "", "a\nb"], "2 of 3 names, such as ''"),
+        (["Ann", "Ann", "Bob"], "1 of 3 names, such as 'Ann'"),
+        (["Ann", "byte\udcff", "Bob"], "1 of 3 names, such as"),
+    ],
+)
+def test_names_that_a_set_of_tfds_cannot_hold_are_said(tmp_path, names, said):
+    remarks = convert(Named(names), tmp_path / "out", "array_record")
+    written = open_source(tmp_path / "out").identity_names
+    if said is None:
+        assert (list(written), remarks) == (names, ())
+    else:
+        assert list(written) == ["0", "1", "2"]
+        assert f"identities are numbers, for {said}" in remarks[-1]
+
+
 def test_a_file_is_not_called_as_a_folder_is():
     """A zip file can hold both."""
     source = Named(["a", "a/b"], ["a/b", "a/b/1.png"])
