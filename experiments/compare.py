@@ -19,6 +19,8 @@ from typing import Annotated
 import tyro
 
 from arcface_jax.commands.command import (
+    Count,
+    Seed,
     new_console,
     progress_bar,
     read_options,
@@ -68,11 +70,11 @@ class CompareConfig:
 
     losses: tuple[str, ...] = ("arcface", "softmax", "normface")
     """Losses with their default margin, or NAME:MARGIN; module:Class for one of your own."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds; each draws other identities, another split, other initial weights."""
     folder: Annotated[pathlib.Path, tyro.conf.arg(metavar="DIR")] = pathlib.Path("runs/compare")
     """Where the runs and the table go."""
-    processes: int = os.cpu_count() or 1
+    processes: Count = os.cpu_count() or 1
     """Runs at once, each on one core; 1 on an accelerator."""
 
 

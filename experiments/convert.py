@@ -14,7 +14,6 @@ in DESTINATION.faces.csv, a list that --landmarks reads.
 """
 
 import dataclasses
-import math
 import pathlib
 from typing import Annotated
 
@@ -23,7 +22,8 @@ import tyro
 from rich.console import Console
 
 from arcface_jax.commands.command import (
-    check_numbers,
+    Count,
+    Range,
     new_console,
     progress_bar,
     read_options,
@@ -53,9 +53,9 @@ class Arguments:
     """recordio: train.rec, .idx, .lst, property; array_record: a TFDS set; folder: ID/NAME."""
     list_root: pathlib.Path | None = None
     """Folder or zip file that a list's paths are relative to, if not the list's own folder."""
-    image_size: int | None = None
+    image_size: Count | None = None
     """Scale the centred square to this side; images keep their size if not given."""
-    jpeg_quality: int | None = None
+    jpeg_quality: Annotated[int, Range(1, 100)] | None = None
     """Encode as JPEG, 1 … 100; if not given, files are kept bit for bit, new pixels are PNG."""
     landmarks: pathlib.Path | None = None
     """List of five landmarks for each image (path x1 y1 … x5 y5); align to 112×112 crops."""
@@ -84,7 +84,6 @@ def leave_out(console: Console, source: FaceSource, messages: dict[int, str]) ->
 
 def prepared_source(arguments: Arguments, console: Console) -> FaceSource:
     """Opens the source, leaves out what cannot be used, aligns."""
-    check_numbers(arguments, image_size=(1, math.inf), jpeg_quality=(1, 100))
     if arguments.detect and arguments.landmarks is not None:
         raise InputError("--detect and --landmarks: give one of them")
     check_face(arguments.detect, arguments.face)

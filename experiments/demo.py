@@ -17,12 +17,14 @@ import os
 import pathlib
 import socket
 import tempfile
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from arcface_jax.commands.command import (
-    check_numbers,
+    Cosine,
+    Range,
+    Share,
     new_console,
     progress_bar,
     read_options,
@@ -60,14 +62,14 @@ class Arguments:
     """People to recognise: a folder of NAME/photo.jpg, or what identify enrol wrote (.npz)."""
     detect: Detect = False
     face: Face = "middle"
-    far: float = 1e-3
+    far: Share = 1e-3
     """False accept rate whose threshold is taken from the model card."""
-    threshold: float | None = None
+    threshold: Cosine | None = None
     """Cosine from which two photos show one person, instead of the card's; the page changes it."""
     project: Project = None
     host: str = "127.0.0.1"
     """Address to listen on. Others on the network can use the page at 0.0.0.0."""
-    port: int = 7860
+    port: Annotated[int, Range(1, 65535)] = 7860
     """Port to listen on."""
     open: bool = True
     """Open the page in the browser."""
@@ -196,7 +198,6 @@ def run(arguments: Arguments) -> None:
     except ImportError as error:
         raise InputError("the page needs Gradio; pip install -r requirements-demo.txt") from error
     check_address(arguments.host, arguments.port)
-    check_numbers(arguments, threshold=(-1.0, 1.0), far=(0.0, 1.0))
     batch_size = 2 if arguments.people is None else None
     with progress_bar(console, f"Opening {arguments.model}"):
         embedder = open_embedder(arguments.model, batch_size=batch_size, project=arguments.project)

@@ -14,7 +14,6 @@ import copy
 import csv
 import dataclasses
 import json
-import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -25,8 +24,8 @@ import tyro
 from rich.console import Console
 
 from arcface_jax.commands.command import (
+    Count,
     check_new_file,
-    check_numbers,
     new_console,
     progress_bar,
     read_options,
@@ -70,11 +69,11 @@ class Arguments:
     face: Face = "middle"
     flip: bool = False
     """Add the mirror image's embedding, at twice the cost, as evaluate does by default."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """Images in one call; if not given, 8 on a CPU, whose caches hold no more, else 256."""
     unreadable: Literal["stop", "skip"] = "stop"
     """An image that cannot be decoded: stop, with what is done kept, or skip: leave it out."""
-    threads: int = 4
+    threads: Count = 4
     """Images decoded at once."""
     project: Project = None
 
@@ -251,7 +250,6 @@ def run(arguments: Arguments) -> None:
     """Opens, embeds, writes."""
     console = new_console(soft_wrap=True)
     check_output(arguments.output)
-    check_numbers(arguments, threads=(1, math.inf), batch_size=(1, math.inf))
     check_face(arguments.detect, arguments.face)
     with progress_bar(console, f"Opening {arguments.source}"):
         source = open_source(arguments.source, arguments.list_root)

@@ -25,16 +25,18 @@ than which pairs are the same). experiments.embed writes such files.
 
 import dataclasses
 import functools
-import math
 import pathlib
 import time
-from typing import Any
+from typing import Annotated, Any
 
 from rich.console import Console
 
 from arcface_jax.commands.command import (
+    Count,
+    Range,
+    Seed,
+    Share,
     check_new_file,
-    check_numbers,
     make_folder,
     new_console,
     progress_bar,
@@ -89,19 +91,19 @@ class Arguments:
     image out. If not given, add; or none for a run that verifies without it (data.no-flip-test). An
     .npz file without mirrored embeddings is evaluated as it is.
     """
-    folds: int = 10
+    folds: Count = 10
     """Contiguous folds of a .bin set, or of a list that does not tell them; 1: without folds."""
-    fars: tuple[float, ...] = (1e-3, 1e-2)
+    fars: tuple[Share, ...] = (1e-3, 1e-2)
     """False accept rates at which TAR is reported."""
-    deployment_fars: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
+    deployment_fars: tuple[Share, ...] = (1e-2, 1e-3, 1e-4)
     """False accept rates for which thresholds are proposed."""
-    enrolled: float = 0.5
+    enrolled: Share = 0.5
     """Share of people of whom the search's gallery has an image; the others are unknown."""
-    replicates: int = 1000
+    replicates: Annotated[int, Range(0)] = 1000
     """Bootstrap replicates."""
-    confidence: float = 0.95
+    confidence: Share = 0.95
     """Of the intervals."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the bootstrap and of who is enrolled."""
 
     @property
@@ -208,9 +210,6 @@ def print_tables(
 
 def run(arguments: Arguments) -> None:
     """Makes the folder and evaluates into it; one that was made in vain is taken away again."""
-    counts = {"folds": (1, math.inf), "replicates": (0, math.inf), "seed": (0, math.inf)}
-    shares = dict.fromkeys(("enrolled", "confidence", "fars", "deployment_fars"), (0.0, 1.0))
-    check_numbers(arguments, **counts, **shares)
     new = pathlib.Path("runs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
     output = arguments.output or new
     make_folder(output)

@@ -9,13 +9,14 @@ and `*_1N_probe_mixed.csv`. The file of features holds `embeddings` [N, D] in th
 """
 
 import dataclasses
-import math
 import pathlib
+from typing import Annotated
 
 import numpy as np
 
 from arcface_jax.commands.command import (
-    check_numbers,
+    Range,
+    Share,
     make_folder,
     new_console,
     progress_bar,
@@ -80,9 +81,9 @@ class Arguments:
     """Let features keep their norms when they are pooled; otherwise each is normalised first."""
     detector_scores: bool = False
     """Weigh features by how sure the detector was."""
-    fars: tuple[float, ...] = IJB_FARS
+    fars: tuple[Share, ...] = IJB_FARS
     """False accept rates at which TAR is reported."""
-    replicates: int = 0
+    replicates: Annotated[int, Range(0)] = 0
     """Bootstrap replicates for intervals over subjects, or 0; IJB-C takes seconds for each."""
 
 
@@ -195,7 +196,6 @@ def without_interval(numbers: dict[str, float]) -> Figures:
 
 def run(arguments: Arguments) -> None:
     """Pools, scores, prints, writes."""
-    check_numbers(arguments, replicates=(0, math.inf), fars=(0.0, 1.0))
     console = new_console()
     make_folder(arguments.output)
     with progress_bar(console, "Reading and pooling"):

@@ -12,7 +12,6 @@ The model is best an export with a card, which holds the threshold for --far; fo
 
 import csv
 import dataclasses
-import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -24,6 +23,9 @@ from rich.console import Console
 
 from arcface_jax.command_name import command
 from arcface_jax.commands.command import (
+    Cosine,
+    Count,
+    Share,
     check_new_file,
     check_numbers,
     help_text,
@@ -81,14 +83,14 @@ class Name:
     """What enrol wrote."""
     photos: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional]
     """Image files."""
-    far: float = 1e-3
+    far: Share = 1e-3
     """False accept rate whose threshold is taken from the model card. It is of one comparison: an
     unknown person is compared with every entry, so in a gallery of G entries the rate of wrong
     names is up to G times this.
     """
-    threshold: float | None = None
+    threshold: Cosine | None = None
     """Cosine from which a name is given, instead of the card's."""
-    candidates: int = 1
+    candidates: Count = 1
     """How many of the most alike entries to show for each photo."""
     detect: Detect = False
     face: Face = "middle"
@@ -106,9 +108,9 @@ class Verify:
     """Image file."""
     second: Annotated[pathlib.Path, tyro.conf.Positional]
     """Image file."""
-    far: float = 1e-3
+    far: Share = 1e-3
     """False accept rate whose threshold is taken from the model card."""
-    threshold: float | None = None
+    threshold: Cosine | None = None
     """Cosine from which they are the same person, instead of the card's."""
     detect: Detect = False
     face: Face = "middle"
@@ -125,9 +127,9 @@ class TimedSearch:
     """What the command embed wrote."""
     output: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write, .csv: image, person, then each candidate with its cosine."""
-    threshold: float | None = None
+    threshold: Cosine | None = None
     """Cosine from which a name is given; every probe gets one if this is not given."""
-    candidates: int = 1
+    candidates: Count = 1
     """How many of the most alike entries to write for each probe."""
     engine: Engine = "jax"
     """What searches; both are exact. faiss needs the packages of requirements-faiss.txt."""
@@ -270,7 +272,6 @@ def search(arguments: TimedSearch, console: Console) -> None:
 
 def run(arguments: Enrol | Name | Verify | TimedSearch) -> None:
     """Does what was asked."""
-    check_numbers(arguments, threshold=(-1.0, 1.0), candidates=(1, math.inf))
     actions = {Enrol: enrol, Name: name, Verify: verify, TimedSearch: search}
     act: Any = actions[type(arguments)]
     act(arguments, new_console(soft_wrap=True))
@@ -286,11 +287,11 @@ COMMANDS: dict[str, Callable[..., Enrol | Name | Verify | TimedSearch]] = {
 
 def main() -> None:
     """Reads what to do and its options, and does it."""
-    run(
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog=command("identify"), description=help_text(__doc__)
-        )
+    chosen = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS, prog=command("identify"), description=help_text(__doc__)
     )
+    check_numbers(chosen)
+    run(chosen)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ person, for the inverted model is fooled by design. Writes into runs/inversion, 
 
 import dataclasses
 import functools
-import math
 import pathlib
 from typing import Annotated, Literal
 
@@ -23,7 +22,9 @@ import tyro
 
 from arcface_jax.analysis.inversion import Likeness, Prior, cosine_loss, invert, likeness
 from arcface_jax.commands.command import (
-    check_numbers,
+    Count,
+    Range,
+    Seed,
     make_folder,
     new_console,
     progress_bar,
@@ -61,17 +62,17 @@ class Arguments:
     """Source of people; a run's own training people if not given."""
     target: Literal["embeddings", "weights"] = "embeddings"
     """What to reach: the mean embedding of a person's images, or the person's class weights."""
-    count: int = 8
+    count: Count = 8
     """Faces to generate, of the first people, in one batch."""
-    gallery: int = 40
+    gallery: Count = 40
     """People, the first ones, among whom each face is to be recognised."""
-    steps: int = 150
+    steps: Count = 150
     """Of Adam."""
-    learning_rate: float = 0.25
+    learning_rate: Annotated[float, Range(0.0)] = 0.25
     """Of Adam, at the start."""
     prior: Prior = dataclasses.field(default_factory=Prior)
     """Weights of what makes an image likely."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the noise to start from."""
     output: pathlib.Path = pathlib.Path("runs/inversion")
     """Folder for inversion.json, the picture and the generated images (inversion.npz)."""
@@ -113,8 +114,6 @@ def run(arguments: Arguments) -> None:
     """Generates, judges, prints, writes."""
     console = new_console()
     begin = functools.partial(progress_bar, console)
-    at_least_one, from_zero = (1, math.inf), (0, math.inf)
-    check_numbers(arguments, steps=at_least_one, learning_rate=from_zero, seed=from_zero)
     if not 1 <= arguments.count <= arguments.gallery:
         among = f"the {arguments.gallery} people of the gallery"
         raise InputError(f"--count {arguments.count}: give from 1 to {among}")

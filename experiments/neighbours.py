@@ -23,6 +23,9 @@ from arcface_jax.analysis.neighbours import (
     tsne_plane,
 )
 from arcface_jax.commands.command import (
+    Range,
+    Seed,
+    Share,
     make_folder,
     new_console,
     progress_bar,
@@ -58,17 +61,17 @@ class Arguments:
     project: Project = None
     people: str | None = None
     """Source of people; a run's own training people if not given."""
-    gallery: int = 40
+    gallery: Annotated[int, Range(2)] = 40
     """How many people, the first ones."""
     layout: Literal["principal", "tsne"] = "principal"
     """How embeddings come into a plane: by the directions of largest variance, or by t-SNE."""
-    drawn: int = 12
+    drawn: Annotated[int, Range(2)] = 12
     """How many people are in the picture: those of the most alike pairs first."""
-    pairs: int = 10
+    pairs: Annotated[int, Range(2)] = 10
     """Pairs of people to list."""
-    far: float = 1e-2
+    far: Share = 1e-2
     """False accept rate whose threshold decides what is a mistake."""
-    seed: int = 0
+    seed: Seed = 0
     """Of t-SNE."""
     output: pathlib.Path = pathlib.Path("runs/neighbours")
     """Folder for neighbours.json and the pictures."""
@@ -120,8 +123,6 @@ def run(arguments: Arguments) -> None:
     """Embeds, compares, prints, writes."""
     console = new_console()
     begin = functools.partial(progress_bar, console)
-    if min(arguments.drawn, arguments.pairs, arguments.gallery) < 2:
-        raise InputError("--drawn, --pairs and --gallery: give at least 2 of each")
     if not 0 < arguments.far < 1:
         raise InputError(f"--far {arguments.far:g}: give a rate between 0 and 1")
     make_folder(arguments.output)

@@ -11,7 +11,6 @@ Prints tables, and writes nothing.
 
 import dataclasses
 import functools
-import math
 import sys
 from typing import Annotated, Any
 
@@ -22,7 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 from arcface_jax.commands.command import (
-    check_numbers,
+    Count,
+    Positive,
+    Share,
     new_console,
     progress_bar,
     read_options,
@@ -62,7 +63,7 @@ class PresetPlan:
     """A line for each of them instead."""
     markdown: bool = False
     """Print it as Markdown."""
-    devices: tuple[int, ...] = DEVICE_COUNTS
+    devices: tuple[Count, ...] = DEVICE_COUNTS
     """Numbers of devices to tell the memory for (with --preset)."""
 
 
@@ -170,21 +171,21 @@ _GIB = 2**30
 class PlanConfig:
     """A head to plan for: SGD with momentum, float32 arithmetic; the backbone comes on top."""
 
-    identities: Annotated[int, tyro.conf.Positional]
+    identities: Annotated[Count, tyro.conf.Positional]
     """Identities, C in the papers."""
-    dim: int = 512
+    dim: Count = 512
     """Length of the embeddings, D."""
-    batch: int = 512
+    batch: Count = 512
     """Images of a step, N, over all devices."""
-    devices: int = 1
+    devices: Count = 1
     """Devices that share the classes."""
-    memory_gib: float = 80.0
+    memory_gib: Positive = 80.0
     """What each has for the head."""
-    tflops: float | None = None
+    tflops: Positive | None = None
     """Float32 matmul rate of a device in 10¹² operations a second; gives the least step time."""
-    chunk: int = DEFAULT_CHUNK
+    chunk: Count = DEFAULT_CHUNK
     """Classes at a time."""
-    rate: float = 0.1
+    rate: Share = 0.1
     """What part of the classes the partial head samples."""
     compile: bool = False
     """Compile every step from shapes too, for simulated devices, and show the compiler's plan."""
@@ -229,12 +230,6 @@ def plan_table(config: PlanConfig, begin: Begin = unseen) -> tuple[Table, str | 
 
 def run(config: PlanConfig) -> None:
     """Prints the table and the choice."""
-    memory, rate = ("--memory-gib", config.memory_gib), ("--tflops", config.tflops)
-    for name, value in (("IDENTITIES", config.identities), memory, rate):
-        if value is not None and not value > 0:
-            raise InputError(f"{name} {value:g}: give a number above 0")
-    sizes = dict.fromkeys(("dim", "batch", "devices", "chunk"), (1, math.inf))
-    check_numbers(config, **sizes, rate=(0.0, 1.0))
     if config.compile:
         # Simulated devices have to be asked for before JAX starts its backend.
         jax.config.update("jax_num_cpu_devices", max(1, config.devices))

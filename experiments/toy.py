@@ -14,14 +14,17 @@ import dataclasses
 import functools
 import math
 import pathlib
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from rich.console import Console
 
 from arcface_jax.analysis.class_gaps import class_gaps, even_circle_probability
 from arcface_jax.commands.command import (
-    check_numbers,
+    Count,
+    Positive,
+    Range,
+    Seed,
     make_folder,
     new_console,
     progress_bar,
@@ -58,21 +61,21 @@ class Arguments:
 
     people: str | None = None
     """Source of images; synthetic people if not given."""
-    identities: int = 8
+    identities: Count = 8
     """How many people; of a source, the first ones."""
-    dimension: int = 2
+    dimension: Annotated[int, Range(2, 3)] = 2
     """Of the embedding, 2 or 3."""
     margin: float = 0.5
     """ArcFace's m, radians. On a circle of C people it must be below 2π/C."""
-    scale: float = 16.0
+    scale: Positive = 16.0
     """s of the softmax on the sphere and of ArcFace."""
-    difficulty: float = 0.5
+    difficulty: Annotated[float, Range(0.0, 2.0)] = 0.5
     """Of synthetic images, 0 … 2: at 1 a two-dimensional embedding does not learn all of them."""
-    steps: int = 800
+    steps: Count = 800
     """Of training."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Of the networks; the picture shows the first."""
-    quantile: float = 0.02
+    quantile: Annotated[float, Range(0.0, 0.5)] = 0.02
     """Share of a class's images at each side that its edge leaves out."""
     output: pathlib.Path = pathlib.Path("runs/toy")
     """Folder for toy.json and the picture."""
@@ -168,10 +171,7 @@ def check_feasible(arguments: Arguments, console: Console) -> dict[str, float]:
 
 def run(arguments: Arguments) -> None:
     """Trains, measures, prints, writes."""
-    check_numbers(arguments, steps=(1, math.inf), quantile=(0.0, 0.5), difficulty=(0.0, 2.0))
     console = new_console()
-    if not arguments.seeds:
-        raise InputError("--seeds: give at least one")
     make_folder(arguments.output)
     halves = read_halves(arguments)
     report: dict[str, object] = {"circle": check_feasible(arguments, console)}

@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import tyro
 from rich.console import Console
@@ -80,13 +80,32 @@ def read_options(
     return chosen
 
 
-def check_numbers(options: Any, prefix: str = "--", /, **ranges: tuple[float, float]) -> None:
-    """Refuses an option that is NaN or infinite, or outside its range [low, high].
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """What numbers an option takes, low … high, as a part of its type: Annotated[int, Range(1)]."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+
+
+_MOST = 2**63
+_RANGE_OF_SEED = Range(0, 2**32 - 1)
+Count = Annotated[int, Range(1)]
+Seed = Annotated[int, _RANGE_OF_SEED]
+Share = Annotated[float, Range(0.0, 1.0)]
+Cosine = Annotated[float, Range(-1.0, 1.0)]
+Positive = Annotated[float, Range(0.0, open_low=True)]
+"""The usual kinds of numbers. NumPy takes no seed below 0."""
+
+
+def check_numbers(options: Any, prefix: str = "--") -> None:
+    """Refuses an option that is NaN or infinite, outside the `Range` of its type, a whole number of
+    more than 63 bits, or an empty list of numbers.
 
     Args:
       options: a dataclass; dataclasses in it, and tuples of numbers, are looked through.
       prefix: what stands before the names.
-      ranges: of the options of these names, which may be None.
 
     Raises:
       InputError: names the option and its value.
@@ -98,12 +117,27 @@ def check_numbers(options: Any, prefix: str = "--", /, **ranges: tuple[float, fl
     for field in dataclasses.fields(options):
         value, name = getattr(options, field.name), prefix + field.name.replace("_", "-")
         check_numbers(value, f"{name}.")
+        if tyro.conf.Positional in get_args(field.type):
+            name = field.name.upper()
         numbers = value if isinstance(value, tuple | list) else (value,)
-        low, high = ranges.get(field.name, (-math.inf, math.inf))
+        own = range_of(field.type)
+        if own and not numbers and field.default:
+            raise InputError(f"{name} is empty; give 1 or more")
+        limits = own or (_RANGE_OF_SEED if field.name == "seed" else Range())
         for number in numbers:
-            unlike_default = not isinstance(number, float) or number != field.default
-            if isinstance(number, int | float) and unlike_default:
-                check_between(name, number, low, high)
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            if isinstance(number, int) and abs(number) >= _MOST:
+                raise InputError(f"{name} is a number of {len(str(number))} digits; pass less")
+            if not isinstance(number, float) or number != field.default:
+                check_between(name, number, limits.low, limits.high, open_low=limits.open_low)
+
+
+def range_of(kind: Any) -> Range | None:
+    """The range in an option's type, as in tuple[Count, ...] and Count | None; None without."""
+    if isinstance(kind, Range):
+        return kind
+    return next((found for each in get_args(kind) if (found := range_of(each))), None)
 
 
 def split_arguments() -> tuple[list[str], list[str]]:
@@ -242,4 +276,19 @@ def run_command(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = INTERRUPTED
+    except Exception as error:
+        if not _asks_too_much(error):
+            raise
+        print(
+            "error: this takes more memory than there is; choose smaller numbers, or a larger "
+            "machine",
+            file=sys.stderr,
+        )
+        status = INPUT_ERROR
     sys.exit(status)
+
+
+def _asks_too_much(error: Exception) -> bool:
+    """Whether an error says that memory is short, by its kind or, of NumPy and XLA, its words."""
+    words = ("array is too big", "Maximum allowed dimension", "RESOURCE_EXHAUSTED")
+    return isinstance(error, MemoryError | OverflowError) or any(one in str(error) for one in words)

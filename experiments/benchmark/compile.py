@@ -11,14 +11,14 @@ import tyro
 from rich.table import Table
 
 from arcface_jax.arguments import check_choice
-from arcface_jax.commands.command import table_of
+from arcface_jax.commands.command import Count, table_of
 from arcface_jax.errors import InputError
 from arcface_jax.models.registry import names
 from arcface_jax.training.abstract import cost
 
 from .compile_cases import step_config
 from .measured_process import measure_in_process
-from .report import BenchmarkOptions, Ratio, Record, Report, check_counts, group, ratio_of_rounds
+from .report import BenchmarkOptions, Ratio, Record, Report, group, ratio_of_rounds
 
 COLD, FILLING, WARM = "no cache", "filling", "cache"
 STAGES = ("trace", "lower", "compile")
@@ -33,17 +33,17 @@ class CompileBenchmark(BenchmarkOptions):
         "iresnet100",
     )
     """Backbones, by `arcface_jax.models.registry.names()`."""
-    image_size: int = 112
+    image_size: Count = 112
     """Side of the images."""
-    width: int = 64
+    width: Count = 64
     """Channels of the first stage; 64 as published."""
-    embedding_size: int = 512
+    embedding_size: Count = 512
     """Length of the embeddings, D."""
-    batch: int = 8
+    batch: Count = 8
     """Images of a step, N."""
-    classes: int = 1000
+    classes: Count = 1000
     """Identities of the head, C."""
-    rounds: int = 3
+    rounds: Count = 3
     """How often each is compiled without the cache, and then with it."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-compile")
     """Folder for records.json and the picture."""
@@ -56,7 +56,6 @@ def run_compile_benchmark(config: CompileBenchmark) -> int:
     if not config.networks:
         raise InputError("--networks: give at least one")
     sizes = ("image_size", "width", "embedding_size", "batch", "classes")
-    check_counts(config, *sizes, "rounds")
     numbers = [getattr(config, name) for name in sizes]
     report = Report("compile", config)
     with tempfile.TemporaryDirectory() as folder:

@@ -9,13 +9,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from PIL import Image
 from rich.table import Table
 
-from arcface_jax.commands.command import table_of
+from arcface_jax.commands.command import Count, Range, table_of
 from arcface_jax.data.convert import convert
 from arcface_jax.data.decode import decode
 from arcface_jax.data.pipeline import batches
@@ -26,7 +26,7 @@ from arcface_jax.data.sources.recordio import RecordIOSource
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 
-from .report import BenchmarkOptions, Ratio, Record, Report, check_counts, rates, ratio_of_rounds
+from .report import BenchmarkOptions, Ratio, Record, Report, rates, ratio_of_rounds
 
 PIPELINE, DECODING, PILLOW, OPENCV = "arcface-jax", "decoding alone", "Pillow", "OpenCV"
 FORMATS: tuple[Literal["recordio", "folder"], ...] = ("recordio", "folder")
@@ -38,23 +38,23 @@ DecodeOne = Callable[[bytes], np.ndarray]
 class DataBenchmark(BenchmarkOptions):
     """Shuffled batches of JPEGs in a RecordIO file and in a folder, of the synthetic faces."""
 
-    identities: int = 100
+    identities: Count = 100
     """People."""
-    images_per_identity: int = 20
+    images_per_identity: Count = 20
     """Images of each."""
-    stored_sizes: tuple[int, ...] = (112, 224)
+    stored_sizes: tuple[Count, ...] = (112, 224)
     """Sides of the stored images; others than --image-size are scaled when read."""
-    image_size: int = 112
+    image_size: Count = 112
     """Side of the images in a batch."""
-    quality: int = 95
+    quality: Annotated[int, Range(1, 100)] = 95
     """Of the JPEGs, 1 … 100."""
-    batch: int = 128
+    batch: Count = 128
     """Images in a batch."""
-    batches: int = 24
+    batches: Count = 24
     """Batches in a measurement."""
-    threads: int = 4
+    threads: Count = 4
     """That decode, in the pipeline and in every loop."""
-    rounds: int = 5
+    rounds: Count = 5
     """How often each is measured, one after the other."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-data")
     """Folder for records.json and the picture; the images go to a temporary folder."""
@@ -62,7 +62,6 @@ class DataBenchmark(BenchmarkOptions):
 
 def run_data_benchmark(config: DataBenchmark) -> int:
     """Writes the files, measures, prints a table."""
-    check_counts(config, "batch", "batches", "threads", "rounds")
     if config.batches < read_ahead(config):
         raise InputError(
             f"batches is {config.batches}; pass {read_ahead(config)} or more: so many are read "

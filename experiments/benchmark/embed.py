@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
-from arcface_jax.commands.command import table_of
+from arcface_jax.commands.command import Count, table_of
 from arcface_jax.commands.models import open_trained
 from arcface_jax.errors import InputError, reason
 from arcface_jax.interop.inference import unit_embedding
@@ -26,7 +26,6 @@ from .report import (
     BenchmarkOptions,
     Record,
     Report,
-    check_counts,
     rates,
     ratio_of_rounds,
     take_turns,
@@ -41,11 +40,11 @@ class EmbedBenchmark(BenchmarkOptions):
 
     model: Annotated[pathlib.Path, tyro.conf.Positional]
     """The folder of a run, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file."""
-    batches: tuple[int, ...] = (1, 8, 32)
+    batches: tuple[Count, ...] = (1, 8, 32)
     """Images in one call."""
-    rounds: int = 10
+    rounds: Count = 10
     """How often each is measured, one after the other, so that what slows one slows both."""
-    threads: int = os.cpu_count() or 1
+    threads: Count = os.cpu_count() or 1
     """Of ONNX Runtime; JAX takes all processors there are."""
     onnx: pathlib.Path | None = None
     """The same network from another exporter; that of the command export if not given."""
@@ -57,7 +56,6 @@ class EmbedBenchmark(BenchmarkOptions):
 
 def run_embed_benchmark(config: EmbedBenchmark) -> int:
     """Measures every batch size, prints a table; ratios over 1 mean that JAX is faster."""
-    check_counts(config, "batches", "rounds", "threads")
     report = Report("embed", config, ["onnxruntime"])
     model = open_trained(config.model, config.project)
     ours, theirs = jax.jit(unit_embedding(model)), onnx_embedding(model, config)

@@ -6,9 +6,11 @@ import importlib.util
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import numpy as np
 
+from arcface_jax.commands.command import Count, Range
 from arcface_jax.commands.machine import peak_gigabytes
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.folds import fold_numbers, ten_fold_accuracy
@@ -19,7 +21,7 @@ from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import search_gallery
 from arcface_jax.evaluation.templates import verify_scores
 
-from .report import BenchmarkOptions, Ratio, Report, check_counts, ratio_of_rounds, take_turns
+from .report import BenchmarkOptions, Ratio, Report, ratio_of_rounds, take_turns
 
 Ratios = dict[str, Ratio]
 _RANKS = 20
@@ -31,23 +33,23 @@ _BLOCK = 128
 class EvaluationBenchmark(BenchmarkOptions):
     """Folds, ROCs, 1:1 of templates and 1:N search; by default of LFW's and IJB-C's sizes."""
 
-    pairs: int = 6000
+    pairs: Annotated[int, Range(20)] = 6000
     """Pairs of the ten-fold protocol."""
-    roc_pairs: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    roc_pairs: tuple[Count, ...] = (10_000, 100_000, 1_000_000)
     """Pairs of the ROCs that are measured beside scikit-learn's."""
-    templates: int = 23_124
+    templates: Count = 23_124
     """Templates of 1:1 verification."""
-    template_pairs: int = 15_658_489
+    template_pairs: Count = 15_658_489
     """Their comparisons."""
-    same_pairs: int = 19_557
+    same_pairs: Count = 19_557
     """How many of them are of one subject."""
-    gallery: int = 1_000_000
+    gallery: Count = 1_000_000
     """Entries of the gallery."""
-    probes: int = 10_000
+    probes: Count = 10_000
     """Searches in it."""
-    dimension: int = 512
+    dimension: Count = 512
     """D of the embeddings."""
-    rounds: int = 3
+    rounds: Count = 3
     """How often each is measured, in turn with what it is compared with."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-evaluation")
     """Folder for records.json and the pictures."""
@@ -55,10 +57,6 @@ class EvaluationBenchmark(BenchmarkOptions):
 
 def run_evaluation_benchmark(config: EvaluationBenchmark) -> int:
     """Measures, and prints each result as it comes."""
-    sizes = ("templates", "template_pairs", "same_pairs", "gallery", "probes", "dimension")
-    check_counts(config, *sizes, "roc_pairs", "rounds")
-    if config.pairs < 20:
-        raise InputError(f"--pairs is {config.pairs}; give 20 or more")
     if config.probes > config.gallery:
         raise InputError(
             f"probes is {config.probes}; pass no more than the {config.gallery} entries of the "

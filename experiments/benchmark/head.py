@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from arcface_jax.commands.command import new_console, progress_bar, table_of
+from arcface_jax.commands.command import Count, Positive, new_console, progress_bar, table_of
 from arcface_jax.errors import InputError
 from arcface_jax.figures.benchmark import head_growth
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
@@ -33,21 +33,21 @@ Records = list[Record]
 class HeadBenchmark(BenchmarkOptions):
     """A training step of the head (loss, gradients, SGD with momentum): time and peak memory."""
 
-    batches: tuple[int, ...] = (256, 1024)
+    batches: tuple[Count, ...] = (256, 1024)
     """Batch sizes N."""
-    classes: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    classes: tuple[Count, ...] = (10_000, 100_000, 1_000_000)
     """Numbers of identities C."""
-    dim: int = 512
+    dim: Count = 512
     """Length of the embeddings, D."""
-    chunk: int = DEFAULT_CHUNK
+    chunk: Count = DEFAULT_CHUNK
     """Classes at a time."""
     heads: Annotated[tuple[str, ...], tyro.conf.arg(metavar="HEAD …")] = (TORCH, *CASES)
     """Which: torch, dense, chunked, fused-float32, fused-bfloat16, partial-0.1."""
-    rounds: int = 3
+    rounds: Count = 3
     """How many times every head is measured; each round runs all heads one after the other."""
-    steps: int = 2
+    steps: Count = 2
     """Steps timed in a measurement, after one that is not."""
-    memory_gb: float = 12.0
+    memory_gb: Positive = 12.0
     """Heads that would need more than this are left out, and said to be."""
     traffic: bool = False
     """Count instead what travels between devices, in programs compiled for 2, 4 and 8 of them."""

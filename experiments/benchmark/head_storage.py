@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import pathlib
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arcface_jax.commands.command import table_of
+from arcface_jax.commands.command import Count, Range, table_of
 from arcface_jax.figures.benchmark import loss_by_storage
 from arcface_jax.heads.fused import HeadState, RowSgd, fused_head_step, init_head
 
@@ -25,19 +26,19 @@ STORAGES = {
 class StorageBenchmark(BenchmarkOptions):
     """A head alone, learning noisy clusters on a sphere by SGD with momentum."""
 
-    classes: int = 2000
+    classes: Count = 2000
     """Identities of the head, C."""
-    dim: int = 64
+    dim: Count = 64
     """Length of the embeddings, D."""
-    batch: int = 256
+    batch: Count = 256
     """Images of a step, N."""
-    steps: int = 600
+    steps: Count = 600
     """Steps of a run."""
-    seeds: int = 5
+    seeds: Count = 5
     """Runs of each kind."""
-    learning_rate: float = 0.1
+    learning_rate: Annotated[float, Range(0.0)] = 0.1
     """At the first step."""
-    noise: float = 0.7
+    noise: Annotated[float, Range(0.0)] = 0.7
     """Standard deviation of an embedding's noise in each dimension, the centres' being 1."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-storage")
     """Folder for records.json and the pictures."""

@@ -256,17 +256,3 @@ def group(records: Sequence[Record], *keys: str) -> dict[Any, list[Record]]:
 def rates(values: Sequence[float], form: str = ".1f") -> list[str]:
     """Median, lowest and highest, as text."""
     return [format(v, form) for v in (statistics.median(values), min(values), max(values))]
-
-
-def check_counts(options: BenchmarkOptions, *names: str) -> None:
-    """Refuses options that are below 1, or an empty list of them.
-
-    Raises:
-      InputError: names the option and its value.
-    """
-    for name in names:
-        value = getattr(options, name)
-        numbers = value if isinstance(value, tuple) else (value,)
-        if not numbers or min(numbers) < 1:
-            said = " ".join(map(str, numbers)) or "empty"
-            raise InputError(f"--{name.replace('_', '-')} is {said}; give 1 or more")

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
-from arcface_jax.commands.command import table_of
+from arcface_jax.commands.command import Count, table_of
 from arcface_jax.errors import InputError
 from arcface_jax.models.iresnet import STAGE_BLOCKS
 
@@ -20,7 +20,6 @@ from .report import (
     Ratio,
     Record,
     Report,
-    check_counts,
     group,
     rates,
     ratio_of_rounds,
@@ -41,15 +40,15 @@ class StepBenchmark(BenchmarkOptions):
         "112,64,8",
     )
     """Side of the images, channels of the first stage (64 as published), batch."""
-    depth: int = 18
+    depth: Count = 18
     """Of the IResNet."""
-    embedding_size: int = 512
+    embedding_size: Count = 512
     """Length of the embeddings, D."""
-    classes: int = 1000
+    classes: Count = 1000
     """Identities of the head, C."""
-    rounds: int = 5
+    rounds: Count = 5
     """How many times each is measured, in turn, each in a process of its own."""
-    steps: int = 10
+    steps: Count = 10
     """Steps timed in a measurement, after two that are not."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-step")
     """Folder for records.json and the picture."""
@@ -61,7 +60,6 @@ def run_step_benchmark(config: StepBenchmark) -> int:
         raise InputError(
             f"depth is {config.depth}; choose one of {', '.join(map(str, STAGE_BLOCKS))}"
         )
-    check_counts(config, "rounds", "steps")
     sizes = [read_size(text) for text in config.sizes]
     cases = (OURS, TORCH) if importlib.util.find_spec("torch") else (OURS,)
     narrow = [

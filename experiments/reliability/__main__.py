@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from arcface_jax.commands.command import (
+    Count,
+    Seed,
     new_console,
     progress_bar,
     read_options,
@@ -54,11 +56,11 @@ class ReliabilityConfig:
     """Names among kills, signals, full_disk, damage, configuration, data, not_finite,
     unwritable, processes.
     """
-    kills: int = 20
+    kills: Count = 20
     """How often kill -9 strikes."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the moments at which it does."""
-    at_once: int = 2
+    at_once: Count = 2
     """Faults committed at the same time; each keeps about one core busy."""
     folder: pathlib.Path | None = None
     """Where the runs are kept; by default they are removed again."""
@@ -98,10 +100,6 @@ def run_reliability(config: ReliabilityConfig, console: Console) -> int:
     if unknown or not config.faults:
         raise InputError(
             f"faults: {', '.join(unknown) or 'none given'}; choose among {', '.join(FAULTS)}"
-        )
-    if config.kills < 1 or config.at_once < 1:
-        raise InputError(
-            f"kills and at_once must be positive, got {config.kills} and {config.at_once}"
         )
     if config.folder is not None and config.folder.exists() and any(config.folder.iterdir()):
         raise InputError(

@@ -21,6 +21,8 @@ from typing import Annotated
 import tyro
 
 from arcface_jax.commands.command import (
+    Count,
+    Seed,
     new_console,
     progress_bar,
     read_options,
@@ -63,13 +65,13 @@ class StudyConfig:
     """Where the runs, tables and pictures go."""
     only: tuple[str, ...] = ()
     """Only the settings of the parts with such a folder, such as arcface or arcface_m0.3."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds, each of other people, split and weights; part optimisation has the first alone."""
-    test_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    test_seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     """Seeds of ArcFace, softmax and NormFace, for the tests between them."""
     omniglot: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Zip file of Omniglot characters, a second data set of part losses."""
-    processes: int = os.cpu_count() or 1
+    processes: Count = os.cpu_count() or 1
     """Runs at once, each on one core; 1 on an accelerator."""
     plan: bool = False
     """Only say what there is to run."""

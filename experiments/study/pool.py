@@ -120,7 +120,8 @@ def _outcome(done: Done) -> str:
 
 
 def _run(cases: Sequence[Case], root: pathlib.Path, processes: int) -> Iterator[Done]:
-    if processes == 1:
+    processes = min(processes, len(cases))
+    if processes <= 1:
         for case in cases:
             for seed in case.seeds:
                 yield run_one(case, root, seed)

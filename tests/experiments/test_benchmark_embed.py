@@ -34,8 +34,3 @@ def test_both_embed_the_same_and_are_compared_turn_by_turn(small_checkpoint, tmp
     export_onnx(lambda images: -embed(images), (32, 32), tmp_path / "n.onnx")
     with pytest.raises(InputError, match=r"--onnx: its embeddings differ by"):
         run_embed_benchmark(dataclasses.replace(config, onnx=tmp_path / "n.onnx"))
-
-
-def test_bad_numbers_are_named(small_checkpoint):
-    with pytest.raises(InputError, match="--batches is empty; give 1 or more"):
-        run_embed_benchmark(EmbedBenchmark(small_checkpoint, batches=()))

@@ -110,14 +110,6 @@ def test_random_rows_are_units() -> None:
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"pairs": 10}, "--pairs is 10; give 20 or more"),
-        ({"rounds": 0}, "--rounds is 0; give 1 or more"),
-        ({"gallery": 5, "probes": 6}, "probes is 6"),
-    ],
-)
-def test_bad_sizes_are_named(options, said) -> None:
-    with pytest.raises(InputError, match=said):
-        run_evaluation_benchmark(EvaluationBenchmark(**options))
+def test_more_probes_than_entries_are_refused() -> None:
+    with pytest.raises(InputError, match="probes is 6"):
+        run_evaluation_benchmark(EvaluationBenchmark(gallery=5, probes=6))

@@ -9,21 +9,29 @@ import os
 import subprocess
 import sys
 import types
+from typing import Annotated, get_args
 
 import pytest
+import tyro
 from rich.console import Console
 
 from arcface_jax.commands.command import (
+    Cosine,
+    Count,
+    Positive,
+    Share,
     check_new_file,
     check_numbers,
     make_folder,
     new_console,
     progress_bar,
+    range_of,
     read_options,
     run_command,
     say,
     table_of,
 )
+from arcface_jax.commands.main import commands
 from arcface_jax.errors import InputError
 
 
@@ -103,13 +111,113 @@ def test_no_option_is_nan_or_infinite(typed, said):
     assert str(error.value) == said
 
 
-def test_options_have_ranges():
-    check_numbers(Options(0.5), threshold=(-1.0, 1.0), count=(1, math.inf))
-    check_numbers(Options(), threshold=(-1.0, 1.0))
-    with pytest.raises(InputError, match=r"^--threshold is 3; pass a number in \[-1, 1\]$"):
-        check_numbers(Options(3.0), threshold=(-1.0, 1.0))
-    with pytest.raises(InputError, match=r"^--count is 0; pass a finite number not below 1$"):
-        check_numbers(Options(count=0), count=(1, math.inf))
+@dataclasses.dataclass(frozen=True)
+class Ranged:
+    place: Annotated[Count, tyro.conf.Positional] = 1
+    threshold: Cosine | None = None
+    counts: tuple[Count, ...] = (1,)
+    fars: tuple[Share, ...] = ()
+    rate: Positive = 1.0
+    seed: int = 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"threshold": 0.5, "counts": (3, 4), "fars": (0.0, 1.0), "seed": 2**32 - 1}, None),
+        ({"threshold": 3.0}, "--threshold is 3; pass a number in [-1, 1]"),
+        ({"counts": (2, 0)}, "--counts is 0; pass a finite number not below 1"),
+        ({"counts": ()}, "--counts is empty; give 1 or more"),
+        ({"counts": (10**30,)}, "--counts is a number of 31 digits; pass less"),
+        ({"place": 0}, "PLACE is 0; pass a finite number not below 1"),
+        ({"rate": 0.0}, "--rate is 0; pass a finite number above 0"),
+        ({"fars": (0.1, 1.5)}, "--fars is 1.5; pass a number in [0, 1]"),
+        ({"seed": -1}, "--seed is -1; pass a number in [0, 4.29497e+09]"),
+        ({"seed": 2**32}, "--seed is 4.29497e+09; pass a number in [0, 4.29497e+09]"),
+    ],
+)
+def test_options_have_ranges(changed, said):
+    if said is None:
+        check_numbers(Ranged(**changed))
+        return
+    with pytest.raises(InputError) as error:
+        check_numbers(Ranged(**changed))
+    assert str(error.value) == said
+
+
+def options_of(name):
+    """The classes of a command's options."""
+    module = importlib.import_module(f"experiments.{name}")
+    if name == "benchmark":
+        names = importlib.import_module("experiments.benchmark.__main__").BENCHMARKS.values()
+        return [
+            getattr(importlib.import_module(f"experiments.benchmark.{file}"), options)
+            for file, options, _ in names
+        ]
+    if name in ("reliability", "study"):
+        module = importlib.import_module(f"experiments.{name}.__main__")
+    named = ("Arguments", "Config", "Check", "Enrol", "Name", "Verify", "TimedSearch", "PresetPlan")
+    return [
+        one
+        for one in vars(module).values()
+        if dataclasses.is_dataclass(one)
+        and one.__module__ == module.__name__
+        and one.__name__.endswith(named)
+    ]
+
+
+def numbers_in(kind):
+    """int, float, or what a type has of them."""
+    inside = (each for part in get_args(kind) for each in numbers_in(part))
+    return {kind} & {int, float} | {*inside}
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+@pytest.mark.filterwarnings("ignore")
+def test_every_number_of_every_command_is_taken_or_refused_in_one_line(name):
+    """Zero, negative, no number, infinite, and more than any computer has."""
+    assert options_of(name)
+    for options in options_of(name):
+        needed = [field for field in dataclasses.fields(options) if is_needed(field)]
+        for field in dataclasses.fields(options):
+            if not numbers_in(field.type):
+                continue
+            limits = range_of(field.type)
+            assert limits or field.name in ("margin",), f"{options} {field.name} has no range"
+            low, high = (limits.low, limits.high) if limits else (-math.inf, math.inf)
+            for value in (0, -1, math.nan, math.inf, -math.inf, 10**30, 0.5):
+                given = (value,) if isinstance(field.default, tuple) else value
+                chosen = options(**{one.name: "x" for one in needed} | {field.name: given})
+                fits = math.isfinite(value) and low <= value <= high and value != 10**30
+                if fits and not (limits and limits.open_low and value == low):
+                    check_numbers(chosen)
+                    continue
+                with pytest.raises(InputError) as error:
+                    check_numbers(chosen)
+                name_of = field.name.replace("_", "-")
+                assert str(error.value).lower().removeprefix("--").startswith(f"{name_of} is ")
+
+
+def is_needed(field):
+    return {field.default, field.default_factory} == {dataclasses.MISSING}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 7.11 PiB for an array with shape (1000000000, 1000000)"),
+        OverflowError("Python int too large to convert to C long"),
+        ValueError("Maximum allowed dimension exceeded"),
+        ValueError("array is too big; `arr.size * arr.dtype.itemsize` is larger than the maximum"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4000000000000 bytes."),
+    ],
+)
+def test_what_asks_for_too_much_is_one_line(type_command, error):
+    status, _, said = type_command(raises(error))
+    assert (status, said.count("\n")) == (2, 1)
+    assert said.startswith("error: this takes more memory than there is; choose smaller")
+    with pytest.raises(ValueError, match="another"):
+        run_command(raises(ValueError("another")))
 
 
 @pytest.mark.parametrize(
@@ -124,6 +232,13 @@ def test_options_have_ranges():
         ("toy", "--quantile 2", "--quantile is 2"),
         ("invert", "--learning-rate -1", "--learning-rate is -1"),
         ("plan", "1000 --rate nan", "--rate is nan"),
+        ("plan", "0", "IDENTITIES is 0"),
+        ("compare", "--processes 0", "--processes is 0"),
+        ("compare", "--seeds 0 -1", "--seeds is -1"),
+        ("study.__main__", "--processes -2", "--processes is -2"),
+        ("benchmark.__main__", "step --steps 0", "--steps is 0"),
+        ("train", "--run.seed -1", "--run.seed is -1"),
+        ("train", f"--run.steps {10**30}", "--run.steps is a number of 31 digits"),
         ("convert", "s d --image-size 0", "--image-size is 0"),
         ("neighbours", "--far nan", "--far is nan"),
         ("train", "--loss.margin nan", "--loss.margin is nan"),

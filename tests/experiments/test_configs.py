@@ -303,8 +303,8 @@ def test_the_table_of_presets(command, monkeypatch):
         (("--preset", "nothing"), "--preset nothing: choose one of casia-r50"),
         (("--preset", "casia-r50", "--all-presets"), "one of them"),
         (("--all-presets", "--devices", "4"), "--devices is for --preset"),
-        (("-5",), "IDENTITIES -5: give a number above 0"),
-        (("1000", "--tflops", "0"), "--tflops 0: give a number above 0"),
+        (("-5",), "IDENTITIES is -5; pass a finite number not below 1"),
+        (("1000", "--tflops", "0"), "--tflops is 0; pass a finite number above 0"),
     ],
 )
 def test_wrong_plans_are_refused(command, arguments, message):

@@ -54,7 +54,7 @@ def test_the_most_alike_images_and_the_people_to_draw():
     [
         (["small.pth"], "--people: a model that was not trained here"),
         (["--far", "2"], "--far 2: give a rate"),
-        (["--drawn", "1"], "give at least 2 of each"),
+        (["--drawn", "1"], "--drawn is 1; pass a finite number not below 2"),
     ],
 )
 def test_bad_input_is_one_line(
