@@ -13,7 +13,6 @@ when the same command is given again.
 import copy
 import csv
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -34,7 +33,8 @@ from arcface_jax.commands.command import (
 )
 from arcface_jax.commands.evaluation_inputs import SOURCE
 from arcface_jax.commands.gallery import FACES, PATTERNS, embed_crops, embed_patterns, how_cut
-from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Model, Project, open_embedder
+from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
+from arcface_jax.commands.partial import Partial, about_model
 from arcface_jax.commands.photos import (
     Cropper,
     Detect,
@@ -43,13 +43,11 @@ from arcface_jax.commands.photos import (
     say_left_out,
     say_tally,
 )
-from arcface_jax.data.detect import Tally
 from arcface_jax.data.open import open_source
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.errors import InputError
-from arcface_jax.files import replace_whole, whole_file, whole_text, write_whole
-from arcface_jax.runs.run_folder import CHECKPOINTS_FOLDER
+from arcface_jax.files import replace_whole, whole_file, whole_text
 
 _IMAGES_A_SAVE = 1024
 
@@ -76,39 +74,6 @@ class Arguments:
     threads: Count = 4
     """Images decoded at once."""
     project: Project = None
-
-
-class Partial:
-    """Embeddings on their way to a file: a memory map beside it, and how many rows are done."""
-
-    def __init__(
-        self, output: pathlib.Path, rows: int, size: int, recipe: dict[str, object]
-    ) -> None:
-        """Goes on with what an interrupted run of the same recipe left; else begins anew."""
-        self.path = output.with_name(output.name + ".partial.npy")
-        self._progress = output.with_name(output.name + ".partial.json")
-        self._recipe = recipe
-        self.done, self.tally = 0, Tally()
-        if self._progress.exists() and self.path.exists():
-            saved = json.loads(self._progress.read_text())
-            if saved["recipe"] == recipe:
-                self.done, self.tally = int(saved["done"]), Tally(**saved["tally"])
-        mode = "r+" if self.done else "w+"
-        shape = None if self.done else (rows, size)
-        self.rows = np.lib.format.open_memmap(self.path, mode, np.float32 if shape else None, shape)
-
-    def save(self, done: int) -> None:
-        """Makes the first `done` rows durable, then says so."""
-        self.rows.flush()
-        self.done = done
-        tally = dataclasses.asdict(self.tally)
-        saved = {"done": done, "tally": tally, "recipe": self._recipe}
-        write_whole(self._progress, json.dumps(saved))
-
-    def discard(self) -> None:
-        """Removes what was written on the way: the last act."""
-        self.path.unlink(missing_ok=True)
-        self._progress.unlink(missing_ok=True)
 
 
 def embed_source(
@@ -235,14 +200,9 @@ def check_output(output: pathlib.Path) -> None:
 
 
 def recipe_of(arguments: Arguments, embedder: Embedder, source: EncodedSource) -> dict[str, object]:
-    """What an interrupted run must agree in to be gone on with. A folder's own time does not tell
-    that a run has come to another checkpoint, or that an export was made anew.
-    """
-    model = arguments.model
-    parts = (model / STABLEHLO_FILE, model / CHECKPOINTS_FOLDER)
-    written = next((part for part in parts if part.exists()), model).stat().st_mtime
+    """What an interrupted run must agree in to be gone on with."""
     options = {name: getattr(arguments, name) for name in ("project", "flip", "detect", "face")}
-    about = {"model": str(model.resolve()), "name": embedder.name, "model written": written}
+    about = about_model(arguments.model, embedder.name)
     return {**about, **options, "source": source.fingerprint}
 
 

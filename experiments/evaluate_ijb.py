@@ -1,18 +1,26 @@
-"""Scores precomputed features by IJB-B's or IJB-C's protocols: 1:1 verification and 1:N search.
+"""IJB-B's and IJB-C's protocols, from photos or features: 1:1 verification and 1:N search.
 
-python -m experiments.evaluate_ijb --meta IJBC/meta --features ijbc_features.npz
+python -m experiments.evaluate_ijb --meta IJBC/meta --photos IJBC/loose_crop --model 068.ckpt
+python -m experiments.evaluate_ijb --meta IJBC/meta --features runs/evaluation-ijb/features.npz
 
 The folder of metadata has `*_face_tid_mid.txt` and `*_template_pair_label.txt`;
-`*_name_5pts_score.txt` for --detector-scores; and for the search `*_1N_gallery_*.csv` (one or two)
-and `*_1N_probe_mixed.csv`. The file of features holds `embeddings` [N, D] in the order of
-`*_face_tid_mid.txt`, not normalised, and may hold `mirrored` [N, D]. Writes into --output.
+`*_name_5pts_score.txt` for --photos and --detector-scores; and for the search
+`*_1N_gallery_*.csv` (one or two) and `*_1N_probe_mixed.csv`. Photos are aligned by the landmarks of
+that list. A file of features holds `embeddings` [N, D] in the order of `*_face_tid_mid.txt`, not
+normalised, zeros where an image has no usable face, and may hold `mirrored` [N, D]. A template
+without a usable face failed to enrol: it is counted, and scored as no match.
+
+Writes into --output; from photos also features.npz, and an interrupted run goes on when the same
+command is given again.
 """
 
 import dataclasses
 import pathlib
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
+import tyro
+from rich.console import Console
 
 from arcface_jax.commands.command import (
     Range,
@@ -26,6 +34,8 @@ from arcface_jax.commands.command import (
 )
 from arcface_jax.commands.evaluation_inputs import read_arrays
 from arcface_jax.commands.evaluation_report import write_tables
+from arcface_jax.commands.ijb_photos import ListedPhotos, embed_listed
+from arcface_jax.commands.models import MODEL_HELP, Project, open_to_evaluate
 from arcface_jax.data.pairs import check_folds
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import (
@@ -41,6 +51,7 @@ from arcface_jax.evaluation.identification import (
     open_set_roc,
 )
 from arcface_jax.evaluation.ijb import (
+    Landmarks,
     read_face_media,
     read_ijb_landmarks,
     read_template_pairs,
@@ -48,20 +59,24 @@ from arcface_jax.evaluation.ijb import (
     subjects_of_templates,
 )
 from arcface_jax.evaluation.roc import Roc
-from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import Search
 from arcface_jax.evaluation.tables import to_text
 from arcface_jax.evaluation.templates import (
     IJB_FARS,
     Templates,
     pool_templates,
+    score_templates,
     search_templates,
     verify_scores,
 )
 from arcface_jax.figures.evaluation import cmc_figure, det_figure, roc_figure
 from arcface_jax.figures.style import save
+from arcface_jax.files import write_whole
 
 Figures = dict[str, Interval]
+
+FEATURES, LEFT_OUT = "features.npz", "no_usable_face.txt"
+"""What is written of photos, beside the tables."""
 
 RANKS = (1, 5, 10)
 """At which identification is reported."""
@@ -73,8 +88,14 @@ class Arguments:
 
     meta: pathlib.Path
     """Folder of metadata files, see above."""
-    features: pathlib.Path
+    features: pathlib.Path | None = None
     """NumPy .npz file of features, see above."""
+    photos: pathlib.Path | None = None
+    """Folder or zip file of the photos that the lists name, such as loose_crop."""
+    model: Annotated[pathlib.Path | None, tyro.conf.arg(help=f"{MODEL_HELP}.")] = None
+    project: Project = None
+    flip: Literal["add", "none"] = "add"
+    """Add the embedding of a photo's mirror image to its own, as is usual, or leave it out."""
     output: pathlib.Path = pathlib.Path("runs/evaluation-ijb")
     """Folder to write: table.txt, .md, .tex, .csv, .json, and the pictures."""
     norm_weighting: bool = True
@@ -102,33 +123,67 @@ def find_one(folder: pathlib.Path, pattern: str) -> pathlib.Path:
     return files[0]
 
 
-def read_templates(arguments: Arguments) -> Templates:
-    """Reads the features and pools them."""
+def read_templates(arguments: Arguments, console: Console) -> Templates:
+    """Reads the features, or embeds the photos, and pools them."""
     media_file = find_one(arguments.meta, "*_face_tid_mid.txt")
-    media = read_face_media(media_file)
-    arrays = read_arrays(arguments.features, ("embeddings",))
-    if len(arrays["embeddings"]) != len(media.names):
-        raise InputError(
-            f"{arguments.features}: {len(arrays['embeddings'])} features, but {media_file} lists "
-            f"{len(media.names)} images; give one a line, in its order"
-        )
-    scores = None
-    if arguments.detector_scores:
+    with progress_bar(console, f"Reading {media_file}"):
+        media = read_face_media(media_file)
+    landmarks = None
+    if arguments.detector_scores or arguments.photos is not None:
         landmarks = read_ijb_landmarks(find_one(arguments.meta, "*_name_5pts_score.txt"))
         if landmarks.names != media.names:
             raise InputError(
                 f"{arguments.meta}: *_name_5pts_score.txt lists other images than {media_file.name}"
             )
-        scores = landmarks.scores
-    with concerning(str(arguments.features)):
-        return pool_templates(
+    place = arguments.features or arguments.output / FEATURES
+    if arguments.photos is not None:
+        assert landmarks is not None
+        embed_photos(arguments, landmarks, place, console)
+    arrays = read_arrays(place, ("embeddings",))
+    if len(arrays["embeddings"]) != len(media.names):
+        raise InputError(
+            f"{place}: {len(arrays['embeddings'])} features, but {media_file} lists "
+            f"{len(media.names)} images; give one a line, in its order"
+        )
+    with progress_bar(console, "Pooling"), concerning(str(place)):
+        templates = pool_templates(
             arrays["embeddings"],
             media.template_ids,
             media.media_ids,
             mirrored=arrays.get("mirrored"),
-            detector_scores=scores,
+            detector_scores=landmarks.scores if arguments.detector_scores else None,
             norm_weighting=arguments.norm_weighting,
         )
+    images = int((~arrays["embeddings"].any(axis=1)).sum())
+    failed = templates.ids[~templates.enrolled]
+    of_images = f"{images:,} of {len(media.names):,} images"
+    say(console, f"{len(templates.ids):,} templates; without a usable face: {of_images}.")
+    if len(failed):
+        shown = ", ".join(map(str, failed[:10])) + (", …" if len(failed) > 10 else "")
+        what = f"Failure to enrol: {len(failed):,} templates have no usable face and match nobody"
+        say(console, f"{what}: {shown}.")
+    return templates
+
+
+def embed_photos(
+    arguments: Arguments, landmarks: Landmarks, output: pathlib.Path, console: Console
+) -> None:
+    """Writes the features of all photos, and a list of those without a usable face."""
+    assert arguments.photos is not None
+    assert arguments.model is not None
+    with progress_bar(console, f"Opening {arguments.photos}"):
+        photos = ListedPhotos(arguments.photos, landmarks)
+    with progress_bar(console, f"Opening {arguments.model}"):
+        model = open_to_evaluate(arguments.model, arguments.project)
+    with progress_bar(console, "Embedding", len(photos)) as move:
+        left_out = embed_listed(
+            model, arguments.model, photos, output, mirrored=arguments.flip == "add", progress=move
+        )
+    for line in left_out[:10]:
+        say(console, f"no usable face: {line}")
+    if left_out:
+        write_whole(arguments.output / LEFT_OUT, "\n".join(left_out) + "\n")
+        say(console, f"All {len(left_out)} of them: {arguments.output / LEFT_OUT}")
 
 
 def verify(arguments: Arguments, templates: Templates) -> tuple[Figures, Roc]:
@@ -139,9 +194,10 @@ def verify(arguments: Arguments, templates: Templates) -> tuple[Figures, Roc]:
         check_folds(pairs.same, 1)
     first = templates.rows(pairs.first, "first templates")
     second = templates.rows(pairs.second, "second templates")
-    scores = score_pairs(templates.embeddings, templates.embeddings, first, second)
+    scores = score_templates(templates, first, second)
     result, roc = verify_scores(scores, pairs.same, fars=arguments.fars)
     figures = without_interval(result.numbers())
+    figures |= without_interval({"num_failed_to_enrol": int((~templates.enrolled).sum())})
     if arguments.replicates:
         subjects = subjects_of_templates(first, second, pairs.same, len(templates.ids))
         clustered = (scores, pairs.same, subjects[first], subjects[second])
@@ -196,11 +252,13 @@ def without_interval(numbers: dict[str, float]) -> Figures:
 
 def run(arguments: Arguments) -> None:
     """Pools, scores, prints, writes."""
-    console = new_console()
+    if (arguments.photos is None) == (arguments.features is None):
+        raise InputError("give either --photos and --model, or --features")
+    if (arguments.photos is None) != (arguments.model is None):
+        raise InputError("--photos and --model: give both, the photos and what to embed them with")
+    console = new_console(soft_wrap=True)
     make_folder(arguments.output)
-    with progress_bar(console, "Reading and pooling"):
-        templates = read_templates(arguments)
-    say(console, f"{len(templates.ids):,} templates.")
+    templates = read_templates(arguments, console)
     with progress_bar(console, "Verifying 1:1"):
         figures, roc = verify(arguments, templates)
     rows = {"1:1": figures}

@@ -1,6 +1,7 @@
 """What every test shares: simulated devices, a compilation cache, the optional real data."""
 
 import collections
+import gc
 import importlib.metadata
 import itertools
 import os
@@ -45,6 +46,15 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if config.getoption("markexpr") == "not slow":
         os.environ["XLA_FLAGS"] = f"{_QUICK_TO_COMPILE} {os.environ['XLA_FLAGS']}"
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, so the collector need not look at it again and again; it runs less
+    often, for tracing makes many objects and few cycles.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

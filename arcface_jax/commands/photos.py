@@ -1,9 +1,9 @@
 """Photos to the crops that a model takes: their middle, or the face that is found in them."""
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 import tyro
@@ -16,6 +16,8 @@ from arcface_jax.data.detect import FaceDetector, Finding, Tally, Which, find_fa
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.errors import InputError, printable
+
+_T = TypeVar("_T")
 
 Detect = Annotated[
     bool,
@@ -81,15 +83,13 @@ class Cropper:
         self.tally = Tally()
 
     def _find(self, photo: np.ndarray) -> tuple[np.ndarray | None, Finding | None]:
-        """(uint8 [height, width, 3] or None without a face, what the detector found). A model of
-        112×96 pixels was trained on the middle of the aligned 112×112 crop.
-        """
+        """(uint8 [height, width, 3] or None without a face, what the detector found)."""
         if self._detector is None:
             return resize(photo, self._size), None
         found = find_face(self._detector, photo, self._face)
         if found.landmarks is None:
             return None, found
-        return resize(align(photo, found.landmarks, max(self._size)), self._size), found
+        return cut_aligned(photo, found.landmarks, self._size), found
 
     def crop(self, photo: np.ndarray, name: str) -> np.ndarray:
         """The crop of an RGB photo; `name` is what messages call it."""
@@ -132,24 +132,37 @@ class Cropper:
                 raise
             return self._find(photo)
 
-        def submit(start: int) -> list[Future[tuple[np.ndarray | None, Finding | None]]]:
-            return [
-                pool.submit(read, index)
-                for index in range(start, min(start + batch_size, len(source)))
-            ]
-
         black = np.zeros((*self._size, 3), np.uint8)
-        with ThreadPoolExecutor(threads) as pool:
-            waiting = submit(first)
-            while waiting:
-                following = submit(first + len(waiting))
-                crops = []
-                for index, future in enumerate(waiting, first):
-                    crop, finding = future.result()
-                    crops.append(crop)
-                    if finding is not None:
-                        self.tally.add(source.where(index), finding)
-                first += len(waiting)
-                found = np.array([crop is not None for crop in crops])
-                yield np.stack([black if crop is None else crop for crop in crops]), found
-                waiting = following
+        for batch in read_ahead(read, range(first, len(source)), batch_size, threads):
+            for index, (_, finding) in enumerate(batch, first):
+                if finding is not None:
+                    self.tally.add(source.where(index), finding)
+            first += len(batch)
+            found = np.array([crop is not None for crop, _ in batch])
+            yield np.stack([black if crop is None else crop for crop, _ in batch]), found
+
+
+def cut_aligned(photo: np.ndarray, landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The aligned face, uint8 [height, width, 3]. A model of 112×96 pixels was trained on the
+    middle of the aligned 112×112 crop.
+    """
+    return resize(align(photo, landmarks, max(size)), size)
+
+
+def read_ahead(
+    read: Callable[[int], _T], indices: range, batch_size: int, threads: int
+) -> Iterator[list[_T]]:
+    """Batches of `read(index)`, in order, by several threads: the next is read while the last one
+    is used.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+
+        def submit(start: int) -> list[Future[_T]]:
+            return [pool.submit(read, index) for index in indices[start : start + batch_size]]
+
+        done, waiting = 0, submit(0)
+        while waiting:
+            done += len(waiting)
+            following = submit(done)
+            yield [future.result() for future in waiting]
+            waiting = following

@@ -23,6 +23,7 @@ _NAMES = {
     "num_gallery": "entries of the gallery",
     "num_enrolled": "probes of enrolled people",
     "num_unknown": "probes of unknown people",
+    "num_failed_to_enrol": "templates that failed to enrol",
     "angle intra": "Intra",
     "angle inter": "Inter",
     "angle w_ec": "W-EC",

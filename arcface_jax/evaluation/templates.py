@@ -18,6 +18,9 @@ from arcface_jax.evaluation.roc import Roc, RocNumbers, roc_curve, roc_numbers
 from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import Search, search_gallery
 
+NO_MATCH = -2.0
+"""The score of a template that failed to enrol with any other: below every cosine."""
+
 IJB_FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """The false accept rates at which IJB tables quote TAR."""
 
@@ -28,11 +31,17 @@ class Templates:
 
     Attributes:
       ids: int64 [T], ascending, each once.
-      embeddings: float32 [T, D], unit rows.
+      embeddings: float32 [T, D], unit rows; zero for a template that failed to enrol.
     """
 
     ids: np.ndarray
     embeddings: np.ndarray
+
+    @property
+    def enrolled(self) -> np.ndarray:
+        """bool [T]: false for the templates without a usable face."""
+        usable: np.ndarray = self.embeddings.any(axis=1)
+        return usable
 
     def rows(self, ids: np.ndarray, name: str = "template ids") -> np.ndarray:
         """int64: the row of each template.
@@ -65,10 +74,11 @@ def pool_templates(
         medium   = mean of its images' features
         template = Σ media / ‖Σ media‖
 
-    So a video of a hundred frames weighs as much as one still image.
+    So a video of a hundred frames weighs as much as one still image. An image without a usable face
+    has a row of zeros and counts nowhere; a template of such images alone failed to enrol.
 
     Args:
-      features: [N, D], as the network gave them.
+      features: [N, D], as the network gave them; zeros for an image without a usable face.
       template_ids: int [N], the template of each image.
       media_ids: int [N], its medium (frames of one video share one); counted within a template.
       mirrored: [N, D], features of the mirrored images, to be added first; not if None.
@@ -80,7 +90,8 @@ def pool_templates(
     Returns: the templates, by ascending number.
 
     Raises:
-      InputError: mismatched lengths, NaN, or a template that sums to zero.
+      InputError: mismatched lengths, NaN, an image with zeros in features or mirrored alone, no
+        usable image at all, or a template whose usable images sum to zero.
 
     References: Whitelam et al., IARPA Janus Benchmark-B (CVPRW 2017); Maze et al., IJB-C (ICB
       2018).
@@ -90,10 +101,13 @@ def pool_templates(
     num_images = len(features)
     if detector_scores is not None:
         detector_scores = check_weights(detector_scores, num_images, "detector_scores")
-    order = np.lexsort((media_ids, template_ids))
+    usable = _usable(features, mirrored)
+    all_ids = np.unique(template_ids).astype(np.int64)
+    (kept,) = np.nonzero(usable)
+    order = kept[np.lexsort((media_ids[kept], template_ids[kept]))]
     new_template = np.append(True, np.diff(template_ids[order]) != 0)
     new_medium = new_template | np.append(True, np.diff(media_ids[order]) != 0)
-    starts = np.append(np.flatnonzero(new_template), num_images)
+    starts = np.append(np.flatnonzero(new_template), len(order))
     ids, pooled = template_ids[order][new_template].astype(np.int64), []
     # Whole templates, so that the sorted copy stays small.
     for first, last in _runs(starts, 65_536):
@@ -117,7 +131,24 @@ def pool_templates(
             f"features: template {ids[np.argmax(empty)]} sums to zero and has no direction; check "
             "its images"
         )
-    return Templates(ids, unit_embeddings(summed, "templates"))
+    embeddings = np.zeros((len(all_ids), summed.shape[1]), np.float32)
+    embeddings[np.searchsorted(all_ids, ids)] = unit_embeddings(summed, "templates")
+    return Templates(all_ids, embeddings)
+
+
+def _usable(features: np.ndarray, mirrored: np.ndarray | None) -> np.ndarray:
+    """bool [N]: the images that are not rows of zeros."""
+    usable = np.asarray(features).any(axis=1)
+    if mirrored is not None:
+        differs = usable != np.asarray(mirrored).any(axis=1)
+        if differs.any():
+            raise InputError(
+                f"mirrored: row {int(np.argmax(differs))} is zero, or that of features is, but not "
+                "both; zeros say that an image has no usable face"
+            )
+    if not usable.any():
+        raise InputError(f"features: all {len(usable)} rows are zero: no image has a usable face")
+    return usable
 
 
 def _check_images(
@@ -167,6 +198,24 @@ class TemplateVerificationResult(RocNumbers):
         return super().numbers() | counts
 
 
+def score_templates(
+    templates: Templates,
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> np.ndarray:
+    """float32 [P]: the cosine of each pair of rows of `templates`; `NO_MATCH` where one failed to
+    enrol.
+    """
+    # Any direction will do for those that failed: their scores are replaced.
+    filled = templates.embeddings.copy()
+    filled[~templates.enrolled, 0] = 1.0
+    scores = score_pairs(filled, filled, first, second, devices=devices)
+    scores[~(templates.enrolled[first] & templates.enrolled[second])] = NO_MATCH
+    return scores
+
+
 def verify_scores(
     scores: np.ndarray, same: np.ndarray, *, fars: Sequence[float] = IJB_FARS
 ) -> tuple[TemplateVerificationResult, Roc]:
@@ -186,7 +235,8 @@ def verify_templates(
     fars: Sequence[float] = IJB_FARS,
     devices: Sequence[jax.Device] | None = None,
 ) -> tuple[TemplateVerificationResult, Roc]:
-    """IJB 1:1: the cosine of each listed pair of templates, scored by `verify_scores`.
+    """IJB 1:1: the cosine of each listed pair of templates, scored by `verify_scores`; a template
+    that failed to enrol matches none.
 
     Args:
       templates: from `pool_templates`.
@@ -203,7 +253,7 @@ def verify_templates(
     """
     same = check_same(same, len(first_ids))
     first, second = templates.rows(first_ids, "first_ids"), templates.rows(second_ids, "second_ids")
-    scores = score_pairs(templates.embeddings, templates.embeddings, first, second, devices=devices)
+    scores = score_templates(templates, first, second, devices=devices)
     return verify_scores(scores, same, fars=fars)
 
 
@@ -216,6 +266,9 @@ def search_templates(
 ) -> Search:
     """IJB 1:N: each probe template against a gallery; subjects that it lacks are unknown.
 
+    A template that failed to enrol is scored as no match: a probe of that kind finds nobody, and a
+    subject whose gallery templates are all of it is found by nobody, but counts as enrolled.
+
     Args:
       templates: from `pool_templates`.
       gallery: G1 or G2, from `ijb.read_template_subjects`.
@@ -227,10 +280,30 @@ def search_templates(
     Raises:
       InputError: a template that no image belongs to.
     """
-    return search_gallery(
-        templates.embeddings[templates.rows(gallery.template_ids, "gallery")],
-        gallery.subject_ids,
-        templates.embeddings[templates.rows(probes.template_ids, "probes")],
-        probes.subject_ids,
+    rows, probe_rows = (
+        templates.rows(each.template_ids, name)
+        for each, name in ((gallery, "gallery"), (probes, "probes"))
+    )
+    kept, searched = (templates.enrolled[each] for each in (rows, probe_rows))
+    for usable, name in ((kept, "gallery"), (searched, "probes")):
+        if not usable.any():
+            raise InputError(f"{name}: none of the {len(usable)} templates has a usable face")
+    found = search_gallery(
+        templates.embeddings[rows[kept]],
+        gallery.subject_ids[kept],
+        templates.embeddings[probe_rows[searched]],
+        probes.subject_ids[searched],
         devices=devices,
     )
+    enrolled = np.isin(probes.subject_ids, gallery.subject_ids)
+    # As it is for a probe that finds nobody.
+    mate = np.where(enrolled, np.float32(NO_MATCH), np.float32(-np.inf))
+    impostor = np.full(len(searched), NO_MATCH, np.float32)
+    index = np.full(len(searched), -1)
+    rank = np.where(enrolled, np.iinfo(np.int64).max, 0)
+    with_mate = np.flatnonzero(searched)[found.enrolled]
+    mate[with_mate], rank[with_mate] = found.mate[found.enrolled], found.rank[found.enrolled]
+    impostor[searched] = found.impostor
+    entries = np.append(np.flatnonzero(kept), -1)  # the last is that of no impostor
+    index[searched] = entries[found.impostor_index]
+    return Search(mate, enrolled, impostor, index, rank)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -5,8 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.identification import identify
+from arcface_jax.evaluation.ijb import TemplateSubjects
 from arcface_jax.evaluation.roc import roc_curve
-from arcface_jax.evaluation.templates import IJB_FARS, pool_templates, verify_templates
+from arcface_jax.evaluation.templates import (
+    IJB_FARS,
+    NO_MATCH,
+    Templates,
+    pool_templates,
+    score_templates,
+    search_templates,
+    verify_templates,
+)
 from tests.evaluation import slow
 
 
@@ -112,7 +124,56 @@ def test_bad_templates_name_the_position() -> None:
         pool_templates(
             np.where(np.arange(30)[:, None] == 5, np.nan, features), template_ids, media_ids
         )
-    with pytest.raises(InputError, match="features: row 5 is zero"):
-        pool_templates(
-            features * (np.arange(30) != 5)[:, None], template_ids, media_ids, norm_weighting=False
-        )
+    zero = (np.arange(30) != 5)[:, None]
+    with pytest.raises(InputError, match="mirrored: row 5 is zero, or that of features is, but"):
+        pool_templates(features * zero, template_ids, media_ids, mirrored=features)
+    with pytest.raises(InputError, match="all 30 rows are zero: no image has a usable face"):
+        pool_templates(0 * features, template_ids, media_ids)
+
+
+@pytest.mark.parametrize("keep_norms", [True, False])
+def test_an_image_without_a_usable_face_counts_nowhere(keep_norms: bool) -> None:
+    features, template_ids, media_ids = images(1)
+    unusable = (np.arange(30) % 4 == 0) | (template_ids == 103)
+    pool = functools.partial(pool_templates, norm_weighting=keep_norms)
+    templates = pool(np.where(unusable[:, None], 0, features), template_ids, media_ids)
+    others = pool(features[~unusable], template_ids[~unusable], media_ids[~unusable])
+    assert templates.ids.tolist() == sorted({*template_ids.tolist()})
+    np.testing.assert_array_equal(templates.embeddings[templates.enrolled], others.embeddings)
+    failed = templates.ids[~templates.enrolled]
+    assert 103 in failed
+    assert not {*failed} & {*template_ids[~unusable]}
+
+
+def test_a_template_that_failed_to_enrol_matches_nobody() -> None:
+    """Neither a wrong one, which would be a false accept, nor its own, nor itself."""
+    embeddings = np.eye(4, dtype=np.float32)[[0, 0, 1, 1, 2, 3, 3]]
+    embeddings[[1, 5]] = 0
+    templates = Templates(np.arange(7), embeddings)
+    pairs = np.array([[0, 1], [2, 3], [0, 2], [1, 3], [5, 6], [5, 5]])
+    scores = score_templates(templates, *pairs.T)
+    np.testing.assert_array_equal(scores, [NO_MATCH, 1, 0, NO_MATCH, NO_MATCH, NO_MATCH])
+    same = np.array([True, True, False, False, True, True])
+    result, _ = verify_templates(templates, *pairs.T, same, fars=(0.5,))
+    assert result.tar[0.5] == 0.25
+
+    # Subjects 0, 1 and 3 are enrolled, 3 by a failed template alone; 2 is unknown.
+    gallery = TemplateSubjects(np.array([5, 0, 2]), np.array([3, 0, 1]))
+    probes = TemplateSubjects(np.array([1, 3, 4, 6]), np.array([0, 1, 2, 3]))
+    search = search_templates(templates, gallery, probes)
+    np.testing.assert_array_equal(search.enrolled, [True, True, False, True])
+    np.testing.assert_array_equal(search.mate, [NO_MATCH, 1, -np.inf, NO_MATCH])
+    np.testing.assert_array_equal(search.impostor, [NO_MATCH, 0, 0, 0])
+    np.testing.assert_array_equal(search.impostor_index, [-1, 1, 1, 1])
+    found = identify(search, ranks=(1, 10), fpirs=(1.0,))
+    assert found.rank == {1: 1 / 3, 10: 1 / 3}
+    assert found.tpir[1.0] == 1 / 3
+    assert (found.num_enrolled, found.num_unknown) == (3, 1)
+
+    unknown = TemplateSubjects(np.array([1, 4]), np.array([8, 9]))
+    search = search_templates(templates, gallery, unknown)
+    np.testing.assert_array_equal(search.impostor, [NO_MATCH, 0])  # no false accept of the first
+    failed = TemplateSubjects(np.array([1, 5]), np.array([0, 3]))
+    for name, chosen in (("gallery", (failed, probes)), ("probes", (gallery, failed))):
+        with pytest.raises(InputError, match=f"{name}: none of the 2 templates has a usable face"):
+            search_templates(templates, *chosen)

@@ -19,10 +19,16 @@ from experiments.reliability.faults import (
 pytestmark = pytest.mark.timeout(1200)
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A workspace for all: they compare with the same run that nothing happens to."""
+    return tmp_path_factory.mktemp("faults")
+
+
 @pytest.mark.slow
-def test_killed_eight_times_ends_bit_identical(tmp_path):
+def test_killed_eight_times_ends_bit_identical(place):
     """`python -m experiments.reliability` kills more often."""
-    tally = kills(tmp_path, times=8, seed=1)
+    tally = kills(place, times=8, seed=1)
     assert (tally.times, tally.lost) == (8, [])
     in_a_save = int(tally.what.split(", ")[1].split()[0])
     assert in_a_save >= 2
@@ -32,13 +38,13 @@ def test_killed_eight_times_ends_bit_identical(tmp_path):
 @pytest.mark.parametrize(
     "fault", [signals, full_disk, other_configuration, changed_data, not_finite, no_place]
 )
-def test_nothing_is_lost(fault, tmp_path):
-    tally = fault(tmp_path)
+def test_nothing_is_lost(fault, place):
+    tally = fault(place)
     assert tally.times > 0
     assert tally.lost == []
 
 
 @pytest.mark.slow
-def test_damaged_checkpoints_lose_the_steps_since_the_one_before_alone(tmp_path):
-    tally = damaged_checkpoints(tmp_path)
+def test_damaged_checkpoints_lose_the_steps_since_the_one_before_alone(place):
+    tally = damaged_checkpoints(place)
     assert (tally.times, tally.lost) == (6, [])
