@@ -72,10 +72,28 @@ def read_options(
     arguments: Sequence[str] | None = None,
     **more: Any,
 ) -> Chosen:
-    """The command line as `options`, a dataclass or function; prog and help are the command's."""
-    chosen = tyro.cli(
-        options, args=arguments, prog=command(name), description=help_text(documentation), **more
+    """The command line as `options`, a dataclass or function; prog and help are the command's.
+
+    Raises:
+      InputError: a number is none that the options take, or `options` itself raises it.
+    """
+    read = functools.partial(
+        tyro.cli,
+        options,
+        args=arguments,
+        prog=command(name),
+        description=help_text(documentation),
+        **more,
     )
+    try:
+        chosen = read(console_outputs=False)
+    except SystemExit as stop:
+        error: BaseException | None = stop
+        while error is not None and not isinstance(error, InputError):
+            error = error.__cause__ or error.__context__
+        if error is not None:
+            raise error from None
+        chosen = read()  # says what is wrong, or helps
     check_numbers(chosen)
     return chosen
 

@@ -210,7 +210,7 @@ def draw_pairs(labels: np.ndarray, num_pairs: int, seed: int, num_folds: int = 1
         )
     available = min(num_pairs // 2, blocks.num_same_pairs, blocks.num_different_pairs)
     per_fold = available // num_folds
-    if per_fold == 0:
+    if per_fold < 1:
         raise InputError(
             f"num_pairs: {num_pairs} wanted in {num_folds} folds, but the data have "
             f"{blocks.num_same_pairs} same and {blocks.num_different_pairs} different pairs and "

@@ -142,3 +142,9 @@ def test_impossible_requests_say_why(labels: list[float], wanted: int, message: 
 def test_no_folds_is_refused() -> None:
     with pytest.raises(InputError, match="num_folds: 0"):
         draw_pairs(np.array([0, 0, 1]), 20, seed=0, num_folds=0)
+
+
+@pytest.mark.parametrize("wanted", [0, -1, -6000, 19])
+def test_fewer_pairs_than_folds_need_are_refused(wanted):
+    with pytest.raises(InputError, match=rf"^num_pairs: {wanted} wanted in 10 folds, but the data"):
+        draw_pairs(np.repeat(np.arange(10), 5), wanted, 0)

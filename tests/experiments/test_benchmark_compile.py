@@ -160,10 +160,6 @@ def test_the_step_has_the_sizes_that_were_asked_for():
     assert (config.data.image_size, config.run.batch_size) == (48, 16)
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [({"networks": ("resnet9000",)}, "networks is 'resnet9000'"), ({"rounds": 0}, "rounds is 0")],
-)
-def test_bad_settings_are_named(options, said):
-    with pytest.raises(InputError, match=said):
-        run_compile_benchmark(CompileBenchmark(**options))
+def test_an_unknown_network_is_named():
+    with pytest.raises(InputError, match="networks is 'resnet9000'"):
+        run_compile_benchmark(CompileBenchmark(networks=("resnet9000",)))

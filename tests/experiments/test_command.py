@@ -238,6 +238,7 @@ def test_what_asks_for_too_much_is_one_line(type_command, error):
         ("study.__main__", "--processes -2", "--processes is -2"),
         ("benchmark.__main__", "step --steps 0", "--steps is 0"),
         ("train", "--run.seed -1", "--run.seed is -1"),
+        ("train", "--augmentation.flip -1", r"augmentation flip = -1.0: a probability is in 0 … 1"),
         ("train", f"--run.steps {10**30}", "--run.steps is a number of 31 digits"),
         ("convert", "s d --image-size 0", "--image-size is 0"),
         ("neighbours", "--far nan", "--far is nan"),
