@@ -2,7 +2,6 @@
 
 import collections
 import gc
-import importlib.metadata
 import itertools
 import os
 import pathlib
@@ -21,6 +20,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import hypothesis
 import pytest
 
+from tests.processes import quick_to_compile
+
 # A slow machine is no fault.
 hypothesis.settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -28,11 +29,6 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("untimed")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-
-_QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones end at a flag they lost
-    _QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
-    _QUICK_TO_COMPILE += " --xla_cpu_parallel_codegen_split_count=1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     users do.
     """
     if config.getoption("markexpr") == "not slow":
-        os.environ["XLA_FLAGS"] = f"{_QUICK_TO_COMPILE} {os.environ['XLA_FLAGS']}"
+        os.environ["XLA_FLAGS"] = quick_to_compile()
 
 
 def pytest_collection_finish() -> None:

@@ -1,9 +1,19 @@
 """Processes that tests start: none outlives its test, nor what it started itself."""
 
 import contextlib
+import importlib.metadata
 import os
 import signal
 import subprocess
+
+
+def quick_to_compile():
+    """XLA_FLAGS of a process that does not optimise."""
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    # Later ones end at a flag that they lost.
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        flags += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    return f"{flags} {os.environ['XLA_FLAGS']}"
 
 
 def start(command, **options):
