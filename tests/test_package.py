@@ -100,10 +100,10 @@ import contextlib, io, json, sys
 from arcface_jax.commands.main import call
 for name in sys.argv[1:]:
     sys.argv = ["arcface-jax", name, "--help"]
-    status, said = None, io.StringIO()
+    said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said):
-            call()
+            status = call() or 0
     except SystemExit as stop:
         status = stop.code
     print(json.dumps([name, status, said.getvalue()]))
