@@ -127,8 +127,8 @@ def main() -> int:
     console = new_console()
     tell, begin = functools.partial(say, console), functools.partial(progress_bar, console)
     cases = [case_of(loss, base, config.seeds) for loss in dict.fromkeys(config.losses)]
-    if not cases or not config.seeds:
-        raise InputError("--losses and --seeds: nothing to compare; give at least one of each")
+    if not cases:
+        raise InputError("--losses: nothing to compare; give at least one")
     interrupt_on_termination()
     for one in run_all(cases, config.folder, config.processes, tell, begin):
         if one.results is None:

@@ -21,7 +21,8 @@ _NOBODY = {"nan", "null", "none", "n/a", "#n/a", "<na>"}
 _SEPARATORS = "\t,;"
 _DECLARED = re.compile(r'\s*"?sep=([,;|\t ])"?[\s,;|]*', re.IGNORECASE)  # Excel's first line
 _HEADING = re.compile(r"[^\W\d_][\w ?()#-]*")
-_HEADING_WITHIN = 3  # lines: it may come after a comment, and the number of lines
+_HEAD = 50  # lines, for comments before the first that count
+_HEADING_WITHIN = 10  # lines: it may come after comments, and the number of lines
 _NUMBER = re.compile(r"[-+\N{MINUS SIGN}]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 _IMAGE_NAME = re.compile(
@@ -79,19 +80,19 @@ def read_lines(path: str | os.PathLike[str], kind: str = "list") -> Iterator[tup
 
 
 def separator_of(path: str | os.PathLike[str], kind: str = "list") -> str | None:
-    """Tab, comma or semicolon, which of them comes first in this order in the first two lines, or
-    the one that Excel's first line "sep=;" declares; None for spaces.
+    """Tab, comma or semicolon, which of them comes first in this order in the first two lines (of
+    those that do not begin with "#", if there are such), or the one that Excel's first line "sep=;"
+    declares; None for spaces.
 
     Raises:
       InputError: as `read_lines`.
     """
     lines = (line for _, line in read_lines(path, kind) if line.strip())
-    first, start = "", ""
-    for line in itertools.islice(lines, 2):
-        first, start = first or line, start + line
-    if declared := _DECLARED.fullmatch(first):
+    head = [*itertools.islice(lines, _HEAD)]
+    if head and (declared := _DECLARED.fullmatch(head[0])):
         return None if declared[1] == " " else declared[1]
-    return next((mark for mark in _SEPARATORS if mark in start), None)
+    start = ([line for line in head if not line.startswith("#")] or head)[:2]
+    return next((mark for mark in _SEPARATORS if any(mark in line for line in start)), None)
 
 
 def read_rows(

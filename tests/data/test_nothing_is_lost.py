@@ -636,6 +636,8 @@ def without_directory_entry(content):
         (without_directory_entry, r"lists 1 members, and its end counts 2"),
         (flagged, r"1 of 2 members, such as bob/1.png, are encrypted; extract it with its passw"),
         (packed_by_deflate64, r"1 of 2 members, such as bob/1.png, are packed by a rare method"),
+        (lambda content: counting(3)(content) + b"more", r"lists 2 members, and its end counts 3"),
+        (lambda content: b"#!/bin/sh\n" + content, None),
         (lambda content: content[:-32], "neither a folder nor a zip file, or one that is cut off"),
     ],
 )

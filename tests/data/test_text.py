@@ -310,6 +310,8 @@ OF_WHO, OF_NUMBERS = ["ann", "ann", "bob"], ["1", "1", "2"]
         (("#foto", "persona"), (IMAGES, WHO), OF_WHO, "left out: 1, the first is '#foto persona'"),
         (("#", "persona"), (IMAGES, WHO), OF_WHO, "left out: 1, the first is '# persona'"),
         (("##Path", "Subject"), (IMAGES, WHO), OF_WHO, None),
+        (("# by hand\n# in May\n# path", "label"), (IMAGES, WHO), OF_WHO, "left out: 2, the first"),
+        (("# by hand\n# in May\npath", "label"), (IMAGES, WHO), OF_WHO, "left out: 2, the first"),
         (("sep=,", ""), (IMAGES, WHO), OF_WHO, None),
         (None, (IMAGES, WHO, ("", "", "")), OF_WHO, None),
         (None, ("012", "112", IMAGES), OF_NUMBERS, None),

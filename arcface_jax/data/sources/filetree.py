@@ -285,14 +285,15 @@ class _ZipTree:
                 )
             file.seek(-min(_LONGEST_END, os.path.getsize(self._root)), os.SEEK_END)
             end = file.read()
-        # Without its comment, which may hold any bytes.
-        at = len(end) - _END_RECORD - len(archive.comment)
+        # As the library finds it: without a comment, or else the last, before one.
+        bare = end[-_END_RECORD:].startswith(_END) and end.endswith(b"\0\0")
+        at = len(end) - _END_RECORD if bare else end.rfind(_END)
         due = int.from_bytes(end[at + 10 : at + 12], "little")
         if due == _COUNTED_ELSEWHERE and (there := end.rfind(_LARGE_END, 0, at)) >= 0:
             due = int.from_bytes(end[there + 32 : there + 40], "little")
             lacks = due != len(members)
         else:  # many programs count more than 65,535 members modulo 65,536
-            lacks = end[at : at + 4] == _END and (due - len(members)) % (1 << 16) != 0
+            lacks = (due - len(members)) % (1 << 16) != 0
         if lacks:
             raise InputError(
                 f"{self._root}: lists {len(members)} members, and its end counts {due}; it is "
