@@ -71,7 +71,7 @@ class Arguments:
     """The command line."""
 
     checkpoint: tuple[pathlib.Path, ...] = ()
-    """Folders of trained runs, PyTorch checkpoints or .onnx files."""
+    """Folders of trained runs, PyTorch checkpoints, or .onnx or .params files."""
     project: str | None = None
     """Project of the PyTorch checkpoints among them where their keys do not tell, such as adaface;
     evaluate those of different projects one by one.
