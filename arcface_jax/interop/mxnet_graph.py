@@ -148,9 +148,10 @@ def read_graph(path: str | os.PathLike[str], arrays: Arrays) -> Graph:
         if not images:
             raise InputError("it has no input for images, only parameters")
         if missing:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             raise InputError(
-                f"{len(missing)} of its parameters are in no array of the .params file: "
-                f"{', '.join(missing[:5])}; take both files of one model"
+                f"the .params file lacks {', '.join(missing[:5])}{more}; take both files of one "
+                "model"
             )
         for node in nodes:
             _check_inputs(node, nodes, images[0][0])

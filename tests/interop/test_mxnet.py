@@ -395,7 +395,10 @@ def without_head(nodes, content):
         (with_node("relu0", inputs=[[True, 0]]), "node relu0: lists no nodes; copy the file again"),
         (with_node("relu0", op=None), "has no name or no operator; copy the file again"),
         (with_node("conv0", name="fc1"), "two nodes are called fc1, which names the embedding"),
-        (with_node("bn0_gamma", name="bn_gamma"), "1 of its .* no array of .*: bn_gamma; take bot"),
+        (
+            with_node("bn0_gamma", name="bn_gamma"),
+            "the .params file lacks bn_gamma; take both files of",
+        ),
         (without_head, "it has no node fc1 and not one output, so nothing tells the embedding"),
         (passed_on("_minusscalar0", "_mulscalar0"), "does no arithmetic with the pixels before"),
         (passed_on("_mulscalar0"), "before the first layer makes -127.5 … 127.5 of pixels from"),
