@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from arcface_jax.commands.models import open_trained
 from arcface_jax.errors import InputError
 from arcface_jax.interop.mxnet import import_mxnet
 from arcface_jax.interop.mxnet_file import read_params
@@ -204,6 +205,19 @@ def test_the_symbol_beside_it(tmp_path, prefix, epoch):
     path.write_bytes(params_file({"a": np.ones(1, np.float32)}))
     with pytest.raises(InputError, match=rf"/{prefix}-symbol\.json: missing; it holds the graph"):
         import_mxnet(path)
+
+
+def test_an_mxnet_model_is_two_files(tmp_path):
+    symbol = tmp_path / "model-symbol.json"
+    symbol.write_text("{}")
+    with pytest.raises(
+        InputError, match=r"is a graph without weights; give the \.params file besi"
+    ):
+        open_trained(symbol)
+    symbol.rename(tmp_path / "other-symbol.json")
+    (tmp_path / "model-0000.params").write_bytes(params_file({}))
+    with pytest.raises(InputError, match=r"model-symbol\.json: missing; it holds the graph of mod"):
+        open_trained(tmp_path / "model-0000.params")
 
 
 @pytest.mark.parametrize("options", ["attr", "attrs", "param"])
