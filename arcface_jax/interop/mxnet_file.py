@@ -157,6 +157,8 @@ def _array(file: _Reader, place: int) -> np.ndarray | _Unread | None:
     beside = [
         (_type(file.number("i"), place), _axes(file, file.number("i"))) for _ in range(places)
     ]
+    if storage == 1:  # what is stored of it says 0 rows
+        stored = (*beside[0][1], *shape[1:])
     for each_type, each_shape in [(dtype, stored), *beside]:
         file.take(math.prod(each_shape) * each_type.itemsize)
     return _Unread(kind)

@@ -144,7 +144,10 @@ def test_arrays_that_were_never_filled_are_left_out(tmp_path):
 
 
 ONE = packed(np.ones((2, 3), np.float32))
-SPARSE = struct.pack("<Iii2qi2q5iq", V2, 1, 2, 1, 3, 2, 2, 3, 1, 0, 0, 6, 1, 1) + bytes(12 + 8)
+# Kind of storage, stored and whole shape, device, type, type and shape of the places.
+ROWS = struct.pack("<Iii2qi2q5iq", V2, 1, 2, 0, 3, 2, 2, 3, 1, 0, 0, 6, 1, 1) + bytes(12 + 8)
+CELLS = struct.pack("<Iii1qi2q3i", V2, 2, 1, 2, 2, 2, 3, 1, 0, 0)
+CELLS += struct.pack("<iiqiiq", 6, 1, 3, 6, 1, 2) + bytes(8 + 24 + 16)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,11 @@ SPARSE = struct.pack("<Iii2qi2q5iq", V2, 1, 2, 1, 3, 2, 2, 3, 1, 0, 0, 6, 1, 1) 
         (b"no parameters at all, but text", r"\(it does not begin as such files do\)"),
         (listed([ONE], []), "has 0 names for 1 arrays; save it by mx.model.save_checkpoint"),
         (listed([ONE, ONE], ["arg:a", "aux:a"]), "a: is in it twice; save it anew"),
-        (listed([SPARSE], ["arg:fc"]), "fc is stored as row-sparse, which is not read; store it d"),
+        (
+            listed([ROWS], ["arg:fc"]),
+            "fc is stored as row-sparse, which is not read; store it dense",
+        ),
+        (listed([ONE, CELLS], ["a", "aux:b"]), "b is stored as compressed sparse rows, which is"),
         (listed([ONE], ["a"]) + b"more", "4 bytes come after its end"),
         (listed([struct.pack("<Ii", V2, 9)], ["a"]), "array 0 has the kind of storage 9, which MX"),
         (
