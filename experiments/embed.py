@@ -4,10 +4,10 @@ python -m experiments.embed runs/RUN faces/ embeddings.npy
 python -m experiments.embed exported lfw.bin embeddings.parquet --flip
 python -m experiments.embed 068.ckpt photos/ embeddings.npz --detect
 
-The model is the folder of a run or of an export, a PyTorch checkpoint or an ONNX file. Beside a
-.npy file [N, D] of unit rows comes a .csv that says which image and identity each row is; an .npz
-file with `embeddings` and `labels` is what experiments.evaluate reads. An interrupted run goes on
-when the same command is given again.
+The model is the folder of a run or of an export, a PyTorch checkpoint, or an ONNX or MXNet file.
+Beside a .npy file [N, D] of unit rows comes a .csv that says which image and identity each row is;
+an .npz file with `embeddings` and `labels` is what experiments.evaluate reads. An interrupted run
+goes on when the same command is given again.
 """
 
 import copy

@@ -3,6 +3,7 @@
 python -m experiments.evaluate --checkpoint runs/RUN                      the people it held out
 python -m experiments.evaluate --checkpoint runs/RUN --sets lfw.bin LFW=lfw_aligned+pairs.txt
 python -m experiments.evaluate --checkpoint model.ckpt --sets faces.zip   trained elsewhere
+python -m experiments.evaluate --checkpoint model.ckpt --sets LFW=lfw.zip+pairs.txt --detect
 python -m experiments.evaluate --embeddings faces.npz
 python -m experiments.evaluate --embeddings model_a.npz model_b.npz       two models, same images
 
@@ -14,7 +15,10 @@ is noise.
 
 A set is [NAME=]SOURCE[+PAIRS]: a .bin set; a folder, zip file, list, RecordIO, Parquet or TFDS
 source, of which all pairs are scored, or those of LFW's pairs.txt, of CFP's Protocol/Split/FP or
-FF, or of a list of path, path, 0 or 1.
+FF, or of a list of path, path, 0 or 1; images that the list does not name are left out. Photographs
+that are not aligned need --detect. What it finds is kept in OUTPUT/NAME.faces.csv, and an
+interrupted search goes on when the same command, with --output, is given again. Where it finds no
+face it takes the middle of the photograph, since a protocol needs all of its pairs.
 
 A file of embeddings holds `embeddings` [N, D] and `labels` [N]; it may hold `mirrored` [N, D]
 (embeddings of the mirrored images), `images` uint8 [N, height, width, 3] (for pictures of the
@@ -53,6 +57,7 @@ from arcface_jax.commands.evaluation_inputs import (
 )
 from arcface_jax.commands.evaluation_report import html_report, write_tables
 from arcface_jax.commands.models import TrainedRun, open_to_evaluate, takes_project
+from arcface_jax.commands.photos import Detect, Face, FaceFinder, check_face
 from arcface_jax.commands.training_angles import training_angles
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
@@ -73,13 +78,15 @@ class Arguments:
     """The command line."""
 
     checkpoint: tuple[pathlib.Path, ...] = ()
-    """Folders of trained runs, PyTorch checkpoints or .onnx files."""
+    """Folders of trained runs, PyTorch checkpoints, or .onnx or .params files."""
     project: str | None = None
     """Project of the PyTorch checkpoints among them where their keys do not tell, such as adaface;
     evaluate those of different projects one by one.
     """
     sets: tuple[str, ...] = ()
     """Sets to embed with them, see above; each run's own data if not given."""
+    detect: Detect = False
+    face: Face = "middle"
     embeddings: tuple[pathlib.Path, ...] = ()
     """NumPy .npz files of embeddings, see above."""
     output: pathlib.Path | None = None
@@ -112,8 +119,12 @@ class Arguments:
         return Resampling(self.replicates, self.confidence, self.seed)
 
 
-def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], dict[str, TableRow]]:
+def read_entries(
+    arguments: Arguments, output: pathlib.Path, console: Console
+) -> tuple[list[Entry], dict[str, TableRow]]:
     """(embeddings files, then each run on each set; W-EC, W-Inter of runs on their own data)."""
+    if arguments.detect and not arguments.sets:
+        raise InputError("--detect: finds faces in the photographs of --sets; give them")
     if arguments.sets and not arguments.checkpoint:
         raise InputError("--sets: give the run to embed them with, --checkpoint runs/RUN")
     if arguments.project is not None and not any(map(takes_project, arguments.checkpoint)):
@@ -124,6 +135,7 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
         read_embeddings(path, arguments.flip or "add", arguments.folds)
         for path in arguments.embeddings
     ]
+    finder = FaceFinder(output, arguments.face, console) if arguments.detect else None
     of_training: dict[str, TableRow] = {}
     begin = functools.partial(progress_bar, console)
     for folder in arguments.checkpoint:
@@ -133,7 +145,7 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
         step = f", step {model.step}" if isinstance(model, TrainedRun) else ""
         say(console, f"Embedding with {folder}{step} …")
         about: tuple[Any, ...] = (model.image_size, arguments.folds, begin)
-        sets = [load_set(each, *about) for each in arguments.sets]
+        sets = [load_set(each, *about, finder) for each in arguments.sets]
         if not sets:
             if not isinstance(model, TrainedRun):
                 raise InputError(
@@ -210,6 +222,7 @@ def print_tables(
 
 def run(arguments: Arguments) -> None:
     """Makes the folder and evaluates into it; one that was made in vain is taken away again."""
+    check_face(arguments.detect, arguments.face)
     new = pathlib.Path("runs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
     output = arguments.output or new
     make_folder(output)
@@ -224,7 +237,7 @@ def run(arguments: Arguments) -> None:
 def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> None:
     """Reads, evaluates, prints, writes."""
     page = output / PAGE
-    entries, of_training = read_entries(arguments, console)
+    entries, of_training = read_entries(arguments, output, console)
     shared = ("fars", "deployment_fars", "enrolled", "resampling")
     options = EvaluationOptions(**{name: getattr(arguments, name) for name in shared})
     results = {}

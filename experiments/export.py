@@ -3,8 +3,8 @@
 python -m experiments.export runs/RUN exported --verify faces.zip
 python -m experiments.export 068.ckpt exported --formats stablehlo onnx torch --weights int8
 
-The model is the folder of a run, a PyTorch checkpoint or an ONNX file. With --verify the card tells
-the accuracy before and after, and thresholds at FAR 1e-3 … 1e-6; of a run it quotes the
+The model is the folder of a run, a PyTorch checkpoint, or an ONNX or MXNet file. With --verify the
+card tells the accuracy before and after, and thresholds at FAR 1e-3 … 1e-6; of a run it quotes the
 configuration and the last results. The folder has the formats, model_card.json, README.md.
 """
 
@@ -62,8 +62,8 @@ class Arguments:
     """The command line."""
 
     model: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The folder of a run, a PyTorch checkpoint (.pt, .pth, .ckpt), or a .safetensors or .onnx
-    file.
+    """The folder of a run, a PyTorch checkpoint (.pt, .pth, .ckpt), or a .safetensors, .onnx
+    or (MXNet's) .params file.
     """
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
     """Folder to make."""

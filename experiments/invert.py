@@ -53,7 +53,9 @@ class Arguments:
     """The command line."""
 
     model: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
-    """The folder of a run, a PyTorch checkpoint, or an .onnx file; else a small one is trained."""
+    """The folder of a run, a PyTorch checkpoint, or an .onnx or .params file; else a small one is
+    trained.
+    """
     project: Project = None
     judge: pathlib.Path | None = None
     """Another model, to judge the result; without a model, a small one of another seed."""

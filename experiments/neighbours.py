@@ -57,7 +57,9 @@ class Arguments:
     """The command line."""
 
     model: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
-    """The folder of a run, a PyTorch checkpoint, or an .onnx file; else a small one is trained."""
+    """The folder of a run, a PyTorch checkpoint, or an .onnx or .params file; else a small one is
+    trained.
+    """
     project: Project = None
     people: str | None = None
     """Source of people; a run's own training people if not given."""

@@ -46,12 +46,16 @@ from arcface_jax.evaluation.ijb import (
     read_template_subjects,
 )
 from arcface_jax.interop.model import TrainedModel
+from arcface_jax.interop.mxnet import import_mxnet
+from arcface_jax.interop.mxnet_file import read_params
 from arcface_jax.interop.onnx import import_onnx
 from arcface_jax.interop.torch import import_torch, read_class_weights, save_safetensors
 from arcface_jax.models.iresnet import IResNet
 from arcface_jax.pixels import ARCFACE_TORCH
 from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import config_to_json, read_config
+from tests.interop import mxnet_networks
+from tests.interop.mxnet_networks import V0, V1, V2, V3, params_file
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
 
@@ -437,6 +441,21 @@ def test_damaged_networks(tmp_path, network, fuzz):
     path = tmp_path / "x.safetensors"
     save_safetensors(network, path)
     fuzz(path.read_bytes(), of_file(path, import_torch), share=0.1)
+
+
+@pytest.mark.parametrize("version", [V0, V1, V2, V3])
+def test_damaged_parameters_of_mxnet(tmp_path, version, fuzz):
+    arrays = {"arg:a": np.ones((1, 2), np.float32), "aux:b": np.ones(3, np.float16)}
+    fuzz(params_file(arrays, version), of_file(tmp_path / "x.params", read_params))
+
+
+@pytest.mark.parametrize("part", ["model-0000.params", "model-symbol.json"])
+def test_damaged_models_of_mxnet(tmp_path, monkeypatch, part, fuzz):
+    """The comparison, which compiles, is left out; what the graph computes is not."""
+    monkeypatch.setattr("arcface_jax.interop.mxnet.check_same", lambda *_: None)
+    model = mxnet_networks.iresnet().write(tmp_path)
+    path = tmp_path / part
+    fuzz(path.read_bytes(), of_file(path, lambda _: import_mxnet(model)), share=0.1)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the exporter of the published packs

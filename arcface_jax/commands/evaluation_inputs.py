@@ -9,6 +9,7 @@ import numpy as np
 
 from arcface_jax.command_name import command
 from arcface_jax.commands.models import ImportedModel, TrainedRun
+from arcface_jax.commands.photos import FaceFinder
 from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
 from arcface_jax.data.pairs import Pairs, check_both_kinds, check_listed
@@ -177,12 +178,21 @@ def _embedded(
 
 
 def load_set(
-    specification: str, image_size: tuple[int, int], folds: int, begin: Begin = unseen
+    specification: str,
+    image_size: tuple[int, int],
+    folds: int,
+    begin: Begin = unseen,
+    finder: FaceFinder | None = None,
 ) -> ImageSet:
-    """The images of what `data.open.open_set` opens; `begin` shows the work."""
+    """The images of what `data.open.open_set` opens; of photographs the faces that the finder
+    finds. `begin` shows the work.
+    """
     opened = open_set(specification, folds)
-    with begin(f"Decoding {opened.name}", len(opened.source)) as move:
-        images = load_images(opened.source, image_size, progress=move)
+    source = opened.source
+    if finder is not None:
+        source = finder.faces(opened.name, source, max(image_size), begin)
+    with begin(f"Decoding {opened.name}", len(source)) as move:
+        images = load_images(source, image_size, progress=move)
     known = opened.identities_known
     return ImageSet(opened.name, images, opened.labels, opened.pairs, known, opened.content)
 

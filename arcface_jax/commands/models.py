@@ -1,4 +1,4 @@
-"""Opens whatever a model is stored in: a run, an export, a PyTorch checkpoint, an ONNX file."""
+"""Opens whatever a model is stored in: a run, an export, or a file of one trained elsewhere."""
 
 import dataclasses
 import functools
@@ -13,6 +13,7 @@ import tyro
 
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.interop.card import CARD_FILE, ModelCard
+from arcface_jax.interop.importing import import_model, takes_project
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.model import (
     EmbedImages,
@@ -20,9 +21,7 @@ from arcface_jax.interop.model import (
     check_finite,
     default_batch_size,
 )
-from arcface_jax.interop.onnx import import_onnx
 from arcface_jax.interop.stablehlo import load_stablehlo
-from arcface_jax.interop.torch import import_torch
 from arcface_jax.models.embed import check_embedded, embed_images
 from arcface_jax.runs.resume import restore_on_one_device
 from arcface_jax.runs.saved_runs import SavedRun, find_run
@@ -80,13 +79,16 @@ STABLEHLO_FILE = "model.stablehlo"
 
 MODEL_HELP = (
     "the folder of a run (RUN/checkpoints/STEP for one of its checkpoints) or of an export, a "
-    "PyTorch checkpoint (.pt, .pth, .ckpt), or a .safetensors or .onnx file"
+    "PyTorch checkpoint (.pt, .pth, .ckpt), or a .safetensors, .onnx or (MXNet's) .params file"
 )
 
 Model = Annotated[
     pathlib.Path,
     tyro.conf.Positional,
-    tyro.conf.arg(help="The folder of a run or export, a PyTorch checkpoint, or an .onnx file."),
+    tyro.conf.arg(
+        help="The folder of a run or export, a PyTorch checkpoint, an .onnx file, or MXNet's "
+        ".params file with its -symbol.json beside it."
+    ),
 ]
 """The argument of every command that embeds with a model."""
 
@@ -146,11 +148,6 @@ def open_to_evaluate(path: pathlib.Path, project: str | None = None) -> TrainedR
     return ImportedModel(path.stem, model.image_size, model.embedder())
 
 
-def takes_project(path: pathlib.Path) -> bool:
-    """Whether a model is a PyTorch checkpoint, whose project may have to be named."""
-    return path.is_file() and path.suffix != ".onnx"
-
-
 def check_project(path: pathlib.Path, project: str | None) -> None:
     """Refuses a project where it would do nothing."""
     if project is not None and path.exists() and not takes_project(path):
@@ -169,9 +166,7 @@ def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel
         return load_trained(run).model
     if path.is_dir():
         raise InputError(f"{path}: is no run; give {MODEL_HELP}")
-    if path.suffix == ".onnx":
-        return import_onnx(path)
-    return import_torch(path, project)
+    return import_model(path, project)
 
 
 def open_embedder(

@@ -12,10 +12,14 @@ from rich.console import Console
 from arcface_jax.commands.command import say
 from arcface_jax.data.align import align
 from arcface_jax.data.decode import decode, resize
-from arcface_jax.data.detect import FaceDetector, Finding, Tally, Which, find_face
+from arcface_jax.data.detect import FaceDetector, Finding, Tally, Which, find_face, find_faces
+from arcface_jax.data.landmarks import AlignedSource
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.errors import InputError, printable
+from arcface_jax.progress import Begin
+
+_SHOWN = 10
 
 _T = TypeVar("_T")
 
@@ -58,6 +62,64 @@ def say_left_out(console: Console, source: FaceSource, kept: np.ndarray) -> None
     people = f"; people without any image left: {len(lost)}" if lost else ""
     named = f" ({printable(', '.join(lost[:10]))}{', …' if len(lost) > 10 else ''})" if lost else ""
     say(console, f"Images left out: {len(source) - len(kept)} of {len(source)}{people}{named}.")
+
+
+class _FoundOrMiddle(AlignedSource):
+    """Photographs, aligned where they have landmarks, else as they are."""
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if np.isnan(self.landmarks[index]).any():
+            return self.source[index]
+        return super().__getitem__(index)
+
+
+class FaceFinder:
+    """Finds the faces of whole sets of photographs, once for all models; NAME.faces.csv keeps them.
+
+    A protocol needs all of its photographs: where no face is found the middle is taken, as without
+    a search, and said.
+
+    Args:
+      folder: of the lists; what they hold is gone on with.
+      face: which of several faces.
+      console: takes what is worth a look.
+    """
+
+    def __init__(self, folder: pathlib.Path, face: Which, console: Console):
+        self._detector = FaceDetector()
+        self._folder, self._face, self._console = folder, face, console
+        self._said: set[str] = set()
+
+    def faces(self, name: str, photos: FaceSource, size: int, begin: Begin) -> FaceSource:
+        """A set's photographs as crops of this side, or larger ones of which the middle is meant;
+        `name` is the set's, and `begin` shows the work.
+        """
+        file = self._folder / f"{name}.faces.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with begin(f"Detecting {name}", len(photos)) as move:
+            found = find_faces(photos, self._detector, self._face, file, progress=move)
+        landmarks = np.full((len(found), 5, 2), np.nan)
+        for index, finding in enumerate(found):
+            if finding.landmarks is not None:
+                landmarks[index] = finding.landmarks
+        if name not in self._said:
+            self._said.add(name)
+            self._say(photos, found, file)
+        return _FoundOrMiddle(photos, landmarks, size)
+
+    def _say(self, photos: FaceSource, found: Sequence[Finding], file: pathlib.Path) -> None:
+        tally, without = Tally(), []
+        for index, finding in enumerate(found):
+            place = photos.path(index) or photos.where(index)
+            tally.add(place, finding)
+            if finding.landmarks is None:
+                without.append(f"{place}: {finding.note}; its middle is taken")
+        for line in without[:_SHOWN]:
+            say(self._console, line)
+        if len(without) > _SHOWN:
+            say(self._console, f"and {len(without) - _SHOWN} more like that in {file}")
+        say_tally(self._console, tally, self._face, str(file))
+        say(self._console, f"{file}: what was found in each of {len(found):,} photographs")
 
 
 class Cropper:

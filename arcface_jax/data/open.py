@@ -10,7 +10,7 @@ import numpy as np
 
 from arcface_jax.data.pair_lists import cfp_labels, read_cfp_pairs, read_lfw_pairs, read_pair_list
 from arcface_jax.data.pairs import Pairs, check_folds
-from arcface_jax.data.source import paths_of
+from arcface_jax.data.source import FaceSource, paths_of
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.data.sources.filetree import open_tree
@@ -19,6 +19,7 @@ from arcface_jax.data.sources.lists import SUFFIXES, ListSource
 from arcface_jax.data.sources.parquet import ParquetSource
 from arcface_jax.data.sources.recordio import RecordIOSource
 from arcface_jax.data.sources.tar import TarSource
+from arcface_jax.data.subset import Subset
 from arcface_jax.data.text import read_rows
 from arcface_jax.errors import InputError, concerning
 
@@ -193,7 +194,7 @@ class PeopleSet:
 
     Attributes:
       name: of the set.
-      source: its images.
+      source: its images; of those with a list of pairs, the ones that it names.
       labels: [N], who each image shows.
       pairs: the list to score; None where no list came with the images.
       identities_known: whether images of different labels are of different people.
@@ -201,7 +202,7 @@ class PeopleSet:
     """
 
     name: str
-    source: EncodedSource
+    source: FaceSource
     labels: np.ndarray
     pairs: Pairs | None
     identities_known: bool
@@ -209,7 +210,7 @@ class PeopleSet:
 
 
 def open_set(specification: str, folds: int = 10) -> PeopleSet:
-    """Opens "[NAME=]SOURCE[+PAIRS]".
+    """Opens "[NAME=]SOURCE[+PAIRS]". Images that PAIRS does not name are left out, and counted.
 
     Args:
       specification: SOURCE is whatever `open_source` opens; PAIRS is LFW's pairs.txt, CFP's
@@ -249,13 +250,29 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
                 f"{specification}: needs two people, and two images of one of them, or a list of "
                 "pairs"
             )
-    return PeopleSet(
-        name or _stem(place),
-        source,
-        labels,
-        pairs,
-        identities_known,
-        f"{source.fingerprint} {pair_file}",
+    content = f"{source.fingerprint} {pair_file}"
+    named: FaceSource = source
+    if pairs is not None and pair_file is not None:
+        named, labels, pairs = _only_named(source, labels, pairs, pair_file)
+    return PeopleSet(name or _stem(place), named, labels, pairs, identities_known, content)
+
+
+def _only_named(
+    source: EncodedSource, labels: np.ndarray, pairs: Pairs, pair_file: str
+) -> tuple[FaceSource, np.ndarray, Pairs]:
+    """The images that the pairs name, their labels, and the pairs of these."""
+    named = np.unique(np.concatenate([pairs.first, pairs.second]))
+    if len(named) == len(source):
+        return source, labels, pairs
+    source.remark(
+        f"{pair_file}: names {len(named):,} of {len(source):,} images; the others are left out",
+        "in no pair",
+    )
+    first, second = np.searchsorted(named, pairs.first), np.searchsorted(named, pairs.second)
+    return (
+        Subset(source, named),
+        labels[named],
+        dataclasses.replace(pairs, first=first, second=second),
     )
 
 

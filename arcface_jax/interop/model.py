@@ -87,7 +87,7 @@ def check_finite(weights: Mapping[str, Any]) -> None:
         with np.errstate(over="ignore"):
             numbers = np.asarray(array, np.float32)
         wrong = ~np.isfinite(numbers)
-        if name.endswith(("running_var", "/var")):
+        if name.endswith(("running_var", "moving_var", "/var")):
             wrong |= numbers < 0
         if wrong.any():
             bad[name] = f"{name} ({np.count_nonzero(wrong)} of {wrong.size})"

@@ -5,16 +5,12 @@ are an exporter's counters. Then the graph itself is run on one image, by onnxru
 package: what was read must compute the same.
 """
 
-import collections
 import contextlib
-import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import flax.linen as nn
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,12 +18,9 @@ import numpy as np
 from arcface_jax.data.text import count
 from arcface_jax.errors import InputError, printable, readable, reason
 from arcface_jax.files import write_whole
+from arcface_jax.interop.graph_layers import Layer, check_same, is_usual, network_of
 from arcface_jax.interop.model import TrainedModel, check_finite
 from arcface_jax.interop.onnx_graph import fuse_prelu
-from arcface_jax.interop.tracing import ModulePath, calls
-from arcface_jax.models import registry
-from arcface_jax.models.iresnet import IResNet
-from arcface_jax.models.layers import FROZEN_SCALE, PReLU
 from arcface_jax.pixels import ARCFACE_TORCH, PixelConvention
 
 OPSET = 23
@@ -117,8 +110,7 @@ def import_onnx(path: str | os.PathLike[str]) -> TrainedModel:
 def _model(proto: Any, path: pathlib.Path) -> TrainedModel:
     constants = _constants(proto.graph, path.parent)
     layers = _layers(proto.graph, constants)
-    backbone, image_size = _describe(layers)
-    variables = _fill(backbone, image_size, layers)
+    backbone, variables, image_size = network_of(layers)
     entry = _Entry(proto.graph, constants)
     pixels, takes = _pixels(proto.graph, constants, entry)
     model = TrainedModel(backbone, variables, pixels, image_size, path.name)
@@ -234,12 +226,11 @@ def _refuse(nodes: Iterable[Any]) -> None:
         )
 
 
-class _Layer:
+class _Layer(Layer):
     """A node with its constants, in the order of its inputs."""
 
     def __init__(self, node: Any, constants: dict[str, np.ndarray]) -> None:
-        self.kind: str = node.op_type
-        self.name: str = node.name or node.output[0]
+        super().__init__(node.op_type, node.name or node.output[0], [])
         self.attributes = {attribute.name: attribute for attribute in node.attribute}
         given = list(node.input[1:])
         while given and not given[-1]:  # an empty name is one that is left out
@@ -267,6 +258,7 @@ class _Layer:
             pairs = zip(self.constants, factors, strict=False)
             self.constants = [one if factor == 1 else one * factor for one, factor in pairs]
             self.kind = "Gemm"
+        self._set_options()
 
     def _number(self, name: str, default: float) -> float:
         attribute = self.attributes.get(name)
@@ -284,142 +276,11 @@ class _Layer:
             and constants.get(node.input[1], np.zeros(())).shape == self.constants[0].shape[:1]
         )
 
-    @property
-    def epsilon(self) -> float:
-        return float(self.attributes["epsilon"].f) if "epsilon" in self.attributes else 1e-5
-
-
-def _describe(layers: list[_Layer]) -> tuple[nn.Module, tuple[int, int]]:
-    """The network, by the shapes of its convolutions."""
-    kernels = [layer.constants[0] for layer in layers if layer.kind == "Conv"]
-    dense = [layer.constants[0] for layer in layers if layer.kind == "Gemm"]
-    if not kernels or len(dense) != 1 or not all(kernel.ndim == 4 for kernel in kernels):
-        raise InputError(
-            f"{len(kernels)} convolutions and {len(dense)} dense layers; no network here has these"
-        )
-    if kernels[0].shape[0] < 1 or 0 in dense[0].shape or dense[0].ndim != 2:
-        raise InputError("a layer without numbers; no network here has one")
-    epsilons = {round(layer.epsilon, 9) for layer in layers if layer.kind == "BatchNormalization"}
-    if len(epsilons) > 1:
-        raise InputError(f"its batch normalisations have several epsilons, {sorted(epsilons)}")
-    epsilon = epsilons.pop() if epsilons else 1e-5
-    embedding_size, width = dense[0].shape[0], kernels[0].shape[0]
-    if any(kernel.shape[1] == 1 for kernel in kernels):
-        side = 16 * kernels[-1].shape[2]
-        if kernels[-1].shape[0] < 8 or kernels[-1].shape[1] != 1:
-            raise InputError("its last convolution is none over the whole image; this is no mbf")
-        backbone = registry.create(
-            "mbf", embedding_size=embedding_size, width=kernels[-1].shape[0] // 8
-        )
-        return backbone.clone(epsilon=epsilon), (side, side)
-    stages = [0, 0, 0, 0]
-    for kernel in [kernel for kernel in kernels[1:] if kernel.shape[2:] == (3, 3)][::2]:
-        stage = round(math.log2(kernel.shape[0] / width))
-        if not 0 <= stage < 4:
-            raise InputError(
-                f"a block has {kernel.shape[0]} channels, but the stem {width}; this is no IResNet"
-            )
-        stages[stage] += 1
-    side = 16 * math.isqrt(dense[0].shape[1] // (8 * width))
-    if 0 in stages or side == 0:
-        raise InputError(
-            f"{len(kernels)} convolutions of {kernels[0].shape[0]} channels and more, and a dense "
-            f"layer {dense[0].shape}; this is no IResNet"
-        )
-    return IResNet(tuple(stages), embedding_size, width, epsilon=epsilon), (side, side)
-
-
-def _fill(backbone: nn.Module, image_size: tuple[int, int], layers: list[_Layer]) -> dict[str, Any]:
-    """Gives every layer of the backbone, in order of evaluation, the numbers of its node."""
-    try:
-        wanted = jax.eval_shape(
-            lambda: backbone.init(jax.random.key(0), jnp.zeros((1, *image_size, 3)))
-        )
-    except Exception as error:  # of sizes that make no network
-        raise InputError(f"its sizes make no {type(backbone).__name__}") from error
-    shapes = {name: flax.traverse_util.flatten_dict(tree) for name, tree in wanted.items()}
-    params: dict[ModulePath, np.ndarray] = {}
-    stats: dict[ModulePath, np.ndarray] = {}
-    nodes = collections.deque(layers)
-    pending: np.ndarray | None = None  # the bias of a layer whose normalisation was folded into it
-    for call in calls(backbone, wanted, image_size):
-        if isinstance(call.layer, nn.BatchNorm) and pending is not None:
-            size = len(pending)
-            values = [np.ones(size), pending, np.zeros(size), np.full(size, 1 - call.layer.epsilon)]
-            _set_norm(call.path, values, params, stats)
-            pending = None
-            continue
-        node, kind = nodes.popleft() if nodes else None, _kind(call.layer)
-        if node is None or node.kind != kind:
-            raise InputError(
-                f"{'/'.join(call.path)} is a {kind}, but the file has "
-                f"{node.kind if node else 'no more'}"
-            )
-        if kind == "BatchNormalization":
-            _set_norm(call.path, node.constants, params, stats)
-        elif kind == "PRelu":
-            params[*call.path, "slope"] = node.constants[0].reshape(-1)
-        elif kind == "Conv":
-            params[*call.path, "kernel"] = node.constants[0].transpose(2, 3, 1, 0)
-            pending = node.constants[1] if len(node.constants) > 1 else None
-        else:
-            folded = not (nodes and nodes[0].kind == "BatchNormalization")
-            pending = _set_dense(call.path, node, call.layer, params, folded)
-    if (left := nodes.popleft() if nodes else None) is not None:
-        raise InputError(
-            f"node {left.name} ({left.kind}) comes after the last layer of "
-            f"{type(backbone).__name__}"
-        )
-    result = {}
-    for name, found in (("params", params), ("batch_stats", stats)):
-        for path, leaf in shapes[name].items():
-            if found[path].shape != leaf.shape:
-                raise InputError(
-                    f"{'/'.join(path)} has shape {found[path].shape}, wanted {leaf.shape}"
-                )
-        with np.errstate(over="ignore"):  # `check_finite` has told of it
-            arrays = {
-                path: np.ascontiguousarray(value, np.float32) for path, value in found.items()
-            }
-        result[name] = flax.traverse_util.unflatten_dict(arrays)
-    return result
-
-
-def _kind(layer: nn.Module) -> str:
-    kinds = {nn.Conv: "Conv", nn.Dense: "Gemm", nn.BatchNorm: "BatchNormalization", PReLU: "PRelu"}
-    return next(kind for layer_type, kind in kinds.items() if isinstance(layer, layer_type))
-
-
-def _set_norm(
-    path: ModulePath,
-    values: list[np.ndarray],
-    params: dict[ModulePath, Any],
-    stats: dict[ModulePath, Any],
-) -> None:
-    scale, bias, mean, variance = values
-    stats[*path, "mean"], stats[*path, "var"] = mean, variance
-    if path == ("features", "norm"):
-        params["features", FROZEN_SCALE], params["features", "bias"] = scale, bias
-    else:
-        params[*path, "scale"], params[*path, "bias"] = scale, bias
-
-
-def _set_dense(
-    path: ModulePath, node: _Layer, layer: Any, params: dict[ModulePath, Any], folded: bool
-) -> np.ndarray | None:
-    """Returns the bias of the normalisation after it where that was folded, else None."""
-    kernel = node.constants[0].T
-    bias = node.constants[1] if len(node.constants) > 1 else np.zeros(kernel.shape[1])
-    if kernel.ndim != 2 or bias.shape not in ((), kernel.shape[1:]):
-        raise InputError(f"node {node.name}: has a bias {bias.shape} of {kernel.shape[1:]} outputs")
-    bias = np.broadcast_to(bias, kernel.shape[1:])
-    params[*path, "kernel"] = kernel
-    if layer.use_bias:
-        params[*path, "bias"] = bias
-        return np.zeros(bias.shape) if folded else None
-    if not folded and np.any(bias):
-        raise InputError(f"node {node.name}: has a bias, but {'/'.join(path)} has none")
-    return bias if folded else None
+    def _set_options(self) -> None:
+        if "epsilon" in self.attributes:
+            self.epsilon = round(float(self.attributes["epsilon"].f), 12)  # it is a float32
+        if "strides" in self.attributes:
+            self.stride = max(self.attributes["strides"].ints, default=1)
 
 
 class _Entry:
@@ -467,18 +328,7 @@ def _check_same(model: TrainedModel, proto: Any, entry: _Entry, takes: PixelConv
     fed = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(entry.dtype)
     with np.errstate(all="ignore"):  # what is no number differs, which is told below
         theirs = np.asarray(_run(proto, {entry.name: fed}), np.float32)
-    ours = model.embedder(entry.batch)(images)
-    if theirs.shape != ours.shape:
-        raise InputError(
-            f"computes {list(theirs.shape)} of {entry.batch} images, its layers "
-            f"{list(ours.shape)}; export the network up to its embedding"
-        )
-    difference, largest = float(np.abs(ours - theirs).max()), float(np.abs(theirs).max())
-    if not difference <= _TOLERANCE.get(entry.dtype, 1e-3) * largest:
-        raise InputError(
-            f"computes other embeddings than its layers make as {type(model.backbone).__name__} "
-            f"(up to {difference:.2g} of {largest:.2g} apart); it is no network here"
-        )
+    check_same(model, images, theirs, _TOLERANCE.get(entry.dtype, 1e-3))
 
 
 def _run(proto: Any, fed: dict[str, np.ndarray]) -> Any:
@@ -532,10 +382,10 @@ def _taken(factor: float, shift: float, entry: _Entry) -> PixelConvention:
     if (factor, shift) == (1.0, 0.0):
         return ARCFACE_TORCH
     low, high = shift, 255.0 * factor + shift
-    if _is_usual(low, high):
+    if is_usual(low, high):
         return _BYTES
     # Of pixels from −1 to 1, what makes −1 … 1 of 0 … 1 would make −3 … 1.
-    if _is_usual(low, factor + shift) and abs(low + factor + shift) < 0.15 * factor:
+    if is_usual(low, factor + shift) and abs(low + factor + shift) < 0.15 * factor:
         return _TO_ONE
     raise InputError(
         f"its arithmetic before the first layer makes {low:.4g} … {high:.4g} of pixels from 0 to "
@@ -543,11 +393,6 @@ def _taken(factor: float, shift: float, entry: _Entry) -> PixelConvention:
         "Export it without, to be fed (x − 127.5)/127.5, or with all that it takes to go from "
         "0 … 255 to what the network was trained on"
     )
-
-
-def _is_usual(low: float, high: float) -> bool:
-    """Whether networks are trained on such pixels: about −1 … 1, 0 … 1, or of deviation 1."""
-    return -3.0 <= low < high <= 3.0 and low < 0.1 and high - low > 0.9
 
 
 def _number(node: Any, name: str, constants: dict[str, np.ndarray]) -> float:

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from arcface_jax.errors import InputError
-from arcface_jax.interop.onnx import import_onnx
-from arcface_jax.interop.torch import import_torch
+from arcface_jax.interop.importing import import_model
 from arcface_jax.interop.torch_projects import UnknownProjectError
 from arcface_jax.pixels import CONVENTIONS, PixelConvention
 from arcface_jax.runs.saved_runs import SavedRun, find_run
@@ -25,8 +24,8 @@ def check_exists(path: str) -> pathlib.Path:
     place = pathlib.Path(path)
     if not place.exists():
         raise InputError(
-            f"model.init {path}: no such file or folder; give a run, a PyTorch checkpoint or an "
-            ".onnx file"
+            f"model.init {path}: no such file or folder; give a run, a PyTorch checkpoint, or "
+            "an .onnx or .params file"
         )
     return place
 
@@ -35,7 +34,7 @@ def start_from(path: str, state: TrainState, pixels: PixelConvention) -> TrainSt
     """The state with the backbone of `path` in it, head and optimiser as they are.
 
     Args:
-      path: a run folder, one of its checkpoints, a PyTorch checkpoint or an .onnx file.
+      path: a run folder, one of its checkpoints, a PyTorch checkpoint, or an .onnx or .params file.
       state: at step 0.
       pixels: what the run feeds its backbone.
 
@@ -50,7 +49,7 @@ def start_from(path: str, state: TrainState, pixels: PixelConvention) -> TrainSt
         variables, trained_on = _of_run(run), CONVENTIONS[run.config.model.pixels]
     else:
         try:
-            model = import_onnx(place) if place.suffix == ".onnx" else import_torch(place)
+            model = import_model(place)
         except UnknownProjectError as error:
             # Only of networks that no --model.name is, whichever the project.
             raise InputError(

@@ -100,8 +100,8 @@ class ModelConfig:
     N(0, .1²) for the convolutions of an IResNet.
     """
     init: str | None = None
-    """Trained backbone to start from: a run folder, a PyTorch checkpoint or an .onnx file of
-    the same network.
+    """Trained backbone to start from: a run folder, a PyTorch checkpoint, or an .onnx or MXNet's
+    .params file, of the same network.
     """
     pixels: Literal["arcface_torch", "insightface_mxnet", "adaface", "magface"] = "arcface_torch"
     """What the backbone expects of its pixels: RGB over 127.5, RGB over 128, BGR over 127.5, or

@@ -39,7 +39,7 @@ class EmbedBenchmark(BenchmarkOptions):
     """Images a second of the command embed's network and of ONNX Runtime on the processor."""
 
     model: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The folder of a run, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx file."""
+    """The folder of a run, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx or .params file."""
     batches: tuple[Count, ...] = (1, 8, 32)
     """Images in one call."""
     rounds: Count = 10

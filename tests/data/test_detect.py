@@ -2,20 +2,26 @@
 
 import csv
 import dataclasses
+import io
 import re
 import threading
 
 import numpy as np
 import pytest
 import tyro
+from rich.console import Console
 
+from arcface_jax.commands import photos
+from arcface_jax.commands.evaluation_inputs import load_set
 from arcface_jax.data import detect
+from arcface_jax.data.align import align
 from arcface_jax.data.aligned_crop import TEMPLATE
 from arcface_jax.data.detect import Detection, Finding, Tally, choose, find_face, find_faces
 from arcface_jax.data.landmarks import by_path, read_landmarks
 from arcface_jax.data.open import open_source
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
+from arcface_jax.progress import unseen
 from experiments import convert
 
 
@@ -241,3 +247,44 @@ def test_the_command_finds_keeps_and_says(photographs, detector, tmp_path, monke
     assert "Bob/#3.png: no face, says the list" in said
     crops, first = open_source(tmp_path / "crops"), open_source(tmp_path / "first")
     assert crops.fingerprint == first.fingerprint
+
+
+def test_an_evaluation_searches_the_photographs_that_its_pairs_name(
+    photographs, detector, tmp_path, monkeypatch
+):
+    """Once for all models, and goes on after an interruption; without a face the middle counts."""
+    monkeypatch.setattr(photos, "FaceDetector", lambda: detector)
+    (tmp_path / "pairs.csv").write_text(
+        '"Ann/1, left.png",Ann/2.png,1\nAnn/2.png,Bob/#3.png,0\n'
+        "é/6.png,é/5.png,1\né/6.png,Bob/#3.png,0\n"
+    )
+    specification = f"LFW={tmp_path / 'photos'}+{tmp_path / 'pairs.csv'}"
+    said = io.StringIO()
+
+    def load(size):
+        finder = photos.FaceFinder(tmp_path / "out", "middle", Console(file=said, width=400))
+        return load_set(specification, size, 2, unseen, finder)
+
+    detector.fails_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        load((112, 112))
+    detector.fails_at = None
+    loaded = load((112, 112))
+    assert set(detector.searched) == {0, 1, 2, 4, 5}  # not 3
+    searched = len(detector.searched)
+    assert load((56, 48)).images.shape == (5, 56, 48, 3)
+    assert len(detector.searched) == searched
+
+    assert loaded.pairs.first.tolist() == [0, 1, 4, 4]
+    assert loaded.pairs.second.tolist() == [1, 2, 3, 2]
+    expected = np.stack([np.full((112, 112, 3), number, np.uint8) for number in (0, 1, 2, 4, 5)])
+    found = align(photographs[1], face(125, 125, 100.1, 0.71).landmarks, 112)
+    np.testing.assert_array_equal(loaded.images[2:3], expected[2:3])
+    np.testing.assert_array_equal(loaded.images[1], found)
+    lines = said.getvalue().splitlines()
+    assert lines[0] == "Bob/#3.png: no face found; its middle is taken"
+    assert "1 photograph had no face that can be aligned" in lines
+    assert (
+        lines[-1]
+        == f"{tmp_path / 'out' / 'LFW.faces.csv'}: what was found in each of 5 photographs"
+    )

@@ -3,6 +3,7 @@ import itertools
 import json
 import pathlib
 import re
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -43,6 +44,21 @@ def write_faces(path: pathlib.Path, noise: float = 0.8, **more: np.ndarray) -> p
     }
     np.savez(path, **arrays | more)
     return path
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"detect": True}, "--detect: finds faces in the photographs of --sets; give them"),
+        ({"face": "largest"}, "--face largest: chooses among the faces that --detect finds; add"),
+    ],
+)
+def test_options_of_a_search_for_faces_without_one_are_refused(
+    tmp_path: pathlib.Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        run(Arguments(checkpoint=(tmp_path,), output=tmp_path / "out", **options))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")
@@ -432,7 +448,7 @@ def test_a_run_is_evaluated_on_given_sets(
 
 def test_sets_are_opened_by_what_they_are(tmp_path: pathlib.Path) -> None:
     people = write_people(tmp_path / "people")
-    everyone = load_set(str(people), 16, 10)
+    everyone = load_set(str(people), (16, 16), 10)
     assert (everyone.name, everyone.images.shape, everyone.pairs) == (
         "people",
         (24, 16, 16, 3),
@@ -446,13 +462,15 @@ def test_sets_are_opened_by_what_they_are(tmp_path: pathlib.Path) -> None:
                 tmp_path / "lfw" / name / f"{name}_000{image}.png"
             )
     lfw.write_text("1\nAda\t1\t2\nAda\t1\tBo\t2\n")
-    pairs = load_set(f"LFW={tmp_path / 'lfw'}+{lfw}", 16, 10).pairs
+    listed = load_set(f"LFW={tmp_path / 'lfw'}+{lfw}", (16, 16), 10)
+    pairs = listed.pairs
     assert pairs is not None
     assert (pairs.first.tolist(), pairs.second.tolist(), pairs.same.tolist()) == (
         [0, 0],
-        [1, 3],
+        [1, 2],
         [True, False],
     )
+    assert listed.labels.tolist() == [0, 0, 1]  # without the one that no pair names
     for kind, letter in (("frontal", "F"), ("profile", "P")):
         for person in ("001", "002"):
             (tmp_path / "cfp" / person / kind).mkdir(parents=True)
@@ -465,22 +483,22 @@ def test_sets_are_opened_by_what_they_are(tmp_path: pathlib.Path) -> None:
     split = tmp_path / "protocol" / "Split" / "FP"
     (split / "01" / "same.txt").write_text("1,1\n")
     (split / "01" / "diff.txt").write_text("1,2\n")
-    profiles = load_set(f"CFP-FP={tmp_path / 'cfp'}+{split}", 16, 10)
+    profiles = load_set(f"CFP-FP={tmp_path / 'cfp'}+{split}", (16, 16), 10)
     assert profiles.pairs is not None
-    assert (profiles.pairs.first.tolist(), profiles.pairs.second.tolist()) == ([0, 0], [1, 3])
-    assert profiles.labels.tolist() == [0, 0, 1, 1]  # a person's two folders are one identity
+    assert (profiles.pairs.first.tolist(), profiles.pairs.second.tolist()) == ([0, 0], [1, 2])
+    assert profiles.labels.tolist() == [0, 0, 1]  # a person's two folders are one identity
     for sign in ("=", "+", "=+="):
         people.rename(tmp_path / f"a{sign}b")
         people = tmp_path / f"a{sign}b"
-        assert load_set(str(people), 16, 10).name == people.name
-        assert load_set(f"mine={people}", 16, 10).name == "mine"
+        assert load_set(str(people), (16, 16), 10).name == people.name
+        assert load_set(f"mine={people}", (16, 16), 10).name == "mine"
         listed = tmp_path / f"pairs{sign}.csv"
         listed.write_text("p0/0.png,p0/1.png,1\np0/0.png,p1/1.png,0")
-        opened = load_set(f"mine={people}+{listed}", 16, 1)
+        opened = load_set(f"mine={people}+{listed}", (16, 16), 1)
         assert (opened.name, len(opened.pairs)) == ("mine", 2)
     for absent in ("nowhere", "name=nowhere", "name=nowhere+pairs.txt"):
         with pytest.raises(InputError, match=r"^nowhere: no such file or folder"):
-            load_set(absent, 16, 10)
+            load_set(absent, (16, 16), 10)
 
 
 def write_people(folder: pathlib.Path) -> pathlib.Path:

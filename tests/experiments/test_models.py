@@ -67,7 +67,8 @@ def test_the_project_decides_on_the_pixels(unclear):
 
 def test_a_project_without_effect_is_refused(tmp_path, type_command):
     (tmp_path / "model.onnx").touch()
-    for path in (tmp_path, tmp_path / "model.onnx"):
+    (tmp_path / "model-0000.params").touch()
+    for path in (tmp_path, tmp_path / "model.onnx", tmp_path / "model-0000.params"):
         with pytest.raises(InputError, match=r"--project adaface: .* is no PyTorch checkpoint"):
             open_trained(path, "adaface")
     check_project(tmp_path / "absent", "adaface")  # that it is absent says who opens it

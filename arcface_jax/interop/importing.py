@@ -1,0 +1,33 @@
+"""A model that was trained elsewhere, by the kind of its file."""
+
+import pathlib
+
+from arcface_jax.errors import InputError
+from arcface_jax.interop.model import TrainedModel
+from arcface_jax.interop.mxnet import import_mxnet
+from arcface_jax.interop.onnx import import_onnx
+from arcface_jax.interop.torch import import_torch
+
+_SAYS_ITSELF = {".onnx": import_onnx, ".params": import_mxnet}
+
+
+def takes_project(path: pathlib.Path) -> bool:
+    """Whether a file is a PyTorch checkpoint, whose project may have to be named."""
+    return path.is_file() and path.suffix not in _SAYS_ITSELF
+
+
+def import_model(path: pathlib.Path, project: str | None = None) -> TrainedModel:
+    """Reads an .onnx file, MXNet's .params with its symbol beside it, or else a PyTorch checkpoint.
+
+    Args:
+      path: the file.
+      project: see `torch.import_torch`; of no other kind of file.
+
+    Raises:
+      InputError: it cannot be read; or it is an MXNet symbol, whose .params are due.
+    """
+    if path.name.endswith("-symbol.json"):
+        raise InputError(f"{path}: is a graph without weights; give the .params file beside it")
+    if (own := _SAYS_ITSELF.get(path.suffix)) is not None:
+        return own(path)
+    return import_torch(path, project)

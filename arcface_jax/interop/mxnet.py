@@ -1,0 +1,111 @@
+"""Trained MXNet models in: insightface's first, those of the paper. Needs no MXNet."""
+
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from arcface_jax.errors import InputError, concerning, printable
+from arcface_jax.interop.graph_layers import check_same, is_usual, network_of
+from arcface_jax.interop.model import TrainedModel, check_finite
+from arcface_jax.interop.mxnet_file import read_params
+from arcface_jax.interop.mxnet_graph import (
+    Graph,
+    arithmetic_of,
+    compute,
+    layers_of,
+    read_graph,
+)
+from arcface_jax.pixels import PixelConvention
+
+_CLASSIFIER = "fc7_weight"
+_TOLERANCE = 1e-3
+
+
+def import_mxnet(path: str | os.PathLike[str]) -> TrainedModel:
+    """Reads PREFIX-0000.params with PREFIX-symbol.json beside it, as `save_checkpoint` wrote them.
+
+    An IResNet with output E (LResNet50E-IR) or a MobileFaceNet that ends in a global convolution
+    (y1, y2). What the graph does decides: the file's options of every operator, and the pixels,
+    RGB, by its first arithmetic. The result computes what the graph computes, which is tried on one
+    image. Scales that are fixed at 1, a bias before a normalisation and other epsilons go into the
+    numbers of the normalisation (`graph_layers.network_of`).
+
+    Returns: the model, with the classifier `fc7_weight` where it was kept. Arrays that the
+      embedding does not need are named in its `source`.
+
+    Raises:
+      InputError: a file is missing or damaged, it is another network, or it does not tell which
+        pixels it takes; the message names the file and the node.
+    """
+    path = pathlib.Path(path)
+    arrays = read_params(path)
+    symbol = path.with_name(re.sub(r"-\d{4,}$", "", path.stem) + "-symbol.json")
+    if not symbol.exists():
+        raise InputError(f"{symbol}: missing; it holds the graph of {path.name}, copy it as well")
+    graph = read_graph(symbol, arrays)
+    used = {node.name: arrays[node.name] for node in graph.nodes if node.name in arrays}
+    with concerning(str(path)):
+        _check_types(used)
+        check_finite(used)
+    with concerning(str(symbol)):
+        pixels = _pixels(graph)
+        backbone, variables, image_size = network_of(layers_of(graph, used))
+        model = TrainedModel(backbone, variables, pixels, image_size, "")
+        images = np.random.default_rng(0).integers(0, 256, (1, *image_size, 3), np.uint8)
+        fed = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
+        check_same(model, images, compute(graph, used, fed), _TOLERANCE)
+    others = {name: array for name, array in arrays.items() if name not in used}
+    classifier = _classifier(others, model.embedding_size)
+    if classifier is not None:
+        with concerning(str(path)):
+            check_finite({_CLASSIFIER: classifier})
+        del others[_CLASSIFIER]
+    left = f" (without {_listed(others)}, which the embedding does not need)" if others else ""
+    return dataclasses.replace(model, source=path.name + left, class_weights=classifier)
+
+
+def _classifier(others: Mapping[str, np.ndarray], embedding_size: int) -> np.ndarray | None:
+    """[C, D], where it was kept under insightface's name."""
+    found = others.get(_CLASSIFIER)
+    if found is None or found.dtype.kind in "iub" or found.shape[1:] != (embedding_size,):
+        return None
+    with np.errstate(over="ignore"):
+        return np.asarray(found, np.float32)
+
+
+def _check_types(arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuses whole numbers, which quantised models have for weights."""
+    for name, array in arrays.items():
+        if array.dtype.kind in "iub":
+            raise InputError(
+                f"{name} is stored as {array.dtype}, and weights are due; take the model before it "
+                "was quantised"
+            )
+
+
+def _pixels(graph: Graph) -> PixelConvention:
+    """(x − offset) / divisor of RGB bytes, by the arithmetic that the graph begins with."""
+    found = arithmetic_of(graph)
+    if found is None:
+        raise InputError(
+            "does no arithmetic with the pixels before its first layer, so nothing tells which it "
+            "takes; add what its training code did with them, such as the nodes _minus_scalar and "
+            "_mul_scalar after data"
+        )
+    factor, shift = found
+    low, high = shift, 255.0 * factor + shift
+    if not is_usual(low, high):
+        raise InputError(
+            f"its arithmetic before the first layer makes {low:.4g} … {high:.4g} of pixels from 0 "
+            "to 255; no network takes these"
+        )
+    return PixelConvention("rgb", round(-shift / factor, 6), round(1 / factor, 6))
+
+
+def _listed(names: Mapping[str, np.ndarray]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return printable(", ".join(sorted(names)[:5])) + more
