@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from arcface_jax.models.depthwise import MOST_SHIFTS, Padding, seen_by_kernel, shifted_sum
+from arcface_jax.models.depthwise import MOST_SHIFTS, Padding, shifted_sum
 from arcface_jax.models.layers import PReLU, unbiasing
 
 CACHE_BYTES = 2**19 * (os.cpu_count() or 1)
@@ -279,11 +279,14 @@ def _depthwise_backward(
 
     def to_kernel(x: jax.Array, gradient: jax.Array) -> jax.Array:
         padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        sums = [
-            jnp.sum(seen * gradient, axis=(0, 1, 2))
-            for seen in seen_by_kernel(padded, kernel.shape[:2], stride, places)
-        ]
-        return jnp.stack(sums).reshape(kernel.shape)
+        reach = [(places[axis] - 1) * stride[axis] + 1 for axis in (0, 1)]
+
+        def at(place: jax.Array) -> jax.Array:  # in a loop, which is compiled once for all places
+            corner = (0, place // kernel.shape[1], place % kernel.shape[1], 0)
+            seen = lax.dynamic_slice(padded, corner, (len(x), *reach, x.shape[-1]))
+            return jnp.sum(seen[:, :: stride[0], :: stride[1]] * gradient, axis=(0, 1, 2))
+
+        return lax.map(at, jnp.arange(kernel[:, :, 0, 0].size)).reshape(kernel.shape)
 
     return to_x, _sum_over_parts(to_kernel, x, gradient)
 
@@ -377,6 +380,8 @@ def _sum_over_parts(function: Any, x: jax.Array, gradient: jax.Array) -> Any:
     """Σ function(images of x, images of gradient), of as many images at a time as stay in cache."""
     images = x.shape[0]
     count = min(images, max(1, CACHE_BYTES * images // (2 * x.size * x.dtype.itemsize)))
+    # No remainder where a number not much smaller divides the images: it is compiled apart.
+    count = next((n for n in range(count, count // 2, -1) if images % n == 0), count)
 
     def part(start: jax.Array | int, size: int) -> Any:
         return function(*(lax.dynamic_slice_in_dim(array, start, size) for array in (x, gradient)))
