@@ -185,7 +185,11 @@ def _opened(path: str, pixels: Callable[[], str | None]) -> TrainedModel:
             return open_trained(place)
         except UnknownProjectError as error:
             named = pixels()
-            fed = [one for one, about in PROJECTS.items() if about.pixels == CONVENTIONS.get(named)]
+            fed = [
+                one
+                for one, about in PROJECTS.items()
+                if about.pixels == CONVENTIONS.get(named or "")
+            ]
             if not fed:
                 raise InputError(
                     f"{path}: several projects name their weights like this, and their pixels "

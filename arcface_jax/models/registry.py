@@ -146,7 +146,7 @@ def name_of(backbone: nn.Module) -> str | None:
     """The name by which `create` makes this network, with its own width, embedding size and
     epsilon; None where there is none.
     """
-    sizes = {key: getattr(backbone, key, 1) for key in ("embedding_size", "width")}
+    sizes: Any = {key: getattr(backbone, key, 1) for key in ("embedding_size", "width")}
     for name in names():
         made = create(name, **sizes, unchanged=_SETTINGS)
         if type(made) is type(backbone) and _layers_of(made) == _layers_of(backbone):

@@ -39,7 +39,9 @@ class DataConfig:
     test_fraction: float = 0.25
     """Share of the identities that is never trained on and verifies the model."""
     pairs: int = 6000
-    """Verification pairs drawn from the held-out identities, half of them of one person."""
+    """Verification pairs drawn from the held-out identities, half of them of one person; TAR is
+    also of all their pairs.
+    """
     flip_test: bool = True
     """When verifying, add the embedding of the mirror image."""
     loading: Literal["memory", "stream"] = "memory"

@@ -8,15 +8,17 @@ import shutil
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from arcface_jax.commands.fine_tuning import network_of, open_start, settled
 from arcface_jax.errors import InputError
 from arcface_jax.interop.card import CARD_FILE
 from arcface_jax.interop.model import TrainedModel
-from arcface_jax.interop.torch import save_safetensors
+from arcface_jax.interop.torch import export_state_dict
 from arcface_jax.losses import ArcFace
 from arcface_jax.models import registry
 from arcface_jax.models.iresnet import IResNet
+from arcface_jax.models.vit import VisionTransformer
 from arcface_jax.pixels import ADAFACE, ARCFACE_TORCH
 from arcface_jax.training.config import Config, DataConfig, ModelConfig, OptimiserConfig
 from arcface_jax.training.config_file import config_to_json
@@ -31,14 +33,31 @@ MOBILE = {  # what FILES["mobile.safetensors"] holds
     "model.pixels": "insightface_mxnet",
     "data.image_size": (32, 16),
 }
-FILES = {
-    "mobile.safetensors": (lambda: registry.create("mobilefacenet", embedding_size=12, width=8)),
-    "r18.safetensors": (lambda: registry.create("iresnet18", embedding_size=12, width=8)),
-    "se.safetensors": (lambda: registry.create("se_iresnet18", embedding_size=12, width=16)),
-    "none.safetensors": (lambda: IResNet((1, 1, 1, 1), embedding_size=12, width=8)),
-    "ir.safetensors": (
-        lambda: IResNet((2, 2, 2, 2), 12, 8, shortcut="subsampled", embedding_affine=False)
+
+
+def named(name, **sizes):
+    return lambda: registry.create(name, **({"embedding_size": 12, "width": 8} | sizes))
+
+
+def ir(**more):
+    return lambda: IResNet((2, 2, 2, 2), 12, 8, shortcut="subsampled", **more)
+
+
+FILES = {  # how each is made, and what stands before its keys
+    "mobile.safetensors": (named("mobilefacenet"), ""),
+    "r18.safetensors": (named("iresnet18"), ""),
+    "parallel.safetensors": (named("iresnet18"), "module."),
+    "se.safetensors": (named("se_iresnet18", width=16), ""),
+    "mbf.safetensors": (named("mbf"), ""),
+    "vit.safetensors": (lambda: VisionTransformer(256, 12, embedding_size=12), ""),
+    "magface.safetensors": (named("iresnet18", epsilon=2e-5), "features.module."),
+    "adaface.safetensors": (ir(embedding_affine=False), "model."),
+    "unclear.safetensors": (ir(embedding_affine=False), ""),
+    "curricular.safetensors": (
+        lambda: IResNet((3, 13, 30, 3), 12, 2, shortcut="subsampled", inner_norm=False),
+        "",
     ),
+    "none.safetensors": (lambda: IResNet((1, 1, 1, 1), embedding_size=12, width=8), ""),
 }
 
 
@@ -47,7 +66,7 @@ def files(tmp_path_factory):
     """A folder with FILES, a run of the last version of each kind, and an export."""
     folder = tmp_path_factory.mktemp("trained")
     random = np.random.default_rng(0)
-    for name, make in FILES.items():
+    for name, (make, prefix) in FILES.items():
         backbone = make()
         size = (32, 16) if name == "mobile.safetensors" else (32, 32)
         shapes = jax.eval_shape(backbone.init, jax.random.key(0), np.zeros((1, *size, 3)))
@@ -55,7 +74,8 @@ def files(tmp_path_factory):
             lambda leaf: random.uniform(0.1, 1.0, leaf.shape).astype(np.float32), shapes
         )
         model = TrainedModel(backbone, variables, ARCFACE_TORCH, size, name)
-        save_safetensors(model, folder / name)
+        arrays = {prefix + key: value for key, value in export_state_dict(model).items()}
+        safetensors.numpy.save_file(arrays, folder / name)
     run = Config(
         data=DataConfig(image_size=48, image_width=40),
         model=ModelConfig("vit_t", width=16, embedding_size=24, pixels="adaface", epsilon=1e-4),
@@ -100,8 +120,17 @@ def test_the_network_is_the_files():
     [
         ("r18.safetensors", ("iresnet18", 8, 12, None, "arcface_torch", (32, 32))),
         ("se.safetensors", ("se_iresnet18", 16, 12, None, "arcface_torch", (32, 32))),
+        ("parallel.safetensors", ("iresnet18", 8, 12, None, "arcface_torch", (32, 32))),
+        ("mbf.safetensors", ("mbf", 8, 12, None, "arcface_torch", (32, 32))),
+        ("vit.safetensors", ("vit_t", 64, 12, None, "arcface_torch", (27, 27))),
+        ("magface.safetensors", ("iresnet18", 8, 12, 2e-5, "magface", (32, 32))),
+        ("adaface.safetensors", ("ir18", 8, 12, None, "adaface", (32, 32))),
+        (
+            "curricular.safetensors",
+            ("ir100_curricularface", 2, 12, None, "arcface_torch", (32, 32)),
+        ),
         ("run", ("vit_t", 16, 24, 1e-4, "adaface", (48, 40))),
-        ("run/", ("vit_t", 16, 24, 1e-4, "adaface", (48, 40))),
+        ("./run/", ("vit_t", 16, 24, 1e-4, "adaface", (48, 40))),
         ("run/checkpoints/3", ("vit_t", 16, 24, 1e-4, "adaface", (48, 40))),
     ],
 )
@@ -227,12 +256,12 @@ def test_what_cannot_be_started_from_is_one_line(path, said):
     [(["--model.pixels", "adaface"], "adaface"), (["--model.pixels=arcface_torch"], None)],
 )
 def test_the_pixels_are_asked_for_where_a_file_does_not_tell_them(options, pixels):
-    config = train.parse([*FOLDER, "ir.safetensors", *options])
+    config = train.parse([*FOLDER, "unclear.safetensors", *options])
     assert config.model.pixels == (pixels or "arcface_torch")
     assert config.model.name == "ir18"
     assert open_start(config).pixels == (ADAFACE if pixels else ARCFACE_TORCH)
     with pytest.raises(InputError, match=r"pixels differ; set --model\.pixels, as adaface"):
-        train.parse([*FOLDER, "ir.safetensors"])
+        train.parse([*FOLDER, "unclear.safetensors"])
 
 
 def test_what_was_folded_is_only_for_a_new_head(monkeypatch):
