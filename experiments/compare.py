@@ -37,6 +37,7 @@ from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
 from arcface_jax.losses import LOSSES
 from arcface_jax.runs.run_folder import finite
+from arcface_jax.runs.verifier import ALL_PAIRS, ALL_PAIRS_FARS
 from arcface_jax.training.config import Config
 
 from .study.plan import changed, loss_changes
@@ -46,6 +47,7 @@ from .study.tables import (
     DIFFERENCE_HEADER,
     Results,
     difference_rows,
+    last,
     percents,
     seed_differences,
     tests_by_name,
@@ -60,8 +62,12 @@ COLUMNS = {
     "tar@far=0.001": "TAR at FAR 1e-3, %",
     "eer": "EER, %",
     "auc": "AUC, %",
+    **{
+        f"{ALL_PAIRS}tar@far={far:g}": f"TAR at FAR {far:.0e}, all pairs, %".replace("e-0", "e-")
+        for far in ALL_PAIRS_FARS
+    },
 }
-"""What the table shows, as the results name it, and as a person reads it."""
+"""What the table shows where all runs have it, as the results name it, and as a person reads it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,19 +105,26 @@ def case_of(loss: str, base: Config, seeds: Sequence[int]) -> Case:
     return Case(f"{path}_m{margin}" if margins else path, config, seeds=tuple(seeds))
 
 
+def columns_of(runs: dict[str, Results]) -> dict[str, str]:
+    """Those of `COLUMNS` that every run has: not all pairs of few people, nor of older runs."""
+    found = [last(results) for by_seed in runs.values() for results in by_seed.values()]
+    return {name: title for name, title in COLUMNS.items() if all(name in one for one in found)}
+
+
 def write_comparison(
     folder: pathlib.Path, runs: dict[str, Results]
 ) -> tuple[list[list[str]], list[list[str]]]:
     """Writes comparison.md, .json and the picture; returns the rows of both tables."""
     first, *others = runs
-    tests = seed_differences(runs, first, others, COLUMNS)
-    rows = verification_rows(runs, COLUMNS)
-    text = markdown_table(("loss", *COLUMNS.values()), rows)
-    rows_of_tests = difference_rows(tests, first, COLUMNS)
+    columns = columns_of(runs)
+    tests = seed_differences(runs, first, others, columns)
+    rows = verification_rows(runs, columns)
+    text = markdown_table(("loss", *columns.values()), rows)
+    rows_of_tests = difference_rows(tests, first, columns)
     if tests:
         text += "\n" + markdown_table(DIFFERENCE_HEADER, rows_of_tests)
     write_whole(folder / "comparison.md", text)
-    numbers = {"losses": verification_numbers(runs, COLUMNS), "tests": tests_by_name(tests)}
+    numbers = {"losses": verification_numbers(runs, columns), "tests": tests_by_name(tests)}
     write_json(folder / "comparison.json", finite(numbers))
     accuracies = {name: percents(one, "accuracy") for name, one in runs.items()}
     figure = losses_figure({"people never seen in training": accuracies}, COLUMNS["accuracy"])
@@ -136,7 +149,7 @@ def main() -> int:
     runs: dict[str, Results] = {case.name: completed_runs(case, config.folder) for case in cases}
     rows, rows_of_tests = write_comparison(config.folder, runs)
     title = f"Mean ± deviation over {len(config.seeds)} seeds, people never seen in training"
-    header = ("loss", *COLUMNS.values())
+    header = ("loss", *columns_of(runs).values())
     console.print(table_of(header, rows, left=len(header), title=title))
     if rows_of_tests:
         console.print(table_of(DIFFERENCE_HEADER, rows_of_tests, left=len(DIFFERENCE_HEADER)))

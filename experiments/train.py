@@ -35,6 +35,12 @@ from arcface_jax.commands.command import (
     say,
 )
 from arcface_jax.commands.data_check import check_data
+from arcface_jax.commands.fine_tuning import (
+    network_in_words,
+    open_start,
+    set_by_preset,
+    settled,
+)
 from arcface_jax.commands.models import MODEL_HELP, open_embedder
 from arcface_jax.commands.run_report import draw_run, run_page
 from arcface_jax.errors import InputError, concerning
@@ -47,7 +53,7 @@ from arcface_jax.runs.run_folder import CONFIG_FILE, RunFolder
 from arcface_jax.runs.setup import Setup, prepare
 from arcface_jax.runs.stopping import Stopped
 from arcface_jax.training.config import Config, with_loss
-from arcface_jax.training.config_file import read_config
+from arcface_jax.training.config_file import read_config, settings_in
 
 from .recipes.presets import PRESETS
 
@@ -73,26 +79,32 @@ def take_option(arguments: list[str], option: str, wanted: str) -> tuple[list[st
 
 def parse(arguments: list[str]) -> Config:
     """Reads [PRESET] or --config FILE, then the options that change it."""
-    base = PRESETS["synthetic"]()
+    base, source, given = PRESETS["synthetic"](), "the default", set()
     preset = arguments[0] if arguments and not arguments[0].startswith("-") else None
     if preset is not None:
         if preset not in PRESETS:
             raise InputError(f"no preset is called {preset!r}; choose one of {', '.join(PRESETS)}")
         base, arguments = PRESETS[preset](), arguments[1:]
+        source, given = f"preset {preset}", set_by_preset(base)
     files, arguments = take_option(arguments, "--config", "a file: the config.json of a run")
     if files:
         if preset is not None or len(files) > 1:
             raise InputError(
                 "a preset and --config are two whole configurations; give one of them, once"
             )
-        base = read_config(pathlib.Path(files[0]))
+        base, source = read_config(pathlib.Path(files[0])), files[0]
+        given = set(settings_in(pathlib.Path(files[0])))
     presets = "\n".join(
         f"  {name}: {(make.__doc__ or '').splitlines()[0]}" for name, make in PRESETS.items()
     )
     about = f"{__doc__}\n\nPresets, with every option below to override:\n\n{presets}"
     base, arguments = take_loss(base, arguments)
     usage = "train [PRESET] [--config FILE]"
-    return with_plain_loss(read_options(Config, usage, about, arguments, default=base))
+
+    def read(base: Config) -> Config:
+        return with_plain_loss(read_options(Config, usage, about, arguments, default=base))
+
+    return settled(read, base, given, source)
 
 
 def take_loss(config: Config, arguments: list[str]) -> tuple[Config, list[str]]:
@@ -209,9 +221,12 @@ def run(config: Config, console: Console) -> int:
         return 0
     for change in folder.changes:
         console.print(f"[yellow]Going on with {escape(change)}[/yellow]", highlight=False)
-    console.print("Preparing the data …")
     try:
-        setup = prepare(config, functools.partial(progress_bar, console))
+        start = None if folder.has_checkpoint else open_start(config)
+        if start is not None:
+            say(console, f"Starting from {config.model.init}: {network_in_words(config)}")
+        console.print("Preparing the data …")
+        setup = prepare(config, functools.partial(progress_bar, console), start)
     except BaseException:
         folder.discard()
         raise

@@ -16,6 +16,7 @@ from arcface_jax.analysis.label_noise import judge_labels
 from arcface_jax.command_name import command
 from arcface_jax.commands.check_report import LIST_FILE, PAGE_FILE, write_list, write_page
 from arcface_jax.commands.command import progress_bar, say, say_written
+from arcface_jax.commands.fine_tuning import open_start
 from arcface_jax.commands.models import Embedder
 from arcface_jax.data.check import Finding, Row, check_source_labels, is_picture, report
 from arcface_jax.data.in_memory import load_source
@@ -54,6 +55,7 @@ def check_data(
 
     Returns: the exit status, 1 if anything deserves a look.
     """
+    start = open_start(config)
     with _remarks_unsaid():
         source = configured_source(config.data, config.run.seed)
         check_source_labels(source)
@@ -99,7 +101,7 @@ def check_data(
         write_page(folder / PAGE_FILE, source, findings, lines, sheet)
         say_written(console, folder / PAGE_FILE, folder / LIST_FILE, sheet)
         if not found.messages:
-            setup = prepare(config, functools.partial(progress_bar, console))
+            setup = prepare(config, functools.partial(progress_bar, console), start)
             with progress_bar(console, f"Timing {_TIMED_STEPS} steps"):
                 about = cost_in_words(config, setup)
             say(console, about)

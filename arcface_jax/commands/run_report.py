@@ -17,11 +17,11 @@ from arcface_jax.figures.style import save
 from arcface_jax.figures.training import angle_histogram, learning_curve, training_curves
 from arcface_jax.losses import loss_name
 from arcface_jax.runs.checkpoints import library_versions
-from arcface_jax.runs.console import TABLE_FARS
+from arcface_jax.runs.console import BEFORE, TABLE_FARS, all_pairs_cells
 from arcface_jax.runs.loop import RunResult, best_so_far
 from arcface_jax.runs.run_folder import RunFolder, read_metrics
 from arcface_jax.runs.setup import Setup
-from arcface_jax.runs.verifier import Numbers, by_set
+from arcface_jax.runs.verifier import ALL_PAIRS_FARS, Numbers, by_set
 from arcface_jax.training.config_file import as_dict
 
 _SHEET_ROWS, _SHEET_COLUMNS = 6, 10
@@ -77,7 +77,7 @@ CAPTIONS = {
     "over folds, and AUC.",
     "roc": "True against false accept rate of the final model.",
     "scores": "Similarities of same and of different pairs.",
-    "loss": "Training loss and accuracy; dotted, the loss expected of an untrained network.",
+    "loss": "Training loss and accuracy; dotted, the loss expected before it.",
     "angles": "Angles between training images and the centres of their classes, at the start, "
     "middle and end.",
     "monitor": "Learning rate, angle to the own class, length of the embeddings, and norm of the "
@@ -90,17 +90,19 @@ CAPTIONS = {
 def _row(label: str, numbers: Numbers) -> list[str]:
     rates = [f"{100 * numbers[f'tar@far={far:g}']:.2f}" for far in TABLE_FARS]
     accuracy = f"{100 * numbers['accuracy']:.2f} ± {100 * numbers['accuracy_std']:.2f}"
-    return [label, accuracy, *rates, f"{100 * numbers['eer']:.2f}", f"{numbers['auc']:.4f}"]
+    area = [f"{100 * numbers['eer']:.2f}", f"{numbers['auc']:.4f}"]
+    return [label, accuracy, *rates, *area, *(all_pairs_cells(numbers) or ["–"] * 3)]
 
 
 def results_table(result: RunResult, first_set: str) -> str:
-    """Each set: untrained, at its best, and at the end."""
+    """Each set: before training, at its best, and at the end."""
     header = ["", "accuracy, %", *(f"TAR at FAR {far:g}, %" for far in TABLE_FARS), "EER, %", "AUC"]
+    header += [f"all pairs: TAR at FAR {far:g}, %" for far in ALL_PAIRS_FARS]
     body = []
     last = max(result.verifications)
     for name, (best, _) in best_so_far(result.verifications).items():
         for step in sorted({0, best, last}):
-            when = "untrained" if step == 0 else f"step {step}"
+            when = BEFORE if step == 0 else f"step {step}"
             when += ", best" if step == best else ""
             numbers = by_set(result.verifications[step])[name]
             body.append(_row(f"{name or first_set}, {when}", numbers))

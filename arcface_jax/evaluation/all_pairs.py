@@ -1,12 +1,13 @@
 """Every pair of a set, or of probes with distractors: the whole ROC or its exact low-FAR end."""
 
+import math
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from arcface_jax.evaluation.array_checks import check_embeddings, check_length
-from arcface_jax.evaluation.roc import Roc, roc_from_kinds
+from arcface_jax.evaluation.roc import Roc, roc_from_kinds, tar_at_far
 from arcface_jax.evaluation.scoring import HighestScores, score_tiles
 
 
@@ -43,6 +44,35 @@ def all_pairs_roc(
     return roc_from_kinds(
         np.concatenate(same_scores), different.values(), num_different=different.count
     )
+
+
+def all_pairs_tars(
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    fars: Sequence[float],
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[float, float]:
+    """TAR at each false accept rate, exact, over all N(N − 1)/2 pairs of some embeddings.
+
+    Args:
+      embeddings: [N, D], unit rows, of two people at least, and two of one.
+      labels: int [N].
+      fars: false accept rates; one below one in all the different pairs is left out, for no pair
+        tells of it.
+      devices: as in `all_pairs_roc`.
+    """
+    counts = np.unique(labels, return_counts=True)[1].astype(np.int64)
+    num_different = int((counts.sum() ** 2 - (counts**2).sum()) // 2)
+    told = [far for far in fars if far * num_different >= 1.0]
+    if not told:
+        return {}
+    # A few more, for the curve ends above the lowest score that was kept.
+    keep = min(num_different, math.ceil(1.01 * max(told) * num_different) + 1000)
+    roc = all_pairs_roc(embeddings, labels, keep=keep, devices=devices)
+    if not roc.complete and roc.far[-1] < max(told):  # more than those are as high
+        roc = all_pairs_roc(embeddings, labels, keep=num_different, devices=devices)
+    return {far: tar_at_far(roc, far) for far in told}
 
 
 def distractor_roc(

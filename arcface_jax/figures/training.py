@@ -13,17 +13,18 @@ def training_curves(
     steps: Sequence[int],
     losses: Sequence[float],
     accuracies: Sequence[float],
-    expected_initial_loss: float,
+    expected_initial_loss: float | None,
 ) -> Figure:
-    """Training loss and accuracy by step, with the loss an untrained network should start at."""
+    """Training loss and accuracy by step, with the loss that it should start at, if known."""
     figure = new_figure(7.0, 6.0)
     above, below = figure.subplots(2, 1, sharex=True)
     above.plot(steps, losses, lw=1.2)
-    label = "expected of an untrained network"
-    above.axhline(expected_initial_loss, color="black", ls=":", lw=1, label=label)
     above.set_ylabel("training loss")
     above.set_ylim(bottom=0)
-    above.legend()
+    if expected_initial_loss is not None:
+        label = "expected before training"
+        above.axhline(expected_initial_loss, color="black", ls=":", lw=1, label=label)
+        above.legend()
     below.plot(steps, 100 * np.asarray(accuracies), lw=1.2, color="C1")
     below.set(ylabel="training accuracy, %\n(before the margin)", ylim=(0, 100), xlabel="step")
     return figure
@@ -43,7 +44,7 @@ def learning_curve(
     axes.errorbar(steps, percent, yerr=deviation, marker="o", capsize=3, label=label)
     axes.plot(steps, 100 * np.asarray(aucs), marker="s", label="area under the ROC")
     axes.set(
-        xlabel="step (0 is the untrained network)",
+        xlabel="step (0 is before training)",
         ylabel="verification of unseen people, %",
         ylim=(45, 101),
     )

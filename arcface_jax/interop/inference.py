@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.interop.depthwise import ShiftedDepthwise
 from arcface_jax.interop.fold import fold_batch_norm
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.quantise import WeightType, dequantise, quantise
+from arcface_jax.models.depthwise import ShiftedDepthwise
 from arcface_jax.pixels import normalise
 
 ImageFunction = Callable[[jax.Array], jax.Array]

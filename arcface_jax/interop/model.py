@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from arcface_jax.errors import InputError
-from arcface_jax.interop.depthwise import ShiftedDepthwise
 from arcface_jax.models.embed import check_embedded, embed_images, make_embed_function
 from arcface_jax.pixels import PixelConvention
 
@@ -59,8 +58,7 @@ class TrainedModel:
         The function calls its `progress`, if given, with the number of images done since the last
         call. It raises InputError where an embedding is NaN, infinite or zero.
         """
-        network: Any = ShiftedDepthwise(self.backbone)
-        embed = make_embed_function(network, self.pixels)
+        embed = make_embed_function(self.backbone, self.pixels)
         batch_size = default_batch_size() if batch_size is None else batch_size
 
         def embed_all(

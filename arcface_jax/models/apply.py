@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from arcface_jax.models import cpu
+from arcface_jax.models.depthwise import ShiftedDepthwise
 
 
 def linen_apply(module: nn.Module, *, train: bool = True) -> Any:
@@ -20,7 +21,7 @@ def linen_apply(module: nn.Module, *, train: bool = True) -> Any:
     def apply(params: Any, batch_stats: Any, images: jax.Array, key: jax.Array) -> Any:
         variables = {"params": params, "batch_stats": batch_stats}
         if not train:
-            return module.apply(variables, images, train=False), batch_stats
+            return ShiftedDepthwise(module).apply(variables, images), batch_stats
         with cpu.training_layers():
             embeddings, new = module.apply(
                 variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from arcface_jax.models.depthwise import MOST_SHIFTS, Padding, shifted_sum
 from arcface_jax.models.layers import PReLU, unbiasing
 
 CACHE_BYTES = 2**19 * (os.cpu_count() or 1)
@@ -106,8 +107,9 @@ def convolve(
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated` as `nn.Conv` calls it.
 
-    `cpu_convolution` where the convolution is dense, in float32, with a square odd kernel padded by
-    half its size; `conv_general_dilated` itself for every other. XLA turns the gradients of a
+    In float32 `cpu_convolution` where it is dense, with a square odd kernel padded by half its
+    size, and `depthwise_convolution` where each channel has a kernel of its own, small or over the
+    whole image; `conv_general_dilated` itself for every other. XLA turns the gradients of a
     convolution into convolutions with unusual windows and orders of dimensions, and its CPU
     compiler runs some of these as plain loops, ten times slower than what computes the same sums
     here.
@@ -123,6 +125,14 @@ def convolve(
     )
     if served:
         return cpu_convolution(x, kernel, stride)
+    sides = tuple(map(tuple, padding))
+    whole = kernel.shape[:2] == x.shape[1:3] and not np.any(sides)
+    if (
+        feature_group_count == kernel.shape[3] == x.shape[-1] > 1
+        and x.dtype == jnp.float32
+        and (whole or size * kernel.shape[1] <= MOST_SHIFTS)
+    ):
+        return depthwise_convolution(x, kernel, tuple(window_strides), sides)
     return lax.conv_general_dilated(
         x, kernel, window_strides, padding, feature_group_count=feature_group_count, **options
     )
@@ -225,6 +235,65 @@ def _halving_input_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array
     return cells.reshape(images, 2 * rows, 2 * columns, channels)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def depthwise_convolution(
+    x: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: Padding
+) -> jax.Array:
+    """`depthwise.shifted_sum`; a kernel over the whole image is one weighted sum of its pixels.
+
+    Differentiated by hand: by x it is a shifted sum too, by the kernel a sum over pixels for each
+    of its places, taken a few images at a time, while these are in cache.
+    """
+    if kernel.shape[:2] == x.shape[1:3] and not np.any(padding):
+        return jnp.sum(x * kernel[:, :, 0], axis=(1, 2), keepdims=True)
+    return shifted_sum(x, kernel, stride, padding)
+
+
+def _depthwise_forward(
+    x: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: Padding
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return depthwise_convolution(x, kernel, stride, padding), (x, kernel)
+
+
+def _depthwise_backward(
+    stride: tuple[int, int],
+    padding: Padding,
+    saved: tuple[jax.Array, jax.Array],
+    gradient: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    if kernel.shape[:2] == x.shape[1:3] and not np.any(padding):
+        return gradient * kernel[:, :, 0], jnp.sum(x * gradient, axis=0)[:, :, None]
+    places = gradient.shape[1:3]
+    # Zeros where the strides passed over, and to where the windows of every pixel of x reach.
+    sides = [
+        (
+            kernel.shape[axis] - 1 - padding[axis][0],
+            x.shape[axis + 1] + padding[axis][0] - 1 - (places[axis] - 1) * stride[axis],
+            stride[axis] - 1,
+        )
+        for axis in (0, 1)
+    ]
+    apart = lax.pad(gradient, jnp.zeros((), gradient.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
+    to_x = shifted_sum(apart, jnp.flip(kernel, (0, 1)), (1, 1), ((0, 0), (0, 0)))
+
+    def to_kernel(x: jax.Array, gradient: jax.Array) -> jax.Array:
+        padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        reach = [(places[axis] - 1) * stride[axis] + 1 for axis in (0, 1)]
+
+        def at(place: jax.Array) -> jax.Array:  # in a loop, which is compiled once for all places
+            corner = (0, place // kernel.shape[1], place % kernel.shape[1], 0)
+            seen = lax.dynamic_slice(padded, corner, (len(x), *reach, x.shape[-1]))
+            return jnp.sum(seen[:, :: stride[0], :: stride[1]] * gradient, axis=(0, 1, 2))
+
+        return lax.map(at, jnp.arange(kernel[:, :, 0, 0].size)).reshape(kernel.shape)
+
+    return to_x, _sum_over_parts(to_kernel, x, gradient)
+
+
+depthwise_convolution.defvjp(_depthwise_forward, _depthwise_backward)
+
+
 class Normalised(NamedTuple):
     """What `normalise_batch` returns."""
 
@@ -311,6 +380,8 @@ def _sum_over_parts(function: Any, x: jax.Array, gradient: jax.Array) -> Any:
     """Σ function(images of x, images of gradient), of as many images at a time as stay in cache."""
     images = x.shape[0]
     count = min(images, max(1, CACHE_BYTES * images // (2 * x.size * x.dtype.itemsize)))
+    # No remainder where a number not much smaller divides the images: it is compiled apart.
+    count = next((n for n in range(count, count // 2, -1) if images % n == 0), count)
 
     def part(start: jax.Array | int, size: int) -> Any:
         return function(*(lax.dynamic_slice_in_dim(array, start, size) for array in (x, gradient)))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax.errors import InputError
+from arcface_jax.models.depthwise import ShiftedDepthwise
 from arcface_jax.pixels import ARCFACE_TORCH, PixelConvention, normalise
 
 EmbedFunction = Callable[[Mapping[str, Any], jax.typing.ArrayLike], jax.Array]
@@ -18,13 +19,14 @@ def make_embed_function(
     backbone: nn.Module, pixels: PixelConvention = ARCFACE_TORCH
 ) -> EmbedFunction:
     """Returns the jitted (variables, uint8 [N, H, W, 3] RGB) -> float32 [N, D], running
-    statistics in use.
+    statistics in use, depthwise convolutions as a CPU is fast at.
     """
+    network = ShiftedDepthwise(backbone)
 
     @jax.jit
     def embed(variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
         return jnp.asarray(
-            backbone.apply(variables, normalise(images, pixels), train=False), jnp.float32
+            network.apply(variables, normalise(images, pixels), train=False), jnp.float32
         )
 
     return embed

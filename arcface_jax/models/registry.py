@@ -1,8 +1,10 @@
 """Backbones by name."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Collection
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 from arcface_jax.errors import InputError
 from arcface_jax.import_path import load_attribute
 from arcface_jax.models.iresnet import STAGE_BLOCKS, IResNet
-from arcface_jax.models.layers import Dtype, InitialWeights, RunningVariance
+from arcface_jax.models.layers import Backbone, Dtype, InitialWeights, RunningVariance
 from arcface_jax.models.mbf import ArcFaceTorchMobileFaceNet
 from arcface_jax.models.mobilefacenet import MobileFaceNet
 from arcface_jax.models.resnet import DEPTHS, ResNet
@@ -48,6 +50,7 @@ def create(
     remat: bool = False,
     running_variance: RunningVariance = "biased",
     initial_weights: InitialWeights = "he",
+    epsilon: float | None = None,
     unchanged: Collection[str] | None = None,
 ) -> nn.Module:
     """Builds the backbone called `name`, from those of the settings that it has.
@@ -67,6 +70,7 @@ def create(
         nothing changes there.
       running_variance: see `layers.RunningVariance`.
       initial_weights: see `layers.InitialWeights`.
+      epsilon: of the batch normalisations; each network's own if None.
       unchanged: the settings that a backbone need not have, since nobody asked for their value; by
         default those that have their default here.
 
@@ -85,6 +89,7 @@ def create(
         "remat": remat,
         "running_variance": running_variance,
         "initial_weights": initial_weights,
+        "epsilon": epsilon,
     }
     if unchanged is None:
         defaults = inspect.signature(create).parameters
@@ -96,6 +101,8 @@ def create(
         )
     if not 0.0 <= dropout < 1.0:
         raise InputError(f"model.dropout must be in [0, 1), got {dropout}")
+    if epsilon is not None and not 0.0 < epsilon < 1.0:
+        raise InputError(f"model.epsilon must be above 0 and below 1, got {epsilon}")
     if ":" not in name and name not in _BUILDERS:
         raise InputError(
             f"model.name: no backbone is called {name!r}; choose one of {', '.join(names())}, or "
@@ -117,6 +124,8 @@ def create(
         needed = parameter.default is parameter.empty and key not in settings
         if needed and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise InputError(f"model.name: {name!r} needs {key}, which is no setting; default it")
+    if epsilon is None:
+        del settings["epsilon"]
     own = {key: value for key, value in settings.items() if key in parameters or takes_all}
     backbone = builder(**own)
     if not isinstance(backbone, nn.Module):
@@ -124,6 +133,30 @@ def create(
             f"model.name: {name!r} made something else than a flax.linen.Module; return one"
         )
     return backbone
+
+
+_SETTINGS = tuple(inspect.signature(create).parameters)
+_OF_TRAINING = {field.name for field in dataclasses.fields(Backbone)} | {"drop_path", "mask_ratio"}
+"""Fields of a backbone that leave it the same network: those of every `Backbone`, its epsilon among
+them, and what a `VisionTransformer` leaves out in training.
+"""
+
+
+def name_of(backbone: nn.Module) -> str | None:
+    """The name by which `create` makes this network, with its own width, embedding size and
+    epsilon; None where there is none.
+    """
+    sizes: Any = {key: getattr(backbone, key, 1) for key in ("embedding_size", "width")}
+    for name in names():
+        made = create(name, **sizes, unchanged=_SETTINGS)
+        if type(made) is type(backbone) and _layers_of(made) == _layers_of(backbone):
+            return name
+    return None
+
+
+def _layers_of(backbone: nn.Module) -> dict[str, Any]:
+    fields = (field.name for field in dataclasses.fields(backbone))
+    return {name: getattr(backbone, name) for name in fields if name not in _OF_TRAINING}
 
 
 def count_parameters(backbone: nn.Module, image_size: int | tuple[int, int]) -> int:
@@ -143,6 +176,10 @@ def count_parameters(backbone: nn.Module, image_size: int | tuple[int, int]) -> 
 for _depth, _blocks in STAGE_BLOCKS.items():
     register(f"iresnet{_depth}", functools.partial(IResNet, _blocks))
     register(f"se_iresnet{_depth}", functools.partial(IResNet, _blocks, squeeze=16))
+    _subsampled = functools.partial(IResNet, _blocks, shortcut="subsampled")
+    register(f"ir{_depth}", functools.partial(_subsampled, embedding_affine=False))  # AdaFace's
+    if _depth == 100:
+        register("ir100_curricularface", functools.partial(_subsampled, inner_norm=False))
 for _output in ("A", "B", "C", "D"):  # E is iresnet50
     register(
         f"iresnet50{_output.lower()}", functools.partial(IResNet, STAGE_BLOCKS[50], output=_output)

@@ -18,11 +18,14 @@ from arcface_jax.progress import Lines
 from arcface_jax.runs.dataset import HELD_OUT
 from arcface_jax.runs.loop import BEST_BY
 from arcface_jax.runs.setup import Setup
-from arcface_jax.runs.verifier import AVERAGE, Numbers, by_set
+from arcface_jax.runs.verifier import ALL_PAIRS, ALL_PAIRS_FARS, AVERAGE, Numbers, by_set
 from arcface_jax.training.optimisers import peak_learning_rate
 
 TABLE_FARS = (1e-2, 1e-3)
 """False accept rates of the closing table."""
+
+BEFORE = "before training"
+"""What stands for step 0: of a network that starts from a trained one, too."""
 
 _CONFIDENT = 0.9
 """Probability of the true class that the scale should allow."""
@@ -83,11 +86,10 @@ class ConsoleReporter:
         """Prints it."""
         self._console.print(f"[yellow]{escape(message)}[/yellow]", highlight=False)
 
-    def first_loss(self, seen: float, expected: float) -> None:
+    def first_loss(self, seen: float, expected: float | None) -> None:
         """Prints the first loss beside the expected one."""
-        self._console.print(
-            f"Initial loss: {seen:.2f} seen, {expected:.2f} expected of an untrained network."
-        )
+        beside = "" if expected is None else f", {expected:.2f} expected before training"
+        self._console.print(f"Initial loss: {seen:.2f} seen{beside}.")
 
     def progress(self, step: int, metrics: dict[str, float]) -> None:
         """Moves the bar, or prints a line now and then."""
@@ -118,7 +120,7 @@ class ConsoleReporter:
 
     def verified(self, step: int, numbers: Numbers, best: dict[str, tuple[int, float]]) -> None:
         """Prints one line for each set of a verification."""
-        what = "untrained" if step == 0 else f"step {step}"
+        what = BEFORE if step == 0 else f"step {step}"
         for name, own in by_set(numbers).items():
             best_step, best_value = best[name]
             so_far = (
@@ -165,7 +167,8 @@ def print_plan(console: Console, setup: Setup) -> None:
                 if held_out
                 else f"{escape(tested.name)}, {len(tested.images):,} images"
             )
-            + f", {len(tested.pairs):,} verification pairs{short if held_out else ''}",
+            + f", {len(tested.pairs):,} verification pairs{short if held_out else ''}"
+            + (f"; TAR over all {tested.num_pairs:,} too" if tested.num_pairs else ""),
         )
     program = setup.program
     parameters = count_parameters(program.backbone, size)
@@ -179,9 +182,8 @@ def print_plan(console: Console, setup: Setup) -> None:
     loss, expected = config.loss, program.expected_initial_loss()
     kind = "softmax, target logit " if isinstance(loss, MarginSoftmax) else ""
     fused = ", fused with its update" if config.head.update == "fused" else ""
-    table.add_row(
-        "Loss", f"{loss_name(loss)}: {kind}{loss}{fused}; expected to start at {expected:.2f}"
-    )
+    start = "" if expected is None else f"; expected to start at {expected:.2f}"
+    table.add_row("Loss", f"{loss_name(loss)}: {kind}{loss}{fused}{start}")
     if isinstance(loss, MarginSoftmax):
         least, scale = minimum_scale(data.num_classes, _CONFIDENT), loss.scale
         advice = "" if scale >= least else "; [yellow]raise --loss.scale[/yellow]"
@@ -229,10 +231,22 @@ def print_plan(console: Console, setup: Setup) -> None:
         )
 
 
-def print_results(console: Console, verifications: dict[int, Numbers]) -> None:
-    """The closing table: the untrained network and the trained one; of further sets, the
-    trained one alone.
+def _when(step: int) -> str:
+    return BEFORE if step == 0 else f"after {step} steps"
+
+
+def all_pairs_cells(numbers: Numbers) -> list[str]:
+    """TAR over all pairs, in per cent, at each of `ALL_PAIRS_FARS`; a dash where there are too few
+    for it. Empty for a set of which they were not scored.
     """
+    found = [numbers.get(f"{ALL_PAIRS}tar@far={far:g}") for far in ALL_PAIRS_FARS]
+    if all(tar is None for tar in found):
+        return []
+    return ["–" if tar is None else f"{100 * tar:.2f}" for tar in found]
+
+
+def print_results(console: Console, verifications: dict[int, Numbers]) -> None:
+    """The closing table: before training and after; of further sets, after it alone."""
     table = Table(title="Verification of people never seen in training")
     for column in ("", "accuracy", *(f"TAR at FAR {far:g}" for far in TABLE_FARS), "EER", "AUC"):
         table.add_column(column, justify="right")
@@ -243,13 +257,21 @@ def print_results(console: Console, verifications: dict[int, Numbers]) -> None:
         lines.insert(0, (first, "", by_set(verifications[first])[""]))
     for step, name, numbers in lines:
         table.add_row(
-            ("untrained" if step == 0 else f"after {step} steps") + _in_words(name),
+            _when(step) + _in_words(name),
             f"{numbers['accuracy']:.2%} ± {numbers['accuracy_std']:.2%}",
             *(f"{numbers[f'tar@far={far:g}']:.2%}" for far in TABLE_FARS),
             f"{numbers['eer']:.2%}",
             f"{numbers['auc']:.4f}",
         )
     console.print(table)
+    if any(all_pairs_cells(numbers) for _, _, numbers in lines):
+        wide = Table(title="The same over all pairs of a set's images")
+        for column in ("", *(f"TAR at FAR {far:g}, %" for far in ALL_PAIRS_FARS)):
+            wide.add_column(column, justify="right")
+        for step, name, numbers in lines:
+            if cells := all_pairs_cells(numbers):
+                wide.add_row(_when(step) + _in_words(name), *cells)
+        console.print(wide)
     fewest = min(numbers["num_different"] for numbers in trained.values())
     note = too_few_pairs(int(fewest), min(TABLE_FARS))
     if note is not None:

@@ -22,17 +22,36 @@ NUM_FOLDS = 10
 """Folds of the verification protocol."""
 
 
+MOST_IMAGES = 20_000
+"""All pairs of a set are scored up to this many images, 200 million pairs: seconds on a CPU."""
+
 HELD_OUT = "held_out"
 """Name of the set of people that a run holds out of its own source."""
 
 
 @dataclasses.dataclass(frozen=True)
 class VerificationSet:
-    """Images in memory, and the pairs of them to verify."""
+    """Images in memory, and the pairs of them to verify.
+
+    Attributes:
+      name: of the set.
+      images: all of them.
+      pairs: drawn, or a list that the set comes with.
+      identities_known: whether the labels tell who is who, so that any pair can be scored; beside a
+        list they need not.
+    """
 
     name: str
     images: MemorySource
     pairs: Pairs
+    identities_known: bool = True
+
+    @property
+    def num_pairs(self) -> int:
+        """N(N − 1)/2, all that there are; 0 of a list, or of more images than all are scored of."""
+        images = len(self.images)
+        scored = self.identities_known and images <= MOST_IMAGES
+        return images * (images - 1) // 2 if scored else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +214,7 @@ def _load_set(
     with begin(f"Decoding {opened.name}", len(opened.source)) as move:
         images = load_source(opened.source, config.size, on_unreadable=on_unreadable, progress=move)
     if opened.pairs is not None:
-        return VerificationSet(opened.name, images, opened.pairs)
+        return VerificationSet(opened.name, images, opened.pairs, identities_known=False)
     with concerning(f"data.verify {specification}"):
         drawn = _drawn_pairs(images, config, seed)
     return VerificationSet(opened.name, images, drawn)

@@ -40,8 +40,8 @@ class Reporter(Protocol):
     def says(self, message: str) -> None:
         """Something that a person should know."""
 
-    def first_loss(self, seen: float, expected: float) -> None:
-        """The loss of the first batch, before any update, beside the expected one."""
+    def first_loss(self, seen: float, expected: float | None) -> None:
+        """The loss of the first batch, before any update, beside the expected one if known."""
 
     def progress(self, step: int, metrics: dict[str, float]) -> None:
         """Metrics at `step`, every run.log_every steps."""
@@ -55,7 +55,7 @@ class RunResult:
     """What a run found.
 
     Attributes:
-      verifications: by step, from 0 (untrained) to the last.
+      verifications: by step, from 0 (before training) to the last.
       similarities: cosine of each pair of the first set with the final model.
       angles: by step (start, middle, end), degrees between training images and their centres.
       speeds: images_per_second, and data_wait, the share of the time that steps waited for data.
@@ -285,9 +285,10 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
             state, metrics = take_step(state, key, batch.images, batch.labels)
             timer.step(run.batches.waited)
             if step == 1:
-                expected = program.expected_initial_loss(float(metrics["feature_norm"]))
-                reporter.first_loss(float(metrics["loss"]), expected)
-                if not program.may_start_with(float(metrics["loss"]), expected):
+                seen, norm = float(metrics["loss"]), float(metrics["feature_norm"])
+                expected = program.expected_initial_loss(norm)
+                reporter.first_loss(seen, expected)
+                if expected is not None and not program.may_start_with(seen, expected):
                     reporter.says(_OTHER_FIRST_LOSS)
             logged = step % config.run.log_every == 0 or step in (1, config.run.steps)
             if logged and run.log(step, metrics, timer, writer) >= config.run.bad_steps:

@@ -97,6 +97,12 @@ class RunFolder:
         """Whether a run has taken its first step here."""
         return (self.path / METRICS_FILE).exists()
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether a run would go on here, and not begin."""
+        there = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
+        return any(place.name.isdecimal() for place in there)
+
     def discard(self) -> None:
         """Removes a folder whose run never began; leaves one that holds anything else."""
         if not self.is_begun:

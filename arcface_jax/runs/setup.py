@@ -8,10 +8,11 @@ import numpy as np
 from arcface_jax.data.pipeline import DevicePrefetch, batches
 from arcface_jax.data.samplers import Sampler
 from arcface_jax.errors import InputError
+from arcface_jax.interop.model import TrainedModel
 from arcface_jax.losses import Triplet
 from arcface_jax.progress import Begin, unseen
 from arcface_jax.runs.dataset import RunData, create_sampler, load_data
-from arcface_jax.runs.starting_point import check_exists, start_from
+from arcface_jax.runs.starting_point import check_fits, start_from
 from arcface_jax.training.config import Config
 from arcface_jax.training.program import Program, create_program
 from arcface_jax.training.state import TrainState
@@ -19,11 +20,19 @@ from arcface_jax.training.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A run before its first step: what it computes, and on what."""
+    """A run before its first step: what it computes, and on what.
+
+    Attributes:
+      program: what it computes.
+      data: what it trains and verifies on.
+      sampler: the order of the training images.
+      start: the model of config.model.init; None without, or for a run that only goes on.
+    """
 
     program: Program
     data: RunData
     sampler: Sampler
+    start: TrainedModel | None = None
 
     @property
     def config(self) -> Config:
@@ -49,24 +58,36 @@ class Setup:
         return DevicePrefetch(iterator, self.program.placement.split)
 
     def initial_state(self) -> TrainState:
-        """The whole state at step 0, on the devices; from a trained backbone where the
-        configuration names one.
+        """The whole state at step 0, on the devices; from a trained backbone where there is one.
+
+        Raises:
+          InputError: the configuration names one, and it was not given.
         """
         program = self.program
+        if self.start is None and self.config.model.init is not None:
+            raise InputError(
+                f"model.init {self.config.model.init}: is needed, for there is no checkpoint to go "
+                "on from; start anew in another --run.folder"
+            )
         state = program.placement.create(program.make_state)
-        init = self.config.model.init
-        return state if init is None else start_from(init, state, program.pixels)
+        return state if self.start is None else start_from(self.start, state, program)
 
 
-def prepare(config: Config, begin: Begin = unseen) -> Setup:
+def prepare(config: Config, begin: Begin = unseen, start: TrainedModel | None = None) -> Setup:
     """Checks the configuration, loads the data, which `begin` shows, and builds the step.
 
+    Args:
+      config: of the run.
+      begin: is told of work that takes long.
+      start: the model that config.model.init names, see `commands.fine_tuning.open_start`.
+
     Raises:
-      InputError: a setting is out of range, or the data cannot be used.
+      InputError: a setting is out of range, the trained model does not fit, or the data cannot be
+        used.
     """
-    create_program(config, 2)  # a wrong setting is found before data are loaded
-    if config.model.init is not None:
-        check_exists(config.model.init)
+    small = create_program(config, 2)  # a wrong setting is found before data are loaded
+    if start is not None:
+        check_fits(start, small)
     data = load_data(config.data, config.run.seed, begin)
     batch_size = config.run.batch_size
     if batch_size > len(data.train):
@@ -78,7 +99,7 @@ def prepare(config: Config, begin: Begin = unseen) -> Setup:
         _check_pairs(config, data.class_counts)
     sampler = create_sampler(config.data, data.train, batch_size, config.run.seed)
     program = create_program(config, data.num_classes, data.class_counts)
-    return Setup(program, data, sampler)
+    return Setup(program, data, sampler, start)
 
 
 def _check_pairs(config: Config, class_counts: np.ndarray) -> None:

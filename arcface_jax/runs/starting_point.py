@@ -1,99 +1,72 @@
 """A run that starts from a backbone that was trained before, here or elsewhere."""
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from arcface_jax.errors import InputError
-from arcface_jax.interop.importing import import_model
-from arcface_jax.interop.torch_projects import UnknownProjectError
-from arcface_jax.pixels import CONVENTIONS, PixelConvention
-from arcface_jax.runs.saved_runs import SavedRun, find_run
+from arcface_jax.interop.model import TrainedModel
+from arcface_jax.training.program import Program
 from arcface_jax.training.state import TrainState, named_leaves
 
 
-def check_exists(path: str) -> pathlib.Path:
-    """The path, if anything is there.
+def check_fits(model: TrainedModel, program: Program) -> None:
+    """Refuses a trained model that is not the program's network; no array is made.
 
     Raises:
-      InputError: nothing is.
+      InputError: a weight is absent, unknown or of another shape; the message names the first.
     """
-    place = pathlib.Path(path)
-    if not place.exists():
-        raise InputError(
-            f"model.init {path}: no such file or folder; give a run, a PyTorch checkpoint, or "
-            "an .onnx or .params file"
+    images = jnp.zeros((1, *program.config.data.size, 3), jnp.float32)
+    shapes = jax.eval_shape(program.backbone.init, jax.random.key(0), images)
+    have, want = named_leaves(dict(model.variables)), named_leaves(shapes)
+    wrong = []
+    for name in sorted(have.keys() | want.keys()):
+        given, wanted = (
+            list(tree[name].shape) if name in tree else "absent" for tree in (have, want)
         )
-    return place
+        if given != wanted:
+            wrong.append(f"{name} is {given}, this run's model has {wanted}")
+    if wrong:
+        more = f", and {len(wrong) - 1} more differ" if len(wrong) > 1 else ""
+        raise InputError(
+            f"model.init {program.config.model.init}: {wrong[0]}{more}; set --model.name and its "
+            "options to the trained model's"
+        )
 
 
-def start_from(path: str, state: TrainState, pixels: PixelConvention) -> TrainState:
-    """The state with the backbone of `path` in it, head and optimiser as they are.
+def start_from(model: TrainedModel, state: TrainState, program: Program) -> TrainState:
+    """The state at step 0 with the backbone of a trained model in it, and what the optimiser and
+    the moving average begin with; the head as it is.
 
     Args:
-      path: a run folder, one of its checkpoints, a PyTorch checkpoint, or an .onnx or .params file.
-      state: at step 0.
-      pixels: what the run feeds its backbone.
+      model: as `check_fits` wants it.
+      state: at step 0, of the program.
+      program: of the run.
 
     Returns: the state, placed as it was.
-
-    Raises:
-      InputError: nothing there that can be read, another network, or one that was trained on other
-        pixels.
     """
-    place = check_exists(path)
-    if (run := find_run(place)) is not None:
-        variables, trained_on = _of_run(run), CONVENTIONS[run.config.model.pixels]
-    else:
-        try:
-            model = import_model(place)
-        except UnknownProjectError as error:
-            # Only of networks that no --model.name is, whichever the project.
-            raise InputError(
-                f"model.init {path}: its weights are named as in AdaFace's and CurricularFace's "
-                "own networks, and no --model.name is one of these; give a checkpoint of the "
-                "network that --model.name says"
-            ) from error
-        variables, trained_on = dict(model.variables), model.pixels
-    if trained_on != pixels:
-        name = next(
-            (name for name, one in CONVENTIONS.items() if one == trained_on), str(trained_on)
-        )
-        raise InputError(
-            f"model.init {path}: was trained on pixels {name}; set --model.pixels {name}"
-        )
-    params = _fitted(path, "params", variables["params"], state.params["backbone"])
-    batch_stats = _fitted(path, "batch_stats", variables.get("batch_stats", {}), state.batch_stats)
+    params = _placed(model.variables["params"], state.params["backbone"])
+    batch_stats = _placed(model.variables.get("batch_stats", {}), state.batch_stats)
     average = {"params": params, "batch_stats": batch_stats} if state.average else state.average
-    # Copies, for the step consumes each array once.
+    everything = {**state.params, "backbone": params}
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state.optimiser_state)
+    # An optimiser may keep the weights that it begins with.
+    begin = jax.jit(program.optimiser.init, out_shardings=shardings)
     return dataclasses.replace(
         state,
-        params={**state.params, "backbone": params},
+        params=everything,
         batch_stats=batch_stats,
+        optimiser_state=begin(everything),
+        # Copies, for the step consumes each array once.
         average=jax.tree.map(jnp.copy, average),
     )
 
 
-def _of_run(run: SavedRun) -> dict[str, Any]:
-    with run.opened() as (checkpoints, step):
-        state = checkpoints.read_tree(step)
-    return {"params": state["params"]["backbone"], "batch_stats": state["batch_stats"]}
-
-
-def _fitted(path: str, what: str, given: Any, wanted: Any) -> Any:
-    """`given`, placed as `wanted` is; every name and shape must agree."""
+def _placed(given: Any, wanted: Any) -> Any:
+    """`given`, placed as `wanted` is."""
     have, want = named_leaves(given), named_leaves(wanted)
-    for name in sorted(have.keys() | want.keys()):
-        shapes = [list(tree[name].shape) if name in tree else "absent" for tree in (have, want)]
-        if shapes[0] != shapes[1]:
-            raise InputError(
-                f"model.init {path}: {what}/{name} is {shapes[0]}, this run's model has "
-                f"{shapes[1]}; set --model.name, --model.width, --model.embedding-size and "
-                "--data.image-size to the trained model's"
-            )
     placed = [
         jax.device_put(jnp.asarray(have[name], want[name].dtype), want[name].sharding)
         for name in want

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax.analysis.angle_distributions import target_angles
+from arcface_jax.evaluation.all_pairs import all_pairs_tars
 from arcface_jax.evaluation.angle_statistics import class_centres
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.verification import (
-    VerificationResult,
     combine_flip,
     pair_similarities,
     verify_similarities,
@@ -27,6 +27,12 @@ Numbers = dict[str, float]
 
 AVERAGE = "average"
 """Prefix of the numbers of the moving average of the weights."""
+
+ALL_PAIRS = "all_pairs_"
+"""Prefix of the TAR over all pairs of a set."""
+
+ALL_PAIRS_FARS = (1e-2, 1e-3, 1e-4)
+"""False accept rates that it is taken at."""
 
 _ANGLE_SAMPLE = 2048
 """Training images whose angles to their centres are measured."""
@@ -54,29 +60,42 @@ class Verifier:
 
     def similarities(self, variables: Mapping[str, Any], tested: VerificationSet) -> np.ndarray:
         """Cosine of each pair of a set, [P]."""
+        return _similarities(self._unit(variables, tested), tested)
+
+    def _unit(self, variables: Mapping[str, Any], tested: VerificationSet) -> np.ndarray:
         images, flip = tested.images.images, self._setup.config.data.flip_test
         mirrored = embed_images(self._embed, variables, mirror(images)) if flip else None
-        unit = combine_flip(embed_images(self._embed, variables, images), mirrored)
-        return pair_similarities(unit[tested.pairs.first], unit[tested.pairs.second])
+        return combine_flip(embed_images(self._embed, variables, images), mirrored)
+
+    def _verified(
+        self, variables: Mapping[str, Any], tested: VerificationSet
+    ) -> tuple[Numbers, np.ndarray]:
+        """(the numbers of a set, its pairs' similarities)."""
+        unit = self._unit(variables, tested)
+        similarities = _similarities(unit, tested)
+        folds = tested.pairs.num_folds
+        numbers = verify_similarities(similarities, tested.pairs.same, folds=folds).numbers()
+        if tested.num_pairs:
+            tars = all_pairs_tars(unit, tested.images.labels, ALL_PAIRS_FARS)
+            numbers |= {f"{ALL_PAIRS}tar@far={far:g}": tar for far, tar in tars.items()}
+        return numbers, similarities
 
     def verify(self, state: TrainState) -> tuple[Numbers, np.ndarray]:
         """Verifies every set.
 
         Returns: (accuracy over folds, TAR at FAR, EER, AUC … of the first set, and the same of each
           other set after its name and a slash, and of the first set by the moving average after
-          "average/"; similarities of the first set's pairs).
+          "average/"; similarities of the first set's pairs). TAR over all pairs of a set of drawn
+          ones has `ALL_PAIRS` before its name.
         """
         program, (first, *others) = self._setup.program, self._setup.data.sets
         variables = program.placement.local(state.backbone_variables)
-        similarities = self.similarities(variables, first)
-        numbers = _scored(similarities, first).numbers()
+        numbers, similarities = self._verified(variables, first)
         for other in others:
-            scored = _scored(self.similarities(variables, other), other).numbers()
+            scored, _ = self._verified(variables, other)
             numbers |= {f"{other.name}/{name}": value for name, value in scored.items()}
         if state.average:
-            scored = _scored(
-                self.similarities(program.placement.local(state.average), first), first
-            ).numbers()
+            scored, _ = self._verified(program.placement.local(state.average), first)
             numbers |= {f"{AVERAGE}/{name}": value for name, value in scored.items()}
         return numbers, similarities
 
@@ -103,8 +122,8 @@ class Verifier:
         return target_angles(embeddings, centres, np.arange(len(labels)))
 
 
-def _scored(similarities: np.ndarray, tested: VerificationSet) -> VerificationResult:
-    return verify_similarities(similarities, tested.pairs.same, folds=tested.pairs.num_folds)
+def _similarities(unit: np.ndarray, tested: VerificationSet) -> np.ndarray:
+    return pair_similarities(unit[tested.pairs.first], unit[tested.pairs.second])
 
 
 def rows_of(program: Program, state: TrainState, classes: np.ndarray) -> np.ndarray | None:

@@ -39,7 +39,9 @@ class DataConfig:
     test_fraction: float = 0.25
     """Share of the identities that is never trained on and verifies the model."""
     pairs: int = 6000
-    """Verification pairs drawn from the held-out identities, half of them of one person."""
+    """Verification pairs drawn from the held-out identities, half of them of one person; TAR is
+    also of all their pairs.
+    """
     flip_test: bool = True
     """When verifying, add the embedding of the mirror image."""
     loading: Literal["memory", "stream"] = "memory"
@@ -75,9 +77,10 @@ class ModelConfig:
     """The embedding network."""
 
     name: str = "iresnet18"
-    """Backbone, one of `arcface_jax.models.registry.names()`: iresnet18 … 200, mobilefacenet,
-    mbf, vit_t …; or a Flax module of your own as module:attribute, such as my_nets:Net for the
-    class Net in my_nets.py. It is given the settings below that it has as fields.
+    """Backbone, one of `arcface_jax.models.registry.names()`: iresnet18 … 200, AdaFace's
+    ir18 … 200, mobilefacenet, mbf, vit_t …; or a Flax module of your own as module:attribute, such
+    as my_nets:Net for the class Net in my_nets.py. It is given the settings below that it has as
+    fields.
     """
     width: int = 16
     """Channels of the first stage; 64 is the published size."""
@@ -99,9 +102,12 @@ class ModelConfig:
     """Weights at the start: He's for convolutions, or what arcface_torch starts each network with,
     N(0, .1²) for the convolutions of an IResNet.
     """
+    epsilon: float | None = None
+    """ε of the batch normalisations; the network's own (1e-5, vit_t … 2e-5) if not given."""
     init: str | None = None
-    """Trained backbone to start from: a run folder, a PyTorch checkpoint, or an .onnx or MXNet's
-    .params file, of the same network.
+    """Trained model to start from: a run folder, a PyTorch checkpoint, an .onnx file, MXNet's
+    .params. What is not set of model.name, width, embedding-size, epsilon, pixels and of the
+    images' size is the model's.
     """
     pixels: Literal["arcface_torch", "insightface_mxnet", "adaface", "magface"] = "arcface_torch"
     """What the backbone expects of its pixels: RGB over 127.5, RGB over 128, BGR over 127.5, or
@@ -204,6 +210,10 @@ class OptimiserConfig:
     backbone_rate: float = 1.0
     """What the backbone's learning rate is multiplied by, to fine-tune it gently under a new
     head.
+    """
+    start_decay: float = 0.0
+    """Strength λ of a pull of the backbone's weights w to those of model.init, w₀: λ·(w − w₀) is
+    added to their gradient, in place of their weight decay (L2-SP). 0 for none.
     """
 
 

@@ -54,6 +54,12 @@ def read_config(path: pathlib.Path) -> Config:
     return Config(**read)
 
 
+def settings_in(path: pathlib.Path) -> list[str]:
+    """The settings that a file which `read_config` reads has, as "section.name"."""
+    content = json.loads(path.read_text())
+    return [f"{section}.{name}" for section, values in content.items() for name in values]
+
+
 def without_place(config: Config) -> Config:
     """What a run is, without where and how it is made (`PLACE_SETTINGS`)."""
     defaults = RunConfig()

@@ -1,5 +1,6 @@
 """From the optimiser's name and settings to an optax transformation over {"backbone", "head"}."""
 
+import dataclasses
 import inspect
 import json
 from typing import Any
@@ -72,9 +73,9 @@ def create_optimiser(
 ) -> optax.GradientTransformation:
     """The optimiser of a run.
 
-    With a frozen or slower backbone it is two, each with the schedule: the backbone's starts where
-    the freeze ends, and until then keeps neither momentum nor decay. Clipping is the step's, which
-    knows all devices' gradients.
+    With a backbone that is frozen, slower or drawn to its start it is two, each with the schedule:
+    the backbone's starts where the freeze ends, and until then keeps neither momentum nor decay.
+    Clipping is the step's, which knows all devices' gradients.
 
     Raises:
       InputError: an unknown optimiser, or a setting out of range or without effect.
@@ -82,22 +83,51 @@ def create_optimiser(
     frozen = frozen_steps(config, steps)
     check_between("optimiser.backbone_rate", config.backbone_rate, 0.0, float("inf"))
     check_between("optimiser.weight_decay", config.weight_decay, 0.0, float("inf"))
+    check_between("optimiser.start_decay", config.start_decay, 0.0, float("inf"))
     check_between("optimiser.ema", config.ema, 0.0, 1.0)
     if config.clip is not None:
         check_positive("optimiser.clip", config.clip)
     optimiser = _base(config, schedule)
-    if frozen or config.backbone_rate != 1.0:
+    if frozen or config.backbone_rate != 1.0 or config.start_decay:
 
         def later(count: jax.Array) -> jax.Array:  # a masked optimiser does not count the steps
             return config.backbone_rate * jnp.asarray(schedule(count + frozen))
 
         backbone = _base(config, later)
+        if config.start_decay:
+            undecayed = _base(dataclasses.replace(config, weight_decay=0.0), later)
+            backbone = optax.chain(drawn_to_start(config.start_decay, config.decay), undecayed)
         if frozen:
             backbone = optax.conditionally_mask(backbone, lambda step: step >= frozen)
         optimiser = optax.partition(
             {"backbone": backbone, "head": optimiser}, {"backbone": "backbone", "head": "head"}
         )
     return optimiser
+
+
+def drawn_to_start(strength: float, decay: str = "kernels") -> optax.GradientTransformation:
+    """g ← g + λ·(w − w₀), the gradient of λ/2·‖w − w₀‖², w₀ the parameters that the state began
+    with; of those that weight decay applies to, see `schedules.decay_mask`.
+
+    Args:
+      strength: λ.
+      decay: as in `schedules.decay_mask`.
+
+    References: Li et al., Explicit Inductive Bias for Transfer Learning with Convolutional Networks
+      (arXiv:1802.01483), eq. 2, L2-SP.
+    """
+
+    def init(params: Any) -> Any:
+        return jax.tree.map(jnp.copy, params)
+
+    def update(gradients: Any, start: Any, params: Any) -> tuple[Any, Any]:
+        def drawn(gradient: jax.Array, now: jax.Array, first: jax.Array) -> jax.Array:
+            return gradient + strength * (now - first)
+
+        return jax.tree.map(drawn, gradients, params, start), start
+
+    pull = optax.GradientTransformation(init, update)
+    return optax.masked(pull, lambda params: decay_mask(params, decay))
 
 
 def _base(config: OptimiserConfig, schedule: optax.Schedule) -> optax.GradientTransformation:

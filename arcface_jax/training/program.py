@@ -147,8 +147,15 @@ class Program:
             average=config.optimiser.ema > 0,
         )
 
-    def expected_initial_loss(self, norm: float | None = None) -> float:
-        """Of an untrained network, whose embeddings have this length."""
+    def expected_initial_loss(self, norm: float | None = None) -> float | None:
+        """Before training, of embeddings of this length. A trained backbone's are as far from new
+        class weights as random ones are; None where their length is not given, or where the loss
+        has no class weights.
+        """
+        if self.config.model.init is not None:
+            learnt = jax.eval_shape(lambda: self.loss.init_params(jax.random.key(0), 2, 2))
+            if norm is None or "class_weights" not in learnt:
+                return None
         return self.loss.expected_initial_loss(
             self.num_classes,
             self.config.model.embedding_size,
@@ -191,6 +198,7 @@ def create_backbone(config: Config, axis_name: str | None = None) -> nn.Module:
             "remat",
             "running_variance",
             "initial_weights",
+            "epsilon",
         )
     }
     unchanged = [name for name, value in settings.items() if value == getattr(default, name)]
@@ -223,6 +231,7 @@ def create_program(
     check_batch(run.batch_size, len(devices), run.accumulate)
     _check_accumulation(config)
     _check_head(config.loss, config.head, config.optimiser)
+    _check_start(config)
     pmapped, split = run.parallel == "pmap", config.head.kind == "sharded"
     if pmapped and config.head.update == "fused" and not split and len(devices) > 1:
         raise InputError(
@@ -278,6 +287,19 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
         )
     if head.sample_rate == 1.0:
         refuse(("unsampled",), "head.sample_rate 1")
+
+
+def _check_start(config: Config) -> None:
+    decay, frozen = config.optimiser.start_decay, config.optimiser.frozen
+    if decay and config.model.init is None:
+        raise InputError(
+            f"optimiser.start_decay {decay:g} draws the weights to those of model.init, which is "
+            "not set; set --model.init, or leave it out"
+        )
+    if decay and frozen == 1.0:
+        raise InputError(
+            f"optimiser.start_decay {decay:g} does nothing with optimiser.frozen 1; leave one out"
+        )
 
 
 def _check_run(run: RunConfig) -> None:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax.analysis.label_noise import score_clean_up, wrong_labels
+from arcface_jax.commands.fine_tuning import open_start
 from arcface_jax.data.in_memory import MemorySource
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angle_statistics import angle_statistics
@@ -25,6 +26,7 @@ from arcface_jax.runs.loop import RunResult, train
 from arcface_jax.runs.resume import restore
 from arcface_jax.runs.run_folder import RunFolder, finite
 from arcface_jax.runs.setup import Setup
+from arcface_jax.runs.starting_point import check_fits
 from arcface_jax.runs.verifier import Verifier
 from arcface_jax.training.config import Config, DataConfig
 from arcface_jax.training.program import Program, create_program
@@ -155,6 +157,9 @@ def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup,
     config = case.seeded(root, seed)
     if config.run.distributed:
         raise InputError("run.distributed: runs of one process each are compared; leave it out")
+    start = open_start(config)
+    if start is not None:
+        check_fits(start, create_program(config, 2))
     data = _data(config.data, seed)
     wrong = np.zeros(len(data.train), bool)
     if case.noise:
@@ -165,14 +170,14 @@ def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup,
     counts = data.class_counts
     program = create_program(config, data.num_classes, counts)
     one_device = len(program.placement.devices) == 1 and config.run.parallel == "jit"
-    if one_device and config.model.init is None:
+    if one_device and start is None:
         unnamed: dict[str, Any] = {"seed": 0, "folder": None, "checkpoint_every": None, "keep": 1}
         anonymous = dataclasses.replace(config.run, **unnamed)
         anyone = dataclasses.replace(config, run=anonymous)
         compiled = _compiled(anyone, tuple(counts.tolist()))
         program = SharedProgram(**vars(program), compiled=compiled)
     sampler = create_sampler(config.data, data.train, config.run.batch_size, seed)
-    return SharedSetup(program, data, sampler), wrong
+    return SharedSetup(program, data, sampler, start), wrong
 
 
 def _only(data: RunData, kept: np.ndarray) -> RunData:

@@ -13,7 +13,7 @@ Results = Mapping[int, Mapping[str, Any]]
 COLUMNS = {"accuracy": "accuracy, %", "tar@far=0.001": "TAR at FAR 1e-3, %", "auc": "AUC, %"}
 """What tables of verification show: as results name it, and as a person reads it."""
 
-UNTRAINED = "untrained"
+BEFORE = "before training"
 
 
 def last(results: Mapping[str, Any]) -> dict[str, float]:
@@ -23,17 +23,17 @@ def last(results: Mapping[str, Any]) -> dict[str, float]:
     return numbers
 
 
-def by_seed(runs: Results, column: str, *, untrained: bool = False) -> dict[int, float]:
+def by_seed(runs: Results, column: str, *, before: bool = False) -> dict[int, float]:
     """A figure of the last verification, or of that before training, by seed."""
     return {
-        seed: (results["verifications"]["0"] if untrained else last(results))[column]
+        seed: (results["verifications"]["0"] if before else last(results))[column]
         for seed, results in runs.items()
     }
 
 
-def percents(runs: Results, column: str, *, untrained: bool = False) -> list[float]:
+def percents(runs: Results, column: str, *, before: bool = False) -> list[float]:
     """The same in per cent, without the seeds."""
-    return [100 * value for value in by_seed(runs, column, untrained=untrained).values()]
+    return [100 * value for value in by_seed(runs, column, before=before).values()]
 
 
 def mean_accuracies(cases: Mapping[str, Results]) -> dict[str, float]:
@@ -63,15 +63,15 @@ LOWER_IS_BETTER = ("eer",)
 def verification_rows(
     cases: Mapping[str, Results], columns: Mapping[str, str] = COLUMNS
 ) -> list[list[str]]:
-    """One row a case, the best mean first, and the untrained network of the first case last."""
+    """One row a case, the best mean first; last, the first case before training."""
     means = mean_accuracies(cases)
     rows = [
         [name, *(cell(percents(cases[name], column)) for column in columns)]
         for name in sorted(means, key=means.__getitem__, reverse=True)
     ]
     for name in list(means)[:1]:
-        untrained = (percents(cases[name], column, untrained=True) for column in columns)
-        rows.append([UNTRAINED, *map(cell, untrained)])
+        first = (percents(cases[name], column, before=True) for column in columns)
+        rows.append([BEFORE, *map(cell, first)])
     return rows
 
 

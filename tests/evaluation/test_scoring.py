@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.all_pairs import all_pairs_roc, distractor_roc
+from arcface_jax.evaluation.all_pairs import all_pairs_roc, all_pairs_tars, distractor_roc
 from arcface_jax.evaluation.roc import (
     area_under_curve,
     equal_error_rate,
@@ -132,3 +132,28 @@ def test_bad_streams_are_refused() -> None:
         all_pairs_roc(unit(0, 5), np.arange(5))
     with pytest.raises(InputError, match="capacity"):
         all_pairs_roc(unit(0, 5), np.arange(5), keep=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tars_over_all_pairs_are_those_of_every_score(seed: int) -> None:
+    """Against NumPy: sorted scores of all N(N − 1)/2 pairs, the FAR nearest to the wanted one."""
+    labels = np.random.default_rng(seed).integers(0, 30, 200)
+    embeddings = unit(seed, 200) + 0.5 * unit(seed + 9, 30)[labels]
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    i, j = np.triu_indices(200, 1)
+    scores, same = (embeddings @ embeddings.T)[i, j], labels[i] == labels[j]
+    different = np.sort(scores[~same])[::-1]
+    found = all_pairs_tars(embeddings, labels, (1e-2, 1e-3, 1e-4, 1e-6))
+    assert list(found) == [1e-2, 1e-3, 1e-4]  # 19,000 different pairs do not tell of 1e-6
+    for far, tar in found.items():
+        threshold = different[round(far * len(different)) - 1]
+        low, high = (np.mean(scores[same] >= threshold + sign * 1e-6) for sign in (1, -1))
+        above = different[round(far * len(different))]  # the nearest point may lie up to there
+        assert low <= tar <= max(high, np.mean(scores[same] > above))
+
+
+@pytest.mark.parametrize(("fars", "tars"), [((0.01,), {0.01: 1.0}), ((1e-9,), {}), ((), {})])
+def test_tars_of_embeddings_that_are_all_alike(fars, tars) -> None:
+    """A network that has collapsed: no threshold parts its pairs."""
+    embeddings = np.repeat(unit(0, 1), 400, 0)
+    assert set(all_pairs_tars(embeddings, np.arange(400) // 4, fars)) == set(tars)

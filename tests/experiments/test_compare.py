@@ -41,8 +41,20 @@ def test_rows_are_in_the_order_of_the_last_accuracy():
     assert verification_rows(runs, {"accuracy": "accuracy"}) == [
         ["arcface", "90.0"],
         ["softmax", "80.0 ± 0.0"],
-        ["untrained", "60.0 ± 0.0"],
+        ["before training", "60.0 ± 0.0"],
     ]
+
+
+def test_columns_are_those_that_every_run_has():
+    """A run of an earlier version has no TAR over all pairs, nor has one of few people."""
+    old, new = {"accuracy": 0.5}, {"accuracy": 0.5, "all_pairs_tar@far=0.01": 0.5}
+    for numbers, titles in ((new, 2), (old, 1)):
+        runs = {
+            "a": {0: {"verifications": {"9": numbers}}},
+            "b": {0: {"verifications": {"9": new}}},
+        }
+        assert len(compare.columns_of(runs)) == titles
+    assert compare.COLUMNS["all_pairs_tar@far=0.0001"] == "TAR at FAR 1e-4, all pairs, %"
 
 
 def test_losses_are_tested_over_the_seeds_that_both_have():
@@ -91,7 +103,7 @@ def test_runs_are_compared_and_finished_ones_not_repeated(monkeypatch, tmp_path,
     first = [line.split("|")[1].strip() for line in table.splitlines() if line]
     assert first[:2] == ["loss", "---"]
     assert set(first[2:4]) == {"arcface", "arcface_m0.3"}
-    assert first[4] == "untrained"
+    assert first[4] == "before training"
     assert "arcface − arcface_m0.3, accuracy, %" in first
     saved = json.loads((tmp_path / "c" / "arcface_m0.3-1" / "results.json").read_text())[
         "verifications"

@@ -120,7 +120,7 @@ def test_the_command_runs_reports_and_does_not_repeat(type_command, tmp_path):
     for expected in (
         "| arcface |",
         "| normface |",
-        "| untrained |",
+        "| before training |",
         "arcface − normface, accuracy, %",
         "| W–EC |",
     ):

@@ -90,7 +90,7 @@ def test_main_job_on_a_folder_from_start_to_end(finished):
         "expected to start at",
         "probability 0.9 over 3 classes takes",
         "Initial loss",
-        "untrained",
+        "before training",
         "TAR at FAR",
     ):
         assert said in out
@@ -106,7 +106,7 @@ def test_main_job_on_a_folder_from_start_to_end(finished):
     assert summary.count("data:image/png;base64,") == 7
     assert not re.search(r"(src|href)=\"(?!data:)", summary)  # it needs no other file
     for said in (
-        "held_out, untrained",
+        "held_out, before training",
         "held_out, step 4",
         "18 images of 3 identities",
         "optimiser.weight_decay",

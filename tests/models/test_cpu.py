@@ -69,6 +69,60 @@ def test_convolutions_and_their_gradients_are_the_standard_ones(shape):
 
 
 @pytest.mark.parametrize(
+    ("side", "kernel", "stride", "padding"),
+    [
+        ((8, 6), (3, 3), (1, 1), ((1, 1), (1, 1))),
+        ((8, 6), (3, 3), (2, 2), ((1, 1), (1, 1))),
+        ((7, 9), (3, 3), (2, 2), ((1, 1), (1, 1))),
+        ((5, 6), (3, 2), (2, 1), ((2, 0), (3, 1))),
+        ((5, 6), (1, 1), (3, 2), ((0, 0), (0, 0))),
+        ((4, 3), (4, 3), (1, 1), ((0, 0), (0, 0))),  # over the whole image
+    ],
+)
+@pytest.mark.parametrize("images_at_once", [10**9, 1])
+def test_depthwise_convolutions_and_their_gradients(
+    monkeypatch, side, kernel, stride, padding, images_at_once
+):
+    """Against NumPy, in float64: y is linear in x and in w, so that both gradients are sums."""
+    monkeypatch.setattr(cpu, "CACHE_BYTES", images_at_once)
+    x, w = normal(3, *side, 2), normal(*kernel, 1, 2, seed=1)
+    padded = np.pad(x.astype(np.float64), ((0, 0), *padding, (0, 0)))
+    places = [(padded.shape[axis + 1] - kernel[axis]) // stride[axis] + 1 for axis in (0, 1)]
+    gradient = normal(3, *places, 2, seed=2)
+    y, to_padded, to_w = np.zeros(gradient.shape), np.zeros(padded.shape), np.zeros(w.shape)
+    for i, j, a, b in itertools.product(*map(range, (*places, *kernel))):
+        row, column = i * stride[0] + a, j * stride[1] + b
+        y[:, i, j] += padded[:, row, column] * w[a, b, 0]
+        to_padded[:, row, column] += gradient[:, i, j] * w[a, b, 0]
+        to_w[a, b, 0] += (gradient[:, i, j] * padded[:, row, column]).sum(0)
+    (top, _), (left, _) = padding
+    to_x = to_padded[:, top : top + side[0], left : left + side[1]]
+
+    def ours(x, w, gradient):
+        output, pullback = jax.vjp(
+            lambda x, w: cpu.depthwise_convolution(x, w, stride, padding), x, w
+        )
+        return output, *pullback(gradient)
+
+    for own, expected in zip(jax.jit(ours)(x, w, gradient), (y, to_x, to_w), strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (8, 8)])
+def test_a_depthwise_step_has_no_convolution(alone, kernel):
+    """XLA's gradients of one are convolutions in loops, which take minutes where these take
+    seconds.
+    """
+    padding = ((1, 1), (1, 1)) if kernel == (3, 3) else ((0, 0), (0, 0))
+
+    def total(x, w):
+        return cpu.convolve(x, w, (1, 1), padding, feature_group_count=4).sum()
+
+    program = jax.make_jaxpr(jax.grad(total, (0, 1)))(normal(2, 8, 8, 4), normal(*kernel, 1, 4))
+    assert "conv_general_dilated" not in str(program)
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"feature_group_count": 4},

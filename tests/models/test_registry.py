@@ -4,6 +4,9 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.models import registry
+from arcface_jax.models.iresnet import IResNet
+from arcface_jax.models.mobilefacenet import MobileFaceNet
+from arcface_jax.models.vit import VisionTransformer
 from arcface_jax.training.config import Config, DataConfig, ModelConfig
 from arcface_jax.training.program import create_backbone
 
@@ -84,3 +87,36 @@ def test_a_run_may_leave_settings_that_a_network_lacks_at_their_default():
 def test_embeddings_of_another_size_are_found_before_the_run():
     with pytest.raises(InputError, match=r"model.embedding_size 9: .*shape \(1, 25\)"):
         create_backbone(configured(name="my_nets:make", embedding_size=9))
+
+
+@pytest.mark.parametrize("name", [name for name in registry.names() if name != "tiny"])
+def test_a_network_is_found_by_its_name_again(name):
+    sizes = {"embedding_size": 9, "width": 32}
+    made = registry.create(name, **sizes, unchanged=("embedding_size", "width"))
+    if registry.name_of(made) is not None:  # a test's own may not have both
+        assert registry.name_of(made) == name
+        if hasattr(made, "epsilon"):
+            assert registry.name_of(made.clone(epsilon=0.1, dropout=0.5)) == name
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        IResNet((2, 2, 2, 3)),
+        IResNet((2, 2, 2, 2), output="D"),
+        IResNet((3, 4, 14, 3), squeeze=8),
+        MobileFaceNet(8, bottlenecks=()),
+        VisionTransformer(channels=200, depth=12),
+    ],
+)
+def test_a_network_that_no_name_makes_has_none(network):
+    assert registry.name_of(network) is None
+
+
+def test_epsilon_is_of_every_normalisation_of_a_network():
+    assert registry.create("mbf", epsilon=1e-3).epsilon == 1e-3
+    assert registry.create("vit_t").epsilon == 2e-5
+    with pytest.raises(InputError, match=r"model.epsilon must be above 0 and below 1, got 0"):
+        registry.create("mbf", epsilon=0.0)
+    with pytest.raises(InputError, match=r"model.epsilon: 'my_nets:Net' has no such setting"):
+        registry.create("my_nets:Net", epsilon=0.1)

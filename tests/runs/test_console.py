@@ -2,9 +2,10 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
-from arcface_jax.runs.console import print_results
+from arcface_jax.runs.console import ConsoleReporter, print_results
 
 
 def numbers(accuracy, different, prefix=""):
@@ -29,7 +30,7 @@ def test_every_set_and_the_moving_average_have_a_line():
     printed = console.file.getvalue()
     lines = [line for line in printed.splitlines() if "%" in line]
     assert [line.split("│")[1].strip() for line in lines] == [
-        "untrained",
+        "before training",
         "after 4 steps",
         "after 4 steps, lfw",
         "after 4 steps, moving average",
@@ -47,3 +48,31 @@ def test_the_note_goes_by_the_set_with_the_fewest_pairs():
     console = Console(file=io.StringIO(), width=120)
     print_results(console, {4: numbers(0.8, 90_000) | numbers(0.9, 80, "small/")})
     assert "Note: 80 different pairs" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("tars", "cells"),
+    [
+        ({"0.01": 0.5, "0.001": 0.4, "0.0001": 0.3}, ["50.00", "40.00", "30.00"]),
+        ({"0.01": 0.5}, ["50.00", "–", "–"]),
+        ({}, []),
+    ],
+)
+def test_a_table_of_all_pairs_where_they_were_scored(tars, cells):
+    console = Console(file=io.StringIO(), width=120)
+    scored = {f"all_pairs_tar@far={far}": tar for far, tar in tars.items()}
+    print_results(console, {0: numbers(0.5, 90_000), 4: numbers(0.8, 90_000) | scored})
+    printed = console.file.getvalue()
+    assert ("all pairs" in printed) == bool(cells)
+    if cells:
+        line = [one.split("│")[1:-1] for one in printed.splitlines() if "after 4 steps" in one][-1]
+        assert [cell.strip() for cell in line] == ["after 4 steps", *cells]
+
+
+@pytest.mark.parametrize("expected", [None, 12.5])
+def test_the_first_loss_stands_beside_the_expected_one_if_that_is_known(expected):
+    console = Console(file=io.StringIO(), width=120)
+    ConsoleReporter(console, 4).first_loss(12.0, expected)
+    printed = console.file.getvalue()
+    assert "Initial loss: 12.00 seen" in printed
+    assert ("12.50 expected before training" in printed) == (expected is not None)

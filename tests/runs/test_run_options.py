@@ -5,7 +5,6 @@ import json
 import sys
 import types
 
-import jax
 import numpy as np
 import pytest
 
@@ -79,48 +78,6 @@ def test_each_verification_has_a_checkpoint_where_the_best_is_kept(run_with, tmp
     checkpoints = Checkpoints(tmp_path / "checkpoints", to_read=True)
     assert checkpoints.steps() == [2, 4, 6]
     checkpoints.close()
-
-
-def test_a_run_starts_from_another_runs_backbone(straight, setup, tiny_config, tmp_path):
-    before = final_state(straight.folder, setup)
-    config = with_(tiny_config, model={"init": str(straight.folder)}, run={"seed": 1})
-    state = jax.device_get(prepare(config).initial_state())
-    jax.tree.map(np.testing.assert_array_equal, state.backbone_variables, before.backbone_variables)
-    assert not np.array_equal(
-        state.params["head"]["class_weights"], before.params["head"]["class_weights"]
-    )
-    earlier = with_(config, model={"init": str(straight.folder / "checkpoints" / "3")})
-    at_step_3 = jax.device_get(prepare(earlier).initial_state()).backbone_variables
-    assert not np.array_equal(
-        at_step_3["params"]["fc"]["kernel"], before.params["backbone"]["fc"]["kernel"]
-    )
-    result, _ = run(with_(config, optimiser={"frozen": 0.5}), tmp_path)
-    assert result.bad_steps == 0
-
-
-@pytest.mark.parametrize(
-    ("model", "named"),
-    [
-        (
-            {"width": 8},
-            r"model.init .*: params/conv/bias is \[4\], this run's model has \[8\]; set "
-            r"--model.name",
-        ),
-        (
-            {"pixels": "adaface"},
-            r"model.init .*: was trained on pixels arcface_torch; set --model.pixels arcface_torch",
-        ),
-    ],
-)
-def test_a_starting_point_that_does_not_fit_is_named(straight, tiny_config, model, named):
-    config = with_(tiny_config, model={"init": str(straight.folder)} | model)
-    with pytest.raises(InputError, match=named):
-        prepare(config).initial_state()
-
-
-def test_a_starting_point_that_is_not_there_is_missed_before_data_are_loaded(tiny_config):
-    with pytest.raises(InputError, match=r"model.init nowhere: no such file or folder"):
-        prepare(with_(tiny_config, model={"init": "nowhere"}, data={"verify": ("neither.bin",)}))
 
 
 def test_a_run_too_short_for_its_profile_is_refused(with_run):

@@ -1,20 +1,95 @@
-"""What a run cannot start from is said with what it can."""
+"""A run begins with the weights of a trained model, and so does what its optimiser keeps."""
 
+import dataclasses
+
+import jax
+import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
+from arcface_jax.interop.model import TrainedModel
 from arcface_jax.pixels import ARCFACE_TORCH
-from arcface_jax.runs.starting_point import start_from
+from arcface_jax.runs.setup import prepare
+from arcface_jax.runs.starting_point import check_fits, start_from
+from arcface_jax.training.program import create_program
+from tests.runs.short_runs import Recorder, final_state, run
+from tests.runs.test_run_options import with_
 
-torch = pytest.importorskip("torch")
 
-from tests.interop import torch_networks  # noqa: E402 (needs torch)
+@pytest.fixture
+def fine_tuning(tiny_config):
+    return with_(tiny_config, model={"init": "trained"}, run={"devices": 1})
 
 
-def test_a_network_that_nothing_here_trains(tmp_path):
-    """Whose checkpoint does not name its project, which would not help either."""
-    torch.save(torch_networks.Ir().state_dict(), tmp_path / "ir.pth")
-    with pytest.raises(
-        InputError, match=r"ir\.pth: .* give a checkpoint of the network that --model.name says"
-    ):
-        start_from(str(tmp_path / "ir.pth"), None, ARCFACE_TORCH)
+def model_of(program, seed=7):
+    """A trained model of the program's network: some numbers."""
+    random = np.random.default_rng(seed)
+    state = jax.eval_shape(program.make_state)
+    variables = jax.tree.map(
+        lambda leaf: random.uniform(0.1, 1.0, leaf.shape).astype(np.float32),
+        state.backbone_variables,
+    )
+    size = program.config.data.size
+    return TrainedModel(program.backbone, variables, ARCFACE_TORCH, size, "trained")
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "kept"),
+    [({"start_decay": 0.1}, 2), ({"start_decay": 0.1, "decay": "all"}, 5), ({}, 0)],
+)
+def test_the_optimiser_keeps_the_weights_that_it_draws_to(fine_tuning, optimiser, kept):
+    program = create_program(with_(fine_tuning, optimiser={**optimiser, "ema": 0.9}), 3)
+    model = model_of(program)
+    before = program.placement.create(program.make_state)
+    head = jax.device_get(before.params["head"])
+    state = jax.device_get(start_from(model, before, program))
+    jax.tree.map(np.testing.assert_array_equal, state.backbone_variables, dict(model.variables))
+    jax.tree.map(np.testing.assert_array_equal, state.average, dict(model.variables))
+    jax.tree.map(np.testing.assert_array_equal, state.params["head"], head)
+    weights = jax.tree.leaves(model.variables["params"])
+    found = [
+        leaf
+        for leaf in jax.tree.leaves(state.optimiser_state)
+        if any(leaf.shape == one.shape and np.array_equal(leaf, one) for one in weights)
+    ]
+    assert len(found) == kept
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda params: params["conv"].update(bias=np.zeros(8, np.float32)),
+            r"params/conv/bias is \[8\], this run's model has \[4\]; set --model.name",
+        ),
+        (lambda params: params.pop("fc"), r"params/fc/bias is absent, .* and 1 more differ; set"),
+        (lambda params: params.update(gate=np.zeros(1)), r"params/gate is \[1\], .* has absent"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_named_before_data_are_loaded(fine_tuning, damage, message):
+    model = model_of(create_program(fine_tuning, 3))
+    params = dict(model.variables["params"])
+    params["conv"] = dict(params["conv"])
+    damage(params)
+    model = dataclasses.replace(model, variables={**model.variables, "params": params})
+    with pytest.raises(InputError, match=f"model.init trained: {message}"):
+        check_fits(model, create_program(fine_tuning, 2))
+    nowhere = with_(fine_tuning, data={"verify": ("neither.bin",)})
+    with pytest.raises(InputError, match=message):
+        prepare(nowhere, start=model)
+
+
+def test_a_run_goes_on_without_the_model_that_it_began_with(fine_tuning, tmp_path):
+    """What the weights are drawn to is in the checkpoint."""
+    config = with_(fine_tuning, optimiser={"start_decay": 0.1, "frozen": 0.5})
+    model = model_of(create_program(config, 3))
+    whole, parts = (prepare(config, start=model) for _ in range(2))
+    run(config, tmp_path / "whole", setup=whole)
+    with pytest.raises(BaseException, match="4"):
+        run(config, tmp_path / "parts", Recorder(stop_at=4), parts)
+    parts = dataclasses.replace(parts, start=None)
+    run(config, tmp_path / "parts", setup=parts)
+    states = [final_state(tmp_path / name, whole) for name in ("whole", "parts")]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    with pytest.raises(InputError, match=r"model.init trained: is needed, for there is no chec"):
+        run(config, tmp_path / "other", setup=parts)

@@ -11,6 +11,7 @@ from arcface_jax.training.config import OptimiserConfig
 from arcface_jax.training.optimisers import (
     create_optimiser,
     create_schedule,
+    drawn_to_start,
     frozen_steps,
     peak_learning_rate,
 )
@@ -109,6 +110,56 @@ def test_a_backbone_that_never_learns_keeps_no_momentum():
     assert frozen_steps(OptimiserConfig(frozen=1.0), 7) == 7
 
 
+@pytest.mark.parametrize("decay", ["kernels", "all"])
+def test_weights_drawn_to_their_start_are_numpys(decay):
+    """v ← μ·v + g + λ₀·(w − w₀), w ← w − lr·v for the backbone; the head decays as ever."""
+    config = dataclasses.replace(
+        PLAIN, start_decay=0.5, weight_decay=0.25, decay=decay, backbone_rate=0.5, momentum=0.5
+    )
+    history = trained(config)
+    for part, name, strength in (
+        ("backbone", "kernel", 0.5),
+        ("backbone", "bias", 0.5 if decay == "all" else 0.0),
+        ("backbone", FROZEN_SCALE, 0.0),
+        ("head", "class_weights", 0.25),
+    ):
+        start = PARAMS[part][name].astype(np.float64)
+        target, rate = (0.0, 0.1) if part == "head" else (start, 0.05)
+        weights, velocity = start, np.zeros_like(start)
+        for found in history:
+            gradient = GRADIENTS[part][name] + strength * (weights - target)
+            velocity = 0.5 * velocity + gradient
+            weights = weights - rate * velocity
+            np.testing.assert_allclose(found[part][name], weights, rtol=1e-5, err_msg=name)
+
+
+def test_a_pull_alone_returns_the_weights_to_their_start():
+    """Without a gradient, each step takes lr·λ of what is left of the way."""
+    pull = drawn_to_start(0.5)
+    state = pull.init(PARAMS["backbone"])
+    moved = jax.tree.map(lambda leaf: leaf + 1.0, PARAMS["backbone"])
+    updates, _ = pull.update(jax.tree.map(np.zeros_like, moved), state, moved)
+    np.testing.assert_allclose(updates["kernel"], np.full((2, 3), 0.5))
+    np.testing.assert_array_equal(updates["bias"], np.zeros(3))
+
+
+def test_what_is_drawn_to_its_start_has_no_decay_of_adamw_either():
+    config = dataclasses.replace(PLAIN, name="adamw", weight_decay=0.9, start_decay=1e-9)
+    still = dataclasses.replace(PLAIN, name="adamw", weight_decay=0.0)
+    found, expected = (trained(one, count=1)[0]["backbone"]["kernel"] for one in (config, still))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_frozen_backbone_is_not_drawn_anywhere():
+    config = dataclasses.replace(PLAIN, frozen=0.5, start_decay=0.5, momentum=0.0)
+    history = trained(config)
+    for params in history[:3]:
+        jax.tree.map(np.testing.assert_array_equal, params["backbone"], PARAMS["backbone"])
+    # The first free step is at the start, from where nothing pulls.
+    step = PARAMS["backbone"]["kernel"] - 0.1 * GRADIENTS["backbone"]["kernel"]
+    np.testing.assert_allclose(history[3]["backbone"]["kernel"], step, rtol=1e-6)
+
+
 def test_the_learning_rate_scales_with_the_batch():
     config = OptimiserConfig(learning_rate=0.1, reference_batch=512)
     assert peak_learning_rate(config, 1024) == pytest.approx(0.2)
@@ -137,6 +188,7 @@ def test_the_papers_drops():
         (OptimiserConfig(options='{"b1": 1}'), "optimiser.options .* are for other optimisers"),
         (OptimiserConfig(frozen=1.5), "optimiser.frozen"),
         (OptimiserConfig(backbone_rate=-1.0), "optimiser.backbone_rate"),
+        (OptimiserConfig(start_decay=-0.1), "optimiser.start_decay is -0.1"),
         (OptimiserConfig(reference_batch=0), "optimiser.reference_batch is 0"),
         (OptimiserConfig(drops=(0.5,)), "optimiser.drops .* does nothing with schedule polynomial"),
         (OptimiserConfig(schedule="steps", drops=(0.9, 0.5)), "optimiser: boundaries must ascend"),

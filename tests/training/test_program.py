@@ -5,8 +5,15 @@ import dataclasses
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.losses import ArcFace, CurricularFace, Intra, MagFace, NormFace
-from arcface_jax.training.config import Config, HeadConfig, OptimiserConfig, RunConfig, with_loss
+from arcface_jax.losses import ArcFace, CurricularFace, Intra, MagFace, NormFace, Triplet
+from arcface_jax.training.config import (
+    Config,
+    HeadConfig,
+    ModelConfig,
+    OptimiserConfig,
+    RunConfig,
+    with_loss,
+)
 from arcface_jax.training.program import create_program
 
 CHUNKED = HeadConfig("chunked", chunk=4)
@@ -45,3 +52,35 @@ def test_another_loss_has_its_own_numbers_but_the_scale_stays():
     assert (config.loss.scale, config.loss.margin) == (20.0, 0.35)
     assert with_loss(config, "cosface") is config
     assert with_loss(with_loss(config, "softmax"), "arcface").loss == ArcFace(scale=16.0)
+
+
+@pytest.mark.parametrize(
+    ("init", "frozen", "named"),
+    [
+        (None, 0.0, "start_decay 0.1 draws the weights to those of model.init, which is not set"),
+        ("a.pt", 1.0, "start_decay 0.1 does nothing with optimiser.frozen 1"),
+    ],
+)
+def test_a_pull_to_no_start_is_refused(init, frozen, named):
+    config = Config(
+        model=ModelConfig(init=init),
+        optimiser=OptimiserConfig(start_decay=0.1, frozen=frozen),
+        run=RunConfig(devices=1),
+    )
+    with pytest.raises(InputError, match=named):
+        create_program(config, 11)
+
+
+@pytest.mark.parametrize(
+    ("init", "loss", "norm", "known"),
+    [
+        (None, ArcFace(scale=16.0), None, True),
+        (None, Triplet(), None, True),
+        ("a.pt", ArcFace(scale=16.0), 10.0, True),
+        ("a.pt", ArcFace(scale=16.0), None, False),
+        ("a.pt", Triplet(), 10.0, False),
+    ],
+)
+def test_the_first_loss_is_expected_only_where_it_is_known(init, loss, norm, known):
+    config = Config(model=ModelConfig(init=init), loss=loss, run=RunConfig(devices=1))
+    assert (create_program(config, 11).expected_initial_loss(norm) is not None) == known

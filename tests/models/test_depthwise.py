@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcface_jax.interop.depthwise import ShiftedDepthwise, shifted_sum
+from arcface_jax.models.depthwise import ShiftedDepthwise, shifted_sum
 from arcface_jax.models.mobilefacenet import Bottlenecks, MobileFaceNet
 
 SIDES = st.tuples(st.integers(0, 2), st.integers(0, 2))

@@ -1,7 +1,7 @@
 """Depthwise convolutions as sums of shifted images: on a CPU some 20 times as fast."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import chex
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-_MOST_SHIFTS = 25  # a kernel over the whole feature map is one weighted sum already
+MOST_SHIFTS = 25  # a kernel over the whole feature map is one weighted sum already
 
 
 def shifted_sum(
@@ -35,13 +35,33 @@ def shifted_sum(
     height, width = (
         (padded.shape[axis + 1] - kernel.shape[axis]) // stride[axis] + 1 for axis in (0, 1)
     )
+    weights = kernel.reshape(-1, kernel.shape[-1])
     total = jnp.zeros((), images.dtype)
-    for row in range(kernel.shape[0]):
-        for column in range(kernel.shape[1]):
-            rows = slice(row, row + (height - 1) * stride[0] + 1, stride[0])
-            columns = slice(column, column + (width - 1) * stride[1] + 1, stride[1])
-            total = total + padded[:, rows, columns] * kernel[row, column, 0]
+    for number, seen in enumerate(
+        seen_by_kernel(padded, kernel.shape[:2], stride, (height, width))
+    ):
+        total = total + seen * weights[number]
     return total
+
+
+def seen_by_kernel(
+    padded: jax.Array, kernel: tuple[int, ...], stride: tuple[int, int], places: tuple[int, ...]
+) -> Iterator[jax.Array]:
+    """What each place of a kernel sees of images, row by row of it.
+
+    Args:
+      padded: [N, height, width, channels].
+      kernel: its height and width.
+      stride: (s₁, s₂).
+      places: height' and width' of the convolution's result.
+
+    Yields: [N, height', width', channels].
+    """
+    for row in range(kernel[0]):
+        for column in range(kernel[1]):
+            rows = slice(row, row + (places[0] - 1) * stride[0] + 1, stride[0])
+            columns = slice(column, column + (places[1] - 1) * stride[1] + 1, stride[1])
+            yield padded[:, rows, columns]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,5 +130,5 @@ def _can_be_shifted(conv: nn.Conv, images: jax.Array) -> bool:
     plain = conv.mask is None and not conv.use_bias and not isinstance(conv.padding, str)
     undilated = conv.input_dilation in (None, 1) and conv.kernel_dilation in (None, 1)
     depthwise = conv.feature_group_count == conv.features == images.shape[-1] > 1
-    small = len(kernel) == 2 and kernel[0] * kernel[1] <= _MOST_SHIFTS
+    small = len(kernel) == 2 and kernel[0] * kernel[1] <= MOST_SHIFTS
     return plain and undilated and depthwise and small
