@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import functools
+import io
 import json
 import math
 import pathlib
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Annotated, Any, TypeVar, get_args
 
 import tyro
@@ -85,8 +86,11 @@ def read_options(
         description=help_text(documentation),
         **more,
     )
+    # Without the box of several lines. A function does its work meanwhile, and may say so.
+    unheard = redirect_stderr(io.StringIO()) if dataclasses.is_dataclass(options) else nullcontext()
     try:
-        chosen = read(console_outputs=False)
+        with unheard:
+            chosen = read(console_outputs=False)
     except SystemExit as stop:
         error: BaseException | None = stop
         while error is not None and not isinstance(error, InputError):

@@ -53,7 +53,7 @@ def test_the_most_alike_images_and_the_people_to_draw():
     ("options", "said"),
     [
         (["small.pth"], "--people: a model that was not trained here"),
-        (["--far", "2"], "--far 2: give a rate"),
+        (["--far", "2"], "--far is 2; pass a number in [0, 1]"),
         (["--drawn", "1"], "--drawn is 1; pass a finite number not below 2"),
     ],
 )
