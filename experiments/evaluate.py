@@ -145,7 +145,7 @@ def read_entries(
         step = f", step {model.step}" if isinstance(model, TrainedRun) else ""
         say(console, f"Embedding with {folder}{step} …")
         about: tuple[Any, ...] = (model.image_size, arguments.folds, begin)
-        sets = [load_set(each, *about, finder) for each in arguments.sets]
+        sets = [load_set(each, *about, finder=finder) for each in arguments.sets]
         if not sets:
             if not isinstance(model, TrainedRun):
                 raise InputError(

@@ -193,8 +193,9 @@ def _node(about: Any, place: int) -> Node:
 
 def _places(listed: Any, size: int, what: str) -> tuple[int, ...]:
     """The nodes of a list of [node, which of its outputs, perhaps a version]."""
+    entries: list[Any] = listed if isinstance(listed, list) else [None]
     found = []
-    for each in listed if isinstance(listed, list) else [None]:
+    for each in entries:
         whole = isinstance(each, list) and len(each) in (2, 3)
         if not whole or any(type(number) is not int for number in each):
             raise InputError(f"{what}: lists no nodes; copy the file again")
