@@ -71,7 +71,8 @@ def files(tmp_path_factory):
         size = (32, 16) if name == "mobile.safetensors" else (32, 32)
         shapes = jax.eval_shape(backbone.init, jax.random.key(0), np.zeros((1, *size, 3)))
         variables = jax.tree.map(
-            lambda leaf: random.uniform(0.1, 1.0, leaf.shape).astype(np.float32), shapes
+            lambda leaf: (random.uniform(0.1, 1.0, leaf.shape) / leaf.size**0.5).astype(np.float32),
+            shapes,
         )
         model = TrainedModel(backbone, variables, ARCFACE_TORCH, size, name)
         arrays = {prefix + key: value for key, value in export_state_dict(model).items()}
