@@ -128,13 +128,14 @@ def read_templates(arguments: Arguments, console: Console) -> Templates:
     media_file = find_one(arguments.meta, "*_face_tid_mid.txt")
     with progress_bar(console, f"Reading {media_file}"):
         media = read_face_media(media_file)
-    landmarks = None
+    landmarks, scores = None, None
     if arguments.detector_scores or arguments.photos is not None:
         landmarks = read_ijb_landmarks(find_one(arguments.meta, "*_name_5pts_score.txt"))
         if landmarks.names != media.names:
             raise InputError(
                 f"{arguments.meta}: *_name_5pts_score.txt lists other images than {media_file.name}"
             )
+        scores = landmarks.scores if arguments.detector_scores else None
     place = arguments.features or arguments.output / FEATURES
     if arguments.photos is not None:
         assert landmarks is not None
@@ -151,7 +152,7 @@ def read_templates(arguments: Arguments, console: Console) -> Templates:
             media.template_ids,
             media.media_ids,
             mirrored=arrays.get("mirrored"),
-            detector_scores=landmarks.scores if arguments.detector_scores else None,
+            detector_scores=scores,
             norm_weighting=arguments.norm_weighting,
         )
     images = int((~arrays["embeddings"].any(axis=1)).sum())

@@ -182,6 +182,7 @@ def load_set(
     image_size: tuple[int, int],
     folds: int,
     begin: Begin = unseen,
+    *,
     finder: FaceFinder | None = None,
 ) -> ImageSet:
     """The images of what `data.open.open_set` opens; of photographs the faces that the finder

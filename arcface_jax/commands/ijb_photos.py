@@ -3,6 +3,7 @@
 import hashlib
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -107,7 +108,7 @@ def embed_listed(
     embeddings = partial.rows[:, :width]
     without = np.flatnonzero(~embeddings.any(axis=1))
     with whole_file(output) as file:
-        views_of = {"mirrored": partial.rows[:, width:]} if mirrored else {}
-        np.savez(file, embeddings=embeddings, **views_of)
+        arrays: dict[str, Any] = {"mirrored": partial.rows[:, width:]} if mirrored else {}
+        np.savez(file, embeddings=embeddings, **arrays)
     partial.discard()
     return [str(photos.crop(int(index), size)) for index in without]

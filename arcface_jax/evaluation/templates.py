@@ -40,8 +40,7 @@ class Templates:
     @property
     def enrolled(self) -> np.ndarray:
         """bool [T]: false for the templates without a usable face."""
-        usable: np.ndarray = self.embeddings.any(axis=1)
-        return usable
+        return np.asarray(self.embeddings.any(axis=1))
 
     def rows(self, ids: np.ndarray, name: str = "template ids") -> np.ndarray:
         """int64: the row of each template.
@@ -138,7 +137,7 @@ def pool_templates(
 
 def _usable(features: np.ndarray, mirrored: np.ndarray | None) -> np.ndarray:
     """bool [N]: the images that are not rows of zeros."""
-    usable = np.asarray(features).any(axis=1)
+    usable = np.asarray(np.any(features, axis=1))
     if mirrored is not None:
         differs = usable != np.asarray(mirrored).any(axis=1)
         if differs.any():
