@@ -32,17 +32,17 @@ from arcface_jax.commands.command import (
 from arcface_jax.commands.gallery import (
     Gallery,
     check_same_model,
+    check_same_rule,
     embed_patterns,
     embed_photos,
     find_candidates,
-    how_cut,
     read_gallery,
-    warn_of_other_cut,
 )
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
-from arcface_jax.commands.photos import Cropper, Detect, Face, say_tally
+from arcface_jax.commands.photos import Cropper, PhotoOptions, say_tally
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError, reason
+from arcface_jax.evaluation.embedding_rule import EmbeddingRule
 from arcface_jax.progress import Begin, unseen
 
 from .identify import UNKNOWN, choose_threshold
@@ -52,14 +52,12 @@ _PHOTO_HEIGHT, _CROP_HEIGHT = 280, 190
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(PhotoOptions):
     """The command line."""
 
     model: Model
     people: str | None = None
     """People to recognise: a folder of NAME/photo.jpg, or what identify enrol wrote (.npz)."""
-    detect: Detect = False
-    face: Face = "middle"
     far: float = 1e-3
     """False accept rate whose threshold is taken from the model card."""
     threshold: float | None = None
@@ -116,17 +114,22 @@ class Answers:
         return f"## {person}\nMost alike: {likest}, {numbers}", crops[0]
 
 
-def enrol(embedder: Embedder, people: str, cropper: Cropper, begin: Begin = unseen) -> Gallery:
-    """A gallery file, or the people of a source of photos; `begin` shows the work."""
+def enrol(
+    embedder: Embedder, people: str, cropper: Cropper, rule: EmbeddingRule, begin: Begin = unseen
+) -> Gallery:
+    """A gallery file, or the people of a source of photos, embedded by `rule`; `begin` shows the
+    work.
+    """
     if people.endswith(".npz"):
         gallery = read_gallery(pathlib.Path(people))
+        check_same_rule(gallery, pathlib.Path(people), rule, "the photos of the page")
         check_same_model(gallery, pathlib.Path(people), embed_patterns(embedder), embedder.name)
         return gallery
     source = open_source(people)
     with begin("Enrolling", len(source)) as move:
         embeddings, kept = embed_photos(embedder, source, cropper, move)
     names = np.array([source.identity_names[source.labels[index]] for index in kept])
-    return Gallery(embeddings, names, names)
+    return Gallery(embeddings, names, names, rule=rule)
 
 
 def build(answers: Answers, threshold: float, people: int) -> Any:
@@ -195,19 +198,24 @@ def run(arguments: Arguments) -> None:
         gradio = importlib.import_module("gradio")
     except ImportError as error:
         raise InputError("the page needs Gradio; pip install -r requirements-demo.txt") from error
+    arguments.check()
     check_address(arguments.host, arguments.port)
     check_numbers(arguments, threshold=(-1.0, 1.0), far=(0.0, 1.0))
     batch_size = 2 if arguments.people is None else None
     with progress_bar(console, f"Opening {arguments.model}"):
-        embedder = open_embedder(arguments.model, batch_size=batch_size, project=arguments.project)
-    threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
+        embedder = open_embedder(
+            arguments.model,
+            flip=arguments.flip,
+            batch_size=batch_size,
+            project=arguments.project,
+        )
+    rule = arguments.rule(embedder.flip)
+    threshold = choose_threshold(embedder, arguments.far, arguments.threshold, rule, console)
     cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
     gallery = None
     if arguments.people is not None:
         begin = functools.partial(progress_bar, console)
-        gallery = enrol(embedder, arguments.people, cropper, begin)
-        cut = how_cut(arguments.detect, arguments.face)
-        warn_of_other_cut(console, gallery, pathlib.Path(arguments.people), cut)
+        gallery = enrol(embedder, arguments.people, cropper, rule, begin)
         say_tally(console, cropper.tally, arguments.face)
     answers = Answers(embedder, cropper, gallery)
     people = 0 if gallery is None else len(set(gallery.names.tolist()))

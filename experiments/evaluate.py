@@ -16,6 +16,9 @@ A set is [NAME=]SOURCE[+PAIRS]: a .bin set; a folder, zip file, list, RecordIO, 
 source, of which all pairs are scored, or those of LFW's pairs.txt, of CFP's Protocol/Split/FP or
 FF, or of a list of path, path, 0 or 1.
 
+The photos of a set are taken as identify and embed take them: the same --flip, --detect, --face and
+--aligned, or the same defaults, give the same cosines. Tables and report tell which.
+
 A file of embeddings holds `embeddings` [N, D] and `labels` [N]; it may hold `mirrored` [N, D]
 (embeddings of the mirrored images), `images` uint8 [N, height, width, 3] (for pictures of the
 hardest pairs), `groups` [N] (an attribute, for rates by group), `first`, `second`, `same` [P] (a
@@ -51,13 +54,13 @@ from arcface_jax.commands.evaluation_inputs import (
 )
 from arcface_jax.commands.evaluation_report import html_report, write_tables
 from arcface_jax.commands.models import TrainedRun, open_to_evaluate, takes_project
+from arcface_jax.commands.photos import PhotoOptions
 from arcface_jax.commands.training_angles import training_angles
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_similarities
 from arcface_jax.evaluation.suite import EvaluationOptions, SetResult, evaluate_set
 from arcface_jax.evaluation.tables import TableRow, to_text
-from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.figures.evaluation_set import draw_set
 from arcface_jax.files import write_whole
 from arcface_jax.runs.dataset import load_data
@@ -67,11 +70,11 @@ PAGE = "report.html"
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(PhotoOptions):
     """The command line."""
 
     checkpoint: tuple[pathlib.Path, ...] = ()
-    """Folders of trained runs, PyTorch checkpoints or .onnx files."""
+    """Folders of trained runs or exports, PyTorch checkpoints or .onnx files."""
     project: str | None = None
     """Project of the PyTorch checkpoints among them where their keys do not tell, such as adaface;
     evaluate those of different projects one by one.
@@ -83,11 +86,6 @@ class Arguments:
     output: pathlib.Path | None = None
     """Folder to write, runs/evaluation-DATE-TIME if not given: report.html, table.txt, .md, .tex,
     .csv, .json, and the pictures.
-    """
-    flip: FlipRule | None = None
-    """How an image's embedding is combined with that of its mirror image; none leaves the mirror
-    image out. If not given, add; or none for a run that verifies without it (data.no-flip-test). An
-    .npz file without mirrored embeddings is evaluated as it is.
     """
     folds: int = 10
     """Contiguous folds of a .bin set, or of a list that does not tell them; 1: without folds."""
@@ -118,19 +116,23 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
         raise InputError(
             f"--project {arguments.project}: no --checkpoint is a PyTorch file; leave it out"
         )
+    arguments.check()
+    searched = "--detect" if arguments.detect else "--aligned" if arguments.aligned else None
+    if searched is not None and not arguments.checkpoint:
+        raise InputError(f"{searched}: is for photos, and here are embeddings alone; leave it out")
     entries = [
-        read_embeddings(path, arguments.flip or "add", arguments.folds)
-        for path in arguments.embeddings
+        read_embeddings(path, arguments.flip, arguments.folds) for path in arguments.embeddings
     ]
     of_training: dict[str, TableRow] = {}
     begin = functools.partial(progress_bar, console)
     for folder in arguments.checkpoint:
         with begin(f"Opening {folder}", None):
-            model = open_to_evaluate(folder, arguments.project if takes_project(folder) else None)
+            project = arguments.project if takes_project(folder) else None
+            model = open_to_evaluate(folder, project, arguments.flip)
         prefix = "" if len(arguments.checkpoint) == 1 else f"{model.name}, "
         step = f", step {model.step}" if isinstance(model, TrainedRun) else ""
         say(console, f"Embedding with {folder}{step} …")
-        about: tuple[Any, ...] = (model.image_size, arguments.folds, begin)
+        about: tuple[Any, ...] = (model.image_size, arguments.folds, begin, arguments)
         sets = [load_set(each, *about) for each in arguments.sets]
         if not sets:
             if not isinstance(model, TrainedRun):
@@ -138,6 +140,11 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
                     f"{folder}: was not trained here and has no held-out people; give --sets"
                 )
             own = model.config.data
+            if searched is not None and own.test_fraction > 0:
+                raise InputError(
+                    f"{searched}: the people that {folder} held out are taken as they were trained "
+                    "on; give --sets, or leave it out"
+                )
             # The sets of data.verify are opened below, with all that an evaluation wants to know of
             # them.
             needed = dataclasses.replace(own, verify=()) if own.test_fraction > 0 else own
@@ -148,8 +155,9 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
                 of_training[f"{prefix}training people"] = training_angles(
                     model, data, arguments.resampling, begin=begin
                 )
-        flips = not isinstance(model, TrainedRun) or model.config.data.flip_test
-        flip: FlipRule = arguments.flip or ("add" if flips else "none")
+        for note in (note for one in sets for note in one.notes):
+            say(console, note)
+        flip = arguments.flip or model.flip
         with concerning(str(folder)):
             entries += [embed_set(model, one, flip, f"{prefix}{one.name}", begin) for one in sets]
     if not entries:
@@ -239,7 +247,10 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
                 raise InputError(f"{entry.place}: {said}") from None
     with progress_bar(console, "Comparing"):
         comparisons = compare_results(entries, list(results.values()), arguments)
-    rows: dict[str, TableRow] = {name: result.figures for name, result in results.items()}
+    rows: dict[str, TableRow] = {
+        entry.data.name: {"rule": str(entry.rule), **results[entry.data.name].figures}
+        for entry in entries
+    }
     rows |= of_training
     print_tables(console, rows, results, comparisons)
     tables = write_tables(rows, output)

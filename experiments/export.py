@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, get_args
 import jax
 import numpy as np
 import tyro
+from rich.console import Console
 
 from arcface_jax.commands.command import (
     make_folder,
@@ -28,13 +29,14 @@ from arcface_jax.commands.command import (
     run_command,
     say,
 )
+from arcface_jax.commands.evaluation_inputs import load_set
 from arcface_jax.commands.gallery import embed_patterns
 from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Project, open_trained
-from arcface_jax.data.in_memory import load_images
-from arcface_jax.data.open import open_set
+from arcface_jax.commands.photos import PhotoOptions
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
+from arcface_jax.evaluation.embedding_rule import FLIP, Crop, EmbeddingRule
 from arcface_jax.evaluation.roc import roc_curve, roc_numbers
 from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.suite import EmbeddedSet, choose_pairs, resampled_clusters
@@ -58,7 +60,7 @@ UNKNOWN = "not stated"
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(PhotoOptions):
     """The command line."""
 
     model: Annotated[pathlib.Path, tyro.conf.Positional]
@@ -73,8 +75,6 @@ class Arguments:
     """
     fold: bool = True
     """Fold batch normalisations into the layers before them."""
-    flip: bool = False
-    """Add the mirror image's embedding, at twice the cost."""
     weights: WeightType = "float32"
     """Type that kernels are stored in; the arithmetic stays float32."""
     verify: str | None = None
@@ -94,12 +94,13 @@ class Arguments:
     @property
     def changes(self) -> dict[str, Any]:
         """What is done to the network."""
-        return {name: getattr(self, name) for name in ("fold", "flip", "weights")}
+        return {name: getattr(self, name) for name in ("fold", "weights")}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Faces:
     images: np.ndarray
+    crop: Crop
     pairs: Pairs
     clusters: tuple[np.ndarray, np.ndarray]
 
@@ -110,20 +111,23 @@ class _Faces:
     ) -> np.ndarray:
         """Cosine of every pair."""
         height, width = self.images.shape[1:3]
-        embedder = Embedder("", (height, width), None, default_batch_size(), jax.jit(function))
+        size, batch_size = (height, width), default_batch_size()
+        embedder = Embedder("", size, None, batch_size, FLIP, jax.jit(function))
         unit = embedder.embed(self.images, progress=progress)
         return score_pairs(unit, unit, self.pairs.first, self.pairs.second)
 
 
-def read_faces(specification: str, size: tuple[int, int], begin: Begin) -> _Faces:
-    """Every image of a set at the model's size, and its pairs; `begin` shows the work."""
+def read_faces(
+    arguments: Arguments, specification: str, size: tuple[int, int], console: Console, begin: Begin
+) -> _Faces:
+    """The images of a set at the model's size, and its pairs; `begin` shows the work."""
     with concerning("--verify"):
-        opened = open_set(specification)
-    with begin(f"Decoding {opened.name}", len(opened.source)) as move:
-        images = load_images(opened.source, size, progress=move)
-    data = EmbeddedSet(opened.name, images, opened.labels, opened.pairs, opened.identities_known)
-    pairs = choose_pairs(data, opened.labels, seed=0)
-    return _Faces(images, pairs, resampled_clusters(data, pairs, opened.labels))
+        found = load_set(specification, size, 10, begin, arguments)
+    for note in found.notes:
+        say(console, note)
+    data = EmbeddedSet(found.name, found.images, found.labels, found.pairs, found.identities_known)
+    pairs = choose_pairs(data, found.labels, seed=0)
+    return _Faces(found.images, found.crop, pairs, resampled_clusters(data, pairs, found.labels))
 
 
 def measure(similarities: np.ndarray, same: np.ndarray) -> dict[str, float]:
@@ -182,14 +186,16 @@ def describe(
     arguments: Arguments,
     model: TrainedModel,
     function: Callable[[jax.Array], jax.Array],
+    console: Console,
     begin: Begin,
 ) -> ModelCard:
     """The card; accuracy and thresholds are measured if a set was given; `begin` shows it."""
+    flip, crop = arguments.flip or model.flip, None
     metrics: dict[str, object] = {}
     thresholds: tuple[Threshold, ...] = ()
     if arguments.verify is not None:
-        faces = read_faces(arguments.verify, model.image_size, begin)
-        original = unit_embedding(model, fold=False, flip=arguments.flip)
+        faces = read_faces(arguments, arguments.verify, model.image_size, console, begin)
+        crop, original = faces.crop, unit_embedding(model, fold=False, flip=flip)
         with begin("Embedding, as trained and as exported", 2 * len(faces.images)) as move:
             before, after = (faces.similarities(one, move) for one in (original, function))
         same = faces.pairs.same
@@ -204,9 +210,10 @@ def describe(
         source=model.source,
         network=type(model.backbone).__name__,
         parameters=sum(int(np.size(leaf)) for leaf in leaves),
-        embedding_size=model.embedding_size,
+        embedding_size=model.embedding_size * (2 if flip == "concatenate" else 1),
         image_size=model.image_size,
         training_pixels=dataclasses.asdict(model.pixels),
+        rule=EmbeddingRule(flip, crop),
         options=arguments.changes,
         data=arguments.data or run.data,
         recipe=arguments.recipe or run.recipe,
@@ -233,7 +240,8 @@ def write(
         write_whole(written[-1], export_stablehlo(function, model.image_size))
     if "onnx" in arguments.formats:
         written.append(folder / "model.onnx")
-        plain = unit_embedding(model, shift_depthwise=False, **arguments.changes)
+        flip = arguments.flip or model.flip
+        plain = unit_embedding(model, flip=flip, shift_depthwise=False, **arguments.changes)
         export_onnx(plain, model.image_size, written[-1])
     if "torch" in arguments.formats:
         written.append(folder / "model.pth")
@@ -249,15 +257,22 @@ def run(arguments: Arguments) -> None:
     console = new_console(soft_wrap=True)
     if not arguments.formats:
         raise InputError(f"--formats: give at least one of {', '.join(get_args(Format))}")
+    arguments.check()
+    if arguments.verify is None and (arguments.detect or arguments.aligned):
+        option = "--detect" if arguments.detect else "--aligned"
+        raise InputError(f"{option}: says how the photos of --verify are taken; give both")
     if arguments.folder.exists():
         raise InputError(f"{arguments.folder}: exists already; choose another folder")
     begin = functools.partial(progress_bar, console)
     with begin(f"Opening {arguments.model}", None):
         model = open_trained(arguments.model, arguments.project)
-        function = unit_embedding(model, **arguments.changes)
+        flip = arguments.flip or model.flip
+        function = unit_embedding(model, flip=flip, **arguments.changes)
         # A model whose embeddings are no numbers is refused before anything is written.
         embed_patterns(
-            Embedder(model.source, model.image_size, None, default_batch_size(), jax.jit(function))
+            Embedder(
+                model.source, model.image_size, None, default_batch_size(), flip, jax.jit(function)
+            )
         )
     # Under its own name once it is whole: what a missing package stops can be asked for again by
     # the same command.
@@ -267,7 +282,7 @@ def run(arguments: Arguments) -> None:
     try:
         with begin("Writing", None):
             written = write(arguments, partial, model, function)
-        card = describe(arguments, model, function, begin)
+        card = describe(arguments, model, function, console, begin)
         write_whole(partial / CARD_FILE, card.to_json())
         write_whole(partial / "README.md", card.to_markdown())
         partial.rename(arguments.folder)

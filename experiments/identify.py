@@ -7,7 +7,8 @@ python -m experiments.identify search gallery.npy probes.npz found.csv     for m
 
 The model is best an export with a card, which holds the threshold for --far; for others give
 --threshold. Photos must be cropped to the face as the model's training images were, or need
---detect, when enrolling as well. What experiments.embed writes, .npz or .npy, is a gallery too.
+--detect: when enrolling as well, and in the export --verify that measures the threshold. What
+experiments.embed writes, .npz or .npy, is a gallery too.
 """
 
 import csv
@@ -33,23 +34,23 @@ from arcface_jax.commands.command import (
     say,
     table_of,
 )
+from arcface_jax.commands.evaluation_inputs import RULE
 from arcface_jax.commands.gallery import (
-    FACES,
     PATTERNS,
     Engine,
     check_same_model,
+    check_same_rule,
     embed_patterns,
     embed_photos,
     find_candidates,
-    how_cut,
     read_gallery,
-    warn_of_other_cut,
 )
 from arcface_jax.commands.machine import peak_gigabytes
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
-from arcface_jax.commands.photos import Cropper, Detect, Face, say_tally
+from arcface_jax.commands.photos import Cropper, PhotoOptions, say_tally
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError, concerning, printable
+from arcface_jax.evaluation.embedding_rule import EmbeddingRule
 from arcface_jax.evaluation.templates import pool_templates
 from arcface_jax.files import whole_file, whole_text
 
@@ -57,7 +58,7 @@ UNKNOWN = "unknown"
 
 
 @dataclasses.dataclass(frozen=True)
-class Enrol:
+class Enrol(PhotoOptions):
     """Embeds people, a folder each, into a gallery file."""
 
     model: Model
@@ -67,13 +68,11 @@ class Enrol:
     """File to write, .npz."""
     templates: bool = False
     """One entry for each person, the mean of the embeddings, instead of one for each image."""
-    detect: Detect = False
-    face: Face = "middle"
     project: Project = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Name:
+class Name(PhotoOptions):
     """Names the person in each photo, or says unknown."""
 
     model: Model
@@ -90,15 +89,13 @@ class Name:
     """Cosine from which a name is given, instead of the card's."""
     candidates: int = 1
     """How many of the most alike entries to show for each photo."""
-    detect: Detect = False
-    face: Face = "middle"
     project: Project = None
     engine: Engine = "jax"
     """What searches; both are exact. faiss needs the packages of requirements-faiss.txt."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Verify:
+class Verify(PhotoOptions):
     """Says whether two photos show one person."""
 
     model: Model
@@ -110,8 +107,6 @@ class Verify:
     """False accept rate whose threshold is taken from the model card."""
     threshold: float | None = None
     """Cosine from which they are the same person, instead of the card's."""
-    detect: Detect = False
-    face: Face = "middle"
     project: Project = None
 
 
@@ -134,9 +129,13 @@ class TimedSearch:
 
 
 def choose_threshold(
-    embedder: Embedder, far: float, threshold: float | None, console: Console
+    embedder: Embedder,
+    far: float,
+    threshold: float | None,
+    rule: EmbeddingRule,
+    console: Console,
 ) -> float:
-    """The one given, or the model card's, with its warning."""
+    """The one given, or the model card's for photos embedded by `rule`, with its warning."""
     if threshold is not None:
         return threshold
     if embedder.card is None:
@@ -144,7 +143,7 @@ def choose_threshold(
             "--threshold: the model has no card to take one from; give it, or export the model "
             "with --verify"
         )
-    found = embedder.card.threshold(far)
+    found = embedder.card.threshold(far, rule)
     if found.warning is not None:
         say(console, f"warning: {found.warning}", "yellow")
     return found.cosine
@@ -158,7 +157,7 @@ def enrol(arguments: Enrol, console: Console) -> None:
     with progress_bar(console, f"Opening {arguments.people}"):
         source = open_source(arguments.people)
     with progress_bar(console, f"Opening {arguments.model}"):
-        embedder = open_embedder(arguments.model, project=arguments.project)
+        embedder = open_embedder(arguments.model, flip=arguments.flip, project=arguments.project)
     cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
     with progress_bar(console, "Embedding", len(source)) as move:
         embeddings, kept = embed_photos(embedder, source, cropper, move)
@@ -172,7 +171,7 @@ def enrol(arguments: Enrol, console: Console) -> None:
     names = np.array([source.identity_names[label] for label in labels])
     arrays: dict[str, Any] = {"embeddings": embeddings, "labels": labels, "identities": names}
     arrays |= {PATTERNS: embed_patterns(embedder)}
-    arrays |= {FACES: how_cut(arguments.detect, arguments.face)}
+    arrays |= {RULE: arguments.rule(embedder.flip, source).to_json()}
     try:
         with whole_file(arguments.gallery) as file:
             np.savez(file, **arrays)
@@ -189,12 +188,12 @@ def name(arguments: Name, console: Console) -> None:
         raise InputError("photos: give at least one image file")
     gallery = read_gallery(arguments.gallery)
     with progress_bar(console, f"Opening {arguments.model}"):
-        embedder = open_embedder(arguments.model, project=arguments.project)
+        embedder = open_embedder(arguments.model, flip=arguments.flip, project=arguments.project)
         patterns = embed_patterns(embedder)
+    rule = arguments.rule(embedder.flip)
+    check_same_rule(gallery, arguments.gallery, rule, "these photos")
     check_same_model(gallery, arguments.gallery, patterns, str(arguments.model))
-    cut = how_cut(arguments.detect, arguments.face)
-    warn_of_other_cut(console, gallery, arguments.gallery, cut)
-    threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
+    threshold = choose_threshold(embedder, arguments.far, arguments.threshold, rule, console)
     cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
     with progress_bar(console, "Embedding", len(arguments.photos)) as move:
         crops = cropper.read(arguments.photos)
@@ -217,8 +216,9 @@ def name(arguments: Name, console: Console) -> None:
 def verify(arguments: Verify, console: Console) -> None:
     """The cosine of two photos, and the decision."""
     with progress_bar(console, f"Opening {arguments.model}"):
-        embedder = open_embedder(arguments.model, project=arguments.project)
-    threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
+        embedder = open_embedder(arguments.model, flip=arguments.flip, project=arguments.project)
+    rule = arguments.rule(embedder.flip)
+    threshold = choose_threshold(embedder, arguments.far, arguments.threshold, rule, console)
     photos = (arguments.first, arguments.second)
     cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
     crops = cropper.read(photos)
@@ -236,8 +236,8 @@ def search(arguments: TimedSearch, console: Console) -> None:
         raise InputError(f"{arguments.output}: give a file that ends with .csv")
     check_new_file(arguments.output)
     gallery, probes = read_gallery(arguments.gallery), read_gallery(arguments.probes)
+    check_same_rule(gallery, arguments.gallery, probes.rule, str(arguments.probes))
     check_same_model(gallery, arguments.gallery, probes.patterns, str(arguments.probes))
-    warn_of_other_cut(console, gallery, arguments.gallery, probes.faces)
     begun = time.perf_counter()
     about = f"{arguments.gallery}, searched for {arguments.probes}"
     with progress_bar(console, "Searching"), concerning(about):
@@ -271,6 +271,8 @@ def search(arguments: TimedSearch, console: Console) -> None:
 def run(arguments: Enrol | Name | Verify | TimedSearch) -> None:
     """Does what was asked."""
     check_numbers(arguments, threshold=(-1.0, 1.0), candidates=(1, math.inf))
+    if isinstance(arguments, PhotoOptions):
+        arguments.check()
     actions = {Enrol: enrol, Name: name, Verify: verify, TimedSearch: search}
     act: Any = actions[type(arguments)]
     act(arguments, new_console(soft_wrap=True))

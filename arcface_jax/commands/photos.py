@@ -1,12 +1,11 @@
 """Photos to the crops that a model takes: their middle, or the face that is found in them."""
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Annotated
 
 import numpy as np
-import tyro
 from rich.console import Console
 
 from arcface_jax.commands.command import say
@@ -14,25 +13,49 @@ from arcface_jax.data.align import align
 from arcface_jax.data.decode import decode, resize
 from arcface_jax.data.detect import FaceDetector, Finding, Tally, Which, find_face
 from arcface_jax.data.source import FaceSource
+from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.errors import InputError, printable
+from arcface_jax.evaluation.embedding_rule import EmbeddingRule
+from arcface_jax.evaluation.verification import FlipRule
 
-Detect = Annotated[
-    bool,
-    tyro.conf.arg(
-        help="Find and align the face in each photo; needs requirements-detection.txt. Without it "
-        "the middle is taken, which must be cropped as the training images were."
-    ),
-]
-"""The option --detect of every command that embeds photos."""
-Face = Annotated[
-    Which,
-    tyro.conf.arg(
-        help="Which of several faces --detect takes: middle, the one nearest the middle, weighed "
-        "with its size; or largest."
-    ),
-]
-"""The option --face beside --detect."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhotoOptions:
+    """The options of every command that embeds photos: the rule by which it does."""
+
+    flip: FlipRule | None = None
+    """How an image's embedding is combined with that of its mirror image; none leaves the mirror
+    image out, at half the cost. If not given: as an export was made, none for a run that verifies
+    without it (data.no-flip-test), else add.
+    """
+    detect: bool = False
+    """Find and align the face in each photo; needs requirements-detection.txt. Without it the
+    middle is taken, which must be cropped as the training images were.
+    """
+    face: Which = "middle"
+    """Which of several faces --detect takes: middle, the one nearest the middle, weighed with its
+    size; or largest.
+    """
+    aligned: bool = False
+    """The photos are crops that are aligned to the template already, as those of .bin sets always
+    are: what is measured on them holds for faces that --detect finds, too.
+    """
+
+    def check(self) -> None:
+        """Refuses options that contradict each other."""
+        check_face(self.detect, self.face)
+        if self.detect and self.aligned:
+            raise InputError(
+                "--detect and --aligned: a crop that is aligned needs no search; give one of them"
+            )
+
+    def rule(self, flip: FlipRule | None, source: FaceSource | None = None) -> EmbeddingRule:
+        """What becomes of the photos of `source` where a model combines mirror images by `flip`."""
+        if self.detect:
+            return EmbeddingRule(flip, "largest face" if self.face == "largest" else "face")
+        aligned = self.aligned or isinstance(source, BinSource)
+        return EmbeddingRule(flip, "aligned" if aligned else "middle")
 
 
 def check_face(detect: bool, face: Which) -> None:
@@ -48,14 +71,18 @@ def say_tally(console: Console, tally: Tally, face: Which, listed: str | None = 
 
 
 def say_left_out(console: Console, source: FaceSource, kept: np.ndarray) -> None:
-    """Prints how many images are left out, and which people have none left."""
-    if len(kept) == len(source):
-        return
+    """Prints `left_out_line`, if there is something to say."""
+    if len(kept) < len(source):
+        say(console, left_out_line(source, kept))
+
+
+def left_out_line(source: FaceSource, kept: np.ndarray) -> str:
+    """How many images are left out, and which people have none left."""
     labels = np.asarray(source.labels)
     lost = [source.identity_names[label] for label in np.setdiff1d(labels, labels[kept])]
     people = f"; people without any image left: {len(lost)}" if lost else ""
     named = f" ({printable(', '.join(lost[:10]))}{', …' if len(lost) > 10 else ''})" if lost else ""
-    say(console, f"Images left out: {len(source) - len(kept)} of {len(source)}{people}{named}.")
+    return f"Images left out: {len(source) - len(kept)} of {len(source)}{people}{named}."
 
 
 class Cropper:

@@ -1,16 +1,18 @@
 """One table of figures in the formats that people paste: text, Markdown, LaTeX, CSV, JSON."""
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from arcface_jax.evaluation.bootstrap import Interval
 
-TableRow = Mapping[str, Interval]
-"""Figures of one row, by name. Without an interval the ends equal the estimate."""
+TableRow = Mapping[str, Interval | str]
+"""Figures of one row, by name; or words. Without an interval the ends equal the estimate."""
 
 _NAMES = {
+    "rule": "mirror image and crop",
     "accuracy_std": "deviation over folds (%)",
     "threshold": "best threshold",
     "val": "VAL@FAR=0.001, mean over folds (%)",
@@ -32,8 +34,12 @@ _NAMES = {
 _LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
 
 
-def format_figure(name: str, figure: Interval) -> str:
-    """A figure as papers print it (rates in percent, counts whole), then its interval."""
+def format_figure(name: str, figure: Interval | str) -> str:
+    """A figure as papers print it (rates in percent, counts whole), then its interval; words as
+    they are.
+    """
+    if isinstance(figure, str):
+        return figure
     number = _formatter(name)
     if figure.low == figure.high:
         return number(figure.estimate)
@@ -127,17 +133,17 @@ def to_csv(rows: Mapping[str, TableRow]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "figure", "estimate", "low", "high"])
     for row, figures in rows.items():
-        for name, figure in figures.items():
-            writer.writerow([row, name, repr(figure.estimate), repr(figure.low), repr(figure.high)])
+        for name, f in figures.items():
+            numbers = [f, "", ""] if isinstance(f, str) else map(repr, dataclasses.astuple(f))
+            writer.writerow([row, name, *numbers])
     return text.getvalue()
 
 
 def to_json(rows: Mapping[str, TableRow]) -> str:
-    """{row: {figure: {"estimate": …, "low": …, "high": …}}}, with all digits."""
+    """{row: {figure: {"estimate": …, "low": …, "high": …} or words}}, with all digits."""
     content = {
         row: {
-            name: {"estimate": f.estimate, "low": f.low, "high": f.high}
-            for name, f in figures.items()
+            name: f if isinstance(f, str) else dataclasses.asdict(f) for name, f in figures.items()
         }
         for row, figures in rows.items()
     }

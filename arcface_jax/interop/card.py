@@ -8,6 +8,8 @@ from typing import Any, Self
 
 from arcface_jax.command_name import command
 from arcface_jax.errors import InputError, reason
+from arcface_jax.evaluation.embedding_rule import FLIP, EmbeddingRule
+from arcface_jax.evaluation.verification import FlipRule
 
 CARD_FILE = "model_card.json"
 LARGEST_CHANGE = "largest change of a cosine"
@@ -43,7 +45,9 @@ class ModelCard:
       embedding_size: D.
       image_size: (height, width) of the uint8 RGB input.
       training_pixels: what the network was trained on, already part of the export.
-      options: how it was exported: folded, flip, weights.
+      rule: how its embeddings are made, and how the photos were cropped that metrics and thresholds
+        were measured on.
+      options: how it was exported: folded, weights.
       data: what it was trained on.
       recipe: how it was trained, in words.
       config: every setting of the run, where it was trained here; None otherwise.
@@ -63,6 +67,7 @@ class ModelCard:
     embedding_size: int
     image_size: tuple[int, int]
     training_pixels: Mapping[str, Any]
+    rule: EmbeddingRule
     options: Mapping[str, Any]
     data: str
     recipe: str
@@ -73,6 +78,11 @@ class ModelCard:
     metrics: Mapping[str, Any]
     thresholds: tuple[Threshold, ...]
     versions: Mapping[str, str]
+
+    @property
+    def flip(self) -> FlipRule:
+        """How the export combines an image's embedding with that of its mirror image."""
+        return self.rule.flip or FLIP
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -90,7 +100,9 @@ class ModelCard:
             content = json.loads(path.read_text(encoding="utf-8"))
             thresholds = tuple(Threshold(**each) for each in content.pop("thresholds"))
             height, width = content.pop("image_size")
-            return cls(**content, thresholds=thresholds, image_size=(int(height), int(width)))
+            rule = EmbeddingRule(**content.pop("rule"))
+            size = (int(height), int(width))
+            return cls(**content, rule=rule, thresholds=thresholds, image_size=size)
         except OSError as error:
             raise InputError(
                 f"{path}: cannot be read ({error.strerror}); give the folder of an export"
@@ -101,12 +113,18 @@ class ModelCard:
                 "again"
             ) from error
 
-    def threshold(self, far: float) -> Threshold:
-        """The threshold for a false accept rate.
+    def threshold(self, far: float, rule: EmbeddingRule) -> Threshold:
+        """The threshold for a false accept rate, of embeddings by `rule`.
 
         Raises:
-          InputError: the card has none for it.
+          InputError: the card has none for it, or measured it by another rule.
         """
+        if self.thresholds and not self.rule.agrees_with(rule):
+            raise InputError(
+                f"the thresholds of the model card were measured with {self.rule}, and these "
+                f"photos are taken with {rule}; give the same options, or give --threshold, or "
+                "export the model again with --verify and these options"
+            )
         for threshold in self.thresholds:
             if threshold.far == far:
                 return threshold
@@ -126,6 +144,7 @@ class ModelCard:
             "",
             f"- Exported from: {self.source}",
             f"- Options: {', '.join(f'{key} {value}' for key, value in self.options.items())}",
+            f"- Mirror image and crop: {self.rule}",
             f"- Training data: {self.data}",
             f"- Recipe: {self.recipe}",
             f"- Licence: {self.licence}",

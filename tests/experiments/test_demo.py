@@ -17,6 +17,7 @@ from arcface_jax.commands.models import open_embedder
 from arcface_jax.commands.photos import Cropper
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.embedding_rule import EmbeddingRule
 from experiments import demo
 from tests import processes
 
@@ -44,7 +45,9 @@ def answers(small_checkpoint, crowd):
     shutil.copytree(crowd, crowd.parent / "known")
     shutil.rmtree(crowd.parent / "known" / "p3")
     embedder = open_embedder(small_checkpoint)
-    gallery = demo.enrol(embedder, str(crowd.parent / "known"), Cropper(embedder.image_size))
+    gallery = demo.enrol(
+        embedder, str(crowd.parent / "known"), Cropper(embedder.image_size), EmbeddingRule()
+    )
     return demo.Answers(embedder, Cropper(embedder.image_size), gallery)
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import io
 import pathlib
 import shutil
 import sys
@@ -12,19 +11,18 @@ import pytest
 import skimage.data
 import tyro
 from PIL import Image
-from rich.console import Console
 
 from arcface_jax.commands.gallery import (
     Gallery,
+    check_same_rule,
     embed_patterns,
     find_candidates,
-    how_cut,
     read_gallery,
-    warn_of_other_cut,
 )
 from arcface_jax.commands.models import open_embedder
 from arcface_jax.commands.photos import Cropper
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.embedding_rule import EmbeddingRule
 from arcface_jax.interop.card import CARD_FILE, ModelCard, Threshold
 from experiments import embed, export, identify
 
@@ -130,30 +128,37 @@ def test_a_gallery_of_another_model_is_refused(
 
 def test_patterns_know_a_model_again_with_and_without_the_mirror_image(small_checkpoint):
     once, both = (
-        embed_patterns(open_embedder(small_checkpoint, flip=flip)) for flip in (False, True)
+        embed_patterns(open_embedder(small_checkpoint, flip=flip)) for flip in ("none", "add")
     )
     np.testing.assert_allclose(np.linalg.norm(once, axis=1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(once, both, atol=1e-5)
     assert np.max(once @ once.T - np.eye(4)) < 0.999  # four different patterns
 
 
-def test_photos_cut_otherwise_than_the_gallery_are_said():
+def test_a_gallery_embedded_by_another_rule_is_refused():
     gallery = Gallery(np.eye(2), np.array(["a", "b"]), np.array(["a", "b"]))
-    cuts = (how_cut(False, "middle"), how_cut(True, "middle"), how_cut(True, "largest"))
-    for enrolled in (None, *cuts):
-        for asked in (None, *cuts):
-            console = Console(file=io.StringIO(), width=1000)
-            one = dataclasses.replace(gallery, faces=enrolled)
-            warn_of_other_cut(console, one, pathlib.Path("g.npz"), asked)
-            said = console.file.getvalue()
-            assert bool(said) == (None not in (enrolled, asked) and enrolled != asked)
-            if said:
-                assert said.startswith(f"warning: g.npz was made with {enrolled}, and these photos")
-                assert f"are taken with {asked}:" in said
+    check_same_rule(gallery, pathlib.Path("g.npz"), EmbeddingRule(), "these photos")
+    gallery = dataclasses.replace(gallery, rule=EmbeddingRule("add", "face"))
+    check_same_rule(gallery, pathlib.Path("g.npz"), EmbeddingRule("add", "aligned"), "these photos")
+    said = (
+        r"^g\.npz: was embedded with --flip add --detect, and these photos with --flip none and no "
+        "--detect; give the same options for both, or make it again$"
+    )
+    with pytest.raises(InputError, match=said):
+        check_same_rule(gallery, pathlib.Path("g.npz"), EmbeddingRule("none"), "these photos")
 
 
-def test_a_gallery_tells_how_its_photos_were_cut(enrolled):
-    assert read_gallery(enrolled).faces == "no --detect"
+def test_a_gallery_tells_how_its_photos_were_embedded(
+    type_command, small_checkpoint, crowd, enrolled
+):
+    assert read_gallery(enrolled).rule == EmbeddingRule("add", "middle")
+    photo = (small_checkpoint, enrolled, crowd / "p0/3.png", "--threshold", "0.9")
+    status, _, err = type_command(main, "name", *photo, "--flip", "none")
+    assert status == 2
+    assert "gallery.npz: was embedded with --flip add and no --detect, and these photos" in err
+    status, _, err = type_command(main, "name", *photo, "--aligned")
+    assert status == 2
+    assert "these photos with --flip add --aligned; give the same options" in err
 
 
 def test_search_names_a_file_of_embeddings(
@@ -237,8 +242,9 @@ def test_an_exports_card_has_the_threshold(type_command, small_checkpoint, crowd
     status, _, err = type_command(main, "verify", tmp_path / "out", *photos)
     assert status == 2
     assert "which has none: export with --verify" in err
-    content = dict(card.__dict__) | {"thresholds": (Threshold(1e-3, 0.25, 0.9, "too few pairs"),)}
-    (tmp_path / "out" / CARD_FILE).write_text(ModelCard(**content).to_json())
+    thresholds = (Threshold(1e-3, 0.25, 0.9, "too few pairs"),)
+    card = dataclasses.replace(card, thresholds=thresholds, rule=EmbeddingRule("add", "middle"))
+    (tmp_path / "out" / CARD_FILE).write_text(card.to_json())
     status, out, _ = type_command(main, "verify", tmp_path / "out", *photos)
     assert status == 0
     assert "threshold 0.250" in out
@@ -246,6 +252,17 @@ def test_an_exports_card_has_the_threshold(type_command, small_checkpoint, crowd
     status, _, err = type_command(main, "verify", tmp_path / "out", *photos, "--far", "0.1")
     assert status == 2
     assert "far: 0.1 has no threshold in the model card, which has 0.001" in err
+    status, _, err = type_command(main, "verify", tmp_path / "out", *photos, "--aligned")
+    assert status == 2
+    assert (
+        "error: the thresholds of the model card were measured with --flip add and no --detect, "
+        "and these photos are taken with --flip add --aligned; give the same options, or give "
+        "--threshold, or export the model again with --verify and these options\n"
+    ) in err
+    status, _, err = type_command(main, "verify", tmp_path / "out", *photos, "--flip", "none")
+    assert status == 2
+    assert "--flip none: " in err
+    assert "out was exported with --flip add, which is part of it; export the model again" in err
 
 
 @pytest.mark.parametrize(
