@@ -207,6 +207,8 @@ def print_tables(
             numbers = f"{c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}], p = {c.p_value:.3f}"
             say(console, f"{pair}, {name}: {numbers}: {c.verdict}")
     for name, result in results.items():
+        if isinstance(result.reliability, str):
+            say(console, f"{name}: no probability: {result.reliability}", "yellow")
         for found in result.thresholds:
             accepted = f"accept from {found.threshold}, TAR {found.tar}"
             say(console, f"{name}: for FAR {found.wanted_far:g} {accepted}")

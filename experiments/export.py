@@ -4,7 +4,8 @@ python -m experiments.export runs/RUN exported --verify faces.zip
 python -m experiments.export 068.ckpt exported --formats stablehlo onnx torch --weights int8
 
 The model is the folder of a run, a PyTorch checkpoint or an ONNX file. With --verify the card tells
-the accuracy before and after, and thresholds at FAR 1e-3 … 1e-6; of a run it quotes the
+the accuracy before and after, thresholds at FAR 1e-3 … 1e-6, how rarely strangers look as alike,
+and the probability that a cosine means the same person, for an even prior; of a run it quotes the
 configuration and the last results. The folder has the formats, model_card.json, README.md.
 """
 
@@ -36,7 +37,14 @@ from arcface_jax.commands.photos import PhotoOptions
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
+from arcface_jax.evaluation.calibration import (
+    Calibration,
+    calibration_intervals,
+    fit_calibration,
+    held_out_reliability,
+)
 from arcface_jax.evaluation.embedding_rule import FLIP, Crop, EmbeddingRule
+from arcface_jax.evaluation.impostor_tail import ImpostorTail, impostor_tail
 from arcface_jax.evaluation.roc import roc_curve, roc_numbers
 from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.suite import EmbeddedSet, choose_pairs, resampled_clusters
@@ -55,6 +63,7 @@ from arcface_jax.runs.run_folder import CONFIG_FILE, RESULTS_FILE
 from arcface_jax.runs.saved_runs import find_run
 
 CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
+CARD_COSINES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 Format = Literal["stablehlo", "onnx", "torch", "safetensors"]
 UNKNOWN = "not stated"
 
@@ -145,6 +154,20 @@ def find_thresholds(similarities: np.ndarray, faces: _Faces) -> tuple[Threshold,
     return tuple(found)
 
 
+def find_calibration(
+    similarities: np.ndarray, faces: _Faces
+) -> tuple[Calibration | None, dict[str, Any]]:
+    """(the calibration, its figures as a card has them), or why there is none."""
+    scored, resampling = (similarities, faces.pairs.same, *faces.clusters), Resampling(100, 0.95, 0)
+    try:
+        fitted = fit_calibration(similarities, faces.pairs.same)
+        found = calibration_intervals(*scored, CARD_COSINES, resampling=resampling)
+        found |= held_out_reliability(*scored, resampling=resampling).figures
+    except InputError as error:
+        return None, {"warning": str(error)}
+    return fitted, {name: dataclasses.asdict(interval) for name, interval in found.items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
     """What a run's folder says for the card."""
@@ -193,6 +216,9 @@ def describe(
     flip, crop = arguments.flip or model.flip, None
     metrics: dict[str, object] = {}
     thresholds: tuple[Threshold, ...] = ()
+    calibration: Calibration | None = None
+    figures: dict[str, Any] = {}
+    strangers: ImpostorTail | None = None
     if arguments.verify is not None:
         faces = read_faces(arguments, arguments.verify, model.image_size, console, begin)
         crop, original = faces.crop, unit_embedding(model, fold=False, flip=flip)
@@ -202,7 +228,8 @@ def describe(
         metrics = {**measure(after, same), "original": measure(before, same)}
         metrics[LARGEST_CHANGE] = float(np.abs(after - before).max())
         with begin("Finding thresholds", None):
-            thresholds = find_thresholds(after, faces)
+            thresholds, strangers = find_thresholds(after, faces), impostor_tail(after, same)
+            calibration, figures = find_calibration(after, faces)
     run = read_run(arguments.model)
     leaves = jax.tree.leaves(dict(model.variables)["params"])
     return ModelCard(
@@ -223,6 +250,9 @@ def describe(
         verified_on=None if arguments.verify is None else pathlib.Path(arguments.verify).name,
         metrics=metrics,
         thresholds=thresholds,
+        calibration=calibration,
+        calibration_figures=figures,
+        strangers=strangers,
         versions=library_versions(),
     )
 

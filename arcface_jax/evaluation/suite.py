@@ -23,6 +23,7 @@ from arcface_jax.evaluation.bootstrap import (
     roc_intervals,
     verification_intervals,
 )
+from arcface_jax.evaluation.calibration import Reliability, held_out_reliability
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.folds import fold_numbers
 from arcface_jax.evaluation.groups import GroupRates, group_rates, pair_groups
@@ -101,6 +102,8 @@ class SetResult:
       gallery_size: entries of its gallery, one a person; 0 without a search.
       reject: error against rejected images; None without a quality.
       groups: rates by group; None without groups.
+      reliability: of the probabilities that a calibration gives to people it was not fitted to, or
+        in a line why there are none.
     """
 
     figures: Mapping[str, Interval]
@@ -114,6 +117,7 @@ class SetResult:
     gallery_size: int
     reject: RejectCurve | None
     groups: GroupRates | None
+    reliability: Reliability | str
 
 
 def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
@@ -153,6 +157,12 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
             )
         angles = angle_intervals(class_angles(unit, labels), resampling=resampling)
         figures |= {f"angle {name}": interval for name, interval in angles.items()}
+    reliability: Reliability | str
+    try:
+        reliability = held_out_reliability(*clustered, resampling=resampling)
+        figures |= reliability.figures
+    except InputError as error:
+        reliability = str(error)
     groups = None
     if data.groups is not None:
         threshold = float(roc.thresholds[operating_point(roc, max(options.fars), "at_most")])
@@ -181,6 +191,7 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
         gallery_size,
         _reject_curve(data, raw, similarities, pairs, max(options.fars)),
         groups,
+        reliability,
     )
 
 

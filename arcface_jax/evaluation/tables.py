@@ -20,6 +20,8 @@ _NAMES = {
     "val_far": "FAR at VAL (%)",
     "eer": "EER (%)",
     "auc": "AUC (%)",
+    "cllr": "Cllr, bits",
+    "ece": "ECE of the probability (%)",
     "num_same": "same pairs",
     "num_different": "different pairs",
     "num_gallery": "entries of the gallery",
@@ -49,7 +51,7 @@ def format_figure(name: str, figure: Interval | str) -> str:
 def _formatter(name: str) -> Callable[[float], str]:
     if name.startswith("num_"):
         return lambda value: f"{value:.0f}"
-    if name == "threshold":
+    if name in ("threshold", "cllr"):
         return lambda value: f"{value:.4f}"
     if name.startswith("angle"):
         return lambda value: f"{value:.2f}°"

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.calibration import Reliability
 from arcface_jax.evaluation.quality import RejectCurve
 from arcface_jax.evaluation.roc import Roc
 from arcface_jax.figures.style import check_images, new_figure, one_axes, style
@@ -112,6 +113,27 @@ def score_histogram(scores: np.ndarray, same: np.ndarray, threshold: float | Non
         axes.axvline(threshold, color="black", ls="--", lw=1, label=f"threshold {threshold:.3f}")
     axes.set(xlabel="cosine similarity", ylabel="density")
     axes.legend(loc="best")
+    return figure
+
+
+@style()
+def reliability_figure(found: Reliability) -> Figure:
+    """The share of same pairs by the probability that was given to them, with intervals; on the
+    diagonal they are equal.
+    """
+    figure, axes = one_axes()
+    axes.plot([0, 1], [0, 1], color="grey", ls=":", lw=1, label="reliable")
+    share = np.array([[one.low, one.estimate, one.high] for one in found.share])
+    # Ends of an interval of people can lie on one side of the estimate.
+    errors = np.maximum(np.diff(share, axis=1).T, 0)
+    label = f"Cllr {found.figures['cllr'].estimate:.3f} bits"
+    axes.errorbar(
+        found.probability, share[:, 1], errors, marker="o", ms=4, lw=1.4, capsize=2, label=label
+    )
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    axes.set(xlabel="probability of the same person, prior ½", ylabel="share of same pairs")
+    axes.legend(loc="upper left")
     return figure
 
 

@@ -14,6 +14,7 @@ from arcface_jax.figures.evaluation import (
     det_figure,
     pair_sheet,
     reject_figure,
+    reliability_figure,
     roc_figure,
     score_histogram,
 )
@@ -59,6 +60,10 @@ def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figur
             caption = f"Search with rejection: {unknown:,} probes of unknown people as well."
             det = det_figure({data.name: open_set_roc(result.search)}, identification=True)
             pictures["identification_det"] = (caption, det)
+    if not isinstance(result.reliability, str):
+        pairs = f"{result.reliability.num_pairs.sum():,} pairs"
+        caption = f"Probabilities of {pairs} of people they were not fitted to, both kinds alike."
+        pictures["reliability"] = (caption, reliability_figure(result.reliability))
     if result.reject is not None:
         caption = "Errors left when the images with the shortest embeddings are rejected."
         pictures["reject"] = (caption, reject_figure({"by embedding norm": result.reject}))

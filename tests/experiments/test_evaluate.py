@@ -68,6 +68,7 @@ def test_every_table_and_picture_is_written(evaluated: pathlib.Path) -> None:
             "roc",
             "det",
             "scores",
+            "reliability",
             "cmc",
             "identification_det",
             "reject",
@@ -81,7 +82,7 @@ def test_every_table_and_picture_is_written(evaluated: pathlib.Path) -> None:
 
 def test_the_report_is_one_page_that_needs_nothing_else(evaluated: pathlib.Path) -> None:
     page = (evaluated / "report.html").read_text()
-    assert page.count("<img ") == page.count('src="data:image/png;base64,') == 16
+    assert page.count("<img ") == page.count('src="data:image/png;base64,') == 18
     assert "http" not in page
     assert "<script" not in page
     assert "significant" in page

@@ -55,6 +55,9 @@ def test_an_export_holds_the_model_and_tells_its_accuracy(
         "auc",
         "accept from cosine",
         "cannot tell",
+        "| cosine | same person | strangers who score as high |",
+        "Cllr",
+        "as not before they were seen",
     ):
         assert said in out
     source = FolderSource(crowd)
@@ -69,6 +72,10 @@ def test_an_export_holds_the_model_and_tells_its_accuracy(
     card = ModelCard.read(folder)
     assert card.options == {"fold": True, "weights": "int8"}
     assert card.rule == EmbeddingRule("add", "middle")
+    assert card.strangers.num_different == 6 * 16
+    assert (card.calibration.num_same, card.calibration.num_different) == (24, 96)
+    names = ["slope", "offset", *(f"probability@{n / 10:g}" for n in range(9)), "cllr", "ece"]
+    assert list(card.calibration_figures) == names
     assert [threshold.far for threshold in card.thresholds] == [1e-3, 1e-4, 1e-5, 1e-6]
     plain = np.asarray(jax.jit(unit_embedding(model, fold=False, flip="add"))(jnp.asarray(images)))
     pairs = np.triu_indices(len(images), k=1)
