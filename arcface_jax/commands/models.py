@@ -172,6 +172,12 @@ def open_to_evaluate(
     return ImportedModel(path.stem, model.image_size, model.embedder(), model.flip)
 
 
+def check_model(path: pathlib.Path) -> None:
+    """Refuses a model that is not there."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
+
+
 def is_export(path: pathlib.Path) -> bool:
     """Whether a folder is what the command export made."""
     return (path / CARD_FILE).exists()
@@ -194,8 +200,7 @@ def check_project(path: pathlib.Path, project: str | None) -> None:
 def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel:
     """A model with its weights, to export or to train on; an export has none to take out."""
     check_project(path, project)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
+    check_model(path)
     if (run := find_run(path)) is not None:
         return load_trained(run).model
     if path.is_dir():

@@ -132,16 +132,36 @@ class Cropper:
 
     def read(self, paths: Sequence[pathlib.Path]) -> np.ndarray:
         """The crops of image files, uint8 [N, height, width, 3]."""
-        crops = []
+        return np.stack([self._read(path) for path in paths])
+
+    def read_some(
+        self, paths: Sequence[pathlib.Path]
+    ) -> tuple[np.ndarray, list[pathlib.Path], list[tuple[pathlib.Path, str]]]:
+        """(crops, the files they are of, each file that has none and why).
+
+        Raises:
+          InputError: none has.
+        """
+        crops, kept, left_out = [], [], []
         for path in paths:
             try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise InputError(
-                    f"{path}: cannot be read ({error.strerror}); check the path"
-                ) from error
-            crops.append(self.crop(decode(content, str(path)), str(path)))
-        return np.stack(crops)
+                crops.append(self._read(path))
+                kept.append(path)
+            except InputError as error:
+                left_out.append((path, str(error)))
+        if not crops:
+            first = left_out[0][1]
+            raise InputError(first if len(paths) == 1 else f"no photo can be used; {first}")
+        return np.stack(crops), kept, left_out
+
+    def _read(self, path: pathlib.Path) -> np.ndarray:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror}); check the path"
+            ) from error
+        return self.crop(decode(content, str(path)), str(path))
 
     def batches(
         self, source: EncodedSource, batch_size: int, *, first: int = 0, threads: int = 4

@@ -130,7 +130,7 @@ def test_every_command_gives_the_same(model, photos, evaluated, tmp_path, flip, 
     assert said in capsys.readouterr().out
 
     embedder = open_embedder(exported)
-    page = demo.Answers(embedder, Cropper(embedder.image_size), None)
+    page = demo.Answers(embedder, Cropper(embedder.image_size), None, card.rule)
     source = FolderSource(photos)
     text, *_ = page.compare(source[0], source[1], 0.5)
     assert re.search(rf"Similarity {cosines[0]:.3f}\b", text)
