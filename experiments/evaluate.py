@@ -50,7 +50,9 @@ from arcface_jax.commands.evaluation_inputs import (
     embed_set,
     held_out_set,
     load_set,
+    read_arrays,
     read_embeddings,
+    read_rule,
 )
 from arcface_jax.commands.evaluation_report import html_report, write_tables
 from arcface_jax.commands.models import TrainedRun, open_to_evaluate, takes_project
@@ -59,6 +61,7 @@ from arcface_jax.commands.training_angles import training_angles
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_similarities
+from arcface_jax.evaluation.score_norm import ScoreNorm, ScoreNormKind
 from arcface_jax.evaluation.suite import EvaluationOptions, SetResult, evaluate_set
 from arcface_jax.evaluation.tables import TableRow, to_text
 from arcface_jax.figures.evaluation_set import draw_set
@@ -87,6 +90,14 @@ class Arguments(PhotoOptions):
     """Folder to write, runs/evaluation-DATE-TIME if not given: report.html, table.txt, .md, .tex,
     .csv, .json, and the pictures.
     """
+    cohort: pathlib.Path | None = None
+    """NumPy .npz file of embeddings of other people, as experiments.embed writes it: the pairs'
+    cosines are normalised by those that their images have with it. The search takes cosines.
+    """
+    score_norm: ScoreNormKind = "s"
+    """How --cohort normalises: s, by both images of a pair, or t, by the second."""
+    cohort_top: int | None = None
+    """How many of the cohort count for an image, those most alike to it; all if not given."""
     folds: int = 10
     """Contiguous folds of a .bin set, or of a list that does not tell them; 1: without folds."""
     fars: tuple[float, ...] = (1e-3, 1e-2)
@@ -170,6 +181,28 @@ def read_entries(arguments: Arguments, console: Console) -> tuple[list[Entry], d
     return entries, of_training
 
 
+def with_cohort(entries: list[Entry], arguments: Arguments) -> list[Entry]:
+    """The entries, to be normalised by --cohort if that is given."""
+    if arguments.cohort is None:
+        if arguments.cohort_top is not None or arguments.score_norm != "s":
+            raise InputError("--score-norm, --cohort-top: say how --cohort normalises; give it")
+        return entries
+    arrays = read_arrays(arguments.cohort, ("embeddings",))
+    with concerning(str(arguments.cohort)):
+        norm = ScoreNorm(arrays["embeddings"], arguments.score_norm, arguments.cohort_top)
+    rule = read_rule(arguments.cohort, arrays)
+    for entry in entries:
+        if not rule.agrees_with(entry.rule):
+            raise InputError(
+                f"{arguments.cohort}: was embedded with {rule}, and {entry.place} with "
+                f"{entry.rule}; embed both alike"
+            )
+    return [
+        dataclasses.replace(entry, data=dataclasses.replace(entry.data, score_norm=norm))
+        for entry in entries
+    ]
+
+
 def compare_results(
     entries: list[Entry], results: list[SetResult], arguments: Arguments
 ) -> dict[str, dict[str, Comparison]]:
@@ -191,6 +224,12 @@ def compare_results(
             found = compare_roc(*scored, **options)
         comparisons[f"{entry.data.name} − {entries[reference].data.name}"] = found
     return comparisons
+
+
+def rule_of(entry: Entry) -> str:
+    """How an entry's photos were embedded and its scores made: what its thresholds hold for."""
+    norm = entry.data.score_norm
+    return str(entry.rule) if norm is None else f"{entry.rule}; {norm}"
 
 
 def print_tables(
@@ -218,7 +257,12 @@ def print_tables(
 
 def run(arguments: Arguments) -> None:
     """Makes the folder and evaluates into it; one that was made in vain is taken away again."""
-    counts = {"folds": (1, math.inf), "replicates": (0, math.inf), "seed": (0, math.inf)}
+    counts = {
+        "folds": (1, math.inf),
+        "cohort_top": (2, math.inf),
+        "replicates": (0, math.inf),
+        "seed": (0, math.inf),
+    }
     shares = dict.fromkeys(("enrolled", "confidence", "fars", "deployment_fars"), (0.0, 1.0))
     check_numbers(arguments, **counts, **shares)
     new = pathlib.Path("runs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -236,6 +280,7 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     """Reads, evaluates, prints, writes."""
     page = output / PAGE
     entries, of_training = read_entries(arguments, console)
+    entries = with_cohort(entries, arguments)
     shared = ("fars", "deployment_fars", "enrolled", "resampling")
     options = EvaluationOptions(**{name: getattr(arguments, name) for name in shared})
     results = {}
@@ -250,7 +295,7 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     with progress_bar(console, "Comparing"):
         comparisons = compare_results(entries, list(results.values()), arguments)
     rows: dict[str, TableRow] = {
-        entry.data.name: {"rule": str(entry.rule), **results[entry.data.name].figures}
+        entry.data.name: {"rule": rule_of(entry), **results[entry.data.name].figures}
         for entry in entries
     }
     rows |= of_training

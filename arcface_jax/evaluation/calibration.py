@@ -239,7 +239,8 @@ def held_out_reliability(
     """How far to trust a calibration, by people, not pairs.
 
     The people are halved at random; a calibration fitted to the pairs within either half is applied
-    to those within the other.
+    to those within the other. ECE, a sum of absolute values, is larger in most replicates than on
+    the data: its interval can lie above it.
 
     Args:
       scores: [P], see `fit_calibration`.

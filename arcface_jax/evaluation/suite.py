@@ -29,6 +29,7 @@ from arcface_jax.evaluation.folds import fold_numbers
 from arcface_jax.evaluation.groups import GroupRates, group_rates, pair_groups
 from arcface_jax.evaluation.quality import RejectCurve, error_versus_reject
 from arcface_jax.evaluation.roc import Roc, operating_point, roc_curve
+from arcface_jax.evaluation.score_norm import ScoreNorm, normalise_scores
 from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import Search, search_gallery
 from arcface_jax.evaluation.thresholds import DeploymentThreshold, deployment_threshold
@@ -50,6 +51,8 @@ class EmbeddedSet:
         `.bin` set). If not, there is no search, and intervals resample folds.
       images: uint8 [N, height, width, 3], for pictures of the hardest pairs; None without.
       groups: [N], an attribute of each image, for rates by group; None without.
+      score_norm: how the pairs' cosines are normalised; None to take them as they are. The search
+        takes cosines.
       quality: [N], of each image, higher is better; None to take the embeddings' norms, if they are
         not all 1.
     """
@@ -62,6 +65,7 @@ class EmbeddedSet:
     images: np.ndarray | None = None
     groups: np.ndarray | None = None
     quality: np.ndarray | None = None
+    score_norm: ScoreNorm | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +97,7 @@ class SetResult:
     Attributes:
       figures: every figure with its interval.
       pairs: the pairs that were scored.
-      similarities: [P], their cosines.
+      similarities: [P], their cosines, normalised if the set says so.
       roc: of those pairs.
       first_cluster: [P], whom resampling treats as the first image's identity.
       second_cluster: [P], the second's.
@@ -132,6 +136,10 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
     unit = unit_embeddings(raw, f"{data.name}: embeddings")
     pairs = choose_pairs(data, labels, options.resampling.seed)
     similarities = score_pairs(unit, unit, pairs.first, pairs.second)
+    if data.score_norm is not None:
+        similarities = normalise_scores(
+            similarities, unit, pairs.first, pairs.second, data.score_norm
+        )
     first_cluster, second_cluster = resampled_clusters(data, pairs, labels)
     resampling = options.resampling
     clustered = (similarities, pairs.same, first_cluster, second_cluster)

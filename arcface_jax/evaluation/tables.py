@@ -12,7 +12,7 @@ TableRow = Mapping[str, Interval | str]
 """Figures of one row, by name; or words. Without an interval the ends equal the estimate."""
 
 _NAMES = {
-    "rule": "mirror image and crop",
+    "rule": "scores by",
     "accuracy_std": "deviation over folds (%)",
     "threshold": "best threshold",
     "val": "VAL@FAR=0.001, mean over folds (%)",

@@ -89,13 +89,19 @@ def cmc_figure(curves: Mapping[str, np.ndarray]) -> Figure:
 
 
 @style()
-def score_histogram(scores: np.ndarray, same: np.ndarray, threshold: float | None = None) -> Figure:
+def score_histogram(
+    scores: np.ndarray,
+    same: np.ndarray,
+    threshold: float | None = None,
+    label: str = "cosine similarity",
+) -> Figure:
     """Distributions of the similarity of same and of different pairs, each of area 1.
 
     Args:
       scores: [P].
       same: [P] bool.
       threshold: drawn as a line, if given.
+      label: of the scores.
     """
     scores, same = np.asarray(scores), np.asarray(same, bool)
     if scores.shape != same.shape or scores.size == 0:
@@ -107,11 +113,11 @@ def score_histogram(scores: np.ndarray, same: np.ndarray, threshold: float | Non
     bins = np.linspace(low, high if high > low else low + 1e-3, 81)
     for kind, mask in (("different people", ~same), ("same person", same)):
         if mask.any():
-            label = f"{kind}: {mask.sum():,} pairs"
-            axes.hist(scores[mask], bins.tolist(), density=True, alpha=0.6, label=label)
+            pairs = f"{kind}: {mask.sum():,} pairs"
+            axes.hist(scores[mask], bins.tolist(), density=True, alpha=0.6, label=pairs)
     if threshold is not None:
         axes.axvline(threshold, color="black", ls="--", lw=1, label=f"threshold {threshold:.3f}")
-    axes.set(xlabel="cosine similarity", ylabel="density")
+    axes.set(xlabel=label, ylabel="density")
     axes.legend(loc="best")
     return figure
 

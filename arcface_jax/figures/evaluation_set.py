@@ -44,7 +44,8 @@ def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figur
     """By file name: caption and figure."""
     count = f"{result.pairs.same.sum():,} same and {(~result.pairs.same).sum():,} different pairs"
     threshold = result.thresholds[0].threshold.estimate
-    scores = score_histogram(result.similarities, result.pairs.same, threshold)
+    kind = "cosine similarity" if data.score_norm is None else str(data.score_norm)
+    scores = score_histogram(result.similarities, result.pairs.same, threshold, kind)
     det = det_figure({data.name: result.roc})
     pictures = {
         "roc": (f"Verification: {count}.", roc_figure({data.name: result.roc})),
