@@ -30,9 +30,9 @@ from arcface_jax.commands.command import (
     run_command,
     say,
 )
-from arcface_jax.commands.photos import Face, check_face, say_left_out, say_tally
+from arcface_jax.commands.photos import check_face, say_left_out, say_tally
 from arcface_jax.data.convert import TargetFormat, check_new_folder, convert, verify_conversion
-from arcface_jax.data.detect import FaceDetector, Tally, find_faces
+from arcface_jax.data.detect import FaceDetector, Tally, Which, find_faces
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
 from arcface_jax.data.open import open_source
 from arcface_jax.data.scan import find_unreadable
@@ -61,7 +61,10 @@ class Arguments:
     """List of five landmarks for each image (path x1 y1 … x5 y5); align to 112×112 crops."""
     detect: bool = False
     """Align the face in each photograph; needs requirements-detection.txt."""
-    face: Face = "middle"
+    face: Which = "middle"
+    """Which of several faces --detect takes: middle, the one nearest the middle, weighed with its
+    size; or largest.
+    """
     skip_unreadable: bool = False
     """Decode every image first and leave out those that cannot be."""
     check: bool = False

@@ -34,36 +34,43 @@ from arcface_jax.commands.command import (
 from arcface_jax.commands.gallery import (
     Gallery,
     check_same_model,
+    check_same_rule,
     embed_patterns,
     embed_photos,
     find_candidates,
-    how_cut,
     read_gallery,
-    warn_of_other_cut,
 )
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
-from arcface_jax.commands.photos import Cropper, Detect, Face, say_tally
+from arcface_jax.commands.photos import Cropper, PhotoOptions, say_tally
+from arcface_jax.data.decode import encode_png
 from arcface_jax.data.open import open_source
+from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError, reason
+from arcface_jax.evaluation.embedding_rule import EmbeddingRule
 from arcface_jax.progress import Begin, unseen
 
 from .identify import UNKNOWN, choose_threshold
 
+_ABOUT = (
+    "The number is the similarity of two photos for this model: the cosine of the angle between "
+    "their embeddings, 1 for equal ones and about 0 for strangers. From the threshold on the page "
+    "says that they show one person."
+)
 _FONTS = ["system-ui", "sans-serif"]
 _PHOTO_HEIGHT, _CROP_HEIGHT = 280, 190
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(PhotoOptions):
     """The command line."""
 
     model: Model
     people: str | None = None
     """People to recognise: a folder of NAME/photo.jpg, or what identify enrol wrote (.npz)."""
-    detect: Detect = False
-    face: Face = "middle"
     far: Share = 1e-3
-    """False accept rate whose threshold is taken from the model card."""
+    """Rate at which a stranger is accepted, for which the thresholds are taken from the model card:
+    by one other photo, and by any of the people.
+    """
     threshold: Cosine | None = None
     """Cosine from which two photos show one person, instead of the card's; the page changes it."""
     project: Project = None
@@ -76,10 +83,13 @@ class Arguments:
 
 
 class Answers:
-    """What the page says, without the page."""
+    """What the page says, without the page; `rule` is how its photos are embedded."""
 
-    def __init__(self, embedder: Embedder, cropper: Cropper, gallery: Gallery | None) -> None:
+    def __init__(
+        self, embedder: Embedder, cropper: Cropper, gallery: Gallery | None, rule: EmbeddingRule
+    ) -> None:
         self._embedder, self._cropper, self._gallery = embedder, cropper, gallery
+        self._rule = rule
 
     def _crop_and_embed(self, *photos: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """(crops, unit embeddings) of RGB photos."""
@@ -101,7 +111,10 @@ class Answers:
             return f"## {error}", None, None
         cosine = float(one @ other)
         answer = "The same person" if cosine >= threshold else "Different people"
-        return f"## {answer}\nSimilarity {cosine:.3f}, threshold {threshold:.3f}", *crops
+        said = f"## {answer}\nSimilarity {cosine:.3f}, threshold {threshold:.3f}"
+        card = self._embedder.card
+        meaning = None if card is None else card.meaning(cosine, self._rule)
+        return said if meaning is None else f"{said}\n\n{meaning}", *crops
 
     def name(self, photo: np.ndarray | None, threshold: float) -> tuple[str, np.ndarray | None]:
         """(what to say, what the model saw of the photo); a fault is said instead."""
@@ -115,24 +128,56 @@ class Answers:
         cosine, likest = float(best.scores[0, 0]), str(self._gallery.names[best.indices[0, 0]])
         person = likest if cosine >= threshold else UNKNOWN
         numbers = f"similarity {cosine:.3f}, threshold {threshold:.3f}"
-        return f"## {person}\nMost alike: {likest}, {numbers}", crops[0]
+        card, entries = self._embedder.card, len(self._gallery.names)
+        tail = None if card is None or not card.rule.agrees_with(self._rule) else card.strangers
+        rare = "" if tail is None else f"\n\nStrangers so alike: {tail.words(cosine, entries)}"
+        return f"## {person}\nMost alike: {likest}, {numbers}{rare}", crops[0]
 
 
-def enrol(embedder: Embedder, people: str, cropper: Cropper, begin: Begin = unseen) -> Gallery:
-    """A gallery file, or the people of a source of photos; `begin` shows the work."""
+def enrol(
+    embedder: Embedder, people: str, cropper: Cropper, rule: EmbeddingRule, begin: Begin = unseen
+) -> Gallery:
+    """A gallery file, or the people of a source of photos, embedded by `rule`; `begin` shows the
+    work.
+    """
     if people.endswith(".npz"):
         gallery = read_gallery(pathlib.Path(people))
+        check_same_rule(gallery, pathlib.Path(people), rule, "the photos of the page")
         check_same_model(gallery, pathlib.Path(people), embed_patterns(embedder), embedder.name)
         return gallery
     source = open_source(people)
     with begin("Enrolling", len(source)) as move:
         embeddings, kept = embed_photos(embedder, source, cropper, move)
     names = np.array([source.identity_names[source.labels[index]] for index in kept])
-    return Gallery(embeddings, names, names)
+    return Gallery(embeddings, names, names, rule=rule)
 
 
-def build(answers: Answers, threshold: float, people: int) -> Any:
-    """The page, as Gradio's Blocks; without people there is nobody to name."""
+def drawn_examples(folder: pathlib.Path) -> list[list[str]]:
+    """Two pairs of drawn faces, of one person and of two, as files in `folder`."""
+    faces = SyntheticFaces(2, 2, image_size=112)
+    files = []
+    for number, image in enumerate(faces.render(np.arange(3))):
+        files.append(str(folder / f"drawn-{number}.png"))
+        pathlib.Path(files[-1]).write_bytes(encode_png(image))
+    return [files[:2], files[1:]]
+
+
+def build(
+    answers: Answers,
+    name: str,
+    thresholds: tuple[float, float],
+    people: int,
+    examples: list[list[str]],
+) -> Any:
+    """The page, as Gradio's Blocks; without people there is nobody to name.
+
+    Args:
+      answers: what it says.
+      name: of the model.
+      thresholds: at first, of two photos and of a photo among the people.
+      people: how many were enrolled.
+      examples: pairs of files to click.
+    """
     gradio = importlib.import_module("gradio")
 
     def photo(label: str) -> Any:
@@ -142,28 +187,33 @@ def build(answers: Answers, threshold: float, people: int) -> Any:
     def crop(label: str) -> Any:
         return gradio.Image(label=label, interactive=False, buttons=[], height=_CROP_HEIGHT)
 
-    with gradio.Blocks(
-        title="arcface-jax", analytics_enabled=False, delete_cache=(600, 600)
-    ) as page:
+    def slider(threshold: float) -> Any:
         label = "Threshold: from this similarity on it is one person"
-        slider = gradio.Slider(-1, 1, threshold, step=0.001, label=label)
+        return gradio.Slider(-1, 1, threshold, step=0.001, label=label)
+
+    title = f"arcface-jax: {name}"
+    with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 600)) as page:
+        gradio.Markdown(f"# {title}\n{_ABOUT}")
         with gradio.Tab("Same person?"):
+            of_two = slider(thresholds[0])
             with gradio.Row():
                 first, second = photo("First photo"), photo("Second photo")
+            gradio.Examples(examples, [first, second], label="Drawn faces, to try the page with")
             button = gradio.Button("Compare", variant="primary", elem_id="compare")
             said = gradio.Markdown(elem_id="compared")
             with gradio.Row():
                 seen = [crop(f"What the model saw of the {which}") for which in ("first", "second")]
             outputs = [said, *seen]
             button.click(
-                answers.compare, [first, second, slider], outputs, api_visibility="private"
+                answers.compare, [first, second, of_two], outputs, api_visibility="private"
             )
         if people:
             with gradio.Tab("Who is this?"):
+                among = slider(thresholds[1])
                 asked = photo(f"Photo, to be found among {people} people")
                 button = gradio.Button("Name", variant="primary", elem_id="name")
                 named, saw = gradio.Markdown(elem_id="named"), crop("What the model saw")
-                button.click(answers.name, [asked, slider], [named, saw], api_visibility="private")
+                button.click(answers.name, [asked, among], [named, saw], api_visibility="private")
     return page
 
 
@@ -197,24 +247,32 @@ def run(arguments: Arguments) -> None:
         gradio = importlib.import_module("gradio")
     except ImportError as error:
         raise InputError("the page needs Gradio; pip install -r requirements-demo.txt") from error
+    arguments.check()
     check_address(arguments.host, arguments.port)
+    about = (arguments.model, arguments, arguments.far, arguments.threshold, console)
+    thresholds = (choose_threshold(*about),) * 2
     batch_size = 2 if arguments.people is None else None
     with progress_bar(console, f"Opening {arguments.model}"):
-        embedder = open_embedder(arguments.model, batch_size=batch_size, project=arguments.project)
-    threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
+        embedder = open_embedder(
+            arguments.model,
+            flip=arguments.flip,
+            batch_size=batch_size,
+            project=arguments.project,
+        )
+    rule = arguments.rule(embedder.flip)
     cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
     gallery = None
     if arguments.people is not None:
         begin = functools.partial(progress_bar, console)
-        gallery = enrol(embedder, arguments.people, cropper, begin)
-        cut = how_cut(arguments.detect, arguments.face)
-        warn_of_other_cut(console, gallery, pathlib.Path(arguments.people), cut)
+        gallery = enrol(embedder, arguments.people, cropper, rule, begin)
         say_tally(console, cropper.tally, arguments.face)
-    answers = Answers(embedder, cropper, gallery)
+        thresholds = (thresholds[0], choose_threshold(*about, len(gallery.names)))
+    answers = Answers(embedder, cropper, gallery, rule)
     people = 0 if gallery is None else len(set(gallery.names.tolist()))
     with tempfile.TemporaryDirectory() as photos:
         os.environ["GRADIO_TEMP_DIR"] = photos
-        page = build(answers, threshold, people)
+        examples = drawn_examples(pathlib.Path(photos))
+        page = build(answers, embedder.name, thresholds, people, examples)
         try:
             page.launch(
                 server_name=arguments.host,

@@ -1,7 +1,7 @@
 """Embeds images: any source in, embeddings as .npy, .npz or Parquet out.
 
 python -m experiments.embed runs/RUN faces/ embeddings.npy
-python -m experiments.embed exported lfw.bin embeddings.parquet --flip
+python -m experiments.embed exported lfw.bin embeddings.parquet
 python -m experiments.embed 068.ckpt photos/ embeddings.npz --detect
 
 The model is the folder of a run or of an export, a PyTorch checkpoint, or an ONNX or MXNet file.
@@ -31,29 +31,24 @@ from arcface_jax.commands.command import (
     run_command,
     say,
 )
-from arcface_jax.commands.evaluation_inputs import SOURCE
-from arcface_jax.commands.gallery import FACES, PATTERNS, embed_crops, embed_patterns, how_cut
+from arcface_jax.commands.evaluation_inputs import RULE, SOURCE
+from arcface_jax.commands.gallery import PATTERNS, embed_crops, embed_patterns
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
 from arcface_jax.commands.partial import Partial, about_model
-from arcface_jax.commands.photos import (
-    Cropper,
-    Detect,
-    Face,
-    check_face,
-    say_left_out,
-    say_tally,
-)
+from arcface_jax.commands.photos import Cropper, PhotoOptions, say_left_out, say_tally
 from arcface_jax.data.open import open_source
+from arcface_jax.data.pairs import kept_pairs
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.embedding_rule import EmbeddingRule
 from arcface_jax.files import replace_whole, whole_file, whole_text
 
 _IMAGES_A_SAVE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(PhotoOptions):
     """The command line."""
 
     model: Model
@@ -63,10 +58,6 @@ class Arguments:
     """File to write, .npy, .npz or .parquet."""
     list_root: pathlib.Path | None = None
     """Folder or zip file that a list's paths are relative to, if not the list's own folder."""
-    detect: Detect = False
-    face: Face = "middle"
-    flip: bool = False
-    """Add the mirror image's embedding, at twice the cost, as evaluate does by default."""
     batch_size: Count | None = None
     """Images in one call; if not given, 8 on a CPU, whose caches hold no more, else 256."""
     unreadable: Literal["stop", "skip"] = "stop"
@@ -139,11 +130,9 @@ def write(
     source: EncodedSource,
     kept: np.ndarray,
     patterns: Any,
-    faces: str,
+    rule: EmbeddingRule,
 ) -> None:
-    """The kept rows under their final name, with image and identity of each; `faces` is how the
-    photos were cut.
-    """
+    """The kept rows under their final name, with image and identity of each."""
     places = [source.where(index) for index in kept]
     labels = np.asarray(source.labels)[kept]
     identities = [source.identity_names[label] for label in labels]
@@ -159,7 +148,7 @@ def write(
         with whole_file(output) as file:
             arrays: dict[str, Any] = {"embeddings": rows, "labels": labels, "places": places}
             arrays |= {"identities": identities, PATTERNS: patterns, SOURCE: source.fingerprint}
-            arrays |= {FACES: faces}
+            arrays |= {RULE: rule.to_json()}
             np.savez(file, **arrays, **about_pairs(source, kept))
     else:
         with whole_text(output.with_suffix(".csv")) as text:
@@ -178,11 +167,8 @@ def about_pairs(source: EncodedSource, kept: np.ndarray) -> dict[str, Any]:
     """The list of a .bin set, of the kept images, as evaluate reads it; else nothing."""
     if not isinstance(source, BinSource):
         return {}
-    row = np.full(len(source), -1)
-    row[kept] = np.arange(len(kept))
-    first, second = row[source.pairs.first], row[source.pairs.second]
-    both = (first >= 0) & (second >= 0)
-    found = {"first": first[both], "second": second[both], "same": source.pairs.same[both]}
+    left = kept_pairs(source.pairs, kept, len(source))
+    found = {name: getattr(left, name) for name in ("first", "second", "same")}
     return {**found, "identities_known": False}
 
 
@@ -201,16 +187,16 @@ def check_output(output: pathlib.Path) -> None:
 
 def recipe_of(arguments: Arguments, embedder: Embedder, source: EncodedSource) -> dict[str, object]:
     """What an interrupted run must agree in to be gone on with."""
-    options = {name: getattr(arguments, name) for name in ("project", "flip", "detect", "face")}
+    rule = arguments.rule(embedder.flip, source).to_json()
     about = about_model(arguments.model, embedder.name)
-    return {**about, **options, "source": source.fingerprint}
+    return {**about, "project": arguments.project, "rule": rule, "source": source.fingerprint}
 
 
 def run(arguments: Arguments) -> None:
     """Opens, embeds, writes."""
     console = new_console(soft_wrap=True)
     check_output(arguments.output)
-    check_face(arguments.detect, arguments.face)
+    arguments.check()
     with progress_bar(console, f"Opening {arguments.source}"):
         source = open_source(arguments.source, arguments.list_root)
     flip, batch_size, project = arguments.flip, arguments.batch_size, arguments.project
@@ -231,8 +217,8 @@ def run(arguments: Arguments) -> None:
     kept = embedded(partial.rows, source, console, why) if some else np.arange(len(source))
     say_tally(console, partial.tally, arguments.face)
     with progress_bar(console, f"Writing {arguments.output}"):
-        cut = how_cut(arguments.detect, arguments.face)
-        write(arguments.output, partial, source, kept, patterns, cut)
+        rule = arguments.rule(embedder.flip, source)
+        write(arguments.output, partial, source, kept, patterns, rule)
     speed = (len(source) - already) / max(seconds, 1e-9)
     embeddings = f"{len(kept)} embeddings of {patterns.shape[1]} numbers"
     say(console, f"{arguments.output}: {embeddings}, {speed:.0f} images/s")

@@ -18,7 +18,11 @@ source, of which all pairs are scored, or those of LFW's pairs.txt, of CFP's Pro
 FF, or of a list of path, path, 0 or 1; images that the list does not name are left out. Photographs
 that are not aligned need --detect. What it finds is kept in OUTPUT/NAME.faces.csv, and an
 interrupted search goes on when the same command, with --output, is given again. Where it finds no
-face it takes the middle of the photograph, since a protocol needs all of its pairs.
+face it takes the middle of the photograph if a list names pairs, since a protocol needs all of
+them; without a list the photograph is left out.
+
+The photos of a set are taken as identify and embed take them: the same --flip, --detect, --face and
+--aligned, or the same defaults, give the same cosines. Tables and report tell which.
 
 A file of embeddings holds `embeddings` [N, D] and `labels` [N]; it may hold `mirrored` [N, D]
 (embeddings of the mirrored images), `images` uint8 [N, height, width, 3] (for pictures of the
@@ -53,18 +57,20 @@ from arcface_jax.commands.evaluation_inputs import (
     embed_set,
     held_out_set,
     load_set,
+    read_arrays,
     read_embeddings,
+    read_rule,
 )
 from arcface_jax.commands.evaluation_report import html_report, write_tables
 from arcface_jax.commands.models import TrainedRun, open_to_evaluate, takes_project
-from arcface_jax.commands.photos import Detect, Face, FaceFinder, check_face
+from arcface_jax.commands.photos import FaceFinder, PhotoOptions
 from arcface_jax.commands.training_angles import training_angles
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_similarities
+from arcface_jax.evaluation.score_norm import ScoreNorm, ScoreNormKind
 from arcface_jax.evaluation.suite import EvaluationOptions, SetResult, evaluate_set
 from arcface_jax.evaluation.tables import TableRow, to_text
-from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.figures.evaluation_set import draw_set
 from arcface_jax.files import write_whole
 from arcface_jax.runs.dataset import load_data
@@ -74,30 +80,31 @@ PAGE = "report.html"
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(PhotoOptions):
     """The command line."""
 
     checkpoint: tuple[pathlib.Path, ...] = ()
-    """Folders of trained runs, PyTorch checkpoints, or .onnx or .params files."""
+    """Folders of trained runs or exports, PyTorch checkpoints, or .onnx or .params files."""
     project: str | None = None
     """Project of the PyTorch checkpoints among them where their keys do not tell, such as adaface;
     evaluate those of different projects one by one.
     """
     sets: tuple[str, ...] = ()
     """Sets to embed with them, see above; each run's own data if not given."""
-    detect: Detect = False
-    face: Face = "middle"
     embeddings: tuple[pathlib.Path, ...] = ()
     """NumPy .npz files of embeddings, see above."""
     output: pathlib.Path | None = None
     """Folder to write, runs/evaluation-DATE-TIME if not given: report.html, table.txt, .md, .tex,
     .csv, .json, and the pictures.
     """
-    flip: FlipRule | None = None
-    """How an image's embedding is combined with that of its mirror image; none leaves the mirror
-    image out. If not given, add; or none for a run that verifies without it (data.no-flip-test). An
-    .npz file without mirrored embeddings is evaluated as it is.
+    cohort: pathlib.Path | None = None
+    """NumPy .npz file of embeddings of other people, as experiments.embed writes it: the pairs'
+    cosines are normalised by those that their images have with it. The search takes cosines.
     """
+    score_norm: ScoreNormKind = "s"
+    """How --cohort normalises: s, by both images of a pair, or t, by the second."""
+    cohort_top: Annotated[int, Range(2)] | None = None
+    """How many of the cohort count for an image, those most alike to it; all if not given."""
     folds: Count = 10
     """Contiguous folds of a .bin set, or of a list that does not tell them; 1: without folds."""
     fars: tuple[Share, ...] = (1e-3, 1e-2)
@@ -123,28 +130,30 @@ def read_entries(
     arguments: Arguments, output: pathlib.Path, console: Console
 ) -> tuple[list[Entry], dict[str, TableRow]]:
     """(embeddings files, then each run on each set; W-EC, W-Inter of runs on their own data)."""
-    if arguments.detect and not arguments.sets:
-        raise InputError("--detect: finds faces in the photographs of --sets; give them")
     if arguments.sets and not arguments.checkpoint:
         raise InputError("--sets: give the run to embed them with, --checkpoint runs/RUN")
     if arguments.project is not None and not any(map(takes_project, arguments.checkpoint)):
         raise InputError(
             f"--project {arguments.project}: no --checkpoint is a PyTorch file; leave it out"
         )
+    arguments.check()
+    searched = "--detect" if arguments.detect else "--aligned" if arguments.aligned else None
+    if searched is not None and not arguments.checkpoint:
+        raise InputError(f"{searched}: is for photos, and here are embeddings alone; leave it out")
     entries = [
-        read_embeddings(path, arguments.flip or "add", arguments.folds)
-        for path in arguments.embeddings
+        read_embeddings(path, arguments.flip, arguments.folds) for path in arguments.embeddings
     ]
     finder = FaceFinder(output, arguments.face, console) if arguments.detect else None
     of_training: dict[str, TableRow] = {}
     begin = functools.partial(progress_bar, console)
     for folder in arguments.checkpoint:
         with begin(f"Opening {folder}", None):
-            model = open_to_evaluate(folder, arguments.project if takes_project(folder) else None)
+            project = arguments.project if takes_project(folder) else None
+            model = open_to_evaluate(folder, project, arguments.flip)
         prefix = "" if len(arguments.checkpoint) == 1 else f"{model.name}, "
         step = f", step {model.step}" if isinstance(model, TrainedRun) else ""
         say(console, f"Embedding with {folder}{step} …")
-        about: tuple[Any, ...] = (model.image_size, arguments.folds, begin)
+        about: tuple[Any, ...] = (model.image_size, arguments.folds, begin, arguments)
         sets = [load_set(each, *about, finder=finder) for each in arguments.sets]
         if not sets:
             if not isinstance(model, TrainedRun):
@@ -152,18 +161,22 @@ def read_entries(
                     f"{folder}: was not trained here and has no held-out people; give --sets"
                 )
             own = model.config.data
+            if searched is not None and own.test_fraction > 0:
+                raise InputError(
+                    f"{searched}: the people that {folder} held out are taken as they were trained "
+                    "on; give --sets, or leave it out"
+                )
             # The sets of data.verify are opened below, with all that an evaluation wants to know of
             # them.
             needed = dataclasses.replace(own, verify=()) if own.test_fraction > 0 else own
             data = load_data(needed, model.config.run.seed, begin)
             sets = [held_out_set(data)] if own.test_fraction > 0 else []
-            sets += [load_set(each, *about) for each in own.verify]
+            sets += [load_set(each, *about, finder=finder) for each in own.verify]
             if model.class_weights is not None and model.class_weights.ndim == 2:
                 of_training[f"{prefix}training people"] = training_angles(
                     model, data, arguments.resampling, begin=begin
                 )
-        flips = not isinstance(model, TrainedRun) or model.config.data.flip_test
-        flip: FlipRule = arguments.flip or ("add" if flips else "none")
+        flip = arguments.flip or model.flip
         with concerning(str(folder)):
             entries += [embed_set(model, one, flip, f"{prefix}{one.name}", begin) for one in sets]
     if not entries:
@@ -174,6 +187,28 @@ def read_entries(
             f"two sets are called {max(names, key=names.count)!r}; rename one, --sets NAME=SOURCE"
         )
     return entries, of_training
+
+
+def with_cohort(entries: list[Entry], arguments: Arguments) -> list[Entry]:
+    """The entries, to be normalised by --cohort if that is given."""
+    if arguments.cohort is None:
+        if arguments.cohort_top is not None or arguments.score_norm != "s":
+            raise InputError("--score-norm, --cohort-top: say how --cohort normalises; give it")
+        return entries
+    arrays = read_arrays(arguments.cohort, ("embeddings",))
+    with concerning(str(arguments.cohort)):
+        norm = ScoreNorm(arrays["embeddings"], arguments.score_norm, arguments.cohort_top)
+    rule = read_rule(arguments.cohort, arrays)
+    for entry in entries:
+        if not rule.agrees_with(entry.rule):
+            raise InputError(
+                f"{arguments.cohort}: was embedded with {rule}, and {entry.place} with "
+                f"{entry.rule}; embed both alike"
+            )
+    return [
+        dataclasses.replace(entry, data=dataclasses.replace(entry.data, score_norm=norm))
+        for entry in entries
+    ]
 
 
 def compare_results(
@@ -199,6 +234,12 @@ def compare_results(
     return comparisons
 
 
+def rule_of(entry: Entry) -> str:
+    """How an entry's photos were embedded and its scores made: what its thresholds hold for."""
+    norm = entry.data.score_norm
+    return str(entry.rule) if norm is None else f"{entry.rule}; {norm}"
+
+
 def print_tables(
     console: Console,
     rows: dict[str, TableRow],
@@ -213,6 +254,8 @@ def print_tables(
             numbers = f"{c.difference:+.4f} [{c.low:+.4f}, {c.high:+.4f}], p = {c.p_value:.3f}"
             say(console, f"{pair}, {name}: {numbers}: {c.verdict}")
     for name, result in results.items():
+        if isinstance(result.reliability, str):
+            say(console, f"{name}: no probability: {result.reliability}", "yellow")
         for found in result.thresholds:
             accepted = f"accept from {found.threshold}, TAR {found.tar}"
             say(console, f"{name}: for FAR {found.wanted_far:g} {accepted}")
@@ -222,7 +265,7 @@ def print_tables(
 
 def run(arguments: Arguments) -> None:
     """Makes the folder and evaluates into it; one that was made in vain is taken away again."""
-    check_face(arguments.detect, arguments.face)
+    arguments.check()
     new = pathlib.Path("runs") / f"evaluation-{time.strftime('%Y%m%d-%H%M%S')}"
     output = arguments.output or new
     make_folder(output)
@@ -238,6 +281,7 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     """Reads, evaluates, prints, writes."""
     page = output / PAGE
     entries, of_training = read_entries(arguments, output, console)
+    entries = with_cohort(entries, arguments)
     shared = ("fars", "deployment_fars", "enrolled", "resampling")
     options = EvaluationOptions(**{name: getattr(arguments, name) for name in shared})
     results = {}
@@ -251,7 +295,10 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
                 raise InputError(f"{entry.place}: {said}") from None
     with progress_bar(console, "Comparing"):
         comparisons = compare_results(entries, list(results.values()), arguments)
-    rows: dict[str, TableRow] = {name: result.figures for name, result in results.items()}
+    rows: dict[str, TableRow] = {
+        entry.data.name: {"rule": rule_of(entry), **results[entry.data.name].figures}
+        for entry in entries
+    }
     rows |= of_training
     print_tables(console, rows, results, comparisons)
     tables = write_tables(rows, output)

@@ -35,7 +35,7 @@ from arcface_jax.commands.command import (
 from arcface_jax.commands.evaluation_inputs import read_arrays
 from arcface_jax.commands.evaluation_report import write_tables
 from arcface_jax.commands.ijb_photos import ListedPhotos, embed_listed
-from arcface_jax.commands.models import MODEL_HELP, Project, open_to_evaluate
+from arcface_jax.commands.models import MODEL_HELP, ImportedModel, Project, open_to_evaluate
 from arcface_jax.data.pairs import check_folds
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import (
@@ -94,8 +94,10 @@ class Arguments:
     """Folder or zip file of the photos that the lists name, such as loose_crop."""
     model: Annotated[pathlib.Path | None, tyro.conf.arg(help=f"{MODEL_HELP}.")] = None
     project: Project = None
-    flip: Literal["add", "none"] = "add"
-    """Add the embedding of a photo's mirror image to its own, as is usual, or leave it out."""
+    flip: Literal["add", "none"] | None = None
+    """Add the embedding of a photo's mirror image to its own, or leave it out; if not given, as
+    evaluate does.
+    """
     output: pathlib.Path = pathlib.Path("runs/evaluation-ijb")
     """Folder to write: table.txt, .md, .tex, .csv, .json, and the pictures."""
     norm_weighting: bool = True
@@ -175,10 +177,12 @@ def embed_photos(
     with progress_bar(console, f"Opening {arguments.photos}"):
         photos = ListedPhotos(arguments.photos, landmarks)
     with progress_bar(console, f"Opening {arguments.model}"):
-        model = open_to_evaluate(arguments.model, arguments.project)
+        model = open_to_evaluate(arguments.model, arguments.project, arguments.flip)
+    combined = isinstance(model, ImportedModel) and model.combined
+    mirrored = (arguments.flip or model.flip) != "none" and not combined
     with progress_bar(console, "Embedding", len(photos)) as move:
         left_out = embed_listed(
-            model, arguments.model, photos, output, mirrored=arguments.flip == "add", progress=move
+            model, arguments.model, photos, output, mirrored=mirrored, progress=move
         )
     for line in left_out[:10]:
         say(console, f"no usable face: {line}")

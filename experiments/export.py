@@ -4,8 +4,10 @@ python -m experiments.export runs/RUN exported --verify faces.zip
 python -m experiments.export 068.ckpt exported --formats stablehlo onnx torch --weights int8
 
 The model is the folder of a run, a PyTorch checkpoint, or an ONNX or MXNet file. With --verify the
-card tells the accuracy before and after, and thresholds at FAR 1e-3 … 1e-6; of a run it quotes the
-configuration and the last results. The folder has the formats, model_card.json, README.md.
+card tells the accuracy before and after, thresholds at FAR 1e-3 … 1e-6, how rarely strangers look
+as alike, and the probability that a cosine means the same person, for an even prior; of a run it
+quotes the configuration and the last results. The folder has the formats, model_card.json and
+README.md; with --detect, NAME.faces.csv beside it keeps the faces that were found.
 """
 
 import dataclasses
@@ -19,6 +21,7 @@ from typing import Annotated, Any, Literal, get_args
 import jax
 import numpy as np
 import tyro
+from rich.console import Console
 
 from arcface_jax.commands.command import (
     make_folder,
@@ -28,13 +31,21 @@ from arcface_jax.commands.command import (
     run_command,
     say,
 )
+from arcface_jax.commands.evaluation_inputs import load_set
 from arcface_jax.commands.gallery import embed_patterns
 from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Project, open_trained
-from arcface_jax.data.in_memory import load_images
-from arcface_jax.data.open import open_set
+from arcface_jax.commands.photos import FaceFinder, PhotoOptions
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
+from arcface_jax.evaluation.calibration import (
+    Calibration,
+    calibration_intervals,
+    fit_calibration,
+    held_out_reliability,
+)
+from arcface_jax.evaluation.embedding_rule import FLIP, Crop, EmbeddingRule
+from arcface_jax.evaluation.impostor_tail import ImpostorTail, impostor_tail
 from arcface_jax.evaluation.roc import roc_curve, roc_numbers
 from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.suite import EmbeddedSet, choose_pairs, resampled_clusters
@@ -53,12 +64,13 @@ from arcface_jax.runs.run_folder import CONFIG_FILE, RESULTS_FILE
 from arcface_jax.runs.saved_runs import find_run
 
 CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
+CARD_COSINES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 Format = Literal["stablehlo", "onnx", "torch", "safetensors"]
 UNKNOWN = "not stated"
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(PhotoOptions):
     """The command line."""
 
     model: Annotated[pathlib.Path, tyro.conf.Positional]
@@ -73,8 +85,6 @@ class Arguments:
     """
     fold: bool = True
     """Fold batch normalisations into the layers before them."""
-    flip: bool = False
-    """Add the mirror image's embedding, at twice the cost."""
     weights: WeightType = "float32"
     """Type that kernels are stored in; the arithmetic stays float32."""
     verify: str | None = None
@@ -94,12 +104,13 @@ class Arguments:
     @property
     def changes(self) -> dict[str, Any]:
         """What is done to the network."""
-        return {name: getattr(self, name) for name in ("fold", "flip", "weights")}
+        return {name: getattr(self, name) for name in ("fold", "weights")}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Faces:
     images: np.ndarray
+    crop: Crop
     pairs: Pairs
     clusters: tuple[np.ndarray, np.ndarray]
 
@@ -110,20 +121,23 @@ class _Faces:
     ) -> np.ndarray:
         """Cosine of every pair."""
         height, width = self.images.shape[1:3]
-        embedder = Embedder("", (height, width), None, default_batch_size(), jax.jit(function))
+        size, batch_size = (height, width), default_batch_size()
+        embedder = Embedder("", size, None, batch_size, FLIP, jax.jit(function))
         unit = embedder.embed(self.images, progress=progress)
         return score_pairs(unit, unit, self.pairs.first, self.pairs.second)
 
 
-def read_faces(specification: str, size: tuple[int, int], begin: Begin) -> _Faces:
-    """Every image of a set at the model's size, and its pairs; `begin` shows the work."""
+def read_faces(
+    arguments: Arguments, specification: str, size: tuple[int, int], console: Console, begin: Begin
+) -> _Faces:
+    """The images of a set at the model's size, and its pairs; `begin` shows the work."""
+    beside = arguments.folder.resolve().parent
+    finder = FaceFinder(beside, arguments.face, console) if arguments.detect else None
     with concerning("--verify"):
-        opened = open_set(specification)
-    with begin(f"Decoding {opened.name}", len(opened.source)) as move:
-        images = load_images(opened.source, size, progress=move)
-    data = EmbeddedSet(opened.name, images, opened.labels, opened.pairs, opened.identities_known)
-    pairs = choose_pairs(data, opened.labels, seed=0)
-    return _Faces(images, pairs, resampled_clusters(data, pairs, opened.labels))
+        found = load_set(specification, size, 10, begin, arguments, finder=finder)
+    data = EmbeddedSet(found.name, found.images, found.labels, found.pairs, found.identities_known)
+    pairs = choose_pairs(data, found.labels, seed=0)
+    return _Faces(found.images, found.crop, pairs, resampled_clusters(data, pairs, found.labels))
 
 
 def measure(similarities: np.ndarray, same: np.ndarray) -> dict[str, float]:
@@ -139,6 +153,20 @@ def find_thresholds(similarities: np.ndarray, faces: _Faces) -> tuple[Threshold,
         one = deployment_threshold(*scored, far, resampling=Resampling(20, 0.95, 0))
         found.append(Threshold(far, one.threshold.estimate, one.tar.estimate, one.warning))
     return tuple(found)
+
+
+def find_calibration(
+    similarities: np.ndarray, faces: _Faces
+) -> tuple[Calibration | None, dict[str, Any]]:
+    """(the calibration, its figures as a card has them), or why there is none."""
+    scored, resampling = (similarities, faces.pairs.same, *faces.clusters), Resampling(100, 0.95, 0)
+    try:
+        fitted = fit_calibration(similarities, faces.pairs.same)
+        found = calibration_intervals(*scored, CARD_COSINES, resampling=resampling)
+        found |= held_out_reliability(*scored, resampling=resampling).figures
+    except InputError as error:
+        return None, {"warning": str(error)}
+    return fitted, {name: dataclasses.asdict(interval) for name, interval in found.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,21 +210,27 @@ def describe(
     arguments: Arguments,
     model: TrainedModel,
     function: Callable[[jax.Array], jax.Array],
+    console: Console,
     begin: Begin,
 ) -> ModelCard:
     """The card; accuracy and thresholds are measured if a set was given; `begin` shows it."""
+    flip, crop = arguments.flip or model.flip, None
     metrics: dict[str, object] = {}
     thresholds: tuple[Threshold, ...] = ()
+    calibration: Calibration | None = None
+    figures: dict[str, Any] = {}
+    strangers: ImpostorTail | None = None
     if arguments.verify is not None:
-        faces = read_faces(arguments.verify, model.image_size, begin)
-        original = unit_embedding(model, fold=False, flip=arguments.flip)
+        faces = read_faces(arguments, arguments.verify, model.image_size, console, begin)
+        crop, original = faces.crop, unit_embedding(model, fold=False, flip=flip)
         with begin("Embedding, as trained and as exported", 2 * len(faces.images)) as move:
             before, after = (faces.similarities(one, move) for one in (original, function))
         same = faces.pairs.same
         metrics = {**measure(after, same), "original": measure(before, same)}
         metrics[LARGEST_CHANGE] = float(np.abs(after - before).max())
         with begin("Finding thresholds", None):
-            thresholds = find_thresholds(after, faces)
+            thresholds, strangers = find_thresholds(after, faces), impostor_tail(after, same)
+            calibration, figures = find_calibration(after, faces)
     run = read_run(arguments.model)
     leaves = jax.tree.leaves(dict(model.variables)["params"])
     return ModelCard(
@@ -204,9 +238,10 @@ def describe(
         source=model.source,
         network=type(model.backbone).__name__,
         parameters=sum(int(np.size(leaf)) for leaf in leaves),
-        embedding_size=model.embedding_size,
+        embedding_size=model.embedding_size * (2 if flip == "concatenate" else 1),
         image_size=model.image_size,
         training_pixels=dataclasses.asdict(model.pixels),
+        rule=EmbeddingRule(flip, crop),
         options=arguments.changes,
         data=arguments.data or run.data,
         recipe=arguments.recipe or run.recipe,
@@ -216,6 +251,9 @@ def describe(
         verified_on=None if arguments.verify is None else pathlib.Path(arguments.verify).name,
         metrics=metrics,
         thresholds=thresholds,
+        calibration=calibration,
+        calibration_figures=figures,
+        strangers=strangers,
         versions=library_versions(),
     )
 
@@ -233,7 +271,8 @@ def write(
         write_whole(written[-1], export_stablehlo(function, model.image_size))
     if "onnx" in arguments.formats:
         written.append(folder / "model.onnx")
-        plain = unit_embedding(model, shift_depthwise=False, **arguments.changes)
+        flip = arguments.flip or model.flip
+        plain = unit_embedding(model, flip=flip, shift_depthwise=False, **arguments.changes)
         export_onnx(plain, model.image_size, written[-1])
     if "torch" in arguments.formats:
         written.append(folder / "model.pth")
@@ -249,15 +288,22 @@ def run(arguments: Arguments) -> None:
     console = new_console(soft_wrap=True)
     if not arguments.formats:
         raise InputError(f"--formats: give at least one of {', '.join(get_args(Format))}")
+    arguments.check()
+    if arguments.verify is None and (arguments.detect or arguments.aligned):
+        option = "--detect" if arguments.detect else "--aligned"
+        raise InputError(f"{option}: says how the photos of --verify are taken; give both")
     if arguments.folder.exists():
         raise InputError(f"{arguments.folder}: exists already; choose another folder")
     begin = functools.partial(progress_bar, console)
     with begin(f"Opening {arguments.model}", None):
         model = open_trained(arguments.model, arguments.project)
-        function = unit_embedding(model, **arguments.changes)
+        flip = arguments.flip or model.flip
+        function = unit_embedding(model, flip=flip, **arguments.changes)
         # A model whose embeddings are no numbers is refused before anything is written.
         embed_patterns(
-            Embedder(model.source, model.image_size, None, default_batch_size(), jax.jit(function))
+            Embedder(
+                model.source, model.image_size, None, default_batch_size(), flip, jax.jit(function)
+            )
         )
     # Under its own name once it is whole: what a missing package stops can be asked for again by
     # the same command.
@@ -267,7 +313,7 @@ def run(arguments: Arguments) -> None:
     try:
         with begin("Writing", None):
             written = write(arguments, partial, model, function)
-        card = describe(arguments, model, function, begin)
+        card = describe(arguments, model, function, console, begin)
         write_whole(partial / CARD_FILE, card.to_json())
         write_whole(partial / "README.md", card.to_markdown())
         partial.rename(arguments.folder)

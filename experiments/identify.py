@@ -7,14 +7,15 @@ python -m experiments.identify search gallery.npy probes.npz found.csv     for m
 
 The model is best an export with a card, which holds the threshold for --far; for others give
 --threshold. Photos must be cropped to the face as the model's training images were, or need
---detect, when enrolling as well. What experiments.embed writes, .npz or .npy, is a gallery too.
+--detect: when enrolling as well, and in the export --verify that measures the threshold. What
+experiments.embed writes, .npz or .npy, is a gallery too.
 """
 
 import csv
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import numpy as np
@@ -35,31 +36,32 @@ from arcface_jax.commands.command import (
     say,
     table_of,
 )
+from arcface_jax.commands.evaluation_inputs import RULE
 from arcface_jax.commands.gallery import (
-    FACES,
     PATTERNS,
     Engine,
     check_same_model,
+    check_same_rule,
     embed_patterns,
     embed_photos,
     find_candidates,
-    how_cut,
     read_gallery,
-    warn_of_other_cut,
 )
 from arcface_jax.commands.machine import peak_gigabytes
-from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
-from arcface_jax.commands.photos import Cropper, Detect, Face, say_tally
+from arcface_jax.commands.models import Model, Project, check_model, is_export, open_embedder
+from arcface_jax.commands.photos import Cropper, PhotoOptions, say_tally
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError, concerning, printable
+from arcface_jax.evaluation.impostor_tail import ImpostorTail
 from arcface_jax.evaluation.templates import pool_templates
 from arcface_jax.files import whole_file, whole_text
+from arcface_jax.interop.card import ModelCard
 
 UNKNOWN = "unknown"
 
 
 @dataclasses.dataclass(frozen=True)
-class Enrol:
+class Enrol(PhotoOptions):
     """Embeds people, a folder each, into a gallery file."""
 
     model: Model
@@ -69,13 +71,11 @@ class Enrol:
     """File to write, .npz."""
     templates: bool = False
     """One entry for each person, the mean of the embeddings, instead of one for each image."""
-    detect: Detect = False
-    face: Face = "middle"
     project: Project = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Name:
+class Name(PhotoOptions):
     """Names the person in each photo, or says unknown."""
 
     model: Model
@@ -84,23 +84,25 @@ class Name:
     photos: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional]
     """Image files."""
     far: Share = 1e-3
-    """False accept rate whose threshold is taken from the model card. It is of one comparison: an
-    unknown person is compared with every entry, so in a gallery of G entries the rate of wrong
-    names is up to G times this.
+    """Rate at which strangers are given a name (FPIR), for which the threshold is taken from the
+    model card. A stranger is compared with all G entries of the gallery, so each comparison may err
+    at 1 − (1 − rate)^(1/G) only.
     """
     threshold: Cosine | None = None
     """Cosine from which a name is given, instead of the card's."""
     candidates: Count = 1
     """How many of the most alike entries to show for each photo."""
-    detect: Detect = False
-    face: Face = "middle"
+    output: pathlib.Path | None = None
+    """File to write as well, .csv: image, person, how many strangers are as alike if the card
+    tells, then each candidate with its cosine; of a photo that cannot be used, why.
+    """
     project: Project = None
     engine: Engine = "jax"
     """What searches; both are exact. faiss needs the packages of requirements-faiss.txt."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Verify:
+class Verify(PhotoOptions):
     """Says whether two photos show one person."""
 
     model: Model
@@ -112,8 +114,6 @@ class Verify:
     """False accept rate whose threshold is taken from the model card."""
     threshold: Cosine | None = None
     """Cosine from which they are the same person, instead of the card's."""
-    detect: Detect = False
-    face: Face = "middle"
     project: Project = None
 
 
@@ -136,17 +136,27 @@ class TimedSearch:
 
 
 def choose_threshold(
-    embedder: Embedder, far: float, threshold: float | None, console: Console
+    model: pathlib.Path,
+    options: PhotoOptions,
+    far: float,
+    threshold: float | None,
+    console: Console,
+    entries: int = 1,
 ) -> float:
-    """The one given, or the model card's, with its warning."""
+    """The one given, or that of the export's card, with its warning; before the model is opened.
+
+    With more entries than one, `far` is the rate at which a stranger is accepted by any of them.
+    """
+    check_model(model)
     if threshold is not None:
         return threshold
-    if embedder.card is None:
+    if not is_export(model):
         raise InputError(
             "--threshold: the model has no card to take one from; give it, or export the model "
             "with --verify"
         )
-    found = embedder.card.threshold(far)
+    card = ModelCard.read(model)
+    found = card.threshold(far, options.rule(card.flip), entries)
     if found.warning is not None:
         say(console, f"warning: {found.warning}", "yellow")
     return found.cosine
@@ -160,7 +170,7 @@ def enrol(arguments: Enrol, console: Console) -> None:
     with progress_bar(console, f"Opening {arguments.people}"):
         source = open_source(arguments.people)
     with progress_bar(console, f"Opening {arguments.model}"):
-        embedder = open_embedder(arguments.model, project=arguments.project)
+        embedder = open_embedder(arguments.model, flip=arguments.flip, project=arguments.project)
     cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
     with progress_bar(console, "Embedding", len(source)) as move:
         embeddings, kept = embed_photos(embedder, source, cropper, move)
@@ -174,7 +184,7 @@ def enrol(arguments: Enrol, console: Console) -> None:
     names = np.array([source.identity_names[label] for label in labels])
     arrays: dict[str, Any] = {"embeddings": embeddings, "labels": labels, "identities": names}
     arrays |= {PATTERNS: embed_patterns(embedder)}
-    arrays |= {FACES: how_cut(arguments.detect, arguments.face)}
+    arrays |= {RULE: arguments.rule(embedder.flip, source).to_json()}
     try:
         with whole_file(arguments.gallery) as file:
             np.savez(file, **arrays)
@@ -189,38 +199,75 @@ def name(arguments: Name, console: Console) -> None:
     """The best entry of the gallery for each photo, if it is alike enough."""
     if not arguments.photos:
         raise InputError("photos: give at least one image file")
+    if arguments.output is not None:
+        check_table(arguments.output)
     gallery = read_gallery(arguments.gallery)
+    entries = len(gallery.names)
+    about = (arguments.model, arguments, arguments.far, arguments.threshold)
+    threshold = choose_threshold(*about, console, entries)
     with progress_bar(console, f"Opening {arguments.model}"):
-        embedder = open_embedder(arguments.model, project=arguments.project)
-        patterns = embed_patterns(embedder)
-    check_same_model(gallery, arguments.gallery, patterns, str(arguments.model))
-    cut = how_cut(arguments.detect, arguments.face)
-    warn_of_other_cut(console, gallery, arguments.gallery, cut)
-    threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
+        embedder = open_embedder(arguments.model, flip=arguments.flip, project=arguments.project)
+        rule = arguments.rule(embedder.flip)
+        check_same_rule(gallery, arguments.gallery, rule, "these photos")
     cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
-    with progress_bar(console, "Embedding", len(arguments.photos)) as move:
-        crops = cropper.read(arguments.photos)
-        probes = embedder.embed(crops, lambda row: str(arguments.photos[row]), move)
+    with progress_bar(console, "Reading the photos"):
+        crops, photos, left_out = cropper.read_some(arguments.photos)
+    for _, message in left_out:
+        say(console, f"left out: {message}", "yellow")
+    if left_out:
+        say(console, f"Photos left out: {len(left_out)} of {len(arguments.photos)}.")
     say_tally(console, cropper.tally, arguments.face)
+    with progress_bar(console, "Embedding", len(photos)) as move:
+        patterns = embed_patterns(embedder)
+        check_same_model(gallery, arguments.gallery, patterns, str(arguments.model))
+        probes = embedder.embed(crops, lambda row: str(photos[row]), move)
     with progress_bar(console, "Searching"), concerning(str(arguments.gallery)):
         found = find_candidates(gallery.embeddings, probes, arguments.candidates, arguments.engine)
-    rows = []
+    card = embedder.card
+    tail = None if card is None or not card.rule.agrees_with(rule) else card.strangers
+    rows, written = [], []
     for photo, accepted, scores, indices in zip(
-        arguments.photos, found.accepted(threshold), found.scores, found.indices, strict=True
+        photos, found.accepted(threshold), found.scores, found.indices, strict=True
     ):
-        names = [printable(str(gallery.names[i])) for i in indices]
-        alike = ", ".join(f"{name} {score:.3f}" for name, score in zip(names, scores, strict=True))
+        names = [str(gallery.names[i]) for i in indices]
+        best = float(scores[0])
+        pairs = list(zip(names, scores, strict=True))
+        alike = ", ".join(f"{printable(name)} {score:.3f}" for name, score in pairs)
         person = names[0] if accepted else UNKNOWN
-        rows.append((printable(str(photo)), person, f"{scores[0]:.3f}", alike))
-    console.print(table_of(("photo", "person", "cosine", "most alike"), rows, left=4))
-    say(console, f"A name is given from a cosine of {threshold:.3f}.")
+        strangers = [] if tail is None else [tail.words(best, entries)]
+        rows.append((printable(str(photo)), printable(person), f"{best:.3f}", *strangers, alike))
+        cells = [cell for name, score in pairs for cell in (name, f"{score:.6f}")]
+        written.append([str(photo), person, *strangers, *cells, ""])
+    rare = [] if tail is None else ["strangers so alike"]
+    console.print(table_of(("photo", "person", "cosine", *rare, "most alike"), rows, left=5))
+    say(
+        console,
+        f"A name is given from a cosine of {threshold:.3f}{means(tail, threshold, entries)}.",
+    )
+    if arguments.output is not None:
+        numbers = range(1, found.indices.shape[1] + 1)
+        columns = [f"{what}_{n}" for n in numbers for what in ("candidate", "cosine")]
+        empty = [""] * len([*rare, *columns])
+        written += [[str(photo), "", *empty, message] for photo, message in left_out]
+        write_table(arguments.output, ["image", "person", *rare, *columns, "note"], written)
+
+
+def means(tail: ImpostorTail | None, threshold: float, entries: int) -> str:
+    """What a threshold means in a gallery, where the card tells how strangers score."""
+    if tail is None:
+        return ""
+    return (
+        f"; strangers who reach it with one of {entries:,} entries, if these are independent: "
+        f"{tail.words(threshold, entries)}"
+    )
 
 
 def verify(arguments: Verify, console: Console) -> None:
-    """The cosine of two photos, and the decision."""
+    """The cosine of two photos, what it means, and the decision."""
+    about = (arguments.model, arguments, arguments.far, arguments.threshold)
+    threshold = choose_threshold(*about, console)
     with progress_bar(console, f"Opening {arguments.model}"):
-        embedder = open_embedder(arguments.model, project=arguments.project)
-    threshold = choose_threshold(embedder, arguments.far, arguments.threshold, console)
+        embedder = open_embedder(arguments.model, flip=arguments.flip, project=arguments.project)
     photos = (arguments.first, arguments.second)
     cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
     crops = cropper.read(photos)
@@ -230,16 +277,33 @@ def verify(arguments: Verify, console: Console) -> None:
     cosine = float(first @ second)
     answer = "the same person" if cosine >= threshold else "different people"
     say(console, f"{answer}: cosine {cosine:.3f}, threshold {threshold:.3f}")
+    card = embedder.card
+    meaning = None if card is None else card.meaning(cosine, arguments.rule(embedder.flip))
+    if meaning is not None:
+        say(console, meaning)
+
+
+def check_table(path: pathlib.Path) -> None:
+    """Refuses, before the work begins, a table that could not be written after it."""
+    if path.suffix != ".csv":
+        raise InputError(f"{path}: give a file that ends with .csv")
+    check_new_file(path)
+
+
+def write_table(path: pathlib.Path, heading: list[str], rows: Iterable[list[str]]) -> None:
+    """A CSV file."""
+    with whole_text(path) as text:
+        writer = csv.writer(text)
+        writer.writerow(heading)
+        writer.writerows(rows)
 
 
 def search(arguments: TimedSearch, console: Console) -> None:
     """The best entries of the gallery for each probe, as a table on disk."""
-    if arguments.output.suffix != ".csv":
-        raise InputError(f"{arguments.output}: give a file that ends with .csv")
-    check_new_file(arguments.output)
+    check_table(arguments.output)
     gallery, probes = read_gallery(arguments.gallery), read_gallery(arguments.probes)
+    check_same_rule(gallery, arguments.gallery, probes.rule, str(arguments.probes))
     check_same_model(gallery, arguments.gallery, probes.patterns, str(arguments.probes))
-    warn_of_other_cut(console, gallery, arguments.gallery, probes.faces)
     begun = time.perf_counter()
     about = f"{arguments.gallery}, searched for {arguments.probes}"
     with progress_bar(console, "Searching"), concerning(about):
@@ -249,19 +313,22 @@ def search(arguments: TimedSearch, console: Console) -> None:
     seconds, peak = time.perf_counter() - begun, peak_gigabytes()
     threshold = -np.inf if arguments.threshold is None else arguments.threshold
     numbers = range(1, found.indices.shape[1] + 1)
-    with whole_text(arguments.output) as text:
-        writer = csv.writer(text)
-        columns = (f"{what}_{n}" for n in numbers for what in ("candidate", "cosine"))
-        writer.writerow(["image", "person", *columns])
-        for place, accepted, scores, indices in zip(
-            probes.places, found.accepted(threshold), found.scores, found.indices, strict=True
-        ):
-            alike = [
+    columns = [f"{what}_{n}" for n in numbers for what in ("candidate", "cosine")]
+    rows = (
+        [
+            str(place),
+            str(gallery.names[indices[0]]) if accepted else UNKNOWN,
+            *(
                 text
                 for score, i in zip(scores, indices, strict=True)
-                for text in (gallery.names[i], f"{score:.6f}")
-            ]
-            writer.writerow([place, alike[0] if accepted else UNKNOWN, *alike])
+                for text in (str(gallery.names[i]), f"{score:.6f}")
+            ),
+        ]
+        for place, accepted, scores, indices in zip(
+            probes.places, found.accepted(threshold), found.scores, found.indices, strict=True
+        )
+    )
+    write_table(arguments.output, ["image", "person", *columns], rows)
     say(
         console,
         f"{arguments.output}: {len(probes.names):,} probes in {len(gallery.names):,} entries of "
@@ -272,6 +339,8 @@ def search(arguments: TimedSearch, console: Console) -> None:
 
 def run(arguments: Enrol | Name | Verify | TimedSearch) -> None:
     """Does what was asked."""
+    if isinstance(arguments, PhotoOptions):
+        arguments.check()
     actions = {Enrol: enrol, Name: name, Verify: verify, TimedSearch: search}
     act: Any = actions[type(arguments)]
     act(arguments, new_console(soft_wrap=True))

@@ -41,9 +41,10 @@ from arcface_jax.commands.fine_tuning import (
     set_by_preset,
     settled,
 )
-from arcface_jax.commands.models import MODEL_HELP, open_embedder
+from arcface_jax.commands.models import MODEL_HELP, is_export, open_embedder
 from arcface_jax.commands.run_report import draw_run, run_page
 from arcface_jax.errors import InputError, concerning
+from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.files import write_whole
 from arcface_jax.losses import LOSSES, loss_name
 from arcface_jax.runs.console import ConsoleReporter, print_plan, print_results
@@ -291,7 +292,10 @@ def main() -> int:
         return run(config, console)
     model = None
     if check.checkpoint is not None:
-        model = open_embedder(pathlib.Path(check.checkpoint), project=check.project)
+        path = pathlib.Path(check.checkpoint)
+        # Without the mirror image, which would double the work and decide nothing here.
+        flip: FlipRule | None = None if is_export(path) else "none"
+        model = open_embedder(path, flip=flip, project=check.project)
     folder = pathlib.Path(config.run.folder or "runs/check")
     return check_data(config, console, folder, check.against, model)
 

@@ -26,9 +26,9 @@ import pathlib
 import sys
 
 import numpy as np
-from PIL import Image
 
 import arcface_jax
+from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.pairs import all_pairs
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.evaluation.roc import area_under_curve, roc_curve, tar_at_far
@@ -72,15 +72,12 @@ print(model.source, model.image_size, model.pixels)
 # %% [markdown]
 # ## The faces
 #
-# ORL's images are not aligned to the template that the network was trained on, so we cut out about
-# the same part.
+# ORL's images are not aligned to the template that the network was trained on; their middle shows
+# about the same part. It is what every command takes without `--detect`.
 
 # %%
 source = FolderSource(data / "orl_faces.zip")
-cropped = [Image.fromarray(source[index][8:104, 5:87]) for index in range(len(source))]
-images = np.stack(
-    [np.asarray(image.resize((96, 112), Image.Resampling.BILINEAR)) for image in cropped]
-)
+images = load_images(source, model.image_size)
 show(
     "faces", contact_sheet(images[:20].reshape(2, 10, *images.shape[1:]), "Two of the forty people")
 )
@@ -88,11 +85,13 @@ show(
 # %% [markdown]
 # ## Embeddings
 #
-# One unit vector for each image, of the image and its mirror image side by side.
+# One unit vector for each image, of the image and its mirror image added: what the commands do, so
+# that `python -m experiments.evaluate --checkpoint mobilefacenet_casia_arcface.ckpt --sets
+# orl_faces.zip` finds the same numbers as those below.
 
 # %%
 embed = model.embedder(batch_size=50)
-embeddings = combine_flip(embed(images), embed(mirror(images)), "concatenate")
+embeddings = combine_flip(embed(images), embed(mirror(images)))
 print(embeddings.shape)
 
 # %% [markdown]

@@ -3,18 +3,20 @@
 import dataclasses
 import hashlib
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from arcface_jax.command_name import command
 from arcface_jax.commands.models import ImportedModel, TrainedRun
-from arcface_jax.commands.photos import FaceFinder
+from arcface_jax.commands.photos import FaceFinder, PhotoOptions
 from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
 from arcface_jax.data.pairs import Pairs, check_both_kinds, check_listed
 from arcface_jax.errors import InputError, concerning, printable, reason
 from arcface_jax.evaluation.array_checks import check_embeddings
+from arcface_jax.evaluation.embedding_rule import FLIP, NOT_TOLD, Crop, EmbeddingRule
 from arcface_jax.evaluation.folds import fold_numbers
 from arcface_jax.evaluation.suite import EmbeddedSet
 from arcface_jax.evaluation.verification import FlipRule, combine_flip
@@ -24,18 +26,21 @@ from arcface_jax.runs.dataset import RunData
 
 SOURCE = "source_fingerprint"
 """The array of an .npz file that tells which images it is of: their source's fingerprint."""
+RULE = "rule"
+"""The array of an .npz file that tells how its photos were embedded: `EmbeddingRule.to_json`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """A set to evaluate; `content` is equal for entries of the same images: comparable ones.
 
-    `place` is what an error calls it: a file's path.
+    `place` is what an error calls it: a file's path. `rule` is how its photos were embedded.
     """
 
     data: EmbeddedSet
     content: str
     place: str
+    rule: EmbeddingRule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +53,7 @@ class ImageSet:
     pairs: Pairs | None
     identities_known: bool
     content: str
+    crop: Crop = "middle"
 
 
 def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -75,14 +81,23 @@ def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.nda
     return arrays
 
 
-def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
-    """Reads one .npz file of embeddings.
+def read_rule(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> EmbeddingRule:
+    """The rule that an .npz file tells."""
+    if RULE not in arrays:
+        return NOT_TOLD
+    with concerning(str(path)):
+        return EmbeddingRule.from_json(str(arrays[RULE]))
+
+
+def read_embeddings(path: pathlib.Path, flip: FlipRule | None, folds: int) -> Entry:
+    """Reads one .npz file of embeddings; `flip` combines them with `mirrored`, if it has that.
 
     Pairs that contradict the labels are counted in a warning; see `data.pairs.check_listed`.
 
     Raises:
       InputError: arrays are missing, damaged or of other lengths, labels or pairs are no whole
-        numbers in their range, an embedding is no direction, or pairs contradict each other.
+        numbers in their range, an embedding is no direction, pairs contradict each other, or the
+        embeddings are combined with the mirror images' by another rule than `flip`.
     """
     arrays = read_arrays(path, ("embeddings", "labels"))
     for name in ("embeddings", "labels"):
@@ -106,6 +121,15 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
             f"{path}: embeddings: row {int(np.argmax(zero))} is zero and has no direction; the "
             "network failed on it"
         )
+    rule = read_rule(path, arrays)
+    if "mirrored" in arrays:
+        flip = flip or FLIP
+        rule = dataclasses.replace(rule, flip=flip)
+    elif not rule.agrees_with(EmbeddingRule(flip, None)):
+        raise InputError(
+            f"{path}: was embedded with --flip {rule.flip}, not {flip}; embed the images again, or "
+            "leave --flip out"
+        )
     pairs = _pairs_of(path, arrays, folds)
     described = [arrays["labels"]]
     described += [] if pairs is None else [pairs.first, pairs.second, pairs.same]
@@ -115,14 +139,14 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule, folds: int) -> Entry:
         path.stem,
         arrays["embeddings"],
         arrays.get("mirrored"),
-        flip,
+        flip or FLIP,
         labels=arrays["labels"],
         pairs=pairs,
         images=arrays.get("images"),
         groups=arrays.get("groups"),
         identities_known=bool(arrays.get("identities_known", True)),
     )
-    return Entry(data, hashlib.sha256(content).hexdigest(), str(path))
+    return Entry(data, hashlib.sha256(content).hexdigest(), str(path), rule)
 
 
 def _whole_numbers(values: np.ndarray, name: str, kind: str, size: int | None = None) -> np.ndarray:
@@ -182,20 +206,35 @@ def load_set(
     image_size: tuple[int, int],
     folds: int,
     begin: Begin = unseen,
+    options: PhotoOptions | None = None,
     *,
     finder: FaceFinder | None = None,
 ) -> ImageSet:
-    """The images of what `data.open.open_set` opens; of photographs the faces that the finder
-    finds. `begin` shows the work.
+    """The images of what `data.open.open_set` opens, cropped as `options` say; `begin` shows the
+    work.
+
+    Of photographs in which the finder, which --detect needs, finds no face the middle is taken
+    where a list names pairs, for a protocol needs all of them; else they are left out.
     """
+    options = options or PhotoOptions()
     opened = open_set(specification, folds)
-    source = opened.source
-    if finder is not None:
-        source = finder.faces(opened.name, source, max(image_size), begin)
+    source, labels = opened.source, np.asarray(opened.labels)
+    if options.detect:
+        assert finder is not None
+        needed = opened.pairs is not None
+        source, kept = finder.faces(opened.name, source, max(image_size), begin, all_needed=needed)
+        labels = labels[kept]
     with begin(f"Decoding {opened.name}", len(source)) as move:
         images = load_images(source, image_size, progress=move)
-    known = opened.identities_known
-    return ImageSet(opened.name, images, opened.labels, opened.pairs, known, opened.content)
+    return ImageSet(
+        opened.name,
+        images,
+        labels,
+        opened.pairs,
+        opened.identities_known,
+        opened.content,
+        options.rule(None, opened.source).crop or "middle",
+    )
 
 
 def held_out_set(data: RunData) -> ImageSet:
@@ -211,11 +250,13 @@ def embed_set(
     name: str,
     begin: Begin = unseen,
 ) -> Entry:
-    """Embeds a set, and its mirror images unless flip is "none"; `begin` shows the work."""
-    views = 1 if flip == "none" else 2
-    with begin(f"Embedding {name}", views * len(images.images)) as move:
+    """Embeds a set, and its mirror images unless flip is "none" or the model, an export, has them
+    in it; `begin` shows the work.
+    """
+    once = flip == "none" or (isinstance(model, ImportedModel) and model.combined)
+    with begin(f"Embedding {name}", (1 if once else 2) * len(images.images)) as move:
         embeddings = model.embed(images.images, move)
-        mirrored = None if flip == "none" else model.embed(mirror(images.images), move)
+        mirrored = None if once else model.embed(mirror(images.images), move)
     data = _embedded(
         name,
         embeddings,
@@ -226,4 +267,4 @@ def embed_set(
         identities_known=images.identities_known,
         images=images.images,
     )
-    return Entry(data, images.content, images.name)
+    return Entry(data, images.content, images.name, EmbeddingRule(flip, images.crop))

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from arcface_jax.commands.html_page import page, picture, table
+from arcface_jax.evaluation.bootstrap import Interval
 from arcface_jax.evaluation.comparison import Comparison
 from arcface_jax.evaluation.suite import SetResult
 from arcface_jax.evaluation.tables import FORMATS, TableRow, format_figure, heading
@@ -40,7 +41,7 @@ def html_report(
         parts += ["<h2>Differences</h2>", _comparison_table(comparisons)]
     for name, (result, pictures) in sets.items():
         parts.append(f"<h2>{html.escape(name)}</h2>")
-        parts.append(_threshold_table(result))
+        parts.append(_threshold_table(result, rows[name].get("rule")))
         if result.groups is not None:
             parts.append(_group_table(result))
         parts += [picture(each.file, each.caption) for each in pictures]
@@ -67,7 +68,8 @@ def _comparison_table(comparisons: Mapping[str, Mapping[str, Comparison]]) -> st
     return table(["", "figure", "difference (%)", "interval", "p", "verdict"], body)
 
 
-def _threshold_table(result: SetResult) -> str:
+def _threshold_table(result: SetResult, rule: Interval | str | None) -> str:
+    holds = "" if rule is None else f"<p>Of photos embedded alike: {html.escape(str(rule))}.</p>"
     body = []
     for found in result.thresholds:
         t, tar = found.threshold, found.tar
@@ -76,7 +78,7 @@ def _threshold_table(result: SetResult) -> str:
         fars = (f"{found.wanted_far:g}", threshold, f"{found.far:.2g}")
         body.append([*fars, rate, found.warning or ""])
     header = ["wanted FAR", "threshold", "FAR here", "TAR (%)", "warning"]
-    return "<h3>Thresholds to deploy</h3>" + table(header, body)
+    return f"<h3>Thresholds to deploy</h3>{holds}{table(header, body)}"
 
 
 def _group_table(result: SetResult) -> str:

@@ -8,58 +8,44 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
-from rich.console import Console
 
 from arcface_jax.command_name import command
-from arcface_jax.commands.command import say
-from arcface_jax.commands.evaluation_inputs import read_arrays
+from arcface_jax.commands.evaluation_inputs import read_arrays, read_rule
 from arcface_jax.commands.models import Embedder
 from arcface_jax.commands.photos import Cropper
-from arcface_jax.data.detect import Which
 from arcface_jax.data.sources.encoded import EncodedSource
-from arcface_jax.errors import InputError, printable, reason
+from arcface_jax.errors import InputError, reason
 from arcface_jax.evaluation.array_checks import check_embeddings
+from arcface_jax.evaluation.embedding_rule import NOT_TOLD, EmbeddingRule
 from arcface_jax.evaluation.search import Candidates, search_candidates
 
 Engine = Literal["jax", "faiss"]
 
 PATTERNS = "pattern_embeddings"
 """The array of an .npz file that tells which model made it: `embed_patterns`."""
-FACES = "faces"
-"""The array of an .npz file that tells how its photos were cut: see `how_cut`."""
 _SAME_MODEL = 0.99
 """Cosine that a model's patterns keep on other devices and in other types, and no other's have."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Unit embeddings [G, D], the name and image of each, the model's `embed_patterns`, and how
-    the photos were cut (`how_cut`); None where the file does not tell.
+    """Unit embeddings [G, D], the name and image of each, the model's `embed_patterns` (None where
+    the file does not tell), and the rule by which the photos were embedded.
     """
 
     embeddings: np.ndarray
     names: np.ndarray
     places: np.ndarray
     patterns: np.ndarray | None = None
-    faces: str | None = None
+    rule: EmbeddingRule = NOT_TOLD
 
 
-def how_cut(detect: bool, face: Which) -> str:
-    """What a gallery says of its photos: that no face was searched for, or which was taken."""
-    return f"--detect --face {face}" if detect else "no --detect"
-
-
-def warn_of_other_cut(
-    console: Console, gallery: Gallery, path: pathlib.Path, faces: str | None
-) -> None:
-    """Says that photos were cut in another way than those of the gallery, where both are known."""
-    if None not in (gallery.faces, faces) and gallery.faces != faces:
-        say(
-            console,
-            f"warning: {path} was made with {printable(str(gallery.faces))}, and these photos are "
-            f"taken with {faces}: the same person can look like another; use the same options, "
-            "unless one of both is of aligned crops",
-            "yellow",
+def check_same_rule(gallery: Gallery, path: pathlib.Path, rule: EmbeddingRule, others: str) -> None:
+    """Refuses to compare a gallery with `others`, embedded by a rule that gives other cosines."""
+    if not gallery.rule.agrees_with(rule):
+        raise InputError(
+            f"{path}: was embedded with {gallery.rule}, and {others} with {rule}; give the same "
+            "options for both, or make it again"
         )
 
 
@@ -129,9 +115,8 @@ def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _read_npz(path: pathlib.Path) -> tuple[Any, ...]:
     arrays = read_arrays(path, ("embeddings", "identities"))
-    names = arrays["identities"]
-    faces = str(arrays[FACES]) if FACES in arrays else None
-    return arrays["embeddings"], names, arrays.get("places", names), arrays.get(PATTERNS), faces
+    names, rule = arrays["identities"], read_rule(path, arrays)
+    return arrays["embeddings"], names, arrays.get("places", names), arrays.get(PATTERNS), rule
 
 
 def embed_crops(

@@ -12,6 +12,8 @@ import numpy as np
 import tyro
 
 from arcface_jax.errors import InputError, concerning
+from arcface_jax.evaluation.embedding_rule import FLIP
+from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.interop.card import CARD_FILE, ModelCard
 from arcface_jax.interop.importing import import_model, takes_project
 from arcface_jax.interop.inference import unit_embedding
@@ -49,6 +51,11 @@ class TrainedRun:
         """The model's."""
         return self.model.class_weights
 
+    @property
+    def flip(self) -> FlipRule:
+        """The model's."""
+        return self.model.flip
+
     @functools.cached_property
     def embed(self) -> EmbedImages:
         """Of uint8 RGB [N, H, W, 3] images, float32 [N, D], not normalised."""
@@ -71,6 +78,7 @@ def load_trained(run: SavedRun) -> TrainedRun:
         config.data.size,
         f"{run.folder}, step {step}",
         None if weights is None else np.asarray(weights, np.float32),
+        FLIP if config.data.flip_test else "none",
     )
     return TrainedRun(run.name, config, step, model)
 
@@ -101,12 +109,15 @@ Project = Annotated[
 
 @dataclasses.dataclass(frozen=True)
 class Embedder:
-    """Images of a size to unit embeddings, a batch at a time; with the card if it is an export."""
+    """Images of a size to unit embeddings, a batch at a time; with the card if it is an export, and
+    with how mirror images are combined.
+    """
 
     name: str
     image_size: tuple[int, int]
     card: ModelCard | None
     batch_size: int
+    flip: FlipRule
     _function: Callable[[Any], jax.Array]
 
     def embed(
@@ -133,19 +144,45 @@ class Embedder:
 
 @dataclasses.dataclass(frozen=True)
 class ImportedModel:
-    """A network trained elsewhere, as `TrainedRun` is one trained here."""
+    """A network trained elsewhere, as `TrainedRun` is one trained here; of an export, whose
+    embeddings are combined with those of the mirror images by `flip`, `combined` is true.
+    """
 
     name: str
     image_size: tuple[int, int]
     embed: EmbedImages
+    flip: FlipRule
+    combined: bool = False
 
 
-def open_to_evaluate(path: pathlib.Path, project: str | None = None) -> TrainedRun | ImportedModel:
-    """A run, or a model trained elsewhere, to embed with and without the mirror image."""
+def open_to_evaluate(
+    path: pathlib.Path, project: str | None = None, flip: FlipRule | None = None
+) -> TrainedRun | ImportedModel:
+    """A run, an export, or a model trained elsewhere, to embed with and without the mirror image;
+    an export has it in it, and must combine it by `flip` if that is given.
+    """
+    if is_export(path):
+        embedder = open_embedder(path, flip=flip, project=project)
+
+        def embed(images: np.ndarray, move: Callable[[int], None] | None = None) -> np.ndarray:
+            return embedder.embed(images, progress=move)
+
+        return ImportedModel(path.name, embedder.image_size, embed, embedder.flip, True)
     if (run := find_run(path)) is not None:
         return load_trained(run)
     model = open_trained(path, project)
-    return ImportedModel(path.stem, model.image_size, model.embedder())
+    return ImportedModel(path.stem, model.image_size, model.embedder(), model.flip)
+
+
+def check_model(path: pathlib.Path) -> None:
+    """Refuses a model that is not there."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
+
+
+def is_export(path: pathlib.Path) -> bool:
+    """Whether a folder is what the command export made."""
+    return (path / CARD_FILE).exists()
 
 
 def check_project(path: pathlib.Path, project: str | None) -> None:
@@ -160,8 +197,7 @@ def check_project(path: pathlib.Path, project: str | None) -> None:
 def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel:
     """A model with its weights, to export or to train on; an export has none to take out."""
     check_project(path, project)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
+    check_model(path)
     if (run := find_run(path)) is not None:
         return load_trained(run).model
     if path.is_dir():
@@ -172,24 +208,31 @@ def open_trained(path: pathlib.Path, project: str | None = None) -> TrainedModel
 def open_embedder(
     path: pathlib.Path,
     *,
-    flip: bool = False,
+    flip: FlipRule | None = None,
     batch_size: int | None = None,
     project: str | None = None,
 ) -> Embedder:
-    """A model to embed with; an export as it was exported."""
+    """A model to embed with, mirror images combined by `flip` or, if it is None, as the model does;
+    an export as it was exported.
+
+    Raises:
+      InputError: an export was made by another rule, or nothing can be opened.
+    """
     if batch_size is None:
         batch_size = default_batch_size()
     check_project(path, project)
     if batch_size < 1:
         raise InputError(f"batch_size: {batch_size}; give at least 1")
-    if (path / CARD_FILE).exists():
+    if is_export(path):
         card = ModelCard.read(path)
-        if flip and not card.options["flip"]:
+        if flip not in (None, card.flip):
             raise InputError(
-                f"{path}: was exported without the mirror image; export it again with --flip"
+                f"--flip {flip}: {path} was exported with --flip {card.flip}, which is part of it; "
+                "export the model again, or leave the option out"
             )
         function, size = load_stablehlo(path / STABLEHLO_FILE)
-        return Embedder(card.name, size, card, batch_size, function)
+        return Embedder(card.name, size, card, batch_size, card.flip, function)
     model = open_trained(path, project)
+    flip = model.flip if flip is None else flip
     function = jax.jit(unit_embedding(model, flip=flip))
-    return Embedder(model.source, model.image_size, None, batch_size, function)
+    return Embedder(model.source, model.image_size, None, batch_size, flip, function)

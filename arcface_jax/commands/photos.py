@@ -1,12 +1,12 @@
 """Photos to the crops that a model takes: their middle, or the face that is found in them."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import tyro
 from rich.console import Console
 
 from arcface_jax.commands.command import say
@@ -15,30 +15,55 @@ from arcface_jax.data.decode import decode, resize
 from arcface_jax.data.detect import FaceDetector, Finding, Tally, Which, find_face, find_faces
 from arcface_jax.data.landmarks import AlignedSource
 from arcface_jax.data.source import FaceSource
+from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
+from arcface_jax.data.subset import Subset
 from arcface_jax.errors import InputError, printable
+from arcface_jax.evaluation.embedding_rule import EmbeddingRule
+from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.progress import Begin
 
 _SHOWN = 10
 
 _T = TypeVar("_T")
 
-Detect = Annotated[
-    bool,
-    tyro.conf.arg(
-        help="Find and align the face in each photo; needs requirements-detection.txt. Without it "
-        "the middle is taken, which must be cropped as the training images were."
-    ),
-]
-"""The option --detect of every command that embeds photos."""
-Face = Annotated[
-    Which,
-    tyro.conf.arg(
-        help="Which of several faces --detect takes: middle, the one nearest the middle, weighed "
-        "with its size; or largest."
-    ),
-]
-"""The option --face beside --detect."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhotoOptions:
+    """The options of every command that embeds photos: the rule by which it does."""
+
+    flip: FlipRule | None = None
+    """How an image's embedding is combined with that of its mirror image; none leaves the mirror
+    image out, at half the cost. If not given: as an export was made, none for a run that verifies
+    without it (data.no-flip-test), else add.
+    """
+    detect: bool = False
+    """Find and align the face in each photo; needs requirements-detection.txt. Without it the
+    middle is taken, which must be cropped as the training images were.
+    """
+    face: Which = "middle"
+    """Which of several faces --detect takes: middle, the one nearest the middle, weighed with its
+    size; or largest.
+    """
+    aligned: bool = False
+    """The photos are crops that are aligned to the template already, as those of .bin sets always
+    are: what is measured on them holds for faces that --detect finds, too.
+    """
+
+    def check(self) -> None:
+        """Refuses options that contradict each other."""
+        check_face(self.detect, self.face)
+        if self.detect and self.aligned:
+            raise InputError(
+                "--detect and --aligned: a crop that is aligned needs no search; give one of them"
+            )
+
+    def rule(self, flip: FlipRule | None, source: FaceSource | None = None) -> EmbeddingRule:
+        """What becomes of the photos of `source` where a model combines mirror images by `flip`."""
+        if self.detect:
+            return EmbeddingRule(flip, "largest face" if self.face == "largest" else "face")
+        aligned = self.aligned or isinstance(source, BinSource)
+        return EmbeddingRule(flip, "aligned" if aligned else "middle")
 
 
 def check_face(detect: bool, face: Which) -> None:
@@ -76,9 +101,6 @@ class _FoundOrMiddle(AlignedSource):
 class FaceFinder:
     """Finds the faces of whole sets of photographs, once for all models; NAME.faces.csv keeps them.
 
-    A protocol needs all of its photographs: where no face is found the middle is taken, as without
-    a search, and said.
-
     Args:
       folder: of the lists; what they hold is gone on with.
       face: which of several faces.
@@ -90,9 +112,19 @@ class FaceFinder:
         self._folder, self._face, self._console = folder, face, console
         self._said: set[str] = set()
 
-    def faces(self, name: str, photos: FaceSource, size: int, begin: Begin) -> FaceSource:
-        """A set's photographs as crops of this side, or larger ones of which the middle is meant;
-        `name` is the set's, and `begin` shows the work.
+    def faces(
+        self, name: str, photos: FaceSource, size: int, begin: Begin, *, all_needed: bool
+    ) -> tuple[FaceSource, np.ndarray]:
+        """A set's photographs as crops of this side, or larger ones of which the middle is meant.
+
+        Args:
+          name: the set's.
+          photos: N of them.
+          size: in pixels.
+          begin: shows the work.
+          all_needed: take the middle of a photograph without a face; else it is left out.
+
+        Returns: (the crops, int [M], which of the photographs they are of).
         """
         file = self._folder / f"{name}.faces.csv"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -102,18 +134,26 @@ class FaceFinder:
         for index, finding in enumerate(found):
             if finding.landmarks is not None:
                 landmarks[index] = finding.landmarks
+        with_face = ~np.isnan(landmarks).any(axis=(1, 2))
+        (kept,) = np.nonzero(with_face | all_needed)
         if name not in self._said:
             self._said.add(name)
-            self._say(photos, found, file)
-        return _FoundOrMiddle(photos, landmarks, size)
+            self._say(photos, found, file, "its middle is taken" if all_needed else "left out")
+            say_left_out(self._console, photos, kept)
+        if not len(kept):
+            raise InputError(f"{name}: no face is found in any of its {len(photos)} photos")
+        crops: FaceSource = _FoundOrMiddle(photos, landmarks, size)
+        return (crops if all_needed else Subset(crops, kept)), kept
 
-    def _say(self, photos: FaceSource, found: Sequence[Finding], file: pathlib.Path) -> None:
+    def _say(
+        self, photos: FaceSource, found: Sequence[Finding], file: pathlib.Path, done: str
+    ) -> None:
         tally, without = Tally(), []
         for index, finding in enumerate(found):
             place = photos.path(index) or photos.where(index)
             tally.add(place, finding)
             if finding.landmarks is None:
-                without.append(f"{place}: {finding.note}; its middle is taken")
+                without.append(f"{place}: {finding.note}; {done}")
         for line in without[:_SHOWN]:
             say(self._console, line)
         if len(without) > _SHOWN:
@@ -167,16 +207,36 @@ class Cropper:
 
     def read(self, paths: Sequence[pathlib.Path]) -> np.ndarray:
         """The crops of image files, uint8 [N, height, width, 3]."""
-        crops = []
+        return np.stack([self._read(path) for path in paths])
+
+    def read_some(
+        self, paths: Sequence[pathlib.Path]
+    ) -> tuple[np.ndarray, list[pathlib.Path], list[tuple[pathlib.Path, str]]]:
+        """(crops, the files they are of, each file that has none and why).
+
+        Raises:
+          InputError: none has.
+        """
+        crops, kept, left_out = [], [], []
         for path in paths:
             try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise InputError(
-                    f"{path}: cannot be read ({error.strerror}); check the path"
-                ) from error
-            crops.append(self.crop(decode(content, str(path)), str(path)))
-        return np.stack(crops)
+                crops.append(self._read(path))
+                kept.append(path)
+            except InputError as error:
+                left_out.append((path, str(error)))
+        if not crops:
+            first = left_out[0][1]
+            raise InputError(first if len(paths) == 1 else f"no photo can be used; {first}")
+        return np.stack(crops), kept, left_out
+
+    def _read(self, path: pathlib.Path) -> np.ndarray:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror}); check the path"
+            ) from error
+        return self.crop(decode(content, str(path)), str(path))
 
     def batches(
         self, source: EncodedSource, batch_size: int, *, first: int = 0, threads: int = 4

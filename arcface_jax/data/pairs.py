@@ -110,6 +110,25 @@ def _say(which: np.ndarray, what: str, kind: str, place: Callable[[int], str]) -
         logging.getLogger("arcface_jax").warning(printable(text))
 
 
+def kept_pairs(pairs: Pairs, kept: np.ndarray, num_images: int) -> Pairs:
+    """The pairs of which both images are kept, numbered among those.
+
+    Args:
+      pairs: of images 0 … num_images − 1.
+      kept: int [K], which images are kept, ascending.
+      num_images: N.
+
+    Returns: as many folds as before, of equal length; if a pair is gone, each begins some pairs
+      later or earlier than it did.
+    """
+    row = np.full(num_images, -1)
+    row[kept] = np.arange(len(kept))
+    first, second = row[pairs.first], row[pairs.second]
+    both = (first >= 0) & (second >= 0)
+    disjoint = pairs.disjoint_folds and bool(both.all())
+    return Pairs(first[both], second[both], pairs.same[both], pairs.num_folds, disjoint)
+
+
 def check_folds(same: np.ndarray, num_folds: int) -> None:
     """Refuses a list that cannot be verified in its folds.
 

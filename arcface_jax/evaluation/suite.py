@@ -23,11 +23,13 @@ from arcface_jax.evaluation.bootstrap import (
     roc_intervals,
     verification_intervals,
 )
+from arcface_jax.evaluation.calibration import Reliability, held_out_reliability
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.folds import fold_numbers
 from arcface_jax.evaluation.groups import GroupRates, group_rates, pair_groups
 from arcface_jax.evaluation.quality import RejectCurve, error_versus_reject
 from arcface_jax.evaluation.roc import Roc, operating_point, roc_curve
+from arcface_jax.evaluation.score_norm import ScoreNorm, normalise_scores
 from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import Search, search_gallery
 from arcface_jax.evaluation.thresholds import DeploymentThreshold, deployment_threshold
@@ -49,6 +51,8 @@ class EmbeddedSet:
         `.bin` set). If not, there is no search, and intervals resample folds.
       images: uint8 [N, height, width, 3], for pictures of the hardest pairs; None without.
       groups: [N], an attribute of each image, for rates by group; None without.
+      score_norm: how the pairs' cosines are normalised; None to take them as they are. The search
+        takes cosines.
       quality: [N], of each image, higher is better; None to take the embeddings' norms, if they are
         not all 1.
     """
@@ -61,6 +65,7 @@ class EmbeddedSet:
     images: np.ndarray | None = None
     groups: np.ndarray | None = None
     quality: np.ndarray | None = None
+    score_norm: ScoreNorm | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +97,7 @@ class SetResult:
     Attributes:
       figures: every figure with its interval.
       pairs: the pairs that were scored.
-      similarities: [P], their cosines.
+      similarities: [P], their cosines, normalised if the set says so.
       roc: of those pairs.
       first_cluster: [P], whom resampling treats as the first image's identity.
       second_cluster: [P], the second's.
@@ -101,6 +106,8 @@ class SetResult:
       gallery_size: entries of its gallery, one a person; 0 without a search.
       reject: error against rejected images; None without a quality.
       groups: rates by group; None without groups.
+      reliability: of the probabilities that a calibration gives to people it was not fitted to, or
+        in a line why there are none.
     """
 
     figures: Mapping[str, Interval]
@@ -114,6 +121,7 @@ class SetResult:
     gallery_size: int
     reject: RejectCurve | None
     groups: GroupRates | None
+    reliability: Reliability | str
 
 
 def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
@@ -128,6 +136,10 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
     unit = unit_embeddings(raw, f"{data.name}: embeddings")
     pairs = choose_pairs(data, labels, options.resampling.seed)
     similarities = score_pairs(unit, unit, pairs.first, pairs.second)
+    if data.score_norm is not None:
+        similarities = normalise_scores(
+            similarities, unit, pairs.first, pairs.second, data.score_norm
+        )
     first_cluster, second_cluster = resampled_clusters(data, pairs, labels)
     resampling = options.resampling
     clustered = (similarities, pairs.same, first_cluster, second_cluster)
@@ -153,6 +165,12 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
             )
         angles = angle_intervals(class_angles(unit, labels), resampling=resampling)
         figures |= {f"angle {name}": interval for name, interval in angles.items()}
+    reliability: Reliability | str
+    try:
+        reliability = held_out_reliability(*clustered, resampling=resampling)
+        figures |= reliability.figures
+    except InputError as error:
+        reliability = str(error)
     groups = None
     if data.groups is not None:
         threshold = float(roc.thresholds[operating_point(roc, max(options.fars), "at_most")])
@@ -181,6 +199,7 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
         gallery_size,
         _reject_curve(data, raw, similarities, pairs, max(options.fars)),
         groups,
+        reliability,
     )
 
 

@@ -1,16 +1,18 @@
 """One table of figures in the formats that people paste: text, Markdown, LaTeX, CSV, JSON."""
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from arcface_jax.evaluation.bootstrap import Interval
 
-TableRow = Mapping[str, Interval]
-"""Figures of one row, by name. Without an interval the ends equal the estimate."""
+TableRow = Mapping[str, Interval | str]
+"""Figures of one row, by name; or words. Without an interval the ends equal the estimate."""
 
 _NAMES = {
+    "rule": "scores by",
     "accuracy_std": "deviation over folds (%)",
     "threshold": "best threshold",
     "val": "VAL@FAR=0.001, mean over folds (%)",
@@ -18,6 +20,8 @@ _NAMES = {
     "val_far": "FAR at VAL (%)",
     "eer": "EER (%)",
     "auc": "AUC (%)",
+    "cllr": "Cllr, bits",
+    "ece": "ECE of the probability (%)",
     "num_same": "same pairs",
     "num_different": "different pairs",
     "num_gallery": "entries of the gallery",
@@ -33,8 +37,12 @@ _NAMES = {
 _LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
 
 
-def format_figure(name: str, figure: Interval) -> str:
-    """A figure as papers print it (rates in percent, counts whole), then its interval."""
+def format_figure(name: str, figure: Interval | str) -> str:
+    """A figure as papers print it (rates in percent, counts whole), then its interval; words as
+    they are.
+    """
+    if isinstance(figure, str):
+        return figure
     number = _formatter(name)
     if figure.low == figure.high:
         return number(figure.estimate)
@@ -44,7 +52,7 @@ def format_figure(name: str, figure: Interval) -> str:
 def _formatter(name: str) -> Callable[[float], str]:
     if name.startswith("num_"):
         return lambda value: f"{value:.0f}"
-    if name == "threshold":
+    if name in ("threshold", "cllr"):
         return lambda value: f"{value:.4f}"
     if name.startswith("angle"):
         return lambda value: f"{value:.2f}°"
@@ -128,17 +136,17 @@ def to_csv(rows: Mapping[str, TableRow]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "figure", "estimate", "low", "high"])
     for row, figures in rows.items():
-        for name, figure in figures.items():
-            writer.writerow([row, name, repr(figure.estimate), repr(figure.low), repr(figure.high)])
+        for name, f in figures.items():
+            numbers = [f, "", ""] if isinstance(f, str) else map(repr, dataclasses.astuple(f))
+            writer.writerow([row, name, *numbers])
     return text.getvalue()
 
 
 def to_json(rows: Mapping[str, TableRow]) -> str:
-    """{row: {figure: {"estimate": …, "low": …, "high": …}}}, with all digits."""
+    """{row: {figure: {"estimate": …, "low": …, "high": …} or words}}, with all digits."""
     content = {
         row: {
-            name: {"estimate": f.estimate, "low": f.low, "high": f.high}
-            for name, f in figures.items()
+            name: f if isinstance(f, str) else dataclasses.asdict(f) for name, f in figures.items()
         }
         for row, figures in rows.items()
     }

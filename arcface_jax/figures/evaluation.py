@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.calibration import Reliability
 from arcface_jax.evaluation.quality import RejectCurve
 from arcface_jax.evaluation.roc import Roc
 from arcface_jax.figures.style import check_images, new_figure, one_axes, style
@@ -88,13 +89,19 @@ def cmc_figure(curves: Mapping[str, np.ndarray]) -> Figure:
 
 
 @style()
-def score_histogram(scores: np.ndarray, same: np.ndarray, threshold: float | None = None) -> Figure:
+def score_histogram(
+    scores: np.ndarray,
+    same: np.ndarray,
+    threshold: float | None = None,
+    label: str = "cosine similarity",
+) -> Figure:
     """Distributions of the similarity of same and of different pairs, each of area 1.
 
     Args:
       scores: [P].
       same: [P] bool.
       threshold: drawn as a line, if given.
+      label: of the scores.
     """
     scores, same = np.asarray(scores), np.asarray(same, bool)
     if scores.shape != same.shape or scores.size == 0:
@@ -106,12 +113,33 @@ def score_histogram(scores: np.ndarray, same: np.ndarray, threshold: float | Non
     bins = np.linspace(low, high if high > low else low + 1e-3, 81)
     for kind, mask in (("different people", ~same), ("same person", same)):
         if mask.any():
-            label = f"{kind}: {mask.sum():,} pairs"
-            axes.hist(scores[mask], bins.tolist(), density=True, alpha=0.6, label=label)
+            pairs = f"{kind}: {mask.sum():,} pairs"
+            axes.hist(scores[mask], bins.tolist(), density=True, alpha=0.6, label=pairs)
     if threshold is not None:
         axes.axvline(threshold, color="black", ls="--", lw=1, label=f"threshold {threshold:.3f}")
-    axes.set(xlabel="cosine similarity", ylabel="density")
+    axes.set(xlabel=label, ylabel="density")
     axes.legend(loc="best")
+    return figure
+
+
+@style()
+def reliability_figure(found: Reliability) -> Figure:
+    """The share of same pairs by the probability that was given to them, with intervals; on the
+    diagonal they are equal.
+    """
+    figure, axes = one_axes()
+    axes.plot([0, 1], [0, 1], color="grey", ls=":", lw=1, label="reliable")
+    share = np.array([[one.low, one.estimate, one.high] for one in found.share])
+    # Ends of an interval of people can lie on one side of the estimate.
+    errors = np.maximum(np.diff(share, axis=1).T, 0)
+    label = f"Cllr {found.figures['cllr'].estimate:.3f} bits"
+    axes.errorbar(
+        found.probability, share[:, 1], errors, marker="o", ms=4, lw=1.4, capsize=2, label=label
+    )
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    axes.set(xlabel="probability of the same person, prior ½", ylabel="share of same pairs")
+    axes.legend(loc="upper left")
     return figure
 
 

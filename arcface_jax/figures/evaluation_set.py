@@ -14,6 +14,7 @@ from arcface_jax.figures.evaluation import (
     det_figure,
     pair_sheet,
     reject_figure,
+    reliability_figure,
     roc_figure,
     score_histogram,
 )
@@ -43,7 +44,8 @@ def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figur
     """By file name: caption and figure."""
     count = f"{result.pairs.same.sum():,} same and {(~result.pairs.same).sum():,} different pairs"
     threshold = result.thresholds[0].threshold.estimate
-    scores = score_histogram(result.similarities, result.pairs.same, threshold)
+    kind = "cosine similarity" if data.score_norm is None else str(data.score_norm)
+    scores = score_histogram(result.similarities, result.pairs.same, threshold, kind)
     det = det_figure({data.name: result.roc})
     pictures = {
         "roc": (f"Verification: {count}.", roc_figure({data.name: result.roc})),
@@ -59,6 +61,10 @@ def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figur
             caption = f"Search with rejection: {unknown:,} probes of unknown people as well."
             det = det_figure({data.name: open_set_roc(result.search)}, identification=True)
             pictures["identification_det"] = (caption, det)
+    if not isinstance(result.reliability, str):
+        pairs = f"{result.reliability.num_pairs.sum():,} pairs"
+        caption = f"Probabilities of {pairs} of people they were not fitted to, both kinds alike."
+        pictures["reliability"] = (caption, reliability_figure(result.reliability))
     if result.reject is not None:
         caption = "Errors left when the images with the shortest embeddings are rejected."
         pictures["reject"] = (caption, reject_figure({"by embedding norm": result.reject}))

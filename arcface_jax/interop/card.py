@@ -2,12 +2,21 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any, Self
 
+import numpy as np
+
 from arcface_jax.command_name import command
 from arcface_jax.errors import InputError, reason
+from arcface_jax.evaluation.bootstrap import Interval
+from arcface_jax.evaluation.calibration import Calibration, percent
+from arcface_jax.evaluation.embedding_rule import FLIP, EmbeddingRule
+from arcface_jax.evaluation.impostor_tail import ImpostorTail, rate_of_each
+from arcface_jax.evaluation.thresholds import too_few_pairs
+from arcface_jax.evaluation.verification import FlipRule
 
 CARD_FILE = "model_card.json"
 LARGEST_CHANGE = "largest change of a cosine"
@@ -43,7 +52,9 @@ class ModelCard:
       embedding_size: D.
       image_size: (height, width) of the uint8 RGB input.
       training_pixels: what the network was trained on, already part of the export.
-      options: how it was exported: folded, flip, weights.
+      rule: how its embeddings are made, and how the photos were cropped that metrics and thresholds
+        were measured on.
+      options: how it was exported: folded, weights.
       data: what it was trained on.
       recipe: how it was trained, in words.
       config: every setting of the run, where it was trained here; None otherwise.
@@ -53,6 +64,11 @@ class ModelCard:
       verified_on: the set that metrics and thresholds were measured on; None if none was given.
       metrics: of the export, and under "original" of the model before it.
       thresholds: for false accept rates 1e-3 … 1e-6.
+      calibration: from a cosine to the likelihood ratio and the probability; None if no set was
+        given, or none can be had from it.
+      calibration_figures: of `calibration.calibrate`, each with the ends of its interval; or
+        "warning", why there are none.
+      strangers: how often photos of different people score as high; None if no set was given.
       versions: of the libraries.
     """
 
@@ -63,6 +79,7 @@ class ModelCard:
     embedding_size: int
     image_size: tuple[int, int]
     training_pixels: Mapping[str, Any]
+    rule: EmbeddingRule
     options: Mapping[str, Any]
     data: str
     recipe: str
@@ -72,7 +89,15 @@ class ModelCard:
     verified_on: str | None
     metrics: Mapping[str, Any]
     thresholds: tuple[Threshold, ...]
+    calibration: Calibration | None
+    calibration_figures: Mapping[str, Any]
+    strangers: ImpostorTail | None
     versions: Mapping[str, str]
+
+    @property
+    def flip(self) -> FlipRule:
+        """How the export combines an image's embedding with that of its mirror image."""
+        return self.rule.flip or FLIP
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -90,7 +115,16 @@ class ModelCard:
             content = json.loads(path.read_text(encoding="utf-8"))
             thresholds = tuple(Threshold(**each) for each in content.pop("thresholds"))
             height, width = content.pop("image_size")
-            return cls(**content, thresholds=thresholds, image_size=(int(height), int(width)))
+            rule = EmbeddingRule(**content.pop("rule"))
+            fitted, tail = content.pop("calibration"), content.pop("strangers")
+            return cls(
+                **content,
+                rule=rule,
+                thresholds=thresholds,
+                image_size=(int(height), int(width)),
+                calibration=None if fitted is None else _read_calibration(fitted),
+                strangers=None if tail is None else _read_tail(tail),
+            )
         except OSError as error:
             raise InputError(
                 f"{path}: cannot be read ({error.strerror}); give the folder of an export"
@@ -101,18 +135,89 @@ class ModelCard:
                 "again"
             ) from error
 
-    def threshold(self, far: float) -> Threshold:
-        """The threshold for a false accept rate.
+    def threshold(self, far: float, rule: EmbeddingRule, entries: int = 1) -> Threshold:
+        """The threshold by which a stranger who is compared with so many entries of a gallery is
+        accepted at the rate `far`; of embeddings by `rule`.
+
+            far = 1 − (1 − FAR of each comparison)^entries
+
+        as if entries were independent. Those of one person are not, and then it is lower. With
+        several entries, `far` of the result is that of each, and its `tar` is not known.
 
         Raises:
-          InputError: the card has none for it.
+          InputError: the card has no thresholds, or measured them by another rule, or so rare a
+            false accept is beyond its pairs; it says how many would be needed.
         """
+        self._check_rule(rule)
+        if self.strangers is None or not self.thresholds:
+            raise InputError(
+                f"far: {far:g} has no threshold in the model card, which has none: export with "
+                "--verify, or give --threshold"
+            )
+        each = rate_of_each(far, entries)
         for threshold in self.thresholds:
-            if threshold.far == far:
+            if entries == 1 and threshold.far == far:
                 return threshold
-        known = ", ".join(f"{each.far:g}" for each in self.thresholds)
-        known = known or "none: export with --verify, or give --threshold"
-        raise InputError(f"far: {far:g} has no threshold in the model card, which has {known}")
+        try:
+            cosine = self.strangers.threshold(each)
+        except InputError as error:
+            among = "" if entries == 1 else f" among {entries:,} entries"
+            raise InputError(
+                f"--far {far:g}{among}: {error}; give a larger one, or --threshold, or export the "
+                "model with --verify of more people"
+            ) from None
+        warning = too_few_pairs(self.strangers.num_different, each)
+        return Threshold(each, cosine, math.nan, warning)
+
+    def _check_rule(self, rule: EmbeddingRule) -> None:
+        if self.thresholds and not self.rule.agrees_with(rule):
+            raise InputError(
+                f"the thresholds of the model card were measured with {self.rule}, and these "
+                f"photos are taken with {rule}; give the same options, or give --threshold, or "
+                "export the model again with --verify and these options"
+            )
+
+    def meaning(self, cosine: float, rule: EmbeddingRule) -> str | None:
+        """What a cosine of embeddings by `rule` says; None where the card cannot tell."""
+        if self.strangers is None or not self.rule.agrees_with(rule):
+            return None
+        strangers = self.strangers.words(cosine)
+        verb = "score" if strangers == "most" else "scores"
+        rare = f"{strangers} strangers {verb} as high"
+        if self.calibration is None:
+            return rare
+        probability = percent(float(self.calibration.probability(np.array(cosine))))
+        return f"same person: {probability}, if that was as likely as not before; {rare}"
+
+    def _probability_lines(self) -> list[str]:
+        if self.calibration is None:
+            return [f"No probability: {self.calibration_figures.get('warning', 'not measured')}"]
+        of, figures = self.calibration, self.calibration_figures
+        written = {name: Interval(**each) for name, each in figures.items()}
+        lines = [
+            f"The natural logarithm of the likelihood ratio of a cosine c is {of.slope:.4g}·c "
+            f"{of.offset:+.4g}, of {of.num_same:,} same and {of.num_different:,} different pairs "
+            "weighted alike, and never beyond what so many can tell. On people it was not fitted "
+            f"to: Cllr {written['cllr']} bits, ECE {written['ece']}.",
+            "",
+            "The probability is for a prior of ½: that both photos show one person was as likely "
+            "as not before they were seen. Where it was not, multiply the odds by prior/(1 − "
+            "prior): among 1,000 strangers and one who is the person, by 1/1,000.",
+        ]
+        if of.separable:
+            lines += [
+                "",
+                "Every same pair scored above every different one: how steeply the "
+                "probability rises between them is not known.",
+            ]
+        lines += ["", "| cosine | same person | strangers who score as high |", "|---|---|---|"]
+        for name, one in written.items():
+            what, _, cosine = name.partition("@")
+            if what == "probability" and self.strangers is not None:
+                ends = f"{percent(one.low)} to {percent(one.high)}"
+                rare = self.strangers.words(float(cosine))
+                lines.append(f"| {cosine} | {percent(one.estimate)} ({ends}) | {rare} |")
+        return lines
 
     def to_markdown(self) -> str:
         """The card for people."""
@@ -126,6 +231,7 @@ class ModelCard:
             "",
             f"- Exported from: {self.source}",
             f"- Options: {', '.join(f'{key} {value}' for key, value in self.options.items())}",
+            f"- Mirror image and crop: {self.rule}",
             f"- Training data: {self.data}",
             f"- Recipe: {self.recipe}",
             f"- Licence: {self.licence}",
@@ -143,6 +249,7 @@ class ModelCard:
                 f"| {t.far:g} | {t.cosine:.4f} | {t.tar:.4f} | {t.warning or ''} |"
                 for t in self.thresholds
             ]
+            lines += ["", *self._probability_lines()]
         if self.run_results:
             lines += ["", "## The run's own last verification, on the people it held out", ""]
             lines += ["| | |", "|---|---|"]
@@ -160,3 +267,16 @@ class ModelCard:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         lines += ["", f"Libraries: {versions}", ""]
         return "\n".join(lines)
+
+
+def _read_calibration(content: Mapping[str, Any]) -> Calibration:
+    slope, offset = float(content["slope"]), float(content["offset"])
+    counts = int(content["num_same"]), int(content["num_different"])
+    return Calibration(slope, offset, *counts, bool(content["separable"]))
+
+
+def _read_tail(content: Mapping[str, Any]) -> ImpostorTail:
+    accepted, scores = tuple(map(int, content["accepted"])), tuple(map(float, content["scores"]))
+    if not 0 < len(accepted) == len(scores) or not 0 < max(accepted) <= content["num_different"]:
+        raise ValueError("strangers")
+    return ImpostorTail(int(content["num_different"]), accepted, scores)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.interop.fold import fold_batch_norm
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.quantise import WeightType, dequantise, quantise
@@ -19,7 +20,7 @@ def unit_embedding(
     model: TrainedModel,
     *,
     fold: bool = True,
-    flip: bool = False,
+    flip: FlipRule = "none",
     weights: WeightType = "float32",
     shift_depthwise: bool = True,
 ) -> ImageFunction:
@@ -28,13 +29,14 @@ def unit_embedding(
     Args:
       model: what to use.
       fold: fold batch normalisations into the layers before them.
-      flip: add the mirror image's embedding before normalising, (x + x′)/‖x + x′‖, at twice the
-        cost.
+      flip: how the mirror image's embedding is combined with the image's, at twice the cost; see
+        `evaluation.verification.combine_flip`.
       weights: type that the kernels are stored in.
       shift_depthwise: compute depthwise convolutions in the way that is fast on CPUs, where it is
         compiled for one; ONNX has a convolution of its own and needs False.
 
-    Returns: a function to be jitted, exported or converted. An embedding of norm 0 stays 0.
+    Returns: a function to be jitted, exported or converted. An embedding of norm 0 stays 0; D
+      doubles for flip "concatenate".
     """
     network: Any = model.backbone
     variables: Any = model.variables
@@ -47,10 +49,10 @@ def unit_embedding(
     def embed(images: jax.Array) -> jax.Array:
         unpacked = dequantise(packed)
         embeddings = network.apply(unpacked, normalise(images, model.pixels))
-        if flip:
-            embeddings = embeddings + network.apply(
-                unpacked, normalise(images[:, :, ::-1, :], model.pixels)
-            )
+        if flip != "none":
+            mirrored = network.apply(unpacked, normalise(images[:, :, ::-1, :], model.pixels))
+            both = (embeddings, mirrored)
+            embeddings = sum(both) if flip == "add" else jnp.concatenate(both, axis=-1)
         # Not logits.normalise_rows: its cases for gradients and divergence would be nodes of every
         # exported graph.
         squared = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.embedding_rule import FLIP
+from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.models.embed import check_embedded, embed_images, make_embed_function
 from arcface_jax.pixels import PixelConvention
 
@@ -34,6 +36,8 @@ class TrainedModel:
       source: where it comes from, for people to read.
       class_weights: float32 [C, D], or [C, K, D] of sub-centres, the classifier that it was trained
         with; None where it was not kept.
+      flip: how commands combine an image's embedding with that of its mirror image, unless asked to
+        do otherwise.
     """
 
     backbone: nn.Module
@@ -42,6 +46,7 @@ class TrainedModel:
     image_size: tuple[int, int]
     source: str
     class_weights: np.ndarray | None = None
+    flip: FlipRule = FLIP
 
     @property
     def embedding_size(self) -> int:

@@ -263,7 +263,8 @@ def test_an_evaluation_searches_the_photographs_that_its_pairs_name(
 
     def load(size):
         finder = photos.FaceFinder(tmp_path / "out", "middle", Console(file=said, width=400))
-        return load_set(specification, size, 2, unseen, finder)
+        options = photos.PhotoOptions(detect=True)
+        return load_set(specification, size, 2, unseen, options, finder=finder)
 
     detector.fails_at = 4
     with pytest.raises(KeyboardInterrupt):

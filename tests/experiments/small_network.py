@@ -13,7 +13,7 @@ class OneConvolution(nn.Module):
 
     @nn.compact
     def __call__(self, images, train=False):
-        x = nn.relu(nn.Conv(4, (3, 3), strides=2)(images)).reshape(len(images), -1)
+        x = nn.relu(nn.Conv(4, (3, 3), strides=2)(images)).reshape(images.shape[0], -1)
         return EmbeddingBatchNorm(epsilon=1e-5)(nn.Dense(self.embedding_size)(x), train)
 
 

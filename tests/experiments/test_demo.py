@@ -1,5 +1,7 @@
 """The web page: what it says, and that a real browser shows it without any other computer."""
 
+import dataclasses
+import importlib.util
 import json
 import os
 import pathlib
@@ -8,6 +10,7 @@ import shutil
 import signal
 import socket
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -15,8 +18,12 @@ import tyro
 
 from arcface_jax.commands.models import open_embedder
 from arcface_jax.commands.photos import Cropper
+from arcface_jax.data.decode import decode
 from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.embedding_rule import EmbeddingRule
+from arcface_jax.evaluation.impostor_tail import ImpostorTail
 from experiments import demo
 from tests import processes
 
@@ -44,8 +51,10 @@ def answers(small_checkpoint, crowd):
     shutil.copytree(crowd, crowd.parent / "known")
     shutil.rmtree(crowd.parent / "known" / "p3")
     embedder = open_embedder(small_checkpoint)
-    gallery = demo.enrol(embedder, str(crowd.parent / "known"), Cropper(embedder.image_size))
-    return demo.Answers(embedder, Cropper(embedder.image_size), gallery)
+    gallery = demo.enrol(
+        embedder, str(crowd.parent / "known"), Cropper(embedder.image_size), EmbeddingRule()
+    )
+    return demo.Answers(embedder, Cropper(embedder.image_size), gallery, EmbeddingRule())
 
 
 def test_two_photos_of_one_person_and_of_two(answers, crowd):
@@ -63,6 +72,66 @@ def test_a_name_or_unknown(answers, crowd):
     assert answers.name(photos[12], 0.95)[0].startswith("## unknown\nMost alike: p")
 
 
+def test_what_the_number_means_is_said_where_the_card_tells(answers, crowd):
+    photos, tail = FolderSource(crowd), ImpostorTail(1000, (1, 1000), (0.9999, -1.0))
+    meaning = "same person: 97 %"
+    card = types.SimpleNamespace(
+        rule=EmbeddingRule(), strangers=tail, meaning=lambda cosine, rule: meaning
+    )
+    embedder = dataclasses.replace(answers._embedder, card=card)
+    for rule, told in ((EmbeddingRule(), True), (EmbeddingRule("none"), False)):
+        page = demo.Answers(embedder, answers._cropper, answers._gallery, rule)
+        assert page.compare(photos[0], photos[1], 0.5)[0].endswith(f"\n\n{meaning}")
+        named = page.name(photos[6], 0.5)[0]
+        assert ("Strangers so alike: " in named) == told
+    # One who is the very photo that was enrolled: 1 − .999¹² of 1,000 pairs that never reach it.
+    assert (
+        demo.Answers(embedder, answers._cropper, answers._gallery, EmbeddingRule())
+        .name(photos[0], 0.5)[0]
+        .endswith("Strangers so alike: fewer than one in 83")
+    )
+
+
+def test_photographs_to_click_are_drawn_and_the_page_says_whose_number_it_shows(tmp_path):
+    one, two = demo.drawn_examples(tmp_path)
+    faces = SyntheticFaces(2, 2, image_size=112)
+    assert faces.labels.tolist()[:3] == [0, 0, 1]
+    for pair, numbers in ((one, (0, 1)), (two, (1, 2))):
+        for file, number in zip(pair, numbers, strict=True):
+            with open(file, "rb") as content:
+                drawn = decode(content.read(), file)
+            np.testing.assert_array_equal(drawn, faces.render(np.array([number]))[0])
+
+
+@pytest.mark.slow
+def test_the_page_has_a_title_and_photographs_to_click(tmp_path):
+    """In a process of its own, for Gradio leaves an event loop open."""
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("the packages of requirements-demo.txt are not installed")
+    text = f"""
+import json, pathlib
+from experiments import demo
+examples = demo.drawn_examples(pathlib.Path({str(tmp_path)!r}))
+answers = demo.Answers(None, None, None, None)
+page = demo.build(answers, "Little", (0.4, 0.6), 3, examples)
+parts = [(one["type"], one["props"]) for one in page.get_config_file()["components"]]
+print(json.dumps([
+    page.title,
+    parts[0][1]["value"],
+    [props["value"] for kind, props in parts if kind == "slider"],
+    [len(props["samples"]) for kind, props in parts if kind == "dataset"],
+]))
+"""
+    environment = os.environ | {"GRADIO_TEMP_DIR": str(tmp_path)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    run = processes.run([sys.executable, "-c", text], cwd=REPOSITORY, env=environment)
+    assert run.returncode == 0, run.stderr
+    title, first, sliders, clicked = json.loads(run.stdout)
+    assert title == "arcface-jax: Little"
+    assert first.startswith("# arcface-jax: Little\nThe number is the similarity of two photos")
+    assert (sliders, clicked) == ([0.4, 0.6], [2])
+
+
 def test_faults_are_said_on_the_page(answers, crowd):
     assert answers.compare(FolderSource(crowd)[0], None, 0.5) == (
         "## Second photo: missing; choose one",
@@ -70,7 +139,7 @@ def test_faults_are_said_on_the_page(answers, crowd):
         None,
     )
     assert answers.name(None, 0.5) == ("## Photo: missing; choose one", None)
-    nobody = demo.Answers(answers._embedder, answers._cropper, None)
+    nobody = demo.Answers(answers._embedder, answers._cropper, None, EmbeddingRule())
     with pytest.raises(InputError, match="start with --people"):
         nobody.name(FolderSource(crowd)[0], 0.5)
 

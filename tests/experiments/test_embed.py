@@ -24,6 +24,7 @@ from arcface_jax.data.detect import Detection
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.embedding_rule import NOT_TOLD, EmbeddingRule
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.torch import import_torch
 from experiments import embed, export
@@ -38,7 +39,7 @@ def main():
 def expected(small_checkpoint, crowd):
     source = FolderSource(crowd)
     images = jnp.stack([source[index] for index in range(len(source))])
-    return np.asarray(jax.jit(unit_embedding(import_torch(small_checkpoint)))(images))
+    return np.asarray(jax.jit(unit_embedding(import_torch(small_checkpoint), flip="add"))(images))
 
 
 def test_rows_are_the_images_in_order(type_command, small_checkpoint, crowd, tmp_path, expected):
@@ -73,7 +74,7 @@ def test_npz_is_what_the_evaluation_reads(
     type_command, small_checkpoint, crowd, tmp_path, expected
 ):
     assert type_command(main, small_checkpoint, crowd, tmp_path / "e.npz")[0] == 0
-    entry = read_embeddings(tmp_path / "e.npz", "none", 1)
+    entry = read_embeddings(tmp_path / "e.npz", None, 1)
     np.testing.assert_allclose(entry.data.embeddings, expected, atol=1e-5)
     np.testing.assert_array_equal(entry.data.labels, np.repeat(np.arange(4), 4))
     assert not list(tmp_path.glob("*.partial*"))
@@ -84,9 +85,10 @@ def test_a_verification_set_keeps_its_pairs(type_command, small_checkpoint, tmp_
     for name, seed in (("lfw", 0), ("agedb", 1)):
         source = write_bin(tmp_path / f"{name}.bin", seed)
         assert type_command(main, small_checkpoint, source, tmp_path / f"{name}.npz")[0] == 0
-        entries.append(read_embeddings(tmp_path / f"{name}.npz", "none", 10))
+        entries.append(read_embeddings(tmp_path / f"{name}.npz", None, 10))
     first, second = entries
     assert not first.data.identities_known
+    assert first.rule == EmbeddingRule("add", "aligned")
     assert first.data.pairs.first.tolist() == list(range(0, 40, 2))
     assert first.data.pairs.same.tolist() == [True, False] * 10
     assert first.content != second.content  # other images, whatever their labels
@@ -252,13 +254,13 @@ def test_photos_without_a_face_are_left_out(
     ]
     assert "Images left out: 2 of 16.\n" in out
     gallery = read_gallery(tmp_path / name)
-    assert gallery.faces == ("--detect --face middle" if name == "e.npz" else None)
+    assert gallery.rule == (EmbeddingRule("add", "face") if name == "e.npz" else NOT_TOLD)
     assert [place.rpartition("crowd/")[2] for place in gallery.places[:5]] == [
         "p0/1.png", "p0/2.png", "p0/3.png", "p1/0.png", "p1/2.png"
     ]  # fmt: skip
     source = FolderSource(crowd)
     crops = jnp.stack([align(source[index], TEMPLATE * 32 / 112, 32) for index in (1, 2, 3, 4, 6)])
-    aligned = jax.jit(unit_embedding(import_torch(small_checkpoint)))(crops)
+    aligned = jax.jit(unit_embedding(import_torch(small_checkpoint), flip="add"))(crops)
     np.testing.assert_allclose(gallery.embeddings[:5], aligned, atol=1e-5)
     assert not list(tmp_path.glob("*.partial*"))
 
@@ -290,7 +292,7 @@ def test_the_face_nearest_the_middle_counts_and_that_is_said(
     assert " and 11 more\n" in out
     expected = photos.Cropper((32, 32), detect=True).crop(FolderSource(crowd)[0], "photo")
     np.testing.assert_array_equal(expected, align(FolderSource(crowd)[0], near.landmarks, 32))
-    network = jax.jit(unit_embedding(import_torch(small_checkpoint)))
+    network = jax.jit(unit_embedding(import_torch(small_checkpoint), flip="add"))
     found = read_gallery(tmp_path / "e.npz").embeddings[0]
     np.testing.assert_allclose(found, network(jnp.asarray(expected)[None])[0], atol=1e-5)
     largest = photos.Cropper((32, 32), detect=True, face="largest")
@@ -389,7 +391,7 @@ def test_no_embedding_that_is_no_number_is_written(
         found[(np.asarray(images) == broken).all(axis=(1, 2, 3))] = value
         return found
 
-    embedder = Embedder("small.pth", (32, 32), None, 3, function)
+    embedder = Embedder("small.pth", (32, 32), None, 3, "add", function)
     monkeypatch.setattr(embed, "open_embedder", lambda *_, **__: embedder)
     status, _, error = type_command(main, small_checkpoint, crowd, tmp_path / "e.npy")
     assert status == 2

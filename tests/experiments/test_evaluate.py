@@ -18,7 +18,11 @@ from arcface_jax.commands.training_angles import images_of_some_classes, trainin
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angle_statistics import angle_statistics
 from arcface_jax.evaluation.bootstrap import Resampling
+from arcface_jax.evaluation.embedding_rule import EmbeddingRule
 from arcface_jax.evaluation.embeddings import unit_embeddings
+from arcface_jax.evaluation.score_norm import ScoreNorm, normalise_scores
+from arcface_jax.evaluation.suite import SetResult
+from arcface_jax.evaluation.verification import combine_flip
 from arcface_jax.models import registry
 from arcface_jax.runs.dataset import load_data
 from arcface_jax.runs.loop import train
@@ -84,6 +88,7 @@ def test_every_table_and_picture_is_written(evaluated: pathlib.Path) -> None:
             "roc",
             "det",
             "scores",
+            "reliability",
             "cmc",
             "identification_det",
             "reject",
@@ -97,12 +102,62 @@ def test_every_table_and_picture_is_written(evaluated: pathlib.Path) -> None:
 
 def test_the_report_is_one_page_that_needs_nothing_else(evaluated: pathlib.Path) -> None:
     page = (evaluated / "report.html").read_text()
-    assert page.count("<img ") == page.count('src="data:image/png;base64,') == 16
+    assert page.count("<img ") == page.count('src="data:image/png;base64,') == 18
     assert "http" not in page
     assert "<script" not in page
     assert "significant" in page
     assert "cannot tell whether the FAR is below 0.0001" in page
     assert "Rates by group" in page
+
+
+def test_scores_are_normalised_by_a_cohort(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results: list[SetResult] = []
+    monkeypatch.setattr(
+        "experiments.evaluate.draw_set", lambda _, one, __: results.append(one) or []
+    )
+    path, cohort = write_faces(tmp_path / "faces.npz"), tmp_path / "cohort.npz"
+    others = np.random.default_rng(7).normal(size=(30, 8))
+    np.savez(cohort, embeddings=others)
+    options = {"embeddings": (path,), "deployment_fars": (0.1,), "replicates": 2}
+    options |= {"output": tmp_path / "out", "cohort": cohort, "cohort_top": 10, "score_norm": "t"}
+    run(Arguments(**options))
+    with np.load(path) as arrays:
+        unit = combine_flip(arrays["embeddings"], arrays["mirrored"])
+    first, second = np.triu_indices(80, k=1)
+    cosines = np.einsum("pd,pd->p", unit[first], unit[second])
+    expected = normalise_scores(cosines, unit, first, second, ScoreNorm(others, "t", 10))
+    np.testing.assert_allclose(results[0].similarities, expected, atol=1e-4)
+    figures = json.loads((tmp_path / "out" / "table.json").read_text())["faces"]
+    told = "--flip add and a crop that is not told; T-norm by the 10 most alike of 30"
+    assert figures["rule"] == told
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"cohort": None, "cohort_top": 3}, "--score-norm, --cohort-top: say how --cohort"),
+        ({"cohort": None, "score_norm": "t"}, "--score-norm, --cohort-top: say how --cohort"),
+        ({"cohort_top": 1}, "--cohort-top is 1"),
+        ({"cohort_top": 31}, r"cohort\.npz: cohort: 31 of 30 embeddings; give from 2 to all"),
+        ({"cohort": "absent.npz"}, r"absent\.npz: cannot be read"),
+        ({"rule": EmbeddingRule("none").to_json()}, r"cohort\.npz: was embedded with --flip none"),
+        ({"size": 9}, r"faces\.npz: cohort: embeddings of 9 numbers, but the set has 8"),
+    ],
+)
+def test_a_cohort_that_does_not_fit_is_named(
+    tmp_path: pathlib.Path, options: dict[str, object], said: str
+) -> None:
+    path, cohort = write_faces(tmp_path / "faces.npz"), tmp_path / "cohort.npz"
+    rule = {"rule": options.pop("rule")} if "rule" in options else {}
+    np.savez(cohort, embeddings=np.ones((30, options.pop("size", 8))), **rule)
+    given = {"cohort": cohort} | options
+    if isinstance(given["cohort"], str):
+        given["cohort"] = tmp_path / given["cohort"]
+    with pytest.raises(InputError, match=said):
+        run(Arguments(embeddings=(path,), output=tmp_path / "out", replicates=2, **given))
+    assert not (tmp_path / "out").exists()
 
 
 def test_command_line_errors_are_one_line(

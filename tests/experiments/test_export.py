@@ -11,10 +11,12 @@ import tyro
 
 from arcface_jax.commands.models import load_trained
 from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.evaluation.embedding_rule import EmbeddingRule
 from arcface_jax.interop.card import ModelCard
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.stablehlo import load_stablehlo
 from arcface_jax.interop.torch import import_torch
+from arcface_jax.models.embed import mirror
 from arcface_jax.runs.saved_runs import SavedRun
 from experiments import export, train
 from tests.bin_set import write_bin
@@ -53,19 +55,29 @@ def test_an_export_holds_the_model_and_tells_its_accuracy(
         "auc",
         "accept from cosine",
         "cannot tell",
+        "| cosine | same person | strangers who score as high |",
+        "Cllr",
+        "as not before they were seen",
     ):
         assert said in out
     source = FolderSource(crowd)
     images = np.stack([source[index] for index in range(len(source))])
     embed, size = load_stablehlo(folder / "model.stablehlo")
     model = import_torch(small_checkpoint)
-    exact = np.asarray(jax.jit(unit_embedding(model, weights="int8"))(jnp.asarray(images)))
+    exact = np.asarray(
+        jax.jit(unit_embedding(model, weights="int8", flip="add"))(jnp.asarray(images))
+    )
     assert size == (32, 32)
     np.testing.assert_allclose(embed(images), exact, atol=1e-5)
     card = ModelCard.read(folder)
-    assert card.options == {"fold": True, "flip": False, "weights": "int8"}
+    assert card.options == {"fold": True, "weights": "int8"}
+    assert card.rule == EmbeddingRule("add", "middle")
+    assert card.strangers.num_different == 6 * 16
+    assert (card.calibration.num_same, card.calibration.num_different) == (24, 96)
+    names = ["slope", "offset", *(f"probability@{n / 10:g}" for n in range(9)), "cllr", "ece"]
+    assert list(card.calibration_figures) == names
     assert [threshold.far for threshold in card.thresholds] == [1e-3, 1e-4, 1e-5, 1e-6]
-    plain = np.asarray(jax.jit(unit_embedding(model, fold=False))(jnp.asarray(images)))
+    plain = np.asarray(jax.jit(unit_embedding(model, fold=False, flip="add"))(jnp.asarray(images)))
     pairs = np.triu_indices(len(images), k=1)
     change = np.abs((exact @ exact.T - plain @ plain.T)[pairs]).max()
     assert card.metrics["largest change of a cosine"] == pytest.approx(change, abs=1e-5)
@@ -135,7 +147,7 @@ def test_the_card_of_a_run_quotes_its_recipe_and_results(type_command, crowd, tm
     assert f"| auc | {last['auc']:.5g} |" in text
     trained = load_trained(SavedRun(run))
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
-    expected = trained.embed(images)
+    expected = trained.embed(images) + trained.embed(mirror(images))
     embed, size = load_stablehlo(folder / "model.stablehlo")
     assert size == (16, 16)
     np.testing.assert_allclose(
@@ -151,6 +163,13 @@ def test_the_card_of_a_run_quotes_its_recipe_and_results(type_command, crowd, tm
         (["crowd", "out"], "crowd: is no run"),
         (["small.pth", "out", "--verify", "crowd/p0"], "crowd/p0"),
         (["small.pth", "out", "--project", "facenet"], "'facenet' is unknown"),
+        (["small.pth", "out", "--detect"], "--detect: says how the photos of --verify are taken"),
+        (["small.pth", "out", "--aligned"], "--aligned: says how the photos of --verify"),
+        (
+            ["small.pth", "out", "--verify", "crowd", "--aligned", "--detect"],
+            "--detect and --aligned: a crop that is aligned needs no search; give one",
+        ),
+        (["small.pth", "out", "--face", "largest"], "--face largest: chooses among the faces"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -189,7 +208,9 @@ def test_a_verification_set_is_measured_on_its_own_pairs(type_command, small_che
         main, small_checkpoint, tmp_path / "out", "--verify", tmp_path / "lfw.bin"
     )
     assert status == 0, err
-    assert ModelCard.read(tmp_path / "out").thresholds[0].warning.startswith("10 different pairs")
+    card = ModelCard.read(tmp_path / "out")
+    assert card.thresholds[0].warning.startswith("10 different pairs")
+    assert card.rule.crop == "aligned"
 
 
 def test_a_damaged_card_is_named(tmp_path):

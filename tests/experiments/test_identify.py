@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import io
 import pathlib
 import shutil
 import sys
@@ -12,19 +11,20 @@ import pytest
 import skimage.data
 import tyro
 from PIL import Image
-from rich.console import Console
 
 from arcface_jax.commands.gallery import (
     Gallery,
+    check_same_rule,
     embed_patterns,
     find_candidates,
-    how_cut,
     read_gallery,
-    warn_of_other_cut,
 )
 from arcface_jax.commands.models import open_embedder
 from arcface_jax.commands.photos import Cropper
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.calibration import Calibration
+from arcface_jax.evaluation.embedding_rule import EmbeddingRule
+from arcface_jax.evaluation.impostor_tail import ImpostorTail
 from arcface_jax.interop.card import CARD_FILE, ModelCard, Threshold
 from experiments import embed, export, identify
 
@@ -68,6 +68,71 @@ def test_known_people_are_named_and_a_stranger_is_not(
         [cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line
     ]
     assert [row[1] for row in rows if row[1]] == ["p0", "p1", "p2", "unknown"]
+
+
+def test_photos_that_cannot_be_used_are_left_out_and_written_down(
+    type_command, small_checkpoint, crowd, enrolled, tmp_path
+):
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    photos = (tmp_path / "broken.png", crowd / "p1/3.png", tmp_path / "absent.png")
+    found = tmp_path / "found.csv"
+    status, out, _ = type_command(
+        main, "name", small_checkpoint, enrolled, *photos, "--threshold", "0.9", "--output", found
+    )
+    assert status == 0
+    assert "broken.png: cannot decode this image (no image of a known format" in out
+    assert "absent.png: cannot be read (No such file or directory); check the path" in out
+    assert "Photos left out: 2 of 3.\n" in out
+    with found.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == ["image", "person", "candidate_1", "cosine_1", "note"]
+    assert [line["person"] for line in lines] == ["p1", "", ""]
+    assert lines[0]["image"].endswith("p1/3.png")
+    assert lines[0]["note"] == ""
+    assert "absent.png: cannot be read" in lines[2]["note"]
+
+
+def test_in_a_gallery_the_rate_is_of_strangers_not_of_comparisons(
+    type_command, small_checkpoint, crowd, enrolled, tmp_path
+):
+    """Nine entries, so each may err at 1 − .9^(1/9) = .0116 for --far .1."""
+    export.run(export.Arguments(small_checkpoint, tmp_path / "out"))
+    card = ModelCard.read(tmp_path / "out")
+    strangers = ImpostorTail(1000, (1, 11, 12, 100, 1000), (0.99, 0.9, 0.85, 0.5, -1.0))
+    calibration = Calibration(20.0, -10.0, 100, 1000)
+    card = dataclasses.replace(
+        card,
+        thresholds=(Threshold(0.1, 0.5, 0.9),),
+        strangers=strangers,
+        calibration=calibration,
+        rule=EmbeddingRule(),
+    )
+    (tmp_path / "out" / CARD_FILE).write_text(card.to_json())
+    assert ModelCard.read(tmp_path / "out") == card
+    photo = crowd / "p1/3.png"
+    asked = (main, "name", tmp_path / "out", enrolled, photo)
+    status, out, _ = type_command(*asked, "--far", "0.1")
+    assert status == 0
+    assert "warning: 1,000 different pairs give about 12 false accepts at FAR 0.0116" in out
+    # .9 is reached by 11 of 1,000: 1 − .989⁹ = .0947.
+    assert (
+        "A name is given from a cosine of 0.900; strangers who reach it with one of 9 entries, if "
+        "these are independent: one in 10.\n"
+    ) in out
+    assert "strangers so alike" in out
+    status, _, err = type_command(*asked)
+    assert status == 2
+    assert (
+        "error: --far 0.001 among 9 entries: 0.000111 for each comparison is beyond what 1,000 "
+        "different pairs can tell; 8,996 are needed at the least, and 269,880 to know it within"
+    ) in err
+    two = (crowd / "p1/2.png", photo)
+    status, out, _ = type_command(main, "verify", tmp_path / "out", *two, "--far", "0.1")
+    assert status == 0
+    assert "the same person: cosine 0.9" in out
+    assert "threshold 0.500" in out
+    assert "same person: 99.90 %, if that was as likely as not before; " in out
+    assert " strangers scores as high\n" in out
 
 
 def test_two_photos_of_one_person(type_command, small_checkpoint, crowd):
@@ -130,30 +195,37 @@ def test_a_gallery_of_another_model_is_refused(
 
 def test_patterns_know_a_model_again_with_and_without_the_mirror_image(small_checkpoint):
     once, both = (
-        embed_patterns(open_embedder(small_checkpoint, flip=flip)) for flip in (False, True)
+        embed_patterns(open_embedder(small_checkpoint, flip=flip)) for flip in ("none", "add")
     )
     np.testing.assert_allclose(np.linalg.norm(once, axis=1), 1.0, rtol=1e-5)
     np.testing.assert_allclose(once, both, atol=1e-5)
     assert np.max(once @ once.T - np.eye(4)) < 0.999  # four different patterns
 
 
-def test_photos_cut_otherwise_than_the_gallery_are_said():
+def test_a_gallery_embedded_by_another_rule_is_refused():
     gallery = Gallery(np.eye(2), np.array(["a", "b"]), np.array(["a", "b"]))
-    cuts = (how_cut(False, "middle"), how_cut(True, "middle"), how_cut(True, "largest"))
-    for enrolled in (None, *cuts):
-        for asked in (None, *cuts):
-            console = Console(file=io.StringIO(), width=1000)
-            one = dataclasses.replace(gallery, faces=enrolled)
-            warn_of_other_cut(console, one, pathlib.Path("g.npz"), asked)
-            said = console.file.getvalue()
-            assert bool(said) == (None not in (enrolled, asked) and enrolled != asked)
-            if said:
-                assert said.startswith(f"warning: g.npz was made with {enrolled}, and these photos")
-                assert f"are taken with {asked}:" in said
+    check_same_rule(gallery, pathlib.Path("g.npz"), EmbeddingRule(), "these photos")
+    gallery = dataclasses.replace(gallery, rule=EmbeddingRule("add", "face"))
+    check_same_rule(gallery, pathlib.Path("g.npz"), EmbeddingRule("add", "aligned"), "these photos")
+    said = (
+        r"^g\.npz: was embedded with --flip add --detect, and these photos with --flip none and no "
+        "--detect; give the same options for both, or make it again$"
+    )
+    with pytest.raises(InputError, match=said):
+        check_same_rule(gallery, pathlib.Path("g.npz"), EmbeddingRule("none"), "these photos")
 
 
-def test_a_gallery_tells_how_its_photos_were_cut(enrolled):
-    assert read_gallery(enrolled).faces == "no --detect"
+def test_a_gallery_tells_how_its_photos_were_embedded(
+    type_command, small_checkpoint, crowd, enrolled
+):
+    assert read_gallery(enrolled).rule == EmbeddingRule("add", "middle")
+    photo = (small_checkpoint, enrolled, crowd / "p0/3.png", "--threshold", "0.9")
+    status, _, err = type_command(main, "name", *photo, "--flip", "none")
+    assert status == 2
+    assert "gallery.npz: was embedded with --flip add and no --detect, and these photos" in err
+    status, _, err = type_command(main, "name", *photo, "--aligned")
+    assert status == 2
+    assert "these photos with --flip add --aligned; give the same options" in err
 
 
 def test_search_names_a_file_of_embeddings(
@@ -237,15 +309,33 @@ def test_an_exports_card_has_the_threshold(type_command, small_checkpoint, crowd
     status, _, err = type_command(main, "verify", tmp_path / "out", *photos)
     assert status == 2
     assert "which has none: export with --verify" in err
-    content = dict(card.__dict__) | {"thresholds": (Threshold(1e-3, 0.25, 0.9, "too few pairs"),)}
-    (tmp_path / "out" / CARD_FILE).write_text(ModelCard(**content).to_json())
+    thresholds = (Threshold(1e-3, 0.25, 0.9, "too few pairs"),)
+    strangers = ImpostorTail(500, (1, 500), (0.9, -1.0))
+    card = dataclasses.replace(
+        card, thresholds=thresholds, strangers=strangers, rule=EmbeddingRule("add", "middle")
+    )
+    (tmp_path / "out" / CARD_FILE).write_text(card.to_json())
     status, out, _ = type_command(main, "verify", tmp_path / "out", *photos)
     assert status == 0
     assert "threshold 0.250" in out
     assert "warning: too few pairs" in out
-    status, _, err = type_command(main, "verify", tmp_path / "out", *photos, "--far", "0.1")
+    status, _, err = type_command(main, "verify", tmp_path / "out", *photos, "--far", "0.0001")
     assert status == 2
-    assert "far: 0.1 has no threshold in the model card, which has 0.001" in err
+    assert (
+        "--far 0.0001: 0.0001 for each comparison is beyond what 500 different pairs can tell"
+        in err
+    )
+    status, _, err = type_command(main, "verify", tmp_path / "out", *photos, "--aligned")
+    assert status == 2
+    assert (
+        "error: the thresholds of the model card were measured with --flip add and no --detect, "
+        "and these photos are taken with --flip add --aligned; give the same options, or give "
+        "--threshold, or export the model again with --verify and these options\n"
+    ) in err
+    status, _, err = type_command(main, "verify", tmp_path / "out", *photos, "--flip", "none")
+    assert status == 2
+    assert "--flip none: " in err
+    assert "out was exported with --flip add, which is part of it; export the model again" in err
 
 
 @pytest.mark.parametrize(
@@ -265,6 +355,20 @@ def test_an_exports_card_has_the_threshold(type_command, small_checkpoint, crowd
             ["name", "small.pth", "array.npz", "crowd/p0/0.png"],
             "array.npz: not an .npz file of plain arrays",
         ),
+        (
+            ["name", "small.pth", "wide.npz", "crowd/p0/0.png"],
+            "--threshold: the model has no card to take one from",
+        ),
+        (["name", "absent.pth", "wide.npz", "crowd/p0/0.png"], "absent.pth: no such file"),
+        (
+            ["name", "small.pth", "wide.npz", "a.png", "--threshold", "0", "--output", "a.txt"],
+            "a.txt: give a file that ends with .csv",
+        ),
+        (
+            ["name", "small.pth", "wide.npz", "a.png", "b.png", "--threshold", "0"],
+            "no photo can be used; a.png: cannot be read",
+        ),
+        (["name", "small.pth", "wide.npz", "a.png", "--threshold", "0"], "error: a.png: cannot be"),
         (["search", "archive.npy", "wide.npz", "found.csv"], "archive.npy: is no gallery"),
         (
             ["name", "small.pth", "wide.npz", "crowd/p0/0.png", "--threshold", "0"],

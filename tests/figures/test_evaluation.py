@@ -5,6 +5,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation.bootstrap import Interval
+from arcface_jax.evaluation.calibration import Reliability
 from arcface_jax.evaluation.quality import error_versus_reject
 from arcface_jax.evaluation.roc import Roc, roc_curve
 from arcface_jax.figures.evaluation import (
@@ -12,6 +14,7 @@ from arcface_jax.figures.evaluation import (
     det_figure,
     pair_sheet,
     reject_figure,
+    reliability_figure,
     roc_figure,
     score_histogram,
 )
@@ -46,6 +49,16 @@ def test_a_long_curve_is_thinned_but_keeps_its_shape() -> None:
     for far in (1e-4, 1e-3, 1e-2, 1e-1):
         exact = np.interp(far, roc.far, roc.tar)
         assert np.interp(far, line.get_xdata(), line.get_ydata()) == pytest.approx(exact, abs=2e-3)
+
+
+def test_reliability_is_drawn_with_its_intervals() -> None:
+    share = (Interval(0.1, 0.0, 0.2), Interval(0.9, 0.7, 0.9))
+    figures = {"cllr": Interval(0.25, 0.2, 0.3)}
+    found = Reliability(figures, np.array([0.05, 0.95]), share, np.array([10, 20]))
+    axes = drawn(reliability_figure(found)).axes[0]
+    assert [line.get_label() for line in axes.lines[:1]] == ["reliable"]
+    assert axes.lines[1].get_xydata().tolist() == [[0.05, 0.1], [0.95, 0.9]]
+    assert "Cllr 0.250 bits" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_det_draws_misses_and_the_diagonal() -> None:

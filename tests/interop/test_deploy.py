@@ -143,7 +143,7 @@ def test_bfloat16_rounds_kernels_only():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"fold": False}, {"flip": True}, {"weights": "bfloat16"}, {"weights": "int8"}]
+    "options", [{}, {"fold": False}, {"flip": "add"}, {"weights": "bfloat16"}, {"weights": "int8"}]
 )
 def test_the_exported_function_is_preprocessing_network_and_norm(options):
     model = trained("mobilefacenet")

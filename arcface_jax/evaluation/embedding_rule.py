@@ -1,0 +1,96 @@
+"""How a photo becomes the embedding that is compared: its crop and its mirror image.
+
+A cosine, and so a threshold, holds for one such rule alone. So models, model cards, galleries and
+files of embeddings carry theirs, and what was measured by one rule is refused with another.
+"""
+
+import dataclasses
+import json
+from typing import Literal, Self, get_args
+
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.verification import FlipRule
+
+Crop = Literal["middle", "aligned", "face", "largest face"]
+"""What the network is shown of a photo. middle: its middle, as large as fits. aligned: the same, of
+a photo that is a crop aligned to the template already. face, largest face: the aligned crop of the
+face that is found in it, nearest the middle or largest.
+"""
+
+FLIP: FlipRule = "add"
+"""What every command does with the mirror image unless an option or the model says otherwise: how
+the field's published numbers are measured, and a run verifies.
+"""
+
+_ALIGNED = ("aligned", "face", "largest face")
+_CROP_OPTIONS = {
+    None: "a crop that is not told",
+    "middle": "no --detect",
+    "aligned": "--aligned",
+    "face": "--detect",
+    "largest face": "--detect --face largest",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingRule:
+    """From a photo to its embedding; the defaults are those of every command.
+
+    Attributes:
+      flip: how the mirror image is combined, see `verification.combine_flip`; None: not told.
+      crop: what the network is shown; None: not told.
+
+    Raises:
+      InputError: one of them is unknown.
+    """
+
+    flip: FlipRule | None = FLIP
+    crop: Crop | None = "middle"
+
+    def __post_init__(self) -> None:
+        for name, known in (("flip", get_args(FlipRule)), ("crop", get_args(Crop))):
+            if (value := getattr(self, name)) is not None and value not in known:
+                raise InputError(f"{name}: {value!r} is unknown; use {', '.join(known)}")
+
+    def __str__(self) -> str:
+        """As the options that ask for it, such as "--flip add --detect"."""
+        if self == NOT_TOLD:
+            return "not told"
+        flip = "a mirror image that is not told" if self.flip is None else f"--flip {self.flip}"
+        parts = (flip, _CROP_OPTIONS[self.crop])
+        options = [part for part in parts if part.startswith("--")]
+        return " and ".join([" ".join(options), *(part for part in parts if part not in options)])
+
+    def agrees_with(self, other: "EmbeddingRule") -> bool:
+        """Whether cosines by both may be compared; what is not told is not held against them.
+
+        A photo that is an aligned crop already is as good as one whose face is found and aligned.
+        """
+        mirrored = None in (self.flip, other.flip) or self.flip == other.flip
+        crops = (self.crop, other.crop)
+        equal = None in crops or self.crop == other.crop
+        return mirrored and (equal or ("aligned" in crops and set(crops) <= set(_ALIGNED)))
+
+    def to_json(self) -> str:
+        """{"flip": …, "crop": …}."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What `to_json` wrote.
+
+        Raises:
+          InputError: it is something else.
+        """
+        try:
+            return cls(**json.loads(text))
+        except (TypeError, ValueError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                "the rule of its embeddings cannot be read; embed the photos again"
+            ) from None
+
+
+NOT_TOLD = EmbeddingRule(None, None)
+"""Of embeddings that come without a rule."""

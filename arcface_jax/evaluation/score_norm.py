@@ -1,0 +1,110 @@
+"""Scores beside those that an image has with strangers: T-norm and S-norm.
+
+Some images are alike to everybody. Each image's cosines with a cohort of strangers tell where its
+own scores begin, and one threshold then suits more pairs.
+"""
+
+import dataclasses
+from typing import Literal, get_args
+
+import numpy as np
+
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.array_checks import check_embeddings, check_indices, check_length
+from arcface_jax.evaluation.embeddings import unit_embeddings
+
+ScoreNormKind = Literal["t", "s"]
+
+_ROWS = 1024
+_ITSELF = 1 - 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreNorm:
+    """How to normalise.
+
+    Attributes:
+      cohort: [C, D], embeddings of people who are not evaluated, by the same rule.
+      kind: "t", by the second image of a pair alone; "s", by both.
+      top: how many of the cohort count, those most alike to the image (adaptive S-norm); all if
+        None.
+    """
+
+    cohort: np.ndarray
+    kind: ScoreNormKind = "s"
+    top: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ScoreNormKind):
+            raise InputError(f"kind: {self.kind!r} is unknown; use t or s")
+        size = len(check_embeddings(self.cohort, "cohort", unit=False))
+        count = size if self.top is None else self.top
+        if not 2 <= count <= size:
+            raise InputError(f"cohort: {count} of {size} embeddings; give from 2 to all of them")
+
+    def __str__(self) -> str:
+        """E.g. "S-norm by the 50 most alike of 200"."""
+        which = "" if self.top is None else f"the {self.top:,} most alike of "
+        return f"{self.kind.upper()}-norm by {which}{len(self.cohort):,}"
+
+
+def normalise_scores(
+    scores: np.ndarray, unit: np.ndarray, first: np.ndarray, second: np.ndarray, norm: ScoreNorm
+) -> np.ndarray:
+    """Scores of pairs in deviations above those of their images with a cohort.
+
+        T-norm:  (s − μ_b)/σ_b
+        S-norm:  ½·((s − μ_a)/σ_a + (s − μ_b)/σ_b)
+
+    where μ and σ are mean and deviation (ddof 0) of the cosines of an image, a the first and b the
+    second of a pair, with the cohort.
+
+    Args:
+      scores: [P], the cosines.
+      unit: [N, D], unit rows.
+      first: int [P], rows of the pairs' first images.
+      second: int [P].
+      norm: how.
+
+    Returns: float64 [P].
+
+    Raises:
+      InputError: the cohort has embeddings of another length, has one of the images itself, or is
+        all alike to an image.
+
+    References: Auckenthaler et al., Score normalization for text-independent speaker verification
+      systems (Digital Signal Processing, 2000); Matějka et al., Analysis of score normalization in
+      multilingual speaker recognition (Interspeech 2017).
+    """
+    unit = check_embeddings(unit, "unit")
+    cohort = unit_embeddings(norm.cohort, "cohort")
+    if cohort.shape[1] != unit.shape[1]:
+        raise InputError(
+            f"cohort: embeddings of {cohort.shape[1]} numbers, but the set has {unit.shape[1]}; "
+            "embed both with the same model and --flip"
+        )
+    first = check_indices(first, len(unit), "first")
+    second = check_indices(second, len(unit), "second")
+    scores = check_length(scores, len(first), "scores", "pairs").astype(np.float64)
+    needed = np.unique(second if norm.kind == "t" else np.concatenate([first, second]))
+    means, deviations = np.zeros(len(unit)), np.ones(len(unit))
+    for at in range(0, len(needed), _ROWS):
+        rows = needed[at : at + _ROWS]
+        cosines = unit[rows].astype(np.float64) @ cohort.T.astype(np.float64)
+        own = cosines.max(axis=1) > _ITSELF
+        if own.any():
+            raise InputError(
+                f"cohort: holds image {rows[np.argmax(own)]} of the set itself; give other people"
+            )
+        if norm.top is not None and norm.top < len(cohort):
+            cosines = -np.partition(-cosines, norm.top - 1, axis=1)[:, : norm.top]
+        means[rows], deviations[rows] = cosines.mean(axis=1), cosines.std(axis=1)
+        if (deviations[rows] < 1e-9).any():
+            raise InputError(
+                f"cohort: all of it is equally alike to image {rows[np.argmin(deviations[rows])]} "
+                "of the set; give different images"
+            )
+    of_second = (scores - means[second]) / deviations[second]
+    if norm.kind == "t":
+        return of_second
+    return ((scores - means[first]) / deviations[first] + of_second) / 2
