@@ -32,6 +32,7 @@ import functools
 import math
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -57,6 +58,7 @@ from arcface_jax.commands.evaluation_report import html_report, write_tables
 from arcface_jax.commands.models import TrainedRun, open_to_evaluate, takes_project
 from arcface_jax.commands.photos import Detect, Face, FaceFinder, check_face
 from arcface_jax.commands.training_angles import training_angles
+from arcface_jax.data.open import place_of_set
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_similarities
@@ -133,6 +135,7 @@ def read_entries(
         read_embeddings(path, arguments.flip or "add", arguments.folds)
         for path in arguments.embeddings
     ]
+    check_names([place_of_set(each)[0] for each in arguments.sets])
     finder = FaceFinder(output, arguments.face, console) if arguments.detect else None
     of_training: dict[str, TableRow] = {}
     begin = functools.partial(progress_bar, console)
@@ -142,8 +145,8 @@ def read_entries(
         prefix = "" if len(arguments.checkpoint) == 1 else f"{model.name}, "
         step = f", step {model.step}" if isinstance(model, TrainedRun) else ""
         say(console, f"Embedding with {folder}{step} …")
-        about: tuple[Any, ...] = (model.image_size, arguments.folds, begin)
-        sets = [load_set(each, *about, finder=finder) for each in arguments.sets]
+        size, folds = model.image_size, arguments.folds
+        sets = [load_set(each, size, folds, begin, finder) for each in arguments.sets]
         if not sets:
             if not isinstance(model, TrainedRun):
                 raise InputError(
@@ -155,7 +158,7 @@ def read_entries(
             needed = dataclasses.replace(own, verify=()) if own.test_fraction > 0 else own
             data = load_data(needed, model.config.run.seed, begin)
             sets = [held_out_set(data)] if own.test_fraction > 0 else []
-            sets += [load_set(each, *about) for each in own.verify]
+            sets += [load_set(each, size, folds, begin) for each in own.verify]
             if model.class_weights is not None and model.class_weights.ndim == 2:
                 of_training[f"{prefix}training people"] = training_angles(
                     model, data, arguments.resampling, begin=begin
@@ -166,12 +169,16 @@ def read_entries(
             entries += [embed_set(model, one, flip, f"{prefix}{one.name}", begin) for one in sets]
     if not entries:
         raise InputError("nothing to evaluate; give --checkpoint runs/RUN or --embeddings FILE.npz")
-    names = [*(entry.data.name for entry in entries), *of_training]
+    check_names([*(entry.data.name for entry in entries), *of_training])
+    return entries, of_training
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuses two sets of one name."""
     if len(set(names)) < len(names):
         raise InputError(
             f"two sets are called {max(names, key=names.count)!r}; rename one, --sets NAME=SOURCE"
         )
-    return entries, of_training
 
 
 def compare_results(
