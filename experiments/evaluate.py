@@ -35,6 +35,7 @@ import dataclasses
 import functools
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from rich.console import Console
@@ -65,6 +66,7 @@ from arcface_jax.commands.evaluation_report import html_report, write_tables
 from arcface_jax.commands.models import TrainedRun, open_to_evaluate, takes_project
 from arcface_jax.commands.photos import FaceFinder, PhotoOptions
 from arcface_jax.commands.training_angles import training_angles
+from arcface_jax.data.open import place_of_set
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_similarities
@@ -143,6 +145,7 @@ def read_entries(
     entries = [
         read_embeddings(path, arguments.flip, arguments.folds) for path in arguments.embeddings
     ]
+    check_names([place_of_set(each)[0] for each in arguments.sets])
     finder = FaceFinder(output, arguments.face, console) if arguments.detect else None
     of_training: dict[str, TableRow] = {}
     begin = functools.partial(progress_bar, console)
@@ -181,12 +184,16 @@ def read_entries(
             entries += [embed_set(model, one, flip, f"{prefix}{one.name}", begin) for one in sets]
     if not entries:
         raise InputError("nothing to evaluate; give --checkpoint runs/RUN or --embeddings FILE.npz")
-    names = [*(entry.data.name for entry in entries), *of_training]
+    check_names([*(entry.data.name for entry in entries), *of_training])
+    return entries, of_training
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuses two sets of one name."""
     if len(set(names)) < len(names):
         raise InputError(
             f"two sets are called {max(names, key=names.count)!r}; rename one, --sets NAME=SOURCE"
         )
-    return entries, of_training
 
 
 def with_cohort(entries: list[Entry], arguments: Arguments) -> list[Entry]:

@@ -54,6 +54,10 @@ def write_faces(path: pathlib.Path, noise: float = 0.8, **more: np.ndarray) -> p
     ("options", "said"),
     [
         ({"detect": True}, "--detect: finds faces in the photographs of --sets; give them"),
+        (
+            {"sets": ("a/lfw.zip+pairs.txt", "b/lfw.zip+pairs.txt"), "detect": True},
+            "two sets are called 'lfw'; rename one, --sets NAME=SOURCE",
+        ),
         ({"face": "largest"}, "--face largest: chooses among the faces that --detect finds; add"),
     ],
 )
