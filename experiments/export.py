@@ -53,11 +53,12 @@ from arcface_jax.evaluation.thresholds import deployment_threshold
 from arcface_jax.files import write_whole
 from arcface_jax.interop.card import CARD_FILE, LARGEST_CHANGE, ModelCard, Threshold
 from arcface_jax.interop.inference import unit_embedding
-from arcface_jax.interop.model import TrainedModel, default_batch_size
+from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.onnx import export_onnx
 from arcface_jax.interop.quantise import WeightType
 from arcface_jax.interop.stablehlo import export_stablehlo
 from arcface_jax.interop.torch import save_safetensors, save_torch
+from arcface_jax.models.embed import default_batch_size
 from arcface_jax.progress import Begin
 from arcface_jax.runs.checkpoints import library_versions
 from arcface_jax.runs.run_folder import CONFIG_FILE, RESULTS_FILE

@@ -2,6 +2,7 @@
 
 python -m experiments.train                                  the embedded synthetic faces
 python -m experiments.train folder --data.root DIR           your own faces, DIR/person/*.jpg
+python -m experiments.train folder --data.root DIR --model.init FILE   fine-tunes a trained model
 python -m experiments.train --config runs/RUN/config.json    a run again
 python -m experiments.train … --check                        only looks at the data and the cost;
         --against SET: images in both; --checkpoint MODEL [--project NAME]: wrong labels

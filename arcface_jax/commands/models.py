@@ -21,10 +21,9 @@ from arcface_jax.interop.model import (
     EmbedImages,
     TrainedModel,
     check_finite,
-    default_batch_size,
 )
 from arcface_jax.interop.stablehlo import load_stablehlo
-from arcface_jax.models.embed import check_embedded, embed_images
+from arcface_jax.models.embed import check_embedded, default_batch_size, embed_images
 from arcface_jax.runs.resume import restore_on_one_device
 from arcface_jax.runs.saved_runs import SavedRun, find_run
 from arcface_jax.training.config import Config

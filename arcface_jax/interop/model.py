@@ -5,13 +5,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import flax.linen as nn
-import jax
 import numpy as np
 
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.embedding_rule import FLIP
 from arcface_jax.evaluation.verification import FlipRule
-from arcface_jax.models.embed import check_embedded, embed_images, make_embed_function
+from arcface_jax.models.embed import (
+    check_embedded,
+    default_batch_size,
+    embed_images,
+    make_embed_function,
+)
 from arcface_jax.pixels import PixelConvention
 
 
@@ -101,8 +105,3 @@ def check_finite(weights: Mapping[str, Any]) -> None:
             f"{', '.join(list(bad.values())[:5])}{more}; the training had failed, use an earlier "
             "checkpoint"
         )
-
-
-def default_batch_size() -> int:
-    """Default images in one call: what a CPU's caches hold, or what keeps an accelerator busy."""
-    return 8 if jax.default_backend() == "cpu" else 256

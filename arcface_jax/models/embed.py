@@ -37,7 +37,7 @@ def embed_images(
     variables: Mapping[str, Any],
     images: np.ndarray,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Embeds all `images` in batches of `batch_size`, the last one padded so that one program
@@ -47,11 +47,12 @@ def embed_images(
       embed: what `make_embed_function` returned.
       variables: the backbone's {"params", "batch_stats"}.
       images: uint8 [N, H, W, 3], RGB.
-      batch_size: images in one call.
+      batch_size: images in one call; `default_batch_size` if None.
       progress: called with the number of images done since the last call.
 
     Returns: float32 [N, D], not normalised.
     """
+    batch_size = default_batch_size() if batch_size is None else batch_size
     batches = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
@@ -91,3 +92,8 @@ def check_embedded(
 def mirror(images: np.ndarray) -> np.ndarray:
     """The images [..., H, W, channels] as seen in a mirror, the paper's only augmentation."""
     return images[..., ::-1, :]
+
+
+def default_batch_size() -> int:
+    """Images in one call: what a CPU's caches hold, or what keeps an accelerator busy."""
+    return 16 if jax.default_backend() == "cpu" else 256

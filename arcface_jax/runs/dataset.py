@@ -123,7 +123,8 @@ def configured_source(config: DataConfig, seed: int) -> FaceSource:
             )
         if config.image_width not in (None, config.image_size):
             raise InputError(
-                f"data.image_width {config.image_width}: synthetic faces are square; leave it out"
+                f"data.image_width {config.image_width}: synthetic faces are square; leave it "
+                "out, or set --data.source and --data.root to other data"
             )
         return SyntheticFaces(
             config.identities, config.images_per_identity, image_size=config.image_size, seed=seed

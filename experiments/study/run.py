@@ -30,6 +30,7 @@ from arcface_jax.runs.starting_point import check_fits
 from arcface_jax.runs.verifier import Verifier
 from arcface_jax.training.config import Config, DataConfig
 from arcface_jax.training.program import Program, create_program
+from arcface_jax.training.sharding import quick_to_compile
 from arcface_jax.training.state import TrainState
 from arcface_jax.training.step import StepFunction
 
@@ -124,10 +125,8 @@ def _compiled(config: Config, class_counts: tuple[int, ...]) -> Compiled:
         seeded = dataclasses.replace(program, config=dataclasses.replace(config, run=run))
         return seeded.make_state()
 
-    # Runs once, so that it is not worth optimising: XLA's CPU compiler takes a quarter of the time.
-    quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
     return Compiled(
-        jax.jit(make, compiler_options=quickly),
+        jax.jit(make, compiler_options=quick_to_compile()),
         program.compile_step(),
         make_embed_function(program.backbone, program.pixels),
     )
