@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -76,6 +76,13 @@ def say_left_out(console: Console, source: FaceSource, kept: np.ndarray) -> None
         say(console, left_out_line(source, kept))
 
 
+def say_each_left_out(console: Console, source: EncodedSource, left_out: Mapping[int, str]) -> None:
+    """Prints the images that a `Cropper` left out of a source, and why, and counts them."""
+    for index, why in sorted(left_out.items()):
+        say(console, f"left out: {source.where(index)}: {why}", "yellow")
+    say_left_out(console, source, np.setdiff1d(np.arange(len(source)), list(left_out)))
+
+
 def left_out_line(source: FaceSource, kept: np.ndarray) -> str:
     """How many images are left out, and which people have none left."""
     labels = np.asarray(source.labels)
@@ -92,6 +99,7 @@ class Cropper:
 
     Attributes:
       tally: of the faces that were found.
+      left_out: why, by number, of the images of `batches` that have no crop.
     """
 
     def __init__(
@@ -106,6 +114,7 @@ class Cropper:
         self._size, self._face, self._skip_unreadable = size, face, skip_unreadable
         self._detector = FaceDetector() if detect else None
         self.tally = Tally()
+        self.left_out: dict[int, str] = {}
 
     def _find(self, photo: np.ndarray) -> tuple[np.ndarray | None, Finding | None]:
         """(uint8 [height, width, 3] or None without a face, what the detector found). A model of
@@ -170,16 +179,16 @@ class Cropper:
         without a face the crop is black. The next batch is decoded while the last one is used.
         """
 
-        def read(index: int) -> tuple[np.ndarray | None, Finding | None]:
+        def read(index: int) -> tuple[np.ndarray | None, Finding | str | None]:
             try:
                 photo = source[index]
-            except InputError:
+            except InputError as error:
                 if self._skip_unreadable:
-                    return None, None
+                    return None, str(error).removeprefix(f"{source.where(index)}: ")
                 raise
             return self._find(photo)
 
-        def submit(start: int) -> list[Future[tuple[np.ndarray | None, Finding | None]]]:
+        def submit(start: int) -> list[Future[tuple[np.ndarray | None, Finding | str | None]]]:
             return [
                 pool.submit(read, index)
                 for index in range(start, min(start + batch_size, len(source)))
@@ -194,8 +203,12 @@ class Cropper:
                 for index, future in enumerate(waiting, first):
                     crop, finding = future.result()
                     crops.append(crop)
-                    if finding is not None:
+                    if isinstance(finding, str):
+                        self.left_out[index] = finding
+                    elif finding is not None:
                         self.tally.add(source.where(index), finding)
+                        if crop is None:
+                            self.left_out[index] = finding.note
                 first += len(waiting)
                 found = np.array([crop is not None for crop in crops])
                 yield np.stack([black if crop is None else crop for crop in crops]), found
