@@ -11,7 +11,6 @@ stopped.
 
 import dataclasses
 import errno
-import functools
 import importlib
 import os
 import pathlib
@@ -20,6 +19,7 @@ import tempfile
 from typing import Annotated, Any
 
 import numpy as np
+from rich.console import Console
 
 from arcface_jax.commands.command import (
     Cosine,
@@ -41,13 +41,12 @@ from arcface_jax.commands.gallery import (
     read_gallery,
 )
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
-from arcface_jax.commands.photos import Cropper, PhotoOptions, say_tally
+from arcface_jax.commands.photos import Cropper, PhotoOptions, say_each_left_out, say_tally
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.open import open_source
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError, reason
 from arcface_jax.evaluation.embedding_rule import EmbeddingRule
-from arcface_jax.progress import Begin, unseen
 
 from .identify import UNKNOWN, choose_threshold
 
@@ -135,19 +134,18 @@ class Answers:
 
 
 def enrol(
-    embedder: Embedder, people: str, cropper: Cropper, rule: EmbeddingRule, begin: Begin = unseen
+    embedder: Embedder, people: str, cropper: Cropper, rule: EmbeddingRule, console: Console
 ) -> Gallery:
-    """A gallery file, or the people of a source of photos, embedded by `rule`; `begin` shows the
-    work.
-    """
+    """A gallery file, or the people of a source of photos, embedded by `rule`."""
     if people.endswith(".npz"):
         gallery = read_gallery(pathlib.Path(people))
-        check_same_rule(gallery, pathlib.Path(people), rule, "the photos of the page")
+        check_same_rule(console, gallery, pathlib.Path(people), rule, "the photos of the page")
         check_same_model(gallery, pathlib.Path(people), embed_patterns(embedder), embedder.name)
         return gallery
     source = open_source(people)
-    with begin("Enrolling", len(source)) as move:
+    with progress_bar(console, "Enrolling", len(source)) as move:
         embeddings, kept = embed_photos(embedder, source, cropper, move)
+    say_each_left_out(console, source, cropper.left_out)
     names = np.array([source.identity_names[source.labels[index]] for index in kept])
     return Gallery(embeddings, names, names, rule=rule)
 
@@ -260,11 +258,11 @@ def run(arguments: Arguments) -> None:
             project=arguments.project,
         )
     rule = arguments.rule(embedder.flip)
-    cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
+    options = (embedder.image_size, arguments.detect, arguments.face)
+    cropper = Cropper(*options, skip_unreadable=True)
     gallery = None
     if arguments.people is not None:
-        begin = functools.partial(progress_bar, console)
-        gallery = enrol(embedder, arguments.people, cropper, rule, begin)
+        gallery = enrol(embedder, arguments.people, cropper, rule, console)
         say_tally(console, cropper.tally, arguments.face)
         thresholds = (thresholds[0], choose_threshold(*about, len(gallery.names)))
     answers = Answers(embedder, cropper, gallery, rule)

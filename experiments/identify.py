@@ -49,7 +49,7 @@ from arcface_jax.commands.gallery import (
 )
 from arcface_jax.commands.machine import peak_gigabytes
 from arcface_jax.commands.models import Model, Project, check_model, is_export, open_embedder
-from arcface_jax.commands.photos import Cropper, PhotoOptions, say_tally
+from arcface_jax.commands.photos import Cropper, PhotoOptions, say_each_left_out, say_tally
 from arcface_jax.data.open import open_source
 from arcface_jax.errors import InputError, concerning, printable
 from arcface_jax.evaluation.impostor_tail import ImpostorTail
@@ -171,11 +171,11 @@ def enrol(arguments: Enrol, console: Console) -> None:
         source = open_source(arguments.people)
     with progress_bar(console, f"Opening {arguments.model}"):
         embedder = open_embedder(arguments.model, flip=arguments.flip, project=arguments.project)
-    cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
+    options = (embedder.image_size, arguments.detect, arguments.face)
+    cropper = Cropper(*options, skip_unreadable=True)
     with progress_bar(console, "Embedding", len(source)) as move:
         embeddings, kept = embed_photos(embedder, source, cropper, move)
-    for index in np.setdiff1d(np.arange(len(source)), kept):
-        say(console, f"left out: {source.where(int(index))}: no face found")
+    say_each_left_out(console, source, cropper.left_out)
     say_tally(console, cropper.tally, arguments.face)
     labels = np.asarray(source.labels)[kept]
     if arguments.templates:
@@ -208,7 +208,7 @@ def name(arguments: Name, console: Console) -> None:
     with progress_bar(console, f"Opening {arguments.model}"):
         embedder = open_embedder(arguments.model, flip=arguments.flip, project=arguments.project)
         rule = arguments.rule(embedder.flip)
-        check_same_rule(gallery, arguments.gallery, rule, "these photos")
+        check_same_rule(console, gallery, arguments.gallery, rule, "these photos")
     cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
     with progress_bar(console, "Reading the photos"):
         crops, photos, left_out = cropper.read_some(arguments.photos)
@@ -302,7 +302,7 @@ def search(arguments: TimedSearch, console: Console) -> None:
     """The best entries of the gallery for each probe, as a table on disk."""
     check_table(arguments.output)
     gallery, probes = read_gallery(arguments.gallery), read_gallery(arguments.probes)
-    check_same_rule(gallery, arguments.gallery, probes.rule, str(arguments.probes))
+    check_same_rule(console, gallery, arguments.gallery, probes.rule, str(arguments.probes))
     check_same_model(gallery, arguments.gallery, probes.patterns, str(arguments.probes))
     begun = time.perf_counter()
     about = f"{arguments.gallery}, searched for {arguments.probes}"

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
+from rich.console import Console
 
 from arcface_jax.command_name import command
+from arcface_jax.commands.command import say
 from arcface_jax.commands.evaluation_inputs import read_arrays, read_rule
 from arcface_jax.commands.models import Embedder
 from arcface_jax.commands.photos import Cropper
@@ -40,8 +42,20 @@ class Gallery:
     rule: EmbeddingRule = NOT_TOLD
 
 
-def check_same_rule(gallery: Gallery, path: pathlib.Path, rule: EmbeddingRule, others: str) -> None:
-    """Refuses to compare a gallery with `others`, embedded by a rule that gives other cosines."""
+def check_same_rule(
+    console: Console, gallery: Gallery, path: pathlib.Path, rule: EmbeddingRule, others: str
+) -> None:
+    """Refuses to compare a gallery with `others`, embedded by a rule that gives other cosines; says
+    so where one of both does not tell its rule.
+    """
+    for name, told in ((path, gallery.rule), (others, rule)):
+        if told == NOT_TOLD:
+            say(
+                console,
+                f"warning: {name}: does not tell how its photos were embedded; it must have been "
+                "with the same --flip and --detect, or people look like others",
+                "yellow",
+            )
     if not gallery.rule.agrees_with(rule):
         raise InputError(
             f"{path}: was embedded with {gallery.rule}, and {others} with {rule}; give the same "
@@ -158,8 +172,7 @@ def embed_photos(
             progress(count)
     if not kept:
         raise InputError(
-            f"{source.where(0)}: none of the {len(source)} photos from here on has a face that is "
-            "found"
+            f"{source.where(0)}: none of the {len(source)} photos from here on can be used"
         )
     return np.concatenate(parts), np.array(kept)
 

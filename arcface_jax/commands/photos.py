@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -89,6 +89,13 @@ def say_left_out(console: Console, source: FaceSource, kept: np.ndarray) -> None
     say(console, f"Images left out: {len(source) - len(kept)} of {len(source)}{people}{named}.")
 
 
+def say_each_left_out(console: Console, source: EncodedSource, left_out: Mapping[int, str]) -> None:
+    """Prints the images that a `Cropper` left out of a source, and why, and counts them."""
+    for index, why in sorted(left_out.items()):
+        say(console, f"left out: {source.where(index)}: {why}", "yellow")
+    say_left_out(console, source, np.setdiff1d(np.arange(len(source)), list(left_out)))
+
+
 class _FoundOrMiddle(AlignedSource):
     """Photographs, aligned where they have landmarks, else as they are."""
 
@@ -169,6 +176,7 @@ class Cropper:
 
     Attributes:
       tally: of the faces that were found.
+      left_out: why, by number, of the images of `batches` that have no crop.
     """
 
     def __init__(
@@ -183,6 +191,7 @@ class Cropper:
         self._size, self._face, self._skip_unreadable = size, face, skip_unreadable
         self._detector = FaceDetector() if detect else None
         self.tally = Tally()
+        self.left_out: dict[int, str] = {}
 
     def _find(self, photo: np.ndarray) -> tuple[np.ndarray | None, Finding | None]:
         """(uint8 [height, width, 3] or None without a face, what the detector found)."""
@@ -245,20 +254,24 @@ class Cropper:
         without a face the crop is black. The next batch is decoded while the last one is used.
         """
 
-        def read(index: int) -> tuple[np.ndarray | None, Finding | None]:
+        def read(index: int) -> tuple[np.ndarray | None, Finding | str | None]:
             try:
                 photo = source[index]
-            except InputError:
+            except InputError as error:
                 if self._skip_unreadable:
-                    return None, None
+                    return None, str(error).removeprefix(f"{source.where(index)}: ")
                 raise
             return self._find(photo)
 
         black = np.zeros((*self._size, 3), np.uint8)
         for batch in read_ahead(read, range(first, len(source)), batch_size, threads):
             for index, (_, finding) in enumerate(batch, first):
-                if finding is not None:
+                if isinstance(finding, str):
+                    self.left_out[index] = finding
+                elif finding is not None:
                     self.tally.add(source.where(index), finding)
+                    if finding.landmarks is None:
+                        self.left_out[index] = finding.note
             first += len(batch)
             found = np.array([crop is not None for crop, _ in batch])
             yield np.stack([black if crop is None else crop for crop, _ in batch]), found

@@ -50,6 +50,12 @@ class Calibration:
     num_different: int
     separable: bool = False
 
+    def __post_init__(self) -> None:
+        if not (0 < self.slope < math.inf and math.isfinite(self.offset)):
+            raise InputError(f"slope, offset: {self.slope}, {self.offset}; give numbers, slope > 0")
+        if min(self.num_same, self.num_different) < 1:
+            raise InputError("num_same, num_different: give at least one pair of each kind")
+
     def log_ratio(self, scores: np.ndarray) -> np.ndarray:
         """Natural logarithm of LR of scores of any shape, float64."""
         raw = self.slope * np.asarray(scores, np.float64) + self.offset
@@ -118,7 +124,7 @@ def fit_calibration(
             "had from them; use another model"
         )
     separable = bool(scores[same].min() > scores[~same].max())
-    counted = round(num_same), round(num_different)
+    counted = max(1, round(num_same)), max(1, round(num_different))
     return Calibration(float(slope), float(offset - slope * middle), *counted, separable)
 
 

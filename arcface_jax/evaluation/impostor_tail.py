@@ -25,6 +25,18 @@ class ImpostorTail:
     accepted: tuple[int, ...]
     scores: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        counts, scores = np.array(self.accepted), np.array(self.scores)
+        if (
+            not 0 < len(counts) == len(scores)
+            or not 1 <= counts[0] <= counts[-1] <= self.num_different
+            or not ((np.diff(counts) > 0).all() and (np.diff(scores) < 0).all())
+            or not np.isfinite(scores).all()
+        ):
+            raise InputError(
+                "accepted, scores: give ascending counts and descending scores, K each"
+            )
+
     def rate(self, score: float) -> float:
         """The share of different pairs that score at least as high, rounded up to a kept rank; 0
         where none does, which says only that it is below 1/num_different.

@@ -15,6 +15,7 @@ import types
 import numpy as np
 import pytest
 import tyro
+from rich.console import Console
 
 from arcface_jax.commands.models import open_embedder
 from arcface_jax.commands.photos import Cropper
@@ -52,7 +53,11 @@ def answers(small_checkpoint, crowd):
     shutil.rmtree(crowd.parent / "known" / "p3")
     embedder = open_embedder(small_checkpoint)
     gallery = demo.enrol(
-        embedder, str(crowd.parent / "known"), Cropper(embedder.image_size), EmbeddingRule()
+        embedder,
+        str(crowd.parent / "known"),
+        Cropper(embedder.image_size),
+        EmbeddingRule(),
+        Console(quiet=True),
     )
     return demo.Answers(embedder, Cropper(embedder.image_size), gallery, EmbeddingRule())
 

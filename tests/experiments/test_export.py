@@ -1,6 +1,8 @@
 """The export command, as a person types it."""
 
+import dataclasses
 import json
+import math
 import sys
 
 import jax
@@ -11,8 +13,11 @@ import tyro
 
 from arcface_jax.commands.models import load_trained
 from arcface_jax.data.sources.folder import FolderSource
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.calibration import Calibration
 from arcface_jax.evaluation.embedding_rule import EmbeddingRule
-from arcface_jax.interop.card import ModelCard
+from arcface_jax.evaluation.impostor_tail import ImpostorTail
+from arcface_jax.interop.card import ModelCard, Threshold
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.stablehlo import load_stablehlo
 from arcface_jax.interop.torch import import_torch
@@ -20,6 +25,8 @@ from arcface_jax.models.embed import mirror
 from arcface_jax.runs.saved_runs import SavedRun
 from experiments import export, train
 from tests.bin_set import write_bin
+
+COUNTS = {"num_same": 5, "num_different": 5, "separable": False}
 
 
 def main():
@@ -211,6 +218,82 @@ def test_a_verification_set_is_measured_on_its_own_pairs(type_command, small_che
     card = ModelCard.read(tmp_path / "out")
     assert card.thresholds[0].warning.startswith("10 different pairs")
     assert card.rule.crop == "aligned"
+
+
+def a_card():
+    """A card with everything in it."""
+    return ModelCard(
+        name="n",
+        source="s",
+        network="Net",
+        parameters=1,
+        embedding_size=2,
+        image_size=(3, 4),
+        training_pixels={},
+        rule=EmbeddingRule("add", "face"),
+        options={},
+        data="d",
+        recipe="r",
+        config=None,
+        run_results={},
+        licence="l",
+        verified_on="v",
+        metrics={"original": {}, "largest change of a cosine": 0.0},
+        thresholds=(Threshold(1e-3, 0.5, 0.9),),
+        calibration=Calibration(20.0, -8.0, 100, 1000),
+        calibration_figures={"warning": "few"},
+        strangers=ImpostorTail(1000, (1, 1000), (0.5, -0.5)),
+        versions={},
+    )
+
+
+def test_a_card_is_read_as_it_was_written(tmp_path):
+    for card in (a_card(), dataclasses.replace(a_card(), calibration=None, strangers=None)):
+        (tmp_path / "model_card.json").write_text(card.to_json())
+        assert ModelCard.read(tmp_path) == card
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rule": None},
+        {"rule": "add"},
+        {"rule": {"flip": True, "crop": "face"}},
+        {"rule": {"flip": "add", "crop": "nose"}},
+        {"rule": {"flip": "add", "crop": ["face"]}},
+        {"rule": {"mirror": "add"}},
+        {"calibration": {"slope": 1}},
+        {"calibration": 3},
+        {"calibration": {"slope": math.nan, "offset": 0, **COUNTS}},
+        {"calibration": {"slope": -1, "offset": 0, **COUNTS}},
+        {"calibration": {"slope": "steep", "offset": 0, **COUNTS}},
+        {"calibration": {"slope": 1, "offset": math.inf, **COUNTS}},
+        {"calibration": {"slope": 1, "offset": 0, **COUNTS, "num_same": 0}},
+        {"strangers": []},
+        {"strangers": {"num_different": 9, "accepted": [], "scores": []}},
+        {"strangers": {"num_different": 9, "accepted": [1, 9], "scores": [0.5]}},
+        {"strangers": {"num_different": 9, "accepted": [1, 10], "scores": [0.5, 0.1]}},
+        {"strangers": {"num_different": 9, "accepted": [0, 9], "scores": [0.5, 0.1]}},
+        {"strangers": {"num_different": 9, "accepted": [2, 1], "scores": [0.5, 0.1]}},
+        {"strangers": {"num_different": 9, "accepted": [1, 9], "scores": [0.1, 0.5]}},
+        {"strangers": {"num_different": 9, "accepted": [1, 9], "scores": [math.nan, 0.5]}},
+        {"strangers": {"num_different": "9", "accepted": ["x"], "scores": ["y"]}},
+    ],
+)
+def test_a_card_with_something_else_in_it_is_refused(tmp_path, change):
+    content = json.loads(a_card().to_json()) | change
+    (tmp_path / "model_card.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"model_card.json: is no model card .* export the model"):
+        ModelCard.read(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["rule", "calibration", "strangers", "calibration_figures"])
+def test_an_older_card_is_to_be_made_again(tmp_path, field):
+    content = json.loads(a_card().to_json())
+    del content[field]
+    (tmp_path / "model_card.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"model_card.json: is no model card of this version"):
+        ModelCard.read(tmp_path)
 
 
 def test_a_damaged_card_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import pathlib
 import shutil
 import sys
@@ -11,6 +12,7 @@ import pytest
 import skimage.data
 import tyro
 from PIL import Image
+from rich.console import Console
 
 from arcface_jax.commands.gallery import (
     Gallery,
@@ -23,7 +25,7 @@ from arcface_jax.commands.models import open_embedder
 from arcface_jax.commands.photos import Cropper
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.calibration import Calibration
-from arcface_jax.evaluation.embedding_rule import EmbeddingRule
+from arcface_jax.evaluation.embedding_rule import NOT_TOLD, EmbeddingRule
 from arcface_jax.evaluation.impostor_tail import ImpostorTail
 from arcface_jax.interop.card import CARD_FILE, ModelCard, Threshold
 from experiments import embed, export, identify
@@ -145,6 +147,19 @@ def test_two_photos_of_one_person(type_command, small_checkpoint, crowd):
         assert said in out
 
 
+def test_a_photo_that_cannot_be_decoded_is_not_enrolled_and_that_is_said(
+    type_command, small_checkpoint, crowd, tmp_path
+):
+    for place in ("p1/2.png", *(f"p3/{n}.png" for n in range(4))):
+        (crowd / place).write_bytes(b"broken")
+    status, out, _ = type_command(main, "enrol", small_checkpoint, crowd, tmp_path / "g.npz")
+    assert status == 0
+    assert "crowd/p1/2.png: cannot decode this image (no image of a known format" in out
+    assert "Images left out: 5 of 16; people without any image left: 1 (p3).\n" in out
+    assert "11 images of 3 people" in out
+    assert read_gallery(tmp_path / "g.npz").names.tolist() == ["p0"] * 4 + ["p1"] * 3 + ["p2"] * 4
+
+
 def test_a_template_is_a_persons_mean(type_command, small_checkpoint, enrolled, tmp_path):
     status, out, _ = type_command(
         main,
@@ -203,16 +218,23 @@ def test_patterns_know_a_model_again_with_and_without_the_mirror_image(small_che
 
 
 def test_a_gallery_embedded_by_another_rule_is_refused():
-    gallery = Gallery(np.eye(2), np.array(["a", "b"]), np.array(["a", "b"]))
-    check_same_rule(gallery, pathlib.Path("g.npz"), EmbeddingRule(), "these photos")
-    gallery = dataclasses.replace(gallery, rule=EmbeddingRule("add", "face"))
-    check_same_rule(gallery, pathlib.Path("g.npz"), EmbeddingRule("add", "aligned"), "these photos")
+    def check(rule, asked):
+        gallery = Gallery(np.eye(2), np.array(["a", "b"]), np.array(["a", "b"]), rule=rule)
+        console = Console(file=io.StringIO(), width=1000)
+        check_same_rule(console, gallery, pathlib.Path("g.npz"), asked, "these photos")
+        return console.file.getvalue()
+
+    assert check(EmbeddingRule(), EmbeddingRule()) == ""
+    assert check(EmbeddingRule("add", "face"), EmbeddingRule("add", "aligned")) == ""
     said = (
         r"^g\.npz: was embedded with --flip add --detect, and these photos with --flip none and no "
         "--detect; give the same options for both, or make it again$"
     )
     with pytest.raises(InputError, match=said):
-        check_same_rule(gallery, pathlib.Path("g.npz"), EmbeddingRule("none"), "these photos")
+        check(EmbeddingRule("add", "face"), EmbeddingRule("none"))
+    told = "does not tell how its photos were embedded; it must have been with the same --flip and"
+    assert check(NOT_TOLD, EmbeddingRule()).startswith(f"warning: g.npz: {told} --detect")
+    assert check(EmbeddingRule(), NOT_TOLD).startswith(f"warning: these photos: {told} --detect")
 
 
 def test_a_gallery_tells_how_its_photos_were_embedded(

@@ -196,7 +196,8 @@ def test_embeddings_of_another_rule_than_asked_for(model, photos, evaluated, tmp
         evaluated(embeddings=(tmp_path / "e.npz",), flip="add")
     with pytest.raises(InputError, match="--detect: is for photos, and here are embeddings alone"):
         evaluated(embeddings=(tmp_path / "e.npz",), detect=True)
-    content = dict(np.load(tmp_path / "e.npz")) | {"rule": "something"}
-    np.savez(tmp_path / "e.npz", **content)
-    with pytest.raises(InputError, match=r"e\.npz: the rule of its embeddings cannot be read"):
-        evaluated(embeddings=(tmp_path / "e.npz",))
+    for rule in ("something", b"something", 3, np.eye(2), np.array([]), np.nan, "\x00", "[]"):
+        with np.load(tmp_path / "e.npz") as arrays:
+            np.savez(tmp_path / "f.npz", **{**arrays, "rule": rule})
+        with pytest.raises(InputError, match=r"f\.npz: the rule of its embeddings cannot be read"):
+            evaluated(embeddings=(tmp_path / "f.npz",))
