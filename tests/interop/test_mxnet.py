@@ -424,7 +424,11 @@ def without_head(nodes, content):
         (passed_on("_minusscalar0", "_mulscalar0"), "does no arithmetic with the pixels before"),
         (passed_on("_mulscalar0"), "before the first layer makes -127.5 … 127.5 of pixels from"),
         (with_options("_mulscalar0", scalar="0"), r"node _mulscalar0 .*: scalar is 0; no network"),
-        (with_options("_mulscalar0", scalar=""), r"node _mulscalar0 .*: scalar is '', and a numb"),
+        (with_options("_mulscalar0", scalar=""), r"node _mulscalar0 .*: scalar is 'missing', and"),
+        (with_node("_mulscalar0", attrs={}), r"node _mulscalar0 .*: scalar is 'missing', and a n"),
+        (with_options("_mulscalar0", scalar="1e999"), r"node _mulscalar0 .*: scalar is '1e999', "),
+        (with_options("bn0", eps="9" * 5000), r"node bn0 .*: eps is '9999"),
+        (with_options("conv0", num_group="1e300"), r"node conv0 .*: its numbers do not fit its"),
         (
             passed_on("stage1_unit1_bn1"),
             r"layer1_0/bn1 is a BatchNormalization, but the file has Conv \(node stage1_unit1_c",
