@@ -80,14 +80,15 @@ class Node:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise InputError(f"{self}: {key} is {self.options[key]!r}, and a number is due")
+            has = self.text(key, "missing")[:40]
+            raise InputError(f"{self}: {key} is {has!r}, and a number is due")
         return value
 
     def flag(self, key: str, default: bool) -> bool:
         """An option that is true or false."""
         value = self.text(key, str(default)).lower()
         if value not in ("true", "false", "1", "0"):
-            raise InputError(f"{self}: {key} is {self.options[key]!r}; True or False is due")
+            raise InputError(f"{self}: {key} is {value[:40]!r}; True or False is due")
         return value in ("true", "1")
 
     def pair(self, key: str, default: str) -> tuple[int, int]:
