@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from arcface_jax.commands.models import open_trained
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, concerning
 from arcface_jax.interop.card import CARD_FILE
-from arcface_jax.interop.model import TrainedModel
+from arcface_jax.interop.model import TrainedModel, check_finite
 from arcface_jax.interop.torch_projects import PROJECTS, UnknownProjectError
 from arcface_jax.models import registry
 from arcface_jax.pixels import CONVENTIONS
-from arcface_jax.runs.saved_runs import find_run
+from arcface_jax.runs.processes import join_processes
+from arcface_jax.runs.saved_runs import SavedRun, find_run
 from arcface_jax.training.config import Config, DataConfig
+from arcface_jax.training.program import create_backbone
 from arcface_jax.training.state import named_leaves
 
 NETWORK = (
@@ -57,6 +59,8 @@ def settled(
             return read.pop()
         return base.model.pixels if "model.pixels" in set_in_base else None
 
+    if first.run.distributed:  # to read some files is to compute, which must not come before
+        join_processes()
     network = network_of(first.model.init, pixels)
     second = parse(_with(base, network))
     differing = []
@@ -181,6 +185,8 @@ def _opened(path: str, pixels: Callable[[], str | None]) -> TrainedModel:
             "checkpoint that it was made of"
         )
     with _naming(path):
+        if (run := find_run(place)) is not None:
+            return _of_run(run)
         try:
             return open_trained(place)
         except UnknownProjectError as error:
@@ -196,6 +202,27 @@ def _opened(path: str, pixels: Callable[[], str | None]) -> TrainedModel:
                     "differ; set --model.pixels, as adaface (BGR) or arcface_torch (RGB)"
                 ) from error
             return open_trained(place, fed[0])
+
+
+def _of_run(run: SavedRun) -> TrainedModel:
+    """The backbone of a run without its head, so that neither its loss nor its devices matter."""
+    config = run.config
+    with run.opened() as (checkpoints, step):
+        state = checkpoints.read_tree(step)
+    variables = state["average"] or {
+        "params": state["params"]["backbone"],
+        "batch_stats": state["batch_stats"],
+    }
+    source = f"{run.folder}, step {step}"
+    with concerning(source):
+        check_finite(named_leaves(variables))
+    return TrainedModel(
+        create_backbone(config),
+        variables,
+        CONVENTIONS[config.model.pixels],
+        config.data.size,
+        source,
+    )
 
 
 @contextlib.contextmanager

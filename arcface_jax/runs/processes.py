@@ -21,12 +21,14 @@ for it.
 
 def join_processes() -> None:
     """Joins the other processes of this run: those of the three variables above, else of SLURM, a
-    TPU pod or Open MPI.
+    TPU pod or Open MPI. Does nothing where they are joined already.
 
     Raises:
       InputError: the variables are incomplete or wrong, there is no sign of other processes, or
         they did not come.
     """
+    if jax.distributed.is_initialized():
+        return
     given = {name: os.environ[name] for name in (ADDRESS, COUNT, NUMBER) if name in os.environ}
     count, number = (_whole_number(name, given.get(name)) for name in (COUNT, NUMBER))
     if (count is None) != (number is None) or (count is not None and ADDRESS not in given):

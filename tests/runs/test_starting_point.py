@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from arcface_jax.commands.fine_tuning import open_start
 from arcface_jax.errors import InputError
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.pixels import ARCFACE_TORCH
@@ -93,3 +94,33 @@ def test_a_run_goes_on_without_the_model_that_it_began_with(fine_tuning, tmp_pat
     jax.tree.map(np.testing.assert_array_equal, *states)
     with pytest.raises(InputError, match=r"model.init trained: is needed, for there is no chec"):
         run(config, tmp_path / "other", setup=parts)
+
+
+def test_a_run_starts_from_another_runs_backbone(straight, setup, tiny_config):
+    before = final_state(straight.folder, setup).backbone_variables
+    for place, same in (("", True), ("checkpoints/6", True), ("checkpoints/3", False)):
+        config = with_(tiny_config, model={"init": str(straight.folder / place)}, run={"seed": 1})
+        model = open_start(config)
+        check_fits(model, create_program(config, 2))
+        kernels = (tree["params"]["fc"]["kernel"] for tree in (model.variables, before))
+        assert np.array_equal(*kernels) == same
+    wrong = with_(
+        tiny_config, model={"init": str(straight.folder), "width": 8, "pixels": "adaface"}
+    )
+    with pytest.raises(
+        InputError, match=r"model\.width 8 \(4\); model\.pixels adaface \(arcface_to"
+    ):
+        open_start(wrong)
+    missing = with_(tiny_config, model={"init": str(straight.folder / "checkpoints" / "9")})
+    with pytest.raises(InputError, match=r"model\.init .*checkpoints/9: no such"):
+        open_start(missing)
+
+
+def test_of_a_run_with_a_moving_average_that_is_the_model(tiny_config, tmp_path):
+    """As it is for every command that opens a run."""
+    config = with_(tiny_config, optimiser={"ema": 0.5}, run={"steps": 2, "evaluate_every": 2})
+    setup = prepare(config)
+    run(config, tmp_path, setup=setup)
+    model = open_start(with_(config, model={"init": str(tmp_path)}))
+    average = final_state(tmp_path, setup).average
+    jax.tree.map(np.testing.assert_array_equal, dict(model.variables), average)
