@@ -58,9 +58,7 @@ from arcface_jax.commands.evaluation_inputs import (
     embed_set,
     held_out_set,
     load_set,
-    read_arrays,
     read_embeddings,
-    read_rule,
 )
 from arcface_jax.commands.evaluation_report import html_report, write_tables
 from arcface_jax.commands.models import TrainedRun, open_to_evaluate, takes_project
@@ -202,14 +200,13 @@ def with_cohort(entries: list[Entry], arguments: Arguments) -> list[Entry]:
         if arguments.cohort_top is not None or arguments.score_norm != "s":
             raise InputError("--score-norm, --cohort-top: say how --cohort normalises; give it")
         return entries
-    arrays = read_arrays(arguments.cohort, ("embeddings",))
+    cohort = read_embeddings(arguments.cohort, arguments.flip, 1)
     with concerning(str(arguments.cohort)):
-        norm = ScoreNorm(arrays["embeddings"], arguments.score_norm, arguments.cohort_top)
-    rule = read_rule(arguments.cohort, arrays)
+        norm = ScoreNorm(cohort.data.embeddings, arguments.score_norm, arguments.cohort_top)
     for entry in entries:
-        if not rule.agrees_with(entry.rule):
+        if not cohort.rule.agrees_with(entry.rule):
             raise InputError(
-                f"{arguments.cohort}: was embedded with {rule}, and {entry.place} with "
+                f"{arguments.cohort}: was embedded with {cohort.rule}, and {entry.place} with "
                 f"{entry.rule}; embed both alike"
             )
     return [

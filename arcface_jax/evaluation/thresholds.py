@@ -100,12 +100,12 @@ def too_few_pairs(num_different: int, far: float) -> str | None:
     wanted = f"{math.ceil(30 / far - 1e-9):,}"
     if expected < 3:
         return (
-            f"{num_different:,} different pairs cannot tell whether the FAR is below {far:g} at "
+            f"{num_different:,} different pairs cannot tell whether the FAR is below {far:.3g} at "
             f"all; collect at least {wanted}"
         )
     return (
         f"{num_different:,} different pairs give about {expected:.0f} false accepts at FAR "
-        f"{far:g}, so the true rate may be off by more than 30 %; collect at least {wanted}"
+        f"{far:.3g}, so the true rate may be off by more than 30 %; collect at least {wanted}"
     )
 
 

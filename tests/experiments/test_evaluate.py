@@ -123,7 +123,7 @@ def test_scores_are_normalised_by_a_cohort(
     )
     path, cohort = write_faces(tmp_path / "faces.npz"), tmp_path / "cohort.npz"
     others = np.random.default_rng(7).normal(size=(30, 8))
-    np.savez(cohort, embeddings=others)
+    np.savez(cohort, embeddings=others, labels=np.arange(30))
     options = {"embeddings": (path,), "deployment_fars": (0.1,), "replicates": 2}
     options |= {"output": tmp_path / "out", "cohort": cohort, "cohort_top": 10, "score_norm": "t"}
     run(Arguments(**options))
@@ -155,7 +155,8 @@ def test_a_cohort_that_does_not_fit_is_named(
 ) -> None:
     path, cohort = write_faces(tmp_path / "faces.npz"), tmp_path / "cohort.npz"
     rule = {"rule": options.pop("rule")} if "rule" in options else {}
-    np.savez(cohort, embeddings=np.ones((30, options.pop("size", 8))), **rule)
+    ones = np.ones((30, options.pop("size", 8)))
+    np.savez(cohort, embeddings=ones, labels=np.arange(30), **rule)
     given = {"cohort": cohort} | options
     if isinstance(given["cohort"], str):
         given["cohort"] = tmp_path / given["cohort"]

@@ -12,6 +12,7 @@ import pytest
 import tyro
 
 from arcface_jax.commands.models import load_trained
+from arcface_jax.data.pairs import all_pairs
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.calibration import Calibration
@@ -245,6 +246,23 @@ def a_card():
         strangers=ImpostorTail(1000, (1, 1000), (0.5, -0.5)),
         versions={},
     )
+
+
+def test_a_probability_that_cannot_be_had_is_said_in_the_card():
+    who = np.repeat([0, 1], 3)
+    pairs = all_pairs(who)
+    clusters = (who[pairs.first], who[pairs.second])
+    faces = export._Faces(np.zeros((6, 1, 1, 3), np.uint8), "middle", pairs, clusters)
+    for cosines, said in (
+        (np.where(pairs.same, 0.5, 0.1) + 0.01 * np.arange(15), "half of the 2 people have only"),
+        (np.where(pairs.same, 0.1, 0.5), "same pairs do not score higher than different ones"),
+        (np.full(15, 0.3), "all are 0.3; a score that never differs tells nothing"),
+    ):
+        calibration, figures = export.find_calibration(cosines, faces)
+        assert calibration is None
+        assert said in figures["warning"]
+        card = dataclasses.replace(a_card(), calibration=calibration, calibration_figures=figures)
+        assert f"No probability: {figures['warning']}" in card.to_markdown()
 
 
 def test_a_card_is_read_as_it_was_written(tmp_path):

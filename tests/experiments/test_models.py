@@ -33,10 +33,14 @@ COMMANDS = {
     ),
     "verify": (
         lambda: identify.run(tyro.extras.subcommand_cli_from_dict(identify.COMMANDS)),
-        ["verify", "a.jpg", "b.jpg"],
-        "--threshold: the model has no card",
+        ["verify", "a.jpg", "b.jpg", "--threshold", "0"],
+        "a.jpg: cannot be read",
     ),
-    "demo": (typed(demo), [], "--threshold: the model has no card"),
+    "demo": (
+        typed(demo),
+        ["--threshold=0", "--people", "absent"],
+        "absent: no such file or folder",
+    ),
     "invert": (typed(invert), [], "--people: a model that was not trained here"),
     "neighbours": (typed(neighbours), [], "--people: a model that was not trained here"),
 }

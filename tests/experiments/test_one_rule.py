@@ -90,50 +90,60 @@ def in_numpy(model, photos, flip):
     return (unit @ unit.T)[np.triu_indices(len(unit), k=1)]
 
 
-@pytest.mark.parametrize("flip", [None, "none"])
-def test_every_command_gives_the_same(model, photos, evaluated, tmp_path, flip, capsys):
-    set_and_options = {"sets": (str(photos),), "flip": flip}
-    cosines, thresholds, row = evaluated(checkpoint=(model,), **set_and_options)
+@pytest.fixture(params=[None, "concatenate"])
+def flip(request):
+    return request.param
+
+
+def test_evaluating_is_what_the_equation_says(model, photos, evaluated, flip):
+    cosines, _, row = evaluated(checkpoint=(model,), sets=(str(photos),), flip=flip)
     np.testing.assert_allclose(cosines, in_numpy(model, photos, flip or "add"), atol=1e-5)
     assert row["rule"] == f"--flip {flip or 'add'} and no --detect"
 
-    exported, gallery, found = tmp_path / "exported", tmp_path / "e.npz", tmp_path / "found.csv"
+
+def test_an_export_gives_the_same_as_its_model(model, photos, evaluated, tmp_path, flip, capsys):
+    """Its card, its evaluation, two photos of it, and the page."""
+    sets, exported = (str(photos),), tmp_path / "exported"
+    cosines, thresholds, row = evaluated(checkpoint=(model,), sets=sets, flip=flip)
     export.run(export.Arguments(model, exported, verify=str(photos), flip=flip))
     card = ModelCard.read(exported)
     assert card.rule == EmbeddingRule(flip or "add", "middle")
+    assert card.embedding_size == (16 if flip == "concatenate" else 8)
     np.testing.assert_allclose([(t.cosine, t.tar) for t in card.thresholds], thresholds, atol=1e-5)
     assert card.metrics["auc"] == pytest.approx(row["auc"].estimate, abs=1e-6)
     assert card.metrics["tar@far=0.01"] == pytest.approx(row["tar@far=0.01"].estimate, abs=1e-6)
-    again, same, exported_row = evaluated(checkpoint=(exported,), sets=(str(photos),))
+    again, same, exported_row = evaluated(checkpoint=(exported,), sets=sets)
     np.testing.assert_allclose(again, cosines, atol=1e-5)
     np.testing.assert_allclose(same, thresholds, atol=1e-5)
     assert exported_row["rule"] == row["rule"]
 
+    capsys.readouterr()
+    identify.run(identify.Verify(exported, photos / "p0/0.png", photos / "p0/1.png", far=FARS[0]))
+    said = f"cosine {cosines[0]:.3f}, threshold {thresholds[0][0]:.3f}"
+    assert said in capsys.readouterr().out
+    embedder = open_embedder(exported)
+    page = demo.Answers(embedder, Cropper(embedder.image_size), None, card.rule)
+    source = FolderSource(photos)
+    text, *_ = page.compare(source[0], source[1], 0.5)
+    assert re.search(rf"Similarity {cosines[0]:.3f}\b", text)
+
+
+def test_embeddings_on_disk_give_the_same_as_the_model(model, photos, evaluated, tmp_path, flip):
+    """Evaluated, and searched."""
+    cosines, thresholds, row = evaluated(checkpoint=(model,), sets=(str(photos),), flip=flip)
+    gallery, found = tmp_path / "e.npz", tmp_path / "found.csv"
     embed.run(embed.Arguments(model, str(photos), gallery, flip=flip))
     again, same, embedded_row = evaluated(embeddings=(gallery,))
     np.testing.assert_allclose(again, cosines, atol=1e-5)
     np.testing.assert_allclose(same, thresholds, atol=1e-5)
     assert embedded_row["rule"] == row["rule"]
-
-    everybody = {"candidates": 20}
-    identify.run(identify.TimedSearch(gallery, gallery, found, **everybody))
+    identify.run(identify.TimedSearch(gallery, gallery, found, candidates=20))
     with found.open(newline="") as file:
         line = next(csv.DictReader(file))
     others = np.sort(np.r_[1.0, cosines[:19]])[::-1]
     np.testing.assert_allclose(
         [float(line[f"cosine_{n}"]) for n in range(1, 21)], others, atol=1e-5
     )
-    two = (photos / "p0/0.png", photos / "p0/1.png")
-    capsys.readouterr()
-    identify.run(identify.Verify(exported, *two, far=FARS[0]))
-    said = f"cosine {cosines[0]:.3f}, threshold {thresholds[0][0]:.3f}"
-    assert said in capsys.readouterr().out
-
-    embedder = open_embedder(exported)
-    page = demo.Answers(embedder, Cropper(embedder.image_size), None, card.rule)
-    source = FolderSource(photos)
-    text, *_ = page.compare(source[0], source[1], 0.5)
-    assert re.search(rf"Similarity {cosines[0]:.3f}\b", text)
 
 
 def test_a_model_that_leaves_the_mirror_image_out_does_so_everywhere(model, photos, evaluated):
