@@ -12,6 +12,7 @@ from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.pairs import all_pairs
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
+from arcface_jax.evaluation import calibration
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.calibration import (
     Calibration,
@@ -66,6 +67,19 @@ def test_equal_to_a_slow_version(weighted):
     slow = minimize(slow_loss, (1.0, 0.0), arguments, method="Nelder-Mead", options=options)
     np.testing.assert_allclose((found.slope, found.offset), slow.x, rtol=1e-4)
     assert (found.num_same, found.num_different) == (counts[same].sum(), counts[~same].sum())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_many_pairs_are_counted_in_cells_without_a_difference(monkeypatch, weighted):
+    rng = np.random.default_rng(0)
+    same = np.arange(50_000) < 1000
+    scores = np.where(same, 0.55, 0.05) + 0.15 * rng.normal(size=len(same))
+    counts = rng.integers(0, 4, len(same)) if weighted else None
+    found = fit_calibration(scores, same, counts)
+    monkeypatch.setattr(calibration, "_CELLS", len(same))
+    exact = fit_calibration(scores, same, counts)
+    assert exact != found
+    np.testing.assert_allclose((found.slope, found.offset), (exact.slope, exact.offset), rtol=1e-6)
 
 
 def test_known_ratios_are_found():
