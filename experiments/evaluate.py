@@ -140,6 +140,8 @@ def read_entries(
     searched = "--detect" if arguments.detect else "--aligned" if arguments.aligned else None
     if searched is not None and not arguments.checkpoint:
         raise InputError(f"{searched}: is for photos, and here are embeddings alone; leave it out")
+    if arguments.detect and not arguments.sets:
+        raise InputError("--detect: finds faces in the photographs of --sets; give them")
     entries = [
         read_embeddings(path, arguments.flip, arguments.folds) for path in arguments.embeddings
     ]

@@ -72,7 +72,7 @@ def faulty(clean, tmp_path_factory):
 
 def check(monkeypatch, folder, root, *against, model=None, verify=()):
     """(status, what it printed, the lines of the CSV file)."""
-    monkeypatch.setattr(data_check, "prepare", lambda config, begin: None)
+    monkeypatch.setattr(data_check, "prepare", lambda *_: None)
     monkeypatch.setattr(data_check, "cost_in_words", lambda config, setup: "the cost")
     data = DataConfig(source="folder", root=str(root), image_size=32, verify=verify)
     out = io.StringIO()
@@ -179,7 +179,7 @@ def test_labels_that_a_model_contradicts_are_found(monkeypatch, tmp_path):
             image[:20, :20] = colour
             save(tmp_path / "c" / person / f"{number}.png", np.clip(image, 0, 255))
     (tmp_path / "c" / "red" / "3.png").rename(tmp_path / "c" / "blue" / "wrong.png")
-    model = Embedder("colours", (16, 16), None, 8, colour_model)
+    model = Embedder("colours", (16, 16), None, 8, "none", colour_model)
     _, out, lines = check(monkeypatch, tmp_path, tmp_path / "c", model=model)
     (line,) = (line for line in lines if line["finding"] == "mislabelled")
     assert line["image"].endswith("c/blue/wrong.png")
@@ -187,7 +187,9 @@ def test_labels_that_a_model_contradicts_are_found(monkeypatch, tmp_path):
         r"cosine -0\.\d\d with the others of its identity, \d\.\d\d with red", line["note"]
     )
     assert "colours finds 94.4% of the images nearest to their own identity." in out
-    blind = Embedder("blind", (16, 16), None, 8, lambda images: rng.normal(size=(len(images), 3)))
+    blind = Embedder(
+        "blind", (16, 16), None, 8, "none", lambda images: rng.normal(size=(len(images), 3))
+    )
     _, out, lines = check(monkeypatch, tmp_path, tmp_path / "c", model=blind)
     assert "The labels are not judged: blind finds" in out
     assert "mislabelled" not in {line["finding"] for line in lines}

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tyro
 from rich.console import Console
 
 from arcface_jax.commands import photos
@@ -30,9 +29,7 @@ from arcface_jax.interop.torch import import_torch
 from experiments import embed, export
 from tests.bin_set import write_bin
 
-
-def main():
-    embed.run(tyro.cli(embed.Arguments))
+main = embed.main
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ def test_scores_are_normalised_by_a_cohort(
     [
         ({"cohort": None, "cohort_top": 3}, "--score-norm, --cohort-top: say how --cohort"),
         ({"cohort": None, "score_norm": "t"}, "--score-norm, --cohort-top: say how --cohort"),
-        ({"cohort_top": 1}, "--cohort-top is 1"),
+        ({"cohort_top": 1}, r"cohort\.npz: cohort: 1 of 30 embeddings; give from 2 to all"),
         ({"cohort_top": 31}, r"cohort\.npz: cohort: 31 of 30 embeddings; give from 2 to all"),
         ({"cohort": "absent.npz"}, r"absent\.npz: cannot be read"),
         ({"rule": EmbeddingRule("none").to_json()}, r"cohort\.npz: was embedded with --flip none"),

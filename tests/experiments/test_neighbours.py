@@ -4,14 +4,11 @@ import json
 
 import numpy as np
 import pytest
-import tyro
 
 from arcface_jax.analysis.neighbours import ClassPairs
 from experiments import neighbours
 
-
-def main():
-    neighbours.run(tyro.cli(neighbours.Arguments))
+main = neighbours.main
 
 
 def test_people_of_a_folder_are_compared(type_command, small_checkpoint, crowd, tmp_path):
