@@ -23,6 +23,16 @@ LARGEST_CHANGE = "largest change of a cosine"
 """The metric that tells how far an export is from the model, over all pairs of the set."""
 
 
+NOT_FOR = """## What it must not be used for
+
+- Recognising people who have not agreed to it, or where the law forbids it.
+- Decisions about a person, such as arrest, entry or payment, that nobody checks.
+- People, cameras and poses unlike those that it was verified on: its rates are not theirs, and
+  differ between groups of people; measure them on your own photos first.
+- Telling age, sex, origin, health or character."""
+"""Said in every card, for a face model can do harm in any hands."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Threshold:
     """Accept a pair if its cosine is at least `cosine`.
@@ -235,6 +245,8 @@ class ModelCard:
             f"- Training data: {self.data}",
             f"- Recipe: {self.recipe}",
             f"- Licence: {self.licence}",
+            "",
+            NOT_FOR,
         ]
         if self.verified_on is not None:
             lines += ["", f"## Verified on {self.verified_on}", ""]

@@ -60,6 +60,7 @@ def test_an_export_holds_the_model_and_tells_its_accuracy(
         "model.stablehlo",
         "# Little",
         "Licence: CC0",
+        "What it must not be used for",
         "auc",
         "accept from cosine",
         "cannot tell",
