@@ -32,7 +32,8 @@ def roc_figure(rocs: Mapping[str, Roc]) -> Figure:
         axes.plot(roc.far[shown], roc.tar[shown], lw=1.6, label=name)
     _far_axis(axes, rocs, "false accept rate")
     axes.set_ylabel("true accept rate")
-    axes.set_ylim(top=1.005)
+    bottom = axes.get_ylim()[0]
+    axes.set_ylim(top=1 + 0.02 * (1 - bottom))  # a line at 100 % is seen, and no rate above it
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(loc="lower right")
     return figure
@@ -83,7 +84,8 @@ def cmc_figure(curves: Mapping[str, np.ndarray]) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="rank k", ylabel="found among the first k")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set_ylim(top=1.005)
+    bottom = axes.get_ylim()[0]
+    axes.set_ylim(top=1 + 0.02 * (1 - bottom))  # a line at 100 % is seen, and no rate above it
     axes.legend(loc="lower right")
     return figure
 
