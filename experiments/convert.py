@@ -148,6 +148,12 @@ def run(arguments: Arguments) -> None:
     console = new_console()
     if not arguments.check:
         check_new_folder(arguments.destination)
+    origin = pathlib.Path(arguments.source)
+    if origin.is_dir() and arguments.destination.resolve().is_relative_to(origin.resolve()):
+        raise InputError(
+            f"{arguments.destination}: lies in {arguments.source}, which would then hold every "
+            "image twice; give a place outside"
+        )
     source = prepared_source(arguments, console)
     options = {"image_size": arguments.image_size, "jpeg_quality": arguments.jpeg_quality}
     if arguments.destination.exists() and arguments.check:

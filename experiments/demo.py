@@ -66,7 +66,7 @@ class Arguments(PhotoOptions):
     model: Model
     people: str | None = None
     """People to recognise: a folder of NAME/photo.jpg, or what identify enrol wrote (.npz)."""
-    far: Share = 1e-3
+    far: Share | None = None
     """Rate at which a stranger is accepted, for which the thresholds are taken from the model card:
     by one other photo, and by any of the people.
     """

@@ -36,7 +36,7 @@ from arcface_jax.commands.evaluation_inputs import read_arrays
 from arcface_jax.commands.evaluation_report import write_tables
 from arcface_jax.commands.ijb_photos import ListedPhotos, embed_listed
 from arcface_jax.commands.models import MODEL_HELP, ImportedModel, Project, open_to_evaluate
-from arcface_jax.data.pairs import check_folds
+from arcface_jax.data.pairs import Pairs, check_folds
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import (
     Interval,
@@ -51,7 +51,9 @@ from arcface_jax.evaluation.identification import (
     open_set_roc,
 )
 from arcface_jax.evaluation.ijb import (
+    FaceMedia,
     Landmarks,
+    TemplateSubjects,
     read_face_media,
     read_ijb_landmarks,
     read_template_pairs,
@@ -125,19 +127,82 @@ def find_one(folder: pathlib.Path, pattern: str) -> pathlib.Path:
     return files[0]
 
 
-def read_templates(arguments: Arguments, console: Console) -> Templates:
-    """Reads the features, or embeds the photos, and pools them."""
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """All lists of the protocol, read and checked against each other before any work.
+
+    `galleries` and `probes` are empty where the search's files are not there.
+    """
+
+    media: FaceMedia
+    media_file: pathlib.Path
+    landmarks: Landmarks | None
+    pairs: Pairs
+    galleries: dict[str, TemplateSubjects]
+    probes: TemplateSubjects | None
+
+
+def read_lists(arguments: Arguments) -> Lists:
+    """The lists in the folder of metadata."""
     media_file = find_one(arguments.meta, "*_face_tid_mid.txt")
-    with progress_bar(console, f"Reading {media_file}"):
-        media = read_face_media(media_file)
-    landmarks, scores = None, None
+    media = read_face_media(media_file)
+    landmarks = None
     if arguments.detector_scores or arguments.photos is not None:
-        landmarks = read_ijb_landmarks(find_one(arguments.meta, "*_name_5pts_score.txt"))
-        if landmarks.names != media.names:
+        file = find_one(arguments.meta, "*_name_5pts_score.txt")
+        landmarks = read_ijb_landmarks(file)
+        check_same_images(landmarks.names, file, media.names, media_file)
+    known = set(media.template_ids.tolist())
+
+    def check(ids: np.ndarray, file: pathlib.Path, kind: str) -> None:
+        absent = [row for row, each in enumerate(ids.tolist()) if each not in known]
+        if absent:
+            more = f", as {len(absent) - 1} more are" if len(absent) > 1 else ""
             raise InputError(
-                f"{arguments.meta}: *_name_5pts_score.txt lists other images than {media_file.name}"
+                f"{file} {kind} {absent[0] + 1}: template {ids[absent[0]]} has no image in "
+                f"{media_file.name}{more}; give lists of one protocol"
             )
-        scores = landmarks.scores if arguments.detector_scores else None
+
+    pair_file = find_one(arguments.meta, "*_template_pair_label.txt")
+    pairs = read_template_pairs(pair_file)
+    with concerning(str(pair_file)):
+        check_folds(pairs.same, 1)
+    for ids in (pairs.first, pairs.second):
+        check(ids, pair_file, "pair")
+    gallery_files = find(arguments.meta, "*_1N_gallery_*.csv")
+    probe_files = find(arguments.meta, "*_1N_probe_mixed.csv")
+    if not gallery_files or len(probe_files) != 1:
+        return Lists(media, media_file, landmarks, pairs, {}, None)
+    subjects = {file: read_template_subjects(file) for file in (*gallery_files, *probe_files)}
+    for file, each in subjects.items():
+        check(each.template_ids, file, "template")
+    galleries = {file.stem.rpartition("_")[2]: subjects[file] for file in gallery_files}
+    return Lists(media, media_file, landmarks, pairs, galleries, subjects[probe_files[0]])
+
+
+def check_same_images(
+    names: list[str], file: pathlib.Path, wanted: list[str], wanted_file: pathlib.Path
+) -> None:
+    """Refuses a list of other images, or of the same in another order."""
+    if names == wanted:
+        return
+    if sorted(names) == sorted(wanted):
+        row = next(row for row, name in enumerate(names) if name != wanted[row])
+        raise InputError(
+            f"{file}: lists the images of {wanted_file.name} in another order, from "
+            f"{names[row]!r} on, where {wanted[row]!r} is due; sort one as the other"
+        )
+    differ = sorted(set(names) ^ set(wanted))
+    first = f", and {differ[0]!r} is in one alone" if differ else ""
+    raise InputError(
+        f"{file}: lists other images than {wanted_file.name}: {len(names)} and "
+        f"{len(wanted)}{first}; give lists of one protocol"
+    )
+
+
+def read_templates(arguments: Arguments, lists: Lists, console: Console) -> Templates:
+    """Reads the features, or embeds the photos, and pools them."""
+    media, landmarks = lists.media, lists.landmarks
+    scores = landmarks.scores if landmarks and arguments.detector_scores else None
     place = arguments.features or arguments.output / FEATURES
     if arguments.photos is not None:
         assert landmarks is not None
@@ -145,7 +210,7 @@ def read_templates(arguments: Arguments, console: Console) -> Templates:
     arrays = read_arrays(place, ("embeddings",))
     if len(arrays["embeddings"]) != len(media.names):
         raise InputError(
-            f"{place}: {len(arrays['embeddings'])} features, but {media_file} lists "
+            f"{place}: {len(arrays['embeddings'])} features, but {lists.media_file} lists "
             f"{len(media.names)} images; give one a line, in its order"
         )
     with progress_bar(console, "Pooling"), concerning(str(place)):
@@ -191,14 +256,10 @@ def embed_photos(
         say(console, f"All {len(left_out)} of them: {arguments.output / LEFT_OUT}")
 
 
-def verify(arguments: Arguments, templates: Templates) -> tuple[Figures, Roc]:
+def verify(arguments: Arguments, lists: Lists, templates: Templates) -> tuple[Figures, Roc]:
     """1:1, with intervals over subjects if asked for."""
-    pair_file = find_one(arguments.meta, "*_template_pair_label.txt")
-    pairs = read_template_pairs(pair_file)
-    with concerning(str(pair_file)):
-        check_folds(pairs.same, 1)
-    first = templates.rows(pairs.first, "first templates")
-    second = templates.rows(pairs.second, "second templates")
+    pairs = lists.pairs
+    first, second = templates.rows(pairs.first), templates.rows(pairs.second)
     scores = score_templates(templates, first, second)
     result, roc = verify_scores(scores, pairs.same, fars=arguments.fars)
     figures = without_interval(result.numbers())
@@ -209,21 +270,6 @@ def verify(arguments: Arguments, templates: Templates) -> tuple[Figures, Roc]:
         resampling = Resampling(arguments.replicates)
         figures |= roc_intervals(*clustered, fars=arguments.fars, resampling=resampling)
     return figures, roc
-
-
-def search_galleries(
-    arguments: Arguments, templates: Templates
-) -> tuple[dict[str, Search], np.ndarray]:
-    """1:N: (searches by gallery, who each probe shows); nothing if the files are not there."""
-    galleries = find(arguments.meta, "*_1N_gallery_*.csv")
-    probe_files = find(arguments.meta, "*_1N_probe_mixed.csv")
-    if not galleries or len(probe_files) != 1:
-        return {}, np.zeros(0, np.int64)
-    probes, searches = read_template_subjects(probe_files[0]), {}
-    for path in galleries:
-        gallery = read_template_subjects(path)
-        searches[path.stem.rpartition("_")[2]] = search_templates(templates, gallery, probes)
-    return searches, probes.subject_ids
 
 
 def identification_figures(
@@ -263,15 +309,21 @@ def run(arguments: Arguments) -> None:
         raise InputError("--photos and --model: give both, the photos and what to embed them with")
     console = new_console(soft_wrap=True)
     make_folder(arguments.output)
-    templates = read_templates(arguments, console)
+    with progress_bar(console, f"Reading {arguments.meta}"):
+        lists = read_lists(arguments)
+    templates = read_templates(arguments, lists, console)
     with progress_bar(console, "Verifying 1:1"):
-        figures, roc = verify(arguments, templates)
+        figures, roc = verify(arguments, lists, templates)
     rows = {"1:1": figures}
     pictures = {"roc": roc_figure({"1:1": roc}), "det": det_figure({"1:1": roc})}
+    searches: dict[str, Search] = {}
     with progress_bar(console, "Searching 1:N"):
-        searches, subjects = search_galleries(arguments, templates)
-        if searches:
-            rows |= identification_figures(arguments, searches, subjects)
+        if lists.probes is not None:
+            searches = {
+                name: search_templates(templates, gallery, lists.probes)
+                for name, gallery in lists.galleries.items()
+            }
+            rows |= identification_figures(arguments, searches, lists.probes.subject_ids)
     if searches:
         pictures["cmc"] = cmc_figure({name: cumulative_match(s) for name, s in searches.items()})
         rocs = {name: open_set_roc(s) for name, s in searches.items() if not s.enrolled.all()}

@@ -58,6 +58,8 @@ from arcface_jax.files import whole_file, whole_text
 from arcface_jax.interop.card import ModelCard
 
 UNKNOWN = "unknown"
+DEFAULT_FAR = 1e-3
+"""The --far of who gives neither it nor a threshold."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +85,10 @@ class Name(PhotoOptions):
     """What enrol wrote."""
     photos: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional]
     """Image files."""
-    far: Share = 1e-3
-    """Rate at which strangers are given a name (FPIR), for which the threshold is taken from the
-    model card. A stranger is compared with all G entries of the gallery, so each comparison may err
-    at 1 − (1 − rate)^(1/G) only.
+    far: Share | None = None
+    """Rate at which strangers are given a name (FPIR), 1e-3 if not given, for which the threshold
+    is taken from the model card. A stranger is compared with all G entries of the gallery, so each
+    comparison may err at 1 − (1 − rate)^(1/G) only.
     """
     threshold: Cosine | None = None
     """Cosine from which a name is given, instead of the card's."""
@@ -110,8 +112,8 @@ class Verify(PhotoOptions):
     """Image file."""
     second: Annotated[pathlib.Path, tyro.conf.Positional]
     """Image file."""
-    far: Share = 1e-3
-    """False accept rate whose threshold is taken from the model card."""
+    far: Share | None = None
+    """False accept rate whose threshold is taken from the model card; 1e-3 if not given."""
     threshold: Cosine | None = None
     """Cosine from which they are the same person, instead of the card's."""
     project: Project = None
@@ -138,7 +140,7 @@ class TimedSearch:
 def choose_threshold(
     model: pathlib.Path,
     options: PhotoOptions,
-    far: float,
+    far: float | None,
     threshold: float | None,
     console: Console,
     entries: int = 1,
@@ -149,6 +151,8 @@ def choose_threshold(
     """
     check_model(model)
     if threshold is not None:
+        if far is not None:
+            raise InputError("--far and --threshold: a threshold is taken as it is; give one")
         return threshold
     if not is_export(model):
         raise InputError(
@@ -156,7 +160,7 @@ def choose_threshold(
             "with --verify"
         )
     card = ModelCard.read(model)
-    found = card.threshold(far, options.rule(card.flip), entries)
+    found = card.threshold(DEFAULT_FAR if far is None else far, options.rule(card.flip), entries)
     if found.warning is not None:
         say(console, f"warning: {found.warning}", "yellow")
     return found.cosine

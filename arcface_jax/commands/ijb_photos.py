@@ -31,16 +31,19 @@ class ListedPhotos(TreeSource):
         super().__init__(open_tree(root), listed.names)
         self.labels, self.identity_names = np.zeros(len(listed.names), np.int32), [""]
         self._points = listed.points
-        missing = np.flatnonzero(self.encoded_sizes() == 0)
+        sizes = self.encoded_sizes()
+        missing = np.flatnonzero(sizes == 0)
         if len(missing):
             raise InputError(
-                f"{root}: {len(missing)} of {len(listed.names)} listed photos are not there, the "
-                f"first is {self.where(int(missing[0]))}; give the folder that the names "
-                "of the list begin in"
+                f"{root}: {len(missing)} of {len(listed.names)} listed photos are not there or "
+                f"empty, the first is {self.where(int(missing[0]))}; copy them again, or give the "
+                "folder that the names of the list begin in"
             )
 
         self.digest = hashlib.sha256(
-            repr([str(root.resolve()), *listed.names]).encode() + listed.points.tobytes()
+            repr([str(root.resolve()), *listed.names]).encode()
+            + listed.points.tobytes()
+            + sizes.tobytes()
         ).hexdigest()
 
     def crop(self, index: int, size: tuple[int, int]) -> np.ndarray | str:

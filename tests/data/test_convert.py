@@ -517,3 +517,9 @@ def test_the_command_aligns(source, tmp_path, picture):
         command(
             tmp_path / "photos", tmp_path / "x", "--landmarks", tmp_path / "list.txt", "--detect"
         )
+
+
+def test_a_source_is_not_converted_into_itself(source, tmp_path):
+    """Every image would be there twice the next time, under two identities."""
+    with pytest.raises(InputError, match=r"out: lies in .*faces, .* give a place outside"):
+        run(Arguments(str(tmp_path / "faces"), tmp_path / "faces" / "b" / "out", "folder"))

@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_named(benchmark: Arguments, tmp_path: pathlib.Path
     )
     (benchmark.meta / "ijbx_name_5pts_score.txt").write_text(names)
     np.savez(benchmark.features, embeddings=np.ones((144, 8)))
-    with pytest.raises(InputError, match="lists other images"):
+    with pytest.raises(InputError, match=r"lists other images than .*: 144 and 144, and"):
         run(Arguments(benchmark.meta, benchmark.features, detector_scores=True))
 
 
@@ -266,5 +266,39 @@ def test_an_interrupted_run_goes_on(photographs: Arguments, monkeypatch) -> None
 def test_photos_that_are_missing_are_named(photographs: Arguments) -> None:
     for number in (3, 40):
         (photographs.photos / f"{number}.jpg").unlink()
-    with pytest.raises(InputError, match=r"2 of 144 listed .* the first is .*crop/3\.jpg; give"):
+    with pytest.raises(InputError, match=r"2 of 144 listed .* the first is .*crop/3\.jpg; copy"):
         run(photographs)
+
+
+def test_lists_are_checked_before_the_photos(photographs: Arguments, monkeypatch) -> None:
+    """With the file and the line; nothing is embedded."""
+    monkeypatch.setattr(evaluate_ijb, "open_to_evaluate", lambda *_: pytest.fail("opened"))
+
+    def refused(name, change, said):
+        file = photographs.meta / name
+        before = file.read_text()
+        file.write_text(change(before))
+        with pytest.raises(InputError, match=said):
+            run(photographs)
+        file.write_text(before)
+
+    refused(
+        "ijbx_template_pair_label.txt",
+        lambda text: text.replace("2 103 0", "2 999 0"),
+        r"label\.txt pair 27: template 999 has no image in ijbx_face_tid_mid\.txt, as 2",
+    )
+    refused(
+        "ijbx_1N_gallery_G2.csv",
+        lambda text: text + "\n77,3,x.png",
+        r"gallery_G2\.csv template 13: template 77 has no image",
+    )
+    refused(
+        "ijbx_name_5pts_score.txt",
+        lambda text: "\n".join(text.splitlines()[::-1]),
+        r"score\.txt: lists the images of .* in another order, from '143\.jpg' on, where '0\.jpg'",
+    )
+    refused(
+        "ijbx_name_5pts_score.txt",
+        lambda text: "\n".join(text.splitlines()[:-1]),
+        r"other images than ijbx_face_tid_mid\.txt: 143 and 144, and '143\.jpg' is in one alone",
+    )

@@ -411,6 +411,10 @@ def test_an_exports_card_has_the_threshold(type_command, small_checkpoint, crowd
             "--threshold: the model has no card",
         ),
         (
+            ["verify", "small.pth", "a.png", "b.png", "--threshold", "0", "--far", "0.1"],
+            "--far and --threshold: a threshold is taken as it is; give one",
+        ),
+        (
             ["verify", "small.pth", "absent.png", "crowd/p0/1.png", "--threshold", "0"],
             "absent.png: cannot be read",
         ),
