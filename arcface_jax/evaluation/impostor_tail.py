@@ -89,6 +89,8 @@ def rate_of_each(rate: float, comparisons: int) -> float:
     """The rate of a single comparison for which `at_least_once` is `rate`."""
     if not 0 < rate < 1:
         raise InputError(f"far: {rate}; give a rate between 0 and 1")
+    if comparisons == 1:  # not but for rounding
+        return rate
     return -math.expm1(math.log1p(-rate) / comparisons)
 
 
