@@ -267,6 +267,51 @@ def test_more_columns_than_eleven_by_spaces(tmp_path, heading, row):
     np.testing.assert_array_equal(found, np.arange(10.0).reshape(5, 2))
 
 
+@pytest.mark.parametrize(
+    "more",
+    [["1"], ["0", "0", "99", "99"], ["0.99"], ["-1", "1e2"], [str(n) for n in range(126)]],
+)
+@pytest.mark.parametrize("name", ["a.jpg", "my photo.JPEG", "b/my 2.png"])
+@pytest.mark.parametrize("separator", [" ", "  ", "\t", ",", ";"])
+def test_more_numbers_than_ten_without_names_are_refused(tmp_path, separator, name, more):
+    text = separator.join([name, *more, *"0123456789"])
+    (tmp_path / "l.txt").write_text(f"{text}\n{text}\n")
+    with pytest.raises(InputError, match=r"l\.txt line 1: path and 10 numbers x1 y1 … x5 y5 are"):
+        read_landmarks(tmp_path / "l.txt")
+
+
+@pytest.mark.parametrize(
+    "listed",
+    ["./a/b.jpg", "/a/b.jpg", "a//b.jpg", "a/./b.jpg", "x/../a/b.jpg", ".\\a\\b.jpg", "a\\b.jpg"],
+)
+def test_a_path_of_landmarks_in_any_form(tmp_path, listed):
+    row, other = ",".join("0123456789"), ",".join("1234567890")
+    (tmp_path / "l.csv").write_text(f"{listed},{row}\na/b.jpg,{row}\n")
+    assert read_landmarks(tmp_path / "l.csv").keys() == {"a/b.jpg"}
+    (tmp_path / "l.csv").write_text(f"{listed},{row}\na/b.jpg,{other}\n")
+    with pytest.raises(InputError, match=r"line 2: a/b\.jpg has other landmarks in .*line 1"):
+        read_landmarks(tmp_path / "l.csv")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], None),
+        (["Ann/3.png"], "lines of landmarks for no image of the source: 1 of 4, the first is of "),
+        (["Ann/1", "x/Ann/1.png"], "lines of landmarks for no image of the source: 2 of 5, the "),
+    ],
+)
+def test_lines_of_landmarks_for_no_image_are_counted(photos, caplog, more, said):
+    listed = dict.fromkeys(["Ann/1.png", "Ann/2", "Bob Lee/1.png", *more], TEMPLATE)
+    assert by_path(FolderSource(photos), listed).shape == (3, 5, 2)
+    if said is None:
+        assert not caplog.messages
+    else:
+        (message,) = caplog.messages
+        assert message.startswith(said)
+        assert message.endswith(f"the first is of {more[0]}; they are left out")
+
+
 def test_a_heading_that_says_nothing_known_is_said(tmp_path, caplog):
     names = ",".join(f"punto{axis} {word}" for word in "abcde" for axis in "hv")
     for start in ("# foto", "#foto", "#"):
