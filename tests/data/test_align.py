@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcface_jax.data.align import align, alignment_residual, similarity
+from arcface_jax.data.align import align, alignment_residual, alignment_residuals, similarity
 from arcface_jax.data.aligned_crop import TEMPLATE
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
@@ -136,6 +136,35 @@ def test_landmarks_in_another_order_are_refused(face):
         align(face, TEMPLATE[:4])
     with pytest.raises(InputError, match=r"image must be uint8 \[height, width, 3\]"):
         align(face.astype(np.float32), TEMPLATE)
+
+
+@pytest.mark.parametrize(
+    ("landmarks", "message"),
+    [
+        (TEMPLATE / 112, r"landmarks lie within 0\.36 pixels of each other; if they are shares of"),
+        (TEMPLATE / 11.3, r"landmarks lie within 3\.6 pixels"),
+        (TEMPLATE / 5, None),
+        (TEMPLATE * 20, "5 of 5 landmarks lie outside the photo of 112×112 pixels; are they of an"),
+        (TEMPLATE + np.array([90, 0]), "4 of 5 landmarks lie outside"),
+        (TEMPLATE - [0, 150], "5 of 5 landmarks lie outside"),
+        (TEMPLATE - [60, 0], None),
+        (TEMPLATE + np.array([0, 45]), None),
+        (TEMPLATE - [45, 55], None),
+    ],
+)
+def test_landmarks_that_are_not_in_the_photo_are_refused(face, landmarks, message):
+    if message is None:
+        assert align(face, landmarks).shape == (112, 112, 3)
+    else:
+        with pytest.raises(InputError, match=message):
+            align(face, landmarks)
+
+
+def test_residuals_of_many_faces_are_those_of_each():
+    faces = TEMPLATE + np.random.default_rng(0).normal(0, 9, (20, 5, 2))
+    faces[0] = TEMPLATE[[1, 0, 2, 4, 3]]
+    expected = [alignment_residual(each) for each in faces]
+    np.testing.assert_allclose(alignment_residuals(faces), expected, rtol=1e-9)
 
 
 @pytest.fixture
@@ -310,6 +339,42 @@ def test_lines_of_landmarks_for_no_image_are_counted(photos, caplog, more, said)
         (message,) = caplog.messages
         assert message.startswith(said)
         assert message.endswith(f"the first is of {more[0]}; they are left out")
+
+
+NAMED_BY_AXIS = " ".join(["path", *(f"{axis}{point + 1}" for axis, point in BY_AXIS)]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "by_axis", "refused"),
+    [
+        ("", True, True),
+        ("# foto\n", True, True),
+        ("20\n", True, True),
+        (NAMED_BY_AXIS, True, False),
+        ("", False, False),
+    ],
+)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda faces: faces,
+        lambda faces: faces / 112,
+        lambda faces: apply(transform(0.8, 5, 300, 20), faces),
+        lambda faces: (faces - 56) * [0.6, 1] + 900,
+        lambda faces: (faces - 56) * [0.4, 1] + 300,
+    ],
+)
+def test_the_order_of_numbers_without_names(tmp_path, change, start, by_axis, refused):
+    faces = change(TEMPLATE + np.random.default_rng(0).normal(0, 2, (20, 5, 2)))
+    rows = faces.swapaxes(1, 2) if by_axis else faces
+    lines = [" ".join([f"{n}.jpg", *map(str, row.ravel())]) for n, row in enumerate(rows)]
+    (tmp_path / "l.txt").write_text(start + "\n".join(lines) + "\n")
+    if refused:
+        with pytest.raises(InputError, match=r"l\.txt: its numbers look like x1 … x5 y1 … y5, and"):
+            read_landmarks(tmp_path / "l.txt")
+    else:
+        found = read_landmarks(tmp_path / "l.txt")
+        np.testing.assert_allclose(found["7.jpg"], faces[7])
 
 
 def test_a_heading_that_says_nothing_known_is_said(tmp_path, caplog):
