@@ -10,7 +10,7 @@ from arcface_jax.data.aligned_crop import TEMPLATE, TEMPLATE_SIZE
 from arcface_jax.errors import InputError
 
 _MAX_RESIDUAL = 18.0
-_MIN_SPAN = 4.0  # pixels between the outermost landmarks, in x or y
+_MIN_SPAN = 2.0  # pixels between the outermost landmarks, in x or y; shares span no more
 _FEWEST_INSIDE = 3  # landmarks; faces at an edge have some outside
 _MARGIN = 0.5  # of the span, around the photo
 
@@ -63,7 +63,7 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -
 
     Raises:
       InputError: not an RGB image, or the landmarks cannot be a face in it: wrong shape, not
-        finite, in another order, within less than 4 pixels, or fewer than three of them in the
+        finite, in another order, within less than 2 pixels, or fewer than three of them in the
         photograph or near it.
     """
     landmarks = np.asarray(landmarks, np.float64)
@@ -118,23 +118,6 @@ def check_landmarks(landmarks: np.ndarray, size: tuple[int, ...]) -> None:
             "eye, right eye, nose, left and right corner of the mouth, as seen in the picture, "
             "and x before y of each"
         )
-
-
-def alignment_residuals(landmarks: np.ndarray) -> np.ndarray:
-    """`alignment_residual` of many faces at once, [N] of landmarks [N, 5, 2].
-
-    With points and template as centred complex numbers z and t, the least squares over similarity
-    transforms without reflection leave Σ|t|² − |Σ z̄t|² / Σ|z|².
-    """
-    points = np.asarray(landmarks, np.float64) @ [1, 1j]
-    points = points - points.mean(axis=1, keepdims=True)
-    targets = TEMPLATE @ [1, 1j]
-    targets = targets - targets.mean()
-    explained = np.abs(points.conj() @ targets) ** 2 / np.maximum(
-        (np.abs(points) ** 2).sum(axis=1), 1e-12
-    )
-    left = (np.abs(targets) ** 2).sum() - explained
-    return np.sqrt(np.maximum(left, 0) / len(TEMPLATE))
 
 
 def alignment_residual(landmarks: np.ndarray) -> float:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from arcface_jax.data.align import align, alignment_residuals
-from arcface_jax.data.aligned_crop import TEMPLATE_SIZE
+from arcface_jax.data.align import align
+from arcface_jax.data.aligned_crop import TEMPLATE_SIZE, check_order
 from arcface_jax.data.source import FaceSource, paths_of
 from arcface_jax.data.sources.filetree import normal_name, without_extension
 from arcface_jax.data.sources.lists import read_lst
@@ -31,7 +31,6 @@ from arcface_jax.data.text import (
 from arcface_jax.errors import InputError, concerning, printable
 
 _NAMED = ("left eye", "right eye", "nose", "left mouth", "right mouth")
-_CLEARLY = 1.25  # faces read in the other order are 1.7 times as far off, profiles too
 _PATH_NAMES = (*PATH_NAMES, "name", "name_id")
 _NUMBERED = re.compile(r"(?:p|pt|point|lm|landmark|kp|keypoint)?(\d+)")
 
@@ -133,23 +132,13 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
         if names is None:
             unnamed.append(points)
         yield where, name, points.reshape(5, 2)
-    _check_order(np.array(unnamed).reshape(-1, 5, 2), path)
+    check_order(
+        np.array(unnamed).reshape(-1, 5, 2),
+        path,
+        "name the columns in the first line: path x1 x2 … y5",
+    )
     if announced not in (None, rows):
         raise InputError(f"{path}: {rows} lines of landmarks, but line 1 announces {announced}")
-
-
-def _check_order(points: np.ndarray, path: str | os.PathLike[str]) -> None:
-    """Raises where points [N, 5, 2] without names are faces only as x1 … x5 y1 … y5."""
-    points = points[~np.isnan(points).any((1, 2))]
-    if not len(points):
-        return
-    by_axis = points.reshape(-1, 2, 5).swapaxes(1, 2)
-    as_read, otherwise = (np.median(alignment_residuals(each)) for each in (points, by_axis))
-    if _CLEARLY * otherwise < as_read:
-        raise InputError(
-            f"{path}: its numbers look like x1 … x5 y1 … y5, and x1 y1 … x5 y5 are due without "
-            "names of columns; name the columns in the first line: path x1 x2 … y5"
-        )
 
 
 def _in_one_form(path: str) -> str:

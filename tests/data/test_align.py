@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcface_jax.data.align import align, alignment_residual, alignment_residuals, similarity
-from arcface_jax.data.aligned_crop import TEMPLATE
+from arcface_jax.data.align import align, alignment_residual, similarity
+from arcface_jax.data.aligned_crop import TEMPLATE, alignment_residuals
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
 from arcface_jax.data.sources.folder import FolderSource
@@ -142,8 +142,9 @@ def test_landmarks_in_another_order_are_refused(face):
     ("landmarks", "message"),
     [
         (TEMPLATE / 112, r"landmarks lie within 0\.36 pixels of each other; if they are shares of"),
-        (TEMPLATE / 11.3, r"landmarks lie within 3\.6 pixels"),
-        (TEMPLATE / 5, None),
+        (TEMPLATE / 56 - 1, r"landmarks lie within 0\.73 pixels"),
+        (TEMPLATE / 21, r"landmarks lie within 1\.9 pixels"),
+        (TEMPLATE / 20, None),
         (TEMPLATE * 20, "5 of 5 landmarks lie outside the photo of 112×112 pixels; are they of an"),
         (TEMPLATE + np.array([90, 0]), "4 of 5 landmarks lie outside"),
         (TEMPLATE - [0, 150], "5 of 5 landmarks lie outside"),
@@ -164,7 +165,10 @@ def test_residuals_of_many_faces_are_those_of_each():
     faces = TEMPLATE + np.random.default_rng(0).normal(0, 9, (20, 5, 2))
     faces[0] = TEMPLATE[[1, 0, 2, 4, 3]]
     expected = [alignment_residual(each) for each in faces]
-    np.testing.assert_allclose(alignment_residuals(faces), expected, rtol=1e-9)
+    for scale in (1, 1e-9, 1e300):
+        np.testing.assert_allclose(alignment_residuals(faces * scale), expected, rtol=1e-9)
+    same = np.sqrt(((TEMPLATE - TEMPLATE.mean(axis=0)) ** 2).sum() / 5)
+    np.testing.assert_allclose(alignment_residuals(np.full((1, 5, 2), 7.0)), [same])
 
 
 @pytest.fixture
