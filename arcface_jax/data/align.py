@@ -12,7 +12,7 @@ from arcface_jax.errors import InputError
 _MAX_RESIDUAL = 18.0
 _MIN_SPAN = 2.0  # pixels between the outermost landmarks, in x or y; shares span no more
 _FEWEST_INSIDE = 3  # landmarks; faces at an edge have some outside
-_MARGIN = 0.5  # of the span, around the photo
+_MARGIN = 0.25  # of the span, around the photo
 
 
 def similarity(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
