@@ -10,6 +10,9 @@ from arcface_jax.data.aligned_crop import TEMPLATE, TEMPLATE_SIZE
 from arcface_jax.errors import InputError
 
 _MAX_RESIDUAL = 18.0
+_MIN_SPAN = 2.0  # pixels between the outermost landmarks, in x or y; shares span no more
+_FEWEST_INSIDE = 3  # landmarks; faces at an edge have some outside
+_MARGIN = 0.25  # of the span, around the photo
 
 
 def similarity(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -59,12 +62,13 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -
     Returns: uint8 [size, size, 3], RGB.
 
     Raises:
-      InputError: not an RGB image, or the landmarks cannot be a face: wrong shape, not finite, or
-        in another order.
+      InputError: not an RGB image, or the landmarks cannot be a face in it: wrong shape, not
+        finite, in another order, within less than 2 pixels, or fewer than three of them in the
+        photograph or near it.
     """
     landmarks = np.asarray(landmarks, np.float64)
     check_photo(image)
-    check_landmarks(landmarks)
+    check_landmarks(landmarks, image.shape[:2])
     to_crop = similarity(landmarks, TEMPLATE * (size / TEMPLATE_SIZE))
     to_photo = np.linalg.inv(to_crop[:, :2])
     shift = -to_photo @ to_crop[:, 2]
@@ -90,15 +94,29 @@ def check_photo(image: np.ndarray) -> None:
         )
 
 
-def check_landmarks(landmarks: np.ndarray) -> None:
-    """Raises unless the landmarks [5, 2] can be those of a face."""
+def check_landmarks(landmarks: np.ndarray, size: tuple[int, ...]) -> None:
+    """Raises unless the landmarks [5, 2] can be those of a face in a photo of (height, width)."""
     if landmarks.shape != (5, 2):
         raise InputError(f"landmarks must be [5, 2], got {landmarks.shape}")
     residual = alignment_residual(landmarks)
+    span, (height, width) = float(np.ptp(landmarks, axis=0).max()), size
+    if span < _MIN_SPAN:
+        raise InputError(
+            f"landmarks lie within {span:.2g} pixels of each other; if they are shares of the "
+            "photo's size, multiply x by its width and y by its height"
+        )
+    outside = np.maximum(-landmarks, landmarks - [width - 1, height - 1]).max(axis=1)
+    inside = int((outside <= _MARGIN * span).sum())
+    if inside < _FEWEST_INSIDE:
+        raise InputError(
+            f"{5 - inside} of 5 landmarks lie outside the photo of {width}×{height} pixels; are "
+            "they of another size of it, or in another order than x1 y1 … x5 y5?"
+        )
     if residual > _MAX_RESIDUAL:
         raise InputError(
             f"landmarks lie {residual:.0f} pixels from the template's shape; the order is left "
-            "eye, right eye, nose, left and right corner of the mouth, as seen in the picture"
+            "eye, right eye, nose, left and right corner of the mouth, as seen in the picture, "
+            "and x before y of each"
         )
 
 

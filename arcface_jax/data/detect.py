@@ -167,7 +167,7 @@ def find_face(detector: Detector, photo: np.ndarray, which: Which) -> Finding:
     face = choose(faces, photo.shape[:2], which)
     landmarks, score = np.asarray(face.landmarks, np.float64), float(face.score)
     try:
-        check_landmarks(landmarks)
+        check_landmarks(landmarks, photo.shape[:2])
     except InputError:
         note = f"a face that cannot be aligned (confidence {score:.2f})"
         return Finding(None, score, len(faces), note)

@@ -12,16 +12,15 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from arcface_jax.data.align import align
-from arcface_jax.data.aligned_crop import TEMPLATE_SIZE
+from arcface_jax.data.aligned_crop import TEMPLATE_SIZE, check_order
 from arcface_jax.data.source import FaceSource, paths_of
-from arcface_jax.data.sources.filetree import without_extension
+from arcface_jax.data.sources.filetree import normal_name, without_extension
 from arcface_jax.data.sources.lists import read_lst
 from arcface_jax.data.text import (
     PATH_NAMES,
     count,
     heading,
     is_heading,
-    listed_path,
     names_image,
     number,
     number_of_columns,
@@ -67,12 +66,13 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Raises:
       InputError: the names of the columns do not tell these, a line has other columns or no finite
-        numbers, or lines contradict each other.
+        numbers, lines contradict each other, or the points of a list without names of columns are
+        faces in the order x1 … x5 y1 … y5 only.
     """
     landmarks: dict[str, np.ndarray] = {}
     first: dict[str, str] = {}
     for where, name, points in _listed(path):
-        name = same_name(listed_path(name))
+        name = _in_one_form(name)
         if name in first and not np.array_equal(landmarks[name], points, equal_nan=True):
             raise InputError(
                 f"{where}: {name} has other landmarks in {first[name]}; give it one line"
@@ -92,6 +92,7 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
     announced, rows = None, 0
     names: list[str] | None = None
     places: list[int] = []
+    unnamed: list[np.ndarray] = []
     for where, cells in read_rows(path, number_of_columns(path, _are_names, _PATH_NAMES, 11)):
         if not rows and names is None:
             if cells[0].startswith("#"):
@@ -119,8 +120,7 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
         else:
             name, *words = cells
             words = [] if names is not None else words
-        before, _, last = name.rpartition(" ")
-        if names_image(before) and number(last) is not None:  # one more, of a list with spaces
+        if _has_numbers_after(name):  # more of them, in a list with spaces
             words = []
         points = np.array([number(word) for word in words], np.float64)
         if words == [""] * 10:
@@ -129,9 +129,29 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
             raise InputError(
                 f"{where}: path and 10 numbers x1 y1 … x5 y5 are due, got {_shown(cells)}"
             )
+        if names is None:
+            unnamed.append(points)
         yield where, name, points.reshape(5, 2)
+    check_order(
+        np.array(unnamed).reshape(-1, 5, 2),
+        path,
+        "name the columns in the first line: path x1 x2 … y5",
+    )
     if announced not in (None, rows):
         raise InputError(f"{path}: {rows} lines of landmarks, but line 1 announces {announced}")
+
+
+def _in_one_form(path: str) -> str:
+    """A path in the form in which those of one file are equal."""
+    return same_name(normal_name(path))
+
+
+def _has_numbers_after(name: str) -> bool:
+    """Whether the name of an image goes on with numbers: "a.jpg 10 20"."""
+    words = name.split()
+    first = next((at for at, word in enumerate(words) if names_image(word)), len(words))
+    after = words[first + 1 :]
+    return bool(after) and all(number(word) is not None for word in after)
 
 
 def _are_names(cells: list[str]) -> bool:
@@ -237,7 +257,8 @@ class AlignedSource(FaceSource):
 def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarray:
     """The landmarks [N, 5, 2] of a source's images, from `read_landmarks`; NaN where those are.
 
-    An image has the line of its path, or else that of its path without the extension.
+    An image has the line of its path, or else that of its path without the extension. Lines that
+    are of no image are counted in a warning of the logger arcface_jax.
 
     Raises:
       InputError: the source has no paths, an image has no landmarks, or a line without an extension
@@ -245,10 +266,11 @@ def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarr
     """
     with concerning("landmarks"):
         paths = paths_of(source)
-    names = [same_name(path) for path in paths]
-    stems = [same_name(without_extension(path)) for path in paths]
+    names = [_in_one_form(path) for path in paths]
+    stems = [without_extension(name) for name in names]
     known, of_stem = {*names}, collections.Counter(stems)
     found: list[np.ndarray | None] = []
+    used: set[str] = set()
     for path, name, stem in zip(paths, names, stems, strict=True):
         points = landmarks.get(name)
         if points is None and stem in landmarks and stem not in known:
@@ -258,10 +280,18 @@ def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarr
                     f"landmarks: the source has more than one image {stem}, such as "
                     f"{path}; list them with their extensions"
                 )
+            used.add(stem)
+        used.add(name)
         found.append(points)
     missing = [path for path, points in zip(paths, found, strict=True) if points is None]
     if missing:
         raise InputError(
             f"landmarks: {len(missing)} of {len(paths)} images have none, the first is {missing[0]}"
+        )
+    unused = [name for name in landmarks if name not in used]
+    if unused:
+        logging.getLogger("arcface_jax").warning(
+            f"lines of landmarks for no image of the source: {len(unused)} of {len(landmarks)}, "
+            f"the first is of {printable(unused[0])}; they are left out"
         )
     return np.stack([points for points in found if points is not None])

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from arcface_jax.data.aligned_crop import check_order
 from arcface_jax.data.pairs import Pairs, check_listed
 from arcface_jax.data.text import (
     encoding_of,
@@ -100,13 +101,19 @@ class Landmarks:
 
 
 def read_ijb_landmarks(path: FilePath) -> Landmarks:
-    """`ijb?_name_5pts_score.txt`: a line has file name, x and y of five points, detector score."""
+    """`ijb?_name_5pts_score.txt`: a line has file name, x and y of five points, detector score.
+
+    Raises:
+      InputError: a line has other columns, or the points are in the order x1 … x5 y1 … y5.
+    """
     names, numbers = [], []
     for where, (name, *words) in _lines(path, 12, "file name, ten coordinates, score", named=True):
         names.append(name)
         numbers.append([_real(word, where) for word in words])
     table = np.array(numbers)
-    return Landmarks(names, table[:, :10].reshape(-1, 5, 2), table[:, 10])
+    points = table[:, :10].reshape(-1, 5, 2)
+    check_order(points, path, "write x and y of each point side by side")
+    return Landmarks(names, points, table[:, 10])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcface_jax.data.align import align, alignment_residual, similarity
-from arcface_jax.data.aligned_crop import TEMPLATE
+from arcface_jax.data.aligned_crop import TEMPLATE, alignment_residuals
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
 from arcface_jax.data.sources.folder import FolderSource
@@ -138,6 +138,40 @@ def test_landmarks_in_another_order_are_refused(face):
         align(face.astype(np.float32), TEMPLATE)
 
 
+@pytest.mark.parametrize(
+    ("landmarks", "message"),
+    [
+        (TEMPLATE / 112, r"landmarks lie within 0\.36 pixels of each other; if they are shares of"),
+        (TEMPLATE / 56 - 1, r"landmarks lie within 0\.73 pixels"),
+        (TEMPLATE / 21, r"landmarks lie within 1\.9 pixels"),
+        (TEMPLATE / 20, None),
+        (TEMPLATE * 20, "5 of 5 landmarks lie outside the photo of 112×112 pixels; are they of an"),
+        (TEMPLATE + np.array([70, 0]), "3 of 5 landmarks lie outside"),
+        (TEMPLATE + np.array([60, 0]), None),
+        (TEMPLATE - [0, 150], "5 of 5 landmarks lie outside"),
+        (TEMPLATE - [60, 0], None),
+        (TEMPLATE + np.array([0, 45]), None),
+        (TEMPLATE - [45, 55], None),
+    ],
+)
+def test_landmarks_that_are_not_in_the_photo_are_refused(face, landmarks, message):
+    if message is None:
+        assert align(face, landmarks).shape == (112, 112, 3)
+    else:
+        with pytest.raises(InputError, match=message):
+            align(face, landmarks)
+
+
+def test_residuals_of_many_faces_are_those_of_each():
+    faces = TEMPLATE + np.random.default_rng(0).normal(0, 9, (20, 5, 2))
+    faces[0] = TEMPLATE[[1, 0, 2, 4, 3]]
+    expected = [alignment_residual(each) for each in faces]
+    for scale in (1, 1e-9, 1e300):
+        np.testing.assert_allclose(alignment_residuals(faces * scale), expected, rtol=1e-9)
+    same = np.sqrt(((TEMPLATE - TEMPLATE.mean(axis=0)) ** 2).sum() / 5)
+    np.testing.assert_allclose(alignment_residuals(np.full((1, 5, 2), 7.0)), [same])
+
+
 @pytest.fixture
 def photos(tmp_path, picture):
     for name in ("Ann/1.png", "Ann/2.png", "Bob Lee/1.png"):
@@ -265,6 +299,87 @@ def test_more_columns_than_eleven_by_spaces(tmp_path, heading, row):
     ((name, found),) = read_landmarks(tmp_path / "l.txt").items()
     assert name in ("my photo.jpg", "photo.jpg")
     np.testing.assert_array_equal(found, np.arange(10.0).reshape(5, 2))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["1"], ["0", "0", "99", "99"], ["0.99"], ["-1", "1e2"], [str(n) for n in range(126)]],
+)
+@pytest.mark.parametrize("name", ["a.jpg", "my photo.JPEG", "b/my 2.png"])
+@pytest.mark.parametrize("separator", [" ", "  ", "\t", ",", ";"])
+def test_more_numbers_than_ten_without_names_are_refused(tmp_path, separator, name, more):
+    text = separator.join([name, *more, *"0123456789"])
+    (tmp_path / "l.txt").write_text(f"{text}\n{text}\n")
+    with pytest.raises(InputError, match=r"l\.txt line 1: path and 10 numbers x1 y1 … x5 y5 are"):
+        read_landmarks(tmp_path / "l.txt")
+
+
+@pytest.mark.parametrize(
+    "listed",
+    ["./a/b.jpg", "/a/b.jpg", "a//b.jpg", "a/./b.jpg", "x/../a/b.jpg", ".\\a\\b.jpg", "a\\b.jpg"],
+)
+def test_a_path_of_landmarks_in_any_form(tmp_path, listed):
+    row, other = ",".join("0123456789"), ",".join("1234567890")
+    (tmp_path / "l.csv").write_text(f"{listed},{row}\na/b.jpg,{row}\n")
+    assert read_landmarks(tmp_path / "l.csv").keys() == {"a/b.jpg"}
+    (tmp_path / "l.csv").write_text(f"{listed},{row}\na/b.jpg,{other}\n")
+    with pytest.raises(InputError, match=r"line 2: a/b\.jpg has other landmarks in .*line 1"):
+        read_landmarks(tmp_path / "l.csv")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], None),
+        (["Ann/3.png"], "lines of landmarks for no image of the source: 1 of 4, the first is of "),
+        (["Ann/1", "x/Ann/1.png"], "lines of landmarks for no image of the source: 2 of 5, the "),
+    ],
+)
+def test_lines_of_landmarks_for_no_image_are_counted(photos, caplog, more, said):
+    listed = dict.fromkeys(["Ann/1.png", "Ann/2", "Bob Lee/1.png", *more], TEMPLATE)
+    assert by_path(FolderSource(photos), listed).shape == (3, 5, 2)
+    if said is None:
+        assert not caplog.messages
+    else:
+        (message,) = caplog.messages
+        assert message.startswith(said)
+        assert message.endswith(f"the first is of {more[0]}; they are left out")
+
+
+NAMED_BY_AXIS = " ".join(["path", *(f"{axis}{point + 1}" for axis, point in BY_AXIS)]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "by_axis", "refused"),
+    [
+        ("", True, True),
+        ("# foto\n", True, True),
+        ("20\n", True, True),
+        (NAMED_BY_AXIS, True, False),
+        ("", False, False),
+    ],
+)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda faces: faces,
+        lambda faces: faces / 112,
+        lambda faces: apply(transform(0.8, 5, 300, 20), faces),
+        lambda faces: (faces - 56) * [0.6, 1] + 900,
+        lambda faces: (faces - 56) * [0.4, 1] + 300,
+    ],
+)
+def test_the_order_of_numbers_without_names(tmp_path, change, start, by_axis, refused):
+    faces = change(TEMPLATE + np.random.default_rng(0).normal(0, 2, (20, 5, 2)))
+    rows = faces.swapaxes(1, 2) if by_axis else faces
+    lines = [" ".join([f"{n}.jpg", *map(str, row.ravel())]) for n, row in enumerate(rows)]
+    (tmp_path / "l.txt").write_text(start + "\n".join(lines) + "\n")
+    if refused:
+        with pytest.raises(InputError, match=r"l\.txt: its numbers look like x1 … x5 y1 … y5, and"):
+            read_landmarks(tmp_path / "l.txt")
+    else:
+        found = read_landmarks(tmp_path / "l.txt")
+        np.testing.assert_allclose(found["7.jpg"], faces[7])
 
 
 def test_a_heading_that_says_nothing_known_is_said(tmp_path, caplog):

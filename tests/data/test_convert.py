@@ -102,7 +102,7 @@ def test_pixels_are_stored_without_loss_unless_asked(source, tmp_path):
 def test_a_list_of_pairs_fits_what_is_encoded_anew(source, tmp_path, format):
     """Of a part of a source, cropped: the names of both are passed on."""
     part = Subset(source, np.array([0, 2, 5]))
-    aligned = AlignedSource(part, np.tile(TEMPLATE, (3, 1, 1)))
+    aligned = AlignedSource(part, np.tile(TEMPLATE * 12 / 112, (3, 1, 1)))
     assert convert(aligned, tmp_path / "out", format) == ()
     (tmp_path / "pairs.csv").write_text("a/deep/0.png,a/deep/2.png,1\na/deep/0.png,c/0,0\n")
     pairs = read_pair_list(tmp_path / "pairs.csv", open_source(tmp_path / "out"))

@@ -130,14 +130,16 @@ def test_parquet(tmp_path, picture, wrapped):
 
 
 @pytest.mark.parametrize(
-    ("paths", "found"),
+    ("paths", "found", "first", "without"),
     [
-        (["a/1.jpg", "a/2.jpg", "b/1.jpg"], ["a/1.jpg", "a/2.jpg", "b/1.jpg"]),
-        (["a/1.jpg", None, "b/1.jpg"], [None] * 3),
-        (["a/1.jpg", "", "b/1.jpg"], [None] * 3),
+        (["a/1.jpg", "a/2.jpg", "b/1.jpg"], ["a/1.jpg", "a/2.jpg", "b/1.jpg"], None, 0),
+        ([None, None, ""], [None] * 3, None, 3),
+        (["a/1.jpg", None, "b/1.jpg"], [None] * 3, "row group 0 row 1", 1),
+        ([None, "a/2.jpg", ""], [None] * 3, "row group 0 row 0", 2),
+        (["a/1.jpg", "a/2.jpg", ""], [None] * 3, "row group 1 row 0", 1),
     ],
 )
-def test_parquet_has_the_paths_of_its_image_column(tmp_path, picture, paths, found):
+def test_parquet_has_the_paths_of_its_image_column(tmp_path, picture, paths, found, first, without):
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
     cells = [{"bytes": encode_png(picture(n)), "path": path} for n, path in enumerate(paths)]
@@ -145,6 +147,46 @@ def test_parquet_has_the_paths_of_its_image_column(tmp_path, picture, paths, fou
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=2)
     source = open_source(tmp_path / "x.parquet")
     assert [source.path(index) for index in range(3)] == found
+    assert source.remarks == (
+        ()
+        if first is None
+        else (
+            f"{tmp_path / 'x.parquet'} {first}: no path; {without} of 3 rows have none, "
+            "so the paths of the others are not used either",
+        )
+    )
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "first", "message"),
+    [
+        ("float16", 2**11 - 5, None),
+        ("float16", 2**11 - 4, "row 4: label 2048 is 2¹¹ or more, where float16 merges identities"),
+        ("float32", 2**24 - 5, None),
+        ("float32", 2**24, "row 0: label 16777216 is 2²⁴ or more, where float32 merges"),
+        ("float32", 1e8, "row 0: label 100000000 is 2²⁴ or more, where float32 merges"),
+        ("float64", 2**24, None),
+        ("int32", 2**24, None),
+        ("float64", 2**53, "label '9007199254740992"),
+    ],
+)
+def test_labels_that_their_type_of_number_merges(
+    tmp_path, picture, kind, first, message, dictionary
+):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    labels = pa.array((first + np.arange(5)).astype(kind))
+    if dictionary and kind != "float16":
+        labels = labels.dictionary_encode()
+    path = tmp_path / "x.parquet"
+    pq.write_table(parquet_table(picture, wrapped=False, identity=labels), path)
+    if message is None:
+        names = [str(first + number) for number in range(5)]
+        check(open_source(path), picture, [0, 1, 2, 3, 4], names)
+    else:
+        with pytest.raises(InputError, match=message):
+            open_source(path)
 
 
 def test_parquet_names_classes_as_hugging_face_does(tmp_path, picture):

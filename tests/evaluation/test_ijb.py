@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arcface_jax.data.aligned_crop import TEMPLATE
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.ijb import (
     read_face_media,
@@ -183,3 +184,17 @@ def test_subjects_are_what_same_pairs_connect(pairs: list[tuple[int, int, bool]]
     table = np.array(pairs, int).reshape(-1, 3)
     found = subjects_of_templates(table[:, 0], table[:, 1], table[:, 2] == 1, 12)
     assert found.tolist() == [min(groups[template]) for template in range(12)]
+
+
+def test_landmarks_by_axis_are_refused(tmp_path):
+    faces = TEMPLATE + np.random.default_rng(0).normal(0, 2, (9, 5, 2))
+    path = tmp_path / "ijbc_name_5pts_score.txt"
+
+    def write(rows):
+        path.write_text("".join(f"{' '.join(['a.jpg', *map(str, r.ravel())])} 0.9\n" for r in rows))
+
+    write(faces)
+    np.testing.assert_array_equal(read_ijb_landmarks(path).points, faces)
+    write(faces.swapaxes(1, 2))
+    with pytest.raises(InputError, match=r"score\.txt: its numbers look like x1 … x5 y1 … y5, and"):
+        read_ijb_landmarks(path)

@@ -19,6 +19,7 @@ from arcface_jax.data.text import identity_of
 from arcface_jax.errors import InputError, printable, reason
 
 _CACHE_BYTES = 1 << 30
+_EXACT = {"halffloat": (2**11, "2¹¹", "float16"), "float": (2**24, "2²⁴", "float32")}
 
 
 class ParquetSource(EncodedSource):
@@ -45,8 +46,9 @@ class ParquetSource(EncodedSource):
     Raises:
       NoImagesError: no file has the image column, or a row.
       InputError: pyarrow is not installed; a file is damaged, lacks a column, or is missing of
-        those that the names count; a row has no identity, or one without a name; or there are files
-        of several splits or configurations and none is asked for.
+        those that the names count; a row has no identity, one without a name, or one that its
+        type of number merges with others; or there are files of several splits or configurations
+        and none is asked for.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class ParquetSource(EncodedSource):
                 name, lambda file=file: file.read([identity_column])[identity_column].to_pylist()
             )
             class_names = _class_names(file.schema_arrow.metadata, identity_column)
+            _check_exact(cells, file.schema_arrow.field(identity_column).type, name)
             found = _identities(cells, class_names, name)
             identities += found
             numbers = any(not isinstance(cell, str) for cell in cells)
@@ -150,16 +153,24 @@ class ParquetSource(EncodedSource):
 
     @functools.cached_property
     def _names(self) -> list[str]:
-        """The paths of all images, or none."""
+        """The paths of all images, or none; says how many lack one where others have it."""
         names: list[Any] = []
         for name, file in zip(self._paths, self._files, strict=True):
             kind = file.schema_arrow.field(self._image_column).type
             if "path" not in {kind.field(number).name for number in range(kind.num_fields)}:
-                return []
+                names += [None] * file.metadata.num_rows
+                continue
             column = f"{self._image_column}.path"
             cells = _read(name, lambda file=file, c=column: file.read([c]).column(0).to_pylist())
             names += [cell["path"] if cell else None for cell in cells]
-        return names if all(isinstance(name, str) and name for name in names) else []
+        without = [row for row, name in enumerate(names) if not isinstance(name, str) or not name]
+        if 0 < len(without) < len(names):
+            self.remark(
+                f"{self.where(without[0])}: no path; {len(without)} of {len(names)} rows have "
+                "none, so the paths of the others are not used either",
+                "paths",
+            )
+        return [] if without else names
 
     def _open(self) -> None:
         try:
@@ -229,6 +240,19 @@ def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] 
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
     return names
+
+
+def _check_exact(cells: list[Any], kind: Any, file: str) -> None:
+    """Raises where a column's type of number no longer tells neighbouring labels apart."""
+    limit, shown, precision = _EXACT.get(str(getattr(kind, "value_type", kind)), (None, "", ""))
+    if limit is None:
+        return
+    for row, cell in enumerate(cells):
+        if isinstance(cell, int | float | np.floating) and limit <= cell < math.inf:
+            raise InputError(
+                f"{file} row {row}: label {cell:.9g} is {shown} or more, where {precision} merges "
+                "identities; write whole numbers or text"
+            )
 
 
 def _identities(cells: list[Any], class_names: list[str] | None, file: str) -> list[str]:
