@@ -3,7 +3,6 @@ import pytest
 from arcface_jax.errors import InputError
 from arcface_jax.runs.processes import is_loss_of_others, join_processes
 from experiments.reliability.processes import several_processes
-from tests.processes import quick_to_compile
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
@@ -53,10 +52,6 @@ def test_an_error_of_a_process_alone_is_no_loss_of_others():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("head", "launcher"), [("dense", "slurm"), ("sharded", "variables")])
-def test_two_processes_are_one_run_whatever_happens_to_one_of_them(
-    tmp_path, monkeypatch, head, launcher
-):
-    """Quick to compile, so that neither waits for the other until it gives up."""
-    monkeypatch.setenv("XLA_FLAGS", quick_to_compile())
+def test_two_processes_are_one_run_whatever_happens_to_one_of_them(tmp_path, head, launcher):
     tally = several_processes(tmp_path, head, launcher)
     assert (tally.times, tally.lost) == (3, [])
