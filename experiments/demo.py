@@ -128,7 +128,7 @@ class Answers:
         person = likest if cosine >= threshold else UNKNOWN
         numbers = f"similarity {cosine:.3f}, threshold {threshold:.3f}"
         card, entries = self._embedder.card, len(self._gallery.names)
-        tail = None if card is None or not card.rule.agrees_with(self._rule) else card.strangers
+        tail = None if card is None else card.strangers_by(self._rule)
         rare = "" if tail is None else f"\n\nStrangers so alike: {tail.words(cosine, entries)}"
         return f"## {person}\nMost alike: {likest}, {numbers}{rare}", crops[0]
 

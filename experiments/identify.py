@@ -228,7 +228,7 @@ def name(arguments: Name, console: Console) -> None:
     with progress_bar(console, "Searching"), concerning(str(arguments.gallery)):
         found = find_candidates(gallery.embeddings, probes, arguments.candidates, arguments.engine)
     card = embedder.card
-    tail = None if card is None or not card.rule.agrees_with(rule) else card.strangers
+    tail = None if card is None else card.strangers_by(rule)
     rows, written = [], []
     for photo, accepted, scores, indices in zip(
         photos, found.accepted(threshold), found.scores, found.indices, strict=True

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from arcface_jax.commands.models import open_trained
+from arcface_jax.commands.models import is_export, open_trained
 from arcface_jax.errors import InputError, concerning
-from arcface_jax.interop.card import CARD_FILE
 from arcface_jax.interop.model import TrainedModel, check_finite
 from arcface_jax.interop.torch_projects import PROJECTS, UnknownProjectError
 from arcface_jax.models import registry
@@ -179,7 +178,7 @@ def _opened(path: str, pixels: Callable[[], str | None]) -> TrainedModel:
             f"model.init {path}: no such file or folder; give a run, a PyTorch checkpoint or "
             "another model file"
         )
-    if (place / CARD_FILE).exists():
+    if is_export(place):
         raise InputError(
             f"model.init {path}: is an export, whose weights cannot be taken out; give the run or "
             "checkpoint that it was made of"

@@ -9,7 +9,9 @@ import numpy as np
 
 from arcface_jax.commands.models import ImportedModel, TrainedRun
 from arcface_jax.commands.partial import Partial, about_model
-from arcface_jax.commands.photos import cut_aligned, read_ahead
+from arcface_jax.commands.photos import read_ahead
+from arcface_jax.data.decode import resize
+from arcface_jax.data.landmarks import AlignedSource
 from arcface_jax.data.sources.filetree import TreeSource, open_tree
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.ijb import Landmarks
@@ -30,7 +32,7 @@ class ListedPhotos(TreeSource):
     def __init__(self, root: pathlib.Path, listed: Landmarks) -> None:
         super().__init__(open_tree(root), listed.names)
         self.labels, self.identity_names = np.zeros(len(listed.names), np.int32), [""]
-        self._points = listed.points
+        self.points = listed.points
         sizes = self.encoded_sizes()
         missing = np.flatnonzero(sizes == 0)
         if len(missing):
@@ -45,14 +47,6 @@ class ListedPhotos(TreeSource):
             + listed.points.tobytes()
             + sizes.tobytes()
         ).hexdigest()
-
-    def crop(self, index: int, size: tuple[int, int]) -> np.ndarray | str:
-        """The aligned face, uint8 [height, width, 3]; or why there is none."""
-        try:
-            return cut_aligned(self[index], self._points[index], size)
-        except InputError as error:
-            where = self.where(index)
-            return str(error) if where in str(error) else f"{where}: {error}"
 
 
 def embed_listed(
@@ -90,15 +84,22 @@ def embed_listed(
     partial = Partial(output, len(photos), views * width, recipe)
     progress(partial.done)
     at = partial.done
-    crops = read_ahead(
-        lambda index: photos.crop(index, size), range(at, len(photos)), _IMAGES_AT_ONCE, threads
-    )
+    faces = AlignedSource(photos, photos.points, max(size))
+
+    def crop(index: int) -> np.ndarray | str:
+        """uint8 [height, width, 3]; or why there is none."""
+        try:
+            return resize(faces[index], size)
+        except InputError as error:
+            return str(error)
+
+    crops = read_ahead(crop, range(at, len(photos)), _IMAGES_AT_ONCE, threads)
     try:
         for number, found in enumerate(crops, 1):
-            rows = [row for row, crop in enumerate(found, at) if not isinstance(crop, str)]
+            rows = [row for row, one in enumerate(found, at) if not isinstance(one, str)]
             partial.rows[at : at + len(found)] = 0
             if rows:
-                images = np.stack([crop for crop in found if not isinstance(crop, str)])
+                images = np.stack([one for one in found if not isinstance(one, str)])
                 partial.rows[rows, :width] = model.embed(images)
                 if mirrored:
                     partial.rows[rows, width:] = model.embed(mirror(images))
@@ -114,4 +115,4 @@ def embed_listed(
         arrays: dict[str, Any] = {"mirrored": partial.rows[:, width:]} if mirrored else {}
         np.savez(file, embeddings=embeddings, **arrays)
     partial.discard()
-    return [str(photos.crop(int(index), size)) for index in without]
+    return [str(crop(int(index))) for index in without]

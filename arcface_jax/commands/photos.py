@@ -194,13 +194,15 @@ class Cropper:
         self.left_out: dict[int, str] = {}
 
     def _find(self, photo: np.ndarray) -> tuple[np.ndarray | None, Finding | None]:
-        """(uint8 [height, width, 3] or None without a face, what the detector found)."""
+        """(uint8 [height, width, 3] or None without a face, what the detector found). A model of
+        112×96 pixels was trained on the middle of the aligned 112×112 crop.
+        """
         if self._detector is None:
             return resize(photo, self._size), None
         found = find_face(self._detector, photo, self._face)
         if found.landmarks is None:
             return None, found
-        return cut_aligned(photo, found.landmarks, self._size), found
+        return resize(align(photo, found.landmarks, max(self._size)), self._size), found
 
     def crop(self, photo: np.ndarray, name: str) -> np.ndarray:
         """The crop of an RGB photo; `name` is what messages call it."""
@@ -275,13 +277,6 @@ class Cropper:
             first += len(batch)
             found = np.array([crop is not None for crop, _ in batch])
             yield np.stack([black if crop is None else crop for crop, _ in batch]), found
-
-
-def cut_aligned(photo: np.ndarray, landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The aligned face, uint8 [height, width, 3]. A model of 112×96 pixels was trained on the
-    middle of the aligned 112×112 crop.
-    """
-    return resize(align(photo, landmarks, max(size)), size)
 
 
 def read_ahead(

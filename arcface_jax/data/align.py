@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from skimage.transform import estimate_transform
 
-from arcface_jax.data.aligned_crop import TEMPLATE, TEMPLATE_SIZE
+from arcface_jax.data.aligned_crop import TEMPLATE, TEMPLATE_SIZE, alignment_residuals
 from arcface_jax.errors import InputError
 
 _MAX_RESIDUAL = 18.0
@@ -38,8 +38,7 @@ def similarity(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
             f"points of shape {points.shape} and targets of shape {targets.shape}; both must be "
             "[n, 2]"
         )
-    if not np.isfinite(points).all() or np.ptp(points, axis=0).max() < 1e-6:
-        raise InputError("points: at least two different, finite ones are needed")
+    _check_spread(points)
     matrix = np.asarray(estimate_transform("similarity", points, targets).params)[:2]
     if not np.isfinite(matrix).all():
         raise InputError("points: no similarity transform maps them onto the targets")
@@ -123,7 +122,10 @@ def check_landmarks(landmarks: np.ndarray, size: tuple[int, ...]) -> None:
 def alignment_residual(landmarks: np.ndarray) -> float:
     """RMS distance, in pixels of the 112×112 crop, of aligned landmarks to the template."""
     landmarks = np.asarray(landmarks, np.float64)
-    matrix = similarity(landmarks, TEMPLATE)
-    return float(
-        np.sqrt((((landmarks @ matrix[:, :2].T + matrix[:, 2]) - TEMPLATE) ** 2).sum(axis=1).mean())
-    )
+    _check_spread(landmarks)
+    return float(alignment_residuals(landmarks[None])[0])
+
+
+def _check_spread(points: np.ndarray) -> None:
+    if not np.isfinite(points).all() or np.ptp(points, axis=0).max() < 1e-6:
+        raise InputError("points: at least two different, finite ones are needed")

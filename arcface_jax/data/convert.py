@@ -53,7 +53,7 @@ def convert(
       progress: called with the number of images done since the last call.
 
     Returns: a line for each kind of change to the names of images and identities, and for names
-    that the format cannot hold.
+      that the format cannot hold.
 
     Raises:
       InputError: the destination exists, an unfinished conversion of something else is in the way,

@@ -208,10 +208,10 @@ def score_templates(
     enrol.
     """
     # Any direction will do for those that failed: their scores are replaced.
-    filled = templates.embeddings.copy()
-    filled[~templates.enrolled, 0] = 1.0
+    filled, enrolled = templates.embeddings.copy(), templates.enrolled
+    filled[~enrolled, 0] = 1.0
     scores = score_pairs(filled, filled, first, second, devices=devices)
-    scores[~(templates.enrolled[first] & templates.enrolled[second])] = NO_MATCH
+    scores[~(enrolled[first] & enrolled[second])] = NO_MATCH
     return scores
 
 
@@ -283,7 +283,8 @@ def search_templates(
         templates.rows(each.template_ids, name)
         for each, name in ((gallery, "gallery"), (probes, "probes"))
     )
-    kept, searched = (templates.enrolled[each] for each in (rows, probe_rows))
+    usable_rows = templates.enrolled
+    kept, searched = usable_rows[rows], usable_rows[probe_rows]
     for usable, name in ((kept, "gallery"), (searched, "probes")):
         if not usable.any():
             raise InputError(f"{name}: none of the {len(usable)} templates has a usable face")

@@ -187,11 +187,16 @@ class ModelCard:
                 "export the model again with --verify and these options"
             )
 
+    def strangers_by(self, rule: EmbeddingRule) -> ImpostorTail | None:
+        """`strangers`, for embeddings by `rule`; None where the card cannot tell of these."""
+        return self.strangers if self.rule.agrees_with(rule) else None
+
     def meaning(self, cosine: float, rule: EmbeddingRule) -> str | None:
         """What a cosine of embeddings by `rule` says; None where the card cannot tell."""
-        if self.strangers is None or not self.rule.agrees_with(rule):
+        tail = self.strangers_by(rule)
+        if tail is None:
             return None
-        strangers = self.strangers.words(cosine)
+        strangers = tail.words(cosine)
         verb = "score" if strangers == "most" else "scores"
         rare = f"{strangers} strangers {verb} as high"
         if self.calibration is None:

@@ -1,6 +1,7 @@
 """The web page: what it says, and that a real browser shows it without any other computer."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -25,6 +26,7 @@ from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.embedding_rule import EmbeddingRule
 from arcface_jax.evaluation.impostor_tail import ImpostorTail
+from arcface_jax.interop.card import ModelCard
 from experiments import demo
 from tests import processes
 
@@ -83,6 +85,7 @@ def test_what_the_number_means_is_said_where_the_card_tells(answers, crowd):
     card = types.SimpleNamespace(
         rule=EmbeddingRule(), strangers=tail, meaning=lambda cosine, rule: meaning
     )
+    card.strangers_by = functools.partial(ModelCard.strangers_by, card)
     embedder = dataclasses.replace(answers._embedder, card=card)
     for rule, told in ((EmbeddingRule(), True), (EmbeddingRule("none"), False)):
         page = demo.Answers(embedder, answers._cropper, answers._gallery, rule)
