@@ -19,8 +19,9 @@ WHOLE, DIVIDED = PartitionSpec(), PartitionSpec(DEVICE_AXIS)
 
 
 def device_mesh(devices: Sequence[jax.Device] | None) -> Mesh:
-    """A line of the given devices; the default device alone if None."""
-    return Mesh(np.array(jax.devices()[:1] if devices is None else list(devices)), (DEVICE_AXIS,))
+    """A line of the given devices; this process's first device alone if None."""
+    given = jax.local_devices()[:1] if devices is None else list(devices)
+    return Mesh(np.array(given), (DEVICE_AXIS,))
 
 
 def score_pairs(
