@@ -783,6 +783,8 @@ def counts(number):
          r"is prepared as tfrecord, which has no order to read from; prepare it as array_record"),
         (description(lambda text, _: text.update(splits=[])), r"is not prepared; call download_an"),
         (description(lambda text, _: text.pop("fileFormat")), r"is prepared as tfrecord"),
+        (description(lambda _, train: train.update(filepathTemplate="{DATASET}-{SHAT}")),
+         r"split train: cannot be read \(it is damaged, or of another kind\)"),
     ],
 )  # fmt: skip
 def test_a_prepared_set_is_as_it_is_described(tmp_path, prepared, change, message):

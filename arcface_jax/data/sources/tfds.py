@@ -55,12 +55,13 @@ class TfdsSource(EncodedSource):
     ):
         self._name, self._image_key = f"{os.fspath(name)} split {split}", image_key
         builder = _builder(os.fspath(name), data_dir)
-        self._check_prepared(builder, split)
-        features = builder.info.features
-        for key in (image_key, identity_key):
-            if key not in features:
-                raise InputError(f"{self._name}: no column {key!r}; it has {', '.join(features)}")
         try:
+            self._check_prepared(builder, split)
+            features = builder.info.features
+            for key in (image_key, identity_key):
+                if key not in features:
+                    has = ", ".join(features)
+                    raise InputError(f"{self._name}: no column {key!r}; it has {has}")
             if not builder.info.splits[split].num_examples:
                 raise InputError(f"{self._name}: no record in it")
             self._records: Sequence[Any] = builder.as_data_source(
@@ -68,7 +69,7 @@ class TfdsSource(EncodedSource):
             )
         except InputError:
             raise
-        except Exception as error:  # of many kinds, for a split as "train[:x]"
+        except Exception as error:  # of many kinds, for what TFDS reads of the description
             raise InputError(f"{self._name}: cannot be read ({reason(error)})") from None
         identities: list[Any] = []
         self._paths: list[str] | None = [] if PATH_KEY in features else None
