@@ -142,7 +142,9 @@ def test_a_link_in_an_archive_is_the_file_that_it_leads_to(tmp_path, link, targe
     source = open_source(write_tar(tmp_path, members))
     assert people(source) == ["ann", "bob", "ann"]
     assert [source.encoded(index) for index in range(3)] == [image(1)] * 3
-    assert source.remarks == ()
+    first, second = source.noted
+    assert "1 images are by links the same file as one of another identity" in first.text
+    assert "1 images are by links the same file as another of their identity" in second.text
 
 
 @pytest.mark.parametrize("target", ["→../ann", "→/etc/passwd", "→2.png", "⇒gone.png"])
@@ -199,7 +201,7 @@ A, B = image(1), image(2)
         ({"1.png": A, "1.l.png": B, "1.cls": b"7"}, ["7", "7"], "without a .cls of their own"),
         ({"1.png": A, "1.cls": b"7", "1.b.cls": b"7"}, ["7"], ""),
         ({"1.png": A, "1.cls": b"7", "2.heic": b"x", "2.cls": b"8"}, ["7"], ".heic (1)"),
-        ({"1.png": A, "1.cls": b"7", "2.png": "→1.png", "2.cls": "⇒1.cls"}, ["7", "7"], ""),
+        ({"1.png": A, "1.cls": b"7", "2.png": "→1.png", "2.cls": "⇒1.cls"}, ["7", "7"], "by links"),
     ],
 )  # fmt: skip
 def test_identities_of_samples(tmp_path, members, found, said):
@@ -845,3 +847,137 @@ def test_files_beside_a_prepared_set_or_records_are_named(tmp_path):
         assert remark.files == tuple(
             f"{place}/{name}" for name in ("lfw.bin", "val.rec", "cy/1.jpg")
         )
+
+
+# One file by several names, and names of no image
+# ----------------------------------------------------------------------------------------
+
+TWO_NAMES = "1 images are by links the same file as one of another identity, so that a face has two"
+TWICE = "1 images are by links the same file as another of their identity, such as"
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "said"),
+    [
+        ("bob/2.png", "ann/1.png", TWO_NAMES),
+        ("ann/2.png", "ann/1.png", TWICE),
+        ("zoe/2.png", "ann/1.png", TWO_NAMES),
+        ("bob/2.png", ".store/9.png", None),
+        ("bob/2.png", "../outside.png", None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["symbolic", "hard", "list", "list through a folder", "zip"])
+def test_one_file_by_two_names_is_said(tmp_path, link, target, said, kind):
+    root = write(tmp_path / "d", {"ann/1.png": A, "bob/1.png": B, ".store/9.png": image(9)})
+    write(tmp_path, {"outside.png": image(8)})
+    (root / link).parent.mkdir(exist_ok=True)
+    if kind == "hard":
+        (root / link).hardlink_to(root / target)
+    elif kind != "list through a folder":
+        (root / link).symlink_to(os.path.relpath(root / target, (root / link).parent))
+    images = ["ann/1.png", "bob/1.png", link]
+    if kind == "list through a folder":
+        (root / "other").symlink_to((root / target).parent)
+        images[2] = f"other/{target.rpartition('/')[2]}"
+    if kind.startswith("list"):
+        names = [name.partition("/")[0] for name in ("ann/1.png", "bob/1.png", link)]
+        lines = "".join(f"{path},{name}\n" for path, name in zip(images, names, strict=True))
+        root = write(root, {"x.csv": lines.encode()}) / "x.csv"
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+            for name in ("ann/1.png", "bob/1.png", ".store/9.png"):
+                archive.write(root / name, name)
+            info = zipfile.ZipInfo(link)
+            info.create_system, info.external_attr = 3, 0o120777 << 16
+            archive.writestr(info, os.path.relpath(target, os.path.dirname(link)))
+        root = tmp_path / "d.zip"
+    source = open_source(root)
+    linked = [one for one in source.noted if one.kind.startswith("linked")]
+    if said is None:
+        assert linked == []
+        return
+    (remark,) = linked
+    assert said in remark.text
+    assert len(remark.files) == 1
+    assert len(source) == 3
+
+
+def test_hard_links_of_many_files_are_counted(tmp_path):
+    files = {f"ann/{number}.png": image(number) for number in range(5)}
+    root = write(tmp_path / "d", files)
+    (root / "bob").mkdir()
+    for number in range(1, 5):
+        (root / f"bob/{number}.png").hardlink_to(root / f"ann/{number}.png")
+    (remark,) = open_source(root).noted
+    assert remark.text.startswith(f"{root}: 4 images are by links the same file as one of another")
+    assert remark.files == tuple(f"{root}/bob/{number}.png" for number in range(1, 5))
+
+
+def test_a_folder_of_links_to_images_has_each_once(tmp_path):
+    store = write(tmp_path / "store", {f"{number}.png": image(number) for number in range(4)})
+    for number in range(4):
+        person = tmp_path / "d" / "aabb"[number]
+        person.mkdir(parents=True, exist_ok=True)
+        (person / f"{number}.png").symlink_to(store / f"{number}.png")
+    source = open_source(tmp_path / "d")
+    assert (people(source), source.remarks) == (["a", "a", "b", "b"], ())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("y.jpg.part", "y.png.partial", "y.filepart", "Unconfirmed 12.crdownload", "y.download"),
+        *("y.opdownload", "y.png.tmp", "y.TEMP", "y.aria2", "y.png.!qB", "y.!ut", "y.unfinished"),
+        *("z.bak", "z.png.BAK", "z.backup", "z.old", "z.orig", "x1.png~", "x1.png.~1~", "#x.png#"),
+        *("x.swp", "x.png_original", "x.png_exiftool_tmp", "y.incomplete"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_unfinished_downloads_and_backups_are_no_images(tmp_path, kind, name):
+    files = {"ann/1.png": A, f"ann/{name}": B}
+    if kind == "zip":
+        write(tmp_path, {"x.zip": zip_of(files.items())})
+    root = {
+        "folder": lambda: write(tmp_path / "d", files),
+        "zip": lambda: tmp_path / "x.zip",
+        "tar": lambda: write_tar(tmp_path, files.items()),
+    }[kind]()
+    source = open_source(root)
+    assert people(source) == ["ann"]
+    assert source.encoded(0) == A
+    (remark,) = source.noted
+    assert "left out as unfinished downloads or backups of images: 1, such as " in remark.text
+    assert remark.files[0].endswith(name)
+
+
+@pytest.mark.parametrize("name", ["1", "1.jpg.1", "1.jpg?size=large", "1.dat", "a.partly", "part"])
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_images_by_content_alone_are_counted(tmp_path, kind, name):
+    files = {"ann/1.png": A, f"ann/{name}": B, "ann/1 (1).png": image(3), "ann/2.part.png": A}
+    if kind == "zip":
+        write(tmp_path, {"x.zip": zip_of(files.items())})
+    root = {
+        "folder": lambda: write(tmp_path / "d", files),
+        "zip": lambda: tmp_path / "x.zip",
+        "tar": lambda: write_tar(tmp_path, files.items()),
+    }[kind]()
+    source = open_source(root)
+    assert people(source) == ["ann"] * 4
+    (remark,) = source.noted
+    assert (
+        "images by their content, whose names do not end as an image's: 1, such as " in remark.text
+    )
+    assert remark.kind == "by content"
+
+
+def test_unfinished_downloads_alone_are_no_source(tmp_path):
+    root = write(tmp_path / "d", {"ann/1.png.part": A})
+    with pytest.raises(InputError, match=r"no image below it .*; found \.part \(1\)"):
+        open_source(root)
+
+
+def test_a_listed_image_that_is_called_a_backup_survives_conversion(tmp_path):
+    root = write(tmp_path / "d", {"1.png.part": A, "x.csv": b"1.png.part,ann\n"})
+    convert(open_source(root / "x.csv"), tmp_path / "faces", "folder")
+    source = open_source(tmp_path / "faces")
+    assert [source.encoded(0)] == [A]

@@ -1,13 +1,15 @@
 """Files below a root, which is a directory or a zip archive of one, read in place."""
 
+import contextlib
 import functools
+import itertools
 import os
 import pathlib
 import posixpath
 import stat
 import threading
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -72,6 +74,10 @@ class FileTree(Protocol):
 
     def where(self, path: str) -> str:
         """The file's name for messages."""
+        ...
+
+    def files(self, paths: Sequence[str]) -> np.ndarray:
+        """int64 [N], equal where different paths lead to one file, by links."""
         ...
 
 
@@ -175,6 +181,35 @@ class _DirectoryTree:
     def where(self, path: str) -> str:
         return printable(os.path.join(self._root, path))
 
+    def files(self, paths: Sequence[str]) -> np.ndarray:
+        # A folder's listing has the numbers of its files, and only of links to them others.
+        def folder_of(index: int) -> str:
+            return paths[index].rpartition("/")[0]
+
+        numbers = np.full(len(paths), -1, np.int64)
+        by_folder = sorted(range(len(paths)), key=folder_of)
+        for folder, indices in itertools.groupby(by_folder, folder_of):
+            names = {paths[index].rpartition("/")[2]: index for index in indices}
+            with contextlib.suppress(OSError), os.scandir(os.path.join(self._root, folder)) as scan:
+                for entry in scan:
+                    if entry.name in names and not entry.is_symlink():
+                        numbers[names[entry.name]] = entry.inode() % (1 << 63)
+        for index in np.flatnonzero(numbers < 0):
+            with contextlib.suppress(OSError, ValueError):
+                status = os.stat(os.path.join(self._root, paths[index]))
+                numbers[index] = status.st_ino % (1 << 63)
+        # Numbers of several disks can be equal, and some systems give none.
+        _, which, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+        known: dict[tuple[int, int], int] = {}
+        result = np.arange(len(paths))
+        for index in np.flatnonzero((counts[which] > 1) & (numbers > 0)):
+            with contextlib.suppress(OSError):
+                status = os.stat(os.path.join(self._root, paths[index]))
+                if status.st_ino:
+                    key = status.st_dev, status.st_ino
+                    result[index] = known.setdefault(key, int(index))
+        return result
+
 
 class _ZipTree:
     """The files of a zip archive.
@@ -229,6 +264,13 @@ class _ZipTree:
 
     def where(self, path: str) -> str:
         return printable(f"{self._root}:{path}")
+
+    def files(self, paths: Sequence[str]) -> np.ndarray:
+        self._archive()
+        places = {
+            path: self._members[path].header_offset for path in paths if path in self._members
+        }
+        return np.array([places.get(path, -1 - at) for at, path in enumerate(paths)], np.int64)
 
     def _archive(self) -> zipfile.ZipFile:
         with self._lock:
