@@ -1,6 +1,7 @@
 """Photographs with a list of landmarks as a source of aligned crops."""
 
 import collections
+import contextlib
 import functools
 import hashlib
 import logging
@@ -31,6 +32,7 @@ from arcface_jax.data.text import (
 from arcface_jax.errors import InputError, concerning, printable
 
 _NAMED = ("left eye", "right eye", "nose", "left mouth", "right mouth")
+_LOOKED_AT, _FEWEST = 16, 3  # photographs, for what size the landmarks are of
 _PATH_NAMES = (*PATH_NAMES, "name", "name_id")
 _NUMBERED = re.compile(r"(?:p|pt|point|lm|landmark|kp|keypoint)?(\d+)")
 
@@ -294,4 +296,34 @@ def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarr
             f"lines of landmarks for no image of the source: {len(unused)} of {len(landmarks)}, "
             f"the first is of {printable(unused[0])}; they are left out"
         )
-    return np.stack([points for points in found if points is not None])
+    points = np.stack([points for points in found if points is not None])
+    say_other_size(source, points)
+    return points
+
+
+def say_other_size(source: FaceSource, landmarks: np.ndarray) -> None:
+    """Warns, by the logger arcface_jax, of landmarks [N, 5, 2] that seem to be of a smaller or
+    larger copy of a source's photographs: of up to 16 evenly spaced ones, and three at least, all
+    faces lie wholly in the upper left quarter, or all in the lower right one or beyond.
+    """
+    known = np.flatnonzero(np.isfinite(landmarks).all(axis=(1, 2)))
+    places = np.linspace(0, max(len(known) - 1, 0), min(len(known), _LOOKED_AT))
+    sample = known[places.astype(int)]
+    sizes = {}
+    for index in sample.tolist():
+        with contextlib.suppress(InputError):
+            sizes[index] = source[index].shape[1::-1]
+    if len(sizes) < _FEWEST:
+        return
+    middles = (np.array(list(sizes.values()), np.float64)[:, None] - 1) / 2
+    faces = landmarks[list(sizes)]
+    for there, where, size in (
+        (faces < middles, "the upper left", "smaller"),
+        (faces > middles, "the lower right", "larger"),
+    ):
+        if there.all():
+            logging.getLogger("arcface_jax").warning(
+                f"landmarks: in all of {len(sizes)} photographs looked at they lie in {where} "
+                f"quarter, such as in {source.where(next(iter(sizes)))}; if they are of {size} "
+                "copies of them, multiply x and y by the ratio of the sizes"
+            )
