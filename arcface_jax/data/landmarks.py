@@ -15,7 +15,7 @@ import numpy as np
 from arcface_jax.data.align import align
 from arcface_jax.data.aligned_crop import TEMPLATE_SIZE, check_order
 from arcface_jax.data.source import FaceSource, paths_of
-from arcface_jax.data.sources.filetree import normal_name, without_extension
+from arcface_jax.data.sources.filetree import one_form, without_extension
 from arcface_jax.data.sources.lists import read_lst
 from arcface_jax.data.text import (
     PATH_NAMES,
@@ -26,7 +26,6 @@ from arcface_jax.data.text import (
     number,
     number_of_columns,
     read_rows,
-    same_name,
     without_mark,
 )
 from arcface_jax.errors import InputError, concerning, printable
@@ -74,7 +73,7 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     landmarks: dict[str, np.ndarray] = {}
     first: dict[str, str] = {}
     for where, name, points in _listed(path):
-        name = _in_one_form(name)
+        name = one_form(name)
         if name in first and not np.array_equal(landmarks[name], points, equal_nan=True):
             raise InputError(
                 f"{where}: {name} has other landmarks in {first[name]}; give it one line"
@@ -141,11 +140,6 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
     )
     if announced not in (None, rows):
         raise InputError(f"{path}: {rows} lines of landmarks, but line 1 announces {announced}")
-
-
-def _in_one_form(path: str) -> str:
-    """A path in the form in which those of one file are equal."""
-    return same_name(normal_name(path))
 
 
 def _has_numbers_after(name: str) -> bool:
@@ -268,7 +262,7 @@ def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarr
     """
     with concerning("landmarks"):
         paths = paths_of(source)
-    names = [_in_one_form(path) for path in paths]
+    names = [one_form(path) for path in paths]
     stems = [without_extension(name) for name in names]
     known, of_stem = {*names}, collections.Counter(stems)
     found: list[np.ndarray | None] = []

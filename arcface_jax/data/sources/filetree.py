@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
-from arcface_jax.data.text import listed_path
-from arcface_jax.errors import InputError, printable, reason
+from arcface_jax.data.text import listed_path, same_name
+from arcface_jax.errors import InputError, printable, readable, reason
 
 MAX_FILE_BYTES = 1 << 28
 """Larger files are not read: no encoded face comes near 256 MiB."""
@@ -24,6 +24,15 @@ MAX_FILE_BYTES = 1 << 28
 _START = 16
 _LOCAL_HEADER = b"PK\3\4"
 _LONGEST_LINK = 4096
+_PACKERS = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip",
+    b"Rar!\x1a\x07": "RAR",
+    b"\x04\x22\x4d\x18": "LZ4",
+}
 _END, _LARGE_END = b"PK\5\6", b"PK\6\6"
 _END_RECORD, _COUNTED_ELSEWHERE = 22, 0xFFFF
 _LONGEST_END = _END_RECORD + 0xFFFF + 1024  # with the comment and what large archives have before
@@ -94,7 +103,21 @@ def open_tree(root: str | os.PathLike[str]) -> FileTree:
         return _DirectoryTree(root)
     if zipfile.is_zipfile(root):
         return _ZipTree(root)
-    raise InputError(f"{root}: neither a folder nor a zip file, or one that is cut off")
+    with readable(root), open(root, "rb") as file:
+        start = file.read(_START)
+    if start.startswith(_LOCAL_HEADER):
+        raise InputError(
+            f"{root}: a zip file that is cut off, for its end with the list of members is not "
+            "there; fetch or make it anew"
+        )
+    if packed := packed_by(start):
+        raise InputError(f"{root}: no zip file, but packed by {packed}; extract it")
+    raise InputError(f"{root}: neither a folder nor a zip file; give one of these")
+
+
+def packed_by(start: bytes) -> str | None:
+    """The name of a program that a file was packed by, of which these are the first bytes."""
+    return next((name for sign, name in _PACKERS.items() if start.startswith(sign)), None)
 
 
 class _DirectoryTree:
@@ -405,6 +428,13 @@ def normal_name(name: str) -> str:
     backslashes that some programs of Windows write.
     """
     return posixpath.normpath(listed_path(name).lstrip("/") or ".")
+
+
+def one_form(path: str) -> str:
+    """A path of a list or a source in the form in which all spellings of it are equal: that of
+    `normal_name`, in composed Unicode.
+    """
+    return same_name(normal_name(path))
 
 
 def follow(name: str, files: Mapping[str, object], links: Mapping[str, str]) -> str | None:

@@ -346,9 +346,14 @@ class RecordIOSource(EncodedSource):
         for wrong, why in (
             (
                 ~(np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels))),
-                "is not a count from 0",
+                "is not a count from 0; number the identities by whole numbers, and write the "
+                "records anew",
             ),
-            (labels >= _FLOAT32_EXACT, "is 2²⁴ or more, where float32 merges identities"),
+            (
+                labels >= _FLOAT32_EXACT,
+                "is 2²⁴ or more, where float32 merges identities; number these from 0, and write "
+                "the records anew",
+            ),
         ):
             if wrong.any():
                 where = self._file.where(int(offsets[wrong][0]))

@@ -21,6 +21,7 @@ from arcface_jax.data.sources.filetree import (
     follow,
     in_hidden,
     normal_name,
+    packed_by,
 )
 from arcface_jax.data.sources.folder import (
     BY_CONTENT,
@@ -230,8 +231,17 @@ def _index(path: str) -> _Index:
         raise InputError(f"{path}: cannot read this archive ({error.strerror or error})") from None
     except Exception as error:
         # tarfile raises ReadError, ValueError, UnicodeError and others for damaged headers.
+        with readable(path, "archive"), open(path, "rb") as file:
+            start = file.read(16)
+        if packed := packed_by(start):
+            raise InputError(
+                f"{path}: is compressed by {packed}, where images cannot be read in place; extract "
+                "it, or pack it anew without compression (tar -cf)"
+            ) from None
+        if start.startswith(b"PK"):
+            raise InputError(f"{path}: is a zip file; call it .zip") from None
         raise InputError(
-            f"{path}: damaged, compressed, or not a tar file ({reason(error)})"
+            f"{path}: damaged, or not a tar file ({reason(error)}); fetch or make it anew"
         ) from None
     for name in images:
         if members[name][1] > MAX_FILE_BYTES:
