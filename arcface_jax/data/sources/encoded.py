@@ -61,6 +61,34 @@ class EncodedSource(FaceSource):
                 [name for each in several for name in each],
             )
 
+    def remark_links(self, place: str, files: np.ndarray, images: np.ndarray | None = None) -> None:
+        """Says which images are one file, which links lead to twice.
+
+        Args:
+          place: what messages call the source.
+          files: int64 [M], equal for images of one file.
+          images: [M], which they are of; all if None.
+        """
+        images = np.arange(len(self)) if images is None else images
+        _, first, which = np.unique(files, return_index=True, return_inverse=True)
+        again = np.flatnonzero(first[which] != np.arange(len(files)))
+        if not len(again):
+            return
+        earlier, again = images[first[which[again]]], images[again]
+        across = self.labels[earlier] != self.labels[again]
+        for chosen, whose, kind in (
+            (across, "one of another identity, so that a face has two names", "linked, other name"),
+            (~across, "another of their identity", "linked"),
+        ):
+            if chosen.any():
+                one, other = (self.where(int(each[chosen][0])) for each in (earlier, again))
+                self.remark(
+                    f"{place}: {chosen.sum()} images are by links the same file as {whose}, such "
+                    f"as {other} and {one}; each counts",
+                    kind,
+                    map(self.where, again[chosen].tolist()),
+                )
+
     @functools.cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
         """Digest of labels, names, the size of every image, and content.
