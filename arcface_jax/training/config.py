@@ -198,7 +198,11 @@ class OptimiserConfig:
     warmup: float = 0.05
     """Share of the run over which the learning rate rises linearly from 0."""
     clip: float | None = None
-    """Scale gradients down to this norm, over all parameters together."""
+    """Longest norm of the gradient; a longer one is scaled down to it. None: as it is."""
+    clip_over: Literal["all", "backbone"] = "all"
+    """What clip measures and scales. all: backbone and head together. backbone: the backbone
+    alone, as arcface_torch does.
+    """
     ema: float = 0.0
     """Decay of a moving average of the backbone's weights and statistics, verified beside them;
     0 keeps none.

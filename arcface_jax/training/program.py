@@ -102,6 +102,7 @@ class Program:
         return make_step(
             optimiser=self.optimiser,
             clip=self.config.optimiser.clip,
+            clip_over=self.config.optimiser.clip_over,
             average_decay=self.config.optimiser.ema,
             **self.pass_options(frozen=frozen),
         )
@@ -280,10 +281,15 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
             f"head.update fused has no loss.name {name}, whose margin, penalty or scale has a "
             "gradient; use optimiser"
         )
-    if optimiser.name != "sgd" or optimiser.clip is not None:
+    if optimiser.name != "sgd":
         raise InputError(
-            "head.update fused updates rows by SGD as their gradient is formed: it needs "
-            "--optimiser.name sgd, and no optimiser.clip; or use --head.update optimiser"
+            f"head.update fused learns by SGD alone, not {optimiser.name}; use --optimiser.name "
+            "sgd or --head.update optimiser"
+        )
+    if optimiser.clip is not None and optimiser.clip_over == "all":
+        raise InputError(
+            "head.update fused never stores the head's gradient, so optimiser.clip cannot measure "
+            "it; use --optimiser.clip-over backbone or --head.update optimiser"
         )
     if head.sample_rate == 1.0:
         refuse(("unsampled",), "head.sample_rate 1")

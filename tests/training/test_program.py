@@ -41,10 +41,22 @@ def test_a_head_that_the_loss_cannot_have_is_refused(loss, head, named):
         create_program(config, 11)
 
 
-def test_a_fused_head_needs_sgd():
-    config = Config(head=FUSED, optimiser=OptimiserConfig(name="adamw"), run=RunConfig(devices=1))
-    with pytest.raises(InputError, match=r"it needs --optimiser\.name sgd"):
+@pytest.mark.parametrize(
+    ("optimiser", "named"),
+    [
+        (OptimiserConfig(name="adamw"), r"learns by SGD alone, not adamw; use"),
+        (OptimiserConfig(clip=5.0), r"it; use --optimiser\.clip-over backbone"),
+    ],
+)
+def test_a_fused_head_refuses_an_optimiser_that_needs_its_gradient(optimiser, named):
+    config = Config(head=FUSED, optimiser=optimiser, run=RunConfig(devices=1))
+    with pytest.raises(InputError, match=named):
         create_program(config, 11)
+
+
+def test_a_fused_head_may_have_the_backbone_clipped():
+    optimiser = OptimiserConfig(clip=5.0, clip_over="backbone")
+    create_program(Config(head=FUSED, optimiser=optimiser, run=RunConfig(devices=1)), 11)
 
 
 def test_another_loss_has_its_own_numbers_but_the_scale_stays():
