@@ -67,7 +67,7 @@ def sum_options(
     label_smoothing: float,
     filter_threshold: float | None,
     scale: Any,
-    precision: jax.lax.PrecisionLike,
+    precision: str,
     nearest_wrong: bool = False,
 ) -> SumOptions:
     """What a head was asked for, checked, as options for the sums."""

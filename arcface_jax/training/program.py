@@ -270,10 +270,12 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
     if head.chunk < 1:
         raise InputError(f"head.chunk is {head.chunk}; pass 1 or more classes")
     check_between("head.sample_rate", head.sample_rate, 0.0, 1.0, open_low=True)
+    learnt = jax.eval_shape(lambda: loss.init_params(jax.random.key(0), 2, 2))
+    if "class_weights" not in learnt:
+        refuse(("precision",), f"loss.name {name}, which has no class weights")
     if head.update == "optimiser":
         refuse(("unsampled", "dtype"), "head.update optimiser")
         return
-    learnt = jax.eval_shape(lambda: loss.init_params(jax.random.key(0), 2, 2))
     kind: Any = type(loss)  # a fused head asks for its psi alone
     more = kind.__call__ is not MarginSoftmax.__call__ or kind.penalty is not MarginSoftmax.penalty
     if loss.needs_norms or more or learnt.keys() != {"class_weights"}:
