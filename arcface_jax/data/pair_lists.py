@@ -289,8 +289,8 @@ def _finder(
         if not found:
             there = f"its {len(names):,} are called such as {names[0]}" if names else "it is empty"
             raise InputError(
-                f"{where}: the source has no {kind} {printable(listed)!r}; {printable(there)}; list "
-                f"what is there, or give the source that the list is of"
+                f"{where}: the source has no {kind} {printable(listed)!r}; {printable(there)}; "
+                "list what is there, or give the source that the list is of"
             )
         if len(found) > 1:
             one, other = (names[at] for at in found[:2])

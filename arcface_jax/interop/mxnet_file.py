@@ -120,7 +120,7 @@ def _read(file: _Reader) -> dict[str, np.ndarray]:
             f"{count} names; fetch or save it anew"
         )
     found: dict[str, np.ndarray] = {}
-    names = set()
+    names: set[str] = set()
     for array in arrays:
         text = bytes(file.take(file.number("Q"))).decode()
         name = text.removeprefix("arg:").removeprefix("aux:")

@@ -77,7 +77,11 @@ class EncodedSource(FaceSource):
         earlier, again = images[first[which[again]]], images[again]
         across = self.labels[earlier] != self.labels[again]
         for chosen, whose, kind in (
-            (across, "one of another identity, so that a face has two names", "linked, other name"),
+            (
+                across,
+                "one of another identity, so that a face has two names",
+                "linked, other identity",
+            ),
             (~across, "another of their identity", "linked"),
         ):
             if chosen.any():

@@ -217,7 +217,7 @@ class _DirectoryTree:
                 for entry in scan:
                     if entry.name in names and not entry.is_symlink():
                         numbers[names[entry.name]] = entry.inode() % (1 << 63)
-        for index in np.flatnonzero(numbers < 0):
+        for index in np.flatnonzero(numbers < 0).tolist():
             with contextlib.suppress(OSError, ValueError):
                 status = os.stat(os.path.join(self._root, paths[index]))
                 numbers[index] = status.st_ino % (1 << 63)
@@ -225,12 +225,12 @@ class _DirectoryTree:
         _, which, counts = np.unique(numbers, return_inverse=True, return_counts=True)
         known: dict[tuple[int, int], int] = {}
         result = np.arange(len(paths))
-        for index in np.flatnonzero((counts[which] > 1) & (numbers > 0)):
+        for index in np.flatnonzero((counts[which] > 1) & (numbers > 0)).tolist():
             with contextlib.suppress(OSError):
                 status = os.stat(os.path.join(self._root, paths[index]))
                 if status.st_ino:
                     key = status.st_dev, status.st_ino
-                    result[index] = known.setdefault(key, int(index))
+                    result[index] = known.setdefault(key, index)
         return result
 
 

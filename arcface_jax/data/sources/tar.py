@@ -232,13 +232,13 @@ def _index(path: str) -> _Index:
     except Exception as error:
         # tarfile raises ReadError, ValueError, UnicodeError and others for damaged headers.
         with readable(path, "archive"), open(path, "rb") as file:
-            start = file.read(16)
-        if packed := packed_by(start):
+            first = file.read(16)
+        if packed := packed_by(first):
             raise InputError(
                 f"{path}: is compressed by {packed}, where images cannot be read in place; extract "
                 "it, or pack it anew without compression (tar -cf)"
             ) from None
-        if start.startswith(b"PK"):
+        if first.startswith(b"PK"):
             raise InputError(f"{path}: is a zip file; call it .zip") from None
         raise InputError(
             f"{path}: damaged, or not a tar file ({reason(error)}); fetch or make it anew"
