@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax.cosine import inverse_norms
+from arcface_jax.errors import InputError
 from arcface_jax.heads.chunks import (
     Chunks,
     over_chunks,
@@ -40,6 +41,9 @@ class SumOptions:
       scale_gradient: whether the scale is to be differentiated.
       filter_threshold: wrong classes with a cosine above this are left out of the sums.
       precision: of the matrix products.
+      kernel: xla, or pallas, which chooses its own tiles in place of chunks.
+      skip: of pallas; tiles are left out of the gradient that together have less than this share of
+        the largest one, see `arcface_jax.heads.pallas_sums`.
     """
 
     chunk: int | None
@@ -328,8 +332,14 @@ def class_sums(
     valid = jnp.asarray(valid, jnp.int32)
     arguments = (unit, weights, labels.astype(jnp.int32), scale, valid)
     if options.kernel == "pallas":
-        from arcface_jax.heads.pallas_sums import pallas_sums  # imports this module, and a compiler
+        # Here, since it imports this module, and two compilers that nobody else needs.
+        from arcface_jax.heads.pallas_sums import pallas_sums
 
+        if weights.ndim == 3:
+            raise InputError(
+                f"class_weights has shape {weights.shape}, and kernel pallas has no sub-centres; "
+                "pass [C, D], or use kernel xla"
+            )
         return pallas_sums(options, *vary_over(varying_axes(arguments), arguments))
     if options.chunk is None:
         return _whole(options, *arguments)

@@ -126,8 +126,9 @@ class _Program:
             self.out[place] = value
             return
         there = self.numbers(self.outer, 0, 0) < self.sizes[self.outer]
-        there &= column + jax.lax.broadcasted_iota(jnp.int32, (1, value.shape[1]), 1) < (
-            self.sizes["width"]
+        there &= (
+            column + jax.lax.broadcasted_iota(jnp.int32, (1, value.shape[1]), 1)
+            < (self.sizes["width"])
         )
         triton.store(self.out.at[place], value, mask=jnp.broadcast_to(there, value.shape))
 
@@ -342,9 +343,7 @@ def _problem(
     valid = jnp.broadcast_to(jnp.minimum(valid, weights.shape[0]), labels.shape)
     columns = [jnp.broadcast_to(column, labels.shape) for column in columns]
     factors = unit.astype(jnp.bfloat16) if options.precision == "bfloat16" else unit
-    return _Problem(
-        jnp.stack([labels, valid], 1), jnp.stack(columns, 1), factors, weights, inverse
-    )
+    return _Problem(jnp.stack([labels, valid], 1), jnp.stack(columns, 1), factors, weights, inverse)
 
 
 def _forward(options: SumOptions, *arrays: jax.Array) -> tuple[ClassSums, jax.Array]:

@@ -104,7 +104,7 @@ class Loss:
     ) -> LossOutput:
         """Losses of the examples.
 
-        Where `any_head` holds it also takes chunk, axis_name, num_classes, sample and precision of
+        Where `any_head` holds it also takes chunk, axis_name, num_classes, sample, precision, kernel and skip of
         `margin_softmax_loss`, which say how to go over the classes.
 
         Args:

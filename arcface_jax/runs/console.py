@@ -197,9 +197,10 @@ def print_plan(console: Console, setup: Setup) -> None:
             if config.head.sample_rate < 1
             else ""
         )
-        table.add_row(
-            "Head", f"{config.head.kind}, {config.head.chunk:,} classes at a time{sampled}"
-        )
+        many = f"{config.head.chunk:,} classes at a time"
+        if config.head.kernel == "pallas":
+            many = "in tiles by Pallas"
+        table.add_row("Head", f"{config.head.kind}, {many}{sampled}")
     rate = peak_learning_rate(config.optimiser, config.run.batch_size)
     table.add_row(
         "Optimiser", f"{config.optimiser.name}, learning rate {rate:g}, {config.optimiser.schedule}"

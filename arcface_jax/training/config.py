@@ -161,6 +161,14 @@ class HeadConfig:
     """
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How update fused stores class weights and momentum; bfloat16 is rounded at random."""
+    kernel: Literal["xla", "pallas"] = "xla"
+    """What forms the sums over classes (chunked and sharded, update optimiser). pallas: in tiles
+    whose logits are never written to memory, for GPU and TPU; not measured.
+    """
+    skip: float = 0.0
+    """Tiles of kernel pallas are left out of the gradient that change an embedding's by at most
+    this share of the largest one.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
