@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arcface_jax.cosine import inverse_norms
+from arcface_jax.cosine import inverse_norms, product
 from arcface_jax.errors import InputError
 from arcface_jax.heads.chunks import (
     Chunks,
@@ -35,15 +35,15 @@ class SumOptions:
 
     Attributes:
       chunk: the most classes at a time; None for all at once, their cosines kept for the backward
-        pass, which is then differentiated by JAX as often and in whichever mode one likes.
+        pass, which is then differentiated by JAX as often as one likes, and in whichever mode
+        unless `precision` rounds.
       cosine_sum: whether Σ cosθ_j is wanted.
       nearest_wrong: whether the largest cosine of a wrong class is wanted.
       scale_gradient: whether the scale is to be differentiated.
       filter_threshold: wrong classes with a cosine above this are left out of the sums.
-      precision: of the matrix products.
-      kernel: xla, or pallas, which chooses its own tiles in place of chunks.
-      skip: of pallas; tiles are left out of the gradient that together have less than this share of
-        the largest one, see `arcface_jax.heads.pallas_sums`.
+      precision: of the matrix products; see `arcface_jax.cosine.product`.
+      kernel: xla, or pallas, which has tiles of its own in place of chunks.
+      skip: of pallas, δ; see `arcface_jax.heads.pallas_sums`.
     """
 
     chunk: int | None
@@ -51,7 +51,7 @@ class SumOptions:
     nearest_wrong: bool = False
     scale_gradient: bool = False
     filter_threshold: float | None = None
-    precision: jax.lax.PrecisionLike = "highest"
+    precision: str = "highest"
     kernel: str = "xla"
     skip: float = 0.0
 
@@ -84,7 +84,7 @@ class ChunkView(NamedTuple):
     cosine: jax.Array  # [N, c], the largest of the K
 
 
-def view_chunk(unit: jax.Array, rows: jax.Array, precision: jax.lax.PrecisionLike) -> ChunkView:
+def view_chunk(unit: jax.Array, rows: jax.Array, precision: str) -> ChunkView:
     """Cosines of unit embeddings [N, D] with the rows of a chunk, [c, D] or [c, K, D]."""
     chex.assert_rank([unit, rows], [2, {2, 3}])
     size, dim = rows.shape[0], rows.shape[-1]
@@ -93,7 +93,7 @@ def view_chunk(unit: jax.Array, rows: jax.Array, precision: jax.lax.PrecisionLik
         rows = jnp.moveaxis(rows, 1, 0)
     rows = rows.reshape(centres * size, dim)
     inverse = inverse_norms(jnp.sum(rows * rows, axis=-1))
-    every = jnp.einsum("nd,cd->nc", unit, rows, precision=precision) * inverse
+    every = product("nd,cd->nc", unit, rows, precision) * inverse
     every = every.reshape(-1, centres, size)
     return ChunkView(rows, inverse, every, every[:, 0] if centres == 1 else jnp.max(every, axis=1))
 
@@ -103,7 +103,7 @@ def pull_back_chunk(
     slopes: jax.Array,
     unit: jax.Array,
     shape: tuple[int, ...],
-    precision: jax.lax.PrecisionLike,
+    precision: str,
 ) -> tuple[jax.Array, jax.Array]:
     """From dL/dcosθ [N, c] to (dL/d unit embeddings [N, D], dL/d rows of `shape`)."""
     chex.assert_equal_shape([slopes, view.cosine])
@@ -116,8 +116,8 @@ def pull_back_chunk(
     # cosθ = x·w/‖w‖: along the row itself there is no slope.
     along = jnp.sum(every * view.every_cosine, axis=0).reshape(-1)
     scaled = every.reshape(unit.shape[0], -1) * view.inverse_norms
-    of_unit = jnp.einsum("nc,cd->nd", scaled, view.rows, precision=precision)
-    of_rows = jnp.einsum("nc,nd->cd", scaled, unit, precision=precision)
+    of_unit = product("nc,cd->nd", scaled, view.rows, precision)
+    of_rows = product("nc,nd->cd", scaled, unit, precision)
     of_rows = of_rows - (along * view.inverse_norms**2)[:, None] * view.rows
     if centres > 1:
         of_rows = jnp.moveaxis(of_rows.reshape(centres, -1, unit.shape[1]), 0, 1)

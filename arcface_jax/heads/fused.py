@@ -230,7 +230,7 @@ def fused_head_step(
     label_smoothing: float = 0.0,
     filter_threshold: float | None = None,
     chunk: int = DEFAULT_CHUNK,
-    precision: jax.lax.PrecisionLike = "highest",
+    precision: str = "highest",
     rounding_key: jax.Array | None = None,
     axis_name: AxisName | None = None,
     num_classes: int | None = None,
@@ -266,7 +266,7 @@ def fused_head_step(
       label_smoothing: ε in [0, 1].
       filter_threshold: leave wrong classes whose cosine is above this out of the softmax.
       chunk: the most classes at a time.
-      precision: of the matrix products.
+      precision: of the matrix products; see `arcface_jax.cosine.product`.
       rounding_key: round bfloat16 storage at random with this key, new at every step; None rounds
         to nearest. In float32 it does nothing.
       axis_name: the mapped axis that classes and examples are split over, if any.

@@ -19,7 +19,6 @@ from arcface_jax.heads.class_sums import ClassSums, SumOptions, log_partition
 from arcface_jax.heads.shards import ClassAxis
 from arcface_jax.margins import Psi
 
-
 KERNELS = ("xla", "pallas")
 
 
@@ -76,7 +75,7 @@ def sum_options(
     label_smoothing: float,
     filter_threshold: float | None,
     scale: Any,
-    precision: jax.lax.PrecisionLike,
+    precision: str,
     nearest_wrong: bool = False,
     kernel: str = "xla",
     skip: float = 0.0,
@@ -86,10 +85,10 @@ def sum_options(
     check_between("skip", skip, 0.0, 1.0)
     if skip and kernel == "xla":
         raise InputError(f"skip {skip:g} does nothing with kernel xla; leave it out")
-    if chunk is not None and kernel == "pallas":
-        raise InputError(
-            f"chunk {chunk} does nothing with kernel pallas, which chooses its tiles; leave it out"
-        )
+    if kernel == "pallas":
+        check_choice("precision", precision, ("highest", "high", "bfloat16"))
+        if chunk is not None:
+            raise InputError(f"chunk {chunk} does nothing with kernel pallas; leave it out")
     check_between("label_smoothing", label_smoothing, 0.0, 1.0)
     if filter_threshold is not None:
         check_between("filter_threshold", filter_threshold, -1.0, 1.0)
