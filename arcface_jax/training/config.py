@@ -166,6 +166,14 @@ class HeadConfig:
     a GPU, three bf16 products on a TPU. bfloat16: factors rounded to bf16, sums in float32. highest
     on a CPU and bfloat16 on other devices if not given.
     """
+    kernel: Literal["xla", "pallas"] = "xla"
+    """What forms the sums over classes (chunked and sharded, update optimiser). pallas: in tiles
+    whose logits are never written to memory, for GPU and TPU; not measured.
+    """
+    skip: float = 0.0
+    """δ of kernel pallas: tiles of negligible probabilities are left out of the gradient, which
+    changes that of the mean loss by a normalised embedding by at most δ·s/N.
+    """
 
 
 @dataclasses.dataclass(frozen=True)

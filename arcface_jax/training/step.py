@@ -301,7 +301,8 @@ def loss_and_gradients(
     context = dataclasses.replace(context, precision=head_precision(head))
     over: dict[str, Any] = {}
     if head.kind != "dense":
-        over["chunk"] = head.chunk
+        tiled = {"kernel": head.kernel, "skip": head.skip}
+        over = {"chunk": head.chunk} if head.kernel == "xla" else tiled
     if head.kind == "sharded":
         over |= {"axis_name": context.axis_name, "num_classes": num_classes}
     key, rounding_key = jax.random.split(context.key)
