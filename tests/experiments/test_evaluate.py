@@ -69,6 +69,28 @@ def test_options_of_a_search_for_faces_without_one_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_published_scripts_need_pairs_in_folds_and_plain_cosines(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.evaluate.draw_set", lambda *_: [])
+    without = write_faces(tmp_path / "without.npz")
+    asked: dict[str, Any] = {"output": tmp_path / "out", "published_scripts": True}
+    asked |= {"deployment_fars": (0.1,), "replicates": 2, "folds": 2}
+    said = "^--published-scripts: without has no list of pairs in folds"
+    with pytest.raises(InputError, match=said):
+        run(Arguments(embeddings=(without,), **asked))
+    same = np.tile([True, False], 20)
+    first = np.arange(0, 80, 2)
+    pairs = {"first": first, "second": np.where(same, first + 1, (first + 4) % 80), "same": same}
+    path = write_faces(tmp_path / "faces.npz", **pairs)
+    with pytest.raises(InputError, match=r"^--published-scripts: .* leave --cohort out"):
+        run(Arguments(embeddings=(path,), cohort=without, **asked))
+    run(Arguments(embeddings=(path,), **asked))
+    table = (tmp_path / "out" / "table.txt").read_text()
+    assert "accuracy by the published scripts (%)" in table
+    assert "VAL@FAR=0.001 by the published scripts (%)" in table
+
+
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("evaluation")

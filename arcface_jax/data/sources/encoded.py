@@ -49,7 +49,7 @@ class EncodedSource(FaceSource):
         """Says which of `identity_names` are nearly equal."""
         alike: dict[str, list[str]] = {}
         for name in self.identity_names:
-            alike.setdefault(_without_spelling(name), []).append(name)
+            alike.setdefault(without_spelling(name), []).append(name)
         several = [each for each in alike.values() if len(each) > 1]
         if several:
             first, second = (_shown(name, several[0]) for name in several[0][:2])
@@ -130,7 +130,7 @@ def number_identities(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     return np.array([label_of[name] for name in names], np.int32), distinct
 
 
-def _without_spelling(name: str) -> str:
+def without_spelling(name: str) -> str:
     """A name without what two spellings of it may differ in: capitals, spaces, the Unicode form of
     an accent, and zeros before a number.
     """
