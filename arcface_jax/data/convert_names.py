@@ -129,7 +129,7 @@ class FileNames:
         """The name of an image less its suffix, and the suffix that it gets."""
         name = self._paths[index].rpartition("/")[2]
         stem, dot, old = name.rpartition(".")
-        if not stem or dot + old.lower() not in EXTENSIONS:
+        if dot + old.lower() not in EXTENSIONS:
             stem, dot, old = name, "", ""
         if self._suffix is not None:
             return stem, self._suffix

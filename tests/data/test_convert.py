@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 import tyro
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from arcface_jax.data import convert_writers
@@ -399,6 +399,7 @@ images = st.tuples(
 
 
 @settings(max_examples=25, deadline=None)
+@example(rows=[("train", ".png", CONTENTS[0]), ("train", ".png", b"damaged")])
 @given(rows=st.lists(images, min_size=1, max_size=16))
 def test_a_folder_opens_as_what_was_converted_whatever_it_is_called(rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile") / "out"
