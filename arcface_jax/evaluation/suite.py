@@ -1,7 +1,7 @@
 """Every protocol on one set of embeddings: pairs, search, angles, quality, groups, thresholds."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class EmbeddedSet:
       identities_known: whether labels tell all identities, or only which pairs are the same (a
         `.bin` set). If not, there is no search, and intervals resample folds.
       images: uint8 [N, height, width, 3], for pictures of the hardest pairs; None without.
+      places: [N], the file of each image, for those pictures; None without.
       groups: [N], an attribute of each image, for rates by group; None without.
       score_norm: how the pairs' cosines are normalised; None to take them as they are. The search
         takes cosines.
@@ -64,6 +65,7 @@ class EmbeddedSet:
     pairs: Pairs | None = None
     identities_known: bool = True
     images: np.ndarray | None = None
+    places: Sequence[str] | None = None
     groups: np.ndarray | None = None
     quality: np.ndarray | None = None
     score_norm: ScoreNorm | None = None

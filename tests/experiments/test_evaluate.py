@@ -3,6 +3,7 @@ import itertools
 import json
 import pathlib
 import re
+import types
 from typing import Any
 
 import flax.linen as nn
@@ -11,15 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from arcface_jax.commands import evaluation_report
 from arcface_jax.commands.command import run_command
 from arcface_jax.commands.evaluation_inputs import load_set, read_embeddings
 from arcface_jax.commands.models import load_trained
 from arcface_jax.commands.training_angles import images_of_some_classes, training_angles
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angle_statistics import angle_statistics
-from arcface_jax.evaluation.bootstrap import Resampling
+from arcface_jax.evaluation.bootstrap import Interval, Resampling
 from arcface_jax.evaluation.embedding_rule import EmbeddingRule
 from arcface_jax.evaluation.embeddings import unit_embeddings
+from arcface_jax.evaluation.groups import GroupRates
 from arcface_jax.evaluation.score_norm import ScoreNorm, normalise_scores
 from arcface_jax.evaluation.suite import SetResult
 from arcface_jax.evaluation.verification import combine_flip
@@ -134,6 +137,20 @@ def test_the_report_is_one_page_that_needs_nothing_else(evaluated: pathlib.Path)
     assert "significant" in page
     assert "cannot tell whether the FAR is below 0.0001" in page
     assert "Rates by group" in page
+
+
+def test_each_rate_of_a_group_has_its_interval_or_a_word_that_there_is_none() -> None:
+    far = {"a": Interval(0.01, 0.002, 0.03), "b": Interval(0.0, 0.0, 0.0)}
+    gaps = {"far": Interval(0.01, 0.002, 0.03), "frr": Interval(0.0, 0.0, 0.0)}
+    groups = GroupRates(far, {"a": Interval(0.25, 0.1, 0.5)}, gaps)
+    page = evaluation_report._group_table(types.SimpleNamespace(groups=groups))
+    none = "0.00 (no interval: the same in every replicate)"
+    for name, of_far, of_frr in (
+        ("a", "1.00 [0.20, 3.00]", "25.00 [10.00, 50.00]"),
+        ("b", none, "–"),
+        ("gap", "1.00 [0.20, 3.00]", none),
+    ):
+        assert f"<td>{name}</td><td>{of_far}</td><td>{of_frr}</td>" in page
 
 
 def test_scores_are_normalised_by_a_cohort(
