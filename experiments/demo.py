@@ -128,7 +128,8 @@ class Answers:
         person = likest if cosine >= threshold else UNKNOWN
         numbers = f"similarity {cosine:.3f}, threshold {threshold:.3f}"
         card, entries = self._embedder.card, len(self._gallery.names)
-        tail = None if card is None else card.strangers_by(self._rule)
+        told = self._gallery.rule.told
+        tail = None if card is None or not told else card.strangers_by(self._rule)
         rare = "" if tail is None else f"\n\nStrangers so alike: {tail.words(cosine, entries)}"
         return f"## {person}\nMost alike: {likest}, {numbers}{rare}", crops[0]
 
@@ -264,7 +265,7 @@ def run(arguments: Arguments) -> None:
     if arguments.people is not None:
         gallery = enrol(embedder, arguments.people, cropper, rule, console)
         say_tally(console, cropper.tally, arguments.face)
-        thresholds = (thresholds[0], choose_threshold(*about, len(gallery.names)))
+        thresholds = (thresholds[0], choose_threshold(*about, gallery, arguments.people))
     answers = Answers(embedder, cropper, gallery, rule)
     people = 0 if gallery is None else len(set(gallery.names.tolist()))
     with tempfile.TemporaryDirectory() as photos:

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arcface_jax.cosine import inverse_norms
+from arcface_jax.cosine import inverse_norms, product
+from arcface_jax.errors import InputError
 from arcface_jax.heads.chunks import (
     Chunks,
     over_chunks,
@@ -34,12 +35,15 @@ class SumOptions:
 
     Attributes:
       chunk: the most classes at a time; None for all at once, their cosines kept for the backward
-        pass, which is then differentiated by JAX as often and in whichever mode one likes.
+        pass, which is then differentiated by JAX as often as one likes, and in whichever mode
+        unless `precision` rounds.
       cosine_sum: whether Σ cosθ_j is wanted.
       nearest_wrong: whether the largest cosine of a wrong class is wanted.
       scale_gradient: whether the scale is to be differentiated.
       filter_threshold: wrong classes with a cosine above this are left out of the sums.
-      precision: of the matrix products.
+      precision: of the matrix products; see `arcface_jax.cosine.product`.
+      kernel: xla, or pallas, which has tiles of its own in place of chunks.
+      skip: of pallas, δ; see `arcface_jax.heads.pallas_sums`.
     """
 
     chunk: int | None
@@ -47,7 +51,9 @@ class SumOptions:
     nearest_wrong: bool = False
     scale_gradient: bool = False
     filter_threshold: float | None = None
-    precision: jax.lax.PrecisionLike = "highest"
+    precision: str = "highest"
+    kernel: str = "xla"
+    skip: float = 0.0
 
 
 class ClassSums(NamedTuple):
@@ -78,7 +84,7 @@ class ChunkView(NamedTuple):
     cosine: jax.Array  # [N, c], the largest of the K
 
 
-def view_chunk(unit: jax.Array, rows: jax.Array, precision: jax.lax.PrecisionLike) -> ChunkView:
+def view_chunk(unit: jax.Array, rows: jax.Array, precision: str) -> ChunkView:
     """Cosines of unit embeddings [N, D] with the rows of a chunk, [c, D] or [c, K, D]."""
     chex.assert_rank([unit, rows], [2, {2, 3}])
     size, dim = rows.shape[0], rows.shape[-1]
@@ -87,7 +93,7 @@ def view_chunk(unit: jax.Array, rows: jax.Array, precision: jax.lax.PrecisionLik
         rows = jnp.moveaxis(rows, 1, 0)
     rows = rows.reshape(centres * size, dim)
     inverse = inverse_norms(jnp.sum(rows * rows, axis=-1))
-    every = jnp.einsum("nd,cd->nc", unit, rows, precision=precision) * inverse
+    every = product("nd,cd->nc", unit, rows, precision) * inverse
     every = every.reshape(-1, centres, size)
     return ChunkView(rows, inverse, every, every[:, 0] if centres == 1 else jnp.max(every, axis=1))
 
@@ -97,7 +103,7 @@ def pull_back_chunk(
     slopes: jax.Array,
     unit: jax.Array,
     shape: tuple[int, ...],
-    precision: jax.lax.PrecisionLike,
+    precision: str,
 ) -> tuple[jax.Array, jax.Array]:
     """From dL/dcosθ [N, c] to (dL/d unit embeddings [N, D], dL/d rows of `shape`)."""
     chex.assert_equal_shape([slopes, view.cosine])
@@ -110,8 +116,8 @@ def pull_back_chunk(
     # cosθ = x·w/‖w‖: along the row itself there is no slope.
     along = jnp.sum(every * view.every_cosine, axis=0).reshape(-1)
     scaled = every.reshape(unit.shape[0], -1) * view.inverse_norms
-    of_unit = jnp.einsum("nc,cd->nd", scaled, view.rows, precision=precision)
-    of_rows = jnp.einsum("nc,nd->cd", scaled, unit, precision=precision)
+    of_unit = product("nc,cd->nd", scaled, view.rows, precision)
+    of_rows = product("nc,nd->cd", scaled, unit, precision)
     of_rows = of_rows - (along * view.inverse_norms**2)[:, None] * view.rows
     if centres > 1:
         of_rows = jnp.moveaxis(of_rows.reshape(centres, -1, unit.shape[1]), 0, 1)
@@ -231,11 +237,11 @@ class Slopes(NamedTuple):
 def cosine_slopes(
     slopes: Slopes, cosine: jax.Array, scale: jax.Array, is_target: jax.Array, kept: jax.Array
 ) -> jax.Array:
-    """dL/dcosθ of a chunk, [N, c]."""
+    """dL/dcosθ of a chunk, [N, c]; slopes and scale are [N, 1]."""
     # No class that is kept is above 1. The others may overflow: 0·∞ would be NaN.
-    p = jnp.exp(jnp.minimum(scale[:, None] * cosine - slopes.log_partition[:, None], 0.0))
-    of_wrong = jnp.where(kept, slopes.weight[:, None] * p + slopes.constant[:, None], 0.0)
-    return jnp.where(is_target, slopes.target[:, None], of_wrong)
+    p = jnp.exp(jnp.minimum(scale * cosine - slopes.log_partition, 0.0))
+    of_wrong = jnp.where(kept, slopes.weight * p + slopes.constant, 0.0)
+    return jnp.where(is_target, slopes.target, of_wrong)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -263,6 +269,7 @@ def _chunked_backward(
         log_partition=jnp.where(jnp.isfinite(log_partition), log_partition, 0.0),
         constant=cotangents.cosine_sum,
     )
+    columns = Slopes(*(each[:, None] for each in slopes))
     # XLA's CPU compiler would convert all of a bfloat16 gradient to write one chunk: bits instead.
     stored = jnp.uint16 if weights.dtype == jnp.bfloat16 else weights.dtype
 
@@ -273,7 +280,7 @@ def _chunked_backward(
         rows = read_rows(weights, chunks.start(index), chunks.size, unit.dtype)
         view = view_chunk(unit, rows, options.precision)
         is_target, _, kept = masks(view, chunks, index, labels, valid, options.filter_threshold)
-        slope = cosine_slopes(slopes, view.cosine, scales, is_target, kept)
+        slope = cosine_slopes(columns, view.cosine, scales[:, None], is_target, kept)
         of_unit_here, of_rows = pull_back_chunk(view, slope, unit, rows.shape, options.precision)
         if options.scale_gradient:
             through_partition = jnp.where(kept, slope - slopes.constant[:, None], 0.0)
@@ -324,6 +331,16 @@ def class_sums(
     scale = jnp.asarray(scale, unit.dtype)
     valid = jnp.asarray(valid, jnp.int32)
     arguments = (unit, weights, labels.astype(jnp.int32), scale, valid)
+    if options.kernel == "pallas":
+        # Here, since it imports this module, and two compilers that nobody else needs.
+        from arcface_jax.heads.pallas_sums import pallas_sums
+
+        if weights.ndim == 3:
+            raise InputError(
+                f"class_weights has shape {weights.shape}, and kernel pallas has no sub-centres; "
+                "pass [C, D], or use kernel xla"
+            )
+        return pallas_sums(options, *vary_over(varying_axes(arguments), arguments))
     if options.chunk is None:
         return _whole(options, *arguments)
     return _chunked(options, *vary_over(varying_axes(arguments), arguments))

@@ -165,7 +165,9 @@ def _update_rows(
         is_target, _, kept = masks(
             view, chunks, index, problem.labels, problem.valid, options.filter_threshold
         )
-        slope = cosine_slopes(problem.slopes, view.cosine, problem.scales, is_target, kept)
+        columns = Slopes(*(each[:, None] for each in problem.slopes))
+        scales = problem.scales[:, None]
+        slope = cosine_slopes(columns, view.cosine, scales, is_target, kept)
         return pull_back_chunk(view, slope, unit, rows.shape, options.precision)
 
     def update(done: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -228,7 +230,7 @@ def fused_head_step(
     label_smoothing: float = 0.0,
     filter_threshold: float | None = None,
     chunk: int = DEFAULT_CHUNK,
-    precision: jax.lax.PrecisionLike = "highest",
+    precision: str = "highest",
     rounding_key: jax.Array | None = None,
     axis_name: AxisName | None = None,
     num_classes: int | None = None,
@@ -264,7 +266,7 @@ def fused_head_step(
       label_smoothing: ε in [0, 1].
       filter_threshold: leave wrong classes whose cosine is above this out of the softmax.
       chunk: the most classes at a time.
-      precision: of the matrix products.
+      precision: of the matrix products; see `arcface_jax.cosine.product`.
       rounding_key: round bfloat16 storage at random with this key, new at every step; None rounds
         to nearest. In float32 it does nothing.
       axis_name: the mapped axis that classes and examples are split over, if any.

@@ -139,7 +139,7 @@ def hard_classes(
     axis_name: AxisName | None = None,
     num_classes: int | None = None,
     chunk: int = DEFAULT_CHUNK,
-    precision: jax.lax.PrecisionLike = "highest",
+    precision: str = "highest",
 ) -> ClassSample:
     """The batch's own classes and, up to `count` in all, those whose centre is nearest to an
     embedding of the batch.
@@ -156,7 +156,7 @@ def hard_classes(
       axis_name: the mapped axis that classes and examples are split over, if any.
       num_classes: C of all devices together; needed with `axis_name`.
       chunk: the most classes at a time.
-      precision: of the product.
+      precision: of the product; see `arcface_jax.cosine.product`.
 
     Returns: this device's sample; no gradient flows into it.
 
@@ -201,7 +201,7 @@ def partition_recall(
     axis_name: AxisName | None = None,
     num_classes: int | None = None,
     chunk: int = DEFAULT_CHUNK,
-    precision: jax.lax.PrecisionLike = "highest",
+    precision: str = "highest",
 ) -> jax.Array:
     r"""How much of the exact partition function a sample holds: Σ_{j∈S, j≠y} e^{s·cosθ_j} / Σ_{j≠y}
     e^{s·cosθ_j}.
@@ -215,7 +215,7 @@ def partition_recall(
       axis_name: the mapped axis that classes and examples are split over, if any.
       num_classes: C of all devices together; needed with `axis_name`.
       chunk: the most classes at a time.
-      precision: of the products.
+      precision: of the products; see `arcface_jax.cosine.product`.
 
     Returns: [N], in [0, 1]: 1 where there is no wrong class.
 

@@ -148,7 +148,7 @@ class SphereFace2(Loss, name="sphereface2"):
     ) -> LossOutput:
         """Losses from all cosines."""
         weights, bias = params["class_weights"], check_floating("bias", params["bias"], 0)
-        cosine, mask = cosines_and_mask(embeddings, weights, labels)
+        cosine, mask = cosines_and_mask(embeddings, weights, labels, context.precision)
         similarity = power_similarity(cosine, self.exponent, gradient=self.gradient)
         margin = jnp.where(mask, -self.margin, self.margin)
         logits = self.scale * (similarity + margin) + bias.astype(cosine.dtype)
@@ -223,7 +223,7 @@ class UniFace(Loss, name="uniface"):
     ) -> LossOutput:
         """Losses from all cosines; `psi` in place of the margin, if given."""
         weights, bias = params["class_weights"], check_floating("bias", params["bias"], 0)
-        cosine, mask = cosines_and_mask(embeddings, weights, labels)
+        cosine, mask = cosines_and_mask(embeddings, weights, labels, context.precision)
         scale = column_of_scales(self.scale, cosine.shape[0], cosine.dtype)
         target = apply_psi(psi or cosface(self.margin), take_target(cosine, mask))[:, None]
         logits = scale * jnp.where(mask, target, cosine) - bias.astype(cosine.dtype)

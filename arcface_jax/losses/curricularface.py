@@ -110,7 +110,7 @@ class CurricularFace(Loss, name="curricularface"):
     ) -> LossOutput:
         """Losses from all logits; `psi` in place of the margin, if given."""
         weights, psi = params["class_weights"], psi or self.psi()
-        cosine, mask = cosines_and_mask(embeddings, weights, labels)
+        cosine, mask = cosines_and_mask(embeddings, weights, labels, context.precision)
         target, valid = take_target(cosine, mask), jnp.any(mask, axis=-1)
         new = curricularface_update(
             state["curricularface"],

@@ -22,6 +22,7 @@ class Context:
       class_counts: [C], training images of each class; None where nobody counted.
       total_steps: of the run.
       axis_name: the mapped axis of the devices that share the batch, if any.
+      precision: of the products with the class weights; see `arcface_jax.cosine.product`.
       labels: [n], of the examples at hand; these last three are filled in by the loss itself.
       norms: [n], lengths of their embeddings, without a gradient unless the loss `needs_norms`.
       state: the loss's own state, this batch counted in.
@@ -32,6 +33,7 @@ class Context:
     class_counts: Any = None
     total_steps: int = dataclasses.field(default=1, metadata={"static": True})
     axis_name: Any = dataclasses.field(default=None, metadata={"static": True})
+    precision: str = dataclasses.field(default="highest", metadata={"static": True})
     labels: Any = None
     norms: Any = None
     state: Any = None
@@ -104,8 +106,8 @@ class Loss:
     ) -> LossOutput:
         """Losses of the examples.
 
-        Where `any_head` holds it also takes chunk, axis_name, num_classes, sample and precision of
-        `margin_softmax_loss`, which say how to go over the classes.
+        Where `any_head` holds it also takes chunk, kernel, skip, axis_name, num_classes and sample
+        of `margin_softmax_loss`, which say how to go over the classes.
 
         Args:
           params: as `init_params` has them.

@@ -57,13 +57,16 @@ def intra_penalty(embeddings: jax.Array, class_weights: jax.Array, labels: jax.A
     return jnp.where(has_class(labels, class_weights.shape[0]), angle(cosine) / math.pi, 0.0)
 
 
-def inter_penalty(class_weights: jax.Array, labels: jax.Array) -> jax.Array:
+def inter_penalty(
+    class_weights: jax.Array, labels: jax.Array, *, precision: str = "highest"
+) -> jax.Array:
     """−mean over j ≠ y of the angle between W_y and W_j, over π. The Inter loss adds it to the
     softmax (eq. 6).
 
     Args:
       class_weights: [C, D], C ≥ 2.
       labels: [N] integers in [0, C), or −1 for a row to ignore.
+      precision: of the matrix product; see `arcface_jax.cosine.product`.
 
     Returns: [N], in [−1, 0].
 
@@ -80,7 +83,8 @@ def inter_penalty(class_weights: jax.Array, labels: jax.Array) -> jax.Array:
             f"class_weights has shape {class_weights.shape}; Inter needs two classes or more"
         )
     labels = check_labels(labels, jnp.size(labels), classes)
-    cosine = cosine_logits(jnp.take(class_weights, labels, axis=0, mode="clip"), class_weights)
+    own = jnp.take(class_weights, labels, axis=0, mode="clip")
+    cosine = cosine_logits(own, class_weights, precision=precision)
     angles = jnp.where(target_mask(labels, classes), 0.0, angle(cosine))
     return jnp.where(
         has_class(labels, classes), -jnp.sum(angles, axis=-1) / (math.pi * (classes - 1)), 0.0
@@ -145,9 +149,8 @@ class Inter(MarginSoftmax, name="inter"):
     ) -> LossOutput:
         """With `inter_penalty` of the class weights."""
         out = super().__call__(params, state, embeddings, labels, context, **over)
-        return out._replace(
-            loss=out.loss + self.weight * inter_penalty(params["class_weights"], labels)
-        )
+        penalty = inter_penalty(params["class_weights"], labels, precision=context.precision)
+        return out._replace(loss=out.loss + self.weight * penalty)
 
 
 def combination_loss(

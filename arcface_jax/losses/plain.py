@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from arcface_jax.arguments import check_between, check_floating, check_labels
-from arcface_jax.cosine import head_dtype, target_mask
+from arcface_jax.cosine import head_dtype, product, target_mask
 from arcface_jax.errors import InputError
 from arcface_jax.heads.softmax import blank_ignored
 from arcface_jax.losses.loss import AT_START, Context, Loss, LossOutput, seen_by_scores
@@ -20,8 +20,6 @@ class Softmax(Loss, name="softmax"):
 
     label_smoothing: float = 0.0
     """Share ε of the wanted distribution that is spread over all classes."""
-    precision: str = "highest"
-    """Of the matrix product."""
 
     def __post_init__(self) -> None:
         check_between("label_smoothing", self.label_smoothing, 0.0, 1.0)
@@ -54,7 +52,7 @@ class Softmax(Loss, name="softmax"):
         labels = check_labels(labels, embeddings.shape[0], weights.shape[0])
         dtype = head_dtype(embeddings, weights, bias)
         x = blank_ignored(embeddings, labels).astype(dtype)
-        products = jnp.einsum("nd,cd->nc", x, weights.astype(dtype), precision=self.precision)
+        products = product("nd,cd->nc", x, weights.astype(dtype), context.precision)
         logits, mask = products + bias, target_mask(labels, weights.shape[0])
         loss = cross_entropy(logits, mask, self.label_smoothing)
         return LossOutput(loss, state, *seen_by_scores(logits, mask, x, weights))
@@ -65,6 +63,8 @@ def softmax_loss(
     class_weights: jax.Array,
     bias: jax.Array,
     labels: jax.Array,
+    *,
+    precision: str = "highest",
     **numbers: Any,
 ) -> jax.Array:
     """`Softmax` as a function: cross-entropy of W·x + b.
@@ -74,7 +74,8 @@ def softmax_loss(
       class_weights: W, [C, D].
       bias: b, [C].
       labels: [N] integers in [0, C), or −1 for a row to ignore.
-      **numbers: fields of `Softmax`: label_smoothing, precision.
+      precision: of the matrix product; see `arcface_jax.cosine.product`.
+      **numbers: fields of `Softmax`: label_smoothing.
 
     Returns: the loss of each example, [N].
 
@@ -82,4 +83,5 @@ def softmax_loss(
       InputError: for a wrong shape, dtype or label.
     """
     params = {"class_weights": class_weights, "bias": bias}
-    return Softmax(**numbers)(params, {}, embeddings, labels).loss
+    context = Context(precision=precision)
+    return Softmax(**numbers)(params, {}, embeddings, labels, context).loss

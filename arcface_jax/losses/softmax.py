@@ -54,7 +54,9 @@ def margin_softmax_loss(
     axis_name: AxisName | None = None,
     num_classes: int | None = None,
     sample: ClassSample | None = None,
-    precision: jax.lax.PrecisionLike = "highest",
+    precision: str = "highest",
+    kernel: str = "xla",
+    skip: float = 0.0,
     with_cosines: bool = False,
 ) -> Any:
     r"""Margin softmax: cosines of embeddings and class weights, a margin on the true class,
@@ -69,6 +71,9 @@ def margin_softmax_loss(
     - `chunk=None` forms all cosines at once: O(N·C) memory, three products of N × C × D.
     - `chunk` goes through so many classes at a time and never holds the logits: O(N·chunk) memory,
       four products. Reverse-mode differentiation only, once.
+    - `kernel="pallas"` goes through them in tiles whose logits are never written to memory: O(N)
+      memory, five products. Differentiation as with `chunk`. For GPU and TPU, where it was not
+      measured; on a CPU it is interpreted, which is for tests. See `arcface_jax.heads.pallas_sums`.
     - `axis_name` splits the classes over devices that each hold a shard of them and a part of the
       batch (inside shard_map, pmap or vmap). Embeddings and labels are gathered, sums over classes
       are reduced: what travels is O(N·D), whatever C, never logits. Differentiate the sum over all
@@ -92,14 +97,17 @@ def margin_softmax_loss(
       axis_name: the mapped axis that the classes are split over (several with shard_map only).
       num_classes: C of all devices together; needed with `axis_name`.
       sample: from `sample_classes` or `hard_classes`, with these labels.
-      precision: of the matrix products; see `cosine_logits`.
+      precision: of the matrix products; see `arcface_jax.cosine.product`.
+      kernel: xla, or pallas, without `chunk` and sub-centres.
+      skip: δ in [0, 1], of kernel pallas: leave tiles of negligible probabilities out of the
+        gradient. That of the mean loss by a normalised embedding is off by at most δ·s/N.
       with_cosines: also return what the same products give, at no further cost.
 
     Returns: the loss of each example, [N]; with `with_cosines` (loss, cosθ_y [N], whether no other
       class (of the sample) is as near [N]).
 
     Raises:
-      InputError: for a wrong shape, dtype, label, scale, smoothing, threshold or chunk.
+      InputError: for a wrong shape, dtype, label, scale, smoothing, threshold, chunk or kernel.
 
     References:
       Deng et al., ArcFace, arXiv:1801.07698. Wijmans et al., Cut Your Losses, arXiv:2411.09009, for
@@ -114,6 +122,8 @@ def margin_softmax_loss(
         scale=scale,
         precision=precision,
         nearest_wrong=with_cosines,
+        kernel=kernel,
+        skip=skip / axis.size,
     )
     dtype = compute_dtype(embeddings, class_weights)
     batch = share_batch(embeddings, labels, scale, axis, dtype)
@@ -172,12 +182,13 @@ def margin_cross_entropy(
 
 
 def cosines_and_mask(
-    embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array
+    embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array, precision: str = "highest"
 ) -> tuple[jax.Array, jax.Array]:
     """(cosines [N, C], which of them is the true class's), for a loss that needs them all."""
     embeddings = check_floating("embeddings", embeddings, 2)
     labels = check_labels(labels, embeddings.shape[0], jnp.shape(class_weights)[0])
-    cosine = cosine_logits(blank_ignored(embeddings, labels), class_weights)
+    blanked = blank_ignored(embeddings, labels)
+    cosine = cosine_logits(blanked, class_weights, precision=precision)
     return cosine, target_mask(labels, cosine.shape[1])
 
 
@@ -301,6 +312,7 @@ class MarginSoftmax(Loss):
             scale=self.radius(params),
             label_smoothing=self.label_smoothing,
             filter_threshold=self.filter_threshold,
+            precision=context.precision,
             with_cosines=True,
             **over,
         )

@@ -20,6 +20,7 @@ from arcface_jax.runs.loop import BEST_BY
 from arcface_jax.runs.setup import Setup
 from arcface_jax.runs.verifier import ALL_PAIRS, ALL_PAIRS_FARS, AVERAGE, Numbers, by_set
 from arcface_jax.training.optimisers import peak_learning_rate
+from arcface_jax.training.step import head_precision
 
 TABLE_FARS = (1e-2, 1e-3)
 """False accept rates of the closing table."""
@@ -191,15 +192,13 @@ def print_plan(console: Console, setup: Setup) -> None:
             f"probability {_CONFIDENT} over {data.num_classes:,} classes takes {least:.1f} or more"
         )
         table.add_row("", f"scale {scale:g}; {needed}{advice}")
-    if config.head.kind != "dense":
-        sampled = (
-            f", {config.head.sample_rate:.0%} of the classes a step"
-            if config.head.sample_rate < 1
-            else ""
-        )
-        table.add_row(
-            "Head", f"{config.head.kind}, {config.head.chunk:,} classes at a time{sampled}"
-        )
+    head, precision = config.head, head_precision(config.head)
+    many = f"{head.chunk:,} classes at a time" if head.kernel == "xla" else "in tiles by Pallas"
+    words = [] if head.kind == "dense" else [many]
+    words += [f"{head.sample_rate:.0%} of the classes a step"] if head.sample_rate < 1 else []
+    words += [f"products in {precision} precision"] if precision != "highest" else []
+    if words and weights is not None:
+        table.add_row("Head", ", ".join([head.kind, *words]))
     rate = peak_learning_rate(config.optimiser, config.run.batch_size)
     table.add_row(
         "Optimiser", f"{config.optimiser.name}, learning rate {rate:g}, {config.optimiser.schedule}"

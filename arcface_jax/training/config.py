@@ -161,6 +161,19 @@ class HeadConfig:
     """
     dtype: Literal["float32", "bfloat16"] = "float32"
     """How update fused stores class weights and momentum; bfloat16 is rounded at random."""
+    precision: Literal["highest", "high", "bfloat16"] | None = None
+    """Of the products with the class weights, forward and backward. highest: float32. high: TF32 on
+    a GPU, three bf16 products on a TPU. bfloat16: factors rounded to bf16, sums in float32. highest
+    on a CPU and bfloat16 on other devices if not given.
+    """
+    kernel: Literal["xla", "pallas"] = "xla"
+    """What forms the sums over classes (chunked and sharded, update optimiser). pallas: in tiles
+    whose logits are never written to memory, for GPU and TPU; not measured.
+    """
+    skip: float = 0.0
+    """δ of kernel pallas: tiles of negligible probabilities are left out of the gradient, which
+    changes that of the mean loss by a normalised embedding by at most δ·s/N.
+    """
 
 
 @dataclasses.dataclass(frozen=True)

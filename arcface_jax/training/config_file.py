@@ -87,8 +87,11 @@ _FORMER_LOSS = {
     "sub_centers": 1,
     "label_smoothing": 0.0,
     "filter_threshold": None,
+    "precision": "highest",
 }
-"""What every loss section said, before a loss had fields of its own, of what was not set."""
+"""What loss sections said, before a loss had fields of its own and precision was the head's, of
+what was not set.
+"""
 
 
 def _loss(values: dict[str, Any]) -> tuple[type[Loss], dict[str, Any]]:

@@ -46,6 +46,7 @@ class HeadSize:
       dtype: what weights and momentum are kept in: float32, or bfloat16 for fused and partial.
       chunk: classes at a time.
       rate: the part of the classes that partial samples.
+      precision: of the products, as `HeadConfig` has it.
     """
 
     head: str
@@ -56,6 +57,7 @@ class HeadSize:
     dtype: str = "float32"
     chunk: int = DEFAULT_CHUNK
     rate: float = 0.1
+    precision: Any = None
 
     def __post_init__(self) -> None:
         check_choice("head", self.head, HEADS)
@@ -149,9 +151,10 @@ def device_step(size: HeadSize) -> Callable[..., tuple[HeadState, jax.Array, jax
     """
     sample_rate = size.rate if size.head == "partial" else 1.0
     stored: Any = size.dtype
-    head = HeadConfig("sharded", size.chunk, sample_rate, "fused", "update", stored)
+    head = HeadConfig("sharded", size.chunk, sample_rate, "fused", "update", stored, size.precision)
     if size.head in ("dense", "chunked"):
-        head = HeadConfig("dense" if size.head == "dense" else "sharded", size.chunk)
+        kind: Any = "dense" if size.head == "dense" else "sharded"
+        head = HeadConfig(kind, size.chunk, precision=size.precision)
 
     def step(
         state: HeadState, e: jax.Array, y: jax.Array, rate: jax.Array, key: jax.Array

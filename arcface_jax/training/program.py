@@ -262,7 +262,7 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
                 raise InputError(f"head.{field} {value} does nothing with {why}; leave it out")
 
     if head.kind == "dense":
-        refuse(("chunk", "sample_rate", "update"), "head.kind dense")
+        refuse(("chunk", "sample_rate", "update", "kernel", "skip"), "head.kind dense")
     elif not loss.any_head:
         raise InputError(
             f"head.kind {head.kind} has no loss.name {name}, which needs all logits; use dense"
@@ -270,10 +270,22 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
     if head.chunk < 1:
         raise InputError(f"head.chunk is {head.chunk}; pass 1 or more classes")
     check_between("head.sample_rate", head.sample_rate, 0.0, 1.0, open_low=True)
+    check_between("head.skip", head.skip, 0.0, 1.0)
+    if head.kernel == "xla":
+        refuse(("skip",), "head.kernel xla")
+    else:
+        refuse(("chunk",), "head.kernel pallas")
+        if getattr(loss, "sub_centers", 1) > 1:
+            raise InputError(
+                f"head.kernel pallas has no loss.sub_centers {loss.sub_centers}; use xla"
+            )
+    learnt = jax.eval_shape(lambda: loss.init_params(jax.random.key(0), 2, 2))
+    if "class_weights" not in learnt:
+        refuse(("precision",), f"loss.name {name}, which has no class weights")
     if head.update == "optimiser":
         refuse(("unsampled", "dtype"), "head.update optimiser")
         return
-    learnt = jax.eval_shape(lambda: loss.init_params(jax.random.key(0), 2, 2))
+    refuse(("kernel",), "head.update fused")
     kind: Any = type(loss)  # a fused head asks for its psi alone
     more = kind.__call__ is not MarginSoftmax.__call__ or kind.penalty is not MarginSoftmax.penalty
     if loss.needs_norms or more or learnt.keys() != {"class_weights"}:

@@ -3,6 +3,7 @@
 python -m experiments.benchmark head                   the head, beside dense and PyTorch
 python -m experiments.benchmark head --traffic         what it sends between devices
 python -m experiments.benchmark head --recall          the softmax that some classes hold
+python -m experiments.benchmark head --errors          loss and gradients at lower precision
 python -m experiments.benchmark head-storage           a head kept in float32 and in bfloat16
 python -m experiments.benchmark step                   training steps, beside PyTorch
 python -m experiments.benchmark data                   the input pipeline, beside plain loops
@@ -13,7 +14,7 @@ python -m experiments.benchmark step --compare FILE    beside a former run: its 
 
 Each measures in rounds, everything in turn, and gives the ratios of the rounds: those stay the same
 on a busy machine, where times do not. All of it goes to runs/benchmark-NAME, or --output:
-records.json and pictures; --traffic and --recall print a table alone.
+records.json and pictures; --traffic, --recall and --errors print a table alone.
 """
 
 import importlib

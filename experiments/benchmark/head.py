@@ -1,6 +1,9 @@
-"""Measures a training step of the head, beside dense and PyTorch, and what it sends."""
+"""Measures a training step of the head, beside dense and PyTorch, what it sends, and what lower
+precision does to it.
+"""
 
 import dataclasses
+import functools
 import importlib.util
 import itertools
 import pathlib
@@ -20,6 +23,7 @@ from arcface_jax.figures.benchmark import head_growth
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
 from arcface_jax.heads.sampling import hard_classes, partition_recall, sample_classes
 from arcface_jax.heads.traffic import collective_bytes
+from arcface_jax.losses import margin_softmax_loss
 from arcface_jax.training.head_plan import HeadSize, compile_step, predicted_memory
 
 from .head_cases import CASES, TORCH, head_size
@@ -53,6 +57,8 @@ class HeadBenchmark(BenchmarkOptions):
     """Count instead what travels between devices, in programs compiled for 2, 4 and 8 of them."""
     recall: bool = False
     """Measure instead how much of the exact partition function a part of the classes holds."""
+    errors: bool = False
+    """Measure instead how far loss and gradients are from float64 at each precision of products."""
     output: pathlib.Path = pathlib.Path("runs/benchmark-head")
     """Folder for records.json and the pictures."""
 
@@ -62,7 +68,9 @@ def run_head_benchmark(config: HeadBenchmark) -> int:
     for head in config.heads:
         if head not in (TORCH, *CASES):
             raise InputError(f"heads has {head!r}; choose among {', '.join((TORCH, *CASES))}")
-    if not (config.traffic or config.recall):
+    instead = {"traffic": count_traffic, "recall": measure_recall, "errors": measure_errors}
+    wanted = [name for name in instead if getattr(config, name)]
+    if not wanted:
         if TORCH in config.heads and importlib.util.find_spec("torch") is None:
             print("torch is not installed: no comparison with it")
             config = dataclasses.replace(
@@ -70,10 +78,9 @@ def run_head_benchmark(config: HeadBenchmark) -> int:
             )
         return measure_heads(config)
     if config.compare is not None:
-        raise InputError(
-            "--compare is for time and memory; leave out --traffic and --recall, or --compare"
-        )
-    (count_traffic if config.traffic else measure_recall)(new_console(), config)
+        raise InputError(f"--compare is for time and memory; leave out --{wanted[0]}, or --compare")
+    for name in wanted:
+        instead[name](new_console(), config)
     return 0
 
 
@@ -190,7 +197,7 @@ def size_table(records: Records, batch: int, classes: int) -> Table:
     return table
 
 
-# Traffic and recall
+# Traffic, recall, errors
 # ----------------------------------------------------------------------------------------
 
 
@@ -246,4 +253,59 @@ def measure_recall(console: Console, config: HeadBenchmark) -> None:
                 move(1)
     title = f"Mean part of the exact Σ over wrong classes: N = {batch}, C = {classes:,}, s = 64"
     header = ("embedding: cosine to its centre", "classes used", "random part", "nearest part")
+    console.print(table_of(header, rows, left=0, title=title))
+
+
+SIMULATED = ("highest", "tf32", "bfloat16")
+"""Precisions whose rounding is the same on every device."""
+
+
+@functools.partial(jax.jit, static_argnames=("precision", "chunk"))
+def loss_and_slopes(
+    embeddings: jax.Array, weights: jax.Array, labels: jax.Array, precision: str, chunk: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(ArcFace's losses [N], gradients of their sum by embeddings and by class weights)."""
+
+    def total(embeddings: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        loss = margin_softmax_loss(embeddings, weights, labels, precision=precision, chunk=chunk)
+        return loss.sum(), loss
+
+    slopes, loss = jax.grad(total, argnums=(0, 1), has_aux=True)(embeddings, weights)
+    return loss, *slopes
+
+
+def measure_errors(console: Console, config: HeadBenchmark) -> None:
+    """Errors beside float64, of a batch that is not trained and of one that is: embeddings with a
+    cosine of 0 and of .8 to their centres.
+    """
+    batch, rows, cosines = config.batches[0], [], (0.0, 0.8)
+    turns = len(cosines) * len(config.classes) * len(SIMULATED)
+    with progress_bar(console, "Computing", turns) as move:
+        for cosine, classes in itertools.product(cosines, config.classes):
+            random = np.random.default_rng(classes)
+            weights = random.standard_normal((classes, config.dim), np.float32)
+            labels = random.integers(0, classes, batch)
+            noise = random.standard_normal((batch, config.dim), np.float32)
+            embeddings = np.float32(cosine) * weights[labels]
+            embeddings += np.float32((1 - cosine**2) ** 0.5) * noise
+            with jax.enable_x64(True):
+                wide = (array.astype(np.float64) for array in (embeddings, weights))
+                exact = loss_and_slopes(*wide, labels, "highest", config.chunk)
+                exact = [np.asarray(array) for array in exact]
+            for precision in SIMULATED:
+                found = loss_and_slopes(embeddings, weights, labels, precision, config.chunk)
+                errors = [np.asarray(one) - two for one, two in zip(found, exact, strict=True)]
+                parts = (
+                    np.linalg.norm(e) / np.linalg.norm(x)
+                    for e, x in zip(errors, exact, strict=True)
+                )
+                numbers = (exact[0].mean(), errors[0].mean(), np.abs(errors[0]).max(), *parts)
+                cells = (f"{number:.2g}" for number in numbers[1:3])
+                shares = (f"{number:.1e}" for number in numbers[4:])
+                about = (f"{cosine:g}", f"{classes:,}", precision)
+                rows.append((*about, f"{numbers[0]:.2f}", *cells, *shares))
+                move(1)
+    title = f"ArcFace beside float64: N = {batch}, D = {config.dim}, s = 64"
+    header = ("cosine to centre", "classes", "precision", "loss", "error of the mean", "largest")
+    header = (*header, "embeddings' gradient, relative", "class weights'")
     console.print(table_of(header, rows, left=0, title=title))

@@ -52,6 +52,7 @@ TITLES: dict[Part, str] = {
     "sizes": "ArcFace over the embedding size",
     "noise": "Wrong labels: one centre, sub-centres, and training again after the clean-up",
     "optimisation": "Where training from scratch fails, and what cures it",
+    "precision": "The head's products in float32 and with factors rounded to bfloat16",
 }
 
 

@@ -20,7 +20,9 @@ from arcface_jax.training.config import (
 
 from .run import Case
 
-Part = Literal["losses", "angles", "margins", "scales", "sizes", "noise", "optimisation"]
+Part = Literal[
+    "losses", "angles", "margins", "scales", "sizes", "noise", "optimisation", "precision"
+]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 SYNTHETIC, OMNIGLOT = "synthetic", "omniglot"
@@ -149,6 +151,7 @@ class Plan:
             "sizes": lambda: self._sweep("model.embedding_size", "d", SIZES),
             "noise": self._noise,
             "optimisation": self._optimisation,
+            "precision": self._precision,
         }
         return parts[part]()
 
@@ -198,6 +201,16 @@ class Plan:
                 cases[f"{trouble}, {cure}"] = self.case(name, {**what, **changes}, seeds=first)
         return cases
 
+    def _precision(self) -> dict[str, Case]:
+        return {
+            f"{label}, {precision}": self.case(
+                f"precision/{label.split(',')[0].lower()}_{precision}",
+                {**changes, "head.precision": precision},
+            )
+            for label, changes in ROUNDED.items()
+            for precision in PRECISIONS
+        }
+
 
 _LARGE_SCALE = 64.0
 RULES = ("none", "linear", "easy", "clip", "reflect")
@@ -217,3 +230,12 @@ CURES: dict[str, dict[str, Any]] = {
     "CosFace instead": {"loss.name": "cosface"},
 }
 """What may help where ArcFace does not learn."""
+
+PRECISIONS = ("highest", "bfloat16")
+"""Of the head's products: the finest and the coarsest, which every device rounds alike."""
+
+ROUNDED: dict[str, dict[str, Any]] = {
+    "ArcFace, s = 16": {},
+    "CosFace, s = 64": {"loss.name": "cosface", "loss.scale": _LARGE_SCALE},
+}
+"""Losses that are trained at each precision: with the scale, an error of a cosine grows."""

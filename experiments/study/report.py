@@ -23,7 +23,17 @@ from arcface_jax.margins import Psi, softmax_on_sphere
 from arcface_jax.runs.run_folder import read_metrics
 from arcface_jax.training.config import Config
 
-from .plan import ANGLE_LOSSES, CURES, RULES, TESTED, TROUBLES, WATCHED, Part
+from .plan import (
+    ANGLE_LOSSES,
+    CURES,
+    PRECISIONS,
+    ROUNDED,
+    RULES,
+    TESTED,
+    TROUBLES,
+    WATCHED,
+    Part,
+)
 from .run import ANGLES_FILE, Case
 from .tables import (
     COLUMNS,
@@ -256,6 +266,35 @@ def optimisation_panels(labels: Sequence[str]) -> dict[str, dict[str, str]]:
     }
 
 
+def precision_report(found: Findings) -> PartReport:
+    """Verification, and the loss over a run, at each precision of the head's products."""
+    rows, texts, numbers, curves = [], [], {}, {}
+    for loss in ROUNDED:
+        runs = {one: found.runs.get(f"{loss}, {one}", {}) for one in PRECISIONS}
+        for precision, of_seeds in runs.items():
+            if not of_seeds:
+                continue
+            label = f"{loss}, {precision}"
+            case = found.cases[label]
+            lines = [read_metrics(case.folder(found.root, seed)) for seed in of_seeds]
+            losses = [[line["loss"] for line in one if "loss" in line] for one in lines]
+            curves[label] = losses
+            ends = [float(np.mean(one[-max(1, len(one) // 10) :])) for one in losses]
+            verified = [cell(percents(of_seeds, column)) for column in COLUMNS]
+            rows.append([label, *verified, cell(ends, digits=3)])
+        tests = seed_differences(runs, PRECISIONS[0], PRECISIONS[1:])
+        numbers[loss] = {
+            "verification": verification_numbers(runs),
+            "tests": tests_by_name(tests),
+            "losses": {one: curves.get(f"{loss}, {one}", []) for one in PRECISIONS},
+        }
+        if tests:
+            text = markdown_table(DIFFERENCE_HEADER, difference_rows(tests, PRECISIONS[0]))
+            texts.append(f"{loss}:\n\n{text}")
+    header = ("loss, precision", *COLUMNS.values(), "loss of the last tenth")
+    return PartReport("\n".join([markdown_table(header, rows), *texts]), numbers, {})
+
+
 REPORTS: dict[Part, Callable[[Findings], PartReport]] = {
     "losses": losses_report,
     "angles": angles_report,
@@ -264,5 +303,6 @@ REPORTS: dict[Part, Callable[[Findings], PartReport]] = {
     "sizes": lambda found: sweep_report(found, "sizes", "embedding size D", True),
     "noise": noise_report,
     "optimisation": optimisation_report,
+    "precision": precision_report,
 }
 """What makes the report of each part."""

@@ -408,7 +408,8 @@ def test_a_folder_opens_as_what_was_converted_whatever_it_is_called(rows, tmp_pa
     assert isinstance(written, FolderSource)
     assert people_of(written) == people_of(source)
     for remark in written.noted:
-        assert remark.kind in ("files", "similar name"), remark  # nothing is left out
+        # Nothing is left out.
+        assert remark.kind in ("files", "similar name", "by content"), remark
 
 
 @pytest.mark.parametrize("format", ["recordio", "array_record"])

@@ -19,6 +19,7 @@ UNSET = {
     "sub_centers": 1,
     "label_smoothing": 0.0,
     "filter_threshold": None,
+    "precision": "highest",
 }
 
 
@@ -59,6 +60,7 @@ def test_what_is_set_is_read(read):
         ("magface", "margin_warmup", 0.5),
         ("cosface", "past_pi", "linear"),
         ("triplet", "sub_centers", 3),
+        ("softmax", "precision", "high"),
     ],
 )
 def test_what_the_loss_has_not_is_refused(read, name, field, value):

@@ -29,6 +29,7 @@ FUSED = dataclasses.replace(CHUNKED, update="fused")
         (ArcFace(), HeadConfig("chunked", chunk=0), "head.chunk is 0"),
         (ArcFace(), HeadConfig("chunked", sample_rate=1.5), "head.sample_rate"),
         (ArcFace(), HeadConfig("chunked", dtype="bfloat16"), "head.dtype bfloat16 does nothing"),
+        (Triplet(), HeadConfig(precision="high"), "head.precision high does nothing with loss.na"),
         (MagFace(), FUSED, "head.update fused has no loss.name magface"),
         (Intra(), FUSED, "head.update fused has no loss.name intra"),
         (NormFace(learn_scale=True), FUSED, "head.update fused has no loss.name normface"),
