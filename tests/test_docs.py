@@ -67,7 +67,7 @@ def test_options_of_a_run_exist(page):
 
 
 def command_options(module: str) -> set[str]:
-    """The fields of a command's dataclasses, those of `PhotoOptions` if they derive from it, and the
+    """The fields of a command's dataclasses, those of `PhotoOptions` that they derive from, and the
     options that it takes out of the arguments itself.
     """
     found = {"--help"}
