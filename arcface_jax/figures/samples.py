@@ -11,7 +11,7 @@ from arcface_jax.figures.style import check_images, fitted, new_figure, style
 
 _SHEET_WIDTH = 9.0  # inches
 _CELL, _LINE = 1.7, 0.125  # inches: a face's width, and the height of a line below it
-_LETTERS = 30  # that fit below a face
+_LETTERS = 28  # that fit below a face
 
 
 @style()
