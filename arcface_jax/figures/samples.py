@@ -88,7 +88,7 @@ def face_sheet(
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     lines = max(len(caption) for caption in captions)
-    below = _LINE * (lines + 0.5)
+    below = _LINE * (lines + 1)
     figure = new_figure(
         max(_CELL * columns, 5.0), (_CELL * 0.94 * height / width + below) * rows + 0.4
     )
