@@ -4,9 +4,8 @@ python -m experiments.demo 068.ckpt --threshold 0.4
 python -m experiments.demo exported --people people/ --detect
 
 Two photos: the same person or not. With --people (people/NAME/*.jpg) also: who is this? Needs the
-extra requirements-demo.txt. Nothing leaves the computer: the page is for this computer alone unless
---host says otherwise, it loads nothing from elsewhere, and the photos are deleted when it is
-stopped.
+extra "demo". Nothing leaves the computer: the page is for this computer alone unless --host says
+otherwise, it loads nothing from elsewhere, and the photos are deleted when it is stopped.
 """
 
 import dataclasses
@@ -21,6 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 from rich.console import Console
 
+from arcface_jax.command_name import install
 from arcface_jax.commands.command import (
     Cosine,
     Range,
@@ -245,7 +245,7 @@ def run(arguments: Arguments) -> None:
     try:
         gradio = importlib.import_module("gradio")
     except ImportError as error:
-        raise InputError("the page needs Gradio; pip install -r requirements-demo.txt") from error
+        raise InputError(f"the page needs Gradio; {install('demo')}") from error
     arguments.check()
     check_address(arguments.host, arguments.port)
     about = (arguments.model, arguments, arguments.far, arguments.threshold, console)

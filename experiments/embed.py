@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from arcface_jax.command_name import install
 from arcface_jax.commands.command import (
     Count,
     check_new_file,
@@ -124,9 +125,7 @@ def import_arrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError(
-            "pyarrow is needed to write Parquet: pip install -r requirements-parquet.txt"
-        ) from error
+        raise InputError(f"pyarrow is needed to write Parquet: {install('parquet')}") from error
     return pyarrow
 
 

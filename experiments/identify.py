@@ -121,7 +121,7 @@ class Name(PhotoOptions):
     """
     project: Project = None
     engine: Engine = "jax"
-    """What searches; both are exact. faiss needs the packages of requirements-faiss.txt."""
+    """What searches; both are exact. faiss needs the extra "faiss"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +155,7 @@ class TimedSearch:
     candidates: Count = 1
     """How many of the most alike entries to write for each probe."""
     engine: Engine = "jax"
-    """What searches; both are exact. faiss needs the packages of requirements-faiss.txt."""
+    """What searches; both are exact. faiss needs the extra "faiss"."""
 
 
 def choose_threshold(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from rich.console import Console
 
-from arcface_jax.command_name import command
+from arcface_jax.command_name import command, install
 from arcface_jax.commands.command import say
 from arcface_jax.commands.evaluation_inputs import RULE, read_arrays, read_rule
 from arcface_jax.commands.models import Embedder
@@ -227,9 +227,7 @@ def find_candidates(
     try:
         faiss = importlib.import_module("faiss")
     except ImportError as error:
-        raise InputError(
-            "--engine faiss: needs Faiss; pip install -r requirements-faiss.txt"
-        ) from error
+        raise InputError(f"--engine faiss: needs Faiss; {install('faiss')}") from error
     gallery, probes = check_embeddings(gallery, "gallery"), check_embeddings(probes, "probes")
     index = faiss.IndexFlatIP(gallery.shape[1])
     index.add(np.ascontiguousarray(gallery, np.float32))

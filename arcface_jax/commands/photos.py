@@ -43,7 +43,7 @@ class PhotoOptions:
     without it (data.no-flip-test), else add.
     """
     detect: bool = False
-    """Find and align the face in each photo; needs requirements-detection.txt. Without it the
+    """Find and align the face in each photo; needs the extra "detection". Without it the
     middle is taken, which must be cropped as the training images were.
     """
     face: Which = "middle"

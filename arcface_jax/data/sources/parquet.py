@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from arcface_jax.command_name import install
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.data.sources.filetree import Listing
 from arcface_jax.data.sources.folder import NoImagesError
@@ -33,7 +34,7 @@ class ParquetSource(EncodedSource):
     small set or reading in order is fast, and shuffled training on a large set is not: convert it
     to RecordIO or array_record first.
 
-    Needs the packages of requirements-parquet.txt.
+    Needs the extra `parquet`.
 
     Args:
       path: a file, or a folder whose `.parquet` files, at any depth, count in sorted order.
@@ -184,9 +185,7 @@ class ParquetSource(EncodedSource):
         try:
             import pyarrow.parquet as pq
         except ImportError:
-            raise InputError(
-                "reading Parquet needs pyarrow; pip install -r requirements-parquet.txt"
-            ) from None
+            raise InputError(f"reading Parquet needs pyarrow; {install('parquet')}") from None
         self._files = [
             _read(name, lambda name=name: pq.ParquetFile(name, memory_map=True))
             for name in self._paths
