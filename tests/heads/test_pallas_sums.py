@@ -2,6 +2,7 @@
 for CUDA and TPU.
 """
 
+import dataclasses
 import functools
 import re
 
@@ -102,7 +103,7 @@ def forwards_and_backwards(tiles, options, e, w, labels, scale, slopes):
 
 def assert_same(found, wanted, rtol, atol):
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(one, other, rtol=rtol, atol=atol)
+        np.testing.assert_allclose(np.float64(one), other, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -123,9 +124,9 @@ def test_every_margin_against_float64(way):
         again, gradients = found(*singles, jnp.stack(slopes))
         wanted = in_numpy(e, w, labels, scale, np.float64(slopes))
         assert_same(again, wanted[0], 1e-5, 2e-6)
-        of_e, of_w, of_scale = (np.abs(gradient).max() for gradient in wanted[1])
-        for one, other, most in zip(gradients, wanted[1], (of_e, of_w, of_scale), strict=True):
-            np.testing.assert_allclose(one, other, rtol=2e-5, atol=3e-6 * most, err_msg=name)
+        for one, other in zip(gradients, wanted[1], strict=True):
+            most = np.abs(other).max()
+            np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5 * most, err_msg=name)
 
 
 @settings(max_examples=15)
@@ -141,7 +142,7 @@ def test_float64_is_numpys(seed, way, scale, length):
     slopes = np.random.default_rng(seed).normal(size=(3, ROWS))
     arguments = (e, w * length, labels, scales * scale / 20.0, slopes)
     with jax.enable_x64(True):
-        options = SumOptions(**{**vars(OPTIONS), "filter_threshold": 0.5})
+        options = dataclasses.replace(OPTIONS, filter_threshold=0.5)
         found = run(way, options)(*arguments)
     of_e, of_w, of_scale = found[1]
     sums, (want_e, want_w, want_scale) = in_numpy(*arguments, threshold=0.5)
@@ -157,13 +158,16 @@ def test_what_is_skipped_is_within_its_bound(seed, way, scale):
     """
     generator = np.random.default_rng(seed)
     e, w, labels, _ = problem(seed)
-    # In tiles of similar classes and examples, so that some are far from each other.
-    e, w = e[np.argsort(e[:, 0])], w[np.argsort(w[:, 0])]
+    # Two groups of similar classes and examples, each in tiles of its own, far from the other.
+    first, group = np.arange(ROWS) < 8, np.eye(DIM)[0] * 5
+    e = unit(e * 3 + np.where(first[:, None], group, -group))
+    w = w + np.where(np.arange(CLASSES)[:, None] < 32, group, -group)
+    labels = np.where(labels < 0, -1, np.where(first, labels % 32, 32 + labels % 21))
     slopes = generator.uniform(size=(3, ROWS)) * [[-1.0], [1.0], [0.0]]
     slopes[:, labels < 0] = 0.0
     arguments, delta = (e, w, labels, np.full(ROWS, scale), slopes), 0.3
     with jax.enable_x64(True):
-        options = SumOptions(**{**vars(OPTIONS), "skip": delta})
+        options = dataclasses.replace(OPTIONS, skip=delta)
         _, found = run(way, options)(*arguments)
     skipped = in_numpy(*arguments, tiles=WAYS[way], skip=delta)[1]
     assert_same(found[:2], skipped[:2], 1e-8, 1e-8)
@@ -173,8 +177,7 @@ def test_what_is_skipped_is_within_its_bound(seed, way, scale):
     assert np.linalg.norm(found[0] - exact[0], axis=1).max() <= most * (1 + 1e-9)
     changed = np.linalg.norm(found[1] - exact[1], axis=1) * norms
     assert changed.max() <= most * ROWS / CLASSES * (1 + 1e-9)
-    if scale > 50:
-        assert np.any(skipped[0] != exact[0])
+    assert np.any(skipped[0] != exact[0]) or scale < 30
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -185,17 +188,17 @@ def test_products_of_bf16_are_summed_in_float32(dtype):
     e, w, labels, scale = (np.float32(array) for array in problem())
     e, w, labels = e.astype(jnp.bfloat16), w.astype(jnp.bfloat16), labels.astype(np.int32)
     slopes = np.float32(np.random.default_rng(0).normal(size=(3, ROWS)))
-    options = SumOptions(**{**vars(OPTIONS), "precision": "bfloat16"})
+    options = dataclasses.replace(OPTIONS, precision="bfloat16")
     sums, gradients = run("apart", options)(
         e.astype(np.float32), w.astype(dtype), labels, scale, slopes
     )
-    wide = (np.float64(array) for array in (e, w, labels, scale, slopes))
-    wanted = in_numpy(*wide)
+    wanted = in_numpy(*(array.astype(np.float64) for array in (e, w, labels, scale, slopes)))
     assert_same(sums, wanted[0], 1e-5, 1e-5)
     assert gradients[1].dtype == dtype
     for one, other in zip(gradients, wanted[1], strict=True):
         largest = np.abs(other).max()
-        np.testing.assert_allclose(np.float64(one), other, rtol=2**-7, atol=2**-7 * largest)
+        one = np.asarray(one).astype(np.float64)
+        np.testing.assert_allclose(one, other, rtol=2**-7, atol=2**-7 * largest)
 
 
 def test_the_loss_is_the_same_whatever_the_kernel():
@@ -203,8 +206,8 @@ def test_the_loss_is_the_same_whatever_the_kernel():
     e, w, labels, scale = problem()
     labels[1] = 4
     e, w = np.float32(e), np.float32(w)
-    options = {"label_smoothing": 0.1, "filter_threshold": 0.5, "with_cosines": True}
-    loss = functools.partial(margin_softmax_loss, scale=np.float32(scale), **options)
+    options = {"scale": np.float32(scale), "label_smoothing": 0.1, "with_cosines": True}
+    loss = functools.partial(margin_softmax_loss, **options)
     tiled = jax.jit(functools.partial(loss, kernel="pallas"))
     assert_same(tiled(e, w, labels), jax.jit(loss)(e, w, labels), 2e-5, 2e-5)
     for broken in (np.nan, np.inf, 3e19):  # the square of 3e19 overflows
@@ -239,10 +242,8 @@ def test_it_is_lowered_without_a_device_and_has_no_logits(platform, precision):
     name = {"cuda": "__gpu$xla.gpu.triton", "tpu": "tpu_custom_call"}[platform]
     assert kernels.count(name) == 3
     shapes = re.findall(r"tensor<([\dx]+)x(?:f32|bf16|i1)>", text)
-    sizes = {tuple(map(int, shape.split("x"))) for shape in shapes}
-    assert (classes, dim) in sizes
-    # What is larger than class weights and embeddings would be logits.
-    assert all(np.prod(size) <= classes * dim for size in sizes)
+    assert f"{classes}x{dim}" in shapes
+    assert not any({str(rows), str(classes)} <= set(shape.split("x")) for shape in shapes)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +252,7 @@ def test_it_is_lowered_without_a_device_and_has_no_logits(platform, precision):
         ({"kernel": "cuda"}, "kernel is 'cuda'; pass one of xla, pallas"),
         ({"kernel": "pallas", "chunk": 9}, "chunk 9 does nothing with kernel pallas; leave it out"),
         ({"skip": 0.1}, "skip 0.1 does nothing with kernel xla; leave it out"),
-        ({"kernel": "pallas", "skip": 2.0}, r"skip is 2.0; it must be .*"),
+        ({"kernel": "pallas", "skip": 2.0}, r"skip is 2; pass a number in \[0, 1\]"),
         ({"kernel": "pallas", "precision": "tf32"}, "precision is 'tf32'; pass one of highest, .*"),
     ],
 )
