@@ -1,4 +1,4 @@
-"""How a command is called, as messages and `--help` spell it."""
+"""How a command is called and a missing package installed, as messages and `--help` spell it."""
 
 import pathlib
 import sys
@@ -11,7 +11,20 @@ def command(name: str) -> str:
     """`arcface-jax NAME` for who installed the package, `python -m experiments.NAME` in a
     checkout, unless the console script was called there.
     """
-    installed = (pathlib.Path(__file__).parent / "experiments").is_dir()
-    if installed or pathlib.Path(sys.argv[0]).stem == SCRIPT:
+    if _installed() or pathlib.Path(sys.argv[0]).stem == SCRIPT:
         return f"{SCRIPT} {name}"
     return f"python -m experiments.{name}"
+
+
+def install(extra: str) -> str:
+    """`pip install "arcface-jax[EXTRA]"` for who installed the package, `pip install -r
+    requirements-EXTRA.txt` in a checkout.
+    """
+    if _installed():
+        return f'pip install "arcface-jax[{extra}]"'
+    return f"pip install -r requirements-{extra}.txt"
+
+
+def _installed() -> bool:
+    """Whether this is no checkout: the commands are inside the package there."""
+    return (pathlib.Path(__file__).parent / "experiments").is_dir()

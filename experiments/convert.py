@@ -60,7 +60,7 @@ class Arguments:
     landmarks: pathlib.Path | None = None
     """List of five landmarks for each image (path x1 y1 … x5 y5); align to 112×112 crops."""
     detect: bool = False
-    """Align the face in each photograph; needs requirements-detection.txt."""
+    """Align the face in each photograph; needs the extra "detection"."""
     face: Which = "middle"
     """Which of several faces --detect takes: middle, the one nearest the middle, weighed with its
     size; or largest.

@@ -4,9 +4,8 @@ python -m experiments.demo 068.ckpt --threshold 0.4
 python -m experiments.demo exported --people people/ --detect
 
 Two photos: the same person or not. With --people (people/NAME/*.jpg) also: who is this? Needs the
-extra requirements-demo.txt. Nothing leaves the computer: the page is for this computer alone unless
---host says otherwise, it loads nothing from elsewhere, and the photos are deleted when it is
-stopped.
+extra "demo". Nothing leaves the computer: the page is for this computer alone unless --host says
+otherwise, it loads nothing from elsewhere, and the photos are deleted when it is stopped.
 """
 
 import dataclasses
@@ -21,6 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 from rich.console import Console
 
+from arcface_jax.command_name import install
 from arcface_jax.commands.command import (
     Cosine,
     Range,
@@ -128,7 +128,8 @@ class Answers:
         person = likest if cosine >= threshold else UNKNOWN
         numbers = f"similarity {cosine:.3f}, threshold {threshold:.3f}"
         card, entries = self._embedder.card, len(self._gallery.names)
-        tail = None if card is None else card.strangers_by(self._rule)
+        told = self._gallery.rule.told
+        tail = None if card is None or not told else card.strangers_by(self._rule)
         rare = "" if tail is None else f"\n\nStrangers so alike: {tail.words(cosine, entries)}"
         return f"## {person}\nMost alike: {likest}, {numbers}{rare}", crops[0]
 
@@ -244,7 +245,7 @@ def run(arguments: Arguments) -> None:
     try:
         gradio = importlib.import_module("gradio")
     except ImportError as error:
-        raise InputError("the page needs Gradio; pip install -r requirements-demo.txt") from error
+        raise InputError(f"the page needs Gradio; {install('demo')}") from error
     arguments.check()
     check_address(arguments.host, arguments.port)
     about = (arguments.model, arguments, arguments.far, arguments.threshold, console)
@@ -264,7 +265,7 @@ def run(arguments: Arguments) -> None:
     if arguments.people is not None:
         gallery = enrol(embedder, arguments.people, cropper, rule, console)
         say_tally(console, cropper.tally, arguments.face)
-        thresholds = (thresholds[0], choose_threshold(*about, len(gallery.names)))
+        thresholds = (thresholds[0], choose_threshold(*about, gallery, arguments.people))
     answers = Answers(embedder, cropper, gallery, rule)
     people = 0 if gallery is None else len(set(gallery.names.tolist()))
     with tempfile.TemporaryDirectory() as photos:

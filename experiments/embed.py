@@ -5,9 +5,10 @@ python -m experiments.embed exported lfw.bin embeddings.parquet
 python -m experiments.embed 068.ckpt photos/ embeddings.npz --detect
 
 The model is the folder of a run or of an export, a PyTorch checkpoint, or an ONNX or MXNet file.
-Beside a .npy file [N, D] of unit rows comes a .csv that says which image and identity each row is;
-an .npz file with `embeddings` and `labels` is what experiments.evaluate reads. An interrupted run
-goes on when the same command is given again.
+Beside a .npy file [N, D] of unit rows come a .csv that says which image and identity each row is,
+and a .rule.json that says how and by which model the photos were embedded; a Parquet file's
+metadata say how. An .npz file with `embeddings` and `labels` is what experiments.evaluate reads.
+An interrupted run goes on when the same command is given again.
 """
 
 import copy
@@ -22,6 +23,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from arcface_jax.command_name import install
 from arcface_jax.commands.command import (
     Count,
     check_new_file,
@@ -32,7 +34,12 @@ from arcface_jax.commands.command import (
     say,
 )
 from arcface_jax.commands.evaluation_inputs import RULE, SOURCE
-from arcface_jax.commands.gallery import PATTERNS, embed_crops, embed_patterns
+from arcface_jax.commands.gallery import (
+    PATTERNS,
+    about_embeddings,
+    embed_crops,
+    embed_patterns,
+)
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
 from arcface_jax.commands.partial import Partial, about_model
 from arcface_jax.commands.photos import Cropper, PhotoOptions, say_left_out, say_tally
@@ -42,7 +49,7 @@ from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.embedding_rule import EmbeddingRule
-from arcface_jax.files import replace_whole, whole_file, whole_text
+from arcface_jax.files import replace_whole, whole_file, whole_text, write_whole
 
 _IMAGES_A_SAVE = 1024
 
@@ -118,9 +125,7 @@ def import_arrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise InputError(
-            "pyarrow is needed to write Parquet: pip install -r requirements-parquet.txt"
-        ) from error
+        raise InputError(f"pyarrow is needed to write Parquet: {install('parquet')}") from error
     return pyarrow
 
 
@@ -142,6 +147,7 @@ def write(
         flat = arrow.array(np.ascontiguousarray(rows).reshape(-1))
         column = arrow.FixedSizeListArray.from_arrays(flat, rows.shape[1])
         table = arrow.table({"image": places, "identity": identities, "embedding": column})
+        table = table.replace_schema_metadata({RULE: rule.to_json()})
         with whole_file(output) as file:
             arrow.parquet.write_table(table, file)
     elif output.suffix == ".npz":
@@ -155,6 +161,7 @@ def write(
             writer = csv.writer(text)
             writer.writerow(["image", "identity"])
             writer.writerows(zip(places, identities, strict=True))
+        write_whole(output.with_suffix(".rule.json"), about_embeddings(rule, patterns))
         if len(kept) == len(source):
             replace_whole(partial.path, output)
         else:
@@ -178,9 +185,9 @@ def check_output(output: pathlib.Path) -> None:
         raise InputError(f"{output}: give a file that ends with .npy, .npz or .parquet")
     check_new_file(output)
     if output.suffix == ".npy":
-        check_new_file(
-            output.with_suffix(".csv"), f", and a list is to be written there beside {output.name}"
-        )
+        for suffix, what in ((".csv", "a list is"), (".rule.json", "how they were embedded is")):
+            beside = f", and {what} to be written there beside {output.name}"
+            check_new_file(output.with_suffix(suffix), beside)
     if output.suffix == ".parquet":
         import_arrow()
 

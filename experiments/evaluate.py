@@ -55,6 +55,7 @@ from arcface_jax.commands.command import (
 )
 from arcface_jax.commands.evaluation_inputs import (
     Entry,
+    ImageSet,
     embed_set,
     held_out_set,
     load_set,
@@ -69,7 +70,7 @@ from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_similarities
 from arcface_jax.evaluation.score_norm import ScoreNorm, ScoreNormKind
-from arcface_jax.evaluation.suite import EvaluationOptions, SetResult, evaluate_set
+from arcface_jax.evaluation.suite import EmbeddedSet, EvaluationOptions, SetResult, evaluate_set
 from arcface_jax.evaluation.tables import TableRow, to_text
 from arcface_jax.figures.evaluation_set import draw_set
 from arcface_jax.files import write_whole
@@ -107,6 +108,10 @@ class Arguments(PhotoOptions):
     """How many of the cohort count for an image, those most alike to it; all if not given."""
     folds: Count = 10
     """Contiguous folds of a .bin set, or of a list that does not tell them; 1: without folds."""
+    published_scripts: bool = False
+    """Also give accuracy and VAL as the scripts of insightface compute them, on their grid of
+    thresholds, to compare with published tables.
+    """
     fars: tuple[Share, ...] = (1e-3, 1e-2)
     """False accept rates at which TAR is reported."""
     deployment_fars: tuple[Share, ...] = (1e-2, 1e-3, 1e-4)
@@ -136,6 +141,8 @@ def read_entries(
         raise InputError(
             f"--project {arguments.project}: no --checkpoint is a PyTorch file; leave it out"
         )
+    if arguments.published_scripts and arguments.cohort is not None:
+        raise InputError("--published-scripts: take cosines as they are; leave --cohort out")
     arguments.check()
     searched = "--detect" if arguments.detect else "--aligned" if arguments.aligned else None
     if searched is not None and not arguments.checkpoint:
@@ -145,6 +152,7 @@ def read_entries(
     entries = [
         read_embeddings(path, arguments.flip, arguments.folds) for path in arguments.embeddings
     ]
+    check_folds([entry.data for entry in entries], arguments)
     check_names([place_of_set(each)[0] for each in arguments.sets])
     finder = FaceFinder(output, arguments.face, console) if arguments.detect else None
     of_training: dict[str, TableRow] = {}
@@ -179,6 +187,7 @@ def read_entries(
                 of_training[f"{prefix}training people"] = training_angles(
                     model, data, arguments.resampling, begin=begin
                 )
+        check_folds(sets, arguments)
         flip = arguments.flip or model.flip
         with concerning(str(folder)):
             entries += [embed_set(model, one, flip, f"{prefix}{one.name}", begin) for one in sets]
@@ -194,6 +203,16 @@ def check_names(names: Sequence[str]) -> None:
         raise InputError(
             f"two sets are called {max(names, key=names.count)!r}; rename one, --sets NAME=SOURCE"
         )
+
+
+def check_folds(sets: Sequence[EmbeddedSet | ImageSet], arguments: Arguments) -> None:
+    """Refuses --published-scripts for a set whose pairs are not in folds."""
+    for each in sets if arguments.published_scripts else ():
+        if each.pairs is None or each.pairs.num_folds < 2:
+            raise InputError(
+                f"--published-scripts: {each.name} has no list of pairs in folds, which the "
+                "scripts need; give one, or leave the option out"
+            )
 
 
 def with_cohort(entries: list[Entry], arguments: Arguments) -> list[Entry]:
@@ -288,7 +307,7 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     page = output / PAGE
     entries, of_training = read_entries(arguments, output, console)
     entries = with_cohort(entries, arguments)
-    shared = ("fars", "deployment_fars", "enrolled", "resampling")
+    shared = ("fars", "deployment_fars", "enrolled", "resampling", "published_scripts")
     options = EvaluationOptions(**{name: getattr(arguments, name) for name in shared})
     results = {}
     for entry in entries:

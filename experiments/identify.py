@@ -2,8 +2,12 @@
 
 python -m experiments.identify enrol exported people/ gallery.npz          people/NAME/*.jpg
 python -m experiments.identify name exported gallery.npz new/*.jpg         a name, or unknown
+python -m experiments.identify name exported gallery.npz test/ --picture named.png
 python -m experiments.identify verify exported a.jpg b.jpg --detect        the same person?
 python -m experiments.identify search gallery.npy probes.npz found.csv     for many embeddings
+
+Of photos in folders of people, test/NAME/*.jpg, the right names are known: each answer is marked,
+and the right and wrong ones are counted, of people in the gallery and of strangers.
 
 The model is best an export with a card, which holds the threshold for --far; for others give
 --threshold. Photos must be cropped to the face as the model's training images were, or need
@@ -15,7 +19,8 @@ import csv
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -40,6 +45,7 @@ from arcface_jax.commands.evaluation_inputs import RULE
 from arcface_jax.commands.gallery import (
     PATTERNS,
     Engine,
+    Gallery,
     check_same_model,
     check_same_rule,
     embed_patterns,
@@ -49,11 +55,21 @@ from arcface_jax.commands.gallery import (
 )
 from arcface_jax.commands.machine import peak_gigabytes
 from arcface_jax.commands.models import Model, Project, check_model, is_export, open_embedder
-from arcface_jax.commands.photos import Cropper, PhotoOptions, say_each_left_out, say_tally
+from arcface_jax.commands.photos import (
+    Cropper,
+    Photo,
+    PhotoOptions,
+    find_photos,
+    say_each_left_out,
+    say_tally,
+)
 from arcface_jax.data.open import open_source
+from arcface_jax.data.sources.encoded import without_spelling
 from arcface_jax.errors import InputError, concerning, printable
 from arcface_jax.evaluation.impostor_tail import ImpostorTail
 from arcface_jax.evaluation.templates import pool_templates
+from arcface_jax.figures.samples import face_sheet
+from arcface_jax.figures.style import save
 from arcface_jax.files import whole_file, whole_text
 from arcface_jax.interop.card import ModelCard
 
@@ -84,7 +100,7 @@ class Name(PhotoOptions):
     gallery: Annotated[pathlib.Path, tyro.conf.Positional]
     """What enrol wrote."""
     photos: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional]
-    """Image files."""
+    """Image files, or folders or zip files of them; of NAME/image.jpg the right names are known."""
     far: Share | None = None
     """Rate at which strangers are given a name (FPIR), 1e-3 if not given, for which the threshold
     is taken from the model card. A stranger is compared with all G entries of the gallery, so each
@@ -95,12 +111,17 @@ class Name(PhotoOptions):
     candidates: Count = 1
     """How many of the most alike entries to show for each photo."""
     output: pathlib.Path | None = None
-    """File to write as well, .csv: image, person, how many strangers are as alike if the card
-    tells, then each candidate with its cosine; of a photo that cannot be used, why.
+    """File to write as well, .csv: image, person, the right one and a verdict where names are
+    known, how many strangers are as alike if the card tells, then each candidate with its cosine;
+    of a photo that cannot be used, why.
+    """
+    picture: pathlib.Path | None = None
+    """Picture to write as well, .png: faces as the model saw them, with what was said of each; of
+    more than 60 the mistakes come first.
     """
     project: Project = None
     engine: Engine = "jax"
-    """What searches; both are exact. faiss needs the packages of requirements-faiss.txt."""
+    """What searches; both are exact. faiss needs the extra "faiss"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +155,7 @@ class TimedSearch:
     candidates: Count = 1
     """How many of the most alike entries to write for each probe."""
     engine: Engine = "jax"
-    """What searches; both are exact. faiss needs the packages of requirements-faiss.txt."""
+    """What searches; both are exact. faiss needs the extra "faiss"."""
 
 
 def choose_threshold(
@@ -143,11 +164,13 @@ def choose_threshold(
     far: float | None,
     threshold: float | None,
     console: Console,
-    entries: int = 1,
+    gallery: Gallery | None = None,
+    place: str = "",
 ) -> float:
     """The one given, or that of the export's card, with its warning; before the model is opened.
 
-    With more entries than one, `far` is the rate at which a stranger is accepted by any of them.
+    With a gallery, which lies at `place`, `far` is the rate at which a stranger is accepted by any
+    of its entries.
     """
     check_model(model)
     if threshold is not None:
@@ -159,8 +182,12 @@ def choose_threshold(
             "--threshold: the model has no card to take one from; give it, or export the model "
             "with --verify"
         )
-    card = ModelCard.read(model)
-    found = card.threshold(DEFAULT_FAR if far is None else far, options.rule(card.flip), entries)
+    card, far = ModelCard.read(model), DEFAULT_FAR if far is None else far
+    entries = 1 if gallery is None else len(gallery.names)
+    if gallery is not None and not gallery.rule.told:
+        with concerning(place):
+            card.threshold(far, gallery.rule, entries)
+    found = card.threshold(far, options.rule(card.flip), entries)
     if found.warning is not None:
         say(console, f"warning: {found.warning}", "yellow")
     return found.cosine
@@ -168,9 +195,7 @@ def choose_threshold(
 
 def enrol(arguments: Enrol, console: Console) -> None:
     """Every image, or every person, is an entry under the person's name."""
-    if arguments.gallery.suffix != ".npz":
-        raise InputError(f"{arguments.gallery}: give a file that ends with .npz")
-    check_new_file(arguments.gallery)
+    check_written(arguments.gallery, ".npz")
     with progress_bar(console, f"Opening {arguments.people}"):
         source = open_source(arguments.people)
     with progress_bar(console, f"Opening {arguments.model}"):
@@ -199,37 +224,128 @@ def enrol(arguments: Enrol, console: Console) -> None:
     say(console, f"{arguments.gallery}: {len(kept)} images of {people} people{entries}")
 
 
+RIGHT, WRONG, MISSED, ACCEPTED = "right", "wrong name", "not recognised", "stranger named"
+_NOT_TOLD = ""
+_WORST_FIRST = (ACCEPTED, WRONG, MISSED, _NOT_TOLD, RIGHT)
+_COLOURS = {RIGHT: "#009E73", _NOT_TOLD: "#000000", MISSED: "#E69F00"}
+_MISTAKE = "#D55E00"
+_DRAWN = 60
+
+
+def verdict(named: str | None, right: str | None, enrolled: Collection[str]) -> str:
+    """What an answer is worth: a name, or None for unknown, to a photo of `right`; empty where
+    nobody says whom it shows.
+    """
+    if right is None:
+        return _NOT_TOLD
+    if right not in enrolled:
+        return RIGHT if named is None else ACCEPTED
+    return MISSED if named is None else RIGHT if named == right else WRONG
+
+
+def counted(
+    people: Sequence[str | None], verdicts: Sequence[str], enrolled: Collection[str]
+) -> str:
+    """How many answers were right and wrong, a line of people in the gallery and one of others."""
+    lines = []
+    for known, where in ((True, "in the gallery"), (False, "who are not in the gallery")):
+        chosen = [
+            (person, given)
+            for person, given in zip(people, verdicts, strict=True)
+            if person is not None and (person in enrolled) == known
+        ]
+        if not chosen:
+            continue
+        number = Counter(given for _, given in chosen)
+        share = f"{number[RIGHT]:,} ({number[RIGHT] / len(chosen):.1%})"
+        if known:
+            said = f"{share} named rightly, {number[WRONG]:,} wrongly, {number[MISSED]:,} unknown"
+        else:
+            said = f"{share} unknown, {number[ACCEPTED]:,} given a name"
+        who = len({person for person, _ in chosen})
+        lines.append(f"Of {len(chosen):,} photos of {who:,} people {where}: {said}.")
+    return "\n".join(lines)
+
+
+def say_other_spellings(console: Console, photos: Iterable[Photo], enrolled: Iterable[str]) -> None:
+    """Says which people of the photos have a name of the gallery but for how it is written."""
+
+    def core(name: str) -> str:
+        return without_spelling(name.rpartition("/")[2])
+
+    people, known = {photo.person for photo in photos if photo.person is not None}, set(enrolled)
+    alike = {core(name): name for name in known}
+    for person in sorted(people - known):
+        if (other := alike.get(core(person))) is not None:
+            say(
+                console,
+                f"warning: {printable(person)} is not in the gallery, but {printable(other)} is; "
+                "who is the same person must have the same folder's name",
+                "yellow",
+            )
+
+
+def draw_named(
+    crops: np.ndarray,
+    photos: Sequence[Photo],
+    said: Sequence[str],
+    verdicts: Sequence[str],
+    path: pathlib.Path,
+) -> str:
+    """Writes the picture; returns which photos are in it."""
+    order = sorted(range(len(photos)), key=lambda row: _WORST_FIRST.index(verdicts[row]))[:_DRAWN]
+    captions = []
+    for row in order:
+        person, given = photos[row].person, verdicts[row]
+        parts = pathlib.PurePath(photos[row].place).parts
+        known = [] if person is None else [given, f"is {person}"]
+        captions.append([said[row], *known, "/".join(parts[-2:] if person is None else parts[-1:])])
+    every = len(order) == len(photos)
+    some = f"{len(order)} photos" if every else f"{len(order)} of {len(photos):,} photos"
+    title = some if not any(verdicts) else f"{some}, mistakes first"
+    colours = [_COLOURS.get(verdicts[row], _MISTAKE) for row in order]
+    save(face_sheet(crops[order], captions, title, colours), path.with_suffix(""))
+    return title
+
+
 def name(arguments: Name, console: Console) -> None:
     """The best entry of the gallery for each photo, if it is alike enough."""
     if not arguments.photos:
-        raise InputError("photos: give at least one image file")
+        raise InputError("photos: give at least one image file or folder")
     if arguments.output is not None:
-        check_table(arguments.output)
+        check_written(arguments.output, ".csv")
+    if arguments.picture is not None:
+        check_written(arguments.picture, ".png")
     gallery = read_gallery(arguments.gallery)
     entries = len(gallery.names)
     about = (arguments.model, arguments, arguments.far, arguments.threshold)
-    threshold = choose_threshold(*about, console, entries)
+    threshold = choose_threshold(*about, console, gallery, str(arguments.gallery))
+    with progress_bar(console, "Listing the photos"):
+        given = find_photos(arguments.photos)
+    enrolled = frozenset(gallery.names.tolist())
+    say_other_spellings(console, given, enrolled)
     with progress_bar(console, f"Opening {arguments.model}"):
         embedder = open_embedder(arguments.model, flip=arguments.flip, project=arguments.project)
         rule = arguments.rule(embedder.flip)
         check_same_rule(console, gallery, arguments.gallery, rule, "these photos")
     cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
-    with progress_bar(console, "Reading the photos"):
-        crops, photos, left_out = cropper.read_some(arguments.photos)
+    with progress_bar(console, "Reading the photos", len(given)) as move:
+        crops, photos, left_out = cropper.read_some(given, move)
     for _, message in left_out:
         say(console, f"left out: {message}", "yellow")
     if left_out:
-        say(console, f"Photos left out: {len(left_out)} of {len(arguments.photos)}.")
+        say(console, f"Photos left out: {len(left_out)} of {len(given)}.")
     say_tally(console, cropper.tally, arguments.face)
     with progress_bar(console, "Embedding", len(photos)) as move:
         patterns = embed_patterns(embedder)
         check_same_model(gallery, arguments.gallery, patterns, str(arguments.model))
-        probes = embedder.embed(crops, lambda row: str(photos[row]), move)
+        probes = embedder.embed(crops, lambda row: photos[row].place, move)
     with progress_bar(console, "Searching"), concerning(str(arguments.gallery)):
         found = find_candidates(gallery.embeddings, probes, arguments.candidates, arguments.engine)
     card = embedder.card
-    tail = None if card is None else card.strangers_by(rule)
-    rows, written = [], []
+    tail = None if card is None or not gallery.rule.told else card.strangers_by(rule)
+    told = any(photo.person is not None for photo in given)
+    rows, written, verdicts, captions = [], [], [], []
     for photo, accepted, scores, indices in zip(
         photos, found.accepted(threshold), found.scores, found.indices, strict=True
     ):
@@ -239,11 +355,18 @@ def name(arguments: Name, console: Console) -> None:
         alike = ", ".join(f"{printable(name)} {score:.3f}" for name, score in pairs)
         person = names[0] if accepted else UNKNOWN
         strangers = [] if tail is None else [tail.words(best, entries)]
-        rows.append((printable(str(photo)), printable(person), f"{best:.3f}", *strangers, alike))
+        verdicts.append(verdict(person if accepted else None, photo.person, enrolled))
+        captions.append(f"{person} {best:.3f}")
+        judged = [verdicts[-1]] if told else []
+        start = (printable(photo.place), printable(person), *judged, f"{best:.3f}")
+        rows.append((*start, *strangers, alike))
         cells = [cell for name, score in pairs for cell in (name, f"{score:.6f}")]
-        written.append([str(photo), person, *strangers, *cells, ""])
+        right = [photo.person or "", *judged] if told else []
+        written.append([photo.place, person, *right, *strangers, *cells, ""])
     rare = [] if tail is None else ["strangers so alike"]
-    console.print(table_of(("photo", "person", "cosine", *rare, "most alike"), rows, left=5))
+    judged = ["verdict"] if told else []
+    heading = ("photo", "person", *judged, "cosine", *rare, "most alike")
+    console.print(table_of(heading, rows, left=6))
     say(
         console,
         f"A name is given from a cosine of {threshold:.3f}{means(tail, threshold, entries)}.",
@@ -251,9 +374,19 @@ def name(arguments: Name, console: Console) -> None:
     if arguments.output is not None:
         numbers = range(1, found.indices.shape[1] + 1)
         columns = [f"{what}_{n}" for n in numbers for what in ("candidate", "cosine")]
+        right = ["right_person", "verdict"] if told else []
         empty = [""] * len([*rare, *columns])
-        written += [[str(photo), "", *empty, message] for photo, message in left_out]
-        write_table(arguments.output, ["image", "person", *rare, *columns, "note"], written)
+        for photo, message in left_out:
+            of_whom = [photo.person or "", ""] if told else []
+            written.append([photo.place, "", *of_whom, *empty, message])
+        heading = ("image", "person", *right, *rare, *columns, "note")
+        write_table(arguments.output, heading, written)
+    if arguments.picture is not None:
+        with progress_bar(console, "Drawing"):
+            drawn = draw_named(crops, photos, captions, verdicts, arguments.picture)
+        say(console, f"{arguments.picture}: {drawn}")
+    if told:
+        say(console, counted([photo.person for photo in photos], verdicts, enrolled))
 
 
 def means(tail: ImpostorTail | None, threshold: float, entries: int) -> str:
@@ -287,14 +420,14 @@ def verify(arguments: Verify, console: Console) -> None:
         say(console, meaning)
 
 
-def check_table(path: pathlib.Path) -> None:
-    """Refuses, before the work begins, a table that could not be written after it."""
-    if path.suffix != ".csv":
-        raise InputError(f"{path}: give a file that ends with .csv")
+def check_written(path: pathlib.Path, suffix: str) -> None:
+    """Refuses, before the work begins, a file that could not be written after it."""
+    if path.suffix != suffix:
+        raise InputError(f"{path}: give a file that ends with {suffix}")
     check_new_file(path)
 
 
-def write_table(path: pathlib.Path, heading: list[str], rows: Iterable[list[str]]) -> None:
+def write_table(path: pathlib.Path, heading: Sequence[str], rows: Iterable[list[str]]) -> None:
     """A CSV file."""
     with whole_text(path) as text:
         writer = csv.writer(text)
@@ -304,7 +437,7 @@ def write_table(path: pathlib.Path, heading: list[str], rows: Iterable[list[str]
 
 def search(arguments: TimedSearch, console: Console) -> None:
     """The best entries of the gallery for each probe, as a table on disk."""
-    check_table(arguments.output)
+    check_written(arguments.output, ".csv")
     gallery, probes = read_gallery(arguments.gallery), read_gallery(arguments.probes)
     check_same_rule(console, gallery, arguments.gallery, probes.rule, str(arguments.probes))
     check_same_model(gallery, arguments.gallery, probes.patterns, str(arguments.probes))

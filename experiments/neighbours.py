@@ -44,6 +44,7 @@ from arcface_jax.commands.model_and_people import (
     open_people,
 )
 from arcface_jax.commands.models import Project
+from arcface_jax.data.source import places_of
 from arcface_jax.errors import InputError, printable
 from arcface_jax.evaluation.all_pairs import all_pairs_roc
 from arcface_jax.evaluation.roc import operating_point
@@ -176,7 +177,9 @@ def run(arguments: Arguments) -> None:
     title = f"{len(chosen)} people, {layout}; keeps {kept:.0%} of the nearest neighbours"
     first, second = most_alike_images(embeddings, people.labels, pairs)
     images, of_sheet = people.images, "The most alike people: cosine of centres"
-    sheet = pair_sheet(images[first], images[second], pairs.cosine.tolist(), of_sheet)
+    paths = places_of(people.source)
+    files = [(paths[one], paths[other]) for one, other in zip(first, second, strict=True)]
+    sheet = pair_sheet(images[first], images[second], pairs.cosine.tolist(), of_sheet, files)
     figure = plane_figure(plane, labels, places, names, title)
     pictures = save(figure, arguments.output / "plane", ("png", "svg"))
     say_written(console, file, *pictures, *save(sheet, arguments.output / "most_alike"))

@@ -6,8 +6,10 @@ import ast
 import dataclasses
 import html.parser
 import importlib.util
+import inspect
 import os
 import pathlib
+import pkgutil
 import re
 import sys
 import tomllib
@@ -16,6 +18,7 @@ import urllib.parse
 
 import pytest
 
+from arcface_jax.commands.photos import PhotoOptions
 from arcface_jax.losses import LOSSES
 from arcface_jax.training.config import Config
 from experiments.recipes.presets import PRESETS
@@ -51,6 +54,7 @@ def test_there_is_something_to_check():
     assert len(COMMANDS) > 20
     assert {
         "from-arcface-torch.md",
+        "from-pytorch-metric-learning.md",
         "training-options.md",
         "your-own.md",
         "pods-and-clusters.md",
@@ -66,8 +70,8 @@ def test_options_of_a_run_exist(page):
 
 
 def command_options(module: str) -> set[str]:
-    """The fields of a command's dataclasses, and the options that it takes out of the arguments
-    itself.
+    """The fields of a command's dataclasses, those of `PhotoOptions` that they derive from, and the
+    options that it takes out of the arguments itself.
     """
     found = {"--help"}
     place = ROOT / module.replace(".", "/")
@@ -75,6 +79,8 @@ def command_options(module: str) -> set[str]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 found.add("--" + node.target.id.replace("_", "-"))
+            elif isinstance(node, ast.ClassDef) and "PhotoOptions" in map(ast.unparse, node.bases):
+                found |= {"--" + field.name for field in dataclasses.fields(PhotoOptions)}
             elif isinstance(node, ast.Constant) and re.fullmatch(r"--[a-z-]+", str(node.value)):
                 found.add(node.value)
     return found
@@ -91,6 +97,57 @@ def test_commands_and_their_own_options_exist(module, rest):
 def test_presets_exist(module, rest):
     first = rest.split()[0] if rest.split() else "-"
     assert first.startswith(("-", "…")) or first in PRESETS
+
+
+def rows_for_python():
+    """(what another library has, ours, the remark): the rows of tables of names in Python."""
+    inside = False
+    for line in TEXT.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and cells[1:2] == ["here, in `arcface_jax`"]:
+            inside = True
+        elif not line.startswith("|"):
+            inside = False
+        elif inside and not line.startswith("|---"):
+            yield cells
+
+
+def dotted_name(node: ast.AST) -> str | None:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Call):
+        return dotted_name(node.func)
+    inner = dotted_name(node.value) if isinstance(node, ast.Attribute) else None
+    return inner and f"{inner}.{node.attr}"
+
+
+def check_code(code: str) -> None:
+    """Names are there, and calls give every argument that is needed and none that is unknown."""
+    expression = ast.parse(code, mode="eval").body
+    calls = [node for node in ast.walk(expression) if isinstance(node, ast.Call)]
+    for node in [expression, *calls]:
+        name = dotted_name(node)
+        assert name is not None, code
+        found = pkgutil.resolve_name(name if name.startswith("optax.") else f"arcface_jax.{name}")
+        if isinstance(node, ast.Call):
+            of_object = isinstance(node.func, ast.Attribute) and isinstance(
+                node.func.value, ast.Call
+            )
+            given = [None] * (len(node.args) + of_object)
+            inspect.signature(found).bind(*given, **{word.arg: None for word in node.keywords})
+
+
+@pytest.mark.parametrize("row", list(rows_for_python()), ids=lambda row: row[0])
+def test_what_stands_for_a_name_in_python_is_there(row):
+    theirs, ours, remark = row
+    codes = re.findall(r"`([^`]+)`", ours)
+    assert theirs
+    assert codes or (ours == "not here" and remark)  # and why
+    # A remark may name an argument or a command too.
+    modules = "|".join(path.stem for path in (ROOT / "arcface_jax").iterdir())
+    codes += re.findall(rf"`((?:(?:{modules})\.|optax\.)[^`]+)`", remark)
+    for code in codes:
+        check_code(code)
 
 
 @pytest.mark.parametrize("page", list(PAGES))

@@ -5,9 +5,12 @@ not.
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tarfile
+import tomllib
+import venv
 import zipfile
 
 import pytest
@@ -15,7 +18,51 @@ import pytest
 from tests import processes
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.slow
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = PROJECT["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
+
+
+def test_every_file_of_optional_requirements_is_an_extra():
+    """Of what a user can want: developers have a checkout."""
+    files = {file.name for file in ROOT.glob("requirements-*.txt")} - {"requirements-dev.txt"}
+    assert {name: extra["file"] for name, extra in EXTRAS.items()} == {
+        re.fullmatch(r"requirements-(\w+)\.txt", file)[1]: [file] for file in files
+    }
+    for file in files:
+        for line in (ROOT / file).read_text().splitlines():
+            assert re.fullmatch(r"[a-z0-9-]+>=[0-9.]+", line), f"{file}: {line}"
+
+
+def test_extras_that_are_told_of_exist():
+    """In messages, by `command_name.install`; in documents, as one types them."""
+    files = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    files += [*(ROOT / "arcface_jax").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]
+    told = set()
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        for names in re.findall(r"arcface-jax\[([a-z,]+)\]", text):
+            told |= set(names.split(","))
+        if file.suffix == ".py":
+            told |= set(re.findall(r"\binstall\([\"'](\w+)[\"']\)", text))
+    assert told <= set(EXTRAS)
+    assert told >= {"onnx", "parquet", "detection", "demo", "faiss"}
+
+
+def test_the_pythons_that_are_named_are_those_that_are_tested():
+    named = [
+        line.rpartition(" ")[2]
+        for line in PROJECT["project"]["classifiers"]
+        if line.startswith("Programming Language :: Python :: 3.")
+    ]
+    sessions = (ROOT / "noxfile.py").read_text()
+    tested = re.findall(r"\"(3\.\d+)\"", sessions)
+    assert named == sorted(set(tested), key=lambda version: int(version[2:]))
+    assert PROJECT["project"]["requires-python"] == f">={named[0]}"
+    page = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    assert f"{named[0]} to {named[-1]}" in page
+    # The lowest versions of these are the last that run on the lowest Python.
+    lowest = dict(line.split(">=") for line in (ROOT / "requirements.txt").read_text().split())
+    assert f"JAX {lowest['jax']} and Flax {lowest['flax']} are also the lowest" in page
 
 
 def python(*arguments, cwd, **environment):
@@ -48,6 +95,7 @@ def tracked(*folders):
     }
 
 
+@pytest.mark.slow
 def test_the_source_distribution_is_whole(built):
     with tarfile.open(built[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -62,6 +110,7 @@ def test_the_source_distribution_is_whole(built):
     } <= names
 
 
+@pytest.mark.slow
 def test_the_wheel_has_the_package_and_the_commands_alone(built):
     with zipfile.ZipFile(built[1]) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
@@ -70,6 +119,7 @@ def test_the_wheel_has_the_package_and_the_commands_alone(built):
         )
     commands = {f"arcface_jax/{file}" for file in tracked("experiments")}
     assert names == tracked("arcface_jax") | commands | {"arcface_jax/py.typed"}
+    assert set(EXTRAS) == set(re.findall(r"(?m)^Provides-Extra: (\w+)$", metadata))
     needed = [
         line.partition(">=")[0]
         for line in (ROOT / "requirements.txt").read_text().split()
@@ -110,6 +160,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_every_command_of_the_wheel_explains_itself(installed, tmp_path):
     """In one process, for each would import all anew."""
     names = [file.stem for file in (installed / "arcface_jax" / "experiments").glob("[!_]*.py")]
@@ -126,6 +177,7 @@ def test_every_command_of_the_wheel_explains_itself(installed, tmp_path):
         assert f"arcface-jax {name}" in text
 
 
+@pytest.mark.slow
 def test_the_wheel_works_outside_the_repository(installed, tmp_path):
     for arguments, written in (
         (("figures", "target_logits", "--folder", "pictures"), "pictures/target_logits.png"),
@@ -142,3 +194,44 @@ def test_the_wheel_works_outside_the_repository(installed, tmp_path):
         )
         assert status == 0, said
         assert (tmp_path / written).stat().st_size > 100
+
+
+USER = """
+import jax
+import numpy as np
+from arcface_jax import arcface, margin_softmax_loss
+from arcface_jax.evaluation.verification import verify_pairs
+from arcface_jax.losses import ArcFace
+
+def train(embeddings: jax.Array, weights: jax.Array, labels: jax.Array) -> jax.Array:
+    loss: ArcFace = ArcFace(margin=0.4)
+    unit: np.ndarray = np.eye(4)
+    accuracy: float = verify_pairs(unit, unit, np.ones(4, bool)).accuracy
+    print(loss.scale + accuracy)
+    return margin_softmax_loss(embeddings, weights, labels, psi=arcface(0.5))
+
+margin: str = ArcFace().margin
+arcface("wide", past_pi=3)
+"""
+
+
+@pytest.mark.slow
+def test_a_users_type_checker_sees_the_types(built, tmp_path):
+    """The wheel in an environment of its own, beside the libraries of this one: what is right
+    passes, and what is wrong is found, which without py.typed it would not be.
+    """
+    pytest.importorskip("mypy")
+    venv.create(tmp_path / "venv", symlinks=True)
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    with zipfile.ZipFile(built[1]) as wheel:
+        wheel.extractall(site)
+    libraries = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "libraries.pth").write_text("\n".join(libraries))
+    (tmp_path / "user.py").write_text(USER)
+    interpreter = tmp_path / "venv" / "bin" / "python"
+    options = ("--python-executable", interpreter, "--cache-dir", tmp_path / "cache")
+    status, said = python("-m", "mypy", *options, "user.py", cwd=tmp_path)
+    found = re.findall(r"user\.py:(\d+): error: (.*)", said)
+    assert status == 1, said
+    assert [int(line) for line, _ in found] == [15, 16], said
+    assert 'expression has type "float", variable has type "str"' in found[0][1]

@@ -5,6 +5,7 @@ import errno
 import functools
 import io
 import json
+import logging
 import math
 import pathlib
 import re
@@ -277,14 +278,16 @@ class _Unraisable:
 def run_command(main: Callable[[], int | None]) -> None:
     """Runs `main` and exits: 0 or what it returns, 2 with a line for bad input, 130 for Ctrl-C.
 
-    What libraries warn their programmers of is not shown, unless Python is asked to by -W.
+    What libraries warn their programmers of is not shown, unless Python is asked to by -W. What
+    this library remarks is shown as it is, wherever another has set up logging for itself.
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore", append=True)
     if not isinstance(sys.unraisablehook, _Unraisable):
         sys.unraisablehook = _Unraisable(sys.unraisablehook)
     try:
-        status = main() or 0
+        with _plain_remarks():
+            status = main() or 0
     except InputError as error:
         say(new_console(stderr=True), f"error: {error}", "bold red")
         status = INPUT_ERROR
@@ -308,6 +311,22 @@ def run_command(main: Callable[[], int | None]) -> None:
         )
         status = INPUT_ERROR
     sys.exit(status)
+
+
+@contextmanager
+def _plain_remarks() -> Iterator[None]:
+    """Sends what the logger arcface_jax says to standard error, without a name and a level."""
+    logger, plain = logging.getLogger("arcface_jax"), logging.lastResort
+    if plain is None or logger.handlers or not logger.propagate:  # somebody has set it up
+        yield
+        return
+    logger.addHandler(plain)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(plain)
+        logger.propagate = True
 
 
 def _asks_too_much(error: Exception) -> bool:

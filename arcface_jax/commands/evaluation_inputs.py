@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from arcface_jax.commands.photos import FaceFinder, PhotoOptions
 from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
 from arcface_jax.data.pairs import Pairs, check_both_kinds, check_listed
+from arcface_jax.data.source import places_of
 from arcface_jax.errors import InputError, concerning, printable, reason
 from arcface_jax.evaluation.array_checks import check_embeddings
 from arcface_jax.evaluation.embedding_rule import FLIP, NOT_TOLD, Crop, EmbeddingRule
@@ -54,6 +55,7 @@ class ImageSet:
     identities_known: bool
     content: str
     crop: Crop = "middle"
+    places: Sequence[str] | None = None
 
 
 def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -143,10 +145,19 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule | None, folds: int) -> En
         labels=arrays["labels"],
         pairs=pairs,
         images=arrays.get("images"),
+        places=_places_of(path, arrays),
         groups=arrays.get("groups"),
         identities_known=bool(arrays.get("identities_known", True)),
     )
     return Entry(data, hashlib.sha256(content).hexdigest(), str(path), rule)
+
+
+def _places_of(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> list[str] | None:
+    if "images" not in arrays or "places" not in arrays:
+        return None
+    if arrays["places"].shape != (len(arrays["embeddings"]),):
+        raise InputError(f"{path}: places is no list of one text for each image")
+    return [str(place) for place in arrays["places"]]
 
 
 def _whole_numbers(values: np.ndarray, name: str, kind: str, size: int | None = None) -> np.ndarray:
@@ -234,13 +245,16 @@ def load_set(
         opened.identities_known,
         opened.content,
         options.rule(None, opened.source).crop or "middle",
+        places_of(source),
     )
 
 
 def held_out_set(data: RunData) -> ImageSet:
     """The people that a run did not train on, with its own test pairs."""
     test, content = data.test, f"{data.fingerprint} held out"
-    return ImageSet("held out", test.images, test.labels, data.pairs, True, content)
+    places = [f"{test.identity_names[label]}, held out {n}" for n, label in enumerate(test.labels)]
+    known = (test.labels, data.pairs, True, content)
+    return ImageSet("held out", test.images, *known, places=places)
 
 
 def embed_set(
@@ -266,5 +280,6 @@ def embed_set(
         pairs=images.pairs,
         identities_known=images.identities_known,
         images=images.images,
+        places=images.places,
     )
     return Entry(data, images.content, images.name, EmbeddingRule(flip, images.crop))

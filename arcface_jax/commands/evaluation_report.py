@@ -81,14 +81,20 @@ def _threshold_table(result: SetResult, rule: Interval | str | None) -> str:
     return f"<h3>Thresholds to deploy</h3>{holds}{table(header, body)}"
 
 
+def _with_interval(kind: str, rate: Interval) -> str:
+    """The rate and its interval; said where there is none, as of a group without an error."""
+    told = format_figure(kind, rate)
+    return told if rate.low < rate.high else f"{told} (no interval: the same in every replicate)"
+
+
 def _group_table(result: SetResult) -> str:
     groups = result.groups
     assert groups is not None
-    kinds: dict[str, TableRow] = {"far": groups.far, "frr": groups.frr}
+    kinds = {"far": groups.far, "frr": groups.frr}
     body = []
     for name in sorted(set(groups.far) | set(groups.frr)):
-        cells = (format_figure(k, r[name]) if name in r else "–" for k, r in kinds.items())
+        cells = (_with_interval(k, r[name]) if name in r else "–" for k, r in kinds.items())
         body.append([name, *cells])
-    body.append(["gap", *(format_figure(kind, groups.gaps[kind]) for kind in kinds)])
+    body.append(["gap", *(_with_interval(kind, groups.gaps[kind]) for kind in kinds)])
     header = ["group", "FAR (%)", "FRR (%)"]
     return "<h3>Rates by group, at one threshold</h3>" + table(header, body)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import importlib
+import json
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -10,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from rich.console import Console
 
-from arcface_jax.command_name import command
+from arcface_jax.command_name import command, install
 from arcface_jax.commands.command import say
-from arcface_jax.commands.evaluation_inputs import read_arrays, read_rule
+from arcface_jax.commands.evaluation_inputs import RULE, read_arrays, read_rule
 from arcface_jax.commands.models import Embedder
 from arcface_jax.commands.photos import Cropper
 from arcface_jax.data.sources.encoded import EncodedSource
@@ -64,7 +65,9 @@ def check_same_rule(
 
 
 def read_gallery(path: pathlib.Path) -> Gallery:
-    """Reads an .npz file, or a .npy file (as a memory map) with its .csv; executes nothing."""
+    """Reads an .npz file, or a .npy file (as a memory map) with its .csv and, if it is there, its
+    .rule.json of `about_embeddings`; executes nothing.
+    """
     embeddings, names, places, *patterns = (
         _read_npy(path) if path.suffix == ".npy" else _read_npz(path)
     )
@@ -98,7 +101,35 @@ def check_same_model(
         )
 
 
-def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def about_embeddings(rule: EmbeddingRule, patterns: np.ndarray) -> str:
+    """What the .rule.json beside a .npy file tells: the rule of its embeddings, and their model."""
+    return json.dumps({RULE: json.loads(rule.to_json()), PATTERNS: patterns.tolist()}) + "\n"
+
+
+def _read_about(path: pathlib.Path) -> tuple[np.ndarray | None, EmbeddingRule]:
+    """What `about_embeddings` wrote beside a .npy file; nothing is known without it."""
+    file = path.with_suffix(".rule.json")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        patterns = np.array(content[PATTERNS], np.float32)
+        rule = EmbeddingRule.from_json(json.dumps(content[RULE]))
+    except FileNotFoundError:
+        return None, NOT_TOLD
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({reason(error)}); check it") from error
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{file}: does not tell how the embeddings of {path.name} were made; give the file "
+            "that was written with them, or take it away"
+        ) from error
+    if patterns.ndim != 2 or not np.isfinite(patterns).all():
+        raise InputError(f"{file}: {PATTERNS} is no table of numbers; embed the photos again")
+    return patterns, rule
+
+
+def _read_npy(path: pathlib.Path) -> tuple[Any, ...]:
     try:
         embeddings = np.lib.format.open_memmap(path, "r")
         with path.with_suffix(".csv").open(
@@ -124,7 +155,7 @@ def _read_npy(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             f"{path}: is no gallery ({reason(error)}); make one with {command('identify')} enrol "
             f"or {command('embed')}"
         ) from error
-    return embeddings, np.array(names), np.array(places)
+    return embeddings, np.array(names), np.array(places), *_read_about(path)
 
 
 def _read_npz(path: pathlib.Path) -> tuple[Any, ...]:
@@ -196,9 +227,7 @@ def find_candidates(
     try:
         faiss = importlib.import_module("faiss")
     except ImportError as error:
-        raise InputError(
-            "--engine faiss: needs Faiss; pip install -r requirements-faiss.txt"
-        ) from error
+        raise InputError(f"--engine faiss: needs Faiss; {install('faiss')}") from error
     gallery, probes = check_embeddings(gallery, "gallery"), check_embeddings(probes, "probes")
     index = faiss.IndexFlatIP(gallery.shape[1])
     index.add(np.ascontiguousarray(gallery, np.float32))

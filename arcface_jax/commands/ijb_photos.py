@@ -11,7 +11,7 @@ from arcface_jax.commands.models import ImportedModel, TrainedRun
 from arcface_jax.commands.partial import Partial, about_model
 from arcface_jax.commands.photos import read_ahead
 from arcface_jax.data.decode import resize
-from arcface_jax.data.landmarks import AlignedSource
+from arcface_jax.data.landmarks import AlignedSource, say_other_size
 from arcface_jax.data.sources.filetree import TreeSource, open_tree
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.ijb import Landmarks
@@ -84,6 +84,7 @@ def embed_listed(
     partial = Partial(output, len(photos), views * width, recipe)
     progress(partial.done)
     at = partial.done
+    say_other_size(photos, photos.points)
     faces = AlignedSource(photos, photos.points, max(size))
 
     def crop(index: int) -> np.ndarray | str:

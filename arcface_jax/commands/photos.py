@@ -1,6 +1,8 @@
 """Photos to the crops that a model takes: their middle, or the face that is found in them."""
 
 import dataclasses
+import functools
+import logging
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,9 +16,19 @@ from arcface_jax.data.align import align
 from arcface_jax.data.decode import decode, resize
 from arcface_jax.data.detect import FaceDetector, Finding, Tally, Which, find_face, find_faces
 from arcface_jax.data.landmarks import AlignedSource
+from arcface_jax.data.open import open_source
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
+from arcface_jax.data.sources.filetree import open_tree
+from arcface_jax.data.sources.folder import (
+    BY_CONTENT,
+    NO_IMAGE,
+    UNFINISHED,
+    NoImagesError,
+    in_words,
+    sort_out,
+)
 from arcface_jax.data.subset import Subset
 from arcface_jax.errors import InputError, printable
 from arcface_jax.evaluation.embedding_rule import EmbeddingRule
@@ -38,7 +50,7 @@ class PhotoOptions:
     without it (data.no-flip-test), else add.
     """
     detect: bool = False
-    """Find and align the face in each photo; needs requirements-detection.txt. Without it the
+    """Find and align the face in each photo; needs the extra "detection". Without it the
     middle is taken, which must be cropped as the training images were.
     """
     face: Which = "middle"
@@ -169,6 +181,75 @@ class FaceFinder:
         say(self._console, f"{file}: what was found in each of {len(found):,} photographs")
 
 
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """A photograph to be read.
+
+    Attributes:
+      place: its file.
+      read: gives its pixels, uint8 [height, width, 3]; raises `InputError`.
+      person: whom it shows; None where nobody says.
+    """
+
+    place: str
+    read: Callable[[], np.ndarray]
+    person: str | None = None
+
+    @classmethod
+    def of_file(cls, path: pathlib.Path) -> "Photo":
+        """Of an image file, read when asked for."""
+        return cls(str(path), functools.partial(_decode_file, path))
+
+
+def _decode_file(path: pathlib.Path) -> np.ndarray:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    return decode(content, str(path))
+
+
+def find_photos(paths: Sequence[pathlib.Path]) -> list[Photo]:
+    """Image files as they are; of a folder or zip file its photos, with the person of each if they
+    lie in folders of people.
+
+    Raises:
+      InputError: a folder has no photo, or some in folders of people and others beside them.
+    """
+    photos = []
+    for path in paths:
+        if not path.is_dir() and path.suffix.lower() != ".zip":
+            photos.append(Photo.of_file(path))
+            continue
+        try:
+            source = open_source(path)
+        except NoImagesError:
+            photos += _loose_photos(path)
+            continue
+        for index, label in enumerate(np.asarray(source.labels).tolist()):
+            read = functools.partial(source.__getitem__, index)
+            photos.append(Photo(source.where(index), read, source.identity_names[label]))
+    return photos
+
+
+def _loose_photos(folder: pathlib.Path) -> list[Photo]:
+    """The photos directly in a folder or zip file that has no other; whose they are is not told."""
+    tree = open_tree(folder)
+    names, by_content, unfinished, others = sort_out(tree.walk().files, tree.start)
+    if not names:
+        left_out = in_words(unfinished + others) or "nothing"
+        raise InputError(f"{folder}: no image in it (found {left_out})")
+    for what, which in {NO_IMAGE: others, UNFINISHED: unfinished, BY_CONTENT: by_content}.items():
+        if which:
+            said = printable(f"{folder}: {what}: {in_words(which)}")
+            logging.getLogger("arcface_jax").warning(said)
+
+    def read(name: str) -> np.ndarray:
+        return decode(tree.read(name), tree.where(name))
+
+    return [Photo(tree.where(name), functools.partial(read, name)) for name in sorted(names)]
+
+
 class Cropper:
     """Cuts out what a model of this (height, width) takes: the middle, or with `detect` a face,
     aligned; `face` says which. With `skip_unreadable` an image that cannot be decoded is one
@@ -218,36 +299,32 @@ class Cropper:
 
     def read(self, paths: Sequence[pathlib.Path]) -> np.ndarray:
         """The crops of image files, uint8 [N, height, width, 3]."""
-        return np.stack([self._read(path) for path in paths])
+        return np.stack([self._read(Photo.of_file(path)) for path in paths])
 
     def read_some(
-        self, paths: Sequence[pathlib.Path]
-    ) -> tuple[np.ndarray, list[pathlib.Path], list[tuple[pathlib.Path, str]]]:
-        """(crops, the files they are of, each file that has none and why).
+        self, photos: Sequence[Photo], progress: Callable[[int], None] = lambda _: None
+    ) -> tuple[np.ndarray, list[Photo], list[tuple[Photo, str]]]:
+        """(crops, the photos they are of, each photo that has none and why). `progress` is called
+        with 1 after each.
 
         Raises:
           InputError: none has.
         """
         crops, kept, left_out = [], [], []
-        for path in paths:
+        for photo in photos:
             try:
-                crops.append(self._read(path))
-                kept.append(path)
+                crops.append(self._read(photo))
+                kept.append(photo)
             except InputError as error:
-                left_out.append((path, str(error)))
+                left_out.append((photo, str(error)))
+            progress(1)
         if not crops:
             first = left_out[0][1]
-            raise InputError(first if len(paths) == 1 else f"no photo can be used; {first}")
+            raise InputError(first if len(photos) == 1 else f"no photo can be used; {first}")
         return np.stack(crops), kept, left_out
 
-    def _read(self, path: pathlib.Path) -> np.ndarray:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"{path}: cannot be read ({error.strerror}); check the path"
-            ) from error
-        return self.crop(decode(content, str(path)), str(path))
+    def _read(self, photo: Photo) -> np.ndarray:
+        return self.crop(photo.read(), photo.place)
 
     def batches(
         self, source: EncodedSource, batch_size: int, *, first: int = 0, threads: int = 4

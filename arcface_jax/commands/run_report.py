@@ -13,7 +13,7 @@ from arcface_jax.evaluation.roc import roc_curve
 from arcface_jax.figures.evaluation import roc_figure, score_histogram
 from arcface_jax.figures.monitor import monitor
 from arcface_jax.figures.samples import contact_sheet
-from arcface_jax.figures.style import save
+from arcface_jax.figures.style import fitted, save
 from arcface_jax.figures.training import angle_histogram, learning_curve, training_curves
 from arcface_jax.losses import loss_name
 from arcface_jax.runs.checkpoints import library_versions
@@ -25,6 +25,7 @@ from arcface_jax.runs.verifier import ALL_PAIRS_FARS, Numbers, by_set
 from arcface_jax.training.config_file import as_dict
 
 _SHEET_ROWS, _SHEET_COLUMNS = 6, 10
+_LETTERS = 24  # of a name beside its row
 
 
 def sample_grid(source: FaceSource, image_size: tuple[int, int]) -> np.ndarray:
@@ -58,8 +59,10 @@ def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib
     steps = [int(line["step"]) for line in metrics]
     losses, accuracies = ([line[name] for line in metrics] for name in ("loss", "accuracy"))
     samples = sample_grid(data.train, setup.config.data.size)
+    shown = np.unique(data.train.labels)[:_SHEET_ROWS]
+    names = [fitted(data.train.identity_names[int(label)], _LETTERS) for label in shown]
     pictures = {
-        "samples": contact_sheet(samples, "Training images, one person a row"),
+        "samples": contact_sheet(samples, "Training images, one person a row", names),
         "loss": training_curves(steps, losses, accuracies, expected),
         "learning_curve": learning_curve(checks, accuracy, deviation, auc),
         "roc": roc_figure({loss_name(setup.config.loss): roc}),

@@ -6,7 +6,13 @@ import numpy as np
 from PIL import Image
 from skimage.transform import estimate_transform
 
-from arcface_jax.data.aligned_crop import TEMPLATE, TEMPLATE_SIZE, alignment_residuals
+from arcface_jax.data.aligned_crop import (
+    LANDMARK_NAMES,
+    TEMPLATE,
+    TEMPLATE_SIZE,
+    alignment_residuals,
+    order_of_landmarks,
+)
 from arcface_jax.errors import InputError
 
 _MAX_RESIDUAL = 18.0
@@ -111,12 +117,16 @@ def check_landmarks(landmarks: np.ndarray, size: tuple[int, ...]) -> None:
             f"{5 - inside} of 5 landmarks lie outside the photo of {width}×{height} pixels; are "
             "they of another size of it, or in another order than x1 y1 … x5 y5?"
         )
+    due = (
+        "the order is left eye, right eye, nose, left and right corner of the mouth, as seen in "
+        "the picture, and x before y of each"
+    )
+    order = order_of_landmarks(landmarks)
+    if order is not None:
+        looks = ", ".join(LANDMARK_NAMES[point] for point in order)
+        raise InputError(f"landmarks look like {looks}; {due}")
     if residual > _MAX_RESIDUAL:
-        raise InputError(
-            f"landmarks lie {residual:.0f} pixels from the template's shape; the order is left "
-            "eye, right eye, nose, left and right corner of the mouth, as seen in the picture, "
-            "and x before y of each"
-        )
+        raise InputError(f"landmarks lie {residual:.0f} pixels from the template's shape; {due}")
 
 
 def alignment_residual(landmarks: np.ndarray) -> float:

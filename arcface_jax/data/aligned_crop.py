@@ -1,6 +1,8 @@
 """Where the five landmarks lie in the crop that face networks are trained on."""
 
+import itertools
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,7 +21,15 @@ TEMPLATE = np.array(
 
 TEMPLATE_SIZE = 112
 
+LANDMARK_NAMES = (
+    *("left eye", "right eye", "nose"),
+    *("left corner of the mouth", "right corner of the mouth"),
+)
+
 _CLEARLY = 1.25  # faces read in the other order are 1.7 times as far off, profiles too
+_FRONTAL = 10.0  # pixels; LFW's faces are up to 13 off, in median 3
+_OTHER_ORDER = 2.5  # LFW's are up to 1.5 times as far off as in their best order, profiles 2.2
+_ORDERS = np.array(list(itertools.permutations(range(len(TEMPLATE)))))
 
 
 def alignment_residuals(landmarks: np.ndarray) -> np.ndarray:
@@ -29,16 +39,38 @@ def alignment_residuals(landmarks: np.ndarray) -> np.ndarray:
     With points and template as centred complex numbers z and t, the least squares over similarity
     transforms without reflection leave Σ|t|² − |Σ z̄t|² / Σ|z|².
     """
+    return _residuals(landmarks, TEMPLATE[None])[:, 0]
+
+
+def order_of_landmarks(landmarks: np.ndarray) -> Sequence[int] | None:
+    """For each of the landmarks [5, 2], which of the template's it looks like; None where they are
+    a face in the template's order, as far as can be told.
+
+    Every order is tried. Another is meant if the landmarks are over 10 pixels from the template's
+    shape (`alignment_residuals`), and over 2.5 times as far as in that order. Of LFW's 13,233 faces
+    the CenterFace landmarks have at most 12.7 pixels and 1.5 times; with swapped eyes, with swapped
+    corners of the mouth, or with both, 99 % have over 12 pixels and over 2.6 times. Drawn heads
+    turned by 90° and nodding by 45° have at most 2.2 times. A turn of the picture changes nothing.
+    """
+    residuals = _residuals(np.asarray(landmarks)[None], TEMPLATE[_ORDERS])[0]
+    best = int(np.argmin(residuals))
+    if residuals[0] <= max(_FRONTAL, _OTHER_ORDER * residuals[best]):
+        return None
+    return [int(point) for point in _ORDERS[best]]
+
+
+def _residuals(landmarks: np.ndarray, templates: np.ndarray) -> np.ndarray:
+    """`alignment_residuals` [N, K] of landmarks [N, 5, 2] to templates [K, 5, 2]."""
     points = np.asarray(landmarks, np.float64)
     points = points / np.maximum(np.abs(points).max(axis=(1, 2), keepdims=True), 1e-300)
     points = points @ [1, 1j]
     points = points - points.mean(axis=1, keepdims=True)
-    targets = TEMPLATE @ [1, 1j]
-    targets = targets - targets.mean()
-    explained = np.abs(points.conj() @ targets) ** 2 / np.maximum(
-        (np.abs(points) ** 2).sum(axis=1), 1e-12
+    targets = templates @ [1, 1j]
+    targets = targets - targets.mean(axis=1, keepdims=True)
+    explained = np.abs(points.conj() @ targets.T) ** 2 / np.maximum(
+        (np.abs(points) ** 2).sum(axis=1, keepdims=True), 1e-12
     )
-    left = (np.abs(targets) ** 2).sum() - explained
+    left = (np.abs(targets) ** 2).sum(axis=1) - explained
     return np.sqrt(np.maximum(left, 0) / len(TEMPLATE))
 
 

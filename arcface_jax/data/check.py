@@ -167,6 +167,7 @@ def report(
         *_bad_pixels(found),
         *_bad_shapes(found, labels, height_and_width(size)),
         *_depths(found),
+        *_frames(found),
         *_turned(found),
         *_alone(found, labels, len(source.identity_names)),
     ]
@@ -384,6 +385,17 @@ def _depths(found: Scan) -> Iterable[Finding]:
             "them with 8 bits, or with the number in an sBIT chunk (PNG) or as maxval (PGM)"
         )
         yield Finding("unsaid bits", summary, rows, "largest sample")
+
+
+def _frames(found: Scan) -> Iterable[Finding]:
+    rows = tuple(Row(index, number=frames) for index, frames in sorted(found.frames.items()))
+    if rows:
+        more = sum(found.frames.values()) - len(rows)
+        summary = (
+            f"{len(rows)} images have several frames or pages, of which the first counts and "
+            f"{more} do not; keep each that is wanted as a file of its own"
+        )
+        yield Finding("several frames", summary, rows, "frames or pages")
 
 
 def _turned(found: Scan) -> Iterable[Finding]:

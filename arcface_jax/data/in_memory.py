@@ -1,6 +1,9 @@
 """A whole data set in memory, decoded once and at the network's size."""
 
+import contextlib
 import dataclasses
+import math
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -49,6 +52,19 @@ class MemorySource(FaceSource):
         return self.images[indices]
 
 
+def _check_memory(count: int, size: tuple[int, int]) -> None:
+    """Refuses images that cannot fit: the system would first give room for them, and then not."""
+    needed, there = 3 * math.prod(size) * count, math.inf
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # not every system says
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there > 0:
+        raise InputError(
+            f"{count:,} images of {size[1]}×{size[0]} pixels take {needed / 1e9:,.1f} GB of "
+            f"memory, and there are {there / 1e9:,.1f}; take fewer or smaller ones, or, to train, "
+            "read them batch by batch (--data.loading stream)"
+        )
+
+
 def load_source(
     source: FaceSource,
     image_size: int | tuple[int, int],
@@ -72,9 +88,11 @@ def load_source(
     Returns: the images and their labels.
 
     Raises:
-      InputError: an image cannot be decoded, under "raise"; or none can.
+      InputError: an image cannot be decoded, under "raise"; or none can; or all take more memory
+        than the machine has.
     """
     count = len(source)
+    _check_memory(count, height_and_width(image_size))
     images = np.empty((count, *height_and_width(image_size), 3), np.uint8)
     readable = np.ones(count, bool)
     skipped: dict[int, str] = {}

@@ -1,6 +1,7 @@
 """Photographs with a list of landmarks as a source of aligned crops."""
 
 import collections
+import contextlib
 import functools
 import hashlib
 import logging
@@ -14,7 +15,7 @@ import numpy as np
 from arcface_jax.data.align import align
 from arcface_jax.data.aligned_crop import TEMPLATE_SIZE, check_order
 from arcface_jax.data.source import FaceSource, paths_of
-from arcface_jax.data.sources.filetree import normal_name, without_extension
+from arcface_jax.data.sources.filetree import one_form, without_extension
 from arcface_jax.data.sources.lists import read_lst
 from arcface_jax.data.text import (
     PATH_NAMES,
@@ -25,12 +26,12 @@ from arcface_jax.data.text import (
     number,
     number_of_columns,
     read_rows,
-    same_name,
     without_mark,
 )
 from arcface_jax.errors import InputError, concerning, printable
 
 _NAMED = ("left eye", "right eye", "nose", "left mouth", "right mouth")
+_LOOKED_AT, _FEWEST = 16, 3  # photographs, for what size the landmarks are of
 _PATH_NAMES = (*PATH_NAMES, "name", "name_id")
 _NUMBERED = re.compile(r"(?:p|pt|point|lm|landmark|kp|keypoint)?(\d+)")
 
@@ -72,7 +73,7 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     landmarks: dict[str, np.ndarray] = {}
     first: dict[str, str] = {}
     for where, name, points in _listed(path):
-        name = _in_one_form(name)
+        name = one_form(name)
         if name in first and not np.array_equal(landmarks[name], points, equal_nan=True):
             raise InputError(
                 f"{where}: {name} has other landmarks in {first[name]}; give it one line"
@@ -139,11 +140,6 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
     )
     if announced not in (None, rows):
         raise InputError(f"{path}: {rows} lines of landmarks, but line 1 announces {announced}")
-
-
-def _in_one_form(path: str) -> str:
-    """A path in the form in which those of one file are equal."""
-    return same_name(normal_name(path))
 
 
 def _has_numbers_after(name: str) -> bool:
@@ -266,7 +262,7 @@ def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarr
     """
     with concerning("landmarks"):
         paths = paths_of(source)
-    names = [_in_one_form(path) for path in paths]
+    names = [one_form(path) for path in paths]
     stems = [without_extension(name) for name in names]
     known, of_stem = {*names}, collections.Counter(stems)
     found: list[np.ndarray | None] = []
@@ -294,4 +290,34 @@ def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarr
             f"lines of landmarks for no image of the source: {len(unused)} of {len(landmarks)}, "
             f"the first is of {printable(unused[0])}; they are left out"
         )
-    return np.stack([points for points in found if points is not None])
+    points = np.stack([points for points in found if points is not None])
+    say_other_size(source, points)
+    return points
+
+
+def say_other_size(source: FaceSource, landmarks: np.ndarray) -> None:
+    """Warns, by the logger arcface_jax, of landmarks [N, 5, 2] that seem to be of a smaller or
+    larger copy of a source's photographs: of up to 16 evenly spaced ones, and three at least, all
+    faces lie wholly in the upper left quarter, or all in the lower right one or beyond.
+    """
+    known = np.flatnonzero(np.isfinite(landmarks).all(axis=(1, 2)))
+    places = np.linspace(0, max(len(known) - 1, 0), min(len(known), _LOOKED_AT))
+    sample = known[places.astype(int)]
+    sizes = {}
+    for index in sample.tolist():
+        with contextlib.suppress(InputError):
+            sizes[index] = source[index].shape[1::-1]
+    if len(sizes) < _FEWEST:
+        return
+    middles = (np.array(list(sizes.values()), np.float64)[:, None] - 1) / 2
+    faces = landmarks[list(sizes)]
+    for there, where, size in (
+        (faces < middles, "the upper left", "smaller"),
+        (faces > middles, "the lower right", "larger"),
+    ):
+        if there.all():
+            logging.getLogger("arcface_jax").warning(
+                f"landmarks: in all of {len(sizes)} photographs looked at they lie in {where} "
+                f"quarter, such as in {source.where(next(iter(sizes)))}; if they are of {size} "
+                "copies of them, multiply x and y by the ratio of the sizes"
+            )

@@ -13,7 +13,7 @@ from arcface_jax.data.pairs import Pairs, check_folds
 from arcface_jax.data.source import FaceSource, paths_of
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
-from arcface_jax.data.sources.filetree import open_tree
+from arcface_jax.data.sources.filetree import open_tree, packed_by
 from arcface_jax.data.sources.folder import FolderSource, NoImagesError, in_words
 from arcface_jax.data.sources.lists import SUFFIXES, ListSource
 from arcface_jax.data.sources.parquet import ParquetSource
@@ -21,7 +21,7 @@ from arcface_jax.data.sources.recordio import RecordIOSource
 from arcface_jax.data.sources.tar import TarSource
 from arcface_jax.data.subset import Subset
 from arcface_jax.data.text import read_rows
-from arcface_jax.errors import InputError, concerning
+from arcface_jax.errors import InputError, concerning, readable
 
 _KINDS = (
     "a folder or zip file of identity/image.jpg, train.rec (or its folder), a list (.csv, .tsv, "
@@ -76,6 +76,13 @@ def open_source(
             return TarSource(place, split)
         case ".zip":
             return FolderSource(place, split=split)
+    with readable(text), open(place, "rb") as file:
+        packed = packed_by(file.read(16))
+    if packed:
+        raise InputError(
+            f"{text}: is compressed by {packed}, where images cannot be read in place; extract it, "
+            "or pack it anew as .zip, or as .tar without compression"
+        )
     raise InputError(f"{text}: unknown kind of file; it can be {_KINDS}")
 
 

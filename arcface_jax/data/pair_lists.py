@@ -9,8 +9,8 @@ import numpy as np
 
 from arcface_jax.data.pairs import Pairs, check_listed
 from arcface_jax.data.source import FaceSource, paths_of
-from arcface_jax.data.sources.filetree import without_extension
-from arcface_jax.data.text import is_heading, listed_path, names_image, read_rows, same_name
+from arcface_jax.data.sources.filetree import one_form, without_extension
+from arcface_jax.data.text import is_heading, names_image, read_rows
 from arcface_jax.errors import InputError, printable, readable
 
 _SAME = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
@@ -274,23 +274,30 @@ def _finder(
     """
     whole: dict[str, list[int]] = {}
     stems: dict[str, list[int]] = {}
+    names = list(names)
     for index, name in enumerate(names):
-        whole.setdefault(same_name(key(name)), []).append(index)
-        stems.setdefault(same_name(key(without_extension(name))), []).append(index)
+        whole.setdefault(key(one_form(name)), []).append(index)
+        stems.setdefault(key(one_form(without_extension(name))), []).append(index)
 
     def find(listed: str, where: str) -> int:
-        listed = same_name(listed_path(listed))
-        if listed.startswith("./"):
-            listed = listed[2:]
+        listed = one_form(listed)
         name = key(listed)
         found = whole.get(name) or stems.get(name)
         if not found and names_image(listed):
             name = key(without_extension(listed))
             found = stems.get(name)
         if not found:
-            raise InputError(f"{where}: the source has no {kind} {printable(listed)!r}")
+            there = f"its {len(names):,} are called such as {names[0]}" if names else "it is empty"
+            raise InputError(
+                f"{where}: the source has no {kind} {printable(listed)!r}; {printable(there)}; "
+                "list what is there, or give the source that the list is of"
+            )
         if len(found) > 1:
-            raise InputError(f"{where}: the source has more than one {kind} {name}")
+            one, other = (names[at] for at in found[:2])
+            raise InputError(
+                f"{where}: the source has more than one {kind} {name}, {one} and {other}; give the "
+                "folder that has one, or list it with its extension"
+            )
         return found[0]
 
     return find

@@ -12,7 +12,7 @@ from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 
 from arcface_jax.data.aligned_crop import TEMPLATE, TEMPLATE_SIZE
-from arcface_jax.data.decode import resize
+from arcface_jax.data.decode import noting_frames, resize
 from arcface_jax.data.sixteen_bits import noting_unsaid_bits
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.upright import SIDE, fit_upright, upright_features
@@ -38,6 +38,7 @@ class Scan:
       content: 16 bytes [N], a digest of the pixels, equal for equal images.
       perceptual: uint8 [N, 32], a 256-bit hash that re-encoding hardly changes.
       unsaid_bits: index → largest sample of an image of 16 bits that does not say how many count.
+      frames: index → number of frames or pages of an image with several.
       contrast: float32 [N], the standard deviation of the pixels, of the colour with the largest.
       smoothness: float32 [N], the correlation of neighbouring pixels, see `smoothness`.
       upright: float32 [N], by how much an image looks upright rather than turned, see
@@ -52,6 +53,7 @@ class Scan:
     content: np.ndarray
     perceptual: np.ndarray
     unsaid_bits: dict[int, int]
+    frames: dict[int, int]
     contrast: np.ndarray
     smoothness: np.ndarray
     upright: np.ndarray
@@ -99,6 +101,7 @@ def scan(
         content=np.zeros(count, "V16"),
         perceptual=np.zeros((count, _HASH_SIDE * _HASH_SIDE // 8), np.uint8),
         unsaid_bits={},
+        frames={},
         contrast=np.zeros(count, np.float32),
         smoothness=np.zeros(count, np.float32),
         upright=np.full(count, np.nan, np.float32),
@@ -108,7 +111,7 @@ def scan(
 
     def read(index: int) -> Image.Image | None:
         try:
-            with noting_unsaid_bits() as noted:
+            with noting_unsaid_bits() as noted, noting_frames() as frames:
                 image = source[index]
         except InputError as error:
             result.messages[index] = str(error)
@@ -116,6 +119,8 @@ def scan(
         result.readable[index] = True
         if noted:
             result.unsaid_bits[index] = max(noted)
+        if frames:
+            result.frames[index] = max(frames)
         result.sizes[index] = image.shape[:2]
         digest = hashlib.blake2b(
             repr(image.shape).encode() + np.ascontiguousarray(image).tobytes(), digest_size=16

@@ -87,6 +87,11 @@ class FaceSource(abc.ABC):
         return None
 
 
+def places_of(source: FaceSource) -> list[str]:
+    """What each image is called where people look for it: its path, or `where` it is."""
+    return [source.path(index) or source.where(index) for index in range(len(source))]
+
+
 def paths_of(source: FaceSource) -> list[str]:
     """`path` of every image.
 

@@ -3,12 +3,15 @@
 import codecs
 import csv
 import itertools
+import math
 import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 
-from arcface_jax.errors import InputError, printable, readable, reason
+import numpy as np
+
+from arcface_jax.errors import InputError, printable, readable
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -17,6 +20,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _NOBODY = {"nan", "null", "none", "n/a", "#n/a", "<na>"}
 _SEPARATORS = "\t,;"
 _DECLARED = re.compile(r'\s*"?sep=([,;|\t ])"?[\s,;|]*', re.IGNORECASE)  # Excel's first line
@@ -133,8 +137,11 @@ def read_rows(
             cells = [cell.strip() for cell in next(rows)]
         except StopIteration:
             return
-        except csv.Error as error:
-            raise InputError(f"{name} line {number}: cannot be read ({reason(error)})") from None
+        except csv.Error:  # a cell that goes on too long, or after its end
+            raise InputError(
+                f'{name} line {number}: has a quote (") that does not end in its cell; close it, '
+                'or write it twice ("")'
+            ) from None
         if any(cells):
             yield f"{name} line {number}", cells
 
@@ -225,6 +232,44 @@ def identity_of(cell: str, where: str) -> str:
     if number(cell) is None or cell.isdecimal():
         return cell
     return str(label_of(cell, where))
+
+
+def identity_of_value(value: object, where: str) -> str:
+    """The identity that a table's cell or a record holds, as a value of Python or NumPy.
+
+    Raises:
+      InputError: it is none, or a truth value, or anything but a number or text; a number is not
+        finite, or of a type that no longer tells it from its neighbours; or as `identity_of`.
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, bytes):  # as TFDS has text
+        value = value.decode("utf-8", "surrogateescape")
+    if value is None:
+        raise InputError(f"{where}: no identity; give each image one, a whole number or text")
+    if isinstance(value, bool | np.bool_) or not isinstance(
+        value, int | float | str | np.integer | np.floating
+    ):
+        shown = "" if isinstance(value, list | dict | np.ndarray) else f", but {value!s:.40}"
+        raise InputError(
+            f"{where}: its identity is no whole number or text{shown}; give another column"
+        )
+    if isinstance(value, float | np.floating):
+        if not math.isfinite(value):
+            raise InputError(f"{where}: no identity, but {value}; give each image one")
+        if isinstance(value, np.floating):
+            check_exact(float(value), np.finfo(value.dtype).nmant + 1, str(value.dtype), where)
+        value = float(value)
+    return identity_of(str(value), where)
+
+
+def check_exact(label: float, bits: int, precision: str, where: str) -> None:
+    """Raises where a type of number with so many bits merges a label with its neighbours."""
+    if label >= 1 << bits:
+        raise InputError(
+            f"{where}: label {label:.9g} is 2{str(bits).translate(_RAISED)} or more, where "
+            f"{precision} merges identities; write whole numbers or text"
+        )
 
 
 def label_of(cell: str, where: str) -> int:

@@ -61,6 +61,11 @@ class EmbeddingRule:
         options = [part for part in parts if part.startswith("--")]
         return " and ".join([" ".join(options), *(part for part in parts if part not in options)])
 
+    @property
+    def told(self) -> bool:
+        """Whether both are known, so that a threshold can be held against it."""
+        return self.flip is not None and self.crop is not None
+
     def agrees_with(self, other: "EmbeddingRule") -> bool:
         """Whether cosines by both may be compared; what is not told is not held against them.
 

@@ -1,6 +1,8 @@
 """The pair protocol of the published scripts, quirks and all, to the last digit.
 
-For comparing with old tables. The quirks, none of which the default has:
+For comparing with old tables: insightface's `verification.evaluate` with SciPy 1.6.0 to 1.9.2.
+Before, VAL depended on an unstable sort; from 1.9.3 on SciPy refuses the repeated rates that the
+scripts give it, and they raise. The quirks, none of which the default has:
 
 * thresholds are a grid, 0, 0.01 … 3.99 of squared distance (0.001 for VAL), so accuracy depends on
   where the grid falls between the scores, and one grid step can hold many pairs;
@@ -60,8 +62,7 @@ def published_val_at_far(
     """VAL@FAR on the grid 0, .001 … 3.999 of squared distance, interpolated.
 
     Where several thresholds share the FAR left of the target, the largest of them is the left end
-    of the interpolation (what a degree-1 spline evaluates to; current SciPy refuses such input,
-    which is how the scripts break).
+    of the interpolation, as in SciPy's degree-1 spline over points in a stable order.
 
     Returns: the result; its thresholds are squared distances.
     """

@@ -1,7 +1,7 @@
 """Every protocol on one set of embeddings: pairs, search, angles, quality, groups, thresholds."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from arcface_jax.evaluation.score_norm import ScoreNorm, normalise_scores
 from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import Search, search_gallery
 from arcface_jax.evaluation.thresholds import DeploymentThreshold, deployment_threshold
+from arcface_jax.evaluation.verification import verify_pairs
 
 MOST_PAIRS = 20_000_000
 """Of a set without a list, all pairs are scored up to this many; beyond, a list is drawn."""
@@ -50,6 +51,7 @@ class EmbeddedSet:
       identities_known: whether labels tell all identities, or only which pairs are the same (a
         `.bin` set). If not, there is no search, and intervals resample folds.
       images: uint8 [N, height, width, 3], for pictures of the hardest pairs; None without.
+      places: [N], the file of each image, for those pictures; None without.
       groups: [N], an attribute of each image, for rates by group; None without.
       score_norm: how the pairs' cosines are normalised; None to take them as they are. The search
         takes cosines.
@@ -63,6 +65,7 @@ class EmbeddedSet:
     pairs: Pairs | None = None
     identities_known: bool = True
     images: np.ndarray | None = None
+    places: Sequence[str] | None = None
     groups: np.ndarray | None = None
     quality: np.ndarray | None = None
     score_norm: ScoreNorm | None = None
@@ -80,6 +83,8 @@ class EvaluationOptions:
         found, are not.
       enrolled: share of the identities that the gallery of the 1:N search knows.
       resampling: of the intervals; its seed also draws pairs and who is enrolled.
+      published_scripts: whether accuracy and VAL are reported a second time, as the published
+        scripts compute them; see `evaluation.published`. Without intervals: they describe the list.
     """
 
     fars: tuple[float, ...] = (1e-3, 1e-2)
@@ -88,6 +93,7 @@ class EvaluationOptions:
     ranks: tuple[int, ...] = (1, 5)
     enrolled: float = 0.5
     resampling: Resampling = RESAMPLING
+    published_scripts: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +134,8 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
     """Runs every protocol that the set allows.
 
     Raises:
-      InputError: mismatched lengths, NaN or zero embeddings, pairs out of range; the message names
-        the place.
+      InputError: mismatched lengths, NaN or zero embeddings, pairs out of range, no folds for the
+        published scripts; the message names the place.
     """
     raw = check_embeddings(data.embeddings, f"{data.name}: embeddings", unit=False)
     labels = check_length(data.labels, len(raw), f"{data.name}: labels", "embeddings")
@@ -149,6 +155,8 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
         )
     else:
         figures = roc_intervals(*clustered, fars=options.fars, resampling=resampling)
+    if options.published_scripts:
+        figures |= _as_published(unit, pairs)
     roc = roc_curve(similarities, pairs.same)
     search, gallery_size = None, 0
     if data.identities_known:
@@ -201,6 +209,15 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
         groups,
         reliability,
     )
+
+
+def _as_published(unit: np.ndarray, pairs: Pairs) -> dict[str, Interval]:
+    """Accuracy, VAL and their deviations by the published scripts."""
+    first, second = unit[pairs.first], unit[pairs.second]
+    found = verify_pairs(first, second, pairs.same, folds=pairs.num_folds, published_scripts=True)
+    names = ("accuracy", "accuracy_std", "val", "val_std", "val_far")
+    values = ((f"published_{name}", getattr(found, name)) for name in names)
+    return {name: Interval(value, value, value) for name, value in values}
 
 
 def choose_pairs(data: EmbeddedSet, labels: np.ndarray, seed: int) -> Pairs:

@@ -13,10 +13,11 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.calibration import Reliability
 from arcface_jax.evaluation.quality import RejectCurve
 from arcface_jax.evaluation.roc import Roc
-from arcface_jax.figures.style import check_images, new_figure, one_axes, style
+from arcface_jax.figures.style import check_images, fitted, new_figure, one_axes, style
 
 _T = TypeVar("_T")
 
+_LETTERS = 38  # of a file's place that fit below a pair
 _DRAWN_POINTS = 2000  # a line needs no more, and a curve may have millions
 
 
@@ -161,7 +162,12 @@ def reject_figure(curves: Mapping[str, RejectCurve]) -> Figure:
 
 @style()
 def pair_sheet(
-    first: np.ndarray, second: np.ndarray, scores: Sequence[float], title: str, columns: int = 5
+    first: np.ndarray,
+    second: np.ndarray,
+    scores: Sequence[float],
+    title: str,
+    places: Sequence[tuple[str, str]] | None = None,
+    columns: int = 5,
 ) -> Figure:
     """Pairs of pictures with their scores, such as the hardest false accepts or rejects.
 
@@ -170,12 +176,16 @@ def pair_sheet(
       second: uint8 [P, height, width, 3].
       scores: [P], written below each pair.
       title: above the sheet.
+      places: [P], the files of both, written below as well; without their middle where they are
+        long.
       columns: pairs in a row.
     """
     check_images("first", first)
     check_images("second", second)
     if first.shape != second.shape:
         raise InputError(f"first, second: shapes {first.shape} and {second.shape}; give the same")
+    if places is not None and len(places) != len(first):
+        raise InputError(f"places: {len(places)} for {len(first)} pairs; give two for each pair")
     if len(scores) != len(first) or len(first) == 0:
         raise InputError(
             f"scores: {len(scores)} for {len(first)} pairs; give one for each of at least one pair"
@@ -183,22 +193,25 @@ def pair_sheet(
     columns = min(columns, len(first))
     rows = math.ceil(len(first) / columns)
     height, width = first.shape[1:3]
-    cell = 1.7  # inches, the width of a pair
-    figure = new_figure(cell * columns, (cell / 2 * height / width + 0.3) * rows + 0.5)
+    cell = 1.7 if places is None else 2.1  # inches, the width of a pair
+    below = 0.3 if places is None else 0.55
+    figure = new_figure(cell * columns, (cell / 2 * height / width + below) * rows + 0.5)
     figure.suptitle(title)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, left, right, score in zip(grid.flat, first, second, scores, strict=False):
+    named: Sequence[tuple[str, ...]] = [()] * len(first) if places is None else places
+    cells = zip(grid.flat, first, second, scores, named, strict=False)
+    for axes, left, right, score, files in cells:
         axes.imshow(np.concatenate([left, right], axis=1), interpolation="nearest")
         axes.text(
             0.5,
             -0.04,
-            f"{score:.3f}",
+            "\n".join([f"{score:.3f}", *(fitted(file, _LETTERS) for file in files)]),
             transform=axes.transAxes,
             ha="center",
             va="top",
-            fontsize=9,
+            fontsize=9 if places is None else 7,
         )
     return figure
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -69,11 +70,13 @@ def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figur
         caption = "Errors left when the images with the shortest embeddings are rejected."
         pictures["reject"] = (caption, reject_figure({"by embedding norm": result.reject}))
     if data.images is not None:
-        pictures |= _hardest(data.images, result)
+        pictures |= _hardest(data.images, data.places, result)
     return pictures
 
 
-def _hardest(images: np.ndarray, result: SetResult) -> dict[str, tuple[str, Figure]]:
+def _hardest(
+    images: np.ndarray, places: Sequence[str] | None, result: SetResult
+) -> dict[str, tuple[str, Figure]]:
     accepts, rejects = hardest_pairs(result.similarities, result.pairs.same, _NUM_HARDEST)
     sheets = {}
     for name, title, chosen in (
@@ -81,6 +84,11 @@ def _hardest(images: np.ndarray, result: SetResult) -> dict[str, tuple[str, Figu
         ("false_rejects", "Pictures of one person that look least alike", rejects),
     ):
         first, second = images[result.pairs.first[chosen]], images[result.pairs.second[chosen]]
-        sheet = pair_sheet(first, second, result.similarities[chosen].tolist(), title)
-        sheets[name] = ("With their similarities.", sheet)
+        of_both = None
+        if places is not None:
+            pairs = zip(result.pairs.first[chosen], result.pairs.second[chosen], strict=True)
+            of_both = [(places[one], places[other]) for one, other in pairs]
+        sheet = pair_sheet(first, second, result.similarities[chosen].tolist(), title, of_both)
+        files = "" if places is None else ", and the files of the left and the right one"
+        sheets[name] = (f"With their similarities{files}.", sheet)
     return sheets

@@ -1,6 +1,7 @@
 """How every picture looks: one palette, one size, one way to save."""
 
 import pathlib
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arcface_jax.arguments import check_choice
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, printable
 
 # Okabe and Ito's palette: distinguishable with every common colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -30,6 +31,7 @@ _SETTINGS: dict[Any, Any] = {
     "axes.spines.right": False,
     "font.size": 11,
     "legend.frameon": False,
+    "text.parse_math": False,  # a name with two dollar signs is no formula
     "svg.hashsalt": "arcface_jax",  # equal pictures give equal files
 }
 
@@ -61,6 +63,17 @@ def centred_text(
 ) -> None:
     """Writes text centred at a point of the axes."""
     axes.text(x, y, text, ha="center", va="center", fontsize=fontsize, **options)
+
+
+def fitted(text: str, letters: int) -> str:
+    """The text, printable and without its middle where it is longer: the end of a file's place and
+    the beginning of a name tell most.
+    """
+    text = printable(text)
+    if len(text) <= letters:
+        return text
+    kept = letters - 1
+    return f"{text[: kept // 3]}…{text[-(kept - kept // 3) :]}"
 
 
 def check_images(name: str, images: np.ndarray, lengths: str = "P") -> None:
@@ -101,8 +114,11 @@ def save(
         check_choice("format", extension, FORMATS)
     path.parent.mkdir(parents=True, exist_ok=True)
     files = []
-    for extension in formats:
-        file = path.parent / f"{path.name}.{extension}"
-        figure.savefig(file, metadata=_UNDATED.get(extension))
-        files.append(file)
+    with warnings.catch_warnings():
+        # A name in a script that no font here has is drawn as boxes; tables have its letters.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font")
+        for extension in formats:
+            file = path.parent / f"{path.name}.{extension}"
+            figure.savefig(file, metadata=_UNDATED.get(extension))
+            files.append(file)
     return files

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax.cosine import inverse_norms, product
+from arcface_jax.errors import InputError
 from arcface_jax.heads.chunks import (
     Chunks,
     over_chunks,
@@ -41,6 +42,8 @@ class SumOptions:
       scale_gradient: whether the scale is to be differentiated.
       filter_threshold: wrong classes with a cosine above this are left out of the sums.
       precision: of the matrix products; see `arcface_jax.cosine.product`.
+      kernel: xla, or pallas, which has tiles of its own in place of chunks.
+      skip: of pallas, δ; see `arcface_jax.heads.pallas_sums`.
     """
 
     chunk: int | None
@@ -49,6 +52,8 @@ class SumOptions:
     scale_gradient: bool = False
     filter_threshold: float | None = None
     precision: str = "highest"
+    kernel: str = "xla"
+    skip: float = 0.0
 
 
 class ClassSums(NamedTuple):
@@ -232,11 +237,11 @@ class Slopes(NamedTuple):
 def cosine_slopes(
     slopes: Slopes, cosine: jax.Array, scale: jax.Array, is_target: jax.Array, kept: jax.Array
 ) -> jax.Array:
-    """dL/dcosθ of a chunk, [N, c]."""
+    """dL/dcosθ of a chunk, [N, c]; slopes and scale are [N, 1]."""
     # No class that is kept is above 1. The others may overflow: 0·∞ would be NaN.
-    p = jnp.exp(jnp.minimum(scale[:, None] * cosine - slopes.log_partition[:, None], 0.0))
-    of_wrong = jnp.where(kept, slopes.weight[:, None] * p + slopes.constant[:, None], 0.0)
-    return jnp.where(is_target, slopes.target[:, None], of_wrong)
+    p = jnp.exp(jnp.minimum(scale * cosine - slopes.log_partition, 0.0))
+    of_wrong = jnp.where(kept, slopes.weight * p + slopes.constant, 0.0)
+    return jnp.where(is_target, slopes.target, of_wrong)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -264,6 +269,7 @@ def _chunked_backward(
         log_partition=jnp.where(jnp.isfinite(log_partition), log_partition, 0.0),
         constant=cotangents.cosine_sum,
     )
+    columns = Slopes(*(each[:, None] for each in slopes))
     # XLA's CPU compiler would convert all of a bfloat16 gradient to write one chunk: bits instead.
     stored = jnp.uint16 if weights.dtype == jnp.bfloat16 else weights.dtype
 
@@ -274,7 +280,7 @@ def _chunked_backward(
         rows = read_rows(weights, chunks.start(index), chunks.size, unit.dtype)
         view = view_chunk(unit, rows, options.precision)
         is_target, _, kept = masks(view, chunks, index, labels, valid, options.filter_threshold)
-        slope = cosine_slopes(slopes, view.cosine, scales, is_target, kept)
+        slope = cosine_slopes(columns, view.cosine, scales[:, None], is_target, kept)
         of_unit_here, of_rows = pull_back_chunk(view, slope, unit, rows.shape, options.precision)
         if options.scale_gradient:
             through_partition = jnp.where(kept, slope - slopes.constant[:, None], 0.0)
@@ -325,6 +331,16 @@ def class_sums(
     scale = jnp.asarray(scale, unit.dtype)
     valid = jnp.asarray(valid, jnp.int32)
     arguments = (unit, weights, labels.astype(jnp.int32), scale, valid)
+    if options.kernel == "pallas":
+        # Here, since it imports this module, and two compilers that nobody else needs.
+        from arcface_jax.heads.pallas_sums import pallas_sums
+
+        if weights.ndim == 3:
+            raise InputError(
+                f"class_weights has shape {weights.shape}, and kernel pallas has no sub-centres; "
+                "pass [C, D], or use kernel xla"
+            )
+        return pallas_sums(options, *vary_over(varying_axes(arguments), arguments))
     if options.chunk is None:
         return _whole(options, *arguments)
     return _chunked(options, *vary_over(varying_axes(arguments), arguments))

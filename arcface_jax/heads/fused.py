@@ -165,7 +165,9 @@ def _update_rows(
         is_target, _, kept = masks(
             view, chunks, index, problem.labels, problem.valid, options.filter_threshold
         )
-        slope = cosine_slopes(problem.slopes, view.cosine, problem.scales, is_target, kept)
+        columns = Slopes(*(each[:, None] for each in problem.slopes))
+        scales = problem.scales[:, None]
+        slope = cosine_slopes(columns, view.cosine, scales, is_target, kept)
         return pull_back_chunk(view, slope, unit, rows.shape, options.precision)
 
     def update(done: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:

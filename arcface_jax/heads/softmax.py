@@ -6,12 +6,20 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.arguments import check_between, check_dimensions, check_labels, check_positive
+from arcface_jax.arguments import (
+    check_between,
+    check_choice,
+    check_dimensions,
+    check_labels,
+    check_positive,
+)
 from arcface_jax.cosine import head_dtype, normalise_rows
 from arcface_jax.errors import InputError
 from arcface_jax.heads.class_sums import ClassSums, SumOptions, log_partition
 from arcface_jax.heads.shards import ClassAxis
 from arcface_jax.margins import Psi
+
+KERNELS = ("xla", "pallas")
 
 
 class SharedBatch(NamedTuple):
@@ -69,8 +77,18 @@ def sum_options(
     scale: Any,
     precision: str,
     nearest_wrong: bool = False,
+    kernel: str = "xla",
+    skip: float = 0.0,
 ) -> SumOptions:
     """What a head was asked for, checked, as options for the sums."""
+    check_choice("kernel", kernel, KERNELS)
+    check_between("skip", skip, 0.0, 1.0)
+    if skip and kernel == "xla":
+        raise InputError(f"skip {skip:g} does nothing with kernel xla; leave it out")
+    if kernel == "pallas":
+        check_choice("precision", precision, ("highest", "high", "bfloat16"))
+        if chunk is not None:
+            raise InputError(f"chunk {chunk} does nothing with kernel pallas; leave it out")
     check_between("label_smoothing", label_smoothing, 0.0, 1.0)
     if filter_threshold is not None:
         check_between("filter_threshold", filter_threshold, -1.0, 1.0)
@@ -81,6 +99,8 @@ def sum_options(
         scale_gradient=isinstance(scale, jax.Array),
         filter_threshold=filter_threshold,
         precision=precision,
+        kernel=kernel,
+        skip=skip,
     )
 
 

@@ -155,10 +155,11 @@ class ModelCard:
         several entries, `far` of the result is that of each, and its `tar` is not known.
 
         Raises:
-          InputError: the card has no thresholds, or measured them by another rule, or so rare a
-            false accept is beyond its pairs; it says how many would be needed.
+          InputError: the card has no thresholds, or measured them by another rule, or the
+            embeddings do not tell theirs, or so rare a false accept is beyond its pairs; it says
+            how many would be needed.
         """
-        self._check_rule(rule)
+        self.check_rule(rule)
         if self.strangers is None or not self.thresholds:
             raise InputError(
                 f"far: {far:g} has no threshold in the model card, which has none: export with "
@@ -179,7 +180,13 @@ class ModelCard:
         warning = too_few_pairs(self.strangers.num_different, each)
         return Threshold(each, cosine, math.nan, warning)
 
-    def _check_rule(self, rule: EmbeddingRule) -> None:
+    def check_rule(self, rule: EmbeddingRule) -> None:
+        """Raises `InputError` where the thresholds do not hold for embeddings by `rule`."""
+        if self.thresholds and not rule.told:
+            raise InputError(
+                f"how its photos were embedded is {rule}, and the thresholds of the model card "
+                f"hold for {self.rule} alone; embed them again, or give --threshold"
+            )
         if self.thresholds and not self.rule.agrees_with(rule):
             raise InputError(
                 f"the thresholds of the model card were measured with {self.rule}, and these "
@@ -189,7 +196,7 @@ class ModelCard:
 
     def strangers_by(self, rule: EmbeddingRule) -> ImpostorTail | None:
         """`strangers`, for embeddings by `rule`; None where the card cannot tell of these."""
-        return self.strangers if self.rule.agrees_with(rule) else None
+        return self.strangers if rule.told and self.rule.agrees_with(rule) else None
 
     def meaning(self, cosine: float, rule: EmbeddingRule) -> str | None:
         """What a cosine of embeddings by `rule` says; None where the card cannot tell."""

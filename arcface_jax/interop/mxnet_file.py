@@ -109,16 +109,25 @@ def _read(file: _Reader) -> dict[str, np.ndarray]:
         raise ValueError("it does not begin as such files do")
     arrays = [_array(file, place) for place in range(_checked(file.number("Q"), file.left))]
     count = file.number("Q")
-    if count != len(arrays):
+    if not count and not file.left and any(array is not None for array in arrays):
         raise InputError(
-            f"has {count} names for {len(arrays)} arrays; save it by mx.model.save_checkpoint, "
+            f"has no names for its {len(arrays)} arrays; save it by mx.model.save_checkpoint, "
             "which names each"
         )
+    if count != len(arrays):
+        raise InputError(
+            f"is damaged, as one whose download stopped: {len(arrays)} arrays are followed by "
+            f"{count} names; fetch or save it anew"
+        )
     found: dict[str, np.ndarray] = {}
-    names = set()
+    names: set[str] = set()
     for array in arrays:
         text = bytes(file.take(file.number("Q"))).decode()
         name = text.removeprefix("arg:").removeprefix("aux:")
+        if not name:
+            raise InputError(
+                f"is damaged: array {len(names)} has an empty name; fetch or save it anew"
+            )
         if name in names:
             raise InputError(f"{name}: is in it twice; save it anew, each array once")
         names.add(name)

@@ -1,4 +1,4 @@
-"""ONNX: models out by jax2onnx, insightface's packs in. Needs requirements-onnx.txt.
+"""ONNX: models out by jax2onnx, insightface's packs in. Needs the extra `onnx`.
 
 An import follows the graph's order of evaluation, for the names of initialisers in published files
 are an exporter's counters. Then the graph itself is run on one image, by onnxruntime or the onnx
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arcface_jax.command_name import install
 from arcface_jax.data.text import count
 from arcface_jax.errors import InputError, printable, readable, reason
 from arcface_jax.files import write_whole
@@ -52,9 +53,7 @@ def export_onnx(
     try:
         import jax2onnx
     except ImportError as error:
-        raise InputError(
-            "jax2onnx is needed to write ONNX: pip install -r requirements-onnx.txt"
-        ) from error
+        raise InputError(f"jax2onnx is needed to write ONNX: {install('onnx')}") from error
     traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((1, *image_size, 3), jnp.uint8))
     if "platform_index" in str(traced.jaxpr):
         raise InputError(
@@ -90,9 +89,7 @@ def import_onnx(path: str | os.PathLike[str]) -> TrainedModel:
     try:
         import onnx
     except ImportError as error:
-        raise InputError(
-            "onnx is needed to read ONNX: pip install -r requirements-onnx.txt"
-        ) from error
+        raise InputError(f"onnx is needed to read ONNX: {install('onnx')}") from error
     try:
         proto = onnx.load(path, load_external_data=False)
     except Exception as error:  # OSError, protobuf's DecodeError

@@ -106,8 +106,8 @@ class Loss:
     ) -> LossOutput:
         """Losses of the examples.
 
-        Where `any_head` holds it also takes chunk, axis_name, num_classes and sample of
-        `margin_softmax_loss`, which say how to go over the classes.
+        Where `any_head` holds it also takes chunk, kernel, skip, axis_name, num_classes and sample
+        of `margin_softmax_loss`, which say how to go over the classes.
 
         Args:
           params: as `init_params` has them.

@@ -193,7 +193,8 @@ def print_plan(console: Console, setup: Setup) -> None:
         )
         table.add_row("", f"scale {scale:g}; {needed}{advice}")
     head, precision = config.head, head_precision(config.head)
-    words = [] if head.kind == "dense" else [f"{head.chunk:,} classes at a time"]
+    many = f"{head.chunk:,} classes at a time" if head.kernel == "xla" else "in tiles by Pallas"
+    words = [] if head.kind == "dense" else [many]
     words += [f"{head.sample_rate:.0%} of the classes a step"] if head.sample_rate < 1 else []
     words += [f"products in {precision} precision"] if precision != "highest" else []
     if words and weights is not None:

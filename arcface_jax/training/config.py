@@ -166,6 +166,14 @@ class HeadConfig:
     a GPU, three bf16 products on a TPU. bfloat16: factors rounded to bf16, sums in float32. highest
     on a CPU and bfloat16 on other devices if not given.
     """
+    kernel: Literal["xla", "pallas"] = "xla"
+    """What forms the sums over classes (chunked and sharded, update optimiser). pallas: in tiles
+    whose logits are never written to memory, for GPU and TPU; not measured.
+    """
+    skip: float = 0.0
+    """δ of kernel pallas: tiles of negligible probabilities are left out of the gradient, which
+    changes that of the mean loss by a normalised embedding by at most δ·s/N.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +211,11 @@ class OptimiserConfig:
     warmup: float = 0.05
     """Share of the run over which the learning rate rises linearly from 0."""
     clip: float | None = None
-    """Scale gradients down to this norm, over all parameters together."""
+    """Longest norm of the gradient; a longer one is scaled down to it. None: as it is."""
+    clip_over: Literal["all", "backbone"] = "all"
+    """What clip measures and scales. all: backbone and head together. backbone: the backbone
+    alone, as arcface_torch does.
+    """
     ema: float = 0.0
     """Decay of a moving average of the backbone's weights and statistics, verified beside them;
     0 keeps none.

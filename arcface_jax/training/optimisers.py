@@ -87,6 +87,11 @@ def create_optimiser(
     check_between("optimiser.ema", config.ema, 0.0, 1.0)
     if config.clip is not None:
         check_positive("optimiser.clip", config.clip)
+    elif config.clip_over != OptimiserConfig.clip_over:
+        raise InputError(
+            f"optimiser.clip_over {config.clip_over} does nothing without optimiser.clip; set "
+            "--optimiser.clip, or --optimiser.clip-over all"
+        )
     optimiser = _base(config, schedule)
     if frozen or config.backbone_rate != 1.0 or config.start_decay:
 

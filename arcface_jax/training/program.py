@@ -102,6 +102,7 @@ class Program:
         return make_step(
             optimiser=self.optimiser,
             clip=self.config.optimiser.clip,
+            clip_over=self.config.optimiser.clip_over,
             average_decay=self.config.optimiser.ema,
             **self.pass_options(frozen=frozen),
         )
@@ -261,7 +262,7 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
                 raise InputError(f"head.{field} {value} does nothing with {why}; leave it out")
 
     if head.kind == "dense":
-        refuse(("chunk", "sample_rate", "update"), "head.kind dense")
+        refuse(("chunk", "sample_rate", "update", "kernel", "skip"), "head.kind dense")
     elif not loss.any_head:
         raise InputError(
             f"head.kind {head.kind} has no loss.name {name}, which needs all logits; use dense"
@@ -269,12 +270,20 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
     if head.chunk < 1:
         raise InputError(f"head.chunk is {head.chunk}; pass 1 or more classes")
     check_between("head.sample_rate", head.sample_rate, 0.0, 1.0, open_low=True)
+    check_between("head.skip", head.skip, 0.0, 1.0)
+    if head.kernel == "xla":
+        refuse(("skip",), "head.kernel xla")
+    else:
+        refuse(("chunk",), "head.kernel pallas")
+        if (centres := getattr(loss, "sub_centers", 1)) > 1:
+            raise InputError(f"head.kernel pallas has no loss.sub_centers {centres}; use xla")
     learnt = jax.eval_shape(lambda: loss.init_params(jax.random.key(0), 2, 2))
     if "class_weights" not in learnt:
         refuse(("precision",), f"loss.name {name}, which has no class weights")
     if head.update == "optimiser":
         refuse(("unsampled", "dtype"), "head.update optimiser")
         return
+    refuse(("kernel",), "head.update fused")
     kind: Any = type(loss)  # a fused head asks for its psi alone
     more = kind.__call__ is not MarginSoftmax.__call__ or kind.penalty is not MarginSoftmax.penalty
     if loss.needs_norms or more or learnt.keys() != {"class_weights"}:
@@ -282,10 +291,15 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
             f"head.update fused has no loss.name {name}, whose margin, penalty or scale has a "
             "gradient; use optimiser"
         )
-    if optimiser.name != "sgd" or optimiser.clip is not None:
+    if optimiser.name != "sgd":
         raise InputError(
-            "head.update fused updates rows by SGD as their gradient is formed: it needs "
-            "--optimiser.name sgd, and no optimiser.clip; or use --head.update optimiser"
+            f"head.update fused learns by SGD alone, not {optimiser.name}; use --optimiser.name "
+            "sgd or --head.update optimiser"
+        )
+    if optimiser.clip is not None and optimiser.clip_over == "all":
+        raise InputError(
+            "head.update fused never stores the head's gradient, so optimiser.clip cannot measure "
+            "it; use --optimiser.clip-over backbone or --head.update optimiser"
         )
     if head.sample_rate == 1.0:
         refuse(("unsampled",), "head.sample_rate 1")

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,7 @@ def make_step(
     optimiser: optax.GradientTransformation,
     *,
     clip: float | None = None,
+    clip_over: Literal["all", "backbone"] = "all",
     average_decay: float = 0.0,
     **options: Any,
 ) -> StepFunction:
@@ -83,7 +84,8 @@ def make_step(
       apply: the network, any callable; see `Apply`, and `linen_apply` for a Flax module.
       loss: the loss.
       optimiser: optax transformation over {"backbone", "head"}.
-      clip: the largest norm of all gradients together; longer ones are scaled down to it.
+      clip: the longest norm of the gradient; a longer one is scaled down to it.
+      clip_over: "all", the gradients of backbone and head together, or "backbone", its own alone.
       average_decay: d of the moving averages, a ← d·a + (1 − d)·w with d = min(decay,
         (1 + t)/(10 + t)).
       **options: those that follow.
@@ -113,9 +115,13 @@ def make_step(
         found = forward_and_backward(state, key, images, labels)
         metrics = found.metrics | _norms(found.gradients, axis_name if split_classes else None)
         gradients = found.gradients
-        if clip is not None:
-            shrink = jnp.minimum(1.0, clip / jnp.maximum(metrics["gradient_norm"], 1e-30))
-            gradients = jax.tree.map(lambda leaf: leaf * shrink, gradients)
+        if clip is not None and clip_over == "all":
+            gradients = _shortened(gradients, metrics["gradient_norm"], clip)
+        elif clip is not None:
+            backbone = gradients["backbone"]
+            norm = _norms({"backbone": backbone, "head": {}}, None)["gradient_norm"]
+            backbone = _shortened(backbone, norm, clip)
+            gradients = gradients | {"backbone": backbone}
         updates, optimiser_state = optimiser.update(gradients, state.optimiser_state, state.params)
         params = optax.apply_updates(state.params, updates)
         latest = {"params": params["backbone"], "batch_stats": found.batch_stats}
@@ -295,7 +301,8 @@ def loss_and_gradients(
     context = dataclasses.replace(context, precision=head_precision(head))
     over: dict[str, Any] = {}
     if head.kind != "dense":
-        over["chunk"] = head.chunk
+        tiled = {"kernel": head.kernel, "skip": head.skip}
+        over = {"chunk": head.chunk} if head.kernel == "xla" else tiled
     if head.kind == "sharded":
         over |= {"axis_name": context.axis_name, "num_classes": num_classes}
     key, rounding_key = jax.random.split(context.key)
@@ -412,6 +419,12 @@ def _norms(gradients: dict[str, Any], split_over: str | None) -> dict[str, jax.A
     head = sum(jax.tree.leaves(squares["head"]), jnp.zeros(()))
     everything = sum(jax.tree.leaves(squares["backbone"]), head)
     return {"gradient_norm": jnp.sqrt(everything), "head_gradient_norm": jnp.sqrt(head)}
+
+
+def _shortened(gradients: Any, norm: jax.Array, longest: float) -> Any:
+    """The gradients, of this norm, at most `longest`."""
+    shrink = jnp.minimum(1.0, longest / jnp.maximum(norm, 1e-30))
+    return jax.tree.map(lambda leaf: leaf * shrink, gradients)
 
 
 def _all_finite(params: Any, axis_name: str | None) -> jax.Array:

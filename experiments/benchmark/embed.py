@@ -14,6 +14,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
+from arcface_jax.command_name import install
 from arcface_jax.commands.command import Count, table_of
 from arcface_jax.commands.models import open_trained
 from arcface_jax.errors import InputError, reason
@@ -107,9 +108,7 @@ def onnx_embedding(
     try:
         runtime = importlib.import_module("onnxruntime")
     except ImportError as error:
-        raise InputError(
-            "onnxruntime is needed to compare with: pip install -r requirements-onnx.txt"
-        ) from error
+        raise InputError(f"onnxruntime is needed to compare with: {install('onnx')}") from error
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = config.threads, 3
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,11 @@
 """The runs of arcface_torch (insightface, recognition): polynomial decay, no dropout, weight decay
-of all parameters, its initial weights, running variances as PyTorch keeps them.
+of all parameters, the backbone's gradient clipped at 5, its initial weights, running variances as
+PyTorch keeps them.
 
 References: insightface, recognition/arcface_torch, configs and README; An et al., Partial FC
 (arXiv:2010.05222, arXiv:2203.15565); Zhu et al., WebFace260M (arXiv:2103.04098).
 
-Theirs computes in float16, these in bfloat16. Theirs also clips the norm of the backbone's gradient
-at 5; `optimiser.clip` here is of the head's with it, so these do not.
+Theirs computes in float16, these in bfloat16.
 """
 
 from arcface_jax.losses import ArcFace, CosFace, Loss
@@ -66,6 +66,8 @@ def _arcface_torch(
             decay="all",
             schedule="polynomial",
             warmup=warmup_epochs / epochs,
+            clip=5.0,
+            clip_over="backbone",
         ),
         run=long_run(steps_of(epochs, data, batch_size), batch_size),
     )
@@ -231,6 +233,8 @@ def webface42m_vit_b() -> Config:
             decay="all",
             schedule="polynomial",
             warmup=0.1,
+            clip=5.0,
+            clip_over="backbone",
         ),
         run=long_run(steps_of(epochs, WEBFACE42M, batch_size), batch_size, accumulate=12),
     )

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcface_jax.data.align import align, alignment_residual, similarity
-from arcface_jax.data.aligned_crop import TEMPLATE, alignment_residuals
+from arcface_jax.data.aligned_crop import TEMPLATE, alignment_residuals, order_of_landmarks
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
 from arcface_jax.data.sources.folder import FolderSource
@@ -136,6 +136,71 @@ def test_landmarks_in_another_order_are_refused(face):
         align(face, TEMPLATE[:4])
     with pytest.raises(InputError, match=r"image must be uint8 \[height, width, 3\]"):
         align(face.astype(np.float32), TEMPLATE)
+
+
+@pytest.mark.parametrize(
+    ("order", "looks"),
+    [
+        ([1, 0, 2, 3, 4], "right eye, left eye, nose, left corner of the mouth, right corner of"),
+        ([0, 1, 2, 4, 3], "left eye, right eye, nose, right corner of the mouth, left corner of"),
+        ([1, 0, 2, 4, 3], "right eye, left eye, nose, right corner of the mouth, left corner of"),
+        ([0, 1, 4, 3, 2], "left eye, right eye, right corner of the mouth, left corner of the mou"),
+        ([0, 1, 3, 4, 2], "left eye, right eye, left corner of the mouth, right corner of the mou"),
+        ([2, 0, 1, 3, 4], "nose, left eye, right eye, left corner of the mouth, right corner of t"),
+        ([3, 4, 2, 0, 1], "left corner of the mouth, right corner of the mouth, nose, left eye, r"),
+        ([0, 2, 1, 3, 4], "left eye, nose, right eye, left corner of the mouth, right corner of t"),
+    ],
+)
+@pytest.mark.parametrize("angle", [0, 40, 90, 180, -75])
+def test_the_order_of_landmarks_is_seen_in_any_turn(face, order, looks, angle):
+    noise = np.random.default_rng(angle % 360).normal(0, 1.5, (5, 2))
+    landmarks = apply(transform(np.radians(angle), 1, 0, 0), TEMPLATE - 56 + noise) + 56
+    align(face, landmarks)
+    with pytest.raises(InputError, match=f"landmarks look like {looks}"):
+        align(face, landmarks[order])
+
+
+def head(yaw: float, pitch: float) -> np.ndarray:
+    """Landmarks of a head turned by so many degrees, [5, 2]."""
+    points = np.array(
+        [[-32, -35, 0], [32, -35, 0], [0, 2, -38], [-26, 35, -12], [26, 35, -12]], float
+    )
+    a, b = np.radians([yaw, pitch])
+    turned = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
+    nodding = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    return (points @ turned.T @ nodding.T)[:, :2]
+
+
+@pytest.mark.parametrize("yaw", range(-90, 91, 15))
+@pytest.mark.parametrize("pitch", [-45, -20, 0, 20, 45])
+def test_turned_heads_are_in_order(yaw, pitch):
+    noise = np.random.default_rng(yaw + 90).normal(0, 2, (20, 5, 2))
+    for points in head(yaw, pitch) + noise:
+        assert order_of_landmarks(points) is None
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (1.0, None),
+        (0.5, "in all of 4 photographs looked at they lie in the upper left quarter, such as in "),
+        (0.4, "if they are of smaller copies of them, multiply x and y by the ratio"),
+        (2.0, "in all of 4 photographs looked at they lie in the lower right quarter"),
+        (10.0, "if they are of larger copies of them"),
+        (0.95, None),
+    ],
+)
+def test_landmarks_of_photos_of_another_size_are_said(tmp_path, picture, caplog, factor, said):
+    middle = (TEMPLATE - 56) * 0.4 + 75
+    listed = {}
+    for number in range(5):
+        (tmp_path / "ann").mkdir(exist_ok=True)
+        (tmp_path / f"ann/{number}.png").write_bytes(encode_png(picture(number, 150, 150)))
+        listed[f"ann/{number}.png"] = (middle + number) * factor
+    (tmp_path / "ann/4.png").write_bytes(b"no image")  # which whoever reads it is told
+    by_path(FolderSource(tmp_path), listed)
+    assert len(caplog.messages) == (said is not None)
+    assert (said or "") in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -465,7 +530,7 @@ def test_bad_landmarks_are_refused(photos):
         by_path(SyntheticFaces(2, 2), {})
     with pytest.raises(InputError, match=r"landmarks must be \[3, 5, 2\]"):
         AlignedSource(source, TEMPLATE)
-    with pytest.raises(InputError, match=r"Ann/1\.png: landmarks lie 20 pixels"):
+    with pytest.raises(InputError, match=r"Ann/1\.png: landmarks look like right eye"):
         AlignedSource(source, np.tile(TEMPLATE[[1, 0, 2, 3, 4]], (3, 1, 1)))[0]
 
 

@@ -317,3 +317,18 @@ def test_the_contact_sheet_shows_identities_and_marks_what_cannot_be_read(
     pixels = identity_sheet(FolderSource(root), rows=9, columns=2).axes[0].images[0].get_array()
     assert pixels.shape[0] < 3 * 112
     assert (pixels == 128).all(axis=-1).mean() > 0.2
+
+
+def test_images_of_several_frames_are_counted(tmp_path):
+    (tmp_path / "ann").mkdir()
+    greys = [Image.new("L", (20, 16), 40 * number) for number in range(5)]
+    for name, count in (("1.gif", 1), ("2.gif", 3), ("3.png", 5), ("4.tif", 2), ("5.webp", 2)):
+        options = {"save_all": True, "append_images": greys[1:count]} if count > 1 else {}
+        greys[0].save(tmp_path / "ann" / name, **options)
+    findings = {finding.kind: finding for finding in check(FolderSource(tmp_path)).findings}
+    found = findings["several frames"]
+    assert found.rows == (Row(1, number=3), Row(2, number=5), Row(3, number=2), Row(4, number=2))
+    assert found.measure == "frames or pages"
+    assert found.summary.startswith(
+        "4 images have several frames or pages, of which the first counts and 8 do not"
+    )

@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 import tyro
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from arcface_jax.data import convert_writers
@@ -399,6 +399,7 @@ images = st.tuples(
 
 
 @settings(max_examples=25, deadline=None)
+@example(rows=[("train", ".png", CONTENTS[0]), ("train", ".png", b"damaged")])
 @given(rows=st.lists(images, min_size=1, max_size=16))
 def test_a_folder_opens_as_what_was_converted_whatever_it_is_called(rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile") / "out"
@@ -408,7 +409,8 @@ def test_a_folder_opens_as_what_was_converted_whatever_it_is_called(rows, tmp_pa
     assert isinstance(written, FolderSource)
     assert people_of(written) == people_of(source)
     for remark in written.noted:
-        assert remark.kind in ("files", "similar name"), remark  # nothing is left out
+        # Nothing is left out.
+        assert remark.kind in ("files", "similar name", "by content"), remark
 
 
 @pytest.mark.parametrize("format", ["recordio", "array_record"])

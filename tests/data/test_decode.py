@@ -6,7 +6,7 @@ import simplejpeg
 from PIL import Image, ImageCms
 
 from arcface_jax.data import decode as decode_module
-from arcface_jax.data.decode import READS_AVIF, decode, encode_png, resize, suffix_of
+from arcface_jax.data.decode import READS_AVIF, decode, encode_png, noting_frames, resize, suffix_of
 from arcface_jax.errors import InputError
 
 
@@ -198,6 +198,41 @@ def test_bytes_behind_the_image_do_not_count(smooth, format):
     encoded = saved(Image.fromarray(smooth), format)
     for behind in (bytes(512), b"trailer", encoded):
         np.testing.assert_array_equal(decode(encoded + behind, "x"), decode(encoded, "x"))
+
+
+def frames_of(format: str, count: int) -> bytes:
+    """A film of that many frames, or pages, each of another grey."""
+    greys = [Image.new("RGB", (20, 16), (40 * number,) * 3) for number in range(count)]
+    return saved(greys[0], format, save_all=True, append_images=greys[1:])
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_frames_are_counted_and_the_first_image_is_said(monkeypatch, caplog, format):
+    if format == "AVIF" and not READS_AVIF:
+        pytest.skip("no AVIF in this Pillow")
+    monkeypatch.setattr(decode_module, "_SAID_FRAMES", set())
+    for count in (1, 2, 5):
+        encoded = frames_of(format, count)
+        with noting_frames() as noted:
+            image = decode(encoded, f"{count}.img")
+        assert image.shape == (16, 20, 3)
+        assert image.max() < 8
+        assert noted == [count] * (count > 1)
+    decode(frames_of(format, 3), "outside")
+    (said,) = caplog.messages
+    assert said.startswith("2.img: has 2 frames or pages; the first counts, here and in other such")
+
+
+def test_of_damaged_further_frames_the_first_still_counts(monkeypatch):
+    monkeypatch.setattr(decode_module, "_SAID_FRAMES", set())
+    encoded = frames_of("TIFF", 2)
+    where = encoded.rfind(b"\0\1\3\0")  # a tag of the second page's directory
+    for damaged in (encoded[:where], frames_of("GIF", 3)[:-20]):
+        try:
+            image = decode(damaged, "x")
+        except InputError:
+            continue
+        assert image.max() < 8
 
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF", "MPO", "AVIF"])

@@ -3,8 +3,11 @@
 A source that holds fewer images than its own index, list or names promise is an error.
 """
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
 import re
 import shutil
@@ -20,6 +23,7 @@ import tensorflow_datasets
 from arcface_jax.data.convert import convert
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.open import open_source
+from arcface_jax.data.pair_lists import read_pair_list
 from arcface_jax.data.sources.filetree import open_tree
 from arcface_jax.data.sources.tfds import TfdsSource, image_example, image_features
 from arcface_jax.errors import InputError
@@ -85,7 +89,11 @@ def flipped(at):
     [
         (flipped(2 * STEP), rf"x\.tar: damaged or cut off at byte {2 * STEP}, after member a/1"),
         (flipped(2 * STEP + 130), "damaged or cut off at byte"),
-        (flipped(0), "not a tar file"),
+        (flipped(0), "damaged, or not a tar file"),
+        (gzip.compress(WHOLE), r"x\.tar: is compressed by gzip, .* extract it, or pack it anew"),
+        (bz2.compress(WHOLE), "is compressed by bzip2, where"),
+        (lzma.compress(WHOLE), "is compressed by xz, where"),
+        (b"PK\3\4" + WHOLE, r"x\.tar: is a zip file; call it \.zip"),
         (WHOLE[: 2 * STEP + 200], f"damaged or cut off at byte {2 * STEP}"),
         (WHOLE[: 2 * STEP + BLOCK + 9], r"b/2\.png is longer than the archive"),
         (WHOLE[: 2 * STEP] + bytes(2 * BLOCK) + WHOLE[2 * STEP + 2 * BLOCK :], "and goes on at"),
@@ -142,7 +150,9 @@ def test_a_link_in_an_archive_is_the_file_that_it_leads_to(tmp_path, link, targe
     source = open_source(write_tar(tmp_path, members))
     assert people(source) == ["ann", "bob", "ann"]
     assert [source.encoded(index) for index in range(3)] == [image(1)] * 3
-    assert source.remarks == ()
+    first, second = source.noted
+    assert "1 images are by links the same file as one of another identity" in first.text
+    assert "1 images are by links the same file as another of their identity" in second.text
 
 
 @pytest.mark.parametrize("target", ["→../ann", "→/etc/passwd", "→2.png", "⇒gone.png"])
@@ -199,7 +209,7 @@ A, B = image(1), image(2)
         ({"1.png": A, "1.l.png": B, "1.cls": b"7"}, ["7", "7"], "without a .cls of their own"),
         ({"1.png": A, "1.cls": b"7", "1.b.cls": b"7"}, ["7"], ""),
         ({"1.png": A, "1.cls": b"7", "2.heic": b"x", "2.cls": b"8"}, ["7"], ".heic (1)"),
-        ({"1.png": A, "1.cls": b"7", "2.png": "→1.png", "2.cls": "⇒1.cls"}, ["7", "7"], ""),
+        ({"1.png": A, "1.cls": b"7", "2.png": "→1.png", "2.cls": "⇒1.cls"}, ["7", "7"], "by links"),
     ],
 )  # fmt: skip
 def test_identities_of_samples(tmp_path, members, found, said):
@@ -638,7 +648,10 @@ def without_directory_entry(content):
         (packed_by_deflate64, r"1 of 2 members, such as bob/1.png, are packed by a rare method"),
         (lambda content: counting(3)(content) + b"more", r"lists 2 members, and its end counts 3"),
         (lambda content: b"#!/bin/sh\n" + content, None),
-        (lambda content: content[:-32], "neither a folder nor a zip file, or one that is cut off"),
+        (lambda content: content[:-32], r"x\.zip: a zip file that is cut off, for its end .* anew"),
+        (lambda content: content[:60], r"x\.zip: a zip file that is cut off, for its end"),
+        (gzip.compress, r"x\.zip: no zip file, but packed by gzip; extract it"),
+        (lambda content: b"<html>", r"x\.zip: neither a folder nor a zip file; give one of these"),
     ],
 )
 def test_a_zip_has_the_members_that_it_counts(tmp_path, change, message, comment):
@@ -716,6 +729,82 @@ def test_labels_of_tfds_that_are_no_class(tmp_path, monkeypatch):
         )
         with pytest.raises(InputError, match=message):
             open_source(tmp_path / "set")
+
+
+class OddLabels(tensorflow_datasets.core.GeneratorBasedBuilder):
+    """Images with a label each, of a feature that a test sets."""
+
+    VERSION = tensorflow_datasets.core.Version("1.0.0")
+    feature: object
+    values: tuple
+
+    def _info(self):
+        image = image_features(["ann"])["image"]
+        features = tensorflow_datasets.features.FeaturesDict(
+            {"image": image, "label": self.feature}
+        )
+        return tensorflow_datasets.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for number, value in enumerate(self.values):
+            yield number, {"image": io.BytesIO(image(number)), "label": value}
+
+
+FEATURES = tensorflow_datasets.features
+FLOAT = FEATURES.Scalar(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "found"),
+    [
+        (FLOAT, (0.0, 1.0, 1.0), ["0", "1", "1"]),
+        (FLOAT, (0.0, 2.0**24 - 1), ["0", "16777215"]),
+        (FLOAT, (0.0, 0.5), r"record 1: label '0\.5'; a whole number from 0 is due"),
+        (FLOAT, (0.0, np.nan), "record 1: no identity, but nan; give each image one"),
+        (FLOAT, (np.inf, 1.0), "record 0: no identity, but inf"),
+        (FLOAT, (0.0, -1.0), r"record 1: label '-1\.0'; a whole number"),
+        (FLOAT, (0.0, 1e9), r"record 1: label 1e\+09 is 2²⁴ or more, where float32 merges"),
+        (FLOAT, (0.0, 2.0**24), "record 1: label 16777216 is 2²⁴ or more"),
+        (FEATURES.Scalar(np.float64), (0.0, 1e9), "is 2²⁴ or more, where float32 merges"),
+        (FEATURES.Scalar(np.float16), (0.0, 2048.0), "is 2¹¹ or more, where float16 merges"),
+        (FEATURES.Scalar(np.int64), (2**53 + 1, 2**53 + 2), [str(2**53 + 1), str(2**53 + 2)]),
+        (FEATURES.Scalar(np.int64), (3, -1), "record 1: label '-1'; a whole number"),
+        (FEATURES.Scalar(np.bool_), (True, False), "record 0: its identity is no whole number or "),
+        (FEATURES.Tensor(shape=(2,), dtype=np.int64), ([1, 2], [3, 4]), "record 0: its identity"),
+        (FEATURES.Tensor(shape=(1,), dtype=np.int64), ([1], [3]), "record 0: its identity"),
+        (FEATURES.Text(), ("ann", "bob"), ["ann", "bob"]),
+        (FEATURES.Text(), ("ann", ""), "record 1: no identity; give each image one"),
+        (FEATURES.ClassLabel(names=["ann", " "]), (0, 1), r"label\.labels\.txt: names 1 of 2 clas"),
+        (FEATURES.ClassLabel(names=["ann", "bob"]), (0, 1), ["ann", "bob"]),
+    ],
+)  # fmt: skip
+def test_labels_of_tfds_are_checked(tmp_path, monkeypatch, feature, values, found):
+    monkeypatch.setattr(OddLabels, "feature", feature, raising=False)
+    monkeypatch.setattr(OddLabels, "values", values, raising=False)
+    builder = OddLabels(data_dir=tmp_path, file_format="array_record")
+    builder.download_and_prepare()
+    if isinstance(found, list):
+        source = open_source(builder.data_dir)
+        assert (people(source), source.remarks) == (found, ())
+    else:
+        with pytest.raises(InputError, match=found):
+            open_source(builder.data_dir)
+
+
+def test_a_set_of_tfds_without_names_says_so(tmp_path, prepared):
+    shutil.copytree(prepared / "drawn_people" / "1.0.0", tmp_path / "d")
+    assert open_source(tmp_path / "d").remarks == ()
+    (tmp_path / "d" / "label.labels.txt").unlink()
+    source = open_source(tmp_path / "d")
+    assert list(source.identity_names) == ["0", "1", "2"]
+    (remark,) = source.remarks
+    assert remark.endswith(
+        "identities are called by their numbers, for there is no label.labels.txt beside "
+        "features.json; restore it if they have names"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -845,3 +934,221 @@ def test_files_beside_a_prepared_set_or_records_are_named(tmp_path):
         assert remark.files == tuple(
             f"{place}/{name}" for name in ("lfw.bin", "val.rec", "cy/1.jpg")
         )
+
+
+# One file by several names, and names of no image
+# ----------------------------------------------------------------------------------------
+
+TWO_NAMES = "1 images are by links the same file as one of another identity, so that a face has two"
+TWICE = "1 images are by links the same file as another of their identity, such as"
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "said"),
+    [
+        ("bob/2.png", "ann/1.png", TWO_NAMES),
+        ("ann/2.png", "ann/1.png", TWICE),
+        ("zoe/2.png", "ann/1.png", TWO_NAMES),
+        ("bob/2.png", ".store/9.png", None),
+        ("bob/2.png", "../outside.png", None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["symbolic", "hard", "list", "list through a folder", "zip"])
+def test_one_file_by_two_names_is_said(tmp_path, link, target, said, kind):
+    root = write(tmp_path / "d", {"ann/1.png": A, "bob/1.png": B, ".store/9.png": image(9)})
+    write(tmp_path, {"outside.png": image(8)})
+    (root / link).parent.mkdir(exist_ok=True)
+    if kind == "hard":
+        (root / link).hardlink_to(root / target)
+    elif kind != "list through a folder":
+        (root / link).symlink_to(os.path.relpath(root / target, (root / link).parent))
+    images = ["ann/1.png", "bob/1.png", link]
+    if kind == "list through a folder":
+        (root / "other").symlink_to((root / target).parent)
+        images[2] = f"other/{target.rpartition('/')[2]}"
+    if kind.startswith("list"):
+        names = [name.partition("/")[0] for name in ("ann/1.png", "bob/1.png", link)]
+        lines = "".join(f"{path},{name}\n" for path, name in zip(images, names, strict=True))
+        root = write(root, {"x.csv": lines.encode()}) / "x.csv"
+    if kind == "zip":
+        with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+            for name in ("ann/1.png", "bob/1.png", ".store/9.png"):
+                archive.write(root / name, name)
+            info = zipfile.ZipInfo(link)
+            info.create_system, info.external_attr = 3, 0o120777 << 16
+            archive.writestr(info, os.path.relpath(target, os.path.dirname(link)))
+        root = tmp_path / "d.zip"
+    source = open_source(root)
+    linked = [one for one in source.noted if one.kind.startswith("linked")]
+    if said is None:
+        assert linked == []
+        return
+    (remark,) = linked
+    assert said in remark.text
+    assert len(remark.files) == 1
+    assert len(source) == 3
+
+
+def test_hard_links_of_many_files_are_counted(tmp_path):
+    files = {f"ann/{number}.png": image(number) for number in range(5)}
+    root = write(tmp_path / "d", files)
+    (root / "bob").mkdir()
+    for number in range(1, 5):
+        (root / f"bob/{number}.png").hardlink_to(root / f"ann/{number}.png")
+    (remark,) = open_source(root).noted
+    assert remark.text.startswith(f"{root}: 4 images are by links the same file as one of another")
+    assert remark.files == tuple(f"{root}/bob/{number}.png" for number in range(1, 5))
+
+
+def test_a_folder_of_links_to_images_has_each_once(tmp_path):
+    store = write(tmp_path / "store", {f"{number}.png": image(number) for number in range(4)})
+    for number in range(4):
+        person = tmp_path / "d" / "aabb"[number]
+        person.mkdir(parents=True, exist_ok=True)
+        (person / f"{number}.png").symlink_to(store / f"{number}.png")
+    source = open_source(tmp_path / "d")
+    assert (people(source), source.remarks) == (["a", "a", "b", "b"], ())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("y.jpg.part", "y.png.partial", "y.filepart", "Unconfirmed 12.crdownload", "y.download"),
+        *("y.opdownload", "y.png.tmp", "y.TEMP", "y.aria2", "y.png.!qB", "y.!ut", "y.unfinished"),
+        *("z.bak", "z.png.BAK", "z.backup", "z.old", "z.orig", "x1.png~", "x1.png.~1~", "#x.png#"),
+        *("x.swp", "x.png_original", "x.png_exiftool_tmp", "y.incomplete"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_unfinished_downloads_and_backups_are_no_images(tmp_path, kind, name):
+    files = {"ann/1.png": A, f"ann/{name}": B}
+    if kind == "zip":
+        write(tmp_path, {"x.zip": zip_of(files.items())})
+    root = {
+        "folder": lambda: write(tmp_path / "d", files),
+        "zip": lambda: tmp_path / "x.zip",
+        "tar": lambda: write_tar(tmp_path, files.items()),
+    }[kind]()
+    source = open_source(root)
+    assert people(source) == ["ann"]
+    assert source.encoded(0) == A
+    (remark,) = source.noted
+    assert "left out as unfinished downloads or backups of images: 1, such as " in remark.text
+    assert remark.files[0].endswith(name)
+
+
+@pytest.mark.parametrize("name", ["1", "1.jpg.1", "1.jpg?size=large", "1.dat", "a.partly", "part"])
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_images_by_content_alone_are_counted(tmp_path, kind, name):
+    files = {"ann/1.png": A, f"ann/{name}": B, "ann/1 (1).png": image(3), "ann/2.part.png": A}
+    if kind == "zip":
+        write(tmp_path, {"x.zip": zip_of(files.items())})
+    root = {
+        "folder": lambda: write(tmp_path / "d", files),
+        "zip": lambda: tmp_path / "x.zip",
+        "tar": lambda: write_tar(tmp_path, files.items()),
+    }[kind]()
+    source = open_source(root)
+    assert people(source) == ["ann"] * 4
+    (remark,) = source.noted
+    assert (
+        "images by their content, whose names do not end as an image's: 1, such as " in remark.text
+    )
+    assert remark.kind == "by content"
+
+
+def test_unfinished_downloads_alone_are_no_source(tmp_path):
+    root = write(tmp_path / "d", {"ann/1.png.part": A})
+    with pytest.raises(InputError, match=r"no image below it .*; found \.part \(1\)"):
+        open_source(root)
+
+
+def test_a_listed_image_that_is_called_a_backup_survives_conversion(tmp_path):
+    root = write(tmp_path / "d", {"1.png.part": A, "x.csv": b"1.png.part,ann\n"})
+    convert(open_source(root / "x.csv"), tmp_path / "faces", "folder")
+    source = open_source(tmp_path / "faces")
+    assert [source.encoded(0)] == [A]
+
+
+# What a message says to do
+# ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"img": [A], "identity": ["ann"]}, r"no column 'image'; it has img, identity; rename the "
+         r"column of the images' bytes to image and that of who they show to label"),
+        ({"image": [A], "person": ["ann"]}, r"no column 'label'; it has image, person; rename"),
+        ({"image": ["a.png"], "label": [0]}, r"row 0: no image bytes in column 'image', but the te"
+         r"xt 'a\.png'; write the images' files themselves into the table"),
+        ({"image": [{"bytes": None, "path": "/x/1.png"}], "label": [0]}, "but the text '/x/1.png'"),
+        ({"image": [[1, 2]], "label": [0]}, "but something else; write the images' files"),
+    ],
+)  # fmt: skip
+def test_what_to_do_with_other_columns(tmp_path, columns, message):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=message):
+        open_source(tmp_path / "x.parquet").encoded(0)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('1.png,ann\n"1.png,ann\n1.png,ann\n', 2),
+        ('1.png,ann\n1.png,"ann\n', 2),
+        ('"1.png" x,ann\n', 1),
+        ('1.png,ann\n"1.png,ann\n1.png,"bob"\n', 2),
+        ('1.png,ann\n"1.png,ann\n' + "1.png,ann\n" * 20000, 2),
+    ],
+)
+def test_a_quote_that_does_not_end_is_named_by_its_line(tmp_path, text, line):
+    write(tmp_path, {"1.png": A, "x.csv": text.encode()})
+    with pytest.raises(InputError, match=rf'x\.csv line {line}: has a quote \("\) that does not e'):
+        open_source(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar.xz", "x.7z", "x"])
+def test_a_packed_file_is_to_be_extracted(tmp_path, name):
+    content = lzma.compress(WHOLE) if name.endswith("xz") else gzip.compress(WHOLE)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"is compressed by (gzip|xz), where .*; extract it, or pa"
+    ):
+        open_source(tmp_path / name)
+
+
+# Spellings of a path
+# ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        *("ann/1.png", "./ann/1.png", "././ann/1.png", "ann//1.png", "ann/./1.png", "/ann/1.png"),
+        *("bob/../ann/1.png", "ann\\1.png", ".\\ann\\1.png", ".//ann/x/..//1.png", "ann/1"),
+        *("././ann/1", "ann/1.jpg", "./ann\\1.png".replace("/", "\\")),
+    ],
+)
+def test_spellings_of_a_path_in_a_list_of_pairs(tmp_path, listed):
+    root = write(tmp_path / "d", {"ann/1.png": A, "ann/2.png": image(4), "bob/1.png": B})
+    (tmp_path / "pairs.csv").write_text(f"{listed},ann/2.png,1\n")
+    pairs = read_pair_list(tmp_path / "pairs.csv", open_source(root))
+    assert (pairs.first.tolist(), pairs.second.tolist()) == ([0], [1])
+
+
+@pytest.mark.parametrize(
+    "listed", ["../ann/1.png", "ann/3.png", "d/ann/1.png", "../../x", "..", ""]
+)
+def test_a_path_that_is_not_there_is_named_with_what_is(tmp_path, listed):
+    root = write(tmp_path / "d", {"ann/1.png": A, "ann/2.png": image(4), "bob/1.png": B})
+    (tmp_path / "pairs.csv").write_text(f"{listed},ann/2.png,1\n")
+    name = re.escape(repr(listed or "."))
+    with pytest.raises(
+        InputError,
+        match=rf"pairs\.csv line 1: the source has no image {name}; its 3 are called such as "
+        r"ann/1\.png; list what is there",
+    ):
+        read_pair_list(tmp_path / "pairs.csv", open_source(root))

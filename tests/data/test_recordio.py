@@ -141,18 +141,6 @@ def test_a_file_without_a_header_record_is_a_list_of_images(tmp_path):
     assert list(source.identity_names) == ["3", "7"]
 
 
-def test_images_outside_every_identitys_range_have_their_own_label(tmp_path):
-    contents = [
-        pack((4, 5), 0),
-        pack(0, 1, b"a"),
-        pack(0, 2, b"b"),
-        pack(1, 3, b"c"),
-        pack((1, 3), 4),
-    ]
-    write_records(tmp_path / "x.rec", contents)
-    np.testing.assert_array_equal(RecordIOSource(tmp_path / "x.rec").labels, [0, 0, 1])
-
-
 def test_more_images_than_float32_counts(tmp_path, monkeypatch):
     # Key 2²⁴ + 3 for the first identity is stored as 2²⁴ + 4; keys in the index are exact.
     counted = []
@@ -400,7 +388,18 @@ def test_a_header_without_two_keys(tmp_path, header):
         (with_header((1, 9)), None, "no image before key 1, where identities start"),
         (with_header((5, 3)), None, "where two keys are due"),
         (with_header(ranges=((1, 4), (4, 9))), None, "key 8 does not hold a range of image keys"),
-        (with_header(ranges=((1, 5), (4, 7))), None, "of another identity than key"),
+        (with_header(ranges=((1, 4), (4, 6))), None, "key 6 is an image that no identity record"),
+        (with_header(ranges=((1, 3), (5, 7))), None, r"key 3 \(and 1 more\) is an image that no"),
+        (with_header(ranges=((1, 4), (1, 1))), None, r"key 4 \(and 2 more\) is an image that no"),
+        (with_header(ranges=((1, 5), (4, 7))), None, "key 8 holds image 4, which another identity"),
+        (with_header(ranges=((1, 7), (4, 7))), None, "key 8 holds image 4, which another identity"),
+        (with_header((7, 10), ranges=((1, 7), (2, 3), (4, 7))), None, r"key 8 \(and 1 more\) hol"),
+        (with_header(ranges=((4, 7), (1, 5))), None, "key 7 holds image 4, which another identity"),
+        (with_header(ranges=((1, 4), (1, 4))), None, "key 8 holds image 1, which another identity"),
+        (with_header(ranges=((1, 4), (7, 4))), None, "key 8 does not hold a range of image keys"),
+        (with_header(ranges=((-1, 4), (4, 7))), None, "key 7 does not hold a range of image keys"),
+        (with_header(ranges=((1, 3.5), (4, 7))), None, "key 7 does not hold a range of image keys"),
+        (with_header(ranges=((1,), (4, 7))), None, "key 7 does not hold a range of image keys"),
     ],
 )  # fmt: skip
 def test_header_index_and_records_must_agree(tmp_path, size, records, keep, message):
@@ -447,6 +446,31 @@ def test_labels_that_their_identity_contradicts(tmp_path):
     write_indexed(tmp_path, with_header(labels=[0, 0, 1, 1, 1, 1]))
     with pytest.raises(InputError, match="key 3 is of another identity than key 1"):
         RecordIOSource(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "labels", "found", "remark"),
+    [
+        (((1, 4), (4, 7)), [0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], None),
+        (((4, 7), (1, 4)), [0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], None),
+        (((1, 4), (4, 7)), [8] * 6, [0] * 6, "1 labels have several identity records, such as "
+         "label 8 of images 1 and 4; images of one label count as one identity"),
+        (((1, 3), (3, 4), (4, 7)), [5, 5, 2, 5, 5, 5], [1, 1, 0, 1, 1, 1],
+         "1 labels have several identity records, such as label 5 of images 1 and 4"),
+        (((1, 2), (2, 3), (3, 5), (5, 7)), [1, 0, 1, 1, 0, 0], [1, 0, 1, 1, 0, 0],
+         "2 labels have several identity records, such as label 0 of images 2 and 5"),
+        (((1, 4), (4, 4), (4, 7)), [0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1],
+         "1 of 3 identity records hold no image, such as key 8"),
+        ((), [0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], None),
+    ],
+)  # fmt: skip
+def test_identity_records_that_images_share(tmp_path, size, ranges, labels, found, remark):
+    records = with_header((7, 7 + len(ranges)), ranges=ranges, labels=labels)
+    write_indexed(tmp_path, records)
+    source = RecordIOSource(tmp_path)
+    np.testing.assert_array_equal(source.labels, found)
+    assert len(source.remarks) == (remark is not None)
+    assert (remark or "") in "".join(source.remarks)
 
 
 def test_a_lost_index_whose_keys_nothing_tells(tmp_path):

@@ -3,6 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
+from arcface_jax.data.in_memory import load_source
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
@@ -167,6 +168,25 @@ def test_bad_arguments_are_named(name, value):
     arguments = {"num_identities": 2, "images_per_identity": 2, name: value}
     with pytest.raises(InputError, match=name):
         SyntheticFaces(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("identities", "images"), [(10**9, 1), (10**9, 20), (10**7 + 1, 1), (10**6, 101), (1, 10**9)]
+)
+def test_more_than_can_be_counted_is_refused_at_once(identities, images):
+    with pytest.raises(
+        InputError, match=rf"^{identities:,} identities with {images:,} drawn images each are too "
+    ):
+        SyntheticFaces(identities, images)
+    assert len(SyntheticFaces(10**6, 2)) == 2 * 10**6
+
+
+def test_images_that_memory_cannot_hold_are_refused_at_once():
+    with pytest.raises(
+        InputError,
+        match=r"^100,000,000 images of 1024×1024 pixels take 314,572\.8 GB of memory",
+    ):
+        load_source(SyntheticFaces(10**7, 10), 1024)
 
 
 def test_bad_indices(faces):

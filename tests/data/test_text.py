@@ -239,7 +239,7 @@ def test_a_root_of_decomposed_names(tmp_path, faces, picture):
         ("x.csv", "foto,persona\nBo Li/Bo Li_0001.png,1\n", "are called 'foto persona'"),
         ("x.csv", "a/b.png,1\nc/d.png,2\n", "line 1: .*a/b.png is not there"),
         ("x.csv", "C:\\faces\\a.png,1\n", "line 1: 'C:/faces/a.png' is not below"),
-        ("x.csv", '"a.png,1\nb.png,2\n', "line 1: cannot be read"),
+        ("x.csv", '"a.png,1\nb.png,2\n', "line 1: has a quote"),
         ("x.csv", "a.png,1\nb\0.png,2\n", "line 2: not text; save it as UTF-8"),
         ("x.lst", "1\tBo Li/Bo Li_0001.png\t0.7\n", r"line 1: label '0\.7'"),
         ("x.lst", "1\tBo Li/Bo Li_0001.png\t-1\n", "line 1: label '-1'"),

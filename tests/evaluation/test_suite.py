@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,27 @@ def test_a_pair_list_is_scored_in_its_folds() -> None:
     expected = verify_pairs(unit[pairs.first], unit[pairs.second], pairs.same)
     assert result.figures["accuracy"].estimate == expected.accuracy
     assert result.figures["accuracy"].low < expected.accuracy < result.figures["accuracy"].high
+
+
+def test_the_published_scripts_numbers_stand_beside_the_exact_ones() -> None:
+    embeddings, labels = faces()
+    pairs = draw_pairs(labels, 400, seed=0)
+    data = EmbeddedSet("set", embeddings, labels, pairs=pairs)
+    options = dataclasses.replace(OPTIONS, published_scripts=True)
+    exact, both = evaluate_set(data, OPTIONS).figures, evaluate_set(data, options).figures
+    unit = unit_embeddings(embeddings)
+    rows = unit[pairs.first], unit[pairs.second], pairs.same
+    published = verify_pairs(*rows, published_scripts=True).numbers()
+    added = both.keys() - exact.keys()
+    assert added == {
+        f"published_{name}" for name in ("accuracy", "accuracy_std", "val", "val_std", "val_far")
+    }
+    assert {name: both[name] for name in exact} == exact
+    for name in added:
+        assert both[name].estimate == both[name].low == published[name.removeprefix("published_")]
+    assert both["published_accuracy"].estimate != exact["accuracy"].estimate
+    with pytest.raises(InputError, match="num_folds: 1 folds"):
+        evaluate_set(dataclasses.replace(data, pairs=None), options)
 
 
 def test_without_identities_folds_are_resampled_and_nothing_is_searched() -> None:

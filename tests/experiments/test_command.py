@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import importlib
 import io
+import logging
 import math
 import os
 import subprocess
@@ -74,6 +75,22 @@ def test_warnings_of_libraries_are_not_shown():
         call = [sys.executable, *options, "-c", program]
         done = subprocess.run(call, capture_output=True, text=True, check=True)
         assert ("Corrupt EXIF data" in done.stderr) == shown
+
+
+def test_remarks_are_shown_plain_whoever_set_up_logging(type_command):
+    """As TFDS's logging does, which gives each line a level and a name."""
+    root = logging.getLogger()
+    spoilt = logging.StreamHandler(sys.stdout)
+    spoilt.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+    root.addHandler(spoilt)
+    try:
+        _, out, err = type_command(
+            lambda: logging.getLogger("arcface_jax").warning("1 folders hold no image")
+        )
+    finally:
+        root.removeHandler(spoilt)
+    assert (out, err) == ("", "1 folders hold no image\n")
+    assert logging.getLogger("arcface_jax").propagate
 
 
 @dataclasses.dataclass(frozen=True)

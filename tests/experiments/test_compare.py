@@ -82,7 +82,9 @@ def test_less_of_an_error_is_ahead():
         assert (found.wins, found.mean > 0) == (wins, wins == 0)
 
 
-def test_runs_are_compared_and_finished_ones_not_repeated(monkeypatch, tmp_path, capsys):
+def test_runs_are_compared_and_finished_ones_not_repeated(
+    monkeypatch, tmp_path, capsys, without_pictures
+):
     monkeypatch.chdir(tmp_path)
     options = [
         "--losses",

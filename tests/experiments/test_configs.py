@@ -174,6 +174,8 @@ def test_what_the_recipes_are_trained_with():
     assert (paper.loss.past_pi, torch.loss.gradient) == ("linear", "straight_through")
     assert (paper.optimiser.decay, torch.optimiser.decay) == ("kernels", "all")
     assert (type(glint.loss), glint.loss.margin) == (CosFace, 0.4)
+    assert (paper.optimiser.clip, torch.optimiser.clip) == (None, 5.0)
+    assert torch.optimiser.clip_over == "backbone"
     for config in (recipe() for recipe in RECIPES.values()):
         assert config.optimiser.learning_rate == pytest.approx(
             peak_learning_rate(config.optimiser, config.run.batch_size)

@@ -3,6 +3,7 @@ import itertools
 import json
 import pathlib
 import re
+import types
 from typing import Any
 
 import flax.linen as nn
@@ -11,15 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from arcface_jax.commands import evaluation_report
 from arcface_jax.commands.command import run_command
 from arcface_jax.commands.evaluation_inputs import load_set, read_embeddings
 from arcface_jax.commands.models import load_trained
 from arcface_jax.commands.training_angles import images_of_some_classes, training_angles
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angle_statistics import angle_statistics
-from arcface_jax.evaluation.bootstrap import Resampling
+from arcface_jax.evaluation.bootstrap import Interval, Resampling
 from arcface_jax.evaluation.embedding_rule import EmbeddingRule
 from arcface_jax.evaluation.embeddings import unit_embeddings
+from arcface_jax.evaluation.groups import GroupRates
 from arcface_jax.evaluation.score_norm import ScoreNorm, normalise_scores
 from arcface_jax.evaluation.suite import SetResult
 from arcface_jax.evaluation.verification import combine_flip
@@ -69,6 +72,28 @@ def test_options_of_a_search_for_faces_without_one_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_published_scripts_need_pairs_in_folds_and_plain_cosines(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.evaluate.draw_set", lambda *_: [])
+    without = write_faces(tmp_path / "without.npz")
+    asked: dict[str, Any] = {"output": tmp_path / "out", "published_scripts": True}
+    asked |= {"deployment_fars": (0.1,), "replicates": 2, "folds": 2}
+    said = "^--published-scripts: without has no list of pairs in folds"
+    with pytest.raises(InputError, match=said):
+        run(Arguments(embeddings=(without,), **asked))
+    same = np.tile([True, False], 20)
+    first = np.arange(0, 80, 2)
+    pairs = {"first": first, "second": np.where(same, first + 1, (first + 4) % 80), "same": same}
+    path = write_faces(tmp_path / "faces.npz", **pairs)
+    with pytest.raises(InputError, match=r"^--published-scripts: .* leave --cohort out"):
+        run(Arguments(embeddings=(path,), cohort=without, **asked))
+    run(Arguments(embeddings=(path,), **asked))
+    table = (tmp_path / "out" / "table.txt").read_text()
+    assert "accuracy by the published scripts (%)" in table
+    assert "VAL@FAR=0.001 by the published scripts (%)" in table
+
+
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("evaluation")
@@ -112,6 +137,20 @@ def test_the_report_is_one_page_that_needs_nothing_else(evaluated: pathlib.Path)
     assert "significant" in page
     assert "cannot tell whether the FAR is below 0.0001" in page
     assert "Rates by group" in page
+
+
+def test_each_rate_of_a_group_has_its_interval_or_a_word_that_there_is_none() -> None:
+    far = {"a": Interval(0.01, 0.002, 0.03), "b": Interval(0.0, 0.0, 0.0)}
+    gaps = {"far": Interval(0.01, 0.002, 0.03), "frr": Interval(0.0, 0.0, 0.0)}
+    groups = GroupRates(far, {"a": Interval(0.25, 0.1, 0.5)}, gaps)
+    page = evaluation_report._group_table(types.SimpleNamespace(groups=groups))
+    none = "0.00 (no interval: the same in every replicate)"
+    for name, of_far, of_frr in (
+        ("a", "1.00 [0.20, 3.00]", "25.00 [10.00, 50.00]"),
+        ("b", none, "–"),
+        ("gap", "1.00 [0.20, 3.00]", none),
+    ):
+        assert f"<td>{name}</td><td>{of_far}</td><td>{of_frr}</td>" in page
 
 
 def test_scores_are_normalised_by_a_cohort(

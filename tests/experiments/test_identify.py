@@ -6,6 +6,7 @@ import io
 import pathlib
 import shutil
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -16,13 +17,14 @@ from rich.console import Console
 
 from arcface_jax.commands.gallery import (
     Gallery,
+    about_embeddings,
     check_same_rule,
     embed_patterns,
     find_candidates,
     read_gallery,
 )
 from arcface_jax.commands.models import open_embedder
-from arcface_jax.commands.photos import Cropper
+from arcface_jax.commands.photos import Cropper, Photo, find_photos
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.calibration import Calibration
 from arcface_jax.evaluation.embedding_rule import NOT_TOLD, EmbeddingRule
@@ -92,6 +94,135 @@ def test_photos_that_cannot_be_used_are_left_out_and_written_down(
     assert lines[0]["image"].endswith("p1/3.png")
     assert lines[0]["note"] == ""
     assert "absent.png: cannot be read" in lines[2]["note"]
+
+
+@pytest.fixture
+def folders(crowd, tmp_path):
+    """One photo of each of three enrolled people and a stranger, the third under p0's name."""
+    for person, picture in (("p0", "p0/3"), ("p1", "p1/3"), ("p0", "p2/3"), ("p3", "p3/3")):
+        (tmp_path / "test" / person).mkdir(parents=True, exist_ok=True)
+        shutil.copy(
+            crowd / f"{picture}.png", tmp_path / f"test/{person}/{picture.replace('/', '-')}.png"
+        )
+    return tmp_path / "test"
+
+
+def test_answers_are_counted_where_the_right_names_are_known(
+    type_command, small_checkpoint, enrolled, folders, tmp_path
+):
+    (folders / "p1/broken.png").write_bytes(b"broken")
+    asked = (main, "name", small_checkpoint, enrolled, folders, "--threshold", "0.95")
+    found, picture = tmp_path / "found.csv", tmp_path / "named.png"
+    status, out, _ = type_command(*asked, "--output", found, "--picture", picture)
+    assert status == 0
+    assert (
+        "Of 3 photos of 2 people in the gallery: 2 (66.7%) named rightly, 1 wrongly, 0 unknown.\n"
+        "Of 1 photos of 1 people who are not in the gallery: 1 (100.0%) unknown, 0 given a name.\n"
+    ) in out
+    assert "named.png: 4 photos, mistakes first\n" in out
+    with found.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [tuple(line.values())[1:4] for line in lines] == [
+        ("p0", "p0", "right"),
+        ("p2", "p0", "wrong name"),
+        ("p1", "p1", "right"),
+        ("unknown", "p3", "right"),
+        ("", "p1", ""),
+    ]
+    assert "broken.png: cannot decode" in lines[4]["note"]
+    with Image.open(picture) as drawn:
+        assert drawn.size[0] > 500
+    status, _, err = type_command(*asked, "--picture", picture)
+    assert status == 2
+    assert "named.png: exists already; choose another file" in err
+
+
+@pytest.fixture
+def test_folder(crowd, tmp_path):
+    """p0 and p1 with a photo each."""
+    for person in ("p0", "p1"):
+        (tmp_path / "test" / person).mkdir(parents=True)
+        shutil.copy(crowd / person / "3.png", tmp_path / "test" / person)
+    return tmp_path / "test"
+
+
+def found(*places):
+    return [(photo.place.rpartition("/")[2], photo.person) for photo in find_photos(places)]
+
+
+def test_photos_in_folders_of_people_tell_the_right_names(test_folder, tmp_path, caplog):
+    people = [("3.png", "p0"), ("3.png", "p1")]
+    assert found(test_folder) == people
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", test_folder)
+    assert found(pathlib.Path(packed)) == people
+    assert found(test_folder / "p0/3.png", test_folder) == [("3.png", None), *people]
+    (test_folder / "p0/notes.txt").write_text("notes")
+    shutil.copy(test_folder / "p0/3.png", test_folder / "p0/1.png")
+    assert found(test_folder / "p0") == [("1.png", None), ("3.png", None)]
+    assert "p0: left out as no images: .txt (1)" in caplog.text
+    for photo in find_photos([test_folder / "p0", pathlib.Path(packed)]):
+        assert photo.read().shape == (32, 32, 3)
+
+
+def test_a_folder_without_photos_or_with_both_kinds_is_refused(test_folder, tmp_path):
+    shutil.copy(test_folder / "p0/3.png", test_folder)
+    with pytest.raises(InputError, match=r"1 image\(s\) directly in the root belong to"):
+        find_photos([test_folder])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty: no image in it \(found nothing\)"):
+        find_photos([tmp_path / "empty"])
+    (tmp_path / "empty/notes.txt").write_text("notes")
+    with pytest.raises(InputError, match=r"empty: no image in it \(found \.txt \(1\)\)"):
+        find_photos([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize(
+    ("person", "said"),
+    [
+        ("Ann_Lee", ""),
+        ("ann lee", "ann lee is not in the gallery, but Ann_Lee is"),
+        ("team/Ann_Lee", "team/Ann_Lee is not in the gallery, but Ann_Lee is"),
+        ("7", "7 is not in the gallery, but 007 is"),
+        ("Jose\u0301", "Jose\u0301 is not in the gallery, but Jos\u00e9 is"),
+        ("Bo", ""),
+        (None, ""),
+    ],
+)
+def test_a_name_that_is_only_spelt_otherwise_is_said(person, said):
+    console = Console(file=io.StringIO(), width=1000)
+    photo = Photo("a.png", lambda: np.zeros(0), person)
+    identify.say_other_spellings(console, [photo], {"Ann_Lee", "007", "Jos\u00e9"})
+    assert console.file.getvalue().startswith(f"warning: {said}" if said else "")
+    assert bool(console.file.getvalue()) == bool(said)
+
+
+def test_a_verdict():
+    enrolled = {"Ann", "Bo", "unknown"}
+    given = [
+        identify.verdict(*each, enrolled)
+        for each in (
+            ("Ann", "Ann"),
+            ("Bo", "Ann"),
+            (None, "Ann"),
+            (None, "Cy"),
+            ("Ann", "Cy"),
+            (None, None),
+            ("Ann", None),
+            ("unknown", "unknown"),
+            (None, "unknown"),
+        )
+    ]
+    assert given == [
+        "right",
+        "wrong name",
+        "not recognised",
+        "right",
+        "stranger named",
+        "",
+        "",
+        "right",
+        "not recognised",
+    ]
 
 
 def test_in_a_gallery_the_rate_is_of_strangers_not_of_comparisons(
@@ -250,6 +381,81 @@ def test_a_gallery_tells_how_its_photos_were_embedded(
     assert "these photos with --flip add --aligned; give the same options" in err
 
 
+def card_of(rule=None):
+    strangers = ImpostorTail(1000, (1, 1000), (0.9, -1.0))
+    return types.SimpleNamespace(
+        thresholds=(Threshold(1e-3, 0.9, 0.9),), strangers=strangers, rule=rule or EmbeddingRule()
+    )
+
+
+@pytest.mark.parametrize(
+    "rule", [NOT_TOLD, EmbeddingRule(None), EmbeddingRule("add", None)], ids=str
+)
+def test_a_cards_threshold_is_refused_where_embeddings_do_not_tell_their_rule(
+    monkeypatch, tmp_path, rule
+):
+    card = card_of()
+    for method in ("threshold", "check_rule", "strangers_by"):
+        monkeypatch.setattr(card, method, getattr(ModelCard, method).__get__(card), raising=False)
+    card.flip = "add"
+    monkeypatch.setattr(identify.ModelCard, "read", lambda _: card)
+    monkeypatch.setattr(identify, "check_model", lambda _: None)
+    monkeypatch.setattr(identify, "is_export", lambda _: True)
+    console = Console(file=io.StringIO())
+    names = np.array(["Ann"])
+
+    def choose(threshold, rule):
+        gallery = Gallery(np.eye(1), names, names, rule=rule)
+        options = identify.PhotoOptions()
+        return identify.choose_threshold(
+            tmp_path, options, None, threshold, console, gallery, "g.npy"
+        )
+
+    assert choose(None, EmbeddingRule()) == 0.9
+    assert choose(0.5, rule) == 0.5
+    with pytest.raises(InputError) as error:
+        choose(None, rule)
+    assert str(error.value) == (
+        f"g.npy: how its photos were embedded is {rule}, and the thresholds of the model card hold "
+        "for --flip add and no --detect alone; embed them again, or give --threshold"
+    )
+    assert card.strangers_by(rule) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "does not tell how the embeddings of g.npy were made; give the file that was written"),
+        ("[]", "does not tell how the embeddings of g.npy"),
+        ("{}", "does not tell how the embeddings of g.npy"),
+        ('{"rule": 1, "pattern_embeddings": [[1]]}', "the rule of its embeddings cannot be read"),
+        ('{"rule": {}, "pattern_embeddings": [["a"]]}', "does not tell how the embeddings"),
+        ('{"rule": {}, "pattern_embeddings": [1]}', "pattern_embeddings is no table of numbers"),
+        ('{"rule": {}, "pattern_embeddings": [[NaN]]}', "is no table of numbers"),
+        ('{"rule": {"flip": "no"}, "pattern_embeddings": [[1]]}', "flip: 'no' is unknown"),
+    ],
+)
+def test_what_is_beside_a_gallery_may_be_damaged(tmp_path, content, said):
+    np.save(tmp_path / "g.npy", np.eye(2))
+    (tmp_path / "g.csv").write_text("image,identity\na.png,Ann\nb.png,Bo\n")
+    assert read_gallery(tmp_path / "g.npy").rule == NOT_TOLD
+    (tmp_path / "g.rule.json").write_text(content)
+    with pytest.raises(InputError) as error:
+        read_gallery(tmp_path / "g.npy")
+    assert str(error.value).startswith(f"{tmp_path / 'g.rule.json'}: ")
+    assert said in str(error.value)
+
+
+def test_a_npy_gallery_tells_its_rule_and_its_model(tmp_path):
+    np.save(tmp_path / "g.npy", np.eye(2))
+    (tmp_path / "g.csv").write_text("image,identity\na.png,Ann\nb.png,Bo\n")
+    rule, patterns = EmbeddingRule("none", "face"), np.array([[0.6, 0.8]], np.float32)
+    (tmp_path / "g.rule.json").write_text(about_embeddings(rule, patterns))
+    gallery = read_gallery(tmp_path / "g.npy")
+    assert gallery.rule == rule
+    np.testing.assert_array_equal(gallery.patterns, patterns)
+
+
 def test_search_names_a_file_of_embeddings(
     type_command, small_checkpoint, crowd, enrolled, tmp_path
 ):
@@ -274,6 +480,9 @@ def test_search_names_a_file_of_embeddings(
         assert "16 probes in 9 entries of 6 numbers" in out
         with output.open(newline="") as file:
             lines[gallery] = list(csv.DictReader(file))
+    about = read_gallery(tmp_path / "gallery.npy")
+    assert about.rule == EmbeddingRule()
+    assert about.patterns is not None
     found = lines[enrolled]
     assert found == lines[tmp_path / "gallery.npy"]
     assert [line["person"] for line in found] == [
@@ -397,6 +606,10 @@ def test_an_exports_card_has_the_threshold(type_command, small_checkpoint, crowd
             "embeddings of 9 numbers",
         ),
         (["name", "small.pth", "wide.npz"], "photos: give at least one"),
+        (
+            ["name", "small.pth", "wide.npz", "a.png", "--threshold", "0", "--picture", "a.jpg"],
+            "a.jpg: give a file that ends with .png",
+        ),
         (
             ["search", "wide.npz", "wide.npz", "found.txt"],
             "found.txt: give a file that ends with .csv",

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from arcface_jax.command_name import command
+from arcface_jax import command_name
+from arcface_jax.command_name import command, install
 from arcface_jax.commands.main import call, commands, documentation, overview
 
 
@@ -43,3 +44,9 @@ def test_in_a_checkout_a_command_is_a_module(monkeypatch):
     assert command("train") == "python -m experiments.train"
     monkeypatch.setattr(sys, "argv", [r"/usr/local/bin/arcface-jax"])
     assert command("train") == "arcface-jax train"
+
+
+def test_missing_packages_are_installed_by_extra_or_in_a_checkout_by_file(monkeypatch):
+    assert install("onnx") == "pip install -r requirements-onnx.txt"
+    monkeypatch.setattr(command_name, "_installed", lambda: True)
+    assert install("onnx") == 'pip install "arcface-jax[onnx]"'

@@ -78,7 +78,7 @@ HEADS = {
 @pytest.mark.parametrize(
     "head",
     [
-        pytest.param(head, marks=[pytest.mark.slow] * (head in ("chunked", "fused")))
+        pytest.param(head, marks=[pytest.mark.slow] * (head not in ("dense", "sampled")))
         for head in HEADS
     ],
 )

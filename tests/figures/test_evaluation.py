@@ -117,6 +117,17 @@ def test_pairs_stand_side_by_side_with_their_scores() -> None:
     assert shown[3].texts[0].get_text() == "0.300"
 
 
+def test_below_a_pair_stand_its_files() -> None:
+    images = np.zeros((2, 12, 10, 3), np.uint8)
+    files = [("Ann/1.jpg", "Bo/$2$.jpg"), ("Ann/2.jpg", f"Cy/{'x' * 40}.jpg")]
+    figure = drawn(pair_sheet(images, images, [0.5, 0.25], "hardest", files))
+    said = [axes.texts[0].get_text() for axes in figure.axes]
+    assert said[0] == "0.500\nAnn/1.jpg\nBo/$2$.jpg"
+    assert said[1].startswith("0.250\nAnn/2.jpg\nCy/xxxxxxxxx…")
+    with pytest.raises(InputError, match="places: 1 for 2 pairs"):
+        pair_sheet(images, images, [0.5, 0.25], "hardest", files[:1])
+
+
 def test_bad_arrays_are_named() -> None:
     no_rocs: dict[str, Roc] = {}
     with pytest.raises(InputError, match="rocs: no curve"):

@@ -170,7 +170,17 @@ CELLS += struct.pack("<iiqiiq", 6, 1, 3, 6, 1, 2) + bytes(8 + 24 + 16)
     [
         (b"", "is no file of MXNet's parameters that can be read \\(it ends too early"),
         (b"no parameters at all, but text", r"\(it does not begin as such files do\)"),
-        (listed([ONE], []), "has 0 names for 1 arrays; save it by mx.model.save_checkpoint"),
+        (listed([ONE], []), "has no names for its 1 arrays; save it by mx.model.save_checkpoint"),
+        (
+            listed([ONE], ["a"])[:24] + bytes(200),
+            "is damaged, as one whose download stopped: 1 arr",
+        ),
+        (listed([ONE, ONE], ["a", "b"])[:-18] + bytes(18), "is damaged: array 0 has an empty name"),
+        (
+            listed([ONE], ["a"])[:-17] + bytes(17),
+            "is damaged, as one whose download stopped: 1 arr",
+        ),
+        (listed([ONE], ["a", "b"]), "1 arrays are followed by 2 names; fetch or save it anew"),
         (listed([ONE, ONE], ["arg:a", "aux:a"]), "a: is in it twice; save it anew"),
         (
             listed([ROWS], ["arg:fc"]),

@@ -3,6 +3,7 @@ import pytest
 from arcface_jax.errors import InputError
 from arcface_jax.runs.processes import is_loss_of_others, join_processes
 from experiments.reliability.processes import several_processes
+from tests.processes import quick_to_compile
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
@@ -52,6 +53,10 @@ def test_an_error_of_a_process_alone_is_no_loss_of_others():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("head", "launcher"), [("dense", "slurm"), ("sharded", "variables")])
-def test_two_processes_are_one_run_whatever_happens_to_one_of_them(tmp_path, head, launcher):
+def test_two_processes_are_one_run_whatever_happens_to_one_of_them(
+    tmp_path, monkeypatch, head, launcher
+):
+    """Quick to compile, as the tests of what strikes a process alone."""
+    monkeypatch.setenv("XLA_FLAGS", quick_to_compile())
     tally = several_processes(tmp_path, head, launcher)
     assert (tally.times, tally.lost) == (3, [])

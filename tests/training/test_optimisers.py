@@ -194,6 +194,8 @@ def test_the_papers_drops():
         (OptimiserConfig(schedule="steps", drops=(0.9, 0.5)), "optimiser: boundaries must ascend"),
         (OptimiserConfig(weight_decay=-1.0), "optimiser.weight_decay is -1"),
         (OptimiserConfig(ema=5.0), "optimiser.ema is 5"),
+        (OptimiserConfig(clip=0.0), "optimiser.clip is 0"),
+        (OptimiserConfig(clip_over="backbone"), "clip_over backbone does nothing without"),
         (
             OptimiserConfig(name="adamw", options='{"learning_rate": 1}'),
             "give it by --optimiser.learning-rate",

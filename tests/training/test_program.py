@@ -29,6 +29,24 @@ FUSED = dataclasses.replace(CHUNKED, update="fused")
         (ArcFace(), HeadConfig("chunked", chunk=0), "head.chunk is 0"),
         (ArcFace(), HeadConfig("chunked", sample_rate=1.5), "head.sample_rate"),
         (ArcFace(), HeadConfig("chunked", dtype="bfloat16"), "head.dtype bfloat16 does nothing"),
+        (ArcFace(), HeadConfig(kernel="pallas"), "head.kernel pallas does nothing with head.kind"),
+        (ArcFace(), HeadConfig("chunked", skip=0.1), "head.skip 0.1 does nothing with head.kernel"),
+        (ArcFace(), HeadConfig("chunked", kernel="pallas", skip=2.0), "head.skip is 2; pass"),
+        (
+            ArcFace(),
+            dataclasses.replace(CHUNKED, kernel="pallas"),
+            "head.chunk 4 does nothing with head.kernel pallas",
+        ),
+        (
+            ArcFace(),
+            HeadConfig("chunked", update="fused", kernel="pallas"),
+            "head.kernel pallas does nothing with head.update fused",
+        ),
+        (
+            ArcFace(sub_centers=3),
+            HeadConfig("chunked", kernel="pallas"),
+            "head.kernel pallas has no loss.sub_centers 3; use xla",
+        ),
         (Triplet(), HeadConfig(precision="high"), "head.precision high does nothing with loss.na"),
         (MagFace(), FUSED, "head.update fused has no loss.name magface"),
         (Intra(), FUSED, "head.update fused has no loss.name intra"),
@@ -42,10 +60,22 @@ def test_a_head_that_the_loss_cannot_have_is_refused(loss, head, named):
         create_program(config, 11)
 
 
-def test_a_fused_head_needs_sgd():
-    config = Config(head=FUSED, optimiser=OptimiserConfig(name="adamw"), run=RunConfig(devices=1))
-    with pytest.raises(InputError, match=r"it needs --optimiser\.name sgd"):
+@pytest.mark.parametrize(
+    ("optimiser", "named"),
+    [
+        (OptimiserConfig(name="adamw"), r"learns by SGD alone, not adamw; use"),
+        (OptimiserConfig(clip=5.0), r"it; use --optimiser\.clip-over backbone"),
+    ],
+)
+def test_a_fused_head_refuses_an_optimiser_that_needs_its_gradient(optimiser, named):
+    config = Config(head=FUSED, optimiser=optimiser, run=RunConfig(devices=1))
+    with pytest.raises(InputError, match=named):
         create_program(config, 11)
+
+
+def test_a_fused_head_may_have_the_backbone_clipped():
+    optimiser = OptimiserConfig(clip=5.0, clip_over="backbone")
+    create_program(Config(head=FUSED, optimiser=optimiser, run=RunConfig(devices=1)), 11)
 
 
 def test_another_loss_has_its_own_numbers_but_the_scale_stays():

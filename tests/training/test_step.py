@@ -308,6 +308,23 @@ def test_clipping_scales_all_gradients_to_the_norm():
     assert norm(moved) == pytest.approx(0.25, rel=1e-5)
 
 
+def test_clipping_the_backbone_alone_leaves_the_head_as_it_is():
+    """As arcface_torch's `clip_grad_norm_(backbone.parameters(), 5)`."""
+    images, labels = next(batches(1))
+    moved = {}
+    for name, clipped in (("free", {}), ("clipped", {"clip": 0.25, "clip_over": "backbone"})):
+        step, state = program(optimiser=optax.sgd(1.0), **clipped)
+        new, metrics = step(state, KEY, images, labels)
+        moved[name] = jax.tree.map(np.subtract, jax.device_get(new.params), state.params)
+    length = norm(moved["free"]["backbone"])
+    assert length > 0.25
+    assert norm(moved["clipped"]["backbone"]) == pytest.approx(0.25, rel=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, moved["clipped"]["head"], moved["free"]["head"])
+    # What is logged is the gradient before it was scaled.
+    both = np.hypot(length, float(metrics["head_gradient_norm"]))
+    assert float(metrics["gradient_norm"]) == pytest.approx(both, rel=1e-5)
+
+
 def test_the_moving_average_follows_its_equation():
     step, state = program(average=True, average_decay=0.15)
     average = state.average

@@ -49,7 +49,7 @@ class EncodedSource(FaceSource):
         """Says which of `identity_names` are nearly equal."""
         alike: dict[str, list[str]] = {}
         for name in self.identity_names:
-            alike.setdefault(_without_spelling(name), []).append(name)
+            alike.setdefault(without_spelling(name), []).append(name)
         several = [each for each in alike.values() if len(each) > 1]
         if several:
             first, second = (_shown(name, several[0]) for name in several[0][:2])
@@ -60,6 +60,38 @@ class EncodedSource(FaceSource):
                 "similar name",
                 [name for each in several for name in each],
             )
+
+    def remark_links(self, place: str, files: np.ndarray, images: np.ndarray | None = None) -> None:
+        """Says which images are one file, which links lead to twice.
+
+        Args:
+          place: what messages call the source.
+          files: int64 [M], equal for images of one file.
+          images: [M], which they are of; all if None.
+        """
+        images = np.arange(len(self)) if images is None else images
+        _, first, which = np.unique(files, return_index=True, return_inverse=True)
+        again = np.flatnonzero(first[which] != np.arange(len(files)))
+        if not len(again):
+            return
+        earlier, again = images[first[which[again]]], images[again]
+        across = self.labels[earlier] != self.labels[again]
+        for chosen, whose, kind in (
+            (
+                across,
+                "one of another identity, so that a face has two names",
+                "linked, other identity",
+            ),
+            (~across, "another of their identity", "linked"),
+        ):
+            if chosen.any():
+                one, other = (self.where(int(each[chosen][0])) for each in (earlier, again))
+                self.remark(
+                    f"{place}: {chosen.sum()} images are by links the same file as {whose}, such "
+                    f"as {other} and {one}; each counts",
+                    kind,
+                    map(self.where, again[chosen].tolist()),
+                )
 
     @functools.cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
@@ -98,7 +130,7 @@ def number_identities(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     return np.array([label_of[name] for name in names], np.int32), distinct
 
 
-def _without_spelling(name: str) -> str:
+def without_spelling(name: str) -> str:
     """A name without what two spellings of it may differ in: capitals, spaces, the Unicode form of
     an accent, and zeros before a number.
     """

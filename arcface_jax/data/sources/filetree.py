@@ -1,20 +1,22 @@
 """Files below a root, which is a directory or a zip archive of one, read in place."""
 
+import contextlib
 import functools
+import itertools
 import os
 import pathlib
 import posixpath
 import stat
 import threading
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
-from arcface_jax.data.text import listed_path
-from arcface_jax.errors import InputError, printable, reason
+from arcface_jax.data.text import listed_path, same_name
+from arcface_jax.errors import InputError, printable, readable, reason
 
 MAX_FILE_BYTES = 1 << 28
 """Larger files are not read: no encoded face comes near 256 MiB."""
@@ -22,6 +24,15 @@ MAX_FILE_BYTES = 1 << 28
 _START = 16
 _LOCAL_HEADER = b"PK\3\4"
 _LONGEST_LINK = 4096
+_PACKERS = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip",
+    b"Rar!\x1a\x07": "RAR",
+    b"\x04\x22\x4d\x18": "LZ4",
+}
 _END, _LARGE_END = b"PK\5\6", b"PK\6\6"
 _END_RECORD, _COUNTED_ELSEWHERE = 22, 0xFFFF
 _LONGEST_END = _END_RECORD + 0xFFFF + 1024  # with the comment and what large archives have before
@@ -74,6 +85,10 @@ class FileTree(Protocol):
         """The file's name for messages."""
         ...
 
+    def files(self, paths: Sequence[str]) -> np.ndarray:
+        """int64 [N], equal where different paths lead to one file, by links."""
+        ...
+
 
 def open_tree(root: str | os.PathLike[str]) -> FileTree:
     """The files of a directory or of a zip archive.
@@ -88,7 +103,21 @@ def open_tree(root: str | os.PathLike[str]) -> FileTree:
         return _DirectoryTree(root)
     if zipfile.is_zipfile(root):
         return _ZipTree(root)
-    raise InputError(f"{root}: neither a folder nor a zip file, or one that is cut off")
+    with readable(root), open(root, "rb") as file:
+        start = file.read(_START)
+    if start.startswith(_LOCAL_HEADER):
+        raise InputError(
+            f"{root}: a zip file that is cut off, for its end with the list of members is not "
+            "there; fetch or make it anew"
+        )
+    if packed := packed_by(start):
+        raise InputError(f"{root}: no zip file, but packed by {packed}; extract it")
+    raise InputError(f"{root}: neither a folder nor a zip file; give one of these")
+
+
+def packed_by(start: bytes) -> str | None:
+    """The name of a program that a file was packed by, of which these are the first bytes."""
+    return next((name for sign, name in _PACKERS.items() if start.startswith(sign)), None)
 
 
 class _DirectoryTree:
@@ -175,6 +204,35 @@ class _DirectoryTree:
     def where(self, path: str) -> str:
         return printable(os.path.join(self._root, path))
 
+    def files(self, paths: Sequence[str]) -> np.ndarray:
+        # A folder's listing has the numbers of its files, and only of links to them others.
+        def folder_of(index: int) -> str:
+            return paths[index].rpartition("/")[0]
+
+        numbers = np.full(len(paths), -1, np.int64)
+        by_folder = sorted(range(len(paths)), key=folder_of)
+        for folder, indices in itertools.groupby(by_folder, folder_of):
+            names = {paths[index].rpartition("/")[2]: index for index in indices}
+            with contextlib.suppress(OSError), os.scandir(os.path.join(self._root, folder)) as scan:
+                for entry in scan:
+                    if entry.name in names and not entry.is_symlink():
+                        numbers[names[entry.name]] = entry.inode() % (1 << 63)
+        for index in np.flatnonzero(numbers < 0).tolist():
+            with contextlib.suppress(OSError, ValueError):
+                status = os.stat(os.path.join(self._root, paths[index]))
+                numbers[index] = status.st_ino % (1 << 63)
+        # Numbers of several disks can be equal, and some systems give none.
+        _, which, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+        known: dict[tuple[int, int], int] = {}
+        result = np.arange(len(paths))
+        for index in np.flatnonzero((counts[which] > 1) & (numbers > 0)).tolist():
+            with contextlib.suppress(OSError):
+                status = os.stat(os.path.join(self._root, paths[index]))
+                if status.st_ino:
+                    key = status.st_dev, status.st_ino
+                    result[index] = known.setdefault(key, index)
+        return result
+
 
 class _ZipTree:
     """The files of a zip archive.
@@ -229,6 +287,13 @@ class _ZipTree:
 
     def where(self, path: str) -> str:
         return printable(f"{self._root}:{path}")
+
+    def files(self, paths: Sequence[str]) -> np.ndarray:
+        self._archive()
+        places = {
+            path: self._members[path].header_offset for path in paths if path in self._members
+        }
+        return np.array([places.get(path, -1 - at) for at, path in enumerate(paths)], np.int64)
 
     def _archive(self) -> zipfile.ZipFile:
         with self._lock:
@@ -363,6 +428,13 @@ def normal_name(name: str) -> str:
     backslashes that some programs of Windows write.
     """
     return posixpath.normpath(listed_path(name).lstrip("/") or ".")
+
+
+def one_form(path: str) -> str:
+    """A path of a list or a source in the form in which all spellings of it are equal: that of
+    `normal_name`, in composed Unicode.
+    """
+    return same_name(normal_name(path))
 
 
 def follow(name: str, files: Mapping[str, object], links: Mapping[str, str]) -> str | None:

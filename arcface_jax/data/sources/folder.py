@@ -3,7 +3,9 @@
 import collections
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,8 +30,17 @@ NEVER_IMAGES = (
     ".parquet",
 )
 """File names that are no images, whatever the files hold."""
+_UNFINISHED = re.compile(
+    r"([~#]|\.("
+    r"(file)?part(ial)?|(cr|op)?download|unfinished|incomplete|inprogress|aria2|!ut|!qb|te?mp"
+    r"|bak|backup|old|orig|save|sw[op]"
+    r")|_original|_exiftool_tmp)$",
+    re.IGNORECASE,
+)
 NO_IMAGE = "left out as no images"
 HIDDEN = "left out as hidden images"
+UNFINISHED = "left out as unfinished downloads or backups of images"
+BY_CONTENT = "images by their content, whose names do not end as an image's"
 
 
 class NoImagesError(InputError):
@@ -46,8 +57,9 @@ class FolderSource(TreeSource):
     every machine. Hidden files are left out, and a folder that a symbolic link leads to again
     counts once; both are counted in `remarks`.
 
-    Files with another suffix than `EXTENSIONS` are images if they begin as one; the rest is left
-    out and counted in `remarks`. So are folders without an image, folders of one name, and folders
+    Files with another suffix than `EXTENSIONS` are images if they begin as one, but for unfinished
+    downloads and backups (`is_unfinished`); these and the rest are left out, and all three are
+    counted in `remarks`. So are folders without an image, folders of one name, and folders
     at several depths, which may be one person's.
 
     A zip archive of such a tree is read in place.
@@ -74,12 +86,13 @@ class FolderSource(TreeSource):
     ):
         tree = open_tree(root)
         files, folders, hidden, others = listing or tree.walk()
-        paths, left_out = sort_out(files, tree.start, extensions)
+        paths, by_content, unfinished, left_out = sort_out(files, tree.start, extensions)
         place = os.fspath(root)
         if not paths:
             raise NoImagesError(
                 f"{place}: no image below it (looked for "
-                f"{', '.join(extensions or EXTENSIONS)}; found {in_words(left_out) or 'nothing'})"
+                f"{', '.join(extensions or EXTENSIONS)}; found "
+                f"{in_words(unfinished + left_out) or 'nothing'})"
             )
         loose = [path for path in paths if "/" not in path]
         if loose:
@@ -98,13 +111,19 @@ class FolderSource(TreeSource):
             self.remark(
                 f"{place}: {NO_IMAGE}: {in_words(left_out)}", "no image", map(tree.where, left_out)
             )
-        for what, names in {HIDDEN: hidden_images(hidden), **others}.items():
+        for what, names in {
+            UNFINISHED: unfinished,
+            HIDDEN: hidden_images(hidden),
+            **others,
+            BY_CONTENT: by_content,
+        }.items():
             if names:
                 self.remark(
                     f"{place}: {what}: {len(names)}, such as {names[0]}",
-                    "left out",
+                    "by content" if what == BY_CONTENT else "left out",
                     map(tree.where, names),
                 )
+        self.remark_links(place, tree.files(self._paths))
         remark_folders(self, place, folders, images, tree.where)
 
 
@@ -145,10 +164,31 @@ def remark_folders(
         source.remark(f"{place}: {remark}")
 
 
+def is_unfinished(name: str) -> bool:
+    """Whether a file's name is that of an unfinished download or a backup: 1.jpg.part, 1.jpg~."""
+    return _UNFINISHED.search(name) is not None
+
+
+class Sorted(NamedTuple):
+    """Names of files by what they are.
+
+    Attributes:
+      images: the images.
+      by_content: those of them that only their content tells.
+      unfinished: what begins as an image and is an unfinished download, or a backup.
+      others: the rest.
+    """
+
+    images: list[str]
+    by_content: list[str]
+    unfinished: list[str]
+    others: list[str]
+
+
 def sort_out(
     names: Sequence[str], start: Callable[[str], bytes], extensions: Sequence[str] | None = None
-) -> tuple[list[str], list[str]]:
-    """The names of images, and those of the others.
+) -> Sorted:
+    """Which files are images.
 
     Args:
       names: of files.
@@ -156,17 +196,19 @@ def sort_out(
       extensions: suffixes of images; `EXTENSIONS` if None, and then files of another suffix are
         looked into.
     """
-    images, left_out = [], []
+    found = Sorted([], [], [], [])
     suffixes = tuple(extensions or EXTENSIONS)
     for name in names:
-        suffix = pathlib.PurePosixPath(name).suffix.lower()
-        if name.lower().endswith(suffixes) or (
-            extensions is None and suffix not in NEVER_IMAGES and suffix_of(start(name))
-        ):
-            images.append(name)
+        if name.lower().endswith(suffixes):
+            found.images.append(name)
+        elif extensions or name.lower().endswith(NEVER_IMAGES) or not suffix_of(start(name)):
+            found.others.append(name)
+        elif is_unfinished(name):
+            found.unfinished.append(name)
         else:
-            left_out.append(name)
-    return images, left_out
+            found.images.append(name)
+            found.by_content.append(name)
+    return found
 
 
 def in_words(names: Iterable[str]) -> str:

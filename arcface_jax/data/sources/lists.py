@@ -106,6 +106,7 @@ class ListSource(TreeSource):
                     f"{entries[index].where}: {image} is of {printable(names[1])!r} "
                     f"here and of {printable(names[0])!r} before; give it one identity"
                 )
+        self.remark_links(str(path), self._tree.files([*first]), np.array([*first.values()]))
         if len(first) < len(self._paths):
             self.remark(
                 f"{path}: {len(self._paths) - len(first)} lines name an image that a line before "

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from arcface_jax.command_name import install
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.data.sources.filetree import Listing
 from arcface_jax.data.sources.folder import NoImagesError
 from arcface_jax.data.sources.splits import choose_split, files_of_split
-from arcface_jax.data.text import identity_of
+from arcface_jax.data.text import check_exact, identity_of_value
 from arcface_jax.errors import InputError, printable, reason
 
 _CACHE_BYTES = 1 << 30
-_EXACT = {"halffloat": (2**11, "2¹¹", "float16"), "float": (2**24, "2²⁴", "float32")}
+_EXACT = {"halffloat": (11, "float16"), "float": (24, "float32")}
 
 
 class ParquetSource(EncodedSource):
@@ -33,7 +34,7 @@ class ParquetSource(EncodedSource):
     small set or reading in order is fast, and shuffled training on a large set is not: convert it
     to RecordIO or array_record first.
 
-    Needs the packages of requirements-parquet.txt.
+    Needs the extra `parquet`.
 
     Args:
       path: a file, or a folder whose `.parquet` files, at any depth, count in sorted order.
@@ -109,7 +110,11 @@ class ParquetSource(EncodedSource):
             for column in (image_column, identity_column):
                 if column not in each:
                     there = printable(", ".join(each))
-                    raise without(f"{name}: no column {column!r}; it has {there}")
+                    raise without(
+                        f"{name}: no column {column!r}; it has {there}; rename the column of the "
+                        f"images' bytes to {image_column} and that of who they show to "
+                        f"{identity_column}"
+                    )
 
     def encoded(self, index: int) -> bytes:
         """The cell of the image column."""
@@ -118,8 +123,12 @@ class ParquetSource(EncodedSource):
         value = _read(self.where(index), lambda: cells[row].as_py())
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
+            path = value.get("path") if isinstance(value, dict) else value
+            there = f"the text {path[:80]!r}" if isinstance(path, str) else "something else"
+            there = "nothing" if path is None else there
             raise InputError(
-                f"{self.where(index)}: no image bytes in column {self._image_column!r}"
+                f"{self.where(index)}: no image bytes in column {self._image_column!r}, but "
+                f"{printable(there)}; write the images' files themselves into the table"
             )
         return content
 
@@ -176,9 +185,7 @@ class ParquetSource(EncodedSource):
         try:
             import pyarrow.parquet as pq
         except ImportError:
-            raise InputError(
-                "reading Parquet needs pyarrow; pip install -r requirements-parquet.txt"
-            ) from None
+            raise InputError(f"reading Parquet needs pyarrow; {install('parquet')}") from None
         self._files = [
             _read(name, lambda name=name: pq.ParquetFile(name, memory_map=True))
             for name in self._paths
@@ -244,15 +251,12 @@ def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] 
 
 def _check_exact(cells: list[Any], kind: Any, file: str) -> None:
     """Raises where a column's type of number no longer tells neighbouring labels apart."""
-    limit, shown, precision = _EXACT.get(str(getattr(kind, "value_type", kind)), (None, "", ""))
-    if limit is None:
+    bits, precision = _EXACT.get(str(getattr(kind, "value_type", kind)), (None, ""))
+    if bits is None:
         return
     for row, cell in enumerate(cells):
-        if isinstance(cell, int | float | np.floating) and limit <= cell < math.inf:
-            raise InputError(
-                f"{file} row {row}: label {cell:.9g} is {shown} or more, where {precision} merges "
-                "identities; write whole numbers or text"
-            )
+        if isinstance(cell, int | float | np.floating) and math.isfinite(cell):
+            check_exact(float(cell), bits, precision, f"{file} row {row}")
 
 
 def _identities(cells: list[Any], class_names: list[str] | None, file: str) -> list[str]:
@@ -262,25 +266,16 @@ def _identities(cells: list[Any], class_names: list[str] | None, file: str) -> l
         raise InputError(f"{file}: two of its classes are called {printable(twice)!r}; rename one")
     known: dict[Any, str] = {}
     for row, cell in enumerate(cells):
-        if isinstance(cell, list | dict | bytes):
-            raise InputError(
-                f"{file} row {row}: its identity is no whole number or text; give another column"
-            )
+        where = f"{file} row {row}"
+        if isinstance(cell, list | dict | bytes):  # which no set of known ones holds
+            identity_of_value([], where)
         if cell not in known:
-            known[cell] = _identity(cell, class_names, f"{file} row {row}")
+            known[cell] = _identity(cell, class_names, where)
     return [known[cell] for cell in cells]
 
 
 def _identity(cell: Any, class_names: list[str] | None, where: str) -> str:
-    if cell is None:
-        raise InputError(f"{where}: no identity; give each image one, a whole number or text")
-    if isinstance(cell, bool) or not isinstance(cell, int | float | str):
-        raise InputError(
-            f"{where}: its identity is no whole number or text, but {cell!s}; give another column"
-        )
-    if isinstance(cell, float) and not math.isfinite(cell):
-        raise InputError(f"{where}: no identity, but {cell}; give each image one")
-    text = identity_of(str(cell), where)
+    text = identity_of_value(cell, where)
     if class_names is None or isinstance(cell, str):
         return text
     if int(text) >= len(class_names):

@@ -36,7 +36,8 @@ class RecordIOSource(EncodedSource):
 
     Label values become 0 … n − 1 in their order. Identities are named by the value, or, where the
     `.lst` file is as `convert.convert` makes it, by the folder part of its paths; `remarks` tell
-    why one is not used.
+    why one is not used. Several identity records of one label, as packing an unsorted list makes,
+    are one identity; `remarks` count those labels, and identity records without an image.
 
     Args:
       path: the `.rec` file, or the folder that has `train.rec`. The index is the file of the same
@@ -44,8 +45,9 @@ class RecordIOSource(EncodedSource):
         (`recordio_format.scan_index` and `format_index` make one to keep).
 
     Raises:
-      InputError: a file is missing or damaged, header, index, list and records do not agree, or
-        labels are no counts that float32 holds exactly.
+      InputError: a file is missing or damaged; header, index, list and records do not agree; an
+        image is in no identity record's range, in two, or of another label than others of its
+        range; or labels are no counts that float32 holds exactly.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -165,18 +167,10 @@ class RecordIOSource(EncodedSource):
         # The ranges in identity records are rounded to a multiple of 2 or more.
         if first > _FLOAT32_EXACT:
             return values if every else self._labels_at(self._image_offsets)
-        ranges = of_identities.labels
-        self._refuse(
-            ~((ranges[:, 0] >= 0) & (ranges[:, 0] <= ranges[:, 1]) & (ranges[:, 1] <= first)),
-            self._keys[is_identity],
-            "does not hold a range of image keys; the file is damaged",
-        )
-        starts, stops = np.searchsorted(self._image_keys, ranges.astype(np.int64)).T
-        filled = starts < stops
-        starts, stops = starts[filled], stops[filled]
-        for start, stop, value in zip(
-            starts, stops, self._labels_at(self._image_offsets[starts]), strict=True
-        ):
+        starts, stops = self._ranges(of_identities.labels, self._keys[is_identity], first)
+        covered = np.zeros(len(values), bool)
+        by_start = self._labels_at(self._image_offsets[starts])
+        for start, stop, value in zip(starts, stops, by_start, strict=True):
             other = (values[start:stop] >= 0) & (values[start:stop] != value)
             self._refuse(
                 other,
@@ -184,10 +178,72 @@ class RecordIOSource(EncodedSource):
                 f"is of another identity than key {self._image_keys[start]}, and the file puts "
                 "both under one; the file is damaged",
             )
-            values[start:stop] = value
-        rest = values < 0  # images that no identity's range names
-        values[rest] = self._labels_at(self._image_offsets[rest])
+            values[start:stop], covered[start:stop] = value, True
+        if len(starts) and not no_identities:
+            self._refuse(
+                ~covered,
+                self._image_keys,
+                "is an image that no identity record's range holds; the file is damaged, or its "
+                "identity records are of other images; write the records anew",
+            )
+        values[~covered] = self._labels_at(self._image_offsets[~covered])
+        self._note_shared(by_start, self._image_keys[starts])
         return values
+
+    def _ranges(
+        self, ranges: np.ndarray, keys: np.ndarray, first: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """First image of each identity record and the one after its last, counted in images; of
+        records with an image, in the order of images.
+
+        Args:
+          ranges: float32 [I, 2], what the identity records hold: image keys, the last exclusive.
+          keys: [I], of these records.
+          first: the key that ends the images'.
+        """
+        good = (ranges[:, 0] >= 0) & (ranges[:, 0] <= ranges[:, 1]) & (ranges[:, 1] <= first)
+        self._refuse(
+            ~(good & (np.floor(ranges) == ranges).all(axis=1)),
+            keys,
+            f"does not hold a range of image keys, which are 1 to {first - 1}; the file is damaged",
+        )
+        starts, stops = np.searchsorted(self._image_keys, ranges.astype(np.int64)).T
+        if (empty := starts == stops).any():
+            self.remark(
+                f"{self._file.path}: {empty.sum()} of {len(keys)} identity records hold no image, "
+                f"such as key {keys[empty][0]}",
+                "identity records",
+            )
+        order = np.argsort(starts, kind="stable")
+        order = order[~empty[order]]
+        starts, stops, keys = starts[order], stops[order], keys[order]
+        overlaps = np.append(False, starts[1:] < np.maximum.accumulate(stops)[:-1])
+        if overlaps.any():
+            at = int(np.argmax(overlaps))
+            self._refuse(
+                overlaps,
+                keys,
+                f"holds image {self._image_keys[starts[at]]}, which another identity record holds "
+                "too; the file is damaged; write the records anew",
+            )
+        return starts, stops
+
+    def _note_shared(self, labels: np.ndarray, keys: np.ndarray) -> None:
+        """Says which labels have several identity records, as packing an unsorted list makes.
+
+        Args:
+          labels: of each identity record's images.
+          keys: of its first image.
+        """
+        unique, counts = np.unique(labels, return_counts=True)
+        if (several := unique[counts > 1]).size:
+            one, other = keys[labels == several[0]][:2]
+            self.remark(
+                f"{self._file.path}: {len(several)} labels have several identity records, such as "
+                f"label {several[0]} of images {one} and {other}; images of one label count as one "
+                "identity",
+                "identity records",
+            )
 
     def _check_counted(
         self, images: int, no_images: int, identities: int, no_identities: int
@@ -290,9 +346,14 @@ class RecordIOSource(EncodedSource):
         for wrong, why in (
             (
                 ~(np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels))),
-                "is not a count from 0",
+                "is not a count from 0; number the identities by whole numbers, and write the "
+                "records anew",
             ),
-            (labels >= _FLOAT32_EXACT, "is 2²⁴ or more, where float32 merges identities"),
+            (
+                labels >= _FLOAT32_EXACT,
+                "is 2²⁴ or more, where float32 merges identities; number these from 0, and write "
+                "the records anew",
+            ),
         ):
             if wrong.any():
                 where = self._file.where(int(offsets[wrong][0]))

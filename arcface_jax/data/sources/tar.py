@@ -21,11 +21,14 @@ from arcface_jax.data.sources.filetree import (
     follow,
     in_hidden,
     normal_name,
+    packed_by,
 )
 from arcface_jax.data.sources.folder import (
+    BY_CONTENT,
     HIDDEN,
     NEVER_IMAGES,
     NO_IMAGE,
+    UNFINISHED,
     NoImagesError,
     hidden_images,
     in_words,
@@ -96,7 +99,7 @@ class TarSource(EncodedSource):
                     for name in names
                 )
         if not places:
-            found = in_words(left_out.get(NO_IMAGE, []))
+            found = in_words(left_out.get(NO_IMAGE, []) + left_out.get(UNFINISHED, []))
             raise NoImagesError(f"{root}: no image in it (found {found or 'nothing'})")
         in_members = None if files.by_name else split
         of_members = splits_of_folders([name for _, name, _, _ in places], in_members)
@@ -107,9 +110,11 @@ class TarSource(EncodedSource):
         )
         for text in files.remarks:
             self.remark(f"{root}: {text}", "shards")
+        places_of = np.array([(number, offset) for number, _, offset, _ in self._places])
+        self.remark_links(str(root), np.unique(places_of, axis=0, return_inverse=True)[1])
         for what, names in left_out.items():
             words = in_words(names) if what == NO_IMAGE else f"{len(names)}, such as {names[0]}"
-            kind = "no image" if what == NO_IMAGE else "left out"
+            kind = {NO_IMAGE: "no image", BY_CONTENT: "by content"}.get(what, "left out")
             self.remark(f"{root}: {what}: {words}", kind, names)
         if not named:
             remark_folders(self, str(root), folders, [name for _, name, _, _ in places], str)
@@ -219,15 +224,24 @@ def _index(path: str) -> _Index:
                 file.seek(members[name][0])
                 return file.read(min(16, members[name][1]))
 
-            images, others = sort_out(list(members), start)
+            images, by_content, unfinished, others = sort_out(list(members), start)
     except InputError:
         raise
     except OSError as error:
         raise InputError(f"{path}: cannot read this archive ({error.strerror or error})") from None
     except Exception as error:
         # tarfile raises ReadError, ValueError, UnicodeError and others for damaged headers.
+        with readable(path, "archive"), open(path, "rb") as file:
+            first = file.read(16)
+        if packed := packed_by(first):
+            raise InputError(
+                f"{path}: is compressed by {packed}, where images cannot be read in place; extract "
+                "it, or pack it anew without compression (tar -cf)"
+            ) from None
+        if first.startswith(b"PK"):
+            raise InputError(f"{path}: is a zip file; call it .zip") from None
         raise InputError(
-            f"{path}: damaged, compressed, or not a tar file ({reason(error)})"
+            f"{path}: damaged, or not a tar file ({reason(error)}); fetch or make it anew"
         ) from None
     for name in images:
         if members[name][1] > MAX_FILE_BYTES:
@@ -236,10 +250,11 @@ def _index(path: str) -> _Index:
         raise InputError(
             f"{path}: member {noted[REPLACED][0]} comes twice; number the samples through"
         )
-    if others:
-        noted[NO_IMAGE] = others
+    noted |= {NO_IMAGE: others, UNFINISHED: unfinished, BY_CONTENT: by_content}
     places = {name: members[name] for name in images}
-    return _Index(places, identities, others, folders, {k: v for k, v in noted.items() if v})
+    return _Index(
+        places, identities, others + unfinished, folders, {k: v for k, v in noted.items() if v}
+    )
 
 
 def _check_end(file: BinaryIO, at: int, path: str, last: str) -> int:

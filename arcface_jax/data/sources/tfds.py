@@ -1,6 +1,7 @@
 """TensorFlow Datasets, read without TensorFlow."""
 
 import io
+import math
 import os
 import pathlib
 import re
@@ -11,7 +12,7 @@ import numpy as np
 import tensorflow_datasets
 
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index, number_identities
-from arcface_jax.data.text import identity_of
+from arcface_jax.data.text import check_exact, identity_of_value
 from arcface_jax.errors import InputError, reason
 
 _READ = ("array_record", "parquet")  # file formats with records by their number
@@ -61,7 +62,10 @@ class TfdsSource(EncodedSource):
             for key in (image_key, identity_key):
                 if key not in features:
                     has = ", ".join(features)
-                    raise InputError(f"{self._name}: no column {key!r}; it has {has}")
+                    raise InputError(
+                        f"{self._name}: no column {key!r}; it has {has}; prepare the data set with "
+                        f"columns called {image_key} and {identity_key}"
+                    )
             if not builder.info.splits[split].num_examples:
                 raise InputError(f"{self._name}: no record in it")
             self._records: Sequence[Any] = builder.as_data_source(
@@ -78,20 +82,41 @@ class TfdsSource(EncodedSource):
             identities.append(record[identity_key])
             if self._paths is not None:
                 self._paths.append(_text(record[PATH_KEY]))
-        texts = [
-            identity_of(_text(value), self._place(index)) for index, value in enumerate(identities)
-        ]
-        self.labels, self.identity_names = number_identities(texts)
         feature = features[identity_key]
+        # Records hold numbers with a fraction as float32, whatever the description says.
+        bits, precision = (11, "float16") if feature.np_dtype == np.float16 else (24, "float32")
+        texts = []
+        for index, value in enumerate(identities):
+            if isinstance(value, float) and math.isfinite(value):
+                check_exact(value, bits, precision, self._place(index))
+            texts.append(identity_of_value(value, self._place(index)))
+        self.labels, self.identity_names = number_identities(texts)
         if isinstance(feature, tensorflow_datasets.features.ClassLabel):
+            names = self._class_names(feature, builder, identity_key)
             for label, text in enumerate(self.identity_names):
                 if int(text) >= feature.num_classes:
                     raise InputError(
                         f"{self._place(texts.index(text))}: label {text}, and there are "
                         f"{feature.num_classes} classes, from 0 on"
                     )
-                self.identity_names[label] = feature.int2str(int(text))
+                self.identity_names[label] = names[int(text)]
         self.remark_spelling(self._name)
+
+    def _class_names(self, feature: Any, builder: Any, key: str) -> list[str]:
+        """The names of a column's classes; says where there are none but their numbers."""
+        names, file = list(feature.names), pathlib.Path(builder.data_dir) / f"{key}.labels.txt"
+        if len(names) != feature.num_classes or not all(name.strip() for name in names):
+            raise InputError(
+                f"{file}: names {len(list(filter(str.strip, names)))} of {feature.num_classes} "
+                "classes; give each a line, or remove the file to call them by their numbers"
+            )
+        if names == [str(label) for label in range(len(names))] and not file.exists():
+            self.remark(
+                f"{self._name}: identities are called by their numbers, for there is no "
+                f"{file.name} beside features.json; restore it if they have names",
+                "names",
+            )
+        return names
 
     def _check_prepared(self, builder: Any, split: str) -> None:
         """Refuses a data set without files to read, or that are not as its description counts."""

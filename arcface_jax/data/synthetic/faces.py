@@ -32,6 +32,7 @@ GENERATOR_VERSION = 1
 _PIXELS_AT_ONCE = 4 * 112 * 112
 """Pixels drawn together: so few that the float32 planes in use stay in a core's cache."""
 _MAX_SIZE = 1024
+_MOST_IDENTITIES, _MOST_IMAGES = 10_000_000, 100_000_000  # a label of 4 bytes each
 
 
 def _whole_number(name: str, value: int, low: int, high: int) -> int:
@@ -80,6 +81,13 @@ class SyntheticFaces(FaceSource):
         self.images_per_identity = _whole_number(
             "images_per_identity", images_per_identity, 1, 2**31 - 1
         )
+        images = self.num_identities * self.images_per_identity
+        if self.num_identities > _MOST_IDENTITIES or images > _MOST_IMAGES:
+            raise InputError(
+                f"{self.num_identities:,} identities with {self.images_per_identity:,} drawn "
+                f"images each are too many: {_MOST_IDENTITIES:,} identities and {_MOST_IMAGES:,} "
+                "images are the most"
+            )
         self.image_size = _whole_number("image_size", image_size, 8, _MAX_SIZE)
         self.seed = _whole_number("seed", seed, 0, 2**64 - 1)
         self.first_identity = _whole_number("first_identity", first_identity, 0, 2**62)
