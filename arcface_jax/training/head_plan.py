@@ -47,6 +47,7 @@ class HeadSize:
       chunk: classes at a time.
       rate: the part of the classes that partial samples.
       precision: of the products, as `HeadConfig` has it.
+      kernel: of a chunked head, as `HeadConfig` has it; pallas has tiles in place of chunks.
     """
 
     head: str
@@ -58,6 +59,7 @@ class HeadSize:
     chunk: int = DEFAULT_CHUNK
     rate: float = 0.1
     precision: Any = None
+    kernel: Any = "xla"
 
     def __post_init__(self) -> None:
         check_choice("head", self.head, HEADS)
@@ -154,7 +156,7 @@ def device_step(size: HeadSize) -> Callable[..., tuple[HeadState, jax.Array, jax
     head = HeadConfig("sharded", size.chunk, sample_rate, "fused", "update", stored, size.precision)
     if size.head in ("dense", "chunked"):
         kind: Any = "dense" if size.head == "dense" else "sharded"
-        head = HeadConfig(kind, size.chunk, precision=size.precision)
+        head = HeadConfig(kind, size.chunk, precision=size.precision, kernel=size.kernel)
 
     def step(
         state: HeadState, e: jax.Array, y: jax.Array, rate: jax.Array, key: jax.Array

@@ -274,7 +274,7 @@ def make_pass(
 
 def head_precision(head: HeadConfig) -> str:
     """What a head multiplies at: as it says, or else highest on a CPU, which has nothing faster,
-    and bfloat16 on an accelerator, where it is the fastest that trains as well (docs/results.md).
+    and bfloat16 on an accelerator: the fastest, with which a head alone trains as well.
     """
     return head.precision or ("highest" if jax.default_backend() == "cpu" else "bfloat16")
 

@@ -34,7 +34,8 @@ from .measured_process import Record, serve
 from .step_cases import jax_step
 
 PRECISIONS = ("highest", "high", "bfloat16")
-HEADS = ("fused", "chunked", "dense")
+HEADS = {"fused": "fused", "chunked": "chunked", "pallas": "chunked", "dense": "dense"}
+"""By the name of the measurement, the planner's; pallas is the chunked head by that kernel."""
 
 
 def seconds_of(step: Callable[[], object], steps: int) -> list[float]:
@@ -127,7 +128,9 @@ def embeddings(
 def head_steps(classes: int, dim: int, batch: int, chunk: int, steps: int) -> Iterator[Record]:
     """A step of every head at every precision: loss, gradients, SGD with momentum."""
     for precision, head in itertools.product(reversed(PRECISIONS), HEADS):
-        size = HeadSize(head, classes, dim, batch, chunk=chunk, precision=precision)
+        kernel = "pallas" if head == "pallas" else "xla"
+        options = {"chunk": chunk, "precision": precision, "kernel": kernel}
+        size = HeadSize(HEADS[head], classes, dim, batch, **options)
 
         def begin(size: HeadSize = size) -> tuple[Callable[[], object], Any]:
             make, step, plan = jax_stepper(size)
