@@ -129,7 +129,7 @@ def head_steps(classes: int, dim: int, batch: int, chunk: int, steps: int) -> It
     """A step of every head at every precision: loss, gradients, SGD with momentum."""
     for precision, head in itertools.product(reversed(PRECISIONS), HEADS):
         kernel = "pallas" if head == "pallas" else "xla"
-        options = {"chunk": chunk, "precision": precision, "kernel": kernel}
+        options: Any = {"chunk": chunk, "precision": precision, "kernel": kernel}
         size = HeadSize(HEADS[head], classes, dim, batch, **options)
 
         def begin(size: HeadSize = size) -> tuple[Callable[[], object], Any]:
