@@ -297,9 +297,9 @@ def draw_named(
     captions = []
     for row in order:
         person, given = photos[row].person, verdicts[row]
-        right = f"{given}: is {person}" if given not in (RIGHT, _NOT_TOLD) else given
-        file = pathlib.PurePath(photos[row].place)
-        captions.append([said[row], *([right] if right else []), "/".join(file.parts[-2:])])
+        parts = pathlib.PurePath(photos[row].place).parts
+        known = [] if person is None else [given, f"is {person}"]
+        captions.append([said[row], *known, "/".join(parts[-2:] if person is None else parts[-1:])])
     every = len(order) == len(photos)
     some = f"{len(order)} photos" if every else f"{len(order)} of {len(photos):,} photos"
     title = some if not any(verdicts) else f"{some}, mistakes first"

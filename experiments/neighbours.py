@@ -177,8 +177,8 @@ def run(arguments: Arguments) -> None:
     title = f"{len(chosen)} people, {layout}; keeps {kept:.0%} of the nearest neighbours"
     first, second = most_alike_images(embeddings, people.labels, pairs)
     images, of_sheet = people.images, "The most alike people: cosine of centres"
-    places = places_of(people.source)
-    files = [(places[one], places[other]) for one, other in zip(first, second, strict=True)]
+    paths = places_of(people.source)
+    files = [(paths[one], paths[other]) for one, other in zip(first, second, strict=True)]
     sheet = pair_sheet(images[first], images[second], pairs.cosine.tolist(), of_sheet, files)
     figure = plane_figure(plane, labels, places, names, title)
     pictures = save(figure, arguments.output / "plane", ("png", "svg"))

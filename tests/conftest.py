@@ -10,7 +10,6 @@ import tempfile
 
 # Before JAX starts its backend: eight CPU devices stand in for eight accelerators.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "arcface_jax_test_cache")
 )
@@ -40,11 +39,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The default tests compile without optimising, which is most of their time; slow ones as
-    users do.
+    """The default tests compile without optimising, which is most of their time; others as users
+    do, and -m accelerator for the device that JAX finds, or that JAX_PLATFORMS names.
     """
-    if config.getoption("markexpr") == "not slow":
+    chosen = config.getoption("markexpr")
+    if chosen == "not slow":
         os.environ["XLA_FLAGS"] = quick_to_compile()
+    if not chosen.startswith("accelerator"):
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    else:
+        # Two workers share one device; a run that goes on is compared to the last bit.
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        os.environ["XLA_FLAGS"] += " --xla_gpu_deterministic_ops=true"
 
 
 def pytest_collection_finish() -> None:

@@ -393,6 +393,7 @@ PAIRS = {
 }
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize("name", PAIRS)
 def test_value_and_gradient(name, data):
     ours, theirs, value_tolerance, gradient_tolerance = PAIRS[name]
@@ -420,6 +421,7 @@ def test_value_and_gradient(name, data):
         )
 
 
+@pytest.mark.accelerator
 def test_steps_of_training(data):
     """A linear network and ArcFace under SGD with momentum and weight decay."""
     _, weights, labels, _ = data

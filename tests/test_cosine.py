@@ -29,6 +29,7 @@ def numpy_arcface(embeddings, weights, labels, margin, scale):
     return scale * np.where(one_hot, phi, cosine), embeddings
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-11), (np.float32, 5e-5)])
 def test_arcface_logits_are_the_source_formula(dtype, tolerance):
     embeddings, weights, labels = random(0, 6, 8), random(1, 5, 8), np.array([0, 1, 2, 3, 4, 4])

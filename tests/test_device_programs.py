@@ -169,6 +169,7 @@ def test_every_transformation_gives_the_same(name, data):
         close(scanned, wanted, 1e-4, 1e-4)
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize("name", LOSSES)
 def test_bf16_and_float64(name, data):
     embeddings, weights, labels = data

@@ -18,6 +18,7 @@ import urllib.parse
 
 import pytest
 
+from arcface_jax.commands.photos import PhotoOptions
 from arcface_jax.losses import LOSSES
 from arcface_jax.training.config import Config
 from experiments.recipes.presets import PRESETS
@@ -69,8 +70,8 @@ def test_options_of_a_run_exist(page):
 
 
 def command_options(module: str) -> set[str]:
-    """The fields of a command's dataclasses, and the options that it takes out of the arguments
-    itself.
+    """The fields of a command's dataclasses, those of `PhotoOptions` that they derive from, and the
+    options that it takes out of the arguments itself.
     """
     found = {"--help"}
     place = ROOT / module.replace(".", "/")
@@ -78,6 +79,8 @@ def command_options(module: str) -> set[str]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 found.add("--" + node.target.id.replace("_", "-"))
+            elif isinstance(node, ast.ClassDef) and "PhotoOptions" in map(ast.unparse, node.bases):
+                found |= {"--" + field.name for field in dataclasses.fields(PhotoOptions)}
             elif isinstance(node, ast.Constant) and re.fullmatch(r"--[a-z-]+", str(node.value)):
                 found.add(node.value)
     return found

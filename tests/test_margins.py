@@ -105,6 +105,7 @@ def numpy_slope(theta, m1, m2, m3, rule):
     return slope
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_published_curves(dtype):
     golden = GOLDEN["target_logits"]
@@ -117,6 +118,7 @@ def test_the_published_curves(dtype):
             assert number is None or float(value) == pytest.approx(number, abs=5.1e-5), name
 
 
+@pytest.mark.accelerator
 def test_the_published_values_past_pi():
     golden = GOLDEN["past_pi"]
     psis = {rule: arcface(golden["margin"], past_pi=rule) for rule in PAST_PI}

@@ -60,6 +60,9 @@ def test_the_pythons_that_are_named_are_those_that_are_tested():
     assert PROJECT["project"]["requires-python"] == f">={named[0]}"
     page = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
     assert f"{named[0]} to {named[-1]}" in page
+    # The lowest versions of these are the last that run on the lowest Python.
+    lowest = dict(line.split(">=") for line in (ROOT / "requirements.txt").read_text().split())
+    assert f"JAX {lowest['jax']} and Flax {lowest['flax']} are also the lowest" in page
 
 
 def python(*arguments, cwd, **environment):

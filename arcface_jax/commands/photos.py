@@ -21,7 +21,14 @@ from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.data.sources.filetree import open_tree
-from arcface_jax.data.sources.folder import NO_IMAGE, NoImagesError, in_words, sort_out
+from arcface_jax.data.sources.folder import (
+    BY_CONTENT,
+    NO_IMAGE,
+    UNFINISHED,
+    NoImagesError,
+    in_words,
+    sort_out,
+)
 from arcface_jax.data.subset import Subset
 from arcface_jax.errors import InputError, printable
 from arcface_jax.evaluation.embedding_rule import EmbeddingRule
@@ -228,12 +235,14 @@ def find_photos(paths: Sequence[pathlib.Path]) -> list[Photo]:
 def _loose_photos(folder: pathlib.Path) -> list[Photo]:
     """The photos directly in a folder or zip file that has no other; whose they are is not told."""
     tree = open_tree(folder)
-    names, others = sort_out(tree.walk().files, tree.start)
+    names, by_content, unfinished, others = sort_out(tree.walk().files, tree.start)
     if not names:
-        raise InputError(f"{folder}: no image in it (found {in_words(others) or 'nothing'})")
-    if others:
-        said = printable(f"{folder}: {NO_IMAGE}: {in_words(others)}")
-        logging.getLogger("arcface_jax").warning(said)
+        left_out = in_words(unfinished + others) or "nothing"
+        raise InputError(f"{folder}: no image in it (found {left_out})")
+    for what, which in {NO_IMAGE: others, UNFINISHED: unfinished, BY_CONTENT: by_content}.items():
+        if which:
+            said = printable(f"{folder}: {what}: {in_words(which)}")
+            logging.getLogger("arcface_jax").warning(said)
 
     def read(name: str) -> np.ndarray:
         return decode(tree.read(name), tree.where(name))

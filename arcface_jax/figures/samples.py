@@ -11,7 +11,7 @@ from arcface_jax.figures.style import check_images, fitted, new_figure, style
 
 _SHEET_WIDTH = 9.0  # inches
 _CELL, _LINE = 1.7, 0.125  # inches: a face's width, and the height of a line below it
-_LETTERS = 30  # that fit below a face
+_LETTERS = 28  # that fit below a face
 
 
 @style()
@@ -88,7 +88,7 @@ def face_sheet(
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     lines = max(len(caption) for caption in captions)
-    below = _LINE * (lines + 0.5)
+    below = _LINE * (lines + 1)
     figure = new_figure(
         max(_CELL * columns, 5.0), (_CELL * 0.94 * height / width + below) * rows + 0.4
     )

@@ -191,7 +191,8 @@ class _Program:
 
     def product(self, a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
         """The product of two tiles over these axes."""
-        precision, dtype = self.options.precision, self.dtype
+        dtype = self.dtype
+        precision: str | None = self.options.precision
         if precision == "bfloat16":
             precision, dtype = None, jnp.bfloat16
         elif precision == "high" and isinstance(self.tiles.compiler, mosaic.CompilerParams):

@@ -275,10 +275,8 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
         refuse(("skip",), "head.kernel xla")
     else:
         refuse(("chunk",), "head.kernel pallas")
-        if getattr(loss, "sub_centers", 1) > 1:
-            raise InputError(
-                f"head.kernel pallas has no loss.sub_centers {loss.sub_centers}; use xla"
-            )
+        if (centres := getattr(loss, "sub_centers", 1)) > 1:
+            raise InputError(f"head.kernel pallas has no loss.sub_centers {centres}; use xla")
     learnt = jax.eval_shape(lambda: loss.init_params(jax.random.key(0), 2, 2))
     if "class_weights" not in learnt:
         refuse(("precision",), f"loss.name {name}, which has no class weights")

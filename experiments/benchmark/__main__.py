@@ -4,11 +4,12 @@ python -m experiments.benchmark head                   the head, beside dense an
 python -m experiments.benchmark head --traffic         what it sends between devices
 python -m experiments.benchmark head --recall          the softmax that some classes hold
 python -m experiments.benchmark head --errors          loss and gradients at lower precision
-python -m experiments.benchmark head-storage           a head kept in float32 and in bfloat16
+python -m experiments.benchmark head-storage           a head kept and multiplied in bfloat16
 python -m experiments.benchmark step                   training steps, beside PyTorch
 python -m experiments.benchmark data                   the input pipeline, beside plain loops
 python -m experiments.benchmark evaluation             beside a loop, scikit-learn, NumPy
 python -m experiments.benchmark embed MODEL            embedding photos, beside ONNX Runtime
+python -m experiments.benchmark accelerator            the whole on one GPU or TPU, in eight minutes
 python -m experiments.benchmark compile                compiling a step, without and with the cache
 python -m experiments.benchmark step --compare FILE    beside a former run: its records.json
 
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "data": ("data", "DataBenchmark", "run_data_benchmark"),
     "evaluation": ("evaluation", "EvaluationBenchmark", "run_evaluation_benchmark"),
     "embed": ("embed", "EmbedBenchmark", "run_embed_benchmark"),
+    "accelerator": ("accelerator", "AcceleratorBenchmark", "run_accelerator_benchmark"),
     "compile": ("compile", "CompileBenchmark", "run_compile_benchmark"),
 }
 """By name: module, options, what measures; only the module that is asked for is imported."""

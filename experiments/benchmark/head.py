@@ -306,6 +306,8 @@ def measure_errors(console: Console, config: HeadBenchmark) -> None:
                 rows.append((*about, f"{numbers[0]:.2f}", *cells, *shares))
                 move(1)
     title = f"ArcFace beside float64: N = {batch}, D = {config.dim}, s = 64"
-    header = ("cosine to centre", "classes", "precision", "loss", "error of the mean", "largest")
-    header = (*header, "embeddings' gradient, relative", "class weights'")
+    header = (
+        *("cosine to centre", "classes", "precision", "loss", "error of the mean", "largest"),
+        *("embeddings' gradient, relative", "class weights'"),
+    )
     console.print(table_of(header, rows, left=0, title=title))

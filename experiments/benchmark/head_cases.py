@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from arcface_jax.cosine import product
 from arcface_jax.errors import InputError
 from arcface_jax.heads.fused import HeadState
 from arcface_jax.training.head_plan import HeadSize, compile_step, predicted_operations
@@ -51,12 +52,12 @@ def _forget_peak() -> None:
         _CLEAR.write_text("5")
 
 
-def matmul_rate(size: int = 2048, repeats: int = 5) -> float:
-    """Operations a second of a float32 product of two [size, size] matrices: the median of some."""
+def matmul_rate(size: int = 2048, repeats: int = 5, precision: str = "highest") -> float:
+    """Operations a second of a product of two [size, size] matrices: the median of some."""
     a = jax.random.normal(jax.random.key(0), (size, size))
-    product = jax.jit(lambda a: a @ a)
-    product(a).block_until_ready()
-    times = [_time(lambda: product(a).block_until_ready()) for _ in range(repeats)]
+    squared = jax.jit(lambda a: product("nd,cd->nc", a, a, precision))
+    squared(a).block_until_ready()
+    times = [_time(lambda: squared(a).block_until_ready()) for _ in range(repeats)]
     return 2.0 * size**3 / statistics.median(times)
 
 
@@ -70,8 +71,8 @@ def _block(dim: int) -> jax.Array:
     return jax.random.normal(jax.random.key(1), (_BLOCK, dim))
 
 
-def jax_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float], int]:
-    """(makes the state, takes a step and gives the mean loss, temporary bytes as planned)."""
+def jax_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float], Any]:
+    """(makes the state, takes a step and gives the mean loss, the plan of its memory)."""
     compiled = compile_step(size)
     dtype = jnp.uint16 if size.dtype == "bfloat16" else jnp.float32
     # Rows are those of a small block: a random array of this size would need another while it is
@@ -99,10 +100,10 @@ def jax_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float],
         )
         return float(loss.mean())
 
-    return make, step, compiled.memory_analysis().temp_size_in_bytes
+    return make, step, compiled.memory_analysis()
 
 
-def torch_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float], int]:
+def torch_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float], None]:
     """A plain PyTorch head: normalise, linear, margin, cross-entropy, backward, SGD."""
     try:
         import torch
@@ -129,7 +130,7 @@ def torch_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float
         held["sgd"].step()
         return float(loss)
 
-    return make, step, 0
+    return make, step, None
 
 
 def measure(
@@ -138,7 +139,7 @@ def measure(
     """Seconds of each step after the first, MB, and the matmul rate before and after."""
     size = head_size(case, batch, classes, dim, chunk)
     rates = [matmul_rate()]
-    make, step, temporary = (torch_stepper if case == TORCH else jax_stepper)(size)
+    make, step, plan = (torch_stepper if case == TORCH else jax_stepper)(size)
     before = _resident("VmRSS")
     make()
     _forget_peak()
@@ -153,7 +154,7 @@ def measure(
         "dim": dim,
         "seconds": times,
         "peak_mb": peak,
-        "planned_temporary_mb": temporary / 2**20,
+        "planned_temporary_mb": 0.0 if plan is None else plan.temp_size_in_bytes / 2**20,
         "operations": predicted_operations(size),
         "matmul_rate": statistics.mean(rates),
         "first_loss": first_loss,

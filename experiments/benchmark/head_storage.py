@@ -1,4 +1,6 @@
-"""Trains a head kept in float32 and bfloat16, over seeds: does bfloat16 train as well?"""
+"""Trains a head kept, and multiplied, in float32 and bfloat16, over seeds: does bfloat16 train as
+well?
+"""
 
 import dataclasses
 import functools
@@ -16,10 +18,16 @@ from arcface_jax.heads.fused import HeadState, RowSgd, fused_head_step, init_hea
 from .report import BenchmarkOptions, Report, ratio_of_rounds
 
 STORAGES = {
-    "float32": (jnp.float32, False),
-    "bfloat16, to nearest": (jnp.bfloat16, False),
-    "bfloat16, at random": (jnp.bfloat16, True),
+    "float32": (jnp.float32, False, "highest"),
+    "bfloat16, to nearest": (jnp.bfloat16, False, "highest"),
+    "bfloat16, at random": (jnp.bfloat16, True, "highest"),
+    "float32, products in tf32": (jnp.float32, False, "tf32"),
+    "float32, products in bfloat16": (jnp.float32, False, "bfloat16"),
+    "bfloat16, at random, products in bfloat16": (jnp.bfloat16, True, "bfloat16"),
 }
+"""What weights and momentum are kept in, whether they are rounded at random, and the precision of
+the products.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +55,7 @@ class StorageBenchmark(BenchmarkOptions):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def losses_of_a_run(config: StorageBenchmark, storage: str, seed: jax.Array) -> jax.Array:
     """Mean loss of every step, [steps]. The data depend on the seed alone."""
-    dtype, at_random = STORAGES[storage]
+    dtype, at_random, precision = STORAGES[storage]
     keys = jax.random.split(jax.random.key(seed), 3)
     centres = jax.random.normal(keys[0], (config.classes, config.dim))
     state = init_head(0.1 * jax.random.normal(keys[1], centres.shape), RowSgd(), dtype=dtype)
@@ -60,7 +68,9 @@ def losses_of_a_run(config: StorageBenchmark, storage: str, seed: jax.Array) -> 
         )
         rate = config.learning_rate * (1.0 - number / config.steps)
         key = rounding if at_random else None
-        step = fused_head_step(state, embeddings, labels, rate, rounding_key=key)
+        step = fused_head_step(
+            state, embeddings, labels, rate, rounding_key=key, precision=precision
+        )
         return step.state, step.loss.mean()
 
     return jax.lax.scan(step, state, jnp.arange(config.steps))[1]

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from arcface_jax.commands.command import run_command
@@ -31,11 +33,52 @@ def measure_in_process(
     return record
 
 
-def serve(measure: Callable[..., Record]) -> None:
-    """The whole of such a module's program: reads the case and its numbers, prints the record."""
+def records_of_process(
+    module: str, case: str, numbers: Sequence[int], seconds: float
+) -> Iterator[Record]:
+    """The records of such a module as it measures them; it is ended after so many seconds.
+
+    The last record has "failed", the reason, where it was ended or failed.
+    """
+    command = [sys.executable, "-m", module, case, *map(str, numbers)]
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        ended = threading.Event()
+
+        def end() -> None:
+            ended.set()
+            process.kill()
+
+        timer = threading.Timer(seconds, end)
+        timer.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("{") and line.endswith("\n"):  # not what was cut off
+                    yield json.loads(line)
+            status = process.wait()
+        finally:
+            timer.cancel()
+            process.kill()
+        if ended.is_set():
+            yield {"failed": f"ended after {seconds:.0f} s"}
+        elif status:
+            errors.seek(0)
+            message = (errors.read().strip().splitlines() or [f"status {status}"])[-1]
+            yield {"failed": message.removeprefix("error: ")[:200]}
+
+
+def serve(measure: Callable[..., Record | Iterator[Record]]) -> None:
+    """The whole of such a module's program: reads the case and its numbers, prints the record, or
+    each of several as it comes.
+    """
 
     def main() -> None:
         case, *numbers = sys.argv[1:]
-        print(json.dumps(measure(case, *map(int, numbers))))
+        found = measure(case, *map(int, numbers))
+        for record in [found] if isinstance(found, dict) else found:
+            print(json.dumps(record), flush=True)
 
     run_command(main)

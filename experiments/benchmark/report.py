@@ -108,7 +108,14 @@ class BenchmarkOptions:
 class Report:
     """One run of a benchmark: what it runs on, what was measured, what becomes of it."""
 
-    def __init__(self, benchmark: str, options: BenchmarkOptions, packages: Sequence[str] = ()):
+    def __init__(
+        self,
+        benchmark: str,
+        options: BenchmarkOptions,
+        packages: Sequence[str] = (),
+        device: str | None = None,
+    ):
+        """`device` is what was measured on, where that is not this process's."""
         self.benchmark, self.file = benchmark, options.output / "records.json"
         self.records: list[Record] = []
         self.console = new_console()
@@ -121,6 +128,8 @@ class Report:
             check_rounds(self._settings, "--rounds")
             check_rounds(self._former[0], f"{options.compare}: rounds")
         self._machine, self._ratios = machine(packages), dict[str, Ratio]()
+        if device is not None:
+            self._machine["device"] = device
         self.say(", ".join(f"{key} {value}" for key, value in self._machine.items()))
 
     def say(self, line: str) -> None:

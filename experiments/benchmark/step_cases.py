@@ -18,6 +18,7 @@ from arcface_jax.losses import ArcFace
 from arcface_jax.models import registry
 from arcface_jax.models.apply import linen_apply
 from arcface_jax.models.iresnet import STAGE_BLOCKS
+from arcface_jax.training.config import HeadConfig
 from arcface_jax.training.schedules import sgd
 from arcface_jax.training.state import TrainState, initial_state
 from arcface_jax.training.step import make_step
@@ -34,13 +35,21 @@ writes beyond its memory where the input, channels last, has less than a block o
 
 
 def jax_step(
-    depth: int, image: int, width: int, batch: int, dim: int, classes: int
-) -> tuple[Callable[[], float], int]:
-    """(takes a step on the same images and gives the loss, temporary bytes as planned).
+    network: str,
+    image: int,
+    width: int,
+    batch: int,
+    dim: int,
+    classes: int,
+    *,
+    dtype: Any = jnp.float32,
+    head: HeadConfig = HeadConfig(),
+) -> tuple[Callable[[], float], Any]:
+    """(takes a step on the same images and gives the loss, the plan of its memory).
 
     It is the step of the command train: its metrics, its check for bad steps, its schedule.
     """
-    backbone = registry.create(f"iresnet{depth}", width=width, embedding_size=dim)
+    backbone = registry.create(network, width=width, embedding_size=dim, dtype=dtype)
     schedule, loss = optax.constant_schedule(0.1), ArcFace()
     optimiser = sgd(schedule, decay="all")
     images = jax.random.normal(jax.random.key(0), (batch, image, image, 3))
@@ -52,7 +61,7 @@ def jax_step(
         sizes: Any = {"num_classes": classes, "embedding_size": dim}
         return initial_state(variables, loss, optimiser, key, **sizes)
 
-    step = make_step(linen_apply(backbone), loss, optimiser, schedule=schedule)
+    step = make_step(linen_apply(backbone), loss, optimiser, head=head, schedule=schedule)
     held = {"state": create()}
     program = jax.jit(step, donate_argnums=0).lower(held["state"], key, images, labels)
     compiled = program.compile()
@@ -61,8 +70,7 @@ def jax_step(
         held["state"], metrics = compiled(held.pop("state"), key, images, labels)
         return float(metrics["loss"])
 
-    planned = compiled.memory_analysis()
-    return take, 0 if planned is None else planned.temp_size_in_bytes
+    return take, compiled.memory_analysis()
 
 
 def measure(
@@ -71,7 +79,8 @@ def measure(
     """Seconds of each step after two, and what it took to get there."""
     start, temporary = time.perf_counter(), None
     if case == OURS:
-        step, temporary = jax_step(depth, image, width, batch, dim, classes)
+        step, plan = jax_step(f"iresnet{depth}", image, width, batch, dim, classes)
+        temporary = 0 if plan is None else plan.temp_size_in_bytes
     else:
         try:
             from .torch_iresnet import torch_step

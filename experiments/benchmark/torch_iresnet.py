@@ -102,6 +102,7 @@ def arcface_loss(
     cosine = functional.linear(
         functional.normalize(embeddings), functional.normalize(class_weights)
     )
+    cosine = cosine.float()  # autocast gives bfloat16
     own = cosine.gather(1, labels[:, None]).clamp(-1 + 1e-7, 1 - 1e-7)
     logits = scale * cosine.scatter(1, labels[:, None], torch.cos(torch.acos(own) + margin))
     return functional.cross_entropy(logits, labels)
@@ -114,18 +115,27 @@ def torch_step(
     image_size: int,
     batch: int,
     classes: int,
+    *,
+    device: str = "cpu",
+    bfloat16: bool = False,
 ) -> Callable[[], float]:
-    """A training step, channels last, on images that stay the same: takes it and gives the loss."""
+    """A training step, channels last, on images that stay the same: takes it and gives the loss.
+
+    With `bfloat16` network and head run in autocast, and on a GPU the network is compiled.
+    """
     network = TorchIResNet(stage_blocks, width, embedding_size, image_size)
-    network.to(memory_format=torch.channels_last)
-    weights = nn.Parameter(0.01 * torch.randn(classes, embedding_size))
+    network.to(device, memory_format=torch.channels_last)
+    forward = torch.compile(network) if bfloat16 and device == "cuda" else network
+    weights = nn.Parameter(0.01 * torch.randn(classes, embedding_size, device=device))
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD([*trained, weights], lr=0.1, momentum=0.9, weight_decay=5e-4)
-    images = torch.randn(batch, 3, image_size, image_size).to(memory_format=torch.channels_last)
-    labels = torch.arange(batch) % classes
+    images = torch.randn(batch, 3, image_size, image_size)
+    images = images.to(device, memory_format=torch.channels_last)
+    labels = torch.arange(batch, device=device) % classes
 
     def step() -> float:
-        loss = arcface_loss(network(images), weights, labels)
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            loss = arcface_loss(forward(images), weights, labels)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

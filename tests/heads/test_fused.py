@@ -63,6 +63,7 @@ def assert_same(found, wanted, tolerance):
         np.testing.assert_allclose(one, other, rtol=10 * tolerance, atol=tolerance)
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("chunk", [5, 64])
 def test_three_steps_are_three_optax_steps(problem, plain, case, chunk):
@@ -79,6 +80,7 @@ def test_three_steps_are_three_optax_steps(problem, plain, case, chunk):
     assert_same((seen, state.weights), plain(case), 1e-12)
 
 
+@pytest.mark.accelerator
 def test_in_float32_to_rounding(problem, plain):
     embeddings, tables, labels, _ = problem
     step = jax.jit(
@@ -87,7 +89,9 @@ def test_in_float32_to_rounding(problem, plain):
     state = begin(tables[1].astype(np.float32), dtype=jnp.float32)
     for _ in range(3):
         state, *seen = step(state, embeddings.astype(np.float32), labels, 0.1)
-    assert_same((seen, state.class_weights), plain("straight-through"), 1e-6)
+    # Other devices' exponentials are off by a few units in the last place.
+    tolerance = 1e-6 if jax.default_backend() == "cpu" else 1e-5
+    assert_same((seen, state.class_weights), plain("straight-through"), tolerance)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,14 @@ from arcface_jax.losses import LOSSES, ArcFace, Context, margin_softmax_loss
 from arcface_jax.margins import normface
 from arcface_jax.training.config import HeadConfig
 from arcface_jax.training.step import loss_and_gradients
+from tests.devices import HIGH_ROUNDOFF, roundoff
 
-ROUNDOFF = {"highest": 2.0**-24, "high": 2.0**-24, "bfloat16": 2.0**-8, "tf32": 2.0**-11}
+ROUNDOFF = {
+    "highest": 2.0**-24,
+    "high": roundoff(HIGH_ROUNDOFF),
+    "bfloat16": 2.0**-8,
+    "tf32": 2.0**-11,
+}
 CHUNKS = {"dense": None, "chunked": 16}
 
 
@@ -71,6 +77,7 @@ def in_float64(embeddings, weights, labels, scale, precision):
     return np.where(labels < 0, 0.0, -np.log(p[rows, labels])), of_embeddings, of_weights
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("equation", ["nd,cd->nc", "nc,cd->nd", "nc,nd->cd", "nd,ckd->nck"])
 def test_a_product_is_off_by_no_more_than_its_roundoff(equation, precision):
@@ -91,12 +98,15 @@ def test_a_product_is_off_by_no_more_than_its_roundoff(equation, precision):
         sums = 64 * 2.0**-24 * most  # n·u of a sum of n products in float32
         error = np.abs(value - np.einsum(terms, *exact))
         assert (error <= (2 * u + u**2) * most + sums).all()
+        if precision == "high" and jax.default_backend() != "cpu":
+            continue  # nobody promises how the device rounds
         known = np.einsum(terms, *(rounded(factor, precision) for factor in exact))
         assert (np.abs(value - known) <= 1.1 * sums).all()
         if u > 2.0**-20:
             assert error.max() > u * most.max() / 100  # it was rounded
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize("precision", ["bfloat16", "tf32"])
 @pytest.mark.parametrize("head", ["dense", "chunked", "fused"])
 def test_loss_and_gradients_are_those_of_rounded_factors(head, precision):

@@ -66,7 +66,7 @@ WAYS = [
     *(("vmap", devices, chunk) for devices, chunk in ((2, None), (8, 5))),
 ]
 RUNS = [
-    run
+    pytest.param(*run, marks=[pytest.mark.accelerator] * (run[0] == "jit"))
     if (run[3] == "everything" and run[2] != 1000)
     or run[:3] in (("jit", 1, None), ("jit", 1, 7), ("shard_map", 4, 5))
     else pytest.param(*run, marks=pytest.mark.slow)

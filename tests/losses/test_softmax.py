@@ -53,6 +53,7 @@ def batch(seed=0, rows=6, classes=5, dim=8):
     return random(seed + 1, rows, dim), random(seed + 2, classes, dim), labels
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize(
     ("psi", "of_angle", "smoothing", "threshold"),
     [
@@ -98,6 +99,7 @@ def test_it_is_the_cross_entropy_of_the_arcface_logits():
     np.testing.assert_allclose(smoothed, wanted_smoothed, rtol=1e-5)
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize(
     "psi", [arcface(), arcface(past_pi="linear"), cm2(), sphereface_original()]
 )
@@ -303,6 +305,7 @@ def test_the_gradient_is_orthogonal_to_embedding_and_weight(seed):
         assert (along <= 1e-4 * (1 + np.linalg.norm(gradient, axis=1))).all()
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize("rows", ["on its own centre", "opposite its centre", "zero"])
 def test_gradients_are_finite_at_the_poles(rows):
     weights = np.eye(4, 8)

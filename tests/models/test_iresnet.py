@@ -103,6 +103,7 @@ def test_flattens_channel_first(batch, variables):
     np.testing.assert_allclose(dense, by_hand, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.accelerator
 def test_bfloat16_keeps_parameters_and_embedding_in_float32(batch, variables):
     model = narrow(dtype=jnp.bfloat16)
     own = jax.eval_shape(model.init, jax.random.key(0), batch)
@@ -119,6 +120,7 @@ def test_bfloat16_keeps_parameters_and_embedding_in_float32(batch, variables):
     assert cosine.min() > 0.99
 
 
+@pytest.mark.accelerator
 def test_a_step_in_bfloat16_is_close_to_float32s(batch, variables):
     """And batch statistics are summed in float32: of bfloat16 values with mean 100 they keep
     the variance.

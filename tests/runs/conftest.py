@@ -5,6 +5,7 @@ import dataclasses
 import types
 
 import flax.linen as nn
+import jax
 import pytest
 
 from arcface_jax.models import registry
@@ -35,13 +36,14 @@ if "tiny" not in registry.names():
 
 @pytest.fixture(scope="session")
 def tiny_config():
-    """Six steps on twelve synthetic people, half of them held out."""
+    """Six steps on twelve synthetic people, half of them held out; on two devices, if there are."""
+    devices = min(2, jax.device_count())
     return Config(
         data=DataConfig(
             identities=12, images_per_identity=6, image_size=16, test_fraction=0.5, pairs=120
         ),
         model=ModelConfig(name="tiny", width=4, embedding_size=16),
-        run=RunConfig(steps=6, batch_size=16, evaluate_every=3, log_every=1, devices=2),
+        run=RunConfig(steps=6, batch_size=16, evaluate_every=3, log_every=1, devices=devices),
     )
 
 

@@ -58,6 +58,7 @@ def test_another_seed_gives_another_run(straight, with_run, tmp_path):
     assert not np.array_equal(result.similarities, straight.result.similarities)
 
 
+@pytest.mark.accelerator
 @pytest.mark.parametrize("stop_at", [2, 3, 5])
 @pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_and_resumed_ends_bit_identical(
@@ -75,6 +76,7 @@ def test_stopped_and_resumed_ends_bit_identical(
     assert (tmp_path / "metrics.jsonl").read_bytes() == straight.metrics
 
 
+@pytest.mark.accelerator
 def test_metrics_beyond_the_checkpoint_are_dropped_on_resuming(straight, setup, tmp_path):
     """As after a kill: the log ran ahead of the last checkpoint, and its last line is cut."""
     with pytest.raises(Stopped):
