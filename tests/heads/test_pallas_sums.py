@@ -155,7 +155,7 @@ def test_float64_is_numpys(seed, way, scale, length):
 
 
 @settings(max_examples=15)
-@given(st.integers(0, 10**6), st.sampled_from(sorted(WAYS)), st.floats(1.0, 60.0))
+@given(st.integers(0, 10**6), st.sampled_from(sorted(WAYS)), st.floats(1.0, 20.0))
 def test_what_is_skipped_is_within_its_bound(seed, way, scale):
     """|Δ dL/du| ≤ δ·M and |Δ dL/dw| ≤ δ·M·N/(C·‖w‖), M the largest slope by a logit's cosine; and
     it is the negligible tiles, no more, no fewer.
@@ -182,7 +182,7 @@ def test_what_is_skipped_is_within_its_bound(seed, way, scale):
     assert np.linalg.norm(found[0] - exact[0], axis=1).max() <= most * (1 + 1e-9)
     changed = np.linalg.norm(found[1] - exact[1], axis=1) * norms
     assert changed.max() <= most * ROWS / CLASSES * (1 + 1e-9)
-    assert np.any(skipped[0] != exact[0]) or scale < 30
+    assert np.any(skipped[0] != exact[0]) or scale < 10
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
