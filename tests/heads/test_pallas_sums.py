@@ -231,7 +231,8 @@ def test_a_training_step_takes_it_by_an_option():
         return out.loss, gradients["class_weights"], of_e
 
     tiled = run(HeadConfig("chunked", kernel="pallas", skip=1e-6))
-    assert_same(tiled, run(HeadConfig("chunked")), 1e-4, 1e-5)
+    # At cosθ = −1 a slope of a thousand is along the row, and cancels.
+    assert_same(tiled, run(HeadConfig("chunked")), 1e-4, 1e-4)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
