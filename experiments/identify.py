@@ -69,7 +69,7 @@ from arcface_jax.errors import InputError, concerning, printable
 from arcface_jax.evaluation.impostor_tail import ImpostorTail
 from arcface_jax.evaluation.templates import pool_templates
 from arcface_jax.figures.samples import face_sheet
-from arcface_jax.figures.style import save
+from arcface_jax.figures.style import PALETTE, save
 from arcface_jax.files import whole_file, whole_text
 from arcface_jax.interop.card import ModelCard
 
@@ -227,8 +227,8 @@ def enrol(arguments: Enrol, console: Console) -> None:
 RIGHT, WRONG, MISSED, ACCEPTED = "right", "wrong name", "not recognised", "stranger named"
 _NOT_TOLD = ""
 _WORST_FIRST = (ACCEPTED, WRONG, MISSED, _NOT_TOLD, RIGHT)
-_COLOURS = {RIGHT: "#009E73", _NOT_TOLD: "#000000", MISSED: "#E69F00"}
-_MISTAKE = "#D55E00"
+_COLOURS = {RIGHT: PALETTE[2], _NOT_TOLD: PALETTE[6], MISSED: PALETTE[4]}
+_MISTAKE = PALETTE[1]
 _DRAWN = 60
 
 

@@ -119,8 +119,7 @@ def make_step(
             gradients = _shortened(gradients, metrics["gradient_norm"], clip)
         elif clip is not None:
             backbone = gradients["backbone"]
-            norm = _norms({"backbone": backbone, "head": {}}, None)["gradient_norm"]
-            backbone = _shortened(backbone, norm, clip)
+            backbone = _shortened(backbone, optax.tree.norm(backbone), clip)
             gradients = gradients | {"backbone": backbone}
         updates, optimiser_state = optimiser.update(gradients, state.optimiser_state, state.params)
         params = optax.apply_updates(state.params, updates)

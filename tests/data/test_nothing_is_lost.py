@@ -68,6 +68,15 @@ def write_tar(tmp_path, members):
     return write(tmp_path, {"x.tar": tar_of(members)}) / "x.tar"
 
 
+def write_as(kind, place, files):
+    """The files as a folder, a zip file or a tar file; where it is."""
+    if kind == "folder":
+        return write(place / "d", files)
+    if kind == "tar":
+        return write_tar(place, files.items())
+    return write(place, {"x.zip": zip_of(files.items())}) / "x.zip"
+
+
 def people(source) -> list[str]:
     """The identity of each image."""
     return [source.identity_names[label] for label in source.labels]
@@ -460,15 +469,7 @@ def test_hidden_people_are_counted(tmp_path, kind):
         "ann/1.png": A, ".bob/1.png": B, "ann/.2.png": B, ".bob/notes.md": b"",
         "ann/.DS_Store": b"", "__MACOSX/ann/._1.png": b"", "ann/._1.png": b"",
     }  # fmt: skip
-    root = write(tmp_path / "d", files)
-    if kind == "zip":
-        with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
-            for name in files:
-                archive.write(root / name, name)
-        root = tmp_path / "d.zip"
-    if kind == "tar":
-        root = write_tar(tmp_path, files.items())
-    source = open_source(root)
+    source = open_source(write_as(kind, tmp_path, files))
     assert people(source) == ["ann"]
     (remark,) = source.noted
     assert "left out as hidden images: 2, such as " in remark.text
@@ -1022,14 +1023,7 @@ def test_a_folder_of_links_to_images_has_each_once(tmp_path):
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
 def test_unfinished_downloads_and_backups_are_no_images(tmp_path, kind, name):
     files = {"ann/1.png": A, f"ann/{name}": B}
-    if kind == "zip":
-        write(tmp_path, {"x.zip": zip_of(files.items())})
-    root = {
-        "folder": lambda: write(tmp_path / "d", files),
-        "zip": lambda: tmp_path / "x.zip",
-        "tar": lambda: write_tar(tmp_path, files.items()),
-    }[kind]()
-    source = open_source(root)
+    source = open_source(write_as(kind, tmp_path, files))
     assert people(source) == ["ann"]
     assert source.encoded(0) == A
     (remark,) = source.noted
@@ -1041,14 +1035,7 @@ def test_unfinished_downloads_and_backups_are_no_images(tmp_path, kind, name):
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
 def test_images_by_content_alone_are_counted(tmp_path, kind, name):
     files = {"ann/1.png": A, f"ann/{name}": B, "ann/1 (1).png": image(3), "ann/2.part.png": A}
-    if kind == "zip":
-        write(tmp_path, {"x.zip": zip_of(files.items())})
-    root = {
-        "folder": lambda: write(tmp_path / "d", files),
-        "zip": lambda: tmp_path / "x.zip",
-        "tar": lambda: write_tar(tmp_path, files.items()),
-    }[kind]()
-    source = open_source(root)
+    source = open_source(write_as(kind, tmp_path, files))
     assert people(source) == ["ann"] * 4
     (remark,) = source.noted
     assert (
