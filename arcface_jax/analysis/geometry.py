@@ -117,8 +117,7 @@ def margin_arc(psi: Psi, centre_angle: np.ndarray) -> np.ndarray:
 
 
 def centres(centre_angle: float) -> np.ndarray:
-    """Unit vectors [2, 3], α apart in the plane z = 0, symmetric about the x axis; the second has y
-    > 0."""
+    """Unit vectors [2, 3], α apart in the plane z = 0, symmetric about x; the second has y > 0."""
     check_between("centre_angle", centre_angle, 0.0, math.pi)
     half = 0.5 * centre_angle
     return np.array([[math.cos(half), -math.sin(half), 0.0], [math.cos(half), math.sin(half), 0.0]])

@@ -299,8 +299,7 @@ def held_out_reliability(
 def _held_out_ratios(
     scores: np.ndarray, same: np.ndarray, clusters: tuple[np.ndarray, ...], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(positions of the pairs within one half of the people, their log LR fitted on the other
-    half)."""
+    """(positions of the pairs within one half of the people, their log LR fitted on the other)."""
     people, numbers = np.unique(np.concatenate(clusters), return_inverse=True)
     half = np.random.default_rng(seed).permutation(len(people)) < len(people) // 2
     in_first, in_second = half[numbers[: len(scores)]], half[numbers[len(scores) :]]
