@@ -41,10 +41,10 @@ class LayerStatistics(NamedTuple):
 
 
 Network = Callable[[jax.Array], tuple[jax.Array, Sequence[LayerStatistics]]]
-"""Normalised images [N, H, W, 3] -> (embeddings [N, D], one entry a batch normalisation)."""
+"""Normalised images [N, H, W, 3] -> (embeddings [N, D], one entry per batch normalisation)."""
 
 EmbeddingLoss = Callable[[jax.Array], jax.Array]
-"""Embeddings [N, D] -> what is wrong with each, [N]."""
+"""Embeddings [N, D] -> the loss of each, [N]."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,12 +15,12 @@ from arcface_jax.data.text import UNWRITABLE, same_name
 from arcface_jax.errors import InputError, printable
 
 _LONGEST_NAME, _LONGEST_PATH, _DEEPEST = 255, 900, 20
-"""Bytes of a name, bytes and folders of a path, that all common file systems take."""
+"""Bytes of a name, and bytes and folders of a path, that all common file systems accept."""
 
 _REFUSED = re.compile(rf'[{UNWRITABLE}\\:*?"<>|]')  # also by Windows alone
 _REFUSED_ENDS = re.compile(r"^\s|\s$")
 _OF_UNKNOWN = ".jpg"
-"""Of images of unknown content: readers count them by it, and say what is wrong with them."""
+"""Suffix for images of unknown content: readers then count them and report what is wrong."""
 _DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9])(\.|$)", re.IGNORECASE)
 
 

@@ -33,11 +33,11 @@ from arcface_jax.errors import InputError, printable, readable
 from arcface_jax.files import write_whole
 
 Which = Literal["middle", "largest"]
-"""The face that counts of several: `choose`."""
+"""Which of several faces counts; see `choose`."""
 
 LOW_CONFIDENCE = 0.75
-"""Faces found with a lower score are named: 15 of 5,856 in LFW, most of those turned by more than
-90° or of few pixels.
+"""Faces with a lower score are reported: 15 of 5,856 in LFW, most of them turned by more than 90°
+or of few pixels.
 """
 
 _LONGEST, _SHORTEST = 1280, 320

@@ -18,7 +18,7 @@ _PNG_DEPTH = 24  # offset of a PNG's bit depth
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES = 258, 262, 284
 _WHITE_IS_ZERO, _SEPARATE = 0, 2
 _SURELY_16_BITS = 1 << 14
-"""With a sample from here on there are 16 bits: cameras give 10, 12, 14 or 16."""
+"""A sample of this size or more means 16 bits: cameras give 10, 12, 14 or 16."""
 _WARNED_OF: set[int] = set()
 _NOTED: contextvars.ContextVar[list[int] | None] = contextvars.ContextVar("noted", default=None)
 

@@ -33,15 +33,15 @@ _IMAGE_NAME = re.compile(
     r"[^/]\.(jpe?g|jpe|jfif|jp2|jxl|a?png|gif|bmp|webp|tiff?|p[bgnp]m|hei[cf]|avif)$", re.IGNORECASE
 )
 UNWRITABLE = r"\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff"
-"""In a regular expression's brackets: control characters, and halves of characters but for those by
-which Python stands for the bytes of a name that is not UTF-8.
+"""For a regular expression's brackets: control characters and surrogates, except those that stand
+for bytes of names that are not UTF-8.
 """
 PATH_NAMES = (
     *("path", "file", "filename", "file_name", "filepath", "file_path"),
     *("image", "image_path", "image_file", "image_name", "imagename", "image_id"),
     *("img", "img_path", "img_name", "img_id"),
 )
-"""What lists call the column of an image's path, as `heading` has it."""
+"""Names of the image path's column in lists, in `heading`'s form."""
 
 
 def encoding_of(path: str | os.PathLike[str], kind: str = "list") -> str:

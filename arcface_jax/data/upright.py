@@ -22,7 +22,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 SIDE = 32
-"""Pixels of the grey images that features are computed of."""
+"""Side in pixels of the grey images from which features are computed."""
 
 _CELLS, _ANGLES = 8, 8
 _FLOOR = 0.15

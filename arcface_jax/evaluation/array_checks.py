@@ -5,7 +5,7 @@ import numpy as np
 from arcface_jax.errors import InputError, printable
 
 UNIT_NORM_TOLERANCE = 1e-2
-"""bfloat16 rows that were normalised pass; a forgotten normalisation does not."""
+"""Normalised bfloat16 rows pass; rows that were never normalised do not."""
 
 
 def check_length(values: np.ndarray, length: int, name: str, rows: str) -> np.ndarray:

@@ -23,7 +23,7 @@ from arcface_jax.evaluation.array_checks import (
 from arcface_jax.evaluation.bootstrap import RESAMPLING, Interval, Resampling, bootstrap_pairs
 
 EVEN = 0.5
-"""The prior of somebody who held both for equally likely: the probability is LR / (LR + 1)."""
+"""The prior if both are equally likely: the probability is LR / (LR + 1)."""
 
 _BINS = 10
 _STEPS = 200

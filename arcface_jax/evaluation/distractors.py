@@ -13,7 +13,7 @@ from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import search_candidates
 
 TIE = 1e-6
-"""Cosines this near are a tie: float32 products of equal embeddings can differ by rounding."""
+"""Cosines this close are a tie: float32 products of equal embeddings can differ by rounding."""
 
 
 @dataclasses.dataclass(frozen=True)

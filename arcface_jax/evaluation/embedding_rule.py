@@ -12,14 +12,14 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.verification import FlipRule
 
 Crop = Literal["middle", "aligned", "face", "largest face"]
-"""What the network is shown of a photo. middle: its middle, as large as fits. aligned: the same, of
-a photo that is a crop aligned to the template already. face, largest face: the aligned crop of the
-face that is found in it, nearest the middle or largest.
+"""The part of a photo that the network sees. middle: its middle, as large as fits. aligned: the
+same, for a crop already aligned to the template. face, largest face: the aligned crop of the
+detected face nearest the middle, or of the largest.
 """
 
 FLIP: FlipRule = "add"
-"""What every command does with the mirror image unless an option or the model says otherwise: how
-the field's published numbers are measured, and a run verifies.
+"""The default of every command for the mirror image, unless an option or the model says otherwise.
+Published numbers and a run's verification use it.
 """
 
 _ALIGNED = ("aligned", "face", "largest face")
@@ -98,4 +98,4 @@ class EmbeddingRule:
 
 
 NOT_TOLD = EmbeddingRule(None, None)
-"""Of embeddings that come without a rule."""
+"""The rule of embeddings that come without one."""

@@ -36,7 +36,7 @@ from arcface_jax.evaluation.thresholds import DeploymentThreshold, deployment_th
 from arcface_jax.evaluation.verification import verify_pairs
 
 MOST_PAIRS = 20_000_000
-"""Of a set without a list, all pairs are scored up to this many; beyond, a list is drawn."""
+"""A set without a list scores all pairs up to this many; beyond, it draws a list."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from arcface_jax.evaluation.bootstrap import Interval
 
 TableRow = Mapping[str, Interval | str]
-"""Figures of one row, by name; or words. Without an interval the ends equal the estimate."""
+"""Figures of one row by name, or text. Without an interval the ends equal the estimate."""
 
 _NAMES = {
     "rule": "scores by",

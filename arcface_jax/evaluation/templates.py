@@ -18,7 +18,7 @@ from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import Search, search_gallery
 
 NO_MATCH = -2.0
-"""The score of a template that failed to enrol with any other: below every cosine."""
+"""The score of a template that failed to enrol: below every cosine."""
 
 IJB_FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """The false accept rates at which IJB tables quote TAR."""

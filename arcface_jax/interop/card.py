@@ -20,7 +20,7 @@ from arcface_jax.evaluation.verification import FlipRule
 
 CARD_FILE = "model_card.json"
 LARGEST_CHANGE = "largest change of a cosine"
-"""The metric that tells how far an export is from the model, over all pairs of the set."""
+"""The metric for the difference between export and model, over all pairs of the set."""
 
 
 NOT_FOR = """## What it must not be used for
@@ -30,7 +30,7 @@ NOT_FOR = """## What it must not be used for
 - People, cameras and poses unlike those that it was verified on: its rates are not theirs, and
   differ between groups of people; measure them on your own photos first.
 - Telling age, sex, origin, health or character."""
-"""Said in every card, for a face model can do harm in any hands."""
+"""Part of every card: a face model can do harm in any hands."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,9 +34,9 @@ _TYPES: tuple[Any, ...] = (
     *(np.float32, np.float64, np.float16, np.uint8, np.int32, np.int8, np.int64, np.bool_),
     *(np.int16, np.uint16, np.uint32, np.uint64, ml_dtypes.bfloat16),
 )
-"""By their numbers in a file: mshadow/base.h."""
+"""By their numbers in a file, see mshadow/base.h."""
 _SPARSE = {1: ("row-sparse", 1), 2: ("compressed sparse rows", 2)}
-"""Kinds of storage that are not read: what they are called, and their arrays of places."""
+"""Unsupported kinds of storage: their names, and their number of index arrays."""
 _MOST_AXES = 32
 
 

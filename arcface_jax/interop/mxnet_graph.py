@@ -40,7 +40,7 @@ _OPERATORS = {
     **dict.fromkeys(("_mul_scalar", "_MulScalar"), "times"),
     **dict.fromkeys(("_div_scalar", "_DivScalar"), "over"),
 }
-"""MXNet's names of an operator, of all its versions, and ours."""
+"""MXNet's operator names, in all versions, and ours."""
 _LAYERS = ("Conv", "BatchNormalization", "PRelu", "Gemm")
 _ARITHMETIC = ("plus", "minus", "times", "over")
 _LARGEST = 64  # pixels of a kernel, its stride or its margin
@@ -237,7 +237,7 @@ _MUST_BE = {
     "PRelu": (("act_type", "leaky", "prelu"),),
     "Dropout": (("mode", "training", "training"),),
 }
-"""By kind or operator: (option, what it is where the file is silent, what it must be)."""
+"""By kind or operator: (option, its default, its required value)."""
 _CASTS = ("Cast", "cast", "amp_cast")
 
 

@@ -16,7 +16,7 @@ from arcface_jax.interop.torch_projects import SIGNATURES
 CLASSIFIER_KEYS = (
     *("head.kernel", "head.weight", "module.fc.weight", "fc.weight", "kernel", "weight"),
 )
-"""The projects' names of a classifier beside a network, or in a file of its own."""
+"""The projects' names for a classifier beside a network, or in a file of its own."""
 _LONE = "the tensor"  # the key of an array that has none
 _BY_ROWS = ("head.weight", "weight", _LONE)  # a row is a class; under other names a column is one
 _PARTIAL_FC = "state_dict_softmax_fc"  # of arcface_torch's checkpoint_gpu_N.pt

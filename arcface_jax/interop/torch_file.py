@@ -49,7 +49,7 @@ _PROGRAMS = (
     ("torch.export", "serialized_exported_program.json", "torch.export.load(FILE).state_dict"),
     ("torch.export", "archive_format", "torch.export.load(FILE).state_dict"),
 )
-"""Kinds of archive that are no weights, an entry that only they have, and how to get at weights."""
+"""Kinds of archive without weights, an entry that only they have, and how to get the weights."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,7 @@ SIGNATURES = {
     "conv_sep.layers.0.weight": "mbf",
     "patch_embed.proj.weight": "vit",
 }
-"""A key that only this naming has; what stands before it is the checkpoint's prefix."""
+"""A key that only this naming has; the part before it is the checkpoint's prefix."""
 
 
 class UnknownProjectError(InputError):

@@ -22,8 +22,8 @@ from arcface_jax.models.depthwise import MOST_SHIFTS, Padding, shifted_sum
 from arcface_jax.models.layers import PReLU, unbiasing
 
 CACHE_BYTES = 2**19 * (os.cpu_count() or 1)
-"""How much of a batch's intermediate results should exist at a time: half a megabyte for each
-core stays in cache.
+"""How much of a batch's intermediate results to hold at a time: half a megabyte per core stays in
+cache.
 """
 
 

@@ -33,7 +33,7 @@ STAGE_BLOCKS = {
     152: (3, 8, 36, 3),
     200: (6, 26, 60, 6),
 }
-"""Residual blocks in each of the four stages, by the network's published depth."""
+"""Residual blocks in each of the four stages, by published depth."""
 
 Stem = Literal["conv3", "conv7"]
 """Input options. conv3: conv3×3 at full resolution (the paper's prefix L). conv7: conv7×7
@@ -41,16 +41,16 @@ stride 2, max pooling.
 """
 
 Output = Literal["A", "B", "C", "D", "E"]
-"""Output options: what stands between the last residual block and the embedding.
+"""Output options: the layers between the last residual block and the embedding.
 
-A: global pooling. B: pooling – FC. C: pooling – FC – BN. D: pooling – FC – BN – PReLU.
-E: BN – dropout – FC – BN on the whole feature map, the paper's choice. Before the
-pooling the trunk is closed by BN – PReLU, since its blocks end without either.
+A: global pooling. B: pooling – FC. C: pooling – FC – BN. D: pooling – FC – BN – PReLU. E: BN –
+dropout – FC – BN on the whole feature map, the paper's choice. BN – PReLU comes before the pooling,
+as blocks end without either.
 """
 
 Shortcut = Literal["projected", "subsampled"]
-"""Where a block changes its shape. projected: conv1×1 – BN. subsampled: that only if the number of
-channels changes, otherwise every stride-th pixel as it is.
+"""The shortcut of a block that changes shape. projected: conv1×1 – BN. subsampled: the same only if
+the number of channels changes, otherwise every stride-th pixel unchanged.
 """
 
 

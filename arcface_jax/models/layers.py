@@ -17,19 +17,19 @@ FROZEN_SCALE = "frozen_scale"
 """Name of the one parameter that no optimiser may touch, weight decay included."""
 
 RunningVariance = Literal["biased", "unbiased"]
-"""What a batch of n values a channel adds to the running variance of a batch normalisation.
+"""The running variance that a batch normalisation gets from a batch of n values per channel.
 
-biased: Σ(x − μ)²/n, as Flax and MXNet do. unbiased: Σ(x − μ)²/(n − 1), as PyTorch does. The
-batch itself is normalised by the former in either.
+biased: Σ(x − μ)²/n, as Flax and MXNet do. unbiased: Σ(x − μ)²/(n − 1), as PyTorch does. Both
+normalise the batch itself by the former.
 """
 
 InitialWeights = Literal["he", "arcface_torch"]
-"""Weights at the start of training.
+"""Initial weights.
 
 he: kernels N(0, 2/fan_out), dense layers N(0, 1/fan_in) without bias. arcface_torch: an IResNet's
-kernels N(0, .01), its dense layer and bias uniform in ±1/√fan_in; see `VisionTransformer` for
-its. The mobile networks start by the former there, too. Slopes of PReLUs are .25, scales of batch
-normalisations 1 and their biases 0 in either.
+kernels N(0, .01), its dense layer and bias uniform in ±1/√fan_in; for transformers see
+`VisionTransformer`. Mobile networks always use the former. In both, slopes of PReLUs are .25,
+scales of batch normalisations 1 and their biases 0.
 """
 
 # Batch normalisation follows every convolution, so only the ratio between a kernel's

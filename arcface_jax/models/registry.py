@@ -136,8 +136,8 @@ def create(
 
 _SETTINGS = tuple(inspect.signature(create).parameters)
 _OF_TRAINING = {field.name for field in dataclasses.fields(Backbone)} | {"drop_path", "mask_ratio"}
-"""Fields of a backbone that leave it the same network: those of every `Backbone`, its epsilon among
-them, and what a `VisionTransformer` leaves out in training.
+"""Fields that do not change which network a backbone is: those of every `Backbone`, including
+epsilon, and a `VisionTransformer`'s drop rates.
 """
 
 

@@ -21,7 +21,7 @@ EXTENSIONS = (
     *(".pgm", ".ppm", ".pbm", ".pnm"),
     *((".avif",) if READS_AVIF else ()),
 )
-"""File names that are images, in either case."""
+"""Suffixes of images, in either case."""
 
 _NOT_READ = {".heic", ".heif", ".avif", ".jxl", ".jp2"}
 _PACKED = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".zip"}
@@ -29,7 +29,7 @@ NEVER_IMAGES = (
     *(".txt", ".csv", ".tsv", ".lst", ".json", ".jsonl", ".xml", ".md", ".html", ".cls"),
     ".parquet",
 )
-"""File names that are no images, whatever the files hold."""
+"""Suffixes that are never images, whatever the files hold."""
 _UNFINISHED = re.compile(
     r"([~#]|\.("
     r"(file)?part(ial)?|(cr|op)?download|unfinished|incomplete|inprogress|aria2|!ut|!qb|te?mp"

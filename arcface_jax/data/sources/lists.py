@@ -29,7 +29,7 @@ from arcface_jax.data.text import (
 from arcface_jax.errors import InputError, printable
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".lst")
-"""File names that are lists."""
+"""Suffixes of lists."""
 
 _IDENTITY_NAMES = (
     *("identity", "label", "class", "person", "subject"),

@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 
 SHADE = 3
-"""The plane after red, green and blue: how much light falls on what is drawn there."""
+"""The plane after red, green and blue: the light on what is drawn there."""
 
 
 def column(values: np.ndarray) -> np.ndarray:

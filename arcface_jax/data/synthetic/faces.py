@@ -27,10 +27,10 @@ from arcface_jax.data.synthetic.render import render_faces
 from arcface_jax.errors import InputError
 
 GENERATOR_VERSION = 1
-"""Part of the fingerprint; goes up when the same parameters would give other pixels."""
+"""Part of the fingerprint; increases when the same parameters would give other pixels."""
 
 _PIXELS_AT_ONCE = 4 * 112 * 112
-"""Pixels drawn together: so few that the float32 planes in use stay in a core's cache."""
+"""Pixels drawn together: few enough for the float32 planes to stay in a core's cache."""
 _MAX_SIZE = 1024
 _MOST_IDENTITIES, _MOST_IMAGES = 10_000_000, 100_000_000  # a label of 4 bytes each
 
