@@ -74,7 +74,7 @@ def best_threshold(
     accepting everything is best it is the lowest score.
 
     Args:
-      scores: [P], higher means more alike.
+      scores: [P], higher means more similar.
       same: [P] bool.
       weights: [P], how often each pair counts; once each if None.
     """

@@ -102,7 +102,7 @@ def group_rates(
     claim that two groups differ, check that their own intervals do not overlap.
 
     Args:
-      scores: [P], higher means more alike; accepted if ≥ threshold.
+      scores: [P], higher means more similar; accepted if ≥ threshold.
       same: [P] bool.
       groups: [P], e.g. from `pair_groups`; "mixed" pairs are left out of the gaps.
       threshold: common to all groups.

@@ -104,7 +104,7 @@ def impostor_tail(scores: np.ndarray, same: np.ndarray) -> ImpostorTail:
     """The tail of a list of pairs: its highest score and twenty ranks per decade below it.
 
     Args:
-      scores: [P], higher means more alike.
+      scores: [P], higher means more similar.
       same: [P] bool.
 
     Raises:

@@ -57,7 +57,7 @@ def error_versus_reject(
     the quality.
 
     Args:
-      scores: [P], higher means more alike.
+      scores: [P], higher means more similar.
       same: [P] bool.
       first: int [P], image indices.
       second: int [P].

@@ -59,7 +59,7 @@ def roc_curve(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None =
         TAR(t) = #{same, score ≥ t} / #same
 
     Args:
-      scores: [P], higher means more alike; finite.
+      scores: [P], higher means more similar; finite.
       same: [P], bool: whether the pair is one person.
       weights: [P], ≥ 0: how often each pair counts (bootstrap replicates); once each if None.
 

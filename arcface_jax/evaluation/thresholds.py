@@ -50,7 +50,7 @@ def deployment_threshold(
     the interval does not.
 
     Args:
-      scores: [P], higher means more alike.
+      scores: [P], higher means more similar.
       same: [P] bool.
       first_identity: [P], who each pair's first image shows; see `bootstrap.pair_replicates`.
       second_identity: [P].

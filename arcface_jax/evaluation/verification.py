@@ -196,7 +196,7 @@ def hardest_pairs(
     """The worst pairs: different people that look alike, and same people that do not.
 
     Args:
-      similarities: [P], higher means more alike.
+      similarities: [P], higher means more similar.
       same: [P] bool.
       count: how many of each, at most.
 
