@@ -30,6 +30,7 @@ from arcface_jax.losses.binary import (
     uniface_bias,
     uniface_loss,
 )
+from arcface_jax.losses.class_sizes import margins_by_size, weights_by_size
 from arcface_jax.losses.curricularface import (
     CurricularFace,
     CurricularFaceState,
