@@ -195,8 +195,8 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
         figures |= _few_shot(data.name, unit, labels, options)
     elif options.retrieval != "none" or options.few_shot:
         raise InputError(
-            f"{data.name}: its labels do not tell who is who, which retrieval and few-shot episodes "
-            "need; leave them out"
+            f"{data.name}: its labels do not tell who is who, which retrieval and few-shot "
+            "episodes need; leave them out"
         )
     reliability: Reliability | str
     try:

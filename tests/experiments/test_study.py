@@ -187,7 +187,8 @@ def test_wrong_labels_change_the_fingerprint():
 def test_a_long_tail_falls_from_the_largest_class_to_the_smallest_and_leaves_a_quarter_out():
     images = np.arange(80 * 4 * 4 * 3).reshape(80, 4, 4, 3).astype(np.uint8)
     labels = np.tile(np.arange(4, dtype=np.int32), 20)
-    data = RunData(MemorySource(images, labels, list("abcd"), "print"), (), "print")
+    source = MemorySource(images, labels, list("abcd"), "print", kept=np.arange(80))
+    data = RunData(source, (), "print")
     (thin, rest), (other, _) = (long_tailed(data, 15.0, seed) for seed in (0, 1))
     # 15 images of each class are left, times 15^0, 15^(−1/3), 15^(−2/3), 15^(−1).
     assert sorted(thin.class_counts) == [1, 2, 6, 15]
