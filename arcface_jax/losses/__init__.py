@@ -48,6 +48,7 @@ from arcface_jax.losses.elasticface import (
     elasticface_loss,
     elasticface_psi,
 )
+from arcface_jax.losses.intertopk import InterTopK
 from arcface_jax.losses.loss import LOSSES, Context, Loss, LossOutput, loss_class, loss_name
 from arcface_jax.losses.magface import (
     MagFace,
