@@ -17,8 +17,9 @@ class DataConfig:
     """
     root: str | None = None
     """folder: a folder, or zip file of one, with a sub-folder of images for each identity. auto:
-    also train.rec, a list (.csv, .tsv, .txt, .lst), Parquet, .tar shards, a prepared TFDS folder,
-    or tfds:NAME. Of several splits, such as train and test, one is given as PATH:SPLIT.
+    also class/array.npy, train.rec, a list (.csv, .tsv, .txt, .lst), Parquet, .tar shards, a
+    prepared TFDS folder, or tfds:NAME. Of several splits, such as train and test, one is given as
+    PATH:SPLIT.
     """
     list_root: str | None = None
     """Folder or zip file that the paths of a list are relative to; the list's own folder if not

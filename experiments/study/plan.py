@@ -21,7 +21,7 @@ from arcface_jax.training.config import (
 from .run import Case
 
 Part = Literal[
-    "losses", "angles", "margins", "scales", "sizes", "noise", "optimisation", "precision"
+    "losses", "angles", "margins", "scales", "sizes", "noise", "optimisation", "precision", "tail"
 ]
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -42,6 +42,19 @@ SCALES = (4.0, 8.0, 16.0, 32.0, 64.0)
 SIZES = (8, 16, 32, 64, 128, 256)
 NOISES = (0.0, 0.1, 0.2, 0.3, 0.4)
 SUB_CENTERS = 3
+
+LONG_TAIL = 15.0
+"""Training images of the largest class over those of the smallest, in part tail."""
+
+_BY_SIZE = {"loss.margin_by_size": 0.25}
+_BALANCED = {"loss.class_balance": "effective", "loss.balance_beta": 0.9}
+TAIL: dict[str, dict[str, Any]] = {
+    "arcface": {},
+    "margins": _BY_SIZE,
+    "weights": _BALANCED,
+    "both": _BY_SIZE | _BALANCED,
+}
+"""What part tail compares: margins by class size, class weights by effective number, both."""
 
 
 def loss_changes(name: str) -> dict[str, Any]:
@@ -104,7 +117,7 @@ class Plan:
 
     @property
     def data_sets(self) -> tuple[str, ...]:
-        """Names of the data sets of part losses."""
+        """Names of the data sets of parts losses and tail."""
         return (SYNTHETIC,) if self.omniglot is None else (SYNTHETIC, OMNIGLOT)
 
     def config(self, data_set: str) -> Config:
@@ -152,6 +165,7 @@ class Plan:
             "noise": self._noise,
             "optimisation": self._optimisation,
             "precision": self._precision,
+            "tail": self._tail,
         }
         return parts[part]()
 
@@ -209,6 +223,13 @@ class Plan:
             )
             for label, changes in ROUNDED.items()
             for precision in PRECISIONS
+        }
+
+    def _tail(self) -> dict[str, Case]:
+        return {
+            f"{data_set}/{name}": self.case(f"tail_{name}", changes, data_set, long_tail=LONG_TAIL)
+            for data_set in self.data_sets
+            for name, changes in TAIL.items()
         }
 
 

@@ -29,6 +29,7 @@ from .plan import (
     PRECISIONS,
     ROUNDED,
     RULES,
+    TAIL,
     TESTED,
     TROUBLES,
     WATCHED,
@@ -295,6 +296,37 @@ def precision_report(found: Findings) -> PartReport:
     return PartReport("\n".join([markdown_table(header, rows), *texts]), numbers, {})
 
 
+TAIL_COLUMNS = {name: f"{name}, %" for name in ("head", "middle", "tail", "all")}
+"""Accuracy on left-out images of the third of the classes with the most training images, of the
+next third, of the rest, and of all.
+"""
+
+
+def tail_report(found: Findings) -> PartReport:
+    """A long tail: accuracy by class size, and what it gains on plain ArcFace."""
+    texts, numbers = [], {}
+    for data_set in dict.fromkeys(label.split("/")[0] for label, one in found.runs.items() if one):
+        runs: dict[str, Results] = {  # as tables of verification have them
+            label.split("/")[1]: {
+                seed: {"verifications": {"0": last(one) | one["tail"]}}
+                for seed, one in seeds.items()
+            }
+            for label, seeds in found.runs.items()
+            if label.startswith(f"{data_set}/") and seeds
+        }
+        columns = TAIL_COLUMNS | {"accuracy": "unseen classes, pairs, %"}
+        rows = [[name, *(cell(percents(one, c)) for c in columns)] for name, one in runs.items()]
+        texts += [f"### {data_set}\n", markdown_table(("loss", *columns.values()), rows)]
+        numbers[data_set] = {"losses": verification_numbers(runs, columns), "tests": {}}
+        first, *others = TAIL
+        tests = [(name, seed_differences(runs, name, [first], columns)) for name in others]
+        rows = [row for name, one in tests for row in difference_rows(one, name, columns)]
+        if rows:
+            texts.append(markdown_table(DIFFERENCE_HEADER, rows))
+        numbers[data_set]["tests"] = {name: tests_by_name(one) for name, one in tests}
+    return PartReport("\n".join(texts), numbers, {})
+
+
 REPORTS: dict[Part, Callable[[Findings], PartReport]] = {
     "losses": losses_report,
     "angles": angles_report,
@@ -304,5 +336,6 @@ REPORTS: dict[Part, Callable[[Findings], PartReport]] = {
     "noise": noise_report,
     "optimisation": optimisation_report,
     "precision": precision_report,
+    "tail": tail_report,
 }
 """What makes the report of each part."""
