@@ -11,6 +11,7 @@ import numpy as np
 from arcface_jax.data.pair_lists import cfp_labels, read_cfp_pairs, read_lfw_pairs, read_pair_list
 from arcface_jax.data.pairs import Pairs, check_folds
 from arcface_jax.data.source import FaceSource, paths_of
+from arcface_jax.data.sources.arrays import ArraySource
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.data.sources.filetree import open_tree, packed_by
@@ -24,9 +25,9 @@ from arcface_jax.data.text import read_rows
 from arcface_jax.errors import InputError, concerning, readable
 
 _KINDS = (
-    "a folder or zip file of identity/image.jpg, train.rec (or its folder), a list (.csv, .tsv, "
-    ".txt, .lst), Parquet or .tar file(s), a .bin verification set, a prepared TFDS folder, or "
-    "tfds:NAME"
+    "a folder or zip file of identity/image.jpg, or of .npy arrays, train.rec (or its folder), a "
+    "list (.csv, .tsv, .txt, .lst), Parquet or .tar file(s), a .bin verification set, a prepared "
+    "TFDS folder, or tfds:NAME"
 )
 
 
@@ -36,11 +37,11 @@ def open_source(
     """Opens the images at `path`, whatever their format.
 
     Args:
-      path: a folder or zip archive of identity/image files; a `.rec` file or the folder with
-        `train.rec`; a `.csv`, `.tsv`, `.txt` or `.lst` list; a `.parquet` or `.tar` file or a
-        folder of such; a `.bin` verification set; the folder of a prepared TFDS data set; or
-        "tfds:NAME" or "tfds:NAME:SPLIT" from TFDS's catalogue. "PATH:SPLIT" selects a split, such
-        as train or test.
+      path: a folder or zip archive of identity/image files or, where there are none, of .npy
+        arrays; a `.rec` file or the folder with `train.rec`; a `.csv`, `.tsv`, `.txt` or `.lst`
+        list; a `.parquet` or `.tar` file or a folder of such; a `.bin` verification set; the folder
+        of a prepared TFDS data set; or "tfds:NAME" or "tfds:NAME:SPLIT" from TFDS's catalogue.
+        "PATH:SPLIT" selects a split, such as train or test.
       list_root: folder or zip file that a list's paths are relative to; the list's own folder by
         default.
 
@@ -76,7 +77,7 @@ def open_source(
         case ".tar":
             return TarSource(place, split)
         case ".zip":
-            return FolderSource(place, split=split)
+            return _open_zip(place, split)
     with readable(text), open(place, "rb") as file:
         packed = packed_by(file.read(16))
     if packed:
@@ -85,6 +86,17 @@ def open_source(
             "or pack it anew as .zip, or as .tar without compression"
         )
     raise InputError(f"{text}: unknown kind of file; it can be {_KINDS}")
+
+
+def _open_zip(place: pathlib.Path, split: str | None) -> EncodedSource:
+    """Its images; its arrays where it has no image."""
+    listing = open_tree(place).walk()
+    try:
+        return FolderSource(place, split=split, listing=listing)
+    except NoImagesError:
+        if not any(name.lower().endswith(".npy") for name in listing.files):
+            raise
+        return ArraySource(place, split=split, listing=listing)
 
 
 def place_and_split(text: str) -> tuple[str, str | None]:
@@ -118,15 +130,16 @@ def _open_folder(place: pathlib.Path, split: str | None) -> EncodedSource:
         return _and_else(RecordIOSource(place), place, _of_records("train.rec"), files)
     if (place / "dataset_info.json").is_file():
         return _and_else(_tfds(str(place), split or "train"), place, _OF_TFDS, files)
-    tables, archives, records = (
+    tables, archives, records, arrays = (
         [name for name in files if name.lower().endswith(suffix)]
-        for suffix in (".parquet", ".tar", ".rec")
+        for suffix in (".parquet", ".tar", ".rec", ".npy")
     )
     reasons: list[NoImagesError] = []
     kinds: tuple[tuple[list[str], Callable[..., EncodedSource], str], ...] = (
         (tables, ParquetSource, r".*\.parquet"),
         ([name for name in archives if "/" not in name], TarSource, r".*\.tar"),
         (files or [""], FolderSource, ""),
+        (arrays, ArraySource, ""),
         (archives, TarSource, r".*\.tar"),
     )
     for there, open_kind, opened in kinds:

@@ -162,3 +162,23 @@ def angle_statistics(
         name: angles.mean()
         for name, angles in class_angles(embeddings, labels, class_weights).items()
     }
+
+
+def effective_dimensions(embeddings: np.ndarray) -> float:
+    """How many directions embeddings fill: (Σλ)²/Σλ², λ the eigenvalues of their covariance.
+
+    It is D for a spread alike in all directions, and 1 on a line.
+
+    Args:
+      embeddings: [N, D], unit rows, not all alike.
+
+    Raises:
+      InputError: they do not differ.
+    """
+    embeddings = check_embeddings(embeddings)
+    centred = embeddings - embeddings.mean(axis=0, dtype=np.float64)
+    covariance = centred.T @ centred
+    total = float(np.trace(covariance))
+    if not total > 0.0:
+        raise InputError("embeddings: all are alike; they fill no direction")
+    return total**2 / float(np.sum(covariance**2))

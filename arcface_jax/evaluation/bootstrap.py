@@ -22,6 +22,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angle_statistics import ClassAngles
 from arcface_jax.evaluation.array_checks import check_length, check_same, check_scores
 from arcface_jax.evaluation.identification import identify, mean_of_galleries
+from arcface_jax.evaluation.retrieval import KS, Retrieval
 from arcface_jax.evaluation.roc import roc_curve, roc_numbers
 from arcface_jax.evaluation.search import Search
 from arcface_jax.evaluation.verification import verify_similarities
@@ -269,6 +270,34 @@ def identification_intervals(
     return percentile_intervals(
         statistics(np.arange(len(probe_labels))), replicates, resampling.confidence
     )
+
+
+def retrieval_intervals(
+    found: Retrieval,
+    *,
+    ks: Sequence[int] = KS,
+    macro: bool = False,
+    resampling: Resampling = RESAMPLING,
+) -> dict[str, Interval]:
+    """Intervals of `found.numbers(ks, macro=macro)`: classes of the queries are resampled.
+
+    The gallery stays, like that of a search, so they do not say how other classes in it would
+    disturb.
+    """
+    counts, means = found.by_class(ks)
+    sizes = np.ones(len(counts)) if macro else counts
+    rng = np.random.default_rng(resampling.seed)
+
+    def statistics(drawn: np.ndarray) -> NamedFigures:
+        weights = drawn * sizes
+        return {name: float(np.average(of, weights=weights)) for name, of in means.items()}
+
+    replicates = [
+        statistics(np.bincount(rng.integers(len(counts), size=len(counts)), minlength=len(counts)))
+        for _ in range(resampling.num_replicates)
+    ]
+    estimate = statistics(np.ones(len(counts)))
+    return percentile_intervals(estimate, replicates, resampling.confidence)
 
 
 def angle_intervals(

@@ -1,12 +1,15 @@
 """Every protocol on one set of embeddings: pairs, search, angles, quality, groups, thresholds."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 
 from arcface_jax.data.pairs import Pairs, all_pairs, draw_pairs
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.angle_statistics import class_angles
 from arcface_jax.evaluation.array_checks import (
     UNIT_NORM_TOLERANCE,
@@ -20,14 +23,18 @@ from arcface_jax.evaluation.bootstrap import (
     Resampling,
     angle_intervals,
     identification_intervals,
+    retrieval_intervals,
     roc_intervals,
     verification_intervals,
 )
 from arcface_jax.evaluation.calibration import Reliability, held_out_reliability
 from arcface_jax.evaluation.embeddings import unit_embeddings
+from arcface_jax.evaluation.few_shot import few_shot
 from arcface_jax.evaluation.folds import fold_numbers
 from arcface_jax.evaluation.groups import GroupRates, group_rates, pair_groups
 from arcface_jax.evaluation.quality import RejectCurve, error_versus_reject
+from arcface_jax.evaluation.reranking import reranked
+from arcface_jax.evaluation.retrieval import retrieve, retrieve_scores
 from arcface_jax.evaluation.roc import Roc, operating_point, roc_curve
 from arcface_jax.evaluation.score_norm import ScoreNorm, normalise_scores
 from arcface_jax.evaluation.scoring import score_pairs
@@ -37,6 +44,12 @@ from arcface_jax.evaluation.verification import verify_pairs
 
 MOST_PAIRS = 20_000_000
 """A set without a list scores all pairs up to this many; beyond, it draws a list."""
+
+
+RetrievalKind = Literal["none", "cosine", "reranked"]
+
+FEW_SHOT = ((5, 1), (5, 5), (20, 1), (20, 5))
+"""Ways and shots of few-shot episodes; those that a set has too few classes for are left out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +97,9 @@ class EvaluationOptions:
       resampling: of the intervals; its seed also draws the pairs and the enrolled people.
       published_scripts: whether to report accuracy and VAL a second time, as the published scripts
         compute them (`evaluation.published`). Without intervals: they describe the list.
+      retrieval: whether to report recall@k, R-precision, MAP@R and mAP, each image searched among
+        all others: by "cosine", or "reranked".
+      few_shot: whether to report accuracies of `FEW_SHOT` episodes.
     """
 
     fars: tuple[float, ...] = (1e-3, 1e-2)
@@ -93,6 +109,8 @@ class EvaluationOptions:
     enrolled: float = 0.5
     resampling: Resampling = RESAMPLING
     published_scripts: bool = False
+    retrieval: RetrievalKind = "none"
+    few_shot: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +190,13 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
             )
         angles = angle_intervals(class_angles(unit, labels), resampling=resampling)
         figures |= {f"angle {name}": interval for name, interval in angles.items()}
+        figures |= _retrieval(data.name, unit, labels, options)
+        figures |= _few_shot(data.name, unit, labels, options)
+    elif options.retrieval != "none" or options.few_shot:
+        raise InputError(
+            f"{data.name}: its labels do not tell who is who, which retrieval and few-shot "
+            "episodes need; leave them out"
+        )
     reliability: Reliability | str
     try:
         reliability = held_out_reliability(*clustered, resampling=resampling)
@@ -208,6 +233,41 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
         groups,
         reliability,
     )
+
+
+def _retrieval(
+    name: str, unit: np.ndarray, labels: np.ndarray, options: EvaluationOptions
+) -> dict[str, Interval]:
+    """Leave-one-out, as means over the images, and under "macro" as means over the classes."""
+    if options.retrieval == "none":
+        return {}
+    with concerning(name):
+        if options.retrieval == "cosine":
+            found = retrieve(unit, labels)
+        else:
+            found = retrieve_scores(-reranked(unit), labels)
+        over = functools.partial(retrieval_intervals, found, resampling=options.resampling)
+        return over() | {f"macro {figure}": one for figure, one in over(macro=True).items()}
+
+
+def _few_shot(
+    name: str, unit: np.ndarray, labels: np.ndarray, options: EvaluationOptions
+) -> dict[str, Interval]:
+    """Accuracy by ways and shots, with the normal interval of the mean over episodes."""
+    if not options.few_shot:
+        return {}
+    seed, counts = options.resampling.seed, np.unique(labels, return_counts=True)[1]
+    wide = NormalDist().inv_cdf((1 + options.resampling.confidence) / 2)
+    figures = {}
+    for ways, shots in FEW_SHOT:
+        if np.sum(counts > shots) >= ways:
+            found = few_shot(unit, labels, ways=ways, shots=shots, seed=seed)
+            mean, half = found.mean(), wide * found.std(ddof=1) / np.sqrt(len(found))
+            title = f"{ways}-way {shots}-shot"
+            figures[title] = Interval(*map(float, (mean, mean - half, mean + half)))
+    if not figures:
+        raise InputError(f"{name}: few-shot episodes need five classes of two images or more")
+    return figures
 
 
 def _as_published(unit: np.ndarray, pairs: Pairs) -> dict[str, Interval]:

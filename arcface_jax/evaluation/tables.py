@@ -33,6 +33,9 @@ _NAMES = {
     "num_enrolled": "probes of enrolled people",
     "num_unknown": "probes of unknown people",
     "num_failed_to_enrol": "templates that failed to enrol",
+    "r_precision": "R-precision (%)",
+    "map@r": "MAP@R (%)",
+    "map": "mAP (%)",
     "angle intra": "Intra",
     "angle inter": "Inter",
     "angle w_ec": "W-EC",
@@ -68,6 +71,8 @@ def heading(name: str) -> str:
     """A column's heading: the figure's name as papers write it, with its unit."""
     if name in _NAMES:
         return _NAMES[name]
+    if name.startswith("macro "):
+        return f"macro {heading(name.removeprefix('macro '))}"
     for prefix, written in (("tar@far=", "TAR@FAR="), ("tpir@fpir=", "TPIR@FPIR=")):
         if name.startswith(prefix):
             return f"{written}{name.removeprefix(prefix)} (%)"

@@ -38,6 +38,10 @@ class EncodedSource(FaceSource):
     def __getitem__(self, index: int) -> np.ndarray:
         return decode(self.encoded(index), self.where(index))
 
+    def stored(self, index: int) -> bytes:
+        """What the fingerprint is of: the bytes of image `index`, as they lie there."""
+        return self.encoded(index)
+
     def name_identities(self, names: Sequence[str], place: str) -> None:
         """Sets `labels` and `identity_names` by each image's identity, and reports nearly equal
         names; messages call the source `place`.
@@ -112,7 +116,7 @@ class EncodedSource(FaceSource):
             read = np.unique(np.linspace(0, len(self) - 1, _SAMPLED_IMAGES).astype(int))
         for index in read:
             try:
-                digest.update(self.encoded(int(index)))
+                digest.update(self.stored(int(index)))
             except InputError:  # a missing or damaged file is for whoever reads the image to judge
                 digest.update(b"unreadable")
         return digest.hexdigest()
