@@ -1,4 +1,4 @@
-"""Folders of NumPy arrays, among them what people really have on disk; tones that are trained on."""
+"""Folders of NumPy arrays, what people really have on disk among them; tones to train on."""
 
 import dataclasses
 import io

@@ -74,7 +74,7 @@ def test_bad_numbers_and_other_heads_are_refused():
         with pytest.raises(InputError, match=what):
             InterTopK(**numbers)
     config = Config(loss=InterTopK(), head=HeadConfig("chunked"))
-    with pytest.raises(InputError, match="head.kind chunked has no loss.name intertopk"):
+    with pytest.raises(InputError, match=r"head\.kind chunked has no loss\.name intertopk"):
         create_program(config, 2)
     assert str(InterTopK(sub_centers=3)) == (
         "64·cos(θ + 0.2), the 5 nearest wrong classes cos(θ − 0.06), 3 sub-centres"
