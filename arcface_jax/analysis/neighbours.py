@@ -1,4 +1,4 @@
-"""Neighbours: the classes that a model confuses, and a plane layout of embeddings."""
+"""Neighbours: classes that a model confuses, and plane layouts of embeddings."""
 
 import dataclasses
 import importlib

@@ -89,7 +89,7 @@ def open_source(
 
 
 def _open_zip(place: pathlib.Path, split: str | None) -> EncodedSource:
-    """Its images; its arrays where it has no image."""
+    """Its images, or its arrays if it has no image."""
     listing = open_tree(place).walk()
     try:
         return FolderSource(place, split=split, listing=listing)

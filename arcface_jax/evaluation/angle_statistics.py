@@ -165,12 +165,12 @@ def angle_statistics(
 
 
 def effective_dimensions(embeddings: np.ndarray) -> float:
-    """How many directions embeddings fill: (Σλ)²/Σλ², λ the eigenvalues of their covariance.
+    """How many directions embeddings fill: (Σλ)²/Σλ² with λ the eigenvalues of their covariance.
 
-    It is D for a spread alike in all directions, and 1 on a line.
+    It is D for an equal spread in all directions, and 1 on a line.
 
     Args:
-      embeddings: [N, D], unit rows, not all alike.
+      embeddings: [N, D], unit rows, not all equal.
 
     Raises:
       InputError: they do not differ.

@@ -279,10 +279,9 @@ def retrieval_intervals(
     macro: bool = False,
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
-    """Intervals of `found.numbers(ks, macro=macro)`: classes of the queries are resampled.
+    """Intervals of `found.numbers(ks, macro=macro)`: resamples the classes of the queries.
 
-    The gallery stays, like that of a search, so they do not say how other classes in it would
-    disturb.
+    The gallery stays, as in a search, so they do not show the effect of other classes in it.
     """
     counts, means = found.by_class(ks)
     sizes = np.ones(len(counts)) if macro else counts

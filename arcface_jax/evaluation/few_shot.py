@@ -1,4 +1,4 @@
-"""Few-shot episodes: new classes, each known by one or a few images."""
+"""Few-shot episodes: new classes with one or a few labelled images each."""
 
 import numpy as np
 
@@ -16,10 +16,10 @@ def few_shot(
     episodes: int = 600,
     seed: int = 0,
 ) -> np.ndarray:
-    """Accuracy of each of many episodes: new classes, told apart by a few images of each.
+    """Accuracy per episode, when a few images per class tell new classes apart.
 
-    An episode draws `ways` classes, `shots` images of each and up to `queries` others. A query is
-    taken for the class to whose mean direction it has the largest cosine.
+    An episode draws `ways` classes, `shots` images of each and up to `queries` others. A query gets
+    the class whose mean direction has the largest cosine to it.
 
     Args:
       embeddings: [N, D], unit rows.

@@ -1,4 +1,4 @@
-"""Re-ranking: distances that also look at whose neighbours two images are."""
+"""Re-ranking: distances that also compare the neighbours of two images."""
 
 import numpy as np
 from scipy import sparse
@@ -20,12 +20,13 @@ def reranked(
     k2: int = 6,
     original: float = 0.3,
 ) -> np.ndarray:
-    """Distances by k-reciprocal encoding: images are near that have the same neighbours.
+    """Distances by k-reciprocal encoding: images with the same neighbours are near.
 
-    An image's neighbours are those of its k1 nearest that have it among their own k1, and of these
-    the neighbours (by k1/2) where two thirds are among them. Each weighs e^−d, with d = 2 − 2cos
-    over the largest of the image. Weights are means over the k2 nearest images. The distance of two
-    images is λ·d + (1 − λ)·(1 − Σ min/Σ max of their weights), the latter Jaccard's.
+    An image's neighbours are those of its k1 nearest that have it among their own k1. A neighbour's
+    own neighbours (by k1/2) join them if two thirds are already there. Each weighs e^−d, where d is
+    2 − 2cos divided by the image's largest. Weights are averaged over the k2 nearest images. The
+    distance of two images is λ·d + (1 − λ)·(1 − Σ min/Σ max of their weights), the latter
+    Jaccard's.
 
     Args:
       queries: [Q, D], unit rows.
@@ -33,7 +34,7 @@ def reranked(
       k1, k2: numbers of neighbours, 1 or more; the paper's.
       original: λ in [0, 1], share of the original distance.
 
-    Returns: float32 [Q, G]. The whole of it: for a few ten thousand images.
+    Returns: float32 [Q, G], held in full: for some ten thousand images.
 
     Raises:
       InputError: a number out of range, or more distances than fit.

@@ -1,9 +1,8 @@
-"""Retrieval: how well the nearest images of a set are of the same class.
+"""Retrieval: how often the nearest images have the same class.
 
 Every figure follows from the ranks of a query's mates, the gallery entries of its class. A rank is
-1 + the number of entries that score higher; an entry of another class that scores the same counts
-as higher, so that a network that maps everything to one point retrieves nothing. Queries without a
-mate are not counted.
+1 + the number of entries that score higher. Ties with another class count as higher, so a network
+that maps everything to one point retrieves nothing. Queries without a mate do not count.
 
 References:
   Musgrave et al., A metric learning reality check, arXiv:2003.08505, for R-precision and MAP@R.
@@ -27,7 +26,7 @@ KS = (1, 5, 10)
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
-    """What was found for each of Q queries; of one without a mate all is 0.
+    """The results of Q queries; all 0 for a query without a mate.
 
     Attributes:
       labels: [Q], their classes.
@@ -46,7 +45,7 @@ class Retrieval:
     average_precision: np.ndarray
 
     def figures(self, ks: Sequence[int] = KS) -> dict[str, np.ndarray]:
-        """By name, [Q]: recall@k (1 where a mate is among the k nearest), r_precision, map@r, map.
+        """By name, [Q]: recall@k (1 if a mate is among the k nearest), r_precision, map@r, map.
 
         Raises:
           InputError: a k below 1.
@@ -75,7 +74,7 @@ class Retrieval:
         }
 
     def numbers(self, ks: Sequence[int] = KS, *, macro: bool = False) -> dict[str, float]:
-        """The figures as means over the queries, or with `macro` over classes of such means."""
+        """The figures as means over queries, or with `macro` as means of class means."""
         counts, means = self.by_class(ks)
         weights = np.ones(len(counts)) if macro else counts
         return {name: float(np.average(of, weights=weights)) for name, of in means.items()}
@@ -94,13 +93,13 @@ def retrieve(
     *,
     devices: Sequence[jax.Device] | None = None,
 ) -> Retrieval:
-    """Ranks every gallery entry for each query by cosine; memory for a few queries' scores at once.
+    """Ranks every gallery entry for each query by cosine; holds a few queries' scores at once.
 
     Args:
       queries: [Q, D], unit rows.
       query_labels: [Q].
       gallery: [G, D], unit rows; read in slices, so it may be a memory map. Without one the queries
-        are the gallery too, each left out of its own.
+        are also the gallery, each left out of its own.
       gallery_labels: [G].
       devices: the devices to divide the products over; the default device if None.
 
@@ -130,9 +129,9 @@ def retrieve(
 def retrieve_scores(
     scores: np.ndarray, query_labels: np.ndarray, gallery_labels: np.ndarray | None = None
 ) -> Retrieval:
-    """`retrieve` by scores [Q, G] of any kind, the higher the nearer, such as −`reranked`.
+    """`retrieve` by any scores [Q, G], where higher means nearer, such as −`reranked`.
 
-    Without gallery labels, [Q, Q] of the queries with each other, each left out of its own.
+    Without gallery labels, scores are [Q, Q] between the queries, each left out of its own.
 
     Raises:
       InputError: mismatched lengths, or a score that is NaN.

@@ -49,7 +49,7 @@ MOST_PAIRS = 20_000_000
 RetrievalKind = Literal["none", "cosine", "reranked"]
 
 FEW_SHOT = ((5, 1), (5, 5), (20, 1), (20, 5))
-"""Ways and shots of few-shot episodes; those that a set has too few classes for are left out."""
+"""Ways and shots of few-shot episodes; a set with too few classes leaves some out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +97,8 @@ class EvaluationOptions:
       resampling: of the intervals; its seed also draws the pairs and the enrolled people.
       published_scripts: whether to report accuracy and VAL a second time, as the published scripts
         compute them (`evaluation.published`). Without intervals: they describe the list.
-      retrieval: whether to report recall@k, R-precision, MAP@R and mAP, each image searched among
-        all others: by "cosine", or "reranked".
+      retrieval: reports recall@k, R-precision, MAP@R and mAP of each image searched among all
+        others, by "cosine" or "reranked".
       few_shot: whether to report accuracies of `FEW_SHOT` episodes.
     """
 
@@ -238,7 +238,7 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
 def _retrieval(
     name: str, unit: np.ndarray, labels: np.ndarray, options: EvaluationOptions
 ) -> dict[str, Interval]:
-    """Leave-one-out, as means over the images, and under "macro" as means over the classes."""
+    """Leave-one-out, as means over images, and under "macro" as means over classes."""
     if options.retrieval == "none":
         return {}
     with concerning(name):

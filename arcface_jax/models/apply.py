@@ -1,4 +1,4 @@
-"""A Flax module in the form that the training step takes."""
+"""Adapts a Flax module to the training step."""
 
 from typing import Any
 

@@ -73,8 +73,7 @@ def check_embedded(
       name_of: gives an image's name from its row; if None, row 3 is "image 3".
 
     Raises:
-      InputError: one is NaN, infinite or zero; the message names its image and the number of such
-        embeddings.
+      InputError: one is NaN, infinite or zero; the message names its image and their number.
     """
     squared = np.einsum("nd,nd->n", embeddings, embeddings, dtype=np.float64)
     bad = np.flatnonzero(~(np.isfinite(squared) & (squared > 0)))

@@ -1,4 +1,4 @@
-"""A folder of NumPy arrays, one sub-folder a class: spectrograms, and what else is no picture."""
+"""A folder of NumPy arrays, one sub-folder per class, for spectrograms and other non-pictures."""
 
 import functools
 import io
@@ -19,16 +19,16 @@ class ArraySource(FolderSource):
     """ROOT/CLASS/name.npy, or a zip archive of it, by the rules of `FolderSource`.
 
     Arrays are [height, width], [height, width, 1] or [height, width, 3], all of one shape: uint8,
-    or floating-point in [0, 1], which is rounded to 255 steps. One channel stands for all three.
-    Nothing in a file is executed: arrays of Python objects are refused.
+    or floating-point in [0, 1], rounded to 255 steps. One channel stands for all three. No code in
+    a file is run: arrays of Python objects are refused.
 
     Args:
       root: folder or zip file.
-      split: as of `FolderSource`.
-      listing: what is below the root, where it was walked before.
+      split: as in `FolderSource`.
+      listing: what is below the root, if it was walked before.
 
     Raises:
-      InputError: as of `FolderSource`; on reading, an array is none of these.
+      InputError: as in `FolderSource`; on reading, an array is none of these.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class ArraySource(FolderSource):
 
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
-        """Of the first array, and so of all, [height, width, 3]."""
+        """The first array's shape, and so every array's: [height, width, 3]."""
         return decode_array(self.stored(0), self.where(0)).shape
 
     def __getitem__(self, index: int) -> np.ndarray:
@@ -58,7 +58,7 @@ class ArraySource(FolderSource):
         return super().encoded(index)
 
     def encoded(self, index: int) -> bytes:
-        """The array as a PNG, for what keeps encoded images."""
+        """The array as a PNG, for code that keeps encoded images."""
         return encode_png(self[index])
 
 
@@ -72,7 +72,8 @@ def decode_array(content: bytes, name: str) -> np.ndarray:
     Returns: uint8 [height, width, 3].
 
     Raises:
-      InputError: it is no .npy file, is damaged, or holds no such array as `ArraySource` takes.
+      InputError: it is no .npy file, is damaged, or holds an array that `ArraySource` does not
+        take.
     """
     if not content.startswith(_MAGIC):
         raise InputError(f"{name}: is no .npy file; write it with numpy.save")

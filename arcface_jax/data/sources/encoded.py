@@ -39,7 +39,7 @@ class EncodedSource(FaceSource):
         return decode(self.encoded(index), self.where(index))
 
     def stored(self, index: int) -> bytes:
-        """What the fingerprint is of: the bytes of image `index`, as they lie there."""
+        """The stored bytes of image `index`, for the fingerprint."""
         return self.encoded(index)
 
     def name_identities(self, names: Sequence[str], place: str) -> None:
