@@ -24,6 +24,7 @@ from arcface_jax.commands.command import (
     run_command,
     split_arguments,
 )
+from arcface_jax.commands.help_page import unknown
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 from arcface_jax.figures.data import augmentation_sheet
@@ -108,9 +109,7 @@ def names_to_draw(config: FiguresConfig, options: Sequence[str]) -> list[str]:
         raise InputError(f"no figure named; choose among {', '.join(FIGURES)}, or --all")
     for name in config.names:
         if name not in FIGURES:
-            raise InputError(
-                f"no figure is called {name!r}; choose among {', '.join(FIGURES)}, or --all"
-            )
+            raise unknown("figure", name, FIGURES)
         if needs_arguments(FIGURES[name]) and not options:
             raise InputError(
                 f"figure {name!r} needs arguments; {command(f'figures {name}')} -- --help tells"

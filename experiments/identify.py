@@ -27,16 +27,14 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from arcface_jax.command_name import command
 from arcface_jax.commands.command import (
     Cosine,
     Count,
     Share,
     check_new_file,
-    check_numbers,
-    help_text,
     new_console,
     progress_bar,
+    read_subcommand,
     run_command,
     say,
     table_of,
@@ -493,11 +491,7 @@ COMMANDS: dict[str, Callable[..., Enrol | Name | Verify | TimedSearch]] = {
 
 def main() -> None:
     """Reads what to do and its options, and does it."""
-    chosen = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog=command("identify"), description=help_text(__doc__)
-    )
-    check_numbers(chosen)
-    run(chosen)
+    run(read_subcommand(COMMANDS, "identify", __doc__))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from arcface_jax.commands.command import (
     say,
     table_of,
 )
+from arcface_jax.commands.help_page import options_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
@@ -255,7 +256,7 @@ def main() -> None:
         jax.config.update("jax_platforms", "cpu")
         print_presets(read_options(PresetPlan, "plan", __doc__), new_console())
     else:
-        run(read_options(PlanConfig, "plan", __doc__))
+        run(read_options(PlanConfig, "plan", __doc__, also=options_of(PresetPlan)[:2]))
 
 
 if __name__ == "__main__":

@@ -3,17 +3,20 @@
 import dataclasses
 import errno
 import functools
+import importlib.util
 import io
+import itertools
 import json
 import logging
 import math
+import os
 import pathlib
 import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from typing import Annotated, Any, TypeVar, get_args
 
 import tyro
@@ -29,7 +32,16 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from arcface_jax.command_name import SCRIPT, command
+from arcface_jax.command_name import command
+from arcface_jax.commands.help_page import (
+    Option,
+    first_sentence,
+    nearest,
+    options_of,
+    page,
+    table,
+    unknown,
+)
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 from arcface_jax.progress import Lines, Move
@@ -45,7 +57,8 @@ _REMEDIES = {"ENOENT": "; check the path"}
 _REMEDIES |= dict.fromkeys(_NO_PLACE.split(), "; choose another place")
 """What to do about an error of the operating system, where that is known."""
 _WIDTH_OF_A_LOG = 10_000
-_EXAMPLES = ("python -m ", f"{SCRIPT} ")
+NO_CACHE = "--no-cache"
+_CACHE_BYTES = 4 * 2**30
 
 Chosen = TypeVar("Chosen")
 
@@ -59,12 +72,7 @@ def spell_commands(text: str) -> str:
     )
 
 
-def help_text(documentation: str | None) -> str | None:
-    """A command's module documentation for `--help`, an example a line."""
-    if documentation is None:
-        return None
-    lines = spell_commands(documentation).splitlines()
-    return "\n".join(f"\n{line}" if line.startswith(_EXAMPLES) else line for line in lines)
+HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 
 
 def read_options(
@@ -72,35 +80,118 @@ def read_options(
     name: str,
     documentation: str | None,
     arguments: Sequence[str] | None = None,
-    **more: Any,
+    *,
+    common: Sequence[str] | None = None,
+    also: Sequence[Option] = (),
+    default: Any = None,
 ) -> Chosen:
-    """The command line as `options`, a dataclass or function; prog and help are the command's.
+    """The command line as `options`, a dataclass or function; --help prints a page and exits.
+
+    Args:
+      options: what the arguments become, by tyro.
+      name: the command's.
+      documentation: its module's.
+      arguments: of the command line, or else the program's.
+      common: names of the options that --help shows, --help-all all of them; None: all.
+      also: options that the command takes out of its arguments before.
+      default: an instance of `options` that has the defaults, if they are not its own.
 
     Raises:
-      InputError: a number is none that the options take, or `options` itself raises it.
+      InputError: there is no such option, a value is none that an option takes, an argument is
+        missing, or `options` itself raises it.
     """
-    read = functools.partial(
-        tyro.cli,
-        options,
-        args=arguments,
-        prog=command(name),
-        description=help_text(documentation),
-        **more,
-    )
-    # Without the box of several lines. A function does its work meanwhile, and may say so.
-    unheard = redirect_stderr(io.StringIO()) if dataclasses.is_dataclass(options) else nullcontext()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    more = {} if default is None else {"default": default}
+    read = functools.partial(tyro.cli, options, prog=command(name), **more)
+    if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
+        return read(args=given, description=spell_commands(documentation or ""))
+    known = [*also, *options_of(options, default)]
+    asked = [one for one in given if one in (*HELP, HELP_ALL)]
+    if asked:
+        print(_help(name, documentation, known, common, short=asked[-1] != HELP_ALL))
+        raise SystemExit(0)
+    _check_known(given, known, name)
+    said = io.StringIO()
     try:
-        with unheard:
-            chosen = read(console_outputs=False)
+        with redirect_stderr(said):
+            chosen = read(args=given, config=(tyro.conf.PositionalMetavarFromFieldName,))
     except SystemExit as stop:
         error: BaseException | None = stop
         while error is not None and not isinstance(error, InputError):
             error = error.__cause__ or error.__context__
-        if error is not None:
-            raise error from None
-        chosen = read()  # says what is wrong, or helps
+        raise error or InputError(_in_one_line(said.getvalue(), name)) from None
     check_numbers(chosen)
     return chosen
+
+
+def read_subcommand(
+    choices: Mapping[str, Callable[..., Chosen]], name: str, documentation: str
+) -> Chosen:
+    """The command line of a command that is followed by what to do: one of `choices`."""
+    verb = sys.argv[1] if len(sys.argv) > 1 else HELP[0]
+    if verb in (*HELP, HELP_ALL):
+        first, *rest = documentation.split("\n\n")
+        about = {each: first_sentence(one.__doc__ or "") for each, one in choices.items()}
+        listed = f"{table(about)}\n\nEach has its own --help."
+        usage = f"usage: {command(name)} {'|'.join(choices)} ..."
+        print(spell_commands("\n\n".join([usage, first, listed, *rest])).strip())
+        raise SystemExit(0)
+    if verb not in choices:
+        raise unknown(f"action of {name}", verb, choices)
+    start = f"python -m experiments.{name} {verb} "
+    examples = [line for line in documentation.splitlines() if line.startswith(start)]
+    about = "\n\n".join([choices[verb].__doc__ or "", "\n".join(examples)])
+    return read_options(choices[verb], f"{name} {verb}", about, sys.argv[2:])
+
+
+def _help(
+    name: str,
+    documentation: str | None,
+    known: Sequence[Option],
+    common: Sequence[str] | None,
+    *,
+    short: bool,
+) -> str:
+    ending = ["--help-all explains all options."] if short else []
+    folder = cache_folder()
+    if folder is not None:
+        ending.append(f"Compiled programs are kept in {folder}; {NO_CACHE} compiles anew.")
+    spelled = spell_commands(documentation or "")
+    return page(command(name), spelled, known, common, short=short, ending=ending)
+
+
+def _check_known(arguments: Sequence[str], known: Sequence[Option], name: str) -> None:
+    """Refuses an option that there is none of."""
+    names = [one.name for one in known if not one.is_positional]
+    negated = [one.negated for one in known if one.negated]
+    for argument in arguments:
+        option = argument.partition("=")[0].replace("_", "-")
+        if option.startswith("--") and option not in (*names, *negated):
+            near = nearest(option, [*names, *negated])
+            remedy = f"did you mean {near}?" if near else f"{command(name)} {HELP_ALL} lists all"
+            raise InputError(f"there is no option {argument.partition('=')[0]}; {remedy}")
+
+
+_WORDS_OF_PYTHON = {
+    r"invalid literal for int\(\) with base 10: ('.*?')": r"\1 is no whole number",
+    r"could not convert string to float: ('.*?')": r"\1 is no number",
+    r"Error parsing (\S+):": r"\1:",
+    r"Unrecognized options: ": "too many arguments, or in the wrong place: ",
+    r"invalid choice (.*) for argument '(.*)'\. Expected one of \((.*?),?\)\.": (
+        r"\2: \1; give one of \3"
+    ),
+    r"Missing from .*?: (\S+) .*": r"\1 is missing",
+    r"Missing value for argument '(.*?)'\..*": r"\1 needs a value",
+}
+
+
+def _in_one_line(box: str, name: str) -> str:
+    """What tyro says in a box, up to its first rule."""
+    inside = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
+    said = " ".join(itertools.takewhile(lambda line: not line.startswith("──"), inside))
+    for theirs, ours in _WORDS_OF_PYTHON.items():
+        said = re.sub(theirs, ours, said)
+    return f"{said.strip() or 'the command line cannot be read'}; see {command(name)} --help"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,8 +366,61 @@ class _Unraisable:
             self.former(unraisable)
 
 
+def cache_folder() -> pathlib.Path | None:
+    """Where compiled programs are kept: where JAX_COMPILATION_CACHE_DIR says, or else in the
+    user's cache; None where JAX_ENABLE_COMPILATION_CACHE is false, or nobody has a home.
+    """
+    if os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "").lower() in ("0", "false", "f", "no", "n"):
+        return None
+    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if chosen is not None:
+        return pathlib.Path(chosen) if chosen else None
+    try:
+        caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return pathlib.Path(caches) / "arcface-jax"
+
+
+def keep_compiled() -> None:
+    """Turns on JAX's persistent compilation cache, for this process and those that it starts, so
+    that a second call of a command starts in seconds; --no-cache among the arguments turns it off.
+
+    A folder that cannot be written, and an entry that is damaged, only cost the time to compile.
+    What JAX's own environment variables say goes first. The entries used least recently are
+    removed where there would be more than 4 GiB, which JAX does if the package filelock is there.
+    """
+    before, after = split_arguments()
+    if NO_CACHE in before:
+        before = [one for one in before if one != NO_CACHE]
+        sys.argv[1:] = [*before, "--", *after] if "--" in sys.argv else before
+        _set_in_jax({"jax_enable_compilation_cache": False})
+        return
+    folder = cache_folder()
+    if folder is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return
+    settings: dict[str, Any] = {"jax_compilation_cache_dir": str(folder)}
+    if importlib.util.find_spec("filelock") is not None:
+        settings["jax_compilation_cache_max_size"] = _CACHE_BYTES
+    _set_in_jax(settings)
+
+
+def _set_in_jax(settings: Mapping[str, Any]) -> None:
+    """Here and in processes to come, without importing JAX for it."""
+    os.environ.update({name.upper(): str(value) for name, value in settings.items()})
+    if (jax := sys.modules.get("jax")) is not None:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+
+
 def run_command(main: Callable[[], int | None]) -> None:
     """Runs `main` and exits: 0 or what it returns, 2 with a line for bad input, 130 for Ctrl-C.
+    Compiled programs are kept, see `keep_compiled`.
 
     What libraries warn their programmers of is not shown, unless Python is asked to by -W. What
     this library remarks is shown as it is, wherever another has set up logging for itself.
@@ -285,6 +429,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         warnings.simplefilter("ignore", append=True)
     if not isinstance(sys.unraisablehook, _Unraisable):
         sys.unraisablehook = _Unraisable(sys.unraisablehook)
+    keep_compiled()
     try:
         with _plain_remarks():
             status = main() or 0
