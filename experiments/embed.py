@@ -59,16 +59,18 @@ class Arguments(PhotoOptions):
     """The command line."""
 
     model: Model
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     """Folder or zip file, list, train.rec, Parquet, .bin set, prepared TFDS folder or tfds:NAME."""
     output: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write, .npy, .npz or .parquet."""
     list_root: pathlib.Path | None = None
-    """Folder or zip file that a list's paths are relative to, if not the list's own folder."""
+    """Folder or zip file that a list's paths are relative to. Without it: the list's own."""
     batch_size: Count | None = None
-    """Images in one call; if not given, 8 on a CPU, whose caches hold no more, else 256."""
+    """Images per call. Without it: 8 on a CPU, whose caches hold no more, else 256."""
     unreadable: Literal["stop", "skip"] = "stop"
-    """An image that cannot be decoded: stop, with what is done kept, or skip: leave it out."""
+    """What an image that cannot be decoded does. stop: end the command and keep what is done.
+    skip: leave the image out.
+    """
     threads: Count = 4
     """Images decoded at once."""
     project: Project = None

@@ -38,6 +38,7 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
 
 from arcface_jax.commands.command import (
@@ -78,6 +79,22 @@ from arcface_jax.runs.dataset import load_data
 
 PAGE = "report.html"
 """The report's file, in the folder of an evaluation."""
+COMMON = (
+    "checkpoint",
+    "sets",
+    "embeddings",
+    "output",
+    "folds",
+    "fars",
+    "published-scripts",
+    "cohort",
+    "replicates",
+    "detect",
+    "face",
+    "aligned",
+    "flip",
+)
+"""The options that --help shows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,32 +102,33 @@ class Arguments(PhotoOptions):
     """The command line."""
 
     checkpoint: tuple[pathlib.Path, ...] = ()
-    """Folders of trained runs or exports, PyTorch checkpoints, or .onnx or .params files."""
+    """Models: folders of runs or exports, or PyTorch, .safetensors, .onnx or .params files."""
     project: str | None = None
-    """Project of the PyTorch checkpoints among them where their keys do not tell, such as adaface;
-    evaluate those of different projects one by one.
+    """Project of the PyTorch checkpoints among them, where their keys do not tell: adaface.
+    Evaluate those of different projects one by one.
     """
-    sets: tuple[str, ...] = ()
-    """Sets to embed with them, see above; each run's own data if not given."""
+    sets: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=]SOURCE[+PAIRS] ...")] = ()
+    """Sets to embed with the models. Without them: the data of each run."""
     embeddings: tuple[pathlib.Path, ...] = ()
-    """NumPy .npz files of embeddings, see above."""
+    """NumPy .npz files of embeddings, in place of models and sets."""
     output: pathlib.Path | None = None
-    """Folder to write, runs/evaluation-DATE-TIME if not given: report.html, table.txt, .md, .tex,
-    .csv, .json, and the pictures.
+    """Folder to write. Without it: runs/evaluation-DATE-TIME. It gets report.html, table.txt,
+    .md, .tex, .csv, .json, and the pictures.
     """
     cohort: pathlib.Path | None = None
-    """NumPy .npz file of embeddings of other people, as experiments.embed writes it: the pairs'
-    cosines are normalised by those that their images have with it. The search takes cosines.
+    """NumPy .npz file of embeddings of other people, to normalise the scores by. It is one that
+    experiments.embed wrote: the pairs' cosines are normalised by those that their images have with
+    it. The search takes cosines.
     """
     score_norm: ScoreNormKind = "s"
     """How --cohort normalises: s, by both images of a pair, or t, by the second."""
     cohort_top: Annotated[int, Range(2)] | None = None
     """How many of the cohort count for an image, those most alike to it; all if not given."""
     folds: Count = 10
-    """Contiguous folds of a .bin set, or of a list that does not tell them; 1: without folds."""
+    """Contiguous folds of a .bin set, or of a list that does not tell them. 1: without folds."""
     published_scripts: bool = False
-    """Also give accuracy and VAL as the scripts of insightface compute them, on their grid of
-    thresholds, to compare with published tables.
+    """Also give accuracy and VAL as insightface's scripts compute them. They take their own grid of
+    thresholds; the numbers are for comparison with published tables.
     """
     fars: tuple[Share, ...] = (1e-3, 1e-2)
     """False accept rates at which TAR is reported."""
@@ -121,9 +139,9 @@ class Arguments(PhotoOptions):
     replicates: Annotated[int, Range(0)] = 1000
     """Bootstrap replicates."""
     confidence: Share = 0.95
-    """Of the intervals."""
+    """Confidence of the intervals."""
     seed: Seed = 0
-    """Of the bootstrap and of who is enrolled."""
+    """Seed of the bootstrap and of who is enrolled."""
 
     @property
     def resampling(self) -> Resampling:
@@ -340,7 +358,7 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
 
 def main() -> None:
     """Reads the options and runs."""
-    run(read_options(Arguments, "evaluate", __doc__))
+    run(read_options(Arguments, "evaluate", __doc__, common=COMMON))
 
 
 if __name__ == "__main__":

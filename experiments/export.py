@@ -75,32 +75,31 @@ class Arguments(PhotoOptions):
     """The command line."""
 
     model: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The folder of a run, a PyTorch checkpoint (.pt, .pth, .ckpt), or a .safetensors, .onnx
-    or (MXNet's) .params file.
-    """
+    """Folder of a run, or a PyTorch (.pt, .pth, .ckpt), .safetensors, .onnx or .params file."""
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
     """Folder to make."""
     formats: tuple[Format, ...] = ("stablehlo",)
-    """stablehlo: for cpu, cuda and tpu, batch of any size. onnx: with the extra. torch and
-    safetensors: weights by arcface_torch's names, without preprocessing, folding or smaller types.
+    """What to write. stablehlo: for cpu, cuda and tpu, batch of any size. onnx: with the extra.
+    torch and safetensors: weights by arcface_torch's names, without preprocessing, folding or
+    smaller types.
     """
     fold: bool = True
     """Fold batch normalisations into the layers before them."""
     weights: WeightType = "float32"
-    """Type that kernels are stored in; the arithmetic stays float32."""
+    """Type that kernels are stored in. The arithmetic stays float32."""
     verify: str | None = None
-    """[NAME=]SOURCE[+PAIRS] to measure accuracy and thresholds on, as the command evaluate takes
-    it; without a list all pairs of its people.
+    """Set to measure accuracy and thresholds on. It is [NAME=]SOURCE[+PAIRS], as the command
+    evaluate takes it; without a list all pairs of its people.
     """
     project: Project = None
     name: str | None = None
-    """Of the model in its card; the folder's if not given."""
+    """Name of the model in its card. Without it: the folder's."""
     data: str | None = None
-    """What the model was trained on, for the card; if not given, a run's configuration tells."""
+    """What the model was trained on, for the card. Without it a run's configuration tells."""
     recipe: str | None = None
-    """How it was trained, for the card; of a run its configuration is quoted as well."""
+    """How it was trained, for the card. Of a run its configuration is quoted as well."""
     licence: str = UNKNOWN
-    """Of the weights, for the card."""
+    """Licence of the weights, for the card."""
 
     @property
     def changes(self) -> dict[str, Any]:

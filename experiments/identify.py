@@ -100,8 +100,8 @@ class Name(PhotoOptions):
     photos: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional]
     """Image files, or folders or zip files of them; of NAME/image.jpg the right names are known."""
     far: Share | None = None
-    """Rate at which strangers are given a name (FPIR), 1e-3 if not given, for which the threshold
-    is taken from the model card. A stranger is compared with all G entries of the gallery, so each
+    """Rate at which strangers are given a name (FPIR). Without it: 1e-3. The threshold for it is
+    taken from the model card. A stranger is compared with all G entries of the gallery, so each
     comparison may err at 1 − (1 − rate)^(1/G) only.
     """
     threshold: Cosine | None = None
@@ -109,13 +109,13 @@ class Name(PhotoOptions):
     candidates: Count = 1
     """How many of the most alike entries to show for each photo."""
     output: pathlib.Path | None = None
-    """File to write as well, .csv: image, person, the right one and a verdict where names are
-    known, how many strangers are as alike if the card tells, then each candidate with its cosine;
-    of a photo that cannot be used, why.
+    """Table to write as well, .csv. It has image, person, the right one and a verdict where names
+    are known, how many strangers are as alike if the card tells, then each candidate with its
+    cosine; of a photo that cannot be used, why.
     """
     picture: pathlib.Path | None = None
-    """Picture to write as well, .png: faces as the model saw them, with what was said of each; of
-    more than 60 the mistakes come first.
+    """Picture to write as well, .png. It shows the faces as the model saw them, with what was said
+    of each; of more than 60 the mistakes come first.
     """
     project: Project = None
     engine: Engine = "jax"

@@ -63,19 +63,19 @@ class Arguments:
     people: str | None = None
     """Source of people; a run's own training people if not given."""
     target: Literal["embeddings", "weights"] = "embeddings"
-    """What to reach: the mean embedding of a person's images, or the person's class weights."""
+    """Reach the mean embedding of a person's images, or the person's class weights."""
     count: Count = 8
     """Faces to generate, of the first people, in one batch."""
     gallery: Count = 40
     """People, the first ones, among whom each face is to be recognised."""
     steps: Count = 150
-    """Of Adam."""
+    """Steps of Adam."""
     learning_rate: Annotated[float, Range(0.0)] = 0.25
-    """Of Adam, at the start."""
+    """Learning rate of Adam, at the start."""
     prior: Prior = dataclasses.field(default_factory=Prior)
     """Weights of what makes an image likely."""
     seed: Seed = 0
-    """Of the noise to start from."""
+    """Seed of the noise to start from."""
     output: pathlib.Path = pathlib.Path("runs/inversion")
     """Folder for inversion.json, the picture and the generated images (inversion.npz)."""
 
@@ -181,7 +181,8 @@ def run(arguments: Arguments) -> None:
 
 def main() -> None:
     """Reads the options and runs."""
-    run(read_options(Arguments, "invert", __doc__))
+    common = ("judge", "people", "target", "count", "gallery", "steps", "seed", "output")
+    run(read_options(Arguments, "invert", __doc__, common=common))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ class Arguments:
     far: Share = 1e-2
     """False accept rate whose threshold decides what is a mistake."""
     seed: Seed = 0
-    """Of t-SNE."""
+    """Seed of t-SNE."""
     output: pathlib.Path = pathlib.Path("runs/neighbours")
     """Folder for neighbours.json and the pictures."""
 

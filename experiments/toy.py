@@ -64,17 +64,19 @@ class Arguments:
     identities: Count = 8
     """How many people; of a source, the first ones."""
     dimension: Annotated[int, Range(2, 3)] = 2
-    """Of the embedding, 2 or 3."""
+    """Dimension of the embedding, 2 or 3."""
     margin: float = 0.5
     """ArcFace's m, radians. On a circle of C people it must be below 2π/C."""
     scale: Positive = 16.0
     """s of the softmax on the sphere and of ArcFace."""
     difficulty: Annotated[float, Range(0.0, 2.0)] = 0.5
-    """Of synthetic images, 0 … 2: at 1 a two-dimensional embedding does not learn all of them."""
+    """Difficulty of synthetic images, 0 … 2. At 1 a two-dimensional embedding does not learn all of
+    them.
+    """
     steps: Count = 800
-    """Of training."""
+    """Steps of training."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    """Of the networks; the picture shows the first."""
+    """Seeds of the networks; the picture shows the first."""
     quantile: Annotated[float, Range(0.0, 0.5)] = 0.02
     """Share of a class's images at each side that its edge leaves out."""
     output: pathlib.Path = pathlib.Path("runs/toy")

@@ -41,7 +41,7 @@ from arcface_jax.commands.fine_tuning import (
     set_by_preset,
     settled,
 )
-from arcface_jax.commands.help_page import Option, first_sentence, table, unknown
+from arcface_jax.commands.help_page import Option, first_sentence, nearest, table, unknown
 from arcface_jax.commands.models import MODEL_HELP, is_export, open_embedder
 from arcface_jax.commands.run_report import draw_run, run_page
 from arcface_jax.errors import InputError, concerning
@@ -62,7 +62,6 @@ from .recipes.presets import PRESETS
 SUMMARY_FILE = "summary.html"
 
 COMMON = (
-    "presets",
     "config",
     "check",
     "data.root",
@@ -72,7 +71,6 @@ COMMON = (
     "loss.name",
     "loss.margin",
     "loss.scale",
-    "head.kind",
     "optimiser.learning-rate",
     "run.steps",
     "run.batch-size",
@@ -81,7 +79,7 @@ COMMON = (
 """The options that --help shows."""
 
 OTHERS = (
-    Option("[PRESET]", "", "Named configuration that the options change; --presets lists them."),
+    Option("[PRESET]", "", "Configuration to start from; --presets lists them."),
     Option("--presets", "", "List the presets."),
     Option("--config", "FILE", "The config.json of a run, in place of a preset."),
     Option("--check", "", "Only look at the data, and at what the run would cost."),
@@ -150,10 +148,13 @@ def take_loss(config: Config, arguments: list[str]) -> tuple[Config, list[str]]:
         option = argument.partition("=")[0]
         field = option.removeprefix("--loss.").replace("-", "_")
         if option.startswith("--loss.") and field.removeprefix("no_") not in known:
-            raise InputError(
-                f"{option}: loss.name {name} has no {field}; it has {', '.join(known)}"
-            )
-    choices = f"{', '.join(LOSSES)}; or module:Class of your own. The options here are its own."
+            near = nearest(field, known)
+            remedy = f"did you mean --loss.{near}?" if near else f"it has {', '.join(known)}"
+            raise InputError(f"{option}: loss.name {name} has no {field}; {remedy}")
+    choices = (
+        "Loss: arcface, cosface, adaface, magface … Its own options stand beside it here. "
+        f"All: {', '.join(LOSSES)}; or module:Class of your own."
+    )
     kind = Annotated[str, tyro.conf.arg(metavar="NAME", help=choices)]
     field_of_name = ("name", kind, dataclasses.field(default=name, kw_only=True))
     named = dataclasses.make_dataclass(

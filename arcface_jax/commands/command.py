@@ -152,10 +152,11 @@ def _help(
     *,
     short: bool,
 ) -> str:
-    ending = ["--help-all explains all options."] if short else []
+    ending = [f"{HELP_ALL} shows every option in full."] if short else []
     folder = cache_folder()
     if folder is not None:
-        ending.append(f"Compiled programs are kept in {folder}; {NO_CACHE} compiles anew.")
+        shown = re.sub(f"^{re.escape(os.path.expanduser('~'))}(?=/)", "~", str(folder))
+        ending.append(f"Compiled programs are kept in {shown}; {NO_CACHE} compiles anew.")
     spelled = spell_commands(documentation or "")
     return page(command(name), spelled, known, common, short=short, ending=ending)
 
@@ -166,7 +167,7 @@ def _check_known(arguments: Sequence[str], known: Sequence[Option], name: str) -
     negated = [one.negated for one in known if one.negated]
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
-        if option.startswith("--") and option not in (*names, *negated):
+        if re.match("-[-a-zA-Z]", option) and option not in (*names, *negated):
             near = nearest(option, [*names, *negated])
             remedy = f"did you mean {near}?" if near else f"{command(name)} {HELP_ALL} lists all"
             raise InputError(f"there is no option {argument.partition('=')[0]}; {remedy}")

@@ -70,6 +70,7 @@ def options_of(cls: type, default: Any = None, prefix: str = "", section: str = 
     """
     hints, docs = get_type_hints(cls, include_extras=True), _documentation(cls)
     own: list[Option] = []
+    nested: list[Option] = []
     inherited: list[Option] = []
     for field in dataclasses.fields(cls):
         kind = hints[field.name]
@@ -77,16 +78,16 @@ def options_of(cls: type, default: Any = None, prefix: str = "", section: str = 
         plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
         if dataclasses.is_dataclass(plain) and isinstance(plain, type):
             plain = type(value) if value is not None else plain
-            title = f"{field.name}: {_first_line(plain)}"
+            title = f"{field.name}: {_first_line(plain).partition(' (')[0].removesuffix('.')}"
             inside = f"{prefix}{field.name.replace('_', '-')}."
-            own += options_of(plain, value, inside, title)
+            nested += options_of(plain, value, inside, title)
             continue
         definer = next(each for each in cls.__mro__ if field.name in inspect.get_annotations(each))
         foreign = definer is not cls and not section
-        heading = _first_line(definer) if foreign else section
+        heading = f"{_first_line(definer).removesuffix('.')}:" if foreign else section
         found = _option(field.name, kind, value, prefix, heading, docs.get(field.name, ""))
         (inherited if foreign and not found.is_positional else own).append(found)
-    return own + inherited
+    return own + nested + inherited
 
 
 def _option(name: str, kind: Any, value: Any, prefix: str, section: str, about: str) -> Option:
@@ -97,7 +98,7 @@ def _option(name: str, kind: Any, value: Any, prefix: str, section: str, about: 
     dashed = prefix + name.replace("_", "-")
     if tyro.conf.Positional in extras:
         several = " ..." if values.endswith(" ...") else ""
-        word = f"{name.upper()}{several}"
+        word = next((each.metavar for each in told if each.metavar), name.upper()) + several
         return Option(word if value is dataclasses.MISSING else f"[{word}]", "", about)
     negated = None
     if values == "":
@@ -115,12 +116,12 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 def _shown(value: Any) -> str:
     """A default for people: nothing where there is none, or a switch is off."""
     if value is dataclasses.MISSING:
-        return "needed"
+        return "required"
     if value is None or value is False or value in ("", ()):
         return ""
-    if isinstance(value, tuple):
-        return " ".join(map(str, value))
-    return "on" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
+    if value is True:
+        return "default: on"
+    return f"default: {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
 def _values(kind: Any) -> str:
@@ -158,7 +159,8 @@ def _first_line(cls: type) -> str:
 def first_sentence(text: str) -> str:
     """The first sentence of a text, on one line."""
     said = " ".join(text.partition("\n\n")[0].split())
-    return re.split(r"(?<=[\w)`\"'])\. (?=[A-Z])", said)[0].removesuffix(".") + "."
+    first = re.split(r"(?<=[\w)`\"'])(?<!\beq)\. |(?<=…) (?=[A-Z])", said)[0]
+    return first if first.endswith("…") else first.removesuffix(".") + "."
 
 
 def page(
@@ -182,20 +184,21 @@ def page(
     """
     width = min(shutil.get_terminal_size().columns, _WIDEST)
     positional = [one for one in options if one.is_positional]
-    shown = list(options)
+    others = [one for one in options if not one.is_positional]
     if short and common is not None:
-        shown = [one for one in options if one.is_positional or one.name[2:] in common]
+        by_name = {one.name[2:]: one for one in others}
+        others = [by_name[name] for name in common if name in by_name]
     usage = " ".join([prog, *(one.name for one in positional), "[options]"])
     lines = [f"usage: {usage}", *_about(documentation, width, short)]
     section = None
-    for one in shown:
+    for one in (*positional, *others):
         title = "" if one.is_positional else one.section or "options:"
         if title != section:
             lines += [""] * (not title or not short or not section) + [title] * bool(title)
             section = title
         about = first_sentence(one.about) if short and one.about else one.about
         if one.default:
-            about = f"{about.removesuffix('.')} ({one.default}).".strip()
+            about = f"{about.removesuffix('.')} ({one.default})".strip()
         lines += _beside(one.typed, about, width)
     return "\n".join([*lines, "", *_wrapped(ending, width)])
 
@@ -244,14 +247,15 @@ def unknown(what: str, name: str, names: Iterable[str]) -> InputError:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The name that was likely meant: the nearest one, or one that ends with the name's letters
-    after a dot, as --run.steps for --steps; empty if none is near.
+    """The name that was likely meant: the nearest one, or one with this name or these initials
+    after its dot, --run.steps for --steps, --optimiser.learning-rate for --lr; empty if none is.
     """
-    names = list(names)
-    last = name.lstrip("-")
-    ending = [one for one in names if one.rpartition(".")[2] == last]
-    found = ending or difflib.get_close_matches(name, names, 1)
-    if not found:
-        tails = {one.rpartition(".")[2]: one for one in names}
+    names, last = list(names), name.lstrip("-")
+    tails = {one.lstrip("-").rpartition(".")[2]: one for one in names}
+    initials = {"".join(word[:1] for word in tail.split("-")): tails[tail] for tail in tails}
+    found = difflib.get_close_matches(name, names, 1)
+    if last in tails:
+        found = [tails[last]]
+    elif not found:
         found = [tails[one] for one in difflib.get_close_matches(last, tails, 1)]
-    return found[0] if found else ""
+    return found[0] if found else initials.get(last, "")

@@ -93,15 +93,17 @@ Model = Annotated[
     pathlib.Path,
     tyro.conf.Positional,
     tyro.conf.arg(
-        help="The folder of a run or export, a PyTorch checkpoint, an .onnx file, or MXNet's "
-        ".params file with its -symbol.json beside it."
+        help="Folder of a run or an export, or a PyTorch, .safetensors, .onnx or .params file. "
+        "MXNet's .params file needs its -symbol.json beside it."
     ),
 ]
 """The argument of every command that embeds with a model."""
 
 Project = Annotated[
     str | None,
-    tyro.conf.arg(help="Project of a PyTorch checkpoint where its keys do not tell, as adaface."),
+    tyro.conf.arg(
+        metavar="NAME", help="Project of a PyTorch checkpoint, where its keys do not tell: adaface."
+    ),
 ]
 """The option --project of every command that opens a model."""
 
