@@ -67,7 +67,7 @@ def exported_names(path: pathlib.Path) -> list[str]:
         return []
     imports = [
         node
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith(PACKAGE)
     ]
     return sorted(alias.name for node in imports for alias in node.names)

@@ -31,7 +31,7 @@ from arcface_jax.commands.command import (
     say,
     table_of,
 )
-from arcface_jax.commands.help_page import options_of
+from arcface_jax.commands.option_list import options_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.heads.chunks import DEFAULT_CHUNK

@@ -3,13 +3,11 @@
 import dataclasses
 import errno
 import functools
-import importlib.util
 import io
 import itertools
 import json
 import logging
 import math
-import os
 import pathlib
 import re
 import sys
@@ -17,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, NoReturn, TypeVar, get_args
 
 import tyro
 from rich.console import Console
@@ -32,16 +30,19 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from arcface_jax.command_name import command
+from arcface_jax.command_name import command, spell_commands
+from arcface_jax.commands.compiled import keep_compiled
 from arcface_jax.commands.help_page import (
+    HELP,
+    HELP_ALL,
     Option,
+    Page,
+    asked_for_help,
     first_sentence,
     nearest,
-    options_of,
-    page,
-    table,
     unknown,
 )
+from arcface_jax.commands.option_list import options_of
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 from arcface_jax.progress import Lines, Move
@@ -57,22 +58,8 @@ _REMEDIES = {"ENOENT": "; check the path"}
 _REMEDIES |= dict.fromkeys(_NO_PLACE.split(), "; choose another place")
 """What to do about an error of the operating system, where that is known."""
 _WIDTH_OF_A_LOG = 10_000
-NO_CACHE = "--no-cache"
-_CACHE_BYTES = 4 * 2**30
 
 Chosen = TypeVar("Chosen")
-
-
-def spell_commands(text: str) -> str:
-    """`python -m experiments.NAME` as the user called this one, and experiments.NAME as NAME."""
-    return re.sub(
-        r"(python -m )?\bexperiments\.(\w+)",
-        lambda found: command(found[2]) if found[1] else found[2],
-        text,
-    )
-
-
-HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 
 
 def read_options(
@@ -81,7 +68,7 @@ def read_options(
     documentation: str | None,
     arguments: Sequence[str] | None = None,
     *,
-    common: Sequence[str] | None = None,
+    common: tuple[str, ...] | None = None,
     also: Sequence[Option] = (),
     default: Any = None,
 ) -> Chosen:
@@ -105,11 +92,9 @@ def read_options(
     read = functools.partial(tyro.cli, options, prog=command(name), **more)
     if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
         return read(args=given, description=spell_commands(documentation or ""))
-    known = [*also, *options_of(options, default)]
-    asked = [one for one in given if one in (*HELP, HELP_ALL)]
-    if asked:
-        print(_help(name, documentation, known, common, short=asked[-1] != HELP_ALL))
-        raise SystemExit(0)
+    known = (*also, *options_of(options, default))
+    if (asked := asked_for_help(given)) is not None:
+        help_with(Page(name, documentation or "", known, common), short=asked != HELP_ALL)
     _check_known(given, known, name)
     said = io.StringIO()
     try:
@@ -128,37 +113,31 @@ def read_subcommand(
     choices: Mapping[str, Callable[..., Chosen]], name: str, documentation: str
 ) -> Chosen:
     """The command line of a command that is followed by what to do: one of `choices`."""
+    about = {each: first_sentence(one.__doc__ or "") for each, one in choices.items()}
+    verb = verb_of(Page(name, documentation, verbs=about), "action")
+    examples = [
+        line
+        for line in documentation.splitlines()
+        if line.startswith(f"python -m experiments.{name} {verb} ")
+    ]
+    own = "\n\n".join([choices[verb].__doc__ or "", "\n".join(examples)])
+    return read_options(choices[verb], f"{name} {verb}", own, sys.argv[2:])
+
+
+def verb_of(page: Page, kind: str) -> str:
+    """What follows the name of a command; without it, or for help, prints the page and exits."""
     verb = sys.argv[1] if len(sys.argv) > 1 else HELP[0]
     if verb in (*HELP, HELP_ALL):
-        first, *rest = documentation.split("\n\n")
-        about = {each: first_sentence(one.__doc__ or "") for each, one in choices.items()}
-        listed = f"{table(about)}\n\nEach has its own --help."
-        usage = f"usage: {command(name)} {'|'.join(choices)} ..."
-        print(spell_commands("\n\n".join([usage, first, listed, *rest])).strip())
-        raise SystemExit(0)
-    if verb not in choices:
-        raise unknown(f"action of {name}", verb, choices)
-    start = f"python -m experiments.{name} {verb} "
-    examples = [line for line in documentation.splitlines() if line.startswith(start)]
-    about = "\n\n".join([choices[verb].__doc__ or "", "\n".join(examples)])
-    return read_options(choices[verb], f"{name} {verb}", about, sys.argv[2:])
+        help_with(page, short=verb != HELP_ALL)
+    if verb not in page.verbs:
+        raise unknown(kind, verb, page.verbs)
+    return verb
 
 
-def _help(
-    name: str,
-    documentation: str | None,
-    known: Sequence[Option],
-    common: Sequence[str] | None,
-    *,
-    short: bool,
-) -> str:
-    ending = [f"{HELP_ALL} shows every option in full."] if short else []
-    folder = cache_folder()
-    if folder is not None:
-        shown = re.sub(f"^{re.escape(os.path.expanduser('~'))}(?=/)", "~", str(folder))
-        ending.append(f"Compiled programs are kept in {shown}; {NO_CACHE} compiles anew.")
-    spelled = spell_commands(documentation or "")
-    return page(command(name), spelled, known, common, short=short, ending=ending)
+def help_with(page: Page, *, short: bool) -> NoReturn:
+    """Prints a page and exits."""
+    print(page.text(short=short))
+    raise SystemExit(0)
 
 
 def _check_known(arguments: Sequence[str], known: Sequence[Option], name: str) -> None:
@@ -365,58 +344,6 @@ class _Unraisable:
     def __call__(self, unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             self.former(unraisable)
-
-
-def cache_folder() -> pathlib.Path | None:
-    """Where compiled programs are kept: where JAX_COMPILATION_CACHE_DIR says, or else in the
-    user's cache; None where JAX_ENABLE_COMPILATION_CACHE is false, or nobody has a home.
-    """
-    if os.environ.get("JAX_ENABLE_COMPILATION_CACHE", "").lower() in ("0", "false", "f", "no", "n"):
-        return None
-    chosen = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if chosen is not None:
-        return pathlib.Path(chosen) if chosen else None
-    try:
-        caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    return pathlib.Path(caches) / "arcface-jax"
-
-
-def keep_compiled() -> None:
-    """Turns on JAX's persistent compilation cache, for this process and those that it starts, so
-    that a second call of a command starts in seconds; --no-cache among the arguments turns it off.
-
-    A folder that cannot be written, and an entry that is damaged, only cost the time to compile.
-    What JAX's own environment variables say goes first. The entries used least recently are
-    removed where there would be more than 4 GiB, which JAX does if the package filelock is there.
-    """
-    before, after = split_arguments()
-    if NO_CACHE in before:
-        before = [one for one in before if one != NO_CACHE]
-        sys.argv[1:] = [*before, "--", *after] if "--" in sys.argv else before
-        _set_in_jax({"jax_enable_compilation_cache": False})
-        return
-    folder = cache_folder()
-    if folder is None or "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError:
-        return
-    settings: dict[str, Any] = {"jax_compilation_cache_dir": str(folder)}
-    if importlib.util.find_spec("filelock") is not None:
-        settings["jax_compilation_cache_max_size"] = _CACHE_BYTES
-    _set_in_jax(settings)
-
-
-def _set_in_jax(settings: Mapping[str, Any]) -> None:
-    """Here and in processes to come, without importing JAX for it."""
-    os.environ.update({name.upper(): str(value) for name, value in settings.items()})
-    if (jax := sys.modules.get("jax")) is not None:
-        for name, value in settings.items():
-            jax.config.update(name, value)
 
 
 def run_command(main: Callable[[], int | None]) -> None:

@@ -1,29 +1,34 @@
 """What `--help` and `--help-all` print, and the nearest name to one that is unknown.
 
-tyro reads the options and helps with all of them, in boxes of several lines each; here the same
-dataclass becomes a page that fits a screen.
+tyro reads the options, and helps with all of them in boxes of several lines each; a page here fits
+a screen. Pages are kept in a file of the package as well, for to make them takes an import of JAX
+and all else that a command needs, which takes seconds.
 """
 
 import dataclasses
 import difflib
-import inspect
+import functools
+import json
+import os
 import pathlib
 import re
 import shutil
+import sys
 import textwrap
-import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-import docstring_parser
-import tyro
-
+from arcface_jax.command_name import command, spell_commands
+from arcface_jax.commands.compiled import NO_CACHE, cache_folder
 from arcface_jax.errors import InputError
+
+HELP, HELP_ALL = ("-h", "--help"), "--help-all"
+KEPT = pathlib.Path(__file__).with_name("pages.json")
+"""The pages of all commands; tests/experiments/test_help.py writes it."""
 
 _WIDEST = 100
 _COLUMN = 26
 """Where the explanations begin, but for options too long to stand beside them."""
-_WORDS = {int: "INT", float: "FLOAT", str: "TEXT", pathlib.Path: "PATH"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,103 +64,6 @@ class Option:
         return f"{self.name} {self.values}".strip()
 
 
-def options_of(cls: type, default: Any = None, prefix: str = "", section: str = "") -> list[Option]:
-    """The options of a dataclass and those in it, in order; those that it inherits come last.
-
-    Args:
-      cls: the dataclass.
-      default: an instance that has the defaults, if they are not the fields' own.
-      prefix: before the names.
-      section: the heading; those of a base class stand under the first line of its documentation.
-    """
-    hints, docs = get_type_hints(cls, include_extras=True), _documentation(cls)
-    own: list[Option] = []
-    nested: list[Option] = []
-    inherited: list[Option] = []
-    for field in dataclasses.fields(cls):
-        kind = hints[field.name]
-        value = getattr(default, field.name) if default is not None else _default(field)
-        plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-        if dataclasses.is_dataclass(plain) and isinstance(plain, type):
-            plain = type(value) if value is not None else plain
-            title = f"{field.name}: {_first_line(plain).partition(' (')[0].removesuffix('.')}"
-            inside = f"{prefix}{field.name.replace('_', '-')}."
-            nested += options_of(plain, value, inside, title)
-            continue
-        definer = next(each for each in cls.__mro__ if field.name in inspect.get_annotations(each))
-        foreign = definer is not cls and not section
-        heading = f"{_first_line(definer).removesuffix('.')}:" if foreign else section
-        found = _option(field.name, kind, value, prefix, heading, docs.get(field.name, ""))
-        (inherited if foreign and not found.is_positional else own).append(found)
-    return own + nested + inherited
-
-
-def _option(name: str, kind: Any, value: Any, prefix: str, section: str, about: str) -> Option:
-    extras = get_args(kind)[1:] if get_origin(kind) is Annotated else ()
-    told = [each for each in extras if hasattr(each, "metavar")]  # tyro.conf.arg
-    about = next((each.help for each in told if each.help), about)
-    values = next((each.metavar for each in told if each.metavar), _values(kind))
-    dashed = prefix + name.replace("_", "-")
-    if tyro.conf.Positional in extras:
-        several = " ..." if values.endswith(" ...") else ""
-        word = next((each.metavar for each in told if each.metavar), name.upper()) + several
-        return Option(word if value is dataclasses.MISSING else f"[{word}]", "", about)
-    negated = None
-    if values == "":
-        before, dot, last = dashed.rpartition(".")
-        negated = f"--{before}{dot}no-{last}"
-    return Option(f"--{dashed}", values, about, section, _shown(value), negated)
-
-
-def _default(field: "dataclasses.Field[Any]") -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
-
-
-def _shown(value: Any) -> str:
-    """A default for people: nothing where there is none, or a switch is off."""
-    if value is dataclasses.MISSING:
-        return "required"
-    if value is None or value is False or value in ("", ()):
-        return ""
-    if value is True:
-        return "default: on"
-    return f"default: {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
-
-
-def _values(kind: Any) -> str:
-    """What a value of this type is called: INT, add|none, PATH ...; a switch has none."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return _values(parts[0])
-    if origin in (Union, types.UnionType):
-        return "|".join(_values(part) for part in parts if part is not type(None))
-    if origin is Literal:
-        return "|".join(str(part) for part in parts if part is not None)
-    if origin is tuple:
-        return f"{_values(parts[0])} ..."
-    return "" if kind is bool else _WORDS.get(kind, "VALUE")
-
-
-def _documentation(cls: type) -> dict[str, str]:
-    """What is written about each field, in its class or a base class."""
-    found: dict[str, str] = {}
-    for each in reversed(cls.__mro__):
-        if not dataclasses.is_dataclass(each):
-            continue
-        try:
-            parsed = docstring_parser.parse_from_object(each)
-        except (OSError, TypeError):  # a class that was made on the way has no source
-            continue
-        found |= {one.arg_name: one.description or "" for one in parsed.params}
-    return {name: " ".join(text.split()) for name, text in found.items()}
-
-
-def _first_line(cls: type) -> str:
-    return first_sentence(inspect.getdoc(cls) or "")
-
-
 def first_sentence(text: str) -> str:
     """The first sentence of a text, on one line."""
     said = " ".join(text.partition("\n\n")[0].split())
@@ -163,44 +71,116 @@ def first_sentence(text: str) -> str:
     return first if first.endswith("…") else first.removesuffix(".") + "."
 
 
-def page(
-    prog: str,
-    documentation: str | None,
-    options: Sequence[Option],
-    common: Sequence[str] | None = None,
-    *,
-    short: bool = True,
-    ending: Sequence[str] = (),
-) -> str:
-    """A page of help.
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What is known of a command.
 
-    Args:
-      prog: the command as typed.
+    Attributes:
+      name: the command's, and what follows it: identify enrol.
       documentation: its module's; a short page has the first paragraph and the examples.
       options: all of them.
       common: names, without dashes, of those that a short page shows; None: all.
-      short: an option has one sentence.
-      ending: the last lines.
+      verbs: what can follow the name, and the first sentence about each.
     """
-    width = min(shutil.get_terminal_size().columns, _WIDEST)
-    positional = [one for one in options if one.is_positional]
-    others = [one for one in options if not one.is_positional]
-    if short and common is not None:
-        by_name = {one.name[2:]: one for one in others}
-        others = [by_name[name] for name in common if name in by_name]
-    usage = " ".join([prog, *(one.name for one in positional), "[options]"])
-    lines = [f"usage: {usage}", *_about(documentation, width, short)]
-    section = None
-    for one in (*positional, *others):
-        title = "" if one.is_positional else one.section or "options:"
-        if title != section:
-            lines += [""] * (not title or not short or not section) + [title] * bool(title)
-            section = title
-        about = first_sentence(one.about) if short and one.about else one.about
-        if one.default:
-            about = f"{about.removesuffix('.')} ({one.default})".strip()
-        lines += _beside(one.typed, about, width)
-    return "\n".join([*lines, "", *_wrapped(ending, width)])
+
+    name: str
+    documentation: str
+    options: tuple[Option, ...] = ()
+    common: tuple[str, ...] | None = None
+    verbs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def text(self, *, short: bool) -> str:
+        """As it is printed; a short one has a sentence for each of the common options."""
+        width = _width()
+        positional = [one for one in self.options if one.is_positional]
+        others = [one for one in self.options if not one.is_positional]
+        if short and self.common is not None:
+            by_name = {one.name[2:]: one for one in others}
+            others = [by_name[name] for name in self.common if name in by_name]
+        words = ["|".join(self.verbs)] if self.verbs else []
+        words += [one.name for one in positional] + ["[options]"]
+        documentation = spell_commands(self.documentation)
+        lines = [f"usage: {' '.join([command(self.name), *words])}"]
+        lines += _about(documentation, width, short)
+        lines += ["", table(self.verbs)] if self.verbs else []
+        section = None
+        for one in (*positional, *others):
+            title = "" if one.is_positional else one.section or "options:"
+            if title != section:
+                lines += [""] * (not title or not short or not section) + [title] * bool(title)
+                section = title
+            about = first_sentence(one.about) if short and one.about else one.about
+            if one.default:
+                about = f"{about.removesuffix('.')} ({one.default})".strip()
+            lines += _beside(one.typed, spell_commands(about), width)
+        for line in self._ending(short=short):
+            lines += textwrap.wrap(line, width)
+        return "\n".join(lines)
+
+    def _ending(self, *, short: bool) -> Iterator[str]:
+        if self.verbs:
+            yield from (
+                "\n",
+                f"{command(self.name)} {next(iter(self.verbs))} --help and so on explain each.",
+            )
+            return
+        yield "\n"
+        if short:
+            yield f"{HELP_ALL} shows every option in full."
+        if (folder := cache_folder()) is not None:
+            shown = re.sub(f"^{re.escape(os.path.expanduser('~'))}(?=/)", "~", str(folder))
+            yield f"Compiled programs are kept in {shown}; {NO_CACHE} compiles anew."
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, _WIDEST)
+
+
+def asked_for_help(arguments: Sequence[str]) -> str | None:
+    """The last of --help and --help-all among the arguments; None without."""
+    asked = [one for one in arguments if one in (*HELP, HELP_ALL)]
+    return asked[-1] if asked else None
+
+
+def kept_text(arguments: Sequence[str]) -> str | None:
+    """The page that a command's name and arguments ask for, without importing the command; None
+    where they ask for none, or for one that depends on more of them.
+    """
+    words = [one for one in arguments if not one.startswith("-")]
+    rest = [one for one in arguments if one.startswith("-")]
+    asked = asked_for_help(rest)
+    if asked is None or len(rest) > 1:
+        return None
+    found = kept_pages().get(" ".join(words))
+    return None if found is None else found.text(short=asked != HELP_ALL)
+
+
+def answer_module(package: str) -> None:
+    """Prints the page that `python -m PACKAGE.NAME --help` asks for and exits, if it is called so:
+    for the package to call, before NAME imports what it computes with.
+    """
+    if sys.argv[0] != "-m":  # Python is not about to run a module
+        return
+    module, *arguments = sys.orig_argv[-len(sys.argv) :]
+    if not module.startswith(f"{package}."):
+        return
+    if (text := kept_text([module.rpartition(".")[2], *arguments])) is not None:
+        print(text)
+        raise SystemExit(0)
+
+
+@functools.cache
+def kept_pages() -> dict[str, Page]:
+    """The pages by the names of the commands; none where there is no file of them."""
+    if not KEPT.exists():
+        return {}
+    return {one["name"]: _page(one) for one in json.loads(KEPT.read_text(encoding="utf-8"))}
+
+
+def _page(content: dict[str, Any]) -> Page:
+    options = tuple(Option(**one) for one in content["options"])
+    common = None if content["common"] is None else tuple(content["common"])
+    return Page(**content | {"options": options, "common": common})
 
 
 def _about(documentation: str | None, width: int, short: bool) -> Iterator[str]:
@@ -219,10 +199,6 @@ def _about(documentation: str | None, width: int, short: bool) -> Iterator[str]:
             yield from textwrap.wrap(" ".join(paragraph.split()), width)
 
 
-def _wrapped(lines: Iterable[str], width: int) -> list[str]:
-    return [part for line in lines for part in textwrap.wrap(line, width) or [""]]
-
-
 def _beside(left: str, right: str, width: int) -> list[str]:
     """Lines of two columns; a long left side stands above."""
     lines = textwrap.wrap(right, max(width - _COLUMN, 20), break_long_words=False)
@@ -235,7 +211,7 @@ def _beside(left: str, right: str, width: int) -> list[str]:
 
 def table(rows: Mapping[str, str]) -> str:
     """Names and what they are, in two columns."""
-    width = min(shutil.get_terminal_size().columns, _WIDEST)
+    width = _width()
     return "\n".join(line for name, about in rows.items() for line in _beside(name, about, width))
 
 

@@ -7,8 +7,7 @@ import pathlib
 import sys
 
 from arcface_jax.command_name import SCRIPT
-from arcface_jax.commands.command import HELP, run_command
-from arcface_jax.commands.help_page import first_sentence, table, unknown
+from arcface_jax.commands.help_page import HELP, first_sentence, kept_text, table, unknown
 
 
 def commands_package() -> str:
@@ -54,5 +53,10 @@ def call() -> int | None:
 
 
 def main() -> None:
-    """Runs the command and exits with its status."""
+    """Runs the command and exits with its status; a page of help needs no more than its text."""
+    if (text := kept_text(sys.argv[1:])) is not None:
+        print(text)
+        return
+    from arcface_jax.commands.command import run_command
+
     run_command(call)

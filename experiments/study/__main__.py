@@ -72,8 +72,8 @@ class StudyConfig:
     """Seeds of ArcFace, softmax and NormFace, for the tests between them."""
     omniglot: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Zip file of Omniglot characters, a second data set of part losses."""
-    processes: Count = os.cpu_count() or 1
-    """Runs at once, each on one core; 1 on an accelerator."""
+    processes: Count | None = None
+    """Runs at once, each on one core. Without it: as many as cores. Give 1 on an accelerator."""
     plan: bool = False
     """Only say what there is to run."""
 
@@ -151,7 +151,7 @@ def main() -> int:
     if config.plan:
         return 0
     interrupt_on_termination()
-    done = run_all(cases, config.folder, config.processes, tell, begin)
+    done = run_all(cases, config.folder, config.processes or os.cpu_count() or 1, tell, begin)
     for part in config.parts:
         for file in write_report(part, plan, config.folder):
             tell(f"  {file}")
