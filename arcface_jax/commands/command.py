@@ -114,7 +114,7 @@ def read_subcommand(
 ) -> Chosen:
     """The command line of a command that is followed by what to do: one of `choices`."""
     about = {each: first_sentence(one.__doc__ or "") for each, one in choices.items()}
-    verb = verb_of(Page(name, documentation, verbs=about), "action")
+    verb = verb_of(Page(name, documentation, verbs=about), f"action of {name}")
     examples = [
         line
         for line in documentation.splitlines()

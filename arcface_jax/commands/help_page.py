@@ -8,6 +8,7 @@ and all else that a command needs, which takes seconds.
 import dataclasses
 import difflib
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -80,7 +81,8 @@ class Page:
       documentation: its module's; a short page has the first paragraph and the examples.
       options: all of them.
       common: names, without dashes, of those that a short page shows; None: all.
-      verbs: what can follow the name, and the first sentence about each.
+      verbs: what can follow the name, and the first sentence about each where the examples do not
+        tell.
     """
 
     name: str
@@ -97,12 +99,12 @@ class Page:
         if short and self.common is not None:
             by_name = {one.name[2:]: one for one in others}
             others = [by_name[name] for name in self.common if name in by_name]
-        words = ["|".join(self.verbs)] if self.verbs else []
+        words = ["NAME"] if self.verbs else []
         words += [one.name for one in positional] + ["[options]"]
         documentation = spell_commands(self.documentation)
         lines = [f"usage: {' '.join([command(self.name), *words])}"]
         lines += _about(documentation, width, short)
-        lines += ["", table(self.verbs)] if self.verbs else []
+        lines += ["", table(self.verbs)] if any(self.verbs.values()) else []
         section = None
         for one in (*positional, *others):
             title = "" if one.is_positional else one.section or "options:"
@@ -113,18 +115,13 @@ class Page:
             if one.default:
                 about = f"{about.removesuffix('.')} ({one.default})".strip()
             lines += _beside(one.typed, spell_commands(about), width)
-        for line in self._ending(short=short):
-            lines += textwrap.wrap(line, width)
-        return "\n".join(lines)
+        ending = (textwrap.wrap(line, width) for line in self._ending(short=short))
+        return "\n".join([*lines, "", *itertools.chain.from_iterable(ending)])
 
     def _ending(self, *, short: bool) -> Iterator[str]:
         if self.verbs:
-            yield from (
-                "\n",
-                f"{command(self.name)} {next(iter(self.verbs))} --help and so on explain each.",
-            )
+            yield f"{command(self.name)} {next(iter(self.verbs))} --help explains its options."
             return
-        yield "\n"
         if short:
             yield f"{HELP_ALL} shows every option in full."
         if (folder := cache_folder()) is not None:
@@ -201,7 +198,9 @@ def _about(documentation: str | None, width: int, short: bool) -> Iterator[str]:
 
 def _beside(left: str, right: str, width: int) -> list[str]:
     """Lines of two columns; a long left side stands above."""
-    lines = textwrap.wrap(right, max(width - _COLUMN, 20), break_long_words=False)
+    lines = textwrap.wrap(
+        right, max(width - _COLUMN, 20), break_long_words=False, break_on_hyphens=False
+    )
     if len(left) + 4 > _COLUMN or not lines:
         above, lines = [f"  {left}"], lines
     else:

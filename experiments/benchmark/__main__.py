@@ -39,8 +39,7 @@ BENCHMARKS = {
 
 def main() -> int:
     """Reads a benchmark's name, then its options; returns 1 if --compare finds a ratio worse."""
-    about = {name: f"options of the benchmark {name}" for name in BENCHMARKS}
-    name = verb_of(Page("benchmark", __doc__, verbs=about), "benchmark")
+    name = verb_of(Page("benchmark", __doc__, verbs=dict.fromkeys(BENCHMARKS, "")), "benchmark")
     file, options, measure = BENCHMARKS[name]
     module = importlib.import_module(f".{file}", __package__)
     config = read_options(getattr(module, options), f"benchmark {name}", None, sys.argv[2:])

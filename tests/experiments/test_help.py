@@ -82,12 +82,10 @@ def test_help_fits_a_screen(name, width):
 @pytest.mark.parametrize("name", KEPT_PAGES)
 def test_help_is_for_people(name):
     page = KEPT_PAGES[name]
-    for short in (True, False):
-        text = page.text(short=short)
-        assert not re.search(r"\{|None|tuple|default: *\)|<", text.replace("{None}|", "{None}"))
-    words = [one.name.strip("[].… ") for one in page.options if one.is_positional]
-    assert not {"PATH", "STR", "TEXT"} & set(words)
-    assert all(one.about for one in page.options)
+    for one in page.options:
+        assert one.about
+        assert not re.search(r"[{}<]|None|tuple|VALUE|: *$", f"{one.typed} {one.default}")
+        assert not one.is_positional or not re.search("PATH|STR|TEXT", one.name)
 
 
 @pytest.mark.parametrize("name", KEPT_PAGES)
@@ -96,9 +94,7 @@ def test_help_all_has_every_option_in_full(name):
     text = " ".join(page.text(short=False).split())
     for one in page.options:
         assert one.name in text
-        assert (
-            " ".join(one.about.split()).removesuffix(".")[:60].partition("experiments")[0] in text
-        )
+        assert " ".join(one.about.partition("experiments.")[0].removesuffix(".").split()) in text
     if page.verbs:
         assert all(verb in text for verb in page.verbs)
     else:
