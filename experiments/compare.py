@@ -21,6 +21,7 @@ import tyro
 from arcface_jax.commands.command import (
     Count,
     Seed,
+    make_folder,
     new_console,
     progress_bar,
     read_options,
@@ -142,6 +143,7 @@ def main() -> int:
     cases = [case_of(loss, base, config.seeds) for loss in dict.fromkeys(config.losses)]
     if not cases:
         raise InputError("--losses: nothing to compare; give at least one")
+    make_folder(config.folder)
     interrupt_on_termination()
     for one in run_all(cases, config.folder, config.processes or os.cpu_count() or 1, tell, begin):
         if one.results is None:

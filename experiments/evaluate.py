@@ -42,7 +42,9 @@ import tyro
 from rich.console import Console
 
 from arcface_jax.commands.command import (
+    Checked,
     Count,
+    Existing,
     Range,
     Seed,
     Share,
@@ -63,10 +65,10 @@ from arcface_jax.commands.evaluation_inputs import (
     read_embeddings,
 )
 from arcface_jax.commands.evaluation_report import html_report, write_tables
-from arcface_jax.commands.models import TrainedRun, open_to_evaluate, takes_project
+from arcface_jax.commands.models import Trained, TrainedRun, open_to_evaluate, takes_project
 from arcface_jax.commands.photos import FaceFinder, PhotoOptions
 from arcface_jax.commands.training_angles import training_angles
-from arcface_jax.data.open import place_of_set
+from arcface_jax.data.open import check_set, place_of_set
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_similarities
@@ -101,21 +103,24 @@ COMMON = (
 class Arguments(PhotoOptions):
     """The command line."""
 
-    checkpoint: tuple[pathlib.Path, ...] = ()
+    checkpoint: tuple[Trained, ...] = ()
     """Models: folders of runs or exports, or PyTorch, .safetensors, .onnx or .params files."""
     project: str | None = None
     """Project of the PyTorch checkpoints among them, where their keys do not tell: adaface.
     Evaluate those of different projects one by one.
     """
-    sets: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=]SOURCE[+PAIRS] ...")] = ()
+    sets: Annotated[
+        tuple[Annotated[str, Checked(check_set)], ...],
+        tyro.conf.arg(metavar="[NAME=]SOURCE[+PAIRS] ..."),
+    ] = ()
     """Sets to embed with the models. Without them: the data of each run."""
-    embeddings: tuple[pathlib.Path, ...] = ()
+    embeddings: tuple[Existing, ...] = ()
     """NumPy .npz files of embeddings, in place of models and sets."""
     output: pathlib.Path | None = None
     """Folder to write. Without it: runs/evaluation-DATE-TIME. It gets report.html, table.txt,
     .md, .tex, .csv, .json, and the pictures.
     """
-    cohort: pathlib.Path | None = None
+    cohort: Existing | None = None
     """NumPy .npz file of embeddings of other people, to normalise the scores by. It is one that
     experiments.embed wrote: the pairs' cosines are normalised by those that their images have with
     it. The search takes cosines.
@@ -233,19 +238,27 @@ def check_folds(sets: Sequence[EmbeddedSet | ImageSet], arguments: Arguments) ->
             )
 
 
-def with_cohort(entries: list[Entry], arguments: Arguments) -> list[Entry]:
-    """The entries, to be normalised by --cohort if that is given."""
+def read_cohort(arguments: Arguments) -> tuple[Entry, ScoreNorm] | None:
+    """What --cohort holds, and how it normalises; None without."""
     if arguments.cohort is None:
         if arguments.cohort_top is not None or arguments.score_norm != "s":
             raise InputError("--score-norm, --cohort-top: say how --cohort normalises; give it")
-        return entries
+        return None
     cohort = read_embeddings(arguments.cohort, arguments.flip, 1)
     with concerning(str(arguments.cohort)):
         norm = ScoreNorm(cohort.data.embeddings, arguments.score_norm, arguments.cohort_top)
+    return cohort, norm
+
+
+def with_cohort(entries: list[Entry], cohort: tuple[Entry, ScoreNorm] | None) -> list[Entry]:
+    """The entries, to be normalised by a cohort if there is one."""
+    if cohort is None:
+        return entries
+    others, norm = cohort
     for entry in entries:
-        if not cohort.rule.agrees_with(entry.rule):
+        if not others.rule.agrees_with(entry.rule):
             raise InputError(
-                f"{arguments.cohort}: was embedded with {cohort.rule}, and {entry.place} with "
+                f"{others.place}: was embedded with {others.rule}, and {entry.place} with "
                 f"{entry.rule}; embed both alike"
             )
     return [
@@ -323,8 +336,9 @@ def run(arguments: Arguments) -> None:
 def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> None:
     """Reads, evaluates, prints, writes."""
     page = output / PAGE
+    cohort = read_cohort(arguments)
     entries, of_training = read_entries(arguments, output, console)
-    entries = with_cohort(entries, arguments)
+    entries = with_cohort(entries, cohort)
     shared = ("fars", "deployment_fars", "enrolled", "resampling", "published_scripts")
     options = EvaluationOptions(**{name: getattr(arguments, name) for name in shared})
     results = {}

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from arcface_jax.command_name import command
 from arcface_jax.commands.command import (
+    make_folder,
     new_console,
     progress_bar,
     read_options,
@@ -128,6 +129,7 @@ def main() -> None:
     about = f"{__doc__}\n\nFigures: {', '.join(FIGURES)}"
     config = read_options(FiguresConfig, "figures", about, arguments)
     names = names_to_draw(config, options)
+    make_folder(config.folder)
     # Beside the names of the files.
     with progress_bar(new_console(stderr=True), "Drawing", len(names)) as move:
         for name in names:

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from arcface_jax.analysis.class_gaps import class_gaps, even_circle_probability
 from arcface_jax.commands.command import (
+    Checked,
     Count,
     Positive,
     Range,
@@ -36,7 +37,7 @@ from arcface_jax.commands.command import (
 )
 from arcface_jax.commands.small_model import SmallRecipe, train_small
 from arcface_jax.data.in_memory import load_source
-from arcface_jax.data.open import open_source
+from arcface_jax.data.open import check_source, open_source
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.subset import Subset
 from arcface_jax.data.synthetic import SyntheticFaces
@@ -59,7 +60,7 @@ _make_embed = functools.cache(make_embed_function)  # compiled once for all loss
 class Arguments:
     """The command line."""
 
-    people: str | None = None
+    people: Annotated[str, Checked(check_source)] | None = None
     """Source of images; synthetic people if not given."""
     identities: Count = 8
     """How many people; of a source, the first ones."""

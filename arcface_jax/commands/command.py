@@ -106,6 +106,7 @@ def read_options(
             error = error.__cause__ or error.__context__
         raise error or InputError(_in_one_line(said.getvalue(), name)) from None
     check_numbers(chosen)
+    check_places(chosen)
     return chosen
 
 
@@ -183,6 +184,25 @@ class Range:
     open_low: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What refuses a value of an option before any work, as a part of its type:
+    Annotated[pathlib.Path, Checked(check_there)]; of a tuple, each of its values.
+    """
+
+    check: Callable[[Any], None]
+
+
+def check_there(path: pathlib.Path | str) -> None:
+    """Refuses a file or folder that is not there."""
+    if not pathlib.Path(path).exists():
+        raise InputError(f"{path}: no such file or folder; check the path")
+
+
+Existing = Annotated[pathlib.Path, Checked(check_there)]
+"""A file or folder that a command reads."""
+
+
 _MOST = 2**63
 _RANGE_OF_SEED = Range(0, 2**32 - 1)
 Count = Annotated[int, Range(1)]
@@ -227,11 +247,27 @@ def check_numbers(options: Any, prefix: str = "--") -> None:
                 check_between(name, number, limits.low, limits.high, open_low=limits.open_low)
 
 
+def check_places(options: Any) -> None:
+    """Calls the `Checked` in the options' types, so that nothing is computed before what is missing
+    is said.
+    """
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        for each in value if isinstance(value, tuple) else () if value is None else (value,):
+            for checked in _in_type(field.type, Checked):
+                checked.check(each)
+
+
+def _in_type(kind: Any, wanted: type) -> Iterator[Any]:
+    if isinstance(kind, wanted):
+        yield kind
+    for part in get_args(kind):
+        yield from _in_type(part, wanted)
+
+
 def range_of(kind: Any) -> Range | None:
     """The range in an option's type, as in tuple[Count, ...] and Count | None; None without."""
-    if isinstance(kind, Range):
-        return kind
-    return next((found for each in get_args(kind) if (found := range_of(each))), None)
+    return next(_in_type(kind, Range), None)
 
 
 def split_arguments() -> tuple[list[str], list[str]]:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import tyro
 
+from arcface_jax.commands.command import Checked
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.embedding_rule import FLIP
 from arcface_jax.evaluation.verification import FlipRule
@@ -89,8 +90,18 @@ MODEL_HELP = (
     "PyTorch checkpoint (.pt, .pth, .ckpt), or a .safetensors, .onnx or (MXNet's) .params file"
 )
 
+
+def check_model(path: pathlib.Path) -> None:
+    """Refuses a model that is not there."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
+
+
+Trained = Annotated[pathlib.Path, Checked(check_model)]
+"""A model."""
+
 Model = Annotated[
-    pathlib.Path,
+    Trained,
     tyro.conf.Positional,
     tyro.conf.arg(
         help="Folder of a run or an export, or a PyTorch, .safetensors, .onnx or .params file. "
@@ -173,12 +184,6 @@ def open_to_evaluate(
         return load_trained(run)
     model = open_trained(path, project)
     return ImportedModel(path.stem, model.image_size, model.embedder(), model.flip)
-
-
-def check_model(path: pathlib.Path) -> None:
-    """Refuses a model that is not there."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
 
 
 def is_export(path: pathlib.Path) -> bool:

@@ -63,12 +63,14 @@ class PhotoOptions:
     """
 
     def check(self) -> None:
-        """Refuses options that contradict each other."""
+        """Refuses options that contradict each other, and --detect without its extra."""
         check_face(self.detect, self.face)
         if self.detect and self.aligned:
             raise InputError(
                 "--detect and --aligned: a crop that is aligned needs no search; give one of them"
             )
+        if self.detect:
+            FaceDetector()
 
     def rule(self, flip: FlipRule | None, source: FaceSource | None = None) -> EmbeddingRule:
         """What becomes of the photos of `source` where a model combines mirror images by `flip`."""

@@ -59,8 +59,7 @@ def open_source(
     kinds_with_splits = (".parquet", ".tar", ".zip", *SUFFIXES)
     if split is not None and place.is_file() and place.suffix.lower() not in kinds_with_splits:
         raise InputError(f"{place}: has no splits; leave :{split} out")
-    if not place.exists():
-        raise InputError(f"{text}: no such file or folder; it can be {_KINDS}")
+    check_source(text)
     if place.is_dir():
         return _open_folder(place, split)
     match place.suffix.lower():
@@ -84,6 +83,13 @@ def open_source(
             "or pack it anew as .zip, or as .tar without compression"
         )
     raise InputError(f"{text}: unknown kind of file; it can be {_KINDS}")
+
+
+def check_source(path: str | os.PathLike[str]) -> None:
+    """Refuses, without opening it, a source that is not there; TFDS's catalogue is not asked."""
+    text, _ = place_and_split(os.fspath(path))
+    if not text.startswith("tfds:") and not pathlib.Path(text).exists():
+        raise InputError(f"{text}: no such file or folder; it can be {_KINDS}")
 
 
 def place_and_split(text: str) -> tuple[str, str | None]:
@@ -287,6 +293,14 @@ def place_of_set(specification: str) -> tuple[str, str]:
     """(name, source) of what `open_set` opens; its pairs are not looked at."""
     name, place, _ = _parts(specification)
     return name or _stem(place), place
+
+
+def check_set(specification: str) -> None:
+    """Refuses, without opening it, a set of which the source or the list of pairs is not there."""
+    _, place, pair_file = _parts(specification)
+    check_source(place)
+    if pair_file is not None and not pathlib.Path(pair_file).exists():
+        raise InputError(f"{pair_file}: no such file or folder; check the path of the pairs")
 
 
 def _stem(place: str) -> str:

@@ -22,7 +22,9 @@ import tyro
 
 from arcface_jax.commands.command import (
     Count,
+    Existing,
     Seed,
+    make_folder,
     new_console,
     progress_bar,
     read_options,
@@ -70,7 +72,7 @@ class StudyConfig:
     """Seeds, each of other people, split and weights; part optimisation has the first alone."""
     test_seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     """Seeds of ArcFace, softmax and NormFace, for the tests between them."""
-    omniglot: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
+    omniglot: Annotated[Existing | None, tyro.conf.arg(metavar="FILE")] = None
     """Zip file of Omniglot characters, a second data set of part losses."""
     processes: Count | None = None
     """Runs at once, each on one core. Without it: as many as cores. Give 1 on an accelerator."""
@@ -150,6 +152,7 @@ def main() -> int:
     tell(f"Study in {config.folder}: {describe(cases, config.folder)}.")
     if config.plan:
         return 0
+    make_folder(config.folder)
     interrupt_on_termination()
     done = run_all(cases, config.folder, config.processes or os.cpu_count() or 1, tell, begin)
     for part in config.parts:
