@@ -112,7 +112,7 @@ ABSENT = "absent: no such file or folder"
         ("train", "--data.verify absent", ABSENT),
         ("train", "--data.source auto --data.root absent", ABSENT),
         ("train", "--model.init absent", "model.init absent: no such file or folder"),
-        ("train", "--config absent", "absent: "),
+        ("train", "--config absent", "configuration absent: cannot be read"),
         ("train", "--run.folder a.jpg/o", "run.folder a.jpg/o cannot be written"),
         ("train", "--run.wandb faces", "run.wandb needs the wandb package"),
     ],
