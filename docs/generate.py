@@ -106,7 +106,7 @@ def commands() -> dict[str, str]:
 
 def commands_page() -> str:
     """A section for each command."""
-    intro = "# Commands\n\nEach explains all its options with `--help`.\n"
+    intro = "# Commands\n\nEach explains its options with `--help`, every one with `--help-all`.\n"
     sections = (f"## {name}\n\n```text\n{text}\n```\n" for name, text in commands().items())
     return "\n".join([intro, *sections])
 

@@ -59,7 +59,7 @@ class PresetPlan:
     """Presets to plan for, with the number of identities that their data set has."""
 
     preset: str | None = None
-    """One of the papers' recipes; `--help` of the command train lists them."""
+    """One of the papers' recipes; train --presets lists them."""
     all_presets: bool = False
     """A line for each of them instead."""
     markdown: bool = False
