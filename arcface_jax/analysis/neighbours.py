@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+from typing import Any
 
 import numpy as np
 
@@ -84,6 +85,20 @@ def principal_plane(points: np.ndarray) -> np.ndarray:
     return np.asarray(centred @ (plane * np.sign(plane[[0, 1], largest])[:, None]).T)
 
 
+def import_tsne() -> Any:
+    """scikit-learn's module that has t-SNE.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module("sklearn.manifold")
+    except ModuleNotFoundError:
+        raise InputError(
+            "t-SNE needs scikit-learn; pip install scikit-learn, or take the principal plane"
+        ) from None
+
+
 def tsne_plane(points: np.ndarray, *, perplexity: float = 15.0, seed: int = 0) -> np.ndarray:
     """t-SNE by cosine distance, as scikit-learn computes it: [N, D] to float32 [N, 2].
 
@@ -100,12 +115,7 @@ def tsne_plane(points: np.ndarray, *, perplexity: float = 15.0, seed: int = 0) -
 
     References: van der Maaten & Hinton, Visualizing Data using t-SNE (JMLR 2008).
     """
-    try:
-        manifold = importlib.import_module("sklearn.manifold")
-    except ModuleNotFoundError:
-        raise InputError(
-            "t-SNE needs scikit-learn; pip install scikit-learn, or take the principal plane"
-        ) from None
+    manifold = import_tsne()
     if not 0 < perplexity < len(points):
         raise InputError(
             f"perplexity: {perplexity:g} of {len(points)} points; give a positive number below that"

@@ -61,8 +61,7 @@ def open_source(
     kinds_with_splits = (".parquet", ".tar", ".zip", *SUFFIXES)
     if split is not None and place.is_file() and place.suffix.lower() not in kinds_with_splits:
         raise InputError(f"{place}: has no splits; leave :{split} out")
-    if not place.exists():
-        raise InputError(f"{text}: no such file or folder; it can be {_KINDS}")
+    check_source(text)
     if place.is_dir():
         return _open_folder(place, split)
     match place.suffix.lower():
@@ -97,6 +96,13 @@ def _open_zip(place: pathlib.Path, split: str | None) -> EncodedSource:
         if not any(name.lower().endswith(".npy") for name in listing.files):
             raise
         return ArraySource(place, split=split, listing=listing)
+
+
+def check_source(path: str | os.PathLike[str]) -> None:
+    """Refuses, without opening it, a source that is not there; TFDS's catalogue is not asked."""
+    text, _ = place_and_split(os.fspath(path))
+    if not text.startswith("tfds:") and not pathlib.Path(text).exists():
+        raise InputError(f"{text}: no such file or folder; it can be {_KINDS}")
 
 
 def place_and_split(text: str) -> tuple[str, str | None]:
@@ -301,6 +307,14 @@ def place_of_set(specification: str) -> tuple[str, str]:
     """(name, source) of what `open_set` opens; does not look at the pairs."""
     name, place, _ = _parts(specification)
     return name or _stem(place), place
+
+
+def check_set(specification: str) -> None:
+    """Refuses, without opening it, a set of which the source or the list of pairs is not there."""
+    _, place, pair_file = _parts(specification)
+    check_source(place)
+    if pair_file is not None and not pathlib.Path(pair_file).exists():
+        raise InputError(f"{pair_file}: no such file or folder; check the path of the pairs")
 
 
 def _stem(place: str) -> str:

@@ -35,6 +35,19 @@ _BYTES = PixelConvention("rgb", 0.0, 1.0)
 _TO_ONE = PixelConvention("rgb", 0.0, 255.0)
 
 
+def import_writer() -> Any:
+    """The package that writes ONNX.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    try:
+        import jax2onnx
+    except ImportError as error:
+        raise InputError(f"jax2onnx is needed to write ONNX: {install('onnx')}") from error
+    return jax2onnx
+
+
 def export_onnx(
     function: Callable[[jax.Array], jax.Array],
     image_size: tuple[int, int],
@@ -50,10 +63,7 @@ def export_onnx(
     Raises:
       InputError: jax2onnx is not installed, or the function depends on its platform.
     """
-    try:
-        import jax2onnx
-    except ImportError as error:
-        raise InputError(f"jax2onnx is needed to write ONNX: {install('onnx')}") from error
+    jax2onnx = import_writer()
     traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((1, *image_size, 3), jnp.uint8))
     if "platform_index" in str(traced.jaxpr):
         raise InputError(

@@ -239,9 +239,7 @@ class MarginSoftmax(Loss):
     any_head: ClassVar[bool] = True
 
     scale: float = 64.0
-    """Radius s of the sphere that the logits lie on; 64 in the papers, too much for a small
-    network.
-    """
+    """Radius s of the sphere of the logits. 64 in the papers, too much for a small network."""
     sub_centers: int = 1
     """Centres of each class, K; its cosine is the largest of theirs, so that wrong labels gather in
     a centre apart.

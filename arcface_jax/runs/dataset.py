@@ -7,7 +7,7 @@ import numpy as np
 from arcface_jax.arguments import check_between
 from arcface_jax.data.check import check_source_labels
 from arcface_jax.data.in_memory import MemorySource, OnUnreadable, load_source
-from arcface_jax.data.open import open_set, open_source, place_and_split
+from arcface_jax.data.open import check_set, open_set, open_source, place_and_split
 from arcface_jax.data.pairs import Pairs, draw_pairs
 from arcface_jax.data.samplers import Balanced, Capped, Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
@@ -172,6 +172,8 @@ def load_data(config: DataConfig, seed: int, begin: Begin = unseen) -> RunData:
             "data.test_fraction is 0 and data.verify empty: give one of them, or nothing is "
             "verified"
         )
+    for each in config.verify:  # not after the work on the data to train on
+        check_set(each)
     with begin(f"Opening {config.root or 'synthetic faces'}", None):
         source = configured_source(config, seed)
         check_source_labels(source)

@@ -22,7 +22,9 @@ import tyro
 
 from arcface_jax.commands.command import (
     Count,
+    Existing,
     Seed,
+    make_folder,
     new_console,
     progress_bar,
     read_options,
@@ -72,10 +74,10 @@ class StudyConfig:
     """Seeds, each of other people, split and weights; part optimisation has the first alone."""
     test_seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     """Seeds of ArcFace, softmax and NormFace, for the tests between them."""
-    omniglot: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Zip file of Omniglot characters, a second data set of parts losses and tail."""
-    processes: Count = os.cpu_count() or 1
-    """Runs at once, each on one core; 1 on an accelerator."""
+    omniglot: Annotated[Existing | None, tyro.conf.arg(metavar="FILE")] = None
+    """Zip file of Omniglot characters, a second data set of parts losses, gradients and tail."""
+    processes: Count | None = None
+    """Runs at once, each on one core. Without it: as many as cores. Give 1 on an accelerator."""
     plan: bool = False
     """Only say what there is to run."""
 
@@ -152,8 +154,9 @@ def main() -> int:
     tell(f"Study in {config.folder}: {describe(cases, config.folder)}.")
     if config.plan:
         return 0
+    make_folder(config.folder)
     interrupt_on_termination()
-    done = run_all(cases, config.folder, config.processes, tell, begin)
+    done = run_all(cases, config.folder, config.processes or os.cpu_count() or 1, tell, begin)
     for part in config.parts:
         for file in write_report(part, plan, config.folder):
             tell(f"  {file}")
