@@ -40,8 +40,9 @@ def open_source(
       path: a folder or zip archive of identity/image files, or, where there are none, of .npy
         arrays; a `.rec` file or the folder with `train.rec`; a `.csv`, `.tsv`, `.txt` or `.lst`
         list; a `.parquet` or `.tar` file or a folder of such; a `.bin` verification set; the folder
-        of a prepared TFDS data set; or "tfds:NAME" or "tfds:NAME:SPLIT" for one of TFDS's catalogue. Of what is published in
-        splits, as train and test, one is asked for by "PATH:SPLIT".
+        of a prepared TFDS data set; or "tfds:NAME" or "tfds:NAME:SPLIT" for one of TFDS's
+        catalogue. Of what is published in splits, as train and test, one is asked for by
+        "PATH:SPLIT".
       list_root: folder or zip file that the paths of a list are relative to, if not its own folder.
 
     Raises:
