@@ -1,4 +1,4 @@
-"""The ArcFace paper's own figures, to lay beside those of a study.
+"""The ArcFace paper's own figures, to compare with a study's.
 
 References: Deng et al., ArcFace (arXiv:1801.07698), Tables 2 and 3.
 """

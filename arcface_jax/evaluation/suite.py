@@ -58,18 +58,18 @@ class EmbeddedSet:
 
     Attributes:
       name: what tables call it.
-      embeddings: [N, D], as the network gave them or unit rows.
+      embeddings: [N, D], raw network outputs or unit rows.
       labels: int [N], the identity of each image.
       pairs: a published list; None to use all pairs.
-      identities_known: whether labels tell all identities, or only which pairs are the same (a
+      identities_known: whether labels give all identities, not only which pairs are the same (a
         `.bin` set). If not, there is no search, and intervals resample folds.
-      images: uint8 [N, height, width, 3], for pictures of the hardest pairs; None without.
-      places: [N], the file of each image, for those pictures; None without.
-      groups: [N], an attribute of each image, for rates by group; None without.
-      score_norm: how the pairs' cosines are normalised; None to take them as they are. The search
-        takes cosines.
-      quality: [N], of each image, higher is better; None to take the embeddings' norms, if they are
-        not all 1.
+      images: uint8 [N, height, width, 3], for pictures of the hardest pairs, or None.
+      places: [N], the file of each image, for those pictures, or None.
+      groups: [N], an attribute of each image, for rates by group, or None.
+      score_norm: how to normalise the pairs' cosines; None for raw cosines. The search always uses
+        cosines.
+      quality: [N], of each image, higher is better; None for the embeddings' norms, if they are not
+        all 1.
     """
 
     name: str
@@ -92,15 +92,14 @@ class EvaluationOptions:
       fars: false accept rates at which TAR is reported.
       deployment_fars: false accept rates for which thresholds are proposed.
       fpirs: false positive identification rates at which TPIR is reported.
-      ranks: ranks at which identification is reported; those beyond the gallery, where everyone is
-        found, are not.
-      enrolled: share of the identities that the gallery of the 1:N search knows.
-      resampling: of the intervals; its seed also draws pairs and who is enrolled.
-      published_scripts: whether accuracy and VAL are reported a second time, as the published
-        scripts compute them; see `evaluation.published`. Without intervals: they describe the list.
-      retrieval: whether recall@k, R-precision, MAP@R and mAP are reported, each image sought among
+      ranks: ranks at which identification is reported; ranks beyond the gallery size are left out.
+      enrolled: share of the identities enrolled in the gallery of the 1:N search.
+      resampling: of the intervals; its seed also draws the pairs and the enrolled people.
+      published_scripts: whether to report accuracy and VAL a second time, as the published scripts
+        compute them (`evaluation.published`). Without intervals: they describe the list.
+      retrieval: whether to report recall@k, R-precision, MAP@R and mAP, each image searched among
         all others: by "cosine", or "reranked".
-      few_shot: whether accuracies of `FEW_SHOT` episodes are.
+      few_shot: whether to report accuracies of `FEW_SHOT` episodes.
     """
 
     fars: tuple[float, ...] = (1e-3, 1e-2)
@@ -116,22 +115,22 @@ class EvaluationOptions:
 
 @dataclasses.dataclass(frozen=True)
 class SetResult:
-    """What was found.
+    """The results of `evaluate_set`.
 
     Attributes:
       figures: every figure with its interval.
       pairs: the pairs that were scored.
-      similarities: [P], their cosines, normalised if the set says so.
+      similarities: [P], their cosines, after `score_norm` if the set has one.
       roc: of those pairs.
       first_cluster: [P], whom resampling treats as the first image's identity.
       second_cluster: [P], the second's.
       thresholds: one for each deployment FAR.
       search: the 1:N search; None if identities are unknown or too few.
-      gallery_size: entries of its gallery, one a person; 0 without a search.
+      gallery_size: entries of its gallery, one per person; 0 without a search.
       reject: error against rejected images; None without a quality.
       groups: rates by group; None without groups.
-      reliability: of the probabilities that a calibration gives to people it was not fitted to, or
-        in a line why there are none.
+      reliability: of a calibration's probabilities on people not used for the fit, or one line
+        saying why there is none.
     """
 
     figures: Mapping[str, Interval]
@@ -152,8 +151,8 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
     """Runs every protocol that the set allows.
 
     Raises:
-      InputError: mismatched lengths, NaN or zero embeddings, pairs out of range, no folds for the
-        published scripts; the message names the place.
+      InputError: mismatched lengths, NaN or zero embeddings, pairs out of range, or no folds for
+        the published scripts; the message names the place.
     """
     raw = check_embeddings(data.embeddings, f"{data.name}: embeddings", unit=False)
     labels = check_length(data.labels, len(raw), f"{data.name}: labels", "embeddings")
@@ -281,7 +280,7 @@ def _as_published(unit: np.ndarray, pairs: Pairs) -> dict[str, Interval]:
 
 
 def choose_pairs(data: EmbeddedSet, labels: np.ndarray, seed: int) -> Pairs:
-    """The set's own list; all pairs where it has none, or, of too many, a balanced list.
+    """The set's own list; without one, all pairs, or a balanced list if they are too many.
 
     Raises:
       InputError: a pair names an image that is not there.
@@ -298,7 +297,7 @@ def choose_pairs(data: EmbeddedSet, labels: np.ndarray, seed: int) -> Pairs:
 def resampled_clusters(
     data: EmbeddedSet, pairs: Pairs, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whom resampling draws for each pair's images: identities; folds where nobody says who is who.
+    """The units that resampling draws for each pair's images: identities, or folds if unknown.
 
     Raises:
       InputError: there are no folds either.
@@ -319,8 +318,8 @@ def _search(
 ) -> tuple[Search | None, np.ndarray, np.ndarray]:
     """A gallery of the first image of some identities; all other images are probes.
 
-    Returns: (the search, the images of the gallery, those that were probes); no search if there are
-      too few identities or images.
+    Returns: (the search, the gallery images, the probe images); no search if there are too few
+      identities or images.
     """
     identities, first_image, numbers = np.unique(labels, return_index=True, return_inverse=True)
     num_enrolled = round(options.enrolled * len(identities))

@@ -96,18 +96,18 @@ class IResNet(Backbone):
     dropout – flatten in channel, height, width order (so that published weights
     fit) – dense – batch normalisation with its scale frozen at 1.
 
-    It has the settings of every `Backbone` as well.
+    It also has the settings of every `Backbone`.
 
     Attributes:
       stage_blocks: residual blocks in each stage, see STAGE_BLOCKS.
       embedding_size: D, 512 in the paper.
       width: channels of the stem and the first stage, 64 in the paper; the stages
         have width × 1, 2, 4, 8.
-      stem: the input option, see `Stem`. With conv7 the first stage keeps its resolution.
+      stem: the input option, see `Stem`. With conv7 the first stage keeps the resolution.
       output: the output option, see `Output`.
       squeeze: reduction of squeeze and excitation in every block (16 as published); 0 for none.
       shortcut: see `Shortcut`; AdaFace and CurricularFace subsample.
-      inner_norm: whether a BN stands between a block's first convolution and its PReLU;
+      inner_norm: whether a block has a BN between its first convolution and its PReLU;
         CurricularFace has none.
       embedding_affine: whether the last BN has its (frozen) scale and bias.
     """
@@ -127,8 +127,8 @@ class IResNet(Backbone):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Embeds `images` [N, height, width, 3], any size; returns float32 [N, embedding_size].
 
-        With train=True the batch's statistics are used and the running ones, in
-        the collection `batch_stats`, updated; dropout > 0 then needs a `dropout` key.
+        train=True uses the batch's statistics and updates the running ones in the collection
+        `batch_stats`; dropout > 0 then needs a `dropout` key.
         """
         for name, options in (("stem", Stem), ("shortcut", Shortcut), ("output", Output)):
             if (option := getattr(self, name)) not in get_args(options):

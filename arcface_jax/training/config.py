@@ -289,6 +289,11 @@ class RunConfig:
     """
     wandb: str | None = None
     """Weights & Biases project to report to as well (needs the wandb package)."""
+    on_event: str | None = None
+    """Shell command to run at bad steps, a stall, falling accuracy and the end, with ARCFACE_EVENT
+    and ARCFACE_MESSAGE set and the run's status.json on its standard input. config.json never has
+    it.
+    """
 
 
 PROFILE_AFTER = 10
@@ -303,6 +308,7 @@ PLACE_SETTINGS = (
     "keep_best",
     "profile",
     "wandb",
+    "on_event",
 )
 """Settings of `RunConfig` that say where and how a run is made, not what it is: they may change
 when it goes on.

@@ -51,6 +51,7 @@ TITLES: dict[Part, str] = {
     "scales": "ArcFace over the scale",
     "sizes": "ArcFace over the embedding size",
     "noise": "Wrong labels: one centre, sub-centres, and training again after the clean-up",
+    "gradients": "The slope of ArcFace's margin, and how many dimensions the embeddings fill",
     "optimisation": "Where training from scratch fails, and what cures it",
     "precision": "The head's products in float32 and with factors rounded to bfloat16",
     "tail": "A long tail of classes: margins by class size and class weights",

@@ -21,6 +21,7 @@ from arcface_jax.figures.study import (
 from arcface_jax.losses.arcface import FixedMargin
 from arcface_jax.margins import Psi, softmax_on_sphere
 from arcface_jax.runs.run_folder import read_metrics
+from arcface_jax.runs.verifier import ALL_PAIRS, ALL_PAIRS_FARS
 from arcface_jax.training.config import Config
 
 from .plan import (
@@ -267,6 +268,56 @@ def optimisation_panels(labels: Sequence[str]) -> dict[str, dict[str, str]]:
     }
 
 
+GRADIENT_COLUMNS = {"accuracy": "accuracy, %"} | {
+    f"{ALL_PAIRS}tar@far={far:g}": f"TAR at FAR {far:g}, %" for far in ALL_PAIRS_FARS
+}
+"""Verification of part gradients: TAR over all pairs."""
+
+
+def gradients_report(found: Findings) -> PartReport:
+    """What follows which slope of the margin: verification, and how far embeddings spread."""
+    header = ("gradient", *GRADIENT_COLUMNS.values(), "dimensions", "length of the mean")
+    header += ("fitted, %", "Intra2, °", "Inter2, °")
+    texts, numbers, figures = [], {}, {}
+    for data_set in dict.fromkeys(label.split("/")[0] for label, one in found.runs.items() if one):
+        runs = {
+            label.split("/")[1]: one
+            for label, one in found.runs.items()
+            if label.startswith(f"{data_set}/") and one
+        }
+        rows = []
+        for name, one in runs.items():
+            verified = [cell(percents(one, column)) for column in GRADIENT_COLUMNS]
+            spread = [[run[what] for run in one.values()] for what in ("dimensions", "common")]
+            fitted = [run["fitted"] for run in one.values() if "fitted" in run]
+            held_out = [run["angles"]["held_out"] for run in one.values()]
+            angles = [cell([run[what] for run in held_out]) for what in ("intra", "inter")]
+            row = [name, *verified, cell(spread[0]), cell(spread[1], digits=2)]
+            rows.append([*row, cell(fitted, 100.0), *angles])
+        tests = seed_differences(runs, next(iter(runs)), list(runs)[1:], GRADIENT_COLUMNS)
+        numbers[data_set] = {
+            "verification": verification_numbers(runs, GRADIENT_COLUMNS),
+            "dimensions": {
+                name: {seed: run["dimensions"] for seed, run in one.items()}
+                for name, one in runs.items()
+            },
+            "tests": tests_by_name(tests),
+        }
+        rows_of_tests = difference_rows(tests, next(iter(runs)), GRADIENT_COLUMNS)
+        texts += [f"### {data_set}\n", markdown_table(header, rows)]
+        texts += [markdown_table(DIFFERENCE_HEADER, rows_of_tests)] if tests else []
+        low_far = list(GRADIENT_COLUMNS)[-2]
+        panels = {
+            GRADIENT_COLUMNS["accuracy"]: {n: percents(o, "accuracy") for n, o in runs.items()},
+            GRADIENT_COLUMNS[low_far]: {n: percents(o, low_far) for n, o in runs.items()},
+            "effective dimensions": {
+                name: [run["dimensions"] for run in one.values()] for name, one in runs.items()
+            },
+        }
+        figures[f"gradients_{data_set}"] = losses_figure(panels, "")
+    return PartReport("\n".join(texts), numbers, figures)
+
+
 def precision_report(found: Findings) -> PartReport:
     """Verification, and the loss over a run, at each precision of the head's products."""
     rows, texts, numbers, curves = [], [], {}, {}
@@ -335,6 +386,7 @@ REPORTS: dict[Part, Callable[[Findings], PartReport]] = {
     "sizes": lambda found: sweep_report(found, "sizes", "embedding size D", True),
     "noise": noise_report,
     "optimisation": optimisation_report,
+    "gradients": gradients_report,
     "precision": precision_report,
     "tail": tail_report,
 }

@@ -16,7 +16,7 @@ from arcface_jax.analysis.label_noise import score_clean_up, wrong_labels
 from arcface_jax.commands.fine_tuning import open_start
 from arcface_jax.data.in_memory import MemorySource
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angle_statistics import angle_statistics
+from arcface_jax.evaluation.angle_statistics import angle_statistics, effective_dimensions
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.losses.subcenter import dominant_centres, subcenter_counts, within_angle
 from arcface_jax.models.embed import EmbedFunction, embed_images, make_embed_function
@@ -271,7 +271,10 @@ def measured(
     wrong: np.ndarray,
     folder: pathlib.Path,
 ) -> dict[str, Any]:
-    """Angles of Table 3 of the last checkpoint, trained and held out; a clean-up's findings."""
+    """Of the last checkpoint: angles of Table 3, effective dimensions and the length of the mean
+    of what is held out, share of the training images that are nearest to their own class weight;
+    a clean-up's findings.
+    """
     program = setup.program
     state = restore(checkpoints, setup.config.run.steps, program)
     variables = program.placement.local(state.backbone_variables)
@@ -284,6 +287,8 @@ def measured(
         "theta": {str(step): float(np.median(angles)) for step, angles in result.angles.items()},
         "away": float(np.mean(last > 90.0)),
         "angles": {"held_out": angle_statistics(held_out, test.labels)},
+        "dimensions": effective_dimensions(held_out),
+        "common": float(np.linalg.norm(held_out.mean(axis=0))),
     }
     train_images = setup.data.train
     if not isinstance(train_images, MemorySource):  # too many to embed them all
@@ -301,6 +306,9 @@ def measured(
         results["tail"] = accuracy_by_size(
             left_out, weights, setup.left_out.labels, setup.data.class_counts
         )
+    if own is not None:
+        nearest = np.argmax(embeddings @ unit_embeddings(own, "class weights").T, axis=1)
+        results["fitted"] = float(np.mean(nearest == labels))
     if wrong.any() and weights is not None:
         found = {}
         for degrees in (*STRICTER, MAX_DEGREES):

@@ -320,3 +320,28 @@ def test_optimisation_is_drawn_by_rule_and_by_cure(tmp_path):
     rules, cures = report.figures["optimisation"].axes
     assert (rules.get_title(), cures.get_title()) == ("s = 64, exact gradient", "m = 1")
     np.testing.assert_allclose(cures.lines[0].get_ydata(), [90.0, 150.0])
+
+
+def test_gradients_are_compared_by_data_set(tmp_path):
+    def result(accuracy, dimensions):
+        numbers = {"accuracy": accuracy} | {
+            f"all_pairs_tar@far={far:g}": accuracy / 2 for far in (1e-2, 1e-3, 1e-4)
+        }
+        results = {"verifications": {"4": numbers}, "dimensions": dimensions, "common": 0.25}
+        results["angles"] = {"held_out": {"intra": 30.0, "inter": 20.0}}
+        return results | {"fitted": 0.5}
+
+    cases = tiny_plan((0, 1)).cases("gradients")
+    assert len({case.name for case in cases.values()}) == len(cases) == 11
+    runs = {label: {} for label in cases} | {
+        "synthetic/ArcFace, exact": {0: result(0.8, 4.0), 1: result(0.82, 5.0)},
+        "synthetic/straight-through": {0: result(0.7, 11.0), 1: result(0.72, 12.0)},
+    }
+    report = REPORTS["gradients"](Findings(cases, runs, tmp_path))
+    assert (
+        "| straight-through | 71.0 ± 1.4 | 35.5 ± 0.7 | 35.5 ± 0.7 | 35.5 ± 0.7 | 11.5 ± 0.7 | "
+        "0.25 ± 0.00 | 50.0 ± 0.0 | 30.0 ± 0.0 | 20.0 ± 0.0 |" in report.text
+    )
+    assert "ArcFace, exact − straight-through, accuracy, % | +10.00" in report.text
+    assert report.numbers["synthetic"]["dimensions"]["ArcFace, exact"] == {0: 4.0, 1: 5.0}
+    assert list(report.figures) == ["gradients_synthetic"]
