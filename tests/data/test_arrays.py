@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from arcface_jax.data.decode import encode_png
 from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_source
 from arcface_jax.data.sources.arrays import ArraySource, decode_array
@@ -163,11 +164,12 @@ def test_training_does_not_resize_arrays(tmp_path):
         configured_source(config, 0)
 
 
-def test_beside_images_arrays_are_left_out_and_said(tmp_path, face_png):
+def test_beside_images_arrays_are_left_out_and_said(tmp_path):
     """Features that lie beside their photos are no images."""
     folder = tones(tmp_path / "tones", speakers=2, each=2)
+    picture = encode_png(np.zeros((20, 20, 3), np.uint8))
     for speaker in (0, 1):
-        (folder / f"speaker{speaker}" / "face.png").write_bytes(face_png)
+        (folder / f"speaker{speaker}" / "face.png").write_bytes(picture)
     source = open_source(folder)
     assert len(source) == 2
     assert any(".npy (4)" in remark for remark in source.remarks)

@@ -23,7 +23,7 @@ def in_numpy(embeddings, weights, labels, top_k, scale=9.0, margin=0.2, top_marg
     return cross_entropy(cosine, labels, target, scale)
 
 
-@pytest.mark.parametrize(("weights", "top_k"), [(None, 1), (K3, 2), (None, 9)])
+@pytest.mark.parametrize(("weights", "top_k"), [(K3, 2), (None, 9)])
 def test_the_nearest_wrong_classes_are_harder(weights, top_k):
     embeddings, plain, labels = make_data()
     weights = plain if weights is None else weights
@@ -54,13 +54,10 @@ def test_the_nearest_wrong_classes_are_harder(weights, top_k):
 def test_it_is_arcface_without_the_penalty():
     embeddings, weights, labels = make_data()
     labels = np.where(np.arange(8) == 3, -1, labels)
-    losses = [
-        loss({"class_weights": weights}, {}, embeddings, labels)
-        for loss in (
-            InterTopK(top_margin=0.0, label_smoothing=0.1),
-            ArcFace(margin=0.2, label_smoothing=0.1),
-        )
-    ]
+    numbers = {"margin": 0.2, "label_smoothing": 0.1}
+    both = InterTopK(top_margin=0.0, **numbers), ArcFace(**numbers)
+    run = jax.jit(lambda w: [loss({"class_weights": w}, {}, embeddings, labels) for loss in both])
+    losses = run(weights)
     np.testing.assert_allclose(losses[0].loss, losses[1].loss, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(losses[0].hit, losses[1].hit)
     assert losses[0].loss[3] == 0.0

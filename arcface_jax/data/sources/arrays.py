@@ -89,7 +89,7 @@ def decode_array(content: bytes, name: str) -> np.ndarray:
         raise InputError(f"{name}: is of another .npy version than 1 and 2; save it anew") from None
     except Exception as error:  # whatever a damaged header makes the parser raise
         raise InputError(f"{name}: is damaged ({reason(error)}); write it anew") from None
-    if not (dtype == np.uint8 or dtype in (np.float16, np.float32, np.float64)):
+    if not (dtype == np.uint8 or (dtype.kind == "f" and dtype.itemsize <= 8)):
         kind = "Python objects" if dtype.hasobject else str(dtype)
         raise InputError(f"{name}: holds {kind}; save uint8, or floating-point numbers in [0, 1]")
     if not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))) or 0 in shape:
@@ -107,12 +107,13 @@ def decode_array(content: bytes, name: str) -> np.ndarray:
     array = np.frombuffer(content, dtype, offset=file.tell())
     array = array.reshape(shape, order="F" if by_columns else "C")
     if dtype != np.uint8:
+        array = array.astype(np.float64)
         outside = ~((array >= 0) & (array <= 1))  # NaN too
         if outside.any():
             raise InputError(
                 f"{name}: holds {float(array[outside][0]):g}; scale floating-point numbers to "
                 "[0, 1], for all files alike"
             )
-        array = np.round(array.astype(np.float32) * 255).astype(np.uint8)
+        array = np.round(array * 255).astype(np.uint8)
     array = array if array.ndim == 3 else array[..., None]
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
