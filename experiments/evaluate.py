@@ -1,4 +1,4 @@
-"""Evaluates embeddings of any model: verification, search, angles, thresholds, with intervals.
+"""Evaluates embeddings of any model: pairs, search, retrieval, angles, with intervals.
 
 python -m experiments.evaluate --checkpoint runs/RUN                      the people it held out
 python -m experiments.evaluate --checkpoint runs/RUN --sets lfw.bin LFW=lfw_aligned+pairs.txt
@@ -73,7 +73,13 @@ from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_similarities
 from arcface_jax.evaluation.score_norm import ScoreNorm, ScoreNormKind
-from arcface_jax.evaluation.suite import EmbeddedSet, EvaluationOptions, SetResult, evaluate_set
+from arcface_jax.evaluation.suite import (
+    EmbeddedSet,
+    EvaluationOptions,
+    RetrievalKind,
+    SetResult,
+    evaluate_set,
+)
 from arcface_jax.evaluation.tables import TableRow, to_text
 from arcface_jax.figures.evaluation_set import draw_set
 from arcface_jax.files import write_whole
@@ -86,7 +92,7 @@ COMMON = (
     "sets",
     "embeddings",
     "output",
-    "folds",
+    "retrieval",
     "fars",
     "published-scripts",
     "cohort",
@@ -141,6 +147,13 @@ class Arguments(PhotoOptions):
     """False accept rates for which thresholds are proposed."""
     enrolled: Share = 0.5
     """Share of people of whom the search's gallery has an image; the others are unknown."""
+    retrieval: RetrievalKind = "none"
+    """Also seek each image's class among all other images: recall@k, R-precision, MAP@R and mAP, as
+    means over images and, as macro, over classes. cosine: by cosine. reranked: by k-reciprocal
+    neighbours, for up to 20,000 images.
+    """
+    few_shot: bool = False
+    """Also the accuracy of few-shot episodes: 5 and 20 classes, known by 1 and 5 images of each."""
     replicates: Annotated[int, Range(0)] = 1000
     """Bootstrap replicates."""
     confidence: Share = 0.95
@@ -340,6 +353,7 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     entries, of_training = read_entries(arguments, output, console)
     entries = with_cohort(entries, cohort)
     shared = ("fars", "deployment_fars", "enrolled", "resampling", "published_scripts")
+    shared += ("retrieval", "few_shot")
     options = EvaluationOptions(**{name: getattr(arguments, name) for name in shared})
     results = {}
     for entry in entries:

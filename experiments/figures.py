@@ -44,7 +44,7 @@ def faces() -> Figure:
         source.render(np.arange(people * pictures)).reshape(people, pictures, 112, 112, 3).copy()
     )
     sheet[:, 0] = source.neutral(np.arange(people) * pictures)
-    return contact_sheet(sheet, "Who is who? One person a row; first the neutral picture")
+    return contact_sheet(sheet, "Who is who? One person per row; first the neutral picture")
 
 
 def augmentations() -> Figure:

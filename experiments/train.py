@@ -54,6 +54,7 @@ from arcface_jax.runs.processes import is_loss_of_others, join_processes, leave
 from arcface_jax.runs.run_folder import CONFIG_FILE, RunFolder
 from arcface_jax.runs.setup import Setup, prepare
 from arcface_jax.runs.stopping import Stopped
+from arcface_jax.runs.watch import Watch
 from arcface_jax.training.config import Config, with_loss
 from arcface_jax.training.config_file import read_config, settings_in
 
@@ -262,22 +263,23 @@ def run(config: Config, console: Console) -> int:
         folder.discard()
         raise
     print_plan(console, setup)
-    with ConsoleReporter(console, config.run.steps) as reporter:
-        try:
-            result = train(setup, folder, reporter)
-        except Stopped as stop:
-            again = f"{command('train')} --config {path / CONFIG_FILE} --run.folder {path}"
-            say(console, f"Stopped at step {stop.step}, with a checkpoint. To go on: {again}")
-            return INTERRUPTED if stop.signal_number == signal.SIGINT else TERMINATED
-        except jax.errors.JaxRuntimeError as error:
-            if is_loss_of_others(error):
-                leave(error)
-            raise
-        except InputError:
-            folder.discard()  # of a run that has not begun: its starting point was refused
-            raise
-    if jax.process_index() == 0:
-        finish(console, setup, folder, result)
+    try:
+        with Watch(path, config.run.steps, config.run.on_event) as watch:
+            with ConsoleReporter(console, config.run.steps) as reporter:
+                result = train(setup, folder, watch.telling(reporter))
+            if jax.process_index() == 0:
+                finish(console, setup, folder, result)
+    except Stopped as stop:
+        again = f"{command('train')} --config {path / CONFIG_FILE} --run.folder {path}"
+        say(console, f"Stopped at step {stop.step}, with a checkpoint. To go on: {again}")
+        return INTERRUPTED if stop.signal_number == signal.SIGINT else TERMINATED
+    except jax.errors.JaxRuntimeError as error:
+        if is_loss_of_others(error):
+            leave(error)
+        raise
+    except InputError:
+        folder.discard()  # of a run that has not begun: its starting point was refused
+        raise
     return 0
 
 

@@ -23,6 +23,8 @@ from arcface_jax.training.config_file import as_dict, config_to_json, difference
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
+STATUS_FILE = "status.json"
+"""How a run goes, see `arcface_jax.runs.watch`."""
 CHECKPOINTS_FOLDER = "checkpoints"
 
 
@@ -108,7 +110,8 @@ class RunFolder:
     def discard(self) -> None:
         """Removes a folder whose run never began; leaves one that holds anything else."""
         if not self.is_begun:
-            (self.path / CONFIG_FILE).unlink(missing_ok=True)
+            for name in (CONFIG_FILE, STATUS_FILE):
+                (self.path / name).unlink(missing_ok=True)
             for folder in (self.checkpoints, self.path):
                 with contextlib.suppress(OSError):  # something else lies there
                     folder.rmdir()

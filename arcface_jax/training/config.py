@@ -17,8 +17,9 @@ class DataConfig:
     """
     root: str | None = None
     """Folder or zip file with a folder of images per person. With data.source auto also
-    train.rec, a list (.csv, .tsv, .txt, .lst), Parquet, .tar shards, a prepared TFDS folder, or
-    tfds:NAME. Of several splits, such as train and test, one is given as PATH:SPLIT.
+    class/array.npy, train.rec, a list (.csv, .tsv, .txt, .lst), Parquet, .tar shards, a prepared
+    TFDS folder, or tfds:NAME. Of several splits, such as train and test, one is given as
+    PATH:SPLIT.
     """
     list_root: str | None = None
     """Folder or zip file that the paths of a list are relative to; the list's own folder if not
@@ -284,6 +285,11 @@ class RunConfig:
     """
     wandb: str | None = None
     """Weights & Biases project to report to as well (needs the wandb package)."""
+    on_event: str | None = None
+    """Shell command to run at bad steps, a stall, falling accuracy and the end, with ARCFACE_EVENT
+    and ARCFACE_MESSAGE set and the run's status.json on its standard input. config.json never has
+    it.
+    """
 
 
 PROFILE_AFTER = 10
@@ -298,6 +304,7 @@ PLACE_SETTINGS = (
     "keep_best",
     "profile",
     "wandb",
+    "on_event",
 )
 """Settings of `RunConfig` that say where and how a run is made, not what it is: they may change
 when it goes on.

@@ -53,8 +53,10 @@ TITLES: dict[Part, str] = {
     "scales": "ArcFace over the scale",
     "sizes": "ArcFace over the embedding size",
     "noise": "Wrong labels: one centre, sub-centres, and training again after the clean-up",
+    "gradients": "The slope of ArcFace's margin, and how many dimensions the embeddings fill",
     "optimisation": "Where training from scratch fails, and what cures it",
     "precision": "The head's products in float32 and with factors rounded to bfloat16",
+    "tail": "A long tail of classes: margins by class size and class weights",
 }
 
 
@@ -73,7 +75,7 @@ class StudyConfig:
     test_seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     """Seeds of ArcFace, softmax and NormFace, for the tests between them."""
     omniglot: Annotated[Existing | None, tyro.conf.arg(metavar="FILE")] = None
-    """Zip file of Omniglot characters, a second data set of part losses."""
+    """Zip file of Omniglot characters, a second data set of parts losses, gradients and tail."""
     processes: Count | None = None
     """Runs at once, each on one core. Without it: as many as cores. Give 1 on an accelerator."""
     plan: bool = False
