@@ -95,7 +95,6 @@ COMMON = (
     "retrieval",
     "fars",
     "published-scripts",
-    "cohort",
     "replicates",
     "detect",
     "face",
