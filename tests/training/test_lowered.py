@@ -4,12 +4,16 @@ and moves; and that the state it is given is the memory it works in.
 
 import collections
 import functools
+import os
+import re
+import sys
 
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 
+from arcface_jax.heads.traffic import collective_bytes, collectives
 from arcface_jax.losses import ArcFace
 from arcface_jax.models.apply import linen_apply
 from arcface_jax.models.iresnet import IResNet
@@ -23,6 +27,7 @@ from arcface_jax.training.optimisers import create_optimiser
 from arcface_jax.training.schedules import sgd
 from arcface_jax.training.state import initial_state
 from arcface_jax.training.step import make_step
+from tests.processes import run
 
 BATCH, CLASSES, DIM = 6, 11, 8
 KEY = jax.eval_shape(lambda: jax.random.key(0))
@@ -191,3 +196,55 @@ def test_beyond_the_state_a_step_keeps_what_it_decides_on(head, optimiser):
     slots = {"adamw": 2, "lamb": 3}.get(optimiser, 1)
     stored = 0 if HEADS[head].update == "fused" else 1 + slots
     assert plan.temp_size_in_bytes < (stored + 0.5) * WEIGHTS
+
+
+# Devices
+# ----------------------------------------------------------------------------------------
+
+ON_DEVICES = """
+import dataclasses, sys
+import jax
+devices = int(sys.argv[1])
+jax.config.update("jax_num_cpu_devices", devices)
+from arcface_jax.models.iresnet import IResNet
+from arcface_jax.training.abstract import trace_step
+from arcface_jax.training.config import Config, DataConfig, HeadConfig, ModelConfig, RunConfig
+from arcface_jax.training.program import create_program
+
+config = Config(
+    data=DataConfig(image_size=16),
+    model=ModelConfig(embedding_size=24),
+    head=HeadConfig("sharded", chunk=256, update="fused", precision="bfloat16"),
+    run=RunConfig(batch_size=8 * devices),
+)
+program = create_program(config, 20_011)
+program = dataclasses.replace(program, backbone=IResNet((1,), 24, 4, dtype="bfloat16"))
+print(trace_step(program).lower().compile().as_text())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [8, 64, 512])
+def test_gradients_are_summed_layer_by_layer_on_any_number_of_devices(devices):
+    """In a process of its own, with so many simulated devices. The CPU's compiler sends all
+    gradients together at the end; that is left out here, for others do it by size, as they come.
+    What a backend then overlaps cannot be seen on a CPU; that it may, can: the gradient of each
+    kernel is summed on its own, before the convolutions of the layers in front of it.
+    """
+    environment = os.environ | {"XLA_FLAGS": "--xla_disable_hlo_passes=cpu-all-reduce-combiner"}
+    done = run([sys.executable, "-c", ON_DEVICES, devices], seconds=900, env=environment)
+    assert done.returncode == 0, done.stderr
+    sent = collectives(done.stdout)
+    rows = -(-20_011 // devices)
+    extents = {extent for _, shapes in sent for shape in shapes for extent in shape}
+    assert extents.isdisjoint({20_011, rows, rows * devices})
+    gathered = collective_bytes(done.stdout)["all-gather"]
+    assert gathered == 8 * devices * (24 * 4 + 4 + 4 * 4)  # embeddings, labels, four sums
+    kernels = [shapes[0] for kind, shapes in sent if kind == "all-reduce" and len(shapes[0]) > 1]
+    assert kernels[0] == (256, 24)  # the last layer's is the first to be known
+    assert sorted(kernels[1:4]) == [(1, 1, 4, 4), (3, 3, 4, 4), (3, 3, 4, 4)]
+    assert kernels[4:] == [(3, 3, 3, 4)]
+    text = done.stdout[done.stdout.index("jvp(IResNet)/conv1") :]
+    convolutions = [match.start() for match in re.finditer(r" convolution\(", text)]
+    first = text.index("f32[256,24]{1,0} all-reduce(")
+    assert sum(place > first for place in convolutions) >= 6
