@@ -94,7 +94,6 @@ COMMON = (
     "output",
     "retrieval",
     "fars",
-    "published-scripts",
     "replicates",
     "detect",
     "face",
