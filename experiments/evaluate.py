@@ -352,8 +352,8 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     entries, of_training = read_entries(arguments, output, console)
     entries = with_cohort(entries, cohort)
     shared = ("fars", "deployment_fars", "enrolled", "resampling", "published_scripts")
-    shared += ("retrieval", "few_shot")
-    options = EvaluationOptions(**{name: getattr(arguments, name) for name in shared})
+    added = ("retrieval", "few_shot")
+    options = EvaluationOptions(**{name: getattr(arguments, name) for name in shared + added})
     results = {}
     for entry in entries:
         say(console, f"Evaluating {entry.data.name} …")
