@@ -46,8 +46,8 @@ def open_source(
         default.
 
     Raises:
-      InputError: nothing is there, or nothing that can be opened, or `list_root` is given without a
-        list.
+      InputError: nothing is there, or nothing that can be opened, or `list_root` is given without
+        a list.
     """
     text, split = place_and_split(os.fspath(path))
     if list_root is not None and pathlib.Path(text).suffix.lower() not in SUFFIXES:
