@@ -1,4 +1,4 @@
-"""Evaluates embeddings of any model: verification, search, angles, thresholds, with intervals.
+"""Evaluates embeddings of any model: pairs, search, retrieval, angles, with intervals.
 
 python -m experiments.evaluate --checkpoint runs/RUN                      the people it held out
 python -m experiments.evaluate --checkpoint runs/RUN --sets lfw.bin LFW=lfw_aligned+pairs.txt
@@ -92,10 +92,9 @@ COMMON = (
     "sets",
     "embeddings",
     "output",
-    "folds",
+    "retrieval",
     "fars",
     "published-scripts",
-    "cohort",
     "replicates",
     "detect",
     "face",
