@@ -4,11 +4,11 @@ import html
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from arcface_jax.commands.html_page import page, picture, table
+from arcface_jax.commands.html_page import facts, page, picture, table
 from arcface_jax.evaluation.bootstrap import Interval
 from arcface_jax.evaluation.comparison import Comparison
 from arcface_jax.evaluation.suite import SetResult
-from arcface_jax.evaluation.tables import FORMATS, TableRow, format_figure, heading
+from arcface_jax.evaluation.tables import FORMATS, TableRow, for_people, format_figure, heading
 from arcface_jax.figures.evaluation_set import Picture
 from arcface_jax.files import write_whole
 
@@ -30,12 +30,24 @@ def html_report(
     sets: Mapping[str, tuple[SetResult, Sequence[Picture]]],
     comparisons: Mapping[str, Mapping[str, Comparison]],
     confidence: float,
+    about: Sequence[Sequence[str]] = (),
 ) -> str:
-    """The whole evaluation as one HTML page that needs no other file and no script."""
+    """The whole evaluation as one HTML page that needs no other file and no script.
+
+    Args:
+      title: of the page.
+      rows: the table of figures.
+      sets: result and pictures by name.
+      comparisons: of several models on the same images.
+      confidence: of the intervals.
+      about: (what, its value) of what was evaluated, such as the model and how mirror images count.
+    """
     parts = [
+        facts("evaluate", about),
         f"<p>In brackets: {confidence:.0%} intervals, by a bootstrap over identities (over folds "
-        "where identities are not known).</p>",
-        _figures_table(rows),
+        "where identities are not known). The deviation over folds of the published protocol is in "
+        "table.csv and table.json.</p>",
+        _figures_table(for_people(rows)),
     ]
     if comparisons:
         parts += ["<h2>Differences</h2>", _comparison_table(comparisons)]

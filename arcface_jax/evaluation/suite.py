@@ -52,6 +52,7 @@ class EmbeddedSet:
         `.bin` set). If not, there is no search, and intervals resample folds.
       images: uint8 [N, height, width, 3], for pictures of the hardest pairs; None without.
       places: [N], the file of each image, for those pictures; None without.
+      people: [N], whom each image shows, by name, for those pictures; None without.
       groups: [N], an attribute of each image, for rates by group; None without.
       score_norm: how the pairs' cosines are normalised; None to take them as they are. The search
         takes cosines.
@@ -66,6 +67,7 @@ class EmbeddedSet:
     identities_known: bool = True
     images: np.ndarray | None = None
     places: Sequence[str] | None = None
+    people: Sequence[str] | None = None
     groups: np.ndarray | None = None
     quality: np.ndarray | None = None
     score_norm: ScoreNorm | None = None
