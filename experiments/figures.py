@@ -36,8 +36,8 @@ from arcface_jax.figures.examples import EXAMPLES
 from arcface_jax.figures.geometry import GEOMETRY_FIGURES
 from arcface_jax.figures.layer import layer
 from arcface_jax.figures.margins import MARGIN_FIGURES
-from arcface_jax.figures.samples import RIGHT_COLOUR, WRONG_COLOUR, contact_sheet
-from arcface_jax.figures.style import PALETTE, SMALLEST, WIDTH, save
+from arcface_jax.figures.samples import contact_sheet
+from arcface_jax.figures.style import GREEN_INK, PALETTE, RED_INK, SMALLEST, WIDTH, save
 from arcface_jax.files import write_whole
 
 
@@ -139,7 +139,7 @@ def style_guide(files: Mapping[str, Sequence[str]]) -> str:
     """The page: every picture, by the names of its files, on both backgrounds."""
     colours = "".join(
         f'<span style="background: {colour}; padding: 0 1rem"></span> {colour} '
-        for colour in (*PALETTE, RIGHT_COLOUR, WRONG_COLOUR)
+        for colour in (*PALETTE, GREEN_INK, RED_INK)
     )
     parts = [
         paragraph(

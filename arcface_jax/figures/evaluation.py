@@ -7,14 +7,21 @@ from typing import TypeVar
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.calibration import Reliability
 from arcface_jax.evaluation.quality import RejectCurve
 from arcface_jax.evaluation.roc import Roc
 from arcface_jax.figures.samples import Mark, group_sheet, name_and_file
-from arcface_jax.figures.style import check_images, end_at, logarithmic, one_axes, style
+from arcface_jax.figures.style import (
+    check_images,
+    end_at,
+    legend_above,
+    logarithmic,
+    one_axes,
+    style,
+)
 
 _T = TypeVar("_T")
 
@@ -81,7 +88,10 @@ def cmc_figure(curves: Mapping[str, np.ndarray]) -> Figure:
     for name, curve in _at_least_one(curves, "curves").items():
         label = f"{name}: {curve[0]:.2%} at rank 1"
         axes.plot(np.arange(1, len(curve) + 1), curve, marker="o", ms=3, lw=1.4, label=label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    last = max(map(len, curves.values()))
+    step = 1 if last <= 10 else 5 * math.ceil(last / 50)
+    axes.set_xticks(sorted({1, *range(step, last + 1, step)}))
+    axes.set_xlim(0.5, last + 0.5)
     axes.set(xlabel="rank k", ylabel="people found among the first k")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     end_at(axes, 1.0)
@@ -122,7 +132,7 @@ def score_histogram(
         axes.axvline(threshold, color="black", ls="--", lw=1, label=f"threshold {threshold:.3f}")
     axes.set(xlabel=label, ylabel="share of the pairs of a kind, per bar")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    _legend_above(axes)
+    legend_above(axes)
     return figure
 
 
@@ -153,7 +163,7 @@ def reliability_figure(found: Reliability, *, by_folds: bool = False) -> Figure:
         xlim=(0, 1), xlabel="probability of the same person, prior ½", ylabel="share of same pairs"
     )
     end_at(axes, 1.0, bottom=0.0)
-    _legend_above(axes)
+    legend_above(axes)
     return figure
 
 
@@ -167,7 +177,7 @@ def reject_figure(curves: Mapping[str, RejectCurve]) -> Figure:
         axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axes.set(xlabel="share of images rejected, worst first", ylabel="false reject rate")
     axes.set_ylim(bottom=0)
-    _legend_above(axes)
+    legend_above(axes)
     return figure
 
 
@@ -216,11 +226,6 @@ def pair_sheet(
         people = [""] * len(images) if names is None else [each[side] for each in names]
         sides.append((images, [name_and_file(people[row], files[row]) for row in rows]))
     return group_sheet(sides, [f"{score:.3f}" for score in scores], title, marks, columns)
-
-
-def _legend_above(axes: Axes) -> None:
-    """A legend over the picture, where it hides nothing."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
 
 
 def _at_least_one(curves: Mapping[str, _T], name: str) -> Mapping[str, _T]:

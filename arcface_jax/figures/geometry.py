@@ -26,7 +26,8 @@ from arcface_jax.analysis.geometry import (
 )
 from arcface_jax.figures.margins import TITLES
 from arcface_jax.figures.style import (
-    PALETTE,
+    BLUE_INK,
+    RED_INK,
     WIDTH,
     centred_text,
     line_style,
@@ -45,7 +46,7 @@ _REGIONS = {
 }
 _COLOURS = ListedColormap([_REGIONS[value][0] for value in (MARGIN, CLASS_1, CLASS_2, BOTH)])
 _LEVELS = BoundaryNorm([-0.5, 0.5, 1.5, 2.5, 3.5], 4)
-_LINE_1, _LINE_2 = PALETTE[0], PALETTE[1]
+_LINE_1, _LINE_2 = BLUE_INK, RED_INK
 
 # What each boundary of class 1 is, up to π.
 _EQUATIONS = {
@@ -156,7 +157,7 @@ def _draw_arcs(axes: Axes) -> None:
         ylim=(-1, 60),
         xticks=range(0, 181, 30),
         xlabel="angle between the two centres, degrees",
-        ylabel="arc between their regions, degrees",
+        ylabel="arc between regions, degrees",
     )
 
 
@@ -235,7 +236,7 @@ def _sphere(axes: Axes, psi: Psi, centre_angle: float) -> None:
         centres(centre_angle), (_LINE_1, _LINE_2), ("W1", "W2"), strict=True
     ):
         axes.plot(across, 0.0, "o", color=colour)
-        centred_text(axes, across, -0.14, text, color=colour)
+        centred_text(axes, across, -0.14, text)
     edge = float(region_edge(psi, np.asarray(centre_angle)))
     half = 0.5 * centre_angle - edge
     if math.isfinite(edge) and half > 0.0:

@@ -8,15 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from arcface_jax.analysis.layer import LayerSteps, layer_steps
-from arcface_jax.figures.style import PALETTE, WIDTH, centred_text, new_figure, style
+from arcface_jax.figures.style import BLUE_INK, RED_INK, WIDTH, centred_text, new_figure, style
 
 # One embedding, three classes; whole lengths, so that the numbers can be followed by hand.
 EMBEDDINGS = np.array([[2.0, 1.0, 2.0]])
 CLASS_WEIGHTS = np.array([[1.0, 2.0, 2.0], [0.0, 0.0, 2.0], [2.0, 1.0, -2.0]])
 LABELS = np.array([0])
 
-# Red and blue that can be read as letters.
-_TRUE, _OTHER, _BOX = "#B54A00", PALETTE[0], "#EEF2F5"
+_TRUE, _OTHER, _BOX = RED_INK, BLUE_INK, "#EEF2F5"
 _COLUMNS = (45, 63, 77)
 
 

@@ -10,15 +10,22 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from arcface_jax.errors import InputError
-from arcface_jax.figures.style import SMALLEST, WIDTH, check_images, fitted, new_figure, style
+from arcface_jax.figures.style import (
+    GREEN_INK,
+    RED_INK,
+    SMALLEST,
+    WIDTH,
+    check_images,
+    fitted,
+    new_figure,
+    style,
+)
 
 # Inches.
 _GAP = 0.07
 _LINE = 0.14  # of small letters
 _TITLE, _HEADING = 0.34, 0.22
 _LETTER = 0.6 * SMALLEST / 72
-# Darker than the palette's green and red, so that the words can be read on white.
-RIGHT_COLOUR, WRONG_COLOUR = "#00755A", "#B54A00"
 
 Side = tuple[np.ndarray, Sequence[Sequence[str]]]
 """Images uint8 [P, height, width, 3], and P times the lines below one."""
@@ -39,7 +46,7 @@ class Mark:
     @property
     def colour(self) -> str:
         """Green or red, dark enough for letters."""
-        return RIGHT_COLOUR if self.right else WRONG_COLOUR
+        return GREEN_INK if self.right else RED_INK
 
     def __str__(self) -> str:
         """E.g. "✗ wrong name"."""
@@ -165,7 +172,7 @@ def group_sheet(
         top = _TITLE + number // columns * step
         left = number % columns * cell + _GAP
         mark = None if marks is None else marks[number]
-        foot = top + above + height + _GAP / 2
+        foot = top + above + height + _GAP
         for side, (images, _) in enumerate(sides):
             x = left + side * face
             _face(axes, images[number], x, top + above, face, captions_of[side][number])
@@ -218,12 +225,12 @@ def _face(
     extent = (left, left + width, top + height, top)
     axes.imshow(image, extent=extent, interpolation="nearest", aspect="auto")
     text = "\n".join(fitted(line, int((width + _GAP) / _LETTER)) for line in lines)
-    _small(axes, left + width / 2, top + height + _GAP / 2, text)
+    _small(axes, left + width / 2, top + height + _GAP, text)
 
 
 def _small(axes: Axes, x: float, y: float, text: str) -> None:
     if text:
-        axes.text(x, y, text, fontsize=SMALLEST, ha="center", va="top", linespacing=1.1)
+        axes.text(x, y, text, fontsize=SMALLEST, ha="center", va="top", linespacing=1.2)
 
 
 def _broken(lines: Sequence[str], width: float) -> list[str]:

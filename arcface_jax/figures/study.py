@@ -38,7 +38,7 @@ def losses_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], label: st
                 continue
             summary = summarise(rows[name])
             colour = PALETTE[1] if name == "arcface" else PALETTE[0]
-            axes.plot(rows[name], [height] * len(rows[name]), ".", color="black", ms=3, alpha=0.5)
+            axes.plot(rows[name], [height] * len(rows[name]), ".", color="black", ms=5, alpha=0.6)
             bar = summary.deviation if summary.count > 1 else 0.0
             axes.errorbar(
                 summary.mean, height, xerr=bar, fmt="o", color=colour, ms=5, capsize=2, lw=1

@@ -23,6 +23,8 @@ from arcface_jax.errors import InputError, printable
 
 # Okabe and Ito's palette: distinguishable with every common colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+BLUE_INK, RED_INK, GREEN_INK = PALETTE[0], "#B54A00", "#00755A"
+"""Of letters: as near the palette as can be read on white."""
 # In the palette's order, so that lines differ without colour too.
 _DASHES = ((0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 LINE_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", *_DASHES)
@@ -131,6 +133,11 @@ def end_at(axes: Axes, most: float, bottom: float | None = None) -> None:
     axes.set_ylim(bottom=axes.get_ylim()[0] if bottom is None else bottom, top=most)
     for line in axes.lines:
         line.set_clip_on(False)
+
+
+def legend_above(axes: Axes) -> None:
+    """A legend over the axes, where it hides nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
 
 
 def line_style(number: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from arcface_jax.figures.style import end_at, new_figure, one_axes, style
+from arcface_jax.figures.style import end_at, legend_above, new_figure, one_axes, style
 
 
 @style()
@@ -76,5 +76,5 @@ def angle_histogram(angles: Mapping[int, np.ndarray]) -> Figure:
         xlabel="angle θ between an embedding and its class centre, degrees",
         ylabel="share of the images in 2 degrees, %",
     )
-    axes.legend()
+    legend_above(axes)
     return figure
