@@ -93,23 +93,22 @@ def test_cmc_starts_at_rank_one() -> None:
 @pytest.mark.parametrize("rates", [[0.5, 0.75, 1.0], [1.0, 1.0, 1.0], [0.98, 0.99, 0.993], [0.9]])
 def test_no_rate_is_above_a_hundred_percent(rates: list[float]) -> None:
     cmc = drawn(cmc_figure({"model": np.array(rates)})).axes[0]
-    roc = drawn(roc_figure({"model": roc_curve(*scored_pairs())})).axes[0]
-    for axes in (cmc, roc):
-        assert axes.get_ylim()[1] == 1.0
-        low, high = axes.get_ylim()
-        shown = [
-            text.get_text()
-            for at, text in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
-            if low <= at <= high
-        ]
-        assert max(float(text.rstrip("%")) for text in shown) <= 100
-        assert not axes.lines[0].get_clip_on()  # so that a line at 100 % is drawn whole
+    low, high = cmc.get_ylim()
+    assert high == 1.0
+    shown = [
+        text.get_text()
+        for at, text in zip(cmc.get_yticks(), cmc.get_yticklabels(), strict=True)
+        if low <= at <= high
+    ]
+    assert max(float(text.rstrip("%")) for text in shown) <= 100
+    assert not cmc.lines[0].get_clip_on()  # so that a line at 100 % is drawn whole
 
 
 def test_rates_on_a_logarithmic_axis_are_written_as_options_are() -> None:
     axes = drawn(roc_figure({"model": roc_curve(*scored_pairs())})).axes[0]
     shown = [text.get_text() for text in axes.get_xticklabels()]
-    assert [text for text in shown if text][-5:-1] == ["1e-4", "1e-3", "1e-2", "1e-1"]
+    assert axes.get_ylim()[1] == 1.0
+    assert {"1e-4", "1e-3", "1e-2", "1e-1", "1"} <= set(shown)
 
 
 def test_the_bars_of_each_kind_add_up_to_all_its_pairs() -> None:

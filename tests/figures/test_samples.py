@@ -30,7 +30,7 @@ def test_a_sheet_of_many_columns_shows_the_end_of_each_file():
     files = [[f"Hamid_Karzai_{number:04d}.jpg" for number in range(8)]]
     figure = contact_sheet(images, "eight", ["Hamid_Karzai"], files)
     said = [text.get_text() for text in figure.axes[0].texts]
-    assert said[1:] == [f"Ham…{number:04d}.jpg" for number in range(8)]
+    assert said[1:] == [f"Hami…{number:04d}.jpg" for number in range(8)]
 
 
 @pytest.mark.parametrize(
