@@ -177,7 +177,7 @@ def run(arguments: Arguments) -> None:
     layout = "t-SNE" if arguments.layout == "tsne" else "principal plane"
     title = f"{len(chosen)} people, {layout}; keeps {kept:.0%} of the nearest neighbours"
     first, second = most_alike_images(embeddings, people.labels, pairs)
-    images, of_sheet = people.images, "The most alike people, by the cosine of their two images"
+    images, of_sheet = people.images, "The most alike people: the cosine of their two images"
     paths = places_of(people.source)
     files = [(paths[one], paths[other]) for one, other in zip(first, second, strict=True)]
     whom = [
