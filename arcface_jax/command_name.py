@@ -1,6 +1,7 @@
 """How a command is called and a missing package installed, as messages and `--help` spell it."""
 
 import pathlib
+import re
 import shlex
 import sys
 
@@ -24,6 +25,15 @@ def typed_command(name: str) -> str | None:
     if pathlib.Path(sys.argv[0]).stem not in (name, "__main__", SCRIPT):
         return None
     return " ".join([command(name), *map(shlex.quote, sys.argv[1:])])
+
+
+def spell_commands(text: str) -> str:
+    """`python -m experiments.NAME` as the user called this one, and experiments.NAME as NAME."""
+    return re.sub(
+        r"(python -m )?\bexperiments\.(\w+)",
+        lambda found: command(found[2]) if found[1] else found[2],
+        text,
+    )
 
 
 def install(extra: str) -> str:

@@ -22,12 +22,14 @@ from matplotlib.figure import Figure
 
 from arcface_jax.command_name import command
 from arcface_jax.commands.command import (
+    make_folder,
     new_console,
     progress_bar,
     read_options,
     run_command,
     split_arguments,
 )
+from arcface_jax.commands.help_page import unknown
 from arcface_jax.commands.html_page import page, paragraph
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
@@ -120,9 +122,7 @@ def names_to_draw(config: FiguresConfig, options: Sequence[str]) -> list[str]:
         raise InputError(f"no figure named; choose among {', '.join(FIGURES)}, or --all")
     for name in config.names:
         if name not in FIGURES:
-            raise InputError(
-                f"no figure is called {name!r}; choose among {', '.join(FIGURES)}, or --all"
-            )
+            raise unknown("figure", name, FIGURES)
         if needs_arguments(FIGURES[name]) and not options:
             raise InputError(
                 f"figure {name!r} needs arguments; {command(f'figures {name}')} -- --help tells"
@@ -172,6 +172,7 @@ def main() -> None:
     config = read_options(FiguresConfig, "figures", about, arguments)
     names = names_to_draw(config, options)
     folder = config.folder or pathlib.Path("runs" if config.all else "docs") / "figures"
+    make_folder(folder)
     shown: dict[str, list[str]] = {}
     # Beside the names of the files.
     with progress_bar(new_console(stderr=True), "Drawing", len(names)) as move:

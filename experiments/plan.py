@@ -31,6 +31,7 @@ from arcface_jax.commands.command import (
     say,
     table_of,
 )
+from arcface_jax.commands.option_list import options_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
@@ -58,7 +59,7 @@ class PresetPlan:
     """Presets to plan for, with the number of identities that their data set has."""
 
     preset: str | None = None
-    """One of the papers' recipes; `--help` of the command train lists them."""
+    """One of the papers' recipes; train --presets lists them."""
     all_presets: bool = False
     """A line for each of them instead."""
     markdown: bool = False
@@ -255,7 +256,7 @@ def main() -> None:
         jax.config.update("jax_platforms", "cpu")
         print_presets(read_options(PresetPlan, "plan", __doc__), new_console())
     else:
-        run(read_options(PlanConfig, "plan", __doc__))
+        run(read_options(PlanConfig, "plan", __doc__, also=options_of(PresetPlan)[:2]))
 
 
 if __name__ == "__main__":

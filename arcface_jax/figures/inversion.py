@@ -18,11 +18,11 @@ def inversion_figure(
     names: Sequence[str] | None = None,
     files: Sequence[str] | None = None,
 ) -> Figure:
-    """For each person the images of all kinds side by side, such as real and generated.
+    """The images of each person side by side, such as real and generated.
 
     Args:
-      rows: (name, uint8 [P, height, width, 3]) of each kind, one image for each person.
-      notes: [P], below the images of each person, such as similarities.
+      rows: (name, uint8 [P, height, width, 3]) of each kind, one image per person.
+      notes: [P], below each person's images, such as similarities.
       title: above.
       names: [P], who each person is, or None.
       files: [P], of each person's first image, or None.

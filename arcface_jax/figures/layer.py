@@ -1,4 +1,4 @@
-"""The ArcFace layer as a diagram, with the numbers of one example in it."""
+"""The ArcFace layer as a diagram, with the numbers of one example."""
 
 from typing import Any
 
@@ -79,7 +79,7 @@ def _box(axes: Axes, x: float, y: float, width: float, text: str, edge: str = "0
 
 
 def _table(axes: Axes, steps: LayerSteps, margin: float, scale: float) -> None:
-    """What each step gives for the first example: a step a row, a class a column."""
+    """Each step's result for the first example: one step per row, one class per column."""
     own = int(LABELS[0])
     target = f"cos {steps.target_degrees[0]:.1f}° = {steps.logits[0, own] / scale:.3f}"
     classes = range(len(CLASS_WEIGHTS))

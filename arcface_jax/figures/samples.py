@@ -1,4 +1,4 @@
-"""Sheets of faces: whose each is and in which file, and whether what was said of it is right."""
+"""Sheets of faces: each with its name and file, and whether the answer about it is right."""
 
 import dataclasses
 import math
@@ -60,7 +60,7 @@ def contact_sheet(
     row_labels: Sequence[str] | None = None,
     captions: Sequence[Sequence[str]] | None = None,
 ) -> Figure:
-    """One row an identity, one column an image of it.
+    """One row per identity, one column per image.
 
     Args:
       images: uint8 [rows, columns, height, width, 3], RGB.
@@ -72,8 +72,7 @@ def contact_sheet(
     Returns: the figure; pixels are not interpolated.
 
     Raises:
-      InputError: wrong shape or type, not one label for each row, or not one caption for each
-        image.
+      InputError: wrong shape or type, not one label per row, or not one caption per image.
     """
     check_images("images", images, "rows, columns")
     rows, columns, height, width, _ = images.shape
@@ -107,11 +106,11 @@ def face_sheet(
     marks: Sequence[Mark | None] | None = None,
     columns: int = 4,
 ) -> Figure:
-    """Faces with lines of text below each: whose it is said to be, and in which file it is.
+    """Faces with lines of text below each: the claimed identity and the file.
 
     Args:
       images: uint8 [P, height, width, 3], RGB.
-      captions: P times the lines below a face; what is too long for its width is cut in the middle.
+      captions: P times the lines below a face; long lines are cut in the middle.
       title: above the sheet.
       marks: P, whether what is said of a face is right: a word above it and a frame around it;
         without for a None.

@@ -30,6 +30,7 @@ from arcface_jax.losses.binary import (
     uniface_bias,
     uniface_loss,
 )
+from arcface_jax.losses.class_sizes import margins_by_size, weights_by_size
 from arcface_jax.losses.curricularface import (
     CurricularFace,
     CurricularFaceState,
@@ -47,6 +48,7 @@ from arcface_jax.losses.elasticface import (
     elasticface_loss,
     elasticface_psi,
 )
+from arcface_jax.losses.intertopk import InterTopK
 from arcface_jax.losses.loss import LOSSES, Context, Loss, LossOutput, loss_class, loss_name
 from arcface_jax.losses.magface import (
     MagFace,

@@ -1,4 +1,4 @@
-"""Layers that the backbones share, and the settings that all of them have."""
+"""Layers and settings that all backbones share."""
 
 import dataclasses
 import functools
@@ -17,19 +17,19 @@ FROZEN_SCALE = "frozen_scale"
 """Name of the one parameter that no optimiser may touch, weight decay included."""
 
 RunningVariance = Literal["biased", "unbiased"]
-"""What a batch of n values a channel adds to the running variance of a batch normalisation.
+"""The running variance that a batch normalisation gets from a batch of n values per channel.
 
-biased: Σ(x − μ)²/n, as Flax and MXNet do. unbiased: Σ(x − μ)²/(n − 1), as PyTorch does. The
-batch itself is normalised by the former in either.
+biased: Σ(x − μ)²/n, as Flax and MXNet do. unbiased: Σ(x − μ)²/(n − 1), as PyTorch does. Both
+normalise the batch itself by the former.
 """
 
 InitialWeights = Literal["he", "arcface_torch"]
-"""Weights at the start of training.
+"""Initial weights.
 
 he: kernels N(0, 2/fan_out), dense layers N(0, 1/fan_in) without bias. arcface_torch: an IResNet's
-kernels N(0, .01), its dense layer and bias uniform in ±1/√fan_in; see `VisionTransformer` for
-its. The mobile networks start by the former there, too. Slopes of PReLUs are .25, scales of batch
-normalisations 1 and their biases 0 in either.
+kernels N(0, .01), its dense layer and bias uniform in ±1/√fan_in; for transformers see
+`VisionTransformer`. Mobile networks always use the former. In both, slopes of PReLUs are .25,
+scales of batch normalisations 1 and their biases 0.
 """
 
 # Batch normalisation follows every convolution, so only the ratio between a kernel's
@@ -38,7 +38,7 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def torch_start(fan_in: int) -> dict[str, Any]:
-    """Kernel and bias uniform in ±1/√fan_in: how PyTorch starts a layer not told otherwise."""
+    """Kernel and bias uniform in ±1/√fan_in, PyTorch's default initialisation."""
 
     def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
@@ -47,9 +47,9 @@ def torch_start(fan_in: int) -> dict[str, Any]:
 
 
 class PReLU(nn.Module):
-    """max(x, 0) + a·min(x, 0) with one learnt slope a for each channel, .25 at first.
+    """max(x, 0) + a·min(x, 0) with one learnt slope a per channel, initially .25.
 
-    Flax's `nn.PReLU` has one slope for all channels; published face networks have one for each.
+    Flax's `nn.PReLU` has one slope for all channels; published face networks have one per channel.
 
     References: He et al., Delving Deep into Rectifiers (arXiv:1502.01852).
     """
@@ -62,7 +62,7 @@ class PReLU(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm):
-    """Flax's batch normalisation, whose running variance may be PyTorch's; see `RunningVariance`.
+    """Flax's batch normalisation, optionally with PyTorch's running variance (`RunningVariance`).
 
     The count n is over all devices of `axis_name`.
     """
@@ -97,9 +97,7 @@ class BatchNorm(nn.BatchNorm):
 
 
 def unbiasing(count: int) -> float:
-    """n/(n − 1), by which the unbiased variance of n values is larger than the biased; 1 for one
-    value.
-    """
+    """n/(n − 1), the ratio of the unbiased to the biased variance of n values; 1 for one value."""
     return count / max(1, count - 1)
 
 
@@ -111,7 +109,7 @@ class Backbone(nn.Module):
       epsilon: of the batch normalisations; 1e-5 (arcface_torch) or 2e-5 (MXNet).
       dtype: of the computation. Parameters, batch statistics and the embedding stay float32.
       axis_name: mapped axis over which batch statistics are averaged, or None for local ones.
-      remat: compute each block again for its gradient, instead of keeping what it computed.
+      remat: recompute each block for its gradient instead of storing its activations.
       running_variance: see `RunningVariance`.
       initial_weights: see `InitialWeights`.
     """
@@ -148,8 +146,7 @@ class Backbone(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution – batch normalisation – PReLU, the last by choice: the unit of the mobile
-    networks.
+    """Convolution – batch normalisation – optional PReLU: the unit of the mobile networks.
 
     Attributes:
       conv: the type of convolution.
@@ -158,8 +155,9 @@ class ConvNorm(nn.Module):
       kernel: height and width of the kernel.
       stride: in both directions.
       padding: pixels on every side.
-      groups: of channels that are convolved apart; as many as channels is a depthwise convolution.
-      activate: whether the PReLU follows.
+      groups: of channels convolved separately; as many groups as channels is a depthwise
+        convolution.
+      activate: whether to add the PReLU.
     """
 
     conv: LayerType
@@ -187,7 +185,7 @@ class ConvNorm(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """x · σ(W₂ max(W₁ x̄, 0)), x̄ the mean over the image: one gain for each channel.
+    """x · σ(W₂ max(W₁ x̄, 0)) with x̄ the mean over the image: one gain per channel.
 
     References: Hu et al., Squeeze-and-Excitation Networks (arXiv:1709.01507), eqs. 2–4.
     """
@@ -205,18 +203,16 @@ class SqueezeExcite(nn.Module):
 
 
 def flatten_channels_first(x: jax.Array) -> jax.Array:
-    """[N, H, W, channels] to [N, channels·H·W], in the order in which published dense layers
-    expect it.
-    """
+    """[N, H, W, channels] to [N, channels·H·W], in the order that published dense layers expect."""
     return jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)
 
 
 class EmbeddingBatchNorm(nn.Module):
-    """The batch normalisation that ends a backbone: its scale is a parameter frozen at 1.
+    """The batch normalisation that ends a backbone; its scale is a parameter frozen at 1.
 
-    A learnt scale would let the network weigh embedding dimensions after the
-    features were whitened; published models freeze it, but store and count it.
-    With affine=False there is neither that scale nor a bias, as some projects have it.
+    A learnt scale would let the network reweight embedding dimensions after whitening. Published
+    models freeze it, but store and count it. affine=False removes the scale and the bias, as in
+    some projects.
     """
 
     epsilon: float

@@ -19,17 +19,17 @@ by stage.
 
 
 class ArcFaceTorchMobileFaceNet(Backbone):
-    """conv3×3 stride 2 – stem – three stages, each begun with stride 2 – conv1×1 – global depthwise
-    – FC – BN.
+    """conv3×3 stride 2 – stem – three stages, each starting with stride 2 – conv1×1 – global
+    depthwise – FC – BN.
 
-    It has the settings of every `Backbone` as well.
+    It also has the settings of every `Backbone`.
 
     Attributes:
-      blocks: bottlenecks of the stem and of the three stages after their strided
-        one. With 1 the stem is one grouped convolution instead.
+      blocks: bottlenecks of the stem, and of the three stages after the strided one. With 1 the
+        stem is one grouped convolution instead.
       scale: channels in multiples of the paper's; 2 for `mbf`, 4 for `mbf_large`.
       embedding_size: D, 512 as published.
-      width: 64 is the published size; all channels are in proportion.
+      width: 64 is the published size; all channels scale with it.
     """
 
     blocks: tuple[int, int, int, int] = (1, 4, 6, 2)

@@ -1,5 +1,5 @@
-"""The vision transformers of arcface_torch: patches of 9×9 pixels, no class token, every token in
-the embedding.
+"""The vision transformers of arcface_torch: 9×9 pixel patches, no class token, all tokens in the
+embedding.
 
 References: Dosovitskiy et al., An Image is Worth 16×16 Words (arXiv:2010.11929); Huang et
 al., Deep Networks with Stochastic Depth (arXiv:1603.09382); insightface, recognition/arcface_torch.
@@ -40,9 +40,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(LN x), then x + MLP(LN x) with ReLU6; each branch left out at random in
-    training.
-    """
+    """x + attention(LN x), then x + MLP(LN x) with ReLU6; training drops branches at random."""
 
     dense: LayerType
     heads: int
@@ -65,22 +63,22 @@ class Block(nn.Module):
 class VisionTransformer(Backbone):
     """Patches – positions – blocks – LN – all tokens side by side – FC – BN – FC – BN.
 
-    In training a share of the tokens is left out of the blocks and comes back as
-    a learnt token before the first FC.
+    In training a share of the tokens skips the blocks; a learnt token replaces them before the
+    first FC.
 
-    Dense layers and positions start as N(0, .02²) cut off at two standard deviations, patches'
-    kernels as N(0, 1/fan_in); with initial_weights="arcface_torch" the former without the cut, and
-    the patches' kernel and bias uniform in ±1/√fan_in.
+    Dense layers and positions start as N(0, .02²) cut off at two standard deviations, patch kernels
+    as N(0, 1/fan_in). With initial_weights="arcface_torch" there is no cut-off, and the patches'
+    kernel and bias are uniform in ±1/√fan_in.
 
-    It has the settings of every `Backbone` as well.
+    It also has the settings of every `Backbone`.
 
     Attributes:
       channels: of a token, C, at the published width; made a multiple of `heads`.
       depth: blocks.
       heads: of attention.
       embedding_size: D, 512 as published.
-      patch: side of a patch in pixels; what is left at the right and bottom edge is not seen.
-      width: 64 is the published size; C is in proportion.
+      patch: side of a patch in pixels; a remainder at the right and bottom edge is ignored.
+      width: 64 is the published size; C scales with it.
       drop_path: probability of leaving out a branch of the last block; it rises linearly from 0.
       mask_ratio: share of the tokens that training leaves out.
       epsilon: of the two batch normalisations.

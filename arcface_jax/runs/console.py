@@ -234,14 +234,19 @@ def _when(step: int) -> str:
     return BEFORE if step == 0 else f"after {step} steps"
 
 
+ALL_PAIRS_TITLES = (*(f"TAR at FAR {far:g}, %" for far in ALL_PAIRS_FARS), "recall@1, %")
+"""Columns of what all pairs of a set tell."""
+
+
 def all_pairs_cells(numbers: Numbers) -> list[str]:
-    """TAR over all pairs, in per cent, at each of `ALL_PAIRS_FARS`; a dash where there are too few
-    for it. Empty for a set of which they were not scored.
+    """What `ALL_PAIRS_TITLES` says, in per cent; a dash where there are too few pairs for it. Empty
+    for a set of which not all were scored.
     """
-    found = [numbers.get(f"{ALL_PAIRS}tar@far={far:g}") for far in ALL_PAIRS_FARS]
-    if all(tar is None for tar in found):
+    names = (*(f"{ALL_PAIRS}tar@far={far:g}" for far in ALL_PAIRS_FARS), "recall@1")
+    found = [numbers.get(name) for name in names]
+    if all(rate is None for rate in found):
         return []
-    return ["–" if tar is None else f"{100 * tar:.2f}" for tar in found]
+    return ["–" if rate is None else f"{100 * rate:.2f}" for rate in found]
 
 
 def print_results(console: Console, verifications: dict[int, Numbers]) -> None:
@@ -265,7 +270,7 @@ def print_results(console: Console, verifications: dict[int, Numbers]) -> None:
     console.print(table)
     if any(all_pairs_cells(numbers) for _, _, numbers in lines):
         wide = Table(title="The same over all pairs of a set's images")
-        for column in ("", *(f"TAR at FAR {far:g}, %" for far in ALL_PAIRS_FARS)):
+        for column in ("", *ALL_PAIRS_TITLES):
             wide.add_column(column, justify="right")
         for step, name, numbers in lines:
             if cells := all_pairs_cells(numbers):
