@@ -66,6 +66,8 @@ def augmentations() -> Figure:
 
 Drawing = Callable[..., Figure | Mapping[str, Figure]]
 
+EXAMPLE = "example_"
+"""Before the names of those that are drawn from made-up numbers."""
 # By name, what draws it: one figure, or several by file name. Its arguments, such as a file to
 # read, are options of the command after --; one without a default is needed, and --all leaves such
 # a figure out.
@@ -75,7 +77,7 @@ FIGURES: dict[str, Drawing] = {
     "layer": layer,
     **GEOMETRY_FIGURES,
     **MARGIN_FIGURES,
-    **{f"example_{name}": drawing for name, drawing in EXAMPLES.items()},
+    **{f"{EXAMPLE}{name}": drawing for name, drawing in EXAMPLES.items()},
 }
 PAGE = "figures.html"
 """The page of all pictures, in their folder."""
@@ -152,7 +154,7 @@ def style_guide(files: Mapping[str, Sequence[str]]) -> str:
     ]
     for name, of_name in files.items():
         parts.append(paragraph(name, "h2"))
-        if not name.startswith("example_"):
+        if not name.startswith(EXAMPLE):
             parts.append(paragraph(command(f"figures {name}"), "code"))
         images = "".join(
             f'<p><img alt="{html.escape(name)}" src="{html.escape(file)}"></p>'
@@ -168,7 +170,8 @@ def style_guide(files: Mapping[str, Sequence[str]]) -> str:
 def main() -> None:
     """Draws and says what was written."""
     arguments, options = split_arguments()
-    about = f"{__doc__}\n\nFigures: {', '.join(FIGURES)}"
+    own = ", ".join(name for name in FIGURES if not name.startswith(EXAMPLE))
+    about = f"{__doc__}\n\nFigures: {own}; {EXAMPLE}NAME of each that a command draws from data"
     config = read_options(FiguresConfig, "figures", about, arguments)
     names = names_to_draw(config, options)
     folder = config.folder or pathlib.Path("runs" if config.all else "docs") / "figures"
