@@ -4,7 +4,7 @@ import html
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from arcface_jax.commands.html_page import facts, page, picture, table
+from arcface_jax.commands.html_page import facts, page, paragraph, picture, table
 from arcface_jax.evaluation.bootstrap import Interval
 from arcface_jax.evaluation.comparison import Comparison
 from arcface_jax.evaluation.suite import SetResult
@@ -42,13 +42,14 @@ def html_report(
       confidence: of the intervals.
       about: (what, its value) of what was evaluated, such as the model and how mirror images count.
     """
-    parts = [
-        facts("evaluate", about),
-        f"<p>In brackets: {confidence:.0%} intervals, by a bootstrap over identities (over folds "
-        "where identities are not known). The deviation over folds of the published protocol is in "
-        "table.csv and table.json.</p>",
-        _figures_table(for_people(rows)),
-    ]
+    shown = for_people(rows)
+    intervals = (
+        f"In brackets: {confidence:.0%} intervals, by a bootstrap over identities (over folds "
+        "where identities are not known)."
+    )
+    if any(len(figures) < len(rows[name]) for name, figures in shown.items()):
+        intervals += " The deviation over folds is in table.csv and table.json."
+    parts = [facts("evaluate", about), paragraph(intervals), _figures_table(shown)]
     if comparisons:
         parts += ["<h2>Differences</h2>", _comparison_table(comparisons)]
     for name, (result, pictures) in sets.items():

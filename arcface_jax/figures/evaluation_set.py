@@ -21,7 +21,7 @@ from arcface_jax.figures.evaluation import (
 from arcface_jax.figures.samples import Mark
 from arcface_jax.figures.style import save
 
-_NUM_HARDEST = 10
+_NUM_HARDEST = 9
 _CMC_RANKS = 20
 
 
