@@ -248,6 +248,7 @@ def run(arguments: Arguments) -> None:
     except ImportError as error:
         raise InputError(f"the page needs Gradio; {install('demo')}") from error
     arguments.check()
+    arguments.check_installed()
     check_address(arguments.host, arguments.port)
     about = (arguments.model, arguments, arguments.far, arguments.threshold, console)
     thresholds = (choose_threshold(*about),) * 2

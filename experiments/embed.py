@@ -210,6 +210,7 @@ def run(arguments: Arguments) -> None:
     console = new_console(soft_wrap=True)
     check_output(arguments.output)
     arguments.check()
+    arguments.check_installed()
     with progress_bar(console, f"Opening {arguments.source}"):
         source = open_source(arguments.source, arguments.list_root)
     flip, batch_size, project = arguments.flip, arguments.batch_size, arguments.project

@@ -1,4 +1,4 @@
-"""Evaluates embeddings of any model: pairs, search, retrieval, angles, intervals.
+"""Evaluates embeddings of any model: pairs, search, retrieval, angles, with intervals.
 
 python -m experiments.evaluate --checkpoint runs/RUN                      the people it held out
 python -m experiments.evaluate --checkpoint runs/RUN --sets lfw.bin LFW=lfw_aligned+pairs.txt
@@ -94,7 +94,7 @@ COMMON = (
     "output",
     "retrieval",
     "fars",
-    "cohort",
+    "published-scripts",
     "replicates",
     "detect",
     "face",
@@ -147,8 +147,8 @@ class Arguments(PhotoOptions):
     enrolled: Share = 0.5
     """Share of people of whom the search's gallery has an image; the others are unknown."""
     retrieval: RetrievalKind = "none"
-    """Also recall@k, R-precision, MAP@R and mAP. Each image is searched among all others; means are
-    over images and, as macro, over classes. cosine: by cosine. reranked: by k-reciprocal
+    """Also seek each image's class among all other images: recall@k, R-precision, MAP@R and mAP, as
+    means over images and, as macro, over classes. cosine: by cosine. reranked: by k-reciprocal
     neighbours, for up to 20,000 images.
     """
     few_shot: bool = False
@@ -352,8 +352,8 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     entries, of_training = read_entries(arguments, output, console)
     entries = with_cohort(entries, cohort)
     shared = ("fars", "deployment_fars", "enrolled", "resampling", "published_scripts")
-    shared += ("retrieval", "few_shot")
-    options = EvaluationOptions(**{name: getattr(arguments, name) for name in shared})
+    added = ("retrieval", "few_shot")
+    options = EvaluationOptions(**{name: getattr(arguments, name) for name in shared + added})
     results = {}
     for entry in entries:
         say(console, f"Evaluating {entry.data.name} …")

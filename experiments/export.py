@@ -294,6 +294,7 @@ def run(arguments: Arguments) -> None:
     if arguments.verify is None and (arguments.detect or arguments.aligned):
         option = "--detect" if arguments.detect else "--aligned"
         raise InputError(f"{option}: says how the photos of --verify are taken; give both")
+    arguments.check_installed()
     if arguments.folder.exists():
         raise InputError(f"{arguments.folder}: exists already; choose another folder")
     if "onnx" in arguments.formats:

@@ -480,6 +480,7 @@ def run(arguments: Enrol | Name | Verify | TimedSearch) -> None:
     """Does what was asked."""
     if isinstance(arguments, PhotoOptions):
         arguments.check()
+        arguments.check_installed()
     actions = {Enrol: enrol, Name: name, Verify: verify, TimedSearch: search}
     act: Any = actions[type(arguments)]
     act(arguments, new_console(soft_wrap=True))

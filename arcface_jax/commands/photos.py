@@ -63,12 +63,15 @@ class PhotoOptions:
     """
 
     def check(self) -> None:
-        """Refuses options that contradict each other, and --detect without its extra."""
+        """Refuses options that contradict each other."""
         check_face(self.detect, self.face)
         if self.detect and self.aligned:
             raise InputError(
                 "--detect and --aligned: a crop that is aligned needs no search; give one of them"
             )
+
+    def check_installed(self) -> None:
+        """Refuses --detect without its extra."""
         if self.detect:
             FaceDetector()
 

@@ -87,15 +87,15 @@ def reranked(
     joined = np.concatenate(weights), np.concatenate(columns), starts
     encoded = sparse.csr_array(joined, shape=(count, count))
     if k2 > 1:
-        rows = np.repeat(np.arange(count), k2)
-        nearest = (np.full(count * k2, 1 / k2), (rows, near.indices[:, :k2].ravel()))
+        each = np.repeat(np.arange(count), k2)
+        nearest = (np.full(count * k2, 1 / k2), (each, near.indices[:, :k2].ravel()))
         encoded = sparse.csr_array(nearest, shape=(count, count)) @ encoded
     of_entries = sparse.csc_array(encoded[entries])
     for i, row in enumerate(distances):
         shared = np.zeros(len(row), np.float32)
         mine = slice(encoded.indptr[i], encoded.indptr[i + 1])
         for column, weight in zip(encoded.indices[mine], encoded.data[mine], strict=True):
-            part = slice(of_entries.indptr[column], of_entries.indptr[column + 1])
-            shared[of_entries.indices[part]] += np.minimum(weight, of_entries.data[part])
+            holders = slice(of_entries.indptr[column], of_entries.indptr[column + 1])
+            shared[of_entries.indices[holders]] += np.minimum(weight, of_entries.data[holders])
         row[:] = original * row + (1 - original) * (1 - shared / (2 - shared))
     return distances

@@ -160,7 +160,7 @@ class IResNet(Backbone):
         x = norm(name="bn2")(x)
         drop = nn.Dropout(self.dropout, deterministic=not train)
         if self.output == "E":
-            x = flatten_channels_first(drop(x)).astype(jnp.float32)
+            x = flatten_channels_first(drop(x))
         else:
             x = PReLU(name="prelu2")(x)
             x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
@@ -174,7 +174,7 @@ class IResNet(Backbone):
                 return x
             x = drop(x)
         start = torch_start(x.shape[-1]) if from_torch else {}
-        x = nn.Dense(self.embedding_size, dtype=jnp.float32, name="fc", **start)(x)
+        x = self.embedding_layer()(self.embedding_size, name="fc", **start)(x)
         if self.output == "B":
             return x
         x = self.embedding_norm(self.embedding_affine)(x, train)

@@ -8,6 +8,9 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+
+from arcface_jax.cosine import head_dtype, product
 
 Dtype = Any
 LayerType = Any
@@ -58,7 +61,37 @@ class PReLU(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the activation to x [..., channels]."""
         slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],), jnp.float32)
-        return jnp.where(x >= 0, x, x * slope.astype(x.dtype))
+        return jnp.where(x >= 0, x, times(x, slope))
+
+
+def times(x: jax.Array, gain: jax.Array) -> jax.Array:
+    """x · gain in the dtype of x, for a gain in float32 of fewer dimensions, or of size 1 along
+    some: its gradient, a sum over the others of x, is summed in float32.
+    """
+    return x * gain if x.dtype == gain.dtype else _times(x, gain)
+
+
+@jax.custom_vjp
+def _times(x: jax.Array, gain: jax.Array) -> jax.Array:
+    return x * gain.astype(x.dtype)
+
+
+def _times_forward(x: jax.Array, gain: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _times(x, gain), (x, gain)
+
+
+def _times_backward(
+    factors: tuple[jax.Array, jax.Array], slopes: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, gain = factors
+    each = slopes.astype(gain.dtype) * x.astype(gain.dtype)
+    shape = (1,) * (x.ndim - gain.ndim) + gain.shape
+    over = tuple(axis for axis in range(x.ndim) if shape[axis] < x.shape[axis])
+    to_gain = jnp.sum(each, axis=over).reshape(gain.shape)
+    return slopes * gain.astype(x.dtype), to_gain
+
+
+_times.defvjp(_times_forward, _times_backward)
 
 
 class BatchNorm(nn.BatchNorm):
@@ -82,7 +115,9 @@ class BatchNorm(nn.BatchNorm):
         before: Any = self.get_variable("batch_stats", "var")
         # Unwrapped, so that whoever intercepts the calls of layers sees one call.
         normalise = inspect.unwrap(nn.BatchNorm.__call__)
-        normalised: jax.Array = normalise(self, x, use_running_average, mask=mask)
+        # Wide before it is used twice, so that the two parts of its gradient are added in float32.
+        wide = x.astype(head_dtype(x))
+        normalised: jax.Array = normalise(self, wide, use_running_average, mask=mask)
         averaged = nn.merge_param(
             "use_running_average", self.use_running_average, use_running_average
         )
@@ -107,7 +142,9 @@ class Backbone(nn.Module):
     Attributes:
       dropout: rate before the embedding layer.
       epsilon: of the batch normalisations; 1e-5 (arcface_torch) or 2e-5 (MXNet).
-      dtype: of the computation. Parameters, batch statistics and the embedding stay float32.
+      dtype: of the computation. In bfloat16 every convolution and product has factors in it,
+        forward and backward; parameters, batch statistics, the embedding, and sums over a batch
+        stay float32.
       axis_name: mapped axis over which batch statistics are averaged, or None for local ones.
       remat: recompute each block for its gradient instead of storing its activations.
       running_variance: see `RunningVariance`.
@@ -127,6 +164,15 @@ class Backbone(nn.Module):
         """The convolutions: without bias, in `dtype`."""
         return functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=kernel_init)
 
+    def embedding_layer(self, layer: LayerType = nn.Dense) -> LayerType:
+        """A layer that ends the network, `nn.Dense` or a 1×1 `nn.Conv`: its result is float32. In
+        bfloat16 its factors alone are rounded, and those of its gradients.
+        """
+        if self.dtype != jnp.bfloat16:
+            return functools.partial(layer, dtype=jnp.float32)
+        way = {nn.Dense: {"dot_general": _product}, nn.Conv: {"conv_general_dilated": _pointwise}}
+        return functools.partial(layer, promote_dtype=_as_they_are, **way[layer])
+
     def norm(self, train: bool) -> LayerType:
         """The batch normalisations; statistics are computed in float32."""
         return functools.partial(
@@ -143,6 +189,35 @@ class Backbone(nn.Module):
         return EmbeddingBatchNorm(
             self.epsilon, self.axis_name, affine, self.running_variance, name="features"
         )
+
+
+def _as_they_are(*arrays: Any, dtype: Any) -> Any:
+    return arrays
+
+
+def _product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    return product("nc,cd->nd", x, kernel, "bfloat16")
+
+
+def _pointwise(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    return product("nhwc,cd->nhwd", x, kernel[0, 0], "bfloat16")
+
+
+def wide_product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """`jnp.einsum` of two factors, summed in float32, which the result is in; where they are
+    bfloat16, so are those of the gradients' products.
+    """
+    if a.dtype == b.dtype == jnp.bfloat16:
+        return product(equation, a, b, "bfloat16")
+    return jnp.einsum(equation, a, b, preferred_element_type=head_dtype(a, b))
+
+
+def bias_apart(*arrays: Any, dtype: Any) -> Any:
+    """How an `nn.Dense` or `nn.Conv` promotes (x, kernel, bias): the factors to `dtype`, the bias
+    not at all. So its gradient, a sum over a batch, is summed in float32, which the result is in.
+    """
+    *factors, bias = arrays
+    return *promote_dtype(*factors, dtype=dtype), bias
 
 
 class ConvNorm(nn.Module):
@@ -199,7 +274,8 @@ class SqueezeExcite(nn.Module):
         channels = x.shape[-1]
         gain = jnp.mean(x, axis=(1, 2), keepdims=True)
         gain = nn.relu(self.conv(max(1, channels // self.reduction), (1, 1), name="fc1")(gain))
-        return x * nn.sigmoid(self.conv(channels, (1, 1), name="fc2")(gain))
+        gain = nn.sigmoid(self.conv(channels, (1, 1), name="fc2")(gain))
+        return times(x, gain.astype(head_dtype(gain)))
 
 
 def flatten_channels_first(x: jax.Array) -> jax.Array:

@@ -64,11 +64,12 @@ class ArcFaceTorchMobileFaceNet(Backbone):
             features, name = scaled(channels) * self.scale, f"layers_{2 * stage + 2}"
             x = bottleneck(scaled(strided), features, 2, False, name=name)(x)
             x = bottlenecks(x, scaled(inner), self.blocks[stage + 1], f"layers_{2 * stage + 3}")
-        x = unit(last, name="conv_sep")(x).astype(jnp.float32)
+        x = unit(last, name="conv_sep")(x)
         kernel = (x.shape[1], x.shape[2])
-        conv, norm = (functools.partial(layer, dtype=jnp.float32) for layer in (conv, norm))
+        norm = functools.partial(norm, dtype=jnp.float32)
         x = ConvNorm(conv, norm, last, kernel, groups=last, activate=False, name="gdc")(x)
         x = x[:, 0, 0, :]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = nn.Dense(self.embedding_size, use_bias=False, kernel_init=he_normal, name="fc")(x)
+        dense = functools.partial(self.embedding_layer(), use_bias=False, kernel_init=he_normal)
+        x = dense(self.embedding_size, name="fc")(x)
         return norm(name="features")(x)

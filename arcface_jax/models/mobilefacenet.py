@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.models.layers import Backbone, ConvNorm, LayerType
+from arcface_jax.models.layers import Backbone, ConvNorm, LayerType, he_normal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +104,9 @@ class MobileFaceNet(Backbone):
         kernel = (x.shape[1], x.shape[2])
         x = unit(last, kernel, groups=last, activate=False, name="linear7")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        conv, norm = (functools.partial(layer, dtype=jnp.float32) for layer in (conv, norm))
+        conv = functools.partial(
+            self.embedding_layer(nn.Conv), use_bias=False, kernel_init=he_normal
+        )
+        norm = functools.partial(norm, dtype=jnp.float32)
         embed = ConvNorm(conv, norm, self.embedding_size, activate=False, name="linear1")
-        return embed(x.astype(jnp.float32))[:, 0, 0, :]
+        return embed(x)[:, 0, 0, :]

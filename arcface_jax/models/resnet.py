@@ -66,5 +66,5 @@ class ResNet(Backbone):
                 x = block_type(conv, norm, first * 2**stage, stride, name=name)(x)
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = nn.Dense(self.embedding_size, dtype=jnp.float32, name="fc")(x)
+        x = self.embedding_layer()(self.embedding_size, name="fc")(x)
         return self.embedding_norm()(x, train)

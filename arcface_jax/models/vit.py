@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from arcface_jax.errors import InputError
-from arcface_jax.models.layers import Backbone, Dtype, LayerType, torch_start
+from arcface_jax.models.layers import (
+    Backbone,
+    Dtype,
+    LayerType,
+    bias_apart,
+    torch_start,
+    wide_product,
+)
 
 # Variances are of the centred values: E[x²] − E[x]² loses digits where a token has an outlier.
 _layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
@@ -33,7 +40,7 @@ class Attention(nn.Module):
         q, k, v = jnp.moveaxis(
             qkv.reshape(batch, tokens, 3, self.heads, channels // self.heads), 2, 0
         )
-        scores = jnp.einsum("nqhd,nkhd->nhqk", q, k, preferred_element_type=jnp.float32)
+        scores = wide_product("nqhd,nkhd->nhqk", q, k)
         weights = nn.softmax(scores * (channels // self.heads) ** -0.5, axis=-1).astype(v.dtype)
         mixed = jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(batch, tokens, channels)
         return self.dense(channels, name="proj")(mixed)
@@ -56,7 +63,7 @@ class Block(nn.Module):
         y = _layer_norm(dtype=self.dtype, name="norm1")(x)
         x = x + drop(Attention(self.dense, self.heads, name="attn")(y))
         y = _layer_norm(dtype=self.dtype, name="norm2")(x)
-        y = nn.relu6(self.dense(4 * channels, name="fc1")(y))
+        y = nn.relu6(self.dense(4 * channels, name="fc1")(y).astype(self.dtype))
         return x + drop(self.dense(channels, name="fc2")(y))
 
 
@@ -116,6 +123,7 @@ class VisionTransformer(Backbone):
             self.patch,
             padding="VALID",
             dtype=self.dtype,
+            promote_dtype=bias_apart,
             name="patch_embed",
             **(torch_start(3 * self.patch**2) if from_torch else lecun),
         )(images.astype(self.dtype))
@@ -130,8 +138,10 @@ class VisionTransformer(Backbone):
             order = jnp.argsort(noise, axis=1)[:, :, None]
             x = jnp.take_along_axis(x, order[:, : int(tokens * (1 - self.mask_ratio))], axis=1)
         block_type = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-        dense = functools.partial(nn.Dense, kernel_init=init)
-        in_blocks = functools.partial(dense, dtype=self.dtype)
+        in_blocks = functools.partial(
+            nn.Dense, kernel_init=init, dtype=self.dtype, promote_dtype=bias_apart
+        )
+        last = functools.partial(self.embedding_layer(), use_bias=False, kernel_init=init)
         for number in range(self.depth):
             rate = self.drop_path * number / max(1, self.depth - 1)
             block = block_type(in_blocks, self.heads, rate, self.dtype, name=f"blocks_{number}")
@@ -144,6 +154,6 @@ class VisionTransformer(Backbone):
             )
         x = nn.Dropout(self.dropout, deterministic=not train)(x.reshape(batch, -1))
         norm = functools.partial(self.norm(train), dtype=jnp.float32)
-        x = norm(name="feature_bn1")(dense(channels, use_bias=False, name="feature_fc1")(x))
-        x = dense(self.embedding_size, use_bias=False, name="feature_fc2")(x)
+        x = norm(name="feature_bn1")(last(channels, name="feature_fc1")(x))
+        x = last(self.embedding_size, name="feature_fc2")(x)
         return norm(name="feature_bn2")(x)
