@@ -36,25 +36,18 @@ def open_source(
 ) -> EncodedSource:
     """Opens the images at `path`, whatever their format.
 
-        Args:
-          path: a folder or zip archive of identity/image files or, where there are none, of .npy
-            arrays; a `.rec` file or the folder with `train.rec`; a `.csv`, `.tsv`, `.txt` or `.lst`
-            list; a `.parquet` or `.tar` file or a folder of such; a `.bin` verification set; the folder
-    <<<<<<< HEAD
-            of a prepared TFDS data set; or "tfds:NAME" or "tfds:NAME:SPLIT" for one of TFDS's
-            catalogue. Of what is published in splits, as train and test, one is asked for by
-            "PATH:SPLIT".
-          list_root: folder or zip file that the paths of a list are relative to, if not its own folder.
-    =======
-            of a prepared TFDS data set; or "tfds:NAME" or "tfds:NAME:SPLIT" from TFDS's catalogue.
-            "PATH:SPLIT" selects a split, such as train or test.
-          list_root: folder or zip file that a list's paths are relative to; the list's own folder by
-            default.
-    >>>>>>> main
+    Args:
+      path: a folder or zip archive of identity/image files or, where there are none, of .npy
+        arrays; a `.rec` file or the folder with `train.rec`; a `.csv`, `.tsv`, `.txt` or `.lst`
+        list; a `.parquet` or `.tar` file or a folder of such; a `.bin` verification set; the folder
+        of a prepared TFDS data set; or "tfds:NAME" or "tfds:NAME:SPLIT" from TFDS's catalogue.
+        "PATH:SPLIT" selects a split, such as train or test.
+      list_root: folder or zip file that a list's paths are relative to; the list's own folder by
+        default.
 
-        Raises:
-          InputError: nothing is there, or nothing that can be opened, or `list_root` is given without a
-            list.
+    Raises:
+      InputError: nothing is there, or nothing that can be opened, or `list_root` is given without
+        a list.
     """
     text, split = place_and_split(os.fspath(path))
     if list_root is not None and pathlib.Path(text).suffix.lower() not in SUFFIXES:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import sys
+import tomllib
 
 import pytest
 
@@ -219,3 +220,9 @@ def test_every_name_of_the_door_is_found_where_it_is_defined():
     typed = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     names = {alias.name for node in typed if "arcface_jax" in node.module for alias in node.names}
     assert names == set(arcface_jax.__all__) == set(arcface_jax._MODULES)
+
+
+def test_the_pages_are_part_of_the_wheel():
+    project = pathlib.Path(__file__).resolve().parents[2] / "pyproject.toml"
+    settings = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert f"commands/{KEPT.name}" in settings["package-data"]["arcface_jax"]
