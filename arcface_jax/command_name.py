@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shlex
 import sys
 
 SCRIPT = "arcface-jax"
@@ -15,6 +16,15 @@ def command(name: str) -> str:
     if _installed() or pathlib.Path(sys.argv[0]).stem == SCRIPT:
         return f"{SCRIPT} {name}"
     return f"python -m experiments.{name}"
+
+
+def typed_command(name: str) -> str | None:
+    """This process's command line, to be pasted into a shell; None if it is not command `name`'s,
+    as in a notebook.
+    """
+    if pathlib.Path(sys.argv[0]).stem not in (name, "__main__", SCRIPT):
+        return None
+    return " ".join([command(name), *map(shlex.quote, sys.argv[1:])])
 
 
 def spell_commands(text: str) -> str:

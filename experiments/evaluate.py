@@ -94,7 +94,6 @@ COMMON = (
     "output",
     "retrieval",
     "fars",
-    "published-scripts",
     "replicates",
     "detect",
     "face",
@@ -379,7 +378,12 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
             move(0, name)
             drawn[name] = (result, draw_set(entry.data, result, output / "figures" / name))
             move(1, "")
-    write_whole(page, html_report("Evaluation", rows, drawn, comparisons, arguments.confidence))
+    about = [("embeddings", str(path)) for path in arguments.embeddings]
+    about += [("model", str(path)) for path in arguments.checkpoint]
+    about += [("scores by", rule) for rule in dict.fromkeys(map(rule_of, entries))]
+    title = f"Evaluation of {', '.join(drawn)}"
+    text = html_report(title, rows, drawn, comparisons, arguments.confidence, about)
+    write_whole(page, text)
     say(console, f"\nWritten: {page}, and beside it {len(tables)} tables and the pictures.")
 
 

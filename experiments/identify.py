@@ -69,8 +69,8 @@ from arcface_jax.data.sources.encoded import without_spelling
 from arcface_jax.errors import InputError, concerning, printable
 from arcface_jax.evaluation.impostor_tail import ImpostorTail
 from arcface_jax.evaluation.templates import pool_templates
-from arcface_jax.figures.samples import face_sheet
-from arcface_jax.figures.style import PALETTE, save
+from arcface_jax.figures.samples import Mark, face_sheet
+from arcface_jax.figures.style import save
 from arcface_jax.files import whole_file, whole_text
 from arcface_jax.interop.card import ModelCard
 
@@ -228,8 +228,6 @@ def enrol(arguments: Enrol, console: Console) -> None:
 RIGHT, WRONG, MISSED, ACCEPTED = "right", "wrong name", "not recognised", "stranger named"
 _NOT_TOLD = ""
 _WORST_FIRST = (ACCEPTED, WRONG, MISSED, _NOT_TOLD, RIGHT)
-_COLOURS = {RIGHT: PALETTE[2], _NOT_TOLD: PALETTE[6], MISSED: PALETTE[4]}
-_MISTAKE = PALETTE[1]
 _DRAWN = 60
 
 
@@ -295,17 +293,18 @@ def draw_named(
 ) -> str:
     """Writes the picture; returns which photos are in it."""
     order = sorted(range(len(photos)), key=lambda row: _WORST_FIRST.index(verdicts[row]))[:_DRAWN]
-    captions = []
+    captions, marks = [], []
     for row in order:
         person, given = photos[row].person, verdicts[row]
         parts = pathlib.PurePath(photos[row].place).parts
-        known = [] if person is None else [given, f"is {person}"]
+        known = [] if person is None else [f"is {person}"]
         captions.append([said[row], *known, "/".join(parts[-2:] if person is None else parts[-1:])])
+        marks.append(Mark(given, given == RIGHT) if given != _NOT_TOLD else None)
     every = len(order) == len(photos)
     some = f"{len(order)} photos" if every else f"{len(order)} of {len(photos):,} photos"
     title = some if not any(verdicts) else f"{some}, mistakes first"
-    colours = [_COLOURS.get(verdicts[row], _MISTAKE) for row in order]
-    save(face_sheet(crops[order], captions, title, colours), path.with_suffix(""))
+    of_any = marks if any(marks) else None
+    save(face_sheet(crops[order], captions, title, of_any), path.with_suffix(""))
     return title
 
 

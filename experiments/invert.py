@@ -39,6 +39,7 @@ from arcface_jax.commands.model_and_people import embed_people, open_analysed, o
 from arcface_jax.commands.models import Project, Trained
 from arcface_jax.data.decode import resize
 from arcface_jax.data.open import check_source
+from arcface_jax.data.source import places_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.figures.inversion import inversion_figure
@@ -172,7 +173,13 @@ def run(arguments: Arguments) -> None:
         )
     first = np.array([np.flatnonzero(people.labels == person)[0] for person in order])
     notes = ["\n".join(parts) for parts in zip(*lines, strict=True)]
-    figure = inversion_figure([("real", people.images[first]), ("generated", faces)], notes)
+    places = places_of(people.source)
+    figure = inversion_figure(
+        [("real", people.images[first]), ("generated", faces)],
+        notes,
+        names=[people.names[person] for person in order],
+        files=[places[image] for image in first],
+    )
     file, images = (arguments.output / f"inversion.{end}" for end in ("json", "npz"))
     write_json(file, report)
     with whole_file(images) as arrays:

@@ -52,6 +52,7 @@ from arcface_jax.errors import InputError, printable
 from arcface_jax.evaluation.all_pairs import all_pairs_roc
 from arcface_jax.evaluation.roc import operating_point
 from arcface_jax.figures.evaluation import pair_sheet
+from arcface_jax.figures.evaluation_set import decision
 from arcface_jax.figures.neighbours import plane_figure
 from arcface_jax.figures.style import save
 
@@ -181,10 +182,17 @@ def run(arguments: Arguments) -> None:
     layout = "t-SNE" if arguments.layout == "tsne" else "principal plane"
     title = f"{len(chosen)} people, {layout}; keeps {kept:.0%} of the nearest neighbours"
     first, second = most_alike_images(embeddings, people.labels, pairs)
-    images, of_sheet = people.images, "The most alike people: cosine of centres"
+    images, of_sheet = people.images, "The most alike people: the cosine of their two images"
     paths = places_of(people.source)
     files = [(paths[one], paths[other]) for one, other in zip(first, second, strict=True)]
-    sheet = pair_sheet(images[first], images[second], pairs.cosine.tolist(), of_sheet, files)
+    whom = [
+        (printable(people.names[one]), printable(people.names[other]))
+        for one, other in zip(pairs.first, pairs.second, strict=True)
+    ]
+    cosines = np.sum(embeddings[first] * embeddings[second], axis=1)
+    marks = [decision(bool(cosine >= threshold), same=False) for cosine in cosines]
+    of_both = (images[first], images[second], cosines.tolist(), of_sheet, files)
+    sheet = pair_sheet(*of_both, names=whom, marks=marks)
     figure = plane_figure(plane, labels, places, names, title)
     pictures = save(figure, arguments.output / "plane", ("png", "svg"))
     say_written(console, file, *pictures, *save(sheet, arguments.output / "most_alike"))

@@ -72,7 +72,8 @@ strangers = SyntheticFaces(
 )  # not one of the people above
 images, labels = people.render(np.arange(len(people))), people.labels
 by_person = images.reshape(IDENTITIES, IMAGES, SIZE, SIZE, 3)
-show("people", contact_sheet(by_person[:5, :10], "Five people, ten pictures of each"))
+names = people.identity_names[:5]
+show("people", contact_sheet(by_person[:5, :10], "Five people, ten pictures of each", names))
 
 # %% [markdown]
 # ## Network, loss, step

@@ -30,6 +30,7 @@ import numpy as np
 import arcface_jax
 from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.pairs import all_pairs
+from arcface_jax.data.source import people_of, places_of
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.evaluation.roc import area_under_curve, roc_curve, tar_at_far
 from arcface_jax.evaluation.search import search_candidates
@@ -77,9 +78,29 @@ print(model.source, model.image_size, model.pixels)
 # %%
 source = FolderSource(data / "orl_faces.zip")
 images = load_images(source, model.image_size)
+names, places = people_of(source), places_of(source)
 show(
-    "faces", contact_sheet(images[:20].reshape(2, 10, *images.shape[1:]), "Two of the forty people")
+    "faces",
+    contact_sheet(
+        images[:20].reshape(2, 10, *images.shape[1:]),
+        "Two of the forty people",
+        source.identity_names[:2],
+        [[place.rpartition("/")[2] for place in places[start : start + 10]] for start in (0, 10)],
+    ),
 )
+
+
+def sheet_of_pairs(first, second, cosines, title):
+    both = list(zip(first.tolist(), second.tolist(), strict=True))
+    return pair_sheet(
+        images[first],
+        images[second],
+        cosines,
+        title,
+        [(places[one], places[other]) for one, other in both],
+        names=[(names[one], names[other]) for one, other in both],
+    )
+
 
 # %% [markdown]
 # ## Embeddings
@@ -123,7 +144,8 @@ show("roc", roc_figure({"MobileFaceNet": roc}))
 questions = np.arange(3, 400, 67)
 found = search_candidates(embeddings, embeddings[questions], k=5)
 rows = [source.identity_names[source.labels[index]] for index in questions]
-show("neighbours", contact_sheet(images[found.indices], "An image and its neighbours", rows))
+who = [[names[index] for index in row] for row in found.indices]
+show("neighbours", contact_sheet(images[found.indices], "An image and its neighbours", rows, who))
 
 # %%
 nearest = search_candidates(embeddings, embeddings, k=2).indices[:, 1]
@@ -138,10 +160,7 @@ print(f"The most alike other image shows the same person for {right:.1%} of the 
 taken_for = nearest[mistaken]
 cosines = pair_similarities(embeddings[mistaken], embeddings[taken_for])
 if len(mistaken):
-    show(
-        "mistaken",
-        pair_sheet(images[mistaken], images[taken_for], cosines, "Taken for another person"),
-    )
+    show("mistaken", sheet_of_pairs(mistaken, taken_for, cosines, "Taken for another person"))
 
 # %% [markdown]
 # ## Mistakes
@@ -153,21 +172,15 @@ if len(mistaken):
 accepts, rejects = hardest_pairs(similarities, pairs.same, count=5)
 show(
     "alike",
-    pair_sheet(
-        images[pairs.first[accepts]],
-        images[pairs.second[accepts]],
-        similarities[accepts],
-        "Different people",
+    sheet_of_pairs(
+        pairs.first[accepts], pairs.second[accepts], similarities[accepts], "Different people"
     ),
 )
 
 # %%
 show(
     "unlike",
-    pair_sheet(
-        images[pairs.first[rejects]],
-        images[pairs.second[rejects]],
-        similarities[rejects],
-        "One person",
+    sheet_of_pairs(
+        pairs.first[rejects], pairs.second[rejects], similarities[rejects], "One person"
     ),
 )

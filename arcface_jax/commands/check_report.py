@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from arcface_jax.commands.html_page import card, cards, page, paragraph, picture, table
+from arcface_jax.commands.html_page import card, cards, facts, page, paragraph, picture, table
 from arcface_jax.data.check import Finding, Row
 from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError, printable
@@ -62,7 +62,8 @@ def write_page(
       lines: what to say of the whole set.
       sheet: a PNG file of the contact sheet.
     """
-    parts = [paragraph(line) for line in lines]
+    about = [("data", f"{len(source):,} images, fingerprint {source.fingerprint[:12]}")]
+    parts = [facts("train", about), *(paragraph(line) for line in lines)]
     rows = [[finding.kind, f"{len(finding.rows) or 1:,}"] for finding in findings]
     parts.append(
         table(["finding", "number"], rows) if rows else paragraph("Nothing deserves a look.")
@@ -74,7 +75,7 @@ def write_page(
             parts.append(
                 paragraph(f"{_SHOWN} of {len(finding.rows):,}; all of them are in {LIST_FILE}.")
             )
-    parts.append(picture(sheet, "Random identities, a row each."))
+    parts.append(picture(sheet, "Random identities, a row each, with the files of the images."))
     write_whole(path, page("What deserves a look", parts))
 
 

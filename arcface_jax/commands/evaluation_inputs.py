@@ -14,7 +14,7 @@ from arcface_jax.commands.photos import FaceFinder, PhotoOptions
 from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
 from arcface_jax.data.pairs import Pairs, check_both_kinds, check_listed
-from arcface_jax.data.source import places_of
+from arcface_jax.data.source import people_of, places_of
 from arcface_jax.errors import InputError, concerning, printable, reason
 from arcface_jax.evaluation.array_checks import check_embeddings
 from arcface_jax.evaluation.embedding_rule import FLIP, NOT_TOLD, Crop, EmbeddingRule
@@ -56,6 +56,7 @@ class ImageSet:
     content: str
     crop: Crop = "middle"
     places: Sequence[str] | None = None
+    people: Sequence[str] | None = None
 
 
 def read_arrays(path: pathlib.Path, needed: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -145,19 +146,27 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule | None, folds: int) -> En
         labels=arrays["labels"],
         pairs=pairs,
         images=arrays.get("images"),
-        places=_places_of(path, arrays),
+        places=_texts_of(path, arrays, "places"),
+        people=_people_of(path, arrays),
         groups=arrays.get("groups"),
         identities_known=bool(arrays.get("identities_known", True)),
     )
     return Entry(data, hashlib.sha256(content).hexdigest(), str(path), rule)
 
 
-def _places_of(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> list[str] | None:
-    if "images" not in arrays or "places" not in arrays:
+def _texts_of(path: pathlib.Path, arrays: Mapping[str, np.ndarray], name: str) -> list[str] | None:
+    """What the pictures write below each image."""
+    if "images" not in arrays or name not in arrays:
         return None
-    if arrays["places"].shape != (len(arrays["embeddings"]),):
-        raise InputError(f"{path}: places is no list of one text for each image")
-    return [str(place) for place in arrays["places"]]
+    if arrays[name].shape != (len(arrays["embeddings"]),):
+        raise InputError(f"{path}: {name} is no list of one text for each image")
+    return [str(text) for text in arrays[name]]
+
+
+def _people_of(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> list[str] | None:
+    """As the command embed writes them; an array of another length is about something else."""
+    fits = np.shape(arrays.get("identities")) == (len(arrays["embeddings"]),)
+    return _texts_of(path, arrays, "identities") if fits else None
 
 
 def _whole_numbers(values: np.ndarray, name: str, kind: str, size: int | None = None) -> np.ndarray:
@@ -246,15 +255,17 @@ def load_set(
         opened.content,
         options.rule(None, opened.source).crop or "middle",
         places_of(source),
+        people_of(source) if opened.identities_known else None,
     )
 
 
 def held_out_set(data: RunData) -> ImageSet:
     """The people that a run did not train on, with its own test pairs."""
     test, content = data.test, f"{data.fingerprint} held out"
-    places = [f"{test.identity_names[label]}, held out {n}" for n, label in enumerate(test.labels)]
+    people = [str(test.identity_names[label]) for label in test.labels]
+    places = [f"held out {number}" for number in range(len(people))]
     known = (test.labels, data.pairs, True, content)
-    return ImageSet("held out", test.images, *known, places=places)
+    return ImageSet("held out", test.images, *known, places=places, people=people)
 
 
 def embed_set(
@@ -281,5 +292,6 @@ def embed_set(
         identities_known=images.identities_known,
         images=images.images,
         places=images.places,
+        people=images.people,
     )
     return Entry(data, images.content, images.name, EmbeddingRule(flip, images.crop))

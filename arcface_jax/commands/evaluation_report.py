@@ -4,11 +4,11 @@ import html
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from arcface_jax.commands.html_page import page, picture, table
+from arcface_jax.commands.html_page import facts, page, paragraph, picture, table
 from arcface_jax.evaluation.bootstrap import Interval
 from arcface_jax.evaluation.comparison import Comparison
 from arcface_jax.evaluation.suite import SetResult
-from arcface_jax.evaluation.tables import FORMATS, TableRow, format_figure, heading
+from arcface_jax.evaluation.tables import FORMATS, TableRow, for_people, format_figure, heading
 from arcface_jax.figures.evaluation_set import Picture
 from arcface_jax.files import write_whole
 
@@ -30,13 +30,26 @@ def html_report(
     sets: Mapping[str, tuple[SetResult, Sequence[Picture]]],
     comparisons: Mapping[str, Mapping[str, Comparison]],
     confidence: float,
+    about: Sequence[Sequence[str]] = (),
 ) -> str:
-    """The whole evaluation as one HTML page that needs no other file and no script."""
-    parts = [
-        f"<p>In brackets: {confidence:.0%} intervals, by a bootstrap over identities (over folds "
-        "where identities are not known).</p>",
-        _figures_table(rows),
-    ]
+    """The whole evaluation as one HTML page that needs no other file and no script.
+
+    Args:
+      title: of the page.
+      rows: the table of figures.
+      sets: result and pictures by name.
+      comparisons: of several models on the same images.
+      confidence: of the intervals.
+      about: (what, its value) of what was evaluated, such as the model and how mirror images count.
+    """
+    shown = for_people(rows)
+    intervals = (
+        f"In brackets: {confidence:.0%} intervals, by a bootstrap over identities (over folds "
+        "where identities are not known)."
+    )
+    if any(len(figures) < len(rows[name]) for name, figures in shown.items()):
+        intervals += " The deviation over folds is in table.csv and table.json."
+    parts = [facts("evaluate", about), paragraph(intervals), _figures_table(shown)]
     if comparisons:
         parts += ["<h2>Differences</h2>", _comparison_table(comparisons)]
     for name, (result, pictures) in sets.items():

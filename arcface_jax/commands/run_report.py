@@ -5,15 +5,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from arcface_jax.commands.html_page import page, picture, table
+from arcface_jax.commands.html_page import facts, page, picture, table
 from arcface_jax.data.in_memory import load_source
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.subset import Subset
+from arcface_jax.evaluation.embedding_rule import FLIP
 from arcface_jax.evaluation.roc import roc_curve
+from arcface_jax.figures.data import file_of
 from arcface_jax.figures.evaluation import roc_figure, score_histogram
 from arcface_jax.figures.monitor import monitor
 from arcface_jax.figures.samples import contact_sheet
-from arcface_jax.figures.style import fitted, save
+from arcface_jax.figures.style import save
 from arcface_jax.figures.training import angle_histogram, learning_curve, training_curves
 from arcface_jax.losses import loss_name
 from arcface_jax.runs.checkpoints import library_versions
@@ -24,13 +26,14 @@ from arcface_jax.runs.setup import Setup
 from arcface_jax.runs.verifier import Numbers, by_set
 from arcface_jax.training.config_file import as_dict
 
-_SHEET_ROWS, _SHEET_COLUMNS = 6, 10
-_LETTERS = 24  # of a name beside its row
+_SHEET_ROWS, _SHEET_COLUMNS = 6, 8
 
 
-def sample_grid(source: FaceSource, image_size: tuple[int, int]) -> np.ndarray:
-    """Some images [rows, columns, H, W, 3], one identity a row; black where it has too few, or one
-    that cannot be decoded.
+def sample_grid(
+    source: FaceSource, image_size: tuple[int, int]
+) -> tuple[np.ndarray, list[str], list[list[str]]]:
+    """Images for `contact_sheet`, [rows, columns, H, W, 3], one identity a row; the identities'
+    names; the images' files, "" where an identity has too few, or one cannot be decoded.
     """
     labels = np.asarray(source.labels)
     rows = [
@@ -40,15 +43,20 @@ def sample_grid(source: FaceSource, image_size: tuple[int, int]) -> np.ndarray:
     sample = load_source(Subset(source, np.concatenate(rows)), image_size, on_unreadable="skip")
     places = [(row, column) for row, chosen in enumerate(rows) for column in range(len(chosen))]
     grid = np.zeros((len(rows), _SHEET_COLUMNS, *image_size, 3), np.uint8)
+    files = [[""] * _SHEET_COLUMNS for _ in rows]
     for index, image in zip(sample.kept, sample.images, strict=True):
-        grid[places[index]] = image
-    return grid
+        row, column = places[index]
+        grid[row, column] = image
+        files[row][column] = file_of(source, int(rows[row][column]))
+    names = [str(source.identity_names[int(labels[chosen[0]])]) for chosen in rows]
+    return grid, names, files
 
 
 def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib.Path]:
     """Draws everything into the run's figures folder; returns the files."""
     data = setup.data
     metrics = [line for line in read_metrics(folder.path) if line.get("loss") is not None]
+    samples, *about_samples = sample_grid(data.train, setup.config.data.size)
     expected = setup.program.expected_initial_loss()
     checks = sorted(result.verifications)
     roc = roc_curve(result.similarities, data.pairs.same)
@@ -58,11 +66,8 @@ def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib
     )
     steps = [int(line["step"]) for line in metrics]
     losses, accuracies = ([line[name] for line in metrics] for name in ("loss", "accuracy"))
-    samples = sample_grid(data.train, setup.config.data.size)
-    shown = np.unique(data.train.labels)[:_SHEET_ROWS]
-    names = [fitted(data.train.identity_names[int(label)], _LETTERS) for label in shown]
     pictures = {
-        "samples": contact_sheet(samples, "Training images, one person a row", names),
+        "samples": contact_sheet(samples, "Training images, one person a row", *about_samples),
         "loss": training_curves(steps, losses, accuracies, expected),
         "learning_curve": learning_curve(checks, accuracy, deviation, auc),
         "roc": roc_figure({loss_name(setup.config.loss): roc}),
@@ -77,12 +82,13 @@ def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib
 
 CAPTIONS = {
     "learning_curve": "Verification of the first set during training: accuracy with its deviation "
-    "over folds, and AUC.",
+    "over folds (bars), and AUC.",
     "roc": "True against false accept rate of the final model.",
-    "scores": "Similarities of same and of different pairs.",
+    "scores": "Similarities of same and of different pairs; each bar is a share of the pairs of "
+    "its kind.",
     "loss": "Training loss and accuracy; dotted, the loss expected before it.",
     "angles": "Angles between training images and the centres of their classes, at the start, "
-    "middle and end.",
+    "middle and end; each bar is the share of the images in two degrees.",
     "monitor": "Learning rate, angle to the own class, length of the embeddings, and norm of the "
     "gradient.",
     "samples": "Some of the training images, as they are before augmentation: one person a row.",
@@ -105,7 +111,13 @@ def _row(label: str, numbers: Numbers) -> list[str]:
 
 def results_table(result: RunResult, first_set: str) -> str:
     """Each set: before training, at its best, and at the end."""
-    header = ["", "accuracy, %", *(f"TAR at FAR {far:g}, %" for far in TABLE_FARS), "EER, %", "AUC"]
+    header = [
+        "",
+        "accuracy ± deviation over folds, %",
+        *(f"TAR at FAR {far:g}, %" for far in TABLE_FARS),
+        "EER, %",
+        "AUC",
+    ]
     header += [f"all pairs: {title}" for title in ALL_PAIRS_TITLES]
     body = []
     last = max(result.verifications)
@@ -120,11 +132,14 @@ def results_table(result: RunResult, first_set: str) -> str:
 
 def run_page(title: str, setup: Setup, result: RunResult, pictures: Sequence[pathlib.Path]) -> str:
     """The page; `pictures` are PNG files named as `CAPTIONS` has them."""
+    network = setup.config.model
     devices, data = setup.program.placement.devices, setup.data
     trained_on = f"{len(data.train):,} images of {data.num_classes:,} identities"
     sets = (f"{s.name}: {len(s.images):,} images, {len(s.pairs):,} pairs" for s in data.sets)
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
-    facts = [
+    about = [
+        ["model", f"{network.name}, embeddings of {network.embedding_size} numbers"],
+        ["mirror images", f"--flip {FLIP if setup.config.data.flip_test else 'none'}"],
         ["training data", f"{trained_on} ({data.fingerprint[:12]})"],
         *(["verification set", one] for one in sets),
         ["loss", f"{loss_name(setup.config.loss)}: {setup.config.loss}"],
@@ -135,7 +150,7 @@ def run_page(title: str, setup: Setup, result: RunResult, pictures: Sequence[pat
     ]
     if result.speeds:  # a run of a few steps has none
         speed, wait = result.speeds["images_per_second"], result.speeds["data_wait"]
-        facts[-2:-2] = [["speed", f"{speed:.0f} images/s"], ["waiting for data", f"{wait:.0%}"]]
+        about[-2:-2] = [["speed", f"{speed:.0f} images/s"], ["waiting for data", f"{wait:.0%}"]]
     settings = [
         [f"{section}.{name}", str(value)]
         for section, values in as_dict(setup.config).items()
@@ -144,7 +159,7 @@ def run_page(title: str, setup: Setup, result: RunResult, pictures: Sequence[pat
     files = {file.stem: file for file in pictures if file.suffix == ".png"}
     parts = [
         results_table(result, data.sets[0].name),
-        table(["", ""], facts, words=True),
+        facts("train", about),
         *(picture(files[name], caption) for name, caption in CAPTIONS.items() if name in files),
         "<h2>Configuration</h2>",
         table(["", ""], settings, words=True),

@@ -92,6 +92,11 @@ def places_of(source: FaceSource) -> list[str]:
     return [source.path(index) or source.where(index) for index in range(len(source))]
 
 
+def people_of(source: FaceSource) -> list[str]:
+    """The name of each image's identity."""
+    return [str(source.identity_names[int(label)]) for label in source.labels]
+
+
 def paths_of(source: FaceSource) -> list[str]:
     """`path` of every image.
 

@@ -65,6 +65,7 @@ class EmbeddedSet:
         `.bin` set). If not, there is no search, and intervals resample folds.
       images: uint8 [N, height, width, 3], for pictures of the hardest pairs, or None.
       places: [N], the file of each image, for those pictures, or None.
+      people: [N], the name of each image's person, for those pictures, or None.
       groups: [N], an attribute of each image, for rates by group, or None.
       score_norm: how to normalise the pairs' cosines; None for raw cosines. The search always uses
         cosines.
@@ -79,6 +80,7 @@ class EmbeddedSet:
     identities_known: bool = True
     images: np.ndarray | None = None
     places: Sequence[str] | None = None
+    people: Sequence[str] | None = None
     groups: np.ndarray | None = None
     quality: np.ndarray | None = None
     score_norm: ScoreNorm | None = None

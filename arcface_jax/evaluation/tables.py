@@ -79,8 +79,27 @@ def heading(name: str) -> str:
     return f"{name} (%)"
 
 
+def for_people(rows: Mapping[str, TableRow]) -> dict[str, TableRow]:
+    """The rows as people read them: one interval for each figure.
+
+    Accuracy and VAL have an interval over people, which says where they would lie had others been
+    photographed. Their deviation over folds, which the published protocol gives, says something
+    else of the same number; it is left out where there is the interval, and stays in CSV and JSON.
+    """
+    kept: dict[str, TableRow] = {}
+    for row, figures in rows.items():
+        second = {f"{name}_std" for name, figure in figures.items() if _has_interval(figure)}
+        kept[row] = {name: figure for name, figure in figures.items() if name not in second}
+    return kept
+
+
+def _has_interval(figure: Interval | str) -> bool:
+    return isinstance(figure, Interval) and figure.low < figure.high
+
+
 def cells(rows: Mapping[str, TableRow]) -> list[list[str]]:
     """Cells as text, headings first: one row per key, one column per figure; "–" if absent."""
+    rows = for_people(rows)
     names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
     body = [
         [row, *(format_figure(name, figures[name]) if name in figures else "–" for name in names)]
@@ -91,6 +110,7 @@ def cells(rows: Mapping[str, TableRow]) -> list[list[str]]:
 
 def to_text(rows: Mapping[str, TableRow]) -> str:
     """For a terminal: one block per row, one line per figure, so that it never grows too wide."""
+    rows = for_people(rows)
     width = max((len(heading(name)) for figures in rows.values() for name in figures), default=0)
     blocks = []
     for row, figures in rows.items():

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from arcface_jax.errors import InputError
-from arcface_jax.figures.style import PALETTE, new_figure, one_axes, style
+from arcface_jax.figures.style import PALETTE, WIDTH, logarithmic, new_figure, one_axes, style
 
 _MARKERS = "osD^vPX*"
 _CLOSE_TICKS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.4, 1.7, 2, 2.5, 3, 4, 5)
@@ -34,13 +34,24 @@ def ratio_bars(
     low, median, high = values.T
     lines = [textwrap.fill(name, 34) for name in ratios]
     rows = np.arange(len(lines))
-    figure = new_figure(7.0, 0.9 + 0.22 * sum(line.count("\n") + 2 for line in lines))
+    figure = new_figure(WIDTH, 1.1 + 0.22 * sum(line.count("\n") + 2 for line in lines))
     axes = figure.subplots()
-    axes.set_xscale("log")
+    logarithmic(axes, "x")
     colours = [PALETTE[0] if value >= 1 else PALETTE[1] for value in median]
     axes.barh(rows, median - 1, left=1, height=0.55, color=colours)
     ends = (median - low, high - median)
-    axes.errorbar(median, rows, xerr=ends, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
+    label_of_ends = "bar: 1 to the median of the rounds; line: from the lowest round to the highest"
+    axes.errorbar(
+        median,
+        rows,
+        xerr=ends,
+        fmt="none",
+        ecolor="black",
+        elinewidth=1.2,
+        capsize=3,
+        label=label_of_ends,
+    )
+    figure.legend(loc="outside lower center", fontsize=9)
     axes.axvline(1, color="0.2", lw=1.2)
     least, most = min(low.min(), 1.0), max(high.max(), 1.0)
     room = max(most / least, 1.2) ** 0.08
@@ -48,7 +59,7 @@ def ratio_bars(
     axes.set_xlim(least / room, most * room)
     for row, value in zip(rows, median, strict=True):
         axes.text(
-            1.02, float(row), f"{value:.3g}", transform=axes.get_yaxis_transform(), va="center"
+            1.02, float(row), _distinct(value), transform=axes.get_yaxis_transform(), va="center"
         )
     ticks = _CLOSE_TICKS if most / least < 4 else _wide_ticks(least, most)
     shown = [tick for tick in ticks if least / room <= tick <= most * room]
@@ -60,6 +71,11 @@ def ratio_bars(
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(label)
     return figure
+
+
+def _distinct(ratio: float) -> str:
+    """Three digits, or more where it is so near 1 that three would hide the difference."""
+    return f"{ratio:.3g}" if abs(ratio - 1) >= 0.005 else f"{ratio:.5g}"
 
 
 def _wide_ticks(least: float, most: float) -> list[float]:
@@ -95,15 +111,15 @@ def head_growth(
     heads = list(seconds)
     if not heads:
         raise InputError("seconds has no head; measure one or more")
-    figure = new_figure(10.0, 4.4)
+    figure = new_figure(WIDTH, 4.2)
     left, right = figure.subplots(1, 2)
     for axes, values, label in (
-        (left, seconds, "seconds a step"),
+        (left, seconds, "seconds per step"),
         (right, megabytes, "peak resident, MB"),
     ):
         _growth(axes, {head: values.get(head, {}) for head in heads})
         axes.set_ylabel(label)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(heads))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -121,13 +137,13 @@ def planned_memory(plans: Mapping[str, Mapping[int, float]], device: float) -> F
     """
     if not plans:
         raise InputError("plans has no head; give one or more")
-    figure, axes = one_axes(7.0, 4.4)
+    figure, axes = one_axes(WIDTH, 4.4)
     _growth(axes, plans)
     axes.axhline(device, color="0.4", ls="--", lw=1)
     right = axes.get_yaxis_transform()
-    axes.text(0.99, device, f"{device:g} GiB", transform=right, ha="right", va="bottom")
+    axes.text(0.01, device, f"the device has {device:g} GiB", transform=right, va="bottom")
     axes.set_ylabel("memory of a step, GiB")
-    axes.legend()
+    axes.legend(loc="lower right")
     return figure
 
 
@@ -138,7 +154,8 @@ def _growth(axes: Axes, by_head: Mapping[str, Mapping[int, float]]) -> None:
         marker, colour = _MARKERS[number % len(_MARKERS)], PALETTE[number % len(PALETTE)]
         values = [value for _, value in points]
         axes.plot([at for at, _ in points], values, marker=marker, color=colour, label=head)
-    axes.set(xscale="log", yscale="log", xlabel="identities")
+    logarithmic(axes, "x", "y")
+    axes.set_xlabel("identities")
 
 
 @style()
@@ -162,6 +179,6 @@ def loss_by_storage(curves: Mapping[str, np.ndarray], width: int = 20) -> Figure
         low, mean, high = smooth.min(axis=0), smooth.mean(axis=0), smooth.max(axis=0)
         axes.fill_between(steps, low, high, color=PALETTE[number], alpha=0.2, lw=0)
         axes.plot(steps, mean, ls=("-", "--", ":")[number % 3], color=PALETTE[number], label=name)
-    axes.set(xlabel="step", ylabel="loss")
-    axes.legend()
+    axes.set(xlabel="step", ylabel=f"loss, mean of {width} steps")
+    axes.legend(title="line: mean of the seeds; band: lowest to highest")
     return figure

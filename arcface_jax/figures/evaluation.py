@@ -7,17 +7,24 @@ from typing import TypeVar
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.calibration import Reliability
 from arcface_jax.evaluation.quality import RejectCurve
 from arcface_jax.evaluation.roc import Roc
-from arcface_jax.figures.style import check_images, fitted, new_figure, one_axes, style
+from arcface_jax.figures.samples import Mark, group_sheet, name_and_file
+from arcface_jax.figures.style import (
+    check_images,
+    end_at,
+    legend_above,
+    logarithmic,
+    one_axes,
+    style,
+)
 
 _T = TypeVar("_T")
 
-_LETTERS = 38  # of a file's place that fit below a pair
 _DRAWN_POINTS = 2000  # a line needs no more, and a curve may have millions
 
 
@@ -33,8 +40,7 @@ def roc_figure(rocs: Mapping[str, Roc]) -> Figure:
         axes.plot(roc.far[shown], roc.tar[shown], lw=1.6, label=name)
     _far_axis(axes, rocs, "false accept rate")
     axes.set_ylabel("true accept rate")
-    bottom = axes.get_ylim()[0]
-    axes.set_ylim(top=1 + 0.02 * (1 - bottom))  # a line at 100 % is seen, and no rate above it
+    end_at(axes, 1.0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.legend(loc="lower right")
     return figure
@@ -61,8 +67,8 @@ def det_figure(rocs: Mapping[str, Roc], *, identification: bool = False) -> Figu
         rocs,
         "false positive identification rate" if identification else "false accept rate",
     )
+    logarithmic(axes, "y")
     axes.set(
-        yscale="log",
         ylim=(_decade_below(lowest), 1.0),
         ylabel="false negative identification rate" if identification else "false reject rate",
     )
@@ -81,13 +87,15 @@ def cmc_figure(curves: Mapping[str, np.ndarray]) -> Figure:
     """
     figure, axes = one_axes()
     for name, curve in _at_least_one(curves, "curves").items():
-        label = f"{name}: {curve[0]:.2%} first"
+        label = f"{name}: {curve[0]:.2%} at rank 1"
         axes.plot(np.arange(1, len(curve) + 1), curve, marker="o", ms=3, lw=1.4, label=label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="rank k", ylabel="found among the first k")
+    last = max(map(len, curves.values()))
+    step = 1 if last <= 10 else 5 * math.ceil(last / 50)
+    axes.set_xticks(sorted({1, *range(step, last + 1, step)}))
+    axes.set_xlim(0.5, last + 0.5)
+    axes.set(xlabel="rank k", ylabel="people found among the first k")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    bottom = axes.get_ylim()[0]
-    axes.set_ylim(top=1 + 0.02 * (1 - bottom))  # a line at 100 % is seen, and no rate above it
+    end_at(axes, 1.0)
     axes.legend(loc="lower right")
     return figure
 
@@ -99,7 +107,8 @@ def score_histogram(
     threshold: float | None = None,
     label: str = "cosine similarity",
 ) -> Figure:
-    """Distributions of the similarity of same and of different pairs, each of area 1.
+    """Distributions of the similarity of same and of different pairs: the share of the pairs of a
+    kind in each bar, so that the bars of a kind add up to 100 %.
 
     Args:
       scores: [P].
@@ -118,30 +127,43 @@ def score_histogram(
     for kind, mask in (("different people", ~same), ("same person", same)):
         if mask.any():
             pairs = f"{kind}: {mask.sum():,} pairs"
-            axes.hist(scores[mask], bins.tolist(), density=True, alpha=0.6, label=pairs)
+            shares = np.full(mask.sum(), 1.0 / mask.sum())
+            axes.hist(scores[mask], bins.tolist(), weights=shares, alpha=0.6, label=pairs)
     if threshold is not None:
         axes.axvline(threshold, color="black", ls="--", lw=1, label=f"threshold {threshold:.3f}")
-    axes.set(xlabel=label, ylabel="density")
-    axes.legend(loc="best")
+    axes.set(xlabel=label, ylabel="share of the pairs of a kind, per bar")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    legend_above(axes)
     return figure
 
 
 @style()
-def reliability_figure(found: Reliability) -> Figure:
-    """Share of same pairs by predicted probability, with intervals; both agree on the diagonal."""
+def reliability_figure(found: Reliability, *, by_folds: bool = False) -> Figure:
+    """Share of same pairs by predicted probability, with intervals; both agree on the diagonal.
+
+    Args:
+      found: the shares and their intervals.
+      by_folds: whether the intervals are over folds, not over people.
+    """
     figure, axes = one_axes()
     axes.plot([0, 1], [0, 1], color="grey", ls=":", lw=1, label="reliable")
     share = np.array([[one.low, one.estimate, one.high] for one in found.share])
     # Ends of an interval of people can lie on one side of the estimate.
     errors = np.maximum(np.diff(share, axis=1).T, 0)
-    label = f"Cllr {found.figures['cllr'].estimate:.3f} bits"
+    label = (
+        f"Cllr {found.figures['cllr'].estimate:.3f} bits; bars: intervals over "
+        f"{'folds' if by_folds else 'people'}"
+    )
     axes.errorbar(
         found.probability, share[:, 1], errors, marker="o", ms=4, lw=1.4, capsize=2, label=label
     )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0))
-    axes.set(xlabel="probability of the same person, prior ½", ylabel="share of same pairs")
-    axes.legend(loc="upper left")
+    axes.set(
+        xlim=(0, 1), xlabel="probability of the same person, prior ½", ylabel="share of same pairs"
+    )
+    end_at(axes, 1.0, bottom=0.0)
+    legend_above(axes)
     return figure
 
 
@@ -155,7 +177,7 @@ def reject_figure(curves: Mapping[str, RejectCurve]) -> Figure:
         axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axes.set(xlabel="share of images rejected, worst first", ylabel="false reject rate")
     axes.set_ylim(bottom=0)
-    axes.legend()
+    legend_above(axes)
     return figure
 
 
@@ -166,7 +188,10 @@ def pair_sheet(
     scores: Sequence[float],
     title: str,
     places: Sequence[tuple[str, str]] | None = None,
-    columns: int = 5,
+    columns: int = 3,
+    *,
+    names: Sequence[tuple[str, str]] | None = None,
+    marks: Sequence[Mark] | None = None,
 ) -> Figure:
     """Pairs of pictures with their scores, such as the hardest false accepts or rejects.
 
@@ -175,43 +200,31 @@ def pair_sheet(
       second: uint8 [P, height, width, 3].
       scores: [P], written below each pair.
       title: above the sheet.
-      places: [P], the files of both, also written below; long ones lose their middle.
+      places: [P], the files of both, each below its picture; long ones lose their middle.
       columns: pairs in a row.
+      names: [P], who both are, each below its picture.
+      marks: [P], whether the decision on a pair is right, above it in a word and a colour.
+
+    Raises:
+      InputError: wrong shape or type, no pair, or not one of anything for each pair.
     """
     check_images("first", first)
     check_images("second", second)
     if first.shape != second.shape:
         raise InputError(f"first, second: shapes {first.shape} and {second.shape}; give the same")
-    if places is not None and len(places) != len(first):
-        raise InputError(f"places: {len(places)} for {len(first)} pairs; give two for each pair")
-    if len(scores) != len(first) or len(first) == 0:
-        raise InputError(
-            f"scores: {len(scores)} for {len(first)} pairs; give one for each of at least one pair"
-        )
-    columns = min(columns, len(first))
-    rows = math.ceil(len(first) / columns)
-    height, width = first.shape[1:3]
-    cell = 1.7 if places is None else 2.1  # inches, the width of a pair
-    below = 0.3 if places is None else 0.55
-    figure = new_figure(cell * columns, (cell / 2 * height / width + below) * rows + 0.5)
-    figure.suptitle(title)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    named: Sequence[tuple[str, ...]] = [()] * len(first) if places is None else places
-    cells = zip(grid.flat, first, second, scores, named, strict=False)
-    for axes, left, right, score, files in cells:
-        axes.imshow(np.concatenate([left, right], axis=1), interpolation="nearest")
-        axes.text(
-            0.5,
-            -0.04,
-            "\n".join([f"{score:.3f}", *(fitted(file, _LETTERS) for file in files)]),
-            transform=axes.transAxes,
-            ha="center",
-            va="top",
-            fontsize=9 if places is None else 7,
-        )
-    return figure
+    for what, given in (("places", places), ("names", names)):
+        if given is not None and len(given) != len(first):
+            raise InputError(f"{what}: {len(given)} for {len(first)} pairs; give two for each pair")
+    for what, one_each in (("scores", scores), ("marks", marks)):
+        if one_each is not None and len(one_each) != len(first):
+            raise InputError(f"{what}: {len(one_each)} for {len(first)} pairs; give one each")
+    sides = []
+    for side, images in enumerate((first, second)):
+        rows = range(len(images))
+        files = [""] * len(images) if places is None else [each[side] for each in places]
+        people = [""] * len(images) if names is None else [each[side] for each in names]
+        sides.append((images, [name_and_file(people[row], files[row]) for row in rows]))
+    return group_sheet(sides, [f"{score:.3f}" for score in scores], title, marks, columns)
 
 
 def _at_least_one(curves: Mapping[str, _T], name: str) -> Mapping[str, _T]:
@@ -235,7 +248,8 @@ def _visible_points(roc: Roc) -> np.ndarray:
 
 def _far_axis(axes: Axes, rocs: Mapping[str, Roc], label: str) -> None:
     lowest = min(1.0 / roc.num_different for roc in rocs.values())
-    axes.set(xscale="log", xlim=(_decade_below(lowest), 1.0), xlabel=label)
+    logarithmic(axes, "x")
+    axes.set(xlim=(_decade_below(lowest), 1.0), xlabel=label)
 
 
 def _decade_below(rate: float) -> float:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,9 +18,10 @@ from arcface_jax.figures.evaluation import (
     roc_figure,
     score_histogram,
 )
+from arcface_jax.figures.samples import Mark
 from arcface_jax.figures.style import save
 
-_NUM_HARDEST = 10
+_NUM_HARDEST = 9
 _CMC_RANKS = 20
 
 
@@ -51,7 +51,11 @@ def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figur
     pictures = {
         "roc": (f"Verification: {count}.", roc_figure({data.name: result.roc})),
         "det": ("Detection error trade-off of the same pairs.", det),
-        "scores": ("Similarities; the line is the first proposed threshold.", scores),
+        "scores": (
+            "Similarities. Each bar is the share of the pairs of its kind that have them; the line "
+            f"is the threshold for FAR {result.thresholds[0].wanted_far:g}.",
+            scores,
+        ),
     }
     if result.search is not None:
         known, unknown = int(result.search.enrolled.sum()), int((~result.search.enrolled).sum())
@@ -65,30 +69,49 @@ def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figur
     if not isinstance(result.reliability, str):
         pairs = f"{result.reliability.num_pairs.sum():,} pairs"
         caption = f"Probabilities of {pairs} of people they were not fitted to, both kinds alike."
-        pictures["reliability"] = (caption, reliability_figure(result.reliability))
+        by_folds = not data.identities_known
+        figure = reliability_figure(result.reliability, by_folds=by_folds)
+        pictures["reliability"] = (caption, figure)
     if result.reject is not None:
         caption = "Errors left when the images with the shortest embeddings are rejected."
         pictures["reject"] = (caption, reject_figure({"by embedding norm": result.reject}))
     if data.images is not None:
-        pictures |= _hardest(data.images, data.places, result)
+        pictures |= _hardest(data, data.images, result)
     return pictures
 
 
 def _hardest(
-    images: np.ndarray, places: Sequence[str] | None, result: SetResult
+    data: EmbeddedSet, images: np.ndarray, result: SetResult
 ) -> dict[str, tuple[str, Figure]]:
     accepts, rejects = hardest_pairs(result.similarities, result.pairs.same, _NUM_HARDEST)
+    proposed = result.thresholds[0]
+    threshold = proposed.threshold.estimate
+    places = data.places or [f"image {row}" for row in range(len(images))]
+    people = data.people
+    if people is None and data.identities_known:
+        people = [f"identity {label}" for label in data.labels]
+    caption = (
+        f"With their similarities, and what is decided at the threshold for FAR "
+        f"{proposed.wanted_far:g}, {threshold:.3f}."
+    )
     sheets = {}
     for name, title, chosen in (
         ("false_accepts", "Different people who look most alike", accepts),
         ("false_rejects", "Pictures of one person that look least alike", rejects),
     ):
-        first, second = images[result.pairs.first[chosen]], images[result.pairs.second[chosen]]
-        of_both = None
-        if places is not None:
-            pairs = zip(result.pairs.first[chosen], result.pairs.second[chosen], strict=True)
-            of_both = [(places[one], places[other]) for one, other in pairs]
-        sheet = pair_sheet(first, second, result.similarities[chosen].tolist(), title, of_both)
-        files = "" if places is None else ", and the files of the left and the right one"
-        sheets[name] = (f"With their similarities{files}.", sheet)
+        first, second = result.pairs.first[chosen], result.pairs.second[chosen]
+        both = list(zip(first.tolist(), second.tolist(), strict=True))
+        scores = result.similarities[chosen].tolist()
+        files = [(places[one], places[other]) for one, other in both]
+        names = None if people is None else [(people[one], people[other]) for one, other in both]
+        marks = [decision(score >= threshold, name == "false_rejects") for score in scores]
+        sheet = pair_sheet(
+            images[first], images[second], scores, title, files, names=names, marks=marks
+        )
+        sheets[name] = (caption, sheet)
     return sheets
+
+
+def decision(accepted: bool, same: bool) -> Mark:
+    """What the decision on a pair is worth, and which it is."""
+    return Mark("accepted as one person" if accepted else "rejected", accepted == same)

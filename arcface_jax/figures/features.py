@@ -7,10 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from arcface_jax.errors import InputError
-from arcface_jax.figures.style import PALETTE, new_figure, style
+from arcface_jax.figures.style import PALETTE, WIDTH, new_figure, style
 
 _RINGS = (1.0, 0.86)  # radii of training and of unseen images
-_PANEL = 3.3  # inches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +54,18 @@ def features_figure(panels: Sequence[Features]) -> Figure:
                 f"{panel.name}: embeddings of shape {panel.training.shape}; give [N, 2] or [N, 3]"
             )
     dim = panels[0].training.shape[1]
-    figure = new_figure(_PANEL * len(panels), _PANEL + 0.9)
+    side = WIDTH / max(len(panels), 2)
+    figure = new_figure(side * len(panels), side + 0.9)
     # Axes that are switched off get no room for their titles.
     figure.set_layout_engine("constrained", rect=(0.0, 0.0, 1.0, 0.92))
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), number + 1, projection="3d" if dim == 3 else None)
         (_draw_sphere if dim == 3 else _draw_circle)(axes, panel)
-        axes.set_title(f"{panel.name}\n{panel.note}", fontsize=11)
+        axes.set_title(f"{panel.name}\n{panel.note}", fontsize=10)
     where = "outer ring: training images; inner ring: unseen images"
     if dim == 3:
         where = "crosses: unseen images; the far side shows through"
-    figure.supxlabel(f"{where}; lines: class weights", fontsize=10)
+    figure.supxlabel(f"{where}; lines: class weights", fontsize=9)
     return figure
 
 

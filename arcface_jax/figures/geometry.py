@@ -25,7 +25,16 @@ from arcface_jax.analysis.geometry import (
     sphere_regions,
 )
 from arcface_jax.figures.margins import TITLES
-from arcface_jax.figures.style import PALETTE, centred_text, line_style, new_figure, one_axes, style
+from arcface_jax.figures.style import (
+    BLUE_INK,
+    RED_INK,
+    WIDTH,
+    centred_text,
+    line_style,
+    new_figure,
+    one_axes,
+    style,
+)
 from arcface_jax.margins import NAMED_MARGINS, Psi
 
 # Pale, so that lines and letters stand out on them.
@@ -37,7 +46,7 @@ _REGIONS = {
 }
 _COLOURS = ListedColormap([_REGIONS[value][0] for value in (MARGIN, CLASS_1, CLASS_2, BOTH)])
 _LEVELS = BoundaryNorm([-0.5, 0.5, 1.5, 2.5, 3.5], 4)
-_LINE_1, _LINE_2 = PALETTE[0], PALETTE[1]
+_LINE_1, _LINE_2 = BLUE_INK, RED_INK
 
 # What each boundary of class 1 is, up to π.
 _EQUATIONS = {
@@ -75,35 +84,25 @@ def _planes(
     ticks: tuple[float, ...],
     label: str,
 ) -> Figure:
-    figure = new_figure(9.0, 5.4)
-    softmax, *panels, key = figure.subplots(2, 4, sharex=True, sharey=True).flat
+    figure = new_figure(WIDTH, 7.6)
+    softmax, *panels, key, key_of_all = figure.subplots(3, 3, sharex=True, sharey=True).flat
     _softmax_plane(softmax, transform)
     for axes, (name, equation) in zip(panels, _EQUATIONS.items(), strict=True):
         _plane(axes, transform, limits, NAMED_MARGINS[name])
-        axes.set_title(f"{_NAMES[name]}\n{equation}", fontsize=10)
+        axes.set_title(f"{_NAMES[name]}\n{equation}", fontsize=8.5)
     for axes in (softmax, *panels):
         axes.set(aspect="equal", xlim=limits, ylim=limits, xticks=ticks, yticks=ticks)
         axes.grid(False)
-    panels[2].xaxis.set_tick_params(labelbottom=True)  # nothing is drawn below it
-    key.axis("off")
-    of_softmax = key.legend(
-        handles=softmax.lines,
-        title="softmax's boundary where",
-        loc="upper left",
-        bbox_to_anchor=(-0.12, 1.08),
-        fontsize=9,
-    )
-    key.add_artist(of_softmax)
-    handles = [*panels[0].lines, *_patches()]
-    key.legend(
-        handles=handles,
-        title="the others",
-        loc="upper left",
-        bbox_to_anchor=(-0.12, 0.6),
-        fontsize=9,
-    )
-    for legend in (of_softmax, key.get_legend()):
-        legend.get_title().set_fontsize(9)
+    for axes in panels[-3:-1]:
+        axes.xaxis.set_tick_params(labelbottom=True)  # nothing is drawn below them
+    for axes, handles, title in (
+        (key, softmax.lines, "softmax's boundary where"),
+        (key_of_all, [*panels[0].lines, *_patches()], "the others"),
+    ):
+        axes.axis("off")
+        legend = axes.legend(
+            handles=handles, title=title, loc="center", fontsize=8.5, title_fontsize=9
+        )
         legend.set_in_layout(False)
     figure.supxlabel(label.format(1, 1), fontsize=11)
     figure.supylabel(label.format(2, 2), fontsize=11)
@@ -135,13 +134,13 @@ def _softmax_plane(axes: Axes, transform: Callable[[np.ndarray], np.ndarray]) ->
     ):
         across = softmax_boundary(along, ratio, offset)
         axes.plot(transform(along), transform(across), color="black", ls=line, lw=1.3, label=text)
-    axes.set_title("softmax\nno margin", fontsize=10)
+    axes.set_title("softmax\nno margin", fontsize=8.5)
 
 
 @style()
 def margin_arcs() -> Figure:
     """The arc between two classes' regions by the angle between their centres, for each margin."""
-    figure, axes = one_axes(7.5, 4.6)
+    figure, axes = one_axes(WIDTH, 4.6)
     _draw_arcs(axes)
     axes.legend(fontsize=10, loc="upper right")
     return figure
@@ -158,7 +157,7 @@ def _draw_arcs(axes: Axes) -> None:
         ylim=(-1, 60),
         xticks=range(0, 181, 30),
         xlabel="angle between the two centres, degrees",
-        ylabel="arc between their regions, degrees",
+        ylabel="arc between regions, degrees",
     )
 
 
@@ -166,12 +165,12 @@ def _draw_arcs(axes: Axes) -> None:
 def circle_arcs(first_angle: float = 60.0, second_angle: float = 120.0) -> Figure:
     """Each class's part of the circle and the arc between, for four margins, at two angles."""
     names = ("softmax", "sphereface", "cosface", "arcface")
-    figure = new_figure(9.0, 5.4)
+    figure = new_figure(WIDTH, 4.4)
     grid = figure.subplots(2, len(names))
     for row, degrees in enumerate((first_angle, second_angle)):
         for column, name in enumerate(names):
             _circle(grid[row, column], NAMED_MARGINS[name], math.radians(degrees))
-            grid[row, column].set_title(f"{_NAMES[name]}, {degrees:g}°", fontsize=11)
+            grid[row, column].set_title(f"{_NAMES[name]}, {degrees:g}°", fontsize=10)
     _legend(figure)
     return figure
 
@@ -204,7 +203,7 @@ def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
             axes.plot(
                 [0, math.sin(phi_edge)], [0, math.cos(phi_edge)], color="black", lw=0.8, ls=":"
             )
-        centred_text(axes, 0, -0.25, f"arc {round(math.degrees(2 * half), 1) + 0.0}°", fontsize=11)
+        centred_text(axes, 0, -0.25, f"arc {round(math.degrees(2 * half), 1) + 0.0}°")
     else:
         centred_text(axes, 0, -0.25, "no region\nbetween them")
     axes.set(xlim=(-1.28, 1.28), ylim=(-1.05, 1.28), aspect="equal")
@@ -214,7 +213,7 @@ def _circle(axes: Axes, psi: Psi, centre_angle: float) -> None:
 @style()
 def sphere_caps(centre_angle: float = 75.0) -> Figure:
     """Each class's part of the sphere and the band between, by margin; the angle in degrees."""
-    figure = new_figure(9.0, 6.6)
+    figure = new_figure(WIDTH, 5.2)
     grid = figure.subplots(2, 3)
     for axes, (name, title) in zip(grid.flat, _NAMES.items(), strict=True):
         _sphere(axes, NAMED_MARGINS[name], math.radians(centre_angle))
@@ -237,7 +236,7 @@ def _sphere(axes: Axes, psi: Psi, centre_angle: float) -> None:
         centres(centre_angle), (_LINE_1, _LINE_2), ("W1", "W2"), strict=True
     ):
         axes.plot(across, 0.0, "o", color=colour)
-        centred_text(axes, across, -0.14, text, color=colour)
+        centred_text(axes, across, -0.14, text)
     edge = float(region_edge(psi, np.asarray(centre_angle)))
     half = 0.5 * centre_angle - edge
     if math.isfinite(edge) and half > 0.0:
@@ -252,7 +251,7 @@ def _sphere(axes: Axes, psi: Psi, centre_angle: float) -> None:
 @style()
 def geometry(centre_angle: float = 75.0) -> Figure:
     """ArcFace's margin on the sphere and circle, and every margin's arc; the angle in degrees."""
-    figure = new_figure(9.0, 6.6)
+    figure = new_figure(WIDTH, 5.6)
     above, below = figure.subfigures(2, 1, squeeze=False).flat
     for axes, draw, name in zip(
         above.subplots(1, 3),
@@ -262,11 +261,11 @@ def geometry(centre_angle: float = 75.0) -> Figure:
     ):
         draw(axes, NAMED_MARGINS[name], math.radians(centre_angle))
         place = "circle" if draw is _circle else "sphere"
-        axes.set_title(f"{_NAMES[name]}, on the {place}", fontsize=11)
+        axes.set_title(f"{_NAMES[name]}, on the {place}", fontsize=10)
     axes = below.subplots()
     _draw_arcs(axes)
     handles, labels = axes.get_legend_handles_labels()
-    below.legend(handles, labels, loc="outside right center", fontsize=10)
+    below.legend(handles, labels, loc="outside right center", fontsize=9)
     return figure
 
 
@@ -282,7 +281,7 @@ def _patches() -> list[Patch]:
 
 
 def _legend(figure: Figure) -> None:
-    figure.legend(handles=_patches(), loc="outside lower center", ncols=len(_REGIONS), fontsize=10)
+    figure.legend(handles=_patches(), loc="outside lower center", ncols=len(_REGIONS), fontsize=9)
 
 
 def _runs(flags: np.ndarray) -> list[tuple[int, int]]:

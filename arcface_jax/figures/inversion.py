@@ -6,9 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from arcface_jax.errors import InputError
-from arcface_jax.figures.style import check_images, new_figure, style
-
-_CELL = 1.15  # inches
+from arcface_jax.figures.samples import group_sheet
+from arcface_jax.figures.style import check_images, style
 
 
 @style()
@@ -16,33 +15,38 @@ def inversion_figure(
     rows: Sequence[tuple[str, np.ndarray]],
     notes: Sequence[str],
     title: str = "Faces out of a model",
+    names: Sequence[str] | None = None,
+    files: Sequence[str] | None = None,
 ) -> Figure:
-    """One column per person, one row per kind of image, such as real and generated.
+    """The images of each person side by side, such as real and generated.
 
     Args:
       rows: (name, uint8 [P, height, width, 3]) of each kind, one image per person.
-      notes: [P], below each column, such as similarities.
+      notes: [P], below each person's images, such as similarities.
       title: above.
+      names: [P], who each person is, or None.
+      files: [P], of each person's first image, or None.
 
     Raises:
-      InputError: no row, images of another type, or rows of different lengths.
+      InputError: no row, images of another type, or not one of anything for each person.
     """
     if not rows:
         raise InputError("rows: nothing to draw; give at least one kind of image")
-    for name, images in rows:
+    sides = []
+    for number, (name, images) in enumerate(rows):
         check_images(name, images)
         if len(images) != len(notes):
             raise InputError(f"{name}: {len(images)} images for {len(notes)} notes; give one each")
-    height, width = rows[0][1].shape[1:3]
-    figure = new_figure(_CELL * len(notes) + 1.0, _CELL * height / width * len(rows) + 1.1)
-    figure.suptitle(title)
-    grid = figure.subplots(len(rows), len(notes), squeeze=False)
-    for line, (name, images) in zip(grid, rows, strict=True):
-        for axes, image in zip(line, images, strict=True):
-            axes.imshow(image, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-        line[0].set_ylabel(name, fontsize=10)
-    for axes, note in zip(grid[-1], notes, strict=True):
-        axes.set_xlabel(note, fontsize=9)
-    return figure
+        of_first = files if number == 0 else None
+        sides.append(
+            (images, [[name, *([of_first[at]] if of_first else [])] for at in range(len(images))])
+        )
+    for what, given in (("names", names), ("files", files)):
+        if given is not None and len(given) != len(notes):
+            raise InputError(f"{what}: {len(given)} for {len(notes)} people; give one each")
+    told = (
+        notes
+        if names is None
+        else [f"{who}\n{note}" for who, note in zip(names, notes, strict=True)]
+    )
+    return group_sheet(sides, told, title)

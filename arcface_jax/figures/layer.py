@@ -8,14 +8,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from arcface_jax.analysis.layer import LayerSteps, layer_steps
-from arcface_jax.figures.style import PALETTE, centred_text, new_figure, style
+from arcface_jax.figures.style import BLUE_INK, RED_INK, WIDTH, centred_text, new_figure, style
 
 # One embedding, three classes; whole lengths, so that the numbers can be followed by hand.
 EMBEDDINGS = np.array([[2.0, 1.0, 2.0]])
 CLASS_WEIGHTS = np.array([[1.0, 2.0, 2.0], [0.0, 0.0, 2.0], [2.0, 1.0, -2.0]])
 LABELS = np.array([0])
 
-_TRUE, _OTHER, _BOX = PALETTE[1], PALETTE[0], "#EEF2F5"
+_TRUE, _OTHER, _BOX = RED_INK, BLUE_INK, "#EEF2F5"
+_COLUMNS = (45, 63, 77)
 
 
 @style()
@@ -27,8 +28,8 @@ def layer(margin: float = 0.5, scale: float = 16.0) -> Figure:
       scale: s, the radius of the sphere of features.
     """
     steps = layer_steps(EMBEDDINGS, CLASS_WEIGHTS, LABELS, margin=margin, scale=scale)
-    figure = new_figure(9.0, 5.6)
-    above, below = figure.subplots(2, 1, height_ratios=(1.0, 0.95))
+    figure = new_figure(WIDTH, 6.0)
+    above, below = figure.subplots(2, 1, height_ratios=(1.0, 1.15))
     for axes in (above, below):
         axes.axis("off")
         axes.set_xlim(0, 100)
@@ -38,7 +39,7 @@ def layer(margin: float = 0.5, scale: float = 16.0) -> Figure:
 
 
 def _diagram(axes: Axes) -> None:
-    axes.set_ylim(0, 50)
+    axes.set_ylim(1, 52)
     (rows, dimension), classes = EMBEDDINGS.shape, len(CLASS_WEIGHTS)
     _box(axes, 8.5, 39, 16, f"embeddings x\n[N, D] = [{rows}, {dimension}]")
     _box(axes, 8.5, 11, 16, f"class weights W\n[C, D] = [{classes}, {dimension}]")
@@ -48,24 +49,24 @@ def _diagram(axes: Axes) -> None:
     _box(axes, 61, 39, 16, "true class\ncos(θ + m)", _TRUE)
     _box(axes, 61, 11, 16, "other classes\ncos θ", _OTHER)
     _box(axes, 78, 25, 10, "logits\ntimes s\n[N, C]")
-    _box(axes, 93, 25, 13, "softmax,\n−log p of the\ntrue class\n[N]")
+    _box(axes, 93, 25, 13.5, "softmax,\n−log p of the\ntrue class\n[N]")
     for start, end in (
         ((16.5, 39), (19.5, 39)),
         ((16.5, 11), (19.5, 11)),
-        ((32.5, 39), (38, 32)),
-        ((32.5, 11), (38, 18)),
-        ((46, 32), (53, 39)),
-        ((46, 18), (53, 11)),
-        ((69, 39), (75, 32)),
-        ((69, 11), (75, 18)),
+        ((32.5, 39), (37, 33.5)),
+        ((32.5, 11), (37, 16.5)),
+        ((46, 33.5), (53, 39)),
+        ((46, 16.5), (53, 11)),
+        ((69, 39), (76, 33.5)),
+        ((69, 11), (76, 16.5)),
         ((83, 25), (86.5, 25)),
     ):
         axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "0.25", "lw": 1.4})
-    centred_text(axes, 61, 49, "the only change", color=_TRUE, style="italic")
+    centred_text(axes, 61, 50, "the only change", color=_TRUE, style="italic")
 
 
 def _box(axes: Axes, x: float, y: float, width: float, text: str, edge: str = "0.4") -> None:
-    height = 14
+    height = 17
     options: dict[str, Any] = {
         "boxstyle": "round,pad=0,rounding_size=1.5",
         "facecolor": _BOX,
@@ -74,51 +75,44 @@ def _box(axes: Axes, x: float, y: float, width: float, text: str, edge: str = "0
     lw = 1.0 if edge == "0.4" else 2.0
     corner = (x - width / 2, y - height / 2)
     axes.add_patch(FancyBboxPatch(corner, width, height, lw=lw, **options))
-    centred_text(axes, x, y, text, linespacing=1.35)
+    centred_text(axes, x, y, text, fontsize=8.5, linespacing=1.3)
 
 
 def _table(axes: Axes, steps: LayerSteps, margin: float, scale: float) -> None:
-    """Each step's result for the first example, one class per row."""
-    axes.set_ylim(0, 50)
+    """Each step's result for the first example: one step per row, one class per column."""
     own = int(LABELS[0])
-    header = ("", "W", "‖W‖", "cos θ", "θ", "logit", "p", "target cosine", "logit", "p")
-    places = (8, 20, 29.5, 37.5, 45, 55.5, 63.5, 78, 89.5, 96.5)
-    for place, text in zip(places, header, strict=True):
-        centred_text(axes, place, 30, text, weight="bold")
-    for left, right, text in ((52, 67, "no margin"), (70, 100, "with the margin")):
-        centred_text(axes, (left + right) / 2, 37, text)
-        axes.plot([left, right], [33.5, 33.5], color="0.6", lw=1)
-    axes.plot([0.5, 100], [26.5, 26.5], color="0.4", lw=1)
+    target = f"cos {steps.target_degrees[0]:.1f}° = {steps.logits[0, own] / scale:.3f}"
+    classes = range(len(CLASS_WEIGHTS))
+    rows = (
+        ("", [f"class {number + 1}" + (", true" if number == own else "") for number in classes]),
+        ("class weights W", [f"({_numbers(weights)})" for weights in CLASS_WEIGHTS]),
+        ("length ‖W‖", [f"{norm:g}" for norm in steps.weight_norms]),
+        ("cos θ", [f"{cosine:.3f}" for cosine in steps.cosines[0]]),
+        ("angle θ", [f"{degrees:.1f}°" for degrees in steps.degrees[0]]),
+        ("no margin: logit", [f"{logit:.2f}" for logit in steps.plain_logits[0]]),
+        ("no margin: probability", [f"{p:.3f}" for p in steps.plain_probabilities[0]]),
+        ("margin: cosine", [target if number == own else "the same" for number in classes]),
+        ("margin: logit", [f"{logit:.2f}" for logit in steps.logits[0]]),
+        ("margin: probability", [f"{p:.3f}" for p in steps.probabilities[0]]),
+    )
+    axes.set_ylim(len(rows) + 0.2, -1.6)
     axes.text(
         0.5,
-        47,
-        f"An example: N = 1, D = {EMBEDDINGS.shape[1]}, C = {len(CLASS_WEIGHTS)};  x = "
-        f"({_numbers(EMBEDDINGS[0])}), ‖x‖ = {steps.embedding_norms[0]:g};  m = {margin:g} rad = "
-        f"{np.degrees(margin):.1f}°,  s = {scale:g}",
+        -1.1,
+        f"An example: x = ({_numbers(EMBEDDINGS[0])}), ‖x‖ = {steps.embedding_norms[0]:g};  "
+        f"m = {margin:g} rad = {np.degrees(margin):.1f}°,  s = {scale:g}",
         va="center",
-        fontsize=10,
     )
-    for row, weights in enumerate(CLASS_WEIGHTS):
-        true = row == own
-        cells = (
-            f"class {row + 1}" + (", true" if true else ""),
-            "(" + _numbers(weights) + ")",
-            f"{steps.weight_norms[row]:g}",
-            f"{steps.cosines[0, row]:.3f}",
-            f"{steps.degrees[0, row]:.1f}°",
-            f"{steps.plain_logits[0, row]:.2f}",
-            f"{steps.plain_probabilities[0, row]:.3f}",
-            f"cos {steps.target_degrees[0]:.1f}° = {steps.logits[0, row] / scale:.3f}"
-            if true
-            else "the same",
-            f"{steps.logits[0, row]:.2f}",
-            f"{steps.probabilities[0, row]:.3f}",
-        )
-        for place, text in zip(places, cells, strict=True):
-            centred_text(axes, place, 22 - 7 * row, text, color=_TRUE if true else "black")
-    axes.plot([0.5, 100], [4, 4], color="0.4", lw=1)
-    centred_text(axes, 63.5, 0, f"loss {steps.plain_loss[0]:.3f}", color=_TRUE)
-    centred_text(axes, 95.5, 0, f"loss {steps.loss[0]:.3f}", color=_TRUE)
+    for row, (name, cells) in enumerate(rows):
+        weight = "bold" if row == 0 else "normal"
+        axes.text(0.5, row + 0.5, name, va="center", fontsize=10)
+        for number, text in enumerate(cells):
+            colour = _TRUE if number == own else "black"
+            centred_text(axes, _COLUMNS[number], row + 0.5, text, color=colour, weight=weight)
+    for above in (1, 5, 7, len(rows)):
+        axes.plot([0.5, 100], [above, above], color="0.6", lw=1)
+    for row, loss in ((6, steps.plain_loss[0]), (len(rows) - 1, steps.loss[0])):
+        centred_text(axes, 93, row + 0.5, f"loss {loss:.3f}", color=_TRUE, weight="bold")
 
 
 def _numbers(values: np.ndarray) -> str:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arcface_jax.analysis.target_logits import loss_curve, repulsive_intervals, target_curve
-from arcface_jax.figures.style import line_style, new_figure, style
+from arcface_jax.figures.style import WIDTH, line_style, new_figure, style
 from arcface_jax.margins import (
     NAMED_MARGINS,
     PAST_PI,
@@ -70,12 +70,12 @@ def _broken(values: np.ndarray, jumps: np.ndarray) -> np.ndarray:
 
 
 def _two_panels(title: str, slope_limits: tuple[float, float]) -> tuple[Figure, Axes, Axes]:
-    figure = new_figure(11.5, 4.6)
+    figure = new_figure(WIDTH, 5.4)
     left, right = figure.subplots(1, 2)
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize=11)
     for axes in (left, right):
         axes.set(
-            xlabel="angle θ to the true class, degrees", xlim=(0, 180), xticks=range(0, 181, 20)
+            xlabel="angle θ to the true class, degrees", xlim=(0, 180), xticks=range(0, 181, 30)
         )
     left.set_ylabel("target cosine ψ(cos θ)")
     right.set(ylabel="slope dψ / d cos θ", ylim=slope_limits)
@@ -106,7 +106,8 @@ def margin_curves(
     figure, left, right = _two_panels(title, slope_limits)
     for index, (label, psi) in enumerate(margins.items()):
         _draw(left, right, psi, label=label, lw=1.8, **line_style(index))
-    figure.legend(*left.get_legend_handles_labels(), loc="outside right center")
+    handles = left.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2, fontsize=10)
     return figure
 
 
@@ -127,7 +128,8 @@ def rule_curves(family: Family) -> Figure:
     handles, labels = left.get_legend_handles_labels()
     labels[PAST_PI.index("none")] = "none (the formula)"
     labels[len(PAST_PI)] += "\nright: straight-through,\nany rule"
-    figure.legend(handles, labels, loc="outside right center", title="past π")
+    below = {"loc": "outside lower center", "ncols": 2, "fontsize": 10}
+    figure.legend(handles, labels, title="past π", **below)
     return figure
 
 
@@ -147,7 +149,7 @@ def _annealing() -> Figure:
 def target_logit_curves() -> Figure:
     """The paper's target-logit curves over its own angles, and their slopes."""
     degrees = np.linspace(20.0, 100.0, 321)
-    figure = new_figure(9.0, 5.0)
+    figure = new_figure(WIDTH, 4.8)
     left, right = figure.subplots(1, 2)
     for index, (name, psi) in enumerate(NAMED_MARGINS.items()):
         curve = target_curve(psi, degrees)
@@ -163,7 +165,7 @@ def target_logit_curves() -> Figure:
             xticks=range(20, 101, 20),
         )
     figure.legend(
-        *left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=10
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9
     )
     return figure
 
@@ -177,7 +179,7 @@ def loss_gradient(scale: float = 64.0, num_classes: int = 10_572) -> Figure:
     rules = {f"{rule}, exact": arcface(past_pi=rule) for rule in PAST_PI}
     rules["any rule, straight-through"] = arcface(gradient="straight_through")
     named = {TITLES[name]: psi for name, psi in NAMED_MARGINS.items()}
-    figure = new_figure(9.0, 6.2)
+    figure = new_figure(WIDTH, 6.6)
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, margins, title in (
         (left, rules, "ArcFace, m = 0.5, by rule past π"),
@@ -193,11 +195,11 @@ def loss_gradient(scale: float = 64.0, num_classes: int = 10_572) -> Figure:
             gradient = loss_curve(psi, DEGREES, scale=scale, num_classes=num_classes).gradient
             shown = _broken(gradient, np.abs(np.diff(gradient)) > 0.05 * scale)
             axes.plot(DEGREES, shown, label=label + "".join(away), **line)
-        axes.set_title(title, fontsize=11)
+        axes.set_title(title, fontsize=10)
         axes.set(
             xlim=(0, 180), xticks=range(0, 181, 30), xlabel="angle θ to the true class, degrees"
         )
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), fontsize=10)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), fontsize=8.5)
     lowest = min(left.get_ylim()[0], -0.2 * scale)
     left.set_ylim(bottom=lowest)
     for axes in (left, right):
@@ -208,7 +210,7 @@ def loss_gradient(scale: float = 64.0, num_classes: int = 10_572) -> Figure:
             0.5 * lowest,
             "descent turns the embedding\naway from its class",
             va="center",
-            fontsize=10,
+            fontsize=9,
         )
     left.set_ylabel("gradient of the loss dL/dθ, per radian")
     return figure

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from arcface_jax.errors import InputError
-from arcface_jax.figures.style import PALETTE, one_axes, style
+from arcface_jax.figures.style import PALETTE, WIDTH, one_axes, style
 
 _MARKERS = "osD^vP*X<>ph"
 
@@ -36,7 +36,7 @@ def plane_figure(
             f"plane {plane.shape}, labels [{len(labels)}], centres {centres.shape}, names "
             f"[{len(names)}] do not fit; give [N, 2], [N], [C, 2] and [C]"
         )
-    figure, axes = one_axes(7.0, 6.2)
+    figure, axes = one_axes(WIDTH, 6.2)
     for person, name in enumerate(names):
         colour = PALETTE[person % len(PALETTE)]
         marker = _MARKERS[person // len(PALETTE) % len(_MARKERS)]
@@ -47,13 +47,13 @@ def plane_figure(
         x, y = centres[person]
         axes.scatter(x, y, s=60, **mark, **edge)
         axes.annotate(
-            name, centres[person], (4, 4), textcoords="offset points", fontsize=8, zorder=4
+            name, centres[person], (4, 4), textcoords="offset points", fontsize=9, zorder=4
         )
+    axes.set_title(title, fontsize=11)
     axes.set(
-        title=title,
         xticks=[],
         yticks=[],
-        xlabel="first direction of the layout (no unit)",
+        xlabel="first direction of the layout (no unit)\nsmall: an image; large: a person's centre",
         ylabel="second direction of the layout (no unit)",
     )
     return figure

@@ -43,7 +43,8 @@ def angle_ridges(angles: Angles) -> Figure:
     _name_rows(axes, rows, lambda one: f"{np.median(one):.0f}°")
     axes.set(
         xlim=(0, _end(one for moments in rows.values() for one in moments.values())),
-        xlabel="angle θ between an embedding and the centre of its class, degrees",
+        xlabel="angle θ between an embedding and the centre of its class, degrees\n"
+        "height: share of the embeddings at an angle",
     )
     return figure
 
@@ -72,7 +73,10 @@ def logit_ridges(angles: Angles, psis: Mapping[str, Psi]) -> Figure:
         for number, density in enumerate(moments.values()):
             _ridge(axes, row, number, grid, density / tallest * _OVERLAP)
     _name_rows(axes, rows, lambda one: f"{np.median(one) + 0.0:.2f}".replace("-", "−"))
-    axes.set(xlim=(grid[0], grid[-1]), xlabel="target logit over s, ψ(cos θ)")
+    axes.set(
+        xlim=(grid[0], grid[-1]),
+        xlabel="target logit over s, ψ(cos θ)\nheight: share of the embeddings at a logit",
+    )
     return figure
 
 

@@ -8,7 +8,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from arcface_jax.analysis.over_seeds import summarise
 from arcface_jax.errors import InputError
-from arcface_jax.figures.style import PALETTE, line_style, new_figure, one_axes, style
+from arcface_jax.figures.style import PALETTE, WIDTH, line_style, new_figure, one_axes, style
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -25,23 +25,28 @@ def losses_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], label: st
         raise InputError("panels: no data set, or one without losses; give at least one of each")
     first = next(iter(panels.values()))
     names = sorted(first, key=lambda name: float(np.mean(first[name])))
-    figure = new_figure(3.7 * len(panels) + 1.2, 1.2 + 0.26 * len(names))
-    columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (data_set, rows) in zip(columns, panels.items(), strict=True):
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = new_figure(WIDTH, 0.5 + lines * (1.1 + 0.26 * len(names)))
+    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
+    for axes, (data_set, rows) in zip(grid.flat, panels.items(), strict=False):
         for height, name in enumerate(names):
             if name not in rows:
                 continue
             summary = summarise(rows[name])
             colour = PALETTE[1] if name == "arcface" else PALETTE[0]
-            axes.plot(rows[name], [height] * len(rows[name]), ".", color="black", ms=3, alpha=0.5)
+            axes.plot(rows[name], [height] * len(rows[name]), ".", color="black", ms=5, alpha=0.6)
             bar = summary.deviation if summary.count > 1 else 0.0
             axes.errorbar(
                 summary.mean, height, xerr=bar, fmt="o", color=colour, ms=5, capsize=2, lw=1
             )
         axes.set_title(data_set, fontsize=11)
         axes.set_xlabel(label)
-    columns[0].set_yticks(np.arange(len(names)), names, fontsize=9)
-    columns[0].set_ylim(-0.7, len(names) - 0.3)
+    grid[0, 0].set_yticks(np.arange(len(names)), names, fontsize=9)
+    grid[0, 0].set_ylim(-0.7, len(names) - 0.3)
+    figure.supxlabel("large: mean; bar: ± deviation over seeds; small: each seed", fontsize=9)
     return figure
 
 
@@ -61,7 +66,7 @@ def sweep_figure(
       y_label: name of the values, with their unit.
       logarithmic: whether the setting's axis is.
     """
-    figure, axes = one_axes(6.0, 3.8)
+    figure, axes = one_axes(WIDTH, 4.2)
     for number, (name, points) in enumerate(lines.items()):
         x = sorted(points)
         summaries = [summarise(points[value]) for value in x]
@@ -76,8 +81,7 @@ def sweep_figure(
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
     axes.set(xlabel=x_label, ylabel=y_label)
-    if len(lines) > 1:
-        axes.legend()
+    axes.legend(title="line: mean; band: lowest to highest seed", title_fontsize=9)
     return figure
 
 
@@ -96,7 +100,7 @@ def angle_table_figure(
       titles: of the panels, by figure.
     """
     names = list(ours)[::-1]
-    figure = new_figure(7.4, 4.6)
+    figure = new_figure(WIDTH, 4.6)
     grid = figure.subplots(2, (len(titles) + 1) // 2, sharey=True, squeeze=False)
     for axes, (key, title) in zip(grid.T.flat, titles.items(), strict=True):
         for height, name in enumerate(names):
@@ -130,7 +134,7 @@ def courses_figure(
     """
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure = new_figure(3.7 * columns + 0.3, 4.2 * rows)
+    figure = new_figure(WIDTH, 4.2 * rows)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.remove()

@@ -1,26 +1,40 @@
-"""How every picture looks: one palette, one size, one way to save."""
+"""How every picture looks: one palette, one width, one way to save.
+
+A picture is at most `WIDTH` inches wide and no letter in it is smaller than `SMALLEST` points. So a
+column of 700 pixels, as of a page on the web, shows every letter 11 pixels high or higher. Pictures
+have a white background of their own, so that they look alike on light and on dark pages.
+"""
 
 import pathlib
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from arcface_jax.arguments import check_choice
 from arcface_jax.errors import InputError, printable
 
 # Okabe and Ito's palette: distinguishable with every common colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+BLUE_INK, RED_INK, GREEN_INK = PALETTE[0], "#B54A00", "#00755A"
+"""Of letters: as near the palette as can be read on white."""
 # In the palette's order, so that lines differ without colour too.
 _DASHES = ((0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 LINE_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", *_DASHES)
 
+WIDTH = 7.0
+"""Inches: of the widest picture."""
+SMALLEST = 8.0
+"""Points: of the smallest letters."""
+
+_INK, _PAPER = "black", "white"
 _SETTINGS: dict[Any, Any] = {
     "figure.dpi": 110,
     "savefig.dpi": 150,
@@ -32,6 +46,12 @@ _SETTINGS: dict[Any, Any] = {
     "font.size": 11,
     "legend.frameon": False,
     "text.parse_math": False,  # a name with two dollar signs is no formula
+    # The caller's may be those of a dark notebook.
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), _PAPER),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), _INK),
+    **dict.fromkeys(("xtick.color", "ytick.color", "axes.titlecolor"), _INK),
+    "savefig.transparent": False,
+    "grid.color": "#b0b0b0",
     "svg.hashsalt": "arcface_jax",  # equal pictures give equal files
 }
 
@@ -43,7 +63,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float = 7.0, height: float = 4.2) -> Figure:
+def new_figure(width: float = WIDTH, height: float = 4.2) -> Figure:
     """An empty figure, sizes in inches, made without pyplot.
 
     So it needs no screen, is freed like any object, and does not change the back end of a notebook.
@@ -51,7 +71,7 @@ def new_figure(width: float = 7.0, height: float = 4.2) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def one_axes(width: float = 7.0, height: float = 4.2) -> tuple[Figure, Axes]:
+def one_axes(width: float = WIDTH, height: float = 4.2) -> tuple[Figure, Axes]:
     """A `new_figure` with one pair of axes in it."""
     figure = new_figure(width, height)
     return figure, figure.subplots()
@@ -81,6 +101,42 @@ def check_images(name: str, images: np.ndarray, lengths: str = "P") -> None:
     right_rank = images.ndim == wanted.count(",") + 1
     if not right_rank or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
         raise InputError(f"{name}: {images.dtype} of shape {images.shape}; give uint8 {wanted}")
+
+
+class _PowersOfTen(LogFormatter):
+    """1e-4, .1, 1, 1000, 1e5: what matplotlib writes otherwise is a formula."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return (
+            super().__call__(x, pos).replace("\u2212", "-").replace("e-0", "e-").replace("e+0", "e")
+        )
+
+
+def logarithmic(axes: Axes, *names: Literal["x", "y"]) -> None:
+    """Makes axes logarithmic, with ticks in plain text."""
+    for name in names:
+        axes.set(**{f"{name}scale": "log"})
+        axis = axes.xaxis if name == "x" else axes.yaxis
+        axis.set_major_formatter(_PowersOfTen())
+        axis.set_minor_formatter(_PowersOfTen(labelOnlyBase=False))
+
+
+def end_at(axes: Axes, most: float, bottom: float | None = None) -> None:
+    """Ends the vertical axis at `most`, such as 100 %; a line that runs there is drawn whole.
+
+    Args:
+      axes: with the lines.
+      most: the highest value there can be.
+      bottom: where the axis begins; by default a little below the lowest line.
+    """
+    axes.set_ylim(bottom=axes.get_ylim()[0] if bottom is None else bottom, top=most)
+    for line in axes.lines:
+        line.set_clip_on(False)
+
+
+def legend_above(axes: Axes) -> None:
+    """A legend over the axes, where it hides nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2)
 
 
 def line_style(number: int) -> dict[str, Any]:

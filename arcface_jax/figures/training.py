@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from arcface_jax.figures.style import new_figure, one_axes, style
+from arcface_jax.figures.style import end_at, legend_above, new_figure, one_axes, style
 
 
 @style()
@@ -26,7 +26,8 @@ def training_curves(
         above.axhline(expected_initial_loss, color="black", ls=":", lw=1, label=label)
         above.legend()
     below.plot(steps, 100 * np.asarray(accuracies), lw=1.2, color="C1")
-    below.set(ylabel="training accuracy, %\n(before the margin)", ylim=(0, 100), xlabel="step")
+    below.set(ylabel="training accuracy, %\n(before the margin)", xlabel="step")
+    end_at(below, 100.0, bottom=0.0)
     return figure
 
 
@@ -40,14 +41,16 @@ def learning_curve(
     """Verification of held-out identities by step: accuracy ± deviation over folds, and AUC."""
     figure, axes = one_axes()
     percent, deviation = 100 * np.asarray(accuracies), 100 * np.asarray(deviations)
-    label = "accuracy ± deviation over folds"
-    axes.errorbar(steps, percent, yerr=deviation, marker="o", capsize=3, label=label)
+    label = "accuracy; bars: ± its deviation over folds"
+    ends = (deviation, np.minimum(deviation, 100.0 - percent))  # no accuracy is above 100 %
+    axes.errorbar(steps, percent, yerr=ends, marker="o", capsize=3, label=label)
     axes.plot(steps, 100 * np.asarray(aucs), marker="s", label="area under the ROC")
     axes.set(
         xlabel="step (0 is before training)",
         ylabel="verification of unseen people, %",
-        ylim=(45, 101),
     )
+    lowest = min([45.0, *(percent - deviation), *(100 * np.asarray(aucs))])
+    end_at(axes, 100.0, bottom=lowest)
     axes.legend(loc="lower right")
     return figure
 
@@ -64,13 +67,14 @@ def angle_histogram(angles: Mapping[int, np.ndarray]) -> Figure:
     for step in sorted(angles):
         degrees = angles[step]
         label = f"step {step}: median {np.median(degrees):.0f}°"
-        axes.hist(degrees, bins, density=True, alpha=0.55, label=label)
+        shares = np.full(len(degrees), 100.0 / len(degrees))
+        axes.hist(degrees, bins, weights=shares, alpha=0.55, label=label)
     farthest = max((float(np.max(degrees)) for degrees in angles.values()), default=0.0)
     # Few pass 120° unless training goes astray.
     axes.set(
         xlim=(0, 120 if farthest <= 120 else 180),
         xlabel="angle θ between an embedding and its class centre, degrees",
-        ylabel="density, per degree",
+        ylabel="share of the images in 2 degrees, %",
     )
-    axes.legend()
+    legend_above(axes)
     return figure

@@ -33,6 +33,24 @@ def test_text_has_a_line_for_each_figure() -> None:
     assert lines[-1].split() == ["Intra", "38.45°"]
 
 
+def test_people_read_one_interval_for_each_number() -> None:
+    of_folds = Interval(0.0052, 0.0052, 0.0052)
+    rows = {
+        "lfw": {
+            "accuracy": Interval(0.994, 0.9903, 0.9963),
+            "accuracy_std": of_folds,
+            "val": Interval(0.98, 0.98, 0.98),  # without an interval its deviation stays
+            "val_std": of_folds,
+        }
+    }
+    for text in (to_text(rows), to_markdown(rows), to_latex(rows)):
+        assert "99.40 [99.03, 99.63]" in text
+        assert "deviation over folds" not in text
+        assert "VAL's deviation" in text
+    assert json.loads(to_json(rows))["lfw"]["accuracy_std"]["estimate"] == 0.0052
+    assert "lfw,accuracy_std,0.0052" in to_csv(rows)
+
+
 def test_markdown_aligns_and_escapes() -> None:
     lines = to_markdown(ROWS).splitlines()
     assert (

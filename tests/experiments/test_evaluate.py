@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from arcface_jax.commands import evaluation_report
+from arcface_jax.commands import evaluation_report, html_page
 from arcface_jax.commands.command import run_command
 from arcface_jax.commands.evaluation_inputs import load_set, read_embeddings
 from arcface_jax.commands.models import load_trained
@@ -36,6 +36,7 @@ from arcface_jax.training.config import Config, DataConfig, ModelConfig, RunConf
 from arcface_jax.training.config_file import config_to_json
 from experiments.evaluate import Arguments, run
 from tests.bin_set import write_bin
+from tests.figures.legible import LEAST_CONTRAST, contrast
 
 
 def write_faces(path: pathlib.Path, noise: float = 0.8, **more: np.ndarray) -> pathlib.Path:
@@ -137,6 +138,36 @@ def test_the_report_is_one_page_that_needs_nothing_else(evaluated: pathlib.Path)
     assert "significant" in page
     assert "cannot tell whether the FAR is below 0.0001" in page
     assert "Rates by group" in page
+
+
+def test_the_report_tells_what_it_is_of_and_how_it_was_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/x/experiments/evaluate.py", "--embeddings", "my faces.npz"])
+    about = [("model", "runs/<r>"), ("scores by", "--flip add --detect")]
+    page = evaluation_report.html_report("Evaluation of lfw", {}, {}, {}, 0.95, about)
+    facts = dict(re.findall("<tr><td>([^<]*)</td><td>([^<]*)</td></tr>", page))
+    assert "<title>Evaluation of lfw</title>" in page
+    assert facts["model"] == "runs/&lt;r&gt;"
+    assert facts["scores by"] == "--flip add --detect"
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d", facts["date"])
+    typed = "python -m experiments.evaluate --embeddings &#x27;my faces.npz&#x27;"
+    assert facts["command"] == typed
+    monkeypatch.setattr("sys.argv", ["/x/ipykernel_launcher.py", "-f", "kernel.json"])
+    assert "kernel" not in evaluation_report.html_report("Evaluation", {}, {}, {}, 0.95, about)
+
+
+@pytest.mark.parametrize("colours", [html_page.LIGHT, html_page.DARK], ids=["light", "dark"])
+def test_a_report_can_be_read_on_a_light_and_on_a_dark_screen(colours: dict[str, str]) -> None:
+    for text in ("text", "quiet"):
+        assert contrast(colours[text], colours["page"]) >= LEAST_CONTRAST
+    page = html_page.page("title", [])
+    light, dark = page.split("@media (prefers-color-scheme: dark)")
+    wanted = "".join(f"--{name}: {colour};" for name, colour in colours.items())
+    part = light if colours is html_page.LIGHT else dark.split(".light")[0]
+    assert wanted in part.replace("; --", ";--")
+    assert '<meta name="color-scheme" content="light dark">' in page
+    assert "background: #ffffff" in re.search("img {[^}]*}", page)[0]  # type: ignore[index]
 
 
 def test_each_rate_of_a_group_has_its_interval_or_a_word_that_there_is_none() -> None:

@@ -3,10 +3,12 @@ mistakes.
 """
 
 import pathlib
+import re
 
 import pytest
 from matplotlib.figure import Figure
 
+from arcface_jax.figures.examples import EXAMPLES
 from experiments import figures
 
 
@@ -61,7 +63,19 @@ def test_a_figures_own_arguments_come_after_dashes(type_command, registry, tmp_p
 def test_all_leaves_out_what_needs_a_file(type_command, registry, tmp_path):
     status, out, _ = type_command(figures.main, "--all", "--folder", tmp_path)
     assert status == 0
-    assert [pathlib.Path(line).stem for line in out.split()] == ["plain", "left", "right"]
+    assert [pathlib.Path(line).name for line in out.split()] == [
+        *(f"{name}.png" for name in ("plain", "left", "right")),
+        "figures.html",
+    ]
+    page = (tmp_path / "figures.html").read_text()
+    shown = re.findall('<div class="(light|dark)">(.*?)</div>', page)
+    for scheme in ("light", "dark"):
+        pictures = [re.findall('src="([^"]*)"', part) for name, part in shown if name == scheme]
+        assert pictures == [["plain.png"], ["left.png", "right.png"]]
+
+
+def test_every_example_is_drawn_by_name():
+    assert {f"example_{name}" for name in EXAMPLES} < set(figures.FIGURES)
 
 
 @pytest.mark.parametrize(

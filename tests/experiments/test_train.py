@@ -408,12 +408,14 @@ def test_unreadable_images_of_a_stream_are_replaced_and_counted(command, people)
     assert "Classes none of whose images could be decoded: 1; the first: p0." in out
 
 
-def test_a_sheet_of_images_leaves_the_place_of_an_unreadable_one_black(people):
+def test_a_sheet_of_images_tells_the_files_and_leaves_out_what_cannot_be_read(people):
     (people / "p1" / "2.pgm").write_bytes(b"damaged")
     source = FolderSource(people)
-    grid = sample_grid(source, (20, 16))
-    assert grid.shape == (6, 10, 20, 16, 3)
-    assert not grid[1, 2].any()
+    grid, names, files = sample_grid(source, (20, 16))
+    assert grid.shape == (6, 8, 20, 16, 3)
+    assert names == [f"p{person}" for person in range(6)]
+    assert files[0] == [*(f"{number}.pgm" for number in range(6)), "", ""]
+    assert files[1][1:4] == ["1.pgm", "", "3.pgm"]
     for person, number in ((0, 0), (1, 1), (1, 3), (2, 0), (5, 5)):
         np.testing.assert_array_equal(grid[person, number], source[6 * person + number])
     assert not grid[:, 6:].any()

@@ -1,6 +1,5 @@
 """The pictures of the geometry hold the numbers they name, and are drawn without a warning."""
 
-import io
 import math
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from arcface_jax.analysis import geometry as numbers
 from arcface_jax.figures import geometry
 from arcface_jax.margins import NAMED_MARGINS, arcface
+from tests.figures.legible import check_legible
 
 
 def texts(figure):
@@ -17,7 +17,7 @@ def texts(figure):
 
 @pytest.mark.parametrize("name", geometry.GEOMETRY_FIGURES)
 def test_each_is_drawn(name):
-    geometry.GEOMETRY_FIGURES[name]().savefig(io.BytesIO(), format="png", dpi=40)
+    check_legible(geometry.GEOMETRY_FIGURES[name]())
 
 
 def test_the_boundaries_are_over_their_regions():

@@ -1,22 +1,26 @@
-import io
-
 import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.figures.inversion import inversion_figure
+from tests.figures.legible import check_legible
 
 
-def test_each_person_has_a_column_with_its_note():
+def test_each_person_has_its_images_side_by_side_with_name_file_and_note():
     rows = [
         (name, np.full((3, 6, 5, 3), grey, np.uint8))
         for name, grey in (("real", 10), ("generated", 200))
     ]
-    figure = inversion_figure(rows, ["a", "b", "c"])
-    figure.savefig(io.BytesIO(), format="png")
-    assert [axes.images[0].get_array()[0, 0, 0] for axes in figure.axes] == [10] * 3 + [200] * 3
-    assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "", "a", "b", "c"]
-    assert [figure.axes[at].get_ylabel() for at in (0, 3)] == ["real", "generated"]
+    names, files = ["Ann", "Bo", "Cy"], ["1.jpg", "2.jpg", "3.jpg"]
+    figure = inversion_figure(rows, ["a", "b", "c"], names=names, files=files)
+    check_legible(figure)
+    (axes,) = figure.axes
+    assert [int(image.get_array()[0, 0, 0]) for image in axes.images] == [10, 200] * 3
+    said = [text.get_text() for text in axes.texts]
+    assert said[:3] == ["real\n1.jpg", "generated", "Ann\na"]
+    assert said[3:6] == ["real\n2.jpg", "generated", "Bo\nb"]
+    with pytest.raises(InputError, match="names: 1 for 3 people"):
+        inversion_figure(rows, ["a", "b", "c"], names=["Ann"])
 
 
 def test_bad_rows_are_named():

@@ -1,16 +1,15 @@
 """The layer's diagram shows what the library computes."""
 
-import io
-
 import numpy as np
 
 from arcface_jax.analysis.layer import layer_steps
 from arcface_jax.figures.layer import CLASS_WEIGHTS, EMBEDDINGS, LABELS, layer
+from tests.figures.legible import check_legible
 
 
 def shown(**arguments):
     figure = layer(**arguments)
-    figure.savefig(io.BytesIO(), format="png", dpi=40)
+    check_legible(figure)
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 

@@ -3,25 +3,34 @@ import numpy as np
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.figures.samples import contact_sheet, face_sheet
-from arcface_jax.figures.style import fitted, save
+from arcface_jax.figures.samples import Mark, contact_sheet, face_sheet, name_and_file
+from arcface_jax.figures.style import GREEN_INK, RED_INK, fitted, save
+from tests.figures.legible import check_legible
 
 
 def test_every_image_is_on_the_sheet_in_its_row_and_column():
     images = np.arange(2 * 3, dtype=np.uint8).reshape(2, 3, 1, 1, 1) * 40 + np.zeros(
         (1, 1, 10, 8, 3), np.uint8
     )
-    figure = contact_sheet(images, "six images", row_labels=["Ada", "Bo"])
-    axes = figure.axes[0]
-    sheet = np.asarray(axes.images[0].get_array())
-    for row in range(2):
-        for column in range(3):
-            block = sheet[row * 11 : row * 11 + 10, column * 9 : column * 9 + 8]
-            assert (block == images[row, column]).all()
+    files = [["a1.jpg", "a2.jpg", ""], ["b1.jpg", "b2.jpg", "b3.jpg"]]
+    figure = contact_sheet(images, "six images", ["Ada", "Bo"], files)
+    (axes,) = figure.axes
+    check_legible(figure)
     assert axes.get_title() == "six images"
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["Ada", "Bo"]
-    assert list(axes.get_yticks()) == [5.0, 16.0]
-    figure.canvas.draw()
+    assert [int(image.get_array()[0, 0, 0]) for image in axes.images] == [0, 40, 120, 160, 200]
+    lefts = [image.get_extent()[0] for image in axes.images]
+    np.testing.assert_allclose(lefts[:2], lefts[2:4])
+    assert lefts[2] < lefts[3] < lefts[4]
+    said = [text.get_text() for text in axes.texts]
+    assert said == ["Ada", "a1.jpg", "a2.jpg", "Bo", "b1.jpg", "b2.jpg", "b3.jpg"]
+
+
+def test_a_sheet_of_many_columns_shows_the_end_of_each_file():
+    images = np.zeros((1, 8, 4, 4, 3), np.uint8)
+    files = [[f"Hamid_Karzai_{number:04d}.jpg" for number in range(8)]]
+    figure = contact_sheet(images, "eight", ["Hamid_Karzai"], files)
+    said = [text.get_text() for text in figure.axes[0].texts]
+    assert said[1:] == [f"Hami…{number:04d}.jpg" for number in range(8)]
 
 
 @pytest.mark.parametrize(
@@ -46,16 +55,45 @@ def test_each_face_has_its_lines_and_its_frame(tmp_path):
     images = np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1) * 30 + np.zeros(
         (7, 8, 6, 3), np.uint8
     )
-    captions = [["Ann 0.812", "right", f"Ann/{number}.jpg"] for number in range(7)]
+    captions = [["Ann 0.812", f"Ann/{number}.jpg"] for number in range(7)]
     captions[1] = ["$x$ 0.5", "\u5c0f\u660e/1.jpg"]  # no formula, and no letters of the font
-    figure = face_sheet(images, captions, "seven", ["#009E73"] * 6 + ["#D55E00"], columns=3)
-    assert figure.get_suptitle() == "seven"
-    assert len(figure.axes) == 7
-    axes = figure.axes[6]
-    assert axes.get_xlabel() == "Ann 0.812\nright\nAnn/6.jpg"
-    np.testing.assert_array_equal(axes.images[0].get_array(), images[6])
-    assert matplotlib.colors.to_hex(axes.spines["left"].get_edgecolor()) == "#d55e00"
+    marks = [Mark("right", right=True)] * 5 + [None, Mark("wrong name", right=False)]
+    figure = face_sheet(images, captions, "seven", marks, columns=3)
+    (axes,) = figure.axes
+    assert axes.get_title() == "seven"
+    np.testing.assert_array_equal(axes.images[6].get_array(), images[6])
+    said = [text.get_text() for text in axes.texts]
+    assert [text for text in said if "Ann/" in text] == [
+        f"Ann 0.812\nAnn/{number}.jpg" for number in (0, 2, 3, 4, 5, 6)
+    ]
+    assert [text for text in said if text[0] in "✓✗"] == ["✓ right"] * 5 + ["✗ wrong name"]
+    frames = [matplotlib.colors.to_hex(patch.get_edgecolor()) for patch in axes.patches]
+    assert frames == [GREEN_INK.lower()] * 5 + [RED_INK.lower()]
     assert save(figure, tmp_path / "sheet")[0].exists()
+
+
+def test_a_long_place_is_written_over_two_lines():
+    images = np.zeros((1, 8, 6, 3), np.uint8)
+    place = "lfw_deepfunneled/Hamid_Karzai/Hamid_Karzai_0001.jpg"
+    figure = face_sheet(images, [[place]], "one", columns=4)
+    (said,) = (text.get_text() for text in figure.axes[0].texts)
+    folder, file = said.split("\n")
+    assert folder.endswith("id_Karzai/")
+    assert file == "Hamid_Karzai_0001.jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "lines"),
+    [
+        ("Ann", "Ann/1.jpg", ["Ann", "1.jpg"]),
+        ("Ann", "faces/Ann/1.jpg", ["Ann", "faces/Ann/1.jpg"]),
+        ("", "Ann/1.jpg", ["Ann/1.jpg"]),
+        ("Ann", "", ["Ann"]),
+        ("identity 3", "image 12", ["identity 3", "image 12"]),
+    ],
+)
+def test_a_folder_that_is_the_name_is_not_written_twice(name, file, lines):
+    assert name_and_file(name, file) == lines
 
 
 def test_a_long_line_loses_its_middle():
@@ -65,8 +103,13 @@ def test_a_long_line_loses_its_middle():
 
 
 @pytest.mark.parametrize(
-    ("captions", "colours"), [([["a"]], None), ([["a"], ["b"]], ["red"]), ([], None)]
+    ("captions", "marks"), [([["a"]], None), ([["a"], ["b"]], [None]), ([], None)]
 )
-def test_each_face_needs_a_caption_and_a_colour(captions, colours):
-    with pytest.raises(InputError, match="captions, colours"):
-        face_sheet(np.zeros((2, 8, 8, 3), np.uint8), captions, "two", colours)
+def test_each_face_needs_a_caption_and_a_mark(captions, marks):
+    with pytest.raises(InputError, match="captions, notes, marks"):
+        face_sheet(np.zeros((2, 8, 8, 3), np.uint8), captions, "two", marks)
+
+
+def test_each_image_of_a_sheet_needs_a_caption():
+    with pytest.raises(InputError, match="captions: give 1 times 2"):
+        contact_sheet(np.zeros((1, 2, 8, 8, 3), np.uint8), "two", captions=[["a.jpg"]])
