@@ -1,15 +1,15 @@
 """CurricularFace: hard wrong classes count little at first and more as training goes on."""
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
-from arcface_jax.arguments import check_between, check_positive
-from arcface_jax.cosine import take_target
-from arcface_jax.losses.loss import AT_START, Context, Loss, LossOutput
-from arcface_jax.losses.softmax import cosines_and_mask, margin_cross_entropy
+from arcface_jax.arguments import check_between
+from arcface_jax.losses.loss import AT_START, Context, LossOutput
+from arcface_jax.losses.softmax import MarginSoftmax, margin_softmax_loss, target_cosines
 from arcface_jax.losses.statistics import batch_statistics, moving_average
 from arcface_jax.margins import Psi, arcface
 
@@ -55,16 +55,16 @@ def curricular_cosines(cosine: jax.Array, threshold: jax.Array, t: jax.Array) ->
 
     Args:
       cosine: of the wrong classes, [N, C].
-      threshold: psi(cosθ_y), [N].
+      threshold: psi(cosθ_y), [N, 1].
       t: the state's scalar.
 
     Returns: [N, C].
     """
-    return jnp.where(cosine > threshold[:, None], cosine * (t + cosine), cosine)
+    return jnp.where(cosine > threshold, cosine * (t + cosine), cosine)
 
 
 @dataclasses.dataclass(frozen=True)
-class CurricularFace(Loss, name="curricularface"):
+class CurricularFace(MarginSoftmax, name="curricularface"):
     """s·cos(θ + m); a wrong class with cosθ_j > psi(cosθ_y) has s·cosθ_j(t + cosθ_j).
 
     t is updated before it is used. The threshold is psi(cosθ_y) as the paper has it; the authors'
@@ -72,8 +72,8 @@ class CurricularFace(Loss, name="curricularface"):
     (arXiv:2004.00288, eq. 5 to 8).
     """
 
-    scale: float = 64.0
-    """Radius s of the sphere that the logits lie on."""
+    any_kernel: ClassVar[bool] = False
+
     margin: float = 0.5
     """m, radians, in [0, π]."""
     past_pi: Literal["none", "linear", "easy", "clip", "reflect"] = "linear"
@@ -82,15 +82,15 @@ class CurricularFace(Loss, name="curricularface"):
     """Of t, the running mean of the cosine between an embedding and its class."""
 
     def __post_init__(self) -> None:
-        check_positive("scale", self.scale)
+        super().__post_init__()
         check_between("decay", self.decay, 0.0, 1.0)
         self.psi()
 
-    def __str__(self) -> str:
-        s = f"{self.scale:g}"
-        return f"{s}·cos(θ + {self.margin:g}), hard wrong classes {s}·cosθ(t + cosθ)"
+    def formula(self) -> str:
+        """The target logit over s, for people."""
+        return f"cos(θ + {self.margin:g}), hard wrong classes {self.scale:g}·cosθ(t + cosθ)"
 
-    def psi(self) -> Psi:
+    def psi(self, context: Context = AT_START) -> Psi:
         """The margin of the true class."""
         return arcface(self.margin, past_pi=self.past_pi)
 
@@ -107,24 +107,34 @@ class CurricularFace(Loss, name="curricularface"):
         context: Context = AT_START,
         *,
         psi: Psi | None = None,
+        **over: Any,
     ) -> LossOutput:
-        """Losses from all logits; `psi` in place of the margin, if given."""
-        weights, psi = params["class_weights"], psi or self.psi()
-        cosine, mask = cosines_and_mask(embeddings, weights, labels, context.precision)
-        target, valid = take_target(cosine, mask), jnp.any(mask, axis=-1)
+        """t from the batch's own cosines, then the softmax; `psi` in place of the margin, if
+        given.
+        """
+        weights, psi, labels = params["class_weights"], psi or self.psi(), jnp.asarray(labels)
+        target = target_cosines(embeddings, weights, labels, **over)
         new = curricularface_update(
             state["curricularface"],
             target,
-            valid,
+            labels >= 0,
             decay=self.decay,
             axis_name=context.axis_name,
         )
-        modulated = curricular_cosines(cosine, psi(target), new.t)
-        loss = margin_cross_entropy(
-            jnp.where(mask, cosine, modulated), labels, psi=psi, scale=self.scale
+        out = margin_softmax_loss(
+            embeddings,
+            weights,
+            labels,
+            psi=psi,
+            eta=Partial(curricular_cosines, threshold=psi(target), t=new.t),
+            scale=self.scale,
+            label_smoothing=self.label_smoothing,
+            filter_threshold=self.filter_threshold,
+            precision=context.precision,
+            with_cosines=True,
+            **over,
         )
-        nearest = jnp.max(jnp.where(mask, -jnp.inf, cosine), axis=-1)
-        return LossOutput(loss, {"curricularface": new}, target, valid & (target > nearest))
+        return LossOutput(out[0], {"curricularface": new}, *out[1:])
 
 
 def curricularface_loss(

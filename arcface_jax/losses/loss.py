@@ -72,10 +72,12 @@ class Loss:
     `name=` is known to `--loss.name` by it, any other by its import path, module:Class.
 
     `any_head` says whether the classes may be gone over in chunks, over devices, or as a sample;
+    `any_kernel`, whether in tiles of Pallas, whose wrong classes have the logits s·cosθ alone;
     `needs_norms`, whether the gradient by the embeddings goes through their lengths too.
     """
 
     any_head: ClassVar[bool] = False
+    any_kernel: ClassVar[bool] = True
     needs_norms: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, name: str | None = None, **options: Any) -> None:

@@ -14,19 +14,21 @@ import numpy as np
 
 from arcface_jax.arguments import check_between, check_floating, check_labels, check_positive
 from arcface_jax.cosine import (
-    cosine_logits,
     has_class,
     head_dtype,
+    own_cosines,
     row_norms,
     take_target,
     target_mask,
 )
 from arcface_jax.errors import InputError
-from arcface_jax.heads.class_sums import class_sums
+from arcface_jax.heads.class_sums import ClassSums, Eta, SumOptions, class_sums, unchanged
 from arcface_jax.heads.sampling import ClassSample, places_in_sample, take_rows
 from arcface_jax.heads.shards import AxisName, class_axis
 from arcface_jax.heads.softmax import (
+    SharedBatch,
     apply_psi,
+    bind_eta,
     blank_ignored,
     check_head,
     check_scale,
@@ -47,6 +49,7 @@ def margin_softmax_loss(
     labels: jax.Array,
     *,
     psi: Psi = ARCFACE,
+    eta: Eta | None = None,
     scale: Any = 64.0,
     label_smoothing: float = 0.0,
     filter_threshold: float | None = None,
@@ -89,6 +92,9 @@ def margin_softmax_loss(
         several devices this one's shard, see `shard_classes`.
       labels: y, [N] integers in [0, C), or −1 for a row to ignore.
       psi: the margin; see `arcface_jax.margins`. For a margin of each example give it arrays [N].
+      eta: what takes the place of a wrong class's cosine, a function of cosines [N, c] whose values
+        are −1 or more. `jax.tree_util.Partial(function, name=array)` binds arrays to it, scalars
+        or [N]; those reach the function as [N, 1].
       scale: s > 0; a number, a scalar array (which may be learnt) or [N].
       label_smoothing: ε in [0, 1]; the wanted distribution is (1 − ε)·[j = y] + ε/C.
       filter_threshold: leave a wrong class out of a row's softmax where its cosine is above this:
@@ -98,7 +104,7 @@ def margin_softmax_loss(
       num_classes: C of all devices together; needed with `axis_name`.
       sample: from `sample_classes` or `hard_classes`, with these labels.
       precision: of the matrix products; see `arcface_jax.cosine.product`.
-      kernel: xla, or pallas, without `chunk` and sub-centres.
+      kernel: xla, or pallas, without `chunk`, sub-centres and `eta`.
       skip: δ in [0, 1], of kernel pallas: leave tiles of negligible probabilities out of the
         gradient. That of the mean loss by a normalised embedding is off by at most δ·s/N.
       with_cosines: also return what the same products give, at no further cost.
@@ -113,8 +119,6 @@ def margin_softmax_loss(
       Deng et al., ArcFace, arXiv:1801.07698. Wijmans et al., Cut Your Losses, arXiv:2411.09009, for
       losses without logits. An et al., Partial FC, arXiv:2010.05222 and arXiv:2203.15565.
     """
-    axis = class_axis(axis_name, num_classes, jnp.shape(class_weights)[0])
-    embeddings, class_weights = check_head(embeddings, class_weights, axis)
     options = sum_options(
         chunk=chunk,
         label_smoothing=label_smoothing,
@@ -123,19 +127,72 @@ def margin_softmax_loss(
         precision=precision,
         nearest_wrong=with_cosines,
         kernel=kernel,
-        skip=skip / axis.size,
+        skip=skip,
     )
+    how: Any = {"eta": eta, "axis_name": axis_name, "num_classes": num_classes, "sample": sample}
+    sums, batch, own = sums_of_batch(embeddings, class_weights, labels, scale, options, **how)
+    loss = losses_from_sums(sums, own, psi, batch.scale, label_smoothing)
+    return (loss, sums.target, own & (sums.target > sums.nearest_wrong)) if with_cosines else loss
+
+
+def sums_of_batch(
+    embeddings: jax.Array,
+    class_weights: jax.Array,
+    labels: jax.Array,
+    scale: Any,
+    options: SumOptions,
+    *,
+    eta: Eta | None = None,
+    axis_name: AxisName | None = None,
+    num_classes: int | None = None,
+    sample: ClassSample | None = None,
+) -> tuple[ClassSums, SharedBatch, jax.Array]:
+    """(sums over all classes of this device's examples, the batch, which examples have a class):
+    what every head makes a loss of; for the arguments see `margin_softmax_loss`.
+    """
+    axis = class_axis(axis_name, num_classes, jnp.shape(class_weights)[0])
+    embeddings, class_weights = check_head(embeddings, class_weights, axis)
+    options = dataclasses.replace(options, skip=options.skip / axis.size)
     dtype = compute_dtype(embeddings, class_weights)
     batch = share_batch(embeddings, labels, scale, axis, dtype)
     places, valid = batch.local_labels, axis.classes_here()
     if sample is not None:
         class_weights = take_rows(class_weights, sample)
         places, valid = places_in_sample(places, sample), sample.active
-    sums = class_sums(batch.unit, class_weights, places, batch.all_scales, valid, options)
+    bound = bind_eta(eta, axis, dtype)
+    sums = class_sums(batch.unit, class_weights, places, batch.all_scales, valid, options, bound)
     sums = reduce_sums(sums, batch, axis, options)
-    own = has_class(batch.labels, axis.num_classes)
-    loss = losses_from_sums(sums, own, psi, batch.scale, label_smoothing)
-    return (loss, sums.target, own & (sums.target > sums.nearest_wrong)) if with_cosines else loss
+    return sums, batch, has_class(batch.labels, axis.num_classes)
+
+
+def target_cosines(
+    embeddings: jax.Array,
+    class_weights: jax.Array,
+    labels: jax.Array,
+    *,
+    axis_name: AxisName | None = None,
+    num_classes: int | None = None,
+    **_: Any,
+) -> jax.Array:
+    """cosθ_y before any pass over the classes, for a loss that needs it to form its logits.
+
+    Args:
+      embeddings: [N, D]; on several devices, this one's.
+      class_weights: [C, D] or [C, K, D]; on several devices this one's shard.
+      labels: [N] integers in [0, C), or −1.
+      axis_name, num_classes: as in `margin_softmax_loss`, whose other options change nothing here.
+
+    Returns: [N], 0 for the label −1; no gradient.
+    """
+    axis = class_axis(axis_name, num_classes, jnp.shape(class_weights)[0])
+    embeddings, class_weights = check_head(embeddings, class_weights, axis)
+    embeddings, class_weights = jax.lax.stop_gradient((embeddings, class_weights))
+    batch = share_batch(embeddings, labels, 1.0, axis, compute_dtype(embeddings, class_weights))
+    own = own_cosines(batch.unit, class_weights, batch.local_labels)
+    own = own if own.ndim == 1 else jnp.max(own, axis=-1)
+    return axis.scatter_sum(
+        jnp.where(has_class(batch.local_labels, axis.classes_here()), own, 0.0), 0
+    )
 
 
 def margin_cross_entropy(
@@ -179,17 +236,6 @@ def margin_cross_entropy(
         check_between("filter_threshold", filter_threshold, -1.0, 1.0)
         kept = mask | (cosine <= filter_threshold)
     return cross_entropy(logits, mask, label_smoothing, kept)
-
-
-def cosines_and_mask(
-    embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array, precision: str = "highest"
-) -> tuple[jax.Array, jax.Array]:
-    """(cosines [N, C], which of them is the true class's), for a loss that needs them all."""
-    embeddings = check_floating("embeddings", embeddings, 2)
-    labels = check_labels(labels, embeddings.shape[0], jnp.shape(class_weights)[0])
-    blanked = blank_ignored(embeddings, labels)
-    cosine = cosine_logits(blanked, class_weights, precision=precision)
-    return cosine, target_mask(labels, cosine.shape[1])
 
 
 def cross_entropy(
@@ -252,6 +298,10 @@ class MarginSoftmax(Loss):
         """The margin of this batch, cosines [n] -> target logits over s [n]."""
         raise NotImplementedError
 
+    def eta(self, context: Context) -> Eta | None:
+        """What takes the place of wrong classes' cosines, as `margin_softmax_loss` has it."""
+        return None
+
     def advance(self, state: dict[str, Any], context: Context) -> dict[str, Any]:
         """The state with this batch counted in, by its labels and norms."""
         return state
@@ -309,6 +359,7 @@ class MarginSoftmax(Loss):
             weights,
             labels,
             psi=self.psi(context),
+            eta=self.eta(context),
             scale=self.radius(params),
             label_smoothing=self.label_smoothing,
             filter_threshold=self.filter_threshold,
@@ -346,9 +397,11 @@ class MarginSoftmax(Loss):
         targets = np.asarray(self.psi(context)(own), np.float64)
         penalty = float(jnp.mean(jnp.asarray(self.penalty(context, own))))
         scale, smoothing = self.scale, self.label_smoothing
+        eta = self.eta(context) or unchanged
+        values = np.asarray(eta(jnp.asarray(cosines, jnp.float32)), np.float64)
         log_sum = mean_log_sum(
-            scale * targets, np.full(512, 1 / 512), scale * cosines, weights, seen - 1
+            scale * targets, np.full(512, 1 / 512), scale * values, weights, seen - 1
         )
-        others = (seen - 1) * float(weights @ cosines)
+        others = (seen - 1) * float(weights @ values)
         wanted = (1.0 - smoothing) * targets.mean() + smoothing * (targets.mean() + others) / seen
         return log_sum - scale * float(wanted) + penalty

@@ -277,6 +277,11 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
         refuse(("chunk",), "head.kernel pallas")
         if (centres := getattr(loss, "sub_centers", 1)) > 1:
             raise InputError(f"head.kernel pallas has no loss.sub_centers {centres}; use xla")
+        if not loss.any_kernel:
+            raise InputError(
+                f"head.kernel pallas has no loss.name {name}, for its wrong classes have other "
+                "logits than s·cosθ; use xla"
+            )
     learnt = jax.eval_shape(lambda: loss.init_params(jax.random.key(0), 2, 2))
     if "class_weights" not in learnt:
         refuse(("precision",), f"loss.name {name}, which has no class weights")

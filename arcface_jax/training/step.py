@@ -345,6 +345,7 @@ def _fused(
             learning_rate,
             optimiser=optimiser,
             psi=loss.psi(context),
+            eta=loss.eta(context),
             scale=loss.scale,
             label_smoothing=loss.label_smoothing,
             filter_threshold=loss.filter_threshold,
