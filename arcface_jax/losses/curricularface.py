@@ -1,6 +1,7 @@
 """CurricularFace: hard wrong classes count little at first and more as training goes on."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from arcface_jax.arguments import check_between
-from arcface_jax.losses.loss import AT_START, Context, LossOutput
-from arcface_jax.losses.softmax import MarginSoftmax, margin_softmax_loss, target_cosines
+from arcface_jax.heads.class_sums import Eta
+from arcface_jax.losses.loss import AT_START, Context
+from arcface_jax.losses.softmax import MarginSoftmax
 from arcface_jax.losses.statistics import batch_statistics, moving_average
-from arcface_jax.margins import Psi, arcface
+from arcface_jax.margins import ARCFACE, Psi, arcface
 
 
 class CurricularFaceState(NamedTuple):
@@ -73,6 +75,7 @@ class CurricularFace(MarginSoftmax, name="curricularface"):
     """
 
     any_kernel: ClassVar[bool] = False
+    needs_target: ClassVar[bool] = True
 
     margin: float = 0.5
     """m, radians, in [0, π]."""
@@ -84,13 +87,13 @@ class CurricularFace(MarginSoftmax, name="curricularface"):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_between("decay", self.decay, 0.0, 1.0)
-        self.psi()
+        self.psi(AT_START)
 
     def formula(self) -> str:
         """The target logit over s, for people."""
         return f"cos(θ + {self.margin:g}), hard wrong classes {self.scale:g}·cosθ(t + cosθ)"
 
-    def psi(self, context: Context = AT_START) -> Psi:
+    def psi(self, context: Context) -> Psi:
         """The margin of the true class."""
         return arcface(self.margin, past_pi=self.past_pi)
 
@@ -98,43 +101,24 @@ class CurricularFace(MarginSoftmax, name="curricularface"):
         """t = 0."""
         return {"curricularface": curricularface_init()}
 
-    def __call__(
-        self,
-        params: dict[str, Any],
-        state: dict[str, Any],
-        embeddings: jax.Array,
-        labels: jax.Array,
-        context: Context = AT_START,
-        *,
-        psi: Psi | None = None,
-        **over: Any,
-    ) -> LossOutput:
-        """t from the batch's own cosines, then the softmax; `psi` in place of the margin, if
-        given.
-        """
-        weights, psi, labels = params["class_weights"], psi or self.psi(), jnp.asarray(labels)
-        target = target_cosines(embeddings, weights, labels, **over)
-        new = curricularface_update(
-            state["curricularface"],
-            target,
-            labels >= 0,
-            decay=self.decay,
-            axis_name=context.axis_name,
-        )
-        out = margin_softmax_loss(
-            embeddings,
-            weights,
-            labels,
-            psi=psi,
-            eta=Partial(curricular_cosines, threshold=psi(target), t=new.t),
-            scale=self.scale,
-            label_smoothing=self.label_smoothing,
-            filter_threshold=self.filter_threshold,
-            precision=context.precision,
-            with_cosines=True,
-            **over,
-        )
-        return LossOutput(out[0], {"curricularface": new}, *out[1:])
+    def advance(self, state: dict[str, Any], context: Context) -> dict[str, Any]:
+        """With the target cosines of this batch."""
+        old, valid, axis = state["curricularface"], context.labels >= 0, context.axis_name
+        new = curricularface_update(old, context.target, valid, decay=self.decay, axis_name=axis)
+        return {"curricularface": new}
+
+    def eta(self, context: Context) -> Eta:
+        """Of wrong classes, by this batch's thresholds and t."""
+        threshold, t = self.psi(context)(context.target), context.state["curricularface"].t
+        return Partial(curricular_cosines, threshold=threshold, t=t)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OtherMargin(CurricularFace):
+    other: Psi = ARCFACE
+
+    def psi(self, context: Context) -> Psi:
+        return self.other
 
 
 def curricularface_loss(
@@ -156,7 +140,7 @@ def curricularface_loss(
       state: from `curricularface_init` or the previous step.
       psi: a margin in place of the authors'.
       axis_name: of the devices that share the batch.
-      **numbers: fields of `CurricularFace`: scale, margin, past_pi, decay.
+      **numbers: fields of `CurricularFace`: scale, margin, past_pi, decay ….
 
     Returns: (loss [N], the new state).
 
@@ -164,7 +148,6 @@ def curricularface_loss(
       InputError: for a wrong shape, dtype, label or number.
     """
     params, context = {"class_weights": class_weights}, Context(axis_name=axis_name)
-    out = CurricularFace(**numbers)(
-        params, {"curricularface": state}, embeddings, labels, context, psi=psi
-    )
+    kind = CurricularFace if psi is None else functools.partial(_OtherMargin, other=psi)
+    out = kind(**numbers)(params, {"curricularface": state}, embeddings, labels, context)
     return out.loss, out.state["curricularface"]

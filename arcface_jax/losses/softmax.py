@@ -270,6 +270,8 @@ class MarginSoftmax(Loss):
     """
 
     any_head: ClassVar[bool] = True
+    needs_target: ClassVar[bool] = False
+    """Whether `advance`, `psi` or `eta` read context.target."""
 
     scale: float = 64.0
     """Radius s of the sphere that the logits lie on; 64 in the papers, too much for a small
@@ -335,7 +337,8 @@ class MarginSoftmax(Loss):
         """(the new state, the context with this batch in it)."""
         norms = row_norms(blank_ignored(embeddings, labels))
         norms = norms if self.needs_norms else jax.lax.stop_gradient(norms)
-        context = dataclasses.replace(context, labels=labels, norms=norms)
+        dim = embeddings.shape[1]
+        context = dataclasses.replace(context, labels=labels, norms=norms, dim=dim)
         state = self.advance(state, context)
         return state, dataclasses.replace(context, state=state)
 
@@ -353,6 +356,9 @@ class MarginSoftmax(Loss):
         classes = over.get("num_classes") or jnp.shape(weights)[0]
         embeddings = check_floating("embeddings", embeddings, 2)
         labels = check_labels(labels, embeddings.shape[0], classes)
+        if self.needs_target:
+            target = target_cosines(embeddings, weights, labels, **over)
+            context = dataclasses.replace(context, target=target)
         state, context = self.begin(state, embeddings, labels, context)
         loss, target_cosine, hit = margin_softmax_loss(
             embeddings,
@@ -382,14 +388,15 @@ class MarginSoftmax(Loss):
     ) -> float:
         """By integration over random cosines, with the psi and penalty of simulated embeddings."""
         seen = max(1, round(sample_rate * num_classes))
-        if type(self).__call__ is not MarginSoftmax.__call__:  # nothing is known of it
+        if type(self).__call__ is not MarginSoftmax.__call__ or self.needs_target:
+            # Nothing is known of it, or too much at once.
             counts = None if class_counts is None else jnp.asarray(class_counts)[:seen]
             return super().expected_initial_loss(
                 seen, embedding_size, class_counts=counts, norm=norm
             )
         embeddings, labels = simulated_batch(512, num_classes, embedding_size, class_counts, norm)
         context = Context(key=jax.random.key(3), class_counts=class_counts)
-        _, context = self.begin(self.init(), embeddings, labels, context)
+        _, context = self.begin(self.init_state(num_classes), embeddings, labels, context)
         cosines, weights = random_cosines(embedding_size, self.sub_centers)
         # Each example has its own psi: they take the quantiles of the cosine in a random order.
         quantiles = np.interp((np.arange(512) + 0.5) / 512, np.cumsum(weights), cosines)

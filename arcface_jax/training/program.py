@@ -290,11 +290,12 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
         return
     refuse(("kernel",), "head.update fused")
     kind: Any = type(loss)  # a fused head asks for its psi alone
-    more = kind.__call__ is not MarginSoftmax.__call__ or kind.penalty is not MarginSoftmax.penalty
+    more = kind.__call__ is not MarginSoftmax.__call__ or kind.needs_target
+    more = more or kind.penalty is not MarginSoftmax.penalty
     if loss.needs_norms or more or learnt.keys() != {"class_weights"}:
         raise InputError(
             f"head.update fused has no loss.name {name}, whose margin, penalty or scale has a "
-            "gradient; use optimiser"
+            "gradient or needs a pass of its own; use optimiser"
         )
     if optimiser.name != "sgd":
         raise InputError(
