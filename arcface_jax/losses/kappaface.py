@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from arcface_jax.arguments import check_between
 from arcface_jax.errors import InputError
-from arcface_jax.losses.loss import Context
+from arcface_jax.losses.loss import AT_START, Context, LossOutput
 from arcface_jax.losses.softmax import MarginSoftmax
 from arcface_jax.margins import CombinedMargin, arcface, class_wise
 
@@ -123,6 +123,24 @@ class KappaFace(MarginSoftmax, name="kappaface"):
     def init(self) -> dict[str, Any]:
         """Raises InputError: a class each is needed."""
         raise InputError("KappaFace has a state of each class; start with init_state(num_classes)")
+
+    def __call__(
+        self,
+        params: dict[str, Any],
+        state: dict[str, Any],
+        embeddings: jax.Array,
+        labels: jax.Array,
+        context: Context = AT_START,
+        **over: Any,
+    ) -> LossOutput:
+        """The margin softmax, for a state of as many classes as there are."""
+        classes = over.get("num_classes") or jnp.shape(params["class_weights"])[0]
+        if (known := state["kappaface"].cosines.shape[0]) != classes:
+            raise InputError(
+                f"state is of {known} classes and class_weights of {classes}; start with "
+                f"init_state({classes})"
+            )
+        return super().__call__(params, state, embeddings, labels, context, **over)
 
     def advance(self, state: dict[str, Any], context: Context) -> dict[str, Any]:
         """With the target cosines of this batch."""

@@ -43,11 +43,11 @@ class SphereFaceR(SphereFace, name="sphereface_r"):
 
 
 def divided_angle(cosine: jax.Array, factor: float, *, gradient: str = "exact") -> jax.Array:
-    """η(cosθ) = cos(θ/m), at least cosθ: version 2's margin, on the wrong classes.
+    """η(cosθ) = cos(θ/m), version 2's margin, on the wrong classes.
 
     Args:
       cosine: cosθ, any shape.
-      factor: m ≥ 1.
+      factor: m > 0.
       gradient: exact or straight_through.
 
     Returns: an array like `cosine`.
@@ -64,7 +64,7 @@ class SphereFaceRV2(MarginSoftmax, name="sphereface_r_v2"):
 
     scale: float = 30.0
     margin: float = 1.5
-    """m, a divisor of the angle, in [1, 10]."""
+    """m, a divisor of the angle, in (0, 10]; above 1 it is a margin."""
     gradient: Literal["exact", "straight_through"] = "straight_through"
     """exact: of the margin as written. straight_through: the margin counts as a constant, as in the
     paper.
@@ -72,7 +72,7 @@ class SphereFaceRV2(MarginSoftmax, name="sphereface_r_v2"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_between("margin", self.margin, 1.0, LARGEST_M1)
+        check_between("margin", self.margin, 0.0, LARGEST_M1, open_low=True)
         check_choice("gradient", self.gradient, GRADIENTS)
 
     def formula(self) -> str:

@@ -15,11 +15,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from arcface_jax.arguments import check_between, check_floating, check_labels, check_positive
 from arcface_jax.losses.arcface import CosFace
 from arcface_jax.losses.loss import AT_START, Context, LossOutput
 from arcface_jax.losses.triplet import pairs_of_batch
+from arcface_jax.losses.untrained import random_cosines
 
 
 def uss_loss(
@@ -124,3 +126,12 @@ class UniTSFace(CosFace, name="unitsface"):
             precision=context.precision,
         )
         return out._replace(loss=out.loss + pairs)
+
+    def expected_initial_loss(self, num_classes: int, embedding_size: int, **options: Any) -> float:
+        """The softmax's, and that of a positive of each example; its few negatives cost little."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(CosFace)}
+        softmax = CosFace(**fields).expected_initial_loss(num_classes, embedding_size, **options)
+        cosines, weights = random_cosines(embedding_size)
+        bias = uss_bias(num_classes, embedding_size, self.scale)
+        logits = self.scale * (self.pair_margin - cosines) + bias
+        return softmax + float(weights @ np.logaddexp(0.0, logits))

@@ -34,7 +34,8 @@ class X2Softmax(MarginSoftmax, name="x2softmax"):
     def formula(self) -> str:
         """The target logit over s, for people."""
         rule = "" if self.gradient == "exact" else ", straight-through gradient"
-        return f"({self.a:g}·(θ + {-self.h:g})² + {self.k:g}){rule}"
+        away = f"(θ + {-self.h:g})" if self.h else "θ"
+        return f"({self.a:g}·{away}² + {self.k:g}){rule}"
 
     def psi(self, context: Context) -> QuadraticMargin:
         """The margin, the same at every step."""
