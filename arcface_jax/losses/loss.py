@@ -77,12 +77,14 @@ class Loss:
 
     `any_head` says whether the classes may be gone over in chunks, over devices, or as a sample;
     `any_kernel`, whether in tiles of Pallas, whose wrong classes have the logits s·cosθ alone;
-    `needs_norms`, whether the gradient by the embeddings goes through their lengths too.
+    `needs_norms`, whether the gradient by the embeddings goes through their lengths too;
+    `over_pairs`, whether it compares the examples of a batch, of which some must be of one class.
     """
 
     any_head: ClassVar[bool] = False
     any_kernel: ClassVar[bool] = True
     needs_norms: ClassVar[bool] = False
+    over_pairs: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, name: str | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +117,8 @@ class Triplet(Loss, name="triplet"):
     """max(0, θ(anchor, positive) + m − θ(anchor, negative)), positives and negatives found in the
     batch (arXiv:1801.07698, section 3).
     """
+
+    over_pairs: ClassVar[bool] = True
 
     margin: float = 0.35
     """m, radians, in [0, π]."""

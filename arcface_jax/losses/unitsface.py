@@ -11,7 +11,7 @@ References:
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +86,8 @@ class UniTSFace(CosFace, name="unitsface"):
     """s·(cosθ − m), plus ln(1 + e^{s(m′ − cosθ_p) + b}) + Σ ln(1 + e^{s·cosθ_n − b}) over the pairs
     of the batch (Li et al., NeurIPS 2023).
     """
+
+    over_pairs: ClassVar[bool] = True
 
     margin: float = 0.4
     pair_margin: float = 0.1

@@ -13,7 +13,7 @@ from arcface_jax.arguments import check_between
 from arcface_jax.data.augment import augment
 from arcface_jax.errors import InputError
 from arcface_jax.heads import RowSgd
-from arcface_jax.losses import Loss, MarginSoftmax, Triplet, loss_name
+from arcface_jax.losses import Loss, MarginSoftmax, loss_name
 from arcface_jax.losses.untrained import first_loss_tolerance
 from arcface_jax.models import registry
 from arcface_jax.models.apply import linen_apply
@@ -360,10 +360,10 @@ def _check_accumulation(config: Config) -> None:
             f"run.accumulate {config.run.accumulate} with head.update fused would update the class "
             "rows in every part; use --head.update optimiser"
         )
-    if isinstance(config.loss, Triplet):
+    if config.loss.over_pairs:
         raise InputError(
-            f"run.accumulate {config.run.accumulate} with loss.name triplet leaves no pairs of one "
-            "person in a part; leave it out"
+            f"run.accumulate {config.run.accumulate} with loss.name {loss_name(config.loss)} "
+            "leaves no pairs of one person in a part; leave it out"
         )
 
 

@@ -101,7 +101,7 @@ def forwards_and_backwards(tiles, options, e, w, labels, scale, slopes):
             lambda *moved: class_sums(*moved[:2], labels, moved[2], CLASSES, options), e, w, scale
         )
         none = jnp.zeros_like(sums.target)
-        return sums, pull_back(type(sums)(*slopes, none, none))
+        return sums, pull_back(type(sums)(*slopes, none, none, none))
 
 
 def assert_same(found, wanted, rtol, atol):
