@@ -67,6 +67,7 @@ def in_numpy(e, w, labels, scale, slopes, threshold=None, tiles=None, skip=0.0):
         np.sum(kept * cosine, axis=1),
         kept.sum(axis=1),
         np.max(np.where(target, -2.0, cosine), axis=1),
+        np.zeros(len(labels)),  # the binary sum
     )
     of_target, of_partition, of_sum = slopes
     finite = np.where(np.isfinite(partition), partition, 0.0)
