@@ -29,7 +29,6 @@ from arcface_jax.losses import (
     softmax_loss,
     sphereface2_loss,
     uniface_loss,
-    uss_loss,
 )
 from arcface_jax.losses.subcenter import dominant_centres, subcenter_counts, within_angle
 from arcface_jax.margins import NAMED_MARGINS, PAST_PI, annealed, arcface, class_wise, combined
@@ -96,7 +95,6 @@ LOSSES = {
     "wrong classes with logits of their own": lambda e, w, y: margin_softmax_loss(
         e, w, y, eta=lambda cosine: circle_eta(cosine, 0.25), scale=16.0, chunk=2
     ),
-    "uss": lambda e, w, y: uss_loss(e, y, jnp.float32(4.0), scale=16.0),
     "elasticface": lambda e, w, y: elasticface_loss(e, w, y, jax.random.key(0), scale=16.0),
     "elasticface+": lambda e, w, y: elasticface_loss(
         e, w, y, jax.random.key(0), kind="cos", plus=True, scale=16.0
