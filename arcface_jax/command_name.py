@@ -1,6 +1,7 @@
 """How a command is called and a missing package installed, as messages and `--help` spell it."""
 
 import pathlib
+import re
 import sys
 
 SCRIPT = "arcface-jax"
@@ -14,6 +15,15 @@ def command(name: str) -> str:
     if _installed() or pathlib.Path(sys.argv[0]).stem == SCRIPT:
         return f"{SCRIPT} {name}"
     return f"python -m experiments.{name}"
+
+
+def spell_commands(text: str) -> str:
+    """`python -m experiments.NAME` as the user called this one, and experiments.NAME as NAME."""
+    return re.sub(
+        r"(python -m )?\bexperiments\.(\w+)",
+        lambda found: command(found[2]) if found[1] else found[2],
+        text,
+    )
 
 
 def install(extra: str) -> str:

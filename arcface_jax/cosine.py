@@ -61,7 +61,8 @@ PRECISIONS = ("highest", "high", "bfloat16", "tf32")
 
 def product(equation: str, a: jax.Array, b: jax.Array, precision: str) -> jax.Array:
     """The matrix product of two arrays, and of its gradients: every product of embeddings and class
-    weights, and every product of their gradients, is this one, or a tile of it in Pallas.
+    weights, and every product of their gradients, is this one, or a tile of it in Pallas; and so
+    are those of a network in bfloat16 whose result is wanted in float32.
 
     - highest: float32 on every device; six bf16 products on a TPU.
     - high: TF32 on a GPU, three bf16 products on a TPU; float32 on a CPU.
@@ -76,10 +77,10 @@ def product(equation: str, a: jax.Array, b: jax.Array, precision: str) -> jax.Ar
     Args:
       equation: of `jnp.einsum`, two factors; each letter is in two of the three terms.
       a: the first factor.
-      b: the second, of the same dtype.
+      b: the second.
       precision: one of `PRECISIONS`.
 
-    Returns: the product, in the factors' dtype.
+    Returns: the product, in float32, or float64 if a factor has it.
 
     Raises:
       InputError: for another precision.
@@ -89,7 +90,8 @@ def product(equation: str, a: jax.Array, b: jax.Array, precision: str) -> jax.Ar
     """
     check_choice("precision", precision, PRECISIONS)
     if precision in ("highest", "high"):
-        return jnp.einsum(equation, a, b, precision=precision)
+        wide = head_dtype(a, b)
+        return jnp.einsum(equation, a.astype(wide), b.astype(wide), precision=precision)
     return _rounded_product(equation, precision, a, b)
 
 
@@ -99,7 +101,8 @@ def _rounded_product(equation: str, precision: str, a: jax.Array, b: jax.Array) 
         a_rounded, b_rounded = (jax.lax.reduce_precision(x, 8, 10) for x in (a, b))
         return jnp.einsum(equation, a_rounded, b_rounded, precision="highest")
     narrow = (x.astype(jnp.bfloat16) for x in (a, b))
-    return jnp.einsum(equation, *narrow, preferred_element_type=jnp.float32).astype(a.dtype)
+    rounded = jnp.einsum(equation, *narrow, preferred_element_type=jnp.float32)
+    return rounded.astype(head_dtype(a, b))
 
 
 def _rounded_forward(
@@ -115,8 +118,8 @@ def _rounded_backward(
     terms, out = equation.split("->")
     (of_a, of_b), (a, b) = terms.split(","), factors
     return (
-        product(f"{out},{of_b}->{of_a}", slopes, b, precision),
-        product(f"{of_a},{out}->{of_b}", a, slopes, precision),
+        product(f"{out},{of_b}->{of_a}", slopes, b, precision).astype(a.dtype),
+        product(f"{of_a},{out}->{of_b}", a, slopes, precision).astype(b.dtype),
     )
 
 

@@ -198,6 +198,21 @@ class CombinedMargin:
             value = straight_through(jnp.broadcast_to(cosine, value.shape), value)
         return value.astype(given.dtype)
 
+    def scaled(self, share: Any) -> Self:
+        """The margin with this share of each number: m1 from 1, m2 and m3 from 0.
+
+        Args:
+          share: 0 for no margin, 1 for all of it; a number or an array, [N] for each example.
+        """
+
+        def part(margin: Any, none: float) -> Any:
+            fixed = isinstance(margin, float) and margin == none  # stays a number
+            return margin if fixed else none + share * (margin - none)
+
+        return dataclasses.replace(
+            self, m1=part(self.m1, 1.0), m2=part(self.m2, 0.0), m3=part(self.m3, 0.0)
+        )
+
     def _fitted(self, name: str, cosine: jax.Array) -> Any:
         """The margin of this name, an array in the cosine's dtype and of a shape that
         broadcasts to the cosine's.
@@ -327,6 +342,11 @@ class AnnealedMargin:
         return ((self.weight * cosine + self.inner(cosine)) / (1.0 + self.weight)).astype(
             cosine.dtype
         )
+
+    def scaled(self, share: Any) -> Self:
+        """With this share of the inner margin, as `CombinedMargin.scaled` has it."""
+        inner: Any = self.inner
+        return dataclasses.replace(self, inner=inner.scaled(share))
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Leaves: what of the inner psi and of the weight is arrays."""

@@ -67,7 +67,7 @@ def exported_names(path: pathlib.Path) -> list[str]:
         return []
     imports = [
         node
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith(PACKAGE)
     ]
     return sorted(alias.name for node in imports for alias in node.names)
@@ -106,7 +106,7 @@ def commands() -> dict[str, str]:
 
 def commands_page() -> str:
     """A section for each command."""
-    intro = "# Commands\n\nEach explains all its options with `--help`.\n"
+    intro = "# Commands\n\nEach explains its options with `--help`, every one with `--help-all`.\n"
     sections = (f"## {name}\n\n```text\n{text}\n```\n" for name, text in commands().items())
     return "\n".join([intro, *sections])
 

@@ -2,3 +2,7 @@
 presets that the command train takes. Where the library is installed, this is the package
 `arcface_jax.experiments`, and `arcface-jax NAME` calls them; so they import each other relatively.
 """
+
+from arcface_jax.commands.help_page import answer_module
+
+answer_module(__name__)

@@ -21,6 +21,7 @@ import tyro
 from arcface_jax.commands.command import (
     Count,
     Seed,
+    make_folder,
     new_console,
     progress_bar,
     read_options,
@@ -80,8 +81,8 @@ class CompareConfig:
     """Seeds; each draws other identities, another split, other initial weights."""
     folder: Annotated[pathlib.Path, tyro.conf.arg(metavar="DIR")] = pathlib.Path("runs/compare")
     """Where the runs and the table go."""
-    processes: Count = os.cpu_count() or 1
-    """Runs at once, each on one core; 1 on an accelerator."""
+    processes: Count | None = None
+    """Runs at once, each on one core. Without it: as many as cores. Give 1 on an accelerator."""
 
 
 def case_of(loss: str, base: Config, seeds: Sequence[int]) -> Case:
@@ -146,8 +147,9 @@ def main() -> int:
     cases = [case_of(loss, base, config.seeds) for loss in dict.fromkeys(config.losses)]
     if not cases:
         raise InputError("--losses: nothing to compare; give at least one")
+    make_folder(config.folder)
     interrupt_on_termination()
-    for one in run_all(cases, config.folder, config.processes, tell, begin):
+    for one in run_all(cases, config.folder, config.processes or os.cpu_count() or 1, tell, begin):
         if one.results is None:
             raise InputError(f"{one.name}, seed {one.seed}: {one.error}")
     runs: dict[str, Results] = {case.name: completed_runs(case, config.folder) for case in cases}

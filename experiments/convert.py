@@ -22,7 +22,9 @@ import tyro
 from rich.console import Console
 
 from arcface_jax.commands.command import (
+    Checked,
     Count,
+    Existing,
     Range,
     new_console,
     progress_bar,
@@ -34,7 +36,7 @@ from arcface_jax.commands.photos import check_face, say_left_out, say_tally
 from arcface_jax.data.convert import TargetFormat, check_new_folder, convert, verify_conversion
 from arcface_jax.data.detect import FaceDetector, Tally, Which, find_faces
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
-from arcface_jax.data.open import open_source
+from arcface_jax.data.open import check_source, open_source
 from arcface_jax.data.scan import find_unreadable
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.subset import Subset
@@ -45,19 +47,19 @@ from arcface_jax.errors import InputError
 class Arguments:
     """The command line."""
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional, Checked(check_source)]
     """What to convert."""
     destination: Annotated[pathlib.Path, tyro.conf.Positional]
     """Folder to make. With --check alone it may exist, and is only checked."""
     format: TargetFormat = "recordio"
     """recordio: train.rec, .idx, .lst, property; array_record: a TFDS set; folder: ID/NAME."""
-    list_root: pathlib.Path | None = None
+    list_root: Existing | None = None
     """Folder or zip file that a list's paths are relative to, if not the list's own folder."""
     image_size: Count | None = None
     """Scale the centred square to this side; images keep their size if not given."""
     jpeg_quality: Annotated[int, Range(1, 100)] | None = None
     """Encode as JPEG, 1 … 100; if not given, files are kept bit for bit, new pixels are PNG."""
-    landmarks: pathlib.Path | None = None
+    landmarks: Existing | None = None
     """List of five landmarks for each image (path x1 y1 … x5 y5); align to 112×112 crops."""
     detect: bool = False
     """Align the face in each photograph; needs the extra "detection"."""
@@ -90,21 +92,23 @@ def prepared_source(arguments: Arguments, console: Console) -> FaceSource:
     if arguments.detect and arguments.landmarks is not None:
         raise InputError("--detect and --landmarks: give one of them")
     check_face(arguments.detect, arguments.face)
+    detector = FaceDetector() if arguments.detect else None
+    landmarks = None if arguments.landmarks is None else read_landmarks(arguments.landmarks)
     source: FaceSource
     with progress_bar(console, f"Opening {arguments.source}"):
         source = open_source(arguments.source, arguments.list_root)
     if arguments.skip_unreadable:
         with progress_bar(console, "Decoding", len(source)) as move:
             source = leave_out(console, source, find_unreadable(source, progress=move))
-    if arguments.landmarks is not None:
-        listed = by_path(source, read_landmarks(arguments.landmarks))
+    if landmarks is not None:
+        listed = by_path(source, landmarks)
         without = {
             int(index): "no face, says the list"
             for index in np.flatnonzero(np.isnan(listed).any((1, 2)))
         }
         source = aligned_source(console, source, listed, without)
-    if arguments.detect:
-        source = detected_source(arguments, source, console)
+    if detector is not None:
+        source = detected_source(arguments, source, detector, console)
     return source
 
 
@@ -117,9 +121,11 @@ def aligned_source(
     return AlignedSource(kept, np.delete(landmarks, list(without), axis=0))
 
 
-def detected_source(arguments: Arguments, source: FaceSource, console: Console) -> AlignedSource:
+def detected_source(
+    arguments: Arguments, source: FaceSource, detector: FaceDetector, console: Console
+) -> AlignedSource:
     """The photographs in which a face is found, aligned; says what is worth a look."""
-    detector, file = FaceDetector(), faces_file(arguments.destination)
+    file = faces_file(arguments.destination)
     if file.exists():
         say(console, f"Going on with the faces in {file}.")
     file.parent.mkdir(parents=True, exist_ok=True)

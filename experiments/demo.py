@@ -22,6 +22,7 @@ from rich.console import Console
 
 from arcface_jax.command_name import install
 from arcface_jax.commands.command import (
+    Checked,
     Cosine,
     Range,
     Share,
@@ -43,7 +44,7 @@ from arcface_jax.commands.gallery import (
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
 from arcface_jax.commands.photos import Cropper, PhotoOptions, say_each_left_out, say_tally
 from arcface_jax.data.decode import encode_png
-from arcface_jax.data.open import open_source
+from arcface_jax.data.open import check_source, open_source
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError, reason
 from arcface_jax.evaluation.embedding_rule import EmbeddingRule
@@ -64,7 +65,7 @@ class Arguments(PhotoOptions):
     """The command line."""
 
     model: Model
-    people: str | None = None
+    people: Annotated[str, Checked(check_source)] | None = None
     """People to recognise: a folder of NAME/photo.jpg, or what identify enrol wrote (.npz)."""
     far: Share | None = None
     """Rate at which a stranger is accepted, for which the thresholds are taken from the model card:
@@ -247,6 +248,7 @@ def run(arguments: Arguments) -> None:
     except ImportError as error:
         raise InputError(f"the page needs Gradio; {install('demo')}") from error
     arguments.check()
+    arguments.check_installed()
     check_address(arguments.host, arguments.port)
     about = (arguments.model, arguments, arguments.far, arguments.threshold, console)
     thresholds = (choose_threshold(*about),) * 2

@@ -25,7 +25,9 @@ from rich.console import Console
 
 from arcface_jax.command_name import install
 from arcface_jax.commands.command import (
+    Checked,
     Count,
+    Existing,
     check_new_file,
     new_console,
     progress_bar,
@@ -43,7 +45,7 @@ from arcface_jax.commands.gallery import (
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
 from arcface_jax.commands.partial import Partial, about_model
 from arcface_jax.commands.photos import Cropper, PhotoOptions, say_left_out, say_tally
-from arcface_jax.data.open import open_source
+from arcface_jax.data.open import check_source, open_source
 from arcface_jax.data.pairs import kept_pairs
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
@@ -59,16 +61,20 @@ class Arguments(PhotoOptions):
     """The command line."""
 
     model: Model
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES"), Checked(check_source)
+    ]
     """Folder or zip file, list, train.rec, Parquet, .bin set, prepared TFDS folder or tfds:NAME."""
     output: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write, .npy, .npz or .parquet."""
-    list_root: pathlib.Path | None = None
-    """Folder or zip file that a list's paths are relative to, if not the list's own folder."""
+    list_root: Existing | None = None
+    """Folder or zip file that a list's paths are relative to. Without it: the list's own."""
     batch_size: Count | None = None
-    """Images in one call; if not given, 8 on a CPU, whose caches hold no more, else 256."""
+    """Images per call. Without it: 8 on a CPU, whose caches hold no more, else 256."""
     unreadable: Literal["stop", "skip"] = "stop"
-    """An image that cannot be decoded: stop, with what is done kept, or skip: leave it out."""
+    """What an image that cannot be decoded does. stop: end the command and keep what is done.
+    skip: leave the image out.
+    """
     threads: Count = 4
     """Images decoded at once."""
     project: Project = None
@@ -204,6 +210,7 @@ def run(arguments: Arguments) -> None:
     console = new_console(soft_wrap=True)
     check_output(arguments.output)
     arguments.check()
+    arguments.check_installed()
     with progress_bar(console, f"Opening {arguments.source}"):
         source = open_source(arguments.source, arguments.list_root)
     flip, batch_size, project = arguments.flip, arguments.batch_size, arguments.project

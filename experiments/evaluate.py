@@ -1,4 +1,4 @@
-"""Evaluates embeddings of any model: verification, search, angles, thresholds, with intervals.
+"""Evaluates embeddings of any model: pairs, search, retrieval, angles, with intervals.
 
 python -m experiments.evaluate --checkpoint runs/RUN                      the people it held out
 python -m experiments.evaluate --checkpoint runs/RUN --sets lfw.bin LFW=lfw_aligned+pairs.txt
@@ -38,10 +38,13 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
 
 from arcface_jax.commands.command import (
+    Checked,
     Count,
+    Existing,
     Range,
     Seed,
     Share,
@@ -62,15 +65,21 @@ from arcface_jax.commands.evaluation_inputs import (
     read_embeddings,
 )
 from arcface_jax.commands.evaluation_report import html_report, write_tables
-from arcface_jax.commands.models import TrainedRun, open_to_evaluate, takes_project
+from arcface_jax.commands.models import Trained, TrainedRun, open_to_evaluate, takes_project
 from arcface_jax.commands.photos import FaceFinder, PhotoOptions
 from arcface_jax.commands.training_angles import training_angles
-from arcface_jax.data.open import place_of_set
+from arcface_jax.data.open import check_set, place_of_set
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.comparison import Comparison, compare_roc, compare_similarities
 from arcface_jax.evaluation.score_norm import ScoreNorm, ScoreNormKind
-from arcface_jax.evaluation.suite import EmbeddedSet, EvaluationOptions, SetResult, evaluate_set
+from arcface_jax.evaluation.suite import (
+    EmbeddedSet,
+    EvaluationOptions,
+    RetrievalKind,
+    SetResult,
+    evaluate_set,
+)
 from arcface_jax.evaluation.tables import TableRow, to_text
 from arcface_jax.figures.evaluation_set import draw_set
 from arcface_jax.files import write_whole
@@ -78,39 +87,57 @@ from arcface_jax.runs.dataset import load_data
 
 PAGE = "report.html"
 """The report's file, in the folder of an evaluation."""
+COMMON = (
+    "checkpoint",
+    "sets",
+    "embeddings",
+    "output",
+    "retrieval",
+    "fars",
+    "replicates",
+    "detect",
+    "face",
+    "aligned",
+    "flip",
+)
+"""The options that --help shows."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments(PhotoOptions):
     """The command line."""
 
-    checkpoint: tuple[pathlib.Path, ...] = ()
-    """Folders of trained runs or exports, PyTorch checkpoints, or .onnx or .params files."""
+    checkpoint: tuple[Trained, ...] = ()
+    """Models: folders of runs or exports, or PyTorch, .safetensors, .onnx or .params files."""
     project: str | None = None
-    """Project of the PyTorch checkpoints among them where their keys do not tell, such as adaface;
-    evaluate those of different projects one by one.
+    """Project of the PyTorch checkpoints among them, where their keys do not tell: adaface.
+    Evaluate those of different projects one by one.
     """
-    sets: tuple[str, ...] = ()
-    """Sets to embed with them, see above; each run's own data if not given."""
-    embeddings: tuple[pathlib.Path, ...] = ()
-    """NumPy .npz files of embeddings, see above."""
+    sets: Annotated[
+        tuple[Annotated[str, Checked(check_set)], ...],
+        tyro.conf.arg(metavar="[NAME=]SOURCE[+PAIRS] ..."),
+    ] = ()
+    """Sets to embed with the models. Without them: the data of each run."""
+    embeddings: tuple[Existing, ...] = ()
+    """NumPy .npz files of embeddings, in place of models and sets."""
     output: pathlib.Path | None = None
-    """Folder to write, runs/evaluation-DATE-TIME if not given: report.html, table.txt, .md, .tex,
-    .csv, .json, and the pictures.
+    """Folder to write. Without it: runs/evaluation-DATE-TIME. It gets report.html, table.txt,
+    .md, .tex, .csv, .json, and the pictures.
     """
-    cohort: pathlib.Path | None = None
-    """NumPy .npz file of embeddings of other people, as experiments.embed writes it: the pairs'
-    cosines are normalised by those that their images have with it. The search takes cosines.
+    cohort: Existing | None = None
+    """NumPy .npz file of embeddings of other people, to normalise the scores by. It is one that
+    experiments.embed wrote: the pairs' cosines are normalised by those that their images have with
+    it. The search takes cosines.
     """
     score_norm: ScoreNormKind = "s"
     """How --cohort normalises: s, by both images of a pair, or t, by the second."""
     cohort_top: Annotated[int, Range(2)] | None = None
     """How many of the cohort count for an image, those most alike to it; all if not given."""
     folds: Count = 10
-    """Contiguous folds of a .bin set, or of a list that does not tell them; 1: without folds."""
+    """Contiguous folds of a .bin set, or of a list that does not tell them. 1: without folds."""
     published_scripts: bool = False
-    """Also give accuracy and VAL as the scripts of insightface compute them, on their grid of
-    thresholds, to compare with published tables.
+    """Also give accuracy and VAL as insightface's scripts compute them. They take their own grid of
+    thresholds; the numbers are for comparison with published tables.
     """
     fars: tuple[Share, ...] = (1e-3, 1e-2)
     """False accept rates at which TAR is reported."""
@@ -118,12 +145,19 @@ class Arguments(PhotoOptions):
     """False accept rates for which thresholds are proposed."""
     enrolled: Share = 0.5
     """Share of people of whom the search's gallery has an image; the others are unknown."""
+    retrieval: RetrievalKind = "none"
+    """Also seek each image's class among all other images: recall@k, R-precision, MAP@R and mAP, as
+    means over images and, as macro, over classes. cosine: by cosine. reranked: by k-reciprocal
+    neighbours, for up to 20,000 images.
+    """
+    few_shot: bool = False
+    """Also the accuracy of few-shot episodes: 5 and 20 classes, known by 1 and 5 images of each."""
     replicates: Annotated[int, Range(0)] = 1000
     """Bootstrap replicates."""
     confidence: Share = 0.95
-    """Of the intervals."""
+    """Confidence of the intervals."""
     seed: Seed = 0
-    """Of the bootstrap and of who is enrolled."""
+    """Seed of the bootstrap and of who is enrolled."""
 
     @property
     def resampling(self) -> Resampling:
@@ -215,19 +249,27 @@ def check_folds(sets: Sequence[EmbeddedSet | ImageSet], arguments: Arguments) ->
             )
 
 
-def with_cohort(entries: list[Entry], arguments: Arguments) -> list[Entry]:
-    """The entries, to be normalised by --cohort if that is given."""
+def read_cohort(arguments: Arguments) -> tuple[Entry, ScoreNorm] | None:
+    """What --cohort holds, and how it normalises; None without."""
     if arguments.cohort is None:
         if arguments.cohort_top is not None or arguments.score_norm != "s":
             raise InputError("--score-norm, --cohort-top: say how --cohort normalises; give it")
-        return entries
+        return None
     cohort = read_embeddings(arguments.cohort, arguments.flip, 1)
     with concerning(str(arguments.cohort)):
         norm = ScoreNorm(cohort.data.embeddings, arguments.score_norm, arguments.cohort_top)
+    return cohort, norm
+
+
+def with_cohort(entries: list[Entry], cohort: tuple[Entry, ScoreNorm] | None) -> list[Entry]:
+    """The entries, to be normalised by a cohort if there is one."""
+    if cohort is None:
+        return entries
+    others, norm = cohort
     for entry in entries:
-        if not cohort.rule.agrees_with(entry.rule):
+        if not others.rule.agrees_with(entry.rule):
             raise InputError(
-                f"{arguments.cohort}: was embedded with {cohort.rule}, and {entry.place} with "
+                f"{others.place}: was embedded with {others.rule}, and {entry.place} with "
                 f"{entry.rule}; embed both alike"
             )
     return [
@@ -305,10 +347,12 @@ def run(arguments: Arguments) -> None:
 def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> None:
     """Reads, evaluates, prints, writes."""
     page = output / PAGE
+    cohort = read_cohort(arguments)
     entries, of_training = read_entries(arguments, output, console)
-    entries = with_cohort(entries, arguments)
+    entries = with_cohort(entries, cohort)
     shared = ("fars", "deployment_fars", "enrolled", "resampling", "published_scripts")
-    options = EvaluationOptions(**{name: getattr(arguments, name) for name in shared})
+    added = ("retrieval", "few_shot")
+    options = EvaluationOptions(**{name: getattr(arguments, name) for name in shared + added})
     results = {}
     for entry in entries:
         say(console, f"Evaluating {entry.data.name} …")
@@ -340,7 +384,7 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
 
 def main() -> None:
     """Reads the options and runs."""
-    run(read_options(Arguments, "evaluate", __doc__))
+    run(read_options(Arguments, "evaluate", __doc__, common=COMMON))
 
 
 if __name__ == "__main__":

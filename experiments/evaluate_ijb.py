@@ -19,10 +19,10 @@ import pathlib
 from typing import Annotated, Literal
 
 import numpy as np
-import tyro
 from rich.console import Console
 
 from arcface_jax.commands.command import (
+    Existing,
     Range,
     Share,
     make_folder,
@@ -35,7 +35,7 @@ from arcface_jax.commands.command import (
 from arcface_jax.commands.evaluation_inputs import read_arrays
 from arcface_jax.commands.evaluation_report import write_tables
 from arcface_jax.commands.ijb_photos import ListedPhotos, embed_listed
-from arcface_jax.commands.models import MODEL_HELP, ImportedModel, Project, open_to_evaluate
+from arcface_jax.commands.models import ImportedModel, Project, Trained, open_to_evaluate
 from arcface_jax.data.pairs import Pairs, check_folds
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import (
@@ -88,13 +88,14 @@ RANKS = (1, 5, 10)
 class Arguments:
     """The command line."""
 
-    meta: pathlib.Path
+    meta: Existing
     """Folder of metadata files, see above."""
-    features: pathlib.Path | None = None
+    features: Existing | None = None
     """NumPy .npz file of features, see above."""
-    photos: pathlib.Path | None = None
+    photos: Existing | None = None
     """Folder or zip file of the photos that the lists name, such as loose_crop."""
-    model: Annotated[pathlib.Path | None, tyro.conf.arg(help=f"{MODEL_HELP}.")] = None
+    model: Trained | None = None
+    """Model for the photos: a run or export, or a PyTorch, .safetensors, .onnx or .params file."""
     project: Project = None
     flip: Literal["add", "none"] | None = None
     """Add the embedding of a photo's mirror image to its own, or leave it out; if not given, as

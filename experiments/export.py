@@ -24,6 +24,7 @@ import tyro
 from rich.console import Console
 
 from arcface_jax.commands.command import (
+    Checked,
     make_folder,
     new_console,
     progress_bar,
@@ -33,8 +34,9 @@ from arcface_jax.commands.command import (
 )
 from arcface_jax.commands.evaluation_inputs import load_set
 from arcface_jax.commands.gallery import embed_patterns
-from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Project, open_trained
+from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Project, Trained, open_trained
 from arcface_jax.commands.photos import FaceFinder, PhotoOptions
+from arcface_jax.data.open import check_set
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
@@ -54,7 +56,7 @@ from arcface_jax.files import write_whole
 from arcface_jax.interop.card import CARD_FILE, LARGEST_CHANGE, ModelCard, Threshold
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.model import TrainedModel
-from arcface_jax.interop.onnx import export_onnx
+from arcface_jax.interop.onnx import export_onnx, import_writer
 from arcface_jax.interop.quantise import WeightType
 from arcface_jax.interop.stablehlo import export_stablehlo
 from arcface_jax.interop.torch import save_safetensors, save_torch
@@ -74,33 +76,32 @@ UNKNOWN = "not stated"
 class Arguments(PhotoOptions):
     """The command line."""
 
-    model: Annotated[pathlib.Path, tyro.conf.Positional]
-    """The folder of a run, a PyTorch checkpoint (.pt, .pth, .ckpt), or a .safetensors, .onnx
-    or (MXNet's) .params file.
-    """
+    model: Annotated[Trained, tyro.conf.Positional]
+    """Folder of a run, or a PyTorch (.pt, .pth, .ckpt), .safetensors, .onnx or .params file."""
     folder: Annotated[pathlib.Path, tyro.conf.Positional]
     """Folder to make."""
     formats: tuple[Format, ...] = ("stablehlo",)
-    """stablehlo: for cpu, cuda and tpu, batch of any size. onnx: with the extra. torch and
-    safetensors: weights by arcface_torch's names, without preprocessing, folding or smaller types.
+    """What to write. stablehlo: for cpu, cuda and tpu, batch of any size. onnx: with the extra.
+    torch and safetensors: weights by arcface_torch's names, without preprocessing, folding or
+    smaller types.
     """
     fold: bool = True
     """Fold batch normalisations into the layers before them."""
     weights: WeightType = "float32"
-    """Type that kernels are stored in; the arithmetic stays float32."""
-    verify: str | None = None
-    """[NAME=]SOURCE[+PAIRS] to measure accuracy and thresholds on, as the command evaluate takes
-    it; without a list all pairs of its people.
+    """Type that kernels are stored in. The arithmetic stays float32."""
+    verify: Annotated[str, Checked(check_set)] | None = None
+    """Set to measure accuracy and thresholds on. It is [NAME=]SOURCE[+PAIRS], as the command
+    evaluate takes it; without a list all pairs of its people.
     """
     project: Project = None
     name: str | None = None
-    """Of the model in its card; the folder's if not given."""
+    """Name of the model in its card. Without it: the folder's."""
     data: str | None = None
-    """What the model was trained on, for the card; if not given, a run's configuration tells."""
+    """What the model was trained on, for the card. Without it a run's configuration tells."""
     recipe: str | None = None
-    """How it was trained, for the card; of a run its configuration is quoted as well."""
+    """How it was trained, for the card. Of a run its configuration is quoted as well."""
     licence: str = UNKNOWN
-    """Of the weights, for the card."""
+    """Licence of the weights, for the card."""
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -293,25 +294,25 @@ def run(arguments: Arguments) -> None:
     if arguments.verify is None and (arguments.detect or arguments.aligned):
         option = "--detect" if arguments.detect else "--aligned"
         raise InputError(f"{option}: says how the photos of --verify are taken; give both")
+    arguments.check_installed()
     if arguments.folder.exists():
         raise InputError(f"{arguments.folder}: exists already; choose another folder")
+    if "onnx" in arguments.formats:
+        import_writer()
     begin = functools.partial(progress_bar, console)
-    with begin(f"Opening {arguments.model}", None):
-        model = open_trained(arguments.model, arguments.project)
-        flip = arguments.flip or model.flip
-        function = unit_embedding(model, flip=flip, **arguments.changes)
-        # A model whose embeddings are no numbers is refused before anything is written.
-        embed_patterns(
-            Embedder(
-                model.source, model.image_size, None, default_batch_size(), flip, jax.jit(function)
-            )
-        )
     # Under its own name once it is whole: what a missing package stops can be asked for again by
     # the same command.
     partial = arguments.folder.with_name(arguments.folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     make_folder(partial)
     try:
+        with begin(f"Opening {arguments.model}", None):
+            model = open_trained(arguments.model, arguments.project)
+            flip = arguments.flip or model.flip
+            function = unit_embedding(model, flip=flip, **arguments.changes)
+            # A model whose embeddings are no numbers is refused before anything is written.
+            about = (model.source, model.image_size, None, default_batch_size(), flip)
+            embed_patterns(Embedder(*about, jax.jit(function)))
         with begin("Writing", None):
             written = write(arguments, partial, model, function)
         card = describe(arguments, model, function, console, begin)

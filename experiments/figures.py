@@ -18,12 +18,14 @@ from matplotlib.figure import Figure
 
 from arcface_jax.command_name import command
 from arcface_jax.commands.command import (
+    make_folder,
     new_console,
     progress_bar,
     read_options,
     run_command,
     split_arguments,
 )
+from arcface_jax.commands.help_page import unknown
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
 from arcface_jax.figures.data import augmentation_sheet
@@ -42,7 +44,7 @@ def faces() -> Figure:
         source.render(np.arange(people * pictures)).reshape(people, pictures, 112, 112, 3).copy()
     )
     sheet[:, 0] = source.neutral(np.arange(people) * pictures)
-    return contact_sheet(sheet, "Who is who? One person a row; first the neutral picture")
+    return contact_sheet(sheet, "Who is who? One person per row; first the neutral picture")
 
 
 def augmentations() -> Figure:
@@ -108,9 +110,7 @@ def names_to_draw(config: FiguresConfig, options: Sequence[str]) -> list[str]:
         raise InputError(f"no figure named; choose among {', '.join(FIGURES)}, or --all")
     for name in config.names:
         if name not in FIGURES:
-            raise InputError(
-                f"no figure is called {name!r}; choose among {', '.join(FIGURES)}, or --all"
-            )
+            raise unknown("figure", name, FIGURES)
         if needs_arguments(FIGURES[name]) and not options:
             raise InputError(
                 f"figure {name!r} needs arguments; {command(f'figures {name}')} -- --help tells"
@@ -129,6 +129,7 @@ def main() -> None:
     about = f"{__doc__}\n\nFigures: {', '.join(FIGURES)}"
     config = read_options(FiguresConfig, "figures", about, arguments)
     names = names_to_draw(config, options)
+    make_folder(config.folder)
     # Beside the names of the files.
     with progress_bar(new_console(stderr=True), "Drawing", len(names)) as move:
         for name in names:

@@ -27,16 +27,16 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from arcface_jax.command_name import command
 from arcface_jax.commands.command import (
+    Checked,
     Cosine,
     Count,
+    Existing,
     Share,
     check_new_file,
-    check_numbers,
-    help_text,
     new_console,
     progress_bar,
+    read_subcommand,
     run_command,
     say,
     table_of,
@@ -46,6 +46,7 @@ from arcface_jax.commands.gallery import (
     PATTERNS,
     Engine,
     Gallery,
+    check_engine,
     check_same_model,
     check_same_rule,
     embed_patterns,
@@ -63,7 +64,7 @@ from arcface_jax.commands.photos import (
     say_each_left_out,
     say_tally,
 )
-from arcface_jax.data.open import open_source
+from arcface_jax.data.open import check_source, open_source
 from arcface_jax.data.sources.encoded import without_spelling
 from arcface_jax.errors import InputError, concerning, printable
 from arcface_jax.evaluation.impostor_tail import ImpostorTail
@@ -83,7 +84,7 @@ class Enrol(PhotoOptions):
     """Embeds people, a folder each, into a gallery file."""
 
     model: Model
-    people: Annotated[str, tyro.conf.Positional]
+    people: Annotated[str, tyro.conf.Positional, Checked(check_source)]
     """Folder or zip file of NAME/image.jpg, or another source with identities."""
     gallery: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write, .npz."""
@@ -97,13 +98,13 @@ class Name(PhotoOptions):
     """Names the person in each photo, or says unknown."""
 
     model: Model
-    gallery: Annotated[pathlib.Path, tyro.conf.Positional]
+    gallery: Annotated[Existing, tyro.conf.Positional]
     """What enrol wrote."""
     photos: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional]
     """Image files, or folders or zip files of them; of NAME/image.jpg the right names are known."""
     far: Share | None = None
-    """Rate at which strangers are given a name (FPIR), 1e-3 if not given, for which the threshold
-    is taken from the model card. A stranger is compared with all G entries of the gallery, so each
+    """Rate at which strangers are given a name (FPIR). Without it: 1e-3. The threshold for it is
+    taken from the model card. A stranger is compared with all G entries of the gallery, so each
     comparison may err at 1 − (1 − rate)^(1/G) only.
     """
     threshold: Cosine | None = None
@@ -111,13 +112,13 @@ class Name(PhotoOptions):
     candidates: Count = 1
     """How many of the most alike entries to show for each photo."""
     output: pathlib.Path | None = None
-    """File to write as well, .csv: image, person, the right one and a verdict where names are
-    known, how many strangers are as alike if the card tells, then each candidate with its cosine;
-    of a photo that cannot be used, why.
+    """Table to write as well, .csv. It has image, person, the right one and a verdict where names
+    are known, how many strangers are as alike if the card tells, then each candidate with its
+    cosine; of a photo that cannot be used, why.
     """
     picture: pathlib.Path | None = None
-    """Picture to write as well, .png: faces as the model saw them, with what was said of each; of
-    more than 60 the mistakes come first.
+    """Picture to write as well, .png. It shows the faces as the model saw them, with what was said
+    of each; of more than 60 the mistakes come first.
     """
     project: Project = None
     engine: Engine = "jax"
@@ -129,9 +130,9 @@ class Verify(PhotoOptions):
     """Says whether two photos show one person."""
 
     model: Model
-    first: Annotated[pathlib.Path, tyro.conf.Positional]
+    first: Annotated[Existing, tyro.conf.Positional]
     """Image file."""
-    second: Annotated[pathlib.Path, tyro.conf.Positional]
+    second: Annotated[Existing, tyro.conf.Positional]
     """Image file."""
     far: Share | None = None
     """False accept rate whose threshold is taken from the model card; 1e-3 if not given."""
@@ -144,9 +145,9 @@ class Verify(PhotoOptions):
 class TimedSearch:
     """Names each of many embeddings, without a model: tells the time and the memory it takes."""
 
-    gallery: Annotated[pathlib.Path, tyro.conf.Positional]
+    gallery: Annotated[Existing, tyro.conf.Positional]
     """What enrol or the command embed wrote, .npz, or .npy (not read as a whole) with its .csv."""
-    probes: Annotated[pathlib.Path, tyro.conf.Positional]
+    probes: Annotated[Existing, tyro.conf.Positional]
     """What the command embed wrote."""
     output: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write, .csv: image, person, then each candidate with its cosine."""
@@ -316,6 +317,7 @@ def name(arguments: Name, console: Console) -> None:
         check_written(arguments.output, ".csv")
     if arguments.picture is not None:
         check_written(arguments.picture, ".png")
+    check_engine(arguments.engine)
     gallery = read_gallery(arguments.gallery)
     entries = len(gallery.names)
     about = (arguments.model, arguments, arguments.far, arguments.threshold)
@@ -438,6 +440,7 @@ def write_table(path: pathlib.Path, heading: Sequence[str], rows: Iterable[list[
 def search(arguments: TimedSearch, console: Console) -> None:
     """The best entries of the gallery for each probe, as a table on disk."""
     check_written(arguments.output, ".csv")
+    check_engine(arguments.engine)
     gallery, probes = read_gallery(arguments.gallery), read_gallery(arguments.probes)
     check_same_rule(console, gallery, arguments.gallery, probes.rule, str(arguments.probes))
     check_same_model(gallery, arguments.gallery, probes.patterns, str(arguments.probes))
@@ -478,6 +481,7 @@ def run(arguments: Enrol | Name | Verify | TimedSearch) -> None:
     """Does what was asked."""
     if isinstance(arguments, PhotoOptions):
         arguments.check()
+        arguments.check_installed()
     actions = {Enrol: enrol, Name: name, Verify: verify, TimedSearch: search}
     act: Any = actions[type(arguments)]
     act(arguments, new_console(soft_wrap=True))
@@ -493,11 +497,7 @@ COMMANDS: dict[str, Callable[..., Enrol | Name | Verify | TimedSearch]] = {
 
 def main() -> None:
     """Reads what to do and its options, and does it."""
-    chosen = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog=command("identify"), description=help_text(__doc__)
-    )
-    check_numbers(chosen)
-    run(chosen)
+    run(read_subcommand(COMMANDS, "identify", __doc__))
 
 
 if __name__ == "__main__":

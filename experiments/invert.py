@@ -22,6 +22,7 @@ import tyro
 
 from arcface_jax.analysis.inversion import Likeness, Prior, cosine_loss, invert, likeness
 from arcface_jax.commands.command import (
+    Checked,
     Count,
     Range,
     Seed,
@@ -35,8 +36,9 @@ from arcface_jax.commands.command import (
     write_json,
 )
 from arcface_jax.commands.model_and_people import embed_people, open_analysed, open_people
-from arcface_jax.commands.models import Project
+from arcface_jax.commands.models import Project, Trained
 from arcface_jax.data.decode import resize
+from arcface_jax.data.open import check_source
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.figures.inversion import inversion_figure
@@ -52,30 +54,30 @@ from arcface_jax.progress import Begin, unseen
 class Arguments:
     """The command line."""
 
-    model: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
+    model: Annotated[Trained | None, tyro.conf.Positional] = None
     """The folder of a run, a PyTorch checkpoint, or an .onnx or .params file; else a small one is
     trained.
     """
     project: Project = None
-    judge: pathlib.Path | None = None
+    judge: Trained | None = None
     """Another model, to judge the result; without a model, a small one of another seed."""
     judge_project: Project = None
-    people: str | None = None
+    people: Annotated[str, Checked(check_source)] | None = None
     """Source of people; a run's own training people if not given."""
     target: Literal["embeddings", "weights"] = "embeddings"
-    """What to reach: the mean embedding of a person's images, or the person's class weights."""
+    """Reach the mean embedding of a person's images, or the person's class weights."""
     count: Count = 8
     """Faces to generate, of the first people, in one batch."""
     gallery: Count = 40
     """People, the first ones, among whom each face is to be recognised."""
     steps: Count = 150
-    """Of Adam."""
+    """Steps of Adam."""
     learning_rate: Annotated[float, Range(0.0)] = 0.25
-    """Of Adam, at the start."""
+    """Learning rate of Adam, at the start."""
     prior: Prior = dataclasses.field(default_factory=Prior)
     """Weights of what makes an image likely."""
     seed: Seed = 0
-    """Of the noise to start from."""
+    """Seed of the noise to start from."""
     output: pathlib.Path = pathlib.Path("runs/inversion")
     """Folder for inversion.json, the picture and the generated images (inversion.npz)."""
 
@@ -181,7 +183,8 @@ def run(arguments: Arguments) -> None:
 
 def main() -> None:
     """Reads the options and runs."""
-    run(read_options(Arguments, "invert", __doc__))
+    common = ("judge", "people", "target", "count", "gallery", "steps", "seed", "output")
+    run(read_options(Arguments, "invert", __doc__, common=common))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,14 @@ import tyro
 
 from arcface_jax.analysis.neighbours import (
     ClassPairs,
+    import_tsne,
     kept_neighbours,
     nearest_classes,
     principal_plane,
     tsne_plane,
 )
 from arcface_jax.commands.command import (
+    Checked,
     Range,
     Seed,
     Share,
@@ -43,7 +45,8 @@ from arcface_jax.commands.model_and_people import (
     open_analysed,
     open_people,
 )
-from arcface_jax.commands.models import Project
+from arcface_jax.commands.models import Project, Trained
+from arcface_jax.data.open import check_source
 from arcface_jax.data.source import places_of
 from arcface_jax.errors import InputError, printable
 from arcface_jax.evaluation.all_pairs import all_pairs_roc
@@ -57,12 +60,12 @@ from arcface_jax.figures.style import save
 class Arguments:
     """The command line."""
 
-    model: Annotated[pathlib.Path | None, tyro.conf.Positional] = None
+    model: Annotated[Trained | None, tyro.conf.Positional] = None
     """The folder of a run, a PyTorch checkpoint, or an .onnx or .params file; else a small one is
     trained.
     """
     project: Project = None
-    people: str | None = None
+    people: Annotated[str, Checked(check_source)] | None = None
     """Source of people; a run's own training people if not given."""
     gallery: Annotated[int, Range(2)] = 40
     """How many people, the first ones."""
@@ -75,7 +78,7 @@ class Arguments:
     far: Share = 1e-2
     """False accept rate whose threshold decides what is a mistake."""
     seed: Seed = 0
-    """Of t-SNE."""
+    """Seed of t-SNE."""
     output: pathlib.Path = pathlib.Path("runs/neighbours")
     """Folder for neighbours.json and the pictures."""
 
@@ -128,6 +131,8 @@ def run(arguments: Arguments) -> None:
     begin = functools.partial(progress_bar, console)
     if not 0 < arguments.far < 1:
         raise InputError(f"--far {arguments.far:g}: give a rate between 0 and 1")
+    if arguments.layout == "tsne":
+        import_tsne()
     make_folder(arguments.output)
     model, own = open_analysed(arguments.model, project=arguments.project, begin=begin)
     if arguments.model is None:

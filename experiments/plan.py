@@ -5,6 +5,8 @@ python -m experiments.plan 29000000 --batch 512 --compile                XLA's p
 python -m experiments.plan 100000000 --devices 8 --compile
 python -m experiments.plan --preset webface42m-r100                      a whole run
 python -m experiments.plan --all-presets --markdown
+python -m experiments.plan --networks iresnet50 iresnet100               a step on A100, H100, v5e
+python -m experiments.plan --networks vit_b --xla                        XLA's count of it beside
 
 Prints tables, and writes nothing.
 """
@@ -15,6 +17,7 @@ import sys
 from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 import tyro
 from rich.box import SIMPLE
 from rich.console import Console
@@ -31,10 +34,12 @@ from arcface_jax.commands.command import (
     say,
     table_of,
 )
+from arcface_jax.commands.option_list import options_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
 from arcface_jax.losses import loss_name
+from arcface_jax.models import registry
 from arcface_jax.progress import Begin, unseen
 from arcface_jax.training.abstract import DEVICE_COUNTS, Cost, cost
 from arcface_jax.training.config import HeadConfig
@@ -43,6 +48,13 @@ from arcface_jax.training.head_plan import (
     compiled_memory,
     predicted_memory,
     predicted_operations,
+)
+from arcface_jax.training.step_time import (
+    ACCELERATORS,
+    UPDATE_BYTES,
+    counted_step,
+    needs,
+    step_time,
 )
 
 from .recipes.presets import RECIPES
@@ -58,7 +70,7 @@ class PresetPlan:
     """Presets to plan for, with the number of identities that their data set has."""
 
     preset: str | None = None
-    """One of the papers' recipes; `--help` of the command train lists them."""
+    """One of the papers' recipes; train --presets lists them."""
     all_presets: bool = False
     """A line for each of them instead."""
     markdown: bool = False
@@ -162,6 +174,121 @@ def print_presets(plan: PresetPlan, console: Console) -> None:
     console.print(table)
 
 
+@dataclasses.dataclass(frozen=True)
+class NetworkPlan:
+    """A training step of networks in bfloat16: what it computes and moves, and how long it should
+    take, by makers' rates.
+    """
+
+    networks: tuple[str, ...]
+    """Names of backbones, at their published width."""
+    batches: tuple[Count, ...] = (128, 256, 512, 1024)
+    """Images of a step on one device, for what it computes and moves."""
+    classes: tuple[Count, ...] = (1_000_000, 10_000_000)
+    """Numbers of identities, C, for the times."""
+    batch: Count = 1024
+    """Images of a step over all devices, for the times."""
+    devices: Count = 8
+    """Devices, for the times."""
+    image_size: Count = 112
+    """Side of the images."""
+    dim: Count = 512
+    """Length of the embeddings, D."""
+    xla: bool = False
+    """Lower every step and give XLA's own count beside; minutes for a deep network."""
+    markdown: bool = False
+    """Print Markdown."""
+
+
+PUBLISHED = (("iresnet50", 2048, 7780), ("iresnet50", 10_240, 9400), ("iresnet100", 1024, 3700))
+"""Network, batch and images a second of arcface_torch on 8 × A100 over 618,000 classes, in fp16."""
+_PUBLISHED_CLASSES = 618_000
+_ABOUT_TIMES = (
+    "ms of a step on each device, at the makers' full rates: not measured. Fused exact head over "
+    "split classes; memory: what fused layers must move; small: collectives of batch statistics, "
+    "at an assumed 15 µs (TPU: 5) each. img/s: all of it in turn – all at once."
+)
+
+
+def network_of(name: str, plan: NetworkPlan) -> Any:
+    """The backbone in bfloat16 at its published width."""
+    return registry.create(name, width=64, embedding_size=plan.dim, dtype=jnp.bfloat16)
+
+
+def needs_rows(plan: NetworkPlan, begin: Begin = unseen) -> tuple[list[str], list[list[str]]]:
+    """(header, a row for each network and batch): a step of the backbone alone on one device."""
+    header = ["network", "batch", "TFLOP by hand", "GB by hand", "FLOP a byte"]
+    header += ["TFLOP by XLA", "GB by XLA, unfused"] if plan.xla else []
+    rows = []
+    with begin("Counting", len(plan.networks) * len(plan.batches)) as move:
+        for name in plan.networks:
+            network = network_of(name, plan)
+            need = needs(network, plan.image_size)
+            for batch in plan.batches:
+                move(0, f"{name}, batch {batch}")
+                operations = 3 * batch * need.operations
+                moved = batch * need.image_bytes + need.weight_bytes
+                moved += UPDATE_BYTES * need.parameters
+                row = [name, f"{batch:,}", f"{operations / 1e12:.3f}", f"{moved / 1e9:.2f}"]
+                row += [f"{operations / moved:.0f}"]
+                if plan.xla:
+                    by_xla = counted_step(network, plan.image_size, batch)
+                    row += [f"{by_xla['flops'] / 1e12:.3f}"]
+                    row += [f"{by_xla['bytes accessed'] / 1e9:.2f}"]
+                rows.append(row)
+                move(1)
+    return header, rows
+
+
+def time_rows(plan: NetworkPlan) -> tuple[list[str], list[list[str]]]:
+    """(header, a row for each device, network and number of classes, the published ones first)."""
+    header = ["device", "network", "batch", "classes", "products", "memory", "links", "small"]
+    header += ["img/s", "published", "of in turn"]
+    cases: list[tuple[Any, ...]] = [
+        ("A100", name, batch, _PUBLISHED_CLASSES, 8, speed)
+        for name, batch, speed in PUBLISHED
+        if name in plan.networks
+    ]
+    cases += [
+        (device, name, plan.batch, classes, plan.devices, None)
+        for device in ACCELERATORS
+        for name in plan.networks
+        for classes in plan.classes
+    ]
+    rows = []
+    for device, name, batch, classes, devices, speed in cases:
+        need = needs(network_of(name, plan), plan.image_size)
+        # arcface_torch normalises each device's images by their own statistics.
+        options: Any = {"devices": devices, "dim": plan.dim, "statistics": speed is None}
+        time = step_time(need, ACCELERATORS[device], classes=classes, batch=batch, **options)
+        parts = (time.products, time.memory, time.links, time.small)
+        row = [f"{devices} × {device}", name, f"{batch:,}", f"{classes:,}"]
+        row += [f"{1e3 * part:.1f}" for part in parts]
+        row += [f"{batch / time.in_turn:,.0f} – {batch / time.at_once:,.0f}"]
+        row += (
+            ["–", "–"] if speed is None else [f"{speed:,}", f"{speed * time.in_turn / batch:.2f}"]
+        )
+        rows.append(row)
+    return header, rows
+
+
+def print_networks(plan: NetworkPlan, console: Console) -> None:
+    """Prints both tables."""
+    if unknown := [name for name in plan.networks if name not in registry.names()]:
+        raise InputError(f"--networks {unknown[0]}: choose among {', '.join(registry.names())}")
+    if plan.batch % plan.devices:
+        raise InputError(f"--batch {plan.batch}: pass a multiple of the {plan.devices} devices")
+    about = "A step of the backbone alone: forward, backward, SGD"
+    for title, (header, rows) in (
+        (about, needs_rows(plan, progress_beside())),
+        (_ABOUT_TIMES, time_rows(plan)),
+    ):
+        if plan.markdown:
+            print(markdown_table(header, rows, numbers=False), title, "", sep="\n")
+        else:
+            console.print(table_of(header, rows, left=2, caption=title))
+
+
 _EXACT = (("dense", "float32"), ("chunked", "float32"), ("fused", "float32"), ("fused", "bfloat16"))
 _HEADS = (*_EXACT, ("partial", "float32"), ("partial", "bfloat16"))
 _GIB = 2**30
@@ -248,14 +375,17 @@ def run(config: PlanConfig) -> None:
 
 
 def main() -> None:
-    """Plans a head by the number of its identities, or whole presets."""
+    """Plans a head by the number of its identities, whole presets, or networks' steps."""
     # Each takes its own options, so that none is accepted that does nothing.
-    if any(argument.split("=")[0] in ("--preset", "--all-presets") for argument in sys.argv[1:]):
+    if any(argument.split("=")[0] == "--networks" for argument in sys.argv[1:]):
+        jax.config.update("jax_platforms", "cpu")
+        print_networks(read_options(NetworkPlan, "plan", __doc__), new_console())
+    elif any(argument.split("=")[0] in ("--preset", "--all-presets") for argument in sys.argv[1:]):
         # Shapes need no accelerator, and must not wait for one that is busy.
         jax.config.update("jax_platforms", "cpu")
         print_presets(read_options(PresetPlan, "plan", __doc__), new_console())
     else:
-        run(read_options(PlanConfig, "plan", __doc__))
+        run(read_options(PlanConfig, "plan", __doc__, also=options_of(PresetPlan)[:2]))
 
 
 if __name__ == "__main__":

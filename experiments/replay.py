@@ -6,7 +6,6 @@ Prints the norms of every layer, and writes them to report.json there.
 """
 
 import dataclasses
-import pathlib
 from typing import Annotated
 
 import numpy as np
@@ -14,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from arcface_jax.commands.command import new_console, read_options, run_command
+from arcface_jax.commands.command import Existing, new_console, read_options, run_command
 from arcface_jax.runs.bad_steps import Diagnosis, LayerNorms, diagnose
 
 
@@ -22,7 +21,7 @@ from arcface_jax.runs.bad_steps import Diagnosis, LayerNorms, diagnose
 class ReplayConfig:
     """Which step."""
 
-    folder: Annotated[pathlib.Path, tyro.conf.Positional]
+    folder: Annotated[Existing, tyro.conf.Positional]
     """The bad-step folder of a run, which named it when it stopped."""
 
 

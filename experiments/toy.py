@@ -21,6 +21,7 @@ from rich.console import Console
 
 from arcface_jax.analysis.class_gaps import class_gaps, even_circle_probability
 from arcface_jax.commands.command import (
+    Checked,
     Count,
     Positive,
     Range,
@@ -36,7 +37,7 @@ from arcface_jax.commands.command import (
 )
 from arcface_jax.commands.small_model import SmallRecipe, train_small
 from arcface_jax.data.in_memory import load_source
-from arcface_jax.data.open import open_source
+from arcface_jax.data.open import check_source, open_source
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.subset import Subset
 from arcface_jax.data.synthetic import SyntheticFaces
@@ -59,22 +60,24 @@ _make_embed = functools.cache(make_embed_function)  # compiled once for all loss
 class Arguments:
     """The command line."""
 
-    people: str | None = None
+    people: Annotated[str, Checked(check_source)] | None = None
     """Source of images; synthetic people if not given."""
     identities: Count = 8
     """How many people; of a source, the first ones."""
     dimension: Annotated[int, Range(2, 3)] = 2
-    """Of the embedding, 2 or 3."""
+    """Dimension of the embedding, 2 or 3."""
     margin: float = 0.5
     """ArcFace's m, radians. On a circle of C people it must be below 2π/C."""
     scale: Positive = 16.0
     """s of the softmax on the sphere and of ArcFace."""
     difficulty: Annotated[float, Range(0.0, 2.0)] = 0.5
-    """Of synthetic images, 0 … 2: at 1 a two-dimensional embedding does not learn all of them."""
+    """Difficulty of synthetic images, 0 … 2. At 1 a two-dimensional embedding does not learn all of
+    them.
+    """
     steps: Count = 800
-    """Of training."""
+    """Steps of training."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
-    """Of the networks; the picture shows the first."""
+    """Seeds of the networks; the picture shows the first."""
     quantile: Annotated[float, Range(0.0, 0.5)] = 0.02
     """Share of a class's images at each side that its edge leaves out."""
     output: pathlib.Path = pathlib.Path("runs/toy")

@@ -1,11 +1,10 @@
 """Trains a face model and verifies it on people it has never seen.
 
-python -m experiments.train                                  the embedded synthetic faces
-python -m experiments.train folder --data.root DIR           your own faces, DIR/person/*.jpg
+python -m experiments.train                              the embedded synthetic faces
+python -m experiments.train folder --data.root DIR       your own faces, DIR/person/*.jpg
 python -m experiments.train folder --data.root DIR --model.init FILE   fine-tunes a trained model
-python -m experiments.train --config runs/RUN/config.json    a run again
-python -m experiments.train … --check                        only looks at the data and the cost;
-        --against SET: images in both; --checkpoint MODEL [--project NAME]: wrong labels
+python -m experiments.train --config runs/RUN/config.json              a run again
+python -m experiments.train ... --check                  only looks at the data and the cost
 
 Writes runs/LOSS-DATE-TIME, or --run.folder: summary.html, metrics, results, checkpoints, pictures.
 """
@@ -42,6 +41,7 @@ from arcface_jax.commands.fine_tuning import (
     set_by_preset,
     settled,
 )
+from arcface_jax.commands.help_page import Option, first_sentence, nearest, table, unknown
 from arcface_jax.commands.models import MODEL_HELP, is_export, open_embedder
 from arcface_jax.commands.run_report import draw_run, run_page
 from arcface_jax.errors import InputError, concerning
@@ -54,12 +54,41 @@ from arcface_jax.runs.processes import is_loss_of_others, join_processes, leave
 from arcface_jax.runs.run_folder import CONFIG_FILE, RunFolder
 from arcface_jax.runs.setup import Setup, prepare
 from arcface_jax.runs.stopping import Stopped
+from arcface_jax.runs.watch import Watch
 from arcface_jax.training.config import Config, with_loss
 from arcface_jax.training.config_file import read_config, settings_in
 
 from .recipes.presets import PRESETS
 
 SUMMARY_FILE = "summary.html"
+
+COMMON = (
+    "config",
+    "check",
+    "data.root",
+    "data.verify",
+    "model.name",
+    "model.init",
+    "loss.name",
+    "loss.margin",
+    "loss.scale",
+    "optimiser.learning-rate",
+    "run.steps",
+    "run.batch-size",
+    "run.folder",
+)
+"""The options that --help shows."""
+
+OTHERS = (
+    Option("[PRESET]", "", "Configuration to start from; --presets lists them."),
+    Option("--presets", "", "List the presets."),
+    Option("--config", "FILE", "The config.json of a run, in place of a preset."),
+    Option("--check", "", "Only look at the data, and at what the run would cost."),
+    Option("--against", "SET", "With --check: report images that this set has as well."),
+    Option("--checkpoint", "MODEL", "With --check: report labels that this model finds wrong."),
+    Option("--project", "NAME", "With --check: the project of a PyTorch checkpoint, as adaface."),
+)
+"""The options that are no part of a run's configuration."""
 
 
 def take_option(arguments: list[str], option: str, wanted: str) -> tuple[list[str], list[str]]:
@@ -85,7 +114,7 @@ def parse(arguments: list[str]) -> Config:
     preset = arguments[0] if arguments and not arguments[0].startswith("-") else None
     if preset is not None:
         if preset not in PRESETS:
-            raise InputError(f"no preset is called {preset!r}; choose one of {', '.join(PRESETS)}")
+            raise unknown("preset", preset, PRESETS)
         base, arguments = PRESETS[preset](), arguments[1:]
         source, given = f"preset {preset}", set_by_preset(base)
     files, arguments = take_option(arguments, "--config", "a file: the config.json of a run")
@@ -96,15 +125,13 @@ def parse(arguments: list[str]) -> Config:
             )
         base, source = read_config(pathlib.Path(files[0])), files[0]
         given = set(settings_in(pathlib.Path(files[0])))
-    presets = "\n".join(
-        f"  {name}: {(make.__doc__ or '').splitlines()[0]}" for name, make in PRESETS.items()
-    )
-    about = f"{__doc__}\n\nPresets, with every option below to override:\n\n{presets}"
     base, arguments = take_loss(base, arguments)
-    usage = "train [PRESET] [--config FILE]"
+    shown: dict[str, Any] = {"common": COMMON, "also": OTHERS}
 
     def read(base: Config) -> Config:
-        return with_plain_loss(read_options(Config, usage, about, arguments, default=base))
+        return with_plain_loss(
+            read_options(Config, "train", __doc__, arguments, default=base, **shown)
+        )
 
     return settled(read, base, given, source)
 
@@ -122,10 +149,13 @@ def take_loss(config: Config, arguments: list[str]) -> tuple[Config, list[str]]:
         option = argument.partition("=")[0]
         field = option.removeprefix("--loss.").replace("-", "_")
         if option.startswith("--loss.") and field.removeprefix("no_") not in known:
-            raise InputError(
-                f"{option}: loss.name {name} has no {field}; it has {', '.join(known)}"
-            )
-    choices = f"{', '.join(LOSSES)}; or module:Class of your own. The options here are its own."
+            near = nearest(field, known)
+            remedy = f"did you mean --loss.{near}?" if near else f"it has {', '.join(known)}"
+            raise InputError(f"{option}: loss.name {name} has no {field}; {remedy}")
+    choices = (
+        "Loss: arcface, cosface, adaface, magface … Its own options stand beside it here. "
+        f"All: {', '.join(LOSSES)}; or module:Class of your own."
+    )
     kind = Annotated[str, tyro.conf.arg(metavar="NAME", help=choices)]
     field_of_name = ("name", kind, dataclasses.field(default=name, kw_only=True))
     named = dataclasses.make_dataclass(
@@ -233,22 +263,23 @@ def run(config: Config, console: Console) -> int:
         folder.discard()
         raise
     print_plan(console, setup)
-    with ConsoleReporter(console, config.run.steps) as reporter:
-        try:
-            result = train(setup, folder, reporter)
-        except Stopped as stop:
-            again = f"{command('train')} --config {path / CONFIG_FILE} --run.folder {path}"
-            say(console, f"Stopped at step {stop.step}, with a checkpoint. To go on: {again}")
-            return INTERRUPTED if stop.signal_number == signal.SIGINT else TERMINATED
-        except jax.errors.JaxRuntimeError as error:
-            if is_loss_of_others(error):
-                leave(error)
-            raise
-        except InputError:
-            folder.discard()  # of a run that has not begun: its starting point was refused
-            raise
-    if jax.process_index() == 0:
-        finish(console, setup, folder, result)
+    try:
+        with Watch(path, config.run.steps, config.run.on_event) as watch:
+            with ConsoleReporter(console, config.run.steps) as reporter:
+                result = train(setup, folder, watch.telling(reporter))
+            if jax.process_index() == 0:
+                finish(console, setup, folder, result)
+    except Stopped as stop:
+        again = f"{command('train')} --config {path / CONFIG_FILE} --run.folder {path}"
+        say(console, f"Stopped at step {stop.step}, with a checkpoint. To go on: {again}")
+        return INTERRUPTED if stop.signal_number == signal.SIGINT else TERMINATED
+    except jax.errors.JaxRuntimeError as error:
+        if is_loss_of_others(error):
+            leave(error)
+        raise
+    except InputError:
+        folder.discard()  # of a run that has not begun: its starting point was refused
+        raise
     return 0
 
 
@@ -286,7 +317,10 @@ def take_check(arguments: list[str]) -> tuple[Check | None, list[str]]:
 
 
 def main() -> int:
-    """Parses, trains, reports; or only checks the data."""
+    """Parses, trains, reports; or only checks the data, or lists the presets."""
+    if "--presets" in sys.argv[1:]:
+        print(table({name: first_sentence(make.__doc__ or "") for name, make in PRESETS.items()}))
+        return 0
     check, arguments = take_check(sys.argv[1:])
     config, console = parse(arguments), new_console()
     if check is None:

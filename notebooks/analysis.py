@@ -53,8 +53,8 @@ def show(name, figure):
 # %% [markdown]
 # ## The layer
 #
-# One embedding, three classes. Without a margin the embedding is right by 21° and its loss is next
-# to nothing; the margin asks for 28.6°, so there is still something to learn.
+# One embedding, three classes. Without a margin the embedding is right by 21° and its loss is
+# almost zero. The margin asks for 28.6°, so there is still something to learn.
 
 # %%
 for m in (0.0, 0.2, 0.5):
@@ -90,9 +90,9 @@ show("decision_boundaries_cosine", geometry_figures.decision_boundaries_cosine()
 # %% [markdown]
 # ## The arc between two classes
 #
-# Two centres α apart; each class's region ends somewhere on the way to the other. ArcFace leaves an
-# arc of m between them whatever α; CosFace leaves more between close centres, SphereFace less.
-# Where centres are closer than a margin allows (nan), not even a class's own centre satisfies it.
+# Two centres are α apart. Each class's region ends somewhere between them. ArcFace leaves an arc of
+# m for any α; CosFace leaves more between close centres, SphereFace less. If the centres are closer
+# than a margin allows (nan), not even a class's own centre satisfies it.
 
 # %%
 alpha = np.radians([20, 40, 60, 90, 120, 180])
@@ -113,9 +113,8 @@ show("sphere_caps", geometry_figures.sphere_caps())
 # %% [markdown]
 # ## The target logit
 #
-# What stands in the place of the true class's cosine, over the angles that training goes through,
-# and how steeply it
-# falls: that slope is the pull on the embedding.
+# The value that replaces the true class's cosine, over the angles of a training run, and its slope:
+# the slope is the pull on the embedding.
 
 # %%
 degrees = np.array([20.0, 60.0, 90.0, 100.0])
@@ -131,7 +130,7 @@ show("target_logits", target_logit_curves())
 # %% [markdown]
 # ## Past π
 #
-# Where θ + m passes π the formula turns round. Its exact gradient then turns the embedding *away*
+# Where θ + m passes π the formula rises again. Its exact gradient then pushes the embedding *away*
 # from its class; the straight-through gradient never does. The sign does not depend on the scale or
 # on the number of classes.
 
@@ -153,10 +152,10 @@ show("loss_gradient", loss_gradient())
 # ## Why a large scale or margin can fail from scratch
 #
 # The gradients of all cosines of an example add up to s(1 − p)(1 − d psi/d cos θ). For a softmax
-# and for CosFace that is zero: what pulls the true class pushes the others as much. For ArcFace it
-# is positive above 90° − m/2, where every network begins: embedding and classes are pushed apart as
-# a whole, whatever the rule past π. With the straight-through gradient, or with `easy`, which has
-# no margin above 90°, they are not; a margin that grows slowly pushes later.
+# and for CosFace the sum is zero: the pull on the true class equals the push on the others. For
+# ArcFace it is positive above 90° − m/2, where every network starts, so the embedding and all
+# classes are pushed apart, whatever the rule past π. The straight-through gradient and `easy`,
+# which has no margin above 90°, avoid this; a margin that grows slowly delays it.
 
 # %%
 degrees = np.array([30.0, 60.0, 75.7, 90.0, 120.0, 150.0])
@@ -173,8 +172,8 @@ for title, psi in {
 # ## Eight people on a circle
 #
 # A network with a two-dimensional embedding puts each class on an arc of the circle. The margin
-# widens the empty arcs between them, as far as the circle has room: eight classes are 45° apart, so
-# m must be below 2π/8 = .785.
+# widens the empty arcs between them, as far as the circle allows: eight classes are 45° apart, so m
+# must be below 2π/8 = .785.
 
 # %%
 for margin in (0.0, 0.5, 0.785, 1.0):
@@ -191,8 +190,8 @@ print({name: round(value, 1) for name, value in gaps.numbers().items()})
 # %% [markdown]
 # ## A face out of a model
 #
-# The embedding is drawn to a target, the statistics of every batch normalisation to the running
-# ones. A model is always fooled by what was made for it; ask another one: python -m
+# Gradient descent pulls the embedding to a target and each batch normalisation's statistics to the
+# running ones. Such a face always fools its own model, so ask another one: python -m
 # experiments.invert
 
 # %%

@@ -14,8 +14,8 @@
 # # Margins and losses
 #
 # Every margin of this library is a function psi from the cosine of the true class to the cosine
-# that takes its place in a softmax. This notebook draws each of them, with the line of code that
-# makes it, and then tries every loss.
+# that takes its place in a softmax. This notebook draws each margin, shows the line of code for it,
+# and then tries every loss.
 #
 # Open it in Jupyter with jupytext, or run it as a script from the repository: `PYTHONPATH=. python
 # notebooks/losses.py`. The pictures are also written to `runs/notebooks/losses/`.
@@ -48,8 +48,8 @@ def show(name, figure):
 # %% [markdown]
 # ## ArcFace
 #
-# `arcface_logits` is the head as the paper has it: cosines of normalised embeddings and class
-# weights, an angle of 0.5 rad added for the true class, all times the scale.
+# `arcface_logits` is the paper's head: cosines of normalised embeddings and class weights, 0.5 rad
+# added to the angle of the true class, all times the scale.
 
 # %%
 key_embeddings, key_weights = jax.random.split(jax.random.key(0))
@@ -67,8 +67,8 @@ print(f"expected of an untrained head: {losses.expected_initial_loss(1000, 0.5, 
 # %% [markdown]
 # ## Every margin
 #
-# The combined margin is $\psi(\cos\theta) = \cos(m_1\theta + m_2) - m_3$. The slope is what the
-# gradient of the loss is multiplied by.
+# The combined margin is $\psi(\cos\theta) = \cos(m_1\theta + m_2) - m_3$. The slope multiplies the
+# gradient of the loss.
 
 # %%
 named = {
@@ -104,8 +104,8 @@ show("mixtures", margin_curves(mixtures, "Mixtures"))
 # %% [markdown]
 # ## Past π
 #
-# Where $m_1\theta + m_2$ passes π the formula turns round: an embedding nearly opposite its class
-# would be pushed farther. Projects differ in what they put there; `past_pi` names the choice.
+# Where $m_1\theta + m_2$ passes π the formula rises again and would push an embedding nearly
+# opposite its class still farther. Projects handle this differently; `past_pi` names the choice.
 # `gradient="straight_through"` replaces the slope by 1.
 
 # %%
@@ -131,7 +131,7 @@ for rule in margins.PAST_PI:
         print(f"{rule:8} {gradient:16} {psi(-0.95):+10.6f} {jax.grad(psi)(-0.95):+8.4f}")
 
 # %% [markdown]
-# SphereFace brings its margin in with a weight λ that falls during training.
+# SphereFace phases its margin in: a weight λ falls during training.
 
 # %%
 annealing = {
@@ -167,10 +167,9 @@ show("magface", margin_curves(by_length, "MagFace"))
 # %% [markdown]
 # ## Every loss
 #
-# A loss is a frozen dataclass of its numbers: what a notebook calls, `--loss.name` and
-# `--loss.FIELD` set, and `make_step` trains with. What it learns beside the network comes from
-# `init_params`, what it carries from step to step from `init`. All come back per example; the mean
-# is yours to take. A label of −1 is padding.
+# A loss is a frozen dataclass of its numbers. A notebook calls it, `--loss.name` and `--loss.FIELD`
+# set it, and `make_step` trains with it. `init_params` makes its own parameters, `init` its state.
+# Losses are returned per example; take the mean yourself. A label of −1 is padding.
 
 # %%
 key = jax.random.key(1)
@@ -184,7 +183,7 @@ for name, kind in losses.LOSSES.items():
     print(f"{name:22}{float(out.loss.mean()):8.3f}   {loss}"[:110])
 
 # %% [markdown]
-# The same as functions, and what their options do:
+# The same as functions, with their options:
 
 # %%
 bias = jnp.zeros(1000)
@@ -231,8 +230,8 @@ for name, value in values.items():
     print(f"{name:34}{float(value.mean()):8.3f}")
 
 # %% [markdown]
-# State goes in and comes out; put it in the training state beside the parameters, as `make_step`
-# does.
+# Pass the state in and get it back; keep it in the training state beside the parameters, as
+# `make_step` does.
 
 # %%
 adaface = losses.AdaFace()
@@ -243,7 +242,7 @@ for step in range(3):
 print(f"lengths in this batch: {float(row_norms(embeddings).mean()):.2f}")
 
 # %% [markdown]
-# One of your own is a class with a psi, and trains by `--loss.name my_file:Mine` as any other:
+# Your own loss is a class with a psi. Train with it by `--loss.name my_file:Mine`:
 
 
 # %%
@@ -260,8 +259,8 @@ class Rising(losses.MarginSoftmax):
 print(f"{Rising(m=0.2)}: loss {Rising(m=0.2)(params, {}, embeddings, labels).loss.mean():.3f}")
 
 # %% [markdown]
-# Sub-centres clean a training set: count which centre each example is nearest to, keep the dominant
-# one, and drop what is more than 75° from it. (Random embeddings are all noise.)
+# Sub-centres clean a training set: count the examples nearest to each centre, keep the dominant
+# centre, and drop images more than 75° from it. (Random embeddings are all noise.)
 
 # %%
 counts = subcenter.subcenter_counts(embeddings, subcentres, labels)
@@ -271,8 +270,8 @@ print("to keep:", np.asarray(subcenter.within_angle(embeddings, centres, labels)
 # %% [markdown]
 # ## Before training
 #
-# What the loss of an untrained network should be, and the least scale with which a softmax over
-# cosines can be sure.
+# The loss that an untrained network should have, and the smallest scale at which a softmax over
+# cosines can be confident.
 
 # %%
 for classes in (10_572, 85_742, 360_232):

@@ -13,12 +13,12 @@
 # %% [markdown]
 # # Quick start
 #
-# A network, the ArcFace loss and an optax optimiser in a page of JAX: train on faces of 200 people,
-# then tell apart people whom the network has never seen. Nothing is downloaded; a minute on two CPU
-# cores.
+# A network, the ArcFace loss and an optax optimiser in a page of JAX. Train on faces of 200 people,
+# then tell apart people that the network has never seen. It downloads nothing and takes a minute on
+# two CPU cores.
 #
-# To train for real, `python -m experiments.train` does all this with checkpoints, schedules,
-# several devices, reports.
+# For real training, `python -m experiments.train` adds checkpoints, schedules, several devices and
+# reports.
 #
 # Open it in Jupyter with jupytext, or run it as a script from the repository: `PYTHONPATH=. python
 # notebooks/quick_start.py`. The pictures are also written to `runs/notebooks/quick_start/`.
@@ -61,8 +61,8 @@ def show(name, figure):
 # %% [markdown]
 # ## Faces
 #
-# Drawn ones: who it is sets the shape of the face, each picture its pose, light, glasses, hat and
-# blur. A folder of your own is `arcface_jax.data.sources.folder.FolderSource`.
+# Drawn faces: the person sets the shape; each picture has its own pose, light, glasses, hat and
+# blur. For a folder of your own use `arcface_jax.data.sources.folder.FolderSource`.
 
 # %%
 IDENTITIES, IMAGES, SIZE = 200, 20, 24
@@ -77,11 +77,10 @@ show("people", contact_sheet(by_person[:5, :10], "Five people, ten pictures of e
 # %% [markdown]
 # ## Network, loss, step
 #
-# A loss is an object: here ArcFace whose margin grows over the first half of the run, since a full
-# margin on a network that knows nothing scatters the classes. Its class weights, one row an
-# identity, are trained like any other parameter and thrown away at the end. The step is a pure
-# function of a state, a key and a batch; network and optimiser may be any (Linen, NNX, Equinox;
-# optax).
+# A loss is an object. Here it is ArcFace; its margin grows over the first half of the run, because
+# a full margin scatters the classes of an untrained network. Its class weights, one row per
+# identity, train like any other parameter and are dropped at the end. The step is a pure function
+# of a state, a key and a batch. Any network (Linen, NNX, Equinox) and any optax optimiser will do.
 
 # %%
 STEPS, BATCH, SIZE_OF_EMBEDDING = 600, 64, 64
@@ -126,9 +125,9 @@ def angles(state, some=slice(None, None, 10)):
 # %% [markdown]
 # ## Training
 #
-# The first loss is known before anything is trained, give or take one, for an untrained network
-# gives everybody much the same embedding. When it is far off, something is wrong with labels,
-# pixels or scale. The loss goes up while the margin grows: what counts is θ.
+# You know the first loss in advance, give or take one: an untrained network gives everybody nearly
+# the same embedding. If it is far off, something is wrong with labels, pixels or scale. The loss
+# rises while the margin grows, so watch θ.
 
 # %%
 rng = np.random.default_rng(0)
@@ -157,7 +156,7 @@ show("theta", angle_ridges({"ArcFace": theta}))
 # %% [markdown]
 # ## People it has never seen
 #
-# Only the embeddings count now: two pictures show the same person where their cosine is high.
+# Only the embeddings count now: two pictures show the same person if their cosine is high.
 
 # %%
 faces = strangers.render(np.arange(len(strangers)))

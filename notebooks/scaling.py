@@ -16,12 +16,12 @@
 # With a million identities the classifier is the problem, not the network: N × C logits, a gradient
 # as large as the class weights, and an optimiser's copy of them. Here are the ways out, each
 # compared with the plain loss: chunks, an update without gradient, classes split over devices, a
-# sample of the classes. The loss is one function, `margin_softmax_loss`; how the classes are gone
-# over is an argument of it, and of every loss object that is built on it.
+# sample of the classes. The loss is one function, `margin_softmax_loss`. One argument says how to
+# loop over the classes; every loss object built on it takes it too.
 #
 # Open it in Jupyter with jupytext, or run it as a script from the repository: `PYTHONPATH=. python
-# notebooks/scaling.py`. Eight devices are simulated on the CPU; on a machine with accelerators
-# leave that line out. The picture is also written to `runs/notebooks/scaling/`.
+# notebooks/scaling.py`. It simulates eight devices on the CPU; remove that line on a machine with
+# accelerators. The picture is also written to `runs/notebooks/scaling/`.
 
 # %%
 import functools
@@ -71,8 +71,8 @@ def show(name, figure):
 # %% [markdown]
 # ## What a step needs
 #
-# By arithmetic, for D = 512, a batch of 512 and SGD with momentum, on one device: only the fused
-# head keeps to the weights and their momentum, and in bfloat16 these are half as large. `python -m
+# Computed for D = 512, a batch of 512 and SGD with momentum, on one device. Only the fused head
+# needs no more than the weights and their momentum; bfloat16 halves these. `python -m
 # experiments.plan 29000000 --compile` prints the same for any size.
 
 # %%
@@ -98,8 +98,8 @@ for name, plan in plans.items():
 show("planned_memory", planned_memory(plans, device=80.0))
 
 # %% [markdown]
-# The compiler's own plan, for a program that is compiled from shapes alone and never run: 29
-# million identities on one device.
+# The compiler's own plan for 29 million identities on one device. The program is compiled from
+# shapes alone and never run.
 
 # %%
 plan = compiled_memory(HeadSize("fused", 29_000_000, dtype="bfloat16"))
@@ -108,7 +108,7 @@ print(f"29,000,000 identities × 512 in bfloat16, planned by XLA: {plan.total / 
 # %% [markdown]
 # ## In chunks
 #
-# The same loss and the same gradients to rounding, without ever holding the logits.
+# The same loss and gradients up to rounding, without ever holding all logits.
 
 # %%
 CLASSES, DIM, BATCH = (
@@ -152,8 +152,8 @@ for name, function in (("dense", dense), ("chunked", chunked)):
 # %% [markdown]
 # ## Over devices
 #
-# Each device holds an eighth of the classes. Embeddings are gathered, the partition function is
-# summed; logits never travel, so that what is sent does not depend on the number of classes.
+# Each device holds an eighth of the classes. Devices gather the embeddings and sum the partition
+# function. Logits never travel, so the traffic does not depend on the number of classes.
 
 # %%
 mesh = Mesh(np.array(jax.devices()), ("classes",))
@@ -181,8 +181,8 @@ for count in (CLASSES, 100_003):
 # %% [markdown]
 # ## Without a gradient of the weights
 #
-# The fused step gives the losses, the gradients by the embeddings, and new weights: each chunk's
-# gradient is formed, used and dropped. The state is donated and changes in place.
+# The fused step returns losses, gradients by the embeddings, and new weights. It forms, uses and
+# drops each chunk's gradient. The state is donated and updated in place.
 
 # %%
 optimiser = RowSgd(momentum=0.9, weight_decay=5e-4)
@@ -198,9 +198,9 @@ for number in range(10):
         print(f"step {number}: loss {found.loss.mean():.3f}, by embeddings {shape}")
 
 # %% [markdown]
-# In bfloat16 an update smaller than half of the last digit is lost, weight decay above all; rounded
-# at random it is kept in the mean. Here is how the rows of classes that are not in the batch shrink
-# in ten steps:
+# In bfloat16 an update smaller than half of the last digit is lost, weight decay above all.
+# Stochastic rounding keeps it on average. Over ten steps, the rows of classes outside the batch
+# shrink like this:
 
 # %%
 absent = np.setdiff1d(np.arange(CLASSES), labels)
@@ -226,8 +226,8 @@ print(f"bfloat16, rounded at random  {ten_steps(jnp.bfloat16, jax.random.key(7))
 # %% [markdown]
 # ## Some of the classes
 #
-# Partial FC draws classes at random; the nearest ones hold more of the softmax, once the network
-# knows something. Here the embeddings lie at a cosine of 0.6 to their own centre.
+# Partial FC draws classes at random. Once the network has learnt something, the nearest classes
+# hold more of the softmax. Here the embeddings lie at a cosine of 0.6 to their own centre.
 
 # %%
 near = 0.6 * class_weights[labels] + 0.8 * embeddings
@@ -246,8 +246,8 @@ for rate in (0.01, 0.1, 0.3):
 # %% [markdown]
 # ## More and fewer identities
 #
-# New identities start at the mean of their embeddings; those that are dropped take their momentum
-# along.
+# New identities start at the mean of their embeddings; a dropped identity's momentum is dropped
+# too.
 
 # %%
 newcomers = jax.random.normal(jax.random.key(9), (30, DIM))

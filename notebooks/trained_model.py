@@ -13,13 +13,13 @@
 # %% [markdown]
 # # A trained model on one page
 #
-# Import a face model that others trained, embed a set of faces, verify it, and look at whom it
-# takes for whom.
+# Import a face model that others trained, embed a set of faces, verify it, and see whom it
+# confuses.
 #
-# The model is the MobileFaceNet of MobileFaceNet_Pytorch (trained with ArcFace on CASIA-WebFace),
-# the faces are the ORL Database of Faces of AT&T Laboratories Cambridge: 40 people with 10 grey
-# images each. Any other checkpoint that `import_torch` reads, and any folder of people, will do as
-# well. The pictures are also written to `runs/notebooks/trained_model/`.
+# The model is the MobileFaceNet of MobileFaceNet_Pytorch (trained with ArcFace on CASIA-WebFace).
+# The faces are the ORL Database of Faces of AT&T Laboratories Cambridge: 40 people with 10 grey
+# images each. Any checkpoint that `import_torch` reads and any folder of people will do. The
+# pictures are also written to `runs/notebooks/trained_model/`.
 
 # %%
 import pathlib
@@ -62,8 +62,7 @@ if not data.is_dir():
 # %% [markdown]
 # ## The model
 #
-# No PyTorch is needed, and nothing in the file is run. What the pixels must look like comes with
-# the model.
+# This needs no PyTorch and runs nothing in the file. The model carries the pixel format it expects.
 
 # %%
 model = import_torch(data / "mobilefacenet_casia_arcface.ckpt")
@@ -72,8 +71,8 @@ print(model.source, model.image_size, model.pixels)
 # %% [markdown]
 # ## The faces
 #
-# ORL's images are not aligned to the template that the network was trained on; their middle shows
-# about the same part. It is what every command takes without `--detect`.
+# ORL's images are not aligned to the network's training template, but their middle shows about the
+# same part. Every command takes the middle unless you add `--detect`.
 
 # %%
 source = FolderSource(data / "orl_faces.zip")
@@ -85,9 +84,9 @@ show(
 # %% [markdown]
 # ## Embeddings
 #
-# One unit vector for each image, of the image and its mirror image added: what the commands do, so
-# that `python -m experiments.evaluate --checkpoint mobilefacenet_casia_arcface.ckpt --sets
-# orl_faces.zip` finds the same numbers as those below.
+# One unit vector per image: the embeddings of the image and its mirror image, added. The commands
+# do the same, so `python -m experiments.evaluate --checkpoint mobilefacenet_casia_arcface.ckpt
+# --sets orl_faces.zip` gives the numbers below.
 
 # %%
 embed = model.embedder(batch_size=50)
@@ -118,7 +117,7 @@ show("roc", roc_figure({"MobileFaceNet": roc}))
 # %% [markdown]
 # ## Nearest neighbours
 #
-# For some images, the four most alike others. The first column is the image itself.
+# Some images with their four most similar others. The first column is the image itself.
 
 # %%
 questions = np.arange(3, 400, 67)
@@ -132,7 +131,7 @@ right = np.mean(source.labels[nearest] == source.labels)
 print(f"The most alike other image shows the same person for {right:.1%} of the images.")
 
 # %% [markdown]
-# The images for which it does not, each with the neighbour that it was taken for.
+# The images whose nearest neighbour is somebody else, each beside that neighbour.
 
 # %%
 (mistaken,) = np.nonzero(source.labels[nearest] != source.labels)
@@ -147,7 +146,7 @@ if len(mistaken):
 # %% [markdown]
 # ## Mistakes
 #
-# The different people whom the model finds most alike, and the images of one person that it finds
+# The different people that the model finds most alike, and the images of one person that it finds
 # least alike.
 
 # %%

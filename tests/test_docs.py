@@ -73,7 +73,7 @@ def command_options(module: str) -> set[str]:
     """The fields of a command's dataclasses, those of `PhotoOptions` that they derive from, and the
     options that it takes out of the arguments itself.
     """
-    found = {"--help"}
+    found = {"--help", "--help-all", "--no-cache"}
     place = ROOT / module.replace(".", "/")
     for file in place.glob("*.py") if place.is_dir() else [place.with_suffix(".py")]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -30,7 +30,10 @@ MODULES = (
 def public_names(module: ModuleType) -> list[str]:
     """What a module defines and a package gathers; nothing private, nothing of other libraries."""
     found: set[str] = set()
-    for node in ast.parse(inspect.getsource(module)).body:
+    nodes = list(ast.parse(inspect.getsource(module)).body)
+    for node in nodes:
+        if isinstance(node, ast.If):  # of type checking
+            nodes += node.body
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             found.add(node.name)
         elif isinstance(node, ast.Assign):

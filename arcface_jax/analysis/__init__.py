@@ -1,4 +1,4 @@
 """What a loss or a trained network does: angles, gaps between classes, neighbours, label noise.
 
-Numbers from plain arrays; `arcface_jax.figures` draws them.
+Computes them from plain arrays; `arcface_jax.figures` draws them.
 """

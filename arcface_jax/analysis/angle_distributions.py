@@ -19,7 +19,7 @@ def target_angles(
 
     Args:
       embeddings: [N, D], need not be normalised.
-      class_weights: [C, D], one centre a row, or [C, K, D] with K sub-centres, of which the nearest
+      class_weights: [C, D], one centre per row, or [C, K, D] with K sub-centres: the nearest
         counts; need not be normalised.
       labels: int [N], each in 0 … C − 1.
 
@@ -38,14 +38,14 @@ def target_angles(
 
 
 def angle_density(degrees: np.ndarray, grid: np.ndarray, bandwidth: float = 2.0) -> np.ndarray:
-    """Density of angles, per degree: a Gaussian about each, folded at 0° and 180° (area 1).
+    """Density of angles per degree: a Gaussian around each angle, folded at 0° and 180° (area 1).
 
         p(x) = 1/n Σᵢ [φ(x − θᵢ) + φ(x + θᵢ) + φ(x − 360° + θᵢ)],  φ a normal density of deviation
         `bandwidth`
 
     Args:
       degrees: [N], in [0, 180], N ≥ 1.
-      grid: [G], where the density is wanted, in [0, 180].
+      grid: [G], where to evaluate the density, in [0, 180].
       bandwidth: degrees.
 
     Returns: float64 [G].

@@ -1,4 +1,4 @@
-"""How far apart classes lie: the empty angle between two of them, and how wide each is.
+"""How far apart classes lie: the empty angle between two classes, and the width of each.
 
 The ArcFace paper draws eight identities on a circle to show the gap that the margin leaves between
 them. Here the gap is a number, in any dimension.
@@ -23,7 +23,7 @@ class ClassGaps:
 
     Attributes:
       classes: int [C], the labels, ascending.
-      between: float64 [C, C], the gap between each two classes; negative where they overlap,
+      between: float64 [C, C], the gap of each pair of classes; negative where they overlap,
         infinite on the diagonal.
       spread: float64 [C], mean angle of each class's embeddings to its centre.
     """
@@ -38,7 +38,7 @@ class ClassGaps:
         return self.between.min(axis=1)
 
     def numbers(self) -> dict[str, float]:
-        """The smallest and the median gap of a class to its nearest, and the mean spread."""
+        """The smallest and the median gap of a class to its nearest class, and the mean spread."""
         return {
             "smallest_gap": float(self.nearest.min()),
             "median_gap": float(np.median(self.nearest)),
@@ -47,29 +47,28 @@ class ClassGaps:
 
 
 def class_gaps(embeddings: np.ndarray, labels: np.ndarray, *, quantile: float = 0.0) -> ClassGaps:
-    """The empty angle between each two classes, seen along the great circle through their centres.
+    """The empty angle between each pair of classes, along the great circle through their centres.
 
-    Let a and b be the centres (the directions of the mean unit embeddings) and φ(x) the angle at
-    which x, projected onto their plane, stands, counted from a towards b. Then
+    Let a and b be the centres (the directions of the mean unit embeddings). Project x onto their
+    plane; φ(x) is its angle there, counted from a towards b. Then
 
         gap(a, b) = Q_q{φ(x): x of b} − Q_{1−q}{φ(x): x of a}.
 
     In two dimensions this is the empty arc. In more it is the angle between two hyperplanes through
-    the origin with one class on the one side of both, the other class on the other side; where it
-    is positive the classes are linearly separable. Only neighbours' gaps mean anything: the arc
-    between classes that are far apart may hold others.
+    the origin that both separate the classes; if it is positive the classes are linearly separable.
+    Only the gaps of neighbours mean anything: other classes may lie between distant ones.
 
     Args:
       embeddings: [N, D], D ≥ 2; lengths do not matter.
       labels: int [N], at least two classes.
-      quantile: q, the share of each class's embeddings on the side of the other that is left out; 0
+      quantile: q, the share of each class's embeddings to leave out on the other class's side; 0
         counts all.
 
     Returns: the gaps and spreads of the classes present.
 
     Raises:
-      InputError: for wrong shapes, one class, a quantile outside [0, 0.5], or a row or class
-        without direction.
+      InputError: for wrong shapes, one class, a quantile outside [0, 0.5], or a row or class with
+        no direction.
 
     References: Deng et al., ArcFace (arXiv:1801.07698), the toy example of eight identities.
     """
@@ -118,10 +117,10 @@ def even_circle_probability(num_classes: int, psi: Psi, scale: float) -> float:
 
         p = e^{s·psi(1)} / (e^{s·psi(1)} + Σ_{k=1}^{C−1} e^{s·cos(2πk/C)})
 
-    The best a two-dimensional embedding of C classes can reach. ArcFace's margin is feasible on a
-    circle for m < 2π/C only: at the centre θ_y + m must be below the angle 2π/C to the next centre,
-    and an embedding may be off by (2π/C − m)/2 before the margin is violated. From m = 2π/C on, p
-    is below 1/3 whatever the scale, and a larger scale makes it worse.
+    The best a two-dimensional embedding of C classes can reach. On a circle ArcFace's margin is
+    feasible only for m < 2π/C: at the centre θ_y + m must be below the angle 2π/C to the next
+    centre. An embedding may be off by (2π/C − m)/2 before it violates the margin. From m = 2π/C on,
+    p is below 1/3 at any scale, and a larger scale makes it worse.
 
     Args:
       num_classes: C ≥ 2.

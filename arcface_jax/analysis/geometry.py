@@ -2,8 +2,8 @@ r"""The geometry of a margin between two classes: where each region ends, how wi
 
 θ1 and θ2 are the angles of an embedding to the centres of class 1 and class 2. An example of class
 1 is satisfied where psi(cosθ1) > cosθ2, one of class 2 where psi(cosθ2) > cosθ1. On the boundary of
-class 1 the two-class margin softmax loss of an example of class 1 is ln 2, whatever the scale. What
-lies between the two boundaries is the margin:
+class 1 the two-class margin softmax loss of an example of class 1 is ln 2 at any scale. The margin
+lies between the two boundaries:
 
     softmax on the sphere  cosθ1 = cosθ2            no margin
     SphereFace             θ2 = m·θ1                 a margin that grows with the angle
@@ -11,8 +11,8 @@ lies between the two boundaries is the margin:
     ArcFace                θ2 = θ1 + m               constant in the angle, which is the arc on the
     sphere
 
-(as long as the psi is not past π). Everywhere below, psi is any margin that acts on each cosine
-alone; angles are in radians, in [0, π], of any shape (InputError outside); all numbers are float64.
+(as long as the psi is not past π). Below, psi is any margin that acts on each cosine alone. Angles
+are in radians, in [0, π], of any shape (InputError outside). All numbers are float64.
 
 References:
   Deng et al., ArcFace, arXiv:1801.07698, "geometric difference". Wang et al., CosFace,
@@ -35,10 +35,10 @@ MARGIN, CLASS_1, CLASS_2, BOTH = 0, 1, 2, 3
 def boundary(psi: Psi, theta1: np.ndarray) -> np.ndarray:
     """θ2 on the boundary of class 1, arccos(psi(cosθ1)): there psi(cosθ1) = cosθ2.
 
-    Exchange the two angles for the boundary of class 2.
+    Swap the two angles for the boundary of class 2.
 
-    Returns: θ2 in [0, π], like `theta1`; NaN where the boundary leaves the sphere, psi outside [−1,
-      1]: below −1 no θ2 satisfies an example of class 1, above 1 every one does.
+    Returns: θ2 in [0, π], like `theta1`; NaN where psi is outside [−1, 1] and the boundary leaves
+      the sphere: below −1 no θ2 satisfies an example of class 1, above 1 all do.
     """
     theta1 = _angles("theta1", theta1)
     return _arccos(psi_at(psi, theta1))
@@ -68,8 +68,8 @@ def softmax_boundary(theta1: np.ndarray, norm_ratio: float, offset: float = 0.0)
 def region(psi: Psi, theta1: np.ndarray, theta2: np.ndarray) -> np.ndarray:
     """Whose region each pair of angles lies in.
 
-    Returns: uint8 of the shape to which the two broadcast: CLASS_1 where psi(cosθ1) > cosθ2,
-      CLASS_2 where psi(cosθ2) > cosθ1, MARGIN where neither, BOTH where both: there psi exceeds the
+    Returns: uint8 of the broadcast shape: CLASS_1 where psi(cosθ1) > cosθ2, CLASS_2 where
+      psi(cosθ2) > cosθ1, MARGIN where neither holds, BOTH where both hold: there psi exceeds the
       cosine, and the margin has become a bonus.
     """
     theta1, theta2 = _angles("theta1", theta1), _angles("theta2", theta2)
@@ -83,13 +83,13 @@ def region(psi: Psi, theta1: np.ndarray, theta2: np.ndarray) -> np.ndarray:
 
 
 def region_edge(psi: Psi, centre_angle: np.ndarray) -> np.ndarray:
-    """How far from its centre class 1's region reaches along the arc to the centre of class 2.
+    """How far class 1's region reaches from its centre along the arc to class 2's centre.
 
-    The t in [0, α] with psi(cos t) = cos(α − t), by bisection; psi falls with the angle over that
-    range for every margin here as long as m1·α/2 + m2 ≤ π.
+    The t in [0, α] with psi(cos t) = cos(α − t), by bisection. Over that range psi falls with the
+    angle for every margin here, as long as m1·α/2 + m2 ≤ π.
 
-    Returns: t in radians, like `centre_angle`; NaN where the centres are so close that even class
-      1's own centre does not satisfy it, psi(1) < cosα (for ArcFace α < m).
+    Returns: t in radians, like `centre_angle`; NaN if the centres are so close that even class 1's
+      own centre fails, psi(1) < cosα (for ArcFace α < m).
     """
     alpha = _angles("centre_angle", centre_angle)
     low, high = np.zeros_like(alpha), alpha.copy()
@@ -117,7 +117,7 @@ def margin_arc(psi: Psi, centre_angle: np.ndarray) -> np.ndarray:
 
 
 def centres(centre_angle: float) -> np.ndarray:
-    """Unit vectors [2, 3], α apart in the plane z = 0 about the x axis; the second has y > 0."""
+    """Unit vectors [2, 3], α apart in the plane z = 0, symmetric about x; the second has y > 0."""
     check_between("centre_angle", centre_angle, 0.0, math.pi)
     half = 0.5 * centre_angle
     return np.array([[math.cos(half), -math.sin(half), 0.0], [math.cos(half), math.sin(half), 0.0]])
@@ -139,14 +139,14 @@ def circle_regions(psi: Psi, centre_angle: float, phi: np.ndarray) -> np.ndarray
 
 
 def sphere_regions(psi: Psi, centre_angle: float, points: int = 401) -> np.ndarray:
-    """`region` on the half sphere that faces the middle of both `centres`, as a square picture.
+    """`region` on the half sphere facing the midpoint of the two `centres`, as a square picture.
 
     Args:
       centre_angle: α.
       points: K, along each side of the square.
 
-    Returns: float64 [K, K], row by row with z rising, column by column with y rising, both from −1
-      to 1 (an orthographic projection along x); NaN outside the sphere's disc.
+    Returns: float64 [K, K]; z rises with the row, y with the column, both from −1 to 1 (an
+      orthographic projection along x); NaN outside the sphere's disc.
 
     Raises:
       InputError: fewer than two points.
@@ -164,7 +164,7 @@ def _regions_of_points(psi: Psi, centre_angle: float, points: np.ndarray) -> np.
 
 
 def _arccos(cosine: np.ndarray) -> np.ndarray:
-    """arccos, NaN beyond ±1 by more than rounding."""
+    """arccos; NaN if beyond ±1 by more than rounding."""
     inside = np.abs(cosine) <= 1.0 + 1e-12
     return np.where(inside, np.arccos(np.clip(cosine, -1.0, 1.0)), np.nan)
 

@@ -1,8 +1,8 @@
-"""Faces out of a model: pixels changed until the model takes them for a wanted identity.
+"""Faces out of a model: change pixels until the model takes them for a wanted identity.
 
-What a face model has learnt of a person is in its weights and in the running statistics of its
-batch normalisations. Gradient descent on the pixels brings both back: the embedding is drawn to a
-target, the statistics of the generated batch to the running ones.
+A face model stores what it has learnt of a person in its weights and in the running statistics of
+its batch normalisations. Gradient descent on the pixels recovers both: it pulls the embedding to a
+target, and the statistics of the generated batch to the running ones.
 
 References:
   Deng et al., ArcFace (arXiv:1801.07698v4), the section on inverting the model; Yin et al.,
@@ -25,8 +25,7 @@ from arcface_jax.errors import InputError
 
 
 class LayerStatistics(NamedTuple):
-    """What one batch normalisation sees, and what it has seen in training; each [channels],
-    float32.
+    """Statistics of one batch normalisation, of a batch and of training; each [channels], float32.
 
     Attributes:
       mean: of the batch.
@@ -42,16 +41,15 @@ class LayerStatistics(NamedTuple):
 
 
 Network = Callable[[jax.Array], tuple[jax.Array, Sequence[LayerStatistics]]]
-"""Normalised images [N, H, W, 3] -> (embeddings [N, D], one entry a batch normalisation)."""
+"""Normalised images [N, H, W, 3] -> (embeddings [N, D], one entry per batch normalisation)."""
 
 EmbeddingLoss = Callable[[jax.Array], jax.Array]
-"""Embeddings [N, D] -> what is wrong with each, [N]."""
+"""Embeddings [N, D] -> the loss of each, [N]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prior:
-    """How much counts what makes an image likely, beside the identity. The defaults are the ArcFace
-    paper's.
+    """Weights of the terms that make an image likely, beside the identity. Defaults: ArcFace's.
 
     Attributes:
       statistics: weight of `standardised_distance`.
@@ -71,16 +69,15 @@ def cosine_loss(targets: jax.Array) -> EmbeddingLoss:
 
 
 def standardised_distance(layers: Sequence[LayerStatistics], epsilon: float = 1e-5) -> jax.Array:
-    r"""How far a batch's statistics are from the running ones, in units of the running deviation.
+    r"""Distance of a batch's statistics from the running ones, in units of the running deviation.
 
         R = Σ_layers mean_channels [ (μ − μ̂)²/σ̂² + (σ²/σ̂² − 1)² ]
 
-    The plain squared distance Σ‖μ − μ̂‖² + ‖σ² − σ̂²‖² depends on each layer's units: networks
-    whose activations are large would follow it and nothing else. Standardised, one weight serves
-    every network.
+    The plain squared distance Σ‖μ − μ̂‖² + ‖σ² − σ̂²‖² depends on each layer's units, so with large
+    activations it would dominate the loss. Standardised, one weight suits every network.
 
     Args:
-      layers: one entry a batch normalisation.
+      layers: one entry per batch normalisation.
       epsilon: added to σ̂².
 
     Returns: R, a scalar; 0 without layers.
@@ -96,17 +93,17 @@ def standardised_distance(layers: Sequence[LayerStatistics], epsilon: float = 1e
 
 
 def total_variation(images: jax.Array) -> jax.Array:
-    """‖∂x/∂row‖₂ + ‖∂x/∂column‖₂ of a batch [N, H, W, C], by differences of neighbours."""
+    """‖∂x/∂row‖₂ + ‖∂x/∂column‖₂ of a batch [N, H, W, C], by differences of neighbouring pixels."""
     return _length(images[:, 1:] - images[:, :-1]) + _length(images[:, :, 1:] - images[:, :, :-1])
 
 
 @dataclasses.dataclass(frozen=True)
 class Inversion:
-    """What an inversion made.
+    """The result of an inversion.
 
     Attributes:
       images: float32 [N, H, W, 3], normalised, inside the bounds.
-      losses: float32 [steps], what was minimised.
+      losses: float32 [steps], the minimised loss.
     """
 
     images: np.ndarray
@@ -120,7 +117,7 @@ def inversion_loss(
 
     Args:
       network: embeddings and statistics of images.
-      embedding_loss: what is wrong with each embedding.
+      embedding_loss: the loss of each embedding.
       images: x, [N, H, W, 3], normalised.
       prior: the weights.
     """
@@ -143,18 +140,17 @@ def invert(
     bounds: tuple[float, float] = (-1.0, 1.0),
     on_step: Callable[[int, float], None] | None = None,
 ) -> Inversion:
-    """Changes pixels by Adam until a network embeds them as wanted and takes them for likely.
+    """Changes pixels by Adam until a network embeds them as wanted and finds them likely.
 
-    Each step shows the network the batch or, half of the time, its mirror image. The learning rate
-    falls to 0 along a half cosine. Pixels stay inside the bounds, so that an image file can hold
-    them.
+    Each step shows the network the batch or, half of the time at random, its mirror image. The
+    learning rate falls to 0 along a half cosine. Pixels stay inside the bounds, so that an image
+    file can hold them.
 
     Args:
-      network: embeddings and batch statistics of normalised images, such as `with_statistics`
-        makes.
-      embedding_loss: what is wrong with each embedding, such as `cosine_loss`.
-      start: [N, H, W, 3], normalised, usually noise. The statistics are of the whole batch: N
-        different identities make a batch like those of training, one does not.
+      network: gives embeddings and batch statistics of normalised images, see `with_statistics`.
+      embedding_loss: the loss of each embedding, such as `cosine_loss`.
+      start: [N, H, W, 3], normalised, usually noise. The statistics are over the whole batch: N
+        different identities resemble a training batch, one does not.
       key: of the mirroring.
       prior: weights beside the identity.
       steps: of Adam.
@@ -165,8 +161,7 @@ def invert(
     Returns: the images.
 
     Raises:
-      InputError: for a wrong shape, no step, bounds that hold nothing, or a learning rate that is
-        not positive.
+      InputError: for a wrong shape, no step, empty bounds, or a learning rate that is not positive.
 
     References: Deng et al., ArcFace (arXiv:1801.07698v4).
     """
@@ -204,12 +199,12 @@ def invert(
 
 @dataclasses.dataclass(frozen=True)
 class Likeness:
-    """How much each generated face is like the person it stands for, and like others, by cosine.
+    """Cosine of each generated face to the person it stands for, and to others.
 
     Attributes:
       own: float64 [P], to its own person.
-      nearest_other: float64 [P], to the most alike other person.
-      rank: int [P], 1 + the number of other people at least as alike as its own.
+      nearest_other: float64 [P], to the most similar other person.
+      rank: int [P], 1 + the number of other people at least as similar as its own.
     """
 
     own: np.ndarray
@@ -230,7 +225,7 @@ def likeness(embeddings: np.ndarray, centres: np.ndarray, people: np.ndarray) ->
 
     Args:
       embeddings: [N, D], unit rows, of the generated faces.
-      centres: [P, D], unit rows, one a person; P ≥ 2.
+      centres: [P, D], unit rows, one per person; P ≥ 2.
       people: int [N], whom each face stands for, a row of `centres`.
 
     Raises:

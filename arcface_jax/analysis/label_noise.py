@@ -1,4 +1,4 @@
-"""Wrong labels put into a training set on purpose, and how many of them a clean-up finds."""
+"""Puts wrong labels into a training set on purpose, and counts how many a clean-up finds."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ _LEAST_TOLD = 0.7
 def wrong_labels(
     labels: np.ndarray, share: float, num_classes: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gives a random share of the images the label of another class, each equally likely.
+    """Gives a random share of the images another class's label, all classes equally likely.
 
     Args:
       labels: int [N], each in 0 … num_classes − 1.
@@ -22,12 +22,12 @@ def wrong_labels(
       num_classes: C ≥ 2.
       seed: which images, and which labels.
 
-    Returns: (labels int32 [N], bool [N], whether each is wrong now).
+    Returns: (labels int32 [N], bool [N]: whether each is wrong).
 
     Raises:
       InputError: an argument is out of range.
 
-    References: Deng et al., Sub-center ArcFace (ECCV 2020), whose closed-set noise this is.
+    References: Deng et al., Sub-center ArcFace (ECCV 2020), closed-set noise.
     """
     check_between("share", share, 0.0, 1.0)
     if num_classes < 2:
@@ -45,10 +45,10 @@ class CleanUpScore:
     """How well a clean-up found the wrong labels.
 
     Attributes:
-      found: share of the wrong labels that were dropped (recall); NaN where there were none.
-      precision: share of what was dropped that was wrong; NaN where nothing was dropped.
+      found: share of the wrong labels that were dropped (recall); NaN without wrong labels.
+      precision: share of the dropped labels that were wrong; NaN if none was dropped.
       dropped: share of all images that was dropped.
-      left: share of wrong labels among those kept; NaN where none was kept.
+      left: share of the kept labels that are wrong; NaN if none was kept.
     """
 
     found: float
@@ -58,7 +58,7 @@ class CleanUpScore:
 
 
 def score_clean_up(dropped: np.ndarray, wrong: np.ndarray) -> CleanUpScore:
-    """Compares what a clean-up dropped with what was wrong.
+    """Compares the images a clean-up dropped with the wrong ones.
 
     Args:
       dropped: bool [N].
@@ -85,15 +85,15 @@ def _share(part: np.ndarray, whole: np.ndarray) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class LabelJudgement:
-    """What embeddings say of labels; see `judge_labels`.
+    """What embeddings say about labels; see `judge_labels`.
 
     Attributes:
-      own: float64 [N], cosine of each image with the mean of its identity's other images; NaN where
-        it has none.
+      own: float64 [N], cosine of each image with the mean of its identity's other images; NaN if
+        there are none.
       other: float64 [N], the highest cosine with the mean of another identity.
       nearest: [N], the label of that identity.
-      told: share of the images with another of their identity that are nearer to their own than to
-        any other; NaN where there is no such image.
+      told: share of images nearer to their own identity than to any other, among those whose
+        identity has another image; NaN without any.
       wrong: bool [N], probably labelled wrongly.
     """
 
@@ -110,28 +110,29 @@ class LabelJudgement:
 
 
 def judge_labels(embeddings: np.ndarray, labels: np.ndarray) -> LabelJudgement:
-    """Which labels are probably wrong, as the embeddings of a trained model have it.
+    """Which labels are probably wrong, judged by the embeddings of a trained model.
 
-    An image is called wrong if it is to its own identity rather as images usually are to the most
-    similar stranger, and to another identity as they usually are to their own:
+    A label is called wrong if the image is about as far from its own identity as images usually are
+    from the most similar stranger, and as close to another identity as they usually are to their
+    own:
 
         own < m < other,   m = (median of `own` + median of `other`)/2
 
-    So the rule knows no threshold of a model; it needs a model that tells people apart, and calls
-    nothing wrong where `told` is below .7. An image of somebody who is not in the set stays, as it
-    is like nobody.
+    So the rule needs no threshold per model, only a model that tells people apart: it calls nothing
+    wrong where `told` is below .7. An image of somebody outside the set stays, as it resembles
+    nobody.
 
     Measured with the MobileFaceNet trained on CASIA-WebFace: of 5 % random wrong labels it finds
     88 % among 1,183 aligned photographs of 300 people of LFW (s = .36, g = .74) and 92 % among
-    ORL's 400. With the labels as they are it calls none of ORL wrong, and two of LFW:
-    Flor_Montulo_0002 and Nora_Bendijo_0002, which look exchanged.
+    ORL's 400. With the original labels it calls none of ORL wrong, and two of LFW:
+    Flor_Montulo_0002 and Nora_Bendijo_0002, which look swapped.
 
     Args:
       embeddings: [N, D], unit rows.
       labels: int [N].
 
     Raises:
-      InputError: fewer than two identities, or not one label each.
+      InputError: fewer than two identities, or not one label per embedding.
     """
     embeddings, labels = np.asarray(embeddings, np.float32), np.asarray(labels)
     if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:

@@ -14,7 +14,7 @@ from arcface_jax.margins import arcface, softmax_on_sphere
 
 @dataclasses.dataclass(frozen=True)
 class LayerSteps:
-    """What the layer computes on the way from embeddings to the loss.
+    """Every value between the embeddings and the loss.
 
     Attributes:
       embedding_norms: ‖x‖, [N].
@@ -55,7 +55,7 @@ def layer_steps(
 
     Args:
       embeddings: x, [N, D].
-      class_weights: W, [C, D], one class a row.
+      class_weights: W, [C, D], one class per row.
       labels: y, [N] integers in [0, C).
       margin: m in radians, in [0, π].
       scale: s.

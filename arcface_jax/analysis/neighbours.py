@@ -1,7 +1,8 @@
-"""Who is near whom: the classes that a model confuses, and embeddings laid out in a plane."""
+"""Neighbours: classes that a model confuses, and plane layouts of embeddings."""
 
 import dataclasses
 import importlib
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +14,14 @@ _ROWS_AT_ONCE = 2048
 
 @dataclasses.dataclass(frozen=True)
 class ClassPairs:
-    """Pairs of classes, the most alike first.
+    """Pairs of classes, the most similar first.
 
     Attributes:
       first: int [K], a class of each pair.
       second: int [K], the other, a higher number.
       cosine: float64 [K], of their centres.
-      mistakes: float64 [K], share of the pairs of images, one of each class, that the threshold
-        takes for one person.
+      mistakes: float64 [K], share of the image pairs across the two classes that the threshold
+        accepts as one person.
     """
 
     first: np.ndarray
@@ -37,7 +38,7 @@ def nearest_classes(
     *,
     count: int = 10,
 ) -> ClassPairs:
-    """The most alike pairs of class centres, and how often a threshold mistakes the classes.
+    """The most similar pairs of class centres, and how often a threshold confuses the classes.
 
     Args:
       embeddings: [N, D], unit rows.
@@ -67,8 +68,8 @@ def nearest_classes(
 
 
 def principal_plane(points: np.ndarray) -> np.ndarray:
-    """The projection on the two directions of largest variance: [N, D] to float64 [N, 2]; linear,
-    and so faithful to large distances and blind to what the plane leaves out.
+    """The projection on the two directions of largest variance: [N, D] to float64 [N, 2]. It keeps
+    large distances and ignores the other directions.
 
     Raises:
       InputError: fewer than two points or dimensions.
@@ -84,10 +85,24 @@ def principal_plane(points: np.ndarray) -> np.ndarray:
     return np.asarray(centred @ (plane * np.sign(plane[[0, 1], largest])[:, None]).T)
 
 
+def import_tsne() -> Any:
+    """scikit-learn's module that has t-SNE.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module("sklearn.manifold")
+    except ModuleNotFoundError:
+        raise InputError(
+            "t-SNE needs scikit-learn; pip install scikit-learn, or take the principal plane"
+        ) from None
+
+
 def tsne_plane(points: np.ndarray, *, perplexity: float = 15.0, seed: int = 0) -> np.ndarray:
     """t-SNE by cosine distance, as scikit-learn computes it: [N, D] to float32 [N, 2].
 
-    Neighbours stay neighbours; distances between groups, and their sizes, mean nothing.
+    Neighbours stay neighbours; the distances between groups and their sizes mean nothing.
 
     Args:
       points: [N, D].
@@ -95,16 +110,12 @@ def tsne_plane(points: np.ndarray, *, perplexity: float = 15.0, seed: int = 0) -
       seed: of scikit-learn's optimiser.
 
     Raises:
-      InputError: scikit-learn is not installed, or fewer points than the perplexity needs.
+      InputError: scikit-learn is not installed, or there are fewer points than the perplexity
+        needs.
 
     References: van der Maaten & Hinton, Visualizing Data using t-SNE (JMLR 2008).
     """
-    try:
-        manifold = importlib.import_module("sklearn.manifold")
-    except ModuleNotFoundError:
-        raise InputError(
-            "t-SNE needs scikit-learn; pip install scikit-learn, or take the principal plane"
-        ) from None
+    manifold = import_tsne()
     if not 0 < perplexity < len(points):
         raise InputError(
             f"perplexity: {perplexity:g} of {len(points)} points; give a positive number below that"
@@ -114,14 +125,15 @@ def tsne_plane(points: np.ndarray, *, perplexity: float = 15.0, seed: int = 0) -
 
 
 def kept_neighbours(points: np.ndarray, plane: np.ndarray, k: int = 5) -> float:
-    """The mean share of each point's k nearest neighbours that are so in the plane too.
+    """The mean share of each point's k nearest neighbours that stay among its k nearest in the
+    plane.
 
     Args:
-      points: [N, D], compared by Euclidean distance, which orders unit rows as the cosine does.
+      points: [N, D], compared by Euclidean distance, which ranks unit rows like the cosine.
       plane: [N, 2], the same points laid out.
       k: neighbours, below N.
 
-    Returns: 0 … 1; a random layout has k/(N − 1).
+    Returns: 0 … 1; a random layout gives k/(N − 1).
 
     Raises:
       InputError: for shapes that do not fit, or k outside 1 … N − 1.

@@ -1,4 +1,4 @@
-"""What several seeds of the same experiment say together, and whether two experiments differ."""
+"""Summarises an experiment over seeds, and tests whether two experiments differ."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def summarise(values: Sequence[float] | np.ndarray) -> Summary:
     """Mean, deviation and range of a figure over seeds.
 
     Args:
-      values: [n], n ≥ 1, one a seed.
+      values: [n], n ≥ 1, one per seed.
 
     Raises:
       InputError: there are none, or one is not finite.
@@ -57,7 +57,7 @@ class PairedDifference:
       low: lower end of the t interval of the mean.
       high: upper end.
       p_value: two-sided, of a paired t test.
-      wins: seeds in which the first is ahead.
+      wins: seeds where the first is ahead.
       count: seeds.
     """
 
@@ -79,20 +79,20 @@ def paired_difference(
     second: Sequence[float] | np.ndarray,
     confidence: float = 0.95,
 ) -> PairedDifference:
-    """Whether one experiment is ahead of another, over seeds that both were run with.
+    """Whether one experiment is ahead of another, over the seeds they share.
 
-    A seed decides the people, the split, the pairs and the weights to start from, so runs of one
-    seed rise and fall together, and what is tested is the mean of the differences: t = d̄ / (s_d /
-    √n) with n − 1 degrees of freedom. With three seeds only a difference of 2.5 deviations or more
-    is significant at 5 %.
+    A seed decides the people, the split, the pairs and the initial weights, so runs of one seed
+    rise and fall together. The test is of the mean difference: t = d̄ / (s_d / √n) with n − 1
+    degrees of freedom. With three seeds only a difference of 2.5 deviations or more is significant
+    at 5 %.
 
     Args:
-      first: [n], n ≥ 2, one a seed.
+      first: [n], n ≥ 2, one per seed.
       second: [n], of the same seeds in the same order.
       confidence: of the interval.
 
     Raises:
-      InputError: other than one value a seed, fewer than two seeds, or a value that is not finite.
+      InputError: not one value per seed, fewer than two seeds, or a value that is not finite.
     """
     check_between("confidence", confidence, 0.0, 1.0, open_low=True)
     differences = _finite("first", first), _finite("second", second)
@@ -114,14 +114,13 @@ def paired_difference(
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """How far two lists put the same things into the same order.
+    """How well two lists agree on the order of the same items.
 
     Attributes:
-      tau: Kendall's τ-b, 1 for the same order, −1 for the reverse; NaN where a list has equal
-        values only.
-      swapped: pairs (a, b) that the first list has in the order a > b and the second in the order a
-        < b.
-      num_pairs: of things, n(n − 1)/2.
+      tau: Kendall's τ-b, 1 for the same order, −1 for the reverse; NaN if all values of a list are
+        equal.
+      swapped: pairs (a, b) with a > b in the first list and a < b in the second.
+      num_pairs: of items, n(n − 1)/2.
     """
 
     tau: float
@@ -130,7 +129,7 @@ class Order:
 
 
 def compare_order(first: Mapping[str, float], second: Mapping[str, float]) -> Order:
-    """Compares the order of what two lists both hold, by their values.
+    """Compares how two lists order the items they share, by value.
 
     References: Kendall, A new measure of rank correlation (Biometrika 1938).
 

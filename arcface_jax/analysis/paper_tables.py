@@ -1,10 +1,10 @@
-"""The ArcFace paper's own figures, to lay beside those of a study.
+"""The ArcFace paper's own figures, to compare with a study's.
 
 References: Deng et al., ArcFace (arXiv:1801.07698), Tables 2 and 3.
 """
 
 ANGLE_ROWS = ("w_ec", "w_inter", "intra1", "inter1", "intra2", "inter2")
-"""Rows of Table 3: 1 is the training set, 2 people not trained on."""
+"""Rows of Table 3: 1 is the training set, 2 are unseen people."""
 
 ANGLES = {
     "normface": dict(zip(ANGLE_ROWS, (44.26, 69.66, 50.50, 59.23, 33.97, 65.60), strict=True)),
@@ -29,4 +29,4 @@ AGEDB_ACCURACY = {
     "normface": 88.72,
     "triplet": 89.98,
 }
-"""Table 2, last column: accuracy on AgeDB-30 in percent, where the losses lie furthest apart."""
+"""Table 2, last column: accuracy on AgeDB-30 in percent, where the losses differ most."""

@@ -1,7 +1,7 @@
 """A margin over the angle: target logit, slopes, and where the loss pulls the embedding.
 
-Everywhere, psi is any margin that acts on each cosine alone, with the gradient that training is to
-use; `degrees` [K] are θ_y, in [0°, 180°] (InputError outside).
+Below, psi is any margin that acts on each cosine alone, with the gradient that training uses;
+`degrees` [K] are θ_y, in [0°, 180°] (InputError outside).
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ _RISING = 1e-5
 def psi_at(psi: Psi, theta: np.ndarray) -> np.ndarray:
     """psi(cosθ) in float64, whatever JAX's default precision.
 
-    `theta` is in radians, of any shape; the result has it too.
+    `theta` is in radians, of any shape; the result has the same shape.
     """
     with jax.enable_x64(True):
         return np.asarray(psi(jnp.cos(jnp.asarray(theta, jnp.float64))))
@@ -51,8 +51,8 @@ class TargetCurve:
 def target_curve(psi: Psi, degrees: np.ndarray) -> TargetCurve:
     """psi and its slopes over the angle, by automatic differentiation (the paper's analysis).
 
-    The slopes are those that training sees: with `gradient="straight_through"` the slope d psi/d
-    cosθ is 1, whatever psi's values do.
+    Training sees these slopes: with `gradient="straight_through"` the slope d psi/d cosθ is 1,
+    whatever psi's values.
 
     References:
       Deng et al., ArcFace, arXiv:1801.07698, section "comparison with SphereFace and CosFace", the
@@ -99,9 +99,8 @@ def loss_curve(
         L = −log( e^{s·psi(cosθ_y)} / (e^{s·psi(cosθ_y)} + C − 1) ),
         dL/dθ_y = s·(p_y − 1)·d psi/dθ_y = s·(1 − p_y)·sinθ_y·d psi/d cosθ_y.
 
-    With a straight-through gradient d psi/d cosθ_y counts as 1. p_y lies between 0 and 1, so the
-    sign is that of −d psi/dθ_y, whatever the scale and the number of classes: see
-    `repulsive_intervals`.
+    With a straight-through gradient d psi/d cosθ_y is 1. p_y lies between 0 and 1, so the sign is
+    that of −d psi/dθ_y, for any scale and number of classes; see `repulsive_intervals`.
 
     Args:
       degrees: θ_y, [K].
@@ -141,15 +140,15 @@ def loss_curve(
 def repulsive_intervals(psi: Psi, *, step: float = 0.05) -> list[tuple[float, float]]:
     """Where the loss pushes embeddings away from their class: d psi/dθ > 0, so dL/dθ_y < 0.
 
-    An embedding that training leaves there ends opposite to its class: for ArcFace with the
-    formula's exact gradient this begins at π − m. Ends are good to 0.001°; an interval narrower
-    than `step` may be missed.
+    An embedding that stays there ends up opposite to its class. For ArcFace with the formula's
+    exact gradient this begins at π − m. Ends are accurate to 0.001°; an interval narrower than
+    `step` may be missed.
 
     Args:
-      step: of the angles looked at first, in degrees.
+      step: of the first grid of angles, in degrees.
 
-    Returns: (first, last) in degrees, in order; none where descent always turns the embedding
-      towards its class (or, with a slope of zero, leaves it).
+    Returns: (first, last) in degrees, in order; none if descent never pushes the embedding away
+      from its class.
 
     Raises:
       InputError: for a step that is not positive, or above one degree.
@@ -176,13 +175,13 @@ def common_push(psi: Psi, degrees: np.ndarray) -> np.ndarray:
 
         Σ_j ∂L/∂cosθ_j = s·(1 − p_y)·(1 − d psi/d cosθ_y),     of which this is the last factor.
 
-    Where it is positive, descent moves the embedding and all class weights apart as a whole; where
-    it is zero, what pulls the true class pushes the others as much. It is zero everywhere for a
+    Where it is positive, descent pushes the embedding and all class weights apart; where it is
+    zero, the pull on the true class equals the push on the others. It is zero everywhere for a
     softmax, for CosFace, and for any margin with a straight-through gradient. For ArcFace it is 1 −
-    sin(θ + m)/sinθ, positive above θ = 90° − m/2: there an untrained network begins, at 90°, with
-    embeddings that all point one way, so that one push moves all of them. Unless they part soon,
-    all angles grow together. A larger scale or margin makes it likelier; a margin that grows
-    slowly, and the rule past π called "easy", which has no margin above 90°, avoid it.
+    sin(θ + m)/sinθ, positive above θ = 90° − m/2. An untrained network starts there, at 90°, with
+    all embeddings pointing one way, so one push moves them all. Unless they part soon, all angles
+    grow together. A larger scale or margin makes this likelier. A margin that grows slowly avoids
+    it, and so does the rule past π called "easy", which has no margin above 90°.
 
     Returns: 1 − d psi/d cosθ_y, float64 [K].
     """
@@ -192,7 +191,7 @@ def common_push(psi: Psi, degrees: np.ndarray) -> np.ndarray:
 def _bisect(
     flag: Callable[[np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray
 ) -> np.ndarray:
-    """Where a truth value changes between each low and high."""
+    """The place where a truth value changes between each low and high."""
     at_low = flag(low)
     for _ in range(20):
         middle = 0.5 * (low + high)

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import functools
 import io
+import itertools
 import json
 import logging
 import math
@@ -12,9 +13,9 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
-from typing import Annotated, Any, TypeVar, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from typing import Annotated, Any, NoReturn, TypeVar, get_args
 
 import tyro
 from rich.console import Console
@@ -29,7 +30,19 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from arcface_jax.command_name import SCRIPT, command
+from arcface_jax.command_name import command, spell_commands
+from arcface_jax.commands.compiled import keep_compiled
+from arcface_jax.commands.help_page import (
+    HELP,
+    HELP_ALL,
+    Option,
+    Page,
+    asked_for_help,
+    first_sentence,
+    nearest,
+    unknown,
+)
+from arcface_jax.commands.option_list import options_of
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
 from arcface_jax.progress import Lines, Move
@@ -45,26 +58,8 @@ _REMEDIES = {"ENOENT": "; check the path"}
 _REMEDIES |= dict.fromkeys(_NO_PLACE.split(), "; choose another place")
 """What to do about an error of the operating system, where that is known."""
 _WIDTH_OF_A_LOG = 10_000
-_EXAMPLES = ("python -m ", f"{SCRIPT} ")
 
 Chosen = TypeVar("Chosen")
-
-
-def spell_commands(text: str) -> str:
-    """`python -m experiments.NAME` as the user called this one, and experiments.NAME as NAME."""
-    return re.sub(
-        r"(python -m )?\bexperiments\.(\w+)",
-        lambda found: command(found[2]) if found[1] else found[2],
-        text,
-    )
-
-
-def help_text(documentation: str | None) -> str | None:
-    """A command's module documentation for `--help`, an example a line."""
-    if documentation is None:
-        return None
-    lines = spell_commands(documentation).splitlines()
-    return "\n".join(f"\n{line}" if line.startswith(_EXAMPLES) else line for line in lines)
 
 
 def read_options(
@@ -72,35 +67,112 @@ def read_options(
     name: str,
     documentation: str | None,
     arguments: Sequence[str] | None = None,
-    **more: Any,
+    *,
+    common: tuple[str, ...] | None = None,
+    also: Sequence[Option] = (),
+    default: Any = None,
 ) -> Chosen:
-    """The command line as `options`, a dataclass or function; prog and help are the command's.
+    """The command line as `options`, a dataclass or function; --help prints a page and exits.
+
+    Args:
+      options: what the arguments become, by tyro.
+      name: the command's.
+      documentation: its module's.
+      arguments: of the command line, or else the program's.
+      common: names of the options that --help shows, --help-all all of them; None: all.
+      also: options that the command takes out of its arguments before.
+      default: an instance of `options` that has the defaults, if they are not its own.
 
     Raises:
-      InputError: a number is none that the options take, or `options` itself raises it.
+      InputError: there is no such option, a value is none that an option takes, an argument is
+        missing, or `options` itself raises it.
     """
-    read = functools.partial(
-        tyro.cli,
-        options,
-        args=arguments,
-        prog=command(name),
-        description=help_text(documentation),
-        **more,
-    )
-    # Without the box of several lines. A function does its work meanwhile, and may say so.
-    unheard = redirect_stderr(io.StringIO()) if dataclasses.is_dataclass(options) else nullcontext()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    more = {} if default is None else {"default": default}
+    read = functools.partial(tyro.cli, options, prog=command(name), **more)
+    if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
+        return read(args=given, description=spell_commands(documentation or ""))
+    known = (*also, *options_of(options, default))
+    if (asked := asked_for_help(given)) is not None:
+        help_with(Page(name, documentation or "", known, common), short=asked != HELP_ALL)
+    _check_known(given, known, name)
+    said = io.StringIO()
     try:
-        with unheard:
-            chosen = read(console_outputs=False)
+        with redirect_stderr(said):
+            chosen = read(args=given, config=(tyro.conf.PositionalMetavarFromFieldName,))
     except SystemExit as stop:
         error: BaseException | None = stop
         while error is not None and not isinstance(error, InputError):
             error = error.__cause__ or error.__context__
-        if error is not None:
-            raise error from None
-        chosen = read()  # says what is wrong, or helps
+        raise error or InputError(_in_one_line(said.getvalue(), name)) from None
     check_numbers(chosen)
+    check_places(chosen)
     return chosen
+
+
+def read_subcommand(
+    choices: Mapping[str, Callable[..., Chosen]], name: str, documentation: str
+) -> Chosen:
+    """The command line of a command that is followed by what to do: one of `choices`."""
+    about = {each: first_sentence(one.__doc__ or "") for each, one in choices.items()}
+    verb = verb_of(Page(name, documentation, verbs=about), f"action of {name}")
+    examples = [
+        line
+        for line in documentation.splitlines()
+        if line.startswith(f"python -m experiments.{name} {verb} ")
+    ]
+    own = "\n\n".join([choices[verb].__doc__ or "", "\n".join(examples)])
+    return read_options(choices[verb], f"{name} {verb}", own, sys.argv[2:])
+
+
+def verb_of(page: Page, kind: str) -> str:
+    """What follows the name of a command; without it, or for help, prints the page and exits."""
+    verb = sys.argv[1] if len(sys.argv) > 1 else HELP[0]
+    if verb in (*HELP, HELP_ALL):
+        help_with(page, short=verb != HELP_ALL)
+    if verb not in page.verbs:
+        raise unknown(kind, verb, page.verbs)
+    return verb
+
+
+def help_with(page: Page, *, short: bool) -> NoReturn:
+    """Prints a page and exits."""
+    print(page.text(short=short))
+    raise SystemExit(0)
+
+
+def _check_known(arguments: Sequence[str], known: Sequence[Option], name: str) -> None:
+    """Refuses an option that there is none of."""
+    names = [one.name for one in known if not one.is_positional]
+    negated = [one.negated for one in known if one.negated]
+    for argument in arguments:
+        option = argument.partition("=")[0].replace("_", "-")
+        if re.match("-[-a-zA-Z]", option) and option not in (*names, *negated):
+            near = nearest(option, [*names, *negated])
+            remedy = f"did you mean {near}?" if near else f"{command(name)} {HELP_ALL} lists all"
+            raise InputError(f"there is no option {argument.partition('=')[0]}; {remedy}")
+
+
+_WORDS_OF_PYTHON = {
+    r"invalid literal for int\(\) with base 10: ('.*?')": r"\1 is no whole number",
+    r"could not convert string to float: ('.*?')": r"\1 is no number",
+    r"Error parsing (\S+):": r"\1:",
+    r"Unrecognized options: ": "too many arguments, or in the wrong place: ",
+    r"invalid choice (.*) for argument '(.*)'\. Expected one of \((.*?),?\)\.": (
+        r"\2: \1; give one of \3"
+    ),
+    r"Missing from .*?: (\S+) .*": r"\1 is missing",
+    r"Missing value for argument '(.*?)'\..*": r"\1 needs a value",
+}
+
+
+def _in_one_line(box: str, name: str) -> str:
+    """What tyro says in a box, up to its first rule."""
+    inside = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
+    said = " ".join(itertools.takewhile(lambda line: not line.startswith("──"), inside))
+    for theirs, ours in _WORDS_OF_PYTHON.items():
+        said = re.sub(theirs, ours, said)
+    return f"{said.strip() or 'the command line cannot be read'}; see {command(name)} --help"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +182,25 @@ class Range:
     low: float = -math.inf
     high: float = math.inf
     open_low: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What refuses a value of an option before any work, as a part of its type:
+    Annotated[pathlib.Path, Checked(check_there)]; of a tuple, each of its values.
+    """
+
+    check: Callable[[Any], None]
+
+
+def check_there(path: pathlib.Path | str) -> None:
+    """Refuses a file or folder that is not there."""
+    if not pathlib.Path(path).exists():
+        raise InputError(f"{path}: no such file or folder; check the path")
+
+
+Existing = Annotated[pathlib.Path, Checked(check_there)]
+"""A file or folder that a command reads."""
 
 
 _MOST = 2**63
@@ -156,11 +247,27 @@ def check_numbers(options: Any, prefix: str = "--") -> None:
                 check_between(name, number, limits.low, limits.high, open_low=limits.open_low)
 
 
+def check_places(options: Any) -> None:
+    """Calls the `Checked` in the options' types, so that nothing is computed before what is missing
+    is said.
+    """
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        for each in value if isinstance(value, tuple) else () if value is None else (value,):
+            for checked in _in_type(field.type, Checked):
+                checked.check(each)
+
+
+def _in_type(kind: Any, wanted: type) -> Iterator[Any]:
+    if isinstance(kind, wanted):
+        yield kind
+    for part in get_args(kind):
+        yield from _in_type(part, wanted)
+
+
 def range_of(kind: Any) -> Range | None:
     """The range in an option's type, as in tuple[Count, ...] and Count | None; None without."""
-    if isinstance(kind, Range):
-        return kind
-    return next((found for each in get_args(kind) if (found := range_of(each))), None)
+    return next(_in_type(kind, Range), None)
 
 
 def split_arguments() -> tuple[list[str], list[str]]:
@@ -277,6 +384,7 @@ class _Unraisable:
 
 def run_command(main: Callable[[], int | None]) -> None:
     """Runs `main` and exits: 0 or what it returns, 2 with a line for bad input, 130 for Ctrl-C.
+    Compiled programs are kept, see `keep_compiled`.
 
     What libraries warn their programmers of is not shown, unless Python is asked to by -W. What
     this library remarks is shown as it is, wherever another has set up logging for itself.
@@ -285,6 +393,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         warnings.simplefilter("ignore", append=True)
     if not isinstance(sys.unraisablehook, _Unraisable):
         sys.unraisablehook = _Unraisable(sys.unraisablehook)
+    keep_compiled()
     try:
         with _plain_remarks():
             status = main() or 0

@@ -208,6 +208,15 @@ def embed_photos(
     return np.concatenate(parts), np.array(kept)
 
 
+def check_engine(engine: Engine) -> None:
+    """Refuses Faiss where it is not installed."""
+    if engine == "faiss":
+        try:
+            importlib.import_module("faiss")
+        except ImportError as error:
+            raise InputError(f"--engine faiss: needs Faiss; {install('faiss')}") from error
+
+
 def find_candidates(
     gallery: np.ndarray, probes: np.ndarray, k: int, engine: Engine = "jax"
 ) -> Candidates:
@@ -224,10 +233,8 @@ def find_candidates(
     k = min(k, len(gallery))
     if engine == "jax":
         return search_candidates(gallery, probes, k)
-    try:
-        faiss = importlib.import_module("faiss")
-    except ImportError as error:
-        raise InputError(f"--engine faiss: needs Faiss; {install('faiss')}") from error
+    check_engine(engine)
+    faiss = importlib.import_module("faiss")
     gallery, probes = check_embeddings(gallery, "gallery"), check_embeddings(probes, "probes")
     index = faiss.IndexFlatIP(gallery.shape[1])
     index.add(np.ascontiguousarray(gallery, np.float32))

@@ -7,8 +7,7 @@ import pathlib
 import sys
 
 from arcface_jax.command_name import SCRIPT
-from arcface_jax.commands.command import run_command
-from arcface_jax.errors import InputError
+from arcface_jax.commands.help_page import HELP, first_sentence, kept_text, table, unknown
 
 
 def commands_package() -> str:
@@ -32,24 +31,20 @@ def documentation(file: pathlib.Path) -> str:
 
 def overview() -> str:
     """Every command and the first sentence about it."""
-    first = {
-        name: " ".join(documentation(file).partition("\n\n")[0].split())
-        for name, file in commands().items()
-    }
-    lines = [f"  {name:<{max(map(len, first))}}  {text}" for name, text in first.items()]
+    first = {name: first_sentence(documentation(file)) for name, file in commands().items()}
     usage = f"usage: {SCRIPT} COMMAND [options]; {SCRIPT} COMMAND --help explains its options"
-    return "\n".join([usage, "", *lines])
+    return "\n".join([usage, "", table(first)])
 
 
 def call() -> int | None:
     """Takes the command's name out of the arguments and calls its `main`."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in ("-h", "--help"):
+    name = sys.argv[1] if len(sys.argv) > 1 else HELP[0]
+    if name in HELP:
         print(overview())
         return 0
     found = commands()
     if name not in found:
-        raise InputError(f"no command is called {name!r}; choose one of {', '.join(found)}")
+        raise unknown("command", name, found)
     del sys.argv[1]
     inside = f"{name}.__main__" if found[name].name == "__main__.py" else name
     module = importlib.import_module(f"{commands_package()}.{inside}")
@@ -58,5 +53,10 @@ def call() -> int | None:
 
 
 def main() -> None:
-    """Runs the command and exits with its status."""
+    """Runs the command and exits with its status; a page of help needs no more than its text."""
+    if (text := kept_text(sys.argv[1:])) is not None:
+        print(text)
+        return
+    from arcface_jax.commands.command import run_command
+
     run_command(call)

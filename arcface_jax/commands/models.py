@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import tyro
 
+from arcface_jax.commands.command import Checked
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.embedding_rule import FLIP
 from arcface_jax.evaluation.verification import FlipRule
@@ -89,19 +90,31 @@ MODEL_HELP = (
     "PyTorch checkpoint (.pt, .pth, .ckpt), or a .safetensors, .onnx or (MXNet's) .params file"
 )
 
+
+def check_model(path: pathlib.Path) -> None:
+    """Refuses a model that is not there."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
+
+
+Trained = Annotated[pathlib.Path, Checked(check_model)]
+"""A model."""
+
 Model = Annotated[
-    pathlib.Path,
+    Trained,
     tyro.conf.Positional,
     tyro.conf.arg(
-        help="The folder of a run or export, a PyTorch checkpoint, an .onnx file, or MXNet's "
-        ".params file with its -symbol.json beside it."
+        help="Folder of a run or an export, or a PyTorch, .safetensors, .onnx or .params file. "
+        "MXNet's .params file needs its -symbol.json beside it."
     ),
 ]
 """The argument of every command that embeds with a model."""
 
 Project = Annotated[
     str | None,
-    tyro.conf.arg(help="Project of a PyTorch checkpoint where its keys do not tell, as adaface."),
+    tyro.conf.arg(
+        metavar="NAME", help="Project of a PyTorch checkpoint, where its keys do not tell: adaface."
+    ),
 ]
 """The option --project of every command that opens a model."""
 
@@ -171,12 +184,6 @@ def open_to_evaluate(
         return load_trained(run)
     model = open_trained(path, project)
     return ImportedModel(path.stem, model.image_size, model.embedder(), model.flip)
-
-
-def check_model(path: pathlib.Path) -> None:
-    """Refuses a model that is not there."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder; give {MODEL_HELP}")
 
 
 def is_export(path: pathlib.Path) -> bool:

@@ -42,24 +42,24 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PhotoOptions:
-    """The options of every command that embeds photos: the rule by which it does."""
+    """How a photo becomes an embedding."""
 
-    flip: FlipRule | None = None
-    """How an image's embedding is combined with that of its mirror image; none leaves the mirror
-    image out, at half the cost. If not given: as an export was made, none for a run that verifies
-    without it (data.no-flip-test), else add.
-    """
     detect: bool = False
-    """Find and align the face in each photo; needs the extra "detection". Without it the
+    """Find and align the face in each photo. It needs the extra "detection". Without it the
     middle is taken, which must be cropped as the training images were.
     """
     face: Which = "middle"
-    """Which of several faces --detect takes: middle, the one nearest the middle, weighed with its
-    size; or largest.
+    """Which of several faces --detect takes. middle: the one nearest the middle, weighed with its
+    size. largest: the largest.
     """
     aligned: bool = False
-    """The photos are crops that are aligned to the template already, as those of .bin sets always
-    are: what is measured on them holds for faces that --detect finds, too.
+    """The photos are crops aligned to the template already. Those of .bin sets always are. What is
+    measured on them holds for faces that --detect finds, too.
+    """
+    flip: FlipRule | None = None
+    """How to combine an image's embedding with its mirror image's. none leaves the mirror
+    image out, at half the cost. If not given: as an export was made, none for a run that verifies
+    without it (data.no-flip-test), else add.
     """
 
     def check(self) -> None:
@@ -69,6 +69,11 @@ class PhotoOptions:
             raise InputError(
                 "--detect and --aligned: a crop that is aligned needs no search; give one of them"
             )
+
+    def check_installed(self) -> None:
+        """Refuses --detect without its extra."""
+        if self.detect:
+            FaceDetector()
 
     def rule(self, flip: FlipRule | None, source: FaceSource | None = None) -> EmbeddingRule:
         """What becomes of the photos of `source` where a model combines mirror images by `flip`."""

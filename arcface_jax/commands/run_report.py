@@ -17,11 +17,11 @@ from arcface_jax.figures.style import fitted, save
 from arcface_jax.figures.training import angle_histogram, learning_curve, training_curves
 from arcface_jax.losses import loss_name
 from arcface_jax.runs.checkpoints import library_versions
-from arcface_jax.runs.console import BEFORE, TABLE_FARS, all_pairs_cells
+from arcface_jax.runs.console import ALL_PAIRS_TITLES, BEFORE, TABLE_FARS, all_pairs_cells
 from arcface_jax.runs.loop import RunResult, best_so_far
 from arcface_jax.runs.run_folder import RunFolder, read_metrics
 from arcface_jax.runs.setup import Setup
-from arcface_jax.runs.verifier import ALL_PAIRS_FARS, Numbers, by_set
+from arcface_jax.runs.verifier import Numbers, by_set
 from arcface_jax.training.config_file import as_dict
 
 _SHEET_ROWS, _SHEET_COLUMNS = 6, 10
@@ -94,14 +94,14 @@ def _row(label: str, numbers: Numbers) -> list[str]:
     rates = [f"{100 * numbers[f'tar@far={far:g}']:.2f}" for far in TABLE_FARS]
     accuracy = f"{100 * numbers['accuracy']:.2f} ± {100 * numbers['accuracy_std']:.2f}"
     area = [f"{100 * numbers['eer']:.2f}", f"{numbers['auc']:.4f}"]
-    wide = all_pairs_cells(numbers) or ["–"] * len(ALL_PAIRS_FARS)
+    wide = all_pairs_cells(numbers) or ["–"] * len(ALL_PAIRS_TITLES)
     return [label, accuracy, *rates, *area, *wide]
 
 
 def results_table(result: RunResult, first_set: str) -> str:
     """Each set: before training, at its best, and at the end."""
     header = ["", "accuracy, %", *(f"TAR at FAR {far:g}, %" for far in TABLE_FARS), "EER, %", "AUC"]
-    header += [f"all pairs: TAR at FAR {far:g}, %" for far in ALL_PAIRS_FARS]
+    header += [f"all pairs: {title}" for title in ALL_PAIRS_TITLES]
     body = []
     last = max(result.verifications)
     for name, (best, _) in best_so_far(result.verifications).items():

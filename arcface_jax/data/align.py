@@ -1,4 +1,4 @@
-"""Five facial landmarks to the crop that face networks are trained on."""
+"""From five facial landmarks to the crop that face networks are trained on."""
 
 import math
 
@@ -33,7 +33,7 @@ def similarity(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
     Returns: float64 [2, 3], A = [sR | t], so that target ≈ sR · point + t.
 
     Raises:
-      InputError: fewer than two different points, or not finite.
+      InputError: fewer than two different points, or points that are not finite.
 
     References: Umeyama, Least-squares estimation of transformation parameters between two point
     patterns (1991).
@@ -54,22 +54,22 @@ def similarity(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def align(image: np.ndarray, landmarks: np.ndarray, size: int = TEMPLATE_SIZE) -> np.ndarray:
     """Cuts an aligned face out of a photograph.
 
-    The landmarks are mapped onto `TEMPLATE`, scaled to `size`, by a similarity transform; pixels
-    are interpolated bicubically, after averaging where the face has to be shrunk. What lies outside
-    the photograph is black, as the published training sets have it.
+    A similarity transform maps the landmarks onto `TEMPLATE`, scaled to `size`. Pixels are
+    interpolated bicubically; if the face has to shrink, they are averaged first. Outside the
+    photograph the crop is black, as in the published training sets.
 
     Args:
       image: uint8 [height, width, 3], RGB.
       landmarks: [5, 2], (x, y) in pixels: left eye, right eye, nose, left and right corner of the
-        mouth, left and right as seen in the picture.
+        mouth, as seen in the picture.
       size: side of the crop in pixels.
 
     Returns: uint8 [size, size, 3], RGB.
 
     Raises:
       InputError: not an RGB image, or the landmarks cannot be a face in it: wrong shape, not
-        finite, in another order, within less than 2 pixels, or fewer than three of them in the
-        photograph or near it.
+        finite, in another order, less than 2 pixels apart, or fewer than three in or near the
+        photograph.
     """
     landmarks = np.asarray(landmarks, np.float64)
     check_photo(image)
@@ -100,7 +100,7 @@ def check_photo(image: np.ndarray) -> None:
 
 
 def check_landmarks(landmarks: np.ndarray, size: tuple[int, ...]) -> None:
-    """Raises unless the landmarks [5, 2] can be those of a face in a photo of (height, width)."""
+    """Raises unless the landmarks [5, 2] can be a face in a photo of (height, width)."""
     if landmarks.shape != (5, 2):
         raise InputError(f"landmarks must be [5, 2], got {landmarks.shape}")
     residual = alignment_residual(landmarks)
@@ -130,7 +130,7 @@ def check_landmarks(landmarks: np.ndarray, size: tuple[int, ...]) -> None:
 
 
 def alignment_residual(landmarks: np.ndarray) -> float:
-    """RMS distance, in pixels of the 112×112 crop, of aligned landmarks to the template."""
+    """RMS distance of aligned landmarks to the template, in pixels of the 112×112 crop."""
     landmarks = np.asarray(landmarks, np.float64)
     _check_spread(landmarks)
     return float(alignment_residuals(landmarks[None])[0])

@@ -33,24 +33,25 @@ _ORDERS = np.array(list(itertools.permutations(range(len(TEMPLATE)))))
 
 
 def alignment_residuals(landmarks: np.ndarray) -> np.ndarray:
-    """RMS distances [N], in pixels of the 112×112 crop, of landmarks [N, 5, 2] to the template,
-    each face mapped onto it by the similarity transform that fits best.
+    """RMS distances [N] of landmarks [N, 5, 2] to the template, in pixels of the 112×112 crop,
+    after the best similarity transform of each face.
 
-    With points and template as centred complex numbers z and t, the least squares over similarity
-    transforms without reflection leave Σ|t|² − |Σ z̄t|² / Σ|z|².
+    With points and template as centred complex numbers z and t, the least-squares residual over
+    similarity transforms without reflection is Σ|t|² − |Σ z̄t|² / Σ|z|².
     """
     return _residuals(landmarks, TEMPLATE[None])[:, 0]
 
 
 def order_of_landmarks(landmarks: np.ndarray) -> Sequence[int] | None:
-    """For each of the landmarks [5, 2], which of the template's it looks like; None where they are
-    a face in the template's order, as far as can be told.
+    """Which template landmark each of the landmarks [5, 2] looks like; None if they seem to be in
+    the template's order.
 
-    Every order is tried. Another is meant if the landmarks are over 10 pixels from the template's
-    shape (`alignment_residuals`), and over 2.5 times as far as in that order. Of LFW's 13,233 faces
-    the CenterFace landmarks have at most 12.7 pixels and 1.5 times; with swapped eyes, with swapped
-    corners of the mouth, or with both, 99 % have over 12 pixels and over 2.6 times. Drawn heads
-    turned by 90° and nodding by 45° have at most 2.2 times. A turn of the picture changes nothing.
+    Tries every order. Another one is reported if the landmarks are over 10 pixels from the
+    template's shape (`alignment_residuals`), and over 2.5 times as far as in that order.
+    CenterFace's landmarks of LFW's 13,233 faces reach at most 12.7 pixels and 1.5 times; with
+    swapped eyes, swapped corners of the mouth, or both, 99 % exceed 12 pixels and 2.6 times. Drawn
+    heads turned by 90° and nodding by 45° reach at most 2.2 times. Rotating the picture changes
+    nothing.
     """
     residuals = _residuals(np.asarray(landmarks)[None], TEMPLATE[_ORDERS])[0]
     best = int(np.argmin(residuals))
@@ -75,11 +76,11 @@ def _residuals(landmarks: np.ndarray, templates: np.ndarray) -> np.ndarray:
 
 
 def check_order(points: np.ndarray, path: str | os.PathLike[str], advice: str) -> None:
-    """Raises where the points [N, 5, 2] of a list, read as x1 y1 … x5 y5, are faces only as
-    x1 … x5 y1 … y5: single ones can pass as a turned face, the middle one of them cannot.
+    """Raises if the points [N, 5, 2] of a list, read as x1 y1 … x5 y5, are faces only as x1 … x5 y1
+    … y5. Single ones can pass as a turned face; the median one cannot.
 
     Args:
-      points: in pixels; those with a NaN are passed over.
+      points: in pixels; points with NaN are skipped.
       path: the list.
       advice: what to do, for the message.
 

@@ -1,11 +1,11 @@
-"""Augmentation on the device: jitted, one key an example, uint8 in and out.
+"""Augmentation on the device: jitted, one key per example, uint8 in and out.
 
 The paper's only augmentation is the mirror image. The others are optional: what AdaFace adds for
 low-quality faces, random erasing, and a drawn face mask.
 
-An example's result depends on its own key and pixels alone. With keys made by `example_keys` it is
-the same whatever the number of devices, and a resumed run continues with the augmentations it would
-have had.
+An example's result depends only on its own key and pixels. With keys from `example_keys` it is the
+same for any number of devices, and a resumed run gets the same augmentations as an uninterrupted
+one.
 
 Each change takes an image, float32 [height, width, 3] in 0 … 255, and the example's key, and
 returns the same shape.
@@ -25,11 +25,11 @@ Transform = Callable[[jax.Array, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """With what probability each change happens to an example, each independently.
+    """The probability of each change to an example; changes are independent.
 
     Attributes:
       flip: mirror image. The paper's, 0.5.
-      crop: only a part is left, at its place, the rest black. AdaFace: 0.2.
+      crop: keeps a part at its place and blackens the rest. AdaFace: 0.2.
       low_resolution: scaled down and up again. AdaFace: 0.2.
       photometric: brightness, contrast and saturation. AdaFace: 0.2.
       erasing: a rectangle of noise over the image. Zhong et al.: 0.5.
@@ -77,13 +77,13 @@ def augment(
 ) -> jax.Array:
     """Changes each image at random.
 
-    In the order mask, erasing, crop, photometric, low resolution, flip. Those with probability 0
-    cost nothing, and switching one on leaves what the others do to an example as it was.
+    In the order mask, erasing, crop, photometric, low resolution, flip. Changes with probability 0
+    cost nothing. Switching one on does not change what the others do to an example.
 
     Args:
       images: uint8 [N, height, width, 3], RGB.
       keys: [N], as from `example_keys`.
-      augmentation: what happens how often.
+      augmentation: the probabilities.
 
     Returns: uint8, same shape.
 
@@ -114,9 +114,9 @@ def augment(
 
 
 def crop(image: jax.Array, key: jax.Array, area: tuple[float, float] = (0.2, 1.0)) -> jax.Array:
-    """Leaves a random rectangle at its place and blackens the rest.
+    """Keeps a random rectangle at its place and blackens the rest.
 
-    `area`: least and greatest share of the image that is left.
+    `area`: least and greatest share of the image to keep.
 
     References: Kim et al., AdaFace (arXiv:2204.00964).
     """
@@ -229,8 +229,7 @@ def _rectangle(
 def _down_and_up(length: int, scale: jax.Array, blocks: jax.Array) -> jax.Array:
     """[length, length]: resampling to round(scale · length) samples and back, as one matrix.
 
-    Sizes of arrays are fixed when jitted, so the small grid has `length` places of which the first
-    ones are used.
+    Jitted array sizes are fixed, so the small grid has `length` places and uses the first ones.
     """
     small = jnp.maximum(jnp.round(scale * length), 1.0)
     step = length / small

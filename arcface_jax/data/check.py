@@ -1,4 +1,4 @@
-"""What to know about a data set before a long run."""
+"""Checks a data set before a long run."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,8 +29,8 @@ class Row(NamedTuple):
     Attributes:
       image: index in the source; None for a file that is no image.
       other: index of the other image of a pair.
-      number: how bad it is; the finding says of what.
-      note: what else to say of it.
+      number: how bad it is, in the finding's measure.
+      note: anything else worth saying.
       file: the name of a file that is no image.
     """
 
@@ -60,7 +60,7 @@ class Finding:
     other: FaceSource | None = None
 
     def line(self, source: FaceSource) -> str:
-        """One line, with the first row as an example."""
+        """One line, with the first row as example."""
         if not self.rows:
             return self.summary
         row = self.rows[0]
@@ -84,9 +84,8 @@ class DataReport:
       num_identities: how many labels there are.
       images_per_identity: int [num_identities].
       findings: what deserves a look.
-      aligned: whether the average image has eyes where the template has them; taken for granted
-        with fewer than 32 images, which show too little. Of other things than faces it says
-        nothing.
+      aligned: whether the average image has eyes where the template has them; always true with
+        fewer than 32 images, which show too little. It means nothing for images other than faces.
     """
 
     num_images: int
@@ -100,7 +99,7 @@ def check_source_labels(source: FaceSource) -> None:
     """Labels must be 0 … n − 1 with an image each, and as many as names.
 
     Raises:
-      InputError: they are not; says what.
+      InputError: they are not; the message says why.
     """
     labels = np.asarray(source.labels)
     if len(labels) != len(source):
@@ -131,7 +130,7 @@ def check(
       progress: called with the number of images done since the last call.
 
     Raises:
-      InputError: the labels are not 0 … n − 1, so that nothing can be trained.
+      InputError: the labels are not 0 … n − 1, so training is impossible.
     """
     check_source_labels(source)
     return report(source, scan(source, threads, progress))
@@ -148,9 +147,9 @@ def report(
     Args:
       source: where the images are.
       found: what `scan` found in it.
-      size: of the network's input, its side or (height, width). Images of other sizes are scaled,
-        which is no finding, unless they are smaller.
-      tests: the test sets, by name, that no image of the source should be in.
+      size: of the network's input, its side or (height, width). Images of other sizes are scaled;
+        only smaller ones are reported.
+      tests: test sets by name; none should hold an image of the source.
     """
     labels = np.asarray(source.labels)
     findings = [
@@ -182,7 +181,7 @@ def report(
 
 
 def is_picture(found: Scan) -> np.ndarray:
-    """bool [N], the images that show something: they can be read, and are neither blank nor noise.
+    """bool [N], the images with content: readable, and neither blank nor noise.
 
     Noise is a `scan.smoothness` below .2.
     """
@@ -190,8 +189,9 @@ def is_picture(found: Scan) -> np.ndarray:
 
 
 def _has_contrast(found: Scan) -> np.ndarray:
-    """bool [N], the readable images that are not blank: of a standard deviation of 4 of 255 or more
-    in some colour. The least measured are 11 of drawn faces, 29 of LFW, 32 of ORL, 33 of Omniglot.
+    """bool [N], the readable images that are not blank: some colour has a standard deviation of at
+    least 4 of 255. The lowest measured are 11 for drawn faces, 29 for LFW, 32 for ORL, 33 for
+    Omniglot.
     """
     return found.readable & (found.contrast >= _BLANK)
 
@@ -218,8 +218,8 @@ def _undecodable(found: Scan, labels: np.ndarray, names: Sequence[str]) -> Itera
 
 
 def _copies(found: Scan, labels: np.ndarray) -> Iterable[Finding]:
-    """Equal images, and those that `near_pairs` finds alike, each with an earlier one; under one
-    identity, or two. Of one identity such a pair can also be two photographs of one moment: ORL has
+    """Equal images, and those that `near_pairs` finds similar, each with an earlier one, in one
+    identity or two. In one identity such a pair can also be two photographs of one moment: ORL has
     eight.
     """
     pictures = np.flatnonzero(_has_contrast(found))
@@ -266,8 +266,8 @@ def _copies(found: Scan, labels: np.ndarray) -> Iterable[Finding]:
 
 
 def _equal_to_earlier(keys: np.ndarray, chosen: np.ndarray, labels: np.ndarray) -> list[Row]:
-    """A row for each chosen image whose key an earlier one has: the first, if there is one, of its
-    own label, else the first.
+    """A row for each chosen image with the same key as an earlier one: the first of its own label
+    if there is one, else the first.
     """
     first: dict[bytes, int] = {}
     first_of_label: dict[tuple[bytes, int], int] = {}
@@ -282,7 +282,7 @@ def _equal_to_earlier(keys: np.ndarray, chosen: np.ndarray, labels: np.ndarray) 
 
 
 def _copies_in(found: Scan, name: str, test: FaceSource, its: Scan) -> Iterable[Finding]:
-    """Images that a test set has too, equal or nearly so."""
+    """Images that are also in a test set, exactly or nearly."""
     pictures, test_pictures = (np.flatnonzero(_has_contrast(each)) for each in (found, its))
     place = {its.content[index].tobytes(): index for index in test_pictures[::-1].tolist()}
     equal = [
@@ -368,8 +368,8 @@ def _bad_shapes(found: Scan, labels: np.ndarray, size: tuple[int, int]) -> Itera
 
 
 def _depths(found: Scan) -> Iterable[Finding]:
-    """Images of more than 8 bits whose file does not say how many, and which were taken for another
-    number than the largest sample of all of them tells.
+    """Images of more than 8 bits whose file does not say how many, if the number assumed for one
+    differs from what the largest sample of all of them shows.
     """
     largest = max(found.unsaid_bits.values(), default=0)
     bits = next(bits for bits in (8, 10, 12, 14, 16) if largest < 1 << bits)

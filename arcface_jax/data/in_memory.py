@@ -27,10 +27,10 @@ class MemorySource(FaceSource):
       images: uint8 [N, height, width, 3], RGB.
       labels: int32 [N].
       identity_names: what each label stands for.
-      fingerprint: of the source the images were read from.
-      skipped: one message for each image that could not be decoded.
-      emptied: names of identities that lost all of their images to that.
-      kept: int64 [N], which images these are of the source that `load_source` read.
+      fingerprint: of the source of the images.
+      skipped: one message per image that could not be decoded.
+      emptied: names of identities that lost all their images this way.
+      kept: int64 [N], the indices of these images in `load_source`'s source.
     """
 
     images: np.ndarray
@@ -53,7 +53,7 @@ class MemorySource(FaceSource):
 
 
 def _check_memory(count: int, size: tuple[int, int]) -> None:
-    """Refuses images that cannot fit: the system would first give room for them, and then not."""
+    """Refuses images that cannot fit: the system would first grant the memory, and then fail."""
     needed, there = 3 * math.prod(size) * count, math.inf
     with contextlib.suppress(AttributeError, ValueError, OSError):  # not every system says
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -76,19 +76,19 @@ def load_source(
     """Decodes every image of a source into one array.
 
     Args:
-      source: where the images are. Where it has `render`, that is used.
+      source: where the images are. Its `render` is used if it has one.
       image_size: side in pixels, or (height, width); other sizes go through `decode.resize`.
-      on_unreadable: "raise" stops at the first image that cannot be decoded; "skip" leaves such
-        images out, with their messages in `skipped`, and the identities that are left without any,
-        with their names in `emptied`: labels are renumbered without them, as `Subset` does, and the
-        fingerprint is of what is left.
+      on_unreadable: "raise" stops at the first image that cannot be decoded. "skip" leaves out such
+        images, with messages in `skipped`, and identities left without images, with names in
+        `emptied`. Labels are then renumbered as in `Subset`, and the fingerprint covers what is
+        left.
       threads: decoders working at once; they release the interpreter lock.
       progress: called with the number of images done since the last call.
 
     Returns: the images and their labels.
 
     Raises:
-      InputError: an image cannot be decoded, under "raise"; or none can; or all take more memory
+      InputError: an image cannot be decoded, under "raise"; or none can; or they need more memory
         than the machine has.
     """
     count = len(source)

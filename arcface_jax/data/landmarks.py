@@ -1,4 +1,4 @@
-"""Photographs with a list of landmarks as a source of aligned crops."""
+"""A source of aligned crops from photographs and a list of landmarks."""
 
 import collections
 import contextlib
@@ -37,7 +37,7 @@ _NUMBERED = re.compile(r"(?:p|pt|point|lm|landmark|kp|keypoint)?(\d+)")
 
 
 def _spellings() -> Iterator[tuple[str, str]]:
-    """(how a point is spelled in the name of a column, the point)."""
+    """(a point's spelling in column names, the point)."""
     for word in ("nose", "nosetip", "n"):
         yield word, "nose"
     for side in ("left", "right"):
@@ -57,18 +57,18 @@ _SPELLED = dict(_spellings())
 
 
 def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads a list of landmarks: path → float64 [5, 2], NaN where the list has a line without any.
+    """Reads a list of landmarks: path → float64 [5, 2], NaN for a line without landmarks.
 
-    Lines "path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5", separated by tabs, commas or spaces, perhaps after
-    lines that begin with "#", names of the columns and, as CelebA has it, the number of lines.
-    Where columns have names they may be in any order and among others: path (file, image_id, name
-    …; CelebA names all others), and x1 … y5 (or p1x …, or x0 … y4), or lefteye_x, nose_y,
-    right_mouth_x and the like. Or insightface's `.lst` with 17 columns (`lists.read_lst`).
+    Lines "path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5", separated by tabs, commas or spaces. Before them
+    there may be lines that begin with "#", column names and, as in CelebA, the number of lines.
+    Named columns may come in any order and among others: path (file, image_id, name …; CelebA names
+    only the others), and x1 … y5 (or p1x …, or x0 … y4), or lefteye_x, nose_y, right_mouth_x and
+    the like. Also reads insightface's `.lst` with 17 columns (`lists.read_lst`).
 
     Raises:
-      InputError: the names of the columns do not tell these, a line has other columns or no finite
-        numbers, lines contradict each other, or the points of a list without names of columns are
-        faces in the order x1 … x5 y1 … y5 only.
+      InputError: the column names are not understood, a line has other columns or no finite
+        numbers, lines contradict each other, or the points of a list without column names are faces
+        only in the order x1 … x5 y1 … y5.
     """
     landmarks: dict[str, np.ndarray] = {}
     first: dict[str, str] = {}
@@ -143,7 +143,7 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
 
 
 def _has_numbers_after(name: str) -> bool:
-    """Whether the name of an image goes on with numbers: "a.jpg 10 20"."""
+    """Whether numbers follow the name of an image: "a.jpg 10 20"."""
     words = name.split()
     first = next((at for at, word in enumerate(words) if names_image(word)), len(words))
     after = words[first + 1 :]
@@ -166,7 +166,7 @@ def _shown(cells: list[str]) -> str:
 
 
 def _places(names: list[str], where: str) -> list[int]:
-    """The columns of x1, y1 … x5, y5 by their names, after that of the path where it has one."""
+    """The columns of x1, y1 … x5, y5 by name, after the path's column if it has one."""
     found: dict[tuple[str, str], int] = {}
     for column, name in enumerate(names):
         key = _coordinate(name)
@@ -205,7 +205,7 @@ def _coordinate(name: str) -> tuple[str, str] | None:
 
 
 class AlignedSource(FaceSource):
-    """A source's photographs, aligned when read.
+    """A source's photographs, aligned on reading.
 
     Args:
       source: photographs.
@@ -251,14 +251,14 @@ class AlignedSource(FaceSource):
 
 
 def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The landmarks [N, 5, 2] of a source's images, from `read_landmarks`; NaN where those are.
+    """The landmarks [N, 5, 2] of a source's images, from `read_landmarks`, NaN included.
 
-    An image has the line of its path, or else that of its path without the extension. Lines that
-    are of no image are counted in a warning of the logger arcface_jax.
+    An image gets the line of its path, or else of its path without the extension. The logger
+    arcface_jax warns how many lines have no image.
 
     Raises:
       InputError: the source has no paths, an image has no landmarks, or a line without an extension
-        could be of two images.
+        fits two images.
     """
     with concerning("landmarks"):
         paths = paths_of(source)
@@ -296,9 +296,9 @@ def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarr
 
 
 def say_other_size(source: FaceSource, landmarks: np.ndarray) -> None:
-    """Warns, by the logger arcface_jax, of landmarks [N, 5, 2] that seem to be of a smaller or
-    larger copy of a source's photographs: of up to 16 evenly spaced ones, and three at least, all
-    faces lie wholly in the upper left quarter, or all in the lower right one or beyond.
+    """Warns, by the logger arcface_jax, if landmarks [N, 5, 2] seem to belong to a smaller or
+    larger copy of a source's photographs: in up to 16 evenly spaced ones, at least three, all faces
+    lie wholly in the upper left quarter, or all in the lower right one or beyond.
     """
     known = np.flatnonzero(np.isfinite(landmarks).all(axis=(1, 2)))
     places = np.linspace(0, max(len(known) - 1, 0), min(len(known), _LOOKED_AT))

@@ -1,4 +1,4 @@
-"""One way to open whatever faces are stored in."""
+"""One way to open faces in any format."""
 
 import dataclasses
 import os
@@ -11,6 +11,7 @@ import numpy as np
 from arcface_jax.data.pair_lists import cfp_labels, read_cfp_pairs, read_lfw_pairs, read_pair_list
 from arcface_jax.data.pairs import Pairs, check_folds
 from arcface_jax.data.source import FaceSource, paths_of
+from arcface_jax.data.sources.arrays import ArraySource
 from arcface_jax.data.sources.bin import BinSource
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.data.sources.filetree import open_tree, packed_by
@@ -24,28 +25,29 @@ from arcface_jax.data.text import read_rows
 from arcface_jax.errors import InputError, concerning, readable
 
 _KINDS = (
-    "a folder or zip file of identity/image.jpg, train.rec (or its folder), a list (.csv, .tsv, "
-    ".txt, .lst), Parquet or .tar file(s), a .bin verification set, a prepared TFDS folder, or "
-    "tfds:NAME"
+    "a folder or zip file of identity/image.jpg, or of .npy arrays, train.rec (or its folder), a "
+    "list (.csv, .tsv, .txt, .lst), Parquet or .tar file(s), a .bin verification set, a prepared "
+    "TFDS folder, or tfds:NAME"
 )
 
 
 def open_source(
     path: str | os.PathLike[str], list_root: str | os.PathLike[str] | None = None
 ) -> EncodedSource:
-    """Opens the images at `path`, by what lies there.
+    """Opens the images at `path`, whatever their format.
 
     Args:
-      path: a folder or zip archive of identity/image files; a `.rec` file or the folder with
-        `train.rec`; a `.csv`, `.tsv`, `.txt` or `.lst` list; a `.parquet` or `.tar` file or a
-        folder of such; a `.bin` verification set; the folder of a prepared TFDS data set; or
-        "tfds:NAME" or "tfds:NAME:SPLIT" for one of TFDS's catalogue. Of what is published in
-        splits, as train and test, one is asked for by "PATH:SPLIT".
-      list_root: folder or zip file that the paths of a list are relative to, if not its own folder.
+      path: a folder or zip archive of identity/image files or, where there are none, of .npy
+        arrays; a `.rec` file or the folder with `train.rec`; a `.csv`, `.tsv`, `.txt` or `.lst`
+        list; a `.parquet` or `.tar` file or a folder of such; a `.bin` verification set; the folder
+        of a prepared TFDS data set; or "tfds:NAME" or "tfds:NAME:SPLIT" from TFDS's catalogue.
+        "PATH:SPLIT" selects a split, such as train or test.
+      list_root: folder or zip file that a list's paths are relative to; the list's own folder by
+        default.
 
     Raises:
-      InputError: nothing is there, or nothing that can be opened, or it is no list and has a
-        `list_root`.
+      InputError: nothing is there, or nothing that can be opened, or `list_root` is given without a
+        list.
     """
     text, split = place_and_split(os.fspath(path))
     if list_root is not None and pathlib.Path(text).suffix.lower() not in SUFFIXES:
@@ -59,8 +61,7 @@ def open_source(
     kinds_with_splits = (".parquet", ".tar", ".zip", *SUFFIXES)
     if split is not None and place.is_file() and place.suffix.lower() not in kinds_with_splits:
         raise InputError(f"{place}: has no splits; leave :{split} out")
-    if not place.exists():
-        raise InputError(f"{text}: no such file or folder; it can be {_KINDS}")
+    check_source(text)
     if place.is_dir():
         return _open_folder(place, split)
     match place.suffix.lower():
@@ -75,7 +76,7 @@ def open_source(
         case ".tar":
             return TarSource(place, split)
         case ".zip":
-            return FolderSource(place, split=split)
+            return _open_zip(place, split)
     with readable(text), open(place, "rb") as file:
         packed = packed_by(file.read(16))
     if packed:
@@ -86,8 +87,26 @@ def open_source(
     raise InputError(f"{text}: unknown kind of file; it can be {_KINDS}")
 
 
+def _open_zip(place: pathlib.Path, split: str | None) -> EncodedSource:
+    """Its images, or its arrays if it has no image."""
+    listing = open_tree(place).walk()
+    try:
+        return FolderSource(place, split=split, listing=listing)
+    except NoImagesError:
+        if not any(name.lower().endswith(".npy") for name in listing.files):
+            raise
+        return ArraySource(place, split=split, listing=listing)
+
+
+def check_source(path: str | os.PathLike[str]) -> None:
+    """Refuses, without opening it, a source that is not there; TFDS's catalogue is not asked."""
+    text, _ = place_and_split(os.fspath(path))
+    if not text.startswith("tfds:") and not pathlib.Path(text).exists():
+        raise InputError(f"{text}: no such file or folder; it can be {_KINDS}")
+
+
 def place_and_split(text: str) -> tuple[str, str | None]:
-    """PATH:SPLIT in parts; the path alone where it exists, or has such a sub-folder."""
+    """PATH:SPLIT in parts; only a path if that exists, or has such a sub-folder."""
     if pathlib.Path(text).exists():
         return text, None
     place, colon, split = text.rpartition(":")
@@ -101,10 +120,10 @@ def place_and_split(text: str) -> tuple[str, str | None]:
 
 
 def _open_folder(place: pathlib.Path, split: str | None) -> EncodedSource:
-    """The first of the kinds of files below a folder that holds images; says what else is there.
+    """Opens the first kind of files below a folder that holds images; reports what else is there.
 
-    Parquet files count before images, which a data set's page may show; tar and record files that
-    lie deeper count after them.
+    Parquet files come before images, which may belong to a data set's page; deeper tar and record
+    files come after images.
     """
     # Files, for people can be called so too.
     if any((place / name).is_file() for name in ("dataset_dict.json", "state.json")):
@@ -117,15 +136,16 @@ def _open_folder(place: pathlib.Path, split: str | None) -> EncodedSource:
         return _and_else(RecordIOSource(place), place, _of_records("train.rec"), files)
     if (place / "dataset_info.json").is_file():
         return _and_else(_tfds(str(place), split or "train"), place, _OF_TFDS, files)
-    tables, archives, records = (
+    tables, archives, records, arrays = (
         [name for name in files if name.lower().endswith(suffix)]
-        for suffix in (".parquet", ".tar", ".rec")
+        for suffix in (".parquet", ".tar", ".rec", ".npy")
     )
     reasons: list[NoImagesError] = []
     kinds: tuple[tuple[list[str], Callable[..., EncodedSource], str], ...] = (
         (tables, ParquetSource, r".*\.parquet"),
         ([name for name in archives if "/" not in name], TarSource, r".*\.tar"),
         (files or [""], FolderSource, ""),
+        (arrays, ArraySource, ""),
         (archives, TarSource, r".*\.tar"),
     )
     for there, open_kind, opened in kinds:
@@ -153,7 +173,7 @@ def _open_folder(place: pathlib.Path, split: str | None) -> EncodedSource:
 
 
 def _open_prepared(infos: Sequence[str], split: str | None) -> EncodedSource:
-    """The TFDS data set whose folder of a version is below the one that was given."""
+    """The TFDS data set with its version folder below the given folder."""
     folders = [info.rpartition("/")[0] for info in infos]
     if len(folders) > 1:
         raise InputError(
@@ -167,7 +187,7 @@ _OF_TFDS = r"[^/]*-of-[^/]*|[^/]*\.(json|txt)"
 
 
 def _of_records(name: str) -> str:
-    """The pattern of a record file's name, and of those beside it that belong to it."""
+    """The name pattern of a record file and of the files that belong to it."""
     folder, slash, _ = name.rpartition("/")
     return f"{re.escape(name[:-4])}\\.(rec|idx|lst)|{re.escape(folder + slash)}property"
 
@@ -175,7 +195,7 @@ def _of_records(name: str) -> str:
 def _and_else(
     source: EncodedSource, place: pathlib.Path, opened: str, files: Sequence[str]
 ) -> EncodedSource:
-    """The source; says which of the folder's files have other names than match `opened`."""
+    """The source; reports files of the folder whose names do not match `opened`."""
     if isinstance(source, FolderSource):
         return source  # which has said itself what it leaves out
     left = [name for name in files if not re.fullmatch(opened, name, re.IGNORECASE | re.DOTALL)]
@@ -197,14 +217,14 @@ def _tfds(name: str, split: str = "train") -> EncodedSource:
 
 @dataclasses.dataclass(frozen=True)
 class PeopleSet:
-    """Images of people to verify on, and what is known of them.
+    """Images of people to verify on, and what is known about them.
 
     Attributes:
       name: of the set.
-      source: its images; of those with a list of pairs, the ones that it names.
+      source: its images; with a list of pairs, only those it names.
       labels: [N], who each image shows.
-      pairs: the list to score; None where no list came with the images.
-      identities_known: whether images of different labels are of different people.
+      pairs: the list to score; None without one.
+      identities_known: whether different labels mean different people.
       content: equal for sets of the same images and pairs.
     """
 
@@ -217,17 +237,17 @@ class PeopleSet:
 
 
 def open_set(specification: str, folds: int = 10) -> PeopleSet:
-    """Opens "[NAME=]SOURCE[+PAIRS]". Images that PAIRS does not name are left out, and counted.
+    """Opens "[NAME=]SOURCE[+PAIRS]". Leaves out images that PAIRS does not name, and counts them.
 
     Args:
       specification: SOURCE is whatever `open_source` opens; PAIRS is LFW's pairs.txt, CFP's
-        Protocol/Split/FF or FP, or a list of path, path, 0 or 1. Where SOURCE exists, "=" and "+"
-        may be part of its name.
-      folds: contiguous folds of a list that does not tell them itself, or of a `.bin` set.
+        Protocol/Split/FF or FP, or a list of path, path, 0 or 1. If SOURCE exists, "=" and "+" may
+        be part of its name.
+      folds: number of contiguous folds for a list that does not state it, or a `.bin` set.
 
     Raises:
-      InputError: a source or list cannot be read, the pairs are no such folds with pairs of both
-        kinds in each, or, without a list, no two images can be the same person or different people.
+      InputError: a source or list cannot be read; the pairs do not form such folds with both kinds
+        in each; or, without a list, the images give no same or no different pair.
     """
     name, place, pair_file = _parts(specification)
     source = open_source(place)
@@ -267,7 +287,7 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
 def _only_named(
     source: EncodedSource, labels: np.ndarray, pairs: Pairs, pair_file: str
 ) -> tuple[FaceSource, np.ndarray, Pairs]:
-    """The images that the pairs name, their labels, and the pairs of these."""
+    """The images that the pairs name, their labels, and their pairs."""
     named = np.unique(np.concatenate([pairs.first, pairs.second]))
     if len(named) == len(source):
         return source, labels, pairs
@@ -284,9 +304,17 @@ def _only_named(
 
 
 def place_of_set(specification: str) -> tuple[str, str]:
-    """(name, source) of what `open_set` opens; its pairs are not looked at."""
+    """(name, source) of what `open_set` opens; does not look at the pairs."""
     name, place, _ = _parts(specification)
     return name or _stem(place), place
+
+
+def check_set(specification: str) -> None:
+    """Refuses, without opening it, a set of which the source or the list of pairs is not there."""
+    _, place, pair_file = _parts(specification)
+    check_source(place)
+    if pair_file is not None and not pathlib.Path(pair_file).exists():
+        raise InputError(f"{pair_file}: no such file or folder; check the path of the pairs")
 
 
 def _stem(place: str) -> str:
@@ -294,7 +322,7 @@ def _stem(place: str) -> str:
 
 
 def _parts(specification: str) -> tuple[str, str, str | None]:
-    """(name or "", source, pair list or None): the first reading whose source exists."""
+    """(name or "", source, pair list or None): the first split whose source exists."""
     equals = [at for at, sign in enumerate(specification) if sign == "="]
 
     def there(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Which way up an image is, from its metadata. Broken metadata must stop nothing."""
+"""Which way up an image is, from its metadata. Broken metadata is ignored."""
 
 import contextlib
 import re
@@ -18,9 +18,9 @@ _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # EXIF type → st
 
 
 def jpeg_orientation(encoded: bytes) -> int:
-    """1 … 8: what the first EXIF segment of a JPEG that tells it says, or else its XMP; 1 without.
+    """1 … 8, from the first EXIF segment of a JPEG with an orientation, or else its XMP; else 1.
 
-    Segments of any kind, size and number may come before.
+    Any segments may come before it.
     """
     if _EXIF not in encoded and _XMP not in encoded:
         return 1
@@ -32,9 +32,9 @@ def jpeg_orientation(encoded: bytes) -> int:
 
 
 def orientation_left(image: Image.Image) -> int:
-    """1 … 8: what is to be done yet with an image that Pillow has loaded; 1 for nothing.
+    """1 … 8: the orientation still to apply to an image that Pillow has loaded; 1 for none.
 
-    Loading turns a TIFF, and may find EXIF behind the pixels of a PNG.
+    Loading rotates a TIFF, and may find EXIF after the pixels of a PNG.
     """
     if image.format == "TIFF":
         return 1
@@ -50,8 +50,8 @@ def orientation_left(image: Image.Image) -> int:
 
 
 def forget_details(image: Image.Image) -> None:
-    """Keeps Pillow from reading, when it loads a TIFF, the blocks of EXIF about exposure and place,
-    which can be broken.
+    """Keeps Pillow from reading EXIF about exposure and place when it loads a TIFF; it can be
+    broken.
     """
     exif = image.getexif()
     for pointer in _POINTERS:
@@ -59,7 +59,7 @@ def forget_details(image: Image.Image) -> None:
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """The image [height, width, 3] as its orientation, 1 … 8, means it to be seen.
+    """The image [height, width, 3], turned upright by its orientation, 1 … 8.
 
     References: Exif 2.32 (CIPA DC-008), tag Orientation.
     """
@@ -74,7 +74,7 @@ def upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def jpeg_segments(encoded: bytes) -> Iterator[tuple[int, bytes]]:
     """(marker, bytes from the marker on) of each segment of a JPEG up to the first scan, which is
-    all the rest. What stands between segments is left out.
+    all the rest. Bytes between segments are left out.
     """
     at = 2
     while (at := encoded.find(b"\xff", at)) >= 0 and at + 1 < len(encoded):

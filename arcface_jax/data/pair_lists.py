@@ -19,13 +19,13 @@ _SAME = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false"
 def read_lfw_pairs(path: str | os.PathLike[str], source: FaceSource) -> Pairs:
     """LFW's `pairs.txt` (or `pairsDevTrain.txt`) over a folder of LFW images.
 
-    The first line has the number of folds, where there are any, and of same pairs in each; then
-    each fold lists its same pairs as "name i j" and as many different pairs as "name i name j".
-    Image i of a name is `name/name_000i` with any extension, at any depth of the source.
+    The first line has the number of folds, if any, and of same pairs per fold. Then each fold lists
+    its same pairs as "name i j" and as many different pairs as "name i name j". Image i of a name
+    is `name/name_000i` with any extension, at any depth of the source.
 
     Raises:
-      InputError: a line cannot be read, names an image the source lacks, or the number of lines is
-        not the announced one.
+      InputError: a line cannot be read, names an image the source lacks, or the number of lines
+        differs from the first line's.
     """
     path = os.fspath(path)
     lines = [(where, [word for word in words if word]) for where, words in read_rows(path)]
@@ -61,17 +61,17 @@ def read_lfw_pairs(path: str | os.PathLike[str], source: FaceSource) -> Pairs:
 def read_pair_list(path: str | os.PathLike[str], source: FaceSource, num_folds: int = 1) -> Pairs:
     """A plain list of pairs: path, path, and 1 for same or 0 for different.
 
-    Columns are separated by tabs, commas or spaces, and may be named in a first line. Paths are the
-    source's, with or without extension, or with another one of an image.
+    Columns are separated by tabs, commas or spaces; a first line may name them. Paths are the
+    source's, without an extension or with that of any image format.
 
     Args:
       path: the list file.
       source: where the images are.
-      num_folds: contiguous folds that the list is arranged in.
+      num_folds: number of contiguous folds in the list.
 
     Raises:
       InputError: a line cannot be read or names an image the source lacks, or lines contradict each
-        other (`pairs.check_listed`, which also warns of what is strange).
+        other (`pairs.check_listed`, which also warns about oddities).
     """
     path = os.fspath(path)
     find = _finder(paths_of(source), lambda name: name)
@@ -91,22 +91,22 @@ def read_pair_list(path: str | os.PathLike[str], source: FaceSource, num_folds: 
 def read_cfp_pairs(split: str | os.PathLike[str], source: FaceSource) -> Pairs:
     """CFP's frontal–frontal or frontal–profile protocol over a folder of its images.
 
-    `Protocol/Split/FP` has a folder a fold, 01 … 10, each with `same.txt` and `diff.txt`, whose
-    lines "i,j" are numbers of `Protocol/Pair_list_F.txt` and `Protocol/Pair_list_P.txt` (for
-    `Protocol/Split/FF`, twice of the former). Those have lines "number path", such as "1
-    ../Data/Images/001/frontal/01.jpg", of which the last three parts count; the source may have
+    `Protocol/Split/FP` has one folder per fold, 01 … 10, each with `same.txt` and `diff.txt`. Their
+    lines "i,j" are numbers from `Protocol/Pair_list_F.txt` and `Protocol/Pair_list_P.txt` (for
+    `Protocol/Split/FF`, both from the former). Those lists have lines "number path", such as "1
+    ../Data/Images/001/frontal/01.jpg". The last three parts of a path count; the source may have
     other extensions, at any depth.
 
     Args:
       split: the folder FF or FP.
-      source: where the images are. A `FolderSource` takes a person's frontal and profile folders
-        for two identities; `cfp_labels` joins them.
+      source: where the images are. A `FolderSource` treats a person's frontal and profile folders
+        as two identities; `cfp_labels` joins them.
 
     Returns: the folds in the order of their numbers, each with its same pairs first.
 
     Raises:
-      InputError: a file is missing, a line cannot be read or names what is not there, or folds are
-        of unequal length; the message names the file and the line.
+      InputError: a file is missing, a line cannot be read or names a missing image, or folds have
+        unequal lengths; the message names the file and the line.
 
     References: Sengupta et al., Frontal to Profile Face Verification in the Wild (WACV 2016).
     """
@@ -143,7 +143,7 @@ def read_cfp_pairs(split: str | os.PathLike[str], source: FaceSource) -> Pairs:
 
 
 def cfp_labels(source: FaceSource) -> np.ndarray:
-    """int64 [N]: the person in each image of CFP, by the folder above `frontal` or `profile`."""
+    """int64 [N]: the person in each CFP image, by the folder above `frontal` or `profile`."""
     people = [_last(path, 3).rpartition("/")[0].rpartition("/")[0] for path in paths_of(source)]
     return np.unique(people, return_inverse=True)[1].astype(np.int64)
 
@@ -163,7 +163,7 @@ def _cfp_folds(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _cfp_list(path: pathlib.Path) -> dict[str, tuple[str, str]]:
-    """Number, without leading zeros → (path, the line that has it)."""
+    """Number, without leading zeros → (path, its line)."""
     listed: dict[str, tuple[str, str]] = {}
     for where, words in read_rows(path):
         if len(words) != 2 or not words[0].isdecimal() or len(words[0]) > 9:
@@ -190,19 +190,18 @@ def read_ytf_splits(path: str | os.PathLike[str], videos: Sequence[str]) -> Pair
     """YouTube Faces' `splits.txt`: pairs of videos, in ten splits.
 
     After a line of headings come lines "split, first video, second video, 1 for same or 0 for
-    different", where a video is `Person/0`; further columns are left alone.
+    different", where a video is `Person/0`; further columns are ignored.
 
     Args:
       path: the list file.
-      videos: names of the videos, of which the last two parts count. To a `FolderSource` of the
-        frames, a folder a video, they are its `identity_names`, and the pairs then are of its
-        labels: compare e.g. the centres of `evaluation.angle_statistics.class_centres`.
+      videos: names of the videos; the last two parts count. With a `FolderSource` of the frames,
+        one folder per video, pass its `identity_names`: the pairs then index its labels, so compare
+        e.g. the centres of `evaluation.angle_statistics.class_centres`.
 
     Returns: pairs of indices into `videos`, split by split.
 
     Raises:
-      InputError: a line cannot be read or names a video that is not there, or splits are of unequal
-        length.
+      InputError: a line cannot be read or names a missing video, or splits have unequal lengths.
 
     References: Wolf et al., Face Recognition in Unconstrained Videos with Matched Background
       Similarity (CVPR 2011).
@@ -269,8 +268,8 @@ def _finder(
 ) -> Callable[[str, str], int]:
     """A function (listed name, place) → index in `names`; `key`: the part of a name that counts.
 
-    A name that is listed as it is there counts first; then the one that it is without an extension;
-    then one that differs in the extension alone.
+    An exact match counts first, then a match without the extension, then one that differs only in
+    the extension.
     """
     whole: dict[str, list[int]] = {}
     stems: dict[str, list[int]] = {}

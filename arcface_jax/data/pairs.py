@@ -1,4 +1,4 @@
-"""Pairs of images for verification: all of them, or a drawn list in folds as LFW arranges it."""
+"""Pairs of images for verification: all pairs, or a drawn list in LFW-style folds."""
 
 import dataclasses
 import heapq
@@ -19,8 +19,8 @@ class Pairs:
       first: int64 [P], index of each pair's first image.
       second: int64 [P], of its second.
       same: bool [P], whether both show one identity.
-      num_folds: the list is this many contiguous parts of equal length, each half same and half
-        different; 1 if it is not arranged in folds.
+      num_folds: the list has this many contiguous parts of equal length, each half same and half
+        different; 1 without folds.
       disjoint_folds: whether no identity occurs in two folds.
     """
 
@@ -42,23 +42,22 @@ def check_listed(
     labels: np.ndarray | None = None,
     kind: str = "image",
 ) -> Pairs:
-    """Refuses a list of pairs that contradicts itself, and says what else is strange in it.
+    """Refuses a list of pairs that contradicts itself, and warns about oddities.
 
-    Pairs that are there twice, in either order, pairs of an image with itself, and pairs that
-    contradict the labels are counted in warnings of the logger arcface_jax. They stay in the list.
+    The logger arcface_jax warns how many pairs are repeated, in either order, pair an image with
+    itself, or contradict the labels. They stay in the list.
 
     Args:
       pairs: P pairs.
       what: the list, for messages.
-      place: pair → where it is, such as "pairs.txt line 3".
+      place: pair → its place, such as "pairs.txt line 3".
       labels: int [N], the identity of each image, where it is known.
       kind: what the pairs are of.
 
     Returns: `pairs`.
 
     Raises:
-      InputError: a pair is said to be both the same and different, or an image to be different from
-        itself.
+      InputError: a pair is listed as both same and different, or an image as different from itself.
     """
     first, second, same = pairs.first, pairs.second, pairs.same
     itself = first == second
@@ -111,15 +110,15 @@ def _say(which: np.ndarray, what: str, kind: str, place: Callable[[int], str]) -
 
 
 def kept_pairs(pairs: Pairs, kept: np.ndarray, num_images: int) -> Pairs:
-    """The pairs of which both images are kept, numbered among those.
+    """The pairs whose images are both kept, renumbered.
 
     Args:
       pairs: of images 0 … num_images − 1.
       kept: int [K], which images are kept, ascending.
       num_images: N.
 
-    Returns: as many folds as before, of equal length; if a pair is gone, each begins some pairs
-      later or earlier than it did.
+    Returns: as many folds as before, of equal length; if pairs are lost, folds begin at other
+      pairs.
     """
     row = np.full(num_images, -1)
     row[kept] = np.arange(len(kept))
@@ -130,15 +129,15 @@ def kept_pairs(pairs: Pairs, kept: np.ndarray, num_images: int) -> Pairs:
 
 
 def check_folds(same: np.ndarray, num_folds: int) -> None:
-    """Refuses a list that cannot be verified in its folds.
+    """Refuses a list whose folds cannot be verified.
 
     Args:
       same: bool [P], whether both images of each pair show one identity.
       num_folds: contiguous folds.
 
     Raises:
-      InputError: all pairs are of one kind, they are no `num_folds` equal parts, or a part has only
-        one kind.
+      InputError: all pairs are of one kind, they do not form `num_folds` equal parts, or a part has
+        only one kind.
     """
     if same.all() or not same.any():
         kind, other = ("one person", "different people")[:: 1 if same.all() else -1]
@@ -195,24 +194,23 @@ def draw_pairs(labels: np.ndarray, num_pairs: int, seed: int, num_folds: int = 1
     """Draws a balanced list of pairs, in contiguous folds as LFW has them.
 
     Each fold holds as many same as different pairs, the same ones first. No pair occurs twice in
-    either order, and no image is paired with itself. Same pairs are spread over identities as
-    evenly as their images allow; different pairs take two identities at random, then an image of
-    each. So identities with many images do not rule the result.
+    either order, and no image is paired with itself. Same pairs spread over identities as evenly as
+    their images allow; different pairs take two random identities, then an image of each. So
+    identities with many images do not dominate.
 
-    Folds have disjoint identities if the identities can be divided so that each fold has its share
-    of distinct pairs; otherwise all folds draw from all identities (`disjoint_folds` tells). Equal
-    arguments give equal pairs.
+    Folds have disjoint identities if each fold can then get its share of distinct pairs; otherwise
+    all folds draw from all identities (see `disjoint_folds`). Equal arguments give equal pairs.
 
     Args:
       labels: int [N], the identity of each image.
       num_pairs: how many pairs are wanted. The list is shorter if the data have fewer distinct
-        pairs, and always a multiple of 2 · num_folds; its length tells.
+        pairs, and always a multiple of 2 · num_folds.
       seed: of the draw.
       num_folds: number of folds.
 
     Raises:
-      InputError: there is one identity only, no identity has two images, or not even one same and
-        one different pair per fold can be had.
+      InputError: there is only one identity, no identity has two images, or there is less than one
+        same and one different pair per fold.
     """
     labels = _check_labels(labels)
     if num_folds < 1:
@@ -303,8 +301,8 @@ class _Blocks:
         """`count` distinct different pairs [count, 2].
 
         A pair of positions i < j in two blocks has a rank: the pairs of earlier i, plus j's place
-        after the end of i's block. Identities are drawn uniformly as long as that finds new pairs;
-        what is then missing comes uniformly from the rest.
+        after the end of i's block. Identities are drawn uniformly while that finds new pairs; the
+        rest is drawn uniformly from the remaining pairs.
         """
         ends = np.repeat(self.starts + self.sizes, self.sizes)
         partners = len(self.images) - ends
@@ -333,7 +331,7 @@ def _distinct(values: np.ndarray) -> np.ndarray:
 
 
 def _even_shares(capacity: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Divides `count` as evenly as the capacities allow; who gets one more is drawn."""
+    """Divides `count` as evenly as the capacities allow; the remainder goes to random ones."""
     low, high = 0, int(capacity.max())
     while low < high:  # the largest level whose total does not exceed count
         level = (low + high + 1) // 2
@@ -351,8 +349,8 @@ def _disjoint_parts(
 ) -> list[_Blocks] | None:
     """Divides the identities among folds that can give `per_fold` pairs of both kinds, or None.
 
-    Identities go one by one, those with most same pairs first, to the fold with the fewest same
-    pairs so far; those with a single image, which have none, to the fold with the fewest images.
+    Identities go one by one, most same pairs first, to the fold with the fewest same pairs so far;
+    those with a single image go to the fold with the fewest images.
     """
     order = rng.permutation(len(blocks.sizes))
     order = order[np.argsort(-blocks.same_capacity[order], kind="stable")]

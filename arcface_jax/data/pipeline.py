@@ -1,7 +1,7 @@
-"""From any source to batches: decoded ahead of time, exactly resumable, dealt out to hosts.
+"""From any source to batches: decoded ahead of time, exactly resumable, split over hosts.
 
-Images stay uint8 up to the device; normalisation and augmentation happen there
-(`arcface_jax.pixels`, `arcface_jax.data.augment`).
+Images stay uint8 until the device, which normalises and augments them (`arcface_jax.pixels`,
+`arcface_jax.data.augment`).
 """
 
 import collections
@@ -41,12 +41,11 @@ class Batch(NamedTuple):
 
 
 class State(TypedDict):
-    """Where an iterator stands. Plain values, so that it can be saved as JSON.
+    """The position of an iterator, in plain values that JSON can hold.
 
     Attributes:
       step: global batches handed out so far.
-      plan: what determines the batches: the source's fingerprint, the sampler's description, and
-        the image size.
+      plan: what determines the batches: source fingerprint, sampler description, image size.
     """
 
     step: int
@@ -56,13 +55,13 @@ class State(TypedDict):
 class BatchIterator(Iterator[Batch]):
     """Endless batches of one host, made by `batches`.
 
-    Batch t depends on the source, the sampler and t alone: not on the number of hosts, workers or
-    threads, which may change between a save and a resume.
+    Batch t depends only on the source, the sampler and t. The number of hosts, workers or threads
+    may change between a save and a resume.
 
     Attributes:
-      unreadable: under "substitute", the message of every image met so far that could not be
-        decoded, with the number of times it was met.
-      emptied: names of the identities met so far none of whose images can be decoded.
+      unreadable: under "substitute", the message of every undecodable image met so far, with the
+        number of times.
+      emptied: names of identities met so far without any decodable image.
     """
 
     def __init__(self, reader: "_BatchReader", plan: str, threads: int, workers: int, ahead: int):
@@ -86,15 +85,15 @@ class BatchIterator(Iterator[Batch]):
         return Batch(images, labels)
 
     def get_state(self) -> State:
-        """The state after the batches handed out so far, however many were read ahead."""
+        """The state after the batches handed out so far, not those read ahead."""
         return {"step": self._step, "plan": self._plan}
 
     def set_state(self, state: State) -> None:
-        """Goes on from a saved state: the next batch is the one that came next then.
+        """Continues from a saved state: the next batch is the one that came next then.
 
         Raises:
           InputError: the state was saved with other data, another sampler or another image size, so
-            that its batches are not this iterator's.
+            its batches are not this iterator's.
         """
         if state["plan"] != self._plan:
             raise InputError(
@@ -153,26 +152,25 @@ def batches(
     """Endless shuffled batches of a source.
 
     Args:
-      source: any `FaceSource`; worker processes get it by pickling.
+      source: any `FaceSource`; worker processes receive it pickled.
       batch_size: rows of the global batch, over all hosts.
       image_size: side in pixels, or (height, width); other sizes go through `decode.resize`.
       seed: of the order.
-      sampler: another order than `samplers.Shuffled(len(source), batch_size, seed)`; its batch size
-        must be `batch_size`.
-      host: this host's number, `jax.process_index()`. It gets rows
-        host · n … (host + 1) · n − 1 of each batch, n = batch_size / num_hosts.
+      sampler: replaces the default `samplers.Shuffled(len(source), batch_size, seed)`; its batch
+        size must be `batch_size`.
+      host: this host's number, `jax.process_index()`. It gets rows host · n … (host + 1) · n − 1 of
+        each batch, with n = batch_size / num_hosts.
       num_hosts: `jax.process_count()`.
       threads: batches decoded at once, in this process or in each worker. Decoding releases the
-        interpreter lock, so threads do for JPEG.
-      workers: processes that read; 0 reads in this process. They help where Python code, not
-        decoding, is the limit. A script that has some must keep its own work under if __name__ ==
+        interpreter lock, so threads are enough for JPEG.
+      workers: processes that read; 0 reads in this process. They help if Python code, not decoding,
+        is the bottleneck. A script with workers must keep its own work under if __name__ ==
         "__main__".
       ahead: batches read ahead, in this process or in each worker.
-      on_unreadable: "raise" stops the run with the image's InputError; "substitute" takes the next
-        readable image of the same identity in its place, and counts it in
-        `BatchIterator.unreadable`. Where an identity has none, the next readable image of the
-        source is taken with its own label; the identity stays a class, without images of its own,
-        and is named in `BatchIterator.emptied`.
+      on_unreadable: "raise" stops the run with the image's InputError. "substitute" takes the next
+        readable image of the same identity instead, and counts it in `BatchIterator.unreadable`. If
+        the identity has none, it takes the next readable image of the source with its own label;
+        the identity stays a class without images, listed in `BatchIterator.emptied`.
 
     Returns: an iterator with `get_state`, `set_state` and `close`.
 
@@ -208,7 +206,7 @@ def batches(
 
 
 def _check_main_guard() -> None:
-    """Without the guard, the program's file would run again in each worker, which hangs both."""
+    """Without the guard each worker would run the program's file again, and both would hang."""
     path = getattr(sys.modules["__main__"], "__file__", None)
     if path is None or not path.endswith(".py"):  # a notebook, an installed command
         return
@@ -225,8 +223,8 @@ def _check_main_guard() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _BatchReader:
-    """Step number → (images, labels, messages, identities without a readable image), where all the
-    reading is done.
+    """Step number → (images, labels, messages, identities without a readable image); does all the
+    reading.
     """
 
     source: FaceSource
@@ -267,7 +265,7 @@ class _BatchReader:
     def _substitute(
         self, image: np.ndarray, index: int, unreadable: list[str], emptied: list[str]
     ) -> int:
-        """Reads another image than `index`, and returns which it was."""
+        """Reads another image in place of `index`, and returns its index."""
         first = len(unreadable) - 1
         others = np.roll(np.arange(len(self._labels)), -index)[1:]
         same = self._labels[others] == self._labels[index]
@@ -284,16 +282,16 @@ class _BatchReader:
 
 
 class DevicePrefetch(Iterator[Batch]):
-    """Puts batches on the devices ahead of time, so that copying overlaps with computing.
+    """Puts batches on the devices ahead of time, so copying overlaps with computing.
 
     Args:
-      iterator: of one host's rows.
+      iterator: gives one host's rows.
       sharding: of the global batch; its leading axis is the batch. None puts whole batches on the
         default device.
       depth: batches on the devices beyond the one in use.
 
     Attributes:
-      waited: seconds that the last `next` took: what the training step waited for data.
+      waited: seconds that the last `next` took: the training step's wait for data.
     """
 
     def __init__(
@@ -317,23 +315,23 @@ class DevicePrefetch(Iterator[Batch]):
         return batch
 
     def get_state(self) -> State:
-        """The state after the batches handed out, not those on the devices already."""
+        """The state after the batches handed out, without those waiting on the devices."""
         return self._state
 
     def set_state(self, state: State) -> None:
-        """Goes on from a saved state; batches on the devices already are dropped."""
+        """Continues from a saved state; drops the batches waiting on the devices."""
         self._queue.clear()
         self._iterator.set_state(state)
         self._state = state
 
     @property
     def unreadable(self) -> collections.Counter[str]:
-        """Messages and counts of all batches read, those on the devices already among them."""
+        """Messages and counts of all batches read, including those waiting on the devices."""
         return self._iterator.unreadable
 
     @property
     def emptied(self) -> set[str]:
-        """Names of identities of which no image can be decoded, met in all batches read."""
+        """Names of identities without a decodable image, in all batches read."""
         return self._iterator.emptied
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""Which image stands in which row of which batch, as a pure function of (seed, step, row).
+"""Which image goes into which row of which batch, as a pure function of (seed, step, row).
 
-Nothing here has state. So a run that resumes at step t gets the batch it would have got, and a
-batch can be dealt out to any number of hosts.
+Nothing here has state. So a run that resumes at step t gets the same batch, and a batch can be
+split over any number of hosts.
 """
 
 import functools
@@ -15,7 +15,7 @@ from arcface_jax.errors import InputError
 class Sampler(Protocol):
     """The order in which a run sees its images.
 
-    Its `repr` names all that determines the order; a resumed run compares it.
+    Its `repr` names everything that determines the order; a resumed run compares it.
     """
 
     @property
@@ -29,15 +29,14 @@ class Sampler(Protocol):
         ...
 
     def rows(self, step: int, start: int, stop: int) -> np.ndarray:
-        """Image indices, int64 [stop − start], in rows start … stop − 1 of batch `step`."""
+        """Image indices, int64 [stop − start], of rows start … stop − 1 of batch `step`."""
         ...
 
 
 class Shuffled:
     """Every image once in each epoch, in a new order each time.
 
-    Batches run on across the end of an epoch, so no image is left out and all batches have the same
-    size.
+    Batches cross the end of an epoch, so no image is left out and all batches have the same size.
 
     Args:
       num_images: N.
@@ -63,8 +62,8 @@ class Shuffled:
 class Balanced:
     """P identities with K images each in every batch, for losses over pairs or triplets.
 
-    Identities come in a new shuffled order each epoch, never twice in one batch. An identity's
-    images are used up in shuffled order over its visits; one with fewer than K images repeats them.
+    Identities come in a new shuffled order each epoch, never twice in one batch. Visits to an
+    identity go through its images in shuffled order; one with fewer than K images repeats them.
 
     Args:
       labels: int [N], as in `FaceSource.labels`.
@@ -112,8 +111,8 @@ class Balanced:
 class Capped:
     """Every identity at most `cap` times in each epoch, in a new order each time.
 
-    Identities with thousands of images otherwise make up most of an epoch. Of those with n > `cap`
-    images, another part comes each epoch; after n // cap epochs they are shuffled anew.
+    Otherwise identities with thousands of images make up most of an epoch. With n > `cap` images,
+    each epoch takes another part; after n // cap epochs they are reshuffled.
 
     Args:
       labels: int [N], as in `FaceSource.labels`.
@@ -184,8 +183,8 @@ class _ImagesByIdentity:
     def visit(self, identity: int, visit: int, images: int) -> np.ndarray:
         """The min(count, images) images of visit number `visit`, repeated up to `images`.
 
-        A pass shuffles the identity's images and cuts them into parts of `images`; the remainder of
-        a pass is left out of it, so that no part contains an image twice.
+        A pass shuffles the identity's images and cuts them into parts of `images`; it leaves out
+        the remainder, so that no part contains an image twice.
         """
         parts = max(int(self.counts[identity]) // images, 1)
         turn, part = divmod(visit, parts)

@@ -1,4 +1,4 @@
-"""One pass over a data set's images: a few numbers of each, and the average face."""
+"""One pass over a data set's images: a few numbers per image, and the average face."""
 
 import dataclasses
 import hashlib
@@ -29,7 +29,7 @@ _SAMPLE = 2048
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What one pass over the images found.
+    """The results of one pass over the images.
 
     Attributes:
       readable: bool [N].
@@ -37,13 +37,13 @@ class Scan:
       sizes: int32 [N, 2], height and width.
       content: 16 bytes [N], a digest of the pixels, equal for equal images.
       perceptual: uint8 [N, 32], a 256-bit hash that re-encoding hardly changes.
-      unsaid_bits: index → largest sample of an image of 16 bits that does not say how many count.
-      frames: index → number of frames or pages of an image with several.
-      contrast: float32 [N], the standard deviation of the pixels, of the colour with the largest.
+      unsaid_bits: index → largest sample of a 16-bit image that does not say how many bits count.
+      frames: index → number of frames or pages, if there are several.
+      contrast: float32 [N], the largest standard deviation of the pixels over the colours.
       smoothness: float32 [N], the correlation of neighbouring pixels, see `smoothness`.
-      upright: float32 [N], by how much an image looks upright rather than turned, see
-        `upright.UprightClassifier.judge`; NaN where that cannot be told.
-      quarters: int8 [N], the quarters of a turn, counter-clockwise, after which it looks best.
+      upright: float32 [N], how much more upright than turned an image looks, see
+        `upright.UprightClassifier.judge`; NaN if unknown.
+      quarters: int8 [N], the counter-clockwise quarter turns after which it looks best.
       mean_face: float64 [112, 112], the average of the readable images, grey.
     """
 
@@ -64,7 +64,7 @@ class Scan:
 def find_unreadable(
     source: FaceSource, threads: int = 4, progress: Callable[[int], None] | None = None
 ) -> dict[int, str]:
-    """Decodes every image; index → message of those that cannot be."""
+    """Decodes every image; returns index → message of those that fail."""
 
     def message(index: int) -> str | None:
         try:
@@ -84,9 +84,9 @@ def find_unreadable(
 def scan(
     source: FaceSource, threads: int = 4, progress: Callable[[int], None] | None = None
 ) -> Scan:
-    """Reads every image once, and keeps some 90 bytes of each.
+    """Reads every image once, and keeps about 90 bytes of each.
 
-    A sample of up to 2,048 images, evenly spaced, comes first: what upright is, is learnt of it.
+    First reads a sample of up to 2,048 evenly spaced images, to learn what upright means.
 
     Args:
       source: where the images are.
@@ -132,7 +132,7 @@ def scan(
         return Image.fromarray(resize(image, TEMPLATE_SIZE)).convert("L")
 
     def features_of_chunks(indices: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(which images can be read, their features), chunk by chunk; adds to the average."""
+        """(readable images, their features), chunk by chunk; adds to the average."""
         for chunk, faces in _in_chunks(read, indices, threads, progress):
             seen = [index for index, face in zip(chunk, faces, strict=True) if face is not None]
             greys = [np.asarray(face) for face in faces if face is not None]
@@ -164,9 +164,9 @@ def scan(
 def smoothness(image: np.ndarray) -> float:
     """The correlation of neighbouring grey pixels, in [−1, 1]; 1 for a constant image.
 
-    Images of over 64 pixels are first reduced by a whole factor to 32 or a little more. White noise
-    has 0 ± .02 at 32×32. Measured least values: .60 of LFW's photographs, .61 of Omniglot's
-    characters, .67 of drawn faces, .83 of ORL.
+    Images of over 64 pixels are first reduced by an integer factor to 32 or a little more. White
+    noise has 0 ± .02 at 32×32. Lowest measured values: .60 for LFW's photographs, .61 for
+    Omniglot's characters, .67 for drawn faces, .83 for ORL.
 
     Args:
       image: uint8 [height, width, 3].
@@ -188,9 +188,9 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
 def perceptual_hash(image: np.ndarray) -> np.ndarray:
     """256 bits, uint8 [32]: which of the lowest spatial frequencies are above their median.
 
-    The image is reduced to 32×32 grey pixels; the bits are the signs of the 16×16 lowest
-    coefficients of its discrete cosine transform, less the median of all but the mean. Scaling,
-    re-encoding and changes of brightness or contrast leave nearly all of them as they are.
+    The image is reduced to 32×32 grey pixels. The bits are the signs of the 16×16 lowest
+    coefficients of its discrete cosine transform, minus the median of all but the mean. Scaling,
+    re-encoding and changes of brightness or contrast keep nearly all bits.
     """
     side = 2 * _HASH_SIDE
     grey = Image.fromarray(image).convert("L").resize((side, side), Image.Resampling.BOX)
@@ -204,16 +204,16 @@ def near_pairs(
     """Pairs of images whose perceptual hashes differ in few bits.
 
     Measured over all 87.5 million pairs of LFW: the 17 that differ in at most 32 bits show one
-    photograph twice, five of them under two names; the first two people differ in 44 bits. The
+    photograph twice, five of them under two names; the closest two people differ in 44 bits. The
     closest images of two ORL people, or of two drawn ones, differ in over 50, of two Omniglot
-    characters in over 40. On average it is 121. So 30 bits are safe between sets, too. Of one
-    person, ORL has eight pairs of 16 bits or more that are taken in one moment. Copies re-encoded
-    at quality 20 or scaled to a half differ in up to 28; copies that are mirrored, framed, or have
-    3 % cut off at each edge are not found.
+    characters in over 40. The average is 121. So 30 bits are safe between sets, too. ORL has eight
+    pairs of one person, of 16 bits or more, taken in one moment. Copies re-encoded at quality 20 or
+    scaled to a half differ in up to 28; copies that are mirrored, framed, or cropped by 3 % at each
+    edge are not found.
 
-    Only images that share one of the sixteen 16-bit words are compared: always so for 15 differing
-    bits or fewer, and for nine in ten random patterns of 30. Words that over 400 images share
-    count together with the next word.
+    Only images that share one of the sixteen 16-bit words are compared. This finds all pairs with
+    up to 15 differing bits, and nine in ten random patterns of 30. Words shared by over 400 images
+    are joined with the next word.
 
     Args:
       hashes: uint8 [N, 32]; few of them equal.
@@ -247,8 +247,8 @@ def eye_distance(mean_face: np.ndarray) -> float:
     """Distance of the average face's eyes from the template's, in pixels of the 112×112 crop.
 
     Eyes are the darkest small spots in the upper middle of an average face. It is made symmetric
-    first, so that one place says where both are. Of aligned crops the distance is a few pixels;
-    where eyes lie anywhere, the average has no such spots, and the darkest is some other place.
+    first, so one spot gives both eyes. For aligned crops the distance is a few pixels; without
+    alignment the average has no such spots, and the darkest lies elsewhere.
 
     Args:
       mean_face: [112, 112], grey.

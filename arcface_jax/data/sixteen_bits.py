@@ -1,4 +1,4 @@
-"""Images of more than 8 bits a sample to 8: of which bits, the file must say, or they tell."""
+"""Reduces images of more than 8 bits per sample to 8; the file or its samples tell which bits."""
 
 import contextlib
 import contextvars
@@ -18,18 +18,18 @@ _PNG_DEPTH = 24  # offset of a PNG's bit depth
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_PLANES = 258, 262, 284
 _WHITE_IS_ZERO, _SEPARATE = 0, 2
 _SURELY_16_BITS = 1 << 14
-"""With a sample from here on there are 16 bits: cameras give 10, 12, 14 or 16."""
+"""A sample of this size or more means 16 bits: cameras give 10, 12, 14 or 16."""
 _WARNED_OF: set[int] = set()
 _NOTED: contextvars.ContextVar[list[int] | None] = contextvars.ContextVar("noted", default=None)
 
 
 class Deep(NamedTuple):
-    """Samples of more than 8 bits, and what their file says of their range.
+    """Samples of more than 8 bits, and what their file says about their range.
 
     Attributes:
       colours: uint16 [height, width, 1 or 3], grey or RGB.
-      opacity: uint16 [height, width, 1]; None where all pixels are opaque.
-      maxval: the largest value that can be; None where that is not said.
+      opacity: uint16 [height, width, 1]; None if all pixels are opaque.
+      maxval: the largest possible value; None if not stated.
       bits: significant bits, as a PNG's sBIT chunk has them, of colours and opacity; None without.
       white_is_zero: whether 0 is white.
     """
@@ -44,12 +44,12 @@ class Deep(NamedTuple):
 def read_deep(image: ImageFile.ImageFile, encoded: bytes) -> Deep | None:
     """The samples of a PNG, TIFF, PGM or PPM of more than 8 bits; None for another image.
 
-    Of colours, Pillow gives one byte a sample. It is asked for the other one by another name of the
-    same arrangement of bytes.
+    Pillow gives one byte per colour sample. Another name for the same byte layout gets the other
+    byte.
 
     Args:
       image: as opened by Pillow, not loaded.
-      encoded: the file it is of.
+      encoded: its file's content.
     """
     args = image.tile[0].args if image.tile else None
     rawmode, *options = (args,) if isinstance(args, str) else (args or ("",))
@@ -64,8 +64,8 @@ def read_deep(image: ImageFile.ImageFile, encoded: bytes) -> Deep | None:
 
 @contextlib.contextmanager
 def noting_unsaid_bits() -> Iterator[list[int]]:
-    """Collects the largest sample of each image that is decoded meanwhile, in this thread, and does
-    not say how many of its 16 bits count.
+    """Collects, inside the context, the largest sample of each image that this thread decodes and
+    that does not say how many of its 16 bits count.
     """
     noted: list[int] = []
     token = _NOTED.set(noted)
@@ -76,14 +76,14 @@ def noting_unsaid_bits() -> Iterator[list[int]]:
 
 
 def bits_of(largest: int) -> int:
-    """The bits that an image is taken to have of which only the largest sample is known."""
+    """The number of bits assumed for an image when only its largest sample is known."""
     return next((bits for bits in (8, 12) if largest < 1 << bits), 16)
 
 
 def to_eight_bits(deep: Deep, name: str) -> np.ndarray:
     """The highest 8 bits, over white where pixels are transparent: uint8 [height, width, 3].
 
-    See `decode.decode` for which they are; `name` is for the warning of what is taken for granted.
+    `decode.decode` says which they are; `name` is for the warning about the assumption.
     """
     of_colours, of_opacity = deep.bits or (None, None)
     result = _highest(deep.colours, deep.maxval, of_colours, name)
@@ -112,7 +112,7 @@ def _highest(samples: np.ndarray, maxval: int | None, bits: int | None, name: st
 
 
 def _is_scaled(samples: np.ndarray, bits: int) -> bool:
-    """Whether samples of so many bits were made to fill 16, as PNG wants it: shifted or scaled."""
+    """Whether samples of so many bits were shifted or scaled to fill 16, as PNG requires."""
     if not np.any(samples & ((1 << (16 - bits)) - 1)):
         return True
     full = (1 << bits) - 1
@@ -133,7 +133,7 @@ def _warn(name: str, largest: int) -> None:
 
 
 def _read_pnm(image: ImageFile.ImageFile, encoded: bytes, maxval: int, rawmode: str) -> Deep | None:
-    """By itself, for Pillow goes pixel by pixel here and gives colours with 8 bits."""
+    """Reads it directly: Pillow would go pixel by pixel and give 8-bit colours."""
     raw = image.tile[0].codec_name == "raw" and rawmode != "I;16B"
     if raw or maxval < 256 or image.mode not in ("I", "RGB"):
         return None
@@ -174,7 +174,7 @@ def _read_png(image: ImageFile.ImageFile, encoded: bytes, rawmode: str) -> Deep:
 
 
 def _significant_bits(encoded: bytes) -> bytes:
-    """What the sBIT chunk of a PNG holds; empty without one."""
+    """The content of a PNG's sBIT chunk; empty without one."""
     at = 8
     while (kind := encoded[at + 4 : at + 8]) not in (b"IDAT", b""):
         length = int.from_bytes(encoded[at : at + 4], "big")

@@ -1,4 +1,4 @@
-"""What every image source has, and what holds for all of them."""
+"""The interface of every image source."""
 
 import abc
 import logging
@@ -11,12 +11,12 @@ from arcface_jax.errors import InputError, printable
 
 
 class Remark(NamedTuple):
-    """Something about a source's files that is worth knowing.
+    """Something worth knowing about a source's files.
 
     Attributes:
-      text: a line of it, which names the source.
-      kind: what is the matter, in a word or two.
-      files: the files or folders that it is of, where they are known.
+      text: one line that names the source.
+      kind: the problem, in a word or two.
+      files: the files or folders concerned, if known.
     """
 
     text: str
@@ -27,15 +27,15 @@ class Remark(NamedTuple):
 class FaceSource(abc.ABC):
     """Images with identity labels, by random access.
 
-    Every source of this library (synthetic, folder, RecordIO, …) is one, and a subclass of one's
-    own can be trained and evaluated on too. Reading is safe from several threads, and sources
-    pickle, so that worker processes can have one.
+    Every source of this library (synthetic, folder, RecordIO, …) is one, and you can train and
+    evaluate on your own subclass. Reading is thread-safe, and sources pickle, so worker processes
+    can use them.
 
     Attributes:
       labels: int32 [N], each in 0 … num_identities − 1, known without reading an image.
       identity_names: what each label stands for: num_identities names.
       fingerprint: hexadecimal digest that changes when the images or labels do.
-      noted: each thing about the files that is worth knowing, such as what of them is left out.
+      noted: whatever is worth knowing about the files, such as what is left out.
     """
 
     labels: np.ndarray
@@ -45,12 +45,12 @@ class FaceSource(abc.ABC):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """The line of each thing in `noted`."""
+        """The line of each entry in `noted`."""
         return tuple(each.text for each in self.noted)
 
     def remark(self, text: str, kind: str = "files", files: Iterable[str] = ()) -> None:
-        """Adds to `noted`, and says the line as a warning of the logger arcface_jax: on the
-        terminal, unless the program sets it otherwise.
+        """Adds to `noted`, and logs the line as a warning of the logger arcface_jax: on the
+        terminal by default.
         """
         text = printable(text)
         self.noted += (Remark(text, kind, tuple(map(printable, files))),)
@@ -65,7 +65,7 @@ class FaceSource(abc.ABC):
         """Image `index`: uint8 [height, width, 3], RGB.
 
         Raises:
-          InputError: the image cannot be decoded; names the file or record.
+          InputError: the image cannot be decoded; the message names the file or record.
         """
 
     def where(self, index: int) -> str:
@@ -73,22 +73,22 @@ class FaceSource(abc.ABC):
         return f"image {index}"
 
     def path(self, index: int) -> str | None:
-        """Relative path of the file that the image comes from, with forward slashes; None where
-        images have no files. Either all images of a source have one, or none has.
+        """Relative path of the image's file, with forward slashes; None if images have no files.
+        Either all images of a source have one, or none.
         """
         return None
 
     def encoded(self, index: int) -> bytes | None:
-        """The stored bytes of image `index`; None where images are made or changed when read."""
+        """The stored bytes of image `index`; None if images are made or changed on reading."""
         return None
 
     def render(self, indices: np.ndarray) -> np.ndarray | None:
-        """Many images at once, uint8 [M, height, width, 3]; None where that is no faster."""
+        """Many images at once, uint8 [M, height, width, 3]; None if that is no faster."""
         return None
 
 
 def places_of(source: FaceSource) -> list[str]:
-    """What each image is called where people look for it: its path, or `where` it is."""
+    """How to find each image: its path, or `where` it is."""
     return [source.path(index) or source.where(index) for index in range(len(source))]
 
 

@@ -1,4 +1,4 @@
-"""A part of a source, several sources as one, and a split by identity. No image is copied."""
+"""A part of a source, several sources as one, and a split by identity, without copying images."""
 
 import functools
 import hashlib
@@ -16,7 +16,7 @@ class Subset(FaceSource):
 
     Args:
       source: where the images are.
-      indices: int [M], which of them, in this order.
+      indices: int [M], the images to keep, in this order.
 
     Raises:
       InputError: an index is outside the source.
@@ -69,10 +69,10 @@ class Subset(FaceSource):
 
 
 class Concatenated(FaceSource):
-    """Several sources as one; each keeps identities of its own.
+    """Several sources as one; each keeps its own identities.
 
-    Labels of the second source start after the first's, and so on: nobody is taken to be the same
-    person for having the same name. Where the sources share people, merge them on disk.
+    Labels of the second source start after the first's, and so on: equal names do not mean one
+    person. If the sources share people, merge them on disk.
 
     Args:
       sources: at least one.
@@ -112,19 +112,18 @@ def split_identities(source: FaceSource, test_fraction: float, seed: int) -> tup
     """Splits a source by identity.
 
     Face recognition is tested on people the network has never seen, so the split is over
-    identities, not images. It depends on the seed and on the number of identities alone.
+    identities, not images. It depends only on the seed and the number of identities.
 
     Args:
       source: at least four identities.
       test_fraction: share of the identities, strictly between 0 and 1, that goes to the test side;
         rounded to the nearest count.
-      seed: which identities.
+      seed: selects the identities.
 
     Returns: (training subset, test subset), labels of each renumbered from 0.
 
     Raises:
-      InputError: the fraction is outside (0, 1), or a side would have fewer than two identities,
-        with which nothing can be told apart.
+      InputError: the fraction is outside (0, 1), or a side would have fewer than two identities.
     """
     if not 0 < test_fraction < 1:
         raise InputError(

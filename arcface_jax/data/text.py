@@ -1,4 +1,4 @@
-"""Text files of lists, as people have them: any Unicode encoding, line end and separator."""
+"""Reads lists in text files with any Unicode encoding, line ending and separator."""
 
 import codecs
 import csv
@@ -33,23 +33,23 @@ _IMAGE_NAME = re.compile(
     r"[^/]\.(jpe?g|jpe|jfif|jp2|jxl|a?png|gif|bmp|webp|tiff?|p[bgnp]m|hei[cf]|avif)$", re.IGNORECASE
 )
 UNWRITABLE = r"\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff"
-"""In a regular expression's brackets: control characters, and halves of characters but for those by
-which Python stands for the bytes of a name that is not UTF-8.
+"""For a regular expression's brackets: control characters and surrogates, except those that stand
+for bytes of names that are not UTF-8.
 """
 PATH_NAMES = (
     *("path", "file", "filename", "file_name", "filepath", "file_path"),
     *("image", "image_path", "image_file", "image_name", "imagename", "image_id"),
     *("img", "img_path", "img_name", "img_id"),
 )
-"""What lists call the column of an image's path, as `heading` has it."""
+"""Names of the image path's column in lists, in `heading`'s form."""
 
 
 def encoding_of(path: str | os.PathLike[str], kind: str = "list") -> str:
-    """Python's name of a text file's encoding: by its byte-order mark, by the zeros that UTF-16 has
-    without one, else UTF-8.
+    """Python's name of a text file's encoding: by its byte-order mark, by UTF-16's zero bytes, else
+    UTF-8.
 
     Raises:
-      InputError: the file cannot be read; `kind` is what the message calls it.
+      InputError: the file cannot be read; the message calls it `kind`.
     """
     with readable(os.fspath(path), kind), open(path, "rb") as file:
         start = file.read(4096)
@@ -62,12 +62,12 @@ def encoding_of(path: str | os.PathLike[str], kind: str = "list") -> str:
 
 
 def read_lines(path: str | os.PathLike[str], kind: str = "list") -> Iterator[tuple[int, str]]:
-    """(number from 1, line) of a text file, whatever ends its lines.
+    """(number from 1, line) of a text file, with any line ending.
 
-    Bytes that are no UTF-8 come as Python's file names have them, so they still name their file.
+    Bytes that are not UTF-8 are escaped as in Python's file names, so they still name their file.
 
     Raises:
-      InputError: the file cannot be read, or is no text; `kind` is what the message calls it.
+      InputError: the file cannot be read, or is no text; the message calls it `kind`.
     """
     name, encoding, number = os.fspath(path), encoding_of(path, kind), 0
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
@@ -84,9 +84,9 @@ def read_lines(path: str | os.PathLike[str], kind: str = "list") -> Iterator[tup
 
 
 def separator_of(path: str | os.PathLike[str], kind: str = "list") -> str | None:
-    """Tab, comma or semicolon, which of them comes first in this order in the first two lines (of
-    those that do not begin with "#", if there are such), or the one that Excel's first line "sep=;"
-    declares; None for spaces.
+    """Tab, comma or semicolon: the first of these that occurs in the first two lines (without lines
+    that begin with "#", if there are others), or the one in Excel's first line "sep=;"; None for
+    spaces.
 
     Raises:
       InputError: as `read_lines`.
@@ -104,15 +104,15 @@ def read_rows(
 ) -> Iterator[tuple[str, list[str]]]:
     """(place, cells) of each line that is not blank; the place is "FILE line NUMBER".
 
-    The separator is that of `separator_of`; a cell may be quoted, as CSV has it.
+    The separator is that of `separator_of`; a cell may be quoted as in CSV.
 
     Args:
       path: the file.
-      columns: of a file with spaces only, where the first column may hold some itself.
-      kind: what messages call the file.
+      columns: their number in a file with only spaces, whose first column may hold spaces.
+      kind: the name of the file in messages.
 
     Raises:
-      InputError: the file cannot be read, or is no text, or a quote does not end.
+      InputError: the file cannot be read, is no text, or has an open quote.
     """
     name, separator = os.fspath(path), separator_of(path, kind)
     lines = (
@@ -152,16 +152,17 @@ def number_of_columns(
     path_names: Iterable[str],
     otherwise: int,
 ) -> int | None:
-    """Of a list with spaces only, whose first column may hold some itself; for `read_rows`.
+    """The number of columns of a list with only spaces, whose first column may hold spaces; for
+    `read_rows`.
 
-    As many as one of the first lines names, where the path comes first, by its name or without one;
-    None where it comes later, so that it cannot hold spaces.
+    The number that one of the first lines names, if the path comes first, named or not; None if the
+    path comes later, as it then cannot hold spaces.
 
     Args:
       path: the file.
       are_names: whether cells, without a "#" before them, name columns.
-      path_names: names that the column of the path has, as `heading` has them.
-      otherwise: of a list that names no more columns than this.
+      path_names: names of the path's column, in `heading`'s form.
+      otherwise: the number for a list that names no more columns than this.
     """
     if separator_of(path) is not None:
         return otherwise
@@ -176,13 +177,13 @@ def number_of_columns(
 
 
 def without_mark(row: list[str]) -> list[str]:
-    """A row of cells without the "#" that it may begin with."""
+    """A row of cells without a leading "#"."""
     bare = row[0].lstrip("#").strip()
     return [bare, *row[1:]] if bare or len(row) == 1 else row[1:]
 
 
 def is_heading(cells: list[str]) -> bool:
-    """Whether a first row names columns: words, no number and no path."""
+    """Whether a first row names columns: words, no numbers, no paths."""
     return all(_HEADING.fullmatch(cell) for cell in cells if cell)
 
 
@@ -192,7 +193,7 @@ def heading(cell: str) -> str:
 
 
 def names_image(cell: str) -> bool:
-    """Whether a cell ends as the name of an image file does."""
+    """Whether a cell ends like the name of an image file."""
     return _IMAGE_NAME.search(cell) is not None
 
 
@@ -212,14 +213,14 @@ def count(cell: str) -> int | None:
 
 
 def identity_of(cell: str, where: str) -> str:
-    """The identity that a cell of a list or table, or a text file of its own, holds.
+    """The identity in a cell of a list or table, or in a text file of its own.
 
-    Any text is one but that for none (nan, NULL, None, N/A); a number must be a whole one from 0,
-    and 7.0 is 7.
+    Any text is an identity except those for none (nan, NULL, None, N/A); a number must be whole and
+    at least 0, and 7.0 is 7.
 
     Raises:
-      InputError: the cell is empty, or says none, or is another number, as the −1 that Hugging Face
-        writes for none; `where` is what the message calls the cell.
+      InputError: the cell is empty, says none, or is another number, such as Hugging Face's −1 for
+        none; the message calls the cell `where`.
     """
     cell = cell.strip()
     if not cell:
@@ -235,11 +236,11 @@ def identity_of(cell: str, where: str) -> str:
 
 
 def identity_of_value(value: object, where: str) -> str:
-    """The identity that a table's cell or a record holds, as a value of Python or NumPy.
+    """The identity in a table's cell or a record, as a Python or NumPy value.
 
     Raises:
-      InputError: it is none, or a truth value, or anything but a number or text; a number is not
-        finite, or of a type that no longer tells it from its neighbours; or as `identity_of`.
+      InputError: it is none, a truth value, or anything but a number or text; a number is not
+        finite, or of a type too coarse to tell it from its neighbours; or as `identity_of`.
     """
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
@@ -264,7 +265,7 @@ def identity_of_value(value: object, where: str) -> str:
 
 
 def check_exact(label: float, bits: int, precision: str, where: str) -> None:
-    """Raises where a type of number with so many bits merges a label with its neighbours."""
+    """Raises if a number type with so many bits cannot tell a label from its neighbours."""
     if label >= 1 << bits:
         raise InputError(
             f"{where}: label {label:.9g} is 2{str(bits).translate(_RAISED)} or more, where "
@@ -273,10 +274,10 @@ def check_exact(label: float, bits: int, precision: str, where: str) -> None:
 
 
 def label_of(cell: str, where: str) -> int:
-    """The label that a cell holds, a whole number from 0.
+    """The label in a cell, a whole number from 0.
 
     Raises:
-      InputError: it holds something else; `where` is what the message calls the cell.
+      InputError: it holds something else; the message calls the cell `where`.
     """
     value = count(cell)
     if value is None:
@@ -285,7 +286,7 @@ def label_of(cell: str, where: str) -> int:
 
 
 def decoded(content: bytes) -> str | None:
-    """The text in a file's content, by its byte-order mark, or else UTF-8; None if it is none."""
+    """A file's content as text, by its byte-order mark, or else UTF-8; None if it is no text."""
     try:
         return content.decode(_marked(content) or "utf-8")
     except UnicodeError:
@@ -298,13 +299,13 @@ def _marked(content: bytes) -> str | None:
 
 
 def same_name(path: str) -> str:
-    """A path in the form in which equal names are equal: composed Unicode (NFC).
+    """A path in composed Unicode (NFC), so that equal names compare equal.
 
-    macOS lists and packs "é" as two characters (NFD), other systems as one.
+    macOS writes "é" as two characters (NFD), other systems as one.
     """
     return path if path.isascii() else unicodedata.normalize("NFC", path)
 
 
 def listed_path(cell: str) -> str:
-    """A path as a list has it, with forward slashes also where Windows wrote it."""
+    """A listed path, with forward slashes even if Windows wrote it."""
     return cell.replace("\\", "/") if "/" not in cell else cell

@@ -1,4 +1,4 @@
-"""Builders for TensorFlow Datasets: importing this module makes them known to TFDS by name.
+"""Builders for TensorFlow Datasets; importing this module registers them by name.
 
     import tensorflow_datasets as tfds
     import arcface_jax.data.tfds_builders
@@ -99,16 +99,16 @@ class SyntheticFacesBuilder(tensorflow_datasets.core.GeneratorBasedBuilder):
 
 
 class FaceFiles(tensorflow_datasets.core.GeneratorBasedBuilder):
-    """Any face set on disk as a TFDS data set, `face_files`, with its images bit for bit.
+    """Any face set on disk as a TFDS data set, `face_files`; images stay bit for bit.
 
     Args:
       path: what `arcface_jax.data.open.open_source` opens: a folder, a zip file, `train.rec`, a
         list, Parquet. Sets from different paths are different configurations of the builder.
-      config: TFDS's name for the path; made from it if None.
-      **options: of every TFDS builder, such as data_dir and file_format.
+      config: TFDS's name for the path; derived from it if None.
+      **options: those of every TFDS builder, such as data_dir and file_format.
 
     Raises:
-      InputError: nothing is at `path`, or not what it should be.
+      InputError: `path` holds nothing, or nothing that can be opened.
     """
 
     VERSION = tensorflow_datasets.core.Version("1.0.0")

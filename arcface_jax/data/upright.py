@@ -1,16 +1,16 @@
-"""Which images of a set lie on a side or upside down, told by the set itself.
+"""Finds images of a set that lie on a side or upside down, by the set alone.
 
-Most images of a set are upright. So a classifier is fitted to tell each image as it is from the
-same image turned by 90°, 180° and 270°, and an image that it takes for a turned one stands out. It
-is judged by a classifier that has not seen it. Of sets without an upright, such as characters of
-many alphabets, that classifier is no better than chance, and nothing is said.
+Most images of a set are upright. So a classifier learns to tell each image from its copies turned
+by 90°, 180° and 270°; an image that it takes for a turned one stands out. A classifier never judges
+images that it was fitted to. If a set has no upright, such as characters of many alphabets, the
+classifier is no better than chance and reports nothing.
 
-Measured with 3 % of the images turned, and with none: of 1,183 aligned photographs of 300 people of
-LFW 94 % of the turned ones are found, of ORL's 400 79 %, of 600 drawn faces all; no other image is
-named. (With 20 %: 86, 70 and 68 %, and one other.) The limit of the margin was set so that of all
-13,233 photographs of LFW, which are not aligned, none is named; one comes to −.43. The classifier
-prefers 98 to 100 % of upright faces as they are, and 55 % of Omniglot's characters, of which
-nothing is said.
+Measured with 3 % of the images turned, and with none: it finds 94 % of the turned ones among 1,183
+aligned photographs of 300 people of LFW, 79 % among ORL's 400, and all among 600 drawn faces; it
+reports no other image. (With 20 %: 86, 70 and 68 %, and one other.) The limit of the margin was set
+so that none of all 13,233 unaligned photographs of LFW is reported; one reaches −.43. The
+classifier prefers the original of 98 to 100 % of upright faces, and of 55 % of Omniglot's
+characters, for which nothing is reported.
 
 References: Dalal and Triggs, Histograms of oriented gradients (CVPR 2005), for the features;
 Gidaris et al. (arXiv:1803.07728), for rotation as a label that costs nothing.
@@ -22,7 +22,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 SIDE = 32
-"""Pixels of the grey images that features are computed of."""
+"""Side in pixels of the grey images from which features are computed."""
 
 _CELLS, _ANGLES = 8, 8
 _FLOOR = 0.15
@@ -34,7 +34,7 @@ _DEVIATIONS = 4.0
 
 
 def upright_features(greys: np.ndarray) -> np.ndarray:
-    """How much edge each of 8×8 cells has in each of 8 directions, normalised among neighbours.
+    """The strength of edges in 8 directions for each of 8×8 cells, normalised among neighbours.
 
     Args:
       greys: uint8 [N, 32, 32].
@@ -61,16 +61,16 @@ def upright_features(greys: np.ndarray) -> np.ndarray:
 
 
 def turned(features: np.ndarray, quarters: int) -> np.ndarray:
-    """The features of the images turned by quarters of a turn counter-clockwise."""
+    """The features of the images after counter-clockwise quarter turns."""
     return np.roll(np.rot90(features, quarters, (1, 2)), -quarters * _ANGLES // 4, axis=3)
 
 
 @dataclasses.dataclass(frozen=True)
 class UprightClassifier:
-    """Tells upright images by a weighted sum of features.
+    """Recognises upright images by a weighted sum of features.
 
     Attributes:
-      weights: float64 [2, D], each fitted to the half of the images that the other is tested on.
+      weights: float64 [2, D], each fitted to the half of the images that tests the other.
     """
 
     weights: np.ndarray
@@ -78,12 +78,12 @@ class UprightClassifier:
     def judge(
         self, features: np.ndarray, halves: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(margin [N], quarters [N]): by how much an image looks upright as it is rather than as
-        the best of its three turns; and the turn, in quarters counter-clockwise, that looks best.
+        """(margin [N], quarters [N]): how much more upright an image looks than the best of its
+        three turns; and the counter-clockwise quarter turns that look best.
 
         Args:
           features: [N, 8, 8, 8].
-          halves: [N], 0 or 1, the half that each image was in; None if it was in neither.
+          halves: [N], 0 or 1, the half of each image; None if it was in neither.
         """
         scores = np.stack(
             [
@@ -100,14 +100,14 @@ class UprightClassifier:
 
 
 def fit_upright(features: np.ndarray, halves: np.ndarray) -> UprightClassifier | None:
-    """A classifier by ridge regression of 1 for images as they are, and 0 for their three turns.
+    """A classifier by ridge regression: 1 for the original images, 0 for their three turns.
 
     Args:
       features: [N, 8, 8, 8].
       halves: [N], 0 or 1; images of one person in one half.
 
-    Returns: the classifier; None where there are fewer than 80 images, or where on the half that it
-      was not fitted to it prefers fewer than 70 % of the images as they are.
+    Returns: the classifier; None with fewer than 80 images, or if it prefers the original for fewer
+      than 70 % of the images of the other half.
     """
     if len(features) < _LEAST_IMAGES or min(np.bincount(halves, minlength=2)) < _LEAST_IMAGES // 4:
         return None
@@ -119,8 +119,8 @@ def fit_upright(features: np.ndarray, halves: np.ndarray) -> UprightClassifier |
 def is_turned(margins: np.ndarray) -> np.ndarray:
     """bool [N], the images that are surely not upright.
 
-    Their margin is below −.45, and 4 deviations below the median of those above 0: where it is hard
-    to tell, margins scatter, and an image must stand out more. NaN is not judged.
+    Their margin is below −.45, and 4 deviations below the median of those above 0: in hard sets
+    margins scatter, and an image must stand out more. NaN is not judged.
 
     Args:
       margins: [N], of `UprightClassifier.judge`.

@@ -1,4 +1,4 @@
-"""Every pair of a set, or of probes with distractors: the whole ROC or its exact low-FAR end."""
+"""All pairs of a set, or of probes and distractors: the whole ROC or its exact low-FAR end."""
 
 import math
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ def all_pairs_roc(
 ) -> Roc:
     """The ROC of all N(N − 1)/2 pairs, streamed: no list of pairs, no score matrix.
 
-    All scores of same pairs are kept, and the `keep` highest of different pairs. With that many or
-    fewer different pairs the curve is complete; otherwise it is exact up to a FAR of about keep /
+    Keeps all scores of same pairs and the `keep` highest of different pairs. With no more different
+    pairs than that the curve is complete; otherwise it is exact up to a FAR of about keep /
     #different and ends there.
 
     Args:
       embeddings: [N, D], unit rows.
       labels: int [N].
-      keep: scores of different pairs to keep; 4 bytes each, twice that at times.
+      keep: scores of different pairs to keep; 4 bytes each, briefly twice that.
       devices: the devices to divide the work over; the default device if None.
     """
     embeddings = check_embeddings(embeddings)
@@ -53,13 +53,13 @@ def all_pairs_tars(
     *,
     devices: Sequence[jax.Device] | None = None,
 ) -> dict[float, float]:
-    """TAR at each false accept rate, exact, over all N(N − 1)/2 pairs of some embeddings.
+    """Exact TAR at each false accept rate, over all N(N − 1)/2 pairs.
 
     Args:
-      embeddings: [N, D], unit rows, of two people at least, and two of one.
+      embeddings: [N, D], unit rows; at least two people, one of them with two images.
       labels: int [N].
-      fars: false accept rates; one below one in all the different pairs is left out, for no pair
-        tells of it.
+      fars: false accept rates; rates below one in all different pairs are left out, as no pair can
+        show them.
       devices: as in `all_pairs_roc`.
     """
     counts = np.unique(labels, return_counts=True)[1].astype(np.int64)

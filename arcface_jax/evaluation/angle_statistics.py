@@ -45,7 +45,7 @@ def class_centres(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) 
 def degrees_between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Angle in degrees of each pair of unit rows, accurate near 0° and 180° too.
 
-    θ = 2·atan2(‖a − b‖, ‖a + b‖), in float64; arccos of a float32 cosine is off by up to .03° near
+    θ = 2·atan2(‖a − b‖, ‖a + b‖), in float64; arccos of a float32 cosine errs by up to .03° near
     0°.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
@@ -60,7 +60,7 @@ def degrees_between(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def nearest_other_degrees(directions: np.ndarray) -> np.ndarray:
     """Each unit row's smallest angle, in degrees, to another row.
 
-    The nearest row is found by tiles of cosines; its angle is then computed in float64.
+    Tiles of cosines find the nearest row; its angle is then computed in float64.
 
     Args:
       directions: [C, D], C ≥ 2.
@@ -84,11 +84,11 @@ def nearest_other_degrees(directions: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class ClassAngles:
-    """One angle a class: what a figure of Table 3 is the mean of.
+    """One angle per class; a figure of Table 3 is their mean.
 
     Attributes:
       degrees: float64 [C].
-      counts: [C], how often each counts in the mean: its images for Intra, otherwise once.
+      counts: [C], the weight of each in the mean: its number of images for Intra, otherwise one.
     """
 
     degrees: np.ndarray
@@ -110,8 +110,8 @@ def class_angles(
       labels: int [N], as for `angle_statistics`.
       class_weights: [C, D], in any length, or None.
 
-    Returns: "intra", whose angle of a class is the mean over its embeddings, "inter", and, with
-      class weights, "w_ec" and "w_inter".
+    Returns: "intra" (a class's angle is the mean over its embeddings), "inter", and, with class
+      weights, "w_ec" and "w_inter".
     """
     labels = np.asarray(labels)
     if class_weights is None:
@@ -151,8 +151,7 @@ def angle_statistics(
 
     Args:
       embeddings: [N, D], unit rows.
-      labels: int [N], classes; numbered 0 … C − 1 as the rows of `class_weights` if these are
-        given.
+      labels: int [N], classes; with `class_weights`, numbered 0 … C − 1 like its rows.
       class_weights: [C, D], in any length; without them only Intra and Inter are computed.
 
     Returns: {"intra": …, "inter": …} and, with class weights, "w_ec" and "w_inter".
@@ -163,3 +162,23 @@ def angle_statistics(
         name: angles.mean()
         for name, angles in class_angles(embeddings, labels, class_weights).items()
     }
+
+
+def effective_dimensions(embeddings: np.ndarray) -> float:
+    """How many directions embeddings fill: (Σλ)²/Σλ² with λ the eigenvalues of their covariance.
+
+    It is D for an equal spread in all directions, and 1 on a line.
+
+    Args:
+      embeddings: [N, D], unit rows, not all equal.
+
+    Raises:
+      InputError: they do not differ.
+    """
+    embeddings = check_embeddings(embeddings)
+    centred = embeddings - embeddings.mean(axis=0, dtype=np.float64)
+    covariance = centred.T @ centred
+    total = float(np.trace(covariance))
+    if not total > 0.0:
+        raise InputError("embeddings: all are alike; they fill no direction")
+    return total**2 / float(np.sum(covariance**2))

@@ -5,11 +5,11 @@ import numpy as np
 from arcface_jax.errors import InputError, printable
 
 UNIT_NORM_TOLERANCE = 1e-2
-"""bfloat16 rows that were normalised pass; a forgotten normalisation does not."""
+"""Normalised bfloat16 rows pass; rows that were never normalised do not."""
 
 
 def check_length(values: np.ndarray, length: int, name: str, rows: str) -> np.ndarray:
-    """`values` as an array of shape [length]; `rows` are what an error counts."""
+    """`values` as an array of shape [length]; an error calls its items `rows`."""
     values = np.asarray(values)
     if values.shape != (length,):
         raise InputError(f"{name}: shape {values.shape} for {length} {rows}; give one each")
@@ -68,11 +68,11 @@ def check_embeddings(
 ) -> np.ndarray:
     """`embeddings` [N, D] in float32 (float64 if they are), each of norm 1 (within 1 %) if `unit`.
 
-    `name` and `rows` [N] are what an error calls the array and its rows.
+    An error calls the array `name` and its rows `rows` [N].
 
     Raises:
-      InputError: wrong rank, no rows, no real numbers, a row with NaN, ∞ or a square beyond its
-        dtype, or not of unit norm; it gives the row.
+      InputError: wrong rank, no rows, no real numbers, or a row with NaN, ∞, a square beyond its
+        dtype, or no unit norm; the message gives the row.
     """
     embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or embeddings.size == 0:

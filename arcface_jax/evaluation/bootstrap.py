@@ -1,12 +1,12 @@
 """Confidence intervals by resampling identities, not pairs.
 
-Pairs that share a person rise and fall together, so resampling pairs as if they were independent
-makes intervals far too narrow. Here a replicate draws identities with replacement: one drawn c
-times counts as c people. A pair within an identity then counts c times, a pair of two identities
-c·c′ times.
+Pairs that share a person are correlated, so resampling pairs as if they were independent makes
+intervals far too narrow. Here a replicate draws identities with replacement: one drawn c times
+counts as c people. A pair within an identity then counts c times, a pair of two identities c·c′
+times.
 
-Where nobody says who is who, as in a `.bin` verification set, pass the fold of each pair as both
-its identities: the folds of LFW-style lists share no identity, so resampling folds is sound (and,
+If the identities are unknown, as in a `.bin` verification set, pass the fold of each pair as both
+its identities. The folds of LFW-style lists share no identity, so resampling folds is sound (and,
 with ten of them, cautious).
 
 References: Bolle et al., Error analysis of pattern recognition systems: the subsets bootstrap (CVIU
@@ -22,6 +22,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angle_statistics import ClassAngles
 from arcface_jax.evaluation.array_checks import check_length, check_same, check_scores
 from arcface_jax.evaluation.identification import identify, mean_of_galleries
+from arcface_jax.evaluation.retrieval import KS, Retrieval
 from arcface_jax.evaluation.roc import roc_curve, roc_numbers
 from arcface_jax.evaluation.search import Search
 from arcface_jax.evaluation.verification import verify_similarities
@@ -38,7 +39,7 @@ class Resampling:
     """How to resample.
 
     Attributes:
-      num_replicates: how many replicates; the more, the steadier the ends of an interval.
+      num_replicates: number of replicates; more give steadier interval ends.
       confidence: share of replicates inside an interval.
       seed: equal seeds give equal replicates.
     """
@@ -54,7 +55,7 @@ RESAMPLING = Resampling()
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A figure and where it would lie had other people been photographed.
+    """A figure, and its range if other people had been photographed.
 
     Attributes:
       estimate: the figure on the data.
@@ -82,15 +83,15 @@ def pair_replicates(
 
     Args:
       same: [P] bool.
-      first_identity: [P], who (or which fold) the first image shows.
-      second_identity: [P], who the second one shows.
-      resampling: how many replicates and which seed; equal seeds let two models be compared.
+      first_identity: [P], the person (or fold) of the first image.
+      second_identity: [P], of the second image.
+      resampling: number of replicates and seed; use equal seeds to compare two models.
 
-    Yields: int64 [P]. A draw that has lost all same or all different pairs is drawn again.
+    Yields: int64 [P]. A draw without same pairs or without different pairs is repeated.
 
     Raises:
-      InputError: mismatched lengths, fewer than two identities, or a list in which most draws lose
-        a kind.
+      InputError: mismatched lengths, fewer than two identities, or most draws lose one kind of
+        pair.
     """
     same = check_same(same, len(first_identity))
     check_length(second_identity, len(same), "second_identity", "pairs")
@@ -156,8 +157,8 @@ def verification_intervals(
 ) -> dict[str, Interval]:
     """An interval for every figure of `verify_similarities`, by the names of its `numbers()`.
 
-    Deviations over folds and numbers of pairs describe the list itself: resampling people inflates
-    the first and blurs the second, so these come without an interval.
+    Deviations over folds and numbers of pairs describe the list itself. Resampling people inflates
+    the first and blurs the second, so they have no interval.
     """
     statistics = verification_statistics(similarities, same, folds, fars)
     intervals = bootstrap_pairs(
@@ -182,8 +183,8 @@ def roc_intervals(
 ) -> dict[str, Interval]:
     """Intervals of TAR at each FAR, EER and AUC of a list without folds (all pairs, templates).
 
-    The pairs are sorted once; a replicate only sums weights. So millions of pairs take about as
-    long for a replicate as for two passes over them.
+    The pairs are sorted once; a replicate only sums weights. So a replicate costs about two passes
+    over the pairs, even for millions.
     """
     statistics = roc_statistics(scores, same, fars)
     return bootstrap_pairs(statistics, same, first_identity, second_identity, resampling=resampling)
@@ -192,7 +193,7 @@ def roc_intervals(
 def verification_statistics(
     similarities: np.ndarray, same: np.ndarray, folds: int, fars: Sequence[float]
 ) -> Statistics:
-    """The figures of `verify_similarities` as a function of weights."""
+    """`verify_similarities`' figures as a function of weights."""
     return lambda weights: verify_similarities(
         similarities, same, folds=folds, fars=fars, weights=weights
     ).numbers()
@@ -220,15 +221,16 @@ def identification_intervals(
     fpirs: Sequence[float] = (0.01, 0.1),
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
-    """Intervals of the figures of `identify`: people of the probes are resampled, not the gallery.
+    """Intervals of the figures of `identify`: resamples the people of the probes, not the gallery.
 
     Several galleries, such as IJB's G1 and G2, give the intervals of `mean_of_galleries`. A
-    replicate draws the people once for all galleries. Those enrolled in the same galleries are
-    resampled together and apart from all others, so that each replicate has known and unknown
-    people in every gallery.
+    replicate draws the people once for all galleries. People enrolled in the same galleries form a
+    group, and each group is resampled by itself, so every replicate has known and unknown people in
+    every gallery.
 
     Args:
-      searches: of `search_gallery`; one, or one a gallery, of the same probes in the same order.
+      searches: from `search_gallery`; one, or one per gallery, of the same probes in the same
+        order.
       probe_labels: int [P], who each probe shows.
       ranks: as for `identify`.
       fpirs: as for `identify`.
@@ -270,18 +272,45 @@ def identification_intervals(
     )
 
 
+def retrieval_intervals(
+    found: Retrieval,
+    *,
+    ks: Sequence[int] = KS,
+    macro: bool = False,
+    resampling: Resampling = RESAMPLING,
+) -> dict[str, Interval]:
+    """Intervals of `found.numbers(ks, macro=macro)`: resamples the classes of the queries.
+
+    The gallery stays, as in a search, so they do not show the effect of other classes in it.
+    """
+    counts, means = found.by_class(ks)
+    sizes = np.ones(len(counts)) if macro else counts
+    rng = np.random.default_rng(resampling.seed)
+
+    def statistics(drawn: np.ndarray) -> NamedFigures:
+        weights = drawn * sizes
+        return {name: float(np.average(of, weights=weights)) for name, of in means.items()}
+
+    replicates = [
+        statistics(np.bincount(rng.integers(len(counts), size=len(counts)), minlength=len(counts)))
+        for _ in range(resampling.num_replicates)
+    ]
+    estimate = statistics(np.ones(len(counts)))
+    return percentile_intervals(estimate, replicates, resampling.confidence)
+
+
 def angle_intervals(
     angles: Mapping[str, ClassAngles], *, resampling: Resampling = RESAMPLING
 ) -> dict[str, Interval]:
-    """Intervals of Table 3's mean angles: classes are resampled, each with its angle on the data.
+    """Intervals of Table 3's mean angles: resamples classes, each with its angle on the data.
 
-    So the nearest other centre of a class (Inter, W-Inter) is sought among all classes and stays,
-    like the gallery of a search. Sought among the classes drawn, of which a third are missing, it
-    would be farther away in every replicate, and the interval would lie above the figure. For that
-    the intervals do not say how the nearest centre changes with who else is in the set.
+    The nearest other centre of a class (Inter, W-Inter) is taken among all classes and kept, like
+    the gallery of a search. A replicate misses a third of the classes: among those drawn the
+    nearest would be farther away each time, and the interval would lie above the figure. So the
+    intervals do not show how the nearest centre depends on who else is in the set.
 
     Args:
-      angles: from `class_angles`; figures of equally many classes are resampled alike.
+      angles: from `class_angles`; figures with the same number of classes share their draws.
       resampling: how many replicates, which confidence, which seed.
 
     Raises:
@@ -326,7 +355,7 @@ def percentile_intervals(
 
 
 def defined_values(replicates: Sequence[NamedFigures], name: str) -> np.ndarray:
-    """A figure's replicates, less those that lost what it is about, such as a small group."""
+    """A figure's replicates, without those that lost its subject, such as a small group."""
     values = np.array([replicate[name] for replicate in replicates])
     values = values[~np.isnan(values)]
     if len(values) == 0:

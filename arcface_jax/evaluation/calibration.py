@@ -1,10 +1,9 @@
-"""What a score says of two photos: the likelihood ratio, and with a prior the probability.
+"""What a score says about two photos: the likelihood ratio, and with a prior the probability.
 
     LR(s) = p(s | same person) / p(s | different people)
     P(same | s) = π·LR / (π·LR + 1 − π)        π: how likely it was before the photos were seen
 
-The data tell LR alone. The share of same pairs in a list is no prior: it is chosen by whoever made
-the list.
+The data give only LR. The share of same pairs in a list is no prior: the list's makers chose it.
 """
 
 import dataclasses
@@ -24,7 +23,7 @@ from arcface_jax.evaluation.array_checks import (
 from arcface_jax.evaluation.bootstrap import RESAMPLING, Interval, Resampling, bootstrap_pairs
 
 EVEN = 0.5
-"""The prior of somebody who held both for equally likely: the probability is LR / (LR + 1)."""
+"""The prior if both are equally likely: the probability is LR / (LR + 1)."""
 
 _BINS = 10
 _STEPS = 200
@@ -33,16 +32,16 @@ _CELLS = 16_384
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """log LR(s) = slope·s + offset, within what so many pairs can tell.
+    """log LR(s) = slope·s + offset, within the range that the number of pairs supports.
 
     Attributes:
       slope: above 0, so that the probability rises with the score.
       offset: of the natural logarithm.
-      num_same: same pairs that it was fitted to, as often as each counts; LR is never below
-        1/(num_same + 1).
+      num_same: (weighted) number of same pairs it was fitted to; LR is never below 1/(num_same +
+        1).
       num_different: different pairs; LR is never above num_different + 1.
-      separable: whether every same pair scored above every different one, so that how steeply the
-        probability rises between them is not known.
+      separable: whether every same pair scored above every different one; then the slope between
+        them is unknown.
     """
 
     slope: float
@@ -70,7 +69,7 @@ class Calibration:
 
 
 def percent(probability: float) -> str:
-    """E.g. "97 %", "99.98 %", "0.3 %": two digits of what is missing to certainty."""
+    """E.g. "97 %", "99.98 %", "0.3 %": two digits of the distance to certainty."""
     missing = min(probability, 1 - probability)
     decimals = 0 if missing >= 0.01 else min(12, math.ceil(-math.log10(max(missing, 1e-12))) - 2)
     return f"{100 * probability:.{max(decimals, 1 if missing < 0.01 else 0)}f} %"
@@ -79,20 +78,20 @@ def percent(probability: float) -> str:
 def fit_calibration(
     scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None
 ) -> Calibration:
-    """Logistic regression of `same` on the score, both kinds weighted to a sum of ½ each.
+    """Logistic regression of `same` on the score; each kind of pair has total weight ½.
 
     Minimises, with t⁺ = (n⁺ + 1)/(n⁺ + 2) and t⁻ = 1/(n⁻ + 2) as targets and z = slope·s + offset,
 
         Σ over pairs of  w·(log(1 + eᶻ) − t·z),     w = 1/(2n⁺) or 1/(2n⁻)
 
-    so that z is log LR whatever the share of same pairs. Platt's targets, which are not quite 0
-    and 1, keep the slope finite where a score separates both kinds.
+    so that z is log LR for any share of same pairs. Platt's targets, not quite 0 and 1, keep the
+    slope finite if the score separates both kinds.
 
-    Of more than 32,768 pairs, those whose scores lie within 1/16,384 of the range count as one at
-    their mean, which changes slope and offset by less than a millionth.
+    With more than 32,768 pairs, scores within 1/16,384 of the range are merged into their mean;
+    this changes slope and offset by less than a millionth.
 
     Args:
-      scores: [P], higher means more alike; of pairs the model was not trained on.
+      scores: [P], higher means more similar; of pairs the model was not trained on.
       same: [P] bool.
       weights: [P], ≥ 0: how often each pair counts; once each if None.
 
@@ -135,7 +134,7 @@ def fit_calibration(
 def _grouped(
     x: np.ndarray, same: np.ndarray, targets: np.ndarray, w: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(x, targets, w) of x in [−1, 1]; of many pairs, by cells."""
+    """(x, targets, w) with x in [−1, 1]; many pairs are grouped by cells."""
     if len(x) <= 2 * _CELLS:
         return x, targets, w
     cell = np.minimum(((x + 1) / 2 * _CELLS).astype(np.int64), _CELLS - 1) + _CELLS * same
@@ -175,18 +174,18 @@ def _newton(x: np.ndarray, targets: np.ndarray, w: np.ndarray) -> tuple[float, f
 def calibration_loss(
     log_ratios: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None
 ) -> dict[str, float]:
-    """How good likelihood ratios are, both kinds weighted alike.
+    """How good likelihood ratios are; both kinds of pair have equal weight.
 
         cllr = ½·(mean of log₂(1 + 1/LR) of same pairs + mean of log₂(1 + LR) of different ones)
         ece  = Σ over ten bins of probability of |mean probability − share of same pairs| · weight
 
     Args:
-      log_ratios: [P], natural logarithms, of pairs that they were not fitted to.
+      log_ratios: [P], natural logarithms, of pairs not used for the fit.
       same: [P] bool.
       weights: [P], ≥ 0; once each if None.
 
-    Returns: "cllr" in bits (0: certain and right, 1: as good as silence, more: misleading) and
-      "ece" of the probability for an even prior, in [0, 1].
+    Returns: "cllr" in bits (0: certain and right, 1: no information, more: misleading) and "ece" of
+      the probability for an even prior, in [0, 1].
 
     References: Brümmer & du Preez (2006), eq. 15; Guo et al., On calibration of modern neural
       networks (arXiv:1706.04599).
@@ -206,18 +205,18 @@ def calibration_intervals(
     resampling: Resampling = RESAMPLING,
 ) -> dict[str, Interval]:
     """ "slope" and "offset" of `fit_calibration`, and "probability@SCORE" of each point for an even
-    prior; each with its interval over people.
+    prior, with intervals over people.
 
     Args:
       scores: [P].
       same: [P] bool.
       first_identity: [P], see `bootstrap.pair_replicates`.
       second_identity: [P].
-      points: scores of which the probability is wanted.
+      points: scores to give the probability of.
       resampling: how many replicates, which confidence, which seed.
 
     Raises:
-      InputError: as `fit_calibration`, of all the pairs.
+      InputError: as `fit_calibration` on all the pairs.
     """
     names = [f"probability@{point:g}" for point in points]
 
@@ -237,12 +236,12 @@ def calibration_intervals(
 
 @dataclasses.dataclass(frozen=True)
 class Reliability:
-    """Probabilities for an even prior beside what happened, on people they were not fitted to.
+    """Predicted probabilities (even prior) and observed shares, on people not used for the fit.
 
     Attributes:
       figures: "cllr" and "ece" of `calibration_loss`, with their intervals.
       probability: [B], the mean probability of each tenth that holds pairs.
-      share: B shares of same pairs in it, both kinds weighted alike, with their intervals.
+      share: B shares of same pairs in it, both kinds with equal weight, with their intervals.
       num_pairs: int [B].
     """
 
@@ -262,9 +261,9 @@ def held_out_reliability(
 ) -> Reliability:
     """How far to trust a calibration, by people, not pairs.
 
-    The people are halved at random; a calibration fitted to the pairs within either half is applied
-    to those within the other. ECE, a sum of absolute values, is larger in most replicates than on
-    the data: its interval can lie above it.
+    The people are split into random halves; a calibration fitted to the pairs within each half is
+    applied to the pairs within the other. ECE is a sum of absolute values, so most replicates
+    exceed its value on the data, and its interval can lie above it.
 
     Args:
       scores: [P], see `fit_calibration`.
@@ -274,7 +273,7 @@ def held_out_reliability(
       resampling: of the intervals; its seed also halves the people.
 
     Raises:
-      InputError: as `fit_calibration`, or a half of the people has only one kind of pair.
+      InputError: as `fit_calibration`, or one half of the people has only one kind of pair.
     """
     scores = check_scores(scores)
     same = check_same(same, len(scores))
@@ -300,7 +299,7 @@ def held_out_reliability(
 def _held_out_ratios(
     scores: np.ndarray, same: np.ndarray, clusters: tuple[np.ndarray, ...], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(positions of the pairs within either half of the people, their log LR by the other half)."""
+    """(positions of the pairs within one half of the people, their log LR fitted on the other)."""
     people, numbers = np.unique(np.concatenate(clusters), return_inverse=True)
     half = np.random.default_rng(seed).permutation(len(people)) < len(people) // 2
     in_first, in_second = half[numbers[: len(scores)]], half[numbers[len(scores) :]]
@@ -317,7 +316,7 @@ def _held_out_ratios(
 
 
 class _Judge:
-    """The sums of `calibration_loss`, with all that does not depend on weights done once."""
+    """The sums of `calibration_loss`; computes once what does not depend on weights."""
 
     def __init__(self, log_ratios: np.ndarray, same: np.ndarray) -> None:
         self.same, self._probability = same, expit(log_ratios)

@@ -26,8 +26,7 @@ class Comparison:
       difference: second − first.
       low: lower end of the difference's interval.
       high: upper end.
-      p_value: two-sided; how often resampling alone would give a difference of the other sign,
-        twice.
+      p_value: two-sided; twice the share of replicates whose difference has the other sign.
       verdict: "significant" if the interval leaves out zero, else "noise".
     """
 
@@ -49,11 +48,10 @@ def compare_pairs(
 ) -> dict[str, Comparison]:
     """A paired test of two models on one list of pairs: both see the same replicates.
 
-    What is hard for both models cancels in the difference, so that it is known much better than
-    either figure.
+    What is hard for both models cancels, so the difference is much more precise than either figure.
 
     Args:
-      first_statistics: weights [P] (None: each pair once) → named figures, of the first model.
+      first_statistics: weights [P] (None: each pair once) → the first model's named figures.
       second_statistics: of the second.
       same: [P] bool.
       first_identity: [P], see `pair_replicates`.

@@ -13,7 +13,7 @@ from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import search_candidates
 
 TIE = 1e-6
-"""Cosines this near are a tie: float32 products of equal embeddings can differ by rounding."""
+"""Cosines this close are a tie: float32 products of equal embeddings can differ by rounding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class DistractorResult:
 
     Attributes:
       sizes: int [S], numbers of distractors.
-      cmc: float64 [S, R], share of trials whose mate has rank ≤ 1 … R among that many distractors.
+      cmc: float64 [S, R], share of trials whose mate has rank ≤ 1 … R among these distractors.
       num_trials: ordered pairs of two images of one person.
     """
 
@@ -47,10 +47,10 @@ def distractor_identification(
 ) -> DistractorResult:
     """MegaFace's identification protocol (challenge 1).
 
-    A trial takes an ordered pair of images of one person: the first is the probe, the second is put
-    into a gallery of distractors. Its rank is 1 + the number of distractors that score at least as
-    high (a tie, within `TIE`, counts against it). Size n means the first n distractors: permute
-    them beforehand for a random subset.
+    A trial takes an ordered pair of images of one person: the first is the probe, the second joins
+    a gallery of distractors. The rank is 1 + the number of distractors that score at least as high;
+    a tie, within `TIE`, counts against the probe. Size n means the first n distractors; permute
+    them first for a random subset.
 
     Args:
       probes: [P, D], unit rows.

@@ -1,7 +1,7 @@
-"""How a photo becomes the embedding that is compared: its crop and its mirror image.
+"""How a photo becomes an embedding: its crop and its mirror image.
 
-A cosine, and so a threshold, holds for one such rule alone. So models, model cards, galleries and
-files of embeddings carry theirs, and what was measured by one rule is refused with another.
+A cosine, and so a threshold, is valid for one rule only. Models, model cards, galleries and
+embedding files therefore store their rule, and figures of one rule are refused with another.
 """
 
 import dataclasses
@@ -12,14 +12,14 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.verification import FlipRule
 
 Crop = Literal["middle", "aligned", "face", "largest face"]
-"""What the network is shown of a photo. middle: its middle, as large as fits. aligned: the same, of
-a photo that is a crop aligned to the template already. face, largest face: the aligned crop of the
-face that is found in it, nearest the middle or largest.
+"""The part of a photo that the network sees. middle: its middle, as large as fits. aligned: the
+same, for a crop already aligned to the template. face, largest face: the aligned crop of the
+detected face nearest the middle, or of the largest.
 """
 
 FLIP: FlipRule = "add"
-"""What every command does with the mirror image unless an option or the model says otherwise: how
-the field's published numbers are measured, and a run verifies.
+"""The default of every command for the mirror image, unless an option or the model says otherwise.
+Published numbers and a run's verification use it.
 """
 
 _ALIGNED = ("aligned", "face", "largest face")
@@ -37,11 +37,11 @@ class EmbeddingRule:
     """From a photo to its embedding; the defaults are those of every command.
 
     Attributes:
-      flip: how the mirror image is combined, see `verification.combine_flip`; None: not told.
-      crop: what the network is shown; None: not told.
+      flip: how the mirror image is combined, see `verification.combine_flip`; None: unknown.
+      crop: the part of the photo that the network sees; None: unknown.
 
     Raises:
-      InputError: one of them is unknown.
+      InputError: there is no such flip or crop.
     """
 
     flip: FlipRule | None = FLIP
@@ -53,7 +53,7 @@ class EmbeddingRule:
                 raise InputError(f"{name}: {value!r} is unknown; use {', '.join(known)}")
 
     def __str__(self) -> str:
-        """As the options that ask for it, such as "--flip add --detect"."""
+        """The options that select it, such as "--flip add --detect"."""
         if self == NOT_TOLD:
             return "not told"
         flip = "a mirror image that is not told" if self.flip is None else f"--flip {self.flip}"
@@ -63,13 +63,13 @@ class EmbeddingRule:
 
     @property
     def told(self) -> bool:
-        """Whether both are known, so that a threshold can be held against it."""
+        """Whether both are known, so that a threshold can be applied."""
         return self.flip is not None and self.crop is not None
 
     def agrees_with(self, other: "EmbeddingRule") -> bool:
-        """Whether cosines by both may be compared; what is not told is not held against them.
+        """Whether cosines by both may be compared; unknown parts count as equal.
 
-        A photo that is an aligned crop already is as good as one whose face is found and aligned.
+        An aligned crop counts as equal to a photo whose face is found and aligned.
         """
         mirrored = None in (self.flip, other.flip) or self.flip == other.flip
         crops = (self.crop, other.crop)
@@ -82,7 +82,7 @@ class EmbeddingRule:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """What `to_json` wrote.
+        """Reads what `to_json` wrote.
 
         Raises:
           InputError: it is something else.
@@ -98,4 +98,4 @@ class EmbeddingRule:
 
 
 NOT_TOLD = EmbeddingRule(None, None)
-"""Of embeddings that come without a rule."""
+"""The rule of embeddings that come without one."""

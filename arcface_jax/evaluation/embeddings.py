@@ -1,4 +1,4 @@
-"""From a network's outputs, or sums of them, to the unit embeddings that protocols compare."""
+"""From network outputs, or sums of them, to the unit embeddings that protocols compare."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ def unit_embeddings(
 ) -> np.ndarray:
     """x/‖x‖ of each row [N, D], float32.
 
-    `name` and `rows` [N] are what an error calls the array and its rows.
+    An error calls the array `name` and its rows `rows` [N].
 
     Raises:
       InputError: a row holds NaN or ∞, or is zero; the message gives the row.

@@ -1,7 +1,7 @@
 """Ten folds: pick a threshold on nine, apply it to the tenth, exactly and by sorting once.
 
-The candidates are every way the data can be cut, so no grid of thresholds limits the result. The
-published scripts' grid is in `published.py`.
+Every distinct threshold is a candidate, so no grid limits the result. The published scripts' grid
+is in `published.py`.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class FoldAccuracy:
 
 @dataclasses.dataclass(frozen=True)
 class FoldRates:
-    """TAR on held-out folds, at the threshold that the other folds put at a wanted FAR.
+    """TAR on held-out folds, at the threshold that gives a wanted FAR on the other folds.
 
     Attributes:
       val: mean over folds of the TAR ("VAL") on the held-out fold.
@@ -59,7 +59,7 @@ def fold_numbers(num_pairs: int, num_folds: int = 10) -> np.ndarray:
 
 
 def threshold_between(upper: np.floating, lower: np.floating) -> float:
-    """A threshold t with lower < t ≤ upper: the middle, where the number format has one."""
+    """A threshold t with lower < t ≤ upper: the middle, if the number format has one."""
     middle = lower / 2 + upper / 2
     return float(middle if lower < middle <= upper else upper)
 
@@ -69,12 +69,12 @@ def best_threshold(
 ) -> tuple[float, float]:
     """The threshold with the highest accuracy on these pairs, and that accuracy.
 
-    A threshold lies midway between two neighbouring distinct scores; of equally good ones the
-    strictest (highest) is taken. If rejecting everything is best it is just above the highest
-    score; if accepting everything is, it is the lowest score.
+    A threshold lies midway between two neighbouring distinct scores; among equally good ones the
+    strictest (highest) wins. If rejecting everything is best it is just above the highest score; if
+    accepting everything is best it is the lowest score.
 
     Args:
-      scores: [P], higher means more alike.
+      scores: [P], higher means more similar.
       same: [P] bool.
       weights: [P], how often each pair counts; once each if None.
     """
@@ -161,8 +161,8 @@ def val_at_far(
 ) -> FoldRates:
     """VAL@FAR: TAR of each fold at the threshold that keeps the other folds' FAR at or below `far`.
 
-    The threshold is the smallest number that accepts at most ⌊far · n⌋ of the n different pairs of
-    the training folds: just above the next one's score.
+    The threshold is the smallest number that accepts at most ⌊far · n⌋ of the training folds' n
+    different pairs: just above the score of the next pair.
 
     Args:
       similarities: [P], in the order of the pair list.
@@ -170,7 +170,7 @@ def val_at_far(
       far: wanted false accept rate.
       num_folds: contiguous folds.
       weights: [P], how often each pair counts (bootstrap replicates); once each if None. Folds that
-        lose a kind of pair to them are left out of the means, which are nan if all do.
+        lose a kind of pair are left out of the means; nan if all do.
 
     References: Schroff et al., FaceNet (arXiv:1503.03832), §4 (VAL and FAR).
     """

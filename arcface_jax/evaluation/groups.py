@@ -42,7 +42,7 @@ def verify_by_group(
     folds: int = 10,
     fars: Sequence[float] = (1e-2, 1e-3),
 ) -> dict[str, VerificationResult]:
-    """RFW's protocol: each group's pairs, in order, by ten folds with thresholds of their own.
+    """RFW's protocol: ten folds within each group's pairs, in order, with their own thresholds.
 
     Args:
       similarities: [P].
@@ -96,13 +96,13 @@ def group_rates(
     *,
     resampling: Resampling = RESAMPLING,
 ) -> GroupRates:
-    """FAR and FRR of each group at the threshold that everyone gets, and how far apart they are.
+    """FAR and FRR of each group at one common threshold, and the gaps between groups.
 
-    A gap is never negative, so its interval seldom reaches zero even if the groups are alike: to
-    claim that two groups differ, see whether their own intervals part.
+    A gap is never negative, so its interval seldom reaches zero even if the groups are alike. To
+    claim that two groups differ, check that their own intervals do not overlap.
 
     Args:
-      scores: [P], higher means more alike; accepted if ≥ threshold.
+      scores: [P], higher means more similar; accepted if ≥ threshold.
       same: [P] bool.
       groups: [P], e.g. from `pair_groups`; "mixed" pairs are left out of the gaps.
       threshold: common to all groups.

@@ -1,7 +1,7 @@
 """Identification rates: rank-k and CMC for known people, TPIR at FPIR when some are unknown.
 
-All are read off a `search.Search`. Rank counts ties against the probe, so a network that maps
-everyone to one point does not score rank 1.
+All come from a `search.Search`. Ties count against the probe, so a network that maps everyone to
+one point does not score rank 1.
 """
 
 import dataclasses
@@ -34,13 +34,13 @@ def cumulative_match(search: Search, max_rank: int = 20) -> np.ndarray:
 
 
 def open_set_roc(search: Search, max_rank: int = 1) -> Roc:
-    """TPIR against FPIR, as a ROC whose `far` is FPIR, whose `tar` is TPIR and whose `frr` is FNIR.
+    """TPIR against FPIR, as a ROC: `far` is FPIR, `tar` is TPIR and `frr` is FNIR.
 
         FPIR(t) = share of probes of unknown people with any entry at score ≥ t
         TPIR(t) = share of probes of enrolled people whose mate has rank ≤ max_rank and score ≥ t
 
     Raises:
-      InputError: no probe is of an unknown, or none of an enrolled person.
+      InputError: no probe shows an unknown person, or none shows an enrolled person.
 
     References: Grother & Ngan, FRVT: Performance of Face Identification Algorithms (NIST IR 8009).
     """
@@ -100,7 +100,7 @@ def identify(
 
 
 def mean_of_galleries(results: Sequence[IdentificationResult]) -> IdentificationResult:
-    """IJB's 1:N figure: each rate's mean over the galleries; the probe counts add up."""
+    """IJB's 1:N figure: the mean of each rate over the galleries; probe counts are summed."""
     if not results:
         raise InputError("results: none given; give one per gallery")
     first = results[0]
@@ -127,10 +127,10 @@ def published_tpir(
 ) -> dict[float, float]:
     """TPIR at FPIR as the published IJB script counts it, for comparing with old tables.
 
-    Its quirks: every probe is enrolled and has one mate; the threshold is the ⌈x·P⌉-th highest of
-    *all* P(G − 1) non-mate scores, so that one probe can use up several false positives; a mate
-    must exceed it strictly; its rank does not matter. The default, `open_set_roc`, counts searches
-    of unknown people, each once.
+    Its quirks: every probe is enrolled and has one mate. The threshold is the ⌈x·P⌉-th highest of
+    *all* P(G − 1) non-mate scores, so one probe can cause several false positives. A mate must
+    exceed it strictly, at any rank. The default, `open_set_roc`, counts each search of an unknown
+    person once.
 
     Raises:
       InputError: a probe has no mate or several; the message gives the probe.

@@ -1,7 +1,7 @@
 """Readers of the metadata files of IJB-B and IJB-C: plain text, checked line by line.
 
 Two families are in use. NIST's protocol files are CSV with named columns (`ijbc_1N_gallery_G1.csv`,
-`ijbc_1N_probe_mixed.csv`, `ijbc_11_G1_G2_matches.csv`). The ones that come with aligned crops are
+`ijbc_1N_probe_mixed.csv`, `ijbc_11_G1_G2_matches.csv`). Those that come with aligned crops are
 lists with spaces (`ijbc_face_tid_mid.txt`, `ijbc_template_pair_label.txt`,
 `ijbc_name_5pts_score.txt`).
 """
@@ -46,9 +46,9 @@ class FaceMedia:
 
 
 def read_face_media(path: FilePath) -> FaceMedia:
-    """`ijb?_face_tid_mid.txt`: a line has file name, template, medium.
+    """`ijb?_face_tid_mid.txt`: each line has file name, template, medium.
 
-    A line that is there twice counts twice; a warning of the logger arcface_jax says how many.
+    Repeated lines count each time; the logger arcface_jax warns how many there are.
     """
     names, numbers = [], []
     seen: set[tuple[str, ...]] = set()
@@ -75,7 +75,7 @@ def read_template_pairs(path: FilePath) -> Pairs:
 
     Raises:
       InputError: a line cannot be read, or lines contradict each other (`pairs.check_listed`, which
-        also warns of what is strange).
+        also warns about oddities).
     """
     table = _integer_table(path, 3, "template, template, 0 or 1")
     wrong = (table[:, 2] != 0) & (table[:, 2] != 1)
@@ -92,7 +92,7 @@ class Landmarks:
     Attributes:
       names: file name of each image.
       points: float64 [N, 5, 2], x and y of left eye, right eye, nose, mouth corners, in pixels.
-      scores: float64 [N], how sure the detector was.
+      scores: float64 [N], the detector's confidence.
     """
 
     names: list[str]
@@ -101,7 +101,7 @@ class Landmarks:
 
 
 def read_ijb_landmarks(path: FilePath) -> Landmarks:
-    """`ijb?_name_5pts_score.txt`: a line has file name, x and y of five points, detector score.
+    """`ijb?_name_5pts_score.txt`: lines of file name, x and y of five points, detector score.
 
     Raises:
       InputError: a line has other columns, or the points are in the order x1 … x5 y1 … y5.
@@ -118,7 +118,7 @@ def read_ijb_landmarks(path: FilePath) -> Landmarks:
 
 @dataclasses.dataclass(frozen=True)
 class TemplateSubjects:
-    """A gallery or a probe set: its templates and whom they show.
+    """A gallery or probe set: its templates and their subjects.
 
     Attributes:
       template_ids: int64 [T], each template once, in the file's order.
@@ -132,7 +132,7 @@ class TemplateSubjects:
 def read_template_subjects(path: FilePath) -> TemplateSubjects:
     """A protocol CSV with the columns TEMPLATE_ID and SUBJECT_ID, such as `ijbc_1N_gallery_G1.csv`.
 
-    Other columns may be there; a template has one line for each of its images and is returned once.
+    Other columns are allowed. A template has one line per image and is returned once.
 
     Raises:
       InputError: a column is missing, a number cannot be read, or a template has two subjects.
@@ -164,10 +164,10 @@ def read_template_subjects(path: FilePath) -> TemplateSubjects:
 
 
 def read_template_matches(path: FilePath) -> tuple[np.ndarray, np.ndarray]:
-    """`ijb?_11_*_matches.csv`: lines "template, template". Who they show is in other files.
+    """`ijb?_11_*_matches.csv`: lines "template, template". Other files name their subjects.
 
-    The protocol wants a score for each line in turn, so a pair that is there twice counts twice; a
-    warning of the logger arcface_jax says how many are, and how many are of one template.
+    The protocol wants one score per line in order, so repeated pairs count each time. The logger
+    arcface_jax warns how many are repeated, and how many pair a template with itself.
 
     Returns: (first, second), int64 [P].
     """
@@ -179,10 +179,10 @@ def read_template_matches(path: FilePath) -> tuple[np.ndarray, np.ndarray]:
 def subjects_of_templates(
     first: np.ndarray, second: np.ndarray, same: np.ndarray, num_templates: int
 ) -> np.ndarray:
-    """Subjects as far as a list of pairs tells: templates joined by chains of same pairs.
+    """Subjects inferred from a list of pairs: chains of same pairs join templates.
 
-    So the 1:1 list alone suffices to resample subjects. A template without a same pair is a subject
-    of its own.
+    So the 1:1 list is enough to resample subjects. A template without a same pair is a subject of
+    its own.
 
     Args:
       first: int [P], rows of templates.
@@ -219,7 +219,7 @@ def _line(path: FilePath, columns: int, row: int) -> tuple[str, list[str]]:
 
 
 def _integer_table(path: FilePath, columns: int, due: str) -> np.ndarray:
-    """int64 [rows, columns] of a large file; it is read line by line only where that fails."""
+    """int64 [rows, columns] of a large file, parsed at once; line by line only if that fails."""
     encoding, separator = encoding_of(path, "file"), separator_of(path, "file")
     try:
         with readable(os.fspath(path)), warnings.catch_warnings():
@@ -242,10 +242,9 @@ def _integer_table(path: FilePath, columns: int, due: str) -> np.ndarray:
 def _lines(
     path: FilePath, columns: int, due: str, *, named: bool = False
 ) -> Iterator[tuple[str, list[str]]]:
-    """(place, words) of each line that is not blank, but for a first one that names the columns.
+    """(place, words) of each line that is not blank, except a first line of column names.
 
-    `named`: the first column is a file name, in which there may be spaces if it ends as one of an
-    image.
+    `named`: the first column is a file name; it may hold spaces if it ends like an image's.
     """
     rows = read_rows(path, columns if named else None, kind="file")
     empty, by_spaces = True, named and separator_of(path, "file") is None

@@ -1,4 +1,4 @@
-"""How rarely strangers look so alike: the highest scores of different pairs, in few numbers."""
+"""How rarely strangers look alike: a summary of the highest scores of different pairs."""
 
 import dataclasses
 import math
@@ -16,9 +16,9 @@ class ImpostorTail:
     """Some of the highest scores of different pairs, and how often a pair reaches them.
 
     Attributes:
-      num_different: different pairs that it was taken from, n.
-      accepted: int [K], ascending: how many of them score at least …
-      scores: float [K], … as high as this; descending.
+      num_different: number of different pairs, n.
+      accepted: int [K], ascending: how many of them reach the score.
+      scores: float [K], descending.
     """
 
     num_different: int
@@ -38,8 +38,8 @@ class ImpostorTail:
             )
 
     def rate(self, score: float) -> float:
-        """The share of different pairs that score at least as high, rounded up to a kept rank; 0
-        where none does, which says only that it is below 1/num_different.
+        """The share of different pairs that score at least as high, rounded up to a kept rank; 0 if
+        none does, which only means below 1/num_different.
         """
         reached = [
             count for count, kept in zip(self.accepted, self.scores, strict=True) if kept >= score
@@ -54,8 +54,8 @@ class ImpostorTail:
         """The lowest kept score that at most `far` of the different pairs reach.
 
         Raises:
-          InputError: `far` is no rate, or so low that no pair may be accepted: it says how many
-            pairs would be needed.
+          InputError: `far` is no rate, or so low that no pair may be accepted; the message says how
+            many pairs are needed.
         """
         if not 0 < far < 1:
             raise InputError(f"far: {far}; give a false accept rate between 0 and 1")
@@ -70,8 +70,8 @@ class ImpostorTail:
         return self.scores[len(within) - 1]
 
     def words(self, score: float, entries: int = 1) -> str:
-        """How rare a stranger is who scores as high with one of so many entries, if these are
-        independent: "one in 1,000", or "fewer than one in 1,000" where the sample ends.
+        """How rarely a stranger scores this high with any of so many independent entries: "one in
+        1,000", or "fewer than one in 1,000" where the sample ends.
         """
         rate = self.rate(score)
         among = at_least_once(rate or 1 / self.num_different, entries)
@@ -81,7 +81,7 @@ class ImpostorTail:
 
 
 def at_least_once(rate: float, comparisons: int) -> float:
-    """1 − (1 − rate)^comparisons: the chance that at least one of them, independent, is false."""
+    """1 − (1 − rate)^comparisons: the chance of a false accept in independent comparisons."""
     return 1.0 if rate >= 1 else -math.expm1(comparisons * math.log1p(-rate))
 
 
@@ -95,16 +95,16 @@ def rate_of_each(rate: float, comparisons: int) -> float:
 
 
 def _rounded(number: float) -> int:
-    """To two digits, downwards, so that no rarity is claimed that was not seen."""
+    """Rounds down to two digits, so as not to overstate how rare a score is."""
     unit = 10 ** max(0, math.floor(math.log10(number) + 1e-12) - 1)
     return math.floor(number / unit + 1e-9) * unit
 
 
 def impostor_tail(scores: np.ndarray, same: np.ndarray) -> ImpostorTail:
-    """The tail of a list of pairs, of its highest score and twenty ranks a decade below it.
+    """The tail of a list of pairs: its highest score and twenty ranks per decade below it.
 
     Args:
-      scores: [P], higher means more alike.
+      scores: [P], higher means more similar.
       same: [P] bool.
 
     Raises:

@@ -1,19 +1,19 @@
 """The pair protocol of the published scripts, quirks and all, to the last digit.
 
 For comparing with old tables: insightface's `verification.evaluate` with SciPy 1.6.0 to 1.9.2.
-Before, VAL depended on an unstable sort; from 1.9.3 on SciPy refuses the repeated rates that the
-scripts give it, and they raise. The quirks, none of which the default has:
+Before, VAL depended on an unstable sort; from 1.9.3 on the scripts raise, because SciPy refuses
+their repeated rates. The quirks, which the default does not have:
 
 * thresholds are a grid, 0, 0.01 … 3.99 of squared distance (0.001 for VAL), so accuracy depends on
   where the grid falls between the scores, and one grid step can hold many pairs;
 * a pair is "same" if distance < threshold, strictly, so identical images (distance 0) are rejected
   at threshold 0;
 * the best threshold is the first maximum, the strictest of the grid;
-* VAL's threshold is interpolated linearly on the grid, between two thresholds whose FAR straddles
-  the target, so the training folds' FAR at it can exceed the target; if FAR never reaches the
-  target on the grid, the threshold is 0 and VAL too.
+* VAL's threshold is interpolated linearly between the two grid thresholds whose FAR straddles the
+  target, so the training folds' FAR can exceed the target; if FAR never reaches the target on the
+  grid, the threshold is 0 and VAL too.
 
-The grid is not looped over: one `searchsorted` gives the first threshold that accepts each pair.
+No loop over the grid: one `searchsorted` gives the first threshold that accepts each pair.
 """
 
 import numpy as np
@@ -61,8 +61,8 @@ def published_val_at_far(
 ) -> FoldRates:
     """VAL@FAR on the grid 0, .001 … 3.999 of squared distance, interpolated.
 
-    Where several thresholds share the FAR left of the target, the largest of them is the left end
-    of the interpolation, as in SciPy's degree-1 spline over points in a stable order.
+    If several thresholds share the FAR left of the target, the interpolation starts at the largest,
+    as in SciPy's degree-1 spline over points in a stable order.
 
     Returns: the result; its thresholds are squared distances.
     """
@@ -87,7 +87,7 @@ def published_val_at_far(
 def _count_accepts(
     distances: np.ndarray, same: np.ndarray, num_folds: int, grid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """True and false accepts [F, T] by threshold, and numbers of same and different pairs [F]."""
+    """True and false accepts [F, T] per threshold, and numbers of same and different pairs [F]."""
     distances = check_scores(distances, "distances")
     same = check_same(same, len(distances))
     folds = fold_numbers(len(same), num_folds)

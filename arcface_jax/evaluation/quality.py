@@ -1,4 +1,4 @@
-"""Does a quality score tell bad images? Error against the share of images rejected."""
+"""Does a quality score find bad images? Error against the share of images rejected."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ class RejectCurve:
     """Error rates once the worst images are gone.
 
     Attributes:
-      fractions: [F], shares of images that were to be rejected.
-      rejected: [F], shares that were; smaller where images of equal quality stand at the cut, which
-        all stay.
+      fractions: [F], wanted shares of rejected images.
+      rejected: [F], actual shares; smaller if images at the cut have equal quality, as all of these
+        stay.
       frr: [F], false reject rate of the pairs left; nan where no same pair is left.
       far: [F], false accept rate of the pairs left; nan where no different pair is left.
       threshold: the score at or above which a pair is accepted, the same for all.
@@ -34,7 +34,7 @@ class RejectCurve:
 
     @property
     def area(self) -> float:
-        """Mean FRR over the fractions (trapezoid rule): the lower, the better the quality score."""
+        """Mean FRR over the fractions (trapezoid rule); lower means a better quality score."""
         return float(
             np.trapezoid(self.frr, self.fractions) / (self.fractions[-1] - self.fractions[0])
         )
@@ -57,11 +57,11 @@ def error_versus_reject(
     the quality.
 
     Args:
-      scores: [P], higher means more alike.
+      scores: [P], higher means more similar.
       same: [P] bool.
       first: int [P], image indices.
       second: int [P].
-      quality: [N], one an image; higher is better.
+      quality: [N], one per image; higher is better.
       far: false accept rate that sets the threshold.
       fractions: shares of images to reject, ascending, in [0, 1).
 

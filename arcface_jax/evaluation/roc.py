@@ -1,4 +1,4 @@
-"""The receiver operating characteristic: the one ROC that every protocol here uses.
+"""The receiver operating characteristic (ROC) that every protocol here uses.
 
 A pair is *accepted* (called the same person) if its score is at least the threshold, so equal
 scores are accepted together and the curve has one point per distinct score. No point is dropped.
@@ -25,8 +25,8 @@ class Roc:
       true_accepts: [K], same pairs with score ≥ threshold.
       num_different: number (or total weight) of different pairs.
       num_same: number (or total weight) of same pairs.
-      complete: False if only the highest scores were kept (a streamed tail), so that the curve ends
-        at `far[-1]` < 1.
+      complete: False if only the highest scores were kept (a streamed tail); then the curve ends at
+        `far[-1]` < 1.
     """
 
     thresholds: np.ndarray
@@ -59,9 +59,9 @@ def roc_curve(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None =
         TAR(t) = #{same, score ≥ t} / #same
 
     Args:
-      scores: [P], higher means more alike; finite.
+      scores: [P], higher means more similar; finite.
       same: [P], bool: whether the pair is one person.
-      weights: [P], ≥ 0: how often each pair counts (bootstrap replicates); one each if None.
+      weights: [P], ≥ 0: how often each pair counts (bootstrap replicates); once each if None.
 
     Returns: the curve, with one point per distinct score and +∞ in front.
 
@@ -89,18 +89,18 @@ def roc_from_kinds(
     num_same: int | None = None,
     num_different: int | None = None,
 ) -> Roc:
-    """The ROC of scores that come as two arrays, of which only the highest may have been kept.
+    """The ROC of two arrays of scores, one per kind; each may hold only the highest scores.
 
     Args:
       same_scores: [S], scores of same pairs.
       different_scores: [I], scores of different pairs.
       num_same: how many same pairs there are; more than S if some can never be accepted, such as a
         known person whom a search did not find. S if None.
-      num_different: how many different pairs there are; more than I if only the highest were kept,
-        every other one being at most the lowest of them. I if None.
+      num_different: how many different pairs there are; more than I if only the highest were kept:
+        no other score may exceed the lowest of them. I if None.
 
-    Returns: the curve; with a kept tail only, `complete` is False and the curve ends above the
-      lowest kept score, down to which it is exact.
+    Returns: the curve; with a kept tail only, `complete` is False, and the curve is exact and ends
+      above the lowest kept score.
     """
     num_same = len(same_scores) if num_same is None else num_same
     num_different = len(different_scores) if num_different is None else num_different
@@ -151,11 +151,11 @@ Rule = Literal["nearest", "at_most"]
 
 
 def operating_point(roc: Roc, far: float, rule: Rule = "nearest") -> int:
-    """The index of the ROC point that stands for a wanted false accept rate.
+    """The index of the ROC point for a wanted false accept rate.
 
-    "nearest" is the field's rule for IJB-B and IJB-C: the point whose FAR is nearest to the wanted
-    one; among equally near points the one with the larger TAR. "at_most" is the conservative rule
-    for deployment: the point with the largest TAR whose FAR does not exceed the wanted one.
+    "nearest" is the usual rule for IJB-B and IJB-C: the point with the nearest FAR; among equally
+    near points the one with the larger TAR. "at_most" is the conservative rule for deployment: the
+    point with the largest TAR whose FAR does not exceed the wanted one.
 
     Raises:
       InputError: `far` is not in [0, 1] or lies beyond the end of a streamed tail.
@@ -178,8 +178,8 @@ def operating_point(roc: Roc, far: float, rule: Rule = "nearest") -> int:
 def tar_at_far(roc: Roc, far: float, rule: Rule = "nearest") -> float:
     """True accept rate at a wanted false accept rate; see `operating_point` for the rules.
 
-    With fewer than 1/far different pairs the nearest point may be FAR = 0:
-    `thresholds.deployment_threshold` says when that is so.
+    With fewer than 1/far different pairs the nearest point may be FAR = 0;
+    `thresholds.deployment_threshold` warns about this.
     """
     return float(roc.tar[operating_point(roc, far, rule)])
 
@@ -187,7 +187,7 @@ def tar_at_far(roc: Roc, far: float, rule: Rule = "nearest") -> float:
 def equal_error_rate(roc: Roc) -> float:
     """The rate at which FAR = FRR, on the ROC joined by straight lines.
 
-    Between the last point with FAR < FRR and the first with FAR ≥ FRR the crossing is found in
+    The crossing between the last point with FAR < FRR and the first with FAR ≥ FRR is computed in
     closed form, so no root finder has to converge.
     """
     far, frr = roc.far, roc.frr
@@ -239,7 +239,7 @@ def roc_numbers(roc: Roc, fars: Sequence[float]) -> RocNumbers:
     """TAR at each wanted false accept rate, EER and AUC of a complete ROC.
 
     Raises:
-      InputError: one of `fars` is no rate, or only a tail of the ROC was kept.
+      InputError: one of `fars` is no rate, or the ROC holds only a tail.
     """
     return RocNumbers(
         {far: tar_at_far(roc, far) for far in fars}, equal_error_rate(roc), area_under_curve(roc)

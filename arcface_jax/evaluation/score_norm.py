@@ -1,7 +1,7 @@
-"""Scores beside those that an image has with strangers: T-norm and S-norm.
+"""Scores relative to an image's scores with strangers: T-norm and S-norm.
 
-Some images are alike to everybody. Each image's cosines with a cohort of strangers tell where its
-own scores begin, and one threshold then suits more pairs.
+Some images look similar to everybody. Each image's cosines with a cohort of strangers give its own
+baseline, so one threshold then suits more pairs.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ class ScoreNorm:
     """How to normalise.
 
     Attributes:
-      cohort: [C, D], embeddings of people who are not evaluated, by the same rule.
-      kind: "t", by the second image of a pair alone; "s", by both.
-      top: how many of the cohort count, those most alike to the image (adaptive S-norm); all if
+      cohort: [C, D], embeddings of people outside the evaluation, made by the same rule.
+      kind: "t" uses only the second image of a pair; "s" uses both.
+      top: how many of the cohort count, the most similar to the image (adaptive S-norm); all if
         None.
     """
 
@@ -51,13 +51,13 @@ class ScoreNorm:
 def normalise_scores(
     scores: np.ndarray, unit: np.ndarray, first: np.ndarray, second: np.ndarray, norm: ScoreNorm
 ) -> np.ndarray:
-    """Scores of pairs in deviations above those of their images with a cohort.
+    """Pair scores, in deviations above the mean of their images' cosines with a cohort.
 
         T-norm:  (s − μ_b)/σ_b
         S-norm:  ½·((s − μ_a)/σ_a + (s − μ_b)/σ_b)
 
-    where μ and σ are mean and deviation (ddof 0) of the cosines of an image, a the first and b the
-    second of a pair, with the cohort.
+    where μ and σ are mean and deviation (ddof 0) of an image's cosines with the cohort; a is the
+    first image of a pair, b the second.
 
     Args:
       scores: [P], the cosines.
@@ -69,8 +69,8 @@ def normalise_scores(
     Returns: float64 [P].
 
     Raises:
-      InputError: the cohort has embeddings of another length, has one of the images itself, or is
-        all alike to an image.
+      InputError: the cohort has embeddings of another length, holds one of the images, or has equal
+        cosines with an image.
 
     References: Auckenthaler et al., Score normalization for text-independent speaker verification
       systems (Digital Signal Processing, 2000); Matějka et al., Analysis of score normalization in

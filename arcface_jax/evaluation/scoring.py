@@ -1,4 +1,4 @@
-"""Cosines of many pairs: jitted, in chunks of bounded memory, over as many devices as one likes."""
+"""Cosines of many pairs: jitted, in chunks of bounded memory, on any number of devices."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -36,9 +36,9 @@ def score_pairs(
 ) -> np.ndarray:
     """Cosine of each listed pair: first_embeddings[first[p]] · second_embeddings[second[p]].
 
-    The pairs go through one compiled program in blocks; each device has all the embeddings and a
-    part of the block, of which it gathers `chunk` pairs at a time. So memory beyond the arguments
-    and the result stays small, and the numbers do not depend on the number of devices.
+    One compiled program takes the pairs in blocks. Each device has all the embeddings and a part of
+    the block, and gathers `chunk` pairs at a time. So it needs little memory beyond the arguments
+    and the result, and the numbers do not depend on the number of devices.
 
     Args:
       first_embeddings: [T, D], unit rows.
@@ -136,7 +136,7 @@ class HighestScores:
             self._prune()
 
     def values(self) -> np.ndarray:
-        """The kept scores, in no order; all of them if no more than `capacity` went by."""
+        """The kept scores, unordered; all of them if there were at most `capacity`."""
         self._prune()
         return self._kept[0]
 
@@ -186,7 +186,7 @@ def score_tiles(
 
 
 def padded(rows: np.ndarray, length: int) -> np.ndarray:
-    """float32 rows, zeros below up to `length`, so that one compiled program serves."""
+    """float32 rows, padded with zeros to `length`, so that one compiled program is enough."""
     return np.pad(rows.astype(np.float32), ((0, length - len(rows)), (0, 0)))
 
 

@@ -1,7 +1,7 @@
-"""One-to-many search: every probe against every gallery entry, with no score matrix held.
+"""One-to-many search: every probe against every gallery entry, without a score matrix.
 
-The gallery goes by in chunks of rows (divided over the devices, if there are several), and each
-probe keeps a few numbers. So the gallery may be a memory map of any length.
+The gallery streams through in chunks of rows (divided over the devices, if there are several), and
+each probe keeps a few numbers. So the gallery may be a memory map of any length.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _PADDING = -1  # the identity of rows that fill up the last chunk
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What a search found for P probes, whose *mates* are the gallery entries of their identity.
+    """Search results for P probes; a *mate* is a gallery entry of the probe's identity.
 
     Attributes:
       mate: float32 [P], the highest score of a mate; −∞ if the gallery has none.
@@ -50,15 +50,15 @@ def search_gallery(
     gallery_chunk: int = 4096,
     probe_chunk: int = 256,
 ) -> Search:
-    """Searches a gallery for each probe; what `identification` turns into rates.
+    """Searches a gallery for each probe; `identification` turns the result into rates.
 
     The score is the cosine. A first pass finds each probe's best mate, looking only at the chunks
     that hold one; a second compares all entries with it. Both multiply tiles of the same shape, so
-    equal embeddings get equal scores and ties are seen as ties.
+    equal embeddings get equal scores and ties stay ties.
 
     Args:
       gallery: [G, D], unit rows; read in slices, so it may be a memory map.
-      gallery_labels: int [G], identities; several entries may share one. Distractors have labels
+      gallery_labels: int [G], identities; several entries may share one. Distractors need labels
         that no probe has.
       probes: [P, D], unit rows.
       probe_labels: int [P].
@@ -179,7 +179,7 @@ class _Chunk:
 
 
 class _GalleryStream:
-    """Gallery chunks of equal shape on the devices: the last is filled with `_PADDING`."""
+    """Gallery chunks of equal shape on the devices; the last is padded with `_PADDING`."""
 
     def __init__(
         self, gallery: np.ndarray, identities: np.ndarray, mesh: Mesh, length: int
@@ -214,7 +214,7 @@ def _pad_probes(
 def _common_identities(
     gallery: np.ndarray, gallery_labels: np.ndarray, probes: np.ndarray, probe_labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both label vectors as int32 numbers of one numbering."""
+    """Both label vectors as int32, numbered alike."""
     check_length(gallery_labels, len(gallery), "gallery_labels", "rows")
     check_length(probe_labels, len(probes), "probe_labels", "rows")
     if gallery.ndim != 2 or len(gallery) == 0 or gallery.shape[1] != probes.shape[1]:
@@ -280,7 +280,7 @@ def _search_programs(mesh: Mesh) -> tuple[jax.stages.Wrapped, jax.stages.Wrapped
 
 @functools.cache
 def _candidate_program(mesh: Mesh, k: int) -> Callable:
-    """(probes, gallery, ids) → the k best of each device's part, in the order of the parts."""
+    """(probes, gallery, ids) → the k best of each device's part, part by part."""
 
     def top(
         probes: jax.Array, _: jax.Array, gallery: jax.Array, gallery_ids: jax.Array

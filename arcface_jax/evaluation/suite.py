@@ -1,12 +1,15 @@
 """Every protocol on one set of embeddings: pairs, search, angles, quality, groups, thresholds."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 
 from arcface_jax.data.pairs import Pairs, all_pairs, draw_pairs
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.angle_statistics import class_angles
 from arcface_jax.evaluation.array_checks import (
     UNIT_NORM_TOLERANCE,
@@ -20,14 +23,18 @@ from arcface_jax.evaluation.bootstrap import (
     Resampling,
     angle_intervals,
     identification_intervals,
+    retrieval_intervals,
     roc_intervals,
     verification_intervals,
 )
 from arcface_jax.evaluation.calibration import Reliability, held_out_reliability
 from arcface_jax.evaluation.embeddings import unit_embeddings
+from arcface_jax.evaluation.few_shot import few_shot
 from arcface_jax.evaluation.folds import fold_numbers
 from arcface_jax.evaluation.groups import GroupRates, group_rates, pair_groups
 from arcface_jax.evaluation.quality import RejectCurve, error_versus_reject
+from arcface_jax.evaluation.reranking import reranked
+from arcface_jax.evaluation.retrieval import retrieve, retrieve_scores
 from arcface_jax.evaluation.roc import Roc, operating_point, roc_curve
 from arcface_jax.evaluation.score_norm import ScoreNorm, normalise_scores
 from arcface_jax.evaluation.scoring import score_pairs
@@ -36,7 +43,13 @@ from arcface_jax.evaluation.thresholds import DeploymentThreshold, deployment_th
 from arcface_jax.evaluation.verification import verify_pairs
 
 MOST_PAIRS = 20_000_000
-"""Of a set without a list, all pairs are scored up to this many; beyond, a list is drawn."""
+"""A set without a list scores all pairs up to this many; beyond, it draws a list."""
+
+
+RetrievalKind = Literal["none", "cosine", "reranked"]
+
+FEW_SHOT = ((5, 1), (5, 5), (20, 1), (20, 5))
+"""Ways and shots of few-shot episodes; a set with too few classes leaves some out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +58,18 @@ class EmbeddedSet:
 
     Attributes:
       name: what tables call it.
-      embeddings: [N, D], as the network gave them or unit rows.
+      embeddings: [N, D], raw network outputs or unit rows.
       labels: int [N], the identity of each image.
       pairs: a published list; None to use all pairs.
-      identities_known: whether labels tell all identities, or only which pairs are the same (a
+      identities_known: whether labels give all identities, not only which pairs are the same (a
         `.bin` set). If not, there is no search, and intervals resample folds.
-      images: uint8 [N, height, width, 3], for pictures of the hardest pairs; None without.
-      places: [N], the file of each image, for those pictures; None without.
-      groups: [N], an attribute of each image, for rates by group; None without.
-      score_norm: how the pairs' cosines are normalised; None to take them as they are. The search
-        takes cosines.
-      quality: [N], of each image, higher is better; None to take the embeddings' norms, if they are
-        not all 1.
+      images: uint8 [N, height, width, 3], for pictures of the hardest pairs, or None.
+      places: [N], the file of each image, for those pictures, or None.
+      groups: [N], an attribute of each image, for rates by group, or None.
+      score_norm: how to normalise the pairs' cosines; None for raw cosines. The search always uses
+        cosines.
+      quality: [N], of each image, higher is better; None for the embeddings' norms, if they are not
+        all 1.
     """
 
     name: str
@@ -79,12 +92,14 @@ class EvaluationOptions:
       fars: false accept rates at which TAR is reported.
       deployment_fars: false accept rates for which thresholds are proposed.
       fpirs: false positive identification rates at which TPIR is reported.
-      ranks: ranks at which identification is reported; those beyond the gallery, where everyone is
-        found, are not.
-      enrolled: share of the identities that the gallery of the 1:N search knows.
-      resampling: of the intervals; its seed also draws pairs and who is enrolled.
-      published_scripts: whether accuracy and VAL are reported a second time, as the published
-        scripts compute them; see `evaluation.published`. Without intervals: they describe the list.
+      ranks: ranks at which identification is reported; ranks beyond the gallery size are left out.
+      enrolled: share of the identities enrolled in the gallery of the 1:N search.
+      resampling: of the intervals; its seed also draws the pairs and the enrolled people.
+      published_scripts: whether to report accuracy and VAL a second time, as the published scripts
+        compute them (`evaluation.published`). Without intervals: they describe the list.
+      retrieval: reports recall@k, R-precision, MAP@R and mAP of each image searched among all
+        others, by "cosine" or "reranked".
+      few_shot: whether to report accuracies of `FEW_SHOT` episodes.
     """
 
     fars: tuple[float, ...] = (1e-3, 1e-2)
@@ -94,26 +109,28 @@ class EvaluationOptions:
     enrolled: float = 0.5
     resampling: Resampling = RESAMPLING
     published_scripts: bool = False
+    retrieval: RetrievalKind = "none"
+    few_shot: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class SetResult:
-    """What was found.
+    """The results of `evaluate_set`.
 
     Attributes:
       figures: every figure with its interval.
       pairs: the pairs that were scored.
-      similarities: [P], their cosines, normalised if the set says so.
+      similarities: [P], their cosines, after `score_norm` if the set has one.
       roc: of those pairs.
       first_cluster: [P], whom resampling treats as the first image's identity.
       second_cluster: [P], the second's.
       thresholds: one for each deployment FAR.
       search: the 1:N search; None if identities are unknown or too few.
-      gallery_size: entries of its gallery, one a person; 0 without a search.
+      gallery_size: entries of its gallery, one per person; 0 without a search.
       reject: error against rejected images; None without a quality.
       groups: rates by group; None without groups.
-      reliability: of the probabilities that a calibration gives to people it was not fitted to, or
-        in a line why there are none.
+      reliability: of a calibration's probabilities on people not used for the fit, or one line
+        saying why there is none.
     """
 
     figures: Mapping[str, Interval]
@@ -134,8 +151,8 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
     """Runs every protocol that the set allows.
 
     Raises:
-      InputError: mismatched lengths, NaN or zero embeddings, pairs out of range, no folds for the
-        published scripts; the message names the place.
+      InputError: mismatched lengths, NaN or zero embeddings, pairs out of range, or no folds for
+        the published scripts; the message names the place.
     """
     raw = check_embeddings(data.embeddings, f"{data.name}: embeddings", unit=False)
     labels = check_length(data.labels, len(raw), f"{data.name}: labels", "embeddings")
@@ -173,6 +190,13 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
             )
         angles = angle_intervals(class_angles(unit, labels), resampling=resampling)
         figures |= {f"angle {name}": interval for name, interval in angles.items()}
+        figures |= _retrieval(data.name, unit, labels, options)
+        figures |= _few_shot(data.name, unit, labels, options)
+    elif options.retrieval != "none" or options.few_shot:
+        raise InputError(
+            f"{data.name}: its labels do not tell who is who, which retrieval and few-shot "
+            "episodes need; leave them out"
+        )
     reliability: Reliability | str
     try:
         reliability = held_out_reliability(*clustered, resampling=resampling)
@@ -211,6 +235,41 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
     )
 
 
+def _retrieval(
+    name: str, unit: np.ndarray, labels: np.ndarray, options: EvaluationOptions
+) -> dict[str, Interval]:
+    """Leave-one-out, as means over images, and under "macro" as means over classes."""
+    if options.retrieval == "none":
+        return {}
+    with concerning(name):
+        if options.retrieval == "cosine":
+            found = retrieve(unit, labels)
+        else:
+            found = retrieve_scores(-reranked(unit), labels)
+        over = functools.partial(retrieval_intervals, found, resampling=options.resampling)
+        return over() | {f"macro {figure}": one for figure, one in over(macro=True).items()}
+
+
+def _few_shot(
+    name: str, unit: np.ndarray, labels: np.ndarray, options: EvaluationOptions
+) -> dict[str, Interval]:
+    """Accuracy by ways and shots, with the normal interval of the mean over episodes."""
+    if not options.few_shot:
+        return {}
+    seed, counts = options.resampling.seed, np.unique(labels, return_counts=True)[1]
+    wide = NormalDist().inv_cdf((1 + options.resampling.confidence) / 2)
+    figures = {}
+    for ways, shots in FEW_SHOT:
+        if np.sum(counts > shots) >= ways:
+            found = few_shot(unit, labels, ways=ways, shots=shots, seed=seed)
+            mean, half = found.mean(), wide * found.std(ddof=1) / np.sqrt(len(found))
+            title = f"{ways}-way {shots}-shot"
+            figures[title] = Interval(*map(float, (mean, mean - half, mean + half)))
+    if not figures:
+        raise InputError(f"{name}: few-shot episodes need five classes of two images or more")
+    return figures
+
+
 def _as_published(unit: np.ndarray, pairs: Pairs) -> dict[str, Interval]:
     """Accuracy, VAL and their deviations by the published scripts."""
     first, second = unit[pairs.first], unit[pairs.second]
@@ -221,7 +280,7 @@ def _as_published(unit: np.ndarray, pairs: Pairs) -> dict[str, Interval]:
 
 
 def choose_pairs(data: EmbeddedSet, labels: np.ndarray, seed: int) -> Pairs:
-    """The set's own list; all pairs where it has none, or, of too many, a balanced list.
+    """The set's own list; without one, all pairs, or a balanced list if they are too many.
 
     Raises:
       InputError: a pair names an image that is not there.
@@ -238,7 +297,7 @@ def choose_pairs(data: EmbeddedSet, labels: np.ndarray, seed: int) -> Pairs:
 def resampled_clusters(
     data: EmbeddedSet, pairs: Pairs, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whom resampling draws for each pair's images: identities; folds where nobody says who is who.
+    """The units that resampling draws for each pair's images: identities, or folds if unknown.
 
     Raises:
       InputError: there are no folds either.
@@ -259,8 +318,8 @@ def _search(
 ) -> tuple[Search | None, np.ndarray, np.ndarray]:
     """A gallery of the first image of some identities; all other images are probes.
 
-    Returns: (the search, the images of the gallery, those that were probes); no search if there are
-      too few identities or images.
+    Returns: (the search, the gallery images, the probe images); no search if there are too few
+      identities or images.
     """
     identities, first_image, numbers = np.unique(labels, return_index=True, return_inverse=True)
     num_enrolled = round(options.enrolled * len(identities))

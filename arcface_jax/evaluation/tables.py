@@ -1,4 +1,4 @@
-"""One table of figures in the formats that people paste: text, Markdown, LaTeX, CSV, JSON."""
+"""A table of figures in formats to paste: text, Markdown, LaTeX, CSV, JSON."""
 
 import csv
 import dataclasses
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from arcface_jax.evaluation.bootstrap import Interval
 
 TableRow = Mapping[str, Interval | str]
-"""Figures of one row, by name; or words. Without an interval the ends equal the estimate."""
+"""Figures of one row by name, or text. Without an interval the ends equal the estimate."""
 
 _NAMES = {
     "rule": "scores by",
@@ -33,6 +33,9 @@ _NAMES = {
     "num_enrolled": "probes of enrolled people",
     "num_unknown": "probes of unknown people",
     "num_failed_to_enrol": "templates that failed to enrol",
+    "r_precision": "R-precision (%)",
+    "map@r": "MAP@R (%)",
+    "map": "mAP (%)",
     "angle intra": "Intra",
     "angle inter": "Inter",
     "angle w_ec": "W-EC",
@@ -43,8 +46,8 @@ _LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{"
 
 
 def format_figure(name: str, figure: Interval | str) -> str:
-    """A figure as papers print it (rates in percent, counts whole), then its interval; words as
-    they are.
+    """A figure as papers print it (rates in percent, whole counts), then its interval; text stays
+    as is.
     """
     if isinstance(figure, str):
         return figure
@@ -68,6 +71,8 @@ def heading(name: str) -> str:
     """A column's heading: the figure's name as papers write it, with its unit."""
     if name in _NAMES:
         return _NAMES[name]
+    if name.startswith("macro "):
+        return f"macro {heading(name.removeprefix('macro '))}"
     for prefix, written in (("tar@far=", "TAR@FAR="), ("tpir@fpir=", "TPIR@FPIR=")):
         if name.startswith(prefix):
             return f"{written}{name.removeprefix(prefix)} (%)"
@@ -75,7 +80,7 @@ def heading(name: str) -> str:
 
 
 def cells(rows: Mapping[str, TableRow]) -> list[list[str]]:
-    """Cells as text, headings first: a row a key, a column a figure; "–" where absent."""
+    """Cells as text, headings first: one row per key, one column per figure; "–" if absent."""
     names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
     body = [
         [row, *(format_figure(name, figures[name]) if name in figures else "–" for name in names)]
@@ -85,7 +90,7 @@ def cells(rows: Mapping[str, TableRow]) -> list[list[str]]:
 
 
 def to_text(rows: Mapping[str, TableRow]) -> str:
-    """For a terminal: one block a row, one line a figure, so that it never grows too wide."""
+    """For a terminal: one block per row, one line per figure, so that it never grows too wide."""
     width = max((len(heading(name)) for figures in rows.values() for name in figures), default=0)
     blocks = []
     for row, figures in rows.items():
@@ -106,7 +111,7 @@ def to_markdown(rows: Mapping[str, TableRow]) -> str:
 def markdown_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True
 ) -> str:
-    """Any table as Markdown; all columns but the first flush right where they hold `numbers`."""
+    """Any table as Markdown; with `numbers`, all columns but the first are right-aligned."""
     rule = ["---", *("---:" if numbers else "---" for _ in header[1:])]
     escaped = ([cell.replace("|", r"\|") for cell in row] for row in rows)
     titles = [title.replace("|", r"\|") for title in header]
@@ -136,7 +141,7 @@ def _latex_row(row: Sequence[str]) -> str:
 
 
 def to_csv(rows: Mapping[str, TableRow]) -> str:
-    """One line a figure: row, figure, estimate, low, high, with all digits."""
+    """One line per figure: row, figure, estimate, low, high, with all digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "figure", "estimate", "low", "high"])

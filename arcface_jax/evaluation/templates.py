@@ -1,7 +1,6 @@
-"""Templates, several images and videos of one person as one embedding, as IJB compares them.
+"""Templates, as in IJB: one embedding for several images and videos of one person.
 
-Videos of YTF are the case of one medium per template: pass the video's number as template and as
-medium.
+A YTF video is a template with one medium: pass the video's number as both template and medium.
 """
 
 import dataclasses
@@ -19,7 +18,7 @@ from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import Search, search_gallery
 
 NO_MATCH = -2.0
-"""The score of a template that failed to enrol with any other: below every cosine."""
+"""The score of a template that failed to enrol: below every cosine."""
 
 IJB_FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """The false accept rates at which IJB tables quote TAR."""
@@ -74,23 +73,23 @@ def pool_templates(
         template = Σ media / ‖Σ media‖
 
     So a video of a hundred frames weighs as much as one still image. An image without a usable face
-    has a row of zeros and counts nowhere; a template of such images alone failed to enrol.
+    has a row of zeros and counts nowhere; a template with only such images fails to enrol.
 
     Args:
-      features: [N, D], as the network gave them; zeros for an image without a usable face.
+      features: [N, D], raw network outputs; zeros for an image without a usable face.
       template_ids: int [N], the template of each image.
       media_ids: int [N], its medium (frames of one video share one); counted within a template.
-      mirrored: [N, D], features of the mirrored images, to be added first; not if None.
-      detector_scores: [N], ≥ 0: how sure the detector was of the face; features are multiplied by
-        it. Not if None.
-      norm_weighting: let features keep their norms, so that sure ones weigh more; otherwise each is
+      mirrored: [N, D], features of the mirrored images, added first; None to leave them out.
+      detector_scores: [N], ≥ 0: the detector's confidence, which multiplies the features; None for
+        no weights.
+      norm_weighting: keep the features' norms, so that confident ones weigh more; otherwise each is
         normalised first.
 
     Returns: the templates, by ascending number.
 
     Raises:
-      InputError: mismatched lengths, NaN, an image with zeros in features or mirrored alone, no
-        usable image at all, or a template whose usable images sum to zero.
+      InputError: mismatched lengths, NaN, an image with zeros in only one of features and mirrored,
+        no usable image at all, or a template whose usable images sum to zero.
 
     References: Whitelam et al., IARPA Janus Benchmark-B (CVPRW 2017); Maze et al., IJB-C (ICB
       2018).
@@ -170,7 +169,7 @@ def _check_images(
 
 
 def _runs(starts: np.ndarray, most: int) -> list[tuple[int, int]]:
-    """Ranges of consecutive templates with at most `most` images together, or one alone."""
+    """Ranges of consecutive templates with at most `most` images in total, or a single one."""
     runs, first, num_templates = [], 0, len(starts) - 1
     while first < num_templates:
         last = max(first + 1, int(np.searchsorted(starts, starts[first] + most, side="right")) - 1)
@@ -204,7 +203,7 @@ def score_templates(
     *,
     devices: Sequence[jax.Device] | None = None,
 ) -> np.ndarray:
-    """float32 [P]: the cosine of each pair of rows of `templates`; `NO_MATCH` where one failed to
+    """float32 [P]: the cosine of each pair of rows of `templates`; `NO_MATCH` if one failed to
     enrol.
     """
     # Any direction will do for those that failed: their scores are replaced.
@@ -234,7 +233,7 @@ def verify_templates(
     fars: Sequence[float] = IJB_FARS,
     devices: Sequence[jax.Device] | None = None,
 ) -> tuple[TemplateVerificationResult, Roc]:
-    """IJB 1:1: the cosine of each listed pair of templates, scored by `verify_scores`; a template
+    """IJB 1:1: the cosine of each listed pair of templates, scored by `verify_scores`. A template
     that failed to enrol matches none.
 
     Args:
@@ -263,18 +262,18 @@ def search_templates(
     *,
     devices: Sequence[jax.Device] | None = None,
 ) -> Search:
-    """IJB 1:N: each probe template against a gallery; subjects that it lacks are unknown.
+    """IJB 1:N: each probe template against a gallery; subjects outside it are unknown.
 
-    A template that failed to enrol is scored as no match: a probe of that kind finds nobody, and a
-    subject whose gallery templates are all of it is found by nobody, but counts as enrolled.
+    A template that failed to enrol never matches: such a probe finds nobody. A subject with only
+    such gallery templates is never found, but counts as enrolled.
 
     Args:
       templates: from `pool_templates`.
       gallery: G1 or G2, from `ijb.read_template_subjects`.
-      probes: from the same.
+      probes: from the same function.
       devices: the devices to divide the gallery over; the default device if None.
 
-    Returns: what `identification` turns into rates.
+    Returns: the search; `identification` turns it into rates.
 
     Raises:
       InputError: a template that no image belongs to.

@@ -1,4 +1,4 @@
-"""Which threshold to deploy for a wanted false accept rate, and whether the data can know it."""
+"""Which threshold to deploy for a wanted false accept rate, and whether the data support it."""
 
 import dataclasses
 import math
@@ -17,12 +17,12 @@ class DeploymentThreshold:
 
     Attributes:
       wanted_far: what was asked for.
-      threshold: the lowest score of the data whose FAR does not exceed it, with its interval over
-        identities.
+      threshold: the lowest score in the data whose FAR is at most `wanted_far`, with its interval
+        over identities.
       tar: the TAR there, with its interval.
-      far: the FAR that the threshold has on the data.
-      num_different: different pairs that this rests on.
-      warning: why not to trust it, in one line; None if there are pairs enough.
+      far: the threshold's FAR on the data.
+      num_different: number of different pairs used.
+      warning: one line saying why not to trust it; None if there are enough pairs.
     """
 
     wanted_far: float
@@ -44,13 +44,13 @@ def deployment_threshold(
 ) -> DeploymentThreshold:
     """The threshold for a wanted FAR, by the conservative rule, with a bootstrap over identities.
 
-    Two rules say what n different pairs can know about a rate f. With f·n < 3 not even that the
-    rate is below f is known (no false accept in n trials leaves 3/n possible, at 95 %). Below f·n =
-    30 the observed rate may be off by more than 30 % (at 90 %). Both count pairs as independent;
+    Two rules limit what n different pairs can say about a rate f. With f·n < 3 you do not even know
+    that the rate is below f (no false accept in n trials leaves 3/n possible, at 95 %). Below f·n =
+    30 the observed rate may be off by more than 30 % (at 90 %). Both treat pairs as independent;
     the interval does not.
 
     Args:
-      scores: [P], higher means more alike.
+      scores: [P], higher means more similar.
       same: [P] bool.
       first_identity: [P], who each pair's first image shows; see `bootstrap.pair_replicates`.
       second_identity: [P].
@@ -93,7 +93,7 @@ def deployment_threshold(
 
 
 def too_few_pairs(num_different: int, far: float) -> str | None:
-    """A warning if `num_different` pairs cannot tell a FAR of `far`; None if they can."""
+    """A warning if `num_different` pairs cannot measure a FAR of `far`; None if they can."""
     expected = far * num_different
     if expected >= 30:
         return None
@@ -110,7 +110,7 @@ def too_few_pairs(num_different: int, far: float) -> str | None:
 
 
 def _strict_threshold(roc: Roc, far: float) -> tuple[float, int]:
-    """The `at_most` threshold and point; above all scores if the highest is too often false."""
+    """The `at_most` threshold and point; above all scores if even the highest accepts too many."""
     point = operating_point(roc, far, "at_most")
     if point == 0:
         return float(

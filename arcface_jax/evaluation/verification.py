@@ -32,10 +32,10 @@ class VerificationResult:
       accuracy: mean over folds of the accuracy on the held-out fold.
       accuracy_std: its standard deviation over folds (ddof 0).
       threshold: cosine similarity that separates all the pairs best (accept if ≥). It has seen
-        every pair: to deploy, take `thresholds.deployment_threshold` at the FAR you can bear.
-      val: mean over folds of the TAR at the threshold that the other folds put at FAR 1e-3.
+        every pair: to deploy, take `thresholds.deployment_threshold` at the FAR you can accept.
+      val: mean over folds of the TAR at the threshold with FAR 1e-3 on the other folds.
       val_std: its standard deviation over folds (ddof 0).
-      val_far: the FAR that those thresholds gave on the held-out folds.
+      val_far: the FAR of those thresholds on the held-out folds.
       tar: true accept rate on all pairs, at each false accept rate asked for.
       eer: equal error rate.
       auc: area under the ROC.
@@ -75,15 +75,15 @@ FlipRule = Literal["add", "concatenate", "none"]
 def combine_flip(
     embedding: np.ndarray, mirrored: np.ndarray | None, rule: FlipRule = "add"
 ) -> np.ndarray:
-    """One unit embedding from those of an image and of its mirror image.
+    """One unit embedding from the embeddings of an image and its mirror image.
 
         "add":          (x + x′)/‖x + x′‖           (the rule of the field)
         "concatenate":  [x, x′]/‖[x, x′]‖           (twice the size; some projects)
         "none":         x/‖x‖                       (the mirror image left out)
 
     Args:
-      embedding: x, [N, D], as the network gave it, not normalised.
-      mirrored: x′, [N, D], of the mirrored images; None to go without and only normalise x.
+      embedding: x, [N, D], raw network output, not normalised.
+      mirrored: x′, [N, D], of the mirrored images; None to only normalise x.
       rule: which of the three.
 
     Returns: float32 [N, D], or [N, 2D] for "concatenate".
@@ -116,7 +116,7 @@ def pair_similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Returns: [P], float64.
 
     Raises:
-      InputError: shapes differ, or a row is NaN or not of norm 1 (it gives the row).
+      InputError: shapes differ, or a row is NaN or not of norm 1 (the message gives the row).
     """
     first, second = check_embeddings(first, "first"), check_embeddings(second, "second")
     if first.shape != second.shape:
@@ -145,7 +145,7 @@ def verify_pairs(
       folds: number of contiguous folds; each needs same and different pairs.
       fars: false accept rates at which to report TAR.
       published_scripts: compute accuracy and VAL as the published scripts do, to the last digit (a
-        grid of squared distances; see `published`). The other numbers, which those scripts do not
+        grid of squared distances; see `published`). The other numbers, which the scripts do not
         give, stay exact.
 
     Raises:
@@ -169,10 +169,9 @@ def verify_similarities(
     fars: Sequence[float] = (1e-2, 1e-3),
     weights: np.ndarray | None = None,
 ) -> VerificationResult:
-    """`verify_pairs` from similarities [P] that were computed elsewhere; higher means more alike.
+    """`verify_pairs` from given similarities [P]; higher means more similar.
 
-    `weights` [P] say how often each pair counts, as a bootstrap replicate needs it; once each if
-    None.
+    `weights` [P] say how often each pair counts, for bootstrap replicates; once each if None.
     """
     accuracy = ten_fold_accuracy(similarities, same, folds, weights)
     val = val_at_far(similarities, same, VAL_FAR, folds, weights)
@@ -194,15 +193,15 @@ def _over_folds(accuracy: FoldAccuracy, val: FoldRates) -> dict[str, Any]:
 def hardest_pairs(
     similarities: np.ndarray, same: np.ndarray, count: int = 10
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs most wrong: different ones that look alike and same ones that do not.
+    """The worst pairs: different people that look alike, and same people that do not.
 
     Args:
-      similarities: [P], higher means more alike.
+      similarities: [P], higher means more similar.
       same: [P] bool.
       count: how many of each, at most.
 
     Returns: positions in the list: (different pairs by descending similarity, same pairs by
-      ascending similarity). Of equal similarities the first in the list comes first.
+      ascending similarity). Ties keep the order of the list.
     """
     similarities = check_scores(similarities, "similarities")
     same = check_same(same, len(similarities))

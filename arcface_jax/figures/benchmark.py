@@ -1,4 +1,4 @@
-"""Pictures of benchmarks: ratios, time and memory by identities, loss by storage of weights."""
+"""Benchmark pictures: ratios, time and memory by identities, loss by weight storage."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def ratio_bars(
       label: of the axis.
 
     Raises:
-      InputError: if there is no ratio, or one is not above 0.
+      InputError: there is no ratio, or one is not above 0.
     """
     values = np.array(list(ratios.values()))
     if not len(values) or not (values > 0).all():
@@ -63,7 +63,7 @@ def ratio_bars(
 
 
 def _wide_ticks(least: float, most: float) -> list[float]:
-    """1, 2 and 5 times every power of ten, or the powers alone where there are many."""
+    """1, 2 and 5 times every power of ten, or only the powers if there are many."""
     powers = range(int(np.floor(np.log10(least))), int(np.ceil(np.log10(most))) + 1)
     return [
         step * 10.0**power for power in powers for step in ((1, 2, 5) if len(powers) < 4 else (1,))
@@ -71,7 +71,7 @@ def _wide_ticks(least: float, most: float) -> list[float]:
 
 
 def _thinned(ticks: Sequence[float], most: int = 8) -> list[float]:
-    """About so many of the ticks at most, evenly, 1 among them."""
+    """At most about this many evenly chosen ticks, including 1."""
     step = len(ticks) // most + 1
     return list(ticks[list(ticks).index(1) % step :: step])
 
@@ -82,11 +82,11 @@ def head_growth(
     megabytes: Mapping[str, Mapping[int, float]],
     title: str,
 ) -> Figure:
-    """Time and memory of a step by the number of identities, both logarithmic, a line a head.
+    """Time and memory of a step by the number of identities, both logarithmic, one line per head.
 
     Args:
       seconds: by head, then by number of identities.
-      megabytes: the same; the peak during a step, weights and optimiser included.
+      megabytes: likewise; the peak of a step, including weights and optimiser.
       title: says batch, dimension and machine.
 
     Raises:
@@ -110,7 +110,7 @@ def head_growth(
 
 @style()
 def planned_memory(plans: Mapping[str, Mapping[int, float]], device: float) -> Figure:
-    """Memory that a step of each head needs, by the number of identities, beside what a device has.
+    """Memory per step of each head by the number of identities, and what a device has.
 
     Args:
       plans: GiB by head, then by number of identities.
@@ -132,7 +132,7 @@ def planned_memory(plans: Mapping[str, Mapping[int, float]], device: float) -> F
 
 
 def _growth(axes: Axes, by_head: Mapping[str, Mapping[int, float]]) -> None:
-    """A line a head over the number of identities, both axes logarithmic."""
+    """One line per head over the number of identities, both axes logarithmic."""
     for number, (head, by_classes) in enumerate(by_head.items()):
         points: Sequence[tuple[int, float]] = sorted(by_classes.items())
         marker, colour = _MARKERS[number % len(_MARKERS)], PALETTE[number % len(PALETTE)]
@@ -147,7 +147,7 @@ def loss_by_storage(curves: Mapping[str, np.ndarray], width: int = 20) -> Figure
 
     Args:
       curves: by name, [seeds, steps].
-      width: steps that each point is the mean of.
+      width: number of steps averaged per point.
 
     Raises:
       InputError: if a curve is shorter than `width`.

@@ -15,16 +15,16 @@ _SIZE = 112
 
 
 def identity_sheet(source: FaceSource, rows: int = 8, columns: int = 10, seed: int = 0) -> Figure:
-    """A contact sheet of random identities, a row each, with up to `columns` random images of it.
+    """A contact sheet of random identities, one per row, with up to `columns` random images each.
 
-    Wrong labels, crops that are not aligned and unusual images show at a glance. Images that cannot
-    be decoded are grey; identities with fewer images leave white places.
+    Wrong labels, unaligned crops and unusual images show at a glance. Images that cannot be decoded
+    are grey; identities with fewer images leave white cells.
 
     Args:
       source: where the images are.
-      rows: identities; all of them where there are fewer.
+      rows: identities; all if there are fewer.
       columns: images of each.
-      seed: which ones.
+      seed: selects them.
     """
     rng = np.random.default_rng(seed)
     labels = np.asarray(source.labels)
@@ -43,7 +43,7 @@ def identity_sheet(source: FaceSource, rows: int = 8, columns: int = 10, seed: i
 
 
 def augmentation_sheet(images: np.ndarray, seed: int = 0) -> Figure:
-    """One row an augmentation, always applied; the last row is AdaFace's mixture at its own rates.
+    """One row per augmentation, always applied; the last row is AdaFace's mixture at its own rates.
 
     Args:
       images: uint8 [columns, height, width, 3], aligned crops.

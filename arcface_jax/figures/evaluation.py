@@ -23,9 +23,9 @@ _DRAWN_POINTS = 2000  # a line needs no more, and a curve may have millions
 
 @style()
 def roc_figure(rocs: Mapping[str, Roc]) -> Figure:
-    """TAR against FAR on a logarithmic axis, one line a model or set.
+    """TAR against FAR on a logarithmic axis, one line per model or set.
 
-    Each line starts at the lowest FAR its different pairs can show, one of them.
+    Each line starts at the lowest FAR that its data can show: one different pair.
     """
     figure, axes = one_axes()
     for name, roc in _at_least_one(rocs, "rocs").items():
@@ -42,7 +42,8 @@ def roc_figure(rocs: Mapping[str, Roc]) -> Figure:
 
 @style()
 def det_figure(rocs: Mapping[str, Roc], *, identification: bool = False) -> Figure:
-    """Detection error trade-off: miss against false alarm rate, logarithmic, EER on the diagonal.
+    """Detection error trade-off: miss rate against false alarm rate, logarithmic, EER on the
+    diagonal.
 
     Args:
       rocs: name → curve.
@@ -127,9 +128,7 @@ def score_histogram(
 
 @style()
 def reliability_figure(found: Reliability) -> Figure:
-    """The share of same pairs by the probability that was given to them, with intervals; on the
-    diagonal they are equal.
-    """
+    """Share of same pairs by predicted probability, with intervals; both agree on the diagonal."""
     figure, axes = one_axes()
     axes.plot([0, 1], [0, 1], color="grey", ls=":", lw=1, label="reliable")
     share = np.array([[one.low, one.estimate, one.high] for one in found.share])
@@ -176,8 +175,7 @@ def pair_sheet(
       second: uint8 [P, height, width, 3].
       scores: [P], written below each pair.
       title: above the sheet.
-      places: [P], the files of both, written below as well; without their middle where they are
-        long.
+      places: [P], the files of both, also written below; long ones lose their middle.
       columns: pairs in a row.
     """
     check_images("first", first)
@@ -223,7 +221,7 @@ def _at_least_one(curves: Mapping[str, _T], name: str) -> Mapping[str, _T]:
 
 
 def _visible_points(roc: Roc) -> np.ndarray:
-    """Points that draw the same line: the first and last TAR at each of a thousand FARs."""
+    """Fewer points for the same line: the first and last TAR at each of a thousand FARs."""
     (positive,) = np.nonzero(roc.far > 0)
     start = int(positive[0]) if len(positive) else len(roc.far) - 1
     points = np.arange(start, len(roc.far))

@@ -27,14 +27,14 @@ _CMC_RANKS = 20
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A PNG file and what to write below it."""
+    """A PNG file and its caption."""
 
     caption: str
     file: pathlib.Path
 
 
 def draw_set(data: EmbeddedSet, result: SetResult, folder: pathlib.Path) -> list[Picture]:
-    """Draws ROC, DET, scores, search, quality and the hardest pairs, as far as the set has them."""
+    """Draws ROC, DET, scores, search, quality and the hardest pairs, if the set has them."""
     return [
         Picture(caption, save(figure, folder / name)[0])
         for name, (caption, figure) in _figures(data, result).items()
@@ -42,7 +42,7 @@ def draw_set(data: EmbeddedSet, result: SetResult, folder: pathlib.Path) -> list
 
 
 def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figure]]:
-    """By file name: caption and figure."""
+    """Caption and figure by file name."""
     count = f"{result.pairs.same.sum():,} same and {(~result.pairs.same).sum():,} different pairs"
     threshold = result.thresholds[0].threshold.estimate
     kind = "cosine similarity" if data.score_norm is None else str(data.score_norm)

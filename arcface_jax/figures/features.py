@@ -38,13 +38,14 @@ class Features:
 
 @style()
 def features_figure(panels: Sequence[Features]) -> Figure:
-    """The features of several losses side by side: a colour a class, a line to each class weight.
+    """The features of several losses side by side: one colour per class, a line to each class
+    weight.
 
     In two dimensions training images lie on the outer ring and unseen ones on the inner; in three,
-    unseen ones are drawn as crosses.
+    unseen ones are crosses.
 
     Raises:
-      InputError: no panel, or embeddings of other than 2 or 3 dimensions.
+      InputError: no panel, or embeddings that have neither 2 nor 3 dimensions.
     """
     if not panels:
         raise InputError("panels: nothing to draw; give at least one")

@@ -59,12 +59,12 @@ _NAMES = {
 
 
 def decision_boundaries() -> Figure:
-    """Each margin's two boundaries and what lies between them, over the angles to the centres."""
+    """Each margin's two boundaries and the region between, over the angles to the centres."""
     return _planes(np.degrees, (0.0, 180.0), (0, 60, 120, 180), "angle θ{} to centre {}, degrees")
 
 
 def decision_boundaries_cosine() -> Figure:
-    """Each margin's two boundaries and what lies between them, over the cosines to the centres."""
+    """Each margin's two boundaries and the region between, over the cosines to the centres."""
     return _planes(np.cos, (-1.0, 1.0), (-1.0, 0.0, 1.0), "cosine cos θ{} to centre {}")
 
 
@@ -125,7 +125,7 @@ def _plane(
 
 
 def _softmax_plane(axes: Axes, transform: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Plain softmax: one boundary, wherever the lengths of the weights and the biases put it."""
+    """Plain softmax: one boundary; weight lengths and biases decide where."""
     along = np.linspace(0.0, math.pi, 721)
     for ratio, offset, line, text in (
         (1.0, 0.0, "-", "‖W1‖ = ‖W2‖"),

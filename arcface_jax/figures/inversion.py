@@ -17,10 +17,10 @@ def inversion_figure(
     notes: Sequence[str],
     title: str = "Faces out of a model",
 ) -> Figure:
-    """One column a person, one row a kind of image, such as real and generated.
+    """One column per person, one row per kind of image, such as real and generated.
 
     Args:
-      rows: (name, uint8 [P, height, width, 3]) of each kind, one image a person.
+      rows: (name, uint8 [P, height, width, 3]) of each kind, one image per person.
       notes: [P], below each column, such as similarities.
       title: above.
 

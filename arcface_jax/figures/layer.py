@@ -1,4 +1,4 @@
-"""The ArcFace layer as a diagram, with the numbers of one example in it."""
+"""The ArcFace layer as a diagram, with the numbers of one example."""
 
 from typing import Any
 
@@ -78,7 +78,7 @@ def _box(axes: Axes, x: float, y: float, width: float, text: str, edge: str = "0
 
 
 def _table(axes: Axes, steps: LayerSteps, margin: float, scale: float) -> None:
-    """What each step gives for the first example, a class a row."""
+    """Each step's result for the first example, one class per row."""
     axes.set_ylim(0, 50)
     own = int(LABELS[0])
     header = ("", "W", "‖W‖", "cos θ", "θ", "logit", "p", "target cosine", "logit", "p")

@@ -41,7 +41,7 @@ TITLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """A margin that a rule past π changes: psi by rule, where it reaches π, slopes to show."""
+    """A margin that rules past π change: psi by rule, the angle that reaches π, slope limits."""
 
     title: str
     psi: Callable[[str], Psi]
@@ -63,7 +63,7 @@ FAMILIES = {
 
 
 def _broken(values: np.ndarray, jumps: np.ndarray) -> np.ndarray:
-    """The values with a gap after each jump, so that no line is drawn across it."""
+    """The values with a gap at each jump, so that no line crosses it."""
     broken = np.array(values, dtype=float)
     broken[1:][jumps] = np.nan
     return broken
@@ -145,7 +145,7 @@ def _annealing() -> Figure:
 
 @style()
 def target_logit_curves() -> Figure:
-    """The paper's target-logit curves over its own angles, and how steeply each falls there."""
+    """The paper's target-logit curves over its own angles, and their slopes."""
     degrees = np.linspace(20.0, 100.0, 321)
     figure = new_figure(9.0, 5.0)
     left, right = figure.subplots(1, 2)
@@ -170,7 +170,7 @@ def target_logit_curves() -> Figure:
 
 @style()
 def loss_gradient(scale: float = 64.0, num_classes: int = 10_572) -> Figure:
-    """Which way the loss turns the embedding, and how hard: by rule past π, and by margin.
+    """Direction and strength of the loss's pull on the embedding, by rule past π and by margin.
 
     All of `num_classes` but the true one are at 90°; `scale` is s.
     """

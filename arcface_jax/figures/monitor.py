@@ -1,4 +1,4 @@
-"""What a person looks at when a run goes wrong: rate, angles, lengths and gradients by step."""
+"""What to look at when a run goes wrong: rate, angles, lengths and gradients by step."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,10 +18,10 @@ PANELS = {
 
 @style()
 def monitor(metrics: Sequence[Mapping[str, float | None]]) -> Figure:
-    """Four metrics of a run by step; steps that were skipped leave gaps.
+    """Four metrics of a run by step; skipped steps leave gaps.
 
     Args:
-      metrics: lines of metrics.jsonl, of training.
+      metrics: training lines of metrics.jsonl.
     """
     figure = new_figure(7.0, 5.2)
     axes = figure.subplots(2, 2, sharex=True)

@@ -16,7 +16,7 @@ _MARKERS = "osD^vP*X<>ph"
 def plane_figure(
     plane: np.ndarray, labels: np.ndarray, centres: np.ndarray, names: Sequence[str], title: str
 ) -> Figure:
-    """Each embedding a point in its person's colour and marker; each centre large, with the name.
+    """Each embedding is a point in its person's colour and marker; centres are large and named.
 
     The axes have no unit: a layout such as t-SNE has none.
 

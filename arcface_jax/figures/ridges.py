@@ -23,11 +23,10 @@ Angles = Mapping[str, Mapping[int, np.ndarray]]
 
 @style()
 def angle_ridges(angles: Angles) -> Figure:
-    """Density of θ, one row a loss, at the start, the middle and the end of training.
+    """Density of θ, one row per loss, at the start, the middle and the end of training.
 
     Args:
-      angles: of every loss at the same number of steps or at more; the first, the middle one and
-        the last are drawn.
+      angles: by loss, at any number of steps; draws the first, the middle and the last.
 
     References: Deng et al., ArcFace (arXiv:1801.07698), figure 3(a).
     """
@@ -51,7 +50,7 @@ def angle_ridges(angles: Angles) -> Figure:
 
 @style()
 def logit_ridges(angles: Angles, psis: Mapping[str, Psi]) -> Figure:
-    """Density of ψ(cos θ), one row a loss, at the start, the middle and the end of training.
+    """Density of ψ(cos θ), one row per loss, at the start, the middle and the end of training.
 
     Args:
       angles: as for `angle_ridges`.
@@ -79,7 +78,7 @@ def logit_ridges(angles: Angles, psis: Mapping[str, Psi]) -> Figure:
 
 @style()
 def animate_angles(angles: Angles, path: pathlib.Path, frames_per_second: int = 4) -> pathlib.Path:
-    """Writes the density of θ over training as a GIF, one row a loss, one frame a step.
+    """Writes the density of θ over training as a GIF, one row per loss, one frame per step.
 
     Args:
       angles: of every loss at the same steps.
@@ -89,7 +88,7 @@ def animate_angles(angles: Angles, path: pathlib.Path, frames_per_second: int = 
     Returns: the file.
 
     Raises:
-      InputError: losses have other steps than the first.
+      InputError: a loss has other steps than the first.
     """
     steps = sorted(next(iter(_checked(angles).values())))
     for name, moments in angles.items():
@@ -150,7 +149,7 @@ def _density(values: np.ndarray, grid: np.ndarray, bandwidth: float = 0.025) -> 
 
 
 def _ridge(axes: Axes, row: int, number: int, grid: np.ndarray, height: np.ndarray) -> None:
-    """A ridge whose foot is at −row, in the colour and line style of a number."""
+    """A ridge with its foot at −row, in the colour and line style of a number."""
     line = line_style(number)
     axes.fill_between(grid, -row, -row + height, color=line["color"], alpha=0.25, lw=0)
     axes.plot(grid, -row + height, lw=1.4, **line)
@@ -159,7 +158,7 @@ def _ridge(axes: Axes, row: int, number: int, grid: np.ndarray, height: np.ndarr
 def _name_rows(
     axes: Axes, rows: Mapping[str, Mapping[int, np.ndarray]], median: Callable[[np.ndarray], str]
 ) -> None:
-    """Names at the left with the medians below them, and a legend of the moments above."""
+    """Names with medians below at the left, and a legend of the moments above."""
     names = [
         f"{name}\n{' → '.join(median(one) for one in moments.values())}"
         for name, moments in rows.items()

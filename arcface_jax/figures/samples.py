@@ -1,4 +1,4 @@
-"""Contact sheets: what a data set looks like, and what was said of each of its faces."""
+"""Contact sheets: what a data set looks like, and what was said about each face."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _LETTERS = 28  # that fit below a face
 def contact_sheet(
     images: np.ndarray, title: str, row_labels: Sequence[str] | None = None
 ) -> Figure:
-    """One row an identity, one column an image of it.
+    """One row per identity, one column per image.
 
     Args:
       images: uint8 [rows, columns, height, width, 3], RGB.
@@ -28,7 +28,7 @@ def contact_sheet(
     Returns: the figure; pixels are not interpolated.
 
     Raises:
-      InputError: wrong shape or type, or not one label a row.
+      InputError: wrong shape or type, or not one label per row.
     """
     check_images("images", images, "rows, columns")
     rows, columns, height, width, _ = images.shape
@@ -66,11 +66,11 @@ def face_sheet(
     colours: Sequence[str] | None = None,
     columns: int = 6,
 ) -> Figure:
-    """Faces with lines of text below each: whose it is said to be, and in which file it is.
+    """Faces with lines of text below each: the claimed identity and the file.
 
     Args:
       images: uint8 [P, height, width, 3], RGB.
-      captions: P times the lines below a face; what is too long for its width is cut in the middle.
+      captions: P times the lines below a face; long lines are cut in the middle.
       title: above the sheet.
       colours: P, of the frames; no frames if None.
       columns: faces in a row.

@@ -15,11 +15,10 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 @style()
 def losses_figure(panels: Mapping[str, Mapping[str, Sequence[float]]], label: str) -> Figure:
-    """A row a loss, a panel a set: a small mark a seed, a large one with mean ± deviation.
+    """One row per loss, one panel per set: small marks for seeds, a large one for mean ± deviation.
 
     Args:
-      panels: by data set and by loss, one value a seed; rows are in the order of the first panel's
-        means.
+      panels: by data set and by loss, one value per seed; the first panel's means order the rows.
       label: of the horizontal axis, with its unit.
     """
     if not panels or not all(panels.values()):
@@ -57,9 +56,9 @@ def sweep_figure(
     """Mean over seeds against a setting, with a band from the lowest seed to the highest.
 
     Args:
-      lines: by name and by the setting's value, one value a seed.
+      lines: by name and by the setting's value, one value per seed.
       x_label: name of the setting, with its unit.
-      y_label: what the values are, with their unit.
+      y_label: name of the values, with their unit.
       logarithmic: whether the setting's axis is.
     """
     figure, axes = one_axes(6.0, 3.8)
@@ -88,10 +87,11 @@ def angle_table_figure(
     paper: Mapping[str, Mapping[str, float]],
     titles: Mapping[str, str],
 ) -> Figure:
-    """Each figure of Table 3 in a panel, a row a loss: our seeds as marks, the paper's as a cross.
+    """One panel per figure of Table 3, one row per loss: marks for our seeds, a cross for the
+    paper.
 
     Args:
-      ours: by loss and by figure, one value a seed, degrees.
+      ours: by loss and by figure, one value per seed, degrees.
       paper: by loss and by figure, degrees.
       titles: of the panels, by figure.
     """
@@ -123,7 +123,7 @@ def angle_table_figure(
 def courses_figure(
     panels: Mapping[str, Mapping[str, tuple[Sequence[int], Sequence[float]]]],
 ) -> Figure:
-    """Mean θ of the training batches by step, one panel a question, one line a setting.
+    """Mean θ of the training batches by step, one panel per question, one line per setting.
 
     Args:
       panels: by title and by setting: (steps, degrees).

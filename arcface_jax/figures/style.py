@@ -38,7 +38,7 @@ _SETTINGS: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draws with this library's settings, in a block or as a decorator; the caller's stay."""
+    """Draws with this library's settings, in a block or as a decorator; keeps the caller's."""
     with matplotlib.rc_context(_SETTINGS):
         yield
 
@@ -46,8 +46,7 @@ def style() -> Iterator[None]:
 def new_figure(width: float = 7.0, height: float = 4.2) -> Figure:
     """An empty figure, sizes in inches, made without pyplot.
 
-    So it needs no screen, is freed like any object, and does not change the back end of the
-    notebook that imported this library.
+    So it needs no screen, is freed like any object, and does not change the back end of a notebook.
     """
     return Figure(figsize=(width, height), layout="constrained")
 
@@ -66,8 +65,8 @@ def centred_text(
 
 
 def fitted(text: str, letters: int) -> str:
-    """The text, printable and without its middle where it is longer: the end of a file's place and
-    the beginning of a name tell most.
+    """The printable text; a longer one loses its middle, as the end of a path and the beginning of
+    a name tell most.
     """
     text = printable(text)
     if len(text) <= letters:
@@ -77,7 +76,7 @@ def fitted(text: str, letters: int) -> str:
 
 
 def check_images(name: str, images: np.ndarray, lengths: str = "P") -> None:
-    """Raises unless `images` are uint8 [*lengths, height, width, 3] and there is one."""
+    """Raises unless `images` are uint8 [*lengths, height, width, 3] and not empty."""
     wanted = f"[{lengths}, height, width, 3]"
     right_rank = images.ndim == wanted.count(",") + 1
     if not right_rank or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
@@ -102,7 +101,7 @@ def save(
 
     Args:
       figure: what to write.
-      path: of the files, without the extension that names the format.
+      path: of the files, without extension.
       formats: of FORMATS: png at 150 dots per inch, svg, pdf.
 
     Returns: the files, path.png and so on.

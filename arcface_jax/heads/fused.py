@@ -204,14 +204,19 @@ def _update_rows(
 
 
 def _loss_and_slopes(
-    sums: ClassSums, batch: SharedBatch, axis: ClassAxis, psi: Psi, smoothing: float
+    sums: ClassSums,
+    batch: SharedBatch,
+    axis: ClassAxis,
+    psi: Psi,
+    smoothing: float,
+    importance: jax.Array,
 ) -> tuple[jax.Array, Slopes]:
     """This device's losses [n], and the slopes of the mean loss for all N examples."""
     valid = has_class(batch.labels, axis.num_classes)
 
     def loss_of(target: jax.Array, partition: jax.Array, cosine_sum: jax.Array) -> jax.Array:
         whole = sums._replace(target=target, log_partition=partition, cosine_sum=cosine_sum)
-        return losses_from_sums(whole, valid, psi, batch.scale, smoothing)
+        return importance * losses_from_sums(whole, valid, psi, batch.scale, smoothing)
 
     loss, pull_back = jax.vjp(loss_of, *sums[:3])
     mean = jnp.full(loss.shape, 1.0 / (loss.size * axis.size), loss.dtype)
@@ -240,6 +245,7 @@ def fused_head_step(
     num_classes: int | None = None,
     sample: ClassSample | None = None,
     update_unsampled: bool = True,
+    example_weights: jax.Array | None = None,
 ) -> HeadStep:
     """Margin softmax, its gradient by the embeddings, and one optimiser step of the class weights,
     without dL/dW.
@@ -278,6 +284,7 @@ def fused_head_step(
       num_classes: C of all devices together; needed with `axis_name`.
       sample: from `sample_classes` or `hard_classes`.
       update_unsampled: V2 or V1.
+      example_weights: [N], multiply the losses; ones without.
 
     Returns: the new state, losses, gradients of their mean over all devices, and what was seen.
 
@@ -321,7 +328,13 @@ def fused_head_step(
     bound = bind_eta(eta, axis, dtype)
     sums = class_sums(unit, part.weights, places, batch.all_scales, valid, options, bound)
     sums = reduce_sums(sums, batch, axis, options)
-    loss, slopes = _loss_and_slopes(sums, batch, axis, psi, label_smoothing)
+    importance = jnp.asarray(1.0 if example_weights is None else example_weights, dtype)
+    if importance.shape not in ((), labels.shape):
+        raise InputError(
+            f"example_weights has shape {importance.shape}; pass one for each example, "
+            f"{labels.shape}"
+        )
+    loss, slopes = _loss_and_slopes(sums, batch, axis, psi, label_smoothing, importance)
 
     if rounding_key is not None:
         rounding_key = jax.random.fold_in(rounding_key, axis.index())

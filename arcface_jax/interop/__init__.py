@@ -1,4 +1,4 @@
 """Models in and out: PyTorch, ONNX and MXNet files of other projects, StableHLO, quantisation.
 
-Nothing that a file contains is run.
+No code in a file is ever run.
 """

@@ -1,4 +1,4 @@
-"""The model card of an export: what the model is, what it was fed, how well it does."""
+"""The model card of an export: the model, its training data, its results."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from arcface_jax.evaluation.verification import FlipRule
 
 CARD_FILE = "model_card.json"
 LARGEST_CHANGE = "largest change of a cosine"
-"""The metric that tells how far an export is from the model, over all pairs of the set."""
+"""The metric for the difference between export and model, over all pairs of the set."""
 
 
 NOT_FOR = """## What it must not be used for
@@ -30,7 +30,7 @@ NOT_FOR = """## What it must not be used for
 - People, cameras and poses unlike those that it was verified on: its rates are not theirs, and
   differ between groups of people; measure them on your own photos first.
 - Telling age, sex, origin, health or character."""
-"""Said in every card, for a face model can do harm in any hands."""
+"""Part of every card: a face model can do harm in any hands."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Threshold:
     """Accept a pair if its cosine is at least `cosine`.
 
     Attributes:
-      far: the false accept rate that was wanted.
+      far: the wanted false accept rate.
       cosine: the threshold.
       tar: the true accept rate there.
-      warning: why not to trust it; None if there were pairs enough.
+      warning: why not to trust it; None if there were enough pairs.
     """
 
     far: float
@@ -56,29 +56,27 @@ class ModelCard:
 
     Attributes:
       name: of the model.
-      source: the file or run that it was exported from.
+      source: the exported file or run.
       network: class of the backbone.
       parameters: their number.
       embedding_size: D.
       image_size: (height, width) of the uint8 RGB input.
-      training_pixels: what the network was trained on, already part of the export.
-      rule: how its embeddings are made, and how the photos were cropped that metrics and thresholds
-        were measured on.
+      training_pixels: pixel format of the training; the export converts to it.
+      rule: how embeddings are made, and the crop used for metrics and thresholds.
       options: how it was exported: folded, weights.
-      data: what it was trained on.
+      data: the training data.
       recipe: how it was trained, in words.
-      config: every setting of the run, where it was trained here; None otherwise.
-      run_results: the run's last verification, on the people that it held out; empty if there is
-        none.
+      config: every setting of the run if it was trained with this library; else None.
+      run_results: the run's last verification, on held-out people; empty if there is none.
       licence: of the weights.
-      verified_on: the set that metrics and thresholds were measured on; None if none was given.
-      metrics: of the export, and under "original" of the model before it.
+      verified_on: the set used for metrics and thresholds; None if none was given.
+      metrics: of the export, and under "original" of the model before export.
       thresholds: for false accept rates 1e-3 … 1e-6.
-      calibration: from a cosine to the likelihood ratio and the probability; None if no set was
-        given, or none can be had from it.
+      calibration: from a cosine to the likelihood ratio and the probability; None without a set, or
+        if it allows none.
       calibration_figures: of `calibration.calibrate`, each with the ends of its interval; or
         "warning", why there are none.
-      strangers: how often photos of different people score as high; None if no set was given.
+      strangers: how often different people score as high; None without a set.
       versions: of the libraries.
     """
 
@@ -106,7 +104,7 @@ class ModelCard:
 
     @property
     def flip(self) -> FlipRule:
-        """How the export combines an image's embedding with that of its mirror image."""
+        """How the export combines the embeddings of an image and its mirror image."""
         return self.rule.flip or FLIP
 
     def to_json(self) -> str:
@@ -146,18 +144,19 @@ class ModelCard:
             ) from error
 
     def threshold(self, far: float, rule: EmbeddingRule, entries: int = 1) -> Threshold:
-        """The threshold by which a stranger who is compared with so many entries of a gallery is
-        accepted at the rate `far`; of embeddings by `rule`.
+        """The threshold that accepts a stranger, compared with this many gallery entries, at the
+        rate `far`; for embeddings by `rule`.
 
             far = 1 − (1 − FAR of each comparison)^entries
 
-        as if entries were independent. Those of one person are not, and then it is lower. With
-        several entries, `far` of the result is that of each, and its `tar` is not known.
+        as if entries were independent. Entries of one person are not; the true rate is then lower.
+        With several entries, the result's `far` is that of each comparison, and its `tar` is
+        unknown.
 
         Raises:
-          InputError: the card has no thresholds, or measured them by another rule, or the
-            embeddings do not tell theirs, or so rare a false accept is beyond its pairs; it says
-            how many would be needed.
+          InputError: the card has no thresholds, or its rule differs, or the embeddings' rule is
+            unknown, or it has too few pairs for so rare a false accept; the message says how many
+            are needed.
         """
         self.check_rule(rule)
         if self.strangers is None or not self.thresholds:
@@ -181,7 +180,7 @@ class ModelCard:
         return Threshold(each, cosine, math.nan, warning)
 
     def check_rule(self, rule: EmbeddingRule) -> None:
-        """Raises `InputError` where the thresholds do not hold for embeddings by `rule`."""
+        """Raises `InputError` if the thresholds are not valid for embeddings by `rule`."""
         if self.thresholds and not rule.told:
             raise InputError(
                 f"how its photos were embedded is {rule}, and the thresholds of the model card "
@@ -195,11 +194,11 @@ class ModelCard:
             )
 
     def strangers_by(self, rule: EmbeddingRule) -> ImpostorTail | None:
-        """`strangers`, for embeddings by `rule`; None where the card cannot tell of these."""
+        """`strangers`, for embeddings by `rule`; None if the card does not cover these."""
         return self.strangers if rule.told and self.rule.agrees_with(rule) else None
 
     def meaning(self, cosine: float, rule: EmbeddingRule) -> str | None:
-        """What a cosine of embeddings by `rule` says; None where the card cannot tell."""
+        """What a cosine of embeddings by `rule` means; None if the card does not cover these."""
         tail = self.strangers_by(rule)
         if tail is None:
             return None
@@ -242,7 +241,7 @@ class ModelCard:
         return lines
 
     def to_markdown(self) -> str:
-        """The card for people."""
+        """The card for human readers."""
         height, width = self.image_size
         lines = [
             f"# {self.name}",

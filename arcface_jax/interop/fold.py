@@ -1,4 +1,4 @@
-"""Batch normalisations folded into the layers before them: the same function, computed faster."""
+"""Folds batch normalisations into the layers before them: the same function, but faster."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from arcface_jax.interop.tracing import ModulePath, calls
 
 @dataclasses.dataclass(frozen=True)
 class FoldedBackbone:
-    """A backbone for use only, some of whose batch normalisations are an added bias.
+    """A backbone for inference; a bias replaces some of its batch normalisations.
 
     Attributes:
       backbone: the network as it was trained.
@@ -59,13 +59,12 @@ def fold_batch_norm(
 
         γ (W x + a − μ)/√(σ² + ε) + β  =  (f W) x + [β + f (a − μ)],   f = γ/√(σ² + ε)
 
-    A normalisation *before* a padded convolution stays: its shift would have to differ at the
-    border.
+    A normalisation *before* a padded convolution stays, as its shift would differ at the border.
 
     Args:
       backbone: a module of `arcface_jax.models`.
       variables: its {"params", "batch_stats"}.
-      image_size: (height, width); any that the variables fit.
+      image_size: (height, width); any size that fits the variables.
 
     Returns: the folded network and its variables, computed in float64 and stored in float32.
     """

@@ -1,7 +1,7 @@
-"""A backbone from the layers of a graph of others, an ONNX or MXNet file, in order of evaluation.
+"""A backbone from the layers of an ONNX or MXNet graph, in order of evaluation.
 
-The names in such files are an exporter's counters, so the shapes tell which network it is, and its
-layers take their numbers in the order in which they are called.
+Names in these files are an exporter's counters. So the shapes identify the network, and its layers
+get their weights in the order in which they are called.
 """
 
 import collections
@@ -30,7 +30,7 @@ _EPSILON = 1e-5  # of every backbone here that is not told another
 
 @dataclasses.dataclass
 class Layer:
-    """A layer with its numbers.
+    """A layer with its weights.
 
     Attributes:
       kind: Conv, BatchNormalization, PRelu or Gemm, as ONNX calls them.
@@ -52,14 +52,14 @@ class Layer:
 def network_of(layers: Sequence[Layer]) -> tuple[nn.Module, dict[str, Any], tuple[int, int]]:
     """(the backbone, its variables, the image's (height, width)) of layers in order of evaluation.
 
-    A convolution with a bias is one that the normalisation after it was folded into, which becomes
-    an identity with a bias; so is a dense layer without one after it. The backbone's epsilon is
-    1e-5, or the least of the layers' if that is smaller. Where a layer has a larger one its running
-    variance takes up the difference, var + ε − 1e-5: the weights alone say what is computed.
+    If a convolution has a bias, the normalisation after it was folded into it and becomes an
+    identity with a bias; likewise for a dense layer with no normalisation after it. The backbone's
+    epsilon is 1e-5, or the smallest of the layers' if that is less. A layer with a larger one adds
+    the difference to its running variance, var + ε − 1e-5, so the weights alone define the result.
 
     Raises:
       InputError: no IResNet, `mbf` or MobileFaceNet has these layers; the message says where they
-        part.
+        differ.
     """
     epsilons = [layer.epsilon for layer in layers if layer.kind == "BatchNormalization"]
     epsilon = min([_EPSILON, *epsilons])
@@ -75,10 +75,10 @@ def network_of(layers: Sequence[Layer]) -> tuple[nn.Module, dict[str, Any], tupl
 def check_same(
     model: TrainedModel, images: np.ndarray, expected: np.ndarray, tolerance: float
 ) -> None:
-    """Compares with what the graph itself computes of the images, uint8 [N, height, width, 3].
+    """Compares with the graph's own result on the images, uint8 [N, height, width, 3].
 
     Raises:
-      InputError: an embedding differs by more than `tolerance` of the largest number.
+      InputError: an embedding differs by more than `tolerance` times the largest number.
     """
     ours = model.embedder(len(images))(images)
     if expected.shape != ours.shape:
@@ -95,12 +95,12 @@ def check_same(
 
 
 def is_usual(low: float, high: float) -> bool:
-    """Whether networks are trained on such pixels: about −1 … 1, 0 … 1, or of deviation 1."""
+    """Whether networks usually train on such pixels: about −1 … 1, 0 … 1, or deviation 1."""
     return -3.0 <= low < high <= 3.0 and low < 0.1 and high - low > 0.9
 
 
 def _describe(layers: Sequence[Layer], epsilon: float) -> tuple[nn.Module, tuple[int, int]]:
-    """The network, by the shapes of its convolutions."""
+    """Describes the network by the shapes of its convolutions."""
     convolutions = [layer for layer in layers if layer.kind == "Conv"]
     kernels = [layer.constants[0] for layer in convolutions]
     dense = [layer.constants[0] for layer in layers if layer.kind == "Gemm"]
@@ -133,7 +133,7 @@ def _describe(layers: Sequence[Layer], epsilon: float) -> tuple[nn.Module, tuple
 def _mbf(
     convolutions: Sequence[Layer], embedding_size: int, epsilon: float
 ) -> tuple[nn.Module, tuple[int, int]]:
-    """conv – a grouped conv or bottlenecks – three times bottlenecks – conv1×1 – global conv."""
+    """conv – grouped conv or bottlenecks – bottlenecks, three times – conv1×1 – global conv."""
     kernels = [layer.constants[0] for layer in convolutions]
     width = kernels[-1].shape[0] // 8
     if width < 1 or kernels[-1].shape[1] != 1:
@@ -165,7 +165,7 @@ def _mbf(
 def _fill(
     backbone: nn.Module, image_size: tuple[int, int], layers: Sequence[Layer], epsilon: float
 ) -> dict[str, Any]:
-    """Gives every layer of the backbone, in order of evaluation, the numbers of its node."""
+    """Gives every layer of the backbone, in order of evaluation, the weights of its node."""
     try:
         wanted = jax.eval_shape(
             lambda: backbone.init(jax.random.key(0), jnp.zeros((1, *image_size, 3)))
@@ -237,7 +237,7 @@ def _kind(layer: nn.Module) -> str:
 
 
 def _bias(node: Layer) -> np.ndarray:
-    """Of a convolution or matrix, one for each output; zeros where it has none."""
+    """The bias of a convolution or matrix, one per output; zeros if it has none."""
     outputs = node.constants[0].shape[:1]
     bias = node.constants[1] if len(node.constants) > 1 else np.zeros(())
     if bias.shape not in ((), outputs):

@@ -1,4 +1,4 @@
-"""A model that was trained elsewhere, by the kind of its file."""
+"""Imports models trained elsewhere, by file type."""
 
 import pathlib
 
@@ -12,7 +12,7 @@ _SAYS_ITSELF = {".onnx": import_onnx, ".params": import_mxnet}
 
 
 def takes_project(path: pathlib.Path) -> bool:
-    """Whether a file is a PyTorch checkpoint, whose project may have to be named."""
+    """Whether a file is a PyTorch checkpoint; only these may need a project."""
     return path.is_file() and path.suffix not in _SAYS_ITSELF
 
 
@@ -21,10 +21,10 @@ def import_model(path: pathlib.Path, project: str | None = None) -> TrainedModel
 
     Args:
       path: the file.
-      project: see `torch.import_torch`; of no other kind of file.
+      project: see `torch.import_torch`; for PyTorch checkpoints only.
 
     Raises:
-      InputError: it cannot be read; or it is an MXNet symbol, whose .params are due.
+      InputError: it cannot be read; or it is an MXNet symbol: pass its .params.
     """
     if path.name.endswith("-symbol.json"):
         raise InputError(f"{path}: is a graph without weights; give the .params file beside it")

@@ -1,4 +1,4 @@
-"""A trained model as one function of an image's bytes: what every export contains."""
+"""A trained model as one function of image bytes, as every export contains it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,16 +27,16 @@ def unit_embedding(
     """Builds the function from uint8 RGB images [N, height, width, 3] to unit embeddings [N, D].
 
     Args:
-      model: what to use.
+      model: the trained model.
       fold: fold batch normalisations into the layers before them.
-      flip: how the mirror image's embedding is combined with the image's, at twice the cost; see
+      flip: how to combine the embeddings of image and mirror image, at twice the cost; see
         `evaluation.verification.combine_flip`.
-      weights: type that the kernels are stored in.
-      shift_depthwise: compute depthwise convolutions in the way that is fast on CPUs, where it is
-        compiled for one; ONNX has a convolution of its own and needs False.
+      weights: storage type of the kernels.
+      shift_depthwise: compute depthwise convolutions in a way that is fast on CPUs, if compiled for
+        one; pass False for ONNX, which has its own convolution.
 
-    Returns: a function to be jitted, exported or converted. An embedding of norm 0 stays 0; D
-      doubles for flip "concatenate".
+    Returns: a function to jit, export or convert. An embedding of norm 0 stays 0; D doubles for
+      flip "concatenate".
     """
     network: Any = model.backbone
     variables: Any = model.variables

@@ -1,4 +1,4 @@
-"""A trained model with all that is needed to use it."""
+"""A trained model with everything needed to use it."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -35,13 +35,12 @@ class TrainedModel:
     Attributes:
       backbone: Flax module of `arcface_jax.models`.
       variables: {"params", "batch_stats"}.
-      pixels: colour order and value range that it was trained on.
-      image_size: (height, width) that it was trained on.
-      source: where it comes from, for people to read.
-      class_weights: float32 [C, D], or [C, K, D] of sub-centres, the classifier that it was trained
-        with; None where it was not kept.
-      flip: how commands combine an image's embedding with that of its mirror image, unless asked to
-        do otherwise.
+      pixels: colour order and value range of its training images.
+      image_size: their (height, width).
+      source: where it comes from, for human readers.
+      class_weights: float32 [C, D], or [C, K, D] with sub-centres, its classifier in training; None
+        if not kept.
+      flip: how commands combine the embeddings of image and mirror image by default.
     """
 
     backbone: nn.Module
@@ -65,7 +64,7 @@ class TrainedModel:
           batch_size: images in one call; `default_batch_size` if None.
 
         The function calls its `progress`, if given, with the number of images done since the last
-        call. It raises InputError where an embedding is NaN, infinite or zero.
+        call. It raises InputError if an embedding is NaN, infinite or zero.
         """
         embed = make_embed_function(self.backbone, self.pixels)
         batch_size = default_batch_size() if batch_size is None else batch_size
@@ -80,10 +79,10 @@ class TrainedModel:
 
 
 def check_finite(weights: Mapping[str, Any]) -> None:
-    """Refuses weights that are no numbers, which would make every embedding NaN.
+    """Refuses weights that are not finite: they would make every embedding NaN.
 
     Args:
-      weights: arrays by the names that their file has for them.
+      weights: arrays by their names in the file.
 
     Raises:
       InputError: one holds NaN or infinity, as float32, or a running variance is negative; the

@@ -1,4 +1,4 @@
-"""Trained MXNet models in: insightface's first, those of the paper. Needs no MXNet."""
+"""Imports trained MXNet models: insightface's first ones, as in the paper. Needs no MXNet."""
 
 import dataclasses
 import os
@@ -28,18 +28,19 @@ _TOLERANCE = 1e-3
 def import_mxnet(path: str | os.PathLike[str]) -> TrainedModel:
     """Reads PREFIX-0000.params with PREFIX-symbol.json beside it, as `save_checkpoint` wrote them.
 
-    An IResNet with output E (LResNet50E-IR) or a MobileFaceNet that ends in a global convolution
-    (y1, y2). What the graph does decides: the file's options of every operator, and the pixels,
-    RGB, by its first arithmetic. The result computes what the graph computes, which is tried on one
-    image. Scales that are fixed at 1, a bias before a normalisation and other epsilons go into the
-    numbers of the normalisation (`graph_layers.network_of`).
+    Reads an IResNet with output E (LResNet50E-IR) or a MobileFaceNet that ends in a global
+    convolution (y1, y2). The graph decides: each operator's options in the file, and the RGB pixel
+    range by its first arithmetic. The model computes what the graph computes; this is checked on
+    one image. Scales fixed at 1, a bias before a normalisation and other epsilons are merged into
+    the normalisation's parameters (`graph_layers.network_of`).
 
-    Returns: the model, with the classifier `fc7_weight` where it was kept. Arrays that the
-      embedding does not need are named in its `source`.
+
+    Returns: the model, with the classifier `fc7_weight` if the file has it. Its `source` names
+      arrays that the embedding does not need.
 
     Raises:
-      InputError: a file is missing or damaged, it is another network, or it does not tell which
-        pixels it takes; the message names the file and the node.
+      InputError: a file is missing or damaged, it holds another network, or the graph does not show
+        which pixels it takes; the message names the file and the node.
     """
     path = pathlib.Path(path)
     arrays = read_params(path)
@@ -69,7 +70,7 @@ def import_mxnet(path: str | os.PathLike[str]) -> TrainedModel:
 
 
 def _classifier(others: Mapping[str, np.ndarray], embedding_size: int) -> np.ndarray | None:
-    """[C, D], where it was kept under insightface's name."""
+    """[C, D], if it is there under insightface's name."""
     found = others.get(_CLASSIFIER)
     if found is None or found.dtype.kind in "iub" or found.shape[1:] != (embedding_size,):
         return None
@@ -78,7 +79,7 @@ def _classifier(others: Mapping[str, np.ndarray], embedding_size: int) -> np.nda
 
 
 def _check_types(arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuses whole numbers, which quantised models have for weights."""
+    """Refuses integer weights, as in quantised models."""
     for name, array in arrays.items():
         if array.dtype.kind in "iub":
             raise InputError(
@@ -88,7 +89,7 @@ def _check_types(arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _pixels(graph: Graph) -> PixelConvention:
-    """(x − offset) / divisor of RGB bytes, by the arithmetic that the graph begins with."""
+    """(x − offset) / divisor of RGB bytes, from the graph's first arithmetic."""
     found = arithmetic_of(graph)
     if found is None:
         raise InputError(

@@ -1,17 +1,17 @@
-"""Reads what MXNet's `save_checkpoint` wrote, PREFIX-0000.params, without MXNet.
+"""Reads PREFIX-0000.params, as MXNet's `save_checkpoint` writes it, without MXNet.
 
     0x112, 0: uint64 each
     number of arrays: uint64, then each array
     number of names: uint64, then each name: its length uint64, UTF-8
 
-Little-endian. An array, by the number it begins with:
+Little-endian. The first number of an array tells its layout:
 
     0xF993FAC9, since MXNet 1.0, and 0xF993FACA, of NumPy's shapes:
                 kind of storage int32, number of axes int32, axes int64, device 2·int32, type int32
     0xF993FAC8: number of axes uint32, axes int64, device, type
     any other:  which is the number of axes; axes uint32, device, type
 
-and then its numbers, or nothing if it has no axes (no known axes, of NumPy's shapes).
+then its numbers, or nothing if it has no axes (with NumPy's shapes: no known axes).
 
 Source: src/ndarray/ndarray.cc of https://github.com/apache/mxnet.
 """
@@ -34,21 +34,21 @@ _TYPES: tuple[Any, ...] = (
     *(np.float32, np.float64, np.float16, np.uint8, np.int32, np.int8, np.int64, np.bool_),
     *(np.int16, np.uint16, np.uint32, np.uint64, ml_dtypes.bfloat16),
 )
-"""By their numbers in a file: mshadow/base.h."""
+"""By their numbers in a file, see mshadow/base.h."""
 _SPARSE = {1: ("row-sparse", 1), 2: ("compressed sparse rows", 2)}
-"""Kinds of storage that are not read: what they are called, and their arrays of places."""
+"""Unsupported kinds of storage: their names, and their number of index arrays."""
 _MOST_AXES = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class _Unread:
-    """Stands for an array of a kind that is not read."""
+    """Stands for an array of an unsupported kind."""
 
     kind: str
 
 
 class _Reader:
-    """Goes through the bytes of a file."""
+    """Steps through the bytes of a file."""
 
     def __init__(self, content: bytes) -> None:
         self._content, self._at = content, 0
@@ -58,11 +58,11 @@ class _Reader:
         return struct.unpack(f"<{count}{layout}", self.take(count * struct.calcsize(layout)))
 
     def number(self, layout: str) -> int:
-        """One of them."""
+        """One such number."""
         return self.numbers(layout)[0]
 
     def take(self, size: int) -> memoryview:
-        """The next bytes; none are copied."""
+        """The next bytes, without a copy."""
         if size > len(self._content) - self._at:
             raise ValueError(CUT_OFF)
         self._at += size
@@ -70,18 +70,18 @@ class _Reader:
 
     @property
     def left(self) -> int:
-        """How many bytes come yet."""
+        """How many bytes are left."""
         return len(self._content) - self._at
 
 
 def read_params(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of a .params file by their names, without the `arg:` or `aux:` before these.
+    """The arrays of a .params file by name, without the prefix `arg:` or `aux:`.
 
-    Arrays without axes, which MXNet has for ones that were never filled, are left out.
+    Leaves out arrays without axes: MXNet never filled these.
 
     Raises:
-      InputError: the file is missing, of another format or damaged, an array is stored sparsely or
-        of an unknown type, or there are no names or one twice.
+      InputError: the file is missing, damaged or of another format; an array is sparse or of an
+        unknown type; or names are missing or repeated.
     """
     path = pathlib.Path(path)
     try:

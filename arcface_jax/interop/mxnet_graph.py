@@ -1,7 +1,6 @@
-"""The graph of an MXNet symbol, PREFIX-symbol.json: its layers, and what it computes, in NumPy.
+"""The graph of an MXNet symbol, PREFIX-symbol.json: its layers, and its result, in NumPy.
 
-Only the operators of face networks are known, and what they do for inference; any other is refused
-by the name of its node.
+Supports only the operators of face networks, for inference; for any other an error names its node.
 
 References: https://mxnet.apache.org/versions/1.9.1/api/python/docs/api/symbol.
 """
@@ -41,7 +40,7 @@ _OPERATORS = {
     **dict.fromkeys(("_mul_scalar", "_MulScalar"), "times"),
     **dict.fromkeys(("_div_scalar", "_DivScalar"), "over"),
 }
-"""MXNet's names of an operator, of all its versions, and ours."""
+"""MXNet's operator names, in all versions, and ours."""
 _LAYERS = ("Conv", "BatchNormalization", "PRelu", "Gemm")
 _ARITHMETIC = ("plus", "minus", "times", "over")
 _LARGEST = 64  # pixels of a kernel, its stride or its margin
@@ -49,14 +48,14 @@ _LARGEST = 64  # pixels of a kernel, its stride or its margin
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """An operator, or a variable, of a graph.
+    """An operator or variable of a graph.
 
     Attributes:
       name: its own.
-      operator: MXNet's name of what it does.
-      kind: ours.
+      operator: MXNet's name of the operator.
+      kind: our name of it.
       options: its parameters, as text.
-      inputs: places of its inputs among the graph's nodes, all before it.
+      inputs: positions of its inputs in the graph's nodes, all before it.
     """
 
     name: str
@@ -69,7 +68,7 @@ class Node:
         return f"node {self.name} ({self.operator})"
 
     def text(self, key: str, default: str) -> str:
-        """An option; the default also where it is empty or None."""
+        """An option; the default also if it is empty or None."""
         value = self.options.get(key, "").strip()
         return default if value in ("", "None", "()", "[]") else value
 
@@ -92,7 +91,7 @@ class Node:
         return value in ("true", "1")
 
     def pair(self, key: str, default: str) -> tuple[int, int]:
-        """An option that is two whole numbers, of rows and columns."""
+        """An option that is two whole numbers, for rows and columns."""
         value = self.text(key, default)
         found = re.fullmatch(r"[(\[]\s*(\d{1,4})L?\s*,\s*(\d{1,4})L?\s*,?\s*[)\]]", value)
         if found is None or max(int(found[1]), int(found[2])) > _LARGEST:
@@ -104,11 +103,11 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """What computes the embedding.
+    """The part that computes the embedding.
 
     Attributes:
       nodes: in order of evaluation; the last one gives the embedding.
-      images: place of the variable that takes the images.
+      images: position of the variable that takes the images.
     """
 
     nodes: tuple[Node, ...]
@@ -116,17 +115,17 @@ class Graph:
 
 
 def read_graph(path: str | os.PathLike[str], arrays: Arrays) -> Graph:
-    """Reads a symbol's JSON file: the part of it that computes the embedding.
+    """Reads from a symbol's JSON file the part that computes the embedding.
 
-    That is the node `fc1`, as insightface calls it, or the only output of a graph without one.
+    The embedding is the node `fc1`, insightface's name, or else the graph's only output.
 
     Args:
       path: the file.
-      arrays: of the parameters, by name. The one variable that has none takes the images.
+      arrays: the parameters, by name. The one variable without an array takes the images.
 
     Raises:
-      InputError: the file cannot be read or is damaged, the embedding cannot be told, a parameter
-        is missing, or a node does what no network here does.
+      InputError: the file cannot be read or is damaged, the embedding is ambiguous, a parameter is
+        missing, or a node is not supported.
     """
     path = pathlib.Path(path)
     try:
@@ -160,7 +159,7 @@ def read_graph(path: str | os.PathLike[str], arrays: Arrays) -> Graph:
 
 
 def _nodes(content: Any) -> tuple[list[Node], int]:
-    """(all nodes of the file, the place of the one that gives the embedding)."""
+    """(all nodes of the file, the position of the embedding's node)."""
     listed = content.get("nodes") if isinstance(content, dict) else None
     if not isinstance(listed, list) or not listed:
         raise InputError("is no graph of MXNet's: it has no list of nodes")
@@ -193,7 +192,7 @@ def _node(about: Any, place: int) -> Node:
 
 
 def _places(listed: Any, size: int, what: str) -> tuple[int, ...]:
-    """The nodes of a list of [node, which of its outputs, perhaps a version]."""
+    """The nodes of a list of [node, its output, perhaps a version]."""
     entries: list[Any] = listed if isinstance(listed, list) else [None]
     found = []
     for each in entries:
@@ -209,8 +208,8 @@ def _places(listed: Any, size: int, what: str) -> tuple[int, ...]:
 
 
 def _in_order(nodes: Sequence[Node], last: int) -> tuple[Node, ...]:
-    """Those that the last one needs, each after its inputs; of several inputs, what the longest
-    chain of nodes leads to first: a block before its shortcut.
+    """The nodes that the last one needs, each after its inputs. Of several inputs, the one at the
+    end of the longest chain comes first: a block before its shortcut.
     """
     depth: list[int] = []
     for node in nodes:
@@ -238,12 +237,12 @@ _MUST_BE = {
     "PRelu": (("act_type", "leaky", "prelu"),),
     "Dropout": (("mode", "training", "training"),),
 }
-"""By kind or operator: (option, what it is where the file is silent, what it must be)."""
+"""By kind or operator: (option, its default, its required value)."""
 _CASTS = ("Cast", "cast", "amp_cast")
 
 
 def _check_known(node: Node) -> None:
-    """Refuses what no network here does, by the name of its node."""
+    """Refuses unsupported nodes, by name."""
     about = ""
     for key, silent, wanted in _MUST_BE.get(node.kind, _MUST_BE.get(node.operator, ())):
         value = node.text(key, silent)
@@ -259,7 +258,7 @@ def _check_known(node: Node) -> None:
 
 
 def _check_inputs(node: Node, nodes: Sequence[Node], images: int) -> None:
-    """Refuses a node without the inputs that its kind has: what is computed, then parameters."""
+    """Refuses a node without the inputs of its kind: computed values, then parameters."""
     matrix = 1 if node.flag("no_bias", False) else 2
     computed = {"variable": 0, "add": 2}.get(node.kind, 1)
     parameters = {"Conv": matrix, "Gemm": matrix, "BatchNormalization": 4, "PRelu": 1}
@@ -273,10 +272,10 @@ def _check_inputs(node: Node, nodes: Sequence[Node], images: int) -> None:
 
 
 def layers_of(graph: Graph, arrays: Arrays) -> list[Layer]:
-    """The layers in order of evaluation, with their numbers.
+    """The layers in order of evaluation, with their weights.
 
-    A scale that fix_gamma fixes, which it does unless the file says otherwise, is 1 whatever the
-    arrays have. A convolution's bias goes into the mean of the normalisation after it.
+    With fix_gamma, which is on unless the file says otherwise, the scale is 1 whatever the arrays
+    hold. A convolution's bias goes into the mean of the normalisation after it.
     """
     layers: dict[int, Layer] = {}
     for place, node in enumerate(graph.nodes):
@@ -297,10 +296,10 @@ def layers_of(graph: Graph, arrays: Arrays) -> list[Layer]:
 
 
 def arithmetic_of(graph: Graph) -> tuple[float, float] | None:
-    """(a, b) of the a·x + b that the graph computes of the pixels first; None if it does not.
+    """(a, b) of the a·x + b that the graph first applies to the pixels; None without one.
 
     Raises:
-      InputError: there is arithmetic with numbers elsewhere, as in no network here.
+      InputError: there is arithmetic with constants elsewhere, which is not supported.
     """
     factors: dict[int, tuple[float, float]] = {graph.images: (1.0, 0.0)}
     at_layers = (1.0, 0.0)
@@ -318,7 +317,7 @@ def arithmetic_of(graph: Graph) -> tuple[float, float] | None:
 
 
 def _arithmetic(node: Node, factor: float, shift: float) -> tuple[float, float]:
-    """a·x + b after a node of it."""
+    """a·x + b after one of its nodes."""
     number = node.number("scalar", math.nan) if node.kind != "same" else 0.0
     if node.kind in ("times", "over"):
         if not number:
@@ -332,7 +331,7 @@ def compute(graph: Graph, arrays: Arrays, images: np.ndarray) -> np.ndarray:
     """The embeddings, float32 [N, D], of images float32 [N, 3, height, width], 0 … 255.
 
     Raises:
-      InputError: the sizes of a node's numbers do not fit its input.
+      InputError: the sizes of a node's parameters do not fit its input.
     """
     values: dict[int, np.ndarray] = {graph.images: images}
     last_use = {place: at for at, node in enumerate(graph.nodes) for place in node.inputs}
@@ -358,7 +357,7 @@ def compute(graph: Graph, arrays: Arrays, images: np.ndarray) -> np.ndarray:
 
 
 def _parameters(node: Node, graph: Graph, arrays: Arrays) -> list[np.ndarray]:
-    """A layer's numbers, float32, in the order of its inputs."""
+    """A layer's parameters, float32, in the order of its inputs."""
     if node.kind not in _LAYERS:
         return []
     found = [arrays[graph.nodes[place].name] for place in node.inputs[1:]]
@@ -375,7 +374,7 @@ def _parameters(node: Node, graph: Graph, arrays: Arrays) -> list[np.ndarray]:
 
 
 def _value(node: Node, inputs: list[np.ndarray], parameters: list[np.ndarray]) -> np.ndarray:
-    """What a node computes."""
+    """The value of a node."""
     x = inputs[0]
     match node.kind:
         case "add":

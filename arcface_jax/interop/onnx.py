@@ -1,8 +1,8 @@
-"""ONNX: models out by jax2onnx, insightface's packs in. Needs the extra `onnx`.
+"""ONNX: export by jax2onnx, import of insightface's packs. Needs the extra `onnx`.
 
-An import follows the graph's order of evaluation, for the names of initialisers in published files
-are an exporter's counters. Then the graph itself is run on one image, by onnxruntime or the onnx
-package: what was read must compute the same.
+An import follows the graph's order of evaluation, because initialiser names in published files are
+an exporter's counters. Then onnxruntime or the onnx package runs the graph on one image: the
+imported model must compute the same.
 """
 
 import contextlib
@@ -35,6 +35,19 @@ _BYTES = PixelConvention("rgb", 0.0, 1.0)
 _TO_ONE = PixelConvention("rgb", 0.0, 255.0)
 
 
+def import_writer() -> Any:
+    """The package that writes ONNX.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    try:
+        import jax2onnx
+    except ImportError as error:
+        raise InputError(f"jax2onnx is needed to write ONNX: {install('onnx')}") from error
+    return jax2onnx
+
+
 def export_onnx(
     function: Callable[[jax.Array], jax.Array],
     image_size: tuple[int, int],
@@ -43,17 +56,14 @@ def export_onnx(
     """Writes a function of uint8 images [batch, height, width, 3] as an ONNX file, for any batch.
 
     Args:
-      function: as `inference.unit_embedding` returns it with shift_depthwise=False.
+      function: from `inference.unit_embedding` with shift_depthwise=False.
       image_size: (height, width).
       path: file to write.
 
     Raises:
-      InputError: jax2onnx is not installed, or the function asks for what platform it is compiled.
+      InputError: jax2onnx is not installed, or the function depends on its platform.
     """
-    try:
-        import jax2onnx
-    except ImportError as error:
-        raise InputError(f"jax2onnx is needed to write ONNX: {install('onnx')}") from error
+    jax2onnx = import_writer()
     traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((1, *image_size, 3), jnp.uint8))
     if "platform_index" in str(traced.jaxpr):
         raise InputError(
@@ -74,16 +84,16 @@ def import_onnx(path: str | os.PathLike[str]) -> TrainedModel:
     """Reads an IResNet or `mbf` from an ONNX file, such as insightface's w600k_r50.onnx.
 
     Batch normalisations that the exporter folded into a convolution or dense layer come back as
-    identities with a bias. Weights in a file beside it, in the same folder, are read. The result
-    computes what the file computes, which is tried on one image.
+    identities with a bias. Weights may be in another file of the same folder. The model computes
+    what the file computes; this is checked on one image.
 
-    The pixels (x − 127.5)/127.5, RGB, are what insightface feeds its packs. A graph that begins
-    with arithmetic of its own takes them from 0 to 255 where that makes about −1 … 1 or 0 … 1 of
-    them, or from 0 to 1 where it makes about −1 … 1 of those; other arithmetic is refused.
+    insightface feeds its packs RGB pixels (x − 127.5)/127.5. A graph with its own first arithmetic
+    takes pixels from 0 to 255 if that maps them to about −1 … 1 or 0 … 1, or from 0 to 1 if it maps
+    those to about −1 … 1; other arithmetic is refused.
 
     Raises:
-      InputError: the file cannot be read, is another network, or computes something else; the
-        message says where they part.
+      InputError: the file cannot be read, holds another network, or computes something else; the
+        message says where they differ.
     """
     path = pathlib.Path(path)
     try:
@@ -116,7 +126,7 @@ def _model(proto: Any, path: pathlib.Path) -> TrainedModel:
 
 
 def _constants(graph: Any, folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """Every array of the file by its name; those in other files of its folder as well."""
+    """Every array of the file by name, including those in other files of its folder."""
     import onnx.helper
     import onnx.numpy_helper
 
@@ -153,8 +163,8 @@ def _constants(graph: Any, folder: pathlib.Path) -> dict[str, np.ndarray]:
 def _beside(name: str, entries: Iterable[Any], folder: pathlib.Path) -> bytes:
     """The bytes of an array in another file of the folder, or of a folder in it.
 
-    The name of the file comes from a stranger, and must not lead elsewhere; a link there does, as
-    in Hugging Face's cache, for that is the reader's own.
+    The file name comes from a stranger and must not lead elsewhere. A link there may, as in Hugging
+    Face's cache: it is the reader's own.
     """
     said = {entry.key: entry.value for entry in entries}
     place = said.get("location", "")
@@ -183,10 +193,10 @@ def _beside(name: str, entries: Iterable[Any], folder: pathlib.Path) -> bytes:
 
 
 def _layers(graph: Any, constants: dict[str, np.ndarray]) -> "list[_Layer]":
-    """The layers that the output is made of, in order of evaluation.
+    """The layers that lead to the output, in order of evaluation.
 
     Raises:
-      InputError: the graph does what no network here does, between them or after the last.
+      InputError: the graph has an unsupported node, between them or after the last.
     """
     if len(graph.output) != 1:
         names = printable(", ".join(one.name for one in graph.output))[:200]
@@ -281,7 +291,7 @@ class _Layer(Layer):
 
 
 class _Entry:
-    """The graph's one input: its name, its type of numbers, and its batch if that is fixed.
+    """The graph's one input: its name, its number type, and its batch size if fixed.
 
     Raises:
       InputError: it has several, or one that holds no numbers.
@@ -313,7 +323,7 @@ class _Entry:
 
 
 def _check_same(model: TrainedModel, proto: Any, entry: _Entry, takes: PixelConvention) -> None:
-    """Runs the graph, and the model, on one image.
+    """Runs graph and model on one image.
 
     Raises:
       InputError: the graph cannot be run, or computes something else.
@@ -329,7 +339,7 @@ def _check_same(model: TrainedModel, proto: Any, entry: _Entry, takes: PixelConv
 
 
 def _run(proto: Any, fed: dict[str, np.ndarray]) -> Any:
-    """The graph's output, by onnxruntime where it is installed and can."""
+    """The graph's output, by onnxruntime if it is installed and can run it."""
     with contextlib.suppress(Exception):  # not installed, too old, or a file over 2 GB
         import onnxruntime
 
@@ -350,11 +360,11 @@ def _run(proto: Any, fed: dict[str, np.ndarray]) -> Any:
 def _pixels(
     graph: Any, constants: dict[str, np.ndarray], entry: _Entry
 ) -> tuple[PixelConvention, PixelConvention]:
-    """What the network wants of RGB bytes, and what the graph does, which may do a part itself.
+    """The network's pixel format, and the graph's, which may do part of the arithmetic.
 
     Raises:
-      InputError: the graph begins with something else than arithmetic, or with such that does not
-        tell which pixels it takes.
+      InputError: the graph begins with other operations than arithmetic, or with arithmetic that
+        does not show which pixels it takes.
     """
     name, factor, shift = entry.name, 1.0, 0.0  # factor·x + shift so far
     for _ in graph.node:  # a damaged graph can go in circles
@@ -373,7 +383,7 @@ def _pixels(
 
 
 def _taken(factor: float, shift: float, entry: _Entry) -> PixelConvention:
-    """The pixels that a graph takes which computes factor·x + shift first."""
+    """The pixels that a graph takes if it first computes factor·x + shift."""
     if entry.dtype.kind in "iu":
         return _BYTES
     if (factor, shift) == (1.0, 0.0):
@@ -393,7 +403,7 @@ def _taken(factor: float, shift: float, entry: _Entry) -> PixelConvention:
 
 
 def _number(node: Any, name: str, constants: dict[str, np.ndarray]) -> float:
-    """The number that a node before the first layer applies to the pixels, its input `name`."""
+    """The number that a node before the first layer applies to the pixels: its input `name`."""
     inputs = list(node.input)
     if node.op_type in ("Add", "Mul") and inputs[-1] == name:
         inputs.reverse()

@@ -1,10 +1,10 @@
-"""What is put right in a graph that jax2onnx wrote."""
+"""Improves graphs that jax2onnx wrote."""
 
 from typing import Any
 
 
 def fuse_prelu(graph: Any) -> int:
-    """Makes one PRelu of each x ≥ 0 ? x : x · a with a constant a, which runs much faster.
+    """Turns each x ≥ 0 ? x : x · a with a constant a into one PRelu, which runs much faster.
 
     Changes the onnx.GraphProto in place and returns how many there were.
     """

@@ -1,4 +1,4 @@
-"""Weights in fewer bytes: bfloat16, or int8 with one scale for each output channel."""
+"""Weights in fewer bytes: bfloat16, or int8 with one scale per output channel."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
@@ -25,11 +25,11 @@ class Int8Kernel(NamedTuple):
 
 
 def quantise(variables: Mapping[str, Any], weights: WeightType) -> Any:
-    """Kernels of convolutions and dense layers as `weights`; all else stays float32.
+    """Stores kernels of convolutions and dense layers as `weights`; all else stays float32.
 
-    int8 is symmetric, with the largest magnitude of each output channel at 127, so that no weight
-    is off by more than half a scale, max|w|/254. The arithmetic of the network is not changed:
-    `dequantise` comes before it.
+    int8 is symmetric: the largest magnitude of each output channel becomes 127, so no weight is off
+    by more than half a scale, max|w|/254. The network's arithmetic does not change: `dequantise`
+    runs first.
     """
     if weights not in get_args(WeightType):
         raise InputError(

@@ -22,7 +22,7 @@ def export_stablehlo(
     """Serialises a function of uint8 images [N, height, width, 3], for any N and each platform.
 
     Args:
-      function: as `inference.unit_embedding` returns it; its weights become constants.
+      function: from `inference.unit_embedding`; its weights become constants.
       image_size: (height, width).
       platforms: of jax.export.
 
@@ -38,7 +38,7 @@ def export_stablehlo(
 def load_stablehlo(
     path: str | os.PathLike[str],
 ) -> tuple[Callable[[np.ndarray], jax.Array], tuple[int, int]]:
-    """Reads what `export_stablehlo` gave, from a file.
+    """Reads a file that `export_stablehlo` made.
 
     Returns: (the compiled function, its (height, width)).
 

@@ -1,8 +1,8 @@
-"""Trained PyTorch models in and out.
+"""Imports and exports trained PyTorch models.
 
-Of arcface_torch, AdaFace, MagFace, CurricularFace, ElasticFace and MobileFaceNet_Pytorch. Importing
-needs no PyTorch and runs nothing that a file contains (see `torch_file`); only writing a checkpoint
-needs it.
+Supports arcface_torch, AdaFace, MagFace, CurricularFace, ElasticFace and MobileFaceNet_Pytorch.
+Importing needs no PyTorch and runs no code from a file (see `torch_file`); only writing a
+checkpoint needs PyTorch.
 """
 
 import dataclasses
@@ -50,23 +50,22 @@ _BUFFERS = (
 def import_torch(path: str | os.PathLike[str], project: str | None = None) -> TrainedModel:
     """Reads a trained backbone from a PyTorch checkpoint.
 
-    The network, its sizes and the project are found from the names and shapes of the weights; every
-    key must fit, so that a model is whole or not read at all.
+    Names and shapes of the weights determine the network, its sizes and the project. Every key must
+    fit, so a model is read whole or not at all.
 
     Args:
-      path: what `torch.save` wrote, a state dict or a checkpoint with one in it under whatever
-        name; or a safetensors file.
-      project: one of `PROJECTS`, where the names do not tell; it decides the pixels that the model
+      path: a `torch.save` file, with a state dict or a checkpoint that holds one under any name; or
+        a safetensors file.
+      project: one of `PROJECTS`, if the names do not tell; it decides the pixels that the model
         expects.
 
-    Returns: the model, with its classifier where the checkpoint has it. Of a checkpoint of each
-      process (checkpoint_gpu_0.pt, …) the classes of all are put together; where that fails, or
-      nothing tells that a matrix beside the network is one, `source` says so and the model has no
-      classifier.
+    Returns: the model, with its classifier if the checkpoint has one. If each process wrote a
+      checkpoint (checkpoint_gpu_0.pt, …), their classes are joined. If that fails, or nothing marks
+      a matrix beside the network as a classifier, `source` says so and the model has none.
 
     Raises:
-      InputError: not a checkpoint, no known network or several, keys that are missing, unknown or
-        of another shape (the message lists all of them), or weights that are NaN or infinite.
+      InputError: not a checkpoint; no known network, or several; keys missing, unknown or of
+        another shape (the message lists all of them); or weights that are NaN or infinite.
     """
     path = pathlib.Path(path)
     if project is not None and project not in PROJECTS:
@@ -126,19 +125,19 @@ def model_from_state_dict(
 def read_class_weights(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], embedding_size: int
 ) -> np.ndarray:
-    """The classifier [C, D] from files of its own, or from checkpoints that have it beside a
-    network, such as arcface_torch's. A layer of a network is never taken for it.
+    """The classifier [C, D] from its own files, or from checkpoints that hold it beside a network,
+    such as arcface_torch's. A layer of a network is never taken for it.
 
     Args:
-      paths: one file, or one for each process that held a part of the classes. Files whose names
-        differ in one number are put in its order (rank 0, 1, … 10), others stay in theirs. A
-        single file whose name has the number of a rank, gpu, split, shard or part, or as
-        00001-of-00003, stands for all such files beside it. Ranks and gpus count from 0.
-      embedding_size: D, by which classes in rows and classes in columns are told apart.
+      paths: one file, or one per process that held a part of the classes. Files whose names differ
+        in one number are sorted by it (rank 0, 1, … 10); others keep their order. A single file
+        stands for all such files beside it if its name has the number of a rank, gpu, split, shard
+        or part, or 00001-of-00003. Ranks and gpus count from 0.
+      embedding_size: D, which tells whether the classes are rows or columns.
 
     Raises:
       InputError: a file holds no matrix with D rows or columns, or several; a part is missing,
-        given twice or larger than the one before it; or a weight is NaN or infinite.
+        repeated or larger than the one before it; or a weight is NaN or infinite.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else paths
     files = [pathlib.Path(path) for path in given]
@@ -157,10 +156,9 @@ def read_class_weights(
 
 
 def export_state_dict(model: TrainedModel) -> dict[str, np.ndarray]:
-    """The weights by the project's names and in its layout; arcface_torch's where it fits.
+    """The weights in the project's names and layout; arcface_torch's if it fits.
 
-    Exact: importing the result gives the same bits. Counters of batches, which Flax does not keep,
-      are 0.
+    Exact: importing the result gives the same bits. Batch counters, which Flax lacks, are 0.
 
     Raises:
       InputError: no PyTorch project has this network.
@@ -204,7 +202,7 @@ def save_torch(model: TrainedModel, path: str | os.PathLike[str]) -> None:
 
 
 def _flatten(variables: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
-    """Leaves of both collections by their path; no path is in both."""
+    """The leaves of both collections by path; no path is in both."""
     flat: dict[tuple[str, ...], Any] = {}
     for collection in ("params", "batch_stats"):
         flat |= flax.traverse_util.flatten_dict(dict(variables.get(collection, {})))

@@ -1,4 +1,4 @@
-"""Where a PyTorch checkpoint keeps its network and its classifier, whatever it calls them."""
+"""Finds network and classifier in a PyTorch checkpoint, whatever their names."""
 
 import dataclasses
 import pathlib
@@ -16,7 +16,7 @@ from arcface_jax.interop.torch_projects import SIGNATURES
 CLASSIFIER_KEYS = (
     *("head.kernel", "head.weight", "module.fc.weight", "fc.weight", "kernel", "weight"),
 )
-"""The projects' names of a classifier beside a network, or in a file of its own."""
+"""The projects' names for a classifier beside a network, or in a file of its own."""
 _LONE = "the tensor"  # the key of an array that has none
 _BY_ROWS = ("head.weight", "weight", _LONE)  # a row is a class; under other names a column is one
 _PARTIAL_FC = "state_dict_softmax_fc"  # of arcface_torch's checkpoint_gpu_N.pt
@@ -34,14 +34,14 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """Class weights [C, D] and the key that they were found under."""
+    """Class weights [C, D] and their key."""
 
     key: str
     weights: np.ndarray
 
 
 def named_arrays(content: Any, place: Place = ()) -> Iterator[tuple[Place, dict[str, np.ndarray]]]:
-    """Every dict with arrays in it, and where it is; but none of an optimiser."""
+    """Every dict that holds arrays, and its place, except an optimiser's."""
     if isinstance(content, np.ndarray):
         content = {_LONE: content}
     if isinstance(content, dict) and "param_groups" not in content:
@@ -60,7 +60,7 @@ def named_arrays(content: Any, place: Place = ()) -> Iterator[tuple[Place, dict[
 
 
 def find_network(content: Any) -> tuple[Place, dict[str, np.ndarray]]:
-    """The one dict in a file that has a network in it, and where it is.
+    """The one dict in a file that holds a network, and its place.
 
     Raises:
       InputError: the file has no weights, or several networks.
@@ -79,7 +79,7 @@ def find_network(content: Any) -> tuple[Place, dict[str, np.ndarray]]:
 
 
 def recognise(weights: Arrays) -> tuple[str, str]:
-    """(naming, prefix) of the network whose keys these are.
+    """(naming, prefix) of the network with these keys.
 
     Raises:
       InputError: no known network, or several.
@@ -99,8 +99,8 @@ def recognise(weights: Arrays) -> tuple[str, str]:
 def find_classifiers(
     found: Iterable[tuple[Place, Arrays]], embedding_size: int
 ) -> list[Classifier]:
-    """All that can be the classifier of these embeddings: matrices with D rows or columns that
-    belong to no network. One alone where its name tells that it is meant.
+    """All candidates for the classifier of these embeddings: matrices with D rows or columns that
+    belong to no network. Only one if its name marks it as the classifier.
     """
     classifiers = [
         Classifier(".".join((*place, key)), _by_rows(key, array, embedding_size))
@@ -116,7 +116,7 @@ def find_classifiers(
 
 
 def left_out(content: Any, network: Place, embedding_size: int) -> list[str]:
-    """Keys of what may be a classifier of these embeddings, of any type and number of axes."""
+    """Keys of possible classifiers of these embeddings, of any type and number of axes."""
     keys = []
     for place, arrays in named_arrays(content):
         layers = any(one.ndim > 3 or "running_" in key for key, one in arrays.items())
@@ -131,7 +131,7 @@ def left_out(content: Any, network: Place, embedding_size: int) -> list[str]:
 
 
 def read_classifier(paths: Sequence[pathlib.Path], embedding_size: int) -> np.ndarray:
-    """The classifier [C, D] whose parts are in these files; see `torch.read_class_weights`."""
+    """The classifier [C, D] from the parts in these files; see `torch.read_class_weights`."""
     parts: list[np.ndarray] = []
     files, numbered = in_order(paths)
     for path in files:
@@ -154,9 +154,7 @@ def read_classifier(paths: Sequence[pathlib.Path], embedding_size: int) -> np.nd
 
 
 def shards_of(path: pathlib.Path) -> list[pathlib.Path]:
-    """The file and its like beside it: those whose names differ in the number of a process alone,
-    in its order.
-    """
+    """The file and those beside it whose names differ only in the process number, in its order."""
     mark = _mark(path.name)
     if mark is None or not path.parent.is_dir():
         return [path]
@@ -168,7 +166,7 @@ def shards_of(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 class _Mark(NamedTuple):
-    """Which part of how many a file is, by its name."""
+    """A file's part number and number of parts, by its name."""
 
     number: int
     span: tuple[int, int]
@@ -177,7 +175,7 @@ class _Mark(NamedTuple):
 
 
 def _mark(name: str) -> _Mark | None:
-    """What a file's name says; of several numbers that of a rank, or else the last."""
+    """The part that a file's name gives; of several numbers a rank's, or else the last."""
     found = list(_NUMBERED.finditer(name))
     if not found:
         return None
@@ -189,7 +187,7 @@ def _mark(name: str) -> _Mark | None:
 
 
 def _prefixes(keys: Iterable[str]) -> dict[str, str]:
-    """What stands before the keys of each known network: prefix -> naming."""
+    """The key prefix of each known network: prefix -> naming."""
     found = {}
     for key in keys:
         for signature, naming in SIGNATURES.items():
@@ -200,7 +198,7 @@ def _prefixes(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _outside_network(arrays: Arrays) -> Arrays:
-    """Those that are no part of a network. Which keys an unknown network has nobody knows: all."""
+    """The arrays outside any network; none if the network is unknown, as any key may be its."""
     inside = tuple(_prefixes(arrays))
     if not inside and any(one.ndim > 2 or "running_" in key for key, one in arrays.items()):
         return {}
@@ -213,7 +211,7 @@ def _is_matrix(array: np.ndarray) -> bool:
 
 
 def _by_rows(key: str, matrix: np.ndarray, embedding_size: int) -> np.ndarray:
-    """One class a row; most projects have one a column."""
+    """One class per row; most projects have one per column."""
     # As many classes as dimensions: then only the project's habit tells.
     square = matrix.shape[0] == matrix.shape[1]
     by_rows = key in _BY_ROWS if square else matrix.shape[1] == embedding_size
@@ -222,7 +220,7 @@ def _by_rows(key: str, matrix: np.ndarray, embedding_size: int) -> np.ndarray:
 
 
 def _part_of(content: Any, embedding_size: int) -> np.ndarray:
-    """The one matrix of a file's content that can be a part of the classifier."""
+    """The one matrix in a file that can be a part of the classifier."""
     found = list(named_arrays(content))
     classifiers = find_classifiers(found, embedding_size)
     if len(classifiers) == 1:
@@ -248,11 +246,11 @@ def _part_of(content: Any, embedding_size: int) -> np.ndarray:
 
 
 def in_order(paths: Sequence[pathlib.Path]) -> tuple[list[pathlib.Path], bool]:
-    """The files by the numbers of their parts, and whether they have such: what the names say, or
-    else the one number in which they differ.
+    """The files sorted by part number, and whether they have one: the number that the names give,
+    or else the one in which they differ.
 
     Raises:
-      InputError: a file is given twice, or a part is missing.
+      InputError: a file is repeated, or a part is missing.
     """
     if len(set(paths)) < len(paths):
         raise InputError(f"{paths[0]}: a file is given twice; give each part of the classes once")
@@ -299,7 +297,7 @@ def in_order(paths: Sequence[pathlib.Path]) -> tuple[list[pathlib.Path], bool]:
 
 
 def _differing_numbers(paths: Sequence[pathlib.Path]) -> list[int]:
-    """The one number of each path in which the paths differ; none where they differ otherwise."""
+    """The one number of each path in which the paths differ; none if they differ elsewhere."""
     words = [re.split(r"(\d+)", str(path)) for path in paths]
     if len(paths) == 1 or len({len(each) for each in words}) > 1:
         return []
@@ -310,7 +308,7 @@ def _differing_numbers(paths: Sequence[pathlib.Path]) -> list[int]:
 
 
 def _describe(content: Any) -> str:
-    """What a file without weights holds."""
+    """Describes a file without weights."""
     if not isinstance(content, dict):
         return "one tensor without a name" if isinstance(content, np.ndarray) else "no tensor"
     modules = [str(key) for key, part in content.items() if isinstance(part, PickledModule)]

@@ -1,9 +1,9 @@
-"""Reads what `torch.save` or safetensors wrote, without PyTorch and without running anything in it.
+"""Reads `torch.save` and safetensors files, without PyTorch and without running their code.
 
-Both formats of `torch.save`: the zip archive (PyTorch ≥ 1.6) and the sequence of pickles before it.
-An unpickler that knows a few harmless callables rebuilds tensors as NumPy arrays. Every other class
-or function that a file names, such as a training framework's settings beside the weights, becomes
-an inert placeholder: it is neither imported nor called.
+Reads both formats of `torch.save`: the zip archive (PyTorch ≥ 1.6) and the older sequence of
+pickles. An unpickler that knows a few harmless callables rebuilds tensors as NumPy arrays. Every
+other class or function in a file, such as a training framework's settings, becomes an inert
+placeholder: it is neither imported nor called.
 """
 
 import collections
@@ -49,13 +49,13 @@ _PROGRAMS = (
     ("torch.export", "serialized_exported_program.json", "torch.export.load(FILE).state_dict"),
     ("torch.export", "archive_format", "torch.export.load(FILE).state_dict"),
 )
-"""Kinds of archive that are no weights, an entry that only they have, and how to get at weights."""
+"""Kinds of archive without weights, an entry that only they have, and how to get the weights."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-    """Where a tensor's numbers are: entry `key`, `count` of them. Of a type that is not read, the
-    text `unread` names it.
+    """Where a tensor's numbers are: entry `key`, `count` of them. For an unsupported type, `unread`
+    holds its name.
     """
 
     key: str
@@ -73,7 +73,7 @@ class _Tensor:
     unread: str = ""
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """The tensor as an array of its own; ValueError where it leaves the storage."""
+        """The tensor as an array of its own; ValueError if it exceeds the storage."""
         if any(not isinstance(n, int) or n < 0 for n in (self.offset, *self.shape, *self.strides)):
             raise ValueError("a tensor has a negative size")
         if len(self.shape) != len(self.strides) or len(self.shape) > 32:
@@ -92,15 +92,13 @@ class _Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class PickledModule:
-    """Stands in what was read for a whole torch.nn.Module, which was not made; `name` is its
-    class.
-    """
+    """Stands for a whole torch.nn.Module, which was not created; `name` is its class."""
 
     name: str
 
 
 class _Inert:
-    """Stands for an object that is not weights; ignores all that a pickle does to it."""
+    """Stands for an object that is not weights; ignores all pickle operations on it."""
 
     name = ""
     is_module = False
@@ -126,7 +124,7 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
 
 
 def _rebuild_other(kind: str) -> Callable[..., _Tensor]:
-    """What makes tensors of a kind that is not read; the last of them knows what it is called."""
+    """Stands for the constructor of an unsupported kind of tensor; an argument may name it."""
 
     def rebuild(*parts: Any) -> _Tensor:
         names = [one.name for one in parts if isinstance(one, type) and issubclass(one, _Inert)]
@@ -161,7 +159,7 @@ class _Unpickler(pickle.Unpickler):
         return self._ALLOWED.get((module, name), inert)
 
     def persistent_load(self, pid: Any) -> Any:
-        """The storage that a tensor refers to, or the stand-in for a module's class."""
+        """The storage of a tensor, or the stand-in for a module's class."""
         if isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module":
             return pid[1]
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
@@ -178,15 +176,15 @@ class _Unpickler(pickle.Unpickler):
 
 def read_torch_file(path: str | os.PathLike[str], part: str | None = None) -> Any:
     """The object in a `torch.save` file: dicts, lists, numbers, text, tensors as NumPy arrays, a
-    `PickledModule` for a module, None for all else; of a safetensors file the dict of its arrays.
+    `PickledModule` for a module, None for all else; for a safetensors file a dict of arrays.
 
     Args:
-      path: .pt, .pth, .ckpt, .safetensors or however it is called.
-      part: of a dict that has this key, read nothing else.
+      path: .pt, .pth, .ckpt, .safetensors or any other name.
+      part: if the file holds a dict with this key, read only its value.
 
     Raises:
-      InputError: the file is missing, is of no known format, is damaged, or holds a program or a
-        module instead of weights; the message says how to save these.
+      InputError: the file is missing, damaged or of no known format, or holds a program or a module
+        instead of weights; the message says how to save the weights.
     """
     path = pathlib.Path(path)
     kind = "file of torch.save"
@@ -213,7 +211,7 @@ def read_torch_file(path: str | os.PathLike[str], part: str | None = None) -> An
 
 
 def _begins_as_safetensors(file: IO[bytes]) -> bool:
-    """Whether there is a safetensors header: its length in 8 bytes, then JSON."""
+    """Whether the file has a safetensors header: its length in 8 bytes, then JSON."""
     start = file.read(9)
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -233,7 +231,7 @@ def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _load(file: IO[bytes], size: int, storages: dict[str, _Storage] | None = None) -> Any:
-    """The next pickle of a file of `size` bytes; notes the storages that it refers to."""
+    """The next pickle of a file of `size` bytes; notes the storages it uses."""
     start = file.tell()
     check_memo_numbers(file, size)
     file.seek(start)
@@ -243,7 +241,7 @@ def _load(file: IO[bytes], size: int, storages: dict[str, _Storage] | None = Non
 
 
 def _refuse_program(names: Sequence[str]) -> None:
-    """Tells the archives of programs from those of torch.save, by the names of their entries."""
+    """Refuses archives of programs, by the names of their entries."""
     for kind, mark, loaded in _PROGRAMS:
         if any(name.rpartition("/")[2] == mark for name in names):
             raise InputError(
@@ -253,7 +251,7 @@ def _refuse_program(names: Sequence[str]) -> None:
 
 
 def _weights_part(loaded: Any, part: str | None) -> Any:
-    """`loaded`, or this part of it alone where it has that.
+    """`loaded`, or only this part if it has one.
 
     Raises:
       InputError: it is a module.
@@ -322,7 +320,7 @@ def _read_sequence(file: IO[bytes], part: str | None) -> Any:
 
 
 def _check_types(value: Any, key: str = "the tensor") -> None:
-    """Refuses a tensor of a type that is not read, by its name."""
+    """Refuses a tensor of an unsupported type, by its name."""
     if isinstance(value, _Tensor) and value.unread:
         raise InputError(
             f"{key} is stored as {value.unread}, which is not read; store it as float32"

@@ -1,4 +1,4 @@
-"""The parameters' names in the PyTorch projects, one function for each naming.
+"""Parameter names in the PyTorch projects, one function per naming.
 
 A function takes the path of a Flax module, such as ("layer1_0", "conv1"), and returns the name of
 the PyTorch module, "layer1.0.conv1". `torch_key` adds the parameter.
@@ -57,7 +57,7 @@ def flax_layout(leaf: str, array: np.ndarray) -> np.ndarray:
 
 
 def naming_of(backbone: nn.Module) -> Naming:
-    """The names that PyTorch projects use for a backbone.
+    """PyTorch projects' names for a backbone.
 
     Raises:
       InputError: no project has this network.
@@ -87,7 +87,7 @@ def _iresnet_naming(modules: Sequence[str]) -> str:
 
 
 def _ir_naming(backbone: IResNet) -> Naming:
-    """AdaFace's and CurricularFace's: input_layer, body (blocks in one count), output_layer."""
+    """AdaFace's and CurricularFace's: input_layer, body (blocks counted through), output_layer."""
     inner = ("bn1", "conv1", "bn2", "prelu", "conv2", "bn3", "se")
     order = inner if backbone.inner_norm else tuple(name for name in inner if name != "bn2")
     outer = {"conv1": "input_layer.0", "bn1": "input_layer.1", "prelu": "input_layer.2"}

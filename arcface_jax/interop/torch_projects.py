@@ -1,4 +1,4 @@
-"""The PyTorch projects whose checkpoints can be read, and what their files leave unsaid."""
+"""The supported PyTorch projects, and what their files do not say."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ Weights = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class TorchProject:
-    """What a project's weights must be fed, and what its files do not say.
+    """The input of a project's models, and what its files do not say.
 
     Attributes:
       pixels: colour order and value range.
@@ -50,18 +50,18 @@ SIGNATURES = {
     "conv_sep.layers.0.weight": "mbf",
     "patch_embed.proj.weight": "vit",
 }
-"""A key that only this naming has; what stands before it is the checkpoint's prefix."""
+"""A key that only this naming has; the part before it is the checkpoint's prefix."""
 
 
 class UnknownProjectError(InputError):
-    """A checkpoint that does not say which project it is of."""
+    """A checkpoint that does not show which project wrote it."""
 
 
 def guess_project(naming: str, prefix: str, weights: Weights) -> str:
     """The project whose checkpoints look like this.
 
     Raises:
-      UnknownProjectError: several do, and they expect different pixels.
+      UnknownProjectError: several fit and expect different pixels.
     """
     if naming == "mobilefacenet":
         return "mobilefacenet_pytorch"
@@ -83,7 +83,7 @@ def guess_project(naming: str, prefix: str, weights: Weights) -> str:
 def backbone_of(
     naming: str, weights: Weights, epsilon: float | None
 ) -> tuple[nn.Module, tuple[int, int]]:
-    """The backbone of weights of this naming, and the image (height, width) it was trained on."""
+    """The backbone of weights in this naming, and its training image (height, width)."""
     build = {
         "iresnet": _iresnet,
         "ir": _ir,
@@ -96,7 +96,7 @@ def backbone_of(
 
 
 def _count(weights: Weights, parent: str) -> int:
-    """How many numbered children a module has; 0 where it has none."""
+    """How many numbered children a module has, or 0."""
     prefix = f"{parent}." if parent else ""
     numbers = {key.removeprefix(prefix).split(".")[0] for key in weights if key.startswith(prefix)}
     count = 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)

@@ -1,4 +1,4 @@
-"""The order in which a backbone calls its layers, and on what, by tracing it once."""
+"""The order in which a backbone calls its layers, and their inputs, by tracing it once."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ ModulePath = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A layer as it is called.
+    """One call of a layer.
 
     Attributes:
       path: of the module, such as ("layer1_0", "conv1").
-      layer: the module, to look up its class and options only.
-      input_of: path of the layer whose output is its input, unchanged; None where something stands
+      layer: the module, only to look up its class and options.
+      input_of: path of the layer whose unchanged output is its input; None if something lies
         between.
     """
 

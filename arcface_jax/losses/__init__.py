@@ -31,6 +31,7 @@ from arcface_jax.losses.binary import (
     uniface_loss,
 )
 from arcface_jax.losses.circle import Circle, circle_eta, circle_psi
+from arcface_jax.losses.class_sizes import margins_by_size, weights_by_size
 from arcface_jax.losses.curricularface import (
     CurricularFace,
     CurricularFaceState,
@@ -49,6 +50,7 @@ from arcface_jax.losses.elasticface import (
     elasticface_psi,
 )
 from arcface_jax.losses.expface import ExpFace
+from arcface_jax.losses.intertopk import InterTopK
 from arcface_jax.losses.kappaface import (
     KappaFace,
     KappaFaceState,

@@ -44,9 +44,7 @@ class FixedMargin(MarginSoftmax):
         if self.margin_warmup == 0.0:
             return full
         steps = max(1, round(self.margin_warmup * context.total_steps))
-        share = jnp.minimum(jnp.asarray(context.step, jnp.float32) / steps, 1.0)
-        m1 = 1.0 + share * (full.m1 - 1.0) if full.m1 != 1.0 else 1.0
-        return dataclasses.replace(full, m1=m1, m2=share * full.m2, m3=share * full.m3)
+        return full.scaled(jnp.minimum(jnp.asarray(context.step, jnp.float32) / steps, 1.0))
 
     def formula(self) -> str:
         """The target logit over s, for people."""

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from arcface_jax.arguments import check_between
@@ -109,8 +110,9 @@ class CurricularFace(MarginSoftmax, name="curricularface"):
 
     def eta(self, context: Context) -> Eta:
         """Of wrong classes, by this batch's thresholds and t."""
-        threshold, t = self.psi(context)(context.target), context.state["curricularface"].t
-        return Partial(curricular_cosines, threshold=threshold, t=t)
+        psi = self.sized_psi(context, np.size(context.class_counts))
+        t = context.state["curricularface"].t
+        return Partial(curricular_cosines, threshold=psi(context.target), t=t)
 
 
 @dataclasses.dataclass(frozen=True)

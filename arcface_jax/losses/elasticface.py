@@ -8,8 +8,10 @@ References:
 """
 
 import dataclasses
+import functools
 import math
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +75,23 @@ def _check_numbers(kind: str, mean: float, std: float) -> None:
     check_between("std", std, 0.0, 1.0)
 
 
+@dataclasses.dataclass(frozen=True)
+class _DrawnMargin:
+    """psi with `share` of the margins that are drawn for cosines [N]."""
+
+    draw: Callable[[jax.Array], jax.Array]
+    kind: str
+    share: Any = 1.0
+
+    def __call__(self, cosine: jax.Array) -> jax.Array:
+        margins = self.share * self.draw(cosine)
+        margin = CombinedMargin(**{"m2" if self.kind == "arc" else "m3": margins})
+        return margin(cosine)
+
+    def scaled(self, share: Any) -> Self:
+        return dataclasses.replace(self, share=self.share * share)
+
+
 def elasticface_psi(
     key: jax.Array,
     valid: jax.Array,
@@ -100,15 +119,8 @@ def elasticface_psi(
       InputError: for an unknown kind or a number out of range.
     """
     _check_numbers(kind, mean, std)
-
-    def psi(cosine: jax.Array) -> jax.Array:
-        margins = elastic_margins(
-            key, cosine, valid, mean=mean, std=std, plus=plus, axis_name=axis_name
-        )
-        margin = CombinedMargin(m2=margins) if kind == "arc" else CombinedMargin(m3=margins)
-        return margin(cosine)
-
-    return psi
+    drawn = {"mean": mean, "std": std, "plus": plus, "axis_name": axis_name}
+    return _DrawnMargin(functools.partial(elastic_margins, key, valid=valid, **drawn), kind)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,14 +6,21 @@ as −1.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from arcface_jax.arguments import check_between, check_floating, check_labels, check_positive
+from arcface_jax.arguments import (
+    check_between,
+    check_choice,
+    check_floating,
+    check_labels,
+    check_positive,
+)
 from arcface_jax.cosine import (
+    cosine_logits,
     has_class,
     head_dtype,
     own_cosines,
@@ -38,9 +45,16 @@ from arcface_jax.heads.softmax import (
     share_batch,
     sum_options,
 )
+from arcface_jax.losses.class_sizes import (
+    Balance,
+    check_beta,
+    check_counts,
+    margins_by_size,
+    weights_by_size,
+)
 from arcface_jax.losses.loss import AT_START, Context, Loss, LossOutput, simulated_batch
 from arcface_jax.losses.untrained import mean_log_sum, random_cosines
-from arcface_jax.margins import ARCFACE, Psi
+from arcface_jax.margins import ARCFACE, CombinedMargin, Psi
 
 
 def margin_softmax_loss(
@@ -238,6 +252,17 @@ def margin_cross_entropy(
     return cross_entropy(logits, mask, label_smoothing, kept)
 
 
+def cosines_and_mask(
+    embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array, precision: str = "highest"
+) -> tuple[jax.Array, jax.Array]:
+    """(cosines [N, C], which of them is the true class's), for a loss that needs them all."""
+    embeddings = check_floating("embeddings", embeddings, 2)
+    labels = check_labels(labels, embeddings.shape[0], jnp.shape(class_weights)[0])
+    blanked = blank_ignored(embeddings, labels)
+    cosine = cosine_logits(blanked, class_weights, precision=precision)
+    return cosine, target_mask(labels, cosine.shape[1])
+
+
 def cross_entropy(
     logits: jax.Array, mask: jax.Array, label_smoothing: float, kept: jax.Array | None = None
 ) -> jax.Array:
@@ -274,9 +299,7 @@ class MarginSoftmax(Loss):
     """Whether `advance`, `psi` or `eta` read context.target."""
 
     scale: float = 64.0
-    """Radius s of the sphere that the logits lie on; 64 in the papers, too much for a small
-    network.
-    """
+    """Radius s of the sphere of the logits. 64 in the papers, too much for a small network."""
     sub_centers: int = 1
     """Centres of each class, K; its cosine is the largest of theirs, so that wrong labels gather in
     a centre apart.
@@ -287,9 +310,27 @@ class MarginSoftmax(Loss):
     """Leave a wrong class out of an example's softmax where its cosine is above this: likely the
     same person.
     """
+    margin_by_size: float = 0.0
+    """λ of margins by class size, m_c = a·n_c^(−λ) + b of n_c training images: the class with the
+    fewest has the whole margin of the loss. 0 for one margin of all classes; arXiv:2010.05350 has
+    0.25.
+    """
+    margin_of_largest: float = 0.1
+    """With margin_by_size: share of the margin that the class with the most images has."""
+    class_balance: Balance = "none"
+    """What an example's cross-entropy weighs. inverse: 1/n_c, n_c the training images of its class.
+    effective: the inverse of their effective number, (1 − β)/(1 − β^n_c) (arXiv:1901.05555). A
+    training image weighs 1 on average.
+    """
+    balance_beta: float = 0.999
+    """β of class_balance effective, in (0, 1)."""
 
     def __post_init__(self) -> None:
         check_positive("scale", self.scale)
+        check_between("margin_by_size", self.margin_by_size, 0.0, 10.0)
+        check_between("margin_of_largest", self.margin_of_largest, 0.0, 1.0)
+        check_choice("class_balance", self.class_balance, get_args(Balance))
+        check_beta("balance_beta", self.balance_beta)
         if self.sub_centers < 1:
             raise InputError(f"sub_centers is {self.sub_centers}; pass 1 or more")
         check_between("label_smoothing", self.label_smoothing, 0.0, 1.0)
@@ -303,6 +344,37 @@ class MarginSoftmax(Loss):
     def eta(self, context: Context) -> Eta | None:
         """What takes the place of wrong classes' cosines, as `margin_softmax_loss` has it."""
         return None
+
+    def sized_psi(self, context: Context, num_classes: int) -> Psi:
+        """`psi`, with each example's margin by the size of its class where that is wanted.
+
+        Raises:
+          InputError: nobody counted the classes, or there is no margin to make smaller.
+        """
+        psi: Any = self.psi(context)
+        if not self.margin_by_size:
+            return psi
+        fixed = isinstance(psi, CombinedMargin) and not jax.tree.leaves(psi)
+        if (fixed and psi.scaled(0.0) == psi) or not hasattr(psi, "scaled"):
+            raise InputError(
+                f"margin_by_size {self.margin_by_size:g} does nothing for {type(self).__name__}, "
+                "whose psi has no margin m1, m2 or m3; leave it out"
+            )
+        counts = check_counts(context.class_counts, num_classes)
+        share = margins_by_size(counts, self.margin_of_largest, 1.0, self.margin_by_size)
+        return psi.scaled(jnp.take(share, context.labels, mode="clip"))
+
+    def example_weights(self, context: Context, num_classes: int) -> jax.Array | None:
+        """What the cross-entropy of each example weighs, [n]; None where all weigh 1.
+
+        Raises:
+          InputError: nobody counted the classes.
+        """
+        if self.class_balance == "none":
+            return None
+        counts = check_counts(context.class_counts, num_classes)
+        weights = weights_by_size(counts, self.class_balance, self.balance_beta)
+        return jnp.take(weights, context.labels, mode="clip")
 
     def advance(self, state: dict[str, Any], context: Context) -> dict[str, Any]:
         """The state with this batch counted in, by its labels and norms."""
@@ -318,7 +390,13 @@ class MarginSoftmax(Loss):
 
     def __str__(self) -> str:
         centres = f", {self.sub_centers} sub-centres" if self.sub_centers > 1 else ""
-        return f"{self.scale:g}·{self.formula()}{centres}"
+        sizes = ""
+        if self.margin_by_size:
+            sizes = f", margin by class size^−{self.margin_by_size:g}"
+            sizes += f" down to {self.margin_of_largest:.0%}"
+        if self.class_balance != "none":
+            sizes += f", classes weighted by {self.class_balance} number"
+        return f"{self.scale:g}·{self.formula()}{centres}{sizes}"
 
     def formula(self) -> str:
         """The target logit over s, for people."""
@@ -364,7 +442,7 @@ class MarginSoftmax(Loss):
             embeddings,
             weights,
             labels,
-            psi=self.psi(context),
+            psi=self.sized_psi(context, classes),
             eta=self.eta(context),
             scale=self.radius(params),
             label_smoothing=self.label_smoothing,
@@ -373,6 +451,8 @@ class MarginSoftmax(Loss):
             with_cosines=True,
             **over,
         )
+        importance = self.example_weights(context, classes)
+        loss = loss if importance is None else loss * importance
         penalty = self.penalty(context, target_cosine)
         loss = loss + jnp.where(has_class(labels, classes), penalty, 0.0)
         return LossOutput(loss, state, target_cosine, hit)
@@ -401,14 +481,15 @@ class MarginSoftmax(Loss):
         # Each example has its own psi: they take the quantiles of the cosine in a random order.
         quantiles = np.interp((np.arange(512) + 0.5) / 512, np.cumsum(weights), cosines)
         own = jnp.asarray(np.random.default_rng(0).permutation(quantiles), jnp.float32)
-        targets = np.asarray(self.psi(context)(own), np.float64)
+        targets = np.asarray(self.sized_psi(context, num_classes)(own), np.float64)
+        importance = self.example_weights(context, num_classes)
+        each = np.ones(512) if importance is None else np.asarray(importance, np.float64)
+        shares = each / each.sum()
         penalty = float(jnp.mean(jnp.asarray(self.penalty(context, own))))
         scale, smoothing = self.scale, self.label_smoothing
         eta = self.eta(context) or unchanged
         values = np.asarray(eta(jnp.asarray(cosines, jnp.float32)), np.float64)
-        log_sum = mean_log_sum(
-            scale * targets, np.full(512, 1 / 512), scale * values, weights, seen - 1
-        )
-        others = (seen - 1) * float(weights @ values)
-        wanted = (1.0 - smoothing) * targets.mean() + smoothing * (targets.mean() + others) / seen
-        return log_sum - scale * float(wanted) + penalty
+        log_sum = mean_log_sum(scale * targets, shares, scale * values, weights, seen - 1)
+        others, target = (seen - 1) * float(weights @ values), float(shares @ targets)
+        wanted = (1.0 - smoothing) * target + smoothing * (target + others) / seen
+        return float(each.mean()) * (log_sum - scale * wanted) + penalty

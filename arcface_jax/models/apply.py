@@ -1,4 +1,4 @@
-"""A Flax module as the training step takes it."""
+"""Adapts a Flax module to the training step."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def linen_apply(module: nn.Module, *, train: bool = True) -> Any:
 
     Args:
       module: maps (images, train) to embeddings.
-      train: with batch statistics that move, and dropout; otherwise as in use.
+      train: with dropout and updated batch statistics; otherwise as in inference.
     """
 
     def apply(params: Any, batch_stats: Any, images: jax.Array, key: jax.Array) -> Any:

@@ -1,4 +1,4 @@
-"""What the batch normalisations of a network see, beside its embeddings."""
+"""A network's embeddings together with the inputs of its batch normalisations."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +11,11 @@ from arcface_jax.analysis.inversion import LayerStatistics, Network
 
 
 def with_statistics(backbone: nn.Module, variables: Mapping[str, Any]) -> Network:
-    """The backbone as it embeds, each batch normalisation's input statistics beside its running
-    ones.
+    """The backbone's inference, with each batch normalisation's input and running statistics.
 
-    The statistics are taken from the inputs of every `nn.BatchNorm`, over all axes but the
-    channels, by intercepting its call; so it works for any backbone built from that layer, and what
-    is embedded is the same as without.
+    It intercepts the calls of every `nn.BatchNorm` and takes the statistics of its input over all
+    axes but the channels. So it works for any backbone built from that layer, and the embeddings do
+    not change.
 
     Args:
       backbone: a Flax module mapping (images, train) to embeddings.

@@ -1,9 +1,9 @@
-"""What only XLA's CPU compiler needs: other ways to compute layers in training, equal to rounding.
+"""Workarounds for XLA's CPU compiler: faster layers in training, equal up to rounding.
 
-`training_layers` is the one switch. Within it, where the program being traced is for a single CPU
-device, calls of plain `nn.Conv`, `nn.BatchNorm` and `PReLU` are computed by the functions of this
-file from the layers' own parameters. Networks know nothing of it, and what is evaluated or exported
-stays the standard operations.
+`training_layers` is the one switch. Inside it, if the traced program is for a single CPU device,
+the functions of this file compute calls of plain `nn.Conv`, `nn.BatchNorm` and `PReLU` from the
+layers' own parameters. Networks do not change, and evaluation and export keep the standard
+operations.
 """
 
 import contextlib
@@ -22,22 +22,22 @@ from arcface_jax.models.depthwise import MOST_SHIFTS, Padding, shifted_sum
 from arcface_jax.models.layers import PReLU, unbiasing
 
 CACHE_BYTES = 2**19 * (os.cpu_count() or 1)
-"""How much of a batch's intermediate results should exist at a time: half a megabyte for each
-core stays in cache.
+"""How much of a batch's intermediate results to hold at a time: half a megabyte per core stays in
+cache.
 """
 
 
 def one_cpu() -> bool:
-    """Whether the program being traced is for a single CPU device."""
+    """Whether the traced program is for a single CPU device."""
     return jax.default_backend() == "cpu" and jax.device_count() == 1
 
 
 @contextlib.contextmanager
 def training_layers() -> Iterator[None]:
-    """Within it, layers in training are computed in ways that a single CPU is fast at; on anything
-    else it changes nothing.
+    """Inside this context, layers in training are computed in ways that are fast on a single CPU;
+    elsewhere it changes nothing.
 
-    To be put around `backbone.apply(..., train=True, mutable=["batch_stats"])`.
+    Put it around `backbone.apply(..., train=True, mutable=["batch_stats"])`.
     """
     if not one_cpu():
         yield
@@ -76,10 +76,9 @@ def _is_served(norm: nn.BatchNorm, x: jax.Array) -> bool:
 
 
 def _normalise(norm: Any, x: jax.Array) -> tuple[jax.Array, Callable[[jax.Array], jax.Array]]:
-    """The layer's result, its running statistics updated; and a PReLU of it with a given slope,
-    both in one.
+    """The layer's result, with updated running statistics, and its PReLU for a given slope.
 
-    Where the latter is asked for, the compiler leaves the former out.
+    If only the PReLU is used, the compiler drops the plain result.
     """
     scale, bias = (norm.get_variable("params", name) for name in ("scale", "bias"))
     result = normalise_batch(x, scale, bias, None, norm.epsilon)
@@ -107,12 +106,11 @@ def convolve(
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated` as `nn.Conv` calls it.
 
-    In float32 `cpu_convolution` where it is dense, with a square odd kernel padded by half its
-    size, and `depthwise_convolution` where each channel has a kernel of its own, small or over the
-    whole image; `conv_general_dilated` itself for every other. XLA turns the gradients of a
-    convolution into convolutions with unusual windows and orders of dimensions, and its CPU
-    compiler runs some of these as plain loops, ten times slower than what computes the same sums
-    here.
+    In float32 uses `cpu_convolution` for dense convolutions with a square odd kernel padded by half
+    its size, and `depthwise_convolution` if each channel has its own kernel, small or over the
+    whole image; otherwise `conv_general_dilated` itself. XLA turns the gradients of a convolution
+    into convolutions with unusual windows and dimension orders. Its CPU compiler runs some of these
+    as plain loops, ten times slower than the code here.
     """
     size, stride = kernel.shape[0], window_strides[0]
     served = (
@@ -155,8 +153,8 @@ def cpu_convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def extract_patches(x: jax.Array, size: int, stride: int) -> jax.Array:
-    """[N, H, W, C] to [N, ⌈H/stride⌉, ⌈W/stride⌉, size²·C]: what a kernel [size, size, C, F]
-    sees at each place.
+    """[N, H, W, C] to [N, ⌈H/stride⌉, ⌈W/stride⌉, size²·C]: the input of a kernel [size, size, C,
+    F] at each position.
     """
     height, width = x.shape[1:3]
     sides = (size // 2, size // 2)
@@ -172,7 +170,7 @@ def extract_patches(x: jax.Array, size: int, stride: int) -> jax.Array:
 def _standard(
     x: jax.Array, kernel: jax.Array, padding: Any, stride: int = 1, **options: Any
 ) -> jax.Array:
-    """In the one order of dimensions that XLA's CPU compiler is always fast at."""
+    """In the one dimension order that is always fast with XLA's CPU compiler."""
     strides, names = (stride, stride), ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=names, **options)
 
@@ -216,12 +214,11 @@ _spatial.defvjp(_spatial_forward, _spatial_backward)
 
 
 def _halving_input_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
-    """For a kernel 3×3, stride 2, even height and width: without the zeros that would dilate
-    `gradient`.
+    """For a kernel 3×3, stride 2, even height and width, without dilating `gradient` by zeros.
 
-    x[2p + a] takes part in output p with kernel[a + 1], and for a = 1 also in output p + 1 with
-    kernel[0]. So each pixel a, b of a 2×2 cell sees `gradient` through a 2×2 kernel of its own, all
-    of them in one convolution.
+    x[2p + a] contributes to output p with kernel[a + 1], and for a = 1 also to output p + 1 with
+    kernel[0]. So each pixel a, b of a 2×2 cell sees `gradient` through its own 2×2 kernel; one
+    convolution does all of them.
     """
     channels, features = kernel.shape[2:]
     taps = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))  # the fourth is zero
@@ -241,8 +238,8 @@ def depthwise_convolution(
 ) -> jax.Array:
     """`depthwise.shifted_sum`; a kernel over the whole image is one weighted sum of its pixels.
 
-    Differentiated by hand: by x it is a shifted sum too, by the kernel a sum over pixels for each
-    of its places, taken a few images at a time, while these are in cache.
+    Differentiated by hand. The gradient by x is a shifted sum too; that by the kernel is a sum over
+    pixels per kernel position, computed for a few images at a time while they are in cache.
     """
     if kernel.shape[:2] == x.shape[1:3] and not np.any(padding):
         return jnp.sum(x * kernel[:, :, 0], axis=(1, 2), keepdims=True)
@@ -295,7 +292,7 @@ depthwise_convolution.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 class Normalised(NamedTuple):
-    """What `normalise_batch` returns."""
+    """The result of `normalise_batch`."""
 
     output: jax.Array  # [N, …, C]
     mean: jax.Array  # [C], the batch's
@@ -308,10 +305,10 @@ def normalise_batch(
 ) -> Normalised:
     """y = scale · (x − μ) / √(σ² + ε) + bias, then max(y, 0) + slope · min(y, 0).
 
-    μ and σ² = E[x²] − μ² are the batch's, for each channel; they are returned for the running
-    statistics. Differentiated by hand: XLA's CPU compiler writes x − μ and every product that is
-    summed to memory, once for each sum. Here the sums that a gradient needs are taken a few images
-    at a time, while these are in cache, and nothing of a batch's size is kept but x.
+    μ and σ² = E[x²] − μ² are the batch's, per channel; they are returned for the running
+    statistics. Differentiated by hand: XLA's CPU compiler writes x − μ and every summed product to
+    memory, once per sum. Here a gradient's sums are computed for a few images at a time while they
+    are in cache, and x is the only array of batch size that is kept.
 
     Args:
       x: [N, …, C], float32.
@@ -377,7 +374,7 @@ def _all_but_last(x: jax.Array) -> tuple[int, ...]:
 
 
 def _sum_over_parts(function: Any, x: jax.Array, gradient: jax.Array) -> Any:
-    """Σ function(images of x, images of gradient), of as many images at a time as stay in cache."""
+    """Σ function(images of x, images of gradient), each of as many images as fit the cache."""
     images = x.shape[0]
     count = min(images, max(1, CACHE_BYTES * images // (2 * x.size * x.dtype.itemsize)))
     # No remainder where a number not much smaller divides the images: it is compiled apart.

@@ -1,4 +1,4 @@
-"""Depthwise convolutions as sums of shifted images: on a CPU some 20 times as fast."""
+"""Depthwise convolutions as sums of shifted images: about 20 times faster on a CPU."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ MOST_SHIFTS = 25  # a kernel over the whole feature map is one weighted sum alre
 def shifted_sum(
     images: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: Padding
 ) -> jax.Array:
-    """The depthwise convolution as products and sums of whole images, compiled into one loop.
+    """Depthwise convolution as products and sums of whole images, compiled into one loop.
 
         y[n, i, j, c] = Σ_{a, b} x[n, s₁i + a − p₁, s₂j + b − p₂, c] · w[a, b, 0, c]
 
@@ -47,13 +47,13 @@ def shifted_sum(
 def seen_by_kernel(
     padded: jax.Array, kernel: tuple[int, ...], stride: tuple[int, int], places: tuple[int, ...]
 ) -> Iterator[jax.Array]:
-    """What each place of a kernel sees of images, row by row of it.
+    """The pixels under each position of a kernel, row by row of the kernel.
 
     Args:
       padded: [N, height, width, channels].
       kernel: its height and width.
       stride: (s₁, s₂).
-      places: height' and width' of the convolution's result.
+      places: height' and width' of the result.
 
     Yields: [N, height', width', channels].
     """
@@ -68,10 +68,10 @@ def seen_by_kernel(
 class ShiftedDepthwise:
     """A backbone for inference whose depthwise convolutions are shifted sums on a CPU.
 
-    On other platforms, and in an export for them, they stay convolutions.
+    On other platforms, and in exports for them, they stay convolutions.
 
     Attributes:
-      backbone: a module of `arcface_jax.models`, or one that was folded.
+      backbone: a module of `arcface_jax.models`, or a folded one.
     """
 
     backbone: Any
@@ -85,7 +85,7 @@ class ShiftedDepthwise:
     def apply(
         self, variables: Mapping[str, Any], images: jax.Array, train: bool = False
     ) -> jax.Array:
-        """As the backbone's own `apply`."""
+        """Like the backbone's own `apply`."""
         with nn.intercept_methods(_replace):
             return jnp.asarray(self.backbone.apply(variables, images, train=train))
 

@@ -18,8 +18,8 @@ EmbedFunction = Callable[[Mapping[str, Any], jax.typing.ArrayLike], jax.Array]
 def make_embed_function(
     backbone: nn.Module, pixels: PixelConvention = ARCFACE_TORCH
 ) -> EmbedFunction:
-    """Returns the jitted (variables, uint8 [N, H, W, 3] RGB) -> float32 [N, D], running
-    statistics in use, depthwise convolutions as a CPU is fast at.
+    """Returns the jitted (variables, uint8 [N, H, W, 3] RGB) -> float32 [N, D], with running
+    statistics, and depthwise convolutions that are fast on a CPU.
     """
     network = ShiftedDepthwise(backbone)
 
@@ -40,8 +40,7 @@ def embed_images(
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Embeds all `images` in batches of `batch_size`, the last one padded so that one program
-    serves.
+    """Embeds all `images` in batches of `batch_size`; pads the last, so that one program is enough.
 
     Args:
       embed: what `make_embed_function` returned.
@@ -67,14 +66,14 @@ def embed_images(
 def check_embedded(
     embeddings: np.ndarray, name_of: Callable[[int], str] | None = None
 ) -> np.ndarray:
-    """The embeddings [N, D] of N images as they are, if they can be compared.
+    """The embeddings [N, D] of N images unchanged, if they can be compared.
 
     Args:
-      embeddings: what a network gave.
-      name_of: the name of an image by its row; "image 3" of row 3 if None.
+      embeddings: a network's output.
+      name_of: gives an image's name from its row; if None, row 3 is "image 3".
 
     Raises:
-      InputError: one is NaN, infinite or zero; the message names its image and says how many are.
+      InputError: one is NaN, infinite or zero; the message names its image and their number.
     """
     squared = np.einsum("nd,nd->n", embeddings, embeddings, dtype=np.float64)
     bad = np.flatnonzero(~(np.isfinite(squared) & (squared > 0)))
@@ -95,5 +94,5 @@ def mirror(images: np.ndarray) -> np.ndarray:
 
 
 def default_batch_size() -> int:
-    """Images in one call: what a CPU's caches hold, or what keeps an accelerator busy."""
+    """Images in one call: as many as fit a CPU's caches, or keep an accelerator busy."""
     return 16 if jax.default_backend() == "cpu" else 256

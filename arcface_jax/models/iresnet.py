@@ -33,7 +33,7 @@ STAGE_BLOCKS = {
     152: (3, 8, 36, 3),
     200: (6, 26, 60, 6),
 }
-"""Residual blocks in each of the four stages, by the network's published depth."""
+"""Residual blocks in each of the four stages, by published depth."""
 
 Stem = Literal["conv3", "conv7"]
 """Input options. conv3: conv3×3 at full resolution (the paper's prefix L). conv7: conv7×7
@@ -41,16 +41,16 @@ stride 2, max pooling.
 """
 
 Output = Literal["A", "B", "C", "D", "E"]
-"""Output options: what stands between the last residual block and the embedding.
+"""Output options: the layers between the last residual block and the embedding.
 
-A: global pooling. B: pooling – FC. C: pooling – FC – BN. D: pooling – FC – BN – PReLU.
-E: BN – dropout – FC – BN on the whole feature map, the paper's choice. Before the
-pooling the trunk is closed by BN – PReLU, since its blocks end without either.
+A: global pooling. B: pooling – FC. C: pooling – FC – BN. D: pooling – FC – BN – PReLU. E: BN –
+dropout – FC – BN on the whole feature map, the paper's choice. BN – PReLU comes before the pooling,
+as blocks end without either.
 """
 
 Shortcut = Literal["projected", "subsampled"]
-"""Where a block changes its shape. projected: conv1×1 – BN. subsampled: that only if the number of
-channels changes, otherwise every stride-th pixel as it is.
+"""The shortcut of a block that changes shape. projected: conv1×1 – BN. subsampled: the same only if
+the number of channels changes, otherwise every stride-th pixel unchanged.
 """
 
 
@@ -96,18 +96,18 @@ class IResNet(Backbone):
     dropout – flatten in channel, height, width order (so that published weights
     fit) – dense – batch normalisation with its scale frozen at 1.
 
-    It has the settings of every `Backbone` as well.
+    It also has the settings of every `Backbone`.
 
     Attributes:
       stage_blocks: residual blocks in each stage, see STAGE_BLOCKS.
       embedding_size: D, 512 in the paper.
       width: channels of the stem and the first stage, 64 in the paper; the stages
         have width × 1, 2, 4, 8.
-      stem: the input option, see `Stem`. With conv7 the first stage keeps its resolution.
+      stem: the input option, see `Stem`. With conv7 the first stage keeps the resolution.
       output: the output option, see `Output`.
       squeeze: reduction of squeeze and excitation in every block (16 as published); 0 for none.
       shortcut: see `Shortcut`; AdaFace and CurricularFace subsample.
-      inner_norm: whether a BN stands between a block's first convolution and its PReLU;
+      inner_norm: whether a block has a BN between its first convolution and its PReLU;
         CurricularFace has none.
       embedding_affine: whether the last BN has its (frozen) scale and bias.
     """
@@ -127,8 +127,8 @@ class IResNet(Backbone):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Embeds `images` [N, height, width, 3], any size; returns float32 [N, embedding_size].
 
-        With train=True the batch's statistics are used and the running ones, in
-        the collection `batch_stats`, updated; dropout > 0 then needs a `dropout` key.
+        train=True uses the batch's statistics and updates the running ones in the collection
+        `batch_stats`; dropout > 0 then needs a `dropout` key.
         """
         for name, options in (("stem", Stem), ("shortcut", Shortcut), ("output", Output)):
             if (option := getattr(self, name)) not in get_args(options):
@@ -160,7 +160,7 @@ class IResNet(Backbone):
         x = norm(name="bn2")(x)
         drop = nn.Dropout(self.dropout, deterministic=not train)
         if self.output == "E":
-            x = flatten_channels_first(drop(x)).astype(jnp.float32)
+            x = flatten_channels_first(drop(x))
         else:
             x = PReLU(name="prelu2")(x)
             x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
@@ -174,7 +174,7 @@ class IResNet(Backbone):
                 return x
             x = drop(x)
         start = torch_start(x.shape[-1]) if from_torch else {}
-        x = nn.Dense(self.embedding_size, dtype=jnp.float32, name="fc", **start)(x)
+        x = self.embedding_layer()(self.embedding_size, name="fc", **start)(x)
         if self.output == "B":
             return x
         x = self.embedding_norm(self.embedding_affine)(x, train)

@@ -1,4 +1,4 @@
-"""Layers that the backbones share, and the settings that all of them have."""
+"""Layers and settings that all backbones share."""
 
 import dataclasses
 import functools
@@ -8,6 +8,9 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+
+from arcface_jax.cosine import head_dtype, product
 
 Dtype = Any
 LayerType = Any
@@ -17,19 +20,19 @@ FROZEN_SCALE = "frozen_scale"
 """Name of the one parameter that no optimiser may touch, weight decay included."""
 
 RunningVariance = Literal["biased", "unbiased"]
-"""What a batch of n values a channel adds to the running variance of a batch normalisation.
+"""The running variance that a batch normalisation gets from a batch of n values per channel.
 
-biased: Σ(x − μ)²/n, as Flax and MXNet do. unbiased: Σ(x − μ)²/(n − 1), as PyTorch does. The
-batch itself is normalised by the former in either.
+biased: Σ(x − μ)²/n, as Flax and MXNet do. unbiased: Σ(x − μ)²/(n − 1), as PyTorch does. Both
+normalise the batch itself by the former.
 """
 
 InitialWeights = Literal["he", "arcface_torch"]
-"""Weights at the start of training.
+"""Initial weights.
 
 he: kernels N(0, 2/fan_out), dense layers N(0, 1/fan_in) without bias. arcface_torch: an IResNet's
-kernels N(0, .01), its dense layer and bias uniform in ±1/√fan_in; see `VisionTransformer` for
-its. The mobile networks start by the former there, too. Slopes of PReLUs are .25, scales of batch
-normalisations 1 and their biases 0 in either.
+kernels N(0, .01), its dense layer and bias uniform in ±1/√fan_in; for transformers see
+`VisionTransformer`. Mobile networks always use the former. In both, slopes of PReLUs are .25,
+scales of batch normalisations 1 and their biases 0.
 """
 
 # Batch normalisation follows every convolution, so only the ratio between a kernel's
@@ -38,7 +41,7 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def torch_start(fan_in: int) -> dict[str, Any]:
-    """Kernel and bias uniform in ±1/√fan_in: how PyTorch starts a layer not told otherwise."""
+    """Kernel and bias uniform in ±1/√fan_in, PyTorch's default initialisation."""
 
     def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
@@ -47,9 +50,9 @@ def torch_start(fan_in: int) -> dict[str, Any]:
 
 
 class PReLU(nn.Module):
-    """max(x, 0) + a·min(x, 0) with one learnt slope a for each channel, .25 at first.
+    """max(x, 0) + a·min(x, 0) with one learnt slope a per channel, initially .25.
 
-    Flax's `nn.PReLU` has one slope for all channels; published face networks have one for each.
+    Flax's `nn.PReLU` has one slope for all channels; published face networks have one per channel.
 
     References: He et al., Delving Deep into Rectifiers (arXiv:1502.01852).
     """
@@ -58,11 +61,41 @@ class PReLU(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the activation to x [..., channels]."""
         slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],), jnp.float32)
-        return jnp.where(x >= 0, x, x * slope.astype(x.dtype))
+        return jnp.where(x >= 0, x, times(x, slope))
+
+
+def times(x: jax.Array, gain: jax.Array) -> jax.Array:
+    """x · gain in the dtype of x, for a gain in float32 of fewer dimensions, or of size 1 along
+    some: its gradient, a sum over the others of x, is summed in float32.
+    """
+    return x * gain if x.dtype == gain.dtype else _times(x, gain)
+
+
+@jax.custom_vjp
+def _times(x: jax.Array, gain: jax.Array) -> jax.Array:
+    return x * gain.astype(x.dtype)
+
+
+def _times_forward(x: jax.Array, gain: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _times(x, gain), (x, gain)
+
+
+def _times_backward(
+    factors: tuple[jax.Array, jax.Array], slopes: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, gain = factors
+    each = slopes.astype(gain.dtype) * x.astype(gain.dtype)
+    shape = (1,) * (x.ndim - gain.ndim) + gain.shape
+    over = tuple(axis for axis in range(x.ndim) if shape[axis] < x.shape[axis])
+    to_gain = jnp.sum(each, axis=over).reshape(gain.shape)
+    return slopes * gain.astype(x.dtype), to_gain
+
+
+_times.defvjp(_times_forward, _times_backward)
 
 
 class BatchNorm(nn.BatchNorm):
-    """Flax's batch normalisation, whose running variance may be PyTorch's; see `RunningVariance`.
+    """Flax's batch normalisation, optionally with PyTorch's running variance (`RunningVariance`).
 
     The count n is over all devices of `axis_name`.
     """
@@ -82,7 +115,9 @@ class BatchNorm(nn.BatchNorm):
         before: Any = self.get_variable("batch_stats", "var")
         # Unwrapped, so that whoever intercepts the calls of layers sees one call.
         normalise = inspect.unwrap(nn.BatchNorm.__call__)
-        normalised: jax.Array = normalise(self, x, use_running_average, mask=mask)
+        # Wide before it is used twice, so that the two parts of its gradient are added in float32.
+        wide = x.astype(head_dtype(x))
+        normalised: jax.Array = normalise(self, wide, use_running_average, mask=mask)
         averaged = nn.merge_param(
             "use_running_average", self.use_running_average, use_running_average
         )
@@ -97,9 +132,7 @@ class BatchNorm(nn.BatchNorm):
 
 
 def unbiasing(count: int) -> float:
-    """n/(n − 1), by which the unbiased variance of n values is larger than the biased; 1 for one
-    value.
-    """
+    """n/(n − 1), the ratio of the unbiased to the biased variance of n values; 1 for one value."""
     return count / max(1, count - 1)
 
 
@@ -109,9 +142,11 @@ class Backbone(nn.Module):
     Attributes:
       dropout: rate before the embedding layer.
       epsilon: of the batch normalisations; 1e-5 (arcface_torch) or 2e-5 (MXNet).
-      dtype: of the computation. Parameters, batch statistics and the embedding stay float32.
+      dtype: of the computation. In bfloat16 every convolution and product has factors in it,
+        forward and backward; parameters, batch statistics, the embedding, and sums over a batch
+        stay float32.
       axis_name: mapped axis over which batch statistics are averaged, or None for local ones.
-      remat: compute each block again for its gradient, instead of keeping what it computed.
+      remat: recompute each block for its gradient instead of storing its activations.
       running_variance: see `RunningVariance`.
       initial_weights: see `InitialWeights`.
     """
@@ -128,6 +163,15 @@ class Backbone(nn.Module):
     def conv(self, kernel_init: nn.initializers.Initializer = he_normal) -> LayerType:
         """The convolutions: without bias, in `dtype`."""
         return functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=kernel_init)
+
+    def embedding_layer(self, layer: LayerType = nn.Dense) -> LayerType:
+        """A layer that ends the network, `nn.Dense` or a 1×1 `nn.Conv`: its result is float32. In
+        bfloat16 its factors alone are rounded, and those of its gradients.
+        """
+        if self.dtype != jnp.bfloat16:
+            return functools.partial(layer, dtype=jnp.float32)
+        way = {nn.Dense: {"dot_general": _product}, nn.Conv: {"conv_general_dilated": _pointwise}}
+        return functools.partial(layer, promote_dtype=_as_they_are, **way[layer])
 
     def norm(self, train: bool) -> LayerType:
         """The batch normalisations; statistics are computed in float32."""
@@ -147,9 +191,37 @@ class Backbone(nn.Module):
         )
 
 
+def _as_they_are(*arrays: Any, dtype: Any) -> Any:
+    return arrays
+
+
+def _product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    return product("nc,cd->nd", x, kernel, "bfloat16")
+
+
+def _pointwise(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    return product("nhwc,cd->nhwd", x, kernel[0, 0], "bfloat16")
+
+
+def wide_product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """`jnp.einsum` of two factors, summed in float32, which the result is in; where they are
+    bfloat16, so are those of the gradients' products.
+    """
+    if a.dtype == b.dtype == jnp.bfloat16:
+        return product(equation, a, b, "bfloat16")
+    return jnp.einsum(equation, a, b, preferred_element_type=head_dtype(a, b))
+
+
+def bias_apart(*arrays: Any, dtype: Any) -> Any:
+    """How an `nn.Dense` or `nn.Conv` promotes (x, kernel, bias): the factors to `dtype`, the bias
+    not at all. So its gradient, a sum over a batch, is summed in float32, which the result is in.
+    """
+    *factors, bias = arrays
+    return *promote_dtype(*factors, dtype=dtype), bias
+
+
 class ConvNorm(nn.Module):
-    """Convolution – batch normalisation – PReLU, the last by choice: the unit of the mobile
-    networks.
+    """Convolution – batch normalisation – optional PReLU: the unit of the mobile networks.
 
     Attributes:
       conv: the type of convolution.
@@ -158,8 +230,9 @@ class ConvNorm(nn.Module):
       kernel: height and width of the kernel.
       stride: in both directions.
       padding: pixels on every side.
-      groups: of channels that are convolved apart; as many as channels is a depthwise convolution.
-      activate: whether the PReLU follows.
+      groups: of channels convolved separately; as many groups as channels is a depthwise
+        convolution.
+      activate: whether to add the PReLU.
     """
 
     conv: LayerType
@@ -187,7 +260,7 @@ class ConvNorm(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """x · σ(W₂ max(W₁ x̄, 0)), x̄ the mean over the image: one gain for each channel.
+    """x · σ(W₂ max(W₁ x̄, 0)) with x̄ the mean over the image: one gain per channel.
 
     References: Hu et al., Squeeze-and-Excitation Networks (arXiv:1709.01507), eqs. 2–4.
     """
@@ -201,22 +274,21 @@ class SqueezeExcite(nn.Module):
         channels = x.shape[-1]
         gain = jnp.mean(x, axis=(1, 2), keepdims=True)
         gain = nn.relu(self.conv(max(1, channels // self.reduction), (1, 1), name="fc1")(gain))
-        return x * nn.sigmoid(self.conv(channels, (1, 1), name="fc2")(gain))
+        gain = nn.sigmoid(self.conv(channels, (1, 1), name="fc2")(gain))
+        return times(x, gain.astype(head_dtype(gain)))
 
 
 def flatten_channels_first(x: jax.Array) -> jax.Array:
-    """[N, H, W, channels] to [N, channels·H·W], in the order in which published dense layers
-    expect it.
-    """
+    """[N, H, W, channels] to [N, channels·H·W], in the order that published dense layers expect."""
     return jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)
 
 
 class EmbeddingBatchNorm(nn.Module):
-    """The batch normalisation that ends a backbone: its scale is a parameter frozen at 1.
+    """The batch normalisation that ends a backbone; its scale is a parameter frozen at 1.
 
-    A learnt scale would let the network weigh embedding dimensions after the
-    features were whitened; published models freeze it, but store and count it.
-    With affine=False there is neither that scale nor a bias, as some projects have it.
+    A learnt scale would let the network reweight embedding dimensions after whitening. Published
+    models freeze it, but store and count it. affine=False removes the scale and the bias, as in
+    some projects.
     """
 
     epsilon: float

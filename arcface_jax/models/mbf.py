@@ -19,17 +19,17 @@ by stage.
 
 
 class ArcFaceTorchMobileFaceNet(Backbone):
-    """conv3×3 stride 2 – stem – three stages, each begun with stride 2 – conv1×1 – global depthwise
-    – FC – BN.
+    """conv3×3 stride 2 – stem – three stages, each starting with stride 2 – conv1×1 – global
+    depthwise – FC – BN.
 
-    It has the settings of every `Backbone` as well.
+    It also has the settings of every `Backbone`.
 
     Attributes:
-      blocks: bottlenecks of the stem and of the three stages after their strided
-        one. With 1 the stem is one grouped convolution instead.
+      blocks: bottlenecks of the stem, and of the three stages after the strided one. With 1 the
+        stem is one grouped convolution instead.
       scale: channels in multiples of the paper's; 2 for `mbf`, 4 for `mbf_large`.
       embedding_size: D, 512 as published.
-      width: 64 is the published size; all channels are in proportion.
+      width: 64 is the published size; all channels scale with it.
     """
 
     blocks: tuple[int, int, int, int] = (1, 4, 6, 2)
@@ -64,11 +64,12 @@ class ArcFaceTorchMobileFaceNet(Backbone):
             features, name = scaled(channels) * self.scale, f"layers_{2 * stage + 2}"
             x = bottleneck(scaled(strided), features, 2, False, name=name)(x)
             x = bottlenecks(x, scaled(inner), self.blocks[stage + 1], f"layers_{2 * stage + 3}")
-        x = unit(last, name="conv_sep")(x).astype(jnp.float32)
+        x = unit(last, name="conv_sep")(x)
         kernel = (x.shape[1], x.shape[2])
-        conv, norm = (functools.partial(layer, dtype=jnp.float32) for layer in (conv, norm))
+        norm = functools.partial(norm, dtype=jnp.float32)
         x = ConvNorm(conv, norm, last, kernel, groups=last, activate=False, name="gdc")(x)
         x = x[:, 0, 0, :]
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = nn.Dense(self.embedding_size, use_bias=False, kernel_init=he_normal, name="fc")(x)
+        dense = functools.partial(self.embedding_layer(), use_bias=False, kernel_init=he_normal)
+        x = dense(self.embedding_size, name="fc")(x)
         return norm(name="features")(x)

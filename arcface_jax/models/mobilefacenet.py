@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from arcface_jax.models.layers import Backbone, ConvNorm, LayerType
+from arcface_jax.models.layers import Backbone, ConvNorm, LayerType, he_normal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +35,9 @@ PUBLISHED_BOTTLENECKS = (
 
 class Bottleneck(nn.Module):
     """conv1×1 to `inner` channels – depthwise 3×3 (strided) – linear conv1×1 to `features`, plus x
-    by choice.
+    if chosen.
 
-    Each convolution has its BN, the first two a PReLU.
+    Each convolution has a BN, the first two also a PReLU.
     """
 
     unit: LayerType
@@ -57,18 +57,17 @@ class Bottleneck(nn.Module):
 
 
 class MobileFaceNet(Backbone):
-    """The network of the paper: bottlenecks, then a depthwise convolution over the whole feature
-    map.
+    """The paper's network: bottlenecks, then a depthwise convolution over the whole feature map.
 
     conv3×3 stride 2 – depthwise 3×3 – bottlenecks – conv1×1 to 512 – global
     depthwise convolution (its kernel is the feature map: 7×7 for 112×112
     images, 7×6 for 112×96) – linear conv1×1 to D – BN.
 
-    It has the settings of every `Backbone` as well.
+    It also has the settings of every `Backbone`.
 
     Attributes:
       embedding_size: D, 128 in the paper.
-      width: 64 is the published size; all channels are in proportion.
+      width: 64 is the published size; all channels scale with it.
       bottlenecks: the rows of the table.
     """
 
@@ -105,6 +104,9 @@ class MobileFaceNet(Backbone):
         kernel = (x.shape[1], x.shape[2])
         x = unit(last, kernel, groups=last, activate=False, name="linear7")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        conv, norm = (functools.partial(layer, dtype=jnp.float32) for layer in (conv, norm))
+        conv = functools.partial(
+            self.embedding_layer(nn.Conv), use_bias=False, kernel_init=he_normal
+        )
+        norm = functools.partial(norm, dtype=jnp.float32)
         embed = ConvNorm(conv, norm, self.embedding_size, activate=False, name="linear1")
-        return embed(x.astype(jnp.float32))[:, 0, 0, :]
+        return embed(x)[:, 0, 0, :]

@@ -25,9 +25,9 @@ _BUILDERS: dict[str, Builder] = {}
 
 
 def register(name: str, builder: Builder) -> None:
-    """Makes a Flax module class, or a function that returns a module, known as `name`.
+    """Registers a Flax module class, or a function that returns a module, as `name`.
 
-    It takes those settings of `create` that it has, by name.
+    It gets those settings of `create` that it has, by name.
     """
     if name in _BUILDERS:
         raise InputError(f"backbone {name!r} is registered already; choose another name")
@@ -35,7 +35,7 @@ def register(name: str, builder: Builder) -> None:
 
 
 def names() -> list[str]:
-    """The registered names; `create` takes module:attribute as well."""
+    """The registered names; `create` also takes module:attribute."""
     return sorted(_BUILDERS)
 
 
@@ -53,32 +53,31 @@ def create(
     epsilon: float | None = None,
     unchanged: Collection[str] | None = None,
 ) -> nn.Module:
-    """Builds the backbone called `name`, from those of the settings that it has.
+    """Builds the backbone called `name`, with those of the settings that it has.
 
     Args:
-      name: one of `names()`, or module:attribute, such as my_nets:Net: a Flax module class, or a
-        function that returns a module, of the user's own; see `load_attribute` for where it is
-        looked for.
+      name: one of `names()`, or module:attribute, such as my_nets:Net: your own Flax module class,
+        or function that returns a module; see `load_attribute` for where it is found.
       embedding_size: D.
-      width: channels of the first stage of an IResNet; 64 is the published size of every
-        backbone, and all channels are in proportion to it.
+      width: channels of the first stage of an IResNet; 64 is the published size of every backbone,
+        and all channels scale with it.
       dropout: rate before the embedding layer.
       dtype: of the computation; parameters stay float32.
-      axis_name: mapped axis that batch statistics are averaged over; None for none.
-      remat: compute each block's forward pass again for its gradient (`jax.checkpoint`): memory for
-        time on accelerators. XLA's CPU compiler finds the two passes equal and merges them, so
-        nothing changes there.
+      axis_name: mapped axis over which batch statistics are averaged, or None.
+      remat: recompute each block's forward pass for its gradient (`jax.checkpoint`): saves memory
+        and costs time on accelerators. XLA's CPU compiler merges the two equal passes, so nothing
+        changes there.
       running_variance: see `layers.RunningVariance`.
       initial_weights: see `layers.InitialWeights`.
       epsilon: of the batch normalisations; each network's own if None.
-      unchanged: the settings that a backbone need not have, since nobody asked for their value; by
-        default those that have their default here.
+      unchanged: the settings that a backbone may lack because nobody set them; by default those
+        with their default value here.
 
     Returns: a Flax module mapping ([N, H, W, 3] normalised images, train) to [N, D].
 
     Raises:
-      InputError: no backbone has that name, a size is not positive, or the backbone does not have a
-        setting that was changed.
+      InputError: no backbone has that name, a size is not positive, or the backbone lacks a setting
+        that was changed.
     """
     settings = {
         "embedding_size": embedding_size,
@@ -137,14 +136,14 @@ def create(
 
 _SETTINGS = tuple(inspect.signature(create).parameters)
 _OF_TRAINING = {field.name for field in dataclasses.fields(Backbone)} | {"drop_path", "mask_ratio"}
-"""Fields of a backbone that leave it the same network: those of every `Backbone`, its epsilon among
-them, and what a `VisionTransformer` leaves out in training.
+"""Fields that do not change which network a backbone is: those of every `Backbone`, including
+epsilon, and a `VisionTransformer`'s drop rates.
 """
 
 
 def name_of(backbone: nn.Module) -> str | None:
-    """The name by which `create` makes this network, with its own width, embedding size and
-    epsilon; None where there is none.
+    """The name with which `create` makes this network, given its width, embedding size and epsilon;
+    None without one.
     """
     sizes: Any = {key: getattr(backbone, key, 1) for key in ("embedding_size", "width")}
     for name in names():
@@ -160,7 +159,7 @@ def _layers_of(backbone: nn.Module) -> dict[str, Any]:
 
 
 def count_parameters(backbone: nn.Module, image_size: int | tuple[int, int]) -> int:
-    """The number of parameters, counted without allocating any.
+    """The number of parameters, without allocating any.
 
     Args:
       backbone: a module of this package.

@@ -1,4 +1,4 @@
-"""The thin residual networks for 32×32 images, with an embedding for a classifier's input.
+"""The thin residual networks for 32×32 images; the classifier's input is the embedding.
 
 References: He et al., Deep Residual Learning (arXiv:1512.03385), §4.2.
 """
@@ -16,8 +16,8 @@ DEPTHS = (20, 32, 44, 56, 110)
 
 
 class BasicBlock(nn.Module):
-    """ReLU(conv3×3 (strided) – BN – ReLU – conv3×3 – BN, plus x), x subsampled and zero-padded
-    where it widens.
+    """ReLU(conv3×3 (strided) – BN – ReLU – conv3×3 – BN, plus x); x is subsampled and zero-padded
+    if the block widens.
     """
 
     conv: LayerType
@@ -38,13 +38,13 @@ class BasicBlock(nn.Module):
 class ResNet(Backbone):
     """conv3×3 – BN – ReLU – three stages of width, 2·width, 4·width – global pooling – FC – BN.
 
-    It has the settings of every `Backbone` as well.
+    It also has the settings of every `Backbone`.
 
     Attributes:
-      blocks: in each stage; the depth is 6·blocks + 2.
+      blocks: per stage; the depth is 6·blocks + 2.
       embedding_size: D.
-      width: 64 is the published size, for which the stages have 16, 32 and 64 channels; others in
-        proportion.
+      width: 64 is the published size, with stages of 16, 32 and 64 channels; other widths scale
+        them.
     """
 
     blocks: int
@@ -66,5 +66,5 @@ class ResNet(Backbone):
                 x = block_type(conv, norm, first * 2**stage, stride, name=name)(x)
         x = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = nn.Dense(self.embedding_size, dtype=jnp.float32, name="fc")(x)
+        x = self.embedding_layer()(self.embedding_size, name="fc")(x)
         return self.embedding_norm()(x, train)

@@ -1,5 +1,5 @@
-"""The vision transformers of arcface_torch: patches of 9×9 pixels, no class token, every token in
-the embedding.
+"""The vision transformers of arcface_torch: 9×9 pixel patches, no class token, all tokens in the
+embedding.
 
 References: Dosovitskiy et al., An Image is Worth 16×16 Words (arXiv:2010.11929); Huang et
 al., Deep Networks with Stochastic Depth (arXiv:1603.09382); insightface, recognition/arcface_torch.
@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 
 from arcface_jax.errors import InputError
-from arcface_jax.models.layers import Backbone, Dtype, LayerType, torch_start
+from arcface_jax.models.layers import (
+    Backbone,
+    Dtype,
+    LayerType,
+    bias_apart,
+    torch_start,
+    wide_product,
+)
 
 # Variances are of the centred values: E[x²] − E[x]² loses digits where a token has an outlier.
 _layer_norm = functools.partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
@@ -33,16 +40,14 @@ class Attention(nn.Module):
         q, k, v = jnp.moveaxis(
             qkv.reshape(batch, tokens, 3, self.heads, channels // self.heads), 2, 0
         )
-        scores = jnp.einsum("nqhd,nkhd->nhqk", q, k, preferred_element_type=jnp.float32)
+        scores = wide_product("nqhd,nkhd->nhqk", q, k)
         weights = nn.softmax(scores * (channels // self.heads) ** -0.5, axis=-1).astype(v.dtype)
         mixed = jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(batch, tokens, channels)
         return self.dense(channels, name="proj")(mixed)
 
 
 class Block(nn.Module):
-    """x + attention(LN x), then x + MLP(LN x) with ReLU6; each branch left out at random in
-    training.
-    """
+    """x + attention(LN x), then x + MLP(LN x) with ReLU6; training drops branches at random."""
 
     dense: LayerType
     heads: int
@@ -58,29 +63,29 @@ class Block(nn.Module):
         y = _layer_norm(dtype=self.dtype, name="norm1")(x)
         x = x + drop(Attention(self.dense, self.heads, name="attn")(y))
         y = _layer_norm(dtype=self.dtype, name="norm2")(x)
-        y = nn.relu6(self.dense(4 * channels, name="fc1")(y))
+        y = nn.relu6(self.dense(4 * channels, name="fc1")(y).astype(self.dtype))
         return x + drop(self.dense(channels, name="fc2")(y))
 
 
 class VisionTransformer(Backbone):
     """Patches – positions – blocks – LN – all tokens side by side – FC – BN – FC – BN.
 
-    In training a share of the tokens is left out of the blocks and comes back as
-    a learnt token before the first FC.
+    In training a share of the tokens skips the blocks; a learnt token replaces them before the
+    first FC.
 
-    Dense layers and positions start as N(0, .02²) cut off at two standard deviations, patches'
-    kernels as N(0, 1/fan_in); with initial_weights="arcface_torch" the former without the cut, and
-    the patches' kernel and bias uniform in ±1/√fan_in.
+    Dense layers and positions start as N(0, .02²) cut off at two standard deviations, patch kernels
+    as N(0, 1/fan_in). With initial_weights="arcface_torch" there is no cut-off, and the patches'
+    kernel and bias are uniform in ±1/√fan_in.
 
-    It has the settings of every `Backbone` as well.
+    It also has the settings of every `Backbone`.
 
     Attributes:
       channels: of a token, C, at the published width; made a multiple of `heads`.
       depth: blocks.
       heads: of attention.
       embedding_size: D, 512 as published.
-      patch: side of a patch in pixels; what is left at the right and bottom edge is not seen.
-      width: 64 is the published size; C is in proportion.
+      patch: side of a patch in pixels; a remainder at the right and bottom edge is ignored.
+      width: 64 is the published size; C scales with it.
       drop_path: probability of leaving out a branch of the last block; it rises linearly from 0.
       mask_ratio: share of the tokens that training leaves out.
       epsilon: of the two batch normalisations.
@@ -118,6 +123,7 @@ class VisionTransformer(Backbone):
             self.patch,
             padding="VALID",
             dtype=self.dtype,
+            promote_dtype=bias_apart,
             name="patch_embed",
             **(torch_start(3 * self.patch**2) if from_torch else lecun),
         )(images.astype(self.dtype))
@@ -132,8 +138,10 @@ class VisionTransformer(Backbone):
             order = jnp.argsort(noise, axis=1)[:, :, None]
             x = jnp.take_along_axis(x, order[:, : int(tokens * (1 - self.mask_ratio))], axis=1)
         block_type = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-        dense = functools.partial(nn.Dense, kernel_init=init)
-        in_blocks = functools.partial(dense, dtype=self.dtype)
+        in_blocks = functools.partial(
+            nn.Dense, kernel_init=init, dtype=self.dtype, promote_dtype=bias_apart
+        )
+        last = functools.partial(self.embedding_layer(), use_bias=False, kernel_init=init)
         for number in range(self.depth):
             rate = self.drop_path * number / max(1, self.depth - 1)
             block = block_type(in_blocks, self.heads, rate, self.dtype, name=f"blocks_{number}")
@@ -146,6 +154,6 @@ class VisionTransformer(Backbone):
             )
         x = nn.Dropout(self.dropout, deterministic=not train)(x.reshape(batch, -1))
         norm = functools.partial(self.norm(train), dtype=jnp.float32)
-        x = norm(name="feature_bn1")(dense(channels, use_bias=False, name="feature_fc1")(x))
-        x = dense(self.embedding_size, use_bias=False, name="feature_fc2")(x)
+        x = norm(name="feature_bn1")(last(channels, name="feature_fc1")(x))
+        x = last(self.embedding_size, name="feature_fc2")(x)
         return norm(name="feature_bn2")(x)

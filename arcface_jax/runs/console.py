@@ -234,14 +234,19 @@ def _when(step: int) -> str:
     return BEFORE if step == 0 else f"after {step} steps"
 
 
+ALL_PAIRS_TITLES = (*(f"TAR at FAR {far:g}, %" for far in ALL_PAIRS_FARS), "recall@1, %")
+"""Columns of what all pairs of a set tell."""
+
+
 def all_pairs_cells(numbers: Numbers) -> list[str]:
-    """TAR over all pairs, in per cent, at each of `ALL_PAIRS_FARS`; a dash where there are too few
-    for it. Empty for a set of which they were not scored.
+    """What `ALL_PAIRS_TITLES` says, in per cent; a dash where there are too few pairs for it. Empty
+    for a set of which not all were scored.
     """
-    found = [numbers.get(f"{ALL_PAIRS}tar@far={far:g}") for far in ALL_PAIRS_FARS]
-    if all(tar is None for tar in found):
+    names = (*(f"{ALL_PAIRS}tar@far={far:g}" for far in ALL_PAIRS_FARS), "recall@1")
+    found = [numbers.get(name) for name in names]
+    if all(rate is None for rate in found):
         return []
-    return ["–" if tar is None else f"{100 * tar:.2f}" for tar in found]
+    return ["–" if rate is None else f"{100 * rate:.2f}" for rate in found]
 
 
 def print_results(console: Console, verifications: dict[int, Numbers]) -> None:
@@ -253,7 +258,8 @@ def print_results(console: Console, verifications: dict[int, Numbers]) -> None:
         lines.insert(0, (first, "", by_set(verifications[first])[""]))
     wide_cells = [all_pairs_cells(numbers) for _, _, numbers in lines]
     # A few thousand drawn pairs tell little of so low a rate: only where there is nothing else.
-    fars = () if all(wide_cells) else TABLE_FARS
+    highest = f"{ALL_PAIRS}tar@far={max(ALL_PAIRS_FARS):g}"
+    fars = () if all(highest in numbers for _, _, numbers in lines) else TABLE_FARS
     table = Table(title="Verification of people never seen in training")
     for column in ("", "accuracy", *(f"TAR at FAR {far:g}" for far in fars), "EER", "AUC"):
         table.add_column(column, justify="right")
@@ -268,7 +274,7 @@ def print_results(console: Console, verifications: dict[int, Numbers]) -> None:
     console.print(table)
     if any(wide_cells):
         wide = Table(title="Over all pairs of a set's images")
-        for column in ("", *(f"TAR at FAR {far:g}, %" for far in ALL_PAIRS_FARS)):
+        for column in ("", *ALL_PAIRS_TITLES):
             wide.add_column(column, justify="right")
         for (step, name, _), cells in zip(lines, wide_cells, strict=True):
             if cells:

@@ -7,10 +7,11 @@ import numpy as np
 from arcface_jax.arguments import check_between
 from arcface_jax.data.check import check_source_labels
 from arcface_jax.data.in_memory import MemorySource, OnUnreadable, load_source
-from arcface_jax.data.open import open_set, open_source, place_and_split
+from arcface_jax.data.open import check_set, open_set, open_source, place_and_split
 from arcface_jax.data.pairs import Pairs, draw_pairs
 from arcface_jax.data.samplers import Balanced, Capped, Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
+from arcface_jax.data.sources.arrays import ArraySource
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.data.subset import Subset, split_identities
 from arcface_jax.data.synthetic import SyntheticFaces
@@ -142,7 +143,14 @@ def configured_source(config: DataConfig, seed: int) -> FaceSource:
     if config.source == "folder":
         place, split = place_and_split(config.root)
         return FolderSource(place, split=split)
-    return open_source(config.root, config.list_root)
+    source = open_source(config.root, config.list_root)
+    if isinstance(source, ArraySource) and source.shape[:2] != config.size:
+        height, width = source.shape[:2]
+        raise InputError(
+            f"data.root {config.root}: its arrays are {height}×{width}, and are not resized; set "
+            f"--data.image-size {height} --data.image-width {width}"
+        )
+    return source
 
 
 def load_data(config: DataConfig, seed: int, begin: Begin = unseen) -> RunData:
@@ -164,6 +172,8 @@ def load_data(config: DataConfig, seed: int, begin: Begin = unseen) -> RunData:
             "data.test_fraction is 0 and data.verify empty: give one of them, or nothing is "
             "verified"
         )
+    for each in config.verify:  # not after the work on the data to train on
+        check_set(each)
     with begin(f"Opening {config.root or 'synthetic faces'}", None):
         source = configured_source(config, seed)
         check_source_labels(source)

@@ -23,6 +23,8 @@ from arcface_jax.training.config_file import as_dict, config_to_json, difference
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
+STATUS_FILE = "status.json"
+"""How a run goes, see `arcface_jax.runs.watch`."""
 CHECKPOINTS_FOLDER = "checkpoints"
 
 
@@ -48,8 +50,10 @@ class RunFolder:
         """Makes the folder, or opens that of a run of the same configuration.
 
         Raises:
-          InputError: the folder holds a run of another configuration, or cannot be written.
+          InputError: the folder holds a run of another configuration, or cannot be written, or
+            run.wandb is set and the package not installed.
         """
+        _import_wandb(config)  # before any work
         self.path = path
         self.changes: list[str] = []
         self.is_finished = (path / RESULTS_FILE).exists()
@@ -106,7 +110,8 @@ class RunFolder:
     def discard(self) -> None:
         """Removes a folder whose run never began; leaves one that holds anything else."""
         if not self.is_begun:
-            (self.path / CONFIG_FILE).unlink(missing_ok=True)
+            for name in (CONFIG_FILE, STATUS_FILE):
+                (self.path / name).unlink(missing_ok=True)
             for folder in (self.checkpoints, self.path):
                 with contextlib.suppress(OSError):  # something else lies there
                     folder.rmdir()
@@ -193,8 +198,8 @@ class MetricsWriter:
                 self._wandb.finish()
 
 
-def _open_wandb(folder: pathlib.Path, config: Config) -> Any:
-    """A Weights & Biases run that goes on where the folder's did; None where none is wanted."""
+def _import_wandb(config: Config) -> Any:
+    """The package, None where it is not wanted."""
     if config.run.wandb is None:
         return None
     try:
@@ -203,6 +208,13 @@ def _open_wandb(folder: pathlib.Path, config: Config) -> Any:
         raise InputError(
             "run.wandb needs the wandb package: pip install wandb, or leave it out"
         ) from error
+    return wandb
+
+
+def _open_wandb(folder: pathlib.Path, config: Config) -> Any:
+    """A Weights & Biases run that goes on where the folder's did; None where none is wanted."""
+    if (wandb := _import_wandb(config)) is None:
+        return None
     return wandb.init(
         project=config.run.wandb,
         name=folder.name,

@@ -11,6 +11,7 @@ from arcface_jax.analysis.angle_distributions import target_angles
 from arcface_jax.evaluation.all_pairs import all_pairs_tars
 from arcface_jax.evaluation.angle_statistics import class_centres
 from arcface_jax.evaluation.embeddings import unit_embeddings
+from arcface_jax.evaluation.retrieval import retrieve
 from arcface_jax.evaluation.verification import (
     combine_flip,
     pair_similarities,
@@ -33,6 +34,9 @@ ALL_PAIRS = "all_pairs_"
 
 ALL_PAIRS_FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 """False accept rates that it is taken at."""
+
+RETRIEVED = (1, 5)
+"""Ranks at which recall is reported, of each image among all others."""
 
 _ANGLE_SAMPLE = 2048
 """Training images whose angles to their centres are measured."""
@@ -78,6 +82,7 @@ class Verifier:
         if tested.num_pairs:
             tars = all_pairs_tars(unit, tested.images.labels, ALL_PAIRS_FARS)
             numbers |= {f"{ALL_PAIRS}tar@far={far:g}": tar for far, tar in tars.items()}
+            numbers |= retrieve(unit, tested.images.labels).numbers(RETRIEVED)
         return numbers, similarities
 
     def verify(self, state: TrainState) -> tuple[Numbers, np.ndarray]:
@@ -86,7 +91,8 @@ class Verifier:
         Returns: (accuracy over folds, TAR at FAR, EER, AUC … of the first set, and the same of each
           other set after its name and a slash, and of the first set by the moving average after
           "average/"; similarities of the first set's pairs). TAR over all pairs of a set of drawn
-          ones has `ALL_PAIRS` before its name.
+          ones has `ALL_PAIRS` before its name; there are recall@k, R-precision, MAP@R and mAP of
+          such a set too.
         """
         program, (first, *others) = self._setup.program, self._setup.data.sets
         variables = program.placement.local(state.backbone_variables)

@@ -16,9 +16,10 @@ class DataConfig:
     data.root is.
     """
     root: str | None = None
-    """folder: a folder, or zip file of one, with a sub-folder of images for each identity. auto:
-    also train.rec, a list (.csv, .tsv, .txt, .lst), Parquet, .tar shards, a prepared TFDS folder,
-    or tfds:NAME. Of several splits, such as train and test, one is given as PATH:SPLIT.
+    """Folder or zip file with a folder of images per person. With data.source auto also
+    class/array.npy, train.rec, a list (.csv, .tsv, .txt, .lst), Parquet, .tar shards, a prepared
+    TFDS folder, or tfds:NAME. Of several splits, such as train and test, one is given as
+    PATH:SPLIT.
     """
     list_root: str | None = None
     """Folder or zip file that the paths of a list are relative to; the list's own folder if not
@@ -61,9 +62,9 @@ class DataConfig:
     capped).
     """
     verify: tuple[str, ...] = ()
-    """More sets to verify on, besides the held-out people: [NAME=]SOURCE[+PAIRS], where SOURCE is a
-    .bin set or any other people, and PAIRS a list as the command evaluate takes it; without one,
-    data.pairs of them are drawn.
+    """More sets to verify on, besides the held-out people. Each is [NAME=]SOURCE[+PAIRS], where
+    SOURCE is a .bin set or any other people, and PAIRS a list as the command evaluate takes it;
+    without one, data.pairs of them are drawn.
     """
 
     @property
@@ -77,10 +78,9 @@ class ModelConfig:
     """The embedding network."""
 
     name: str = "iresnet18"
-    """Backbone, one of `arcface_jax.models.registry.names()`: iresnet18 … 200, AdaFace's
-    ir18 … 200, mobilefacenet, mbf, vit_t …; or a Flax module of your own as module:attribute, such
-    as my_nets:Net for the class Net in my_nets.py. It is given the settings below that it has as
-    fields.
+    """Backbone: iresnet18 … 200, AdaFace's ir18 … 200, mobilefacenet, mbf, vit_t … A Flax module of
+    your own is module:attribute, such as my_nets:Net for the class Net in my_nets.py. It is given
+    the settings below that it has as fields. `arcface_jax.models.registry.names()` has all.
     """
     width: int = 16
     """Channels of the first stage; 64 is the published size."""
@@ -105,9 +105,8 @@ class ModelConfig:
     epsilon: float | None = None
     """ε of the batch normalisations; the network's own (1e-5, vit_t … 2e-5) if not given."""
     init: str | None = None
-    """Trained model to start from: a run folder, a PyTorch checkpoint, an .onnx file, MXNet's
-    .params. What is not set of model.name, width, embedding-size, epsilon, pixels and of the
-    images' size is the model's.
+    """Trained model to start from: a run, or a PyTorch, .onnx or .params file. What is not set of
+    model.name, width, embedding-size, epsilon, pixels and of the images' size is the model's.
     """
     pixels: Literal["arcface_torch", "insightface_mxnet", "adaface", "magface"] = "arcface_torch"
     """What the backbone expects of its pixels: RGB over 127.5, RGB over 128, BGR over 127.5, or
@@ -137,13 +136,11 @@ few hundred people apart. The papers' 64 is too much for a small network.
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig:
-    """How the classes are computed with; the loss is the same number for dense, chunked and
-    sharded.
-    """
+    """How the loss goes over the classes. Its value is the same for dense, chunked and sharded."""
 
     kind: Literal["dense", "chunked", "sharded"] = "dense"
-    """dense: all logits at once. chunked: a chunk of classes at a time, memory O(batch · chunk).
-    sharded: the classes split over the devices, chunked on each.
+    """All logits at once, a chunk of the classes at a time, or the classes split over the devices.
+    chunked takes memory O(batch · chunk), sharded as much on each device.
     """
     chunk: int = 2048
     """The most classes at a time (chunked and sharded)."""
@@ -288,6 +285,11 @@ class RunConfig:
     """
     wandb: str | None = None
     """Weights & Biases project to report to as well (needs the wandb package)."""
+    on_event: str | None = None
+    """Shell command to run at bad steps, a stall, falling accuracy and the end, with ARCFACE_EVENT
+    and ARCFACE_MESSAGE set and the run's status.json on its standard input. config.json never has
+    it.
+    """
 
 
 PROFILE_AFTER = 10
@@ -302,6 +304,7 @@ PLACE_SETTINGS = (
     "keep_best",
     "profile",
     "wandb",
+    "on_event",
 )
 """Settings of `RunConfig` that say where and how a run is made, not what it is: they may change
 when it goes on.

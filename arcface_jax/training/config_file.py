@@ -12,13 +12,16 @@ from arcface_jax.training.config import DEFAULT_SCALE, PLACE_SETTINGS, Config, R
 
 
 def as_dict(config: Config) -> dict[str, dict[str, Any]]:
-    """The configuration by section and field, the loss's name among its fields."""
+    """The configuration by section and field, the loss's name among its fields; without
+    run.on_event, so that whoever repeats a run of others runs no command of theirs.
+    """
     sections = dataclasses.asdict(config)
+    del sections["run"]["on_event"]
     return {**sections, "loss": {"name": loss_name(config.loss), **sections["loss"]}}
 
 
 def config_to_json(config: Config) -> str:
-    """The configuration as indented JSON, every field present."""
+    """The configuration as indented JSON, every field present that `as_dict` has."""
     return json.dumps(as_dict(config), indent=2) + "\n"
 
 
@@ -47,6 +50,11 @@ def read_config(path: pathlib.Path) -> Config:
         if name in ("loss", "model") and isinstance(values, dict):
             check_not_inside(str(values.get("name")), path.parent, f"{path}: {name}.name")
         factory: Any = sections[name]
+        if name == "run" and isinstance(values, dict) and "on_event" in values:
+            raise InputError(
+                f"configuration {path}: run.on_event is never read from a file; take the line out "
+                "and give --run.on-event"
+            )
         if name == "loss" and isinstance(values, dict):
             with concerning(f"configuration {path}"):
                 factory, values = _loss(values)

@@ -13,7 +13,7 @@ from arcface_jax.arguments import check_between
 from arcface_jax.data.augment import augment
 from arcface_jax.errors import InputError
 from arcface_jax.heads import RowSgd
-from arcface_jax.losses import Loss, MarginSoftmax, loss_name
+from arcface_jax.losses import Context, Loss, MarginSoftmax, loss_name
 from arcface_jax.losses.untrained import first_loss_tolerance
 from arcface_jax.models import registry
 from arcface_jax.models.apply import linen_apply
@@ -283,6 +283,10 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
                 "logits than s·cosθ; use xla"
             )
     learnt = jax.eval_shape(lambda: loss.init_params(jax.random.key(0), 2, 2))
+    if getattr(loss, "margin_by_size", 0.0):
+        context = Context(key=jax.random.key(0), class_counts=np.ones(2))
+        batch = jnp.zeros((2, 2)), jnp.arange(2)
+        jax.eval_shape(lambda params: loss(params, loss.init(), *batch, context).loss, learnt)
     if "class_weights" not in learnt:
         refuse(("precision",), f"loss.name {name}, which has no class weights")
     if head.update == "optimiser":

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from arcface_jax.errors import InputError
 from arcface_jax.training.state import DATA_AXIS, TrainState, class_row_specs, is_class_rows
@@ -31,8 +31,10 @@ class Placement:
 
     @property
     def mesh(self) -> Mesh:
-        """All devices on the one axis DATA_AXIS."""
-        return Mesh(np.array(self.devices), (DATA_AXIS,))
+        """All devices on the one axis DATA_AXIS, along which the compiler lays out what lies
+        between the arguments and results of a step.
+        """
+        return Mesh(np.array(self.devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
     @property
     def split(self) -> NamedSharding:

@@ -336,6 +336,7 @@ def _fused(
     rows = state["rows"]
     own_state = {name: part for name, part in state.items() if name != "rows"}
     own_state, context = loss.begin(own_state, embeddings, labels, context)
+    classes = over.get("num_classes") or rows.weights.shape[0]
 
     def update(rows: Any) -> Any:
         return fused_head_step(
@@ -344,8 +345,9 @@ def _fused(
             labels,
             learning_rate,
             optimiser=optimiser,
-            psi=loss.psi(context),
+            psi=loss.sized_psi(context, classes),
             eta=loss.eta(context),
+            example_weights=loss.example_weights(context, classes),
             scale=loss.scale,
             label_smoothing=loss.label_smoothing,
             filter_threshold=loss.filter_threshold,

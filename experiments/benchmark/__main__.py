@@ -21,8 +21,8 @@ records.json and pictures; --traffic, --recall and --errors print a table alone.
 import importlib
 import sys
 
-from arcface_jax.commands.command import read_options, run_command, spell_commands
-from arcface_jax.errors import InputError
+from arcface_jax.commands.command import read_options, run_command, verb_of
+from arcface_jax.commands.help_page import Page
 
 BENCHMARKS = {
     "head": ("head", "HeadBenchmark", "run_head_benchmark"),
@@ -39,12 +39,7 @@ BENCHMARKS = {
 
 def main() -> int:
     """Reads a benchmark's name, then its options; returns 1 if --compare finds a ratio worse."""
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name in ("", "-h", "--help"):
-        print(f"{spell_commands(__doc__)}\nEach has its own --help.")
-        return 0
-    if name not in BENCHMARKS:
-        raise InputError(f"no benchmark is called {name!r}; choose one of {', '.join(BENCHMARKS)}")
+    name = verb_of(Page("benchmark", __doc__, verbs=dict.fromkeys(BENCHMARKS, "")), "benchmark")
     file, options, measure = BENCHMARKS[name]
     module = importlib.import_module(f".{file}", __package__)
     config = read_options(getattr(module, options), f"benchmark {name}", None, sys.argv[2:])

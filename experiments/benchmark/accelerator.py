@@ -23,21 +23,10 @@ from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.files import write_whole
 from arcface_jax.models import registry
 from arcface_jax.training.abstract import forward_operations
+from arcface_jax.training.step_time import PEAKS
 
 from .measured_process import records_of_process
 from .report import BenchmarkOptions, Ratio, Record, Report, ratio_of_rounds
-
-PEAKS = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "TPU v6": 918e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v4": 275e12,
-}
-"""Operations a second in bfloat16 with float32 sums, dense, by the makers' data sheets."""
 
 HEADER = (
     *("what", "case", "batch", "classes", "precision", "images/s", "ms", "TFLOP/s"),

@@ -15,8 +15,8 @@ import tyro
 from rich.table import Table
 
 from arcface_jax.command_name import install
-from arcface_jax.commands.command import Count, table_of
-from arcface_jax.commands.models import open_trained
+from arcface_jax.commands.command import Count, Existing, table_of
+from arcface_jax.commands.models import Trained, open_trained
 from arcface_jax.errors import InputError, reason
 from arcface_jax.interop.inference import unit_embedding
 from arcface_jax.interop.model import TrainedModel
@@ -39,7 +39,7 @@ OURS, THEIRS = "arcface-jax", "ONNX Runtime"
 class EmbedBenchmark(BenchmarkOptions):
     """Images a second of the command embed's network and of ONNX Runtime on the processor."""
 
-    model: Annotated[pathlib.Path, tyro.conf.Positional]
+    model: Annotated[Trained, tyro.conf.Positional]
     """The folder of a run, a PyTorch checkpoint (.pt, .pth, .ckpt), or an .onnx or .params file."""
     batches: tuple[Count, ...] = (1, 8, 32)
     """Images in one call."""
@@ -47,7 +47,7 @@ class EmbedBenchmark(BenchmarkOptions):
     """How often each is measured, one after the other, so that what slows one slows both."""
     threads: Count = os.cpu_count() or 1
     """Of ONNX Runtime; JAX takes all processors there are."""
-    onnx: pathlib.Path | None = None
+    onnx: Existing | None = None
     """The same network from another exporter; that of the command export if not given."""
     project: str | None = None
     """Project of a PyTorch checkpoint where its keys do not tell, such as adaface."""

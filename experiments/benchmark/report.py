@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from arcface_jax.command_name import command
-from arcface_jax.commands.command import new_console, say, table_of
+from arcface_jax.commands.command import make_folder, new_console, say, table_of
 from arcface_jax.commands.machine import machine
 from arcface_jax.errors import InputError, reason
 from arcface_jax.figures.benchmark import ratio_bars
@@ -122,6 +122,7 @@ class Report:
         places = ("output", "compare")
         settings = {key: value for key, value in vars(options).items() if key not in places}
         self._settings = {key: str(value) for key, value in settings.items()}
+        make_folder(options.output)
         # Read now, before hours of measuring.
         self._former = None if options.compare is None else read_report(options.compare, benchmark)
         if self._former is not None:

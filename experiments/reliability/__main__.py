@@ -21,6 +21,7 @@ from rich.table import Table
 from arcface_jax.commands.command import (
     Count,
     Seed,
+    make_folder,
     new_console,
     progress_bar,
     read_options,
@@ -106,6 +107,8 @@ def run_reliability(config: ReliabilityConfig, console: Console) -> int:
             f"folder {config.folder} is not empty: its runs would be of another time; choose "
             "another"
         )
+    if config.output is not None:
+        make_folder(config.output.parent)
     with tempfile.TemporaryDirectory() as temporary:
         place = (config.folder or pathlib.Path(temporary)).absolute()
         with (
@@ -122,7 +125,6 @@ def run_reliability(config: ReliabilityConfig, console: Console) -> int:
             tallies = list(pool.map(strike_one, config.faults))
     print_tallies(console, tallies)
     if config.output is not None:
-        config.output.parent.mkdir(parents=True, exist_ok=True)
         write_json(config.output, [dataclasses.asdict(tally) for tally in tallies])
     return int(any(tally.lost for tally in tallies))
 

@@ -22,7 +22,9 @@ import tyro
 
 from arcface_jax.commands.command import (
     Count,
+    Existing,
     Seed,
+    make_folder,
     new_console,
     progress_bar,
     read_options,
@@ -51,8 +53,10 @@ TITLES: dict[Part, str] = {
     "scales": "ArcFace over the scale",
     "sizes": "ArcFace over the embedding size",
     "noise": "Wrong labels: one centre, sub-centres, and training again after the clean-up",
+    "gradients": "The slope of ArcFace's margin, and how many dimensions the embeddings fill",
     "optimisation": "Where training from scratch fails, and what cures it",
     "precision": "The head's products in float32 and with factors rounded to bfloat16",
+    "tail": "A long tail of classes: margins by class size and class weights",
 }
 
 
@@ -70,10 +74,10 @@ class StudyConfig:
     """Seeds, each of other people, split and weights; part optimisation has the first alone."""
     test_seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     """Seeds of ArcFace, softmax and NormFace, for the tests between them."""
-    omniglot: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Zip file of Omniglot characters, a second data set of part losses."""
-    processes: Count = os.cpu_count() or 1
-    """Runs at once, each on one core; 1 on an accelerator."""
+    omniglot: Annotated[Existing | None, tyro.conf.arg(metavar="FILE")] = None
+    """Zip file of Omniglot characters, a second data set of parts losses, gradients and tail."""
+    processes: Count | None = None
+    """Runs at once, each on one core. Without it: as many as cores. Give 1 on an accelerator."""
     plan: bool = False
     """Only say what there is to run."""
 
@@ -150,8 +154,9 @@ def main() -> int:
     tell(f"Study in {config.folder}: {describe(cases, config.folder)}.")
     if config.plan:
         return 0
+    make_folder(config.folder)
     interrupt_on_termination()
-    done = run_all(cases, config.folder, config.processes, tell, begin)
+    done = run_all(cases, config.folder, config.processes or os.cpu_count() or 1, tell, begin)
     for part in config.parts:
         for file in write_report(part, plan, config.folder):
             tell(f"  {file}")

@@ -21,7 +21,16 @@ from arcface_jax.training.config import (
 from .run import Case
 
 Part = Literal[
-    "losses", "angles", "margins", "scales", "sizes", "noise", "optimisation", "precision"
+    "losses",
+    "angles",
+    "margins",
+    "scales",
+    "sizes",
+    "noise",
+    "optimisation",
+    "gradients",
+    "precision",
+    "tail",
 ]
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -42,6 +51,19 @@ SCALES = (4.0, 8.0, 16.0, 32.0, 64.0)
 SIZES = (8, 16, 32, 64, 128, 256)
 NOISES = (0.0, 0.1, 0.2, 0.3, 0.4)
 SUB_CENTERS = 3
+
+LONG_TAIL = 15.0
+"""Training images of the largest class over those of the smallest, in part tail."""
+
+_BY_SIZE = {"loss.margin_by_size": 0.25}
+_BALANCED = {"loss.class_balance": "effective", "loss.balance_beta": 0.9}
+TAIL: dict[str, dict[str, Any]] = {
+    "arcface": {},
+    "margins": _BY_SIZE,
+    "weights": _BALANCED,
+    "both": _BY_SIZE | _BALANCED,
+}
+"""What part tail compares: margins by class size, class weights by effective number, both."""
 
 
 def loss_changes(name: str) -> dict[str, Any]:
@@ -105,7 +127,7 @@ class Plan:
 
     @property
     def data_sets(self) -> tuple[str, ...]:
-        """Names of the data sets of part losses."""
+        """Names of the data sets of parts losses, gradients and tail."""
         return (SYNTHETIC,) if self.omniglot is None else (SYNTHETIC, OMNIGLOT)
 
     def config(self, data_set: str) -> Config:
@@ -152,7 +174,9 @@ class Plan:
             "sizes": lambda: self._sweep("model.embedding_size", "d", SIZES),
             "noise": self._noise,
             "optimisation": self._optimisation,
+            "gradients": self._gradients,
             "precision": self._precision,
+            "tail": self._tail,
         }
         return parts[part]()
 
@@ -202,6 +226,14 @@ class Plan:
                 cases[f"{trouble}, {cure}"] = self.case(name, {**what, **changes}, seeds=first)
         return cases
 
+    def _gradients(self) -> dict[str, Case]:
+        seeds = tuple(dict.fromkeys(self.seeds + self.test_seeds))
+        return {
+            f"{data_set}/{label}": self.case(*case, data_set, seeds=seeds)
+            for data_set in self.data_sets
+            for label, case in GRADIENTS.items()
+        }
+
     def _precision(self) -> dict[str, Case]:
         return {
             f"{label}, {precision}": self.case(
@@ -210,6 +242,13 @@ class Plan:
             )
             for label, changes in ROUNDED.items()
             for precision in PRECISIONS
+        }
+
+    def _tail(self) -> dict[str, Case]:
+        return {
+            f"{data_set}/{name}": self.case(f"tail_{name}", changes, data_set, long_tail=LONG_TAIL)
+            for data_set in self.data_sets
+            for name, changes in TAIL.items()
         }
 
 
@@ -231,6 +270,23 @@ CURES: dict[str, dict[str, Any]] = {
     "CosFace instead": {"loss.name": "cosface"},
 }
 """What may help where ArcFace does not learn."""
+
+_SLOPES = f"{__package__}.slopes"
+
+GRADIENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ArcFace, exact": ("arcface", {}),
+    "straight-through": ("gradients/straight_through", {"loss.gradient": "straight_through"}),
+    "slope at most 1": ("gradients/at_most_one", {"loss.name": f"{_SLOPES}:AtMostOne"}),
+    "slope at least 1": ("gradients/at_least_one", {"loss.name": f"{_SLOPES}:AtLeastOne"}),
+    "1, then exact": ("gradients/one_then_exact", {"loss.name": f"{_SLOPES}:OneThenExact"}),
+    "zero sum": ("gradients/zero_sum", {"loss.name": f"{_SLOPES}:ZeroSum"}),
+    "balanced": ("gradients/balanced", {"loss.name": f"{_SLOPES}:Balanced"}),
+    "margin warm-up": ("gradients/warm_up", {"loss.margin_warmup": 0.5}),
+    "CosFace": ("cosface", loss_changes("cosface")),
+    "NormFace": ("normface", loss_changes("normface")),
+    "softmax": ("softmax", loss_changes("softmax")),
+}
+"""What follows which gradient: the folder of a case, and what it changes in the base."""
 
 PRECISIONS = ("highest", "bfloat16")
 """Of the head's products: the finest and the coarsest, which every device rounds alike."""

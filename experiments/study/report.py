@@ -21,6 +21,7 @@ from arcface_jax.figures.study import (
 from arcface_jax.losses.arcface import FixedMargin
 from arcface_jax.margins import Psi, softmax_on_sphere
 from arcface_jax.runs.run_folder import read_metrics
+from arcface_jax.runs.verifier import ALL_PAIRS, ALL_PAIRS_FARS
 from arcface_jax.training.config import Config
 
 from .plan import (
@@ -29,6 +30,7 @@ from .plan import (
     PRECISIONS,
     ROUNDED,
     RULES,
+    TAIL,
     TESTED,
     TROUBLES,
     WATCHED,
@@ -266,6 +268,56 @@ def optimisation_panels(labels: Sequence[str]) -> dict[str, dict[str, str]]:
     }
 
 
+GRADIENT_COLUMNS = {"accuracy": "accuracy, %"} | {
+    f"{ALL_PAIRS}tar@far={far:g}": f"TAR at FAR {far:g}, %" for far in ALL_PAIRS_FARS
+}
+"""Verification of part gradients: TAR over all pairs."""
+
+
+def gradients_report(found: Findings) -> PartReport:
+    """What follows which slope of the margin: verification, and how far embeddings spread."""
+    header = ("gradient", *GRADIENT_COLUMNS.values(), "dimensions", "length of the mean")
+    header += ("fitted, %", "Intra2, °", "Inter2, °")
+    texts, numbers, figures = [], {}, {}
+    for data_set in dict.fromkeys(label.split("/")[0] for label, one in found.runs.items() if one):
+        runs = {
+            label.split("/")[1]: one
+            for label, one in found.runs.items()
+            if label.startswith(f"{data_set}/") and one
+        }
+        rows = []
+        for name, one in runs.items():
+            verified = [cell(percents(one, column)) for column in GRADIENT_COLUMNS]
+            spread = [[run[what] for run in one.values()] for what in ("dimensions", "common")]
+            fitted = [run["fitted"] for run in one.values() if "fitted" in run]
+            held_out = [run["angles"]["held_out"] for run in one.values()]
+            angles = [cell([run[what] for run in held_out]) for what in ("intra", "inter")]
+            row = [name, *verified, cell(spread[0]), cell(spread[1], digits=2)]
+            rows.append([*row, cell(fitted, 100.0), *angles])
+        tests = seed_differences(runs, next(iter(runs)), list(runs)[1:], GRADIENT_COLUMNS)
+        numbers[data_set] = {
+            "verification": verification_numbers(runs, GRADIENT_COLUMNS),
+            "dimensions": {
+                name: {seed: run["dimensions"] for seed, run in one.items()}
+                for name, one in runs.items()
+            },
+            "tests": tests_by_name(tests),
+        }
+        rows_of_tests = difference_rows(tests, next(iter(runs)), GRADIENT_COLUMNS)
+        texts += [f"### {data_set}\n", markdown_table(header, rows)]
+        texts += [markdown_table(DIFFERENCE_HEADER, rows_of_tests)] if tests else []
+        low_far = list(GRADIENT_COLUMNS)[-2]
+        panels = {
+            GRADIENT_COLUMNS["accuracy"]: {n: percents(o, "accuracy") for n, o in runs.items()},
+            GRADIENT_COLUMNS[low_far]: {n: percents(o, low_far) for n, o in runs.items()},
+            "effective dimensions": {
+                name: [run["dimensions"] for run in one.values()] for name, one in runs.items()
+            },
+        }
+        figures[f"gradients_{data_set}"] = losses_figure(panels, "")
+    return PartReport("\n".join(texts), numbers, figures)
+
+
 def precision_report(found: Findings) -> PartReport:
     """Verification, and the loss over a run, at each precision of the head's products."""
     rows, texts, numbers, curves = [], [], {}, {}
@@ -295,6 +347,37 @@ def precision_report(found: Findings) -> PartReport:
     return PartReport("\n".join([markdown_table(header, rows), *texts]), numbers, {})
 
 
+TAIL_COLUMNS = {name: f"{name}, %" for name in ("head", "middle", "tail", "all")}
+"""Accuracy on left-out images of the third of the classes with the most training images, of the
+next third, of the rest, and of all.
+"""
+
+
+def tail_report(found: Findings) -> PartReport:
+    """A long tail: accuracy by class size, and what it gains on plain ArcFace."""
+    texts, numbers = [], {}
+    for data_set in dict.fromkeys(label.split("/")[0] for label, one in found.runs.items() if one):
+        runs: dict[str, Results] = {  # as tables of verification have them
+            label.split("/")[1]: {
+                seed: {"verifications": {"0": last(one) | one["tail"]}}
+                for seed, one in seeds.items()
+            }
+            for label, seeds in found.runs.items()
+            if label.startswith(f"{data_set}/") and seeds
+        }
+        columns = TAIL_COLUMNS | {"accuracy": "unseen classes, pairs, %"}
+        rows = [[name, *(cell(percents(one, c)) for c in columns)] for name, one in runs.items()]
+        texts += [f"### {data_set}\n", markdown_table(("loss", *columns.values()), rows)]
+        numbers[data_set] = {"losses": verification_numbers(runs, columns), "tests": {}}
+        first, *others = TAIL
+        tests = [(name, seed_differences(runs, name, [first], columns)) for name in others]
+        rows = [row for name, one in tests for row in difference_rows(one, name, columns)]
+        if rows:
+            texts.append(markdown_table(DIFFERENCE_HEADER, rows))
+        numbers[data_set]["tests"] = {name: tests_by_name(one) for name, one in tests}
+    return PartReport("\n".join(texts), numbers, {})
+
+
 REPORTS: dict[Part, Callable[[Findings], PartReport]] = {
     "losses": losses_report,
     "angles": angles_report,
@@ -303,6 +386,8 @@ REPORTS: dict[Part, Callable[[Findings], PartReport]] = {
     "sizes": lambda found: sweep_report(found, "sizes", "embedding size D", True),
     "noise": noise_report,
     "optimisation": optimisation_report,
+    "gradients": gradients_report,
     "precision": precision_report,
+    "tail": tail_report,
 }
 """What makes the report of each part."""

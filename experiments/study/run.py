@@ -16,7 +16,7 @@ from arcface_jax.analysis.label_noise import score_clean_up, wrong_labels
 from arcface_jax.commands.fine_tuning import open_start
 from arcface_jax.data.in_memory import MemorySource
 from arcface_jax.errors import InputError
-from arcface_jax.evaluation.angle_statistics import angle_statistics
+from arcface_jax.evaluation.angle_statistics import angle_statistics, effective_dimensions
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.losses.subcenter import dominant_centres, subcenter_counts, within_angle
 from arcface_jax.models.embed import EmbedFunction, embed_images, make_embed_function
@@ -55,8 +55,9 @@ class Case:
     """A setting that is run with several seeds, each in a folder NAME-SEED.
 
     A share `noise` of the training images gets wrong labels; `cleaned_by` names the case with the
-    same noise whose clean-up decides which images to train on. The run of the seed `watched` keeps
-    its angles at MOMENTS moments, not only at start, middle and end.
+    same noise whose clean-up decides which images to train on. With `long_tail` above 1 the classes
+    are thinned, the largest to so many times the smallest; see `long_tailed`. The run of the seed
+    `watched` keeps its angles at MOMENTS moments, not only at start, middle and end.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Case:
     noise: float = 0.0
     cleaned_by: str | None = None
     watched: int | None = None
+    long_tail: float = 1.0
 
     def folder(self, root: pathlib.Path, seed: int) -> pathlib.Path:
         """Where the run of a seed lies."""
@@ -102,8 +104,14 @@ class SharedProgram(Program):
         return self.compiled.step
 
 
+@dataclasses.dataclass(frozen=True)
 class SharedSetup(Setup):
-    """A run before its first step, by a shared program where there is one."""
+    """A run before its first step, by a shared program where there is one.
+
+    `left_out` are images of the classes of a long tail that nothing is trained on.
+    """
+
+    left_out: MemorySource | None = None
 
     def initial_state(self) -> TrainState:
         """The whole state at step 0, on the devices."""
@@ -139,11 +147,36 @@ def _data(config: DataConfig, seed: int) -> RunData:
 
 def with_wrong_labels(data: RunData, share: float, seed: int) -> tuple[RunData, np.ndarray]:
     """(the data with a share of wrong labels, bool [N] which they are)."""
-    train = data.train
-    if not isinstance(train, MemorySource):
-        raise InputError("noise: wrong labels need --data.loading memory")
+    train = _in_memory(data, "wrong labels")
     labels, wrong = wrong_labels(train.labels, share, data.num_classes, seed)
     return _with_train(data, dataclasses.replace(train, labels=labels)), wrong
+
+
+def long_tailed(data: RunData, ratio: float, seed: int) -> tuple[RunData, MemorySource]:
+    """(the data with a long tail of classes, images of all its classes that are left out).
+
+    Of each class a quarter of the images is left out, at least one. Of the others the i-th of C
+    classes keeps ratio^(−i/(C − 1)), at least one image, as in Cui et al., arXiv:1901.05555. Which
+    class comes where is the same for all seeds, which images are kept is not.
+    """
+    train, generator = _in_memory(data, "a long tail"), np.random.default_rng(seed)
+    ranks = np.random.default_rng(0).permutation(data.num_classes)
+    kept, left_out = (np.zeros(len(train), bool) for _ in range(2))
+    for own, rank in enumerate(ranks):
+        images = generator.permutation(np.flatnonzero(train.labels == own))
+        tested = min(max(1, len(images) // 4), len(images) - 1)
+        share = ratio ** (-rank / max(1, data.num_classes - 1))
+        left_out[images[:tested]] = True
+        kept[images[tested:][: max(1, round(share * (len(images) - tested)))]] = True
+    rest = _only(data, left_out).train
+    assert isinstance(rest, MemorySource)
+    return _only(data, kept), rest
+
+
+def _in_memory(data: RunData, what: str) -> MemorySource:
+    if not isinstance(data.train, MemorySource):
+        raise InputError(f"{what} needs --data.loading memory")
+    return data.train
 
 
 def _with_train(data: RunData, train: MemorySource) -> RunData:
@@ -166,6 +199,10 @@ def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup,
     if case.cleaned_by is not None:
         kept = np.load(root / f"{case.cleaned_by}-{seed}" / KEPT_FILE, allow_pickle=False)
         data, wrong = _only(data, kept), wrong[kept]
+    left_out = None
+    if case.long_tail > 1.0:
+        data, left_out = long_tailed(data, case.long_tail, seed)
+        wrong = np.zeros(len(data.train), bool)
     counts = data.class_counts
     program = create_program(config, data.num_classes, counts)
     one_device = len(program.placement.devices) == 1 and config.run.parallel == "jit"
@@ -176,12 +213,11 @@ def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup,
         compiled = _compiled(anyone, tuple(counts.tolist()))
         program = SharedProgram(**vars(program), compiled=compiled)
     sampler = create_sampler(config.data, data.train, config.run.batch_size, seed)
-    return SharedSetup(program, data, sampler, start), wrong
+    return SharedSetup(program, data, sampler, start, left_out), wrong
 
 
 def _only(data: RunData, kept: np.ndarray) -> RunData:
-    train = data.train
-    assert isinstance(train, MemorySource)
+    train = _in_memory(data, "a part of the images")
     images, labels, number = train.images[kept], train.labels[kept], train.kept[kept]
     return _with_train(data, dataclasses.replace(train, images=images, labels=labels, kept=number))
 
@@ -235,7 +271,10 @@ def measured(
     wrong: np.ndarray,
     folder: pathlib.Path,
 ) -> dict[str, Any]:
-    """Angles of Table 3 of the last checkpoint, trained and held out; a clean-up's findings."""
+    """Of the last checkpoint: angles of Table 3, effective dimensions and the length of the mean
+    of what is held out, share of the training images that are nearest to their own class weight;
+    a clean-up's findings.
+    """
     program = setup.program
     state = restore(checkpoints, setup.config.run.steps, program)
     variables = program.placement.local(state.backbone_variables)
@@ -248,6 +287,8 @@ def measured(
         "theta": {str(step): float(np.median(angles)) for step, angles in result.angles.items()},
         "away": float(np.mean(last > 90.0)),
         "angles": {"held_out": angle_statistics(held_out, test.labels)},
+        "dimensions": effective_dimensions(held_out),
+        "common": float(np.linalg.norm(held_out.mean(axis=0))),
     }
     train_images = setup.data.train
     if not isinstance(train_images, MemorySource):  # too many to embed them all
@@ -260,6 +301,14 @@ def measured(
     whole = weights is not None and len(np.unique(labels)) == len(weights)
     own = weights if whole and weights is not None and weights.ndim == 2 else None
     results["angles"]["trained"] = angle_statistics(embeddings, labels, own)
+    if setup.left_out is not None and weights is not None:
+        left_out = embed_images(embed, variables, setup.left_out.images)
+        results["tail"] = accuracy_by_size(
+            left_out, weights, setup.left_out.labels, setup.data.class_counts
+        )
+    if own is not None:
+        nearest = np.argmax(embeddings @ unit_embeddings(own, "class weights").T, axis=1)
+        results["fitted"] = float(np.mean(nearest == labels))
     if wrong.any() and weights is not None:
         found = {}
         for degrees in (*STRICTER, MAX_DEGREES):
@@ -268,6 +317,25 @@ def measured(
         np.save(folder / KEPT_FILE, kept)
         results["noise"] = found.pop(f"{MAX_DEGREES:g}") | {"at": found}
     return results
+
+
+def accuracy_by_size(
+    embeddings: np.ndarray, class_weights: np.ndarray, labels: np.ndarray, counts: np.ndarray
+) -> dict[str, float]:
+    """Share of images nearest to the weight of their own class, mean over classes: of "all", and of
+    the third of the classes with the most training images ("head"), of the next and of the rest.
+    """
+    unit = unit_embeddings(embeddings, "embeddings")
+    centres = class_weights.reshape(len(class_weights), -1, class_weights.shape[-1])
+    unit_centres = centres / np.linalg.norm(centres, axis=-1, keepdims=True)
+    cosine = np.einsum("nd,ckd->nck", unit, unit_centres).max(axis=-1)
+    hits = np.bincount(labels, weights=cosine.argmax(axis=1) == labels, minlength=len(counts))
+    shares = hits / np.bincount(labels, minlength=len(counts)).clip(1)
+    tested = np.flatnonzero(np.bincount(labels, minlength=len(counts)))
+    ordered = tested[np.argsort(-counts[tested], kind="stable")]
+    thirds = zip(("head", "middle", "tail"), np.array_split(ordered, 3), strict=True)
+    parts = {name: float(shares[part].mean()) for name, part in thirds if len(part)}
+    return parts | {"all": float(shares[tested].mean())}
 
 
 def cleaned(

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import pathlib
 import sys
+import threading
 import time
 
 import jax
@@ -237,6 +238,31 @@ def test_device_prefetch_keeps_order_shards_and_tells_the_state_of_what_was_hand
     assert take(prefetch, 3) == expected[3:]
     prefetch.close()
     assert isinstance(next(DevicePrefetch(batches(source, 8, SIZE, seed=0))).labels, jax.Array)
+
+
+def test_batches_are_read_and_copied_while_a_step_runs(source):
+    """The step is this thread: it ends when the images that no device has yet were read, which it
+    does not read itself; and while it is at its first batch, the second is on the device.
+    """
+    read, changed = [], threading.Condition()
+
+    class Watched(FaceSource):
+        labels, identity_names, fingerprint = source.labels, source.identity_names, "watched"
+
+        def __getitem__(self, index):
+            with changed:
+                read.append(index)
+                changed.notify()
+            return source[index]
+
+    with batches(Watched(), 4, SIZE, seed=0, threads=1, ahead=1) as iterator:
+        prefetch = DevicePrefetch(iterator)
+        for step in range(3):
+            batch = next(prefetch)
+            assert batch.images.dtype == np.uint8
+            assert iterator.get_state()["step"] == step + 2
+            with changed:
+                assert changed.wait_for(lambda n=4 * (step + 3): len(read) >= n, timeout=60)
 
 
 def test_waiting_for_data_is_measured(source):

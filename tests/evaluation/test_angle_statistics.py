@@ -8,6 +8,7 @@ from arcface_jax.evaluation.angle_statistics import (
     angle_statistics,
     class_centres,
     degrees_between,
+    effective_dimensions,
     nearest_other_degrees,
 )
 from tests.evaluation import slow
@@ -76,3 +77,18 @@ def test_bad_input_is_named() -> None:
         angle_statistics(x, np.zeros(3, int))
     with pytest.raises(InputError, match=r"labels: shape \(2,\) for 3"):
         angle_statistics(x, np.arange(2))
+
+
+def test_effective_dimensions_counts_the_directions_that_embeddings_fill():
+    corners = np.concatenate([np.eye(5), -np.eye(5)])  # alike in five directions
+    assert effective_dimensions(corners) == pytest.approx(5.0)
+    wide = np.pad(corners, ((0, 0), (0, 3)))  # none of the other three
+    assert effective_dimensions(wide) == pytest.approx(5.0)
+    line = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    assert effective_dimensions(line) == pytest.approx(1.0)
+    random = np.random.default_rng(0).normal(size=(50, 4))
+    random /= np.linalg.norm(random, axis=1, keepdims=True)
+    values = np.linalg.eigvalsh(np.cov(random.T))
+    assert effective_dimensions(random) == pytest.approx(values.sum() ** 2 / (values**2).sum())
+    with pytest.raises(InputError, match="all are alike"):
+        effective_dimensions(np.tile(np.eye(3)[:1], (4, 1)))

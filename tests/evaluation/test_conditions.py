@@ -106,6 +106,7 @@ def test_rejecting_blurred_images_lowers_the_error() -> None:
     assert good.frr[-1] < 0.5 * good.frr[0]
     assert good.area < 0.8 * useless.area
     assert np.array_equal(good.rejected, good.fractions)
+    np.testing.assert_allclose(good.fractions, np.arange(11) / 20)  # up to a half
 
 
 def test_bad_quality_is_named() -> None:
@@ -117,8 +118,9 @@ def test_bad_quality_is_named() -> None:
         )
     with pytest.raises(InputError, match="second: element 10 is 11"):
         error_versus_reject(scores, same, first, second, quality[:-1])
-    with pytest.raises(InputError, match="fractions"):
-        error_versus_reject(scores, same, first, second, quality, fractions=(0.5, 0.1))
+    for fractions in ((0.5, 0.1), (-0.1, 0.5), (0.5, 1.0), (0.5,)):
+        with pytest.raises(InputError, match="fractions"):
+            error_versus_reject(scores, same, first, second, quality, fractions=fractions)
     with pytest.raises(InputError, match="first, second: 65"):
         error_versus_reject(scores, same, first[1:], second[1:], quality)
 

@@ -9,6 +9,7 @@ from arcface_jax.evaluation.angle_statistics import angle_statistics
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.identification import identify
+from arcface_jax.evaluation.retrieval import retrieve
 from arcface_jax.evaluation.roc import equal_error_rate, roc_curve
 from arcface_jax.evaluation.suite import EmbeddedSet, EvaluationOptions, evaluate_set
 from arcface_jax.evaluation.verification import verify_pairs
@@ -54,6 +55,29 @@ def test_all_pairs_search_angles_and_quality_of_labelled_images() -> None:
     )  # short embeddings are the bad ones here
     assert result.thresholds[0].far <= 0.01
     assert result.groups is None
+
+
+def test_retrieval_and_few_shot_episodes_of_any_classes() -> None:
+    embeddings, labels = faces()
+    options = dataclasses.replace(OPTIONS, retrieval="cosine", few_shot=True)
+    figures = evaluate_set(EmbeddedSet("set", embeddings, labels), options).figures
+    unit = unit_embeddings(embeddings)
+    for name, value in retrieve(unit, labels).numbers().items():
+        assert figures[name].estimate == pytest.approx(value)
+        assert figures[f"macro {name}"].estimate == pytest.approx(value)  # all have five images
+    assert [name for name in figures if name.endswith("shot")] == ["5-way 1-shot", "20-way 1-shot"]
+    assert figures["5-way 1-shot"].estimate > figures["20-way 1-shot"].estimate
+    again = evaluate_set(
+        EmbeddedSet("set", embeddings, labels), dataclasses.replace(options, retrieval="reranked")
+    )
+    assert again.figures["map"].estimate != figures["map"].estimate
+    with pytest.raises(InputError, match="set: few-shot episodes need five classes of two images"):
+        evaluate_set(EmbeddedSet("set", embeddings[:20], labels[:20]), options)
+    bin_set = EmbeddedSet(
+        "lfw", embeddings, labels, draw_pairs(labels, 60, 0), identities_known=False
+    )
+    with pytest.raises(InputError, match="lfw: its labels do not tell who is who"):
+        evaluate_set(bin_set, options)
 
 
 def test_ranks_beyond_the_gallery_are_left_out() -> None:

@@ -207,14 +207,12 @@ def test_the_command_lists_every_benchmark(type_command):
     assert all(f"experiments.benchmark {name} " in printed for name in benchmark.BENCHMARKS)
     status, _, error = type_command(benchmark.main, "heads")
     assert status == 2
-    assert error.strip().startswith(
-        "error: no benchmark is called 'heads'; choose one of head, head-storage, step, data"
-    )
+    assert error.strip().startswith("error: no benchmark is called 'heads'; did you mean head?")
 
 
 @pytest.mark.parametrize("name", list(benchmark.BENCHMARKS))
 def test_every_benchmark_explains_its_options(type_command, name):
     status, printed, _ = type_command(benchmark.main, name, "--help")
     assert status == 0
-    assert "--compare FILE" in printed
+    assert "--compare " in printed
     assert f"runs/benchmark-{name.removeprefix('head-')}" in printed

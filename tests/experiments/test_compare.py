@@ -140,5 +140,5 @@ def test_figures_are_drawn_by_name(monkeypatch, tmp_path, capsys):
     assert run(monkeypatch, figures, "faces", "--folder", str(tmp_path)) == 0
     assert (tmp_path / "faces.png").stat().st_size > 10_000
     assert run(monkeypatch, figures, "portraits") == 2
-    assert "no figure is called 'portraits'; choose among faces" in capsys.readouterr().err
+    assert "no figure is called 'portraits'; choose one of faces" in capsys.readouterr().err
     assert run(monkeypatch, figures) == 2

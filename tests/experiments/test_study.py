@@ -23,8 +23,10 @@ from experiments.study.run import (
     KEPT_FILE,
     Case,
     Quiet,
+    accuracy_by_size,
     cleaned,
     finite,
+    long_tailed,
     with_wrong_labels,
 )
 from tests.experiments.small_network import SMALL, SMALL_OPTIONS
@@ -182,6 +184,77 @@ def test_wrong_labels_change_the_fingerprint():
     assert noisy.fingerprint != with_wrong_labels(data, 0.25, 1)[0].fingerprint != data.fingerprint
 
 
+def test_a_long_tail_falls_from_the_largest_class_to_the_smallest_and_leaves_a_quarter_out():
+    images = np.arange(80 * 4 * 4 * 3).reshape(80, 4, 4, 3).astype(np.uint8)
+    labels = np.tile(np.arange(4, dtype=np.int32), 20)
+    source = MemorySource(images, labels, list("abcd"), "print", kept=np.arange(80))
+    data = RunData(source, (), "print")
+    (thin, rest), (other, _) = (long_tailed(data, 15.0, seed) for seed in (0, 1))
+    # 15 images of each class are left, times 15^0, 15^(−1/3), 15^(−2/3), 15^(−1).
+    assert sorted(thin.class_counts) == [1, 2, 6, 15]
+    assert thin.class_counts.tolist() == other.class_counts.tolist()
+    assert np.bincount(rest.labels).tolist() == [5, 5, 5, 5]
+    assert not set(thin.train.kept) & set(rest.kept)
+    assert thin.fingerprint != other.fingerprint
+    assert thin.num_classes == 4
+
+
+def test_one_image_a_class_stays_in_training():
+    data = RunData(
+        MemorySource(
+            np.zeros((3, 4, 4, 3), np.uint8), np.arange(3, dtype=np.int32), list("abc"), ""
+        ),
+        (),
+        "",
+    )
+    thin, rest = long_tailed(data, 15.0, 0)
+    assert (len(thin.train), len(rest)) == (3, 0)
+
+
+def test_accuracy_is_the_mean_over_classes_by_their_training_images():
+    weights = np.eye(3, dtype=np.float32)
+    embeddings = weights[[0, 0, 0, 0, 1, 2, 0]]  # the last is of class 2, and taken for 0
+    found = accuracy_by_size(
+        embeddings, weights, np.array([0, 0, 0, 0, 1, 2, 2]), np.array([5, 50, 1])
+    )
+    assert found == pytest.approx({"head": 1.0, "middle": 1.0, "tail": 0.5, "all": 2.5 / 3})
+    with_centres = np.stack([-weights, weights], axis=1)
+    assert found == accuracy_by_size(
+        embeddings, with_centres, np.array([0, 0, 0, 0, 1, 2, 2]), np.array([5, 50, 1])
+    )
+
+
+def test_what_the_tail_gains_is_beside_plain_arcface(tmp_path):
+    def results(tail, seed):
+        parts = {"head": 0.9, "middle": 0.8, "tail": tail + seed / 100, "all": 0.7}
+        return {"verifications": {"4": {"accuracy": 0.75}}, "tail": parts}
+
+    runs = {
+        f"omniglot/{name}": {seed: results(tail, seed) for seed in range(3)}
+        for name, tail in (("arcface", 0.3), ("margins", 0.34), ("weights", 0.4), ("both", 0.41))
+    }
+    report = REPORTS["tail"](Findings({}, runs, tmp_path))
+    assert "| arcface | 90.0 ± 0.0 | 80.0 ± 0.0 | 31.0 ± 1.0 | 70.0 ± 0.0 | 75.0 ± 0.0 |" in (
+        report.text
+    )
+    assert "| margins − arcface, tail, % | +4.00 [" in report.text
+    assert report.numbers["omniglot"]["tests"]["both"]["arcface tail"]["mean"] == pytest.approx(
+        0.11
+    )
+
+
+@pytest.mark.slow
+def test_runs_with_a_long_tail_are_measured_by_class_size(tmp_path):
+    plan = tiny_plan()
+    cases = [plan.cases("tail")[f"synthetic/{name}"] for name in ("arcface", "both")]
+    assert [one.error for one in run_all(cases, tmp_path, 1, lambda _: None)] == [None] * 2
+    found = completed(cases[1], tmp_path, 0)["tail"]
+    assert set(found) == {"head", "middle", "tail", "all"}
+    config = json.loads((tmp_path / "synthetic" / "tail_both-0" / "config.json").read_text())
+    assert config["loss"]["margin_by_size"] == 0.25
+    assert "class_counts" not in json.dumps(config)
+
+
 def test_cleaning_keeps_what_is_near_the_dominant_centre():
     embeddings = np.array([[1, 0], [0.9, 0.1], [1, -0.1], [0, 1], [0, -1]], np.float32)
     weights = np.array([[[0, 1], [1, 0]], [[0, -1], [0, -0.5]]], np.float32)  # [C, K, D]
@@ -247,3 +320,28 @@ def test_optimisation_is_drawn_by_rule_and_by_cure(tmp_path):
     rules, cures = report.figures["optimisation"].axes
     assert (rules.get_title(), cures.get_title()) == ("s = 64, exact gradient", "m = 1")
     np.testing.assert_allclose(cures.lines[0].get_ydata(), [90.0, 150.0])
+
+
+def test_gradients_are_compared_by_data_set(tmp_path):
+    def result(accuracy, dimensions):
+        numbers = {"accuracy": accuracy} | {
+            f"all_pairs_tar@far={far:g}": accuracy / 2 for far in (1e-2, 1e-3, 1e-4)
+        }
+        results = {"verifications": {"4": numbers}, "dimensions": dimensions, "common": 0.25}
+        results["angles"] = {"held_out": {"intra": 30.0, "inter": 20.0}}
+        return results | {"fitted": 0.5}
+
+    cases = tiny_plan((0, 1)).cases("gradients")
+    assert len({case.name for case in cases.values()}) == len(cases) == 11
+    runs = {label: {} for label in cases} | {
+        "synthetic/ArcFace, exact": {0: result(0.8, 4.0), 1: result(0.82, 5.0)},
+        "synthetic/straight-through": {0: result(0.7, 11.0), 1: result(0.72, 12.0)},
+    }
+    report = REPORTS["gradients"](Findings(cases, runs, tmp_path))
+    assert (
+        "| straight-through | 71.0 ± 1.4 | 35.5 ± 0.7 | 35.5 ± 0.7 | 35.5 ± 0.7 | 11.5 ± 0.7 | "
+        "0.25 ± 0.00 | 50.0 ± 0.0 | 30.0 ± 0.0 | 20.0 ± 0.0 |" in report.text
+    )
+    assert "ArcFace, exact − straight-through, accuracy, % | +10.00" in report.text
+    assert report.numbers["synthetic"]["dimensions"]["ArcFace, exact"] == {0: 4.0, 1: 5.0}
+    assert list(report.figures) == ["gradients_synthetic"]

@@ -190,21 +190,21 @@ def test_a_configuration_file_keeps_its_loss_and_takes_another(tmp_path):
 
 
 def test_help_shows_the_fields_of_the_loss_that_is_named(command):
-    status, out, _ = command("--loss.name", "magface", "--help")
+    status, out, _ = command("--loss.name", "magface", "--help-all")
     assert status == 0
     for said in ("--loss.name", "--loss.l-m", "--loss.regulariser-weight", "Margin at length l_a"):
         assert said in out
     assert "--loss.margin-warmup" not in out
-    assert "--loss.margin-warmup" in command("--help")[1]
+    assert "--loss.margin-warmup" in command("--help-all")[1]
 
 
 def test_help_explains_every_field(command):
-    status, out, _ = command("--help")
+    status, out, _ = command("--help-all")
     assert status == 0
     for said in (
         "--optimiser.weight-decay",
         "Share of the identities",
-        "synthetic-112",
+        "--presets",
         "--config",
     ):
         assert said in out

@@ -147,6 +147,6 @@ def test_moving_to_another_number_of_devices(head, to):
     ],
 )
 def test_bad_input_is_named(change, message):
-    weights = jnp.ones((53, 8))
-    with pytest.raises(InputError, match=message):
-        change(HeadState(weights, RowSgd().init(weights), jnp.zeros((), jnp.int32)))
+    for weights in (jnp.ones((53, 8)), jnp.ones((53, 2, 8))):
+        with pytest.raises(InputError, match=message):
+            change(HeadState(weights, RowSgd().init(weights), jnp.zeros((), jnp.int32)))

@@ -12,11 +12,12 @@ def test_bytes_are_counted_by_kind():
       %b = (f32[8]{0}, s32[3,2]{1,0}) all-reduce(%y, %z), to_apply=%sum
       %c = bf16[10]{0} reduce-scatter(%y)
       %d = (f32[4]{0}, pred[]) all-gather-start(%w)
+      %f = (s8[2], s8[2], s8[2], s8[2], s8[2], /*index=5*/s8[2]) all-reduce(%y)
       %e = f32[4]{0} get-tuple-element(%all-reduce), index=0
     """
     assert collective_bytes(program) == {
         "all-gather": 4096 + 17,
-        "all-reduce": 32 + 24,
+        "all-reduce": 32 + 24 + 6 * 2,
         "reduce-scatter": 20,
     }
 

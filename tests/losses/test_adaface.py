@@ -1,6 +1,7 @@
 """AdaFace: its running statistics, its limits, padding."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from arcface_jax.losses import (
     adaface_psi,
     adaface_update,
 )
+from arcface_jax.losses.statistics import batch_statistics
 from arcface_jax.margins import arcface, cosface
 from tests import in_numpy
 
@@ -28,6 +30,11 @@ def test_two_steps(data):
         wanted = in_numpy.cross_entropy(cosine, labels, target)
         np.testing.assert_allclose(loss, wanted, rtol=2e-5, atol=1e-5)
         np.testing.assert_allclose(state, numbers, rtol=1e-6)
+
+
+def test_one_example_has_no_deviation():
+    count, mean, deviation = batch_statistics(jnp.array([3.0, 9.0]), jnp.array([True, False]))
+    assert (count, mean, deviation) == (1.0, 3.0, 0.0)
 
 
 def test_it_is_arcface_for_a_poor_image_and_cosface_for_an_average_one():

@@ -100,6 +100,7 @@ def as_function(name, params, state, e, y, key):
         "uniface": lambda: uniface_loss(e, w, y, params["bias"]),
         "intra": lambda: combination_loss(e, w, y, psi=normface(), intra_weight=1.0),
         "inter": lambda: combination_loss(e, w, y, psi=normface(), inter_weight=1.0),
+        "intertopk": lambda: LOSSES["intertopk"]()({"class_weights": w}, {}, e, y).loss,
         "triplet": lambda: angular_triplet_loss(e, y),
         "sphereface_r_v2": lambda: margin_softmax_loss(
             e, w, y, psi=normface(), eta=lambda c: divided_angle(c, 1.5, **STRAIGHT), scale=30.0
@@ -148,6 +149,8 @@ def as_numpy(name, params, e, y, drawn):
         target, penalty = in_numpy.magface(mine, norms)
     elif name == "curricularface":
         entering, target, *state = in_numpy.curricularface(cosine, y, 0.0)
+    elif name == "intertopk":  # whose five nearest are all the wrong ones
+        entering, target = (np.cos(np.arccos(c) + m) for c, m in ((cosine, -0.06), (mine, 0.2)))
     elif name == "softmax":
         entering = scores = e @ w.T + params["bias"]
         target = in_numpy.own(scores, y)
@@ -278,6 +281,10 @@ SOFTMAX = {
     "sub_centers": (0,),
     "label_smoothing": (-0.1, 1.5),
     "filter_threshold": (2.0,),
+    "margin_by_size": (-0.1, 11.0),
+    "margin_of_largest": (-0.1, 1.5),
+    "class_balance": ("rare",),
+    "balance_beta": (0.0, 1.0),
 }
 WARMED = {**SOFTMAX, "margin_warmup": (-0.5, 1.5)}
 NUMBERS = {"m1": (0.0, 11.0), "m2": (-0.1, 4.0), "m3": (-0.1, 2.5)}
@@ -317,6 +324,7 @@ BAD = {
     "uniface": {"scale": (0.0,), "margin": (-0.1,), "negative_weight": (0.0,)},
     "intra": {**SOFTMAX, "weight": (-1.0,)},
     "inter": {**SOFTMAX, "weight": (-1.0,)},
+    "intertopk": {**WARMED, **ANGULAR, "top_k": (0,), "top_margin": (-0.1, 4.0)},
     "triplet": {"margin": (-0.35, 4.0), "mining": ("easy",)},
     "sphereface_r": {**WARMED, **ANGULAR},
     "sphereface_r_v2": {**SOFTMAX, "margin": (0.0, 11.0), "gradient": ("none",)},

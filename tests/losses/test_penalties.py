@@ -23,7 +23,7 @@ def batch(seed=0, rows=9, classes=4, dim=6):
 
 
 def test_intra_is_the_angle_to_the_own_class_over_pi():
-    embeddings, weights, labels = batch()
+    embeddings, weights, labels = batch(classes=7, dim=3)  # more classes than dimensions
     wanted = in_numpy.angles(embeddings, weights)[np.arange(9), labels] / np.pi
     found = jax.jit(intra_penalty)(embeddings, weights, labels)
     np.testing.assert_allclose(found, wanted, atol=2e-6)

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from arcface_jax.errors import InputError
+from arcface_jax.heads.traffic import collective_bytes, collectives
 from arcface_jax.losses import Triplet
 from arcface_jax.models.iresnet import IResNet
 from arcface_jax.training.abstract import (
@@ -86,17 +87,32 @@ class Tiny(nn.Module):
         return nn.Dense(DIM)(x.reshape(x.shape[0], -1))
 
 
+def program_params(program):
+    return jax.eval_shape(program.make_state).params["backbone"]
+
+
 @pytest.mark.parametrize(("devices", "kind"), [(1, "dense"), (8, "sharded")])
 def test_what_is_stored_is_to_the_byte_what_a_compiled_step_takes(devices, kind):
     config = changed(head={"kind": kind}, run={"devices": devices})
     program = create_program(config, CLASSES)
     program = dataclasses.replace(program, backbone=Tiny())
-    plan = trace_step(program).lower().compile().memory_analysis()
+    compiled = trace_step(program).lower().compile()
+    plan = compiled.memory_analysis()
     counted = state_memory(program, devices)
     images_and_labels = BATCH // devices * (32 * 32 * 3 + 4)
     # XLA leaves out scalars that a step does not read, or aligns them.
     assert abs(plan.argument_size_in_bytes - counted.state - images_and_labels) <= 64
-    assert counted.class_rows == 2 * math.ceil(CLASSES / devices) * DIM * 4
+    rows = math.ceil(CLASSES / devices)
+    assert counted.class_rows == 2 * rows * DIM * 4
+    sent = collectives(compiled.as_text())
+    assert bool(sent) == (devices > 1)
+    extents = {extent for _, shapes in sent for shape in shapes for extent in shape}
+    assert extents.isdisjoint({CLASSES, rows, devices * rows})
+    # The gradient of every parameter of the backbone is summed over the devices, and no other: of
+    # class rows, which are not the same on any two, none.
+    gradients = sum(leaf.size for leaf in jax.tree.leaves(program_params(program)))
+    reduced = collective_bytes(compiled.as_text())["all-reduce"]
+    assert 4 * gradients <= reduced <= 1.2 * 4 * gradients or devices == 1
 
 
 @pytest.mark.slow

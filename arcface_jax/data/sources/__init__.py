@@ -1,4 +1,4 @@
-"""Readers of face images from disk, one file a format, each an `EncodedSource`.
+"""Readers of face images from disk, one module per format, each an `EncodedSource`.
 
 `arcface_jax.data.open.open_source` picks the reader by what lies at a path.
 """

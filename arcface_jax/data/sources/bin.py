@@ -27,18 +27,17 @@ class BinSource(EncodedSource):
     """A `.bin` verification set (lfw.bin, cfp_fp.bin, agedb_30.bin …) of insightface.
 
     The file is a pickle of a list of encoded images and a list of booleans; images 2i and 2i + 1
-    are pair i. Pickles can run any program, so this one is read by an unpickler that builds lists,
-    bytes, booleans and uint8 arrays and refuses everything else.
+    are pair i. Pickles can run any program, so the unpickler here builds only lists, bytes,
+    booleans and uint8 arrays and refuses everything else.
 
-    The file does not say who is who: the two images of a same pair share a label, and every other
-    image has one of its own. So `pairs` is what to evaluate on, and `labels` alone understate who
-    is the same.
+    The file names no people: the two images of a same pair share a label, and every other image has
+    its own. So evaluate on `pairs`; `labels` alone miss people who recur.
 
     Attributes:
       pairs: the file's list; `open.open_set` arranges it in folds.
 
     Raises:
-      InputError: missing, damaged, or with something else inside or after it.
+      InputError: the file is missing, damaged, or holds anything else.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -69,8 +68,8 @@ class BinSource(EncodedSource):
 class _ImagesOnly(pickle.Unpickler):
     """Builds what a `.bin` file may contain; runs nothing else.
 
-    Array pickles name the functions that rebuild them. Those names are answered with constructors
-    of this module's own, which accept uint8 arrays and booleans alone.
+    Array pickles name the functions that rebuild them. This module's own constructors replace
+    these, and accept only uint8 arrays and booleans.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -112,7 +111,7 @@ class _Dtype:
             )
 
     def __setstate__(self, state: Any) -> None:
-        """The byte order and such, which single bytes do not have."""
+        """Ignores byte order and the like, which single bytes do not have."""
 
 
 class _EmptyArray:
@@ -153,7 +152,7 @@ def _encode_latin1(text: Any = None, encoding: Any = "latin1") -> bytes:
 
 
 def _read_bin(path: str) -> tuple[list[bytes], np.ndarray]:
-    """The encoded images and, for each two of them, whether they are the same person."""
+    """The encoded images and, for each pair, whether they show the same person."""
     with readable(path):
         content = pathlib.Path(path).read_bytes()
     try:

@@ -1,4 +1,4 @@
-"""What sources of encoded images (files, records, table cells) have in common."""
+"""The common part of sources of encoded images (files, records, table cells)."""
 
 import abc
 import functools
@@ -24,7 +24,7 @@ class EncodedSource(FaceSource):
         """The stored bytes of image `index`.
 
         Raises:
-          InputError: they cannot be read; names the file or record.
+          InputError: they cannot be read; the message names the file or record.
         """
 
     @abc.abstractmethod
@@ -38,15 +38,19 @@ class EncodedSource(FaceSource):
     def __getitem__(self, index: int) -> np.ndarray:
         return decode(self.encoded(index), self.where(index))
 
+    def stored(self, index: int) -> bytes:
+        """The stored bytes of image `index`, for the fingerprint."""
+        return self.encoded(index)
+
     def name_identities(self, names: Sequence[str], place: str) -> None:
-        """Sets `labels` and `identity_names` by each image's identity, and says which names are
-        nearly equal; `place` is what messages call the source.
+        """Sets `labels` and `identity_names` by each image's identity, and reports nearly equal
+        names; messages call the source `place`.
         """
         self.labels, self.identity_names = number_identities(names)
         self.remark_spelling(place)
 
     def remark_spelling(self, place: str) -> None:
-        """Says which of `identity_names` are nearly equal."""
+        """Reports which of `identity_names` are nearly equal."""
         alike: dict[str, list[str]] = {}
         for name in self.identity_names:
             alike.setdefault(without_spelling(name), []).append(name)
@@ -62,12 +66,12 @@ class EncodedSource(FaceSource):
             )
 
     def remark_links(self, place: str, files: np.ndarray, images: np.ndarray | None = None) -> None:
-        """Says which images are one file, which links lead to twice.
+        """Reports images that are one file, reached twice by links.
 
         Args:
-          place: what messages call the source.
+          place: the source's name in messages.
           files: int64 [M], equal for images of one file.
-          images: [M], which they are of; all if None.
+          images: [M], their images; all if None.
         """
         images = np.arange(len(self)) if images is None else images
         _, first, which = np.unique(files, return_index=True, return_inverse=True)
@@ -97,8 +101,8 @@ class EncodedSource(FaceSource):
     def fingerprint(self) -> str:  # type: ignore[override]
         """Digest of labels, names, the size of every image, and content.
 
-        Up to 1 GiB every image is read. Larger sets would take minutes at each start, so of them
-        4,096 evenly spaced images are; any added, removed, reordered or re-encoded image still
+        Reads every image of sets up to 1 GiB. Larger sets would take minutes at each start, so it
+        reads 4,096 evenly spaced images; any added, removed, reordered or re-encoded image still
         changes sizes or labels. File times do not count: a copy has its original's fingerprint.
         """
         sizes = self.encoded_sizes()
@@ -112,7 +116,7 @@ class EncodedSource(FaceSource):
             read = np.unique(np.linspace(0, len(self) - 1, _SAMPLED_IMAGES).astype(int))
         for index in read:
             try:
-                digest.update(self.encoded(int(index)))
+                digest.update(self.stored(int(index)))
             except InputError:  # a missing or damaged file is for whoever reads the image to judge
                 digest.update(b"unreadable")
         return digest.hexdigest()
@@ -121,7 +125,7 @@ class EncodedSource(FaceSource):
 def number_identities(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """Labels int32 [N] of identities given by name, and the distinct names in order of label.
 
-    Names are sorted by value where all are whole numbers, so that 2 comes before 10; else as text.
+    Names are sorted by value if all are whole numbers, so that 2 comes before 10; else as text.
     """
     distinct = sorted(set(names))
     if all(name.isascii() and name.isdigit() and len(name) < 19 for name in distinct):
@@ -131,8 +135,8 @@ def number_identities(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
 
 
 def without_spelling(name: str) -> str:
-    """A name without what two spellings of it may differ in: capitals, spaces, the Unicode form of
-    an accent, and zeros before a number.
+    """A name in a form where spellings agree: without differences in capitals, spaces, the Unicode
+    form of accents, and zeros before a number.
     """
     words = unicodedata.normalize("NFKC", name).casefold().replace("_", " ").split()
     text = " ".join(words)
@@ -140,7 +144,7 @@ def without_spelling(name: str) -> str:
 
 
 def _shown(name: str, alike: Sequence[str]) -> str:
-    """The name, with the number of its characters where only that tells it from another."""
+    """The name, with its number of characters if only that tells it from another."""
     same = [unicodedata.normalize("NFC", each) for each in alike]
     return repr(name) + (f" of {len(name)} characters" if len(set(same)) < len(same) else "")
 

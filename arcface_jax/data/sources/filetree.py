@@ -1,4 +1,4 @@
-"""Files below a root, which is a directory or a zip archive of one, read in place."""
+"""Files below a root, a directory or a zip archive of one, read in place."""
 
 import contextlib
 import functools
@@ -53,7 +53,7 @@ class Listing(NamedTuple):
       files: every file, sorted by folder and then by name.
       folders: every folder, sorted.
       hidden: the files that are hidden, or in a hidden folder, sorted.
-      left_out: other names that do not count as they stand, by what is the matter.
+      left_out: other names that are skipped, by reason.
     """
 
     files: list[str]
@@ -70,15 +70,15 @@ class FileTree(Protocol):
         ...
 
     def size(self, path: str) -> int:
-        """Bytes in one file; 0 where it cannot be told."""
+        """Bytes in one file; 0 if unknown."""
         ...
 
     def read(self, path: str) -> bytes:
-        """The content of one file; InputError, naming it, where it cannot be read."""
+        """The content of one file; an InputError names it if it cannot be read."""
         ...
 
     def start(self, path: str) -> bytes:
-        """The first 16 bytes of one file; nothing where it cannot be read."""
+        """The first 16 bytes of one file; empty if it cannot be read."""
         ...
 
     def where(self, path: str) -> str:
@@ -86,7 +86,7 @@ class FileTree(Protocol):
         ...
 
     def files(self, paths: Sequence[str]) -> np.ndarray:
-        """int64 [N], equal where different paths lead to one file, by links."""
+        """int64 [N], equal for paths that lead to one file, by links."""
         ...
 
 
@@ -123,8 +123,8 @@ def packed_by(start: bytes) -> str | None:
 class _DirectoryTree:
     """The files of a directory.
 
-    Symbolic links are followed, and a directory that is there itself, or that several links lead
-    to, is counted once, so that loops end and nobody becomes two identities.
+    Symbolic links are followed. A directory counts once, even if several links lead to it, so loops
+    end and nobody becomes two identities.
     """
 
     def __init__(self, root: str):
@@ -237,9 +237,9 @@ class _DirectoryTree:
 class _ZipTree:
     """The files of a zip archive.
 
-    Nothing is ever extracted, so a member's name cannot reach outside. Each process opens the
-    archive for itself: a file position shared after a fork would mix up two readers. Threads share
-    it, `zipfile` locks each read.
+    Nothing is ever extracted, so a member's name cannot reach outside. Each process opens its own
+    archive, as a file position shared after a fork would confuse two readers. Threads share it;
+    `zipfile` locks each read.
     """
 
     def __init__(self, root: str):
@@ -312,7 +312,7 @@ class _ZipTree:
             return self._opened[1]
 
     def _list(self, archive: zipfile.ZipFile) -> None:
-        """Notes the members, by their names in normal form."""
+        """Collects the members by their normal names."""
         self._members: dict[str, zipfile.ZipInfo] = {}
         self._left_out: dict[str, list[str]] = {}
         folders: set[str] = set()
@@ -339,7 +339,7 @@ class _ZipTree:
         self._folders = folders_of([*folders, *self._members]) - {"."}
 
     def _check_whole(self, archive: zipfile.ZipFile) -> None:
-        """Refuses an archive whose members are not all there, or cannot be unpacked."""
+        """Refuses an archive with missing members, or members that cannot be unpacked."""
         members = archive.infolist()
         first = min((info.header_offset for info in members), default=0)
         with open(self._root, "rb") as file:
@@ -401,14 +401,14 @@ class TreeSource(EncodedSource):
 
 
 def folders_of(paths: Iterable[str]) -> set[str]:
-    """The folders that paths lie in: a/b/1.png in a/b and in a."""
+    """The folders that hold the paths: a/b/1.png is in a/b and in a."""
     innermost = {path.rpartition("/")[0] for path in paths} - {""}
     parts = [folder.split("/") for folder in innermost]
     return {"/".join(each[:end]) for each in parts for end in range(1, len(each) + 1)}
 
 
 def without_extension(path: str) -> str:
-    """The path less its last suffix."""
+    """The path without its last suffix."""
     return str(pathlib.PurePosixPath(path).with_suffix(""))
 
 
@@ -424,21 +424,21 @@ def in_hidden(path: str) -> bool:
 
 
 def normal_name(name: str) -> str:
-    """An archive's member by its path, without "./", "//", a "/" at the beginning, or the
-    backslashes that some programs of Windows write.
+    """An archive member's path, without "./", "//", a leading "/", or the backslashes that some
+    Windows programs write.
     """
     return posixpath.normpath(listed_path(name).lstrip("/") or ".")
 
 
 def one_form(path: str) -> str:
-    """A path of a list or a source in the form in which all spellings of it are equal: that of
-    `normal_name`, in composed Unicode.
+    """A path of a list or source in a form where all its spellings are equal: `normal_name` in
+    composed Unicode.
     """
     return same_name(normal_name(path))
 
 
 def follow(name: str, files: Mapping[str, object], links: Mapping[str, str]) -> str | None:
-    """The file of an archive that a link leads to, perhaps by others; None if it is not there."""
+    """The archive's file that a link leads to, perhaps by other links; None if it is missing."""
     for _ in range(_MOST_LINKS):
         if name not in links:
             return name if name in files else None

@@ -1,4 +1,4 @@
-"""A folder of images, one sub-folder an identity, or a zip archive of it."""
+"""A folder of images, one sub-folder per identity, or a zip archive of it."""
 
 import collections
 import os
@@ -21,7 +21,7 @@ EXTENSIONS = (
     *(".pgm", ".ppm", ".pbm", ".pnm"),
     *((".avif",) if READS_AVIF else ()),
 )
-"""File names that are images, in either case."""
+"""Suffixes of images, in either case."""
 
 _NOT_READ = {".heic", ".heif", ".avif", ".jxl", ".jp2"}
 _PACKED = {".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".zip"}
@@ -29,7 +29,7 @@ NEVER_IMAGES = (
     *(".txt", ".csv", ".tsv", ".lst", ".json", ".jsonl", ".xml", ".md", ".html", ".cls"),
     ".parquet",
 )
-"""File names that are no images, whatever the files hold."""
+"""Suffixes that are never images, whatever the files hold."""
 _UNFINISHED = re.compile(
     r"([~#]|\.("
     r"(file)?part(ial)?|(cr|op)?download|unfinished|incomplete|inprogress|aria2|!ut|!qb|te?mp"
@@ -44,37 +44,36 @@ BY_CONTENT = "images by their content, whose names do not end as an image's"
 
 
 class NoImagesError(InputError):
-    """There is no image below a folder, or none that is of somebody."""
+    """There is no image below a folder, or none that belongs to an identity."""
 
 
 class FolderSource(TreeSource):
     """ROOT/identity/image.jpg, at any depth.
 
-    Every folder that directly contains an image is an identity, named by its
-    path relative to the root: ORL's `s1`, Omniglot's `Balinese/character01`.
-    Identities are sorted by name, by value where all names are whole numbers,
-    and images by file name, so that the same files give the same labels on
-    every machine. Hidden files are left out, and a folder that a symbolic link leads to again
-    counts once; both are counted in `remarks`.
+    Every folder that directly contains an image is an identity, named by its path relative to the
+    root: ORL's `s1`, Omniglot's `Balinese/character01`. Identities are sorted by name, by value
+    where all names are whole numbers, and images by file name, so that the same files give the same
+    labels on every machine. Hidden files are left out, and a folder reached again by a symbolic
+    link counts once; `remarks` count both.
 
-    Files with another suffix than `EXTENSIONS` are images if they begin as one, but for unfinished
-    downloads and backups (`is_unfinished`); these and the rest are left out, and all three are
-    counted in `remarks`. So are folders without an image, folders of one name, and folders
-    at several depths, which may be one person's.
+    Files with another suffix than `EXTENSIONS` are images if they begin as one, except unfinished
+    downloads and backups (`is_unfinished`); these and the rest are left out. `remarks` count all
+    three. They also count folders without an image, folders of one name, and folders at several
+    depths, which may belong to one person.
 
     A zip archive of such a tree is read in place.
 
     Args:
       root: folder or zip file.
-      extensions: file names that count as images, lower case with the dot, and no other file;
-        `EXTENSIONS` if None.
-      split: the folder, such as train, whose identities count, of several that the root has.
-      listing: what is below the root, where it was walked before.
+      extensions: the only suffixes that count as images, lower case with the dot; `EXTENSIONS` if
+        None.
+      split: the folder of the root, such as train, whose identities count.
+      listing: what is below the root, if it was walked before.
 
     Raises:
       NoImagesError: there is no image, or none in a folder.
-      InputError: the root is missing, is neither a folder nor a zip file, has
-        images that belong to no identity, or has splits and none is asked for.
+      InputError: the root is missing, is neither a folder nor a zip file, has images without an
+        identity, or has splits and none is chosen.
     """
 
     def __init__(
@@ -128,7 +127,7 @@ class FolderSource(TreeSource):
 
 
 def hidden_images(hidden: Iterable[str]) -> list[str]:
-    """The hidden files whose names are those of images, but for what macOS keeps beside a file."""
+    """The hidden files with image names, except those that macOS keeps beside a file."""
     return [
         path
         for path in hidden
@@ -145,14 +144,14 @@ def remark_folders(
     images: Sequence[str],
     where: Callable[[str], str],
 ) -> None:
-    """Says which of `folders` hold no image, and which identities may be one person's.
+    """Reports which of `folders` hold no image, and which identities may be one person's.
 
     Args:
-      source: whose identities are folders.
-      place: what messages call it.
+      source: its identities are folders.
+      place: its name in messages.
       folders: all that it has.
-      images: the paths of all of its images.
-      where: what a folder is called in a list of them.
+      images: the paths of all its images.
+      where: gives a folder's name in a list of them.
     """
     if empty := _without_images(folders, images):
         source.remark(
@@ -170,12 +169,12 @@ def is_unfinished(name: str) -> bool:
 
 
 class Sorted(NamedTuple):
-    """Names of files by what they are.
+    """File names by kind.
 
     Attributes:
       images: the images.
-      by_content: those of them that only their content tells.
-      unfinished: what begins as an image and is an unfinished download, or a backup.
+      by_content: those recognised only by content.
+      unfinished: unfinished downloads and backups that begin as an image.
       others: the rest.
     """
 
@@ -193,8 +192,8 @@ def sort_out(
     Args:
       names: of files.
       start: name → the first bytes of the file.
-      extensions: suffixes of images; `EXTENSIONS` if None, and then files of another suffix are
-        looked into.
+      extensions: suffixes of images; if None, `EXTENSIONS`, and files with other suffixes are
+        checked by content.
     """
     found = Sorted([], [], [], [])
     suffixes = tuple(extensions or EXTENSIONS)
@@ -225,7 +224,7 @@ def in_words(names: Iterable[str]) -> str:
 
 
 def _about_folders(identities: Sequence[str]) -> list[str]:
-    """A line about folders at several depths, and about folders of one name."""
+    """Lines about folders at several depths and folders of one name."""
     remarks = []
     depths: dict[int, str] = {}
     for name in identities:
@@ -256,6 +255,6 @@ def _about_folders(identities: Sequence[str]) -> list[str]:
 
 
 def _without_images(folders: Iterable[str], images: Sequence[str]) -> list[str]:
-    """The folders with no image in them or below; of one in another, the outer."""
+    """The folders without an image in or below them; only the outermost."""
     empty = set(folders) - folders_of(images)
     return sorted(folder for folder in empty if not folders_of([folder]) & empty)

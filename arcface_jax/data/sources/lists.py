@@ -29,7 +29,7 @@ from arcface_jax.data.text import (
 from arcface_jax.errors import InputError, printable
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".lst")
-"""File names that are lists."""
+"""Suffixes of lists."""
 
 _IDENTITY_NAMES = (
     *("identity", "label", "class", "person", "subject"),
@@ -44,28 +44,28 @@ class ListSource(TreeSource):
     """The images that a list file names: `.csv`, `.tsv`, `.txt` or `.lst`.
 
     A line has path and identity, separated by a tab, comma, semicolon or space. A first line may
-    name the columns, of which one called path (or file, filename, image …) and one called identity
-    (or label, class, person, subject; or else name or id) count; where several could, `remarks`
-    tell which one does. Of a list with a column split (or subset, partition) one part is asked for.
-    insightface's `train.lst` and the list of MXNet's im2rec are known by their columns
-    (`read_lst`). Text is UTF-8, or UTF-16 as spreadsheets save it. Lines that begin with "# " are
-    left out and counted in `remarks`.
+    name the columns. Then one called path (or file, filename, image …) and one called identity (or
+    label, class, person, subject; or else name or id) count; if several fit, `remarks` tell which
+    counts. If a column is called split (or subset, partition), one part must be chosen.
+    insightface's `train.lst` and the list of MXNet's im2rec are recognised by their columns
+    (`read_lst`). Text is UTF-8, or UTF-16 as from spreadsheets. Lines that begin with "# " are left
+    out; `remarks` count them.
 
-    Identities are any text but that for none (nan, NULL, None, N/A); a number must be a whole one
-    from 0. Labels number them in sorted order, by value where all are numbers. Images keep the
-    list's order.
+    Any text is an identity except those for none (nan, NULL, None, N/A); a number must be whole and
+    at least 0. Labels number the identities in sorted order, by value if all are numbers. Images
+    keep the list's order.
 
     Args:
       path: the list file.
       root: folder or zip file that the paths are relative to; the list's own folder if None.
         Absolute paths must lie below it.
-      split: the part of the list, such as train, that is wanted.
+      split: the wanted part of the list, such as train.
 
     Raises:
-      InputError: a file is missing, a line has no two columns or no identity, more columns have no
-        names, two of them say different identities, a path leads out of the root or has two
-        identities, the list has several splits and none is asked for, or none of the first images
-        is there. Another missing image is named when it is read.
+      InputError: a file is missing; a line has fewer than two columns or no identity; further
+        columns have no names; two columns give different identities; a path leads out of the root
+        or has two identities; the list has several splits and none is chosen; or none of the first
+        images exists. Any other missing image raises on reading.
     """
 
     def __init__(
@@ -139,12 +139,12 @@ def read_lst(path: str | os.PathLike[str]) -> Iterator[ListLine]:
 
     Lines of tab-separated columns. insightface's are aligned (0 or 1), path, label; then optionally
     a bounding box of 4 numbers; then optionally 10 numbers, the five landmarks x1 … x5 y1 … y5.
-    im2rec's are the record's key, one label or several, and path last. The first line tells which;
+    im2rec's are the record's key, one or several labels, and last the path. The first line decides;
     of several labels the first is the identity.
 
     Raises:
-      InputError: a line has other columns, or a label is no whole number from 0; names file and
-        line.
+      InputError: a line has other columns, or a label is no whole number from 0; the message names
+        file and line.
     """
     parse = None
     for where, columns in read_rows(path):
@@ -194,7 +194,7 @@ def _shown(cells: list[str]) -> str:
 
 
 class _Entry(NamedTuple):
-    """A line of a list: where it is, the image's path, its identity, its split or ""."""
+    """A line of a list: its place, the image's path, its identity, its split or ""."""
 
     where: str
     image: str
@@ -203,7 +203,7 @@ class _Entry(NamedTuple):
 
 
 def _read(path: pathlib.Path) -> tuple[list[_Entry], list[str]]:
-    """The lines of a list, and what is worth knowing about how they were read."""
+    """The lines of a list, and remarks about reading them."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: unknown kind of list; use {', '.join(SUFFIXES)}")
     if path.suffix.lower() == ".lst":
@@ -275,7 +275,7 @@ class _Columns(NamedTuple):
 def _choose_columns(
     names: list[str], rows: list[tuple[str, list[str]]], path: pathlib.Path
 ) -> tuple[_Columns, list[str]]:
-    """The columns that count, by their names; and a remark where several could."""
+    """The columns that count, by their names; and a remark if several fit."""
     notes = []
     words = {*PATH_NAMES, *_IDENTITY_NAMES, *_PERHAPS_IDENTITY, *_SPLIT_NAMES}
     for name in names:
@@ -332,7 +332,7 @@ def _entry(where: str, row: list[str], columns: _Columns) -> _Entry:
 
 
 def _check_start(tree: FileTree, entries: Sequence[_Entry], paths: Sequence[str]) -> None:
-    """Refuses a list none of whose first images is there; says if the columns are swapped."""
+    """Refuses a list if none of its first images exists; reports swapped columns."""
     where, image, identity, _ = entries[0]
     first = range(min(_LOOKED_FOR, len(paths)))
     there = any(tree.start(paths[at]) for at in first)
@@ -364,7 +364,7 @@ def _check_start(tree: FileTree, entries: Sequence[_Entry], paths: Sequence[str]
 
 
 def _check_words(tree: FileTree, entries: Sequence[_Entry], paths: Sequence[str]) -> None:
-    """Refuses names of columns below the first line, and paths in another encoding."""
+    """Refuses column names below the first line, and paths in another encoding."""
     for entry, path in zip(entries, paths, strict=True):
         words = entry.identity.lower(), entry.image.lstrip("# ").lower()
         if (words[0] in _IDENTITY_NAMES or words[1] in PATH_NAMES) and not tree.start(path):
@@ -400,7 +400,7 @@ def _inside(image: str, root: pathlib.Path, where: str) -> str:
 
 
 def _found(tree: FileTree, path: str) -> str:
-    """The path in the Unicode form that the tree has; as it is where the tree has none."""
+    """The path in the Unicode form that the tree has; unchanged if the tree lacks it."""
     if path.isascii() or tree.size(path):
         return path
     forms = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))

@@ -27,11 +27,11 @@ class ParquetSource(EncodedSource):
     """The rows of one or several Parquet files.
 
     The image column holds encoded bytes, or structs with a field `bytes`. The identity column holds
-    whole numbers or text; where a file's Hugging Face metadata names the classes, its numbers stand
-    for these names.
+    whole numbers or text; if a file's Hugging Face metadata names the classes, numbers stand for
+    these names.
 
-    Parquet is read in row groups of hundreds of images. Up to a gigabyte of them is kept, so a
-    small set or reading in order is fast, and shuffled training on a large set is not: convert it
+    Parquet is read in row groups of hundreds of images, and up to a gigabyte of them is kept. So
+    small sets and reading in order are fast. Shuffled training on a large set is slow: convert it
     to RecordIO or array_record first.
 
     Needs the extra `parquet`.
@@ -40,16 +40,16 @@ class ParquetSource(EncodedSource):
       path: a file, or a folder whose `.parquet` files, at any depth, count in sorted order.
       image_column: name of the image column.
       identity_column: name of the identity column.
-      split: of a folder, which files count: those whose names have it for a word
-        (train-00000-of-…), or whose folder is called so.
-      listing: what is below the folder, where it was walked before.
+      split: which files of a folder count: those with this word in their names (train-00000-of-…),
+        or in a folder of this name.
+      listing: what is below the folder, if it was walked before.
 
     Raises:
       NoImagesError: no file has the image column, or a row.
-      InputError: pyarrow is not installed; a file is damaged, lacks a column, or is missing of
+      InputError: pyarrow is not installed; a file is damaged, lacks a column, or is missing from
         those that the names count; a row has no identity, one without a name, or one that its
-        type of number merges with others; or there are files of several splits or configurations
-        and none is asked for.
+        number type merges with others; or there are several splits or configurations and none is
+        chosen.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class ParquetSource(EncodedSource):
         return content
 
     def path(self, index: int) -> str | None:
-        """The field `path` of the image column, where every row has one."""
+        """The field `path` of the image column, if every row has one."""
         return self._names[checked_index(index, len(self))] if self._names else None
 
     def where(self, index: int) -> str:
@@ -162,7 +162,7 @@ class ParquetSource(EncodedSource):
 
     @functools.cached_property
     def _names(self) -> list[str]:
-        """The paths of all images, or none; says how many lack one where others have it."""
+        """The paths of all images, or none; reports how many lack one if others have it."""
         names: list[Any] = []
         for name, file in zip(self._paths, self._files, strict=True):
             kind = file.schema_arrow.field(self._image_column).type
@@ -250,7 +250,7 @@ def _class_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] 
 
 
 def _check_exact(cells: list[Any], kind: Any, file: str) -> None:
-    """Raises where a column's type of number no longer tells neighbouring labels apart."""
+    """Raises if a column's number type cannot tell neighbouring labels apart."""
     bits, precision = _EXACT.get(str(getattr(kind, "value_type", kind)), (None, ""))
     if bits is None:
         return

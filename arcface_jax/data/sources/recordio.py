@@ -24,30 +24,31 @@ class RecordIOSource(EncodedSource):
     """The images of a `.rec` file, by random access.
 
     The file's header record has key 0, two labels and no image: it says which keys are images and
-    which are identities. An identity's record, again without an image, holds the range of its
-    images' keys. So the labels of a large file come without touching every image. A file without
-    a header record is a plain list of images, each with its label. Of several labels of an image
-    the first is its identity.
+    which are identities. An identity's record, also without an image, holds the key range of its
+    images. So the labels of a large file come without reading every image. A file without a header
+    record is a plain list of images, each with its label. If an image has several labels, the first
+    is its identity.
 
     Header, index, records and a `.lst` file beside the `.rec` must agree: fewer images than one of
-    them counts are an error, be the file cut short or an image left out in packing. Identities that
-    the header or insightface's `property` counts and the file lacks are counted in `remarks`. Up to
-    a gigabyte every record's head is compared.
+    them counts are an error, whether the file was cut short or packing left out an image. `remarks`
+    count identities that the header or insightface's `property` has and the file lacks. In files up
+    to a gigabyte every record's head is compared.
 
-    Label values become 0 … n − 1 in their order. Identities are named by the value, or, where the
-    `.lst` file is as `convert.convert` makes it, by the folder part of its paths; `remarks` tell
-    why one is not used. Several identity records of one label, as packing an unsorted list makes,
-    are one identity; `remarks` count those labels, and identity records without an image.
+    Label values become 0 … n − 1 in their order. An identity's name is its value, or the folder
+    part of its paths if the `.lst` file is like those of `convert.convert`; otherwise `remarks`
+    tell why the list is not used. Several identity records of one label, as from packing an
+    unsorted list, are one identity; `remarks` count those labels, and identity records without an
+    image.
 
     Args:
-      path: the `.rec` file, or the folder that has `train.rec`. The index is the file of the same
-        name with `.idx`; a missing one is rebuilt by a scan of the whole file at each opening
-        (`recordio_format.scan_index` and `format_index` make one to keep).
+      path: the `.rec` file, or the folder with `train.rec`. The index has the same name with
+        `.idx`. Without it each opening scans the whole file (`recordio_format.scan_index` and
+        `format_index` make an index to keep).
 
     Raises:
-      InputError: a file is missing or damaged; header, index, list and records do not agree; an
-        image is in no identity record's range, in two, or of another label than others of its
-        range; or labels are no counts that float32 holds exactly.
+      InputError: a file is missing or damaged; header, index, list and records disagree; an image
+        is in no identity record's range, in two, or has another label than its range; or labels are
+        no counts that float32 holds exactly.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -92,12 +93,12 @@ class RecordIOSource(EncodedSource):
         )
 
     def encoded_sizes(self) -> np.ndarray:
-        """int64 [N]: distances to the next record, which are lengths with their padding."""
+        """int64 [N]: distances to the next record, i.e. padded lengths."""
         ends = np.append(np.sort(self._offsets), len(self._file))
         return ends[np.searchsorted(ends, self._image_offsets, side="right")] - self._image_offsets
 
     def path(self, index: int) -> str | None:
-        """Where the image lay before it was packed; None where no `.lst` file tells."""
+        """The image's path before packing; None without a `.lst` file."""
         return None if self._paths is None else self._paths[checked_index(index, len(self))]
 
     def _offset(self, index: int) -> int:
@@ -122,7 +123,7 @@ class RecordIOSource(EncodedSource):
         return self._label_values(self._offsets, heads.labels[:, 0])
 
     def _read_by_header(self, promised: np.ndarray) -> np.ndarray:
-        """`_read_labels` by the labels of a header record."""
+        """`_read_labels` for a file with a header record."""
         first, end = self._identity_keys(promised)
         is_image = (self._keys > 0) & (self._keys < first)
         is_identity = (self._keys >= first) & (self._keys < end)
@@ -193,13 +194,13 @@ class RecordIOSource(EncodedSource):
     def _ranges(
         self, ranges: np.ndarray, keys: np.ndarray, first: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """First image of each identity record and the one after its last, counted in images; of
-        records with an image, in the order of images.
+        """The first image of each identity record and the one after its last, as image numbers;
+        only records with an image, in image order.
 
         Args:
-          ranges: float32 [I, 2], what the identity records hold: image keys, the last exclusive.
+          ranges: float32 [I, 2], the identity records' image keys, the last exclusive.
           keys: [I], of these records.
-          first: the key that ends the images'.
+          first: the first key after the images'.
         """
         good = (ranges[:, 0] >= 0) & (ranges[:, 0] <= ranges[:, 1]) & (ranges[:, 1] <= first)
         self._refuse(
@@ -229,7 +230,7 @@ class RecordIOSource(EncodedSource):
         return starts, stops
 
     def _note_shared(self, labels: np.ndarray, keys: np.ndarray) -> None:
-        """Says which labels have several identity records, as packing an unsorted list makes.
+        """Reports labels with several identity records, as from packing an unsorted list.
 
         Args:
           labels: of each identity record's images.
@@ -248,7 +249,7 @@ class RecordIOSource(EncodedSource):
     def _check_counted(
         self, images: int, no_images: int, identities: int, no_identities: int
     ) -> None:
-        """Refuses a file without images that its header counts; says so of identities."""
+        """Refuses a file that lacks images its header counts; reports missing identities."""
         if no_images:
             raise InputError(
                 f"{self._file.path}: its header record counts {images} images, and {no_images} of "
@@ -262,7 +263,7 @@ class RecordIOSource(EncodedSource):
             )
 
     def _check_last_line(self, key: int, offset: int) -> None:
-        """Refuses an index that is cut in its last line, whose offset then lacks digits."""
+        """Refuses an index with a cut last line, whose offset then lacks digits."""
         with readable(self._index, "index"), open(self._index, "rb") as file:
             file.seek(-1, os.SEEK_END)
             if file.read(1) in b"\r\n":
@@ -276,11 +277,11 @@ class RecordIOSource(EncodedSource):
             ) from None
 
     def _check_listed(self, starts: np.ndarray, ends: np.ndarray) -> None:
-        """Refuses an index that does not list every record, each once.
+        """Refuses an index that does not list every record exactly once.
 
         Args:
           starts: offsets of listed records.
-          ends: of each, where the record after it starts.
+          ends: where the record after each starts.
         """
         order = np.argsort(starts, kind="stable")
         length = len(self._file)
@@ -302,7 +303,7 @@ class RecordIOSource(EncodedSource):
             )
 
     def _refuse(self, wrong: np.ndarray, keys: np.ndarray, why: str) -> None:
-        """Raises for the first of the records with these keys that is wrong."""
+        """Raises for the first faulty record among these keys."""
         if wrong.any():
             key = keys[wrong][0]
             where = self._file.where(int(self._offsets[self._keys == key][0]))
@@ -364,7 +365,7 @@ class RecordIOSource(EncodedSource):
         """Takes names and paths from a `.lst` file if it describes exactly these images.
 
         Raises:
-          InputError: it has more lines than there are images.
+          InputError: it has more lines than images.
         """
         try:
             lines = list(read_lst(path))
@@ -403,7 +404,7 @@ class RecordIOSource(EncodedSource):
         )
 
     def _compare_property(self, path: pathlib.Path) -> None:
-        """Says where insightface's file "identities,height,width" counts other identities."""
+        """Reports if insightface's file "identities,height,width" counts other identities."""
         with readable(path), open(path, "rb") as file:
             cells = file.read(1000).decode("utf-8", "replace").split(",")
         counted, found = count(cells[0].strip()), len(self.identity_names)
@@ -417,5 +418,5 @@ class RecordIOSource(EncodedSource):
 
 
 def _without_image(heads: RecordHeads) -> np.ndarray:
-    """bool [M], which records hold labels alone, as a file's header and an identity's do."""
+    """bool [M], which records hold only labels, such as a header's or an identity's."""
     return heads.listed & (heads.payload_bytes == 0)

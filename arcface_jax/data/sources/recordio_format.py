@@ -1,10 +1,10 @@
 """RecordIO, the container of insightface's data sets, at the level of records.
 
-A record is one part or several. A part is the magic number, a uint32 whose top three bits say which
-part it is and whose low 29 bits are the length, the payload, and zeros up to a multiple of 4 bytes.
-Where the payload itself has the magic number at an aligned place, the writer ends the part there
-and leaves the number out; so a reader that lost its way can always find the next record. The
-payload starts with a 24-byte header.
+A record is one part or several. A part has the magic number, a length word (uint32), the payload,
+and zeros up to a multiple of 4 bytes. The word's top three bits say which part it is; its low 29
+bits are the length. If the payload itself has the magic number at an aligned place, the writer ends
+the part there and leaves the number out. So a reader can always find the next record. The payload
+starts with a 24-byte header.
 """
 
 import mmap
@@ -31,7 +31,7 @@ class RecordContent(NamedTuple):
 
     Attributes:
       labels: float32 [K]; K is 1 for an ordinary image.
-      id: the record's number, as its writer gave it.
+      id: the record's number, set by its writer.
       payload: the encoded image, or nothing.
       has_label_list: the labels are a list after the header (its flag is K), not the header's own
         single label.
@@ -44,12 +44,12 @@ class RecordContent(NamedTuple):
 
 
 class RecordHeads(NamedTuple):
-    """What the first bytes of M records tell.
+    """Contents of the first bytes of M records.
 
     Attributes:
-      labels: float32 [M, 2], the first two labels of each; NaN where it has fewer.
+      labels: float32 [M, 2], the first two labels of each; NaN if there are fewer.
       listed: bool [M], as `RecordContent.has_label_list`.
-      payload_bytes: int64 [M]; an image has some, a header record and an identity's have none.
+      payload_bytes: int64 [M]; above zero for images, zero for header and identity records.
       ends: int64 [M], where the next record starts.
     """
 
@@ -60,7 +60,7 @@ class RecordHeads(NamedTuple):
 
 
 class RecordFile:
-    """Random access to the records of a `.rec` file, which is memory-mapped, not copied.
+    """Random access to the records of a memory-mapped `.rec` file.
 
     Threads and forked processes may share it; pickling reopens it.
 
@@ -95,19 +95,18 @@ class RecordFile:
         """The bytes of the record at `offset`, header included, parts joined.
 
         Raises:
-          InputError: there is no intact record; names file and offset.
+          InputError: there is no intact record; the message names file and offset.
         """
         return self._record(offset)[0]
 
     def read(self, offset: int) -> RecordContent:
-        """The record at `offset`. Raises as `content` does."""
+        """The record at `offset`. Raises like `content`."""
         return unpack(self.content(offset), self.where(offset))
 
     def read_heads(self, offsets: np.ndarray) -> RecordHeads:
         """Labels and lengths of the records at `offsets`.
 
-        For millions of records: all but those in several parts are read in bulk. Raises as
-        `content` does.
+        For millions of records: reads all but multi-part ones in bulk. Raises like `content`.
         """
         count, words = len(offsets), self._words
         heads = RecordHeads(
@@ -141,7 +140,7 @@ class RecordFile:
         return heads
 
     def count(self, start: int, stop: int) -> int:
-        """How many records lie from offset `start` to `stop`. Raises as `content` does."""
+        """How many records lie from offset `start` to `stop`. Raises like `content`."""
         found = 0
         while start < stop:
             start, found = self._record(start)[1], found + 1
@@ -150,8 +149,8 @@ class RecordFile:
     def scan(self, damaged: list[str] | None = None) -> Iterator[int]:
         """The offsets of all records, in the file's order.
 
-        A list `damaged` collects messages, and the scan goes on at the next record; without one the
-        first damaged record raises.
+        A list `damaged` collects messages, and the scan continues at the next record; without it
+        the first damaged record raises.
         """
         offset = 0
         while offset < len(self._map):
@@ -226,7 +225,7 @@ class RecordFile:
 
 
 class RecordWriter:
-    """Appends records to a `.rec` file, whose first `append_at` bytes are kept."""
+    """Appends records to a `.rec` file and keeps its first `append_at` bytes."""
 
     def __init__(self, path: str | os.PathLike[str], append_at: int = 0):
         self._file = open(path, "r+b" if append_at else "wb")  # noqa: SIM115 — closed by close()
@@ -254,7 +253,7 @@ class RecordWriter:
         return self._file.tell()
 
     def flush(self) -> None:
-        """Makes what is written survive the end of this process and of the machine."""
+        """Makes the written bytes survive a crash of the process or machine."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -302,7 +301,7 @@ def read_index(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     """Keys and offsets, int64 each, of an `.idx` file: lines "key<TAB>offset", in its order.
 
     Raises:
-      InputError: missing, not two integers a line, or a key twice.
+      InputError: missing, not two integers per line, or a key twice.
     """
     path = os.fspath(path)
     with readable(path, "index"), open(path, "rb") as file:
@@ -325,7 +324,7 @@ def read_index(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
 def scan_index(file: RecordFile, damaged: list[str] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Keys and offsets of a record file that has lost its `.idx`.
 
-    The key is the id in each record's header where these are all different, as insightface writes
+    The key is the id in each record's header if these are all different, as insightface writes
     them; else the record's position. `damaged` is as for `RecordFile.scan`.
     """
     offsets, ids = [], []

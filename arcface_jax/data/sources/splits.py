@@ -1,4 +1,4 @@
-"""The parts, for training and for testing, that a folder or archive is published in."""
+"""The splits, such as train and test, of a published folder or archive."""
 
 import collections
 import functools
@@ -28,11 +28,11 @@ _OF_TOTAL = re.compile(
 
 
 def splits_of_folders(paths: Sequence[str], split: str | None) -> list[str]:
-    """The split that each path lies in, or "": its folder right below those that all share.
+    """The split of each path, or "": its first folder below those that all paths share.
 
     Folders are splits if two or more with such a name hold folders with images, as `train/ann` and
-    `val/ann`, or if there are no others; people may be called Val and Dev. All are where a `split`
-    is asked for.
+    `val/ann`, or if there are no others; people may be called Val and Dev. If a `split` is chosen,
+    all are.
     """
     folder_of = [path.rpartition("/")[0] for path in paths]
     parts, shared = _parts(folder_of)
@@ -48,8 +48,8 @@ def splits_of_folders(paths: Sequence[str], split: str | None) -> list[str]:
 
 
 def not_as_splits(folders: Sequence[str]) -> list[str]:
-    """Folders of images under names that `splits_of_folders` does not take for several splits:
-    "_train" for a person called train, where another is called test.
+    """Folder names that `splits_of_folders` does not take for several splits: "_train" for a person
+    called train if another is called test.
     """
     splits = splits_of_folders([f"{folder}/" for folder in folders], None)
     if len({*splits} - {""}) < 2:
@@ -63,7 +63,7 @@ def not_as_splits(folders: Sequence[str]) -> list[str]:
 
 
 def _parts(folders: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """(the names in each folder's path, those at its beginning that all share)."""
+    """(the names in each folder's path, the leading names that all share)."""
     parts = {folder: folder.split("/") for folder in set(folders)}
     shared = []
     for names in zip(*parts.values(), strict=False):
@@ -74,8 +74,8 @@ def _parts(folders: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def splits_of_files(files: Sequence[str]) -> list[str]:
-    """The split that each file's name has for a word (`train-00000-of-00002.parquet`,
-    `imagenet-train-000.tar`), or else a folder's that it lies in, the innermost; or "".
+    """The split named by a word of each file's name (`train-00000-of-00002.parquet`,
+    `imagenet-train-000.tar`), or else by its innermost such folder; or "".
     """
     words = [
         [
@@ -98,7 +98,7 @@ class Files(NamedTuple):
 
     Attributes:
       paths: in sorted order.
-      by_name: whether their names tell splits.
+      by_name: whether their names tell the split.
       remarks: what is worth knowing about them.
     """
 
@@ -110,12 +110,12 @@ class Files(NamedTuple):
 def files_of_split(
     root: pathlib.Path, suffix: str, split: str | None, listing: Listing | None = None
 ) -> Files:
-    """The files below a folder whose names have the suffix, in either case, and are of the split;
-    or the file itself. `listing` is what is below the folder, where it was walked before.
+    """The split's files with the suffix, in either case, below a folder; or the file itself.
+    `listing` is what is below the folder, if it was walked before.
 
     Raises:
-      InputError: there is none; some of those that the names count (…-of-00003) are missing; they
-        are of several configurations, which lie in folders of their own; or as `choose_split`.
+      InputError: there is none; some that the names count (…-of-00003) are missing; they belong to
+        several configurations in separate folders; or as `choose_split`.
     """
     if not root.is_dir():
         return Files([str(root)], False, [])
@@ -145,7 +145,7 @@ def _folders(file: str) -> list[str]:
 
 
 def _check_totals(root: pathlib.Path, files: Sequence[str]) -> None:
-    """Refuses a set that lacks a file of those that the names count: 00000-of-00002 is of two."""
+    """Refuses a set that lacks a file that the names count: 00000-of-00002 means two."""
     numbers: dict[tuple[str, str, str], dict[int, str]] = collections.defaultdict(dict)
     totals: dict[tuple[str, str], tuple[str, str]] = {}
     for file in files:
@@ -178,7 +178,7 @@ def _check_totals(root: pathlib.Path, files: Sequence[str]) -> None:
 
 
 def _check_configurations(root: pathlib.Path, files: Sequence[str]) -> None:
-    """Refuses files that lie in several folders, of which each is a set of its own."""
+    """Refuses files in several folders if each folder is a set of its own."""
     folders: dict[str, list[str]] = collections.defaultdict(list)
     for file in files:
         folder, name = posixpath.split(file)
@@ -198,7 +198,7 @@ def _check_configurations(root: pathlib.Path, files: Sequence[str]) -> None:
 
 
 def _about_numbers(files: Sequence[str]) -> list[str]:
-    """What numbers are left out among shards of one name, and what names come in two folders."""
+    """Reports missing numbers among shards of one name, and names that occur in two folders."""
     remarks = []
     series: dict[tuple[str, str], dict[int, str]] = collections.defaultdict(dict)
     for file in files:
@@ -231,10 +231,10 @@ def _about_numbers(files: Sequence[str]) -> list[str]:
 def choose_split(
     splits: Sequence[str], split: str | None, root: str | os.PathLike[str]
 ) -> np.ndarray:
-    """bool [N], what is in the split that is asked for; all where there are no two to choose from.
+    """bool [N], what is in the chosen split; all if there are fewer than two splits.
 
     Raises:
-      InputError: there are several and none is asked for, or not the one that is.
+      InputError: there are several and none is chosen, or the chosen one is missing.
     """
     names = sorted(set(splits) - {""})
     shown = printable(", ".join(names)) or "none"

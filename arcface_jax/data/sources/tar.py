@@ -1,4 +1,4 @@
-"""Tar archives, also as WebDataset shards, by random access."""
+"""Tar archives and WebDataset shards, by random access."""
 
 import collections
 import os
@@ -50,28 +50,28 @@ _RECORD = 10240  # bytes that archives are filled up to, after at least two bloc
 class TarSource(EncodedSource):
     """The images of one uncompressed tar file, or of all in a folder.
 
-    WebDataset keeps a sample in neighbouring members of one key, which is the name up to its first
-    dot: `000001.jpg` or `000001.left.jpg` with the identity in `000001.cls`. Where names have more
-    dots, an image's own `.cls` counts first: `v1.0_ann.cls` is of `v1.0_ann.jpg` alone. A `.txt` is
-    a caption there. In archives without `.cls` an image belongs to the identity of its folder, as
-    in `FolderSource`.
+    WebDataset keeps a sample in neighbouring members with one key, the name up to its first dot:
+    `000001.jpg` or `000001.left.jpg` with the identity in `000001.cls`. If names have more dots, an
+    image's own `.cls` counts first: `v1.0_ann.cls` belongs only to `v1.0_ann.jpg`. A `.txt` is a
+    caption there. In archives without `.cls` an image belongs to the identity of its folder, as in
+    `FolderSource`.
 
-    A link counts as the file in the archive that it leads to. Of two members of one name in an
-    archive of folders the later counts, as in unpacking. What is left out is counted in `remarks`.
+    A link counts as the file in the archive that it leads to. In an archive of folders, the later
+    of two members with one name counts, as in unpacking. `remarks` count what is left out.
 
     Opening reads every member's header; images are then read in place, from any thread or process.
     Nothing is extracted.
 
     Args:
       path: a `.tar` file, or a folder whose `.tar` files, at any depth, count in sorted order.
-      split: the part that counts, where file names tell one (train-000.tar, faces-train-000.tar) or
-        the folders in the archive are splits.
-      listing: what is below the folder, where it was walked before.
+      split: the part that counts, if file names tell one (train-000.tar, faces-train-000.tar) or
+        the archive's folders are splits.
+      listing: what is below the folder, if it was walked before.
 
     Raises:
       NoImagesError: there is no image.
       InputError: missing, damaged, cut off, joined, or compressed; an image has no identity, or an
-        identity no image; shards are missing; or there are several splits and none is asked for.
+        identity no image; shards are missing; or there are several splits and none is chosen.
     """
 
     def __init__(
@@ -150,14 +150,14 @@ _PADDED = "archives that end in more zeros than are usual, and may have been cut
 
 
 class _Index(NamedTuple):
-    """What is in an archive.
+    """The contents of an archive.
 
     Attributes:
       images: (offset, size) of every image, by name.
-      identities: what each `.cls` holds, by its name less the suffix.
+      identities: the content of each `.cls`, by its name without the suffix.
       others: the names of the other members.
-      folders: that the archive has.
-      left_out: the names of what does not count as it stands, by what is the matter.
+      folders: of the archive.
+      left_out: names that are skipped, by reason.
     """
 
     images: dict[str, tuple[int, int]]
@@ -261,7 +261,7 @@ def _check_end(file: BinaryIO, at: int, path: str, last: str) -> int:
     """The number of zeros from byte `at`, where no further member was found, to the end.
 
     Raises:
-      InputError: something else is there, or not as much as marks the end of an archive.
+      InputError: anything else is there, or too few zeros to mark the end of an archive.
     """
     after = f"after member {printable(last)}" if last else "at its beginning"
     file.seek(at)
@@ -289,7 +289,7 @@ def _check_end(file: BinaryIO, at: int, path: str, last: str) -> int:
 
 
 def _read_identity(file: BinaryIO, offset: int, size: int, where: str) -> str:
-    """The identity that a `.cls` holds."""
+    """The identity in a `.cls`."""
     if not 0 < size <= _LONGEST_IDENTITY:
         raise InputError(f"{where} of {size} bytes; an identity is due in it")
     file.seek(offset)
@@ -304,8 +304,8 @@ def _read_identity(file: BinaryIO, offset: int, size: int, where: str) -> str:
 def _identities(path: str, archive: _Index, named: bool) -> list[str]:
     """The identity of each image of an archive: by its `.cls`, or its folder if none is `named` so.
 
-    An image has the `.cls` of its own name, or else of that up to an earlier dot, or else the one
-    that its key has.
+    An image gets the `.cls` of its own name, or else of the name up to an earlier dot, or else of
+    its key.
     """
     if not named:
         found = {name: name.rpartition("/")[0] for name in archive.images}
@@ -362,7 +362,7 @@ def _by_key(path: str, archive: _Index) -> dict[str, str]:
 
 
 def _shorter(name: str) -> Iterable[str]:
-    """The name, and what stands before its dots, from the last to the first."""
+    """The name, then the part before each dot, from the last dot to the first."""
     yield name
     key = _key(name)
     while name != key:

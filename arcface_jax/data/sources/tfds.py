@@ -23,15 +23,14 @@ PATH_KEY = "image/filename"
 class TfdsSource(EncodedSource):
     """A prepared TFDS data set in array_record files, by random access.
 
-    Any data set of the catalogue with an image and an identity column will do,
-    such as `lfw` or `omniglot`, and those that `convert.convert` or
-    the builders in `arcface_jax.data.tfds_builders` make. It must have been
-    prepared with file_format="array_record":
+    Takes any data set of the catalogue with an image and an identity column, such as `lfw` or
+    `omniglot`, and those of `convert.convert` and the builders in `arcface_jax.data.tfds_builders`.
+    Prepare it with file_format="array_record":
 
         tensorflow_datasets.data_source("omniglot", split="train")
 
     Identities that are class labels keep TFDS's names; text identities are sorted. Reading the
-    labels takes one pass over the records, whose images are not decoded.
+    labels takes one pass over the records, without decoding images.
 
     Args:
       name: catalogue name ("lfw", "omniglot", "lfw/0.1.1"), or the folder of a prepared data set
@@ -42,8 +41,8 @@ class TfdsSource(EncodedSource):
       identity_key: the identity feature.
 
     Raises:
-      InputError: no such data set, not prepared, damaged, a file or column is missing, or a file
-        has not as many records as the data set's description counts.
+      InputError: no such data set, not prepared, damaged, a file or column is missing, or a file's
+        number of records differs from the data set's description.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class TfdsSource(EncodedSource):
         self.remark_spelling(self._name)
 
     def _class_names(self, feature: Any, builder: Any, key: str) -> list[str]:
-        """The names of a column's classes; says where there are none but their numbers."""
+        """The names of a column's classes; reports if there are only numbers."""
         names, file = list(feature.names), pathlib.Path(builder.data_dir) / f"{key}.labels.txt"
         if len(names) != feature.num_classes or not all(name.strip() for name in names):
             raise InputError(
@@ -119,7 +118,7 @@ class TfdsSource(EncodedSource):
         return names
 
     def _check_prepared(self, builder: Any, split: str) -> None:
-        """Refuses a data set without files to read, or that are not as its description counts."""
+        """Refuses a data set without files to read, or that its description contradicts."""
         splits, kind = builder.info.splits, builder.info.file_format
         if not splits:
             raise InputError(
@@ -148,7 +147,7 @@ class TfdsSource(EncodedSource):
         return content
 
     def path(self, index: int) -> str | None:
-        """The image's file, where the data set has a feature `image/filename`."""
+        """The image's file, if the data set has a feature `image/filename`."""
         return None if self._paths is None else self._paths[checked_index(index, len(self))]
 
     def where(self, index: int) -> str:
@@ -159,7 +158,7 @@ class TfdsSource(EncodedSource):
         return f"{self._name} record {index}"
 
     def encoded_sizes(self) -> np.ndarray:
-        """int64 [N]: the average of the data set, which keeps no sizes."""
+        """int64 [N]: the data set's average, as it keeps no sizes."""
         splits = self._records.dataset_info.splits.values()  # type: ignore[attr-defined]
         average = sum(split.num_bytes for split in splits) // max(
             sum(split.num_examples for split in splits), 1
@@ -178,7 +177,7 @@ def image_features(
     names: Sequence[str], *, with_paths: bool = False
 ) -> tensorflow_datasets.features.FeaturesDict:
     """TFDS features of this library's data sets: `image` of any size, `label` with these names, and
-    perhaps `image/filename`.
+    optionally `image/filename`.
     """
     features = tensorflow_datasets.features
     kinds: dict[str, Any] = {
@@ -189,17 +188,17 @@ def image_features(
 
 
 def image_example(encoded: bytes, label: int) -> dict[str, Any]:
-    """An example of `image_features`; the encoded bytes are stored as they are."""
+    """An example of `image_features`; stores the encoded bytes unchanged."""
     return {"image": io.BytesIO(encoded), "label": int(label)}
 
 
 def _text(value: Any) -> str:
-    """Text as a record holds it: bytes as Python's file names have them."""
+    """A record's text; bytes are escaped as in Python's file names."""
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
 def _check_shards(split: Any, kind: str) -> None:
-    """Refuses a split of which a file is missing, or has not as many records as are counted."""
+    """Refuses a split with a missing file, or a file with another number of records than stated."""
     for path, due in zip(map(os.fspath, split.filepaths), split.shard_lengths, strict=True):
         if not os.path.exists(path):
             raise InputError(f"{path}: is missing; fetch it, or prepare the data set anew")

@@ -1,6 +1,6 @@
 """Drawn faces of people who do not exist: the data set that needs no download.
 
-`SyntheticFaces` is the source; the other modules draw one part of a picture each.
+`SyntheticFaces` is the source; each other module draws one part of a picture.
 """
 
 from arcface_jax.data.synthetic.faces import SyntheticFaces

@@ -1,4 +1,4 @@
-"""What hides part of a synthetic face: glasses, a hat, a scarf, a hand, a thing in front."""
+"""Occlusions of a synthetic face: glasses, a hat, a scarf, a hand, an object in front."""
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def draw_hat(scene: Scene) -> None:
 
 
 def draw_scarf(scene: Scene) -> None:
-    """A striped scarf over chin and, often, mouth."""
+    """A striped scarf over the chin and often the mouth."""
     picture, points = scene.picture, scene.points
     canvas = scene.canvas.rows(0.35, 1.0)
     top = points.mouth_y + 0.35 * picture.cover_y - 4.0
@@ -77,7 +77,7 @@ def draw_scarf(scene: Scene) -> None:
 
 
 def _turned(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates of the thing in front of the face."""
+    """Coordinates of the object in front of the face."""
     picture, canvas = scene.picture, scene.canvas
     dx, dy = canvas.x - picture.cover_x, canvas.y - picture.cover_y
     return (
@@ -105,7 +105,7 @@ def draw_hand(scene: Scene) -> None:
 
 
 def draw_patch(scene: Scene) -> None:
-    """Something flat and out of focus before the face."""
+    """A flat, out-of-focus object in front of the face."""
     picture, canvas = scene.picture, scene.canvas
     u, v = _turned(scene)
     size = picture.cover_size

@@ -30,8 +30,8 @@ def expose(scene: Scene) -> np.ndarray:
 def blur(colour: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     """Nearly Gaussian blur of `colour` [3, B, S, S] along both axes, edges repeated.
 
-    Five-tap filters follow each other, their taps 1, 2, 4, … pixels apart, as many as MAX_BLUR
-    needs at this size; each takes what it can of the variance. `sigma` [B, 1, 1] is the standard
+    Applies a chain of five-tap filters with taps 1, 2, 4, … pixels apart, as many as MAX_BLUR needs
+    at this size; each adds as much of the variance as it can. `sigma` [B, 1, 1] is the standard
     deviation in pixels of the 112×112 crop, up to MAX_BLUR.
     """
     scale = colour.shape[-1] / TEMPLATE_SIZE

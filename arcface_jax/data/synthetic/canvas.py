@@ -1,9 +1,8 @@
 """Batched, anti-aliased drawing with signed distances.
 
-A canvas holds a batch of pictures as planes. Everything done to a pixel is addition,
-multiplication, division, square root, comparison or rounding of that pixel's own numbers in
-float32, operations that IEEE 754 fixes to the last bit; so a picture does not depend on what else
-is in the batch.
+A canvas holds a batch of pictures as planes. Drawing uses only addition, multiplication, division,
+square root, comparison and rounding of each pixel's own float32 numbers. IEEE 754 fixes these to
+the last bit, so a picture does not depend on the rest of the batch.
 """
 
 import dataclasses
@@ -11,27 +10,27 @@ import dataclasses
 import numpy as np
 
 SHADE = 3
-"""The plane after red, green and blue: how much light falls on what is drawn there."""
+"""The plane after red, green and blue: the light on what is drawn there."""
 
 
 def column(values: np.ndarray) -> np.ndarray:
-    """float32 [B, 1, 1], one number a picture."""
+    """float32 [B, 1, 1], one number per picture."""
     return np.asarray(values, np.float32).reshape(-1, 1, 1)
 
 
 def unit(values: np.ndarray) -> np.ndarray:
-    """Cuts to [0, 1]."""
+    """Clips to [0, 1]."""
     return np.minimum(np.maximum(values, np.float32(0.0)), np.float32(1.0))
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Smoothstep of values cut to [0, 1], t²(3 − 2t)."""
+    """Smoothstep of values clipped to [0, 1], t²(3 − 2t)."""
     t = unit(values)
     return t * t * (3.0 - 2.0 * t)
 
 
 def bump(square: np.ndarray) -> np.ndarray:
-    """A soft spot, (1 − r²)² inside the unit circle, of a squared distance r²."""
+    """A soft spot, (1 − r²)² inside the unit circle; takes the squared distance r²."""
     t = np.maximum(1.0 - square, np.float32(0.0))
     return t * t
 
@@ -47,10 +46,10 @@ class Canvas:
     """A batch of pictures being drawn.
 
     Attributes:
-      x, y: float32 [B, h, w], each pixel's place in the projected head's plane.
+      x, y: float32 [B, h, w], each pixel's position in the projected head's plane.
       pixel: float32 [B, 1, 1], the size of a pixel in that plane.
       planes: float32 [4, B, h, w], red, green, blue in [0, 1] and SHADE.
-      within: float32 [B, h, w], a stencil: what is drawn shows by this share. None for everywhere.
+      within: float32 [B, h, w], a stencil: the opacity of what is drawn. None for no stencil.
     """
 
     x: np.ndarray
@@ -91,6 +90,6 @@ class Canvas:
             plane += alpha * (shade - plane)
 
     def darken(self, alpha: np.ndarray) -> None:
-        """Takes the share `alpha` of the light away."""
+        """Removes the share `alpha` of the light."""
         alpha = alpha if self.within is None else alpha * self.within
         self.planes[SHADE] *= 1.0 - alpha

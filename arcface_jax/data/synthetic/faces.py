@@ -1,10 +1,10 @@
 """Synthetic faces: the data set that needs no download.
 
-Drawn people, as many as wanted, in the geometry of aligned face crops. What makes a person (shape
-of head, eyes, nose, mouth; skin, hair, marks) is spread over many small continuous differences.
-What changes from picture to picture (pose, light, expression, glasses, hat, things in front, blur,
-noise, background) is large. So the task is that of face recognition: tell people apart that were
-never seen in training.
+Any number of drawn people in the geometry of aligned face crops. Identity (shape of head, eyes,
+nose, mouth; skin, hair, marks) is spread over many small continuous differences. Variation from
+picture to picture (pose, light, expression, glasses, hat, objects in front, blur, noise,
+background) is large. So the task is that of face recognition: tell apart people never seen in
+training.
 
 Nothing here depicts anyone.
 """
@@ -27,10 +27,10 @@ from arcface_jax.data.synthetic.render import render_faces
 from arcface_jax.errors import InputError
 
 GENERATOR_VERSION = 1
-"""Part of the fingerprint; goes up when the same parameters would give other pixels."""
+"""Part of the fingerprint; increases when the same parameters would give other pixels."""
 
 _PIXELS_AT_ONCE = 4 * 112 * 112
-"""Pixels drawn together: so few that the float32 planes in use stay in a core's cache."""
+"""Pixels drawn together: few enough for the float32 planes to stay in a core's cache."""
 _MAX_SIZE = 1024
 _MOST_IDENTITIES, _MOST_IMAGES = 10_000_000, 100_000_000  # a label of 4 bytes each
 
@@ -46,12 +46,12 @@ def _whole_number(name: str, value: int, low: int, high: int) -> int:
 
 
 class SyntheticFaces(FaceSource):
-    """Drawn faces, computed when read.
+    """Drawn faces, computed on reading.
 
-    Image k of identity i is the same whatever the number of identities and of images and whatever
-    else is rendered: it depends on `seed`, i, k, `image_size` and `difficulty`. Two sources with
-    the same seed and disjoint ranges first_identity … first_identity + num_identities − 1 have
-    different people, for training and for testing.
+    Image k of identity i depends only on `seed`, i, k, `image_size` and `difficulty`, not on the
+    number of identities or images or on what else is rendered. Two sources with the same seed and
+    disjoint ranges first_identity … first_identity + num_identities − 1 have different people, for
+    training and for testing.
 
     Args:
       num_identities: how many people.
@@ -59,11 +59,11 @@ class SyntheticFaces(FaceSource):
       image_size: height and width in pixels, 8 … 1024.
       seed: 0 … 2⁶⁴ − 1; another seed gives other people.
       first_identity: number of the first person.
-      difficulty: scales everything that is not the person: pose, light, expression, occlusion,
-        blur, noise, crop. 0 … 2; 1 is hard, 0 gives one neutral picture of each person.
+      difficulty: scales everything but the person: pose, light, expression, occlusion, blur, noise,
+        crop. 0 … 2; 1 is hard, 0 gives one neutral picture per person.
 
     Raises:
-      InputError: an argument is out of its range; names it.
+      InputError: an argument is out of range; the message names it.
     """
 
     def __init__(
@@ -104,12 +104,12 @@ class SyntheticFaces(FaceSource):
 
     @functools.cached_property
     def identity_names(self) -> Sequence[str]:  # type: ignore[override]
-        """A name for each person, made of the person's number."""
+        """A name for each person, from the person's number."""
         return [f"synthetic-{self.first_identity + i:06d}" for i in range(self.num_identities)]
 
     @functools.cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
-        """Hexadecimal SHA-256 of all that the images depend on."""
+        """Hexadecimal SHA-256 of everything that the images depend on."""
         parts = (
             "synthetic-faces",
             GENERATOR_VERSION,

@@ -210,7 +210,7 @@ def draw_beard(scene: Scene, distance: np.ndarray) -> None:
 
 
 def draw_marks(scene: Scene) -> None:
-    """Two moles and a scar, which move with the part of the face they are on."""
+    """Two moles and a scar, which move with their part of the face."""
     person, points, canvas = scene.person, scene.points, scene.canvas
     for name, radius in (("mole", 1.5), ("spot", 1.1)):
         x = getattr(person, f"{name}_x")

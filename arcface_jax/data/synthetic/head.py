@@ -10,12 +10,12 @@ from arcface_jax.data.synthetic.canvas import Canvas, bump, smooth, unit, wave
 
 @dataclasses.dataclass
 class Scene:
-    """A canvas with what is drawn on it, every number as float32 [B, 1, 1].
+    """A canvas and what to draw on it, every number as float32 [B, 1, 1].
 
     Attributes:
       person, picture: parameters of synthetic_parameters; colours stay [B, 3].
       points: landmarks, each with `_x` and `_y`.
-      light: the direction the light comes from, unit length, `x`, `y`, `z`.
+      light: direction of the light source, unit length, `x`, `y`, `z`.
     """
 
     canvas: Canvas
@@ -102,7 +102,7 @@ def draw_back_hair(scene: Scene) -> None:
 
 
 def draw_ears(scene: Scene, face: np.ndarray) -> None:
-    """Both ears: beside the face, whose coverage is `face`, or before it on the near side."""
+    """Both ears: beside the face, or in front of it on the near side; `face` is its coverage."""
     person, picture, canvas = scene.person, scene.picture, scene.canvas
     side = 2.0 * (canvas.x > 0.0).astype(np.float32) - 1.0
     near = -side * picture.yaw_sin
@@ -127,8 +127,8 @@ def draw_ears(scene: Scene, face: np.ndarray) -> None:
 def face_outline(scene: Scene, canvas: Canvas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The head from the front: u, v in units of the half axes, and the signed distance.
 
-    An ellipse towards the crown; below, an ellipse made square by the jaw (u² + v² − k·u²v²) and
-    narrowed towards the chin, which follows the turn.
+    An ellipse above; below, an ellipse squared by the jaw (u² + v² − k·u²v²) and narrowed towards
+    the chin, which follows the turn.
     """
     person, picture, points = scene.person, scene.picture, scene.points
     low = unit((canvas.y + 6.0) / 52.0)
@@ -213,7 +213,7 @@ def draw_head(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_front_hair(scene: Scene) -> None:
-    """The hair around the face: everything under the cap but the face's opening."""
+    """The hair around the face: everything under the cap except the face's opening."""
     canvas, person, picture, points = scene.canvas, scene.person, scene.picture, scene.points
     top = person.hair_line + 0.5 * (points.forehead_y - person.hair_line) + picture.hair_shift
     centre_x = 0.75 * points.forehead_x

@@ -1,8 +1,8 @@
-"""Who a synthetic person is, and what happened when the picture was taken.
+"""Who a synthetic person is, and how the picture was taken.
 
-Two tables of distributions. An identity's parameters depend on (seed, identity) alone; an image's
-nuisances on (seed, identity, image) alone. Each has its own counter-based random stream (Philox,
-Salmon et al. 2011), so an image is the same whatever else is drawn, and in any order.
+Two tables of distributions. An identity's parameters depend only on (seed, identity); an image's
+nuisances only on (seed, identity, image). Each has its own counter-based random stream (Philox,
+Salmon et al. 2011), so an image does not depend on what else is drawn, or in which order.
 
 Lengths are in pixels of the 112×112 aligned crop, angles in radians.
 """
@@ -252,7 +252,7 @@ def _identity_colours(person: SimpleNamespace) -> None:
 
 
 def _identity_traits(person: SimpleNamespace) -> None:
-    """Turns uniform draws into amounts, most of which are absent in most people."""
+    """Turns uniform draws into amounts; most people lack most of them."""
     adult = np.clip(person.age * 4.0, 0.0, 1.0)
     long_hair = np.clip((person.length - 0.55) / 0.3, 0.0, 1.0)
     person.hair_end = -2.0 + 60.0 * long_hair + 6.0 * person.length
@@ -293,7 +293,7 @@ def image_nuisances(
     spectacles: np.ndarray,
     noise_size: int,
 ) -> SimpleNamespace:
-    """Draws what differs from image to image of one person, for `images` of `identities` [B].
+    """Draws what varies between images of one person, for `images` of `identities` [B].
 
     `difficulty` multiplies every normal deviation from the neutral picture and the probability of
     every event; uniform draws (colours, blur, noise) reach their full range at 1. `spectacles` [B]

@@ -1,11 +1,11 @@
 """From head coordinates to the aligned crop: rotation, projection, alignment, crop jitter.
 
-The head is a solid thing seen from far away (orthographic projection): a feature at (X, Y, Z), Z
+The head is solid and seen from far away (orthographic projection). A feature at (X, Y, Z), Z
 towards the viewer, moves by Z·sin(yaw) when the head turns, so nose, eyes and outline move by
-different amounts. The picture is then aligned as a detector would have it: the similarity transform
-that brings the five landmarks nearest to the template, in the least-squares sense. Points of the
-image plane are complex numbers x + iy, for which a similarity transform without reflection is t =
-a·p + b and its least-squares fit one line.
+different amounts. The picture is then aligned as after a detector, by the similarity transform that
+fits the five landmarks to the template in the least-squares sense. Points of the image plane are
+complex numbers x + iy: a similarity transform without reflection is t = a·p + b, and its
+least-squares fit takes one line.
 """
 
 from types import SimpleNamespace
@@ -57,9 +57,9 @@ def landmarks(person: SimpleNamespace, picture: SimpleNamespace) -> SimpleNamesp
 def alignment(points: SimpleNamespace, picture: SimpleNamespace) -> tuple[np.ndarray, np.ndarray]:
     """a and b, complex [B], of the map p = a·t + b from the 112×112 crop to the projected head.
 
-    Umeyama's similarity transform (IEEE PAMI 13(4), 1991) of the five projected landmarks onto the
-    template, inverted, then the picture's own shift, zoom and roll, which stand for the errors of a
-    detector.
+    The inverse of Umeyama's similarity transform (IEEE PAMI 13(4), 1991) of the five projected
+    landmarks onto the template, then the picture's own shift, zoom and roll, which simulate a
+    detector's errors.
     """
     found = (
         points.eye_left,

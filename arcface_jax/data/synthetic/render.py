@@ -12,7 +12,7 @@ from arcface_jax.data.synthetic.pose import alignment, landmarks
 
 
 def _columns(values: SimpleNamespace) -> SimpleNamespace:
-    """Numbers as float32 [B, 1, 1], complex points as two of them; colours [B, 3] as they are."""
+    """Numbers as float32 [B, 1, 1], complex points as two of them; colours [B, 3] unchanged."""
     columns = SimpleNamespace()
     for name, value in vars(values).items():
         if np.iscomplexobj(value):
@@ -26,7 +26,7 @@ def _columns(values: SimpleNamespace) -> SimpleNamespace:
 def _canvas(
     person: SimpleNamespace, picture: SimpleNamespace, points: SimpleNamespace, size: int
 ) -> Canvas:
-    """An empty canvas whose pixels know their place in the head's plane."""
+    """An empty canvas with pixel positions in the head's plane."""
     scale, shift = alignment(points, picture)
     step = TEMPLATE_SIZE / size
     # Pixel centres sit at whole numbers in the template, as image resizing has it.
@@ -39,7 +39,7 @@ def _canvas(
 
 
 def _style(person: SimpleNamespace, picture: SimpleNamespace) -> None:
-    """What people do to their looks on a day: tie the hair, shave, paint the lips."""
+    """Changes of style between pictures: tied hair, a shave, lipstick."""
     loose = 1.0 - picture.tied
     person.hair_end = -2.0 + loose * (person.hair_end + 2.0)
     person.hair_long = loose * person.hair_long
@@ -53,13 +53,13 @@ def _style(person: SimpleNamespace, picture: SimpleNamespace) -> None:
 
 
 def _light(picture: SimpleNamespace) -> SimpleNamespace:
-    """The direction the light comes from, unit length."""
+    """The direction of the light source, unit length."""
     norm = np.sqrt(picture.light_x**2 + picture.light_y**2 + 1.0)
     return SimpleNamespace(x=picture.light_x / norm, y=picture.light_y / norm, z=1.0 / norm)
 
 
 def render_faces(person: SimpleNamespace, picture: SimpleNamespace, size: int) -> np.ndarray:
-    """Draws people in pictures, each with 3·size² numbers of `grain`: uint8 [B, size, size, 3]."""
+    """Draws pictures of people, each with 3·size² numbers of `grain`: uint8 [B, size, size, 3]."""
     person, picture = SimpleNamespace(**vars(person)), SimpleNamespace(**vars(picture))
     _style(person, picture)
     points = landmarks(person, picture)
