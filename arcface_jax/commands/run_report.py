@@ -100,13 +100,8 @@ def _row(label: str, numbers: Numbers) -> list[str]:
     rates = [f"{100 * numbers[f'tar@far={far:g}']:.2f}" for far in TABLE_FARS]
     accuracy = f"{100 * numbers['accuracy']:.2f} ± {100 * numbers['accuracy_std']:.2f}"
     area = [f"{100 * numbers['eer']:.2f}", f"{numbers['auc']:.4f}"]
-    return [
-        label,
-        accuracy,
-        *rates,
-        *area,
-        *(all_pairs_cells(numbers) or ["–"] * len(ALL_PAIRS_TITLES)),
-    ]
+    wide = all_pairs_cells(numbers) or ["–"] * len(ALL_PAIRS_TITLES)
+    return [label, accuracy, *rates, *area, *wide]
 
 
 def results_table(result: RunResult, first_set: str) -> str:
