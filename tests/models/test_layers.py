@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from arcface_jax.models import cpu, registry
-from arcface_jax.models.layers import BatchNorm, EmbeddingBatchNorm
+from arcface_jax.models.layers import BatchNorm, EmbeddingBatchNorm, times
 
 
 def two_steps(norm, batches):
@@ -147,3 +147,16 @@ def test_a_vision_transformer_starts_as_in_arcface_torch():
     kernel = params["blocks_0"]["fc1"]["kernel"]
     assert np.std(kernel) == pytest.approx(0.02, rel=0.03)
     assert np.abs(kernel).max() > 0.05  # not cut off at two standard deviations
+
+
+@pytest.mark.parametrize("shape", [(4,), (1000, 1, 4)], ids=["of all", "of each image"])
+def test_the_gradient_of_a_gain_is_summed_in_float32(shape):
+    """A sum of 3,000 ones in bfloat16 would end at 256."""
+    x = -jnp.ones((1000, 3, 4), jnp.bfloat16)
+    gain = jnp.full(shape, 0.25, jnp.float32)
+    result, pull_back = jax.vjp(times, x, gain)
+    to_x, to_gain = pull_back(jnp.ones_like(result))
+    assert (result.dtype, to_x.dtype, to_gain.dtype) == (x.dtype, x.dtype, gain.dtype)
+    np.testing.assert_array_equal(result, -0.25)
+    np.testing.assert_array_equal(to_x, 0.25)
+    np.testing.assert_array_equal(to_gain, np.full(shape, -3000 if len(shape) == 1 else -3))
