@@ -193,6 +193,21 @@ def take_target(values: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(mask, values, 0.0), axis=-1)
 
 
+def own_cosines(embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cosine of each embedding with its own class's weight, without the other classes'.
+
+    Args:
+      embeddings: [N, D].
+      class_weights: [C, D], or [C, K, D] for K sub-centres.
+      labels: [N] integers; of one that is no class, some other class's.
+
+    Returns: [N], or [N, K], in float32 or wider.
+    """
+    own = normalise_rows(jnp.take(class_weights, labels, axis=0, mode="clip"))
+    unit = normalise_rows(embeddings)
+    return jnp.sum((unit if own.ndim == 2 else unit[:, None]) * own, axis=-1)
+
+
 def arcface_logits(
     embeddings: jax.Array,
     class_weights: jax.Array,

@@ -481,6 +481,101 @@ def sphereface_original(
     return annealed(combined(m, 0.0, 0.0, past_pi="reflect", gradient=gradient), weight)
 
 
+@dataclasses.dataclass(frozen=True)
+class _AngleMargin:
+    """psi as a function of the angle itself, which is never nearer to 0 and π than 1e-3."""
+
+    gradient: str
+
+    def of_angle(self, theta: jax.Array) -> jax.Array:
+        raise NotImplementedError
+
+    def __call__(self, cosine: jax.Array) -> jax.Array:
+        """psi of each cosine; computed in float32 (float64 for float64) and returned in the
+        cosine's dtype.
+        """
+        given = jnp.asarray(cosine)
+        cosine = given.astype(jnp.promote_types(given.dtype, jnp.float32))
+        value = self.of_angle(jnp.arctan2(guarded_sine(cosine), cosine))
+        if self.gradient == "straight_through":
+            value = straight_through(cosine, value)
+        return value.astype(given.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerMargin(_AngleMargin):
+    """psi(cosθ) = cos(π·(θ/π)^m); make one with `expface`."""
+
+    m: float
+
+    def of_angle(self, theta: jax.Array) -> jax.Array:
+        """psi of each angle."""
+        return jnp.cos(math.pi * (theta / math.pi) ** self.m)
+
+
+@dataclasses.dataclass(frozen=True)
+class QuadraticMargin(_AngleMargin):
+    """psi(cosθ) = a·(θ − h)² + k; make one with `x2softmax`."""
+
+    a: float
+    h: float
+    k: float
+
+    def of_angle(self, theta: jax.Array) -> jax.Array:
+        """psi of each angle."""
+        return self.a * (theta - self.h) ** 2 + self.k
+
+
+def expface(margin: float = 0.7, *, gradient: str = "exact") -> PowerMargin:
+    """psi(cosθ) = cos(π·(θ/π)^m): the exponential angular margin. It falls from 1 to −1 with the
+    angle, and never passes π.
+
+    With m below 1 the exact slope grows towards θ = 0, as θ^{2m − 2}; the guard of the sine ends
+    that at θ = 1e-3.
+
+    Args:
+      margin: m in (0, 1]; 1 is no margin.
+      gradient: exact or straight_through; see `combined`.
+
+    Returns: psi.
+
+    Raises:
+      InputError: for a number out of range, or another gradient.
+
+    References:
+      Zheng and Gong, ExpFace, arXiv:2509.19753.
+    """
+    check_between("margin", margin, 0.0, 1.0, open_low=True)
+    check_choice("gradient", gradient, GRADIENTS)
+    return PowerMargin(gradient, float(margin))
+
+
+def x2softmax(
+    a: float = -0.9, h: float = 0.0, k: float = 0.65, *, gradient: str = "exact"
+) -> QuadraticMargin:
+    """psi(cosθ) = a·(θ − h)² + k: a parabola, whose margin grows with the angle.
+
+    Args:
+      a: in [−100, −0.001].
+      h: radians, in [−π, 0].
+      k: in [−1, 1].
+      gradient: exact or straight_through; see `combined`.
+
+    Returns: psi.
+
+    Raises:
+      InputError: for a number out of range, or another gradient.
+
+    References:
+      Xu et al., X2-Softmax, arXiv:2312.05281.
+    """
+    check_between("a", a, -100.0, -1e-3)
+    check_between("h", h, -math.pi, 0.0)
+    check_between("k", k, -1.0, 1.0)
+    check_choice("gradient", gradient, GRADIENTS)
+    return QuadraticMargin(gradient, float(a), float(h), float(k))
+
+
 def class_wise(margins: jax.Array, labels: jax.Array) -> jax.Array:
     """Each example's margin from a margin for each class: arcface(class_wise(margins, labels)).
 

@@ -59,14 +59,14 @@ from .train import parse
 
 COLUMNS = {
     "accuracy": "accuracy, %",
-    "tar@far=0.01": "TAR at FAR 1e-2, %",
-    "tar@far=0.001": "TAR at FAR 1e-3, %",
     "eer": "EER, %",
     "auc": "AUC, %",
     **{
         f"{ALL_PAIRS}tar@far={far:g}": f"TAR at FAR {far:.0e}, all pairs, %".replace("e-0", "e-")
         for far in ALL_PAIRS_FARS
     },
+    "tar@far=0.01": "TAR at FAR 1e-2, %",
+    "tar@far=0.001": "TAR at FAR 1e-3, %",
 }
 """What the table shows where all runs have it, as the results name it, and as a person reads it."""
 
@@ -107,9 +107,13 @@ def case_of(loss: str, base: Config, seeds: Sequence[int]) -> Case:
 
 
 def columns_of(runs: dict[str, Results]) -> dict[str, str]:
-    """Those of `COLUMNS` that every run has: not all pairs of few people, nor of older runs."""
+    """Those of `COLUMNS` that every run has: not all pairs of few people, nor of older runs. The
+    TAR of a few thousand drawn pairs is shown only where there is none of all pairs.
+    """
     found = [last(results) for by_seed in runs.values() for results in by_seed.values()]
-    return {name: title for name, title in COLUMNS.items() if all(name in one for one in found)}
+    shared = {name: title for name, title in COLUMNS.items() if all(name in one for one in found)}
+    wide = any(name.startswith(ALL_PAIRS) for name in shared)
+    return {name: title for name, title in shared.items() if not (wide and name.startswith("tar"))}
 
 
 def write_comparison(

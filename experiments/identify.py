@@ -293,7 +293,8 @@ def draw_named(
 ) -> str:
     """Writes the picture; returns which photos are in it."""
     order = sorted(range(len(photos)), key=lambda row: _WORST_FIRST.index(verdicts[row]))[:_DRAWN]
-    captions, marks = [], []
+    captions: list[list[str]] = []
+    marks: list[Mark | None] = []
     for row in order:
         person, given = photos[row].person, verdicts[row]
         parts = pathlib.PurePath(photos[row].place).parts

@@ -79,6 +79,8 @@ named = {
     "cm1()": margins.cm1(),
     "cm2()": margins.cm2(),
     "sphereface_original()": margins.sphereface_original(4, weight=5.0),
+    "expface(0.7)": margins.expface(0.7),
+    "x2softmax()": margins.x2softmax(),
 }
 show("margins", margin_curves(named, "Margins"))
 
@@ -175,7 +177,7 @@ context = losses.Context(key=key, class_counts=jnp.ones(1000))
 for name, kind in losses.LOSSES.items():
     loss = kind()
     params = loss.init_params(key, 1000, 512)
-    out = loss(params, loss.init(), embeddings, labels // 2, context)
+    out = loss(params, loss.init_state(1000), embeddings, labels // 2, context)
     assert out.loss.shape == (8,)
     assert jnp.isfinite(out.loss).all()
     print(f"{name:22}{float(out.loss.mean()):8.3f}   {loss}"[:110])
@@ -209,6 +211,13 @@ values = {
     "triplet": losses.angular_triplet_loss(embeddings, labels // 2, margin=0.35),
     "SphereFace2": losses.sphereface2_loss(*args, jnp.float32(losses.sphereface2_bias(1000))),
     "UniFace": losses.uniface_loss(*args, jnp.float32(losses.uniface_bias(1000))),
+    "Circle": losses.margin_softmax_loss(
+        *args,
+        psi=lambda cosine: losses.circle_psi(cosine, 0.25),
+        eta=lambda cosine: losses.circle_eta(cosine, 0.25),
+        scale=256.0,
+    ),
+    "UniTSFace's pairs": losses.uss_loss(embeddings, labels // 2, jnp.float32(25.0)),
     "AdaFace": losses.adaface_loss(*args, adaface_state)[0],
     "MagFace": losses.magface_loss(*args),
     "CurricularFace": losses.curricularface_loss(*args, curricular_state)[0],

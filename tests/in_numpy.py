@@ -92,6 +92,33 @@ def curricularface(cosine, labels, t, *, m=0.5, decay=0.99):
     return np.where(cosine > target[:, None], cosine * (t + cosine), cosine), target, t
 
 
+def kappaface(own_cosine, labels, classes, dim, *, share=0.7, temperature=0.4, decay=0.9):
+    """(what m is multiplied by [C], decayed sums of the cosines [C], of their weights [C]) after a
+    first batch, where all classes are as large.
+    """
+    there = np.isin(np.arange(classes), labels)
+    r = np.array([own_cosine[labels == c].mean() if there[c] else 0.0 for c in range(classes)])
+    kappa = r.clip(0, 0.999) * (dim - r.clip(0, 0.999) ** 2) / (1 - r.clip(0, 0.999) ** 2)
+    away = np.where(there, (kappa - kappa[there].mean()) / kappa[there].std(), 0.0)
+    factors = share * (1 - 1 / (1 + np.exp(-temperature * away)))
+    return factors, (1 - decay) * r, (1 - decay) * there
+
+
+def uss(embeddings, labels, bias, scale, margin):
+    """Each anchor's mean over its positives and sum over its negatives, pair by pair."""
+    cosine, losses = unit(embeddings) @ unit(embeddings).T, np.zeros(len(labels))
+    for a, label in enumerate(labels):
+        others = [o for o in range(len(labels)) if o != a and labels[o] >= 0 and label >= 0]
+        pull = [
+            np.logaddexp(0, bias - scale * (cosine[a, p] - margin))
+            for p in others
+            if labels[p] == label
+        ]
+        push = [np.logaddexp(0, scale * cosine[a, n] - bias) for n in others if labels[n] != label]
+        losses[a] = (np.mean(pull) if pull else 0.0) + sum(push)
+    return losses
+
+
 def binary(positive, negative, labels, weights):
     """w₊·softplus(−positive_y) + w₋·Σ_{j≠y} softplus(negative_j) of logits [N, C]."""
     mask = np.arange(positive.shape[1]) == labels[:, None]

@@ -18,6 +18,7 @@ from arcface_jax.losses import (
     CurricularFaceState,
     adaface_loss,
     angular_triplet_loss,
+    circle_eta,
     combination_loss,
     curricularface_loss,
     elasticface_loss,
@@ -91,6 +92,9 @@ LOSSES = {
     "curricularface": lambda e, w, y: curricularface_loss(
         e, w, y, CurricularFaceState(jnp.float32(0.3)), scale=16.0
     )[0],
+    "wrong classes with logits of their own": lambda e, w, y: margin_softmax_loss(
+        e, w, y, eta=lambda cosine: circle_eta(cosine, 0.25), scale=16.0, chunk=2
+    ),
     "elasticface": lambda e, w, y: elasticface_loss(e, w, y, jax.random.key(0), scale=16.0),
     "elasticface+": lambda e, w, y: elasticface_loss(
         e, w, y, jax.random.key(0), kind="cos", plus=True, scale=16.0

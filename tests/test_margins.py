@@ -26,6 +26,7 @@ from arcface_jax.margins import (
     cm1,
     combined,
     cosface,
+    expface,
     guarded_sine,
     multiple_angle,
     normface,
@@ -34,6 +35,7 @@ from arcface_jax.margins import (
     sphereface_annealing,
     sphereface_original,
     straight_through,
+    x2softmax,
 )
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "margins.json").read_text())
@@ -116,6 +118,32 @@ def test_the_published_curves(dtype):
         assert values.dtype == dtype
         for value, number in zip(np.asarray(values), golden[name], strict=True):
             assert number is None or float(value) == pytest.approx(number, abs=5.1e-5), name
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_margins_that_are_functions_of_the_angle(gradient):
+    golden = GOLDEN["after_arcface"]
+    theta = np.deg2rad(golden["degrees"])
+    psis = {"expface": expface(gradient=gradient), "x2softmax": x2softmax(gradient=gradient)}
+    slopes = {
+        "expface": 0.7 * (theta / np.pi) ** -0.3 * np.sin(np.pi * (theta / np.pi) ** 0.7),
+        "x2softmax": 1.8 * theta,
+    }
+
+    @jax.jit
+    def both(cosine):
+        return {name: (psi(cosine), jax.vmap(jax.grad(psi))(cosine)) for name, psi in psis.items()}
+
+    with jax.enable_x64(True):
+        found = both(np.cos(theta))
+    for name, (values, slope) in found.items():
+        np.testing.assert_allclose(values, golden[name], atol=1e-5)
+        exact = slopes[name] / np.sin(theta)
+        np.testing.assert_allclose(slope, exact if gradient == "exact" else 1.0, rtol=1e-4)
+    for values, slope in both(AT_THE_POLES).values():
+        assert values.dtype == np.float32
+        assert np.isfinite(values).all()
+        assert np.isfinite(slope).all()
 
 
 @pytest.mark.accelerator

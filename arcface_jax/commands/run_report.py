@@ -56,7 +56,7 @@ def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib
     """Draws everything into the run's figures folder; returns the files."""
     data = setup.data
     metrics = [line for line in read_metrics(folder.path) if line.get("loss") is not None]
-    samples, *about_samples = sample_grid(data.train, setup.config.data.size)
+    samples, names, files = sample_grid(data.train, setup.config.data.size)
     expected = setup.program.expected_initial_loss()
     checks = sorted(result.verifications)
     roc = roc_curve(result.similarities, data.pairs.same)
@@ -67,7 +67,7 @@ def draw_run(setup: Setup, folder: RunFolder, result: RunResult) -> list[pathlib
     steps = [int(line["step"]) for line in metrics]
     losses, accuracies = ([line[name] for line in metrics] for name in ("loss", "accuracy"))
     pictures = {
-        "samples": contact_sheet(samples, "Training images, one person a row", *about_samples),
+        "samples": contact_sheet(samples, "Training images, one person a row", names, files),
         "loss": training_curves(steps, losses, accuracies, expected),
         "learning_curve": learning_curve(checks, accuracy, deviation, auc),
         "roc": roc_figure({loss_name(setup.config.loss): roc}),
@@ -100,13 +100,8 @@ def _row(label: str, numbers: Numbers) -> list[str]:
     rates = [f"{100 * numbers[f'tar@far={far:g}']:.2f}" for far in TABLE_FARS]
     accuracy = f"{100 * numbers['accuracy']:.2f} ± {100 * numbers['accuracy_std']:.2f}"
     area = [f"{100 * numbers['eer']:.2f}", f"{numbers['auc']:.4f}"]
-    return [
-        label,
-        accuracy,
-        *rates,
-        *area,
-        *(all_pairs_cells(numbers) or ["–"] * len(ALL_PAIRS_TITLES)),
-    ]
+    wide = all_pairs_cells(numbers) or ["–"] * len(ALL_PAIRS_TITLES)
+    return [label, accuracy, *rates, *area, *wide]
 
 
 def results_table(result: RunResult, first_set: str) -> str:

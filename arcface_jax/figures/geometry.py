@@ -95,10 +95,11 @@ def _planes(
         axes.grid(False)
     for axes in panels[-3:-1]:
         axes.xaxis.set_tick_params(labelbottom=True)  # nothing is drawn below them
-    for axes, handles, title in (
+    keys: tuple[tuple[Axes, Any, str], ...] = (
         (key, softmax.lines, "softmax's boundary where"),
         (key_of_all, [*panels[0].lines, *_patches()], "the others"),
-    ):
+    )
+    for axes, handles, title in keys:
         axes.axis("off")
         legend = axes.legend(
             handles=handles, title=title, loc="center", fontsize=8.5, title_fontsize=9

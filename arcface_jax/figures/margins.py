@@ -128,7 +128,7 @@ def rule_curves(family: Family) -> Figure:
     handles, labels = left.get_legend_handles_labels()
     labels[PAST_PI.index("none")] = "none (the formula)"
     labels[len(PAST_PI)] += "\nright: straight-through,\nany rule"
-    below = {"loc": "outside lower center", "ncols": 2, "fontsize": 10}
+    below: dict[str, Any] = {"loc": "outside lower center", "ncols": 2, "fontsize": 10}
     figure.legend(handles, labels, title="past π", **below)
     return figure
 

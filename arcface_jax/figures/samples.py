@@ -84,7 +84,7 @@ def contact_sheet(
     above = _HEADING if row_labels is not None else 0.0
     below = _LINE + _GAP if captions is not None else 0.0
     step = above + face * height / width + below + _GAP
-    axes = _sheet(title, rows * step)
+    figure, axes = _sheet(title, rows * step)
     for row in range(rows):
         top = _TITLE + row * step
         if row_labels is not None:
@@ -95,7 +95,7 @@ def contact_sheet(
             caption = [] if captions is None else [captions[row][column]]
             if caption != [""]:
                 _face(axes, images[row, column], left, top + above, face, caption)
-    return axes.get_figure(root=True)
+    return figure
 
 
 @style()
@@ -166,7 +166,7 @@ def group_sheet(
     lines += max(map(len, of_notes), default=0)
     above = 0.0 if marks is None else _HEADING
     step = above + height + lines * _LINE + 3 * _GAP
-    axes = _sheet(title, math.ceil(count / columns) * step)
+    figure, axes = _sheet(title, math.ceil(count / columns) * step)
     for number in range(count):
         top = _TITLE + number // columns * step
         left = number % columns * cell + _GAP
@@ -196,7 +196,7 @@ def group_sheet(
                 ha="center",
                 va="center",
             )
-    return axes.get_figure(root=True)
+    return figure
 
 
 def name_and_file(name: str, file: str) -> list[str]:
@@ -205,15 +205,15 @@ def name_and_file(name: str, file: str) -> list[str]:
     return [line for line in (name, inside) if line]
 
 
-def _sheet(title: str, height: float) -> Axes:
-    """Axes over a whole picture, in inches from its upper left corner, with its title."""
+def _sheet(title: str, height: float) -> tuple[Figure, Axes]:
+    """A picture with its title, and axes over all of it, in inches from its upper left corner."""
     figure = new_figure(WIDTH, _TITLE + height)
     figure.set_layout_engine("none")  # everything has its place
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set(xlim=(0, WIDTH), ylim=(_TITLE + height, 0))
     axes.axis("off")
     axes.set_title(title, fontsize=11, y=1.0, pad=-16)
-    return axes
+    return figure, axes
 
 
 def _face(

@@ -31,10 +31,11 @@ from arcface_jax.heads.chunks import (
 )
 from arcface_jax.heads.class_sums import (
     ClassSums,
+    Eta,
     Slopes,
     SumOptions,
     class_sums,
-    cosine_slopes,
+    eta_slopes,
     masks,
     pull_back_chunk,
     view_chunk,
@@ -43,6 +44,7 @@ from arcface_jax.heads.sampling import ClassSample, places_in_sample, put_rows, 
 from arcface_jax.heads.shards import AxisName, ClassAxis, class_axis
 from arcface_jax.heads.softmax import (
     SharedBatch,
+    bind_eta,
     compute_dtype,
     losses_from_sums,
     reduce_sums,
@@ -144,6 +146,7 @@ class _Problem(NamedTuple):
     scales: jax.Array
     slopes: Slopes | None
     valid: Any
+    eta: Any = None
 
 
 def _update_rows(
@@ -167,8 +170,8 @@ def _update_rows(
         )
         columns = Slopes(*(each[:, None] for each in problem.slopes))
         scales = problem.scales[:, None]
-        slope = cosine_slopes(columns, view.cosine, scales, is_target, kept)
-        return pull_back_chunk(view, slope, unit, rows.shape, options.precision)
+        slopes = eta_slopes(problem.eta, columns, view.cosine, scales, is_target, kept)
+        return pull_back_chunk(view, slopes.of_cosine, unit, rows.shape, options.precision)
 
     def update(done: Any, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         weights, velocity, of_unit = carry
@@ -231,6 +234,7 @@ def fused_head_step(
     *,
     optimiser: RowSgd = RowSgd(),
     psi: Psi = ARCFACE,
+    eta: Eta | None = None,
     scale: Any = 64.0,
     label_smoothing: float = 0.0,
     filter_threshold: float | None = None,
@@ -267,7 +271,8 @@ def fused_head_step(
       learning_rate: η, a number or a traced scalar.
       optimiser: what makes the update; static.
       psi: the margin; where it depends on the embeddings, `embedding_gradients` lack what comes
-        through it, and so for the scale.
+        through it, and so for the scale and eta.
+      eta: the logits over s of the wrong classes; see `margin_softmax_loss`.
       scale: s > 0; a number, a scalar array or [N].
       label_smoothing: ε in [0, 1].
       filter_threshold: leave wrong classes whose cosine is above this out of the softmax.
@@ -320,7 +325,8 @@ def fused_head_step(
         part = HeadState(weights, slots, state.step)
         places, valid = places_in_sample(batch.local_labels, sample), sample.active
 
-    sums = class_sums(unit, part.weights, places, batch.all_scales, valid, options)
+    bound = bind_eta(eta, axis, dtype)
+    sums = class_sums(unit, part.weights, places, batch.all_scales, valid, options, bound)
     sums = reduce_sums(sums, batch, axis, options)
     importance = jnp.asarray(1.0 if example_weights is None else example_weights, dtype)
     if importance.shape not in ((), labels.shape):
@@ -334,7 +340,7 @@ def fused_head_step(
         rounding_key = jax.random.fold_in(rounding_key, axis.index())
     rate = jnp.asarray(learning_rate, dtype)
     scales = jnp.broadcast_to(batch.all_scales, (unit.shape[0],))
-    problem = _Problem(unit, places, scales, slopes, valid)
+    problem = _Problem(unit, places, scales, slopes, valid, bound)
     part, of_unit = _update_rows(part, problem, options, optimiser, rate, rounding_key)
     if sample is not None:
         if update_unsampled:

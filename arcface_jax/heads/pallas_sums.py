@@ -406,6 +406,7 @@ def _forward(options: SumOptions, *arrays: jax.Array) -> tuple[ClassSums, jax.Ar
         found.get("cosine_sum", zeros),
         found.get("wrong_classes", zeros),
         found.get("nearest_wrong", zeros - 2.0),
+        zeros,  # the binary sum
     ), inverse
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from arcface_jax.arguments import (
     check_between,
@@ -15,7 +16,7 @@ from arcface_jax.arguments import (
 )
 from arcface_jax.cosine import head_dtype, normalise_rows
 from arcface_jax.errors import InputError
-from arcface_jax.heads.class_sums import ClassSums, SumOptions, log_partition
+from arcface_jax.heads.class_sums import ClassSums, Eta, SumOptions, log_partition, unchanged
 from arcface_jax.heads.shards import ClassAxis
 from arcface_jax.margins import Psi
 
@@ -52,6 +53,16 @@ def apply_psi(psi: Psi, cosine: jax.Array) -> jax.Array:
     return target
 
 
+def bind_eta(eta: Eta | None, axis: ClassAxis, dtype: Any) -> Partial:
+    """eta with what is bound to it as arrays, [n] of this device gathered to [N] of all."""
+
+    def whole(leaf: Any) -> jax.Array:
+        leaf = jnp.asarray(leaf, dtype)
+        return axis.gather(leaf) if leaf.ndim else leaf
+
+    return jax.tree.map(whole, eta if isinstance(eta, Partial) else Partial(eta or unchanged))
+
+
 def check_scale(scale: Any, rows: int) -> None:
     """Raises InputError unless the scale is positive, and a number or an array of one a row."""
     check_positive("scale", scale)
@@ -79,6 +90,7 @@ def sum_options(
     nearest_wrong: bool = False,
     kernel: str = "xla",
     skip: float = 0.0,
+    binary: bool = False,
 ) -> SumOptions:
     """What a head was asked for, checked, as options for the sums."""
     check_choice("kernel", kernel, KERNELS)
@@ -99,6 +111,7 @@ def sum_options(
         scale_gradient=isinstance(scale, jax.Array),
         filter_threshold=filter_threshold,
         precision=precision,
+        binary=binary,
         kernel=kernel,
         skip=skip,
     )
@@ -144,14 +157,17 @@ def reduce_sums(
     parts = [jnp.exp(sums.log_partition - shift), sums.target]
     if options.cosine_sum:
         parts += [sums.cosine_sum, sums.wrong_classes]
+    if options.binary:
+        parts.append(sums.binary_sum)
     partition, target, *rest = axis.scatter_sum(jnp.stack(parts), 1)
+    binary_sum = rest.pop() if options.binary else jnp.zeros_like(target)
     cosine_sum, count = rest or (jnp.zeros_like(target),) * 2
     rows = target.shape[0]
     nearest = jnp.full_like(target, -2.0)
     if options.nearest_wrong:
         nearest = axis.own(axis.largest(sums.nearest_wrong), rows)
     total = log_partition(axis.own(shift, rows), partition)
-    return ClassSums(target, total, cosine_sum, count, nearest)
+    return ClassSums(target, total, cosine_sum, count, nearest, binary_sum)
 
 
 def losses_from_sums(

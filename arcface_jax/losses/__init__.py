@@ -30,6 +30,7 @@ from arcface_jax.losses.binary import (
     uniface_bias,
     uniface_loss,
 )
+from arcface_jax.losses.circle import Circle, circle_eta, circle_psi
 from arcface_jax.losses.class_sizes import margins_by_size, weights_by_size
 from arcface_jax.losses.curricularface import (
     CurricularFace,
@@ -48,7 +49,14 @@ from arcface_jax.losses.elasticface import (
     elasticface_loss,
     elasticface_psi,
 )
+from arcface_jax.losses.expface import ExpFace
 from arcface_jax.losses.intertopk import InterTopK
+from arcface_jax.losses.kappaface import (
+    KappaFace,
+    KappaFaceState,
+    kappaface_factors,
+    vmf_concentration,
+)
 from arcface_jax.losses.loss import LOSSES, Context, Loss, LossOutput, loss_class, loss_name
 from arcface_jax.losses.magface import (
     MagFace,
@@ -70,5 +78,8 @@ from arcface_jax.losses.softmax import (
     margin_cross_entropy,
     margin_softmax_loss,
 )
+from arcface_jax.losses.sphereface_r import SphereFaceR, SphereFaceRV2, divided_angle
 from arcface_jax.losses.triplet import Triplet, angular_triplet_loss
+from arcface_jax.losses.unitsface import UniTSFace, uss_bias, uss_loss
 from arcface_jax.losses.untrained import expected_initial_loss, minimum_scale
+from arcface_jax.losses.x2softmax import X2Softmax

@@ -6,11 +6,13 @@ learnt. Losses come back per example, [N], summed over the classes; 0 where the 
 """
 
 import dataclasses
+import functools
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from arcface_jax.arguments import (
     check_between,
@@ -18,22 +20,61 @@ from arcface_jax.arguments import (
     check_floating,
     check_positive,
 )
-from arcface_jax.cosine import take_target
-from arcface_jax.heads.softmax import apply_psi
-from arcface_jax.losses.loss import AT_START, Context, Loss, LossOutput, seen_by_scores
-from arcface_jax.losses.softmax import column_of_scales, cosines_and_mask
+from arcface_jax.heads.class_sums import Eta
+from arcface_jax.heads.softmax import apply_psi, sum_options
+from arcface_jax.losses.loss import AT_START, Context, Loss, LossOutput
+from arcface_jax.losses.softmax import sums_of_batch
 from arcface_jax.margins import GRADIENTS, Psi, cosface, straight_through
 
 
-def _binary_sum(
-    logits: jax.Array, mask: jax.Array, positive_weight: float, negative_weight: float
-) -> jax.Array:
-    """w₊·ln(1 + e^{−logit_y}) + w₋·Σ_{j≠y} ln(1 + e^{logit_j}); 0 for a row without a true
-    class.
-    """
-    positive, negative = jax.nn.softplus(-logits), jax.nn.softplus(logits)
-    loss = jnp.sum(jnp.where(mask, positive_weight * positive, negative_weight * negative), axis=-1)
-    return jnp.where(jnp.any(mask, axis=-1), loss, 0.0)
+@dataclasses.dataclass(frozen=True)
+class Binary(Loss):
+    """w₊·ln(1 + e^{−s·psi(cosθ_y)}) + w₋·Σ_{j≠y} ln(1 + e^{s·eta(cosθ_j)}): a decision a class."""
+
+    any_head: ClassVar[bool] = True
+    any_kernel: ClassVar[bool] = False
+
+    def output(
+        self,
+        params: dict[str, Any],
+        state: dict[str, Any],
+        embeddings: jax.Array,
+        labels: jax.Array,
+        context: Context,
+        *,
+        psi: Psi,
+        eta: Eta,
+        scale: Any,
+        weights: tuple[float, float],
+        chunk: int | None = None,
+        kernel: str = "xla",
+        skip: float = 0.0,
+        **over: Any,
+    ) -> LossOutput:
+        """The loss, with axis_name, num_classes and sample of `margin_softmax_loss` in `over`."""
+        options = sum_options(
+            chunk=chunk,
+            label_smoothing=0.0,
+            filter_threshold=None,
+            scale=scale,
+            precision=context.precision,
+            nearest_wrong=True,
+            kernel=kernel,
+            skip=skip,
+            binary=True,
+        )
+        class_weights = params["class_weights"]
+        sums, batch, own = sums_of_batch(
+            embeddings, class_weights, labels, scale, options, eta=eta, **over
+        )
+        positive = jax.nn.softplus(-batch.scale * apply_psi(psi, sums.target))
+        loss = weights[0] * positive + weights[1] * sums.binary_sum
+        hit = own & (sums.target > sums.nearest_wrong)
+        return LossOutput(jnp.where(own, loss, 0.0), state, sums.target, hit)
+
+
+def _shifted(cosine: jax.Array, shift: jax.Array) -> jax.Array:
+    return cosine + shift
 
 
 def power_similarity(cosine: jax.Array, exponent: float, *, gradient: str = "exact") -> jax.Array:
@@ -49,6 +90,10 @@ def power_similarity(cosine: jax.Array, exponent: float, *, gradient: str = "exa
     base = 0.5 * (cosine + 1.0)
     value = 2.0 * jnp.where(base > 0.0, base, 0.0) ** exponent - 1.0
     return straight_through(cosine, value) if gradient == "straight_through" else value
+
+
+def _similarity(cosine: jax.Array, shift: jax.Array, exponent: float, gradient: str) -> jax.Array:
+    return power_similarity(cosine, exponent, gradient=gradient) + shift
 
 
 def _check_sphereface2(balance: float, scale: float, margin: float, exponent: float) -> None:
@@ -99,7 +144,7 @@ def sphereface2_bias(
 
 
 @dataclasses.dataclass(frozen=True)
-class SphereFace2(Loss, name="sphereface2"):
+class SphereFace2(Binary, name="sphereface2"):
     r"""λ/r·ln(1 + e^{−r(g(cosθ_y) − m) − b}) + (1 − λ)/r·Σ_{j≠y} ln(1 + e^{r(g(cosθ_j) + m) + b}),
     g(z) = 2((z + 1)/2)^t − 1 (arXiv:2108.01513, eq. 5).
 
@@ -145,16 +190,23 @@ class SphereFace2(Loss, name="sphereface2"):
         embeddings: jax.Array,
         labels: jax.Array,
         context: Context = AT_START,
+        **over: Any,
     ) -> LossOutput:
         """Losses from all cosines."""
-        weights, bias = params["class_weights"], check_floating("bias", params["bias"], 0)
-        cosine, mask = cosines_and_mask(embeddings, weights, labels, context.precision)
-        similarity = power_similarity(cosine, self.exponent, gradient=self.gradient)
-        margin = jnp.where(mask, -self.margin, self.margin)
-        logits = self.scale * (similarity + margin) + bias.astype(cosine.dtype)
-        positive, negative = self.balance / self.scale, (1.0 - self.balance) / self.scale
-        loss = _binary_sum(logits, mask, positive, negative)
-        return LossOutput(loss, state, *seen_by_scores(cosine, mask, embeddings, weights))
+        threshold = check_floating("bias", params["bias"], 0) / self.scale
+        g = functools.partial(_similarity, exponent=self.exponent, gradient=self.gradient)
+        return self.output(
+            params,
+            state,
+            embeddings,
+            labels,
+            context,
+            psi=lambda cosine: g(cosine, threshold - self.margin),
+            eta=Partial(g, shift=threshold + self.margin),
+            scale=self.scale,
+            weights=(self.balance / self.scale, (1.0 - self.balance) / self.scale),
+            **over,
+        )
 
 
 def sphereface2_loss(
@@ -183,7 +235,7 @@ def sphereface2_loss(
 
 
 @dataclasses.dataclass(frozen=True)
-class UniFace(Loss, name="uniface"):
+class UniFace(Binary, name="uniface"):
     r"""ln(1 + e^{−s·(cosθ_y − m) + b}) + λ·Σ_{j≠y} ln(1 + e^{s·cosθ_j − b}): UniFace's unified
     cross-entropy with a margin (Zhou et al., ICCV 2023).
 
@@ -220,15 +272,23 @@ class UniFace(Loss, name="uniface"):
         context: Context = AT_START,
         *,
         psi: Psi | None = None,
+        **over: Any,
     ) -> LossOutput:
         """Losses from all cosines; `psi` in place of the margin, if given."""
-        weights, bias = params["class_weights"], check_floating("bias", params["bias"], 0)
-        cosine, mask = cosines_and_mask(embeddings, weights, labels, context.precision)
-        scale = column_of_scales(self.scale, cosine.shape[0], cosine.dtype)
-        target = apply_psi(psi or cosface(self.margin), take_target(cosine, mask))[:, None]
-        logits = scale * jnp.where(mask, target, cosine) - bias.astype(cosine.dtype)
-        loss = _binary_sum(logits, mask, 1.0, self.negative_weight)
-        return LossOutput(loss, state, *seen_by_scores(cosine, mask, embeddings, weights))
+        margin = psi or cosface(self.margin)
+        threshold = check_floating("bias", params["bias"], 0) / jnp.asarray(self.scale)
+        return self.output(
+            params,
+            state,
+            embeddings,
+            labels,
+            context,
+            psi=lambda cosine: apply_psi(margin, cosine) - threshold,
+            eta=Partial(_shifted, shift=-threshold),
+            scale=self.scale,
+            weights=(1.0, self.negative_weight),
+            **over,
+        )
 
 
 def uniface_loss(

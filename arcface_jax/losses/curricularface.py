@@ -1,17 +1,20 @@
 """CurricularFace: hard wrong classes count little at first and more as training goes on."""
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+import functools
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
 
-from arcface_jax.arguments import check_between, check_positive
-from arcface_jax.cosine import take_target
-from arcface_jax.losses.loss import AT_START, Context, Loss, LossOutput
-from arcface_jax.losses.softmax import cosines_and_mask, margin_cross_entropy
+from arcface_jax.arguments import check_between
+from arcface_jax.heads.class_sums import Eta
+from arcface_jax.losses.loss import AT_START, Context
+from arcface_jax.losses.softmax import MarginSoftmax
 from arcface_jax.losses.statistics import batch_statistics, moving_average
-from arcface_jax.margins import Psi, arcface
+from arcface_jax.margins import ARCFACE, Psi, arcface
 
 
 class CurricularFaceState(NamedTuple):
@@ -55,16 +58,16 @@ def curricular_cosines(cosine: jax.Array, threshold: jax.Array, t: jax.Array) ->
 
     Args:
       cosine: of the wrong classes, [N, C].
-      threshold: psi(cosθ_y), [N].
+      threshold: psi(cosθ_y), [N, 1].
       t: the state's scalar.
 
     Returns: [N, C].
     """
-    return jnp.where(cosine > threshold[:, None], cosine * (t + cosine), cosine)
+    return jnp.where(cosine > threshold, cosine * (t + cosine), cosine)
 
 
 @dataclasses.dataclass(frozen=True)
-class CurricularFace(Loss, name="curricularface"):
+class CurricularFace(MarginSoftmax, name="curricularface"):
     """s·cos(θ + m); a wrong class with cosθ_j > psi(cosθ_y) has s·cosθ_j(t + cosθ_j).
 
     t is updated before it is used. The threshold is psi(cosθ_y) as the paper has it; the authors'
@@ -72,8 +75,9 @@ class CurricularFace(Loss, name="curricularface"):
     (arXiv:2004.00288, eq. 5 to 8).
     """
 
-    scale: float = 64.0
-    """Radius s of the sphere that the logits lie on."""
+    any_kernel: ClassVar[bool] = False
+    needs_target: ClassVar[bool] = True
+
     margin: float = 0.5
     """m, radians, in [0, π]."""
     past_pi: Literal["none", "linear", "easy", "clip", "reflect"] = "linear"
@@ -82,15 +86,15 @@ class CurricularFace(Loss, name="curricularface"):
     """Of t, the running mean of the cosine between an embedding and its class."""
 
     def __post_init__(self) -> None:
-        check_positive("scale", self.scale)
+        super().__post_init__()
         check_between("decay", self.decay, 0.0, 1.0)
-        self.psi()
+        self.psi(AT_START)
 
-    def __str__(self) -> str:
-        s = f"{self.scale:g}"
-        return f"{s}·cos(θ + {self.margin:g}), hard wrong classes {s}·cosθ(t + cosθ)"
+    def formula(self) -> str:
+        """The target logit over s, for people."""
+        return f"cos(θ + {self.margin:g}), hard wrong classes {self.scale:g}·cosθ(t + cosθ)"
 
-    def psi(self) -> Psi:
+    def psi(self, context: Context) -> Psi:
         """The margin of the true class."""
         return arcface(self.margin, past_pi=self.past_pi)
 
@@ -98,33 +102,25 @@ class CurricularFace(Loss, name="curricularface"):
         """t = 0."""
         return {"curricularface": curricularface_init()}
 
-    def __call__(
-        self,
-        params: dict[str, Any],
-        state: dict[str, Any],
-        embeddings: jax.Array,
-        labels: jax.Array,
-        context: Context = AT_START,
-        *,
-        psi: Psi | None = None,
-    ) -> LossOutput:
-        """Losses from all logits; `psi` in place of the margin, if given."""
-        weights, psi = params["class_weights"], psi or self.psi()
-        cosine, mask = cosines_and_mask(embeddings, weights, labels, context.precision)
-        target, valid = take_target(cosine, mask), jnp.any(mask, axis=-1)
-        new = curricularface_update(
-            state["curricularface"],
-            target,
-            valid,
-            decay=self.decay,
-            axis_name=context.axis_name,
-        )
-        modulated = curricular_cosines(cosine, psi(target), new.t)
-        loss = margin_cross_entropy(
-            jnp.where(mask, cosine, modulated), labels, psi=psi, scale=self.scale
-        )
-        nearest = jnp.max(jnp.where(mask, -jnp.inf, cosine), axis=-1)
-        return LossOutput(loss, {"curricularface": new}, target, valid & (target > nearest))
+    def advance(self, state: dict[str, Any], context: Context) -> dict[str, Any]:
+        """With the target cosines of this batch."""
+        old, valid, axis = state["curricularface"], context.labels >= 0, context.axis_name
+        new = curricularface_update(old, context.target, valid, decay=self.decay, axis_name=axis)
+        return {"curricularface": new}
+
+    def eta(self, context: Context) -> Eta:
+        """Of wrong classes, by this batch's thresholds and t."""
+        psi = self.sized_psi(context, np.size(context.class_counts))
+        t = context.state["curricularface"].t
+        return Partial(curricular_cosines, threshold=psi(context.target), t=t)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OtherMargin(CurricularFace):
+    other: Psi = ARCFACE
+
+    def psi(self, context: Context) -> Psi:
+        return self.other
 
 
 def curricularface_loss(
@@ -146,7 +142,7 @@ def curricularface_loss(
       state: from `curricularface_init` or the previous step.
       psi: a margin in place of the authors'.
       axis_name: of the devices that share the batch.
-      **numbers: fields of `CurricularFace`: scale, margin, past_pi, decay.
+      **numbers: fields of `CurricularFace`: scale, margin, past_pi, decay ….
 
     Returns: (loss [N], the new state).
 
@@ -154,7 +150,6 @@ def curricularface_loss(
       InputError: for a wrong shape, dtype, label or number.
     """
     params, context = {"class_weights": class_weights}, Context(axis_name=axis_name)
-    out = CurricularFace(**numbers)(
-        params, {"curricularface": state}, embeddings, labels, context, psi=psi
-    )
+    kind = CurricularFace if psi is None else functools.partial(_OtherMargin, other=psi)
+    out = kind(**numbers)(params, {"curricularface": state}, embeddings, labels, context)
     return out.loss, out.state["curricularface"]

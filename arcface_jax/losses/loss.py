@@ -23,9 +23,11 @@ class Context:
       total_steps: of the run.
       axis_name: the mapped axis of the devices that share the batch, if any.
       precision: of the products with the class weights; see `arcface_jax.cosine.product`.
-      labels: [n], of the examples at hand; these last three are filled in by the loss itself.
+      labels: [n], of the examples at hand; these last five are filled in by the loss itself.
       norms: [n], lengths of their embeddings, without a gradient unless the loss `needs_norms`.
+      target: [n], their cosθ_y, without a gradient; None unless the loss `needs_target`.
       state: the loss's own state, this batch counted in.
+      dim: D of the embeddings.
     """
 
     step: Any = 0
@@ -36,7 +38,9 @@ class Context:
     precision: str = dataclasses.field(default="highest", metadata={"static": True})
     labels: Any = None
     norms: Any = None
+    target: Any = None
     state: Any = None
+    dim: int = dataclasses.field(default=0, metadata={"static": True})
 
 
 AT_START = Context()
@@ -72,11 +76,15 @@ class Loss:
     `name=` is known to `--loss.name` by it, any other by its import path, module:Class.
 
     `any_head` says whether the classes may be gone over in chunks, over devices, or as a sample;
-    `needs_norms`, whether the gradient by the embeddings goes through their lengths too.
+    `any_kernel`, whether in tiles of Pallas, whose wrong classes have the logits s·cosθ alone;
+    `needs_norms`, whether the gradient by the embeddings goes through their lengths too;
+    `over_pairs`, whether it compares the examples of a batch, of which some must be of one class.
     """
 
     any_head: ClassVar[bool] = False
+    any_kernel: ClassVar[bool] = True
     needs_norms: ClassVar[bool] = False
+    over_pairs: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, name: str | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -95,6 +103,10 @@ class Loss:
     def init(self) -> dict[str, Any]:
         """The state before the first step: what the loss itself carries from step to step."""
         return {}
+
+    def init_state(self, num_classes: int) -> dict[str, Any]:
+        """The same for so many classes, of a loss that has numbers of each."""
+        return self.init()
 
     def __call__(
         self,
@@ -140,7 +152,7 @@ class Loss:
         embeddings, labels = simulated_batch(64, num_classes, embedding_size, class_counts, norm)
         context = Context(key=jax.random.key(3), class_counts=class_counts)
         losses = jax.jit(lambda params, state: self(params, state, embeddings, labels, context))
-        return float(jnp.mean(losses(params, self.init()).loss))
+        return float(jnp.mean(losses(params, self.init_state(num_classes)).loss))
 
 
 def loss_class(name: str) -> type[Loss]:

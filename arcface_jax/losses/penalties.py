@@ -19,8 +19,7 @@ from arcface_jax.cosine import (
     angle,
     cosine_logits,
     has_class,
-    head_dtype,
-    normalise_rows,
+    own_cosines,
     target_mask,
 )
 from arcface_jax.errors import InputError
@@ -51,9 +50,7 @@ def intra_penalty(embeddings: jax.Array, class_weights: jax.Array, labels: jax.A
     embeddings = check_floating("embeddings", embeddings, 2)
     class_weights = check_floating("class_weights", class_weights, 2)
     labels = check_labels(labels, embeddings.shape[0], class_weights.shape[0])
-    dtype = head_dtype(embeddings, class_weights)
-    own = normalise_rows(jnp.take(class_weights, labels, axis=0, mode="clip").astype(dtype))
-    cosine = jnp.sum(normalise_rows(blank_ignored(embeddings, labels).astype(dtype)) * own, axis=-1)
+    cosine = own_cosines(blank_ignored(embeddings, labels), class_weights, labels)
     return jnp.where(has_class(labels, class_weights.shape[0]), angle(cosine) / math.pi, 0.0)
 
 

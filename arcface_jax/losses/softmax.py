@@ -23,16 +23,19 @@ from arcface_jax.cosine import (
     cosine_logits,
     has_class,
     head_dtype,
+    own_cosines,
     row_norms,
     take_target,
     target_mask,
 )
 from arcface_jax.errors import InputError
-from arcface_jax.heads.class_sums import class_sums
+from arcface_jax.heads.class_sums import ClassSums, Eta, SumOptions, class_sums, unchanged
 from arcface_jax.heads.sampling import ClassSample, places_in_sample, take_rows
 from arcface_jax.heads.shards import AxisName, class_axis
 from arcface_jax.heads.softmax import (
+    SharedBatch,
     apply_psi,
+    bind_eta,
     blank_ignored,
     check_head,
     check_scale,
@@ -60,6 +63,7 @@ def margin_softmax_loss(
     labels: jax.Array,
     *,
     psi: Psi = ARCFACE,
+    eta: Eta | None = None,
     scale: Any = 64.0,
     label_smoothing: float = 0.0,
     filter_threshold: float | None = None,
@@ -102,6 +106,9 @@ def margin_softmax_loss(
         several devices this one's shard, see `shard_classes`.
       labels: y, [N] integers in [0, C), or −1 for a row to ignore.
       psi: the margin; see `arcface_jax.margins`. For a margin of each example give it arrays [N].
+      eta: what takes the place of a wrong class's cosine, a function of cosines [N, c] whose values
+        are −1 or more. `jax.tree_util.Partial(function, name=array)` binds arrays to it, scalars
+        or [N]; those reach the function as [N, 1].
       scale: s > 0; a number, a scalar array (which may be learnt) or [N].
       label_smoothing: ε in [0, 1]; the wanted distribution is (1 − ε)·[j = y] + ε/C.
       filter_threshold: leave a wrong class out of a row's softmax where its cosine is above this:
@@ -111,7 +118,7 @@ def margin_softmax_loss(
       num_classes: C of all devices together; needed with `axis_name`.
       sample: from `sample_classes` or `hard_classes`, with these labels.
       precision: of the matrix products; see `arcface_jax.cosine.product`.
-      kernel: xla, or pallas, without `chunk` and sub-centres.
+      kernel: xla, or pallas, without `chunk`, sub-centres and `eta`.
       skip: δ in [0, 1], of kernel pallas: leave tiles of negligible probabilities out of the
         gradient. That of the mean loss by a normalised embedding is off by at most δ·s/N.
       with_cosines: also return what the same products give, at no further cost.
@@ -126,8 +133,6 @@ def margin_softmax_loss(
       Deng et al., ArcFace, arXiv:1801.07698. Wijmans et al., Cut Your Losses, arXiv:2411.09009, for
       losses without logits. An et al., Partial FC, arXiv:2010.05222 and arXiv:2203.15565.
     """
-    axis = class_axis(axis_name, num_classes, jnp.shape(class_weights)[0])
-    embeddings, class_weights = check_head(embeddings, class_weights, axis)
     options = sum_options(
         chunk=chunk,
         label_smoothing=label_smoothing,
@@ -136,19 +141,72 @@ def margin_softmax_loss(
         precision=precision,
         nearest_wrong=with_cosines,
         kernel=kernel,
-        skip=skip / axis.size,
+        skip=skip,
     )
+    how: Any = {"eta": eta, "axis_name": axis_name, "num_classes": num_classes, "sample": sample}
+    sums, batch, own = sums_of_batch(embeddings, class_weights, labels, scale, options, **how)
+    loss = losses_from_sums(sums, own, psi, batch.scale, label_smoothing)
+    return (loss, sums.target, own & (sums.target > sums.nearest_wrong)) if with_cosines else loss
+
+
+def sums_of_batch(
+    embeddings: jax.Array,
+    class_weights: jax.Array,
+    labels: jax.Array,
+    scale: Any,
+    options: SumOptions,
+    *,
+    eta: Eta | None = None,
+    axis_name: AxisName | None = None,
+    num_classes: int | None = None,
+    sample: ClassSample | None = None,
+) -> tuple[ClassSums, SharedBatch, jax.Array]:
+    """(sums over all classes of this device's examples, the batch, which examples have a class):
+    what every head makes a loss of; for the arguments see `margin_softmax_loss`.
+    """
+    axis = class_axis(axis_name, num_classes, jnp.shape(class_weights)[0])
+    embeddings, class_weights = check_head(embeddings, class_weights, axis)
+    options = dataclasses.replace(options, skip=options.skip / axis.size)
     dtype = compute_dtype(embeddings, class_weights)
     batch = share_batch(embeddings, labels, scale, axis, dtype)
     places, valid = batch.local_labels, axis.classes_here()
     if sample is not None:
         class_weights = take_rows(class_weights, sample)
         places, valid = places_in_sample(places, sample), sample.active
-    sums = class_sums(batch.unit, class_weights, places, batch.all_scales, valid, options)
+    bound = bind_eta(eta, axis, dtype)
+    sums = class_sums(batch.unit, class_weights, places, batch.all_scales, valid, options, bound)
     sums = reduce_sums(sums, batch, axis, options)
-    own = has_class(batch.labels, axis.num_classes)
-    loss = losses_from_sums(sums, own, psi, batch.scale, label_smoothing)
-    return (loss, sums.target, own & (sums.target > sums.nearest_wrong)) if with_cosines else loss
+    return sums, batch, has_class(batch.labels, axis.num_classes)
+
+
+def target_cosines(
+    embeddings: jax.Array,
+    class_weights: jax.Array,
+    labels: jax.Array,
+    *,
+    axis_name: AxisName | None = None,
+    num_classes: int | None = None,
+    **_: Any,
+) -> jax.Array:
+    """cosθ_y before any pass over the classes, for a loss that needs it to form its logits.
+
+    Args:
+      embeddings: [N, D]; on several devices, this one's.
+      class_weights: [C, D] or [C, K, D]; on several devices this one's shard.
+      labels: [N] integers in [0, C), or −1.
+      axis_name, num_classes: as in `margin_softmax_loss`, whose other options change nothing here.
+
+    Returns: [N], 0 for the label −1; no gradient.
+    """
+    axis = class_axis(axis_name, num_classes, jnp.shape(class_weights)[0])
+    embeddings, class_weights = check_head(embeddings, class_weights, axis)
+    embeddings, class_weights = jax.lax.stop_gradient((embeddings, class_weights))
+    batch = share_batch(embeddings, labels, 1.0, axis, compute_dtype(embeddings, class_weights))
+    own = own_cosines(batch.unit, class_weights, batch.local_labels)
+    own = own if own.ndim == 1 else jnp.max(own, axis=-1)
+    return axis.scatter_sum(
+        jnp.where(has_class(batch.local_labels, axis.classes_here()), own, 0.0), 0
+    )
 
 
 def margin_cross_entropy(
@@ -237,6 +295,8 @@ class MarginSoftmax(Loss):
     """
 
     any_head: ClassVar[bool] = True
+    needs_target: ClassVar[bool] = False
+    """Whether `advance`, `psi` or `eta` read context.target."""
 
     scale: float = 64.0
     """Radius s of the sphere of the logits. 64 in the papers, too much for a small network."""
@@ -280,6 +340,10 @@ class MarginSoftmax(Loss):
     def psi(self, context: Context) -> Psi:
         """The margin of this batch, cosines [n] -> target logits over s [n]."""
         raise NotImplementedError
+
+    def eta(self, context: Context) -> Eta | None:
+        """What takes the place of wrong classes' cosines, as `margin_softmax_loss` has it."""
+        return None
 
     def sized_psi(self, context: Context, num_classes: int) -> Psi:
         """`psi`, with each example's margin by the size of its class where that is wanted.
@@ -351,7 +415,8 @@ class MarginSoftmax(Loss):
         """(the new state, the context with this batch in it)."""
         norms = row_norms(blank_ignored(embeddings, labels))
         norms = norms if self.needs_norms else jax.lax.stop_gradient(norms)
-        context = dataclasses.replace(context, labels=labels, norms=norms)
+        dim = embeddings.shape[1]
+        context = dataclasses.replace(context, labels=labels, norms=norms, dim=dim)
         state = self.advance(state, context)
         return state, dataclasses.replace(context, state=state)
 
@@ -369,12 +434,16 @@ class MarginSoftmax(Loss):
         classes = over.get("num_classes") or jnp.shape(weights)[0]
         embeddings = check_floating("embeddings", embeddings, 2)
         labels = check_labels(labels, embeddings.shape[0], classes)
+        if self.needs_target:
+            target = target_cosines(embeddings, weights, labels, **over)
+            context = dataclasses.replace(context, target=target)
         state, context = self.begin(state, embeddings, labels, context)
         loss, target_cosine, hit = margin_softmax_loss(
             embeddings,
             weights,
             labels,
             psi=self.sized_psi(context, classes),
+            eta=self.eta(context),
             scale=self.radius(params),
             label_smoothing=self.label_smoothing,
             filter_threshold=self.filter_threshold,
@@ -399,14 +468,15 @@ class MarginSoftmax(Loss):
     ) -> float:
         """By integration over random cosines, with the psi and penalty of simulated embeddings."""
         seen = max(1, round(sample_rate * num_classes))
-        if type(self).__call__ is not MarginSoftmax.__call__:  # nothing is known of it
+        if type(self).__call__ is not MarginSoftmax.__call__ or self.needs_target:
+            # Nothing is known of it, or too much at once.
             counts = None if class_counts is None else jnp.asarray(class_counts)[:seen]
             return super().expected_initial_loss(
                 seen, embedding_size, class_counts=counts, norm=norm
             )
         embeddings, labels = simulated_batch(512, num_classes, embedding_size, class_counts, norm)
         context = Context(key=jax.random.key(3), class_counts=class_counts)
-        _, context = self.begin(self.init(), embeddings, labels, context)
+        _, context = self.begin(self.init_state(num_classes), embeddings, labels, context)
         cosines, weights = random_cosines(embedding_size, self.sub_centers)
         # Each example has its own psi: they take the quantiles of the cosine in a random order.
         quantiles = np.interp((np.arange(512) + 0.5) / 512, np.cumsum(weights), cosines)
@@ -417,7 +487,9 @@ class MarginSoftmax(Loss):
         shares = each / each.sum()
         penalty = float(jnp.mean(jnp.asarray(self.penalty(context, own))))
         scale, smoothing = self.scale, self.label_smoothing
-        log_sum = mean_log_sum(scale * targets, shares, scale * cosines, weights, seen - 1)
-        others, target = (seen - 1) * float(weights @ cosines), float(shares @ targets)
+        eta = self.eta(context) or unchanged
+        values = np.asarray(eta(jnp.asarray(cosines, jnp.float32)), np.float64)
+        log_sum = mean_log_sum(scale * targets, shares, scale * values, weights, seen - 1)
+        others, target = (seen - 1) * float(weights @ values), float(shares @ targets)
         wanted = (1.0 - smoothing) * target + smoothing * (target + others) / seen
         return float(each.mean()) * (log_sum - scale * wanted) + penalty

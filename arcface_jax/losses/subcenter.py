@@ -20,17 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from arcface_jax.arguments import check_between, check_floating, check_labels
-from arcface_jax.cosine import has_class, head_dtype, normalise_rows
+from arcface_jax.cosine import has_class, own_cosines
 from arcface_jax.errors import InputError
-
-
-def _own_cosines(embeddings: jax.Array, class_weights: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cosines of each embedding with its own class's K centres, [N, K]."""
-    dtype = head_dtype(embeddings, class_weights)
-    own = normalise_rows(jnp.take(class_weights, labels, axis=0, mode="clip").astype(dtype))
-    return jnp.einsum(
-        "nd,nkd->nk", normalise_rows(embeddings.astype(dtype)), own, precision="highest"
-    )
 
 
 def subcenter_counts(
@@ -53,7 +44,7 @@ def subcenter_counts(
     class_weights = check_floating("class_weights", class_weights, 3)
     classes, centres, _ = class_weights.shape
     labels = check_labels(labels, embeddings.shape[0], classes)
-    nearest = jnp.argmax(_own_cosines(embeddings, class_weights, labels), axis=-1)
+    nearest = jnp.argmax(own_cosines(embeddings, class_weights, labels), axis=-1)
     usable = has_class(labels, classes)
     slot = jnp.where(usable, labels * centres + nearest, classes * centres)
     return (
@@ -107,5 +98,5 @@ def within_angle(
     centres = check_floating("centres", centres, 2)
     labels = check_labels(labels, embeddings.shape[0], centres.shape[0])
     check_between("max_degrees", max_degrees, 0.0, 180.0)
-    cosine = _own_cosines(embeddings, centres[:, None, :], labels)[:, 0]
+    cosine = own_cosines(embeddings, centres, labels)
     return has_class(labels, centres.shape[0]) & (cosine >= math.cos(math.radians(max_degrees)))

@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
 from arcface_jax.arguments import check_between, check_choice, check_floating, check_labels
-from arcface_jax.cosine import angle, cosine_logits, normalise_rows
+from arcface_jax.cosine import angle, cosine_logits, normalise_rows, product
 from arcface_jax.heads.softmax import blank_ignored
 from arcface_jax.losses.loss import AT_START, Context, Loss, LossOutput
 
@@ -49,10 +49,24 @@ def angular_triplet_loss(
       arXiv:1503.03832, and Hermans et al., arXiv:1703.07737, for the mining.
     """
     embeddings = check_floating("embeddings", embeddings, 2)
-    rows = embeddings.shape[0]
-    labels = check_labels(labels, rows)
+    labels = check_labels(labels, embeddings.shape[0])
     check_between("margin", margin, 0.0, math.pi)
     check_choice("mining", mining, MINING)
+    cosine, positive, negative = pairs_of_batch(embeddings, labels, axis_name)
+    if mining == "hard":
+        loss = _hard(cosine, positive, negative, margin)
+    else:
+        loss = _semi_hard(cosine, positive, negative, margin)
+    return jnp.where(jnp.any(positive, axis=-1) & jnp.any(negative, axis=-1), loss, 0.0)
+
+
+def pairs_of_batch(
+    embeddings: jax.Array, labels: jax.Array, axis_name: Any, precision: str = "highest"
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(cosines of this device's examples with those of all devices [n, N], which pairs are of one
+    class and which of two, an example with itself and ignored ones being neither).
+    """
+    rows = embeddings.shape[0]
     unit = normalise_rows(blank_ignored(embeddings, labels))
     others, other_labels = unit, labels
     offset: Any = 0
@@ -60,17 +74,11 @@ def angular_triplet_loss(
         others = jax.lax.all_gather(unit, axis_name, tiled=True)
         other_labels = jax.lax.all_gather(labels, axis_name, tiled=True)
         offset = rows * jax.lax.axis_index(axis_name)
-    cosine = jnp.einsum("nd,md->nm", unit, others, precision="highest")
-
+    cosine = product("nd,md->nm", unit, others, precision)
     itself = (jnp.arange(rows) + offset)[:, None] == jnp.arange(others.shape[0])[None, :]
     taking_part = (labels >= 0)[:, None] & (other_labels >= 0)[None, :]
     same = labels[:, None] == other_labels[None, :]
-    positive, negative = same & taking_part & ~itself, ~same & taking_part
-    if mining == "hard":
-        loss = _hard(cosine, positive, negative, margin)
-    else:
-        loss = _semi_hard(cosine, positive, negative, margin)
-    return jnp.where(jnp.any(positive, axis=-1) & jnp.any(negative, axis=-1), loss, 0.0)
+    return cosine, same & taking_part & ~itself, ~same & taking_part
 
 
 def _hinge(positive_cosine: jax.Array, negative_cosine: jax.Array, margin: float) -> jax.Array:
@@ -109,6 +117,8 @@ class Triplet(Loss, name="triplet"):
     """max(0, θ(anchor, positive) + m − θ(anchor, negative)), positives and negatives found in the
     batch (arXiv:1801.07698, section 3).
     """
+
+    over_pairs: ClassVar[bool] = True
 
     margin: float = 0.35
     """m, radians, in [0, π]."""

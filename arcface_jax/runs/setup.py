@@ -9,7 +9,7 @@ from arcface_jax.data.pipeline import DevicePrefetch, batches
 from arcface_jax.data.samplers import Sampler
 from arcface_jax.errors import InputError
 from arcface_jax.interop.model import TrainedModel
-from arcface_jax.losses import Triplet
+from arcface_jax.losses import loss_name
 from arcface_jax.progress import Begin, unseen
 from arcface_jax.runs.dataset import RunData, create_sampler, load_data
 from arcface_jax.runs.starting_point import check_fits, start_from
@@ -95,7 +95,7 @@ def prepare(config: Config, begin: Begin = unseen, start: TrainedModel | None = 
             f"run.batch_size {batch_size} is larger than the {len(data.train)} training images; "
             f"set --run.batch-size to at most {len(data.train)}"
         )
-    if isinstance(config.loss, Triplet):
+    if config.loss.over_pairs:
         _check_pairs(config, data.class_counts)
     sampler = create_sampler(config.data, data.train, batch_size, config.run.seed)
     program = create_program(config, data.num_classes, data.class_counts)
@@ -109,21 +109,22 @@ def _check_pairs(config: Config, class_counts: np.ndarray) -> None:
       InputError: none can; every loss would be 0, and nothing learnt.
     """
     batch_size, each = config.run.batch_size, config.data.images_each
+    name = f"loss.name {loss_name(config.loss)}"
     if len(class_counts) < 2 or class_counts.max() < 2:
         found = "there is one person" if len(class_counts) < 2 else "each person has one image"
         raise InputError(
-            "loss.name triplet needs two people to train on, and two images of one of them, but "
-            f"{found}; give other data, or choose a loss over classes"
+            f"{name} needs two people to train on, and two images of one of them, but "
+            f"{found}; give other data, or choose a loss over classes alone"
         )
     if batch_size < 3:
         raise InputError(
-            f"run.batch_size {batch_size}: loss.name triplet needs 3 or more, two images of a "
+            f"run.batch_size {batch_size}: {name} needs 3 or more, two images of a "
             "person and one of another"
         )
     if config.data.sampler != "shuffled" and each < 2:
-        raise InputError(f"data.images_each {each}: loss.name triplet needs 2 or more of a person")
+        raise InputError(f"data.images_each {each}: {name} needs 2 or more of a person")
     if config.data.sampler == "balanced" and each > batch_size // 2:
         raise InputError(
-            f"data.images_each {each} of run.batch_size {batch_size}: loss.name triplet needs two "
+            f"data.images_each {each} of run.batch_size {batch_size}: {name} needs two "
             f"people in a batch; set data.images_each to at most {batch_size // 2}"
         )

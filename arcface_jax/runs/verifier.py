@@ -32,7 +32,7 @@ AVERAGE = "average"
 ALL_PAIRS = "all_pairs_"
 """Prefix of the TAR over all pairs of a set."""
 
-ALL_PAIRS_FARS = (1e-2, 1e-3, 1e-4)
+ALL_PAIRS_FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 """False accept rates that it is taken at."""
 
 RETRIEVED = (1, 5)

@@ -13,7 +13,7 @@ from arcface_jax.arguments import check_between
 from arcface_jax.data.augment import augment
 from arcface_jax.errors import InputError
 from arcface_jax.heads import RowSgd
-from arcface_jax.losses import Context, Loss, MarginSoftmax, Triplet, loss_name
+from arcface_jax.losses import Context, Loss, MarginSoftmax, loss_name
 from arcface_jax.losses.untrained import first_loss_tolerance
 from arcface_jax.models import registry
 from arcface_jax.models.apply import linen_apply
@@ -277,6 +277,11 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
         refuse(("chunk",), "head.kernel pallas")
         if (centres := getattr(loss, "sub_centers", 1)) > 1:
             raise InputError(f"head.kernel pallas has no loss.sub_centers {centres}; use xla")
+        if not loss.any_kernel:
+            raise InputError(
+                f"head.kernel pallas has no loss.name {name}, for its wrong classes have other "
+                "logits than s·cosθ; use xla"
+            )
     learnt = jax.eval_shape(lambda: loss.init_params(jax.random.key(0), 2, 2))
     if getattr(loss, "margin_by_size", 0.0):
         context = Context(key=jax.random.key(0), class_counts=np.ones(2))
@@ -289,11 +294,12 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
         return
     refuse(("kernel",), "head.update fused")
     kind: Any = type(loss)  # a fused head asks for its psi alone
-    more = kind.__call__ is not MarginSoftmax.__call__ or kind.penalty is not MarginSoftmax.penalty
+    more = kind.__call__ is not MarginSoftmax.__call__ or kind.needs_target
+    more = more or kind.penalty is not MarginSoftmax.penalty
     if loss.needs_norms or more or learnt.keys() != {"class_weights"}:
         raise InputError(
             f"head.update fused has no loss.name {name}, whose margin, penalty or scale has a "
-            "gradient; use optimiser"
+            "gradient or needs a pass of its own; use optimiser"
         )
     if optimiser.name != "sgd":
         raise InputError(
@@ -358,10 +364,10 @@ def _check_accumulation(config: Config) -> None:
             f"run.accumulate {config.run.accumulate} with head.update fused would update the class "
             "rows in every part; use --head.update optimiser"
         )
-    if isinstance(config.loss, Triplet):
+    if config.loss.over_pairs:
         raise InputError(
-            f"run.accumulate {config.run.accumulate} with loss.name triplet leaves no pairs of one "
-            "person in a part; leave it out"
+            f"run.accumulate {config.run.accumulate} with loss.name {loss_name(config.loss)} "
+            "leaves no pairs of one person in a part; leave it out"
         )
 
 

@@ -120,7 +120,8 @@ def initial_state(
 
     Returns: the state.
     """
-    of_loss, head_state = loss.init_params(key, num_classes, embedding_size), loss.init()
+    of_loss = loss.init_params(key, num_classes, embedding_size)
+    head_state = loss.init_state(num_classes)
     if shards > 1:
         split = shard_classes(of_loss["class_weights"], shards)
         of_loss["class_weights"] = split.reshape(-1, *split.shape[2:])

@@ -346,6 +346,7 @@ def _fused(
             learning_rate,
             optimiser=optimiser,
             psi=loss.sized_psi(context, classes),
+            eta=loss.eta(context),
             example_weights=loss.example_weights(context, classes),
             scale=loss.scale,
             label_smoothing=loss.label_smoothing,

@@ -68,7 +68,8 @@ TAIL: dict[str, dict[str, Any]] = {
 
 def loss_changes(name: str) -> dict[str, Any]:
     """What a loss changes in a configuration: its name, and the sampler that it needs."""
-    return {"loss.name": name} | ({"data.sampler": "balanced"} if name == "triplet" else {})
+    pairs = name in ("triplet", "unitsface")
+    return {"loss.name": name} | ({"data.sampler": "balanced"} if pairs else {})
 
 
 _DEFAULTS = {"loss.margin": 0.5, "loss.scale": 16.0, "model.embedding_size": 64}

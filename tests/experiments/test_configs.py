@@ -16,6 +16,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.losses import CosFace
 from arcface_jax.models.registry import create
 from arcface_jax.runs.dataset import load_data
+from arcface_jax.training import step_time
 from arcface_jax.training.abstract import (
     abstract_program,
     abstract_state,
@@ -299,9 +300,37 @@ def test_the_table_of_presets(command, monkeypatch):
     assert command("--all-presets")[0] == 0
 
 
+def test_the_plan_of_networks(command):
+    arguments = ("--networks", "resnet20", "--batches", "8", "16", "--image-size", "16")
+    status, out, _ = command(*arguments, "--batch", "64", "--classes", "1000", "--markdown")
+    assert status == 0
+    tables = [part.splitlines() for part in out.split("\n\n") if part.startswith("|")]
+    counted, times = ([line.split(" | ") for line in lines[2:]] for lines in tables)
+    assert [row[1] for row in counted] == ["8", "16"]
+    assert float(counted[1][3]) < 2 * float(counted[0][3])  # the weights are moved once
+    assert [row[0] for row in times] == ["| 8 × A100", "| 8 × H100", "| 8 × TPU v5e"]
+    assert all(row[1:4] == ["resnet20", "64", "1,000"] for row in times)
+
+
+def test_a_published_speed_stands_beside_what_is_due(monkeypatch):
+    """It was measured with statistics of each device's own images: no collectives for those."""
+    need = step_time.Needs(12e9, 2e8, 1e8, 43_000_000, 80)
+    monkeypatch.setattr(plan, "needs", lambda *_: need)
+    header, rows = plan.time_rows(plan.NetworkPlan(("iresnet100",)))
+    first = dict(zip(header, rows[0], strict=True))
+    assert first["device"] == "8 × A100"
+    assert (first["classes"], first["published"], first["small"]) == ("618,000", "3,700", "0.0")
+    least = float(first["img/s"].split()[0].replace(",", ""))
+    assert float(first["of in turn"]) == pytest.approx(3700 / least, abs=0.006)
+    assert [row[-2] for row in rows[1:]] == ["–"] * 6
+    assert rows[1][header.index("small")] == "2.4"  # 2 · 80 · 15 µs
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--networks", "nonet"), "--networks nonet: choose among"),
+        (("--networks", "resnet20", "--batch", "9"), "pass a multiple of the 8 devices"),
         (("--preset", "nothing"), "--preset nothing: choose one of casia-r50"),
         (("--preset", "casia-r50", "--all-presets"), "one of them"),
         (("--all-presets", "--devices", "4"), "--devices is for --preset"),

@@ -67,6 +67,7 @@ def in_numpy(e, w, labels, scale, slopes, threshold=None, tiles=None, skip=0.0):
         np.sum(kept * cosine, axis=1),
         kept.sum(axis=1),
         np.max(np.where(target, -2.0, cosine), axis=1),
+        np.zeros(len(labels)),  # the binary sum
     )
     of_target, of_partition, of_sum = slopes
     finite = np.where(np.isfinite(partition), partition, 0.0)
@@ -101,7 +102,7 @@ def forwards_and_backwards(tiles, options, e, w, labels, scale, slopes):
             lambda *moved: class_sums(*moved[:2], labels, moved[2], CLASSES, options), e, w, scale
         )
         none = jnp.zeros_like(sums.target)
-        return sums, pull_back(type(sums)(*slopes, none, none))
+        return sums, pull_back(type(sums)(*slopes, none, none, none))
 
 
 def assert_same(found, wanted, rtol, atol):

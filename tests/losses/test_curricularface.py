@@ -41,7 +41,7 @@ def test_another_margin_in_place_of_the_authors(data):
 
 
 def test_hard_classes_are_lessened_early_and_strengthened_late():
-    cosine, threshold = np.float32([[0.5, 0.1]]), np.float32([0.3])
+    cosine, threshold = np.float32([[0.5, 0.1]]), np.float32([[0.3]])
     change = jax.jit(curricular_cosines)
     assert change(cosine, threshold, np.float32(0.0)).tolist() == [[0.25, pytest.approx(0.1)]]
     late = [[pytest.approx(0.7), pytest.approx(0.1)]]

@@ -11,15 +11,20 @@ from arcface_jax.heads import shard_classes
 from arcface_jax.losses import (
     AdaFace,
     ArcFace,
+    Circle,
     Context,
     CurricularFace,
     ElasticFace,
     ElasticFacePlus,
     Intra,
+    KappaFace,
     MagFace,
     NormFace,
     Triplet,
+    UniFace,
+    UniTSFace,
 )
+from tests.in_numpy import unshard
 from tests.losses.conftest import make_data
 
 DEVICES, LOSSES = (
@@ -34,6 +39,10 @@ DEVICES, LOSSES = (
         "normface": NormFace(learn_scale=True, label_smoothing=0.1),
         "arcface": ArcFace(sub_centers=2, filter_threshold=0.3),
         "triplet": Triplet(),
+        "circle": Circle(scale=16.0, label_smoothing=0.1, sub_centers=2),
+        "kappaface": KappaFace(decay=0.5),
+        "uniface": UniFace(scale=16.0),
+        "unitsface": UniTSFace(scale=16.0),
     },
 )
 RUNS = [
@@ -45,19 +54,21 @@ RUNS = [
     *((name, "vmap", False) for name in ("elasticface", "triplet")),
     *((name, "vmap", True) for name in ("magface", "intra", "normface", "arcface", "elasticface+")),
     *(("adaface", mapping, True) for mapping in ("pmap", "shard_map")),
+    *((name, "vmap", True) for name in ("circle", "unitsface")),
+    *((name, "shard_map", True) for name in ("curricularface", "kappaface", "uniface")),
 ]
 
 
 def on_device(loss, axis, split, params, embeddings, labels):
-    """(gradient by the embeddings of the sum of these losses, the output)."""
+    """(gradients by embeddings and parameters of the sum of these losses, the output)."""
     over = {"axis_name": axis, "num_classes": 5, "chunk": 2} if split else {}
     context = Context(key=jax.random.key(0), axis_name=axis)
 
-    def total(e):
-        out = loss(params, loss.init(), e, labels, context, **over)
+    def total(e, params):
+        out = loss(params, loss.init_state(5), e, labels, context, **over)
         return out.loss.sum(), out
 
-    return jax.grad(total, has_aux=True)(embeddings)
+    return jax.grad(total, argnums=(0, 1), has_aux=True)(embeddings, params)
 
 
 @pytest.fixture(scope="module")
@@ -84,27 +95,38 @@ def on_one(problem):
 @pytest.mark.parametrize(("name", "mapping", "split"), RUNS)
 def test_many_devices_agree_with_one(problem, on_one, name, mapping, split):
     embeddings, labels, params_of = problem
-    loss, (gradient, out) = LOSSES[name], on_one(name)
+    loss, ((gradient, of_params), out) = LOSSES[name], on_one(name)
     params, one = params_of(loss), functools.partial(on_device, loss, "devices", split)
     if split:
         params["class_weights"] = shard_classes(params["class_weights"], DEVICES)
     if mapping == "shard_map":
         rows, everywhere = PartitionSpec("devices"), PartitionSpec()
-        params = {key: leaf.reshape(-1, leaf.shape[-1]) for key, leaf in params.items()}
+        if split:
+            flat = params["class_weights"].reshape(-1, *params["class_weights"].shape[2:])
+            params["class_weights"] = flat
+        specs = dict.fromkeys(params, everywhere)
+        specs |= {"class_weights": rows} if split else {}
         mapped = jax.shard_map(  # which checks that the state is the same everywhere
             one,
             mesh=jax.make_mesh((DEVICES,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,)),
-            in_specs=({"class_weights": rows if split else everywhere}, rows, rows),
-            out_specs=(rows, type(out)(rows, everywhere, rows, rows)),
+            in_specs=(specs, rows, rows),
+            out_specs=((rows, specs), type(out)(rows, everywhere, rows, rows)),
         )
-        many_gradient, many = jax.jit(mapped)(params, embeddings, labels)
+        (many_gradient, many_of_params), many = jax.jit(mapped)(params, embeddings, labels)
     else:
         axes = ({key: 0 if split and key == "class_weights" else None for key in params}, 0, 0)
         map_of = {"pmap": jax.pmap, "vmap": lambda *a, **k: jax.jit(jax.vmap(*a, **k))}[mapping]
-        many_gradient, many = map_of(one, in_axes=axes, axis_name="devices")(
+        (many_gradient, many_of_params), many = map_of(one, in_axes=axes, axis_name="devices")(
             params, embeddings.reshape(DEVICES, 2, 6), labels.reshape(DEVICES, 2)
         )
     np.testing.assert_allclose(many_gradient.reshape(8, 6), gradient, rtol=1e-3, atol=1e-4)
+    for key, wanted in of_params.items():
+        found = many_of_params[key]
+        if split and key == "class_weights":
+            found = unshard(found.reshape(DEVICES, 2, *wanted.shape[1:]), 5)
+        elif mapping != "shard_map":
+            found = found.sum(axis=0)
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=2e-3)
     np.testing.assert_allclose(many.loss.reshape(8), out.loss, rtol=1e-4, atol=1e-5)
     for everywhere, once in zip(
         jax.tree.leaves(many.state), jax.tree.leaves(out.state), strict=True

@@ -21,8 +21,11 @@ from arcface_jax.losses import (
     MarginSoftmax,
     adaface_loss,
     angular_triplet_loss,
+    circle_eta,
+    circle_psi,
     combination_loss,
     curricularface_loss,
+    divided_angle,
     elasticface_loss,
     loss_class,
     loss_name,
@@ -31,8 +34,18 @@ from arcface_jax.losses import (
     softmax_loss,
     sphereface2_loss,
     uniface_loss,
+    uss_loss,
 )
-from arcface_jax.margins import arcface, cm1, cm2, cosface, normface, sphereface
+from arcface_jax.margins import (
+    arcface,
+    cm1,
+    cm2,
+    cosface,
+    expface,
+    normface,
+    sphereface,
+    x2softmax,
+)
 from tests import in_numpy, processes
 
 FIXED = {
@@ -51,6 +64,18 @@ ELASTIC = {
 }
 
 
+STRAIGHT = {"gradient": "straight_through"}
+OF_ANGLE = {
+    "expface": (expface(**STRAIGHT), lambda t: np.cos(np.pi * (t / np.pi) ** 0.7)),
+    "x2softmax": (x2softmax(**STRAIGHT), lambda t: 0.65 - 0.9 * t**2),
+    "sphereface_r": (
+        sphereface(1.5, past_pi="clip", **STRAIGHT),
+        lambda t: np.cos(np.minimum(1.5 * t, np.pi)),
+    ),
+}
+SCALES = {"sphereface_r": 30.0, "sphereface_r_v2": 30.0, "circle": 256.0, "softmax": 1.0}
+
+
 def as_function(name, params, state, e, y, key):
     """(loss [N], new state) from the function that the object stands for, with its defaults."""
     w = params.get("class_weights")
@@ -58,6 +83,12 @@ def as_function(name, params, state, e, y, key):
         return margin_softmax_loss(e, w, y, psi=FIXED[name][0]), state
     if name in ELASTIC:
         return elasticface_loss(e, w, y, key, **ELASTIC[name]), state
+    if name in OF_ANGLE:
+        scale = SCALES.get(name, 64.0)
+        return margin_softmax_loss(e, w, y, psi=OF_ANGLE[name][0], scale=scale), state
+    if name == "kappaface":  # of which there is none
+        out = LOSSES[name]()(params, state, e, y)
+        return out.loss, out.state
     if name in ("adaface", "curricularface"):
         function = adaface_loss if name == "adaface" else curricularface_loss
         loss, new = function(e, w, y, state[name])
@@ -71,6 +102,20 @@ def as_function(name, params, state, e, y, key):
         "inter": lambda: combination_loss(e, w, y, psi=normface(), inter_weight=1.0),
         "intertopk": lambda: LOSSES["intertopk"]()({"class_weights": w}, {}, e, y).loss,
         "triplet": lambda: angular_triplet_loss(e, y),
+        "sphereface_r_v2": lambda: margin_softmax_loss(
+            e, w, y, psi=normface(), eta=lambda c: divided_angle(c, 1.5, **STRAIGHT), scale=30.0
+        ),
+        "circle": lambda: margin_softmax_loss(
+            e,
+            w,
+            y,
+            psi=lambda c: circle_psi(c, 0.25),
+            eta=lambda c: circle_eta(c, 0.25),
+            scale=256.0,
+        ),
+        "unitsface": lambda: (
+            margin_softmax_loss(e, w, y, psi=cosface(0.4)) + uss_loss(e, y, params["bias"])
+        ),
     }[name](), state
 
 
@@ -89,7 +134,7 @@ def as_numpy(name, params, e, y, drawn):
         nearest = np.nanargmax(cosine, axis=1)
         positive = np.where(same, cosine, 0.0).sum(axis=1) / np.maximum(same.sum(axis=1), 1)
         return in_numpy.triplet(e, y, 0.35, "semi_hard"), positive, y[nearest] == y, []
-    w, state, penalty, scale = params["class_weights"], [], 0.0, 64.0
+    w, state, penalty, scale = params["class_weights"], [], 0.0, SCALES.get(name, 64.0)
     cosine, norms = in_numpy.cosines(e, w), np.linalg.norm(e, axis=1)
     mine, scores = in_numpy.own(cosine, y), cosine
     target, entering = mine, cosine
@@ -108,7 +153,19 @@ def as_numpy(name, params, e, y, drawn):
         entering, target = (np.cos(np.arccos(c) + m) for c, m in ((cosine, -0.06), (mine, 0.2)))
     elif name == "softmax":
         entering = scores = e @ w.T + params["bias"]
-        target, scale = in_numpy.own(scores, y), 1.0
+        target = in_numpy.own(scores, y)
+    elif name in OF_ANGLE:
+        target = OF_ANGLE[name][1](np.arccos(mine))
+    elif name == "sphereface_r_v2":
+        entering = np.cos(np.arccos(cosine) / 1.5)
+    elif name == "circle":
+        entering = np.maximum(cosine + 0.25, 0) * (cosine - 0.25)
+        target = (1.25 - mine) * (mine - 0.75)
+    elif name == "kappaface":
+        factors, *state = in_numpy.kappaface(mine, y, len(w), e.shape[1])
+        target = np.cos(np.arccos(mine) + 0.8 * factors[y])
+    elif name == "unitsface":
+        target, penalty = mine - 0.4, in_numpy.uss(e, y, params["bias"], 64.0, 0.1)
     elif name == "intra":
         penalty = np.arccos(mine) / np.pi
     elif name == "inter":
@@ -138,15 +195,17 @@ def test_the_object_its_function_and_numpy_agree_and_padding_is_ignored(data, na
         params |= {"class_weights": weights} if "class_weights" in params else {}
         params |= {"bias": np.linspace(-1.0, 1.0, 5)} if name == "softmax" else {}
 
+        start = loss.init_state(5)
+
         def total(params, e, labels):
-            out = loss(params, loss.init(), e, labels, Context(key=key))
+            out = loss(params, start, e, labels, Context(key=key))
             return out.loss.sum(), out
 
         @jax.jit
         def run(params, e, labels):
             gradients, out = jax.grad(total, argnums=(0, 1), has_aux=True)(params, e, labels)
             drawn = jax.random.normal(key, (10,), jnp.float64)
-            return gradients, out, as_function(name, params, loss.init(), e, labels, key), drawn
+            return gradients, out, as_function(name, params, start, e, labels, key), drawn
 
         results = jax.device_get(run(params, embeddings, labels))
         ignored = jax.device_get(run(params, embeddings, np.full_like(labels, -1)))
@@ -156,7 +215,7 @@ def test_the_object_its_function_and_numpy_agree_and_padding_is_ignored(data, na
     assert [part.shape for part in out if isinstance(part, np.ndarray)] == [(10,)] * 3
     np.testing.assert_allclose(out.loss, function_loss, rtol=1e-12)
     jax.tree.map(np.testing.assert_array_equal, out.state, function_state)
-    assert jax.tree.structure(out.state) == jax.tree.structure(loss.init())
+    assert jax.tree.structure(out.state) == jax.tree.structure(start)
     np.testing.assert_allclose(out.loss[:8], wanted[0], rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(out.target_cosine[:8], wanted[1], atol=1e-12)
     np.testing.assert_array_equal(out.hit[:8], wanted[2])
@@ -250,7 +309,7 @@ BAD = {
         "past_pi": ("wrap",),
     },
     "curricularface": {
-        "scale": (0.0,),
+        **SOFTMAX,
         "margin": (-0.1,),
         "past_pi": ("wrap",),
         "decay": (2.0,),
@@ -267,6 +326,26 @@ BAD = {
     "inter": {**SOFTMAX, "weight": (-1.0,)},
     "intertopk": {**WARMED, **ANGULAR, "top_k": (0,), "top_margin": (-0.1, 4.0)},
     "triplet": {"margin": (-0.35, 4.0), "mining": ("easy",)},
+    "sphereface_r": {**WARMED, **ANGULAR},
+    "sphereface_r_v2": {**SOFTMAX, "margin": (0.0, 11.0), "gradient": ("none",)},
+    "expface": {**SOFTMAX, "margin": (0.0, 1.5), "gradient": ("none",)},
+    "x2softmax": {
+        **SOFTMAX,
+        "a": (0.0, 0.9, -101.0),
+        "h": (0.5, -4.0),
+        "k": (-2.0, 1.5),
+        "gradient": ("none",),
+    },
+    "circle": {**SOFTMAX, "margin": (-0.1, 1.5)},
+    "kappaface": {
+        **SOFTMAX,
+        "margin": (-0.1, 4.0),
+        "temperature": (0.0, 1.5),
+        "concentration_share": (-0.1, 1.5),
+        "decay": (-0.1, 1.5),
+        "gradient": ("none",),
+    },
+    "unitsface": {**WARMED, "margin": (-0.1, 2.5), "pair_margin": (-0.1, 2.5)},
 }
 
 
@@ -301,13 +380,18 @@ def test_the_expected_first_loss_is_near_the_mean_of_an_untrained_network(name):
     loss = cls(scale=16.0) if issubclass(cls, MarginSoftmax) else cls()
     generator = np.random.default_rng(4)
     embeddings = generator.normal(size=(512, dim)).astype(np.float32)
-    labels = np.arange(512) % 128 if name == "triplet" else generator.integers(0, classes, 512)
+    labels = generator.integers(0, classes, 512)
+    if name in ("triplet", "unitsface"):
+        labels = np.arange(512) % 128
+    if name == "unitsface":  # whose negatives cost more the more they are
+        embeddings, labels = embeddings[:128], labels[:128] % 32
 
     @jax.jit
     def first_loss(embeddings, labels):
         params = loss.init_params(jax.random.key(3), classes, dim)
         context = Context(key=jax.random.key(6))
-        return loss(params, loss.init(), embeddings, labels, context).loss.mean()
+        start = loss.init_state(classes)
+        return loss(params, start, embeddings, labels, context).loss.mean()
 
     measured = float(first_loss(embeddings, labels))
     assert loss.expected_initial_loss(classes, dim) == pytest.approx(measured, rel=0.1)

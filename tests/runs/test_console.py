@@ -53,8 +53,11 @@ def test_the_note_goes_by_the_set_with_the_fewest_pairs():
 @pytest.mark.parametrize(
     ("tars", "cells"),
     [
-        ({"0.01": 0.5, "0.001": 0.4, "0.0001": 0.3}, ["50.00", "40.00", "30.00"]),
-        ({"0.01": 0.5}, ["50.00", "–", "–"]),
+        (
+            {"0.1": 0.6, "0.01": 0.5, "0.001": 0.4, "0.0001": 0.3},
+            ["60.00", "50.00", "40.00", "30.00", "–"],
+        ),
+        ({"0.1": 0.6, "0.01": 0.5}, ["60.00", "50.00", "–", "–", "–"]),
         ({}, []),
     ],
 )
@@ -67,6 +70,16 @@ def test_a_table_of_all_pairs_where_they_were_scored(tars, cells):
     if cells:
         line = [one.split("│")[1:-1] for one in printed.splitlines() if "after 4 steps" in one][-1]
         assert [cell.strip() for cell in line] == ["after 4 steps", *cells]
+
+
+def test_few_drawn_pairs_say_nothing_where_all_were_scored():
+    console = Console(file=io.StringIO(), width=120)
+    scored = numbers(0.8, 80) | {"all_pairs_tar@far=0.1": 0.6}
+    print_results(console, {0: scored, 4: scored})
+    printed = console.file.getvalue()
+    assert "60.00" in printed
+    assert "40.00%" not in printed
+    assert "Note" not in printed
 
 
 @pytest.mark.parametrize("expected", [None, 12.5])

@@ -5,7 +5,17 @@ import dataclasses
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.losses import ArcFace, CurricularFace, Intra, MagFace, NormFace, Triplet
+from arcface_jax.losses import (
+    ArcFace,
+    Circle,
+    CurricularFace,
+    Intra,
+    MagFace,
+    NormFace,
+    Softmax,
+    Triplet,
+    UniFace,
+)
 from arcface_jax.training.config import (
     Config,
     HeadConfig,
@@ -23,7 +33,10 @@ FUSED = dataclasses.replace(CHUNKED, update="fused")
 @pytest.mark.parametrize(
     ("loss", "head", "named"),
     [
-        (CurricularFace(), HeadConfig("sharded"), "head.kind sharded has no loss.name curricularf"),
+        (Softmax(), HeadConfig("sharded"), "head.kind sharded has no loss.name softmax"),
+        (CurricularFace(), FUSED, "head.update fused has no loss.name curricularface"),
+        (UniFace(), FUSED, "head.update fused has no loss.name uniface"),
+        (Circle(), HeadConfig("chunked", kernel="pallas"), "head.kernel pallas has no loss.name c"),
         (ArcFace(), HeadConfig(sample_rate=0.5), "head.sample_rate 0.5 does nothing with head.kin"),
         (ArcFace(), HeadConfig(chunk=5), "head.chunk 5 does nothing with head.kind dense"),
         (ArcFace(), HeadConfig("chunked", chunk=0), "head.chunk is 0"),

@@ -159,6 +159,8 @@ NAMES = (
     "triplet",
     "sphereface2",
     "uniface",
+    "kappaface",
+    "unitsface",
 )
 
 
@@ -200,6 +202,12 @@ SLOW = pytest.mark.slow
         pytest.param(loss_named("magface"), SHARDED, 2, False, marks=SLOW),
         pytest.param(loss_named("elasticface_plus"), SHARDED, 4, False, marks=SLOW),
         pytest.param(loss_named("intra"), SHARDED, 4, False, marks=SLOW),
+        *(
+            pytest.param(loss_named(name), SHARDED, 4, False, marks=SLOW)
+            for name in ("curricularface", "sphereface2", "kappaface", "unitsface")
+        ),
+        pytest.param(loss_named("uniface"), SHARDED, 2, True, marks=SLOW),
+        pytest.param(loss_named("circle"), fused(SHARDED), 4, False, marks=SLOW),
         (ALL, SHARDED, 2, False),
         (ALL, fused(SHARDED), 2, False),
     ],
