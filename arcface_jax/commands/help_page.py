@@ -99,7 +99,7 @@ class Page:
         if short and self.common is not None:
             by_name = {one.name[2:]: one for one in others}
             others = [by_name[name] for name in self.common if name in by_name]
-        words = ["NAME"] if self.verbs else []
+        words = ["ACTION"] if self.verbs else []
         words += [one.name for one in positional] + ["[options]"]
         documentation = spell_commands(self.documentation)
         lines = [f"usage: {' '.join([command(self.name), *words])}"]
