@@ -149,8 +149,10 @@ def take_loss(config: Config, arguments: list[str]) -> tuple[Config, list[str]]:
         option = argument.partition("=")[0]
         field = option.removeprefix("--loss.").replace("-", "_")
         if option.startswith("--loss.") and field.removeprefix("no_") not in known:
-            near = nearest(field, known)
-            remedy = f"did you mean --loss.{near}?" if near else f"it has {', '.join(known)}"
+            others = {one.name for each in LOSSES.values() for one in dataclasses.fields(each)}
+            near = "" if field in others else nearest(field, known)  # of another loss: no slip
+            meant = f"did you mean --loss.{near.replace('_', '-')}?"
+            remedy = meant if near else f"it has {', '.join(known)}"
             raise InputError(f"{option}: loss.name {name} has no {field}; {remedy}")
     choices = (
         "Loss: arcface, cosface, adaface, magface … Its own options stand beside it here. "

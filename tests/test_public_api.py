@@ -112,3 +112,17 @@ def test_a_changed_signature_shows():
 def test_all_names_the_public_ones_where_a_module_says_it():
     for module in map(importlib.import_module, MODULES):
         assert sorted(getattr(module, "__all__", public_names(module))) == public_names(module)
+
+
+def test_what_a_package_gathers_is_exported():
+    """Or a user's type checker calls it private."""
+    for module in map(importlib.import_module, MODULES):
+        gathered = {
+            alias.asname or alias.name
+            for node in ast.parse(inspect.getsource(module)).body
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("arcface_jax")
+            for alias in node.names
+        }
+        if hasattr(module, "__path__"):
+            assert gathered <= set(module.__all__), module.__name__
+            assert len(set(module.__all__)) == len(module.__all__)

@@ -165,8 +165,10 @@ def _texts_of(path: pathlib.Path, arrays: Mapping[str, np.ndarray], name: str) -
 
 def _people_of(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> list[str] | None:
     """As the command embed writes them; an array of another length is about something else."""
-    fits = np.shape(arrays.get("identities")) == (len(arrays["embeddings"]),)
-    return _texts_of(path, arrays, "identities") if fits else None
+    names = arrays.get("identities")
+    if names is None or names.shape != (len(arrays["embeddings"]),):
+        return None
+    return _texts_of(path, arrays, "identities")
 
 
 def _whole_numbers(values: np.ndarray, name: str, kind: str, size: int | None = None) -> np.ndarray:

@@ -36,3 +36,23 @@ __all__ = [
     "unshard_classes",
     "unshard_head",
 ]
+
+__all__ = [
+    "ClassSample",
+    "HeadState",
+    "HeadStep",
+    "RowSgd",
+    "add_classes",
+    "class_means",
+    "drop_classes",
+    "fused_head_step",
+    "hard_classes",
+    "init_head",
+    "merge_classes",
+    "partition_recall",
+    "sample_classes",
+    "shard_classes",
+    "shard_head",
+    "unshard_classes",
+    "unshard_head",
+]

@@ -212,12 +212,12 @@ def wide_product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.einsum(equation, a, b, preferred_element_type=head_dtype(a, b))
 
 
-def bias_apart(*arrays: Any, dtype: Any) -> Any:
+def bias_apart(*args: Any, dtype: Any = None, inexact: bool = True) -> list[Any]:
     """How an `nn.Dense` or `nn.Conv` promotes (x, kernel, bias): the factors to `dtype`, the bias
     not at all. So its gradient, a sum over a batch, is summed in float32, which the result is in.
     """
-    *factors, bias = arrays
-    return *promote_dtype(*factors, dtype=dtype), bias
+    *factors, bias = args
+    return [*promote_dtype(*factors, dtype=dtype, inexact=inexact), bias]
 
 
 class ConvNorm(nn.Module):

@@ -7,3 +7,11 @@
 from arcface_jax.training.sharding import Placement
 from arcface_jax.training.state import DATA_AXIS, TrainState, initial_state
 from arcface_jax.training.step import make_step
+
+__all__ = [
+    "DATA_AXIS",
+    "Placement",
+    "TrainState",
+    "initial_state",
+    "make_step",
+]

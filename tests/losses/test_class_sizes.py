@@ -14,6 +14,7 @@ from arcface_jax.losses import (
     ArcFace,
     Context,
     CosFace,
+    MarginSoftmax,
     NormFace,
     margins_by_size,
     weights_by_size,
@@ -74,24 +75,17 @@ def test_weights_by_hand():
 SHARE = margins_in_numpy(COUNTS, 0.1, 1.0, 0.25)
 
 
-WITHOUT = ("normface", "intra", "inter", "circle", "expface", "sphereface_r_v2", "x2softmax")
-"""Losses without numbers m1, m2, m3 that a share could be taken of."""
-
-WITH = (
-    *("arcface", "sphereface", "cosface", "cm1", "cm2", "adaface", "magface"),
-    *("elasticface", "elasticface_plus", "elasticface_cos", "elasticface_cos_plus"),
+@pytest.mark.parametrize(
+    "name", [name for name, one in LOSSES.items() if issubclass(one, MarginSoftmax)]
 )
-
-
-@pytest.mark.parametrize("name", WITH + WITHOUT)
 def test_every_margin_softmax_has_the_share_of_its_margin(data, name):
     embeddings, weights, labels = data
     loss, share = LOSSES[name](margin_by_size=0.25), SHARE[labels]
     cosine = own(cosines(embeddings, weights), labels).astype(np.float32)
     key, norms = jax.random.key(3), np.linalg.norm(embeddings, axis=1)
-    context = Context(key=key, class_counts=COUNTS)
-    _, context = loss.begin(loss.init(), embeddings, labels, context)
-    if name in WITHOUT:
+    context = Context(key=key, class_counts=COUNTS, target=cosine)
+    _, context = loss.begin(loss.init_state(5), embeddings, labels, context)
+    if name in ("normface", "intra", "inter", "circle", "expface", "sphereface_r_v2", "x2softmax"):
         with pytest.raises(InputError, match=r"margin_by_size 0.25 does nothing for \w+, whose"):
             loss.sized_psi(context, 5)
         return
@@ -101,6 +95,14 @@ def test_every_margin_softmax_has_the_share_of_its_margin(data, name):
     elif name == "magface":
         margins = share * (0.45 + 0.35 / 100 * (norms.clip(10, 110) - 10))
         wanted = np.where(cosine > 0, np.cos(np.arccos(cosine) + margins), cosine)
+    elif name == "kappaface":
+        wanted = np.cos(np.arccos(cosine) + share * np.asarray(loss.psi(context).m2))
+    elif name == "curricularface":
+        past = np.arccos(cosine) + share * 0.5 > np.pi
+        linear = cosine - share * 0.5 * np.sin(share * 0.5)
+        wanted = np.where(past, linear, np.cos(np.arccos(cosine) + share * 0.5))
+    elif name == "sphereface_r":
+        wanted = np.cos(np.minimum((1 + share * 0.5) * np.arccos(cosine), np.pi))
     elif name.startswith("elasticface"):
         drawn = loss.psi(context).draw(cosine)
         assert np.std(drawn) > 0

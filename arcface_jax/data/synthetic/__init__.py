@@ -6,3 +6,7 @@
 from arcface_jax.data.synthetic.faces import SyntheticFaces
 
 __all__ = ["SyntheticFaces"]
+
+__all__ = [
+    "SyntheticFaces",
+]
