@@ -492,4 +492,4 @@ class MarginSoftmax(Loss):
         log_sum = mean_log_sum(scale * targets, shares, scale * values, weights, seen - 1)
         others, target = (seen - 1) * float(weights @ values), float(shares @ targets)
         wanted = (1.0 - smoothing) * target + smoothing * (target + others) / seen
-        return float(each.mean()) * (log_sum - scale * wanted) + penalty
+        return log_sum - scale * wanted + penalty  # a training image weighs 1 on average

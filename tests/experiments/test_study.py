@@ -200,13 +200,9 @@ def test_a_long_tail_falls_from_the_largest_class_to_the_smallest_and_leaves_a_q
 
 
 def test_one_image_a_class_stays_in_training():
-    data = RunData(
-        MemorySource(
-            np.zeros((3, 4, 4, 3), np.uint8), np.arange(3, dtype=np.int32), list("abc"), ""
-        ),
-        (),
-        "",
-    )
+    images, labels = np.zeros((3, 4, 4, 3), np.uint8), np.arange(3, dtype=np.int32)
+    source = MemorySource(images, labels, list("abc"), "print", kept=np.arange(3))
+    data = RunData(source, (), "print")
     thin, rest = long_tailed(data, 15.0, 0)
     assert (len(thin.train), len(rest)) == (3, 0)
 
