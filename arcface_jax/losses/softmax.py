@@ -52,7 +52,14 @@ from arcface_jax.losses.class_sizes import (
     margins_by_size,
     weights_by_size,
 )
-from arcface_jax.losses.loss import AT_START, Context, Loss, LossOutput, simulated_batch
+from arcface_jax.losses.loss import (
+    AT_START,
+    Context,
+    Loss,
+    LossOutput,
+    loss_name,
+    simulated_batch,
+)
 from arcface_jax.losses.untrained import mean_log_sum, random_cosines
 from arcface_jax.margins import ARCFACE, CombinedMargin, Psi
 
@@ -357,8 +364,8 @@ class MarginSoftmax(Loss):
         fixed = isinstance(psi, CombinedMargin) and not jax.tree.leaves(psi)
         if (fixed and psi.scaled(0.0) == psi) or not hasattr(psi, "scaled"):
             raise InputError(
-                f"margin_by_size {self.margin_by_size:g} does nothing for {type(self).__name__}, "
-                "whose psi has no margin m1, m2 or m3; leave it out"
+                f"margin_by_size {self.margin_by_size:g} does nothing for loss.name "
+                f"{loss_name(self)}, whose psi has no margin m1, m2 or m3; leave it out"
             )
         counts = check_counts(context.class_counts, num_classes)
         share = margins_by_size(counts, self.margin_of_largest, 1.0, self.margin_by_size)

@@ -154,7 +154,7 @@ def test_planned_memory_is_drawn_beside_what_a_device_has():
         [[10, 1], [100, 9]],
         [[10, 0.5]],
     ]
-    assert [text.get_text() for text in axes.texts] == ["4 GiB"]
+    assert [text.get_text() for text in axes.texts] == ["the device has 4 GiB"]
     with pytest.raises(InputError, match="plans has no head"):
         planned_memory({}, device=4.0)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 import re
 import sys
 import types
@@ -224,12 +225,13 @@ def test_presets_are_listed(capsys, monkeypatch):
 def test_the_data_come_from_the_command_line(tmp_path):
     with pytest.raises(InputError, match="nothing is verified"):
         load_data(train.parse(["ms1mv3-r50"]).data, 0)
+    sets = [str(tmp_path / name) for name in ("lfw.bin", "cfp_fp.bin")]
+    for path in sets:
+        pathlib.Path(path).touch()
     with pytest.raises(InputError, match=r"data\.root is missing: --data\.source auto needs"):
-        load_data(train.parse(["ms1mv3-r50", "--data.verify", "lfw.bin"]).data, 0)
-    config = train.parse(
-        ["ms1mv3-r50", "--data.root", str(tmp_path), "--data.verify", "lfw.bin", "cfp_fp.bin"]
-    )
-    assert config.data.verify == ("lfw.bin", "cfp_fp.bin")
+        load_data(train.parse(["ms1mv3-r50", "--data.verify", *sets]).data, 0)
+    config = train.parse(["ms1mv3-r50", "--data.root", str(tmp_path), "--data.verify", *sets])
+    assert config.data.verify == tuple(sets)
     halved = train.parse(["ms1mv3-r50", "--run.batch-size", "512"])
     assert peak_learning_rate(halved.optimiser, halved.run.batch_size) == pytest.approx(0.05)
 
