@@ -118,7 +118,8 @@ def test_the_wheel_has_the_package_and_the_commands_alone(built):
             wheel.read(name).decode() for name in wheel.namelist() if name.endswith("/METADATA")
         )
     commands = {f"arcface_jax/{file}" for file in tracked("experiments")}
-    assert names == tracked("arcface_jax") | commands | {"arcface_jax/py.typed"}
+    data = {"arcface_jax/py.typed", "arcface_jax/commands/pages.json"}
+    assert names == tracked("arcface_jax") | commands | data
     assert set(EXTRAS) == set(re.findall(r"(?m)^Provides-Extra: (\w+)$", metadata))
     needed = [
         line.partition(">=")[0]

@@ -35,12 +35,12 @@ def quick(monkeypatch):
 
 
 @pytest.mark.slow
-def test_killed_eight_times_ends_bit_identical(place):
+def test_killed_five_times_ends_bit_identical(place):
     """`python -m experiments.reliability` kills more often."""
-    tally = kills(place, times=8, seed=1)
-    assert (tally.times, tally.lost) == (8, [])
+    tally = kills(place, times=5, seed=1)
+    assert (tally.times, tally.lost) == (5, [])
     in_a_save = int(tally.what.split(", ")[1].split()[0])
-    assert in_a_save >= 2
+    assert in_a_save >= 1
 
 
 @pytest.mark.slow
