@@ -50,6 +50,14 @@ class Reporter(Protocol):
         """A verification, see `Verifier.verify`, and the best so far, see `best_so_far`."""
 
 
+class Quiet:
+    """A `Reporter` that tells nobody."""
+
+    def _nothing(self, *_: object) -> None: ...
+
+    says = first_loss = progress = verified = _nothing
+
+
 @dataclasses.dataclass(frozen=True)
 class RunResult:
     """What a run found.

@@ -18,7 +18,7 @@ import jax
 from arcface_jax.errors import printable
 from arcface_jax.files import write_whole
 from arcface_jax.progress import clock, in_words
-from arcface_jax.runs.loop import BEST_BY, Reporter
+from arcface_jax.runs.loop import BEST_BY, Quiet, Reporter
 from arcface_jax.runs.run_folder import STATUS_FILE, finite
 from arcface_jax.runs.stopping import Stopped
 from arcface_jax.runs.verifier import Numbers, by_set
@@ -51,7 +51,7 @@ class Watch:
     command: str | None = None
 
     def __post_init__(self) -> None:
-        self._reporter: Reporter | None = None
+        self._reporter: Reporter = Quiet()
         self._active = jax.process_index() == 0  # one of several tells
         self._status: dict[str, Any] = {
             "state": "running",
@@ -99,18 +99,15 @@ class Watch:
 
     def says(self, message: str) -> None:
         """Passes it on."""
-        if self._reporter is not None:
-            self._reporter.says(message)
+        self._reporter.says(message)
 
     def first_loss(self, seen: float, expected: float | None) -> None:
         """Passes it on."""
-        if self._reporter is not None:
-            self._reporter.first_loss(seen, expected)
+        self._reporter.first_loss(seen, expected)
 
     def progress(self, step: int, metrics: dict[str, float]) -> None:
         """Notes step, numbers and the estimated end; tells of bad steps."""
-        if self._reporter is not None:
-            self._reporter.progress(step, metrics)
+        self._reporter.progress(step, metrics)
         with self._lock:
             now = self._heard()
             if self._first_step is None:
@@ -127,12 +124,10 @@ class Watch:
                 self._event(
                     "bad_steps", f"step {step}: {new} more steps were skipped, {bad_steps} in all"
                 )
-        self._write()
 
     def verified(self, step: int, numbers: Numbers, best: dict[str, tuple[int, float]]) -> None:
         """Notes the first set's accuracy and the best so far; tells if it has fallen."""
-        if self._reporter is not None:
-            self._reporter.verified(step, numbers, best)
+        self._reporter.verified(step, numbers, best)
         own, (best_step, best_accuracy) = by_set(numbers)[""], best[""]
         with self._lock:
             self._heard()
@@ -146,7 +141,6 @@ class Watch:
                 )
                 self._event("falling", message)
             self._fell = fell
-        self._write()
 
     def _heard(self) -> float:
         """The run is alive; returns the time."""
@@ -160,9 +154,15 @@ class Watch:
 
     def _beat(self) -> None:
         while not self._over.wait(SECONDS_BETWEEN_BEATS):
-            with self._lock:
-                self.look(clock())
-            self._write()
+            self.beat()
+
+    def beat(self) -> None:
+        """Looks at the run and writes the file: beside the training, which never waits for it but
+        at an event.
+        """
+        with self._lock:
+            self.look(clock())
+        self._write()
 
     def look(self, now: float) -> None:
         """Whether the run has stalled by now."""

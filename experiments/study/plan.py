@@ -130,6 +130,11 @@ class Plan:
         """Names of the data sets of parts losses, gradients and tail."""
         return (SYNTHETIC,) if self.omniglot is None else (SYNTHETIC, OMNIGLOT)
 
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds and the test seeds, each once."""
+        return tuple(dict.fromkeys(self.seeds + self.test_seeds))
+
     def config(self, data_set: str) -> Config:
         """The base for a data set."""
         config = changed(self.base, {"run.evaluate_every": max(1, self.base.run.steps // 2)})
@@ -154,7 +159,7 @@ class Plan:
         self, name: str, changes: Mapping[str, Any], data_set: str = SYNTHETIC, **options: Any
     ) -> Case:
         """A case on a data set; its name is that of the folder."""
-        seeds = tuple(dict.fromkeys(self.seeds + self.test_seeds)) if name in TESTED else self.seeds
+        seeds = self.all_seeds if name in TESTED else self.seeds
         watched = self.seeds[0] if name in WATCHED and data_set == SYNTHETIC else None
         config = changed(self.config(data_set), changes)
         return Case(
@@ -227,9 +232,8 @@ class Plan:
         return cases
 
     def _gradients(self) -> dict[str, Case]:
-        seeds = tuple(dict.fromkeys(self.seeds + self.test_seeds))
         return {
-            f"{data_set}/{label}": self.case(*case, data_set, seeds=seeds)
+            f"{data_set}/{label}": self.case(*case, data_set, seeds=self.all_seeds)
             for data_set in self.data_sets
             for label, case in GRADIENTS.items()
         }

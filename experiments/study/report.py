@@ -85,16 +85,20 @@ class Findings:
     runs: Mapping[str, Results]
     root: pathlib.Path
 
+    def by_data_set(self) -> dict[str, dict[str, Results]]:
+        """Those that have runs, of labels DATA SET/NAME, by both."""
+        found: dict[str, dict[str, Results]] = {}
+        for label, runs in self.runs.items():
+            if runs:
+                data_set, _, name = label.partition("/")
+                found.setdefault(data_set, {})[name] = runs
+        return found
+
 
 def losses_report(found: Findings) -> PartReport:
     """Table 2: the verification of every loss, with tests between those of more seeds."""
     texts, numbers, panels = [], {}, {}
-    for data_set in dict.fromkeys(label.split("/")[0] for label, one in found.runs.items() if one):
-        runs = {
-            label.split("/")[1]: one
-            for label, one in found.runs.items()
-            if label.startswith(f"{data_set}/")
-        }
+    for data_set, runs in found.by_data_set().items():
         tests = seed_differences(runs, TESTED[0], TESTED[1:])
         numbers[data_set] = {"losses": verification_numbers(runs), "tests": tests_by_name(tests)}
         header = ("loss", *COLUMNS.values())
@@ -279,12 +283,7 @@ def gradients_report(found: Findings) -> PartReport:
     header = ("gradient", *GRADIENT_COLUMNS.values(), "dimensions", "length of the mean")
     header += ("fitted, %", "Intra2, °", "Inter2, °")
     texts, numbers, figures = [], {}, {}
-    for data_set in dict.fromkeys(label.split("/")[0] for label, one in found.runs.items() if one):
-        runs = {
-            label.split("/")[1]: one
-            for label, one in found.runs.items()
-            if label.startswith(f"{data_set}/") and one
-        }
+    for data_set, runs in found.by_data_set().items():
         rows = []
         for name, one in runs.items():
             verified = [cell(percents(one, column)) for column in GRADIENT_COLUMNS]
@@ -356,14 +355,13 @@ next third, of the rest, and of all.
 def tail_report(found: Findings) -> PartReport:
     """A long tail: accuracy by class size, and what it gains on plain ArcFace."""
     texts, numbers = [], {}
-    for data_set in dict.fromkeys(label.split("/")[0] for label, one in found.runs.items() if one):
+    for data_set, cases in found.by_data_set().items():
         runs: dict[str, Results] = {  # as tables of verification have them
-            label.split("/")[1]: {
+            name: {
                 seed: {"verifications": {"0": last(one) | one["tail"]}}
                 for seed, one in seeds.items()
             }
-            for label, seeds in found.runs.items()
-            if label.startswith(f"{data_set}/") and seeds
+            for name, seeds in cases.items()
         }
         columns = TAIL_COLUMNS | {"accuracy": "unseen classes, pairs, %"}
         rows = [[name, *(cell(percents(one, c)) for c in columns)] for name, one in runs.items()]

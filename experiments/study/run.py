@@ -22,7 +22,7 @@ from arcface_jax.losses.subcenter import dominant_centres, subcenter_counts, wit
 from arcface_jax.models.embed import EmbedFunction, embed_images, make_embed_function
 from arcface_jax.runs.checkpoints import Checkpoints
 from arcface_jax.runs.dataset import RunData, create_sampler, load_data
-from arcface_jax.runs.loop import RunResult, train
+from arcface_jax.runs.loop import Quiet, RunResult, train
 from arcface_jax.runs.resume import restore
 from arcface_jax.runs.run_folder import RunFolder, finite
 from arcface_jax.runs.setup import Setup
@@ -220,14 +220,6 @@ def _only(data: RunData, kept: np.ndarray) -> RunData:
     train = _in_memory(data, "a part of the images")
     images, labels, number = train.images[kept], train.labels[kept], train.kept[kept]
     return _with_train(data, dataclasses.replace(train, images=images, labels=labels, kept=number))
-
-
-class Quiet:
-    """A `loop.Reporter` that tells nobody: the parent process reports whole runs."""
-
-    def _nothing(self, *_: object) -> None: ...
-
-    says = first_loss = progress = verified = _nothing
 
 
 def run_case(case: Case, root: pathlib.Path, seed: int) -> dict[str, Any]:

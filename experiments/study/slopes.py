@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from arcface_jax.cosine import normalise_rows
 from arcface_jax.losses import ArcFace, Context, LossOutput
 from arcface_jax.losses.loss import AT_START
-from arcface_jax.margins import Psi
+from arcface_jax.margins import Psi, straight_through
 
 _constant = jax.lax.stop_gradient
 
@@ -28,8 +28,8 @@ def with_slope(psi: Psi, rule: Callable[[jax.Array], Any]) -> Psi:
     """The values of psi, with rule(its slope) for a slope."""
 
     def changed(cosine: jax.Array) -> jax.Array:
-        value, slope = _constant((psi(cosine), jnp.asarray(rule(slope_of(psi, cosine)))))
-        return value + slope * (cosine - _constant(cosine))
+        slope = _constant(rule(slope_of(psi, cosine)))
+        return straight_through(slope * cosine, psi(cosine))
 
     return changed
 

@@ -60,12 +60,14 @@ def test_the_file_tells_step_numbers_and_the_end_to_expect(tmp_path, clock):
     clock[0] += 40.0  # a verification among them
     before = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     watch.progress(21, METRICS | {"loss": float("nan"), "bad_steps": 0.0})
+    watch.beat()
     found = status(tmp_path)
     assert (found["state"], found["step"], found["steps"]) == ("running", 21, 100)
     assert (found["loss"], found["images_per_second"]) == (None, 100.0)
     left = datetime.datetime.fromisoformat(found["expected_end"]) - before
     assert 157 <= left.total_seconds() <= 163  # 79 steps of 2 s
     watch.verified(21, verification(0.8), {"": (21, 0.8)})
+    watch.beat()
     assert status(tmp_path)["verification"] == {"step": 21, "accuracy": 0.8}
 
 
@@ -84,6 +86,7 @@ def test_a_run_that_is_silent_for_long_has_stalled_and_may_go_on(tmp_path, clock
     assert status(tmp_path)["message"] == "no news for 10 min 1 s, after step 2"
     clock[0] += 700.0
     watch.progress(3, METRICS)
+    watch.beat()
     assert status(tmp_path)["state"] == "running"
     assert SHORTEST_STALL == 300.0
 
@@ -154,6 +157,7 @@ def test_a_command_that_fails_is_said_once_and_harms_nothing(
 def test_a_disk_that_is_full_stops_nothing(tmp_path):
     watch = Watch(tmp_path / "gone", 9)
     watch.progress(1, METRICS)
+    watch.beat()
 
 
 def test_a_configuration_of_somebody_else_runs_no_command(tmp_path):
