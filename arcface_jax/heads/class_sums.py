@@ -50,6 +50,8 @@ class SumOptions:
       filter_threshold: wrong classes with a cosine above this are left out of the sums.
       precision: of the matrix products; see `arcface_jax.cosine.product`.
       binary: whether Σ ln(1 + e^{s·η_j}) is wanted in place of ln Σ e^{s·η_j}.
+      small_scale: that s ≤ 64, so that no e^{s·cosθ_j} over- or underflows float32, nor their sum,
+        and their largest need not be found first.
       kernel: xla, or pallas, which has tiles of its own in place of chunks.
       skip: of pallas, δ; see `arcface_jax.heads.pallas_sums`.
     """
@@ -61,6 +63,7 @@ class SumOptions:
     filter_threshold: float | None = None
     precision: str = "highest"
     binary: bool = False
+    small_scale: bool = False
     kernel: str = "xla"
     skip: float = 0.0
 
@@ -179,12 +182,14 @@ def _whole(
     scale = jnp.broadcast_to(scale, unit.shape[:1])
     values = _apply(eta, view.cosine)
     logits = scale[:, None] * values
-    lowest = -jax.lax.stop_gradient(scale)
-    largest = jax.lax.stop_gradient(jnp.max(jnp.where(kept, logits, lowest[:, None]), axis=1))
+    zeros = jnp.zeros_like(scale)
+    largest = zeros
+    if not options.small_scale:
+        lowest = -jax.lax.stop_gradient(scale)
+        largest = jax.lax.stop_gradient(jnp.max(jnp.where(kept, logits, lowest[:, None]), axis=1))
     # Masked before the exponential too, for a cosine that is not kept may be any number.
     shifted = jnp.where(kept, logits - largest[:, None], -jnp.inf)
     partition = jnp.sum(jnp.exp(shifted), axis=1)
-    zeros = jnp.zeros_like(scale)
     return ClassSums(
         target=jnp.sum(jnp.where(target, view.cosine, 0.0), axis=1),
         log_partition=log_partition(largest, zeros if options.binary else partition),
@@ -218,12 +223,15 @@ def _forward(
     valid: jax.Array,
     eta: Any,
 ) -> ClassSums:
-    """The sums chunk by chunk; the largest logit so far is subtracted before exponentials."""
+    """The sums chunk by chunk; the largest logit so far is subtracted before exponentials, unless
+    the scale is small.
+    """
     chunks = split_classes(weights.shape[0], options.chunk)
     axes = varying_axes(unit, weights, labels, scale, valid, eta)
     zeros = jnp.zeros(unit.shape[0], unit.dtype)
     scale = jnp.broadcast_to(scale, zeros.shape)
-    start = (-scale, zeros, zeros, zeros, zeros, zeros - 2.0, zeros)
+    shift = zeros if options.small_scale else -scale
+    start = (shift, zeros, zeros, zeros, zeros, zeros - 2.0, zeros)
 
     def add_chunk(
         index: Any, weights: jax.Array, carry: tuple[jax.Array, ...]
@@ -237,6 +245,8 @@ def _forward(
         logits = scale[:, None] * values
         if options.binary:
             binary_sum += _softplus_sum(logits, kept)
+        elif options.small_scale:
+            partition += jnp.sum(jnp.where(kept, jnp.exp(logits), 0.0), axis=1)
         else:
             largest = jnp.maximum(shift, jnp.max(jnp.where(kept, logits, -scale[:, None]), axis=1))
             exponentials = jnp.where(kept, jnp.exp(logits - largest[:, None]), 0.0)
@@ -427,6 +437,8 @@ def class_sums(
             )
         return pallas_sums(options, *vary_over(varying_axes(arguments), arguments))
     arguments += (Partial(unchanged) if eta is None else eta,)
+    if arguments[-1].func is not unchanged:
+        options = dataclasses.replace(options, small_scale=False)  # eta may be above 1
     if options.chunk is None:
         return _whole(options, *arguments)
     return _chunked(options, *vary_over(varying_axes(arguments), arguments))

@@ -109,6 +109,7 @@ def sum_options(
         cosine_sum=label_smoothing > 0.0,
         nearest_wrong=nearest_wrong,
         scale_gradient=isinstance(scale, jax.Array),
+        small_scale=isinstance(scale, (int, float)) and scale <= 64,
         filter_threshold=filter_threshold,
         precision=precision,
         binary=binary,

@@ -20,7 +20,7 @@ from arcface_jax.runs.loop import BEST_BY
 from arcface_jax.runs.setup import Setup
 from arcface_jax.runs.verifier import ALL_PAIRS, ALL_PAIRS_FARS, AVERAGE, Numbers, by_set
 from arcface_jax.training.optimisers import peak_learning_rate
-from arcface_jax.training.step import head_precision
+from arcface_jax.training.step import head_chunk, head_precision
 
 TABLE_FARS = (1e-2, 1e-3)
 """False accept rates of the closing table, for a set of which not all pairs were scored."""
@@ -193,7 +193,8 @@ def print_plan(console: Console, setup: Setup) -> None:
         )
         table.add_row("", f"scale {scale:g}; {needed}{advice}")
     head, precision = config.head, head_precision(config.head)
-    many = f"{head.chunk:,} classes at a time" if head.kernel == "xla" else "in tiles by Pallas"
+    chunks = f"{head_chunk(head):,} classes at a time"
+    many = chunks if head.kernel == "xla" else "in tiles by Pallas"
     words = [] if head.kind == "dense" else [many]
     words += [f"{head.sample_rate:.0%} of the classes a step"] if head.sample_rate < 1 else []
     words += [f"products in {precision} precision"] if precision != "highest" else []

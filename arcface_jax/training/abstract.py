@@ -23,6 +23,7 @@ from arcface_jax.training.config import Config
 from arcface_jax.training.head_plan import HeadSize, predicted_memory, predicted_operations
 from arcface_jax.training.program import Program, create_program
 from arcface_jax.training.state import TrainState, is_class_rows
+from arcface_jax.training.step import head_chunk
 
 DEVICE_COUNTS = (1, 8, 64)
 """Devices that memory is told for."""
@@ -264,7 +265,7 @@ def _head_size(program: Program, images: int, devices: int) -> HeadSize | None:
     size: dict[str, Any] = {
         "num_classes": rows,
         "dim": config.model.embedding_size,
-        "chunk": config.head.chunk,
+        "chunk": head_chunk(config.head),
     }
     if config.head.kind == "dense":
         return HeadSize("dense", batch=images * devices, devices=devices, **size)

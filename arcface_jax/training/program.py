@@ -267,7 +267,7 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
         raise InputError(
             f"head.kind {head.kind} has no loss.name {name}, which needs all logits; use dense"
         )
-    if head.chunk < 1:
+    if head.chunk is not None and head.chunk < 1:
         raise InputError(f"head.chunk is {head.chunk}; pass 1 or more classes")
     check_between("head.sample_rate", head.sample_rate, 0.0, 1.0, open_low=True)
     check_between("head.skip", head.skip, 0.0, 1.0)

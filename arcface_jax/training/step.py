@@ -13,6 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 from arcface_jax.cosine import head_dtype, normalise_rows, row_norms
 from arcface_jax.data.augment import example_keys
 from arcface_jax.heads import HeadStep, RowSgd, fused_head_step, sample_classes
+from arcface_jax.heads.chunks import ACCELERATOR_CHUNK, DEFAULT_CHUNK
 from arcface_jax.losses import Context, Loss, LossOutput
 from arcface_jax.training.config import HeadConfig
 from arcface_jax.training.state import DATA_AXIS, TrainState, class_row_specs, is_class_rows
@@ -278,6 +279,12 @@ def head_precision(head: HeadConfig) -> str:
     return head.precision or ("highest" if jax.default_backend() == "cpu" else "bfloat16")
 
 
+def head_chunk(head: HeadConfig) -> int:
+    """The most classes that a head takes at a time."""
+    default = DEFAULT_CHUNK if jax.default_backend() == "cpu" else ACCELERATOR_CHUNK
+    return default if head.chunk is None else head.chunk
+
+
 def loss_and_gradients(
     loss: Any,
     head: HeadConfig,
@@ -301,7 +308,7 @@ def loss_and_gradients(
     over: dict[str, Any] = {}
     if head.kind != "dense":
         tiled = {"kernel": head.kernel, "skip": head.skip}
-        over = {"chunk": head.chunk} if head.kernel == "xla" else tiled
+        over = {"chunk": head_chunk(head)} if head.kernel == "xla" else tiled
     if head.kind == "sharded":
         over |= {"axis_name": context.axis_name, "num_classes": num_classes}
     key, rounding_key = jax.random.split(context.key)
