@@ -21,6 +21,7 @@ from arcface_jax.commands.command import Count, Positive, table_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.files import write_whole
+from arcface_jax.heads.chunks import ACCELERATOR_CHUNK
 from arcface_jax.models import registry
 from arcface_jax.training.abstract import forward_operations
 from arcface_jax.training.step_time import PEAKS
@@ -30,7 +31,15 @@ from .report import BenchmarkOptions, Ratio, Record, Report, ratio_of_rounds
 
 HEADER = (
     *("what", "case", "batch", "classes", "precision", "images/s", "ms", "TFLOP/s"),
-    *("of product rate, %", "of peak, %", "planned GB", "compile, s", "× PyTorch", "note"),
+    *(
+        "of product rate, %",
+        "of peak, %",
+        "planned GB",
+        "held GB",
+        "compile, s",
+        "× PyTorch",
+        "note",
+    ),
 )
 
 
@@ -42,8 +51,8 @@ class AcceleratorBenchmark(BenchmarkOptions):
     """The whole ends after so long; what was not reached is named."""
     networks: tuple[str, ...] = ("iresnet50", "iresnet100", "vit_b")
     """Networks to step; beside PyTorch where it is installed and has the network (IResNet)."""
-    batches: tuple[Count, ...] = (128, 256, 512, 64)
-    """Images of a step, in the order of their measurement."""
+    batches: tuple[Count, ...] = (256, 512, 128, 64)
+    """Images of a step; the first of every network, then all else, then the others."""
     image_size: Count = 112
     """Side of the images."""
     width: Count = 64
@@ -56,7 +65,7 @@ class AcceleratorBenchmark(BenchmarkOptions):
     """Numbers of identities of the head alone, C."""
     head_batch: Count = 1024
     """Embeddings of a step of the head alone, N."""
-    chunk: Count = 8192
+    chunk: Count = ACCELERATOR_CHUNK
     """Classes at a time."""
     steps: Count = 10
     """Steps timed in a measurement, after two that are not."""
@@ -79,8 +88,16 @@ class Part:
 
 def parts_of(config: AcceleratorBenchmark, torch: bool) -> list[Part]:
     """All parts after the device's, the most telling first."""
-    network = (config.image_size, config.width, config.embedding_size, config.step_classes)
-    numbers = (*network, config.steps, *config.batches)
+    sizes = (config.image_size, config.width, config.embedding_size, config.step_classes)
+    first, *rest = config.batches
+
+    def steps_of(*batches: int) -> Iterator[Part]:
+        numbers = (*sizes, config.steps, *batches)
+        for name in config.networks if batches else ():
+            yield Part(f"step of {name}", name, numbers)
+            if torch and name.startswith("iresnet"):
+                yield Part(f"step of {name} in PyTorch", f"torch-{name}", numbers)
+
     heads = [
         Part(
             f"head over {classes:,} classes",
@@ -89,23 +106,12 @@ def parts_of(config: AcceleratorBenchmark, torch: bool) -> list[Part]:
         )
         for classes in config.classes
     ]
-    steps = []
-    for name in config.networks:
-        steps.append([Part(f"step of {name}", name, numbers)])
-        if torch and name.startswith("iresnet"):
-            steps[-1].append(Part(f"step of {name} in PyTorch", f"torch-{name}", numbers))
-    first, batch = config.networks[0], config.batches[0]
+    name = config.networks[0]
     others = [
-        Part(f"embedding by {first}", f"embed-{first}", numbers),
-        Part("input pipeline", "data", (config.image_size, batch, 8 * batch)),
+        Part(f"embedding by {name}", f"embed-{name}", (*sizes, config.steps, first)),
+        Part("input pipeline", "data", (config.image_size, first, 8 * first)),
     ]
-    return [
-        *steps[0],
-        *heads[:2],
-        *others,
-        *(one for more in steps[1:] for one in more),
-        *heads[2:],
-    ]
+    return [*steps_of(first), *heads, *others, *steps_of(*rest)]
 
 
 def run_accelerator_benchmark(config: AcceleratorBenchmark) -> int:
@@ -142,8 +148,9 @@ def run_accelerator_benchmark(config: AcceleratorBenchmark) -> int:
                 add(report, config, {"case": "ended", "what": part.title} | record)
             move(1)
     rows = rows_of(report.records, config)
-    shown = [[row[0], row[1], *row[2:7], row[8], row[9], row[12], row[13]] for row in rows]
-    titles = [*HEADER[:7], HEADER[8], HEADER[9], HEADER[12], HEADER[13]]
+    columns = [*range(7), 8, 9, 13, 14]
+    shown = [[row[column] for column in columns] for row in rows]
+    titles = [HEADER[column] for column in columns]
     report.console.print(table_of(titles, shown, left=2, title=device["what"]))
     for ending in ("md", "csv"):
         report.say(str(table_file(config, ending)))
@@ -217,7 +224,7 @@ def device_rows(device: Record, peak: float | None) -> Iterator[list[str]]:
         rate = device[precision]
         share = "–" if peak is None else f"{100 * rate / peak:.1f}"
         about = [device["what"], "product", "–", "–", precision, "–", "–", f"{rate / 1e12:.2f}"]
-        yield [*about, "100", share, "–", "–", "–", ""]
+        yield [*about, "100", share, "–", "–", "–", "–", ""]
 
 
 def row_of(
@@ -234,7 +241,7 @@ def row_of(
     about = [record["what"], case, *("–" if x is None else str(x) for x in (batch, classes))]
     about.append(precision or "–")
     if "seconds" not in record:
-        return [*about, *["–"] * 8, str(record.get("failed", ""))]
+        return [*about, *["–"] * 9, str(record.get("failed", ""))]
     seconds = statistics.median(record["seconds"])
     operations = operations_of(record, config)
     numbers = ["–"] * 3
@@ -242,14 +249,15 @@ def row_of(
         rate = operations / seconds
         share = "–" if peak is None else f"{100 * rate / peak:.1f}"
         numbers = [f"{rate / 1e12:.2f}", f"{100 * rate / device[precision]:.1f}", share]
-    planned, compiled = record.get("planned_gb"), record.get("seconds_to_compile")
+    compiled = record.get("seconds_to_compile")
+    memory = [record.get(name) for name in ("planned_gb", "peak_gb")]
     ratio = ratios.get(f"{record['what']}, batch {batch}, beside PyTorch")
     return [
         *about,
         f"{record['batch'] / seconds:.0f}",
         f"{1e3 * seconds:.2f}",
         *numbers,
-        "–" if planned is None else f"{planned:.2f}",
+        *("–" if gigabytes is None else f"{gigabytes:.2f}" for gigabytes in memory),
         "–" if compiled is None else f"{compiled:.1f}",
         str(ratio) if ratio and case == "step" else "–",
         "",

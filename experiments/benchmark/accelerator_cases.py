@@ -38,34 +38,55 @@ HEADS = {"fused": "fused", "chunked": "chunked", "pallas": "chunked", "dense": "
 """By the name of the measurement, the planner's; pallas is the chunked head by that kernel."""
 
 
-def seconds_of(step: Callable[[], object], steps: int) -> list[float]:
-    """Seconds of each of so many steps."""
+ROUNDS = 3
+
+
+def seconds_of(
+    step: Callable[[], Any], steps: int, fetch: Callable[[Any], object] = np.asarray
+) -> list[float]:
+    """Seconds per step in each of some rounds of so many steps.
+
+    The steps of a round are started one after the other, as in training, and waited for at its end.
+    """
     found = []
-    for _ in range(steps):
+    for _ in range(ROUNDS):
         begun = time.perf_counter()
-        step()
-        found.append(time.perf_counter() - begun)
+        for result in [step() for _ in range(steps)]:
+            fetch(result)
+        found.append((time.perf_counter() - begun) / steps)
     return found
 
 
-def measured(begin: Callable[[], tuple[Callable[[], object], Any]], steps: int) -> Record:
+def measured(
+    begin: Callable[[], tuple[Callable[[], Any], Any]],
+    steps: int,
+    fetch: Callable[[Any], object] = np.asarray,
+) -> Record:
     """What `begin`, which compiles, and the step that it gives took, or why they could not."""
-    begun = time.perf_counter()
+    begun, peak = time.perf_counter(), peak_bytes()
     try:
         step, plan = begin()
         compiled = time.perf_counter() - begun
-        step()  # the first also loads the program, and PyTorch compiles in it
+        fetch(step())  # the first also loads the program, and PyTorch compiles in it
         ready = time.perf_counter() - begun
-        step()
-        seconds = seconds_of(step, steps)
+        fetch(step())
+        seconds = seconds_of(step, steps, fetch)
     except Exception as error:  # of the device's own kinds, most of them for want of memory
         return {"failed": "out of memory" if is_out_of_memory(error) else reason(error)[:200]}
-    gigabytes = None if plan is None else planned_bytes(plan) / 1e9
+    # The device counts its peak since the process began: one that did not rise says nothing.
+    rose = peak_bytes() > peak
     return {
         "seconds": seconds,
         "seconds_to_compile": compiled if plan is not None else ready,
-        "planned_gb": gigabytes,
+        "planned_gb": None if plan is None else planned_bytes(plan) / 1e9,
+        "peak_gb": peak_bytes() / 1e9 if rose else None,
     }
+
+
+def peak_bytes() -> int:
+    """The most bytes that JAX has held on the device at a time; 0 where it is not counted."""
+    counts = jax.devices()[0].memory_stats() or {}
+    return int(counts.get("peak_bytes_in_use", 0))
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -81,7 +102,7 @@ def network_steps(
     head = HeadConfig(precision="bfloat16")
     for batch in batches:
 
-        def begin(batch: int = batch) -> tuple[Callable[[], object], Any]:
+        def begin(batch: int = batch) -> tuple[Callable[[], Any], Any]:
             sizes = (network, image, width, batch, dim, classes)
             return jax_step(*sizes, dtype=jnp.bfloat16, head=head)
 
@@ -102,11 +123,11 @@ def torch_steps(
     blocks = STAGE_BLOCKS[int(network.removeprefix("iresnet"))]
     for batch in batches:
 
-        def begin(batch: int = batch) -> tuple[Callable[[], object], None]:
+        def begin(batch: int = batch) -> tuple[Callable[[], Any], None]:
             sizes = (blocks, width, dim, image, batch, classes)
             return torch_step(*sizes, device=device, bfloat16=True), None
 
-        yield {"case": "torch", "what": network, "batch": batch, **measured(begin, steps)}
+        yield {"case": "torch", "what": network, "batch": batch, **measured(begin, steps, float)}
 
 
 def embeddings(
@@ -119,8 +140,8 @@ def embeddings(
     for batch in batches:
         images = np.random.default_rng(0).integers(0, 256, (batch, image, image, 3), np.uint8)
 
-        def begin(images: np.ndarray = images) -> tuple[Callable[[], object], None]:
-            return lambda: np.asarray(embed(variables, images)), None
+        def begin(images: np.ndarray = images) -> tuple[Callable[[], Any], None]:
+            return lambda: embed(variables, images), None
 
         yield {"case": "embed", "what": network, "batch": batch, **measured(begin, steps)}
 
@@ -132,7 +153,7 @@ def head_steps(classes: int, dim: int, batch: int, chunk: int, steps: int) -> It
         options: Any = {"chunk": chunk, "precision": precision, "kernel": kernel}
         size = HeadSize(HEADS[head], classes, dim, batch, **options)
 
-        def begin(size: HeadSize = size) -> tuple[Callable[[], object], Any]:
+        def begin(size: HeadSize = size) -> tuple[Callable[[], Any], Any]:
             make, step, plan = jax_stepper(size)
             make()
             return step, plan
@@ -155,7 +176,7 @@ def data_rate(image: int, batch: int, images: int) -> Record:
 def device_rates(side: int) -> Record:
     """What the device is, and the operations a second of its products at each precision."""
     device = jax.devices()[0]
-    rates = {precision: matmul_rate(side, precision=precision) for precision in PRECISIONS}
+    rates = {each: matmul_rate(side, precision=each, together=4) for each in PRECISIONS}
     return {"case": "device", "what": device.device_kind, "platform": device.platform, **rates}
 
 

@@ -52,13 +52,22 @@ def _forget_peak() -> None:
         _CLEAR.write_text("5")
 
 
-def matmul_rate(size: int = 2048, repeats: int = 5, precision: str = "highest") -> float:
-    """Operations a second of a product of two [size, size] matrices: the median of some."""
+def matmul_rate(
+    size: int = 2048, repeats: int = 5, precision: str = "highest", together: int = 1
+) -> float:
+    """Operations a second of a product of two [size, size] matrices: the median of some, each of
+    so many started together.
+    """
     a = jax.random.normal(jax.random.key(0), (size, size))
+    a = a.astype(jnp.bfloat16 if precision == "bfloat16" else jnp.float32)
     squared = jax.jit(lambda a: product("nd,cd->nc", a, a, precision))
-    squared(a).block_until_ready()
-    times = [_time(lambda: squared(a).block_until_ready()) for _ in range(repeats)]
-    return 2.0 * size**3 / statistics.median(times)
+
+    def work() -> None:
+        jax.block_until_ready([squared(a) for _ in range(together)])
+
+    work()
+    times = [_time(work) for _ in range(repeats)]
+    return 2.0 * size**3 * together / statistics.median(times)
 
 
 def _time(work: Callable[[], Any]) -> float:
@@ -71,7 +80,7 @@ def _block(dim: int) -> jax.Array:
     return jax.random.normal(jax.random.key(1), (_BLOCK, dim))
 
 
-def jax_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float], Any]:
+def jax_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], jax.Array], Any]:
     """(makes the state, takes a step and gives the mean loss, the plan of its memory)."""
     compiled = compile_step(size)
     dtype = jnp.uint16 if size.dtype == "bfloat16" else jnp.float32
@@ -94,16 +103,16 @@ def jax_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float],
         )
         jax.block_until_ready(held["state"])
 
-    def step() -> float:
+    def step() -> jax.Array:
         held["state"], loss, _ = compiled(
             held.pop("state"), embeddings, labels, rate, jax.random.wrap_key_data(key)
         )
-        return float(loss.mean())
+        return loss.mean()
 
     return make, step, compiled.memory_analysis()
 
 
-def torch_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float], None]:
+def torch_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], Any], None]:
     """A plain PyTorch head: normalise, linear, margin, cross-entropy, backward, SGD."""
     try:
         import torch
@@ -123,12 +132,12 @@ def torch_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], float
         )
         held["sgd"] = torch.optim.SGD([held["weights"]], lr=0.1, momentum=0.9, weight_decay=5e-4)
 
-    def step() -> float:
+    def step() -> Any:
         loss = arcface_loss(embeddings, held["weights"], labels)
         held["sgd"].zero_grad()
         loss.backward()
         held["sgd"].step()
-        return float(loss)
+        return loss.detach()
 
     return make, step, None
 
@@ -139,12 +148,13 @@ def measure(
     """Seconds of each step after the first, MB, and the matmul rate before and after."""
     size = head_size(case, batch, classes, dim, chunk)
     rates = [matmul_rate()]
-    make, step, plan = (torch_stepper if case == TORCH else jax_stepper)(size)
+    stepper: Callable[[HeadSize], Any] = torch_stepper if case == TORCH else jax_stepper
+    make, step, plan = stepper(size)
     before = _resident("VmRSS")
     make()
     _forget_peak()
-    first_loss = step()
-    times = [_time(step) for _ in range(steps)]
+    first_loss = float(step())
+    times = [_time(lambda: float(step())) for _ in range(steps)]
     peak = _resident("VmHWM") - before
     rates.append(matmul_rate())
     return {

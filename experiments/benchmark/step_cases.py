@@ -44,7 +44,7 @@ def jax_step(
     *,
     dtype: Any = jnp.float32,
     head: HeadConfig = HeadConfig(),
-) -> tuple[Callable[[], float], Any]:
+) -> tuple[Callable[[], jax.Array], Any]:
     """(takes a step on the same images and gives the loss, the plan of its memory).
 
     It is the step of the command train: its metrics, its check for bad steps, its schedule.
@@ -66,9 +66,9 @@ def jax_step(
     program = jax.jit(step, donate_argnums=0).lower(held["state"], key, images, labels)
     compiled = program.compile()
 
-    def take() -> float:
+    def take() -> jax.Array:
         held["state"], metrics = compiled(held.pop("state"), key, images, labels)
-        return float(metrics["loss"])
+        return metrics["loss"]
 
     return take, compiled.memory_analysis()
 
@@ -78,6 +78,7 @@ def measure(
 ) -> dict[str, Any]:
     """Seconds of each step after two, and what it took to get there."""
     start, temporary = time.perf_counter(), None
+    step: Callable[[], Any]
     if case == OURS:
         step, plan = jax_step(f"iresnet{depth}", image, width, batch, dim, classes)
         temporary = 0 if plan is None else plan.temp_size_in_bytes
@@ -89,13 +90,13 @@ def measure(
                 "torch is not installed; install it, or measure arcface-jax alone"
             ) from error
         step = torch_step(STAGE_BLOCKS[depth], width, dim, image, batch, classes)
-    first_loss = step()
+    first_loss = float(step())
     ready = time.perf_counter() - start
-    step()
+    float(step())
     times = []
     for _ in range(steps):
         start = time.perf_counter()
-        step()
+        float(step())
         times.append(time.perf_counter() - start)
     return {
         "case": case,
