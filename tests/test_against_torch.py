@@ -44,6 +44,7 @@ from arcface_jax.margins import (
     sphereface,
     sphereface_original,
 )
+from arcface_jax.training.config import HeadConfig
 from arcface_jax.training.state import initial_state
 from arcface_jax.training.step import make_step
 
@@ -430,7 +431,8 @@ def test_steps_of_training(data):
     apply = lambda params, statistics, images: (images @ params["kernel"], statistics)  # noqa: E731
     optimiser = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, 0.9))
     loss, key = ArcFace(scale=SCALE), jax.random.key(0)
-    step = jax.jit(make_step(apply, loss, optimiser))
+    head = HeadConfig(precision="highest")  # on an accelerator it would be bfloat16
+    step = jax.jit(make_step(apply, loss, optimiser, head=head))
     with jax.enable_x64(True):
         start = {"backbone": {"kernel": kernel}, "head": {"class_weights": weights}}
         start = jax.tree.map(jnp.asarray, start)

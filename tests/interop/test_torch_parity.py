@@ -20,6 +20,8 @@ from tests.interop import torch_networks as networks  # noqa: E402 (needs torch)
 
 # On a GPU convolutions round their factors to TF32, layer after layer.
 TOLERANCE = max(1e-5, 32 * roundoff(DEFAULT_ROUNDOFF))
+# A gradient has been through the layers twice, and some are sums that nearly cancel.
+GRADIENT_TOLERANCE = max(1e-5, 128 * roundoff(DEFAULT_ROUNDOFF))
 # Network, image size, the prefix and project its checkpoints have.
 CASES = {
     "arcface_torch": (networks.IResNet, (32, 32), "", None),
@@ -143,7 +145,8 @@ def test_gradients_agree(name):
     network.zero_grad()
     (network(inputs) * torch.from_numpy(weights_of(model))).sum().backward()
     _, (gradients, by_image) = computed(name)
-    assert relative_difference(by_image, inputs.grad.numpy().transpose(0, 2, 3, 1)) <= TOLERANCE
+    by_theirs = inputs.grad.numpy().transpose(0, 2, 3, 1)
+    assert relative_difference(by_image, by_theirs) <= GRADIENT_TOLERANCE
     ours = export_state_dict(
         TrainedModel(model.backbone, {"params": gradients}, model.pixels, model.image_size, "")
     )
@@ -153,7 +156,7 @@ def test_gradients_agree(name):
         ):
             assert not np.any(ours[key])  # not used in evaluation; frozen
         else:
-            assert relative_difference(ours[key], parameter.grad.numpy()) <= TOLERANCE, key
+            assert relative_difference(ours[key], parameter.grad.numpy()) <= GRADIENT_TOLERANCE, key
 
 
 @pytest.mark.parametrize("name", CASES)
