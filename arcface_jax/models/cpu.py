@@ -198,11 +198,14 @@ def _spatial_backward(
         extent - 1 - (places - 1) * stride
         for extent, places in zip((height, width), gradient.shape[1:3], strict=True)
     ]
-    # The sum is over images, which take the place of channels.
-    by_channel, by_place = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
-    sides = [(half, half - pixels) for pixels in short]
-    to_kernel = _standard(by_channel, by_place, sides, rhs_dilation=(stride, stride))
-    to_kernel = to_kernel.transpose(1, 2, 0, 3)
+    if stride == 1 and height * width >= _PRODUCTS_FROM:
+        to_kernel = _kernel_gradient(x, gradient, size)
+    else:
+        # The sum is over images, which take the place of channels.
+        by_channel, by_place = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
+        sides = [(half, half - pixels) for pixels in short]
+        to_kernel = _standard(by_channel, by_place, sides, rhs_dilation=(stride, stride))
+        to_kernel = to_kernel.transpose(1, 2, 0, 3)
     if size == 3 and stride == 2 and height % 2 == width % 2 == 0:
         return _halving_input_gradient(gradient, kernel), to_kernel
     sides = [(half, half + pixels) for pixels in short]
@@ -211,6 +214,23 @@ def _spatial_backward(
 
 
 _spatial.defvjp(_spatial_forward, _spatial_backward)
+
+
+_PRODUCTS_FROM = 64
+"""Pixels of an image from which the gradient of a kernel is faster as products of patches."""
+
+
+def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int) -> jax.Array:
+    """Of a convolution of stride 1, [k, k, C, F]: a sum over places of patch times gradient, as one
+    product for as many images as fit the cache.
+    """
+    channels, features = x.shape[-1], gradient.shape[-1]
+
+    def of_part(x: jax.Array, gradient: jax.Array) -> jax.Array:
+        patches = extract_patches(x, size, 1).reshape(-1, size**2 * channels)
+        return gradient.reshape(-1, features).T @ patches
+
+    return _sum_over_parts(of_part, x, gradient).T.reshape(size, size, channels, features)
 
 
 def _halving_input_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
