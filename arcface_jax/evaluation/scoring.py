@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.array_checks import check_embeddings, check_indices
@@ -21,7 +21,7 @@ WHOLE, DIVIDED = PartitionSpec(), PartitionSpec(DEVICE_AXIS)
 def device_mesh(devices: Sequence[jax.Device] | None) -> Mesh:
     """A line of the given devices; this process's first device alone if None."""
     given = jax.local_devices()[:1] if devices is None else list(devices)
-    return Mesh(np.array(given), (DEVICE_AXIS,))
+    return Mesh(np.array(given), (DEVICE_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def score_pairs(

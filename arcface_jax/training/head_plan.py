@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from arcface_jax.arguments import check_between, check_choice
 from arcface_jax.errors import InputError
@@ -186,6 +186,10 @@ def device_step(size: HeadSize) -> Callable[..., tuple[HeadState, jax.Array, jax
     return step
 
 
+def _mesh(devices: Any) -> Mesh:
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
 def jitted_step(size: HeadSize) -> tuple[Any, Mesh]:
     """The step on whole arrays, compiled when called, with its state donated; and the mesh it runs
     on.
@@ -195,12 +199,12 @@ def jitted_step(size: HeadSize) -> tuple[Any, Mesh]:
     """
     available = jax.devices()
     if size.head == "dense":
-        return jax.jit(device_step(size), donate_argnums=0), Mesh(np.array(available[:1]), (AXIS,))
+        return jax.jit(device_step(size), donate_argnums=0), _mesh(available[:1])
     if len(available) < size.devices:
         raise InputError(
             f"devices is {size.devices} and JAX has {len(available)}; simulate more, or pass fewer"
         )
-    mesh = Mesh(np.array(available[: size.devices]), (AXIS,))
+    mesh = _mesh(available[: size.devices])
     split: Any = PartitionSpec(AXIS)
     whole: Any = PartitionSpec()
     state = HeadState(split, (split,), whole)
