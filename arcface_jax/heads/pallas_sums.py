@@ -28,8 +28,11 @@ and M ≤ s/N for a mean loss. As in Cut Cross-Entropy, but for the C: there the
 wrong ones. At s = 64 the largest of a tile's thousands of random cosines has some hundred times the
 mean probability: little is skipped unless similar classes lie side by side.
 
-**Nothing of this was measured.** The kernels are interpreted on a CPU, and lowered for CUDA
-(Triton) and TPU (Mosaic) without one; one platform a program, since Pallas lowers for no more.
+**On an H100 it loses**, with 10⁶ classes in bfloat16, N = 1,024 and D = 512: 60 ms a step against
+XLA's 21. The sums take 6.6 ms (XLA 5.0), the two gradients 24 and 25: they hold all of D in
+registers, and their products reach 85 TFLOP/s where cuBLAS's reach 600. So it is off by default. On
+a CPU the kernels are interpreted; no TPU has run them. One platform a program, since Pallas lowers
+for no more.
 
 References:
   Wijmans et al., Cut Your Losses, arXiv:2411.09009. Milakov and Gimelshein, Online normalizer

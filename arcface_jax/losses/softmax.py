@@ -96,8 +96,9 @@ def margin_softmax_loss(
     - `chunk` goes through so many classes at a time and never holds the logits: O(N·chunk) memory,
       four products. Reverse-mode differentiation only, once.
     - `kernel="pallas"` goes through them in tiles whose logits are never written to memory: O(N)
-      memory, five products. Differentiation as with `chunk`. For GPU and TPU, where it was not
-      measured; on a CPU it is interpreted, which is for tests. See `arcface_jax.heads.pallas_sums`.
+      memory, five products. Differentiation as with `chunk`. For GPU, where it was three times
+      slower, and TPU, where it was not measured; on a CPU it is interpreted, which is for tests.
+      See `arcface_jax.heads.pallas_sums`.
     - `axis_name` splits the classes over devices that each hold a shard of them and a part of the
       batch (inside shard_map, pmap or vmap). Embeddings and labels are gathered, sums over classes
       are reduced: what travels is O(N·D), whatever C, never logits. Differentiate the sum over all
