@@ -29,6 +29,7 @@ from arcface_jax.training.step_time import PEAKS
 from .measured_process import records_of_process
 from .report import BenchmarkOptions, Ratio, Record, Report, ratio_of_rounds
 
+IN_TORCH = ("iresnet", "vit")
 HEADER = (
     *("what", "case", "batch", "classes", "precision", "images/s", "ms", "TFLOP/s"),
     *(
@@ -50,7 +51,7 @@ class AcceleratorBenchmark(BenchmarkOptions):
     minutes: Positive = 8.0
     """The whole ends after so long; what was not reached is named."""
     networks: tuple[str, ...] = ("iresnet50", "iresnet100", "vit_b")
-    """Networks to step; beside PyTorch where it is installed and has the network (IResNet)."""
+    """Networks to step; IResNet and ViT beside PyTorch, where it is installed."""
     batches: tuple[Count, ...] = (256, 512, 128, 64)
     """Images of a step; the first of every network, then all else, then the others."""
     image_size: Count = 112
@@ -95,7 +96,7 @@ def parts_of(config: AcceleratorBenchmark, torch: bool) -> list[Part]:
         numbers = (*sizes, config.steps, *batches)
         for name in config.networks if batches else ():
             yield Part(f"step of {name}", name, numbers)
-            if torch and name.startswith("iresnet"):
+            if torch and name.startswith(IN_TORCH):
                 yield Part(f"step of {name} in PyTorch", f"torch-{name}", numbers)
 
     heads = [

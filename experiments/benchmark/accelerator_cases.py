@@ -23,7 +23,6 @@ from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError, reason
 from arcface_jax.models import registry
 from arcface_jax.models.embed import make_embed_function
-from arcface_jax.models.iresnet import STAGE_BLOCKS
 from arcface_jax.pixels import ARCFACE_TORCH
 from arcface_jax.training.config import HeadConfig
 from arcface_jax.training.head_plan import HeadSize, planned_bytes, predicted_operations
@@ -115,17 +114,17 @@ def torch_steps(
     """The same in PyTorch: autocast to bfloat16, channels last, compiled on a GPU."""
     import torch
 
-    from .torch_iresnet import torch_step
+    from .torch_step import torch_network, torch_step
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if jax.default_backend() != {"cuda": "gpu"}.get(device, device):
         raise InputError(f"PyTorch sees no {jax.default_backend()}: no comparison")
-    blocks = STAGE_BLOCKS[int(network.removeprefix("iresnet"))]
     for batch in batches:
 
         def begin(batch: int = batch) -> tuple[Callable[[], Any], None]:
-            sizes = (blocks, width, dim, image, batch, classes)
-            return torch_step(*sizes, device=device, bfloat16=True), None
+            theirs = torch_network(network, width, dim, image)
+            sizes = (dim, image, batch, classes)
+            return torch_step(theirs, *sizes, device=device, bfloat16=True), None
 
         yield {"case": "torch", "what": network, "batch": batch, **measured(begin, steps, float)}
 

@@ -117,7 +117,7 @@ def torch_stepper(size: HeadSize) -> tuple[Callable[[], Any], Callable[[], Any],
     try:
         import torch
 
-        from .torch_iresnet import arcface_loss
+        from .torch_step import arcface_loss
     except ImportError as error:
         raise InputError(
             "head torch needs PyTorch; install torch, or leave it out of --heads"

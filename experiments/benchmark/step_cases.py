@@ -17,7 +17,6 @@ from arcface_jax.errors import InputError
 from arcface_jax.losses import ArcFace
 from arcface_jax.models import registry
 from arcface_jax.models.apply import linen_apply
-from arcface_jax.models.iresnet import STAGE_BLOCKS
 from arcface_jax.training.config import HeadConfig
 from arcface_jax.training.schedules import sgd
 from arcface_jax.training.state import TrainState, initial_state
@@ -84,12 +83,13 @@ def measure(
         temporary = 0 if plan is None else plan.temp_size_in_bytes
     else:
         try:
-            from .torch_iresnet import torch_step
+            from .torch_step import torch_network, torch_step
         except ImportError as error:
             raise InputError(
                 "torch is not installed; install it, or measure arcface-jax alone"
             ) from error
-        step = torch_step(STAGE_BLOCKS[depth], width, dim, image, batch, classes)
+        network = torch_network(f"iresnet{depth}", width, dim, image)
+        step = torch_step(network, dim, image, batch, classes)
     first_loss = float(step())
     ready = time.perf_counter() - start
     float(step())

@@ -124,7 +124,8 @@ def test_an_unknown_depth_is_named():
 def test_both_networks_compute_the_same():
     """Embeddings and the loss's gradient in training, with the weights of one in the other."""
     torch = pytest.importorskip("torch")
-    from experiments.benchmark.torch_iresnet import TorchIResNet, arcface_loss
+    from experiments.benchmark.torch_iresnet import TorchIResNet
+    from experiments.benchmark.torch_step import arcface_loss
 
     torch.manual_seed(0)
     network = TorchIResNet((1, 1, 1, 1), 4, 6, 32)

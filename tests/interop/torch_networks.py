@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from experiments.benchmark.torch_iresnet import Excite, TorchIResNet
+from experiments.benchmark.torch_vit import TorchVit
 
 
 class IResNet(TorchIResNet):
@@ -206,75 +207,11 @@ class Mbf(nn.Module):
         return self.features(self.conv_sep(x))
 
 
-class VitAttention(nn.Module):
-    def __init__(self, channels, heads):
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
-        self.proj = nn.Linear(channels, channels)
-
-    def forward(self, x):
-        batch, tokens, channels = x.shape
-        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        weights = torch.softmax(q @ k.mT / (channels // self.heads) ** 0.5, dim=-1)
-        return self.proj((weights @ v).transpose(1, 2).flatten(2))
-
-
-class VitMlp(nn.Module):
-    def __init__(self, channels):
-        super().__init__()
-        self.fc1 = nn.Linear(channels, 4 * channels)
-        self.fc2 = nn.Linear(4 * channels, channels)
-
-    def forward(self, x):
-        return self.fc2(nn.functional.relu6(self.fc1(x)))
-
-
-class VitBlock(nn.Module):
-    def __init__(self, channels, heads):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(channels)
-        self.attn = VitAttention(channels, heads)
-        self.norm2 = nn.LayerNorm(channels)
-        self.mlp = VitMlp(channels)
-
-    def forward(self, x):
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-class PatchEmbed(nn.Module):
-    def __init__(self, channels, patch):
-        super().__init__()
-        self.proj = nn.Conv2d(3, channels, patch, patch)
-
-    def forward(self, x):
-        return self.proj(x).flatten(2).mT
-
-
-class Vit(nn.Module):
+class Vit(TorchVit):
     """arcface_torch's vision transformer."""
 
-    def __init__(self, channels=16, depth=2, embedding=6, size=30, patch=9):
-        super().__init__()
-        tokens = (size // patch) ** 2
-        self.patch_embed = PatchEmbed(channels, patch)
-        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, channels))
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, channels))
-        self.blocks = nn.ModuleList([VitBlock(channels, 8) for _ in range(depth)])
-        self.norm = nn.LayerNorm(channels)
-        self.feature = nn.Sequential(
-            nn.Linear(channels * tokens, channels, bias=False),
-            nn.BatchNorm1d(channels, eps=2e-5),
-            nn.Linear(channels, embedding, bias=False),
-            nn.BatchNorm1d(embedding, eps=2e-5),
-        )
-
-    def forward(self, x):
-        x = self.patch_embed(x) + self.pos_embed
-        for block in self.blocks:
-            x = block(x)
-        return self.feature(self.norm(x).flatten(1))
+    def __init__(self, channels=16, depth=2, embedding=6, size=30):
+        super().__init__(channels, depth, embedding, size)
 
 
 def randomise(network, seed=0):
