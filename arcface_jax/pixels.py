@@ -22,13 +22,13 @@ class PixelConvention:
     Attributes:
       color_order: order of the channels the network was trained on. Images in this library are
         always RGB; "bgr" reverses them on the way in.
-      offset: the grey level that maps to 0.
-      divisor: the grey levels that map to 1.
+      offset: the grey level that maps to 0; of each channel in that order, if three.
+      divisor: the grey levels that map to 1, likewise.
     """
 
     color_order: ColorOrder = "rgb"
-    offset: float = 127.5
-    divisor: float = 127.5
+    offset: float | tuple[float, float, float] = 127.5
+    divisor: float | tuple[float, float, float] = 127.5
 
 
 ARCFACE_TORCH = PixelConvention("rgb", 127.5, 127.5)
@@ -41,11 +41,15 @@ ADAFACE = PixelConvention("bgr", 127.5, 127.5)
 MAGFACE = PixelConvention("bgr", 0.0, 255.0)
 """MagFace's published checkpoints: [0, 1], nothing subtracted."""
 
+IMAGENET = PixelConvention("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+"""torchvision's, timm's and DINOv2's: mean and deviation of ImageNet's pixels, .485 · 255 …"""
+
 CONVENTIONS = {
     "arcface_torch": ARCFACE_TORCH,
     "insightface_mxnet": INSIGHTFACE_MXNET,
     "adaface": ADAFACE,
     "magface": MAGFACE,
+    "imagenet": IMAGENET,
 }
 """The conventions by name."""
 
@@ -72,7 +76,8 @@ def normalise(
         )
     if convention.color_order == "bgr":
         images = images[..., ::-1]
-    return ((images.astype(jnp.float32) - convention.offset) / convention.divisor).astype(dtype)
+    offset, divisor = _levels(convention)
+    return ((images.astype(jnp.float32) - offset) / divisor).astype(dtype)
 
 
 def to_pixels(images: np.ndarray, convention: PixelConvention = ARCFACE_TORCH) -> np.ndarray:
@@ -87,6 +92,9 @@ def to_pixels(images: np.ndarray, convention: PixelConvention = ARCFACE_TORCH) -
     """
     if convention.color_order == "bgr":
         images = images[..., ::-1]
-    return np.clip(np.round(images * convention.divisor + convention.offset), 0, 255).astype(
-        np.uint8
-    )
+    offset, divisor = _levels(convention)
+    return np.clip(np.round(images * divisor + offset), 0, 255).astype(np.uint8)
+
+
+def _levels(convention: PixelConvention) -> list[np.ndarray]:
+    return [np.asarray(of, np.float32) for of in (convention.offset, convention.divisor)]

@@ -238,7 +238,7 @@ def describe(
     return ModelCard(
         name=arguments.name or arguments.folder.resolve().name,
         source=model.source,
-        network=type(model.backbone).__name__,
+        network=getattr(model.backbone, "kind", type(model.backbone).__name__),
         parameters=sum(int(np.size(leaf)) for leaf in leaves),
         embedding_size=model.embedding_size * (2 if flip == "concatenate" else 1),
         image_size=model.image_size,

@@ -47,7 +47,7 @@ from arcface_jax.figures.style import save
 from arcface_jax.files import whole_file
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.models.batch_statistics import with_statistics
-from arcface_jax.pixels import to_pixels
+from arcface_jax.pixels import normalise, to_pixels
 from arcface_jax.progress import Begin, unseen
 
 
@@ -87,7 +87,7 @@ def generate(
     model: TrainedModel, targets: np.ndarray, arguments: Arguments, begin: Begin = unseen
 ) -> np.ndarray:
     """uint8 [N, height, width, 3], RGB, one image for each target [N, D]."""
-    low, high = ((grey - model.pixels.offset) / model.pixels.divisor for grey in (0.0, 255.0))
+    low, high = normalise(jnp.asarray([[0] * 3, [255] * 3], jnp.uint8), model.pixels)
     to_start, to_mirror = jax.random.split(jax.random.key(arguments.seed))
     start = 0.5 * jax.random.normal(to_start, (len(targets), *model.image_size, 3))
     with begin("Inverting", arguments.steps) as move:

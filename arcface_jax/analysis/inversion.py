@@ -12,7 +12,7 @@ References:
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +137,7 @@ def invert(
     prior: Prior = Prior(),
     steps: int = 200,
     learning_rate: float = 0.25,
-    bounds: tuple[float, float] = (-1.0, 1.0),
+    bounds: tuple[Any, Any] = (-1.0, 1.0),
     on_step: Callable[[int, float], None] | None = None,
 ) -> Inversion:
     """Changes pixels by Adam until a network embeds them as wanted and finds them likely.
@@ -155,7 +155,7 @@ def invert(
       prior: weights beside the identity.
       steps: of Adam.
       learning_rate: at the start.
-      bounds: least and greatest value of a pixel.
+      bounds: least and greatest value of a pixel, or of each channel [3].
       on_step: called with the step and the loss.
 
     Returns: the images.
@@ -169,7 +169,7 @@ def invert(
     check_positive("learning_rate", learning_rate)
     check_between("steps", steps, 1, math.inf)
     low, high = bounds
-    if not low < high:
+    if not np.all(np.less(low, high)):
         raise InputError(f"bounds: {bounds}; give the least and the greatest value of a pixel")
     optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 

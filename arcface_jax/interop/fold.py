@@ -25,12 +25,6 @@ class FoldedBackbone:
     backbone: nn.Module
     folded: frozenset[ModulePath]
 
-    @property
-    def embedding_size(self) -> int:
-        """D."""
-        size: int = self.backbone.embedding_size
-        return size
-
     def apply(
         self, variables: Mapping[str, Any], images: jax.Array, train: bool = False
     ) -> jax.Array:

@@ -10,6 +10,7 @@ from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.interop.fold import fold_batch_norm
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.quantise import WeightType, dequantise, quantise
+from arcface_jax.models.any_network import brings_weights
 from arcface_jax.models.depthwise import ShiftedDepthwise
 from arcface_jax.pixels import normalise
 
@@ -40,7 +41,7 @@ def unit_embedding(
     """
     network: Any = model.backbone
     variables: Any = model.variables
-    if fold:
+    if fold and not brings_weights(network):  # whose layers have other paths than its weights
         network, variables = fold_batch_norm(model.backbone, model.variables, model.image_size)
     if shift_depthwise:
         network = ShiftedDepthwise(network)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax.errors import InputError
@@ -54,8 +56,9 @@ class TrainedModel:
     @property
     def embedding_size(self) -> int:
         """D."""
-        size: int = self.backbone.embedding_size
-        return size
+        images = jnp.zeros((1, *self.image_size, 3))
+        shape: Any = jax.eval_shape(self.backbone.apply, self.variables, images)
+        return int(shape.shape[-1])
 
     def embedder(self, batch_size: int | None = None) -> EmbedImages:
         """Returns uint8 RGB [N, height, width, 3] -> float32 [N, D], not normalised; compiled once.

@@ -22,7 +22,7 @@ from arcface_jax.files import write_whole
 from arcface_jax.interop.graph_layers import Layer, check_same, is_usual, network_of
 from arcface_jax.interop.model import TrainedModel, check_finite
 from arcface_jax.interop.onnx_graph import fuse_prelu
-from arcface_jax.pixels import ARCFACE_TORCH, PixelConvention
+from arcface_jax.pixels import ARCFACE_TORCH, PixelConvention, normalise
 
 OPSET = 23
 _LAYERS = ("Conv", "BatchNormalization", "PRelu", "Gemm", "MatMul")
@@ -331,7 +331,7 @@ def _check_same(model: TrainedModel, proto: Any, entry: _Entry, takes: PixelConv
     images = np.random.default_rng(0).integers(
         0, 256, (entry.batch, *model.image_size, 3), np.uint8
     )
-    pixels = (images.astype(np.float32) - takes.offset) / takes.divisor
+    pixels = np.asarray(normalise(jnp.asarray(images), takes))
     fed = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(entry.dtype)
     with np.errstate(all="ignore"):  # what is no number differs, which is told below
         theirs = np.asarray(_run(proto, {entry.name: fed}), np.float32)
@@ -378,8 +378,8 @@ def _pixels(
             shift += {"Sub": -number, "Add": number}.get(node.op_type, 0.0)
         name = node.output[0]
     takes = _taken(factor, shift, entry)
-    offset = takes.offset - shift * takes.divisor / factor
-    return PixelConvention("rgb", offset, takes.divisor / factor), takes
+    zero, one = (float(np.asarray(level)) for level in (takes.offset, takes.divisor))
+    return PixelConvention("rgb", zero - shift * one / factor, one / factor), takes
 
 
 def _taken(factor: float, shift: float, entry: _Entry) -> PixelConvention:

@@ -46,6 +46,12 @@ def quantise(variables: Mapping[str, Any], weights: WeightType) -> Any:
         scale = np.where(largest > 0, largest / 127, 1.0).astype(np.float32)
         return Int8Kernel(jnp.asarray(np.rint(leaf / scale), jnp.int8), jnp.asarray(scale))
 
+    paths = jax.tree_util.tree_leaves_with_path(dict(variables))
+    if weights != "float32" and all(path[-1].key != "kernel" for path, _ in paths):
+        raise InputError(
+            f"weights {weights}: is for arrays called kernel, as Flax calls them, and this network "
+            "has none; use float32"
+        )
     return jax.tree_util.tree_map_with_path(convert, dict(variables))
 
 
@@ -55,6 +61,6 @@ def dequantise(variables: Any) -> Any:
     def convert(leaf: Any) -> jax.Array:
         if isinstance(leaf, Int8Kernel):
             return leaf.values.astype(jnp.float32) * leaf.scale
-        return leaf.astype(jnp.float32)
+        return leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf
 
     return jax.tree.map(convert, variables, is_leaf=lambda leaf: isinstance(leaf, Int8Kernel))

@@ -30,9 +30,17 @@ def export_stablehlo(
     """
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *image_size, 3), jnp.uint8)
-    return bytes(
-        jax.export.export(jax.jit(function), platforms=tuple(platforms))(images).serialize()
-    )
+
+    def serialised(one: Callable[[jax.Array], jax.Array]) -> bytes:
+        exported = jax.export.export(jax.jit(one), platforms=tuple(platforms))(images)
+        return bytes(exported.serialize())
+
+    try:
+        return serialised(function)
+    except (
+        Exception
+    ):  # a network that needs a number for N, as for len(images), meets single images
+        return serialised(jax.vmap(lambda image: function(image[jnp.newaxis])[0]))
 
 
 def load_stablehlo(

@@ -76,12 +76,6 @@ class ShiftedDepthwise:
 
     backbone: Any
 
-    @property
-    def embedding_size(self) -> int:
-        """D."""
-        size: int = self.backbone.embedding_size
-        return size
-
     def apply(
         self, variables: Mapping[str, Any], images: jax.Array, train: bool = False
     ) -> jax.Array:

@@ -283,6 +283,22 @@ def flatten_channels_first(x: jax.Array) -> jax.Array:
     return jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)
 
 
+def generalised_mean(x: jax.Array, power: float | jax.Array = 3.0) -> jax.Array:
+    """GeM pooling, (mean of max(x, ε)^p)^(1/p) with ε = 1e-6, of feature maps or tokens.
+
+    Args:
+      x: [N, height, width, channels] or [N, tokens, channels].
+      power: p; it may be learnt. 1 is the average of what is positive, ∞ the maximum.
+
+    Returns: [N, channels].
+
+    References: Radenović et al., Fine-tuning CNN Image Retrieval with No Human Annotation
+      (arXiv:1711.02512), eq. 3.
+    """
+    positive = jnp.maximum(x, 1e-6) ** power
+    return jnp.mean(positive, axis=tuple(range(1, x.ndim - 1))) ** (1.0 / power)
+
+
 class EmbeddingBatchNorm(nn.Module):
     """The batch normalisation that ends a backbone; its scale is a parameter frozen at 1.
 

@@ -9,9 +9,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, concerning
 from arcface_jax.import_path import load_attribute
+from arcface_jax.models.any_network import as_linen
 from arcface_jax.models.iresnet import STAGE_BLOCKS, IResNet
 from arcface_jax.models.layers import Backbone, Dtype, InitialWeights, RunningVariance
 from arcface_jax.models.mbf import ArcFaceTorchMobileFaceNet
@@ -52,12 +54,14 @@ def create(
     initial_weights: InitialWeights = "he",
     epsilon: float | None = None,
     unchanged: Collection[str] | None = None,
+    seed: int = 0,
 ) -> nn.Module:
     """Builds the backbone called `name`, with those of the settings that it has.
 
     Args:
-      name: one of `names()`, or module:attribute, such as my_nets:Net: your own Flax module class,
-        or function that returns a module; see `load_attribute` for where it is found.
+      name: one of `names()`, or module:attribute, such as my_nets:Net: your own module class, or
+        function that returns what `any_network.as_linen` takes; see `load_attribute` for where it
+        is found.
       embedding_size: D.
       width: channels of the first stage of an IResNet; 64 is the published size of every backbone,
         and all channels scale with it.
@@ -72,6 +76,7 @@ def create(
       epsilon: of the batch normalisations; each network's own if None.
       unchanged: the settings that a backbone may lack because nobody set them; by default those
         with their default value here.
+      seed: of what a parameter called key (a PRNG key) or rngs (`nnx.Rngs`) is given.
 
     Returns: a Flax module mapping ([N, H, W, 3] normalised images, train) to [N, D].
 
@@ -108,29 +113,39 @@ def create(
             "your own as module:attribute"
         )
     builder = load_attribute(name, "model.name") if ":" in name else _BUILDERS[name]
-    if not callable(builder) or isinstance(builder, nn.Module):
+    if not (inspect.isclass(builder) or inspect.isroutine(builder) or hasattr(builder, "func")):
         raise InputError(
-            f"model.name: {name!r} is no backbone; give a flax.linen.Module class, "
-            "or a function that returns a module"
+            f"model.name: {name!r} is no backbone; give a module class, or a function that returns "
+            "a module"
         )
-    parameters = inspect.signature(builder).parameters
+    randomness: dict[str, Any] = {"key": jax.random.key, "rngs": nnx.Rngs}
+    # A class's own, for its metaclass may hide it.
+    made_by = builder.__init__ if inspect.isclass(builder) else builder
+    parameters = dict(inspect.signature(made_by).parameters)
+    parameters.pop("self", None)
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key in settings:
         if key not in parameters and not takes_all and key not in unchanged:
             advice = "use run.statistics local" if key == "axis_name" else "leave it out"
             raise InputError(f"model.{key}: {name!r} has no such setting; {advice}")
     for key, parameter in parameters.items():
-        needed = parameter.default is parameter.empty and key not in settings
+        needed = parameter.default is parameter.empty and key not in settings | randomness
         if needed and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise InputError(f"model.name: {name!r} needs {key}, which is no setting; default it")
     if epsilon is None:
         del settings["epsilon"]
     own = {key: value for key, value in settings.items() if key in parameters or takes_all}
-    backbone = builder(**own)
-    if not isinstance(backbone, nn.Module):
-        raise InputError(
-            f"model.name: {name!r} made something else than a flax.linen.Module; return one"
-        )
+    own |= {key: make(seed) for key, make in randomness.items() if key in parameters}
+    with concerning(f"model.name: {name!r}"):
+        try:
+            backbone = as_linen(builder(**own))
+        except InputError:
+            raise
+        except Exception as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(f"making it failed with {why}") from error
+    if "train" not in inspect.signature(backbone.__call__).parameters:
+        raise InputError(f"model.name: {name!r}: its __call__ has no train; add train=False")
     return backbone
 
 

@@ -78,9 +78,10 @@ class ModelConfig:
     """The embedding network."""
 
     name: str = "iresnet18"
-    """Backbone: iresnet18 … 200, AdaFace's ir18 … 200, mobilefacenet, mbf, vit_t … A Flax module of
-    your own is module:attribute, such as my_nets:Net for the class Net in my_nets.py. It is given
-    the settings below that it has as fields. `arcface_jax.models.registry.names()` has all.
+    """Backbone: iresnet18 … 200, AdaFace's ir18 … 200, mobilefacenet, mbf, vit_t … A network of
+    your own, in Flax, Equinox or plain JAX, is module:attribute, such as my_nets:Net for the class
+    or function Net in my_nets.py. It is given the settings below that it has as parameters.
+    `arcface_jax.models.registry.names()` has all.
     """
     width: int = 16
     """Channels of the first stage; 64 is the published size."""
@@ -108,9 +109,11 @@ class ModelConfig:
     """Trained model to start from: a run, or a PyTorch, .onnx or .params file. What is not set of
     model.name, width, embedding-size, epsilon, pixels and of the images' size is the model's.
     """
-    pixels: Literal["arcface_torch", "insightface_mxnet", "adaface", "magface"] = "arcface_torch"
-    """What the backbone expects of its pixels: RGB over 127.5, RGB over 128, BGR over 127.5, or
-    BGR from 0 to 1.
+    pixels: Literal["arcface_torch", "insightface_mxnet", "adaface", "magface", "imagenet"] = (
+        "arcface_torch"
+    )
+    """What the backbone expects of its pixels: RGB over 127.5, RGB over 128, BGR over 127.5, BGR
+    from 0 to 1, or RGB less ImageNet's mean over its deviation.
     """
 
 
@@ -226,6 +229,10 @@ class OptimiserConfig:
     backbone_rate: float = 1.0
     """What the backbone's learning rate is multiplied by, to fine-tune it gently under a new
     head.
+    """
+    first_layer_rate: float = 1.0
+    """What the learning rate of the backbone's first layer is multiplied by; from there it rises
+    geometrically, layer by layer, to the last one's, in the order in which the network uses them.
     """
     start_decay: float = 0.0
     """Strength λ of a pull of the backbone's weights w to those of model.init, w₀: λ·(w − w₀) is

@@ -69,9 +69,10 @@ def frozen_steps(config: OptimiserConfig, steps: int) -> int:
 
 
 def create_optimiser(
-    config: OptimiserConfig, schedule: optax.Schedule, steps: int
+    config: OptimiserConfig, schedule: optax.Schedule, steps: int, depths: Any = None
 ) -> optax.GradientTransformation:
-    """The optimiser of a run.
+    """The optimiser of a run; with first_layer_rate f the backbone's updates are multiplied by
+    f^(1 − depth), `depths` as `models.layer_order.depths` gives them.
 
     With a backbone that is frozen, slower or drawn to its start it is two, each with the schedule:
     the backbone's starts where the freeze ends, and until then keeps neither momentum nor decay.
@@ -82,6 +83,7 @@ def create_optimiser(
     """
     frozen = frozen_steps(config, steps)
     check_between("optimiser.backbone_rate", config.backbone_rate, 0.0, float("inf"))
+    check_positive("optimiser.first_layer_rate", config.first_layer_rate)
     check_between("optimiser.weight_decay", config.weight_decay, 0.0, float("inf"))
     check_between("optimiser.start_decay", config.start_decay, 0.0, float("inf"))
     check_between("optimiser.ema", config.ema, 0.0, 1.0)
@@ -107,6 +109,13 @@ def create_optimiser(
         optimiser = optax.partition(
             {"backbone": backbone, "head": optimiser}, {"backbone": "backbone", "head": "head"}
         )
+    if depths is not None:
+        rates = jax.tree.map(lambda depth: config.first_layer_rate ** (1.0 - depth), depths)
+
+        def slow(updates: Any, params: Any) -> Any:
+            return updates | {"backbone": jax.tree.map(jnp.multiply, updates["backbone"], rates)}
+
+        optimiser = optax.chain(optimiser, optax.stateless(slow))
     return optimiser
 
 

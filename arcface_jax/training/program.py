@@ -16,7 +16,9 @@ from arcface_jax.heads import RowSgd
 from arcface_jax.losses import Context, Loss, MarginSoftmax, loss_name
 from arcface_jax.losses.untrained import first_loss_tolerance
 from arcface_jax.models import registry
+from arcface_jax.models.any_network import brings_weights
 from arcface_jax.models.apply import linen_apply
+from arcface_jax.models.layer_order import depths
 from arcface_jax.pixels import CONVENTIONS, PixelConvention, normalise
 from arcface_jax.training.config import (
     PROFILE_AFTER,
@@ -58,6 +60,11 @@ class Program:
     def loss(self) -> Loss:
         """The configuration's."""
         return self.config.loss
+
+    @property
+    def starts_trained(self) -> bool:
+        """Whether the backbone has a start other than random weights of its own."""
+        return self.config.model.init is not None or brings_weights(self.backbone)
 
     @property
     def pixels(self) -> PixelConvention:
@@ -153,7 +160,7 @@ class Program:
         class weights as random ones are; None where their length is not given, or where the loss
         has no class weights.
         """
-        if self.config.model.init is not None:
+        if self.starts_trained:
             learnt = jax.eval_shape(lambda: self.loss.init_params(jax.random.key(0), 2, 2))
             if norm is None or "class_weights" not in learnt:
                 return None
@@ -206,10 +213,17 @@ def create_backbone(config: Config, axis_name: str | None = None) -> nn.Module:
     settings |= {"dtype": jnp.dtype(model.dtype), "axis_name": axis_name}
     if axis_name is None:
         unchanged.append("axis_name")
-    backbone = registry.create(model.name, **settings, unchanged=unchanged)
+    seed = config.run.seed
+    backbone = registry.create(model.name, **settings, unchanged=unchanged, seed=seed)
     if ":" in model.name:
         images = jnp.zeros((1, *config.data.size, 3))
-        embeddings, _ = jax.eval_shape(backbone.init_with_output, jax.random.key(0), images)
+        made = jax.eval_shape(backbone.init_with_output, jax.random.key(0), images)
+        embeddings, variables = made
+        if "params" not in variables:
+            raise InputError(
+                f"model.name: {model.name!r} has no parameters to train; for a head alone, set "
+                "--optimiser.frozen 1"
+            )
         if embeddings.shape != (1, model.embedding_size):
             raise InputError(
                 f"model.embedding_size {model.embedding_size}: {model.name!r} makes of one image "
@@ -232,7 +246,6 @@ def create_program(
     check_batch(run.batch_size, len(devices), run.accumulate)
     _check_accumulation(config)
     _check_head(config.loss, config.head, config.optimiser)
-    _check_start(config)
     pmapped, split = run.parallel == "pmap", config.head.kind == "sharded"
     if pmapped and config.head.update == "fused" and not split and len(devices) > 1:
         raise InputError(
@@ -240,17 +253,32 @@ def create_program(
             "way"
         )
     schedule = create_schedule(config.optimiser, run.steps, run.batch_size)
+    over = DATA_AXIS if pmapped and run.statistics == "global" else None
+    backbone = create_backbone(config, over)
+    _check_start(config, brings_weights(backbone))
     return Program(
         config=config,
         num_classes=num_classes,
         class_counts=np.ones(num_classes) if class_counts is None else class_counts,
-        backbone=create_backbone(
-            config, DATA_AXIS if pmapped and run.statistics == "global" else None
+        backbone=backbone,
+        optimiser=create_optimiser(
+            config.optimiser, schedule, run.steps, _depths(config, backbone)
         ),
-        optimiser=create_optimiser(config.optimiser, schedule, run.steps),
         schedule=schedule,
         placement=Placement(tuple(devices), split),
     )
+
+
+def _depths(config: Config, backbone: nn.Module) -> Any:
+    if config.optimiser.first_layer_rate == 1.0:
+        return None
+    images = jax.ShapeDtypeStruct((1, *config.data.size, 3), jnp.float32)
+    variables = jax.eval_shape(backbone.init, jax.random.key(0), images)
+
+    def apply(params: Any, images: jax.Array, stats: Any) -> Any:
+        return backbone.apply({"params": params, "batch_stats": stats}, images)
+
+    return depths(apply, variables["params"], images, variables.get("batch_stats", {}))
 
 
 def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> None:
@@ -315,9 +343,9 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
         refuse(("unsampled",), "head.sample_rate 1")
 
 
-def _check_start(config: Config) -> None:
+def _check_start(config: Config, own_weights: bool) -> None:
     decay, frozen = config.optimiser.start_decay, config.optimiser.frozen
-    if decay and config.model.init is None:
+    if decay and config.model.init is None and not own_weights:
         raise InputError(
             f"optimiser.start_decay {decay:g} draws the weights to those of model.init, which is "
             "not set; set --model.init, or leave it out"

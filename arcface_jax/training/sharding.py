@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from arcface_jax.errors import InputError
@@ -43,7 +44,9 @@ class Placement:
 
     def shapes(self, make: Callable[[], TrainState]) -> TrainState:
         """The state that `create` would make, as shapes with their shardings."""
-        shapes = jax.eval_shape(make)
+        return self._laid_out(jax.eval_shape(make))
+
+    def _laid_out(self, shapes: TrainState) -> TrainState:
         specs = class_row_specs(shapes)
         return jax.tree.map(
             lambda leaf, spec: jax.ShapeDtypeStruct(
@@ -57,9 +60,17 @@ class Placement:
 
     def create(self, make: Callable[[], TrainState]) -> TrainState:
         """Makes a state, class rows on the devices where they belong."""
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes(make))
-        made = jax.jit(make, out_shardings=shardings, compiler_options=quick_to_compile())
-        return jax.block_until_ready(made())
+        closed, shapes = jax.make_jaxpr(make, return_shape=True)()
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self._laid_out(shapes))
+
+        def made(weights: list[Any]) -> TrainState:
+            leaves = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, weights))()
+            state: TrainState = jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+            return state
+
+        # Weights that a network brings are arguments: as constants they take minutes to compile.
+        made = jax.jit(made, out_shardings=shardings, compiler_options=quick_to_compile())
+        return jax.block_until_ready(made(closed.consts))
 
     def place(self, state: TrainState) -> TrainState:
         """Copies what is replicated to every device, and splits class rows."""

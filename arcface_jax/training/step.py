@@ -449,7 +449,12 @@ def _moved(average: Any, latest: dict[str, Any], step: jax.Array, decay: float) 
     if not average:
         return average
     share = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda old, new: share * old + (1.0 - share) * new, average, latest)
+
+    def moved(old: jax.Array, new: jax.Array) -> jax.Array:
+        counts = not jnp.issubdtype(new.dtype, jnp.floating)
+        return new if counts else share * old + (1.0 - share) * new
+
+    return jax.tree.map(moved, average, latest)
 
 
 def _is_fused(path: tuple[Any, ...]) -> bool:

@@ -60,10 +60,10 @@ def test_a_network_is_given_the_settings_that_it_has():
         (
             "my_nets:net",
             {},
-            "model.name: 'my_nets:net' is no backbone; give a flax.linen.Module class",
+            "model.name: 'my_nets:net' is no backbone; give a module class, or a function",
         ),
         ("my_nets:NETS", {}, "model.name: .*has no NETS"),
-        ("my_nets:number", {}, "model.name: 'my_nets:number' made something else"),
+        ("my_nets:number", {}, "model.name: 'my_nets:number': int is no network; give a flax"),
         ("my_nets:Needs", {}, "model.name: 'my_nets:Needs' needs depth"),
     ],
 )
