@@ -2,6 +2,7 @@
 
 python -m experiments.export runs/RUN exported --verify faces.zip
 python -m experiments.export 068.ckpt exported --formats stablehlo onnx torch --weights int8
+python -m experiments.export runs/RUN exported --size 64 --verify faces.zip     shorter embeddings
 
 The model is the folder of a run, a PyTorch checkpoint, or an ONNX or MXNet file. With --verify the
 card tells the accuracy before and after, thresholds at FAR 1e-3 … 1e-6, how rarely strangers look
@@ -25,6 +26,7 @@ from rich.console import Console
 
 from arcface_jax.commands.command import (
     Checked,
+    Count,
     make_folder,
     new_console,
     progress_bar,
@@ -32,12 +34,20 @@ from arcface_jax.commands.command import (
     run_command,
     say,
 )
-from arcface_jax.commands.evaluation_inputs import load_set
+from arcface_jax.commands.evaluation_inputs import ImageSet, load_set
 from arcface_jax.commands.gallery import embed_patterns
-from arcface_jax.commands.models import STABLEHLO_FILE, Embedder, Project, Trained, open_trained
+from arcface_jax.commands.models import (
+    STABLEHLO_FILE,
+    Embedder,
+    Project,
+    Trained,
+    check_model,
+    open_trained,
+)
 from arcface_jax.commands.photos import FaceFinder, PhotoOptions
 from arcface_jax.data.open import check_set
 from arcface_jax.data.pairs import Pairs
+from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.calibration import (
@@ -46,6 +56,7 @@ from arcface_jax.evaluation.calibration import (
     fit_calibration,
     held_out_reliability,
 )
+from arcface_jax.evaluation.comparison import compare_roc
 from arcface_jax.evaluation.embedding_rule import FLIP, Crop, EmbeddingRule
 from arcface_jax.evaluation.impostor_tail import ImpostorTail, impostor_tail
 from arcface_jax.evaluation.roc import roc_curve, roc_numbers
@@ -53,8 +64,8 @@ from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.suite import EmbeddedSet, choose_pairs, resampled_clusters
 from arcface_jax.evaluation.thresholds import deployment_threshold
 from arcface_jax.files import write_whole
-from arcface_jax.interop.card import CARD_FILE, LARGEST_CHANGE, ModelCard, Threshold
-from arcface_jax.interop.inference import unit_embedding
+from arcface_jax.interop.card import CARD_FILE, CHANGE, LARGEST_CHANGE, ModelCard, Threshold
+from arcface_jax.interop.inference import principal_directions, unit_embedding
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.onnx import export_onnx, import_writer
 from arcface_jax.interop.quantise import WeightType
@@ -63,8 +74,12 @@ from arcface_jax.interop.torch import save_safetensors, save_torch
 from arcface_jax.models.embed import default_batch_size
 from arcface_jax.progress import Begin
 from arcface_jax.runs.checkpoints import library_versions
+from arcface_jax.runs.dataset import configured_source, sample_images, split_source
 from arcface_jax.runs.run_folder import CONFIG_FILE, RESULTS_FILE
 from arcface_jax.runs.saved_runs import find_run
+
+FITTED_ON = 10_000
+"""The most images that the directions of a shorter embedding are found on."""
 
 CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
 CARD_COSINES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
@@ -89,6 +104,14 @@ class Arguments(PhotoOptions):
     """Fold batch normalisations into the layers before them."""
     weights: WeightType = "float32"
     """Type that kernels are stored in. The arithmetic stays float32."""
+    size: Count | None = None
+    """Numbers of a shorter embedding: the network's, projected on as many principal directions of
+    the images of --size-from. With --verify the card tells what that costs, with intervals.
+    """
+    size_from: Annotated[str, Checked(check_set)] | None = None
+    """Images like those that will be embedded, to find the directions on: of many people, and of
+    others than --verify. Without it the training images of a run.
+    """
     verify: Annotated[str, Checked(check_set)] | None = None
     """Set to measure accuracy and thresholds on. It is [NAME=]SOURCE[+PAIRS], as the command
     evaluate takes it; without a list all pairs of its people.
@@ -129,14 +152,52 @@ class _Faces:
         return score_pairs(unit, unit, self.pairs.first, self.pairs.second)
 
 
-def read_faces(
-    arguments: Arguments, specification: str, size: tuple[int, int], console: Console, begin: Begin
-) -> _Faces:
-    """The images of a set at the model's size, and its pairs; `begin` shows the work."""
+def read_set(
+    arguments: Arguments, option: str, size: tuple[int, int], console: Console, begin: Begin
+) -> ImageSet:
+    """The set that --verify or --size-from names, at the model's size; `begin` shows the work."""
     beside = arguments.folder.resolve().parent
     finder = FaceFinder(beside, arguments.face, console) if arguments.detect else None
-    with concerning("--verify"):
-        found = load_set(specification, size, 10, begin, arguments, finder=finder)
+    name = getattr(arguments, option.replace("-", "_"))
+    with concerning(f"--{option}"):
+        return load_set(name, size, 10, begin, arguments, finder=finder)
+
+
+def find_directions(
+    arguments: Arguments,
+    size: int,
+    embedder: Embedder,
+    console: Console,
+    begin: Begin,
+) -> tuple[np.ndarray, str]:
+    """(the directions to shorten embeddings by, what the card says of them)."""
+    if arguments.size_from is not None:
+        found = read_set(arguments, "size-from", embedder.image_size, console, begin)
+        chosen = np.random.default_rng(0).permutation(len(found.images))[:FITTED_ON]
+        images, place = found.images[np.sort(chosen)], found.name
+    else:
+        run = find_run(arguments.model)
+        assert run is not None  # checked before the model was opened
+        data, seed = run.config.data, run.config.run.seed
+        with begin("Reading the training images", None):
+            source: FaceSource = configured_source(data, seed)
+            if data.folds is not None or data.test_fraction > 0:
+                source = split_source(data, source, seed)[0]
+            images, _ = sample_images(source, FITTED_ON, embedder.image_size, seed)
+        place = "the training images"
+    with begin("Embedding, to find the directions", len(images)) as move:
+        unit = embedder.embed(images, progress=move)
+    with concerning("--size"):
+        directions, kept = principal_directions(unit, size)
+    said = f"{size} of {unit.shape[1]} directions, of {len(unit):,} images of {place}"
+    return directions, f"{said}, which keep {kept:.1%} of the squared length"
+
+
+def read_faces(
+    arguments: Arguments, size: tuple[int, int], console: Console, begin: Begin
+) -> _Faces:
+    """The images of --verify at the model's size, and its pairs; `begin` shows the work."""
+    found = read_set(arguments, "verify", size, console, begin)
     data = EmbeddedSet(found.name, found.images, found.labels, found.pairs, found.identities_known)
     pairs = choose_pairs(data, found.labels, seed=0)
     return _Faces(found.images, found.crop, pairs, resampled_clusters(data, pairs, found.labels))
@@ -146,6 +207,22 @@ def measure(similarities: np.ndarray, same: np.ndarray) -> dict[str, float]:
     """AUC, equal error rate, TAR at FAR 1e-2 and 1e-3."""
     found = roc_numbers(roc_curve(similarities, same), (1e-2, 1e-3))
     return {"auc": found.auc, "eer": found.eer} | found.numbers()
+
+
+def find_change(before: np.ndarray, after: np.ndarray, faces: _Faces) -> dict[str, Any]:
+    """What the export loses, with intervals over people; empty where they are too few for any."""
+    scored, resampling = (
+        (before, after, faces.pairs.same, *faces.clusters),
+        Resampling(100, 0.95, 0),
+    )
+    try:
+        found = compare_roc(*scored, fars=(1e-2, 1e-3), resampling=resampling)
+    except InputError:
+        return {}
+    return {
+        name: {"estimate": one.difference, "low": one.low, "high": one.high}
+        for name, one in found.items()
+    }
 
 
 def find_thresholds(similarities: np.ndarray, faces: _Faces) -> tuple[Threshold, ...]:
@@ -212,6 +289,7 @@ def describe(
     arguments: Arguments,
     model: TrainedModel,
     function: Callable[[jax.Array], jax.Array],
+    options: dict[str, Any],
     console: Console,
     begin: Begin,
 ) -> ModelCard:
@@ -223,13 +301,15 @@ def describe(
     figures: dict[str, Any] = {}
     strangers: ImpostorTail | None = None
     if arguments.verify is not None:
-        faces = read_faces(arguments, arguments.verify, model.image_size, console, begin)
+        faces = read_faces(arguments, model.image_size, console, begin)
         crop, original = faces.crop, unit_embedding(model, fold=False, flip=flip)
         with begin("Embedding, as trained and as exported", 2 * len(faces.images)) as move:
             before, after = (faces.similarities(one, move) for one in (original, function))
         same = faces.pairs.same
         metrics = {**measure(after, same), "original": measure(before, same)}
         metrics[LARGEST_CHANGE] = float(np.abs(after - before).max())
+        if arguments.size is not None or arguments.weights != "float32":
+            metrics[CHANGE] = find_change(before, after, faces)
         with begin("Finding thresholds", None):
             thresholds, strangers = find_thresholds(after, faces), impostor_tail(after, same)
             calibration, figures = find_calibration(after, faces)
@@ -240,11 +320,11 @@ def describe(
         source=model.source,
         network=getattr(model.backbone, "kind", type(model.backbone).__name__),
         parameters=sum(int(np.size(leaf)) for leaf in leaves),
-        embedding_size=model.embedding_size * (2 if flip == "concatenate" else 1),
+        embedding_size=arguments.size or model.embedding_size * (1 + (flip == "concatenate")),
         image_size=model.image_size,
         training_pixels=dataclasses.asdict(model.pixels),
         rule=EmbeddingRule(flip, crop),
-        options=arguments.changes,
+        options=options,
         data=arguments.data or run.data,
         recipe=arguments.recipe or run.recipe,
         config=run.config,
@@ -265,6 +345,7 @@ def write(
     folder: pathlib.Path,
     model: TrainedModel,
     function: Callable[[jax.Array], jax.Array],
+    directions: np.ndarray | None,
 ) -> list[pathlib.Path]:
     """The files of the formats wanted."""
     written = []
@@ -274,7 +355,8 @@ def write(
     if "onnx" in arguments.formats:
         written.append(folder / "model.onnx")
         flip = arguments.flip or model.flip
-        plain = unit_embedding(model, flip=flip, shift_depthwise=False, **arguments.changes)
+        changes = arguments.changes | {"shift_depthwise": False, "directions": directions}
+        plain = unit_embedding(model, flip=flip, **changes)
         export_onnx(plain, model.image_size, written[-1])
     if "torch" in arguments.formats:
         written.append(folder / "model.pth")
@@ -291,9 +373,23 @@ def run(arguments: Arguments) -> None:
     if not arguments.formats:
         raise InputError(f"--formats: give at least one of {', '.join(get_args(Format))}")
     arguments.check()
-    if arguments.verify is None and (arguments.detect or arguments.aligned):
+    read = (arguments.verify, arguments.size_from)
+    if read == (None, None) and (arguments.detect or arguments.aligned):
         option = "--detect" if arguments.detect else "--aligned"
-        raise InputError(f"{option}: says how the photos of --verify are taken; give both")
+        raise InputError(
+            f"{option}: says how the photos of --verify or --size-from are taken; give both"
+        )
+    if arguments.size is None and arguments.size_from is not None:
+        raise InputError("--size-from: says what --size is found on; give both")
+    if arguments.size is not None and arguments.size_from is None:
+        check_model(arguments.model)
+        if find_run(arguments.model) is None:
+            raise InputError("--size: a model that was not trained here needs --size-from")
+    if arguments.size is not None and (own := {"torch", "safetensors"} & set(arguments.formats)):
+        raise InputError(
+            f"--size: --formats {' '.join(sorted(own))} has the network's own weights; leave one "
+            "of both out"
+        )
     arguments.check_installed()
     if arguments.folder.exists():
         raise InputError(f"{arguments.folder}: exists already; choose another folder")
@@ -312,10 +408,16 @@ def run(arguments: Arguments) -> None:
             function = unit_embedding(model, flip=flip, **arguments.changes)
             # A model whose embeddings are no numbers is refused before anything is written.
             about = (model.source, model.image_size, None, default_batch_size(), flip)
-            embed_patterns(Embedder(*about, jax.jit(function)))
+            embedder = Embedder(*about, jax.jit(function))
+            embed_patterns(embedder)
+        directions, options = None, arguments.changes
+        if arguments.size is not None:
+            directions, said = find_directions(arguments, arguments.size, embedder, console, begin)
+            function = unit_embedding(model, flip=flip, directions=directions, **options)
+            options |= {"embedding": said}
         with begin("Writing", None):
-            written = write(arguments, partial, model, function)
-        card = describe(arguments, model, function, console, begin)
+            written = write(arguments, partial, model, function, directions)
+        card = describe(arguments, model, function, options, console, begin)
         write_whole(partial / CARD_FILE, card.to_json())
         write_whole(partial / "README.md", card.to_markdown())
         partial.rename(arguments.folder)
@@ -328,7 +430,9 @@ def run(arguments: Arguments) -> None:
 
 def main() -> None:
     """Reads the options and runs."""
-    run(read_options(Arguments, "export", __doc__))
+    common = ("formats", "weights", "size", "size-from", "verify", "project", "name", "data")
+    common += ("recipe", "licence", "detect", "flip")
+    run(read_options(Arguments, "export", __doc__, common=common))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 python -m experiments.identify enrol exported people/ gallery.npz          people/NAME/*.jpg
 python -m experiments.identify name exported gallery.npz new/*.jpg         a name, or unknown
 python -m experiments.identify name exported gallery.npz test/ --picture named.png
+python -m experiments.identify name runs/RUN runs/RUN photos/ --candidates 5    a class, or new
 python -m experiments.identify verify exported a.jpg b.jpg --detect        the same person?
 python -m experiments.identify search gallery.npy probes.npz found.csv     for many embeddings
 
@@ -17,6 +18,7 @@ experiments.embed writes, .npz or .npy, is a gallery too.
 
 import csv
 import dataclasses
+import functools
 import pathlib
 import time
 from collections import Counter
@@ -55,7 +57,14 @@ from arcface_jax.commands.gallery import (
     read_gallery,
 )
 from arcface_jax.commands.machine import peak_gigabytes
-from arcface_jax.commands.models import Model, Project, check_model, is_export, open_embedder
+from arcface_jax.commands.models import (
+    Embedder,
+    Model,
+    Project,
+    check_model,
+    is_export,
+    open_embedder,
+)
 from arcface_jax.commands.photos import (
     Cropper,
     Photo,
@@ -64,18 +73,23 @@ from arcface_jax.commands.photos import (
     say_each_left_out,
     say_tally,
 )
+from arcface_jax.data.in_memory import load_source
 from arcface_jax.data.open import check_source, open_source
+from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.encoded import without_spelling
 from arcface_jax.errors import InputError, concerning, printable
+from arcface_jax.evaluation.classes import confusions, new_class_threshold
 from arcface_jax.evaluation.impostor_tail import ImpostorTail
 from arcface_jax.evaluation.templates import pool_templates
 from arcface_jax.figures.samples import Mark, face_sheet
 from arcface_jax.figures.style import save
 from arcface_jax.files import whole_file, whole_text
 from arcface_jax.interop.card import ModelCard
+from arcface_jax.runs.dataset import configured_source, split_source
+from arcface_jax.training.config import Config
 
-UNKNOWN = "unknown"
-DEFAULT_FAR = 1e-3
+UNKNOWN, NEW_CLASS = "unknown", "new class"
+DEFAULT_FAR, FAR_OF_CLASSES = 1e-3, 1e-2
 """The --far of who gives neither it nor a threshold."""
 
 
@@ -99,18 +113,26 @@ class Name(PhotoOptions):
 
     model: Model
     gallery: Annotated[Existing, tyro.conf.Positional]
-    """What enrol wrote."""
-    photos: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional]
-    """Image files, or folders or zip files of them; of NAME/image.jpg the right names are known."""
-    far: Share | None = None
-    """Rate at which strangers are given a name (FPIR). Without it: 1e-3. The threshold for it is
-    taken from the model card. A stranger is compared with all G entries of the gallery, so each
-    comparison may err at 1 − (1 − rate)^(1/G) only.
+    """What enrol wrote; or the model again if it is a run, for the classes that it was trained on.
     """
+    photos: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional]
+    """Image files, or folders, zip files or other sources of them; of NAME/image.jpg the right
+    names are known.
+    """
+    far: Share | None = None
+    """Rate at which strangers are given a name (FPIR). Without it: 1e-3, for a run's classes 1e-2.
+    The threshold for it is taken from the model card. A stranger is compared with all G entries of
+    the gallery, so each comparison may err at 1 − (1 − rate)^(1/G) only. For a run's classes it is
+    learnt from images of others: those it held out, or --new.
+    """
+    new: Annotated[str, Checked(check_source)] | None = None
+    """Images of classes that the run was not trained on, in place of those it held out."""
     threshold: Cosine | None = None
-    """Cosine from which a name is given, instead of the card's."""
+    """Cosine from which a name is given, instead of the card's or the learnt one."""
     candidates: Count = 1
-    """How many of the most alike entries to show for each photo."""
+    """How many of the most alike entries to show for each photo, or of a run's classes, with the
+    probability of each if it is one of them.
+    """
     output: pathlib.Path | None = None
     """Table to write as well, .csv. It has image, person, the right one and a verdict where names
     are known, how many strangers are as alike if the card tells, then each candidate with its
@@ -194,6 +216,43 @@ def choose_threshold(
     return found.cosine
 
 
+def learnt_threshold(
+    arguments: Name, gallery: Gallery, run: Config, embedder: Embedder, console: Console
+) -> float:
+    """The cosine that only a share `far` of images of classes reach which a run was not trained on;
+    says so.
+    """
+    begin, data = functools.partial(progress_bar, console), run.data
+    if arguments.new is None and (
+        data.hold_out == "images" or not (data.folds or data.test_fraction)
+    ):
+        raise InputError(
+            f"{arguments.gallery}: held out no classes, to learn from when a class is new; give "
+            "images of some with --new, or --threshold"
+        )
+    with begin("Opening images of new classes", None):
+        source: FaceSource
+        if arguments.new is None:
+            source = split_source(data, configured_source(data, run.run.seed), run.run.seed)[1]
+        else:
+            source = open_source(arguments.new)
+    with begin("Reading images of new classes", len(source)) as move:
+        loaded = load_source(source, embedder.image_size, on_unreadable="skip", progress=move)
+    with begin("Embedding images of new classes", len(loaded)) as move:
+        found, _ = gallery.candidates(embedder.embed(loaded.images, progress=move), 1)
+    far = FAR_OF_CLASSES if arguments.far is None else arguments.far
+    threshold = new_class_threshold(found.scores[:, 0], far)
+    said = f"{len(loaded):,} images of {len(loaded.identity_names):,} classes that were not trained"
+    say(console, f"Threshold {threshold:.3f}: at most {far:.2%} of {said} on reach it.")
+    if far * len(loaded) < 1:
+        say(
+            console,
+            f"warning: they are too few for --far {far:g}; the rate may be higher",
+            "yellow",
+        )
+    return threshold
+
+
 def enrol(arguments: Enrol, console: Console) -> None:
     """Every image, or every person, is an entry under the person's name."""
     check_written(arguments.gallery, ".npz")
@@ -243,7 +302,10 @@ def verdict(named: str | None, right: str | None, enrolled: Collection[str]) -> 
 
 
 def counted(
-    people: Sequence[str | None], verdicts: Sequence[str], enrolled: Collection[str]
+    people: Sequence[str | None],
+    verdicts: Sequence[str],
+    enrolled: Collection[str],
+    kind: str = "people",
 ) -> str:
     """How many answers were right and wrong, a line of people in the gallery and one of others."""
     lines = []
@@ -262,8 +324,31 @@ def counted(
         else:
             said = f"{share} unknown, {number[ACCEPTED]:,} given a name"
         who = len({person for person, _ in chosen})
-        lines.append(f"Of {len(chosen):,} photos of {who:,} people {where}: {said}.")
+        lines.append(f"Of {len(chosen):,} photos of {who:,} {kind} {where}: {said}.")
     return "\n".join(lines)
+
+
+def ranking(
+    photos: Sequence[Photo], ranked: Sequence[Sequence[str]], enrolled: Collection[str]
+) -> list[str]:
+    """How often the right name is first, or among all that are shown, of who is in the gallery, and
+    which names are confused most, whether one was given or not.
+    """
+    rows = [row for row, photo in enumerate(photos) if photo.person in enrolled]
+    if not rows:
+        return []
+    rights = [photos[row].person or "" for row in rows]
+    shown = [ranked[row] for row in rows]
+    at = [
+        names.index(one) if one in names else 10**9
+        for one, names in zip(rights, shown, strict=True)
+    ]
+    shares = [f"top-{k} {np.mean(np.array(at) < k):.1%}" for k in sorted({1, len(shown[0])})]
+    confused = confusions(rights, [names[0] for names in shown])
+    return [f"Most alike, named or not: {', '.join(shares)}."] + [
+        f"  {printable(right)} taken for {printable(answer)}: {count:,} of {of:,}"
+        for right, answer, count, of in confused
+    ]
 
 
 def say_other_spellings(console: Console, photos: Iterable[Photo], enrolled: Iterable[str]) -> None:
@@ -321,7 +406,16 @@ def name(arguments: Name, console: Console) -> None:
     gallery = read_gallery(arguments.gallery)
     entries = len(gallery.names)
     about = (arguments.model, arguments, arguments.far, arguments.threshold)
-    threshold = choose_threshold(*about, console, gallery, str(arguments.gallery))
+    if gallery.run is not None and arguments.gallery != arguments.model:
+        raise InputError(
+            f"{arguments.gallery}: a run's classes are told by its own network; give it as the "
+            "model too"
+        )
+    if gallery.run is None and arguments.new is not None:
+        raise InputError("--new: is for the classes of a run; leave it out for a gallery of photos")
+    threshold = arguments.threshold
+    if gallery.run is None:
+        threshold = choose_threshold(*about, console, gallery, str(arguments.gallery))
     with progress_bar(console, "Listing the photos"):
         given = find_photos(arguments.photos)
     enrolled = frozenset(gallery.names.tolist())
@@ -329,7 +423,11 @@ def name(arguments: Name, console: Console) -> None:
     with progress_bar(console, f"Opening {arguments.model}"):
         embedder = open_embedder(arguments.model, flip=arguments.flip, project=arguments.project)
         rule = arguments.rule(embedder.flip)
-        check_same_rule(console, gallery, arguments.gallery, rule, "these photos")
+        if gallery.run is None:
+            check_same_rule(console, gallery, arguments.gallery, rule, "these photos")
+    if threshold is None:
+        assert gallery.run is not None
+        threshold = learnt_threshold(arguments, gallery, gallery.run, embedder, console)
     cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
     with progress_bar(console, "Reading the photos", len(given)) as move:
         crops, photos, left_out = cropper.read_some(given, move)
@@ -343,26 +441,38 @@ def name(arguments: Name, console: Console) -> None:
         check_same_model(gallery, arguments.gallery, patterns, str(arguments.model))
         probes = embedder.embed(crops, lambda row: photos[row].place, move)
     with progress_bar(console, "Searching"), concerning(str(arguments.gallery)):
-        found = find_candidates(gallery.embeddings, probes, arguments.candidates, arguments.engine)
+        k, engine = arguments.candidates, arguments.engine
+        found, probabilities = gallery.candidates(probes, k, engine)
+    unknown = UNKNOWN if gallery.run is None else NEW_CLASS
     card = embedder.card
     tail = None if card is None or not gallery.rule.told else card.strangers_by(rule)
     told = any(photo.person is not None for photo in given)
     rows, written, verdicts, captions = [], [], [], []
-    for photo, accepted, scores, indices in zip(
-        photos, found.accepted(threshold), found.scores, found.indices, strict=True
+    for photo, accepted, scores, indices, likely in zip(
+        photos,
+        found.accepted(threshold),
+        found.scores,
+        found.indices,
+        probabilities.tolist(),
+        strict=True,
     ):
         names = [str(gallery.names[i]) for i in indices]
         best = float(scores[0])
         pairs = list(zip(names, scores, strict=True))
-        alike = ", ".join(f"{printable(name)} {score:.3f}" for name, score in pairs)
-        person = names[0] if accepted else UNKNOWN
+        shares = [f" ({100 * p:.0f} %)" for p in likely] or [""] * len(names)
+        alike = ", ".join(
+            f"{printable(name)} {score:.3f}{share}"
+            for (name, score), share in zip(pairs, shares, strict=True)
+        )
+        person = names[0] if accepted else unknown
         strangers = [] if tail is None else [tail.words(best, entries)]
         verdicts.append(verdict(person if accepted else None, photo.person, enrolled))
-        captions.append(f"{person} {best:.3f}")
+        captions.append(f"{person} {best:.3f}{shares[0]}")
         judged = [verdicts[-1]] if told else []
         start = (printable(photo.place), printable(person), *judged, f"{best:.3f}")
         rows.append((*start, *strangers, alike))
         cells = [cell for name, score in pairs for cell in (name, f"{score:.6f}")]
+        cells += [f"{p:.6f}" for p in likely]
         right = [photo.person or "", *judged] if told else []
         written.append([photo.place, person, *right, *strangers, *cells, ""])
     rare = [] if tail is None else ["strangers so alike"]
@@ -371,11 +481,13 @@ def name(arguments: Name, console: Console) -> None:
     console.print(table_of(heading, rows, left=6))
     say(
         console,
-        f"A name is given from a cosine of {threshold:.3f}{means(tail, threshold, entries)}.",
+        f"A name is given from a cosine of {threshold:.3f}{means(tail, threshold, entries)}."
+        + ("" if gallery.run is None else f" Else it is a {NEW_CLASS}."),
     )
     if arguments.output is not None:
         numbers = range(1, found.indices.shape[1] + 1)
         columns = [f"{what}_{n}" for n in numbers for what in ("candidate", "cosine")]
+        columns += [f"probability_{n}" for n in numbers if probabilities.size]
         right = ["right_person", "verdict"] if told else []
         empty = [""] * len([*rare, *columns])
         for photo, message in left_out:
@@ -388,7 +500,11 @@ def name(arguments: Name, console: Console) -> None:
             drawn = draw_named(crops, photos, captions, verdicts, arguments.picture)
         say(console, f"{arguments.picture}: {drawn}")
     if told:
-        say(console, counted([photo.person for photo in photos], verdicts, enrolled))
+        kind = "people" if gallery.run is None else "classes"
+        say(console, counted([photo.person for photo in photos], verdicts, enrolled, kind))
+        ranked = [list(map(str, gallery.names[row])) for row in found.indices]
+        for line in ranking(photos, ranked, enrolled):
+            say(console, line)
 
 
 def means(tail: ImpostorTail | None, threshold: float, entries: int) -> str:

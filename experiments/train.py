@@ -38,6 +38,7 @@ from arcface_jax.commands.data_check import check_data
 from arcface_jax.commands.fine_tuning import (
     network_in_words,
     open_start,
+    open_teacher,
     set_by_preset,
     settled,
 )
@@ -259,8 +260,9 @@ def run(config: Config, console: Console) -> int:
         start = None if folder.has_checkpoint else open_start(config)
         if start is not None:
             say(console, f"Starting from {config.model.init}: {network_in_words(config)}")
+        teacher = open_teacher(config)
         console.print("Preparing the data …")
-        setup = prepare(config, functools.partial(progress_bar, console), start)
+        setup = prepare(config, functools.partial(progress_bar, console), start, teacher)
     except BaseException:
         folder.discard()
         raise

@@ -123,6 +123,12 @@ def open_start(config: Config) -> TrainedModel | None:
     return model
 
 
+def open_teacher(config: Config) -> TrainedModel | None:
+    """The model that config.model.teacher names, to hand to `runs.setup.prepare`; None without."""
+    path = config.model.teacher
+    return None if path is None else _opened(path, lambda: config.model.pixels, "model.teacher")
+
+
 def network_of(path: str, pixels: Callable[[], str | None] = lambda: None) -> dict[str, Any]:
     """The values of `NETWORK` of a trained model.
 
@@ -171,19 +177,21 @@ def _described(path: str, model: TrainedModel) -> dict[str, Any]:
     return dict(zip(NETWORK, values, strict=True))
 
 
-def _opened(path: str, pixels: Callable[[], str | None]) -> TrainedModel:
+def _opened(
+    path: str, pixels: Callable[[], str | None], option: str = "model.init"
+) -> TrainedModel:
     place = pathlib.Path(path)
     if not place.exists():
         raise InputError(
-            f"model.init {path}: no such file or folder; give a run, a PyTorch checkpoint or "
+            f"{option} {path}: no such file or folder; give a run, a PyTorch checkpoint or "
             "another model file"
         )
     if is_export(place):
         raise InputError(
-            f"model.init {path}: is an export, whose weights cannot be taken out; give the run or "
+            f"{option} {path}: is an export, whose weights cannot be taken out; give the run or "
             "checkpoint that it was made of"
         )
-    with _naming(path):
+    with _naming(path, option):
         if (run := find_run(place)) is not None:
             return _of_run(run)
         try:
@@ -225,14 +233,14 @@ def _of_run(run: SavedRun) -> TrainedModel:
 
 
 @contextlib.contextmanager
-def _naming(path: str) -> Iterator[None]:
+def _naming(path: str, option: str = "model.init") -> Iterator[None]:
     """Begins the message of an error by the option and the file."""
     try:
         yield
     except InputError as error:
         said = str(error)
         said = said if said.startswith(path) else f"{path}: {said}"
-        raise InputError(f"model.init {said}") from error
+        raise InputError(f"{option} {said}") from error
 
 
 def _refuse(path: str, differing: list[str]) -> None:

@@ -14,13 +14,17 @@ from rich.console import Console
 from arcface_jax.command_name import command, install
 from arcface_jax.commands.command import say
 from arcface_jax.commands.evaluation_inputs import RULE, read_arrays, read_rule
-from arcface_jax.commands.models import Embedder
+from arcface_jax.commands.models import Embedder, load_trained
 from arcface_jax.commands.photos import Cropper
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.errors import InputError, reason
 from arcface_jax.evaluation.array_checks import check_embeddings
+from arcface_jax.evaluation.classes import rank_classes
 from arcface_jax.evaluation.embedding_rule import NOT_TOLD, EmbeddingRule
 from arcface_jax.evaluation.search import Candidates, search_candidates
+from arcface_jax.runs.run_folder import CLASSES_FILE
+from arcface_jax.runs.saved_runs import SavedRun, find_run
+from arcface_jax.training.config import Config
 
 Engine = Literal["jax", "faiss"]
 
@@ -33,7 +37,8 @@ _SAME_MODEL = 0.99
 @dataclasses.dataclass(frozen=True)
 class Gallery:
     """Unit embeddings [G, D], the name and image of each, the model's `embed_patterns` (None where
-    the file does not tell), and the rule by which the photos were embedded.
+    the file does not tell), and the rule by which the photos were embedded. Of a run, which has no
+    photos, the class weights [C, D], or [C, K, D] with sub-centres, and its configuration.
     """
 
     embeddings: np.ndarray
@@ -41,6 +46,20 @@ class Gallery:
     places: np.ndarray
     patterns: np.ndarray | None = None
     rule: EmbeddingRule = NOT_TOLD
+    run: Config | None = None
+
+    def candidates(
+        self, probes: np.ndarray, k: int, engine: Engine = "jax"
+    ) -> tuple[Candidates, np.ndarray]:
+        """(the k entries, or classes, that are most alike to each of [P, D]; the probabilities
+        [P, k] of classes whose loss has a scale, else [P, 0]).
+        """
+        if self.run is None:
+            return find_candidates(self.embeddings, probes, k, engine), np.zeros((len(probes), 0))
+        scale = getattr(self.run.loss, "scale", None)
+        ranked = rank_classes(probes, self.embeddings, k, scale or 1.0)
+        found = Candidates(ranked.cosines, ranked.classes)
+        return found, ranked.probabilities[:, : None if scale else 0]
 
 
 def check_same_rule(
@@ -66,8 +85,10 @@ def check_same_rule(
 
 def read_gallery(path: pathlib.Path) -> Gallery:
     """Reads an .npz file, or a .npy file (as a memory map) with its .csv and, if it is there, its
-    .rule.json of `about_embeddings`; executes nothing.
+    .rule.json of `about_embeddings`; or the classes of a run; executes nothing.
     """
+    if (found := find_run(path)) is not None:
+        return _read_classes(found)
     embeddings, names, places, *patterns = (
         _read_npy(path) if path.suffix == ".npy" else _read_npz(path)
     )
@@ -76,6 +97,25 @@ def read_gallery(path: pathlib.Path) -> Gallery:
             f"{path}: {embeddings.shape} embeddings for {len(names)} names; make it again"
         )
     return Gallery(embeddings, names, places, *patterns)
+
+
+def _read_classes(found: SavedRun) -> Gallery:
+    """The class weights of a run, with the names that it stores."""
+    run, file = load_trained(found), found.folder / CLASSES_FILE
+    weights = run.class_weights
+    if weights is None:
+        raise InputError(f"{found.folder}: its loss has no class weights; enrol photos instead")
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{file}: no names of the classes can be read ({reason(error)}); runs of earlier "
+            f"versions have none: write there a JSON list of all {len(weights):,}, in their order"
+        ) from error
+    if not isinstance(names, list) or len(names) != len(weights):
+        raise InputError(f"{file}: must be a JSON list of the names of {len(weights):,} classes")
+    names = np.array([str(name) for name in names])
+    return Gallery(weights, names, names, run=run.config)
 
 
 def embed_patterns(embedder: Embedder) -> np.ndarray:

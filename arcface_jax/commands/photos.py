@@ -29,6 +29,7 @@ from arcface_jax.data.sources.folder import (
     in_words,
     sort_out,
 )
+from arcface_jax.data.sources.lists import SUFFIXES as LISTS
 from arcface_jax.data.subset import Subset
 from arcface_jax.errors import InputError, printable
 from arcface_jax.evaluation.embedding_rule import EmbeddingRule
@@ -36,6 +37,8 @@ from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.progress import Begin
 
 _SHOWN = 10
+_SOURCES = (".zip", ".tar", ".parquet", ".rec", *LISTS)
+"""Endings of files that hold images, or name them."""
 
 _T = TypeVar("_T")
 
@@ -215,15 +218,15 @@ def _decode_file(path: pathlib.Path) -> np.ndarray:
 
 
 def find_photos(paths: Sequence[pathlib.Path]) -> list[Photo]:
-    """Image files as they are; of a folder or zip file its photos, with the person of each if they
-    lie in folders of people.
+    """Image files as they are; of a folder, a zip file or another source its photos, with the
+    person of each if they lie in folders of people, or the source tells.
 
     Raises:
       InputError: a folder has no photo, or some in folders of people and others beside them.
     """
     photos = []
     for path in paths:
-        if not path.is_dir() and path.suffix.lower() != ".zip":
+        if not path.is_dir() and path.suffix.lower() not in _SOURCES:
             photos.append(Photo.of_file(path))
             continue
         try:

@@ -2,13 +2,17 @@
 
 import functools
 import hashlib
+import re
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from arcface_jax.data.source import FaceSource
+from arcface_jax.data.source import FaceSource, places_of
 from arcface_jax.data.sources.encoded import checked_index
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 
 
 class Subset(FaceSource):
@@ -143,3 +147,103 @@ def split_identities(source: FaceSource, test_fraction: float, seed: int) -> tup
     return Subset(source, np.flatnonzero(~goes_to_test)), Subset(
         source, np.flatnonzero(goes_to_test)
     )
+
+
+def split_fold(
+    source: FaceSource,
+    folds: int,
+    fold: int,
+    seed: int,
+    *,
+    by: Literal["classes", "images"] = "classes",
+    groups: str | None = None,
+) -> tuple[Subset, Subset]:
+    """Holds out one of k folds, for cross-validation; the folds of a seed share no image.
+
+    Args:
+      source: images with labels.
+      folds: k, 2 or more.
+      fold: the one to hold out, 0 … k − 1.
+      seed: selects who comes into which.
+      by: hold out whole classes; or images of every class, of each class as many in each fold as
+        can be. What is a class's only image (or group) is in no fold, and always trained on.
+      groups: regular expression; images are of one group if the first match in their paths is the
+        same, or its first parenthesis. A group is held out as a whole.
+
+    Returns: (training subset, test subset), labels of each renumbered from 0.
+
+    Raises:
+      InputError: too few classes or images for so many folds, or a path without a match.
+    """
+    if folds < 2:
+        raise InputError(f"folds: {folds}; give 2 or more")
+    labels = np.asarray(source.labels)
+    units = np.arange(len(source)) if groups is None else _groups(source, groups)
+    if by == "classes":  # what a class or group joins is one unit
+        count = len(source.identity_names)
+        edges = (np.ones(len(labels)), (labels, count + units))
+        size = count + int(units.max()) + 1
+        units = connected_components(coo_array(edges, (size, size)), directed=False)[1][labels]
+    units = np.unique(units, return_inverse=True)[1]
+    pairs = np.unique(np.stack([labels, units]), axis=1)  # of a class and one of its units
+    parts = np.bincount(pairs[0], minlength=len(source.identity_names))  # units of each class
+    rng = np.random.default_rng(seed)
+    held_in = np.full(int(units.max()) + 1, -1)
+    if by == "classes":
+        order = rng.permutation(len(held_in))
+        order = order[np.argsort(-np.bincount(pairs[1])[order], kind="stable")]
+        _deal(held_in, order, np.bincount(pairs[1]), folds)
+    else:
+        only = np.isin(np.arange(len(held_in)), pairs[1][parts[pairs[0]] == 1])
+        starts = np.searchsorted(pairs[0], np.arange(len(parts) + 1))
+        for own in rng.permutation(len(parts)):
+            mine = rng.permutation(pairs[1][starts[own] : starts[own + 1]])
+            _deal(held_in, mine[~only[mine]], np.ones(len(held_in)), folds, rng)
+    test = held_in[units] == fold
+    sides = [len(np.unique(labels[side])) for side in (~test, test)]
+    if min(sides) < 2 or len(np.unique(held_in[held_in >= 0])) < folds:
+        kind = "classes" if by == "classes" else "images of a class"
+        raise InputError(
+            f"folds: {folds} of {len(held_in):,} {'groups' if groups else kind} leave {sides[0]} "
+            f"classes to train on and {sides[1]} to test; give fewer folds, or more {kind}"
+        )
+    few = np.flatnonzero((parts > 0) & (parts < folds))
+    if by == "images" and len(few):
+        what = "groups" if groups else "images"
+        source.remark(
+            f"{len(few):,} of {len(parts):,} classes, such as {source.identity_names[few[0]]}, "
+            f"have fewer {what} than the {folds} folds, and are in some folds not tested; "
+            f"{int((parts == 1).sum()):,} have one, and are only trained on",
+            "fewer than the folds",
+        )
+    return Subset(source, np.flatnonzero(~test)), Subset(source, np.flatnonzero(test))
+
+
+def _deal(
+    held_in: np.ndarray,
+    units: np.ndarray,
+    sizes: np.ndarray,
+    folds: int,
+    rng: np.random.Generator | None = None,
+) -> None:
+    """Puts each unit that is in no fold into the one with the least of these units."""
+    mine = held_in[units]
+    load = np.bincount(mine[mine >= 0], sizes[units[mine >= 0]], minlength=folds)
+    first = np.zeros(folds) if rng is None else 0.5 * rng.random(folds)  # of those with as few
+    for unit in units[mine < 0]:
+        held_in[unit] = np.argmin(load + first)
+        load[held_in[unit]] += sizes[unit]
+
+
+def _groups(source: FaceSource, pattern: str) -> np.ndarray:
+    """int [N], the group of each image."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"groups {pattern}: is no regular expression ({reason(error)})") from error
+    names = []
+    for place in places_of(source):
+        if (found := expression.search(place)) is None:
+            raise InputError(f"groups {pattern}: does not match {place}; every image needs a group")
+        names.append(found[1 if expression.groups else 0] or "")
+    return np.unique(names, return_inverse=True)[1]

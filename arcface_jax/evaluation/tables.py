@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from arcface_jax.evaluation.bootstrap import Interval
 
@@ -42,7 +42,18 @@ _NAMES = {
     "angle w_inter": "W-Inter",
 }
 
-_LATEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
+_LATEX = {character: f"\\{character}" for character in "%&_#${}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "°": r"$^\circ$",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "–": "--",
+}
 
 
 def format_figure(name: str, figure: Interval | str) -> str:
@@ -128,35 +139,74 @@ def to_markdown(rows: Mapping[str, TableRow]) -> str:
     return markdown_table(header, body)
 
 
+Places = Collection[tuple[int, int]]
+"""Cells of a table, by row and column from 0, without the header."""
+
+
 def markdown_table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers: bool = True,
+    bold: Places = (),
 ) -> str:
     """Any table as Markdown; with `numbers`, all columns but the first are right-aligned."""
     rule = ["---", *("---:" if numbers else "---" for _ in header[1:])]
-    escaped = ([cell.replace("|", r"\|") for cell in row] for row in rows)
+    marked = _marked(rows, bold, "**{}**".format)
+    escaped = ([cell.replace("|", r"\|") for cell in row] for row in marked)
     titles = [title.replace("|", r"\|") for title in header]
     return "".join(f"| {' | '.join(row)} |\n" for row in (titles, rule, *escaped))
 
 
+def _marked(
+    rows: Iterable[Sequence[str]], bold: Places, mark: Callable[[str], str]
+) -> list[list[str]]:
+    return [
+        [mark(cell) if (row, column) in bold else cell for column, cell in enumerate(line)]
+        for row, line in enumerate(rows)
+    ]
+
+
 def to_latex(rows: Mapping[str, TableRow]) -> str:
     """A `tabular` with the rules of the booktabs package."""
-    table = [[_latex(cell) for cell in row] for row in cells(rows)]
-    lines = [
-        rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 1)}}}",
-        r"\toprule",
-        _latex_row(table[0]),
-        r"\midrule",
-    ]
-    lines += [_latex_row(row) for row in table[1:]]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    header, *body = cells(rows)
+    return latex_table(header, [("", body, ())])
 
 
-def _latex(cell: str) -> str:
-    escaped = "".join(_LATEX.get(character, character) for character in cell.replace("\\", "/"))
-    return escaped.replace("–", "--").replace("°", r"$^\circ$")
+def latex_table(
+    header: Sequence[str],
+    blocks: Iterable[tuple[str, Sequence[Sequence[str]], Places]],
+    notes: Iterable[str] = (),
+) -> str:
+    """A `tabular` with the rules of the booktabs package; all text is escaped.
+
+    Args:
+      header: of the columns.
+      blocks: rows that belong together: their heading, or "", the rows, and the bold cells.
+      notes: lines below the table.
+    """
+    width = len(header)
+    lines = [rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}", r"\toprule"]
+    lines.append(_latex_row(map(latex, header)))
+    for title, rows, bold in blocks:
+        lines.append(r"\midrule")
+        if title:
+            lines.append(rf"\multicolumn{{{width}}}{{l}}{{\textit{{{latex(title)}}}}} \\")
+        escaped = [[latex(cell) for cell in row] for row in rows]
+        lines += map(_latex_row, _marked(escaped, bold, r"\textbf{{{}}}".format))
+    lines.append(r"\bottomrule")
+    lines += [rf"\multicolumn{{{width}}}{{l}}{{\footnotesize {latex(note)}}} \\" for note in notes]
+    return "\n".join([*lines, r"\end{tabular}"]) + "\n"
 
 
-def _latex_row(row: Sequence[str]) -> str:
+def latex(text: str) -> str:
+    """Text with every character escaped that LaTeX would take for its own."""
+    # After \\\\ of the row before, [ would begin a length and * forbid a page break.
+    start = "{}" if text.startswith(("[", "*")) else ""
+    return start + "".join(_LATEX.get(character, character) for character in text)
+
+
+def _latex_row(row: Iterable[str]) -> str:
     return " & ".join(row) + r" \\"
 
 

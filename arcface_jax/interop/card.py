@@ -19,6 +19,7 @@ from arcface_jax.evaluation.thresholds import too_few_pairs
 from arcface_jax.evaluation.verification import FlipRule
 
 CARD_FILE = "model_card.json"
+CHANGE = "change"
 LARGEST_CHANGE = "largest change of a cosine"
 """The metric for the difference between export and model, over all pairs of the set."""
 
@@ -70,7 +71,8 @@ class ModelCard:
       run_results: the run's last verification, on held-out people; empty if there is none.
       licence: of the weights.
       verified_on: the set used for metrics and thresholds; None if none was given.
-      metrics: of the export, and under "original" of the model before export.
+      metrics: of the export, under "original" of the model before export, and, of an export that
+        is shortened or stored in smaller types, under CHANGE the change of each with its interval.
       thresholds: for false accept rates 1e-3 … 1e-6.
       calibration: from a cosine to the likelihood ratio and the probability; None without a set, or
         if it allows none.
@@ -261,9 +263,15 @@ class ModelCard:
         ]
         if self.verified_on is not None:
             lines += ["", f"## Verified on {self.verified_on}", ""]
-            lines += ["| | original | this export |", "|---|---|---|"]
+            change = {name: Interval(**each) for name, each in self.metrics.get(CHANGE, {}).items()}
+            heading = " change, over people |" if change else ""
+            lines += [
+                f"| | original | this export |{heading}",
+                f"|---|---|---|{'---|' * bool(change)}",
+            ]
             lines += [
                 f"| {key} | {value:.5f} | {self.metrics[key]:.5f} |"
+                + (f" {change.get(key, '–')} |" if change else "")
                 for key, value in self.metrics["original"].items()
             ]
             lines += [f"\nLargest change of a cosine: {self.metrics[LARGEST_CHANGE]:.2g}"]

@@ -5,7 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from arcface_jax.errors import InputError
+from arcface_jax.evaluation.array_checks import check_embeddings
 from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.interop.fold import fold_batch_norm
 from arcface_jax.interop.model import TrainedModel
@@ -24,6 +27,7 @@ def unit_embedding(
     flip: FlipRule = "none",
     weights: WeightType = "float32",
     shift_depthwise: bool = True,
+    directions: np.ndarray | None = None,
 ) -> ImageFunction:
     """Builds the function from uint8 RGB images [N, height, width, 3] to unit embeddings [N, D].
 
@@ -35,6 +39,7 @@ def unit_embedding(
       weights: storage type of the kernels.
       shift_depthwise: compute depthwise convolutions in a way that is fast on CPUs, if compiled for
         one; pass False for ONNX, which has its own convolution.
+      directions: [D, d] of `principal_directions`, to shorten embeddings to d numbers.
 
     Returns: a function to jit, export or convert. An embedding of norm 0 stays 0; D doubles for
       flip "concatenate".
@@ -59,4 +64,35 @@ def unit_embedding(
         squared = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)
         return embeddings / jnp.sqrt(jnp.maximum(squared, 1e-24))
 
-    return embed
+    def shortened(images: jax.Array) -> jax.Array:
+        short = jnp.matmul(embed(images), jnp.asarray(directions), precision="highest")
+        squared = jnp.sum(jnp.square(short), axis=-1, keepdims=True)
+        return short / jnp.sqrt(jnp.maximum(squared, 1e-24))
+
+    return embed if directions is None else shortened
+
+
+def principal_directions(embeddings: np.ndarray, size: int) -> tuple[np.ndarray, float]:
+    """What an embedding can be shortened to: the d orthonormal directions P that keep most of x.
+
+        P = the d eigenvectors of Σ x xᵀ with the largest eigenvalues;  x ↦ Pᵀx / ‖Pᵀx‖
+
+    The mean is not taken off, so that with d = D every cosine stays as it is.
+
+    Args:
+      embeddings: [N, D], unit rows, of images like those that will be embedded.
+      size: d.
+
+    Returns: (float32 [D, d], the share of the squared length that is kept, mean over the images).
+
+    Raises:
+      InputError: d is not below D, or there are fewer than d images.
+    """
+    embeddings = check_embeddings(embeddings).astype(np.float64)
+    count, dimensions = embeddings.shape
+    if not 0 < size < dimensions:
+        raise InputError(f"size {size}: the embedding has {dimensions} numbers; give fewer, or 1")
+    if count < size:
+        raise InputError(f"size {size}: needs as many images, and there are {count}; give more")
+    values, vectors = np.linalg.eigh(embeddings.T @ embeddings)
+    return vectors[:, ::-1][:, :size].astype(np.float32), float(values[-size:].sum() / count)

@@ -69,6 +69,7 @@ from arcface_jax.losses.penalties import (
     Inter,
     Intra,
     combination_loss,
+    distillation_penalty,
     inter_penalty,
     intra_penalty,
 )
@@ -132,6 +133,7 @@ __all__ = [
     "curricularface_init",
     "curricularface_loss",
     "curricularface_update",
+    "distillation_penalty",
     "divided_angle",
     "elastic_margins",
     "elasticface_loss",

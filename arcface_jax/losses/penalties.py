@@ -19,6 +19,7 @@ from arcface_jax.cosine import (
     angle,
     cosine_logits,
     has_class,
+    normalise_rows,
     own_cosines,
     target_mask,
 )
@@ -86,6 +87,33 @@ def inter_penalty(
     return jnp.where(
         has_class(labels, classes), -jnp.sum(angles, axis=-1) / (math.pi * (classes - 1)), 0.0
     )
+
+
+def distillation_penalty(embeddings: jax.Array, teacher_embeddings: jax.Array) -> jax.Array:
+    """1 − cos(x, t): how far an embedding points from that of a trained network, the teacher.
+
+    Args:
+      embeddings: [N, D], of the student.
+      teacher_embeddings: [N, D], of the same images; without a gradient.
+
+    Returns: [N], in [0, 2].
+
+    Raises:
+      InputError: the shapes differ, or are no matrices.
+
+    References:
+      Hinton et al., Distilling the Knowledge in a Neural Network, arXiv:1503.02531; of embeddings
+      by cosine: Yan et al., VarGFaceNet, arXiv:1910.04985, section 2.4.
+    """
+    embeddings = check_floating("embeddings", embeddings, 2)
+    taught = check_floating("teacher_embeddings", teacher_embeddings, 2)
+    if embeddings.shape != taught.shape:
+        raise InputError(
+            f"teacher_embeddings: of shape {taught.shape}, but the embeddings are "
+            f"{embeddings.shape}; give as many, of the same size"
+        )
+    unit, taught = (normalise_rows(rows) for rows in (embeddings, jax.lax.stop_gradient(taught)))
+    return 1.0 - jnp.sum(unit * taught, axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -160,10 +160,11 @@ def print_plan(console: Console, setup: Setup) -> None:
     )
     for tested in data.sets:
         held_out = tested.name == HELD_OUT
+        whose = "of the same" if config.data.hold_out == "images" else "other"
         table.add_row(
             "Held out" if held_out else "Verified on",
             (
-                f"{len(tested.images):,} images of {len(tested.images.identity_names):,} other "
+                f"{len(tested.images):,} images of {len(tested.images.identity_names):,} {whose} "
                 "identities"
                 if held_out
                 else f"{escape(tested.name)}, {len(tested.images):,} images"

@@ -13,7 +13,7 @@ from arcface_jax.data.samplers import Balanced, Capped, Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.arrays import ArraySource
 from arcface_jax.data.sources.folder import FolderSource
-from arcface_jax.data.subset import Subset, split_identities
+from arcface_jax.data.subset import Subset, split_fold, split_identities
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.progress import Begin, unseen
@@ -153,6 +153,16 @@ def configured_source(config: DataConfig, seed: int) -> FaceSource:
     return source
 
 
+def split_source(config: DataConfig, source: FaceSource, seed: int) -> tuple[Subset, Subset]:
+    """(what a run trains on, what it holds out)."""
+    with concerning(f"data.root {config.root}" if config.root else "synthetic faces"):
+        if config.folds is None:
+            return split_identities(source, config.test_fraction, seed)
+        partition, fold = divmod(seed, max(1, config.folds))
+        by, groups = config.hold_out, config.groups
+        return split_fold(source, config.folds, fold, partition, by=by, groups=groups)
+
+
 def load_data(config: DataConfig, seed: int, begin: Begin = unseen) -> RunData:
     """Opens the source, splits it by identity, and decodes what is to be in memory, which `begin`
     shows.
@@ -167,7 +177,9 @@ def load_data(config: DataConfig, seed: int, begin: Begin = unseen) -> RunData:
             "is the least, 112 the published size"
         )
     check_between("data.test_fraction", config.test_fraction, 0.0, 1.0)
-    if config.test_fraction == 0 and not config.verify:
+    if config.folds is None and (config.hold_out != "classes" or config.groups is not None):
+        raise InputError("data.hold_out, data.groups: say what a fold is; give data.folds too")
+    if config.test_fraction == 0 and config.folds is None and not config.verify:
         raise InputError(
             "data.test_fraction is 0 and data.verify empty: give one of them, or nothing is "
             "verified"
@@ -180,9 +192,9 @@ def load_data(config: DataConfig, seed: int, begin: Begin = unseen) -> RunData:
     on_unreadable: OnUnreadable = "raise" if config.unreadable == "stop" else "skip"
     train: FaceSource = source
     sets: list[VerificationSet] = []
-    if config.test_fraction > 0:
+    if config.test_fraction > 0 or config.folds is not None:
+        train, test = split_source(config, source, seed)
         with concerning(f"data.root {config.root}" if config.root else "synthetic faces"):
-            train, test = split_identities(source, config.test_fraction, seed)
             with begin("Decoding the people held out", len(test)) as move:
                 held_out = load_source(
                     test, config.size, on_unreadable=on_unreadable, progress=move
@@ -236,6 +248,8 @@ def _drawn_pairs(images: MemorySource, config: DataConfig, seed: int) -> Pairs:
     try:
         return draw_pairs(images.labels, config.pairs, seed, num_folds=NUM_FOLDS)
     except InputError as error:
+        if config.folds is not None and not images.skipped:
+            raise InputError(f"{error}; or fewer data.folds") from error
         if not images.skipped:
             raise
         raise InputError(f"{error}; {_lost(images)}; the first: {images.skipped[0]}") from error

@@ -277,6 +277,7 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
         stack.push(run.close)
         state = run.start()
         first = int(state.step)
+        folder.keep_classes(setup.data.train.identity_names)
         writer = stack.enter_context(MetricsWriter(folder.path, config, first))
         request = stack.enter_context(stop_requests())
         if first == 0:

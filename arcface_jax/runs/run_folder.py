@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import jax
@@ -23,6 +23,8 @@ from arcface_jax.training.config_file import as_dict, config_to_json, difference
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
+CLASSES_FILE = "classes.json"
+"""The names of the classes, in the order of the class weights."""
 STATUS_FILE = "status.json"
 """How a run goes, see `arcface_jax.runs.watch`."""
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -110,7 +112,7 @@ class RunFolder:
     def discard(self) -> None:
         """Removes a folder whose run never began; leaves one that holds anything else."""
         if not self.is_begun:
-            for name in (CONFIG_FILE, STATUS_FILE):
+            for name in (CONFIG_FILE, CLASSES_FILE, STATUS_FILE):
                 (self.path / name).unlink(missing_ok=True)
             for folder in (self.checkpoints, self.path):
                 with contextlib.suppress(OSError):  # something else lies there
@@ -125,6 +127,11 @@ class RunFolder:
     def figures(self) -> pathlib.Path:
         """Where the pictures go."""
         return self.path / "figures"
+
+    def keep_classes(self, names: Sequence[str]) -> None:
+        """Writes what each class is called."""
+        if jax.process_index() == 0:
+            write_whole(self.path / CLASSES_FILE, json.dumps(list(map(str, names))) + "\n")
 
     def finish(self, results: dict[str, Any]) -> None:
         """Writes the results; this marks the run as complete."""

@@ -12,7 +12,7 @@ from arcface_jax.interop.model import TrainedModel
 from arcface_jax.losses import loss_name
 from arcface_jax.progress import Begin, unseen
 from arcface_jax.runs.dataset import RunData, create_sampler, load_data
-from arcface_jax.runs.starting_point import check_fits, start_from
+from arcface_jax.runs.starting_point import check_fits, start_from, with_teacher
 from arcface_jax.training.config import Config
 from arcface_jax.training.program import Program, create_program
 from arcface_jax.training.state import TrainState
@@ -73,13 +73,19 @@ class Setup:
         return state if self.start is None else start_from(self.start, state, program)
 
 
-def prepare(config: Config, begin: Begin = unseen, start: TrainedModel | None = None) -> Setup:
+def prepare(
+    config: Config,
+    begin: Begin = unseen,
+    start: TrainedModel | None = None,
+    teacher: TrainedModel | None = None,
+) -> Setup:
     """Checks the configuration, loads the data, which `begin` shows, and builds the step.
 
     Args:
       config: of the run.
       begin: is told of work that takes long.
       start: the model that config.model.init names, see `commands.fine_tuning.open_start`.
+      teacher: the model that config.model.teacher names, see `commands.fine_tuning.open_teacher`.
 
     Raises:
       InputError: a setting is out of range, the trained model does not fit, or the data cannot be
@@ -88,6 +94,7 @@ def prepare(config: Config, begin: Begin = unseen, start: TrainedModel | None = 
     small = create_program(config, 2)  # a wrong setting is found before data are loaded
     if start is not None:
         check_fits(start, small)
+    with_teacher(teacher, small)
     data = load_data(config.data, config.run.seed, begin)
     batch_size = config.run.batch_size
     if batch_size > len(data.train):
@@ -99,6 +106,7 @@ def prepare(config: Config, begin: Begin = unseen, start: TrainedModel | None = 
         _check_pairs(config, data.class_counts)
     sampler = create_sampler(config.data, data.train, batch_size, config.run.seed)
     program = create_program(config, data.num_classes, data.class_counts)
+    program = with_teacher(teacher, program)
     return Setup(program, data, sampler, start)
 
 

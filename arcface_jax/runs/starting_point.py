@@ -1,4 +1,4 @@
-"""A run that starts from a backbone that was trained before, here or elsewhere."""
+"""A run that starts, or learns, from a backbone that was trained before, here or elsewhere."""
 
 import dataclasses
 from typing import Any
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from arcface_jax.errors import InputError
 from arcface_jax.interop.model import TrainedModel
+from arcface_jax.models.apply import linen_apply
 from arcface_jax.training.program import Program
 from arcface_jax.training.state import TrainState, named_leaves
 
@@ -62,6 +63,36 @@ def start_from(model: TrainedModel, state: TrainState, program: Program) -> Trai
         # Copies, for the step consumes each array once.
         average=jax.tree.map(jnp.copy, average),
     )
+
+
+def with_teacher(model: TrainedModel | None, program: Program) -> Program:
+    """The program, which learns from the embeddings of a trained model, if there is one.
+
+    Raises:
+      InputError: its embeddings, images or pixels are not those of the run.
+    """
+    if model is None:
+        return program
+    config = program.config
+    for name, own, wanted in (
+        ("model.embedding_size", config.model.embedding_size, model.embedding_size),
+        ("data.image_size, image_width", config.data.size, tuple(model.image_size)),
+        ("model.pixels", program.pixels, model.pixels),
+    ):
+        if own != wanted:
+            raise InputError(
+                f"model.teacher {config.model.teacher}: {name} is {own} here, and the teacher's "
+                f"{wanted}; set it to that"
+            )
+    apply, variables = linen_apply(model.backbone, train=False), model.variables
+    stats = variables.get("batch_stats", {})
+
+    def teach(images: jax.Array) -> jax.Array:
+        embeddings, _ = apply(variables["params"], stats, images, None)
+        taught: jax.Array = embeddings
+        return taught
+
+    return dataclasses.replace(program, teacher=teach)
 
 
 def _placed(given: Any, wanted: Any) -> Any:

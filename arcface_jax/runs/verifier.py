@@ -10,6 +10,7 @@ import numpy as np
 from arcface_jax.analysis.angle_distributions import target_angles
 from arcface_jax.evaluation.all_pairs import all_pairs_tars
 from arcface_jax.evaluation.angle_statistics import class_centres
+from arcface_jax.evaluation.classes import rank_classes, top_k_accuracy
 from arcface_jax.evaluation.embeddings import unit_embeddings
 from arcface_jax.evaluation.retrieval import retrieve
 from arcface_jax.evaluation.verification import (
@@ -97,6 +98,8 @@ class Verifier:
         program, (first, *others) = self._setup.program, self._setup.data.sets
         variables = program.placement.local(state.backbone_variables)
         numbers, similarities = self._verified(variables, first)
+        if self._setup.config.data.hold_out == "images":
+            numbers |= self._classified(variables, state)
         for other in others:
             scored, _ = self._verified(variables, other)
             numbers |= {f"{other.name}/{name}": value for name, value in scored.items()}
@@ -104,6 +107,18 @@ class Verifier:
             scored, _ = self._verified(program.placement.local(state.average), first)
             numbers |= {f"{AVERAGE}/{name}": value for name, value in scored.items()}
         return numbers, similarities
+
+    def _classified(self, variables: Mapping[str, Any], state: TrainState) -> Numbers:
+        """Shares of the held-out images of trained classes with the right class among the first."""
+        program, first = self._setup.program, self._setup.data.sets[0]
+        weights = rows_of(program, state, np.arange(program.num_classes))
+        if weights is None:
+            return {}
+        trained = {name: n for n, name in enumerate(self._setup.data.train.identity_names)}
+        own = np.array([trained.get(name, -1) for name in first.images.identity_names])
+        ranked = rank_classes(self._unit(variables, first), weights, max(RETRIEVED))
+        labels = own[first.images.labels]
+        return {f"top-{k}": top_k_accuracy(ranked.classes, labels, k) for k in RETRIEVED}
 
     def angles(self, state: TrainState) -> np.ndarray:
         """Degrees between a sample of training images and the centres of their classes, [n].

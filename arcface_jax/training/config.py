@@ -39,6 +39,19 @@ class DataConfig:
     """Images of each person (source synthetic)."""
     test_fraction: float = 0.25
     """Share of the identities that is never trained on and verifies the model."""
+    folds: int | None = None
+    """K of a cross-validation, in place of data.test-fraction: seed S holds out fold S mod K.
+    `experiments.compare --seeds 0 1 2 3 4 -- --data.folds 5` is the whole, summed up; folds share
+    training images, so that a test over them is somewhat too sure.
+    """
+    hold_out: Literal["classes", "images"] = "classes"
+    """What a fold holds out (data.folds). classes: whole classes. images: some of every class's;
+    then top-1 and top-5, the share of them with the right class first or among five, are reported.
+    """
+    groups: str | None = None
+    """Regular expression (data.folds): images with the same match in their path, or the same first
+    parenthesis, such as 'day(\\d+)', are held out together.
+    """
     pairs: int = 6000
     """Verification pairs drawn from the held-out identities, half of them of one person; TAR is
     also of all their pairs.
@@ -109,6 +122,12 @@ class ModelConfig:
     """Trained model to start from: a run, or a PyTorch, .onnx or .params file. What is not set of
     model.name, width, embedding-size, epsilon, pixels and of the images' size is the model's.
     """
+    teacher: str | None = None
+    """Trained model to learn from as well: a run, or a PyTorch, .onnx or .params file of the same
+    embedding size, images and pixels. w·(1 − cos(x, t)) of its embeddings t is added to the loss.
+    """
+    teacher_weight: float = 10.0
+    """w, of model.teacher."""
     pixels: Literal["arcface_torch", "insightface_mxnet", "adaface", "magface", "imagenet"] = (
         "arcface_torch"
     )

@@ -1,6 +1,8 @@
 """What a configuration computes: network, loss, optimiser and the step, for a number of classes."""
 
 import dataclasses
+import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -46,6 +48,7 @@ class Program:
       optimiser: over {"backbone", "head"}.
       schedule: the learning rate by update.
       placement: the devices that share the work, of all processes.
+      teacher: of config.model.teacher, from normalised images to embeddings; None without.
     """
 
     config: Config
@@ -55,6 +58,7 @@ class Program:
     optimiser: optax.GradientTransformation
     schedule: optax.Schedule
     placement: Placement
+    teacher: Callable[[Any], jax.Array] | None = dataclasses.field(default=None, kw_only=True)
 
     @property
     def loss(self) -> Loss:
@@ -102,6 +106,8 @@ class Program:
             "mesh": self.placement.mesh if self.placement.split_classes and not pmap else None,
             "accumulate": config.run.accumulate,
             "frozen": frozen,
+            "teacher": self.teacher,
+            "teacher_weight": config.model.teacher_weight,
         }
 
     def make_step(self, *, frozen: bool = False) -> StepFunction:
@@ -344,6 +350,12 @@ def _check_head(loss: Loss, head: HeadConfig, optimiser: OptimiserConfig) -> Non
 
 
 def _check_start(config: Config, own_weights: bool) -> None:
+    model = config.model
+    check_between("model.teacher_weight", model.teacher_weight, 0.0, math.inf, open_low=True)
+    if model.teacher is None and model.teacher_weight != ModelConfig.teacher_weight:
+        raise InputError("model.teacher_weight: is of model.teacher, which is not set; give both")
+    if model.teacher is not None and config.optimiser.frozen == 1.0:
+        raise InputError("model.teacher does nothing with optimiser.frozen 1; leave one out")
     decay, frozen = config.optimiser.start_decay, config.optimiser.frozen
     if decay and config.model.init is None and not own_weights:
         raise InputError(

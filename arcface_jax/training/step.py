@@ -15,6 +15,7 @@ from arcface_jax.data.augment import example_keys
 from arcface_jax.heads import HeadStep, RowSgd, fused_head_step, sample_classes
 from arcface_jax.heads.chunks import ACCELERATOR_CHUNK, DEFAULT_CHUNK
 from arcface_jax.losses import Context, Loss, LossOutput
+from arcface_jax.losses.penalties import distillation_penalty
 from arcface_jax.training.config import HeadConfig
 from arcface_jax.training.state import DATA_AXIS, TrainState, class_row_specs, is_class_rows
 
@@ -103,6 +104,9 @@ def make_step(
       accumulate: parts that the batch is computed in one after the other; part i has rows i,
         i + accumulate, …. Gradients are means over the whole batch; batch statistics are each
         part's own, one after the other, and so are those of an adaptive loss.
+      teacher: a trained network, of what `prepare` gives: [n, D], whose directions are learnt too.
+      teacher_weight: w; the mean of w·`losses.penalties.distillation_penalty` is added to the loss,
+        but not to the metric, which has the penalty without w as "distillation".
       frozen: the backbone has no gradient and keeps its statistics; `apply` should then run as it
         does in use.
     """
@@ -169,6 +173,8 @@ def make_pass(
     mesh: Mesh | None = None,
     accumulate: int = 1,
     frozen: bool = False,
+    teacher: Callable[[Any], jax.Array] | None = None,
+    teacher_weight: float = 1.0,
 ) -> Callable[[TrainState, jax.Array, Any, Any], Pass]:
     """Forward and backward pass: (state, key, images, labels) -> `Pass`; for the arguments see
     `make_step`.
@@ -216,6 +222,12 @@ def make_pass(
         out, of_head, of_embeddings = run(
             params, state.head_state, embeddings, labels, context, rate
         )
+        if teacher is not None:
+            taught = teacher(inputs)
+            apart, towards = jax.value_and_grad(
+                lambda rows: jnp.mean(distillation_penalty(rows.astype(jnp.float32), taught))
+            )(embeddings)
+            of_embeddings = of_embeddings + teacher_weight * towards
         (of_backbone,) = pull_back(of_embeddings.astype(embeddings.dtype))
         angles = jnp.arccos(jnp.clip(out.target_cosine, -1.0, 1.0))
         metrics = {
@@ -224,6 +236,8 @@ def make_pass(
             "theta": jnp.rad2deg(jnp.mean(angles)),
             "feature_norm": jnp.mean(row_norms(embeddings)),
         }
+        if teacher is not None:
+            metrics["distillation"] = apart
         gradients = {"backbone": of_backbone, "head": of_head}
         return Pass(gradients, metrics, batch_stats, out.state, out.target_cosine)
 

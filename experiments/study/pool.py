@@ -1,6 +1,7 @@
 """Runs of several cases, each in one of a few processes with one thread of its own."""
 
 import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import dataclasses
 import itertools
@@ -10,6 +11,7 @@ import os
 import pathlib
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -131,9 +133,14 @@ def _run(cases: Sequence[Case], root: pathlib.Path, processes: int) -> Iterator[
             processes, multiprocessing.get_context("spawn")
         )
         try:
-            futures = [pool.submit(run_seeds, case, root) for case in cases]
+            futures = {pool.submit(run_seeds, case, root): case for case in cases}
             for future in concurrent.futures.as_completed(futures):
-                yield from future.result()
+                try:
+                    yield from future.result()
+                except concurrent.futures.process.BrokenProcessPool:
+                    why = "a process was killed, as where memory is short; give --processes 1"
+                    for each in missing([futures[future]], root):
+                        yield from (Done(each.name, seed, None, why) for seed in each.seeds)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -164,6 +171,9 @@ def run_one(case: Case, root: pathlib.Path, seed: int) -> Done:
         return Done(case.name, seed, None, str(error))
     except Stopped as stop:
         raise KeyboardInterrupt from stop
+    except Exception as error:  # of a loss or network of one's own, or for want of memory
+        traceback.print_exc()
+        return Done(case.name, seed, None, " ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def interrupt_on_termination() -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax.analysis.label_noise import score_clean_up, wrong_labels
-from arcface_jax.commands.fine_tuning import open_start
+from arcface_jax.commands.fine_tuning import open_start, open_teacher
 from arcface_jax.data.in_memory import MemorySource
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angle_statistics import angle_statistics, effective_dimensions
@@ -26,7 +26,7 @@ from arcface_jax.runs.loop import Quiet, RunResult, train
 from arcface_jax.runs.resume import restore
 from arcface_jax.runs.run_folder import RunFolder, finite
 from arcface_jax.runs.setup import Setup
-from arcface_jax.runs.starting_point import check_fits
+from arcface_jax.runs.starting_point import check_fits, with_teacher
 from arcface_jax.runs.verifier import Verifier
 from arcface_jax.training.config import Config, DataConfig
 from arcface_jax.training.program import Program, create_program
@@ -205,8 +205,9 @@ def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup,
         wrong = np.zeros(len(data.train), bool)
     counts = data.class_counts
     program = create_program(config, data.num_classes, counts)
+    program = with_teacher(open_teacher(config), program)
     one_device = len(program.placement.devices) == 1 and config.run.parallel == "jit"
-    if one_device and start is None:
+    if one_device and start is None and program.teacher is None:
         unnamed: dict[str, Any] = {"seed": 0, "folder": None, "checkpoint_every": None, "keep": 1}
         anonymous = dataclasses.replace(config.run, **unnamed)
         anyone = dataclasses.replace(config, run=anonymous)

@@ -1,10 +1,12 @@
+import re
+
 import numpy as np
 import pytest
 
 from arcface_jax.data.check import check_source_labels
 from arcface_jax.data.in_memory import MemorySource, load_images, load_source
 from arcface_jax.data.source import FaceSource
-from arcface_jax.data.subset import Concatenated, Subset, split_identities
+from arcface_jax.data.subset import Concatenated, Subset, split_fold, split_identities
 from arcface_jax.errors import InputError
 
 
@@ -137,3 +139,79 @@ def test_identities_without_an_image_are_no_classes(unreadable, labels, left, em
     check_source_labels(loaded)
     assert (loaded.fingerprint == source.fingerprint) == (not unreadable)
     assert loaded.fingerprint == load_source(source, 9, on_unreadable="skip").fingerprint
+
+
+class Named(Plain):
+    """With a path for each image."""
+
+    def __init__(self, labels, paths):
+        super().__init__(labels)
+        self.paths = paths
+
+    def path(self, index):
+        return self.paths[index]
+
+
+def folds_of(source, folds, **options):
+    """int [N], the fold that holds out each image, -1 for none; each fold's sides are disjoint."""
+    held_in = np.full(len(source), -1)
+    for fold in range(folds):
+        train, test = split_fold(source, folds, fold, 3, **options)
+        assert sorted([*train.indices, *test.indices]) == list(range(len(source)))
+        assert (held_in[test.indices] == -1).all()
+        held_in[test.indices] = fold
+    return held_in
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_folds_of_classes_share_none_and_hold_out_all(folds):
+    labels = np.repeat(np.arange(11), 3)
+    held_in = folds_of(Plain(labels), folds)
+    assert (held_in.reshape(11, 3) == held_in.reshape(11, 3)[:, :1]).all()
+    sizes = np.bincount(held_in[::3], minlength=folds)
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_folds_of_images_have_as_many_of_each_class_as_can_be(caplog):
+    labels = np.repeat(np.arange(4), [10, 7, 2, 1])
+    held_in = folds_of(Plain(labels), 3, by="images")
+    for own, least in ((0, 3), (1, 2), (2, 0)):
+        counts = np.bincount(held_in[labels == own], minlength=3)
+        assert (counts.min(), counts.max() - counts.min() <= 1) == (least, True)
+    assert held_in[-1] == -1  # its class would not be trained on
+    assert (
+        "2 of 4 classes, such as person2, have fewer images than the 3 folds, and are in some "
+        "folds not tested; 1 have one, and are only trained on" in caplog.text
+    )
+
+
+def test_a_group_is_held_out_as_a_whole():
+    labels = np.repeat(np.arange(4), 6)
+    paths = [f"{label}/day{number // 2}-{number}.png" for label in range(4) for number in range(6)]
+    held_in = folds_of(Named(labels, paths), 3, by="images", groups=r"^\d/day\d")
+    assert (held_in.reshape(-1, 2) == held_in.reshape(-1, 2)[:, :1]).all()
+    assert (np.sort(held_in.reshape(4, 3, 2)[:, :, 0]) == [0, 1, 2]).all()
+    # A group over several classes, by its parenthesis.
+    days = folds_of(Named(labels, paths), 3, by="images", groups=r"day(\d)")
+    assert all(len({days[i] for i in range(24) if f"day{day}" in paths[i]}) == 1 for day in "012")
+    # Of classes: what shares a group is held out together.
+    pairs = [f"{'ab'[label // 2]}/{label}/{n}.png" for label in range(4) for n in range(6)]
+    classes = folds_of(Named(labels, pairs), 2, groups="^.")
+    assert (classes[:12] == classes[0]).all()
+    assert (classes[12:] == 1 - classes[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "folds", "options", "said"),
+    [
+        ([0, 0, 1, 1], 1, {}, "folds: 1; give 2 or more"),
+        ([0, 0, 1, 1, 2, 2], 3, {}, "leave 2 classes to train on and 1 to test"),
+        ([0, 0, 1, 1, 2, 2], 4, {}, "folds: 4 of 3 classes"),
+        ([0, 1, 2, 3], 2, {"by": "images"}, "give fewer folds, or more images of a class"),
+        ([0, 0, 1, 1], 2, {"groups": "("}, "is no regular expression"),
+        ([0, 0, 1, 1], 2, {"groups": "day"}, "does not match image 0; every image needs a group"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(labels, folds, options, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        split_fold(Plain(labels), folds, 0, 0, **options)

@@ -2,8 +2,12 @@ import csv
 import io
 import json
 
+import pytest
+
 from arcface_jax.evaluation.bootstrap import Interval
 from arcface_jax.evaluation.tables import (
+    latex,
+    latex_table,
     markdown_table,
     to_csv,
     to_json,
@@ -75,6 +79,47 @@ def test_latex_escapes_what_would_break_it() -> None:
     )
     assert r"38.45$^\circ$ \\" in text
     assert text.endswith("\\bottomrule\n\\end{tabular}\n")
+
+
+def test_blocks_of_rows_have_headings_notes_and_bold_cells() -> None:
+    text = latex_table(
+        ("loss", "accuracy, %"),
+        [("a & b", [["my_loss", "90.1 ± 2.0"], ["[b]", "–"]], {(0, 1)}), ("", [["*", "1"]], ())],
+        ["5 %"],
+    )
+    assert text.splitlines() == [
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"loss & accuracy, \% \\",
+        r"\midrule",
+        r"\multicolumn{2}{l}{\textit{a \& b}} \\",
+        r"my\_loss & \textbf{90.1 $\pm$ 2.0} \\",
+        r"{}[b] & -- \\",
+        r"\midrule",
+        r"{}* & 1 \\",
+        r"\bottomrule",
+        r"\multicolumn{2}{l}{\footnotesize 5 \%} \\",
+        r"\end{tabular}",
+    ]
+    assert markdown_table(("a", "b"), [("x", "1")], bold={(0, 1)}).endswith("| x | **1** |\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("a_b%&#${}", r"a\_b\%\&\#\$\{\}"),
+        (r"C:\x", r"C:\textbackslash{}x"),
+        (
+            "x^2 ~ <1> |y|",
+            r"x\textasciicircum{}2 \textasciitilde{} \textless{}1\textgreater{} "
+            r"\textbar{}y\textbar{}",
+        ),
+        ("−1.5°", r"$-$1.5$^\circ$"),
+        ("Zürich", "Zürich"),
+    ],
+)
+def test_every_character_of_latex_is_escaped(text: str, escaped: str) -> None:
+    assert latex(text) == escaped
 
 
 def test_csv_and_json_keep_every_digit() -> None:

@@ -1,10 +1,16 @@
+import csv
+import io
 import json
 import sys
 
 import pytest
 
 from arcface_jax.commands.command import run_command
+from arcface_jax.errors import InputError
+from arcface_jax.training.config import Config, DataConfig
 from experiments import compare, figures
+from experiments.study import pool
+from experiments.study.run import Case
 from experiments.study.tables import cell, seed_differences, verification_rows
 from tests.experiments.small_network import SMALL_OPTIONS
 
@@ -106,15 +112,15 @@ def test_runs_are_compared_and_finished_ones_not_repeated(
     assert run(monkeypatch, compare, *arguments) == 0
     assert "[4/4]" in capsys.readouterr().out
     table = (tmp_path / "c" / "comparison.md").read_text()
-    first = [line.split("|")[1].strip() for line in table.splitlines() if line]
+    first = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]
+    assert table.startswith("## synthetic\n")
     assert first[:2] == ["loss", "---"]
     assert set(first[2:4]) == {"arcface", "arcface_m0.3"}
     assert first[4] == "before training"
     assert "arcface − arcface_m0.3, accuracy, %" in first
-    saved = json.loads((tmp_path / "c" / "arcface_m0.3-1" / "results.json").read_text())[
-        "verifications"
-    ]
-    numbers = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    folder = tmp_path / "c" / "synthetic" / "arcface_m0.3-1"
+    saved = json.loads((folder / "results.json").read_text())["verifications"]
+    numbers = json.loads((tmp_path / "c" / "comparison.json").read_text())["synthetic"]
     assert numbers["losses"]["arcface_m0.3"]["eer"]["by_seed"]["1"] == saved["4"]["eer"]
     assert (tmp_path / "c" / "comparison.png").stat().st_size > 5000
     assert run(monkeypatch, compare, *arguments) == 0
@@ -122,6 +128,100 @@ def test_runs_are_compared_and_finished_ones_not_repeated(
     changed = [*arguments, "--optimiser.learning-rate", "0.01"]
     assert run(monkeypatch, compare, *changed) == 2
     assert "another configuration" in capsys.readouterr().err
+
+
+def runs_of(figures):
+    """By loss and seed, runs that were verified on held-out classes and on a set called lfw."""
+
+    def verified(value):
+        return {"accuracy": value, "all_pairs_tar@far=0.01": value, "lfw/accuracy": 0.6}
+
+    return {
+        loss: {
+            seed: {"verifications": {"0": verified(0.5), "9": verified(value)}}
+            for seed, value in enumerate(values)
+        }
+        for loss, values in figures.items()
+    }
+
+
+def test_tables_for_a_paper(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "save", lambda *_: None)
+    runs = runs_of(
+        {"my_loss.A": [0.9, 0.91, 0.89], "softmax": [0.7, 0.72, 0.69], "late": [0.8], "none": []}
+    )
+    blocks = compare.blocks_of("50 %_&", runs)
+    assert [block.title for block in blocks] == ["50 %_&", "50 %_&, lfw"]
+    notes = [*compare.notes_on(blocks, 3), "Failed: late, seed 1: no_memory"]
+    compare.write_comparison(tmp_path, blocks, (0, 1, 2), notes)
+    text, latex, table = (
+        (tmp_path / f"comparison.{end}").read_text() for end in ("md", "tex", "csv")
+    )
+    assert "| my_loss.A | **90.0 ± 1.0** | **90.0 ± 1.0** |" in text
+    assert "| late | 80.0 | 80.0 |" in text
+    assert "| my_loss.A | 60.0 ± 0.0 |" in text  # on lfw all are alike
+    assert "Failed: late, seed 1: no_memory" in text
+    assert r"loss & accuracy, \% & TAR@1e-2, \% \\" in latex
+    assert r"\multicolumn{3}{l}{\textit{50 \%\_\&}} \\" in latex
+    assert r"my\_loss.A & \textbf{90.0 $\pm$ 1.0} & \textbf{90.0 $\pm$ 1.0} \\" in latex
+    assert r"my\_loss.A & 60.0 $\pm$ 0.0 & -- \\" in latex
+    assert r"\multicolumn{3}{l}{\footnotesize Bold: the best, and what a paired t test" in latex
+    assert (
+        r"\multicolumn{3}{l}{\footnotesize Too few seeds to test a loss of fewer than 3." in latex
+    )
+    lines = list(csv.DictReader(io.StringIO(table)))
+    worse, late = (
+        next(one for one in lines if one["loss"] == name and one["figure"] == "accuracy")
+        for name in ("softmax", "late")
+    )
+    assert (worse["set"], worse["seeds"], worse["verdict"]) == ("50 %_&", "3", "worse")
+    assert 0 < float(worse["p"]) < 0.01
+    assert [worse[f"seed {seed}"] for seed in range(3)] == ["0.7", "0.72", "0.69"]
+    assert [late[name] for name in ("seeds", "deviation", "verdict", "p", "seed 1")] == [
+        *("1", "", "too few seeds", "", "")
+    ]
+
+
+def test_one_seed_and_two_are_too_few(tmp_path):
+    for values in ([0.9], [0.9, 0.8]):
+        blocks = compare.blocks_of("a", runs_of({"x": values, "y": [0.5] * len(values)}))
+        assert blocks[0].rows(blocks[0].columns)[1] == set()
+        notes = compare.notes_on(blocks, len(values))
+        assert notes[-1] == "Too few seeds to test a loss of fewer than 3."
+        assert notes[0].startswith("Mean ± deviation") == (len(values) > 1)
+    assert compare.blocks_of("a", {"x": {}}) == []
+
+
+def test_each_mark_begins_a_data_set(monkeypatch):
+    def parse(options):
+        return Config(data=DataConfig(root=options[0] if options else None))
+
+    monkeypatch.setattr(compare, "parse", parse)
+    found = compare.data_sets(["/data/omni_glot.zip", "--", "people", "--"], ())
+    assert [(name, one.data.root) for name, one in found.items()] == [
+        ("omni_glot", "/data/omni_glot.zip"),
+        ("people", "people"),
+        ("synthetic", None),
+    ]
+    assert list(compare.data_sets([], ())) == ["synthetic"]
+    assert list(compare.data_sets(["--"], ("A & B", "A & C"))) == ["A & B", "A & C"]
+    assert compare.folder_of("../A & B%") == "A_B"
+    for names in ((), ("A",), ("A_B", "A & B"), ("A", "%")):
+        with pytest.raises(InputError, match="--names: 2 data sets are called"):
+            compare.data_sets(["--"], names)
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(monkeypatch, tmp_path, capsys):
+    def run_case(case, root, seed):
+        if "softmax" in case.name:
+            raise AttributeError("no such\nthing")
+        return results(0.5, 0.9) | {"cpu_seconds": 1}
+
+    monkeypatch.setattr(pool, "run_case", run_case)
+    cases = [Case(name, Config(), (0, 1)) for name in ("softmax", "arcface")]
+    done = pool.run_all(cases, tmp_path, 1, lambda _: None)
+    assert [one.error for one in done] == ["AttributeError: no such thing"] * 2 + [None] * 2
+    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

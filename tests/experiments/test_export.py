@@ -172,11 +172,21 @@ def test_the_card_of_a_run_quotes_its_recipe_and_results(type_command, crowd, tm
         (["crowd", "out"], "crowd: is no run"),
         (["small.pth", "out", "--verify", "crowd/p0"], "crowd/p0"),
         (["small.pth", "out", "--project", "facenet"], "'facenet' is unknown"),
-        (["small.pth", "out", "--detect"], "--detect: says how the photos of --verify are taken"),
+        (
+            ["small.pth", "out", "--detect"],
+            "--detect: says how the photos of --verify or --size-from are taken",
+        ),
         (["small.pth", "out", "--aligned"], "--aligned: says how the photos of --verify"),
         (
             ["small.pth", "out", "--verify", "crowd", "--aligned", "--detect"],
             "--detect and --aligned: a crop that is aligned needs no search; give one",
+        ),
+        (["small.pth", "out", "--size", "3"], "that was not trained here needs --size-from"),
+        (["small.pth", "out", "--size-from", "crowd"], "--size-from: says what --size is found on"),
+        (["small.pth", "out", "--size", "6", "--size-from", "crowd"], "has 6 numbers; give fewer"),
+        (
+            ["small.pth", "out", "--size", "3", "--size-from", "crowd", "--formats", "torch"],
+            "--size: --formats torch has the network's own weights",
         ),
         (["small.pth", "out", "--face", "largest"], "--face largest: chooses among the faces"),
     ],
@@ -331,3 +341,24 @@ def test_a_model_that_overflows_is_not_exported(type_command, small_checkpoint, 
     assert status == 2
     assert "large.pth (arcface_torch): image 0: the model's embedding is NaN or infinite" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_shorter_embedding_and_what_it_costs(type_command, small_checkpoint, crowd, tmp_path):
+    folder = tmp_path / "short"
+    about = ("--size", "3", "--size-from", crowd, "--verify", crowd)
+    status, out, _ = type_command(main, small_checkpoint, folder, *about)
+    assert status == 0
+    assert "unit embeddings [N, 3] out" in out
+    assert "embedding 3 of 6 directions, of 16 images of crowd, which keep " in out
+    assert "| | original | this export | change, over people |" in out
+    card = ModelCard.read(folder)
+    assert card.embedding_size == 3
+    change = card.metrics["change"]["auc"]
+    assert change["estimate"] == pytest.approx(
+        card.metrics["auc"] - card.metrics["original"]["auc"]
+    )
+    assert change["low"] <= change["estimate"] <= change["high"]
+    embed, _ = load_stablehlo(folder / "model.stablehlo")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    assert embed(images).shape == (2, 3)
+    np.testing.assert_allclose(np.linalg.norm(embed(images), axis=1), 1.0, atol=1e-5)

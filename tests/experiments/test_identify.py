@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import json
 import pathlib
 import shutil
 import sys
@@ -15,6 +16,7 @@ import tyro
 from PIL import Image
 from rich.console import Console
 
+from arcface_jax.commands import gallery as galleries
 from arcface_jax.commands.gallery import (
     Gallery,
     about_embeddings,
@@ -23,13 +25,17 @@ from arcface_jax.commands.gallery import (
     find_candidates,
     read_gallery,
 )
-from arcface_jax.commands.models import open_embedder
+from arcface_jax.commands.models import Embedder, open_embedder
 from arcface_jax.commands.photos import Cropper, Photo, find_photos
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.calibration import Calibration
 from arcface_jax.evaluation.embedding_rule import NOT_TOLD, EmbeddingRule
 from arcface_jax.evaluation.impostor_tail import ImpostorTail
 from arcface_jax.interop.card import CARD_FILE, ModelCard, Threshold
+from arcface_jax.losses import ArcFace
+from arcface_jax.runs.run_folder import CLASSES_FILE, CONFIG_FILE
+from arcface_jax.training.config import Config, DataConfig
+from arcface_jax.training.config_file import config_to_json
 from experiments import embed, export, identify
 
 
@@ -656,3 +662,76 @@ def test_bad_input_is_one_line(
     assert status == 2
     assert said in err
     assert "Traceback" not in err + out
+
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+
+
+@pytest.fixture
+def run_of_colours(monkeypatch, tmp_path):
+    """A run that was trained on three colours, and a folder of four."""
+    (tmp_path / "run").mkdir()
+    config = Config(data=DataConfig(test_fraction=0.0), loss=ArcFace(scale=8.0))
+    (tmp_path / "run" / CONFIG_FILE).write_text(config_to_json(config))
+    (tmp_path / "run" / CLASSES_FILE).write_text(json.dumps(["red", "green", "blue"]))
+    trained = types.SimpleNamespace(class_weights=np.eye(3, dtype=np.float32), config=config)
+    monkeypatch.setattr(galleries, "load_trained", lambda _: trained)
+
+    def embed(images):
+        means = np.asarray(images, np.float32).mean(axis=(1, 2)) + 1.0
+        return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+    embedder = Embedder("colours", (16, 16), None, 4, "none", embed)
+    monkeypatch.setattr(identify, "open_embedder", lambda *_, **__: embedder)
+    for name, colour in COLOURS.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16), colour).save(tmp_path / "photos" / name / "0.png")
+    return tmp_path / "run"
+
+
+def test_a_run_names_its_classes_and_a_new_one(type_command, run_of_colours, tmp_path):
+    (tmp_path / "photos" / "red" / "bad.png").write_bytes(b"none")
+    (tmp_path / "photos" / "blue").rename(tmp_path / "photos" / "green2")
+    (tmp_path / "photos" / "green2" / "0.png").rename(tmp_path / "photos" / "green" / "blue.png")
+    (tmp_path / "photos" / "green2").rmdir()
+    (tmp_path / "new" / "grey").mkdir(parents=True)
+    shutil.copy(tmp_path / "photos" / "white" / "0.png", tmp_path / "new" / "grey")
+    about = (run_of_colours, run_of_colours, tmp_path / "photos", "--candidates", "9")
+    learnt = ("--new", tmp_path / "new", "--far", "0", "--output", tmp_path / "found.csv")
+    status, out, errors = type_command(main, "name", *about, *learnt)
+    assert status == 0, errors
+    assert "Threshold 0.577: at most 0.00% of 1 images of 1 classes that were not trained" in out
+    assert "warning: they are too few for --far 0" in out
+    assert "green 1.000 (100 %), " in out
+    assert "A name is given from a cosine of 0.577. Else it is a new class." in out
+    assert "Of 3 photos of 2 classes in the gallery: 2 (66.7%) named rightly, 1 wrongly" in out
+    assert "Of 1 photos of 1 classes who are not in the gallery: 1 (100.0%) unknown" in out
+    assert "Most alike, named or not: top-1 66.7%, top-3 100.0%." in out
+    assert "  green taken for blue: 1 of 2" in out
+    with (tmp_path / "found.csv").open(newline="") as file:
+        lines = {pathlib.Path(line["image"]).parts[-2:]: line for line in csv.DictReader(file)}
+    assert lines["white", "0.png"]["person"] == "new class"
+    red = lines["red", "0.png"]
+    assert (red["candidate_1"], red["verdict"]) == ("red", "right")
+    assert float(red["probability_1"]) == pytest.approx(1 / (1 + 2 * np.exp(-8.0)), abs=0.01)
+    assert "bad.png: cannot decode this image" in lines["red", "bad.png"]["note"]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "said"),
+    [
+        (None, ("--threshold", "0.5"), "classes.json: no names of the classes can be read"),
+        ("{", ("--threshold", "0.5"), "a JSON list of all 3, in their order"),
+        ('["a"]', ("--threshold", "0.5"), "must be a JSON list of the names of 3 classes"),
+        ('["a", "b", "c"]', (), "held out no classes, to learn from when a class is new"),
+    ],
+)
+def test_a_run_whose_classes_cannot_be_told_is_refused(
+    type_command, run_of_colours, tmp_path, content, options, said
+):
+    (run_of_colours / CLASSES_FILE).unlink()
+    if content is not None:
+        (run_of_colours / CLASSES_FILE).write_text(content)
+    about = (run_of_colours, run_of_colours, tmp_path / "photos")
+    status, _, errors = type_command(main, "name", *about, *options)
+    assert (status, said in errors) == (2, True), errors

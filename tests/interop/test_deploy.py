@@ -13,7 +13,7 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.interop.fold import fold_batch_norm
-from arcface_jax.interop.inference import unit_embedding
+from arcface_jax.interop.inference import principal_directions, unit_embedding
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.quantise import Int8Kernel, dequantise, quantise
 from arcface_jax.interop.stablehlo import export_stablehlo, load_stablehlo
@@ -201,3 +201,46 @@ def test_files_that_are_no_export_are_named(tmp_path):
     (tmp_path / "tpu").write_bytes(content)
     with pytest.raises(InputError, match="is for tpu, but this is cpu"):
         load_stablehlo(tmp_path / "tpu")
+
+
+def test_principal_directions_keep_most_of_the_squared_length():
+    random = np.random.default_rng(0)
+    plane = random.normal(size=(200, 2)) @ random.normal(size=(2, 6))
+    rows = plane + 0.05 * random.normal(size=plane.shape)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    directions, kept = principal_directions(rows, 2)
+    np.testing.assert_allclose(directions.T @ directions, np.eye(2), atol=1e-6)
+    assert kept == pytest.approx(float(np.square(rows @ directions).sum() / 200))
+    assert kept == pytest.approx(float((np.linalg.svd(rows)[1][:2] ** 2).sum() / 200))
+    assert 0.97 < kept < 1.0
+    short = rows @ directions / np.linalg.norm(rows @ directions, axis=1, keepdims=True)
+    assert np.abs(short @ short.T - rows @ rows.T).max() < 0.1
+    for size, said in ((6, "the embedding has 6 numbers"), (0, "give fewer, or 1")):
+        with pytest.raises(InputError, match=said):
+            principal_directions(rows, size)
+    with pytest.raises(InputError, match="needs as many images, and there are 3"):
+        principal_directions(rows[:3], 4)
+
+
+def test_a_shorter_embedding_is_the_projection_of_the_whole():
+    random = np.random.default_rng(0)
+    directions = np.linalg.qr(random.normal(size=(12, 12)))[0][:, :5].astype(np.float32)
+    images = random.integers(0, 256, (3, *SIZE, 3), np.uint8)
+    dense = nn.Dense(6)
+    kernel = {"params": {"kernel": random.normal(size=(3, 6)), "bias": np.ones(6)}}
+
+    class Mean:
+        """The mean over the left half, so that the mirror image is another."""
+
+        embedding_size = 6
+
+        def apply(self, variables, images):
+            return dense.apply(variables, images[:, :, :12].mean(axis=(1, 2)))
+
+    model = TrainedModel(Mean(), kernel, ADAFACE, SIZE, "mean")
+    options = {"fold": False, "flip": "concatenate", "shift_depthwise": False}
+    whole = np.asarray(unit_embedding(model, **options)(images))
+    short = np.asarray(unit_embedding(model, **options, directions=directions)(images))
+    expected = whole @ directions
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(short, expected, atol=1e-5)

@@ -12,6 +12,7 @@ from arcface_jax.losses import (
     intra_penalty,
     margin_softmax_loss,
 )
+from arcface_jax.losses.penalties import distillation_penalty
 from arcface_jax.margins import arcface, normface
 from tests import in_numpy
 
@@ -97,3 +98,24 @@ def test_ignored_rows_and_coinciding_vectors_have_finite_gradients():
 def test_bad_input_is_named(call, message):
     with pytest.raises(InputError, match=message):
         jax.eval_shape(lambda: call(*batch()))
+
+
+def test_distillation_is_one_minus_the_cosine_with_the_teacher():
+    random = np.random.default_rng(0)
+    rows, taught = random.normal(size=(2, 5, 4))
+    taught[0] = 3 * rows[0]
+    norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(taught, axis=1)
+    wanted = 1 - (rows * taught).sum(axis=1) / norms
+
+    def mean(rows, taught):
+        return distillation_penalty(rows, taught).mean()
+
+    np.testing.assert_allclose(distillation_penalty(rows, taught), wanted, atol=1e-6)
+    own, of_teacher = jax.grad(mean, argnums=(0, 1))(rows.astype(np.float32), taught)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    towards = taught / np.linalg.norm(taught, axis=1, keepdims=True)
+    slope = -(towards - unit * (1 - wanted)[:, None]) / np.linalg.norm(rows, axis=1)[:, None] / 5
+    np.testing.assert_allclose(own, slope, atol=1e-6)
+    assert not np.any(of_teacher)
+    with pytest.raises(InputError, match=r"of shape \(5, 3\), but the embeddings are \(5, 4\)"):
+        distillation_penalty(rows, taught[:, :3])

@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from arcface_jax.data.samplers import Balanced, Capped, Shuffled
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError
-from arcface_jax.runs.dataset import create_sampler, load_data, sample_images
+from arcface_jax.runs.dataset import create_sampler, load_data, sample_images, split_source
+from arcface_jax.runs.verifier import Verifier
 from arcface_jax.training.config import DataConfig
 from tests.bin_set import write_bin
 
@@ -282,3 +284,47 @@ def test_one_person_left_over_is_refused(people, tmp_path):
         match=r"30 images cannot be decoded, and with them 5 people are left out, .*p1/0",
     ):
         load_data(folder_of(tmp_path), 0)
+
+
+def test_a_seed_holds_out_its_fold_of_the_classes():
+    folded = dataclasses.replace(DATA, source="folder", folds=2)
+    source = SyntheticFaces(8, 4, image_size=16)
+    held = [set(split_source(folded, source, seed)[1].identity_names) for seed in range(6)]
+    assert held[0] | held[1] == held[4] | held[5] == set(source.identity_names)
+    assert not held[0] & held[1]
+    assert len(set(map(frozenset, held))) > 2  # the next two seeds divide them anew
+
+
+def test_a_fold_of_images_is_of_trained_classes_whose_share_of_right_ones_is_told():
+    folded = dataclasses.replace(DATA, images_per_identity=6, folds=2, hold_out="images")
+    data = load_data(folded, 1)
+    assert (data.num_classes, len(data.train), len(data.test)) == (8, 24, 24)
+    rows = np.eye(8, dtype=np.float32)
+    names = list(data.train.identity_names)
+    own = [names.index(data.test.identity_names[label]) for label in data.test.labels]
+    verifier = Verifier.__new__(Verifier)
+    verifier._setup = types.SimpleNamespace(
+        data=data, program=types.SimpleNamespace(num_classes=8), config=None
+    )
+    verifier._unit = lambda *_: rows[[(own[0] + 1) % 8, *own[1:]]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("arcface_jax.runs.verifier.rows_of", lambda *_: rows)
+        found = verifier._classified({}, None)
+        assert found["top-1"] == 23 / 24
+        patch.setattr("arcface_jax.runs.verifier.rows_of", lambda *_: None)
+        assert verifier._classified({}, None) == {}  # a loss without classes
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hold_out": "images"}, "say what a fold is; give data.folds too"),
+        ({"groups": "x"}, "say what a fold is; give data.folds too"),
+        ({"folds": 1}, "folds"),
+        ({"folds": 9}, "synthetic faces: folds: 9 of 8 classes leave 7 classes to train"),
+        ({"folds": 2, "hold_out": "images"}, "or fewer data.folds"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        load_data(dataclasses.replace(DATA, **changes), 0)

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from arcface_jax.commands.fine_tuning import open_start
+from arcface_jax.commands.fine_tuning import open_start, open_teacher
 from arcface_jax.errors import InputError
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.pixels import ARCFACE_TORCH
 from arcface_jax.runs.setup import prepare
-from arcface_jax.runs.starting_point import check_fits, start_from
+from arcface_jax.runs.starting_point import check_fits, start_from, with_teacher
 from arcface_jax.training.program import create_program
 from tests.runs.short_runs import Recorder, final_state, run
 from tests.runs.test_run_options import with_
@@ -124,3 +124,43 @@ def test_of_a_run_with_a_moving_average_that_is_the_model(tiny_config, tmp_path)
     model = open_start(with_(config, model={"init": str(tmp_path)}))
     average = final_state(tmp_path, setup).average
     jax.tree.map(np.testing.assert_array_equal, dict(model.variables), average)
+
+
+def test_a_teacher_gives_the_embeddings_that_it_has_in_use(tiny_config):
+    program = create_program(with_(tiny_config, model={"teacher": "t"}, run={"devices": 1}), 3)
+    model = model_of(program)
+    taught = with_teacher(model, program)
+    images = np.random.default_rng(0).normal(size=(2, *program.config.data.size, 3))
+    images = images.astype(np.float32)
+    expected = program.backbone.apply(model.variables, images)
+    np.testing.assert_allclose(taught.teacher(images), expected, atol=1e-5)
+    assert taught.pass_options()["teacher"] is taught.teacher
+    assert with_teacher(None, program) is program
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"embedding_size": 5}}, "model.teacher t: model.embedding_size is 5 here, and"),
+        ({"data": {"image_size": 24}}, "data.image_size, image_width is"),
+        ({"model": {"pixels": "adaface"}}, "model.pixels is"),
+    ],
+)
+def test_a_teacher_of_other_images_is_refused(tiny_config, changes, said):
+    model = model_of(create_program(tiny_config, 3))
+    both = {**changes, "model": {"teacher": "t", **changes.get("model", {})}}
+    with pytest.raises(InputError, match=said):
+        with_teacher(model, create_program(with_(tiny_config, **both), 3))
+
+
+def test_a_teacher_that_would_do_nothing_or_is_not_there_is_refused(tiny_config, tmp_path):
+    assert open_teacher(tiny_config) is None
+    with pytest.raises(InputError, match=r"model\.teacher .*absent: no such file or folder"):
+        open_teacher(with_(tiny_config, model={"teacher": str(tmp_path / "absent")}))
+    for model, optimiser, said in (
+        ({"teacher_weight": 2.0}, {}, "is of model.teacher, which is not set"),
+        ({"teacher": "t"}, {"frozen": 1.0}, "does nothing with optimiser.frozen 1"),
+        ({"teacher": "t", "teacher_weight": 0.0}, {}, "model.teacher_weight"),
+    ):
+        with pytest.raises(InputError, match=said):
+            create_program(with_(tiny_config, model=model, optimiser=optimiser), 3)

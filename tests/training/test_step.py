@@ -11,8 +11,10 @@ import pytest
 
 from arcface_jax.errors import InputError
 from arcface_jax.losses import LOSSES, ArcFace, Context, NormFace
+from arcface_jax.losses.penalties import distillation_penalty
 from arcface_jax.training.sharding import check_batch
-from arcface_jax.training.step import loss_and_gradients
+from arcface_jax.training.state import TrainState
+from arcface_jax.training.step import loss_and_gradients, make_pass
 from tests.training.steps import (
     ARCFACE,
     BATCH,
@@ -407,3 +409,41 @@ def test_momentum_starts_where_the_optimiser_says():
     new, _ = step(state, KEY, *next(batches(1)))
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), jax.device_get(new.params), state.params)
     assert max(jax.tree.leaves(moved)) == pytest.approx(1e-2, rel=0.05)
+
+
+def test_a_teacher_adds_its_penalty_to_the_gradient_of_the_backbone_alone():
+    random = np.random.default_rng(0)
+    images, weights = random.normal(size=(4, 6)), random.normal(size=(6, 3))
+    taught, classes = random.normal(size=(6, 3)), random.normal(size=(2, 3))
+    state = TrainState(
+        params={"backbone": {"w": jnp.array(weights)}, "head": {"class_weights": classes}},
+        batch_stats={},
+        optimiser_state=(),
+        head_state={},
+        average={},
+        step=jnp.int32(0),
+        bad_steps=jnp.zeros(2, jnp.int32),
+    )
+
+    def passed(**options):
+        def apply(params, stats, images):
+            return images @ params["w"], stats
+
+        forward = jax.jit(make_pass(apply, NormFace(scale=4.0), **options))
+        return forward(state, KEY, jnp.array(images), jnp.array([0, 1, 1, 0]))
+
+    plain = passed()
+    found = passed(teacher=lambda images: images @ taught, teacher_weight=3.0)
+
+    def penalty(weights):
+        return distillation_penalty(images @ weights, images @ taught).mean()
+
+    apart, slope = jax.value_and_grad(penalty)(jnp.array(weights))
+    np.testing.assert_allclose(found.metrics["distillation"], apart, atol=1e-6)
+    assert found.metrics["loss"] == plain.metrics["loss"]
+    np.testing.assert_allclose(
+        found.gradients["backbone"]["w"] - plain.gradients["backbone"]["w"], 3 * slope, atol=1e-5
+    )
+    np.testing.assert_array_equal(
+        found.gradients["head"]["class_weights"], plain.gradients["head"]["class_weights"]
+    )
