@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import BinaryIO, TextIO
 
+from arcface_jax.buckets import BucketPath, as_path
+
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Writes a file so that a reader finds all of `content` under this name, or what was there
@@ -35,7 +37,11 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
       OSError: it cannot be written; what was there before still is.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
+    if isinstance(path, BucketPath):  # where a name has all of a content or nothing
+        with path.open("wb") as file:
+            yield file
+        return
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
@@ -63,8 +69,12 @@ def replace_whole(written: str | os.PathLike[str], path: str | os.PathLike[str])
 
     Args:
       written: the file.
-      path: its new name, on the same file system.
+      path: its new name, on the same file system or in a bucket.
     """
+    if isinstance(there := as_path(path), BucketPath):
+        there.put(written)
+        os.unlink(written)
+        return
     with open(written, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(written, path)

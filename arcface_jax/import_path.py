@@ -7,6 +7,7 @@ import pathlib
 import sys
 from typing import Any
 
+from arcface_jax.buckets import as_path
 from arcface_jax.errors import InputError
 
 
@@ -63,7 +64,7 @@ def check_not_inside(path: str, folder: pathlib.Path, what: str) -> None:
     spec = importlib.util.find_spec(path.partition(":")[0].partition(".")[0])
     places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
     for place in filter(None, places):
-        if pathlib.Path(place).absolute().is_relative_to(folder.absolute()):
+        if as_path(place).absolute().is_relative_to(folder.absolute()):
             raise InputError(
                 f"{what} {path}: {place} lies in the folder of the run, whose files are not run; "
                 "if you trust it, put it somewhere else on the Python path"

@@ -21,6 +21,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from arcface_jax.buckets import as_path
 from arcface_jax.commands.command import (
     Checked,
     Count,
@@ -154,7 +155,7 @@ def run(arguments: Arguments) -> None:
     console = new_console()
     if not arguments.check:
         check_new_folder(arguments.destination)
-    origin = pathlib.Path(arguments.source)
+    origin = as_path(arguments.source)
     if origin.is_dir() and arguments.destination.resolve().is_relative_to(origin.resolve()):
         raise InputError(
             f"{arguments.destination}: lies in {arguments.source}, which would then hold every "

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 from rich.console import Console
 
+from arcface_jax.buckets import as_path
 from arcface_jax.command_name import install
 from arcface_jax.commands.command import (
     Checked,
@@ -140,9 +141,9 @@ def enrol(
 ) -> Gallery:
     """A gallery file, or the people of a source of photos, embedded by `rule`."""
     if people.endswith(".npz"):
-        gallery = read_gallery(pathlib.Path(people))
-        check_same_rule(console, gallery, pathlib.Path(people), rule, "the photos of the page")
-        check_same_model(gallery, pathlib.Path(people), embed_patterns(embedder), embedder.name)
+        gallery = read_gallery(as_path(people))
+        check_same_rule(console, gallery, as_path(people), rule, "the photos of the page")
+        check_same_model(gallery, as_path(people), embed_patterns(embedder), embedder.name)
         return gallery
     source = open_source(people)
     with progress_bar(console, "Enrolling", len(source)) as move:
@@ -158,7 +159,7 @@ def drawn_examples(folder: pathlib.Path) -> list[list[str]]:
     files = []
     for number, image in enumerate(faces.render(np.arange(3))):
         files.append(str(folder / f"drawn-{number}.png"))
-        pathlib.Path(files[-1]).write_bytes(encode_png(image))
+        as_path(files[-1]).write_bytes(encode_png(image))
     return [files[:2], files[1:]]
 
 
@@ -272,7 +273,7 @@ def run(arguments: Arguments) -> None:
     people = 0 if gallery is None else len(set(gallery.names.tolist()))
     with tempfile.TemporaryDirectory() as photos:
         os.environ["GRADIO_TEMP_DIR"] = photos
-        examples = drawn_examples(pathlib.Path(photos))
+        examples = drawn_examples(as_path(photos))
         page = build(answers, embedder.name, thresholds, people, examples)
         try:
             page.launch(

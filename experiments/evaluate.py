@@ -340,7 +340,7 @@ def run(arguments: Arguments) -> None:
     try:
         evaluate(arguments, output, new_console())
     finally:
-        if not any(output.iterdir()):
+        if output.is_dir() and not any(output.iterdir()):
             output.rmdir()
 
 

@@ -11,12 +11,13 @@ quotes the configuration and the last results. The folder has the formats, model
 README.md; with --detect, NAME.faces.csv beside it keeps the faces that were found.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, get_args
 
 import jax
@@ -24,6 +25,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from arcface_jax.buckets import BucketPath, as_path, written_locally
 from arcface_jax.commands.command import (
     Checked,
     Count,
@@ -262,7 +264,7 @@ class RunFacts:
             return UNKNOWN
         data = self.config.get("data", {})
         root = data.get("root")
-        place = "" if root is None else f", {pathlib.Path(root).name}"
+        place = "" if root is None else f", {as_path(root).name}"
         return f"{data.get('source', UNKNOWN)}{place}"
 
     @property
@@ -330,7 +332,7 @@ def describe(
         config=run.config,
         run_results=run.results,
         licence=arguments.licence,
-        verified_on=None if arguments.verify is None else pathlib.Path(arguments.verify).name,
+        verified_on=None if arguments.verify is None else as_path(arguments.verify).name,
         metrics=metrics,
         thresholds=thresholds,
         calibration=calibration,
@@ -367,6 +369,26 @@ def write(
     return written
 
 
+@contextlib.contextmanager
+def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder that gets its own name once it is whole: what a missing package stops can be asked
+    for again by the same command.
+    """
+    if isinstance(folder, BucketPath):
+        with written_locally(folder) as local:
+            make_folder(local)
+            yield local
+        return
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    make_folder(partial)
+    try:
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def run(arguments: Arguments) -> None:
     """Opens, exports, measures, writes the card."""
     console = new_console(soft_wrap=True)
@@ -396,12 +418,7 @@ def run(arguments: Arguments) -> None:
     if "onnx" in arguments.formats:
         import_writer()
     begin = functools.partial(progress_bar, console)
-    # Under its own name once it is whole: what a missing package stops can be asked for again by
-    # the same command.
-    partial = arguments.folder.with_name(arguments.folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    make_folder(partial)
-    try:
+    with new_folder(arguments.folder) as partial:
         with begin(f"Opening {arguments.model}", None):
             model = open_trained(arguments.model, arguments.project)
             flip = arguments.flip or model.flip
@@ -420,9 +437,6 @@ def run(arguments: Arguments) -> None:
         card = describe(arguments, model, function, options, console, begin)
         write_whole(partial / CARD_FILE, card.to_json())
         write_whole(partial / "README.md", card.to_markdown())
-        partial.rename(arguments.folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     for path in (arguments.folder / file.name for file in written):
         say(console, f"{path}: {path.stat().st_size:,} bytes")
     say(console, card.to_markdown())
@@ -430,8 +444,8 @@ def run(arguments: Arguments) -> None:
 
 def main() -> None:
     """Reads the options and runs."""
-    common = ("formats", "weights", "size", "size-from", "verify", "project", "name", "data")
-    common += ("recipe", "licence", "detect", "flip")
+    network = ("formats", "weights", "size", "size-from", "verify", "project", "detect", "flip")
+    common = (*network, "name", "data", "recipe", "licence")
     run(read_options(Arguments, "export", __doc__, common=common))
 
 

@@ -24,6 +24,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from arcface_jax.buckets import as_path, refuse_credentials
 from arcface_jax.command_name import command
 from arcface_jax.commands.command import (
     INTERRUPTED,
@@ -50,6 +51,7 @@ from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.files import write_whole
 from arcface_jax.losses import LOSSES, loss_name
 from arcface_jax.runs.console import ConsoleReporter, print_plan, print_results
+from arcface_jax.runs.lock import RunLock
 from arcface_jax.runs.loop import RunResult, best_so_far, train
 from arcface_jax.runs.processes import is_loss_of_others, join_processes, leave
 from arcface_jax.runs.run_folder import CONFIG_FILE, RunFolder
@@ -124,8 +126,8 @@ def parse(arguments: list[str]) -> Config:
             raise InputError(
                 "a preset and --config are two whole configurations; give one of them, once"
             )
-        base, source = read_config(pathlib.Path(files[0])), files[0]
-        given = set(settings_in(pathlib.Path(files[0])))
+        base, source = read_config(as_path(files[0])), files[0]
+        given = set(settings_in(as_path(files[0])))
     base, arguments = take_loss(base, arguments)
     shown: dict[str, Any] = {"common": COMMON, "also": OTHERS}
 
@@ -184,7 +186,7 @@ def with_plain_loss(config: Config) -> Config:
 def run_folder_path(config: Config) -> pathlib.Path:
     """config.run.folder, or a new name from the loss and the time."""
     if config.run.folder is not None:
-        return pathlib.Path(config.run.folder)
+        return as_path(config.run.folder)
     if config.run.resume == "changed" or config.run.distributed:
         raise InputError(
             "run.resume changed and run.distributed need --run.folder, the same for all processes"
@@ -250,10 +252,19 @@ def run(config: Config, console: Console) -> int:
         join_processes()
         console.quiet = jax.process_index() > 0
     path = run_folder_path(config)
+    for text in (config.data.root, config.data.list_root, *config.data.verify, config.model.init):
+        refuse_credentials(text or "")  # before the configuration is written
     folder = RunFolder(path, config)
     if folder.is_finished:  # as when a cluster starts a job again
         say(console, f"{path}: this run is finished, its results are there")
         return 0
+    with RunLock(path, functools.partial(say, console)):
+        return run_in(folder, config, console)
+
+
+def run_in(folder: RunFolder, config: Config, console: Console) -> int:
+    """`run` in a folder that no other run uses."""
+    path = folder.path
     for change in folder.changes:
         console.print(f"[yellow]Going on with {escape(change)}[/yellow]", highlight=False)
     try:
@@ -331,11 +342,11 @@ def main() -> int:
         return run(config, console)
     model = None
     if check.checkpoint is not None:
-        path = pathlib.Path(check.checkpoint)
+        path = as_path(check.checkpoint)
         # Without the mirror image, which would double the work and decide nothing here.
         flip: FlipRule | None = None if is_export(path) else "none"
         model = open_embedder(path, flip=flip, project=check.project)
-    folder = pathlib.Path(config.run.folder or "runs/check")
+    folder = as_path(config.run.folder or "runs/check")
     return check_data(config, console, folder, check.against, model)
 
 

@@ -7,6 +7,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import uuid
 
 # Before JAX starts its backend: eight CPU devices stand in for eight accelerators.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -95,3 +96,16 @@ def shared_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("the real data folder ../shared/data is absent")
     return folder
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A bucket of its own in memory, where fsspec makes no folders: those of no other are there
+    either.
+    """
+    from fsspec.implementations import memory
+
+    from arcface_jax.buckets import as_path
+
+    monkeypatch.setattr(memory.MemoryFileSystem, "makedirs", lambda *_, **__: None)
+    return as_path(f"memory://{uuid.uuid4().hex}")

@@ -31,6 +31,7 @@ LAYERS = (
         "arcface_jax.pixels",
         "arcface_jax.progress",
     ),
+    ("arcface_jax.buckets",),
     ("arcface_jax.errors", "arcface_jax.command_name"),
 )
 WITHOUT_FLAX = ("margins", "cosine", "losses", "heads", "evaluation", "analysis")

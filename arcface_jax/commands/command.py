@@ -30,6 +30,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from arcface_jax.buckets import BucketPath, as_path
 from arcface_jax.command_name import command, spell_commands
 from arcface_jax.commands.compiled import keep_compiled
 from arcface_jax.commands.help_page import (
@@ -62,6 +63,25 @@ _WIDTH_OF_A_LOG = 10_000
 Chosen = TypeVar("Chosen")
 
 
+_PATHS = tyro.constructors.ConstructorRegistry()
+
+
+@_PATHS.primitive_rule
+def _path_rule(
+    kind: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """A path of an option, which may be in a bucket."""
+    if kind.type is not pathlib.Path:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda given: as_path(given[0]),
+        is_instance=lambda value: isinstance(value, pathlib.Path),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 def read_options(
     options: Callable[..., Chosen],
     name: str,
@@ -89,7 +109,7 @@ def read_options(
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     more = {} if default is None else {"default": default}
-    read = functools.partial(tyro.cli, options, prog=command(name), **more)
+    read = functools.partial(tyro.cli, options, prog=command(name), registry=_PATHS, **more)
     if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
         return read(args=given, description=spell_commands(documentation or ""))
     known = (*also, *options_of(options, default))
@@ -195,7 +215,7 @@ class Checked:
 
 def check_there(path: pathlib.Path | str) -> None:
     """Refuses a file or folder that is not there."""
-    if not pathlib.Path(path).exists():
+    if not as_path(path).exists():
         raise InputError(f"{path}: no such file or folder; check the path")
 
 
@@ -343,6 +363,9 @@ def check_new_file(path: pathlib.Path, beside: str = "") -> None:
     """Refuses, before the work begins, a file that could not be written after it."""
     if path.exists():
         raise InputError(f"{path}: exists already{beside}; choose another file")
+    if isinstance(path, BucketPath):  # folders are made with what lies in them
+        _check_writable(path.parent)
+        return
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: its folder does not exist; make it first")
     _check_writable(path.absolute().parent)
@@ -362,7 +385,11 @@ def make_folder(path: pathlib.Path) -> None:
 def _check_writable(folder: pathlib.Path) -> None:
     """Tries: permissions do not tell of a disk that can only be read."""
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        if isinstance(folder, BucketPath):
+            (folder / ".arcface-jax").write_bytes(b"")
+            (folder / ".arcface-jax").unlink(missing_ok=True)
+        else:
+            tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be written ({error.strerror}); choose another folder"

@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from arcface_jax.buckets import as_path
 from arcface_jax.commands.models import is_export, open_trained
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.interop.model import TrainedModel, check_finite
@@ -104,7 +104,7 @@ def open_start(config: Config) -> TrainedModel | None:
     if path is None:
         return None
     model = _opened(path, lambda: config.model.pixels)
-    is_run = find_run(pathlib.Path(path)) is not None
+    is_run = find_run(as_path(path)) is not None
     network = network_of(path) if is_run else _described(path, model)
     _refuse(
         path,
@@ -139,7 +139,7 @@ def network_of(path: str, pixels: Callable[[], str | None] = lambda: None) -> di
     Raises:
       InputError: it cannot be read, or no configuration has its network.
     """
-    run = find_run(pathlib.Path(path))
+    run = find_run(as_path(path))
     if run is None:
         return _described(path, _opened(path, pixels))
     with _naming(path):
@@ -180,7 +180,7 @@ def _described(path: str, model: TrainedModel) -> dict[str, Any]:
 def _opened(
     path: str, pixels: Callable[[], str | None], option: str = "model.init"
 ) -> TrainedModel:
-    place = pathlib.Path(path)
+    place = as_path(path)
     if not place.exists():
         raise InputError(
             f"{option} {path}: no such file or folder; give a run, a PyTorch checkpoint or "

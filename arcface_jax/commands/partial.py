@@ -1,15 +1,18 @@
 """Embeddings on their way to a file, so that an interrupted command goes on where it was."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 
 import numpy as np
 
+from arcface_jax.buckets import BucketPath, scratch_folder
 from arcface_jax.commands.models import STABLEHLO_FILE
 from arcface_jax.data.detect import Tally
 from arcface_jax.files import write_whole
 from arcface_jax.runs.run_folder import CHECKPOINTS_FOLDER
+from arcface_jax.runs.staging import STEPS_FILE
 
 
 class Partial:
@@ -19,6 +22,9 @@ class Partial:
         self, output: pathlib.Path, rows: int, size: int, recipe: dict[str, object]
     ) -> None:
         """Goes on with what an interrupted run of the same recipe left; else begins anew."""
+        self._stack = contextlib.ExitStack()
+        if isinstance(output, BucketPath):  # no memory map can lie there; this one goes with us
+            output = self._stack.enter_context(scratch_folder()) / output.name
         self.path = output.with_name(output.name + ".partial.npy")
         self._progress = output.with_name(output.name + ".partial.json")
         self._recipe = recipe
@@ -43,12 +49,14 @@ class Partial:
         """Removes what was written on the way: the last act."""
         self.path.unlink(missing_ok=True)
         self._progress.unlink(missing_ok=True)
+        self._stack.close()
 
 
 def about_model(path: pathlib.Path, name: str) -> dict[str, object]:
     """What tells whether a model is the one of before. A folder's own time does not tell that a run
     has come to another checkpoint, or that an export was made anew.
     """
-    parts = (path / STABLEHLO_FILE, path / CHECKPOINTS_FOLDER)
+    checkpoints = path / CHECKPOINTS_FOLDER
+    parts = (path / STABLEHLO_FILE, checkpoints / STEPS_FILE, checkpoints)
     written = next((part for part in parts if part.exists()), path).stat().st_mtime
     return {"model": str(path.resolve()), "name": name, "model written": written}

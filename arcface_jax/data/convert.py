@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from arcface_jax.buckets import BucketPath, as_path, written_locally
 from arcface_jax.data.convert_names import FileNames
 from arcface_jax.data.convert_writers import WRITERS, Encoder
 from arcface_jax.data.decode import decode
@@ -44,7 +45,8 @@ def convert(
 
     Args:
       source: where the images are.
-      destination: folder to make; it must not exist.
+      destination: folder to make; it must not exist. One in a bucket is sent there when it is
+        whole; an interrupted conversion to it begins anew.
       format: what to write.
       image_size: None keeps sizes; otherwise `decode.resize`.
       jpeg_quality: None keeps stored bytes bit for bit if sizes are kept, and writes lossless PNG
@@ -59,8 +61,18 @@ def convert(
       InputError: the destination exists, an unfinished conversion of something else is in the way,
         or an image cannot be read.
     """
-    final = pathlib.Path(destination)
+    final = as_path(destination)
     check_new_folder(final)
+    if isinstance(final, BucketPath):  # where nothing can be added to a file
+        with written_locally(final) as local:
+            return convert(
+                source,
+                local,
+                format,
+                image_size=image_size,
+                jpeg_quality=jpeg_quality,
+                progress=progress,
+            )
     encode = Encoder(source, image_size, jpeg_quality)
     partial = final.with_name(final.name + ".partial")
     scratch = partial / ".progress"

@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from arcface_jax.buckets import BucketPath, as_path, written_locally
 from arcface_jax.command_name import install
 from arcface_jax.data.align import check_landmarks, check_photo
 from arcface_jax.data.source import FaceSource
@@ -247,7 +248,12 @@ def find_faces(
     """
     names = [_name(source, index) for index in range(len(source))]
     origin = f"# faces of {which} by {detector.description} in {source.fingerprint}"
-    file = pathlib.Path(file)
+    if isinstance(place := as_path(file), BucketPath):  # where nothing can be added to a file
+        with written_locally(place) as local:
+            if place.exists():
+                place.get(local)
+            return find_faces(source, detector, which, local, progress)
+    file = place
     if not file.exists():
         write_whole(file, f"{origin}\n{','.join(_HEADING)}\n")
     found = _read_findings(file, origin, names)

@@ -6,12 +6,12 @@ import functools
 import hashlib
 import logging
 import os
-import pathlib
 import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from arcface_jax.buckets import as_path
 from arcface_jax.data.align import align
 from arcface_jax.data.aligned_crop import TEMPLATE_SIZE, check_order
 from arcface_jax.data.source import FaceSource, paths_of
@@ -84,7 +84,7 @@ def read_landmarks(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray]]:
     """(where, path, landmarks) of each line."""
-    if pathlib.Path(path).suffix.lower() == ".lst":
+    if as_path(path).suffix.lower() == ".lst":
         for line in read_lst(path):
             if line.landmarks is None:
                 raise InputError(f"{line.where}: {line.path} has no landmarks (17 columns are due)")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from arcface_jax.buckets import as_path
 from arcface_jax.data.pair_lists import cfp_labels, read_cfp_pairs, read_lfw_pairs, read_pair_list
 from arcface_jax.data.pairs import Pairs, check_folds
 from arcface_jax.data.source import FaceSource, paths_of
@@ -50,14 +51,14 @@ def open_source(
         a list.
     """
     text, split = place_and_split(os.fspath(path))
-    if list_root is not None and pathlib.Path(text).suffix.lower() not in SUFFIXES:
+    if list_root is not None and as_path(text).suffix.lower() not in SUFFIXES:
         raise InputError(
             f"list_root {os.fspath(list_root)}: is the root of a list's paths, and {text} is no "
             f"list ({', '.join(SUFFIXES)}); leave it out"
         )
     if text.startswith("tfds:"):
         return _tfds(*text.removeprefix("tfds:").split(":", 1))
-    place = pathlib.Path(text)
+    place = as_path(text)
     kinds_with_splits = (".parquet", ".tar", ".zip", *SUFFIXES)
     if split is not None and place.is_file() and place.suffix.lower() not in kinds_with_splits:
         raise InputError(f"{place}: has no splits; leave :{split} out")
@@ -77,7 +78,7 @@ def open_source(
             return TarSource(place, split)
         case ".zip":
             return _open_zip(place, split)
-    with readable(text), open(place, "rb") as file:
+    with readable(text), place.open("rb") as file:
         packed = packed_by(file.read(16))
     if packed:
         raise InputError(
@@ -101,21 +102,21 @@ def _open_zip(place: pathlib.Path, split: str | None) -> EncodedSource:
 def check_source(path: str | os.PathLike[str]) -> None:
     """Refuses, without opening it, a source that is not there; TFDS's catalogue is not asked."""
     text, _ = place_and_split(os.fspath(path))
-    if not text.startswith("tfds:") and not pathlib.Path(text).exists():
+    if not text.startswith("tfds:") and not as_path(text).exists():
         raise InputError(f"{text}: no such file or folder; it can be {_KINDS}")
 
 
 def place_and_split(text: str) -> tuple[str, str | None]:
     """PATH:SPLIT in parts; only a path if that exists, or has such a sub-folder."""
-    if pathlib.Path(text).exists():
+    if as_path(text).exists():
         return text, None
     place, colon, split = text.rpartition(":")
-    while colon and not pathlib.Path(place).exists():  # one may be in the split, as train[:90%]
+    while colon and not as_path(place).exists():  # one may be in the split, as train[:90%]
         place, colon, more = place.rpartition(":")
         split = f"{more}:{split}"
     if not place or not split:
         return text, None
-    inner = pathlib.Path(place) / split
+    inner = as_path(place) / split
     return (str(inner), None) if inner.is_dir() else (place, split)
 
 
@@ -177,8 +178,8 @@ def _open_prepared(infos: Sequence[str], split: str | None) -> EncodedSource:
     folders = [info.rpartition("/")[0] for info in infos]
     if len(folders) > 1:
         raise InputError(
-            f"{os.path.commonpath(folders)}: holds {len(folders)} prepared TFDS data sets; give "
-            f"one, as {folders[0]}"
+            f"{as_path(os.path.commonpath(folders))}: holds {len(folders)} prepared TFDS data "
+            f"sets; give one, as {folders[0]}"
         )
     return open_source(folders[0] + (f":{split}" if split else ""))
 
@@ -259,7 +260,7 @@ def open_set(specification: str, folds: int = 10) -> PeopleSet:
     if pair_file is not None:
         with concerning(specification):
             paths_of(source)
-        if pathlib.Path(pair_file).is_dir():
+        if as_path(pair_file).is_dir():
             pairs, labels = read_cfp_pairs(pair_file, source), cfp_labels(source)
         elif _is_lfw_list(pair_file):
             pairs = read_lfw_pairs(pair_file, source)
@@ -313,12 +314,12 @@ def check_set(specification: str) -> None:
     """Refuses, without opening it, a set of which the source or the list of pairs is not there."""
     _, place, pair_file = _parts(specification)
     check_source(place)
-    if pair_file is not None and not pathlib.Path(pair_file).exists():
+    if pair_file is not None and not as_path(pair_file).exists():
         raise InputError(f"{pair_file}: no such file or folder; check the path of the pairs")
 
 
 def _stem(place: str) -> str:
-    return pathlib.Path(place.removeprefix("tfds:")).stem
+    return as_path(place.removeprefix("tfds:")).stem
 
 
 def _parts(specification: str) -> tuple[str, str, str | None]:
@@ -326,7 +327,7 @@ def _parts(specification: str) -> tuple[str, str, str | None]:
     equals = [at for at, sign in enumerate(specification) if sign == "="]
 
     def there(text: str) -> bool:
-        return pathlib.Path(place_and_split(text)[0]).exists()
+        return as_path(place_and_split(text)[0]).exists()
 
     named = [("", specification), *((specification[:at], specification[at + 1 :]) for at in equals)]
     for name, rest in named:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from arcface_jax.buckets import as_path
 from arcface_jax.data.pairs import Pairs, check_listed
 from arcface_jax.data.source import FaceSource, paths_of
 from arcface_jax.data.sources.filetree import one_form, without_extension
@@ -110,7 +111,7 @@ def read_cfp_pairs(split: str | os.PathLike[str], source: FaceSource) -> Pairs:
 
     References: Sengupta et al., Frontal to Profile Face Verification in the Wild (WACV 2016).
     """
-    folder = pathlib.Path(split)
+    folder = as_path(split)
     kinds = folder.name.upper()
     if kinds not in ("FF", "FP"):
         raise InputError(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from arcface_jax.buckets import as_path
 from arcface_jax.errors import InputError, printable, readable
 
 _BYTE_ORDER_MARKS = (
@@ -51,7 +52,7 @@ def encoding_of(path: str | os.PathLike[str], kind: str = "list") -> str:
     Raises:
       InputError: the file cannot be read; the message calls it `kind`.
     """
-    with readable(os.fspath(path), kind), open(path, "rb") as file:
+    with readable(os.fspath(path), kind), as_path(path).open("rb") as file:
         start = file.read(4096)
     if name := _marked(start):
         return name
@@ -72,7 +73,8 @@ def read_lines(path: str | os.PathLike[str], kind: str = "list") -> Iterator[tup
     name, encoding, number = os.fspath(path), encoding_of(path, kind), 0
     errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"
     try:
-        with readable(name, kind), open(path, encoding=encoding, errors=errors) as file:
+        place = as_path(path)
+        with readable(name, kind), place.open(encoding=encoding, errors=errors) as file:
             for number, line in enumerate(file, 1):
                 if "\0" in line:
                     raise InputError(f"{name} line {number}: not text; save it as UTF-8")

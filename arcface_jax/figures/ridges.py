@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from arcface_jax.analysis.angle_distributions import angle_density, logits_of_angles
+from arcface_jax.buckets import written_locally
 from arcface_jax.errors import InputError
 from arcface_jax.figures.style import line_style, one_axes, style
 from arcface_jax.margins import Psi
@@ -110,7 +111,7 @@ def animate_angles(angles: Angles, path: pathlib.Path, frames_per_second: int = 
     file.parent.mkdir(parents=True, exist_ok=True)
     figure, axes = one_axes(7.0, 1.1 + 0.85 * len(angles))
     writer = PillowWriter(fps=frames_per_second)
-    with writer.saving(figure, str(file), dpi=100):
+    with written_locally(file) as local, writer.saving(figure, str(local), dpi=100):
         for step in steps + [steps[-1]] * (2 * frames_per_second):
             axes.clear()
             for row, (name, density) in enumerate(densities.items()):

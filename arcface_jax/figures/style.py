@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from arcface_jax.arguments import check_choice
+from arcface_jax.buckets import written_locally
 from arcface_jax.errors import InputError, printable
 
 # Okabe and Ito's palette: distinguishable with every common colour blindness.
@@ -174,6 +175,7 @@ def save(
         warnings.filterwarnings("ignore", r"Glyph .* missing from font")
         for extension in formats:
             file = path.parent / f"{path.name}.{extension}"
-            figure.savefig(file, metadata=_UNDATED.get(extension))
+            with written_locally(file) as local:
+                figure.savefig(local, metadata=_UNDATED.get(extension))
             files.append(file)
     return files

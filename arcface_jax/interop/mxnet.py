@@ -2,12 +2,12 @@
 
 import dataclasses
 import os
-import pathlib
 import re
 from collections.abc import Mapping
 
 import numpy as np
 
+from arcface_jax.buckets import as_path
 from arcface_jax.errors import InputError, concerning, printable
 from arcface_jax.interop.graph_layers import check_same, is_usual, network_of
 from arcface_jax.interop.model import TrainedModel, check_finite
@@ -42,7 +42,7 @@ def import_mxnet(path: str | os.PathLike[str]) -> TrainedModel:
       InputError: a file is missing or damaged, it holds another network, or the graph does not show
         which pixels it takes; the message names the file and the node.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     arrays = read_params(path)
     symbol = path.with_name(re.sub(r"-\d{4,}$", "", path.stem) + "-symbol.json")
     if not symbol.exists():

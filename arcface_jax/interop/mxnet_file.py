@@ -19,13 +19,13 @@ Source: src/ndarray/ndarray.cc of https://github.com/apache/mxnet.
 import dataclasses
 import math
 import os
-import pathlib
 import struct
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from arcface_jax.buckets import as_path
 from arcface_jax.errors import CUT_OFF, InputError, reason
 
 _MAGIC = 0x112
@@ -83,7 +83,7 @@ def read_params(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       InputError: the file is missing, damaged or of another format; an array is sparse or of an
         unknown type; or names are missing or repeated.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     try:
         content = path.read_bytes()
     except OSError as error:

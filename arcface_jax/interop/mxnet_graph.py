@@ -9,13 +9,13 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from arcface_jax.buckets import as_path
 from arcface_jax.errors import InputError, concerning, reason
 from arcface_jax.interop.graph_layers import Layer
 
@@ -127,7 +127,7 @@ def read_graph(path: str | os.PathLike[str], arrays: Arrays) -> Graph:
       InputError: the file cannot be read or is damaged, the embedding is ambiguous, a parameter is
         missing, or a node is not supported.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arcface_jax.buckets import as_path
 from arcface_jax.command_name import install
 from arcface_jax.data.text import count
 from arcface_jax.errors import InputError, printable, readable, reason
@@ -95,13 +96,14 @@ def import_onnx(path: str | os.PathLike[str]) -> TrainedModel:
       InputError: the file cannot be read, holds another network, or computes something else; the
         message says where they differ.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     try:
         import onnx
     except ImportError as error:
         raise InputError(f"onnx is needed to read ONNX: {install('onnx')}") from error
     try:
-        proto = onnx.load(path, load_external_data=False)
+        with path.open("rb") as file:
+            proto = onnx.load(file, load_external_data=False)
     except Exception as error:  # OSError, protobuf's DecodeError
         raise InputError(f"{path}: is no ONNX file that can be read ({reason(error)})") from error
     try:
@@ -187,7 +189,7 @@ def _beside(name: str, entries: Iterable[Any], folder: pathlib.Path) -> bytes:
             f"{name}: its weights are in {place} up to byte {first + due}, and that file has "
             f"{size}; fetch it anew"
         )
-    with readable(file), open(file, "rb") as content:
+    with readable(file), file.open("rb") as content:
         content.seek(first)
         return content.read(due)
 

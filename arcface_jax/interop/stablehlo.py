@@ -1,7 +1,6 @@
 """A model as one portable StableHLO file that JAX runs without this library (jax.export)."""
 
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
@@ -9,6 +8,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from arcface_jax.buckets import as_path
 from arcface_jax.errors import InputError, reason
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -54,7 +54,7 @@ def load_stablehlo(
       InputError: the file cannot be read, holds something else, or was not exported for this
         machine's platform.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     try:
         exported = jax.export.deserialize(bytearray(path.read_bytes()))
     except OSError as error:

@@ -7,7 +7,6 @@ checkpoint needs PyTorch.
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from arcface_jax.buckets import as_path, written_locally
 from arcface_jax.errors import InputError, concerning, printable
 from arcface_jax.files import write_whole
 from arcface_jax.interop.model import TrainedModel, check_finite
@@ -67,7 +67,7 @@ def import_torch(path: str | os.PathLike[str], project: str | None = None) -> Tr
       InputError: not a checkpoint; no known network, or several; keys missing, unknown or of
         another shape (the message lists all of them); or weights that are NaN or infinite.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     if project is not None and project not in PROJECTS:
         raise InputError(f"project: {project!r} is unknown; choose one of {', '.join(PROJECTS)}")
     content = read_torch_file(path)
@@ -140,7 +140,7 @@ def read_class_weights(
         repeated or larger than the one before it; or a weight is NaN or infinite.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else paths
-    files = [pathlib.Path(path) for path in given]
+    files = [as_path(path) for path in given]
     if not files:
         raise InputError("paths: none; give the files of the classifier")
     shards = shards_of(files[0])
@@ -198,7 +198,8 @@ def save_torch(model: TrainedModel, path: str | os.PathLike[str]) -> None:
     weights = {
         key: torch.from_numpy(value.copy()) for key, value in export_state_dict(model).items()
     }
-    torch.save(weights, path)
+    with written_locally(path) as local:
+        torch.save(weights, local)
 
 
 def _flatten(variables: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:

@@ -11,7 +11,6 @@ import dataclasses
 import io
 import math
 import os
-import pathlib
 import pickle
 import re
 import zipfile
@@ -22,6 +21,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from arcface_jax.buckets import as_path
 from arcface_jax.errors import DAMAGED, InputError, printable, reason
 from arcface_jax.pickles import check_memo_numbers
 
@@ -186,7 +186,7 @@ def read_torch_file(path: str | os.PathLike[str], part: str | None = None) -> An
       InputError: the file is missing, damaged or of no known format, or holds a program or a module
         instead of weights; the message says how to save the weights.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     kind = "file of torch.save"
     try:
         with path.open("rb") as file:

@@ -97,7 +97,10 @@ def diagnose(folder: pathlib.Path) -> Diagnosis:
     """
     run = folder.parent
     try:
-        with np.load(folder / BATCH_FILE, allow_pickle=False) as batch:
+        with (
+            (folder / BATCH_FILE).open("rb") as file,
+            np.load(file, allow_pickle=False) as batch,
+        ):
             step, images, labels = int(batch["step"]), batch["images"], batch["labels"]
     except Exception as error:  # whatever a damaged archive raises
         raise InputError(

@@ -1,5 +1,6 @@
 """Saving and restoring a run. The only module that knows Orbax."""
 
+import concurrent.futures
 import contextlib
 import importlib.metadata
 import pathlib
@@ -9,12 +10,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from arcface_jax.buckets import BucketPath
 from arcface_jax.errors import DAMAGED, InputError, reason
 from arcface_jax.runs.checksums import checksums
+from arcface_jax.runs.staging import Staging
 from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import as_dict
 from arcface_jax.training.state import TrainState, named_leaves
@@ -44,6 +48,8 @@ class Checkpoints:
     fingerprint, the number of classes and over how many devices they are split, the library
     versions, and what else the caller wants to find again. All processes of a run call each method
     together.
+
+    In a bucket they are sent there when they are complete, see `arcface_jax.runs.staging`.
     """
 
     def __init__(
@@ -75,8 +81,25 @@ class Checkpoints:
             # wait minutes for it.
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
+        self._staging: Staging | None = None
+        # To a bucket the first process sends everything, and each fetches for itself.
+        self._alone = isinstance(self.folder, BucketPath) and jax.process_count() > 1
+        self._gathered: set[int] = set()
+        if self._alone:
+            own, to_read = jax.process_index(), to_read or jax.process_index() > 0
+            options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+                primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+            )
+            # Made by this process alone, which Orbax asks for.
+            options.create = False
+        self._sender = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
+        self._sent: concurrent.futures.Future[None] | None = None
+        local = self.folder
         try:
-            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            if isinstance(self.folder, BucketPath):
+                self._staging = Staging(self.folder, to_read=to_read)
+                local = self._staging.local
+            self._manager = ocp.CheckpointManager(local, options=options)
         except OSError as error:
             raise InputError(
                 f"checkpoints {self.folder}: cannot be opened ({_reason(error)})"
@@ -104,19 +127,37 @@ class Checkpoints:
           InputError: this one, or the one before, could not be written.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if step in (*self._manager.all_steps(), *self._gathered):
             return
         about = metadata | {"arrays": _array_types(state), "checksums": checksums(state)}
-        if (
+        if self._alone:
+            state = jax.tree.map(_on_the_first, state)
+            self._gathered.add(step)
+            if jax.process_index() > 0:
+                return
+        elif (
             jax.default_backend() == "cpu"
         ):  # there a save reads the arrays themselves, which the next step overwrites
             state = jax.tree.map(jnp.copy, state)
         content = {"metadata": ocp.args.JsonSave(about), "state": ocp.args.StandardSave(state)}
         metrics = None if score is None else {"score": score}
         with self._writing():
+            self._settle()
             self._manager.save(
                 step, metrics=metrics, args=ocp.args.Composite(**content), force=True
             )
+            if self._staging is not None:
+                self._sent = self._sender.submit(self._send, self._staging)
+
+    def _send(self, staging: Staging) -> None:
+        self._manager.wait_until_finished()
+        staging.publish(self._manager.all_steps())
+
+    def _settle(self) -> None:
+        """Waits for what is being sent, and raises what kept it."""
+        sent, self._sent = self._sent, None
+        if sent is not None:
+            sent.result()
 
     def wait(self) -> None:
         """Returns when the last save is complete.
@@ -125,7 +166,10 @@ class Checkpoints:
           InputError: it could not be written.
         """
         with self._writing():
+            self._settle()
             self._manager.wait_until_finished()
+        if self._alone:
+            barrier("checkpoints are sent")
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -136,7 +180,8 @@ class Checkpoints:
         ):  # of the devices, or of another process: no file is at fault
             raise
         except (OSError, ValueError, RuntimeError) as error:
-            last = self.latest_step()
+            complete = self.steps() if self._staging is None else self._staging.steps()
+            last = max(complete, default=None)
             left = (
                 "no checkpoint is complete"
                 if last is None
@@ -157,6 +202,13 @@ class Checkpoints:
         return dict(self._read(step, metadata=ocp.args.JsonRestore()).metadata)
 
     def _read(self, step: int, **items: Any) -> Any:
+        if self._staging is not None and "state" in items:
+            try:
+                self._staging.fetch(step)
+            except OSError as error:  # no checkpoint is at fault
+                raise InputError(
+                    f"checkpoint {self.folder / str(step)}: cannot be fetched ({_reason(error)})"
+                ) from error
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except (jax.errors.JaxRuntimeError, MemoryError):  # no file is at fault
@@ -220,7 +272,12 @@ class Checkpoints:
         """
         damaged = self.folder / str(step)
         aside = self.folder.with_name(f"damaged-{step}-{uuid.uuid4().hex[:8]}")
-        if jax.process_index() == 0:
+        if self._staging is not None:
+            if jax.process_index() == 0:
+                self._staging.set_aside(step, aside)
+            else:
+                self._staging.forget(step)
+        elif jax.process_index() == 0:
             damaged.rename(aside)
         barrier(f"set aside {step}")
         self._manager.reload()
@@ -232,8 +289,30 @@ class Checkpoints:
         Raises:
           InputError: it could not be written.
         """
-        with self._writing():
-            self._manager.close()
+        try:
+            with self._writing():
+                self._settle()
+                self._manager.close()
+        finally:
+            self._sender.shutdown()
+            if self._staging is not None:
+                self._staging.close()
+
+
+def _on_the_first(leaf: Any) -> np.ndarray | None:
+    """An array that may lie on several processes, all of which call this together; None on all
+    but the first.
+    """
+    whole = _whole(leaf)
+    return whole if jax.process_index() == 0 else None
+
+
+def _whole(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        if leaf.is_fully_replicated:
+            return np.asarray(leaf.addressable_data(0))
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.array(leaf)
 
 
 def barrier(name: str) -> None:

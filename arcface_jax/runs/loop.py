@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from arcface_jax.buckets import written_locally
 from arcface_jax.command_name import command
 from arcface_jax.data.pipeline import Batch
 from arcface_jax.errors import InputError, printable
@@ -158,6 +159,7 @@ class _Run:
             self.reporter.verified(step, numbers, best_so_far(self.verifications))
             writer.write(step, {f"verification/{name}": value for name, value in numbers.items()})
         if self._saves(step):
+            writer.sync()  # no checkpoint is ahead of its metrics
             self.save(state)
 
     def visit_or_give_up(
@@ -309,6 +311,7 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
             # Several processes agree when they log; asking at every step would cost a message each.
             asked = request.agreed() if logged or jax.process_count() == 1 else 0
             if asked and step < config.run.steps:
+                writer.sync()
                 run.save(state)
                 run.checkpoints.wait()
                 raise Stopped(step, asked)
@@ -336,14 +339,15 @@ class _Profile:
     """A trace of some steps of a run."""
 
     def __init__(self, folder: pathlib.Path, first: int, steps: int) -> None:
-        self._folder = folder / "profile"
+        self._folder, self._stack = folder / "profile", contextlib.ExitStack()
         self._from, self._to = first + PROFILE_AFTER + 1, first + PROFILE_AFTER + 1 + steps
         self._running = False
 
     def at(self, step: int) -> None:
         """Starts or ends the trace where it is due."""
         if step == self._from and self._to > self._from:
-            jax.profiler.start_trace(str(self._folder))
+            local = self._stack.enter_context(written_locally(self._folder))
+            jax.profiler.start_trace(str(local))
             self._running = True
         elif step == self._to:
             self.stop()
@@ -352,4 +356,5 @@ class _Profile:
         """Ends the trace if there is one."""
         if self._running:
             jax.profiler.stop_trace()
+            self._stack.close()
             self._running = False

@@ -15,8 +15,10 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from arcface_jax.buckets import BucketPath
 from arcface_jax.errors import InputError
 from arcface_jax.files import write_whole
+from arcface_jax.runs.mirror import Mirror
 from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import as_dict, config_to_json, differences, read_config
 
@@ -153,16 +155,19 @@ class MetricsWriter:
         self._active = jax.process_index() == 0
         if not self._active:
             return
-        self._wandb = _open_wandb(folder, config)
         path = folder / METRICS_FILE
         kept = (
             [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
             if first_step
             else []
         )
-        write_whole(path, "".join(kept))
-        self._lines = path.open("a")
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
+        self._mirror = Mirror(folder) if isinstance(folder, BucketPath) else None
+        local = folder if self._mirror is None else self._mirror.local
+        write_whole(local / METRICS_FILE, "".join(kept))
+        self._lines = (local / METRICS_FILE).open("a")
+        self._wandb = _open_wandb(folder, config, local)
+        self._events = SummaryWriter(str(local / "tensorboard"), purge_step=first_step or None)
+        self.sync()
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Adds one line {"step": step, …} and the same as scalars; what is not finite becomes
@@ -187,6 +192,15 @@ class MetricsWriter:
         if self._active and values.size:
             self._events.add_histogram(name, values, step)
 
+    def sync(self) -> None:
+        """Of a run in a bucket, sends the lines there now; the rest follows.
+
+        Raises:
+          InputError: the storage does not take them.
+        """
+        if self._active and self._mirror is not None:
+            self._mirror.send(METRICS_FILE)
+
     def _scalars(self, step: int, values: dict[str, float]) -> None:
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         for name, value in finite.items():
@@ -203,6 +217,8 @@ class MetricsWriter:
             self._events.close()
             if self._wandb is not None:
                 self._wandb.finish()
+            if self._mirror is not None:
+                self._mirror.close()
 
 
 def _import_wandb(config: Config) -> Any:
@@ -218,8 +234,10 @@ def _import_wandb(config: Config) -> Any:
     return wandb
 
 
-def _open_wandb(folder: pathlib.Path, config: Config) -> Any:
-    """A Weights & Biases run that goes on where the folder's did; None where none is wanted."""
+def _open_wandb(folder: pathlib.Path, config: Config, local: pathlib.Path) -> Any:
+    """A Weights & Biases run that goes on where the folder's did, with its own files in `local`;
+    None where none is wanted.
+    """
     if (wandb := _import_wandb(config)) is None:
         return None
     return wandb.init(
@@ -227,7 +245,7 @@ def _open_wandb(folder: pathlib.Path, config: Config) -> Any:
         name=folder.name,
         id=re.sub(r"[^\w-]", "-", folder.name),
         resume="allow",
-        dir=str(folder),
+        dir=str(local),
         config=as_dict(config),
     )
 

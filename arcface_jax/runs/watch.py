@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import jax
 
+from arcface_jax.buckets import BucketPath
 from arcface_jax.errors import printable
 from arcface_jax.files import write_whole
 from arcface_jax.progress import clock, in_words
@@ -61,6 +62,9 @@ class Watch:
             "process": os.getpid(),
         }
         self._lock, self._over = threading.RLock(), threading.Event()
+        # A bucket may take its time, for which no step waits: the beats alone write there.
+        self._writing, self._due = threading.Lock(), threading.Event()
+        self._far = isinstance(self.folder, BucketPath)
         self._news = self._first = clock()
         self._first_step: int | None = None
         self._longest, self._bad_steps, self._fell = 0.0, 0, False
@@ -81,6 +85,7 @@ class Watch:
     ) -> None:
         """The run is over: finished, stopped on request, or failed."""
         self._over.set()
+        self._due.set()
         self._beats.join()
         if error is None:
             self._event("finished", f"all {self.steps} steps are done")
@@ -153,8 +158,11 @@ class Watch:
         return now
 
     def _beat(self) -> None:
-        while not self._over.wait(SECONDS_BETWEEN_BEATS):
-            self.beat()
+        while not self._over.is_set():
+            self._due.wait(SECONDS_BETWEEN_BEATS)
+            self._due.clear()
+            if not self._over.is_set():
+                self.beat()
 
     def beat(self) -> None:
         """Looks at the run and writes the file: beside the training, which never waits for it but
@@ -178,7 +186,10 @@ class Watch:
             if name not in ("bad_steps", "falling"):
                 self._status["state"] = name
             self._status |= {"event": name, "message": message, "event_at": _time()}
-            self._write()
+            if self._far and not self._over.is_set():
+                self._due.set()
+            else:
+                self._write()
             if self.command is not None and self._active:
                 environment = {"EVENT": name, "MESSAGE": message, "RUN": str(self.folder)}
                 call = threading.Thread(
@@ -220,9 +231,16 @@ class Watch:
         return json.dumps(self._status | {"written_at": _time()}, indent=2) + "\n"
 
     def _write(self) -> None:
-        with self._lock, contextlib.suppress(OSError):  # of a full disk the checkpoints tell
-            if self._active:
+        if not self._active:
+            return
+        if not self._far:
+            with self._lock, contextlib.suppress(OSError):  # of a full disk the checkpoints tell
                 write_whole(self.folder / STATUS_FILE, self._text())
+            return
+        with self._writing, contextlib.suppress(OSError):
+            with self._lock:
+                text = self._text()
+            write_whole(self.folder / STATUS_FILE, text)
 
 
 def _time(seconds_from_now: float = 0.0) -> str:

@@ -18,8 +18,8 @@ class DataConfig:
     root: str | None = None
     """Folder or zip file with a folder of images per person. With data.source auto also
     class/array.npy, train.rec, a list (.csv, .tsv, .txt, .lst), Parquet, .tar shards, a prepared
-    TFDS folder, or tfds:NAME. Of several splits, such as train and test, one is given as
-    PATH:SPLIT.
+    TFDS folder, or tfds:NAME; here or in a bucket (s3://…, gs://…). Of several splits, such as
+    train and test, one is given as PATH:SPLIT.
     """
     list_root: str | None = None
     """Folder or zip file that the paths of a list are relative to; the list's own folder if not
@@ -291,8 +291,8 @@ class RunConfig:
     stops, at the next line of metrics or verification.
     """
     folder: str | None = None
-    """Run folder to write; default runs/LOSS-DATE-TIME. An unfinished run of the same
-    configuration there goes on.
+    """Run folder to write, here or in a bucket (s3://…, gs://…); default runs/LOSS-DATE-TIME. An
+    unfinished run of the same configuration there goes on.
     """
     resume: Literal["auto", "changed"] = "auto"
     """changed: go on with the run in run.folder although the configuration differs."""

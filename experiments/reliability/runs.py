@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -231,7 +231,7 @@ class Run:
         child.send(number)
         return child.wait()
 
-    def another(self, name: str, **options: str) -> "Run":
+    def another(self, name: str, **options: str) -> Self:
         """The same beside it, with other options (double underscore for a dot)."""
         folder, changed = self.folder.with_name(name), dict(self.options)
         for option, value in options.items():

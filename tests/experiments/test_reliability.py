@@ -1,11 +1,14 @@
 import io
 import json
+import sys
+import types
 
 import pytest
 from rich.console import Console
 
 from arcface_jax.errors import InputError
 from experiments.reliability import __main__ as reliability
+from experiments.reliability import storage
 from experiments.reliability.__main__ import FAULTS, ReliabilityConfig, run_reliability, strike
 from experiments.reliability.processes import metric_differences
 from experiments.reliability.runs import Lost, Run, Tally
@@ -58,6 +61,57 @@ def test_a_tally_notes_each_thing_that_is_not_as_promised():
     tally.expect(True, "well")
     tally.expect(False, "not well")
     assert tally.lost == ["not well"]
+
+
+def request(method, path="/bucket/key"):
+    return types.SimpleNamespace(
+        method=method, path=path, is_listing="list-type" in path, reset=lambda: resets.append(1)
+    )
+
+
+resets: list[int] = []
+
+
+def test_storage_fails_as_asked():
+    fail = storage.failing(0.1, seed=1)
+    answers = [fail(request("GET")) for _ in range(1000)]
+    assert 70 < sum(answer is not None for answer in answers) < 130
+    assert {answer for answer in answers if answer} == {
+        (
+            500,
+            b"<Error><Code>InternalError</Code>"
+            b"<Message>We encountered an internal error.</Message></Error>",
+        )
+    }
+    reset = storage.resetting(every=5)
+    assert [reset(request(method)) for method in ("PUT", "GET") * 10] == [None] * 20
+    assert len(resets) == 2
+    for there_is_room in (True, False):
+        refuse = storage.full(lambda room=there_is_room: not room)
+        assert refuse(request("GET")) is None
+        assert (refuse(request("PUT")) is None) == there_is_room
+    assert storage.without_news(request("GET")) is None
+    assert storage.without_news(request("GET", "/bucket?list-type=2&prefix=x"))[0] == 200
+    assert storage.strange(request("HEAD"))[0] == 403
+
+
+def test_faults_of_storage_are_left_out_where_there_is_no_server(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "moto", None)
+    storage.server.cache_clear()
+    console = Console(file=io.StringIO(), width=200)
+    tally = strike("credentials", tmp_path, ReliabilityConfig(), console)
+    assert tally.what.startswith("left out: needs moto's server and s3fs: pip install")
+    assert (tally.times, tally.lost) == (0, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["credentials", "full_storage"])
+def test_a_fault_of_storage_on_a_real_server(tmp_path, name):
+    pytest.importorskip("moto.server", reason="needs moto's server: pip install 'moto[server]'")
+    pytest.importorskip("s3fs", reason="needs s3fs: pip install -r requirements-buckets.txt")
+    console = Console(file=io.StringIO(), width=200)
+    tally = strike(name, tmp_path, ReliabilityConfig(), console)
+    assert (tally.times, tally.lost) == (1, [])
 
 
 def test_metrics_far_apart_are_found(tmp_path):

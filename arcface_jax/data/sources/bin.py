@@ -2,13 +2,13 @@
 
 import io
 import os
-import pathlib
 import pickle
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from arcface_jax.buckets import as_path
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.errors import InputError, readable, reason
@@ -154,7 +154,7 @@ def _encode_latin1(text: Any = None, encoding: Any = "latin1") -> bytes:
 def _read_bin(path: str) -> tuple[list[bytes], np.ndarray]:
     """The encoded images and, for each pair, whether they show the same person."""
     with readable(path):
-        content = pathlib.Path(path).read_bytes()
+        content = as_path(path).read_bytes()
     try:
         check_memo_numbers(content, len(content))
         file = io.BytesIO(content)

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from arcface_jax.buckets import BucketPath, as_path, is_bucket, read_file
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.data.text import listed_path, same_name
 from arcface_jax.errors import InputError, printable, readable, reason
@@ -96,14 +97,15 @@ def open_tree(root: str | os.PathLike[str]) -> FileTree:
     Raises:
       InputError: `root` does not exist, or is neither.
     """
-    root = os.fspath(root)
-    if not os.path.exists(root):
+    place, root = as_path(root), os.fspath(root)
+    if not place.exists():
         raise InputError(f"{root}: no such folder or zip file; check the path")
-    if os.path.isdir(root):
-        return _DirectoryTree(root)
-    if zipfile.is_zipfile(root):
-        return _ZipTree(root)
-    with readable(root), open(root, "rb") as file:
+    if place.is_dir():
+        return _BucketTree(place) if isinstance(place, BucketPath) else _DirectoryTree(root)
+    with readable(root), place.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            return _ZipTree(root)
+        file.seek(0)
         start = file.read(_START)
     if start.startswith(_LOCAL_HEADER):
         raise InputError(
@@ -234,6 +236,53 @@ class _DirectoryTree:
         return result
 
 
+class _BucketTree:
+    """The files below a path in a bucket, by one listing."""
+
+    def __init__(self, root: BucketPath):
+        self._root = root
+        self._sizes: dict[str, int] | None = None
+
+    def __getstate__(self) -> BucketPath:
+        return self._root
+
+    def __setstate__(self, root: BucketPath) -> None:
+        self.__init__(root)  # type: ignore[misc]
+
+    def _listed(self) -> dict[str, int]:
+        if self._sizes is None:
+            with readable(self._root, "folder"):
+                self._sizes = self._root.find()
+        return self._sizes
+
+    def walk(self) -> Listing:
+        files = [name for name in self._listed() if not in_hidden(name)]
+        files.sort(key=lambda name: (name.rpartition("/")[0], name.rpartition("/")[2]))
+        hidden = sorted(name for name in self._listed() if in_hidden(name))
+        return Listing(files, sorted(folders_of(files)), hidden, {})
+
+    def size(self, path: str) -> int:
+        return self._listed().get(path, 0)
+
+    def read(self, path: str) -> bytes:
+        if self.size(path) > MAX_FILE_BYTES:
+            return _within_limit(b"\0" * (MAX_FILE_BYTES + 1), self.where(path))
+        with readable(self.where(path)):
+            return read_file(self._root / path)
+
+    def start(self, path: str) -> bytes:
+        try:
+            return read_file(self._root / path)[:_START]
+        except OSError:
+            return b""
+
+    def where(self, path: str) -> str:
+        return printable(str(self._root / path))
+
+    def files(self, paths: Sequence[str]) -> np.ndarray:
+        return np.arange(len(paths))  # no links lead to others
+
+
 class _ZipTree:
     """The files of a zip archive.
 
@@ -299,7 +348,9 @@ class _ZipTree:
         with self._lock:
             if self._opened is None or self._opened[0] != os.getpid():
                 try:
-                    archive = zipfile.ZipFile(self._root)
+                    archive = zipfile.ZipFile(
+                        as_path(self._root).open("rb") if is_bucket(self._root) else self._root
+                    )
                     self._list(archive)
                     self._opened = (os.getpid(), archive)
                 except InputError:
@@ -342,13 +393,13 @@ class _ZipTree:
         """Refuses an archive with missing members, or members that cannot be unpacked."""
         members = archive.infolist()
         first = min((info.header_offset for info in members), default=0)
-        with open(self._root, "rb") as file:
+        with as_path(self._root).open("rb") as file:
             if first and file.read(4) == _LOCAL_HEADER:
                 raise InputError(
                     f"{self._root}: {first} bytes of another archive are before this one; they "
                     "were joined; keep each as a file of its own"
                 )
-            file.seek(-min(_LONGEST_END, os.path.getsize(self._root)), os.SEEK_END)
+            file.seek(-min(_LONGEST_END, file.seek(0, os.SEEK_END)), os.SEEK_END)
             end = file.read()
         # As the library finds it: without a comment, or else the last, before one.
         bare = end[-_END_RECORD:].startswith(_END) and end.endswith(b"\0\0")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from arcface_jax.buckets import BucketPath, as_path
 from arcface_jax.data.sources.filetree import FileTree, TreeSource, open_tree
 from arcface_jax.data.sources.splits import choose_split
 from arcface_jax.data.text import (
@@ -74,8 +75,8 @@ class ListSource(TreeSource):
         root: str | os.PathLike[str] | None = None,
         split: str | None = None,
     ):
-        path = pathlib.Path(path)
-        base = path.parent if root is None else pathlib.Path(root)
+        path = as_path(path)
+        base = path.parent if root is None else as_path(root)
         tree, (entries, notes) = open_tree(base), _read(path)
         if not entries:
             raise InputError(f"{path}: the list is empty")
@@ -389,6 +390,8 @@ def _is_unicode(text: str) -> bool:
 
 def _inside(image: str, root: pathlib.Path, where: str) -> str:
     """The path relative to the root, in normal form."""
+    if image.startswith(f"{root}/") and isinstance(root, BucketPath):
+        image = image.removeprefix(f"{root}/")
     relative = os.path.relpath(image, root) if os.path.isabs(image) else os.path.normpath(image)
     relative = relative.replace(os.sep, "/")
     if not image or relative.split("/")[0] == ".." or re.match("[A-Za-z]:", image):

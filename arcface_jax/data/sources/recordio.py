@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from arcface_jax.buckets import as_path
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.data.sources.lists import read_lst
 from arcface_jax.data.sources.recordio_format import (
@@ -52,7 +53,7 @@ class RecordIOSource(EncodedSource):
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        rec = pathlib.Path(path)
+        rec = as_path(path)
         if rec.is_dir():
             rec = rec / "train.rec"
         self._file = RecordFile(rec)
@@ -264,7 +265,7 @@ class RecordIOSource(EncodedSource):
 
     def _check_last_line(self, key: int, offset: int) -> None:
         """Refuses an index with a cut last line, whose offset then lacks digits."""
-        with readable(self._index, "index"), open(self._index, "rb") as file:
+        with readable(self._index, "index"), self._index.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             if file.read(1) in b"\r\n":
                 return
@@ -405,7 +406,7 @@ class RecordIOSource(EncodedSource):
 
     def _compare_property(self, path: pathlib.Path) -> None:
         """Reports if insightface's file "identities,height,width" counts other identities."""
-        with readable(path), open(path, "rb") as file:
+        with readable(path), path.open("rb") as file:
             cells = file.read(1000).decode("utf-8", "replace").split(",")
         counted, found = count(cells[0].strip()), len(self.identity_names)
         if counted is None:

@@ -10,11 +10,12 @@ starts with a 24-byte header.
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from arcface_jax.buckets import BucketPath, RangedFile, as_path
 from arcface_jax.data.sources.filetree import MAX_FILE_BYTES
 from arcface_jax.errors import InputError, readable
 
@@ -43,6 +44,9 @@ class RecordContent(NamedTuple):
     has_label_list: bool
 
 
+_WORDS_OF_HEAD = 10
+
+
 class RecordHeads(NamedTuple):
     """Contents of the first bytes of M records.
 
@@ -60,7 +64,7 @@ class RecordHeads(NamedTuple):
 
 
 class RecordFile:
-    """Random access to the records of a memory-mapped `.rec` file.
+    """Random access to the records of a memory-mapped `.rec` file; of one in a bucket, by parts.
 
     Threads and forked processes may share it; pickling reopens it.
 
@@ -70,16 +74,22 @@ class RecordFile:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = os.fspath(path)
+        place = as_path(path)
+        self._map: mmap.mmap | RangedFile
         try:
-            with open(self.path, "rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if isinstance(place, BucketPath):
+                self._map = RangedFile(place)
+                if not len(self._map):
+                    raise ValueError
+            else:
+                with open(self.path, "rb") as file:
+                    self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             raise InputError(
                 f"{self.path}: cannot open this record file ({error.strerror})"
             ) from None
         except ValueError:
             raise InputError(f"{self.path}: empty file, not a record file") from None
-        self._words = np.frombuffer(self._map, "<u4", len(self._map) // 4)
 
     def __getstate__(self) -> str:
         return self.path
@@ -108,17 +118,18 @@ class RecordFile:
 
         For millions of records: reads all but multi-part ones in bulk. Raises like `content`.
         """
-        count, words = len(offsets), self._words
+        count, length_in_words = len(offsets), len(self._map) // 4
         heads = RecordHeads(
             np.full((count, 2), np.nan, np.float32),
             np.zeros(count, bool),
             np.zeros(count, np.int64),
             np.zeros(count, np.int64),
         )
-        inside = (offsets % 4 == 0) & (offsets >= 0) & (offsets + 32 <= 4 * len(words))
+        inside = (offsets % 4 == 0) & (offsets >= 0) & (offsets + 32 <= 4 * length_in_words)
         at = np.where(inside, offsets, 0) // 4
+        word = self._words_at(at)
         magic, length, flag = (
-            (words[at + k].astype(np.int64) for k in range(3)) if len(words) >= 3 else (at * 0,) * 3
+            (word(k).astype(np.int64) for k in range(3)) if length_in_words >= 3 else (at * 0,) * 3
         )
         payload = length - _HEADER.size - 4 * flag
         whole = inside & (magic == _MAGIC_WORD) & (length < 1 << _LENGTH_BITS) & (payload >= 0)
@@ -127,10 +138,10 @@ class RecordFile:
         heads.payload_bytes[:] = payload
         heads.ends[:] = offsets + _PART.size + _padded(length)
         own = whole & (flag == 0)
-        heads.labels[own, 0] = words[at[own] + 3].view("<f4")
+        heads.labels[own, 0] = word(3, own).view("<f4")
         for column in (0, 1):
             has = whole & (flag > column)
-            heads.labels[has, column] = words[at[has] + 8 + column].view("<f4")
+            heads.labels[has, column] = word(8 + column, has).view("<f4")
         for row in np.flatnonzero(~whole):  # in several parts, or damaged
             content, end = self._record(int(offsets[row]))
             record = unpack(content, self.where(int(offsets[row])))
@@ -138,6 +149,19 @@ class RecordFile:
             heads.listed[row], heads.ends[row] = record.has_label_list, end
             heads.payload_bytes[row] = len(record.payload)
         return heads
+
+    def _words_at(self, at: np.ndarray) -> Callable[..., np.ndarray]:
+        """(k, which of `at`) → uint32, the k-th word from each on."""
+        if not isinstance(self._map, RangedFile):
+            words = np.frombuffer(self._map, "<u4", len(self._map) // 4)
+            return lambda k, which=slice(None): words[at[which] + k]
+        heads = np.zeros((len(at), _WORDS_OF_HEAD), "<u4")
+        for row in np.argsort(at, kind="stable"):
+            start = 4 * int(at[row])
+            content = self._map[start : start + 4 * _WORDS_OF_HEAD]
+            found = np.frombuffer(content, "<u4", len(content) // 4)
+            heads[row, : len(found)] = found
+        return lambda k, which=slice(None): np.ascontiguousarray(heads[which, k])
 
     def count(self, start: int, stop: int) -> int:
         """How many records lie from offset `start` to `stop`. Raises like `content`."""
@@ -193,7 +217,7 @@ class RecordFile:
             raise self._damaged(
                 offset, f"outside the file's {len(self._map)} bytes, or not a multiple of 4"
             )
-        magic, word = _PART.unpack_from(self._map, offset)
+        magic, word = _PART.unpack(self._map[offset : offset + _PART.size])
         kind, length = word >> _LENGTH_BITS, word & ((1 << _LENGTH_BITS) - 1)
         start = offset + _PART.size
         if magic != MAGIC:
@@ -212,7 +236,7 @@ class RecordFile:
         """The next aligned place that looks like a record's start, or the file's end."""
         while (offset := self._map.find(MAGIC, offset)) >= 0:
             if offset % 4 == 0 and offset + _PART.size <= len(self._map):
-                word = _PART.unpack_from(self._map, offset)[1]
+                word = _PART.unpack(self._map[offset : offset + _PART.size])[1]
                 if word >> _LENGTH_BITS in (_WHOLE, _FIRST):
                     return offset
             offset += 1
@@ -304,7 +328,7 @@ def read_index(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
       InputError: missing, not two integers per line, or a key twice.
     """
     path = os.fspath(path)
-    with readable(path, "index"), open(path, "rb") as file:
+    with readable(path, "index"), as_path(path).open("rb") as file:
         content = file.read()
     try:
         numbers = np.array(content.split(), np.int64)

@@ -2,7 +2,6 @@
 
 import collections
 import os
-import pathlib
 import posixpath
 import tarfile
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from arcface_jax.buckets import as_path, read_range
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.data.sources.filetree import (
     LINKS,
@@ -80,7 +80,7 @@ class TarSource(EncodedSource):
         split: str | None = None,
         listing: Listing | None = None,
     ):
-        root = pathlib.Path(path)
+        root = as_path(path)
         files = files_of_split(root, ".tar", split, listing)
         self._paths = files.paths
         places: list[tuple[int, str, int, int]] = []  # (archive, member, offset, size)
@@ -122,9 +122,8 @@ class TarSource(EncodedSource):
     def encoded(self, index: int) -> bytes:
         """The member's content."""
         number, _, offset, size = self._places[checked_index(index, len(self))]
-        with readable(self.where(index)), open(self._paths[number], "rb") as file:
-            file.seek(offset)
-            content = file.read(size)
+        with readable(self.where(index)):
+            content = read_range(self._paths[number], offset, size)
         if len(content) != size:
             raise InputError(
                 f"{self.where(index)}: the archive ends {size - len(content)} bytes too early"
@@ -173,8 +172,8 @@ def _index(path: str) -> _Index:
     folders: set[str] = set()
     noted: dict[str, list[str]] = collections.defaultdict(list)
     try:
-        length = os.path.getsize(path)
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        length = as_path(path).stat().st_size
+        with as_path(path).open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             last = ""
             for member in archive:
                 name = last = normal_name(member.name)
@@ -231,7 +230,7 @@ def _index(path: str) -> _Index:
         raise InputError(f"{path}: cannot read this archive ({error.strerror or error})") from None
     except Exception as error:
         # tarfile raises ReadError, ValueError, UnicodeError and others for damaged headers.
-        with readable(path, "archive"), open(path, "rb") as file:
+        with readable(path, "archive"), as_path(path).open("rb") as file:
             first = file.read(16)
         if packed := packed_by(first):
             raise InputError(

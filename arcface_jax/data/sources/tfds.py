@@ -3,7 +3,6 @@
 import io
 import math
 import os
-import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets
 
+from arcface_jax.buckets import BucketPath, as_path, kept_copy
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index, number_identities
 from arcface_jax.data.text import check_exact, identity_of_value
 from arcface_jax.errors import InputError, reason
@@ -103,7 +103,7 @@ class TfdsSource(EncodedSource):
 
     def _class_names(self, feature: Any, builder: Any, key: str) -> list[str]:
         """The names of a column's classes; reports if there are only numbers."""
-        names, file = list(feature.names), pathlib.Path(builder.data_dir) / f"{key}.labels.txt"
+        names, file = list(feature.names), as_path(builder.data_dir) / f"{key}.labels.txt"
         if len(names) != feature.num_classes or not all(name.strip() for name in names):
             raise InputError(
                 f"{file}: names {len(list(filter(str.strip, names)))} of {feature.num_classes} "
@@ -220,7 +220,7 @@ def _check_shards(split: Any, kind: str) -> None:
 
 
 def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
-    folder = pathlib.Path(name)
+    folder = as_path(name)
     prepared = (folder / "dataset_info.json").exists()
     if os.sep in name and folder.exists() and not prepared:
         raise InputError(
@@ -232,6 +232,8 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
             "of Hugging Face, save it with to_parquet"
         )
     try:
+        if isinstance(folder, BucketPath) and prepared:  # its reader knows local files alone
+            name = str(kept_copy(folder))
         if prepared:
             return tensorflow_datasets.builder_from_directory(name)
         return tensorflow_datasets.builder(name, data_dir=data_dir, file_format="array_record")
