@@ -444,7 +444,7 @@ def run(arguments: Arguments) -> None:
 
 def main() -> None:
     """Reads the options and runs."""
-    network = ("formats", "weights", "size", "size-from", "verify", "project", "detect", "flip")
+    network = ("formats", "weights", "size", "size-from", "verify", "detect", "flip")
     common = (*network, "name", "data", "recipe", "licence")
     run(read_options(Arguments, "export", __doc__, common=common))
 
