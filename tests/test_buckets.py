@@ -12,8 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arcface_jax import buckets
-from arcface_jax.buckets import BucketPath, RangedFile, as_path, local_copy, written_locally
+from arcface_jax.buckets import (
+    BucketPath,
+    RangedFile,
+    as_path,
+    local_copy,
+    ranged,
+    read_range,
+    requests,
+    written_locally,
+)
+from arcface_jax.buckets import cache as cache_module
 from arcface_jax.errors import InputError
 from arcface_jax.files import whole_file, whole_text, write_whole
 
@@ -29,8 +38,8 @@ def cache(monkeypatch):
     rings = []
 
     def set_cache(limit):
-        rings.append(buckets._Ring(limit))
-        monkeypatch.setattr(buckets, "_ring", rings[0])
+        rings.append(cache_module.Ring(limit))
+        monkeypatch.setattr(cache_module, "_ring", rings[0])
 
     yield set_cache
     for ring in rings:
@@ -39,7 +48,7 @@ def cache(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(buckets, "WAITS", (0.0, 0.0))
+    monkeypatch.setattr(requests, "WAITS", (0.0, 0.0))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +188,7 @@ def test_local_copies_and_what_is_written_locally(place, tmp_path):
 
 @pytest.mark.parametrize("limit", [1 << 30, 100])
 def test_parts_of_a_file_are_those_of_the_whole(place, limit, cache, monkeypatch):
-    monkeypatch.setattr(buckets, "_BLOCK", 64)
+    monkeypatch.setattr(ranged, "BLOCK", 64)
     cache(limit)
     content = bytes(i * i % 251 for i in range(1000))
     place.write_bytes(content)
@@ -187,7 +196,7 @@ def test_parts_of_a_file_are_those_of_the_whole(place, limit, cache, monkeypatch
     assert len(file) == 1000
     for start, stop in ((0, 1), (63, 65), (0, 1000), (500, 500), (990, 2000), (64, 128), (1, 999)):
         assert file[start:stop] == content[start:stop]
-        assert buckets.read_range(place, start, stop - start) == content[start:stop]
+        assert read_range(place, start, stop - start) == content[start:stop]
     assert file.find(content[700:720], 100) == content.find(content[700:720], 100)
     assert file.find(b"nowhere at all", 0) == -1
     with place.open("rb") as opened:
@@ -209,7 +218,7 @@ def test_what_is_in_the_cache_is_fetched_once(place, cache, monkeypatch):
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(1, 40)), max_size=60))
 def test_the_cache_gives_back_what_it_was_given_or_nothing(calls):
     kept = {}
-    with contextlib.closing(buckets._Ring(100)) as ring:
+    with contextlib.closing(cache_module.Ring(100)) as ring:
         for key, size in calls:
             content = kept.setdefault(key, bytes([key]) * size)
             ring.keep(key, content)
@@ -265,7 +274,7 @@ def test_what_can_help_is_tried_again_with_a_limit(
     place, times, error, number, said, calls, monkeypatch
 ):
     storage = _Failing(times, error)
-    monkeypatch.setattr(buckets, "_file_system", lambda scheme: storage)
+    monkeypatch.setattr(requests, "file_system", lambda scheme: storage)
     if number is None:
         assert place.read_bytes() == b"content"
     else:

@@ -74,7 +74,7 @@ def test_places_in_a_bucket_are_checked_before_the_work(bucket, monkeypatch):
     def refuse(scheme):
         raise PermissionError("Forbidden")
 
-    monkeypatch.setattr("arcface_jax.buckets._file_system", refuse)
+    monkeypatch.setattr("arcface_jax.buckets.requests.file_system", refuse)
     with pytest.raises((InputError, PermissionError), match="the storage refuses these"):
         make_folder(bucket / "new")
 

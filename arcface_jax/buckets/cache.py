@@ -1,0 +1,97 @@
+"""The local cache of what was read from object storage, bounded, until the process ends."""
+
+import atexit
+import collections
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+from typing import Any
+
+from arcface_jax.errors import InputError
+
+CACHE_GIB = "ARCFACE_CACHE_GIB"
+"""Environment variable: GiB of local disk that may hold parts of files in buckets, default 8."""
+
+
+class Ring:
+    """Parts of files in a local file without a name, the oldest of which give way.
+
+    The operating system removes it with the process, however that ends.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._file: Any = None
+        self._at = 0
+        self._places: collections.OrderedDict[Any, tuple[int, int]] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Any) -> bytes | None:
+        """What was kept, or None."""
+        with self._lock:
+            if (place := self._places.get(key)) is None:
+                return None
+            return os.pread(self._file.fileno(), place[1], place[0])
+
+    def keep(self, key: Any, content: bytes) -> None:
+        """Keeps it, if the disk takes it."""
+        if not content or len(content) > self.limit:
+            return
+        with self._lock, contextlib.suppress(OSError):
+            if key in self._places:
+                return
+            if self._file is None:
+                self._file = tempfile.TemporaryFile()  # noqa: SIM115 — as long as the process
+            if self._at + len(content) > self.limit:
+                self._drop(self._at, self.limit)
+                self._at = 0
+            end = self._at + len(content)
+            self._drop(self._at, end)
+            if os.pwrite(self._file.fileno(), content, self._at) == len(content):
+                self._places[key] = self._at, len(content)
+                self._at = end
+
+    def close(self) -> None:
+        """Forgets everything."""
+        self._places.clear()
+        if self._file is not None:
+            self._file.close()
+
+    def _drop(self, start: int, end: int) -> None:
+        """Forgets the oldest, which lie from `start` on, up to `end`."""
+        while self._places:
+            key, (at, _) = next(iter(self._places.items()))
+            if not start <= at < end:
+                break
+            del self._places[key]
+
+
+_ring: Ring | None = None
+_ring_lock = threading.Lock()
+
+
+def process_cache() -> Ring:
+    """The process's own; of a limit that leaves half of the free disk."""
+    global _ring
+    with _ring_lock:
+        if _ring is None:
+            given = os.environ.get(CACHE_GIB, "8")
+            try:
+                limit = int(float(given) * 2**30)
+            except (ValueError, OverflowError):
+                raise InputError(f"{CACHE_GIB} is {given!r}; give a number of GiB") from None
+            free = shutil.disk_usage(tempfile.gettempdir()).free
+            _ring = Ring(max(0, min(limit, free // 2)))
+            atexit.register(_ring.close)
+        return _ring
+
+
+def _forget_cache() -> None:
+    global _ring, _ring_lock
+    _ring, _ring_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # its lock may be held, and its places are of the parent
+    os.register_at_fork(after_in_child=_forget_cache)

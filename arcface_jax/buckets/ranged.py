@@ -1,0 +1,119 @@
+"""Parts of a file in object storage."""
+
+import errno
+import io
+import itertools
+import os
+from typing import Any
+
+from arcface_jax.buckets.cache import process_cache
+from arcface_jax.buckets.entry import entry_of
+from arcface_jax.buckets.requests import request
+
+BLOCK = 1 << 20
+"""Bytes that are fetched, and kept in the cache, together."""
+
+
+class RangedFile:
+    """A file in a bucket, read by parts, which stay in a bounded local cache if the whole can.
+
+    Threads may share it; pickling reopens it.
+
+    Raises:
+      OSError: it is not there, or a folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path
+        found = entry_of(path)
+        if found.is_folder:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        self._size, self._key = found.size, (str(path), found.version)
+
+    def __getstate__(self) -> str | os.PathLike[str]:
+        return self.path
+
+    def __setstate__(self, path: str | os.PathLike[str]) -> None:
+        self.__init__(path)  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, place: slice) -> bytes:
+        start, stop, _ = place.indices(self._size)
+        return self.read(start, stop)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop), as far as the file goes.
+
+        Raises:
+          OSError: the storage gives fewer.
+        """
+        stop = min(stop, self._size)
+        if start >= stop:
+            return b""
+        cache = process_cache()
+        if self._size > cache.limit:
+            return self._fetch(start, stop)
+        first, last = start // BLOCK, -(-stop // BLOCK)
+        blocks = [cache.get((self._key, number)) for number in range(first, last)]
+        for missing, run in itertools.groupby(range(len(blocks)), lambda at: blocks[at] is None):
+            if not missing:
+                continue
+            places = list(run)
+            begin = (first + places[0]) * BLOCK
+            content = self._fetch(begin, min((first + places[-1] + 1) * BLOCK, self._size))
+            for number, at in enumerate(places):
+                blocks[at] = content[number * BLOCK : (number + 1) * BLOCK]
+                cache.keep((self._key, first + at), blocks[at] or b"")
+        whole = b"".join(block or b"" for block in blocks)
+        return whole[start - first * BLOCK : stop - first * BLOCK]
+
+    def find(self, wanted: bytes, start: int) -> int:
+        """Where `wanted` comes next from `start` on; −1 if it does not."""
+        while start < self._size:
+            part = self.read(start, start + BLOCK + len(wanted) - 1)
+            if (at := part.find(wanted)) >= 0:
+                return start + at
+            start += BLOCK
+        return -1
+
+    def _fetch(self, start: int, stop: int) -> bytes:
+        def get(storage: Any, key: str) -> bytes:
+            content = bytes(storage.cat_file(key, start=start, end=stop))
+            if len(content) != stop - start:
+                raise ConnectionError(f"{len(content)} bytes instead of {stop - start}")
+            return content
+
+        return request(self.path, get)
+
+
+class _Reader(io.RawIOBase):
+    """A `RangedFile` as a file that is open for reading."""
+
+    def __init__(self, file: RangedFile) -> None:
+        self._ranged, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, at: int, whence: int = 0) -> int:
+        self._at = max(0, at + (0, self._at, len(self._ranged))[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, place: Any) -> int:
+        content = self._ranged.read(self._at, self._at + len(place))
+        place[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+
+def open_to_read(url: str | os.PathLike[str]) -> io.BufferedReader:
+    """A file that is open for reading, from any place."""
+    return io.BufferedReader(_Reader(RangedFile(url)), BLOCK)

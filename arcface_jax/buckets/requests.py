@@ -1,0 +1,125 @@
+"""One request to object storage: by fsspec, tried again where that can help, its errors as one."""
+
+import errno
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from arcface_jax.command_name import install
+from arcface_jax.errors import InputError, printable, reason
+
+Result = TypeVar("Result")
+
+WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds before each further try of what the storage did not do."""
+SCHEMES = {"s3": "s3fs", "gs": "gcsfs", "memory": "fsspec"}
+"""{scheme: the package that speaks to its storage}."""
+_SECONDS_OF_A_REQUEST = 120
+_SECONDS = {"connect_timeout": 10, "read_timeout": 60}
+_PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError)
+_PERMANENT_NUMBERS = (
+    *(errno.EINVAL, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.ENOSYS),
+    *(errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOENT),
+)
+_FULL = re.compile(
+    r"quota|insufficient (storage|space)|no space|storage.{0,20}(full|exceeded)|minimum free", re.I
+)
+_AGAIN = (408, 429, 500, 502, 503, 504)
+"""Answers by HTTP after which to try again, whatever else they say."""
+_NO_CREDENTIALS = re.compile(
+    r"\bcredentials\b|anonymous (caller|user)|Expired ?Token|Invalid ?Token|SignatureDoesNot"
+    r"|request signature|access ?key|not authorized|invalid_grant",
+    re.I,
+)
+
+
+def key_of(url: str | os.PathLike[str]) -> str:
+    """BUCKET/PATH, as fsspec calls it."""
+    _, found, key = os.fspath(url).partition("://")
+    if not found:
+        raise InputError(f"{os.fspath(url)}: is no path in a bucket")
+    return key
+
+
+def request(url: str | os.PathLike[str], action: Callable[[Any, str], Result]) -> Result:
+    """`action` of the file system and BUCKET/PATH, tried again where that can help.
+
+    Raises:
+      OSError: with a number and a sentence.
+    """
+    scheme, key, last = os.fspath(url).partition("://")[0], key_of(url), None
+    for wait in (*WAITS, None):
+        try:
+            return action(file_system(scheme), key)
+        except Exception as error:
+            last = error
+            if wait is None or _is_final(error):
+                break
+            time.sleep(wait)
+    assert last is not None
+    raise _of_the_system(last, os.fspath(url)) from None
+
+
+def file_system(scheme: str) -> Any:
+    """fsspec's, which keeps one for each process and thread."""
+    import fsspec
+
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if scheme == "gs":  # else gcsfs asks about each bucket what nothing here needs to know
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        options["requests_timeout"] = _SECONDS_OF_A_REQUEST
+    if scheme == "s3":
+        # One request a call: `request` is what tries again.
+        options["config_kwargs"] = _SECONDS | {"retries": {"total_max_attempts": 1}}
+    try:
+        storage = fsspec.filesystem(scheme, **options if scheme != "memory" else {})
+    except ImportError as error:
+        raise InputError(
+            f"{scheme}://: needs the package {SCHEMES[scheme]}; {install('buckets')}"
+        ) from error
+    if scheme in ("s3", "gs"):
+        storage.retries = 1
+    return storage
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether another try of the same would fail as well."""
+    if isinstance(error, (InputError, *_PERMANENT)):
+        return True
+    said = str(error)
+    if getattr(error, "code", None) in _AGAIN:
+        return False
+    if _FULL.search(said) or _NO_CREDENTIALS.search(said):
+        return True
+    return isinstance(error, OSError) and error.errno in _PERMANENT_NUMBERS
+
+
+def _of_the_system(error: BaseException, path: str) -> Exception:
+    """The error as one of the system, with a number, a sentence and the path."""
+    if isinstance(error, InputError):
+        return error
+    said = printable(" ".join(str(error).split()))[:200]
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    if isinstance(error, FileExistsError):
+        return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+    if isinstance(error, IsADirectoryError):
+        return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    is_final = _is_final(error)
+    if is_final and _FULL.search(said):
+        return OSError(errno.ENOSPC, "the storage is full, or over its quota", path)
+    if isinstance(error, PermissionError) or (is_final and _NO_CREDENTIALS.search(said)):
+        words = "the storage refuses these credentials, or finds none; check the environment"
+        return PermissionError(errno.EACCES, words, path)
+    tries = "" if is_final else f" in {len(WAITS) + 1} tries"
+    return OSError(errno.EIO, f"the storage did not do it{tries} ({_said(error, said)})", path)
+
+
+def _said(error: BaseException, said: str) -> str:
+    if isinstance(error, TimeoutError) or "timed out" in said.lower() or "timeout" in said.lower():
+        return "it does not answer in time"
+    if isinstance(error, ConnectionError) or "connect" in said.lower():
+        return "it cannot be reached"
+    return reason(error)
