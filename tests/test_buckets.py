@@ -16,13 +16,14 @@ from arcface_jax.buckets import (
     BucketPath,
     RangedFile,
     as_path,
-    local_copy,
+    kept_copy,
     ranged,
     read_range,
     requests,
+    uploads,
     written_locally,
 )
-from arcface_jax.buckets import cache as cache_module
+from arcface_jax.buckets.cache import RingBuffer, process_cache
 from arcface_jax.errors import InputError
 from arcface_jax.files import whole_file, whole_text, write_whole
 
@@ -38,8 +39,8 @@ def cache(monkeypatch):
     rings = []
 
     def set_cache(limit):
-        rings.append(cache_module.Ring(limit))
-        monkeypatch.setattr(cache_module, "_ring", rings[0])
+        rings.append(RingBuffer(limit))
+        monkeypatch.setattr(ranged, "process_cache", lambda: rings[0])
 
     yield set_cache
     for ring in rings:
@@ -122,7 +123,7 @@ def test_files_are_written_listed_moved_and_removed(place):
     (place / "tables").rename(place / "moved")
     assert place.find() == {"config.json": 2, "moved/a.csv": 3, "moved/b.npz": 2}
     (place / "config.json").rename(place / "other.json")
-    (place / "other.json").replace(place / "config.json")
+    (place / "other.json").rename(place / "config.json")
     assert (place / "config.json").find() == {}
     assert place.find() == {"config.json": 2, "moved/a.csv": 3, "moved/b.npz": 2}
     with pytest.raises(OSError, match="not empty"):
@@ -132,7 +133,7 @@ def test_files_are_written_listed_moved_and_removed(place):
     (place / "none").unlink(missing_ok=True)
     with pytest.raises(FileNotFoundError):
         (place / "none").read_bytes()
-    with pytest.raises(OSError, match="nothing can be added"):
+    with pytest.raises(OSError, match="opened as r, rb or wb, and not as a"):
         (place / "lines").open("a")
 
 
@@ -148,17 +149,30 @@ def test_a_file_is_sent_when_it_is_closed_and_not_when_it_is_forgotten(place):
     try:
         raise RuntimeError
     except RuntimeError:  # as where a report is written of what went wrong
-        with (place / "report").open("w") as file:
-            file.write("why")
+        with (place / "report").open("wb") as file:
+            file.write(b"why")
     assert (place / "report").read_text() == "why"
-    with contextlib.suppress(RuntimeError), (place / "text").open("w") as file:
-        file.write("half")
+    with contextlib.suppress(RuntimeError), (place / "text").open("wb") as file:
+        file.write(b"half")
         raise RuntimeError
     forgotten = (place / "forgotten").open("wb")
     forgotten.write(b"half")
     del forgotten
     gc.collect()
     assert place.find() == {"report": 3}
+
+
+def test_a_file_that_does_not_fit_in_memory_goes_by_the_disk(place, monkeypatch):
+    monkeypatch.setattr(uploads, "_IN_MEMORY", 10)
+    monkeypatch.setattr(uploads, "send_bytes", None)
+    with whole_text(place / "table") as file:
+        file.write("0123456789é")
+    assert (place / "table").read_text() == "0123456789é"
+    with place.open("wb") as file:
+        file.write(b"x" * 11)
+        file.seek(3)
+        file.write(b"y")
+    assert place.read_bytes() == b"xxxyxxxxxxx"
 
 
 def test_of_two_that_make_a_file_one_does(place):
@@ -175,11 +189,9 @@ def test_local_copies_and_what_is_written_locally(place, tmp_path):
     with written_locally(place / "one.png") as local:
         local.write_text("2")
     assert place.find() == {"one.png": 1, "out/a/b": 1}
-    with local_copy(place) as local:
-        assert (local / "out/a/b").read_text() == "1"
-    assert not local.exists()
-    with local_copy(tmp_path) as local, written_locally(tmp_path / "x") as written:
-        assert (local, written) == (tmp_path, tmp_path / "x")
+    assert (kept_copy(place) / "out/a/b").read_text() == "1"
+    with written_locally(tmp_path / "x") as local:
+        assert local == tmp_path / "x"
     with contextlib.suppress(RuntimeError), written_locally(place / "half") as local:
         local.write_text("3")
         raise RuntimeError
@@ -218,13 +230,27 @@ def test_what_is_in_the_cache_is_fetched_once(place, cache, monkeypatch):
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(1, 40)), max_size=60))
 def test_the_cache_gives_back_what_it_was_given_or_nothing(calls):
     kept = {}
-    with contextlib.closing(cache_module.Ring(100)) as ring:
+    with contextlib.closing(RingBuffer(100)) as ring:
         for key, size in calls:
             content = kept.setdefault(key, bytes([key]) * size)
             ring.keep(key, content)
             assert ring.get(key) == content  # the newest is there
             for other, its in kept.items():
                 assert ring.get(other) in (None, its)
+
+
+def test_each_process_has_a_cache_of_the_size_that_is_asked_for(monkeypatch):
+    monkeypatch.setenv("ARCFACE_CACHE_GIB", "0.001")
+    process = process_cache()
+    assert process_cache() is process
+    monkeypatch.setattr(os, "getpid", lambda: -1)  # as after a fork
+    other = process_cache()
+    assert other is not process
+    assert other.limit == int(0.001 * 2**30)
+    monkeypatch.setattr(os, "getpid", lambda: -2)
+    monkeypatch.setenv("ARCFACE_CACHE_GIB", "much")
+    with pytest.raises(InputError, match="ARCFACE_CACHE_GIB is 'much'; give a number of GiB"):
+        process_cache()
 
 
 class RateLimitError(Exception):

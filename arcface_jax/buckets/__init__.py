@@ -6,11 +6,15 @@ machine), and nothing here reads or keeps them.
 
 A bucket has no folders, no appending and no renaming: a name's content is there whole or not at
 all, and a folder is there as long as something lies in it.
+
+`requests` asks the storage, and all other files build on it. `entry`, `uploads`, `ranged` and
+`cache` know paths as text; `path` makes `pathlib.Path`s of it, and `cached_reads`, `local_copies`
+and `scratch` serve libraries that need local files.
 """
 
-from arcface_jax.buckets.cached_reads import read_file, read_range
-from arcface_jax.buckets.local_copies import kept_copy, local_copy, written_locally
-from arcface_jax.buckets.path import BucketPath, as_path, is_bucket, refuse_credentials
+from arcface_jax.buckets.cached_reads import path_or_file, read_file, read_range
+from arcface_jax.buckets.local_copies import kept_copy, written_locally
+from arcface_jax.buckets.path import BucketPath, as_path, refuse_credentials
 from arcface_jax.buckets.ranged import RangedFile
 from arcface_jax.buckets.scratch import is_alive, scratch_folder
 
@@ -19,9 +23,8 @@ __all__ = [
     "RangedFile",
     "as_path",
     "is_alive",
-    "is_bucket",
     "kept_copy",
-    "local_copy",
+    "path_or_file",
     "read_file",
     "read_range",
     "refuse_credentials",

@@ -3,6 +3,7 @@
 import atexit
 import collections
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
@@ -15,10 +16,10 @@ CACHE_GIB = "ARCFACE_CACHE_GIB"
 """Environment variable: GiB of local disk that may hold parts of files in buckets, default 8."""
 
 
-class Ring:
-    """Parts of files in a local file without a name, the oldest of which give way.
+class RingBuffer:
+    """{key: bytes} in a local file of at most `limit` bytes, the oldest of which give way.
 
-    The operating system removes it with the process, however that ends.
+    The file has no name: the operating system removes it with the process, however that ends.
     """
 
     def __init__(self, limit: int) -> None:
@@ -29,7 +30,7 @@ class Ring:
         self._lock = threading.Lock()
 
     def get(self, key: Any) -> bytes | None:
-        """What was kept, or None."""
+        """What was kept under this key, or None."""
         with self._lock:
             if (place := self._places.get(key)) is None:
                 return None
@@ -68,30 +69,23 @@ class Ring:
             del self._places[key]
 
 
-_ring: Ring | None = None
-_ring_lock = threading.Lock()
+def process_cache() -> RingBuffer:
+    """This process's own, of at most half of the disk that was free at first.
+
+    Raises:
+      InputError: ARCFACE_CACHE_GIB is no number.
+    """
+    return _cache_of(os.getpid())  # after a fork another: its lock may be held, its file is shared
 
 
-def process_cache() -> Ring:
-    """The process's own; of a limit that leaves half of the free disk."""
-    global _ring
-    with _ring_lock:
-        if _ring is None:
-            given = os.environ.get(CACHE_GIB, "8")
-            try:
-                limit = int(float(given) * 2**30)
-            except (ValueError, OverflowError):
-                raise InputError(f"{CACHE_GIB} is {given!r}; give a number of GiB") from None
-            free = shutil.disk_usage(tempfile.gettempdir()).free
-            _ring = Ring(max(0, min(limit, free // 2)))
-            atexit.register(_ring.close)
-        return _ring
-
-
-def _forget_cache() -> None:
-    global _ring, _ring_lock
-    _ring, _ring_lock = None, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # its lock may be held, and its places are of the parent
-    os.register_at_fork(after_in_child=_forget_cache)
+@functools.cache
+def _cache_of(process: int) -> RingBuffer:
+    given = os.environ.get(CACHE_GIB, "8")
+    try:
+        limit = int(float(given) * 2**30)
+    except (ValueError, OverflowError):
+        raise InputError(f"{CACHE_GIB} is {given!r}; give a number of GiB") from None
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    cache = RingBuffer(max(0, min(limit, free // 2)))
+    atexit.register(cache.close)
+    return cache

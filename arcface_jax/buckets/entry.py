@@ -1,4 +1,4 @@
-"""What object storage knows of a name."""
+"""What object storage knows of a name: whether a file or a folder, its size, time and version."""
 
 import os
 from typing import NamedTuple
@@ -7,7 +7,14 @@ from arcface_jax.buckets.requests import request
 
 
 class Entry(NamedTuple):
-    """An entry: a folder, or a file's bytes, time and version."""
+    """A folder or a file.
+
+    Attributes:
+      is_folder: whether something lies below, and there is no file.
+      size: bytes.
+      time: of the last change, in seconds since 1970; 0 if it is not told.
+      version: another text whenever the content is another.
+    """
 
     is_folder: bool
     size: int
@@ -16,7 +23,7 @@ class Entry(NamedTuple):
 
 
 def entry_of(url: str | os.PathLike[str]) -> Entry:
-    """What the storage knows of it.
+    """What the storage knows of a path, asked anew.
 
     Raises:
       FileNotFoundError: there is nothing.

@@ -8,23 +8,9 @@ import pathlib
 from collections.abc import Iterator
 
 from arcface_jax.buckets.cache import CACHE_GIB, process_cache
-from arcface_jax.buckets.entry import entry_of
 from arcface_jax.buckets.path import BucketPath, as_path
 from arcface_jax.buckets.scratch import scratch_folder
 from arcface_jax.errors import InputError
-
-
-@contextlib.contextmanager
-def local_copy(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
-    """A file or folder for what reads local ones alone: itself, or a copy until the block ends."""
-    place = as_path(path)
-    if not isinstance(place, BucketPath):
-        yield place
-        return
-    with scratch_folder() as folder:
-        copy = folder / place.name
-        download(place, copy)
-        yield copy
 
 
 @functools.lru_cache(maxsize=16)
@@ -34,7 +20,8 @@ def kept_copy(path: BucketPath) -> pathlib.Path:
     Raises:
       InputError: it is larger than the cache may be.
     """
-    size, limit = sum(path.find().values()), process_cache().limit
+    names = path.find()
+    size, limit = sum(names.values()), process_cache().limit
     if size > limit:
         raise InputError(
             f"{path}: has {size / 2**30:.1f} GiB, and is read from a local copy, which may have "
@@ -43,22 +30,10 @@ def kept_copy(path: BucketPath) -> pathlib.Path:
     stack = contextlib.ExitStack()
     atexit.register(stack.close)
     copy = stack.enter_context(scratch_folder()) / path.name
-    download(path, copy)
+    for name in names:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).get(copy / name)
     return copy
-
-
-def download(path: BucketPath, local: pathlib.Path) -> None:
-    """Copies a file, or all that lies below, to a local place.
-
-    Raises:
-      FileNotFoundError: there is nothing.
-    """
-    if not entry_of(path).is_folder:
-        path.get(local)
-        return
-    for name in path.find():
-        (local / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).get(local / name)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from typing import Any
 
 from arcface_jax.buckets.entry import entry_of
 from arcface_jax.buckets.ranged import open_to_read
-from arcface_jax.buckets.requests import SCHEMES, key_of, request
-from arcface_jax.buckets.uploads import open_text_upload, open_upload, send_bytes, send_file
+from arcface_jax.buckets.requests import SCHEMES, key_of, request, system_error
+from arcface_jax.buckets.uploads import open_upload, send_bytes, send_file
 from arcface_jax.errors import InputError
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/(/?)", re.IGNORECASE)
@@ -60,16 +60,11 @@ def refuse_credentials(text: str) -> None:
         )
 
 
-def is_bucket(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is of object storage."""
-    return isinstance(as_path(path), BucketPath)
-
-
 class BucketPath(type(pathlib.Path())):  # type: ignore[misc]
     """A path in a bucket with what `pathlib.Path` can do there.
 
-    Every request is tried again, `WAITS`, unless the answer is final; then an `OSError` with a
-    number and a sentence names the path.
+    Whatever asks the storage raises an `OSError` that names the path, after the tries of
+    `requests.request`.
     """
 
     def __str__(self) -> str:
@@ -81,10 +76,6 @@ class BucketPath(type(pathlib.Path())):  # type: ignore[misc]
     def __fspath__(self) -> str:
         return str(self)
 
-    def is_absolute(self) -> bool:
-        """Always."""
-        return True
-
     def absolute(self) -> "BucketPath":
         """Itself."""
         return self
@@ -93,41 +84,30 @@ class BucketPath(type(pathlib.Path())):  # type: ignore[misc]
         """Itself: there are no links."""
         return self
 
-    def expanduser(self) -> "BucketPath":
-        """Itself."""
-        return self
-
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
         """Size, time and kind."""
         found = entry_of(self)
         mode = stat.S_IFDIR | 0o755 if found.is_folder else stat.S_IFREG | 0o644
         return os.stat_result((mode, 0, 0, 1, 0, 0, found.size, *[int(found.time)] * 3))
 
-    def exists(self, *, follow_symlinks: bool = True) -> bool:
-        """Whether there is a file, or something below."""
-        try:
-            entry_of(self)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        """Whether there is something below."""
+    def _is_folder(self) -> bool | None:
+        """Whether it is a folder; None where there is nothing."""
         try:
             return entry_of(self).is_folder
         except FileNotFoundError:
-            return False
+            return None
+
+    def exists(self, *, follow_symlinks: bool = True) -> bool:
+        """Whether there is a file, or something below."""
+        return self._is_folder() is not None
+
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
+        """Whether there is something below."""
+        return self._is_folder() is True
 
     def is_file(self, *, follow_symlinks: bool = True) -> bool:
         """Whether there is a file."""
-        try:
-            return not entry_of(self).is_folder
-        except FileNotFoundError:
-            return False
-
-    def is_symlink(self) -> bool:
-        """Never."""
-        return False
+        return self._is_folder() is False
 
     def iterdir(self) -> Iterator["BucketPath"]:
         """What lies directly below."""
@@ -174,19 +154,21 @@ class BucketPath(type(pathlib.Path())):  # type: ignore[misc]
         errors: str | None = None,
         newline: str | None = None,
     ) -> Any:
-        """A file to read from any place, or one to write, which is there when it is closed.
+        """A file to read from any place, or one to write bytes to, which is there when it is
+        closed. Text is written by `write_text`, or by parts through `files.whole_text`.
 
         Raises:
-          OSError: it is not there, or `mode` adds to what is.
+          OSError: it is not there, or `mode` is another.
         """
-        if not set(mode) <= set("rwbt"):
-            raise OSError(errno.ENOTSUP, "nothing can be added to a file in a bucket", str(self))
-        if "w" in mode and "b" in mode:
+        if mode == "wb":
             return open_upload(self)
-        if "w" in mode:
-            return open_text_upload(self, encoding or "utf-8", errors, newline)
+        if mode not in ("r", "rt", "rb"):
+            words = f"a file in a bucket is opened as r, rb or wb, and not as {mode}"
+            raise OSError(errno.ENOTSUP, words, str(self))
         file = open_to_read(self)
-        return file if "b" in mode else io.TextIOWrapper(file, encoding or "utf-8", errors, newline)
+        if mode == "rb":
+            return file
+        return io.TextIOWrapper(file, encoding or "utf-8", errors, newline)
 
     def read_bytes(self) -> bytes:
         """The whole content."""
@@ -229,8 +211,9 @@ class BucketPath(type(pathlib.Path())):  # type: ignore[misc]
         Raises:
           FileExistsError: something is there already, unless `exist_ok`.
         """
-        if self.is_file() or (not exist_ok and self.exists()):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
+        is_folder = self._is_folder()
+        if is_folder is False or (is_folder and not exist_ok):
+            raise system_error(errno.EEXIST, self)
 
     def rmdir(self) -> None:
         """Nothing, for a folder in which nothing lies.
@@ -239,7 +222,7 @@ class BucketPath(type(pathlib.Path())):  # type: ignore[misc]
           OSError: something does.
         """
         if self.find():
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(self))
+            raise system_error(errno.ENOTEMPTY, self)
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Removes a file."""
@@ -264,14 +247,10 @@ class BucketPath(type(pathlib.Path())):  # type: ignore[misc]
         names = self.find()
         moves = [(self / name, there / name) for name in names] or [(self, there)]
         for old, new in moves:
-            request(old, lambda storage, key, new=new: storage.cp_file(key, key_of(new)))
+            old._copy(new)
         for old, _ in moves:
             old.unlink(missing_ok=True)
         return there
 
-    replace = rename
-
-    def touch(self, mode: int = 0o666, exist_ok: bool = True) -> None:
-        """An empty file, if there is none."""
-        if not self.exists():
-            self.write_bytes(b"")
+    def _copy(self, there: "BucketPath") -> None:
+        request(self, lambda storage, key: storage.cp_file(key, key_of(there)))

@@ -1,4 +1,4 @@
-"""Parts of a file in object storage."""
+"""Reading a file in object storage by parts, without fetching the whole."""
 
 import errno
 import io
@@ -8,7 +8,7 @@ from typing import Any
 
 from arcface_jax.buckets.cache import process_cache
 from arcface_jax.buckets.entry import entry_of
-from arcface_jax.buckets.requests import request
+from arcface_jax.buckets.requests import request, system_error
 
 BLOCK = 1 << 20
 """Bytes that are fetched, and kept in the cache, together."""
@@ -27,7 +27,7 @@ class RangedFile:
         self.path = path
         found = entry_of(path)
         if found.is_folder:
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            raise system_error(errno.EISDIR, path)
         self._size, self._key = found.size, (str(path), found.version)
 
     def __getstate__(self) -> str | os.PathLike[str]:
@@ -115,5 +115,9 @@ class _Reader(io.RawIOBase):
 
 
 def open_to_read(url: str | os.PathLike[str]) -> io.BufferedReader:
-    """A file that is open for reading, from any place."""
+    """A file in a bucket, open for reading bytes from any place.
+
+    Raises:
+      OSError: it is not there, or a folder.
+    """
     return io.BufferedReader(_Reader(RangedFile(url)), BLOCK)

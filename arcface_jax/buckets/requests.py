@@ -1,4 +1,7 @@
-"""One request to object storage: by fsspec, tried again where that can help, its errors as one."""
+"""A request to object storage: fsspec makes it, and what can help is tried again.
+
+Whatever the libraries below raise becomes an `OSError` with a number, a sentence and the path.
+"""
 
 import errno
 import os
@@ -16,17 +19,21 @@ WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds before each further try of what the storage did not do."""
 SCHEMES = {"s3": "s3fs", "gs": "gcsfs", "memory": "fsspec"}
 """{scheme: the package that speaks to its storage}."""
-_SECONDS_OF_A_REQUEST = 120
-_SECONDS = {"connect_timeout": 10, "read_timeout": 60}
-_PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError)
-_PERMANENT_NUMBERS = (
+_GS_SECONDS = 120
+_S3_SECONDS = {"connect_timeout": 10, "read_timeout": 60}
+_SAME_WORDS = {
+    FileNotFoundError: errno.ENOENT,
+    FileExistsError: errno.EEXIST,
+    IsADirectoryError: errno.EISDIR,
+}
+_FINAL_NUMBERS = (
     *(errno.EINVAL, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.ENOSYS),
     *(errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENOENT),
 )
 _FULL = re.compile(
     r"quota|insufficient (storage|space)|no space|storage.{0,20}(full|exceeded)|minimum free", re.I
 )
-_AGAIN = (408, 429, 500, 502, 503, 504)
+_HTTP_AGAIN = (408, 429, 500, 502, 503, 504)
 """Answers by HTTP after which to try again, whatever else they say."""
 _NO_CREDENTIALS = re.compile(
     r"\bcredentials\b|anonymous (caller|user)|Expired ?Token|Invalid ?Token|SignatureDoesNot"
@@ -36,7 +43,11 @@ _NO_CREDENTIALS = re.compile(
 
 
 def key_of(url: str | os.PathLike[str]) -> str:
-    """BUCKET/PATH, as fsspec calls it."""
+    """BUCKET/PATH, as fsspec calls it: the path without its scheme.
+
+    Raises:
+      InputError: it is no path in a bucket.
+    """
     _, found, key = os.fspath(url).partition("://")
     if not found:
         raise InputError(f"{os.fspath(url)}: is no path in a bucket")
@@ -44,10 +55,15 @@ def key_of(url: str | os.PathLike[str]) -> str:
 
 
 def request(url: str | os.PathLike[str], action: Callable[[Any, str], Result]) -> Result:
-    """`action` of the file system and BUCKET/PATH, tried again where that can help.
+    """What `action` gives, tried again after `WAITS` unless the answer is final.
+
+    Args:
+      url: a path in a bucket.
+      action: takes fsspec's file system and the path as that calls it, `key_of`.
 
     Raises:
-      OSError: with a number and a sentence.
+      OSError: what was asked for is not there, is refused, or was not done in all tries.
+      InputError: the package that speaks to this storage is missing.
     """
     scheme, key, last = os.fspath(url).partition("://")[0], key_of(url), None
     for wait in (*WAITS, None):
@@ -59,20 +75,24 @@ def request(url: str | os.PathLike[str], action: Callable[[Any, str], Result]) -
                 break
             time.sleep(wait)
     assert last is not None
-    raise _of_the_system(last, os.fspath(url)) from None
+    raise _as_system_error(last, os.fspath(url)) from None
 
 
 def file_system(scheme: str) -> Any:
-    """fsspec's, which keeps one for each process and thread."""
+    """fsspec's file system of a scheme, of which it keeps one for each process and thread.
+
+    Raises:
+      InputError: the package for it is missing.
+    """
     import fsspec
 
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme == "gs":  # else gcsfs asks about each bucket what nothing here needs to know
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-        options["requests_timeout"] = _SECONDS_OF_A_REQUEST
+        options["requests_timeout"] = _GS_SECONDS
     if scheme == "s3":
         # One request a call: `request` is what tries again.
-        options["config_kwargs"] = _SECONDS | {"retries": {"total_max_attempts": 1}}
+        options["config_kwargs"] = _S3_SECONDS | {"retries": {"total_max_attempts": 1}}
     try:
         storage = fsspec.filesystem(scheme, **options if scheme != "memory" else {})
     except ImportError as error:
@@ -84,40 +104,43 @@ def file_system(scheme: str) -> Any:
     return storage
 
 
-def _is_final(error: BaseException) -> bool:
+def _is_final(error: Exception) -> bool:
     """Whether another try of the same would fail as well."""
-    if isinstance(error, (InputError, *_PERMANENT)):
+    if isinstance(error, (InputError, PermissionError, *_SAME_WORDS)):
         return True
     said = str(error)
-    if getattr(error, "code", None) in _AGAIN:
+    if getattr(error, "code", None) in _HTTP_AGAIN:
         return False
     if _FULL.search(said) or _NO_CREDENTIALS.search(said):
         return True
-    return isinstance(error, OSError) and error.errno in _PERMANENT_NUMBERS
+    return isinstance(error, OSError) and error.errno in _FINAL_NUMBERS
 
 
-def _of_the_system(error: BaseException, path: str) -> Exception:
-    """The error as one of the system, with a number, a sentence and the path."""
+def system_error(number: int, url: str | os.PathLike[str]) -> OSError:
+    """The system's error of this number, of the class and with the words that it has for it."""
+    return OSError(number, os.strerror(number), os.fspath(url))
+
+
+def _as_system_error(error: Exception, url: str) -> Exception:
+    """Any library's error as one of the system, with a number, a sentence and the path."""
     if isinstance(error, InputError):
         return error
+    for kind, number in _SAME_WORDS.items():
+        if isinstance(error, kind):
+            return system_error(number, url)
     said = printable(" ".join(str(error).split()))[:200]
-    if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    if isinstance(error, FileExistsError):
-        return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-    if isinstance(error, IsADirectoryError):
-        return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     is_final = _is_final(error)
     if is_final and _FULL.search(said):
-        return OSError(errno.ENOSPC, "the storage is full, or over its quota", path)
+        return OSError(errno.ENOSPC, "the storage is full, or over its quota", url)
     if isinstance(error, PermissionError) or (is_final and _NO_CREDENTIALS.search(said)):
         words = "the storage refuses these credentials, or finds none; check the environment"
-        return PermissionError(errno.EACCES, words, path)
+        return PermissionError(errno.EACCES, words, url)
     tries = "" if is_final else f" in {len(WAITS) + 1} tries"
-    return OSError(errno.EIO, f"the storage did not do it{tries} ({_said(error, said)})", path)
+    return OSError(errno.EIO, f"the storage did not do it{tries} ({_why(error, said)})", url)
 
 
-def _said(error: BaseException, said: str) -> str:
+def _why(error: Exception, said: str) -> str:
+    """Why a request failed, in words for whoever gave the path."""
     if isinstance(error, TimeoutError) or "timed out" in said.lower() or "timeout" in said.lower():
         return "it does not answer in time"
     if isinstance(error, ConnectionError) or "connect" in said.lower():

@@ -1,4 +1,4 @@
-"""Local folders for a while, which do not stay when a process is killed."""
+"""Local folders for a while; those of processes that were killed are removed by the next."""
 
 import contextlib
 import os
@@ -23,6 +23,7 @@ def scratch_folder() -> Iterator[pathlib.Path]:
 
 
 def _sweep() -> None:
+    """Removes the folders of processes that are no longer alive."""
     for folder in pathlib.Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*-*"):
         process = folder.name.removeprefix(_SCRATCH).partition("-")[0]
         if process.isdecimal() and not is_alive(int(process)):

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from arcface_jax.buckets import BucketPath, as_path, is_bucket, read_file
+from arcface_jax.buckets import BucketPath, as_path, path_or_file, read_file
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.data.text import listed_path, same_name
 from arcface_jax.errors import InputError, printable, readable, reason
@@ -348,9 +348,7 @@ class _ZipTree:
         with self._lock:
             if self._opened is None or self._opened[0] != os.getpid():
                 try:
-                    archive = zipfile.ZipFile(
-                        as_path(self._root).open("rb") if is_bucket(self._root) else self._root
-                    )
+                    archive = zipfile.ZipFile(path_or_file(self._root))
                     self._list(archive)
                     self._opened = (os.getpid(), archive)
                 except InputError:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from arcface_jax.buckets import as_path, is_bucket
+from arcface_jax.buckets import as_path, path_or_file
 from arcface_jax.command_name import install
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.data.sources.filetree import Listing
@@ -187,7 +187,7 @@ class ParquetSource(EncodedSource):
         except ImportError:
             raise InputError(f"reading Parquet needs pyarrow; {install('parquet')}") from None
         self._files = [
-            _read(name, lambda name=name: pq.ParquetFile(_to_read(name), memory_map=True))
+            _read(name, lambda name=name: pq.ParquetFile(path_or_file(name), memory_map=True))
             for name in self._paths
         ]
         self._lock = threading.Lock()
@@ -225,11 +225,6 @@ class ParquetSource(EncodedSource):
         if len(cells) != rows:
             raise InputError(f"{name}: {len(cells)} images instead of {rows}; the file is damaged")
         return cells
-
-
-def _to_read(name: str) -> Any:
-    """What pyarrow reads: a local path, or a file of a bucket, whose parts come as it asks."""
-    return as_path(name).open("rb") if is_bucket(name) else name
 
 
 def _read(name: str, action: Any) -> Any:
