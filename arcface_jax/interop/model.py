@@ -55,10 +55,12 @@ class TrainedModel:
 
     @property
     def embedding_size(self) -> int:
-        """D."""
+        """D; of a network that does not tell, from what it gives for an image."""
+        if isinstance(size := getattr(self.backbone, "embedding_size", None), int):
+            return size
         images = jnp.zeros((1, *self.image_size, 3))
-        shape: Any = jax.eval_shape(self.backbone.apply, self.variables, images)
-        return int(shape.shape[-1])
+        found: Any = jax.eval_shape(self.backbone.apply, self.variables, images)
+        return int(found.shape[-1])
 
     def embedder(self, batch_size: int | None = None) -> EmbedImages:
         """Returns uint8 RGB [N, height, width, 3] -> float32 [N, D], not normalised; compiled once.
