@@ -7,9 +7,9 @@ machine), and nothing here reads or keeps them.
 A bucket has no folders, no appending and no renaming: a name's content is there whole or not at
 all, and a folder is there as long as something lies in it.
 
-`requests` asks the storage, and all other files build on it. `entry`, `uploads`, `ranged` and
-`cache` know paths as text; `path` makes `pathlib.Path`s of it, and `cached_reads`, `local_copies`
-and `scratch` serve libraries that need local files.
+`requests` asks the storage; `entry`, `uploads` and `ranged`, which has a local `cache`, ask by it
+and take paths as text; `path` makes a `pathlib.Path` of them. Above it, `cached_reads` reads files
+that stay as they are, `local_copies` serves what knows local files alone, in folders of `scratch`.
 """
 
 from arcface_jax.buckets.cached_reads import path_or_file, read_file, read_range
