@@ -117,7 +117,11 @@ def data_sets(arguments: Sequence[str], names: Sequence[str]) -> dict[str, Confi
         roots = (config.data.root for config in configs)
         names = ["synthetic" if root is None else pathlib.Path(root).stem for root in roots]
     folders = set(map(folder_of, names))
-    if not len(configs) == len(names) == len(folders) or "" in folders:
+    if len(configs) != len(names):
+        raise InputError(
+            f"--names: {len(names)} names for {len(configs)} data sets; give one for each --"
+        )
+    if len(names) != len(folders) or "" in folders:
         raise InputError(
             f"--names: {len(configs)} data sets are called {', '.join(names)}; give each one that "
             "differs from the others in a letter or digit"

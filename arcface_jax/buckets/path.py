@@ -18,6 +18,7 @@ from arcface_jax.buckets.uploads import open_upload, send_bytes, send_file
 from arcface_jax.errors import InputError
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/(/?)", re.IGNORECASE)
+_NEARLY = re.compile(r"(s3|gs)(:(?!/)|//)", re.I)
 _CREDENTIALS = re.compile(r"://[^/@]*(:[^@]*)?@")
 
 
@@ -34,14 +35,14 @@ def as_path(path: str | os.PathLike[str]) -> pathlib.Path:
         return path
     text = os.fspath(path)
     found = _SCHEME.match(text)
+    if _NEARLY.match(text):
+        raise InputError(f"{text}: give a path in a bucket as s3://BUCKET/… or gs://BUCKET/…")
     if found is None or (not found[2] and found[1].lower() not in SCHEMES):
         return pathlib.Path(text)
     scheme, rest = found[1].lower(), text[found.end() :].strip("/")
     refuse_credentials(text)
     if scheme not in SCHEMES:
-        raise InputError(
-            f"{scheme}://{rest}: of no storage known here; give s3://…, gs://… or a local path"
-        )
+        raise InputError(f"{text}: of no storage known here; give s3://…, gs://… or a local path")
     if not rest:
         raise InputError(f"{text}: names no bucket; give {scheme}://BUCKET/PATH")
     return BucketPath(f"{scheme}://{rest}")

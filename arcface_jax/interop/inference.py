@@ -91,7 +91,9 @@ def principal_directions(embeddings: np.ndarray, size: int) -> tuple[np.ndarray,
     embeddings = check_embeddings(embeddings).astype(np.float64)
     count, dimensions = embeddings.shape
     if not 0 < size < dimensions:
-        raise InputError(f"size {size}: the embedding has {dimensions} numbers; give fewer, or 1")
+        raise InputError(
+            f"size {size}: the embedding has {dimensions} numbers; give 1 to {dimensions - 1}"
+        )
     if count < size:
         raise InputError(f"size {size}: needs as many images, and there are {count}; give more")
     values, vectors = np.linalg.eigh(embeddings.T @ embeddings)

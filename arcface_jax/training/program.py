@@ -13,7 +13,7 @@ import optax
 
 from arcface_jax.arguments import check_between
 from arcface_jax.data.augment import augment
-from arcface_jax.errors import InputError
+from arcface_jax.errors import InputError, reason
 from arcface_jax.heads import RowSgd
 from arcface_jax.losses import Context, Loss, MarginSoftmax, loss_name
 from arcface_jax.losses.untrained import first_loss_tolerance
@@ -222,18 +222,26 @@ def create_backbone(config: Config, axis_name: str | None = None) -> nn.Module:
     seed = config.run.seed
     backbone = registry.create(model.name, **settings, unchanged=unchanged, seed=seed)
     if ":" in model.name:
-        images = jnp.zeros((1, *config.data.size, 3))
-        made = jax.eval_shape(backbone.init_with_output, jax.random.key(0), images)
+        images = jnp.zeros((2, *config.data.size, 3))
+        try:
+            made = jax.eval_shape(backbone.init_with_output, jax.random.key(0), images)
+        except InputError:
+            raise
+        except Exception as error:  # whatever the user's own code raises
+            raise InputError(
+                f"model.name: {model.name!r} fails on images {images.shape} ({reason(error)}); it "
+                "must map a batch of the size data.image-size"
+            ) from error
         embeddings, variables = made
         if "params" not in variables:
             raise InputError(
                 f"model.name: {model.name!r} has no parameters to train; for a head alone, set "
                 "--optimiser.frozen 1"
             )
-        if embeddings.shape != (1, model.embedding_size):
+        if embeddings.shape != (2, model.embedding_size):
             raise InputError(
-                f"model.embedding_size {model.embedding_size}: {model.name!r} makes of one image "
-                f"an array of shape {embeddings.shape}; it must be (1, D), with that D"
+                f"model.embedding_size {model.embedding_size}: {model.name!r} makes of two images "
+                f"an array of shape {embeddings.shape}; it must be (2, D), with that D"
             )
     return backbone
 

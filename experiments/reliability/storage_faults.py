@@ -59,6 +59,17 @@ def _run(place: pathlib.Path, name: str, fault: Fault) -> Iterator[tuple[Run, Bu
         )
 
 
+def _slowed(fault: Fault) -> Fault:
+    """The fault on storage that is slow, so that the run is not over before it is struck."""
+    wait = storage.slow(0.2)
+
+    def both(request: storage.Request) -> storage.Answer | None:
+        wait(request)
+        return fault(request)
+
+    return both
+
+
 def _survives(place: pathlib.Path, name: str, fault: Fault, tally: Tally) -> Tally:
     """The run ends as if nothing had happened."""
     with _run(place, name, fault) as (calm, run):
@@ -99,7 +110,7 @@ def _ends_and_goes_on(
 ) -> Tally:
     """From the first checkpoint on storage is struck; then it is not any more."""
     struck = False
-    with _run(place, name, fault(lambda: struck)) as (calm, run):
+    with _run(place, name, _slowed(fault(lambda: struck))) as (calm, run):
         child = run.start()
         if not child.wait_until(lambda: run.newest() >= _SOME):
             raise Lost(f"ended before the storage was struck: … {child.said()[-400:]}")
@@ -143,7 +154,7 @@ def wrong_credentials(place: pathlib.Path) -> Tally:
 def late_listings(place: pathlib.Path) -> Tally:
     """A run is killed, and no listing shows what it left: it goes on from what it knows by name."""
     tally = Tally("late listings", "killed, and no listing shows what it left: goes on from it")
-    with _run(place, "late", storage.without_news) as (calm, run):
+    with _run(place, "late", _slowed(storage.without_news)) as (calm, run):
         child = run.start()
         if not child.wait_until(lambda: run.newest() >= _SOME):
             raise Lost(f"ended before the kill: … {child.said()[-400:]}")

@@ -3,6 +3,7 @@
 import concurrent.futures
 import concurrent.futures.process
 import contextlib
+import ctypes
 import dataclasses
 import itertools
 import json
@@ -10,6 +11,7 @@ import multiprocessing
 import os
 import pathlib
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +27,8 @@ from .run import Case, run_case
 
 _ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"
 """XLA's flag for a process that leaves the other cores to others."""
+
+_PR_SET_PDEATHSIG = 1
 
 Say = Callable[[str], None]
 
@@ -130,7 +134,7 @@ def _run(cases: Sequence[Case], root: pathlib.Path, processes: int) -> Iterator[
         return
     with _environment(root):
         pool = concurrent.futures.ProcessPoolExecutor(
-            processes, multiprocessing.get_context("spawn")
+            processes, multiprocessing.get_context("spawn"), _end_with_parent
         )
         try:
             futures = {pool.submit(run_seeds, case, root): case for case in cases}
@@ -143,6 +147,12 @@ def _run(cases: Sequence[Case], root: pathlib.Path, processes: int) -> Iterator[
                         yield from (Done(each.name, seed, None, why) for seed in each.seeds)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Linux ends this process when its parent ends, however that does; the run can go on later."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @contextlib.contextmanager

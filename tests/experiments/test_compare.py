@@ -206,8 +206,10 @@ def test_each_mark_begins_a_data_set(monkeypatch):
     assert list(compare.data_sets([], ())) == ["synthetic"]
     assert list(compare.data_sets(["--"], ("A & B", "A & C"))) == ["A & B", "A & C"]
     assert compare.folder_of("../A & B%") == "A_B"
-    for names in ((), ("A",), ("A_B", "A & B"), ("A", "%")):
-        with pytest.raises(InputError, match="--names: 2 data sets are called"):
+    said = "--names: 2 data sets are called"
+    wrong = {(): said, ("A_B", "A & B"): said, ("A", "%"): said}
+    for names, said in (wrong | {("A",): "--names: 1 names for 2 data sets"}).items():
+        with pytest.raises(InputError, match=said):
             compare.data_sets(["--"], names)
 
 

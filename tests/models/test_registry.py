@@ -35,6 +35,16 @@ def make(embedding_size, width=3):
 def number():
     return 3
 
+class Failing(nn.Module):
+    @nn.compact
+    def __call__(self, images, train=False):
+        raise ValueError("needs 64×64")
+
+class Half(nn.Module):
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(128)(images.mean((1, 2)))[::2]
+
 net = Net()
 """
 
@@ -85,8 +95,20 @@ def test_a_run_may_leave_settings_that_a_network_lacks_at_their_default():
 
 
 def test_embeddings_of_another_size_are_found_before_the_run():
-    with pytest.raises(InputError, match=r"model.embedding_size 9: .*shape \(1, 25\)"):
+    with pytest.raises(InputError, match=r"model.embedding_size 9: .*shape \(2, 25\)"):
         create_backbone(configured(name="my_nets:make", embedding_size=9))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Failing", r"'my_nets:Failing' fails on images \(2, 32, 32, 3\) \(needs 64×64\); it must"),
+        ("Half", r"'my_nets:Half' makes of two images an array of shape \(1, 128\)"),
+    ],
+)
+def test_a_network_that_does_not_map_a_batch_is_found_before_the_run(name, said):
+    with pytest.raises(InputError, match=said):
+        create_backbone(configured(name=f"my_nets:{name}"))
 
 
 @pytest.mark.parametrize("name", [name for name in registry.names() if "tiny" not in name])

@@ -92,6 +92,7 @@ class FolderSource(TreeSource):
                 f"{place}: no image below it (looked for "
                 f"{', '.join(extensions or EXTENSIONS)}; found "
                 f"{in_words(unfinished + left_out) or 'nothing'})"
+                f"{'; --data.source auto reads arrays' if '.npy' in left_out else ''}"
             )
         loose = [path for path in paths if "/" not in path]
         if loose:
