@@ -102,7 +102,7 @@ def test_embeddings_of_another_size_are_found_before_the_run():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("Failing", r"'my_nets:Failing' fails on images \(2, 32, 32, 3\) \(needs 64×64\); it must"),
+        ("Failing", r"'my_nets:Failing' fails on images \(2, 16, 16, 3\) \(needs 64×64\); it must"),
         ("Half", r"'my_nets:Half' makes of two images an array of shape \(1, 128\)"),
     ],
 )
