@@ -134,7 +134,7 @@ def _run(cases: Sequence[Case], root: pathlib.Path, processes: int) -> Iterator[
         return
     with _environment(root):
         pool = concurrent.futures.ProcessPoolExecutor(
-            processes, multiprocessing.get_context("spawn"), _end_with_parent
+            processes, multiprocessing.get_context("spawn"), _end_with, (os.getpid(),)
         )
         try:
             futures = {pool.submit(run_seeds, case, root): case for case in cases}
@@ -149,10 +149,12 @@ def _run(cases: Sequence[Case], root: pathlib.Path, processes: int) -> Iterator[
             pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
     """Linux ends this process when its parent ends, however that does; the run can go on later."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before
+        os._exit(1)
 
 
 @contextlib.contextmanager
