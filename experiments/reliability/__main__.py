@@ -50,9 +50,7 @@ FAULTS: dict[str, Callable[[pathlib.Path], Tally]] = {
     "failing_storage": storage_faults.failing_storage,
     "broken_uploads": storage_faults.broken_uploads,
     "full_storage": storage_faults.full_storage,
-    "storage_down": storage_faults.storage_down,
     "credentials": storage_faults.wrong_credentials,
-    "late_listings": storage_faults.late_listings,
     "two_runs": storage_faults.two_runs,
 }
 """What can be done to a run, by name."""
@@ -65,8 +63,7 @@ class ReliabilityConfig:
     faults: tuple[str, ...] = tuple(FAULTS)
     """Names among kills, signals, full_disk, damage, configuration, data, not_finite,
     unwritable, processes; in a bucket of a server on this machine, which moto and s3fs make:
-    slow_storage, failing_storage, broken_uploads, full_storage, storage_down, credentials,
-    late_listings, two_runs.
+    slow_storage, failing_storage, broken_uploads, full_storage, credentials, two_runs.
     """
     kills: Count = 20
     """How often kill -9 strikes."""

@@ -47,11 +47,6 @@ class Request:
         self.method, self.path, self.body = handler.command, handler.path, body
         self._handler = handler
 
-    @property
-    def is_listing(self) -> bool:
-        """Whether it asks what there is."""
-        return self.method == "GET" and "list-type=" in self.path
-
     def reset(self) -> None:
         """Ends the connection as a machine does that goes down."""
         linger = struct.pack("ii", 1, 0)
@@ -109,26 +104,9 @@ def full(is_full: Callable[[], bool]) -> Fault:
     return refuse
 
 
-def down(is_down: Callable[[], bool]) -> Fault:
-    """No answer at all while the storage is down."""
-
-    def refuse(request: Request) -> None:
-        if is_down():
-            request.reset()
-
-    return refuse
-
-
 def strange(request: Request) -> Answer | None:
     """The credentials are nobody's."""
     return refused(403, "InvalidAccessKeyId", "The key you provided does not exist.")
-
-
-def without_news(request: Request) -> Answer | None:
-    """No listing shows anything yet."""
-    if not request.is_listing:
-        return None
-    return 200, b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>"
 
 
 @functools.cache

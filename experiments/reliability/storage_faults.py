@@ -59,17 +59,6 @@ def _run(place: pathlib.Path, name: str, fault: Fault) -> Iterator[tuple[Run, Bu
         )
 
 
-def _slowed(fault: Fault) -> Fault:
-    """The fault on storage that is slow, so that the run is not over before it is struck."""
-    wait = storage.slow(0.2)
-
-    def both(request: storage.Request) -> storage.Answer | None:
-        wait(request)
-        return fault(request)
-
-    return both
-
-
 def _survives(place: pathlib.Path, name: str, fault: Fault, tally: Tally) -> Tally:
     """The run ends as if nothing had happened."""
     with _run(place, name, fault) as (calm, run):
@@ -110,7 +99,7 @@ def _ends_and_goes_on(
 ) -> Tally:
     """From the first checkpoint on storage is struck; then it is not any more."""
     struck = False
-    with _run(place, name, _slowed(fault(lambda: struck))) as (calm, run):
+    with _run(place, name, fault(lambda: struck)) as (calm, run):
         child = run.start()
         if not child.wait_until(lambda: run.newest() >= _SOME):
             raise Lost(f"ended before the storage was struck: … {child.said()[-400:]}")
@@ -131,13 +120,6 @@ def full_storage(place: pathlib.Path) -> Tally:
     return _ends_and_goes_on(place, "full", storage.full, Tally("full storage", what), said)
 
 
-def storage_down(place: pathlib.Path) -> Tally:
-    """The storage goes down; then it is back."""
-    what = "no connection from some step on: ends with 2 after six tries, goes on once it is back"
-    said = "in 6 tries (it cannot be reached)"
-    return _ends_and_goes_on(place, "down", storage.down, Tally("storage down", what), said)
-
-
 def wrong_credentials(place: pathlib.Path) -> Tally:
     """The key is nobody's: one line, before anything is computed."""
     tally = Tally("wrong credentials", "a key that the storage does not know: refused in one line")
@@ -148,20 +130,6 @@ def wrong_credentials(place: pathlib.Path) -> Tally:
         tally.expect_end(ended, 2, "the storage refuses these credentials")
         tally.expect(SECRET not in ended.said, "the credentials are in its output")
         tally.expect("Preparing" not in ended.said, "it began to work")
-    return tally
-
-
-def late_listings(place: pathlib.Path) -> Tally:
-    """A run is killed, and no listing shows what it left: it goes on from what it knows by name."""
-    tally = Tally("late listings", "killed, and no listing shows what it left: goes on from it")
-    with _run(place, "late", _slowed(storage.without_news)) as (calm, run):
-        child = run.start()
-        if not child.wait_until(lambda: run.newest() >= _SOME):
-            raise Lost(f"ended before the kill: … {child.said()[-400:]}")
-        child.kill()
-        tally.times += 1
-        tally.expect_end(run.to_the_end(), 0, "Going on from the checkpoint of step")
-        tally.lost += run_differences(run, calm)
     return tally
 
 

@@ -90,8 +90,6 @@ def test_storage_fails_as_asked():
         refuse = storage.full(lambda room=there_is_room: not room)
         assert refuse(request("GET")) is None
         assert (refuse(request("PUT")) is None) == there_is_room
-    assert storage.without_news(request("GET")) is None
-    assert storage.without_news(request("GET", "/bucket?list-type=2&prefix=x"))[0] == 200
     assert storage.strange(request("HEAD"))[0] == 403
 
 
