@@ -64,9 +64,7 @@ def test_a_tally_notes_each_thing_that_is_not_as_promised():
 
 
 def request(method, path="/bucket/key"):
-    return types.SimpleNamespace(
-        method=method, path=path, is_listing="list-type" in path, reset=lambda: resets.append(1)
-    )
+    return types.SimpleNamespace(method=method, path=path, reset=lambda: resets.append(1))
 
 
 resets: list[int] = []
