@@ -253,7 +253,8 @@ def run(config: Config, console: Console) -> int:
         join_processes()
         console.quiet = jax.process_index() > 0
     path = run_folder_path(config)
-    for text in (config.data.root, config.data.list_root, *config.data.verify, config.model.init):
+    data, model = config.data, config.model
+    for text in (data.root, data.list_root, *data.verify, model.init, model.teacher):
         refuse_credentials(text or "")  # before the configuration is written
     folder = RunFolder(path, config)
     if folder.is_finished:  # as when a cluster starts a job again

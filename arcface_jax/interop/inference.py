@@ -59,17 +59,19 @@ def unit_embedding(
             mirrored = network.apply(unpacked, normalise(images[:, :, ::-1, :], model.pixels))
             both = (embeddings, mirrored)
             embeddings = sum(both) if flip == "add" else jnp.concatenate(both, axis=-1)
-        # Not logits.normalise_rows: its cases for gradients and divergence would be nodes of every
-        # exported graph.
-        squared = jnp.sum(jnp.square(embeddings.astype(jnp.float32)), axis=-1, keepdims=True)
-        return embeddings / jnp.sqrt(jnp.maximum(squared, 1e-24))
+        return _unit(embeddings)
 
     def shortened(images: jax.Array) -> jax.Array:
-        short = jnp.matmul(embed(images), jnp.asarray(directions), precision="highest")
-        squared = jnp.sum(jnp.square(short), axis=-1, keepdims=True)
-        return short / jnp.sqrt(jnp.maximum(squared, 1e-24))
+        return _unit(jnp.matmul(embed(images), jnp.asarray(directions), precision="highest"))
 
     return embed if directions is None else shortened
+
+
+def _unit(rows: jax.Array) -> jax.Array:
+    # Not cosine.normalise_rows: its cases for gradients and divergence would be nodes of every
+    # exported graph.
+    squared = jnp.sum(jnp.square(rows.astype(jnp.float32)), axis=-1, keepdims=True)
+    return rows / jnp.sqrt(jnp.maximum(squared, 1e-24))
 
 
 def principal_directions(embeddings: np.ndarray, size: int) -> tuple[np.ndarray, float]:

@@ -37,9 +37,8 @@ def export_stablehlo(
 
     try:
         return serialised(function)
-    except (
-        Exception
-    ):  # a network that needs a number for N, as for len(images), meets single images
+    except Exception:
+        # A network that needs a number for N, as for len(images), meets single images.
         return serialised(jax.vmap(lambda image: function(image[jnp.newaxis])[0]))
 
 
