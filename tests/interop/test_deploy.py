@@ -215,7 +215,7 @@ def test_principal_directions_keep_most_of_the_squared_length():
     assert 0.97 < kept < 1.0
     short = rows @ directions / np.linalg.norm(rows @ directions, axis=1, keepdims=True)
     assert np.abs(short @ short.T - rows @ rows.T).max() < 0.1
-    for size, said in ((6, "the embedding has 6 numbers"), (0, "give 1 to 5")):
+    for size, said in ((6, "the embedding has 6 numbers"), (0, "give fewer, 1 to 5")):
         with pytest.raises(InputError, match=said):
             principal_directions(rows, size)
     with pytest.raises(InputError, match="needs as many images, and there are 3"):
