@@ -94,7 +94,8 @@ def principal_directions(embeddings: np.ndarray, size: int) -> tuple[np.ndarray,
     count, dimensions = embeddings.shape
     if not 0 < size < dimensions:
         raise InputError(
-            f"size {size}: the embedding has {dimensions} numbers; give fewer, 1 to {dimensions - 1}"
+            f"size {size}: the embedding has {dimensions} numbers; give fewer, "
+            f"1 to {dimensions - 1}"
         )
     if count < size:
         raise InputError(f"size {size}: needs as many images, and there are {count}; give more")
