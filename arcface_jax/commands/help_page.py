@@ -126,7 +126,8 @@ class Page:
             yield f"{HELP_ALL} shows every option in full."
         if (folder := cache_folder()) is not None:
             shown = re.sub(f"^{re.escape(os.path.expanduser('~'))}(?=/)", "~", str(folder))
-            yield f"Compiled programs are kept in {shown}; {NO_CACHE} compiles anew."
+            where = "" if short else f" in {shown}"  # a short page is as long on every machine
+            yield f"Compiled programs are kept{where}; {NO_CACHE} compiles anew."
 
 
 def _width() -> int:

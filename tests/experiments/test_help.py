@@ -80,6 +80,17 @@ def test_help_fits_a_screen(name, width):
     assert all(len(line) <= min(width, 100) for line in lines if line not in examples)
 
 
+def test_a_short_page_is_as_long_wherever_compiled_programs_are_kept(monkeypatch, tmp_path):
+    page = KEPT_PAGES["identify name"]
+    pages = {}
+    for short in (True, False):
+        for folder in ("/a", str(tmp_path / ("folder/" * 20))):
+            monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+            pages[short, folder] = page.text(short=short)
+            assert (f"{folder};" in pages[short, folder].replace("\n", "")) is not short
+    assert len({text for (short, _), text in pages.items() if short}) == 1
+
+
 @pytest.mark.parametrize("name", KEPT_PAGES)
 def test_help_is_for_people(name):
     page = KEPT_PAGES[name]
