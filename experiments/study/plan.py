@@ -1,14 +1,19 @@
 """Which runs each part of the study needs, all under one small budget."""
 
 import dataclasses
+import functools
 import itertools
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from arcface_jax.data.augment import Augmentation
 from arcface_jax.errors import InputError
 from arcface_jax.losses import LOSSES as LIBRARY
+from arcface_jax.runs.dataset import configured_source, split_source
 from arcface_jax.training.config import (
     Config,
     DataConfig,
@@ -31,10 +36,11 @@ Part = Literal[
     "gradients",
     "precision",
     "tail",
+    "small",
 ]
 PARTS: tuple[Part, ...] = get_args(Part)
 
-SYNTHETIC, OMNIGLOT = "synthetic", "omniglot"
+SYNTHETIC, OMNIGLOT, FACES = "synthetic", "omniglot", "faces"
 """Names of the data sets."""
 
 TESTED = ("arcface", "softmax", "normface")
@@ -54,6 +60,9 @@ SUB_CENTERS = 3
 
 LONG_TAIL = 15.0
 """Training images of the largest class over those of the smallest, in part tail."""
+
+SMALL_CLASSES, SMALL_IMAGES = (10, 50, 200, 1000), (2, 5, 20, 50)
+"""Part small: classes to train on, and images of each."""
 
 _BY_SIZE = {"loss.margin_by_size": 0.25}
 _BALANCED = {"loss.class_balance": "effective", "loss.balance_beta": 0.9}
@@ -124,6 +133,7 @@ class Plan:
     seeds: tuple[int, ...]
     test_seeds: tuple[int, ...]
     omniglot: pathlib.Path | None
+    faces: pathlib.Path | None = None
 
     @property
     def data_sets(self) -> tuple[str, ...]:
@@ -140,20 +150,20 @@ class Plan:
         config = changed(self.base, {"run.evaluate_every": max(1, self.base.run.steps // 2)})
         if data_set == SYNTHETIC:
             return config
-        if self.omniglot is None or not self.omniglot.exists():
-            raise InputError(
-                f"--omniglot {self.omniglot}: no such file; give the zip of characters, or leave "
-                "it out"
-            )
+        option, root = f"--{data_set}", getattr(self, data_set)
+        if root is None or not root.exists():
+            raise InputError(f"{option} {root}: no such file or folder; give one, or leave it out")
+        characters = data_set == OMNIGLOT  # a mirrored character is another
         data = DataConfig(
             source="folder",
-            root=str(self.omniglot),
+            root=str(root),
             image_size=config.data.image_size,
             pairs=config.data.pairs,
-            test_fraction=0.5,
-            flip_test=False,  # a mirrored character is another
+            test_fraction=0.5 if characters else 0.25,
+            flip_test=not characters,
         )
-        return dataclasses.replace(config, data=data, augmentation=Augmentation(flip=0.0))
+        augmentation = Augmentation(flip=0.0) if characters else config.augmentation
+        return dataclasses.replace(config, data=data, augmentation=augmentation)
 
     def case(
         self, name: str, changes: Mapping[str, Any], data_set: str = SYNTHETIC, **options: Any
@@ -182,6 +192,7 @@ class Plan:
             "gradients": self._gradients,
             "precision": self._precision,
             "tail": self._tail,
+            "small": self._small,
         }
         return parts[part]()
 
@@ -254,6 +265,38 @@ class Plan:
             for data_set in self.data_sets
             for name, changes in TAIL.items()
         }
+
+    def _small(self) -> dict[str, Case]:
+        """Sets that the data hold: of drawn faces all."""
+        most = max(SMALL_CLASSES) / (1.0 - self.base.data.test_fraction)
+        drawn = {
+            "data.identities": math.ceil(most),
+            "data.images_per_identity": max(SMALL_IMAGES),
+        }
+        data_sets = (*self.data_sets, *([FACES] if self.faces is not None else []))
+        return {
+            f"{data_set}/{classes} × {images}": self.case(
+                f"small_{classes}x{images}",
+                drawn if data_set == SYNTHETIC else {},
+                data_set,
+                size=(classes, images),
+            )
+            for data_set in data_sets
+            for classes, images in itertools.product(SMALL_CLASSES, SMALL_IMAGES)
+            if data_set == SYNTHETIC or self._holds(data_set, classes, images)
+        }
+
+    def _holds(self, data_set: str, classes: int, images: int) -> bool:
+        """Whether every seed trains on so many classes with so many images."""
+        counts = (class_counts(self.config(data_set).data, seed) for seed in self.seeds)
+        return all((each >= images).sum() >= classes for each in counts)
+
+
+@functools.lru_cache(maxsize=32)
+def class_counts(data: DataConfig, seed: int) -> np.ndarray:
+    """[C], the images of each class that a seed trains on; nothing is decoded."""
+    train, _ = split_source(data, configured_source(data, seed), seed)
+    return np.bincount(train.labels)
 
 
 _LARGE_SCALE = 64.0
