@@ -13,6 +13,8 @@ import numpy as np
 from arcface_jax.data.augment import Augmentation
 from arcface_jax.errors import InputError
 from arcface_jax.losses import LOSSES as LIBRARY
+from arcface_jax.losses.arcface import FixedMargin
+from arcface_jax.losses.untrained import automatic_scale
 from arcface_jax.runs.dataset import configured_source, split_source
 from arcface_jax.training.config import (
     Config,
@@ -61,7 +63,7 @@ SUB_CENTERS = 3
 LONG_TAIL = 15.0
 """Training images of the largest class over those of the smallest, in part tail."""
 
-SMALL_CLASSES, SMALL_IMAGES = (10, 50, 200, 1000), (2, 5, 20, 50)
+SMALL_CLASSES, SMALL_IMAGES = (10, 50, 200, 1000), (2, 10, 50)
 """Part small: classes to train on, and images of each."""
 
 _BY_SIZE = {"loss.margin_by_size": 0.25}
@@ -267,24 +269,32 @@ class Plan:
         }
 
     def _small(self) -> dict[str, Case]:
-        """Sets that the data hold: of drawn faces all."""
+        """Sets that the data hold, of drawn faces all; with the base's scale, and with that by
+        `automatic_scale`.
+        """
         most = max(SMALL_CLASSES) / (1.0 - self.base.data.test_fraction)
         drawn = {
             "data.identities": math.ceil(most),
             "data.images_per_identity": max(SMALL_IMAGES),
         }
         data_sets = (*self.data_sets, *([FACES] if self.faces is not None else []))
-        return {
-            f"{data_set}/{classes} × {images}": self.case(
-                f"small_{classes}x{images}",
-                drawn if data_set == SYNTHETIC else {},
-                data_set,
-                size=(classes, images),
-            )
-            for data_set in data_sets
-            for classes, images in itertools.product(SMALL_CLASSES, SMALL_IMAGES)
-            if data_set == SYNTHETIC or self._holds(data_set, classes, images)
-        }
+        sizes = itertools.product(SMALL_CLASSES, SMALL_IMAGES)
+        cases = {}
+        for data_set, (classes, images) in itertools.product(data_sets, list(sizes)):
+            if data_set != SYNTHETIC and not self._holds(data_set, classes, images):
+                continue
+            changes, name = drawn if data_set == SYNTHETIC else {}, f"small_{classes}x{images}"
+            loss: Any = self.base.loss
+            psi = loss.full_psi() if isinstance(loss, FixedMargin) else 0.5
+            scale = automatic_scale(classes, self.base.model.embedding_size, psi)
+            for end, more in (("", {}), (", scale auto", {"loss.scale": round(scale, 2)})):
+                cases[f"{data_set}{end}/{classes} × {images}"] = self.case(
+                    name + end.replace(", scale ", "_"),
+                    changes | more,
+                    data_set,
+                    size=(classes, images),
+                )
+        return cases
 
     def _holds(self, data_set: str, classes: int, images: int) -> bool:
         """Whether every seed trains on so many classes with so many images."""

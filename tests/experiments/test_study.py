@@ -283,10 +283,11 @@ def test_small_sets_are_those_that_the_data_hold(tmp_path):
     cases = plan.cases("small")
     assert [label for label in cases if label.startswith("faces")] == [
         "faces/10 × 2",
-        "faces/10 × 5",
-        "faces/10 × 20",
+        "faces, scale auto/10 × 2",
+        "faces/10 × 10",
+        "faces, scale auto/10 × 10",
     ]
-    assert sum(label.startswith("synthetic") for label in cases) == 16
+    assert sum(label.startswith("synthetic") for label in cases) == 24
     with pytest.raises(InputError, match=r"--faces .*nowhere: no such file or folder"):
         Plan(base_config(), (0,), (0,), None, tmp_path / "nowhere").cases("small")
 
@@ -301,7 +302,7 @@ def test_a_collapse_is_told(tmp_path):
         "synthetic/10 × 50": {0: results(0.7, 100.0, 0.9), 1: results(0.5, 30.0, 0.0)},
     }
     report = REPORTS["small"](Findings({}, runs, tmp_path))
-    assert "| 10 | 60 → 75.0 (35°) | – | – | 60 → 60.0 (65°, 2 of 2 collapsed) |" in report.text
+    assert "| 10 | 60 → 75.0 (35°) | – | 60 → 60.0 (65°, 2 of 2 collapsed) |" in report.text
     assert "2 of 4 runs collapsed" in report.text
     assert report.numbers["synthetic"]["10 × 50"]["0"]["collapsed"]
 
