@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -158,7 +159,8 @@ def automatic_scale(num_classes: int, dim: int, margin: float | Psi = 0.5) -> fl
     if not callable(margin):
         check_between("margin", margin, 0.0, math.pi)
         margin = arcface(margin)
-    target = float(margin(jnp.asarray([math.cos(_NEAR)], jnp.float32))[0])
+    with jax.ensure_compile_time_eval():
+        target = float(margin(jnp.asarray([math.cos(_NEAR)], jnp.float32))[0])
     if target <= 0.0:
         raise InputError(
             f"the margin leaves a target of {target:.2g} at 30°, which must be positive; pass a "
