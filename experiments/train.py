@@ -44,6 +44,7 @@ from arcface_jax.commands.fine_tuning import (
     settled,
 )
 from arcface_jax.commands.help_page import Option, first_sentence, nearest, table, unknown
+from arcface_jax.commands.loss_numbers import take_automatic, with_automatic
 from arcface_jax.commands.models import MODEL_HELP, is_export, open_embedder
 from arcface_jax.commands.run_report import draw_run, run_page
 from arcface_jax.errors import InputError, concerning
@@ -129,6 +130,7 @@ def parse(arguments: list[str]) -> Config:
             )
         base, source = read_config(as_path(files[0])), files[0]
         given = set(settings_in(as_path(files[0])))
+    automatic, arguments = take_automatic(arguments)
     base, arguments = take_loss(base, arguments)
     shown: dict[str, Any] = {"common": COMMON, "also": OTHERS}
 
@@ -137,7 +139,7 @@ def parse(arguments: list[str]) -> Config:
             read_options(Config, "train", __doc__, arguments, default=base, **shown)
         )
 
-    return settled(read, base, given, source)
+    return with_automatic(settled(read, base, given, source), automatic)
 
 
 def take_loss(config: Config, arguments: list[str]) -> tuple[Config, list[str]]:

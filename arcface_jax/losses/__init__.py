@@ -83,6 +83,7 @@ from arcface_jax.losses.sphereface_r import SphereFaceR, SphereFaceRV2, divided_
 from arcface_jax.losses.triplet import Triplet, angular_triplet_loss
 from arcface_jax.losses.unitsface import UniTSFace, uss_bias, uss_loss
 from arcface_jax.losses.untrained import (
+    automatic_margin,
     automatic_scale,
     expected_initial_loss,
     minimum_scale,
@@ -130,6 +131,7 @@ __all__ = [
     "adaface_psi",
     "adaface_update",
     "angular_triplet_loss",
+    "automatic_margin",
     "automatic_scale",
     "circle_eta",
     "circle_psi",

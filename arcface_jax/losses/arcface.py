@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from arcface_jax.arguments import check_between, check_floating
 from arcface_jax.losses.loss import Context
 from arcface_jax.losses.softmax import MarginSoftmax
+from arcface_jax.losses.untrained import automatic_scale
 from arcface_jax.margins import (
     LARGEST_M1,
     CombinedMargin,
@@ -46,6 +47,10 @@ class FixedMargin(MarginSoftmax):
         steps = max(1, round(self.margin_warmup * context.total_steps))
         return full.scaled(jnp.minimum(jnp.asarray(context.step, jnp.float32) / steps, 1.0))
 
+    def suitable_scale(self, num_classes: int, embedding_size: int) -> float:
+        """`automatic_scale` for its whole margin."""
+        return automatic_scale(num_classes, embedding_size, self.full_psi())
+
     def formula(self) -> str:
         """The target logit over s, for people."""
         psi = self.full_psi()
@@ -77,7 +82,7 @@ class ArcFace(AngularMargin, name="arcface"):
     """s·cos(θ + m): the additive angular margin (Deng et al., arXiv:1801.07698, eq. 3)."""
 
     margin: float = 0.5
-    """m, radians, in [0, π]."""
+    """m, radians, in [0, π]; on the command line also auto: `automatic_margin`."""
 
     def full_psi(self) -> CombinedMargin:
         """The margin after its warm-up."""
@@ -147,6 +152,10 @@ class NormFace(MarginSoftmax, name="normface"):
     def psi(self, context: Context) -> Psi:
         """No margin."""
         return normface()
+
+    def suitable_scale(self, num_classes: int, embedding_size: int) -> float:
+        """`automatic_scale` without a margin."""
+        return automatic_scale(num_classes, embedding_size, normface())
 
     def formula(self) -> str:
         """The target logit over s, for people."""

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from arcface_jax.arguments import check_between, check_positive
 from arcface_jax.errors import InputError
@@ -131,6 +132,30 @@ def minimum_scale(num_classes: int, probability: float) -> float:
         / num_classes
         * math.log((num_classes - 1) * probability / (1.0 - probability))
     )
+
+
+def automatic_margin(num_classes: int, dim: int) -> float:
+    """ArcFace's m: the paper's .5, or less where so many classes have no room for it.
+
+        m = min(.5, a),   C·A(a) = 1,   A(a) = I_{sin² a}((d − 1)/2, ½)/2,
+
+    A(a) the share of the sphere in d dimensions that lies within a of a point: each class's share
+    has the radius a, so its neighbours are no farther away than 2a, and m takes half of that. In
+    two dimensions a is π/C. In 64 there is room for any number of classes that fits in memory.
+
+    Args:
+      num_classes: C ≥ 2.
+      dim: d, the dimension of the embedding, 2 or more.
+
+    Returns: the margin, radians.
+
+    Raises:
+      InputError: a number is out of range.
+    """
+    check_between("num_classes", num_classes, 2, math.inf)
+    check_between("dim", dim, 2, math.inf)
+    squared_sine = float(scipy.special.betaincinv((dim - 1) / 2, 0.5, 2.0 / num_classes))
+    return min(0.5, math.asin(math.sqrt(squared_sine)))
 
 
 def automatic_scale(num_classes: int, dim: int, margin: float | Psi = 0.5) -> float:

@@ -192,7 +192,8 @@ def print_plan(console: Console, setup: Setup) -> None:
         needed = (
             f"probability {_CONFIDENT} over {data.num_classes:,} classes takes {least:.1f} or more"
         )
-        table.add_row("", f"scale {scale:g}; {needed}{advice}")
+        auto = loss.suitable_scale(data.num_classes, config.model.embedding_size)
+        table.add_row("", f"scale {scale:g} (auto: {auto:.3g}); {needed}{advice}")
     head, precision = config.head, head_precision(config.head)
     chunks = f"{head_chunk(head):,} classes at a time"
     many = chunks if head.kernel == "xla" else "in tiles by Pallas"

@@ -8,14 +8,10 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-import numpy as np
-
 from arcface_jax.data.augment import Augmentation
 from arcface_jax.errors import InputError
 from arcface_jax.losses import LOSSES as LIBRARY
-from arcface_jax.losses.arcface import FixedMargin
-from arcface_jax.losses.untrained import automatic_scale
-from arcface_jax.runs.dataset import configured_source, split_source
+from arcface_jax.runs.dataset import training_counts
 from arcface_jax.training.config import (
     Config,
     DataConfig,
@@ -270,7 +266,7 @@ class Plan:
 
     def _small(self) -> dict[str, Case]:
         """Sets that the data hold, of drawn faces all; with the base's scale, and with that by
-        `automatic_scale`.
+        `suitable_scale`.
         """
         most = max(SMALL_CLASSES) / (1.0 - self.base.data.test_fraction)
         drawn = {
@@ -285,8 +281,7 @@ class Plan:
                 continue
             changes, name = drawn if data_set == SYNTHETIC else {}, f"small_{classes}x{images}"
             loss: Any = self.base.loss
-            psi = loss.full_psi() if isinstance(loss, FixedMargin) else 0.5
-            scale = automatic_scale(classes, self.base.model.embedding_size, psi)
+            scale = loss.suitable_scale(classes, self.base.model.embedding_size)
             for end, more in (("", {}), (", scale auto", {"loss.scale": round(scale, 2)})):
                 cases[f"{data_set}{end}/{classes} × {images}"] = self.case(
                     name + end.replace(", scale ", "_"),
@@ -298,16 +293,11 @@ class Plan:
 
     def _holds(self, data_set: str, classes: int, images: int) -> bool:
         """Whether every seed trains on so many classes with so many images."""
-        counts = (class_counts(self.config(data_set).data, seed) for seed in self.seeds)
+        counts = (_class_counts(self.config(data_set).data, seed) for seed in self.seeds)
         return all((each >= images).sum() >= classes for each in counts)
 
 
-@functools.lru_cache(maxsize=32)
-def class_counts(data: DataConfig, seed: int) -> np.ndarray:
-    """[C], the images of each class that a seed trains on; nothing is decoded."""
-    train, _ = split_source(data, configured_source(data, seed), seed)
-    return np.bincount(train.labels)
-
+_class_counts = functools.lru_cache(maxsize=32)(training_counts)
 
 _LARGE_SCALE = 64.0
 RULES = ("none", "linear", "easy", "clip", "reflect")

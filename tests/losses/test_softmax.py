@@ -20,6 +20,7 @@ from jax.test_util import check_grads
 from arcface_jax.cosine import arcface_logits, cosine_logits
 from arcface_jax.errors import InputError
 from arcface_jax.losses import (
+    automatic_margin,
     automatic_scale,
     expected_initial_loss,
     margin_cross_entropy,
@@ -335,6 +336,14 @@ def test_the_minimum_scale_reaches_the_probability_on_a_simplex(classes, probabi
     assert math.exp(-float(loss[0])) == pytest.approx(probability, rel=1e-9)
 
 
+@pytest.mark.parametrize("classes", [2, 7, 100, 10**6])
+def test_the_automatic_margin_is_the_radius_of_a_classs_share_of_the_sphere(classes):
+    assert automatic_margin(classes, 2) == pytest.approx(min(0.5, math.pi / classes))
+    cap = math.acos(1 - 2 / classes)  # of area 4π/C
+    assert automatic_margin(classes, 3) == pytest.approx(min(0.5, cap))
+    assert automatic_margin(classes, 64) == 0.5
+
+
 @pytest.mark.parametrize("classes", [2, 10, 600, 10**7])
 @pytest.mark.parametrize("dim", [8, 64, 512])
 @pytest.mark.parametrize("margin", [0.0, 0.5, cosface(0.35)])
@@ -384,6 +393,8 @@ def test_the_automatic_scale_is_the_least_that_tells_a_near_class_from_random_on
         (lambda e, w, y: minimum_scale(1, 0.9), "num_classes is 1"),
         (lambda e, w, y: minimum_scale(10, 0.05), r"probability is 0\.05"),
         (lambda e, w, y: minimum_scale(10, 1.0), "probability is 1"),
+        (lambda e, w, y: automatic_margin(1, 8), "num_classes is 1"),
+        (lambda e, w, y: automatic_margin(10, 1), "dim is 1"),
         (lambda e, w, y: automatic_scale(1, 8), "num_classes is 1"),
         (lambda e, w, y: automatic_scale(10, 1), "dim is 1"),
         (lambda e, w, y: automatic_scale(10, 8, 4.0), "margin is 4"),
