@@ -325,7 +325,7 @@ GRADIENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "straight-through": ("gradients/straight_through", {"loss.gradient": "straight_through"}),
     "slope at most 1": ("gradients/at_most_one", {"loss.name": f"{_SLOPES}:AtMostOne"}),
     "slope at least 1": ("gradients/at_least_one", {"loss.name": f"{_SLOPES}:AtLeastOne"}),
-    "1, then exact": ("gradients/one_then_exact", {"loss.name": f"{_SLOPES}:OneThenExact"}),
+    "1, then exact": ("gradients/one_then_exact", {"loss.exact_from": 0.5}),
     "zero sum": ("gradients/zero_sum", {"loss.name": f"{_SLOPES}:ZeroSum"}),
     "balanced": ("gradients/balanced", {"loss.name": f"{_SLOPES}:Balanced"}),
     "margin warm-up": ("gradients/warm_up", {"loss.margin_warmup": 0.5}),
