@@ -265,7 +265,8 @@ class CombinedMargin:
         """The inverse of `tree_flatten`."""
         remaining = iter(leaves)
         m1, m2, m3, exactness = (next(remaining) if m is None else m for m in static[:4])
-        return cls(m1, m2, m3, *static[4:], exactness=exactness)
+        past_pi, gradient, clip_epsilon = static[4:]
+        return cls(m1, m2, m3, past_pi, gradient, clip_epsilon, exactness)
 
 
 def combined(
