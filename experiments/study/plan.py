@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -61,6 +60,8 @@ LONG_TAIL = 15.0
 
 SMALL_CLASSES, SMALL_IMAGES = (10, 50, 200, 1000), (2, 10, 50)
 """Part small: classes to train on, and images of each."""
+HELD_OUT = 100
+"""Drawn people who verify them."""
 
 _BY_SIZE = {"loss.margin_by_size": 0.25}
 _BALANCED = {"loss.class_balance": "effective", "loss.balance_beta": 0.9}
@@ -268,10 +269,11 @@ class Plan:
         """Sets that the data hold, of drawn faces all; with the base's scale, and with that by
         `suitable_scale`.
         """
-        most = max(SMALL_CLASSES) / (1.0 - self.base.data.test_fraction)
+        people = max(SMALL_CLASSES) + HELD_OUT
         drawn = {
-            "data.identities": math.ceil(most),
+            "data.identities": people,
             "data.images_per_identity": max(SMALL_IMAGES),
+            "data.test_fraction": HELD_OUT / people,
         }
         data_sets = (*self.data_sets, *([FACES] if self.faces is not None else []))
         sizes = itertools.product(SMALL_CLASSES, SMALL_IMAGES)
