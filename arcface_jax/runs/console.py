@@ -193,7 +193,7 @@ def print_plan(console: Console, setup: Setup) -> None:
             f"probability {_CONFIDENT} over {data.num_classes:,} classes takes {least:.1f} or more"
         )
         auto = loss.suitable_scale(data.num_classes, config.model.embedding_size)
-        table.add_row("", f"scale {scale:g} (auto: {auto:.3g}); {needed}{advice}")
+        table.add_row("", f"scale {scale:g}; auto would be {auto:.3g}; {needed}{advice}")
     head, precision = config.head, head_precision(config.head)
     chunks = f"{head_chunk(head):,} classes at a time"
     many = chunks if head.kernel == "xla" else "in tiles by Pallas"

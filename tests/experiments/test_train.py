@@ -127,7 +127,7 @@ def test_main_job_on_a_folder_from_start_to_end(finished):
         "18 images of 3 identities",
         "one_convolution, width 4",
         "expected to start at",
-        "(auto: ",
+        "auto would be ",
         "probability 0.9 over 3 classes takes",
         "Initial loss",
         "before training",
