@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from arcface_jax.arguments import check_between, check_floating
-from arcface_jax.errors import InputError
 from arcface_jax.losses.loss import Context
 from arcface_jax.losses.softmax import MarginSoftmax
 from arcface_jax.losses.untrained import automatic_scale
@@ -77,28 +76,23 @@ class AngularMargin(FixedMargin):
     (arcface_torch).
     """
     exact_from: float = 0.0
-    """Share of the run with the straight-through gradient, before the exact one."""
+    """Share of the run after which gradient exact begins; until then it is straight_through."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_between("exact_from", self.exact_from, 0.0, 1.0)
-        if self.exact_from and self.gradient != "exact":
-            raise InputError(
-                f"exact_from is {self.exact_from:g}, but gradient {self.gradient} is never exact; "
-                "leave one of them out"
-            )
 
     def psi(self, context: Context) -> Psi:
         """The margin at this step, with its gradient at this step."""
         psi: Any = super().psi(context)
-        if not self.exact_from:
+        if not self.exact_from or self.gradient != "exact":
             return psi
         exact = jnp.asarray(context.step, jnp.float32) >= self.exact_from * context.total_steps
         return dataclasses.replace(psi, exactness=exact.astype(jnp.float32))
 
     def formula(self) -> str:
         """The target logit over s, for people."""
-        share = self.exact_from
+        share = self.exact_from if self.gradient == "exact" else 0.0
         later = f", straight-through gradient for {share:.0%} of the run" if share else ""
         return super().formula() + later
 

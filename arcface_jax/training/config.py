@@ -155,6 +155,9 @@ DEFAULT_SCALE = 16.0
 few hundred people apart. The papers' 64 is too much for a small network.
 """
 
+DEFAULT_LOSS = ArcFace(scale=DEFAULT_SCALE, exact_from=0.5)
+"""With the exact gradient from the start the embeddings fill few dimensions: docs/slope.md."""
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadConfig:
@@ -346,7 +349,7 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
-    loss: Loss = dataclasses.field(default_factory=lambda: ArcFace(scale=DEFAULT_SCALE))
+    loss: Loss = DEFAULT_LOSS
     head: HeadConfig = dataclasses.field(default_factory=HeadConfig)
     optimiser: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
     run: RunConfig = dataclasses.field(default_factory=RunConfig)

@@ -10,8 +10,10 @@ from typing import Any, Literal, get_args
 from arcface_jax.data.augment import Augmentation
 from arcface_jax.errors import InputError
 from arcface_jax.losses import LOSSES as LIBRARY
+from arcface_jax.losses import ArcFace
 from arcface_jax.runs.dataset import training_counts
 from arcface_jax.training.config import (
+    DEFAULT_SCALE,
     Config,
     DataConfig,
     ModelConfig,
@@ -101,6 +103,7 @@ def base_config() -> Config:
     return Config(
         data=DataConfig(image_size=24, identities=320, images_per_identity=20, pairs=20_000),
         model=ModelConfig(width=8, embedding_size=64),
+        loss=ArcFace(scale=DEFAULT_SCALE),
         optimiser=OptimiserConfig(warmup=0.2),
         run=RunConfig(steps=600, batch_size=64, log_every=20, keep=1, devices=1),
     )

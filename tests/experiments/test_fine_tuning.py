@@ -15,12 +15,17 @@ from arcface_jax.errors import InputError
 from arcface_jax.interop.card import CARD_FILE
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.torch import export_state_dict
-from arcface_jax.losses import ArcFace
 from arcface_jax.models import registry
 from arcface_jax.models.iresnet import IResNet
 from arcface_jax.models.vit import VisionTransformer
 from arcface_jax.pixels import ADAFACE, ARCFACE_TORCH
-from arcface_jax.training.config import Config, DataConfig, ModelConfig, OptimiserConfig
+from arcface_jax.training.config import (
+    DEFAULT_LOSS,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimiserConfig,
+)
 from arcface_jax.training.config_file import config_to_json
 from experiments import train
 from tests.experiments.test_train import typed, write_people
@@ -113,7 +118,7 @@ def test_the_network_is_the_files():
     assert network(config) == MOBILE
     assert (config.data.image_size, config.data.image_width) == (32, 16)
     assert (config.run.steps, config.data.test_fraction) == (400, 0.5)  # the preset's own
-    assert train.parse([*FOLDER, "mobile.safetensors"]).loss == ArcFace(scale=16.0)
+    assert train.parse([*FOLDER, "mobile.safetensors"]).loss == DEFAULT_LOSS
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,10 @@ def test_the_exact_gradient_comes_later(data, head):
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_gradient_that_is_never_exact_cannot_become_so():
-    with pytest.raises(InputError, match=r"exact_from is 0\.5, but gradient straight_through is"):
-        CM1(exact_from=0.5, gradient="straight_through")
+def test_a_gradient_that_is_never_exact_does_not_become_so():
+    loss = CM1(exact_from=0.5, gradient="straight_through")
+    assert loss.psi(Context(step=9, total_steps=10)) == cm1(gradient="straight_through")
+    assert str(loss) == str(CM1(gradient="straight_through"))
 
 
 def test_the_first_loss_of_a_warm_up_is_without_a_margin():
