@@ -3,6 +3,7 @@
 python -m experiments.reliability                            every fault, with 20 kills
 python -m experiments.reliability --faults kills signals     some of them
 python -m experiments.reliability --kills 200 --seed 1       many kills, at other moments
+python -m experiments.reliability --faults soak --minutes 120    a long run, a fault every minute
 
 Prints a table, and writes it as JSON to --output; the runs are removed, or kept in --folder.
 """
@@ -32,6 +33,7 @@ from arcface_jax.commands.command import (
 from arcface_jax.errors import InputError
 
 from . import faults, storage_faults
+from . import soak as soaking
 from .processes import several_processes
 from .runs import Lost, Tally
 from .storage import NotInstalled
@@ -55,6 +57,9 @@ FAULTS: dict[str, Callable[[pathlib.Path], Tally]] = {
 }
 """What can be done to a run, by name."""
 
+EVERY = FAULTS | {"soak": soaking.soak}
+"""With the one that takes hours, which is asked for by name alone."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ReliabilityConfig:
@@ -63,12 +68,15 @@ class ReliabilityConfig:
     faults: tuple[str, ...] = tuple(FAULTS)
     """Names among kills, signals, full_disk, damage, configuration, data, not_finite,
     unwritable, processes; in a bucket of a server on this machine, which moto and s3fs make:
-    slow_storage, failing_storage, broken_uploads, full_storage, credentials, two_runs.
+    slow_storage, failing_storage, broken_uploads, full_storage, credentials, two_runs. Not among
+    the default ones: soak, a long run with a fault every minute.
     """
     kills: Count = 20
     """How often kill -9 strikes."""
+    minutes: float = 120.0
+    """How long soak lasts at least."""
     seed: Seed = 0
-    """Of the moments at which it does."""
+    """Of the moments at which it does, and of what soak does."""
     at_once: Count = 2
     """Faults committed at the same time; each keeps about one core busy."""
     folder: pathlib.Path | None = None
@@ -82,11 +90,12 @@ def strike(name: str, place: pathlib.Path, config: ReliabilityConfig, console: C
     begin = time.monotonic()
     try:
         kills = functools.partial(faults.kills, times=config.kills, seed=config.seed)
-        tally = (FAULTS | {"kills": kills})[name](place)
+        soak = functools.partial(soaking.soak, minutes=config.minutes, seed=config.seed)
+        tally = (EVERY | {"kills": kills, "soak": soak})[name](place)
     except NotInstalled as error:
         tally = Tally(name, f"left out: {error}")
     except Lost as error:
-        tally = Tally(name, (FAULTS[name].__doc__ or "").strip(), lost=[str(error)])
+        tally = Tally(name, (EVERY[name].__doc__ or "").strip(), lost=[str(error)])
     tally.seconds = round(time.monotonic() - begin, 1)
     lost = len(tally.lost) or "nothing"
     say(console, f"{tally.fault}: {tally.times} times, {lost} lost, {tally.seconds:.0f} s")
@@ -107,10 +116,10 @@ def print_tallies(console: Console, tallies: list[Tally]) -> None:
 
 def run_reliability(config: ReliabilityConfig, console: Console) -> int:
     """Commits the faults; returns 0 if nothing was lost."""
-    unknown = [name for name in config.faults if name not in FAULTS]
+    unknown = [name for name in config.faults if name not in EVERY]
     if unknown or not config.faults:
         raise InputError(
-            f"faults: {', '.join(unknown) or 'none given'}; choose among {', '.join(FAULTS)}"
+            f"faults: {', '.join(unknown) or 'none given'}; choose among {', '.join(EVERY)}"
         )
     if config.folder is not None and config.folder.exists() and any(config.folder.iterdir()):
         raise InputError(
