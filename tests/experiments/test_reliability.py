@@ -8,7 +8,7 @@ from rich.console import Console
 
 from arcface_jax.errors import InputError
 from experiments.reliability import __main__ as reliability
-from experiments.reliability import storage
+from experiments.reliability import soak, storage
 from experiments.reliability.__main__ import FAULTS, ReliabilityConfig, run_reliability, strike
 from experiments.reliability.processes import metric_differences
 from experiments.reliability.runs import Lost, Run, Tally
@@ -108,6 +108,16 @@ def test_a_fault_of_storage_on_a_real_server(tmp_path, name):
     console = Console(file=io.StringIO(), width=200)
     tally = strike(name, tmp_path, ReliabilityConfig(), console)
     assert (tally.times, tally.lost) == (1, [])
+
+
+@pytest.mark.slow
+def test_a_short_soak_ends_bit_identical(tmp_path, monkeypatch):
+    monkeypatch.setattr(soak, "KINDS", {name: soak.KINDS[name] for name in ("kill", "frozen")})
+    tally = soak.soak(tmp_path, minutes=0.2, every=4.0)
+    assert (tally.lost, tally.times > 0) == ([], True)
+    log = [json.loads(line) for line in (tmp_path / soak.LOG_FILE).read_text().splitlines()]
+    assert len(log) == tally.times
+    assert all(line["step"] >= 40 and line["fault"] in soak.KINDS for line in log)
 
 
 def test_metrics_far_apart_are_found(tmp_path):
