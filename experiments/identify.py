@@ -571,9 +571,9 @@ def means(tail: ImpostorTail | None, threshold: float, entries: int) -> str:
 def verify(arguments: Verify, console: Console) -> None:
     """The cosine of two photos, what it means, and the decision."""
     about = (arguments.model, arguments, arguments.far, arguments.threshold)
+    threshold = choose_threshold(*about, console)
     photos = (arguments.first, arguments.second)
     pixels = [Photo.of_file(path).read() for path in photos]
-    threshold = choose_threshold(*about, console)
     with progress_bar(console, f"Opening {arguments.model}"):
         embedder = open_embedder(arguments.model, flip=arguments.flip, project=arguments.project)
     cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)

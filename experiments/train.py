@@ -46,6 +46,7 @@ from arcface_jax.commands.fine_tuning import (
 from arcface_jax.commands.help_page import Option, first_sentence, nearest, table, unknown
 from arcface_jax.commands.models import MODEL_HELP, is_export, open_embedder
 from arcface_jax.commands.run_report import draw_run, run_page
+from arcface_jax.data.open import check_set
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.files import write_whole
@@ -341,6 +342,8 @@ def main() -> int:
     config, console = parse(arguments), new_console()
     if check is None:
         return run(config, console)
+    for each in check.against:  # before a model is opened
+        check_set(each)
     model = None
     if check.checkpoint is not None:
         path = as_path(check.checkpoint)

@@ -111,8 +111,8 @@ def prepare(
     if config.loss.over_pairs:
         _check_pairs(config, data.class_counts)
     sampler = create_sampler(config.data, data.train, batch_size, config.run.seed)
-    of_data = {"num_classes": data.num_classes, "class_counts": data.class_counts}
-    program = dataclasses.replace(program, **of_data)
+    classes, counts = data.num_classes, data.class_counts
+    program = dataclasses.replace(program, num_classes=classes, class_counts=counts)
     return Setup(program, data, sampler, start)
 
 
