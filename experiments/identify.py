@@ -173,9 +173,9 @@ class Name(PhotoOptions):
     probability of each if it is one of them.
     """
     output: pathlib.Path | None = None
-    """Table to write as well, .csv. It has image, person, the right one and a verdict where names
-    are known, how many strangers are as alike if the card tells, then each candidate with its
-    cosine; of a photo that cannot be used, why.
+    """Table to write as well, .csv. It has image, person or class, the right one and a verdict
+    where names are known, how many strangers are as alike if the card tells, then each candidate
+    with its cosine; of a photo that cannot be used, why.
     """
     picture: pathlib.Path | None = None
     """Picture to write as well, .png. It shows the faces as the model saw them, with what was said
