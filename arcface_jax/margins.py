@@ -176,7 +176,8 @@ class CombinedMargin:
 
     The class does not check its numbers, so that adaptive losses can shift an angle either way.
     Python floats are static (part of the pytree's structure, hashed); arrays are leaves, and have
-    no axis that the cosines lack.
+    no axis that the cosines lack. `exactness` w makes the slope w·psi' + 1 − w: a loss that changes
+    its gradient during a run sets it.
     """
 
     m1: Any = 1.0
@@ -185,6 +186,7 @@ class CombinedMargin:
     past_pi: str = "none"
     gradient: str = "exact"
     clip_epsilon: float = 1e-4
+    exactness: Any = 1.0
 
     def __call__(self, cosine: jax.Array) -> jax.Array:
         """psi of each cosine; computed in float32 (float64 for float64) and returned in the
@@ -196,6 +198,9 @@ class CombinedMargin:
         value = self._angular(cosine, m1, m2) - m3
         if self.gradient == "straight_through":
             value = straight_through(jnp.broadcast_to(cosine, value.shape), value)
+        elif not isinstance(self.exactness, float) or self.exactness != 1.0:
+            mixed = cosine + self._fitted("exactness", cosine) * (value - cosine)
+            value = straight_through(mixed, value)
         return value.astype(given.dtype)
 
     def scaled(self, share: Any) -> Self:
@@ -250,17 +255,18 @@ class CombinedMargin:
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """The margins that are arrays, then all that is static."""
-        margins = (self.m1, self.m2, self.m3)
-        static = tuple(m if isinstance(m, float) else None for m in margins)
-        leaves = tuple(m for m in margins if not isinstance(m, float))
+        numbers = (self.m1, self.m2, self.m3, self.exactness)
+        static = tuple(m if isinstance(m, float) else None for m in numbers)
+        leaves = tuple(m for m in numbers if not isinstance(m, float))
         return leaves, (*static, self.past_pi, self.gradient, self.clip_epsilon)
 
     @classmethod
     def tree_unflatten(cls, static: tuple[Any, ...], leaves: tuple[Any, ...]) -> Self:
         """The inverse of `tree_flatten`."""
         remaining = iter(leaves)
-        margins = [next(remaining) if m is None else m for m in static[:3]]
-        return cls(*margins, *static[3:])
+        m1, m2, m3, exactness = (next(remaining) if m is None else m for m in static[:4])
+        past_pi, gradient, clip_epsilon = static[4:]
+        return cls(m1, m2, m3, past_pi, gradient, clip_epsilon, exactness)
 
 
 def combined(

@@ -16,11 +16,10 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.markup import escape
 
@@ -34,6 +33,7 @@ from arcface_jax.commands.command import (
     read_options,
     run_command,
     say,
+    take_option,
 )
 from arcface_jax.commands.data_check import check_data
 from arcface_jax.commands.fine_tuning import (
@@ -43,14 +43,20 @@ from arcface_jax.commands.fine_tuning import (
     set_by_preset,
     settled,
 )
-from arcface_jax.commands.help_page import Option, first_sentence, nearest, table, unknown
+from arcface_jax.commands.help_page import Option, first_sentence, table, unknown
+from arcface_jax.commands.loss_options import (
+    take_automatic,
+    take_loss,
+    with_automatic,
+    with_plain_loss,
+)
 from arcface_jax.commands.models import MODEL_HELP, is_export, open_embedder
 from arcface_jax.commands.run_report import draw_run, run_page
 from arcface_jax.data.open import check_set
-from arcface_jax.errors import InputError, concerning
+from arcface_jax.errors import InputError
 from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.files import write_whole
-from arcface_jax.losses import LOSSES, loss_name
+from arcface_jax.losses import loss_name
 from arcface_jax.runs.console import ConsoleReporter, print_plan, print_results
 from arcface_jax.runs.lock import RunLock
 from arcface_jax.runs.loop import RunResult, best_so_far, train
@@ -59,7 +65,7 @@ from arcface_jax.runs.run_folder import CONFIG_FILE, RunFolder
 from arcface_jax.runs.setup import Setup, prepare
 from arcface_jax.runs.stopping import Stopped
 from arcface_jax.runs.watch import Watch
-from arcface_jax.training.config import Config, with_loss
+from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import read_config, settings_in
 
 from .recipes.presets import PRESETS
@@ -95,23 +101,6 @@ OTHERS = (
 """The options that are no part of a run's configuration."""
 
 
-def take_option(arguments: list[str], option: str, wanted: str) -> tuple[list[str], list[str]]:
-    """(values, other arguments): takes every `option VALUE` or `option=VALUE` out."""
-    values, rest = [], []
-    remaining = iter(arguments)
-    for argument in remaining:
-        if argument == option:
-            value = next(remaining, None)
-            if value is None:
-                raise InputError(f"{option} needs {wanted}")
-            values.append(value)
-        elif argument.startswith(f"{option}="):
-            values.append(argument.removeprefix(f"{option}="))
-        else:
-            rest.append(argument)
-    return values, rest
-
-
 def parse(arguments: list[str]) -> Config:
     """Reads [PRESET] or --config FILE, then the options that change it."""
     base, source, given = PRESETS["synthetic"](), "the default", set()
@@ -129,6 +118,7 @@ def parse(arguments: list[str]) -> Config:
             )
         base, source = read_config(as_path(files[0])), files[0]
         given = set(settings_in(as_path(files[0])))
+    automatic, arguments = take_automatic(arguments)
     base, arguments = take_loss(base, arguments)
     shown: dict[str, Any] = {"common": COMMON, "also": OTHERS}
 
@@ -137,51 +127,7 @@ def parse(arguments: list[str]) -> Config:
             read_options(Config, "train", __doc__, arguments, default=base, **shown)
         )
 
-    return settled(read, base, given, source)
-
-
-def take_loss(config: Config, arguments: list[str]) -> tuple[Config, list[str]]:
-    """(the configuration with the loss that --loss.name names, the other arguments).
-
-    Its class has the name as a further field, so that --help shows it among the loss's own.
-    """
-    names, rest = take_option(arguments, "--loss.name", "one of " + ", ".join(LOSSES))
-    config = with_loss(config, names[-1]) if names else config
-    loss, name = config.loss, loss_name(config.loss)
-    known = [field.name for field in dataclasses.fields(loss)]
-    for argument in rest:
-        option = argument.partition("=")[0]
-        field = option.removeprefix("--loss.").replace("-", "_")
-        if option.startswith("--loss.") and field.removeprefix("no_") not in known:
-            others = {one.name for each in LOSSES.values() for one in dataclasses.fields(each)}
-            near = "" if field in others else nearest(field, known)  # of another loss: no slip
-            meant = f"did you mean --loss.{near.replace('_', '-')}?"
-            remedy = meant if near else f"it has {', '.join(known)}"
-            raise InputError(f"{option}: loss.name {name} has no {field}; {remedy}")
-    choices = (
-        "Loss: arcface, cosface, adaface, magface … Its own options stand beside it here. "
-        f"All: {', '.join(LOSSES)}; or module:Class of your own."
-    )
-    kind = Annotated[str, tyro.conf.arg(metavar="NAME", help=choices)]
-    field_of_name = ("name", kind, dataclasses.field(default=name, kw_only=True))
-    named = dataclasses.make_dataclass(
-        type(loss).__name__,
-        [field_of_name],
-        bases=(type(loss),),
-        frozen=True,
-        # Its numbers are checked by `with_plain_loss`, whose error is one line.
-        namespace={"__doc__": type(loss).__doc__, "__post_init__": lambda self: None},
-    )
-    shown = named(**{field: getattr(loss, field) for field in known})
-    return dataclasses.replace(config, loss=shown), rest
-
-
-def with_plain_loss(config: Config) -> Config:
-    """The configuration with the loss's own class again, after `take_loss`."""
-    cls: Any = type(config.loss).__bases__[0]
-    fields = {field.name: getattr(config.loss, field.name) for field in dataclasses.fields(cls)}
-    with concerning(f"loss.name {loss_name(cls)}"):
-        return dataclasses.replace(config, loss=cls(**fields))
+    return with_automatic(settled(read, base, given, source), automatic)
 
 
 def run_folder_path(config: Config) -> pathlib.Path:

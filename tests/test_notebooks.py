@@ -28,6 +28,6 @@ def test_it_runs(notebook, tmp_path):
         "PYTHONIOENCODING": "utf-8",
     }
     environment.pop("XLA_FLAGS", None)  # as a user runs it
-    run = processes.run([sys.executable, notebook], seconds=300, cwd=tmp_path, env=environment)
+    run = processes.run([sys.executable, notebook], seconds=500, cwd=tmp_path, env=environment)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
     assert "Warning" not in run.stderr

@@ -297,6 +297,23 @@ def split_arguments() -> tuple[list[str], list[str]]:
     return arguments[:at], arguments[at + 1 :]
 
 
+def take_option(arguments: list[str], option: str, wanted: str) -> tuple[list[str], list[str]]:
+    """(values, other arguments): takes every `option VALUE` or `option=VALUE` out."""
+    values, rest = [], []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == option:
+            value = next(remaining, None)
+            if value is None:
+                raise InputError(f"{option} needs {wanted}")
+            values.append(value)
+        elif argument.startswith(f"{option}="):
+            values.append(argument.removeprefix(f"{option}="))
+        else:
+            rest.append(argument)
+    return values, rest
+
+
 def new_console(**options: Any) -> Console:
     """A console that prints ":x:" in a path or a name as it is. A log has no columns: where the
     output is no terminal, lines and tables are as wide as what stands in them.

@@ -82,7 +82,12 @@ from arcface_jax.losses.softmax import (
 from arcface_jax.losses.sphereface_r import SphereFaceR, SphereFaceRV2, divided_angle
 from arcface_jax.losses.triplet import Triplet, angular_triplet_loss
 from arcface_jax.losses.unitsface import UniTSFace, uss_bias, uss_loss
-from arcface_jax.losses.untrained import expected_initial_loss, minimum_scale
+from arcface_jax.losses.untrained import (
+    automatic_margin,
+    automatic_scale,
+    expected_initial_loss,
+    minimum_scale,
+)
 from arcface_jax.losses.x2softmax import X2Softmax
 
 __all__ = [
@@ -126,6 +131,8 @@ __all__ = [
     "adaface_psi",
     "adaface_update",
     "angular_triplet_loss",
+    "automatic_margin",
+    "automatic_scale",
     "circle_eta",
     "circle_psi",
     "combination_loss",

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from arcface_jax.arguments import check_between, check_floating
+from arcface_jax.errors import InputError
 from arcface_jax.losses.loss import Context
 from arcface_jax.losses.softmax import MarginSoftmax
+from arcface_jax.losses.untrained import automatic_scale
 from arcface_jax.margins import (
     LARGEST_M1,
     CombinedMargin,
@@ -46,6 +48,10 @@ class FixedMargin(MarginSoftmax):
         steps = max(1, round(self.margin_warmup * context.total_steps))
         return full.scaled(jnp.minimum(jnp.asarray(context.step, jnp.float32) / steps, 1.0))
 
+    def suitable_scale(self, num_classes: int, embedding_size: int) -> float:
+        """`automatic_scale` for its whole margin."""
+        return automatic_scale(num_classes, embedding_size, self.full_psi())
+
     def formula(self) -> str:
         """The target logit over s, for people."""
         psi = self.full_psi()
@@ -70,6 +76,31 @@ class AngularMargin(FixedMargin):
     """exact: of the margin as written. straight_through: the margin counts as a constant
     (arcface_torch).
     """
+    exact_from: float = 0.0
+    """Share of the run with the straight-through gradient, before the exact one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_between("exact_from", self.exact_from, 0.0, 1.0)
+        if self.exact_from and self.gradient != "exact":
+            raise InputError(
+                f"exact_from is {self.exact_from:g}, but gradient {self.gradient} is never exact; "
+                "leave one of them out"
+            )
+
+    def psi(self, context: Context) -> Psi:
+        """The margin at this step, with its gradient at this step."""
+        psi: Any = super().psi(context)
+        if not self.exact_from:
+            return psi
+        exact = jnp.asarray(context.step, jnp.float32) >= self.exact_from * context.total_steps
+        return dataclasses.replace(psi, exactness=exact.astype(jnp.float32))
+
+    def formula(self) -> str:
+        """The target logit over s, for people."""
+        share = self.exact_from
+        later = f", straight-through gradient for {share:.0%} of the run" if share else ""
+        return super().formula() + later
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +108,7 @@ class ArcFace(AngularMargin, name="arcface"):
     """s·cos(θ + m): the additive angular margin (Deng et al., arXiv:1801.07698, eq. 3)."""
 
     margin: float = 0.5
-    """m, radians, in [0, π]."""
+    """m, radians, in [0, π]; on the command line also auto: `automatic_margin`."""
 
     def full_psi(self) -> CombinedMargin:
         """The margin after its warm-up."""
@@ -147,6 +178,10 @@ class NormFace(MarginSoftmax, name="normface"):
     def psi(self, context: Context) -> Psi:
         """No margin."""
         return normface()
+
+    def suitable_scale(self, num_classes: int, embedding_size: int) -> float:
+        """`automatic_scale` without a margin."""
+        return automatic_scale(num_classes, embedding_size, normface())
 
     def formula(self) -> str:
         """The target logit over s, for people."""

@@ -60,7 +60,7 @@ from arcface_jax.losses.loss import (
     loss_name,
     simulated_batch,
 )
-from arcface_jax.losses.untrained import mean_log_sum, random_cosines
+from arcface_jax.losses.untrained import automatic_scale, mean_log_sum, random_cosines
 from arcface_jax.margins import ARCFACE, CombinedMargin, Psi
 
 
@@ -346,7 +346,9 @@ class MarginSoftmax(Loss):
     """Whether `advance`, `psi` or `eta` read context.target."""
 
     scale: float = 64.0
-    """Radius s of the sphere of the logits. 64 in the papers, too much for a small network."""
+    """Radius s of the sphere of the logits. 64 in the papers, too much for a small network. On the
+    command line also auto: `automatic_scale`, by the number of classes and dimensions.
+    """
     sub_centers: int = 1
     """Centres of each class, K; its cosine is the largest of theirs, so that wrong labels gather in
     a centre apart.
@@ -434,6 +436,10 @@ class MarginSoftmax(Loss):
     def radius(self, params: dict[str, Any]) -> Any:
         """s."""
         return self.scale
+
+    def suitable_scale(self, num_classes: int, embedding_size: int) -> float:
+        """`automatic_scale` for its margin, or for ArcFace's of .5 where its own is not fixed."""
+        return automatic_scale(num_classes, embedding_size)
 
     def __str__(self) -> str:
         centres = f", {self.sub_centers} sub-centres" if self.sub_centers > 1 else ""

@@ -1,15 +1,18 @@
-"""What is known of a margin softmax before any training: its first loss, the least scale."""
+"""What is known of a margin softmax before any training: its first loss, scales that suit it."""
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from arcface_jax.arguments import check_between, check_positive
 from arcface_jax.errors import InputError
 from arcface_jax.margins import Psi, arcface
 
 _ANGLES, _LOGARITHMS = 1001, 1000
+_NEAR, _LIKELY, _LARGEST_SCALE = math.radians(30.0), 0.75, 1e6
 
 
 def expected_initial_loss(num_classes: int, margin: float | Psi, scale: float, dim: int) -> float:
@@ -129,3 +132,82 @@ def minimum_scale(num_classes: int, probability: float) -> float:
         / num_classes
         * math.log((num_classes - 1) * probability / (1.0 - probability))
     )
+
+
+def automatic_margin(num_classes: int, dim: int) -> float:
+    """ArcFace's m: the paper's .5, or less where so many classes have no room for it.
+
+        m = min(.5, a),   C·A(a) = 1,   A(a) = I_{sin² a}((d − 1)/2, ½)/2,
+
+    A(a) the share of the sphere in d dimensions that lies within a of a point: each class's share
+    has the radius a, so its neighbours are no farther away than 2a, and m takes half of that. In
+    two dimensions a is π/C. In 64 there is room for any number of classes that fits in memory.
+
+    Args:
+      num_classes: C ≥ 2.
+      dim: d, the dimension of the embedding, 2 or more.
+
+    Returns: the margin, radians.
+
+    Raises:
+      InputError: a number is out of range.
+    """
+    check_between("num_classes", num_classes, 2, math.inf)
+    check_between("dim", dim, 2, math.inf)
+    squared_sine = float(scipy.special.betaincinv((dim - 1) / 2, 0.5, 2.0 / num_classes))
+    return min(0.5, math.asin(math.sqrt(squared_sine)))
+
+
+def automatic_scale(num_classes: int, dim: int, margin: float | Psi = 0.5) -> float:
+    """The least s that gives an embedding 30° from its class the probability P = 3/4 among classes
+    in random directions:
+
+        e^{s·psi(cos 30°)} / (e^{s·psi(cos 30°)} + (C − 1)·E e^{s·c}) = P,
+
+    c the cosine of random directions in d dimensions. A smaller s leaves a gradient on images that
+    are well placed already; a larger one takes it from images that are not yet. Few classes need
+    little, as there is little to add up. Where no s reaches P, as with many classes in few
+    dimensions, it is the one that comes nearest.
+
+    Args:
+      num_classes: C ≥ 2.
+      dim: d, the dimension of the embedding, 2 or more.
+      margin: ArcFace's m in radians, or any psi.
+
+    Returns: the scale.
+
+    Raises:
+      InputError: a number is out of range, or psi(cos 30°) is not positive.
+    """
+    check_between("num_classes", num_classes, 2, math.inf)
+    check_between("dim", dim, 2, math.inf)
+    if not callable(margin):
+        check_between("margin", margin, 0.0, math.pi)
+        margin = arcface(margin)
+    with jax.ensure_compile_time_eval():
+        target = float(margin(jnp.asarray([math.cos(_NEAR)], jnp.float32))[0])
+    if target <= 0.0:
+        raise InputError(
+            f"the margin leaves a target of {target:.2g} at 30°, which must be positive; pass a "
+            "smaller margin"
+        )
+    cosines, weights = random_cosines(dim)
+    logarithms = np.log(weights)
+    wanted = math.log((num_classes - 1) * _LIKELY / (1.0 - _LIKELY))
+
+    def excess(scale: float) -> tuple[float, float]:
+        """(how far the log odds are above those wanted, their slope in s), which is concave."""
+        exponents = scale * cosines + logarithms
+        largest = exponents.max()
+        terms = np.exp(exponents - largest)
+        log_mean = largest + math.log(terms.sum())
+        return scale * target - log_mean - wanted, target - float(terms @ cosines / terms.sum())
+
+    low, high = 0.0, 1.0
+    while excess(high)[0] < 0.0 < excess(high)[1] and high < _LARGEST_SCALE:
+        low, high = high, 2.0 * high
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        above, slope = excess(middle)
+        low, high = (low, middle) if above >= 0.0 or slope <= 0.0 else (middle, high)
+    return high

@@ -164,6 +164,18 @@ def split_source(config: DataConfig, source: FaceSource, seed: int) -> tuple[Sub
         return split_fold(source, config.folds, fold, partition, by=by, groups=groups)
 
 
+def training_counts(config: DataConfig, seed: int) -> np.ndarray:
+    """[C], the images of each class that a run trains on; nothing is decoded.
+
+    Raises:
+      InputError: the source cannot be opened or split.
+    """
+    source: FaceSource = configured_source(config, seed)
+    if config.test_fraction > 0 or config.folds is not None:
+        source, _ = split_source(config, source, seed)
+    return np.bincount(source.labels)
+
+
 def load_data(config: DataConfig, seed: int, begin: Begin = unseen) -> RunData:
     """Opens the source, splits it by identity, and decodes what is to be in memory, which `begin`
     shows.

@@ -59,6 +59,8 @@ TITLES: dict[Part, str] = {
     "optimisation": "Where training from scratch fails, and what cures it",
     "precision": "The head's products in float32 and with factors rounded to bfloat16",
     "tail": "A long tail of classes: margins by class size and class weights",
+    "small": "Small sets: accuracy in % on new classes, before and after training (median angle to "
+    "the own class weight)",
 }
 
 
@@ -77,7 +79,11 @@ class StudyConfig:
     test_seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4)
     """Seeds of ArcFace, softmax and NormFace, for the tests between them."""
     omniglot: Annotated[Existing | None, tyro.conf.arg(metavar="FILE")] = None
-    """Zip file of Omniglot characters, a second data set of parts losses, gradients and tail."""
+    """Zip file of Omniglot characters, one more data set of parts losses, gradients, tail and
+    small.
+    """
+    faces: Annotated[Existing | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder or zip file of aligned faces, a third data set of part small."""
     processes: Count | None = None
     """Runs at once, each on one core. Without it: as many as cores. Give 1 on an accelerator."""
     plan: bool = False
@@ -151,7 +157,7 @@ def main() -> int:
     arguments, of_train = split_arguments()
     config = read_options(StudyConfig, "study", __doc__, arguments)
     base = read_options(Config, "study --", None, of_train, default=base_config())
-    plan = Plan(base, config.seeds, config.test_seeds, config.omniglot)
+    plan = Plan(base, config.seeds, config.test_seeds, config.omniglot, config.faces)
     cases = chosen_cases(config, plan)
     console = new_console()
     tell, begin = functools.partial(say, console), functools.partial(progress_bar, console)

@@ -1,6 +1,7 @@
 """Which runs each part of the study needs, all under one small budget."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any, Literal, get_args
 from arcface_jax.data.augment import Augmentation
 from arcface_jax.errors import InputError
 from arcface_jax.losses import LOSSES as LIBRARY
+from arcface_jax.runs.dataset import training_counts
 from arcface_jax.training.config import (
     Config,
     DataConfig,
@@ -31,10 +33,11 @@ Part = Literal[
     "gradients",
     "precision",
     "tail",
+    "small",
 ]
 PARTS: tuple[Part, ...] = get_args(Part)
 
-SYNTHETIC, OMNIGLOT = "synthetic", "omniglot"
+SYNTHETIC, OMNIGLOT, FACES = "synthetic", "omniglot", "faces"
 """Names of the data sets."""
 
 TESTED = ("arcface", "softmax", "normface")
@@ -54,6 +57,11 @@ SUB_CENTERS = 3
 
 LONG_TAIL = 15.0
 """Training images of the largest class over those of the smallest, in part tail."""
+
+SMALL_CLASSES, SMALL_IMAGES = (10, 50, 200, 1000), (2, 10, 50)
+"""Part small: classes to train on, and images of each."""
+HELD_OUT = 100
+"""Drawn people who verify them."""
 
 _BY_SIZE = {"loss.margin_by_size": 0.25}
 _BALANCED = {"loss.class_balance": "effective", "loss.balance_beta": 0.9}
@@ -124,6 +132,7 @@ class Plan:
     seeds: tuple[int, ...]
     test_seeds: tuple[int, ...]
     omniglot: pathlib.Path | None
+    faces: pathlib.Path | None = None
 
     @property
     def data_sets(self) -> tuple[str, ...]:
@@ -140,20 +149,20 @@ class Plan:
         config = changed(self.base, {"run.evaluate_every": max(1, self.base.run.steps // 2)})
         if data_set == SYNTHETIC:
             return config
-        if self.omniglot is None or not self.omniglot.exists():
-            raise InputError(
-                f"--omniglot {self.omniglot}: no such file; give the zip of characters, or leave "
-                "it out"
-            )
+        option, root = f"--{data_set}", getattr(self, data_set)
+        if root is None or not root.exists():
+            raise InputError(f"{option} {root}: no such file or folder; give one, or leave it out")
+        characters = data_set == OMNIGLOT  # a mirrored character is another
         data = DataConfig(
             source="folder",
-            root=str(self.omniglot),
+            root=str(root),
             image_size=config.data.image_size,
             pairs=config.data.pairs,
-            test_fraction=0.5,
-            flip_test=False,  # a mirrored character is another
+            test_fraction=0.5 if characters else 0.25,
+            flip_test=not characters,
         )
-        return dataclasses.replace(config, data=data, augmentation=Augmentation(flip=0.0))
+        augmentation = Augmentation(flip=0.0) if characters else config.augmentation
+        return dataclasses.replace(config, data=data, augmentation=augmentation)
 
     def case(
         self, name: str, changes: Mapping[str, Any], data_set: str = SYNTHETIC, **options: Any
@@ -182,6 +191,7 @@ class Plan:
             "gradients": self._gradients,
             "precision": self._precision,
             "tail": self._tail,
+            "small": self._small,
         }
         return parts[part]()
 
@@ -255,6 +265,41 @@ class Plan:
             for name, changes in TAIL.items()
         }
 
+    def _small(self) -> dict[str, Case]:
+        """Sets that the data hold, of drawn faces all; with the base's scale, and with that by
+        `suitable_scale`.
+        """
+        people = max(SMALL_CLASSES) + HELD_OUT
+        drawn = {
+            "data.identities": people,
+            "data.images_per_identity": max(SMALL_IMAGES),
+            "data.test_fraction": HELD_OUT / people,
+        }
+        data_sets = (*self.data_sets, *([FACES] if self.faces is not None else []))
+        sizes = itertools.product(SMALL_CLASSES, SMALL_IMAGES)
+        cases = {}
+        for data_set, (classes, images) in itertools.product(data_sets, list(sizes)):
+            if data_set != SYNTHETIC and not self._holds(data_set, classes, images):
+                continue
+            changes, name = drawn if data_set == SYNTHETIC else {}, f"small_{classes}x{images}"
+            loss: Any = self.base.loss
+            scale = loss.suitable_scale(classes, self.base.model.embedding_size)
+            for end, more in (("", {}), (", scale auto", {"loss.scale": round(scale, 2)})):
+                cases[f"{data_set}{end}/{classes} × {images}"] = self.case(
+                    name + end.replace(", scale ", "_"),
+                    changes | more,
+                    data_set,
+                    size=(classes, images),
+                )
+        return cases
+
+    def _holds(self, data_set: str, classes: int, images: int) -> bool:
+        """Whether every seed trains on so many classes with so many images."""
+        counts = (_class_counts(self.config(data_set).data, seed) for seed in self.seeds)
+        return all((each >= images).sum() >= classes for each in counts)
+
+
+_class_counts = functools.lru_cache(maxsize=32)(training_counts)
 
 _LARGE_SCALE = 64.0
 RULES = ("none", "linear", "easy", "clip", "reflect")
@@ -282,7 +327,7 @@ GRADIENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "straight-through": ("gradients/straight_through", {"loss.gradient": "straight_through"}),
     "slope at most 1": ("gradients/at_most_one", {"loss.name": f"{_SLOPES}:AtMostOne"}),
     "slope at least 1": ("gradients/at_least_one", {"loss.name": f"{_SLOPES}:AtLeastOne"}),
-    "1, then exact": ("gradients/one_then_exact", {"loss.name": f"{_SLOPES}:OneThenExact"}),
+    "1, then exact": ("gradients/one_then_exact", {"loss.exact_from": 0.5}),
     "zero sum": ("gradients/zero_sum", {"loss.name": f"{_SLOPES}:ZeroSum"}),
     "balanced": ("gradients/balanced", {"loss.name": f"{_SLOPES}:Balanced"}),
     "margin warm-up": ("gradients/warm_up", {"loss.margin_warmup": 0.5}),

@@ -56,8 +56,9 @@ class Case:
 
     A share `noise` of the training images gets wrong labels; `cleaned_by` names the case with the
     same noise whose clean-up decides which images to train on. With `long_tail` above 1 the classes
-    are thinned, the largest to so many times the smallest; see `long_tailed`. The run of the seed
-    `watched` keeps its angles at MOMENTS moments, not only at start, middle and end.
+    are thinned, the largest to so many times the smallest; see `long_tailed`. With `size` only so
+    many classes, and so many images of each, are trained on. The run of the seed `watched` keeps
+    its angles at MOMENTS moments, not only at start, middle and end.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Case:
     cleaned_by: str | None = None
     watched: int | None = None
     long_tail: float = 1.0
+    size: tuple[int, int] | None = None
 
     def folder(self, root: pathlib.Path, seed: int) -> pathlib.Path:
         """Where the run of a seed lies."""
@@ -173,6 +175,28 @@ def long_tailed(data: RunData, ratio: float, seed: int) -> tuple[RunData, Memory
     return _only(data, kept), rest
 
 
+def small_set(data: RunData, classes: int, images: int, seed: int) -> RunData:
+    """The data with this many of the classes that have so many training images, and as many of
+    each, by chance; what is held out stays.
+
+    Raises:
+      InputError: there are fewer such classes.
+    """
+    train, generator = _in_memory(data, "a small set"), np.random.default_rng(seed)
+    enough = np.flatnonzero(data.class_counts >= images)
+    if len(enough) < classes:
+        raise InputError(
+            f"{len(enough)} classes have {images} training images or more; {classes} are wanted"
+        )
+    chosen = np.sort(generator.choice(enough, classes, replace=False))
+    own = (generator.permutation(np.flatnonzero(train.labels == one))[:images] for one in chosen)
+    part = _only(data, np.sort(np.concatenate(list(own)))).train
+    assert isinstance(part, MemorySource)
+    names = tuple(train.identity_names[one] for one in chosen)
+    labels = np.searchsorted(chosen, part.labels).astype(part.labels.dtype)
+    return _with_train(data, dataclasses.replace(part, labels=labels, identity_names=names))
+
+
 def _in_memory(data: RunData, what: str) -> MemorySource:
     if not isinstance(data.train, MemorySource):
         raise InputError(f"{what} needs --data.loading memory")
@@ -202,6 +226,9 @@ def prepare_run(case: Case, root: pathlib.Path, seed: int) -> tuple[SharedSetup,
     left_out = None
     if case.long_tail > 1.0:
         data, left_out = long_tailed(data, case.long_tail, seed)
+        wrong = np.zeros(len(data.train), bool)
+    if case.size is not None:
+        data = small_set(data, *case.size, seed)
         wrong = np.zeros(len(data.train), bool)
     counts = data.class_counts
     program = create_program(config, data.num_classes, counts)

@@ -53,19 +53,6 @@ class AtLeastOne(ArcFace):
 
 
 @dataclasses.dataclass(frozen=True)
-class OneThenExact(ArcFace):
-    """1 for a share of the run, then the formula's own."""
-
-    until: float = 0.5
-    """The share, in [0, 1]."""
-
-    def psi(self, context: Context) -> Psi:
-        """The margin with the slope of this step."""
-        exact = jnp.asarray(context.step, jnp.float32) >= self.until * context.total_steps
-        return with_slope(super().psi(context), lambda slope: jnp.where(exact, slope, 1.0))
-
-
-@dataclasses.dataclass(frozen=True)
 class ZeroSum(ArcFace):
     """Exact, less the mean over the classes of dL/dcos θ_j, so that these add up to zero.
 

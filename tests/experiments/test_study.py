@@ -28,6 +28,7 @@ from experiments.study.run import (
     cleaned,
     finite,
     long_tailed,
+    small_set,
     with_wrong_labels,
 )
 from tests.experiments.small_network import SMALL, SMALL_OPTIONS
@@ -250,6 +251,68 @@ def test_runs_with_a_long_tail_are_measured_by_class_size(tmp_path):
     config = json.loads((tmp_path / "synthetic" / "tail_both-0" / "config.json").read_text())
     assert config["loss"]["margin_by_size"] == 0.25
     assert "class_counts" not in json.dumps(config)
+
+
+def test_a_small_set_has_so_many_images_of_so_many_classes():
+    counts = [1, 5, 2, 7, 3]
+    labels = np.repeat(np.arange(5, dtype=np.int32), counts)
+    images = np.broadcast_to(labels[:, None, None, None].astype(np.uint8), (18, 4, 4, 3))
+    source = MemorySource(images, labels, list("abcde"), "print", kept=np.arange(18))
+    data = RunData(source, (), "print")
+    found = set()
+    for seed in range(40):
+        small = small_set(data, 2, 3, seed)
+        assert small.class_counts.tolist() == [3, 3]
+        names = tuple(small.train.identity_names)
+        np.testing.assert_array_equal(
+            small.train.images[:, 0, 0, 0],
+            ["abcde".index(names[one]) for one in small.train.labels],
+        )
+        found.add(names)
+    assert found == {("b", "d"), ("b", "e"), ("d", "e")}
+    with pytest.raises(InputError, match="2 classes have 4 training images or more; 3 are wanted"):
+        small_set(data, 3, 4, 0)
+
+
+def test_small_sets_are_those_that_the_data_hold(tmp_path):
+    for name, count in (*((f"c{one}", 25) for one in range(60)), ("z", 2), ("zz", 2)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for index in range(count):
+            (tmp_path / "set" / name / f"{index}.png").touch()  # none is decoded
+    plan = Plan(base_config(), (0, 1), (0,), None, tmp_path / "set")
+    cases = plan.cases("small")
+    assert [label for label in cases if label.startswith("faces")] == [
+        "faces/10 × 2",
+        "faces, scale auto/10 × 2",
+        "faces/10 × 10",
+        "faces, scale auto/10 × 10",
+    ]
+    assert sum(label.startswith("synthetic") for label in cases) == 24
+    with pytest.raises(InputError, match=r"--faces .*nowhere: no such file or folder"):
+        Plan(base_config(), (0,), (0,), None, tmp_path / "nowhere").cases("small")
+
+
+def test_a_collapse_is_told(tmp_path):
+    def results(accuracy, theta, away):
+        verifications = {"0": {"accuracy": 0.6}, "4": {"accuracy": accuracy}}
+        return {"verifications": verifications, "theta": {"0": 90.0, "4": theta}, "away": away}
+
+    runs = {
+        "synthetic/10 × 2": {0: results(0.8, 30.0, 0.0), 1: results(0.7, 40.0, 0.1)},
+        "synthetic/10 × 50": {0: results(0.7, 100.0, 0.9), 1: results(0.5, 30.0, 0.0)},
+    }
+    report = REPORTS["small"](Findings({}, runs, tmp_path))
+    assert "| 10 | 60 → 75.0 (35°) | – | 60 → 60.0 (65°, 2 of 2 collapsed) |" in report.text
+    assert "2 of 4 runs collapsed" in report.text
+    assert report.numbers["synthetic"]["10 × 50"]["0"]["collapsed"]
+
+
+@pytest.mark.slow
+def test_a_small_set_is_trained_on(tmp_path):
+    case = dataclasses.replace(tiny_plan().cases("tail")["synthetic/arcface"], long_tail=1.0)
+    [done] = run_all([dataclasses.replace(case, size=(3, 2))], tmp_path, 1, lambda _: None)
+    assert done.error is None
+    assert np.load(tmp_path / f"{case.name}-0" / ANGLES_FILE)["degrees"].shape[1] <= 6
 
 
 def test_cleaning_keeps_what_is_near_the_dominant_centre():

@@ -11,9 +11,7 @@ from experiments.study.slopes import (
     AtLeastOne,
     AtMostOne,
     Balanced,
-    OneThenExact,
     ZeroSum,
-    slope_of,
 )
 
 SCALE, MARGIN = 4.0, 0.5
@@ -49,7 +47,6 @@ def exact(theta):
 RULES = {
     AtMostOne: lambda theta: np.minimum(exact(theta), 1.0),
     AtLeastOne: lambda theta: np.maximum(exact(theta), 1.0),
-    OneThenExact: np.ones_like,  # at step 10 of 100
     ZeroSum: exact,
     Balanced: np.ones_like,
 }
@@ -79,10 +76,3 @@ def test_the_value_is_arcfaces_and_the_gradient_is_the_rules(loss, batch):
     by_x = gradient @ w
     by_x -= np.sum(by_x * x, axis=1, keepdims=True) * x  # rows are normalised
     np.testing.assert_allclose(found, by_x, atol=2e-4)
-
-
-def test_the_second_half_is_exact():
-    cosine = jnp.linspace(-0.9, 0.9, 7)
-    for step, expected in ((49, 1.0), (50, exact(np.arccos(cosine)))):
-        psi = OneThenExact(margin=MARGIN).psi(Context(step=step, total_steps=100))
-        np.testing.assert_allclose(slope_of(psi, cosine), expected, rtol=1e-4)

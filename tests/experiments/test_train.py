@@ -18,7 +18,8 @@ from arcface_jax.commands.command import run_command
 from arcface_jax.commands.run_report import sample_grid
 from arcface_jax.data.sources.folder import FolderSource
 from arcface_jax.errors import InputError
-from arcface_jax.losses import CosFace, MagFace, NormFace
+from arcface_jax.losses import CosFace, MagFace, NormFace, automatic_scale
+from arcface_jax.margins import cosface
 from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import config_to_json
 from experiments import figures, train
@@ -82,12 +83,51 @@ def finished(tmp_path_factory):
     return folder, out
 
 
+@pytest.mark.parametrize(
+    ("options", "margin", "scale"),
+    [
+        (("--loss.scale", "auto"), 0.5, automatic_scale(3, 16)),
+        (("--loss.scale=auto", "--loss.margin", "auto"), 0.5, automatic_scale(3, 16)),
+        (("--loss.scale", "auto", "--loss.margin=0.3"), 0.3, automatic_scale(3, 16, 0.3)),
+        (("--loss.scale", "2", "--loss.scale", "auto"), 0.5, automatic_scale(3, 16)),
+        (("--loss.scale", "auto", "--loss.scale", "2"), 0.5, 2.0),
+        (("--model.embedding-size", "2", "--loss.margin", "auto"), 0.5, 16.0),
+        (
+            ("--loss.scale", "auto", "--loss.name", "cosface"),
+            0.35,
+            automatic_scale(3, 16, cosface(0.35)),
+        ),
+        (("--loss.name=adaface", "--loss.scale=auto"), 0.4, automatic_scale(3, 16)),
+        (("--loss.name=normface", "--loss.scale=auto"), None, automatic_scale(3, 16, 0.0)),
+    ],
+)
+def test_what_the_data_decide_becomes_a_number(people, options, margin, scale):
+    config = train.parse([*FOLDER, "--data.root", str(people), *options])
+    assert getattr(config.loss, "margin", None) == margin
+    assert config.loss.scale == pytest.approx(scale, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--loss.margin", "auto", "--loss.name", "cosface"), "--loss.margin auto is ArcFace's"),
+        (("--loss.scale", "auto", "--loss.name", "softmax"), "auto is for softmax over cosines"),
+        (("--loss.scale", "auto", "--data.root", "nowhere"), "nowhere"),
+        (("--loss.scale", "automatic"), "automatic"),
+    ],
+)
+def test_what_the_data_cannot_decide_is_told(people, options, said):
+    with pytest.raises(InputError, match=said):
+        train.parse([*FOLDER, "--data.root", str(people), *options])
+
+
 def test_main_job_on_a_folder_from_start_to_end(finished):
     folder, out = finished[0] / "here", finished[1]
     for said in (
         "18 images of 3 identities",
         "one_convolution, width 4",
         "expected to start at",
+        "auto would be ",
         "probability 0.9 over 3 classes takes",
         "Initial loss",
         "before training",

@@ -53,6 +53,33 @@ def test_a_margin_rises_over_its_warm_up():
         np.testing.assert_allclose(psi_of(steep, step), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("head", [{}, {"chunk": 2}])
+def test_the_exact_gradient_comes_later(data, head):
+    embeddings, weights, labels = data
+    loss = ArcFace(scale=8.0, exact_from=0.5, margin_warmup=0.25)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def of(loss, step):
+        def total(embeddings, weights):
+            context = Context(step=step, total_steps=20)
+            out = loss({"class_weights": weights}, {}, embeddings, labels, context, **head)
+            return out.loss.sum()
+
+        return jax.value_and_grad(total, argnums=(0, 1))(embeddings, weights)
+
+    for step, gradient in ((2, "straight_through"), (9, "straight_through"), (10, "exact")):
+        plain = ArcFace(scale=8.0, margin_warmup=0.25, gradient=gradient)
+        for found, expected in zip(
+            jax.tree.leaves(of(loss, step)), jax.tree.leaves(of(plain, step)), strict=True
+        ):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_that_is_never_exact_cannot_become_so():
+    with pytest.raises(InputError, match=r"exact_from is 0\.5, but gradient straight_through is"):
+        CM1(exact_from=0.5, gradient="straight_through")
+
+
 def test_the_first_loss_of_a_warm_up_is_without_a_margin():
     without = NormFace(scale=16.0).expected_initial_loss(100, 64)
     for loss in (ArcFace(scale=16.0, margin_warmup=0.1), CM2(scale=16.0, margin_warmup=1.0)):
@@ -65,6 +92,9 @@ def test_what_people_read():
     assert str(SphereFace(past_pi="reflect")) == "64·cos(1.35·θ), past π: reflect"
     assert str(CosFace(margin_warmup=0.1)) == (
         "64·(cos(θ) − 0.35), margin rising over 10% of the run"
+    )
+    assert str(ArcFace(exact_from=0.5)) == (
+        "64·cos(θ + 0.5), straight-through gradient for 50% of the run"
     )
     assert str(NormFace(learn_scale=True)) == "64·cos(θ), s learnt"
 

@@ -287,16 +287,17 @@ SOFTMAX = {
     "balance_beta": (0.0, 1.0),
 }
 WARMED = {**SOFTMAX, "margin_warmup": (-0.5, 1.5)}
+LATER = {**WARMED, "exact_from": (-0.5, 1.5)}
 NUMBERS = {"m1": (0.0, 11.0), "m2": (-0.1, 4.0), "m3": (-0.1, 2.5)}
 DRAWN = {**SOFTMAX, "kind": ("sphere",), "mean": (-0.1,), "std": (-0.1,)}
 BAD = {
     "softmax": {"label_smoothing": (-0.1,)},
     "normface": SOFTMAX,
-    "arcface": {**WARMED, **ANGULAR},
-    "sphereface": {**WARMED, **ANGULAR},
+    "arcface": {**LATER, **ANGULAR},
+    "sphereface": {**LATER, **ANGULAR},
     "cosface": {**WARMED, "margin": (-0.1, 2.5)},
-    "cm1": {**WARMED, **NUMBERS, **RULES},
-    "cm2": {**WARMED, **NUMBERS, **RULES},
+    "cm1": {**LATER, **NUMBERS, **RULES},
+    "cm2": {**LATER, **NUMBERS, **RULES},
     **dict.fromkeys(ELASTIC, DRAWN),
     "adaface": {**SOFTMAX, "margin": (-0.1, 2.0), "concentration": (0.0,), "ema": (-0.1, 1.5)},
     "magface": {
@@ -324,9 +325,9 @@ BAD = {
     "uniface": {"scale": (0.0,), "margin": (-0.1,), "negative_weight": (0.0,)},
     "intra": {**SOFTMAX, "weight": (-1.0,)},
     "inter": {**SOFTMAX, "weight": (-1.0,)},
-    "intertopk": {**WARMED, **ANGULAR, "top_k": (0,), "top_margin": (-0.1, 4.0)},
+    "intertopk": {**LATER, **ANGULAR, "top_k": (0,), "top_margin": (-0.1, 4.0)},
     "triplet": {"margin": (-0.35, 4.0), "mining": ("easy",)},
-    "sphereface_r": {**WARMED, **ANGULAR},
+    "sphereface_r": {**LATER, **ANGULAR},
     "sphereface_r_v2": {**SOFTMAX, "margin": (0.0, 11.0), "gradient": ("none",)},
     "expface": {**SOFTMAX, "margin": (0.0, 1.5), "gradient": ("none",)},
     "x2softmax": {

@@ -13,12 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
 from hypothesis import given, settings
 from jax.test_util import check_grads
 
 from arcface_jax.cosine import arcface_logits, cosine_logits
 from arcface_jax.errors import InputError
 from arcface_jax.losses import (
+    automatic_margin,
+    automatic_scale,
     expected_initial_loss,
     margin_cross_entropy,
     margin_softmax_loss,
@@ -333,6 +336,33 @@ def test_the_minimum_scale_reaches_the_probability_on_a_simplex(classes, probabi
     assert math.exp(-float(loss[0])) == pytest.approx(probability, rel=1e-9)
 
 
+@pytest.mark.parametrize("classes", [2, 7, 100, 10**6])
+def test_the_automatic_margin_is_the_radius_of_a_classs_share_of_the_sphere(classes):
+    assert automatic_margin(classes, 2) == pytest.approx(min(0.5, math.pi / classes))
+    cap = math.acos(1 - 2 / classes)  # of area 4π/C
+    assert automatic_margin(classes, 3) == pytest.approx(min(0.5, cap))
+    assert automatic_margin(classes, 64) == 0.5
+
+
+@pytest.mark.parametrize("classes", [2, 10, 600, 10**7])
+@pytest.mark.parametrize("dim", [8, 64, 512])
+@pytest.mark.parametrize("margin", [0.0, 0.5, cosface(0.35)])
+def test_the_automatic_scale_is_the_least_that_tells_a_near_class_from_random_ones(
+    classes, dim, margin
+):
+    """By E e^{sc} = 0F1(; d/2; s²/4)."""
+    target = math.cos(math.pi / 6) - 0.35 if callable(margin) else math.cos(math.pi / 6 + margin)
+    scale = automatic_scale(classes, dim, margin)
+    mean = scipy.special.hyp0f1(dim / 2, scale**2 / 4)
+    probability = 1 / (1 + (classes - 1) * mean * math.exp(-scale * target))
+    if probability < 0.74:  # out of reach: the most there is, where its slope is 0
+        slope = scale / dim * scipy.special.hyp0f1(dim / 2 + 1, scale**2 / 4) / mean
+        assert slope == pytest.approx(target, rel=1e-3)
+        assert (classes, dim) not in [(2, 8), (10, 64), (600, 512)]
+    else:
+        assert probability == pytest.approx(0.75, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -363,6 +393,12 @@ def test_the_minimum_scale_reaches_the_probability_on_a_simplex(classes, probabi
         (lambda e, w, y: minimum_scale(1, 0.9), "num_classes is 1"),
         (lambda e, w, y: minimum_scale(10, 0.05), r"probability is 0\.05"),
         (lambda e, w, y: minimum_scale(10, 1.0), "probability is 1"),
+        (lambda e, w, y: automatic_margin(1, 8), "num_classes is 1"),
+        (lambda e, w, y: automatic_margin(10, 1), "dim is 1"),
+        (lambda e, w, y: automatic_scale(1, 8), "num_classes is 1"),
+        (lambda e, w, y: automatic_scale(10, 1), "dim is 1"),
+        (lambda e, w, y: automatic_scale(10, 8, 4.0), "margin is 4"),
+        (lambda e, w, y: automatic_scale(10, 8, 1.2), r"leaves a target of -0\.15 at 30°"),
     ],
 )
 def test_bad_input_is_named(call, message):
