@@ -29,6 +29,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from arcface_jax.command_name import command
 from arcface_jax.commands.command import (
     Checked,
     Cosine,
@@ -87,6 +88,7 @@ from arcface_jax.figures.style import save
 from arcface_jax.files import whole_file, whole_text
 from arcface_jax.interop.card import ModelCard
 from arcface_jax.runs.dataset import configured_source, split_source
+from arcface_jax.runs.saved_runs import find_run
 from arcface_jax.training.config import Config, DataConfig
 
 DEFAULT_FAR, FAR_OF_CLASSES = 1e-3, 1e-2
@@ -618,6 +620,12 @@ def search(arguments: TimedSearch, console: Console) -> None:
     """The best entries of the gallery for each probe, as a table on disk."""
     check_written(arguments.output, ".csv")
     check_engine(arguments.engine)
+    for path in (arguments.gallery, arguments.probes):
+        if find_run(path) is not None:
+            raise InputError(
+                f"{path}: is a run, and its classes are asked for with {command('identify')} name; "
+                "give what enrol or the command embed wrote"
+            )
     gallery, probes = read_gallery(arguments.gallery), read_gallery(arguments.probes)
     check_same_rule(console, gallery, arguments.gallery, probes.rule, str(arguments.probes))
     check_same_model(gallery, arguments.gallery, probes.patterns, str(arguments.probes))

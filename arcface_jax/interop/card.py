@@ -262,12 +262,13 @@ class ModelCard:
             f"{height}×{width} RGB in, {number_of(self.embedding_size, 'number')} out; {self.rule}"
         ]
         if self.verified_on is None:
-            return [*lines, "Its accuracy was not measured, and it has no threshold: --verify does"]
+            return [*lines, "No accuracy and no threshold: --verify measures them"]
         before, named = self.metrics["original"], {"auc": "AUC", "eer": "EER"}
         rates = (f"{named[key]} {self.metrics[key]:.4f} ({before[key]:.4f})" for key in named)
         lines += [f"On {self.verified_on}, and as trained: {', '.join(rates)}"]
-        for key, change in self.metrics.get(CHANGE, {}).items():
-            lines += [f"Change of {key}, over people: {Interval(**change)}"]
+        changes = self.metrics.get(CHANGE, {})
+        for key in named if changes else ():
+            lines += [f"Change of {named[key]}, over people: {Interval(**changes[key])}"]
         for t in self.thresholds:
             warning = "" if t.warning is None else f"; warning: {t.warning}"
             lines += [f"For FAR {t.far:g} accept from {t.cosine:.4f}, TAR {t.tar:.4f}{warning}"]

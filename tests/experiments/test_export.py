@@ -366,7 +366,7 @@ def test_a_shorter_embedding_and_what_it_costs(type_command, small_checkpoint, c
     status, out, _ = type_command(main, small_checkpoint, folder, *about)
     assert status == 0
     assert "3 numbers out" in out
-    assert "Change of auc, over people: " in out
+    assert "Change of AUC, over people: " in out
     assert "warning" not in out.split("3 numbers out")[0]
     text = (folder / "README.md").read_text()
     assert "unit embeddings [N, 3] out" in text
@@ -391,4 +391,4 @@ def test_directions_of_few_people_are_warned_of(type_command, small_checkpoint, 
     assert status == 0
     said = "--size 5: the directions are learnt from 16 images of 4 people, fewer people than"
     assert f"warning: {said} numbers" in out
-    assert "Its accuracy was not measured" in out
+    assert "No accuracy and no threshold: --verify measures them" in out

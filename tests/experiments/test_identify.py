@@ -723,6 +723,17 @@ def test_a_run_names_its_classes_and_a_new_one(type_command, run_of_colours, tmp
 
 
 @pytest.mark.parametrize(
+    "which", [("run", "probes.npz"), ("gallery.npz", "run")], ids=["gallery", "probes"]
+)
+def test_a_run_is_no_file_of_embeddings(type_command, run_of_colours, tmp_path, which):
+    for name in ("gallery.npz", "probes.npz"):
+        np.savez(tmp_path / name, embeddings=np.eye(3, dtype=np.float32), identities=list("abc"))
+    paths = [tmp_path / name for name in (*which, "found.csv")]
+    status, _, errors = type_command(main, "search", *paths)
+    assert (status, "run: is a run, and its classes are asked for with" in errors) == (2, True)
+
+
+@pytest.mark.parametrize(
     ("content", "options", "said"),
     [
         (None, ("--threshold", "0.5"), "classes.json: no names of the classes can be read"),

@@ -109,6 +109,7 @@ def test_a_run_starts_from_the_weights_that_the_factory_loaded(own_folder):
         "    weights = {'kernel': np.ones((3, 8), np.int8), 'scale': 1}\n"
         "    return (lambda params, images: images.mean((1, 2)) @ params['kernel']), weights\n",
         "class net(nn.Module):\n"
+        "    embedding_size: int\n"
         "    @nn.compact\n"
         "    def __call__(self, images, train=False):\n"
         "        kernel = self.param('kernel', lambda key: np.ones((3, 8), np.int8))\n"
