@@ -234,7 +234,7 @@ def read_templates(arguments: Arguments, lists: Lists, console: Console) -> Temp
     if len(failed):
         shown = ", ".join(map(str, failed[:10])) + (", …" if len(failed) > 10 else "")
         without = number_of(len(failed), "template", "have")
-        what = f"Failure to enrol: {without} no usable face, and nobody is matched"
+        what = f"Failure to enrol: {without} no usable face and can match nobody"
         say(console, f"{what}: {shown}.")
     return templates
 
