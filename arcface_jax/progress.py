@@ -76,6 +76,11 @@ class Lines:
                 self._base = clock(), self._done
         self.speak_if_due()
 
+    def note(self, at: str) -> None:
+        """What is under way from now on, of which nothing is counted."""
+        with self._lock:
+            self._at = at
+
     def speak_if_due(self) -> None:
         """Says the line if ten seconds are over since the last one."""
         with self._lock:

@@ -50,6 +50,7 @@ from arcface_jax.commands.command import (
     table_of,
     write_json,
 )
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError, concerning, printable
 from arcface_jax.evaluation.tables import latex_table, markdown_table
 from arcface_jax.figures.study import losses_figure
@@ -119,12 +120,13 @@ def data_sets(arguments: Sequence[str], names: Sequence[str]) -> dict[str, Confi
     folders = set(map(folder_of, names))
     if len(configs) != len(names):
         raise InputError(
-            f"--names: {len(names)} names for {len(configs)} data sets; give one for each --"
+            f"--names: {number_of(len(names), 'name')} for {number_of(len(configs), 'data set')}; "
+            "give one for each --"
         )
     if len(names) != len(folders) or "" in folders:
         raise InputError(
-            f"--names: {len(configs)} data sets are called {', '.join(names)}; give each one that "
-            "differs from the others in a letter or digit"
+            f"--names: {number_of(len(configs), 'data set', 'are')} called {', '.join(names)}; "
+            "give each one that differs from the others in a letter or digit"
         )
     return dict(zip(names, configs, strict=True))
 
@@ -235,7 +237,7 @@ def notes_on(blocks: Sequence[Block], seeds: int) -> list[str]:
         s.verdict for block in blocks for of in block.standings.values() for s in of.values()
     }
     notes = {
-        f"Mean ± deviation over {seeds} seeds.": seeds > 1,
+        f"Mean ± deviation over {number_of(seeds, 'seed')}.": seeds > 1,
         "TAR@f: share of the same pairs that pass where f of the others do; of all pairs.": True,
         "Bold: the best, and what a paired t test over the seeds (5 %, Holm) cannot tell from "
         "it.": WORSE in verdicts,

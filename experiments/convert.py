@@ -34,6 +34,7 @@ from arcface_jax.commands.command import (
     say,
 )
 from arcface_jax.commands.photos import check_face, say_left_out, say_tally
+from arcface_jax.counts import number_of
 from arcface_jax.data.convert import TargetFormat, check_new_folder, convert, verify_conversion
 from arcface_jax.data.detect import FaceDetector, Tally, Which, find_faces
 from arcface_jax.data.landmarks import AlignedSource, by_path, read_landmarks
@@ -81,7 +82,7 @@ def leave_out(console: Console, source: FaceSource, messages: dict[int, str]) ->
     kept = np.setdiff1d(np.arange(len(source)), list(messages))
     if not len(kept):
         raise InputError(
-            f"none of the {len(source)} images can be used; the first: "
+            f"none of the {number_of(len(source), 'image')} can be used; the first: "
             f"{next(iter(messages.values()))}"
         )
     say_left_out(console, source, kept)
@@ -141,7 +142,7 @@ def detected_source(
             landmarks[index] = finding.landmarks
     aligned = aligned_source(console, source, landmarks, without)
     say_tally(console, tally, arguments.face, str(file))
-    say(console, f"{file}: what was found in each of {len(found)} photographs")
+    say(console, f"{file}: what was found in each of {number_of(len(found), 'photograph')}")
     return aligned
 
 
@@ -177,7 +178,11 @@ def run(arguments: Arguments) -> None:
             verify_conversion(source, arguments.destination, progress=move, **options)
     images, identities = len(source), len(source.identity_names)
     checked = ", read back and equal" if arguments.check else ""
-    say(console, f"{arguments.destination}: {images} images of {identities} identities{checked}")
+    say(
+        console,
+        f"{arguments.destination}: {number_of(images, 'image')} of "
+        f"{number_of(identities, 'identity')}{checked}",
+    )
 
 
 def main() -> None:

@@ -44,13 +44,14 @@ from arcface_jax.commands.gallery import (
 )
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
 from arcface_jax.commands.photos import Cropper, PhotoOptions, say_each_left_out, say_tally
+from arcface_jax.counts import number_of
 from arcface_jax.data.decode import encode_png
 from arcface_jax.data.open import check_source, open_source
 from arcface_jax.data.synthetic import SyntheticFaces
 from arcface_jax.errors import InputError, reason
 from arcface_jax.evaluation.embedding_rule import EmbeddingRule
 
-from .identify import UNKNOWN, choose_threshold
+from .identify import PEOPLE, choose_threshold
 
 _ABOUT = (
     "The number is the similarity of two photos for this model: the cosine of the angle between "
@@ -127,7 +128,7 @@ class Answers:
             return f"## {error}", None
         best = find_candidates(self._gallery.embeddings, embeddings, 1)
         cosine, likest = float(best.scores[0, 0]), str(self._gallery.names[best.indices[0, 0]])
-        person = likest if cosine >= threshold else UNKNOWN
+        person = likest if cosine >= threshold else PEOPLE.unknown
         numbers = f"similarity {cosine:.3f}, threshold {threshold:.3f}"
         card, entries = self._embedder.card, len(self._gallery.names)
         told = self._gallery.rule.told
@@ -211,7 +212,7 @@ def build(
         if people:
             with gradio.Tab("Who is this?"):
                 among = slider(thresholds[1])
-                asked = photo(f"Photo, to be found among {people} people")
+                asked = photo(f"Photo, to be found among {number_of(people, 'person')}")
                 button = gradio.Button("Name", variant="primary", elem_id="name")
                 named, saw = gradio.Markdown(elem_id="named"), crop("What the model saw")
                 button.click(answers.name, [asked, among], [named, saw], api_visibility="private")

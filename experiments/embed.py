@@ -45,6 +45,7 @@ from arcface_jax.commands.gallery import (
 from arcface_jax.commands.models import Embedder, Model, Project, open_embedder
 from arcface_jax.commands.partial import Partial, about_model
 from arcface_jax.commands.photos import Cropper, PhotoOptions, say_left_out, say_tally
+from arcface_jax.counts import number_of
 from arcface_jax.data.open import check_source, open_source
 from arcface_jax.data.pairs import kept_pairs
 from arcface_jax.data.sources.bin import BinSource
@@ -120,7 +121,9 @@ def embedded(rows: np.ndarray, source: EncodedSource, console: Console, why: str
         say(console, f"left out: {place}: {why}")
     (kept,) = np.nonzero(norms)
     if not len(kept):
-        raise InputError(f"none of the {len(rows)} photos is left; each is left out ({why})")
+        raise InputError(
+            f"none of the {number_of(len(rows), 'photo')} is left; each is left out ({why})"
+        )
     say_left_out(console, source, kept)
     return kept
 
@@ -221,7 +224,7 @@ def run(arguments: Arguments) -> None:
     partial = Partial(arguments.output, len(source), patterns.shape[1], recipe)
     begun, already = time.perf_counter(), partial.done
     if already:
-        say(console, f"Going on after {already} images.")
+        say(console, f"Going on after {number_of(already, 'image')}.")
     with progress_bar(console, "Embedding", len(source)) as move:
         embed_source(embedder, source, partial, arguments, move)
     seconds = time.perf_counter() - begun
@@ -234,7 +237,7 @@ def run(arguments: Arguments) -> None:
         rule = arguments.rule(embedder.flip, source)
         write(arguments.output, partial, source, kept, patterns, rule)
     speed = (len(source) - already) / max(seconds, 1e-9)
-    embeddings = f"{len(kept)} embeddings of {patterns.shape[1]} numbers"
+    embeddings = f"{number_of(len(kept), 'embedding')} of {number_of(patterns.shape[1], 'number')}"
     say(console, f"{arguments.output}: {embeddings}, {speed:.0f} images/s")
 
 

@@ -68,6 +68,7 @@ from arcface_jax.commands.evaluation_report import html_report, write_tables
 from arcface_jax.commands.models import Trained, TrainedRun, open_to_evaluate, takes_project
 from arcface_jax.commands.photos import FaceFinder, PhotoOptions
 from arcface_jax.commands.training_angles import training_angles
+from arcface_jax.counts import number_of
 from arcface_jax.data.open import check_set, place_of_set
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import Resampling
@@ -328,6 +329,8 @@ def print_tables(
             say(console, f"{name}: for FAR {found.wanted_far:g} {accepted}")
             if found.warning is not None:
                 say(console, f"  warning: {found.warning}", "yellow")
+        if result.untold is not None:
+            say(console, f"{name}: {result.untold}", "yellow")
 
 
 def run(arguments: Arguments) -> None:
@@ -384,7 +387,10 @@ def evaluate(arguments: Arguments, output: pathlib.Path, console: Console) -> No
     title = f"Evaluation of {', '.join(drawn)}"
     text = html_report(title, rows, drawn, comparisons, arguments.confidence, about)
     write_whole(page, text)
-    say(console, f"\nWritten: {page}, and beside it {len(tables)} tables and the pictures.")
+    say(
+        console,
+        f"\nWritten: {page}, and beside it {number_of(len(tables), 'table')} and the pictures.",
+    )
 
 
 def main() -> None:

@@ -36,6 +36,7 @@ from arcface_jax.commands.evaluation_inputs import read_arrays
 from arcface_jax.commands.evaluation_report import write_tables
 from arcface_jax.commands.ijb_photos import ListedPhotos, embed_listed
 from arcface_jax.commands.models import ImportedModel, Project, Trained, open_to_evaluate
+from arcface_jax.counts import number_of
 from arcface_jax.data.pairs import Pairs, check_folds
 from arcface_jax.errors import InputError, concerning
 from arcface_jax.evaluation.bootstrap import (
@@ -123,7 +124,8 @@ def find_one(folder: pathlib.Path, pattern: str) -> pathlib.Path:
     files = find(folder, pattern)
     if len(files) != 1:
         raise InputError(
-            f"{folder}: {len(files)} files {pattern}; exactly one is due (is this the meta folder?)"
+            f"{folder}: {number_of(len(files), 'file')} {pattern}; exactly one is due (is this the "
+            "meta folder?)"
         )
     return files[0]
 
@@ -211,8 +213,8 @@ def read_templates(arguments: Arguments, lists: Lists, console: Console) -> Temp
     arrays = read_arrays(place, ("embeddings",))
     if len(arrays["embeddings"]) != len(media.names):
         raise InputError(
-            f"{place}: {len(arrays['embeddings'])} features, but {lists.media_file} lists "
-            f"{len(media.names)} images; give one a line, in its order"
+            f"{place}: {number_of(len(arrays['embeddings']), 'feature')}, but {lists.media_file} "
+            f"lists {number_of(len(media.names), 'image')}; give one a line, in its order"
         )
     with progress_bar(console, "Pooling"), concerning(str(place)):
         templates = pool_templates(
@@ -225,11 +227,14 @@ def read_templates(arguments: Arguments, lists: Lists, console: Console) -> Temp
         )
     images = int((~arrays["embeddings"].any(axis=1)).sum())
     failed = templates.ids[~templates.enrolled]
-    of_images = f"{images:,} of {len(media.names):,} images"
-    say(console, f"{len(templates.ids):,} templates; without a usable face: {of_images}.")
+    of_images = f"{images:,} of {number_of(len(media.names), 'image')}"
+    say(
+        console, f"{number_of(len(templates.ids), 'template')}; without a usable face: {of_images}."
+    )
     if len(failed):
         shown = ", ".join(map(str, failed[:10])) + (", …" if len(failed) > 10 else "")
-        what = f"Failure to enrol: {len(failed):,} templates have no usable face and match nobody"
+        without = number_of(len(failed), "template", "have")
+        what = f"Failure to enrol: {without} no usable face and can match nobody"
         say(console, f"{what}: {shown}.")
     return templates
 

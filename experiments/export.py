@@ -47,6 +47,7 @@ from arcface_jax.commands.models import (
     open_trained,
 )
 from arcface_jax.commands.photos import FaceFinder, PhotoOptions
+from arcface_jax.counts import number_of
 from arcface_jax.data.open import check_set
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.data.source import FaceSource
@@ -57,6 +58,7 @@ from arcface_jax.evaluation.calibration import (
     calibration_intervals,
     fit_calibration,
     held_out_reliability,
+    telling_scores,
 )
 from arcface_jax.evaluation.comparison import compare_roc
 from arcface_jax.evaluation.embedding_rule import FLIP, Crop, EmbeddingRule
@@ -64,9 +66,17 @@ from arcface_jax.evaluation.impostor_tail import ImpostorTail, impostor_tail
 from arcface_jax.evaluation.roc import roc_curve, roc_numbers
 from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.suite import EmbeddedSet, choose_pairs, resampled_clusters
-from arcface_jax.evaluation.thresholds import deployment_threshold
+from arcface_jax.evaluation.thresholds import deployment_threshold, fars_told
 from arcface_jax.files import write_whole
-from arcface_jax.interop.card import CARD_FILE, CHANGE, LARGEST_CHANGE, ModelCard, Threshold
+from arcface_jax.interop.card import (
+    CARD_FARS,
+    CARD_FILE,
+    CARD_TEXT,
+    CHANGE,
+    LARGEST_CHANGE,
+    ModelCard,
+    Threshold,
+)
 from arcface_jax.interop.inference import principal_directions, unit_embedding
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.onnx import export_onnx, import_writer
@@ -83,8 +93,6 @@ from arcface_jax.runs.saved_runs import find_run
 FITTED_ON = 10_000
 """The most images that the directions of a shorter embedding are found on."""
 
-CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
-CARD_COSINES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 Format = Literal["stablehlo", "onnx", "torch", "safetensors"]
 UNKNOWN = "not stated"
 
@@ -172,11 +180,15 @@ def find_directions(
     console: Console,
     begin: Begin,
 ) -> tuple[np.ndarray, str]:
-    """(the directions to shorten embeddings by, what the card says of them)."""
+    """(the directions to shorten embeddings by, what the card says of them); warns where they are
+    learnt from few people.
+    """
     if arguments.size_from is not None:
         found = read_set(arguments, "size-from", embedder.image_size, console, begin)
         chosen = np.random.default_rng(0).permutation(len(found.images))[:FITTED_ON]
-        images, place = found.images[np.sort(chosen)], found.name
+        chosen = np.sort(chosen)
+        images, place = found.images[chosen], found.name
+        labels = found.labels[chosen] if found.identities_known else None
     else:
         run = find_run(arguments.model)
         assert run is not None  # checked before the model was opened
@@ -185,13 +197,24 @@ def find_directions(
             source: FaceSource = configured_source(data, seed)
             if data.folds is not None or data.test_fraction > 0:
                 source = split_source(data, source, seed)[0]
-            images, _ = sample_images(source, FITTED_ON, embedder.image_size, seed)
+            images, labels = sample_images(source, FITTED_ON, embedder.image_size, seed)
         place = "the training images"
     with begin("Embedding, to find the directions", len(images)) as move:
         unit = embedder.embed(images, progress=move)
     with concerning("--size"):
         directions, kept = principal_directions(unit, size)
-    said = f"{size} of {unit.shape[1]} directions, of {len(unit):,} images of {place}"
+    of = number_of(len(unit), "image")
+    if labels is not None:
+        people = len(np.unique(labels))
+        of += f" of {number_of(people, 'person')}"
+        if people < size:
+            say(
+                console,
+                f"warning: --size {size}: the directions are learnt from {of}, fewer people than "
+                "numbers, so that others may lose more; give images of more with --size-from",
+                "yellow",
+            )
+    said = f"{size} of {unit.shape[1]} directions, of {of} of {place}"
     return directions, f"{said}, which keep {kept:.1%} of the squared length"
 
 
@@ -228,9 +251,9 @@ def find_change(before: np.ndarray, after: np.ndarray, faces: _Faces) -> dict[st
 
 
 def find_thresholds(similarities: np.ndarray, faces: _Faces) -> tuple[Threshold, ...]:
-    """At each of CARD_FARS, with a warning where the pairs are too few to know it."""
+    """At each of CARD_FARS that the pairs can tell, with a warning where they are few for it."""
     found, scored = [], (similarities, faces.pairs.same, *faces.clusters)
-    for far in CARD_FARS:
+    for far in fars_told(CARD_FARS, int((~faces.pairs.same).sum()))[0]:
         one = deployment_threshold(*scored, far, resampling=Resampling(20, 0.95, 0))
         found.append(Threshold(far, one.threshold.estimate, one.tar.estimate, one.warning))
     return tuple(found)
@@ -243,7 +266,8 @@ def find_calibration(
     scored, resampling = (similarities, faces.pairs.same, *faces.clusters), Resampling(100, 0.95, 0)
     try:
         fitted = fit_calibration(similarities, faces.pairs.same)
-        found = calibration_intervals(*scored, CARD_COSINES, resampling=resampling)
+        rows = telling_scores(similarities, faces.pairs.same)
+        found = calibration_intervals(*scored, rows, resampling=resampling)
         found |= held_out_reliability(*scored, resampling=resampling).figures
     except InputError as error:
         return None, {"warning": str(error)}
@@ -436,10 +460,12 @@ def run(arguments: Arguments) -> None:
             written = write(arguments, partial, model, function, directions)
         card = describe(arguments, model, function, options, console, begin)
         write_whole(partial / CARD_FILE, card.to_json())
-        write_whole(partial / "README.md", card.to_markdown())
+        write_whole(partial / CARD_TEXT, card.to_markdown())
     for path in (arguments.folder / file.name for file in written):
-        say(console, f"{path}: {path.stat().st_size:,} bytes")
-    say(console, card.to_markdown())
+        say(console, f"{path}: {number_of(path.stat().st_size, 'byte')}")
+    for line in card.in_short():
+        say(console, line)
+    say(console, f"The whole card: {arguments.folder / CARD_TEXT}, and for programs {CARD_FILE}")
 
 
 def main() -> None:

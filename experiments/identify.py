@@ -29,6 +29,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from arcface_jax.command_name import command
 from arcface_jax.commands.command import (
     Checked,
     Cosine,
@@ -73,6 +74,7 @@ from arcface_jax.commands.photos import (
     say_each_left_out,
     say_tally,
 )
+from arcface_jax.counts import number_of
 from arcface_jax.data.in_memory import load_source
 from arcface_jax.data.open import check_source, open_source
 from arcface_jax.data.source import FaceSource
@@ -86,11 +88,50 @@ from arcface_jax.figures.style import save
 from arcface_jax.files import whole_file, whole_text
 from arcface_jax.interop.card import ModelCard
 from arcface_jax.runs.dataset import configured_source, split_source
-from arcface_jax.training.config import Config
+from arcface_jax.runs.saved_runs import find_run
+from arcface_jax.training.config import Config, DataConfig
 
-UNKNOWN, NEW_CLASS = "unknown", "new class"
 DEFAULT_FAR, FAR_OF_CLASSES = 1e-3, 1e-2
 """The --far of who gives neither it nor a threshold."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """What messages and tables call whom a photo may show.
+
+    Attributes:
+      one: one of them.
+      unknown: what is said of one without a name.
+      known: of those that there are entries of.
+      others: of all others.
+      absent: of a name without an entry, "but …".
+      named: the verdict on one of the others that was given a name.
+    """
+
+    one: str
+    unknown: str
+    known: str
+    others: str
+    absent: str
+    named: str
+
+
+PEOPLE = Words(
+    one="person",
+    unknown="unknown",
+    known="in the gallery",
+    others="not in the gallery",
+    absent="is not in the gallery",
+    named="stranger named",
+)
+CLASSES = Words(
+    one="class",
+    unknown="new class",
+    known="that the run was trained on",
+    others="that the run was not trained on",
+    absent="is no class of the run",
+    named="new class named",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +156,7 @@ class Name(PhotoOptions):
     gallery: Annotated[Existing, tyro.conf.Positional]
     """What enrol wrote; or the model again if it is a run, for the classes that it was trained on.
     """
-    photos: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional]
+    photos: Annotated[tuple[Existing, ...], tyro.conf.Positional]
     """Image files, or folders, zip files or other sources of them; of NAME/image.jpg the right
     names are known.
     """
@@ -134,9 +175,9 @@ class Name(PhotoOptions):
     probability of each if it is one of them.
     """
     output: pathlib.Path | None = None
-    """Table to write as well, .csv. It has image, person, the right one and a verdict where names
-    are known, how many strangers are as alike if the card tells, then each candidate with its
-    cosine; of a photo that cannot be used, why.
+    """Table to write as well, .csv. It has image, person or class, the right one and a verdict
+    where names are known, how many strangers are as alike if the card tells, then each candidate
+    with its cosine; of a photo that cannot be used, why.
     """
     picture: pathlib.Path | None = None
     """Picture to write as well, .png. It shows the faces as the model saw them, with what was said
@@ -216,6 +257,17 @@ def choose_threshold(
     return found.cosine
 
 
+def check_new(arguments: Name, data: DataConfig) -> None:
+    """Refuses a run of which nothing tells when a class is new."""
+    if arguments.threshold is not None or arguments.new is not None:
+        return
+    if data.hold_out == "images" or not (data.folds or data.test_fraction):
+        raise InputError(
+            f"{arguments.gallery}: held out no classes, to learn from when a class is new; give "
+            "images of some with --new, or --threshold"
+        )
+
+
 def learnt_threshold(
     arguments: Name, gallery: Gallery, run: Config, embedder: Embedder, console: Console
 ) -> float:
@@ -223,13 +275,6 @@ def learnt_threshold(
     says so.
     """
     begin, data = functools.partial(progress_bar, console), run.data
-    if arguments.new is None and (
-        data.hold_out == "images" or not (data.folds or data.test_fraction)
-    ):
-        raise InputError(
-            f"{arguments.gallery}: held out no classes, to learn from when a class is new; give "
-            "images of some with --new, or --threshold"
-        )
     with begin("Opening images of new classes", None):
         source: FaceSource
         if arguments.new is None:
@@ -242,8 +287,9 @@ def learnt_threshold(
         found, _ = gallery.candidates(embedder.embed(loaded.images, progress=move), 1)
     far = FAR_OF_CLASSES if arguments.far is None else arguments.far
     threshold = new_class_threshold(found.scores[:, 0], far)
-    said = f"{len(loaded):,} images of {len(loaded.identity_names):,} classes that were not trained"
-    say(console, f"Threshold {threshold:.3f}: at most {far:.2%} of {said} on reach it.")
+    of = number_of(len(loaded.identity_names), "class")
+    said = f"{number_of(len(loaded), 'image')} of {of} that it was not trained on"
+    say(console, f"Threshold {threshold:.3f}: at most {far:.2%} of {said} reach it.")
     if far * len(loaded) < 1:
         say(
             console,
@@ -280,24 +326,27 @@ def enrol(arguments: Enrol, console: Console) -> None:
     except OSError as error:
         raise InputError(f"{arguments.gallery}: cannot be written ({error.strerror})") from error
     people = len(set(names.tolist()))
-    entries = f", {len(names)} templates" if arguments.templates else ""
-    say(console, f"{arguments.gallery}: {len(kept)} images of {people} people{entries}")
+    entries = f", {number_of(len(names), 'template')}" if arguments.templates else ""
+    said = f"{number_of(len(kept), 'image')} of {number_of(people, 'person')}"
+    say(console, f"{arguments.gallery}: {said}{entries}")
 
 
-RIGHT, WRONG, MISSED, ACCEPTED = "right", "wrong name", "not recognised", "stranger named"
+RIGHT, WRONG, MISSED = "right", "wrong name", "not recognised"
 _NOT_TOLD = ""
-_WORST_FIRST = (ACCEPTED, WRONG, MISSED, _NOT_TOLD, RIGHT)
+_WORST_FIRST = (PEOPLE.named, CLASSES.named, WRONG, MISSED, _NOT_TOLD, RIGHT)
 _DRAWN = 60
 
 
-def verdict(named: str | None, right: str | None, enrolled: Collection[str]) -> str:
+def verdict(
+    named: str | None, right: str | None, enrolled: Collection[str], words: Words = PEOPLE
+) -> str:
     """What an answer is worth: a name, or None for unknown, to a photo of `right`; empty where
     nobody says whom it shows.
     """
     if right is None:
         return _NOT_TOLD
     if right not in enrolled:
-        return RIGHT if named is None else ACCEPTED
+        return RIGHT if named is None else words.named
     return MISSED if named is None else RIGHT if named == right else WRONG
 
 
@@ -305,11 +354,11 @@ def counted(
     people: Sequence[str | None],
     verdicts: Sequence[str],
     enrolled: Collection[str],
-    kind: str = "people",
+    words: Words = PEOPLE,
 ) -> str:
     """How many answers were right and wrong, a line of people in the gallery and one of others."""
     lines = []
-    for known, where in ((True, "in the gallery"), (False, "who are not in the gallery")):
+    for known, where in ((True, words.known), (False, words.others)):
         chosen = [
             (person, given)
             for person, given in zip(people, verdicts, strict=True)
@@ -320,11 +369,12 @@ def counted(
         number = Counter(given for _, given in chosen)
         share = f"{number[RIGHT]:,} ({number[RIGHT] / len(chosen):.1%})"
         if known:
-            said = f"{share} named rightly, {number[WRONG]:,} wrongly, {number[MISSED]:,} unknown"
+            missed = f"{number[MISSED]:,} {words.unknown}"
+            said = f"{share} named rightly, {number[WRONG]:,} wrongly, {missed}"
         else:
-            said = f"{share} unknown, {number[ACCEPTED]:,} given a name"
-        who = len({person for person, _ in chosen})
-        lines.append(f"Of {len(chosen):,} photos of {who:,} {kind} {where}: {said}.")
+            said = f"{share} {words.unknown}, {number[words.named]:,} given a name"
+        who = number_of(len({person for person, _ in chosen}), words.one)
+        lines.append(f"Of {number_of(len(chosen), 'photo')} of {who} {where}: {said}.")
     return "\n".join(lines)
 
 
@@ -351,7 +401,9 @@ def ranking(
     ]
 
 
-def say_other_spellings(console: Console, photos: Iterable[Photo], enrolled: Iterable[str]) -> None:
+def say_other_spellings(
+    console: Console, photos: Iterable[Photo], enrolled: Iterable[str], words: Words = PEOPLE
+) -> None:
     """Says which people of the photos have a name of the gallery but for how it is written."""
 
     def core(name: str) -> str:
@@ -363,8 +415,8 @@ def say_other_spellings(console: Console, photos: Iterable[Photo], enrolled: Ite
         if (other := alike.get(core(person))) is not None:
             say(
                 console,
-                f"warning: {printable(person)} is not in the gallery, but {printable(other)} is; "
-                "who is the same person must have the same folder's name",
+                f"warning: {printable(person)} {words.absent}, but {printable(other)} is; what is "
+                f"the same {words.one} must have the same folder's name",
                 "yellow",
             )
 
@@ -387,7 +439,8 @@ def draw_named(
         captions.append([said[row], *known, "/".join(parts[-2:] if person is None else parts[-1:])])
         marks.append(Mark(given, given == RIGHT) if given != _NOT_TOLD else None)
     every = len(order) == len(photos)
-    some = f"{len(order)} photos" if every else f"{len(order)} of {len(photos):,} photos"
+    every_photo = number_of(len(photos), "photo")
+    some = every_photo if every else f"{len(order)} of {every_photo}"
     title = some if not any(verdicts) else f"{some}, mistakes first"
     of_any = marks if any(marks) else None
     save(face_sheet(crops[order], captions, title, of_any), path.with_suffix(""))
@@ -403,8 +456,10 @@ def name(arguments: Name, console: Console) -> None:
     if arguments.picture is not None:
         check_written(arguments.picture, ".png")
     check_engine(arguments.engine)
+    with progress_bar(console, "Listing the photos"):
+        given = find_photos(arguments.photos)
     gallery = read_gallery(arguments.gallery)
-    entries = len(gallery.names)
+    entries, words = len(gallery.names), PEOPLE if gallery.run is None else CLASSES
     about = (arguments.model, arguments, arguments.far, arguments.threshold)
     if gallery.run is not None and arguments.gallery != arguments.model:
         raise InputError(
@@ -416,10 +471,11 @@ def name(arguments: Name, console: Console) -> None:
     threshold = arguments.threshold
     if gallery.run is None:
         threshold = choose_threshold(*about, console, gallery, str(arguments.gallery))
-    with progress_bar(console, "Listing the photos"):
-        given = find_photos(arguments.photos)
+    else:
+        check_new(arguments, gallery.run.data)
+    k = at_most(console, arguments.candidates, gallery, arguments.gallery)
     enrolled = frozenset(gallery.names.tolist())
-    say_other_spellings(console, given, enrolled)
+    say_other_spellings(console, given, enrolled, words)
     with progress_bar(console, f"Opening {arguments.model}"):
         embedder = open_embedder(arguments.model, flip=arguments.flip, project=arguments.project)
         rule = arguments.rule(embedder.flip)
@@ -441,9 +497,7 @@ def name(arguments: Name, console: Console) -> None:
         check_same_model(gallery, arguments.gallery, patterns, str(arguments.model))
         probes = embedder.embed(crops, lambda row: photos[row].place, move)
     with progress_bar(console, "Searching"), concerning(str(arguments.gallery)):
-        k, engine = arguments.candidates, arguments.engine
-        found, probabilities = gallery.candidates(probes, k, engine)
-    unknown = UNKNOWN if gallery.run is None else NEW_CLASS
+        found, probabilities = gallery.candidates(probes, k, arguments.engine)
     card = embedder.card
     tail = None if card is None or not gallery.rule.told else card.strangers_by(rule)
     told = any(photo.person is not None for photo in given)
@@ -464,9 +518,9 @@ def name(arguments: Name, console: Console) -> None:
             f"{printable(name)} {score:.3f}{share}"
             for (name, score), share in zip(pairs, shares, strict=True)
         )
-        person = names[0] if accepted else unknown
+        person = names[0] if accepted else words.unknown
         strangers = [] if tail is None else [tail.words(best, entries)]
-        verdicts.append(verdict(person if accepted else None, photo.person, enrolled))
+        verdicts.append(verdict(person if accepted else None, photo.person, enrolled, words))
         captions.append(f"{person} {best:.3f}{shares[0]}")
         judged = [verdicts[-1]] if told else []
         start = (printable(photo.place), printable(person), *judged, f"{best:.3f}")
@@ -477,31 +531,30 @@ def name(arguments: Name, console: Console) -> None:
         written.append([photo.place, person, *right, *strangers, *cells, ""])
     rare = [] if tail is None else ["strangers so alike"]
     judged = ["verdict"] if told else []
-    heading = ("photo", "person", *judged, "cosine", *rare, "most alike")
+    heading = ("photo", words.one, *judged, "cosine", *rare, "most alike")
     console.print(table_of(heading, rows, left=6))
     say(
         console,
         f"A name is given from a cosine of {threshold:.3f}{means(tail, threshold, entries)}."
-        + ("" if gallery.run is None else f" Else it is a {NEW_CLASS}."),
+        + ("" if gallery.run is None else f" Else it is a {words.unknown}."),
     )
     if arguments.output is not None:
         numbers = range(1, found.indices.shape[1] + 1)
         columns = [f"{what}_{n}" for n in numbers for what in ("candidate", "cosine")]
         columns += [f"probability_{n}" for n in numbers if probabilities.size]
-        right = ["right_person", "verdict"] if told else []
+        right = [f"right_{words.one}", "verdict"] if told else []
         empty = [""] * len([*rare, *columns])
         for photo, message in left_out:
             of_whom = [photo.person or "", ""] if told else []
             written.append([photo.place, "", *of_whom, *empty, message])
-        heading = ("image", "person", *right, *rare, *columns, "note")
+        heading = ("image", words.one, *right, *rare, *columns, "note")
         write_table(arguments.output, heading, written)
     if arguments.picture is not None:
         with progress_bar(console, "Drawing"):
             drawn = draw_named(crops, photos, captions, verdicts, arguments.picture)
         say(console, f"{arguments.picture}: {drawn}")
     if told:
-        kind = "people" if gallery.run is None else "classes"
-        say(console, counted([photo.person for photo in photos], verdicts, enrolled, kind))
+        say(console, counted([photo.person for photo in photos], verdicts, enrolled, words))
         ranked = [list(map(str, gallery.names[row])) for row in found.indices]
         for line in ranking(photos, ranked, enrolled):
             say(console, line)
@@ -512,8 +565,8 @@ def means(tail: ImpostorTail | None, threshold: float, entries: int) -> str:
     if tail is None:
         return ""
     return (
-        f"; strangers who reach it with one of {entries:,} entries, if these are independent: "
-        f"{tail.words(threshold, entries)}"
+        f"; strangers who reach it with one of {number_of(entries, 'entry')}, if these are "
+        f"independent: {tail.words(threshold, entries)}"
     )
 
 
@@ -521,11 +574,12 @@ def verify(arguments: Verify, console: Console) -> None:
     """The cosine of two photos, what it means, and the decision."""
     about = (arguments.model, arguments, arguments.far, arguments.threshold)
     threshold = choose_threshold(*about, console)
+    photos = (arguments.first, arguments.second)
+    pixels = [Photo.of_file(path).read() for path in photos]
     with progress_bar(console, f"Opening {arguments.model}"):
         embedder = open_embedder(arguments.model, flip=arguments.flip, project=arguments.project)
-    photos = (arguments.first, arguments.second)
     cropper = Cropper(embedder.image_size, arguments.detect, arguments.face)
-    crops = cropper.read(photos)
+    crops = np.stack([cropper.crop(*one) for one in zip(pixels, map(str, photos), strict=True)])
     say_tally(console, cropper.tally, arguments.face)
     with progress_bar(console, "Embedding", len(photos)) as move:
         first, second = embedder.embed(crops, lambda row: str(photos[row]), move)
@@ -536,6 +590,15 @@ def verify(arguments: Verify, console: Console) -> None:
     meaning = None if card is None else card.meaning(cosine, arguments.rule(embedder.flip))
     if meaning is not None:
         say(console, meaning)
+
+
+def at_most(console: Console, k: int, gallery: Gallery, path: pathlib.Path) -> int:
+    """The --candidates that there are; says where it was more."""
+    entries = len(gallery.names)
+    if k > entries:
+        kind = "entry" if gallery.run is None else "class"
+        say(console, f"--candidates {k}: {path} has {number_of(entries, kind)}; all are shown")
+    return min(k, entries)
 
 
 def check_written(path: pathlib.Path, suffix: str) -> None:
@@ -557,15 +620,20 @@ def search(arguments: TimedSearch, console: Console) -> None:
     """The best entries of the gallery for each probe, as a table on disk."""
     check_written(arguments.output, ".csv")
     check_engine(arguments.engine)
+    for path in (arguments.gallery, arguments.probes):
+        if find_run(path) is not None:
+            raise InputError(
+                f"{path}: is a run, and its classes are asked for with {command('identify')} name; "
+                "give what enrol or the command embed wrote"
+            )
     gallery, probes = read_gallery(arguments.gallery), read_gallery(arguments.probes)
     check_same_rule(console, gallery, arguments.gallery, probes.rule, str(arguments.probes))
     check_same_model(gallery, arguments.gallery, probes.patterns, str(arguments.probes))
+    k = at_most(console, arguments.candidates, gallery, arguments.gallery)
     begun = time.perf_counter()
     about = f"{arguments.gallery}, searched for {arguments.probes}"
     with progress_bar(console, "Searching"), concerning(about):
-        found = find_candidates(
-            gallery.embeddings, probes.embeddings, arguments.candidates, arguments.engine
-        )
+        found = find_candidates(gallery.embeddings, probes.embeddings, k, arguments.engine)
     seconds, peak = time.perf_counter() - begun, peak_gigabytes()
     threshold = -np.inf if arguments.threshold is None else arguments.threshold
     numbers = range(1, found.indices.shape[1] + 1)
@@ -573,7 +641,7 @@ def search(arguments: TimedSearch, console: Console) -> None:
     rows = (
         [
             str(place),
-            str(gallery.names[indices[0]]) if accepted else UNKNOWN,
+            str(gallery.names[indices[0]]) if accepted else PEOPLE.unknown,
             *(
                 text
                 for score, i in zip(scores, indices, strict=True)
@@ -587,8 +655,9 @@ def search(arguments: TimedSearch, console: Console) -> None:
     write_table(arguments.output, ["image", "person", *columns], rows)
     say(
         console,
-        f"{arguments.output}: {len(probes.names):,} probes in {len(gallery.names):,} entries of "
-        f"{gallery.embeddings.shape[1]} numbers, {seconds:.1f} s, "
+        f"{arguments.output}: {number_of(len(probes.names), 'probe')} in "
+        f"{number_of(len(gallery.names), 'entry')} of "
+        f"{number_of(gallery.embeddings.shape[1], 'number')}, {seconds:.1f} s, "
         f"{len(probes.names) / seconds:.0f} probes/s, {peak:.1f} GB at most",
     )
 

@@ -37,6 +37,7 @@ from arcface_jax.commands.command import (
 )
 from arcface_jax.commands.model_and_people import embed_people, open_analysed, open_people
 from arcface_jax.commands.models import Project, Trained
+from arcface_jax.counts import number_of
 from arcface_jax.data.decode import resize
 from arcface_jax.data.open import check_source
 from arcface_jax.data.source import places_of
@@ -120,7 +121,7 @@ def run(arguments: Arguments) -> None:
     console = new_console()
     begin = functools.partial(progress_bar, console)
     if not 1 <= arguments.count <= arguments.gallery:
-        among = f"the {arguments.gallery} people of the gallery"
+        among = f"the {number_of(arguments.gallery, 'person')} of the gallery"
         raise InputError(f"--count {arguments.count}: give from 1 to {among}")
     if arguments.judge is None and arguments.judge_project is not None:
         raise InputError(

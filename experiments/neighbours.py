@@ -46,6 +46,7 @@ from arcface_jax.commands.model_and_people import (
     open_people,
 )
 from arcface_jax.commands.models import Project, Trained
+from arcface_jax.counts import number_of
 from arcface_jax.data.open import check_source
 from arcface_jax.data.source import places_of
 from arcface_jax.errors import InputError, printable
@@ -180,7 +181,9 @@ def run(arguments: Arguments) -> None:
     names = [people.names[who].rpartition("/")[2].removeprefix("synthetic-") for who in chosen]
     names = [name.lstrip("0") or name[-1:] for name in names]
     layout = "t-SNE" if arguments.layout == "tsne" else "principal plane"
-    title = f"{len(chosen)} people, {layout}; keeps {kept:.0%} of the nearest neighbours"
+    title = (
+        f"{number_of(len(chosen), 'person')}, {layout}; keeps {kept:.0%} of the nearest neighbours"
+    )
     first, second = most_alike_images(embeddings, people.labels, pairs)
     images, of_sheet = people.images, "The most alike people: the cosine of their two images"
     paths = places_of(people.source)

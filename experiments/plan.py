@@ -35,6 +35,7 @@ from arcface_jax.commands.command import (
     table_of,
 )
 from arcface_jax.commands.option_list import options_of
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
@@ -112,7 +113,8 @@ def all_presets_rows(begin: Begin = unseen) -> tuple[list[str], list[list[str]]]
             config, data = recipe(), recipe.data
             found = cost(config, data.identities, (_TOLD_ON,))
             memory = found.memory[_TOLD_ON]
-            on = f"{data.name}: {data.identities:,} identities, {data.images:,} images"
+            people, images = number_of(data.identities, "identity"), number_of(data.images, "image")
+            on = f"{data.name}: {people}, {images}"
             head = f"{loss_name(config.loss)}; {head_in_words(config.head)}"
             kept, working = memory.state + memory.gradients, memory.activations + memory.head
             sizes = [f"{found.parameters:,} + {found.class_weights:,}"]
@@ -154,12 +156,13 @@ def print_presets(plan: PresetPlan, console: Console) -> None:
     lines = [
         f"{recipe.name}: {(recipe.make.__doc__ or '').splitlines()[0]}",
         *(line.strip() for line in recipe.facts().splitlines()),
-        f"Network: {config.model.name} in {config.model.dtype}, {found.parameters:,} parameters, "
-        f"{found.forward_operations / 2e9:.2f} G multiply-adds an image.",
+        f"Network: {config.model.name} in {config.model.dtype}, "
+        f"{number_of(found.parameters, 'parameter')}, {found.forward_operations / 2e9:.2f} G "
+        "multiply-adds an image.",
         f"Head: {loss_name(config.loss)}, {head_in_words(config.head)}, "
-        f"{found.class_weights:,} class weights.",
-        f"A step of {config.run.batch_size:,} images: {found.step_operations / 1e12:.1f} · 10¹² "
-        "operations.",
+        f"{number_of(found.class_weights, 'class weight')}.",
+        f"A step of {number_of(config.run.batch_size, 'image')}: "
+        f"{found.step_operations / 1e12:.1f} · 10¹² operations.",
     ]
     header, rows = memory_rows(found)
     if plan.markdown:
@@ -277,7 +280,9 @@ def print_networks(plan: NetworkPlan, console: Console) -> None:
     if unknown := [name for name in plan.networks if name not in registry.names()]:
         raise InputError(f"--networks {unknown[0]}: choose among {', '.join(registry.names())}")
     if plan.batch % plan.devices:
-        raise InputError(f"--batch {plan.batch}: pass a multiple of the {plan.devices} devices")
+        raise InputError(
+            f"--batch {plan.batch}: pass a multiple of the {number_of(plan.devices, 'device')}"
+        )
     about = "A step of the backbone alone: forward, backward, SGD"
     for title, (header, rows) in (
         (about, needs_rows(plan, progress_beside())),
@@ -322,8 +327,8 @@ def plan_table(config: PlanConfig, begin: Begin = unseen) -> tuple[Table, str | 
     """A row for every head; and the first, in order of simplicity and exactness, that fits. `begin`
     shows the work.
     """
-    title = f"{config.identities:,} identities × {config.dim}, N = {config.batch}"
-    table = Table(title=f"{title}, {config.devices} devices")
+    title = f"{number_of(config.identities, 'identity')} × {config.dim}, N = {config.batch}"
+    table = Table(title=f"{title}, {number_of(config.devices, 'device')}")
     names = ["head", "dtype", "weights + momentum", "gradient", "working", "GiB a device"]
     names += ["compiled plan"] if config.compile else []
     names += ["fits"] + (["≥ s/step"] if config.tflops else [])

@@ -36,6 +36,7 @@ from arcface_jax.commands.command import (
     write_json,
 )
 from arcface_jax.commands.small_model import SmallRecipe, train_small
+from arcface_jax.counts import number_of
 from arcface_jax.data.in_memory import load_source
 from arcface_jax.data.open import check_source, open_source
 from arcface_jax.data.source import FaceSource
@@ -106,7 +107,7 @@ def read_halves(arguments: Arguments) -> tuple[Half, Half]:
     if not 2 <= arguments.identities <= len(source.identity_names):
         raise InputError(
             f"--identities {arguments.identities}: give 2 or more, of the "
-            f"{len(source.identity_names)} people there are"
+            f"{number_of(len(source.identity_names), 'person')} there are"
         )
     sample = load_source(Subset(source, np.flatnonzero(labels < arguments.identities)), 32)
     place = np.zeros(len(sample), np.int64)
@@ -114,8 +115,8 @@ def read_halves(arguments: Arguments) -> tuple[Half, Half]:
         own = np.flatnonzero(sample.labels == label)
         if len(own) < 2:
             raise InputError(
-                f"{sample.identity_names[label]}: has {len(own)} image(s); two are needed, one for "
-                "each half"
+                f"{sample.identity_names[label]}: has {number_of(len(own), 'image')}; two are "
+                "needed, one for each half"
             )
         place[own] = np.arange(len(own))
     first = place % 2 == 0
@@ -162,9 +163,9 @@ def check_feasible(arguments: Arguments, console: Console) -> dict[str, float]:
     if arguments.dimension == 2:
         say(
             console,
-            f"{arguments.identities} classes on a circle are {math.degrees(largest):.1f}° apart, m "
-            f"is {math.degrees(arguments.margin):.1f}°; at best softmax gives the true class "
-            f"{best:.1%} at s = {arguments.scale:g}",
+            f"{number_of(arguments.identities, 'class')} on a circle are "
+            f"{math.degrees(largest):.1f}° apart, m is {math.degrees(arguments.margin):.1f}°; at "
+            f"best softmax gives the true class {best:.1%} at s = {arguments.scale:g}",
         )
         if arguments.margin >= largest:
             bound = f"2π/C = {largest:.3f}; no arrangement satisfies it"

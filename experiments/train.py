@@ -52,6 +52,7 @@ from arcface_jax.commands.loss_options import (
 )
 from arcface_jax.commands.models import MODEL_HELP, is_export, open_embedder
 from arcface_jax.commands.run_report import draw_run, run_page
+from arcface_jax.data.open import check_set
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.verification import FlipRule
 from arcface_jax.files import write_whole
@@ -66,7 +67,6 @@ from arcface_jax.runs.stopping import Stopped
 from arcface_jax.runs.watch import Watch
 from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import read_config, settings_in
-from arcface_jax.training.program import create_program
 
 from .recipes.presets import PRESETS
 
@@ -288,14 +288,14 @@ def main() -> int:
     config, console = parse(arguments), new_console()
     if check is None:
         return run(config, console)
+    for each in check.against:  # before a model is opened
+        check_set(each)
     model = None
     if check.checkpoint is not None:
         path = as_path(check.checkpoint)
         # Without the mirror image, which would double the work and decide nothing here.
         flip: FlipRule | None = None if is_export(path) else "none"
         model = open_embedder(path, flip=flip, project=check.project)
-    if config.model.init is None:  # else the network is the file's
-        create_program(config, 2)  # a wrong setting is found before images are read
     folder = as_path(config.run.folder or "runs/check")
     return check_data(config, console, folder, check.against, model)
 

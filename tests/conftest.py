@@ -98,6 +98,14 @@ def shared_data() -> pathlib.Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def memory_is_a_storage():
+    """fsspec's own, for tests alone: what a command put there would end with it."""
+    from arcface_jax.buckets import requests
+
+    requests.SCHEMES["memory"] = "fsspec"
+
+
 @pytest.fixture
 def bucket(monkeypatch):
     """A bucket of its own in memory, where fsspec makes no folders: those of no other are there

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pathlib
 import pickle
+import sys
 
 import pytest
 from hypothesis import given
@@ -315,5 +316,17 @@ def test_what_can_help_is_tried_again_with_a_limit(
 def test_a_package_that_is_missing_is_said():
     if importlib.util.find_spec("s3fs"):
         pytest.skip("s3fs is installed")
-    with pytest.raises(InputError, match=r"s3://: needs the package s3fs; pip install"):
+    with pytest.raises(InputError, match=r"^s3://bucket/x: needs the package s3fs; pip install"):
         as_path("s3://bucket/x").exists()
+
+
+def test_without_any_package_for_storage_the_path_and_what_to_install_are_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(InputError, match=r"^gs://bucket/a/b: needs the package gcsfs; pip inst"):
+        as_path("gs://bucket/a/b").is_dir()
+
+
+def test_the_memory_of_a_command_is_no_storage_as_it_ends_with_it(monkeypatch):
+    monkeypatch.delitem(requests.SCHEMES, "memory")
+    with pytest.raises(InputError, match=r"^memory://x/y: of no storage known here; give s3://"):
+        as_path("memory://x/y")

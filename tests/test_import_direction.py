@@ -32,7 +32,7 @@ LAYERS = (
         "arcface_jax.progress",
     ),
     ("arcface_jax.buckets",),
-    ("arcface_jax.errors", "arcface_jax.command_name"),
+    ("arcface_jax.errors", "arcface_jax.command_name", "arcface_jax.counts"),
 )
 WITHOUT_FLAX = ("margins", "cosine", "losses", "heads", "evaluation", "analysis")
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from arcface_jax.arguments import check_between, check_positive
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.margins import Psi
 
@@ -81,7 +82,7 @@ def class_gaps(embeddings: np.ndarray, labels: np.ndarray, *, quantile: float = 
         )
     classes = np.unique(labels)
     if len(classes) < 2:
-        raise InputError(f"labels: {len(classes)} class(es); a gap needs two")
+        raise InputError(f"labels: {number_of(len(classes), 'class')}; a gap needs two")
     unit = _directions(embeddings, "embeddings: row", range(len(labels)))
     members = [unit[labels == label] for label in classes]
     centres = _directions(

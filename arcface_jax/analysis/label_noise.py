@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from arcface_jax.arguments import check_between
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 
 _COSINES_AT_ONCE = 1 << 24
@@ -141,7 +142,9 @@ def judge_labels(embeddings: np.ndarray, labels: np.ndarray) -> LabelJudgement:
         )
     names, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if len(names) < 2:
-        raise InputError(f"labels: {len(names)} identities; a wrong label needs at least two")
+        raise InputError(
+            f"labels: {number_of(len(names), 'identity')}; a wrong label needs at least two"
+        )
     sums = np.zeros((len(names), embeddings.shape[1]), np.float32)
     np.add.at(sums, classes, embeddings)
     means = _unit(sums)

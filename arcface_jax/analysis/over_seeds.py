@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from arcface_jax.arguments import check_between
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 
 
@@ -204,7 +205,9 @@ def compare_order(first: Mapping[str, float], second: Mapping[str, float]) -> Or
     """
     names = [name for name in first if name in second]
     if len(names) < 2:
-        raise InputError(f"first, second: {len(names)} names in both; an order needs at least two")
+        raise InputError(
+            f"first, second: {number_of(len(names), 'name')} in both; an order needs at least two"
+        )
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
     swapped = tuple(
         (a, b) if first[a] > first[b] else (b, a)

@@ -9,6 +9,7 @@ from typing import Any
 from arcface_jax.buckets.cache import process_cache
 from arcface_jax.buckets.entry import entry_of
 from arcface_jax.buckets.requests import request, system_error
+from arcface_jax.counts import number_of
 
 BLOCK = 1 << 20
 """Bytes that are fetched, and kept in the cache, together."""
@@ -82,7 +83,9 @@ class RangedFile:
         def get(storage: Any, key: str) -> bytes:
             content = bytes(storage.cat_file(key, start=start, end=stop))
             if len(content) != stop - start:
-                raise ConnectionError(f"{len(content)} bytes instead of {stop - start}")
+                raise ConnectionError(
+                    f"{number_of(len(content), 'byte')} instead of {stop - start}"
+                )
             return content
 
         return request(self.path, get)

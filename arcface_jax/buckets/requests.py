@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds before each further try of what the storage did not do."""
-SCHEMES = {"s3": "s3fs", "gs": "gcsfs", "memory": "fsspec"}
+SCHEMES = {"s3": "s3fs", "gs": "gcsfs"}
 """{scheme: the package that speaks to its storage}."""
 _GS_SECONDS = 120
 _S3_SECONDS = {"connect_timeout": 10, "read_timeout": 60}
@@ -65,10 +65,10 @@ def request(url: str | os.PathLike[str], action: Callable[[Any, str], Result]) -
       OSError: what was asked for is not there, is refused, or was not done in all tries.
       InputError: the package that speaks to this storage is missing.
     """
-    scheme, key, last = os.fspath(url).partition("://")[0], key_of(url), None
+    key, last = key_of(url), None
     for wait in (*WAITS, None):
         try:
-            return action(file_system(scheme), key)
+            return action(file_system(os.fspath(url)), key)
         except Exception as error:
             last = error
             if wait is None or _is_final(error):
@@ -78,14 +78,13 @@ def request(url: str | os.PathLike[str], action: Callable[[Any, str], Result]) -
     raise _as_system_error(last, os.fspath(url)) from None
 
 
-def file_system(scheme: str) -> Any:
-    """fsspec's file system of a scheme, of which it keeps one for each process and thread.
+def file_system(url: str) -> Any:
+    """fsspec's file system for a path, of which it keeps one for each process and thread.
 
     Raises:
       InputError: the package for it is missing.
     """
-    import fsspec
-
+    scheme = url.partition("://")[0]
     options: dict[str, Any] = {"use_listings_cache": False}
     if scheme == "gs":  # else gcsfs asks about each bucket what nothing here needs to know
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
@@ -94,10 +93,12 @@ def file_system(scheme: str) -> Any:
         # One request a call: `request` is what tries again.
         options["config_kwargs"] = _S3_SECONDS | {"retries": {"total_max_attempts": 1}}
     try:
-        storage = fsspec.filesystem(scheme, **options if scheme != "memory" else {})
+        import fsspec
+
+        storage = fsspec.filesystem(scheme, **options)
     except ImportError as error:
         raise InputError(
-            f"{scheme}://: needs the package {SCHEMES[scheme]}; {install('buckets')}"
+            f"{url}: needs the package {SCHEMES[scheme]}; {install('buckets')}"
         ) from error
     if scheme in ("s3", "gs"):
         storage.retries = 1

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from arcface_jax.commands.html_page import card, cards, facts, page, paragraph, picture, table
+from arcface_jax.counts import number_of
 from arcface_jax.data.check import Finding, Row
 from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError, printable
@@ -62,7 +63,7 @@ def write_page(
       lines: what to say of the whole set.
       sheet: a PNG file of the contact sheet.
     """
-    about = [("data", f"{len(source):,} images, fingerprint {source.fingerprint[:12]}")]
+    about = [("data", f"{number_of(len(source), 'image')}, fingerprint {source.fingerprint[:12]}")]
     parts = [facts("train", about), *(paragraph(line) for line in lines)]
     rows = [[finding.kind, f"{len(finding.rows) or 1:,}"] for finding in findings]
     parts.append(

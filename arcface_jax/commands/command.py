@@ -66,12 +66,6 @@ Chosen = TypeVar("Chosen")
 _PATHS = tyro.constructors.ConstructorRegistry()
 
 
-def _path_given(text: str) -> pathlib.Path:
-    if text.lower().startswith("memory:"):  # which ends with the command
-        raise InputError(f"{text}: of no storage known here; give s3://…, gs://… or a local path")
-    return as_path(text)
-
-
 @_PATHS.primitive_rule
 def _path_rule(
     kind: tyro.constructors.PrimitiveTypeInfo,
@@ -82,7 +76,7 @@ def _path_rule(
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="PATH",
-        instance_from_str=lambda given: _path_given(given[0]),
+        instance_from_str=lambda given: as_path(given[0]),
         is_instance=lambda value: isinstance(value, pathlib.Path),
         str_from_instance=lambda value: [str(value)],
     )

@@ -18,6 +18,7 @@ from arcface_jax.commands.check_report import LIST_FILE, PAGE_FILE, write_list, 
 from arcface_jax.commands.command import progress_bar, say, say_written
 from arcface_jax.commands.fine_tuning import open_start
 from arcface_jax.commands.models import Embedder
+from arcface_jax.counts import number_of
 from arcface_jax.data.check import Finding, Row, check_source_labels, is_picture, report
 from arcface_jax.data.in_memory import load_source
 from arcface_jax.data.open import open_source, place_of_set
@@ -32,6 +33,7 @@ from arcface_jax.runs.dataset import configured_source
 from arcface_jax.runs.setup import Setup, prepare
 from arcface_jax.training.abstract import cost
 from arcface_jax.training.config import Config
+from arcface_jax.training.program import create_program
 
 _TIMED_STEPS = 5
 _EMBEDDED_AT_ONCE = 512
@@ -56,6 +58,7 @@ def check_data(
     Returns: the exit status, 1 if anything deserves a look.
     """
     start = open_start(config)
+    program = create_program(config, 2)  # a wrong setting is found before images are read
     with _remarks_unsaid():
         source = configured_source(config.data, config.run.seed)
         check_source_labels(source)
@@ -74,8 +77,9 @@ def check_data(
         findings = list(of_data.findings)
         counts = of_data.images_per_identity
         lines = [
-            f"{of_data.num_images:,} images of {of_data.num_identities:,} identities, "
-            f"{counts.min()} to {counts.max()} of each (median {np.median(counts):g})."
+            f"{number_of(of_data.num_images, 'image')} of "
+            f"{number_of(of_data.num_identities, 'identity')}, {counts.min()} to {counts.max()} of "
+            f"each (median {np.median(counts):g})."
         ]
         if model is not None:
             judged, said = mislabelled(console, source, found, model)
@@ -85,7 +89,7 @@ def check_data(
             lines += test.remarks
             if not any(finding.other is test for finding in findings):
                 lines.append(f"No image is in {name} too.")
-        if not of_data.aligned:
+        if not of_data.aligned and config.data.source != "synthetic":  # drawn as they are meant
             lines.append(
                 "If these are faces, they are not aligned: the average image has no eyes where "
                 "aligned crops have them. Look at the contact sheet, and align photographs with "
@@ -101,7 +105,8 @@ def check_data(
         write_page(folder / PAGE_FILE, source, findings, lines, sheet)
         say_written(console, folder / PAGE_FILE, folder / LIST_FILE, sheet)
         if not found.messages:
-            setup = prepare(config, functools.partial(progress_bar, console), start)
+            begin = functools.partial(progress_bar, console)
+            setup = prepare(config, begin, start, program=program)
             with progress_bar(console, f"Timing {_TIMED_STEPS} steps"):
                 about = cost_in_words(config, setup)
             say(console, about)
@@ -164,8 +169,8 @@ def mislabelled(
         for at in wrong
     )
     summary = (
-        f"{len(rows)} images are unlike their identity and like another, so that their label is "
-        "probably wrong"
+        f"{number_of(len(rows), 'image', 'are')} unlike the others of the identity and like those "
+        "of another, so that the label is probably wrong"
     )
     measure = "cosine with the other identity"
     return [Finding("mislabelled", summary, rows, measure)] if rows else [], f"{told}."
@@ -190,9 +195,10 @@ def cost_in_words(config: Config, setup: Setup) -> str:
     memory, images = planned.memory[devices], config.run.steps * config.run.batch_size
     speed = _TIMED_STEPS * config.run.batch_size / seconds
     return (
-        f"{planned.class_weights:,} weights of the head and {planned.parameters:,} of the "
-        f"backbone; about {memory.total / 1e9:.1f} GB on each of {devices} devices, "
-        f"{memory.state / 1e9:.1f} of it kept from step to step; "
-        f"{images / len(setup.data.train):.1f} epochs of {len(setup.data.train):,} images take "
-        f"{in_words(images / speed)} at {speed:,.0f} images a second"
+        f"{number_of(planned.class_weights, 'weight')} of the head and {planned.parameters:,} of "
+        f"the backbone; about {memory.total / 1e9:.1f} GB on each of "
+        f"{number_of(devices, 'device')}, {memory.state / 1e9:.1f} of it kept from step to step; "
+        f"{images / len(setup.data.train):.1f} epochs of "
+        f"{number_of(len(setup.data.train), 'image')} take {in_words(images / speed)} at "
+        f"{speed:,.0f} images a second"
     )

@@ -11,6 +11,7 @@ import numpy as np
 from arcface_jax.command_name import command
 from arcface_jax.commands.models import ImportedModel, TrainedRun
 from arcface_jax.commands.photos import FaceFinder, PhotoOptions
+from arcface_jax.counts import number_of
 from arcface_jax.data.in_memory import load_images
 from arcface_jax.data.open import open_set
 from arcface_jax.data.pairs import Pairs, check_both_kinds, check_listed
@@ -113,8 +114,8 @@ def read_embeddings(path: pathlib.Path, flip: FlipRule | None, folds: int) -> En
     for name in ("labels", "mirrored", "images", "groups"):
         if name in arrays and np.shape(arrays[name])[:1] != np.shape(arrays["embeddings"])[:1]:
             raise InputError(
-                f"{path}: {len(arrays[name])} {name} for {len(arrays['embeddings'])} embeddings; "
-                "give one each"
+                f"{path}: {len(arrays[name])} {name} for "
+                f"{number_of(len(arrays['embeddings']), 'embedding')}; give one each"
             )
     for name in {"embeddings", "mirrored"} & set(arrays):
         check_embeddings(arrays[name], f"{path}: {name}", unit=False)

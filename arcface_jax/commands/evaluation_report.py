@@ -91,7 +91,8 @@ def _threshold_table(result: SetResult, rule: Interval | str | None) -> str:
         fars = (f"{found.wanted_far:g}", threshold, f"{found.far:.2g}")
         body.append([*fars, rate, found.warning or ""])
     header = ["wanted FAR", "threshold", "FAR here", "TAR (%)", "warning"]
-    return f"<h3>Thresholds to deploy</h3>{holds}{table(header, body)}"
+    untold = "" if result.untold is None else f"<p>{html.escape(result.untold)}.</p>"
+    return f"<h3>Thresholds to deploy</h3>{holds}{table(header, body)}{untold}"
 
 
 def _with_interval(kind: str, rate: Interval) -> str:

@@ -84,12 +84,12 @@ def set_by_preset(config: Config) -> set[str]:
 
 
 def network_in_words(config: Config) -> str:
-    """One line: the settings of `NETWORK`."""
-    said = {name: _shown(_value(config, name)) for name in NETWORK}
-    epsilon = "" if config.model.epsilon is None else f", epsilon {config.model.epsilon:g}"
+    """One line: those settings of `NETWORK` that the network has."""
+    model = config.model
+    epsilon = "" if model.epsilon is None else f", epsilon {model.epsilon:g}"
     return (
-        f"{said['model.name']}, width {said['model.width']}, {said['model.embedding_size']}-d "
-        f"embedding, {said['data.image_size']} pixels as {said['model.pixels']}{epsilon}"
+        f"{registry.in_words(model.name, model.width, model.embedding_size)}, "
+        f"{_shown(_value(config, 'data.image_size'))} pixels as {model.pixels}{epsilon}"
     )
 
 

@@ -16,6 +16,7 @@ from arcface_jax.commands.command import say
 from arcface_jax.commands.evaluation_inputs import RULE, read_arrays, read_rule
 from arcface_jax.commands.models import Embedder, load_trained
 from arcface_jax.commands.photos import Cropper
+from arcface_jax.counts import number_of
 from arcface_jax.data.sources.encoded import EncodedSource
 from arcface_jax.errors import InputError, reason
 from arcface_jax.evaluation.array_checks import check_embeddings
@@ -94,7 +95,8 @@ def read_gallery(path: pathlib.Path) -> Gallery:
     )
     if embeddings.ndim != 2 or not len(embeddings) == len(names) == len(places) or not len(names):
         raise InputError(
-            f"{path}: {embeddings.shape} embeddings for {len(names)} names; make it again"
+            f"{path}: {embeddings.shape} embeddings for {number_of(len(names), 'name')}; make it "
+            "again"
         )
     return Gallery(embeddings, names, places, *patterns)
 
@@ -113,7 +115,9 @@ def _read_classes(found: SavedRun) -> Gallery:
             f"versions have none: write there a JSON list of all {len(weights):,}, in their order"
         ) from error
     if not isinstance(names, list) or len(names) != len(weights):
-        raise InputError(f"{file}: must be a JSON list of the names of {len(weights):,} classes")
+        raise InputError(
+            f"{file}: must be a JSON list of the names of {number_of(len(weights), 'class')}"
+        )
     names = np.array([str(name) for name in names])
     return Gallery(weights, names, names, run=run.config)
 
@@ -243,7 +247,8 @@ def embed_photos(
             progress(count)
     if not kept:
         raise InputError(
-            f"{source.where(0)}: none of the {len(source)} photos from here on can be used"
+            f"{source.where(0)}: none of the {number_of(len(source), 'photo')} from here on can be "
+            "used"
         )
     return np.concatenate(parts), np.array(kept)
 
@@ -267,7 +272,7 @@ def find_candidates(
     """
     if probes.shape[1] != gallery.shape[1]:
         raise InputError(
-            f"gallery: embeddings of {gallery.shape[1]} numbers, but the probes have "
+            f"gallery: embeddings of {number_of(gallery.shape[1], 'number')}, but the probes have "
             f"{probes.shape[1]}; embed both with the same model"
         )
     k = min(k, len(gallery))

@@ -10,6 +10,7 @@ import numpy as np
 from arcface_jax.commands.models import ImportedModel, TrainedRun
 from arcface_jax.commands.partial import Partial, about_model
 from arcface_jax.commands.photos import read_ahead
+from arcface_jax.counts import number_of
 from arcface_jax.data.decode import resize
 from arcface_jax.data.landmarks import AlignedSource, say_other_size
 from arcface_jax.data.sources.filetree import TreeSource, open_tree
@@ -37,9 +38,9 @@ class ListedPhotos(TreeSource):
         missing = np.flatnonzero(sizes == 0)
         if len(missing):
             raise InputError(
-                f"{root}: {len(missing)} of {len(listed.names)} listed photos are not there or "
-                f"empty, the first is {self.where(int(missing[0]))}; copy them again, or give the "
-                "folder that the names of the list begin in"
+                f"{root}: {len(missing)} of {number_of(len(listed.names), 'listed photo', 'are')} "
+                f"not there or empty, the first is {self.where(int(missing[0]))}; copy them again, "
+                "or give the folder that the names of the list begin in"
             )
 
         self.digest = hashlib.sha256(

@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from arcface_jax.commands.command import say
+from arcface_jax.counts import number_of
 from arcface_jax.data.align import align
 from arcface_jax.data.decode import decode, resize
 from arcface_jax.data.detect import FaceDetector, Finding, Tally, Which, find_face, find_faces
@@ -168,7 +169,9 @@ class FaceFinder:
             self._say(photos, found, file, "its middle is taken" if all_needed else "left out")
             say_left_out(self._console, photos, kept)
         if not len(kept):
-            raise InputError(f"{name}: no face is found in any of its {len(photos)} photos")
+            raise InputError(
+                f"{name}: no face is found in any of its {number_of(len(photos), 'photo')}"
+            )
         crops: FaceSource = _FoundOrMiddle(photos, landmarks, size)
         return (crops if all_needed else Subset(crops, kept)), kept
 
@@ -186,7 +189,10 @@ class FaceFinder:
         if len(without) > _SHOWN:
             say(self._console, f"and {len(without) - _SHOWN} more like that in {file}")
         say_tally(self._console, tally, self._face, str(file))
-        say(self._console, f"{file}: what was found in each of {len(found):,} photographs")
+        say(
+            self._console,
+            f"{file}: what was found in each of {number_of(len(found), 'photograph')}",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,10 +311,6 @@ class Cropper:
             )
         return crop
 
-    def read(self, paths: Sequence[pathlib.Path]) -> np.ndarray:
-        """The crops of image files, uint8 [N, height, width, 3]."""
-        return np.stack([self._read(Photo.of_file(path)) for path in paths])
-
     def read_some(
         self, photos: Sequence[Photo], progress: Callable[[int], None] = lambda _: None
     ) -> tuple[np.ndarray, list[Photo], list[tuple[Photo, str]]]:
@@ -321,7 +323,7 @@ class Cropper:
         crops, kept, left_out = [], [], []
         for photo in photos:
             try:
-                crops.append(self._read(photo))
+                crops.append(self.crop(photo.read(), photo.place))
                 kept.append(photo)
             except InputError as error:
                 left_out.append((photo, str(error)))
@@ -330,9 +332,6 @@ class Cropper:
             first = left_out[0][1]
             raise InputError(first if len(photos) == 1 else f"no photo can be used; {first}")
         return np.stack(crops), kept, left_out
-
-    def _read(self, photo: Photo) -> np.ndarray:
-        return self.crop(photo.read(), photo.place)
 
     def batches(
         self, source: EncodedSource, batch_size: int, *, first: int = 0, threads: int = 4

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from arcface_jax.commands.html_page import facts, page, picture, table
+from arcface_jax.counts import number_of
 from arcface_jax.data.in_memory import load_source
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.subset import Subset
@@ -129,11 +130,16 @@ def run_page(title: str, setup: Setup, result: RunResult, pictures: Sequence[pat
     """The page; `pictures` are PNG files named as `CAPTIONS` has them."""
     network = setup.config.model
     devices, data = setup.program.placement.devices, setup.data
-    trained_on = f"{len(data.train):,} images of {data.num_classes:,} identities"
-    sets = (f"{s.name}: {len(s.images):,} images, {len(s.pairs):,} pairs" for s in data.sets)
+    trained_on = (
+        f"{number_of(len(data.train), 'image')} of {number_of(data.num_classes, 'identity')}"
+    )
+    sets = (
+        f"{s.name}: {number_of(len(s.images), 'image')}, {number_of(len(s.pairs), 'pair')}"
+        for s in data.sets
+    )
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items())
     about = [
-        ["model", f"{network.name}, embeddings of {network.embedding_size} numbers"],
+        ["model", f"{network.name}, embeddings of {number_of(network.embedding_size, 'number')}"],
         ["mirror images", f"--flip {FLIP if setup.config.data.flip_test else 'none'}"],
         ["training data", f"{trained_on} ({data.fingerprint[:12]})"],
         *(["verification set", one] for one in sets),

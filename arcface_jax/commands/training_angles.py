@@ -3,6 +3,7 @@
 import numpy as np
 
 from arcface_jax.commands.models import TrainedRun
+from arcface_jax.counts import number_of
 from arcface_jax.data.in_memory import OnUnreadable, load_source
 from arcface_jax.data.subset import Subset
 from arcface_jax.errors import InputError
@@ -42,8 +43,8 @@ def training_angles(
         )
     if len(model.class_weights) != data.num_classes:
         raise InputError(
-            f"{model.name}: has weights of {len(model.class_weights)} classes, but its data now "
-            f"have {data.num_classes}; restore the data that it was trained on"
+            f"{model.name}: has weights of {number_of(len(model.class_weights), 'class')}, but its "
+            f"data now have {data.num_classes}; restore the data that it was trained on"
         )
     weights = unit_embeddings(model.class_weights, f"{model.name}: class_weights")
     chosen = images_of_some_classes(np.asarray(data.train.labels), most_images, resampling.seed)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.data.aligned_crop import TEMPLATE_SIZE
 from arcface_jax.data.decode import height_and_width
 from arcface_jax.data.scan import Scan, eye_distance, near_pairs, scan
@@ -103,19 +104,22 @@ def check_source_labels(source: FaceSource) -> None:
     """
     labels = np.asarray(source.labels)
     if len(labels) != len(source):
-        raise InputError(f"the source has {len(source)} images but {len(labels)} labels")
+        raise InputError(
+            f"the source has {number_of(len(source), 'image')} but "
+            f"{number_of(len(labels), 'label')}"
+        )
     if not len(labels):
         raise InputError("the source has no images")
     if labels.min() < 0 or labels.max() >= len(source.identity_names):
         raise InputError(
             f"labels are {labels.min()} … {labels.max()}, but there are "
-            f"{len(source.identity_names)} identity names"
+            f"{number_of(len(source.identity_names), 'identity name')}"
         )
     counts = np.bincount(labels, minlength=len(source.identity_names))
     if counts.min() == 0:
         raise InputError(
-            f"{(counts == 0).sum()} labels have no image, the first is {np.argmin(counts)}; "
-            "renumber them (subset.Subset)"
+            f"{number_of((counts == 0).sum(), 'label', 'have')} no image, the first is "
+            f"{np.argmin(counts)}; renumber them (subset.Subset)"
         )
 
 
@@ -199,20 +203,23 @@ def _has_contrast(found: Scan) -> np.ndarray:
 def _undecodable(found: Scan, labels: np.ndarray, names: Sequence[str]) -> Iterable[Finding]:
     rows = tuple(Row(index, note=found.messages[index]) for index in sorted(found.messages))
     if rows:
-        yield Finding("undecodable", f"{len(rows)} images cannot be decoded", rows)
+        yield Finding("undecodable", f"{number_of(len(rows), 'image')} cannot be decoded", rows)
     lost, first, counts = np.unique(
         np.where(found.readable, -1, labels), return_index=True, return_counts=True
     )
     there = np.isin(lost, [-1, *labels[found.readable]])
     emptied = tuple(
-        Row(int(at), note=f"none of the {count} images of {names[label]} can be decoded")
+        Row(
+            int(at),
+            note=f"none of the {number_of(count, 'image')} of {names[label]} can be decoded",
+        )
         for label, at, count in zip(lost[~there], first[~there], counts[~there], strict=True)
     )
     if emptied:
         yield Finding(
             "nothing left",
-            f"{len(emptied)} identities have no image that can be decoded, and are left out of a "
-            "run that leaves out such images",
+            f"{number_of(len(emptied), 'identity', 'have')} no image that can be decoded, for a "
+            "run to leave out that leaves out such images",
             emptied,
         )
 
@@ -241,17 +248,17 @@ def _copies(found: Scan, labels: np.ndarray) -> Iterable[Finding]:
             for each in best[:, index]
             if each < np.iinfo(np.int64).max
         ]
-    for word, rows, alike_as, meaning, measure in (
-        ("exact", equal, "are equal to", "are exact copies of", ""),
-        ("near", alike, "look like", "are copies of, or taken in one moment with,", _BITS),
+    for word, rows, verb, alike_as, meaning, measure in (
+        ("exact", equal, "are", "equal to", "exactly the same as", ""),
+        ("near", alike, "look", "like", "nearly the same as, or taken in one moment with,", _BITS),
     ):
         rows = sorted(rows, key=lambda row: (row.number or 0, row.image or 0))
         across_rows = tuple(row for row in rows if labels[row.image] != labels[row.other])
         if across_rows:
             yield Finding(
                 f"{word} copy, other identity",
-                f"{len(across_rows)} images {alike_as} one of another identity, so that labels are "
-                "wrong or one identity has two names",
+                f"{number_of(len(across_rows), 'image', verb)} {alike_as} one of another "
+                "identity, so that labels are wrong or one identity has two names",
                 across_rows,
                 measure,
             )
@@ -259,7 +266,7 @@ def _copies(found: Scan, labels: np.ndarray) -> Iterable[Finding]:
         if within:
             yield Finding(
                 f"{word} copy",
-                f"{len(within)} images {meaning} another of their identity",
+                f"{number_of(len(within), 'image', 'are')} {meaning} another of the same identity",
                 within,
                 measure,
             )
@@ -305,12 +312,15 @@ def _copies_in(found: Scan, name: str, test: FaceSource, its: Scan) -> Iterable[
         Row(int(rest[at]), int(nearest[at] % count), float(nearest[at] // count)) for at in close
     ]
     alike.sort(key=lambda row: row.number or 0)
-    for word, rows, measure in (("exact", equal, ""), ("near", alike, _BITS)):
+    for word, rows, how, measure in (
+        ("exact", equal, "exactly", ""),
+        ("near", alike, "nearly", _BITS),
+    ):
         if rows:
             yield Finding(
                 f"{word} copy in {name}",
-                f"{len(rows)} images are {word} copies of one in {name}, so that a test on it says "
-                "too much",
+                f"{number_of(len(rows), 'image', 'are')} {how} the same as one in {name}, so that "
+                "a test on it says too much",
                 tuple(rows),
                 measure,
                 test,
@@ -327,7 +337,7 @@ def _bad_pixels(found: Scan) -> Iterable[Finding]:
         indices = np.flatnonzero(chosen)
         if len(indices):
             rows = tuple(Row(int(index), number=float(numbers[index])) for index in indices)
-            yield Finding(kind, f"{len(rows)} images are {meaning}", rows, measure)
+            yield Finding(kind, f"{number_of(len(rows), 'image', 'are')} {meaning}", rows, measure)
 
 
 def _bad_shapes(found: Scan, labels: np.ndarray, size: tuple[int, int]) -> Iterable[Finding]:
@@ -348,7 +358,7 @@ def _bad_shapes(found: Scan, labels: np.ndarray, size: tuple[int, int]) -> Itera
             stretch,
             _EXTREME_ASPECT,
             "times as long as the network's input",
-            f"so long that less than half of them is seen, as {wanted} is cut out",
+            f"so long that less than half is seen, as {wanted} is cut out",
         ),
     ):
         indices = np.flatnonzero(found.readable & (numbers > least))
@@ -363,7 +373,8 @@ def _bad_shapes(found: Scan, labels: np.ndarray, size: tuple[int, int]) -> Itera
                 )
                 for index in order
             )
-            summary = f"{len(rows)} images of {people} identities are {meaning}"
+            what = number_of(len(rows), "image", "are")
+            summary = f"{what} {meaning}, of {number_of(people, 'identity')}"
             yield Finding(kind, summary, rows, measure)
 
 
@@ -380,9 +391,10 @@ def _depths(found: Scan) -> Iterable[Finding]:
     )
     if rows:
         summary = (
-            f"{len(rows)} images do not say how many of their 16 bits count, and come out too dark "
-            f"or too light if it is {bits}, which the samples of all such images fit in; write "
-            "them with 8 bits, or with the number in an sBIT chunk (PNG) or as maxval (PGM)"
+            f"{number_of(len(rows), 'image', 'do')} not say how many of 16 bits count, and can "
+            f"come out too dark or too light if it is {bits}, which the samples of all such images "
+            "fit in; write them with 8 bits, or with the number in an sBIT chunk (PNG) or as "
+            "maxval (PGM)"
         )
         yield Finding("unsaid bits", summary, rows, "largest sample")
 
@@ -392,8 +404,8 @@ def _frames(found: Scan) -> Iterable[Finding]:
     if rows:
         more = sum(found.frames.values()) - len(rows)
         summary = (
-            f"{len(rows)} images have several frames or pages, of which the first counts and "
-            f"{more} do not; keep each that is wanted as a file of its own"
+            f"{number_of(len(rows), 'image', 'have')} several frames or pages, of which the first "
+            f"counts and {more} do not; keep each that is wanted as a file of its own"
         )
         yield Finding("several frames", summary, rows, "frames or pages")
 
@@ -409,7 +421,7 @@ def _turned(found: Scan) -> Iterable[Finding]:
             )
             for index in indices[np.argsort(found.upright[indices], kind="stable")]
         )
-        summary = f"{len(rows)} images seem to lie on a side or upside down"
+        summary = f"{number_of(len(rows), 'image', 'seem')} to lie on a side or upside down"
         yield Finding("turned", summary, rows, "margin of being upright")
 
 
@@ -420,7 +432,8 @@ def _alone(found: Scan, labels: np.ndarray, identities: int) -> Iterable[Finding
     if len(alone):
         yield Finding(
             "one image",
-            f"{len(alone)} identities ({len(alone) / identities:.0%}) have one image, which "
-            "teaches nothing about what varies within an identity",
+            f"{number_of(len(alone), 'identity', 'have')} one image "
+            f"({len(alone) / identities:.0%}), which teaches nothing about what varies within an "
+            "identity",
             tuple(Row(int(index)) for index in alone),
         )

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from arcface_jax.buckets import BucketPath, as_path, written_locally
+from arcface_jax.counts import number_of
 from arcface_jax.data.convert_names import FileNames
 from arcface_jax.data.convert_writers import WRITERS, Encoder
 from arcface_jax.data.decode import decode
@@ -133,7 +134,8 @@ def verify_conversion(
     written = open_source(destination)
     if len(written) != len(source):
         raise InputError(
-            f"{destination}: {len(written)} images, but the source has {len(source)}; convert again"
+            f"{destination}: {number_of(len(written), 'image')}, but the source has {len(source)}; "
+            "convert again"
         )
     expected: dict[int, collections.Counter[bytes]] = collections.defaultdict(collections.Counter)
     found: dict[int, collections.Counter[bytes]] = collections.defaultdict(collections.Counter)

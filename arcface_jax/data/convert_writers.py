@@ -9,6 +9,7 @@ import numpy as np
 import simplejpeg
 import tensorflow_datasets
 
+from arcface_jax.counts import number_of
 from arcface_jax.data.convert_names import FileNames
 from arcface_jax.data.decode import decode, encode_png, resize
 from arcface_jax.data.source import FaceSource
@@ -184,8 +185,8 @@ class ArrayRecordWriter(Writer):
         if lost:
             self.remarks = (
                 printable(
-                    f"identities are numbers, for {len(lost)} of {len(names)} names, such as "
-                    f"{lost[0][-160:]!r}, are none that a data set of TFDS can hold"
+                    f"identities are numbers, for {len(lost)} of {number_of(len(names), 'name')}, "
+                    f"such as {lost[0][-160:]!r}, are none that a data set of TFDS can hold"
                 ),
             )
             names = [str(label) for label in range(len(names))]

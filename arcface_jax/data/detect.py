@@ -27,6 +27,7 @@ import numpy as np
 
 from arcface_jax.buckets import BucketPath, as_path, written_locally
 from arcface_jax.command_name import install
+from arcface_jax.counts import number_of
 from arcface_jax.data.align import check_landmarks, check_photo
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.text import UNWRITABLE, number
@@ -205,22 +206,18 @@ class Tally:
                 if which == "largest"
                 else "one nearest the middle, weighed with its size,"
             )
-            yield f"{_several(self.several, 'photograph')} had several faces: the {rule} was taken"
+            yield f"{number_of(self.several, 'photograph')} had several faces: the {rule} was taken"
         if self.without:
-            yield f"{_several(self.without, 'photograph')} had no face that can be aligned"
+            yield f"{number_of(self.without, 'photograph')} had no face that can be aligned"
         if self.unsure:
             shown, rest = ", ".join(self.unsure[:_SHOWN]), len(self.unsure) - _SHOWN
             if rest > 0:
                 shown += f" and {rest} more" + (f" in {listed}" if listed else "")
-            are, them = ("was", "it") if len(self.unsure) == 1 else ("were", "them")
+            them = "it" if len(self.unsure) == 1 else "them"
             yield (
-                f"{_several(len(self.unsure), 'face')} {are} found with a confidence below "
+                f"{number_of(len(self.unsure), 'face', 'were')} found with a confidence below "
                 f"{LOW_CONFIDENCE}; look at {them}: {shown}"
             )
-
-
-def _several(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def find_faces(

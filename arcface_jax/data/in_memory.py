@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.data.decode import height_and_width, resize
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.subset import Subset
@@ -59,9 +60,9 @@ def _check_memory(count: int, size: tuple[int, int]) -> None:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there > 0:
         raise InputError(
-            f"{count:,} images of {size[1]}×{size[0]} pixels take {needed / 1e9:,.1f} GB of "
-            f"memory, and there are {there / 1e9:,.1f}; take fewer or smaller ones, or, to train, "
-            "read them batch by batch (--data.loading stream)"
+            f"{number_of(count, 'image')} of {size[1]}×{size[0]} pixels take {needed / 1e9:,.1f} "
+            f"GB of memory, and there are {there / 1e9:,.1f}; take fewer or smaller ones, or, to "
+            "train, read them batch by batch (--data.loading stream)"
         )
 
 
@@ -118,7 +119,7 @@ def load_source(
                 progress(len(chunk))
     if not readable.any():
         raise InputError(
-            f"none of the {count} images can be decoded; the first: "
+            f"none of the {number_of(count, 'image')} can be decoded; the first: "
             f"{skipped.get(0, 'there is none')}"
         )
     kept = np.flatnonzero(readable)

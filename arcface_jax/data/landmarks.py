@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from arcface_jax.buckets import as_path
+from arcface_jax.counts import number_of
 from arcface_jax.data.align import align
 from arcface_jax.data.aligned_crop import TEMPLATE_SIZE, check_order
 from arcface_jax.data.source import FaceSource, paths_of
@@ -112,8 +113,9 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
         if names is not None and len(places) == 10:
             if len(cells) != len(names) + 1:
                 raise InputError(
-                    f"{where}: no column is called path, and there are {len(cells)} columns for "
-                    f"{len(names)} names; call the column of the image's path so"
+                    f"{where}: no column is called path, and there are "
+                    f"{number_of(len(cells), 'column')} for {number_of(len(names), 'name')}; call "
+                    "the column of the image's path so"
                 )
             name, *words = cells[0], *(cells[place + 1] for place in places)
         elif names is not None and len(cells) == len(names):
@@ -139,7 +141,9 @@ def _listed(path: str | os.PathLike[str]) -> Iterator[tuple[str, str, np.ndarray
         "name the columns in the first line: path x1 x2 … y5",
     )
     if announced not in (None, rows):
-        raise InputError(f"{path}: {rows} lines of landmarks, but line 1 announces {announced}")
+        raise InputError(
+            f"{path}: {number_of(rows, 'line')} of landmarks, but line 1 announces {announced}"
+        )
 
 
 def _has_numbers_after(name: str) -> bool:
@@ -282,7 +286,8 @@ def by_path(source: FaceSource, landmarks: Mapping[str, np.ndarray]) -> np.ndarr
     missing = [path for path, points in zip(paths, found, strict=True) if points is None]
     if missing:
         raise InputError(
-            f"landmarks: {len(missing)} of {len(paths)} images have none, the first is {missing[0]}"
+            f"landmarks: {len(missing)} of {number_of(len(paths), 'image', 'have')} none, the "
+            f"first is {missing[0]}"
         )
     unused = [name for name in landmarks if name not in used]
     if unused:
@@ -317,7 +322,7 @@ def say_other_size(source: FaceSource, landmarks: np.ndarray) -> None:
     ):
         if there.all():
             logging.getLogger("arcface_jax").warning(
-                f"landmarks: in all of {len(sizes)} photographs looked at they lie in {where} "
-                f"quarter, such as in {source.where(next(iter(sizes)))}; if they are of {size} "
-                "copies of them, multiply x and y by the ratio of the sizes"
+                f"landmarks: in all of {number_of(len(sizes), 'photograph')} looked at they lie in "
+                f"{where} quarter, such as in {source.where(next(iter(sizes)))}; if they are of "
+                f"{size} copies of them, multiply x and y by the ratio of the sizes"
             )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from arcface_jax.buckets import as_path
+from arcface_jax.counts import number_of
 from arcface_jax.data.pair_lists import cfp_labels, read_cfp_pairs, read_lfw_pairs, read_pair_list
 from arcface_jax.data.pairs import Pairs, check_folds
 from arcface_jax.data.source import FaceSource, paths_of
@@ -162,7 +163,7 @@ def _open_folder(place: pathlib.Path, split: str | None) -> EncodedSource:
         return _and_else(RecordIOSource(place / records[0]), place, _of_records(records[0]), files)
     if records:
         raise InputError(
-            f"{place}: holds {len(records)} record files, such as {records[0]}; give "
+            f"{place}: holds {number_of(len(records), 'record file')}, such as {records[0]}; give "
             "the path of one"
         )
     if any(".array_record-" in name for name in files):
@@ -202,8 +203,9 @@ def _and_else(
     left = [name for name in files if not re.fullmatch(opened, name, re.IGNORECASE | re.DOTALL)]
     if left:
         source.remark(
-            f"{place}: not opened, besides {len(files) - len(left)} files that are: "
-            f"{in_words(left)}; such as {left[0]}",
+            f"{place}: not opened, besides "
+            f"{number_of(len(files) - len(left), 'file', 'that are')}: {in_words(left)}; such as "
+            f"{left[0]}",
             "not opened",
             (str(place / name) for name in left),
         )
@@ -293,7 +295,8 @@ def _only_named(
     if len(named) == len(source):
         return source, labels, pairs
     source.remark(
-        f"{pair_file}: names {len(named):,} of {len(source):,} images; the others are left out",
+        f"{pair_file}: names {len(named):,} of {number_of(len(source), 'image')}; the others are "
+        "left out",
         "in no pair",
     )
     first, second = np.searchsorted(named, pairs.first), np.searchsorted(named, pairs.second)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from arcface_jax.buckets import as_path
+from arcface_jax.counts import number_of
 from arcface_jax.data.pairs import Pairs, check_listed
 from arcface_jax.data.source import FaceSource, paths_of
 from arcface_jax.data.sources.filetree import one_form, without_extension
@@ -39,13 +40,16 @@ def read_lfw_pairs(path: str | os.PathLike[str], source: FaceSource) -> Pairs:
         ) from None
     if min(num_folds, each) < 1 or len(lines) - 1 != 2 * num_folds * each:
         raise InputError(
-            f"{path}: {len(lines) - 1} pairs, but line 1 announces {num_folds} folds of 2 · {each}"
+            f"{path}: {number_of(len(lines) - 1, 'pair')}, but line 1 announces "
+            f"{number_of(num_folds, 'fold')} of 2 · {each}"
         )
     find = _finder(paths_of(source), lambda name: _last(name, 2))
     rows = []
     for where, words in lines[1:]:
         if len(words) not in (3, 4):
-            raise InputError(f"{where}: {len(words)} words; name i j, or name i name j, is due")
+            raise InputError(
+                f"{where}: {number_of(len(words), 'word')}; name i j, or name i name j, is due"
+            )
         if len(words) == 4 and words[0] == words[2]:
             raise InputError(
                 f"{where}: {_shown(words)} would be of different people, and the names are equal; "
@@ -228,7 +232,8 @@ def read_ytf_splits(path: str | os.PathLike[str], videos: Sequence[str]) -> Pair
     sizes = collections.Counter(row[0] for row in rows)
     if len(set(sizes.values())) != 1:
         found = ", ".join(
-            f"{size} pairs in split {split}" for split, size in list(sizes.items())[:10]
+            f"{number_of(size, 'pair')} in split {split}"
+            for split, size in list(sizes.items())[:10]
         )
         raise InputError(f"{path}: splits of equal length are due, got {found or 'no pairs'}")
     people = np.unique([_last(name, 2).rpartition("/")[0] for name in videos], return_inverse=True)[

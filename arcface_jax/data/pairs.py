@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from arcface_jax.command_name import command
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError, printable
 
 
@@ -141,10 +142,12 @@ def check_folds(same: np.ndarray, num_folds: int) -> None:
     """
     if same.all() or not same.any():
         kind, other = ("one person", "different people")[:: 1 if same.all() else -1]
-        raise InputError(f"all {len(same)} pairs are of {kind}; add pairs of {other}")
+        raise InputError(
+            f"all {number_of(len(same), 'pair', 'are')} of {kind}; add pairs of {other}"
+        )
     if num_folds < 1 or len(same) % num_folds:
         raise InputError(
-            f"{len(same)} pairs cannot be {num_folds} equal folds; leave out "
+            f"{number_of(len(same), 'pair')} cannot be {num_folds} equal folds; leave out "
             f"{len(same) % max(num_folds, 1)} of them, or score them with {command('evaluate')} "
             "--folds"
         )
@@ -229,9 +232,10 @@ def draw_pairs(labels: np.ndarray, num_pairs: int, seed: int, num_folds: int = 1
     per_fold = available // num_folds
     if per_fold < 1:
         raise InputError(
-            f"num_pairs: {num_pairs} wanted in {num_folds} folds, but the data have "
-            f"{blocks.num_same_pairs} same and {blocks.num_different_pairs} different pairs and "
-            "each fold needs one of each; use fewer folds or more"
+            f"num_pairs: {num_pairs} wanted in {number_of(num_folds, 'fold')}, but the data have "
+            f"{blocks.num_same_pairs} same and "
+            f"{number_of(blocks.num_different_pairs, 'different pair')} and each fold needs one of "
+            "each; use fewer folds or more"
         )
     rng = np.random.default_rng(seed)
     parts = _disjoint_parts(blocks, num_folds, per_fold, rng)

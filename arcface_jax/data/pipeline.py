@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from arcface_jax.counts import number_of
 from arcface_jax.data.decode import height_and_width, resize
 from arcface_jax.data.samplers import Sampler, Shuffled
 from arcface_jax.data.source import FaceSource
@@ -277,7 +278,8 @@ class _BatchReader:
                 emptied.append(str(self.source.identity_names[self._labels[index]]))
         tried = len(unreadable) - first - 1
         raise InputError(
-            f"{unreadable[-1]}; and the {tried} images before it cannot be decoded either"
+            f"{unreadable[-1]}; and the {number_of(tried, 'image')} before it cannot be decoded "
+            "either"
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from arcface_jax.counts import number_of
 from arcface_jax.data.source import FaceSource, places_of
 from arcface_jax.data.sources.encoded import checked_index
 from arcface_jax.errors import InputError, reason
@@ -137,9 +138,9 @@ def split_identities(source: FaceSource, test_fraction: float, seed: int) -> tup
     test_count = round(test_fraction * count)
     if min(test_count, count - test_count) < 2:
         raise InputError(
-            f"test_fraction = {test_fraction} of {count} identities leaves {count - test_count} "
-            f"for training and {test_count} for testing; each side needs at least 2, so add "
-            "identities or change test_fraction"
+            f"test_fraction = {test_fraction} of {number_of(count, 'identity')} leaves "
+            f"{count - test_count} for training and {test_count} for testing; each side needs at "
+            "least 2, so add identities or change test_fraction"
         )
     is_test = np.zeros(count, bool)
     is_test[np.random.default_rng(seed).permutation(count)[:test_count]] = True
@@ -211,9 +212,10 @@ def split_fold(
     if by == "images" and len(few):
         what = "groups" if groups else "images"
         source.remark(
-            f"{len(few):,} of {len(parts):,} classes, such as {source.identity_names[few[0]]}, "
-            f"have fewer {what} than the {folds} folds, and are in some folds not tested; "
-            f"{int((parts == 1).sum()):,} have one, and are only trained on",
+            f"{len(few):,} of {number_of(len(parts), 'class')}, such as "
+            f"{source.identity_names[few[0]]}, have fewer {what} than the {folds} folds, and are "
+            f"in some folds not tested; {int((parts == 1).sum()):,} have one, and are only "
+            "trained on",
             "fewer than the folds",
         )
     return Subset(source, np.flatnonzero(~test)), Subset(source, np.flatnonzero(test))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.angle_statistics import ClassAngles
 from arcface_jax.evaluation.array_checks import check_length, check_same, check_scores
@@ -113,8 +114,8 @@ def pair_replicates(
                 break
         else:
             raise InputError(
-                f"same: {len(names)} identities are too few to resample; most draws lose a kind of "
-                "pair"
+                f"same: {number_of(len(names), 'identity', 'are')} too few to resample; most draws "
+                "lose a kind of pair"
             )
         yield weights
 
@@ -341,7 +342,8 @@ def percentile_intervals(
     """Percentile intervals; the ends are replicates themselves, never values in between."""
     if not 0 < confidence < 1 or not replicates:
         raise InputError(
-            f"confidence: {confidence} with {len(replicates)} replicates; give e.g. 0.95 and 1000"
+            f"confidence: {confidence} with {number_of(len(replicates), 'replicate')}; give e.g. "
+            "0.95 and 1000"
         )
     tail = (1 - confidence) / 2
     intervals = {}
@@ -360,6 +362,7 @@ def defined_values(replicates: Sequence[NamedFigures], name: str) -> np.ndarray:
     values = values[~np.isnan(values)]
     if len(values) == 0:
         raise InputError(
-            f"{name}: undefined in all {len(replicates)} replicates; more identities are needed"
+            f"{name}: undefined in all {number_of(len(replicates), 'replicate')}; more identities "
+            "are needed"
         )
     return values

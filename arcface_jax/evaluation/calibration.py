@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import expit
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.array_checks import (
     check_length,
@@ -26,6 +27,7 @@ EVEN = 0.5
 """The prior if both are equally likely: the probability is LR / (LR + 1)."""
 
 _BINS = 10
+_ROWS = 10
 _STEPS = 200
 _CELLS = 16_384
 
@@ -195,6 +197,29 @@ def calibration_loss(
     return _Judge(log_ratios, same).loss(weights)
 
 
+def telling_scores(scores: np.ndarray, same: np.ndarray) -> tuple[float, ...]:
+    """Round scores, about ten, to tell the probability of: where those of the pairs lie.
+
+    They are multiples of 1, 2 or 5 times a power of ten, and reach from the score that 5 % of the
+    different pairs are below to the one that 5 % of the same pairs are above.
+
+    Args:
+      scores: [P].
+      same: [P] bool, with both kinds.
+    """
+    scores = check_scores(scores).astype(np.float64)
+    same = check_same(same, len(scores))
+    ends = np.quantile(scores[~same], 0.05), np.quantile(scores[same], 0.95)
+    low, high = float(min(ends)), float(max(ends))
+    wanted = max((high - low) / _ROWS, 1e-5)
+    power = 10.0 ** math.floor(math.log10(wanted))
+    step = next(unit * power for unit in (1, 2, 5, 10) if unit * power >= wanted * (1 - 1e-9))
+    decimals = max(0, math.ceil(-math.log10(step) - 1e-9))
+    numbers = range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)
+    # The sum makes 0 of -0.
+    return tuple(round(number * step, decimals) + 0.0 for number in numbers)
+
+
 def calibration_intervals(
     scores: np.ndarray,
     same: np.ndarray,
@@ -307,8 +332,8 @@ def _held_out_ratios(
     for part in parts:
         if not same[part].any() or same[part].all():
             raise InputError(
-                f"same: half of the {len(people)} people have only one kind of pair among "
-                "themselves; more people are needed to tell how good a probability is"
+                f"same: half of the {number_of(len(people), 'person', 'have')} only one kind of "
+                "pair among themselves; more people are needed to tell how good a probability is"
             )
     fitted = [fit_calibration(scores[part], same[part]) for part in parts]
     ratios = [fitted[1].log_ratio(scores[parts[0]]), fitted[0].log_ratio(scores[parts[1]])]

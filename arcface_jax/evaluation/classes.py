@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arcface_jax.arguments import check_between
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.array_checks import check_embeddings
 
@@ -52,7 +53,7 @@ def rank_classes(
     centres = class_weights.reshape(len(class_weights), -1, class_weights.shape[-1])
     if centres.shape[-1] != embeddings.shape[1]:
         raise InputError(
-            f"class_weights: of {centres.shape[-1]} numbers, but the embeddings have "
+            f"class_weights: of {number_of(centres.shape[-1], 'number')}, but the embeddings have "
             f"{embeddings.shape[1]}; give those of one model"
         )
     norms = np.linalg.norm(centres, axis=-1, keepdims=True)

@@ -8,6 +8,7 @@ import dataclasses
 
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.data.pairs import check_both_kinds
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.array_checks import check_same, check_scores, check_weights
@@ -51,7 +52,8 @@ def fold_numbers(num_pairs: int, num_folds: int = 10) -> np.ndarray:
     """int [P]: each pair's fold; contiguous, the first num_pairs % num_folds one pair larger."""
     if not 2 <= num_folds <= num_pairs:
         raise InputError(
-            f"num_folds: {num_folds} folds of {num_pairs} pairs; give from 2 folds to one per pair"
+            f"num_folds: {number_of(num_folds, 'fold')} of {number_of(num_pairs, 'pair')}; give "
+            "from 2 folds to one per pair"
         )
     sizes = np.full(num_folds, num_pairs // num_folds)
     sizes[: num_pairs % num_folds] += 1

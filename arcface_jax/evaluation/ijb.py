@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.data.aligned_crop import check_order
 from arcface_jax.data.pairs import Pairs, check_listed
 from arcface_jax.data.text import (
@@ -149,7 +150,9 @@ def read_template_subjects(path: FilePath) -> TemplateSubjects:
     columns = names.index("TEMPLATE_ID"), names.index("SUBJECT_ID")
     for where, row in rows:
         if len(row) <= max(columns):
-            raise InputError(f"{where}: {len(row)} columns; the header names {len(names)}")
+            raise InputError(
+                f"{where}: {number_of(len(row), 'column')}; the header names {len(names)}"
+            )
         template, subject = (_integer(row[column], where) for column in columns)
         if subject_of.setdefault(template, subject) != subject:
             raise InputError(
@@ -253,7 +256,7 @@ def _lines(
             continue
         empty = False
         if len(words) != columns:
-            raise InputError(f"{where}: {len(words)} words; {due} are due")
+            raise InputError(f"{where}: {number_of(len(words), 'word')}; {due} are due")
         if by_spaces and " " in words[0] and not names_image(words[0]):
             more = len(words[0].split()) - 1
             raise InputError(

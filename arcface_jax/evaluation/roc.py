@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.array_checks import check_same, check_scores, check_weights
 
@@ -76,8 +77,8 @@ def roc_curve(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None =
     if num_same == 0 or num_different == 0:
         kind = "same" if num_same == 0 else "different"
         raise InputError(
-            f"same: none of the {len(scores)} pairs is a {kind} pair, so there is no ROC; give "
-            "both kinds"
+            f"same: none of the {number_of(len(scores), 'pair')} is a {kind} pair, so there is no "
+            "ROC; give both kinds"
         )
     return Roc(thresholds, false_accepts, true_accepts, num_different.item(), num_same.item())
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.array_checks import check_embeddings, check_indices, check_length
 from arcface_jax.evaluation.embeddings import unit_embeddings
@@ -40,7 +41,9 @@ class ScoreNorm:
         size = len(check_embeddings(self.cohort, "cohort", unit=False))
         count = size if self.top is None else self.top
         if not 2 <= count <= size:
-            raise InputError(f"cohort: {count} of {size} embeddings; give from 2 to all of them")
+            raise InputError(
+                f"cohort: {count} of {number_of(size, 'embedding')}; give from 2 to all of them"
+            )
 
     def __str__(self) -> str:
         """E.g. "S-norm by the 50 most alike of 200"."""
@@ -80,8 +83,8 @@ def normalise_scores(
     cohort = unit_embeddings(norm.cohort, "cohort")
     if cohort.shape[1] != unit.shape[1]:
         raise InputError(
-            f"cohort: embeddings of {cohort.shape[1]} numbers, but the set has {unit.shape[1]}; "
-            "embed both with the same model and --flip"
+            f"cohort: embeddings of {number_of(cohort.shape[1], 'number')}, but the set has "
+            f"{unit.shape[1]}; embed both with the same model and --flip"
         )
     first = check_indices(first, len(unit), "first")
     second = check_indices(second, len(unit), "second")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.array_checks import check_embeddings, check_indices
 
@@ -64,7 +65,8 @@ def score_pairs(
     second = check_indices(second, len(second_embeddings), "second")
     if len(first) != len(second):
         raise InputError(
-            f"second: {len(second)} rows, but first has {len(first)}; give one per pair in each"
+            f"second: {number_of(len(second), 'row')}, but first has {len(first)}; give one per "
+            "pair in each"
         )
     mesh = device_mesh(devices)
     step = chunk * mesh.size

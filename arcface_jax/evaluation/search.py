@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.array_checks import check_embeddings, check_length
 from arcface_jax.evaluation.scoring import DEVICE_AXIS, DIVIDED, WHOLE, device_mesh, padded
@@ -148,7 +149,8 @@ def search_candidates(
     probes = check_embeddings(probes, "probes")
     if not 1 <= k <= len(gallery):
         raise InputError(
-            f"k: {k} candidates of {len(gallery)} gallery entries; give from 1 to {len(gallery)}"
+            f"k: {number_of(k, 'candidate')} of {number_of(len(gallery), 'gallery entry')}; give "
+            f"from 1 to {len(gallery)}"
         )
     stream = _GalleryStream(
         gallery, np.zeros(len(gallery), np.int32), device_mesh(devices), gallery_chunk

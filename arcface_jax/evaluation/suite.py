@@ -39,7 +39,7 @@ from arcface_jax.evaluation.roc import Roc, operating_point, roc_curve
 from arcface_jax.evaluation.score_norm import ScoreNorm, normalise_scores
 from arcface_jax.evaluation.scoring import score_pairs
 from arcface_jax.evaluation.search import Search, search_gallery
-from arcface_jax.evaluation.thresholds import DeploymentThreshold, deployment_threshold
+from arcface_jax.evaluation.thresholds import DeploymentThreshold, deployment_threshold, fars_told
 from arcface_jax.evaluation.verification import verify_pairs
 
 MOST_PAIRS = 20_000_000
@@ -126,7 +126,8 @@ class SetResult:
       roc: of those pairs.
       first_cluster: [P], whom resampling treats as the first image's identity.
       second_cluster: [P], the second's.
-      thresholds: one for each deployment FAR.
+      thresholds: one for each deployment FAR that the pairs can tell.
+      untold: a line on the other ones; None if there are none.
       search: the 1:N search; None if identities are unknown or too few.
       gallery_size: entries of its gallery, one per person; 0 without a search.
       reject: error against rejected images; None without a quality.
@@ -142,6 +143,7 @@ class SetResult:
     first_cluster: np.ndarray
     second_cluster: np.ndarray
     thresholds: tuple[DeploymentThreshold, ...]
+    untold: str | None
     search: Search | None
     gallery_size: int
     reject: RejectCurve | None
@@ -205,6 +207,7 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
         figures |= reliability.figures
     except InputError as error:
         reliability = str(error)
+    told, untold = fars_told(options.deployment_fars, int(roc.num_different))
     groups = None
     if data.groups is not None:
         threshold = float(roc.thresholds[operating_point(roc, max(options.fars), "at_most")])
@@ -225,10 +228,8 @@ def evaluate_set(data: EmbeddedSet, options: EvaluationOptions) -> SetResult:
         roc,
         first_cluster,
         second_cluster,
-        tuple(
-            deployment_threshold(*clustered, far, resampling=resampling)
-            for far in options.deployment_fars
-        ),
+        tuple(deployment_threshold(*clustered, far, resampling=resampling) for far in told),
+        untold,
         search,
         gallery_size,
         _reject_curve(data, raw, similarities, pairs, max(options.fars)),

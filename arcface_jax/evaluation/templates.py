@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.array_checks import check_embeddings, check_same, check_weights
 from arcface_jax.evaluation.embeddings import unit_embeddings
@@ -145,7 +146,9 @@ def _usable(features: np.ndarray, mirrored: np.ndarray | None) -> np.ndarray:
                 "both; zeros say that an image has no usable face"
             )
     if not usable.any():
-        raise InputError(f"features: all {len(usable)} rows are zero: no image has a usable face")
+        raise InputError(
+            f"features: all {number_of(len(usable), 'row', 'are')} zero: no image has a usable face"
+        )
     return usable
 
 
@@ -159,7 +162,7 @@ def _check_images(
         if ids.shape != (len(features),) or not np.issubdtype(ids.dtype, np.integer):
             raise InputError(
                 f"{name}: shape {ids.shape}, dtype {ids.dtype}; give one integer for each of "
-                f"{len(features)} images"
+                f"{number_of(len(features), 'image')}"
             )
     if mirrored is not None and mirrored.shape != features.shape:
         raise InputError(
@@ -286,7 +289,9 @@ def search_templates(
     kept, searched = usable_rows[rows], usable_rows[probe_rows]
     for usable, name in ((kept, "gallery"), (searched, "probes")):
         if not usable.any():
-            raise InputError(f"{name}: none of the {len(usable)} templates has a usable face")
+            raise InputError(
+                f"{name}: none of the {number_of(len(usable), 'template')} has a usable face"
+            )
     found = search_gallery(
         templates.embeddings[rows[kept]],
         gallery.subject_ids[kept],

@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.array_checks import check_same, check_scores
 from arcface_jax.evaluation.bootstrap import RESAMPLING, Interval, Resampling, bootstrap_pairs
@@ -61,8 +63,7 @@ def deployment_threshold(
       2000), rule of 30; Hanley & Lippman-Hand, If nothing goes wrong, is everything all right?
       (JAMA 1983), rule of three.
     """
-    if not 0 < far < 1:
-        raise InputError(f"far: {far}; give a false accept rate between 0 and 1")
+    _check_far(far)
     scores = check_scores(scores)
     same = check_same(same, len(scores))
     order = np.argsort(-scores)  # once, for all replicates
@@ -100,12 +101,39 @@ def too_few_pairs(num_different: int, far: float) -> str | None:
     wanted = f"{math.ceil(30 / far - 1e-9):,}"
     if expected < 3:
         return (
-            f"{num_different:,} different pairs cannot tell whether the FAR is below {far:.3g} at "
-            f"all; collect at least {wanted}"
+            f"{number_of(num_different, 'different pair')} cannot tell whether the FAR is below "
+            f"{far:.3g} at all; collect at least {wanted}"
         )
     return (
-        f"{num_different:,} different pairs give about {expected:.0f} false accepts at FAR "
-        f"{far:.3g}, so the true rate may be off by more than 30 %; collect at least {wanted}"
+        f"{number_of(num_different, 'different pair')} give about {expected:.0f} false accepts at "
+        f"FAR {far:.3g}, so the true rate may be off by more than 30 %; collect at least {wanted}"
+    )
+
+
+def _check_far(far: float) -> None:
+    if not 0 < far < 1:
+        raise InputError(f"far: {far}; give a false accept rate between 0 and 1")
+
+
+def fars_told(fars: Sequence[float], num_different: int) -> tuple[tuple[float, ...], str | None]:
+    """Those of `fars` that n different pairs can tell from each other, and a line on the others.
+
+    Where FAR·n < 1 not one pair may be accepted, so that all such rates have one threshold, above
+    every score of a different pair. They are left out; of none but such ones the highest stays.
+    """
+    for far in fars:
+        _check_far(far)
+    told = tuple(far for far in fars if far * num_different * (1 + 1e-12) >= 1)
+    told = told or (max(fars),)
+    others = sorted(set(fars) - set(told), reverse=True)
+    if not others:
+        return told, None
+    needed = f"{math.ceil(1 / others[0] - 1e-9):,}"
+    verb = "is" if len(others) == 1 else "are"
+    return told, (
+        f"FAR {', '.join(f'{far:g}' for far in others)} {verb} left out: of {num_different:,} "
+        "different pairs not one may be accepted there, so such rates cannot be told apart; "
+        f"{needed} are needed at the least for {others[0]:g}"
     )
 
 

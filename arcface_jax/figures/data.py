@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from arcface_jax.counts import number_of
 from arcface_jax.data import augment
 from arcface_jax.data.decode import resize
 from arcface_jax.data.source import FaceSource
@@ -43,7 +44,8 @@ def identity_sheet(source: FaceSource, rows: int = 8, columns: int = 8, seed: in
             except InputError:
                 sheet[row, column] = 128
     names = [str(source.identity_names[int(label)]) for label in chosen]
-    title = f"{len(chosen)} of {len(source.identity_names):,} identities, {len(source):,} images"
+    people = number_of(len(source.identity_names), "identity")
+    title = f"{len(chosen)} of {people}, {number_of(len(source), 'image')}"
     return contact_sheet(sheet, title, names, files)
 
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.calibration import Reliability
 from arcface_jax.evaluation.quality import RejectCurve
@@ -126,7 +127,7 @@ def score_histogram(
     bins = np.linspace(low, high if high > low else low + 1e-3, 81)
     for kind, mask in (("different people", ~same), ("same person", same)):
         if mask.any():
-            pairs = f"{kind}: {mask.sum():,} pairs"
+            pairs = f"{kind}: {number_of(mask.sum(), 'pair')}"
             shares = np.full(mask.sum(), 1.0 / mask.sum())
             axes.hist(scores[mask], bins.tolist(), weights=shares, alpha=0.6, label=pairs)
     if threshold is not None:
@@ -214,10 +215,14 @@ def pair_sheet(
         raise InputError(f"first, second: shapes {first.shape} and {second.shape}; give the same")
     for what, given in (("places", places), ("names", names)):
         if given is not None and len(given) != len(first):
-            raise InputError(f"{what}: {len(given)} for {len(first)} pairs; give two for each pair")
+            raise InputError(
+                f"{what}: {len(given)} for {number_of(len(first), 'pair')}; give two for each pair"
+            )
     for what, one_each in (("scores", scores), ("marks", marks)):
         if one_each is not None and len(one_each) != len(first):
-            raise InputError(f"{what}: {len(one_each)} for {len(first)} pairs; give one each")
+            raise InputError(
+                f"{what}: {len(one_each)} for {number_of(len(first), 'pair')}; give one each"
+            )
     sides = []
     for side, images in enumerate((first, second)):
         rows = range(len(images))

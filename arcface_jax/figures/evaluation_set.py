@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from arcface_jax.counts import number_of
 from arcface_jax.evaluation.identification import cumulative_match, open_set_roc
 from arcface_jax.evaluation.suite import EmbeddedSet, SetResult
 from arcface_jax.evaluation.verification import hardest_pairs
@@ -43,7 +44,8 @@ def draw_set(data: EmbeddedSet, result: SetResult, folder: pathlib.Path) -> list
 
 def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figure]]:
     """Caption and figure by file name."""
-    count = f"{result.pairs.same.sum():,} same and {(~result.pairs.same).sum():,} different pairs"
+    different = number_of((~result.pairs.same).sum(), "different pair")
+    count = f"{result.pairs.same.sum():,} same and {different}"
     threshold = result.thresholds[0].threshold.estimate
     kind = "cosine similarity" if data.score_norm is None else str(data.score_norm)
     scores = score_histogram(result.similarities, result.pairs.same, threshold, kind)
@@ -60,14 +62,17 @@ def _figures(data: EmbeddedSet, result: SetResult) -> dict[str, tuple[str, Figur
     if result.search is not None:
         known, unknown = int(result.search.enrolled.sum()), int((~result.search.enrolled).sum())
         curve = cumulative_match(result.search, min(_CMC_RANKS, result.gallery_size))
-        caption = f"Search: {known:,} probes of the {result.gallery_size:,} people enrolled."
+        enrolled = number_of(result.gallery_size, "person")
+        caption = f"Search: {number_of(known, 'probe')} of the {enrolled} enrolled."
         pictures["cmc"] = (caption, cmc_figure({data.name: curve}))
         if unknown:
-            caption = f"Search with rejection: {unknown:,} probes of unknown people as well."
+            caption = (
+                f"Search with rejection: {number_of(unknown, 'probe')} of unknown people as well."
+            )
             det = det_figure({data.name: open_set_roc(result.search)}, identification=True)
             pictures["identification_det"] = (caption, det)
     if not isinstance(result.reliability, str):
-        pairs = f"{result.reliability.num_pairs.sum():,} pairs"
+        pairs = f"{number_of(result.reliability.num_pairs.sum(), 'pair')}"
         caption = f"Probabilities of {pairs} of people they were not fitted to, both kinds alike."
         by_folds = not data.identities_known
         figure = reliability_figure(result.reliability, by_folds=by_folds)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.figures.samples import group_sheet
 from arcface_jax.figures.style import check_images, style
@@ -36,14 +37,18 @@ def inversion_figure(
     for number, (name, images) in enumerate(rows):
         check_images(name, images)
         if len(images) != len(notes):
-            raise InputError(f"{name}: {len(images)} images for {len(notes)} notes; give one each")
+            raise InputError(
+                f"{name}: {number_of(len(images), 'image')} for {len(notes)} notes; give one each"
+            )
         of_first = files if number == 0 else None
         sides.append(
             (images, [[name, *([of_first[at]] if of_first else [])] for at in range(len(images))])
         )
     for what, given in (("names", names), ("files", files)):
         if given is not None and len(given) != len(notes):
-            raise InputError(f"{what}: {len(given)} for {len(notes)} people; give one each")
+            raise InputError(
+                f"{what}: {len(given)} for {number_of(len(notes), 'person')}; give one each"
+            )
     told = (
         notes
         if names is None

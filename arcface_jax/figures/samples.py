@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.figures.style import (
     GREEN_INK,
@@ -77,7 +78,7 @@ def contact_sheet(
     check_images("images", images, "rows, columns")
     rows, columns, height, width, _ = images.shape
     if row_labels is not None and len(row_labels) != rows:
-        raise InputError(f"row_labels must name {rows} rows, got {len(row_labels)}")
+        raise InputError(f"row_labels must name {number_of(rows, 'row')}, got {len(row_labels)}")
     if captions is not None and [len(row) for row in captions] != [columns] * rows:
         raise InputError(f"captions: give {rows} times {columns}, one for each image")
     face = WIDTH / columns - _GAP
@@ -151,8 +152,8 @@ def group_sheet(
         if numbers != [count] * len(numbers):
             said = ", ".join(map(str, numbers[1:]))
             raise InputError(
-                f"captions, notes, marks: {said} for {len(images)} of {count} images; give one for "
-                "each"
+                f"captions, notes, marks: {said} for {len(images)} of {number_of(count, 'image')}; "
+                "give one for each"
             )
     columns = min(columns, count)
     cell = WIDTH / max(columns, 3 if len(sides) == 1 else 2)

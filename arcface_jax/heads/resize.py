@@ -14,6 +14,7 @@ import numpy as np
 
 from arcface_jax.arguments import check_floating, check_labels
 from arcface_jax.cosine import head_dtype, normalise_rows, row_norms
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.heads.chunks import load, store
 from arcface_jax.heads.fused import HeadState, RowSgd
@@ -119,7 +120,9 @@ def drop_classes(state: HeadState, classes: Sequence[int]) -> tuple[HeadState, n
     stays = np.ones(num_classes, bool)
     stays[list(classes)] = False
     if not stays.any():
-        raise InputError(f"classes names all {num_classes} classes; leave at least one")
+        raise InputError(
+            f"classes names all of {number_of(num_classes, 'class')}; leave at least one"
+        )
     numbers = np.where(stays, np.cumsum(stays) - 1, -1)
     kept = np.flatnonzero(stays)
     weights, slots = jax.tree.map(lambda array: array[kept], (state.weights, state.slots))

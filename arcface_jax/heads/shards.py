@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 
 AxisName = str | tuple[str, ...]
@@ -90,8 +91,9 @@ def unshard_classes(shards: jax.Array, num_classes: int) -> jax.Array:
     count, height = shards.shape[:2]
     if height != shard_rows(num_classes, count):
         raise InputError(
-            f"{count} shards of {height} rows do not hold {num_classes} classes; they need "
-            f"{shard_rows(num_classes, count)} rows each"
+            f"{number_of(count, 'shard')} of {number_of(height, 'row')} cannot hold "
+            f"{number_of(num_classes, 'class')}; {shard_rows(num_classes, count):,} rows are "
+            "needed in each"
         )
     full = shard_sizes(num_classes, count).count(height)
     tail = shards.shape[2:]
@@ -125,8 +127,9 @@ class ClassAxis:
         wanted = shard_rows(self.num_classes, self.size)
         if rows != wanted:
             raise InputError(
-                f"class_weights has {rows} rows on each of {self.size} devices; {self.num_classes} "
-                f"classes need {wanted}"
+                f"class_weights has {number_of(rows, 'row')} on each of "
+                f"{number_of(self.size, 'device')}; {number_of(self.num_classes, 'class', 'need')} "
+                f"{wanted:,}"
             )
 
     def first_class(self) -> Any:

@@ -10,15 +10,19 @@ from typing import Any, Self
 import numpy as np
 
 from arcface_jax.command_name import command
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError, reason
 from arcface_jax.evaluation.bootstrap import Interval
 from arcface_jax.evaluation.calibration import Calibration, percent
 from arcface_jax.evaluation.embedding_rule import FLIP, EmbeddingRule
 from arcface_jax.evaluation.impostor_tail import ImpostorTail, rate_of_each
-from arcface_jax.evaluation.thresholds import too_few_pairs
+from arcface_jax.evaluation.thresholds import fars_told, too_few_pairs
 from arcface_jax.evaluation.verification import FlipRule
 
 CARD_FILE = "model_card.json"
+CARD_TEXT = "README.md"
+CARD_FARS = (1e-3, 1e-4, 1e-5, 1e-6)
+"""False accept rates of its thresholds, where its pairs can tell them."""
 CHANGE = "change"
 LARGEST_CHANGE = "largest change of a cosine"
 """The metric for the difference between export and model, over all pairs of the set."""
@@ -73,7 +77,7 @@ class ModelCard:
       verified_on: the set used for metrics and thresholds; None if none was given.
       metrics: of the export, under "original" of the model before export, and, of an export that
         is shortened or stored in smaller types, under CHANGE the change of each with its interval.
-      thresholds: for false accept rates 1e-3 … 1e-6.
+      thresholds: for those of CARD_FARS that its pairs can tell.
       calibration: from a cosine to the likelihood ratio and the probability; None without a set, or
         if it allows none.
       calibration_figures: of `calibration.calibrate`, each with the ends of its interval; or
@@ -219,9 +223,10 @@ class ModelCard:
         written = {name: Interval(**each) for name, each in figures.items()}
         lines = [
             f"The natural logarithm of the likelihood ratio of a cosine c is {of.slope:.4g}·c "
-            f"{of.offset:+.4g}, of {of.num_same:,} same and {of.num_different:,} different pairs "
-            "weighted alike, and never beyond what so many can tell. On people it was not fitted "
-            f"to: Cllr {written['cllr']} bits, ECE {written['ece']}.",
+            f"{of.offset:+.4g}, of {of.num_same:,} same and "
+            f"{number_of(of.num_different, 'different pair')} weighted alike, and never beyond "
+            f"what so many can tell. On people it was not fitted to: Cllr {written['cllr']} bits, "
+            f"ECE {written['ece']}.",
             "",
             "The probability is for a prior of ½: that both photos show one person was as likely "
             "as not before they were seen. Where it was not, multiply the odds by prior/(1 − "
@@ -242,15 +247,45 @@ class ModelCard:
                 lines.append(f"| {cosine} | {percent(one.estimate)} ({ends}) | {rare} |")
         return lines
 
+    def _untold(self) -> list[str]:
+        """A line on the rates that its pairs cannot tell; none if there are none."""
+        if self.strangers is None:
+            return []
+        _, untold = fars_told(CARD_FARS, self.strangers.num_different)
+        return [] if untold is None else [untold]
+
+    def in_short(self) -> list[str]:
+        """The few lines of the card that say what was exported and how good it is."""
+        height, width = self.image_size
+        lines = [
+            f"{self.name}: {self.network}, {number_of(self.parameters, 'parameter')}, "
+            f"{height}×{width} RGB in, {number_of(self.embedding_size, 'number')} out; {self.rule}"
+        ]
+        if self.verified_on is None:
+            return [*lines, "No accuracy and no threshold: --verify measures them"]
+        before, named = self.metrics["original"], {"auc": "AUC", "eer": "EER"}
+        rates = (f"{named[key]} {self.metrics[key]:.4f} ({before[key]:.4f})" for key in named)
+        lines += [f"On {self.verified_on}, and as trained: {', '.join(rates)}"]
+        changes = self.metrics.get(CHANGE, {})
+        for key in named if changes else ():
+            lines += [f"Change of {named[key]}, over people: {Interval(**changes[key])}"]
+        for t in self.thresholds:
+            warning = "" if t.warning is None else f"; warning: {t.warning}"
+            lines += [f"For FAR {t.far:g} accept from {t.cosine:.4f}, TAR {t.tar:.4f}{warning}"]
+        lines += self._untold()
+        if self.calibration is None:
+            lines += self._probability_lines()
+        return lines
+
     def to_markdown(self) -> str:
         """The card for human readers."""
         height, width = self.image_size
         lines = [
             f"# {self.name}",
             "",
-            f"{self.network}, {self.parameters:,} parameters. uint8 RGB images [N, {height}, "
-            f"{width}, 3] in, unit embeddings [N, {self.embedding_size}] out; preprocessing is "
-            "part of the model.",
+            f"{self.network}, {number_of(self.parameters, 'parameter')}. uint8 RGB images [N, "
+            f"{height}, {width}, 3] in, unit embeddings [N, {self.embedding_size}] out; "
+            "preprocessing is part of the model.",
             "",
             f"- Exported from: {self.source}",
             f"- Options: {', '.join(f'{key} {value}' for key, value in self.options.items())}",
@@ -280,6 +315,7 @@ class ModelCard:
                 f"| {t.far:g} | {t.cosine:.4f} | {t.tar:.4f} | {t.warning or ''} |"
                 for t in self.thresholds
             ]
+            lines += [f"\n{line}." for line in self._untold()]
             lines += ["", *self._probability_lines()]
         if self.run_results:
             lines += ["", "## The run's own last verification, on the people it held out", ""]

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.interop.model import TrainedModel
 from arcface_jax.interop.tracing import ModulePath, calls
@@ -83,7 +84,7 @@ def check_same(
     ours = model.embedder(len(images))(images)
     if expected.shape != ours.shape:
         raise InputError(
-            f"computes {list(expected.shape)} of {len(images)} images, its layers "
+            f"computes {list(expected.shape)} of {number_of(len(images), 'image')}, its layers "
             f"{list(ours.shape)}; export the network up to its embedding"
         )
     difference, largest = float(np.abs(ours - expected).max()), float(np.abs(expected).max())
@@ -106,7 +107,8 @@ def _describe(layers: Sequence[Layer], epsilon: float) -> tuple[nn.Module, tuple
     dense = [layer.constants[0] for layer in layers if layer.kind == "Gemm"]
     if not kernels or len(dense) != 1 or not all(kernel.ndim == 4 for kernel in kernels):
         raise InputError(
-            f"{len(kernels)} convolutions and {len(dense)} dense layers; no network here has these"
+            f"{number_of(len(kernels), 'convolution')} and {len(dense)} dense layers; no network "
+            "here has these"
         )
     if kernels[0].shape[0] < 1 or 0 in dense[0].shape or dense[0].ndim != 2:
         raise InputError("a layer without numbers; no network here has one")
@@ -118,14 +120,16 @@ def _describe(layers: Sequence[Layer], epsilon: float) -> tuple[nn.Module, tuple
         stage = round(math.log2(kernel.shape[0] / width)) if kernel.shape[0] else -1
         if not 0 <= stage < 4:
             raise InputError(
-                f"a block has {kernel.shape[0]} channels, but the stem {width}; this is no IResNet"
+                f"a block has {number_of(kernel.shape[0], 'channel')}, but the stem {width}; this "
+                "is no IResNet"
             )
         stages[stage] += 1
     side = 16 * math.isqrt(dense[0].shape[1] // (8 * width))
     if 0 in stages or side == 0:
         raise InputError(
-            f"{len(kernels)} convolutions of {kernels[0].shape[0]} channels and more, and a dense "
-            f"layer {dense[0].shape}; this is no IResNet"
+            f"{number_of(len(kernels), 'convolution')} of "
+            f"{number_of(kernels[0].shape[0], 'channel')} and more, and a dense layer "
+            f"{dense[0].shape}; this is no IResNet"
         )
     return IResNet(tuple(stages), embedding_size, width, epsilon=epsilon), (side, side)
 
@@ -149,8 +153,8 @@ def _mbf(
             blocks[-1] += 1
     if len(blocks) != 4 or len(between) % 3 or (stem and blocks[0] > 1):
         raise InputError(
-            f"{len(kernels)} convolutions, {len(blocks) - 1} bottlenecks of which halve the image; "
-            "this is no mbf"
+            f"{number_of(len(kernels), 'convolution')}, {len(blocks) - 1} bottlenecks of which "
+            "halve the image; this is no mbf"
         )
     image_size = (16 * kernels[-1].shape[2], 16 * kernels[-1].shape[3])
     scale = kernels[0].shape[0] // width

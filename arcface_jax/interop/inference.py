@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.array_checks import check_embeddings
 from arcface_jax.evaluation.verification import FlipRule
@@ -94,8 +95,8 @@ def principal_directions(embeddings: np.ndarray, size: int) -> tuple[np.ndarray,
     count, dimensions = embeddings.shape
     if not 0 < size < dimensions:
         raise InputError(
-            f"size {size}: the embedding has {dimensions} numbers; give fewer, "
-            f"1 to {dimensions - 1}"
+            f"size {size}: the embedding has {number_of(dimensions, 'number')}; give fewer, 1 to "
+            f"{dimensions - 1}"
         )
     if count < size:
         raise InputError(f"size {size}: needs as many images, and there are {count}; give more")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.evaluation.embedding_rule import FLIP
 from arcface_jax.evaluation.verification import FlipRule
@@ -81,6 +82,25 @@ class TrainedModel:
             return check_embedded(embed_images(embed, self.variables, images, **options))
 
         return embed_all
+
+
+def check_floating(weights: Mapping[str, np.ndarray]) -> None:
+    """Refuses weights that are whole numbers, as of a quantised model: what they stand for is told
+    elsewhere.
+
+    Args:
+      weights: arrays by their names in the file.
+
+    Raises:
+      InputError: names the first, its type, and how many there are.
+    """
+    whole = [name for name, array in weights.items() if array.dtype.kind in "iub"]
+    if whole:
+        more = f", and {number_of(len(whole) - 1, 'other')} too" if len(whole) > 1 else ""
+        raise InputError(
+            f"{whole[0]} is stored as {weights[whole[0]].dtype}{more}, and weights are due; take "
+            "the model before it was quantised"
+        )
 
 
 def check_finite(weights: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from arcface_jax.buckets import as_path
 from arcface_jax.errors import InputError, concerning, printable
 from arcface_jax.interop.graph_layers import check_same, is_usual, network_of
-from arcface_jax.interop.model import TrainedModel, check_finite
+from arcface_jax.interop.model import TrainedModel, check_finite, check_floating
 from arcface_jax.interop.mxnet_file import read_params
 from arcface_jax.interop.mxnet_graph import (
     Graph,
@@ -50,7 +50,7 @@ def import_mxnet(path: str | os.PathLike[str]) -> TrainedModel:
     graph = read_graph(symbol, arrays)
     used = {node.name: arrays[node.name] for node in graph.nodes if node.name in arrays}
     with concerning(str(path)):
-        _check_types(used)
+        check_floating(used)
         check_finite(used)
     with concerning(str(symbol)):
         pixels = _pixels(graph)
@@ -76,16 +76,6 @@ def _classifier(others: Mapping[str, np.ndarray], embedding_size: int) -> np.nda
         return None
     with np.errstate(over="ignore"):
         return np.asarray(found, np.float32)
-
-
-def _check_types(arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuses integer weights, as in quantised models."""
-    for name, array in arrays.items():
-        if array.dtype.kind in "iub":
-            raise InputError(
-                f"{name} is stored as {array.dtype}, and weights are due; take the model before it "
-                "was quantised"
-            )
 
 
 def _pixels(graph: Graph) -> PixelConvention:

@@ -26,6 +26,7 @@ import ml_dtypes
 import numpy as np
 
 from arcface_jax.buckets import as_path
+from arcface_jax.counts import number_of
 from arcface_jax.errors import CUT_OFF, InputError, reason
 
 _MAGIC = 0x112
@@ -111,13 +112,13 @@ def _read(file: _Reader) -> dict[str, np.ndarray]:
     count = file.number("Q")
     if not count and not file.left and any(array is not None for array in arrays):
         raise InputError(
-            f"has no names for its {len(arrays)} arrays; save it by mx.model.save_checkpoint, "
-            "which names each"
+            f"has no names for its {number_of(len(arrays), 'array')}; save it by "
+            "mx.model.save_checkpoint, which names each"
         )
     if count != len(arrays):
         raise InputError(
-            f"is damaged, as one whose download stopped: {len(arrays)} arrays are followed by "
-            f"{count} names; fetch or save it anew"
+            f"is damaged, as one whose download stopped: {number_of(len(arrays), 'array', 'are')} "
+            f"followed by {number_of(count, 'name')}; fetch or save it anew"
         )
     found: dict[str, np.ndarray] = {}
     names: set[str] = set()
@@ -136,7 +137,7 @@ def _read(file: _Reader) -> dict[str, np.ndarray]:
         if array is not None:
             found[name] = array
     if file.left:
-        raise ValueError(f"{file.left} bytes come after its end")
+        raise ValueError(f"{number_of(file.left, 'byte', 'come')} after its end")
     return found
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from arcface_jax.buckets import as_path
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError, concerning, reason
 from arcface_jax.interop.graph_layers import Layer
 
@@ -264,7 +265,9 @@ def _check_inputs(node: Node, nodes: Sequence[Node], images: int) -> None:
     parameters = {"Conv": matrix, "Gemm": matrix, "BatchNormalization": 4, "PRelu": 1}
     wanted = [False] * computed + [True] * parameters.get(node.kind, 0)
     if len(node.inputs) != len(wanted):
-        raise InputError(f"{node}: has {len(node.inputs)} inputs, wanted {len(wanted)}")
+        raise InputError(
+            f"{node}: has {number_of(len(node.inputs), 'input')}, wanted {len(wanted)}"
+        )
     for place, parameter in zip(node.inputs, wanted, strict=True):
         if (nodes[place].kind == "variable" and place != images) != parameter:
             due = "a parameter is" if parameter else "what is computed of the images is"

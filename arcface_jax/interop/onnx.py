@@ -8,6 +8,7 @@ imported model must compute the same.
 import contextlib
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,11 +18,12 @@ import numpy as np
 
 from arcface_jax.buckets import as_path
 from arcface_jax.command_name import install
+from arcface_jax.counts import number_of
 from arcface_jax.data.text import count
 from arcface_jax.errors import InputError, printable, readable, reason
 from arcface_jax.files import write_whole
 from arcface_jax.interop.graph_layers import Layer, check_same, is_usual, network_of
-from arcface_jax.interop.model import TrainedModel, check_finite
+from arcface_jax.interop.model import TrainedModel, check_finite, check_floating
 from arcface_jax.interop.onnx_graph import fuse_prelu
 from arcface_jax.pixels import ARCFACE_TORCH, PixelConvention, normalise
 
@@ -32,6 +34,8 @@ _BETWEEN = ("Add", "Constant", "Shape", "Gather", "Concat", "Slice", *_KEEPS_NUM
 _CONSTANTS = {"Conv": (1, 2), "BatchNormalization": (4,), "PRelu": (1,), "Gemm": (1, 2)}
 _TOLERANCE = {np.dtype(np.float16): 2e-2}  # of the largest number; 1e-3 of other types
 _LARGEST_BATCH = 1024
+_QUANTISED = re.compile("QLinear|QGemm|Quantize|Integer")
+"""In the kinds of the nodes that a quantised network is made of."""
 _BYTES = PixelConvention("rgb", 0.0, 1.0)
 _TO_ONE = PixelConvention("rgb", 0.0, 255.0)
 
@@ -117,6 +121,12 @@ def import_onnx(path: str | os.PathLike[str]) -> TrainedModel:
 
 
 def _model(proto: Any, path: pathlib.Path) -> TrainedModel:
+    for node in proto.graph.node:
+        if _QUANTISED.search(node.op_type):
+            raise InputError(
+                f"node {node.name or node.output[0]} ({node.op_type}) computes with whole numbers; "
+                "take the model before it was quantised"
+            )
     constants = _constants(proto.graph, path.parent)
     layers = _layers(proto.graph, constants)
     backbone, variables, image_size = network_of(layers)
@@ -203,7 +213,7 @@ def _layers(graph: Any, constants: dict[str, np.ndarray]) -> "list[_Layer]":
     if len(graph.output) != 1:
         names = printable(", ".join(one.name for one in graph.output))[:200]
         raise InputError(
-            f"it has {len(graph.output)} outputs ({names}); export the embedding alone"
+            f"it has {number_of(len(graph.output), 'output')} ({names}); export the embedding alone"
         )
     source = {name: node for node in graph.node for name in node.output}
     wanted, used = [graph.output[0].name], set()
@@ -247,11 +257,12 @@ class _Layer(Layer):
         missing = [name or "one without a name" for name in given if name not in constants]
         if missing:
             raise InputError(f"node {self.name}: {', '.join(missing)} is no constant of the file")
+        check_floating({name: constants[name] for name in given})
         self.constants = [constants[name] for name in given]
         wanted = _CONSTANTS.get(self.kind, (1,))
         if len(given) not in wanted:
             raise InputError(
-                f"node {self.name} ({self.kind}): has {len(given)} constants, wanted "
+                f"node {self.name} ({self.kind}): has {number_of(len(given), 'constant')}, wanted "
                 f"{' or '.join(map(str, wanted))}; export it anew"
             )
         self.output: str | None = node.output[0] if self.kind == "MatMul" else None
@@ -304,7 +315,9 @@ class _Entry:
 
         entries = [one for one in graph.input if one.name not in constants]
         if len(entries) != 1:
-            raise InputError(f"it has {len(entries)} inputs; a network here takes images alone")
+            raise InputError(
+                f"it has {number_of(len(entries), 'input')}; a network here takes images alone"
+            )
         self.name: str = entries[0].name
         about = entries[0].type.tensor_type
         try:

@@ -18,9 +18,10 @@ import numpy as np
 import safetensors.numpy
 
 from arcface_jax.buckets import as_path, written_locally
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError, concerning, printable
 from arcface_jax.files import write_whole
-from arcface_jax.interop.model import TrainedModel, check_finite
+from arcface_jax.interop.model import TrainedModel, check_finite, check_floating
 from arcface_jax.interop.torch_contents import (
     CLASSIFIER_KEYS,
     find_classifiers,
@@ -65,7 +66,8 @@ def import_torch(path: str | os.PathLike[str], project: str | None = None) -> Tr
 
     Raises:
       InputError: not a checkpoint; no known network, or several; keys missing, unknown or of
-        another shape (the message lists all of them); or weights that are NaN or infinite.
+        another shape (the message lists all of them); or weights that are NaN, infinite or whole
+        numbers.
     """
     path = as_path(path)
     if project is not None and project not in PROJECTS:
@@ -108,6 +110,7 @@ def model_from_state_dict(
         key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
     }
     outside = {key: value for key, value in weights.items() if not key.startswith(prefix)}
+    check_floating({key: one for key, one in inside.items() if not key.endswith(_BUFFERS)})
     if project is None:
         project = guess_project(naming, prefix, inside)
     about = PROJECTS[project]
@@ -240,6 +243,7 @@ def _fill(
         filled[collection] = flax.traverse_util.unflatten_dict(arrays)
     if problems:
         raise InputError(
-            f"{len(problems)} keys do not fit {type(backbone).__name__}: {'; '.join(problems)}"
+            f"{number_of(len(problems), 'key', 'do')} not fit {type(backbone).__name__}: "
+            f"{'; '.join(problems)}"
         )
     return filled

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError, concerning, printable
 from arcface_jax.interop.model import check_finite
 from arcface_jax.interop.torch_file import PickledModule, read_torch_file
@@ -93,7 +94,9 @@ def recognise(weights: Arrays) -> tuple[str, str]:
             "keys of one in a file of their own"
         )
     first = printable(", ".join(list(weights)[:3]))
-    raise InputError(f"no known network; its {len(weights)} keys begin with {first}")
+    raise InputError(
+        f"no known network; its {number_of(len(weights), 'key', 'begin')} with {first}"
+    )
 
 
 def find_classifiers(
@@ -146,8 +149,8 @@ def read_classifier(paths: Sequence[pathlib.Path], embedding_size: int) -> np.nd
             # Every way of splitting classes over processes gives the first ones the most.
             if numbered and parts and len(part) > len(parts[-1]):
                 raise InputError(
-                    f"has {len(part)} classes, more than the {len(parts[-1])} of the part before "
-                    "it; give the parts of one training, all of them"
+                    f"has {number_of(len(part), 'class')}, more than the {len(parts[-1])} of the "
+                    "part before it; give the parts of one training, all of them"
                 )
             parts.append(part)
     return np.concatenate(parts)

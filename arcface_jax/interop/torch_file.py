@@ -22,6 +22,7 @@ import numpy as np
 import safetensors
 
 from arcface_jax.buckets import as_path
+from arcface_jax.counts import number_of
 from arcface_jax.errors import DAMAGED, InputError, printable, reason
 from arcface_jax.pickles import check_memo_numbers
 
@@ -269,7 +270,7 @@ def _read_zip(file: IO[bytes], part: str | None) -> Any:
         _refuse_program(archive.namelist())
         listings = [name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"]
         if len(listings) != 1:
-            raise ValueError(f"it has {len(listings)} entries data.pkl instead of one")
+            raise ValueError(f"it has {number_of(len(listings), 'entry')} data.pkl instead of one")
         (listing,) = listings
         root = listing.removesuffix("data.pkl")
         if (
@@ -311,7 +312,9 @@ def _read_sequence(file: IO[bytes], part: str | None) -> Any:
     for key in _load(file, size):
         count = int.from_bytes(file.read(8), "little")
         if key not in storages or count != storages[key].count:
-            raise ValueError(f"storage {key} has {count} numbers, which no tensor says")
+            raise ValueError(
+                f"storage {key} has {number_of(count, 'number')}, which no tensor says"
+            )
         if storages[key].unread:
             raise ValueError("it has a tensor of an unknown kind")
         content = file.read(count * storages[key].dtype.itemsize)
@@ -336,7 +339,8 @@ def _check_types(value: Any, key: str = "the tensor") -> None:
 def _checked(numbers: np.ndarray, storage: _Storage) -> np.ndarray:
     if len(numbers) != storage.count or numbers.dtype != storage.dtype:
         raise ValueError(
-            f"storage {storage.key} has {len(numbers)} numbers instead of {storage.count}"
+            f"storage {storage.key} has {number_of(len(numbers), 'number')} instead of "
+            f"{storage.count}"
         )
     return numbers
 

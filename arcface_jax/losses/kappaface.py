@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from arcface_jax.arguments import check_between
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.losses.loss import AT_START, Context, LossOutput
 from arcface_jax.losses.softmax import MarginSoftmax
@@ -137,8 +138,8 @@ class KappaFace(MarginSoftmax, name="kappaface"):
         classes = over.get("num_classes") or jnp.shape(params["class_weights"])[0]
         if (known := state["kappaface"].cosines.shape[0]) != classes:
             raise InputError(
-                f"state is of {known} classes and class_weights of {classes}; start with "
-                f"init_state({classes})"
+                f"state is of {number_of(known, 'class')} and class_weights of {classes}; start "
+                f"with init_state({classes})"
             )
         return super().__call__(params, state, embeddings, labels, context, **over)
 

@@ -6,7 +6,7 @@ as −1.
 """
 
 import dataclasses
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, TypedDict, Unpack, get_args, overload
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,45 @@ from arcface_jax.losses.loss import (
 )
 from arcface_jax.losses.untrained import automatic_scale, mean_log_sum, random_cosines
 from arcface_jax.margins import ARCFACE, CombinedMargin, Psi
+
+
+class _Options(TypedDict, total=False):
+    """Those of `margin_softmax_loss` on which the type of its result does not depend."""
+
+    psi: Psi
+    eta: Eta | None
+    scale: Any
+    label_smoothing: float
+    filter_threshold: float | None
+    chunk: int | None
+    axis_name: AxisName | None
+    num_classes: int | None
+    sample: ClassSample | None
+    precision: str
+    kernel: str
+    skip: float
+
+
+@overload
+def margin_softmax_loss(
+    embeddings: jax.Array,
+    class_weights: jax.Array,
+    labels: jax.Array,
+    *,
+    with_cosines: Literal[False] = False,
+    **options: Unpack[_Options],
+) -> jax.Array: ...
+
+
+@overload
+def margin_softmax_loss(
+    embeddings: jax.Array,
+    class_weights: jax.Array,
+    labels: jax.Array,
+    *,
+    with_cosines: Literal[True],
+    **options: Unpack[_Options],
+) -> tuple[jax.Array, jax.Array, jax.Array]: ...
 
 
 def margin_softmax_loss(

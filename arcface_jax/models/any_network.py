@@ -59,6 +59,13 @@ def brings_weights(module: nn.Module) -> bool:
     return isinstance(module, Adapted) or any(map(brings_weights, parts))
 
 
+def untrained_arrays(module: nn.Module) -> list[str]:
+    """The arrays, as "NAME (TYPE)", that a network from `as_linen` brings among its parameters and
+    that nothing can train, as they are whole numbers.
+    """
+    return module.params.others if isinstance(module, Adapted) and not module.frozen else []
+
+
 class Adapted(nn.Module):
     """What `as_linen` makes: `call` maps (params, batch_stats, images, train, key), the first two
     of the network's own kind, to (features, batch_stats).
@@ -109,6 +116,11 @@ class _Tree:
             if isinstance(leaf, np.ndarray | jax.Array)
             and (jnp.issubdtype(leaf.dtype, jnp.floating) or not trained)
         }
+        self.others = [
+            f"{'/'.join(self._name(path))} ({leaf.dtype})"
+            for number, (path, leaf) in enumerate(paths)
+            if isinstance(leaf, np.ndarray | jax.Array) and number not in self._names
+        ]
         if len(set(self._names.values())) < len(self._names):
             raise InputError("two arrays of the network have one name; rename one of them")
 

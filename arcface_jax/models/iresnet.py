@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.models.layers import (
     Backbone,
@@ -168,8 +169,8 @@ class IResNet(Backbone):
                 if self.embedding_size != x.shape[-1]:
                     raise InputError(
                         f"embedding_size: {self.embedding_size}, but output option A gives the "
-                        f"{x.shape[-1]} channels of the last stage; take that size, or another "
-                        "option"
+                        f"{number_of(x.shape[-1], 'channel')} of the last stage; take that size, "
+                        "or another option"
                     )
                 return x
             x = drop(x)

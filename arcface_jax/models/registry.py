@@ -107,23 +107,9 @@ def create(
         raise InputError(f"model.dropout must be in [0, 1), got {dropout}")
     if epsilon is not None and not 0.0 < epsilon < 1.0:
         raise InputError(f"model.epsilon must be above 0 and below 1, got {epsilon}")
-    if ":" not in name and name not in _BUILDERS:
-        raise InputError(
-            f"model.name: no backbone is called {name!r}; choose one of {', '.join(names())}, or "
-            "your own as module:attribute"
-        )
-    builder = load_attribute(name, "model.name") if ":" in name else _BUILDERS[name]
-    if not (inspect.isclass(builder) or inspect.isroutine(builder) or hasattr(builder, "func")):
-        raise InputError(
-            f"model.name: {name!r} is no backbone; give a module class, or a function that returns "
-            "a module"
-        )
+    builder = _builder_of(name)
     randomness: dict[str, Any] = {"key": jax.random.key, "rngs": nnx.Rngs}
-    # A class's own, for its metaclass may hide it.
-    made_by = builder.__init__ if inspect.isclass(builder) else builder
-    parameters = dict(inspect.signature(made_by).parameters)
-    parameters.pop("self", None)
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    parameters, takes_all = _parameters_of(builder)
     for key in settings:
         if key not in parameters and not takes_all and key not in unchanged:
             advice = "use run.statistics local" if key == "axis_name" else "leave it out"
@@ -147,6 +133,39 @@ def create(
     if "train" not in inspect.signature(backbone.__call__).parameters:
         raise InputError(f"model.name: {name!r}: its __call__ has no train; add train=False")
     return backbone
+
+
+def _builder_of(name: str) -> Builder:
+    if ":" not in name and name not in _BUILDERS:
+        raise InputError(
+            f"model.name: no backbone is called {name!r}; choose one of {', '.join(names())}, or "
+            "your own as module:attribute"
+        )
+    builder: Any = load_attribute(name, "model.name") if ":" in name else _BUILDERS[name]
+    if not (inspect.isclass(builder) or inspect.isroutine(builder) or hasattr(builder, "func")):
+        raise InputError(
+            f"model.name: {name!r} is no backbone; give a module class, or a function that returns "
+            "a module"
+        )
+    return builder
+
+
+def _parameters_of(builder: Builder) -> tuple[dict[str, inspect.Parameter], bool]:
+    """(its parameters by name, whether it takes any other)."""
+    # A class's own, for its metaclass may hide it.
+    made_by = builder.__init__ if inspect.isclass(builder) else builder
+    parameters = dict(inspect.signature(made_by).parameters)
+    parameters.pop("self", None)
+    return parameters, any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+
+
+def in_words(name: str, width: int, embedding_size: int) -> str:
+    """A backbone as people name it, with its width if it has that setting: "iresnet50, width 64,
+    512-d embedding".
+    """
+    parameters, takes_all = _parameters_of(_builder_of(name))
+    wide = f", width {width}" if takes_all or "width" in parameters else ""
+    return f"{name}{wide}, {embedding_size}-d embedding"
 
 
 _SETTINGS = tuple(inspect.signature(create).parameters)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError, reason
 from arcface_jax.files import whole_file, write_whole
 from arcface_jax.runs.resume import restore_on_one_device
@@ -59,7 +60,8 @@ class Diagnosis:
         for kind in ("parameters", "activations", "gradients"):
             for layer in getattr(self, kind):
                 if layer.bad:
-                    return f"{kind}: {layer.name}, {layer.bad} numbers that are not finite"
+                    bad = number_of(layer.bad, "number", "that are")
+                    return f"{kind}: {layer.name}, {bad} not finite"
         return "parameters, activations and gradients are finite: it is the update that overflows"
 
 

@@ -10,10 +10,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import printable
 from arcface_jax.evaluation.thresholds import too_few_pairs
 from arcface_jax.losses import MarginSoftmax, loss_name, minimum_scale
-from arcface_jax.models.registry import count_parameters
+from arcface_jax.models import registry
 from arcface_jax.progress import Lines
 from arcface_jax.runs.dataset import HELD_OUT
 from arcface_jax.runs.loop import BEST_BY
@@ -39,7 +40,7 @@ class ConsoleReporter:
         """The bar runs to `total_steps`."""
         self._console = console
         self._total, self._step = total_steps, 0
-        self._lines = Lines(self._print, "Training", total_steps, "compiling, and verifying first")
+        self._lines = Lines(self._print, "Training", total_steps, "opening")
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(bar_width=None),
@@ -87,6 +88,10 @@ class ConsoleReporter:
         """Prints it."""
         self._console.print(f"[yellow]{escape(message)}[/yellow]", highlight=False)
 
+    def begins(self, what: str) -> None:
+        """Says it in the lines that tell how the run goes."""
+        self._lines.note(what)
+
     def first_loss(self, seen: float, expected: float | None) -> None:
         """Prints the first loss beside the expected one."""
         beside = "" if expected is None else f", {expected:.2f} expected before training"
@@ -110,8 +115,8 @@ class ConsoleReporter:
         if metrics["bad_steps"] > self._bad_steps:
             self._bad_steps = metrics["bad_steps"]
             self.says(
-                f"step {step}: {self._bad_steps:.0f} steps so far had a loss or gradient that is "
-                "not finite, and were skipped"
+                f"step {step}: {number_of(self._bad_steps, 'step')} so far had a loss or gradient "
+                "that is not finite, and were skipped"
             )
         if not self._console.is_terminal:
             numbers = f"loss {loss:.3f}, accuracy {accuracy:.1%}, rate {rate:.2g}, "
@@ -156,7 +161,9 @@ def print_plan(console: Console, setup: Setup) -> None:
     )
     in_memory = "" if config.data.loading == "memory" else ", decoded on the way"
     table.add_row(
-        "Training", f"{len(data.train):,} images of {data.num_classes:,} identities{in_memory}"
+        "Training",
+        f"{number_of(len(data.train), 'image')} of "
+        f"{number_of(data.num_classes, 'identity')}{in_memory}",
     )
     for tested in data.sets:
         held_out = tested.name == HELD_OUT
@@ -164,22 +171,23 @@ def print_plan(console: Console, setup: Setup) -> None:
         table.add_row(
             "Held out" if held_out else "Verified on",
             (
-                f"{len(tested.images):,} images of {len(tested.images.identity_names):,} {whose} "
-                "identities"
+                f"{number_of(len(tested.images), 'image')} of "
+                f"{number_of(len(tested.images.identity_names), f'{whose} identity')}"
                 if held_out
-                else f"{escape(tested.name)}, {len(tested.images):,} images"
+                else f"{escape(tested.name)}, {number_of(len(tested.images), 'image')}"
             )
-            + f", {len(tested.pairs):,} verification pairs{short if held_out else ''}"
+            + f", {number_of(len(tested.pairs), 'verification pair')}{short if held_out else ''}"
             + (f"; TAR over all {tested.num_pairs:,} too" if tested.num_pairs else ""),
         )
     program = setup.program
-    parameters = count_parameters(program.backbone, size)
+    parameters = registry.count_parameters(program.backbone, size)
+    model = config.model
     weights = jax.eval_shape(lambda: program.make_state(1)).class_weights
-    classes = "" if weights is None else f" (and {weights.size:,} class weights)"
+    classes = "" if weights is None else f" (and {number_of(weights.size, 'class weight')})"
     table.add_row(
         "Model",
-        f"{config.model.name}, width {config.model.width}, {config.model.embedding_size}-d "
-        f"embedding: {parameters:,} parameters{classes}",
+        f"{registry.in_words(model.name, model.width, model.embedding_size)}: "
+        f"{number_of(parameters, 'parameter')}{classes}",
     )
     loss, expected = config.loss, program.expected_initial_loss()
     kind = "softmax, target logit " if isinstance(loss, MarginSoftmax) else ""
@@ -189,9 +197,8 @@ def print_plan(console: Console, setup: Setup) -> None:
     if isinstance(loss, MarginSoftmax):
         least, scale = minimum_scale(data.num_classes, _CONFIDENT), loss.scale
         advice = "" if scale >= least else "; [yellow]raise --loss.scale[/yellow]"
-        needed = (
-            f"probability {_CONFIDENT} over {data.num_classes:,} classes takes {least:.1f} or more"
-        )
+        classes = number_of(data.num_classes, "class")
+        needed = f"probability {_CONFIDENT} over {classes} takes {least:.1f} or more"
         auto = loss.suitable_scale(data.num_classes, config.model.embedding_size)
         table.add_row("", f"scale {scale:g}; auto would be {auto:.3g}; {needed}{advice}")
     head, precision = config.head, head_precision(config.head)
@@ -213,18 +220,21 @@ def print_plan(console: Console, setup: Setup) -> None:
     steps, batch = config.run.steps, config.run.batch_size
     epochs = steps * batch / len(data.train)
     table.add_row(
-        "Run", f"{steps:,} steps of {batch} images ({epochs:.1f} epochs), seed {config.run.seed}"
+        "Run",
+        f"{number_of(steps, 'step')} of {number_of(batch, 'image')} ({epochs:.1f} epochs), seed "
+        f"{config.run.seed}",
     )
     console.print(table)
     counts = np.bincount(np.asarray(data.train.labels), minlength=data.num_classes)
     if (counts == 1).any():
         console.print(
-            f"[yellow]{(counts == 1).sum():,} training identities have a single image.[/yellow]"
+            f"[yellow]{number_of((counts == 1).sum(), 'training identity', 'have')} a single "
+            "image.[/yellow]"
         )
     if data.skipped:
         console.print(
-            f"[yellow]{len(data.skipped):,} images cannot be decoded and are left out; the first: "
-            f"{escape(data.skipped[0])}[/yellow]"
+            f"[yellow]{number_of(len(data.skipped), 'image')} cannot be decoded and are left out; "
+            f"the first: {escape(data.skipped[0])}[/yellow]"
         )
     if data.emptied:
         console.print(

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from arcface_jax.arguments import check_between
+from arcface_jax.counts import number_of
 from arcface_jax.data.check import check_source_labels
 from arcface_jax.data.in_memory import MemorySource, OnUnreadable, load_source
 from arcface_jax.data.open import check_set, open_set, open_source, place_and_split
@@ -269,8 +270,8 @@ def _drawn_pairs(images: MemorySource, config: DataConfig, seed: int) -> Pairs:
 
 def _lost(images: MemorySource) -> str:
     people = len(images.emptied)
-    with_them = f", and with them {people} people are left out" if people else ""
-    return f"{len(images.skipped)} images cannot be decoded{with_them}"
+    with_them = f", and with them {number_of(people, 'person', 'are')} left out" if people else ""
+    return f"{number_of(len(images.skipped), 'image')} cannot be decoded{with_them}"
 
 
 def create_sampler(config: DataConfig, source: FaceSource, batch_size: int, seed: int) -> Sampler:

@@ -12,6 +12,7 @@ import numpy as np
 
 from arcface_jax.buckets import written_locally
 from arcface_jax.command_name import command
+from arcface_jax.counts import number_of
 from arcface_jax.data.pipeline import Batch
 from arcface_jax.errors import InputError, printable
 from arcface_jax.runs.bad_steps import diagnose, keep_batch
@@ -41,6 +42,9 @@ class Reporter(Protocol):
     def says(self, message: str) -> None:
         """Something that a person should know."""
 
+    def begins(self, what: str) -> None:
+        """What is under way from now on, until there are metrics."""
+
     def first_loss(self, seen: float, expected: float | None) -> None:
         """The loss of the first batch, before any update, beside the expected one if known."""
 
@@ -56,7 +60,7 @@ class Quiet:
 
     def _nothing(self, *_: object) -> None: ...
 
-    says = first_loss = progress = verified = _nothing
+    says = begins = first_loss = progress = verified = _nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,8 +232,8 @@ class _Run:
         barrier(f"bad step {step}")
         where = f"; {diagnose(place).first_bad()}" if jax.process_count() == 1 else ""
         raise InputError(
-            f"loss or gradient was not finite in {in_a_row} steps in a row, up to step "
-            f"{step}{where}. Nothing was learnt from them. See {command('replay')} {place}; "
+            f"loss or gradient was not finite in {number_of(in_a_row, 'step')} in a row, up to "
+            f"step {step}{where}. Nothing was learnt from them. See {command('replay')} {place}; "
             "lower --optimiser.learning-rate, lengthen --optimiser.warmup or set "
             "--optimiser.clip, and start anew"
         )
@@ -283,7 +287,9 @@ def train(setup: Setup, folder: RunFolder, reporter: Reporter) -> RunResult:
         writer = stack.enter_context(MetricsWriter(folder.path, config, first))
         request = stack.enter_context(stop_requests())
         if first == 0:
+            reporter.begins("compiling, and verifying first")
             run.visit(0, state, writer)
+        reporter.begins("compiling the step")
         take_step, key = program.compile_step(), program.key
         timer, profile = (
             Timer(config.run.batch_size),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.heads import shard_classes, unshard_classes
 from arcface_jax.runs.checkpoints import Checkpoints, DamagedCheckpoint
@@ -26,9 +27,9 @@ def restore(checkpoints: Checkpoints, step: int, program: Program) -> TrainState
     saved, classes = int(about["shards"]), int(about.get("num_classes", program.num_classes))
     if classes != program.num_classes:
         raise InputError(
-            f"checkpoint {step} of {checkpoints.folder} is of {classes} classes, but there are "
-            f"{program.num_classes} people to train on now; restore the data that it was trained "
-            "on, or use a new folder"
+            f"checkpoint {step} of {checkpoints.folder} is of {number_of(classes, 'class')}, but "
+            f"there are {number_of(program.num_classes, 'person')} to train on now; restore the "
+            "data that it was trained on, or use a new folder"
         )
     shapes = program.placement.shapes(program.make_state)
     if saved == program.shards:

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.data.pipeline import DevicePrefetch, batches
 from arcface_jax.data.samplers import Sampler
 from arcface_jax.errors import InputError
@@ -78,6 +79,7 @@ def prepare(
     begin: Begin = unseen,
     start: TrainedModel | None = None,
     teacher: TrainedModel | None = None,
+    program: Program | None = None,
 ) -> Setup:
     """Checks the configuration, loads the data, which `begin` shows, and builds the step.
 
@@ -86,27 +88,31 @@ def prepare(
       begin: is told of work that takes long.
       start: the model that config.model.init names, see `commands.fine_tuning.open_start`.
       teacher: the model that config.model.teacher names, see `commands.fine_tuning.open_teacher`.
+      program: what `create_program` makes of the configuration for any number of classes, if that
+        has been done.
 
     Raises:
       InputError: a setting is out of range, the trained model does not fit, or the data cannot be
         used.
     """
-    small = create_program(config, 2)  # a wrong setting is found before data are loaded
+    # A wrong setting is found before data are loaded.
+    program = create_program(config, 2) if program is None else program
     if start is not None:
-        check_fits(start, small)
-    with_teacher(teacher, small)
+        check_fits(start, program)
+    program = with_teacher(teacher, program)
     data = load_data(config.data, config.run.seed, begin)
     batch_size = config.run.batch_size
     if batch_size > len(data.train):
         raise InputError(
-            f"run.batch_size {batch_size} is larger than the {len(data.train)} training images; "
-            f"set --run.batch-size to at most {len(data.train)}"
+            f"run.batch_size {batch_size} is larger than the "
+            f"{number_of(len(data.train), 'training image')}; set --run.batch-size to at most "
+            f"{len(data.train)}"
         )
     if config.loss.over_pairs:
         _check_pairs(config, data.class_counts)
     sampler = create_sampler(config.data, data.train, batch_size, config.run.seed)
-    program = create_program(config, data.num_classes, data.class_counts)
-    program = with_teacher(teacher, program)
+    classes, counts = data.num_classes, data.class_counts
+    program = dataclasses.replace(program, num_classes=classes, class_counts=counts)
     return Setup(program, data, sampler, start)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 import jax
 
 from arcface_jax.buckets import BucketPath
+from arcface_jax.counts import number_of
 from arcface_jax.errors import printable
 from arcface_jax.files import write_whole
 from arcface_jax.progress import clock, in_words
@@ -88,7 +89,7 @@ class Watch:
         self._due.set()
         self._beats.join()
         if error is None:
-            self._event("finished", f"all {self.steps} steps are done")
+            self._event("finished", f"all {number_of(self.steps, 'step', 'are')} done")
         elif isinstance(error, Stopped | KeyboardInterrupt):
             self._event("stopped", "asked to stop; the same command goes on")
         else:
@@ -105,6 +106,10 @@ class Watch:
     def says(self, message: str) -> None:
         """Passes it on."""
         self._reporter.says(message)
+
+    def begins(self, what: str) -> None:
+        """Passes it on."""
+        self._reporter.begins(what)
 
     def first_loss(self, seen: float, expected: float | None) -> None:
         """Passes it on."""
@@ -127,7 +132,9 @@ class Watch:
             if bad_steps > self._bad_steps:
                 new, self._bad_steps = bad_steps - self._bad_steps, bad_steps
                 self._event(
-                    "bad_steps", f"step {step}: {new} more steps were skipped, {bad_steps} in all"
+                    "bad_steps",
+                    f"step {step}: {number_of(new, 'more step', 'were')} skipped, {bad_steps} in "
+                    "all",
                 )
 
     def verified(self, step: int, numbers: Numbers, best: dict[str, tuple[int, float]]) -> None:

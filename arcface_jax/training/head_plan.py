@@ -18,6 +18,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from arcface_jax.arguments import check_between, check_choice
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.heads.chunks import DEFAULT_CHUNK
 from arcface_jax.heads.fused import HeadState, RowSgd, init_head
@@ -69,7 +70,7 @@ class HeadSize:
         check_between("rate", self.rate, 0.0, 1.0, open_low=True)
         if self.batch % self.devices:
             raise InputError(
-                f"batch is {self.batch}; pass a multiple of the {self.devices} devices"
+                f"batch is {self.batch}; pass a multiple of the {number_of(self.devices, 'device')}"
             )
         if self.dtype == "bfloat16" and self.head in ("dense", "chunked"):
             raise InputError(

@@ -10,15 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict
 
 from arcface_jax.arguments import check_between
+from arcface_jax.counts import number_of
 from arcface_jax.data.augment import augment
 from arcface_jax.errors import InputError, reason
 from arcface_jax.heads import RowSgd
 from arcface_jax.losses import Context, Loss, MarginSoftmax, loss_name
 from arcface_jax.losses.untrained import first_loss_tolerance
 from arcface_jax.models import registry
-from arcface_jax.models.any_network import brings_weights
+from arcface_jax.models.any_network import brings_weights, untrained_arrays
 from arcface_jax.models.apply import linen_apply
 from arcface_jax.models.layer_order import depths
 from arcface_jax.pixels import CONVENTIONS, PixelConvention, normalise
@@ -233,6 +235,18 @@ def create_backbone(config: Config, axis_name: str | None = None) -> nn.Module:
                 "must map a batch of the size data.image-size"
             ) from error
         embeddings, variables = made
+        whole = [
+            f"{'/'.join(place)} ({leaf.dtype})"
+            for place, leaf in flatten_dict(variables.get("params", {})).items()
+            if not jnp.issubdtype(leaf.dtype, jnp.floating)
+        ]
+        whole += untrained_arrays(backbone) if "params" not in variables else []
+        if whole:
+            more = f" and {number_of(len(whole) - 1, 'other')}" if len(whole) > 1 else ""
+            raise InputError(
+                f"model.name: {model.name!r} has parameters that are whole numbers, {whole[0]}"
+                f"{more}, as of a quantised network; training needs them in floating point"
+            )
         if "params" not in variables:
             raise InputError(
                 f"model.name: {model.name!r} has no parameters to train; for a head alone, set "

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.models.layers import FROZEN_SCALE
 
@@ -24,7 +25,8 @@ def _check(peak: float, warmup_steps: int, total_steps: int) -> None:
         raise InputError(f"learning rate must be positive and finite, got {peak}")
     if not 0 <= warmup_steps < total_steps:
         raise InputError(
-            f"warm-up must be shorter than the run: {warmup_steps} of {total_steps} steps"
+            f"warm-up must be shorter than the run: {warmup_steps} of "
+            f"{number_of(total_steps, 'step')}"
         )
 
 

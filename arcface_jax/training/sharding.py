@@ -13,6 +13,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 from arcface_jax.training.state import DATA_AXIS, TrainState, class_row_specs, is_class_rows
 from arcface_jax.training.step import StepFunction
@@ -147,6 +148,6 @@ def check_batch(batch_size: int, devices: int, accumulate: int = 1) -> None:
     if batch_size < 1 or batch_size % (devices * accumulate):
         in_parts = "" if accumulate == 1 else f" times {accumulate} parts"
         raise InputError(
-            f"run.batch_size {batch_size} must be a positive multiple of the {devices} devices in "
-            f"use{in_parts}"
+            f"run.batch_size {batch_size} must be a positive multiple of the "
+            f"{number_of(devices, 'device')} in use{in_parts}"
         )

@@ -30,6 +30,7 @@ from arcface_jax.commands.command import (
     say,
     write_json,
 )
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
 
 from . import faults, storage_faults
@@ -98,7 +99,10 @@ def strike(name: str, place: pathlib.Path, config: ReliabilityConfig, console: C
         tally = Tally(name, (EVERY[name].__doc__ or "").strip(), lost=[str(error)])
     tally.seconds = round(time.monotonic() - begin, 1)
     lost = len(tally.lost) or "nothing"
-    say(console, f"{tally.fault}: {tally.times} times, {lost} lost, {tally.seconds:.0f} s")
+    say(
+        console,
+        f"{tally.fault}: {number_of(tally.times, 'time')}, {lost} lost, {tally.seconds:.0f} s",
+    )
     return tally
 
 

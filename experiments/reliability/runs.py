@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.runs.run_folder import (
     CHECKPOINTS_FOLDER,
     METRICS_FILE,
@@ -275,7 +276,10 @@ def run_differences(run: Run, other: Run) -> list[str]:
     first, second = ({k: v.tobytes() for k, v in final_state(one).items()} for one in (run, other))
     arrays = [key for key in sorted(first | second) if first.get(key) != second.get(key)]
     if arrays:
-        found.append(f"{len(arrays)} arrays of the final state of {name} differ, first {arrays[0]}")
+        found.append(
+            f"{number_of(len(arrays), 'array')} of the final state of {name} differ, first "
+            f"{arrays[0]}"
+        )
     if _found(run) != _found(other):
         found.append(f"verifications, angles or the place in the data of {name} differ")
     mine, theirs = (json.loads((one.folder / RESULTS_FILE).read_text()) for one in (run, other))

@@ -33,10 +33,12 @@ from arcface_jax.commands.command import (
     split_arguments,
     write_json,
 )
+from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError, printable
 from arcface_jax.figures.ridges import animate_angles
 from arcface_jax.figures.style import save
 from arcface_jax.files import write_whole
+from arcface_jax.models import registry
 from arcface_jax.runs.run_folder import finite
 from arcface_jax.training.config import Config
 
@@ -109,7 +111,7 @@ def describe(cases: Sequence[Case], root: pathlib.Path) -> str:
     runs, left = (sum(len(case.seeds) for case in some) for some in (cases, todo))
     found = [one for case in cases for one in completed_runs(case, root).values()]
     costs = [one["cpu_seconds"] for one in found]
-    text = f"{runs} runs of {len(cases)} settings, {runs - left} complete"
+    text = f"{number_of(runs, 'run')} of {number_of(len(cases), 'setting')}, {runs - left} complete"
     if costs and left:
         each = sum(costs) / len(costs)
         text += f"; those took {each:.0f} s of computing each, so {left} more about "
@@ -140,9 +142,11 @@ def write_summary(plan: Plan, root: pathlib.Path) -> pathlib.Path:
     runs = [json.loads(file.read_text()) for file in sorted(root.rglob("results.json"))]
     data, run, model = plan.base.data, plan.base.run, plan.base.model
     budget = (
-        f"{run.steps} steps of {run.batch_size} images of {'×'.join(map(str, data.size))} pixels; "
-        f"{model.name}, width {model.width}, {model.embedding_size}-d; {len(runs)} runs, "
-        f"{sum(one['cpu_seconds'] for one in runs) / 60:.0f} min of one core in all."
+        f"{number_of(run.steps, 'step')} of {number_of(run.batch_size, 'image')} of "
+        f"{'×'.join(map(str, data.size))} pixels; "
+        f"{registry.in_words(model.name, model.width, model.embedding_size)}; "
+        f"{number_of(len(runs), 'run')}, {sum(one['cpu_seconds'] for one in runs) / 60:.0f} min of "
+        "one core in all."
     )
     write_whole(root / "study.md", "\n".join(["# Study\n", budget + "\n", *texts]))
     return root / "study.md"

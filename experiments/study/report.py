@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from arcface_jax.analysis.over_seeds import Order, compare_order
 from arcface_jax.analysis.paper_tables import AGEDB_ACCURACY, ANGLE_ROWS, ANGLES
+from arcface_jax.counts import number_of
 from arcface_jax.evaluation.tables import markdown_table
 from arcface_jax.figures.ridges import angle_ridges, logit_ridges
 from arcface_jax.figures.study import (
@@ -122,7 +123,8 @@ def order_text(order: Order, what: str) -> str:
     end = f" The paper has the other order of: {differing}." if differing else ""
     agreeing = order.num_pairs - len(order.swapped)
     return (
-        f"Beside the paper's {what}: {agreeing} of {order.num_pairs} pairs in its order, Kendall's "
+        f"Beside the paper's {what}: {agreeing} of {number_of(order.num_pairs, 'pair')} in its "
+        "order, Kendall's "
         f"τ {order.tau:.2f}.{end}\n"
     )
 

@@ -145,7 +145,7 @@ def test_what_cannot_be_decoded_is_named(tmp_path, write_tree):
     assert finding.summary == "2 images cannot be decoded"
     emptied = found.findings[1]
     assert emptied.kind == "nothing left"
-    assert emptied.rows == (Row(4, note="none of the 1 images of c can be decoded"),)
+    assert emptied.rows == (Row(4, note="none of the 1 image of c can be decoded"),)
     assert rows_of(found)["one image"] == [(3, None)]
 
 
@@ -292,11 +292,11 @@ def test_real_faces_are_fine(shared_data):
 @pytest.mark.parametrize(
     ("labels", "names", "message"),
     [
-        ([0, 2], 3, "1 labels have no image, the first is 1"),
-        ([0, 1], 3, "1 labels have no image, the first is 2"),
+        ([0, 2], 3, "1 label has no image, the first is 1"),
+        ([0, 1], 3, "1 label has no image, the first is 2"),
         ([0, 3], 2, "labels are 0 … 3, but there are 2 identity names"),
         ([-1, 0], 2, "labels are -1 … 0"),
-        ([0], 1, "has 2 images but 1 labels"),
+        ([0], 1, "has 2 images but 1 label"),
     ],
 )
 def test_labels_that_are_not_contiguous_are_refused(labels, names, message):

@@ -133,7 +133,7 @@ def test_bad_roots_are_refused_in_one_line(tmp_path):
         FolderSource(tmp_path / "empty")
     (tmp_path / "loose").mkdir()
     (tmp_path / "loose" / "1.png").write_bytes(encode_png(picture(0)))
-    with pytest.raises(InputError, match=r"loose/1\.png: 1 image\(s\) directly in the root"):
+    with pytest.raises(InputError, match=r"loose/1\.png: 1 image directly in the root"):
         FolderSource(tmp_path / "loose")
 
 
@@ -220,7 +220,7 @@ def test_splits_without_people_in_them(tmp_path):
     ("names", "remark"),
     [
         (("a/ann/1.png", "b/ann/1.png"), "2 identities share .* such as a/ann and b/ann; each"),
-        (("ann/1.png", "ann/old/2.png"), "1 identities are folders in .* as ann/old in ann; each"),
+        (("ann/1.png", "ann/old/2.png"), "1 identity lies in .* as ann/old in ann; each"),
         (("ann/1.png", "b/bob/1.png"), "identities are folders at 2 depths, such as ann and b/bob"),
     ],
 )  # fmt: skip

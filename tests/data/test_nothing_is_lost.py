@@ -160,8 +160,8 @@ def test_a_link_in_an_archive_is_the_file_that_it_leads_to(tmp_path, link, targe
     assert people(source) == ["ann", "bob", "ann"]
     assert [source.encoded(index) for index in range(3)] == [image(1)] * 3
     first, second = source.noted
-    assert "1 images are by links the same file as one of another identity" in first.text
-    assert "1 images are by links the same file as another of their identity" in second.text
+    assert "1 image is by links the same file as one of another identity" in first.text
+    assert "1 image is by links the same file as another of their identity" in second.text
 
 
 @pytest.mark.parametrize("target", ["→../ann", "→/etc/passwd", "→2.png", "⇒gone.png"])
@@ -500,7 +500,7 @@ def test_a_person_without_a_readable_image_is_named(tmp_path, kind):
     root = write(tmp_path / "d", files) if kind == "folder" else write_tar(tmp_path, files.items())
     first, second = open_source(root).remarks
     assert ".heic (2); convert .heic" in first
-    assert second.endswith("1 folders hold no image, such as zoe")
+    assert second.endswith("1 folder holds no image, such as zoe")
 
 
 @pytest.mark.parametrize(
@@ -551,7 +551,7 @@ def test_a_zip_with_backslashes_is_read(tmp_path):
     source = open_source(tmp_path / "x.zip")
     assert people(source) == ["d/ann", "d/bob"]
     assert source.encoded(1) == image(1)
-    assert source.remarks == (f"{tmp_path / 'x.zip'}: 1 folders hold no image, such as d/cy",)
+    assert source.remarks == (f"{tmp_path / 'x.zip'}: 1 folder holds no image, such as d/cy",)
 
 
 def test_links_in_a_zip_are_the_files_that_they_lead_to(tmp_path):
@@ -644,7 +644,7 @@ def without_directory_entry(content):
         (large(2), None),
         (large(3), r"lists 2 members, and its end counts 3"),
         (large(65538), r"lists 2 members, and its end counts 65538"),
-        (without_directory_entry, r"lists 1 members, and its end counts 2"),
+        (without_directory_entry, r"lists 1 member, and its end counts 2"),
         (flagged, r"1 of 2 members, such as bob/1.png, are encrypted; extract it with its passw"),
         (packed_by_deflate64, r"1 of 2 members, such as bob/1.png, are packed by a rare method"),
         (lambda content: counting(3)(content) + b"more", r"lists 2 members, and its end counts 3"),
@@ -675,7 +675,7 @@ def test_a_zip_may_count_its_members_modulo_65536(tmp_path):
         members = archive.infolist() * (1 << 14)
     tree = open_tree(tmp_path / "x.zip")
     archive = types.SimpleNamespace(infolist=lambda: members, comment=b"")
-    with pytest.raises(InputError, match=r"lists 65536 members, and its end counts 4"):
+    with pytest.raises(InputError, match=r"lists 65,536 members, and its end counts 4"):
         tree._check_whole(archive)
     (tmp_path / "x.zip").write_bytes(counting(0)(content))
     tree._check_whole(archive)
@@ -940,8 +940,8 @@ def test_files_beside_a_prepared_set_or_records_are_named(tmp_path):
 # One file by several names, and names of no image
 # ----------------------------------------------------------------------------------------
 
-TWO_NAMES = "1 images are by links the same file as one of another identity, so that a face has two"
-TWICE = "1 images are by links the same file as another of their identity, such as"
+TWO_NAMES = "1 image is by links the same file as one of another identity, so that a face has two"
+TWICE = "1 image is by links the same file as another of their identity, such as"
 
 
 @pytest.mark.parametrize(

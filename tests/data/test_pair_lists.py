@@ -55,7 +55,7 @@ def test_lfw_pairs(lfw):
     [
         ("", "line 1: the number of folds"),
         ("a b\n", "line 1: the number of folds"),
-        ("1\t2\nBo\t1\t2\n", "1 pairs, but line 1 announces 1 folds of 2 · 2"),
+        ("1\t2\nBo\t1\t2\n", "1 pair, but line 1 announces 1 fold of 2 · 2"),
         ("1\nBo 1 2\nBo 1\n", "line 3: 2 words"),
         ("1\nBo 1 2\nBo 1 Di 1\n", "line 3: the source has no image 'Di/Di_0001'"),
     ],
@@ -370,7 +370,7 @@ def test_ytf_videos_are_compared_by_the_centres_of_their_frames(tmp_path, pictur
         ("split, a, b, same\n1, Bo/1, Cy/2, 0\n", "line 2: the source has no video 'Cy/2'"),
         (
             "split, a, b, same\n1, Bo/1, Cy/1, 0\n1, Cy/0, Cy/1, 1\n2, Bo/1, Cy/0, 0\n",
-            "equal length are due, got 2 pairs in split 1, 1 pairs in split 2",
+            "equal length are due, got 2 pairs in split 1, 1 pair in split 2",
         ),
     ],
 )

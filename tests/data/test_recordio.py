@@ -350,7 +350,7 @@ def test_the_list_beside_the_records(tmp_path, form, header):
         ("2,112,112", None),
         ("2\n", None),
         ("9,112,112", r"property: counts 9 identities, but the images of .*train\.rec are of 2"),
-        ("1,112,112", "property: counts 1 identities, but"),
+        ("1,112,112", "property: counts 1 identity, but"),
         ("\u5b89,1", "does not begin with a number of identities"),
         ("", "does not begin with a number of identities"),
     ],
@@ -453,10 +453,10 @@ def test_labels_that_their_identity_contradicts(tmp_path):
     [
         (((1, 4), (4, 7)), [0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], None),
         (((4, 7), (1, 4)), [0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], None),
-        (((1, 4), (4, 7)), [8] * 6, [0] * 6, "1 labels have several identity records, such as "
+        (((1, 4), (4, 7)), [8] * 6, [0] * 6, "1 label has several identity records, such as "
          "label 8 of images 1 and 4; images of one label count as one identity"),
         (((1, 3), (3, 4), (4, 7)), [5, 5, 2, 5, 5, 5], [1, 1, 0, 1, 1, 1],
-         "1 labels have several identity records, such as label 5 of images 1 and 4"),
+         "1 label has several identity records, such as label 5 of images 1 and 4"),
         (((1, 2), (2, 3), (3, 5), (5, 7)), [1, 0, 1, 1, 0, 0], [1, 0, 1, 1, 0, 0],
          "2 labels have several identity records, such as label 0 of images 2 and 5"),
         (((1, 4), (4, 4), (4, 7)), [0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1],

@@ -365,7 +365,7 @@ def test_captions_are_no_identities(tmp_path, picture):
     ("members", "message"),
     [
         ([("1.png", b""), ("1.cls", b"")], r"member 1\.cls of 0 bytes; an identity is due"),
-        ([("1.png", b""), ("1.cls", b"x" * 2000)], r"member 1\.cls of 2000 bytes"),
+        ([("1.png", b""), ("1.cls", b"x" * 2000)], r"member 1\.cls of 2,000 bytes"),
         (
             [("a/1.png", b""), ("a/2.png", b""), ("a/1.cls", b"5")],
             r"a/2\.png: no identity; write its",

@@ -431,7 +431,7 @@ def test_landmarks_that_contradict_each_other(tmp_path):
     (tmp_path / "l.txt").write_text(f"a.jpg {first}\na.jpg {first}\n")
     assert len(read_landmarks(tmp_path / "l.txt")) == 1
     (tmp_path / "l.txt").write_text(f"3\na.jpg {first}\n")
-    with pytest.raises(InputError, match="1 lines of landmarks, but line 1 announces 3"):
+    with pytest.raises(InputError, match="1 line of landmarks, but line 1 announces 3"):
         read_landmarks(tmp_path / "l.txt")
     (tmp_path / "l.txt").write_text(f"a.jpg {first}\na.jpg {other}\n")
     with pytest.raises(InputError, match=r"line 2: a\.jpg has other landmarks in .*line 1"):

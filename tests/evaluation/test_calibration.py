@@ -21,6 +21,7 @@ from arcface_jax.evaluation.calibration import (
     fit_calibration,
     held_out_reliability,
     percent,
+    telling_scores,
 )
 from arcface_jax.evaluation.impostor_tail import (
     ImpostorTail,
@@ -342,3 +343,31 @@ def pav_log_ratios(scores, same, asked):
     p = isotonic_regression(y, weights=w).x
     at = np.clip(np.searchsorted(s, asked, side="right") - 1, 0, len(s) - 1)
     return np.log(p[at] / (1 - p[at]))
+
+
+@settings(deadline=None)
+@given(
+    st.floats(-0.9, 0.9),
+    st.floats(1e-3, 0.4),
+    st.integers(0, 9),
+)
+def test_the_scores_to_tell_the_probability_of_lie_where_the_pairs_do(middle, spread, seed):
+    """Round, evenly spaced, about ten, and from the lower end of one kind to the other's upper."""
+    rng, same = np.random.default_rng(seed), np.arange(300) < 100
+    scores = np.clip(middle + spread * (rng.normal(size=300) * 0.3 + same), -1, 1)
+    rows = np.array(telling_scores(scores, same))
+    low, high = np.quantile(scores[~same], 0.05), np.quantile(scores[same], 0.95)
+    step = rows[1] - rows[0]
+    np.testing.assert_allclose(np.diff(rows), step, rtol=1e-6)
+    assert 4 <= len(rows) <= 12
+    assert low - step <= rows[0] <= low + 1e-9
+    assert high - 1e-9 <= rows[-1] <= high + step
+    assert -1 <= rows[0] < rows[-1] <= 1
+    assert len({f"{row:g}" for row in rows}) == len(rows)
+
+
+def test_scores_that_hardly_differ_still_have_rows():
+    same = np.array([True, True, False, False])
+    rows = telling_scores(np.array([0.9999999, 0.9999998, 0.9999997, 0.9999997]), same)
+    assert rows[-1] == 1.0
+    assert len(rows) == len({f"{row:g}" for row in rows}) >= 1

@@ -9,7 +9,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.evaluation.bootstrap import Resampling
 from arcface_jax.evaluation.groups import group_rates, pair_groups, verify_by_group
 from arcface_jax.evaluation.quality import error_versus_reject
-from arcface_jax.evaluation.thresholds import deployment_threshold, too_few_pairs
+from arcface_jax.evaluation.thresholds import deployment_threshold, fars_told, too_few_pairs
 from arcface_jax.evaluation.verification import verify_similarities
 
 
@@ -164,3 +164,17 @@ def test_threshold_above_everything_when_the_highest_score_is_false() -> None:
     assert (found.far, found.tar.estimate) == (0.0, 0.0)
     with pytest.raises(InputError, match="far: 0"):
         deployment_threshold(scores, same, np.zeros(3), np.ones(3), 0.0)
+
+
+def test_rates_that_the_pairs_cannot_tell_apart_are_left_out():
+    """Each rate that stays accepts another number of pairs, and one at the least."""
+    assert fars_told((1e-2, 1e-3), 1000) == ((1e-2, 1e-3), None)
+    told, said = fars_told((1e-5, 1e-2, 1e-4, 1e-3), 1000)
+    assert told == (1e-2, 1e-3)
+    assert "FAR 0.0001, 1e-05 are left out: of 1,000 different pairs" in said
+    assert "10,000 are needed at the least for 0.0001" in said
+    told, said = fars_told((1e-4, 1e-3), 5)
+    assert told == (1e-3,)
+    assert "FAR 0.0001 is left out" in said
+    with pytest.raises(InputError, match="far: 0"):
+        fars_told((0.0,), 5)

@@ -121,7 +121,7 @@ def test_matches(write: Callable[[str], pathlib.Path], caplog: pytest.LogCapture
         (read_template_pairs, "1 2 1\n1 2 3\n", "line 2: the label is 3"),
         (read_template_pairs, " \n", "empty"),
         (read_template_pairs, "1 1e999 0\n", "line 1: '1e999' is not a whole number"),
-        (read_template_matches, "1,2\n3;4\n", "line 2: 1 words"),
+        (read_template_matches, "1,2\n3;4\n", "line 2: 1 word;"),
         (read_ijb_landmarks, "a.jpg 1 2 3 4 5 6 7 8 9 10\n", "line 1: 11 words"),
         (read_ijb_landmarks, "a.jpg 1 2 3 4 5 6 7 8 9 10 nan\n", "'nan' is not a number"),
         (
@@ -134,7 +134,7 @@ def test_matches(write: Callable[[str], pathlib.Path], caplog: pytest.LogCapture
             "TEMPLATE_ID,SUBJECT_ID\n1,2\n1,3\n",
             "line 3: template 1 is of subject 3 and of 2",
         ),
-        (read_template_subjects, "TEMPLATE_ID,SUBJECT_ID\n1\n", "line 2: 1 columns"),
+        (read_template_subjects, "TEMPLATE_ID,SUBJECT_ID\n1\n", "line 2: 1 column;"),
         (read_template_subjects, "TEMPLATE_ID,SUBJECT_ID\n", "no templates"),
     ],
 )

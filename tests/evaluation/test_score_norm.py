@@ -67,7 +67,7 @@ def test_images_that_are_alike_to_everybody_no_longer_decide():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"cohort": unit_rows(1, 1)}, "cohort: 1 of 1 embeddings; give from 2"),
+        ({"cohort": unit_rows(1, 1)}, "cohort: 1 of 1 embedding; give from 2"),
         ({"top": 1}, "cohort: 1 of 9 embeddings; give from 2 to all of them"),
         ({"top": 10}, "cohort: 10 of 9 embeddings"),
         ({"kind": "z"}, "kind: 'z' is unknown; use t or s"),

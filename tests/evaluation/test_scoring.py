@@ -42,7 +42,7 @@ def test_bad_pairs_name_the_position() -> None:
         score_pairs(x, x, np.array([0, 1, 2]), np.array([0, 1, 5]))
     with pytest.raises(InputError, match="first: element 1 is -1"):
         score_pairs(x, x, np.array([0, -1]), np.array([0, 1]))
-    with pytest.raises(InputError, match="second: 1 rows, but first has 2"):
+    with pytest.raises(InputError, match="second: 1 row, but first has 2"):
         score_pairs(x, x, np.array([0, 1]), np.array([0]))
     with pytest.raises(InputError, match="integers"):
         score_pairs(x, x, np.array([0.5]), np.array([0]))

@@ -114,7 +114,7 @@ def test_the_published_scripts_numbers_stand_beside_the_exact_ones() -> None:
     for name in added:
         assert both[name].estimate == both[name].low == published[name.removeprefix("published_")]
     assert both["published_accuracy"].estimate != exact["accuracy"].estimate
-    with pytest.raises(InputError, match="num_folds: 1 folds"):
+    with pytest.raises(InputError, match="num_folds: 1 fold of"):
         evaluate_set(dataclasses.replace(data, pairs=None), options)
 
 

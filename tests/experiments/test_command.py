@@ -85,11 +85,11 @@ def test_remarks_are_shown_plain_whoever_set_up_logging(type_command):
     root.addHandler(spoilt)
     try:
         _, out, err = type_command(
-            lambda: logging.getLogger("arcface_jax").warning("1 folders hold no image")
+            lambda: logging.getLogger("arcface_jax").warning("1 folder holds no image")
         )
     finally:
         root.removeHandler(spoilt)
-    assert (out, err) == ("", "1 folders hold no image\n")
+    assert (out, err) == ("", "1 folder holds no image\n")
     assert logging.getLogger("arcface_jax").propagate
 
 

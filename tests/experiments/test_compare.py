@@ -208,7 +208,7 @@ def test_each_mark_begins_a_data_set(monkeypatch):
     assert compare.folder_of("../A & B%") == "A_B"
     said = "--names: 2 data sets are called"
     wrong = {(): said, ("A_B", "A & B"): said, ("A", "%"): said}
-    for names, said in (wrong | {("A",): "--names: 1 names for 2 data sets"}).items():
+    for names, said in (wrong | {("A",): "--names: 1 name for 2 data sets"}).items():
         with pytest.raises(InputError, match=said):
             compare.data_sets(["--"], names)
 

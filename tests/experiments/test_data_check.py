@@ -1,6 +1,7 @@
 """The check of the data: what it finds, in words, in the page and in the list."""
 
 import csv
+import dataclasses
 import io
 import pathlib
 import re
@@ -70,11 +71,11 @@ def faulty(clean, tmp_path_factory):
     return root, test
 
 
-def check(monkeypatch, folder, root, *against, model=None, verify=()):
+def check(monkeypatch, folder, root, *against, model=None, verify=(), data=None):
     """(status, what it printed, the lines of the CSV file)."""
-    monkeypatch.setattr(data_check, "prepare", lambda *_: None)
+    monkeypatch.setattr(data_check, "prepare", lambda *_, **__: None)
     monkeypatch.setattr(data_check, "cost_in_words", lambda config, setup: "the cost")
-    data = DataConfig(source="folder", root=str(root), image_size=32, verify=verify)
+    data = data or DataConfig(source="folder", root=str(root), image_size=32, verify=verify)
     out = io.StringIO()
     status = data_check.check_data(Config(data=data), Console(file=out), folder, against, model)
     with open(folder / "check.csv", encoding="utf-8") as file:
@@ -86,6 +87,18 @@ def test_a_clean_set_gives_no_finding(monkeypatch, clean, tmp_path):
     assert (status, lines) == (0, [])
     assert "Nothing deserves a look." in out
     assert "Nothing deserves a look." in (tmp_path / "check.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_photographs_alone_are_said_not_to_be_aligned(monkeypatch, clean, tmp_path, drawn):
+    def report(*given):
+        return dataclasses.replace(make_report(*given), aligned=False)
+
+    make_report = data_check.report
+    monkeypatch.setattr(data_check, "report", report)
+    data = DataConfig(source="synthetic", identities=2, images_per_identity=2, image_size=32)
+    _, out, _ = check(monkeypatch, tmp_path, clean, data=data if drawn else None)
+    assert ("they are not aligned" in out) != drawn
 
 
 def test_every_planted_fault_is_found_with_its_path(monkeypatch, faulty, tmp_path, caplog):
@@ -124,11 +137,11 @@ def test_every_planted_fault_is_found_with_its_path(monkeypatch, faulty, tmp_pat
     assert caplog.text == ""
     assert "Findings: 15." in out
     for line in (
-        f"undecodable: 1 images cannot be decoded; the first: {root}/p14/cut.png: cannot decode",
-        "turned: 1 images seem to lie on a side or upside down; the first: "
+        f"undecodable: 1 image cannot be decoded; the first: {root}/p14/cut.png: cannot decode",
+        "turned: 1 image seems to lie on a side or upside down; the first: "
         f"{root}/p13/1.png (looks upright when turned by 90° clockwise)",
-        f"near copy in LFW: 1 images are near copies of one in LFW, so that a test on it says too "
-        f"much; the first: {root}/p21/0.png and {test}/x/1.jpg",
+        "near copy in LFW: 1 image is nearly the same as one in LFW, so that a test on it says "
+        f"too much; the first: {root}/p21/0.png and {test}/x/1.jpg",
     ):
         assert line in out
     assert max(map(len, out.splitlines())) < 600

@@ -28,7 +28,7 @@ from arcface_jax.evaluation.suite import SetResult
 from arcface_jax.evaluation.verification import combine_flip
 from arcface_jax.models import registry
 from arcface_jax.runs.dataset import load_data
-from arcface_jax.runs.loop import train
+from arcface_jax.runs.loop import Quiet, train
 from arcface_jax.runs.run_folder import RunFolder
 from arcface_jax.runs.saved_runs import SavedRun
 from arcface_jax.runs.setup import prepare
@@ -420,20 +420,6 @@ if "tiny-to-evaluate" not in registry.names():
     registry.register("tiny-to-evaluate", Tiny)
 
 
-class Silent:
-    """A reporter that says nothing."""
-
-    def says(self, message: str) -> None: ...
-
-    def first_loss(self, seen: float, expected: float) -> None: ...
-
-    def progress(self, step: int, metrics: dict[str, float]) -> None: ...
-
-    def verified(
-        self, step: int, numbers: dict[str, float], best: dict[str, tuple[int, float]]
-    ) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The folder of a run of two steps."""
@@ -444,7 +430,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         run=RunConfig(steps=2, batch_size=8, evaluate_every=2, log_every=1, devices=2),
     )
     run_folder = RunFolder(folder, config)
-    result = train(prepare(config), run_folder, Silent())
+    result = train(prepare(config), run_folder, Quiet())
     run_folder.finish({"verifications": result.verifications})
     return folder
 
@@ -485,7 +471,7 @@ def test_a_run_is_evaluated_on_the_sets_that_verified_it_as_they_did(
         run=RunConfig(steps=1, batch_size=8, evaluate_every=1, log_every=1, devices=1),
     )
     run_folder = RunFolder(tmp_path / "run", config)
-    result = train(prepare(config), run_folder, Silent())
+    result = train(prepare(config), run_folder, Quiet())
     run_folder.finish({"verifications": result.verifications})
     run(
         Arguments(

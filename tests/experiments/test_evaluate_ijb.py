@@ -224,7 +224,7 @@ def test_photos_give_what_their_features_give(photographs: Arguments, flip, caps
     run(from_photos)
     printed = capsys.readouterr().out
     assert "48 templates; without a usable face: 5 of 144 images." in printed
-    assert "Failure to enrol: 1 templates have no usable face and match nobody: 101." in printed
+    assert "Failure to enrol: 1 template has no usable face and can match nobody: 101." in printed
     left_out = (from_photos.output / "no_usable_face.txt").read_text().splitlines()
     places = [from_photos.photos / f"{number}.jpg" for number in (0, 7, 72, 73, 74)]
     for line, place in zip(left_out, places, strict=True):

@@ -58,6 +58,17 @@ def test_an_export_holds_the_model_and_tells_its_accuracy(
     assert status == 0
     for said in (
         "model.stablehlo",
+        "Little: ",
+        "and as trained: AUC ",
+        "For FAR 0.001 accept from ",
+        "96 different pairs cannot tell whether the FAR is below 0.001 at all",
+        "FAR 0.0001, 1e-05, 1e-06 are left out: of 96 different pairs not one",
+        f"The whole card: {folder / 'README.md'}",
+    ):
+        assert out.count(said) == 1
+    assert len(out.splitlines()) < 12
+    text = (folder / "README.md").read_text()
+    for said in (
         "# Little",
         "Licence: CC0",
         "What it must not be used for",
@@ -67,8 +78,9 @@ def test_an_export_holds_the_model_and_tells_its_accuracy(
         "| cosine | same person | strangers who score as high |",
         "Cllr",
         "as not before they were seen",
+        "are left out: of 96 different pairs",
     ):
-        assert said in out
+        assert said in text
     source = FolderSource(crowd)
     images = np.stack([source[index] for index in range(len(source))])
     embed, size = load_stablehlo(folder / "model.stablehlo")
@@ -83,11 +95,16 @@ def test_an_export_holds_the_model_and_tells_its_accuracy(
     assert card.rule == EmbeddingRule("add", "middle")
     assert card.strangers.num_different == 6 * 16
     assert (card.calibration.num_same, card.calibration.num_different) == (24, 96)
-    names = ["slope", "offset", *(f"probability@{n / 10:g}" for n in range(9)), "cllr", "ece"]
-    assert list(card.calibration_figures) == names
-    assert [threshold.far for threshold in card.thresholds] == [1e-3, 1e-4, 1e-5, 1e-6]
+    first, second, *rows, cllr, ece = card.calibration_figures
+    assert (first, second, cllr, ece) == ("slope", "offset", "cllr", "ece")
+    assert [threshold.far for threshold in card.thresholds] == [1e-3]
     plain = np.asarray(jax.jit(unit_embedding(model, fold=False, flip="add"))(jnp.asarray(images)))
     pairs = np.triu_indices(len(images), k=1)
+    cosines = (exact @ exact.T)[pairs]
+    of_rows = [float(name.removeprefix("probability@")) for name in rows]
+    assert 5 <= len(of_rows) <= 13
+    beyond = of_rows[1] - of_rows[0]
+    assert cosines.min() - beyond <= of_rows[0] <= of_rows[-1] <= cosines.max() + beyond
     change = np.abs((exact @ exact.T - plain @ plain.T)[pairs]).max()
     assert card.metrics["largest change of a cosine"] == pytest.approx(change, abs=1e-5)
     assert 0 < change < 0.1
@@ -348,9 +365,13 @@ def test_a_shorter_embedding_and_what_it_costs(type_command, small_checkpoint, c
     about = ("--size", "3", "--size-from", crowd, "--verify", crowd)
     status, out, _ = type_command(main, small_checkpoint, folder, *about)
     assert status == 0
-    assert "unit embeddings [N, 3] out" in out
-    assert "embedding 3 of 6 directions, of 16 images of crowd, which keep " in out
-    assert "| | original | this export | change, over people |" in out
+    assert "3 numbers out" in out
+    assert "Change of AUC, over people: " in out
+    assert "warning" not in out.split("3 numbers out")[0]
+    text = (folder / "README.md").read_text()
+    assert "unit embeddings [N, 3] out" in text
+    assert "embedding 3 of 6 directions, of 16 images of 4 people of crowd, which keep " in text
+    assert "| | original | this export | change, over people |" in text
     card = ModelCard.read(folder)
     assert card.embedding_size == 3
     change = card.metrics["change"]["auc"]
@@ -362,3 +383,12 @@ def test_a_shorter_embedding_and_what_it_costs(type_command, small_checkpoint, c
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     assert embed(images).shape == (2, 3)
     np.testing.assert_allclose(np.linalg.norm(embed(images), axis=1), 1.0, atol=1e-5)
+
+
+def test_directions_of_few_people_are_warned_of(type_command, small_checkpoint, crowd, tmp_path):
+    about = ("--size", "5", "--size-from", crowd)
+    status, out, _ = type_command(main, small_checkpoint, tmp_path / "short", *about)
+    assert status == 0
+    said = "--size 5: the directions are learnt from 16 images of 4 people, fewer people than"
+    assert f"warning: {said} numbers" in out
+    assert "No accuracy and no threshold: --verify measures them" in out

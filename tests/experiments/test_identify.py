@@ -123,7 +123,7 @@ def test_answers_are_counted_where_the_right_names_are_known(
     assert status == 0
     assert (
         "Of 3 photos of 2 people in the gallery: 2 (66.7%) named rightly, 1 wrongly, 0 unknown.\n"
-        "Of 1 photos of 1 people who are not in the gallery: 1 (100.0%) unknown, 0 given a name.\n"
+        "Of 1 photo of 1 person not in the gallery: 1 (100.0%) unknown, 0 given a name.\n"
     ) in out
     assert "named.png: 4 photos, mistakes first\n" in out
     with found.open(newline="") as file:
@@ -172,7 +172,7 @@ def test_photos_in_folders_of_people_tell_the_right_names(test_folder, tmp_path,
 
 def test_a_folder_without_photos_or_with_both_kinds_is_refused(test_folder, tmp_path):
     shutil.copy(test_folder / "p0/3.png", test_folder)
-    with pytest.raises(InputError, match=r"1 image\(s\) directly in the root belong to"):
+    with pytest.raises(InputError, match=r"1 image directly in the root can belong to"):
         find_photos([test_folder])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: no image in it \(found nothing\)"):
@@ -700,21 +700,37 @@ def test_a_run_names_its_classes_and_a_new_one(type_command, run_of_colours, tmp
     learnt = ("--new", tmp_path / "new", "--far", "0", "--output", tmp_path / "found.csv")
     status, out, errors = type_command(main, "name", *about, *learnt)
     assert status == 0, errors
-    assert "Threshold 0.577: at most 0.00% of 1 images of 1 classes that were not trained" in out
+    said = "Threshold 0.577: at most 0.00% of 1 image of 1 class that it was not trained on reach"
+    assert said in out
+    assert f"--candidates 9: {run_of_colours} has 3 classes; all are shown" in out
+    assert "gallery" not in out
+    assert "person" not in out
     assert "warning: they are too few for --far 0" in out
     assert "green 1.000 (100 %), " in out
     assert "A name is given from a cosine of 0.577. Else it is a new class." in out
-    assert "Of 3 photos of 2 classes in the gallery: 2 (66.7%) named rightly, 1 wrongly" in out
-    assert "Of 1 photos of 1 classes who are not in the gallery: 1 (100.0%) unknown" in out
+    assert "Of 3 photos of 2 classes that the run was trained on: 2 (66.7%) named rightly" in out
+    assert "Of 1 photo of 1 class that the run was not trained on: 1 (100.0%) new class" in out
     assert "Most alike, named or not: top-1 66.7%, top-3 100.0%." in out
     assert "  green taken for blue: 1 of 2" in out
     with (tmp_path / "found.csv").open(newline="") as file:
         lines = {pathlib.Path(line["image"]).parts[-2:]: line for line in csv.DictReader(file)}
-    assert lines["white", "0.png"]["person"] == "new class"
+    assert lines["white", "0.png"]["class"] == "new class"
+    assert lines["white", "0.png"]["right_class"] == "white"
     red = lines["red", "0.png"]
     assert (red["candidate_1"], red["verdict"]) == ("red", "right")
     assert float(red["probability_1"]) == pytest.approx(1 / (1 + 2 * np.exp(-8.0)), abs=0.01)
     assert "bad.png: cannot decode this image" in lines["red", "bad.png"]["note"]
+
+
+@pytest.mark.parametrize(
+    "which", [("run", "probes.npz"), ("gallery.npz", "run")], ids=["gallery", "probes"]
+)
+def test_a_run_is_no_file_of_embeddings(type_command, run_of_colours, tmp_path, which):
+    for name in ("gallery.npz", "probes.npz"):
+        np.savez(tmp_path / name, embeddings=np.eye(3, dtype=np.float32), identities=list("abc"))
+    paths = [tmp_path / name for name in (*which, "found.csv")]
+    status, _, errors = type_command(main, "search", *paths)
+    assert (status, "run: is a run, and its classes are asked for with" in errors) == (2, True)
 
 
 @pytest.mark.parametrize(

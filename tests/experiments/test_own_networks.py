@@ -102,6 +102,27 @@ def test_a_run_starts_from_the_weights_that_the_factory_loaded(own_folder):
         create_program(configured("tests.models.own_nets:LinenNet", start_decay=0.1), 4)
 
 
+@pytest.mark.parametrize(
+    "network",
+    [
+        "def net(embedding_size):\n"
+        "    weights = {'kernel': np.ones((3, 8), np.int8), 'scale': 1}\n"
+        "    return (lambda params, images: images.mean((1, 2)) @ params['kernel']), weights\n",
+        "class net(nn.Module):\n"
+        "    embedding_size: int\n"
+        "    @nn.compact\n"
+        "    def __call__(self, images, train=False):\n"
+        "        kernel = self.param('kernel', lambda key: np.ones((3, 8), np.int8))\n"
+        "        return images.mean((1, 2)) @ kernel\n",
+    ],
+)
+def test_parameters_that_are_whole_numbers_are_named(own_folder, network):
+    start = "import flax.linen as nn\nimport numpy as np\n"
+    (own_folder / "whole_nets.py").write_text(start + network)
+    with pytest.raises(InputError, match=r"has parameters that are whole numbers, kernel \(int8\)"):
+        create_program(configured("whole_nets:net"), 4)
+
+
 def test_the_seed_of_a_run_is_that_of_a_new_network():
     name = "tests.models.own_nets:PlainEquinoxNet"
     first, second = (

@@ -19,7 +19,7 @@ def test_one_fault_from_start_to_end(tmp_path, type_command):
         reliability.main, "--faults", "unwritable", "--output", tmp_path / "out" / "t.json"
     )
     assert status == 0
-    assert "unwritable folder: 1 times, nothing lost" in out
+    assert "unwritable folder: 1 time, nothing lost" in out
     (tally,) = json.loads((tmp_path / "out" / "t.json").read_text())
     assert (tally["fault"], tally["times"], tally["lost"]) == ("unwritable folder", 1, [])
     assert tally["seconds"] > 0

@@ -356,7 +356,7 @@ def test_a_data_set_without_runs_is_left_out_and_orders_are_compared(tmp_path):
     assert list(report.numbers) == ["synthetic"]
     assert report.text.index("| softmax | 90.0 |") < report.text.index("| arcface | 80.0 |")
     assert (
-        "0 of 1 pairs in its order, Kendall's τ -1.00. The paper has the other "
+        "0 of 1 pair in its order, Kendall's τ -1.00. The paper has the other "
         "order of: softmax above" in report.text
     )
 

@@ -284,7 +284,7 @@ def one_identity(people):
         (None, ["folder", "--data.root", "absent"], "absent"),
         (empty, ["folder", "--data.root", "people"], "people"),
         (corrupt, ["folder", "--data.root", "people"], "p0/0.pgm"),
-        (one_identity, ["folder", "--data.root", "people"], "of 1 identities"),
+        (one_identity, ["folder", "--data.root", "people"], "of 1 identity"),
         (
             None,
             ["folder", "--data.root", "people", "--run.batch-size", "80"],
@@ -402,7 +402,7 @@ def test_check_looks_and_trains_nothing(command, people):
     for said in (
         "37 images of 6 identities",
         "people/p1/film.mp4",
-        "exact copy, other identity: 1 images are equal to one of another identity",
+        "exact copy, other identity: 1 image is equal to one of another identity",
         "people/p1/copy.pgm and people/p0/0.pgm",
         "exact copy in people: 37 images",
         "Written: runs/check/check.html, runs/check/check.csv, runs/check/contact_sheet.png",

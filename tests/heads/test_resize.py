@@ -137,7 +137,7 @@ def test_moving_to_another_number_of_devices(head, to):
     [
         (lambda s: drop_classes(s, [53]), "classes names class 53; pass numbers from 0 to 52"),
         (lambda s: drop_classes(s, [1, 1]), "classes names class 1 twice"),
-        (lambda s: drop_classes(s, range(53)), "classes names all 53 classes"),
+        (lambda s: drop_classes(s, range(53)), "classes names all of 53 classes"),
         (lambda s: merge_classes(s, [[1]]), r"groups has \[1\]; pass two classes or more"),
         (lambda s: merge_classes(s, [[1, 2], [2, 3]]), "groups names class 2 twice"),
         (

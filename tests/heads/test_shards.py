@@ -115,7 +115,7 @@ def test_a_shard_of_the_wrong_size_is_named():
             np.ones((2, 4, 3)), np.ones((2, 6, 3)), np.zeros((2, 4), int)
         )
     with pytest.raises(
-        InputError, match="2 shards of 6 rows do not hold 53 classes; they need 27 rows each"
+        InputError, match="2 shards of 6 rows cannot hold 53 classes; 27 rows are needed in each"
     ):
         unshard_classes(np.ones((2, 6, 3)), 53)
     with pytest.raises(InputError, match="num_classes is 53 and shards 0"):

@@ -285,7 +285,7 @@ def test_a_single_class_costs_nothing(chunk):
         ({"psi": jnp.sum}, r"psi gives shape \(\)"),
         ({"psi": "arcface"}, "psi is 'arcface'; pass a margin"),
         ({"axis_name": "classes"}, "num_classes is None with axis_name 'classes'"),
-        ({"num_classes": 40}, "class_weights has 53 rows on each of 1 devices; 40 classes need"),
+        ({"num_classes": 40}, "class_weights has 53 rows on each of 1 device; 40 classes need"),
     ],
 )
 def test_bad_input_is_named(problem, options, message, chunk):

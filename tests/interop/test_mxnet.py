@@ -170,7 +170,7 @@ CELLS += struct.pack("<iiqiiq", 6, 1, 3, 6, 1, 2) + bytes(8 + 24 + 16)
     [
         (b"", "is no file of MXNet's parameters that can be read \\(it ends too early"),
         (b"no parameters at all, but text", r"\(it does not begin as such files do\)"),
-        (listed([ONE], []), "has no names for its 1 arrays; save it by mx.model.save_checkpoint"),
+        (listed([ONE], []), "has no names for its 1 array; save it by mx.model.save_checkpoint"),
         (
             listed([ONE], ["a"])[:24] + bytes(200),
             "is damaged, as one whose download stopped: 1 arr",
@@ -180,7 +180,7 @@ CELLS += struct.pack("<iiqiiq", 6, 1, 3, 6, 1, 2) + bytes(8 + 24 + 16)
             listed([ONE], ["a"])[:-17] + bytes(17),
             "is damaged, as one whose download stopped: 1 arr",
         ),
-        (listed([ONE], ["a", "b"]), "1 arrays are followed by 2 names; fetch or save it anew"),
+        (listed([ONE], ["a", "b"]), "1 array is followed by 2 names; fetch or save it anew"),
         (listed([ONE, ONE], ["arg:a", "aux:a"]), "a: is in it twice; save it anew"),
         (
             listed([ROWS], ["arg:fc"]),
@@ -425,7 +425,7 @@ def without_head(nodes, content):
             with_node("relu0", attrs={}),
             r"node relu0 \(LeakyReLU\) with act_type leaky is in no net",
         ),
-        (without_input("relu0"), r"node relu0 .*: has 1 inputs, wanted 2"),
+        (without_input("relu0"), r"node relu0 .*: has 1 input, wanted 2"),
         (without_input("bn0"), r"node bn0 .*: has 4 inputs, wanted 5"),
         (with_node("relu0", inputs=[[1, 0, 0], [1, 0, 0]]), "takes id, where a parameter is due"),
         (

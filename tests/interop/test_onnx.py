@@ -194,6 +194,23 @@ def damage(proto, tensors):
     replace(tensors, name, np.full_like(onnx.numpy_helper.to_array(tensors[name]), np.nan))
 
 
+def quantise(proto, tensors):
+    name = dense(proto).input[1]
+    whole = np.ones_like(onnx.numpy_helper.to_array(tensors[name]), np.int8)
+    tensors[name].CopyFrom(onnx.numpy_helper.from_array(whole, name))
+
+
+def quantise_whole(proto, tensors):
+    """As tools of quantisation leave a graph: the weights computed by a node."""
+    node, name = dense(proto), dense(proto).input[1]
+    proto.graph.node.insert(
+        0, onnx.helper.make_node("DequantizeLinear", [name, "s"], ["w"], name="dequantise")
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1.0), "s"))
+    quantise(proto, tensors)
+    node.input[1] = "w"
+
+
 def second_output(proto, tensors):
     proto.graph.output.append(onnx.helper.make_tensor_value_info("norm", 1, [1]))
 
@@ -221,6 +238,8 @@ def outside(place):
         (add_after("Relu"), r"\(Relu\) is in no network here"),
         (change_stride, r"computes other embeddings than its layers make as IResNet"),
         (damage, r"NaN, infinite or a negative variance: .* \(768 of 768\)"),
+        (quantise, r" is stored as int8, and weights are due; take the model before it was quant"),
+        (quantise_whole, r"node dequantise \(DequantizeLinear\) computes with whole numbers; take"),
         (second_output, r"it has 2 outputs \(.*, norm\); export the embedding alone"),
         (outside("weights.data"), r"its weights are in weights.data, which is missing beside it"),
         (outside("../../../etc/passwd"), r"its weights are in .*passwd, outside its folder"),
@@ -513,7 +532,7 @@ def test_other_graphs_are_named(tmp_path, networks):
     with pytest.raises(InputError, match=r"f.onnx: .*this is no IResNet"):
         import_onnx(tmp_path / "f.onnx")
     from_pytorch(torch.nn.Conv2d(3, 4, 3), tmp_path / "conv.onnx")
-    with pytest.raises(InputError, match=r"conv.onnx: 1 convolutions and 0 dense layers"):
+    with pytest.raises(InputError, match=r"conv.onnx: 1 convolution and 0 dense layers"):
         import_onnx(tmp_path / "conv.onnx")
 
 

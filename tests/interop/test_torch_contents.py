@@ -290,6 +290,12 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, backbone, key, value,
         import_torch(write(tmp_path / "bad.pt", bad))
 
 
+def test_whole_numbers_are_no_weights(tmp_path, backbone):
+    whole = {**backbone, "fc.weight": backbone["fc.weight"].char()}
+    with pytest.raises(InputError, match=r"q.pt: fc.weight is stored as int8, and weights are due"):
+        import_torch(write(tmp_path / "q.pt", whole))
+
+
 def test_safetensors_in_and_out(tmp_path, backbone):
     """Exactly, and PyTorch's own reader finds the same."""
     ours = import_torch(write(tmp_path / "model.pt", backbone))

@@ -159,7 +159,7 @@ def test_every_key_that_does_not_fit_is_reported(tmp_path):
         ({"epoch": 3, "optimizer": {}}, "no weights in it; it holds epoch, optimizer"),
         (
             {"encoder.weight": torch.zeros(2)},
-            "no known network; its 1 keys begin with encoder.weight",
+            "no known network; its 1 key begins with encoder.weight",
         ),
         ({"layer1.0.conv1.weight": torch.zeros(2)}, "conv1.weight: missing"),
         ({"conv_sep.layers.0.weight": torch.zeros(2)}, "layers.0.layers.0.weight: missing"),

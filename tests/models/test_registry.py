@@ -94,6 +94,18 @@ def test_a_run_may_leave_settings_that_a_network_lacks_at_their_default():
     assert create_backbone(configured(name="my_nets:Net", embedding_size=9)).embedding_size == 9
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("iresnet50", "iresnet50, width 32, 9-d embedding"),
+        ("my_nets:Net", "my_nets:Net, 9-d embedding"),
+        ("my_nets:make", "my_nets:make, width 32, 9-d embedding"),
+    ],
+)
+def test_a_network_is_described_by_the_settings_that_it_has(name, said):
+    assert registry.in_words(name, 32, 9) == said
+
+
 def test_embeddings_of_another_size_are_found_before_the_run():
     with pytest.raises(InputError, match=r"model.embedding_size 9: .*shape \(2, 25\)"):
         create_backbone(configured(name="my_nets:make", embedding_size=9))

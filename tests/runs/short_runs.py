@@ -6,12 +6,12 @@ import signal
 import jax
 
 from arcface_jax.runs.checkpoints import Checkpoints
-from arcface_jax.runs.loop import train
+from arcface_jax.runs.loop import Quiet, train
 from arcface_jax.runs.run_folder import RunFolder
 from arcface_jax.runs.setup import prepare
 
 
-class Recorder:
+class Recorder(Quiet):
     """Keeps what it is told; asks the run to stop at a step."""
 
     def __init__(self, stop_at=None, with_signal=signal.SIGINT):

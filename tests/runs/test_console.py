@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from arcface_jax import progress
 from arcface_jax.runs.console import ConsoleReporter, print_results
 
 
@@ -89,3 +90,21 @@ def test_the_first_loss_stands_beside_the_expected_one_if_that_is_known(expected
     printed = console.file.getvalue()
     assert "Initial loss: 12.00 seen" in printed
     assert ("12.50 expected before training" in printed) == (expected is not None)
+
+
+def test_what_is_under_way_is_said_until_there_are_metrics(monkeypatch):
+    """Not a first verification that is over."""
+    now = [0.0]
+    monkeypatch.setattr(progress, "clock", lambda: now[0])
+    console = Console(file=io.StringIO(), width=120)
+    reporter = ConsoleReporter(console, 4)
+    with reporter:
+        for what in ("verifying first", "compiling the step"):
+            reporter.begins(what)
+            now[0] += 11.0
+            reporter._lines.speak_if_due()
+    lines = console.file.getvalue().splitlines()
+    assert lines[:2] == [
+        "Training: 11 s so far; verifying first",
+        "Training: 22 s so far; compiling the step",
+    ]

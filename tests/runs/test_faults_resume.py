@@ -11,7 +11,7 @@ from arcface_jax.errors import InputError
 from arcface_jax.heads import unshard_classes
 from arcface_jax.losses import ArcFace
 from arcface_jax.runs.checkpoints import Checkpoints
-from arcface_jax.runs.loop import train
+from arcface_jax.runs.loop import Quiet, train
 from arcface_jax.runs.resume import newest_readable
 from arcface_jax.runs.run_folder import RunFolder, read_metrics
 from arcface_jax.runs.stopping import Stopped
@@ -30,7 +30,7 @@ HEADS = {
 }
 
 
-class Asks:
+class Asks(Quiet):
     """Hears how a run goes, and asks it to stop at a step."""
 
     def __init__(self, stop_at=None):

@@ -155,7 +155,7 @@ def test_a_model_that_cannot_be_verified_ends_the_run_with_a_dump(with_run, tmp_
     config = with_run(steps=2)  # its first update ruins the weights, and no second can be made
     hot = dataclasses.replace(config.optimiser, learning_rate=1e30, warmup=0.0)
     with pytest.raises(
-        InputError, match=r"not finite in 1 steps in a row, up to step 2; .*bad-step-2"
+        InputError, match=r"not finite in 1 step in a row, up to step 2; .*bad-step-2"
     ):
         run(dataclasses.replace(config, optimiser=hot), tmp_path)
 

@@ -48,10 +48,12 @@ def test_all_is_passed_on(tmp_path):
     heard, watch = Heard(), Watch(tmp_path, 100)
     watch.telling(heard)
     watch.says("hello")
+    watch.begins("compiling")
     watch.first_loss(2.0, None)
     watch.progress(1, METRICS)
     watch.verified(1, verification(0.8), {"": (1, 0.8)})
-    assert [name for name, *_ in heard.heard] == ["says", "first_loss", "progress", "verified"]
+    passed = ["says", "begins", "first_loss", "progress", "verified"]
+    assert [name for name, *_ in heard.heard] == passed
 
 
 def test_the_file_tells_step_numbers_and_the_end_to_expect(tmp_path, clock):

@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.data.decode import MAX_PIXELS, encode_png
 from arcface_jax.data.sources.filetree import Listing
 from arcface_jax.data.sources.folder import FolderSource
@@ -101,8 +102,8 @@ def decode_array(content: bytes, name: str) -> np.ndarray:
         raise InputError(f"{name}: has shape {shape}, more than {MAX_PIXELS:,} numbers")
     if len(content) - file.tell() != math.prod(shape) * dtype.itemsize:
         raise InputError(
-            f"{name}: holds {len(content) - file.tell():,} bytes for shape {shape} of {dtype}; it "
-            "is cut off or damaged"
+            f"{name}: holds {number_of(len(content) - file.tell(), 'byte')} for shape {shape} of "
+            f"{dtype}; it is cut off or damaged"
         )
     array = np.frombuffer(content, dtype, offset=file.tell())
     array = array.reshape(shape, order="F" if by_columns else "C")

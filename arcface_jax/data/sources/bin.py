@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from arcface_jax.buckets import as_path
+from arcface_jax.counts import number_of
 from arcface_jax.data.pairs import Pairs
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.errors import InputError, readable, reason
@@ -166,8 +167,8 @@ def _read_bin(path: str) -> tuple[list[bytes], np.ndarray]:
         ) from None
     if file.tell() < len(content):
         raise InputError(
-            f"{path}: {len(content) - file.tell()} bytes follow the images and pairs, and would be "
-            "left out; a file is one set, so write what follows into another"
+            f"{path}: {number_of(len(content) - file.tell(), 'byte', 'follow')} the images and "
+            "pairs, and would be left out; a file is one set, so write what follows into another"
         )
     if (
         not isinstance(loaded, tuple | list)
@@ -188,6 +189,7 @@ def _read_bin(path: str) -> tuple[list[bytes], np.ndarray]:
             )
     if len(images) != 2 * len(loaded[1]) or not images:
         raise InputError(
-            f"{path}: {len(images)} images for {len(loaded[1])} pairs; two for each are due"
+            f"{path}: {number_of(len(images), 'image')} for {number_of(len(loaded[1]), 'pair')}; "
+            "two for each are due"
         )
     return images, np.array(loaded[1], bool)

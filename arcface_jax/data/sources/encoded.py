@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.data.decode import decode
 from arcface_jax.data.source import FaceSource
 from arcface_jax.errors import InputError
@@ -58,9 +59,9 @@ class EncodedSource(FaceSource):
         if several:
             first, second = (_shown(name, several[0]) for name in several[0][:2])
             self.remark(
-                f"{place}: {sum(map(len, several))} identities have a name that differs from "
-                f"another's only in spelling, such as {first} and {second}; each is an identity of "
-                "its own",
+                f"{place}: {number_of(sum(map(len, several)), 'identity', 'have')} a name that "
+                f"differs from another's only in spelling, such as {first} and {second}; each is "
+                "an identity of its own",
                 "similar name",
                 [name for each in several for name in each],
             )
@@ -91,8 +92,8 @@ class EncodedSource(FaceSource):
             if chosen.any():
                 one, other = (self.where(int(each[chosen][0])) for each in (earlier, again))
                 self.remark(
-                    f"{place}: {chosen.sum()} images are by links the same file as {whose}, such "
-                    f"as {other} and {one}; each counts",
+                    f"{place}: {number_of(chosen.sum(), 'image', 'are')} by links the same file "
+                    f"as {whose}, such as {other} and {one}; each counts",
                     kind,
                     map(self.where, again[chosen].tolist()),
                 )

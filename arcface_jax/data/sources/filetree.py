@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from arcface_jax.buckets import BucketPath, as_path, path_or_file, read_file
+from arcface_jax.counts import number_of
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.data.text import listed_path, same_name
 from arcface_jax.errors import InputError, printable, readable, reason
@@ -394,8 +395,8 @@ class _ZipTree:
         with as_path(self._root).open("rb") as file:
             if first and file.read(4) == _LOCAL_HEADER:
                 raise InputError(
-                    f"{self._root}: {first} bytes of another archive are before this one; they "
-                    "were joined; keep each as a file of its own"
+                    f"{self._root}: {number_of(first, 'byte')} of another archive are before this "
+                    "one; they were joined; keep each as a file of its own"
                 )
             file.seek(-min(_LONGEST_END, file.seek(0, os.SEEK_END)), os.SEEK_END)
             end = file.read()
@@ -410,8 +411,8 @@ class _ZipTree:
             lacks = (due - len(members)) % (1 << 16) != 0
         if lacks:
             raise InputError(
-                f"{self._root}: lists {len(members)} members, and its end counts {due}; it is "
-                "damaged; fetch or make it anew"
+                f"{self._root}: lists {number_of(len(members), 'member')}, and its end counts "
+                f"{due}; it is damaged; fetch or make it anew"
             )
         encrypted = [info.filename for info in members if info.flag_bits & 1]
         otherwise = [info.filename for info in members if info.compress_type not in _METHODS]
@@ -421,8 +422,8 @@ class _ZipTree:
         ):
             if names:
                 raise InputError(
-                    f"{self._root}: {len(names)} of {len(members)} members, such as {names[0]}, "
-                    f"{what}"
+                    f"{self._root}: {len(names)} of {number_of(len(members), 'member')}, such as "
+                    f"{names[0]}, {what}"
                 )
 
 

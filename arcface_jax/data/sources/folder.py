@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.data.decode import READS_AVIF, suffix_of
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.sources.encoded import number_identities
@@ -97,8 +98,8 @@ class FolderSource(TreeSource):
         loose = [path for path in paths if "/" not in path]
         if loose:
             raise (NoImagesError if len(loose) == len(paths) else InputError)(
-                f"{tree.where(loose[0])}: {len(loose)} image(s) directly in the root belong to no "
-                "identity; put each identity's images in a folder of its own"
+                f"{tree.where(loose[0])}: {number_of(len(loose), 'image')} directly in the root "
+                "can belong to no identity; put each identity's images in a folder of its own"
             )
         images = paths
         chosen = choose_split(splits_of_folders(paths, split), split, root)
@@ -156,7 +157,7 @@ def remark_folders(
     """
     if empty := _without_images(folders, images):
         source.remark(
-            f"{place}: {len(empty)} folders hold no image, such as {empty[0]}",
+            f"{place}: {number_of(len(empty), 'folder', 'hold')} no image, such as {empty[0]}",
             "empty folder",
             map(where, empty),
         )
@@ -235,7 +236,7 @@ def _about_folders(identities: Sequence[str]) -> list[str]:
     if inside:
         parent = min(folders_of([inside[0]]) & known)
         remarks.append(
-            f"{len(inside)} identities are folders in the folder of another, such as "
+            f"{number_of(len(inside), 'identity', 'lie')} in the folder of another, such as "
             f"{inside[0]} in {parent}; each is an identity of its own"
         )
     elif len(depths) > 1:
@@ -249,8 +250,9 @@ def _about_folders(identities: Sequence[str]) -> list[str]:
     several = [names for names in by_name.values() if len(names) > 1]
     if several:
         remarks.append(
-            f"{sum(map(len, several))} identities share the name of their folder with others, such "
-            f"as {several[0][0]} and {several[0][1]}; each is an identity of its own"
+            f"{number_of(sum(map(len, several)), 'identity', 'share')} the name of their folder "
+            f"with others, such as {several[0][0]} and {several[0][1]}; each is an identity of its "
+            "own"
         )
     return remarks
 

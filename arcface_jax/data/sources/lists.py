@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arcface_jax.buckets import BucketPath, as_path
+from arcface_jax.counts import number_of
 from arcface_jax.data.sources.filetree import FileTree, TreeSource, open_tree
 from arcface_jax.data.sources.splits import choose_split
 from arcface_jax.data.text import (
@@ -110,8 +111,8 @@ class ListSource(TreeSource):
         self.remark_links(str(path), self._tree.files([*first]), np.array([*first.values()]))
         if len(first) < len(self._paths):
             self.remark(
-                f"{path}: {len(self._paths) - len(first)} lines name an image that a line before "
-                "names too",
+                f"{path}: {number_of(len(self._paths) - len(first), 'line', 'name')} an image "
+                "that a line before names too",
                 "listed twice",
                 [self.where(at) for at, image in enumerate(self._paths) if first[image] != at],
             )
@@ -176,8 +177,8 @@ def _im2rec_line(columns: list[str], where: str) -> ListLine:
 def _insightface_line(columns: list[str], where: str) -> ListLine:
     if len(columns) not in (3, 7, 17):
         raise InputError(
-            f"{where}: {len(columns)} columns; aligned, path, label [, 4 of a box [, 10 of "
-            "landmarks]] are due"
+            f"{where}: {number_of(len(columns), 'column')}; aligned, path, label [, 4 of a box [, "
+            "10 of landmarks]] are due"
         )
     if columns[0] not in ("0", "1"):
         raise InputError(f"{where}: aligned is {_shown(columns[:1])}; 0 or 1 is due")
@@ -232,11 +233,14 @@ def _read(path: pathlib.Path) -> tuple[list[_Entry], list[str]]:
             return _lst_entries(path), []
         if names is None and any(row[2:]):
             raise InputError(
-                f"{where}: {len(row)} columns, and nothing says which is the identity; name them "
-                "in a first line, such as path,identity,note"
+                f"{where}: {number_of(len(row), 'column')}, and nothing says which is the "
+                "identity; name them in a first line, such as path,identity,note"
             )
         if names is not None and any(row[len(names) :]):
-            raise InputError(f"{where}: {len(row)} columns, but {len(names)} names of columns")
+            raise InputError(
+                f"{where}: {number_of(len(row), 'column')}, but {number_of(len(names), 'name')} of "
+                "columns"
+            )
         rows.append((where, row))
     notes = []
     if comments:
@@ -303,8 +307,8 @@ def _choose_columns(
         sure = [column for column in perhaps if distinct[column] < len(rows)] or perhaps
         if distinct[sure[0]] == len(rows) > 1:
             notes.append(
-                f"the column {names[sure[0]]} has another value in each of {len(rows)} lines, so "
-                "each image is a person of its own"
+                f"the column {names[sure[0]]} has another value in each of "
+                f"{number_of(len(rows), 'line')}, so each image is a person of its own"
             )
     for other in sure[1:]:
         both = len({*zip(values[sure[0]], values[other], strict=True)})

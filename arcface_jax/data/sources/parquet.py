@@ -12,6 +12,7 @@ import numpy as np
 
 from arcface_jax.buckets import as_path, path_or_file
 from arcface_jax.command_name import install
+from arcface_jax.counts import number_of
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.data.sources.filetree import Listing
 from arcface_jax.data.sources.folder import NoImagesError
@@ -89,7 +90,9 @@ class ParquetSource(EncodedSource):
             self._groups += [(number, group) for group in groups]
             rows = [file.metadata.row_group(group).num_rows for group in groups]
             if len(found) != sum(rows):
-                raise InputError(f"{name}: {len(found)} identities for {sum(rows)} rows")
+                raise InputError(
+                    f"{name}: {number_of(len(found), 'identity')} for {number_of(sum(rows), 'row')}"
+                )
             sizes += rows
         if not identities:
             raise NoImagesError(f"{self._paths[0]}: no row in it")
@@ -175,8 +178,9 @@ class ParquetSource(EncodedSource):
         without = [row for row, name in enumerate(names) if not isinstance(name, str) or not name]
         if 0 < len(without) < len(names):
             self.remark(
-                f"{self.where(without[0])}: no path; {len(without)} of {len(names)} rows have "
-                "none, so the paths of the others are not used either",
+                f"{self.where(without[0])}: no path; {len(without)} of "
+                f"{number_of(len(names), 'row', 'have')} none, so the paths of the others are not "
+                "used either",
                 "paths",
             )
         return [] if without else names
@@ -223,7 +227,9 @@ class ParquetSource(EncodedSource):
         cells = _read(name, lambda: table[self._image_column].combine_chunks())
         rows = int(self._ends[group]) - (int(self._ends[group - 1]) if group else 0)
         if len(cells) != rows:
-            raise InputError(f"{name}: {len(cells)} images instead of {rows}; the file is damaged")
+            raise InputError(
+                f"{name}: {number_of(len(cells), 'image')} instead of {rows}; the file is damaged"
+            )
         return cells
 
 
@@ -280,8 +286,8 @@ def _identity(cell: Any, class_names: list[str] | None, where: str) -> str:
         return text
     if int(text) >= len(class_names):
         raise InputError(
-            f"{where}: label {text}, and the file names {len(class_names)} classes, from 0 on; "
-            "name it, or leave the row out"
+            f"{where}: label {text}, and the file names {number_of(len(class_names), 'class')}, "
+            "from 0 on; name it, or leave the row out"
         )
     name = class_names[int(text)]
     if not name.strip():

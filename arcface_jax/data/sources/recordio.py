@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 
 from arcface_jax.buckets import as_path
+from arcface_jax.counts import number_of
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.data.sources.lists import read_lst
 from arcface_jax.data.sources.recordio_format import (
@@ -69,8 +70,9 @@ class RecordIOSource(EncodedSource):
         if outside.any():
             raise InputError(
                 f"{index}: key {self._keys[outside][0]} at offset {self._offsets[outside][0]} is "
-                f"no place in the {len(self._file)} bytes of {rec}: that is cut short, or the "
-                "index is another's; restore it, or delete the index to have it rebuilt"
+                f"no place in the {number_of(len(self._file), 'byte')} of {rec}: that is cut "
+                "short, or the index is another's; restore it, or delete the index to have it "
+                "rebuilt"
             )
         values = self._read_labels()
         unique, labels = np.unique(values, return_inverse=True)
@@ -212,8 +214,9 @@ class RecordIOSource(EncodedSource):
         starts, stops = np.searchsorted(self._image_keys, ranges.astype(np.int64)).T
         if (empty := starts == stops).any():
             self.remark(
-                f"{self._file.path}: {empty.sum()} of {len(keys)} identity records hold no image, "
-                f"such as key {keys[empty][0]}",
+                f"{self._file.path}: {empty.sum()} of "
+                f"{number_of(len(keys), 'identity record', 'hold')} no image, such as key "
+                f"{keys[empty][0]}",
                 "identity records",
             )
         order = np.argsort(starts, kind="stable")
@@ -241,9 +244,9 @@ class RecordIOSource(EncodedSource):
         if (several := unique[counts > 1]).size:
             one, other = keys[labels == several[0]][:2]
             self.remark(
-                f"{self._file.path}: {len(several)} labels have several identity records, such as "
-                f"label {several[0]} of images {one} and {other}; images of one label count as one "
-                "identity",
+                f"{self._file.path}: {number_of(len(several), 'label', 'have')} several identity "
+                f"records, such as label {several[0]} of images {one} and {other}; images of one "
+                "label count as one identity",
                 "identity records",
             )
 
@@ -253,14 +256,14 @@ class RecordIOSource(EncodedSource):
         """Refuses a file that lacks images its header counts; reports missing identities."""
         if no_images:
             raise InputError(
-                f"{self._file.path}: its header record counts {images} images, and {no_images} of "
-                "them are not in the file: it is cut short, or they were left out in packing; "
-                "restore it, or write the records anew"
+                f"{self._file.path}: its header record counts {number_of(images, 'image')}, and "
+                f"{no_images} of them are not in the file: it is cut short, or they were left out "
+                "in packing; restore it, or write the records anew"
             )
         if no_identities:
             self.remark(
-                f"{self._file.path}: its header record counts {identities} identities, and "
-                f"{no_identities} of their records are not in the file"
+                f"{self._file.path}: its header record counts {number_of(identities, 'identity')}, "
+                f"and {no_identities} of their records are not in the file"
             )
 
     def _check_last_line(self, key: int, offset: int) -> None:
@@ -375,8 +378,8 @@ class RecordIOSource(EncodedSource):
             return
         if len(lines) > len(values):
             raise InputError(
-                f"{path}: lists {len(lines)} images, but {self._file.path} has {len(values)}; "
-                "restore that, or remove the list if it is of other records"
+                f"{path}: lists {number_of(len(lines), 'image')}, but {self._file.path} has "
+                f"{len(values)}; restore that, or remove the list if it is of other records"
             )
         if all(line.key is not None for line in lines):  # im2rec shuffles its list
             lines.sort(key=lambda line: line.key or 0)
@@ -384,11 +387,14 @@ class RecordIOSource(EncodedSource):
         for line, label in zip(lines, self.labels, strict=False):
             names.setdefault(int(label), line.path.rpartition("/")[0])
         if len(lines) < len(values):
-            why = f"it lists {len(lines)} images, and {self._file.path} has {len(values)}"
+            listed = number_of(len(lines), "image")
+            why = f"it lists {listed}, and {self._file.path} has {len(values)}"
         elif differ := sum(
             line.label != value for line, value in zip(lines, values.tolist(), strict=True)
         ):
-            why = f"{differ} of its {len(lines)} labels are not those of the records"
+            why = (
+                f"{differ} of its {number_of(len(lines), 'label', 'are')} not those of the records"
+            )
         elif "" in names.values() or len(set(names.values())) < len(names):
             why = "its paths have no folder for each identity"
         elif any(
@@ -413,8 +419,8 @@ class RecordIOSource(EncodedSource):
             self.remark(f"{path}: is not used, for it does not begin with a number of identities")
         elif counted != found:
             self.remark(
-                f"{path}: counts {counted} identities, but the images of {self._file.path} are of "
-                f"{found}"
+                f"{path}: counts {number_of(counted, 'identity')}, but the images of "
+                f"{self._file.path} are of {found}"
             )
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from arcface_jax.buckets import BucketPath, RangedFile, as_path
+from arcface_jax.counts import number_of
 from arcface_jax.data.sources.filetree import MAX_FILE_BYTES
 from arcface_jax.errors import InputError, readable
 
@@ -215,7 +216,8 @@ class RecordFile:
         """(kind, start of the payload, length) of the part at `offset`."""
         if offset % 4 or not 0 <= offset <= len(self._map) - _PART.size:
             raise self._damaged(
-                offset, f"outside the file's {len(self._map)} bytes, or not a multiple of 4"
+                offset,
+                f"outside the file's {number_of(len(self._map), 'byte')}, or not a multiple of 4",
             )
         magic, word = _PART.unpack(self._map[offset : offset + _PART.size])
         kind, length = word >> _LENGTH_BITS, word & ((1 << _LENGTH_BITS) - 1)
@@ -226,7 +228,9 @@ class RecordFile:
             raise self._damaged(offset, f"unknown part kind {kind}")
         if start + length > len(self._map):
             raise self._damaged(
-                offset, f"{length} bytes long, but the file ends after {len(self._map) - start}"
+                offset,
+                f"{number_of(length, 'byte')} long, but the file ends after "
+                f"{len(self._map) - start}",
             )
         if length > MAX_FILE_BYTES:
             raise self._damaged(offset, f"longer than {MAX_FILE_BYTES >> 20} MiB")
@@ -263,7 +267,8 @@ class RecordWriter:
         for number, part in enumerate(parts):
             if len(part) >= 1 << _LENGTH_BITS:
                 raise InputError(
-                    f"a record of {len(content)} bytes is longer than the format's limit of 512 MiB"
+                    f"a record of {number_of(len(content), 'byte')} is longer than the format's "
+                    "limit of 512 MiB"
                 )
             first, last = number == 0, number == len(parts) - 1
             kind = _WHOLE if first and last else _FIRST if first else _LAST if last else _MIDDLE
@@ -308,7 +313,8 @@ def unpack(content: bytes, where: str) -> RecordContent:
     """The inverse of `pack`; `where` names the record in messages."""
     if len(content) < _HEADER.size:
         raise InputError(
-            f"{where}: {len(content)} bytes are too few for a record's header of {_HEADER.size}"
+            f"{where}: {number_of(len(content), 'byte', 'are')} too few for a record's header of "
+            f"{_HEADER.size}"
         )
     flag, label, id, _ = _HEADER.unpack_from(content)
     if flag == 0:
@@ -316,7 +322,8 @@ def unpack(content: bytes, where: str) -> RecordContent:
     end = _HEADER.size + 4 * flag
     if end > len(content):
         raise InputError(
-            f"{where}: the header announces {flag} labels, but the record has {len(content)} bytes"
+            f"{where}: the header announces {flag} labels, but the record has "
+            f"{number_of(len(content), 'byte')}"
         )
     return RecordContent(np.frombuffer(content[_HEADER.size : end], "<f4"), id, content[end:], True)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.data.sources.filetree import Listing, open_tree
 from arcface_jax.errors import InputError, printable
 
@@ -130,8 +131,9 @@ def files_of_split(
         if split is None and "" in splits:
             (name,) = {*splits} - {""}
             remarks.append(
-                f"{splits.count(name)} of {len(files)} files are of the split {name}, such as "
-                f"{files[splits.index(name)]}, and all count; {root}:{name} are these alone"
+                f"{splits.count(name)} of {number_of(len(files), 'file', 'are')} of the split "
+                f"{name}, such as {files[splits.index(name)]}, and all count; {root}:{name} are "
+                "these alone"
             )
         files = [file for file, each in zip(files, chosen, strict=True) if each]
     _check_totals(root, files)
@@ -173,7 +175,8 @@ def _check_totals(root: pathlib.Path, files: Sequence[str]) -> None:
         if missing - first >= due:
             raise InputError(f"{root}: {there[max(there)]} is beyond its own total")
         raise InputError(
-            f"{root}: {len(there)} of {due} files are there; {name} is missing; fetch what lacks"
+            f"{root}: {len(there)} of {number_of(due, 'file', 'are')} there; {name} is missing; "
+            "fetch what lacks"
         )
 
 
@@ -222,8 +225,8 @@ def _about_numbers(files: Sequence[str]) -> list[str]:
         names[posixpath.basename(file)].append(file)
     if several := [each for each in names.values() if len(each) > 1]:
         remarks.append(
-            f"{sum(map(len, several))} files have the name of another in another folder, such as "
-            f"{several[0][0]} and {several[0][1]}; all count"
+            f"{number_of(sum(map(len, several)), 'file', 'have')} the name of another in another "
+            f"folder, such as {several[0][0]} and {several[0][1]}; all count"
         )
     return remarks
 

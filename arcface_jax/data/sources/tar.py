@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from arcface_jax.buckets import as_path, read_range
+from arcface_jax.counts import number_of
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index
 from arcface_jax.data.sources.filetree import (
     LINKS,
@@ -290,7 +291,7 @@ def _check_end(file: BinaryIO, at: int, path: str, last: str) -> int:
 def _read_identity(file: BinaryIO, offset: int, size: int, where: str) -> str:
     """The identity in a `.cls`."""
     if not 0 < size <= _LONGEST_IDENTITY:
-        raise InputError(f"{where} of {size} bytes; an identity is due in it")
+        raise InputError(f"{where} of {number_of(size, 'byte')}; an identity is due in it")
     file.seek(offset)
     text = decoded(file.read(size))
     if text is None or not text.strip().isprintable():

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow_datasets
 
 from arcface_jax.buckets import BucketPath, as_path, kept_copy
+from arcface_jax.counts import number_of
 from arcface_jax.data.sources.encoded import EncodedSource, checked_index, number_identities
 from arcface_jax.data.text import check_exact, identity_of_value
 from arcface_jax.errors import InputError, reason
@@ -96,7 +97,7 @@ class TfdsSource(EncodedSource):
                 if int(text) >= feature.num_classes:
                     raise InputError(
                         f"{self._place(texts.index(text))}: label {text}, and there are "
-                        f"{feature.num_classes} classes, from 0 on"
+                        f"{number_of(feature.num_classes, 'class')}, from 0 on"
                     )
                 self.identity_names[label] = names[int(text)]
         self.remark_spelling(self._name)
@@ -214,8 +215,8 @@ def _check_shards(split: Any, kind: str) -> None:
             raise InputError(f"{path}: cannot be read ({reason(error)}); fetch it anew") from None
         if there != due:
             raise InputError(
-                f"{path}: holds {there} records, and dataset_info.json counts {due}; fetch both "
-                "anew"
+                f"{path}: holds {number_of(there, 'record')}, and dataset_info.json counts {due}; "
+                "fetch both anew"
             )
 
 

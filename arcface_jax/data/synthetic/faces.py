@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from arcface_jax.counts import number_of
 from arcface_jax.data.source import FaceSource
 from arcface_jax.data.synthetic.parameters import (
     draw_identities,
@@ -84,9 +85,9 @@ class SyntheticFaces(FaceSource):
         images = self.num_identities * self.images_per_identity
         if self.num_identities > _MOST_IDENTITIES or images > _MOST_IMAGES:
             raise InputError(
-                f"{self.num_identities:,} identities with {self.images_per_identity:,} drawn "
-                f"images each are too many: {_MOST_IDENTITIES:,} identities and {_MOST_IMAGES:,} "
-                "images are the most"
+                f"{number_of(self.num_identities, 'identity')} with {self.images_per_identity:,} "
+                f"drawn images each are too many: {_MOST_IDENTITIES:,} identities and "
+                f"{_MOST_IMAGES:,} images are the most"
             )
         self.image_size = _whole_number("image_size", image_size, 8, _MAX_SIZE)
         self.seed = _whole_number("seed", seed, 0, 2**64 - 1)
@@ -165,7 +166,8 @@ class SyntheticFaces(FaceSource):
             )
         if wanted.min() < 0 or wanted.max() >= len(self):
             raise IndexError(
-                f"images {wanted.min()} … {wanted.max()} of a source of {len(self)} images"
+                f"images {wanted.min()} … {wanted.max()} of a source of "
+                f"{number_of(len(self), 'image')}"
             )
         out = np.empty((len(wanted), self.image_size, self.image_size, 3), np.uint8)
         step = max(1, _PIXELS_AT_ONCE // self.image_size**2)
