@@ -2,10 +2,12 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import importlib.metadata
 import pathlib
+import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -94,6 +96,9 @@ class Checkpoints:
             )
             # Made by this process alone, which Orbax asks for.
             options.create = False
+        elif jax.process_count() > 1:
+            wait = _wait_unless_failed(ocp.multihost.get_barrier_sync_fn())
+            options.async_options = dataclasses.replace(options.async_options, barrier_sync_fn=wait)
         options.multiprocessing_options = self._together
         self._sender = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._sent: concurrent.futures.Future[None] | None = None
@@ -368,6 +373,18 @@ def barrier(name: str) -> None:
     """Waits for all processes of a run; `name` must be the same in all."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def _wait_unless_failed(wait: Callable[..., None]) -> Callable[..., None]:
+    """How the processes of a save wait for each other, but not one whose own part failed: it would
+    wait ten minutes until it says so.
+    """
+
+    def wait_unless_failed(*, key: str, timeout_ms: int) -> None:
+        if sys.exc_info()[0] is None:
+            wait(key=key, timeout_ms=timeout_ms)
+
+    return wait_unless_failed
 
 
 def _reason(error: BaseException, otherwise: str = "its files cannot be read") -> str:

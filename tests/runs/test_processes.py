@@ -1,7 +1,8 @@
 import pytest
 
 from arcface_jax.errors import InputError
-from arcface_jax.runs.processes import is_loss_of_others, join_processes
+from arcface_jax.runs.processes import is_over, join_processes
+from arcface_jax.runs.stopping import Stopped
 from experiments.reliability.processes import several_processes
 from tests.processes import quick_to_compile
 
@@ -46,9 +47,13 @@ def test_a_local_coordinator_listens_to_this_machine_alone(monkeypatch, address,
     assert asked["coordinator_bind_address"] == bound
 
 
-def test_an_error_of_a_process_alone_is_no_loss_of_others():
-    assert not is_loss_of_others(None)
-    assert not is_loss_of_others(ValueError("x"))
+def test_a_process_alone_and_one_that_was_stopped_wait_for_what_is_written(monkeypatch):
+    assert not is_over(ValueError("x"))
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    assert is_over(ValueError("x"))
+    assert is_over(KeyboardInterrupt())
+    assert not is_over(None)
+    assert not is_over(Stopped(3, 15))
 
 
 @pytest.mark.slow
