@@ -55,7 +55,7 @@ from arcface_jax.losses import LOSSES, loss_name
 from arcface_jax.runs.console import ConsoleReporter, print_plan, print_results
 from arcface_jax.runs.lock import RunLock
 from arcface_jax.runs.loop import RunResult, best_so_far, train
-from arcface_jax.runs.processes import is_over, join_processes, leave, tell_of_loss
+from arcface_jax.runs.processes import is_of_devices, is_over, join_processes, leave, tell_of_loss
 from arcface_jax.runs.run_folder import CONFIG_FILE, RunFolder
 from arcface_jax.runs.setup import Setup, prepare
 from arcface_jax.runs.stopping import Stopped
@@ -264,7 +264,7 @@ def run(config: Config, console: Console) -> int:
             raise
         status = tell(error)
         if status is None:
-            if isinstance(error, jax.errors.JaxRuntimeError):
+            if is_of_devices(error):
                 tell_of_loss(error)
             else:
                 traceback.print_exc()

@@ -21,6 +21,7 @@ from arcface_jax.buckets import BucketPath
 from arcface_jax.errors import DAMAGED, InputError, reason
 from arcface_jax.runs.checksums import checksums
 from arcface_jax.runs.class_rows import Layout, read_class_rows
+from arcface_jax.runs.processes import chain_of, is_of_devices
 from arcface_jax.runs.staging import Staging
 from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import as_dict
@@ -183,11 +184,8 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except (
-            jax.errors.JaxRuntimeError
-        ):  # of the devices, or of another process: no file is at fault
-            raise
         except (OSError, ValueError, RuntimeError) as error:
+            _raise_what_is_of_no_file(error)
             complete = self.steps() if self._staging is None else self._staging.steps()
             last = max(complete, default=None)
             left = (
@@ -224,9 +222,8 @@ class Checkpoints:
                 ) from error
         try:
             yield
-        except (jax.errors.JaxRuntimeError, MemoryError):  # no file is at fault
-            raise
         except Exception as error:  # of a missing file Orbax raises Exception itself
+            _raise_what_is_of_no_file(error)
             raise self._damaged(step, _reason(error)) from error
 
     def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
@@ -385,6 +382,13 @@ def _wait_unless_failed(wait: Callable[..., None]) -> Callable[..., None]:
             wait(key=key, timeout_ms=timeout_ms)
 
     return wait_unless_failed
+
+
+def _raise_what_is_of_no_file(error: BaseException) -> None:
+    """Raises what lies in an error of Orbax's, if it is of memory, devices or other processes."""
+    for inner in chain_of(error):
+        if isinstance(inner, MemoryError) or is_of_devices(inner):
+            raise inner
 
 
 def _reason(error: BaseException, otherwise: str = "its files cannot be read") -> str:

@@ -3,9 +3,11 @@
 import ctypes
 import faulthandler
 import os
+import re
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from typing import NoReturn
 
 import jax
@@ -29,6 +31,7 @@ for it.
 _FAREWELL_SECONDS = 3600
 """The others wait for the first one as long, which draws and writes at the end."""
 _LINGERS = 5.0
+_TRAVELS = re.compile(r"\b(Gloo|NCCL|coordination service)\b")  # JAX may raise a ValueError of them
 _joined: list[bool] = []
 _AGAIN = (
     "; where all have ended, give the same command again: it goes on from the newest checkpoint"
@@ -92,6 +95,18 @@ def is_over(error: BaseException | None) -> bool:
     them then.
     """
     return error is not None and not isinstance(error, Stopped) and jax.process_count() > 1
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def is_of_devices(error: BaseException) -> bool:
+    """Whether an error is of devices or of what travels between them, and not of a file."""
+    return isinstance(error, jax.errors.JaxRuntimeError) or bool(_TRAVELS.search(str(error)))
 
 
 def tell_of_loss(error: BaseException) -> None:
