@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import signal
 import socket
+import time
 from collections.abc import Mapping
 
 from arcface_jax.runs.processes import ADDRESS, COUNT, HEARTBEAT_SECONDS, NUMBER
@@ -14,6 +15,7 @@ from .runs import TINY, Child, Lost, Run, Tally, reference
 TOLERANCE = 2e-5
 """Largest relative difference of a metric: other devices and processes sum in another order."""
 
+_SLOW = 3.0
 _STARTS = 3
 """How often processes may lose each other before anything was done to them."""
 
@@ -37,8 +39,8 @@ def start_together(run: Run, processes: int) -> list[Child]:
 
 
 def several_processes(place: pathlib.Path, changes: Mapping[str, str] = {}) -> Tally:
-    """Two processes: SIGTERM to one, kill −9 of each, then one process to the end."""
-    what = "SIGTERM to one stops both, one dying ends the other"
+    """Two processes: one slow, SIGTERM to one, kill −9 of each, then one process to the end."""
+    what = "one slow is waited for, SIGTERM to one stops both, one dying ends the other"
     tally = Tally("processes", f"two processes: {what}")
     # Seven classes, which no number of devices divides; a rate at which rounding does not grow from
     # step to step.
@@ -47,7 +49,11 @@ def several_processes(place: pathlib.Path, changes: Mapping[str, str] = {}) -> T
     calm = reference(Run(place / "calm-processes", options, 8))
     run = calm.another("processes")
     try:
-        _stop_one(run, _running(run, 2), tally)
+        children = _running(run, 2)
+        children[1].send(signal.SIGSTOP)
+        time.sleep(_SLOW)  # is waited for
+        children[1].send(signal.SIGCONT)
+        _stop_one(run, children, tally)
         for victim in (1, 0):
             _kill_one(run, _running(run, 2), victim, tally)
         ended = run.start().wait()
