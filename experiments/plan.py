@@ -77,7 +77,9 @@ class PresetPlan:
     markdown: bool = False
     """Print it as Markdown."""
     devices: tuple[Count, ...] = DEVICE_COUNTS
-    """Numbers of devices to tell the memory for (with --preset)."""
+    """Numbers of devices to tell the memory for, and what going on from each with the next reads
+    (with --preset).
+    """
 
 
 def progress_beside() -> Begin:
@@ -165,8 +167,13 @@ def print_presets(plan: PresetPlan, console: Console) -> None:
         f"{found.step_operations / 1e12:.1f} · 10¹² operations.",
     ]
     header, rows = memory_rows(found)
+    moves = [
+        f"Going on from {move.saved} devices with {move.devices}: each reads up to "
+        f"{move.read / _GIB:.3f} GiB of class rows, {move.at_a_time / _GIB:.3f} at a time."
+        for move in found.relaying
+    ]
     if plan.markdown:
-        print(*lines, "", markdown_table(header, rows), _ABOUT_MEMORY, sep="\n")
+        print(*lines, "", markdown_table(header, rows), _ABOUT_MEMORY, *moves, sep="\n")
         return
     for line in lines:
         say(console, line)
@@ -175,6 +182,8 @@ def print_presets(plan: PresetPlan, console: Console) -> None:
     for column in table.columns:
         column.no_wrap = " " not in str(column.header)
     console.print(table)
+    for move in moves:
+        say(console, move)
 
 
 @dataclasses.dataclass(frozen=True)

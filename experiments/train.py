@@ -15,6 +15,7 @@ import pathlib
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ from arcface_jax.commands.command import (
     run_command,
     say,
     take_option,
+    tell,
 )
 from arcface_jax.commands.data_check import check_data
 from arcface_jax.commands.fine_tuning import (
@@ -60,7 +62,7 @@ from arcface_jax.losses import loss_name
 from arcface_jax.runs.console import ConsoleReporter, print_plan, print_results
 from arcface_jax.runs.lock import RunLock
 from arcface_jax.runs.loop import RunResult, best_so_far, train
-from arcface_jax.runs.processes import is_loss_of_others, join_processes, leave
+from arcface_jax.runs.processes import is_of_devices, is_over, join_processes, leave, tell_of_loss
 from arcface_jax.runs.run_folder import CONFIG_FILE, RunFolder
 from arcface_jax.runs.setup import Setup, prepare
 from arcface_jax.runs.stopping import Stopped
@@ -194,10 +196,29 @@ def finish(console: Console, setup: Setup, folder: RunFolder, result: RunResult)
 
 
 def run(config: Config, console: Console) -> int:
-    """Trains and reports; returns the exit status, 0 unless asked to stop."""
-    if config.run.distributed:
-        join_processes()
-        console.quiet = jax.process_index() > 0
+    """Trains and reports; returns the exit status, 0 unless asked to stop. One of several processes
+    that meets an error ends at once, so that the others do not wait for it.
+    """
+    if not config.run.distributed:
+        return run_one(config, console)
+    join_processes()
+    console.quiet = jax.process_index() > 0
+    try:
+        return run_one(config, console)
+    except (Exception, KeyboardInterrupt) as error:
+        if not is_over(error):
+            raise
+        status = tell(error)
+        if status is None:
+            if is_of_devices(error):
+                tell_of_loss(error)
+            else:
+                traceback.print_exc()
+        leave(status or 1)
+
+
+def run_one(config: Config, console: Console) -> int:
+    """`run` of a single process, or of one that has joined the others."""
     path = run_folder_path(config)
     data, model = config.data, config.model
     for text in (data.root, data.list_root, *data.verify, model.init, model.teacher):
@@ -236,10 +257,6 @@ def run_in(folder: RunFolder, config: Config, console: Console) -> int:
         again = f"{command('train')} --config {path / CONFIG_FILE} --run.folder {path}"
         say(console, f"Stopped at step {stop.step}, with a checkpoint. To go on: {again}")
         return INTERRUPTED if stop.signal_number == signal.SIGINT else TERMINATED
-    except jax.errors.JaxRuntimeError as error:
-        if is_loss_of_others(error):
-            leave(error)
-        raise
     except InputError:
         folder.discard()  # of a run that has not begun: its starting point was refused
         raise

@@ -441,29 +441,39 @@ def run_command(main: Callable[[], int | None]) -> None:
     try:
         with _plain_remarks():
             status = main() or 0
-    except InputError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        known = tell(error)
+        if known is None:
+            raise
+        status = known
+    sys.exit(status)
+
+
+def tell(error: BaseException) -> int | None:
+    """Prints the line of an error that a person can mend, and returns the exit status; None, and
+    nothing printed, for any other.
+    """
+    if isinstance(error, InputError):
         say(new_console(stderr=True), f"error: {error}", "bold red")
-        status = INPUT_ERROR
-    except OSError as error:
+        return INPUT_ERROR
+    if isinstance(error, OSError):
         # What was opened last says most: a folder that is a file, a full disk, a missing
         # permission.
         remedy = _REMEDIES.get(errno.errorcode.get(error.errno or 0, ""), "")
         name, said = error.filename or "a file", error.strerror or error
         print(f"error: {name}: {said}{remedy}", file=sys.stderr)
-        status = INPUT_ERROR
-    except KeyboardInterrupt:
+        return INPUT_ERROR
+    if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
-        status = INTERRUPTED
-    except Exception as error:
-        if not _asks_too_much(error):
-            raise
+        return INTERRUPTED
+    if isinstance(error, Exception) and _asks_too_much(error):
         print(
             "error: this takes more memory than there is; choose smaller numbers, or a larger "
             "machine",
             file=sys.stderr,
         )
-        status = INPUT_ERROR
-    sys.exit(status)
+        return INPUT_ERROR
+    return None
 
 
 @contextmanager

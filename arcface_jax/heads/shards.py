@@ -3,7 +3,7 @@ never logits.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,49 @@ def shard_rows(num_classes: int, shards: int) -> int:
     return shard_sizes(num_classes, shards)[0]
 
 
+class Part(NamedTuple):
+    """Rows [start, stop) of a layout's shards laid end to end, all of one shard: so many classes,
+    and then padding.
+    """
+
+    start: int
+    stop: int
+    classes: int
+
+
+def parts_of_shard(num_classes: int, saved: int, shards: int, rank: int) -> list[Part]:
+    """Where the classes of shard `rank` of so many lie in a layout of `saved` shards, in order.
+
+    The parts of all ranks are all of its rows, each once: the padding of a saved shard goes with
+    its last class, that of one without classes to rank 0.
+
+    Args:
+      num_classes: C.
+      saved: how many shards the rows lie in.
+      shards: how many they are to lie in.
+      rank: one of these.
+
+    Returns: at most one part for each saved shard.
+
+    Raises:
+      InputError: for a number of classes or shards below 1.
+    """
+    height, sizes = shard_rows(num_classes, saved), shard_sizes(num_classes, shards)
+    low = sum(sizes[:rank])
+    high = low + sizes[rank]
+    parts, first = [], 0
+    for number, size in enumerate(shard_sizes(num_classes, saved)):
+        top, bottom = number * height, (number + 1) * height
+        begin, end = max(low, first), min(high, first + size)
+        if begin < end:
+            stop = bottom if end == first + size else top + end - first
+            parts.append(Part(top + begin - first, stop, end - begin))
+        elif size == 0 and rank == 0:
+            parts.append(Part(top, bottom, 0))
+        first += size
+    return parts
+
+
 def rows_of_classes(classes: np.ndarray, num_classes: int, shards: int) -> np.ndarray:
     """Where each class's row stands in the shards laid end to end, [shards·⌈C/shards⌉, …] with
     their padding rows.
@@ -59,7 +102,8 @@ def shard_classes(rows: jax.Array, shards: int) -> jax.Array:
 
     Shard r holds C // shards classes, and one more if r < C % shards; a shard with one fewer ends
     in a row of zeros. Flattened to [shards·⌈C/shards⌉, …], each shard's rows are what
-    `jax.sharding.PartitionSpec(axis)` gives its device.
+    `jax.sharding.PartitionSpec(axis)` gives its device. Within jit, with such a result, no device
+    holds more than a few shards' rows, unless there are fewer in each than shards.
 
     Args:
       rows: class weights, or an optimiser's slot.
@@ -73,13 +117,25 @@ def shard_classes(rows: jax.Array, shards: int) -> jax.Array:
     num_classes = rows.shape[0]
     sizes, height = shard_sizes(num_classes, shards), shard_rows(num_classes, shards)
     full = sizes.count(height)
-    whole, short = jnp.split(rows, [full * height])
-    whole = whole.reshape(full, height, *rows.shape[1:])
+    tail = [(0, 0)] * (rows.ndim - 1)
+    even = jnp.pad(rows, [(0, shards * height - num_classes), *tail])
+    even = even.reshape(shards, height, *rows.shape[1:])
     if full == shards:
-        return whole
-    short = short.reshape(shards - full, height - 1, *rows.shape[1:])
-    padding = [(0, 0), (0, 1)] + [(0, 0)] * (rows.ndim - 1)
-    return jnp.concatenate([whole, jnp.pad(short, padding)])
+        return even
+    # Cut evenly, a shard's rows begin as many rows earlier as there are shorter shards before it:
+    # in the shard before. So with the shards on devices each needs its neighbour's rows alone.
+    earlier = np.maximum(0, np.arange(shards) - full)
+    here = np.arange(height)
+    if earlier[-1] <= height:
+        before = jnp.pad(even[:-1], [(1, 0), (0, 0), *tail])
+        split = jax.vmap(lambda both, start: jax.lax.dynamic_slice_in_dim(both, start, height))(
+            jnp.concatenate([before, even], axis=1), jnp.asarray(height - earlier)
+        )
+    else:  # few rows, in any shard before
+        flat = np.maximum(0, here + (np.arange(shards) * height - earlier)[:, None])
+        split = even.reshape(-1, *rows.shape[1:])[flat]
+    is_class = here < np.array(sizes)[:, None]
+    return jnp.where(is_class.reshape(*is_class.shape, *[1] * (rows.ndim - 1)), split, 0)
 
 
 def unshard_classes(shards: jax.Array, num_classes: int) -> jax.Array:

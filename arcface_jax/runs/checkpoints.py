@@ -2,10 +2,12 @@
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import importlib.metadata
 import pathlib
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,10 +20,12 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from arcface_jax.buckets import BucketPath
 from arcface_jax.errors import DAMAGED, InputError, reason
 from arcface_jax.runs.checksums import checksums
+from arcface_jax.runs.class_rows import Layout, read_class_rows
+from arcface_jax.runs.processes import chain_of, is_of_devices
 from arcface_jax.runs.staging import Staging
 from arcface_jax.training.config import Config
 from arcface_jax.training.config_file import as_dict
-from arcface_jax.training.state import TrainState, named_leaves
+from arcface_jax.training.state import TrainState, named_leaves, with_class_rows
 
 _LIBRARIES = ("arcface-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -85,13 +89,18 @@ class Checkpoints:
         # To a bucket the first process sends everything, and each fetches for itself.
         self._alone = isinstance(self.folder, BucketPath) and jax.process_count() > 1
         self._gathered: set[int] = set()
+        self._together = ocp.options.MultiprocessingOptions()
         if self._alone:
             own, to_read = jax.process_index(), to_read or jax.process_index() > 0
-            options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+            self._together = ocp.options.MultiprocessingOptions(
                 primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
             )
             # Made by this process alone, which Orbax asks for.
             options.create = False
+        elif jax.process_count() > 1:
+            wait = _wait_unless_failed(ocp.multihost.get_barrier_sync_fn())
+            options.async_options = dataclasses.replace(options.async_options, barrier_sync_fn=wait)
+        options.multiprocessing_options = self._together
         self._sender = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._sent: concurrent.futures.Future[None] | None = None
         local = self.folder
@@ -175,11 +184,8 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except (
-            jax.errors.JaxRuntimeError
-        ):  # of the devices, or of another process: no file is at fault
-            raise
         except (OSError, ValueError, RuntimeError) as error:
+            _raise_what_is_of_no_file(error)
             complete = self.steps() if self._staging is None else self._staging.steps()
             last = max(complete, default=None)
             left = (
@@ -202,7 +208,12 @@ class Checkpoints:
         return dict(self._read(step, metadata=ocp.args.JsonRestore()).metadata)
 
     def _read(self, step: int, **items: Any) -> Any:
-        if self._staging is not None and "state" in items:
+        with self._reading(step, arrays="state" in items):
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    @contextlib.contextmanager
+    def _reading(self, step: int, *, arrays: bool) -> Iterator[None]:
+        if self._staging is not None and arrays:
             try:
                 self._staging.fetch(step)
             except OSError as error:  # no checkpoint is at fault
@@ -210,10 +221,9 @@ class Checkpoints:
                     f"checkpoint {self.folder / str(step)}: cannot be fetched ({_reason(error)})"
                 ) from error
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (jax.errors.JaxRuntimeError, MemoryError):  # no file is at fault
-            raise
+            yield
         except Exception as error:  # of a missing file Orbax raises Exception itself
+            _raise_what_is_of_no_file(error)
             raise self._damaged(step, _reason(error)) from error
 
     def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
@@ -225,11 +235,13 @@ class Checkpoints:
             f"checkpoint {self.folder / str(step)}: is damaged ({reason}); {instead}"
         )
 
-    def _checked(self, step: int, state: Any, saved: dict[str, int]) -> Any:
+    def _checked(
+        self, step: int, state: Any, saved: dict[str, int], counted: Mapping[str, int] | None = None
+    ) -> Any:
         """The state, if its arrays are those that were saved: no part of the format guards
-        their bytes.
+        their bytes. Some are counted already, see `checksums`.
         """
-        found = checksums(state)
+        found = checksums(state, counted or {})
         for name, value in saved.items():
             if found.get(name) != value:
                 raise self._damaged(step, f"{name} is not what was saved")
@@ -244,16 +256,22 @@ class Checkpoints:
         found = self._read(step, state=ocp.args.StandardRestore(), metadata=ocp.args.JsonRestore())
         return self._checked(step, found.state, found.metadata.get("checksums", {}))
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
+    def restore(self, step: int, like: TrainState, layout: Layout | None = None) -> TrainState:
         """The state at `step`, with the shapes, types and placement of `like` (arrays or
         ShapeDtypeStructs).
+
+        Args:
+          step: of the checkpoint.
+          like: what is wanted.
+          layout: of the class rows, where they were saved for another number of devices.
 
         Raises:
           InputError: the checkpoint does not fit the configuration, or is damaged.
         """
         # Compared here, since Orbax notices only while its reading threads are at work.
         about = self.metadata(step)
-        saved, wanted = about["arrays"], _array_types(like)
+        as_saved = like if layout is None else layout.as_saved(like)
+        saved, wanted = about["arrays"], _array_types(as_saved)
         for name in sorted(saved.keys() | wanted.keys()):
             if saved.get(name) != wanted.get(name):
                 raise InputError(
@@ -262,9 +280,42 @@ class Checkpoints:
                     "run's own config.json"
                 )
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        state = self._read(step, state=ocp.args.StandardRestore(abstract)).state
-        restored: TrainState = self._checked(step, state, about.get("checksums", {}))
+        counted: dict[str, int] = {}
+        if layout is None:
+            state = self._read(step, state=ocp.args.StandardRestore(abstract)).state
+        else:
+            with self._reading(step, arrays=True):
+                state = self._read_moved(step, abstract, layout, counted)
+        restored: TrainState = self._checked(step, state, about.get("checksums", {}), counted)
         return restored
+
+    def _read_moved(
+        self, step: int, like: TrainState, layout: Layout, counted: dict[str, int]
+    ) -> TrainState:
+        """The state, its class rows by ranges and the rest by Orbax; notes in `counted` what the
+        class rows that were read here add to their checksums.
+        """
+        place = pathlib.Path(self._manager.directory) / str(step) / "state"
+        rest = with_class_rows(like, lambda name, leaf: ocp.PLACEHOLDER)
+        arguments = jax.tree.map(
+            lambda leaf: (
+                ocp.RestoreArgs()
+                if leaf is ocp.PLACEHOLDER
+                else ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype)
+            ),
+            rest,
+        )
+        options = self._together
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+        with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
+            rest = reader.restore(place, args=ocp.args.PyTreeRestore(rest, arguments))
+        wanted = named_leaves(like)
+
+        def read(name: str, leaf: Any) -> jax.Array:
+            rows, counted[name] = read_class_rows(place, name, wanted[name], layout)
+            return rows
+
+        return with_class_rows(rest, read)
 
     def set_aside(self, step: int) -> pathlib.Path:
         """Moves a damaged checkpoint out of the way, so that its step can be saved again;
@@ -319,6 +370,25 @@ def barrier(name: str) -> None:
     """Waits for all processes of a run; `name` must be the same in all."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def _wait_unless_failed(wait: Callable[..., None]) -> Callable[..., None]:
+    """How the processes of a save wait for each other, but not one whose own part failed: it would
+    wait ten minutes until it says so.
+    """
+
+    def wait_unless_failed(*, key: str, timeout_ms: int) -> None:
+        if sys.exc_info()[0] is None:
+            wait(key=key, timeout_ms=timeout_ms)
+
+    return wait_unless_failed
+
+
+def _raise_what_is_of_no_file(error: BaseException) -> None:
+    """Raises what lies in an error of Orbax's, if it is of memory, devices or other processes."""
+    for inner in chain_of(error):
+        if isinstance(inner, MemoryError) or is_of_devices(inner):
+            raise inner
 
 
 def _reason(error: BaseException, otherwise: str = "its files cannot be read") -> str:

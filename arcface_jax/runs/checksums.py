@@ -2,6 +2,8 @@
 array is split.
 """
 
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -37,14 +39,27 @@ def checksum(array: np.ndarray, first: int = 0) -> int:
     return total % 2**32
 
 
-def checksums(tree: Any) -> dict[str, int]:
+def checksums(tree: Any, counted: Mapping[str, int] = types.MappingProxyType({})) -> dict[str, int]:
     """`checksum` of every array of a tree, by its path; all processes that hold a part of it call
     this together.
 
     Arrays may be split over devices along their first axis.
+
+    Args:
+      tree: of arrays.
+      counted: for some of them, by path, the sum over this process's own part of what they were
+        made from, whose checksum is wanted instead.
+
+    Returns: the checksums, the same in all processes.
     """
     leaves = named_leaves(tree)
-    own = np.array([_of_own_parts(leaf) for leaf in leaves.values()], np.uint32)
+    own = np.array(
+        [
+            counted[name] if name in counted else _of_own_parts(leaf)
+            for name, leaf in leaves.items()
+        ],
+        np.uint32,
+    )
     if jax.process_count() > 1:
         own = np.sum(multihost_utils.process_allgather(own), axis=0, dtype=np.uint32)
     return {name: int(value) for name, value in zip(leaves, own, strict=True)}

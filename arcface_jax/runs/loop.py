@@ -17,7 +17,7 @@ from arcface_jax.data.pipeline import Batch
 from arcface_jax.errors import InputError, printable
 from arcface_jax.runs.bad_steps import diagnose, keep_batch
 from arcface_jax.runs.checkpoints import Checkpoints, barrier, metadata_of
-from arcface_jax.runs.processes import is_loss_of_others
+from arcface_jax.runs.processes import is_over
 from arcface_jax.runs.resume import newest_readable
 from arcface_jax.runs.run_folder import MetricsWriter, RunFolder
 from arcface_jax.runs.setup import Setup
@@ -257,11 +257,11 @@ class _Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stops reading ahead, and waits for what is being written, but not for processes that
-        are gone.
+        """Stops reading ahead, and waits for what is being written, but not with other processes
+        after an error.
         """
         self.batches.close()
-        if not is_loss_of_others(error):
+        if not is_over(error):
             self.checkpoints.close()
 
 

@@ -3,22 +3,20 @@
 import dataclasses
 from collections.abc import Callable
 
-import jax
-
 from arcface_jax.counts import number_of
 from arcface_jax.errors import InputError
-from arcface_jax.heads import shard_classes, unshard_classes
 from arcface_jax.runs.checkpoints import Checkpoints, DamagedCheckpoint
+from arcface_jax.runs.class_rows import Layout
 from arcface_jax.training.config import Config
 from arcface_jax.training.program import Program, create_program
-from arcface_jax.training.state import TrainState, is_class_rows
+from arcface_jax.training.state import TrainState
 
 
 def restore(checkpoints: Checkpoints, step: int, program: Program) -> TrainState:
     """The whole state of a checkpoint, its class rows laid out for the program's devices.
 
-    From another number of shards all class rows are first held in the memory of the host, or, by
-    several processes, on each device; with the same number they never are.
+    From another number of shards each process reads the class rows of its own devices, see
+    `arcface_jax.runs.class_rows`.
 
     Raises:
       InputError: it is damaged, or of another configuration or another number of classes.
@@ -32,40 +30,10 @@ def restore(checkpoints: Checkpoints, step: int, program: Program) -> TrainState
             "data that it was trained on, or use a new folder"
         )
     shapes = program.placement.shapes(program.make_state)
-    if saved == program.shards:
-        return checkpoints.restore(step, shapes)
-    whole = _on_the_host() or shapes.step.sharding
-    as_saved = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
-        jax.eval_shape(lambda: program.make_state(saved)),
+    moved = saved != program.shards
+    return checkpoints.restore(
+        step, shapes, Layout(classes, saved, program.shards) if moved else None
     )
-
-    def lay_out(state: TrainState) -> TrainState:
-        def move(path: tuple[object, ...], leaf: jax.Array) -> jax.Array:
-            if not is_class_rows(path):
-                return leaf
-            rows = unshard_classes(leaf.reshape(saved, -1, *leaf.shape[1:]), program.num_classes)
-            return shard_classes(rows, program.shards).reshape(-1, *leaf.shape[1:])
-
-        moved: TrainState = jax.tree_util.tree_map_with_path(move, state)
-        return moved
-
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    if whole is shapes.step.sharding:
-        return jax.jit(lay_out, out_shardings=shardings)(checkpoints.restore(step, as_saved))
-    return jax.tree.map(
-        jax.device_put, jax.jit(lay_out)(checkpoints.restore(step, as_saved)), shardings
-    )
-
-
-def _on_the_host() -> jax.sharding.Sharding | None:
-    """Where a single process has more memory than a device; None where there is no such place."""
-    if jax.process_count() > 1:
-        return None
-    try:
-        return jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
-        return None
 
 
 def restore_on_one_device(

@@ -8,6 +8,7 @@ is estimated.
 
 import dataclasses
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from arcface_jax.arguments import check_between
 from arcface_jax.data.decode import height_and_width
 from arcface_jax.errors import InputError
+from arcface_jax.heads.shards import parts_of_shard, shard_rows
 from arcface_jax.losses import Triplet
 from arcface_jax.training.config import Config
 from arcface_jax.training.head_plan import HeadSize, predicted_memory, predicted_operations
@@ -69,6 +71,23 @@ class DeviceMemory:
 
 
 @dataclasses.dataclass(frozen=True)
+class Relaying:
+    """Bytes of class rows on each device where a run goes on with another number of them.
+
+    Attributes:
+      saved: devices that the checkpoint was made on.
+      devices: that it goes on with.
+      read: what the one with most reads of the checkpoint; exact.
+      at_a_time: the rows of one saved device, which are decoded as a whole.
+    """
+
+    saved: int
+    devices: int
+    read: int
+    at_a_time: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Cost:
     """What a configuration costs for a number of classes.
 
@@ -80,6 +99,8 @@ class Cost:
       step_operations: of a whole step, over all devices: forward, backward (twice that), the
         forward again with model.remat, and the head's products.
       memory: by number of devices.
+      relaying: from each of the numbers of devices to the next; empty for classes that are not
+        split.
     """
 
     parameters: int
@@ -87,6 +108,7 @@ class Cost:
     forward_operations: float
     step_operations: float
     memory: dict[int, DeviceMemory]
+    relaying: tuple[Relaying, ...]
 
 
 def abstract_program(config: Config, num_classes: int) -> Program:
@@ -128,6 +150,23 @@ def state_memory(program: Program, devices: int) -> DeviceMemory:
     )
     copies = 2 if program.config.run.accumulate > 1 else 1
     return DeviceMemory(devices, **bytes_of, gradients=copies * gradients, activations=0, head=0)
+
+
+def relaying(program: Program, saved: int, devices: int) -> Relaying | None:
+    """What it costs to go on elsewhere; None for a program that does not split the classes.
+
+    Raises:
+      InputError: a number of devices is not positive.
+    """
+    if not program.placement.split_classes:
+        return None
+    of_saved, classes = state_memory(program, saved).class_rows, program.num_classes
+    row = of_saved // shard_rows(classes, saved)
+    rows = max(
+        sum(part.stop - part.start for part in parts_of_shard(classes, saved, devices, rank))
+        for rank in range(devices)
+    )
+    return Relaying(saved, devices, rows * row, of_saved)
 
 
 @functools.lru_cache(maxsize=64)
@@ -212,6 +251,7 @@ def cost(config: Config, num_classes: int, devices: tuple[int, ...] = DEVICE_COU
         head = _head_size(program, images, count)
         working = 0 if head is None else predicted_memory(head).working
         memory[count] = dataclasses.replace(stored, activations=images * by_image, head=working)
+    moves = (relaying(program, *pair) for pair in itertools.pairwise(devices))
     shapes = abstract_state(program, 1)
     weights = jax.eval_shape(lambda state: state.class_weights, shapes)
     forward = forward_operations(program.backbone, image_size)
@@ -223,6 +263,7 @@ def cost(config: Config, num_classes: int, devices: tuple[int, ...] = DEVICE_COU
         forward_operations=forward,
         step_operations=(4 if config.model.remat else 3) * forward * run.batch_size + of_head,
         memory=memory,
+        relaying=tuple(move for move in moves if move is not None),
     )
 
 

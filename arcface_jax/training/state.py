@@ -1,7 +1,7 @@
 """Everything a training step changes."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -69,7 +69,11 @@ class TrainState:
 def named_leaves(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their paths, "params/backbone/conv1/kernel", in the tree's order."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return {_name(path): leaf for path, leaf in leaves}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def is_class_rows(path: tuple[Any, ...]) -> bool:
@@ -81,6 +85,15 @@ def is_class_rows(path: tuple[Any, ...]) -> bool:
     names = [getattr(key, "key", getattr(key, "name", None)) for key in path]
     pairs = set(itertools.pairwise(names))
     return not pairs.isdisjoint({("head", "class_weights"), ("rows", "weights"), ("rows", "slots")})
+
+
+def with_class_rows(tree: Any, change: Callable[[str, Any], Any]) -> Any:
+    """The tree with `change(name, leaf)` for each leaf that has class rows, its name as in
+    `named_leaves`.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: change(_name(path), leaf) if is_class_rows(path) else leaf, tree
+    )
 
 
 def class_row_specs(tree: Any) -> Any:

@@ -35,7 +35,7 @@ from arcface_jax.errors import InputError
 
 from . import faults, storage_faults
 from . import soak as soaking
-from .processes import several_processes
+from .processes import elastic, several_processes
 from .runs import Lost, Tally
 from .storage import NotInstalled
 
@@ -49,6 +49,7 @@ FAULTS: dict[str, Callable[[pathlib.Path], Tally]] = {
     "not_finite": faults.not_finite,
     "unwritable": faults.no_place,
     "processes": several_processes,
+    "elastic": elastic,
     "slow_storage": storage_faults.slow_storage,
     "failing_storage": storage_faults.failing_storage,
     "broken_uploads": storage_faults.broken_uploads,
@@ -68,9 +69,9 @@ class ReliabilityConfig:
 
     faults: tuple[str, ...] = tuple(FAULTS)
     """Names among kills, signals, full_disk, damage, configuration, data, not_finite,
-    unwritable, processes; in a bucket of a server on this machine, which moto and s3fs make:
-    slow_storage, failing_storage, broken_uploads, full_storage, credentials, two_runs. Not among
-    the default ones: soak, a long run with a fault every minute.
+    unwritable, processes, elastic; in a bucket of a server on this machine, which moto and s3fs
+    make: slow_storage, failing_storage, broken_uploads, full_storage, credentials, two_runs. Not
+    among the default ones: soak, a long run with a fault every minute.
     """
     kills: Count = 20
     """How often kill -9 strikes."""

@@ -13,6 +13,7 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from arcface_jax.commands.command import run_command
 from arcface_jax.commands.run_report import sample_grid
@@ -493,3 +494,35 @@ def test_the_options_of_a_check_are_told_from_the_others():
     assert check == train.Check(("a", "b"), "m")
     assert rest == ["--run.seed", "3"]
     assert train.take_check(rest) == (None, rest)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (InputError("data.root x: is gone"), 2, "error: data.root x: is gone"),
+        (MemoryError(), 2, "error: this takes more memory than there is"),
+        (ValueError("UNKNOWN: Gloo all-reduce failed"), 1, "error: this process cannot go on with"),
+        (KeyError("a fault of ours"), 1, "KeyError: 'a fault of ours'"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_one_of_several_processes_that_meets_an_error_says_so_and_ends_at_once(
+    monkeypatch, capsys, error, status, said
+):
+    class Left(BaseException):
+        pass
+
+    def run_one(config, console):
+        raise error
+
+    def leave(status):
+        raise Left(status)
+
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr(train, "join_processes", lambda: None)
+    monkeypatch.setattr(train, "run_one", run_one)
+    monkeypatch.setattr(train, "leave", leave)
+    with pytest.raises(Left) as left:
+        train.run(train.parse(["--run.distributed"]), Console(quiet=True))
+    assert left.value.args == (status,)
+    assert capsys.readouterr().err.splitlines()[-1].startswith(said)

@@ -4,13 +4,16 @@ split gives the same loss is in `test_softmax.py`.
 
 import functools
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from arcface_jax.errors import InputError
 from arcface_jax.heads.shards import (
+    parts_of_shard,
     shard_classes,
     shard_rows,
     shard_sizes,
@@ -23,7 +26,9 @@ from tests.in_numpy import shard, unshard
 STRAIGHT = arcface(past_pi="linear", gradient="straight_through")
 
 
-@pytest.mark.parametrize(("classes", "shards"), [(93_431, 8), (53, 1), (53, 8), (8, 8), (3, 8)])
+@pytest.mark.parametrize(
+    ("classes", "shards"), [(93_431, 8), (53, 1), (53, 8), (17, 8), (8, 8), (3, 8)]
+)
 def test_the_split(classes, shards):
     sizes = shard_sizes(classes, shards)
     assert sizes == [classes // shards + (rank < classes % shards) for rank in range(shards)]
@@ -40,6 +45,38 @@ def test_the_split(classes, shards):
         first += size
     whole = jax.jit(unshard_classes, static_argnums=1)(split, classes)
     np.testing.assert_array_equal(whole, rows)
+
+
+@hypothesis.given(classes=st.integers(1, 60), saved=st.integers(1, 20), shards=st.integers(1, 20))
+def test_parts_are_the_rows_of_a_layout_each_once_and_of_a_shard_its_classes(
+    classes, saved, shards
+):
+    rows = np.asarray(shard(np.arange(1, classes + 1)[:, None], saved)).reshape(-1)
+    wanted = np.asarray(shard(np.arange(1, classes + 1)[:, None], shards)).reshape(shards, -1)
+    seen = []
+    for rank in range(shards):
+        parts = parts_of_shard(classes, saved, shards, rank)
+        seen += [row for part in parts for row in range(part.start, part.stop)]
+        found = np.concatenate(
+            [np.zeros(0, int), *(rows[part.start : part.start + part.classes] for part in parts)]
+        )
+        np.testing.assert_array_equal(found, wanted[rank][: len(found)])
+        assert not wanted[rank][len(found) :].any()
+    assert sorted(seen) == list(range(len(rows)))
+
+
+def test_no_device_holds_all_rows_while_they_are_made_and_split():
+    """By XLA's plan, for a prime number of classes, which is cut nowhere evenly."""
+    classes, width = 1009, 64
+    mesh = Mesh(np.array(jax.devices()), ("classes",))
+
+    def made():
+        rows = jax.random.normal(jax.random.key(0), (classes, width))
+        return shard_classes(rows, 8).reshape(-1, width)
+
+    rows = NamedSharding(mesh, PartitionSpec("classes"))
+    plan = jax.jit(made, out_shardings=rows).lower().compile().memory_analysis()
+    assert plan.temp_size_in_bytes < 4 * classes * width
 
 
 def mesh_loss(mesh, batch_axes, class_axes, **options):

@@ -18,6 +18,7 @@ from arcface_jax.training.abstract import (
     cost,
     forward_operations,
     kept_activations,
+    relaying,
     state_memory,
     trace_step,
 )
@@ -113,6 +114,20 @@ def test_what_is_stored_is_to_the_byte_what_a_compiled_step_takes(devices, kind)
     gradients = sum(leaf.size for leaf in jax.tree.leaves(program_params(program)))
     reduced = collective_bytes(compiled.as_text())["all-reduce"]
     assert 4 * gradients <= reduced <= 1.2 * 4 * gradients or devices == 1
+
+
+def test_going_on_with_other_devices_reads_each_row_once():
+    """1003 classes: eight devices have 126 rows each, five of them with one of padding; three have
+    335, and five 201.
+    """
+    row = 2 * DIM * 4  # weights and momentum
+    program = abstract_program(changed(head={"kind": "sharded"}), CLASSES)
+    fewer, more = cost(program.config, CLASSES, (8, 3, 5)).relaying
+    assert (fewer.saved, fewer.devices, more.saved, more.devices) == (8, 3, 3, 5)
+    assert (fewer.at_a_time, more.at_a_time) == (126 * row, 335 * row)
+    assert 335 * row <= fewer.read <= (334 + 5) * row
+    assert 201 * row <= more.read <= (201 + 2) * row
+    assert relaying(abstract_program(SMALL, CLASSES), 8, 3) is None
 
 
 @pytest.mark.slow
