@@ -71,44 +71,48 @@ class ShuffledPieces:
     def rows(self, step: int, start: int, stop: int) -> np.ndarray:
         """Image indices, int64 [stop − start]."""
         rows = np.arange(start, stop)
-        positions = step * self.batch_size + rows
-        epochs, lanes = positions // self.epoch_images, rows // self._rows_of_lane
+        positions, lanes = step * self.batch_size + rows, rows // self._rows_of_lane
+        epochs = positions // self.epoch_images
+        places = self._places(epochs, lanes, positions)
         images = np.empty(len(rows), np.int64)
-        # Both only rise along a batch.
-        changes = np.flatnonzero((np.diff(epochs) != 0) | (np.diff(lanes) != 0)) + 1
-        for part in np.split(np.arange(len(rows)), changes) if len(rows) else ():
-            epoch, lane = int(epochs[part[0]]), int(lanes[part[0]])
-            images[part] = self._images(epoch, lane, positions[part])
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            pieces, ends, turn = self._epoch(int(epoch))
+            at = (places[here] + turn) % self.epoch_images
+            which = np.searchsorted(ends, at, side="right")
+            piece = pieces[which]
+            images[here] = self._starts[piece] + self._sizes[piece] - (ends[which] - at)
         return images if self._in_storage is None else self._in_storage[images].astype(np.int64)
 
-    def _images(self, epoch: int, lane: int, positions: np.ndarray) -> np.ndarray:
-        """Which images, in the order of storage, an epoch has at some positions of a lane."""
-        begin, end = epoch * self.epoch_images, (epoch + 1) * self.epoch_images
-        before = self._in_lanes(lane, begin)
-        first = int(self._in_lanes(lane, end) - before)  # of the lane, in the epoch's sequence
-        done = self._in_lanes(lane + 1, begin) - before
-        length = int(self._in_lanes(lane + 1, end) - self._in_lanes(lane, end) - done)
-        at = self._in_lanes(lane + 1, positions) - self._in_lanes(lane, positions) - done
+    def _places(self, epochs: np.ndarray, lanes: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Where in an epoch's sequence of pieces is what comes at each position of a batch."""
+        begin, end = epochs * self.epoch_images, (epochs + 1) * self.epoch_images
+        before, done = self._counts(lanes, begin)
+        after, length = self._counts(lanes, end)
         # The first window is shorter, in each lane by another part.
-        skipped = self._window - 1 - lane * self._window // self._lanes
+        skipped = self._window - 1 - lanes * self._window // self._lanes
+        at = self._counts(lanes, positions)[1] - done
         windows = (at + skipped) // self._window
-        places = np.empty(len(at), np.int64)
-        for window in range(int(windows[0]), int(windows[-1]) + 1):
-            here = windows == window
-            start = max(0, window * self._window - skipped)
-            stop = min(length, (window + 1) * self._window - skipped)
-            order = self._within(epoch, lane, window, stop - start)
-            places[here] = first + start + order[at[here] - start]
-        pieces, ends, turn = self._epoch(epoch)
-        places = (places + turn) % self.epoch_images
-        which = np.searchsorted(ends, places, side="right")
-        return self._starts[pieces[which]] + self._sizes[pieces[which]] - (ends[which] - places)
+        starts = np.maximum(0, windows * self._window - skipped)
+        stops = np.minimum(length - done, (windows + 1) * self._window - skipped)
+        # All three only rise along a batch.
+        parts = np.flatnonzero(
+            (np.diff(epochs) != 0) | (np.diff(lanes) != 0) | (np.diff(windows) != 0)
+        )
+        shuffled = at - starts
+        for first, last in zip([0, *(parts + 1)], [*(parts + 1), len(at)], strict=True):
+            if first == last:
+                continue
+            key = (epochs[first], lanes[first], windows[first], stops[first] - starts[first])
+            shuffled[first:last] = self._within(*map(int, key))[shuffled[first:last]]
+        return after - before + starts + shuffled
 
-    def _in_lanes(self, lane: int, position: np.ndarray | int) -> np.ndarray:
-        """How many of the positions before this one are in lanes before this one."""
-        batches, rest = np.divmod(position, self.batch_size)
-        own = lane * self._rows_of_lane
-        return batches * own + np.minimum(rest, own)
+    def _counts(self, lanes: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How many of the positions before this one are in lanes before this, and in this one."""
+        batches, rest = np.divmod(positions, self.batch_size)
+        own = self._rows_of_lane
+        before = batches * lanes * own + np.minimum(rest, lanes * own)
+        return before, batches * own + np.clip(rest - lanes * own, 0, own)
 
     def _shuffle_pieces(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
         """An epoch's order of the pieces, where each ends in the sequence, and where that starts:

@@ -172,11 +172,11 @@ def upload(folder, place):
 @pytest.fixture
 def small(monkeypatch):
     """Blocks, pool and cache for sets of a few kilobytes."""
-    monkeypatch.setattr(ranged, "BLOCK", 2048)
-    monkeypatch.setattr(encoded, "BLOCK", 2048)
+    monkeypatch.setattr(ranged, "BLOCK", 4096)
+    monkeypatch.setattr(encoded, "BLOCK", 4096)
     monkeypatch.setattr(encoded, "_ANY_ORDER_BYTES", 1000)
     monkeypatch.setattr(encoded, "_POOL_BYTES", 6000)
-    ring = RingBuffer(16000)
+    ring = RingBuffer(32000)
     monkeypatch.setattr(ranged, "process_cache", lambda: ring)
     yield
     ring.close()
